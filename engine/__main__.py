@@ -1,0 +1,6 @@
+"""`python -m engine` is the `draftbench` command."""
+
+from engine.cli import main
+
+if __name__ == "__main__":
+    main()

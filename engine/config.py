@@ -1,0 +1,306 @@
+"""The one schema: recipe files, command-line overrides and the browser form come from it.
+
+Every default exists here and nowhere else. Descriptions carry the unit where there is one.
+This module imports no torch, so that a page or `--help` can load it in milliseconds.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from engine.errors import DraftbenchError, did_you_mean
+
+DEFAULT_TARGET = "asset:smollm2-135m-instruct"
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, and strict about names it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelSpec(Section):
+    """A causal language model and how to load it."""
+
+    model: str = Field(
+        DEFAULT_TARGET,
+        min_length=1,
+        description="asset:NAME (fetched once), hub:ORG/NAME, a local folder, or a .gguf file",
+    )
+    revision: str | None = Field(None, description="branch, tag or commit of a hub model")
+    adapter: str | None = Field(None, description="folder or hub:ORG/NAME of a PEFT adapter merged into the model")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: bfloat16 where the processor multiplies it natively, else float32"
+    )
+    device: str = Field("auto", description="auto (cuda, mps or cpu), or a torch device such as cuda:1")
+    trust_remote_code: bool = Field(False, description="run Python code that ships with the model: only if you trust it")
+
+
+def _model_spec(value: Any) -> Any:
+    return {"model": value} if isinstance(value, str) else value
+
+
+ModelField = Annotated[ModelSpec, BeforeValidator(_model_spec)]
+
+
+class DraftSpec(Section):
+    """Where the draft's first weights come from."""
+
+    init: Literal["layers", "checkpoint", "random"] = Field(
+        "layers", description="layers of the target, a checkpoint, or random weights"
+    )
+    layers: int | list[int] = Field(
+        4, description="how many evenly spaced layers, or the target's layer indices, first layer 0"
+    )
+    checkpoint: str | None = Field(
+        None, description="with init: checkpoint, a run id, a draft folder, or any model as in target.model"
+    )
+    share_embeddings: bool = Field(
+        True, description="the draft uses the target's embeddings and output head, frozen; they are not stored again"
+    )
+
+
+class PromptSource(Section):
+    """One file, folder or dataset of prompts, and where its columns lie."""
+
+    path: str = Field(min_length=1, description=".jsonl, .json, .csv or .parquet file, a Datasets folder, or hub:NAME")
+    split: str = Field("train", description="split of a Datasets source")
+    config: str | None = Field(None, description="configuration name of a Datasets source")
+    messages_column: str = Field("messages", description="column of the chat messages")
+    tools_column: str = Field("tools", description="column of the tool schemas")
+    prompt_column: str = Field("prompt", description="column of plain text, used where there are no messages")
+    limit: int | None = Field(None, ge=1, description="take at most this many prompts, in file order")
+
+
+def _sources(value: Any) -> Any:
+    items = value if isinstance(value, list) else [value]
+    return [{"path": item} if isinstance(item, str) else item for item in items]
+
+
+SourcesField = Annotated[list[PromptSource], BeforeValidator(_sources)]
+
+
+class PromptsSpec(Section):
+    """The prompts a draft is trained on and those it is measured on."""
+
+    train: SourcesField = Field(min_length=1, description="prompts to train on")
+    heldout: SourcesField = Field(min_length=1, description="prompts to measure on, kept out of training")
+    domain: str = Field("general", description="label of the domain, for comparison")
+    scenario: Literal["historical", "curated", "synthetic"] = Field("curated", description="where the training prompts come from")
+    skip_bad: bool = Field(False, description="go on past bad rows and count them")
+    max_prompt_tokens: int | None = Field(None, ge=1, description="leave out longer prompts, in tokens; counted")
+
+
+class CaptureSpec(Section):
+    """How the target answers the training prompts and what of its distribution is kept."""
+
+    temperature: float = Field(1.0, ge=0, le=10, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 is off")
+    top_k: int = Field(0, ge=0, description="0 is off")
+    max_new_tokens: int = Field(160, ge=1, description="length limit of an answer, tokens")
+    seed: int = Field(0, ge=0, description="seed of the answers")
+    batch_size: int = Field(64, ge=1, description="prompts answered at once")
+    signal: Literal["exact", "compact", "none"] = Field(
+        "exact", description="exact: last hidden state; compact: top-k log-probabilities and the tail's mass; none: text only"
+    )
+    signal_top_k: int = Field(64, ge=1, le=4096, description="log-probabilities kept a token by the compact signal")
+
+
+class LossTerm(Section):
+    """One divergence, its weight in the sum and its own parameter."""
+
+    name: str = Field(description="a loss of the registry: `draftbench losses` lists them")
+    weight: float = Field(1.0, gt=0, description="factor in the weighted sum")
+    beta: float = Field(0.5, gt=0, lt=1, description="share of the target in the mixture of jsd")
+    eta: float = Field(3.0, gt=0, description="how fast lk_hybrid moves from forward KL to total variation")
+
+
+def _loss_terms(value: Any) -> Any:
+    items = value if isinstance(value, list) else [value]
+    return [{"name": item} if isinstance(item, str) else item for item in items]
+
+
+LossField = Annotated[list[LossTerm], BeforeValidator(_loss_terms)]
+
+
+class TrainSpec(Section):
+    """Offline distillation of the draft."""
+
+    mode: Literal["offline"] = Field("offline", description="offline: capture once, several shuffled epochs")
+    loss: LossField = Field([LossTerm(name="forward_kl")], min_length=1, validate_default=True, description="one loss or a weighted sum")
+    distill_temperature: float = Field(1.0, gt=0, le=10, description="both distributions are softened by it before the loss")
+    epochs: float = Field(6.0, gt=0, description="passes over the training answers")
+    max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps")
+    batch_size: int = Field(16, ge=1, description="answers an optimiser step")
+    micro_batch_tokens: int = Field(4096, ge=1, description="padded tokens a forward pass; smaller needs less memory, same result")
+    learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning rate after the warm-up")
+    warmup_fraction: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay")
+    adam_beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second beta")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    precision: Literal["auto", "bfloat16", "float32"] = Field("auto", description="autocast of the forward pass; weights stay float32")
+    eval_every: int = Field(25, ge=1, description="steps between held-out evaluations")
+    eval_prompts: int = Field(16, ge=1, description="held-out prompts in an evaluation during training")
+    checkpoint_every: int = Field(25, ge=1, description="steps between checkpoints")
+    seed: int = Field(0, ge=0, description="seed of initialisation and shuffling")
+
+
+class MeasureSpec(Section):
+    """What is measured on the held-out prompts, and how long that may take."""
+
+    temperatures: list[float] = Field([0.0, 1.0], min_length=1, description="each is captured and measured on its own")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus for target and draft alike; 1 is off")
+    top_k: int = Field(0, ge=0, description="for target and draft alike; 0 is off")
+    num_draft_tokens: int = Field(3, ge=1, le=32, description="gamma: tokens proposed a round")
+    adaptive: bool = Field(False, description="choose gamma each round from the acceptance seen so far, up to num_draft_tokens")
+    max_new_tokens: int = Field(160, ge=1, description="length limit of an answer, tokens")
+    heldout_prompts: int | None = Field(None, ge=1, description="measure on the first so many held-out prompts; all if empty")
+    trace_prompts: int = Field(24, ge=1, description="prompts decoded speculatively for the sampled rates")
+    speed_prompts: int = Field(8, ge=0, description="prompts timed plain and speculative in turn; 0 skips the timing")
+    speed_tokens: int = Field(64, ge=2, description="tokens of each timed answer")
+    speed_temperature: float = Field(0.0, ge=0, description="temperature of the timed answers")
+    certificate_prompts: int = Field(4, ge=1, description="prompts of the losslessness certificate")
+    certificate_tokens: int = Field(32, ge=2, description="tokens of each answer in the certificate")
+    seed: int = Field(0, ge=0, description="seed of the draws")
+    bootstrap_samples: int = Field(2000, ge=100, description="resamples of the prompts for an interval")
+
+    @model_validator(mode="after")
+    def _temperatures_are_sane(self) -> MeasureSpec:
+        if len(set(self.temperatures)) != len(self.temperatures) or min(self.temperatures) < 0:
+            raise ValueError("temperatures must be distinct and not negative")
+        return self
+
+
+class Recipe(Section):
+    """A run: one draft of one target, trained and measured."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="start of the run's id")
+    target: ModelField = Field(ModelSpec(), validate_default=True, description="the model whose outputs are kept exactly")
+    draft: DraftSpec = DraftSpec()
+    prompts: PromptsSpec
+    capture: CaptureSpec = CaptureSpec()
+    train: TrainSpec = TrainSpec()
+    measure: MeasureSpec = MeasureSpec()
+    tags: list[str] = Field([], description="labels for filtering")
+    notes: str = Field("", description="free text kept with the run")
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Recipe:
+        if (self.draft.init == "checkpoint") != (self.draft.checkpoint is not None):
+            raise ValueError("draft.checkpoint is given exactly when draft.init is 'checkpoint'")
+        needs_signal = [term.name for term in self.train.loss if term.name != "sft"]
+        if self.capture.signal == "none" and needs_signal:
+            raise ValueError(f"capture.signal 'none' keeps no distribution, which the loss {needs_signal[0]} needs")
+        if self.capture.signal == "compact" and self.train.distill_temperature != 1:
+            raise ValueError("a compact signal holds probabilities at temperature 1; distill_temperature needs capture.signal 'exact'")
+        return self
+
+
+def parse_recipe(values: Mapping[str, Any]) -> Recipe:
+    """A checked recipe. Raises DraftbenchError naming each bad key and the nearest known one."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors()]
+        raise DraftbenchError(
+            "the recipe is not valid: " + "; ".join(lines),
+            "a run must be made from exactly what the recipe says",
+            "correct it; `draftbench schema` prints every key with its meaning and default",
+        ) from None
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe and apply `key.sub=value` overrides to it."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DraftbenchError(f"{path} is not valid YAML: {error}", "", "correct the file at the place named") from None
+    if not isinstance(values, dict):
+        raise DraftbenchError(f"{path} holds no recipe", "a recipe is a mapping of sections", "see recipes/quickstart.yaml")
+    return parse_recipe(apply_overrides(values, overrides))
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`values` with each `section.key=value` set; the value is read as YAML."""
+    result: dict[str, Any] = copy.deepcopy(dict(values))
+    for override in overrides:
+        dotted, equals, text = override.partition("=")
+        if not equals or not dotted.strip():
+            raise DraftbenchError(f"--set {override!r} is not key=value", "", "for example --set train.epochs=2")
+        *parents, last = dotted.strip().split(".")
+        place = result
+        for parent in parents:
+            child = place.get(parent)
+            if isinstance(child, str) and parent == "target":
+                child = {"model": child}
+            place[parent] = child = child if isinstance(child, dict) else {}
+            place = child
+        place[last] = yaml.safe_load(text)
+    return result
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; `load_recipe` gives the same recipe back."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def section_at(location: Sequence[str | int]) -> type[BaseModel] | None:
+    """The schema class that holds the last element of a dotted location."""
+    current: Any = Recipe
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        field = current.model_fields.get(part)
+        if field is None:
+            return None
+        current = _section_of(field.annotation)
+        if current is None:
+            return None
+    return current if isinstance(current, type) else None
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The Section class inside an annotation such as Annotated[list[PromptSource], ...]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _section_of(inner)
+        if found is not None:
+            return found
+    return None
+
+
+def _explain(item: Any) -> str:
+    """One of pydantic's findings in words, with the nearest known key for an unknown one."""
+    location = [part for part in item["loc"]]
+    dotted = ".".join(str(part) for part in location) or "recipe"
+    if item["type"] == "extra_forbidden":
+        section = section_at(location)
+        known = did_you_mean(str(location[-1]), section.model_fields) if section else ""
+        return f"unknown key {dotted!r} ({known})"
+    if item["type"] == "missing":
+        return f"{dotted!r} is missing"
+    shown = f" (got {item['input']!r})" if not isinstance(item["input"], (dict, BaseModel)) else ""
+    return f"{dotted}: {item['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def schema_rows(section: type[BaseModel] = Recipe, prefix: str = "") -> list[dict[str, Any]]:
+    """Every key of the schema: dotted name, type, default and meaning; for docs and the form."""
+    rows: list[dict[str, Any]] = []
+    for name, field in section.model_fields.items():
+        inner = _section_of(field.annotation)
+        if inner is not None:
+            many = "[]" if "list" in str(field.annotation) else ""
+            rows += schema_rows(inner, f"{prefix}{name}{many}.")
+            continue
+        default = "required" if field.is_required() else field.get_default(call_default_factory=True)
+        kind = str(field.annotation).replace("typing.", "").replace("<class '", "").replace("'>", "")
+        rows.append({"key": prefix + name, "type": kind, "default": default, "meaning": field.description or ""})
+    return rows

@@ -1,0 +1,96 @@
+"""Rules of sampling: from logits to the distribution that is really sampled, and draws from it.
+
+Both models pass through the same `distribution`, and the q recorded for a draft token is the
+one it was drawn from. A draft identical to its target therefore accepts everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Temperature (0 is greedy), top-k (0 is off) and top-p (1 is off), in that order."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+def distribution(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """logits: [..., vocab] -> probabilities: [..., vocab], float32, one-hot when greedy."""
+    if sampling.greedy:
+        return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+    scores = logits.float() / sampling.temperature
+    if 0 < sampling.top_k < scores.shape[-1]:
+        scores = _keep_top_k(scores, sampling.top_k)
+    probs = torch.softmax(scores, dim=-1)
+    return probs if sampling.top_p >= 1 else _keep_nucleus(probs, sampling.top_p)
+
+
+def _keep_top_k(scores: torch.Tensor, k: int) -> torch.Tensor:
+    """Everything but the k best becomes -inf; ties at the edge go to the lower id."""
+    best = scores.topk(k, dim=-1)
+    return torch.full_like(scores, float("-inf")).scatter(-1, best.indices, best.values)
+
+
+def _keep_nucleus(probs: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The smallest set of likeliest tokens whose mass reaches top_p, renormalised."""
+    ordered, ids = probs.sort(dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(-1) - ordered
+    kept = torch.where(before < top_p, ordered, torch.zeros_like(ordered))
+    chosen = torch.zeros_like(probs).scatter(-1, ids, kept)
+    return chosen / chosen.sum(-1, keepdim=True)
+
+
+def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Ids drawn by inverting the cumulative distribution.
+
+    probs: [..., vocab] of any positive total; uniforms: [...] in [0, 1) -> ids: [...].
+    The total is taken from the cumulative sum itself, so rounding cannot run past the end, and a
+    token of probability zero is never drawn.
+    """
+    cumulative = probs.cumsum(-1, dtype=torch.float32 if probs.device.type == "mps" else torch.float64)
+    threshold = (uniforms.to(cumulative) * cumulative[..., -1]).unsqueeze(-1)
+    ids = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
+    return ids.clamp_max(probs.shape[-1] - 1)
+
+
+def overlap(target_probs: torch.Tensor, draft_probs: torch.Tensor) -> torch.Tensor:
+    """sum_v min(p, q): the expected acceptance at a position [Leviathan et al. 2023, eq. 3]. [..., vocab] -> [...]"""
+    return torch.minimum(target_probs, draft_probs).sum(-1)
+
+
+def residual(target_probs: torch.Tensor, draft_probs: torch.Tensor) -> torch.Tensor:
+    """normalise(max(0, p - q)): what a refused token is replaced from. [..., vocab] -> [..., vocab]
+
+    Where p and q agree up to rounding nothing is left over, refusal has probability zero up to
+    rounding, and p itself is returned.
+    """
+    left = (target_probs - draft_probs).clamp_min(0)
+    total = left.sum(-1, keepdim=True)
+    return torch.where(total > 0, left / total.clamp_min(torch.finfo(left.dtype).tiny), target_probs)
+
+
+class Uniforms:
+    """A stream of uniform draws for each row, so that a row's text does not depend on its batch."""
+
+    def __init__(self, seed: int, rows: list[str]) -> None:
+        self._streams = [np.random.Generator(np.random.Philox(key=_stream_key(seed, row))) for row in rows]
+
+    def take(self, rows: list[int], count: int) -> torch.Tensor:
+        """The next `count` draws of each row in `rows`: [len(rows), count], float64 in [0, 1)."""
+        return torch.from_numpy(np.stack([self._streams[row].random(count) for row in rows]))
+
+
+def _stream_key(seed: int, row: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{row}".encode()).digest()[:16], "little")

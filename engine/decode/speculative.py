@@ -1,0 +1,263 @@
+"""Speculative decoding as a generator of events [Leviathan et al. 2023; Chen et al. 2023].
+
+A round: the draft proposes gamma tokens, one forward of the target judges them all, token i
+is kept while u_i <= p_i(x_i) / q_i(x_i), the first refused one is drawn anew from the residual,
+and a round without refusal earns a bonus token. With `draft=None` gamma is 0 and every
+round is one plain target token, so plain decoding runs through the same code.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from engine.decode.events import Alternative, Fate, Round, Token
+from engine.decode.runner import Runner
+from engine.decode.sampling import Sampling, Uniforms, distribution, draw, overlap, residual
+from engine.models.vocabulary import align_logits
+
+
+class DraftLength(Protocol):
+    """How many tokens to propose next, from what was seen so far."""
+
+    def next(self) -> int: ...
+
+    def saw(self, accepted: int, examined: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class FixedLength:
+    """The same gamma every round."""
+
+    num_draft_tokens: int
+
+    def next(self) -> int:
+        return self.num_draft_tokens
+
+    def saw(self, accepted: int, examined: int) -> None:
+        """A fixed gamma learns nothing."""
+
+
+class AdaptiveLength:
+    """The gamma that the expected speed-up favours at the acceptance seen lately.
+
+    It looks only at past rounds, so the output's distribution is untouched. `cost_ratio` is c,
+    the cost of a draft forward over a target forward; `memory` the weight of the past.
+    """
+
+    def __init__(self, most: int, cost_ratio: float, memory: float = 0.9) -> None:
+        self.most, self.cost_ratio, self.memory = most, cost_ratio, memory
+        self._accepted, self._examined = 1.0, 2.0  # one success in two: an open mind to begin with
+
+    def next(self) -> int:
+        from engine.measure.cost_model import best_gamma
+
+        return max(1, best_gamma(self._accepted / self._examined, self.cost_ratio, self.most))
+
+    def saw(self, accepted: int, examined: int) -> None:
+        self._accepted = self.memory * self._accepted + accepted
+        self._examined = self.memory * self._examined + examined
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The target's judgement of one row's proposal: how many were kept, and the token after them."""
+
+    accepted: int
+    next_token: int
+    refused: bool
+
+
+def judge(
+    target_probs: torch.Tensor, draft_probs: torch.Tensor, proposed: torch.Tensor, uniforms: torch.Tensor
+) -> Verdict:
+    """Accept or refuse a proposal; the mathematics of speculative sampling, nothing else.
+
+    target_probs: [gamma + 1, vocab], draft_probs: [gamma, vocab], proposed: [gamma] ids,
+    uniforms: [gamma + 1] in [0, 1), the last one for the token that follows.
+    """
+    gamma = proposed.shape[0]
+    index = torch.arange(gamma, device=proposed.device)
+    p, q = target_probs[index, proposed], draft_probs[index, proposed]
+    # u < p / q without dividing. In double, or u would round to 1 and refuse p = q; strict, so that p = 0 is refused.
+    kept = uniforms[:gamma].double() * q.cpu().double() < p.cpu().double()
+    accepted = int(kept.long().cumprod(0).sum())
+    refused = accepted < gamma
+    source = residual(target_probs[accepted], draft_probs[accepted]) if refused else target_probs[gamma]
+    return Verdict(accepted, int(draw(source, uniforms[gamma])), refused)
+
+
+@dataclass
+class _Row:
+    """A row of the batch while it is being decoded."""
+
+    number: int
+    limit: int
+    target_pending: list[int]
+    draft_pending: list[int]
+    emitted: int = 0
+    rounds: int = 0
+
+
+@torch.no_grad()
+def speculative_decode(
+    target: Any,
+    draft: Any | None,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    length: DraftLength,
+    max_new_tokens: int,
+    stop_ids: frozenset[int],
+    seed: int,
+    names: Sequence[str] | None = None,
+    alternatives: int = 0,
+) -> Iterator[Round]:
+    """Decode the prompts (ids, at least one each) together and yield each row's rounds as they end.
+
+    `target` and `draft` are Transformers causal models on one device. `names` seed the rows'
+    own random streams (their numbers by default). `alternatives`: likeliest tokens of either
+    model noted at each judged position. A row never exceeds `max_new_tokens`.
+    """
+    uniforms = Uniforms(seed, list(names or map(str, range(len(prompts)))))
+    rows = [_Row(i, max_new_tokens, list(ids), list(ids)) for i, ids in enumerate(prompts)]
+    target_runner, draft_runner = Runner(target), Runner(draft) if draft is not None else None
+    while rows:
+        started = time.perf_counter()
+        room = max(row.limit - row.emitted for row in rows) - 1  # the target adds one token itself
+        gamma = min(length.next(), room) if draft_runner else 0
+        draws = uniforms.take([row.number for row in rows], 2 * gamma + 1)
+        vocab = target.get_output_embeddings().weight.shape[0]
+        proposed, draft_probs = _propose(draft_runner, rows, gamma, sampling, draws[:, gamma + 1 :], vocab)
+        drafted = _synchronised(target)
+        pending = [row.target_pending + ids for row, ids in zip(rows, proposed.tolist(), strict=True)]
+        target_probs = distribution(target_runner.feed(pending, last=gamma + 1), sampling)
+        verified = _synchronised(target)
+        verdicts = [judge(*each) for each in zip(target_probs, draft_probs, proposed, draws[:, : gamma + 1], strict=True)]
+        told = [
+            _tell(row, verdict, ids, p, q, u, stop_ids, alternatives)
+            for row, verdict, ids, p, q, u in zip(
+                rows, verdicts, proposed.tolist(), target_probs, draft_probs, draws.tolist(), strict=True
+            )
+        ]
+        _roll_back(target_runner, draft_runner, rows, verdicts, proposed.tolist())
+        length.saw(sum(v.accepted for v in verdicts), sum(v.accepted + v.refused for v in verdicts))
+        ended = time.perf_counter()
+        seconds = (drafted - started, verified - drafted, ended - verified)
+        for row, (tokens, reason) in zip(rows, told, strict=True):
+            yield Round(row.number, row.rounds, gamma, tokens, *seconds, finish_reason=reason)
+            row.rounds += 1
+        going = [i for i, (_, reason) in enumerate(told) if reason is None]
+        if len(going) < len(rows):
+            rows = [rows[i] for i in going]
+            for runner in filter(None, (target_runner, draft_runner)):
+                runner.keep_rows(going)
+
+
+def plain_decode(target: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, **options: Any) -> Iterator[Round]:
+    """Decode with the target alone: rounds of gamma 0, each with one token and no proposal."""
+    return speculative_decode(target, None, prompts, sampling, length=FixedLength(0), **options)
+
+
+def _propose(
+    draft_runner: Runner | None, rows: list[_Row], gamma: int, sampling: Sampling, draws: torch.Tensor, vocab: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """gamma tokens a row from the draft, and the distributions they were drawn from.
+
+    draws: [row, gamma] -> proposed: [row, gamma] ids, draft_probs: [row, gamma, vocab].
+    """
+    if draft_runner is None or gamma == 0:
+        return torch.zeros(len(rows), 0, dtype=torch.long), torch.zeros(len(rows), 0, vocab)
+    ids, probs = [], []
+    pending = [row.draft_pending for row in rows]
+    for step in range(gamma):
+        logits = align_logits(draft_runner.feed(pending, last=1)[:, -1], vocab)
+        probs.append(distribution(logits, sampling))
+        ids.append(draw(probs[-1], draws[:, step].to(logits.device)))
+        pending = [[token] for token in ids[-1].tolist()]
+    return torch.stack(ids, 1), torch.stack(probs, 1)
+
+
+def _tell(
+    row: _Row,
+    verdict: Verdict,
+    proposed: list[int],
+    target_probs: torch.Tensor,
+    draft_probs: torch.Tensor,
+    draws: list[float],
+    stop_ids: frozenset[int],
+    alternatives: int,
+) -> tuple[tuple[Token, ...], str | None]:
+    """The round's tokens with their fates, and why the row ends if it does.
+
+    An end-of-sequence token or the length limit among the accepted ends the answer there: what
+    follows in the block is discarded and no token is drawn after it.
+    """
+    last = row.limit - row.emitted - 1
+    stop_at = next((i for i in range(verdict.accepted) if proposed[i] in stop_ids or i == last), None)
+    accepted = verdict.accepted if stop_at is None else stop_at + 1
+    judged = accepted + (1 if verdict.refused and stop_at is None else 0)
+    overlaps = overlap(target_probs[:judged], draft_probs[:judged]).tolist()
+    tokens = []
+    for i, token in enumerate(proposed):
+        if i >= judged:
+            tokens.append(Token(token, Fate.DISCARDED, row.emitted + i, draft_prob=float(draft_probs[i, token])))
+            continue
+        fate = Fate.ACCEPTED if i < accepted else Fate.REJECTED
+        p, q = float(target_probs[i, token]), float(draft_probs[i, token])
+        others = _likeliest(target_probs[i], draft_probs[i], alternatives)
+        tokens.append(Token(token, fate, row.emitted + i, p, q, draws[i], overlaps[i], others))
+    if stop_at is None:
+        fate, token = (Fate.CORRECTED if verdict.refused else Fate.BONUS), verdict.next_token
+        q_here = draft_probs[accepted] if verdict.refused else torch.zeros_like(target_probs[accepted])
+        others = _likeliest(target_probs[accepted], q_here, alternatives)
+        draft_prob = float(q_here[token]) if verdict.refused else None
+        p = float(target_probs[accepted, token])
+        tokens.append(Token(token, fate, row.emitted + accepted, p, draft_prob, draws[len(proposed)], None, others))
+    row.emitted += accepted + (stop_at is None)
+    stopped = (verdict.next_token if stop_at is None else proposed[stop_at]) in stop_ids
+    reason = "stop" if stopped else "length" if row.emitted >= row.limit else None
+    return tuple(tokens), reason
+
+
+def _likeliest(target_probs: torch.Tensor, draft_probs: torch.Tensor, count: int) -> tuple[Alternative, ...]:
+    """The `count` likeliest tokens of either model, target's order first."""
+    if count == 0:
+        return ()
+    ids = dict.fromkeys(target_probs.topk(count).indices.tolist() + draft_probs.topk(count).indices.tolist())
+    return tuple(Alternative(i, float(target_probs[i]), float(draft_probs[i])) for i in ids)
+
+
+def _roll_back(
+    target_runner: Runner, draft_runner: Runner | None, rows: list[_Row], verdicts: list[Verdict], proposed: list[list[int]]
+) -> None:
+    """Make both caches end with the last accepted token and note what each model has yet to read.
+
+    The draft never reads the last token it proposed, so after full acceptance it has two to
+    read, the last proposal and the bonus; otherwise only the corrected one.
+    """
+    gamma = len(proposed[0]) if proposed else 0
+    target_runner.take_back([gamma - verdict.accepted for verdict in verdicts])
+    for row, verdict in zip(rows, verdicts, strict=True):
+        row.target_pending = [verdict.next_token]
+    if draft_runner is None:
+        return
+    if gamma == 0:  # it read nothing this round
+        for row, verdict in zip(rows, verdicts, strict=True):
+            row.draft_pending = [*row.draft_pending, verdict.next_token]
+        return
+    draft_runner.take_back([max(0, gamma - 1 - verdict.accepted) for verdict in verdicts])
+    for row, verdict, ids in zip(rows, verdicts, proposed, strict=True):
+        unread = ids[-1:] if verdict.accepted == gamma else []
+        row.draft_pending = [*unread, verdict.next_token]
+
+
+def _synchronised(model: Any) -> float:
+    """The clock, after the device has finished what it was given."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    return time.perf_counter()

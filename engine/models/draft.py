@@ -1,0 +1,246 @@
+"""The draft: its first weights, and how it is kept on disk beside its target.
+
+A draft made of layers of the target keeps the target's embeddings and head. They are frozen,
+so a checkpoint holds only what differs, and loading takes the rest from the target.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from engine.config import DraftSpec, ModelSpec
+from engine.errors import DraftbenchError
+from engine.fileio import disk_errors, read_json, sha256_file, write_json
+from engine.models.load import LoadedModel, load_model
+from engine.models.vocabulary import check_vocabulary
+
+WEIGHTS = "draft.safetensors"
+CARD = "draft.json"
+
+
+@dataclass(frozen=True)
+class DraftInfo:
+    """What a checkpoint must say of itself to be loaded again, and to be refused otherwise."""
+
+    target_fingerprint: str
+    share_embeddings: bool
+    init: str
+    layers: list[int]  # indices in the target; empty if it is not made of the target's layers
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A draft model in memory and what is known of it."""
+
+    model: Any
+    info: DraftInfo
+
+
+def evenly_spaced(count: int, total: int) -> list[int]:
+    """`count` layer indices of `total`, first and last included; a single one is the first."""
+    if not 1 <= count <= total:
+        raise DraftbenchError(
+            f"draft.layers is {count}, the target has {total} layers", "", f"choose a number from 1 to {total}"
+        )
+    return [0] if count == 1 else [round(i * (total - 1) / (count - 1)) for i in range(count)]
+
+
+def chosen_layers(layers: int | list[int], total: int) -> list[int]:
+    """The layer indices a DraftSpec asks for, checked against the target's number of layers."""
+    if isinstance(layers, int):
+        return evenly_spaced(layers, total)
+    if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < total:
+        raise DraftbenchError(
+            f"draft.layers {layers} does not fit a target of {total} layers",
+            "indices are distinct, ascending and start at 0",
+            f"for example {evenly_spaced(min(4, total), total)}",
+        )
+    return layers
+
+
+def initialise_draft(target: LoadedModel, spec: DraftSpec, *, seed: int, checkpoint: Path | None = None) -> Draft:
+    """A float32 draft on the target's device, trainable parameters marked.
+
+    `checkpoint` is the folder of a draft of this project; with `spec.checkpoint` naming any
+    other model, that model is loaded and its vocabulary compared with the target's.
+    """
+    if spec.init == "checkpoint":
+        if checkpoint is not None:
+            draft = load_draft(checkpoint, target, dtype=torch.float32)
+        else:
+            draft = _from_other_model(target, spec)
+    else:
+        layers = chosen_layers(spec.layers, target.model.config.num_hidden_layers)
+        model = _shallow_model(target, len(layers), seed)
+        copied = target.model.state_dict()
+        if spec.init == "layers":
+            model.load_state_dict(_take_layers(copied, layers, _layer_prefix(target.model)))
+        info = DraftInfo(target.fingerprint, spec.share_embeddings, spec.init, layers if spec.init == "layers" else [])
+        draft = Draft(model, info)
+    if spec.share_embeddings:
+        draft = Draft(draft.model, _replaced(draft.info, share_embeddings=True))
+        copy_shared(draft.model, target.model)
+    mark_trainable(draft.model, spec.share_embeddings)
+    return draft
+
+
+def _replaced(info: DraftInfo, **changes: Any) -> DraftInfo:
+    return DraftInfo(**{**asdict(info), **changes})
+
+
+def _shallow_model(target: LoadedModel, layers: int, seed: int) -> Any:
+    """A randomly initialised float32 model of the target's configuration with fewer layers."""
+    config = copy.deepcopy(target.model.config)
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+    config.dtype = torch.float32
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return type(target.model)(config).to(target.device).eval()
+
+
+def _layer_prefix(model: Any) -> str:
+    """Name of the list of decoder layers in the state dict, such as 'model.layers.'."""
+    depth = model.config.num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
+            return f"{name}."
+    raise DraftbenchError(
+        f"{type(model).__name__} has no list of {depth} layers",
+        "a draft cannot be cut out of it",
+        "use draft.init: checkpoint with a small model of the same family",
+    )
+
+
+def _take_layers(state: dict[str, torch.Tensor], layers: list[int], prefix: str) -> dict[str, torch.Tensor]:
+    """The state of a model that has only `layers`, renumbered from 0, in float32."""
+    new_index = {old: new for new, old in enumerate(layers)}
+    pattern = re.compile(re.escape(prefix) + r"(\d+)\.(.*)")
+    taken = {}
+    for name, tensor in state.items():
+        match = pattern.fullmatch(name)
+        if match is None:
+            taken[name] = tensor.float()
+        elif int(match[1]) in new_index:
+            taken[f"{prefix}{new_index[int(match[1])]}.{match[2]}"] = tensor.float()
+    return taken
+
+
+def _from_other_model(target: LoadedModel, spec: DraftSpec) -> Draft:
+    assert spec.checkpoint is not None
+    other = load_model(ModelSpec(model=spec.checkpoint, device=str(target.device)), dtype="float32")
+    check_vocabulary(target.tokenizer, other.tokenizer)
+    return Draft(other.model, DraftInfo(target.fingerprint, False, f"checkpoint {spec.checkpoint}", []))
+
+
+def shared_modules(model: Any) -> list[Any]:
+    """The two modules a draft can share with its target: input embeddings and output head."""
+    return [model.get_input_embeddings(), model.get_output_embeddings()]
+
+
+@torch.no_grad()
+def copy_shared(draft_model: Any, target_model: Any) -> None:
+    """Set the draft's embeddings and head to the target's values."""
+    for mine, theirs in zip(shared_modules(draft_model), shared_modules(target_model), strict=True):
+        if mine.weight.shape != theirs.weight.shape:
+            raise DraftbenchError(
+                f"the draft's embeddings are {tuple(mine.weight.shape)}, the target's {tuple(theirs.weight.shape)}",
+                "they can be shared only when they have the same shape",
+                "set draft.share_embeddings: false",
+            )
+        mine.weight.copy_(theirs.weight)
+
+
+def mark_trainable(model: Any, share_embeddings: bool) -> None:
+    """Everything learns, except embeddings and head when they belong to the target."""
+    model.requires_grad_(True)
+    if share_embeddings:
+        for module in shared_modules(model):
+            module.requires_grad_(False)
+
+
+def own_state(model: Any, info: DraftInfo) -> dict[str, torch.Tensor]:
+    """The draft's tensors by name, less those it shares with its target and tied doubles."""
+    shared = {id(p) for module in shared_modules(model) for p in module.parameters()} if info.share_embeddings else set()
+    return {name: p.detach() for name, p in model.named_parameters() if id(p) not in shared}
+
+
+def save_draft(folder: Path, draft: Draft) -> None:
+    """Write a draft: its own tensors as safetensors, its configuration and origin as JSON.
+
+    The card is written last and holds the weights' hash, so a half-written pair is noticed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.cpu().contiguous() for name, tensor in own_state(draft.model, draft.info).items()}
+    with disk_errors(folder):
+        temporary = folder / f".{WEIGHTS}.new"
+        save_file(state, temporary, metadata={"format": "pt"})
+        temporary.replace(folder / WEIGHTS)
+    card = {"info": asdict(draft.info), "config": json.loads(draft.model.config.to_json_string(use_diff=False))}
+    write_json(folder / CARD, {**card, "weights_sha256": sha256_file(folder / WEIGHTS)})
+
+
+def load_draft(folder: Path, target: LoadedModel, *, dtype: torch.dtype | None = None) -> Draft:
+    """A draft saved by `save_draft`, in the target's dtype unless given, sharing its tensors.
+
+    Refuses a folder that is damaged or was made for another target.
+    """
+    if not (folder / CARD).exists():
+        raise DraftbenchError(f"{folder} holds no draft", f"{CARD} is missing", "give a run id or the draft folder of a run")
+    card = read_json(folder / CARD)
+    info = DraftInfo(**card["info"])
+    if sha256_file(folder / WEIGHTS) != card["weights_sha256"]:
+        raise DraftbenchError(f"{folder / WEIGHTS} is damaged", "its hash is not the one in its card", "train or copy it again")
+    if info.share_embeddings and info.target_fingerprint != target.fingerprint:
+        raise DraftbenchError(
+            f"the draft in {folder} shares embeddings with another target",
+            f"it was made for {info.target_fingerprint[:12]}, this target is {target.fingerprint[:12]}",
+            "load it with its own target, or `draftbench export` it and use the folder as draft.checkpoint",
+        )
+    model = _model_of_config(card["config"], target, dtype or target.dtype)
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    expected = own_state(model, info).keys()
+    if set(state) != set(expected):
+        odd = sorted(set(state) ^ set(expected))
+        raise DraftbenchError(f"{folder} does not fit its own configuration: {odd[0]}", "the folder is damaged", "train it again")
+    model.load_state_dict(state, strict=False)
+    model.tie_weights()
+    if info.share_embeddings:
+        _share(model, target.model, dtype or target.dtype)
+    return Draft(model.requires_grad_(False), info)
+
+
+def _model_of_config(config: dict[str, Any], target: LoadedModel, dtype: torch.dtype) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kind = config.pop("model_type")
+    made = AutoConfig.for_model(kind, **config)
+    return AutoModelForCausalLM.from_config(made, dtype=dtype).to(target.device).eval()
+
+
+def _share(draft_model: Any, target_model: Any, dtype: torch.dtype) -> None:
+    """Use the target's own tensors where the dtype allows, else copy their values."""
+    if dtype == target_model.dtype:
+        draft_model.set_input_embeddings(target_model.get_input_embeddings())
+        draft_model.set_output_embeddings(target_model.get_output_embeddings())
+    else:
+        copy_shared(draft_model, target_model)
+
+
+def parameter_counts(draft: Draft) -> dict[str, int]:
+    """Parameters of the draft: in all, and of its own (not shared with the target)."""
+    return {
+        "total": sum(p.numel() for p in draft.model.parameters()),
+        "own": sum(t.numel() for t in own_state(draft.model, draft.info).values()),
+    }

@@ -1,0 +1,82 @@
+"""Where things lie on disk.
+
+`DRAFTBENCH_HOME` holds what a user made (runs, captures, the index); the cache holds what
+can be fetched again (models, packs) and is shared between homes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from engine.errors import DraftbenchError
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder of one user's results. Nothing is created before it is written to."""
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def captures(self) -> Path:
+        return self.root / "captures"
+
+    @property
+    def index(self) -> Path:
+        return self.root / "index.duckdb"
+
+    def run(self, run_id: str) -> Path:
+        """Folder of a run; refuses any id that could name a path outside `runs`."""
+        if not _RUN_ID.fullmatch(run_id) or ".." in run_id:
+            raise DraftbenchError(
+                f"run id {run_id!r} is not a valid name",
+                "a run id names one folder under runs/ and may not leave it",
+                "use letters, digits, '.', '_' and '-'; `draftbench runs` lists the ids",
+            )
+        return self.runs / run_id
+
+
+def home() -> Home:
+    """`DRAFTBENCH_HOME`, or the platform's folder for user data."""
+    chosen = os.environ.get("DRAFTBENCH_HOME")
+    return Home(Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_path("draftbench")))
+
+
+def cache_dir() -> Path:
+    """`DRAFTBENCH_CACHE`, or the platform's cache folder: fetched files, shared by homes."""
+    chosen = os.environ.get("DRAFTBENCH_CACHE")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_path("draftbench"))
+
+
+def resolve_input(path: str, relative_to: Path | None = None) -> Path:
+    """An existing input file or folder named in a recipe or on the command line.
+
+    A relative path is looked for in the working folder, beside the recipe, then in the
+    project (for `sample_data/` and `recipes/`). Raises DraftbenchError if nowhere.
+    """
+    given = Path(path).expanduser()
+    places = [given] if given.is_absolute() else [Path.cwd() / given]
+    if not given.is_absolute():
+        if relative_to is not None:
+            places.append(relative_to / given)
+        places.append(PROJECT_ROOT / given)
+    for place in places:
+        if place.exists():
+            return place.resolve()
+    raise DraftbenchError(
+        f"no such file or folder: {path}",
+        "it was looked for in " + ", ".join(str(place.parent) for place in places),
+        "check the spelling, or give the absolute path",
+    )

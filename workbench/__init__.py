@@ -1,0 +1,1 @@
+"""The browser workbench. It comes on top of `engine`, which never imports it."""
