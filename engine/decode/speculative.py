@@ -9,7 +9,7 @@ round is one plain target token, so plain decoding runs through the same code.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,20 +43,19 @@ class FixedLength:
 
 
 class AdaptiveLength:
-    """The gamma that the expected speed-up favours at the acceptance seen lately.
+    """The gamma that `choose` favours at the acceptance seen lately, between 1 and `most`.
 
-    It looks only at past rounds, so the output's distribution is untouched. `cost_ratio` is c,
-    the cost of a draft forward over a target forward; `memory` the weight of the past.
+    `choose` maps an acceptance rate to a gamma (see engine.measure.cost_model.best_gamma). Only
+    past rounds are looked at, so the output's distribution is untouched. `memory` is the weight
+    of the past at each round.
     """
 
-    def __init__(self, most: int, cost_ratio: float, memory: float = 0.9) -> None:
-        self.most, self.cost_ratio, self.memory = most, cost_ratio, memory
+    def __init__(self, most: int, choose: Callable[[float], int], memory: float = 0.9) -> None:
+        self.most, self.choose, self.memory = most, choose, memory
         self._accepted, self._examined = 1.0, 2.0  # one success in two: an open mind to begin with
 
     def next(self) -> int:
-        from engine.measure.cost_model import best_gamma
-
-        return max(1, best_gamma(self._accepted / self._examined, self.cost_ratio, self.most))
+        return min(self.most, max(1, self.choose(self._accepted / self._examined)))
 
     def saw(self, accepted: int, examined: int) -> None:
         self._accepted = self.memory * self._accepted + accepted

@@ -1,0 +1,1 @@
+"""Captures: the target's answers to a prompt set with its distribution at every token, kept on disk."""

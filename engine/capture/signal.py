@@ -1,0 +1,141 @@
+"""The signal: the target's distribution at each generated position, in bytes and in use.
+
+*exact* keeps the last hidden state in bfloat16, from which the target's own head gives all
+logits again. *compact* keeps the top-k log-probabilities and the mass of everything else; that
+tail stays one bucket of the distribution, since dropping it and renormalising would bias the
+draft towards what the top-k happens to hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from engine.errors import DraftbenchError
+from engine.models.head import Head
+
+_TAIL_FLOOR = 1e-12  # keeps log of an empty tail finite; far below what float16 log-probabilities resolve
+
+
+class Signal(Protocol):
+    """A target's distribution at some positions."""
+
+    def align(self, draft_logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities of target and draft on one support: two tensors [position, support], float32.
+
+        draft_logits: [position, draft vocab]. Rows that only one of the models has are padding
+        of its embedding and left out of both distributions.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ExactSignal:
+    """Full distributions, as hidden states and the head that turns them into logits."""
+
+    hidden: torch.Tensor  # [position, width]
+    head: Head
+
+    def align(self, draft_logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            target_logits = self.head.logits(self.hidden)
+            common = min(target_logits.shape[-1], draft_logits.shape[-1])
+            target = _log_softmax(target_logits[..., :common], temperature)
+        return target, _log_softmax(draft_logits[..., :common], temperature)
+
+
+@dataclass(frozen=True)
+class LogitsSignal:
+    """Full distributions given as logits: what on-the-fly scoring and the tests use."""
+
+    target_logits: torch.Tensor  # [position, vocab]
+
+    def align(self, draft_logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        common = min(self.target_logits.shape[-1], draft_logits.shape[-1])
+        target = _log_softmax(self.target_logits[..., :common].detach(), temperature)
+        return target, _log_softmax(draft_logits[..., :common], temperature)
+
+
+@dataclass(frozen=True)
+class CompactSignal:
+    """The k likeliest tokens and one bucket for the rest: a support of k + 1."""
+
+    token_ids: torch.Tensor  # [position, k], int64
+    logprobs: torch.Tensor  # [position, k], float32
+    tail_mass: torch.Tensor  # [position], float32
+
+    def align(self, draft_logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        if temperature != 1:
+            raise DraftbenchError(
+                f"a compact signal cannot be read at temperature {temperature}",
+                "the probabilities inside its tail are not known, so they cannot be softened",
+                "capture with signal: exact",
+            )
+        tail = self.tail_mass.clamp_min(_TAIL_FLOOR).log().unsqueeze(-1)
+        target = torch.cat([self.logprobs, tail], dim=-1)
+        target = target - target.logsumexp(-1, keepdim=True)  # float16 rounding leaves the sum just off one
+        draft = _log_softmax(draft_logits, 1.0)
+        rest = draft.scatter(-1, self.token_ids, float("-inf")).logsumexp(-1, keepdim=True)
+        return target, torch.cat([draft.gather(-1, self.token_ids), rest], dim=-1)
+
+
+def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    scores = logits.float()
+    return torch.log_softmax(scores if temperature == 1 else scores / temperature, dim=-1)
+
+
+@dataclass(frozen=True)
+class SignalFormat:
+    """How a signal lies on disk: `bytes_per_token` raw bytes a position, nothing between."""
+
+    kind: str  # exact, compact or none
+    width: int  # of the hidden state
+    vocab: int
+    top_k: int  # of the compact signal
+
+    @property
+    def id_dtype(self) -> torch.dtype:
+        return torch.int32 if self.vocab > 65536 else torch.uint16
+
+    @property
+    def bytes_per_token(self) -> int:
+        if self.kind == "exact":
+            return 2 * self.width
+        return self.top_k * (self.id_dtype.itemsize + 2) + 4 if self.kind == "compact" else 0
+
+    def encode(self, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """hidden: [row, width], logits: [row, vocab] -> bytes: [row, bytes_per_token], uint8 on the CPU."""
+        if self.kind == "exact":
+            return hidden.to(torch.bfloat16).contiguous().view(torch.uint8).cpu()
+        if self.kind == "none":
+            return torch.zeros(logits.shape[0], 0, dtype=torch.uint8)
+        best = torch.log_softmax(logits.float(), dim=-1).topk(self.top_k, dim=-1)
+        kept = best.values.half()
+        tail = (1 - kept.double().exp().sum(-1, keepdim=True)).clamp_min(0).float()
+        parts = [best.indices.to(self.id_dtype), kept, tail]
+        return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=-1).cpu()
+
+    def decode(self, raw: torch.Tensor, head: Head | None, device: torch.device | None = None) -> Signal:
+        """raw: [position, bytes_per_token] uint8 -> a signal on `device`. The exact form needs the target's head."""
+        if self.kind == "exact":
+            if head is None:
+                raise DraftbenchError("an exact signal needs its target's head", "it stores hidden states", "load the target")
+            return ExactSignal(raw.contiguous().view(torch.bfloat16).to(device), head)
+        if self.kind == "none":
+            raise DraftbenchError("this capture kept no signal", "it was made with capture.signal: none", "use the loss sft")
+        ids_end = self.top_k * self.id_dtype.itemsize
+        probs_end = ids_end + 2 * self.top_k
+        return CompactSignal(
+            raw[:, :ids_end].contiguous().view(self.id_dtype).to(device).long(),
+            raw[:, ids_end:probs_end].contiguous().view(torch.float16).to(device).float(),
+            raw[:, probs_end:].contiguous().view(torch.float32).to(device).squeeze(-1),
+        )
+
+
+def signal_format(kind: str, model: object, top_k: int) -> SignalFormat:
+    """The format for a model; top_k is at most one less than its vocabulary, so a tail remains."""
+    weight: torch.Tensor = model.get_output_embeddings().weight  # type: ignore[attr-defined]
+    vocab, width = weight.shape
+    return SignalFormat(kind, width, vocab, min(top_k, vocab - 1))

@@ -1,0 +1,275 @@
+"""A capture on disk: resumable at any moment, shared by every run that asks for the same.
+
+    captures/<address>/
+      spec.json      what the address is the hash of
+      answers.jsonl  a line a finished prompt: ids, finish reason, where its signal lies
+      signal.bin     raw signal bytes, appended before the line that points to them
+      done.json      counts and seconds; there only when every prompt is answered
+
+A kill can leave signal bytes without a line (cut off on resume) or half a line (skipped).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from engine.capture.generate import Answer, answer_prompts
+from engine.capture.signal import SignalFormat, signal_format
+from engine.config import CaptureSpec
+from engine.data.prompts import Prompt
+from engine.data.rendering import render, template_hash
+from engine.decode.sampling import Sampling
+from engine.errors import DraftbenchError
+from engine.fileio import append_line, content_hash, disk_errors, read_json, read_lines, write_json
+from engine.models.head import check_head
+from engine.models.load import LoadedModel
+from engine.progress import SILENT, Progress
+
+_FORMAT = 1  # raise it when the meaning of the bytes changes
+
+
+@dataclass(frozen=True)
+class CapturePlan:
+    """What a capture will be, known before the target writes a word."""
+
+    folder: Path
+    spec: dict[str, Any]
+    signal: SignalFormat
+    prompts: list[Prompt]
+    prompt_ids: list[list[int]]
+
+    @property
+    def address(self) -> str:
+        return self.folder.name
+
+    @property
+    def most_tokens(self) -> int:
+        return len(self.prompts) * int(self.spec["max_new_tokens"])
+
+    @property
+    def most_bytes(self) -> int:
+        return self.most_tokens * self.signal.bytes_per_token
+
+
+@dataclass(frozen=True)
+class AnsweredPrompt:
+    """One answered prompt: the prompt's ids, the target's tokens and how the answer ended."""
+
+    prompt_id: str
+    group: str
+    prompt_ids: list[int]
+    token_ids: list[int]
+    finish_reason: str
+    offset: int  # of its signal in signal.bin, bytes
+
+
+def plan_capture(captures: Path, target: LoadedModel, prompts: Sequence[Prompt], settings: CaptureSpec) -> CapturePlan:
+    """Render the prompts and work out the capture's address.
+
+    The address covers everything that changes the answers or the signal: weights, dtype,
+    template, prompts, sampling and signal. The batch size is not part of it.
+    """
+    signal = signal_format(settings.signal, target.model, settings.signal_top_k)
+    rendered = [
+        render(target.tokenizer, prompt, context_tokens=target.context_tokens, max_new_tokens=settings.max_new_tokens)
+        for prompt in prompts
+    ]
+    spec = {
+        "format": _FORMAT,
+        "target": target.fingerprint,
+        "dtype": target.dtype_name,
+        "template": template_hash(target.tokenizer),
+        "prompts": content_hash([[prompt.id, ids] for prompt, ids in zip(prompts, rendered, strict=True)]),
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "top_k": settings.top_k,
+        "max_new_tokens": settings.max_new_tokens,
+        "seed": settings.seed,
+        "signal": {"kind": signal.kind, "bytes_per_token": signal.bytes_per_token},
+    }
+    return CapturePlan(captures / content_hash(spec)[:24], spec, signal, list(prompts), rendered)
+
+
+class Capture:
+    """A finished capture, open for reading. The signal is mapped, not loaded."""
+
+    def __init__(self, folder: Path, signal: SignalFormat) -> None:
+        self.folder, self.format = folder, signal
+        if not (folder / "done.json").exists():
+            raise DraftbenchError(f"capture {folder.name} is not finished", "some prompts have no answer yet", "run it again: it resumes")
+        self.done: dict[str, Any] = read_json(folder / "done.json")
+        self.answers = sorted(_answers(folder), key=lambda answer: answer.prompt_id)
+        path = folder / "signal.bin"
+        stride = signal.bytes_per_token
+        self._raw = np.memmap(path, dtype=np.uint8, mode="r") if stride and path.stat().st_size else np.zeros(0, np.uint8)
+
+    @property
+    def address(self) -> str:
+        return self.folder.name
+
+    @property
+    def tokens(self) -> int:
+        """Tokens the target wrote, in all."""
+        return sum(len(answer.token_ids) for answer in self.answers)
+
+    def raw_signal(self, answer: AnsweredPrompt) -> torch.Tensor:
+        """[token, bytes_per_token] uint8, copied out of the map."""
+        stride = self.format.bytes_per_token
+        end = answer.offset + stride * len(answer.token_ids)
+        return torch.from_numpy(np.array(self._raw[answer.offset : end])).view(len(answer.token_ids), stride)
+
+
+def make_capture(plan: CapturePlan, target: LoadedModel, *, batch_size: int, progress: Progress = SILENT) -> Capture:
+    """The capture of a plan: read if it is finished, resumed if it was begun, else made.
+
+    Two processes that want the same capture: the second waits for the first and reuses it.
+    Raises Cancelled between two finished prompts when the progress says so.
+    """
+    if not (plan.folder / "done.json").exists():
+        with disk_errors(plan.folder):
+            plan.folder.mkdir(parents=True, exist_ok=True)
+            with _exclusive(plan.folder, progress):
+                if not (plan.folder / "done.json").exists():
+                    _fill(plan, target, batch_size, progress)
+    return Capture(plan.folder, plan.signal)
+
+
+@contextlib.contextmanager
+def _exclusive(folder: Path, progress: Progress) -> Iterator[None]:
+    """Hold the capture's lock; says whom it waits for and stays stoppable meanwhile."""
+    lock = FileLock(folder / ".lock")
+    told = False
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            if not told:
+                progress.note(f"capture {folder.name} is being made by another process: waiting to reuse it")
+                told = True
+            progress.stop_if_asked()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fill(plan: CapturePlan, target: LoadedModel, batch_size: int, progress: Progress) -> None:
+    if plan.signal.kind == "exact":
+        check_head(target.model)
+    _refuse_if_too_large(plan)
+    write_json(plan.folder / "spec.json", plan.spec)
+    finished = {sequence.prompt_id: sequence for sequence in _recover(plan)}
+    missing = [i for i, prompt in enumerate(plan.prompts) if prompt.id not in finished]
+    offset = max((s.offset + plan.signal.bytes_per_token * len(s.token_ids) for s in finished.values()), default=0)
+    answers = answer_prompts(
+        target.model,
+        [plan.prompt_ids[i] for i in missing],
+        [plan.prompts[i].id for i in missing],
+        Sampling(plan.spec["temperature"], plan.spec["top_k"], plan.spec["top_p"]),
+        max_new_tokens=plan.spec["max_new_tokens"],
+        stop_ids=target.stop_ids,
+        seed=plan.spec["seed"],
+        batch_size=batch_size,
+        signal=plan.signal,
+    )
+    began, tokens = time.monotonic(), 0
+    progress.start("capture", len(plan.prompts), "prompts", done=len(finished))
+    for answer in answers:
+        which = missing[answer.index]
+        _append(plan, which, answer, offset)
+        offset += answer.signal.numel()
+        tokens += len(answer.token_ids)
+        progress.advance(1, tokens_per_s=round(tokens / (time.monotonic() - began), 1))
+        progress.stop_if_asked()
+    progress.finish()
+    _finish(plan, time.monotonic() - began, tokens)
+
+
+def _append(plan: CapturePlan, which: int, answer: Answer, offset: int) -> None:
+    raw = answer.signal.numpy().tobytes()
+    path = plan.folder / "signal.bin"
+    with disk_errors(path), open(path, "ab") as file:
+        file.write(raw)
+    line = {
+        "id": plan.prompts[which].id,
+        "group": plan.prompts[which].group,
+        "prompt_ids": plan.prompt_ids[which],
+        "token_ids": answer.token_ids,
+        "finish_reason": answer.finish_reason,
+        "offset": offset,
+        "crc32": zlib.crc32(raw),
+    }
+    append_line(plan.folder / "answers.jsonl", line)
+
+
+def _recover(plan: CapturePlan) -> list[AnsweredPrompt]:
+    """Finished answers of an interrupted capture whose signal is whole; cuts what follows them.
+
+    Stops at the first answer whose bytes are missing or wrong, as after a loss of power.
+    """
+    path = plan.folder / "signal.bin"
+    raw = path.read_bytes() if path.exists() else b""
+    good: list[AnsweredPrompt] = []
+    lines = list(read_lines(plan.folder / "answers.jsonl"))
+    end = 0
+    for line in lines:
+        until = line["offset"] + plan.signal.bytes_per_token * len(line["token_ids"])
+        if line["offset"] != end or until > len(raw) or zlib.crc32(raw[line["offset"] : until]) != line["crc32"]:
+            break
+        good.append(_sequence(line))
+        end = until
+    if len(good) < len(lines):
+        kept = plan.folder / ".answers.new"
+        kept.unlink(missing_ok=True)
+        for line in lines[: len(good)]:
+            append_line(kept, line)
+        kept.replace(plan.folder / "answers.jsonl") if good else (plan.folder / "answers.jsonl").unlink()
+    if len(raw) > end:
+        os.truncate(path, end)
+    return good
+
+
+def _answers(folder: Path) -> list[AnsweredPrompt]:
+    return [_sequence(line) for line in read_lines(folder / "answers.jsonl")]
+
+
+def _sequence(line: dict[str, Any]) -> AnsweredPrompt:
+    return AnsweredPrompt(line["id"], line["group"], line["prompt_ids"], line["token_ids"], line["finish_reason"], line["offset"])
+
+
+def _finish(plan: CapturePlan, seconds: float, new_tokens: int) -> None:
+    (plan.folder / "signal.bin").touch()
+    answers = _answers(plan.folder)
+    write_json(
+        plan.folder / "done.json",
+        {
+            "prompts": len(answers),
+            "tokens": sum(len(a.token_ids) for a in answers),
+            "stopped": sum(a.finish_reason == "stop" for a in answers),
+            "bytes_per_token": plan.signal.bytes_per_token,
+            "signal_bytes": (plan.folder / "signal.bin").stat().st_size,
+            "last_session": {"tokens": new_tokens, "seconds": round(seconds, 3)},
+        },
+    )
+
+
+def _refuse_if_too_large(plan: CapturePlan) -> None:
+    free = shutil.disk_usage(plan.folder).free
+    if plan.most_bytes > free:
+        raise DraftbenchError(
+            f"the capture may need {plan.most_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free",
+            f"{plan.most_tokens:,} tokens at {plan.signal.bytes_per_token:,} bytes of {plan.signal.kind} signal each",
+            "free some space, use capture.signal: compact, or fewer prompts",
+        )

@@ -1,0 +1,281 @@
+"""The rows of each kind of prompt file, one after the other.
+
+Every reader yields `Row`s: a record, or why there is none at that place. What spoils the
+whole file (its encoding, its columns, a broken array) is a DraftbenchError. A new format is
+one function and one line in `FILE_READERS`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.config import PromptSource
+from engine.data.records import without_nulls
+from engine.errors import DraftbenchError, did_you_mean
+
+if TYPE_CHECKING:
+    import datasets
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_BATCH_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record of a file, or the problem found in its place.
+
+    `line` counts from 1: the line of the file where the record starts for text formats
+    (JSON lines, CSV), the number of the row for all others.
+    """
+
+    line: int
+    record: dict[str, Any] | None
+    problem: str = ""
+
+
+def read_jsonl(path: Path, source: PromptSource) -> Iterator[Row]:
+    """JSON lines, streamed. Blank lines are skipped; a half-written line is a problem of its own."""
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, 1):
+            line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+            if line.strip():
+                yield _row_of_line(number, line, source)
+
+
+def _row_of_line(number: int, line: bytes, source: PromptSource) -> Row:
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        # A kill in the middle of a character is a torn line; any other bad byte is another encoding.
+        if error.reason != "unexpected end of data" or line.endswith(b"\n"):
+            raise _not_utf8(source.path, f"line {number}") from None
+        return Row(number, None, "the line breaks off inside a character")
+    except json.JSONDecodeError as error:
+        return Row(number, None, f"not valid JSON: {error.msg} at column {error.colno}")
+    except RecursionError:
+        return Row(number, None, "nested too deeply")
+    return _row_of_value(number, value)
+
+
+def _row_of_value(number: int, value: Any) -> Row:
+    if isinstance(value, dict):
+        return Row(number, value)
+    return Row(number, None, f"a record must be a JSON object, not {json.dumps(value)[:40]}")
+
+
+def read_json(path: Path, source: PromptSource) -> Iterator[Row]:
+    """A JSON array of records, or an object in which exactly one value is an array: the records."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        value = json.loads(text) if text.strip() else []
+    except UnicodeDecodeError as error:
+        raise _not_utf8(source.path, f"byte {error.start}") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DraftbenchError(
+            f"{source.path} is not valid JSON: {error}",
+            "an array can only be read whole",
+            "correct the file, or name it .jsonl if it holds one record a line",
+        ) from None
+    for number, item in enumerate(_array_of_records(value, source), 1):
+        yield _row_of_value(number, item)
+
+
+def _array_of_records(value: Any, source: PromptSource) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    arrays = (
+        {name: inner for name, inner in value.items() if isinstance(inner, list)} if isinstance(value, dict) else {}
+    )
+    # A lone record looks like an object with one array: its messages.
+    if len(arrays) == 1 and not arrays.keys() & {source.messages_column, source.tools_column}:
+        return next(iter(arrays.values()))
+    found = f"an object with {len(arrays)} arrays ({', '.join(arrays)})" if arrays else "no array"
+    raise DraftbenchError(
+        f"{source.path} is not an array of records: it holds {found}",
+        "which part holds the prompts cannot be told",
+        "give an array of records, or an object with one array of records",
+    )
+
+
+def read_csv(path: Path, source: PromptSource) -> Iterator[Row]:
+    """Comma-separated records under a header; quoted fields may span lines."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        starts_at = 1
+        try:
+            header = next(reader, None)
+            if header is None:
+                return
+            require_columns(header, source)
+            starts_at = reader.line_num + 1
+            for fields in reader:
+                if fields:
+                    yield _row_of_fields(starts_at, header, fields)
+                starts_at = reader.line_num + 1
+        except UnicodeDecodeError:
+            raise _not_utf8(source.path, f"line {starts_at} or later") from None
+        except csv.Error as error:
+            raise DraftbenchError(
+                f"{source.path} is not valid CSV: the record that starts at line {starts_at}: {error}",
+                "from there on it cannot be told where a record ends",
+                "close the quotes (a quote inside a field is doubled), or use .jsonl for long fields",
+            ) from None
+
+
+def _row_of_fields(line: int, header: list[str], fields: list[str]) -> Row:
+    if len(fields) != len(header):
+        return Row(line, None, f"has {len(fields)} fields where the header has {len(header)}")
+    return Row(line, dict(zip(header, fields, strict=True)))
+
+
+def read_parquet(path: Path, source: PromptSource) -> Iterator[Row]:
+    """A Parquet file, in batches, only the columns that matter."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = require_columns(file.schema_arrow.names, source)
+            decode = _parquet_decoder(file.schema_arrow, columns)
+            batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=columns)
+            records = (record for batch in batches for record in batch.to_pylist())
+            for number, record in enumerate(records, 1):
+                yield Row(number, without_nulls(decode(record)))
+    except pa.ArrowException as error:
+        raise DraftbenchError(
+            f"{source.path} cannot be read as Parquet: {error}",
+            "the file is damaged or of another format",
+            "write it again, or give the extension that fits its format",
+        ) from None
+
+
+def _parquet_decoder(schema: Any, columns: list[str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Undoes the storage form of Datasets: it writes free-form objects as JSON text inside structs."""
+    if b"huggingface" not in (schema.metadata or {}):
+        return lambda record: record
+    import datasets
+
+    features = datasets.Features.from_arrow_schema(schema)
+    wanted = datasets.Features({name: features[name] for name in columns})
+    return lambda record: dict(wanted.decode_example(record))
+
+
+FILE_READERS: dict[str, Callable[[Path, PromptSource], Iterator[Row]]] = {
+    ".jsonl": read_jsonl,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".parquet": read_parquet,
+}
+
+
+def read_file(path: Path, source: PromptSource) -> Iterator[Row]:
+    """The rows of a file, by its extension. Raises DraftbenchError for an unknown one."""
+    reader = FILE_READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DraftbenchError(
+            f"{source.path} has the extension {path.suffix!r}, which names no known format",
+            "the format is taken from the extension and not guessed from the content",
+            f"give one of {', '.join(FILE_READERS)}, a Datasets folder, or hub:NAME",
+        )
+    return reader(path, source)
+
+
+def read_folder(path: Path, source: PromptSource) -> Iterator[Row]:
+    """A folder written by `save_to_disk`, or one of data files that `load_dataset` understands."""
+    import datasets
+
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        with _datasets_errors(source, "check that the folder is complete, or save it again with save_to_disk"):
+            saved = datasets.load_from_disk(str(path))
+        return _rows_of_dataset(_split_of(saved, source), source)
+    with _datasets_errors(source, "put .jsonl or .parquet files into it, and check `split` and `config`"):
+        loaded = datasets.load_dataset(str(path), source.config, split=source.split)
+    return _rows_of_dataset(loaded, source)
+
+
+def read_hub(name: str, source: PromptSource) -> Iterator[Row]:
+    """A dataset of the Hugging Face hub."""
+    if not _HUB_NAME.fullmatch(name) or ".." in name:
+        raise DraftbenchError(
+            f"{source.path!r} is not the name of a hub dataset",
+            "a hub name is NAME or ORG/NAME",
+            "for a folder on this machine give its path without 'hub:'",
+        )
+    if Path(name).is_dir():
+        raise DraftbenchError(
+            f"{source.path!r} is also a folder here, {Path(name).resolve()}",
+            "Datasets would read the folder instead of the hub",
+            "give the folder's path without 'hub:', or start from another working folder",
+        )
+    import datasets
+
+    fix = "check the name, `split`, `config` and the network; without one, download it elsewhere and give the folder"
+    with _datasets_errors(source, fix):
+        loaded = datasets.load_dataset(name, source.config, split=source.split)
+    return _rows_of_dataset(loaded, source)
+
+
+def _split_of(saved: datasets.Dataset | datasets.DatasetDict, source: PromptSource) -> datasets.Dataset:
+    """The split asked for. A Dataset saved on its own has none, so `split` does not apply to it."""
+    import datasets
+
+    if not isinstance(saved, datasets.DatasetDict):
+        return saved
+    if source.split not in saved:
+        raise DraftbenchError(
+            f"{source.path} has no split {source.split!r}",
+            "",
+            f"set `split`: {did_you_mean(source.split, saved)}",
+        )
+    return saved[source.split]
+
+
+def _rows_of_dataset(dataset: datasets.Dataset, source: PromptSource) -> Iterator[Row]:
+    columns = require_columns(dataset.column_names, source)
+    for number, record in enumerate(dataset.select_columns(columns), 1):
+        yield Row(number, without_nulls(record))
+
+
+def require_columns(present: Iterable[str], source: PromptSource) -> list[str]:
+    """Those of the present columns that a prompt is made of. Raises DraftbenchError without any text."""
+    names = list(present)
+    if source.messages_column not in names and source.prompt_column not in names:
+        raise DraftbenchError(
+            f"{source.path} has neither a column {source.messages_column!r} nor {source.prompt_column!r}; "
+            f"it has: {', '.join(names)}",
+            "a prompt is made from one of them",
+            "set `messages_column` or `prompt_column` of the source; in CSV the columns are separated by commas",
+        )
+    wanted = ("id", "group", source.messages_column, source.prompt_column, source.tools_column)
+    return [name for name in dict.fromkeys(wanted) if name in names]
+
+
+@contextmanager
+def _datasets_errors(source: PromptSource, fix: str) -> Iterator[None]:
+    """What Datasets raises for bad input or no network, in our words.
+
+    It uses ValueError for a wrong split or configuration, OSError (with ConnectionError and
+    FileNotFoundError) for what is missing, RuntimeError for datasets that are scripts.
+    """
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        raise DraftbenchError(f"could not load {source.path}: {error}{cause}", type(error).__name__, fix) from error
+
+
+def _not_utf8(path: str, where: str) -> DraftbenchError:
+    return DraftbenchError(
+        f"{path} is not UTF-8 text ({where})",
+        "in another encoding its characters would be read wrongly",
+        f"convert it, for example: iconv -f GB18030 -t UTF-8 {path} (with its real encoding)",
+    )

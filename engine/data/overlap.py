@@ -1,0 +1,164 @@
+"""Queries that occur twice: between training and held-out prompts, or within one list.
+
+A draft that has seen a held-out query accepts more on it than it will in service. Exact
+repeats are found by normalised text and tools' names; near repeats by MinHash and
+locality-sensitive hashing over character 5-grams (which need no word boundaries, so Chinese
+works), and each candidate is then verified by its exact Jaccard similarity. The hashing can
+therefore miss a pair (with probability below 1e-4 at the threshold) but never invent one.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from datasketch import MinHash, MinHashLSH
+
+from engine.data.prompts import Prompt
+from engine.errors import DraftbenchError
+
+_SHINGLE_CHARACTERS = 5
+_PERMUTATIONS = 128
+_SEED = 20
+_MISS_PROBABILITY = 1e-4
+
+
+class Repeat(NamedTuple):
+    """`prompt_id` asks what `repeats_id` asks; `jaccard` of their 5-grams, 1.0 if exact."""
+
+    prompt_id: str
+    repeats_id: str
+    kind: Literal["exact", "near"]
+    jaccard: float
+
+
+def remove_overlap(
+    train: Sequence[Prompt], heldout: Sequence[Prompt], *, threshold: float = 0.8
+) -> tuple[list[Prompt], list[Repeat]]:
+    """Training prompts that repeat no held-out query, and the repeats that were removed.
+
+    "exact": the last user message is the same after normalisation and so are the names of the
+    tools. "near": Jaccard similarity of at least `threshold`, in (0, 1], whatever the tools:
+    a held-out query under other tools is still a query that was to be kept unseen.
+    `repeats_id` is the most similar held-out prompt, the first of them on a tie.
+    """
+    index = _QueryIndex(threshold)
+    for prompt in heldout:
+        index.add(prompt)
+    kept: list[Prompt] = []
+    removed: list[Repeat] = []
+    for prompt in train:
+        repeat = index.find(prompt)
+        if repeat is None:
+            kept.append(prompt)
+        else:
+            removed.append(repeat)
+    return kept, removed
+
+
+def duplicates_within(prompts: Sequence[Prompt], *, threshold: float = 0.8) -> list[Repeat]:
+    """Each prompt that repeats an earlier one, in order; the earlier one is never itself a repeat.
+
+    Taking out every `prompt_id` leaves a list in which nothing repeats.
+    """
+    index = _QueryIndex(threshold)
+    repeats: list[Repeat] = []
+    for prompt in prompts:
+        repeat = index.find(prompt)
+        if repeat is None:
+            index.add(prompt)
+        else:
+            repeats.append(repeat)
+    return repeats
+
+
+def normalise(text: str) -> str:
+    """`text` for comparison: NFKC, casefold, runs of whitespace and punctuation as one space.
+
+    Text of nothing but punctuation keeps it, or all such texts would be equal.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    collapsed = " ".join("".join(" " if _separates(character) else character for character in folded).split())
+    return collapsed or " ".join(folded.split())
+
+
+def shingles(text: str) -> frozenset[str]:
+    """Character 5-grams of a normalised text; the text itself if it is shorter."""
+    last_start = max(len(text) - _SHINGLE_CHARACTERS, 0)
+    return frozenset(text[start : start + _SHINGLE_CHARACTERS] for start in range(last_start + 1))
+
+
+def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
+    """Size of the intersection over size of the union. Neither set is empty."""
+    return len(left & right) / len(left | right)
+
+
+def _separates(character: str) -> bool:
+    return unicodedata.category(character).startswith("P")
+
+
+def _query(prompt: Prompt) -> str:
+    """What is asked, for comparison: the last user message, or all of a conversation without one."""
+    return normalise(prompt.text or prompt.key())
+
+
+def _exact_key(prompt: Prompt) -> tuple[str, tuple[str, ...]]:
+    return _query(prompt), tuple(sorted(tool["function"]["name"] for tool in prompt.tools))
+
+
+class _QueryIndex:
+    """Prompts by what they ask. Positions, not ids, name them inside: ids may repeat."""
+
+    def __init__(self, threshold: float) -> None:
+        if not 0 < threshold <= 1:
+            raise DraftbenchError(
+                f"the overlap threshold is {threshold}",
+                "it is a Jaccard similarity",
+                "give a number above 0 and at most 1, for example 0.8",
+            )
+        self._threshold = threshold
+        self._hashes = MinHashLSH(num_perm=_PERMUTATIONS, params=_bands_and_rows(threshold))
+        self._prompts: list[Prompt] = []
+        self._shingles: list[frozenset[str]] = []
+        self._first_with: dict[tuple[str, tuple[str, ...]], int] = {}
+
+    def add(self, prompt: Prompt) -> None:
+        position = len(self._prompts)
+        grams = shingles(_query(prompt))
+        self._prompts.append(prompt)
+        self._shingles.append(grams)
+        self._first_with.setdefault(_exact_key(prompt), position)
+        self._hashes.insert(position, _minhash(grams))
+
+    def find(self, prompt: Prompt) -> Repeat | None:
+        """How `prompt` repeats one of the prompts added so far, if it does."""
+        exact = self._first_with.get(_exact_key(prompt))
+        if exact is not None:
+            return Repeat(prompt.id, self._prompts[exact].id, "exact", 1.0)
+        grams = shingles(_query(prompt))
+        candidates = sorted(self._hashes.query(_minhash(grams)))
+        similarities = [(jaccard(grams, self._shingles[position]), -position) for position in candidates]
+        best, negative_position = max(similarities, default=(0.0, 0))
+        if best < self._threshold:
+            return None
+        return Repeat(prompt.id, self._prompts[-negative_position].id, "near", best)
+
+
+def _minhash(grams: frozenset[str]) -> MinHash:
+    sketch = MinHash(num_perm=_PERMUTATIONS, seed=_SEED)
+    sketch.update_batch([gram.encode("utf-8") for gram in grams])
+    return sketch
+
+
+def _bands_and_rows(threshold: float) -> tuple[int, int]:
+    """The most selective banding that misses a pair at the threshold with probability below 1e-4.
+
+    A pair of similarity s shares none of b bands of r rows with probability (1 - s^r)^b.
+    Candidates are verified, so a false one costs time only.
+    """
+    for rows in (64, 32, 16, 8, 4, 2):
+        bands = _PERMUTATIONS // rows
+        if (1 - threshold**rows) ** bands < _MISS_PROBABILITY:
+            return bands, rows
+    return _PERMUTATIONS, 1

@@ -1,0 +1,50 @@
+"""A prompt, and the identity of a list of prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from engine.fileio import content_hash
+
+Message = dict[str, Any]
+Tool = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One query to the target: a conversation that ends where the answer begins.
+
+    `messages` are {"role", "content", ...} dicts, `tools` OpenAI-style function schemas.
+    `group` names the part of the domain it belongs to ("" if none), for rates by group.
+    Treat the dicts as read-only: `key` is the prompt's identity.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    group: str = ""
+
+    @property
+    def text(self) -> str:
+        """Content of the last user message; "" if there is none."""
+        for message in reversed(self.messages):
+            if message["role"] == "user":
+                return str(message["content"])
+        return ""
+
+    def key(self) -> str:
+        """Messages and tools as canonical JSON: equal for prompts that ask the same thing.
+
+        The order of keys inside a message or schema does not count, so the same prompt read
+        from JSON lines and from Parquet has one key.
+        """
+        content = {"messages": self.messages, "tools": self.tools}
+        return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def prompts_hash(prompts: Iterable[Prompt]) -> str:
+    """Hex sha256 of the prompts' ids and keys, in order: `first 64 prompts` depends on the order."""
+    return content_hash([[prompt.id, prompt.key()] for prompt in prompts])

@@ -1,0 +1,156 @@
+"""Prompts from the sources that a recipe names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from engine.config import PromptSource
+from engine.data.formats import FILE_READERS, Row, read_file, read_folder, read_hub
+from engine.data.prompts import Prompt, prompts_hash
+from engine.data.records import BadRecordError, to_prompt
+from engine.errors import DraftbenchError
+from engine.fileio import content_hash, sha256_file
+from engine.paths import resolve_input
+
+_HUB = "hub:"
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that is no prompt: the source as it was given, the line or row from 1, and why."""
+
+    file: str
+    line: int
+    reason: str
+
+
+class SourceInfo(TypedDict):
+    """A source for `provenance.json`.
+
+    `sha256` is of a file's bytes, of the names and bytes of a folder's files, or, for the hub,
+    of the prompts themselves. `rows` counts the rows read, bad ones included.
+    """
+
+    path: str
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The prompts of some sources in order, the rows left out, and where all came from."""
+
+    prompts: list[Prompt]
+    bad: list[BadRow]
+    sources: list[SourceInfo]
+
+
+def read_prompts(
+    sources: Sequence[PromptSource], *, skip_bad: bool = False, relative_to: Path | None = None
+) -> PromptSet:
+    """All prompts of `sources`, each with an id of its own.
+
+    A record without an `id` gets `<file stem>-<line>`. `relative_to` is the recipe's folder.
+    Raises DraftbenchError for a source that cannot be read or holds no prompt, and, unless
+    `skip_bad`, for any bad row.
+    """
+    whole = PromptSet([], [], [])
+    taken: set[str] = set()
+    for source, stem in zip(sources, _stems(sources), strict=True):
+        part = _read_source(source, stem, taken, relative_to)
+        whole.prompts.extend(part.prompts)
+        whole.bad.extend(part.bad)
+        whole.sources.extend(part.sources)
+    if whole.bad and not skip_bad:
+        raise DraftbenchError(
+            _listed(
+                whole.bad, f"{len(whole.bad)} of {sum(info['rows'] for info in whole.sources)} rows are no prompts"
+            ),
+            "leaving them out silently would change what the draft is trained and measured on",
+            "correct them, or go on without them: --skip-bad (`prompts.skip_bad: true`)",
+        )
+    return whole
+
+
+def _read_source(source: PromptSource, stem: str, taken: set[str], relative_to: Path | None) -> PromptSet:
+    """The prompts of one source; adds their ids to `taken`."""
+    rows, sha256 = _open(source, relative_to)
+    prompts: list[Prompt] = []
+    bad: list[BadRow] = []
+    for row in rows:
+        try:
+            prompts.append(_prompt_of(row, source, f"{stem}-{row.line}", taken))
+        except BadRecordError as error:
+            bad.append(BadRow(source.path, row.line, str(error)))
+        if len(prompts) == source.limit:
+            break
+    if not prompts:
+        raise _nothing_in(source, bad)
+    info = SourceInfo(path=source.path, sha256=sha256 or prompts_hash(prompts), rows=len(prompts) + len(bad))
+    return PromptSet(prompts, bad, [info])
+
+
+def _prompt_of(row: Row, source: PromptSource, fallback_id: str, taken: set[str]) -> Prompt:
+    if row.record is None:
+        raise BadRecordError(row.problem)
+    prompt = to_prompt(row.record, source, fallback_id)
+    if prompt.id in taken:
+        raise BadRecordError(f"the id {prompt.id!r} was used before")
+    taken.add(prompt.id)
+    return prompt
+
+
+def _open(source: PromptSource, relative_to: Path | None) -> tuple[Iterator[Row], str | None]:
+    """The rows of a source and the hash of its bytes; None for the hub, whose files are not ours."""
+    if source.path.startswith(_HUB):
+        return read_hub(source.path.removeprefix(_HUB), source), None
+    path = resolve_input(source.path, relative_to)
+    try:
+        sha256 = _folder_hash(path) if path.is_dir() else sha256_file(path)
+    except OSError as error:
+        raise DraftbenchError(f"cannot read {source.path}: {error.strerror}", "", "mend its permissions") from error
+    return (read_folder if path.is_dir() else read_file)(path, source), sha256
+
+
+def _folder_hash(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return content_hash([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files])
+
+
+def _stems(sources: Sequence[PromptSource]) -> list[str]:
+    """How made-up ids begin in each source: the file's stem, with its folder where two share a stem.
+
+    Several domains in one recipe usually come as <domain>/train.jsonl.
+    """
+    paths = [Path(source.path.removeprefix(_HUB)) for source in sources]
+    stems = [_stem(path, source.split) for path, source in zip(paths, sources, strict=True)]
+    counts = Counter(stems)
+    return [f"{path.parent.name}-{stem}" if counts[stem] > 1 else stem for path, stem in zip(paths, stems, strict=True)]
+
+
+def _stem(path: Path, split: str) -> str:
+    """File stem; for a folder or a hub dataset its last name and the split."""
+    return path.stem if path.suffix.lower() in FILE_READERS else f"{path.name}-{split}"
+
+
+def _nothing_in(source: PromptSource, bad: Sequence[BadRow]) -> DraftbenchError:
+    if not bad:
+        return DraftbenchError(f"{source.path} is empty: it holds no rows", "", "give a source with prompts in it")
+    return DraftbenchError(
+        _listed(bad, f"{source.path} holds no good row ({len(bad)} bad)"),
+        "there is nothing to train or measure on",
+        "correct the rows, or name the right columns with `messages_column` or `prompt_column`",
+    )
+
+
+def _listed(bad: Iterable[BadRow], heading: str) -> str:
+    """`heading` and the first few bad rows, a line each."""
+    rows = list(bad)
+    lines = [f"  {row.file}:{row.line}: {row.reason}" for row in rows[:_SHOWN]]
+    more = [f"  ... and {len(rows) - _SHOWN} more"] if len(rows) > _SHOWN else []
+    return "\n".join([heading + ":", *lines, *more])

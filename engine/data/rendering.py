@@ -1,0 +1,164 @@
+"""A prompt as the token ids the target sees, through the tokenizer's own chat template.
+
+The same function serves capture, training and measurement, so that the draft never learns
+from one form of a prompt and is measured on another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from engine.data.prompts import Message, Prompt, Tool
+from engine.errors import DraftbenchError
+from engine.fileio import content_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Part of `template_hash`: a change here makes new captures.
+PLAIN_TOOLS_FORM = (
+    "You can call these functions:\n"
+    "{schemas}\n"
+    'To call one, answer with nothing but a JSON object: {{"name": <function name>, "arguments": {{<name>: <value>}}}}'
+)
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, *, context_tokens: int | None, max_new_tokens: int
+) -> list[int]:
+    """Token ids of `prompt`, up to and with the header of the assistant's answer.
+
+    Tools go to the template, or, if it ignores them, into the system message in the form of
+    `tools_as_system`. Special tokens written in a message become special tokens, as in vLLM
+    and Transformers by default. Raises DraftbenchError if the tokenizer has no chat template,
+    the template refuses the prompt or drops a tool call, the ids do not begin with exactly one
+    beginning-of-sequence token where the tokenizer uses one, or an answer of `max_new_tokens`
+    would not fit behind the prompt into `context_tokens` (None: no limit).
+    """
+    ids = _tokenise(tokenizer, _render_text(tokenizer, prompt))
+    _check_beginning(tokenizer, prompt, ids)
+    _check_length(prompt, len(ids), context_tokens, max_new_tokens)
+    return ids
+
+
+def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hex sha256 of what turns messages into text: the chat template and our plain form of tools."""
+    return content_hash({"template": _require_template(tokenizer), "plain_tools": PLAIN_TOOLS_FORM})
+
+
+def tools_as_system(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
+    """`messages` with the tools described in the system message, for templates that know none.
+
+    The form is `PLAIN_TOOLS_FORM`: a heading, one JSON object a line with the function's name,
+    description and parameters, and how to call one. It follows an existing first system
+    message after an empty line; otherwise it becomes the first message, which takes the place
+    of a default system message of the template.
+    """
+    schemas = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    described = PLAIN_TOOLS_FORM.format(schemas=schemas)
+    if messages[0]["role"] != "system":
+        return [{"role": "system", "content": described}, *messages]
+    merged = {**messages[0], "content": f"{messages[0]['content']}\n\n{described}"}
+    return [merged, *messages[1:]]
+
+
+def _render_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+    _require_template(tokenizer)
+    messages, tools = list(prompt.messages), prompt.tools
+    text = _apply_template(tokenizer, prompt.id, messages, tools)
+    if tools and text == _apply_template(tokenizer, prompt.id, messages, ()):
+        messages, tools = tools_as_system(messages, tools), ()
+        text = _apply_template(tokenizer, prompt.id, messages, tools)
+    if any(message.get("tool_calls") for message in messages):
+        _check_tool_calls(tokenizer, prompt.id, messages, tools, text)
+    return text
+
+
+def _apply_template(
+    tokenizer: PreTrainedTokenizerBase, prompt_id: str, messages: list[Message], tools: Sequence[Tool]
+) -> str:
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tools=list(tools) or None, add_generation_prompt=True, tokenize=False
+        )
+    # Templates raise TemplateError on purpose, and whatever Python raises when a field is missing or of another type.
+    except (TemplateError, TypeError, ValueError, LookupError) as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise DraftbenchError(
+            f"the chat template cannot render prompt {prompt_id!r} (roles: {roles}): {error}",
+            "the target would not see such a conversation in service either",
+            "change or remove the prompt: some models know no system or tool role, or want user and assistant in turn",
+        ) from error
+    return str(text)
+
+
+def _tokenise(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of rendered text. The template has written the special tokens, so none are added."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _require_template(tokenizer: PreTrainedTokenizerBase) -> Any:
+    template = tokenizer.chat_template
+    if not template:
+        raise DraftbenchError(
+            f"the tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has no chat template",
+            "how a conversation is written for a base model cannot be guessed, and a wrong guess spoils every rate",
+            "use the instruction-tuned model, or put the chat_template.jinja the model is served with "
+            "beside its tokenizer, also for prompts that are plain text",
+        )
+    return template
+
+
+def _check_beginning(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: Sequence[int]) -> None:
+    """Exactly one beginning-of-sequence token at the start, for tokenizers that use one.
+
+    Only the start counts: the bos of ChatML models opens every turn. A tokenizer that has a
+    bos but puts it neither into plain text nor into its template does not use it.
+    """
+    bos = tokenizer.bos_token_id
+    if bos is None:
+        return
+    if list(ids[:2]) == [bos, bos]:
+        raise DraftbenchError(
+            f"prompt {prompt.id!r} begins with two {tokenizer.bos_token!r} tokens",
+            "the target was trained with one; a second changes every probability after it",
+            "write it once in the chat template, and not in the text of a message",
+        )
+    if list(ids[:1]) != [bos] and list(tokenizer("a")["input_ids"][:1]) == [bos]:
+        raise DraftbenchError(
+            f"prompt {prompt.id!r} begins without {tokenizer.bos_token!r}, which the tokenizer puts before plain text",
+            "the chat template leaves it out, so the target would see a beginning it was not trained with",
+            "add {{ bos_token }} at the start of the chat template",
+        )
+
+
+def _check_length(prompt: Prompt, prompt_tokens: int, context_tokens: int | None, max_new_tokens: int) -> None:
+    if context_tokens is None or prompt_tokens <= context_tokens - max_new_tokens:
+        return
+    raise DraftbenchError(
+        f"prompt {prompt.id!r} has {prompt_tokens} tokens; at most {max(context_tokens - max_new_tokens, 0)} fit "
+        f"(context {context_tokens} minus max_new_tokens {max_new_tokens})",
+        "the answer would run past the model's context",
+        "leave long prompts out with prompts.max_prompt_tokens, or lower max_new_tokens",
+    )
+
+
+def _check_tool_calls(
+    tokenizer: PreTrainedTokenizerBase, prompt_id: str, messages: list[Message], tools: Sequence[Tool], text: str
+) -> None:
+    """Refuses a template that drops earlier tool calls: the tool's answer would follow nothing."""
+    without = [{"content": "", **{key: message[key] for key in message if key != "tool_calls"}} for message in messages]
+    try:
+        dropped = text == _apply_template(tokenizer, prompt_id, without, tools)
+    except DraftbenchError:
+        return  # a template that misses the calls does read them
+    if dropped:
+        raise DraftbenchError(
+            f"the chat template leaves the tool calls of prompt {prompt_id!r} out",
+            "the conversation would reach the target with a part missing",
+            "write the call into the assistant's content, or use a target whose template knows tool calls",
+        )

@@ -1,0 +1,1 @@
+"""Distillation: losses, batches, the trainer, and one module a mode."""

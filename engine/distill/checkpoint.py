@@ -1,0 +1,78 @@
+"""Checkpoints of a training run: safetensors and JSON, complete or absent.
+
+A checkpoint is a folder written under another name and renamed, so one with its final name is
+whole. Only the newest is kept.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine.errors import DraftbenchError
+from engine.fileio import disk_errors, read_json, write_json
+from engine.models.draft import Draft, own_state
+
+_PREFIX = "step-"
+
+
+def save_checkpoint(folder: Path, step: int, draft: Draft, optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Keep everything that step `step` (steps done) needs to go on; then drop older checkpoints."""
+    final = folder / f"{_PREFIX}{step:08d}"
+    temporary = folder / f".{final.name}.new"
+    with disk_errors(folder):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        weights = {name: t.cpu().contiguous() for name, t in own_state(draft.model, draft.info).items()}
+        save_file(weights, temporary / "draft.safetensors")
+        save_file(_moments(draft, optimiser), temporary / "optimiser.safetensors")
+        write_json(temporary / "state.json", {"step": step, **state})
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+    for old in folder.glob(f"{_PREFIX}*"):
+        if old != final:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint, or None before the first."""
+    return max(folder.glob(f"{_PREFIX}*"), default=None, key=lambda path: path.name)
+
+
+def load_checkpoint(path: Path, draft: Draft, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """Put weights and optimiser moments back, bit for bit; returns the saved state."""
+    weights = load_file(path / "draft.safetensors")
+    own = own_state(draft.model, draft.info)
+    if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in own.items()}:
+        raise DraftbenchError(f"checkpoint {path} is of another draft", "its tensors differ in name or shape", "start a new run")
+    for name, tensor in own.items():
+        tensor.copy_(weights[name])
+    _restore_moments(draft, optimiser, load_file(path / "optimiser.safetensors"))
+    state: dict[str, Any] = read_json(path / "state.json")
+    return state
+
+
+def _named(draft: Draft) -> dict[str, torch.nn.Parameter]:
+    return {name: p for name, p in draft.model.named_parameters() if p.requires_grad}
+
+
+def _moments(draft: Draft, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """AdamW's per-parameter tensors as 'name/key'."""
+    found = {}
+    for name, parameter in _named(draft).items():
+        for key, value in optimiser.state.get(parameter, {}).items():
+            found[f"{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    return found
+
+
+def _restore_moments(draft: Draft, optimiser: torch.optim.Optimizer, moments: dict[str, torch.Tensor]) -> None:
+    for name, parameter in _named(draft).items():
+        keys = [key for key in moments if key.rpartition("/")[0] == name]
+        for full in keys:
+            key = full.rpartition("/")[2]
+            value = moments[full]
+            optimiser.state[parameter][key] = value if key == "step" else value.to(parameter.device)

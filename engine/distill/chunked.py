@@ -1,0 +1,121 @@
+"""Losses over many positions without a [positions, vocabulary] tensor.
+
+Hidden states are small, logits are not: 4,096 positions of a 49,152-word vocabulary are 805 MB in
+float32, and a divergence holds several such tensors. So the head and the loss run over a few
+dozen positions at a time, and each chunk's gradient with respect to its hidden states is
+taken at once, while its logits exist; backward then only scales what was kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from engine.capture.signal import Signal
+from engine.config import LossTerm
+from engine.distill.losses import LOSSES, Context, tvd_pp_rewards
+from engine.models.head import Head
+
+# Values of one [chunk, vocabulary] tensor. 2**22 in float32 are 16 MB: measured fastest where a
+# chunk stays in the last-level cache, and small enough that the allocator reuses it.
+CHUNK_VALUES = 2**22
+
+ReadSignal = Callable[[slice], Signal | None]
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Everything about a batch's response positions but the draft's hidden states.
+
+    `read_signal(slice)` gives the signal of some positions; tensors are [position].
+    """
+
+    token_ids: torch.Tensor
+    uniforms: torch.Tensor
+    read_signal: ReadSignal
+
+    def context(self, part: slice, temperature: float) -> Context:
+        return Context(self.token_ids[part], self.uniforms[part], temperature)
+
+
+def chunk_size(vocab: int) -> int:
+    """Positions a chunk for a vocabulary of that size."""
+    return max(1, CHUNK_VALUES // vocab)
+
+
+def chunked_loss(
+    hidden: torch.Tensor,
+    head: Head,
+    positions: Positions,
+    terms: Sequence[LossTerm],
+    *,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+) -> torch.Tensor:
+    """Weighted sum of the terms, summed over positions: a scalar with gradients to `hidden` and the head.
+
+    hidden: [position, width]. The mean is the caller's to take, over all tokens of an optimiser
+    step, so that accumulation does not change the result.
+    """
+    size = chunk or chunk_size(head.weight.shape[0])
+    parts = [slice(i, min(i + size, hidden.shape[0])) for i in range(0, hidden.shape[0], size)]
+    statistics = _reward_statistics(hidden, head, positions, terms, temperature, parts)
+
+    def loss_of(part: slice, hidden_part: torch.Tensor, own_head: Head) -> torch.Tensor:
+        logits = own_head.logits(hidden_part)
+        signal = positions.read_signal(part)
+        base = replace(positions.context(part, temperature), reward_mean=statistics[0], reward_std=statistics[1])
+        total = torch.zeros((), device=hidden.device)
+        for term in terms:
+            context = replace(base, beta=term.beta, eta=term.eta)
+            total = total + term.weight * LOSSES[term.name].function(logits, signal, context).sum()  # type: ignore[arg-type]
+        return total
+
+    loss: torch.Tensor = _GradientInForward.apply(hidden, head.weight, head.bias, head, loss_of, parts)
+    return loss
+
+
+def _reward_statistics(
+    hidden: torch.Tensor, head: Head, positions: Positions, terms: Sequence[LossTerm], temperature: float, parts: list[slice]
+) -> tuple[float, float]:
+    """Mean and deviation of tvd_pp's rewards over all positions: a pass of its own, only if asked for."""
+    if all(term.name != "tvd_pp" for term in terms):
+        return 0.0, 1.0
+    rewards = []
+    with torch.no_grad():
+        for part in parts:
+            signal = positions.read_signal(part)
+            assert signal is not None
+            rewards.append(tvd_pp_rewards(head.logits(hidden[part]), signal, positions.context(part, temperature)))
+    together = torch.cat(rewards)
+    return float(together.mean()), max(float(together.std(correction=0)), 1e-6)
+
+
+class _GradientInForward(torch.autograd.Function):
+    """Sums loss_of over the parts and keeps the gradients instead of the graph."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: Any, head: Head, loss_of: Any, parts: Any) -> torch.Tensor:
+        inputs = [hidden.detach(), weight.detach(), None if bias is None else bias.detach()]
+        needed = [i for i in range(3) if ctx.needs_input_grad[i]]
+        grads: list[torch.Tensor | None] = [torch.zeros_like(t) if i in needed else None for i, t in enumerate(inputs)]
+        total = torch.zeros((), device=hidden.device)
+        for part in parts:
+            leaves = [inputs[0][part], inputs[1], inputs[2]]
+            leaves = [None if t is None else t.detach().requires_grad_(i in needed) for i, t in enumerate(leaves)]
+            with torch.enable_grad():
+                loss = loss_of(part, leaves[0], replace(head, weight=leaves[1], bias=leaves[2]))
+            total += loss.detach()
+            for i, grad in zip(needed, torch.autograd.grad(loss, [leaves[i] for i in needed]) if needed else (), strict=True):
+                kept = grads[i]
+                assert kept is not None
+                (kept[part] if i == 0 else kept).add_(grad)
+        ctx.grads = grads
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        return (*(None if g is None else g * grad_output for g in ctx.grads), None, None, None)

@@ -1,0 +1,161 @@
+"""Distillation losses, the reference mathematics: one plain function each.
+
+p is the target, q the draft. Every function maps draft logits [position, vocab] and a signal to
+one loss a position, [position], in nats unless said otherwise. Nothing here is chunked or fast;
+engine.distill.chunked runs the same functions piece by piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from engine.capture.signal import Signal
+from engine.config import LossTerm
+from engine.decode.sampling import draw
+from engine.errors import DraftbenchError, did_you_mean
+
+_LEAST_ACCEPTANCE = 1e-5  # where -log of the acceptance stops growing
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a loss may need besides the two distributions. Tensors are [position]."""
+
+    token_ids: torch.Tensor  # the target's token at each position
+    uniforms: torch.Tensor  # in [0, 1): the draws of losses that sample
+    temperature: float = 1.0
+    beta: float = 0.5
+    eta: float = 3.0
+    reward_mean: float = 0.0  # of tvd_pp's rewards over the whole batch
+    reward_std: float = 1.0
+
+
+LossFunction = Callable[[torch.Tensor, Signal, Context], torch.Tensor]
+
+
+def forward_kl(draft_logits: torch.Tensor, signal: Signal, context: Context) -> torch.Tensor:
+    """KL(p || q): the draft must cover all the target may say."""
+    target, draft = signal.align(draft_logits, context.temperature)
+    return (target.exp() * (target - draft)).sum(-1)
+
+
+def reverse_kl(draft_logits: torch.Tensor, signal: Signal, context: Context) -> torch.Tensor:
+    """KL(q || p): the draft must say nothing the target would not."""
+    target, draft = signal.align(draft_logits, context.temperature)
+    return (draft.exp() * (draft - target)).sum(-1)
+
+
+def jsd(draft_logits: torch.Tensor, signal: Signal, context: Context) -> torch.Tensor:
+    """Generalised Jensen-Shannon divergence with mixture m = beta p + (1 - beta) q."""
+    target, draft = signal.align(draft_logits, context.temperature)
+    weights = torch.tensor([context.beta, 1 - context.beta], device=target.device).log()
+    mixture = torch.logsumexp(torch.stack([target + weights[0], draft + weights[1]]), dim=0)
+    target_part = (target.exp() * (target - mixture)).sum(-1)
+    draft_part = (draft.exp() * (draft - mixture)).sum(-1)
+    return context.beta * target_part + (1 - context.beta) * draft_part
+
+
+def tvd(draft_logits: torch.Tensor, signal: Signal, context: Context) -> torch.Tensor:
+    """Total variation distance: one minus the acceptance."""
+    target, draft = signal.align(draft_logits, context.temperature)
+    return (target.exp() - draft.exp()).abs().sum(-1) / 2
+
+
+def tvd_pp(draft_logits: torch.Tensor, signal: Signal, context: Context) -> torch.Tensor:
+    """Policy-gradient form of tvd: tokens drawn from q, rewarded where p(x) > q(x).
+
+    The value is a surrogate: only its gradient means something. Rewards are normalised over the
+    batch (Context.reward_mean, reward_std), which makes it another objective than tvd only
+    because the tokens are sampled: over the full vocabulary the baseline would cancel.
+    """
+    target, draft = signal.align(draft_logits, context.temperature)
+    sampled, rewards = _sampled_rewards(target, draft, context)
+    advantage = (rewards - context.reward_mean) / context.reward_std
+    return -advantage * draft.gather(-1, sampled).squeeze(-1)
+
+
+def tvd_pp_rewards(draft_logits: torch.Tensor, signal: Signal, context: Context) -> torch.Tensor:
+    """The rewards, 0 or 1, that tvd_pp normalises: [position]."""
+    with torch.no_grad():
+        target, draft = signal.align(draft_logits, context.temperature)
+        return _sampled_rewards(target, draft, context)[1]
+
+
+def _sampled_rewards(target: torch.Tensor, draft: torch.Tensor, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
+    sampled = draw(draft.detach().exp(), context.uniforms).unsqueeze(-1)
+    better = target.gather(-1, sampled) > draft.detach().gather(-1, sampled)
+    return sampled, better.squeeze(-1).float()
+
+
+def neg_log_acceptance(draft_logits: torch.Tensor, signal: Signal, context: Context) -> torch.Tensor:
+    """-log sum_v min(p, q): the likelihood of acceptance itself."""
+    target, draft = signal.align(draft_logits, context.temperature)
+    return -_acceptance(target, draft).clamp_min(_LEAST_ACCEPTANCE).log()
+
+
+def lk_hybrid(draft_logits: torch.Tensor, signal: Signal, context: Context) -> torch.Tensor:
+    """Forward KL while acceptance is low, total variation once it is high.
+
+    The weight of the KL, exp(-eta * acceptance), is taken a position and carries no gradient.
+    """
+    target, draft = signal.align(draft_logits, context.temperature)
+    acceptance = _acceptance(target, draft)
+    weight = torch.exp(-context.eta * acceptance.detach())
+    divergence = (target.exp() * (target - draft)).sum(-1)
+    return weight * divergence + (1 - weight) * (1 - acceptance)
+
+
+def _acceptance(target: torch.Tensor, draft: torch.Tensor) -> torch.Tensor:
+    return torch.minimum(target.exp(), draft.exp()).sum(-1)
+
+
+def sft(draft_logits: torch.Tensor, signal: Signal | None, context: Context) -> torch.Tensor:
+    """-log q(x) of the target's token x: supervised fine-tuning, the black-box loss.
+
+    It looks at the tokens alone, never at the signal. Temperature 1 always: the token is what
+    the target said, not a distribution that could be softened.
+    """
+    logprobs = torch.log_softmax(draft_logits.float(), dim=-1)
+    return -logprobs.gather(-1, context.token_ids.unsqueeze(-1)).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss and what a reader wants to know of it."""
+
+    function: LossFunction
+    formula: str
+    source: str
+    black_box: bool = False
+    parameter: str | None = None
+
+
+LOSSES: dict[str, Loss] = {
+    "forward_kl": Loss(forward_kl, "sum p (log p - log q)", "Hinton et al. 2015; the best in arXiv 2503.07807"),
+    "reverse_kl": Loss(reverse_kl, "sum q (log q - log p)", "MiniLLM, arXiv 2306.08543"),
+    "jsd": Loss(jsd, "beta KL(p||m) + (1 - beta) KL(q||m), m = beta p + (1 - beta) q", "GKD, arXiv 2306.13649", parameter="beta"),
+    "tvd": Loss(tvd, "sum |p - q| / 2 = 1 - acceptance", "DistillSpec, arXiv 2310.08461"),
+    "tvd_pp": Loss(
+        tvd_pp, "-A log q(x), x ~ q, A = normalised 1{p(x) > q(x)}", "arXiv 2403.00858, formula reconstructed"
+    ),
+    "neg_log_acceptance": Loss(neg_log_acceptance, "-log sum min(p, q)", "LK losses, arXiv 2602.23881"),
+    "lk_hybrid": Loss(
+        lk_hybrid, "w KL(p||q) + (1 - w) tvd, w = exp(-eta acceptance)", "LK losses, arXiv 2602.23881", parameter="eta"
+    ),
+    "sft": Loss(sft, "-log q(x), x the target's token", "sequence-level KD, arXiv 1606.07947", black_box=True),
+}
+
+
+def check_terms(terms: Sequence[LossTerm]) -> None:
+    """Refuse a loss that is not in the registry, naming the nearest one."""
+    for term in terms:
+        if term.name not in LOSSES:
+            raise DraftbenchError(f"unknown loss {term.name!r}", "train.loss names a loss of the registry", did_you_mean(term.name, LOSSES))
+
+
+def supervision(terms: Sequence[LossTerm]) -> str:
+    """'black_box' if every term needs the target's text alone, else 'white_box'."""
+    return "black_box" if all(LOSSES[term.name].black_box for term in terms) else "white_box"

@@ -1,0 +1,41 @@
+"""Which answers go into which optimiser step, and at what learning rate: pure functions of the recipe.
+
+Nothing is drawn while training runs, so a resumed run sees what an unbroken one would have seen.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from engine.config import TrainSpec
+
+
+def total_steps(answers: int, settings: TrainSpec) -> int:
+    """Optimiser steps of a run over that many answers."""
+    steps = max(1, math.ceil(answers * settings.epochs / settings.batch_size))
+    return min(steps, settings.max_steps) if settings.max_steps else steps
+
+
+def step_answers(answers: int, settings: TrainSpec, step: int) -> list[int]:
+    """Indices of the answers of one step: shuffled anew each epoch, an epoch runs on into the next step."""
+    first = step * settings.batch_size
+    wanted = range(first, first + settings.batch_size)
+    orders = {epoch: _order(answers, settings.seed, epoch) for epoch in {i // answers for i in wanted}}
+    chosen = [int(orders[i // answers][i % answers]) for i in wanted]
+    return list(dict.fromkeys(chosen))  # an answer met twice across the seam of two epochs counts once
+
+
+def _order(answers: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(answers)
+
+
+def learning_rate(step: int, steps: int, settings: TrainSpec) -> float:
+    """Rate of optimiser step `step` (from 0): linear warm-up, then the schedule down to nothing."""
+    warmup = round(settings.warmup_fraction * steps)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, steps - warmup)
+    factor = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[settings.schedule]
+    return settings.learning_rate * factor

@@ -1,0 +1,192 @@
+"""The trainer: optimiser steps over batches, evaluation, best and last draft, resume.
+
+A mode (engine.distill.offline ...) decides where the next batch comes from, nothing else.
+Weights stay float32; the forward pass runs under autocast when the precision says so.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+
+from engine.capture.batches import Batch
+from engine.config import TrainSpec
+from engine.distill.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from engine.distill.chunked import Positions, chunked_loss
+from engine.distill.losses import check_terms
+from engine.distill.plan import learning_rate
+from engine.errors import DraftbenchError
+from engine.models.draft import Draft, save_draft
+from engine.models.head import Head, hidden_states
+from engine.models.load import resolve_dtype
+from engine.progress import SILENT, Progress
+
+
+class BatchSource(Protocol):
+    """Where the micro-batches of an optimiser step come from: what a mode is."""
+
+    steps: int
+
+    def micro_batches(self, step: int) -> Sequence[Batch]:
+        """The batches of step `step` (from 0); the same whenever asked."""
+        ...
+
+    def read_signal(self, batch: Batch, part: slice) -> Any:
+        """The signal of some of a batch's response positions."""
+        ...
+
+
+Evaluate = Callable[[Any], dict[float, float]]
+"""Draft model -> exact acceptance by temperature."""
+
+
+@dataclass
+class Outcome:
+    """What a training run did. Steps asked for and steps done must be equal in the end."""
+
+    steps: int
+    steps_done: int = 0
+    tokens_seen: int = 0
+    seconds: float = 0.0
+    best_step: int = 0
+    best_exact: float = -math.inf
+    first_exact: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """Trains one draft. Everything that survives a kill lies under `folder`."""
+
+    def __init__(
+        self,
+        draft: Draft,
+        source: BatchSource,
+        settings: TrainSpec,
+        folder: Path,
+        *,
+        evaluate: Evaluate | None = None,
+        emit: Callable[[dict[str, Any]], None] = lambda event: None,
+        progress: Progress = SILENT,
+    ) -> None:
+        check_terms(settings.loss)
+        self.draft, self.source, self.settings, self.folder = draft, source, settings, folder
+        self.evaluate, self.emit, self.progress = evaluate, emit, progress
+        device = draft.model.device
+        self.dtype = resolve_dtype(settings.precision, device)
+        precision = "bf16" if self.dtype == torch.bfloat16 else "no"
+        self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
+        self.trained = [p for p in draft.model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self.trained, lr=settings.learning_rate, betas=(0.9, settings.adam_beta2), weight_decay=settings.weight_decay
+        )
+        self.outcome = Outcome(source.steps)
+
+    def run(self) -> Outcome:
+        """Train to the last step, from the newest checkpoint if there is one.
+
+        Raises Cancelled after a checkpoint if asked to stop, DraftbenchError if the loss is no
+        longer a number; the last good checkpoint and the best draft stay.
+        """
+        self._resume()
+        if self.outcome.steps_done == 0:
+            self._evaluate()
+        self.progress.start("train", self.source.steps, "steps", done=self.outcome.steps_done)
+        while self.outcome.steps_done < self.source.steps:
+            self._step(self.outcome.steps_done)
+            done, settings = self.outcome.steps_done, self.settings
+            last = done == self.source.steps
+            if last or done % settings.eval_every == 0:
+                self._evaluate()
+            if last or done % settings.checkpoint_every == 0 or self.progress.stop_wanted:
+                self._checkpoint()
+            self.progress.stop_if_asked()
+        self.progress.finish()
+        self._save("last")
+        return self.outcome
+
+    def _step(self, step: int) -> None:
+        began = time.monotonic()
+        rate = learning_rate(step, self.source.steps, self.settings)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(hash((self.settings.seed, step)))  # dropout, where a model has any, must resume alike
+        batches = self.source.micro_batches(step)
+        tokens = sum(batch.tokens for batch in batches)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = sum((self.backward(batch, step, tokens) for batch in batches), 0.0) / tokens
+        norm = float(self.accelerator.clip_grad_norm_(self.trained, self.settings.max_grad_norm))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self._diverged(step, loss, norm)
+        self.optimiser.step()
+        outcome, seconds = self.outcome, time.monotonic() - began
+        outcome.steps_done, outcome.tokens_seen = step + 1, outcome.tokens_seen + tokens
+        outcome.seconds += seconds
+        event = {"kind": "train", "step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": rate}
+        self.emit({**event, "tokens_seen": outcome.tokens_seen, "seconds": outcome.seconds})
+        self.progress.advance(1, loss=round(loss, 4), tokens_per_s=round(tokens / seconds))
+
+    def backward(self, batch: Batch, step: int, tokens: int) -> float:
+        """Add one micro-batch's share to the gradient; returns its loss summed over positions.
+
+        Dividing by the tokens of the whole step, not of the micro-batch, makes accumulation exact.
+        """
+        generator = torch.Generator().manual_seed(step)
+        positions = Positions(
+            batch.token_ids,
+            torch.rand(batch.tokens, generator=generator, dtype=torch.float64).to(batch.token_ids.device),
+            lambda part: self.source.read_signal(batch, part),
+        )
+        with self.accelerator.autocast():
+            hidden = hidden_states(self.draft.model, batch.ids, batch.mask)[batch.responds]
+        head = Head.of(self.draft.model, self.dtype)
+        loss = chunked_loss(hidden, head, positions, self.settings.loss, temperature=self.settings.distill_temperature)
+        self.accelerator.backward(loss / tokens)
+        return float(loss.detach())
+
+    def _diverged(self, step: int, loss: float, norm: float) -> DraftbenchError:
+        checkpoint = latest_checkpoint(self.folder / "checkpoints")
+        kept = f"the checkpoint {checkpoint.name} and the best draft are kept" if checkpoint else "the untrained draft is kept"
+        return DraftbenchError(
+            f"step {step + 1}: the loss is {loss} and the gradient norm {norm}",
+            f"training has diverged; this step was not applied and {kept}",
+            f"lower train.learning_rate (now {self.settings.learning_rate:g}), raise warmup_fraction, or use precision: float32",
+        )
+
+    def _evaluate(self) -> None:
+        if self.evaluate is None:
+            return
+        exact = self.evaluate(self.draft.model)
+        outcome = self.outcome
+        for temperature, value in exact.items():
+            event = {"kind": "eval", "step": outcome.steps_done, "temperature": temperature, "exact": value}
+            self.emit({**event, "tokens_seen": outcome.tokens_seen, "seconds": outcome.seconds})
+        mean = sum(exact.values()) / len(exact)
+        if outcome.steps_done == 0:
+            outcome.first_exact = {str(t): v for t, v in exact.items()}
+        if mean > outcome.best_exact:
+            outcome.best_exact, outcome.best_step = mean, outcome.steps_done
+            self._save("best")
+
+    def _save(self, which: str) -> None:
+        if self.accelerator.is_main_process:
+            save_draft(self.folder / "draft" / which, self.draft)
+
+    def _checkpoint(self) -> None:
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.folder / "checkpoints", self.outcome.steps_done, self.draft, self.optimiser, vars(self.outcome))
+
+    def _resume(self) -> None:
+        checkpoint = latest_checkpoint(self.folder / "checkpoints")
+        if checkpoint is None:
+            return
+        state = load_checkpoint(checkpoint, self.draft, self.optimiser)
+        state.pop("step")
+        self.outcome = Outcome(**state)
+        self.emit({"kind": "resumed", "step": self.outcome.steps_done})
+        self.progress.note(f"resumed after step {self.outcome.steps_done} of {self.outcome.steps}")

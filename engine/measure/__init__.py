@@ -1,0 +1,1 @@
+"""Measuring a draft: acceptance in every definition, speed, statistics, losslessness."""

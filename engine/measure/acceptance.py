@@ -1,0 +1,84 @@
+"""`exact` acceptance: sum_v min(p, q) at every position of the target's own text.
+
+Nothing is sampled, so it is the metric with the least noise for comparing drafts. Greedy
+agreement (argmax p = argmax q) comes with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from engine.capture.batches import collate, group_by_length, sequence_tokens
+from engine.capture.signal import ExactSignal
+from engine.capture.store import AnsweredPrompt, Capture
+from engine.decode.sampling import Sampling, distribution, overlap
+from engine.errors import DraftbenchError
+from engine.models.head import Head, hidden_states
+from engine.models.vocabulary import align_logits
+
+_FORWARD_TOKENS = 4096
+_CHUNK_VALUES = 2**22
+
+
+@dataclass(frozen=True)
+class PromptAcceptance:
+    """Acceptance at each token of one answer; all tensors are [token], on the CPU."""
+
+    prompt_id: str
+    group: str
+    token_ids: list[int]
+    overlap: torch.Tensor  # sum_v min(p, q)
+    agree: torch.Tensor  # argmax p == argmax q, bool
+    target_prob: torch.Tensor  # p(x) of the token written
+    draft_prob: torch.Tensor  # q(x)
+
+
+@torch.no_grad()
+def exact_acceptance(
+    draft_model: Any, target_head: Head, capture: Capture, sampling: Sampling, answers: Sequence[AnsweredPrompt] | None = None
+) -> list[PromptAcceptance]:
+    """Acceptance of a draft on a capture with exact signal, in the order of `answers` (default: all).
+
+    Both distributions pass through `sampling`. The draft runs in its own dtype.
+    """
+    chosen = list(capture.answers if answers is None else answers)
+    head = Head.of(draft_model)
+    found: dict[int, PromptAcceptance] = {}
+    for group in group_by_length([sequence_tokens(a) for a in chosen], _FORWARD_TOKENS):
+        batch = collate(capture, [chosen[i] for i in group], draft_model.device)
+        hidden = hidden_states(draft_model, batch.ids, batch.mask)[batch.responds]
+        signal = capture.format.decode(batch.raw_signal, target_head, draft_model.device)
+        if not isinstance(signal, ExactSignal):
+            raise DraftbenchError("exact acceptance needs an exact signal", f"this capture is {capture.format.kind}", "capture with signal: exact")
+        columns = _compare(hidden, head, signal, batch.token_ids, sampling)
+        for row, pieces in zip(group, zip(*(c.cpu().split(batch.lengths) for c in columns), strict=True), strict=True):
+            answer = chosen[row]
+            found[row] = PromptAcceptance(answer.prompt_id, answer.group, answer.token_ids, *pieces)
+    return [found[i] for i in range(len(chosen))]
+
+
+def _compare(
+    hidden: torch.Tensor, head: Head, signal: ExactSignal, token_ids: torch.Tensor, sampling: Sampling
+) -> tuple[torch.Tensor, ...]:
+    """overlap, agree, p(x), q(x) at each position, a chunk of positions at a time."""
+    rows = signal.head.weight.shape[0]
+    size = max(1, _CHUNK_VALUES // rows)
+    parts = []
+    for start in range(0, hidden.shape[0], size):
+        part = slice(start, start + size)
+        target_logits = signal.head.logits(signal.hidden[part]).float()
+        draft_logits = align_logits(head.logits(hidden[part]).float(), rows)
+        p, q = distribution(target_logits, sampling), distribution(draft_logits, sampling)
+        ids = token_ids[part].unsqueeze(-1)
+        agree = target_logits.argmax(-1) == draft_logits.argmax(-1)
+        parts.append((overlap(p, q), agree, p.gather(-1, ids).squeeze(-1), q.gather(-1, ids).squeeze(-1)))
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def mean_overlap(results: Sequence[PromptAcceptance]) -> float:
+    """Acceptance over all positions of all prompts."""
+    return float(torch.cat([r.overlap for r in results]).double().mean())

@@ -1,0 +1,83 @@
+"""Telling a person how far long work is, and letting them stop it at a safe point."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tqdm import tqdm
+
+from engine.errors import Cancelled
+
+
+class Progress:
+    """A bar on standard error, and a hook that the run's status file listens to.
+
+    Work calls `start`, then `advance` at each safe point; `stop_if_asked` raises Cancelled once
+    somebody wants the work to end. `quiet` draws nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        quiet: bool = False,
+        listen: Callable[[dict[str, Any]], None] | None = None,
+        stop_wanted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._quiet, self._listen, self._stop_wanted = quiet, listen, stop_wanted
+        self._bar: Any = None
+        self._phase, self._done, self._total, self._unit, self._began = "", 0, 0, "", 0.0
+
+    def start(self, phase: str, total: int, unit: str, done: int = 0) -> None:
+        """Begin a phase of `total` units, of which `done` were finished before."""
+        self.finish()
+        self._phase, self._done, self._total, self._unit, self._began = phase, done, total, unit, time.monotonic()
+        if not self._quiet:
+            every = 0.5 if sys.stderr.isatty() else 15.0  # a log file wants few lines
+            self._bar = tqdm(
+                total=total, initial=done, unit=f" {unit}", desc=phase, mininterval=every, file=sys.stderr, dynamic_ncols=True
+            )
+        self._tell({})
+
+    def advance(self, units: int = 1, **numbers: Any) -> None:
+        """`units` more are done; `numbers` are shown beside the bar, such as loss or tokens/s."""
+        self._done += units
+        if self._bar is not None:
+            if numbers:
+                self._bar.set_postfix(numbers, refresh=False)
+            self._bar.update(units)
+        self._tell(numbers)
+
+    def note(self, text: str) -> None:
+        """One line for the person watching, without breaking the bar."""
+        if not self._quiet:
+            tqdm.write(text, file=sys.stderr)
+
+    def finish(self) -> None:
+        """The phase is over."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    @property
+    def stop_wanted(self) -> bool:
+        """Whether somebody asked the work to end."""
+        return self._stop_wanted()
+
+    def stop_if_asked(self) -> None:
+        """Raise Cancelled if somebody asked the work to end. Called where nothing is half-done."""
+        if self._stop_wanted():
+            self.finish()
+            raise Cancelled(self._phase)
+
+    def _tell(self, numbers: dict[str, Any]) -> None:
+        if self._listen is not None:
+            seconds = time.monotonic() - self._began
+            self._listen(
+                {"phase": self._phase, "done": self._done, "total": self._total, "unit": self._unit, "phase_s": seconds, **numbers}
+            )
+
+
+SILENT = Progress(quiet=True)

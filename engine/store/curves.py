@@ -1,0 +1,99 @@
+"""Training events to points of a curve. Pure functions: the live page uses them on the file itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.store.values import integer, number
+
+Event = Mapping[str, Any]
+_VALUE_OF = {"train": "loss", "eval": "exact"}  # kind of event -> the field that is its value
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One value after `step` optimiser steps: the loss of kind `train`, `exact` acceptance of `eval`.
+
+    `temperature` is of the evaluation (None for `train`); `tokens_seen` counts target tokens
+    trained on so far, `seconds` the training time so far. What is not known is None.
+    """
+
+    step: int
+    kind: str
+    temperature: float | None
+    value: float | None
+    tokens_seen: int | None
+    seconds: float | None
+
+
+def parse_events(raw: bytes) -> tuple[list[Event], int]:
+    """The whole JSON objects among the lines of `events.jsonl`, and the number of damaged lines.
+
+    A torn last line is what a kill leaves behind; it costs itself and nothing else.
+    """
+    events: list[Event] = []
+    damaged = 0
+    for line in raw.split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            events.append(value)
+        else:
+            damaged += 1
+    return events, damaged
+
+
+def replay(events: Iterable[Event]) -> list[Event]:
+    """The events of the run as if it had never been broken off, in order.
+
+    A `resumed` event says from which step the run went on; what came before it in the file
+    but has a larger step was done again, and only the second time counts.
+    """
+    kept: list[Event] = []
+    for event in events:
+        if event.get("kind") == "resumed" and isinstance(event.get("step"), int | float):
+            kept = [earlier for earlier in kept if _step(earlier) <= event["step"]]
+        kept.append(event)
+    return kept
+
+
+def curve_points(events: Iterable[Event]) -> tuple[list[CurvePoint], int]:
+    """Points of the `train` and `eval` events, and the number of such events that make no sense."""
+    points: list[CurvePoint] = []
+    damaged = 0
+    for event in events:
+        if event.get("kind") not in _VALUE_OF:
+            continue
+        try:
+            points.append(_point(event))
+        except ValueError:
+            damaged += 1
+    return points, damaged
+
+
+def _step(event: Event) -> float:
+    """The event's step; an event without one is never redone."""
+    step = event.get("step")
+    return step if isinstance(step, int | float) else -math.inf
+
+
+def _point(event: Event) -> CurvePoint:
+    step = integer(event.get("step"))
+    if step is None:
+        raise ValueError("an event without a step")
+    return CurvePoint(
+        step=step,
+        kind=event["kind"],
+        temperature=number(event.get("temperature")),
+        value=number(event.get(_VALUE_OF[event["kind"]])),
+        tokens_seen=integer(event.get("tokens_seen")),
+        seconds=number(event.get("seconds")),
+    )

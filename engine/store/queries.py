@@ -1,0 +1,155 @@
+"""The index as data frames, for pages and the command line.
+
+Values are always bound, never written into the statement. A frame without rows still has
+its columns. Temperatures are compared with a tolerance: 0.7 may have been stored as float32.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+from engine.errors import DraftbenchError, did_you_mean
+
+_OF_DRAFT = "run_id = ? AND draft = ? AND abs(temperature - ?) < 1e-6"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as indexed. Times are UTC without a zone; `folder` is relative to the home if inside it.
+
+    A field is None (an empty list, an empty mapping) where the folder does not tell;
+    `problems` says what of it could not be read.
+    """
+
+    run_id: str
+    name: str | None
+    state: str | None
+    phase: str | None
+    domain: str | None
+    scenario: str | None
+    mode: str | None
+    supervision: str | None
+    loss: str | None
+    target: str | None
+    draft_init: str | None
+    seed: int | None
+    created_at: datetime | None
+    updated_at: datetime | None
+    tags: list[str]
+    notes: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    folder: str
+    fingerprint: str
+    problems: list[str]
+
+
+def list_runs(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
+    """One row a run, newest first: every column of `runs` but config, provenance and fingerprint."""
+    return _frame(
+        con,
+        "SELECT * EXCLUDE (config, provenance, fingerprint) FROM runs ORDER BY created_at DESC NULLS LAST, run_id",
+    )
+
+
+def get_run(con: duckdb.DuckDBPyConnection, run_id: str) -> Run:
+    """One run with its whole configuration. Raises DraftbenchError naming the nearest known id."""
+    cursor = con.execute("SELECT * FROM runs WHERE run_id = ?", [run_id])
+    names = [column[0] for column in cursor.description]
+    row = cursor.fetchone()
+    if row is None:
+        known = [known_id for (known_id,) in con.execute("SELECT run_id FROM runs").fetchall()]
+        raise DraftbenchError(
+            f"there is no run {run_id!r} in the index",
+            "it was never started here, or is not indexed yet",
+            did_you_mean(run_id, known) if known else "start one with `draftbench run`",
+        )
+    values = dict(zip(names, row, strict=True))
+    values |= {key: json.loads(values[key]) if values[key] else {} for key in ("config", "provenance")}
+    values |= {key: values[key] or [] for key in ("tags", "problems")}
+    return Run(**{**values, "notes": values["notes"] or ""})
+
+
+def metrics(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> pd.DataFrame:
+    """All measured values of the runs with their intervals and conditions, one row a value."""
+    return _frame(
+        con,
+        "SELECT * FROM metrics WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))"
+        " ORDER BY run_id, draft, temperature, metric",
+        [list(run_ids)],
+    )
+
+
+def curve(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> pd.DataFrame:
+    """Training curves of the runs: loss of kind `train`, exact acceptance of kind `eval`, by step."""
+    return _frame(
+        con,
+        "SELECT * FROM curve WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))"
+        " ORDER BY run_id, kind, temperature, step",
+        [list(run_ids)],
+    )
+
+
+def prompt_acceptance(con: duckdb.DuckDBPyConnection, run_id: str, draft: str, temperature: float) -> pd.DataFrame:
+    """One row a held-out prompt: the sums and counts that every acceptance rate is a ratio of.
+
+    `exact` and `greedy_agreement` are added as the prompt's own means (NaN without positions);
+    pool the sums, not these, to get the rate of a run.
+    """
+    return _frame(
+        con,
+        "SELECT *, exact_sum / nullif(n_positions, 0) AS exact,"
+        " agree_sum / nullif(n_positions, 0) AS greedy_agreement"
+        f" FROM prompts WHERE {_OF_DRAFT} ORDER BY prompt_id",
+        [run_id, draft, temperature],
+    )
+
+
+def positions(
+    con: duckdb.DuckDBPyConnection, run_id: str, draft: str, temperature: float, prompt_id: str | None = None
+) -> pd.DataFrame:
+    """Positions of the target's own text with sum_v min(p,q) as `overlap`; of one prompt, or of all."""
+    return _of_prompt(con, "positions", "position", run_id, draft, temperature, prompt_id)
+
+
+def rounds(
+    con: duckdb.DuckDBPyConnection, run_id: str, draft: str, temperature: float, prompt_id: str | None = None
+) -> pd.DataFrame:
+    """Rounds of the speculative traces with their counts and seconds; of one prompt, or of all."""
+    return _of_prompt(con, "rounds", "round", run_id, draft, temperature, prompt_id)
+
+
+def tokens(
+    con: duckdb.DuckDBPyConnection, run_id: str, draft: str, temperature: float, prompt_id: str | None = None
+) -> pd.DataFrame:
+    """Tokens of the speculative traces with their fate, p, q and draw; of one prompt, or of all."""
+    return _of_prompt(con, "tokens", "round, slot", run_id, draft, temperature, prompt_id)
+
+
+def _of_prompt(
+    con: duckdb.DuckDBPyConnection,
+    table: str,
+    order: str,
+    run_id: str,
+    draft: str,
+    temperature: float,
+    prompt_id: str | None,
+) -> pd.DataFrame:
+    return _frame(
+        con,
+        f'SELECT * FROM "{table}" WHERE {_OF_DRAFT} AND (CAST(? AS VARCHAR) IS NULL OR prompt_id = ?)'
+        f" ORDER BY prompt_id, {order}",
+        [run_id, draft, temperature, prompt_id, prompt_id],
+    )
+
+
+def _frame(con: duckdb.DuckDBPyConnection, statement: str, values: Sequence[Any] = ()) -> pd.DataFrame:
+    frame: pd.DataFrame = con.execute(statement, list(values)).df()
+    return frame

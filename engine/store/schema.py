@@ -1,0 +1,108 @@
+"""Tables of the index, as numbered migrations.
+
+A migration is never edited once released; a change is a new one at the end. The columns
+that ingest fills are asked of the database, so they are written down here and nowhere else.
+Times are UTC without a zone. A rate is a fraction, an interval is of 95%, `_s` is seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import duckdb
+
+from engine.errors import DraftbenchError
+from engine.store.transaction import transaction
+
+_FIRST = """
+CREATE TABLE runs (
+    run_id VARCHAR PRIMARY KEY,
+    name VARCHAR, state VARCHAR, phase VARCHAR,
+    domain VARCHAR, scenario VARCHAR, mode VARCHAR, supervision VARCHAR, loss VARCHAR,
+    target VARCHAR, draft_init VARCHAR, seed BIGINT,
+    created_at TIMESTAMP, updated_at TIMESTAMP,
+    tags VARCHAR[], notes VARCHAR,
+    config JSON, provenance JSON,
+    folder VARCHAR,          -- relative to the index's folder when inside it, else absolute
+    fingerprint VARCHAR,     -- of the files that the rows were made from
+    problems VARCHAR[]       -- what of the folder could not be read
+);
+CREATE TABLE metrics (
+    run_id VARCHAR, draft VARCHAR, temperature DOUBLE, metric VARCHAR,
+    value DOUBLE, low DOUBLE, high DOUBLE, n_prompts BIGINT, n_tokens BIGINT,
+    num_draft_tokens BIGINT, dtype VARCHAR, device VARCHAR, heldout_hash VARCHAR, acceptance_rule VARCHAR
+);
+CREATE TABLE curve (
+    run_id VARCHAR, step BIGINT, kind VARCHAR, temperature DOUBLE,
+    value DOUBLE,            -- loss of kind 'train', exact acceptance of kind 'eval'
+    tokens_seen BIGINT, seconds DOUBLE
+);
+CREATE TABLE prompts (
+    run_id VARCHAR, draft VARCHAR, temperature DOUBLE, prompt_id VARCHAR,
+    prompt_group VARCHAR,    -- 'group' in the file, which is a word of SQL
+    exact_sum DOUBLE, agree_sum DOUBLE, n_positions BIGINT,
+    drafted BIGINT, accepted BIGINT, rejected BIGINT, discarded BIGINT, emitted BIGINT, rounds BIGINT
+);
+CREATE TABLE positions (
+    run_id VARCHAR, draft VARCHAR, temperature DOUBLE, prompt_id VARCHAR,
+    position BIGINT, token_id BIGINT, overlap DOUBLE, agree BOOLEAN, p DOUBLE, q DOUBLE
+);
+CREATE TABLE rounds (
+    run_id VARCHAR, draft VARCHAR, temperature DOUBLE, prompt_id VARCHAR,
+    round BIGINT, num_draft_tokens BIGINT, accepted BIGINT, emitted BIGINT,
+    draft_s DOUBLE, verify_s DOUBLE, overhead_s DOUBLE
+);
+CREATE TABLE tokens (
+    run_id VARCHAR, draft VARCHAR, temperature DOUBLE, prompt_id VARCHAR,
+    round BIGINT, slot BIGINT, position BIGINT, token_id BIGINT, text VARCHAR, fate VARCHAR,
+    p DOUBLE, q DOUBLE, u DOUBLE, overlap DOUBLE
+);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST,)
+CURRENT = len(MIGRATIONS)
+
+PARQUET_TABLES = ("prompts", "positions", "rounds", "tokens")  # each from measure/<name>.parquet
+RUN_TABLES = ("runs", "metrics", "curve", *PARQUET_TABLES)  # all rows of a run lie in these
+RENAMED = {"prompt_group": "group"}  # column of the database -> column of the Parquet file
+
+
+def version(con: duckdb.DuckDBPyConnection) -> int:
+    """Number of migrations that the database has; 0 for a new one."""
+    found = con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'schema_version'").fetchone()
+    if not found or not found[0]:
+        return 0
+    row = con.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()
+    return int(row[0]) if row else 0
+
+
+def migrate(con: duckdb.DuckDBPyConnection, migrations: Sequence[str] = MIGRATIONS) -> int:
+    """Apply the missing migrations in one transaction and return the version reached.
+
+    Raises DraftbenchError for an index that a newer version of the program has written.
+    """
+    have = version(con)
+    if have > len(migrations):
+        raise DraftbenchError(
+            f"the index has schema version {have}; this version of Draftbench knows {len(migrations)}",
+            "a newer Draftbench wrote it",
+            "update Draftbench, or make the index again with `draftbench index --rebuild`",
+        )
+    if have == len(migrations):
+        return have
+    with transaction(con):
+        con.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER)")
+        for number, statements in enumerate(migrations[have:], start=have + 1):
+            con.execute(statements)
+            con.execute("INSERT INTO schema_version VALUES (?)", [number])
+    return len(migrations)
+
+
+def columns(con: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
+    """Column -> SQL type of one of our tables, in the order of its definition."""
+    rows = con.execute(
+        "SELECT column_name, data_type FROM duckdb_columns()"
+        " WHERE table_name = ? AND NOT internal ORDER BY column_index",
+        [table],
+    ).fetchall()
+    return dict(rows)
