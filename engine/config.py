@@ -39,7 +39,9 @@ class ModelSpec(Section):
         "auto", description="auto: bfloat16 where the processor multiplies it natively, else float32"
     )
     device: str = Field("auto", description="auto (cuda, mps or cpu), or a torch device such as cuda:1")
-    trust_remote_code: bool = Field(False, description="run Python code that ships with the model: only if you trust it")
+    trust_remote_code: bool = Field(
+        False, description="run Python code that ships with the model: only if you trust it"
+    )
 
 
 def _model_spec(value: Any) -> Any:
@@ -92,7 +94,9 @@ class PromptsSpec(Section):
     train: SourcesField = Field(min_length=1, description="prompts to train on")
     heldout: SourcesField = Field(min_length=1, description="prompts to measure on, kept out of training")
     domain: str = Field("general", description="label of the domain, for comparison")
-    scenario: Literal["historical", "curated", "synthetic"] = Field("curated", description="where the training prompts come from")
+    scenario: Literal["historical", "curated", "synthetic"] = Field(
+        "curated", description="where the training prompts come from"
+    )
     skip_bad: bool = Field(False, description="go on past bad rows and count them")
     max_prompt_tokens: int | None = Field(None, ge=1, description="leave out longer prompts, in tokens; counted")
 
@@ -107,7 +111,8 @@ class CaptureSpec(Section):
     seed: int = Field(0, ge=0, description="seed of the answers")
     batch_size: int = Field(64, ge=1, description="prompts answered at once")
     signal: Literal["exact", "compact", "none"] = Field(
-        "exact", description="exact: last hidden state; compact: top-k log-probabilities and the tail's mass; none: text only"
+        "exact",
+        description="exact: last hidden state; compact: top-k log-probabilities and the tail's mass; none: text only",
     )
     signal_top_k: int = Field(64, ge=1, le=4096, description="log-probabilities kept a token by the compact signal")
 
@@ -133,19 +138,27 @@ class TrainSpec(Section):
     """Offline distillation of the draft."""
 
     mode: Literal["offline"] = Field("offline", description="offline: capture once, several shuffled epochs")
-    loss: LossField = Field([LossTerm(name="forward_kl")], min_length=1, validate_default=True, description="one loss or a weighted sum")
-    distill_temperature: float = Field(1.0, gt=0, le=10, description="both distributions are softened by it before the loss")
+    loss: LossField = Field(
+        [LossTerm(name="forward_kl")], min_length=1, validate_default=True, description="one loss or a weighted sum"
+    )
+    distill_temperature: float = Field(
+        1.0, gt=0, le=10, description="both distributions are softened by it before the loss"
+    )
     epochs: float = Field(6.0, gt=0, description="passes over the training answers")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps")
     batch_size: int = Field(16, ge=1, description="answers an optimiser step")
-    micro_batch_tokens: int = Field(4096, ge=1, description="padded tokens a forward pass; smaller needs less memory, same result")
+    micro_batch_tokens: int = Field(
+        4096, ge=1, description="padded tokens a forward pass; smaller needs less memory, same result"
+    )
     learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning rate after the warm-up")
     warmup_fraction: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising learning rate")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay")
     adam_beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second beta")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
-    precision: Literal["auto", "bfloat16", "float32"] = Field("auto", description="autocast of the forward pass; weights stay float32")
+    precision: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="autocast of the forward pass; weights stay float32"
+    )
     eval_every: int = Field(25, ge=1, description="steps between held-out evaluations")
     eval_prompts: int = Field(16, ge=1, description="held-out prompts in an evaluation during training")
     checkpoint_every: int = Field(25, ge=1, description="steps between checkpoints")
@@ -159,9 +172,13 @@ class MeasureSpec(Section):
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus for target and draft alike; 1 is off")
     top_k: int = Field(0, ge=0, description="for target and draft alike; 0 is off")
     num_draft_tokens: int = Field(3, ge=1, le=32, description="gamma: tokens proposed a round")
-    adaptive: bool = Field(False, description="choose gamma each round from the acceptance seen so far, up to num_draft_tokens")
+    adaptive: bool = Field(
+        False, description="choose gamma each round from the acceptance seen so far, up to num_draft_tokens"
+    )
     max_new_tokens: int = Field(160, ge=1, description="length limit of an answer, tokens")
-    heldout_prompts: int | None = Field(None, ge=1, description="measure on the first so many held-out prompts; all if empty")
+    heldout_prompts: int | None = Field(
+        None, ge=1, description="measure on the first so many held-out prompts; all if empty"
+    )
     trace_prompts: int = Field(24, ge=1, description="prompts decoded speculatively for the sampled rates")
     speed_prompts: int = Field(8, ge=0, description="prompts timed plain and speculative in turn; 0 skips the timing")
     speed_tokens: int = Field(64, ge=2, description="tokens of each timed answer")
@@ -182,7 +199,9 @@ class Recipe(Section):
     """A run: one draft of one target, trained and measured."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="start of the run's id")
-    target: ModelField = Field(ModelSpec(), validate_default=True, description="the model whose outputs are kept exactly")
+    target: ModelField = Field(
+        ModelSpec(), validate_default=True, description="the model whose outputs are kept exactly"
+    )
     draft: DraftSpec = DraftSpec()
     prompts: PromptsSpec
     capture: CaptureSpec = CaptureSpec()
@@ -199,7 +218,9 @@ class Recipe(Section):
         if self.capture.signal == "none" and needs_signal:
             raise ValueError(f"capture.signal 'none' keeps no distribution, which the loss {needs_signal[0]} needs")
         if self.capture.signal == "compact" and self.train.distill_temperature != 1:
-            raise ValueError("a compact signal holds probabilities at temperature 1; distill_temperature needs capture.signal 'exact'")
+            raise ValueError(
+                "a compact signal holds probabilities at temperature 1; distill_temperature needs capture.signal 'exact'"
+            )
         return self
 
 
@@ -223,7 +244,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DraftbenchError(f"{path} is not valid YAML: {error}", "", "correct the file at the place named") from None
     if not isinstance(values, dict):
-        raise DraftbenchError(f"{path} holds no recipe", "a recipe is a mapping of sections", "see recipes/quickstart.yaml")
+        raise DraftbenchError(
+            f"{path} holds no recipe", "a recipe is a mapping of sections", "see recipes/quickstart.yaml"
+        )
     return parse_recipe(apply_overrides(values, overrides))
 
 
@@ -279,7 +302,7 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 def _explain(item: Any) -> str:
     """One of pydantic's findings in words, with the nearest known key for an unknown one."""
-    location = [part for part in item["loc"]]
+    location = list(item["loc"])
     dotted = ".".join(str(part) for part in location) or "recipe"
     if item["type"] == "extra_forbidden":
         section = section_at(location)

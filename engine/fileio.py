@@ -64,7 +64,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise DraftbenchError(f"{path} is not valid JSON: {error}", "the file is damaged", "restore it or remove it") from error
+        raise DraftbenchError(
+            f"{path} is not valid JSON: {error}", "the file is damaged", "restore it or remove it"
+        ) from error
 
 
 def append_line(path: Path, value: Any) -> None:

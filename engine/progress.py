@@ -37,7 +37,13 @@ class Progress:
         if not self._quiet:
             every = 0.5 if sys.stderr.isatty() else 15.0  # a log file wants few lines
             self._bar = tqdm(
-                total=total, initial=done, unit=f" {unit}", desc=phase, mininterval=every, file=sys.stderr, dynamic_ncols=True
+                total=total,
+                initial=done,
+                unit=f" {unit}",
+                desc=phase,
+                mininterval=every,
+                file=sys.stderr,
+                dynamic_ncols=True,
             )
         self._tell({})
 
@@ -76,7 +82,14 @@ class Progress:
         if self._listen is not None:
             seconds = time.monotonic() - self._began
             self._listen(
-                {"phase": self._phase, "done": self._done, "total": self._total, "unit": self._unit, "phase_s": seconds, **numbers}
+                {
+                    "phase": self._phase,
+                    "done": self._done,
+                    "total": self._total,
+                    "unit": self._unit,
+                    "phase_s": seconds,
+                    **numbers,
+                }
             )
 
 

@@ -48,7 +48,12 @@ def collate(capture: Capture, answers: Sequence[AnsweredPrompt], device: torch.d
     tokens = torch.tensor([token for answer in answers for token in answer.token_ids])
     raw = torch.cat([capture.raw_signal(answer) for answer in answers])
     return Batch(
-        ids.to(device), mask.to(device), responds.to(device), tokens.to(device), raw, [len(a.token_ids) for a in answers]
+        ids.to(device),
+        mask.to(device),
+        responds.to(device),
+        tokens.to(device),
+        raw,
+        [len(a.token_ids) for a in answers],
     )
 
 

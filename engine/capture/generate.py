@@ -81,7 +81,12 @@ def answer_prompts(
 
 
 def _step(
-    runner: Runner, slots: list[_Slot], pending: list[list[int]], sampling: Sampling, signal: SignalFormat, seen: list[torch.Tensor]
+    runner: Runner,
+    slots: list[_Slot],
+    pending: list[list[int]],
+    sampling: Sampling,
+    signal: SignalFormat,
+    seen: list[torch.Tensor],
 ) -> None:
     """One forward: every slot gains a token and that position's signal."""
     logits = runner.feed(pending, last=1)[:, -1]
@@ -100,7 +105,9 @@ class _head_inputs:  # noqa: N801 - reads as a function in the with statement
         self._head, self._seen = model.get_output_embeddings(), []  # type: ignore[var-annotated]
 
     def __enter__(self) -> list[torch.Tensor]:
-        self._hook = self._head.register_forward_pre_hook(lambda _, inputs: self._seen.__setitem__(slice(None), [inputs[0]]))
+        self._hook = self._head.register_forward_pre_hook(
+            lambda _, inputs: self._seen.__setitem__(slice(None), [inputs[0]])
+        )
         return self._seen
 
     def __exit__(self, *_: object) -> None:

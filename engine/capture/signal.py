@@ -121,10 +121,14 @@ class SignalFormat:
         """raw: [position, bytes_per_token] uint8 -> a signal on `device`. The exact form needs the target's head."""
         if self.kind == "exact":
             if head is None:
-                raise DraftbenchError("an exact signal needs its target's head", "it stores hidden states", "load the target")
+                raise DraftbenchError(
+                    "an exact signal needs its target's head", "it stores hidden states", "load the target"
+                )
             return ExactSignal(raw.contiguous().view(torch.bfloat16).to(device), head)
         if self.kind == "none":
-            raise DraftbenchError("this capture kept no signal", "it was made with capture.signal: none", "use the loss sft")
+            raise DraftbenchError(
+                "this capture kept no signal", "it was made with capture.signal: none", "use the loss sft"
+            )
         ids_end = self.top_k * self.id_dtype.itemsize
         probs_end = ids_end + 2 * self.top_k
         return CompactSignal(

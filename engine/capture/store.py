@@ -108,12 +108,16 @@ class Capture:
     def __init__(self, folder: Path, signal: SignalFormat) -> None:
         self.folder, self.format = folder, signal
         if not (folder / "done.json").exists():
-            raise DraftbenchError(f"capture {folder.name} is not finished", "some prompts have no answer yet", "run it again: it resumes")
+            raise DraftbenchError(
+                f"capture {folder.name} is not finished", "some prompts have no answer yet", "run it again: it resumes"
+            )
         self.done: dict[str, Any] = read_json(folder / "done.json")
         self.answers = sorted(_answers(folder), key=lambda answer: answer.prompt_id)
         path = folder / "signal.bin"
         stride = signal.bytes_per_token
-        self._raw = np.memmap(path, dtype=np.uint8, mode="r") if stride and path.stat().st_size else np.zeros(0, np.uint8)
+        self._raw = (
+            np.memmap(path, dtype=np.uint8, mode="r") if stride and path.stat().st_size else np.zeros(0, np.uint8)
+        )
 
     @property
     def address(self) -> str:
@@ -246,7 +250,9 @@ def _answers(folder: Path) -> list[AnsweredPrompt]:
 
 
 def _sequence(line: dict[str, Any]) -> AnsweredPrompt:
-    return AnsweredPrompt(line["id"], line["group"], line["prompt_ids"], line["token_ids"], line["finish_reason"], line["offset"])
+    return AnsweredPrompt(
+        line["id"], line["group"], line["prompt_ids"], line["token_ids"], line["finish_reason"], line["offset"]
+    )
 
 
 def _finish(plan: CapturePlan, seconds: float, new_tokens: int) -> None:

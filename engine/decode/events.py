@@ -42,7 +42,9 @@ MARKS: dict[Fate, Mark] = {
     Fate.REJECTED: Mark("#D55E00", "line-through", False, "strike on #7a3600", "the first token refused in its round"),
     Fate.DISCARDED: Mark("#999999", "line-through", True, "dim strike", "proposed after the refusal, never judged"),
     Fate.CORRECTED: Mark("#E69F00", "underline", False, "underline on #6b4a00", "drawn by the target instead"),
-    Fate.BONUS: Mark("#009E73", "underline dotted", False, "bold underline on #00523b", "one more from the target, all were kept"),
+    Fate.BONUS: Mark(
+        "#009E73", "underline dotted", False, "bold underline on #00523b", "one more from the target, all were kept"
+    ),
 }
 
 

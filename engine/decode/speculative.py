@@ -136,7 +136,9 @@ def speculative_decode(
         pending = [row.target_pending + ids for row, ids in zip(rows, proposed.tolist(), strict=True)]
         target_probs = distribution(target_runner.feed(pending, last=gamma + 1), sampling)
         verified = _synchronised(target)
-        verdicts = [judge(*each) for each in zip(target_probs, draft_probs, proposed, draws[:, : gamma + 1], strict=True)]
+        verdicts = [
+            judge(*each) for each in zip(target_probs, draft_probs, proposed, draws[:, : gamma + 1], strict=True)
+        ]
         told = [
             _tell(row, verdict, ids, p, q, u, stop_ids, alternatives)
             for row, verdict, ids, p, q, u in zip(
@@ -232,7 +234,11 @@ def _likeliest(target_probs: torch.Tensor, draft_probs: torch.Tensor, count: int
 
 
 def _roll_back(
-    target_runner: Runner, draft_runner: Runner | None, rows: list[_Row], verdicts: list[Verdict], proposed: list[list[int]]
+    target_runner: Runner,
+    draft_runner: Runner | None,
+    rows: list[_Row],
+    verdicts: list[Verdict],
+    proposed: list[list[int]],
 ) -> None:
     """Make both caches end with the last accepted token and note what each model has yet to read.
 

@@ -20,7 +20,9 @@ from engine.models.draft import Draft, own_state
 _PREFIX = "step-"
 
 
-def save_checkpoint(folder: Path, step: int, draft: Draft, optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def save_checkpoint(
+    folder: Path, step: int, draft: Draft, optimiser: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
     """Keep everything that step `step` (steps done) needs to go on; then drop older checkpoints."""
     final = folder / f"{_PREFIX}{step:08d}"
     temporary = folder / f".{final.name}.new"
@@ -48,7 +50,9 @@ def load_checkpoint(path: Path, draft: Draft, optimiser: torch.optim.Optimizer) 
     weights = load_file(path / "draft.safetensors")
     own = own_state(draft.model, draft.info)
     if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in own.items()}:
-        raise DraftbenchError(f"checkpoint {path} is of another draft", "its tensors differ in name or shape", "start a new run")
+        raise DraftbenchError(
+            f"checkpoint {path} is of another draft", "its tensors differ in name or shape", "start a new run"
+        )
     for name, tensor in own.items():
         tensor.copy_(weights[name])
     _restore_moments(draft, optimiser, load_file(path / "optimiser.safetensors"))

@@ -74,12 +74,17 @@ def chunked_loss(
             total = total + term.weight * LOSSES[term.name].function(logits, signal, context).sum()  # type: ignore[arg-type]
         return total
 
-    loss: torch.Tensor = _GradientInForward.apply(hidden, head.weight, head.bias, head, loss_of, parts)
+    loss: torch.Tensor = _GradientInForward.apply(hidden, head.weight, head.bias, head, loss_of, parts)  # type: ignore[no-untyped-call]
     return loss
 
 
 def _reward_statistics(
-    hidden: torch.Tensor, head: Head, positions: Positions, terms: Sequence[LossTerm], temperature: float, parts: list[slice]
+    hidden: torch.Tensor,
+    head: Head,
+    positions: Positions,
+    terms: Sequence[LossTerm],
+    temperature: float,
+    parts: list[slice],
 ) -> tuple[float, float]:
     """Mean and deviation of tvd_pp's rewards over all positions: a pass of its own, only if asked for."""
     if all(term.name != "tvd_pp" for term in terms):
@@ -98,24 +103,28 @@ class _GradientInForward(torch.autograd.Function):
     """Sums loss_of over the parts and keeps the gradients instead of the graph."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: Any, head: Head, loss_of: Any, parts: Any) -> torch.Tensor:
-        inputs = [hidden.detach(), weight.detach(), None if bias is None else bias.detach()]
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: Any, head: Head, loss_of: Any, parts: Any
+    ) -> torch.Tensor:
+        inputs: list[torch.Tensor | None] = [hidden.detach(), weight.detach(), None if bias is None else bias.detach()]
         needed = [i for i in range(3) if ctx.needs_input_grad[i]]
-        grads: list[torch.Tensor | None] = [torch.zeros_like(t) if i in needed else None for i, t in enumerate(inputs)]
+        grads = [torch.zeros_like(t) if t is not None and i in needed else None for i, t in enumerate(inputs)]
         total = torch.zeros((), device=hidden.device)
         for part in parts:
-            leaves = [inputs[0][part], inputs[1], inputs[2]]
+            leaves = [None if t is None else t[part] if i == 0 else t for i, t in enumerate(inputs)]
             leaves = [None if t is None else t.detach().requires_grad_(i in needed) for i, t in enumerate(leaves)]
             with torch.enable_grad():
-                loss = loss_of(part, leaves[0], replace(head, weight=leaves[1], bias=leaves[2]))
+                loss = loss_of(part, leaves[0], replace(head, weight=leaves[1], bias=leaves[2]))  # type: ignore[arg-type]
             total += loss.detach()
-            for i, grad in zip(needed, torch.autograd.grad(loss, [leaves[i] for i in needed]) if needed else (), strict=True):
-                kept = grads[i]
-                assert kept is not None
-                (kept[part] if i == 0 else kept).add_(grad)
+            if needed:
+                found = torch.autograd.grad(loss, [t for i, t in enumerate(leaves) if t is not None and i in needed])
+                for i, grad in zip(needed, found, strict=True):
+                    kept = grads[i]
+                    assert kept is not None
+                    (kept[part] if i == 0 else kept).add_(grad)
         ctx.grads = grads
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[Any, ...]:
         return (*(None if g is None else g * grad_output for g in ctx.grads), None, None, None)

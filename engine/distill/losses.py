@@ -136,7 +136,9 @@ class Loss:
 LOSSES: dict[str, Loss] = {
     "forward_kl": Loss(forward_kl, "sum p (log p - log q)", "Hinton et al. 2015; the best in arXiv 2503.07807"),
     "reverse_kl": Loss(reverse_kl, "sum q (log q - log p)", "MiniLLM, arXiv 2306.08543"),
-    "jsd": Loss(jsd, "beta KL(p||m) + (1 - beta) KL(q||m), m = beta p + (1 - beta) q", "GKD, arXiv 2306.13649", parameter="beta"),
+    "jsd": Loss(
+        jsd, "beta KL(p||m) + (1 - beta) KL(q||m), m = beta p + (1 - beta) q", "GKD, arXiv 2306.13649", parameter="beta"
+    ),
     "tvd": Loss(tvd, "sum |p - q| / 2 = 1 - acceptance", "DistillSpec, arXiv 2310.08461"),
     "tvd_pp": Loss(
         tvd_pp, "-A log q(x), x ~ q, A = normalised 1{p(x) > q(x)}", "arXiv 2403.00858, formula reconstructed"
@@ -153,7 +155,11 @@ def check_terms(terms: Sequence[LossTerm]) -> None:
     """Refuse a loss that is not in the registry, naming the nearest one."""
     for term in terms:
         if term.name not in LOSSES:
-            raise DraftbenchError(f"unknown loss {term.name!r}", "train.loss names a loss of the registry", did_you_mean(term.name, LOSSES))
+            raise DraftbenchError(
+                f"unknown loss {term.name!r}",
+                "train.loss names a loss of the registry",
+                did_you_mean(term.name, LOSSES),
+            )
 
 
 def supervision(terms: Sequence[LossTerm]) -> str:

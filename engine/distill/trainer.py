@@ -56,7 +56,7 @@ class Outcome:
     tokens_seen: int = 0
     seconds: float = 0.0
     best_step: int = 0
-    best_exact: float = -math.inf
+    best_exact: float = -1.0
     first_exact: dict[str, float] = field(default_factory=dict)
 
 
@@ -83,7 +83,10 @@ class Trainer:
         self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
         self.trained = [p for p in draft.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
-            self.trained, lr=settings.learning_rate, betas=(0.9, settings.adam_beta2), weight_decay=settings.weight_decay
+            self.trained,
+            lr=settings.learning_rate,
+            betas=(0.9, settings.adam_beta2),
+            weight_decay=settings.weight_decay,
         )
         self.outcome = Outcome(source.steps)
 
@@ -115,7 +118,6 @@ class Trainer:
         rate = learning_rate(step, self.source.steps, self.settings)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        torch.manual_seed(hash((self.settings.seed, step)))  # dropout, where a model has any, must resume alike
         batches = self.source.micro_batches(step)
         tokens = sum(batch.tokens for batch in batches)
         self.optimiser.zero_grad(set_to_none=True)
@@ -151,7 +153,11 @@ class Trainer:
 
     def _diverged(self, step: int, loss: float, norm: float) -> DraftbenchError:
         checkpoint = latest_checkpoint(self.folder / "checkpoints")
-        kept = f"the checkpoint {checkpoint.name} and the best draft are kept" if checkpoint else "the untrained draft is kept"
+        kept = (
+            f"the checkpoint {checkpoint.name} and the best draft are kept"
+            if checkpoint
+            else "the untrained draft is kept"
+        )
         return DraftbenchError(
             f"step {step + 1}: the loss is {loss} and the gradient norm {norm}",
             f"training has diverged; this step was not applied and {kept}",
@@ -179,7 +185,9 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         if self.accelerator.is_main_process:
-            save_checkpoint(self.folder / "checkpoints", self.outcome.steps_done, self.draft, self.optimiser, vars(self.outcome))
+            save_checkpoint(
+                self.folder / "checkpoints", self.outcome.steps_done, self.draft, self.optimiser, vars(self.outcome)
+            )
 
     def _resume(self) -> None:
         checkpoint = latest_checkpoint(self.folder / "checkpoints")

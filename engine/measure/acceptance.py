@@ -39,7 +39,11 @@ class PromptAcceptance:
 
 @torch.no_grad()
 def exact_acceptance(
-    draft_model: Any, target_head: Head, capture: Capture, sampling: Sampling, answers: Sequence[AnsweredPrompt] | None = None
+    draft_model: Any,
+    target_head: Head,
+    capture: Capture,
+    sampling: Sampling,
+    answers: Sequence[AnsweredPrompt] | None = None,
 ) -> list[PromptAcceptance]:
     """Acceptance of a draft on a capture with exact signal, in the order of `answers` (default: all).
 
@@ -53,9 +57,14 @@ def exact_acceptance(
         hidden = hidden_states(draft_model, batch.ids, batch.mask)[batch.responds]
         signal = capture.format.decode(batch.raw_signal, target_head, draft_model.device)
         if not isinstance(signal, ExactSignal):
-            raise DraftbenchError("exact acceptance needs an exact signal", f"this capture is {capture.format.kind}", "capture with signal: exact")
+            raise DraftbenchError(
+                "exact acceptance needs an exact signal",
+                f"this capture is {capture.format.kind}",
+                "capture with signal: exact",
+            )
         columns = _compare(hidden, head, signal, batch.token_ids, sampling)
-        for row, pieces in zip(group, zip(*(c.cpu().split(batch.lengths) for c in columns), strict=True), strict=True):
+        by_row = [torch.split(column.cpu(), batch.lengths) for column in columns]
+        for row, pieces in zip(group, zip(*by_row, strict=True), strict=True):
             answer = chosen[row]
             found[row] = PromptAcceptance(answer.prompt_id, answer.group, answer.token_ids, *pieces)
     return [found[i] for i in range(len(chosen))]

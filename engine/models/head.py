@@ -31,7 +31,9 @@ class Head:
         weight, bias = projection.weight, getattr(projection, "bias", None)
         if dtype is not None:
             weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
+            getattr(config, "logits_scaling", None) or 1.0
+        )
         return Head(weight, bias, scale, getattr(config, "final_logit_softcapping", None))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

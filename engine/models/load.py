@@ -61,7 +61,9 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise DraftbenchError(f"device {name!r} cannot be used", str(error).splitlines()[0], "use device: auto or cpu") from None
+        raise DraftbenchError(
+            f"device {name!r} cannot be used", str(error).splitlines()[0], "use device: auto or cpu"
+        ) from None
     return device
 
 
@@ -75,7 +77,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def _native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))

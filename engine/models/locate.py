@@ -49,7 +49,9 @@ def locate_adapter(name: str) -> Path:
     """Local folder of a PEFT adapter given as a path or hub:ORG/NAME."""
     folder = _from_hub(name.removeprefix("hub:"), None, False) if name.startswith("hub:") else resolve_input(name)
     if not (folder / "adapter_config.json").exists():
-        raise DraftbenchError(f"{name} is not a PEFT adapter", "it holds no adapter_config.json", "give the folder PEFT saved")
+        raise DraftbenchError(
+            f"{name} is not a PEFT adapter", "it holds no adapter_config.json", "give the folder PEFT saved"
+        )
     return folder
 
 

@@ -6,8 +6,9 @@ writer holds from before it opens the database until it has closed it, and a rea
 for the instant of opening. So readers read side by side, a writer waits for the few that
 are inside but never for those that come later, and nobody sees DuckDB's own lock error.
 
-DuckDB's lock on the file belongs to the whole process and is dropped when *any* handle of
-the process on that file is closed: never open the index file by other means.
+DuckDB's own lock belongs to the process, and closing *any* handle on the file drops it. The
+connections of one process share one handle and are safe; to ATTACH the index from a second
+instance, or to open the file to copy or hash it while a reader is inside, is not.
 """
 
 from __future__ import annotations

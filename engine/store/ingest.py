@@ -48,13 +48,13 @@ def ingest_run(index: Path, run_folder: Path, timeout_s: float = TIMEOUT_S) -> b
     RunUnreadableError if the folder is no run or keeps changing, DraftbenchError if the index is
     busy or damaged.
     """
-    folder = run_folder.resolve()
+    folder = run_folder.absolute()  # not resolved: a run may be a link, and its id is the link's name
     _require_run(folder)
     with reading(index, timeout_s) as con:
         if _known(con, folder.name) == fingerprint(folder):
             return False
     with open_writer(index, timeout_s) as con:
-        return _write_if_changed(con, folder, index.resolve().parent)
+        return _write_if_changed(con, folder, index.absolute().parent)
 
 
 def ingest_all(home: Home, timeout_s: float = TIMEOUT_S) -> IngestReport:
@@ -118,7 +118,7 @@ def run_folders(home: Home) -> list[Path]:
     for folder in sorted(home.runs.iterdir()):
         with contextlib.suppress(DraftbenchError):
             if is_run_folder(home.run(folder.name)):
-                found.append(folder.resolve())
+                found.append(folder.absolute())
     return found
 
 
@@ -135,7 +135,7 @@ def _ingest_private(database: Path, home: Home) -> IngestReport:
 def _ingest_into(con: duckdb.DuckDBPyConnection, folder: Path, home: Home, report: IngestReport) -> None:
     """One run of many: a folder that cannot be read is reported and does not stop the others."""
     try:
-        written = _write_if_changed(con, folder, home.root.resolve())
+        written = _write_if_changed(con, folder, home.root.absolute())
     except (RunUnreadableError, OSError) as error:
         report.failed[folder.name] = str(error)
     else:

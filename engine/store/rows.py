@@ -27,7 +27,11 @@ class FileChangedError(Exception):
     """A file of the measurement was replaced between being checked and being read."""
 
 
-def replace_run(con: duckdb.DuckDBPyConnection, contents: RunContents, readable: Mapping[str, dict[str, str]]) -> None:
+def replace_run(con: duckdb.DuckDBPyConnection, contents: RunContents, readable: Mapping[str, Casts]) -> None:
+    """Delete the run's rows and insert these, within the caller's transaction.
+
+    `readable` is what `check_parquet` gave. Raises FileChangedError if that no longer holds.
+    """
     run_id = contents.run["run_id"]
     delete_run(con, run_id)
     _insert(con, "runs", [contents.run])

@@ -69,10 +69,10 @@ RENAMED = {"prompt_group": "group"}  # column of the database -> column of the P
 
 def version(con: duckdb.DuckDBPyConnection) -> int:
     """Number of migrations that the database has; 0 for a new one."""
-    found = con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'schema_version'").fetchone()
-    if not found or not found[0]:
+    try:
+        row = con.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()
+    except duckdb.CatalogException:
         return 0
-    row = con.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()
     return int(row[0]) if row else 0
 
 
@@ -100,9 +100,5 @@ def migrate(con: duckdb.DuckDBPyConnection, migrations: Sequence[str] = MIGRATIO
 
 def columns(con: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
     """Column -> SQL type of one of our tables, in the order of its definition."""
-    rows = con.execute(
-        "SELECT column_name, data_type FROM duckdb_columns()"
-        " WHERE table_name = ? AND NOT internal ORDER BY column_index",
-        [table],
-    ).fetchall()
-    return dict(rows)
+    rows = con.execute(f'DESCRIBE "{table}"').fetchall()
+    return {row[0]: row[1] for row in rows}

@@ -1,0 +1,1 @@
+"""Taking a trained draft elsewhere: Hugging Face folders with a model card."""

@@ -1,0 +1,78 @@
+"""The model card of an exported draft: what it is, how it was measured, how to serve it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.config import Recipe
+
+
+def model_card(run_id: str, recipe: Recipe, summary: dict[str, Any], provenance: dict[str, Any]) -> str:
+    """Markdown with the measured numbers, their intervals and conditions. Every figure is read from the run."""
+    conditions, certificate = summary["conditions"], summary["certificate"]
+    losses = ", ".join(term.name for term in recipe.train.loss)
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags: [speculative-decoding, draft-model, draftbench]",
+        "---",
+        "",
+        f"# Draft model for `{recipe.target.model}`",
+        "",
+        f"Trained by Draftbench run `{run_id}` for the domain *{recipe.prompts.domain}* "
+        f"({recipe.prompts.scenario} prompts, {recipe.train.mode}, {losses}).",
+        "",
+        "It proposes tokens that the target verifies; the output stays the target's. On its own it writes poor text.",
+        "",
+        "## Measured acceptance on held-out prompts",
+        "",
+        "| temperature | metric | before training | trained | 95% interval | prompts | tokens |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    before = {(m["temperature"], m["metric"]): m["value"] for m in summary["metrics"] if m["draft"] == "initial"}
+    for m in summary["metrics"]:
+        if m["draft"] == "trained":
+            old = before.get((m["temperature"], m["metric"]))
+            first = "" if old is None else f"{old:.3f}"
+            lines.append(
+                f"| {m['temperature']:g} | {m['metric']} | {first} | {m['value']:.3f} "
+                f"| {m['low']:.3f} to {m['high']:.3f} | {m['n_prompts']} | {m['n_tokens']} |"
+            )
+    lines += [
+        "",
+        f"Conditions: gamma {conditions['num_draft_tokens']}, {conditions['dtype']} on {conditions['device']}, "
+        f"top-p {conditions['top_p']:g}, top-k {conditions['top_k']}, seed {conditions['seed']}. "
+        "`exact` is the mean of sum min(p, q) over the target's own text.",
+    ]
+    if "speed" in summary:
+        speed = summary["speed"]
+        lines += [
+            "",
+            f"Speed: {speed['speedup']['value']:.2f}x plain decoding ({speed['speedup']['low']:.2f} to "
+            f"{speed['speedup']['high']:.2f}), batch 1, {speed['threads']} threads, temperature {speed['temperature']:g}; "
+            f"cost ratio c = {speed['cost_ratio']:.3f}.",
+        ]
+    verdict = "passed" if certificate["passed"] else "FAILED"
+    lines += ["", f"Losslessness certificate: {verdict}.", ""]
+    lines += [f"- {check['name']}: {check['detail']}" for check in certificate["checks"]]
+    lines += [
+        "",
+        "## Use",
+        "",
+        "```python",
+        "from transformers import AutoModelForCausalLM",
+        "",
+        f'draft = AutoModelForCausalLM.from_pretrained("THIS_FOLDER", dtype="{conditions["dtype"]}")',
+        "target.generate(**inputs, assistant_model=draft)",
+        "```",
+        "",
+        "## Origin",
+        "",
+        f"- target fingerprint `{provenance.get('target_fingerprint', 'unknown')}`",
+        f"- Draftbench {provenance.get('versions', {}).get('draftbench', '?')}, "
+        f"commit `{provenance.get('source', {}).get('commit', 'unknown')}`",
+        f"- seeds {provenance.get('seeds', {})}",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,114 @@
+"""Two measured drafts side by side: paired where they may be, and a plain 'no' where they may not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from engine.errors import DraftbenchError
+from engine.measure.statistics import mcnemar, paired_difference
+
+# What must be equal before two rates mean the same thing. Prompts may differ if some are common.
+MUST_MATCH = ("num_draft_tokens", "adaptive", "top_p", "top_k", "dtype", "device", "acceptance_rule")
+ONLY_SAMPLED = ("num_draft_tokens", "adaptive")  # these leave the exact rate as it is
+
+_RATES = {
+    "exact": ("exact_sum", ["n_positions"]),
+    "greedy_agreement": ("agree_sum", ["n_positions"]),
+    "per_proposed": ("accepted", ["drafted"]),
+    "per_examined": ("accepted", ["accepted", "rejected"]),
+    "per_emitted": ("accepted", ["emitted"]),
+    "tau": ("emitted", ["rounds"]),
+}
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Conditions that differ between two measurements and matter for comparing them."""
+    return {key: (a.get(key), b.get(key)) for key in MUST_MATCH if a.get(key) != b.get(key)}
+
+
+def compare(
+    folder_a: Path, conditions_a: Mapping[str, Any], folder_b: Path, conditions_b: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Trained draft of b less trained draft of a, every rate and temperature, paired by prompt.
+
+    The folders are the runs' `measure` folders. Pairing needs the same target text: only
+    prompts whose answers are the same tokens in both are used, and their number is told.
+    Raises DraftbenchError if nothing is common.
+    """
+    odd = differences(conditions_a, conditions_b)
+    texts = _same_text(folder_a, folder_b)
+    rows = []
+    a, b = _trained(folder_a), _trained(folder_b)
+    for temperature, common in texts.items():
+        both = a[a.temperature == temperature].merge(
+            b[b.temperature == temperature], on="prompt_id", suffixes=("_a", "_b")
+        )
+        both = both[both.prompt_id.isin(common)]
+        for metric, (top, bottom) in _RATES.items():
+            needed = [f"{name}_{side}" for name in [top, *bottom] for side in "ab"]
+            usable = both.dropna(subset=needed)
+            if usable.empty:
+                continue
+            sides = {s: (usable[f"{top}_{s}"], sum(usable[f"{name}_{s}"] for name in bottom)) for s in "ab"}
+            interval = paired_difference(*(column.astype(float) for s in "ab" for column in sides[s]))  # type: ignore[union-attr]
+            row = {"temperature": temperature, "metric": metric, "difference": interval.as_dict()}
+            row |= {s: float(sides[s][0].sum() / sides[s][1].sum()) for s in "ab"}  # type: ignore[union-attr]
+            reason = _not_comparable(metric, odd)
+            rows.append(row | {"comparable": reason is None, "reason": reason})
+    return {
+        "differs": {k: list(v) for k, v in odd.items()},
+        "rows": rows,
+        "greedy_agreement": _discordance(folder_a, folder_b, texts),
+    }
+
+
+def _not_comparable(metric: str, odd: Mapping[str, Any]) -> str | None:
+    blocking = [key for key in odd if metric not in ("exact", "greedy_agreement") or key not in ONLY_SAMPLED]
+    return f"{', '.join(blocking)} differ" if blocking else None
+
+
+def _trained(folder: Path) -> pd.DataFrame:
+    table = pd.read_parquet(folder / "prompts.parquet")
+    return table[table.draft == "trained"]
+
+
+def _positions(folder: Path) -> pd.DataFrame:
+    table = pd.read_parquet(
+        folder / "positions.parquet", columns=["draft", "temperature", "prompt_id", "position", "token_id", "agree"]
+    )
+    return table[table.draft == "trained"]
+
+
+def _same_text(folder_a: Path, folder_b: Path) -> dict[float, set[str]]:
+    """Prompts with identical target text in both measurements, by temperature."""
+    texts = []
+    for folder in (folder_a, folder_b):
+        rows = _positions(folder).sort_values("position")
+        grouped: dict[Any, Any] = rows.groupby(["temperature", "prompt_id"])["token_id"].agg(tuple).to_dict()
+        texts.append(grouped)
+    same = {key for key in texts[0].keys() & texts[1].keys() if texts[0][key] == texts[1][key]}
+    if not same:
+        raise DraftbenchError(
+            "the two runs have no held-out answer in common",
+            "a paired comparison needs the same target text under both drafts",
+            "measure both with the same target, held-out prompts, temperatures and seed",
+        )
+    return {t: {prompt for temperature, prompt in same if temperature == t} for t in sorted({t for t, _ in same})}
+
+
+def _discordance(folder_a: Path, folder_b: Path, texts: Mapping[float, set[str]]) -> list[dict[str, Any]]:
+    """McNemar's table of greedy agreement at each common position, by temperature."""
+    merged = _positions(folder_a).merge(
+        _positions(folder_b), on=["temperature", "prompt_id", "position"], suffixes=("_a", "_b")
+    )
+    found = []
+    for temperature, common in texts.items():
+        rows = merged[(merged.temperature == temperature) & merged.prompt_id.isin(common)]
+        a, b = rows.agree_a.astype(bool), rows.agree_b.astype(bool)
+        result = mcnemar(int((a & b).sum()), int((a & ~b).sum()), int((~a & b).sum()), int((~a & ~b).sum()))
+        found.append({"temperature": temperature, **result.as_dict()})
+    return found

@@ -1,0 +1,207 @@
+"""The losslessness certificate: is the output still exactly the target's?
+
+Checks, each with its figures: a draft identical to the target is always accepted; greedy
+speculative text equals greedy plain text token for token in float32; emitted tokens follow the
+target's distribution (chi-square, on a vocabulary small enough to know it exactly); and in low
+precision, where kernels for one row and for several round differently, how small the
+target's own margin was wherever the texts first part. The last is reported, not failed: it is
+arithmetic, not a defect.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from scipy import stats
+
+from engine.decode.events import Round
+from engine.decode.sampling import Sampling, distribution
+from engine.decode.speculative import FixedLength, plain_decode, speculative_decode
+from engine.models.head import Head, hidden_states
+
+SELF_DRAFT_SETTINGS = tuple(
+    Sampling(temperature, top_k, top_p)
+    for temperature, (top_k, top_p) in itertools.product((0.0, 0.7, 1.0), ((0, 1.0), (0, 0.9), (50, 1.0), (50, 0.9)))
+)
+_LEAST_P_VALUE = 0.01
+
+
+@dataclass(frozen=True)
+class Check:
+    """One part of the certificate. `passed` is None for what is only reported."""
+
+    name: str
+    passed: bool | None
+    n_tokens: int
+    detail: str
+    figures: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def texts(rounds: Sequence[Round], rows: int) -> list[list[int]]:
+    """Emitted ids of each row."""
+    written: list[list[int]] = [[] for _ in range(rows)]
+    for r in rounds:
+        written[r.row] += r.emitted
+    return written
+
+
+def self_draft(
+    target: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    gamma: int,
+    max_new_tokens: int,
+    stop_ids: frozenset[int],
+    seed: int,
+    settings: Sequence[Sampling] = SELF_DRAFT_SETTINGS,
+) -> Check:
+    """The target drafts for itself under every sampling setting: nothing may be refused."""
+    rejected: dict[str, int] = {}
+    examined = 0
+    for sampling in settings:
+        rounds = list(
+            speculative_decode(
+                target,
+                target,
+                prompts,
+                sampling,
+                length=FixedLength(gamma),
+                max_new_tokens=max_new_tokens,
+                stop_ids=stop_ids,
+                seed=seed,
+            )
+        )
+        name = f"T={sampling.temperature:g} top_k={sampling.top_k} top_p={sampling.top_p:g}"
+        rejected[name] = sum(r.rejected for r in rounds)
+        examined += sum(r.accepted + r.rejected for r in rounds)
+    refused = sum(rejected.values())
+    detail = f"{examined - refused:,} of {examined:,} proposals of a draft identical to the target were accepted"
+    return Check("self_draft", refused == 0, examined, detail, {"rejected": rejected})
+
+
+def greedy_identity(
+    target: Any,
+    draft: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    gamma: int,
+    max_new_tokens: int,
+    stop_ids: frozenset[int],
+) -> Check:
+    """Greedy speculative text against greedy plain text, in whatever precision the models are in.
+
+    In float32 identity is required. Otherwise the first difference of each prompt is reported
+    with the target's top-2 margin there.
+    """
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "seed": 0}
+    greedy = Sampling(0.0)
+    plain, speculative = [], []
+    for ids in prompts:  # one at a time: a batch would add its own rounding
+        plain += texts(list(plain_decode(target, [ids], greedy, **options)), 1)
+        speculative += texts(
+            list(speculative_decode(target, draft, [ids], greedy, length=FixedLength(gamma), **options)), 1
+        )
+    parted = [
+        _parting(target, list(prompt), a, b) for prompt, a, b in zip(prompts, plain, speculative, strict=True) if a != b
+    ]
+    exact = target.dtype == torch.float32
+    dtype = str(target.dtype).removeprefix("torch.")
+    detail = f"{len(prompts) - len(parted)} of {len(prompts)} greedy texts identical in {dtype}"
+    if parted:
+        detail += f"; largest top-2 margin where they part: {max(p['margin'] for p in parted):.4f} logits"
+    name = "greedy_identity_float32" if exact else "greedy_margins_low_precision"
+    return Check(name, not parted if exact else None, sum(map(len, plain)), detail, {"dtype": dtype, "parted": parted})
+
+
+@torch.no_grad()
+def _parting(target: Any, prompt: list[int], plain: list[int], speculative: list[int]) -> dict[str, Any]:
+    """Where two texts first differ, and by how much the target preferred its first choice there."""
+    at = next((i for i, (a, b) in enumerate(itertools.zip_longest(plain, speculative)) if a != b))
+    ids = torch.tensor([prompt + plain[:at]], device=target.device)
+    best = Head.of(target).logits(hidden_states(target, ids)[0, -1]).float().topk(2).values
+    return {"position": at, "margin": float(best[0] - best[1])}
+
+
+def tiny_model(vocab: int, seed: int) -> Any:
+    """A random one-layer Llama with a vocabulary small enough to enumerate its texts."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=vocab, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=64, initializer_range=0.15, bos_token_id=None, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config).eval().requires_grad_(False)
+
+
+def chi_square(
+    *, tokens: int, vocab: int = 7, length: int = 3, gamma: int = 2, seed: int = 0, batch: int = 4096
+) -> Check:
+    """Emitted texts of a tiny pair against the target's exact distribution over all texts.
+
+    Every text of `length` tokens is a cell, its expected count follows from the target's own
+    probabilities; both the accepted, the corrected and the bonus tokens are thereby tested
+    jointly. At least `tokens` tokens are drawn.
+    """
+    target, draft = tiny_model(vocab, seed=1), tiny_model(vocab, seed=2)
+    prompt, sampling = [1, 2, 3], Sampling(1.0)
+    cells = list(itertools.product(range(vocab), repeat=length))
+    expected = _text_probabilities(target, prompt, cells, sampling)
+    needed = -(-tokens // length)
+    seen: Counter[tuple[int, ...]] = Counter()
+    accepted = examined = 0
+    for start in range(0, needed, batch):
+        size = min(batch, needed - start)
+        rounds = list(
+            speculative_decode(
+                target, draft, [prompt] * size, sampling, length=FixedLength(gamma), max_new_tokens=length,
+                stop_ids=frozenset(), seed=seed, names=[f"{start + i}" for i in range(size)],
+            )
+        )  # fmt: skip
+        seen.update(tuple(text) for text in texts(rounds, size))
+        accepted += sum(r.accepted for r in rounds)
+        examined += sum(r.accepted + r.rejected for r in rounds)
+    counts = torch.tensor([float(seen[cell]) for cell in cells]).double()
+    counts, wanted = _pool_rare(counts, expected * needed)
+    result = stats.chisquare(counts.numpy(), wanted.numpy())
+    p_value = float(result.pvalue)
+    detail = (
+        f"chi-square of {needed * length:,} emitted tokens over {len(counts)} cells: "
+        f"p = {p_value:.3f} (acceptance {accepted / examined:.2f})"
+    )
+    figures = {
+        "p_value": p_value,
+        "statistic": float(result.statistic),
+        "cells": len(counts),
+        "acceptance": accepted / examined,
+    }
+    return Check("chi_square", p_value > _LEAST_P_VALUE, needed * length, detail, figures)
+
+
+def _pool_rare(counts: torch.Tensor, expected: torch.Tensor, least: float = 5.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cells expected fewer than `least` times become one: the chi-square law needs enough in each."""
+    rare = expected < least
+    if not rare.any():
+        return counts, expected
+    pooled = [torch.cat([t[~rare], t[rare].sum().unsqueeze(0)]) for t in (counts, expected)]
+    return pooled[0], pooled[1]
+
+
+@torch.no_grad()
+def _text_probabilities(
+    model: Any, prompt: list[int], cells: Sequence[tuple[int, ...]], sampling: Sampling
+) -> torch.Tensor:
+    """The model's probability of each continuation in `cells`: [cell], float64, summing to one."""
+    ids = torch.tensor([[*prompt, *cell] for cell in cells])
+    probs = distribution(model(input_ids=ids).logits[:, len(prompt) - 1 : -1], sampling).double()
+    written = probs.gather(-1, ids[:, len(prompt) :].unsqueeze(-1)).squeeze(-1).prod(-1)
+    return written / written.sum()

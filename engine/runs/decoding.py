@@ -1,0 +1,126 @@
+"""Decoding one prompt for the eye: the rounds as they come, and the figures at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from engine.config import ModelSpec
+from engine.data.prompts import Prompt
+from engine.data.rendering import render
+from engine.decode.events import Round
+from engine.decode.sampling import Sampling
+from engine.decode.speculative import FixedLength, speculative_decode
+from engine.decode.text import TextStream
+from engine.measure.trace import count
+from engine.models.draft import Draft, load_draft
+from engine.models.load import LoadedModel, load_model
+from engine.models.vocabulary import check_vocabulary
+from engine.paths import Home
+from engine.runs.folder import RunFolder
+from engine.runs.pipeline import draft_folder
+
+
+@dataclass
+class Decoding:
+    """A prompt about to be decoded. `rounds` decodes once and remembers what came."""
+
+    target: LoadedModel
+    draft: Draft | None
+    prompt_ids: list[int]
+    sampling: Sampling
+    gamma: int
+    max_new_tokens: int
+    seed: int
+    seen: list[Round] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.target.tokenizer
+
+    @property
+    def speculative(self) -> bool:
+        return self.draft is not None
+
+    def rounds(self) -> Iterator[Round]:
+        """The rounds, as they come."""
+        began = time.perf_counter()
+        for item in speculative_decode(
+            self.target.model,
+            self.draft.model if self.draft else None,
+            [self.prompt_ids],
+            self.sampling,
+            length=FixedLength(self.gamma if self.draft else 0),
+            max_new_tokens=self.max_new_tokens,
+            stop_ids=self.target.stop_ids,
+            seed=self.seed,
+            alternatives=5,
+        ):
+            self.seen.append(item)
+            yield item
+        self.seconds = time.perf_counter() - began
+
+    def told(self) -> str:
+        """One line of figures about what was decoded."""
+        counts = count(self.seen)
+        speed = f"{counts.emitted} tokens in {self.seconds:.2f} s = {counts.emitted / self.seconds:.1f} tokens/s"
+        if self.draft is None:
+            return speed
+        rates = counts.rates()
+        return (
+            f"{speed}; accepted {counts.accepted} of {counts.drafted} proposed ({rates['per_proposed']:.2f}), "
+            f"per_examined {rates['per_examined']:.2f}, tau {rates['tau']:.2f}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Text, figures and every round, for `--json`."""
+        rounds = [asdict(item) for item in self.rounds()]
+        stream = TextStream(self.tokenizer)
+        text = "".join(stream.emit(token) for item in self.seen for token in item.emitted)
+        counts = count(self.seen)
+        return {"text": text, "seconds": self.seconds, **asdict(counts), **counts.rates(), "rounds": rounds}
+
+
+def decode_prompt(
+    home: Home,
+    prompt: str,
+    *,
+    run_id: str | None,
+    target: str,
+    draft: str | None,
+    gamma: int,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    max_new_tokens: int,
+    seed: int,
+    dtype: str,
+) -> Decoding:
+    """Load what is named (a run's pair, or a target and perhaps a draft) and render the prompt."""
+    if run_id is not None:
+        run = RunFolder.open(home, run_id)
+        loaded = load_model(run.recipe().target, dtype=None if dtype == "auto" else dtype)
+        drafted: Draft | None = load_draft(run.path / "draft" / "best", loaded)
+    else:
+        loaded = load_model(ModelSpec(model=target), dtype=None if dtype == "auto" else dtype)
+        drafted = _named_draft(home, draft, loaded)
+    question = Prompt("prompt", ({"role": "user", "content": prompt},))
+    ids = render(loaded.tokenizer, question, context_tokens=loaded.context_tokens, max_new_tokens=max_new_tokens)
+    return Decoding(loaded, drafted, ids, Sampling(temperature, top_k, top_p), gamma, max_new_tokens, seed)
+
+
+def _named_draft(home: Home, name: str | None, target: LoadedModel) -> Draft | None:
+    """A draft given as a run id, a draft folder or any model that shares the target's vocabulary."""
+    if name is None:
+        return None
+    folder = draft_folder(home, name)
+    if folder is not None:
+        return load_draft(folder, target)
+    other = load_model(ModelSpec(model=name, device=str(target.device)), dtype=target.dtype_name)
+    check_vocabulary(target.tokenizer, other.tokenizer)
+    from engine.models.draft import DraftInfo
+
+    return Draft(other.model, DraftInfo(target.fingerprint, False, name, []))

@@ -1,0 +1,49 @@
+"""Runs told in rows and records, read from the folders themselves."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from engine.errors import DraftbenchError
+from engine.fileio import read_json
+from engine.paths import Home
+from engine.runs.folder import RunFolder
+
+
+def list_runs(home: Home) -> list[dict[str, Any]]:
+    """A row a run, newest first. A damaged run is listed with what is wrong, never left out."""
+    if not home.runs.is_dir():
+        return []
+    rows = [_row(RunFolder(path)) for path in home.runs.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return sorted(rows, key=lambda row: str(row["created"]), reverse=True)
+
+
+def _row(run: RunFolder) -> dict[str, Any]:
+    row: dict[str, Any] = {"run": run.id, "state": "unknown", "domain": "", "loss": "", "exact": "", "created": ""}
+    try:
+        status = run.status()
+        recipe = run.recipe()
+        row |= {"state": status["state"], "created": str(status.get("created_at", ""))[:19]}
+        row |= {"domain": recipe.prompts.domain, "loss": "+".join(term.name for term in recipe.train.loss)}
+        if run.summary_path.exists():
+            row["exact"] = ", ".join(
+                f"{m['value']:.3f} (T={m['temperature']:g})"
+                for m in run.summary()["metrics"]
+                if m["draft"] == "trained" and m["metric"] == "exact"
+            )
+    except DraftbenchError as error:
+        row["state"] = f"damaged: {error.what}"
+    return row
+
+
+def describe(run: RunFolder) -> dict[str, Any]:
+    """Everything about one run that is not a table."""
+    told: dict[str, Any] = {"run": run.id, "folder": str(run.path), "status": run.status()}
+    told["recipe"] = run.recipe().model_dump(mode="json")
+    for name, path in (("training", "training.json"), ("provenance", "provenance.json")):
+        told[name] = read_json(run.path / path) if (run.path / path).exists() else None
+    told["summary"] = None
+    with contextlib.suppress(DraftbenchError):
+        told["summary"] = run.summary()
+    return told

@@ -1,0 +1,351 @@
+"""From a recipe to a measured draft: prompts, captures, training, measurement, index.
+
+Each phase leaves something whole on disk and is skipped when that is there, so a run killed
+anywhere goes on from the same folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import duckdb
+import torch
+
+from engine.capture.store import Capture, CapturePlan, make_capture, plan_capture
+from engine.config import CaptureSpec, Recipe, dump_recipe, load_recipe
+from engine.data.overlap import remove_overlap
+from engine.data.prompts import Prompt, prompts_hash
+from engine.data.readers import read_prompts
+from engine.data.rendering import render
+from engine.decode.sampling import Sampling
+from engine.distill.losses import check_terms, supervision
+from engine.distill.offline import OfflineBatches
+from engine.distill.trainer import Trainer
+from engine.errors import Cancelled, DraftbenchError
+from engine.fileio import write_atomic, write_json
+from engine.measure.acceptance import exact_acceptance, mean_overlap
+from engine.measure.suite import measure_drafts
+from engine.models.draft import Draft, initialise_draft, load_draft, parameter_counts
+from engine.models.head import Head, check_head
+from engine.models.load import LoadedModel, load_model
+from engine.paths import Home
+from engine.progress import Progress
+from engine.runs.folder import RunFolder
+from engine.runs.provenance import provenance
+from engine.runs.status import now
+from engine.store.ingest import ingest_run
+
+
+@dataclass(frozen=True)
+class PromptSplit:
+    """Prompts of a run: to train on, to watch while training, and to measure on afterwards.
+
+    The draft that is kept is chosen on `watched`; the figures come from `measured` alone, so
+    the choice does not flatter them.
+    """
+
+    train: list[Prompt]
+    watched: list[Prompt]
+    measured: list[Prompt]
+    counts: dict[str, int]
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Within it, SIGINT and SIGTERM ask the work to stop at its next safe point; a second one interrupts."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Pipeline:
+    """The phases of one run. What is costly to load is loaded once, when first needed."""
+
+    def __init__(self, home: Home, recipe: Recipe, run: RunFolder | None, progress: Progress) -> None:
+        check_terms(recipe.train.loss)
+        self.home, self.recipe, self.run, self.progress = home, recipe, run, progress
+
+    def note(self, text: str) -> None:
+        """A line for the person watching, and for the run's log."""
+        self.progress.note(text)
+        if self.run is not None:
+            self.run.log(text)
+
+    @cached_property
+    def target(self) -> LoadedModel:
+        target = load_model(self.recipe.target)
+        check_head(target.model)
+        return target
+
+    @cached_property
+    def target_float32(self) -> LoadedModel:
+        return self.target if self.target.dtype == torch.float32 else load_model(self.recipe.target, dtype="float32")
+
+    @cached_property
+    def prompts(self) -> PromptSplit:
+        """Read, checked and split; training prompts that repeat a held-out one are removed."""
+        spec = self.recipe.prompts
+        train = read_prompts(spec.train, skip_bad=spec.skip_bad)
+        heldout = read_prompts(spec.heldout, skip_bad=spec.skip_bad)
+        kept, repeats = remove_overlap(train.prompts, heldout.prompts)
+        short, long = self._within_limit(kept)
+        watched, measured = split_heldout(
+            heldout.prompts, self.recipe.train.eval_prompts, self.recipe.measure.heldout_prompts
+        )
+        counts = {
+            "train": len(short), "watched": len(watched), "measured": len(measured), "bad_rows": len(train.bad) + len(heldout.bad),
+            "removed_as_heldout": len(repeats), "removed_as_too_long": long,
+        }  # fmt: skip
+        if not short:
+            raise DraftbenchError(
+                "no training prompt is left", f"counts: {counts}", "check prompts.train and max_prompt_tokens"
+            )
+        self.note("prompts: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
+        return PromptSplit(short, watched, measured, counts)
+
+    def _within_limit(self, prompts: list[Prompt]) -> tuple[list[Prompt], int]:
+        limit = self.recipe.prompts.max_prompt_tokens
+        if limit is None:
+            return prompts, 0
+        short = [
+            p for p in prompts if len(render(self.target.tokenizer, p, context_tokens=None, max_new_tokens=0)) <= limit
+        ]
+        return short, len(prompts) - len(short)
+
+    def training_plan(self) -> CapturePlan:
+        """The capture of the training prompts."""
+        return plan_capture(self.home.captures, self.target, self.prompts.train, self.recipe.capture)
+
+    def heldout_plans(self) -> dict[float, CapturePlan]:
+        """The captures of all held-out prompts, one a temperature, always with exact signal."""
+        measure = self.recipe.measure
+        prompts = self.prompts.watched + self.prompts.measured
+        return {
+            temperature: plan_capture(
+                self.home.captures,
+                self.target,
+                prompts,
+                CaptureSpec(
+                    temperature=temperature, top_p=measure.top_p, top_k=measure.top_k, max_new_tokens=measure.max_new_tokens,
+                    seed=measure.seed, batch_size=self.recipe.capture.batch_size, signal="exact",
+                ),
+            )
+            for temperature in measure.temperatures
+        }  # fmt: skip
+
+    def capture_all(self) -> tuple[Capture, dict[float, Capture]]:
+        """Make or reuse every capture of the run."""
+        training, heldout = self.training_plan(), self.heldout_plans()
+        return self.capture("training", training), {t: self.capture(f"held-out T={t:g}", p) for t, p in heldout.items()}
+
+    def capture(self, what: str, plan: CapturePlan) -> Capture:
+        """One capture, made or reused; says what it will cost before it begins."""
+        if (plan.folder / "done.json").exists():
+            self.note(f"capture {plan.address} ({what}): {len(plan.prompts)} prompts, reused")
+        else:
+            self.note(
+                f"capture {plan.address} ({what}): {len(plan.prompts)} prompts, {plan.signal.kind} signal, "
+                f"{plan.signal.bytes_per_token:,} bytes a token, at most {plan.most_tokens:,} tokens = {plan.most_bytes / 1e6:.1f} MB"
+            )
+        return make_capture(plan, self.target, batch_size=self.recipe.capture.batch_size, progress=self.progress)
+
+    def initial_draft(self) -> Draft:
+        """The untrained draft of the recipe, float32; the same whenever asked."""
+        spec = self.recipe.draft
+        checkpoint = None
+        if spec.checkpoint is not None:
+            checkpoint = draft_folder(self.home, spec.checkpoint)
+        return initialise_draft(self.target, spec, seed=self.recipe.train.seed, checkpoint=checkpoint)
+
+    def train(self) -> None:
+        """Train the run's draft, or go on training it."""
+        assert self.run is not None
+        if (self.run.path / "training.json").exists():
+            return
+        training, heldout = self.capture_all()
+        draft = self.initial_draft()
+        counts = parameter_counts(draft)
+        self.note(f"draft: {counts['total'] / 1e6:.1f}M parameters, {counts['own'] / 1e6:.1f}M of its own")
+        head = Head.of(self.target.model)
+        source = OfflineBatches(training, self.recipe.train, head, self.target.device)
+        trainer = Trainer(
+            draft, source, self.recipe.train, self.run.path,
+            evaluate=self._watch(heldout, head), emit=self.run.emit, progress=self.progress,
+        )  # fmt: skip
+        write_json(self.run.path / "provenance.json", self._provenance(training, heldout, counts))
+        outcome = trainer.run()
+        write_json(self.run.path / "training.json", asdict(outcome))
+        self.note(
+            f"trained {outcome.steps_done} of {outcome.steps} steps on {outcome.tokens_seen:,} tokens in {outcome.seconds:.0f} s; "
+            f"best at step {outcome.best_step}"
+        )
+
+    def _watch(self, heldout: dict[float, Capture], head: Head) -> Callable[[Any], dict[float, float]]:
+        """Exact acceptance on the watched prompts, of the draft in the precision it will be served in."""
+        ids = {prompt.id for prompt in self.prompts.watched}
+        measure = self.recipe.measure
+
+        def evaluate(model: Any) -> dict[float, float]:
+            served = copy.deepcopy(model).to(self.target.dtype)
+            return {
+                t: mean_overlap(
+                    exact_acceptance(
+                        served,
+                        head,
+                        capture,
+                        Sampling(t, measure.top_k, measure.top_p),
+                        [a for a in capture.answers if a.prompt_id in ids],
+                    )
+                )
+                for t, capture in heldout.items()
+            }
+
+        return evaluate
+
+    def measure(self) -> dict[str, Any]:
+        """Measure the best draft against the untrained one; writes the tables and returns the summary."""
+        assert self.run is not None
+        best = self.run.path / "draft" / "best"
+        heldout = {t: self.capture(f"held-out T={t:g}", plan) for t, plan in self.heldout_plans().items()}
+        initial = self.initial_draft()
+        trained = load_draft(best, self.target)
+        served = Draft(copy.deepcopy(initial.model).to(self.target.dtype).requires_grad_(False), initial.info)
+        measured = measure_drafts(
+            self.target,
+            self.target_float32,
+            {"initial": served, "trained": trained},
+            {"initial": initial, "trained": load_draft(best, self.target_float32)},
+            heldout,
+            [prompt.id for prompt in self.prompts.measured],
+            self.recipe.measure,
+            heldout_hash=prompts_hash(self.prompts.measured),
+            progress=self.progress,
+        )
+        measured.save(self.run.path / "measure")
+        return measured.summary
+
+    def _provenance(self, training: Capture, heldout: dict[float, Capture], counts: dict[str, int]) -> dict[str, Any]:
+        return provenance(
+            target_fingerprint=self.target.fingerprint,
+            target_dtype=self.target.dtype_name,
+            supervision=supervision(self.recipe.train.loss),
+            seeds={
+                "capture": self.recipe.capture.seed,
+                "train": self.recipe.train.seed,
+                "measure": self.recipe.measure.seed,
+            },
+            prompts={
+                **self.prompts.counts,
+                "train_hash": prompts_hash(self.prompts.train),
+                "heldout_hash": prompts_hash(self.prompts.measured),
+            },
+            captures={
+                "training": {"address": training.address, **training.done},
+                **{f"heldout T={t:g}": {"address": c.address, **c.done} for t, c in heldout.items()},
+            },
+            draft_parameters=counts,
+        )
+
+
+def split_heldout(prompts: list[Prompt], watched: int, measured: int | None) -> tuple[list[Prompt], list[Prompt]]:
+    """The first few held-out prompts to watch (at most a quarter), the following ones to measure on."""
+    few = min(watched, max(1, len(prompts) // 4))
+    if len(prompts) < 2:
+        raise DraftbenchError(
+            f"{len(prompts)} held-out prompt is not enough",
+            "one part chooses the draft, another measures it",
+            "give at least two, better fifty, in prompts.heldout",
+        )
+    rest = prompts[few:]
+    return prompts[:few], rest if measured is None else rest[:measured]
+
+
+def draft_folder(home: Home, name: str) -> Path | None:
+    """The draft folder that a run id or a path names, or None if it is some other kind of model."""
+    if (Path(name) / "draft.json").exists():
+        return Path(name).resolve()
+    with contextlib.suppress(DraftbenchError):
+        best = home.run(name) / "draft" / "best"
+        if (best / "draft.json").exists():
+            return best
+    return None
+
+
+def execute(home: Home, run: RunFolder, *, quiet: bool = False, until: str = "measure") -> dict[str, Any]:
+    """Work on a run to its end, or through the phase `until` ('train'); returns the summary.
+
+    Whatever happens is written into the run's status: done, cancelled (exit by Ctrl-C or
+    SIGTERM, resumable) or failed with the reason.
+    """
+    recipe = run.recipe()
+    with run.working(), stop_on_signals() as stop_wanted:
+        progress = Progress(quiet=quiet, listen=run.heartbeat, stop_wanted=stop_wanted)
+        pipeline = Pipeline(home, recipe, run, progress)
+        run.emit({"kind": "started"})
+        try:
+            pipeline.train()
+            summary: dict[str, Any] = {}
+            if until == "measure":
+                summary = run.summary() if run.summary_path.exists() else pipeline.measure()
+        except (Cancelled, KeyboardInterrupt):
+            _end(home, run, "cancelled")
+            raise Cancelled(run.id) from None
+        except Exception as error:
+            explained = error.as_dict() if isinstance(error, DraftbenchError) else {"what": repr(error)}
+            _end(home, run, "failed", error=explained)
+            raise
+        _end(home, run, "done")
+        return summary
+
+
+def measure_again(home: Home, run: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
+    """Measure a trained run anew, with overrides of its `measure` section if wanted; replaces its measurement."""
+    if not (run.path / "draft" / "best" / "draft.json").exists():
+        raise DraftbenchError(f"run {run.id} has no draft yet", "", f"`draftbench run --resume {run.id}` trains it")
+    odd = [item for item in overrides if not item.startswith("measure.")]
+    if odd:
+        raise DraftbenchError(
+            f"--set {odd[0]} is not about measuring",
+            "the draft is trained already",
+            "use keys of measure., or start a new run",
+        )
+    recipe = load_recipe(run.path / "config.yaml", overrides)
+    with run.working(), stop_on_signals() as stop_wanted:
+        progress = Progress(listen=run.heartbeat, stop_wanted=stop_wanted)
+        write_atomic(run.path / "config.yaml", dump_recipe(recipe))
+        try:
+            summary = Pipeline(home, recipe, run, progress).measure()
+        except (Cancelled, KeyboardInterrupt):
+            _end(home, run, "cancelled")
+            raise Cancelled(run.id) from None
+        _end(home, run, "done")
+    return summary
+
+
+def _end(home: Home, run: RunFolder, state: str, **more: Any) -> None:
+    """Write how a run ended, then bring the index up to date; a failing index does not spoil the run."""
+    try:
+        run.set_status(state=state, ended_at=now(), **more)
+        run.emit({"kind": "ended", "state": state})
+        ingest_run(home.index, run.path)
+    except (DraftbenchError, OSError, duckdb.Error) as error:
+        with contextlib.suppress(DraftbenchError, OSError):
+            run.log(f"the index was not updated: {error}")

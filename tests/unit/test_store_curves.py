@@ -1,0 +1,111 @@
+"""Events to curves: torn lines, redone steps, senseless numbers; and single values."""
+
+import json
+from datetime import datetime
+
+import pytest
+
+from engine.store.curves import CurvePoint, curve_points, parse_events, replay
+from engine.store.values import integer, json_text, number, text, timestamp
+
+
+def train(step, loss=1.0):
+    return {"kind": "train", "step": step, "loss": loss, "tokens_seen": step * 10, "seconds": step / 2}
+
+
+def steps(events):
+    return [event["step"] for event in events if event["kind"] == "train"]
+
+
+def test_an_unbroken_run_is_left_as_it_is():
+    events = [train(1), {"kind": "eval", "step": 1, "exact": 0.5}, train(2)]
+    assert replay(events) == events
+
+
+def test_steps_redone_after_a_resume_count_once_and_the_second_time():
+    events = [train(1), train(2, loss=9.0), train(3, loss=9.0), {"kind": "resumed", "step": 1}, train(2), train(3)]
+    kept = replay(events)
+    assert steps(kept) == [1, 2, 3]
+    assert all(event.get("loss", 1.0) == 1.0 for event in kept)
+
+
+def test_resuming_again_and_further_back():
+    events = [train(1), train(2), {"kind": "resumed", "step": 1}, train(2), train(3), {"kind": "resumed", "step": 0}]
+    assert steps(replay(events)) == []
+    assert steps(replay([*events, train(1), {"kind": "resumed", "step": 1}, train(2)])) == [1, 2]
+
+
+def test_events_without_a_step_are_never_redone():
+    note = {"kind": "note", "text": "warm-up"}
+    assert note in replay([note, train(5), {"kind": "resumed", "step": 2}])
+    assert replay([train(5), {"kind": "resumed"}])[0] == train(5)  # a resume from nowhere drops nothing
+
+
+@pytest.mark.parametrize("cut", range(1, 40, 7))
+def test_a_torn_last_line_costs_itself_and_nothing_else(cut):
+    raw = b"".join(json.dumps(train(step)).encode() + b"\n" for step in range(3))
+    events, damaged = parse_events(raw + json.dumps(train(3)).encode()[:cut])
+    assert (steps(events), damaged) == ([0, 1, 2], 1)
+
+
+def test_damage_in_the_middle_is_counted():
+    raw = b'{"kind":"train","step":1}\n\xff\xfe\n[1, 2]\n\n' + b"[" * 100_000 + b'\n{"kind":"train","step":2}\n'
+    events, damaged = parse_events(raw)
+    assert (steps(events), damaged) == ([1, 2], 3)
+    assert parse_events(b"") == ([], 0)
+
+
+def test_points_of_both_kinds():
+    evaluation = {"kind": "eval", "step": 4, "temperature": 1.0, "exact": 0.6, "tokens_seen": 40, "seconds": 2.0}
+    points, damaged = curve_points([train(4, loss=0.25), evaluation, {"kind": "checkpoint", "step": 4}])
+    assert points == [
+        CurvePoint(step=4, kind="train", temperature=None, value=0.25, tokens_seen=40, seconds=2.0),
+        CurvePoint(step=4, kind="eval", temperature=1.0, value=0.6, tokens_seen=40, seconds=2.0),
+    ]
+    assert damaged == 0
+
+
+def test_a_diverged_loss_is_a_gap_and_a_senseless_event_is_left_out():
+    events, _ = parse_events(b'{"kind":"train","step":1,"loss":NaN}\n')
+    assert curve_points(events)[0][0].value is None
+    bad_steps = [{**train(1), "step": step} for step in ("x", 1.5, 2**80, True, None, [1])]
+    senseless = [*bad_steps, {"kind": "train"}, train(1, loss="low")]
+    assert curve_points(senseless) == ([], len(senseless))
+
+
+def test_values_are_none_or_a_value():
+    assert number(None) is number(float("nan")) is integer(None) is text(None) is timestamp(None) is None
+    assert (number(3), integer(3.0), integer(2**62), text(3), text("ü")) == (3.0, 3, 2**62, "3", "ü")
+    assert text("half \ud83d") == "half ?"
+
+
+@pytest.mark.parametrize(
+    ("read", "bad"),
+    [
+        (number, True),
+        (number, "1"),
+        (number, 10**400),
+        (integer, 0.5),
+        (integer, 2**63),
+        (integer, float("inf")),
+        (text, []),
+        (text, {}),
+        (timestamp, 5),
+        (timestamp, "yesterday"),
+        (timestamp, "0001-01-01T00:00:00+14:00"),
+    ],
+)
+def test_what_makes_no_sense_is_an_error(read, bad):
+    with pytest.raises(ValueError, match=r"not|no|large|Invalid"):
+        read(bad)
+
+
+def test_times_are_utc_without_a_zone():
+    noon = datetime(2025, 6, 1, 12)
+    for written in ("2025-06-01T12:00:00Z", "2025-06-01T14:00:00+02:00", "2025-06-01T12:00:00", "2025-06-01 12:00"):
+        assert timestamp(written) == noon
+
+
+def test_json_text_is_strict():
+    written = json_text({"a": [float("nan"), 1.5], "b": {"c": float("-inf")}, "ü": "\udc00"})
+    assert json.loads(written) == {"a": [None, 1.5], "b": {"c": None}, "ü": "?"}
