@@ -73,24 +73,27 @@ def initialise_draft(target: LoadedModel, spec: DraftSpec, *, seed: int, checkpo
     `checkpoint` is the folder of a draft of this project; with `spec.checkpoint` naming any
     other model, that model is loaded and its vocabulary compared with the target's.
     """
-    if spec.init == "checkpoint":
-        if checkpoint is not None:
-            draft = load_draft(checkpoint, target, dtype=torch.float32)
-        else:
-            draft = _from_other_model(target, spec)
+    if checkpoint is not None:
+        draft = load_draft(checkpoint, target, dtype=torch.float32)
+    elif spec.init == "checkpoint":
+        draft = _from_other_model(target, spec)
     else:
-        layers = chosen_layers(spec.layers, target.model.config.num_hidden_layers)
-        model = _shallow_model(target, len(layers), seed)
-        copied = target.model.state_dict()
-        if spec.init == "layers":
-            model.load_state_dict(_take_layers(copied, layers, _layer_prefix(target.model)))
-        info = DraftInfo(target.fingerprint, spec.share_embeddings, spec.init, layers if spec.init == "layers" else [])
-        draft = Draft(model, info)
+        draft = _from_layers(target, spec, seed)
     if spec.share_embeddings:
         draft = Draft(draft.model, _replaced(draft.info, share_embeddings=True))
         copy_shared(draft.model, target.model)
     mark_trainable(draft.model, spec.share_embeddings)
     return draft
+
+
+def _from_layers(target: LoadedModel, spec: DraftSpec, seed: int) -> Draft:
+    """A model of the target's shape with fewer layers: copied from the target, or random."""
+    layers = chosen_layers(spec.layers, target.model.config.num_hidden_layers)
+    model = _shallow_model(target, len(layers), seed)
+    copied = spec.init == "layers"
+    if copied:
+        model.load_state_dict(_take_layers(target.model.state_dict(), layers, _layer_prefix(target.model)))
+    return Draft(model, DraftInfo(target.fingerprint, spec.share_embeddings, spec.init, layers if copied else []))
 
 
 def _replaced(info: DraftInfo, **changes: Any) -> DraftInfo:
