@@ -11,7 +11,7 @@ import torch
 
 from engine.capture.signal import SignalFormat
 from engine.decode.runner import Runner
-from engine.decode.sampling import Sampling, Uniforms, distribution, draw
+from engine.decode.sampling import Sampling, Uniforms, next_ids
 
 _REFILL_SHARE = 4  # new prompts enter once a quarter of the slots is free: each entry pays a prefill of its own
 
@@ -55,29 +55,28 @@ def answer_prompts(
     waiting = deque(range(len(prompts)))
     slots: list[_Slot] = []
     runner = Runner(model)
-    with _head_inputs(model) as seen:
-        while waiting or slots:
-            free = batch_size - len(slots)
-            if waiting and (free >= max(1, batch_size // _REFILL_SHARE) or not slots):
-                taken = [waiting.popleft() for _ in range(min(free, len(waiting)))]
-                fresh = [_Slot(i, Uniforms(seed, [names[i]])) for i in taken]
-                entering = Runner(model)
-                _step(entering, fresh, [list(prompts[i]) for i in taken], sampling, signal, seen)
-                runner.join(entering)
-                slots += fresh
+    while waiting or slots:
+        free = batch_size - len(slots)
+        if waiting and (free >= max(1, batch_size // _REFILL_SHARE) or not slots):
+            taken = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+            fresh = [_Slot(i, Uniforms(seed, [names[i]])) for i in taken]
+            entering = Runner(model)
+            _step(entering, fresh, [list(prompts[i]) for i in taken], sampling, signal)
+            runner.join(entering)
+            slots += fresh
+        else:
+            _step(runner, slots, [slot.token_ids[-1:] for slot in slots], sampling, signal)
+        going = []
+        for row, slot in enumerate(slots):
+            stopped = slot.token_ids[-1] in stop_ids
+            if stopped or len(slot.token_ids) >= max_new_tokens:
+                yield Answer(slot.index, slot.token_ids, "stop" if stopped else "length", torch.stack(slot.signal))
             else:
-                _step(runner, slots, [slot.token_ids[-1:] for slot in slots], sampling, signal, seen)
-            going = []
-            for row, slot in enumerate(slots):
-                stopped = slot.token_ids[-1] in stop_ids
-                if stopped or len(slot.token_ids) >= max_new_tokens:
-                    yield Answer(slot.index, slot.token_ids, "stop" if stopped else "length", torch.stack(slot.signal))
-                else:
-                    going.append(row)
-            if len(going) < len(slots):
-                slots = [slots[row] for row in going]
-                runner = runner if slots else Runner(model)
-                runner.keep_rows(going)
+                going.append(row)
+        if len(going) < len(slots):
+            slots = [slots[row] for row in going]
+            runner = runner if slots else Runner(model)
+            runner.keep_rows(going)
 
 
 def _step(
@@ -86,29 +85,12 @@ def _step(
     pending: list[list[int]],
     sampling: Sampling,
     signal: SignalFormat,
-    seen: list[torch.Tensor],
 ) -> None:
     """One forward: every slot gains a token and that position's signal."""
     logits = runner.feed(pending, last=1)[:, -1]
-    raw = signal.encode(seen[-1][:, -1], logits)
+    raw = signal.encode(runner.hidden[:, -1], logits)
     uniforms = torch.cat([slot.uniforms.take([0], 1)[:, 0] for slot in slots])
-    ids = draw(distribution(logits, sampling), uniforms.to(logits.device)).tolist()
+    ids = next_ids(logits, sampling, uniforms).tolist()
     for slot, token, row in zip(slots, ids, raw, strict=True):
         slot.token_ids.append(token)
         slot.signal.append(row)
-
-
-class _head_inputs:  # noqa: N801 - reads as a function in the with statement
-    """Keeps what last entered the model's output head: the hidden states behind the logits."""
-
-    def __init__(self, model: Any) -> None:
-        self._head, self._seen = model.get_output_embeddings(), []  # type: ignore[var-annotated]
-
-    def __enter__(self) -> list[torch.Tensor]:
-        self._hook = self._head.register_forward_pre_hook(
-            lambda _, inputs: self._seen.__setitem__(slice(None), [inputs[0]])
-        )
-        return self._seen
-
-    def __exit__(self, *_: object) -> None:
-        self._hook.remove()

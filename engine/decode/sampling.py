@@ -29,7 +29,8 @@ class Sampling:
 def distribution(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """logits: [..., vocab] -> probabilities: [..., vocab], float32, one-hot when greedy."""
     if sampling.greedy:
-        return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+        best = logits.argmax(-1, keepdim=True)
+        return torch.zeros_like(logits, dtype=torch.float32).scatter_(-1, best, 1.0)
     scores = logits.float() / sampling.temperature
     if 0 < sampling.top_k < scores.shape[-1]:
         scores = _keep_top_k(scores, sampling.top_k)
@@ -63,6 +64,13 @@ def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     threshold = (uniforms.to(cumulative) * cumulative[..., -1]).unsqueeze(-1)
     ids = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
     return ids.clamp_max(probs.shape[-1] - 1)
+
+
+def next_ids(logits: torch.Tensor, sampling: Sampling, uniforms: torch.Tensor) -> torch.Tensor:
+    """Ids sampled from logits [..., vocab] with uniforms [...]: [...]. The draw itself, where q is not asked for."""
+    if sampling.greedy:
+        return logits.argmax(-1)
+    return draw(distribution(logits, sampling), uniforms.to(logits.device))
 
 
 def overlap(target_probs: torch.Tensor, draft_probs: torch.Tensor) -> torch.Tensor:

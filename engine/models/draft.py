@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from engine.config import DraftSpec, ModelSpec
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, read_json, sha256_file, write_json
+from engine.models.head import check_head
 from engine.models.load import LoadedModel, load_model
 from engine.models.vocabulary import check_vocabulary
 
@@ -143,6 +144,7 @@ def _from_other_model(target: LoadedModel, spec: DraftSpec) -> Draft:
     assert spec.checkpoint is not None
     other = load_model(ModelSpec(model=spec.checkpoint, device=str(target.device)), dtype="float32")
     check_vocabulary(target.tokenizer, other.tokenizer)
+    check_head(other.model)
     return Draft(other.model, DraftInfo(target.fingerprint, False, f"checkpoint {spec.checkpoint}", []))
 
 

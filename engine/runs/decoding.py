@@ -15,7 +15,8 @@ from engine.decode.sampling import Sampling
 from engine.decode.speculative import FixedLength, speculative_decode
 from engine.decode.text import TextStream
 from engine.measure.trace import count
-from engine.models.draft import Draft, load_draft
+from engine.models.draft import Draft, DraftInfo, load_draft
+from engine.models.head import check_head
 from engine.models.load import LoadedModel, load_model
 from engine.models.vocabulary import check_vocabulary
 from engine.paths import Home
@@ -107,6 +108,7 @@ def decode_prompt(
     else:
         loaded = load_model(ModelSpec(model=target), dtype=None if dtype == "auto" else dtype)
         drafted = _named_draft(home, draft, loaded)
+    check_head(loaded.model)
     question = Prompt("prompt", ({"role": "user", "content": prompt},))
     ids = render(loaded.tokenizer, question, context_tokens=loaded.context_tokens, max_new_tokens=max_new_tokens)
     return Decoding(loaded, drafted, ids, Sampling(temperature, top_k, top_p), gamma, max_new_tokens, seed)
@@ -121,6 +123,5 @@ def _named_draft(home: Home, name: str | None, target: LoadedModel) -> Draft | N
         return load_draft(folder, target)
     other = load_model(ModelSpec(model=name, device=str(target.device)), dtype=target.dtype_name)
     check_vocabulary(target.tokenizer, other.tokenizer)
-    from engine.models.draft import DraftInfo
-
+    check_head(other.model)
     return Draft(other.model, DraftInfo(target.fingerprint, False, name, []))
