@@ -238,16 +238,37 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a YAML recipe and apply `key.sub=value` overrides to it."""
+    """Read a YAML recipe (and the one its `base` key names, under it) and apply `key.sub=value` overrides."""
+    return parse_recipe(apply_overrides(_read_with_base(path), overrides))
+
+
+def _read_with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping in a recipe file, laid over that of the file its `base` key names (beside it)."""
+    if path in seen:
+        raise DraftbenchError(f"{path} is its own base", "bases may not form a circle", "remove one of the base keys")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DraftbenchError(f"{path} is not valid YAML: {error}", "", "correct the file at the place named") from None
+    except OSError as error:
+        raise DraftbenchError(
+            f"could not read {path}: {error.strerror}", "", "check the base key, or the path"
+        ) from None
     if not isinstance(values, dict):
         raise DraftbenchError(
             f"{path} holds no recipe", "a recipe is a mapping of sections", "see recipes/quickstart.yaml"
         )
-    return parse_recipe(apply_overrides(values, overrides))
+    base = values.pop("base", None)
+    return values if base is None else _overlay(_read_with_base(path.parent / str(base), (*seen, path)), values)
+
+
+def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, mapping by mapping; anything else is replaced whole."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _overlay(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -265,7 +286,15 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
                 child = {"model": child}
             place[parent] = child = child if isinstance(child, dict) else {}
             place = child
-        place[last] = yaml.safe_load(text)
+        try:
+            place[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            problem = getattr(error, "problem", None) or "it is not valid YAML"
+            raise DraftbenchError(
+                f"--set {override!r} cannot be read: {problem}",
+                "the value is read as YAML",
+                "quote text that holds brackets, braces or ': ', for example --set 'notes=\"[draft] a: b\"'",
+            ) from None
     return result
 
 

@@ -1,0 +1,44 @@
+"""Draws docs/decode.svg, the README's picture: one answer of a run with the fate of each token.
+
+    python docs/picture.py quickstart
+
+Takes a run id, or the beginning of one; half a minute on two cores.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from engine.console import coloured, legend
+from engine.paths import home
+from engine.runs.decoding import decode_prompt
+
+PROMPT = "Why do leaves turn red in autumn?"
+
+
+def main(run_id: str) -> None:
+    """Decode PROMPT with the run's best draft and save what the terminal shows as SVG."""
+    made = decode_prompt(
+        home(), PROMPT, run_id=run_id, target="", draft=None, gamma=3, temperature=0.0,
+        top_p=1.0, top_k=0, max_new_tokens=72, seed=0, dtype="auto",
+    )  # fmt: skip
+    canvas = Console(record=True, width=104, file=io.StringIO(), highlight=False)
+    canvas.print(f'$ draftbench decode --run {run_id} --prompt "{PROMPT}"\n', style="bold")
+    answer = Text()
+    for piece in coloured(made.rounds(), made.tokenizer, refused=True):
+        answer.append_text(piece)
+    canvas.print(answer, "\n")
+    canvas.print(legend())
+    canvas.print(f"\n{made.told()}")
+    out = Path(__file__).with_name("decode.svg")
+    canvas.save_svg(str(out), title="draftbench decode")
+    print(out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "quickstart")
