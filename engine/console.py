@@ -1,14 +1,17 @@
-"""How results look in a terminal: tables, coloured tokens, errors. JSON where it is asked for."""
+"""How results look in a terminal: JSON, tables, lists, coloured tokens, errors. What they mean is in reports.py."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -16,17 +19,17 @@ from engine.decode.events import EMITTED, MARKS, Fate, Round
 from engine.decode.text import TextStream
 from engine.errors import DraftbenchError
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+_PIPED_WIDTH = 160  # columns where nobody says: a table cut for a screen would break `| grep`
 
-_LABELS = {
-    "exact": "exact: mean of sum min(p,q)",
-    "greedy_agreement": "greedy_agreement: argmax p = argmax q",
-    "per_proposed": "per_proposed: accepted / proposed",
-    "per_examined": "per_examined: accepted / judged",
-    "per_emitted": "per_emitted: accepted / emitted",
-    "tau": "tau: tokens a target forward",
-}
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if "COLUMNS" in os.environ or stream.isatty() else _PIPED_WIDTH
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=width)
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
 
 
 def print_json(value: Any) -> None:
@@ -45,24 +48,49 @@ def _plain(value: Any) -> Any:
 
 def print_error(error: DraftbenchError) -> None:
     """What, why and fix on standard error, a line each."""
-    err.print(f"[bold red]error:[/] {escape(error.what)}")
+    err.print(f"[bold red]error:[/] {escape(harmless(error.what))}")
     for name, text in (("why", error.why), ("fix", error.fix)):
         if text:
-            err.print(f"  [bold]{name}:[/] {escape(text)}")
+            err.print(f"  [bold]{name}:[/] {escape(harmless(text))}")
+
+
+def line(text: str) -> None:
+    """Some text as it is, never broken: a path in it can be copied."""
+    out.print(harmless(text), markup=False)
+
+
+def harmless(text: str) -> str:
+    """Control characters as pictures: a token or a prompt may not steer the terminal."""
+    return "".join(c if c >= " " or c in "\n\t" else chr(0x2400 + ord(c)) for c in text).replace("\x7f", "\u2421")
+
+
+def paragraph(text: str, indent: int = 0) -> None:
+    """Some text, broken between words to the width of the terminal."""
+    out.print(Padding(Text(harmless(text)), (0, 0, 0, indent)), soft_wrap=False)
+
+
+def entries(items: Iterable[tuple[str, str]]) -> None:
+    """A heading and what is to say about it, item by item: a table for long texts."""
+    for heading, text in items:
+        out.print(f"[bold]{escape(harmless(heading))}[/]")
+        if text:
+            paragraph(text, indent=4)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A plain table; numbers to the right."""
-    made = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    """A plain table under its title; numbers to the right, the first column broken last."""
+    if title:
+        line(title)
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     listed = [list(row) for row in rows]
     for index, column in enumerate(columns):
-        numeric = bool(listed) and all(
-            isinstance(row[index], (int, float)) or row[index] in ("", "-") for row in listed
-        )
-        made.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        cells = [row[index] for row in listed]
+        numeric = bool(cells) and all(isinstance(cell, (int, float)) or cell in ("", "-") for cell in cells)
+        fits = index == 0 and all(len(str(cell)) <= out.width // 2 for cell in cells)
+        made.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=fits)
     for row in listed:
-        made.add_row(*(escape(str(cell)) for cell in row))
-    out.print(made)
+        made.add_row(*(escape(harmless(str(cell))) for cell in row))
+    out.print(made, soft_wrap=False)
 
 
 def interval(numbers: dict[str, Any], digits: int = 3) -> str:
@@ -75,75 +103,36 @@ def interval(numbers: dict[str, Any], digits: int = 3) -> str:
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def print_summary(run_id: str, summary: dict[str, Any]) -> None:
-    """The table a run ends with: acceptance before and after, speed, certificate."""
-    conditions = summary["conditions"]
-    found = {(m["draft"], m["temperature"], m["metric"]): m for m in summary["metrics"]}
-    gain = {i["temperature"]: i for i in summary["improvement"]}
-    rows = []
-    for (draft, temperature, metric), m in found.items():
-        if draft == "trained":
-            before = found.get(("initial", temperature, metric))
-            change = interval(gain[temperature]) if metric == "exact" else ""
-            rows.append([f"{temperature:g}", _LABELS[metric], interval(before) if before else "", interval(m), change])
-    table(
-        f"{run_id}: held-out, {conditions['heldout_prompts']} prompts, gamma {conditions['num_draft_tokens']}, "
-        f"{conditions['dtype']} on {conditions['device']}; 95% intervals over prompts",
-        ["T", "rate", "before", "trained", "paired change"],
-        rows,
-    )
-    if "speed" in summary:
-        _print_speed(summary["speed"])
-    certificate = summary["certificate"]
-    out.print(f"\ncertificate: {'[bold green]passed[/]' if certificate['passed'] else '[bold red]FAILED[/]'}")
-    for check in certificate["checks"]:
-        mark = {True: "[green]ok  [/]", False: "[red]FAIL[/]", None: "note"}[check["passed"]]
-        out.print(f"  {mark} {escape(check['detail'])}")
-
-
-def _print_speed(speed: dict[str, Any]) -> None:
-    rates, split, predicted = speed["tokens_per_s"], speed["time_split"], speed["predicted_speedup"]
-    out.print(
-        f"\nspeed at T={speed['temperature']:g}, batch 1, {speed['threads']} threads: "
-        f"plain {rates['plain']['value']:.1f} tokens/s, speculative {rates['speculative']['value']:.1f} tokens/s, "
-        f"speed-up {interval(speed['speedup'], 2)}"
-    )
-    out.print(
-        f"  c = {speed['cost_ratio']:.3f}; time: draft {split['draft']:.0%}, verify {split['verify']:.0%}, "
-        f"overhead {split['overhead']:.0%}; predicted {predicted['formula']:.2f}x by the formula, "
-        f"{predicted['measured_times']:.2f}x with measured times"
-    )
-    pays = speed["break_even_alpha"]["some_gamma"]
-    out.print(
-        f"  speculation pays from an acceptance of {pays:.3f} on; best gamma by the formula: {speed['best_gamma']}"
-    )
+def rate(numbers: dict[str, Any]) -> str:
+    """As `interval`, without the zero before the point: '.412 [.390, .433]' leaves room for a table of three."""
+    return re.sub(r"\b0\.", ".", interval(numbers))
 
 
 def coloured(rounds: Iterable[Round], tokenizer: Any, *, refused: bool) -> Iterable[Text]:
     """Readable text of each round as it comes, styled by fate; refused tokens only if asked for."""
     stream = TextStream(tokenizer)
     for r in rounds:
-        line = Text()
-        accepted = [t for t in r.tokens if t.fate is Fate.ACCEPTED]
-        for token in accepted:
-            line.append(stream.emit(token.token_id), style=MARKS[token.fate].terminal)
-        ghosts = [t for t in r.tokens if t.fate not in EMITTED]
+        text = Text()
+        for token in r.tokens:
+            if token.fate is Fate.ACCEPTED:
+                text.append(harmless(stream.emit(token.token_id)), style=MARKS[token.fate].terminal)
+        ghosts = [token for token in r.tokens if token.fate not in EMITTED]
         if refused:
             for token, piece in zip(ghosts, stream.peek([t.token_id for t in ghosts]), strict=True):
-                line.append(piece, style=MARKS[token.fate].terminal)
+                text.append(harmless(piece), style=MARKS[token.fate].terminal)
         for token in r.tokens:
             if token.fate in EMITTED and token.fate is not Fate.ACCEPTED:
-                line.append(stream.emit(token.token_id), style=MARKS[token.fate].terminal)
-        yield line
+                text.append(harmless(stream.emit(token.token_id)), style=MARKS[token.fate].terminal)
+        yield text
 
 
 def legend() -> Text:
     """The fates and how each is marked."""
-    line = Text()
+    text = Text()
     for fate, mark in MARKS.items():
-        line.append(f" {fate} ", style=mark.terminal)
-        line.append(f" {mark.meaning}   ")
-    return line
+        text.append(f" {fate} ", style=mark.terminal)
+        text.append(f" {mark.meaning}\n")
+    return text
 
 
 def flush() -> None:

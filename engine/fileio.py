@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,20 +21,29 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn 'no space left' and 'not permitted' into an error a user can act on."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        code = _error_number(error)
+        if code in (errno.ENOSPC, errno.EDQUOT):
             raise DraftbenchError(
                 f"the disk is full: could not write {path}",
                 "what was finished before is intact and is not done again",
                 "free some space (or point DRAFTBENCH_HOME at a larger disk), then resume",
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if code in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise DraftbenchError(
                 f"not allowed to write {path}",
-                os.strerror(error.errno),
+                os.strerror(code),
                 "choose another folder with DRAFTBENCH_HOME, or mend its permissions",
             ) from error
         raise
+
+
+def _error_number(error: Exception) -> int | None:
+    """The system's error number; libraries written in Rust (safetensors) only print it."""
+    if isinstance(error, OSError):
+        return error.errno
+    printed = re.search(r"\(os error (\d+)\)", str(error))
+    return int(printed[1]) if printed else None
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -8,6 +8,7 @@ draft towards what the top-k happens to hold.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,6 +66,7 @@ class CompactSignal:
     token_ids: torch.Tensor  # [position, k], int64
     logprobs: torch.Tensor  # [position, k], float32
     tail_mass: torch.Tensor  # [position], float32
+    vocab: int  # of the target
 
     def align(self, draft_logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         if temperature != 1:
@@ -73,12 +75,16 @@ class CompactSignal:
                 "the probabilities inside its tail are not known, so they cannot be softened",
                 "capture with signal: exact",
             )
+        draft, ids, kept = _log_softmax(draft_logits[..., : self.vocab], 1.0), self.token_ids, self.logprobs
+        if draft.shape[-1] < self.vocab:  # a row of the target alone, among its best, is no token: no mass on either side
+            padding, nothing = ids >= draft.shape[-1], math.log(_TAIL_FLOOR)
+            ids, kept = ids.masked_fill(padding, draft.shape[-1]), kept.masked_fill(padding, nothing)
+            draft = torch.nn.functional.pad(draft, (0, 1), value=nothing)
         tail = self.tail_mass.clamp_min(_TAIL_FLOOR).log().unsqueeze(-1)
-        target = torch.cat([self.logprobs, tail], dim=-1)
+        target = torch.cat([kept, tail], dim=-1)
         target = target - target.logsumexp(-1, keepdim=True)  # float16 rounding leaves the sum just off one
-        draft = _log_softmax(draft_logits, 1.0)
-        rest = draft.scatter(-1, self.token_ids, float("-inf")).logsumexp(-1, keepdim=True)
-        return target, torch.cat([draft.gather(-1, self.token_ids), rest], dim=-1)
+        rest = draft.scatter(-1, ids, float("-inf")).logsumexp(-1, keepdim=True)
+        return target, torch.cat([draft.gather(-1, ids), rest], dim=-1)
 
 
 def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -135,6 +141,7 @@ class SignalFormat:
             raw[:, :ids_end].contiguous().view(self.id_dtype).to(device).long(),
             raw[:, ids_end:probs_end].contiguous().view(torch.float16).to(device).float(),
             raw[:, probs_end:].contiguous().view(torch.float32).to(device).squeeze(-1),
+            self.vocab,
         )
 
 

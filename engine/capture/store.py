@@ -172,10 +172,10 @@ def _exclusive(folder: Path, progress: Progress) -> Iterator[None]:
 def _fill(plan: CapturePlan, target: LoadedModel, batch_size: int, progress: Progress) -> None:
     if plan.signal.kind == "exact":
         check_head(target.model)
-    _refuse_if_too_large(plan)
-    write_json(plan.folder / "spec.json", plan.spec)
     finished = {sequence.prompt_id: sequence for sequence in _recover(plan)}
     missing = [i for i, prompt in enumerate(plan.prompts) if prompt.id not in finished]
+    _refuse_if_too_large(plan, len(missing))
+    write_json(plan.folder / "spec.json", plan.spec)
     offset = max((s.offset + plan.signal.bytes_per_token * len(s.token_ids) for s in finished.values()), default=0)
     answers = answer_prompts(
         target.model,
@@ -271,11 +271,13 @@ def _finish(plan: CapturePlan, seconds: float, new_tokens: int) -> None:
     )
 
 
-def _refuse_if_too_large(plan: CapturePlan) -> None:
-    free = shutil.disk_usage(plan.folder).free
-    if plan.most_bytes > free:
+def _refuse_if_too_large(plan: CapturePlan, missing: int) -> None:
+    """Refuse what may not fit: the signal of the prompts still to answer, at their longest."""
+    free, tokens = shutil.disk_usage(plan.folder).free, missing * int(plan.spec["max_new_tokens"])
+    needed = tokens * plan.signal.bytes_per_token
+    if needed > free:
         raise DraftbenchError(
-            f"the capture may need {plan.most_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free",
-            f"{plan.most_tokens:,} tokens at {plan.signal.bytes_per_token:,} bytes of {plan.signal.kind} signal each",
+            f"the capture may need {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free",
+            f"{tokens:,} tokens at {plan.signal.bytes_per_token:,} bytes of {plan.signal.kind} signal each",
             "free some space, use capture.signal: compact, or fewer prompts",
         )

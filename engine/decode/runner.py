@@ -44,7 +44,9 @@ class Runner:
     def feed(self, pending: list[list[int]], *, last: int) -> torch.Tensor:
         """Run the pending tokens of each row; logits of the last `last` columns: [row, last, vocab].
 
-        Rows are padded on the left, so each row's final token is in the last column.
+        Rows are padded on the left, so each row's final token is in the last column. An id that
+        the model has no row for is read as its last one: a target with padding rows may write
+        it, and a draft that cannot read it may still guess on.
         """
         width = max(len(ids) for ids in pending)
         ids = torch.tensor([[0] * (width - len(row)) + row for row in pending])
@@ -55,7 +57,7 @@ class Runner:
         self.mask = torch.cat([self.mask, new], dim=1)
         whole = bool(self.mask.all())  # then the model's own causal path, faster than a mask
         output = self.model.base_model(
-            input_ids=ids.to(self.device),
+            input_ids=ids.clamp_max(self.model.get_input_embeddings().weight.shape[0] - 1).to(self.device),
             attention_mask=None if whole else self.mask.long().to(self.device),
             position_ids=positions.to(self.device),
             past_key_values=self.cache,
@@ -68,14 +70,13 @@ class Runner:
 
     def take_back(self, counts: list[int]) -> None:
         """Forget the last `counts[row]` real tokens of each row."""
-        common = min(counts)
-        if common:
-            self.cache.crop(-common)
-            self.mask = self.mask[:, : self.mask.shape[1] - common]
         for row, count in enumerate(counts):
-            if count > common:
-                real = self.mask[row].nonzero().squeeze(-1)
-                self.mask[row, real[len(real) - (count - common) :]] = False
+            real = self.mask[row].nonzero().squeeze(-1)
+            self.mask[row, real[len(real) - count :]] = False
+        empty = int((~self.mask.any(0)).flip(0).long().cumprod(0).sum())  # columns at the end that no row needs
+        if empty:
+            self.cache.crop(-empty)
+            self.mask = self.mask[:, : self.mask.shape[1] - empty]
         if self.mask.shape[1] - int(self.lengths.max()) > _MOST_HOLES:
             self.squeeze()
 

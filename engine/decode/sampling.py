@@ -40,8 +40,10 @@ def distribution(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
 
 def _keep_top_k(scores: torch.Tensor, k: int) -> torch.Tensor:
     """Everything but the k best becomes -inf; ties at the edge go to the lower id."""
-    best = scores.topk(k, dim=-1)
-    return torch.full_like(scores, float("-inf")).scatter(-1, best.indices, best.values)
+    edge = scores.topk(k, dim=-1).values[..., -1:]
+    above, tied = scores > edge, scores == edge  # torch.topk picks among the tied ones as it likes
+    room = k - above.sum(-1, keepdim=True)
+    return scores.masked_fill(~(above | (tied & (tied.cumsum(-1) <= room))), float("-inf"))
 
 
 def _keep_nucleus(probs: torch.Tensor, top_p: float) -> torch.Tensor:

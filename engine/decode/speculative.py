@@ -119,38 +119,43 @@ def speculative_decode(
     """Decode the prompts (ids, at least one each) together and yield each row's rounds as they end.
 
     `target` and `draft` are Transformers causal models on one device. `names` seed the rows'
-    own random streams (their numbers by default). `alternatives`: likeliest tokens of either
-    model noted at each judged position. A row never exceeds `max_new_tokens`.
+    own random streams (their numbers by default): with a fixed length a row's rounds do not
+    depend on the rows beside it. `alternatives`: likeliest tokens of either model noted at each
+    judged position. A row never exceeds `max_new_tokens`: near it, it proposes less.
     """
     uniforms = Uniforms(seed, list(names or map(str, range(len(prompts)))))
-    rows = [_Row(i, max_new_tokens, list(ids), list(ids)) for i, ids in enumerate(prompts)]
+    rows = [_Row(i, max_new_tokens, list(ids), list(ids)) for i, ids in enumerate(prompts) if max_new_tokens > 0]
     target_runner, draft_runner = Runner(target), Runner(draft) if draft is not None else None
     while rows:
         started = time.perf_counter()
-        room = max(row.limit - row.emitted for row in rows) - 1  # the target adds one token itself
-        gamma = min(length.next(), room) if draft_runner else 0
-        draws = uniforms.take([row.number for row in rows], 2 * gamma + 1)
+        wanted = length.next() if draft_runner else 0
+        gammas = [min(wanted, row.limit - row.emitted - 1) for row in rows]  # the target adds one token itself
+        draws = uniforms.take([row.number for row in rows], 2 * wanted + 1)
         vocab = target.get_output_embeddings().weight.shape[0]
-        proposed, draft_probs = _propose(draft_runner, rows, gamma, sampling, draws[:, gamma + 1 :], vocab)
+        proposed, draft_probs = _propose(draft_runner, rows, sampling, draws[:, : max(gammas)], vocab, target.device)
         drafted = _synchronised(target)
         pending = [row.target_pending + ids for row, ids in zip(rows, proposed.tolist(), strict=True)]
-        target_probs = distribution(target_runner.feed(pending, last=gamma + 1), sampling)
+        target_probs = distribution(target_runner.feed(pending, last=max(gammas) + 1), sampling)
         verified = _synchronised(target)
-        verdicts = [
-            judge(*each) for each in zip(target_probs, draft_probs, proposed, draws[:, : gamma + 1], strict=True)
+        parts = [  # a row's own gamma, whatever the others have room for
+            (p[: gamma + 1], q[:gamma], ids[:gamma], u[-gamma - 1 :])
+            for p, q, ids, u, gamma in zip(target_probs, draft_probs, proposed, draws, gammas, strict=True)
         ]
+        verdicts = [judge(*part) for part in parts]
         told = [
-            _tell(row, verdict, ids, p, q, u, stop_ids, alternatives)
-            for row, verdict, ids, p, q, u in zip(
-                rows, verdicts, proposed.tolist(), target_probs, draft_probs, draws.tolist(), strict=True
-            )
+            _tell(row, verdict, *part, stop_ids, alternatives)
+            for row, verdict, part in zip(rows, verdicts, parts, strict=True)
         ]
         _roll_back(target_runner, draft_runner, rows, verdicts, proposed.tolist())
-        length.saw(sum(v.accepted for v in verdicts), sum(v.accepted + v.refused for v in verdicts))
         ended = time.perf_counter()
         seconds = (drafted - started, verified - drafted, ended - verified)
-        for row, (tokens, reason) in zip(rows, told, strict=True):
-            yield Round(row.number, row.rounds, gamma, tokens, *seconds, finish_reason=reason)
+        rounds = [
+            Round(row.number, row.rounds, gamma, tokens, *seconds, finish_reason=reason)
+            for row, gamma, (tokens, reason) in zip(rows, gammas, told, strict=True)
+        ]
+        length.saw(sum(r.accepted for r in rounds), sum(r.accepted + r.rejected for r in rounds))
+        for row, item in zip(rows, rounds, strict=True):
+            yield item
             row.rounds += 1
         going = [i for i, (_, reason) in enumerate(told) if reason is None]
         if len(going) < len(rows):
@@ -165,14 +170,21 @@ def plain_decode(target: Any, prompts: Sequence[Sequence[int]], sampling: Sampli
 
 
 def _propose(
-    draft_runner: Runner | None, rows: list[_Row], gamma: int, sampling: Sampling, draws: torch.Tensor, vocab: int
+    draft_runner: Runner | None,
+    rows: list[_Row],
+    sampling: Sampling,
+    draws: torch.Tensor,
+    vocab: int,
+    device: torch.device,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """gamma tokens a row from the draft, and the distributions they were drawn from.
 
-    draws: [row, gamma] -> proposed: [row, gamma] ids, draft_probs: [row, gamma, vocab].
+    draws: [row, gamma] -> proposed: [row, gamma] ids, draft_probs: [row, gamma, vocab], on `device`.
     """
+    gamma = draws.shape[1]
     if draft_runner is None or gamma == 0:
-        return torch.zeros(len(rows), 0, dtype=torch.long), torch.zeros(len(rows), 0, vocab)
+        empty = torch.zeros(len(rows), 0, vocab, device=device)
+        return torch.zeros(len(rows), 0, dtype=torch.long, device=device), empty
     ids, probs = [], []
     pending = [row.draft_pending for row in rows]
     for step in range(gamma):
@@ -186,20 +198,20 @@ def _propose(
 def _tell(
     row: _Row,
     verdict: Verdict,
-    proposed: list[int],
     target_probs: torch.Tensor,
     draft_probs: torch.Tensor,
-    draws: list[float],
+    proposed_ids: torch.Tensor,
+    uniforms: torch.Tensor,
     stop_ids: frozenset[int],
     alternatives: int,
 ) -> tuple[tuple[Token, ...], str | None]:
-    """The round's tokens with their fates, and why the row ends if it does.
+    """The round's tokens with their fates, and why the row ends if it does; tensors as in `judge`.
 
-    An end-of-sequence token or the length limit among the accepted ends the answer there: what
-    follows in the block is discarded and no token is drawn after it.
+    An end-of-sequence token among the accepted ends the answer there: what follows in the block
+    is discarded and no token is drawn after it.
     """
-    last = row.limit - row.emitted - 1
-    stop_at = next((i for i in range(verdict.accepted) if proposed[i] in stop_ids or i == last), None)
+    proposed, draws = proposed_ids.tolist(), uniforms.tolist()
+    stop_at = next((i for i in range(verdict.accepted) if proposed[i] in stop_ids), None)
     accepted = verdict.accepted if stop_at is None else stop_at + 1
     judged = accepted + (1 if verdict.refused and stop_at is None else 0)
     overlaps = overlap(target_probs[:judged], draft_probs[:judged]).tolist()

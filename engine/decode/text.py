@@ -24,16 +24,18 @@ class TextStream:
     def emit(self, token_id: int) -> str:
         """Add an id to the answer and return the text it completes."""
         self._ids.append(token_id)
-        text = self._new_text(self._ids)
-        if text.endswith(_BROKEN) and len(self._ids) - self._shown < _WINDOW:
-            return ""
-        self._shown = len(self._ids)
+        text, end = self._new_text(self._ids), len(self._ids)
+        if text.endswith(_BROKEN):
+            if end - self._shown < _WINDOW:
+                return ""
+            text, end = self._before_last_character(text)
+        self._shown = end
         return text
 
     def peek(self, token_ids: Sequence[int]) -> list[str]:
         """Pieces that ids not added to the answer would have had, such as refused ones."""
         trial = TextStream(self._tokenizer)
-        trial._ids, trial._shown = list(self._ids[-_WINDOW:]), min(self._shown, _WINDOW)
+        trial._ids = list(self._ids[-_WINDOW:])
         trial._shown = len(trial._ids) - (len(self._ids) - self._shown)
         return [trial.emit(token) for token in token_ids]
 
@@ -42,3 +44,11 @@ class TextStream:
         before = self._tokenizer.decode(ids[start : self._shown])
         whole: str = self._tokenizer.decode(ids[start:])
         return whole[len(before) :]
+
+    def _before_last_character(self, text: str) -> tuple[str, int]:
+        """Of held bytes that make no sense, the text that no later id can change, and where it ends."""
+        for end in range(len(self._ids) - 1, self._shown, -1):
+            piece = self._new_text(self._ids[:end])
+            if piece + self._tokenizer.decode(self._ids[end:]) == text:
+                return piece, end
+        return text, len(self._ids)

@@ -75,22 +75,24 @@ def initialise_draft(target: LoadedModel, spec: DraftSpec, *, seed: int, checkpo
     other model, that model is loaded and its vocabulary compared with the target's.
     """
     if checkpoint is not None:
-        draft = load_draft(checkpoint, target, dtype=torch.float32)
+        loaded = load_draft(checkpoint, target, dtype=torch.float32)
+        # a copy: what is trained must not be the target's own tensors
+        draft = Draft(copy.deepcopy(loaded.model), loaded.info)
     elif spec.init == "checkpoint":
         draft = _from_other_model(target, spec)
     else:
         draft = _from_layers(target, spec, seed)
+    info = _replaced(draft.info, share_embeddings=spec.share_embeddings, target_fingerprint=target.fingerprint)
     if spec.share_embeddings:
-        draft = Draft(draft.model, _replaced(draft.info, share_embeddings=True))
         copy_shared(draft.model, target.model)
     mark_trainable(draft.model, spec.share_embeddings)
-    return draft
+    return Draft(draft.model, info)
 
 
 def _from_layers(target: LoadedModel, spec: DraftSpec, seed: int) -> Draft:
     """A model of the target's shape with fewer layers: copied from the target, or random."""
     layers = chosen_layers(spec.layers, target.model.config.num_hidden_layers)
-    model = _shallow_model(target, len(layers), seed)
+    model = _shallow_model(target, layers, seed)
     copied = spec.init == "layers"
     if copied:
         model.load_state_dict(_take_layers(target.model.state_dict(), layers, _layer_prefix(target.model)))
@@ -101,12 +103,13 @@ def _replaced(info: DraftInfo, **changes: Any) -> DraftInfo:
     return DraftInfo(**{**asdict(info), **changes})
 
 
-def _shallow_model(target: LoadedModel, layers: int, seed: int) -> Any:
-    """A randomly initialised float32 model of the target's configuration with fewer layers."""
+def _shallow_model(target: LoadedModel, layers: list[int], seed: int) -> Any:
+    """A randomly initialised float32 model of the target's configuration with only those layers."""
     config = copy.deepcopy(target.model.config)
-    config.num_hidden_layers = layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:layers]
+    for name, value in vars(target.model.config).items():  # such as layer_types: one entry a layer
+        if "layer" in name and isinstance(value, list) and len(value) == config.num_hidden_layers:
+            setattr(config, name, [value[i] for i in layers])
+    config.num_hidden_layers = len(layers)
     config.dtype = torch.float32
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -156,6 +159,12 @@ def shared_modules(model: Any) -> list[Any]:
 @torch.no_grad()
 def copy_shared(draft_model: Any, target_model: Any) -> None:
     """Set the draft's embeddings and head to the target's values."""
+    if _tied(draft_model) and not _tied(target_model):
+        raise DraftbenchError(
+            "the draft ties its embeddings to its head, the target does not",
+            "one tensor cannot have the values of two",
+            "set draft.share_embeddings: false",
+        )
     for mine, theirs in zip(shared_modules(draft_model), shared_modules(target_model), strict=True):
         if mine.weight.shape != theirs.weight.shape:
             raise DraftbenchError(
@@ -164,6 +173,13 @@ def copy_shared(draft_model: Any, target_model: Any) -> None:
                 "set draft.share_embeddings: false",
             )
         mine.weight.copy_(theirs.weight)
+        if getattr(mine, "bias", None) is not None and getattr(theirs, "bias", None) is not None:
+            mine.bias.copy_(theirs.bias)
+
+
+def _tied(model: Any) -> bool:
+    embeddings, head = shared_modules(model)
+    return embeddings.weight is head.weight
 
 
 def mark_trainable(model: Any, share_embeddings: bool) -> None:
@@ -202,11 +218,14 @@ def load_draft(folder: Path, target: LoadedModel, *, dtype: torch.dtype | None =
 
     Refuses a folder that is damaged or was made for another target.
     """
-    if not (folder / CARD).exists():
+    absent = [name for name in (CARD, WEIGHTS) if not (folder / name).exists()]
+    if absent:
         raise DraftbenchError(
-            f"{folder} holds no draft", f"{CARD} is missing", "give a run id or the draft folder of a run"
+            f"{folder} holds no draft", f"{absent[0]} is missing", "give a run id or the draft folder of a run"
         )
     card = read_json(folder / CARD)
+    if not isinstance(card, dict) or not {"info", "config", "weights_sha256"} <= card.keys():
+        raise DraftbenchError(f"{folder / CARD} is damaged", "it lacks a part", "train or copy it again")
     info = DraftInfo(**card["info"])
     if sha256_file(folder / WEIGHTS) != card["weights_sha256"]:
         raise DraftbenchError(

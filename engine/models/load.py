@@ -103,21 +103,28 @@ def load_model(spec: ModelSpec, *, dtype: str | None = None) -> LoadedModel:
     Weights come from safetensors only. An adapter is merged into its base, so what follows
     sees a plain model. Raises DraftbenchError if the folder holds no usable causal model.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     folder = locate_model(spec)
     device = resolve_device(spec.device)
     torch_dtype = resolve_dtype(dtype or spec.dtype, device)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch_dtype, use_safetensors=True, trust_remote_code=spec.trust_remote_code
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch_dtype,
+            use_safetensors=True,
+            trust_remote_code=spec.trust_remote_code,
+            output_loading_info=True,
         )
+        if found["missing_keys"]:  # Transformers would fill them with random numbers and go on
+            raise ValueError(f"its weights lack {min(found['missing_keys'])}")
         if spec.adapter:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, locate_adapter(spec.adapter)).merge_and_unload()
         tokenizer = load_tokenizer(spec)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise DraftbenchError(
             f"could not load {spec.model}" + (f" with adapter {spec.adapter}" if spec.adapter else ""),
             f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",

@@ -52,6 +52,12 @@ def locate_adapter(name: str) -> Path:
         raise DraftbenchError(
             f"{name} is not a PEFT adapter", "it holds no adapter_config.json", "give the folder PEFT saved"
         )
+    if not (folder / "adapter_model.safetensors").exists():
+        raise DraftbenchError(
+            f"the adapter {name} has no adapter_model.safetensors",
+            "pickled weights (.bin) can run code when they are read, so they are not",
+            "save it again with PEFT's save_pretrained, which writes safetensors",
+        )
     return folder
 
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from engine.config import ModelSpec
+from engine.config import DEFAULT_TARGET, ModelSpec
 from engine.data.prompts import Prompt
 from engine.data.rendering import render
 from engine.decode.events import Round
 from engine.decode.sampling import Sampling
 from engine.decode.speculative import FixedLength, speculative_decode
 from engine.decode.text import TextStream
+from engine.errors import DraftbenchError
 from engine.measure.trace import count
 from engine.models.draft import Draft, DraftInfo, load_draft
 from engine.models.head import check_head
@@ -77,12 +78,32 @@ class Decoding:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Text, figures and every round, for `--json`."""
+        """Text, settings, figures and every round, for `--json`."""
         rounds = [asdict(item) for item in self.rounds()]
         stream = TextStream(self.tokenizer)
         text = "".join(stream.emit(token) for item in self.seen for token in item.emitted)
         counts = count(self.seen)
-        return {"text": text, "seconds": self.seconds, **asdict(counts), **counts.rates(), "rounds": rounds}
+        return {
+            "text": text,
+            "settings": self.settings(),
+            "seconds": self.seconds,
+            **asdict(counts),
+            **counts.rates(),
+            "rounds": rounds,
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """What the answer depends on."""
+        return {
+            "target": self.target.spec.model,
+            "draft": self.draft.info.init if self.draft else None,
+            "num_draft_tokens": self.gamma if self.draft else 0,
+            **asdict(self.sampling),
+            "max_new_tokens": self.max_new_tokens,
+            "seed": self.seed,
+            "dtype": self.target.dtype_name,
+            "device": str(self.target.device),
+        }
 
 
 def decode_prompt(
@@ -90,7 +111,7 @@ def decode_prompt(
     prompt: str,
     *,
     run_id: str | None,
-    target: str,
+    target: str | None,
     draft: str | None,
     gamma: int,
     temperature: float,
@@ -101,12 +122,22 @@ def decode_prompt(
     dtype: str,
 ) -> Decoding:
     """Load what is named (a run's pair, or a target and perhaps a draft) and render the prompt."""
+    wanted = None if dtype == "auto" else dtype
+    if not prompt.strip():
+        raise DraftbenchError("the prompt is empty", "there is nothing to answer", "for example --prompt 'Why?'")
+    drafted: Draft | None
     if run_id is not None:
+        if target or draft:
+            raise DraftbenchError(
+                "--run does not go together with --target or --draft",
+                "a run names its own pair",
+                "leave --run out, and give the run as --draft for another target",
+            )
         run = RunFolder.open(home, run_id)
-        loaded = load_model(run.recipe().target, dtype=None if dtype == "auto" else dtype)
-        drafted: Draft | None = load_draft(run.path / "draft" / "best", loaded)
+        loaded = load_model(run.recipe().target, dtype=wanted)
+        drafted = load_draft(run.path / "draft" / "best", loaded)
     else:
-        loaded = load_model(ModelSpec(model=target), dtype=None if dtype == "auto" else dtype)
+        loaded = load_model(ModelSpec(model=target or DEFAULT_TARGET), dtype=wanted)
         drafted = _named_draft(home, draft, loaded)
     check_head(loaded.model)
     question = Prompt("prompt", ({"role": "user", "content": prompt},))

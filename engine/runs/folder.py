@@ -14,7 +14,11 @@ runs/<id>/
 from __future__ import annotations
 
 import contextlib
+import difflib
+import os
+import re
 import secrets
+import signal
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -24,11 +28,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from engine.config import Recipe, dump_recipe, load_recipe
-from engine.errors import DraftbenchError, did_you_mean
+from engine.errors import DraftbenchError
 from engine.fileio import append_line, disk_errors, read_json, write_atomic, write_json
 from engine.paths import Home
 from engine.runs.status import effective_state, now, this_process
 
+_LATEST = re.compile(r"latest(?:~(\d{1,6}))?")
 _HEARTBEAT_S = 2.0  # at most this often is the status file rewritten for progress alone
 
 
@@ -55,38 +60,54 @@ class RunFolder:
         return run
 
     @staticmethod
-    def open(home: Home, run_id: str) -> RunFolder:
-        """The run of that id, or of the only id that starts with it."""
-        if home.run(run_id).is_dir():
-            return RunFolder(home.run(run_id))
-        known = sorted(p.name for p in home.runs.iterdir()) if home.runs.is_dir() else []
-        matching = [name for name in known if name.startswith(run_id)]
+    def open(home: Home, name: str) -> RunFolder:
+        """The run of that id, or of the only id that starts with it; `latest`, or `latest~1` for the one before."""
+        latest = _LATEST.fullmatch(name)
+        if latest is None and home.run(name).is_dir():
+            return RunFolder(home.run(name))
+        known = [run.id for run in run_folders(home)]
+        if latest is not None:
+            back = int(latest[1] or 0)
+            if back < len(known):
+                return RunFolder(home.run(known[back]))
+            raise _unknown(home, name, known, f"there are {len(known)} runs in {home.runs}")
+        matching = [run_id for run_id in known if run_id.startswith(name)]
         if len(matching) == 1:
             return RunFolder(home.run(matching[0]))
         why = f"{len(matching)} runs start with it" if matching else f"no such run in {home.runs}"
-        raise DraftbenchError(
-            f"unknown run {run_id!r}",
-            why,
-            did_you_mean(run_id, matching or known)
-            if known
-            else "start one with `draftbench run recipes/quickstart.yaml`",
-        )
+        raise _unknown(home, name, matching or known, why)
+
+    @staticmethod
+    def exists(home: Home, run_id: str) -> bool:
+        """Whether there is a run of exactly that id."""
+        with contextlib.suppress(DraftbenchError):
+            return home.run(run_id).is_dir()
+        return False
 
     def recipe(self) -> Recipe:
         """The resolved recipe this run was made from."""
         return load_recipe(self.path / "config.yaml")
 
     def status(self) -> dict[str, Any]:
-        """The status file, with `state` 'interrupted' where a running process is gone."""
+        """The status file, with `state` 'interrupted' where a running process is gone, 'damaged' if it is not whole."""
+        raw = self._read_status()
+        return {"state": "damaged"} if raw is None else {**raw, "state": effective_state(raw)}
+
+    def _read_status(self) -> dict[str, Any] | None:
+        """What the status file holds: nothing if it is absent, None if it is damaged."""
         path = self.path / "status.json"
-        raw: dict[str, Any] = read_json(path) if path.exists() else {"state": "unknown"}
-        return {**raw, "state": effective_state(raw)}
+        if not path.exists():
+            return {}
+        try:
+            found = read_json(path)
+        except (DraftbenchError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
 
     def set_status(self, **changes: Any) -> None:
-        """Change some keys of the status file; the whole file is replaced atomically."""
-        path = self.path / "status.json"
-        old: dict[str, Any] = read_json(path) if path.exists() else {}
-        write_json(path, {**old, **changes, "updated_at": now()})
+        """Change some keys of the status file, replaced atomically; a damaged one is begun anew."""
+        old = self._read_status() or {}
+        write_json(self.path / "status.json", {**old, **changes, "updated_at": now()})
         self._beat = time.monotonic()
 
     def heartbeat(self, progress: dict[str, Any]) -> None:
@@ -108,19 +129,39 @@ class RunFolder:
         """Be the one process that works on this run; a second one is refused."""
         lock = FileLock(self.path / ".lock")
         try:
-            lock.acquire(timeout=0)
+            with disk_errors(self.path):
+                lock.acquire(timeout=0)
         except Timeout:
-            status = self.status()
             raise DraftbenchError(
-                f"run {self.id} is being worked on by process {status.get('pid')}",
+                f"run {self.id} is being worked on by process {self.status().get('pid', 'unknown')}",
                 "two processes would overwrite each other's checkpoints",
                 f"wait for it, or cancel it with `draftbench runs cancel {self.id}`",
             ) from None
         try:
-            self.set_status(state="running", error=None, **this_process())
+            self.set_status(state="running", error=None, ended_at=None, **this_process())
             yield
         finally:
             lock.release()
+
+    def ask_to_stop(self) -> int:
+        """SIGTERM to the process that works on the run, which then leaves at its next safe point; its id."""
+        status = self.status()
+        if status["state"] != "running":
+            raise DraftbenchError(
+                f"run {self.id} is {status['state']}",
+                "only a running run can be cancelled",
+                "`draftbench runs` shows the states",
+            )
+        process = int(status["pid"])
+        try:
+            os.kill(process, signal.SIGTERM)
+        except OSError as error:
+            raise DraftbenchError(
+                f"process {process} of run {self.id} could not be asked to stop",
+                str(error.strerror),
+                "it has just ended, or belongs to another user: `draftbench runs` shows the state",
+            ) from None
+        return process
 
     @property
     def summary_path(self) -> Path:
@@ -136,3 +177,18 @@ class RunFolder:
             )
         found: dict[str, Any] = read_json(self.summary_path)
         return found
+
+
+def run_folders(home: Home) -> list[RunFolder]:
+    """Every run, the one created last first; a damaged one is among them."""
+    if not home.runs.is_dir():
+        return []
+    runs = [RunFolder(path) for path in home.runs.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return sorted(runs, key=lambda run: (str(run.status().get("created_at", "")), run.id), reverse=True)
+
+
+def _unknown(home: Home, name: str, near: list[str], why: str) -> DraftbenchError:
+    similar = difflib.get_close_matches(name, near, n=3, cutoff=0.3)
+    hint = f"did you mean {', '.join(similar)}? " if similar else ""
+    listed = "`draftbench runs` lists the ids" if near else "start one with `draftbench run recipes/quickstart.yaml`"
+    return DraftbenchError(f"unknown run {name!r}", why, hint + listed)

@@ -8,23 +8,21 @@ from typing import Any
 from engine.errors import DraftbenchError
 from engine.fileio import read_json
 from engine.paths import Home
-from engine.runs.folder import RunFolder
+from engine.runs.folder import RunFolder, run_folders
 
 
 def list_runs(home: Home) -> list[dict[str, Any]]:
     """A row a run, newest first. A damaged run is listed with what is wrong, never left out."""
-    if not home.runs.is_dir():
-        return []
-    rows = [_row(RunFolder(path)) for path in home.runs.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return sorted(rows, key=lambda row: str(row["created"]), reverse=True)
+    return [_row(run) for run in run_folders(home)]
 
 
 def _row(run: RunFolder) -> dict[str, Any]:
-    row: dict[str, Any] = {"run": run.id, "state": "unknown", "domain": "", "loss": "", "exact": "", "created": ""}
+    row: dict[str, Any] = dict.fromkeys(("run", "state", "domain", "loss", "exact", "created", "problem"), "")
+    row["run"] = run.id
     try:
         status = run.status()
-        recipe = run.recipe()
         row |= {"state": status["state"], "created": str(status.get("created_at", ""))[:19]}
+        recipe = run.recipe()
         row |= {"domain": recipe.prompts.domain, "loss": "+".join(term.name for term in recipe.train.loss)}
         if run.summary_path.exists():
             row["exact"] = ", ".join(
@@ -32,8 +30,8 @@ def _row(run: RunFolder) -> dict[str, Any]:
                 for m in run.summary()["metrics"]
                 if m["draft"] == "trained" and m["metric"] == "exact"
             )
-    except DraftbenchError as error:
-        row["state"] = f"damaged: {error.what}"
+    except (DraftbenchError, ValueError, LookupError, TypeError) as error:
+        row |= {"state": "damaged", "problem": str(error).splitlines()[0]}
     return row
 
 

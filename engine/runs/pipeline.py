@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import duckdb
 import torch
 
 from engine.capture.store import Capture, CapturePlan, make_capture, plan_capture
-from engine.config import CaptureSpec, Recipe, dump_recipe, load_recipe
+from engine.config import CaptureSpec, Recipe
 from engine.data.overlap import remove_overlap
 from engine.data.prompts import Prompt, prompts_hash
 from engine.data.readers import read_prompts
@@ -29,8 +26,8 @@ from engine.decode.sampling import Sampling
 from engine.distill.losses import check_terms, supervision
 from engine.distill.offline import OfflineBatches
 from engine.distill.trainer import Trainer
-from engine.errors import Cancelled, DraftbenchError
-from engine.fileio import write_atomic, write_json
+from engine.errors import DraftbenchError
+from engine.fileio import read_json, write_json
 from engine.measure.acceptance import exact_acceptance, mean_overlap
 from engine.measure.suite import measure_drafts
 from engine.models.draft import Draft, initialise_draft, load_draft, parameter_counts
@@ -39,9 +36,7 @@ from engine.models.load import LoadedModel, load_model
 from engine.paths import Home
 from engine.progress import Progress
 from engine.runs.folder import RunFolder
-from engine.runs.provenance import provenance
-from engine.runs.status import now
-from engine.store.ingest import ingest_run
+from engine.runs.provenance import measured_by, provenance
 
 
 @dataclass(frozen=True)
@@ -56,24 +51,6 @@ class PromptSplit:
     watched: list[Prompt]
     measured: list[Prompt]
     counts: dict[str, int]
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Within it, SIGINT and SIGTERM ask the work to stop at its next safe point; a second one interrupts."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Pipeline:
@@ -240,12 +217,24 @@ class Pipeline:
             progress=self.progress,
         )
         measured.save(self.run.path / "measure")
+        self._note_measurement(heldout)
         return measured.summary
+
+    def _note_measurement(self, heldout: dict[float, Capture]) -> None:
+        """A draft may be measured long after it was trained, by another version and on other captures."""
+        assert self.run is not None
+        path = self.run.path / "provenance.json"
+        found = measured_by(
+            draft_sha256=read_json(self.run.path / "draft" / "best" / "draft.json")["weights_sha256"],
+            captures={f"heldout T={t:g}": c.address for t, c in heldout.items()},
+        )
+        write_json(path, {**(read_json(path) if path.exists() else {}), "measurement": found})
 
     def _provenance(self, training: Capture, heldout: dict[float, Capture], counts: dict[str, int]) -> dict[str, Any]:
         return provenance(
             target_fingerprint=self.target.fingerprint,
             target_dtype=self.target.dtype_name,
+            device=str(self.target.device),
             supervision=supervision(self.recipe.train.loss),
             seeds={
                 "capture": self.recipe.capture.seed,
@@ -279,73 +268,13 @@ def split_heldout(prompts: list[Prompt], watched: int, measured: int | None) -> 
 
 
 def draft_folder(home: Home, name: str) -> Path | None:
-    """The draft folder that a run id or a path names, or None if it is some other kind of model."""
+    """The draft folder that a path or a run names, or None if it is some other kind of model."""
     if (Path(name) / "draft.json").exists():
         return Path(name).resolve()
+    if Path(name).exists():
+        return None
     with contextlib.suppress(DraftbenchError):
-        best = home.run(name) / "draft" / "best"
+        best = RunFolder.open(home, name).path / "draft" / "best"
         if (best / "draft.json").exists():
             return best
     return None
-
-
-def execute(home: Home, run: RunFolder, *, quiet: bool = False, until: str = "measure") -> dict[str, Any]:
-    """Work on a run to its end, or through the phase `until` ('train'); returns the summary.
-
-    Whatever happens is written into the run's status: done, cancelled (exit by Ctrl-C or
-    SIGTERM, resumable) or failed with the reason.
-    """
-    recipe = run.recipe()
-    with run.working(), stop_on_signals() as stop_wanted:
-        progress = Progress(quiet=quiet, listen=run.heartbeat, stop_wanted=stop_wanted)
-        pipeline = Pipeline(home, recipe, run, progress)
-        run.emit({"kind": "started"})
-        try:
-            pipeline.train()
-            summary: dict[str, Any] = {}
-            if until == "measure":
-                summary = run.summary() if run.summary_path.exists() else pipeline.measure()
-        except (Cancelled, KeyboardInterrupt):
-            _end(home, run, "cancelled")
-            raise Cancelled(run.id) from None
-        except Exception as error:
-            explained = error.as_dict() if isinstance(error, DraftbenchError) else {"what": repr(error)}
-            _end(home, run, "failed", error=explained)
-            raise
-        _end(home, run, "done")
-        return summary
-
-
-def measure_again(home: Home, run: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
-    """Measure a trained run anew, with overrides of its `measure` section if wanted; replaces its measurement."""
-    if not (run.path / "draft" / "best" / "draft.json").exists():
-        raise DraftbenchError(f"run {run.id} has no draft yet", "", f"`draftbench run --resume {run.id}` trains it")
-    odd = [item for item in overrides if not item.startswith("measure.")]
-    if odd:
-        raise DraftbenchError(
-            f"--set {odd[0]} is not about measuring",
-            "the draft is trained already",
-            "use keys of measure., or start a new run",
-        )
-    recipe = load_recipe(run.path / "config.yaml", overrides)
-    with run.working(), stop_on_signals() as stop_wanted:
-        progress = Progress(listen=run.heartbeat, stop_wanted=stop_wanted)
-        write_atomic(run.path / "config.yaml", dump_recipe(recipe))
-        try:
-            summary = Pipeline(home, recipe, run, progress).measure()
-        except (Cancelled, KeyboardInterrupt):
-            _end(home, run, "cancelled")
-            raise Cancelled(run.id) from None
-        _end(home, run, "done")
-    return summary
-
-
-def _end(home: Home, run: RunFolder, state: str, **more: Any) -> None:
-    """Write how a run ended, then bring the index up to date; a failing index does not spoil the run."""
-    try:
-        run.set_status(state=state, ended_at=now(), **more)
-        run.emit({"kind": "ended", "state": state})
-        ingest_run(home.index, run.path)
-    except (DraftbenchError, OSError, duckdb.Error) as error:
-        with contextlib.suppress(DraftbenchError, OSError):
-            run.log(f"the index was not updated: {error}")

@@ -68,3 +68,8 @@ def machine() -> dict[str, Any]:
 def provenance(**hashes: Any) -> dict[str, Any]:
     """Everything above, with the caller's hashes and counts."""
     return {"command": sys.argv, "versions": versions(), "source": git_commit(), "machine": machine(), **hashes}
+
+
+def measured_by(**what: Any) -> dict[str, Any]:
+    """What a measurement comes from: as `provenance`, without the command."""
+    return {"versions": versions(), "source": git_commit(), "machine": machine(), **what}

@@ -1,14 +1,26 @@
-"""Making a recipe independent of where it was read, so that its run can be resumed from anywhere."""
+"""Reading a recipe for a new run: checked, and independent of where it was read, so that the run can be resumed anywhere."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from engine.config import PromptSource, Recipe
-from engine.paths import resolve_input
+from engine.config import PromptSource, Recipe, load_recipe
+from engine.distill.losses import check_terms
+from engine.errors import DraftbenchError
+from engine.paths import Home, resolve_input
+from engine.runs.folder import RunFolder
 
 
-def with_absolute_paths(recipe: Recipe, beside: Path) -> Recipe:
+def read_recipe(home: Home, path: str, settings: Sequence[str], *, skip_bad: bool) -> Recipe:
+    """The recipe in a file with `key=value` settings over it; what a run would stumble over is refused here."""
+    file = resolve_input(path)
+    recipe = load_recipe(file, [*settings, *(["prompts.skip_bad=true"] if skip_bad else [])])
+    check_terms(recipe.train.loss)
+    return with_absolute_paths(recipe, file.parent, home)
+
+
+def with_absolute_paths(recipe: Recipe, beside: Path, home: Home) -> Recipe:
     """The recipe with every local file or folder in it as an absolute path; a missing one is an error.
 
     `beside` is the folder of the recipe file.
@@ -22,7 +34,8 @@ def with_absolute_paths(recipe: Recipe, beside: Path) -> Recipe:
     target = recipe.target.model_copy(
         update={"model": _absolute(recipe.target.model, beside), "adapter": _maybe(recipe.target.adapter, beside)}
     )
-    return recipe.model_copy(update={"prompts": prompts, "target": target})
+    draft = recipe.draft.model_copy(update={"checkpoint": _checkpoint(recipe.draft.checkpoint, beside, home)})
+    return recipe.model_copy(update={"prompts": prompts, "target": target, "draft": draft})
 
 
 def _absolute_source(source: PromptSource, beside: Path) -> PromptSource:
@@ -35,3 +48,15 @@ def _maybe(name: str | None, beside: Path) -> str | None:
 
 def _absolute(name: str, beside: Path) -> str:
     return name if name.startswith(("hub:", "asset:")) else str(resolve_input(name, beside))
+
+
+def _checkpoint(name: str | None, beside: Path, home: Home) -> str | None:
+    """A file or folder as in the rest of the recipe, else the whole id of a run."""
+    try:
+        return _maybe(name, beside)
+    except DraftbenchError as nowhere:
+        assert name is not None
+        try:
+            return RunFolder.open(home, name).id
+        except DraftbenchError:
+            raise nowhere from None

@@ -1,0 +1,156 @@
+"""Peak memory of training with full-vocabulary forward KL, above that of the loaded target.
+
+    python benchmarks/training_memory.py
+
+Three optimiser steps of a four-layer draft of SmolLM2-135M-Instruct, each one micro-batch of
+more than 4,096 response positions with exact signal, in a process of its own. Counted from the
+loaded target on, so the draft's weights, gradients and AdamW moments are in the figure; the
+goal is less than 3 GB. A second process takes all positions as one chunk, which is what a loss
+without chunks does. About 3 minutes on two cores; Linux only (it resets and reads VmHWM).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from engine.capture.batches import Batch
+from engine.capture.signal import Signal, SignalFormat, signal_format
+from engine.config import DEFAULT_TARGET, DraftSpec, ModelSpec, TrainSpec
+from engine.distill import chunked
+from engine.distill.trainer import Trainer
+from engine.models.draft import initialise_draft
+from engine.models.head import Head, hidden_states
+from engine.models.load import LoadedModel, load_model
+from engine.progress import SILENT
+
+GOAL_BYTES = 3e9
+PROMPT_TOKENS, ANSWER_TOKENS, STEPS = 40, 256, 3
+
+
+@dataclass
+class OneBatch:
+    """The same micro-batch at every step: random text with the target's real hidden states."""
+
+    batch: Batch
+    format: SignalFormat
+    head: Head
+    steps: int = STEPS
+
+    def micro_batches(self, step: int) -> Sequence[Batch]:
+        return [self.batch]
+
+    def read_signal(self, batch: Batch, part: slice) -> Signal:
+        return self.format.decode(batch.raw_signal[part], self.head, batch.ids.device)
+
+
+def random_batch(target: LoadedModel, rows: int) -> OneBatch:
+    """Rows of 40 prompt and 256 answer tokens. Memory depends on shapes alone, not on what is said."""
+    width = PROMPT_TOKENS + ANSWER_TOKENS
+    text = torch.randint(100, target.vocab_rows, (rows, width), generator=torch.Generator().manual_seed(0))
+    ids = text[:, :-1].to(target.device)
+    responds = torch.zeros_like(ids, dtype=torch.bool)
+    responds[:, PROMPT_TOKENS - 1 :] = True
+    form = signal_format("exact", target.model, 0)
+    with torch.no_grad():
+        hidden = torch.cat([hidden_states(target.model, row.unsqueeze(0))[0, PROMPT_TOKENS - 1 :] for row in ids])
+    raw = form.encode(hidden, hidden)
+    answers = text[:, PROMPT_TOKENS:].reshape(-1).to(target.device)
+    batch = Batch(ids, torch.ones_like(ids), responds, answers, raw, [ANSWER_TOKENS] * rows)
+    return OneBatch(batch, form, Head.of(target.model))
+
+
+def resident_bytes(which: str) -> int:
+    """VmRSS (now) or VmHWM (the most since it was reset) of this process."""
+    found = re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def train(model: str, positions: int, precision: str, one_chunk: bool) -> dict[str, Any]:
+    """What the training process itself does and measures."""
+    target = load_model(ModelSpec(model=model))
+    rows = -(-positions // ANSWER_TOKENS)
+    source = random_batch(target, rows)
+    gc.collect()
+    base = resident_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # 5: VmHWM begins anew
+    if one_chunk:
+        chunked.CHUNK_VALUES = source.batch.tokens * target.vocab_rows
+    draft = initialise_draft(target, DraftSpec(layers=4), seed=0)
+    settings = TrainSpec.model_validate({"precision": precision})
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(draft, source, settings, Path(folder), progress=SILENT)
+        trainer.run()
+    return {
+        "dtype": str(trainer.dtype).removeprefix("torch."),
+        "target_dtype": target.dtype_name,
+        "positions": source.batch.tokens,
+        "padded_tokens": source.batch.ids.numel(),
+        "vocab": target.vocab_rows,
+        "chunk": chunked.chunk_size(target.vocab_rows),
+        "target_bytes": base,
+        "above_target_bytes": resident_bytes("VmHWM") - base,
+        "seconds_per_step": trainer.outcome.seconds / STEPS,
+    }
+
+
+def in_own_process(arguments: list[str], one_chunk: bool) -> dict[str, Any]:
+    """The figures of a training process that shares no memory with this one."""
+    command = [sys.executable, __file__, *arguments, "--child", "one" if one_chunk else "many"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure both ways; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", default=DEFAULT_TARGET, help="as in a recipe")
+    parser.add_argument("--positions", type=int, default=4096, help="response positions a step, at least")
+    parser.add_argument("--precision", default="auto", help="auto, bfloat16 or float32: of the draft's forward pass")
+    parser.add_argument("--no-unchunked", action="store_true", help="leave out the process that takes one chunk")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    parser.add_argument("--child", choices=["many", "one"], help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    if chosen.child:
+        print(json.dumps(train(chosen.target, chosen.positions, chosen.precision, chosen.child == "one")))
+        return 0
+    given = ["--target", chosen.target, "--positions", str(chosen.positions), "--precision", chosen.precision]
+    found = in_own_process(given, one_chunk=False)
+    whole = None if chosen.no_unchunked else in_own_process(given, one_chunk=True)
+    passed = found["above_target_bytes"] < GOAL_BYTES
+    if chosen.json:
+        print(json.dumps({"passed": passed, "chunked": found, "unchunked": whole}, indent=2))
+        return 0 if passed else 1
+    tensor = found["positions"] * found["vocab"] * 4
+    print(
+        f"{found['positions']:,} response positions ({found['padded_tokens']:,} padded tokens), forward in "
+        f"{found['dtype']}, process with the {found['target_dtype']} target loaded: {found['target_bytes'] / 1e9:.2f} GB"
+    )
+    print(f"one [{found['positions']}, {found['vocab']}] float32 tensor: {tensor / 1e9:.2f} GB")
+    if whole:
+        print(f"all positions in one chunk: {whole['above_target_bytes'] / 1e9:.2f} GB above the target")
+    print(
+        f"chunks of {found['chunk']} positions: {found['above_target_bytes'] / 1e9:.2f} GB above the target, goal "
+        f"under {GOAL_BYTES / 1e9:g} GB: {'met' if passed else 'MISSED'}"
+    )
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Looking at prompts before anything is made of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from engine.config import ModelSpec, PromptSource
+from engine.data.overlap import duplicates_within
+from engine.data.readers import read_prompts
+from engine.data.rendering import render
+from engine.models.load import load_tokenizer
+from engine.models.locate import locate_model
+
+
+def check_prompts(files: Sequence[str], target: str, *, skip_bad: bool) -> dict[str, Any]:
+    """Counts of the prompts in `files`: groups, tools, repeats, tokens under the target's template, bad rows.
+
+    `too_long` counts prompts that fill the target's context, so that no token of an answer fits.
+    """
+    found = read_prompts([PromptSource(path=name) for name in files], skip_bad=skip_bad)
+    spec = ModelSpec(model=target)
+    tokenizer, context = load_tokenizer(spec), _context_tokens(spec)
+    lengths = sorted(len(render(tokenizer, p, context_tokens=None, max_new_tokens=0)) for p in found.prompts)
+    return {
+        "prompts": len(found.prompts),
+        "bad_rows": [asdict(row) for row in found.bad],
+        "with_tools": sum(bool(prompt.tools) for prompt in found.prompts),
+        "repeated": len(duplicates_within(found.prompts)),
+        "too_long": sum(length >= context for length in lengths) if context else 0,
+        "context_tokens": context,
+        "tokens": {"least": lengths[0], "median": lengths[len(lengths) // 2], "most": lengths[-1]},
+        "groups": dict(Counter(prompt.group or "-" for prompt in found.prompts)),
+        "sources": list(found.sources),
+    }
+
+
+def _context_tokens(spec: ModelSpec) -> int | None:
+    """The target's context, from its configuration alone."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(locate_model(spec), trust_remote_code=spec.trust_remote_code)
+    tokens: int | None = getattr(config, "max_position_embeddings", None)
+    return tokens

@@ -1,0 +1,136 @@
+"""Working on a run from the first phase to the last, with whatever happens written into its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import duckdb
+
+from engine.config import Recipe, dump_recipe, load_recipe
+from engine.errors import Cancelled, DraftbenchError
+from engine.fileio import write_atomic
+from engine.paths import Home
+from engine.progress import Progress
+from engine.runs.faults import explain
+from engine.runs.folder import RunFolder
+from engine.runs.pipeline import Pipeline
+from engine.runs.provenance import git_commit, versions
+from engine.runs.status import now
+from engine.store.ingest import ingest_run
+
+_STOPPING = b"\nstopping at the next safe point; once more stops at once\n"
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Within it, SIGINT and SIGTERM ask the work to stop at its next safe point; a second one interrupts."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        with contextlib.suppress(OSError):
+            os.write(2, _STOPPING)  # not print: the signal may have come in the middle of one
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def capture_only(home: Home, recipe: Recipe) -> list[dict[str, Any]]:
+    """Make or reuse every capture of a recipe, without a run: what each is for, where it lies, what it holds."""
+    with stop_on_signals() as stop_wanted:
+        try:
+            training, heldout = Pipeline(home, recipe, None, Progress(stop_wanted=stop_wanted)).capture_all()
+        except KeyboardInterrupt:
+            raise Cancelled("capture") from None
+    named = {"training": training, **{f"held-out T={t:g}": capture for t, capture in heldout.items()}}
+    return [
+        {"what": what, "address": capture.address, "folder": str(capture.folder), **capture.done}
+        for what, capture in named.items()
+    ]
+
+
+def execute(home: Home, run: RunFolder, *, quiet: bool = False, until: str = "measure") -> dict[str, Any]:
+    """Work on a run to its end, or through the phase `until` ('train'); returns the summary.
+
+    Whatever happens is written into the run's status: done, cancelled (exit by Ctrl-C or
+    SIGTERM, resumable) or failed with the reason.
+    """
+    recipe = run.recipe()
+    with run.working(), stop_on_signals() as stop_wanted, _ending(home, run):
+        pipeline = Pipeline(home, recipe, run, Progress(quiet=quiet, listen=run.heartbeat, stop_wanted=stop_wanted))
+        run.emit({"kind": "started", "until": until, "versions": versions(), "source": git_commit()})
+        pipeline.train()
+        if until == "train":
+            return {}
+        return run.summary() if run.summary_path.exists() else pipeline.measure()
+
+
+def measure_again(home: Home, run: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
+    """Measure a trained run anew, with overrides of its `measure` section if wanted; replaces its measurement.
+
+    Until the new one is whole, the run keeps its recipe and the measurement it had.
+    """
+    if not (run.path / "training.json").exists():
+        raise DraftbenchError(
+            f"run {run.id} is not trained yet", "there is no draft to measure", f"`draftbench run --resume {run.id}`"
+        )
+    odd = [item for item in overrides if not item.startswith("measure.")]
+    if odd:
+        raise DraftbenchError(
+            f"--set {odd[0]} is not about measuring",
+            "the draft is trained already",
+            "use keys of measure., or start a new run",
+        )
+    recipe = load_recipe(run.path / "config.yaml", overrides)
+    with run.working(), stop_on_signals() as stop_wanted, _ending(home, run):
+        summary = Pipeline(home, recipe, run, Progress(listen=run.heartbeat, stop_wanted=stop_wanted)).measure()
+        write_atomic(run.path / "config.yaml", dump_recipe(recipe))
+        return summary
+
+
+@contextlib.contextmanager
+def _ending(home: Home, run: RunFolder) -> Iterator[None]:
+    """Writes into the run how the work in it ended, and tells faults of the machine as errors."""
+    try:
+        yield
+    except (Cancelled, KeyboardInterrupt):
+        _end(home, run, "cancelled")
+        raise Cancelled(run.id) from None
+    except Exception as error:
+        explained = explain(error)
+        if explained is None:
+            with contextlib.suppress(DraftbenchError, OSError):
+                run.log(traceback.format_exc())
+        _end(home, run, "failed", error=explained.as_dict() if explained else {"what": repr(error)})
+        if explained is None or explained is error:
+            raise
+        raise explained from error
+    _end(home, run, "done")
+
+
+def _end(home: Home, run: RunFolder, state: str, **more: Any) -> None:
+    """Write how work on a run ended, then bring the index up to date; a failing index does not spoil the run.
+
+    A run that has a measurement stays done: then it was only the measuring again that ended otherwise.
+    """
+    if run.summary_path.exists():
+        state = "done"
+    try:
+        run.set_status(state=state, ended_at=now(), **more)
+        run.emit({"kind": "ended", "state": state})
+        ingest_run(home.index, run.path)
+    except (DraftbenchError, OSError, duckdb.Error) as error:
+        with contextlib.suppress(DraftbenchError, OSError):
+            run.log(f"the index was not updated: {error}")

@@ -1,0 +1,31 @@
+"""The long form of the losslessness check: enough tokens that a small bias would show."""
+
+import pytest
+
+from engine.decode import speculative
+from engine.measure.lossless import chi_square
+
+pytestmark = pytest.mark.slow
+
+
+def test_two_hundred_thousand_tokens_follow_the_target():
+    check = chi_square(tokens=200_000)
+    assert check.n_tokens >= 200_000
+    assert check.figures["p_value"] > 0.01
+
+
+@pytest.mark.parametrize("gamma", [1, 4])
+def test_other_lengths_of_proposal_too(gamma):
+    assert chi_square(tokens=60_000, gamma=gamma, seed=1).figures["p_value"] > 0.01
+
+
+def slightly_wrong(target_probs, draft_probs):
+    """Nine tenths of the right residual: a fault that a short test would let pass."""
+    left = (target_probs - draft_probs).clamp_min(0)
+    return 0.9 * left / left.sum(-1, keepdim=True) + 0.1 * target_probs
+
+
+@pytest.mark.parametrize("wrong", [lambda p, q: p, slightly_wrong], ids=["target", "slightly"])
+def test_a_wrong_residual_fails(monkeypatch, wrong):
+    monkeypatch.setattr(speculative, "residual", wrong)
+    assert chi_square(tokens=200_000).passed is False

@@ -1,0 +1,53 @@
+"""A tiny target with drafts and captures of its own answers, in memory and in a temporary folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.capture.store import Capture, make_capture, plan_capture
+from engine.config import CaptureSpec, ModelSpec
+from engine.data.prompts import Prompt
+from engine.models.draft import Draft, DraftInfo
+from engine.models.load import LoadedModel
+from tests.conftest import byte_tokenizer, tiny_llama
+
+QUESTIONS = ("hi", "What is 2 + 2?", "你好", "Name a river in Kenya.", "🙂?", "Why do leaves turn red in autumn?")
+
+
+def loaded(model: Any, name: str = "tiny") -> LoadedModel:
+    """A model that never was on disk, as if it had been loaded."""
+    return LoadedModel(model, byte_tokenizer(), ModelSpec(model=name), fingerprint=name)
+
+
+def as_draft(model: Any) -> Draft:
+    return Draft(model, DraftInfo("tiny", False, "random", []))
+
+
+def questions(count: int = len(QUESTIONS)) -> list[Prompt]:
+    """Prompts of very different lengths, in two groups."""
+    texts = QUESTIONS[:count]
+    return [Prompt(f"q{i}", ({"role": "user", "content": t},), group="ab"[i % 2]) for i, t in enumerate(texts)]
+
+
+def captured(folder: Path, target: LoadedModel, prompts: Sequence[Prompt] | None = None, **settings: Any) -> Capture:
+    """The target's answers to the prompts with exact signal."""
+    spec = CaptureSpec(**{"max_new_tokens": 12, **settings})
+    plan = plan_capture(folder / "captures", target, prompts or questions(), spec)
+    return make_capture(plan, target, batch_size=4)
+
+
+def blend(model: Any, other: Any, share: float) -> Any:
+    """`model` with a share of `other`'s weights mixed in: a draft that is right only partly."""
+    with torch.no_grad():
+        for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+            mine.lerp_(theirs, share)
+    return model
+
+
+def noisy_copy(share: float = 0.15) -> Any:
+    """A draft whose acceptance is neither all nor nothing, for the default tiny target."""
+    return blend(tiny_llama(), tiny_llama(seed=9), share)

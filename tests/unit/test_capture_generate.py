@@ -1,0 +1,139 @@
+"""The target's answers: right, and the same whatever prompts share their batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from engine.capture.generate import Answer, answer_prompts
+from engine.capture.signal import SignalFormat, signal_format
+from engine.config import CaptureSpec
+from engine.decode.sampling import Sampling, distribution
+from engine.models.head import Head
+from tests.conftest import tiny_llama
+
+# Prompts of very different lengths, more than one batch of them.
+PROMPTS = [[0, 9], list(range(2, 40)), [0, 200, 7], [5], list(range(60, 75)), [0, 0, 8, 8], [100, 3], [0, 17, 4, 99, 6]]
+NAMES = [f"p{i}" for i in range(len(PROMPTS))]
+STOPS = frozenset(range(40, 70))  # a ninth of the vocabulary: answers end at very different lengths
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_llama()
+
+
+def answers(model: Any, sampling: Sampling, batch_size: int, **changes: Any) -> dict[int, Answer]:
+    settings: dict[str, Any] = {
+        "max_new_tokens": 20, "stop_ids": STOPS, "seed": 3, "signal": SignalFormat("none", 32, 258, 1), **changes,
+    }  # fmt: skip
+    prompts, names = settings.pop("prompts", PROMPTS), settings.pop("names", NAMES)
+    found = list(answer_prompts(model, prompts, names, sampling, batch_size=batch_size, **settings))
+    assert sorted(a.index for a in found) == list(range(len(prompts)))
+    return {a.index: a for a in found}
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_greedy_answers_are_those_of_transformers(model: Any, batch_size: int):
+    mine = answers(model, Sampling(0), batch_size)
+    for index, prompt in enumerate(PROMPTS):
+        ids = torch.tensor([prompt])
+        theirs = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20, eos_token_id=sorted(STOPS)
+        )
+        assert mine[index].token_ids == theirs[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1.0), Sampling(0.7, top_k=20), Sampling(1.2, top_p=0.9)], ids=str)
+def test_a_sampled_answer_does_not_depend_on_its_batch(model: Any, sampling: Sampling):
+    """In float32; the prompts that share a batch change and so does the order in which slots are filled."""
+    alone = answers(model, sampling, 1)
+    lengths = {len(a.token_ids) for a in alone.values()}
+    assert len(lengths) > 3, "the answers must end at different steps to test refilling"
+    for batch_size in (2, 3, 8, 64):
+        together = answers(model, sampling, batch_size)
+        assert {i: a.token_ids for i, a in together.items()} == {i: a.token_ids for i, a in alone.items()}
+    some = answers(model, sampling, 3, prompts=PROMPTS[::-2], names=NAMES[::-2])
+    assert [some[i].token_ids for i in range(4)] == [alone[i].token_ids for i in (7, 5, 3, 1)]
+
+
+def test_the_seed_and_the_name_choose_the_draws(model: Any):
+    one = answers(model, Sampling(1.0), 8, prompts=[PROMPTS[0]] * 3, names=["a", "b", "a"])
+    assert one[0].token_ids == one[2].token_ids != one[1].token_ids
+    other = answers(model, Sampling(1.0), 8, prompts=[PROMPTS[0]], names=["a"], seed=4)
+    assert other[0].token_ids != one[0].token_ids
+
+
+def test_an_answer_ends_with_its_stop_token_or_at_the_limit(model: Any):
+    found = answers(model, Sampling(1.0), 4, max_new_tokens=6)
+    assert {a.finish_reason for a in found.values()} == {"stop", "length"}
+    for answer in found.values():
+        stopped = answer.finish_reason == "stop"
+        assert (answer.token_ids[-1] in STOPS) == stopped
+        assert stopped or len(answer.token_ids) == 6
+        assert not STOPS & set(answer.token_ids[:-1])
+
+
+def test_a_stop_token_at_the_limit_counts_as_a_stop(model: Any):
+    first = answers(model, Sampling(0), 1, max_new_tokens=1)[1].token_ids[0]
+    again = answers(model, Sampling(0), 1, max_new_tokens=1, stop_ids=frozenset([first]))
+    assert (again[1].token_ids, again[1].finish_reason) == ([first], "stop")
+
+
+def test_no_prompts_give_no_answers(model: Any):
+    assert answers(model, Sampling(0), 4, prompts=[], names=[]) == {}
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("kind", ["exact", "compact"])
+def test_each_signal_row_is_the_targets_distribution_where_its_token_was_drawn(model: Any, kind: str, batch_size: int):
+    form = signal_format(kind, model, 64)
+    found = answers(model, Sampling(1.0), batch_size, signal=form)
+    for index, prompt in enumerate(PROMPTS):
+        tokens = found[index].token_ids
+        with torch.no_grad():
+            forced = model(input_ids=torch.tensor([prompt + tokens[:-1]])).logits[0, len(prompt) - 1 :]
+        assert found[index].signal.shape == (len(tokens), form.bytes_per_token)
+        target, truth = form.decode(found[index].signal, Head.of(model)).align(forced, 1.0)
+        total_variation = (target.exp() - truth.exp()).abs().sum(-1) / 2
+        # bfloat16 keeps 8 bits of each of 32 hidden numbers; a row off by one would be at 0.9
+        assert total_variation.max() < 0.02
+
+
+def test_sampling_settings_do_not_touch_the_signal(model: Any):
+    """The signal is the target's plain distribution; what top-k leaves of it is worked out by who reads it."""
+    form = signal_format("exact", model, 64)
+    plain = answers(model, Sampling(1.0), 4, signal=form)
+    greedy = answers(model, Sampling(0), 4, signal=form)
+    for index in range(len(PROMPTS)):
+        assert torch.equal(plain[index].signal[0], greedy[index].signal[0])
+
+
+def test_draws_follow_the_distribution(model: Any):
+    """The first tokens of 3,000 names are spread as the target says, within five standard errors."""
+    count = 3000
+    found = answers(
+        model, Sampling(0.5), 1500, prompts=[PROMPTS[0]] * count, names=[f"n{i}" for i in range(count)], max_new_tokens=1
+    )
+    with torch.no_grad():
+        probs = distribution(model(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1], Sampling(0.5)).double()
+    seen = torch.bincount(torch.tensor([found[i].token_ids[0] for i in range(count)]), minlength=258) / count
+    error = (probs * (1 - probs) / count).sqrt()
+    assert ((seen - probs).abs() <= 5 * error + 1e-3).all()
+
+
+def test_generating_leaves_no_hook_behind(model: Any):
+    answers(model, Sampling(0), 4, max_new_tokens=2)
+    stream = answer_prompts(
+        model, PROMPTS, NAMES, Sampling(0), max_new_tokens=9, stop_ids=STOPS, seed=0, batch_size=2,
+        signal=signal_format("exact", model, 1),
+    )  # fmt: skip
+    next(stream)
+    stream.close()
+    assert not model.get_output_embeddings()._forward_pre_hooks
+
+
+def test_the_default_answer_is_sampled_at_temperature_one():
+    assert (CaptureSpec().temperature, CaptureSpec().top_p, CaptureSpec().top_k) == (1.0, 1.0, 0)

@@ -1,0 +1,213 @@
+"""The schema: what it refuses and how it says so, its short forms, overrides, and that it stays light to import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from engine.config import (
+    LossTerm,
+    Recipe,
+    apply_overrides,
+    dump_recipe,
+    load_recipe,
+    parse_recipe,
+    schema_rows,
+    section_at,
+)
+from engine.errors import DraftbenchError
+from engine.paths import PROJECT_ROOT
+
+PROMPTS = {"train": "a.jsonl", "heldout": "b.jsonl"}
+
+
+def recipe(**sections: Any) -> Recipe:
+    return parse_recipe({"prompts": PROMPTS, **sections})
+
+
+@pytest.mark.parametrize(
+    ("sections", "wrong", "nearest"),
+    [
+        ({"train": {"learnin_rate": 1}}, "train.learnin_rate", "learning_rate"),
+        ({"trian": {}}, "trian", "train"),
+        ({"target": {"modl": "x"}}, "target.modl", "model"),
+        ({"train": {"loss": [{"name": "jsd", "betta": 0.1}]}}, "train.loss.0.betta", "beta"),
+        ({"prompts": {**PROMPTS, "train": [{"path": "a", "splitt": "x"}]}}, "prompts.train.0.splitt", "split"),
+        ({"measure": {"num_draft_token": 2}}, "measure.num_draft_token", "num_draft_tokens"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(sections, wrong, nearest):
+    with pytest.raises(DraftbenchError) as caught:
+        recipe(**sections)
+    assert f"unknown key {wrong!r} (did you mean {nearest!r}?" in caught.value.what
+
+
+def test_every_finding_is_told_at_once():
+    with pytest.raises(DraftbenchError) as caught:
+        recipe(train={"epochs": -1, "batchsize": 2}, capture={"top_p": 0})
+    assert all(part in caught.value.what for part in ("train.epochs", "train.batchsize", "capture.top_p"))
+
+
+def test_a_missing_section_is_named():
+    with pytest.raises(DraftbenchError, match=r"'prompts' is missing"):
+        parse_recipe({})
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("train", "epochs", 0),
+        ("train", "epochs", float("nan")),
+        ("train", "learning_rate", float("inf")),
+        ("train", "warmup_fraction", 1.0),
+        ("train", "mode", "sideways"),
+        ("train", "loss", []),
+        ("train", "loss", [{"name": "jsd", "beta": 1.0}]),
+        ("train", "loss", [{"name": "jsd", "weight": 0}]),
+        ("train", "batch_size", 1.5),
+        ("capture", "temperature", -0.1),
+        ("capture", "top_p", 1.01),
+        ("capture", "signal", "approximate"),
+        ("capture", "signal_top_k", 0),
+        ("measure", "temperatures", []),
+        ("measure", "temperatures", [1.0, 1.0]),
+        ("measure", "temperatures", [-1.0]),
+        ("measure", "num_draft_tokens", 0),
+        ("draft", "layers", "all"),
+        ("draft", "init", "magic"),
+        ("target", "dtype", "int4"),
+        ("target", "model", ""),
+    ],
+)
+def test_a_wrong_value_is_refused_and_its_key_is_named(section, key, value):
+    with pytest.raises(DraftbenchError, match=section):
+        recipe(**{section: {key: value}})
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "-x", "x" * 65, "a b"])
+def test_a_run_name_that_cannot_be_a_folder_is_refused(name):
+    with pytest.raises(DraftbenchError, match="name"):
+        recipe(name=name)
+
+
+def test_a_loss_is_a_name_a_mapping_or_a_weighted_list():
+    assert recipe(train={"loss": "tvd"}).train.loss == [LossTerm(name="tvd")]
+    assert recipe(train={"loss": {"name": "jsd", "beta": 0.2}}).train.loss == [LossTerm(name="jsd", beta=0.2)]
+    mixed = recipe(train={"loss": ["sft", {"name": "forward_kl", "weight": 0.5}]}).train.loss
+    assert mixed == [LossTerm(name="sft"), LossTerm(name="forward_kl", weight=0.5)]
+
+
+def test_a_model_and_a_prompt_source_can_be_given_by_name_alone():
+    made = recipe(target="hub:a/b", prompts={"train": ["x.jsonl", {"path": "y", "limit": 3}], "heldout": "z"})
+    assert made.target.model == "hub:a/b"
+    assert [(s.path, s.limit) for s in made.prompts.train] == [("x.jsonl", None), ("y", 3)]
+
+
+@pytest.mark.parametrize("loss", ["forward_kl", ["sft", "tvd"]])
+def test_a_capture_without_signal_refuses_a_divergence(loss):
+    with pytest.raises(DraftbenchError, match="keeps no distribution"):
+        recipe(capture={"signal": "none"}, train={"loss": loss})
+
+
+def test_a_capture_without_signal_is_enough_for_sft():
+    assert recipe(capture={"signal": "none"}, train={"loss": "sft"}).capture.signal == "none"
+
+
+def test_a_compact_signal_refuses_a_distillation_temperature():
+    with pytest.raises(DraftbenchError, match="distill_temperature"):
+        recipe(capture={"signal": "compact"}, train={"distill_temperature": 2})
+    assert recipe(capture={"signal": "exact"}, train={"distill_temperature": 2}).train.distill_temperature == 2
+
+
+@pytest.mark.parametrize("draft", [{"init": "checkpoint"}, {"checkpoint": "some-run"}])
+def test_a_checkpoint_is_given_exactly_when_the_draft_starts_from_one(draft):
+    with pytest.raises(DraftbenchError, match=r"draft\.checkpoint"):
+        recipe(draft=draft)
+
+
+def test_overrides_are_read_as_yaml_and_leave_the_original_alone():
+    values: dict[str, Any] = {"prompts": PROMPTS, "train": {"epochs": 1}}
+    changed = apply_overrides(values, ["train.epochs=2", "measure.temperatures=[0, 0.5]", "tags=[a]", "notes=x=y"])
+    made = parse_recipe(changed)
+    assert (made.train.epochs, made.measure.temperatures, made.tags, made.notes) == (2, [0, 0.5], ["a"], "x=y")
+    assert values["train"] == {"epochs": 1}
+
+
+def test_an_override_reaches_into_a_target_given_by_name():
+    made = parse_recipe(apply_overrides({"prompts": PROMPTS, "target": "hub:a/b"}, ["target.dtype=float32"]))
+    assert (made.target.model, made.target.dtype) == ("hub:a/b", "float32")
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "=2", "notes=[1", "notes={a: b: c}"])
+def test_an_override_that_cannot_be_read_is_refused(override):
+    with pytest.raises(DraftbenchError, match=r"--set"):
+        apply_overrides({"prompts": PROMPTS}, [override])
+
+
+def test_an_override_of_an_unknown_key_is_refused_like_any_other():
+    with pytest.raises(DraftbenchError, match="did you mean 'epochs'"):
+        parse_recipe(apply_overrides({"prompts": PROMPTS}, ["train.epoch=2"]))
+
+
+def test_a_dumped_recipe_loads_as_the_same_recipe(tmp_path: Path):
+    made = recipe(
+        name="Round-trip.1",
+        target={"model": "hub:a/b", "dtype": "bfloat16"},
+        draft={"layers": [0, 3, 7]},
+        prompts={**PROMPTS, "domain": "生物", "max_prompt_tokens": 100},
+        train={"loss": [{"name": "jsd", "beta": 0.1}, "sft"], "learning_rate": 1e-5, "max_steps": 7},
+        tags=["on", "1", "null"],
+        notes="zwei\nZeilen: # kein Kommentar 🙂",
+    )
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(made), encoding="utf-8")
+    assert load_recipe(path) == made
+
+
+def test_a_dumped_recipe_spells_out_every_default():
+    written = yaml.safe_load(dump_recipe(recipe()))
+    assert written["train"]["learning_rate"] == Recipe.model_fields["train"].default.learning_rate
+    assert written["train"]["loss"][0]["name"] == "forward_kl"
+    assert written["target"]["model"].startswith("asset:")
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- 1\n- 2\n", "", "\tx"])
+def test_a_file_that_holds_no_recipe_is_refused_by_name(tmp_path: Path, text: str):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(DraftbenchError, match="broken.yaml"):
+        load_recipe(path)
+
+
+def test_yaml_tags_cannot_make_objects(tmp_path: Path):
+    path = tmp_path / "evil.yaml"
+    path.write_text("!!python/object/apply:os.system ['touch pwned']")
+    with pytest.raises(DraftbenchError):
+        load_recipe(path)
+
+
+def test_every_key_has_a_meaning_and_a_reachable_section():
+    rows = schema_rows()
+    assert len(rows) > 60
+    for row in rows:
+        assert len(row["meaning"]) > 5, f"{row['key']} has no description"
+        location = row["key"].replace("[]", "").split(".")
+        section = section_at(location)
+        assert section is not None
+        assert location[-1] in section.model_fields
+
+
+def test_a_recipe_cannot_be_changed_after_its_check():
+    with pytest.raises(ValueError, match="frozen"):
+        recipe().train.epochs = 5.0  # type: ignore[misc]
+
+
+def test_importing_the_schema_loads_no_heavy_library():
+    code = "import sys, engine.config; print([m for m in ('torch', 'transformers', 'numpy', 'duckdb') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,135 @@
+"""Imports point one way: pages -> workbench -> engine, and inside the engine from the command line down."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.paths import PROJECT_ROOT
+
+# A module may import only what stands below its own line; modules on one line do not know each other.
+# A package's modules may import each other. A new package gets its place here.
+ENGINE_LAYERS = [
+    {"__main__"},
+    {"cli"},
+    {"reports"},
+    {"console"},
+    {"runs"},
+    {"export"},
+    {"distill", "measure"},
+    {"capture"},
+    {"decode"},
+    {"data", "models", "store"},
+    {"config", "fileio", "paths", "progress"},
+    {"errors"},
+]
+INTERFACE_LIBRARIES = {"streamlit", "gradio", "plotly", "uvicorn", "starlette", "fastapi"}
+
+
+def imports(path: Path, module: str) -> set[str]:
+    """Dotted names a module imports anywhere in its body, functions included; relative ones resolved."""
+    found: set[str] = set()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            source = ".".join(part for part in (base, node.module) if part)
+            # `from engine import x` and `from engine.runs import x` name modules in their last part
+            found |= {f"{source}.{alias.name}" for alias in node.names}
+    return found
+
+
+def modules(folder: str) -> dict[str, Path]:
+    """Dotted name -> file of every module under a top-level folder."""
+    found = {}
+    for path in sorted((PROJECT_ROOT / folder).rglob("*.py")):
+        parts = path.relative_to(PROJECT_ROOT).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+def layer(name: str) -> int:
+    """Height of an engine part by its first name below `engine`, 0 the lowest."""
+    for height, parts in enumerate(reversed(ENGINE_LAYERS)):
+        if name in parts:
+            return height
+    raise AssertionError(f"engine.{name} has no place in ENGINE_LAYERS")
+
+
+def engine_part(dotted: str) -> str | None:
+    """The part of the engine a dotted import belongs to; None for others and for `engine` itself."""
+    first, _, rest = dotted.partition(".")
+    part = rest.partition(".")[0]
+    return part if first == "engine" and part and not part.startswith("__version") else None
+
+
+def violations(module: str, path: Path) -> list[str]:
+    mine = engine_part(module)
+    if mine is None:
+        return []
+    return [
+        f"{module} imports {dotted}"
+        for dotted in sorted(imports(path, module))
+        if (other := engine_part(dotted)) and other != mine and layer(other) >= layer(mine)
+    ]
+
+
+def test_every_module_of_the_engine_imports_only_what_stands_below_it():
+    assert [line for module, path in modules("engine").items() for line in violations(module, path)] == []
+
+
+def test_the_rule_sees_an_import_upwards(tmp_path: Path):
+    source = "from engine import cli\ndef f():\n    from engine.runs.folder import RunFolder\nimport engine.errors\n"
+    (tmp_path / "x.py").write_text(source)
+    assert violations("engine.models.x", tmp_path / "x.py") == [
+        "engine.models.x imports engine.cli",
+        "engine.models.x imports engine.runs.folder.RunFolder",
+    ]
+    (tmp_path / "y.py").write_text("from ..measure import suite\nfrom . import losses\n")
+    assert violations("engine.distill.y", tmp_path / "y.py") == ["engine.distill.y imports engine.measure.suite"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [("engine", INTERFACE_LIBRARIES | {"workbench", "pages"}), ("workbench", {"pages"})],
+)
+def test_nothing_below_the_browser_knows_of_it(folder: str, forbidden: set[str]):
+    wrong = {
+        f"{module} imports {dotted}"
+        for module, path in modules(folder).items()
+        for dotted in imports(path, module)
+        if dotted.partition(".")[0] in forbidden
+    }
+    assert not wrong
+
+
+def test_pages_leave_models_and_tables_to_the_layers_below():
+    wrong = {
+        f"{module} imports {dotted}"
+        for module, path in modules("pages").items()
+        for dotted in imports(path, module)
+        if dotted.partition(".")[0] in {"torch", "transformers", "duckdb"}
+    }
+    assert not wrong
+
+
+def test_pages_is_no_importable_package():
+    assert not (PROJECT_ROOT / "pages" / "__init__.py").exists()
+
+
+def test_the_engine_runs_without_the_browser_libraries():
+    """Importing every module of the engine loads none of them, not even through a dependency."""
+    names = [name for name in modules("engine") if not name.endswith("__main__")]
+    code = (
+        f"import importlib, sys\nfor name in {names!r}:\n    importlib.import_module(name)\n"
+        "print(sorted({m.partition('.')[0] for m in sys.modules} & {'streamlit', 'gradio', 'plotly'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,149 @@
+"""Exact acceptance against a plain float64 recomputation, one answer at a time, without the engine's own rules."""
+
+import numpy as np
+import pytest
+import torch
+
+from engine.config import CaptureSpec
+from engine.decode.sampling import Sampling
+from engine.errors import DraftbenchError
+from engine.measure import acceptance
+from engine.measure.acceptance import PromptAcceptance, exact_acceptance, mean_overlap
+from engine.models.head import Head
+from tests.conftest import tiny_llama
+from tests.tiny_pair import captured, loaded, noisy_copy
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def target():
+    return loaded(tiny_llama())
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory, target):
+    return captured(tmp_path_factory.mktemp("capture"), target)
+
+
+@pytest.fixture(scope="module")
+def draft():
+    return noisy_copy(0.1)
+
+
+def probabilities(logits, sampling):
+    """[vocab] float64 -> [vocab] float64, by the definitions."""
+    if sampling.temperature == 0:
+        return np.eye(len(logits))[logits.argmax()]
+    weights = np.exp((logits - logits.max()) / sampling.temperature)
+    order = np.argsort(-weights)
+    keep = order[: sampling.top_k] if sampling.top_k else order
+    mass = weights[keep] / weights[keep].sum()
+    keep = keep[: np.searchsorted(np.cumsum(mass), sampling.top_p) + 1] if sampling.top_p < 1 else keep
+    kept = np.zeros_like(weights)
+    kept[keep] = weights[keep]
+    return kept / kept.sum()
+
+
+@torch.no_grad()
+def recomputed(draft_model, target, capture, answer, sampling):
+    """overlap, agree, p(x), q(x) at each token of the answer."""
+    ids = torch.tensor([answer.prompt_ids + answer.token_ids])
+    first = len(answer.prompt_ids) - 1
+    head = target.model.get_output_embeddings().weight.double()
+    target_logits = (capture.raw_signal(answer).view(torch.bfloat16).double() @ head.T).numpy()
+    rows = target_logits.shape[1]
+    draft_logits = np.full((len(answer.token_ids), rows), -np.inf)
+    found = draft_model(input_ids=ids).logits[0, first:-1].double().numpy()[:, :rows]
+    draft_logits[:, : found.shape[1]] = found
+    columns = []
+    for p_logits, q_logits, token in zip(target_logits, draft_logits, answer.token_ids, strict=True):
+        p, q = probabilities(p_logits, sampling), probabilities(q_logits, sampling)
+        columns.append((np.minimum(p, q).sum(), p_logits.argmax() == q_logits.argmax(), p[token], q[token]))
+    return [np.array(column) for column in zip(*columns, strict=True)]
+
+
+def check(draft_model, target, capture, sampling):
+    results = exact_acceptance(draft_model, Head.of(target.model), capture, sampling)
+    assert [r.prompt_id for r in results] == [a.prompt_id for a in capture.answers]
+    for result, answer in zip(results, capture.answers, strict=True):
+        overlap, agree, p, q = recomputed(draft_model, target, capture, answer, sampling)
+        np.testing.assert_allclose(result.overlap, overlap, atol=1e-4)  # float32 against float64
+        np.testing.assert_allclose(result.target_prob, p, atol=1e-4)
+        np.testing.assert_allclose(result.draft_prob, q, atol=1e-4)
+        assert result.agree.tolist() == agree.tolist()
+        assert (result.token_ids, result.group) == (answer.token_ids, answer.group)
+    return results
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(1.0), Sampling(0.7), Sampling(1.0, 20), Sampling(1.0, 0, 0.8), Sampling(0.7, 20, 0.8)],
+    ids=str,
+)
+def test_equals_a_float64_recomputation(draft, target, capture, sampling):
+    results = check(draft, target, capture, sampling)
+    assert 0.1 < mean_overlap(results) < 0.95
+
+
+def test_at_temperature_zero_it_is_greedy_agreement(draft, target, capture):
+    results = check(draft, target, capture, Sampling(0.0))
+    for result in results:
+        assert result.overlap.tolist() == result.agree.float().tolist()
+    assert 0 < mean_overlap(results) < 1
+
+
+@pytest.mark.parametrize("rows", [150, 300])
+def test_a_draft_with_other_vocabulary_rows(target, capture, rows):
+    # Ids that the smaller draft lacks must not be among those it reads.
+    draft = tiny_llama(layers=2, seed=5, vocab=rows)
+    if rows < 258:
+        draft.resize_token_embeddings = None
+        wide = tiny_llama(layers=2, seed=5)
+        draft, narrow = wide, wide.get_output_embeddings().weight[:rows].clone()
+        draft.lm_head = torch.nn.Linear(32, rows, bias=False)
+        draft.lm_head.weight = torch.nn.Parameter(narrow, requires_grad=False)
+    check(draft, target, capture, Sampling(1.0))
+
+
+def test_the_target_itself_overlaps_wholly(target, capture):
+    # Not exactly 1: the stored hidden state is rounded to bfloat16, the draft's is not.
+    for sampling in (Sampling(1.0), Sampling(0.7)):
+        results = exact_acceptance(target.model, Head.of(target.model), capture, sampling)
+        assert all((r.overlap > 0.98).all() and (r.overlap <= 1 + 1e-5).all() for r in results)
+
+
+def test_grouping_into_batches_and_chunks_does_not_change_it(draft, target, capture, monkeypatch):
+    head = Head.of(target.model)
+    together = exact_acceptance(draft, head, capture, Sampling(0.7, 20, 0.9))
+    monkeypatch.setattr(acceptance, "_FORWARD_TOKENS", 1)
+    monkeypatch.setattr(acceptance, "_CHUNK_VALUES", 258 * 5)
+    apart = exact_acceptance(draft, head, capture, Sampling(0.7, 20, 0.9))
+    for a, b in zip(together, apart, strict=True):
+        torch.testing.assert_close(a.overlap, b.overlap, rtol=0, atol=1e-5)
+        assert a.agree.tolist() == b.agree.tolist()
+
+
+def test_answers_come_in_the_order_asked_for(draft, target, capture):
+    chosen = [capture.answers[i] for i in (4, 0, 2)]
+    results = exact_acceptance(draft, Head.of(target.model), capture, Sampling(1.0), chosen)
+    assert [r.prompt_id for r in results] == ["q4", "q0", "q2"]
+    whole = {r.prompt_id: r for r in exact_acceptance(draft, Head.of(target.model), capture, Sampling(1.0))}
+    for r in results:
+        torch.testing.assert_close(r.overlap, whole[r.prompt_id].overlap, rtol=0, atol=1e-5)
+
+
+def test_a_compact_signal_is_refused(draft, target, tmp_path):
+    assert CaptureSpec().signal == "exact"
+    compact = captured(tmp_path, target, signal="compact", signal_top_k=8)
+    with pytest.raises(DraftbenchError, match="needs an exact signal") as refused:
+        exact_acceptance(draft, Head.of(target.model), compact, Sampling(1.0))
+    assert "compact" in refused.value.why
+
+
+def test_the_mean_is_over_tokens_not_over_prompts():
+    def result(*overlaps):
+        column = torch.tensor(overlaps)
+        return PromptAcceptance("p", "", [0] * len(overlaps), column, column > 0, column, column)
+
+    assert mean_overlap([result(1.0), result(0.0, 0.5, 0.5)]) == pytest.approx(0.5)

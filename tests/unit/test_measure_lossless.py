@@ -1,0 +1,121 @@
+"""The certificate passes for a sound engine and fails for one with a wrong rule put in on purpose."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+
+from engine.decode import speculative
+from engine.decode.sampling import Sampling
+from engine.decode.speculative import Verdict
+from engine.measure import lossless
+from engine.measure.lossless import chi_square, greedy_identity, self_draft
+from tests.conftest import tiny_llama
+from tests.tiny_pair import noisy_copy
+
+torch.set_num_threads(1)
+TARGET, NOISY = tiny_llama(), noisy_copy()
+PROMPTS = [[5, 6, 7], [8] * 9, [200]]
+SHORT = {"gamma": 3, "max_new_tokens": 10, "stop_ids": frozenset()}
+
+
+def accept_all(target_probs, draft_probs, proposed, uniforms):
+    """A wrong rule: whatever the draft says is kept."""
+    return Verdict(len(proposed), int(target_probs[-1].argmax()), False)
+
+
+def test_chi_square_passes():
+    check = chi_square(tokens=12_000)
+    assert check.passed is True
+    assert check.figures["p_value"] > 0.01
+    assert 0.2 < check.figures["acceptance"] < 0.8  # accepted, corrected and bonus tokens all took part
+    assert check.n_tokens == 12_000
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("residual", lambda p, q: p),
+        ("judge", accept_all),
+    ],
+)
+def test_chi_square_fails_with_a_wrong_rule(monkeypatch, name, wrong):
+    monkeypatch.setattr(speculative, name, wrong)
+    check = chi_square(tokens=12_000)
+    assert check.passed is False
+    assert check.figures["p_value"] < 1e-6
+
+
+def test_chi_square_cells_are_the_targets_own_probabilities():
+    model = lossless.tiny_model(3, seed=1)
+    cells = list(itertools.product(range(3), repeat=2))
+    found = lossless._text_probabilities(model, [1, 2], cells, Sampling(1.0))
+    for cell, probability in zip(cells, found.tolist(), strict=True):
+        expected, text = 1.0, [1, 2]
+        for token in cell:
+            expected *= float(torch.softmax(model(input_ids=torch.tensor([text])).logits[0, -1].double(), -1)[token])
+            text.append(token)
+        assert probability == pytest.approx(expected, abs=1e-6)
+
+
+def test_rare_cells_are_pooled_and_none_is_lost():
+    counts, expected = torch.tensor([10.0, 1.0, 7.0, 2.0]), torch.tensor([9.0, 2.0, 6.0, 3.0])
+    pooled = lossless._pool_rare(counts, expected)
+    assert [t.tolist() for t in pooled] == [[10, 7, 3], [9, 6, 5]]
+    assert [t.tolist() for t in lossless._pool_rare(counts[:1], expected[:1])] == [[10], [9]]
+
+
+def test_a_draft_identical_to_its_target_passes():
+    check = self_draft(TARGET, PROMPTS, seed=0, **SHORT)
+    assert check.passed is True
+    assert len(check.figures["rejected"]) == len(lossless.SELF_DRAFT_SETTINGS) == 12
+    # 10 tokens with gamma 3: 3 + 1, 3 + 1, 1 + 1
+    assert check.n_tokens == 12 * len(PROMPTS) * 7
+
+
+def test_self_draft_fails_where_q_is_not_what_was_sampled(monkeypatch):
+    sharpened = speculative.align_logits
+    monkeypatch.setattr(speculative, "align_logits", lambda logits, rows: 0.5 * sharpened(logits, rows))
+    check = self_draft(TARGET, PROMPTS, seed=0, settings=[Sampling(0.0), Sampling(1.0)], **SHORT)
+    assert check.passed is False
+    assert check.figures["rejected"]["T=0 top_k=0 top_p=1"] == 0  # half the logits have the same argmax
+    assert check.figures["rejected"]["T=1 top_k=0 top_p=1"] > 0
+
+
+def test_greedy_identity_in_float32():
+    check = greedy_identity(TARGET, NOISY, PROMPTS, **SHORT)
+    assert (check.name, check.passed, check.n_tokens) == ("greedy_identity_float32", True, 30)
+    assert check.figures == {"dtype": "float32", "parted": []}
+
+
+def test_greedy_identity_fails_in_float32_with_a_wrong_rule(monkeypatch):
+    monkeypatch.setattr(speculative, "judge", accept_all)
+    # Plain rounds propose nothing, so the rule leaves them alone.
+    check = greedy_identity(TARGET, NOISY, PROMPTS, **SHORT)
+    assert check.passed is False
+    assert check.figures["parted"]
+    assert f"{len(PROMPTS) - len(check.figures['parted'])} of {len(PROMPTS)}" in check.detail
+
+
+def test_in_bfloat16_the_margin_where_texts_part_is_reported_and_nothing_fails(monkeypatch):
+    target, draft = copy.deepcopy(TARGET).bfloat16(), copy.deepcopy(NOISY).bfloat16()
+    monkeypatch.setattr(speculative, "judge", accept_all)
+    check = greedy_identity(target, draft, PROMPTS, **SHORT)
+    assert (check.name, check.passed) == ("greedy_margins_low_precision", None)
+    assert check.figures["dtype"] == "bfloat16"
+    assert check.figures["parted"]
+    assert "margin" in check.detail
+
+
+def test_the_margin_is_the_targets_top_two_where_the_texts_part():
+    parted = lossless._parting(TARGET, [5, 6, 7], [40, 41, 42], [40, 41, 43])
+    best = TARGET(input_ids=torch.tensor([[5, 6, 7, 40, 41]])).logits[0, -1].topk(2).values
+    assert parted["position"] == 2
+    assert parted["margin"] == pytest.approx(float(best[0] - best[1]), abs=1e-4)
+    assert lossless._parting(TARGET, [5], [40], [40, 41])["position"] == 1  # one goes on where the other ended
+
+
+def test_checks_go_into_json():
+    as_dict = greedy_identity(TARGET, NOISY, PROMPTS[:1], **SHORT).as_dict()
+    assert set(as_dict) == {"name", "passed", "n_tokens", "detail", "figures"}
