@@ -37,8 +37,7 @@ from typing import Any
 import duckdb
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.fileio import read_json, read_lines, sha256_file
 from engine.paths import Home
@@ -47,6 +46,7 @@ from engine.store.run_folder import fingerprint
 from engine.store.schema import RUN_TABLES
 from tests.conftest import byte_tokenizer, tiny_llama
 
+ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("capture", "train", "index")
 CAPTURES = 3  # of the training prompts, and of the held-out ones at each of two temperatures
 CHECKPOINT_EVERY = 20

@@ -25,8 +25,7 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.capture.batches import Batch
 from engine.capture.signal import Signal, SignalFormat, signal_format
@@ -70,7 +69,8 @@ def random_batch(target: LoadedModel, rows: int) -> OneBatch:
         hidden = torch.cat([hidden_states(target.model, row.unsqueeze(0))[0, PROMPT_TOKENS - 1 :] for row in ids])
     raw = form.encode(hidden, hidden)
     answers = text[:, PROMPT_TOKENS:].reshape(-1).to(target.device)
-    batch = Batch(ids, torch.ones_like(ids), responds, answers, raw, [ANSWER_TOKENS] * rows)
+    names = [str(row) for row in range(rows)]
+    batch = Batch(ids, torch.ones_like(ids), responds, answers, raw, [ANSWER_TOKENS] * rows, names)
     return OneBatch(batch, form, Head.of(target.model))
 
 

@@ -24,7 +24,7 @@ PROMPT = "Why do leaves turn red in autumn?"
 def main(run_id: str) -> None:
     """Decode PROMPT with the run's best draft and save what the terminal shows as SVG."""
     made = decode_prompt(
-        home(), PROMPT, run_id=run_id, target="", draft=None, gamma=3, temperature=0.0,
+        home(), PROMPT, run_id=run_id, target=None, draft=None, gamma=3, temperature=0.0,
         top_p=1.0, top_k=0, max_new_tokens=72, seed=0, dtype="auto",
     )  # fmt: skip
     canvas = Console(record=True, width=104, file=io.StringIO(), highlight=False)

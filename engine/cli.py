@@ -198,8 +198,8 @@ def capture(recipe: RecipeFile, settings: Settings = None, skip_bad: SkipBad = F
 def _execute(
     recipe: str | None, resume: str | None, settings: list[str] | None, skip_bad: bool, until: str, as_json: bool
 ) -> None:
-    from engine.runs.folder import RunFolder
     from engine.runs.execution import execute
+    from engine.runs.folder import RunFolder
 
     where = home()
     run = RunFolder.open(where, resume) if resume is not None else _new_run(recipe, settings, skip_bad)
@@ -282,8 +282,8 @@ def measure(run_id: RunId, settings: Settings = None, as_json: Json = False) -> 
     Example:
       draftbench measure latest --set measure.num_draft_tokens=5
     """
-    from engine.runs.folder import RunFolder
     from engine.runs.execution import measure_again
+    from engine.runs.folder import RunFolder
 
     found = RunFolder.open(home(), run_id)
     summary = measure_again(home(), found, settings or [])
@@ -484,7 +484,7 @@ def losses(as_json: Json = False) -> None:
     if as_json:
         console.print_json(rows)
     else:
-        console.entries((row["name"], f"{row['formula']}\n{row['source']}") for row in rows)
+        console.entries((f"{r['name']} {r['parameter']}".strip(), f"{r['formula']}\n{r['source']}") for r in rows)
 
 
 @app.command()

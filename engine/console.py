@@ -66,7 +66,7 @@ def harmless(text: str) -> str:
 
 def paragraph(text: str, indent: int = 0) -> None:
     """Some text, broken between words to the width of the terminal."""
-    out.print(Padding(Text(harmless(text)), (0, 0, 0, indent)), soft_wrap=False)
+    out.print(Padding(Text(harmless(text)), (0, 0, 0, indent), expand=False), soft_wrap=False)
 
 
 def entries(items: Iterable[tuple[str, str]]) -> None:
@@ -81,7 +81,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     """A plain table under its title; numbers to the right, the first column broken last."""
     if title:
         line(title)
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(columns))
     listed = [list(row) for row in rows]
     for index, column in enumerate(columns):
         cells = [row[index] for row in listed]
@@ -89,7 +89,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         fits = index == 0 and all(len(str(cell)) <= out.width // 2 for cell in cells)
         made.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=fits)
     for row in listed:
-        made.add_row(*(escape(harmless(str(cell))) for cell in row))
+        made.add_row(*(cell if isinstance(cell, Text) else escape(harmless(str(cell))) for cell in row))
     out.print(made, soft_wrap=False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.markup import escape
+from rich.text import Text
 
 from engine import console
 from engine.config import Recipe
@@ -74,11 +74,10 @@ def _break_even(speed: dict[str, Any]) -> str:
 
 
 def _certificate(certificate: dict[str, Any]) -> None:
-    verdict = "[bold green]passed[/]" if certificate["passed"] else "[bold red]FAILED[/]"
-    console.out.print(f"\ncertificate: {verdict}")
-    for check in certificate["checks"]:
-        mark = {True: "[green]ok  [/]", False: "[red]FAIL[/]", None: "note"}[check["passed"]]
-        console.out.print(f"  {mark} {escape(check['detail'])}")
+    verdict = Text("passed", style="bold green") if certificate["passed"] else Text("FAILED", style="bold red")
+    console.out.print("\ncertificate:", verdict)
+    marks = {True: Text("ok", style="green"), False: Text("FAIL", style="red"), None: Text("note")}
+    console.table("", ["", ""], [[marks[check["passed"]], check["detail"]] for check in certificate["checks"]])
 
 
 def run(told: dict[str, Any]) -> None:
@@ -128,11 +127,10 @@ def runs(rows: Sequence[dict[str, Any]]) -> None:
 def comparison(a: str, b: str, found: dict[str, Any]) -> None:
     """B less A; a rate that may not be compared shows no difference, and why stands below."""
     console.line(f"A = {a}\nB = {b}\nB - A with 95% intervals over prompts, paired on the same target text")
-    rows = [
-        [f"{r['temperature']:g}", r["metric"], f"{r['a']:.3f}", f"{r['b']:.3f}"]
-        + [console.interval(r["difference"]) if r["comparable"] else "not comparable"]
-        for r in found["rows"]
-    ]
+    rows = []
+    for r in found["rows"]:
+        change = console.interval(r["difference"]) if r["comparable"] else "not comparable"
+        rows.append([f"{r['temperature']:g}", r["metric"], f"{r['a']:.3f}", f"{r['b']:.3f}", change])
     console.table("", ["T", "rate", "A", "B", "B - A"], rows)
     if not all(r["comparable"] for r in found["rows"]):
         odd = "; ".join(f"{key} is {x} in A and {y} in B" for key, (x, y) in found["differs"].items())

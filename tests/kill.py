@@ -13,14 +13,24 @@ def run_until_killed(work: Callable[..., None], *arguments: Any) -> None:
     """Run `work` in a process of its own that must end by SIGKILL, as `kill_myself` does.
 
     The server from which these processes are forked loads the heavy libraries once and
-    computes nothing, so a fork of it is safe and quick.
+    computes nothing, so a fork of it is safe and quick. The number of threads is that of
+    the caller, since sums taken in another order may differ in the last bit.
     """
+    import torch
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["engine.distill.trainer", "engine.capture.store", "transformers.models.llama"])
-    process = context.Process(target=work, args=arguments)
+    process = context.Process(target=_run, args=(torch.get_num_threads(), work, arguments))
     process.start()
     process.join(timeout=120)
     assert process.exitcode == -signal.SIGKILL, f"the process ended with {process.exitcode} instead of being killed"
+
+
+def _run(threads: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    work(*arguments)
 
 
 def kill_myself() -> None:

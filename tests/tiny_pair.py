@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from engine.capture.store import Capture, make_capture, plan_capture
-from engine.config import CaptureSpec, ModelSpec
+from engine.config import CaptureSpec, MeasureSpec, ModelSpec
 from engine.data.prompts import Prompt
+from engine.measure.suite import Measured, measure_drafts
 from engine.models.draft import Draft, DraftInfo
 from engine.models.load import LoadedModel
 from tests.conftest import byte_tokenizer, tiny_llama
@@ -51,3 +52,21 @@ def blend(model: Any, other: Any, share: float) -> Any:
 def noisy_copy(share: float = 0.15) -> Any:
     """A draft whose acceptance is neither all nor nothing, for the default tiny target."""
     return blend(tiny_llama(), tiny_llama(seed=9), share)
+
+
+def settings(**changes: Any) -> MeasureSpec:
+    """What the tests measure: everything, of short answers."""
+    short = {
+        "max_new_tokens": 12, "speed_prompts": 2, "speed_tokens": 6, "certificate_prompts": 2,
+        "certificate_tokens": 4, "bootstrap_samples": 200,
+    }  # fmt: skip
+    return MeasureSpec(**{**short, **changes})
+
+
+def measured(
+    target: LoadedModel, trained: Any, captures: dict[float, Capture], spec: MeasureSpec | None = None
+) -> Measured:
+    """A random draft 'initial' and the model `trained` on all questions of the captures."""
+    drafts = {"initial": as_draft(tiny_llama(layers=2, seed=5)), "trained": as_draft(trained)}
+    prompt_ids = [answer.prompt_id for answer in next(iter(captures.values())).answers]
+    return measure_drafts(target, target, drafts, drafts, captures, prompt_ids, spec or settings(), heldout_hash="h")

@@ -24,6 +24,7 @@ class Batch:
     token_ids: torch.Tensor  # [response position], int64: the token to predict
     raw_signal: torch.Tensor  # [response position, bytes_per_token], uint8, on the CPU
     lengths: list[int]  # answer tokens of each row
+    names: list[str]  # prompt id of each row
 
     @property
     def tokens(self) -> int:
@@ -54,6 +55,7 @@ def collate(capture: Capture, answers: Sequence[AnsweredPrompt], device: torch.d
         tokens.to(device),
         raw,
         [len(a.token_ids) for a in answers],
+        [a.prompt_id for a in answers],
     )
 
 

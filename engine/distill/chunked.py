@@ -54,20 +54,23 @@ def chunked_loss(
     *,
     temperature: float = 1.0,
     chunk: int | None = None,
+    reward_scale: tuple[float, float] | None = None,
 ) -> torch.Tensor:
     """Weighted sum of the terms, summed over positions: a scalar with gradients to `hidden` and the head.
 
     hidden: [position, width]. The mean is the caller's to take, over all tokens of an optimiser
-    step, so that accumulation does not change the result.
+    step, so that accumulation does not change the result. For the same reason tvd_pp takes the
+    mean and deviation of its rewards over the step (`reward_scale`); without, over these positions.
     """
-    size = chunk or chunk_size(head.weight.shape[0])
-    parts = [slice(i, min(i + size, hidden.shape[0])) for i in range(0, hidden.shape[0], size)]
-    statistics = _reward_statistics(hidden, head, positions, terms, temperature, parts)
+    parts = _parts(hidden, head, chunk)
+    if reward_scale is None and uses_rewards(terms):
+        reward_scale = scale_of(rewards(hidden, head, positions, temperature=temperature, chunk=chunk))
+    mean, deviation = reward_scale or (0.0, 1.0)
 
     def loss_of(part: slice, hidden_part: torch.Tensor, own_head: Head) -> torch.Tensor:
         logits = own_head.logits(hidden_part)
         signal = positions.read_signal(part)
-        base = replace(positions.context(part, temperature), reward_mean=statistics[0], reward_std=statistics[1])
+        base = replace(positions.context(part, temperature), reward_mean=mean, reward_std=deviation)
         total = torch.zeros((), device=hidden.device)
         for term in terms:
             context = replace(base, beta=term.beta, eta=term.eta)
@@ -78,25 +81,32 @@ def chunked_loss(
     return loss
 
 
-def _reward_statistics(
-    hidden: torch.Tensor,
-    head: Head,
-    positions: Positions,
-    terms: Sequence[LossTerm],
-    temperature: float,
-    parts: list[slice],
-) -> tuple[float, float]:
-    """Mean and deviation of tvd_pp's rewards over all positions: a pass of its own, only if asked for."""
-    if all(term.name != "tvd_pp" for term in terms):
-        return 0.0, 1.0
-    rewards = []
-    with torch.no_grad():
-        for part in parts:
-            signal = positions.read_signal(part)
-            assert signal is not None
-            rewards.append(tvd_pp_rewards(head.logits(hidden[part]), signal, positions.context(part, temperature)))
-    together = torch.cat(rewards)
-    return float(together.mean()), max(float(together.std(correction=0)), 1e-6)
+def _parts(hidden: torch.Tensor, head: Head, chunk: int | None) -> list[slice]:
+    size = chunk or chunk_size(head.weight.shape[0])
+    return [slice(i, min(i + size, hidden.shape[0])) for i in range(0, hidden.shape[0], size)]
+
+
+def uses_rewards(terms: Sequence[LossTerm]) -> bool:
+    """Whether a loss is among the terms that needs a pass of its own for its rewards."""
+    return any(term.name == "tvd_pp" for term in terms)
+
+
+@torch.no_grad()
+def rewards(
+    hidden: torch.Tensor, head: Head, positions: Positions, *, temperature: float = 1.0, chunk: int | None = None
+) -> torch.Tensor:
+    """tvd_pp's rewards, 0 or 1: [position]."""
+    found = []
+    for part in _parts(hidden, head, chunk):
+        signal = positions.read_signal(part)
+        assert signal is not None
+        found.append(tvd_pp_rewards(head.logits(hidden[part]), signal, positions.context(part, temperature)))
+    return torch.cat(found)
+
+
+def scale_of(found: torch.Tensor) -> tuple[float, float]:
+    """Mean and deviation of rewards; the deviation is never quite zero."""
+    return float(found.mean()), max(float(found.std(correction=0)), 1e-6)
 
 
 class _GradientInForward(torch.autograd.Function):
@@ -108,7 +118,10 @@ class _GradientInForward(torch.autograd.Function):
     ) -> torch.Tensor:
         inputs: list[torch.Tensor | None] = [hidden.detach(), weight.detach(), None if bias is None else bias.detach()]
         needed = [i for i in range(3) if ctx.needs_input_grad[i]]
-        grads = [torch.zeros_like(t) if t is not None and i in needed else None for i, t in enumerate(inputs)]
+        grads = [  # the head's is a sum over all parts: in float32, or bfloat16 would round the later ones away
+            torch.zeros_like(t, dtype=torch.float32 if i else t.dtype) if t is not None and i in needed else None
+            for i, t in enumerate(inputs)
+        ]
         total = torch.zeros((), device=hidden.device)
         for part in parts:
             leaves = [None if t is None else t[part] if i == 0 else t for i, t in enumerate(inputs)]
@@ -122,7 +135,7 @@ class _GradientInForward(torch.autograd.Function):
                     kept = grads[i]
                     assert kept is not None
                     (kept[part] if i == 0 else kept).add_(grad)
-        ctx.grads = grads
+        ctx.grads = [None if g is None or t is None else g.to(t.dtype) for g, t in zip(grads, inputs, strict=True)]
         return total
 
     @staticmethod

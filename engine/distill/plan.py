@@ -14,14 +14,19 @@ from engine.config import TrainSpec
 
 def total_steps(answers: int, settings: TrainSpec) -> int:
     """Optimiser steps of a run over that many answers."""
-    steps = max(1, math.ceil(answers * settings.epochs / settings.batch_size))
+    steps = max(1, math.ceil(answers * settings.epochs / _step_size(answers, settings)))
     return min(steps, settings.max_steps) if settings.max_steps else steps
+
+
+def _step_size(answers: int, settings: TrainSpec) -> int:
+    """Answers a step: a batch larger than the capture would skip passes over it."""
+    return min(settings.batch_size, answers)
 
 
 def step_answers(answers: int, settings: TrainSpec, step: int) -> list[int]:
     """Indices of the answers of one step: shuffled anew each epoch, an epoch runs on into the next step."""
-    first = step * settings.batch_size
-    wanted = range(first, first + settings.batch_size)
+    size = _step_size(answers, settings)
+    wanted = range(step * size, (step + 1) * size)
     orders = {epoch: _order(answers, settings.seed, epoch) for epoch in {i // answers for i in wanted}}
     chosen = [int(orders[i // answers][i % answers]) for i in wanted]
     return list(dict.fromkeys(chosen))  # an answer met twice across the seam of two epochs counts once

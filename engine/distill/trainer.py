@@ -18,8 +18,9 @@ from accelerate import Accelerator
 
 from engine.capture.batches import Batch
 from engine.config import TrainSpec
+from engine.decode.sampling import Uniforms
 from engine.distill.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from engine.distill.chunked import Positions, chunked_loss
+from engine.distill.chunked import Positions, chunked_loss, rewards, scale_of, uses_rewards
 from engine.distill.losses import check_terms
 from engine.distill.plan import learning_rate
 from engine.errors import DraftbenchError
@@ -121,7 +122,8 @@ class Trainer:
         batches = self.source.micro_batches(step)
         tokens = sum(batch.tokens for batch in batches)
         self.optimiser.zero_grad(set_to_none=True)
-        loss = sum((self.backward(batch, step, tokens) for batch in batches), 0.0) / tokens
+        scale = self._reward_scale(batches, step)
+        loss = sum((self.backward(batch, step, tokens, scale) for batch in batches), 0.0) / tokens
         norm = float(self.accelerator.clip_grad_norm_(self.trained, self.settings.max_grad_norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self._diverged(step, loss, norm)
@@ -133,23 +135,42 @@ class Trainer:
         self.emit({**event, "tokens_seen": outcome.tokens_seen, "seconds": outcome.seconds})
         self.progress.advance(1, loss=round(loss, 4), tokens_per_s=round(tokens / seconds))
 
-    def backward(self, batch: Batch, step: int, tokens: int) -> float:
+    def backward(self, batch: Batch, step: int, tokens: int, reward_scale: tuple[float, float] | None = None) -> float:
         """Add one micro-batch's share to the gradient; returns its loss summed over positions.
 
         Dividing by the tokens of the whole step, not of the micro-batch, makes accumulation exact.
         """
-        generator = torch.Generator().manual_seed(step)
-        positions = Positions(
-            batch.token_ids,
-            torch.rand(batch.tokens, generator=generator, dtype=torch.float64).to(batch.token_ids.device),
-            lambda part: self.source.read_signal(batch, part),
+        loss = chunked_loss(
+            self._hidden(batch),
+            Head.of(self.draft.model, self.dtype),
+            self._positions(batch, step),
+            self.settings.loss,
+            temperature=self.settings.distill_temperature,
+            reward_scale=reward_scale,
         )
-        with self.accelerator.autocast():
-            hidden = hidden_states(self.draft.model, batch.ids, batch.mask)[batch.responds]
-        head = Head.of(self.draft.model, self.dtype)
-        loss = chunked_loss(hidden, head, positions, self.settings.loss, temperature=self.settings.distill_temperature)
         self.accelerator.backward(loss / tokens)
         return float(loss.detach())
+
+    def _hidden(self, batch: Batch) -> torch.Tensor:
+        """What enters the draft's head at the batch's response positions: [position, width]."""
+        with self.accelerator.autocast():
+            return hidden_states(self.draft.model, batch.ids, batch.mask)[batch.responds]
+
+    def _positions(self, batch: Batch, step: int) -> Positions:
+        """Tokens, signal and draws of a batch; an answer's draws do not depend on the rows beside it."""
+        streams = Uniforms(self.settings.seed, [f"{step}:{name}" for name in batch.names])
+        draws = [streams.take([row], length)[0] for row, length in enumerate(batch.lengths)]
+        uniforms = torch.cat(draws).to(batch.token_ids.device)
+        return Positions(batch.token_ids, uniforms, lambda part: self.source.read_signal(batch, part))
+
+    @torch.no_grad()
+    def _reward_scale(self, batches: Sequence[Batch], step: int) -> tuple[float, float] | None:
+        """Mean and deviation of tvd_pp's rewards over all micro-batches of a step; None if they are not needed."""
+        if not uses_rewards(self.settings.loss):
+            return None
+        head, temperature = Head.of(self.draft.model, self.dtype), self.settings.distill_temperature
+        found = [rewards(self._hidden(b), head, self._positions(b, step), temperature=temperature) for b in batches]
+        return scale_of(torch.cat(found))
 
     def _diverged(self, step: int, loss: float, norm: float) -> DraftbenchError:
         checkpoint = latest_checkpoint(self.folder / "checkpoints")

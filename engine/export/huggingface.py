@@ -22,30 +22,50 @@ from engine.models.draft import Draft
 from engine.models.head import Head
 from engine.models.load import LoadedModel
 
+CARD = "README.md"
+MARK = "draftbench"  # a tag of the model card: what is replaced must be an earlier export
+
 
 def write_folder(folder: Path, draft: Draft, target: LoadedModel, card: str, *, overwrite: bool = False) -> None:
     """Config, all weights as safetensors, tokenizer, generation settings and model card.
 
-    The folder appears whole or not at all. An existing one is refused unless `overwrite`.
+    The folder appears whole or not at all. An existing one is refused, unless `overwrite` and it
+    holds an earlier export.
     """
-    if folder.exists() and any(folder.iterdir()) and not overwrite:
+    refuse_taken(folder, overwrite)
+    with disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            new = temporary / "new"
+            new.mkdir()
+            draft.model.generation_config = target.model.generation_config
+            draft.model.save_pretrained(new)
+            target.tokenizer.save_pretrained(new)
+            (new / CARD).write_text(card, encoding="utf-8")
+            if folder.exists():
+                folder.rename(temporary / "old")
+            new.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_taken(folder: Path, overwrite: bool) -> None:
+    """Raise DraftbenchError if an export to `folder` would destroy something."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    card = folder / CARD
+    earlier = card.is_file() and MARK in card.read_text(encoding="utf-8", errors="replace")
+    if not (earlier and (folder / "config.json").is_file()):
+        raise DraftbenchError(
+            f"{folder} holds something that is no export of Draftbench",
+            "an export replaces the whole folder",
+            "choose another --out",
+        )
+    if not overwrite:
         raise DraftbenchError(
             f"{folder} is not empty", "an export replaces what is there", "choose another --out, or add --overwrite"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        with disk_errors(folder):
-            draft.model.generation_config = target.model.generation_config
-            draft.model.save_pretrained(temporary)
-            target.tokenizer.save_pretrained(temporary)
-            (temporary / "README.md").write_text(card, encoding="utf-8")
-            temporary.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_plain(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:

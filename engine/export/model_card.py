@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from engine.config import Recipe
@@ -18,7 +19,7 @@ def model_card(run_id: str, recipe: Recipe, summary: dict[str, Any], provenance:
         "tags: [speculative-decoding, draft-model, draftbench]",
         "---",
         "",
-        f"# Draft model for `{recipe.target.model}`",
+        f"# Draft model for `{public_name(recipe.target.model)}`",
         "",
         f"Trained by Draftbench run `{run_id}` for the domain *{recipe.prompts.domain}* "
         f"({recipe.prompts.scenario} prompts, {recipe.train.mode}, {losses}).",
@@ -76,3 +77,8 @@ def model_card(run_id: str, recipe: Recipe, summary: dict[str, Any], provenance:
         "",
     ]
     return "\n".join(lines)
+
+
+def public_name(model: str) -> str:
+    """A model's name as it may be published: of a local path the last part, not the folders of whoever made it."""
+    return Path(model).name if Path(model).is_absolute() else model.removeprefix("hub:")

@@ -68,8 +68,8 @@ def execute(home: Home, run: RunFolder, *, quiet: bool = False, until: str = "me
     SIGTERM, resumable) or failed with the reason.
     """
     recipe = run.recipe()
-    with run.working(), stop_on_signals() as stop_wanted, _ending(home, run):
-        pipeline = Pipeline(home, recipe, run, Progress(quiet=quiet, listen=run.heartbeat, stop_wanted=stop_wanted))
+    with _work(home, run, quiet=quiet) as progress:
+        pipeline = Pipeline(home, recipe, run, progress)
         run.emit({"kind": "started", "until": until, "versions": versions(), "source": git_commit()})
         pipeline.train()
         if until == "train":
@@ -94,30 +94,39 @@ def measure_again(home: Home, run: RunFolder, overrides: Sequence[str]) -> dict[
             "use keys of measure., or start a new run",
         )
     recipe = load_recipe(run.path / "config.yaml", overrides)
-    with run.working(), stop_on_signals() as stop_wanted, _ending(home, run):
-        summary = Pipeline(home, recipe, run, Progress(listen=run.heartbeat, stop_wanted=stop_wanted)).measure()
+    with _work(home, run) as progress:
+        summary = Pipeline(home, recipe, run, progress).measure()
         write_atomic(run.path / "config.yaml", dump_recipe(recipe))
         return summary
 
 
 @contextlib.contextmanager
-def _ending(home: Home, run: RunFolder) -> Iterator[None]:
-    """Writes into the run how the work in it ended, and tells faults of the machine as errors."""
-    try:
-        yield
-    except (Cancelled, KeyboardInterrupt):
-        _end(home, run, "cancelled")
-        raise Cancelled(run.id) from None
-    except Exception as error:
-        explained = explain(error)
-        if explained is None:
-            with contextlib.suppress(DraftbenchError, OSError):
-                run.log(traceback.format_exc())
-        _end(home, run, "failed", error=explained.as_dict() if explained else {"what": repr(error)})
-        if explained is None or explained is error:
+def _work(home: Home, run: RunFolder, *, quiet: bool = False) -> Iterator[Progress]:
+    """Be the one process at work on a run; how it ends is written into the run, faults of the machine as errors."""
+    with run.working(), stop_on_signals() as stop_wanted:
+        progress = Progress(quiet=quiet, listen=run.heartbeat, stop_wanted=stop_wanted)
+        try:
+            yield progress
+        except (Cancelled, KeyboardInterrupt):
+            progress.finish()
+            _end(home, run, "cancelled")
+            raise Cancelled(run.id) from None
+        except Exception as error:
+            progress.finish()
+            _failed(home, run, error)
             raise
+        _end(home, run, "done")
+
+
+def _failed(home: Home, run: RunFolder, error: Exception) -> None:
+    """Note a failure in the run; raises a fault of the machine in words."""
+    explained = explain(error)
+    if explained is None:
+        with contextlib.suppress(DraftbenchError, OSError):
+            run.log(traceback.format_exc())
+    _end(home, run, "failed", error=explained.as_dict() if explained else {"what": repr(error)})
+    if explained is not None and explained is not error:
         raise explained from error
-    _end(home, run, "done")
 
 
 def _end(home: Home, run: RunFolder, state: str, **more: Any) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import DraftbenchError
-from engine.export.huggingface import acceptance_again, same_greedy_text, write_folder
+from engine.export.huggingface import acceptance_again, refuse_taken, same_greedy_text, write_folder
 from engine.export.model_card import model_card
 from engine.fileio import read_json
 from engine.models.draft import load_draft
@@ -24,6 +24,7 @@ def export_run(home: Home, run: RunFolder, out: Path, *, overwrite: bool, check:
 
     `ok` in the report is False if the folder does not measure what the run measured.
     """
+    refuse_taken(out, overwrite)  # before the minutes that loading may take
     summary = run.summary()
     recipe = run.recipe()
     pipeline = Pipeline(home, recipe, None, Progress())

@@ -53,8 +53,15 @@ class RunFolder:
         """A new folder with its recipe; the id is the recipe's name, the time and a few random letters."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         run = RunFolder(home.run(f"{recipe.name}-{stamp}-{secrets.token_hex(2)}"))
-        with disk_errors(run.path):
-            run.path.mkdir(parents=True)
+        try:
+            with disk_errors(run.path):
+                run.path.mkdir(parents=True)
+        except OSError as error:
+            raise DraftbenchError(
+                f"cannot make {run.path}: {error.strerror}",
+                "every run needs a folder of its own",
+                "choose another place with DRAFTBENCH_HOME",
+            ) from error
         write_atomic(run.path / "config.yaml", dump_recipe(recipe))
         run.set_status(state="queued", phase="", created_at=now())
         return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from engine.paths import Home, cache_dir
 from engine.runs.provenance import versions
 from engine.store import queries
 from engine.store.connection import reading
+from engine.store.run_folder import is_run_folder
 
 _LEAST_FREE_GB = 3.0
 
@@ -49,8 +51,11 @@ def _device() -> HealthCheck:
 
 def _disk(name: str, path: Path) -> HealthCheck:
     place = next(p for p in (path, *path.parents) if p.exists())
+    variable = f"DRAFTBENCH_{name.upper()}"
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        return HealthCheck(name, False, f"{path}, cannot be written", f"set {variable} to a folder of your own")
     free = shutil.disk_usage(place).free / 1e9
-    fix = f"free some space, or set DRAFTBENCH_{name.upper()} to a folder on a larger disk"
+    fix = f"free some space, or set {variable} to a folder on a larger disk"
     return HealthCheck(name, free >= _LEAST_FREE_GB, f"{path}, {free:.1f} GB free", fix)
 
 
@@ -67,5 +72,5 @@ def _index(home: Home) -> HealthCheck:
             runs = len(queries.list_runs(con))
     except DraftbenchError as error:
         return HealthCheck("index", False, error.what, error.fix)
-    folders = sum(p.is_dir() for p in home.runs.iterdir()) if home.runs.is_dir() else 0
-    return HealthCheck("index", runs >= folders, f"{runs} of {folders} runs", "draftbench index")
+    folders = sum(is_run_folder(path) for path in home.runs.iterdir()) if home.runs.is_dir() else 0
+    return HealthCheck("index", runs == folders, f"{runs} of {folders} runs", "draftbench index")

@@ -91,11 +91,12 @@ class Pipeline:
             "train": len(short), "watched": len(watched), "measured": len(measured), "bad_rows": len(train.bad) + len(heldout.bad),
             "removed_as_heldout": len(repeats), "removed_as_too_long": long,
         }  # fmt: skip
+        told = ", ".join(f"{name} {n}" for name, n in counts.items())
         if not short:
             raise DraftbenchError(
-                "no training prompt is left", f"counts: {counts}", "check prompts.train and max_prompt_tokens"
+                "no training prompt is left", told, "check prompts.train and prompts.max_prompt_tokens"
             )
-        self.note("prompts: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
+        self.note(f"prompts: {told}")
         return PromptSplit(short, watched, measured, counts)
 
     def _within_limit(self, prompts: list[Prompt]) -> tuple[list[Prompt], int]:
@@ -140,7 +141,7 @@ class Pipeline:
         else:
             self.note(
                 f"capture {plan.address} ({what}): {len(plan.prompts)} prompts, {plan.signal.kind} signal, "
-                f"{plan.signal.bytes_per_token:,} bytes a token, at most {plan.most_tokens:,} tokens = {plan.most_bytes / 1e6:.1f} MB"
+                f"{plan.signal.bytes_per_token:,} bytes a token, at most {plan.most_tokens:,} tokens = {readable_bytes(plan.most_bytes)}"
             )
         return make_capture(plan, self.target, batch_size=self.recipe.capture.batch_size, progress=self.progress)
 
@@ -157,10 +158,10 @@ class Pipeline:
         assert self.run is not None
         if (self.run.path / "training.json").exists():
             return
+        draft = self.initial_draft()  # before the captures: one that does not fit should not cost them first
         training, heldout = self.capture_all()
-        draft = self.initial_draft()
         counts = parameter_counts(draft)
-        self.note(f"draft: {counts['total'] / 1e6:.1f}M parameters, {counts['own'] / 1e6:.1f}M of its own")
+        self.note(f"draft: {counts['total']:,} parameters, {counts['own']:,} of its own")
         head = Head.of(self.target.model)
         source = OfflineBatches(training, self.recipe.train, head, self.target.device)
         trainer = Trainer(
@@ -252,6 +253,16 @@ class Pipeline:
             },
             draft_parameters=counts,
         )
+
+
+def readable_bytes(count: int) -> str:
+    """'18.4 kB', '43.3 MB': a size for people."""
+    size, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
 def split_heldout(prompts: list[Prompt], watched: int, measured: int | None) -> tuple[list[Prompt], list[Prompt]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from engine.config import PromptSource, Recipe, load_recipe
 from engine.distill.losses import check_terms
 from engine.errors import DraftbenchError
+from engine.models.assets import find_asset
 from engine.paths import Home, resolve_input
 from engine.runs.folder import RunFolder
 
@@ -47,6 +48,8 @@ def _maybe(name: str | None, beside: Path) -> str | None:
 
 
 def _absolute(name: str, beside: Path) -> str:
+    if name.startswith("asset:"):
+        find_asset(name.removeprefix("asset:"))
     return name if name.startswith(("hub:", "asset:")) else str(resolve_input(name, beside))
 
 

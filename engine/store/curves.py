@@ -55,12 +55,21 @@ def replay(events: Iterable[Event]) -> list[Event]:
     """The events of the run as if it had never been broken off, in order.
 
     A `resumed` event says from which step the run went on; what came before it in the file
-    but has a larger step was done again, and only the second time counts.
+    but has a larger step was done again, and only the second time counts. A session that trains
+    after `started` without `resumed` found no checkpoint: it did everything again.
     """
     kept: list[Event] = []
+    from_checkpoint = True
     for event in events:
-        if event.get("kind") == "resumed" and isinstance(event.get("step"), int | float):
+        kind = event.get("kind")
+        if kind == "started":
+            from_checkpoint = False
+        elif kind == "resumed" and isinstance(event.get("step"), int | float):
             kept = [earlier for earlier in kept if _step(earlier) <= event["step"]]
+            from_checkpoint = True
+        elif kind in _VALUE_OF and not from_checkpoint:
+            kept = [earlier for earlier in kept if earlier.get("kind") not in _VALUE_OF]
+            from_checkpoint = True
         kept.append(event)
     return kept
 

@@ -115,7 +115,12 @@ def test_draws_follow_the_distribution(model: Any):
     """The first tokens of 3,000 names are spread as the target says, within five standard errors."""
     count = 3000
     found = answers(
-        model, Sampling(0.5), 1500, prompts=[PROMPTS[0]] * count, names=[f"n{i}" for i in range(count)], max_new_tokens=1
+        model,
+        Sampling(0.5),
+        1500,
+        prompts=[PROMPTS[0]] * count,
+        names=[f"n{i}" for i in range(count)],
+        max_new_tokens=1,
     )
     with torch.no_grad():
         probs = distribution(model(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1], Sampling(0.5)).double()

@@ -19,12 +19,12 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.fixture()
+@pytest.fixture
 def head() -> Head:
     return Head(torch.randn(VOCAB, WIDTH, generator=generator()), torch.randn(VOCAB, generator=generator(1)))
 
 
-@pytest.fixture()
+@pytest.fixture
 def hidden() -> torch.Tensor:
     return torch.randn(ROWS, WIDTH, generator=generator(2))
 
@@ -178,7 +178,9 @@ def test_rows_that_only_one_model_has_are_in_neither_distribution(kind: str, tar
 def test_a_compact_signal_leaves_the_drafts_padded_rows_out():
     logits, draft_logits = (torch.randn(ROWS, VOCAB, generator=generator(i)) for i in (0, 1))
     padded = torch.cat([draft_logits, torch.full((ROWS, 7), 30.0)], -1)
-    for mine, expected in zip(compact(logits).align(padded, 1.0), compact(logits).align(draft_logits, 1.0), strict=True):
+    for mine, expected in zip(
+        compact(logits).align(padded, 1.0), compact(logits).align(draft_logits, 1.0), strict=True
+    ):
         torch.testing.assert_close(mine, expected)
 
 

@@ -54,7 +54,7 @@ def content(capture: Capture) -> dict[str, Any]:
     }
 
 
-@pytest.fixture()
+@pytest.fixture
 def generated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the prompts that were really put to the target, in order of finishing."""
     names: list[str] = []
@@ -83,7 +83,9 @@ def test_a_capture_holds_each_prompt_once_with_its_signal(tmp_path: Path, target
     for answer in capture.answers:
         assert answer.prompt_ids == plan.prompt_ids[int(answer.prompt_id[1:])]
         assert tuple(capture.raw_signal(answer).shape) == (len(answer.token_ids), stride)
-    assert capture.done["tokens"] == capture.tokens == sum(len(a.token_ids) for a in capture.answers) <= plan.most_tokens
+    assert (
+        capture.done["tokens"] == capture.tokens == sum(len(a.token_ids) for a in capture.answers) <= plan.most_tokens
+    )
     assert capture.done["signal_bytes"] == capture.tokens * stride <= plan.most_bytes
     assert capture.done["stopped"] == sum(a.finish_reason == "stop" for a in capture.answers)
     assert len({len(a.token_ids) for a in capture.answers}) > 2
@@ -449,7 +451,9 @@ def answered(name: str, prompt: int, answer: int) -> AnsweredPrompt:
 
 
 def test_a_batch_marks_the_positions_that_predict_the_answer():
-    capture = SimpleNamespace(raw_signal=lambda a: torch.full((len(a.token_ids), 2), len(a.token_ids), dtype=torch.uint8))
+    capture = SimpleNamespace(
+        raw_signal=lambda a: torch.full((len(a.token_ids), 2), len(a.token_ids), dtype=torch.uint8)
+    )
     batch = collate(capture, [answered("a", 3, 2), answered("b", 1, 4)], torch.device("cpu"))  # type: ignore[arg-type]
     assert batch.ids.tolist() == [[5, 5, 5, 10], [5, 10, 11, 12]]
     assert batch.mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 1]]

@@ -180,8 +180,29 @@ def test_a_dumped_recipe_spells_out_every_default():
 def test_a_file_that_holds_no_recipe_is_refused_by_name(tmp_path: Path, text: str):
     path = tmp_path / "broken.yaml"
     path.write_text(text)
-    with pytest.raises(DraftbenchError, match="broken.yaml"):
+    with pytest.raises(DraftbenchError, match=r"broken\.yaml"):
         load_recipe(path)
+
+
+def test_a_recipe_is_laid_over_the_one_its_base_names(tmp_path: Path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "root.yaml").write_text("prompts: {train: a, heldout: b}\ntrain: {epochs: 2, seed: 5}\ntags: [x, y]\n")
+    (tmp_path / "deep" / "middle.yaml").write_text("base: ../root.yaml\ntrain: {epochs: 3, loss: jsd}\n")
+    (tmp_path / "deep" / "top.yaml").write_text("base: middle.yaml\ntrain: {loss: tvd}\ntags: [z]\n")
+    made = load_recipe(tmp_path / "deep" / "top.yaml", ["train.batch_size=3"])
+    assert (made.train.epochs, made.train.seed, made.train.batch_size) == (3, 5, 3)
+    assert [term.name for term in made.train.loss] == ["tvd"]
+    assert made.tags == ["z"]
+
+
+def test_bases_in_a_circle_or_nowhere_are_refused(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("base: b.yaml")
+    (tmp_path / "b.yaml").write_text("base: a.yaml")
+    with pytest.raises(DraftbenchError, match="is its own base"):
+        load_recipe(tmp_path / "a.yaml")
+    (tmp_path / "c.yaml").write_text("base: gone.yaml")
+    with pytest.raises(DraftbenchError, match=r"gone\.yaml"):
+        load_recipe(tmp_path / "c.yaml")
 
 
 def test_yaml_tags_cannot_make_objects(tmp_path: Path):

@@ -54,9 +54,11 @@ def test_a_refused_token_is_replaced_from_the_residual():
 def test_the_replacement_comes_from_the_residual_at_the_refused_place():
     target = torch.stack([Q, P, P, BONUS])
     draft = torch.stack([Q, torch.tensor([0.0, 0.2, 0.0, 0.8]), Q])
-    verdict = judge(target, draft, torch.tensor([0, 3, 1]), torch.tensor([0.5, 0.9, 0.1, 0.2]))
-    assert (verdict.accepted, verdict.refused) == (1, True)
-    assert verdict.next_token == 0  # residual .1, 0, .3, 0: its first quarter is token 0; of P alone .2 would be 1
+    # The residual there is .1, 0, .3, 0: its first quarter is token 0, the rest token 2. At .2 P itself would give
+    # token 1, at .35 the first place's (where p = q) token 0.
+    for uniform, token in [(0.2, 0), (0.35, 2)]:
+        verdict = judge(target, draft, torch.tensor([0, 3, 1]), torch.tensor([0.5, 0.9, 0.1, uniform]))
+        assert (verdict.accepted, verdict.refused, verdict.next_token) == (1, True, token)
 
 
 def test_nothing_after_the_first_refusal_counts():

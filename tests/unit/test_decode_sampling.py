@@ -20,6 +20,7 @@ def test_temperature_zero_is_one_hot_on_the_likeliest_token():
 
 
 def test_top_k_keeps_the_k_likeliest_and_renormalises():
+    assert distribution(FOUR, Sampling(top_k=1)).tolist() == [0, 1, 0, 0]
     torch.testing.assert_close(distribution(FOUR, Sampling(top_k=2)), torch.tensor([0.0, 2 / 3, 0.0, 1 / 3]))
 
 

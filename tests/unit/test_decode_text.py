@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from tokenizers import Tokenizer, decoders, models
 
 from engine.decode.text import TextStream
 from tests.conftest import byte_tokenizer
@@ -29,6 +30,16 @@ def test_joined_pieces_are_the_text(text):
 
 def test_a_character_comes_with_the_token_that_completes_it():
     assert pieces_of(ids_of("你a🙂")) == ["", "", "你", "a", "", "", "", "🙂"]
+
+
+def test_a_space_that_only_shows_after_another_word_is_kept():
+    # Metaspace tokenizers (Llama 2, Mistral) drop the space before the first word of what they decode.
+    model = models.WordLevel(vocab={"▁hello": 0, "▁world": 1, "<unk>": 2}, unk_token="<unk>")
+    tokenizer = Tokenizer(model)
+    tokenizer.decoder = decoders.Metaspace()
+    stream = TextStream(tokenizer)
+    assert [stream.emit(token) for token in (0, 1, 1)] == ["hello", " world", " world"]
+    assert stream.peek([0, 1]) == [" hello", " world"]
 
 
 def test_special_tokens_show():

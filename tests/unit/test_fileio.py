@@ -166,7 +166,8 @@ def test_a_file_hash_is_that_of_its_bytes(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "run_id", ["..", "../x", "a/../b", "/etc", "a/b", "a\\b", "", ".", ".hidden", "a..b", "x\n", "~", "a\0b", "é", "x" * 121]
+    "run_id",
+    ["..", "../x", "a/../b", "/etc", "a/b", "a\\b", "", ".", ".hidden", "a..b", "x\n", "~", "a\0b", "é", "x" * 121],
 )
 def test_a_run_id_cannot_leave_the_folder_of_runs(tmp_path: Path, run_id: str):
     with pytest.raises(DraftbenchError, match="not a valid name"):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -121,15 +119,3 @@ def test_pages_leave_models_and_tables_to_the_layers_below():
 
 def test_pages_is_no_importable_package():
     assert not (PROJECT_ROOT / "pages" / "__init__.py").exists()
-
-
-def test_the_engine_runs_without_the_browser_libraries():
-    """Importing every module of the engine loads none of them, not even through a dependency."""
-    names = [name for name in modules("engine") if not name.endswith("__main__")]
-    code = (
-        f"import importlib, sys\nfor name in {names!r}:\n    importlib.import_module(name)\n"
-        "print(sorted({m.partition('.')[0] for m in sys.modules} & {'streamlit', 'gradio', 'plotly'}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[]"

@@ -26,11 +26,11 @@ def accept_all(target_probs, draft_probs, proposed, uniforms):
 
 
 def test_chi_square_passes():
-    check = chi_square(tokens=12_000)
+    check = chi_square(tokens=6_000)
     assert check.passed is True
     assert check.figures["p_value"] > 0.01
     assert 0.2 < check.figures["acceptance"] < 0.8  # accepted, corrected and bonus tokens all took part
-    assert check.n_tokens == 12_000
+    assert check.n_tokens == 6_000
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_chi_square_passes():
 )
 def test_chi_square_fails_with_a_wrong_rule(monkeypatch, name, wrong):
     monkeypatch.setattr(speculative, name, wrong)
-    check = chi_square(tokens=12_000)
+    check = chi_square(tokens=6_000)
     assert check.passed is False
     assert check.figures["p_value"] < 1e-6
 

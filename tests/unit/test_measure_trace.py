@@ -5,7 +5,7 @@ import math
 import pytest
 
 from engine.decode.events import Fate, Round, Token
-from engine.measure.trace import accepted_lengths, acceptance_by_slot, count, prompt_rows, round_rows, token_rows
+from engine.measure.trace import acceptance_by_slot, accepted_lengths, count, prompt_rows, round_rows, token_rows
 from tests.conftest import byte_tokenizer
 
 FATES = {"A": Fate.ACCEPTED, "R": Fate.REJECTED, "D": Fate.DISCARDED, "C": Fate.CORRECTED, "B": Fate.BONUS}

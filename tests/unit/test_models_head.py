@@ -30,9 +30,7 @@ FAMILIES = {
     "Llama": lambda: tiny_llama(),
     "Phi, a bias": lambda: PhiForCausalLM(PhiConfig(**SHAPE)),
     "Cohere, a scale": lambda: CohereForCausalLM(CohereConfig(**SHAPE, num_key_value_heads=2, logit_scale=0.25)),
-    "Granite, a divisor": lambda: GraniteForCausalLM(
-        GraniteConfig(**SHAPE, num_key_value_heads=2, logits_scaling=8.0)
-    ),
+    "Granite, a divisor": lambda: GraniteForCausalLM(GraniteConfig(**SHAPE, num_key_value_heads=2, logits_scaling=8.0)),
     "Gemma 2, a softcap": lambda: Gemma2ForCausalLM(
         Gemma2Config(**SHAPE, num_key_value_heads=2, head_dim=8, final_logit_softcapping=1.5)
     ),

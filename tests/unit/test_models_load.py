@@ -24,7 +24,7 @@ def spec(folder: Path, **more: Any) -> ModelSpec:
     return ModelSpec(model=str(folder), dtype="float32", device="cpu", **more)
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tiny_target_folder: Path, tmp_path: Path) -> Path:
     """A copy that a test may damage."""
     return Path(shutil.copytree(tiny_target_folder, tmp_path / "model"))

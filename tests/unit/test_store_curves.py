@@ -35,6 +35,14 @@ def test_resuming_again_and_further_back():
     assert steps(replay([*events, train(1), {"kind": "resumed", "step": 1}, train(2)])) == [1, 2]
 
 
+def test_a_session_that_found_no_checkpoint_did_everything_again():
+    started, first_eval = {"kind": "started"}, {"kind": "eval", "step": 0, "exact": 0.5}
+    killed = [started, first_eval, train(1, loss=9.0), train(2, loss=9.0)]
+    kept = replay([*killed, started, first_eval, train(1), started, {"kind": "resumed", "step": 1}, train(2)])
+    assert [event for event in kept if event["kind"] in ("train", "eval")] == [first_eval, train(1), train(2)]
+    assert replay([*killed, started, {"kind": "ended"}])[:4] == killed  # a session that only measures redoes no step
+
+
 def test_events_without_a_step_are_never_redone():
     note = {"kind": "note", "text": "warm-up"}
     assert note in replay([note, train(5), {"kind": "resumed", "step": 2}])

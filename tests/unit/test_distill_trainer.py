@@ -1,0 +1,524 @@
+"""The trainer: exact accumulation, no leak from padding, and a run that is broken off ends like an unbroken one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from engine.capture.batches import Batch, collate
+from engine.capture.signal import ExactSignal
+from engine.capture.store import Capture
+from engine.config import DraftSpec, LossTerm, TrainSpec
+from engine.distill import checkpoint, trainer
+from engine.distill.chunked import Positions, chunked_loss
+from engine.distill.losses import LOSSES
+from engine.distill.offline import OfflineBatches
+from engine.distill.plan import learning_rate
+from engine.distill.trainer import Outcome, Trainer
+from engine.errors import Cancelled, DraftbenchError
+from engine.fileio import sha256_file
+from engine.models.draft import Draft, initialise_draft, load_draft
+from engine.models.head import Head, hidden_states
+from engine.models.load import LoadedModel
+from engine.progress import Progress
+from tests.conftest import tiny_llama
+from tests.kill import kill_myself, run_until_killed
+from tests.tiny_pair import captured, loaded
+
+STEPS = 7
+
+
+def make_target() -> LoadedModel:
+    """A tiny target whose answers end at different lengths."""
+    target = loaded(tiny_llama())
+    target.model.generation_config.eos_token_id = list(range(40, 70))
+    return target
+
+
+@pytest.fixture(scope="module")
+def target() -> LoadedModel:
+    return make_target()
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory, target: LoadedModel) -> Capture:
+    return captured(tmp_path_factory.mktemp("shared"), target)
+
+
+@pytest.fixture(scope="module")
+def compact_capture(tmp_path_factory: pytest.TempPathFactory, target: LoadedModel) -> Capture:
+    return captured(tmp_path_factory.mktemp("compact"), target, signal="compact", signal_top_k=16)
+
+
+@pytest.fixture(scope="module")
+def text_capture(tmp_path_factory: pytest.TempPathFactory, target: LoadedModel) -> Capture:
+    return captured(tmp_path_factory.mktemp("text"), target, signal="none")
+
+
+def settings(**changes: Any) -> TrainSpec:
+    return TrainSpec(
+        **{
+            "batch_size": 3, "epochs": 99, "max_steps": STEPS, "learning_rate": 0.01, "precision": "float32",
+            "eval_every": 2, "checkpoint_every": 3, **changes,
+        }
+    )  # fmt: skip
+
+
+def draft_of(target: LoadedModel, **spec: Any) -> Draft:
+    return initialise_draft(target, DraftSpec(**{"layers": 2, **spec}), seed=0)
+
+
+def score(model: Any) -> dict[float, float]:
+    """Stands in for the measured acceptance: some number between 0 and 1 that follows the weights."""
+    total = sum(float(p.detach().double().abs().sum()) for p in model.parameters() if p.requires_grad)
+    return {0.0: math.sin(total) ** 2, 1.0: math.cos(total * 3) ** 2}
+
+
+def trainer_in(
+    folder: Path, target: LoadedModel, capture: Capture, spec: TrainSpec | None = None, **more: Any
+) -> Trainer:
+    spec = spec or settings()
+    source = more.pop("source", OfflineBatches)(capture, spec, Head.of(target.model), target.device)
+    draft = more.pop("draft", None) or draft_of(target)
+    return Trainer(draft, source, spec, folder, **{"evaluate": score, **more})
+
+
+def step_gradients(trainer: Trainer, step: int = 0) -> tuple[float, list[torch.Tensor]]:
+    """Loss a token and gradients of one optimiser step, before clipping."""
+    kept: list[torch.Tensor] = []
+
+    def keep(parameters: Sequence[torch.nn.Parameter], _: float) -> torch.Tensor:
+        kept.extend(p.grad.clone() for p in parameters if p.grad is not None)
+        return torch.tensor(1.0)
+
+    trainer.accelerator.clip_grad_norm_ = keep
+    events: list[dict[str, Any]] = []
+    trainer.emit = events.append
+    trainer._step(step)
+    return events[-1]["loss"], kept
+
+
+# ---- one optimiser step ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [True, False], ids=["frozen head", "trained head"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_micro_batches_add_up_to_the_same_gradient(tmp_path, target, capture, name: str, share: bool):
+    """One answer a forward pass, two, or all at once: the memory changes, the step does not."""
+    results = []
+    for most in (1, 60, 10_000):
+        spec = settings(batch_size=6, loss=name, micro_batch_tokens=most)
+        made = trainer_in(tmp_path, target, capture, spec, draft=draft_of(target, share_embeddings=share))
+        results.append((len(made.source.micro_batches(0)), *step_gradients(made)))
+    counts = [count for count, _, _ in results]
+    assert counts[0] == 6 > counts[1] > counts[2] == 1
+    for _, loss, gradients in results[:-1]:
+        assert loss == pytest.approx(results[-1][1], rel=1e-5, abs=1e-6)
+        for mine, theirs in zip(gradients, results[-1][2], strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-6)
+
+
+def test_a_step_is_normalised_by_the_answers_tokens(tmp_path, target, capture):
+    """The loss of a step is the mean over all its response tokens, long answers counting for more."""
+    made = trainer_in(tmp_path, target, capture, settings(batch_size=6, micro_batch_tokens=1))
+    total = tokens = 0.0
+    for answer in capture.answers:
+        ids = torch.tensor([[*answer.prompt_ids, *answer.token_ids]])
+        with torch.no_grad():
+            draft_logits = made.draft.model(input_ids=ids).logits[0, len(answer.prompt_ids) - 1 : -1]
+        signal = capture.format.decode(capture.raw_signal(answer), Head.of(target.model))
+        log_p, log_q = signal.align(draft_logits, 1.0)
+        total += float((log_p.exp() * (log_p - log_q)).sum())
+        tokens += len(answer.token_ids)
+    loss, _ = step_gradients(made)
+    assert loss == pytest.approx(total / tokens, rel=1e-4)
+    assert made.outcome.tokens_seen == tokens
+
+
+@pytest.mark.parametrize("name", ["forward_kl", "tvd_pp", "sft"])
+def test_padding_leaks_into_nothing(tmp_path, target, capture, name: str):
+    """Loss and gradient of a padded batch are the sums over its sequences alone."""
+    made = trainer_in(tmp_path, target, capture, settings(loss=name))
+
+    def backward(batches: Sequence[Batch]) -> tuple[float, list[torch.Tensor]]:
+        made.optimiser.zero_grad(set_to_none=True)
+        loss = sum(made.backward(batch, 0, 1, (0.5, 0.5)) for batch in batches)
+        return loss, [p.grad.clone() for p in made.trained if p.grad is not None]
+
+    padded = collate(capture, capture.answers, target.device)
+    assert (padded.mask == 0).any()
+    together = backward([padded])
+    alone = backward([collate(capture, [answer], target.device) for answer in capture.answers])
+    assert together[0] == pytest.approx(alone[0], rel=1e-5)
+    for mine, theirs in zip(together[1], alone[1], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_what_stands_in_the_padding_does_not_matter(tmp_path, target, capture):
+    made = trainer_in(tmp_path, target, capture)
+    batch = collate(capture, capture.answers, target.device)
+    noisy = replace(batch, ids=torch.where(batch.mask.bool(), batch.ids, torch.full_like(batch.ids, 77)))
+    assert made.backward(batch, 0, 1) == made.backward(noisy, 0, 1)
+
+
+def test_the_same_answer_gets_the_same_draws_whatever_stands_beside_it(tmp_path, target, capture):
+    made = trainer_in(tmp_path, target, capture, settings(loss="tvd_pp"))
+    whole = made._positions(collate(capture, capture.answers, target.device), 3).uniforms
+    parts = [made._positions(collate(capture, [answer], target.device), 3).uniforms for answer in capture.answers]
+    assert torch.equal(whole, torch.cat(parts))
+    assert len(set(whole.tolist())) == len(whole)
+    other_step = made._positions(collate(capture, capture.answers, target.device), 4).uniforms
+    seeded = trainer_in(tmp_path, target, capture, settings(loss="tvd_pp", seed=1))
+    other_seed = seeded._positions(collate(capture, capture.answers, target.device), 3).uniforms
+    assert not (whole == other_step).any()
+    assert not (whole == other_seed).any()
+
+
+def test_clipping_and_rate_are_those_of_the_recipe(tmp_path, target, capture):
+    """With plain SGD in AdamW's place a step moves the weights by rate x clipped gradient."""
+    spec = settings(max_grad_norm=0.01, warmup_fraction=0.0, schedule="constant")
+    made = trainer_in(tmp_path, target, capture, spec)
+    made.optimiser = torch.optim.SGD(made.trained, lr=123.0)
+    before = [p.detach().clone() for p in made.trained]
+    made._step(0)
+    moved = math.sqrt(sum(float((a - b.detach()).square().sum()) for a, b in zip(before, made.trained, strict=True)))
+    assert moved == pytest.approx(0.01 * spec.learning_rate, rel=1e-3)
+
+
+def test_only_what_is_marked_learns(tmp_path, target, capture):
+    theirs = {name: t.clone() for name, t in target.model.state_dict().items()}
+    made = trainer_in(tmp_path, target, capture)
+    made.run()
+    assert all(torch.equal(t, theirs[name]) for name, t in target.model.state_dict().items())
+    mine = made.draft.model.get_input_embeddings().weight
+    assert torch.equal(mine, target.model.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*((name, "exact") for name in LOSSES if name != "sft"), ("forward_kl", "compact"), ("tvd", "compact")],
+)
+def test_training_brings_the_draft_nearer_to_its_target(
+    tmp_path, target, capture, compact_capture, name: str, kind: str
+):
+    """Every divergence lowers the total variation to the target on the text it learns."""
+    spec = settings(loss=name, batch_size=6, max_steps=30, checkpoint_every=1000)
+    made = trainer_in(tmp_path, target, {"exact": capture, "compact": compact_capture}[kind], spec, evaluate=None)
+    before = distance(made.draft, target, capture)
+    made.run()
+    assert distance(made.draft, target, capture) < 0.9 * before
+
+
+def test_black_box_training_makes_the_targets_text_likelier_and_reads_no_signal(tmp_path, target, text_capture):
+    spec = settings(loss="sft", batch_size=6, max_steps=30)
+    events: list[dict[str, Any]] = []
+    made = Trainer(
+        draft_of(target), OfflineBatches(text_capture, spec, None, target.device), spec, tmp_path, emit=events.append
+    )
+    assert made.run().steps_done == 30
+    assert events[-1]["loss"] < 0.5 * events[0]["loss"]
+
+
+def distance(draft: Draft, target: LoadedModel, capture: Capture) -> float:
+    """Mean total variation between draft and target on the captured text."""
+    batch = collate(capture, capture.answers, target.device)
+    with torch.no_grad():
+        mine, theirs = (
+            torch.softmax(m(input_ids=batch.ids, attention_mask=batch.mask).logits[batch.responds], -1)
+            for m in (draft.model, target.model)
+        )
+    return float((mine - theirs).abs().sum(-1).mean() / 2)
+
+
+def test_a_distillation_temperature_reaches_the_loss(tmp_path, target, capture):
+    losses = [
+        step_gradients(trainer_in(tmp_path, target, capture, settings(distill_temperature=t, batch_size=6)))[0]
+        for t in (1.0, 4.0)
+    ]
+    assert losses[1] < losses[0] / 4
+
+
+# ---- a whole run ----------------------------------------------------------------------------
+
+
+def test_steps_asked_for_are_steps_done(tmp_path, target, capture):
+    events: list[dict[str, Any]] = []
+    told: list[dict[str, Any]] = []
+    made = trainer_in(tmp_path, target, capture, emit=events.append, progress=Progress(quiet=True, listen=told.append))
+    outcome = made.run()
+    train = [e for e in events if e["kind"] == "train"]
+    assert outcome.steps == outcome.steps_done == STEPS == len(train)
+    assert [e["step"] for e in train] == list(range(1, STEPS + 1))
+    assert [e["learning_rate"] for e in train] == [learning_rate(s, STEPS, settings()) for s in range(STEPS)]
+    tokens = [sum(b.tokens for b in made.source.micro_batches(s)) for s in range(STEPS)]
+    assert [e["tokens_seen"] for e in train] == [sum(tokens[: i + 1]) for i in range(STEPS)]
+    assert (told[-1]["done"], told[-1]["total"]) == (STEPS, STEPS)
+
+
+def test_evaluation_is_made_before_the_first_step_on_the_way_and_at_the_end(tmp_path, target, capture):
+    events: list[dict[str, Any]] = []
+    trainer_in(tmp_path, target, capture, emit=events.append).run()
+    evaluations = [(e["step"], e["temperature"]) for e in events if e["kind"] == "eval"]
+    assert evaluations == [(step, t) for step in (0, 2, 4, 6, 7) for t in (0.0, 1.0)]
+
+
+def test_the_best_and_the_last_draft_are_kept(tmp_path, target, capture):
+    """The best is the one with the highest mean over temperatures; on a tie the earlier."""
+    values = iter([(0.1, 0.1), (0.3, 0.5), (0.9, 0.0), (0.4, 0.4), (0.2, 0.2)])  # steps 0, 2, 4, 6, 7
+    seen: dict[int, dict[str, torch.Tensor]] = {}
+
+    def evaluate(model: Any) -> dict[float, float]:
+        seen[made.outcome.steps_done] = {n: p.detach().clone() for n, p in model.named_parameters()}
+        return dict(zip((0.0, 1.0), next(values), strict=True))
+
+    made = trainer_in(tmp_path, target, capture, evaluate=evaluate)
+    outcome = made.run()
+    assert (outcome.best_step, outcome.best_exact) == (4, 0.45)
+    assert outcome.first_exact == {"0.0": 0.1, "1.0": 0.1}
+    for which, step in (("best", 4), ("last", STEPS)):
+        kept = load_draft(tmp_path / "draft" / which, target)
+        assert all(torch.equal(p, seen[step][n]) for n, p in kept.model.named_parameters())
+
+
+def test_a_tie_keeps_the_earlier_draft(tmp_path, target, capture):
+    assert trainer_in(tmp_path, target, capture, evaluate=lambda _: {1.0: 0.5}).run().best_step == 0
+
+
+def test_only_the_newest_checkpoint_is_kept(tmp_path, target, capture):
+    trainer_in(tmp_path, target, capture).run()
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"step-{STEPS:08d}"]
+
+
+# ---- broken off and resumed -----------------------------------------------------------------
+
+
+def fingerprint(folder: Path, outcome: Outcome) -> dict[str, Any]:
+    """Weights and everything else of a finished run that must not depend on how often it was broken off."""
+    numbers = {key: value for key, value in asdict(outcome).items() if key != "seconds"}
+    return {which: sha256_file(folder / "draft" / which / "draft.safetensors") for which in ("best", "last")} | numbers
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, target: LoadedModel, capture: Capture) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("unbroken")
+    return fingerprint(folder, trainer_in(folder, target, capture).run())
+
+
+def test_a_run_is_the_same_when_made_again_and_not_when_seeded_otherwise(tmp_path, target, capture, unbroken):
+    assert fingerprint(tmp_path, trainer_in(tmp_path, target, capture).run()) == unbroken
+    other = tmp_path / "other"
+    assert fingerprint(other, trainer_in(other, target, capture, settings(seed=1)).run())["last"] != unbroken["last"]
+
+
+class PowerCut(BaseException):
+    """Nothing in the engine may catch it, as nothing catches a power cut."""
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_a_run_broken_off_after_any_step_ends_with_the_same_weights(tmp_path, target, capture, unbroken, step: int):
+    def listen(told: dict[str, Any]) -> None:
+        if told["done"] == step:
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        trainer_in(tmp_path, target, capture, progress=Progress(quiet=True, listen=listen)).run()
+    events: list[dict[str, Any]] = []
+    outcome = trainer_in(tmp_path, target, capture, emit=events.append).run()
+    assert fingerprint(tmp_path, outcome) == unbroken
+    resumed = [e["step"] for e in events if e["kind"] == "resumed"]
+    assert resumed == ([(step - 1) // 3 * 3] if step > 3 else [])  # a checkpoint every 3 steps, made after the cut
+
+
+def is_weights(path: Path) -> bool:
+    return path.name == "draft.safetensors"
+
+
+PLACES: dict[str, tuple[Any, str, Callable[..., bool], int, bool]] = {
+    # what is called, for which of its calls, the how many-th of them, and whether it still does its work
+    "evaluation": (Trainer, "_evaluate", lambda *_: True, 4, False),
+    "best saved": (trainer, "save_draft", lambda folder, _: folder.name == "best", 2, True),
+    "last saved": (trainer, "save_draft", lambda folder, _: folder.name == "last", 1, False),
+    "weights written": (checkpoint, "save_file", lambda _, path: is_weights(path), 2, True),
+    "state not written": (checkpoint, "write_json", lambda *_: True, 2, False),
+    "old checkpoint not removed": (
+        checkpoint.shutil,
+        "rmtree",
+        lambda path, **_: path.name == "step-00000003",
+        1,
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_broken_off_anywhere_else_ends_with_the_same_weights(
+    tmp_path, target, capture, unbroken, monkeypatch: pytest.MonkeyPatch, place: str
+):
+    owner, name, matters, cut_at, works = PLACES[place]
+    real, calls = getattr(owner, name), []
+
+    def cut(*arguments: Any, **more: Any) -> Any:
+        if matters(*arguments, **more):
+            calls.append(name)
+        if len(calls) != cut_at:
+            return real(*arguments, **more)
+        if works:
+            real(*arguments, **more)
+        raise PowerCut
+
+    monkeypatch.setattr(owner, name, cut)
+    with pytest.raises(PowerCut):
+        trainer_in(tmp_path, target, capture).run()
+    monkeypatch.setattr(owner, name, real)
+    outcome = trainer_in(tmp_path, target, capture).run()
+    assert fingerprint(tmp_path, outcome) == unbroken
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"step-{STEPS:08d}"]
+
+
+def test_a_run_broken_off_at_every_checkpoint_ends_with_the_same_weights(tmp_path, target, capture, unbroken):
+    for _ in range(STEPS):
+        seen: list[int] = []
+
+        def listen(told: dict[str, Any], seen: list[int] = seen) -> None:
+            seen.append(told["done"])
+            if len(seen) == 5:  # the announcement, three steps to the next checkpoint, and one that is lost
+                raise PowerCut
+
+        try:
+            outcome = trainer_in(tmp_path, target, capture, progress=Progress(quiet=True, listen=listen)).run()
+        except PowerCut:
+            continue
+        break
+    assert fingerprint(tmp_path, outcome) == unbroken
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, target, capture, unbroken):
+    trainer_in(tmp_path, target, capture).run()
+    events: list[dict[str, Any]] = []
+    outcome = trainer_in(tmp_path, target, capture, emit=events.append).run()
+    assert [e["kind"] for e in events] == ["resumed"]
+    assert fingerprint(tmp_path, outcome) == unbroken
+
+
+def test_asking_to_stop_ends_after_a_checkpoint(tmp_path, target, capture, unbroken):
+    made = trainer_in(tmp_path, target, capture)
+    made.progress = Progress(quiet=True, stop_wanted=lambda: made.outcome.steps_done == 2)
+    with pytest.raises(Cancelled):
+        made.run()
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+    assert fingerprint(tmp_path, trainer_in(tmp_path, target, capture).run()) == unbroken
+
+
+def train_and_die(folder: Path, captures: Path) -> None:
+    """Trains until step 5, then is killed: the last checkpoint is that of step 3."""
+    target = make_target()
+    capture = captured(captures, target)
+
+    def listen(told: dict[str, Any]) -> None:
+        if told["phase"] == "train" and told["done"] == 5:
+            kill_myself()
+
+    trainer_in(folder, target, capture, progress=Progress(quiet=True, listen=listen)).run()
+
+
+def test_a_killed_process_is_resumed_to_the_same_weights(tmp_path, target, capture, unbroken):
+    run_until_killed(train_and_die, tmp_path / "run", capture.folder.parent.parent)
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
+    outcome = trainer_in(tmp_path / "run", target, capture).run()
+    assert fingerprint(tmp_path / "run", outcome) == unbroken
+
+
+def test_a_checkpoint_of_another_draft_is_refused(tmp_path, target, capture):
+    trainer_in(tmp_path, target, capture).run()
+    with pytest.raises(DraftbenchError, match="is of another draft"):
+        trainer_in(tmp_path, target, capture, draft=draft_of(target, layers=3)).run()
+
+
+def test_a_checkpoint_holds_what_differs_from_the_target_and_its_moments(tmp_path, target, capture):
+    made = trainer_in(tmp_path, target, capture)
+    made.run()
+    folder = tmp_path / "checkpoints" / f"step-{STEPS:08d}"
+    assert sorted(p.name for p in folder.iterdir()) == ["draft.safetensors", "optimiser.safetensors", "state.json"]
+    weights, moments = load_file(folder / "draft.safetensors"), load_file(folder / "optimiser.safetensors")
+    assert not any("embed_tokens" in name for name in weights)
+    assert set(moments) == {f"{name}/{key}" for name in weights for key in ("exp_avg", "exp_avg_sq", "step")}
+
+
+# ---- divergence -----------------------------------------------------------------------------
+
+
+class Poisoned(OfflineBatches):
+    """The signal of step 4 (from 0) is not a number, or its values are infinite."""
+
+    value = math.nan
+
+    def micro_batches(self, step: int) -> Sequence[Batch]:
+        self.step = step
+        return super().micro_batches(step)
+
+    def read_signal(self, batch: Batch, part: slice) -> Any:
+        signal = super().read_signal(batch, part)
+        assert isinstance(signal, ExactSignal)
+        return replace(signal, hidden=signal.hidden * self.value) if self.step == 4 else signal
+
+
+def test_a_loss_that_is_no_number_stops_before_it_is_applied(tmp_path, target, capture, unbroken):
+    made = trainer_in(tmp_path, target, capture, source=Poisoned)
+    before: list[torch.Tensor] = []
+
+    def listen(told: dict[str, Any]) -> None:
+        if told["done"] == 4:
+            before.extend(p.detach().clone() for p in made.trained)
+
+    made.progress = Progress(quiet=True, listen=listen)
+    with pytest.raises(DraftbenchError, match="step 5: the loss is nan") as caught:
+        made.run()
+    assert "checkpoint step-00000003" in caught.value.why
+    assert "learning_rate" in caught.value.fix
+    assert before
+    assert all(torch.equal(a, b) for a, b in zip(before, made.trained, strict=True))
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+    assert made.outcome.steps_done == 4
+    load_draft(tmp_path / "draft" / "best", target)
+    # with a healthy signal the same run goes on as if nothing had been
+    assert fingerprint(tmp_path, trainer_in(tmp_path, target, capture).run()) == unbroken
+
+
+def test_an_infinite_gradient_stops_too(tmp_path, target, capture, monkeypatch: pytest.MonkeyPatch):
+    made = trainer_in(tmp_path, target, capture)
+    monkeypatch.setattr(made.accelerator, "clip_grad_norm_", lambda *_: torch.tensor(math.inf))
+    before = [p.detach().clone() for p in made.trained]
+    with pytest.raises(DraftbenchError, match="gradient norm inf"):
+        made.run()
+    assert all(torch.equal(a, b) for a, b in zip(before, made.trained, strict=True))
+
+
+def test_an_unknown_loss_is_refused_before_anything_is_written(tmp_path, target, capture):
+    with pytest.raises(DraftbenchError, match="unknown loss 'kl'"):
+        trainer_in(tmp_path, target, capture, settings(loss=[LossTerm(name="kl")]))
+    assert not list(tmp_path.glob("draft*"))
+
+
+def test_an_empty_capture_is_refused(target, capture):
+    class Empty:
+        answers: tuple[()] = ()
+
+    with pytest.raises(DraftbenchError, match="holds no answers"):
+        OfflineBatches(Empty(), settings(), None, target.device)  # type: ignore[arg-type]
+
+
+def test_hidden_states_of_response_positions_are_what_the_loss_sees(tmp_path, target, capture):
+    """The loss of a batch by its parts: hidden states, head, chunks; nothing is shifted by one."""
+    made = trainer_in(tmp_path, target, capture)
+    batch = collate(capture, capture.answers[:2], target.device)
+    hidden = hidden_states(made.draft.model, batch.ids, batch.mask)[batch.responds]
+    positions = Positions(batch.token_ids, torch.zeros(batch.tokens), lambda part: made.source.read_signal(batch, part))
+    expected = chunked_loss(hidden, Head.of(made.draft.model), positions, settings().loss)
+    assert made.backward(batch, 0, 1) == pytest.approx(float(expected.detach()), rel=1e-6)
