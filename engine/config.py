@@ -175,7 +175,7 @@ class MeasureSpec(Section):
     adaptive: bool = Field(
         False, description="choose gamma each round from the acceptance seen so far, up to num_draft_tokens"
     )
-    max_new_tokens: int = Field(160, ge=1, description="length limit of an answer, tokens")
+    max_new_tokens: int = Field(160, ge=2, description="length limit of an answer, tokens")
     heldout_prompts: int | None = Field(
         None, ge=1, description="measure on the first so many held-out prompts; all if empty"
     )

@@ -97,6 +97,8 @@ def run(told: dict[str, Any]) -> None:
     ]
     for name, text in rows:
         console.line(f"  {name:<8} {text}")
+    if told["problem"]:
+        console.line(f"  problem  {told['problem']}")
     if told["summary"]:
         console.line("")
         summary(told["run"], told["summary"])

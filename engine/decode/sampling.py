@@ -62,17 +62,18 @@ def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     The total is taken from the cumulative sum itself, so rounding cannot run past the end, and a
     token of probability zero is never drawn.
     """
-    cumulative = probs.cumsum(-1, dtype=torch.float32 if probs.device.type == "mps" else torch.float64)
+    wide = probs.cpu() if probs.device.type == "mps" else probs  # which knows no float64
+    cumulative = wide.cumsum(-1, dtype=torch.float64)
     threshold = (uniforms.to(cumulative) * cumulative[..., -1]).unsqueeze(-1)
     ids = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
-    return ids.clamp_max(probs.shape[-1] - 1)
+    return ids.clamp_max(probs.shape[-1] - 1).to(probs.device)
 
 
 def next_ids(logits: torch.Tensor, sampling: Sampling, uniforms: torch.Tensor) -> torch.Tensor:
     """Ids sampled from logits [..., vocab] with uniforms [...]: [...]. The draw itself, where q is not asked for."""
     if sampling.greedy:
         return logits.argmax(-1)
-    return draw(distribution(logits, sampling), uniforms.to(logits.device))
+    return draw(distribution(logits, sampling), uniforms)
 
 
 def overlap(target_probs: torch.Tensor, draft_probs: torch.Tensor) -> torch.Tensor:

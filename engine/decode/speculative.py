@@ -190,7 +190,7 @@ def _propose(
     for step in range(gamma):
         logits = align_logits(draft_runner.feed(pending, last=1)[:, -1], vocab)
         probs.append(distribution(logits, sampling))
-        ids.append(draw(probs[-1], draws[:, step].to(logits.device)))
+        ids.append(draw(probs[-1], draws[:, step]))
         pending = [[token] for token in ids[-1].tolist()]
     return torch.stack(ids, 1), torch.stack(probs, 1)
 

@@ -34,8 +34,7 @@ def write_folder(folder: Path, draft: Draft, target: LoadedModel, card: str, *, 
     """
     refuse_taken(folder, overwrite)
     with disk_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        temporary = _beside(folder)
         try:
             new = temporary / "new"
             new.mkdir()
@@ -48,6 +47,17 @@ def write_folder(folder: Path, draft: Draft, target: LoadedModel, card: str, *, 
             new.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(folder: Path) -> Path:
+    """A temporary folder on the same disk, so that what it holds can be renamed to `folder`."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
+        raise DraftbenchError(
+            f"cannot make {folder}: {error.strerror}", f"{folder.parent} is no folder", "choose another --out"
+        ) from error
 
 
 def refuse_taken(folder: Path, overwrite: bool) -> None:

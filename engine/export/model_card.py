@@ -10,6 +10,7 @@ from engine.config import Recipe
 
 def model_card(run_id: str, recipe: Recipe, summary: dict[str, Any], provenance: dict[str, Any]) -> str:
     """Markdown with the measured numbers, their intervals and conditions. Every figure is read from the run."""
+    source = provenance.get("source", {})
     conditions, certificate = summary["conditions"], summary["certificate"]
     losses = ", ".join(term.name for term in recipe.train.loss)
     lines = [
@@ -72,7 +73,7 @@ def model_card(run_id: str, recipe: Recipe, summary: dict[str, Any], provenance:
         "",
         f"- target fingerprint `{provenance.get('target_fingerprint', 'unknown')}`",
         f"- Draftbench {provenance.get('versions', {}).get('draftbench', '?')}, "
-        f"commit `{provenance.get('source', {}).get('commit', 'unknown')}`",
+        f"commit `{source.get('commit', 'unknown')}`{' with changes' if source.get('changed') else ''}",
         f"- seeds {provenance.get('seeds', {})}",
         "",
     ]

@@ -36,6 +36,7 @@ class Decoding:
     gamma: int
     max_new_tokens: int
     seed: int
+    draft_name: str | None = None
     seen: list[Round] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -96,7 +97,7 @@ class Decoding:
         """What the answer depends on."""
         return {
             "target": self.target.spec.model,
-            "draft": self.draft.info.init if self.draft else None,
+            "draft": self.draft_name,
             "num_draft_tokens": self.gamma if self.draft else 0,
             **asdict(self.sampling),
             "max_new_tokens": self.max_new_tokens,
@@ -135,14 +136,14 @@ def decode_prompt(
             )
         run = RunFolder.open(home, run_id)
         loaded = load_model(run.recipe().target, dtype=wanted)
-        drafted = load_draft(run.path / "draft" / "best", loaded)
+        drafted, draft = load_draft(run.path / "draft" / "best", loaded), run.id
     else:
         loaded = load_model(ModelSpec(model=target or DEFAULT_TARGET), dtype=wanted)
         drafted = _named_draft(home, draft, loaded)
     check_head(loaded.model)
     question = Prompt("prompt", ({"role": "user", "content": prompt},))
     ids = render(loaded.tokenizer, question, context_tokens=loaded.context_tokens, max_new_tokens=max_new_tokens)
-    return Decoding(loaded, drafted, ids, Sampling(temperature, top_k, top_p), gamma, max_new_tokens, seed)
+    return Decoding(loaded, drafted, ids, Sampling(temperature, top_k, top_p), gamma, max_new_tokens, seed, draft)
 
 
 def _named_draft(home: Home, name: str | None, target: LoadedModel) -> Draft | None:

@@ -182,7 +182,14 @@ class RunFolder:
                 f"its state is {self.status()['state']}",
                 f"finish it with `draftbench run --resume {self.id}`",
             )
-        found: dict[str, Any] = read_json(self.summary_path)
+        try:
+            found: dict[str, Any] = read_json(self.summary_path)
+        except (DraftbenchError, ValueError) as error:
+            raise DraftbenchError(
+                f"{self.summary_path} is damaged",
+                str(error).splitlines()[0],
+                f"`draftbench measure {self.id}` makes it again",
+            ) from None
         return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 from engine.errors import DraftbenchError
@@ -41,7 +40,9 @@ def describe(run: RunFolder) -> dict[str, Any]:
     told["recipe"] = run.recipe().model_dump(mode="json")
     for name, path in (("training", "training.json"), ("provenance", "provenance.json")):
         told[name] = read_json(run.path / path) if (run.path / path).exists() else None
-    told["summary"] = None
-    with contextlib.suppress(DraftbenchError):
-        told["summary"] = run.summary()
+    told |= {"summary": None, "problem": ""}
+    try:
+        told["summary"] = run.summary() if run.summary_path.exists() else None
+    except DraftbenchError as error:
+        told["problem"] = f"{error.what}: {error.fix}"
     return told
