@@ -13,10 +13,10 @@ quickstart: install
 
 test: lint
 	$(BIN)/draftbench fetch
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 unit: install
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 
 lint: install
 	$(BIN)/ruff check .

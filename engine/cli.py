@@ -28,6 +28,8 @@ ResumeRun = Annotated[str | None, typer.Option("--resume", help="Go on with this
 RunId = Annotated[str, typer.Argument(help="A run id, its beginning, or latest (latest~1: the one before).")]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
+_STOPPED = 130  # the exit status of a program ended by Ctrl-C
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0, 1 for a check that failed, 2 for an error told in three lines, 130 for a stop."""
@@ -35,8 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in given
     try:
-        # A click application that is not standalone returns the code of an Exit instead of raising it.
+        # An application that is not standalone returns the status of an Exit, and 130 for Ctrl-C, instead of raising.
         code = app(given, prog_name="draftbench", standalone_mode=False)
+        if code == _STOPPED:
+            code = _stopped("", as_json)
     except DraftbenchError as error:
         code = _fail(error, as_json)
     except (Cancelled, KeyboardInterrupt) as stop:
@@ -57,8 +61,9 @@ def _stopped(name: str, as_json: bool) -> int:
     """Ctrl-C or SIGTERM: `name` is that of a run, or of the work that was stopped."""
     from engine.runs.folder import RunFolder
 
-    again = f"draftbench run --resume {name}" if RunFolder.exists(home(), name) else "the same command"
-    return _fail(DraftbenchError("stopped", "what was finished is kept", f"{again} goes on from there"), as_json, 130)
+    again = f"`draftbench run --resume {name}`" if RunFolder.exists(home(), name) else "the same command"
+    told = DraftbenchError("stopped", "what was finished is kept", f"{again} goes on from there" if name else "")
+    return _fail(told, as_json, _STOPPED)
 
 
 def _fail_or_raise(error: Exception, as_json: bool) -> int:
@@ -439,8 +444,9 @@ def decode(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
     dtype: Annotated[DType, typer.Option(help="bfloat16 where it is native, else float32, if auto.")] = "auto",
     refused: Annotated[
-        bool, typer.Option("--refused/--no-refused", help="Show refused tokens too, struck through.")
-    ] = True,
+        bool | None,
+        typer.Option("--refused/--no-refused", help="Show refused tokens too, struck through; yes in a terminal."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Decode one prompt and show every token's fate.
@@ -459,11 +465,12 @@ def decode(
     if as_json:
         console.print_json(made.as_dict())
         return
-    for piece in console.coloured(made.rounds(), made.tokenizer, refused=refused and made.speculative):
+    marked = console.out.is_terminal  # elsewhere styles are lost, and refused tokens would read as the answer's
+    for piece in console.coloured(made.rounds(), made.tokenizer, refused=marked if refused is None else refused):
         console.out.print(piece, end="")
         console.flush()
     console.line("\n")
-    if made.speculative:
+    if made.speculative and marked:
         console.out.print(console.legend())
     console.paragraph(made.told())
 

@@ -53,6 +53,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     with disk_errors(path):
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
+            os.fchmod(handle, 0o644)  # mkstemp's 0600 would lock others out of a shared home
             with os.fdopen(handle, "wb") as file:
                 file.write(raw)
                 file.flush()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,8 +46,11 @@ def answer_prompts(
     seed: int,
     batch_size: int,
     signal: SignalFormat,
+    before_forward: Callable[[], None] = lambda: None,
 ) -> Iterator[Answer]:
     """Answers in the order they finish; `index` says to which prompt.
+
+    `before_forward` is called before each forward; it may raise to stop there.
 
     Each prompt has its own random stream, seeded by its name, so its answer does not depend on
     which others share the batch (up to the rounding of batched kernels).
@@ -56,6 +59,7 @@ def answer_prompts(
     slots: list[_Slot] = []
     runner = Runner(model)
     while waiting or slots:
+        before_forward()
         free = batch_size - len(slots)
         if waiting and (free >= max(1, batch_size // _REFILL_SHARE) or not slots):
             taken = [waiting.popleft() for _ in range(min(free, len(waiting)))]

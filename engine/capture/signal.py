@@ -76,9 +76,8 @@ class CompactSignal:
                 "capture with signal: exact",
             )
         draft, ids, kept = _log_softmax(draft_logits[..., : self.vocab], 1.0), self.token_ids, self.logprobs
-        if (
-            draft.shape[-1] < self.vocab
-        ):  # a row of the target alone, among its best, is no token: no mass on either side
+        if draft.shape[-1] < self.vocab:
+            # a padding row of the target among its best is no token of the draft: no mass on either side
             padding, nothing = ids >= draft.shape[-1], math.log(_TAIL_FLOOR)
             ids, kept = ids.masked_fill(padding, draft.shape[-1]), kept.masked_fill(padding, nothing)
             draft = torch.nn.functional.pad(draft, (0, 1), value=nothing)

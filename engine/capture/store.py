@@ -187,6 +187,7 @@ def _fill(plan: CapturePlan, target: LoadedModel, batch_size: int, progress: Pro
         seed=plan.spec["seed"],
         batch_size=batch_size,
         signal=plan.signal,
+        before_forward=progress.stop_if_asked,
     )
     began, tokens = time.monotonic(), 0
     progress.start("capture", len(plan.prompts), "prompts", done=len(finished))
@@ -196,7 +197,6 @@ def _fill(plan: CapturePlan, target: LoadedModel, batch_size: int, progress: Pro
         offset += answer.signal.numel()
         tokens += len(answer.token_ids)
         progress.advance(1, tokens_per_s=round(tokens / (time.monotonic() - began), 1))
-        progress.stop_if_asked()
     progress.finish()
     _finish(plan, time.monotonic() - began, tokens)
 
@@ -277,7 +277,7 @@ def _refuse_if_too_large(plan: CapturePlan, missing: int) -> None:
     needed = tokens * plan.signal.bytes_per_token
     if needed > free:
         raise DraftbenchError(
-            f"the capture may need {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free",
+            f"the capture may need {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free",
             f"{tokens:,} tokens at {plan.signal.bytes_per_token:,} bytes of {plan.signal.kind} signal each",
             "free some space, use capture.signal: compact, or fewer prompts",
         )

@@ -42,6 +42,8 @@ def write_folder(folder: Path, draft: Draft, target: LoadedModel, card: str, *, 
             draft.model.save_pretrained(new)
             target.tokenizer.save_pretrained(new)
             (new / CARD).write_text(card, encoding="utf-8")
+            for file in new.iterdir():
+                file.chmod(0o644)  # safetensors writes for the owner alone; a server often is another user
             if folder.exists():
                 folder.rename(temporary / "old")
             new.rename(folder)

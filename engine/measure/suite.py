@@ -290,8 +290,8 @@ def _agreement(rounds: Sequence[Round], temperature: float) -> lossless.Check:
     judged = [t for r in rounds for t in r.tokens if t.overlap is not None]
     result = calibration_z([t.fate == "accepted" for t in judged], [min(1.0, t.overlap or 0.0) for t in judged])
     detail = (
-        f"at temperature {temperature:g} {result.observed:.4f} of {result.n_tokens:,} judged tokens were accepted, "
-        f"{result.expected:.4f} were expected from sum min(p, q) (z = {result.z:+.2f})"
+        f"at temperature {temperature:g}, {result.observed:,.0f} of {result.n_tokens:,} judged tokens were accepted, "
+        f"{result.expected:,.1f} were expected from sum min(p, q) (z = {result.z:+.2f})"
     )
     return lossless.Check("sampled_equals_expected", abs(result.z) < ALARM_Z, result.n_tokens, detail, result.as_dict())
 

@@ -202,7 +202,8 @@ def run_folders(home: Home) -> list[RunFolder]:
 
 
 def _unknown(home: Home, name: str, near: list[str], why: str) -> DraftbenchError:
-    similar = difflib.get_close_matches(name, near, n=3, cutoff=0.3)
+    beginnings = {run_id[: len(name)]: run_id for run_id in reversed(near)}
+    similar = [beginnings[part] for part in difflib.get_close_matches(name, beginnings, n=3, cutoff=0.4)]
     hint = f"did you mean {', '.join(similar)}? " if similar else ""
     listed = "`draftbench runs` lists the ids" if near else "start one with `draftbench run recipes/quickstart.yaml`"
     return DraftbenchError(f"unknown run {name!r}", why, hint + listed)

@@ -6,7 +6,6 @@ anywhere goes on from the same folder.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -284,8 +283,13 @@ def draft_folder(home: Home, name: str) -> Path | None:
         return Path(name).resolve()
     if Path(name).exists():
         return None
-    with contextlib.suppress(DraftbenchError):
-        best = RunFolder.open(home, name).path / "draft" / "best"
-        if (best / "draft.json").exists():
-            return best
-    return None
+    try:
+        run = RunFolder.open(home, name)
+    except DraftbenchError:
+        return None
+    best = run.path / "draft" / "best"
+    if not (best / "draft.json").exists():
+        raise DraftbenchError(
+            f"run {run.id} has no draft", f"its state is {run.status()['state']}", f"`draftbench run --resume {run.id}`"
+        )
+    return best

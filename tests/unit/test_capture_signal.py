@@ -192,6 +192,8 @@ def test_a_compact_signal_survives_a_padded_row_of_the_target_among_its_best():
     signal = compact(padded, k=24)
     assert (signal.token_ids >= VOCAB).any()
     target, draft = signal.align(draft_logits, 1.0)
+    assert target[:, :-1][signal.token_ids >= VOCAB].exp().max() < 1e-9
+    torch.testing.assert_close(target.logsumexp(-1), torch.zeros(ROWS), rtol=0, atol=1e-5)
     torch.testing.assert_close(draft.logsumexp(-1), torch.zeros(ROWS), rtol=0, atol=1e-5)
     divergence = kl(target, draft)
     assert divergence.isfinite().all()

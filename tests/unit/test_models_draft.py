@@ -96,6 +96,11 @@ def test_evenly_spaced_layers_are_distinct_ascending_and_reach_both_ends(total: 
     assert evenly_spaced(total, total) == list(range(total))
 
 
+def test_evenly_spaced_layers_are_the_nearest_to_even():
+    assert evenly_spaced(4, 30) == [0, 10, 19, 29]
+    assert evenly_spaced(1, 30) == [0]
+
+
 @pytest.mark.parametrize("count", [0, -1, 5])
 def test_a_number_of_layers_the_target_cannot_give_is_refused(count: int):
     with pytest.raises(DraftbenchError, match="the target has 4 layers"):

@@ -159,6 +159,8 @@ def test_a_fingerprint_follows_every_byte_of_weights_settings_and_tokenizer(fold
         (folder / name).write_bytes(raw)
     assert len(seen) == 5
     assert fingerprint(folder) == before
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    assert fingerprint(folder) != before
 
 
 def test_a_remembered_hash_is_forgotten_when_the_file_changes(tmp_path: Path):

@@ -1,0 +1,76 @@
+"""What reaches the terminal: whole characters, harmless characters, honest numbers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from engine import console
+from engine.decode.events import Fate, Round, Token
+from engine.errors import DraftbenchError
+from tests.conftest import byte_tokenizer
+
+
+def made_round(*tokens: tuple[int, Fate]) -> Round:
+    proposed = sum(fate in (Fate.ACCEPTED, Fate.REJECTED, Fate.DISCARDED) for _, fate in tokens)
+    return Round(0, 0, proposed, tuple(Token(i, fate, n) for n, (i, fate) in enumerate(tokens)), 0.0, 0.0, 0.0)
+
+
+def test_coloured_tokens_are_whole_characters_even_if_rounds_cut_them():
+    tokenizer = byte_tokenizer()
+    light = tokenizer.encode("光", add_special_tokens=False)
+    smile = tokenizer.encode("🙂", add_special_tokens=False)
+    assert (len(light), len(smile)) == (3, 4)
+    rounds = [
+        made_round((light[0], Fate.ACCEPTED), (light[0], Fate.REJECTED), (light[1], Fate.DISCARDED), (light[1], Fate.CORRECTED)),
+        made_round((light[2], Fate.ACCEPTED), (smile[0], Fate.BONUS)),
+        made_round(*((i, Fate.ACCEPTED) for i in smile[1:]), (tokenizer.encode("a")[0], Fate.BONUS)),
+    ]  # fmt: skip
+    pieces = [text.plain for text in console.coloured(rounds, tokenizer, refused=False)]
+    assert pieces == ["", "光", "🙂a"]
+
+
+def test_refused_tokens_are_shown_where_they_were_proposed_and_only_if_asked_for():
+    tokenizer = byte_tokenizer()
+    a, b, c, d = tokenizer.encode("abcd")
+    rounds = [made_round((a, Fate.ACCEPTED), (b, Fate.REJECTED), (c, Fate.DISCARDED), (d, Fate.CORRECTED))]
+    [shown] = console.coloured(rounds, tokenizer, refused=True)
+    [hidden] = console.coloured(rounds, tokenizer, refused=False)
+    assert (shown.plain, hidden.plain) == ("abcd", "ad")
+    styles = {str(span.style) for span in shown.spans}
+    assert len(styles) == 4
+    assert sum("strike" in style for style in styles) == 2, "a refused token is struck through, not only coloured"
+
+
+def test_a_token_cannot_steer_the_terminal():
+    tokenizer = byte_tokenizer()
+    ids = tokenizer.encode("\x1b[2J\r\x07x", add_special_tokens=False)
+    [text] = console.coloured([made_round(*((i, Fate.ACCEPTED) for i in ids))], tokenizer, refused=True)
+    assert text.plain == "␛[2J␍␇x"
+
+
+def test_an_error_is_three_lines_on_standard_error(capsys: pytest.CaptureFixture[str]):
+    console.print_error(DraftbenchError("no [model] here", "it is \x1b gone", "try another"))
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.splitlines() == ["error: no [model] here", "  why: it is ␛ gone", "  fix: try another"]
+
+
+def test_json_has_no_words_for_infinity(capsys: pytest.CaptureFixture[str]):
+    console.print_json({"a": [float("inf"), float("nan"), 1.5], 2: "光"})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"a": [None, None, 1.5], "2": "光"}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ({"value": 0.4123, "low": 0.39, "high": 0.4336}, ".412 [.390, .434]"),
+        ({"value": -0.012, "low": -0.03, "high": 0.006}, "-.012 [-.030, .006]"),
+        ({"value": 10.05, "low": 9.9, "high": 10.2}, "10.050 [9.900, 10.200]"),
+        ({"value": 0.5, "low": float("nan"), "high": float("nan")}, ".500"),
+        ({"value": None}, "-"),
+    ],
+)
+def test_a_rate_is_written_without_the_zero_before_its_point(numbers: dict[str, float | None], expected: str):
+    assert console.rate(numbers) == expected

@@ -1,0 +1,169 @@
+"""An exported draft is a plain Hugging Face model that measures and decodes as the run's draft did."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.config import Recipe
+from engine.decode.sampling import Sampling
+from engine.decode.speculative import FixedLength, speculative_decode
+from engine.export import huggingface
+from engine.export.model_card import model_card, public_name
+from engine.models.load import load_model
+from engine.paths import home
+from engine.runs.folder import RunFolder
+from tests.unit.conftest import Draftbench
+
+
+@pytest.fixture
+def run(finished_home: Path) -> RunFolder:
+    return RunFolder.open(home(), "latest")
+
+
+def export(draftbench: Draftbench, folder: Path, *more: str) -> Any:
+    result = draftbench("export", "latest", "--out", str(folder), "--json", *more)
+    assert result.code == 0, result.err
+    return result.json()
+
+
+def test_it_measures_what_the_run_measured(run: RunFolder, tmp_path: Path, draftbench: Draftbench):
+    report = export(draftbench, tmp_path / "out")
+    measured = {
+        m["temperature"]: m["value"]
+        for m in run.summary()["metrics"]
+        if (m["draft"], m["metric"]) == ("trained", "exact")
+    }
+    assert {row["temperature"]: row["exported"] for row in report["checked"]} == pytest.approx(measured)
+    assert report["ok"]
+    assert report["same_greedy_text"] == "4 of 4"
+
+
+def test_plain_transformers_loads_it_and_assisted_generation_writes_our_greedy_text(
+    run: RunFolder, tmp_path: Path, draftbench: Draftbench
+):
+    export(draftbench, tmp_path / "out", "--no-check")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    draft = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    assert draft.config.num_hidden_layers == 2
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.chat_template
+    target = load_model(run.recipe().target)
+    message = [{"role": "user", "content": "What is a leaf?"}]
+    text = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+    options: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False, "pad_token_id": 1}
+    prompt = ids["input_ids"]
+    plain = target.model.generate(**ids, **options)[0, prompt.shape[1] :].tolist()
+    assisted = target.model.generate(**ids, **options, assistant_model=draft)[0, prompt.shape[1] :].tolist()
+    rounds = speculative_decode(
+        target.model, draft, [prompt[0].tolist()], Sampling(0.0), length=FixedLength(3), max_new_tokens=24,
+        stop_ids=target.stop_ids, seed=0,
+    )  # fmt: skip
+    assert [token for r in rounds for token in r.emitted] == assisted == plain
+
+
+def test_its_files_may_be_read_by_a_server_of_another_user(run: RunFolder, tmp_path: Path, draftbench: Draftbench):
+    export(draftbench, tmp_path / "out", "--no-check")
+    files = list((tmp_path / "out").iterdir())
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {file.name for file in files}
+    assert all(file.stat().st_mode & 0o044 == 0o044 for file in files)
+
+
+def test_a_folder_that_measures_something_else_ends_with_status_1(
+    run: RunFolder, tmp_path: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
+):
+    write = huggingface.write_folder
+
+    def spoiled(folder: Path, draft: Any, *rest: Any, **options: Any) -> None:
+        with torch.no_grad():
+            for parameter in draft.model.model.layers.parameters():
+                parameter.add_(torch.full_like(parameter, 0.5))
+        write(folder, draft, *rest, **options)
+
+    monkeypatch.setattr("engine.runs.exporting.write_folder", spoiled)
+    result = draftbench("export", "latest", "--out", str(tmp_path / "out"), "--json")
+    assert result.code == 1
+    assert not result.json()["ok"]
+    again = draftbench("export", "latest", "--out", str(tmp_path / "out"), "--overwrite")
+    assert (again.code, "CHECK FAILED" in again.out) == (1, True)
+
+
+def test_an_earlier_export_is_replaced_only_if_asked(run: RunFolder, tmp_path: Path, draftbench: Draftbench):
+    out = tmp_path / "out"
+    export(draftbench, out, "--no-check")
+    (out / "extra").write_text("from before")
+    refused = draftbench("export", "latest", "--out", str(out), "--no-check", "--json")
+    assert refused.code == 2
+    assert "--overwrite" in refused.json()["error"]["fix"]
+    assert (out / "extra").exists()
+    export(draftbench, out, "--no-check", "--overwrite")
+    assert not (out / "extra").exists()
+    assert os.listdir(tmp_path).count("out") == 1
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".out")]
+
+
+def test_what_is_no_export_is_never_replaced(run: RunFolder, tmp_path: Path, draftbench: Draftbench):
+    for place in (tmp_path / "thesis", tmp_path / "letter"):
+        if place.name == "thesis":
+            place.mkdir()
+            (place / "README.md").write_text("years of work")
+        else:
+            place.write_text("dear")
+        refused = draftbench("export", "latest", "--out", str(place), "--overwrite", "--json")
+        assert refused.code == 2
+        assert "no export" in refused.json()["error"]["what"]
+    assert (tmp_path / "thesis" / "README.md").read_text() == "years of work"
+    assert (tmp_path / "letter").read_text() == "dear"
+
+
+def test_a_full_disk_leaves_the_earlier_export_as_it_was(
+    run: RunFolder, tmp_path: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "out"
+    export(draftbench, out, "--no-check")
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+
+    def full(self: Any, folder: Path, **options: Any) -> None:
+        (Path(folder) / "model.safetensors").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("transformers.LlamaForCausalLM.save_pretrained", full)
+    result = draftbench("export", "latest", "--out", str(out), "--no-check", "--overwrite")
+    assert result.code == 2
+    assert "disk is full" in result.err
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".out")]
+
+
+def test_the_model_card_holds_every_measured_number(run: RunFolder, tmp_path: Path, draftbench: Draftbench):
+    export(draftbench, tmp_path / "out", "--no-check")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    rows = {tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in card.splitlines() if line.startswith("|")}
+    before = {(m["temperature"], m["metric"]): m for m in run.summary()["metrics"] if m["draft"] == "initial"}
+    trained = [m for m in run.summary()["metrics"] if m["draft"] == "trained"]
+    assert len(trained) == 12
+    for m in trained:
+        old = before.get((m["temperature"], m["metric"]))
+        interval = f"{m['low']:.3f} to {m['high']:.3f}"
+        first = f"{old['value']:.3f}" if old else ""
+        row = (f"{m['temperature']:g}", m["metric"], first, f"{m['value']:.3f}", interval)
+        assert (*row, str(m["n_prompts"]), str(m["n_tokens"])) in rows
+    assert f"{run.summary()['speed']['speedup']['value']:.2f}x plain decoding" in card
+    assert "certificate: passed" in card
+    assert run.id in card
+
+
+def test_the_model_card_tells_nobody_where_the_target_lay(run: RunFolder):
+    recipe: Recipe = run.recipe()
+    card = model_card(run.id, recipe, run.summary(), {})
+    assert "`tiny-target`" in card
+    assert str(Path(recipe.target.model).parent) not in card
+    assert public_name("hub:org/name") == "org/name"
+    assert public_name("asset:smollm2-135m-instruct") == "asset:smollm2-135m-instruct"

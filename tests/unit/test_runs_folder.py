@@ -1,0 +1,170 @@
+"""A run's folder: names, states, the one process at work, a status that is believed only while its process lives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engine.config import Recipe, load_recipe
+from engine.errors import DraftbenchError
+from engine.fileio import read_lines
+from engine.paths import home
+from engine.runs.folder import RunFolder, run_folders
+from engine.runs.status import effective_state, is_alive, this_process
+
+
+@pytest.fixture
+def made(recipe: Path) -> Recipe:
+    return load_recipe(recipe)
+
+
+def create(made: Recipe, created_at: str = "") -> RunFolder:
+    run = RunFolder.create(home(), made)
+    if created_at:
+        run.set_status(created_at=created_at)
+    return run
+
+
+def test_a_run_is_named_by_its_id_its_beginning_or_its_age(made: Recipe):
+    old, new = create(made, "2026-01-01T00:00:00"), create(made, "2026-01-02T00:00:00")
+    other = create(made.model_copy(update={"name": "other"}), "2026-01-03T00:00:00")
+    assert RunFolder.open(home(), old.id).path == old.path
+    assert RunFolder.open(home(), "oth").id == other.id
+    assert [RunFolder.open(home(), name).id for name in ("latest", "latest~1", "latest~2")] == [
+        other.id,
+        new.id,
+        old.id,
+    ]
+    assert [run.id for run in run_folders(home())] == [other.id, new.id, old.id]
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("tiny", "2 runs start with it"), ("tiny-nothing", "did you mean tiny-"), ("latest~2", "there are 2 runs")],
+)
+def test_an_unclear_name_is_refused_with_what_is_near(made: Recipe, name: str, word: str):
+    create(made), create(made)
+    with pytest.raises(DraftbenchError, match=word):
+        RunFolder.open(home(), name)
+
+
+@pytest.mark.parametrize("name", ["../../etc", "a/b", "", "..", "/tmp"])
+def test_a_name_cannot_leave_the_folder_of_runs(made: Recipe, name: str):
+    create(made)
+    with pytest.raises(DraftbenchError, match="not a valid name"):
+        RunFolder.open(home(), name)
+    assert not RunFolder.exists(home(), name)
+
+
+def test_the_first_run_is_asked_for_where_there_is_none():
+    with pytest.raises(DraftbenchError, match=r"draftbench run recipes/quickstart\.yaml"):
+        RunFolder.open(home(), "latest")
+    assert run_folders(home()) == []
+
+
+def test_the_recipe_comes_back_as_it_was(made: Recipe):
+    assert create(made).recipe() == made
+
+
+def test_two_workers_on_one_run_are_one_too_many(made: Recipe):
+    run = create(made)
+    with run.working():
+        assert run.status()["state"] == "running"
+        with pytest.raises(DraftbenchError, match=f"process {os.getpid()}"), RunFolder(run.path).working():
+            pass
+    with run.working():
+        pass  # the lock was given up
+
+
+def test_a_running_run_whose_process_is_gone_was_interrupted(made: Recipe):
+    run = create(made)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    started = psutil.Process(child.pid).create_time()
+    run.set_status(state="running", pid=child.pid, pid_started=started)
+    assert run.status()["state"] == "running"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert run.status()["state"] == "interrupted"
+
+
+def test_a_finished_child_that_nobody_waited_for_is_not_alive():
+    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    status = {"state": "running", "pid": child.pid, "pid_started": psutil.Process(child.pid).create_time()}
+    assert is_alive(status)
+    assert child.stdin is not None
+    child.stdin.close()  # it ends; without a wait it stays as a zombie
+    until = time.monotonic() + 20
+    while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
+        time.sleep(0.01)
+    os.kill(child.pid, 0)  # still answers
+    assert not is_alive(status)
+    assert effective_state(status) == "interrupted"
+    child.wait()
+
+
+def test_a_later_process_with_the_same_number_is_another_one():
+    status = {"state": "running", **this_process()}
+    assert is_alive(status)
+    assert not is_alive({**status, "pid_started": status["pid_started"] - 60})
+    assert not is_alive({"state": "running"})
+    assert effective_state({"state": "done", "pid": 1, "pid_started": 0.0}) == "done"
+
+
+def test_a_damaged_status_is_told_and_begun_anew(made: Recipe):
+    run = create(made)
+    for damage in (b'{"state": "run', b"\xff\x00", b"[1]"):
+        (run.path / "status.json").write_bytes(damage)
+        assert run.status() == {"state": "damaged"}
+    run.set_status(state="done")
+    assert run.status()["state"] == "done"
+
+
+def test_progress_alone_rewrites_the_status_rarely(made: Recipe):
+    run = create(made)
+    run.heartbeat({"phase": "train", "done": 0})
+    run.heartbeat({"phase": "train", "done": 1})
+    assert run.status()["progress"]["done"] == 0
+    run._beat -= 10
+    run.heartbeat({"phase": "train", "done": 2})
+    assert run.status()["progress"]["done"] == 2
+    run.heartbeat({"phase": "measure", "done": 0})
+    assert run.status()["phase"] == "measure", "a new phase is told at once"
+
+
+def test_a_torn_last_event_does_not_take_the_next_one_with_it(made: Recipe):
+    run = create(made)
+    run.emit({"kind": "train", "step": 1})
+    with open(run.path / "events.jsonl", "ab") as file:
+        file.write(b'{"kind": "train", "st')
+    run.emit({"kind": "train", "step": 2})
+    assert [event["step"] for event in read_lines(run.path / "events.jsonl")] == [1, 2]
+
+
+def test_only_a_running_run_is_asked_to_stop(made: Recipe):
+    run = create(made)
+    with pytest.raises(DraftbenchError, match="queued"):
+        run.ask_to_stop()
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    run.set_status(state="running", pid=child.pid, pid_started=psutil.Process(child.pid).create_time())
+    assert run.ask_to_stop() == child.pid
+    assert child.wait() == -signal.SIGTERM
+
+
+def test_a_summary_that_is_absent_or_damaged_names_the_command_that_makes_it(made: Recipe):
+    run = create(made)
+    with pytest.raises(DraftbenchError, match=f"draftbench run --resume {run.id}"):
+        run.summary()
+    run.summary_path.parent.mkdir()
+    run.summary_path.write_text("{", encoding="utf-8")
+    with pytest.raises(DraftbenchError, match=f"draftbench measure {run.id}"):
+        run.summary()
+    run.summary_path.write_text(json.dumps({"metrics": []}), encoding="utf-8")
+    assert run.summary() == {"metrics": []}

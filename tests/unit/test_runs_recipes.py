@@ -1,0 +1,67 @@
+"""A recipe read for a run can be resumed from anywhere: no path in it is relative."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.config import load_recipe
+from engine.errors import DraftbenchError
+from engine.paths import home
+from engine.runs.folder import RunFolder
+from engine.runs.pipeline import draft_folder, readable_bytes, split_heldout
+from engine.runs.recipes import read_recipe
+
+
+def test_paths_beside_the_recipe_become_absolute(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    made = read_recipe(home(), str(recipe), [], skip_bad=False)
+    for source in (*made.prompts.train, *made.prompts.heldout):
+        assert Path(source.path).is_absolute()
+        assert Path(source.path).exists()
+
+
+def test_settings_win_over_the_file_and_skip_bad_over_both(recipe: Path):
+    made = read_recipe(home(), str(recipe), ["train.epochs=3", "prompts.skip_bad=false"], skip_bad=True)
+    assert made.train.epochs == 3
+    assert made.prompts.skip_bad
+    assert load_recipe(recipe).train.epochs == 2
+
+
+def test_a_checkpoint_is_a_folder_beside_the_recipe_or_the_whole_id_of_a_run(finished_home: Path, recipe: Path):
+    run = RunFolder.open(home(), "latest")
+    made = read_recipe(home(), str(recipe), ["draft={init: checkpoint, checkpoint: tiny-}"], skip_bad=False)
+    assert made.draft.checkpoint == run.id
+    path = run.path / "draft" / "best"
+    made = read_recipe(home(), str(recipe), [f"draft={{init: checkpoint, checkpoint: {path}}}"], skip_bad=False)
+    assert made.draft.checkpoint == str(path)
+    with pytest.raises(DraftbenchError, match="no such file or folder: nobody"):
+        read_recipe(home(), str(recipe), ["draft={init: checkpoint, checkpoint: nobody}"], skip_bad=False)
+
+
+def test_a_draft_is_named_by_its_folder_or_its_run(finished_home: Path, tmp_path: Path):
+    best = RunFolder.open(home(), "latest").path / "draft" / "best"
+    assert draft_folder(home(), "latest") == draft_folder(home(), "tiny") == draft_folder(home(), str(best)) == best
+    assert draft_folder(home(), str(tmp_path)) is None, "a folder that is some other model"
+    assert draft_folder(home(), "hub:someone/something") is None
+    (best / "draft.json").unlink()
+    with pytest.raises(DraftbenchError, match="has no draft"):
+        draft_folder(home(), "latest")
+
+
+def test_the_kept_draft_is_not_chosen_on_the_prompts_it_is_measured_on():
+    prompts = [object() for _ in range(12)]
+    watched, measured = split_heldout(prompts, 16, None)  # type: ignore[arg-type]
+    assert (len(watched), len(measured)) == (3, 9)
+    assert not set(map(id, watched)) & set(map(id, measured))
+    assert split_heldout(prompts, 2, 4)[1] == prompts[2:6]  # type: ignore[arg-type]
+    with pytest.raises(DraftbenchError, match="not enough"):
+        split_heldout(prompts[:1], 1, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(0, "0 bytes"), (999, "999 bytes"), (18432, "18.4 kB"), (43_263_360, "43.3 MB")]
+)
+def test_sizes_are_readable(count: int, expected: str):
+    assert readable_bytes(count) == expected
