@@ -16,7 +16,7 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 unit: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/unit
 
 lint: install
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ Three optimiser steps of a four-layer draft of SmolLM2-135M-Instruct, each one m
 more than 4,096 response positions with exact signal, in a process of its own. Counted from the
 loaded target on, so the draft's weights, gradients and AdamW moments are in the figure; the
 goal is less than 3 GB. A second process takes all positions as one chunk, which is what a loss
-without chunks does. About 3 minutes on two cores; Linux only (it resets and reads VmHWM).
+without chunks does. About 3 minutes on two idle cores; Linux only (it resets and reads VmHWM).
 """
 
 from __future__ import annotations

@@ -340,6 +340,7 @@ def die_in_the_middle(folder: Path, prompts: int) -> None:
     make_capture(plan_in(folder, target), target, batch_size=2, progress=Progress(quiet=True, listen=listen))
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_resumed_without_answering_a_finished_prompt_again(
     tmp_path: Path, target: LoadedModel, generated: list[str]
 ):
