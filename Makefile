@@ -2,10 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PORT ?= 8501
 
-.PHONY: run quickstart test lint unit install clean
+.PHONY: run quickstart test lint unit browser screenshots install clean
 
-run: quickstart
+run: install
+	$(BIN)/draftbench fetch
+	$(BIN)/streamlit run workbench/app.py --server.port $(PORT)
 
 quickstart: install
 	$(BIN)/draftbench fetch
@@ -16,12 +19,20 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 unit: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/unit
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/unit tests/ui
+
+browser: install
+	$(BIN)/draftbench fetch
+	$(BIN)/python -m pytest tests/browser
+
+screenshots: install
+	$(BIN)/draftbench fetch
+	$(BIN)/python docs/screenshots.py
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict engine
+	$(BIN)/mypy --strict engine workbench
 
 install: $(VENV)/.installed
 

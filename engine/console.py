@@ -15,9 +15,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from engine.decode.events import EMITTED, MARKS, Fate, Round
+from engine.decode.events import EMITTED, MARKS, Round
 from engine.decode.text import TextStream
 from engine.errors import DraftbenchError
+from engine.fileio import finite
 
 _PIPED_WIDTH = 160  # columns where nobody says: a table cut for a screen would break `| grep`
 
@@ -34,16 +35,7 @@ err = _console(stderr=True)
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output; numbers that are not numbers become null."""
-    print(json.dumps(_plain(value), indent=2, ensure_ascii=False, default=str))
-
-
-def _plain(value: Any) -> Any:
-    """The value with nan and infinities as None, which JSON has no words for."""
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+    print(json.dumps(finite(value), indent=2, ensure_ascii=False, default=str))
 
 
 def print_error(error: DraftbenchError) -> None:
@@ -113,16 +105,9 @@ def coloured(rounds: Iterable[Round], tokenizer: Any, *, refused: bool) -> Itera
     stream = TextStream(tokenizer)
     for r in rounds:
         text = Text()
-        for token in r.tokens:
-            if token.fate is Fate.ACCEPTED:
-                text.append(harmless(stream.emit(token.token_id)), style=MARKS[token.fate].terminal)
-        ghosts = [token for token in r.tokens if token.fate not in EMITTED]
-        if refused:
-            for token, piece in zip(ghosts, stream.peek([t.token_id for t in ghosts]), strict=True):
-                text.append(harmless(piece), style=MARKS[token.fate].terminal)
-        for token in r.tokens:
-            if token.fate in EMITTED and token.fate is not Fate.ACCEPTED:
-                text.append(harmless(stream.emit(token.token_id)), style=MARKS[token.fate].terminal)
+        for token, piece in zip(r.tokens, stream.read(r), strict=True):
+            if refused or token.fate in EMITTED:
+                text.append(harmless(piece.text), style=MARKS[token.fate].terminal)
         yield text
 
 

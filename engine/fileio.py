@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -67,7 +68,16 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """`value` as indented UTF-8 JSON, replaced atomically."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """The value with nan and infinities as None, which JSON has no words for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    return [finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def read_json(path: Path) -> Any:
@@ -86,7 +96,7 @@ def append_line(path: Path, value: Any) -> None:
     A torn line left by a kill is closed first, so that it spoils itself and nothing else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    line = json.dumps(finite(value), ensure_ascii=False).encode() + b"\n"
     with disk_errors(path), open(path, "a+b") as file:
         size = file.seek(0, os.SEEK_END)
         if size and _last_byte(file, size) != b"\n":

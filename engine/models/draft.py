@@ -208,6 +208,7 @@ def save_draft(folder: Path, draft: Draft) -> None:
     with disk_errors(folder):
         temporary = folder / f".{WEIGHTS}.new"
         save_file(state, temporary, metadata={"format": "pt"})
+        temporary.chmod(0o644)  # safetensors writes 0600, which would lock others out of a shared home
         temporary.replace(folder / WEIGHTS)
     card = {"info": asdict(draft.info), "config": json.loads(draft.model.config.to_json_string(use_diff=False))}
     write_json(folder / CARD, {**card, "weights_sha256": sha256_file(folder / WEIGHTS)})

@@ -17,6 +17,7 @@ import pandas as pd
 
 from engine.errors import DraftbenchError, did_you_mean
 
+_JSON_COLUMNS = ("config", "provenance", "summary", "training")
 _OF_DRAFT = "run_id = ? AND draft = ? AND abs(temperature - ?) < 1e-6"
 
 
@@ -49,13 +50,43 @@ class Run:
     folder: str
     fingerprint: str
     problems: list[str]
+    title: str | None
+    pinned: bool
+    archived: bool
+    baseline: bool
+    certificate: bool | None
+    speedup: float | None
+    speedup_low: float | None
+    speedup_high: float | None
+    summary: dict[str, Any]
+    training: dict[str, Any]
 
 
 def list_runs(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
-    """One row a run, newest first: every column of `runs` but config, provenance and fingerprint."""
+    """One row a run, newest first: every column of `runs` but config, provenance, fingerprint, summary, training."""
     return _frame(
         con,
-        "SELECT * EXCLUDE (config, provenance, fingerprint) FROM runs ORDER BY created_at DESC NULLS LAST, run_id",
+        "SELECT * EXCLUDE (config, provenance, fingerprint, summary, training) FROM runs ORDER BY created_at DESC NULLS LAST, run_id",
+    )
+
+
+def overview(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
+    """`list_runs` with each run's headline: the trained draft's exact acceptance at its lowest temperature.
+
+    Adds temperature, exact, exact_low, exact_high, n_prompts, n_tokens, num_draft_tokens,
+    dtype, device, heldout_hash and initial (the untrained draft's exact acceptance); NaN where not measured.
+    """
+    return _frame(
+        con,
+        "WITH exact AS (SELECT *, row_number() OVER (PARTITION BY run_id, draft ORDER BY temperature) AS place"
+        " FROM metrics WHERE metric = 'exact'),"
+        " trained AS (SELECT * FROM exact WHERE draft = 'trained' AND place = 1),"
+        " initial AS (SELECT run_id, value FROM exact WHERE draft = 'initial' AND place = 1)"
+        " SELECT r.* EXCLUDE (config, provenance, fingerprint, summary, training),"
+        " t.temperature, t.value AS exact, t.low AS exact_low, t.high AS exact_high, t.n_prompts, t.n_tokens,"
+        " t.num_draft_tokens, t.dtype, t.device, t.heldout_hash, i.value AS initial"
+        " FROM runs r LEFT JOIN trained t USING (run_id) LEFT JOIN initial i USING (run_id)"
+        " ORDER BY r.created_at DESC NULLS LAST, r.run_id",
     )
 
 
@@ -72,7 +103,8 @@ def get_run(con: duckdb.DuckDBPyConnection, run_id: str) -> Run:
             did_you_mean(run_id, known) if known else "start one with `draftbench run`",
         )
     values = dict(zip(names, row, strict=True))
-    values |= {key: json.loads(values[key]) if values[key] else {} for key in ("config", "provenance")}
+    values |= {key: json.loads(values[key]) if values[key] else {} for key in _JSON_COLUMNS}
+    values |= {key: bool(values[key]) for key in ("pinned", "archived", "baseline")}
     values |= {key: values[key] or [] for key in ("tags", "problems")}
     return Run(**{**values, "notes": values["notes"] or ""})
 

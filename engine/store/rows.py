@@ -97,7 +97,8 @@ def _casts(con: duckdb.DuckDBPyConnection, table: str, path: Path) -> tuple[Cast
     }
     if not casts:
         raise ValueError("has none of the expected columns")
-    return casts, [source[column] for column in wanted if column not in casts]
+    lacking = [source[column] for column in wanted if column not in casts and column not in schema.ADDED_LATER]
+    return casts, lacking
 
 
 def _insert_parquet(con: duckdb.DuckDBPyConnection, table: str, run_id: str, path: Path, casts: Casts) -> None:

@@ -20,7 +20,7 @@ from engine.store.schema import PARQUET_TABLES
 from engine.store.values import integer, json_text, number, text, timestamp
 
 CONFIG = "config.yaml"
-_FILES = (CONFIG, "status.json", "events.jsonl", "provenance.json")
+_FILES = (CONFIG, "status.json", "events.jsonl", "provenance.json", "labels.json", "training.json")
 _CONDITIONS = ("num_draft_tokens", "dtype", "device", "heldout_hash", "acceptance_rule")
 _T = TypeVar("_T")
 Row = dict[str, Any]
@@ -64,15 +64,20 @@ def read_run(folder: Path) -> RunContents:
     status = _mapping(folder / "status.json", problems)
     provenance = _mapping(folder / "provenance.json", problems)
     recipe = _recipe(folder / CONFIG, problems)
+    training = _mapping(folder / "training.json", problems)
+    summary = _mapping(folder / "measure" / "summary.json", problems)
     run = {
         "run_id": folder.name,
         **_status_columns(status, problems),
         **(recipe_columns(recipe) if recipe else {}),
+        **_label_columns(_mapping(folder / "labels.json", problems)),
+        **_summary_columns(summary, problems),
         "provenance": json_text(provenance) if provenance else None,
+        "training": json_text(training) if training else None,
     }
     return RunContents(
         run=run,
-        metrics=_metrics(folder / "measure" / "summary.json", problems),
+        metrics=_metrics(summary, problems),
         curve=_curve(folder / "events.jsonl", problems),
         parquet=_parquet(folder / "measure", run["state"] == "done", problems),
         problems=problems,
@@ -150,8 +155,37 @@ def _status_columns(status: Mapping[str, Any], problems: list[str]) -> Row:
     }
 
 
-def _metrics(path: Path, problems: list[str]) -> list[Row]:
-    summary = _mapping(path, problems)
+def _label_columns(labels: Mapping[str, Any]) -> Row:
+    """What people said of the run; tags and notes only where they differ from the recipe's."""
+    row: Row = {key: labels.get(key) is True for key in ("pinned", "archived", "baseline")}
+    row["title"] = str(labels["title"]) if labels.get("title") else None
+    if isinstance(labels.get("tags"), list):
+        row["tags"] = [str(tag) for tag in labels["tags"]]
+    if isinstance(labels.get("notes"), str):
+        row["notes"] = labels["notes"]
+    return row
+
+
+def _summary_columns(summary: Mapping[str, Any], problems: list[str]) -> Row:
+    """What a leaderboard needs of the measurement, and the whole of it but the metrics, which have a table."""
+    if not summary:
+        return {}
+    certificate, speed = summary.get("certificate"), summary.get("speed")
+    passed = certificate.get("passed") if isinstance(certificate, dict) else None
+    speedup = speed.get("speedup") if isinstance(speed, dict) else None
+    row: Row = {
+        "certificate": passed if isinstance(passed, bool) else None,
+        "summary": json_text({key: value for key, value in summary.items() if key != "metrics"}),
+    }
+    for column, key in (("speedup", "value"), ("speedup_low", "low"), ("speedup_high", "high")):
+        try:
+            row[column] = number(speedup.get(key)) if isinstance(speedup, dict) else None
+        except ValueError as error:
+            problems.append(f"summary.json: speedup: {_first_line(error)}")
+    return row
+
+
+def _metrics(summary: Mapping[str, Any], problems: list[str]) -> list[Row]:
     conditions, listed = summary.get("conditions"), summary.get("metrics")
     shared = {key: conditions.get(key) for key in _CONDITIONS} if isinstance(conditions, dict) else {}
     rows = []
@@ -159,7 +193,7 @@ def _metrics(path: Path, problems: list[str]) -> list[Row]:
         try:
             rows.append(_metric_row({**shared, **raw}))
         except (ValueError, TypeError) as error:
-            problems.append(f"{path.name}: metric {index}: {_first_line(error)}")
+            problems.append(f"summary.json: metric {index}: {_first_line(error)}")
     return rows
 
 

@@ -59,12 +59,28 @@ CREATE TABLE tokens (
 );
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+# For the pages: labels that people gave, what a leaderboard shows, and the rest of the measurement whole.
+_LABELS_AND_SUMMARY = """
+ALTER TABLE runs ADD COLUMN title VARCHAR;
+ALTER TABLE runs ADD COLUMN pinned BOOLEAN;
+ALTER TABLE runs ADD COLUMN archived BOOLEAN;
+ALTER TABLE runs ADD COLUMN baseline BOOLEAN;
+ALTER TABLE runs ADD COLUMN certificate BOOLEAN;   -- passed; NULL before it is measured
+ALTER TABLE runs ADD COLUMN speedup DOUBLE;        -- over plain decoding, measured in pairs
+ALTER TABLE runs ADD COLUMN speedup_low DOUBLE;
+ALTER TABLE runs ADD COLUMN speedup_high DOUBLE;
+ALTER TABLE runs ADD COLUMN summary JSON;          -- measure/summary.json without its metrics
+ALTER TABLE runs ADD COLUMN training JSON;         -- training.json
+ALTER TABLE prompts ADD COLUMN text VARCHAR;       -- what the user asked, for people
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _LABELS_AND_SUMMARY)
 CURRENT = len(MIGRATIONS)
 
 PARQUET_TABLES = ("prompts", "positions", "rounds", "tokens")  # each from measure/<name>.parquet
 RUN_TABLES = ("runs", "metrics", "curve", *PARQUET_TABLES)  # all rows of a run lie in these
 RENAMED = {"prompt_group": "group"}  # column of the database -> column of the Parquet file
+ADDED_LATER = frozenset({"text"})  # a measurement of an earlier version lacks these, and is whole all the same
 
 
 def version(con: duckdb.DuckDBPyConnection) -> int:

@@ -11,6 +11,8 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
+from engine.fileio import finite
+
 
 def number(value: Any) -> float | None:
     """`value` as a float; NaN is None. Raises ValueError for anything but a number."""
@@ -59,19 +61,9 @@ def timestamp(value: Any) -> datetime | None:
 
 def json_text(value: Any) -> str:
     """`value` as strict JSON, with null for NaN and the infinities."""
-    return encodable(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False))
+    return encodable(json.dumps(finite(value), ensure_ascii=False, allow_nan=False))
 
 
 def encodable(value: str) -> str:
     """`value` with '?' for half surrogates, which JSON may carry and no file can."""
     return value.encode("utf-8", "replace").decode("utf-8")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_finite(inner) for inner in value]
-    return value

@@ -1,0 +1,74 @@
+"""What people say about a run: a title, tags, a note, pinned, archived, the baseline.
+
+Kept beside the run's own files in `labels.json`, because a recipe says what a run was made
+from and must never change. A run without that file is labelled by its recipe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from filelock import FileLock
+
+from engine.errors import DraftbenchError, did_you_mean
+from engine.fileio import disk_errors, read_json, write_json
+from engine.paths import Home
+from engine.runs.folder import RunFolder, run_folders
+
+FILE = "labels.json"
+_LONGEST = {"title": 120, "notes": 20_000}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of one run. An archived run is left out of lists, not deleted."""
+
+    title: str = ""
+    tags: tuple[str, ...] = ()
+    notes: str = ""
+    pinned: bool = False
+    archived: bool = False
+    baseline: bool = False
+
+
+def read_labels(run: RunFolder) -> Labels:
+    """The labels in the run's folder, or those of its recipe."""
+    path = run.path / FILE
+    if not path.exists():
+        recipe = run.recipe()
+        return Labels(tags=tuple(recipe.tags), notes=recipe.notes)
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise DraftbenchError(f"{path} is damaged", "it holds no labels", "remove it: the run itself is not touched")
+    known = {key: value for key, value in found.items() if key in asdict(Labels())}
+    return Labels(**{**known, "tags": tuple(known.get("tags", ()))})
+
+
+def change_labels(home: Home, run: RunFolder, **changes: Any) -> Labels:
+    """Change some labels and return all; a new baseline takes the mark from the old one.
+
+    Raises DraftbenchError for a label that does not exist or a text that is too long.
+    """
+    unknown = [key for key in changes if key not in asdict(Labels())]
+    if unknown:
+        raise DraftbenchError(f"no label {unknown[0]!r}", "", did_you_mean(unknown[0], asdict(Labels())))
+    for key, longest in _LONGEST.items():
+        if len(str(changes.get(key, ""))) > longest:
+            raise DraftbenchError(
+                f"the {key} has {len(changes[key]):,} characters", f"at most {longest:,} are kept", "shorten it"
+            )
+    if "tags" in changes:
+        changes["tags"] = tuple(dict.fromkeys(tag.strip() for tag in changes["tags"] if tag.strip()))
+    with disk_errors(home.runs), FileLock(home.runs / ".labels.lock"):  # two visitors may label at once
+        if changes.get("baseline"):
+            for other in run_folders(home):
+                if other.id != run.id and (other.path / FILE).exists() and read_labels(other).baseline:
+                    _write(other, replace(read_labels(other), baseline=False))
+        labels = replace(read_labels(run), **changes)
+        _write(run, labels)
+    return labels
+
+
+def _write(run: RunFolder, labels: Labels) -> None:
+    write_json(run.path / FILE, asdict(labels))

@@ -1,0 +1,44 @@
+"""The finished runs that come with Draftbench, laid into a user's home so that no page is empty on the first day.
+
+They are copies like any other run: they can be labelled, archived or removed, and what was
+removed does not come back. `DRAFTBENCH_SAMPLES=0` leaves them out.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from engine.fileio import disk_errors, read_json, write_json
+from engine.paths import PROJECT_ROOT, Home
+from engine.store.run_folder import is_run_folder
+
+SAMPLES = PROJECT_ROOT / "sample_data" / "runs"
+_NOTE = "samples.json"  # ids that were laid out before
+
+
+def sample_folders(source: Path = SAMPLES) -> list[Path]:
+    """The runs that come with this version."""
+    return sorted(path for path in source.iterdir() if is_run_folder(path)) if source.is_dir() else []
+
+
+def lay_out_samples(home: Home, source: Path = SAMPLES) -> list[str]:
+    """Copy the sample runs that this home has never had; returns their ids."""
+    if os.environ.get("DRAFTBENCH_SAMPLES") == "0":
+        return []
+    note = home.root / _NOTE
+    had = set(read_json(note)) if note.exists() else set()
+    added = []
+    for folder in sample_folders(source):
+        if folder.name in had or home.run(folder.name).exists():
+            continue
+        temporary = home.runs / f".{folder.name}.new"
+        with disk_errors(home.runs):
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.copytree(folder, temporary)
+            temporary.rename(home.run(folder.name))
+        added.append(folder.name)
+    if added:
+        write_json(note, sorted(had | set(added)))
+    return added

@@ -1,0 +1,119 @@
+"""Home: the best draft for each target, what is at work, where to begin, and whether this machine is ready.
+
+Drawn from the index alone; the look at the machine loads torch and therefore comes after the rest.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from workbench import queries, ui
+from workbench.view_state import page_of
+
+CARDS_A_ROW = 3
+STEPS = (
+    ("1. Watch", "Let a draft propose and see the target accept or refuse each token.", "Open Live", "live", {}),
+    ("2. Train", "Distil a draft from a target on your own prompts.", "Open the quick recipe", "launch", {"recipe": "quickstart"}),
+    ("3. Compare", "Losses and drafts side by side, paired on the same text.", "Open Compare", "compare", {}),
+)  # fmt: skip
+
+
+def best_drafts(best: pd.DataFrame) -> None:
+    """A card for each target and domain."""
+    st.subheader("Best draft for each target and domain", anchor=False)
+    if best.empty:
+        ui.empty(
+            "No draft is measured yet. The quick recipe trains one for the embedded target in a few minutes.",
+            "Train a first draft",
+            "launch",
+            key="best",
+            recipe="quickstart",
+        )
+        return
+    rows = [best.iloc[start : start + CARDS_A_ROW] for start in range(0, len(best), CARDS_A_ROW)]
+    for row in rows:
+        for column, (_, run) in zip(st.columns(CARDS_A_ROW), row.iterrows(), strict=False):
+            with column:
+                draft_card(run)
+    st.caption(
+        "exact: expected share of accepted tokens, mean of sum min(p, q) over the target's own text on held-out prompts, "
+        "with a 95% interval over prompts. Archived runs and drafts without a passed losslessness certificate do not compete."
+    )
+
+
+def draft_card(run: pd.Series) -> None:
+    """One draft with its figure, its interval, and the three places to look next."""
+    with st.container(border=True):
+        st.markdown(f"**{ui.text(run.domain)}**  \n:gray[{ui.text(run.target)}]")
+        st.metric(
+            f"exact acceptance at T = {run.temperature:g}",
+            ui.number(run.exact),
+            delta=f"{run.exact - run.initial:+.3f} over the untrained draft" if pd.notna(run.initial) else None,
+            help=f"95% interval {ui.interval(run.exact, run.exact_low, run.exact_high)}",
+        )
+        speed = f"speed {run.speedup:.2f}x [{run.speedup_low:.2f}, {run.speedup_high:.2f}]" if pd.notna(run.speedup) else ""
+        facts = [
+            f"95% interval [{ui.number(run.exact_low)}, {ui.number(run.exact_high)}], n = {run.n_prompts:.0f} prompts",
+            f"{ui.text(run.loss)}, {ui.text(run.scenario)}, {ui.text(run['mode'])}, seed {run.seed:.0f}",
+            f"gamma {run.num_draft_tokens:.0f}, {ui.text(run['dtype'])} on {ui.text(run.device)}" + (f", {speed}" if speed else ""),
+        ]
+        st.caption("  \n".join(facts))
+        with st.container(horizontal=True, gap="medium"):
+            ui.goto("run", "Run", icon=":material/monitoring:", run=run.run_id)
+            ui.goto("live", "Live", icon=":material/play_circle:", run=run.run_id)
+            ui.goto("compare", "Compare", icon=":material/compare_arrows:", runs=[run.run_id])
+
+
+@st.fragment(run_every=3)
+def at_work() -> None:
+    """Runs that are queued or running, brought up to date while the page is open."""
+    active = queries.active()
+    if active.empty:
+        st.caption("Nothing is running.")
+    for _, run in active.iterrows():
+        status = queries.folder(run.run_id).status()
+        progress = status.get("progress") or {}
+        done, total = progress.get("done", 0), progress.get("total", 0)
+        with st.container(border=True):
+            with st.container(horizontal=True, horizontal_alignment="distribute"):
+                ui.goto("run", ui.text(run.label), run=run.run_id)
+                st.markdown(ui.state_badge(str(status.get("state"))))
+            if total:
+                share = min(1.0, done / total)
+                st.progress(share, text=f"{ui.text(progress.get('phase', ''))}: {done} of {total} {ui.text(progress.get('unit', ''))}")
+
+
+def first_steps() -> None:
+    """Three things to do first, each one click."""
+    st.subheader("First steps", anchor=False)
+    for column, (title, words, label, page, params) in zip(st.columns(3), STEPS, strict=True):
+        with column, st.container(border=True, height="stretch"):
+            st.markdown(f"**{title}**  \n{words}")
+            if st.button(label, key=f"step-{page}"):
+                st.switch_page(page_of(page), query_params=params or None)
+
+
+@st.fragment(parallel=True)
+def machine() -> None:
+    """What `draftbench doctor` would say. In parallel: the first look loads torch, which takes seconds."""
+    with st.spinner("Looking at this machine ..."):
+        checks = queries.health()
+    lines = []
+    for check in checks:
+        mark = ":green[:material/check_circle:]" if check.ok else ":orange[:material/build:]"
+        todo = "" if check.ok else f"  \n**What to do:** {ui.text(check.fix)}"
+        lines.append(f"{mark} **{ui.text(check.name)}** :gray[{ui.text(check.found)}]{todo}")
+    st.markdown("  \n".join(lines))
+
+
+ui.heading("home")
+best_drafts(queries.leaderboard())
+first_steps()
+left, right = st.columns(2, gap="large")
+with left:
+    st.subheader("At work", anchor=False)
+    at_work()
+with right:
+    st.subheader("This machine", anchor=False)
+    machine()

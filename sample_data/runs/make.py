@@ -1,0 +1,128 @@
+"""Make the sample runs anew: train and measure each, then pack what the workbench shows of them.
+
+    python sample_data/runs/make.py --home /some/scratch/folder
+
+Each run is one `draftbench run recipes/quickstart.yaml --set ...`, printed before it starts; one that
+is finished in the scratch home is not done again. Packing leaves out checkpoints, and weights but of
+the two drafts that the live view starts with, which are rounded to bfloat16, the dtype they were
+measured in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from safetensors.torch import load_file, save_file
+
+from engine.fileio import read_json, sha256_file, write_json
+from engine.paths import PROJECT_ROOT, Home
+from engine.runs.folder import RunFolder, run_folders
+from engine.runs.samples import SAMPLES
+
+COMMON = ["draft.layers=2", "train.epochs=6", "train.eval_prompts=8", "measure.trace_prompts=12", "measure.speed_prompts=6"]
+FUNCTION_CALLING = [
+    "prompts.domain=function_calling",
+    "prompts.train=sample_data/prompts/function_calling/train.jsonl",
+    "prompts.heldout=sample_data/prompts/function_calling/heldout.jsonl",
+]
+RUNS: dict[str, list[str]] = {
+    "biology-forward-kl": [],
+    "biology-forward-kl-seed1": ["train.seed=1"],
+    "biology-reverse-kl": ["train.loss=reverse_kl"],
+    "biology-jsd": ["train.loss=jsd"],
+    "biology-lk-hybrid": ["train.loss=lk_hybrid"],
+    "biology-sft": ["train.loss=sft"],
+    "function-calling-forward-kl": FUNCTION_CALLING,
+    "function-calling-sft": [*FUNCTION_CALLING, "train.loss=sft"],
+}
+WITH_WEIGHTS = ("biology-forward-kl", "function-calling-forward-kl")
+KEPT = ("config.yaml", "status.json", "events.jsonl", "log.txt", "provenance.json", "training.json", "measure")
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--home", type=Path, required=True, help="scratch DRAFTBENCH_HOME; needs about 2 GB")
+    arguments.add_argument("--out", type=Path, default=SAMPLES, help="folder that the packed runs are written to")
+    given = arguments.parse_args()
+    home = Home(given.home.absolute())
+    for name, settings in RUNS.items():
+        make(home, name, settings)
+    for old in given.out.iterdir():
+        if (old / "config.yaml").exists():
+            shutil.rmtree(old)
+    for name in RUNS:
+        run = newest(home, name)
+        assert run is not None
+        pack(run, given.out / run.id, weights=name in WITH_WEIGHTS)
+
+
+def newest(home: Home, name: str) -> RunFolder | None:
+    """The newest run of exactly that name."""
+    return next((run for run in run_folders(home) if run.recipe().name == name), None)
+
+
+def make(home: Home, name: str, settings: list[str]) -> None:
+    """Train and measure the run, or go on with it, or leave it if it is done."""
+    run = newest(home, name)
+    if run is None:
+        given = [part for setting in [f"name={name}", *COMMON, *settings] for part in ("--set", setting)]
+        call(home, ["run", "recipes/quickstart.yaml", *given])
+    elif not run.summary_path.exists():
+        call(home, ["run", "--resume", run.id])
+
+
+def call(home: Home, arguments: list[str]) -> None:
+    print("draftbench", shlex.join(arguments), flush=True)
+    subprocess.run(
+        [sys.executable, "-m", "engine", *arguments],
+        check=True,
+        cwd=PROJECT_ROOT,
+        env={**os.environ, "DRAFTBENCH_HOME": str(home.root)},
+    )
+
+
+def pack(run: RunFolder, place: Path, *, weights: bool) -> None:
+    """A copy of the run without what is large or belongs to this machine."""
+    place.mkdir(parents=True)
+    for name in KEPT:
+        source = run.path / name
+        copy = shutil.copytree if source.is_dir() else shutil.copyfile
+        copy(source, place / name)
+    config = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
+    for part in ("train", "heldout"):
+        for prompts in config["prompts"][part]:
+            prompts["path"] = str(Path(prompts["path"]).relative_to(PROJECT_ROOT))
+    config["tags"] = ["sample"]
+    (place / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    status = read_json(place / "status.json")
+    write_json(place / "status.json", {k: v for k, v in status.items() if k not in ("pid", "pid_started")})
+    if weights:
+        pack_draft(run.path / "draft" / "best", place / "draft" / "best")
+    said = "".join(path.read_text(encoding="utf-8") for path in place.rglob("*") if path.suffix in (".json", ".yaml", ".txt"))
+    assert str(Path.home()) not in said, f"{place} names a folder of this machine"
+    assert str(run.path.parent) not in said, f"{place} names a folder of this machine"
+    print(f"packed {place.name}: {sum(f.stat().st_size for f in place.rglob('*') if f.is_file()) / 1e6:.1f} MB")
+
+
+def pack_draft(source: Path, place: Path) -> None:
+    """The draft with its weights in bfloat16."""
+    import torch
+
+    place.mkdir(parents=True)
+    state = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(source / "draft.safetensors").items()}
+    save_file(state, place / "draft.safetensors", metadata={"format": "pt"})
+    (place / "draft.safetensors").chmod(0o644)
+    card = json.loads((source / "draft.json").read_text(encoding="utf-8"))
+    write_json(place / "draft.json", {**card, "weights_sha256": sha256_file(place / "draft.safetensors")})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Pages under Streamlit's AppTest: a home with one finished run on the tiny pair, and pages started as the router starts them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from engine.paths import PROJECT_ROOT
+from tests.unit.conftest import finished, finished_home, one_thread, recipe  # noqa: F401
+
+OpenPage = Callable[..., AppTest]
+ROUTER = PROJECT_ROOT / "workbench" / "router.py"
+
+
+@pytest.fixture(autouse=True)
+def fresh_caches() -> None:
+    """What one test's home held is not shown in the next one's."""
+    st.cache_data.clear()
+    st.cache_resource.clear()
+
+
+@pytest.fixture
+def page() -> OpenPage:
+    """Run a page whole, with the parameters of its URL; fails if the script raised."""
+
+    def open_page(name: str, *, check: bool = True, **params: Any) -> AppTest:
+        test = AppTest.from_file(str(PROJECT_ROOT / "tests" / "ui" / "one_page.py"), default_timeout=20)
+        for key, value in {"_page": name, **params}.items():
+            test.query_params[key] = value
+        test.run()
+        if check:
+            assert not test.exception, test.exception[0].message
+        return test
+
+    return open_page

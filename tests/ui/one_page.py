@@ -1,0 +1,18 @@
+"""Entry script for AppTest: one page in the router's frame. AppTest cannot choose a page of st.navigation by URL."""
+
+import runpy
+
+import streamlit as st
+
+from engine.errors import DraftbenchError
+from workbench import theme, ui
+from workbench.view_state import FOLDER, PAGES, page_of
+
+name = st.query_params["_page"]
+theme.inject()
+st.navigation([page_of(page) for page in PAGES], position="hidden")
+ui.sidebar()
+try:
+    runpy.run_path(str(FOLDER / f"{name}.py"))
+except DraftbenchError as error:
+    ui.error_box(error)

@@ -1,0 +1,39 @@
+"""The workbench as one ASGI application: the Streamlit pages, and the Gradio app of the live view under /live.
+
+    streamlit run workbench/app.py
+
+Both share one process, so the target that the live view decodes with is loaded once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+# `streamlit run` puts this folder on the path, not the project.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import streamlit as st
+from starlette.routing import Mount
+
+from workbench import live, startup
+
+live_app = live.mounted()
+
+
+@contextlib.asynccontextmanager
+async def lifespan(_: Any) -> AsyncIterator[dict[str, Any]]:
+    """Say where the server listens, lay out the sample runs, wake the queue; the mounted app lives inside."""
+    startup.prepare(st.get_option("server.address"))
+    async with live_app.router.lifespan_context(live_app):
+        yield {}
+
+
+app = st.App(
+    str(Path(__file__).with_name("router.py")),
+    routes=[Mount(live.PATH, app=live_app)],
+    lifespan=lifespan,
+)

@@ -1,0 +1,125 @@
+"""All that pages know of the results, as data frames and plain values. No page speaks SQL or opens a run folder's tables.
+
+Frames are cached for a few seconds, or until the run they belong to changes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import streamlit as st
+
+from engine.paths import Home
+from engine.paths import home as _home
+from engine.runs.folder import RunFolder
+from engine.store import queries as store
+from engine.store.connection import reading
+from engine.store.ingest import ingest_all, remove_missing
+
+if TYPE_CHECKING:
+    from engine.runs.health import HealthCheck
+
+UNFINISHED = ("queued", "running")
+
+
+def home() -> Home:
+    """The home whose results are shown."""
+    return _home()
+
+
+@st.cache_data(ttl=4, show_spinner=False)
+def _indexed(root: str) -> float:
+    """Bring the index up to date with the run folders, at most once in a few seconds for all visitors."""
+    ingest_all(home())
+    remove_missing(home())
+    return 0.0
+
+
+def refresh() -> None:
+    """Forget what was cached: call it after changing a run from a page."""
+    _indexed.clear()
+    _overview.clear()
+
+
+def runs() -> pd.DataFrame:
+    """A row a run, newest first: the columns of `engine.store.queries.overview`, `label` for people to read, live state.
+
+    `state` is what is true now: 'interrupted' where a running run's process is gone.
+    """
+    _indexed(str(home().root))
+    return _overview(str(home().root)).copy()
+
+
+@st.cache_data(ttl=2, show_spinner=False)
+def _overview(root: str) -> pd.DataFrame:
+    with reading(home().index) as con:
+        frame = store.overview(con)
+    for column in ("pinned", "archived", "baseline"):
+        frame[column] = frame[column].fillna(False).astype(bool)
+    frame["state"] = frame["state"].fillna("damaged")
+    unfinished = frame.state.isin(UNFINISHED)
+    frame.loc[unfinished, "state"] = [_state_now(run_id) for run_id in frame.run_id[unfinished]]
+    frame["label"] = [title if isinstance(title, str) and title else run for run, title in zip(frame.run_id, frame.title, strict=True)]
+    return frame
+
+
+def _state_now(run_id: str) -> str:
+    return str(RunFolder(home().run(run_id)).status().get("state", "damaged"))
+
+
+def active() -> pd.DataFrame:
+    """Runs that are queued or running now."""
+    known = runs()
+    return known[known.state.isin(UNFINISHED)]
+
+
+def run(run_id: str) -> store.Run:
+    """One run as indexed, with configuration, provenance and the measurement's summary."""
+    _indexed(str(home().root))
+    with reading(home().index) as con:
+        return store.get_run(con, run_id)
+
+
+def folder(run_id: str) -> RunFolder:
+    """The run's folder; an id that would leave the runs folder is refused."""
+    return RunFolder.open(home(), run_id)
+
+
+def metrics(run_ids: list[str]) -> pd.DataFrame:
+    """Every measured value of the runs with interval and conditions, one row a value."""
+    with reading(home().index) as con:
+        return store.metrics(con, run_ids)
+
+
+def curve(run_ids: list[str]) -> pd.DataFrame:
+    """Loss and watched acceptance by step, tokens and seconds."""
+    with reading(home().index) as con:
+        return store.curve(con, run_ids)
+
+
+def prompts(run_id: str, temperature: float, draft: str = "trained") -> pd.DataFrame:
+    """One row a held-out prompt: sums and counts, and the prompt's own exact acceptance."""
+    with reading(home().index) as con:
+        return store.prompt_acceptance(con, run_id, draft, temperature)
+
+
+def leaderboard() -> pd.DataFrame:
+    """The best draft of each target and domain by exact acceptance; archived runs and failed certificates do not compete."""
+    known = runs()
+    fit = known[~known.exact.isna() & ~known.archived & known.certificate.fillna(False).astype(bool)]
+    best = fit.sort_values("exact", ascending=False).drop_duplicates(["target", "domain", "temperature"])
+    return best.sort_values(["target", "domain"])
+
+
+@st.cache_data(ttl=30, show_spinner=False)
+def health() -> list[HealthCheck]:
+    """What `draftbench doctor` looks at. The first call loads torch."""
+    from engine.runs.health import health as look
+
+    return look(home())
+
+
+def settings(run_id: str) -> dict[str, Any]:
+    """The run's recipe as nested mapping."""
+    return run(run_id).config

@@ -1,0 +1,38 @@
+"""What happens once when the workbench starts: a warning if it can be reached from outside, samples, index, queue."""
+
+from __future__ import annotations
+
+import logging
+
+from engine.errors import DraftbenchError
+from engine.paths import home
+from engine.runs.queue import wake
+from engine.runs.samples import lay_out_samples
+from engine.store.ingest import ingest_all
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+_log = logging.getLogger("draftbench")
+
+
+def warning(address: str | None) -> str | None:
+    """What to tell somebody who lets other machines in; None if the server listens to this one alone."""
+    if address in LOCAL:
+        return None
+    where = address or "every network interface"
+    return (
+        f"Draftbench listens on {where}. Whoever reaches it can start processes and read files as you. "
+        "Use --server.address 127.0.0.1, and an SSH tunnel to reach it from elsewhere."
+    )
+
+
+def prepare(address: str | None) -> None:
+    """Make the home ready to be looked at. A fault is logged and shown by the pages, never fatal here."""
+    told = warning(address)
+    if told:
+        _log.warning(told)
+    where = home()
+    for step in (lay_out_samples, ingest_all, wake):
+        try:
+            step(where)
+        except (DraftbenchError, OSError) as error:
+            _log.warning("%s: %s", getattr(step, "__name__", "start"), error)

@@ -1,0 +1,100 @@
+"""Colours and styles, in one place: the palette, the marks of the fates as CSS, the Plotly template.
+
+Okabe-Ito colours, which people with any common colour blindness can tell apart. No meaning is
+carried by colour alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from engine.decode.events import MARKS
+
+# Okabe and Ito's palette without its yellow, which is too pale for lines on white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7f7f7f")
+SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
+SEQUENTIAL = "Cividis"  # perceptually even, and the same to colour-blind eyes
+_TINT = {"light": "55", "dark": "66"}  # alpha of a fate's tint behind the text, hex
+
+
+@dataclass(frozen=True)
+class Tone:
+    """The colours that a figure needs of the page it stands on."""
+
+    text: str
+    faint: str
+    grid: str
+    background: str
+
+
+TONES = {
+    "light": Tone("#16202a", "#5b6873", "#dfe6eb", "#ffffff"),
+    "dark": Tone("#e8eef3", "#a3b1bd", "#2d3a45", "#10161c"),
+}
+
+
+def mode() -> str:
+    """'light' or 'dark': what the visitor's page looks like now."""
+    return "dark" if getattr(st.context.theme, "type", None) == "dark" else "light"
+
+
+def template(tone: str) -> go.layout.Template:
+    """The one Plotly template: quiet axes, readable labels, a transparent background."""
+    colours = TONES[tone]
+    axis: dict[str, Any] = {
+        "gridcolor": colours.grid, "linecolor": colours.grid, "zerolinecolor": colours.grid, "ticks": "outside",
+        "tickcolor": colours.grid, "title": {"standoff": 10}, "automargin": True,
+    }  # fmt: skip
+    return go.layout.Template(
+        layout={
+            "font": {"family": "Source Sans, Source Sans 3, sans-serif", "size": 13, "color": colours.text},
+            "title": {"x": 0, "xanchor": "left", "font": {"size": 15}},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "colorway": PALETTE,
+            "xaxis": axis,
+            "yaxis": axis,
+            "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0},
+            "margin": {"l": 56, "r": 16, "t": 72, "b": 48},
+            "hoverlabel": {"align": "left"},
+        }
+    )
+
+
+def fate_css() -> str:
+    """CSS classes `fate-accepted` ... from the one table of marks. Text keeps the page's own colour."""
+    rules = []
+    for fate, mark in MARKS.items():
+        faint = "opacity:.6;" if mark.faint else ""
+        for scheme, alpha in _TINT.items():
+            rules.append(f".{scheme} .fate-{fate}{{background:{mark.tint}{alpha}}}")
+        rules.append(f".fate-{fate}{{text-decoration:{mark.decoration};text-decoration-thickness:.12em;{faint}}}")
+    return "".join(rules) + _TOKEN_CSS
+
+
+# Tokens of an answer: white space is part of them, so it is kept; a long one may break anywhere.
+_TOKEN_CSS = """
+.tokens{font-size:1.02rem;line-height:1.9;white-space:pre-wrap;overflow-wrap:anywhere}
+.tokens .tok{border-radius:.2em;padding:.08em 0;margin:0 .5px;cursor:default}
+.tokens a.tok{color:inherit}
+.legend{display:flex;flex-wrap:wrap;gap:.35rem 1.1rem;font-size:.86rem;align-items:baseline}
+.legend .tok{padding:.05em .45em;border-radius:.25em}
+"""
+
+_PAGE_CSS = """
+.block-container{padding-top:3rem;padding-bottom:4rem;max-width:1440px}
+h1{letter-spacing:-.01em}
+.purpose{font-size:1.04rem;opacity:.78;margin:-.7rem 0 .9rem}
+.state{white-space:nowrap}
+.small{font-size:.86rem;opacity:.78}
+"""
+
+
+def inject() -> None:
+    """Put the styles on the page, once a run of the script."""
+    st.html(f"<style>{_PAGE_CSS}{fate_css()}</style>")

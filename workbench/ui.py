@@ -1,0 +1,143 @@
+"""Pieces that every page is made of: heading, error box, empty state, chart, run picker, state in words."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from engine import __version__
+from engine.errors import DraftbenchError
+from workbench import queries
+from workbench.view_state import PAGES, page_of
+
+# A state is told by word and icon; colour only helps.
+STATES: dict[str, tuple[str, str, str]] = {
+    "queued": (":material/schedule:", "gray", "waits for its turn"),
+    "running": (":material/progress_activity:", "blue", "is being worked on"),
+    "done": (":material/check_circle:", "green", "trained and measured"),
+    "failed": (":material/error:", "red", "stopped with an error; what was finished is kept"),
+    "cancelled": (":material/stop_circle:", "orange", "was stopped on request; can be resumed"),
+    "interrupted": (":material/bolt:", "orange", "its process is gone; can be resumed"),
+    "damaged": (":material/broken_image:", "red", "its status file cannot be read"),
+}
+ICON = Path(__file__).with_name("icon.svg")
+WORDMARK = ICON.with_name("wordmark.svg")
+RESUMABLE = ("failed", "cancelled", "interrupted")
+
+
+def heading(name: str) -> None:
+    """The page's title and its one-sentence purpose."""
+    entry = PAGES[name]
+    st.title(entry.title, anchor=False)
+    st.html(f'<p class="purpose">{html.escape(entry.purpose)}</p>')
+
+
+def text(value: object) -> str:
+    """Text of a user or a model, safe inside Markdown: every character that could mean something is escaped."""
+    return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-.!|~$:@^=&" else c for c in str(value).replace("\n", " "))
+
+
+def error_box(error: DraftbenchError) -> None:
+    """What went wrong, why it matters, what to do instead."""
+    parts = [f"**{text(error.what)}**"]
+    parts += [f"{name}: {text(words)}" for name, words in (("Why", error.why), ("What to do", error.fix)) if words]
+    st.error("\n\n".join(parts), icon=":material/error:")
+
+
+def empty(message: str, label: str, page: str, *, key: str = "empty", **params: str) -> None:
+    """What would stand here, and one button that leads to it."""
+    with st.container(border=True):
+        st.write(message)
+        if st.button(label, type="primary", key=f"{key}-{page}"):
+            st.switch_page(page_of(page), query_params=params or None)
+
+
+def state_badge(state: str) -> str:
+    """A state as Markdown: icon, word and colour."""
+    icon, colour, _ = STATES.get(state, (":material/help:", "gray", ""))
+    return f":{colour}-badge[{icon} {state}]"
+
+
+def chart(figure: go.Figure, *, key: str, alt: str, name: str = "", **options: Any) -> Any:
+    """A figure with its description for screen readers and a button that saves it as SVG."""
+    config = {
+        "displaylogo": False,
+        "toImageButtonOptions": {"format": "svg", "filename": name or key},
+        "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
+    }
+    return st.plotly_chart(figure, theme=None, key=key, alt=alt, config=config, **options)
+
+
+def pick_runs(
+    label: str, key: str, *, measured: bool = True, most: int | None = None, default: Sequence[str] = ()
+) -> list[str]:
+    """Run ids chosen by the visitor and kept in the URL under `key`; archived runs are left out unless named there."""
+    known = queries.runs()
+    shown = known[(known.state == "done") | ~known.exact.isna()] if measured else known
+    named = [run_id for run_id in st.query_params.get_all(key) if run_id in set(shown.run_id)]
+    options = [r for r in shown[~shown.archived].run_id] + [r for r in named if r in set(shown[shown.archived].run_id)]
+    labels = dict(zip(shown.run_id, shown.label, strict=True))
+    chosen: list[str] = st.multiselect(
+        label,
+        options,
+        default=[r for r in default if r in options],
+        format_func=lambda run_id: labels.get(run_id, run_id),
+        key=key,
+        bind="query-params",
+        max_selections=most,
+    )
+    return chosen
+
+
+def pick_run(label: str, key: str, *, measured: bool = False) -> str | None:
+    """One run, kept in the URL under `key`; the newest if none is named. None if there is no run at all."""
+    known = queries.runs()
+    shown = known[~known.exact.isna()] if measured else known
+    if shown.empty:
+        return None
+    named = st.query_params.get(key)
+    visible = shown[~shown.archived | (shown.run_id == named)]
+    options = list((visible if len(visible) else shown).run_id)
+    labels = dict(zip(shown.run_id, shown.label, strict=True))
+    chosen: str = st.selectbox(
+        label, options, format_func=lambda run_id: labels.get(run_id, run_id), key=key, bind="query-params"
+    )
+    return chosen
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """'.412' for a rate, '1.38' for what may exceed one, a dash for what is not known."""
+    if value is None or pd.isna(value):
+        return "–"
+    return f"{value:.{digits}f}"
+
+
+def interval(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
+    """'0.412 [0.390, 0.433]'; the value alone where no interval could be made."""
+    if low is None or high is None or pd.isna(low) or pd.isna(high):
+        return number(value, digits)
+    return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
+
+
+def sidebar() -> None:
+    """What is the same on every page: whose results these are, and the version."""
+    st.logo(str(WORDMARK), size="large", icon_image=str(ICON))
+    with st.sidebar:
+        running = queries.active()
+        if len(running):
+            st.page_link(
+                page_of("home"), label=f"{len(running)} at work or waiting", icon=":material/progress_activity:"
+            )
+        st.caption(f"Draftbench {__version__}  \n{text(queries.home().root)}")
+
+
+def goto(page: str, label: str, *, icon: str | None = None, **params: str | Sequence[str]) -> None:
+    """A link to another page, with the view to show there."""
+    st.page_link(page_of(page), label=label, icon=icon, query_params=params or None)
+

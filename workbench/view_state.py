@@ -1,0 +1,60 @@
+"""Which pages there are, and links to them that restore a view.
+
+A page keeps its view in the URL: widgets by `bind="query-params"` (the key is the name in the
+URL), everything else through `st.query_params`. `link` makes such a URL for another page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+
+import streamlit as st
+
+from engine.paths import PROJECT_ROOT
+
+FOLDER = PROJECT_ROOT / "pages"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One page in the navigation. `purpose` is the sentence at its top."""
+
+    title: str
+    icon: str
+    section: str
+    purpose: str
+    default: bool = False
+
+
+PAGES: dict[str, Entry] = {
+    "home": Entry("Home", ":material/home:", "", "The best draft for each target, what is running, and where to begin.", True),
+    "launch": Entry("Launch", ":material/rocket_launch:", "Train", "Start a run, or a sweep of runs, from a recipe."),
+    "runs": Entry("Runs", ":material/table_rows:", "Train", "Every run: find, group, label and set the baseline."),
+    "run": Entry("Run", ":material/monitoring:", "Train", "One run: live curves, log, configuration and origin."),
+    "compare": Entry("Compare", ":material/compare_arrows:", "Measure", "Drafts side by side, paired on the same target text."),
+    "findings": Entry("Findings", ":material/science:", "Measure", "The paper's five claims, tested on your own runs."),
+    "live": Entry("Live", ":material/play_circle:", "See tokens", "Watch each proposed token being accepted or refused."),
+    "replay": Entry("Replay", ":material/history:", "See tokens", "Step through a stored trace: p, q, the draw and what followed."),
+    "learn": Entry("Learn", ":material/menu_book:", "Understand", "The words, the losses with their formulas, and the traps."),
+}  # fmt: skip
+
+
+def page_of(name: str) -> st.Page:
+    """The Streamlit page of a name in `PAGES`."""
+    entry = PAGES[name]
+    return st.Page(FOLDER / f"{name}.py", title=entry.title, icon=entry.icon, url_path=name, default=entry.default)
+
+
+def link(name: str, **params: str | Sequence[str] | float | None) -> str:
+    """A URL of a page with its parameters; None leaves one out, a list repeats it."""
+    given: Mapping[str, object] = {key: value for key, value in params.items() if value is not None}
+    query = urlencode(given, doseq=True, quote_via=quote)
+    path = "/" if PAGES[name].default else f"/{name}"
+    return f"{path}?{query}" if query else path
+
+
+def listed(key: str) -> list[str]:
+    """All values of a repeated parameter of the present URL."""
+    return st.query_params.get_all(key)
