@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -143,15 +143,15 @@ def speculative_decode(
         ]
         verdicts = [judge(*part) for part in parts]
         told = [
-            _tell(row, verdict, *part, stop_ids, alternatives)
+            _tell(row, verdict, *part, stop_ids)
             for row, verdict, part in zip(rows, verdicts, parts, strict=True)
         ]
         _roll_back(target_runner, draft_runner, rows, verdicts, proposed.tolist())
         ended = time.perf_counter()
         seconds = (drafted - started, verified - drafted, ended - verified)
-        rounds = [
-            Round(row.number, row.rounds, gamma, tokens, *seconds, finish_reason=reason)
-            for row, gamma, (tokens, reason) in zip(rows, gammas, told, strict=True)
+        rounds = [  # alternatives are for the eye: to look them up is not counted as decoding
+            Round(row.number, row.rounds, gamma, _with_alternatives(tokens, p, q, alternatives), *seconds, reason)
+            for row, gamma, (tokens, reason), (p, q, *_) in zip(rows, gammas, told, parts, strict=True)
         ]
         length.saw(sum(r.accepted for r in rounds), sum(r.accepted + r.rejected for r in rounds))
         for row, item in zip(rows, rounds, strict=True):
@@ -203,7 +203,6 @@ def _tell(
     proposed_ids: torch.Tensor,
     uniforms: torch.Tensor,
     stop_ids: frozenset[int],
-    alternatives: int,
 ) -> tuple[tuple[Token, ...], str | None]:
     """The round's tokens with their fates, and why the row ends if it does; tensors as in `judge`.
 
@@ -222,27 +221,41 @@ def _tell(
             continue
         fate = Fate.ACCEPTED if i < accepted else Fate.REJECTED
         p, q = float(target_probs[i, token]), float(draft_probs[i, token])
-        others = _likeliest(target_probs[i], draft_probs[i], alternatives)
-        tokens.append(Token(token, fate, row.emitted + i, p, q, draws[i], overlaps[i], others))
+        tokens.append(Token(token, fate, row.emitted + i, p, q, draws[i], overlaps[i]))
     if stop_at is None:
         fate, token = (Fate.CORRECTED if verdict.refused else Fate.BONUS), verdict.next_token
-        q_here = draft_probs[accepted] if verdict.refused else torch.zeros_like(target_probs[accepted])
-        others = _likeliest(target_probs[accepted], q_here, alternatives)
-        draft_prob = float(q_here[token]) if verdict.refused else None
+        draft_prob = float(draft_probs[accepted, token]) if verdict.refused else None
         p = float(target_probs[accepted, token])
-        tokens.append(Token(token, fate, row.emitted + accepted, p, draft_prob, draws[len(proposed)], None, others))
+        tokens.append(Token(token, fate, row.emitted + accepted, p, draft_prob, draws[len(proposed)]))
     row.emitted += accepted + (stop_at is None)
     stopped = (verdict.next_token if stop_at is None else proposed[stop_at]) in stop_ids
     reason = "stop" if stopped else "length" if row.emitted >= row.limit else None
     return tuple(tokens), reason
 
 
-def _likeliest(target_probs: torch.Tensor, draft_probs: torch.Tensor, count: int) -> tuple[Alternative, ...]:
-    """The `count` likeliest tokens of either model, target's order first."""
+def _with_alternatives(
+    tokens: tuple[Token, ...], target_probs: torch.Tensor, draft_probs: torch.Tensor, count: int
+) -> tuple[Token, ...]:
+    """The round's tokens, each judged or drawn one with the likeliest of its position; tensors as in `judge`."""
     if count == 0:
-        return ()
-    ids = dict.fromkeys(target_probs.topk(count).indices.tolist() + draft_probs.topk(count).indices.tolist())
-    return tuple(Alternative(i, float(target_probs[i]), float(draft_probs[i])) for i in ids)
+        return tokens
+    accepted = sum(token.fate is Fate.ACCEPTED for token in tokens)
+    told = []
+    for i, token in enumerate(tokens):
+        place = min(i, accepted)  # the token drawn in place of a refused one stands where that stood
+        if token.fate is not Fate.DISCARDED:
+            draft_here = torch.zeros_like(target_probs[place]) if token.fate is Fate.BONUS else draft_probs[place]
+            token = replace(token, alternatives=_likeliest(target_probs[place], draft_here, count))
+        told.append(token)
+    return tuple(told)
+
+
+def _likeliest(target_probs: torch.Tensor, draft_probs: torch.Tensor, count: int) -> tuple[Alternative, ...]:
+    """The `count` likeliest tokens of either model, target's order first; none that both rule out."""
+    best = [probs.topk(min(count, probs.shape[-1])).indices.tolist() for probs in (target_probs, draft_probs)]
+    ids = list(dict.fromkeys(best[0] + best[1]))
+    both = torch.stack([target_probs[ids], draft_probs[ids]]).tolist()
+    return tuple(Alternative(i, p, q) for i, p, q in zip(ids, *both, strict=True) if p > 0 or q > 0)
 
 
 def _roll_back(

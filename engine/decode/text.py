@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from engine.decode.events import EMITTED, Fate, Round
 
 _BROKEN = "\ufffd"
 _WINDOW = 16  # ids of context: enough for any character and for merges across a space
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Readable text of a token, and of each of its alternatives had it come instead."""
+
+    text: str
+    alternatives: tuple[str, ...] = ()
 
 
 class TextStream:
@@ -31,6 +42,34 @@ class TextStream:
             text, end = self._before_last_character(text)
         self._shown = end
         return text
+
+    def finish(self) -> str:
+        """What is still held when the answer ends: bytes that no token will complete any more."""
+        text = self._new_text(self._ids) if self._shown < len(self._ids) else ""
+        self._shown = len(self._ids)
+        return text
+
+    def read(self, told: Round) -> list[Piece]:
+        """Add the answer's next round and return a piece for each of its tokens, in their order.
+
+        Refused tokens read as they would have read in their place. In the last round the final
+        token of the answer takes what is still held.
+        """
+        pieces = []
+        refused = [token.token_id for token in told.tokens if token.fate not in EMITTED]
+        ghosts: list[str] = []
+        for token in told.tokens:
+            others = tuple(self.peek([other.token_id])[0] for other in token.alternatives)
+            if token.fate not in EMITTED:
+                ghosts = ghosts or self.peek(refused)
+                text = ghosts[len(pieces) - told.accepted]
+            else:
+                text = self.emit(token.token_id)
+            pieces.append(Piece(text, others))
+        if told.finish_reason and told.emitted:
+            last = max(i for i, token in enumerate(told.tokens) if token.fate in EMITTED)
+            pieces[last] = Piece(pieces[last].text + self.finish(), pieces[last].alternatives)
+        return pieces
 
     def peek(self, token_ids: Sequence[int]) -> list[str]:
         """Pieces that ids not added to the answer would have had, such as refused ones."""

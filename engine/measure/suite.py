@@ -1,9 +1,9 @@
 """Everything that is measured of a draft, in order, written as Parquet tables and one summary.
 
 measure/positions.parquet   exact acceptance at every token of the target's own text
-measure/prompts.parquet     sums a prompt: exact acceptance and the sampled trace
+measure/prompts.parquet     sums a prompt: exact acceptance and the sampled trace; the question in words
 measure/rounds.parquet      rounds of the trace with their seconds
-measure/tokens.parquet      every token of the trace: fate, p, q, u
+measure/tokens.parquet      every token of the trace: fate, p, q, u, and the likeliest of its position
 measure/speed.parquet       timed answers, plain and speculative in turn
 measure/summary.json        metrics with intervals, conditions, cost model, certificate
 """
@@ -36,6 +36,7 @@ from engine.progress import SILENT, Progress
 ACCEPTANCE_RULE = "sampled: u < p/q, q the sampled distribution; greedy: one-hot p and q"
 ALARM_Z = 4.0  # an engine without fault exceeds it once in 16,000 traces
 _TRACE_BATCH = 12
+_ALTERNATIVES = 10  # likeliest tokens of p and of q kept at each position of a trace
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,13 @@ def measure_drafts(
     settings: MeasureSpec,
     *,
     heldout_hash: str,
+    texts: Mapping[str, str] | None = None,
     progress: Progress = SILENT,
 ) -> Measured:
     """Measure 'initial' (exact acceptance only) and 'trained' (everything) on held-out prompts.
 
     `captures` holds the target's answers to them at each temperature, `prompt_ids` those to
-    measure on. The float32 pair serves the certificate.
+    measure on, `texts` what each asks in words. The float32 pair serves the certificate.
     """
     chosen = {t: [a for a in c.answers if a.prompt_id in set(prompt_ids)] for t, c in captures.items()}
     order = {prompt_id: i for i, prompt_id in enumerate(prompt_ids)}
@@ -110,7 +112,7 @@ def measure_drafts(
         metrics += _sampled_metrics(by_prompt, temperature, boot)
         for name, results in exact.items():
             tables["prompts"].append(
-                _prompt_table(results, by_prompt if name == "trained" else None, name, temperature)
+                _prompt_table(results, by_prompt if name == "trained" else None, name, temperature, texts or {})
             )
         tables["rounds"].append(_of_trained(trace.round_rows(rounds, names), temperature))
         tables["tokens"].append(_of_trained(trace.token_rows(rounds, names, target.tokenizer), temperature))
@@ -177,6 +179,7 @@ def trace_prompts(
             stop_ids=target.stop_ids,
             seed=settings.seed,
             names=[a.prompt_id for a in part],
+            alternatives=_ALTERNATIVES,
         ):
             rounds.append(replace(item, row=item.row + start))
         progress.stop_if_asked()
@@ -263,7 +266,11 @@ def _position_rows(results: Sequence[PromptAcceptance], draft: str, temperature:
 
 
 def _prompt_table(
-    results: Sequence[PromptAcceptance], traced: pd.DataFrame | None, draft: str, temperature: float
+    results: Sequence[PromptAcceptance],
+    traced: pd.DataFrame | None,
+    draft: str,
+    temperature: float,
+    texts: Mapping[str, str],
 ) -> pd.DataFrame:
     table = pd.DataFrame(
         {
@@ -271,6 +278,7 @@ def _prompt_table(
             "temperature": temperature,
             "prompt_id": r.prompt_id,
             "group": r.group,
+            "text": texts.get(r.prompt_id),
             "exact_sum": float(r.overlap.double().sum()),
             "agree_sum": int(r.agree.sum()),
             "n_positions": len(r.token_ids),

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from engine.decode.events import EMITTED, Round
+from engine.decode.events import Round
 from engine.decode.text import TextStream
 
 
@@ -117,24 +118,20 @@ def round_rows(rounds: Sequence[Round], prompt_ids: Sequence[str]) -> pd.DataFra
             "draft_s": r.draft_s,
             "verify_s": r.verify_s,
             "overhead_s": r.overhead_s,
+            "finish_reason": r.finish_reason,
         }
         for r in rounds
     )
 
 
 def token_rows(rounds: Sequence[Round], prompt_ids: Sequence[str], tokenizer: Any) -> pd.DataFrame:
-    """A row a token, refused and discarded ones included, with p, q, the draw and readable text."""
+    """A row a token, refused and discarded ones included, with p, q, the draw and readable text.
+
+    The likeliest tokens of its position are four lists of one length: ids, texts, p and q (float32).
+    """
     streams = [TextStream(tokenizer) for _ in prompt_ids]
     rows: list[dict[str, Any]] = []
     for r in rounds:
-        kept = [t for t in r.tokens if t.fate in EMITTED]
-        ghosts = [t for t in r.tokens if t.fate not in EMITTED]
-        accepted = [t for t in kept if t.fate == "accepted"]
-        pieces = {id(t): streams[r.row].emit(t.token_id) for t in accepted}
-        pieces |= {
-            id(t): text for t, text in zip(ghosts, streams[r.row].peek([t.token_id for t in ghosts]), strict=True)
-        }
-        pieces |= {id(t): streams[r.row].emit(t.token_id) for t in kept[len(accepted) :]}
         rows += [
             {
                 "prompt_id": prompt_ids[r.row],
@@ -142,13 +139,17 @@ def token_rows(rounds: Sequence[Round], prompt_ids: Sequence[str], tokenizer: An
                 "slot": slot,
                 "position": t.position,
                 "token_id": t.token_id,
-                "text": pieces[id(t)],
+                "text": piece.text,
                 "fate": str(t.fate),
                 "p": t.target_prob,
                 "q": t.draft_prob,
                 "u": t.uniform,
                 "overlap": t.overlap,
+                "alt_ids": np.array([a.token_id for a in t.alternatives], np.int32),
+                "alt_texts": list(piece.alternatives),
+                "alt_p": np.array([a.target_prob for a in t.alternatives], np.float32),
+                "alt_q": np.array([a.draft_prob for a in t.alternatives], np.float32),
             }
-            for slot, t in enumerate(r.tokens)
+            for slot, (t, piece) in enumerate(zip(r.tokens, streams[r.row].read(r), strict=True))
         ]
     return pd.DataFrame(rows)

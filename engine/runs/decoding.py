@@ -82,7 +82,7 @@ class Decoding:
         """Text, settings, figures and every round, for `--json`."""
         rounds = [asdict(item) for item in self.rounds()]
         stream = TextStream(self.tokenizer)
-        text = "".join(stream.emit(token) for item in self.seen for token in item.emitted)
+        text = "".join(stream.emit(token) for item in self.seen for token in item.emitted) + stream.finish()
         counts = count(self.seen)
         return {
             "text": text,

@@ -49,8 +49,8 @@ class RunFolder:
         return self.path.name
 
     @staticmethod
-    def create(home: Home, recipe: Recipe) -> RunFolder:
-        """A new folder with its recipe; the id is the recipe's name, the time and a few random letters."""
+    def create(home: Home, recipe: Recipe, **status: Any) -> RunFolder:
+        """A new folder with its recipe and first status; the id is the recipe's name, the time and a few random letters."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         run = RunFolder(home.run(f"{recipe.name}-{stamp}-{secrets.token_hex(2)}"))
         try:
@@ -63,7 +63,7 @@ class RunFolder:
                 "choose another place with DRAFTBENCH_HOME",
             ) from error
         write_atomic(run.path / "config.yaml", dump_recipe(recipe))
-        run.set_status(state="queued", phase="", created_at=now())
+        run.set_status(state="queued", phase="", created_at=now(), **status)
         return run
 
     @staticmethod

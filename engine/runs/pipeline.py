@@ -214,6 +214,7 @@ class Pipeline:
             [prompt.id for prompt in self.prompts.measured],
             self.recipe.measure,
             heldout_hash=prompts_hash(self.prompts.measured),
+            texts={prompt.id: prompt.text for prompt in self.prompts.measured},
             progress=self.progress,
         )
         measured.save(self.run.path / "measure")

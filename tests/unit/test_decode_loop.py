@@ -266,6 +266,13 @@ def test_plain_rounds_propose_nothing():
         assert (r.drafted, r.num_draft_tokens) == (0, 0)
 
 
+def test_greedy_alternatives_are_only_what_a_model_would_say():
+    for r in decode(NOISY, [PROMPTS[0]], Sampling(0.0), limit=8, alternatives=5):
+        for token in r.tokens:
+            assert all(a.target_prob or a.draft_prob for a in token.alternatives)
+            assert sum(a.target_prob for a in token.alternatives) == (0 if token.fate is Fate.DISCARDED else 1)
+
+
 # ---- where an answer ends
 
 

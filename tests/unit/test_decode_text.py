@@ -5,6 +5,7 @@ import random
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
+from engine.decode.events import Alternative, Fate, Round, Token
 from engine.decode.text import TextStream
 from tests.conftest import byte_tokenizer
 
@@ -75,3 +76,27 @@ def test_peek_far_into_a_text(text):
     stream.emit(ids_of("🙂")[0])
     assert stream.peek(ids_of("🙂")[1:]) == ["", "", "🙂"]
     assert stream.peek([]) == []
+
+
+def test_bytes_that_nothing_completes_come_out_at_the_end():
+    stream = TextStream(TOKENIZER)
+    first = ids_of("你")[0]
+    assert [stream.emit(ids_of("a")[0]), stream.emit(first)] == ["a", ""]
+    assert stream.finish() == "\ufffd"
+    assert stream.finish() == ""
+
+
+def test_a_round_is_read_token_by_token_with_what_could_have_come_instead():
+    one, two, three = ids_of("你")
+    x, y = ids_of("xy")
+    stream = TextStream(TOKENIZER)
+    stream.emit(one)
+    tokens = (
+        Token(two, Fate.ACCEPTED, 1, alternatives=(Alternative(x, 0.5, 0.5),)),
+        Token(x, Fate.REJECTED, 2, alternatives=(Alternative(three, 0.5, 0.5), Alternative(y, 0.5, 0.5))),
+        Token(y, Fate.DISCARDED, 3),
+        Token(one, Fate.CORRECTED, 2),
+    )
+    pieces = stream.read(Round(0, 0, 3, tokens, 0, 0, 0, finish_reason="length"))
+    assert [piece.text for piece in pieces] == ["", "\ufffdx", "y", TOKENIZER.decode([one, two, one])]
+    assert [piece.alternatives for piece in pieces] == [("\ufffdx",), ("你", "\ufffdy"), (), ()]

@@ -10,6 +10,7 @@ import torch
 from engine.decode import speculative
 from engine.decode.sampling import Sampling
 from engine.errors import Cancelled, DraftbenchError
+from engine.fileio import finite
 from engine.measure import lossless, suite
 from engine.measure.suite import Measured
 from engine.models.draft import Draft
@@ -22,16 +23,16 @@ TEMPERATURES = (0.0, 1.0)
 COLUMNS = {
     "positions": {"draft", "temperature", "prompt_id", "position", "token_id", "overlap", "agree", "p", "q"},
     "prompts": {
-        "draft", "temperature", "prompt_id", "group", "exact_sum", "agree_sum", "n_positions",
+        "draft", "temperature", "prompt_id", "group", "text", "exact_sum", "agree_sum", "n_positions",
         "rounds", "drafted", "accepted", "rejected", "discarded", "emitted",
     },
     "rounds": {
         "draft", "temperature", "prompt_id", "round", "num_draft_tokens", "accepted", "emitted",
-        "draft_s", "verify_s", "overhead_s",
+        "draft_s", "verify_s", "overhead_s", "finish_reason",
     },
     "tokens": {
         "draft", "temperature", "prompt_id", "round", "slot", "position", "token_id", "text", "fate",
-        "p", "q", "u", "overlap",
+        "p", "q", "u", "overlap", "alt_ids", "alt_texts", "alt_p", "alt_q",
     },
     "speed": {"prompt_id", "way", "tokens", "seconds"},
 }  # fmt: skip
@@ -303,7 +304,7 @@ def test_what_is_saved_can_be_read_again(whole, tmp_path):
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / f"{name}.parquet"), table)
     assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {f"{n}.parquet" for n in COLUMNS} | {"summary.json"}
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary == json.loads(json.dumps(whole.summary))
+    assert summary == json.loads(json.dumps(finite(whole.summary)))
 
 
 def test_the_summary_is_saved_last(whole, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from engine.decode.events import Fate, Round, Token
+from engine.decode.events import Alternative, Fate, Round, Token
 from engine.measure.trace import acceptance_by_slot, accepted_lengths, count, prompt_rows, round_rows, token_rows
 from tests.conftest import byte_tokenizer
 
@@ -93,11 +93,12 @@ def test_prompt_rows_add_up_by_prompt():
 def test_round_rows():
     table = round_rows(TRACE, ["x", "y"])
     assert list(table.columns) == [
-        "prompt_id", "round", "num_draft_tokens", "accepted", "emitted", "draft_s", "verify_s", "overhead_s"
+        "prompt_id", "round", "num_draft_tokens", "accepted", "emitted", "draft_s", "verify_s", "overhead_s",
+        "finish_reason",
     ]  # fmt: skip
     assert table.iloc[1].to_dict() == {
         "prompt_id": "y", "round": 0, "num_draft_tokens": 2, "accepted": 2, "emitted": 3,
-        "draft_s": 0.1, "verify_s": 0.2, "overhead_s": 0.3,
+        "draft_s": 0.1, "verify_s": 0.2, "overhead_s": 0.3, "finish_reason": None,
     }  # fmt: skip
     assert table["num_draft_tokens"].tolist() == [3, 2, 3, 0, 3, 3]
 
@@ -122,10 +123,16 @@ def test_token_rows_show_each_answers_text_and_what_the_refused_would_have_been(
 
 
 def test_token_rows_carry_the_numbers():
-    token = Token(5, Fate.ACCEPTED, 7, 0.25, 0.5, 0.125, 0.75)
+    others = (Alternative(5, 0.25, 0.5), Alternative(9, 0.5, 0.0))
+    token = Token(5, Fate.ACCEPTED, 7, 0.25, 0.5, 0.125, 0.75, others)
     bonus = Token(6, Fate.BONUS, 8, 0.5, None, 0.25)
     row, last = token_rows([Round(0, 2, 1, (token, bonus), 0, 0, 0)], ["p"], byte_tokenizer()).to_dict("records")
     assert (row["round"], row["position"], row["token_id"]) == (2, 7, 5)
     assert (row["p"], row["q"], row["u"], row["overlap"]) == (0.25, 0.5, 0.125, 0.75)
     assert math.isnan(last["q"])
     assert math.isnan(last["overlap"])
+    assert row["alt_ids"].tolist() == [5, 9]
+    assert row["alt_texts"] == [byte_tokenizer().decode([i]) for i in (5, 9)]
+    assert (row["alt_p"].tolist(), row["alt_q"].tolist()) == ([0.25, 0.5], [0.5, 0.0])
+    assert row["alt_p"].dtype == "float32"
+    assert len(last["alt_ids"]) == 0
