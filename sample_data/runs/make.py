@@ -27,7 +27,13 @@ from engine.paths import PROJECT_ROOT, Home
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.samples import SAMPLES
 
-COMMON = ["draft.layers=2", "train.epochs=6", "train.eval_prompts=8", "measure.trace_prompts=12", "measure.speed_prompts=6"]
+COMMON = [
+    "draft.layers=2",
+    "train.epochs=6",
+    "train.eval_prompts=8",
+    "measure.trace_prompts=16",
+    "measure.speed_prompts=6",
+]
 FUNCTION_CALLING = [
     "prompts.domain=function_calling",
     "prompts.train=sample_data/prompts/function_calling/train.jsonl",
@@ -38,7 +44,6 @@ RUNS: dict[str, list[str]] = {
     "biology-forward-kl-seed1": ["train.seed=1"],
     "biology-reverse-kl": ["train.loss=reverse_kl"],
     "biology-jsd": ["train.loss=jsd"],
-    "biology-lk-hybrid": ["train.loss=lk_hybrid"],
     "biology-sft": ["train.loss=sft"],
     "function-calling-forward-kl": FUNCTION_CALLING,
     "function-calling-sft": [*FUNCTION_CALLING, "train.loss=sft"],
@@ -106,7 +111,9 @@ def pack(run: RunFolder, place: Path, *, weights: bool) -> None:
     write_json(place / "status.json", {k: v for k, v in status.items() if k not in ("pid", "pid_started")})
     if weights:
         pack_draft(run.path / "draft" / "best", place / "draft" / "best")
-    said = "".join(path.read_text(encoding="utf-8") for path in place.rglob("*") if path.suffix in (".json", ".yaml", ".txt"))
+    said = "".join(
+        path.read_text(encoding="utf-8") for path in place.rglob("*") if path.suffix in (".json", ".yaml", ".txt")
+    )
     assert str(Path.home()) not in said, f"{place} names a folder of this machine"
     assert str(run.path.parent) not in said, f"{place} names a folder of this machine"
     print(f"packed {place.name}: {sum(f.stat().st_size for f in place.rglob('*') if f.is_file()) / 1e6:.1f} MB")
