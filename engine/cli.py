@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -218,6 +219,21 @@ def _execute(
         console.line(f"run {run.id} is trained; `draftbench run --resume {run.id}` measures it")
 
 
+def _queue(recipe: str | None, resume: str | None, settings: list[str] | None, skip_bad: bool, as_json: bool) -> None:
+    from engine.runs import queue
+    from engine.runs.folder import RunFolder
+    from engine.runs.recipes import read_recipe
+
+    if recipe is not None:
+        run = queue.submit(home(), read_recipe(home(), recipe, settings or [], skip_bad=skip_bad))
+    else:
+        run = queue.resume(home(), RunFolder.open(home(), resume or ""))
+    if as_json:
+        console.print_json({"run": run.id, "folder": str(run.path), "state": run.status()["state"]})
+    else:
+        console.line(f"run {run.id} is in the queue; `draftbench runs` shows how far it is")
+
+
 def _new_run(recipe: str | None, settings: list[str] | None, skip_bad: bool) -> Any:
     from engine.runs.folder import RunFolder
     from engine.runs.recipes import read_recipe
@@ -248,6 +264,7 @@ def run(
     resume: ResumeRun = None,
     settings: Settings = None,
     skip_bad: SkipBad = False,
+    queue: Annotated[bool, typer.Option("--queue", help="Work on it in the background; return at once.")] = False,
     as_json: Json = False,
 ) -> None:
     """Capture, train, measure and index in one go.
@@ -255,10 +272,27 @@ def run(
     \b
     Example:
       draftbench run recipes/quickstart.yaml --set train.epochs=4
+      draftbench run recipes/jsd.yaml --queue
       draftbench run --resume latest
     """
     _refuse_mixed(recipe, resume, settings, skip_bad)
+    if queue:
+        _queue(recipe, resume, settings, skip_bad, as_json)
+        return
     _execute(recipe, resume, settings, skip_bad, "measure", as_json)
+
+
+@app.command(hidden=True)
+def work() -> None:
+    """Work on the queued runs, one after another; the queue starts it by itself.
+
+    \b
+    Example:
+      draftbench work
+    """
+    from engine.runs.queue import work as work_off
+
+    work_off(home())
 
 
 @app.command()
@@ -318,20 +352,22 @@ def runs(context: typer.Context, as_json: Json = False) -> None:
 
 @runs_app.command("cancel")
 def runs_cancel(context: typer.Context, run_id: RunId, as_json: Json = False) -> None:
-    """Ask a running run to checkpoint and stop.
+    """Ask a running run to checkpoint and stop; take a queued one out of the queue.
 
     \b
     Example:
       draftbench runs cancel latest
     """
     from engine.runs.folder import RunFolder
+    from engine.runs.queue import cancel
 
     found = RunFolder.open(home(), run_id)
-    process = found.ask_to_stop()
+    process = found.status().get("pid") if found.status()["state"] == "running" else None
+    told = cancel(home(), found)
     if as_json or (context.parent and context.parent.params["as_json"]):
         console.print_json({"run": found.id, "asked": process})
     else:
-        console.line(f"asked process {process} to stop run {found.id} after its next step")
+        console.line(told)
 
 
 @app.command()
@@ -473,6 +509,24 @@ def decode(
     if made.speculative and marked:
         console.out.print(console.legend())
     console.paragraph(made.told())
+
+
+@app.command()
+def live(
+    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's let others in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+) -> None:
+    """Serve the live view alone: one or two drafts, token by token, in the browser.
+
+    \b
+    Example:
+      draftbench live --port 7860
+    """
+    # Started as a program of its own: the engine imports nothing of the browser, and Ctrl-C reaches the server alone.
+    if importlib.util.find_spec("workbench") is None:
+        raise DraftbenchError("the workbench is not installed", "the live view is a part of it", "`pip install draftbench`")
+    console.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "workbench.live", "--host", host, "--port", str(port)])
 
 
 @app.command()

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.config import PromptSource, Recipe, load_recipe
-from engine.distill.losses import check_terms
 from engine.errors import DraftbenchError
 from engine.models.assets import find_asset
 from engine.paths import Home, resolve_input
@@ -15,6 +14,9 @@ from engine.runs.folder import RunFolder
 
 def read_recipe(home: Home, path: str, settings: Sequence[str], *, skip_bad: bool) -> Recipe:
     """The recipe in a file with `key=value` settings over it; what a run would stumble over is refused here."""
+    # not above: it needs torch, which a page that uses the rest of this module does without
+    from engine.distill.losses import check_terms
+
     file = resolve_input(path)
     recipe = load_recipe(file, [*settings, *(["prompts.skip_bad=true"] if skip_bad else [])])
     check_terms(recipe.train.loss)

@@ -1,0 +1,262 @@
+"""What a run will cost before it begins: memory from configurations, disk from the captures' plans, time from earlier runs.
+
+No weights are read and nothing is fetched. What cannot be known is said to be unknown, not guessed.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.capture.store import CapturePlan
+from engine.config import MeasureSpec, ModelSpec, Recipe
+from engine.distill.chunked import CHUNK_VALUES
+from engine.distill.plan import total_steps
+from engine.errors import DraftbenchError
+from engine.fileio import read_json, read_lines
+from engine.models.assets import asset_path
+from engine.models.draft import chosen_layers, shared_modules
+from engine.models.load import LoadedModel, load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
+from engine.models.locate import locate_model
+from engine.paths import Home
+from engine.progress import SILENT
+from engine.runs.pace import best_pace, differences
+from engine.runs.pipeline import Pipeline, draft_folder
+
+_FLOAT32 = 4  # bytes
+_LOGIT_TENSORS = 8  # tensors of one chunk's size that a divergence and its gradient hold at once
+_TEXT_BYTES = 12  # of answers.jsonl, a token
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes and seconds by part, each part named for people; None and a reason where nothing is known."""
+
+    memory: dict[str, int] = field(default_factory=dict)
+    disk: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    memory_unknown: str = ""
+    disk_unknown: str = ""
+    seconds_unknown: str = ""
+    based_on: str = ""  # the run whose speed the time is scaled from
+    differs: tuple[str, ...] = ()  # what that run did otherwise
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Most memory held at once: what lies there throughout, and the larger of training and measuring."""
+        if not self.memory:
+            return None
+        phases = [self.memory.get(name, 0) for name in ("capture", "training", "measurement")]
+        return self.memory["target"] + max(phases)
+
+    @property
+    def disk_bytes(self) -> int | None:
+        return sum(self.disk.values()) if self.disk else None
+
+    @property
+    def total_seconds(self) -> float | None:
+        return sum(self.seconds.values()) if self.seconds else None
+
+
+def estimate(home: Home, recipe: Recipe) -> Estimate:
+    """Time, disk and memory that a run of this recipe will take on this machine. Never raises for what is unknown."""
+    try:
+        target = target_outline(recipe.target)
+        if target is None:
+            unknown = f"not known until {recipe.target.model} is on this machine: it is fetched when the run begins"
+            return Estimate(memory_unknown=unknown, disk_unknown=unknown, seconds_unknown=unknown)
+        draft = draft_parameters(home, recipe, target)
+        memory = _memory(recipe, target, draft)
+    except (DraftbenchError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        unknown = f"not known: {error.what if isinstance(error, DraftbenchError) else error}"
+        return Estimate(memory_unknown=unknown, disk_unknown=unknown, seconds_unknown=unknown)
+    try:
+        plans = _plans(home, recipe, target)
+    except DraftbenchError as error:
+        unknown = f"not known: {error.what}"
+        return Estimate(memory=memory, disk_unknown=unknown, seconds_unknown=unknown)
+    disk = {"captures": sum(_still_to_write(plan) for plan in plans.values()), **_draft_files(draft)}
+    return _with_time(home, recipe, plans, Estimate(memory=memory, disk=disk))
+
+
+def at_hand(spec: ModelSpec) -> Path | None:
+    """The folder of a model that is on this machine already, else None. Nothing is fetched."""
+    if spec.model.startswith("asset:"):
+        fetched = asset_path(spec.model.removeprefix("asset:")).exists()
+        return locate_model(spec) if fetched else None
+    if spec.model.startswith("hub:"):
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(spec.model.removeprefix("hub:"), "config.json", revision=spec.revision)
+        return Path(found).parent if isinstance(found, (str, os.PathLike)) else None
+    return locate_model(spec)
+
+
+def outline(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Any:
+    """A model of the folder's configuration on the meta device: shapes without a byte of weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+
+
+def target_outline(spec: ModelSpec) -> LoadedModel | None:
+    """The target as far as it is known without its weights: enough to plan captures. None if it must be fetched first."""
+    folder = at_hand(spec)
+    if folder is None:
+        return None
+    # the pages' process does not run code that ships with a model: its architecture is then not known here
+    model = outline(folder, resolve_dtype(spec.dtype, resolve_device(spec.device)))
+    return LoadedModel(
+        model, load_tokenizer(spec.model_copy(update={"trust_remote_code": False})), spec, model_fingerprint(spec)
+    )
+
+
+@dataclass(frozen=True)
+class DraftSize:
+    """Parameters of a draft: in all, those that are trained, and what a position costs to train through."""
+
+    total: int
+    trained: int
+    layers: int
+    activation_values: int  # a token
+
+
+def draft_parameters(home: Home, recipe: Recipe, target: LoadedModel) -> DraftSize:
+    """The size of the draft that the recipe asks for; raises if its layers or checkpoint do not fit."""
+    model = _draft_outline(home, recipe, target.model)
+    total = sum(p.numel() for p in model.parameters())
+    shared = {id(p): p.numel() for module in shared_modules(model) for p in module.parameters()}
+    trained = total - (sum(shared.values()) if recipe.draft.share_embeddings else 0)
+    config = model.config
+    # inputs and outputs that a layer's backward pass needs; agrees with benchmarks/training_memory.py within a quarter
+    width, inner = int(config.hidden_size), int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+    layers = int(config.num_hidden_layers)
+    return DraftSize(total, trained, layers, layers * (8 * width + 4 * inner))
+
+
+def _draft_outline(home: Home, recipe: Recipe, target: Any) -> Any:
+    spec = recipe.draft
+    if spec.init != "checkpoint":
+        config = copy.deepcopy(target.config)
+        layers = chosen_layers(spec.layers, config.num_hidden_layers)
+        for name, value in vars(target.config).items():
+            if "layer" in name and isinstance(value, list) and len(value) == config.num_hidden_layers:
+                setattr(config, name, [value[i] for i in layers])
+        config.num_hidden_layers = len(layers)
+        with torch.device("meta"):
+            return type(target)(config)
+    assert spec.checkpoint is not None
+    folder = draft_folder(home, spec.checkpoint)
+    if folder is None:
+        found = at_hand(ModelSpec(model=spec.checkpoint))
+        if found is None:
+            raise DraftbenchError(f"{spec.checkpoint} is not on this machine yet")
+        return outline(found, torch.float32)
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    written = dict(read_json(folder / "draft.json")["config"])
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(written.pop("model_type"), **written))
+
+
+def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, int]:
+    """Bytes by part; training and measurement do not happen at once."""
+    parameters = sum(p.numel() for p in target.model.parameters())
+    size = target.dtype.itemsize
+    positions = recipe.train.micro_batch_tokens
+    weights = draft.total * _FLOAT32 + draft.trained * _FLOAT32 * 3  # weights; gradients and AdamW's two moments
+    activations = positions * draft.activation_values * _FLOAT32 + CHUNK_VALUES * _FLOAT32 * _LOGIT_TENSORS
+    exact_copy = 0 if target.dtype == torch.float32 else parameters * _FLOAT32  # for the losslessness certificate
+    return {
+        "target": parameters * size,
+        "capture": _cache_bytes(target, recipe) + draft.total * _FLOAT32,
+        "training": weights + activations,
+        # untrained and trained draft, each as served and in float32
+        "measurement": exact_copy
+        + 2 * draft.total * (size + (_FLOAT32 if exact_copy else 0))
+        + _cache_bytes(target, recipe),
+    }
+
+
+def _cache_bytes(target: LoadedModel, recipe: Recipe) -> int:
+    """The keys and values of one full batch of answers, prompts of ordinary length counted as half as long."""
+    config = target.model.config
+    heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+    width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    tokens = recipe.capture.batch_size * recipe.capture.max_new_tokens * 3 // 2
+    return 2 * int(config.num_hidden_layers) * heads * width * target.dtype.itemsize * tokens
+
+
+def _plans(home: Home, recipe: Recipe, target: LoadedModel) -> dict[str, CapturePlan]:
+    """The captures the run will look for, at the very addresses it will look for them."""
+    pipeline = Pipeline(home, recipe, None, SILENT)
+    pipeline.__dict__["target"] = target  # in place of the cached property, which would load the weights
+    heldout = {f"held-out T={t:g}": plan for t, plan in pipeline.heldout_plans().items()}
+    return {"training": pipeline.training_plan(), **heldout}
+
+
+def _still_to_write(plan: CapturePlan) -> int:
+    """Bytes of a capture that are not there yet, if every answer were as long as it may be."""
+    if (plan.folder / "done.json").exists():
+        return 0
+    path = plan.folder / "signal.bin"
+    return max(0, plan.most_bytes + plan.most_tokens * _TEXT_BYTES - (path.stat().st_size if path.exists() else 0))
+
+
+def _draft_files(draft: DraftSize) -> dict[str, int]:
+    own = draft.trained * _FLOAT32
+    # the newest checkpoint and the one being written; best and last draft
+    return {"checkpoints": 2 * 3 * own, "drafts": 2 * own}
+
+
+def _with_time(home: Home, recipe: Recipe, plans: Mapping[str, CapturePlan], found: Estimate) -> Estimate:
+    """The estimate with seconds, if a run of this target was ever trained on this machine."""
+    pace = best_pace(home, recipe)
+    if pace is None:
+        return _replaced(found, seconds_unknown="not known yet: no earlier run of this target here")
+    fill = pace.fill or 1.0
+    seconds = {}
+    tokens = {name: _tokens(plan, fill) for name, plan in plans.items()}
+    if pace.capture_tokens_s:
+        open_tokens = sum(tokens[name] * _open_share(plan) for name, plan in plans.items())
+        seconds["capture"] = open_tokens / pace.capture_tokens_s
+    if pace.train_tokens_s:
+        answers = len(plans["training"].prompts)
+        steps = total_steps(answers, recipe.train)
+        per_step = min(recipe.train.batch_size, answers) * tokens["training"] / max(1, answers)
+        seconds["training"] = steps * per_step / pace.train_tokens_s
+    if pace.measure_s:
+        seconds["measurement"] = pace.measure_s * _measure_work(recipe.measure) / _measure_work(pace.recipe.measure)
+    return _replaced(found, seconds=seconds, based_on=pace.run, differs=tuple(differences(recipe, pace.recipe)))
+
+
+def _replaced(found: Estimate, **changes: Any) -> Estimate:
+    return Estimate(**{**vars(found), **changes})
+
+
+def _open_share(plan: CapturePlan) -> float:
+    if (plan.folder / "done.json").exists():
+        return 0.0
+    answered = sum(1 for _ in read_lines(plan.folder / "answers.jsonl"))
+    return 1 - answered / max(1, len(plan.prompts))
+
+
+def _tokens(plan: CapturePlan, fill: float) -> float:
+    """Tokens of the answers: counted where they exist, else as full as those of the earlier run."""
+    done = plan.folder / "done.json"
+    return float(read_json(done)["tokens"]) if done.exists() else plan.most_tokens * fill
+
+
+def _measure_work(spec: MeasureSpec) -> float:
+    """Tokens that a measurement decodes, which is what it takes its time for."""
+    traced = len(spec.temperatures) * spec.trace_prompts * spec.max_new_tokens
+    timed = spec.speed_prompts * spec.speed_tokens * 2  # plain and speculative
+    return float(traced + timed + spec.certificate_prompts * spec.certificate_tokens * 3)

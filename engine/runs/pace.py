@@ -1,0 +1,101 @@
+"""How fast earlier runs were on this machine: what the time of a new run is scaled from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from engine.config import ModelSpec, Recipe
+from engine.errors import DraftbenchError
+from engine.fileio import read_json, read_lines
+from engine.paths import Home
+from engine.runs.folder import RunFolder, run_folders
+from engine.runs.provenance import machine
+from engine.runs.status import effective_state
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast one earlier run was: capture and training in tokens a second, measurement in all."""
+
+    run: str
+    capture_tokens_s: float | None
+    fill: float | None  # length of its answers as a share of what they might have had
+    train_tokens_s: float | None
+    measure_s: float | None
+    recipe: Recipe
+
+
+def best_pace(home: Home, recipe: Recipe) -> Pace | None:
+    """The speed of the most similar run of the same target on this machine, the newest of equals."""
+    here = _machine_key(machine())
+    paces = []
+    for run in run_folders(home):  # newest first, and the sort below is stable
+        pace = _pace(run, recipe.target, here)
+        if pace is not None:
+            paces.append(pace)
+    return min(paces, key=lambda pace: len(list(differences(recipe, pace.recipe))), default=None)
+
+
+def _machine_key(found: Mapping[str, Any]) -> tuple[Any, ...]:
+    return found.get("processor"), found.get("cores"), tuple(found.get("cuda", ()))
+
+
+def _pace(run: RunFolder, target: ModelSpec, here: tuple[Any, ...]) -> Pace | None:
+    """A run's speed; None if it is of another target or machine, was not trained, or cannot be read."""
+    try:
+        recipe = run.recipe()
+        if recipe.target != target:
+            return None
+        provenance, training = read_json(run.path / "provenance.json"), read_json(run.path / "training.json")
+        if _machine_key(provenance["machine"]) != here:
+            return None
+        capture = provenance["captures"]["training"]
+        last = capture.get("last_session", {})
+        most = int(capture["prompts"]) * recipe.capture.max_new_tokens
+        return Pace(
+            run.id,
+            _ratio(last.get("tokens"), last.get("seconds")),
+            _ratio(capture["tokens"], most),
+            _ratio(training["tokens_seen"], training["seconds"]),
+            _measure_seconds(run),
+            recipe,
+        )
+    except (DraftbenchError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _ratio(upper: Any, lower: Any) -> float | None:
+    return float(upper) / float(lower) if upper and lower else None
+
+
+def _measure_seconds(run: RunFolder) -> float | None:
+    """From the last evaluation to the end of the same session; None if the run was not measured in one go."""
+    if effective_state(run.status()) != "done":
+        return None
+    began = ended = None
+    for event in read_lines(run.path / "events.jsonl"):
+        if event.get("kind") in ("train", "eval"):
+            began, ended = event, None
+        elif event.get("kind") == "started":
+            began = None
+        elif event.get("kind") == "ended" and event.get("state") == "done" and ended is None:
+            ended = event
+    if began is None or ended is None:
+        return None
+    return (datetime.fromisoformat(ended["at"]) - datetime.fromisoformat(began["at"])).total_seconds()
+
+
+def differences(recipe: Recipe, other: Recipe) -> Iterable[str]:
+    """What makes the other run's speed a worse guess, in words."""
+    if (recipe.draft.init, recipe.draft.layers) != (other.draft.init, other.draft.layers):
+        yield f"its draft has layers: {other.draft.layers}"
+    if [t.name for t in recipe.train.loss] != [t.name for t in other.train.loss]:
+        yield f"its loss is {' + '.join(t.name for t in other.train.loss)}"
+    for name in ("precision", "micro_batch_tokens"):
+        if getattr(recipe.train, name) != getattr(other.train, name):
+            yield f"its train.{name} is {getattr(other.train, name)}"
+    if recipe.capture.batch_size != other.capture.batch_size:
+        yield f"its capture.batch_size is {other.capture.batch_size}"

@@ -1,0 +1,292 @@
+"""Checks of a recipe before anything is started: each says what was found, and what to do if it is not right.
+
+Vocabulary comes first, because a draft that means other tokens by the same ids wastes everything
+after it. Nothing is fetched, no weights are read, and no check raises.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import psutil
+
+from engine.config import ModelSpec, Recipe
+from engine.data.overlap import remove_overlap
+from engine.data.prompts import Prompt
+from engine.data.readers import PromptSet, read_prompts
+from engine.data.rendering import render, template_hash
+from engine.distill.losses import check_terms
+from engine.errors import DraftbenchError
+from engine.fileio import read_json
+from engine.models.draft import chosen_layers
+from engine.models.load import load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
+from engine.models.vocabulary import check_vocabulary
+from engine.paths import Home
+from engine.runs.estimate import Estimate, at_hand, estimate
+from engine.runs.folder import RunFolder
+from engine.runs.pipeline import draft_folder, readable_bytes, split_heldout
+
+__all__ = ["Check", "Estimate", "checks", "estimate"]
+
+State = Literal["ok", "warning", "failed"]
+_LONGEST = 2000  # prompts whose tokens are counted: the longest in characters
+_SPARE_BYTES = 500_000_000  # that must stay free on the disk
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at. A warning does not keep a run from starting, a failure does."""
+
+    name: str
+    state: State
+    found: str
+    fix: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.state != "failed"
+
+
+def checks(home: Home, recipe: Recipe) -> list[Check]:
+    """Every check in order, each made even if an earlier one failed."""
+    return [_made(name, look) for name, look in _Preflight(home, recipe).looks().items()]
+
+
+def _made(name: str, look: Callable[[], tuple[State, str, str]]) -> Check:
+    try:
+        return Check(name, *look())
+    except DraftbenchError as error:
+        found = f"{error.what} ({error.why})" if error.why else error.what
+        return Check(name, "failed", found, error.fix)
+    except Exception as error:  # a stranger's model can break a library in many ways; the page must still be drawn
+        first = (str(error).strip() or "no message").splitlines()[0]
+        return Check(name, "failed", f"{type(error).__name__}: {first}", "look at the model and the prompts it names")
+
+
+class _Preflight:
+    """What the checks look at, read once."""
+
+    def __init__(self, home: Home, recipe: Recipe) -> None:
+        self.home, self.recipe = home, recipe
+
+    def looks(self) -> dict[str, Callable[[], tuple[State, str, str]]]:
+        return {
+            "vocabulary": self.vocabulary,
+            "draft": self.draft,
+            "loss": self.loss,
+            "chat template": self.chat_template,
+            "training prompts": lambda: self.source("train"),
+            "held-out prompts": lambda: self.source("heldout"),
+            "overlap": self.overlap,
+            "prompt length": self.length,
+            "remote code": self.remote_code,
+            "device": self.device,
+            "memory": self.memory,
+            "disk": self.disk,
+        }
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The target's, read without running code that ships with it."""
+        return load_tokenizer(self.recipe.target.model_copy(update={"trust_remote_code": False}))
+
+    @cached_property
+    def config(self) -> Any:
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(at_hand(self.recipe.target))
+
+    @cached_property
+    def fetched(self) -> bool:
+        return at_hand(self.recipe.target) is not None
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        return estimate(self.home, self.recipe)
+
+    @cached_property
+    def _sets(self) -> dict[str, PromptSet | DraftbenchError]:
+        spec = self.recipe.prompts
+        found: dict[str, PromptSet | DraftbenchError] = {}
+        for name, sources in (("train", spec.train), ("heldout", spec.heldout)):
+            try:
+                found[name] = read_prompts(sources, skip_bad=True)
+            except DraftbenchError as error:
+                found[name] = error
+        return found
+
+    def prompts(self, which: str) -> PromptSet:
+        found = self._sets[which]
+        if isinstance(found, DraftbenchError):
+            raise found
+        return found
+
+    def readable(self) -> bool:
+        return not any(isinstance(found, DraftbenchError) for found in self._sets.values())
+
+    def vocabulary(self) -> tuple[State, str, str]:
+        name = self.recipe.draft.checkpoint
+        if name is None:
+            return "ok", "the draft is made from the target and uses its tokenizer", ""
+        if not self.fetched:
+            return self._later()
+        folder = draft_folder(self.home, name)
+        if folder is not None:
+            return self._vocabulary_of_draft(read_json(folder / "draft.json"), name)
+        other = ModelSpec(model=name)
+        if at_hand(other) is None:
+            return "warning", f"{name} is not on this machine yet: it is compared when the run begins", ""
+        check_vocabulary(self.tokenizer, load_tokenizer(other))
+        return "ok", f"{len(self.tokenizer):,} ids of {name} mean the same tokens as the target's", ""
+
+    def _vocabulary_of_draft(self, card: dict[str, Any], name: str) -> tuple[State, str, str]:
+        """A draft of this project was made for one target, which its card names."""
+        if card["info"]["target_fingerprint"] == model_fingerprint(self.recipe.target):
+            return "ok", f"{name} was made for this very target", ""
+        if card["info"]["share_embeddings"]:
+            raise DraftbenchError(
+                f"{name} shares its embeddings with another target",
+                "they are not stored with it",
+                "use it with its own target, or `draftbench export` it and name the exported folder",
+            )
+        if RunFolder.exists(self.home, name):
+            check_vocabulary(self.tokenizer, load_tokenizer(RunFolder.open(self.home, name).recipe().target))
+            return "ok", f"{name} was made for another target with the same vocabulary", ""
+        rows = card["config"].get("vocab_size")
+        state: State = "warning" if rows == self.config.vocab_size else "failed"
+        return state, f"{name} was made for another target; it has {rows:,} ids", "use a draft of the target's family"
+
+    def _later(self) -> tuple[State, str, str]:
+        name = self.recipe.target.model
+        return (
+            "warning",
+            f"{name} is not on this machine yet: this is looked at when the run begins",
+            "`draftbench fetch`",
+        )
+
+    def draft(self) -> tuple[State, str, str]:
+        spec = self.recipe.draft
+        if spec.init == "checkpoint":
+            return "ok", f"starts from {spec.checkpoint}", ""
+        if not self.fetched:
+            return self._later()
+        total = int(self.config.num_hidden_layers)
+        chosen = chosen_layers(spec.layers, total)
+        listed = ", ".join(str(layer) for layer in chosen[:12]) + (" ..." if len(chosen) > 12 else "")
+        return "ok", f"{len(chosen)} of the target's {total} layers: {listed}", ""
+
+    def loss(self) -> tuple[State, str, str]:
+        check_terms(self.recipe.train.loss)
+        return "ok", " + ".join(term.name for term in self.recipe.train.loss), ""
+
+    def chat_template(self) -> tuple[State, str, str]:
+        if not self.fetched:
+            return self._later()
+        template_hash(self.tokenizer)
+        hello = Prompt("hello", ({"role": "user", "content": "Hello?"},))
+        tokens = len(render(self.tokenizer, hello, context_tokens=None, max_new_tokens=0))
+        return "ok", f"found; a one-word question becomes {tokens} tokens", ""
+
+    def source(self, which: str) -> tuple[State, str, str]:
+        found = self.prompts(which)
+        bad = f"; {len(found.bad)} bad rows" if found.bad else ""
+        told = f"{len(found.prompts):,} prompts{bad}"
+        if found.bad and not self.recipe.prompts.skip_bad:
+            first = found.bad[0]
+            fix = "correct them, or set prompts.skip_bad to go on without them"
+            return "failed", f"{told}, the first in {first.file}, row {first.line}: {first.reason}", fix
+        if which == "heldout":
+            watched, measured = split_heldout(
+                found.prompts, self.recipe.train.eval_prompts, self.recipe.measure.heldout_prompts
+            )
+            few = len(measured) < 20
+            told += f": {len(watched)} to choose the draft by, {len(measured)} to measure on"
+            return ("warning", told, "with fewer than 20 the intervals are wide") if few else ("ok", told, "")
+        return ("warning" if found.bad else "ok"), told, ""
+
+    def overlap(self) -> tuple[State, str, str]:
+        if not self.readable():
+            return "warning", "not looked at: the prompts could not be read", ""
+        kept, repeats = remove_overlap(self.prompts("train").prompts, self.prompts("heldout").prompts)
+        if not kept:
+            return "failed", "every training prompt repeats a held-out one", "give other prompts to train on"
+        if not repeats:
+            return "ok", "no training prompt repeats a held-out one", ""
+        example = f", such as {repeats[0].prompt_id} of {repeats[0].repeats_id}"
+        return "warning", f"{len(repeats)} training prompts repeat a held-out one and are left out{example}", ""
+
+    def length(self) -> tuple[State, str, str]:
+        if not self.readable():
+            return "warning", "not looked at: the prompts could not be read", ""
+        if not self.fetched:
+            return self._later()
+        recipe, context = self.recipe, getattr(self.config, "max_position_embeddings", None)
+        limit = recipe.prompts.max_prompt_tokens
+        train = self._tokens(self.prompts("train").prompts)
+        left_out = sum(n > limit for n in train) if limit else 0
+        train = [n for n in train if not limit or n <= limit]
+        heldout = self._tokens(self.prompts("heldout").prompts)
+        told = f"the longest has {max([*train, *heldout], default=0):,} tokens, the context {context or 'no limit'}"
+        told += f"; {left_out} longer than prompts.max_prompt_tokens are left out" if left_out else ""
+        if context is None:
+            return "ok", told, ""
+        long_train = sum(n + recipe.capture.max_new_tokens > context for n in train)
+        long_heldout = sum(n + recipe.measure.max_new_tokens > context for n in heldout)
+        if not long_train + long_heldout:
+            return "ok", told, ""
+        fix = "lower max_new_tokens, set prompts.max_prompt_tokens, or take the held-out ones out"
+        return (
+            "failed",
+            f"{long_train} training and {long_heldout} held-out prompts are too long for an answer: {told}",
+            fix,
+        )
+
+    def _tokens(self, prompts: Sequence[Prompt]) -> list[int]:
+        longest = sorted(prompts, key=lambda p: sum(len(str(m["content"])) for m in p.messages), reverse=True)[
+            :_LONGEST
+        ]
+        return [len(render(self.tokenizer, p, context_tokens=None, max_new_tokens=0)) for p in longest]
+
+    def remote_code(self) -> tuple[State, str, str]:
+        if not self.recipe.target.trust_remote_code:
+            return "ok", "only Transformers' own code runs", ""
+        found = f"Python code that ships with {self.recipe.target.model} will run with your rights"
+        return "warning", found, "go on only if you trust its author; else set target.trust_remote_code to false"
+
+    def device(self) -> tuple[State, str, str]:
+        device = resolve_device(self.recipe.target.device)
+        dtype = str(resolve_dtype(self.recipe.target.dtype, device)).removeprefix("torch.")
+        return "ok", f"{device}, the target in {dtype}", ""
+
+    def memory(self) -> tuple[State, str, str]:
+        need = self.estimate.memory_bytes
+        if need is None:
+            return "warning", self.estimate.memory_unknown, ""
+        free = _free_memory(resolve_device(self.recipe.target.device).type)
+        told = f"about {readable_bytes(need)} at most, {readable_bytes(free)} free"
+        fix = "lower train.micro_batch_tokens and capture.batch_size (same result), or use a smaller target"
+        return ("ok", told, "") if need < free else ("warning", told, fix)
+
+    def disk(self) -> tuple[State, str, str]:
+        need = self.estimate.disk_bytes
+        place = next(p for p in (self.home.root, *self.home.root.absolute().parents) if p.exists())
+        free = shutil.disk_usage(place).free
+        if need is None:
+            return "warning", f"{self.estimate.disk_unknown}; {readable_bytes(free)} free", ""
+        told = f"at most {readable_bytes(need)}, {readable_bytes(free)} free"
+        if need + _SPARE_BYTES < free:
+            return "ok", told, ""
+        return "failed", told, "free some space, use capture.signal: compact, or point DRAFTBENCH_HOME at a larger disk"
+
+
+def _free_memory(device: str) -> int:
+    """Bytes that can still be taken: of the accelerator if there is one."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0])
+    return int(psutil.virtual_memory().available)

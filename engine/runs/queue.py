@@ -1,0 +1,258 @@
+"""The queue: runs wait on disk, and one detached worker starts them one at a time.
+
+A queued run is a run folder whose status says so and when it was queued, so the queue survives
+browser, server and machine. The worker is a process of its own that holds `queue.lock` while it
+lives and ends when nothing waits; each job is again a process of its own, so that killing the
+worker leaves the job at work. `queue.json` names the job that was started last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import psutil
+from filelock import FileLock, Timeout
+
+from engine.config import Recipe
+from engine.errors import DraftbenchError
+from engine.fileio import disk_errors, read_json, write_json
+from engine.paths import PROJECT_ROOT, Home, cache_dir
+from engine.runs.folder import RunFolder, run_folders
+from engine.runs.status import is_alive, now
+
+OUTPUT = "output.txt"  # what a job wrote to its terminal, in the run's folder
+_POLL_S = 1.0
+_LAST_LINES = 8
+_ENGINE = (sys.executable, "-m", "engine")
+
+
+def submit(home: Home, recipe: Recipe) -> RunFolder:
+    """A new run that waits for its turn."""
+    return submit_all(home, [recipe])[0]
+
+
+def submit_all(home: Home, recipes: Sequence[Recipe]) -> list[RunFolder]:
+    """New runs that wait for their turn in the order given."""
+    runs = [RunFolder.create(home, recipe, queued_at=now()) for recipe in recipes]
+    wake(home)
+    return runs
+
+
+def resume(home: Home, run: RunFolder) -> RunFolder:
+    """Queue a run that stopped, behind those that wait already. One that waits or runs is left as it is."""
+    with _changing(home):
+        status = run.status()
+        if status["state"] == "done":
+            raise DraftbenchError(
+                f"run {run.id} is done",
+                "there is nothing left to do",
+                f"start it anew from its recipe, or measure it again with `draftbench measure {run.id}`",
+            )
+        if status["state"] != "running" and not _is_waiting(status):
+            run.set_status(state="queued", queued_at=now(), error=None, ended_at=None)
+    wake(home)
+    return run
+
+
+def cancel(home: Home, run: RunFolder) -> str:
+    """Take a waiting run out of the queue, or ask a running one to stop; a sentence that says what will happen."""
+    with _changing(home):
+        if run.status()["state"] == "queued":
+            run.set_status(state="cancelled", ended_at=now())
+            job = _job(home)
+            if job.get("run") == run.id and is_alive(job):  # started a moment ago, not yet at work
+                with contextlib.suppress(OSError):
+                    os.kill(int(job["pid"]), signal.SIGTERM)
+            return f"Run {run.id} was taken out of the queue. It can be resumed."
+    process = run.ask_to_stop()
+    return (
+        f"Process {process} was asked to stop run {run.id}. It stops at its next safe point "
+        "and keeps what is finished, so it can be resumed."
+    )
+
+
+def waiting(home: Home) -> list[RunFolder]:
+    """The runs that wait for their turn, the next one first."""
+    found = [(run.status(), run) for run in run_folders(home)]
+    queued = [(str(status["queued_at"]), run.id, run) for status, run in found if _is_waiting(status)]
+    return [run for _, _, run in sorted(queued, key=lambda item: item[:2])]
+
+
+def wake(home: Home) -> None:
+    """Start the worker if runs wait and nobody works on them."""
+    if not waiting(home) or _held(home.root / "queue.lock"):
+        return
+    with disk_errors(home.root), open(home.root / "queue.log", "ab") as log:
+        worker = _start(home, [*_ENGINE, "work"], log)
+    # Somebody must wait for a child that ends, or it stays behind as a zombie while this process lives.
+    threading.Thread(target=worker.wait, daemon=True, name="queue-worker").start()
+
+
+def work(home: Home) -> None:
+    """Work on what waits, one run after another, until nothing waits. Leaves at once if another worker is there."""
+    lock = FileLock(home.root / "queue.lock")
+    while waiting(home):  # looked at once more after the lock is free: a submit just before saw it held
+        try:
+            with lock.acquire(timeout=0):
+                _work_off(home)
+        except Timeout:
+            return
+
+
+class Place(Protocol):
+    """Somewhere runs can be sent to be worked on. The run folder is the truth wherever that is."""
+
+    def submit(self, home: Home, recipe: Recipe) -> RunFolder: ...
+
+    def cancel(self, home: Home, run: RunFolder) -> str: ...
+
+
+class LocalQueue:
+    """This machine's own queue."""
+
+    submit = staticmethod(submit)
+    cancel = staticmethod(cancel)
+
+
+PLACES: dict[str, Place] = {"local": LocalQueue()}
+
+
+def job_command(run_id: str) -> list[str]:
+    """What is started to work on a run."""
+    return [*_ENGINE, "run", "--resume", run_id]
+
+
+def _is_waiting(status: Mapping[str, Any]) -> bool:
+    """A run that a terminal is about to work on is 'queued' for a moment too, but was never put into the queue."""
+    return status["state"] == "queued" and bool(status.get("queued_at"))
+
+
+def _work_off(home: Home) -> None:
+    while True:
+        while _busy(home):
+            time.sleep(_POLL_S)
+        _settle(home)
+        job = _take(home)
+        if job is None:
+            return
+        job.wait()
+        _settle(home, job.returncode)
+
+
+def _busy(home: Home) -> bool:
+    """Whether the last job lives (its worker may not), or any run is being worked on, as from a terminal."""
+    return is_alive(_job(home)) or any(run.status()["state"] == "running" for run in run_folders(home))
+
+
+def _take(home: Home) -> subprocess.Popen[bytes] | None:
+    """Start the next run that can be started; None if nothing waits."""
+    while True:
+        with _changing(home):
+            queue = waiting(home)
+            free = next((run for run in queue if not _held(run.path / ".lock")), None)
+            if free is not None:
+                return _start_job(home, free)
+        if not queue:
+            return None
+        time.sleep(_POLL_S)  # the process that worked on it before is just leaving
+
+
+def _start_job(home: Home, run: RunFolder) -> subprocess.Popen[bytes]:
+    path = run.path / OUTPUT
+    noted = {"run": run.id, "queued_at": run.status()["queued_at"], "output_from": _size(path)}
+    with disk_errors(path), open(path, "ab") as output:
+        job = _start(home, job_command(run.id), output)
+    write_json(home.root / "queue.json", {**noted, **_identity(job.pid)})
+    return job
+
+
+def _settle(home: Home, code: int | None = None) -> None:
+    """If the last job ended before it could say so, say it: otherwise it would be started again and again."""
+    job = _job(home)
+    if not job:
+        return
+    with _changing(home):
+        run = RunFolder(home.run(str(job["run"])))
+        status = run.status()
+        if _is_waiting(status) and status["queued_at"] == job["queued_at"]:
+            ended = "" if code is None else f" with exit status {code}" if code >= 0 else f" by signal {-code}"
+            error = DraftbenchError(
+                f"the process ended{ended} before the work began",
+                _last_lines(run.path / OUTPUT, int(job["output_from"])) or "it printed nothing",
+                f"mend it, then resume; `draftbench run --resume {run.id}` shows what happens",
+            )
+            run.set_status(state="failed", ended_at=now(), error=error.as_dict())
+        (home.root / "queue.json").unlink(missing_ok=True)
+
+
+def _job(home: Home) -> dict[str, Any]:
+    """The job that was started last and not yet settled: run, process, and since when it was queued."""
+    try:
+        found = read_json(home.root / "queue.json")
+    except (OSError, ValueError, DraftbenchError):
+        return {}
+    return found if isinstance(found, dict) and {"run", "queued_at", "output_from"} <= found.keys() else {}
+
+
+def _start(home: Home, command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A process in a session of its own, which neither Ctrl-C nor the end of this one reaches."""
+    places = {"DRAFTBENCH_HOME": str(home.root.absolute()), "DRAFTBENCH_CACHE": str(cache_dir().absolute())}
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        cwd=PROJECT_ROOT,
+        env={**os.environ, **places},
+        start_new_session=True,
+    )
+
+
+def _identity(pid: int) -> dict[str, Any]:
+    """Process id and start time, as in a run's status."""
+    try:
+        return {"pid": pid, "pid_started": psutil.Process(pid).create_time()}
+    except psutil.Error:
+        return {"pid": pid, "pid_started": 0.0}
+
+
+@contextlib.contextmanager
+def _changing(home: Home) -> Iterator[None]:
+    """Be the only one who takes a run out of the queue or puts one back; held for milliseconds."""
+    home.root.mkdir(parents=True, exist_ok=True)
+    with disk_errors(home.root), FileLock(home.root / ".queue-change.lock"):
+        yield
+
+
+def _held(path: Path) -> bool:
+    """Whether some process holds the lock."""
+    if not path.parent.is_dir():
+        return False
+    try:
+        with disk_errors(path), FileLock(path).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _last_lines(path: Path, start: int) -> str:
+    """The last lines that were written behind `start` bytes."""
+    if not path.exists():
+        return ""
+    with open(path, "rb") as file:
+        file.seek(max(start, _size(path) - 4000))
+        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
+    return "\n".join([line for line in lines if line][-_LAST_LINES:])

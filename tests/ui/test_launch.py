@@ -1,0 +1,239 @@
+"""The Launch page: filled from the schema, a recipe or a run; what it puts into the queue, and that it does so once."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from streamlit.testing.v1 import AppTest
+
+from engine.config import Recipe
+from engine.paths import PROJECT_ROOT, home
+from engine.runs import queue
+from engine.runs.folder import RunFolder, run_folders
+from engine.runs.recipes import read_recipe
+from tests.ui.conftest import OpenPage
+from workbench import starting
+from workbench.form import field_at, leaves, shape_of
+
+
+@pytest.fixture(autouse=True)
+def no_worker(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs are queued, and nobody works on them."""
+    woken: list[str] = []
+    monkeypatch.setattr(queue, "wake", lambda where: woken.append(str(where.root)))
+    return woken
+
+
+@pytest.fixture
+def tiny(recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The recipes on offer are the tiny one, under the name of the first."""
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    values = yaml.safe_load(recipe.read_text())
+    for name in ("train", "heldout"):
+        values["prompts"][name] = str(recipe.with_name(f"{name}.jsonl"))
+    (folder / "quickstart.yaml").write_text("# A <b>tiny</b> one.\n" + yaml.safe_dump(values))
+    monkeypatch.setattr(starting, "RECIPES", folder)
+
+
+def widget(shown: AppTest, key: str) -> Any:
+    """The widget of a recipe's key, such as `train.epochs` or `train.loss.0.name`."""
+    kinds = ("text_input", "number_input", "selectbox", "toggle", "multiselect", "text_area")
+    for kind in kinds:
+        for found in shown.get(kind):
+            if found.key and found.key.startswith("form:") and found.key.endswith(f":{key}"):
+                return found
+    raise AssertionError(f"no widget for {key}")
+
+
+def button(shown: AppTest, start: str) -> Any:
+    return next(found for found in shown.button if found.key and found.key.startswith(start))
+
+
+def queued() -> list[Recipe]:
+    return [run.recipe() for run in queue.waiting(home())]
+
+
+def boxes(shown: AppTest) -> str:
+    return "\n".join(box.value for box in shown.error)
+
+
+def test_every_key_of_the_schema_has_a_widget_with_the_recipes_value(page: OpenPage):
+    shown = page("launch")
+    for dotted in leaves():
+        if shape_of(field_at(dotted)).kind != "sections" and dotted != "draft.checkpoint":
+            assert widget(shown, dotted).help.endswith(f"`{dotted}`")
+    assert widget(shown, "train.epochs").value == 5
+    assert widget(shown, "measure.num_draft_tokens").max == 32
+    assert widget(shown, "train.loss.0.name").options == [
+        "forward_kl", "reverse_kl", "jsd", "tvd", "tvd_pp", "neg_log_acceptance", "lk_hybrid", "sft",
+    ]  # fmt: skip
+    assert widget(shown, "prompts.train.0.path").value == "sample_data/prompts/biology/train.jsonl"
+    assert widget(shown, "prompts.train.0.split").value == "train"
+
+
+def test_another_recipe_fills_the_form_anew(page: OpenPage):
+    shown = page("launch", recipe="jsd")
+    assert widget(shown, "train.loss.0.name").value == "jsd"
+    assert widget(shown, "name").value == "jsd"
+    shown.selectbox(key="recipe").set_value("sft").run()
+    assert widget(shown, "train.loss.0.name").value == "sft"
+    assert "draftbench run recipes/sft.yaml" in shown.code[0].value
+    assert "set" not in shown.query_params
+
+
+def test_an_earlier_run_fills_the_form(page: OpenPage, finished_home: Path):
+    run = RunFolder.open(home(), "latest")
+    shown = page("launch", **{"from": run.id})
+    assert widget(shown, "name").value == "tiny"
+    assert widget(shown, "draft.layers").value == "0, 3"
+    assert str(run.path / "config.yaml") in shown.code[0].value
+    button(shown, "submit-").click().run()
+    assert queued() == [run.recipe()]
+
+
+@pytest.mark.parametrize("bad", ["nothing-like-it", "../../etc", "<img src=x onerror=alert(1)>"])
+def test_an_unknown_run_or_recipe_is_an_error_in_words(page: OpenPage, bad: str):
+    for name in ("from", "recipe"):
+        shown = page("launch", **{name: bad})
+        if name == "from":
+            assert shown.error
+            assert "<img" not in boxes(shown).replace("\\<img", "")
+
+
+def test_a_bad_value_is_named_and_nothing_can_be_submitted(page: OpenPage):
+    shown = page("launch")
+    widget(shown, "name").set_value("no spaces allowed").run()
+    assert "name: String should match pattern" in boxes(shown).replace("\\", "")
+    assert "What to do" in boxes(shown)
+    assert not [found for found in shown.button if (found.key or "").startswith("submit-")]
+    widget(shown, "name").set_value("fine").run()
+    widget(shown, "draft.layers").set_value("four").run()
+    assert "draft.layers" in boxes(shown).replace("\\", "")
+    widget(shown, "draft.layers").set_value("3").run()
+    widget(shown, "prompts.domain").set_value("x").run()
+    assert not shown.error
+
+
+def test_parts_that_do_not_fit_together_are_refused(page: OpenPage):
+    shown = page("launch")
+    widget(shown, "capture.signal").set_value("none").run()
+    assert "which the loss forward" in boxes(shown)
+
+
+def test_clicking_twice_queues_one_run(page: OpenPage, tiny: None, no_worker: list[str]):
+    shown = page("launch")
+    pressed = button(shown, "submit-")
+    pressed.click().run()
+    assert not shown.exception
+    assert len(queued()) == 1
+    pressed.click().run()  # what a second click sends: the button as it was before the first
+    assert len(queued()) == 1
+    assert len(run_folders(home())) == 1
+    assert len(no_worker) == 1
+    assert shown.success
+    assert button(shown, "submit-").key != pressed.key
+    button(shown, "submit-").click().run()  # on purpose
+    assert len(queued()) == 2
+
+
+def test_a_failed_check_keeps_the_run_from_the_queue(page: OpenPage, tiny: None):
+    shown = page("launch")
+    widget(shown, "draft.layers").set_value("9").run()
+    button(shown, "submit-").click().run()
+    assert queued() == []
+    assert any("Not started" in box.value for box in shown.error)
+    assert any("the target has 4 layers" in text.value.replace("\\", "") for text in shown.markdown)
+
+
+def test_a_sweep_queues_every_combination_under_a_name_of_its_own(page: OpenPage, tiny: None):
+    shown = page("launch")
+    shown.multiselect(key="losses").set_value(["forward_kl", "tvd"]).run()
+    shown.multiselect(key="seeds").set_value(["0", "1", "2"]).run()
+    assert button(shown, "submit-").label == "Add 6 runs to queue"
+    lines = shown.code[0].value.replace("\\\n", " ").splitlines()
+    button(shown, "submit-").click().run()
+    assert [(r.train.loss[0].name, r.train.seed) for r in queued()] == [
+        (loss, seed) for loss in ("forward_kl", "tvd") for seed in (0, 1, 2)
+    ]
+    assert len({r.name for r in queued()}) == 6
+    assert len(lines) == 6
+
+
+def test_the_command_line_shown_gives_the_run_that_is_queued(page: OpenPage, tiny: None):
+    shown = page("launch")
+    widget(shown, "train.epochs").set_value(1.5).run()
+    widget(shown, "notes").set_value("it's $5; a: b").run()
+    widget(shown, "measure.temperatures").set_value("0, 0.5").run()
+    widget(shown, "target.dtype").set_value("bfloat16").run()
+    words = shlex.split(shown.code[0].value.replace("\\\n", " "))
+    settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+    assert len(settings) == 4
+    button(shown, "submit-").click().run()
+    assert queued() == [read_recipe(home(), str(starting.RECIPES / "quickstart.yaml"), settings, skip_bad=False)]
+
+
+def test_what_was_changed_is_in_the_url_and_restored_from_it(page: OpenPage):
+    shown = page("launch")
+    widget(shown, "train.epochs").set_value(2.5).run()
+    widget(shown, "train.loss.0.name").set_value("tvd").run()
+    assert sorted(shown.query_params["set"]) == ["train.epochs=2.5", "train.loss=tvd"]
+    again = page("launch", set=shown.query_params["set"])
+    assert widget(again, "train.epochs").value == 2.5
+    assert widget(again, "train.loss.0.name").value == "tvd"
+
+
+def test_a_senseless_url_is_an_error_and_the_form_stays(page: OpenPage):
+    shown = page("launch", set=["train=5"])
+    assert shown.error
+    assert widget(shown, "train.epochs").value == 5
+
+
+def test_losses_are_added_and_taken_out(page: OpenPage):
+    shown = page("launch")
+    added = next(b for b in shown.button if b.key and b.key.endswith("train.loss#add"))
+    added.click().run()
+    widget(shown, "train.loss.1.name").set_value("sft").run()
+    widget(shown, "train.loss.1.weight").set_value(0.5).run()
+    assert "train.loss=[forward_kl, {name: sft, weight: 0.5}]" in shown.code[0].value
+    next(b for b in shown.button if b.key and b.key.endswith("train.loss#remove0")).click().run()
+    assert "'train.loss={name: sft, weight: 0.5}'" in shown.code[0].value
+
+
+def test_a_checkpoint_is_asked_for_when_it_is_wanted(page: OpenPage, finished_home: Path):
+    shown = page("launch", **{"from": RunFolder.open(home(), "latest").id})
+    widget(shown, "draft.init").set_value("checkpoint").run()
+    assert "draft.checkpoint is given exactly when" in boxes(shown).replace("\\", "")
+    chosen = widget(shown, "draft.checkpoint")
+    chosen.set_value(chosen.options[0]).run()
+    assert not shown.error
+    assert "draft.checkpoint=" in shown.code[0].value
+
+
+def test_the_estimate_names_the_run_it_comes_from(page: OpenPage, finished_home: Path):
+    run = RunFolder.open(home(), "latest")
+    shown = page("launch", **{"from": run.id})
+    told = " ".join(caption.value for caption in shown.caption).replace("\\", "")
+    assert f"Scaled from run {run.id}" in told
+    assert {metric.label for metric in shown.metric} == {"Time, about", "Disk, at most", "Memory, about"}
+
+
+def test_without_an_earlier_run_no_time_is_invented(page: OpenPage, tiny: None):
+    shown = page("launch")
+    assert next(m.value for m in shown.metric if m.label.startswith("Time")) == "not known"
+    assert any("no earlier run of this target here" in caption.value for caption in shown.caption)
+
+
+def test_what_a_recipe_says_of_itself_is_escaped(page: OpenPage, tiny: None):
+    told = [caption.value for caption in page("launch").caption]
+    assert any("\\<b\\>tiny" in text for text in told)
+
+
+def test_no_path_of_this_machine_is_in_a_shared_url(page: OpenPage):
+    shown = page("launch")
+    widget(shown, "train.epochs").set_value(2.5).run()
+    assert str(PROJECT_ROOT) not in str(shown.query_params)

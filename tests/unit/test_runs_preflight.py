@@ -1,0 +1,235 @@
+"""Checks and estimate before a run, on the tiny pair: nothing is loaded, nothing raises, numbers agree with what runs did."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import Recipe
+from engine.fileio import read_json, write_json
+from engine.models import load
+from engine.paths import home
+from engine.runs import preflight
+from engine.runs.folder import RunFolder
+from engine.runs.preflight import Check, checks, estimate
+from engine.runs.recipes import read_recipe
+from tests.conftest import byte_tokenizer, tiny_llama
+
+
+@pytest.fixture(autouse=True)
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever loads weights in these tests fails them."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(load, "load_model", refuse)
+    monkeypatch.setattr("engine.runs.pipeline.load_model", refuse)
+
+
+def made(path: Path, *settings: str) -> Recipe:
+    return read_recipe(home(), str(path), settings, skip_bad=False)
+
+
+def named(found: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in found}
+
+
+def test_a_good_recipe_passes_every_check_with_the_vocabulary_first(recipe: Path):
+    found = checks(home(), made(recipe))
+    assert found[0].name == "vocabulary"
+    assert all(check.ok for check in found), [check for check in found if not check.ok]
+    told = named(found)
+    assert told["training prompts"].found == "8 prompts"
+    assert "1 to choose the draft by, 5 to measure on" in told["held-out prompts"].found
+    assert "2 of the target's 4 layers: 0, 3" in told["draft"].found
+
+
+def test_a_draft_with_another_vocabulary_fails_first_and_is_not_loaded(recipe: Path, tmp_path: Path):
+    folder = tmp_path / "other"
+    tiny_llama(layers=1).save_pretrained(folder)
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(folder)
+    first = checks(home(), made(recipe, "draft.init=checkpoint", f"draft.checkpoint={folder}"))[0]
+    assert (first.name, first.ok) == ("vocabulary", False)
+    assert "do not share a vocabulary" in first.found
+    assert "draft.init: layers" in first.fix
+
+
+def test_a_draft_with_the_same_vocabulary_passes(recipe: Path, tmp_path: Path):
+    folder = tmp_path / "same"
+    tiny_llama(layers=1).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    first = checks(home(), made(recipe, "draft.init=checkpoint", f"draft.checkpoint={folder}"))[0]
+    assert first.ok
+    assert "258 ids" in first.found
+
+
+def test_a_draft_of_an_earlier_run_is_known_by_its_target(finished_home: Path, recipe: Path, tmp_path: Path):
+    settings = ("draft.init=checkpoint", "draft.checkpoint=latest")
+    first = checks(home(), made(recipe, *settings))[0]
+    assert first.ok
+    assert "this very target" in first.found
+    other = tmp_path / "other-target"
+    tiny_llama(seed=5).save_pretrained(other)
+    byte_tokenizer().save_pretrained(other)
+    first = checks(home(), made(recipe, *settings, f"target.model={other}"))[0]
+    assert not first.ok
+    assert "another target" in first.found
+
+
+def test_a_target_without_chat_template_fails_in_words(recipe: Path, tmp_path: Path):
+    folder = tmp_path / "base"
+    tiny_llama().save_pretrained(folder)
+    byte_tokenizer(template=None).save_pretrained(folder)
+    check = named(checks(home(), made(recipe, f"target.model={folder}")))["chat template"]
+    assert not check.ok
+    assert "no chat template" in check.found
+
+
+def write(path: Path, *texts: str) -> Path:
+    path.write_text("\n".join(json.dumps({"prompt": text}) for text in texts), encoding="utf-8")
+    return path
+
+
+def test_bad_rows_overlap_and_long_prompts_are_counted(recipe: Path, tmp_path: Path):
+    train = write(tmp_path / "train.jsonl", "Why is the sky blue?", "What is a cell?", "x " * 400)
+    train.write_text(train.read_text() + "\nnot json", encoding="utf-8")
+    heldout = write(tmp_path / "heldout.jsonl", "why is the SKY blue", "How do birds sing?")
+    found = named(checks(home(), made(recipe, f"prompts.train={train}", f"prompts.heldout={heldout}")))
+    assert found["training prompts"].state == "failed"
+    assert "1 bad rows" in found["training prompts"].found
+    assert "1 training prompts repeat" in found["overlap"].found
+    assert found["prompt length"].state == "failed"
+    assert "1 training and 0 held-out" in found["prompt length"].found
+    assert found["held-out prompts"].state == "warning"
+    mended = named(
+        checks(
+            home(),
+            made(recipe, f"prompts.train={train}", f"prompts.heldout={heldout}", "prompts.skip_bad=true", "prompts.max_prompt_tokens=100"),
+        )
+    )  # fmt: skip
+    assert mended["training prompts"].state == "warning"
+    assert mended["prompt length"].ok
+    assert "1 longer than prompts.max_prompt_tokens" in mended["prompt length"].found
+
+
+def test_prompts_that_vanished_spoil_only_what_needs_them(recipe: Path, tmp_path: Path):
+    train = write(tmp_path / "train.jsonl", "a?", "b?")
+    wanted = made(recipe, f"prompts.train={train}")
+    train.unlink()
+    found = named(checks(home(), wanted))
+    assert [name for name, check in found.items() if not check.ok] == ["training prompts"]
+    assert "not looked at" in found["overlap"].found
+
+
+def test_everything_training_repeats_means_nothing_to_train_on(recipe: Path, tmp_path: Path):
+    same = write(tmp_path / "same.jsonl", "What is a cell?", "How do birds sing?")
+    found = named(checks(home(), made(recipe, f"prompts.train={same}", f"prompts.heldout={same}")))
+    assert not found["overlap"].ok
+
+
+def test_remote_code_is_warned_of_and_never_run_by_the_checks(recipe: Path, tmp_path: Path, tiny_target_folder: Path):
+    folder = tmp_path / "with-code"
+    shutil.copytree(tiny_target_folder, folder)
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", {**config, "auto_map": {"AutoConfig": "evil.Evil"}})
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n", encoding="utf-8")
+    wanted = made(recipe, f"target.model={folder}", "target.trust_remote_code=true")
+    found = named(checks(home(), wanted))
+    estimate(home(), wanted)
+    assert found["remote code"].state == "warning"
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "check"),
+    [("draft.layers=9", "draft"), ("target.device=abacus", "device"), ("prompts.heldout={path: B, limit: 1}", "held-out prompts")],
+)  # fmt: skip
+def test_what_does_not_fit_fails_its_own_check(recipe: Path, setting: str, check: str):
+    setting = setting.replace("B", str(recipe.with_name("heldout.jsonl")))
+    found = named(checks(home(), made(recipe, setting)))
+    assert not found[check].ok
+    assert found[check].fix
+
+
+def test_a_full_disk_fails(recipe: Path, monkeypatch: pytest.MonkeyPatch):
+    usage = type(shutil.disk_usage("/"))(10**9, 10**9 - 5000, 5000)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: usage)
+    assert not named(checks(home(), made(recipe)))["disk"].ok
+
+
+def test_a_model_that_is_not_here_yet_is_not_fetched(recipe: Path):
+    wanted = made(recipe, "target.model=asset:smollm2-135m-instruct")
+    found = named(checks(home(), wanted))
+    assert found["chat template"].state == "warning"
+    assert "not on this machine yet" in found["chat template"].found
+    assert "fetched when the run begins" in estimate(home(), wanted).memory_unknown
+
+
+def test_a_broken_model_folder_is_a_failed_check(recipe: Path, tmp_path: Path):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "no_such_model"}')
+    found = checks(home(), made(recipe, f"target.model={folder}"))
+    assert any(not check.ok for check in found)
+    assert estimate(home(), made(recipe, f"target.model={folder}")).memory_unknown
+
+
+def test_memory_is_counted_from_the_shapes(recipe: Path):
+    found = estimate(home(), made(recipe))
+    target = tiny_llama()
+    assert found.memory["target"] == sum(p.numel() for p in target.parameters()) * 4
+    halved = estimate(home(), made(recipe, "target.dtype=bfloat16"))
+    assert halved.memory["target"] * 2 == found.memory["target"]
+    assert halved.memory["measurement"] > found.memory["measurement"], "the certificate needs a float32 copy"
+    assert found.memory_bytes == found.memory["target"] + max(
+        found.memory[part] for part in ("capture", "training", "measurement")
+    )
+
+
+def test_disk_is_counted_from_the_plans_and_what_exists_costs_nothing(finished_home: Path, recipe: Path):
+    again = estimate(home(), made(recipe))
+    assert again.disk["captures"] == 0
+    other = estimate(home(), made(recipe, "capture.seed=7"))
+    assert other.disk["captures"] == 8 * 12 * (32 * 2 + 12), "8 prompts, 12 tokens, 32 bfloat16 values and the text"
+    run = RunFolder.open(home(), "latest")
+    own = (run.path / "draft" / "best" / "draft.safetensors").stat().st_size
+    assert other.disk["drafts"] == pytest.approx(2 * own, rel=0.2)
+
+
+def test_time_is_scaled_from_an_earlier_run_and_names_it(finished_home: Path, recipe: Path):
+    run = RunFolder.open(home(), "latest")
+    training = read_json(run.path / "training.json")
+    write_json(run.path / "training.json", {**training, "tokens_seen": 160, "seconds": 16.0})
+    again = estimate(home(), made(recipe))
+    assert again.based_on == run.id
+    assert again.differs == ()
+    assert again.seconds["capture"] == 0
+    tokens = read_json(run.path / "provenance.json")["captures"]["training"]["tokens"]
+    assert again.seconds["training"] == pytest.approx(2 * tokens / 10)
+    twice = estimate(home(), made(recipe, "train.epochs=4", "train.loss=tvd"))
+    assert twice.seconds["training"] == pytest.approx(2 * again.seconds["training"])
+    assert twice.differs == ("its loss is forward_kl",)
+    assert estimate(home(), made(recipe, "capture.seed=7")).seconds["capture"] > 0
+
+
+def test_time_is_not_invented(recipe: Path):
+    found = estimate(home(), made(recipe))
+    assert found.total_seconds is None
+    assert found.seconds_unknown == "not known yet: no earlier run of this target here"
+
+
+def test_a_run_of_another_machine_or_a_damaged_one_tells_no_time(finished_home: Path, recipe: Path):
+    run = RunFolder.open(home(), "latest")
+    provenance = read_json(run.path / "provenance.json")
+    changed: dict[str, Any] = {**provenance, "machine": {**provenance["machine"], "cores": 999}}
+    write_json(run.path / "provenance.json", changed)
+    assert estimate(home(), made(recipe)).total_seconds is None
+    (run.path / "provenance.json").write_text("{")
+    assert estimate(home(), made(recipe)).total_seconds is None

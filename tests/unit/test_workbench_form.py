@@ -1,0 +1,119 @@
+"""The form's knowledge of the schema, and the command line that a form's values become; no browser, no widgets."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import Recipe, load_recipe, parse_recipe, schema_rows
+from engine.errors import DraftbenchError
+from engine.paths import home
+from engine.runs.recipes import read_recipe
+from workbench import starting
+from workbench.form import field_at, leaves, shape_of
+
+
+def test_every_key_of_the_schema_is_in_the_form():
+    drawn = {
+        dotted if shape_of(field_at(dotted)).kind != "sections" else f"{dotted}[]" for dotted in leaves()
+    }  # a list of sections is one field that holds the keys of its items
+    for row in schema_rows():
+        assert row["key"] in drawn or row["key"].rpartition(".")[0] in drawn, row["key"]
+
+
+@pytest.mark.parametrize(
+    ("dotted", "kind", "optional"),
+    [
+        ("name", "text", False), ("target.model", "text", False), ("target.revision", "text", True),
+        ("target.trust_remote_code", "switch", False), ("target.dtype", "choice", False), ("draft.layers", "yaml", False),
+        ("prompts.train", "sections", False), ("train.loss", "sections", False), ("train.max_steps", "integer", True),
+        ("train.learning_rate", "number", False), ("measure.temperatures", "yaml", False), ("tags", "texts", False),
+    ],
+)  # fmt: skip
+def test_types_become_widgets(dotted: str, kind: str, optional: bool):
+    shape = shape_of(field_at(dotted))
+    assert (shape.kind, shape.optional) == (kind, optional)
+
+
+def test_constraints_become_limits_and_excluded_whole_ones_move_by_one():
+    gamma = shape_of(field_at("measure.num_draft_tokens"))
+    assert (gamma.lowest, gamma.highest) == (1, 32)
+    assert shape_of(field_at("train.warmup_fraction")).lowest == 0
+    assert shape_of(field_at("capture.max_new_tokens")).lowest == 1
+
+
+def test_every_default_lies_within_the_limits_that_are_offered():
+    for dotted in leaves():
+        field, shape = field_at(dotted), shape_of(field_at(dotted))
+        if shape.kind in ("integer", "number") and field.default is not None:
+            assert (shape.lowest is None) or field.default >= shape.lowest, dotted
+            assert (shape.highest is None) or field.default <= shape.highest, dotted
+
+
+def through_a_shell(line: str) -> Recipe:
+    """The recipe that the command line gives."""
+    words = shlex.split(line.replace("\\\n", " "))
+    assert words[:2] == ["draftbench", "run"]
+    assert words[3] == "--queue"
+    settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+    return read_recipe(home(), words[2], settings, skip_bad=False)
+
+
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"name": "mine", "notes": "it's $HOME `x`; a: b\n[second] line", "tags": ["a b", "c,d", "1"]},
+    {"train": {"loss": [{"name": "jsd", "weight": 1.0, "beta": 0.5, "eta": 3.0}], "learning_rate": 1e-5, "max_steps": 7}},
+    {"train": {"loss": [
+        {"name": "jsd", "weight": 0.25, "beta": 0.1, "eta": 3.0}, {"name": "sft", "weight": 1.0, "beta": 0.5, "eta": 3.0},
+    ]}},
+    {"measure": {"temperatures": [0.0, 0.7, 1.0], "heldout_prompts": None, "adaptive": True}, "draft": {"layers": [0, 9, 29]}},
+    {"prompts": {"domain": "12", "max_prompt_tokens": 300}, "capture": {"signal": "compact"}},
+    {"target": {"model": "hub:a/b", "revision": "1e3", "trust_remote_code": True}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+@pytest.mark.parametrize("name", ["quickstart", "jsd"])
+def test_the_command_line_gives_the_very_recipe_of_the_form(name: str, changes: dict[str, Any]):
+    start = starting.from_recipe(name)
+    values = {k: {**start.values[k], **v} if isinstance(v, dict) else v for k, v in {**start.values, **changes}.items()}
+    line = starting.command(start.argument, starting.overrides(start.values, values))
+    assert through_a_shell(line) == starting.checked(home(), start, values)
+    if not changes:
+        assert line == f"draftbench run recipes/{name}.yaml --queue"
+
+
+def test_a_changed_prompt_source_survives_the_command_line(tmp_path: Path):
+    file = tmp_path / "it's mine.jsonl"
+    file.write_text('{"prompt": "a"}')
+    start = starting.from_recipe("quickstart")
+    blank = start.values["prompts"]["train"][0]
+    sources = [{**blank, "path": str(file), "limit": 3}, blank]
+    values = {**start.values, "prompts": {**start.values["prompts"], "train": sources}}
+    line = starting.command(start.argument, starting.overrides(start.values, values))
+    assert through_a_shell(line) == starting.checked(home(), start, values)
+
+
+def test_a_lone_loss_is_written_as_a_person_would():
+    start = starting.from_recipe("quickstart")
+    other = {**start.values["train"], "loss": [{**start.values["train"]["loss"][0], "name": "tvd"}]}
+    assert starting.overrides(start.values, {**start.values, "train": other}) == ["train.loss=tvd"]
+
+
+def test_recipes_tell_what_they_are_and_how_long_they_take():
+    assert starting.recipe_names()[0] == "quickstart"
+    for name in starting.recipe_names():
+        start = starting.from_recipe(name)
+        assert len(start.about) > 30
+        assert "draftbench run" not in start.about
+        assert parse_recipe(start.values) == load_recipe(starting.RECIPES / f"{name}.yaml")
+    assert "minutes" in starting.from_recipe("quickstart").about
+
+
+@pytest.mark.parametrize("name", ["../quickstart", "nothing", "quickstrat"])
+def test_only_recipes_of_the_folder_can_be_named(name: str):
+    with pytest.raises(DraftbenchError, match="no recipe"):
+        starting.from_recipe(name)

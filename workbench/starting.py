@@ -1,0 +1,104 @@
+"""Where a new run begins: a recipe file or an earlier run; and the command line that gives the same run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.config import Recipe, load_recipe, parse_recipe, section_at
+from engine.errors import DraftbenchError, did_you_mean
+from engine.paths import PROJECT_ROOT, Home
+from engine.runs.folder import RunFolder
+from engine.runs.recipes import with_absolute_paths
+
+RECIPES = PROJECT_ROOT / "recipes"
+_FIRST = "quickstart"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A recipe to begin with: how the command line names it, what it says of itself, and its values."""
+
+    name: str
+    argument: str  # for `draftbench run`
+    about: str
+    folder: Path  # that relative paths in it are looked for in
+    values: dict[str, Any]
+
+
+def recipe_names() -> list[str]:
+    """Recipes that come with this version, the first to try first."""
+    found = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    return sorted(found, key=lambda name: name != _FIRST)
+
+
+def from_recipe(name: str) -> Start:
+    """A recipe of `recipes/` by its name."""
+    if name not in recipe_names():
+        raise DraftbenchError(f"no recipe {name!r}", f"it is not in {RECIPES}", did_you_mean(name, recipe_names()))
+    path = RECIPES / f"{name}.yaml"
+    return Start(name, f"recipes/{name}.yaml", about(path), RECIPES, load_recipe(path).model_dump(mode="json"))
+
+
+def from_run(home: Home, run_id: str) -> Start:
+    """What an earlier run was made from."""
+    run = RunFolder.open(home, run_id)
+    path = run.path / "config.yaml"
+    return Start(run.id, str(path), "", run.path, run.recipe().model_dump(mode="json"))
+
+
+def about(path: Path) -> str:
+    """The comment at the head of a recipe, without the command that it shows."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").rstrip())
+    return " ".join(line.strip() for line in lines if line.strip() and not line.startswith("  "))
+
+
+def checked(home: Home, start: Start, values: Mapping[str, Any]) -> Recipe:
+    """The recipe that the values make, independent of where it is read. Raises DraftbenchError naming bad keys."""
+    return with_absolute_paths(parse_recipe(values), start.folder, home)
+
+
+def overrides(before: Mapping[str, Any], after: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> list[str]:
+    """`key.sub=value` for everything in which `after` differs, as `--set` takes it."""
+    found: list[str] = []
+    for name, value in after.items():
+        old, place = before.get(name), (*prefix, name)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            found += overrides(old, value, place)
+        elif value != old:
+            found.append(f"{'.'.join(place)}={_yaml(_compact(place, value))}")
+    return found
+
+
+def command(argument: str, settings: Sequence[str]) -> str:
+    """The command line that queues the same run, quoted for a shell."""
+    begin = f"draftbench run {shlex.quote(argument)} --queue"
+    return " \\\n  ".join([begin, *(f"--set {shlex.quote(setting)}" for setting in settings)])
+
+
+def _compact(place: tuple[str, ...], value: Any) -> Any:
+    """A list of sections as a person would write it: without defaults, and a lone name instead of a mapping."""
+    if not (isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value)):
+        return value
+    section = section_at([*place, 0, "name"])
+    assert section is not None
+    first = next(iter(section.model_fields))
+    items = []
+    for item in value:
+        kept = {key: inner for key, inner in item.items() if key == first or inner != section.model_fields[key].default}
+        items.append(kept[first] if list(kept) == [first] else kept)
+    return items[0] if len(items) == 1 else items
+
+
+def _yaml(value: Any) -> str:
+    dumped = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
+    return dumped.removesuffix("...\n").strip()
