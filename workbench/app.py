@@ -17,9 +17,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import streamlit as st
+from starlette.middleware import Middleware
 from starlette.routing import Mount
 
-from workbench import live, startup
+from workbench import live, startup, ui
+from workbench.address import KnownAddress
 
 live_app = live.mounted()
 
@@ -35,5 +37,7 @@ async def lifespan(_: Any) -> AsyncIterator[dict[str, Any]]:
 app = st.App(
     str(Path(__file__).with_name("router.py")),
     routes=[Mount(live.PATH, app=live_app)],
+    middleware=[Middleware(KnownAddress, mounted=live.PATH)],
     lifespan=lifespan,
+    on_script_error=ui.show_error,
 )

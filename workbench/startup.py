@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import threading
 
 from engine.errors import DraftbenchError
 from engine.paths import home
@@ -36,3 +38,5 @@ def prepare(address: str | None) -> None:
             step(where)
         except (DraftbenchError, OSError) as error:
             _log.warning("%s: %s", getattr(step, "__name__", "start"), error)
+    # Loading torch takes seconds: begin now, so that the first visitor need not wait for it.
+    threading.Thread(target=importlib.import_module, args=("engine.runs.preflight",), daemon=True).start()

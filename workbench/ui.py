@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import logging
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ STATES: dict[str, tuple[str, str, str]] = {
 }
 ICON = Path(__file__).with_name("icon.svg")
 WORDMARK = ICON.with_name("wordmark.svg")
+_log = logging.getLogger("draftbench")
 RESUMABLE = ("failed", "cancelled", "interrupted")
 
 
@@ -48,6 +51,22 @@ def error_box(error: DraftbenchError) -> None:
     parts = [f"**{text(error.what)}**"]
     parts += [f"{name}: {text(words)}" for name, words in (("Why", error.why), ("What to do", error.fix)) if words]
     st.error("\n\n".join(parts), icon=":material/error:")
+
+
+def show_error(error: Exception) -> bool:
+    """Show whatever a page or a part of it raised; the application calls it for every uncaught error."""
+    if isinstance(error, DraftbenchError):
+        error_box(error)
+        return True
+    _log.error("a page failed", exc_info=error)
+    st.error(
+        f"**Something in Draftbench itself is broken: {text(type(error).__name__)}**\n\nYour runs are not touched. "
+        "Reload the page; if it stays so, please report it with the text below.",
+        icon=":material/bug_report:",
+    )
+    with st.expander("For the report"):
+        st.code("".join(traceback.format_exception(error)), language=None)
+    return True
 
 
 def empty(message: str, label: str, page: str, *, key: str = "empty", **params: str) -> None:
@@ -81,18 +100,34 @@ def pick_runs(
     known = queries.runs()
     shown = known[(known.state == "done") | ~known.exact.isna()] if measured else known
     named = [run_id for run_id in st.query_params.get_all(key) if run_id in set(shown.run_id)]
-    options = [r for r in shown[~shown.archived].run_id] + [r for r in named if r in set(shown[shown.archived].run_id)]
+    options = list(shown[~shown.archived].run_id) + [r for r in named if r in set(shown[shown.archived].run_id)]
     labels = dict(zip(shown.run_id, shown.label, strict=True))
+    _follow_url(key, options, [r for r in default if r in options])
+    st.session_state[key] = st.session_state[key][:most]
     chosen: list[str] = st.multiselect(
         label,
         options,
-        default=[r for r in default if r in options],
         format_func=lambda run_id: labels.get(run_id, run_id),
         key=key,
-        bind="query-params",
+        on_change=_write_url,
+        args=(key,),
         max_selections=most,
     )
     return chosen
+
+
+def _follow_url(key: str, options: Sequence[str], default: list[str]) -> None:
+    """Give a picker of ids the value that the URL names. Not by `bind`: that would put the labels into the URL."""
+    named = [value for value in st.query_params.get_all(key) if value in options]
+    held = [value for value in st.session_state.get(key, default) if value in options]
+    st.session_state[key] = list(dict.fromkeys(named)) or held
+
+
+def _write_url(key: str) -> None:
+    if st.session_state[key]:
+        st.query_params[key] = st.session_state[key]
+    else:
+        st.query_params.pop(key, None)
 
 
 def pick_run(label: str, key: str, *, measured: bool = False) -> str | None:
@@ -105,8 +140,15 @@ def pick_run(label: str, key: str, *, measured: bool = False) -> str | None:
     visible = shown[~shown.archived | (shown.run_id == named)]
     options = list((visible if len(visible) else shown).run_id)
     labels = dict(zip(shown.run_id, shown.label, strict=True))
+    return choose_one(label, options, labels, key)
+
+
+def choose_one(label: str, options: Sequence[str], labels: Mapping[str, str], key: str) -> str:
+    """One id, shown by its label and kept in the URL as the id; the first option if none is named."""
+    named, held = st.query_params.get(key), st.session_state.get(key)
+    st.session_state[key] = named if named in options else held if held in options else options[0]
     chosen: str = st.selectbox(
-        label, options, format_func=lambda run_id: labels.get(run_id, run_id), key=key, bind="query-params"
+        label, options, format_func=lambda one: labels.get(one, one), key=key, on_change=_write_url, args=(key,)
     )
     return chosen
 
@@ -140,4 +182,3 @@ def sidebar() -> None:
 def goto(page: str, label: str, *, icon: str | None = None, **params: str | Sequence[str]) -> None:
     """A link to another page, with the view to show there."""
     st.page_link(page_of(page), label=label, icon=icon, query_params=params or None)
-

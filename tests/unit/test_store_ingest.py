@@ -548,3 +548,46 @@ def test_index_and_folders_may_be_reached_by_a_link(home, tmp_path):
     assert ingest_all(home).written == ["linked"]
     assert not ingest_run(home.index, home.runs / "linked")
     assert counts(home, "linked") == WHOLE
+
+
+def test_the_overview_holds_the_headline_of_each_run(home):
+    folder = make_run(home, "measured")
+    summary = json.loads((folder / "measure" / "summary.json").read_text())
+    exact = {**KEY, "metric": "exact", "value": 0.3, "low": 0.2, "high": 0.4, "n_prompts": 2, "n_tokens": 6}
+    summary["metrics"] += [
+        {**exact, "temperature": 0.0},
+        {**exact, "temperature": 0.0, "draft": "initial", "value": 0.1},
+    ]
+    summary["certificate"] = {"passed": True}
+    summary["speed"] = {"speedup": {"value": 1.2, "low": 1.1, "high": float("nan")}}
+    (folder / "measure" / "summary.json").write_text(json.dumps(summary))
+    bare = make_run(home, "bare", state="queued")
+    for path in (bare / "measure").iterdir():
+        path.unlink()
+    ingest_all(home)
+    with reading(home.index) as con:
+        rows_by_id = queries.overview(con).set_index("run_id")
+        whole = queries.get_run(con, "measured")
+    measured = rows_by_id.loc["measured"]
+    assert (measured.exact, measured.exact_low, measured.temperature, measured.initial) == (0.3, 0.2, 0.0, 0.1)
+    assert (bool(measured.certificate), measured.speedup, measured.speedup_low) == (True, 1.2, 1.1)
+    assert np.isnan(measured.speedup_high)
+    assert np.isnan(rows_by_id.loc["bare"].exact)
+    assert rows_by_id.loc["bare"].state == "queued"
+    assert len(rows_by_id) == 2
+    assert whole.summary["conditions"]["kernel"] == "eager"
+    assert "metrics" not in whole.summary
+    assert whole.certificate is True
+
+
+def test_an_index_of_the_first_schema_is_migrated_and_keeps_its_runs(home, monkeypatch):
+    from engine.store import schema
+
+    home.root.mkdir(parents=True)
+    with duckdb.connect(str(home.index)) as con:
+        schema.migrate(con, schema.MIGRATIONS[:1])
+        con.execute("INSERT INTO runs (run_id, name, state) VALUES ('old', 'demo', 'done')")
+    with reading(home.index) as con:
+        assert schema.version(con) == schema.CURRENT
+        run = queries.get_run(con, "old")
+    assert (run.name, run.pinned, run.certificate, run.summary) == ("demo", False, None, {})

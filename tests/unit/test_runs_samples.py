@@ -1,0 +1,57 @@
+"""Sample runs: laid into a home once, whole, and never forced upon it again."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engine.config import dump_recipe, parse_recipe
+from engine.paths import PROJECT_ROOT, Home, resolve_input
+from engine.runs.folder import RunFolder
+from engine.runs.samples import lay_out_samples, sample_folders
+from engine.store.run_folder import read_run
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    recipe = parse_recipe({"prompts": {"train": "a.jsonl", "heldout": "b.jsonl"}})
+    for name in ("one", "two"):
+        folder = tmp_path / "source" / name
+        (folder / "measure").mkdir(parents=True)
+        (folder / "config.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    (tmp_path / "source" / "no-run").mkdir()
+    return tmp_path / "source"
+
+
+def test_samples_are_laid_out_once_and_stay_away_when_removed(tmp_path: Path, source: Path):
+    home = Home(tmp_path / "fresh")
+    assert lay_out_samples(home, source) == ["one", "two"]
+    shutil.rmtree(home.run("one"))
+    assert lay_out_samples(home, source) == []
+    assert not home.run("one").exists()
+
+
+def test_a_copy_broken_off_is_made_again(tmp_path: Path, source: Path):
+    home = Home(tmp_path / "fresh")
+    (home.runs / ".one.new" / "half").mkdir(parents=True)
+    lay_out_samples(home, source)
+    assert (home.run("one") / "config.yaml").exists()
+    assert sorted(path.name for path in home.runs.iterdir()) == ["one", "two"]
+
+
+def test_samples_can_be_left_out(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DRAFTBENCH_SAMPLES", "0")
+    assert lay_out_samples(Home(tmp_path / "fresh"), source) == []
+
+
+def test_the_shipped_runs_are_whole_measured_and_name_no_folder_of_anybody():
+    folders = sample_folders()
+    assert len(folders) >= 6
+    for folder in folders:
+        found = read_run(folder)
+        assert (found.run["state"], found.run["certificate"], found.problems) == ("done", True, []), folder.name
+        assert {row["metric"] for row in found.metrics} >= {"exact", "tau", "per_proposed"}
+        for source in RunFolder(folder).recipe().prompts.train:
+            assert not Path(source.path).is_absolute()
+            assert resolve_input(source.path).is_relative_to(PROJECT_ROOT)
+    assert any((folder / "draft" / "best" / "draft.json").exists() for folder in folders)

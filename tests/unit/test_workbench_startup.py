@@ -1,0 +1,48 @@
+"""Starting the workbench: what is said about who can reach it, and that no fault of the home stops it."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.errors import DraftbenchError
+from engine.paths import home
+from workbench import startup
+from workbench.view_state import PAGES, link
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "::1"])
+def test_a_server_for_this_machine_alone_needs_no_warning(address: str):
+    assert startup.warning(address) is None
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "192.168.1.4", "::", None, ""])
+def test_a_server_that_others_reach_is_warned_about(address: str | None):
+    told = startup.warning(address)
+    assert told is not None
+    assert "start processes" in told
+    assert "127.0.0.1" in told
+
+
+def test_preparing_makes_an_index_even_if_one_step_fails(monkeypatch: pytest.MonkeyPatch, caplog):
+    def broken(_: object) -> list[str]:
+        raise DraftbenchError("the disk is full", "", "")
+
+    monkeypatch.setattr(startup, "lay_out_samples", broken)
+    home().runs.mkdir(parents=True)
+    startup.prepare("127.0.0.1")
+    assert "the disk is full" in caplog.text
+
+
+def test_a_link_restores_lists_and_text_that_needs_quoting():
+    assert link("compare", runs=["a", "b"], t=0.5, none=None) == "/compare?runs=a&runs=b&t=0.5"
+    assert link("runs", search="<b>&x") == "/runs?search=%3Cb%3E%26x"
+    assert link("home") == "/"
+
+
+def test_every_page_has_its_file_and_a_purpose_of_one_sentence():
+    from engine.paths import PROJECT_ROOT
+
+    for name, entry in PAGES.items():
+        assert Path(PROJECT_ROOT / "pages" / f"{name}.py").is_file()
+        assert entry.purpose.endswith(".")
+        assert entry.purpose.count(". ") == 0
