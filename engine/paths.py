@@ -37,6 +37,20 @@ class Home:
     def index(self) -> Path:
         return self.root / "index.duckdb"
 
+    @property
+    def traces(self) -> Path:
+        return self.root / "traces"
+
+    def trace(self, trace_id: str) -> Path:
+        """File of a saved trace; refuses any id that could name a path outside `traces`."""
+        if not _RUN_ID.fullmatch(trace_id) or ".." in trace_id:
+            raise DraftbenchError(
+                f"trace id {trace_id!r} is not a valid name",
+                "a trace id names one file under traces/ and may not leave it",
+                "open the trace from the list on the Replay page",
+            )
+        return self.traces / f"{trace_id}.json"
+
     def run(self, run_id: str) -> Path:
         """Folder of a run; refuses any id that could name a path outside `runs`."""
         if not _RUN_ID.fullmatch(run_id) or ".." in run_id:

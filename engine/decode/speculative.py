@@ -142,10 +142,7 @@ def speculative_decode(
             for p, q, ids, u, gamma in zip(target_probs, draft_probs, proposed, draws, gammas, strict=True)
         ]
         verdicts = [judge(*part) for part in parts]
-        told = [
-            _tell(row, verdict, *part, stop_ids)
-            for row, verdict, part in zip(rows, verdicts, parts, strict=True)
-        ]
+        told = [_tell(row, verdict, *part, stop_ids) for row, verdict, part in zip(rows, verdicts, parts, strict=True)]
         _roll_back(target_runner, draft_runner, rows, verdicts, proposed.tolist())
         ended = time.perf_counter()
         seconds = (drafted - started, verified - drafted, ended - verified)
@@ -239,15 +236,16 @@ def _with_alternatives(
     """The round's tokens, each judged or drawn one with the likeliest of its position; tensors as in `judge`."""
     if count == 0:
         return tokens
+    # The token drawn in place of a refused one stands where that stood, so they have the same alternatives.
     accepted = sum(token.fate is Fate.ACCEPTED for token in tokens)
-    told = []
-    for i, token in enumerate(tokens):
-        place = min(i, accepted)  # the token drawn in place of a refused one stands where that stood
-        if token.fate is not Fate.DISCARDED:
-            draft_here = torch.zeros_like(target_probs[place]) if token.fate is Fate.BONUS else draft_probs[place]
-            token = replace(token, alternatives=_likeliest(target_probs[place], draft_here, count))
-        told.append(token)
-    return tuple(told)
+    judged = min(accepted + 1, draft_probs.shape[0])
+    found = [_likeliest(p, q, count) for p, q in zip(target_probs[:judged], draft_probs[:judged], strict=True)]
+    if tokens[-1].fate is Fate.BONUS:
+        found.append(_likeliest(target_probs[accepted], torch.zeros_like(target_probs[accepted]), count))
+    return tuple(
+        token if token.fate is Fate.DISCARDED else replace(token, alternatives=found[min(i, accepted)])
+        for i, token in enumerate(tokens)
+    )
 
 
 def _likeliest(target_probs: torch.Tensor, draft_probs: torch.Tensor, count: int) -> tuple[Alternative, ...]:

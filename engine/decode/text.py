@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.decode.events import EMITTED, Fate, Round
+from engine.decode.events import EMITTED, Round
 
 _BROKEN = "\ufffd"
 _WINDOW = 16  # ids of context: enough for any character and for merges across a space
@@ -55,7 +55,7 @@ class TextStream:
         Refused tokens read as they would have read in their place. In the last round the final
         token of the answer takes what is still held.
         """
-        pieces = []
+        pieces: list[Piece] = []
         refused = [token.token_id for token in told.tokens if token.fate not in EMITTED]
         ghosts: list[str] = []
         for token in told.tokens:

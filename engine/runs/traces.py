@@ -278,7 +278,7 @@ def _table(run: RunFolder, name: str, **options: Any) -> pd.DataFrame:
         ) from None
 
 
-def _stored_round(row: Mapping[str, Any], tokens: pd.DataFrame | None) -> TraceRound:
+def _stored_round(row: Mapping[Any, Any], tokens: pd.DataFrame | None) -> TraceRound:
     seconds = (float(row["draft_s"]), float(row["verify_s"]), float(row["overhead_s"]))
     read = tuple(_stored_token(token) for token in tokens.to_dict("records")) if tokens is not None else ()
     reason = row.get("finish_reason")
@@ -287,9 +287,9 @@ def _stored_round(row: Mapping[str, Any], tokens: pd.DataFrame | None) -> TraceR
     )
 
 
-def _stored_token(row: Mapping[str, Any]) -> TraceToken:
+def _stored_token(row: Mapping[Any, Any]) -> TraceToken:
     lists = [row.get(name) for name in ("alt_ids", "alt_texts", "alt_p", "alt_q")]
-    others = zip(*lists, strict=True) if all(part is not None for part in lists) else ()  # type: ignore[arg-type]
+    others = zip(*lists, strict=True) if all(part is not None for part in lists) else ()
     numbers = {name: None if pd.isna(row[name]) else float(row[name]) for name in ("p", "q", "u", "overlap")}
     return TraceToken(
         str(row["text"]), int(row["token_id"]), Fate(row["fate"]), int(row["position"]), **numbers,

@@ -61,7 +61,12 @@ def test_a_saved_trace_comes_back_as_it_was():
     found = load_trace(home(), trace_id)
     assert found.id == trace_id
     assert found.saved_at
-    assert (found.title, found.prompt, found.settings, found.rounds) == (made.title, made.prompt, made.settings, made.rounds)
+    assert (found.title, found.prompt, found.settings, found.rounds) == (
+        made.title,
+        made.prompt,
+        made.settings,
+        made.rounds,
+    )
     assert [t.id for t in list_traces(home())] == [trace_id]
 
 
@@ -154,7 +159,11 @@ def test_a_measurement_of_an_earlier_version_is_read_without_alternatives(run):
     import pandas as pd
 
     key = traced_prompts(run)[0]
-    for name, lost in (("tokens", ["alt_ids", "alt_texts", "alt_p", "alt_q"]), ("rounds", ["finish_reason"]), ("prompts", ["text"])):
+    for name, lost in (
+        ("tokens", ["alt_ids", "alt_texts", "alt_p", "alt_q"]),
+        ("rounds", ["finish_reason"]),
+        ("prompts", ["text"]),
+    ):
         path = run.path / "measure" / f"{name}.parquet"
         pd.read_parquet(path).drop(columns=lost).to_parquet(path)
     found = trace_of_run(run, *key)

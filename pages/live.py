@@ -1,0 +1,23 @@
+"""Live: the Gradio app of `workbench.live` in a frame, started with this page's parameters."""
+
+from urllib.parse import urlencode
+
+import streamlit as st
+
+from workbench import queries, theme, ui
+from workbench.live_decode import has_draft
+
+PASSED_ON = ("run", "run2", "prompt", "gamma", "temperature", "top_p", "top_k", "seed", "max_new_tokens")
+
+ui.heading("live")
+if not any(has_draft(queries.home(), run_id) for run_id in queries.runs().run_id):
+    ui.empty(
+        "No run has a draft yet. Train one, and watch here how many of its tokens the target keeps.",
+        "Start a run",
+        "launch",
+    )
+    st.stop()
+given = [(key, value) for key in PASSED_ON if (value := st.query_params.get(key))]
+address = "/live/?" + urlencode([("__theme", theme.mode()), *given])
+st.iframe(address, height=1250, alt="Live decoding: form, answer with the fate of each token, counters")
+st.link_button("Open it alone", address, icon=":material/open_in_new:")

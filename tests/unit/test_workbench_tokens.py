@@ -1,0 +1,146 @@
+"""Tokens as HTML: nothing of a token can become markup, and nothing in it stays hidden."""
+
+from html.parser import HTMLParser
+
+import pytest
+
+from engine.decode.events import Fate
+from engine.runs.traces import TraceAlternative, TraceRound, TraceToken
+from workbench import tokens
+
+HOSTILE = [
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\" onmouseover=\"alert(1)", "' onfocus='x", "&lt;b&gt;",
+    "</span><h1>", "javascript:alert(1)", "--><!--", "]]>",
+]  # fmt: skip
+
+
+class Seen(HTMLParser):
+    """What a browser would make of it: tags, attributes and text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.open.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def token(text, fate=Fate.ACCEPTED, **numbers):
+    return TraceToken(text, 7, fate, 3, **{"p": 0.5, "q": 0.4, "u": 0.1, "overlap": 0.7, **numbers})
+
+
+def round_of(*some, number=0, reason=None):
+    proposed = sum(t.fate in (Fate.ACCEPTED, Fate.REJECTED, Fate.DISCARDED) for t in some)
+    return TraceRound(number, proposed, tuple(some), 0.1, 0.2, 0.0, reason)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_token_is_text_and_never_markup(text):
+    other = TraceAlternative(1, text, 0.5, 0.5)
+    seen = Seen(tokens.answer_html([round_of(token(text, alternatives=(other,)))]))
+    assert set(seen.tags) == {"div", "span"}
+    assert {name for name, _ in seen.attributes} <= {"class", "dir", "tabindex", "data-tip"}
+    assert seen.text == text
+    assert not seen.open
+    (tip,) = [value for name, value in seen.attributes if name == "data-tip"]
+    assert text[:16] in tip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_link_cannot_break_out_of_its_attribute(text):
+    seen = Seen(tokens.answer_html([round_of(token("x"))], href=lambda number: f"/replay?trace={text}&round={number}"))
+    assert ("href", f"/replay?trace={text}&round=0") in seen.attributes
+    assert set(seen.tags) == {"div", "a"}
+
+
+def test_a_tone_is_one_of_two():
+    assert 'class="tokens light"' in tokens.answer_html([], tone='"><script>')
+    assert 'class="tokens dark"' in tokens.answer_html([], tone="dark")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31m", "␛[31m"), ("\x00", "␀"), ("\x7f", "␡"), ("\x85", "⟨U+0085⟩"), ("a\u202eb", "a⟨U+202E⟩b"),
+        ("\u200b", "⟨U+200B⟩"), ("\ufeff", "⟨U+FEFF⟩"), ("\u2028", "⟨U+2028⟩"), ("\ud800", "⟨U+D800⟩"), ("\r", "␍"),
+        ("👨‍👩‍👧", "👨‍👩‍👧"), ("你好 é", "你好 é"), ("\ufffd", "\ufffd"),
+    ],
+)  # fmt: skip
+def test_what_would_be_invisible_is_shown(text, shown):
+    html = tokens.visible(text)
+    assert Seen(html).text == shown
+    html.encode("utf-8")
+    tokens.plainly(text).encode("utf-8")
+
+
+def test_line_breaks_stay_and_are_marked():
+    assert Seen(tokens.visible("a\nb\tc")).text == "a↵\nb⇥\tc"
+
+
+def test_a_refused_line_break_does_not_break_the_answer():
+    some = (token("x"), token("\n", Fate.REJECTED), token("\n\n", Fate.DISCARDED), token("y", Fate.CORRECTED))
+    assert Seen(tokens.answer_html([round_of(*some)])).text == "x↵↵↵y"
+
+
+def test_part_of_a_character_still_has_a_place():
+    assert Seen(tokens.token_html(token(""))).text == "⋯"
+
+
+def test_without_refused_tokens_the_answer_alone_is_shown():
+    some = (token("a"), token("b", Fate.REJECTED), token("c", Fate.DISCARDED), token("d", Fate.CORRECTED))
+    assert Seen(tokens.answer_html([round_of(*some)], refused=False)).text == "ad"
+
+
+def test_each_fate_has_its_class_and_the_legend_explains_all():
+    some = [token("x", fate) for fate in Fate]
+    answer, legend = tokens.answer_html([round_of(*some)]), tokens.legend_html()
+    for fate in Fate:
+        assert f'class="tok fate-{fate}"' in answer
+        assert f"fate-{fate}" in legend
+
+
+def test_the_tip_tells_the_numbers_that_decided():
+    told = tokens.tip(token("x", Fate.REJECTED, p=0.2, q=0.8, u=0.25, overlap=0.5))
+    assert "p = 0.2000" in told
+    assert "q = 0.8000" in told
+    assert "min(1, p/q) = 0.2500" in told
+    assert "not below it: refused" in told
+    assert "= 0.5000" in told
+
+
+def test_the_tip_of_a_bonus_token_says_nothing_of_a_judgement():
+    told = tokens.tip(token("x", Fate.BONUS, q=None, overlap=None))
+    assert "min(" not in told
+    assert "u =" not in told
+
+
+def test_a_tip_is_reached_by_keyboard():
+    assert ("tabindex", "0") in Seen(tokens.token_html(token("x"))).attributes
+
+
+def test_the_strip_has_a_bar_a_round_with_a_second_mark_besides_colour():
+    first = round_of(token("a"), token("b", Fate.REJECTED), token("c", Fate.CORRECTED))
+    html = tokens.strip_html([first, round_of(token("d", Fate.BONUS), number=1)], highlight=1)
+    assert html.count('class="round') == 2
+    assert html.count('class="round now"') == 1
+    assert "×" in html
+    assert 'data-tip="round 0: 1 of 2 kept, 2 emitted, 300 ms"' in html
+    assert "1 tokens kept of 2 proposed" in html
+
+
+def test_the_round_looked_at_is_framed():
+    html = tokens.answer_html([round_of(token("a")), round_of(token("b"), number=1)], highlight=1)
+    assert Seen(html.split('class="now">')[1].split("</span>")[0] + "</span>").text == "b"

@@ -1,0 +1,276 @@
+"""The live view: a Gradio app that streams tokens with their fates, mounted in the workbench or served alone.
+
+    python -m workbench.live --port 7860
+
+Each visitor's answer, stop sign and trace belong to the visitor's own session; the models are
+shared (`pairs`). Nothing of a page's load touches a model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing leaves the machine
+
+import gradio as gr
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+
+from engine.errors import DraftbenchError
+from engine.paths import home
+from engine.runs.faults import explain
+from engine.runs.traces import save_trace
+from workbench import live_view, theme
+from workbench.live_decode import LIMITS, Ask, Live, choices, decode, sample, samples
+
+PATH = "/live"
+VISITORS = 8  # who stream at the same time; more wait in Gradio's queue
+_log = logging.getLogger("draftbench")
+_FONT = ["Source Sans 3", "Source Sans Pro", "system-ui", "sans-serif"]
+_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+_NUMBERS = {"gamma": int, "temperature": float, "top_p": float, "top_k": int, "seed": int, "max_new_tokens": int}
+
+
+@dataclass
+class Session:
+    """What belongs to one visitor: the stop sign of the answer being written, and that answer."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    live: Live | None = None
+
+
+class Sessions:
+    """The visitors' sessions by Gradio's session hash."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sessions: dict[str, Session] = {}
+
+    def begin(self, key: str) -> Session:
+        """A new session in place of the visitor's last one, which is told to stop."""
+        with self._lock:
+            if key in self._sessions:
+                self._sessions[key].stop.set()
+            self._sessions[key] = Session()
+            return self._sessions[key]
+
+    def of(self, key: str) -> Session | None:
+        with self._lock:
+            return self._sessions.get(key)
+
+    def end(self, key: str) -> None:
+        """The visitor has left: stop, and forget."""
+        with self._lock:
+            session = self._sessions.pop(key, None)
+        if session:
+            session.stop.set()
+
+
+SESSIONS = Sessions()
+
+
+def _decode(
+    prompt: str, run: str | None, run2: str | None, gamma: float, temperature: float, top_p: float, top_k: float,
+    seed: float, max_new_tokens: float, compare_plain: bool, request: gr.Request,
+) -> Iterator[tuple[str, dict[str, Any]]]:  # fmt: skip
+    """Decode for this visitor: the page's HTML and the same as data, once a round."""
+    session = SESSIONS.begin(str(request.session_hash))
+    runs = tuple(dict.fromkeys(name.strip() for name in (run, run2) if name and name.strip()))
+    try:
+        if None in (gamma, temperature, top_p, top_k, seed, max_new_tokens):
+            raise DraftbenchError("a setting is empty", "every one decides what comes out", "give it a number")
+        ask = Ask(
+            prompt or "", runs, int(gamma), float(temperature), float(top_p), int(top_k), int(seed),
+            int(max_new_tokens), bool(compare_plain),
+        )  # fmt: skip
+        known = {choice.run_id: choice for choice in choices(home())}
+        for live in decode(home(), ask, session.stop):
+            session.live = live
+            yield live_view.page(live, known), live_view.as_data(live)
+    except Exception as error:
+        told = error if isinstance(error, DraftbenchError) else explain(error)
+        if told is None:
+            _log.exception("the live view failed")
+            told = DraftbenchError(
+                f"{type(error).__name__}: {error}", "a defect of Draftbench", "the server's log has the details"
+            )
+        yield live_view.error(told), {"stage": "error", "error": told.as_dict()}
+
+
+def _stop(request: gr.Request) -> None:
+    """Stop this visitor's decoding before its next round."""
+    session = SESSIONS.of(str(request.session_hash))
+    if session:
+        session.stop.set()
+
+
+def _save(request: gr.Request) -> tuple[str, list[str]]:
+    """Save this visitor's answers as traces; a line with links to the replay, and the ids."""
+    session = SESSIONS.of(str(request.session_hash))
+    sides = [side for side in session.live.sides if side.rounds] if session and session.live else []
+    if session is None or session.live is None or not sides:
+        return live_view.error(DraftbenchError("nothing to save", "no token has come yet", "press Decode first")), []
+    try:
+        ids = [save_trace(home(), session.live.trace(side)) for side in sides]
+    except DraftbenchError as error:
+        return live_view.error(error), []
+    return live_view.saved(ids), ids
+
+
+def _leave(request: gr.Request) -> None:
+    SESSIONS.end(str(request.session_hash))
+
+
+def _prefill(request: gr.Request) -> list[Any]:
+    """The form as the page's address asks for it; what the address does not name keeps its default."""
+    asked = dict(request.query_params or {})
+    known = [(choice.label, choice.run_id) for choice in choices(home())]
+    ids = [run_id for _, run_id in known]
+    first = asked.get("run") or (ids[0] if ids else None)
+    found = sample(asked.get("prompt", ""))
+    prompt = (
+        found.text
+        if found
+        else asked.get("prompt") or next((prompts[0].text for prompts in samples().values() if prompts), "")
+    )
+    numbers = []
+    for name, kind in _NUMBERS.items():
+        value = gr.skip()
+        with contextlib.suppress(ValueError, KeyError):
+            value = gr.update(value=kind(asked[name]))
+        numbers.append(value)
+    wanted = [name for name in (asked.get("run"), asked.get("run2")) if name and name not in ids]
+    return [
+        prompt,
+        gr.update(choices=known, value=first),
+        gr.update(choices=[("none", ""), *known], value=asked.get("run2") or ""),
+        *numbers,
+        live_view.no_such_draft(wanted[0]) if wanted else live_view.welcome(bool(known)),
+    ]
+
+
+def _sample_choices() -> list[tuple[str, str]]:
+    return [(f"{domain}: {p.text[:90]}", p.text) for domain, prompts in samples().items() for p in prompts]
+
+
+def build() -> gr.Blocks:
+    """The page: a form, buttons, and one HTML element that changes once a round."""
+    with gr.Blocks(title="Draftbench live", analytics_enabled=False, fill_width=True) as demo:
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=300):
+                prompt = gr.Textbox(label="Prompt", lines=3, max_lines=12, placeholder="Ask the target something")
+                ready = gr.Dropdown(_sample_choices(), label="Sample prompts", value=None)
+            with gr.Column(scale=1, min_width=140):
+                start = gr.Button("Decode", variant="primary")
+                halt = gr.Button("Stop", variant="stop")
+                keep = gr.Button("Save trace")
+        note = gr.HTML()
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=1, min_width=270, elem_id="settings"):
+                run = gr.Dropdown(
+                    [], label="Draft", info="A finished run; it brings its target", allow_custom_value=True
+                )
+                run2 = gr.Dropdown(
+                    [], label="Second draft", info="Side by side on one seed; same target", allow_custom_value=True
+                )
+                gamma = gr.Slider(*LIMITS["gamma"], value=4, step=1, label="Gamma", info="Tokens proposed a round")
+                temperature = gr.Slider(
+                    *LIMITS["temperature"], value=0, step=0.05, label="Temperature", info="0 is greedy"
+                )
+                plain = gr.Checkbox(
+                    False, label="Measure the speed-up", info="Decodes as much without a draft afterwards"
+                )
+                with gr.Accordion("More settings", open=False):
+                    top_p = gr.Slider(*LIMITS["top_p"], value=1, step=0.01, label="Top-p", info="1 is off")
+                    top_k = gr.Slider(*LIMITS["top_k"], value=0, step=1, label="Top-k", info="0 is off")
+                    seed = gr.Number(value=0, precision=0, minimum=0, label="Seed", info="Of every draw")
+                    most = gr.Slider(*LIMITS["max_new_tokens"], value=96, step=1, label="Most new tokens")
+            with gr.Column(scale=3, min_width=320):
+                view = gr.HTML(live_view.welcome(True), elem_id="view")
+        data, ids = gr.JSON(visible=False), gr.JSON(visible=False)
+        numbers = [gamma, temperature, top_p, top_k, seed, most]
+        demo.load(_prefill, None, [prompt, run, run2, *numbers, view], show_progress="hidden", api_name=False)
+        ready.input(lambda text: text or gr.skip(), ready, prompt, show_progress="hidden", api_name=False, queue=False)
+        start.click(
+            _decode, [prompt, run, run2, *numbers, plain], [view, data],
+            api_name="decode", show_progress="hidden", concurrency_limit=VISITORS,
+        )  # fmt: skip
+        halt.click(_stop, None, None, api_name="stop", show_progress="hidden", queue=False)
+        keep.click(_save, None, [note, ids], api_name="save", show_progress="hidden", queue=False)
+        demo.unload(_leave)
+    demo.queue(default_concurrency_limit=VISITORS)
+    return demo
+
+
+def mounted() -> FastAPI:
+    """The live view as an application to mount under `PATH`."""
+    app: FastAPI = gr.mount_gradio_app(
+        FastAPI(), build(), path="/", root_path=PATH, ssr_mode=False, show_error=False, footer_links=[],
+        server_name="127.0.0.1", theme=_look(), css=theme.fate_css() + live_view.CSS,
+    )  # fmt: skip
+    return app
+
+
+def _look() -> gr.themes.Base:
+    """Fonts of the machine, since Gradio's own come from the network; colours of the pages around."""
+    light, dark = theme.TONES["light"], theme.TONES["dark"]
+    accent = {"slider_color": theme.PALETTE[0], "button_primary_background_fill": theme.PALETTE[0]}
+    return gr.themes.Base(font=_FONT, font_mono=_MONO, neutral_hue="slate").set(
+        **accent, button_primary_background_fill_hover="#005f94", button_primary_background_fill_dark=theme.PALETTE[0],
+        button_primary_background_fill_hover_dark="#005f94", checkbox_background_color_selected=theme.PALETTE[0],
+        checkbox_background_color_selected_dark=theme.PALETTE[0], link_text_color="#005f94", link_text_color_dark="#7cc6f0",
+        body_background_fill=light.background, body_background_fill_dark=dark.background, body_text_color=light.text,
+        body_text_color_dark=dark.text, block_background_fill_dark="#1a232c", background_fill_primary_dark="#1a232c",
+        input_background_fill="#f3f6f8", input_background_fill_dark="#25313c", border_color_primary="#d5dde3",
+        border_color_primary_dark="#33414d", button_secondary_background_fill_dark="#33414d",
+        block_label_text_color=light.text, block_title_text_color=light.text, block_title_text_color_dark=dark.text,
+        body_text_color_subdued=light.faint, body_text_color_subdued_dark=dark.faint,
+        block_info_text_color=light.faint, block_info_text_color_dark=dark.faint,
+    )  # fmt: skip
+
+
+def alone() -> FastAPI:
+    """The live view without the rest of the workbench, at the same path."""
+    inner = mounted()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with inner.router.lifespan_context(inner):
+            yield
+
+    outer = FastAPI(lifespan=lifespan, openapi_url=None)
+    outer.add_api_route("/", lambda: RedirectResponse(f"{PATH}/"))
+    outer.mount(PATH, inner)
+    return outer
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve the live view alone until it is interrupted."""
+    import uvicorn
+
+    from engine.runs.samples import lay_out_samples
+    from workbench import startup
+
+    parser = argparse.ArgumentParser(prog="draftbench live", description="The live view alone, without the workbench.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=7860)
+    given = parser.parse_args(arguments)
+    told = startup.warning(given.host)
+    if told:
+        print(f"warning: {told}", file=sys.stderr)
+    lay_out_samples(home())
+    print(f"http://{given.host}:{given.port}{PATH}/", flush=True)
+    # An open page keeps a connection that never ends by itself: Ctrl-C does not wait for it.
+    uvicorn.run(alone(), host=given.host, port=given.port, log_level="warning", timeout_graceful_shutdown=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""Decoding for a visitor: one or two drafts on one seed, round by round, then the target alone to compare with.
+
+Knows nothing of Gradio. What it yields is all that the page shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from engine.data.prompts import Prompt
+from engine.errors import DraftbenchError
+from engine.measure.trace import Counts
+from engine.paths import PROJECT_ROOT, Home
+from engine.runs.traces import Trace, TraceRound, count_rounds
+from workbench.pairs import PAIRS, Pair, in_turn
+
+LIMITS = {
+    "gamma": (1, 16),
+    "temperature": (0.0, 2.0),
+    "top_p": (0.01, 1.0),
+    "top_k": (0, 1000),
+    "max_new_tokens": (1, 1024),
+}
+_LONGEST_PROMPT = 20_000  # characters
+_ALTERNATIVES = 10
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a visitor wants decoded. `run_ids`: one draft, or two of one target."""
+
+    prompt: str
+    run_ids: tuple[str, ...]
+    gamma: int = 4
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    max_new_tokens: int = 96
+    compare_plain: bool = False
+
+    def check(self) -> None:
+        """Raise DraftbenchError for what cannot be decoded."""
+        if not self.prompt.strip():
+            raise DraftbenchError(
+                "the prompt is empty", "there is nothing to answer", "type a question, or take a sample"
+            )
+        if len(self.prompt) > _LONGEST_PROMPT:
+            raise DraftbenchError(
+                f"the prompt has {len(self.prompt):,} characters",
+                f"at most {_LONGEST_PROMPT:,} are taken",
+                "shorten it",
+            )
+        if not self.run_ids:
+            raise DraftbenchError("no draft is chosen", "a draft proposes the tokens", "choose a run with a draft")
+        for name, (low, high) in LIMITS.items():
+            if not low <= getattr(self, name) <= high:
+                raise DraftbenchError(f"{name} is {getattr(self, name)}", "", f"give {low} to {high}")
+        if self.seed < 0:
+            raise DraftbenchError(f"seed is {self.seed}", "", "give 0 or more")
+
+
+@dataclass
+class Side:
+    """One draft's answer while it is being written."""
+
+    name: str
+    rounds: list[TraceRound] = field(default_factory=list)
+
+    @property
+    def counts(self) -> Counts:
+        return count_rounds(self.rounds)
+
+    @property
+    def seconds(self) -> float:
+        return sum(r.seconds for r in self.rounds)
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.rounds) and self.rounds[-1].finish_reason is not None
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.counts.emitted / self.seconds if self.seconds else float("nan")
+
+
+@dataclass
+class Live:
+    """All that is known of one visitor's answer; `stage` is 'loading', 'decoding', 'plain', 'stopped' or 'done'."""
+
+    ask: Ask
+    sides: list[Side]
+    plain: Side
+    stage: str = "loading"
+    target: str = ""
+    conditions: dict[str, Any] = field(default_factory=dict)
+    tools: int = 0
+
+    def speedup(self, side: Side) -> tuple[float, int] | None:
+        """Plain seconds over the draft's for as many tokens, and that number; None before both have enough.
+
+        Plain decoding may have come less far than the draft: both are cut to the tokens that both have.
+        """
+        have = min(side.counts.emitted, len(self.plain.rounds))
+        if have < 2:
+            return None
+        plain = sum(r.seconds for r in self.plain.rounds[:have])
+        tokens, seconds = 0, 0.0
+        for item in side.rounds:
+            if tokens + item.emitted > have:
+                break
+            tokens, seconds = tokens + item.emitted, seconds + item.seconds
+        plain = sum(r.seconds for r in self.plain.rounds[:tokens])
+        return (plain / seconds, tokens) if seconds and tokens else None
+
+    def trace(self, side: Side) -> Trace:
+        """The side's answer as a trace to save."""
+        words = " ".join(self.ask.prompt.split())
+        title = words if len(words) <= 60 else words[:59] + "…"
+        settings = {
+            **self.conditions, "target": self.target, "draft": side.name, "num_draft_tokens": self.ask.gamma,
+            "temperature": self.ask.temperature, "top_p": self.ask.top_p, "top_k": self.ask.top_k,
+            "max_new_tokens": self.ask.max_new_tokens, "seed": self.ask.seed,
+        }  # fmt: skip
+        return Trace("", title, self.ask.prompt, settings, tuple(side.rounds))
+
+
+def decode(home: Home, ask: Ask, stop: threading.Event) -> Iterator[Live]:
+    """The same `Live`, filled further with every yield: a round a yield, the drafts in turn.
+
+    Looks at `stop` before every round. Seconds are those of decoding alone; waiting for other
+    visitors is not in them.
+    """
+    ask.check()
+    live = Live(ask, [Side(run_id) for run_id in ask.run_ids], Side("plain"))
+    yield live
+    with PAIRS.use(home, ask.run_ids) as pair:
+        live.target, live.stage = pair.target.spec.model, "decoding"
+        live.conditions = {"dtype": pair.target.dtype_name, "device": str(pair.target.device)}
+        prompt, ids = _render(pair, ask)
+        live.tools = len(prompt.tools)
+        yield from _turn_by_turn(live, live.sides, [_rounds(pair, i, ids, ask) for i in range(len(live.sides))], stop)
+        if ask.compare_plain and not stop.is_set():
+            live.stage = "plain"
+            most = max(side.counts.emitted for side in live.sides)
+            yield from _turn_by_turn(live, [live.plain], [_rounds(pair, None, ids, ask, most)], stop)
+    live.stage = "stopped" if stop.is_set() else "done"
+    yield live
+
+
+def _turn_by_turn(
+    live: Live, sides: list[Side], sources: list[Iterator[TraceRound]], stop: threading.Event
+) -> Iterator[Live]:
+    """Fill the sides from their sources, a round each in turn, until all end or `stop` is set."""
+    waiting = list(zip(sides, sources, strict=True))
+    while waiting:
+        for side, source in list(waiting):
+            if stop.is_set():
+                return
+            item = in_turn(lambda source=source: next(source, None))  # type: ignore[misc]
+            if item is None:
+                waiting.remove((side, source))
+                continue
+            side.rounds.append(item)
+            yield live
+
+
+def _rounds(pair: Pair, draft: int | None, ids: list[int], ask: Ask, most: int | None = None) -> Iterator[TraceRound]:
+    """Rounds of one draft; of the target alone, exactly `most` tokens, if `draft` is None."""
+    from engine.decode.sampling import Sampling
+    from engine.decode.speculative import FixedLength, speculative_decode
+    from engine.runs.traces import from_rounds
+
+    rounds = speculative_decode(
+        pair.target.model,
+        None if draft is None else pair.drafts[draft].model,
+        [ids],
+        Sampling(ask.temperature, ask.top_k, ask.top_p),
+        length=FixedLength(0 if draft is None else ask.gamma),
+        max_new_tokens=most or ask.max_new_tokens,
+        stop_ids=frozenset() if draft is None else pair.target.stop_ids,
+        seed=ask.seed,
+        alternatives=0 if draft is None else _ALTERNATIVES,
+    )
+    return from_rounds(rounds, pair.target.tokenizer)
+
+
+def _render(pair: Pair, ask: Ask) -> tuple[Prompt, list[int]]:
+    """The prompt as the target reads it. A sample question, word for word, brings its tools and system message."""
+    from engine.data.rendering import render
+
+    asked = sample(ask.prompt)
+    prompt = (
+        asked if asked and asked.text == ask.prompt else Prompt("prompt", ({"role": "user", "content": ask.prompt},))
+    )
+    tokens = render(
+        pair.target.tokenizer, prompt, context_tokens=pair.target.context_tokens, max_new_tokens=ask.max_new_tokens
+    )
+    return prompt, tokens
+
+
+@lru_cache(maxsize=1)
+def samples() -> dict[str, tuple[Prompt, ...]]:
+    """The held-out sample questions by domain; empty without sample_data."""
+    from engine.config import PromptSource
+    from engine.data.readers import read_prompts
+
+    files = sorted((PROJECT_ROOT / "sample_data" / "prompts").glob("*/heldout.jsonl"))
+    return {
+        path.parent.name: tuple(read_prompts([PromptSource(path=str(path))], skip_bad=True).prompts) for path in files
+    }
+
+
+def sample(words: str) -> Prompt | None:
+    """The sample question of that id or exact text."""
+    return next((p for prompts in samples().values() for p in prompts if words in (p.id, p.text)), None)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A run whose draft can be decoded with: what people call it, and what tells it from others."""
+
+    run_id: str
+    name: str
+    about: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} · {self.about}" if self.about else self.name
+
+
+def choices(home: Home) -> list[Choice]:
+    """Every run that has a draft, newest first, archived ones left out."""
+    from engine.store import queries
+    from engine.store.connection import reading
+    from engine.store.ingest import ingest_all
+
+    with contextlib.suppress(DraftbenchError, OSError):  # an index that is busy shows what it knew
+        ingest_all(home)
+    with reading(home.index) as con:
+        known = queries.overview(con)
+    rows = known[~known.archived.fillna(False).astype(bool)].to_dict("records")
+    return [_choice(row) for row in rows if has_draft(home, row["run_id"])]
+
+
+def has_draft(home: Home, run_id: str) -> bool:
+    """Whether the run has a draft that can be decoded with."""
+    return (home.run(run_id) / "draft" / "best" / "draft.json").exists()
+
+
+def _choice(row: Mapping[Any, Any]) -> Choice:
+    parts = [row["domain"], row["loss"]]
+    exact = row["exact"]
+    if exact is not None and exact == exact:
+        parts.append(f"exact acceptance {exact:.3f} at temperature {row['temperature']:g}")
+    parts.append(f"for {row['target']}" if row["target"] else "")
+    return Choice(row["run_id"], row["title"] or row["run_id"], " · ".join(str(part) for part in parts if part))

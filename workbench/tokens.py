@@ -1,0 +1,146 @@
+"""Tokens, rounds and the legend as HTML, for the live view, the replay, the comparison and the report.
+
+Every text is escaped and what would be invisible in it is shown. The looks come from the one
+table of marks (`theme.fate_css`) and `CSS` here; `tone` is 'light' or 'dark'. A token's numbers
+show when it is pointed at, focused with the keyboard or touched.
+"""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+from collections.abc import Callable, Sequence
+
+from engine.decode.events import EMITTED, MARKS, Fate
+from engine.runs.traces import TraceRound, TraceToken
+
+Href = Callable[[int], str]  # number of a round -> where a click on it leads
+
+_SHOWN = 5  # alternatives in a token's tip
+_GLYPHS = {Fate.ACCEPTED: "", Fate.REJECTED: "×", Fate.DISCARDED: "·", Fate.CORRECTED: "=", Fate.BONUS: "+"}
+_JOINERS = "\u200c\u200d"  # parts of emoji and of Indic and Arabic words, not tricks
+
+CSS = """
+.tokens,.strip{position:relative}
+.tokens .now{outline:2px solid currentColor;outline-offset:2px;border-radius:.2em}
+.tokens .ctl{opacity:.5;user-select:none;font-size:.8em}
+[data-tip]:hover,[data-tip]:focus{opacity:1;outline:1.5px solid currentColor;outline-offset:1px}
+[data-tip]:hover::after,[data-tip]:focus::after{content:attr(data-tip);position:absolute;left:0;margin-top:1.9em;
+z-index:30;max-width:100%;padding:.55em .75em;border-radius:.4em;background:#16202a;color:#fff;white-space:pre-wrap;
+font:12px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;text-align:left;text-indent:0;
+box-shadow:0 4px 18px rgba(0,0,0,.35);pointer-events:none}
+.strip{display:flex;flex-wrap:wrap;align-items:flex-end;gap:6px 3px;padding:.2rem 0}
+.strip .round{display:flex;flex-direction:column-reverse;gap:1px;border-radius:3px;color:inherit;text-decoration:none}
+.strip .round.now{outline:2px solid currentColor;outline-offset:1px}
+.strip .round::after{top:100%;margin-top:.3em!important}
+.cell{display:block;width:13px;height:11px;border-radius:2px;font:bold 10px/11px ui-monospace,Menlo,Consolas,monospace;
+text-align:center;text-decoration:none!important}
+.legend .cell{display:inline-block;vertical-align:-1px;margin-right:.35em}
+"""
+
+
+def visible(text: str) -> str:
+    """Text safe in HTML, with control and direction-changing characters as signs; line breaks stay."""
+    return "".join(_sign(c) for c in text)
+
+
+def _sign(c: str) -> str:
+    if c == "\n":
+        return '<span class="ctl">↵</span>\n'
+    if c == "\t":
+        return '<span class="ctl">⇥</span>\t'
+    if c < " " or c == "\x7f":
+        return "\u2421" if c == "\x7f" else chr(0x2400 + ord(c))
+    if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in _JOINERS:
+        return f"⟨U+{ord(c):04X}⟩"
+    return html.escape(c, quote=True)
+
+
+def plainly(text: str) -> str:
+    """The same on one line without markup, for tips and labels; not yet escaped."""
+    shown = "".join(
+        c if c in _JOINERS or not unicodedata.category(c).startswith(("C", "Zl", "Zp")) else _word(c) for c in text
+    )
+    return f"'{shown}'" if shown else "part of a character"
+
+
+def _word(c: str) -> str:
+    return {"\n": "↵", "\t": "⇥"}.get(c) or (chr(0x2400 + ord(c)) if c < " " else f"⟨U+{ord(c):04X}⟩")
+
+
+def token_html(token: TraceToken, href: str | None = None) -> str:
+    """One token marked by its fate, with its numbers in a tip."""
+    text = visible(token.text) or '<span class="ctl">⋯</span>'
+    if token.fate not in EMITTED:
+        text = text.replace("\n", "")  # a line that was refused does not break the answer's
+    tag = f'a href="{html.escape(href)}" target="_top"' if href else 'span tabindex="0"'
+    shut = "a" if href else "span"
+    return f'<{tag} class="tok fate-{token.fate}" data-tip="{html.escape(tip(token))}">{text}</{shut}>'
+
+
+def tip(token: TraceToken) -> str:
+    """The numbers of a token, line by line; not yet escaped."""
+    lines = [f"{plainly(token.text)} {token.fate}: {MARKS[token.fate].meaning}"]
+    lines.append(f"position {token.position}, token id {token.token_id}")
+    named = [("p", token.p), ("q", token.q), ("min(1, p/q)", token.ratio)]
+    told = [f"{name} = {value:.4f}" for name, value in named if value is not None]
+    if told:
+        lines.append("   ".join(told))
+    if token.u is not None and token.ratio is not None:
+        verdict = "below it: kept" if token.fate is Fate.ACCEPTED else "not below it: refused"
+        lines.append(f"u = {token.u:.4f}, {verdict}")
+    if token.overlap is not None:
+        lines.append(f"expected acceptance here, sum of min(p, q) = {token.overlap:.4f}")
+    if token.alternatives:
+        lines += ["", "likeliest here       p        q"]
+        lines += [f"{plainly(a.text)[:16]:<16} {a.p:8.4f} {a.q:8.4f}" for a in token.alternatives[:_SHOWN]]
+    return "\n".join(lines)
+
+
+def answer_html(
+    rounds: Sequence[TraceRound],
+    *,
+    tone: str = "light",
+    refused: bool = True,
+    href: Href | None = None,
+    highlight: int | None = None,
+) -> str:
+    """The whole answer; without `refused` only what was emitted. `highlight`: number of the round to frame."""
+    parts = []
+    for item in rounds:
+        link = href(item.number) if href else None
+        inner = "".join(token_html(t, link) for t in item.tokens if refused or t.fate in EMITTED)
+        parts.append(f'<span class="now">{inner}</span>' if item.number == highlight else inner)
+    return f'<div class="tokens {_tone(tone)}" dir="auto">{"".join(parts)}</div>'
+
+
+def strip_html(
+    rounds: Sequence[TraceRound], *, tone: str = "light", href: Href | None = None, highlight: int | None = None
+) -> str:
+    """A bar a round, from its first token at the bottom to the target's own at the top."""
+    bars = "".join(_bar(item, href(item.number) if href else None, item.number == highlight) for item in rounds)
+    kept, proposed = sum(r.accepted for r in rounds), sum(r.num_draft_tokens for r in rounds)
+    label = f"{len(rounds)} rounds, each a bar: {kept} tokens kept of {proposed} proposed"
+    return f'<div class="strip {_tone(tone)}" role="group" aria-label="{label}">{bars}</div>'
+
+
+def _bar(item: TraceRound, href: str | None, now: bool) -> str:
+    cells = "".join(f'<i class="cell fate-{t.fate}">{_GLYPHS[t.fate]}</i>' for t in item.tokens)
+    told = f"round {item.number}: {item.accepted} of {item.num_draft_tokens} kept, {item.emitted} emitted, {1000 * item.seconds:.0f} ms"
+    tag = f'a href="{html.escape(href)}" target="_top"' if href else "span"
+    shut = "a" if href else "span"
+    return f'<{tag} class="round{" now" if now else ""}" data-tip="{told}">{cells}</{shut}>'
+
+
+def legend_html(*, tone: str = "light") -> str:
+    """What each mark means."""
+    entries = "".join(
+        f'<span><i class="cell fate-{fate}">{_GLYPHS[fate]}</i>'
+        f'<span class="tok fate-{fate}">{fate}</span> {html.escape(mark.meaning)}</span>'
+        for fate, mark in MARKS.items()
+    )
+    return f'<div class="legend {_tone(tone)}">{entries}</div>'
+
+
+def _tone(tone: str) -> str:
+    return "dark" if tone == "dark" else "light"
