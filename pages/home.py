@@ -52,11 +52,14 @@ def draft_card(run: pd.Series) -> None:
             delta=f"{run.exact - run.initial:+.3f} over the untrained draft" if pd.notna(run.initial) else None,
             help=f"95% interval {ui.interval(run.exact, run.exact_low, run.exact_high)}",
         )
-        speed = f"speed {run.speedup:.2f}x [{run.speedup_low:.2f}, {run.speedup_high:.2f}]" if pd.notna(run.speedup) else ""
+        speed = (
+            f"speed {run.speedup:.2f}x [{run.speedup_low:.2f}, {run.speedup_high:.2f}]" if pd.notna(run.speedup) else ""
+        )
         facts = [
             f"95% interval [{ui.number(run.exact_low)}, {ui.number(run.exact_high)}], n = {run.n_prompts:.0f} prompts",
             f"{ui.text(run.loss)}, {ui.text(run.scenario)}, {ui.text(run['mode'])}, seed {run.seed:.0f}",
-            f"gamma {run.num_draft_tokens:.0f}, {ui.text(run['dtype'])} on {ui.text(run.device)}" + (f", {speed}" if speed else ""),
+            f"gamma {run.num_draft_tokens:.0f}, {ui.text(run['dtype'])} on {ui.text(run.device)}"
+            + (f", {speed}" if speed else ""),
         ]
         st.caption("  \n".join(facts))
         with st.container(horizontal=True, gap="medium"):
@@ -81,7 +84,10 @@ def at_work() -> None:
                 st.markdown(ui.state_badge(str(status.get("state"))))
             if total:
                 share = min(1.0, done / total)
-                st.progress(share, text=f"{ui.text(progress.get('phase', ''))}: {done} of {total} {ui.text(progress.get('unit', ''))}")
+                st.progress(
+                    share,
+                    text=f"{ui.text(progress.get('phase', ''))}: {done} of {total} {ui.text(progress.get('unit', ''))}",
+                )
 
 
 def first_steps() -> None:
