@@ -60,7 +60,9 @@ def _overview(root: str) -> pd.DataFrame:
     frame["state"] = frame["state"].fillna("damaged")
     unfinished = frame.state.isin(UNFINISHED)
     frame.loc[unfinished, "state"] = [_state_now(run_id) for run_id in frame.run_id[unfinished]]
-    frame["label"] = [title if isinstance(title, str) and title else run for run, title in zip(frame.run_id, frame.title, strict=True)]
+    frame["label"] = [
+        title if isinstance(title, str) and title else run for run, title in zip(frame.run_id, frame.title, strict=True)
+    ]
     return frame
 
 
@@ -102,6 +104,36 @@ def prompts(run_id: str, temperature: float, draft: str = "trained") -> pd.DataF
     """One row a held-out prompt: sums and counts, and the prompt's own exact acceptance."""
     with reading(home().index) as con:
         return store.prompt_acceptance(con, run_id, draft, temperature)
+
+
+def studied() -> pd.DataFrame:
+    """Every run with all that decides what it may be compared with; see `engine.store.queries.studied`."""
+    _indexed(str(home().root))
+    with reading(home().index) as con:
+        return store.studied(con)
+
+
+def prompt_sums(run_ids: list[str]) -> pd.DataFrame:
+    """Exact acceptance a held-out prompt, of many runs and both drafts at once."""
+    with reading(home().index) as con:
+        return store.prompt_sums(con, run_ids)
+
+
+def exact_values() -> pd.DataFrame:
+    """Exact acceptance of every trained draft at every measured temperature, with its interval."""
+    _indexed(str(home().root))
+    with reading(home().index) as con:
+        return store.exact_values(con)
+
+
+def measured(run_ids: list[str], temperature: float) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Prompts, rounds and target answers of the runs' trained drafts at one temperature."""
+    with reading(home().index) as con:
+        return (
+            store.prompts_of(con, run_ids, temperature),
+            store.rounds_of(con, run_ids, temperature),
+            store.answers_of(con, run_ids, temperature),
+        )
 
 
 def leaderboard() -> pd.DataFrame:

@@ -144,6 +144,67 @@ def prompt_acceptance(con: duckdb.DuckDBPyConnection, run_id: str, draft: str, t
     )
 
 
+def studied(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
+    """What decides which runs may be compared, newest first: run_id, title, state, archived, certificate, created_at,
+    and config, provenance and training as mappings (empty where not known)."""
+    frame = _frame(
+        con,
+        "SELECT run_id, title, state, archived, certificate, created_at, config, provenance, training FROM runs"
+        " ORDER BY created_at DESC NULLS LAST, run_id",
+    )
+    for column in ("config", "provenance", "training"):
+        frame[column] = [json.loads(value) if isinstance(value, str) else {} for value in frame[column]]
+    return frame
+
+
+def prompt_sums(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> pd.DataFrame:
+    """Exact acceptance a held-out prompt of many runs at once: run_id, draft, temperature, prompt_id, exact_sum, n_positions."""
+    return _frame(
+        con,
+        "SELECT run_id, draft, temperature, prompt_id, exact_sum, n_positions FROM prompts"
+        " WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))",
+        [list(run_ids)],
+    )
+
+
+def exact_values(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
+    """Exact acceptance of every trained draft at every temperature: run_id, temperature, value, low, high, n_prompts."""
+    return _frame(
+        con,
+        "SELECT run_id, temperature, value, low, high, n_prompts FROM metrics"
+        " WHERE metric = 'exact' AND draft = 'trained' ORDER BY run_id, temperature",
+    )
+
+
+def prompts_of(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str], temperature: float) -> pd.DataFrame:
+    """Rows of `prompts` of the runs' trained drafts at one temperature."""
+    return _of_runs(con, "SELECT * FROM prompts", "ORDER BY run_id, prompt_id", run_ids, temperature)
+
+
+def rounds_of(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str], temperature: float) -> pd.DataFrame:
+    """Counts of every round of the runs' traces at one temperature."""
+    chosen = "SELECT run_id, prompt_id, num_draft_tokens, accepted, emitted FROM rounds"
+    return _of_runs(con, chosen, "ORDER BY run_id, prompt_id, round", run_ids, temperature)
+
+
+def answers_of(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str], temperature: float) -> pd.DataFrame:
+    """The target's answers: run_id, prompt_id, `answer` (the same for the same tokens), `agree` (a 0 or 1 a token)."""
+    chosen = (
+        "SELECT run_id, prompt_id, md5(string_agg(CAST(token_id AS VARCHAR), ' ' ORDER BY position)) AS answer,"
+        " string_agg(CASE WHEN agree THEN '1' ELSE '0' END, '' ORDER BY position) AS agree FROM positions"
+    )
+    return _of_runs(con, chosen, "GROUP BY run_id, prompt_id", run_ids, temperature)
+
+
+def _of_runs(
+    con: duckdb.DuckDBPyConnection, chosen: str, end: str, run_ids: Sequence[str], temperature: float
+) -> pd.DataFrame:
+    where = (
+        "WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[]))) AND draft = 'trained' AND abs(temperature - ?) < 1e-6"
+    )
+    return _frame(con, f"{chosen} {where} {end}", [list(run_ids), temperature])
+
+
 def positions(
     con: duckdb.DuckDBPyConnection, run_id: str, draft: str, temperature: float, prompt_id: str | None = None
 ) -> pd.DataFrame:

@@ -1,0 +1,82 @@
+"""One run: what it is doing, what it measured, what it was made from, and what can be done with it.
+
+While the run is unfinished, fragments redraw its numbers, curves and log; they read its folder, not the index.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from engine.runs.folder import RunFolder
+from workbench import actions, charts, queries, run_files, run_folder_view, run_results, run_view, ui
+
+SECTIONS = ("Curves", "Log", "Configuration", "Origin", "Files", "Export", "Labels")
+_EVERY_S = 2
+
+
+def watch(run: RunFolder, drawn: str) -> None:
+    """Progress and newest numbers; draws the whole page again once the state is another than was drawn."""
+    if run_view.state_of(run) != drawn:
+        queries.refresh()
+        st.rerun()
+    run_view.progress(run, run_files.newest(run_view.events(run).points()))
+
+
+def section(name: str, run: RunFolder, label: str, state: str) -> None:
+    """The chosen part of the page; curves and log redraw themselves while the run is unfinished."""
+    live = st.fragment(run_every=_EVERY_S if state in queries.UNFINISHED else None)
+    if name == "Curves":
+        axis = st.segmented_control(
+            "Horizontal axis", list(charts.AXES), default="steps", key="axis", bind="query-params", required=True,
+            format_func=charts.AXES.__getitem__,
+        )  # fmt: skip
+        live(run_view.curves)(run, label, axis)
+    elif name == "Log":
+        live(run_view.log)(run)
+    elif name == "Configuration":
+        run_folder_view.configuration(run)
+    elif name == "Origin":
+        run_folder_view.origin(run)
+    elif name == "Files":
+        run_folder_view.files(run)
+    elif name == "Export":
+        run_folder_view.export(run)
+    elif labels is None:
+        st.info(
+            "The labels of this run cannot be read or made: its folder is not whole.", icon=":material/broken_image:"
+        )
+    else:
+        known = queries.runs().tags.dropna()
+        run_view.labels_form(run, labels, sorted({str(tag) for tags in known for tag in tags}))
+
+
+ui.heading("run")
+run = run_view.choose()
+actions.outcome()
+if run is None:
+    if not st.query_params.get("run"):
+        ui.empty(
+            "There are no runs yet. A run trains one draft and measures it; the quick recipe takes minutes.",
+            "Start a run",
+            "launch",
+        )
+    st.stop()
+state = run_view.state_of(run)
+labels = run_view.labels_of(run)
+indexed = run_view.indexed(run)
+label = (labels.title if labels else "") or run.id
+run_view.title(run, state, labels)
+run_view.problems(run, indexed)
+run_view.failure(run, state)
+run_view.buttons(run, state)
+if state in queries.UNFINISHED:
+    st.fragment(run_every=_EVERY_S)(watch)(run, state)
+if indexed is not None and run.summary_path.is_file():
+    run_results.results(run, indexed)
+if labels is not None and labels.notes:
+    st.text(labels.notes)
+offered = [name for name in SECTIONS if name != "Export" or run.summary_path.is_file()]
+chosen = st.segmented_control(
+    "Part", offered, default="Curves", key="view", bind="query-params", required=True, label_visibility="collapsed"
+)
+section(chosen or "Curves", run, label, state)

@@ -1,0 +1,42 @@
+"""Run folders in every state for tests of pages, made by hand from a finished one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+EVIL = "<img src=x onerror=alert(1)> **bold** [l](javascript:alert(1))"
+
+
+def finished_id(home: Path) -> str:
+    """The id of the one run of `finished_home`."""
+    return next(path.name for path in (home / "runs").iterdir() if not path.name.startswith("."))
+
+
+def add_run(
+    home: Path,
+    name: str,
+    state: str,
+    *,
+    files: tuple[str, ...] = (),
+    labels: dict[str, Any] | None = None,
+    **status: Any,
+) -> Path:
+    """A run folder with the finished run's recipe, the named files of it, and a status of its own."""
+    source = home / "runs" / finished_id(home)
+    folder = home / "runs" / name
+    folder.mkdir()
+    for file in ("config.yaml", *files):
+        shutil.copy(source / file, folder / file)
+    told = {
+        "state": state,
+        "phase": "",
+        "created_at": "2026-01-01T00:00:00+00:00",
+        "updated_at": "2026-01-01T00:00:00+00:00",
+    }
+    (folder / "status.json").write_text(json.dumps({**told, **status}))
+    if labels:
+        (folder / "labels.json").write_text(json.dumps(labels))
+    return folder

@@ -1,0 +1,305 @@
+"""A run's page under AppTest: states, live parts, actions that happen once, damaged folders, hostile text."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from engine.paths import home
+from engine.runs import queue
+from engine.runs.folder import RunFolder
+from engine.runs.labels import read_labels
+from engine.runs.status import this_process
+from tests.ui.conftest import OpenPage
+from tests.ui.run_homes import EVIL, add_run, finished_id
+from workbench import actions, export_job
+
+RUNNING = {"phase": "train", "progress": {"phase": "train", "done": 2, "total": 4, "unit": "steps", "phase_s": 3.0}}
+CURVE = ("events.jsonl", "log.txt", "provenance.json")
+
+
+def press(test: AppTest, label: str) -> AppTest:
+    return next(button for button in test.button if button.label == label).click().run()
+
+
+def buttons(test: AppTest) -> set[str]:
+    return {button.label for button in test.button}
+
+
+def words(test: AppTest) -> str:
+    parts = (
+        *test.markdown,
+        *test.caption,
+        *test.info,
+        *test.warning,
+        *test.error,
+        *test.success,
+        *test.subheader,
+        *test.text,
+    )
+    return "\n".join(str(part.value) for part in parts)
+
+
+@pytest.fixture
+def asleep() -> Iterator[subprocess.Popen[bytes]]:
+    """A process of this test's own that a status may name."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_between_clicks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is started for real, and a test need not wait a second between two clicks."""
+    monkeypatch.setattr(queue, "wake", lambda home: None)
+    monkeypatch.setattr(actions, "_DOUBLE_CLICK_S", 0.0)
+
+
+def test_a_measured_run_shows_before_after_interval_and_n(finished_home: Path, page: OpenPage):
+    test = page("run", run=finished_id(finished_home))
+    cards = {metric.label: metric for metric in test.metric}
+    assert "over the untrained draft" in cards["Exact acceptance, T = 0"].delta
+    assert {"tau, T = 0", "Speed-up"} <= set(cards)
+    told = words(test)
+    assert "n = 5 prompts" in told
+    assert "95% [" in told
+    assert any("Certificate of losslessness" in box.label for box in test.expander)
+    assert "Resume" not in buttons(test)
+
+
+@pytest.mark.parametrize("view", ["Curves", "Log", "Configuration", "Origin", "Files", "Export", "Labels"])
+def test_every_part_draws_for_a_finished_run(finished_home: Path, page: OpenPage, view: str):
+    assert not page("run", run=finished_id(finished_home), view=view).error
+
+
+@pytest.mark.parametrize("view", ["Curves", "Log", "Configuration", "Origin", "Files"])
+def test_every_part_draws_for_a_run_that_has_nothing_yet(finished_home: Path, page: OpenPage, view: str):
+    add_run(finished_home, "new", "queued")
+    assert not page("run", run="new", view=view).error
+
+
+@pytest.mark.parametrize(
+    ("state", "offered", "refused"),
+    [
+        ("queued", "Cancel", "Resume"),
+        ("cancelled", "Resume", "Cancel"),
+        ("failed", "Resume", "Cancel"),
+        ("running", "Resume", "Cancel"),
+    ],
+)
+def test_buttons_fit_the_state(finished_home: Path, page: OpenPage, state: str, offered: str, refused: str):
+    """A running run whose process is gone is interrupted."""
+    add_run(finished_home, "it", state, pid=os.getpid(), pid_started=1.0)
+    shown = buttons(page("run", run="it"))
+    assert offered in shown
+    assert refused not in shown
+    assert "Run again" in shown
+
+
+def test_a_failure_is_told_in_its_three_parts_as_text(finished_home: Path, page: OpenPage):
+    add_run(finished_home, "it", "failed", error={"what": f"no room {EVIL}", "why": "it matters", "fix": "make room"})
+    told = page("run", run="it").error[0].value
+    assert "it matters" in told
+    assert "make room" in told
+    assert "<img" not in told.replace("\\<", "")
+
+
+def test_a_running_run_is_followed_and_its_death_is_noticed(
+    finished_home: Path, page: OpenPage, asleep: subprocess.Popen[bytes]
+):
+    started = psutil.Process(asleep.pid).create_time()
+    folder = add_run(finished_home, "live", "running", pid=asleep.pid, pid_started=started, **RUNNING)
+    lines = [{"kind": "train", "step": i, "loss": 5.0 - i, "tokens_seen": 100 * i, "seconds": 2.0 * i} for i in (1, 2)]
+    lines.append({"kind": "eval", "step": 2, "temperature": 0.0, "exact": 0.321, "tokens_seen": 200, "seconds": 4.0})
+    (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    test = page("run", run="live")
+    told = {metric.label: metric.value for metric in test.metric}
+    assert told["Loss"] == "3.000"
+    assert told["Acceptance (watched), T = 0"] == "0.321"
+    assert told["Target tokens/s"] == "50"
+    assert "Cancel" in buttons(test)
+    with open(folder / "events.jsonl", "a") as file:
+        file.write(json.dumps({**lines[0], "step": 3, "loss": 1.5}) + "\n")
+    test.run()
+    assert {metric.label: metric.value for metric in test.metric}["Loss"] == "1.500"
+    asleep.send_signal(signal.SIGKILL)
+    asleep.wait()
+    test.run()
+    assert "interrupted" in words(test)
+    assert "Resume" in buttons(test)
+    assert "Cancel" not in buttons(test)
+
+
+def test_a_zombie_is_not_alive(finished_home: Path, page: OpenPage, asleep: subprocess.Popen[bytes]):
+    started = psutil.Process(asleep.pid).create_time()
+    add_run(finished_home, "live", "running", pid=asleep.pid, pid_started=started, **RUNNING)
+    asleep.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, asleep.pid, os.WEXITED | os.WNOWAIT)  # ended, but nobody has waited for it
+    assert "Resume" in buttons(page("run", run="live"))
+
+
+def test_a_waiting_run_is_cancelled_and_put_back(finished_home: Path, page: OpenPage):
+    add_run(finished_home, "it", "queued", queued_at="2026-01-01T00:00:00+00:00")
+    test = press(page("run", run="it"), "Cancel")
+    assert RunFolder.open(home(), "it").status()["state"] == "cancelled"
+    assert "taken out of the queue" in test.success[0].value
+    press(test, "Resume")
+    assert RunFolder.open(home(), "it").status()["state"] == "queued"
+    assert "Cancel" in buttons(test)
+
+
+def test_run_again_makes_one_new_run_however_often_it_is_clicked(
+    finished_home: Path, page: OpenPage, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(actions, "_DOUBLE_CLICK_S", 60.0)
+    run_id = finished_id(finished_home)
+    test = press(press(page("run", run=run_id), "Run again"), "Run again")
+    new = [
+        path.name
+        for path in (finished_home / "runs").iterdir()
+        if not path.name.startswith(".") and path.name != run_id
+    ]
+    assert len(new) == 1
+    assert RunFolder.open(home(), new[0]).recipe() == RunFolder.open(home(), run_id).recipe()
+    assert any("Open the new run" in link.label for link in test.get("page_link"))
+
+
+def test_a_click_on_a_page_that_is_outdated_does_nothing(monkeypatch: pytest.MonkeyPatch):
+    done: list[int] = []
+    state: dict[str, object] = {}
+    monkeypatch.setattr(actions.st, "session_state", state)
+    monkeypatch.setattr(actions.queries, "refresh", lambda: None)
+    for _ in range(2):  # both clicks were made on the first drawing
+        actions._act(lambda: done.append(1), "key", 0)
+    assert done == [1]
+
+
+def test_labels_are_saved_and_hostile_text_stays_text(finished_home: Path, page: OpenPage):
+    run_id = finished_id(finished_home)
+    test = page("run", run=run_id, view="Labels")
+    test.text_input(key=f"title-{run_id}").set_value(EVIL)
+    test.text_area(key=f"notes-{run_id}").set_value(f"<script>alert(1)</script>\n{EVIL}")
+    test.multiselect(key=f"tags-{run_id}").set_value([":red[x]"])
+    test.toggle(key=f"archived-{run_id}").set_value(True)
+    press(test, "Save")
+    labels = read_labels(RunFolder.open(home(), run_id))
+    assert (labels.title, labels.tags, labels.archived) == (EVIL, (":red[x]",), True)
+    assert str(finished_home / "runs" / run_id) in test.success[0].value.replace("\\", "")
+    rendered = [
+        str(e.value) for e in (*test.markdown, *test.subheader, *test.caption, *test.success, *test.get("html"))
+    ]
+    assert not [
+        text for text in rendered if "<img" in text.replace("\\<img", "") or "<script" in text or ":red[x]" in text
+    ]
+    assert EVIL in test.text[0].value  # st.text knows no markup
+
+
+def test_a_titled_run_is_found_by_its_id(finished_home: Path, page: OpenPage):
+    add_run(finished_home, "aaa", "cancelled", labels={"title": "Same name"})
+    add_run(finished_home, "bbb", "cancelled", labels={"title": "Same name"})
+    for run_id in ("aaa", "bbb"):
+        assert page("run", run=run_id).selectbox(key="run").value == run_id
+
+
+def test_the_picker_writes_the_id_into_the_address(finished_home: Path, page: OpenPage):
+    add_run(finished_home, "aaa", "cancelled", labels={"title": EVIL})
+    test = page("run")
+    test.selectbox(key="run").set_value("aaa").run()
+    assert test.query_params["run"] in ("aaa", ["aaa"])
+    assert "cancelled" in words(test)
+
+
+@pytest.mark.parametrize("run_id", ["../../etc", "..", "a/b", "/etc/passwd", "a\x00b"])
+def test_an_id_that_leaves_the_runs_is_refused(finished_home: Path, page: OpenPage, run_id: str):
+    test = page("run", run=run_id)
+    assert "not a valid name" in test.error[0].value
+    assert not test.button
+
+
+def test_an_unknown_id_leads_to_near_ones(finished_home: Path, page: OpenPage):
+    run_id = finished_id(finished_home)
+    test = page("run", run=run_id[:-1] + "zz")
+    assert "unknown run" in test.error[0].value
+    assert any(run_id in link.label.replace("\\", "") for link in test.get("page_link"))
+
+
+def test_the_beginning_of_an_id_and_latest_are_enough(finished_home: Path, page: OpenPage):
+    run_id = finished_id(finished_home)
+    for name in (run_id[:6], "latest"):
+        assert page("run", run=name).selectbox(key="run").value == run_id
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "view"),
+    [
+        ("status.json", '{"state": "do', "Curves"), ("status.json", "[]", "Log"), ("status.json", None, "Files"),
+        ("status.json", '{"state": "running", "progress": 7}', "Curves"), ("config.yaml", None, "Labels"),
+        ("config.yaml", "name: [1", "Configuration"), ("provenance.json", "{", "Origin"), ("labels.json", "[1]", "Labels"),
+        ("events.jsonl", '{"kind": "train"}\n\x00\n{"kind": "train", "step": "x"}\n', "Curves"),
+        ("measure/summary.json", "{", "Export"), ("training.json", "[]", "Files"),
+    ],
+)  # fmt: skip
+def test_a_damaged_folder_still_has_a_page(
+    finished_home: Path, page: OpenPage, file: str, content: str | None, view: str
+):
+    run_id = finished_id(finished_home)
+    path = finished_home / "runs" / run_id / file
+    path.unlink(missing_ok=True)
+    if content is not None:
+        path.write_text(content)
+    test = page("run", run=run_id, view=view)
+    assert test.subheader[0].value.replace("\\", "") == run_id
+    assert file in words(test).replace("\\", "") or file in ("status.json", "training.json")
+
+
+def test_the_log_is_searched_and_its_markup_is_text(finished_home: Path, page: OpenPage):
+    folder = add_run(finished_home, "it", "cancelled")
+    (folder / "output.txt").write_text("\rtrain: 1%\rtrain: 99%\n\x1b[31m<img src=x onerror=alert(1)>\x1b[0m\nlast\n")
+    test = page("run", run="it", view="Log", log="output.txt")
+    assert test.code[0].value == "train: 99%\n<img src=x onerror=alert(1)>\nlast"
+    test.text_input(key="find").set_value("LAST").run()
+    assert test.code[0].value == "last"
+    assert "1 of 1 lines" in words(test)
+
+
+def test_an_export_is_started_in_the_folder_named_and_watched(
+    finished_home: Path, page: OpenPage, monkeypatch: pytest.MonkeyPatch
+):
+    started: list[list[str]] = []
+
+    class Process:
+        pid = os.getpid()
+
+    monkeypatch.setattr(
+        export_job, "_detached", lambda home, command, report, output: started.append(command) or Process()
+    )
+    run_id = finished_id(finished_home)
+    test = page("run", run=run_id, view="Export")
+    assert test.text_input(key=f"export-out-{run_id}").value == str(finished_home / "exports" / run_id)
+    press(test, "Export")
+    assert started[0][-4:] == [run_id, "--out", str(finished_home / "exports" / run_id), "--json"]
+    assert any("This page may be closed" in info.value for info in test.info)
+    assert "Export" not in buttons(test)  # while it is under way
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [('{"ok": false}', "does not measure"), ("", "failed"), ('{"ok": true, "megabytes": 3.0}', "Written to")],
+)
+def test_the_outcome_of_an_export_is_told(finished_home: Path, page: OpenPage, report: str, said: str):
+    run_id = finished_id(finished_home)
+    folder = finished_home / "runs" / run_id
+    begun = {"out": "/somewhere", "started_at": "2026-01-01T00:00:00+00:00", **this_process(), "pid_started": 1.0}
+    (folder / export_job.STARTED).write_text(json.dumps(begun))
+    (folder / export_job.REPORT).write_text(report)
+    assert said in words(page("run", run=run_id, view="Export"))

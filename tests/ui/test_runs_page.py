@@ -1,0 +1,151 @@
+"""The table of runs under AppTest: filters in the address, labels, archive, damaged folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from engine.paths import home
+from engine.runs.folder import RunFolder
+from engine.runs.labels import read_labels
+from tests.ui.conftest import OpenPage
+from tests.ui.run_homes import EVIL, add_run, finished_id
+
+
+def table(test: AppTest) -> pd.DataFrame:
+    """The table of runs; a summary of groups may stand before it."""
+    return test.dataframe[-1].value
+
+
+def select(test: AppTest, *run_ids: str) -> AppTest:
+    """Select rows as a click does."""
+    shown = test.dataframe[-1]
+    rows = [place for place, run_id in enumerate(shown.value["run"]) if run_id in run_ids]
+    assert len(rows) == len(run_ids)
+    test.session_state[shown.key] = {"selection": {"rows": rows, "columns": [], "cells": []}}
+    return test.run()
+
+
+def press(test: AppTest, label: str) -> AppTest:
+    return next(button for button in test.button if button.label == label).click().run()
+
+
+def labels(run_id: str):
+    return read_labels(RunFolder.open(home(), run_id))
+
+
+@pytest.fixture
+def several(finished_home: Path) -> str:
+    """A finished run, a cancelled one of an evil title, an archived one; returns the finished one's id."""
+    done = finished_id(finished_home)
+    add_run(
+        finished_home,
+        "evil",
+        "cancelled",
+        labels={"title": EVIL, "notes": f"note {EVIL}", "tags": ["<b>t</b>"], "pinned": True},
+    )
+    add_run(finished_home, "old", "failed", labels={"archived": True})
+    return done
+
+
+def test_the_table_shows_state_measurement_and_marks(several: str, page: OpenPage):
+    shown = table(page("runs")).set_index("run")
+    assert list(shown.index) == ["evil", several]  # pinned first, archived left out
+    assert shown.loc[several, "state"] == "✓ done"
+    assert 0 <= shown.loc[several, "exact"] <= 1
+    assert shown.loc[several, "n"] == 5
+    assert shown.loc["evil", "state"] == "■ cancelled"
+    assert shown.loc["evil", "label"] == EVIL
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({"q": "ONERROR"}, {"evil"}),
+        ({"q": "no such words", "state": "done"}, None),
+        ({"state": "done"}, {"tiny"}),
+        ({"state": ["done", "cancelled"]}, {"tiny", "evil"}),
+        ({"archived": "only"}, {"old"}),
+        ({"archived": "shown", "domain": "test"}, {"tiny", "evil", "old"}),
+        ({"tag": "<b>t</b>"}, {"evil"}),
+        ({"state": "nonsense", "order": "nonsense"}, {"tiny", "evil"}),
+    ],
+)  # fmt: skip
+def test_the_address_restores_the_filters(several: str, page: OpenPage, params: dict, expected: set[str] | None):
+    test = page("runs", **params)
+    if expected is None:
+        assert not test.dataframe
+        assert "No run fits" in test.info[0].value
+        assert len(table(press(test, "Clear the filters"))) == 2
+    else:
+        assert {run_id.split("-")[0] for run_id in table(test)["run"]} == expected
+
+
+def test_groups_tell_count_and_best_and_narrow_the_table(several: str, page: OpenPage):
+    test = page("runs", group="tag")
+    summary = test.dataframe[0].value.set_index("group")
+    assert summary.loc["<b>t</b>", "runs"] == 1
+    test.selectbox(key="in").set_value("<b>t</b>").run()
+    assert list(table(test)["run"]) == ["evil"]
+
+
+def test_no_title_or_note_is_ever_markdown(several: str, page: OpenPage):
+    test = select(page("runs"), "evil")
+    shown = [element.value for element in (*test.markdown, *test.caption, *test.success)]
+    assert not [text for text in shown if "<img" in text and "\\<img" not in text]
+    assert any(r"\<img src\=x onerror\=alert\(1\)\>" in text for text in shown)
+
+
+def test_pin_baseline_and_archive_change_the_labels_and_nothing_else(several: str, page: OpenPage, finished_home: Path):
+    test = select(page("runs"), several)
+    press(test, "Set as baseline")
+    assert labels(several).baseline
+    select(test, several)
+    press(test, "Archive")
+    assert labels(several).archived
+    assert (finished_home / "runs" / several / "measure" / "summary.json").is_file()
+    assert several in test.success[0].value.replace("\\", "")
+    assert list(table(test)["run"]) == ["evil"]
+
+
+def test_only_one_run_is_the_baseline(several: str, page: OpenPage):
+    press(select(page("runs"), several), "Set as baseline")
+    press(select(page("runs"), "evil"), "Set as baseline")
+    assert not labels(several).baseline
+    assert labels("evil").baseline
+
+
+def test_several_runs_get_a_tag_and_keep_their_own(several: str, page: OpenPage):
+    test = select(page("runs"), several, "evil")
+    test.multiselect[-2].set_value(["new"])
+    press(test, "Save")
+    assert "new" in labels(several).tags
+    assert labels("evil").tags == ("<b>t</b>", "new")
+    assert labels("evil").notes == f"note {EVIL}"
+
+
+def test_a_run_is_renamed(several: str, page: OpenPage):
+    test = select(page("runs"), several)
+    next(field for field in test.text_input if field.label == "Title").set_value("Best so far")
+    press(test, "Save")
+    assert labels(several).title == "Best so far"
+    assert table(test).set_index("run").loc[several, "label"] == "Best so far"
+
+
+def test_a_selection_follows_its_run_when_the_rows_change(several: str, page: OpenPage):
+    test = select(page("runs"), several)
+    test.selectbox(key="archived").set_value("shown").run()
+    assert any(several in text.value.replace("\\", "") for text in test.markdown if "selected" in text.value)
+
+
+def test_damaged_folders_are_listed_with_what_is_wrong(several: str, page: OpenPage, finished_home: Path):
+    (add_run(finished_home, "torn", "done") / "status.json").write_text('{"state": "do')
+    (add_run(finished_home, "bare", "done") / "config.yaml").unlink()
+    shown = table(page("runs")).set_index("run")
+    assert shown.loc["torn", "state"] == "⚠ damaged"
+    assert "status.json" in shown.loc["torn", "problems"]
+    assert "config.yaml" in shown.loc["bare", "problems"]
+    assert "⚠ not whole" in shown.loc["bare", "marks"]

@@ -1,0 +1,151 @@
+"""What a run's page shows of its measurement: cards of the main figures, every rate, and the certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from engine.runs.folder import RunFolder
+from engine.store.queries import Run
+from workbench import charts, queries, ui
+from workbench.run_files import rows as _rows
+
+_MARKS = {
+    "passed": ":material/check: passed",
+    "failed": ":material/close: failed",
+    "told": ":material/info: for information",
+}
+_COLUMN = st.column_config
+Card = tuple[str, str, str | None, str, str]  # name, value, difference, what stands below, help
+CHECKS = {
+    "sampled_equals_expected": "Sampled acceptance agrees with the expected one",
+    "self_draft": "A draft identical to the target is always accepted",
+    "greedy_identity_float32": "Greedy text is the target's own, token for token (float32)",
+    "greedy_margins_low_precision": "Greedy text in low precision, where rounding may make texts part",
+    "chi_square": "Emitted tokens follow the target's distribution (chi-square)",
+}
+
+
+def results(run: RunFolder, indexed: Run) -> None:
+    """What was measured: cards of the main figures, every rate, and the certificate."""
+    values = queries.metrics([run.id])
+    exact = values[values.metric == "exact"]
+    trained = exact[exact.draft == "trained"].sort_values("temperature")
+    if trained.empty:
+        return
+    summary, before = indexed.summary, exact[exact.draft == "initial"].set_index("temperature")
+    tau = values[(values.metric == "tau") & (values.draft == "trained")].set_index("temperature")
+    gains = {row.get("temperature"): row for row in _rows(summary.get("improvement")) if row.get("metric") == "exact"}
+    cards = [_exact_card(row, before, gains.get(row.temperature)) for row in trained.itertuples()]
+    cards += [_tau_card(row) for row in tau.sort_index().head(1).reset_index().itertuples()]
+    cards += _speed_card(indexed, summary)
+    for place, (name, value, delta, note, help_text) in zip(st.columns(len(cards)), cards, strict=True):
+        with place.container(border=True, height="stretch"):
+            st.metric(name, value, delta, help=help_text)
+            st.caption(note)
+    certificate(summary.get("certificate"))
+    with st.expander("All rates, before and after training", icon=":material/table_chart:"):
+        st.dataframe(
+            rates(values), hide_index=True, column_config=_RATE_COLUMNS, alt="Every acceptance rate with its interval"
+        )
+
+
+def _exact_card(row: Any, before: pd.DataFrame, gain: Mapping[str, Any] | None) -> Card:
+    notes = [f"95% {_range(row)}, n = {row.n_prompts:,.0f} prompts, {row.n_tokens:,.0f} tokens"]
+    delta = None
+    if row.temperature in before.index:
+        old = before.loc[row.temperature]
+        delta = f"{row.value - old.value:+.3f} over the untrained draft"
+        notes.append(f"untrained: {ui.interval(old.value, old.low, old.high)}")
+    if gain:
+        notes.append(f"gain: {ui.interval(gain.get('value'), gain.get('low'), gain.get('high'))}, paired by prompt")
+    explained = "Mean of sum min(p, q) over the target's own text: the share of proposed tokens that would be accepted."
+    return f"Exact acceptance, T = {row.temperature:g}", ui.number(row.value), delta, "  \n".join(notes), explained
+
+
+def _tau_card(row: Any) -> Card:
+    gamma = "–" if pd.isna(row.num_draft_tokens) else f"{row.num_draft_tokens:.0f}"
+    note = f"95% {_range(row, 2)}, n = {row.n_prompts:,.0f} prompts  \ngamma = {gamma}, {row.dtype or ''} on {row.device or ''}"
+    return (
+        f"tau, T = {row.temperature:g}",
+        ui.number(row.value, 2),
+        None,
+        note,
+        "Tokens emitted per target forward, the corrected or bonus token included.",
+    )
+
+
+def _speed_card(indexed: Run, summary: Mapping[str, Any]) -> list[Card]:
+    if indexed.speedup is None or pd.isna(indexed.speedup):
+        return []
+    speed = summary.get("speed") or {}
+    asked = (speed.get("speedup") or {}).get("n_prompts", "?")
+    note = f"95% [{ui.number(indexed.speedup_low, 2)}, {ui.number(indexed.speedup_high, 2)}], n = {asked} prompts"
+    rates = speed.get("tokens_per_s") or {}
+    told = [
+        f"{name} {(rates.get(name) or {}).get('value', float('nan')):.1f} tokens/s" for name in ("plain", "speculative")
+    ]
+    verdict = "faster" if indexed.speedup > 1 else "slower"
+    return [
+        (
+            "Speed-up",
+            f"{indexed.speedup:.2f}×",
+            None,
+            f"{verdict} than plain decoding on this machine  \n{note}  \n{', '.join(told)}",
+            "Paired: each prompt decoded plainly and speculatively in turn.",
+        )
+    ]
+
+
+def _range(row: Any, digits: int = 3) -> str:
+    return f"[{ui.number(row.low, digits)}, {ui.number(row.high, digits)}]"
+
+
+def certificate(found: object) -> None:
+    """Whether the output of the target is left as it is, check by check, in words."""
+    if not isinstance(found, Mapping):
+        return
+    passed = found.get("passed")
+    word = "passed" if passed is True else "failed" if passed is False else "not complete"
+    icon = {"passed": ":material/verified:", "failed": ":material/gpp_bad:"}.get(word, ":material/help:")
+    with st.expander(f"Certificate of losslessness: {word}", icon=icon, expanded=passed is False):
+        if passed is False:
+            st.write(
+                "This pair is kept off leaderboards: speculative decoding was not shown to leave the target's output as it is."
+            )
+        for check in _rows(found.get("checks")):
+            held = check.get("passed")
+            mark = _MARKS["passed" if held is True else "failed" if held is False else "told"]
+            name = CHECKS.get(str(check.get("name")), str(check.get("name")))
+            st.markdown(
+                f"{mark} · **{ui.text(name)}**  \n{ui.text(check.get('detail', ''))} (n = {check.get('n_tokens', 0):,} tokens)"
+            )
+
+
+_RATE_COLUMNS: dict[str, Any] = {
+    "temperature": _COLUMN.NumberColumn("T", format="%g"),
+    "metric": _COLUMN.TextColumn("Rate", help="The Learn page defines each."),
+    "trained": _COLUMN.TextColumn("Trained [95% interval]"),
+    "n": _COLUMN.TextColumn("n"),
+    "initial": _COLUMN.TextColumn("Untrained [95% interval]"),
+}
+
+
+def rates(values: pd.DataFrame) -> pd.DataFrame:
+    """Every measured rate with its interval: temperature, metric, trained, n, initial."""
+    order = list(charts.RATES)
+    rows: dict[tuple[float, str], dict[str, Any]] = {}
+    row: Any
+    for row in values.itertuples():
+        place = rows.setdefault(
+            (row.temperature, row.metric),
+            {"temperature": row.temperature, "metric": charts.RATES.get(row.metric, row.metric)},
+        )
+        place[row.draft] = ui.interval(row.value, row.low, row.high)
+        if row.draft == "trained":
+            place["n"] = f"{ui.number(row.n_prompts, 0)} prompts, {ui.number(row.n_tokens, 0)} tokens"
+    keys = sorted(rows, key=lambda key: (key[0], order.index(key[1]) if key[1] in order else len(order), key[1]))
+    return pd.DataFrame([rows[key] for key in keys]).reindex(columns=list(_RATE_COLUMNS)).fillna("–")

@@ -1,0 +1,305 @@
+"""The parts of a run's page: what it is doing now, its log, what was measured, and what it was made from."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from engine.errors import DraftbenchError
+from engine.runs import queue
+from engine.runs.folder import RunFolder
+from engine.runs.labels import Labels, change_labels, read_labels
+from engine.store.queries import Run
+from workbench import actions, charts, queries, run_files, theme, ui
+
+UNFINISHED = queries.UNFINISHED
+
+
+def choose() -> RunFolder | None:
+    """The run of the address `?run=`, with a picker; the newest if none is named. None if it cannot be shown."""
+    asked = st.query_params.get("run")
+    known = queries.runs()
+    if asked:
+        try:
+            folder = queries.folder(asked)
+        except DraftbenchError as error:
+            _unknown(asked, error, known)
+            return None
+        if folder.id != asked:  # 'latest', or the beginning of an id
+            st.query_params["run"] = folder.id
+        asked = folder.id
+    shown = known[~known.archived | (known.run_id == asked)]
+    options = list((shown if len(shown) else known).run_id)
+    options = [asked, *options] if asked and asked not in options else options
+    if not options:
+        return None
+    labels = {i: label if label == i else f"{label} ({i})" for i, label in zip(known.run_id, known.label, strict=True)}
+    return RunFolder(queries.home().run(ui.choose_one("Run", options, labels, "run")))
+
+
+def _unknown(asked: str, error: DraftbenchError, known: pd.DataFrame) -> None:
+    """Say what is wrong with the address, and lead to runs that it may have meant."""
+    ui.error_box(error)
+    near = difflib.get_close_matches(asked, list(known.run_id), n=3, cutoff=0.4)
+    for run_id in near:
+        ui.goto("run", ui.text(run_id), icon=":material/monitoring:", run=run_id)
+    ui.goto("runs", "All runs", icon=":material/table_rows:")
+
+
+def state_of(run: RunFolder) -> str:
+    """What the run is doing now; a status that says nothing counts as damaged."""
+    state = str(run.status().get("state", "damaged"))
+    return state if state in ui.STATES else "damaged"
+
+
+def title(run: RunFolder, state: str, labels: Labels | None) -> None:
+    """Name, state in words, and what was done to the run by hand."""
+    st.subheader(ui.text((labels and labels.title) or run.id), anchor=False)
+    words = [f"{ui.state_badge(state)} {ui.STATES[state][2]}"]
+    if labels is not None:
+        marks = (("★ baseline", labels.baseline), ("● pinned", labels.pinned), ("▣ archived", labels.archived))
+        words += [word for word, holds in marks if holds]
+        words += [f":gray-badge[{ui.text(tag)}]" for tag in labels.tags]
+    st.markdown(" · ".join(words[:1]) + ("  " + " ".join(words[1:]) if words[1:] else ""))
+
+
+def failure(run: RunFolder, state: str) -> None:
+    """Why a run failed, in the words it left behind."""
+    error = run.status().get("error")
+    if state == "failed" and isinstance(error, Mapping):
+        parts = [str(error.get(key) or "") for key in ("what", "why", "fix")]
+        ui.error_box(DraftbenchError(parts[0] or "no reason was noted", *parts[1:]))
+
+
+def problems(run: RunFolder, indexed: Run | None) -> None:
+    """What of the folder cannot be read."""
+    found = list(indexed.problems) if indexed else []
+    if not (run.path / "config.yaml").is_file():
+        found.append("config.yaml: missing, so the run cannot be resumed, measured or compared")
+    if found:
+        lines = "\n".join(f"- {ui.text(problem)}" for problem in found)
+        st.warning(
+            f"This run's folder is not whole. What can be read is shown.\n\n{lines}", icon=":material/broken_image:"
+        )
+
+
+def buttons(run: RunFolder, state: str) -> None:
+    """What can be done with the run in its present state."""
+    home, has_recipe = queries.home(), (run.path / "config.yaml").is_file()
+    measured = run.summary_path.is_file()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if state in UNFINISHED:
+            actions.button(
+                "Cancel",
+                lambda: queue.cancel(home, run),
+                key=f"cancel-{run.id}",
+                icon=":material/stop_circle:",
+                help="Stops at the next safe point and keeps what is finished. It can be resumed.",
+            )
+        if has_recipe and (state in ui.RESUMABLE or (state == "damaged" and not measured)):
+            actions.button(
+                "Resume",
+                lambda: _resume(run),
+                key=f"resume-{run.id}",
+                type="primary",
+                icon=":material/play_arrow:",
+                help="Goes on from the last checkpoint, and ends with the same weights as an unbroken run.",
+            )
+        if has_recipe:
+            actions.button(
+                "Run again",
+                lambda: _again(run),
+                key=f"again-{run.id}",
+                icon=":material/replay:",
+                help="A new run from the same recipe and seed; captures are reused.",
+            )
+            ui.goto("launch", "Change and run", icon=":material/rocket_launch:", **{"from": run.id})
+        if measured:
+            base = queries.runs().query("baseline and run_id != @run.id").run_id.tolist()
+            ui.goto(
+                "compare",
+                "Compare with the baseline" if base else "Compare",
+                icon=":material/compare_arrows:",
+                runs=[*base[:1], run.id],
+            )
+            ui.goto("replay", "Replay its tokens", icon=":material/history:", run=run.id)
+            ui.goto("live", "Try it live", icon=":material/play_circle:", run=run.id)
+    new = st.session_state.get("_new_run")
+    if new and new[0] == run.id:
+        ui.goto("run", "Open the new run", icon=":material/arrow_forward:", run=new[1])
+
+
+def _resume(run: RunFolder) -> str:
+    queue.resume(queries.home(), run)
+    return f"Run {run.id} waits in the queue and goes on from where it stopped."
+
+
+def _again(run: RunFolder) -> str:
+    new = queue.submit(queries.home(), run.recipe())
+    st.session_state["_new_run"] = (run.id, new.id)
+    return f"Run {new.id} waits in the queue."
+
+
+def events(run: RunFolder) -> run_files.EventTail:
+    """The visitor's own reader of the run's events, which remembers how far it has read."""
+    tail = st.session_state.get("_events")
+    if not isinstance(tail, run_files.EventTail) or tail.path != run.path / "events.jsonl":
+        tail = st.session_state["_events"] = run_files.EventTail(run.path / "events.jsonl")
+    return tail
+
+
+def progress(run: RunFolder, present: run_files.Now) -> None:
+    """Phase, bar, time left and the newest numbers of a run that waits or is at work."""
+    status = run.status()
+    if status.get("state") == "queued":
+        st.info(_place(run), icon=":material/schedule:")
+        return
+    stage = run_files.stage(status, present)
+    beat = run_files.since(status.get("updated_at"))
+    left = f", about {run_files.duration(stage.left_s)} left in this phase" if stage.left_s is not None else ""
+    st.progress(stage.share or 0.0, text=ui.text(stage.words + left))
+    st.caption(f"Heard from {run_files.duration(beat)} ago." if beat is not None else "Not heard from yet.")
+    told = _training(present) if present.step is not None else _before(status)
+    if not told:
+        return
+    for place, (name, value, note) in zip(st.columns(len(told)), told, strict=True):
+        place.metric(name, value)
+        place.caption(note)
+
+
+def _training(present: run_files.Now) -> list[tuple[str, str, str]]:
+    """Loss, watched acceptance and throughput, each with what it is of."""
+    told = [("Loss", ui.number(present.loss), f"after step {present.step:,}")]
+    for temperature, value in present.acceptance:
+        at = "" if temperature is None else f", T = {temperature:g}"
+        told.append((f"Acceptance (watched){at}", ui.number(value), f"exact, after step {present.evaluated_at:,}"))
+    speed = "–" if present.tokens_per_s is None else f"{present.tokens_per_s:,.0f}"
+    return [*told, ("Target tokens/s", speed, "trained on, over the last 20 steps")]
+
+
+def _before(status: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Before the first step only the capture has a throughput to tell."""
+    progress = status.get("progress")
+    speed = progress.get("tokens_per_s") if isinstance(progress, Mapping) else None
+    return [("Target tokens/s", f"{speed:,.0f}", "written by the target")] if isinstance(speed, int | float) else []
+
+
+def _place(run: RunFolder) -> str:
+    """How many runs are before a waiting one."""
+    ids = [waiting.id for waiting in queue.waiting(queries.home())]
+    if run.id not in ids:
+        return "Waits to be started."
+    ahead = ids.index(run.id)
+    return (
+        "Next in the queue." if not ahead else f"Waits; {ahead} run{'s' if ahead > 1 else ''} before it in the queue."
+    )
+
+
+def curves(run: RunFolder, label: str, axis: str) -> None:
+    """Loss and watched acceptance so far, side by side."""
+    points = events(run).points()
+    if not points:
+        st.info("No training step is done yet; the curves begin with the first one.", icon=":material/show_chart:")
+        return
+    frame, tone = run_files.curve_frame(run.id, points), theme.mode()
+    left, right = st.columns(2)
+    with left:
+        _curve(frame, axis, "train", run, label, tone, "")
+    with right:
+        _curve(frame, axis, "eval", run, label, tone, _watched(run))
+
+
+def _curve(frame: pd.DataFrame, axis: str, kind: str, run: RunFolder, label: str, tone: str, note: str) -> None:
+    part = frame[frame.kind == kind]
+    if part.empty:
+        st.caption("No evaluation yet." if kind == "eval" else "No training step yet.")
+        return
+    figure = charts.learning_curve(frame, axis, kind, {run.id: "this run"}, tone, note)
+    last = part.iloc[-1]
+    what = "Training loss" if kind == "train" else "Exact acceptance of the watched prompts"
+    alt = f"{what} of {label} up to step {last.step}: {ui.number(last.value)} at the end"
+    ui.chart(figure, key=f"curve-{kind}", alt=alt, name=f"{run.id}-{kind}")
+
+
+def _watched(run: RunFolder) -> str:
+    """n of the evaluations during training, as the run noted it."""
+    told = run_files.mapping(run.path / "provenance.json").get("prompts")
+    watched = told.get("watched") if isinstance(told, Mapping) else None
+    return f"n = {watched} watched prompts, no interval" if watched else "watched prompts only, no interval"
+
+
+def log(run: RunFolder) -> None:
+    """The end of the run's log or of its process's output, with a search."""
+    which, search, lines, wrap = st.columns([2, 4, 2, 1.4], vertical_alignment="bottom")
+    name = which.selectbox(
+        "Log",
+        list(run_files.LOGS),
+        key="log",
+        bind="query-params",
+        help="log.txt: what the run did. output.txt: what its process printed, bars and warnings too.",
+    )
+    needle = search.text_input(
+        "Search in the log", key="find", bind="query-params", type="search", placeholder="lines that hold …"
+    )
+    most = int(lines.selectbox("Last lines", [200, 1000, 5000], key="lines", bind="query-params"))
+    wrapped = wrap.toggle("Wrap", value=True, key="wrap", bind="query-params")
+    if not (run.path / name).is_file():
+        st.info(f"There is no {name} yet: {run_files.LOGS[name]}.", icon=":material/subject:")
+        return
+    part = run_files.log_part(run.path / name, most, needle or "")
+    with st.container(height=440, autoscroll=True, border=False):  # a log is read from its end
+        st.code(part.text or ("(no such line)" if needle else "(empty)"), language=None, wrap_lines=wrapped)
+    told = f"{part.shown:,} of {part.found:,} lines" + (" that hold the search text" if needle else "")
+    st.caption(told + ("; only the end of this long file was looked through." if part.cut else "."))
+
+
+def labels_form(run: RunFolder, labels: Labels, known_tags: Sequence[str]) -> None:
+    """Title, tags, note and marks of the run."""
+    key = {name: f"{name}-{run.id}" for name in ("title", "tags", "notes", "pinned", "baseline", "archived")}
+    with st.form(f"labels-{run.id}"):
+        st.text_input("Title", labels.title, key=key["title"], max_chars=120, placeholder=run.id)
+        st.multiselect(
+            "Tags", sorted({*known_tags, *labels.tags}), list(labels.tags), key=key["tags"], accept_new_options=True
+        )
+        st.text_area("Note", labels.notes, key=key["notes"], max_chars=20_000, height=160)
+        pinned, baseline, archived = st.columns(3)
+        pinned.toggle("Pinned", labels.pinned, key=key["pinned"], help="Comes first in lists.")
+        baseline.toggle(
+            "Baseline", labels.baseline, key=key["baseline"], help="Others are compared with it; there is one at most."
+        )
+        archived.toggle(
+            "Archived",
+            labels.archived,
+            key=key["archived"],
+            help="Left out of lists and leaderboards; nothing is deleted.",
+        )
+        actions.submit("Save", lambda: _save(run, key), key=f"save-{run.id}", icon=":material/save:")
+
+
+def _save(run: RunFolder, key: Mapping[str, str]) -> str:
+    given = {name: st.session_state[widget] for name, widget in key.items()}
+    change_labels(queries.home(), run, **{**given, "title": given["title"].strip()})
+    where = f" It is left out of lists; its folder stays where it is: {run.path}" if given["archived"] else ""
+    return f"Saved.{where}"
+
+
+def labels_of(run: RunFolder) -> Labels | None:
+    """The run's labels; None, and a box that says why, if they cannot be read."""
+    try:
+        return read_labels(run)
+    except (DraftbenchError, TypeError, ValueError, OSError) as error:
+        if (run.path / "labels.json").exists():
+            ui.error_box(error if isinstance(error, DraftbenchError) else DraftbenchError(str(error)))
+        return None
+
+
+def indexed(run: RunFolder) -> Run | None:
+    """The run as the index knows it; None if the index could not take it in."""
+    try:
+        return queries.run(run.id)
+    except DraftbenchError:
+        return None

@@ -1,0 +1,232 @@
+"""The table of runs: which are shown, in what order and groups, and what stands in its cells. Pure functions on data frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from engine.paths import Home
+from workbench.view_state import link
+
+CHOOSABLE = ("state", "domain", "loss", "scenario", "mode", "target")  # columns to filter by, besides tags
+GROUPS = ("domain", "loss", "target", "scenario", "tag")
+ARCHIVED = ("hidden", "shown", "only")
+UNKNOWN = "–"
+GLYPHS = {
+    "queued": "◷", "running": "▶", "done": "✓", "failed": "✕", "cancelled": "■", "interrupted": "↯", "damaged": "⚠",
+}  # fmt: skip
+
+# What the address calls an order -> column and direction; rows without a value come last.
+ORDERS: dict[str, tuple[str, bool]] = {
+    "newest": ("created_at", False),
+    "oldest": ("created_at", True),
+    "name": ("label", True),
+    "exact acceptance": ("exact", False),
+    "gain": ("gain", False),
+    "speed-up": ("speedup", False),
+    "state": ("state", True),
+}
+
+CSV_COLUMNS = (
+    "run_id", "title", "state", "pinned", "baseline", "archived", "tags", "notes", "domain", "scenario", "mode",
+    "supervision", "loss", "target", "draft_init", "seed", "temperature", "exact", "exact_low", "exact_high",
+    "n_prompts", "n_tokens", "initial", "gain", "speedup", "speedup_low", "speedup_high", "certificate",
+    "num_draft_tokens", "dtype", "device", "heldout_hash", "created_at", "folder", "problems",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a visitor asked for; an empty choice lets everything through."""
+
+    text: str = ""
+    chosen: tuple[tuple[str, tuple[str, ...]], ...] = ()  # column -> accepted values
+    tags: tuple[str, ...] = ()
+    archived: str = "hidden"
+
+
+def prepared(runs: pd.DataFrame) -> pd.DataFrame:
+    """The overview with `gain` over the untrained draft, lists where lists belong, and unknown words as a dash."""
+    frame = runs.reset_index(drop=True)
+    frame["gain"] = frame["exact"] - frame["initial"]
+    for column in ("tags", "problems"):
+        frame[column] = pd.Series([_listed(value) for value in frame[column]], index=frame.index, dtype=object)
+    for column in CHOOSABLE:
+        frame[column] = frame[column].astype(object).where(frame[column].notna(), UNKNOWN)
+    return frame
+
+
+def with_unindexed(runs: pd.DataFrame, home: Home) -> pd.DataFrame:
+    """`runs` and a row for each folder that the index cannot take in because it has no recipe."""
+    lost = sorted(_folder_names(home) - set(runs.run_id))
+    if not lost:
+        return runs
+    rows = pd.DataFrame({"run_id": lost, "label": lost, "folder": [f"runs/{run_id}" for run_id in lost]})
+    rows["state"] = "damaged"
+    rows["problems"] = [["config.yaml: missing, so nothing else of the run can be told"] for _ in lost]
+    rows[["pinned", "archived", "baseline"]] = False
+    return pd.concat([runs, rows.reindex(columns=runs.columns).astype(runs.dtypes, errors="ignore")])
+
+
+def matching(runs: pd.DataFrame, filters: Filters) -> pd.DataFrame:
+    """The rows that fit every filter. Each word of the text must occur in id, title, a tag or the note."""
+    keep = pd.Series(True, index=runs.index)
+    if filters.archived != "shown":
+        keep &= runs.archived == (filters.archived == "only")
+    for column, values in filters.chosen:
+        if values:
+            keep &= runs[column].isin(values)
+    if filters.tags:
+        keep &= pd.Series([bool(set(tags) & set(filters.tags)) for tags in runs.tags], index=runs.index, dtype=bool)
+    words = filters.text.casefold().split()
+    if words:
+        searched = (_searched(row) for row in runs[["run_id", "title", "tags", "notes"]].itertuples(index=False))
+        found = [all(word in text for word in words) for text in searched]
+        keep &= pd.Series(found, index=runs.index, dtype=bool)
+    return runs[keep]
+
+
+def ordered(runs: pd.DataFrame, order: str, group: str | None = None) -> pd.DataFrame:
+    """Pinned runs first, then by the order; inside their groups if a group is given. Equal rows keep their order."""
+    column, ascending = ORDERS[order]
+    keyed = runs.assign(_group=_groups(runs, group) if group else "", _pinned=~runs.pinned)
+    key: Callable[[Any], Any] = lambda c: c.str.casefold() if c.name == "label" else c  # noqa: E731
+    keyed = keyed.sort_values(column, ascending=ascending, key=key, kind="stable", na_position="last")
+    return keyed.sort_values(["_group", "_pinned"], kind="stable").drop(columns=["_group", "_pinned"])
+
+
+def group_summary(runs: pd.DataFrame, group: str) -> pd.DataFrame:
+    """One row a group: how many runs and measured ones, and the best exact acceptance with interval, n and run.
+
+    A run with several tags counts in each of their groups.
+    """
+    spread = _spread(runs, group)
+    rows = []
+    for name, members in spread.groupby("_group", sort=True):
+        measured = members[members.exact.notna()]
+        row: dict[str, Any] = {"group": name, "runs": len(members), "measured": len(measured)}
+        if len(measured):
+            best = measured.iloc[int(measured.exact.to_numpy().argmax())]
+            row |= {"exact": best.exact, "interval": interval(best.exact_low, best.exact_high), "n": best.n_prompts}
+            row |= {"best": best.label, "seeds": measured.seed.nunique()}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["group", "runs", "measured", "seeds", "exact", "interval", "n", "best"])
+
+
+def group_names(runs: pd.DataFrame, group: str) -> list[str]:
+    """The groups that the rows fall into."""
+    return sorted(set(_spread(runs, group)["_group"]))
+
+
+def in_group(runs: pd.DataFrame, group: str, name: str) -> pd.DataFrame:
+    """The rows of one group."""
+    found = _spread(runs, group)
+    return found[found["_group"] == name].drop(columns="_group")
+
+
+def choices(runs: pd.DataFrame, column: str) -> list[str]:
+    """The values of a column, or all tags, to choose from."""
+    if column == "tags":
+        return sorted({tag for tags in runs.tags for tag in tags})
+    return sorted({str(value) for value in runs[column]})
+
+
+def cells(runs: pd.DataFrame) -> pd.DataFrame:
+    """What the table shows: one column an aspect, in reading order. Texts are as typed: the table escapes nothing away."""
+    return pd.DataFrame(
+        {
+            "state": [f"{GLYPHS.get(state, '?')} {state}" for state in runs.state],
+            "marks": [marks(*row) for row in zip(runs.baseline, runs.pinned, runs.archived, runs.problems, strict=True)],
+            "label": runs.label,
+            "open": [link("run", run=run_id) for run_id in runs.run_id],
+            "domain": runs.domain,
+            "scenario": runs.scenario,
+            "loss": runs.loss,
+            "mode": runs["mode"],
+            "exact": runs.exact,
+            "interval": [interval(*pair) for pair in zip(runs.exact_low, runs.exact_high, strict=True)],
+            "n": runs.n_prompts,
+            "temperature": runs.temperature,
+            "gain": runs.gain,
+            "speedup": runs.speedup,
+            "speedup_interval": [interval(*pair, digits=2) for pair in zip(runs.speedup_low, runs.speedup_high, strict=True)],
+            "certificate": [certificate_word(value) for value in runs.certificate],
+            "seed": runs.seed,
+            "tags": runs.tags,
+            "target": runs.target,
+            "created": runs.created_at,
+            "notes": [_line(value) for value in runs.notes],
+            "problems": ["; ".join(problems) for problems in runs.problems],
+            "run": runs.run_id,
+        }
+    ).reset_index(drop=True)  # fmt: skip
+
+
+def for_csv(runs: pd.DataFrame) -> pd.DataFrame:
+    """The shown rows with every column a spreadsheet may want; lists as one text."""
+    told = runs.reindex(columns=list(CSV_COLUMNS)).copy()
+    for column in ("tags", "problems"):
+        told[column] = ["; ".join(values) for values in told[column]]
+    return told
+
+
+def marks(baseline: bool, pinned: bool, archived: bool, problems: Sequence[str]) -> str:
+    """'★ baseline, pinned': what was done to a run by hand, and whether its folder is whole."""
+    words = (
+        ("★ baseline", baseline), ("● pinned", pinned), ("▣ archived", archived), ("⚠ not whole", bool(problems)),
+    )  # fmt: skip
+    return ", ".join(word for word, holds in words if holds)
+
+
+def interval(low: float | None, high: float | None, digits: int = 3) -> str:
+    """'[0.270, 0.304]', or a dash where there is none."""
+    if low is None or high is None or pd.isna(low) or pd.isna(high):
+        return UNKNOWN
+    return f"[{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def certificate_word(passed: Any) -> str:
+    """The certificate of losslessness in a word and a mark."""
+    if passed is None or pd.isna(passed):
+        return UNKNOWN
+    return "✓ passed" if passed else "✕ failed"
+
+
+def _listed(value: Any) -> list[str]:
+    """A list of the index comes as an array; a run without it has None or NaN."""
+    return [] if value is None or isinstance(value, float) else [str(item) for item in value]
+
+
+def _searched(row: Any) -> str:
+    return " ".join(
+        str(part) for part in (row.run_id, row.title, *row.tags, row.notes) if isinstance(part, str)
+    ).casefold()
+
+
+def _line(value: Any) -> str:
+    return " ".join(value.split()) if isinstance(value, str) else ""
+
+
+def _groups(runs: pd.DataFrame, group: str) -> list[str]:
+    """The group of each row; the first of its tags."""
+    if group == "tag":
+        return [tags[0] if tags else UNKNOWN for tags in runs.tags]
+    return [str(value) for value in runs[group]]
+
+
+def _spread(runs: pd.DataFrame, group: str) -> pd.DataFrame:
+    """The rows with `_group`; a row for each tag where runs are grouped by tag."""
+    if group != "tag":
+        return runs.assign(_group=_groups(runs, group))
+    groups = pd.Series([tags or [UNKNOWN] for tags in runs.tags], index=runs.index, dtype=object)
+    return runs.assign(_group=groups).explode("_group")
+
+
+def _folder_names(home: Home) -> set[str]:
+    """Folders that look like runs; their names alone, because reading a thousand of them takes a while."""
+    if not home.runs.is_dir():
+        return set()
+    return {path.name for path in home.runs.iterdir() if not path.name.startswith(".") and path.is_dir()}
