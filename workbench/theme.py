@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from engine.decode.events import MARKS
+from workbench import tokens
 
 # Okabe and Ito's palette without its yellow, which is too pale for lines on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7f7f7f")
@@ -52,7 +53,7 @@ def template(tone: str) -> go.layout.Template:
     }  # fmt: skip
     return go.layout.Template(
         layout={
-            "font": {"family": "Source Sans, Source Sans 3, sans-serif", "size": 13, "color": colours.text},
+            "font": {"family": "'Source Sans', sans-serif", "size": 13, "color": colours.text},
             "title": {"x": 0, "xanchor": "left", "font": {"size": 15}},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
@@ -74,7 +75,7 @@ def fate_css() -> str:
         for scheme, alpha in _TINT.items():
             rules.append(f".{scheme} .fate-{fate}{{background:{mark.tint}{alpha}}}")
         rules.append(f".fate-{fate}{{text-decoration:{mark.decoration};text-decoration-thickness:.12em;{faint}}}")
-    return "".join(rules) + _TOKEN_CSS
+    return "".join(rules) + _TOKEN_CSS + tokens.CSS
 
 
 # Tokens of an answer: white space is part of them, so it is kept; a long one may break anywhere.

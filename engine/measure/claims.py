@@ -1,0 +1,191 @@
+"""The claims of "Training Domain Draft Models for Speculative Decoding" (arXiv 2503.07807) as comparisons of runs.
+
+Each claim says which facts of two runs may differ and what makes the one and the other side;
+all other facts must be equal. What is known of the paper is its abstract and captions, so a
+band is what those state, and whether it is relative or absolute is not known.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Facts = Mapping[str, Any]
+
+# Facts that any two runs may differ in: which of the repetitions it is, and what changes no weight and no exact rate.
+SEEDS = ("train.seed", "capture.seed")
+_HARMLESS = {"train.micro_batch_tokens", "train.eval_every", "train.eval_prompts", "train.checkpoint_every"}
+_MEASURED_ON = ("top_p", "top_k", "max_new_tokens", "seed")
+# Another mode of training sets its own schedule: all of `train` may differ then, but for these.
+ANY_TRAINING = "train.*"
+_SAME_TRAINING = {"train.mode", "train.seed", "train.distill_temperature", "train.precision"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim. The measured effect is the exact acceptance of `other` over that of `base`, less one."""
+
+    key: str
+    number: str  # among the paper's five; 'also' for what it says besides
+    title: str
+    statement: str
+    base: str  # words for the two sides
+    other: str
+    is_base: Callable[[Facts], bool]
+    is_other: Callable[[Facts], bool]
+    varies: frozenset[str]
+    sign: int  # of the effect that the paper reports
+    band: tuple[float, float] | None = None  # of the effect, as the paper states it
+    breadth: tuple[str, int] = ("", 0)  # how many different ones of what it must be seen in to be called reproduced
+    paired: bool = True
+
+    def may_differ(self, fact: str) -> bool:
+        """Whether the two runs of a pair may differ in this fact."""
+        training = fact.startswith("train.") and fact not in _SAME_TRAINING
+        return fact in self.varies or (ANY_TRAINING in self.varies and training)
+
+
+def facts_of(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides whether two runs may be compared: dotted name -> value, hashes of files rather than their paths."""
+    prompts, seen = config.get("prompts", {}), provenance.get("prompts", {})
+    measure, train = config.get("measure", {}), config.get("train", {})
+    facts: dict[str, Any] = {
+        "target": provenance.get("target_fingerprint") or _text(config.get("target")),
+        "domain": prompts.get("domain"),
+        "scenario": prompts.get("scenario"),
+        "train_prompts": seen.get("train_hash") or _text(prompts.get("train")),
+        "n_train": seen.get("train"),
+        "heldout": seen.get("heldout_hash") or _text(prompts.get("heldout")),
+        "dtype": provenance.get("target_dtype"),
+        "device": str(provenance.get("device", "")).partition(":")[0],
+        "loss": loss_name(train.get("loss", [])),
+        "train.mode": train.get("mode"),
+    }
+    facts |= {f"draft.{key}": _text(value) for key, value in config.get("draft", {}).items()}
+    facts |= {f"capture.{key}": value for key, value in config.get("capture", {}).items() if _changes_text(key)}
+    facts |= {f"train.{key}": _text(value) for key, value in train.items() if key not in ("mode", "loss")}
+    facts |= {f"measure.{key}": measure.get(key) for key in _MEASURED_ON}
+    return {key: value for key, value in facts.items() if key not in _HARMLESS}
+
+
+def loss_name(terms: Any) -> str:
+    """The name of a loss that is one term with its usual parameters; else the whole of it."""
+    if isinstance(terms, list) and len(terms) == 1 and isinstance(terms[0], dict):
+        term = terms[0]
+        own = {"jsd": ("beta", 0.5), "lk_hybrid": ("eta", 3.0)}.get(term.get("name", ""))
+        if term.get("weight", 1.0) == 1.0 and (own is None or term.get(own[0], own[1]) == own[1]):
+            return str(term.get("name"))
+    return _text(terms)
+
+
+def _changes_text(key: str) -> bool:
+    return key not in ("batch_size", "signal", "signal_top_k")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+
+
+def _loss(name: str) -> Callable[[Facts], bool]:
+    return lambda facts: facts["loss"] == name
+
+
+def _is(key: str, value: Any) -> Callable[[Facts], bool]:
+    return lambda facts: facts[key] == value
+
+
+GENERIC = Claim(
+    "generic",
+    "1",
+    "A generic draft loses acceptance on a domain target",
+    "The acceptance of a draft made for a general model drops on a domain model, by up to 38% (a second-hand figure).",
+    "the draft on its own general target",
+    "the same draft on a domain target",
+    lambda facts: facts["domain"] == "general",
+    lambda facts: facts["domain"] != "general" and facts["draft.init"] == "checkpoint",
+    frozenset(),
+    sign=-1,
+    band=(-0.38, 0.0),
+    paired=False,
+)
+MODE = Claim(
+    "offline",
+    "2",
+    "Offline training beats online training",
+    "Offline distillation outperforms online distillation by 11% to 25%.",
+    "online",
+    "offline",
+    _is("train.mode", "online"),
+    _is("train.mode", "offline"),
+    frozenset({"train.mode", ANY_TRAINING}),
+    sign=1,
+    band=(0.11, 0.25),
+)
+SUPERVISION = Claim(
+    "white_box",
+    "3",
+    "White box beats black box",
+    "A draft that sees the target's distribution outperforms one that sees only its text by 2% to 10%.",
+    "sft (black box)",
+    "forward_kl (white box)",
+    _loss("sft"),
+    _loss("forward_kl"),
+    frozenset({"loss"}),
+    sign=1,
+    band=(0.02, 0.10),
+)
+SCENARIO = Claim(
+    "synthetic",
+    "4",
+    "Synthetic queries nearly replace historical ones",
+    "A draft trained on synthetic queries reaches 80% to 93% of one trained on the users' own.",
+    "historical queries",
+    "synthetic queries",
+    _is("scenario", "historical"),
+    _is("scenario", "synthetic"),
+    frozenset({"scenario", "train_prompts", "n_train"}),
+    sign=-1,
+    band=(-0.20, -0.07),
+)
+SIZE = Claim(
+    "size",
+    "5",
+    "More training queries help, in every domain",
+    "Acceptance grows with the number of training queries, in every domain.",
+    "fewest queries",
+    "most queries",
+    lambda facts: bool(facts["n_train"]),
+    lambda facts: bool(facts["n_train"]),
+    frozenset({"train_prompts", "n_train"}),
+    sign=1,
+    breadth=("domain", 2),
+)
+LEAD = Claim(
+    "lead",
+    "5",
+    "Offline's lead over online grows with the data",
+    "The lead of offline forward KL over online forward KL grows with the number of training queries.",
+    "lead with the fewest queries",
+    "lead with the most queries",
+    lambda facts: facts["loss"] == "forward_kl" and facts["train.mode"] == "online",
+    lambda facts: facts["loss"] == "forward_kl" and facts["train.mode"] == "offline",
+    frozenset({"train_prompts", "n_train", *MODE.varies}),
+    sign=1,
+)
+BEST_LOSS = Claim(
+    "best_loss",
+    "also",
+    "Forward KL is the best loss",
+    "Of the losses that see the target's distribution, forward KL gives the highest acceptance.",
+    "another white-box loss",
+    "forward_kl",
+    lambda facts: facts["loss"] not in ("forward_kl", "sft"),
+    _loss("forward_kl"),
+    frozenset({"loss"}),
+    sign=1,
+    breadth=("against", 2),
+)
+
+CLAIMS: dict[str, Claim] = {claim.key: claim for claim in (GENERIC, MODE, SUPERVISION, SCENARIO, SIZE, LEAD, BEST_LOSS)}

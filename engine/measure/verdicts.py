@@ -1,0 +1,59 @@
+"""From a measured effect to one of four verdicts, in words that say why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from engine.measure.claims import Claim
+from engine.measure.statistics import Interval
+
+REPRODUCED, SAME, NOT, FEW = "reproduced", "same direction", "not reproduced", "not enough runs"
+ENOUGH_SEEDS = 3
+
+
+def judge_cell(claim: Claim, relative: Interval, absolute: Interval, by_seed: Sequence[float]) -> tuple[str, str]:
+    """One of the four verdicts and why, in words."""
+    low, high = sorted((claim.sign * absolute.low, claim.sign * absolute.high))
+    seeds = f"{len(by_seed)} seed{'s' if len(by_seed) > 1 else ''}"
+    if math.isnan(low):
+        return FEW, "fewer than two common prompts give no interval"
+    clear = low > 0 and all(claim.sign * value > 0 for value in by_seed)
+    if len(by_seed) < ENOUGH_SEEDS:
+        if clear:
+            return SAME, f"{seeds}; {ENOUGH_SEEDS} are needed before it can be called reproduced"
+        told = "points the other way" if high < 0 else "shows no clear difference"
+        return FEW, f"{seeds} {told}; {ENOUGH_SEEDS} are needed before anything is concluded"
+    if not clear:
+        return NOT, f"{seeds}: " + ("the effect points the other way" if high < 0 else "no clear difference")
+    return _against_band(claim, relative, absolute, seeds)
+
+
+def _against_band(claim: Claim, relative: Interval, absolute: Interval, seeds: str) -> tuple[str, str]:
+    if claim.band is None:
+        return REPRODUCED, f"{seeds}, all in the direction of the paper"
+    least, most = claim.band
+    inside = [name for name, i in (("relative", relative), ("absolute", absolute)) if least <= i.value <= most]
+    band = f"{least:+.0%} to {most:+.0%}"
+    if inside:
+        return REPRODUCED, f"{seeds}; the {' and the '.join(inside)} difference lies in {band}"
+    return SAME, f"{seeds}; the size lies outside {band}, relative and absolute"
+
+
+def overall(claim: Claim, cells: Sequence[tuple[str, str]], seen_in: int) -> tuple[str, str]:
+    """A claim's verdict from those of its cells (verdict, reason): the weakest that was decided, so that no place is hidden.
+
+    `seen_in`: in how many domains, or against how many other losses, if the claim speaks of all of them.
+    """
+    decided = [verdict for verdict, _ in cells if verdict != FEW]
+    if not decided:
+        return FEW, cells[0][
+            1
+        ] if cells else f"no two runs differ in nothing but this: {claim.base} against {claim.other}"
+    worst = max(decided, key=(REPRODUCED, SAME, NOT).index)
+    told = f"{len(decided)} of {len(cells)} comparisons could be decided"
+    of_what, needed = claim.breadth
+    if worst == REPRODUCED and seen_in < needed:
+        where = "domain" if of_what == "domain" else "other loss"
+        return SAME, f"{told}, with {seen_in} {where} only; {needed} are needed"
+    return worst, told if len(set(decided)) == 1 else f"{told}; the weakest counts"

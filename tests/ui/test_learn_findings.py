@@ -1,0 +1,82 @@
+"""Learn and Findings under AppTest."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.fileio import write_json
+from engine.paths import Home
+from engine.runs.folder import RunFolder, run_folders
+from tests.ui.conftest import OpenPage
+from workbench.learn_text import TOPICS
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_every_topic_opens_by_its_link(page: OpenPage, topic: str):
+    shown = page("learn", topic=topic)
+    assert shown.header[0].value == TOPICS[topic]
+
+
+def test_an_unknown_topic_shows_the_first(page: OpenPage):
+    assert page("learn", topic="nonsense").header[0].value == TOPICS["words"]
+
+
+def test_a_topic_that_is_chosen_goes_into_the_url(page: OpenPage):
+    shown = page("learn")
+    shown.segmented_control(key="chosen_topic").set_value("losses").run()
+    assert shown.query_params["topic"] == "losses"
+    assert len(shown.latex) == 8
+
+
+def test_the_calculator_says_when_it_does_not_pay(page: OpenPage):
+    shown = page("learn", topic="speed", alpha="0.28", gamma="3", c="0.27")
+    assert {metric.label: metric.value for metric in shown.metric}["Speed-up"] == "0.76x"
+    assert "gamma 1 would gain" in shown.warning[0].value
+    shown.slider(key="alpha").set_value(0.9).run()
+    assert not shown.warning
+
+
+def twin(home: Path, run: RunFolder, name: str, loss: str) -> None:
+    """A copy of the finished run under another loss, as if it had been trained so."""
+    folder = Path(shutil.copytree(run.path, home / "runs" / name))
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    config["train"]["loss"] = loss
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+
+
+def test_findings_without_runs_say_what_is_missing(page: OpenPage):
+    shown = page("findings")
+    assert len([b for b in shown.button if b.label == "Start a run"]) == 1
+    assert sum("not enough runs" in part.value for part in shown.markdown) == 14  # the list, and each claim
+
+
+def test_one_run_asks_for_its_counterpart(page: OpenPage, finished_home: Path):
+    shown = page("findings")
+    run = run_folders(Home(finished_home))[0]
+    lines = [code.value for code in shown.code]
+    assert f"draftbench run {run.path / 'config.yaml'} --set train.loss=sft" in lines
+    assert any("1 run took part" in part.value for part in shown.caption)
+
+
+def test_a_pair_of_runs_is_measured_and_shown(page: OpenPage, finished_home: Path):
+    run = run_folders(Home(finished_home))[0]
+    twin(finished_home, run, "black", "sft")
+    shown = page("findings")
+    (table,) = [frame.value for frame in shown.dataframe if "forward_kl (white box)" in frame.value]
+    assert list(table["T"]) == ["0", "1"]
+    assert set(table["seeds"]) == {1}
+    assert table["runs"][0] == f"/compare?runs=black&runs={run.id}"
+    assert set(table["verdict"]) == {"not enough runs"}  # the same weights: no difference
+
+
+def test_runs_that_are_put_away_or_not_proven_stay_out(page: OpenPage, finished_home: Path):
+    run = run_folders(Home(finished_home))[0]
+    twin(finished_home, run, "black", "sft")
+    write_json(finished_home / "runs" / "black" / "labels.json", {"archived": True})
+    shown = page("findings")
+    assert any("1 run took part; left out: 1 archived" in part.value for part in shown.caption)
+    assert not [frame for frame in shown.dataframe if "forward_kl (white box)" in frame.value]

@@ -1,0 +1,147 @@
+"""Replay under AppTest: deep links, stepping, errors and escaping."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from engine.decode.events import Fate
+from engine.paths import Home
+from engine.runs.folder import run_folders
+from engine.runs.traces import Trace, TraceAlternative, TraceRound, TraceToken, save_trace, traced_prompts
+from tests.ui.conftest import OpenPage
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+def saved(home: Path, rounds: int = 3) -> str:
+    others = tuple(TraceAlternative(i, f"{EVIL}{i}", 0.3 - 0.02 * i, 0.01 * i) for i in range(12))
+    tokens = (
+        TraceToken(EVIL, 5, Fate.ACCEPTED, 0, 0.4, 0.5, 0.1, 0.7, others),
+        TraceToken("no", 6, Fate.REJECTED, 1, 0.1, 0.5, 0.9, 0.4, others),
+        TraceToken("lost", 7, Fate.DISCARDED, 2, None, 0.3),
+        TraceToken("yes", 0, Fate.CORRECTED, 1, 0.3, 0.0, 0.2, None, others),
+    )
+    told = tuple(TraceRound(i, 3, tokens, 0.01, 0.03, 0.001) for i in range(rounds))
+    return save_trace(
+        Home(home), Trace("", f"title {EVIL}", f"prompt {EVIL}", {"temperature": 1.0, "draft": "d"}, told)
+    )
+
+
+def text_of(shown: AppTest) -> str:
+    parts = [*shown.markdown, *shown.caption, *shown.text, *shown.error]
+    return "\n".join(str(part.value) for part in parts)
+
+
+def html_of(shown: AppTest) -> str:
+    return "\n".join(str(part.proto.body) for part in shown.get("html"))
+
+
+def test_an_empty_home_offers_one_way_on(page: OpenPage):
+    shown = page("replay")
+    assert [button.label for button in shown.button] == ["Start a run"]
+
+
+def test_no_saved_trace_leads_to_the_live_view(page: OpenPage):
+    shown = page("replay")
+    shown.segmented_control[0].set_value("Saved from the live view").run()
+    assert not shown.exception
+    assert [button.label for button in shown.button] == ["Open Live"]
+
+
+def test_a_deep_link_to_a_run_restores_round_and_token(page: OpenPage, finished_home: Path):
+    run = run_folders(Home(finished_home))[0]
+    temperature, prompt = traced_prompts(run)[-1]
+    shown = page("replay", run=run.id, temperature=str(temperature), prompt=prompt, round="1", token="0")
+    assert [box.value for box in shown.selectbox] == [run.id, f"{temperature:g}", prompt]
+    assert shown.slider[0].value == 1
+    assert shown.subheader[0].value == "Round 1"
+    assert shown.segmented_control(key="token_1").value == 0
+
+
+def test_stepping_forward_and_back_and_to_the_ends(page: OpenPage, finished_home: Path):
+    saved(finished_home, rounds=4)
+    trace = saved(finished_home, rounds=4)
+    shown = page("replay", trace=trace)
+    assert shown.button(key="step_Back").disabled
+    for key, number in (("Forward", 1), ("Forward", 2), ("Back", 1), ("Last", 3), ("First", 0)):
+        shown.button(key=f"step_{key}").click().run()
+        assert not shown.exception
+        assert shown.subheader[0].value == f"Round {number}"
+    shown.button(key="step_Last").click().run()
+    assert shown.button(key="step_Forward").disabled
+    assert shown.query_params["round"] == "3"
+
+
+def test_a_refusal_shows_bars_draw_and_residual(page: OpenPage, own_folders: None, tmp_path: Path):
+    shown = page("replay", trace=saved(tmp_path / "home"))
+    assert "u \\= \\.90 ≥ \\.20\\: rejected" in text_of(shown)
+    assert len(shown.get("plotly_chart")) == 3
+
+
+@pytest.mark.parametrize(
+    ("token", "charts", "words"), [("0", 2, "u \\= \\.10 \\< \\.80"), ("2", 0, "never judged"), ("3", 2, "residual")]
+)
+def test_each_token_of_the_round_can_be_looked_at(page: OpenPage, tmp_path: Path, token: str, charts: int, words: str):
+    shown = page("replay", trace=saved(tmp_path / "home"), token=token)
+    assert words in text_of(shown)
+    assert len(shown.get("plotly_chart")) == charts
+
+
+def test_choosing_a_token_keeps_it_in_the_url(page: OpenPage, tmp_path: Path):
+    shown = page("replay", trace=saved(tmp_path / "home"))
+    shown.segmented_control(key="token_0").set_value(2).run()
+    assert shown.query_params["token"] == "2"
+    shown.button(key="step_Forward").click().run()
+    assert "token" not in shown.query_params
+
+
+def test_another_run_begins_at_its_first_round(page: OpenPage, finished_home: Path):
+    run = run_folders(Home(finished_home))[0]
+    shown = page("replay", round="2")
+    prompts = [p for t, p in traced_prompts(run) if t == traced_prompts(run)[0][0]]
+    shown.selectbox(key="pick_prompt").set_value(prompts[1]).run()
+    assert not shown.exception
+    assert shown.slider[0].value == 0
+    assert shown.query_params["prompt"] == prompts[1]
+
+
+def test_a_run_without_alternatives_names_the_command(page: OpenPage, finished_home: Path):
+    import pandas as pd
+
+    run = run_folders(Home(finished_home))[0]
+    path = run.path / "measure" / "tokens.parquet"
+    table = pd.read_parquet(path)
+    table.drop(columns=[c for c in table if c.startswith("alt_")]).to_parquet(path, index=False)
+    shown = page("replay", run=run.id, temperature="1")
+    assert f"draftbench measure {run.id}" in text_of(shown)
+
+
+@pytest.mark.parametrize(
+    ("params", "what"),
+    [({"trace": "no-such"}, "no saved trace"), ({"trace": "../../etc/passwd"}, "not a valid name"), ({"run": "no-such"}, "there is no run"),
+     ({"temperature": "0.35"}, "there is no temperature"), ({"prompt": "nobody"}, "there is no prompt")],
+)  # fmt: skip
+def test_what_does_not_exist_is_told_in_three_parts(
+    page: OpenPage, finished_home: Path, params: dict[str, str], what: str
+):
+    shown = page("replay", **params)
+    said = shown.error[0].value.replace("\\", "")
+    assert what in said
+    assert "What to do" in said
+
+
+@pytest.mark.parametrize(("named", "shown_round"), [("99", 2), ("-1", 0), ("²", 0), ("x", 0)])
+def test_a_round_that_does_not_exist_shows_the_nearest(page: OpenPage, tmp_path: Path, named: str, shown_round: int):
+    shown = page("replay", trace=saved(tmp_path / "home"), round=named, token=named)
+    assert shown.subheader[0].value == f"Round {shown_round}"
+
+
+def test_nothing_that_a_model_or_user_wrote_is_markup(page: OpenPage, tmp_path: Path):
+    shown = page("replay", trace=saved(tmp_path / "home"))
+    assert "<img" not in html_of(shown)
+    assert "&lt;img" in html_of(shown)
+    assert not any("<img" in str(part.value) for part in (*shown.markdown, *shown.caption))
+    assert shown.text[0].value == f"prompt {EVIL}"  # st.text renders plain text

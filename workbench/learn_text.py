@@ -1,0 +1,234 @@
+"""What the Learn page says: words, a worked round, how others report, losses with formulas, traps. No Streamlit, no torch."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from engine.decode.events import Fate
+from engine.measure.cost_model import best_gamma, expected_speedup
+from engine.measure.trace import Counts
+from engine.paths import PROJECT_ROOT
+from workbench import theme
+from workbench.replay_view import acceptance, residual, short
+
+TOPICS = {
+    "words": "Words",
+    "round": "How a round works",
+    "rates": "Five acceptance rates",
+    "losses": "Losses",
+    "speed": "Is it faster?",
+    "traps": "Traps",
+    "statistics": "Statistics",
+}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss as its registry describes it."""
+
+    name: str
+    formula: str
+    source: str
+    meaning: str
+    black_box: bool = False
+    parameter: str | None = None
+
+
+@lru_cache(maxsize=1)
+def losses() -> tuple[Loss, ...]:
+    """The registry of losses, read from its source text: importing it would load torch for a page of words."""
+    tree = ast.parse((PROJECT_ROOT / "engine" / "distill" / "losses.py").read_text(encoding="utf-8"))
+    told = {node.name: ast.get_docstring(node) or "" for node in tree.body if isinstance(node, ast.FunctionDef)}
+    registry = next(
+        node.value for node in tree.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "LOSSES"
+    )  # fmt: skip
+    assert isinstance(registry, ast.Dict)
+    return tuple(_loss(key, value, told) for key, value in zip(registry.keys, registry.values, strict=True))
+
+
+def _loss(key: ast.expr | None, value: ast.expr, told: dict[str, str]) -> Loss:
+    assert isinstance(key, ast.Constant)
+    assert isinstance(value, ast.Call)
+    assert isinstance(value.args[0], ast.Name)
+    formula, source = (str(ast.literal_eval(argument)) for argument in value.args[1:3])
+    rest = {word.arg: ast.literal_eval(word.value) for word in value.keywords if word.arg}
+    return Loss(str(key.value), formula, source, told[value.args[0].id].splitlines()[0], **rest)
+
+
+# Names in a formula that LaTeX has commands for; any other word of two letters or more is set upright.
+_COMMANDS = {"sum": r"\sum", "log": r"\log", "min": r"\min", "exp": r"\exp", "beta": r"\beta", "eta": r"\eta"}
+_SIGNS = {"||": r"\,\|\,", "~": r"\sim ", "{": r"\{", "}": r"\}", "|": "|", "%": r"\%"}
+_PIECES = re.compile(r"[A-Za-z]+(?:'[a-z]+)?|\d+|\|\||\s+|.")
+
+
+def latex(formula: str) -> str:
+    """A formula of the registry as LaTeX: words become commands or upright text, nothing is executed."""
+    parts = []
+    for piece in _PIECES.findall(formula):
+        if piece in _COMMANDS:
+            parts.append(_COMMANDS[piece] + " ")
+        elif piece[0].isalpha() and len(piece) > 1:
+            parts.append(rf"\text{{{piece}}}")
+        elif piece.isspace():
+            parts.append(r"\ ")
+        else:
+            parts.append(_SIGNS.get(piece, piece))
+    return "".join(parts)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One token of the worked round."""
+
+    word: str
+    fate: Fate
+    told: str
+
+
+EXAMPLE_WORDS = ("cell", "gene", "leaf", "root")
+EXAMPLE_P = ((0.50, 0.30, 0.15, 0.05), (0.10, 0.60, 0.20, 0.10), (0.25, 0.25, 0.25, 0.25), (0.40, 0.40, 0.10, 0.10))
+EXAMPLE_Q = ((0.40, 0.40, 0.10, 0.10), (0.50, 0.30, 0.10, 0.10), (0.30, 0.30, 0.20, 0.20))
+EXAMPLE_PROPOSED = (0, 0, 2)
+EXAMPLE_DRAWS = (0.83, 0.41, 0.22, 0.55)
+
+
+def worked_round(
+    p: Sequence[Sequence[float]] = EXAMPLE_P,
+    q: Sequence[Sequence[float]] = EXAMPLE_Q,
+    proposed: Sequence[int] = EXAMPLE_PROPOSED,
+    draws: Sequence[float] = EXAMPLE_DRAWS,
+) -> list[Step]:
+    """A round over four words, worked out by the rule that `engine.decode.speculative.judge` follows.
+
+    `p`: gamma + 1 rows, `q`: gamma rows, `draws`: gamma + 1 numbers, the last for the target's own token.
+    """
+    steps: list[Step] = []
+    for place, word in enumerate(proposed):
+        chance = acceptance(p[place][word], q[place][word])
+        ratio = f"p = {short(p[place][word])}, q = {short(q[place][word])}, min(1, p/q) = {short(chance)}"
+        if draws[place] < chance:
+            steps.append(
+                Step(EXAMPLE_WORDS[word], Fate.ACCEPTED, f"{ratio}; u = {short(draws[place])} is below it: kept.")
+            )
+            continue
+        steps.append(
+            Step(EXAMPLE_WORDS[word], Fate.REJECTED, f"{ratio}; u = {short(draws[place])} is not below it: refused.")
+        )
+        after = [
+            Step(EXAMPLE_WORDS[w], Fate.DISCARDED, "It followed the refused token, so nobody judges it.")
+            for w in proposed[place + 1 :]
+        ]
+        return [*steps, *after, _correction(p[place], q[place], draws[-1])]
+    drawn = _inverse(p[len(proposed)], draws[-1])
+    return [
+        *steps,
+        Step(EXAMPLE_WORDS[drawn], Fate.BONUS, "Everything was kept: the target adds a token drawn from its own p."),
+    ]
+
+
+def _correction(p: Sequence[float], q: Sequence[float], draw: float) -> Step:
+    pairs = list(zip(p, q, strict=True))
+    left = residual(pairs, sum(min(pair) for pair in pairs))
+    drawn = _inverse(left, draw)
+    listed = ", ".join(f"{word} {short(share)}" for word, share in zip(EXAMPLE_WORDS, left, strict=True))
+    return Step(
+        EXAMPLE_WORDS[drawn],
+        Fate.CORRECTED,
+        f"Drawn from what p has more of than q, max(0, p - q) made to sum to 1: {listed}. With u = {short(draw)} that gives this word.",
+    )
+
+
+def _inverse(weights: Sequence[float], draw: float) -> int:
+    """The index whose share of the cumulative sum holds the draw."""
+    threshold, reached = draw * sum(weights), 0.0
+    for index, weight in enumerate(weights):
+        reached += weight
+        if threshold < reached:
+            return index
+    return len(weights) - 1
+
+
+RATES: dict[str, tuple[str, str]] = {
+    "exact": ("mean of Σ min(p, q) over the target's own text", "Nothing is drawn: the least noise, the one for comparing drafts."),
+    "per_proposed": ("accepted / proposed", "Falls as gamma grows: discarded tokens count as if refused."),
+    "per_examined": ("accepted / (accepted + first refusals)", "The alpha of the papers; free of gamma if tokens are alike."),
+    "per_emitted": ("accepted / emitted tokens", "The share of the output that the draft wrote."),
+    "greedy_agreement": ("argmax p = argmax q on the target's text", "What exact acceptance is at temperature 0."),
+    "tau": ("emitted tokens / target passes", "Not a rate but a length: what the speed-up starts from."),
+}  # fmt: skip
+
+# The example trace: of 100 rounds of gamma 4, how many kept 0, 1, 2, 3 and all 4 proposed tokens.
+EXAMPLE_LENGTHS = (30, 20, 15, 15, 20)
+
+
+def counts_of(lengths: Sequence[int]) -> Counts:
+    """A trace added up from its histogram of accepted lengths; the last entry counts rounds without refusal."""
+    gamma, rounds = len(lengths) - 1, sum(lengths)
+    accepted = sum(kept * many for kept, many in enumerate(lengths))
+    refused = rounds - lengths[-1]
+    return Counts(rounds, gamma * rounds, accepted, refused, gamma * rounds - accepted - refused, accepted + rounds)
+
+
+_SYSTEMS = {
+    "vllm_mean_acceptance_length": ("vLLM", "mean acceptance length: 1 + accepted / rounds"),
+    "vllm_draft_acceptance_rate": ("vLLM", "draft acceptance rate: accepted / proposed"),
+    "sglang_accept_length": ("SGLang", "accept length: completion tokens / verify passes"),
+    "spec_bench_mean_accepted_tokens": ("Spec-Bench", "mean accepted tokens: new tokens / target passes"),
+    "llama_cpp_accept": ("llama.cpp", "accept: accepted / drafted"),
+}
+
+
+def as_others_report(counts: Counts) -> pd.DataFrame:
+    """What other systems would print for one and the same trace."""
+    values = counts.as_others_report()
+    rows = [{"system": name, "prints": told, "value": values[key]} for key, (name, told) in _SYSTEMS.items()]
+    return pd.DataFrame(rows)
+
+
+def speedup_chart(alpha: float, gamma: int, c: float, tone: str, most: int = 16) -> go.Figure:
+    """The expected speed-up at each gamma, the chosen and the best one marked, and the line below which it is a loss."""
+    places = list(range(1, most + 1))
+    values = [expected_speedup(alpha, place, c) for place in places]
+    figure = go.Figure(layout={"template": theme.template(tone)})
+    figure.update_layout(
+        title=f"Expected speed-up (times) at alpha = {alpha:g}, c = {c:g}", height=360, showlegend=True
+    )
+    figure.add_hline(y=1, line={"color": theme.TONES[tone].faint, "dash": "dash"}, annotation_text="plain decoding")
+    figure.add_scatter(x=places, y=values, mode="lines+markers", name="speed-up", line={"color": theme.PALETTE[0]})
+    best = best_gamma(alpha, c, most)
+    for place, name, symbol, colour in ((gamma, "your gamma", "square", 1), (best, "best gamma", "star", 2)):
+        if place:
+            figure.add_scatter(
+                x=[place], y=[expected_speedup(alpha, place, c)], mode="markers", name=name,
+                marker={"symbol": symbol, "size": 15, "color": theme.PALETTE[colour]},
+            )  # fmt: skip
+    figure.update_xaxes(title="gamma (tokens proposed a round)", dtick=1)
+    figure.update_yaxes(title="speed-up (times)", rangemode="tozero")
+    return figure
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A titled piece of prose; `answer` is what Draftbench does about a trap."""
+
+    title: str
+    text: str
+    answer: str = ""
+
+
+def passages(prose: str) -> list[Passage]:
+    """The blocks of a text of `workbench.learn_prose`, their lines joined."""
+    found = []
+    for block in prose.strip().split("\n\n"):
+        title, _, rest = block.partition("\n")
+        text, _, answer = rest.partition("\n-> ")
+        found.append(Passage(title, " ".join(text.split()), " ".join(answer.split())))
+    return found
