@@ -115,11 +115,19 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
     with open(path, "rb") as file:
-        for raw in file:
-            with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
-                value = json.loads(raw)
-                if isinstance(value, dict):
-                    yield value
+        for line in file:
+            value = json_object(line)
+            if value is not None:
+                yield value
+
+
+def json_object(line: bytes) -> dict[str, Any] | None:
+    """The JSON object in a line of a file that a kill may have torn; None if it is not whole."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def sha256_file(path: Path) -> str:

@@ -15,7 +15,8 @@ from engine.measure.statistics import mcnemar, paired_difference
 MUST_MATCH = ("num_draft_tokens", "adaptive", "top_p", "top_k", "dtype", "device", "acceptance_rule")
 ONLY_SAMPLED = ("num_draft_tokens", "adaptive")  # these leave the exact rate as it is
 
-_RATES = {
+# Rate -> the sum it is of, and the sums that make up what it is a share of; each summed over prompts.
+RATES = {
     "exact": ("exact_sum", ["n_positions"]),
     "greedy_agreement": ("agree_sum", ["n_positions"]),
     "per_proposed": ("accepted", ["drafted"]),
@@ -48,17 +49,14 @@ def compare(
             b[b.temperature == temperature], on="prompt_id", suffixes=("_a", "_b")
         )
         both = both[both.prompt_id.isin(common)]
-        for metric, (top, bottom) in _RATES.items():
-            needed = [f"{name}_{side}" for name in [top, *bottom] for side in "ab"]
-            usable = both.dropna(subset=needed)
-            if usable.empty:
+        for metric in RATES:
+            found = paired_rate(both, metric)
+            if found is None:
                 continue
-            sides = {s: (usable[f"{top}_{s}"], sum(usable[f"{name}_{s}"] for name in bottom)) for s in "ab"}
-            interval = paired_difference(*(column.astype(float) for s in "ab" for column in sides[s]))  # type: ignore[union-attr]
-            row = {"temperature": temperature, "metric": metric, "difference": interval.as_dict()}
-            row |= {s: float(sides[s][0].sum() / sides[s][1].sum()) for s in "ab"}  # type: ignore[union-attr]
             reason = _not_comparable(metric, odd)
-            rows.append(row | {"comparable": reason is None, "reason": reason})
+            rows.append(
+                {"temperature": temperature, "metric": metric, **found, "comparable": reason is None, "reason": reason}
+            )
     return {
         "differs": {k: list(v) for k, v in odd.items()},
         "rows": rows,
@@ -66,9 +64,30 @@ def compare(
     }
 
 
+def paired_rate(both: pd.DataFrame, metric: str) -> dict[str, Any] | None:
+    """Rates `a` and `b` on the same prompts and their `difference`, b less a, with its interval; None without a prompt.
+
+    `both`: a row a prompt, its sums under each draft in columns that end with _a and _b.
+    """
+    top, bottom = RATES[metric]
+    usable = both.dropna(subset=[f"{name}_{side}" for name in [top, *bottom] for side in "ab"])
+    if usable.empty:
+        return None
+    sums = {s: usable[f"{top}_{s}"].astype(float) for s in "ab"}
+    wholes = {s: usable[[f"{name}_{s}" for name in bottom]].astype(float).sum(axis=1) for s in "ab"}
+    interval = paired_difference(sums["a"], wholes["a"], sums["b"], wholes["b"])
+    rates = {s: float(sums[s].sum() / wholes[s].sum()) for s in "ab"}
+    return {**rates, "difference": interval.as_dict()}
+
+
+def blocking(metric: str, odd: Mapping[str, Any]) -> list[str]:
+    """Those of the differing conditions that forbid comparing this rate."""
+    return [key for key in odd if metric not in ("exact", "greedy_agreement") or key not in ONLY_SAMPLED]
+
+
 def _not_comparable(metric: str, odd: Mapping[str, Any]) -> str | None:
-    blocking = [key for key in odd if metric not in ("exact", "greedy_agreement") or key not in ONLY_SAMPLED]
-    return f"{', '.join(blocking)} differ" if blocking else None
+    found = blocking(metric, odd)
+    return f"{', '.join(found)} differ" if found else None
 
 
 def _trained(folder: Path) -> pd.DataFrame:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine.fileio import json_object
 from engine.store.values import integer, number
 
 Event = Mapping[str, Any]
@@ -38,15 +38,10 @@ def parse_events(raw: bytes) -> tuple[list[Event], int]:
     events: list[Event] = []
     damaged = 0
     for line in raw.split(b"\n"):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            value = None
-        if isinstance(value, dict):
-            events.append(value)
-        else:
+        event = json_object(line)
+        if event is not None:
+            events.append(event)
+        elif line.strip():
             damaged += 1
     return events, damaged
 
