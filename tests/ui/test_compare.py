@@ -1,0 +1,161 @@
+"""The Compare page: never empty where there are runs, paired where that is right, and deaf to markup."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from tests.ui.conftest import OpenPage
+
+EVIL = "<img src=x onerror=alert(1)>"
+VIEWS = ["Rates", "Curves", "Positions", "Speed", "Prompts", "Configuration", "Report"]
+
+
+@pytest.fixture
+def first(finished_home: Path) -> Path:
+    (folder,) = (path for path in (finished_home / "runs").iterdir() if path.is_dir())
+    return folder
+
+
+def copy(first: Path, name: str, *, better: float = 0.0, settings: dict | None = None, **conditions) -> Path:
+    """The run again under another id: exact acceptance raised by `better` a token, or measured under other conditions."""
+    other = shutil.copytree(first, first.with_name(name))
+    summary = json.loads((other / "measure" / "summary.json").read_text())
+    summary["conditions"] |= conditions
+    for metric in summary["metrics"]:
+        if metric["metric"] == "exact" and metric["draft"] == "trained":
+            metric |= {key: metric[key] + better for key in ("value", "low", "high")}
+    (other / "measure" / "summary.json").write_text(json.dumps(summary))
+    prompts = pd.read_parquet(other / "measure" / "prompts.parquet")
+    prompts["exact_sum"] += better * prompts.n_positions * (prompts.draft == "trained")
+    prompts.to_parquet(other / "measure" / "prompts.parquet", index=False)
+    recipe = yaml.safe_load((other / "config.yaml").read_text())
+    recipe["name"] = name
+    recipe["train"] |= settings or {}
+    (other / "config.yaml").write_text(yaml.safe_dump(recipe))
+    return other
+
+
+def told(test) -> str:
+    """Everything on the page that is text."""
+    parts = [element.proto.body for element in test.get("html")]
+    parts += [e.value for kind in ("markdown", "caption", "warning", "error", "info") for e in getattr(test, kind)]
+    return "\n".join(parts)
+
+
+def test_with_no_run_one_button_leads_on(page: OpenPage):
+    test = page("compare")
+    assert [button.label for button in test.button] == ["Start a run"]
+
+
+def test_with_one_run_its_rates_stand_and_a_second_is_asked_for(page: OpenPage, first: Path):
+    test = page("compare")
+    assert test.multiselect(key="runs").value == [first.name]
+    assert "Choose a second draft" in told(test)
+    assert "Exact acceptance" in told(test)
+
+
+def test_without_a_choice_in_the_url_the_best_are_shown(page: OpenPage, first: Path):
+    better = copy(first, "better", better=0.05)
+    test = page("compare")
+    assert test.multiselect(key="runs").value == [better.name, first.name]
+    assert test.selectbox(key="baseline").value == better.name
+
+
+def test_the_baseline_of_the_store_is_the_baseline(page: OpenPage, first: Path):
+    copy(first, "better", better=0.05)
+    (first / "labels.json").write_text(json.dumps({"baseline": True}))
+    test = page("compare")
+    assert test.selectbox(key="baseline").value == first.name
+
+
+def test_the_url_restores_the_view(page: OpenPage, first: Path):
+    other = copy(first, "better", better=0.05)
+    test = page(
+        "compare", runs=[first.name, other.name], baseline=other.name, rate="tau", temperature="1", view="Positions"
+    )
+    assert test.multiselect(key="runs").value == [first.name, other.name]
+    assert test.selectbox(key="baseline").value == other.name
+    assert test.selectbox(key="rate").value == "tau"
+    assert test.selectbox(key="temperature").value == "1"
+    keys = {chart.proto.id.rsplit("-", 1)[-1] for chart in test.get("plotly_chart")}
+    assert any("slot" in key for key in keys)
+
+
+def test_nonsense_in_the_url_gives_way_to_the_defaults(page: OpenPage, first: Path):
+    wrong = {"prompt": "y", "axis": "z", "target": "t", "map_temperature": "cold"}
+    test = page(
+        "compare",
+        **wrong,
+        runs=["gone", first.name],
+        baseline="gone",
+        rate="nothing",
+        temperature="7",
+        view="Nowhere",
+        domain="x",
+    )
+    assert test.multiselect(key="runs").value == [first.name]
+    assert test.selectbox(key="rate").value == "exact"
+
+
+def test_a_titled_run_is_found_by_its_id(page: OpenPage, first: Path):
+    copy(first, "better", better=0.05)
+    (first / "labels.json").write_text(json.dumps({"title": "My best"}))
+    test = page("compare", runs=[first.name], baseline=first.name)
+    assert test.multiselect(key="runs").value == [first.name]
+    assert "A · My best" in told(test)
+
+
+def test_the_paired_change_is_the_difference(page: OpenPage, first: Path):
+    other = copy(first, "better", better=0.05)
+    shown = told(page("compare", runs=[first.name, other.name]))
+    assert "▲ +0.050 [+0.050, +0.050]" in shown
+    assert "Not comparable" not in shown
+
+
+def test_what_may_not_be_compared_says_why(page: OpenPage, first: Path):
+    other = copy(first, "longer", num_draft_tokens=9)
+    test = page("compare", runs=[first.name, other.name])
+    shown = told(test).replace("\\", "")
+    assert "⊘ not comparable" in shown
+    assert any("num_draft_tokens is 9 here and" in box.value.replace("\\", "") for box in test.warning)
+    assert "≈ +0.000" in shown  # exact acceptance does not depend on gamma
+
+
+def test_a_failed_certificate_is_told(page: OpenPage, first: Path):
+    path = first / "measure" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["certificate"]["passed"] = False
+    path.write_text(json.dumps(summary))
+    assert any("certificate failed" in box.value for box in page("compare", runs=[first.name]).error)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_part_draws_and_escapes_titles(page: OpenPage, first: Path, view: str):
+    other = copy(first, "better", better=0.05, settings={"epochs": 3})
+    (other / "labels.json").write_text(json.dumps({"title": EVIL, "notes": EVIL, "tags": [EVIL]}))
+    shown = told(page("compare", view=view))
+    assert EVIL not in shown
+    if view == "Configuration":
+        assert "train.epochs" in shown
+        assert "&lt;img src=x" in shown
+
+
+def test_a_prompt_opens_for_both_drafts_with_its_tokens(page: OpenPage, first: Path):
+    copy(first, "better", better=0.05)
+    test = page("compare", view="Prompts", prompt="heldout2")
+    assert test.selectbox(key="prompt").value == "heldout2"
+    shown = told(test)
+    assert shown.count('class="tokens light"') == 2
+    assert f"run={first.name}" in shown
+    assert "prompt=heldout2" in shown
+
+
+def test_a_prompt_that_was_not_traced_says_so(page: OpenPage, first: Path):
+    copy(first, "better", better=0.05)
+    table = pd.read_parquet(first / "measure" / "prompts.parquet")
+    untraced = table[(table.draft == "trained") & table.rounds.isna()].prompt_id.iloc[0]
+    assert "Not among the traced prompts" in told(page("compare", view="Prompts", prompt=untraced))

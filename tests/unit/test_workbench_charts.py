@@ -1,0 +1,160 @@
+"""Figures: they tell n and interval, do not rest on colour, and show user text as text."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from workbench import charts
+
+EVIL = "<img src=x onerror=alert(1)> %{x} & <b>bold</b>"
+LABELS = {"r1": f"A · {EVIL}", "r2": "B · plain"}
+TONES = ["light", "dark"]
+
+
+def curves() -> pd.DataFrame:
+    rows = [
+        {
+            "run_id": run,
+            "step": s,
+            "kind": kind,
+            "temperature": t,
+            "value": 1.0 / (s + 1),
+            "tokens_seen": 100 * s,
+            "seconds": 2.5 * s,
+        }
+        for run in LABELS
+        for s in range(4)
+        for kind, t in (("train", None), ("eval", 0.0), ("eval", 1.0))
+    ]
+    return pd.DataFrame(rows)
+
+
+def rated() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "label": list(LABELS.values()), "value": [0.3, 0.4], "low": [0.25, 0.38], "high": [0.36, float("nan")],
+            "n_prompts": [40, 40], "n_tokens": [3700, 3700], "before": [0.01, float("nan")],
+        }
+    )  # fmt: skip
+
+
+def slots() -> pd.DataFrame:
+    kinds = ("joint", "conditional")
+    rows = [
+        (label, s, kind, 0.5 / s, 0.4 / s, 0.6 / s, 90) for label in LABELS.values() for s in (1, 2) for kind in kinds
+    ]
+    return pd.DataFrame(rows, columns=["label", "slot", "kind", "value", "low", "high", "n"])
+
+
+def prompts() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "prompt_id": [EVIL, "p2"], "group": [EVIL, "g"], "text": [EVIL, None],
+            "a": [0.1, 0.2], "b": [0.3, 0.1], "n_a": [9.0, 9.0], "n_b": [9.0, 9.0],
+        }
+    )  # fmt: skip
+
+
+def cells() -> pd.DataFrame:
+    rows = [
+        (EVIL, "curated", "offline", 0.3, 0.25, 0.35, 40, 1, 1, 0.3, 0.3),
+        ("tvd", "synthetic", "online", 0.2, 0.1, 0.3, 40, 3, 2, 0.1, 0.3),
+    ]
+    names = ["loss", "scenario", "mode", "value", "low", "high", "n_prompts", "runs", "seeds", "least", "most"]
+    return pd.DataFrame(rows, columns=names)
+
+
+SPEED = {
+    "speedup": {"value": 0.7, "low": 0.6, "high": 0.8, "n_prompts": 6},
+    "forward_s": {"num_draft_tokens": 3},
+    "by_gamma": [{"gamma": g, "formula": 1.0 / g, "measured": 0.9 / g} for g in (1, 2, 3)],
+}
+GROUPS = pd.DataFrame(
+    {"label": list(LABELS.values()), "group": [EVIL, "g"], "value": [0.2, 0.3], "low": [0.1, 0.2], "high": [0.3, 0.4], "n_prompts": [4, 4]}
+)  # fmt: skip
+FIGURES = {
+    "curve": lambda tone: charts.learning_curve(curves(), "steps", "train", LABELS, tone),
+    "eval": lambda tone: charts.learning_curve(curves(), "tokens_seen", "eval", LABELS, tone, "n = 8 prompts"),
+    "map": lambda tone: charts.heat_map(cells(), tone),
+    "rates": lambda tone: charts.rate_bars(rated(), "exact", tone),
+    "slots": lambda tone: charts.by_slot(slots(), tone),
+    "lengths": lambda tone: charts.accepted_lengths({label: [5, 3, 2] for label in LABELS.values()}, tone),
+    "speed": lambda tone: charts.speedup_by_gamma({label: dict(SPEED) for label in LABELS.values()}, tone),
+    "scatter": lambda tone: charts.prompt_scatter(prompts(), "exact", (LABELS["r1"], LABELS["r2"]), tone, chosen="p2"),
+    "groups": lambda tone: charts.group_bars(GROUPS, "tau", tone),
+}
+
+
+@pytest.mark.parametrize("tone", TONES)
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_has_a_title_and_says_n_or_interval(name: str, tone: str):
+    layout = FIGURES[name](tone).layout
+    assert layout.title.text
+    assert any(word in layout.title.subtitle.text for word in ("n = ", "interval"))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_user_text_is_never_markup(name: str):
+    figure = FIGURES[name]("light").to_plotly_json()
+    shown = [{key: value for key, value in trace.items() if key != "customdata"} for trace in figure["data"]]
+    told = json.dumps([shown, figure["layout"]], default=list)  # customdata is never drawn
+    assert "<img" not in told
+    assert "<b>bold" not in told
+    assert "&lt;img" in told
+    templates = [trace.get("hovertemplate") or "" for trace in figure["data"]] + [
+        t.get("texttemplate") or "" for t in figure["data"]
+    ]
+    assert not any("%{x}" in template for template in templates)
+
+
+def test_drafts_differ_by_more_than_colour():
+    curve = FIGURES["curve"]("light").data
+    assert curve[0].line.dash != curve[1].line.dash
+    evaluated = FIGURES["eval"]("light").data
+    assert len({trace.marker.symbol for trace in evaluated}) == 4  # two drafts at two temperatures
+    for name in ("rates", "lengths", "groups"):
+        bars = [trace for trace in FIGURES[name]("light").data if trace.type == "bar"]
+        assert bars[0].marker.pattern.shape != bars[1].marker.pattern.shape
+
+
+@pytest.mark.parametrize(("axis", "last"), [("steps", 3), ("tokens_seen", 300), ("seconds", 7.5)])
+def test_curves_on_the_axis_of_choice(axis: str, last: float):
+    figure = charts.learning_curve(curves(), axis, "train", LABELS, "light")
+    assert [trace.x[-1] for trace in figure.data] == [last, last]
+    assert figure.layout.xaxis.title.text == charts.AXES[axis]
+
+
+def test_a_live_curve_without_points_still_draws():
+    assert len(charts.learning_curve(curves().head(0), "steps", "train", LABELS, "dark").data) == 0
+
+
+def test_the_map_writes_value_interval_and_runs_and_names_gaps():
+    figure = FIGURES["map"]("light")
+    told = json.dumps([trace.text for trace in figure.data], default=list)
+    assert "0.300" in told
+    assert "[0.250, 0.350]" in told
+    assert "3 runs, 2 seeds, n = 40" in told
+    assert (
+        sum(note.text == "no run" for note in figure.layout.annotations) == 6
+    )  # 2 losses x 2 scenarios x 2 modes, 2 filled
+
+
+def test_intervals_become_bars_and_a_missing_one_does_not():
+    bars = [trace for trace in FIGURES["rates"]("light").data if trace.type == "bar"]
+    assert bars[0].error_x.array[0] == pytest.approx(0.06)
+    assert bars[0].error_x.arrayminus[0] == pytest.approx(0.05)
+    assert bars[1].error_x.array is None
+    clocked = [trace for trace in FIGURES["speed"]("light").data if trace.error_y.array is not None]
+    assert [trace.x[0] for trace in clocked] == [3, 3]
+
+
+def test_a_point_knows_its_prompt():
+    points = [trace for trace in FIGURES["scatter"]("light").data if trace.customdata is not None]
+    assert {prompt for trace in points for prompt in trace.customdata} == {EVIL, "p2"}
+
+
+def test_more_groups_than_symbols_still_look_different():
+    frame = pd.concat([prompts().tail(1).assign(group=f"g{i}") for i in range(12)])
+    points = [t for t in charts.prompt_scatter(frame, "exact", ("A", "B"), "light").data if t.customdata is not None]
+    assert len({(t.marker.symbol, t.marker.color) for t in points}) == 12

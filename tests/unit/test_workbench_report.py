@@ -1,0 +1,233 @@
+"""A comparison worked out of plain frames, and its report: true to the numbers, whole, offline, and deaf to markup."""
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pandas as pd
+import pytest
+
+from engine.decode.events import Fate
+from engine.runs.traces import Trace, TraceRound, TraceToken
+from engine.store.queries import Run
+from workbench import comparison, comparison_tables, exports, report
+from workbench import comparison_figures as figures
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+CONDITIONS = {
+    "num_draft_tokens": 2, "adaptive": False, "top_p": 1.0, "top_k": 0, "dtype": "float32", "device": "cpu",
+    "acceptance_rule": "sampled", "heldout_hash": "abc", "heldout_prompts": 6, "threads": 2,
+}  # fmt: skip
+
+
+def run(run_id: str, **changes) -> Run:
+    conditions = {**CONDITIONS, **changes.pop("conditions", {})}
+    summary = {
+        "conditions": conditions, "improvement": [{"temperature": 0.0}], "accepted_lengths": {"0.0": [3, 2, 1]},
+        "as_others_report": {"0.0": {"vllm_mean_acceptance_length": 1.5}},
+    }  # fmt: skip
+    values = dict.fromkeys(Run.__dataclass_fields__) | {
+        "run_id": run_id, "name": run_id, "tags": [], "notes": "",
+        "config": {"name": run_id, "train": {"loss": [{"name": "tvd"}], "seed": 0}},
+        "provenance": {}, "problems": [], "summary": summary, "training": {}, "certificate": True, "seed": 0, "target": "t",
+    }  # fmt: skip
+    return Run(**{**values, **changes})
+
+
+def frames(run_ids: list[str], accepted: dict[str, int]):
+    """Six prompts; every prompt has 3 rounds of 2 proposals, `accepted[run]` of them kept in the first round."""
+    prompts, rounds, answers, metrics = [], [], [], []
+    for run_id in run_ids:
+        kept = accepted[run_id]
+        for i in range(6):
+            key = {"run_id": run_id, "prompt_id": f"p{i}"}
+            prompts.append(
+                key | {
+                    "prompt_group": f"g{i % 2}", "text": f"question {i}",
+                    "exact_sum": 2.0 * kept + 0.1 * i, "agree_sum": kept, "n_positions": 6, "rounds": 3,
+                    "drafted": 6, "accepted": kept, "rejected": 3 - kept // 2, "discarded": 0, "emitted": 3 + kept,
+                }
+            )  # fmt: skip
+            answers.append(key | {"answer": f"same{i}", "agree": "110000" if kept > 1 else "100000"})
+            rounds += [key | {"num_draft_tokens": 2, "accepted": n, "emitted": n + 1} for n in (kept, 0, 0)]
+        for metric, value in (("exact", kept / 3), ("per_proposed", kept / 6)):
+            told = {"value": value, "low": value - 0.01, "high": value + 0.01, "n_prompts": 6, "n_tokens": 36}
+            metrics.append({"run_id": run_id, "draft": "trained", "temperature": 0.0, "metric": metric, **told})
+    return (pd.DataFrame(part) for part in (metrics, prompts, rounds, answers))
+
+
+def found(*runs: Run, accepted: dict[str, int] | None = None):
+    ids = [one.run_id for one in runs]
+    metrics, prompts, rounds, answers = frames(ids, accepted or {run_id: 1 + i for i, run_id in enumerate(ids)})
+    return comparison.compared(runs, metrics, prompts, rounds, answers, 0.0, ids[0])
+
+
+def rate(result, run_id: str, metric: str) -> pd.Series:
+    return result.rates[(result.rates.run_id == run_id) & (result.rates.metric == metric)].iloc[0]
+
+
+def test_the_change_is_draft_less_baseline():
+    result = found(run("a"), run("b"))
+    assert rate(result, "b", "per_proposed").delta == pytest.approx(1 / 6)
+    assert rate(result, "b", "exact").delta == pytest.approx(2 / 6)
+    assert rate(result, "b", "exact").delta_prompts == 6
+    assert pd.isna(rate(result, "a", "exact").delta)
+    assert report.reasons(result) == []
+
+
+def test_another_gamma_forbids_the_sampled_rates_only_and_says_why():
+    result = found(run("a"), run("b", conditions={"num_draft_tokens": 5}))
+    ((_, reason, names),) = report.reasons(result)
+    assert reason == "num_draft_tokens is 5 here and 2 in the baseline"
+    assert set(names) == {"per_proposed", "per_examined", "per_emitted", "tau"}
+    assert not pd.isna(rate(result, "b", "exact").delta)
+    assert "⊘ not comparable" in report.rates_table(result)
+
+
+def test_the_table_for_a_paper_has_values_and_changes_with_intervals():
+    table = comparison_tables.paper_table(found(run("a"), run("b"))).set_index("rate")
+    assert table.loc["exact", "A · a"] == "0.333 [0.323, 0.343]"
+    assert table.loc["per_proposed", "Δ B · b"].startswith("+0.167 [")
+    other = found(run("a"), run("b", conditions={"num_draft_tokens": 5}))
+    assert comparison_tables.paper_table(other).set_index("rate").loc["tau", "Δ B · b"] == "not comparable"
+
+
+def test_other_answers_are_not_paired():
+    ids = ["a", "b"]
+    metrics, prompts, rounds, answers = frames(ids, {"a": 1, "b": 2})
+    answers.loc[answers.run_id == "b", "answer"] = "other"
+    result = comparison.compared([run("a"), run("b")], metrics, prompts, rounds, answers, 0.0, "a")
+    assert all("no held-out answer in common" in reason for _, reason, _ in report.reasons(result))
+    assert comparison.paired_prompts(result, "a", "b", "exact").empty
+
+
+def test_a_temperature_that_was_not_measured_is_told():
+    metrics, prompts, rounds, answers = frames(["a", "b"], {"a": 1, "b": 2})
+    cut = (part[part.run_id == "a"] for part in (metrics, prompts, rounds, answers))
+    other = run("b", summary={"conditions": CONDITIONS, "improvement": [{"temperature": 1.0}]})
+    result = comparison.compared([run("a"), other], *cut, 0.0, "a")
+    assert report.reasons(result)[0][1] == "this draft was not measured at T = 0"
+    assert "not measured" in report.rates_table(result)
+
+
+def test_acceptance_by_position_follows_the_definition():
+    slots = found(run("a"), run("b")).slots.set_index(["label", "kind", "slot"])
+    assert slots.loc[("A · a", "joint", 1), "value"] == pytest.approx(1 / 3)
+    assert slots.loc[("A · a", "conditional", 2), "value"] == 0  # judged in the first round, never kept
+    assert slots.loc[("A · a", "conditional", 2), "n"] == 6
+    assert slots.loc[("B · b", "joint", 2), "value"] == pytest.approx(1 / 3)
+
+
+def test_mcnemar_counts_tokens():
+    row = found(run("a"), run("b")).agreement.iloc[0]
+    assert (row.both, row.only_a, row.only_b, row.neither) == (6, 0, 6, 24)
+
+
+def test_configuration_shows_what_differs_first():
+    b = run("b", config={"name": "b", "train": {"loss": [{"name": "sft"}], "seed": 0}, "tags": ["x"]})
+    frame = comparison_tables.configuration(found(run("a"), b)).set_index("key")
+    assert list(frame[frame.differs].index) == ["name", "train.loss[0].name", "tags"]
+    assert frame.loc["tags", "A · a"] == "–"
+    assert not frame.loc["train.seed", "differs"]
+
+
+def test_suggested_runs_are_alike_and_hold_the_baseline():
+    base = {
+        "target": "t", "domain": "d", "heldout_hash": "h", "num_draft_tokens": 3, "dtype": "f", "device": "cpu",
+        "archived": False, "certificate": True, "baseline": False,
+    }  # fmt: skip
+    rows = [
+        base | {"run_id": "best", "exact": 0.9, "num_draft_tokens": 5}, base | {"run_id": "x", "exact": 0.5},
+        base | {"run_id": "named", "exact": 0.1, "baseline": True}, base | {"run_id": "bad", "exact": 0.8, "certificate": False},
+        base | {"run_id": "old", "exact": 0.7, "archived": True},
+    ]  # fmt: skip
+    runs = pd.DataFrame(rows)
+    assert comparison.suggested(runs) == ["named", "x"]
+    assert comparison.suggested(runs[runs.run_id.isin(["best", "x"])]) == ["best", "x"]  # nothing more alike
+    assert comparison.suggested(runs.head(0)) == []
+
+
+def test_cells_take_the_mean_of_their_runs_and_leave_out_what_failed():
+    columns = {"domain": "d", "target": "t", "loss": "tvd", "scenario": "curated", "mode": "offline", "archived": False}
+    states = (("a", 0, True), ("b", 1, True), ("c", 2, False))
+    runs = pd.DataFrame([columns | {"run_id": r, "seed": s, "certificate": ok} for r, s, ok in states])
+    values = pd.DataFrame(
+        {"run_id": r, "temperature": t, "value": v, "low": v - 0.1, "high": v + 0.1, "n_prompts": 9}
+        for r, v in (("a", 0.2), ("b", 0.4), ("c", 0.9))
+        for t in (0.0, 1.0)
+    )
+    (cell,) = comparison.cells(runs, values, "d", "t", 1.0).itertuples()
+    assert (cell.value, cell.low, cell.high) == pytest.approx((0.3, 0.2, 0.4))
+    assert (cell.runs, cell.seeds, cell.least, cell.most) == (2, 2, 0.2, 0.4)
+
+
+def evil_comparison():
+    b = run("b", title=f"B {EVIL}", notes=EVIL, tags=[EVIL], domain=EVIL, config={"name": EVIL}, target=EVIL)
+    result = found(run("a"), b)
+    prompts = result.prompts.replace(
+        {"text": {"question 0": EVIL}, "prompt_group": {"g0": EVIL}, "prompt_id": {"p0": EVIL}}
+    )
+    return replace(result, prompts=prompts)
+
+
+def evil_report(**options) -> str:
+    result = evil_comparison()
+    token = TraceToken(EVIL, 7, Fate.ACCEPTED, 0, 0.5, 0.5, 0.1, 0.5)
+    trace = Trace("", EVIL, EVIL, {}, (TraceRound(0, 1, (token,), 0.1, 0.1, 0.0),))
+    views = [
+        figures.rates(result, "exact"),
+        figures.scatter(result, "a", "b", "exact"),
+        figures.groups(result, "exact"),
+    ]
+    when = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    example = report.Example(EVIL, (("B", trace),))
+    return report.comparison_report(result, views, title=f"T {EVIL}", example=example, made_at=when, **options)
+
+
+@pytest.fixture(scope="module")
+def interactive() -> str:
+    return evil_report(interactive=True)
+
+
+def test_no_text_of_a_user_becomes_markup(interactive: str):
+    plain = without_scripts(interactive)
+    assert "<script>alert" not in interactive
+    assert "onerror=alert" not in re.sub(r"&lt;img src=x onerror=alert\(\d\)&gt;", "", plain)
+    assert "<img src=x" not in interactive
+    assert plain.count("&lt;script&gt;alert(1)") > 8  # title, label, notes, tags, domain, target, prompt, token ...
+
+
+def test_a_figure_cannot_end_its_script(interactive: str):
+    data = "".join(re.findall(r"Plotly\.newPlot\(.*?\)\s*};", interactive, re.S))
+    assert "</script" not in data
+    assert "alert(1)" in data  # the text is there, and harmless
+
+
+def without_scripts(page: str) -> str:
+    return re.sub(r"<script\b.*?</script>", "", page, flags=re.S)
+
+
+def test_the_report_asks_the_network_for_nothing(interactive: str):
+    assert "default-src 'none'" in interactive
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", without_scripts(interactive))
+    assert not re.search(r"<script[^>]+src=", interactive)
+    assert (
+        interactive.count("plotly.js v") <= 1 < interactive.count("Plotly.newPlot(")
+    )  # the program once, figures each
+
+
+def test_the_report_holds_every_part(interactive: str):
+    headings = ("Rates", "Figures", "As other systems would print it", "Configuration", "Origin", "Definitions")
+    for part in ("2026-01-02 03:04 UTC", *headings, "@media print", "prefers-color-scheme:dark"):
+        assert part in interactive
+    assert "n = 6 prompts" in interactive
+    assert "fate-accepted" in interactive
+
+
+def test_figures_are_pictures_where_a_chrome_is(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(exports, "chrome", lambda: "/usr/bin/chrome")
+    monkeypatch.setattr(exports, "figures_bytes", lambda figs, kind, timeout_s: [b"<svg/>"] * len(figs))
+    page = evil_report()
+    assert page.count("data:image/svg+xml;base64,") == 3
+    assert "<script" not in page
+    assert len(page) < 100_000

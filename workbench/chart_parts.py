@@ -1,0 +1,118 @@
+"""What the figures are made of: title and legend, the look of a series, error bars, hovers; all text escaped here."""
+
+from __future__ import annotations
+
+import html
+import math
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench import theme
+
+_PATTERNS = ("", "/", ".", "x", "-", "+", "\\")
+
+
+def titled(title: str, note: str, tone: str) -> go.Figure:
+    return dress(go.Figure(), title, note, tone)
+
+
+def dress(figure: go.Figure, title: str, note: str, tone: str) -> go.Figure:
+    """Title with n and interval on its second line, the template, and the legend under the plot."""
+    second = {"text": note, "font": {"size": 12, "color": theme.TONES[tone].faint}}
+    figure.update_layout(
+        template=theme.template(tone), height=400, margin={"t": 78, "b": 64},
+        title={"text": title, "subtitle": second, "y": 0.97, "yanchor": "top", "yref": "container"},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+    )  # fmt: skip
+    return figure
+
+
+def panels(figure: go.Figure) -> go.Figure:
+    """Room for the panels' own titles under the figure's."""
+    figure.update_annotations(font_size=12.5)
+    return figure.update_layout(margin={"t": 104})
+
+
+def safe(value: object) -> str:
+    return html.escape(str(value)).replace("\n", " ")
+
+
+def shortened(value: object, longest: int = 90) -> str:
+    words = "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+    return words if len(words) <= longest else words[: longest - 1] + "…"
+
+
+def unit(metric: str) -> str:
+    return "" if metric == "tau" else " (fraction)"
+
+
+def colour(place: int) -> str:
+    return theme.PALETTE[place % len(theme.PALETTE)]
+
+
+def dash_of(place: int) -> str:
+    return theme.DASHES[place % len(theme.DASHES)]
+
+
+def symbol_of(place: int) -> str:
+    return theme.SYMBOLS[place % len(theme.SYMBOLS)]
+
+
+def filled(place: int, tone: str) -> dict[str, Any]:
+    """A bar's colour and pattern."""
+    pattern = {
+        "shape": _PATTERNS[place % len(_PATTERNS)], "fillmode": "overlay", "size": 7,
+        "fgcolor": theme.TONES[tone].background, "fgopacity": 0.6,
+    }  # fmt: skip
+    return {"color": colour(place), "pattern": pattern}
+
+
+def known(*values: Any) -> bool:
+    return all(value is not None and not pd.isna(value) for value in values)
+
+
+def error_bar(row: Any) -> dict[str, Any] | None:
+    """The interval of one value as a bar that need not be symmetric."""
+    if not known(row.low, row.high):
+        return None
+    return {
+        "type": "data",
+        "array": [row.high - row.value],
+        "arrayminus": [row.value - row.low],
+        "thickness": 1.6,
+        "width": 5,
+    }
+
+
+def error_bars(part: pd.DataFrame) -> dict[str, Any]:
+    above, below = (part.high - part.value).fillna(0.0), (part.value - part.low).fillna(0.0)
+    return {"type": "data", "array": above, "arrayminus": below, "thickness": 1.3, "width": 4}
+
+
+def with_interval(row: Any) -> str:
+    return f"{row.value:.3f}" + (f" [{row.low:.3f}, {row.high:.3f}]" if known(row.low, row.high) else "")
+
+
+def told(name: str, row: Any) -> str:
+    """A hover: name, value with interval, n."""
+    counts = [f"n = {row.n_prompts:.0f} prompts" if known(getattr(row, "n_prompts", None)) else ""]
+    counts += [f"{row.n_tokens:,.0f} tokens" if known(getattr(row, "n_tokens", None)) else ""]
+    return "<br>".join(filter(None, [name, with_interval(row), ", ".join(filter(None, counts))]))
+
+
+def cell_text(cell: Any) -> str:
+    """What stands in a cell: value, interval, how many runs and prompts it rests on."""
+    if cell is None:
+        return ""
+    within = f"<br>[{cell.low:.3f}, {cell.high:.3f}]" if known(cell.low, cell.high) else ""
+    runs = "1 run" if cell.runs == 1 else f"{cell.runs} runs, {cell.seeds} seed{'s' if cell.seeds != 1 else ''}"
+    return f"<b>{cell.value:.3f}</b>{within}<br>{runs}, n = {cell.n_prompts:.0f}"
+
+
+def cell_hover(cell: Any) -> str:
+    if cell is None:
+        return ""
+    spread = f"<br>between its runs: {cell.least:.3f} to {cell.most:.3f}" if cell.runs > 1 else ""
+    return f"{safe(cell.loss)}, {safe(cell.scenario)}, {safe(cell.mode)}<br>{cell_text(cell)} prompts{spread}"

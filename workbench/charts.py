@@ -1,0 +1,283 @@
+"""Figures: pure functions from data frames to Plotly figures, all in one style.
+
+Each takes `tone` ('light' or 'dark', see `theme.mode`). A title carries the unit, its second line
+n and what the interval is. Series differ by dash, symbol or pattern besides their colour, and a
+draft keeps its look in every figure because the order of `labels` decides it. What users or models
+wrote is escaped: Plotly renders a part of HTML in names, ticks and hovers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench import chart_parts as parts
+from workbench import theme
+
+AXES = {"steps": "optimiser steps", "tokens_seen": "target tokens trained on", "seconds": "seconds of training"}
+RATES = {
+    "exact": "Exact acceptance",
+    "per_proposed": "Acceptance per proposed token",
+    "per_examined": "Acceptance per examined token",
+    "per_emitted": "Acceptance per emitted token",
+    "greedy_agreement": "Greedy agreement",
+    "tau": "Tokens per target forward (tau)",
+}
+INTERVAL = "95% interval over prompts"
+_HOVER = "%{hovertext}<extra></extra>"  # user text goes in as data, never into a template
+_OPEN = {0: "", 1: "-open", 2: "-open-dot"}  # a second temperature of a draft has hollow marks
+
+
+def learning_curve(
+    frame: pd.DataFrame, axis: str, kind: str, labels: Mapping[str, str], tone: str, note: str = ""
+) -> go.Figure:
+    """Curves of the runs in `labels` (run id -> name) against steps, tokens_seen or seconds.
+
+    `frame` has the columns of `queries.curve`; `kind` is 'train' (loss) or 'eval' (exact acceptance,
+    a line a temperature). `note` tells n under the title.
+    """
+    column = {"steps": "step"}.get(axis, axis)
+    rows = frame[(frame.kind == kind) & frame.run_id.isin(list(labels)) & frame[column].notna() & frame.value.notna()]
+    title = f"{'Training loss' if kind == 'train' else 'Exact acceptance while training'} by {AXES[axis]}"
+    told = note or ("watched prompts only, no interval" if kind == "eval" else "a point a step, no interval")
+    figure = parts.titled(title, told, tone)
+    temperatures = sorted(rows.temperature.dropna().unique())
+    for place, (run_id, label) in enumerate(labels.items()):
+        for temperature, part in rows[rows.run_id == run_id].groupby("temperature", dropna=False):
+            known = kind == "eval" and not pd.isna(temperature)
+            number = temperatures.index(temperature) if known else 0
+            name = parts.safe(label) + (f", T = {temperature:g}" if known and len(temperatures) > 1 else "")
+            ordered = part.sort_values(column)
+            figure.add_scatter(
+                x=ordered[column], y=ordered.value, name=name, legendgroup=run_id, hovertemplate=_HOVER,
+                mode="lines+markers" if kind == "eval" or len(ordered) < 3 else "lines",
+                hovertext=[f"{name}<br>{v:.4f} at {x:,.0f} {AXES[axis]}" for v, x in zip(ordered.value, ordered[column], strict=True)],
+                line={"color": parts.colour(place), "dash": parts.dash_of(place), "width": 1.8},
+                marker={"symbol": parts.symbol_of(place) + _OPEN[number % 3], "size": 7},
+            )  # fmt: skip
+    figure.update_xaxes(title=AXES[axis], rangemode="tozero")
+    figure.update_yaxes(title="loss" if kind == "train" else "acceptance (fraction)")
+    if kind == "eval":
+        figure.update_yaxes(rangemode="tozero")
+    figure.update_layout(showlegend=True, uirevision="keep")
+    return figure
+
+
+def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
+    """Exact acceptance by loss (rows), scenario (columns) and mode (panels): the frame of `comparison.cells`.
+
+    Columns: loss, scenario, mode, value, low, high, n_prompts, runs, seeds, least, most. A combination
+    without a run says so in words.
+    """
+    losses, scenarios, modes = (sorted(cells[c].unique()) for c in ("loss", "scenario", "mode"))
+    titles = [f"{parts.safe(mode)}" for mode in modes]
+    figure = make_subplots(
+        rows=1, cols=max(1, len(modes)), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03
+    )
+    parts.dress(figure, "Exact acceptance (fraction) by loss, scenario and mode", note or f"[{INTERVAL}]", tone)
+    for place, mode in enumerate(modes, start=1):
+        found = {(row.loss, row.scenario): row for row in cells[cells["mode"] == mode].itertuples()}
+        grid = [[found.get((loss, scenario)) for scenario in scenarios] for loss in losses]
+        figure.add_heatmap(
+            z=[[math.nan if cell is None else cell.value for cell in line] for line in grid],
+            x=[parts.safe(s) for s in scenarios], y=[parts.safe(loss) for loss in losses], xgap=3, ygap=3, coloraxis="coloraxis",
+            text=[[parts.cell_text(cell) for cell in line] for line in grid], texttemplate="%{text}", hoverongaps=False,
+            textfont={"size": 12},
+            hovertext=[[parts.cell_hover(cell) for cell in line] for line in grid], hovertemplate=_HOVER,
+            row=1, col=place,
+        )  # fmt: skip
+        for i, line in enumerate(grid):
+            for j, cell in enumerate(line):
+                if cell is None:  # a gap has no text of its own in Plotly
+                    figure.add_annotation(x=j, y=i, text="no run", showarrow=False, opacity=0.6, row=1, col=place)
+    figure.update_layout(
+        coloraxis={"colorscale": theme.SEQUENTIAL, "colorbar": {"title": {"text": "acceptance", "side": "right"}, "thickness": 12}},
+        height=176 + 72 * max(1, len(losses)), showlegend=False,
+    )  # fmt: skip
+    figure.update_xaxes(showgrid=False, type="category")
+    figure.update_yaxes(showgrid=False, type="category", autorange="reversed")
+    return parts.panels(figure).update_layout(margin_b=32)
+
+
+def rate_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> go.Figure:
+    """One rate of each draft with its interval: a frame of label, value, low, high, n_prompts and n_tokens.
+
+    A row may carry `before`, the same rate of the untrained draft: a hollow diamond.
+    """
+    figure, shown = parts.titled(f"{RATES[metric]}{parts.unit(metric)}", note or INTERVAL, tone), False
+    for place, row in enumerate(frame.itertuples()):
+        name = parts.safe(row.label)
+        line = f"{name}<br>{parts.with_interval(row)}"
+        figure.add_bar(
+            y=[line], x=[row.value], orientation="h", name=name, width=0.62, hovertemplate=_HOVER, showlegend=False,
+            hovertext=[parts.told(name, row)], error_x=parts.error_bar(row), marker=parts.filled(place, tone),
+        )  # fmt: skip
+        before = getattr(row, "before", None)
+        if before is not None and not pd.isna(before):
+            figure.add_scatter(
+                x=[before], y=[line], mode="markers", name="before training", showlegend=not shown, hovertemplate=_HOVER, cliponaxis=False,
+                hovertext=[f"{name}<br>before training: {before:.3f}"], legendgroup="before",
+                marker={"symbol": "diamond-open", "size": 10, "color": theme.TONES[tone].text, "line": {"width": 2}},
+            )  # fmt: skip
+            shown = True
+    figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
+    figure.update_xaxes(rangemode="tozero")
+    figure.update_traces(error_x_color=theme.TONES[tone].text, selector={"type": "bar"})
+    figure.update_layout(height=150 + 54 * max(1, len(frame)), barmode="overlay")
+    return figure
+
+
+def by_slot(frame: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
+    """Acceptance at each place of the proposal: label, slot, and value, low, high, n of `joint` and `conditional`.
+
+    Columns: label, slot, kind ('joint' or 'conditional'), value, low, high, n.
+    """
+    figure = make_subplots(
+        rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.05,
+        subplot_titles=["joint: it and all before it kept", "conditional: kept when judged"],
+    )  # fmt: skip
+    parts.dress(figure, "Acceptance (fraction) by position in the proposal", note or INTERVAL, tone)
+    for place, label in enumerate(dict.fromkeys(frame.label)):
+        for column, kind in enumerate(("joint", "conditional"), start=1):
+            part = frame[(frame.label == label) & (frame.kind == kind)].sort_values("slot")
+            name = parts.safe(label)
+            figure.add_scatter(
+                x=part.slot, y=part.value, mode="lines+markers", name=name, legendgroup=name, showlegend=column == 1,
+                line={"color": parts.colour(place), "dash": parts.dash_of(place)}, marker={"symbol": parts.symbol_of(place), "size": 9},
+                error_y=parts.error_bars(part), hovertemplate=_HOVER, row=1, col=column,
+                hovertext=[
+                    f"{name}<br>position {r.slot}, {kind}: {parts.with_interval(r)}<br>n = {r.n:,} proposals"
+                    for r in part.itertuples()
+                ],
+            )  # fmt: skip
+    figure.update_xaxes(title="position in the proposal", dtick=1)
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes(title="acceptance", col=1)
+    return parts.panels(figure)
+
+
+def accepted_lengths(counts: Mapping[str, Sequence[int]], tone: str, note: str = "") -> go.Figure:
+    """Shares of rounds with 0, 1, ... gamma accepted tokens; `counts` is label -> rounds of each length."""
+    figure = parts.titled("Rounds by number of accepted tokens (share of rounds)", note or "no interval: counts", tone)
+    for place, (label, rounds) in enumerate(counts.items()):
+        whole = sum(rounds)
+        name = f"{parts.safe(label)}, n = {whole:,} rounds"
+        figure.add_bar(
+            x=list(range(len(rounds))), y=[count / whole if whole else math.nan for count in rounds], name=name,
+            marker=parts.filled(place, tone), hovertemplate=_HOVER,
+            hovertext=[f"{parts.safe(label)}<br>{kept} accepted: {count:,} of {whole:,} rounds" for kept, count in enumerate(rounds)],
+        )  # fmt: skip
+    figure.update_xaxes(title="accepted tokens in a round", dtick=1)
+    figure.update_yaxes(title="share of rounds", tickformat=".0%")
+    figure.update_layout(barmode="group", showlegend=True)
+    return figure
+
+
+def speedup_by_gamma(speeds: Mapping[str, Mapping[str, Any]], tone: str, note: str = "") -> go.Figure:
+    """Speed-up against gamma: `speeds` is label -> `speed` of a measurement's summary.
+
+    Dotted is the plain formula, solid the same with measured times; the large mark with its interval
+    is what the clock said.
+    """
+    figure = parts.titled(
+        "Speed-up over plain decoding (times) by gamma", note or f"measured point with {INTERVAL}", tone
+    )
+    for place, (label, speed) in enumerate(speeds.items()):
+        name, rows = parts.safe(label), speed.get("by_gamma", [])
+        for key, words, dash in (
+            ("measured", "model with measured times", "solid"),
+            ("formula", "plain formula", "dot"),
+        ):
+            figure.add_scatter(
+                x=[row["gamma"] for row in rows], y=[row[key] for row in rows], mode="lines+markers", name=words,
+                legendgroup=key, showlegend=place == 0, hovertemplate=_HOVER,
+                line={"color": parts.colour(place), "dash": dash, "width": 1.6},
+                marker={"symbol": parts.symbol_of(place) + "-open", "size": 6},
+                hovertext=[f"{name}<br>{words}: {row[key]:.2f}x at gamma {row['gamma']}" for row in rows],
+            )  # fmt: skip
+        _clocked(figure, place, name, speed, tone)
+    figure.add_hline(
+        y=1, line={"color": theme.TONES[tone].faint, "width": 1, "dash": "dash"}, annotation_text="no gain"
+    )
+    figure.update_xaxes(title="gamma (tokens proposed a round)", dtick=1)
+    figure.update_yaxes(title="speed-up (times)", rangemode="tozero")
+    return figure
+
+
+def prompt_scatter(
+    frame: pd.DataFrame, metric: str, names: tuple[str, str], tone: str, chosen: str | None = None, note: str = ""
+) -> go.Figure:
+    """A point a prompt: the rate under the first draft against the rate under the second.
+
+    Columns: prompt_id, group, text, a, b, n_a, n_b. The point's customdata is its prompt id; `chosen`
+    is ringed.
+    """
+    first, second = (parts.safe(name) for name in names)
+    edge = theme.TONES[tone].background
+    figure = parts.titled(
+        f"{RATES[metric]} of each prompt", note or f"n = {len(frame)} prompts, no interval for one prompt", tone
+    )
+    top = 1.06 * max(float(frame[["a", "b"]].max().max()) if len(frame) else 1.0, 0.05)
+    figure.add_scatter(
+        x=[0, top], y=[0, top], mode="lines", name="equal", hoverinfo="skip",
+        line={"color": theme.TONES[tone].faint, "dash": "dash", "width": 1},
+    )  # fmt: skip
+    for place, (group, part) in enumerate(frame.groupby("group", dropna=False)):
+        name, hollow = parts.safe(group), place >= len(theme.SYMBOLS)
+        symbol, rim = parts.symbol_of(place) + ("-open" if hollow else ""), parts.colour(place) if hollow else edge
+        figure.add_scatter(
+            x=part.a, y=part.b, mode="markers", name=name, customdata=[str(p) for p in part.prompt_id], hovertemplate=_HOVER,
+            marker={"color": parts.colour(place), "symbol": symbol, "size": 10, "line": {"width": 1.4 if hollow else 1, "color": rim}},
+            hovertext=[
+                f"{parts.safe(r.prompt_id)} ({name})<br>{parts.safe(parts.shortened(r.text))}<br>"
+                f"{first}: {r.a:.3f} (n = {r.n_a:.0f})<br>{second}: {r.b:.3f} (n = {r.n_b:.0f})"
+                for r in part.itertuples()
+            ],
+        )  # fmt: skip
+    for row in frame[frame.prompt_id == chosen].itertuples():
+        figure.add_scatter(
+            x=[row.a], y=[row.b], mode="markers", name="opened below", hoverinfo="skip",
+            marker={"symbol": "circle-open", "size": 20, "color": theme.TONES[tone].text, "line": {"width": 2}},
+        )  # fmt: skip
+    figure.update_xaxes(title=parts.safe(parts.shortened(names[0], 40)), range=[-0.02 * top, top])
+    figure.update_yaxes(title=parts.safe(parts.shortened(names[1], 40)), range=[-0.02 * top, top])
+    figure.update_layout(height=480, clickmode="event+select", dragmode="pan")
+    return figure
+
+
+def group_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> go.Figure:
+    """One rate by prompt group and draft: label, group, value, low, high, n_prompts."""
+    figure = parts.titled(f"{RATES[metric]}{parts.unit(metric)} by prompt group", note or INTERVAL, tone)
+    for place, label in enumerate(dict.fromkeys(frame.label)):
+        part, name = frame[frame.label == label], parts.safe(label)
+        figure.add_bar(
+            x=[parts.safe(group) for group in part.group], y=part.value, name=name, error_y=parts.error_bars(part),
+            marker=parts.filled(place, tone),
+            hovertemplate=_HOVER, hovertext=[parts.told(f"{name}<br>{parts.safe(r.group)}", r) for r in part.itertuples()],
+        )  # fmt: skip
+    figure.update_xaxes(type="category")
+    figure.update_traces(error_y_color=theme.TONES[tone].text)
+    figure.update_yaxes(title="tokens" if metric == "tau" else "acceptance", rangemode="tozero")
+    figure.update_layout(barmode="group", showlegend=True)
+    return figure
+
+
+def _clocked(figure: go.Figure, place: int, name: str, speed: Mapping[str, Any], tone: str) -> None:
+    """The measured speed-up at its gamma, with its interval."""
+    found, gamma = speed.get("speedup") or {}, (speed.get("forward_s") or {}).get("num_draft_tokens")
+    if gamma is None or found.get("value") is None:
+        return
+    row = pd.Series({"low": None, "high": None, "n_prompts": None, **found})
+    figure.add_scatter(
+        x=[gamma], y=[found["value"]], mode="markers", name=f"{name}, measured", error_y=parts.error_bar(row),
+        marker={
+            "symbol": parts.symbol_of(place), "size": 13, "color": parts.colour(place),
+            "line": {"width": 1.5, "color": theme.TONES[tone].text},
+        },
+        hovertext=[f"{parts.told(name, row)}<br>gamma {gamma}, on the clock"], hovertemplate=_HOVER,
+    )  # fmt: skip

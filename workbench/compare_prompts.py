@@ -1,0 +1,111 @@
+"""The part of the Compare page about single prompts: a point a prompt, and the prompt that was chosen, for both drafts."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from engine.runs.traces import Trace
+from workbench import comparison_figures, exports, theme, tokens, ui
+from workbench.comparison import Comparison, trace_of
+from workbench.view_state import link
+
+KEY = "prompt"  # of the URL, and of the select box
+
+
+def section(found: Comparison, metric: str) -> None:
+    """Scatter of the baseline against another draft; the chosen prompt opens below it."""
+    others = [draft.id for draft in found.drafts if draft.id != found.baseline]
+    if not others:
+        st.info("Choose a second draft to set prompts against each other.", icon=":material/scatter_plot:")
+        return
+    against = others[0]
+    if len(others) > 1:
+        against = ui.choose_one("Against the baseline", others, found.labels, "against")
+    view = comparison_figures.scatter(found, found.baseline, against, metric)
+    if view.frame.empty:
+        st.info(
+            "These two drafts have no prompt in common that the target answered with the same text and that has this rate.",
+            icon=":material/link_off:",
+        )
+        return
+    ids = _telling_first(found, against, view.frame)
+    _take_click(ids)
+    labels = {str(row.prompt_id): _named(row) for row in view.frame.itertuples()}
+    chosen = ui.choose_one("Prompt (click a point, or choose here: the largest difference first)", ids, labels, KEY)
+    view = comparison_figures.scatter(found, found.baseline, against, metric, chosen)
+    ui.chart(
+        view.draw(theme.mode()), key="scatter", name=view.name, alt=view.alt, on_select="rerun", selection_mode="points"
+    )
+    exports.download_row(view.name, "scatter", draw=view.draw, frame=view.frame, caption=view.alt)
+    _both(found, against, chosen, view.frame[view.frame.prompt_id == chosen].iloc[0], metric)
+
+
+def clicked(event: Any) -> str | None:
+    """The prompt id of a selected point."""
+    points = ((event or {}).get("selection") or {}).get("points") or []
+    data = points[0].get("customdata") if points else None
+    value = data[0] if isinstance(data, list) and data else data
+    return value if isinstance(value, str) else None
+
+
+def _take_click(ids: list[str]) -> None:
+    """A newly clicked point becomes the chosen prompt; an old click does not undo what was chosen since."""
+    prompt = clicked(st.session_state.get("scatter"))
+    if prompt != st.session_state.get("_clicked"):
+        st.session_state["_clicked"] = prompt
+        if prompt in ids:
+            st.query_params[KEY] = prompt
+
+
+def _telling_first(found: Comparison, against: str, frame: pd.DataFrame) -> list[str]:
+    """Prompt ids, those traced under both drafts before the others, then by the difference of the two rates."""
+    traced = found.prompts[found.prompts.run_id.isin([found.baseline, against])].dropna(subset=["rounds"])
+    both = traced.groupby("prompt_id").run_id.nunique()
+    order = frame.assign(untraced=frame.prompt_id.map(both).fillna(0) < 2, gap=-(frame.b - frame.a).abs())
+    return list(order.sort_values(["untraced", "gap"], kind="stable").prompt_id)
+
+
+def _named(row: Any) -> str:
+    words = " ".join(row.text.split())[:90] if isinstance(row.text, str) else ""
+    return f"{row.prompt_id}  {words}".strip()
+
+
+def _both(found: Comparison, against: str, prompt: str, row: pd.Series, metric: str) -> None:
+    """The prompt's text, and its answer under each draft by fate."""
+    traces = {run_id: trace_of(found.draft(run_id), found.temperature, prompt) for run_id in (found.baseline, against)}
+    text = row.text if isinstance(row.text, str) else next((t.prompt for t in traces.values() if t is not None), "")
+    st.subheader("The same prompt under both drafts", anchor=False)
+    with st.container(border=True):
+        st.caption(f"Prompt {ui.text(prompt)}, group {ui.text(row.group or 'none')}")
+        st.text(text or "The text of this prompt was not stored.")
+    if any(t is not None for t in traces.values()):
+        st.html(f"<style>{tokens.CSS}</style>{tokens.legend_html(tone=theme.mode())}")
+    for column, (side, run_id) in zip(st.columns(2), (("a", found.baseline), ("b", against)), strict=True):
+        with column:
+            _one(found, run_id, prompt, traces[run_id], float(row[side]), metric)
+
+
+def _one(found: Comparison, run_id: str, prompt: str, told: Trace | None, rate: float, metric: str) -> None:
+    draft = found.draft(run_id)
+    base = " (baseline)" if run_id == found.baseline else ""
+    st.markdown(f"**{ui.text(draft.label)}**{base}  \n{metric} {ui.number(rate)}")
+    if told is None:
+        st.caption(
+            "Not among the traced prompts of this run: only its exact rates are known. `measure.trace_prompts` sets how many are."
+        )
+        return
+    tau = told.counts.rates()["tau"]
+    st.caption(f"{len(told.rounds)} rounds, tau {'–' if math.isnan(tau) else f'{tau:.2f}'}")
+
+    def href(number: int) -> str:
+        return link("replay", run=run_id, temperature=found.temperature, prompt=prompt, round=number)
+
+    st.html(tokens.answer_html(told.rounds, tone=theme.mode(), href=href))
+    ui.goto(
+        "replay", "Replay round by round", icon=":material/history:",
+        run=run_id, temperature=str(found.temperature), prompt=prompt,
+    )  # fmt: skip

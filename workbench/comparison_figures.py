@@ -1,0 +1,105 @@
+"""The figures of a comparison, the same for the page and the report: each drawn when asked for, in the tone asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench import charts, comparison
+from workbench.comparison import Comparison
+
+Draw = Callable[[str], go.Figure]  # tone -> figure
+
+
+@dataclass(frozen=True)
+class View:
+    """A figure to be: file name, description for those who cannot see it, how to draw it, its numbers."""
+
+    name: str
+    alt: str
+    draw: Draw
+    frame: pd.DataFrame
+
+
+def rates(found: Comparison, metric: str) -> View:
+    """One rate of each draft with its interval, and the untrained draft's."""
+    rows = found.rates[(found.rates.metric == metric) & found.rates.value.notna()]
+    told = "; ".join(f"{r.label} {r.value:.3f}" for r in rows.itertuples())
+    note = f"{found.note}; {charts.INTERVAL}"
+    return View(
+        f"rate-{metric}",
+        f"{charts.RATES[metric]}: {told}",
+        lambda tone: charts.rate_bars(rows, metric, tone, note),
+        rows,
+    )
+
+
+def curve(found: Comparison, rows: pd.DataFrame, axis: str, kind: str) -> View:
+    """Training curves of the drafts on one axis; `rows` as `queries.curve` gives them."""
+    near = (rows.temperature - found.temperature).abs() < 1e-6
+    shown = rows[(rows.kind == kind) & ((kind == "train") | near)]
+    watched = sorted({str((d.run.provenance.get("prompts") or {}).get("watched", "?")) for d in found.drafts})
+    note, what = "each point the mean of one batch, no interval", "Training loss"
+    if kind == "eval":
+        note = f"T = {found.temperature:g}, n = {' or '.join(watched)} watched prompts, no interval"
+        what = "Exact acceptance of watched prompts"
+    alt = f"{what} by {charts.AXES[axis]} of {', '.join(found.labels.values())}"
+    draw: Draw = lambda tone: charts.learning_curve(shown, axis, kind, found.labels, tone, note)  # noqa: E731
+    return View(f"curve-{kind}", alt, draw, shown)
+
+
+def slots(found: Comparison) -> View:
+    """Acceptance by position in the proposal."""
+    note = f"{traced(found)}, T = {found.temperature:g}; {charts.INTERVAL}"
+    alt = "Joint and conditional acceptance at each position of the proposal, a line a draft"
+    return View("by-position", alt, lambda tone: charts.by_slot(found.slots, tone, note), found.slots)
+
+
+def lengths(found: Comparison) -> View:
+    """Histogram of accepted lengths."""
+    counts = comparison.lengths(found)
+    rows = [{"label": label, "accepted": n, "rounds": c} for label, some in counts.items() for n, c in enumerate(some)]
+    note = f"{traced(found)}, T = {found.temperature:g}; counts, no interval"
+    alt = "Share of rounds in which 0, 1, 2 and more tokens were accepted, by draft"
+    return View("accepted-lengths", alt, lambda tone: charts.accepted_lengths(counts, tone, note), pd.DataFrame(rows))
+
+
+def speed(found: Comparison) -> View:
+    """Speed-up by gamma."""
+    told = comparison.speeds(found)
+    frame = pd.DataFrame([{"label": label, **row} for label, one in told.items() for row in one.get("by_gamma", [])])
+    conditions = sorted(
+        {f"T = {one.get('temperature', 0):g}, {one.get('threads', '?')} threads" for one in told.values()}
+    )
+    n = sorted({str((one.get("speedup") or {}).get("n_prompts", "?")) for one in told.values()})
+    note = f"n = {' or '.join(n)} prompts in pairs, {' or '.join(conditions)}, batch 1; measured point with {charts.INTERVAL}"
+    alt = "Speed-up over plain decoding by gamma: two models as curves, and the measured point, for each draft"
+    return View("speed-up", alt, lambda tone: charts.speedup_by_gamma(told, tone, note), frame)
+
+
+def groups(found: Comparison, metric: str) -> View:
+    """The rate by prompt group."""
+    frame = comparison.groups(found, metric)
+    note = f"{found.note}; {charts.INTERVAL}, none for a group of one prompt"
+    alt = f"{charts.RATES[metric]} by prompt group, a bar a draft"
+    return View("by-group", alt, lambda tone: charts.group_bars(frame, metric, tone, note), frame)
+
+
+def scatter(found: Comparison, first: str, second: str, metric: str, chosen: str | None = None) -> View:
+    """Each prompt under two drafts."""
+    frame = comparison.paired_prompts(found, first, second, metric)
+    names = (found.labels[first], found.labels[second])
+    above = int((frame.b > frame.a).sum())
+    note = f"n = {len(frame)} prompts with the same target text, T = {found.temperature:g}; no interval for one prompt"
+    alt = f"{charts.RATES[metric]} of each prompt: {names[0]} across, {names[1]} up; {above} of {len(frame)} prompts above the diagonal"
+    draw: Draw = lambda tone: charts.prompt_scatter(frame, metric, names, tone, chosen, note)  # noqa: E731
+    return View(f"prompts-{metric}", alt, draw, frame)
+
+
+def traced(found: Comparison) -> str:
+    """How many prompts and rounds the sampled rates rest on."""
+    n = sorted({int(n) for n in found.rates[found.rates.metric == "tau"].n_prompts.dropna()})
+    return f"n = {' or '.join(map(str, n)) or 'no'} traced prompts"

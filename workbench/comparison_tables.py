@@ -1,0 +1,170 @@
+"""What a comparison prints beside its figures: tables for papers, speeds, settings that differ, where each draft comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from engine.measure.compare import RATES
+from engine.store.queries import Run
+from workbench.comparison import Comparison, Draft, at_temperature, word
+
+OTHERS = {
+    "vllm_mean_acceptance_length": ("vLLM: mean acceptance length", "1 + accepted / rounds"),
+    "vllm_draft_acceptance_rate": ("vLLM: draft acceptance rate", "accepted / drafted"),
+    "sglang_accept_length": ("SGLang: accept length", "emitted / verify calls"),
+    "spec_bench_mean_accepted_tokens": ("Spec-Bench: mean accepted tokens", "emitted / verify calls"),
+    "llama_cpp_accept": ("llama.cpp: accept", "accepted / drafted"),
+}
+
+
+def paper_table(found: Comparison) -> pd.DataFrame:
+    """The rates as a paper prints them: a row a rate, for each draft its value and its change, with intervals."""
+    rows: list[dict[str, str]] = []
+    for metric in RATES:
+        row = {"rate": metric}
+        for told in found.rates[found.rates.metric == metric].to_dict("records"):
+            row[told["label"]] = _with_bounds(told, "value", "low", "high", "")
+            if told["run_id"] != found.baseline:
+                change = _with_bounds(told, "delta", "delta_low", "delta_high", "+")
+                row[f"Δ {told['label']}"] = "not comparable" if told["reason"] else change
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _with_bounds(told: Mapping[Any, Any], value: str, low: str, high: str, sign: str) -> str:
+    if pd.isna(told[value]):
+        return "–"
+    bounds = "" if pd.isna(told[low]) else f" [{told[low]:{sign}.3f}, {told[high]:{sign}.3f}]"
+    return f"{told[value]:{sign}.3f}{bounds}"
+
+
+def speed_table(found: Comparison) -> pd.DataFrame:
+    """What the clock said of each timed draft: a row a draft."""
+    rows = []
+    for draft in found.drafts:
+        told = draft.run.summary.get("speed")
+        if not told:
+            continue
+        rates, gain, split = told["tokens_per_s"], told["speedup"], told["time_split"]
+        rows.append(
+            {
+                "draft": draft.label,
+                "speed-up (times)": f"{gain['value']:.2f} {_bounds(gain)}",
+                "plain (tokens/s)": f"{rates['plain']['value']:.1f} {_bounds(rates['plain'], 1)}",
+                "speculative (tokens/s)": f"{rates['speculative']['value']:.1f} {_bounds(rates['speculative'], 1)}",
+                "c": f"{told['cost_ratio']:.3f}",
+                "time: draft, verify, rest": ", ".join(
+                    f"{split[part]:.0%}" for part in ("draft", "verify", "overhead")
+                ),
+                "best gamma by the formula": str(told["best_gamma"]),
+                "n": f"{gain['n_prompts']} prompts",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def timing_differs(found: Comparison) -> str:
+    """Why the speed-ups of these drafts may not be set against each other; empty if they may."""
+    keys = {"device": "device", "dtype": "dtype", "threads": "threads", "num_draft_tokens": "gamma"}
+    timed = [draft for draft in found.drafts if draft.run.summary.get("speed")]
+    seen = {words: {str(draft.conditions.get(key, "?")) for draft in timed} for key, words in keys.items()}
+    seen["temperature"] = {f"{draft.run.summary['speed']['temperature']:g}" for draft in timed}
+    machines = [draft.run.provenance.get("measurement") or draft.run.provenance for draft in timed]
+    seen["processor"] = {str((origin.get("machine") or {}).get("processor", "?")) for origin in machines}
+    return "; ".join(f"{name} is {' or '.join(sorted(values))}" for name, values in seen.items() if len(values) > 1)
+
+
+def as_others(found: Comparison) -> pd.DataFrame:
+    """What other systems would print of the same traces: a row a figure, a column a draft."""
+    told = {
+        d.label: at_temperature(d.run.summary.get("as_others_report"), found.temperature) or {} for d in found.drafts
+    }
+    rows = [
+        {"figure": name, "how": how, **{label: values.get(key) for label, values in told.items()}}
+        for key, (name, how) in OTHERS.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def configuration(found: Comparison) -> pd.DataFrame:
+    """Recipe keys: key, differs, and a column of values a draft; the differing ones first."""
+    flat = {d.label: _flat(d.run.config) for d in found.drafts}
+    keys = list(dict.fromkeys(key for values in flat.values() for key in values))
+    rows = []
+    for key in keys:
+        told = {label: values.get(key, "–") for label, values in flat.items()}
+        rows.append({"key": key, "differs": len(set(told.values())) > 1, **told})
+    frame = pd.DataFrame(rows, columns=["key", "differs", *flat])
+    return frame.sort_values("differs", ascending=False, kind="stable", ignore_index=True)
+
+
+def provenance(found: Comparison) -> pd.DataFrame:
+    """Where each draft comes from: versions, commit, hashes, seeds, training done; a row a fact, a column a draft."""
+    told = {d.label: _origin(d) for d in found.drafts}
+    keys = list(dict.fromkeys(key for values in told.values() for key in values))
+    return pd.DataFrame([{"fact": k, **{label: v.get(k, "–") for label, v in told.items()}} for k in keys])
+
+
+def _origin(draft: Draft) -> dict[str, str]:
+    origin, training = draft.run.provenance, draft.run.training
+    versions, source, told = origin.get("versions") or {}, origin.get("source") or {}, draft.conditions
+    prompts, done = origin.get("prompts") or {}, training.get("steps_done")
+    commit = str(source.get("commit") or "–")[:12] + (" with changes" if source.get("changed") else "")
+    return {
+        "run": draft.id,
+        "target": str(draft.run.target),
+        "target hash": _hash(origin.get("target_fingerprint")),
+        "draft hash": _hash((origin.get("measurement") or {}).get("draft_sha256")),
+        "training prompts": f"{prompts.get('train', '–')}, hash {_hash(prompts.get('train_hash'))}",
+        "held-out prompts": f"{told.get('heldout_prompts', '–')}, hash {_hash(told.get('heldout_hash'))}",
+        "seeds": ", ".join(f"{k} {v}" for k, v in (origin.get("seeds") or {}).items()) or "–",
+        "training": "–" if done is None else _training(training),
+        "measured with": _measured_with(told),
+        "acceptance rule": str(told.get("acceptance_rule", "–")),
+        "versions": ", ".join(f"{k} {versions[k]}" for k in ("draftbench", "torch", "transformers") if k in versions) or "–",
+        "commit": commit,
+        "machine": str((origin.get("machine") or {}).get("processor", "–")),
+    }  # fmt: skip
+
+
+def _training(told: Mapping[str, Any]) -> str:
+    return f"{told['steps_done']} of {told.get('steps')} steps, {told.get('tokens_seen', 0):,} tokens, {told.get('seconds', 0):.0f} s"
+
+
+def _measured_with(told: Mapping[str, Any]) -> str:
+    gamma, dtype, device, threads = (told.get(k, "–") for k in ("num_draft_tokens", "dtype", "device", "threads"))
+    return f"gamma {gamma}, {dtype} on {device}, {threads} threads"
+
+
+def certificate(run: Run) -> str:
+    """The state of the losslessness certificate in a word."""
+    return {True: "passed", False: "FAILED", None: "not measured"}[
+        None if run.certificate is None else bool(run.certificate)
+    ]
+
+
+def _flat(value: Any, name: str = "") -> dict[str, str]:
+    """Nested settings as dotted keys; a list of plain values is one value."""
+    if isinstance(value, Mapping):
+        pairs: Iterable[tuple[str, Any]] = (
+            (f"{name}.{key}" if name else str(key), part) for key, part in value.items()
+        )
+    elif isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
+        pairs = ((f"{name}[{i}]", part) for i, part in enumerate(value))
+    else:
+        return {name: word(value)}
+    return {key: text for inner, part in pairs for key, text in _flat(part, inner).items()}
+
+
+def _bounds(told: Mapping[str, Any], digits: int = 2) -> str:
+    low, high = told.get("low"), told.get("high")
+    return (
+        "" if low is None or high is None or pd.isna(low) or pd.isna(high) else f"[{low:.{digits}f}, {high:.{digits}f}]"
+    )
+
+
+def _hash(value: Any) -> str:
+    return str(value)[:12] if value else "–"

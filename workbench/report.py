@@ -1,0 +1,278 @@
+"""A comparison as one HTML file that opens anywhere, offline: figures, table, configuration, origin, definitions.
+
+Nothing is fetched: styles are inside, figures are SVG drawn by Chrome, or Plotly with its program
+inside where the server has no Chrome. Every text of a user or a model is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+
+from engine import __version__
+from engine.errors import DraftbenchError
+from engine.runs.traces import Trace
+from workbench import charts, comparison, comparison_tables, exports, theme, tokens
+from workbench import comparison_figures as figures
+from workbench.comparison import Comparison
+from workbench.comparison_figures import View
+
+DEFINITIONS = {
+    "exact": "Mean over the positions of the target's own text of sum min(p, q). Nothing is sampled: the rate for comparing drafts.",
+    "greedy_agreement": "Share of positions of the target's text where both would choose the same token.",
+    "per_proposed": "Accepted over proposed tokens of the trace. Falls with gamma.",
+    "per_examined": "Accepted over accepted and first refused tokens. Free of gamma if tokens are independent.",
+    "per_emitted": "Accepted over emitted tokens: the share of the answer that the draft wrote.",
+    "tau": "Tokens emitted per target forward, the corrected or bonus token included.",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt as decoded with each draft, for the report's section of tokens."""
+
+    prompt: str
+    traces: tuple[tuple[str, Trace], ...]  # label of the draft, its trace
+
+
+def comparison_report(
+    found: Comparison,
+    views: Sequence[View],
+    *,
+    title: str = "Draft comparison",
+    example: Example | None = None,
+    made_at: datetime | None = None,
+    interactive: bool = False,
+) -> str:
+    """The whole file as text. `interactive` forces Plotly figures even where a Chrome could draw SVG."""
+    when = (made_at or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    parts = [
+        f"<h1>{_safe(title)}</h1>",
+        f'<p class="faint">{when} · Draftbench {__version__} · {_safe(found.note)} · {charts.INTERVAL}</p>',
+        _drafts(found), "<h2>Rates</h2>", rates_table(found), not_comparable(found), "<h2>Figures</h2>",
+        *_figures(views, interactive), _tokens(example), "<h2>As other systems would print it</h2>",
+        table(comparison_tables.as_others(found)), "<h2>Configuration</h2>", _configuration(found), "<h2>Origin</h2>",
+        table(comparison_tables.provenance(found)), "<h2>Definitions</h2>", _definitions(),
+    ]  # fmt: skip
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
+        "script-src 'unsafe-inline'; img-src data: blob:; font-src data:\">"
+        f"<title>{_safe(title)}</title><style>{_CSS}{theme.fate_css()}{tokens.CSS}</style></head>"
+        f"<body><main>{''.join(parts)}</main></body></html>"
+    )
+
+
+def whole(found: Comparison, metric: str, curve: pd.DataFrame, axis: str, title: str) -> str:
+    """The report of a comparison with everything that the page shows of it; `curve` as `queries.curve` gives it."""
+    views = [figures.rates(found, metric)]
+    views += [figures.curve(found, curve, axis, kind) for kind in ("eval", "train")]
+    views += [figures.slots(found), figures.lengths(found), figures.speed(found)]
+    views += [figures.scatter(found, found.baseline, d.id, metric) for d in found.drafts if d.id != found.baseline]
+    views += [figures.groups(found, metric)]
+    shown = [view for view in views if not view.frame.empty]
+    return comparison_report(found, shown, title=title, example=example_of(found))
+
+
+def example_of(found: Comparison) -> Example | None:
+    """The first prompt that every draft has a trace of."""
+    traced = found.prompts.dropna(subset=["rounds"])
+    counts = traced.groupby("prompt_id", sort=False).run_id.nunique()
+    common = [str(prompt) for prompt, n in counts.items() if n == len(found.drafts)]
+    for prompt in common[:1]:
+        told = [(draft.label, comparison.trace_of(draft, found.temperature, prompt)) for draft in found.drafts]
+        texts = traced[traced.prompt_id == prompt].text.dropna()
+        traces = tuple((label, trace) for label, trace in told if trace is not None)
+        asked = str(texts.iloc[0]) if len(texts) else next((t.prompt for _, t in traces), "") or prompt
+        return Example(asked, traces) if traces else None
+    return None
+
+
+def rates_table(found: Comparison, metric: str = "") -> str:
+    """Every rate of every draft with interval, and under it the paired change to the baseline, as HTML.
+
+    The page shows it too. The row of `metric` is set off.
+    """
+    head = "".join(
+        f'<th scope="col">{_safe(d.label)}{"<br><small>baseline</small>" if d.id == found.baseline else ""}</th>'
+        for d in found.drafts
+    )
+    rows = []
+    for name, words in charts.RATES.items():
+        cells = "".join(_cell(row) for row in found.rates[found.rates.metric == name].itertuples())
+        chosen = ' class="chosen"' if name == metric else ""
+        rows.append(f'<tr{chosen}><th scope="row">{words}<br><small>{name}</small></th>{cells}</tr>')
+    return f'<div class="wide"><table class="rates"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _cell(row: Any) -> str:
+    if pd.isna(row.value):
+        return '<td>–<br><small class="faint">not measured</small></td>'
+    lines = [f"<b>{row.value:.3f}</b> <small>{_bounds(row.low, row.high)}</small>"]
+    if row.reason:
+        lines.append(f'<small class="odd" title="{_safe(row.reason)}">⊘ not comparable</small>')
+    elif not pd.isna(row.delta):
+        lines.append(f"<small>{_change(row)}</small>")
+    lines.append(f'<small class="faint">n = {row.n_prompts:.0f} prompts, {row.n_tokens:,.0f} tokens</small>')
+    return f"<td>{'<br>'.join(lines)}</td>"
+
+
+def _change(row: Any) -> str:
+    """The paired change, with a sign of its direction where the interval leaves out zero."""
+    sure = not pd.isna(row.delta_low) and (row.delta_low > 0 or row.delta_high < 0)
+    arrow = ("▲" if row.delta > 0 else "▼") if sure else "≈"
+    return f'{arrow} {row.delta:+.3f} {_bounds(row.delta_low, row.delta_high, "+")} <span class="faint">n = {row.delta_prompts:.0f}</span>'
+
+
+def _bounds(low: float, high: float, sign: str = "") -> str:
+    return "" if pd.isna(low) or pd.isna(high) else f"[{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def reasons(found: Comparison) -> list[tuple[str, str, list[str]]]:
+    """(draft, reason, rates) of what was not subtracted."""
+    rows = found.rates[found.rates.reason != ""]
+    grouped = rows.groupby(["label", "reason"], sort=False)
+    return [(str(label), str(reason), list(part.metric)) for (label, reason), part in grouped]
+
+
+def not_comparable(found: Comparison) -> str:
+    """What was not subtracted and why, as HTML; nothing if all was."""
+    items = "".join(
+        f"<li><b>{_safe(label)}</b>: {_safe(reason)} ({', '.join(names)})</li>"
+        for label, reason, names in reasons(found)
+    )
+    return f'<h3>Not comparable</h3><ul class="odd">{items}</ul>' if items else ""
+
+
+def table(frame: pd.DataFrame) -> str:
+    """A plain table, every cell escaped, numbers to three places."""
+    head = "".join(f'<th scope="col">{_safe(column)}</th>' for column in frame.columns)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{_safe(_text(cell))}</td>" for cell in row) + "</tr>"
+        for row in frame.itertuples(index=False)
+    )
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _drafts(found: Comparison) -> str:
+    items = []
+    for draft in found.drafts:
+        run = draft.run
+        base = " · baseline" if draft.id == found.baseline else ""
+        facts = [
+            run.domain,
+            run.scenario,
+            run.mode,
+            run.loss,
+            f"seed {run.seed}",
+            f"certificate {comparison_tables.certificate(run)}",
+        ]
+        note = f"<br>{_safe(run.notes)}" if run.notes else ""
+        tags = f" · tags: {_safe(', '.join(run.tags))}" if run.tags else ""
+        told = f"{_safe(run.run_id)} · {_safe(' · '.join(str(f) for f in facts if f))}"
+        items.append(f"<li><b>{_safe(draft.label)}</b>{base}<br><small>{told}{tags}{note}</small></li>")
+    target = ", ".join(sorted({str(d.run.target) for d in found.drafts}))
+    return f"<p>Target: <b>{_safe(target)}</b></p><ul>{''.join(items)}</ul>"
+
+
+def _figures(views: Sequence[View], interactive: bool) -> Iterable[str]:
+    made = [exports.printable(view.draw("light")) for view in views]
+    drawn: list[str] | None = None
+    if not interactive and exports.chrome() is not None and made:
+        try:
+            drawn = [_as_image(svg) for svg in exports.figures_bytes(made, "svg", timeout_s=120)]
+        except DraftbenchError:
+            drawn = None  # Chrome is there but does not work: the figures still can be interactive
+    if drawn is None:
+        drawn = [
+            figure.to_html(full_html=False, include_plotlyjs=number == 0, config={"displaylogo": False})
+            for number, figure in enumerate(made)
+        ]
+    for view, body in zip(views, drawn, strict=True):
+        yield f'<figure role="img" aria-label="{_safe(view.alt)}">{body}</figure>'
+
+
+def _as_image(svg: bytes) -> str:
+    """An SVG inside the file as an image: its ids cannot clash with another's, and nothing in it can run."""
+    return f'<img alt="" src="data:image/svg+xml;base64,{base64.b64encode(svg).decode("ascii")}">'
+
+
+def _tokens(example: Example | None) -> str:
+    if example is None:
+        return ""
+    blocks = []
+    for label, trace in example.traces:
+        told = trace.counts.rates()
+        line = f"tau {told['tau']:.2f}, {told['per_examined']:.3f} of the examined tokens accepted, {len(trace.rounds)} rounds"
+        blocks.append(
+            f"<h3>{_safe(label)}</h3><p class='faint'>{line}</p>{tokens.answer_html(trace.rounds, tone='light')}"
+        )
+    asked = f"<p class='prompt'>{tokens.visible(example.prompt)}</p>"
+    return f"<h2>The same prompt, token by token</h2>{asked}{tokens.legend_html()}{''.join(blocks)}"
+
+
+def _configuration(found: Comparison) -> str:
+    frame = comparison_tables.configuration(found)
+    differing = frame[frame.differs].drop(columns="differs")
+    same = frame[~frame.differs].drop(columns="differs").iloc[:, :2]
+    told = table(differing) if len(differing) else "<p>The recipes are equal.</p>"
+    rest = table(same.set_axis(["key", "value"], axis=1))
+    return f"<h3>≠ Differs</h3>{told}<details><summary>Equal in all ({len(same)} settings)</summary>{rest}</details>"
+
+
+def _definitions() -> str:
+    told = (
+        f"<dt>{charts.RATES[name]} <small>({name})</small></dt><dd>{words}</dd>" for name, words in DEFINITIONS.items()
+    )
+    return f"<dl>{''.join(told)}</dl>"
+
+
+def _text(cell: object) -> str:
+    if isinstance(cell, float):
+        return "–" if pd.isna(cell) else f"{cell:.3f}"
+    return "–" if cell is None else str(cell)
+
+
+def _safe(value: object) -> str:
+    return html.escape(str(value), quote=True)
+
+
+TABLE_CSS = """
+.wide{overflow-x:auto;max-width:100%}
+.wide table{border-collapse:collapse;font-size:.9rem;line-height:1.45;margin:.3rem 0 1rem}
+.wide th,.wide td{text-align:left;vertical-align:top;padding:.45rem .7rem;border-bottom:1px solid rgba(128,140,150,.35);
+overflow-wrap:anywhere;min-width:7.5rem}
+.wide thead th{border-bottom-width:2px}
+.wide th small{font-weight:400;opacity:.75}
+.rates th[scope=row]{min-width:9.5rem;overflow-wrap:normal}
+.rates td{white-space:nowrap;font-variant-numeric:tabular-nums}
+.rates tr.chosen>*{background:rgba(0,114,178,.10)}
+.rates tr.chosen th{box-shadow:inset 3px 0 #0072B2}
+.faint{opacity:.72}
+td .odd{text-decoration:underline dotted;cursor:help}
+"""
+
+_CSS = (
+    """
+:root{color-scheme:light dark;--back:#fff;--text:#16202a;--line:#d5dde3}
+@media(prefers-color-scheme:dark){:root{--back:#10161c;--text:#e8eef3;--line:#33414d}}
+body{margin:0;background:var(--back);color:var(--text);font:15px/1.55 system-ui,"Segoe UI",Roboto,sans-serif}
+main{max-width:1080px;margin:0 auto;padding:2.2rem 1.2rem 4rem}
+h1{font-size:1.8rem;margin:0 0 .2rem}h2{font-size:1.25rem;margin:2.2rem 0 .6rem;border-bottom:1px solid var(--line);padding-bottom:.2rem}
+h3{font-size:1rem;margin:1.2rem 0 .3rem}
+figure{margin:0 0 1.2rem;background:#fff;border:1px solid var(--line);border-radius:6px;padding:.4rem;overflow-x:auto;break-inside:avoid}
+figure img{width:100%;height:auto;display:block}
+.prompt{white-space:pre-wrap;border-left:3px solid var(--line);padding-left:.8rem}
+.light.tokens,.light.legend{background:#fff;color:#16202a;padding:.5rem .7rem;border-radius:6px}
+dt{font-weight:600}dd{margin:0 0 .5rem}
+@media print{:root{--back:#fff;--text:#000}main{max-width:none;padding:0}details{display:block}.wide{overflow:visible}}
+"""
+    + TABLE_CSS
+)
