@@ -67,7 +67,7 @@ def fill(home: Home, runs: int, tokens: int) -> None:
 
 def copy_run(template: Path, place: Path, number: int, tokens: int) -> None:
     """The template without weights; measured tables are cut so that `tokens` rows of the trace stay."""
-    shutil.copytree(template, place, ignore=shutil.ignore_patterns("draft"))
+    shutil.copytree(template, place, ignore=shutil.ignore_patterns("draft", "checkpoints"))
     config = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
     config["name"] = place.name
     config["train"] |= {"seed": number, "loss": [{"name": LOSSES[number % len(LOSSES)]}]}

@@ -27,7 +27,7 @@ from gradio_client import Client
 
 from engine.paths import home
 from engine.runs.folder import RunFolder
-from workbench.live_decode import Ask, decode
+from workbench.live.live_decode import Ask, decode
 
 PROMPTS = (
     "Why do leaves turn red in autumn?",
@@ -109,7 +109,9 @@ class Visitor(threading.Thread):
 
 def serve(port: int) -> subprocess.Popen[bytes]:
     """The live view in a process of its own, once it answers."""
-    process = subprocess.Popen([sys.executable, "-m", "workbench.live", "--port", str(port)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "workbench.live", "--port", str(port)], stdout=subprocess.DEVNULL
+    )
     for _ in range(600):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/live/", timeout=5).close()

@@ -513,7 +513,9 @@ def decode(
 
 @app.command()
 def live(
-    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's let others in.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine's let others in.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
 ) -> None:
     """Serve the live view alone: one or two drafts, token by token, in the browser.
@@ -524,7 +526,9 @@ def live(
     """
     # Started as a program of its own: the engine imports nothing of the browser, and Ctrl-C reaches the server alone.
     if importlib.util.find_spec("workbench") is None:
-        raise DraftbenchError("the workbench is not installed", "the live view is a part of it", "`pip install draftbench`")
+        raise DraftbenchError(
+            "the workbench is not installed", "the live view is a part of it", "`pip install draftbench`"
+        )
     console.flush()
     os.execv(sys.executable, [sys.executable, "-m", "workbench.live", "--host", host, "--port", str(port)])
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from workbench import charts, compare_prompts, comparison, comparison_tables, exports, queries, report, theme, ui
-from workbench import comparison_figures as figures
-from workbench.comparison import Comparison
-from workbench.comparison_figures import View
+from workbench import charts, exports, queries, theme, ui
+from workbench.compare import compare_prompts, comparison, comparison_tables, report
+from workbench.compare import comparison_figures as figures
+from workbench.compare.comparison import Comparison
+from workbench.compare.comparison_figures import View
 
 TABS = ["Rates", "Curves", "Positions", "Speed", "Prompts", "Configuration", "Report"]
 AXES = {"steps": "steps", "tokens": "tokens_seen", "seconds": "seconds"}  # word in the URL -> column

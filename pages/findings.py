@@ -7,7 +7,8 @@ from engine.measure.findings import Finding, evaluate
 from engine.measure.pairing import Run, select
 from engine.measure.verdicts import ENOUGH_SEEDS, FEW
 from engine.measure.wanted import modes, near_misses, wanted
-from workbench import charts, findings_view, queries, theme, ui
+from workbench import charts, queries, theme, ui
+from workbench.findings import findings_view
 from workbench.view_state import page_of
 
 MOST_CURVES = 6

@@ -13,8 +13,9 @@ from engine.errors import DraftbenchError
 from engine.models.assets import ASSETS
 from engine.paths import PROJECT_ROOT
 from engine.runs.sweep import expand
-from workbench import queries, starting, ui
-from workbench.form import Form, field_at, shape_of
+from workbench import queries, ui
+from workbench.launch import starting
+from workbench.launch.form import Form, field_at, shape_of
 from workbench.view_state import listed
 
 ESSENTIAL = (

@@ -6,7 +6,8 @@ import streamlit as st
 
 from engine.decode.events import MARKS
 from engine.measure.cost_model import best_gamma, break_even_alpha, expected_speedup, expected_tokens
-from workbench import learn_prose, learn_text, theme, tokens, ui
+from workbench import theme, tokens, ui
+from workbench.learn import learn_prose, learn_text
 
 
 def show_words() -> None:

@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from workbench import queries, theme, ui
-from workbench.live_decode import has_draft
+from workbench.live.live_decode import has_draft
 
 PASSED_ON = ("run", "run2", "prompt", "gamma", "temperature", "top_p", "top_k", "seed", "max_new_tokens")
 

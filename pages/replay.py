@@ -10,7 +10,8 @@ import streamlit as st
 
 from engine.errors import DraftbenchError, did_you_mean
 from engine.runs.traces import Trace, list_traces, load_trace, trace_of_run, traced_prompts
-from workbench import queries, replay_view, theme, tokens, ui
+from workbench import queries, theme, tokens, ui
+from workbench.replay import replay_view
 from workbench.view_state import link
 
 MEASURED, SAVED = "A run's measurement", "Saved from the live view"

@@ -8,7 +8,8 @@ from __future__ import annotations
 import streamlit as st
 
 from engine.runs.folder import RunFolder
-from workbench import actions, charts, queries, run_files, run_folder_view, run_results, run_view, ui
+from workbench import actions, charts, queries, ui
+from workbench.run import run_files, run_folder_view, run_results, run_view
 
 SECTIONS = ("Curves", "Log", "Configuration", "Origin", "Files", "Export", "Labels")
 _EVERY_S = 2

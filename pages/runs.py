@@ -9,8 +9,9 @@ import pandas as pd
 import streamlit as st
 
 from engine.runs.labels import change_labels, read_labels
-from workbench import actions, exports, queries, runs_table, ui
-from workbench.runs_columns import COLUMNS, GROUP_COLUMNS
+from workbench import actions, exports, queries, ui
+from workbench.runs import runs_table
+from workbench.runs.runs_columns import COLUMNS, GROUP_COLUMNS
 
 _LABELS = {
     "loss": "Loss",

@@ -20,10 +20,11 @@ import streamlit as st
 from starlette.middleware import Middleware
 from starlette.routing import Mount
 
-from workbench import live, startup, ui
+from workbench import startup, ui
 from workbench.address import KnownAddress
+from workbench.live import gradio_app
 
-live_app = live.mounted()
+live_app = gradio_app.mounted()
 
 
 @contextlib.asynccontextmanager
@@ -36,8 +37,8 @@ async def lifespan(_: Any) -> AsyncIterator[dict[str, Any]]:
 
 app = st.App(
     str(Path(__file__).with_name("router.py")),
-    routes=[Mount(live.PATH, app=live_app)],
-    middleware=[Middleware(KnownAddress, mounted=live.PATH)],
+    routes=[Mount(gradio_app.PATH, app=live_app)],
+    middleware=[Middleware(KnownAddress, mounted=gradio_app.PATH)],
     lifespan=lifespan,
     on_script_error=ui.show_error,
 )

@@ -86,7 +86,7 @@ def compare(page: Page, url: str, run: RunFolder, sample: str, downloads: Path) 
     requests: list[str] = []
     opened.on("request", lambda request: requests.append(request.url))
     opened.goto(report.as_uri())
-    expect(opened.locator("svg").first).to_be_visible()
+    expect(opened.locator("svg, img[src^='data:image/svg']").first).to_be_visible()
     assert [wanted for wanted in requests if wanted.startswith("http")] == []
     opened.close()
 

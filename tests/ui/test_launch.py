@@ -16,8 +16,8 @@ from engine.runs import queue
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.recipes import read_recipe
 from tests.ui.conftest import OpenPage
-from workbench import starting
-from workbench.form import field_at, leaves, shape_of
+from workbench.launch import starting
+from workbench.launch.form import field_at, leaves, shape_of
 
 
 @pytest.fixture(autouse=True)

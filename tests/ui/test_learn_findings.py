@@ -12,7 +12,7 @@ from engine.fileio import write_json
 from engine.paths import Home
 from engine.runs.folder import RunFolder, run_folders
 from tests.ui.conftest import OpenPage
-from workbench.learn_text import TOPICS
+from workbench.learn.learn_text import TOPICS
 
 
 @pytest.mark.parametrize("topic", TOPICS)

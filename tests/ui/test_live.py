@@ -17,9 +17,10 @@ from engine.paths import home
 from engine.runs.decoding import decode_prompt
 from engine.runs.folder import RunFolder
 from engine.runs.traces import load_trace
-from workbench import live, live_decode
-from workbench.live_decode import Ask, Live, Side, decode
-from workbench.pairs import Pairs
+from workbench.live import gradio_app as live
+from workbench.live import live_decode
+from workbench.live.live_decode import Ask, Live, Side, decode
+from workbench.live.pairs import Pairs
 
 
 @pytest.fixture(scope="module")

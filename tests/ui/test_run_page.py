@@ -21,7 +21,8 @@ from engine.runs.labels import read_labels
 from engine.runs.status import this_process
 from tests.ui.conftest import OpenPage
 from tests.ui.run_homes import EVIL, add_run, finished_id
-from workbench import actions, export_job
+from workbench import actions
+from workbench.run import export_job
 
 RUNNING = {"phase": "train", "progress": {"phase": "train", "done": 2, "total": 4, "unit": "steps", "phase_s": 3.0}}
 CURVE = ("events.jsonl", "log.txt", "provenance.json")

@@ -16,7 +16,7 @@ from engine.measure.pairing import Pair
 from engine.measure.statistics import Interval
 from engine.measure.verdicts import FEW, NOT, REPRODUCED, SAME
 from engine.measure.wanted import Wanted
-from workbench import findings_view
+from workbench.findings import findings_view
 
 EVIL = "<img src=x onerror=alert(1)>"
 USUAL = Interval(0.05, 0.03, 0.07, 40)

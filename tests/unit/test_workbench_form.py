@@ -12,8 +12,8 @@ from engine.config import Recipe, load_recipe, parse_recipe, schema_rows
 from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.recipes import read_recipe
-from workbench import starting
-from workbench.form import field_at, leaves, shape_of
+from workbench.launch import starting
+from workbench.launch.form import field_at, leaves, shape_of
 
 
 def test_every_key_of_the_schema_is_in_the_form():

@@ -9,7 +9,8 @@ import pytest
 
 from engine.decode.events import Fate
 from engine.runs.traces import TraceAlternative, TraceRound, TraceToken
-from workbench import learn_prose, learn_text, replay_view
+from workbench.learn import learn_prose, learn_text
+from workbench.replay import replay_view
 
 EVIL = "<img src=x onerror=alert(1)>"
 

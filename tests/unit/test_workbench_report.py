@@ -10,8 +10,9 @@ import pytest
 from engine.decode.events import Fate
 from engine.runs.traces import Trace, TraceRound, TraceToken
 from engine.store.queries import Run
-from workbench import comparison, comparison_tables, exports, report
-from workbench import comparison_figures as figures
+from workbench import exports
+from workbench.compare import comparison, comparison_tables, report
+from workbench.compare import comparison_figures as figures
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 CONDITIONS = {

@@ -16,8 +16,9 @@ from engine.errors import DraftbenchError
 from engine.paths import Home
 from engine.runs.folder import RunFolder
 from engine.runs.status import now, this_process
-from workbench import export_job, run_files, runs_table
-from workbench.runs_table import Filters
+from workbench.run import export_job, run_files
+from workbench.runs import runs_table
+from workbench.runs.runs_table import Filters
 
 COLUMNS = (
     "run_id", "title", "label", "state", "tags", "notes", "domain", "scenario", "mode", "loss", "target", "seed", "exact",

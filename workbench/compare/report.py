@@ -18,10 +18,11 @@ import pandas as pd
 from engine import __version__
 from engine.errors import DraftbenchError
 from engine.runs.traces import Trace
-from workbench import charts, comparison, comparison_tables, exports, theme, tokens
-from workbench import comparison_figures as figures
-from workbench.comparison import Comparison
-from workbench.comparison_figures import View
+from workbench import charts, exports, theme, tokens
+from workbench.compare import comparison, comparison_tables
+from workbench.compare import comparison_figures as figures
+from workbench.compare.comparison import Comparison
+from workbench.compare.comparison_figures import View
 
 DEFINITIONS = {
     "exact": "Mean over the positions of the target's own text of sum min(p, q). Nothing is sampled: the rate for comparing drafts.",

@@ -17,7 +17,7 @@ from engine.errors import DraftbenchError
 from engine.measure.trace import Counts
 from engine.paths import PROJECT_ROOT, Home
 from engine.runs.traces import Trace, TraceRound, count_rounds
-from workbench.pairs import PAIRS, Pair, in_turn
+from workbench.live.pairs import PAIRS, Pair, in_turn
 
 LIMITS = {
     "gamma": (1, 16),

@@ -10,9 +10,10 @@ import streamlit as st
 
 from engine.errors import DraftbenchError
 from engine.runs.folder import RunFolder
-from workbench import actions, export_job, queries, run_files, ui
-from workbench.run_files import mapping
-from workbench.run_files import rows as _rows
+from workbench import actions, queries, ui
+from workbench.run import export_job, run_files
+from workbench.run.run_files import mapping
+from workbench.run.run_files import rows as _rows
 
 _COLUMN = st.column_config
 

@@ -11,7 +11,7 @@ import streamlit as st
 from engine.runs.folder import RunFolder
 from engine.store.queries import Run
 from workbench import charts, queries, ui
-from workbench.run_files import rows as _rows
+from workbench.run.run_files import rows as _rows
 
 _MARKS = {
     "passed": ":material/check: passed",

@@ -10,7 +10,7 @@ from typing import Any
 from engine.decode.events import EMITTED
 from engine.errors import DraftbenchError
 from workbench import tokens
-from workbench.live_decode import Choice, Live, Side
+from workbench.live.live_decode import Choice, Live, Side
 from workbench.view_state import link
 
 CSS = """

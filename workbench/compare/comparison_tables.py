@@ -9,7 +9,7 @@ import pandas as pd
 
 from engine.measure.compare import RATES
 from engine.store.queries import Run
-from workbench.comparison import Comparison, Draft, at_temperature, word
+from workbench.compare.comparison import Comparison, Draft, at_temperature, word
 
 OTHERS = {
     "vllm_mean_acceptance_length": ("vLLM: mean acceptance length", "1 + accepted / rounds"),

@@ -22,7 +22,7 @@ from engine.fileio import disk_errors, read_json, write_json
 from engine.paths import PROJECT_ROOT, Home, cache_dir
 from engine.runs.folder import RunFolder
 from engine.runs.status import is_alive, now
-from workbench.run_files import log_part
+from workbench.run.run_files import log_part
 
 STARTED, REPORT, OUTPUT = "export.json", "export-report.json", "export.txt"
 

@@ -14,7 +14,8 @@ from engine.runs import queue
 from engine.runs.folder import RunFolder
 from engine.runs.labels import Labels, change_labels, read_labels
 from engine.store.queries import Run
-from workbench import actions, charts, queries, run_files, theme, ui
+from workbench import actions, charts, queries, theme, ui
+from workbench.run import run_files
 
 UNFINISHED = queries.UNFINISHED
 

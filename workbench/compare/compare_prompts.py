@@ -9,8 +9,9 @@ import pandas as pd
 import streamlit as st
 
 from engine.runs.traces import Trace
-from workbench import comparison_figures, exports, theme, tokens, ui
-from workbench.comparison import Comparison, trace_of
+from workbench import exports, theme, tokens, ui
+from workbench.compare import comparison_figures
+from workbench.compare.comparison import Comparison, trace_of
 from workbench.view_state import link
 
 KEY = "prompt"  # of the URL, and of the select box

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench import charts, comparison
-from workbench.comparison import Comparison
+from workbench import charts
+from workbench.compare import comparison
+from workbench.compare.comparison import Comparison
 
 Draw = Callable[[str], go.Figure]  # tone -> figure
 

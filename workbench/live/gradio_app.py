@@ -28,8 +28,9 @@ from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.faults import explain
 from engine.runs.traces import save_trace
-from workbench import live_view, theme
-from workbench.live_decode import LIMITS, Ask, Live, choices, decode, sample, samples
+from workbench import theme
+from workbench.live import live_view
+from workbench.live.live_decode import LIMITS, Ask, Live, choices, decode, sample, samples
 
 PATH = "/live"
 VISITORS = 8  # who stream at the same time; more wait in Gradio's queue
@@ -270,7 +271,3 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"http://{given.host}:{given.port}{PATH}/", flush=True)
     # An open page keeps a connection that never ends by itself: Ctrl-C does not wait for it.
     uvicorn.run(alone(), host=given.host, port=given.port, log_level="warning", timeout_graceful_shutdown=1)
-
-
-if __name__ == "__main__":
-    main()

@@ -16,7 +16,7 @@ from engine.measure.cost_model import best_gamma, expected_speedup
 from engine.measure.trace import Counts
 from engine.paths import PROJECT_ROOT
 from workbench import theme
-from workbench.replay_view import acceptance, residual, short
+from workbench.replay.replay_view import acceptance, residual, short
 
 TOPICS = {
     "words": "Words",

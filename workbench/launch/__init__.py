@@ -1,0 +1,1 @@
+"""What the Launch page is made of: the form from the schema, and where a run starts from."""

@@ -1,0 +1,1 @@
+"""What the Replay page is made of."""
