@@ -48,7 +48,7 @@ class Run:
     config: dict[str, Any]
     provenance: dict[str, Any]
     folder: str
-    fingerprint: str
+    fingerprint: str | None
     problems: list[str]
     title: str | None
     pinned: bool

@@ -72,6 +72,7 @@ ALTER TABLE runs ADD COLUMN speedup_high DOUBLE;
 ALTER TABLE runs ADD COLUMN summary JSON;          -- measure/summary.json without its metrics
 ALTER TABLE runs ADD COLUMN training JSON;         -- training.json
 ALTER TABLE prompts ADD COLUMN text VARCHAR;       -- what the user asked, for people
+UPDATE runs SET fingerprint = NULL;                -- so that the next ingest fills the new columns
 """
 
 MIGRATIONS: tuple[str, ...] = (_FIRST, _LABELS_AND_SUMMARY)

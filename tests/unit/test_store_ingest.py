@@ -586,8 +586,9 @@ def test_an_index_of_the_first_schema_is_migrated_and_keeps_its_runs(home, monke
     home.root.mkdir(parents=True)
     with duckdb.connect(str(home.index)) as con:
         schema.migrate(con, schema.MIGRATIONS[:1])
-        con.execute("INSERT INTO runs (run_id, name, state) VALUES ('old', 'demo', 'done')")
+        con.execute("INSERT INTO runs (run_id, name, state, fingerprint) VALUES ('old', 'demo', 'done', 'of then')")
     with reading(home.index) as con:
         assert schema.version(con) == schema.CURRENT
         run = queries.get_run(con, "old")
     assert (run.name, run.pinned, run.certificate, run.summary) == ("demo", False, None, {})
+    assert run.fingerprint is None  # read again at the next ingest, for the columns it did not have

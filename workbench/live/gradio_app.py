@@ -187,7 +187,7 @@ def build() -> gr.Blocks:
                     *LIMITS["temperature"], value=0, step=0.05, label="Temperature", info="0 is greedy"
                 )
                 plain = gr.Checkbox(
-                    False, label="Measure the speed-up", info="Decodes as much without a draft afterwards"
+                    True, label="Measure the speed-up", info="Decodes as much without a draft afterwards"
                 )
                 with gr.Accordion("More settings", open=False):
                     top_p = gr.Slider(*LIMITS["top_p"], value=1, step=0.01, label="Top-p", info="1 is off")
