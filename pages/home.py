@@ -8,7 +8,10 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from engine.runs.folder import RunFolder
 from workbench import queries, ui
+from workbench.live.live_decode import has_draft
+from workbench.run import run_files
 from workbench.view_state import page_of
 
 CARDS_A_ROW = 3
@@ -37,8 +40,9 @@ def best_drafts(best: pd.DataFrame) -> None:
             with column:
                 draft_card(run)
     st.caption(
-        "exact: expected share of accepted tokens, mean of sum min(p, q) over the target's own text on held-out prompts, "
-        "with a 95% interval over prompts. Archived runs and drafts without a passed losslessness certificate do not compete."
+        "exact: the chance that the target keeps a proposed token, mean of sum min(p, q) over the target's own text on "
+        "held-out prompts, with a 95% interval over prompts. Archived runs, drafts without a passed losslessness "
+        "certificate and runs measured on fewer prompts than others do not compete."
     )
 
 
@@ -64,7 +68,8 @@ def draft_card(run: pd.Series) -> None:
         st.caption("  \n".join(facts))
         with st.container(horizontal=True, gap="medium"):
             ui.goto("run", "Run", icon=":material/monitoring:", run=run.run_id)
-            ui.goto("live", "Live", icon=":material/play_circle:", run=run.run_id)
+            if has_draft(queries.home(), run.run_id):
+                ui.goto("live", "Live", icon=":material/play_circle:", run=run.run_id)
             ui.goto("compare", "Compare", icon=":material/compare_arrows:", runs=[run.run_id])
 
 
@@ -74,20 +79,15 @@ def at_work() -> None:
     active = queries.active()
     if active.empty:
         st.caption("Nothing is running.")
-    for _, run in active.iterrows():
-        status = queries.folder(run.run_id).status()
-        progress = status.get("progress") or {}
-        done, total = progress.get("done", 0), progress.get("total", 0)
+    for run_id, label in zip(active.run_id, active.label, strict=True):
+        status = RunFolder(queries.home().run(run_id)).status()
         with st.container(border=True):
             with st.container(horizontal=True, horizontal_alignment="distribute"):
-                ui.goto("run", ui.text(run.label), run=run.run_id)
+                ui.goto("run", ui.text(label), run=run_id)
                 st.markdown(ui.state_badge(str(status.get("state"))))
-            if total:
-                share = min(1.0, done / total)
-                st.progress(
-                    share,
-                    text=f"{ui.text(progress.get('phase', ''))}: {done} of {total} {ui.text(progress.get('unit', ''))}",
-                )
+            if status.get("state") == "running":
+                stage = run_files.stage(status, run_files.Now())
+                st.progress(stage.share or 0.0, text=ui.text(stage.words))
 
 
 def first_steps() -> None:

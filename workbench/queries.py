@@ -5,7 +5,7 @@ Frames are cached for a few seconds, or until the run they belong to changes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import streamlit as st
@@ -13,6 +13,7 @@ import streamlit as st
 from engine.paths import Home
 from engine.paths import home as _home
 from engine.runs.folder import RunFolder
+from engine.runs.queue import wake
 from engine.store import queries as store
 from engine.store.connection import reading
 from engine.store.ingest import ingest_all, remove_missing
@@ -30,9 +31,10 @@ def home() -> Home:
 
 @st.cache_data(ttl=4, show_spinner=False)
 def _indexed(root: str) -> float:
-    """Bring the index up to date with the run folders, at most once in a few seconds for all visitors."""
+    """Bring index and queue up to date with the run folders, at most once in a few seconds for all visitors."""
     ingest_all(home())
     remove_missing(home())
+    wake(home())  # a worker that was killed leaves its queue behind
     return 0.0
 
 
@@ -100,12 +102,6 @@ def curve(run_ids: list[str]) -> pd.DataFrame:
         return store.curve(con, run_ids)
 
 
-def prompts(run_id: str, temperature: float, draft: str = "trained") -> pd.DataFrame:
-    """One row a held-out prompt: sums and counts, and the prompt's own exact acceptance."""
-    with reading(home().index) as con:
-        return store.prompt_acceptance(con, run_id, draft, temperature)
-
-
 def studied() -> pd.DataFrame:
     """Every run with all that decides what it may be compared with; see `engine.store.queries.studied`."""
     _indexed(str(home().root))
@@ -137,10 +133,16 @@ def measured(run_ids: list[str], temperature: float) -> tuple[pd.DataFrame, pd.D
 
 
 def leaderboard() -> pd.DataFrame:
-    """The best draft of each target and domain by exact acceptance; archived runs and failed certificates do not compete."""
+    """The best draft of each target and domain by exact acceptance.
+
+    Archived runs and failed certificates do not compete, nor do runs measured on fewer held-out
+    prompts than others of the same target and domain: theirs is another, easier race.
+    """
     known = runs()
     fit = known[~known.exact.isna() & ~known.archived & known.certificate.fillna(False).astype(bool)]
-    best = fit.sort_values("exact", ascending=False).drop_duplicates(["target", "domain", "temperature"])
+    race = ["target", "domain", "temperature"]
+    fit = fit[fit.n_prompts == fit.groupby(race).n_prompts.transform("max")]
+    best = fit.sort_values("exact", ascending=False).drop_duplicates(race)
     return best.sort_values(["target", "domain"])
 
 
@@ -150,8 +152,3 @@ def health() -> list[HealthCheck]:
     from engine.runs.health import health as look
 
     return look(home())
-
-
-def settings(run_id: str) -> dict[str, Any]:
-    """The run's recipe as nested mapping."""
-    return run(run_id).config

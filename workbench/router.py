@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import streamlit as st
 
+from engine.errors import DraftbenchError
 from workbench import theme, ui
 from workbench.view_state import PAGES, page_of
 
@@ -14,5 +17,6 @@ sections: dict[str, list[st.Page]] = {}
 for name, entry in PAGES.items():
     sections.setdefault(entry.section, []).append(page_of(name))
 chosen = st.navigation(sections, position="sidebar", expanded=True)
-ui.sidebar()
+with contextlib.suppress(DraftbenchError):  # a page that needs the index says itself what is wrong with it
+    ui.sidebar()
 chosen.run()

@@ -6,6 +6,7 @@ removed does not come back. `DRAFTBENCH_SAMPLES=0` leaves them out.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -31,14 +32,24 @@ def lay_out_samples(home: Home, source: Path = SAMPLES) -> list[str]:
     had = set(read_json(note)) if note.exists() else set()
     added = []
     for folder in sample_folders(source):
-        if folder.name in had or home.run(folder.name).exists():
+        if folder.name in had:
             continue
-        temporary = home.runs / f".{folder.name}.new"
-        with disk_errors(home.runs):
-            shutil.rmtree(temporary, ignore_errors=True)
-            shutil.copytree(folder, temporary)
-            temporary.rename(home.run(folder.name))
-        added.append(folder.name)
-    if added:
-        write_json(note, sorted(had | set(added)))
+        if not home.run(folder.name).exists():
+            _copy(folder, home.run(folder.name))
+            added.append(folder.name)
+        had.add(folder.name)
+        write_json(note, sorted(had))  # after each: what is there and noted is not brought back when removed
     return added
+
+
+def _copy(folder: Path, place: Path) -> None:
+    """A whole copy or none; another process that lays out the same sample at once does no harm."""
+    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    with disk_errors(place):
+        try:
+            shutil.copytree(folder, temporary)
+            with contextlib.suppress(FileExistsError, NotADirectoryError):
+                if not place.exists():
+                    temporary.rename(place)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -17,6 +17,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
@@ -25,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from engine.fileio import read_json, sha256_file, write_json
 from engine.paths import PROJECT_ROOT, Home
 from engine.runs.folder import RunFolder, run_folders
+from engine.runs.labels import Labels
 from engine.runs.samples import SAMPLES
 
 COMMON = [
@@ -39,15 +41,16 @@ FUNCTION_CALLING = [
     "prompts.train=sample_data/prompts/function_calling/train.jsonl",
     "prompts.heldout=sample_data/prompts/function_calling/heldout.jsonl",
 ]
-RUNS: dict[str, list[str]] = {
-    "biology-forward-kl": [],
-    "biology-forward-kl-seed1": ["train.seed=1"],
-    "biology-reverse-kl": ["train.loss=reverse_kl"],
-    "biology-jsd": ["train.loss=jsd"],
-    "biology-sft": ["train.loss=sft"],
-    "function-calling-forward-kl": FUNCTION_CALLING,
-    "function-calling-sft": [*FUNCTION_CALLING, "train.loss=sft"],
+RUNS: dict[str, tuple[str, list[str]]] = {  # name -> title, settings beside the common ones
+    "biology-forward-kl": ("Biology, forward KL", []),
+    "biology-forward-kl-seed1": ("Biology, forward KL, seed 1", ["train.seed=1"]),
+    "biology-reverse-kl": ("Biology, reverse KL", ["train.loss=reverse_kl"]),
+    "biology-jsd": ("Biology, JSD", ["train.loss=jsd"]),
+    "biology-sft": ("Biology, SFT (black box)", ["train.loss=sft"]),
+    "function-calling-forward-kl": ("Function calling, forward KL", FUNCTION_CALLING),
+    "function-calling-sft": ("Function calling, SFT (black box)", [*FUNCTION_CALLING, "train.loss=sft"]),
 }
+BASELINE = "biology-forward-kl"
 WITH_WEIGHTS = ("biology-forward-kl", "function-calling-forward-kl")
 KEPT = ("config.yaml", "status.json", "events.jsonl", "log.txt", "provenance.json", "training.json", "measure")
 
@@ -58,15 +61,17 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=SAMPLES, help="folder that the packed runs are written to")
     given = arguments.parse_args()
     home = Home(given.home.absolute())
-    for name, settings in RUNS.items():
+    for name, (_, settings) in RUNS.items():
         make(home, name, settings)
     for old in given.out.iterdir():
         if (old / "config.yaml").exists():
             shutil.rmtree(old)
-    for name in RUNS:
+    for name, (title, _) in RUNS.items():
         run = newest(home, name)
         assert run is not None
         pack(run, given.out / run.id, weights=name in WITH_WEIGHTS)
+        labels = Labels(title, ("sample",), baseline=name == BASELINE)
+        write_json(given.out / run.id / "labels.json", asdict(labels))
 
 
 def newest(home: Home, name: str) -> RunFolder | None:
@@ -105,7 +110,6 @@ def pack(run: RunFolder, place: Path, *, weights: bool) -> None:
     for part in ("train", "heldout"):
         for prompts in config["prompts"][part]:
             prompts["path"] = str(Path(prompts["path"]).relative_to(PROJECT_ROOT))
-    config["tags"] = ["sample"]
     (place / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     status = read_json(place / "status.json")
     write_json(place / "status.json", {k: v for k, v in status.items() if k not in ("pid", "pid_started")})

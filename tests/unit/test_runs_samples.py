@@ -1,11 +1,13 @@
 """Sample runs: laid into a home once, whole, and never forced upon it again."""
 
+import errno
 import shutil
 from pathlib import Path
 
 import pytest
 
 from engine.config import dump_recipe, parse_recipe
+from engine.errors import DraftbenchError
 from engine.paths import PROJECT_ROOT, Home, resolve_input
 from engine.runs.folder import RunFolder
 from engine.runs.samples import lay_out_samples, sample_folders
@@ -31,12 +33,24 @@ def test_samples_are_laid_out_once_and_stay_away_when_removed(tmp_path: Path, so
     assert not home.run("one").exists()
 
 
-def test_a_copy_broken_off_is_made_again(tmp_path: Path, source: Path):
-    home = Home(tmp_path / "fresh")
-    (home.runs / ".one.new" / "half").mkdir(parents=True)
-    lay_out_samples(home, source)
-    assert (home.run("one") / "config.yaml").exists()
-    assert sorted(path.name for path in home.runs.iterdir()) == ["one", "two"]
+def test_a_copy_that_fails_leaves_nothing_and_keeps_what_came_before(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+):
+    home, copy = Home(tmp_path / "fresh"), shutil.copytree
+
+    def full_disk(folder: Path, place: Path) -> Path:
+        if folder.name == "two":
+            (place / "half").mkdir(parents=True)
+            raise OSError(errno.ENOSPC, "full")
+        return Path(copy(folder, place))
+
+    monkeypatch.setattr(shutil, "copytree", full_disk)
+    with pytest.raises(DraftbenchError, match="disk is full"):
+        lay_out_samples(home, source)
+    monkeypatch.undo()
+    assert [path.name for path in home.runs.iterdir()] == ["one"]
+    shutil.rmtree(home.run("one"))
+    assert lay_out_samples(home, source) == ["two"]
 
 
 def test_samples_can_be_left_out(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch):
