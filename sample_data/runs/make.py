@@ -11,7 +11,6 @@ measured in.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import shutil
@@ -24,7 +23,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from engine.fileio import read_json, sha256_file, write_json
-from engine.paths import PROJECT_ROOT, Home
+from engine.paths import PROJECT_ROOT, Home, cache_dir
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.labels import Labels
 from engine.runs.samples import SAMPLES
@@ -111,15 +110,15 @@ def pack(run: RunFolder, place: Path, *, weights: bool) -> None:
         for prompts in config["prompts"][part]:
             prompts["path"] = str(Path(prompts["path"]).relative_to(PROJECT_ROOT))
     (place / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    provenance = read_json(place / "provenance.json")
+    write_json(place / "provenance.json", {**provenance, "command": ["draftbench", *provenance["command"][1:]]})
     status = read_json(place / "status.json")
     write_json(place / "status.json", {k: v for k, v in status.items() if k not in ("pid", "pid_started")})
     if weights:
         pack_draft(run.path / "draft" / "best", place / "draft" / "best")
-    said = "".join(
-        path.read_text(encoding="utf-8") for path in place.rglob("*") if path.suffix in (".json", ".yaml", ".txt")
-    )
-    assert str(Path.home()) not in said, f"{place} names a folder of this machine"
-    assert str(run.path.parent) not in said, f"{place} names a folder of this machine"
+    for path in (path for path in place.rglob("*") if path.suffix in (".json", ".jsonl", ".yaml", ".txt")):
+        for folder in (Path.home(), PROJECT_ROOT, run.path.parent, cache_dir()):
+            assert str(folder) not in path.read_text(encoding="utf-8"), f"{path} names {folder}, of this machine alone"
     print(f"packed {place.name}: {sum(f.stat().st_size for f in place.rglob('*') if f.is_file()) / 1e6:.1f} MB")
 
 
@@ -131,7 +130,8 @@ def pack_draft(source: Path, place: Path) -> None:
     state = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(source / "draft.safetensors").items()}
     save_file(state, place / "draft.safetensors", metadata={"format": "pt"})
     (place / "draft.safetensors").chmod(0o644)
-    card = json.loads((source / "draft.json").read_text(encoding="utf-8"))
+    card = read_json(source / "draft.json")
+    card["config"].pop("_name_or_path", None)  # where the target lay on the machine that trained
     write_json(place / "draft.json", {**card, "weights_sha256": sha256_file(place / "draft.safetensors")})
 
 

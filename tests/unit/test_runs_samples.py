@@ -3,6 +3,7 @@
 import errno
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,11 +39,11 @@ def test_a_copy_that_fails_leaves_nothing_and_keeps_what_came_before(
 ):
     home, copy = Home(tmp_path / "fresh"), shutil.copytree
 
-    def full_disk(folder: Path, place: Path) -> Path:
-        if folder.name == "two":
+    def full_disk(folder: Path, place: Path, *more: Any, **options: Any) -> Path:
+        if Path(folder).name == "two":
             (place / "half").mkdir(parents=True)
             raise OSError(errno.ENOSPC, "full")
-        return Path(copy(folder, place))
+        return Path(copy(folder, place, *more, **options))
 
     monkeypatch.setattr(shutil, "copytree", full_disk)
     with pytest.raises(DraftbenchError, match="disk is full"):
