@@ -16,7 +16,8 @@ quickstart: install
 
 test: lint
 	$(BIN)/draftbench fetch
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/browser
+	$(BIN)/python -m pytest tests/browser
 
 unit: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/unit tests/ui

@@ -109,9 +109,7 @@ class Visitor(threading.Thread):
 
 def serve(port: int) -> subprocess.Popen[bytes]:
     """The live view in a process of its own, once it answers."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "workbench.live", "--port", str(port)], stdout=subprocess.DEVNULL
-    )
+    process = subprocess.Popen([sys.executable, "-m", "workbench.live", "--port", str(port)], stdout=subprocess.DEVNULL)
     for _ in range(600):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/live/", timeout=5).close()

@@ -117,6 +117,10 @@ class CaptureSpec(Section):
     signal_top_k: int = Field(64, ge=1, le=4096, description="log-probabilities kept a token by the compact signal")
 
 
+# The parameter that belongs to one loss alone; a test holds this against the registry, which needs torch.
+LOSS_PARAMETERS = {"jsd": "beta", "lk_hybrid": "eta"}
+
+
 class LossTerm(Section):
     """One divergence, its weight in the sum and its own parameter."""
 
@@ -124,6 +128,14 @@ class LossTerm(Section):
     weight: float = Field(1.0, gt=0, description="factor in the weighted sum")
     beta: float = Field(0.5, gt=0, lt=1, description="share of the target in the mixture of jsd")
     eta: float = Field(3.0, gt=0, description="how fast lk_hybrid moves from forward KL to total variation")
+
+    @property
+    def own(self) -> tuple[str, float] | None:
+        """Name and value of the loss's own parameter; None if it has none or has its usual value."""
+        name = LOSS_PARAMETERS.get(self.name)
+        if name is None or getattr(self, name) == type(self).model_fields[name].default:
+            return None
+        return name, float(getattr(self, name))
 
 
 def _loss_terms(value: Any) -> Any:
@@ -301,6 +313,12 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML; `load_recipe` gives the same recipe back."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def one_line(value: Any) -> str:
+    """A value as YAML in one line, as `key=value` settings take it."""
+    dumped = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
+    return dumped.removesuffix("...\n").strip()
 
 
 def section_at(location: Sequence[str | int]) -> type[BaseModel] | None:

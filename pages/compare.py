@@ -5,14 +5,16 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from engine.measure import definitions
 from workbench import charts, exports, queries, theme, ui
 from workbench.compare import compare_prompts, comparison, comparison_tables, report
 from workbench.compare import comparison_figures as figures
 from workbench.compare.comparison import Comparison
 from workbench.compare.comparison_figures import View
+from workbench.compare.every_run import cells as cells_of
+from workbench.compare.every_run import suggested
 
 TABS = ["Rates", "Curves", "Positions", "Speed", "Prompts", "Configuration", "Report"]
-AXES = {"steps": "steps", "tokens": "tokens_seen", "seconds": "seconds"}  # word in the URL -> column
 
 
 def page() -> None:
@@ -27,7 +29,7 @@ def page() -> None:
         return
     every_run(measured)
     st.subheader("Side by side", anchor=False)
-    chosen = ui.pick_runs("Drafts", "runs", most=comparison.MOST, default=comparison.suggested(measured))
+    chosen = ui.pick_runs("Drafts", "runs", most=comparison.MOST, default=suggested(measured))
     if not chosen:
         st.info("Choose two to six drafts above.", icon=":material/compare_arrows:")
         return
@@ -66,14 +68,13 @@ def every_run(measured: pd.DataFrame) -> None:
             target = ui.choose_one("Target", targets, {}, "target")
         with right:
             temperature = pick_temperature(comparison.temperatures(here.run_id), "map_temperature")
-        cells = comparison.cells(measured, values, domain, target, temperature)
+        cells = cells_of(measured, values, domain, target, temperature)
         if cells.empty:
             st.caption("No run of this choice was measured at this temperature.")
             return
         n, seeds = int(cells.runs.sum()), int(cells.seeds.max())
-        note = (
-            f"T = {temperature:g}, {n} runs, up to {seeds} seed{'s' if seeds > 1 else ''} a cell; [{charts.INTERVAL}]"
-        )
+        several = ", of several runs the mean of their intervals" if (cells.runs > 1).any() else ""
+        note = f"T = {temperature:g}, {n} runs, up to {seeds} seed{'s' if seeds > 1 else ''} a cell; [{charts.INTERVAL}{several}]"
         told = "; ".join(f"{c.loss}, {c.scenario}, {c.mode}: {c.value:.3f}" for c in cells.itertuples())
         view = View(
             "acceptance-map", f"Exact acceptance. {told}", lambda tone: charts.heat_map(cells, tone, note), cells
@@ -83,6 +84,7 @@ def every_run(measured: pd.DataFrame) -> None:
             st.caption(
                 "A cell of several runs shows the mean of their values and of their bounds; "
                 "what else differs between them is not held apart here."
+                + (" Some were measured on different held-out prompts." if (cells.sets > 1).any() else "")
             )
 
 
@@ -98,7 +100,7 @@ def settings(chosen: list[str], measured: pd.DataFrame) -> tuple[Comparison, str
     with third:
         names = {name: f"{words} ({name})" for name, words in charts.RATES.items()}
         metric = ui.choose_one("Acceptance definition", list(names), names, "rate")
-    st.caption(report.DEFINITIONS[metric])
+    st.caption(definitions.RATES[metric].definition)
     return comparison.load(chosen, temperature, baseline), metric
 
 
@@ -132,7 +134,7 @@ def side_by_side(found: Comparison, metric: str) -> None:
 
 def show(view: View, key: str) -> None:
     """A figure and, under it, everything it can be saved as."""
-    ui.chart(view.draw(theme.mode()), key=key, name=view.name, alt=view.alt)
+    ui.chart(view.draw(theme.mode()), key=key, name=view.name, alt=view.alt, save=False)
     exports.download_row(view.name, key, draw=view.draw, frame=view.frame, caption=view.alt)
 
 
@@ -149,7 +151,13 @@ def rates(found: Comparison, metric: str) -> None:
     )
     agreement(found)
     with st.expander("The same traces as vLLM, SGLang, Spec-Bench and llama.cpp would print them"):
-        st.html(report.table(comparison_tables.as_others(found)))
+        table(comparison_tables.as_others(found), "as-others", f"The same traces as others report them, {found.note}")
+
+
+def table(frame: pd.DataFrame, name: str, caption: str) -> None:
+    """A table and, under it, what it can be saved as."""
+    st.html(f"<style>{report.TABLE_CSS}</style>{report.table(frame)}")
+    exports.download_row(name, name, frame=frame, caption=caption)
 
 
 def agreement(found: Comparison) -> None:
@@ -159,17 +167,16 @@ def agreement(found: Comparison) -> None:
     told = found.agreement.assign(run_id=found.agreement.run_id.map(found.labels))
     names = {"run_id": "draft", "only_a": "only baseline", "only_b": "only this draft", "p_value": "McNemar p"}
     with st.expander("Greedy agreement token by token, against the baseline"):
-        st.html(report.table(told.rename(columns=names).assign(**{"McNemar p": [f"{p:.2g}" for p in told.p_value]})))
+        told = told.rename(columns=names).assign(**{"McNemar p": [f"{p:.2g}" for p in told.p_value]})
+        table(told, "agreement", f"Greedy agreement token by token against the baseline, {found.note}")
         st.caption("The test takes tokens for independent, so its p is too small; trust the interval over prompts.")
 
 
 def curves(found: Comparison, metric: str) -> None:
-    axis = st.segmented_control(
-        "Along", list(AXES), default="steps", required=True, key="axis", bind="query-params", persist_state="page"
-    )
+    axis = ui.choose_axis()
     rows = queries.curve(list(found.labels))
     for kind in ("eval", "train"):
-        view = figures.curve(found, rows, AXES[axis or "steps"], kind)
+        view = figures.curve(found, rows, axis, kind)
         if view.frame.empty:
             st.caption(f"No {'watched acceptance' if kind == 'eval' else 'loss'} was recorded for these runs.")
         else:
@@ -193,7 +200,9 @@ def speed(found: Comparison, metric: str) -> None:
         st.info("None of these runs was timed.", icon=":material/timer_off:")
         return
     show(figures.speed(found), "speed")
-    st.html(f"<style>{report.TABLE_CSS}</style>{report.table(comparison_tables.speed_table(found))}")
+    table(
+        comparison_tables.speed_table(found), "speed-table", "Speed-up over plain decoding, 95% interval over prompts"
+    )
     different = comparison_tables.timing_differs(found)
     if different:
         st.warning(f"Speed-ups are not comparable: {ui.text(different)}", icon=":material/block:")
@@ -216,9 +225,9 @@ def configuration(found: Comparison, metric: str) -> None:
         st.html(report.table(differing))
     with st.expander(f"Equal in all: {int((~frame.differs).sum())} settings"):
         st.html(report.table(frame[~frame.differs].drop(columns="differs").iloc[:, :2]))
-    st.markdown("**Origin**")
-    st.html(report.table(comparison_tables.provenance(found)))
     exports.download_row("configuration", "configuration", frame=frame, caption="Settings of the compared runs")
+    st.markdown("**Origin**")
+    table(comparison_tables.provenance(found), "origin", "Origin of the compared drafts")
 
 
 def whole_report(found: Comparison, metric: str) -> None:
@@ -231,7 +240,7 @@ def whole_report(found: Comparison, metric: str) -> None:
             "No Chrome or Chromium was found on the server: figures in the report will be interactive ones, about 5 MB."
         )
 
-    axis = AXES[st.session_state.get("axis") or "steps"]
+    axis = ui.axis()
 
     def make() -> str:  # runs in another thread, after this script: it must not ask Streamlit for anything
         return report.whole(found, metric, queries.curve(list(found.labels)), axis, title)

@@ -99,7 +99,7 @@ def show_missing(finding: Finding, runs: list[Run]) -> None:
             st.code(findings_view.command(one, queries.home().runs), language="bash", wrap_lines=True)
             st.page_link(
                 page_of("launch"), label=f"Open Launch with this run's settings ({number + 1})", icon=":material/rocket_launch:",
-                query_params={"from": one.run},
+                query_params={"from": one.run, "set": list(one.changes)},
             )  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def show_figures(known: pd.DataFrame) -> None:
     if chosen:
         labels = dict(zip(known.run_id, known.label, strict=True))
         figure = charts.learning_curve(
-            queries.curve(chosen), "tokens_seen", "eval", {run: labels.get(run, run) for run in chosen}, theme.mode()
+            queries.curve(chosen), "tokens", "eval", {run: labels.get(run, run) for run in chosen}, theme.mode()
         )
         ui.chart(
             figure,

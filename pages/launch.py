@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -12,10 +13,10 @@ from engine.config import Recipe, apply_overrides, dump_recipe, parse_recipe
 from engine.errors import DraftbenchError
 from engine.models.assets import ASSETS
 from engine.paths import PROJECT_ROOT
-from engine.runs.sweep import expand
+from engine.runs.folder import RunFolder
 from workbench import queries, ui
-from workbench.launch import starting
-from workbench.launch.form import Form, field_at, shape_of
+from workbench.launch import cost_view, starting, sweep_view
+from workbench.launch.form import Form
 from workbench.view_state import listed
 
 ESSENTIAL = (
@@ -31,8 +32,6 @@ STATES = {
     "warning": (":material/warning:", "orange", "look"),
     "failed": (":material/error:", "red", "mend"),
 }
-AXES = ("losses", "scenarios", "modes", "seeds")  # of a sweep, as the URL names them
-UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
 @st.cache_resource(show_spinner=False)
@@ -41,20 +40,6 @@ def loss_names() -> list[str]:
     from engine.distill.losses import LOSSES
 
     return list(LOSSES)
-
-
-@st.cache_data(ttl=60, max_entries=50, show_spinner=False)
-def cost(dumped: str, root: str) -> Any:
-    """Estimate of a recipe; kept for a minute."""
-    from engine.runs.preflight import estimate
-
-    return estimate(queries.home(), _loaded(dumped))
-
-
-def _loaded(dumped: str) -> Recipe:
-    import yaml
-
-    return parse_recipe(yaml.safe_load(dumped))
 
 
 def choose_start() -> starting.Start:
@@ -69,37 +54,41 @@ def choose_start() -> starting.Start:
                 st.rerun()
         return start
     name = st.selectbox(
-        "Starting point", starting.recipe_names(), key="recipe", bind="query-params", help="Files in `recipes/`."
-    )
+        "Starting point", starting.recipe_names(), key="recipe", bind="query-params", help="Files in `recipes/`.",
+        on_change=forget,
+    )  # fmt: skip
     start = starting.from_recipe(name)
     st.caption(ui.text(start.about))
     return start
 
 
-def initial_values(start: starting.Start) -> dict[str, Any]:
-    """What the form begins with: the start, and on a shared URL what was changed in it. Asked once a start."""
-    slot = f"launch:{start.argument}"
-    if slot not in st.session_state:
-        first = "launch:begun" not in st.session_state
-        st.session_state["launch:begun"] = True
-        st.session_state[slot] = start.values
-        if first and listed("set"):
-            try:
-                changed = parse_recipe(apply_overrides(start.values, listed("set")))
-                st.session_state[slot] = changed.model_dump(mode="json")
-            except DraftbenchError as error:
-                ui.error_box(error)
-    values: dict[str, Any] = st.session_state[slot]
-    return values
+def begin(start: starting.Start) -> None:
+    """Fill the form anew where another start is chosen or a link brings settings of its own.
+
+    What the form itself has written into the URL (`remember`) is no such link.
+    """
+    link = (start.argument, listed("set"))
+    if st.session_state.get("launch:link") == link:
+        return
+    st.session_state["launch:link"] = link
+    st.session_state["launch:form"] = uuid.uuid4().hex  # widgets of the form before keep nothing
+    st.session_state["launch:values"] = start.values
+    st.session_state.pop("launch:started", None)
+    if listed("set"):
+        try:
+            changed = parse_recipe(apply_overrides(start.values, listed("set")))
+            st.session_state["launch:values"] = changed.model_dump(mode="json")
+        except DraftbenchError as error:
+            ui.error_box(error)
 
 
-def fill_in(start: starting.Start) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+def fill_in() -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """The form; returns the recipe's values and the axes of a sweep."""
     known = queries.runs()
     packs = sorted(str(p.relative_to(PROJECT_ROOT)) for p in (PROJECT_ROOT / "sample_data/prompts").glob("*/*.jsonl"))
     form = Form(
-        initial_values(start),
-        prefix=f"form:{start.argument}",
+        st.session_state["launch:values"],
+        prefix=f"form:{st.session_state['launch:form']}",
         choices={"train.loss.name": loss_names()},
         suggestions={
             "target.model": [*(f"asset:{name}" for name in ASSETS), *known.target.dropna().unique()],
@@ -118,35 +107,9 @@ def fill_in(start: starting.Start) -> tuple[dict[str, Any], dict[str, list[Any]]
                     form.field(dotted)
     if form.values["draft"]["init"] != "checkpoint":
         form.put("draft.checkpoint", None)
-    axes = choose_sweep()
+    axes = sweep_view.choose(loss_names(), form.values)
     form.rest()
     return form.values, axes
-
-
-def choose_sweep() -> dict[str, list[Any]]:
-    """Axes of a sweep that have values, by dotted key."""
-    with st.expander(
-        "Sweep: several runs at once", icon=":material/grid_view:", expanded=any(listed(key) for key in AXES)
-    ):
-        st.caption("Each combination becomes a run of its own. Captures are made once and shared.")
-        left, right = st.columns(2)
-        axes = {
-            "train.loss": left.multiselect("Losses", loss_names(), key="losses", bind="query-params"),
-            "prompts.scenario": right.multiselect(
-                "Scenarios", shape_of(field_at("prompts.scenario")).options, key="scenarios", bind="query-params"
-            ),
-            "train.mode": left.multiselect(
-                "Modes", shape_of(field_at("train.mode")).options, key="modes", bind="query-params"
-            ),
-            "train.seed": [
-                int(seed)
-                for seed in right.multiselect(
-                    "Seeds", [str(seed) for seed in range(5)], key="seeds", bind="query-params",
-                    help="At least three before a difference is called one.",
-                )
-            ],
-        }  # fmt: skip
-    return {key: values for key, values in axes.items() if values}
 
 
 def what_will_happen(recipes: Sequence[Recipe]) -> None:
@@ -162,43 +125,6 @@ def what_will_happen(recipes: Sequence[Recipe]) -> None:
         f"{', '.join(f'{t:g}' for t in recipe.measure.temperatures)}.\n\n"
         "One run at a time is worked on. It goes on when this page or the server is closed."
     )
-
-
-def show_cost(recipes: Sequence[Recipe]) -> None:
-    """Time, disk and memory of all runs together; what one of them takes is never counted twice."""
-    from engine.runs.pipeline import readable_bytes
-
-    with st.spinner("Estimating ..."):
-        found, count = cost(dump_recipe(recipes[0]), str(queries.home().root)), len(recipes)
-    seconds = _shared(found.seconds, "capture", count)
-    disk = _shared(found.disk, "captures", count)
-    with st.container(horizontal=True, gap="medium"):
-        st.metric("Time, about", duration(seconds) if found.seconds else "not known", width="content")
-        st.metric("Disk, at most", readable_bytes(int(disk)) if found.disk else "not known", width="content")
-        st.metric("Memory, about", readable_bytes(found.memory_bytes) if found.memory else "not known", width="content")
-    parts = [f"{name} {duration(value)}" for name, value in found.seconds.items()]
-    if parts:
-        differs = f" ({'; '.join(found.differs)})" if found.differs else ""
-        each = " a run" if count > 1 else ""
-        st.caption(
-            f"Time{each}: {', '.join(parts)}. Scaled from run {ui.text(found.based_on + differs)}, on this machine."
-        )
-    for words in dict.fromkeys((found.seconds_unknown, found.disk_unknown, found.memory_unknown)):
-        if words:
-            st.caption(ui.text(words[0].upper() + words[1:]))
-
-
-def _shared(parts: dict[str, float], once: str, count: int) -> float:
-    return sum(value * (1 if name == once else count) for name, value in parts.items())
-
-
-def duration(seconds: float) -> str:
-    """'7 min', '2.5 h': as exact as an estimate deserves."""
-    for size, unit in UNITS:
-        if seconds >= size:
-            value = seconds / size
-            return f"{value:.1f} {unit}" if value < 10 and unit != "min" else f"{value:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def show_checks(found: Sequence[Any]) -> None:
@@ -218,20 +144,29 @@ def show_command(
     """The same runs as command lines."""
     lines = []
     for recipe in recipes:
-        own = apply_overrides(values, starting.overrides(values, _swept(recipe, values, axes)))
+        own = apply_overrides(values, starting.overrides(values, sweep_view.changed(recipe, values, axes)))
         lines.append(starting.command(start.argument, starting.overrides(start.values, own)))
     st.markdown("**The same from the command line**" + (f", {len(lines)} runs" if len(lines) > 1 else ""))
     st.code("\n".join(lines), language="bash", wrap_lines=True)
 
 
-def _swept(recipe: Recipe, values: dict[str, Any], axes: dict[str, Any]) -> dict[str, Any]:
-    """The form's values with what the sweep changed in one of its recipes."""
-    dumped = recipe.model_dump(mode="json")
-    changed = {**values, "name": dumped["name"]}
-    for key in axes:
-        section, name = key.split(".")
-        changed[section] = {**changed[section], name: dumped[section][name]}
-    return changed
+def check(recipes: Sequence[Recipe]) -> list[Any]:
+    """The checks of each set of training prompts; what a sweep changes besides, its recipes were refused for already."""
+    from engine.runs.preflight import checks  # here, because it needs torch
+
+    first, *others = sweep_view.by_prompts(recipes)
+    found = checks(queries.home(), first[0])
+    for group in others:
+        scenario = group[0].prompts.scenario
+        more = [
+            replace(one, name=f"{one.name}, {scenario}") for one in checks(queries.home(), group[0]) if one not in found
+        ]
+        found += more
+    return found
+
+
+def fingerprint(recipes: Sequence[Recipe]) -> str:
+    return "\n".join(dump_recipe(recipe) for recipe in recipes)
 
 
 def launch(recipes: Sequence[Recipe]) -> None:
@@ -245,10 +180,8 @@ def launch(recipes: Sequence[Recipe]) -> None:
         asked = st.button("Check", key="check", icon=":material/fact_check:", help="Look without starting anything.")
     if pressed or asked:
         with st.spinner("Checking ..."):
-            from engine.runs.preflight import checks  # here, because it needs torch
-
-            found = checks(queries.home(), recipes[0])
-        st.session_state["launch:checks"] = (dump_recipe(recipes[0]), found)
+            found = check(recipes)
+        st.session_state["launch:checks"] = (fingerprint(recipes), found)
         if pressed and all(check.ok for check in found):
             st.session_state["launch:token"] = uuid.uuid4().hex  # from here to the submission nothing is drawn
             runs = queue.submit_all(queries.home(), recipes)
@@ -260,42 +193,57 @@ def launch(recipes: Sequence[Recipe]) -> None:
 
 
 def show_started() -> None:
-    """Links to the runs that were queued last."""
-    started = st.session_state.get("launch:started", [])
-    if not started:
+    """Links to the runs that were queued last, as long as they wait or are at work."""
+    states: dict[str, list[str]] = {"queued": [], "running": []}
+    for run_id in st.session_state.get("launch:started", []):
+        if RunFolder.exists(queries.home(), run_id):
+            states.setdefault(queries.folder(run_id).status()["state"], []).append(run_id)
+    waiting, running = states["queued"], states["running"]
+    if not waiting + running:
+        st.session_state.pop("launch:started", None)
         return
     with st.container(border=True):
-        st.success(
-            "In the queue: it starts as soon as nothing else is being worked on.", icon=":material/check_circle:"
-        )
-        for run_id in started:
-            ui.goto("run", ui.text(run_id), icon=":material/monitoring:", run=run_id)
+        for found, words in (
+            (running, "At work."),
+            (waiting, "In the queue: it starts as soon as nothing else is being worked on."),
+        ):
+            if found:
+                st.success(words, icon=":material/check_circle:")
+            for run_id in found:
+                ui.goto("run", ui.text(run_id), icon=":material/monitoring:", run=run_id)
 
 
-def remember(settings: Sequence[str]) -> None:
+def remember(start: starting.Start, settings: Sequence[str]) -> None:
     """What differs from the start goes into the URL, so that it can be shared."""
     if listed("set") != list(settings):
         st.query_params["set"] = list(settings)
+    st.session_state["launch:link"] = (start.argument, list(settings))
+
+
+def forget() -> None:
+    """Settings of one recipe say nothing about another."""
+    st.query_params.pop("set", None)
 
 
 ui.heading("launch")
 start = choose_start()
+begin(start)
 left, right = st.columns([3, 2], gap="large")
 with left:
-    values, axes = fill_in(start)
+    values, axes = fill_in()
 with right:
     show_started()
     try:
         recipe = starting.checked(queries.home(), start, values)
-        recipes = expand(recipe, axes) if axes else [recipe]
+        recipes = starting.swept(start, recipe, axes)
     except DraftbenchError as error:
         ui.error_box(error)
     else:
-        remember(starting.overrides(start.values, values))
+        remember(start, starting.overrides(start.values, values))
         launch(recipes)
         seen = st.session_state.get("launch:checks")
-        if seen and seen[0] == dump_recipe(recipes[0]):
+        if seen and seen[0] == fingerprint(recipes):
             show_checks(seen[1])
         what_will_happen(recipes)
         show_command(start, recipes, values, axes)
-        show_cost(recipes)
+        cost_view.show(recipes)

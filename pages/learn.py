@@ -5,6 +5,7 @@ import html
 import streamlit as st
 
 from engine.decode.events import MARKS
+from engine.measure import definitions
 from engine.measure.cost_model import best_gamma, break_even_alpha, expected_speedup, expected_tokens
 from workbench import theme, tokens, ui
 from workbench.learn import learn_prose, learn_text
@@ -42,7 +43,7 @@ def show_rates() -> None:
     st.markdown(
         "One trace has several acceptance rates. A number without its definition cannot be compared with another."
     )
-    rows = [{"rate": name, "definition": told, "note": note} for name, (told, note) in learn_text.RATES.items()]
+    rows = [{"rate": name, "definition": rate.formula, "note": rate.note} for name, rate in definitions.RATES.items()]
     st.dataframe(rows, hide_index=True)
     counts = learn_text.counts_of(learn_text.EXAMPLE_LENGTHS)
     st.subheader("One trace, many numbers", anchor="others")

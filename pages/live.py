@@ -7,7 +7,7 @@ import streamlit as st
 from workbench import queries, theme, ui
 from workbench.live.live_decode import has_draft
 
-PASSED_ON = ("run", "run2", "prompt", "gamma", "temperature", "top_p", "top_k", "seed", "max_new_tokens")
+PASSED_ON = ("run", "run2", "prompt", "gamma", "temperature", "top_p", "top_k", "seed", "max_new_tokens", "plain")
 
 ui.heading("live")
 if not any(has_draft(queries.home(), run_id) for run_id in queries.runs().run_id):

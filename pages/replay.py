@@ -30,11 +30,18 @@ def put(key: str, *forget: str) -> None:
     forget_view(*forget)
 
 
+def keep(**shown: str) -> None:
+    """Name in the URL what is shown, so that it opens this very trace elsewhere and later."""
+    if any(st.query_params.get(key) != value for key, value in shown.items()):
+        st.query_params.update(shown)  # at once: each change is a step of the browser's history
+
+
 def pick(
-    label: str, key: str, options: list[str], *, forget: tuple[str, ...] = (), names: dict[str, str] | None = None
-) -> str:
+    label: str, key: str, options: list[str], *, named: str | None = None, forget: tuple[str, ...] = (),
+    names: dict[str, str] | None = None,
+) -> str:  # fmt: skip
     """A choice that the URL holds. A value in the URL that is not among the options is an error, not another view."""
-    named = st.query_params.get(key, options[0])
+    named = named or st.query_params.get(key, options[0])
     if named not in options:
         raise DraftbenchError(
             f"there is no {label.lower()} {named!r} here", "the address names it", did_you_mean(named, options)
@@ -70,26 +77,31 @@ def stamp() -> list[tuple[str, int]]:
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
-def saved_traces(folder: str, changed: list[tuple[str, int]]) -> list[Trace]:
-    """All saved traces, newest first, kept until one changes."""
-    return list_traces(queries.home())
+def saved_names(folder: str, changed: list[tuple[str, int]]) -> dict[str, str]:
+    """Id and name of every saved trace, newest first, kept until one changes."""
+    known = list_traces(queries.home())
+    return {one.id: f"{one.title} · {one.saved_at[:16].replace('T', ' ')}" for one in known}
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def whole_trace(folder: str, changed: list[tuple[str, int]], trace_id: str) -> Trace:
+    """A saved trace with its rounds."""
+    return load_trace(queries.home(), trace_id)
 
 
 def saved_trace() -> Trace | None:
-    known = saved_traces(str(queries.home().traces), stamp())
-    wanted = st.query_params.get("trace")
-    if wanted and wanted not in {trace.id for trace in known}:
+    folder, changed = str(queries.home().traces), stamp()
+    names, wanted = saved_names(folder, changed), st.query_params.get("trace")
+    if wanted and wanted not in names:
         return load_trace(queries.home(), wanted)  # which says what is wrong with it
-    if not known:
+    if not names:
         ui.empty(
-            "No trace was saved yet. Decode a prompt in the live view and press **Save the trace**.",
-            "Open Live",
-            "live",
+            "No trace was saved yet. Decode a prompt in the live view and press **Save trace**.", "Open Live", "live"
         )
         return None
-    names = {trace.id: f"{trace.title} · {trace.saved_at[:16].replace('T', ' ')}" for trace in known}
     chosen = pick("Trace", "trace", list(names), names=names)
-    return next(trace for trace in known if trace.id == chosen)
+    keep(trace=chosen)
+    return whole_trace(folder, changed, chosen)
 
 
 def measured_trace() -> Trace | None:
@@ -105,7 +117,8 @@ def measured_trace() -> Trace | None:
     left, middle, right = st.columns([3, 1, 2])
     with left:
         labels = dict(zip(known.run_id, known.label, strict=True))
-        run = queries.folder(pick("Run", "run", list(known.run_id), forget=("temperature", "prompt"), names=labels))
+        chosen = pick("Run", "run", list(known.run_id), forget=("temperature", "prompt"), names=labels)
+    run = queries.folder(chosen)
     traced = traced_prompts(run)
     if not traced:
         raise DraftbenchError(
@@ -113,19 +126,12 @@ def measured_trace() -> Trace | None:
         )
     with middle:
         temperatures = list(dict.fromkeys(f"{t:g}" for t, _ in traced))
-        if "temperature" in st.query_params:  # 0.0 and 0 are one
-            st.query_params["temperature"] = plain_number(st.query_params["temperature"])
-        temperature = pick("Temperature", "temperature", temperatures, forget=("prompt",))
+        named = replay_view.plain_number(st.query_params.get("temperature", ""))  # 0.0 and 0 are one
+        temperature = pick("Temperature", "temperature", temperatures, named=named, forget=("prompt",))
     with right:
         prompt = pick("Prompt", "prompt", [p for t, p in traced if f"{t:g}" == temperature])
+    keep(run=chosen, temperature=temperature, prompt=prompt)
     return run_trace(str(run.path), run.summary_path.stat().st_mtime, run.id, float(temperature), prompt)
-
-
-def plain_number(text: str) -> str:
-    try:
-        return f"{float(text):g}"
-    except ValueError:
-        return text
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
@@ -210,7 +216,8 @@ def show_judgement(trace: Trace, now: int) -> None:
     st.subheader(f"Round {now}", anchor=False)
     st.caption(
         f"{told.num_draft_tokens} proposed, {told.accepted} accepted, {told.emitted} emitted · drafting {1000 * told.draft_s:.1f} ms · "
-        f"verifying {1000 * told.verify_s:.1f} ms · the rest {1000 * told.overhead_s:.1f} ms (of its whole batch)"
+        f"verifying {1000 * told.verify_s:.1f} ms · the rest {1000 * told.overhead_s:.1f} ms"
+        + ("" if trace.id else " (of its whole batch)")  # a measurement decodes several prompts at once
     )
     token = told.tokens[choose_token(told)]
     greedy = trace.settings.get("temperature") == 0
@@ -238,7 +245,7 @@ def show_figures(trace: Trace, told, token, judged) -> None:
             alt="Probabilities p and q of the likeliest tokens at this position",
             name="p-and-q",
         )
-        st.caption(f"{replay_view.marks(bars)} {'' if token.alternatives else alternatives_missing(trace)}")
+        st.caption(f"{replay_view.marks(bars)} {'' if token.alternatives else replay_view.alternatives_missing(trace)}")
     with right:
         if judged.chance is not None:
             alt = f"{judged.headline}; the line from 0 to 1 with the draw and the chance of acceptance"
@@ -247,13 +254,6 @@ def show_figures(trace: Trace, told, token, judged) -> None:
             alt = "The residual distribution from which the refused token was replaced, the drawn token marked"
             ui.chart(replay_view.residual_bars(bars, tone), key="replay_residual", alt=alt, name="residual")
             st.caption(replay_view.unlisted(bars))
-
-
-def alternatives_missing(trace: Trace) -> str:
-    """Why there are no other bars, and what makes them."""
-    run = st.query_params.get("run") or trace.settings.get("draft") if not trace.id else None
-    again = f" Measure it again to get them: `draftbench measure {run}`" if run else ""
-    return f"This trace holds the token's own p and q only, no other tokens.{again}"
 
 
 @st.fragment

@@ -8,8 +8,8 @@ from __future__ import annotations
 import streamlit as st
 
 from engine.runs.folder import RunFolder
-from workbench import actions, charts, queries, ui
-from workbench.run import run_files, run_folder_view, run_results, run_view
+from workbench import actions, queries, ui
+from workbench.run import run_files, run_folder_view, run_labels, run_results, run_view
 
 SECTIONS = ("Curves", "Log", "Configuration", "Origin", "Files", "Export", "Labels")
 _EVERY_S = 2
@@ -27,11 +27,7 @@ def section(name: str, run: RunFolder, label: str, state: str) -> None:
     """The chosen part of the page; curves and log redraw themselves while the run is unfinished."""
     live = st.fragment(run_every=_EVERY_S if state in queries.UNFINISHED else None)
     if name == "Curves":
-        axis = st.segmented_control(
-            "Horizontal axis", list(charts.AXES), default="steps", key="axis", bind="query-params", required=True,
-            format_func=charts.AXES.__getitem__,
-        )  # fmt: skip
-        live(run_view.curves)(run, label, axis)
+        live(run_view.curves)(run, label, ui.choose_axis())
     elif name == "Log":
         live(run_view.log)(run)
     elif name == "Configuration":
@@ -48,7 +44,7 @@ def section(name: str, run: RunFolder, label: str, state: str) -> None:
         )
     else:
         known = queries.runs().tags.dropna()
-        run_view.labels_form(run, labels, sorted({str(tag) for tags in known for tag in tags}))
+        run_labels.labels_form(run, labels, sorted({str(tag) for tags in known for tag in tags}))
 
 
 ui.heading("run")
@@ -63,7 +59,7 @@ if run is None:
         )
     st.stop()
 state = run_view.state_of(run)
-labels = run_view.labels_of(run)
+labels = run_labels.labels_of(run)
 indexed = run_view.indexed(run)
 label = (labels.title if labels else "") or run.id
 run_view.title(run, state, labels)

@@ -251,20 +251,14 @@ if group != "nothing":
     shown = groups(shown, group)
 shown = runs_table.ordered(shown, st.session_state["order"], None if group == "nothing" else group)
 selected = table(shown)
-told, download = st.columns([5, 1], vertical_alignment="center")
 measured = int(shown.exact.notna().sum())
-told.caption(
+st.caption(
     f"{len(shown)} of {len(known)} runs, {measured} measured. "
     "Select rows to label, compare or archive them; a click on a column's name sorts."
 )
-download.download_button(
-    "CSV",
-    lambda: exports.csv(runs_table.for_csv(shown)),
-    "runs.csv",
-    "text/csv",
-    key="csv",
-    icon=":material/download:",
-    on_click="ignore",
-)
+exports.download_row(
+    "runs", "runs", frame=runs_table.for_csv(shown), paper=runs_table.for_paper(shown),
+    caption="Runs with their exact acceptance, 95% interval over prompts",
+)  # fmt: skip
 if selected:
     bar(shown[shown.run_id.isin(selected)])

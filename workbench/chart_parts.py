@@ -91,8 +91,13 @@ def error_bars(part: pd.DataFrame) -> dict[str, Any]:
     return {"type": "data", "array": above, "arrayminus": below, "thickness": 1.3, "width": 4}
 
 
+def bounds(low: Any, high: Any, digits: int = 3, sign: str = "") -> str:
+    """'[0.390, 0.433]', or nothing where there is no interval; `sign` "+" writes both signs."""
+    return f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]" if known(low, high) else ""
+
+
 def with_interval(row: Any) -> str:
-    return f"{row.value:.3f}" + (f" [{row.low:.3f}, {row.high:.3f}]" if known(row.low, row.high) else "")
+    return f"{row.value:.3f} {bounds(row.low, row.high)}".rstrip()
 
 
 def told(name: str, row: Any) -> str:
@@ -106,13 +111,17 @@ def cell_text(cell: Any) -> str:
     """What stands in a cell: value, interval, how many runs and prompts it rests on."""
     if cell is None:
         return ""
-    within = f"<br>[{cell.low:.3f}, {cell.high:.3f}]" if known(cell.low, cell.high) else ""
+    within = f"<br>{bounds(cell.low, cell.high)}" if known(cell.low, cell.high) else ""
     runs = "1 run" if cell.runs == 1 else f"{cell.runs} runs, {cell.seeds} seed{'s' if cell.seeds != 1 else ''}"
-    return f"<b>{cell.value:.3f}</b>{within}<br>{runs}, n = {cell.n_prompts:.0f}"
+    other = f"<br>{cell.sets} held-out sets" if cell.sets > 1 else ""
+    return f"<b>{cell.value:.3f}</b>{within}<br>{runs}, n = {cell.n_prompts:.0f}{other}"
 
 
 def cell_hover(cell: Any) -> str:
     if cell is None:
         return ""
-    spread = f"<br>between its runs: {cell.least:.3f} to {cell.most:.3f}" if cell.runs > 1 else ""
-    return f"{safe(cell.loss)}, {safe(cell.scenario)}, {safe(cell.mode)}<br>{cell_text(cell)} prompts{spread}"
+    spread = (
+        f"<br>mean of its runs, {cell.least:.3f} to {cell.most:.3f}, and of their intervals" if cell.runs > 1 else ""
+    )
+    other = "<br>its runs were measured on different held-out prompts" if cell.sets > 1 else ""
+    return f"{safe(cell.loss)}, {safe(cell.scenario)}, {safe(cell.mode)}<br>{cell_text(cell)}{spread}{other}"

@@ -16,18 +16,14 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from engine.measure import definitions
 from workbench import chart_parts as parts
 from workbench import theme
 
-AXES = {"steps": "optimiser steps", "tokens_seen": "target tokens trained on", "seconds": "seconds of training"}
-RATES = {
-    "exact": "Exact acceptance",
-    "per_proposed": "Acceptance per proposed token",
-    "per_examined": "Acceptance per examined token",
-    "per_emitted": "Acceptance per emitted token",
-    "greedy_agreement": "Greedy agreement",
-    "tau": "Tokens per target forward (tau)",
-}
+# Axes of learning curves, as the URL calls them.
+AXES = {"steps": "optimiser steps", "tokens": "target tokens trained on", "seconds": "seconds of training"}
+_COLUMNS = {"steps": "step", "tokens": "tokens_seen", "seconds": "seconds"}
+RATES = {name: rate.title for name, rate in definitions.RATES.items()}
 INTERVAL = "95% interval over prompts"
 _HOVER = "%{hovertext}<extra></extra>"  # user text goes in as data, never into a template
 _OPEN = {0: "", 1: "-open", 2: "-open-dot"}  # a second temperature of a draft has hollow marks
@@ -36,12 +32,12 @@ _OPEN = {0: "", 1: "-open", 2: "-open-dot"}  # a second temperature of a draft h
 def learning_curve(
     frame: pd.DataFrame, axis: str, kind: str, labels: Mapping[str, str], tone: str, note: str = ""
 ) -> go.Figure:
-    """Curves of the runs in `labels` (run id -> name) against steps, tokens_seen or seconds.
+    """Curves of the runs in `labels` (run id -> name) against steps, tokens or seconds.
 
     `frame` has the columns of `queries.curve`; `kind` is 'train' (loss) or 'eval' (exact acceptance,
     a line a temperature). `note` tells n under the title.
     """
-    column = {"steps": "step"}.get(axis, axis)
+    column = _COLUMNS[axis]
     rows = frame[(frame.kind == kind) & frame.run_id.isin(list(labels)) & frame[column].notna() & frame.value.notna()]
     title = f"{'Training loss' if kind == 'train' else 'Exact acceptance while training'} by {AXES[axis]}"
     told = note or ("watched prompts only, no interval" if kind == "eval" else "a point a step, no interval")
@@ -69,10 +65,10 @@ def learning_curve(
 
 
 def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
-    """Exact acceptance by loss (rows), scenario (columns) and mode (panels): the frame of `comparison.cells`.
+    """Exact acceptance by loss (rows), scenario (columns) and mode (panels): the frame of `compare.every_run.cells`.
 
-    Columns: loss, scenario, mode, value, low, high, n_prompts, runs, seeds, least, most. A combination
-    without a run says so in words.
+    Columns: loss, scenario, mode, value, low, high, n_prompts, runs, seeds, sets, least, most. A
+    combination without a run says so in words.
     """
     losses, scenarios, modes = (sorted(cells[c].unique()) for c in ("loss", "scenario", "mode"))
     titles = [f"{parts.safe(mode)}" for mode in modes]
@@ -97,7 +93,7 @@ def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
                     figure.add_annotation(x=j, y=i, text="no run", showarrow=False, opacity=0.6, row=1, col=place)
     figure.update_layout(
         coloraxis={"colorscale": theme.SEQUENTIAL, "colorbar": {"title": {"text": "acceptance", "side": "right"}, "thickness": 12}},
-        height=176 + 72 * max(1, len(losses)), showlegend=False,
+        height=176 + 88 * max(1, len(losses)), showlegend=False,
     )  # fmt: skip
     figure.update_xaxes(showgrid=False, type="category")
     figure.update_yaxes(showgrid=False, type="category", autorange="reversed")

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def figures_bytes(figures: Sequence[go.Figure], kind: str, *, timeout_s: float =
         raise DraftbenchError(
             f"no Chrome or Chromium was found to draw the {kind.upper()} with",
             "charts become files on the server through one",
-            "install Chromium or name it in BROWSER_PATH, or save an SVG with the camera button of the chart itself",
+            "install Chromium or name it in BROWSER_PATH, or save an SVG or PNG with the camera button of the chart itself",
         )
     jobs = [{"figure": printable(figure).to_plotly_json(), "kind": kind, "scale": _SCALE[kind]} for figure in figures]
     answer = _run(json.dumps(jobs, cls=_encoder()), browser, timeout_s)
@@ -73,9 +74,11 @@ def figures_bytes(figures: Sequence[go.Figure], kind: str, *, timeout_s: float =
 
 
 def printable(figure: go.Figure) -> go.Figure:
-    """A copy for paper: dark text on white, whatever the page looks like."""
-    light = theme.TONES["light"]
-    copy = go.Figure(figure)
+    """A copy for paper: dark text on white, also of a figure that was drawn for a dark page."""
+    light, told = theme.TONES["light"], figure.to_json()
+    for part, dark in asdict(theme.TONES["dark"]).items():
+        told = told.replace(f'"{dark}"', f'"{getattr(light, part)}"')
+    copy = go.Figure(json.loads(told))
     copy.update_layout(template=theme.template("light"), paper_bgcolor=light.background, plot_bgcolor=light.background)
     return copy.update_layout(margin_l=70, title_subtitle_font_color=light.faint)
 
@@ -110,7 +113,7 @@ def download_row(
     """
     with st.container(horizontal=True, gap="small"):
         if draw is not None and chrome() is None:
-            st.caption("SVG: the camera button of the chart. PNG and PDF need a Chrome or Chromium on the server.")
+            st.caption("SVG or PNG: the chart's camera button. PDF needs a Chrome or Chromium on the server.")
         elif draw is not None:
             for kind in MIME:
                 _button(kind.upper(), _drawing(draw, kind), f"{name}.{kind}", MIME[kind], f"{key}-{kind}")

@@ -20,3 +20,4 @@ chosen = st.navigation(sections, position="sidebar", expanded=True)
 with contextlib.suppress(DraftbenchError):  # a page that needs the index says itself what is wrong with it
     ui.sidebar()
 chosen.run()
+ui.keep_view()

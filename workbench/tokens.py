@@ -101,15 +101,14 @@ def answer_html(
     rounds: Sequence[TraceRound],
     *,
     tone: str = "light",
-    refused: bool = True,
     href: Href | None = None,
     highlight: int | None = None,
 ) -> str:
-    """The whole answer; without `refused` only what was emitted. `highlight`: number of the round to frame."""
+    """The whole answer, refused tokens too. `highlight`: number of the round to frame."""
     parts = []
     for item in rounds:
         link = href(item.number) if href else None
-        inner = "".join(token_html(t, link) for t in item.tokens if refused or t.fate in EMITTED)
+        inner = "".join(token_html(t, link) for t in item.tokens)
         parts.append(f'<span class="now">{inner}</span>' if item.number == highlight else inner)
     return f'<div class="tokens {_tone(tone)}" dir="auto">{"".join(parts)}</div>'
 

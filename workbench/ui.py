@@ -15,7 +15,7 @@ import streamlit as st
 
 from engine import __version__
 from engine.errors import DraftbenchError
-from workbench import queries
+from workbench import chart_parts, charts, exports, queries
 from workbench.view_state import PAGES, page_of
 
 # A state is told by word and icon; colour only helps.
@@ -31,11 +31,13 @@ STATES: dict[str, tuple[str, str, str]] = {
 ICON = Path(__file__).with_name("icon.svg")
 WORDMARK = ICON.with_name("wordmark.svg")
 _log = logging.getLogger("draftbench")
+CAMERA = "camera"  # state of the session: what the charts' own buttons save
 RESUMABLE = ("failed", "cancelled", "interrupted")
 
 
 def heading(name: str) -> None:
     """The page's title and its one-sentence purpose."""
+    st.session_state.pop("_unnamed", None)  # of a page that did not come to its end
     entry = PAGES[name]
     st.title(entry.title, anchor=False)
     st.html(f'<p class="purpose">{html.escape(entry.purpose)}</p>')
@@ -83,14 +85,22 @@ def state_badge(state: str) -> str:
     return f":{colour}-badge[{icon} {state}]"
 
 
-def chart(figure: go.Figure, *, key: str, alt: str, name: str = "", **options: Any) -> Any:
-    """A figure with its description for screen readers and a button that saves it as SVG."""
+def chart(figure: go.Figure, *, key: str, alt: str, name: str = "", save: bool = True, **options: Any) -> Any:
+    """A figure with its description for screen readers, its camera, and under it what it can be saved as.
+
+    Without `save` the page itself puts `exports.download_row` there.
+    """
+    kind = st.session_state.get(CAMERA, "SVG").lower()
     config = {
         "displaylogo": False,
-        "toImageButtonOptions": {"format": "svg", "filename": name or key},
+        "toImageButtonOptions": {"format": kind, "filename": name or key, "scale": 2 if kind == "png" else 1},
         "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
     }
-    return st.plotly_chart(figure, theme=None, key=key, alt=alt, config=config, **options)
+    shown = st.plotly_chart(figure, theme=None, key=key, alt=alt, config=config, **options)
+    if save:
+        with st.popover("Save", icon=":material/download:", type="tertiary", key=f"save-{key}"):
+            exports.download_row(name or key, key, draw=lambda tone: figure)
+    return shown
 
 
 def pick_runs(
@@ -102,8 +112,11 @@ def pick_runs(
     named = [run_id for run_id in st.query_params.get_all(key) if run_id in set(shown.run_id)]
     options = list(shown[~shown.archived].run_id) + [r for r in named if r in set(shown[shown.archived].run_id)]
     labels = dict(zip(shown.run_id, shown.label, strict=True))
+    _say_missing(key, options)
     _follow_url(key, options, [r for r in default if r in options])
     st.session_state[key] = st.session_state[key][:most]
+    if key not in st.query_params:
+        _note(key, st.session_state[key])
     chosen: list[str] = st.multiselect(
         label,
         options,
@@ -123,6 +136,32 @@ def _follow_url(key: str, options: Sequence[str], default: list[str]) -> None:
     st.session_state[key] = list(dict.fromkeys(named)) or held
 
 
+def _say_missing(key: str, options: Sequence[str]) -> None:
+    """Runs that the URL names and that cannot be chosen: somebody shared them, so their absence is told."""
+    missing = [value for value in st.query_params.get_all(key) if value not in options]
+    if missing:
+        st.warning(
+            f"Not shown, because there is no such run here or it is not measured: {text(', '.join(missing))}",
+            icon=":material/link_off:",
+        )
+
+
+def _note(key: str, value: str | list[str]) -> None:
+    """Remember a shown value that the URL does not name, for `keep_view`."""
+    if value:
+        st.session_state.setdefault("_unnamed", {})[key] = value
+
+
+def keep_view() -> None:
+    """Write what pickers show by default into the URL, so that it opens this very view elsewhere and later.
+
+    Called once, behind the page: each change of the URL is a step of the browser's history.
+    """
+    unnamed = st.session_state.pop("_unnamed", None)
+    if unnamed:
+        st.query_params.update(unnamed)
+
+
 def _write_url(key: str) -> None:
     if st.session_state[key]:
         st.query_params[key] = st.session_state[key]
@@ -130,41 +169,47 @@ def _write_url(key: str) -> None:
         st.query_params.pop(key, None)
 
 
-def pick_run(label: str, key: str, *, measured: bool = False) -> str | None:
-    """One run, kept in the URL under `key`; the newest if none is named. None if there is no run at all."""
-    known = queries.runs()
-    shown = known[~known.exact.isna()] if measured else known
-    if shown.empty:
-        return None
-    named = st.query_params.get(key)
-    visible = shown[~shown.archived | (shown.run_id == named)]
-    options = list((visible if len(visible) else shown).run_id)
-    labels = dict(zip(shown.run_id, shown.label, strict=True))
-    return choose_one(label, options, labels, key)
-
-
 def choose_one(label: str, options: Sequence[str], labels: Mapping[str, str], key: str) -> str:
     """One id, shown by its label and kept in the URL as the id; the first option if none is named."""
     named, held = st.query_params.get(key), st.session_state.get(key)
     st.session_state[key] = named if named in options else held if held in options else options[0]
+    if named != st.session_state[key]:
+        _note(key, st.session_state[key])
     chosen: str = st.selectbox(
         label, options, format_func=lambda one: labels.get(one, one), key=key, on_change=_write_url, args=(key,)
     )
     return chosen
 
 
+def axis() -> str:
+    """What the URL wants learning curves drawn along: a key of `charts.AXES`."""
+    named = st.query_params.get("axis", "")
+    return named if named in charts.AXES else "steps"
+
+
+def choose_axis() -> str:
+    """The axis of learning curves, shown by its words and kept in the URL by its name."""
+
+    def kept() -> None:
+        st.query_params["axis"] = st.session_state["_axis"]
+
+    st.session_state["_axis"] = axis()
+    chosen: str | None = st.segmented_control(
+        "Horizontal axis", list(charts.AXES), key="_axis", format_func=charts.AXES.__getitem__, required=True, on_change=kept
+    )  # fmt: skip
+    return chosen or axis()
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """'.412' for a rate, '1.38' for what may exceed one, a dash for what is not known."""
     if value is None or pd.isna(value):
         return "–"
-    return f"{value:.{digits}f}"
+    return f"{value:,.{digits}f}"
 
 
 def interval(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
     """'0.412 [0.390, 0.433]'; the value alone where no interval could be made."""
-    if low is None or high is None or pd.isna(low) or pd.isna(high):
-        return number(value, digits)
-    return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
+    return f"{number(value, digits)} {chart_parts.bounds(low, high, digits)}".rstrip()
 
 
 def sidebar() -> None:
@@ -176,6 +221,10 @@ def sidebar() -> None:
             st.page_link(
                 page_of("home"), label=f"{len(running)} at work or waiting", icon=":material/progress_activity:"
             )
+        st.segmented_control(
+            "Charts' camera saves", ["SVG", "PNG"], default="SVG", required=True, key=CAMERA,
+            help="What the camera button of a chart makes, in the browser and without the server.",
+        )  # fmt: skip
         st.caption(f"Draftbench {__version__}  \n{text(queries.home().root)}")
 
 

@@ -7,10 +7,15 @@ band is what those state, and whether it is relative or absolute is not known.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import ValidationError
+
+from engine.config import LossTerm
 
 Facts = Mapping[str, Any]
 
@@ -40,6 +45,7 @@ class Claim:
     band: tuple[float, float] | None = None  # of the effect, as the paper states it
     breadth: tuple[str, int] = ("", 0)  # how many different ones of what it must be seen in to be called reproduced
     paired: bool = True
+    must_differ: frozenset[str] = frozenset()  # facts without whose difference the two sides are one and the same
 
     def may_differ(self, fact: str) -> bool:
         """Whether the two runs of a pair may differ in this fact."""
@@ -73,10 +79,10 @@ def facts_of(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[s
 def loss_name(terms: Any) -> str:
     """The name of a loss that is one term with its usual parameters; else the whole of it."""
     if isinstance(terms, list) and len(terms) == 1 and isinstance(terms[0], dict):
-        term = terms[0]
-        own = {"jsd": ("beta", 0.5), "lk_hybrid": ("eta", 3.0)}.get(term.get("name", ""))
-        if term.get("weight", 1.0) == 1.0 and (own is None or term.get(own[0], own[1]) == own[1]):
-            return str(term.get("name"))
+        with contextlib.suppress(ValidationError):
+            term = LossTerm.model_validate(terms[0])
+            if term.weight == 1.0 and term.own is None:
+                return term.name
     return _text(terms)
 
 
@@ -148,6 +154,7 @@ SCENARIO = Claim(
     frozenset({"scenario", "train_prompts", "n_train"}),
     sign=-1,
     band=(-0.20, -0.07),
+    must_differ=frozenset({"train_prompts"}),  # or `scenario` is only another label on the same prompts
 )
 SIZE = Claim(
     "size",

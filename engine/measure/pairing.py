@@ -102,12 +102,19 @@ def _group_pairs(claim: Claim, group: Sequence[Run]) -> list[tuple[dict[str, Any
     if claim is SIZE:
         return _size_pairs(group)
     found = []
-    other = next((run for run in group if claim.is_other(run.facts)), None)
-    for name, base in _first_of_each([run for run in group if claim.is_base(run.facts)], "loss").items():
+    others = [run for run in group if claim.is_other(run.facts)]
+    bases = [run for run in group if claim.is_base(run.facts) and _counterpart(claim, run, others)]
+    for name, base in _first_of_each(bases, "loss").items():
+        other = _counterpart(claim, base, others)
         if other is not None:
             where = _where(other) | ({"against": name} if claim.breadth[0] == "against" else {})
             found.append((where, Pair(((base.id, 1),), ((other.id, 1),), other.seed)))
     return found
+
+
+def _counterpart(claim: Claim, base: Run, others: Iterable[Run]) -> Run | None:
+    """The newest of the others that really differs from the base."""
+    return next((run for run in others if all(run.facts[k] != base.facts[k] for k in claim.must_differ)), None)
 
 
 def _size_pairs(group: Sequence[Run]) -> list[tuple[dict[str, Any], Pair]]:

@@ -46,6 +46,7 @@ class Estimate:
     seconds_unknown: str = ""
     based_on: str = ""  # the run whose speed the time is scaled from
     differs: tuple[str, ...] = ()  # what that run did otherwise
+    seconds_missing: tuple[str, ...] = ()  # parts of the work whose time that run does not tell
 
     @property
     def memory_bytes(self) -> int | None:
@@ -58,10 +59,6 @@ class Estimate:
     @property
     def disk_bytes(self) -> int | None:
         return sum(self.disk.values()) if self.disk else None
-
-    @property
-    def total_seconds(self) -> float | None:
-        return sum(self.seconds.values()) if self.seconds else None
 
 
 def estimate(home: Home, recipe: Recipe) -> Estimate:
@@ -235,7 +232,9 @@ def _with_time(home: Home, recipe: Recipe, plans: Mapping[str, CapturePlan], fou
         seconds["training"] = steps * per_step / pace.train_tokens_s
     if pace.measure_s:
         seconds["measurement"] = pace.measure_s * _measure_work(recipe.measure) / _measure_work(pace.recipe.measure)
-    return _replaced(found, seconds=seconds, based_on=pace.run, differs=tuple(differences(recipe, pace.recipe)))
+    missing = tuple(part for part in ("capture", "training", "measurement") if part not in seconds)
+    unlike = tuple(differences(recipe, pace.recipe))
+    return _replaced(found, seconds=seconds, seconds_missing=missing, based_on=pace.run, differs=unlike)
 
 
 def _replaced(found: Estimate, **changes: Any) -> Estimate:

@@ -18,6 +18,7 @@ import difflib
 import os
 import re
 import secrets
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -62,8 +63,12 @@ class RunFolder:
                 "every run needs a folder of its own",
                 "choose another place with DRAFTBENCH_HOME",
             ) from error
-        write_atomic(run.path / "config.yaml", dump_recipe(recipe))
-        run.set_status(state="queued", phase="", created_at=now(), **status)
+        try:
+            write_atomic(run.path / "config.yaml", dump_recipe(recipe))
+            run.set_status(state="queued", phase="", created_at=now(), **status)
+        except BaseException:
+            shutil.rmtree(run.path, ignore_errors=True)  # half a run is none
+            raise
         return run
 
     @staticmethod

@@ -6,6 +6,8 @@ from and must never change. A run without that file is labelled by its recipe.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -33,16 +35,26 @@ class Labels:
 
 
 def read_labels(run: RunFolder) -> Labels:
-    """The labels in the run's folder, or those of its recipe."""
+    """The labels in the run's folder, or those of its recipe; a run whose recipe is lost can be labelled too."""
     path = run.path / FILE
     if not path.exists():
-        recipe = run.recipe()
-        return Labels(tags=tuple(recipe.tags), notes=recipe.notes)
+        with contextlib.suppress(DraftbenchError, OSError, ValueError):
+            recipe = run.recipe()
+            return Labels(tags=tuple(recipe.tags), notes=recipe.notes)
+        return Labels()
     found = read_json(path)
     if not isinstance(found, dict):
         raise DraftbenchError(f"{path} is damaged", "it holds no labels", "remove it: the run itself is not touched")
-    known = {key: value for key, value in found.items() if key in asdict(Labels())}
-    return Labels(**{**known, "tags": tuple(known.get("tags", ()))})
+    return _labels(found)
+
+
+def _labels(stored: Mapping[str, Any]) -> Labels:
+    """What is usable of a labels file; the index reads it in the same way."""
+    title, notes = (str(stored.get(key) or "") for key in ("title", "notes"))
+    pinned, archived, baseline = (stored.get(key) is True for key in ("pinned", "archived", "baseline"))
+    tags = stored.get("tags")
+    kept = tuple(str(tag) for tag in tags) if isinstance(tags, list) else ()
+    return Labels(title, kept, notes, pinned, archived, baseline)
 
 
 def change_labels(home: Home, run: RunFolder, **changes: Any) -> Labels:
@@ -63,11 +75,19 @@ def change_labels(home: Home, run: RunFolder, **changes: Any) -> Labels:
     with disk_errors(home.runs), FileLock(home.runs / ".labels.lock"):  # two visitors may label at once
         if changes.get("baseline"):
             for other in run_folders(home):
-                if other.id != run.id and (other.path / FILE).exists() and read_labels(other).baseline:
-                    _write(other, replace(read_labels(other), baseline=False))
+                if other.id != run.id:
+                    _unmark(other)
         labels = replace(read_labels(run), **changes)
         _write(run, labels)
     return labels
+
+
+def _unmark(run: RunFolder) -> None:
+    """Take the baseline's mark from the run; damaged labels hold none."""
+    with contextlib.suppress(DraftbenchError, ValueError):
+        labels = read_labels(run)
+        if labels.baseline:
+            _write(run, replace(labels, baseline=False))
 
 
 def _write(run: RunFolder, labels: Labels) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from engine.config import ModelSpec, Recipe
+from engine.config import Recipe
 from engine.errors import DraftbenchError
 from engine.fileio import read_json, read_lines
 from engine.paths import Home
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.provenance import machine
 from engine.runs.status import effective_state
+
+_NEWEST = 200  # runs that are looked at
+_READ_FROM = ("config.yaml", "provenance.json", "training.json", "status.json")
 
 
 @dataclass(frozen=True)
@@ -26,16 +32,16 @@ class Pace:
     train_tokens_s: float | None
     measure_s: float | None
     recipe: Recipe
+    machine: tuple[Any, ...]
 
 
 def best_pace(home: Home, recipe: Recipe) -> Pace | None:
     """The speed of the most similar run of the same target on this machine, the newest of equals."""
     here = _machine_key(machine())
-    paces = []
-    for run in run_folders(home):  # newest first, and the sort below is stable
-        pace = _pace(run, recipe.target, here)
-        if pace is not None:
-            paces.append(pace)
+    newest = run_folders(home)[:_NEWEST]
+    found = [_pace(run.path, _stamp(run.path)) for run in newest]
+    paces = [pace for pace in found if pace and pace.recipe.target == recipe.target and pace.machine == here]
+    # of equals, min takes the first, which is the newest
     return min(paces, key=lambda pace: len(list(differences(recipe, pace.recipe))), default=None)
 
 
@@ -43,15 +49,25 @@ def _machine_key(found: Mapping[str, Any]) -> tuple[Any, ...]:
     return found.get("processor"), found.get("cores"), tuple(found.get("cuda", ()))
 
 
-def _pace(run: RunFolder, target: ModelSpec, here: tuple[Any, ...]) -> Pace | None:
-    """A run's speed; None if it is of another target or machine, was not trained, or cannot be read."""
+def _stamp(folder: Path) -> tuple[tuple[int, int], ...]:
+    """Time of change and size of the files that a run's speed is read from; shorter where one is missing."""
+    found = []
+    for name in _READ_FROM:
+        with contextlib.suppress(OSError):
+            stat = (folder / name).stat()
+            found.append((stat.st_mtime_ns, stat.st_size))
+    return tuple(found)
+
+
+@lru_cache(maxsize=2 * _NEWEST)
+def _pace(folder: Path, stamp: tuple[tuple[int, int], ...]) -> Pace | None:
+    """A run's speed; None if it was not trained or cannot be read. Read again when `stamp` has changed."""
+    run = RunFolder(folder)
+    if len(stamp) < len(_READ_FROM):
+        return None
     try:
-        recipe = run.recipe()
-        if recipe.target != target:
-            return None
         provenance, training = read_json(run.path / "provenance.json"), read_json(run.path / "training.json")
-        if _machine_key(provenance["machine"]) != here:
-            return None
+        recipe = run.recipe()
         capture = provenance["captures"]["training"]
         last = capture.get("last_session", {})
         most = int(capture["prompts"]) * recipe.capture.max_new_tokens
@@ -62,6 +78,7 @@ def _pace(run: RunFolder, target: ModelSpec, here: tuple[Any, ...]) -> Pace | No
             _ratio(training["tokens_seen"], training["seconds"]),
             _measure_seconds(run),
             recipe,
+            _machine_key(provenance["machine"]),
         )
     except (DraftbenchError, OSError, ValueError, LookupError, TypeError, AttributeError):
         return None

@@ -98,7 +98,7 @@ class _Preflight:
     def config(self) -> Any:
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(at_hand(self.recipe.target))
+        return AutoConfig.from_pretrained(at_hand(self.recipe.target), trust_remote_code=False)
 
     @cached_property
     def fetched(self) -> bool:

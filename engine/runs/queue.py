@@ -10,23 +10,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any
 
-import psutil
 from filelock import FileLock, Timeout
 
 from engine.config import Recipe
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, read_json, write_json
-from engine.paths import PROJECT_ROOT, Home, cache_dir
-from engine.runs.folder import RunFolder, run_folders
+from engine.paths import Home
+from engine.runs.detached import identity, start_detached, wait_aside
+from engine.runs.folder import RunFolder
 from engine.runs.status import is_alive, now
 
 OUTPUT = "output.txt"  # what a job wrote to its terminal, in the run's folder
@@ -41,8 +41,16 @@ def submit(home: Home, recipe: Recipe) -> RunFolder:
 
 
 def submit_all(home: Home, recipes: Sequence[Recipe]) -> list[RunFolder]:
-    """New runs that wait for their turn in the order given."""
-    runs = [RunFolder.create(home, recipe, queued_at=now()) for recipe in recipes]
+    """New runs that wait for their turn in the order given: all of them, or none if one cannot be made."""
+    runs: list[RunFolder] = []
+    with _changing(home):  # until all are there, no worker takes one
+        try:
+            for recipe in recipes:
+                runs.append(RunFolder.create(home, recipe, queued_at=now()))
+        except BaseException:
+            for run in runs:
+                shutil.rmtree(run.path, ignore_errors=True)
+            raise
     wake(home)
     return runs
 
@@ -82,19 +90,27 @@ def cancel(home: Home, run: RunFolder) -> str:
 
 def waiting(home: Home) -> list[RunFolder]:
     """The runs that wait for their turn, the next one first."""
-    found = [(run.status(), run) for run in run_folders(home)]
-    queued = [(str(status["queued_at"]), run.id, run) for status, run in found if _is_waiting(status)]
+    queued = [(str(status["queued_at"]), run.id, run) for run, status in _statuses(home) if _is_waiting(status)]
     return [run for _, _, run in sorted(queued, key=lambda item: item[:2])]
 
 
+def at_work(home: Home) -> RunFolder | None:
+    """The run that is being worked on now, by the queue or from a terminal, or whose process is just starting."""
+    job = _job(home)
+    if is_alive(job):
+        return RunFolder(home.run(str(job["run"])))
+    return next((run for run, status in _statuses(home) if status["state"] == "running"), None)
+
+
 def wake(home: Home) -> None:
-    """Start the worker if runs wait and nobody works on them."""
+    """Start the worker if runs wait and nobody works on them.
+
+    Cheap enough for every few seconds: it reads each run's status once.
+    """
     if not waiting(home) or _held(home.root / "queue.lock"):
         return
     with disk_errors(home.root), open(home.root / "queue.log", "ab") as log:
-        worker = _start(home, [*_ENGINE, "work"], log)
-    # Somebody must wait for a child that ends, or it stays behind as a zombie while this process lives.
-    threading.Thread(target=worker.wait, daemon=True, name="queue-worker").start()
+        wait_aside(start_detached(home, [*_ENGINE, "work"], log))
 
 
 def work(home: Home) -> None:
@@ -108,24 +124,6 @@ def work(home: Home) -> None:
             return
 
 
-class Place(Protocol):
-    """Somewhere runs can be sent to be worked on. The run folder is the truth wherever that is."""
-
-    def submit(self, home: Home, recipe: Recipe) -> RunFolder: ...
-
-    def cancel(self, home: Home, run: RunFolder) -> str: ...
-
-
-class LocalQueue:
-    """This machine's own queue."""
-
-    submit = staticmethod(submit)
-    cancel = staticmethod(cancel)
-
-
-PLACES: dict[str, Place] = {"local": LocalQueue()}
-
-
 def job_command(run_id: str) -> list[str]:
     """What is started to work on a run."""
     return [*_ENGINE, "run", "--resume", run_id]
@@ -136,9 +134,17 @@ def _is_waiting(status: Mapping[str, Any]) -> bool:
     return status["state"] == "queued" and bool(status.get("queued_at"))
 
 
+def _statuses(home: Home) -> list[tuple[RunFolder, dict[str, Any]]]:
+    """Every run with its status, each read once, in no order."""
+    if not home.runs.is_dir():
+        return []
+    folders = [RunFolder(path) for path in home.runs.iterdir() if not path.name.startswith(".") and path.is_dir()]
+    return [(run, run.status()) for run in folders]
+
+
 def _work_off(home: Home) -> None:
     while True:
-        while _busy(home):
+        while at_work(home) is not None:  # the last job lives where its worker was killed
             time.sleep(_POLL_S)
         _settle(home)
         job = _take(home)
@@ -146,11 +152,6 @@ def _work_off(home: Home) -> None:
             return
         job.wait()
         _settle(home, job.returncode)
-
-
-def _busy(home: Home) -> bool:
-    """Whether the last job lives (its worker may not), or any run is being worked on, as from a terminal."""
-    return is_alive(_job(home)) or any(run.status()["state"] == "running" for run in run_folders(home))
 
 
 def _take(home: Home) -> subprocess.Popen[bytes] | None:
@@ -170,8 +171,8 @@ def _start_job(home: Home, run: RunFolder) -> subprocess.Popen[bytes]:
     path = run.path / OUTPUT
     noted = {"run": run.id, "queued_at": run.status()["queued_at"], "output_from": _size(path)}
     with disk_errors(path), open(path, "ab") as output:
-        job = _start(home, job_command(run.id), output)
-    write_json(home.root / "queue.json", {**noted, **_identity(job.pid)})
+        job = start_detached(home, job_command(run.id), output)
+    write_json(home.root / "queue.json", {**noted, **identity(job.pid)})
     return job
 
 
@@ -201,28 +202,6 @@ def _job(home: Home) -> dict[str, Any]:
     except (OSError, ValueError, DraftbenchError):
         return {}
     return found if isinstance(found, dict) and {"run", "queued_at", "output_from"} <= found.keys() else {}
-
-
-def _start(home: Home, command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
-    """A process in a session of its own, which neither Ctrl-C nor the end of this one reaches."""
-    places = {"DRAFTBENCH_HOME": str(home.root.absolute()), "DRAFTBENCH_CACHE": str(cache_dir().absolute())}
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        cwd=PROJECT_ROOT,
-        env={**os.environ, **places},
-        start_new_session=True,
-    )
-
-
-def _identity(pid: int) -> dict[str, Any]:
-    """Process id and start time, as in a run's status."""
-    try:
-        return {"pid": pid, "pid_started": psutil.Process(pid).create_time()}
-    except psutil.Error:
-        return {"pid": pid, "pid_started": 0.0}
 
 
 @contextlib.contextmanager

@@ -7,9 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
-from engine.config import Recipe, apply_overrides, parse_recipe
+from engine.config import LOSS_PARAMETERS, Recipe, apply_overrides, one_line, parse_recipe
 from engine.errors import DraftbenchError
 
 _LONGEST_NAME = 64
@@ -21,10 +19,14 @@ def expand(recipe: Recipe, axes: Mapping[str, Sequence[Any]]) -> list[Recipe]:
     `axes` maps dotted keys such as `train.loss` to values. Each recipe is named after the values
     in which it differs from the others. Raises DraftbenchError naming the axis and the value that
     no recipe can have.
+
+    A scenario says where the training prompts come from, so each has its own: the axis `prompts`
+    has values such as `{"scenario": "synthetic", "train": "made.jsonl"}`.
     """
     from engine.distill.losses import check_terms  # needs torch, which the rest of this module does not
 
     distinct = {key: _distinct(key, values) for key, values in axes.items()}
+    _check_scenarios(distinct)
     varied = [key for key, values in distinct.items() if len(values) > 1]
     recipes: list[Recipe] = []
     taken: set[str] = set()
@@ -50,12 +52,30 @@ def _distinct(key: str, values: Sequence[Any]) -> list[Any]:
     return found
 
 
+def _check_scenarios(axes: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse scenarios that would be trained on the same prompts: they would differ in nothing but the label."""
+    why = "the scenario says where the training prompts come from: the same prompts make the same draft"
+    if len(axes.get("prompts.scenario", ())) > 1:
+        raise DraftbenchError(
+            "the sweep's scenarios have the same prompts", why, "name training prompts for each of them"
+        )
+    owners: dict[str, str] = {}
+    for value in axes.get("prompts", ()):
+        train, scenario = one_line(value["train"]), str(value["scenario"])
+        if not value["train"]:
+            raise DraftbenchError(f"the scenario {scenario} has no training prompts", why, "name a file for it")
+        if train in owners:
+            both = f"{owners[train]} and {scenario}"
+            raise DraftbenchError(f"the scenarios {both} have the same training prompts", why, "name one file for each")
+        owners[train] = scenario
+
+
 def _made(recipe: Recipe, chosen: Mapping[str, Any]) -> Recipe:
     try:
         return _with(recipe, chosen)
     except DraftbenchError as error:
         culprit = {key: value for key, value in chosen.items() if not _fits(recipe, key, value)} or chosen
-        told = ", ".join(f"{key} = {_short(value)}" for key, value in culprit.items())
+        told = ", ".join(f"{key} = {one_line(value)}" for key, value in culprit.items())
         raise DraftbenchError(f"the sweep's {told} is not valid: {error.what}", error.why, error.fix) from None
 
 
@@ -68,14 +88,14 @@ def _fits(recipe: Recipe, key: str, value: Any) -> bool:
 
 
 def _with(recipe: Recipe, chosen: Mapping[str, Any]) -> Recipe:
-    return parse_recipe(
-        apply_overrides(recipe.model_dump(mode="json"), [f"{key}={_short(value)}" for key, value in chosen.items()])
-    )
+    settings = [f"{key}={one_line(value)}" for key, value in flat(chosen).items()]
+    return parse_recipe(apply_overrides(recipe.model_dump(mode="json"), settings))
 
 
-def _short(value: Any) -> str:
-    """A value as YAML in one line."""
-    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6).removesuffix("...\n").strip()
+def flat(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """One value of each axis by recipe key: that of `prompts` sets two keys."""
+    plain = {key: value for key, value in chosen.items() if key != "prompts"}
+    return {**plain, **{f"prompts.{name}": value for name, value in chosen.get("prompts", {}).items()}}
 
 
 def _name(base: str, values: Mapping[str, Any]) -> str:
@@ -88,9 +108,11 @@ def _slug(key: str, value: Any) -> str:
     """A value as part of a name: bare numbers say what they count."""
     if isinstance(value, bool | int | float) or value is None:
         return _plain(f"{key.rpartition('.')[2]}{value}")
+    if isinstance(value, Mapping) and key == "prompts":
+        return _plain(str(value["scenario"]))
     if isinstance(value, Mapping):
         first, *rest = value.values()
-        own = {"jsd": "beta", "lk_hybrid": "eta"}.get(str(first))
+        own = LOSS_PARAMETERS.get(str(first))
         return _plain(f"{first}{value[own]}" if own in value else "-".join(str(part) for part in (first, *rest)))
     if isinstance(value, list | tuple):
         return "-".join(_slug(key, item) for item in value)

@@ -13,6 +13,8 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -124,6 +126,15 @@ class Trace:
         return count_rounds(self.rounds)
 
 
+@dataclass(frozen=True)
+class TraceSummary:
+    """What a list shows of a saved trace."""
+
+    id: str
+    title: str
+    saved_at: str
+
+
 def count_rounds(rounds: Iterable[TraceRound]) -> Counts:
     """Add up rounds."""
     listed = list(rounds)
@@ -182,20 +193,30 @@ def load_trace(home: Home, trace_id: str) -> Trace:
         raise DraftbenchError(
             f"there is no saved trace {trace_id!r}", f"no such file in {home.traces}", "choose one from the list"
         )
+    return _load(path)
+
+
+def _load(path: Path) -> Trace:
     damaged = DraftbenchError(f"{path} is damaged", "it holds no trace", "remove it, or save the trace again")
     try:
-        return _trace(read_json(path), trace_id)
+        return _trace(read_json(path), path.stem)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise damaged from None
 
 
-def list_traces(home: Home) -> list[Trace]:
-    """Saved traces, the newest first; damaged files are left out."""
+def list_traces(home: Home) -> list[TraceSummary]:
+    """Saved traces, the newest first; damaged files are left out. A file is read once, and again if it changes."""
     found = []
     for path in home.traces.glob("*.json") if home.traces.is_dir() else ():
-        with contextlib.suppress(DraftbenchError):
-            found.append(load_trace(home, path.stem))
+        with contextlib.suppress(DraftbenchError, OSError):
+            found.append(_summary(path, path.stat().st_mtime_ns))
     return sorted(found, key=lambda trace: (trace.saved_at, trace.id), reverse=True)
+
+
+@lru_cache(maxsize=2000)
+def _summary(path: Path, changed_ns: int) -> TraceSummary:
+    trace = _load(path)
+    return TraceSummary(trace.id, trace.title, trace.saved_at)
 
 
 def _trace(stored: Mapping[str, Any], trace_id: str) -> Trace:
@@ -206,6 +227,8 @@ def _trace(stored: Mapping[str, Any], trace_id: str) -> Trace:
     rounds = tuple(
         TraceRound(**{**item, "tokens": tuple(_token(token) for token in item["tokens"])}) for item in stored["rounds"]
     )
+    if not all(item.tokens for item in rounds):
+        raise ValueError("a round has no tokens")
     named = {key: str(stored[key]) for key in ("title", "prompt", "saved_at")}
     return Trace(id=trace_id, settings=dict(stored["settings"]), rounds=rounds, **named)
 
@@ -235,21 +258,31 @@ def trace_of_run(run: RunFolder, temperature: float, prompt_id: str) -> Trace:
             "it traces the first prompts of its held-out set only",
             "choose one from the list",
         )
-    by_round = {number: part.sort_values("slot") for number, part in tokens.groupby("round")}
+    try:
+        by_round = {number: part.sort_values("slot") for number, part in tokens.groupby("round")}
+        read = [_stored_round(row, by_round[row["round"]]) for row in rounds.sort_values("round").to_dict("records")]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(run, "rounds.parquet and tokens.parquet", f"a round or a value is missing: {error}") from None
     asked = _prompt_text(run, here)
     return Trace(
         id="",
         title=f"{run.id} · {prompt_id} · temperature {temperature:g}",
         prompt=asked or prompt_id,
         settings=_settings(run, temperature, prompt_id),
-        rounds=tuple(
-            _stored_round(row, by_round.get(row["round"])) for row in rounds.sort_values("round").to_dict("records")
-        ),
+        rounds=tuple(read),
     )
 
 
+def _damaged(run: RunFolder, name: str, why: str) -> DraftbenchError:
+    fix = f"`draftbench measure {run.id}` makes it again"
+    return DraftbenchError(f"the measurement of run {run.id} is damaged: {name}", why, fix)
+
+
 def _settings(run: RunFolder, temperature: float, prompt_id: str) -> dict[str, Any]:
-    recipe, conditions = run.recipe(), run.summary()["conditions"]
+    recipe, summary = run.recipe(), run.summary()
+    conditions = summary.get("conditions") if isinstance(summary, dict) else None
+    if not isinstance(conditions, dict):
+        raise _damaged(run, "summary.json", "it does not say under which conditions was measured")
     kept = ("num_draft_tokens", "adaptive", "top_p", "top_k", "max_new_tokens", "seed", "dtype", "device")
     named = {"target": recipe.target.model, "draft": run.id, "prompt_id": prompt_id, "temperature": temperature}
     return {**named, **{key: conditions[key] for key in kept if key in conditions}}
@@ -273,14 +306,12 @@ def _table(run: RunFolder, name: str, **options: Any) -> pd.DataFrame:
     try:
         return pd.read_parquet(path, **options)
     except (OSError, ValueError, KeyError) as error:
-        raise DraftbenchError(
-            f"{path} is damaged", str(error).splitlines()[0], f"`draftbench measure {run.id}` makes it again"
-        ) from None
+        raise _damaged(run, path.name, str(error).splitlines()[0]) from None
 
 
-def _stored_round(row: Mapping[Any, Any], tokens: pd.DataFrame | None) -> TraceRound:
+def _stored_round(row: Mapping[Any, Any], tokens: pd.DataFrame) -> TraceRound:
     seconds = (float(row["draft_s"]), float(row["verify_s"]), float(row["overhead_s"]))
-    read = tuple(_stored_token(token) for token in tokens.to_dict("records")) if tokens is not None else ()
+    read = tuple(_stored_token(token) for token in tokens.to_dict("records"))
     reason = row.get("finish_reason")
     return TraceRound(
         int(row["round"]), int(row["num_draft_tokens"]), read, *seconds, reason if isinstance(reason, str) else None

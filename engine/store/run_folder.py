@@ -109,11 +109,8 @@ def loss_label(terms: Sequence[LossTerm]) -> str:
 
 
 def _term_label(term: LossTerm) -> str:
-    own = {"jsd": "beta", "lk_hybrid": "eta"}.get(term.name)
     weight = f"{term.weight:g}*" if term.weight != 1 else ""
-    if own is None or getattr(term, own) == LossTerm.model_fields[own].default:
-        return weight + term.name
-    return f"{weight}{term.name}({own}={getattr(term, own):g})"
+    return f"{weight}{term.name}" + (f"({term.own[0]}={term.own[1]:g})" if term.own else "")
 
 
 def _recipe(path: Path, problems: list[str]) -> Recipe | None:

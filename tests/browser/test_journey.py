@@ -37,7 +37,7 @@ def launch(page: Page, url: str, home: Home) -> RunFolder:
     before = {run.id for run in run_folders(home)}
     page.goto(url + link("launch", recipe="smoke"))
     harness.settle(page)
-    expect(page.get_by_label("Name").first).to_have_value("smoke")
+    expect(page.get_by_role("textbox", name="Name").first).to_have_value("smoke", timeout=MINUTE)
     expect(page.get_by_text("draftbench run recipes/smoke.yaml").first).to_be_visible()
     page.get_by_role("button", name="Add to queue").dblclick()
     expect(page.get_by_text(re.compile("smoke-[0-9]{8}")).first).to_be_visible(timeout=MINUTE)
@@ -139,7 +139,7 @@ def test_the_whole_journey(server: harness.Server, home: Path, tmp_path: Path):
     with harness.browser() as visitor:
         page = visitor.page()
         page.goto(server.url)
-        expect(page.get_by_text("Best draft for each target")).to_be_visible(timeout=MINUTE)
+        expect(page.get_by_role("heading", name="Best draft for each target")).to_be_visible(timeout=MINUTE)
         samples = [run.id for run in run_folders(there) if (run.path / "draft" / "best" / "draft.json").exists()]
         biology = next(name for name in samples if name.startswith("biology"))
         other = next(name for name in samples if name != biology)

@@ -14,5 +14,6 @@ st.navigation([page_of(page) for page in PAGES], position="hidden")
 ui.sidebar()
 try:
     runpy.run_path(str(FOLDER / f"{name}.py"))
+    ui.keep_view()
 except DraftbenchError as error:  # in the application this is `on_script_error`, which AppTest does not have
     ui.show_error(error)

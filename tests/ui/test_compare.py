@@ -85,6 +85,23 @@ def test_the_url_restores_the_view(page: OpenPage, first: Path):
     assert any("slot" in key for key in keys)
 
 
+def test_the_url_names_what_is_shown_by_default(page: OpenPage, first: Path):
+    better = copy(first, "better", better=0.05)
+    test = page("compare")
+    assert test.query_params["runs"] == [better.name, first.name]
+    assert (test.query_params["baseline"], test.query_params["rate"]) in (
+        (better.name, "exact"), ([better.name], ["exact"]),
+    )  # fmt: skip
+    again = page("compare", **test.query_params)
+    assert again.multiselect(key="runs").value == [better.name, first.name]
+
+
+def test_a_run_of_the_url_that_is_not_here_is_told(page: OpenPage, first: Path):
+    test = page("compare", runs=["gone", first.name])
+    assert any("gone" in box.value for box in test.warning)
+    assert not any("no such run" in box.value for box in page("compare", runs=[first.name]).warning)
+
+
 def test_nonsense_in_the_url_gives_way_to_the_defaults(page: OpenPage, first: Path):
     wrong = {"prompt": "y", "axis": "z", "target": "t", "map_temperature": "cold"}
     test = page(

@@ -16,6 +16,7 @@ from engine.runs import queue
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.recipes import read_recipe
 from tests.ui.conftest import OpenPage
+from workbench import queries
 from workbench.launch import starting
 from workbench.launch.form import field_at, leaves, shape_of
 
@@ -25,6 +26,7 @@ def no_worker(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Runs are queued, and nobody works on them."""
     woken: list[str] = []
     monkeypatch.setattr(queue, "wake", lambda where: woken.append(str(where.root)))
+    monkeypatch.setattr(queries, "wake", lambda where: None)
     return woken
 
 
@@ -237,3 +239,87 @@ def test_no_path_of_this_machine_is_in_a_shared_url(page: OpenPage):
     shown = page("launch")
     widget(shown, "train.epochs").set_value(2.5).run()
     assert str(PROJECT_ROOT) not in str(shown.query_params)
+
+
+# --- scenarios, links, what was started
+
+
+def scenario_files(folder: Path) -> dict[str, str]:
+    found = {}
+    for name in ("historical", "synthetic"):
+        path = folder / f"{name}.jsonl"
+        path.write_text("".join(f'{{"prompt": "{name} question {i} about the number {i}?"}}\n' for i in range(12)))
+        found[name] = str(path)
+    return found
+
+
+def test_each_scenario_of_a_sweep_has_training_prompts_of_its_own(page: OpenPage, tiny: None, tmp_path: Path):
+    files = scenario_files(tmp_path)
+    shown = page("launch")
+    shown.multiselect(key="scenarios").set_value(["historical", "synthetic"]).run()
+    assert "historical has no training prompts" in boxes(shown)
+    shown.text_input(key="train-historical").set_value(files["historical"]).run()
+    shown.text_input(key="train-synthetic").set_value(files["historical"]).run()
+    assert "the same training prompts" in boxes(shown)
+    shown.text_input(key="train-synthetic").set_value(files["synthetic"]).run()
+    assert not shown.error
+    assert f"prompts.train={files['synthetic']}" in shown.code[0].value
+    button(shown, "submit-").click().run()
+    assert [(r.prompts.scenario, r.prompts.train[0].path) for r in queued()] == list(files.items())
+    again = page("launch", scenarios=list(files), **{f"train-{name}": path for name, path in files.items()})
+    assert again.text_input(key="train-synthetic").value == files["synthetic"]
+    assert button(again, "submit-").label == "Add 2 runs to queue"
+
+
+def test_the_prompts_of_every_scenario_are_checked(page: OpenPage, tiny: None, tmp_path: Path):
+    files = scenario_files(tmp_path)
+    Path(files["synthetic"]).write_text("not json\n")
+    shown = page("launch")
+    shown.multiselect(key="scenarios").set_value(["historical", "synthetic"]).run()
+    for name, path in files.items():
+        shown.text_input(key=f"train-{name}").set_value(path).run()
+    button(shown, "submit-").click().run()
+    assert queued() == []
+    assert any("training prompts, synthetic" in text.value for text in shown.markdown)
+
+
+def test_a_link_with_settings_is_followed_within_the_session_too(page: OpenPage):
+    shown = page("launch")
+    widget(shown, "train.epochs").set_value(2.5).run()
+    shown.query_params["set"] = ["train.seed=3"]  # as a link of Findings does
+    shown.run()
+    assert (widget(shown, "train.seed").value, widget(shown, "train.epochs").value) == (3, 5)
+    widget(shown, "train.epochs").set_value(4).run()
+    assert sorted(shown.query_params["set"]) == ["train.epochs=4.0", "train.seed=3"]
+    del shown.query_params["set"]  # and a link without any
+    shown.run()
+    assert (widget(shown, "train.seed").value, widget(shown, "train.epochs").value) == (0, 5)
+
+
+def test_what_was_started_is_shown_until_it_has_ended_or_another_start_is_chosen(
+    page: OpenPage, tiny: None, finished_home: Path
+):
+    shown = page("launch")
+    button(shown, "submit-").click().run()
+    assert "In the queue" in shown.success[0].value
+    queue.waiting(home())[0].set_status(state="done")
+    shown.run()
+    assert not shown.success
+    button(shown, "submit-").click().run()
+    assert shown.success
+    shown.query_params["from"] = RunFolder.open(home(), "latest~1").id
+    shown.run()
+    assert not shown.success
+
+
+def test_a_time_without_all_its_parts_is_a_least(page: OpenPage, finished_home: Path):
+    run = RunFolder.open(home(), "latest")
+    run.set_status(state="cancelled")
+    shown = page("launch", **{"from": run.id})
+    assert any(metric.label == "Time, at least" for metric in shown.metric)
+    assert any("Not counted: measurement" in caption.value for caption in shown.caption)
+
+
+def test_an_estimate_of_several_losses_names_the_one_it_is_of(page: OpenPage, finished_home: Path):
+    shown = page("launch", **{"from": RunFolder.open(home(), "latest").id, "losses": ["tvd", "sft"]})
+    assert any("Estimated with the loss tvd" in caption.value for caption in shown.caption)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 import yaml
@@ -80,3 +81,10 @@ def test_runs_that_are_put_away_or_not_proven_stay_out(page: OpenPage, finished_
     shown = page("findings")
     assert any("1 run took part; left out: 1 archived" in part.value for part in shown.caption)
     assert not [frame for frame in shown.dataframe if "forward_kl (white box)" in frame.value]
+
+
+def test_a_run_that_would_help_is_opened_in_launch_with_its_changes(page: OpenPage, finished_home: Path):
+    shown = page("findings")
+    run = run_folders(Home(finished_home))[0]
+    links = [parse_qs(found.proto.query_string) for found in shown.get("page_link")]
+    assert {"from": [run.id], "set": ["train.loss=sft"]} in links

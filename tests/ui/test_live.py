@@ -18,7 +18,7 @@ from engine.runs.decoding import decode_prompt
 from engine.runs.folder import RunFolder
 from engine.runs.traces import load_trace
 from workbench.live import gradio_app as live
-from workbench.live import live_decode
+from workbench.live import live_decode, live_view
 from workbench.live.live_decode import Ask, Live, Side, decode
 from workbench.live.pairs import Pairs
 
@@ -143,7 +143,9 @@ def test_a_trace_is_saved_with_what_it_depends_on(address: str, run_id: str):
     html, ids = client.predict(api_name="/save")
     (trace_id,) = ids
     trace = load_trace(home(), trace_id)
-    assert f"/replay?trace={trace_id}" in html
+    assert f"{trace_id}.json" in html  # served alone: there is no Replay page to link to
+    assert "/replay" not in html
+    assert f"/replay?trace={trace_id}" in live_view.saved([trace_id])
     assert trace.prompt == "Why?"
     assert (trace.settings["draft"], trace.settings["seed"], trace.settings["num_draft_tokens"]) == (run_id, 5, 3)
     assert trace.counts.accepted == data["sides"][0]["accepted"]
@@ -205,6 +207,39 @@ def test_the_address_fills_the_form(run_id: str):
     assert gamma["value"] == 7
     assert "value" not in rest[3]  # a seed that is no number is left alone
     assert "Choose a prompt" in rest[-1]
+
+
+def test_the_view_names_its_address_and_the_form_takes_it_back(run_id: str):
+    from urllib.parse import parse_qsl, urlsplit
+
+    ask = Ask("a & b?", (run_id,), 7, 0.5, 0.9, 3, 11, 40, compare_plain=False)
+    found = dict(parse_qsl(urlsplit(live_view.address(ask) or "").query))
+
+    class Asked:
+        query_params = found
+
+    prompt, run, _, *rest, plain, _ = live._prefill(Asked())  # type: ignore[arg-type]
+    assert (prompt, run["value"], plain["value"]) == (ask.prompt, run_id, False)
+    assert [part["value"] for part in rest] == [7, 0.5, 0.9, 3, 11, 40]
+    assert "Link to this view" in live_view.page(Live(ask, [Side(run_id)], Side("plain")), {})
+    assert live_view.address(Ask("x" * 5000, (run_id,))) is None
+
+
+def test_an_archived_run_that_has_a_draft_may_be_named(run_id: str):
+    from engine.runs.labels import change_labels
+
+    change_labels(home(), RunFolder.open(home(), run_id), archived=True)
+
+    class Asked:
+        query_params = {"run": run_id}  # noqa: RUF012
+
+    assert "there is no draft" not in live._prefill(Asked())[-1]  # type: ignore[arg-type]
+
+
+def test_without_the_pages_a_saved_trace_is_told_by_its_file():
+    told = live_view.saved_as(["/home/traces/<x>.json"])
+    assert "/home/traces/&lt;x&gt;.json" in told
+    assert "href" not in told
 
 
 def test_an_address_that_names_no_draft_is_told(run_id: str):

@@ -75,6 +75,38 @@ def test_stepping_forward_and_back_and_to_the_ends(page: OpenPage, finished_home
     assert shown.query_params["round"] == "3"
 
 
+def test_the_url_names_what_is_shown_by_default(page: OpenPage, finished_home: Path):
+    run = run_folders(Home(finished_home))[0]
+    temperature, prompt = traced_prompts(run)[0]
+    shown = page("replay")
+    named = {key: shown.query_params[key] for key in ("run", "temperature", "prompt")}
+    assert named == {"run": run.id, "temperature": f"{temperature:g}", "prompt": prompt}
+    assert all(f"{key}={value}" in html_of(shown) for key, value in named.items())  # the links of tokens
+
+
+def test_a_saved_trace_is_opened_again_by_its_url(page: OpenPage, finished_home: Path):
+    trace = saved(finished_home)
+    shown = page("replay")
+    shown.segmented_control[0].set_value("Saved from the live view").run()
+    assert shown.query_params["trace"] == trace
+    assert "run" not in shown.query_params
+    assert f"trace={trace}" in html_of(shown)
+
+
+def test_a_round_whose_tokens_are_lost_is_told(page: OpenPage, finished_home: Path):
+    import pandas as pd
+
+    path = run_folders(Home(finished_home))[0].path / "measure" / "tokens.parquet"
+    table = pd.read_parquet(path)
+    table[table["round"] > 0].to_parquet(path, index=False)
+    assert "is damaged" in page("replay").error[0].value
+
+
+def test_only_a_measurement_shares_its_time_in_a_batch(page: OpenPage, finished_home: Path):
+    assert "whole batch" in text_of(page("replay"))
+    assert "whole batch" not in text_of(page("replay", trace=saved(finished_home)))
+
+
 def test_a_refusal_shows_bars_draw_and_residual(page: OpenPage, own_folders: None, tmp_path: Path):
     shown = page("replay", trace=saved(tmp_path / "home"))
     assert "u \\= \\.90 ≥ \\.20\\: rejected" in text_of(shown)
@@ -145,3 +177,10 @@ def test_nothing_that_a_model_or_user_wrote_is_markup(page: OpenPage, tmp_path: 
     assert "&lt;img" in html_of(shown)
     assert not any("<img" in str(part.value) for part in (*shown.markdown, *shown.caption))
     assert shown.text[0].value == f"prompt {EVIL}"  # st.text renders plain text
+
+
+def test_a_chart_is_saved_as_svg_or_png_by_its_own_camera(page: OpenPage, tmp_path: Path):
+    shown = page("replay", trace=saved(tmp_path / "home"))
+    assert '"format": "svg"' in shown.get("plotly_chart")[0].proto.config
+    shown.segmented_control(key="camera").set_value("PNG").run()
+    assert '"format": "png"' in shown.get("plotly_chart")[0].proto.config

@@ -107,6 +107,36 @@ def test_buttons_fit_the_state(finished_home: Path, page: OpenPage, state: str, 
     assert "Run again" in shown
 
 
+def test_only_a_run_with_a_draft_can_be_tried_live(finished_home: Path, page: OpenPage):
+    run = finished_id(finished_home)
+    (finished_home / "runs" / run / "draft" / "best" / "draft.json").rename(finished_home / "runs" / run / "gone.json")
+    assert "Try it live" not in [link.proto.label for link in page("run", run=run).get("page_link")]
+
+
+def test_the_next_in_the_queue_names_what_is_at_work(
+    finished_home: Path, page: OpenPage, asleep: subprocess.Popen[bytes]
+):
+    begun = psutil.Process(asleep.pid).create_time()
+    add_run(finished_home, "busy", "running", pid=asleep.pid, pid_started=begun)
+    add_run(finished_home, "next", "queued", queued_at="2026-01-01T00:00:00+00:00")
+    assert any("busy is at work" in box.value for box in page("run", run="next").info)
+
+
+def test_half_a_timing_still_has_its_card(finished_home: Path, page: OpenPage):
+    run = finished_id(finished_home)
+    path = finished_home / "runs" / run / "measure" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["speed"]["tokens_per_s"]["plain"]["value"] = None
+    path.write_text(json.dumps(summary))
+    assert "plain – tokens/s" in words(page("run", run=run))
+
+
+@pytest.mark.parametrize("view", ["tokens", "nonsense"])
+def test_the_axis_of_the_url_is_drawn(finished_home: Path, page: OpenPage, view: str):
+    test = page("run", run=finished_id(finished_home), axis=view)
+    assert test.segmented_control(key="_axis").value == ("tokens" if view == "tokens" else "steps")
+
+
 def test_a_failure_is_told_in_its_three_parts_as_text(finished_home: Path, page: OpenPage):
     add_run(finished_home, "it", "failed", error={"what": f"no room {EVIL}", "why": "it matters", "fix": "make room"})
     told = page("run", run="it").error[0].value
@@ -281,8 +311,10 @@ def test_an_export_is_started_in_the_folder_named_and_watched(
     class Process:
         pid = os.getpid()
 
+        def wait(self) -> None: ...
+
     monkeypatch.setattr(
-        export_job, "_detached", lambda home, command, report, output: started.append(command) or Process()
+        export_job, "start_detached", lambda home, command, report, output: started.append(command) or Process()
     )
     run_id = finished_id(finished_home)
     test = page("run", run=run_id, view="Export")

@@ -235,3 +235,10 @@ def test_importing_the_schema_loads_no_heavy_library():
     code = "import sys, engine.config; print([m for m in ('torch', 'transformers', 'numpy', 'duckdb') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_parameters_of_losses_are_those_of_the_registry():
+    from engine.config import LOSS_PARAMETERS
+    from engine.distill.losses import LOSSES
+
+    assert {name: loss.parameter for name, loss in LOSSES.items() if loss.parameter} == LOSS_PARAMETERS

@@ -234,6 +234,17 @@ def test_synthetic_over_historical():
     assert 1 + finding.cells[0].relative.value == pytest.approx(0.86, abs=0.01)
 
 
+def test_two_scenarios_of_the_same_prompts_are_no_comparison():
+    store = Store()
+    for seed in range(3):
+        store.add(f"h{seed}", 0.50, train_hash="h", **{"prompts.scenario": "historical", "train.seed": seed})
+        store.add(f"s{seed}", 0.43, train_hash="h", **{"prompts.scenario": "synthetic", "train.seed": seed})
+    assert store.findings()["synthetic"].cells == ()
+    store.add("real", 0.43, train_hash="s", **{"prompts.scenario": "synthetic", "train.seed": 1})
+    (cell,) = store.findings()["synthetic"].cells
+    assert cell.runs == ["h1", "real"]
+
+
 def test_growth_with_the_data_and_offline_s_growing_lead():
     store = Store()
     for seed in range(3):

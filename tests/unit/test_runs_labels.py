@@ -84,3 +84,24 @@ def test_the_index_knows_the_labels_as_soon_as_they_change(home: Home):
     assert (row.title, list(row.tags), bool(row.archived), bool(row.pinned)) == ("<b>new</b>", ["z"], True, False)
     assert (whole.title, whole.tags, whole.notes, whole.archived) == ("<b>new</b>", ["z"], "of the recipe", True)
     assert read_json(run.path / "labels.json")["archived"] is True
+
+
+def test_damaged_labels_of_another_run_do_not_keep_this_one_from_being_the_baseline(home: Home):
+    run, text, null = (make(home, name) for name in ("one", "two", "three"))
+    (text.path / "labels.json").write_text("{")
+    (null.path / "labels.json").write_text('{"tags": null, "baseline": true}')
+    assert change_labels(home, run, baseline=True).baseline
+    assert not read_labels(null).baseline
+    assert (text.path / "labels.json").read_text() == "{"
+
+
+def test_a_run_without_its_recipe_can_be_archived(home: Home):
+    run = make(home)
+    (run.path / "config.yaml").unlink()
+    assert change_labels(home, run, archived=True) == Labels(archived=True)
+
+
+def test_labels_of_another_kind_are_read_as_far_as_they_go(home: Home):
+    run = make(home)
+    (run.path / "labels.json").write_text('{"title": 5, "tags": null, "notes": null, "pinned": "yes", "new": 1}')
+    assert read_labels(run) == Labels(title="5")

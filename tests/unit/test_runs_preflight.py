@@ -15,6 +15,7 @@ from engine.models import load
 from engine.paths import home
 from engine.runs import preflight
 from engine.runs.folder import RunFolder
+from engine.runs.pace import best_pace
 from engine.runs.preflight import Check, checks, estimate
 from engine.runs.recipes import read_recipe
 from tests.conftest import byte_tokenizer, tiny_llama
@@ -221,7 +222,7 @@ def test_time_is_scaled_from_an_earlier_run_and_names_it(finished_home: Path, re
 
 def test_time_is_not_invented(recipe: Path):
     found = estimate(home(), made(recipe))
-    assert found.total_seconds is None
+    assert found.seconds == {}
     assert found.seconds_unknown == "not known yet: no earlier run of this target here"
 
 
@@ -230,6 +231,44 @@ def test_a_run_of_another_machine_or_a_damaged_one_tells_no_time(finished_home: 
     provenance = read_json(run.path / "provenance.json")
     changed: dict[str, Any] = {**provenance, "machine": {**provenance["machine"], "cores": 999}}
     write_json(run.path / "provenance.json", changed)
-    assert estimate(home(), made(recipe)).total_seconds is None
+    assert estimate(home(), made(recipe)).seconds == {}
     (run.path / "provenance.json").write_text("{")
-    assert estimate(home(), made(recipe)).total_seconds is None
+    assert estimate(home(), made(recipe)).seconds == {}
+
+
+def test_a_part_whose_time_is_not_known_is_named(finished_home: Path, recipe: Path):
+    assert estimate(home(), made(recipe)).seconds_missing == ()
+    run = RunFolder.open(home(), "latest")
+    run.set_status(state="cancelled")  # trained, not measured
+    found = estimate(home(), made(recipe))
+    assert found.seconds_missing == ("measurement",)
+    assert set(found.seconds) == {"capture", "training"}
+
+
+def test_the_speed_of_a_run_is_read_once_until_it_changes(
+    finished_home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first = best_pace(home(), made(recipe))
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "recipe", lambda run: pytest.fail("read again"))
+        assert best_pace(home(), made(recipe)) == first
+    run = RunFolder.open(home(), "latest")
+    write_json(run.path / "training.json", {**read_json(run.path / "training.json"), "tokens_seen": 160, "seconds": 1})
+    changed = best_pace(home(), made(recipe))
+    assert changed is not None
+    assert changed.train_tokens_s == 160
+
+
+def test_looking_at_a_model_never_asks_to_run_its_code(recipe: Path, monkeypatch: pytest.MonkeyPatch):
+    from transformers import AutoConfig
+
+    asked: list[object] = []
+    read = AutoConfig.from_pretrained
+    monkeypatch.setattr(
+        AutoConfig,
+        "from_pretrained",
+        lambda *args, **given: asked.append(given.get("trust_remote_code")) or read(*args, **given),
+    )
+    checks(home(), made(recipe))
+    assert asked
+    assert set(asked) == {False}

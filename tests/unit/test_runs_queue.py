@@ -121,6 +121,43 @@ def test_runs_are_worked_on_in_order_one_at_a_time(tmp_path: Path):
     assert not (home().root / "queue.json").exists()
 
 
+def test_of_runs_that_cannot_all_be_made_none_is_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made = RunFolder.set_status
+
+    def full(run: RunFolder, **status: Any) -> None:
+        if "third" in run.id:
+            raise OSError(28, "No space left on device")
+        made(run, **status)
+
+    monkeypatch.setattr(RunFolder, "set_status", full)
+    with pytest.raises((OSError, DraftbenchError)):
+        queue.submit_all(home(), [recipe(name=name) for name in ("first", "second", "third")])
+    assert list(home().runs.iterdir()) == []
+    assert not ours(tmp_path)
+
+
+def test_looking_for_what_waits_reads_each_status_once(monkeypatch: pytest.MonkeyPatch):
+    for _ in range(3):
+        RunFolder.create(home(), recipe(), queued_at="2026-01-01")
+    read: list[str] = []
+    whole = RunFolder.status
+    monkeypatch.setattr(RunFolder, "status", lambda run: read.append(run.id) or whole(run))
+    assert len(queue.waiting(home())) == len(read) == 3
+
+
+def test_the_run_at_work_is_named(tmp_path: Path):
+    assert queue.at_work(home()) is None
+    waits = RunFolder.create(home(), recipe(name="waits"), queued_at="2026-01-01")
+    assert queue.at_work(home()) is None
+    other = RunFolder.create(home(), recipe(name="terminal"))
+    with other.working():
+        found = queue.at_work(home())
+        assert found is not None
+        assert found.id == other.id
+        other.set_status(state="done")
+    assert state(waits) == "queued"
+
+
 def test_worker_and_job_outlive_the_one_who_submitted(tmp_path: Path):
     run = queue.submit(home(), recipe("waits"))
     until(lambda: state(run) == "running")

@@ -49,7 +49,7 @@ def test_no_axis_gives_the_recipe_itself(recipe: Recipe):
     ("axes", "named"),
     [
         ({"train.seed": [0, -1]}, "train.seed = -1"),
-        ({"prompts.scenario": ["curated", "imagined"]}, "prompts.scenario = imagined"),
+        ({"prompts.scenario": ["imagined"]}, "prompts.scenario = imagined"),
         ({"train.los": ["tvd"]}, "train.los = tvd"),
         ({"train.loss": []}, "train.loss has no values"),
         ({"train.loss": ["forward_lk"]}, "forward_lk"),
@@ -67,3 +67,32 @@ def test_values_that_fit_alone_but_not_together_are_named_together(recipe: Recip
 
 def test_text_that_looks_like_yaml_stays_text(recipe: Recipe):
     assert [r.prompts.domain for r in expand(recipe, {"prompts.domain": ["1", "a: b", "[x"]})] == ["1", "a: b", "[x"]
+
+
+def test_each_scenario_brings_its_own_training_prompts(recipe: Recipe):
+    pairs = [{"scenario": "historical", "train": "asked.jsonl"}, {"scenario": "synthetic", "train": "made.jsonl"}]
+    made = expand(recipe, {"prompts": pairs, "train.seed": [0, 1]})
+    assert [(r.name, r.prompts.scenario, r.prompts.train[0].path) for r in made] == [
+        ("base-historical-seed0", "historical", "asked.jsonl"),
+        ("base-historical-seed1", "historical", "asked.jsonl"),
+        ("base-synthetic-seed0", "synthetic", "made.jsonl"),
+        ("base-synthetic-seed1", "synthetic", "made.jsonl"),
+    ]
+    assert all(r.prompts.heldout == recipe.prompts.heldout for r in made)
+
+
+@pytest.mark.parametrize(
+    ("axes", "told"),
+    [
+        ({"prompts.scenario": ["historical", "synthetic"]}, "scenarios have the same prompts"),
+        ({"prompts": [{"scenario": "historical", "train": "a.jsonl"}, {"scenario": "synthetic", "train": "a.jsonl"}]},
+         "historical and synthetic have the same training prompts"),
+        ({"prompts": [{"scenario": "historical", "train": "a.jsonl"}, {"scenario": "synthetic", "train": ""}]},
+         "synthetic has no training prompts"),
+    ],
+)  # fmt: skip
+def test_scenarios_that_differ_in_their_label_alone_are_refused(
+    recipe: Recipe, axes: dict[str, list[object]], told: str
+):
+    with pytest.raises(DraftbenchError, match=told):
+        expand(recipe, axes)

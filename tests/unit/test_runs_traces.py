@@ -1,12 +1,14 @@
 """A decoded answer in one form: read from rounds, saved and loaded, put together from a measurement."""
 
 import json
+import os
 
 import pytest
 
 from engine.decode.events import Alternative, Fate, Round, Token
 from engine.errors import DraftbenchError
 from engine.paths import Home, home
+from engine.runs import traces
 from engine.runs.folder import RunFolder
 from engine.runs.traces import (
     Trace,
@@ -101,6 +103,27 @@ def test_a_damaged_file_is_told_and_left_out_of_the_list(content):
     assert [t.id for t in list_traces(home())] == [good]
 
 
+def test_a_list_reads_each_file_once_until_it_changes(monkeypatch):
+    trace_id = save_trace(home(), trace("one"))
+    assert [t.title for t in list_traces(home())] == ["one"]
+    with monkeypatch.context() as patched:
+        patched.setattr(traces, "read_json", lambda path: pytest.fail(f"{path} was read again"))
+        assert [t.title for t in list_traces(home())] == ["one"]
+    path = home().trace(trace_id)
+    path.write_text(path.read_text(encoding="utf-8").replace('"title":"one"', '"title":"two"'), encoding="utf-8")
+    os.utime(path, ns=(1, 1))
+    assert [t.title for t in list_traces(home())] == ["two"]
+
+
+def test_a_round_without_tokens_is_damage():
+    trace_id = save_trace(home(), trace())
+    stored = json.loads(home().trace(trace_id).read_text(encoding="utf-8"))
+    stored["rounds"][0]["tokens"] = []
+    home().trace(trace_id).write_text(json.dumps(stored))
+    with pytest.raises(DraftbenchError, match="damaged"):
+        load_trace(home(), trace_id)
+
+
 def test_nothing_was_saved_yet():
     assert list_traces(home()) == []
 
@@ -181,6 +204,27 @@ def test_a_damaged_table_is_told(run):
     (run.path / "measure" / "rounds.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(DraftbenchError, match="damaged"):
         traced_prompts(run)
+
+
+def test_a_round_whose_tokens_are_lost_is_told(run):
+    import pandas as pd
+
+    key = traced_prompts(run)[0]
+    path = run.path / "measure" / "tokens.parquet"
+    table = pd.read_parquet(path)
+    table[table["round"] > 0].to_parquet(path)
+    with pytest.raises(DraftbenchError, match=r"measurement of run .* is damaged"):
+        trace_of_run(run, *key)
+    table.drop(columns="p").to_parquet(path)
+    with pytest.raises(DraftbenchError, match=r"measurement of run .* is damaged"):
+        trace_of_run(run, *key)
+
+
+@pytest.mark.parametrize("summary", ["{}", '{"conditions": null}', "[]"])
+def test_a_summary_without_conditions_is_told(run, summary):
+    run.summary_path.write_text(summary)
+    with pytest.raises(DraftbenchError, match=r"summary\.json"):
+        trace_of_run(run, *traced_prompts(run)[0])
 
 
 def test_what_is_saved_is_plain_json():

@@ -58,10 +58,10 @@ def prompts() -> pd.DataFrame:
 
 def cells() -> pd.DataFrame:
     rows = [
-        (EVIL, "curated", "offline", 0.3, 0.25, 0.35, 40, 1, 1, 0.3, 0.3),
-        ("tvd", "synthetic", "online", 0.2, 0.1, 0.3, 40, 3, 2, 0.1, 0.3),
+        (EVIL, "curated", "offline", 0.3, 0.25, 0.35, 40, 1, 1, 1, 0.3, 0.3),
+        ("tvd", "synthetic", "online", 0.2, 0.1, 0.3, 40, 3, 2, 2, 0.1, 0.3),
     ]
-    names = ["loss", "scenario", "mode", "value", "low", "high", "n_prompts", "runs", "seeds", "least", "most"]
+    names = ["loss", "scenario", "mode", "value", "low", "high", "n_prompts", "runs", "seeds", "sets", "least", "most"]
     return pd.DataFrame(rows, columns=names)
 
 
@@ -75,7 +75,7 @@ GROUPS = pd.DataFrame(
 )  # fmt: skip
 FIGURES = {
     "curve": lambda tone: charts.learning_curve(curves(), "steps", "train", LABELS, tone),
-    "eval": lambda tone: charts.learning_curve(curves(), "tokens_seen", "eval", LABELS, tone, "n = 8 prompts"),
+    "eval": lambda tone: charts.learning_curve(curves(), "tokens", "eval", LABELS, tone, "n = 8 prompts"),
     "map": lambda tone: charts.heat_map(cells(), tone),
     "rates": lambda tone: charts.rate_bars(rated(), "exact", tone),
     "slots": lambda tone: charts.by_slot(slots(), tone),
@@ -118,7 +118,7 @@ def test_drafts_differ_by_more_than_colour():
         assert bars[0].marker.pattern.shape != bars[1].marker.pattern.shape
 
 
-@pytest.mark.parametrize(("axis", "last"), [("steps", 3), ("tokens_seen", 300), ("seconds", 7.5)])
+@pytest.mark.parametrize(("axis", "last"), [("steps", 3), ("tokens", 300), ("seconds", 7.5)])
 def test_curves_on_the_axis_of_choice(axis: str, last: float):
     figure = charts.learning_curve(curves(), axis, "train", LABELS, "light")
     assert [trace.x[-1] for trace in figure.data] == [last, last]
@@ -134,7 +134,7 @@ def test_the_map_writes_value_interval_and_runs_and_names_gaps():
     told = json.dumps([trace.text for trace in figure.data], default=list)
     assert "0.300" in told
     assert "[0.250, 0.350]" in told
-    assert "3 runs, 2 seeds, n = 40" in told
+    assert "3 runs, 2 seeds, n = 40<br>2 held-out sets" in told
     assert (
         sum(note.text == "no run" for note in figure.layout.annotations) == 6
     )  # 2 losses x 2 scenarios x 2 modes, 2 filled

@@ -57,6 +57,11 @@ def test_an_unknown_kind_is_refused():
         exports.figure_bytes(go.Figure(), "gif")
 
 
+def test_what_was_drawn_for_a_dark_page_is_dark_on_paper():
+    drawn = go.Figure().add_scatter(x=[1], y=[2], line_color=theme.TONES["dark"].text)
+    assert exports.printable(drawn).data[0].line.color == theme.TONES["light"].text
+
+
 def test_chrome_is_the_one_named(monkeypatch: pytest.MonkeyPatch, tmp_path):
     browser = tmp_path / "my-chrome"
     browser.touch()

@@ -13,7 +13,7 @@ from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.recipes import read_recipe
 from workbench.launch import starting
-from workbench.launch.form import field_at, leaves, shape_of
+from workbench.launch.form import field_at, leaves, read_text, shape_of, written
 
 
 def test_every_key_of_the_schema_is_in_the_form():
@@ -36,6 +36,11 @@ def test_every_key_of_the_schema_is_in_the_form():
 def test_types_become_widgets(dotted: str, kind: str, optional: bool):
     shape = shape_of(field_at(dotted))
     assert (shape.kind, shape.optional) == (kind, optional)
+
+
+@pytest.mark.parametrize("value", [4, [0, 3], [0, 1, 29], [2], [0.0], [0.0, 0.7], [], True, "text", 1e-3, -1])
+def test_what_the_form_shows_as_text_is_read_as_what_it_was(value: Any):
+    assert read_text(written(value)) == value
 
 
 def test_constraints_become_limits_and_excluded_whole_ones_move_by_one():

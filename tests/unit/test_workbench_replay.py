@@ -224,7 +224,7 @@ def test_the_example_trace_adds_up():
     trap = next(t for t in learn_text.passages(learn_prose.TRAPS) if t.title == "Five rates with one name")
     assert f"{rates['per_proposed']:.0%} or {rates['per_examined']:.0%}" in trap.text
     table = learn_text.as_others_report(counts).set_index("prints").value
-    assert table["accept: accepted / drafted"] == rates["per_proposed"]
+    assert table["accept: accepted / proposed"] == rates["per_proposed"]
 
 
 def test_every_passage_is_whole():

@@ -11,7 +11,7 @@ from engine.decode.events import Fate
 from engine.runs.traces import Trace, TraceRound, TraceToken
 from engine.store.queries import Run
 from workbench import exports
-from workbench.compare import comparison, comparison_tables, report
+from workbench.compare import comparison, comparison_tables, every_run, report
 from workbench.compare import comparison_figures as figures
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -143,23 +143,25 @@ def test_suggested_runs_are_alike_and_hold_the_baseline():
         base | {"run_id": "old", "exact": 0.7, "archived": True},
     ]  # fmt: skip
     runs = pd.DataFrame(rows)
-    assert comparison.suggested(runs) == ["named", "x"]
-    assert comparison.suggested(runs[runs.run_id.isin(["best", "x"])]) == ["best", "x"]  # nothing more alike
-    assert comparison.suggested(runs.head(0)) == []
+    assert every_run.suggested(runs) == ["named", "x"]
+    assert every_run.suggested(runs[runs.run_id.isin(["best", "x"])]) == ["best", "x"]  # nothing more alike
+    assert every_run.suggested(runs.head(0)) == []
 
 
 def test_cells_take_the_mean_of_their_runs_and_leave_out_what_failed():
     columns = {"domain": "d", "target": "t", "loss": "tvd", "scenario": "curated", "mode": "offline", "archived": False}
     states = (("a", 0, True), ("b", 1, True), ("c", 2, False))
-    runs = pd.DataFrame([columns | {"run_id": r, "seed": s, "certificate": ok} for r, s, ok in states])
+    runs = pd.DataFrame(
+        [columns | {"run_id": r, "seed": s, "certificate": ok, "heldout_hash": r} for r, s, ok in states]
+    )
     values = pd.DataFrame(
         {"run_id": r, "temperature": t, "value": v, "low": v - 0.1, "high": v + 0.1, "n_prompts": 9}
         for r, v in (("a", 0.2), ("b", 0.4), ("c", 0.9))
         for t in (0.0, 1.0)
     )
-    (cell,) = comparison.cells(runs, values, "d", "t", 1.0).itertuples()
+    (cell,) = every_run.cells(runs, values, "d", "t", 1.0).itertuples()
     assert (cell.value, cell.low, cell.high) == pytest.approx((0.3, 0.2, 0.4))
-    assert (cell.runs, cell.seeds, cell.least, cell.most) == (2, 2, 0.2, 0.4)
+    assert (cell.runs, cell.seeds, cell.sets, cell.least, cell.most) == (2, 2, 2, 0.2, 0.4)
 
 
 def evil_comparison():

@@ -301,14 +301,28 @@ def test_an_export_is_judged_by_what_its_process_left(tmp_path: Path, alive: boo
     assert export_job.read(RunFolder(tmp_path)).state == state
 
 
+def test_an_export_waits_for_the_run_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(export_job, "start_detached", lambda *_: pytest.fail("an export was started"))
+    home = Home(tmp_path)
+    run, other = RunFolder(home.runs / "r"), RunFolder(home.runs / "busy")
+    for folder in (run, other):
+        folder.path.mkdir(parents=True)
+    with other.working(), pytest.raises(DraftbenchError, match="run busy is being worked on") as told:
+        export_job.start(home, run, "exports/r", overwrite=False, check=True)
+    assert told.value.fix
+    assert export_job.read(run).state == "none"
+
+
 def test_an_export_starts_once_and_never_among_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     home, started = Home(tmp_path), []
 
     class Process:
         pid = os.getpid()
 
+        def wait(self) -> None: ...
+
     monkeypatch.setattr(
-        export_job, "_detached", lambda home, command, report, output: started.append(command) or Process()
+        export_job, "start_detached", lambda home, command, report, output: started.append(command) or Process()
     )
     run = RunFolder(home.runs / "r")
     run.path.mkdir(parents=True)

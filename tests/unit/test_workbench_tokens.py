@@ -99,11 +99,6 @@ def test_part_of_a_character_still_has_a_place():
     assert Seen(tokens.token_html(token(""))).text == "⋯"
 
 
-def test_without_refused_tokens_the_answer_alone_is_shown():
-    some = (token("a"), token("b", Fate.REJECTED), token("c", Fate.DISCARDED), token("d", Fate.CORRECTED))
-    assert Seen(tokens.answer_html([round_of(*some)], refused=False)).text == "ad"
-
-
 def test_each_fate_has_its_class_and_the_legend_explains_all():
     some = [token("x", fate) for fate in Fate]
     answer, legend = tokens.answer_html([round_of(*some)]), tokens.legend_html()

@@ -39,8 +39,9 @@ def section(found: Comparison, metric: str) -> None:
     chosen = ui.choose_one("Prompt (click a point, or choose here: the largest difference first)", ids, labels, KEY)
     view = comparison_figures.scatter(found, found.baseline, against, metric, chosen)
     ui.chart(
-        view.draw(theme.mode()), key="scatter", name=view.name, alt=view.alt, on_select="rerun", selection_mode="points"
-    )
+        view.draw(theme.mode()), key="scatter", name=view.name, alt=view.alt, save=False,
+        on_select="rerun", selection_mode="points",
+    )  # fmt: skip
     exports.download_row(view.name, "scatter", draw=view.draw, frame=view.frame, caption=view.alt)
     _both(found, against, chosen, view.frame[view.frame.prompt_id == chosen].iloc[0], metric)
 

@@ -253,45 +253,6 @@ def trace_of(draft: Draft, temperature: float, prompt: str) -> Trace | None:
         return None
 
 
-def cells(runs: pd.DataFrame, values: pd.DataFrame, domain: str, target: str, temperature: float) -> pd.DataFrame:
-    """The frame of `charts.heat_map`: exact acceptance of the runs of a domain and target, by loss, scenario and mode.
-
-    A cell of several runs holds the mean of their values and of their bounds. Archived runs and those
-    whose certificate failed are left out.
-    """
-    fit = runs[
-        (runs.domain == domain)
-        & (runs.target.fillna("not told") == target)
-        & ~runs.archived
-        & ~runs.certificate.eq(False)
-    ]
-    here = values[(values.temperature - temperature).abs() < _SAME]
-    known = fit[["run_id", "loss", "scenario", "mode", "seed"]].merge(here, on="run_id").dropna(subset=["value"])
-    known[["loss", "scenario", "mode"]] = known[["loss", "scenario", "mode"]].fillna("not told")
-    grouped = known.groupby(["loss", "scenario", "mode"])
-    told = grouped.agg(
-        value=("value", "mean"), low=("low", "mean"), high=("high", "mean"), n_prompts=("n_prompts", "min"),
-        runs=("run_id", "nunique"), seeds=("seed", "nunique"), least=("value", "min"), most=("value", "max"),
-    )  # fmt: skip
-    return told.reset_index()
-
-
-def suggested(runs: pd.DataFrame, most: int = 4) -> list[str]:
-    """Runs worth comparing when nobody chose: the best that were measured alike, the baseline among them."""
-    fit = runs[~runs.exact.isna() & ~runs.archived & ~runs.certificate.eq(False)]
-    if fit.empty:
-        return []
-    alike = ["target", "domain", "heldout_hash", "num_draft_tokens", "dtype", "device"]
-    ranked = fit.sort_values(["baseline", "exact"], ascending=False)
-    named = ranked[ranked.baseline]
-    best = (named if len(named) else ranked).iloc[0]
-    for keys in (alike, alike[:1], []):  # as alike as there are two of
-        same = ranked[(ranked[keys].astype(str) == best[keys].astype(str)).all(axis=1)] if keys else ranked
-        if len(same) > 1:
-            break
-    return list(same.run_id.head(most))
-
-
 def at_temperature(by_temperature: Mapping[str, Any] | None, temperature: float) -> Any:
     return next((v for t, v in (by_temperature or {}).items() if abs(float(t) - temperature) < _SAME), None)
 

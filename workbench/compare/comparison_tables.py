@@ -8,16 +8,10 @@ from typing import Any
 import pandas as pd
 
 from engine.measure.compare import RATES
+from engine.measure.definitions import OTHERS
 from engine.store.queries import Run
+from workbench.chart_parts import bounds
 from workbench.compare.comparison import Comparison, Draft, at_temperature, word
-
-OTHERS = {
-    "vllm_mean_acceptance_length": ("vLLM: mean acceptance length", "1 + accepted / rounds"),
-    "vllm_draft_acceptance_rate": ("vLLM: draft acceptance rate", "accepted / drafted"),
-    "sglang_accept_length": ("SGLang: accept length", "emitted / verify calls"),
-    "spec_bench_mean_accepted_tokens": ("Spec-Bench: mean accepted tokens", "emitted / verify calls"),
-    "llama_cpp_accept": ("llama.cpp: accept", "accepted / drafted"),
-}
 
 
 def paper_table(found: Comparison) -> pd.DataFrame:
@@ -37,8 +31,7 @@ def paper_table(found: Comparison) -> pd.DataFrame:
 def _with_bounds(told: Mapping[Any, Any], value: str, low: str, high: str, sign: str) -> str:
     if pd.isna(told[value]):
         return "–"
-    bounds = "" if pd.isna(told[low]) else f" [{told[low]:{sign}.3f}, {told[high]:{sign}.3f}]"
-    return f"{told[value]:{sign}.3f}{bounds}"
+    return f"{told[value]:{sign}.3f} {bounds(told[low], told[high], sign=sign)}".rstrip()
 
 
 def speed_table(found: Comparison) -> pd.DataFrame:
@@ -52,9 +45,9 @@ def speed_table(found: Comparison) -> pd.DataFrame:
         rows.append(
             {
                 "draft": draft.label,
-                "speed-up (times)": f"{gain['value']:.2f} {_bounds(gain)}",
-                "plain (tokens/s)": f"{rates['plain']['value']:.1f} {_bounds(rates['plain'], 1)}",
-                "speculative (tokens/s)": f"{rates['speculative']['value']:.1f} {_bounds(rates['speculative'], 1)}",
+                "speed-up (times)": _measured(gain, 2),
+                "plain (tokens/s)": _measured(rates["plain"], 1),
+                "speculative (tokens/s)": _measured(rates["speculative"], 1),
                 "c": f"{told['cost_ratio']:.3f}",
                 "time: draft, verify, rest": ", ".join(
                     f"{split[part]:.0%}" for part in ("draft", "verify", "overhead")
@@ -64,6 +57,10 @@ def speed_table(found: Comparison) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _measured(told: Mapping[str, Any], digits: int) -> str:
+    return f"{told['value']:.{digits}f} {bounds(told.get('low'), told.get('high'), digits)}".rstrip()
 
 
 def timing_differs(found: Comparison) -> str:
@@ -83,8 +80,8 @@ def as_others(found: Comparison) -> pd.DataFrame:
         d.label: at_temperature(d.run.summary.get("as_others_report"), found.temperature) or {} for d in found.drafts
     }
     rows = [
-        {"figure": name, "how": how, **{label: values.get(key) for label, values in told.items()}}
-        for key, (name, how) in OTHERS.items()
+        {"figure": other.title, "how": other.formula, **{label: values.get(key) for label, values in told.items()}}
+        for key, other in OTHERS.items()
     ]
     return pd.DataFrame(rows)
 
@@ -157,13 +154,6 @@ def _flat(value: Any, name: str = "") -> dict[str, str]:
     else:
         return {name: word(value)}
     return {key: text for inner, part in pairs for key, text in _flat(part, inner).items()}
-
-
-def _bounds(told: Mapping[str, Any], digits: int = 2) -> str:
-    low, high = told.get("low"), told.get("high")
-    return (
-        "" if low is None or high is None or pd.isna(low) or pd.isna(high) else f"[{low:.{digits}f}, {high:.{digits}f}]"
-    )
 
 
 def _hash(value: Any) -> str:

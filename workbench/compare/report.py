@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,21 +18,14 @@ import pandas as pd
 
 from engine import __version__
 from engine.errors import DraftbenchError
+from engine.measure import definitions
 from engine.runs.traces import Trace
 from workbench import charts, exports, theme, tokens
+from workbench.chart_parts import bounds
 from workbench.compare import comparison, comparison_tables
 from workbench.compare import comparison_figures as figures
 from workbench.compare.comparison import Comparison
 from workbench.compare.comparison_figures import View
-
-DEFINITIONS = {
-    "exact": "Mean over the positions of the target's own text of sum min(p, q). Nothing is sampled: the rate for comparing drafts.",
-    "greedy_agreement": "Share of positions of the target's text where both would choose the same token.",
-    "per_proposed": "Accepted over proposed tokens of the trace. Falls with gamma.",
-    "per_examined": "Accepted over accepted and first refused tokens. Free of gamma if tokens are independent.",
-    "per_emitted": "Accepted over emitted tokens: the share of the answer that the draft wrote.",
-    "tau": "Tokens emitted per target forward, the corrected or bonus token included.",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -116,7 +110,7 @@ def rates_table(found: Comparison, metric: str = "") -> str:
 def _cell(row: Any) -> str:
     if pd.isna(row.value):
         return '<td>–<br><small class="faint">not measured</small></td>'
-    lines = [f"<b>{row.value:.3f}</b> <small>{_bounds(row.low, row.high)}</small>"]
+    lines = [f"<b>{row.value:.3f}</b> <small>{bounds(row.low, row.high)}</small>"]
     if row.reason:
         lines.append(f'<small class="odd" title="{_safe(row.reason)}">⊘ not comparable</small>')
     elif not pd.isna(row.delta):
@@ -129,11 +123,8 @@ def _change(row: Any) -> str:
     """The paired change, with a sign of its direction where the interval leaves out zero."""
     sure = not pd.isna(row.delta_low) and (row.delta_low > 0 or row.delta_high < 0)
     arrow = ("▲" if row.delta > 0 else "▼") if sure else "≈"
-    return f'{arrow} {row.delta:+.3f} {_bounds(row.delta_low, row.delta_high, "+")} <span class="faint">n = {row.delta_prompts:.0f}</span>'
-
-
-def _bounds(low: float, high: float, sign: str = "") -> str:
-    return "" if pd.isna(low) or pd.isna(high) else f"[{low:{sign}.3f}, {high:{sign}.3f}]"
+    within = bounds(row.delta_low, row.delta_high, sign="+")
+    return f'{arrow} {row.delta:+.3f} {within} <span class="faint">n = {row.delta_prompts:.0f}</span>'
 
 
 def reasons(found: Comparison) -> list[tuple[str, str, list[str]]]:
@@ -193,11 +184,25 @@ def _figures(views: Sequence[View], interactive: bool) -> Iterable[str]:
             drawn = None  # Chrome is there but does not work: the figures still can be interactive
     if drawn is None:
         drawn = [
-            figure.to_html(full_html=False, include_plotlyjs=number == 0, config={"displaylogo": False})
-            for number, figure in enumerate(made)
-        ]
+            figure.to_html(
+                full_html=False, include_plotlyjs=number == 0, config={"displaylogo": False}, post_script=_save_script(view.name)
+            )
+            for number, (view, figure) in enumerate(zip(views, made, strict=True))
+        ]  # fmt: skip
     for view, body in zip(views, drawn, strict=True):
         yield f'<figure role="img" aria-label="{_safe(view.alt)}">{body}</figure>'
+
+
+def _save_script(name: str) -> str:
+    """Two buttons under an interactive figure that save it; `{plot_id}` is filled in by Plotly."""
+    file_name = json.dumps(name).replace("<", "\\u003c")
+    return (
+        "const plot = document.getElementById('{plot_id}');"
+        "for (const kind of ['svg', 'png']) { const button = document.createElement('button');"
+        "button.textContent = 'Save ' + kind.toUpperCase();"
+        f"button.onclick = () => Plotly.downloadImage(plot, {{format: kind, filename: {file_name}, scale: 2}});"
+        "plot.parentNode.appendChild(button); }"
+    )
 
 
 def _as_image(svg: bytes) -> str:
@@ -230,7 +235,8 @@ def _configuration(found: Comparison) -> str:
 
 def _definitions() -> str:
     told = (
-        f"<dt>{charts.RATES[name]} <small>({name})</small></dt><dd>{words}</dd>" for name, words in DEFINITIONS.items()
+        f"<dt>{_safe(rate.title)} <small>({name})</small></dt><dd>{_safe(rate.definition)}</dd>"
+        for name, rate in definitions.RATES.items()
     )
     return f"<dl>{''.join(told)}</dl>"
 

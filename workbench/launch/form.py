@@ -239,7 +239,7 @@ def _simple(shape: Shape, value: Any, common: dict[str, Any]) -> Any:
             options=options, default=options, accept_new_options=True, placeholder="type one", **common
         )
     if shape.kind == "yaml":
-        return _read(st.text_input(value=_written(value), **common))
+        return read_text(st.text_input(value=written(value), **common))
     return st.text_input(value=value or "", placeholder="none" if shape.optional else "", **common) or (
         None if shape.optional else ""
     )
@@ -262,14 +262,15 @@ def _step(value: float | None, highest: float | None) -> float:
     return 10.0 ** math.floor(math.log10(value)) if value else 0.1
 
 
-def _written(value: Any) -> str:
-    """Text of a scalar, or of a list without its brackets."""
+def written(value: Any) -> str:
+    """Text of a scalar, or of a list; one of several items without its brackets."""
     if isinstance(value, list):
-        return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+        inner = ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+        return inner if len(value) > 1 else f"[{inner}]"  # without its brackets one item would read as a scalar
     return "" if value is None else str(value)
 
 
-def _read(text: str) -> Any:
+def read_text(text: str) -> Any:
     """Text as YAML, a comma making a list of it. What cannot be read is left for the schema to refuse by name."""
     try:
         return yaml.safe_load(f"[{text}]" if "," in text and not text.strip().startswith("[") else text)

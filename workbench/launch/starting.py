@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from engine.config import Recipe, load_recipe, parse_recipe, section_at
+from engine.config import Recipe, load_recipe, one_line, parse_recipe, section_at
 from engine.errors import DraftbenchError, did_you_mean
-from engine.paths import PROJECT_ROOT, Home
+from engine.paths import PROJECT_ROOT, Home, resolve_input
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import with_absolute_paths
+from engine.runs.sweep import expand
 
 RECIPES = PROJECT_ROOT / "recipes"
 _FIRST = "quickstart"
@@ -67,6 +66,18 @@ def checked(home: Home, start: Start, values: Mapping[str, Any]) -> Recipe:
     return with_absolute_paths(parse_recipe(values), start.folder, home)
 
 
+def swept(start: Start, recipe: Recipe, axes: Mapping[str, Sequence[Any]]) -> list[Recipe]:
+    """The recipes of a sweep, or the recipe itself without axes. The axes' prompts are files as the recipe's are."""
+    if not axes:
+        return [recipe]
+    prompts = [{**value, "train": _file(value["train"], start.folder)} for value in axes.get("prompts", ())]
+    return expand(recipe, {**axes, "prompts": prompts} if prompts else axes)
+
+
+def _file(name: str, beside: Path) -> str:
+    return name if not name or name.startswith("hub:") else str(resolve_input(name, beside))
+
+
 def overrides(before: Mapping[str, Any], after: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> list[str]:
     """`key.sub=value` for everything in which `after` differs, as `--set` takes it."""
     found: list[str] = []
@@ -75,7 +86,7 @@ def overrides(before: Mapping[str, Any], after: Mapping[str, Any], prefix: tuple
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             found += overrides(old, value, place)
         elif value != old:
-            found.append(f"{'.'.join(place)}={_yaml(_compact(place, value))}")
+            found.append(f"{'.'.join(place)}={one_line(_compact(place, value))}")
     return found
 
 
@@ -97,8 +108,3 @@ def _compact(place: tuple[str, ...], value: Any) -> Any:
         kept = {key: inner for key, inner in item.items() if key == first or inner != section.model_fields[key].default}
         items.append(kept[first] if list(kept) == [first] else kept)
     return items[0] if len(items) == 1 else items
-
-
-def _yaml(value: Any) -> str:
-    dumped = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
-    return dumped.removesuffix("...\n").strip()

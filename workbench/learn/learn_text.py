@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from engine.decode.events import Fate
 from engine.measure.cost_model import best_gamma, expected_speedup
+from engine.measure.definitions import OTHERS
 from engine.measure.trace import Counts
 from engine.paths import PROJECT_ROOT
 from workbench import theme
@@ -156,15 +157,6 @@ def _inverse(weights: Sequence[float], draw: float) -> int:
     return len(weights) - 1
 
 
-RATES: dict[str, tuple[str, str]] = {
-    "exact": ("mean of Σ min(p, q) over the target's own text", "Nothing is drawn: the least noise, the one for comparing drafts."),
-    "per_proposed": ("accepted / proposed", "Falls as gamma grows: discarded tokens count as if refused."),
-    "per_examined": ("accepted / (accepted + first refusals)", "The alpha of the papers; free of gamma if tokens are alike."),
-    "per_emitted": ("accepted / emitted tokens", "The share of the output that the draft wrote."),
-    "greedy_agreement": ("argmax p = argmax q on the target's text", "What exact acceptance is at temperature 0."),
-    "tau": ("emitted tokens / target passes", "Not a rate but a length: what the speed-up starts from."),
-}  # fmt: skip
-
 # The example trace: of 100 rounds of gamma 4, how many kept 0, 1, 2, 3 and all 4 proposed tokens.
 EXAMPLE_LENGTHS = (30, 20, 15, 15, 20)
 
@@ -177,19 +169,13 @@ def counts_of(lengths: Sequence[int]) -> Counts:
     return Counts(rounds, gamma * rounds, accepted, refused, gamma * rounds - accepted - refused, accepted + rounds)
 
 
-_SYSTEMS = {
-    "vllm_mean_acceptance_length": ("vLLM", "mean acceptance length: 1 + accepted / rounds"),
-    "vllm_draft_acceptance_rate": ("vLLM", "draft acceptance rate: accepted / proposed"),
-    "sglang_accept_length": ("SGLang", "accept length: completion tokens / verify passes"),
-    "spec_bench_mean_accepted_tokens": ("Spec-Bench", "mean accepted tokens: new tokens / target passes"),
-    "llama_cpp_accept": ("llama.cpp", "accept: accepted / drafted"),
-}
-
-
 def as_others_report(counts: Counts) -> pd.DataFrame:
     """What other systems would print for one and the same trace."""
     values = counts.as_others_report()
-    rows = [{"system": name, "prints": told, "value": values[key]} for key, (name, told) in _SYSTEMS.items()]
+    rows = [
+        {"system": other.system, "prints": f"{other.name}: {other.formula}", "value": values[key]}
+        for key, other in OTHERS.items()
+    ]
     return pd.DataFrame(rows)
 
 

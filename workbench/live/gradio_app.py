@@ -30,7 +30,7 @@ from engine.runs.faults import explain
 from engine.runs.traces import save_trace
 from workbench import theme
 from workbench.live import live_view
-from workbench.live.live_decode import LIMITS, Ask, Live, choices, decode, sample, samples
+from workbench.live.live_decode import LIMITS, Ask, Live, choices, decode, has_draft, sample, samples
 
 PATH = "/live"
 VISITORS = 8  # who stream at the same time; more wait in Gradio's queue
@@ -113,8 +113,8 @@ def _stop(request: gr.Request) -> None:
         session.stop.set()
 
 
-def _save(request: gr.Request) -> tuple[str, list[str]]:
-    """Save this visitor's answers as traces; a line with links to the replay, and the ids."""
+def _save(request: gr.Request, replay: bool = True) -> tuple[str, list[str]]:
+    """Save this visitor's answers as traces; a line that leads to them, and the ids. `replay`: the server has that page."""
     session = SESSIONS.of(str(request.session_hash))
     sides = [side for side in session.live.sides if side.rounds] if session and session.live else []
     if session is None or session.live is None or not sides:
@@ -123,7 +123,7 @@ def _save(request: gr.Request) -> tuple[str, list[str]]:
         ids = [save_trace(home(), session.live.trace(side)) for side in sides]
     except DraftbenchError as error:
         return live_view.error(error), []
-    return live_view.saved(ids), ids
+    return live_view.saved(ids) if replay else live_view.saved_as([str(home().trace(one)) for one in ids]), ids
 
 
 def _leave(request: gr.Request) -> None:
@@ -148,22 +148,35 @@ def _prefill(request: gr.Request) -> list[Any]:
         with contextlib.suppress(ValueError, KeyError):
             value = gr.update(value=kind(asked[name]))
         numbers.append(value)
-    wanted = [name for name in (asked.get("run"), asked.get("run2")) if name and name not in ids]
+    wanted = [name for name in (asked.get("run"), asked.get("run2")) if name and not _decodable(name)]
+    plain = asked.get("plain")
     return [
         prompt,
         gr.update(choices=known, value=first),
         gr.update(choices=[("none", ""), *known], value=asked.get("run2") or ""),
         *numbers,
+        gr.update(value=plain == "1") if plain in ("0", "1") else gr.skip(),
         live_view.no_such_draft(wanted[0]) if wanted else live_view.welcome(bool(known)),
     ]
+
+
+def _decodable(run_id: str) -> bool:
+    """Whether the run has a draft; one that is archived is not offered, but may be named."""
+    with contextlib.suppress(DraftbenchError):
+        return has_draft(home(), run_id)
+    return False
 
 
 def _sample_choices() -> list[tuple[str, str]]:
     return [(f"{domain}: {p.text[:90]}", p.text) for domain, prompts in samples().items() for p in prompts]
 
 
-def build() -> gr.Blocks:
+def build(*, replay: bool = True) -> gr.Blocks:
     """The page: a form, buttons, and one HTML element that changes once a round."""
+
+    def save(request: gr.Request) -> tuple[str, list[str]]:
+        return _save(request, replay)
+
     with gr.Blocks(title="Draftbench live", analytics_enabled=False, fill_width=True) as demo:
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=300):
@@ -198,23 +211,23 @@ def build() -> gr.Blocks:
                 view = gr.HTML(live_view.welcome(True), elem_id="view")
         data, ids = gr.JSON(visible=False), gr.JSON(visible=False)
         numbers = [gamma, temperature, top_p, top_k, seed, most]
-        demo.load(_prefill, None, [prompt, run, run2, *numbers, view], show_progress="hidden", api_name=False)
+        demo.load(_prefill, None, [prompt, run, run2, *numbers, plain, view], show_progress="hidden", api_name=False)
         ready.input(lambda text: text or gr.skip(), ready, prompt, show_progress="hidden", api_name=False, queue=False)
         start.click(
             _decode, [prompt, run, run2, *numbers, plain], [view, data],
             api_name="decode", show_progress="hidden", concurrency_limit=VISITORS,
         )  # fmt: skip
         halt.click(_stop, None, None, api_name="stop", show_progress="hidden", queue=False)
-        keep.click(_save, None, [note, ids], api_name="save", show_progress="hidden", queue=False)
+        keep.click(save, None, [note, ids], api_name="save", show_progress="hidden", queue=False)
         demo.unload(_leave)
     demo.queue(default_concurrency_limit=VISITORS)
     return demo
 
 
-def mounted() -> FastAPI:
-    """The live view as an application to mount under `PATH`."""
+def mounted(*, replay: bool = True) -> FastAPI:
+    """The live view as an application to mount under `PATH`; `replay`: the workbench's pages are beside it."""
     app: FastAPI = gr.mount_gradio_app(
-        FastAPI(), build(), path="/", root_path=PATH, ssr_mode=False, show_error=False, footer_links=[],
+        FastAPI(), build(replay=replay), path="/", root_path=PATH, ssr_mode=False, show_error=False, footer_links=[],
         server_name="127.0.0.1", theme=_look(), css=theme.fate_css() + live_view.CSS,
     )  # fmt: skip
     return app
@@ -240,7 +253,7 @@ def _look() -> gr.themes.Base:
 
 def alone() -> FastAPI:
     """The live view without the rest of the workbench, at the same path."""
-    inner = mounted()
+    inner = mounted(replay=False)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

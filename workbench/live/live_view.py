@@ -10,7 +10,7 @@ from typing import Any
 from engine.decode.events import EMITTED
 from engine.errors import DraftbenchError
 from workbench import tokens
-from workbench.live.live_decode import Choice, Live, Side
+from workbench.live.live_decode import Ask, Choice, Live, Side, sample
 from workbench.view_state import link
 
 CSS = """
@@ -32,6 +32,7 @@ footer{display:none!important}
 @media(max-width:680px){#settings{order:2}}
 """
 
+_LONGEST_IN_ADDRESS = 1500  # characters of a prompt
 _STAGES = {
     "loading": "Loading the models. This is done once; other visitors share them.",
     "decoding": "Decoding. Press Stop to end after the present round.",
@@ -50,7 +51,29 @@ def page(live: Live, known: Mapping[str, Choice]) -> str:
     ]
     if live.ask.compare_plain:
         parts.append(_plain(live.plain))
-    return _wrap("".join(parts) + tokens.legend_html())
+    return _wrap("".join(parts) + tokens.legend_html() + _address(live.ask))
+
+
+def address(ask: Ask) -> str | None:
+    """The address that fills the form with these settings; None for a prompt that is too long for one."""
+    asked = sample(ask.prompt)
+    prompt = asked.id if asked else ask.prompt
+    if len(prompt) > _LONGEST_IN_ADDRESS:
+        return None
+    return link(
+        "live", run=ask.run_ids[0], run2=ask.run_ids[1] if len(ask.run_ids) > 1 else None, prompt=prompt,
+        gamma=ask.gamma, temperature=ask.temperature, top_p=ask.top_p, top_k=ask.top_k, seed=ask.seed,
+        max_new_tokens=ask.max_new_tokens, plain=int(ask.compare_plain),
+    )  # fmt: skip
+
+
+def _address(ask: Ask) -> str:
+    found = address(ask)
+    if found is None:
+        return '<p class="about">The prompt is too long for an address; save the trace to share it.</p>'
+    return (
+        f'<p><a href="{html.escape(found)}" target="_blank">Link to this view</a>: these settings and this prompt.</p>'
+    )
 
 
 def _told(live: Live) -> str:
@@ -159,6 +182,12 @@ def saved(ids: Sequence[str]) -> str:
         for trace_id in ids
     )
     return _wrap(f'<p role="status">Saved. Replay: {links}</p>')
+
+
+def saved_as(files: Sequence[str]) -> str:
+    """Where the saved traces lie, for a server without a Replay page."""
+    places = ", ".join(f"<code>{html.escape(file)}</code>" for file in files)
+    return _wrap(f'<p role="status">Saved as {places}. The workbench replays it.</p>')
 
 
 def _wrap(inner: str) -> str:

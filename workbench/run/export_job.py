@@ -6,23 +6,21 @@ when the browser or the server is closed.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 from filelock import FileLock
 
 from engine.errors import DraftbenchError
-from engine.fileio import disk_errors, read_json, write_json
-from engine.paths import PROJECT_ROOT, Home, cache_dir
+from engine.fileio import disk_errors, write_json
+from engine.paths import Home
+from engine.runs import queue
+from engine.runs.detached import identity, start_detached, wait_aside
 from engine.runs.folder import RunFolder
 from engine.runs.status import is_alive, now
-from workbench.run.run_files import log_part
+from workbench.run.run_files import log_part, mapping
 
 STARTED, REPORT, OUTPUT = "export.json", "export-report.json", "export.txt"
 
@@ -44,8 +42,12 @@ def default_folder(home: Home, run: RunFolder) -> Path:
 
 
 def start(home: Home, run: RunFolder, folder: str, *, overwrite: bool, check: bool) -> str:
-    """Start the export and return at once with a sentence; a second one of the same run is refused while one is under way."""
+    """Start the export and return at once with a sentence.
+
+    Refused while this run is being exported already, and while any run is being worked on.
+    """
     out = _destination(home, folder)
+    _check_machine_is_free(home)
     command = [sys.executable, "-m", "engine", "export", run.id, "--out", str(out), "--json"]
     command += ["--overwrite"] if overwrite else []
     command += [] if check else ["--no-check"]
@@ -55,14 +57,15 @@ def start(home: Home, run: RunFolder, folder: str, *, overwrite: bool, check: bo
                 f"run {run.id} is being exported already", "two exports would write the same files", "wait for it"
             )
         with open(run.path / REPORT, "wb") as report, open(run.path / OUTPUT, "wb") as output:
-            process = _detached(home, command, report, output)
-        write_json(run.path / STARTED, {"out": str(out), "started_at": now(), **_identity(process.pid)})
+            process = start_detached(home, command, report, output)
+        wait_aside(process)
+        write_json(run.path / STARTED, {"out": str(out), "started_at": now(), **identity(process.pid)})
     return f"Writing the draft to {out}."
 
 
 def read(run: RunFolder) -> Export:
     """How the last export stands, told by its files alone."""
-    begun = _mapping(run.path / STARTED)
+    begun = mapping(run.path / STARTED)
     if not begun:
         return Export("none")
     told = Export(
@@ -70,9 +73,20 @@ def read(run: RunFolder) -> Export:
     )
     if is_alive(begun):
         return told
-    report = _mapping(run.path / REPORT)
+    report = mapping(run.path / REPORT)
     state = "failed" if "ok" not in report else "done" if report["ok"] is True else "differs"
     return Export(state, told.folder, told.started_at, log_part(run.path / OUTPUT, 12).text, report)
+
+
+def _check_machine_is_free(home: Home) -> None:
+    """One thing at a time is worked on: an export loads both models, as a run does."""
+    busy = queue.at_work(home)
+    if busy is not None:
+        raise DraftbenchError(
+            f"run {busy.id} is being worked on",
+            "an export loads target and draft too, and both at once may not fit into memory",
+            "export when it is done, or cancel it first: it can be resumed",
+        )
 
 
 def _destination(home: Home, folder: str) -> Path:
@@ -86,29 +100,3 @@ def _destination(home: Home, folder: str) -> Path:
     if out.resolve().is_relative_to(home.runs.resolve()):
         raise DraftbenchError(f"{out} lies among the runs", "it would be taken for a run", "choose a folder elsewhere")
     return out
-
-
-def _detached(home: Home, command: list[str], report: Any, output: Any) -> subprocess.Popen[bytes]:
-    places = {"DRAFTBENCH_HOME": str(home.root.absolute()), "DRAFTBENCH_CACHE": str(cache_dir().absolute())}
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=report, stderr=output, cwd=PROJECT_ROOT,
-        env={**os.environ, **places}, start_new_session=True,
-    )  # fmt: skip
-    # Somebody must wait for a child that ends, or it stays behind as a zombie while the server lives.
-    threading.Thread(target=process.wait, daemon=True, name="export").start()
-    return process
-
-
-def _identity(pid: int) -> dict[str, Any]:
-    try:
-        return {"pid": pid, "pid_started": psutil.Process(pid).create_time()}
-    except psutil.Error:
-        return {"pid": pid, "pid_started": 0.0}
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        found = read_json(path)
-    except (OSError, ValueError, DraftbenchError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -8,9 +8,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from engine.measure import definitions
 from engine.runs.folder import RunFolder
 from engine.store.queries import Run
-from workbench import charts, queries, ui
+from workbench import charts, exports, queries, ui
+from workbench.chart_parts import bounds
 from workbench.run.run_files import rows as _rows
 
 _MARKS = {
@@ -19,6 +21,10 @@ _MARKS = {
     "told": ":material/info: for information",
 }
 _COLUMN = st.column_config
+EXACT_MEANS = (
+    "It is the chance that the target keeps a token proposed at a position of its own text; "
+    "tokens discarded after a refusal do not count."
+)
 Card = tuple[str, str, str | None, str, str]  # name, value, difference, what stands below, help
 CHECKS = {
     "sampled_equals_expected": "Sampled acceptance agrees with the expected one",
@@ -48,13 +54,15 @@ def results(run: RunFolder, indexed: Run) -> None:
             st.caption(note)
     certificate(summary.get("certificate"))
     with st.expander("All rates, before and after training", icon=":material/table_chart:"):
-        st.dataframe(
-            rates(values), hide_index=True, column_config=_RATE_COLUMNS, alt="Every acceptance rate with its interval"
+        frame = rates(values)
+        st.dataframe(frame, hide_index=True, column_config=_RATE_COLUMNS, alt="Every acceptance rate with its interval")
+        exports.download_row(
+            f"{run.id}-rates", "all-rates", frame=frame, caption=f"Acceptance rates of run {run.id}, {charts.INTERVAL}"
         )
 
 
 def _exact_card(row: Any, before: pd.DataFrame, gain: Mapping[str, Any] | None) -> Card:
-    notes = [f"95% {_range(row)}, n = {row.n_prompts:,.0f} prompts, {row.n_tokens:,.0f} tokens"]
+    notes = [f"95% {_range(row)}, {_counted(row)}, {ui.number(row.n_tokens, 0)} tokens"]
     delta = None
     if row.temperature in before.index:
         old = before.loc[row.temperature]
@@ -62,19 +70,19 @@ def _exact_card(row: Any, before: pd.DataFrame, gain: Mapping[str, Any] | None) 
         notes.append(f"untrained: {ui.interval(old.value, old.low, old.high)}")
     if gain:
         notes.append(f"gain: {ui.interval(gain.get('value'), gain.get('low'), gain.get('high'))}, paired by prompt")
-    explained = "Mean of sum min(p, q) over the target's own text: the share of proposed tokens that would be accepted."
+    explained = f"{definitions.RATES['exact'].definition} {EXACT_MEANS}"
     return f"Exact acceptance, T = {row.temperature:g}", ui.number(row.value), delta, "  \n".join(notes), explained
 
 
 def _tau_card(row: Any) -> Card:
     gamma = "–" if pd.isna(row.num_draft_tokens) else f"{row.num_draft_tokens:.0f}"
-    note = f"95% {_range(row, 2)}, n = {row.n_prompts:,.0f} prompts  \ngamma = {gamma}, {row.dtype or ''} on {row.device or ''}"
+    note = f"95% {_range(row, 2)}, {_counted(row)}  \ngamma = {gamma}, {row.dtype or ''} on {row.device or ''}"
     return (
         f"tau, T = {row.temperature:g}",
         ui.number(row.value, 2),
         None,
         note,
-        "Tokens emitted per target forward, the corrected or bonus token included.",
+        definitions.RATES["tau"].definition,
     )
 
 
@@ -83,10 +91,10 @@ def _speed_card(indexed: Run, summary: Mapping[str, Any]) -> list[Card]:
         return []
     speed = summary.get("speed") or {}
     asked = (speed.get("speedup") or {}).get("n_prompts", "?")
-    note = f"95% [{ui.number(indexed.speedup_low, 2)}, {ui.number(indexed.speedup_high, 2)}], n = {asked} prompts"
+    note = f"95% {bounds(indexed.speedup_low, indexed.speedup_high, 2) or 'no interval'}, n = {asked} prompts"
     rates = speed.get("tokens_per_s") or {}
     told = [
-        f"{name} {(rates.get(name) or {}).get('value', float('nan')):.1f} tokens/s" for name in ("plain", "speculative")
+        f"{name} {ui.number((rates.get(name) or {}).get('value'), 1)} tokens/s" for name in ("plain", "speculative")
     ]
     verdict = "faster" if indexed.speedup > 1 else "slower"
     return [
@@ -100,8 +108,12 @@ def _speed_card(indexed: Run, summary: Mapping[str, Any]) -> list[Card]:
     ]
 
 
+def _counted(row: Any) -> str:
+    return f"n = {ui.number(row.n_prompts, 0)} prompts"
+
+
 def _range(row: Any, digits: int = 3) -> str:
-    return f"[{ui.number(row.low, digits)}, {ui.number(row.high, digits)}]"
+    return bounds(row.low, row.high, digits) or "no interval"
 
 
 def certificate(found: object) -> None:
@@ -121,7 +133,7 @@ def certificate(found: object) -> None:
             mark = _MARKS["passed" if held is True else "failed" if held is False else "told"]
             name = CHECKS.get(str(check.get("name")), str(check.get("name")))
             st.markdown(
-                f"{mark} · **{ui.text(name)}**  \n{ui.text(check.get('detail', ''))} (n = {check.get('n_tokens', 0):,} tokens)"
+                f"{mark} · **{ui.text(name)}**  \n{ui.text(check.get('detail', ''))} (n = {ui.number(check.get('n_tokens'), 0)} tokens)"
             )
 
 

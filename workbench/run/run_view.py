@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -12,9 +12,10 @@ import streamlit as st
 from engine.errors import DraftbenchError
 from engine.runs import queue
 from engine.runs.folder import RunFolder
-from engine.runs.labels import Labels, change_labels, read_labels
+from engine.runs.labels import Labels
 from engine.store.queries import Run
 from workbench import actions, charts, queries, theme, ui
+from workbench.live.live_decode import has_draft
 from workbench.run import run_files
 
 UNFINISHED = queries.UNFINISHED
@@ -128,6 +129,7 @@ def buttons(run: RunFolder, state: str) -> None:
                 runs=[*base[:1], run.id],
             )
             ui.goto("replay", "Replay its tokens", icon=":material/history:", run=run.id)
+        if has_draft(home, run.id):  # not every measured run has its weights here
             ui.goto("live", "Try it live", icon=":material/play_circle:", run=run.id)
     new = st.session_state.get("_new_run")
     if new and new[0] == run.id:
@@ -195,9 +197,12 @@ def _place(run: RunFolder) -> str:
     if run.id not in ids:
         return "Waits to be started."
     ahead = ids.index(run.id)
-    return (
-        "Next in the queue." if not ahead else f"Waits; {ahead} run{'s' if ahead > 1 else ''} before it in the queue."
-    )
+    known = queries.active()
+    at_work = [*known[known.state == "running"].run_id]
+    behind = f" {ui.text(', '.join(at_work))} is at work." if at_work else ""
+    if ahead:
+        return f"Waits; {ahead} run{'s' if ahead > 1 else ''} before it in the queue.{behind}"
+    return f"Next in the queue.{behind}"
 
 
 def curves(run: RunFolder, label: str, axis: str) -> None:
@@ -256,46 +261,6 @@ def log(run: RunFolder) -> None:
         st.code(part.text or ("(no such line)" if needle else "(empty)"), language=None, wrap_lines=wrapped)
     told = f"{part.shown:,} of {part.found:,} lines" + (" that hold the search text" if needle else "")
     st.caption(told + ("; only the end of this long file was looked through." if part.cut else "."))
-
-
-def labels_form(run: RunFolder, labels: Labels, known_tags: Sequence[str]) -> None:
-    """Title, tags, note and marks of the run."""
-    key = {name: f"{name}-{run.id}" for name in ("title", "tags", "notes", "pinned", "baseline", "archived")}
-    with st.form(f"labels-{run.id}"):
-        st.text_input("Title", labels.title, key=key["title"], max_chars=120, placeholder=run.id)
-        st.multiselect(
-            "Tags", sorted({*known_tags, *labels.tags}), list(labels.tags), key=key["tags"], accept_new_options=True
-        )
-        st.text_area("Note", labels.notes, key=key["notes"], max_chars=20_000, height=160)
-        pinned, baseline, archived = st.columns(3)
-        pinned.toggle("Pinned", labels.pinned, key=key["pinned"], help="Comes first in lists.")
-        baseline.toggle(
-            "Baseline", labels.baseline, key=key["baseline"], help="Others are compared with it; there is one at most."
-        )
-        archived.toggle(
-            "Archived",
-            labels.archived,
-            key=key["archived"],
-            help="Left out of lists and leaderboards; nothing is deleted.",
-        )
-        actions.submit("Save", lambda: _save(run, key), key=f"save-{run.id}", icon=":material/save:")
-
-
-def _save(run: RunFolder, key: Mapping[str, str]) -> str:
-    given = {name: st.session_state[widget] for name, widget in key.items()}
-    change_labels(queries.home(), run, **{**given, "title": given["title"].strip()})
-    where = f" It is left out of lists; its folder stays where it is: {run.path}" if given["archived"] else ""
-    return f"Saved.{where}"
-
-
-def labels_of(run: RunFolder) -> Labels | None:
-    """The run's labels; None, and a box that says why, if they cannot be read."""
-    try:
-        return read_labels(run)
-    except (DraftbenchError, TypeError, ValueError, OSError) as error:
-        if (run.path / "labels.json").exists():
-            ui.error_box(error if isinstance(error, DraftbenchError) else DraftbenchError(str(error)))
-        return None
 
 
 def indexed(run: RunFolder) -> Run | None:

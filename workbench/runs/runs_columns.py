@@ -32,8 +32,8 @@ COLUMNS: dict[str, Any] = {
     "exact": _column.NumberColumn(
         "Exact acceptance",
         format="%.3f",
-        help="Mean over the target's own text of sum min(p, q): the share of proposed tokens that the target "
-        "would accept, 0 to 1. At the lowest measured temperature.",
+        help="The chance, 0 to 1, that the target keeps a token proposed at a position of its own text; tokens "
+        "discarded after a refusal do not count. At the lowest measured temperature.",
     ),
     "interval": _column.TextColumn("95% interval", help="Of the exact acceptance: bootstrap over prompts."),
     "n": _column.NumberColumn("n", format="%d", help="Held-out prompts that the acceptance was measured on."),

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from engine.paths import Home
+from workbench.chart_parts import bounds
 from workbench.view_state import link
 
 CHOOSABLE = ("state", "domain", "loss", "scenario", "mode", "target")  # columns to filter by, besides tags
@@ -173,6 +174,14 @@ def for_csv(runs: pd.DataFrame) -> pd.DataFrame:
     return told
 
 
+def for_paper(runs: pd.DataFrame) -> pd.DataFrame:
+    """The shown rows as a paper prints them."""
+    told = cells(runs)[["label", "domain", "scenario", "loss", "exact", "interval", "n", "temperature", "seed"]]
+    return told.rename(
+        columns={"label": "run", "exact": "exact acceptance", "interval": "95% interval", "temperature": "T"}
+    )
+
+
 def marks(baseline: bool, pinned: bool, archived: bool, problems: Sequence[str]) -> str:
     """'★ baseline, pinned': what was done to a run by hand, and whether its folder is whole."""
     words = (
@@ -183,9 +192,7 @@ def marks(baseline: bool, pinned: bool, archived: bool, problems: Sequence[str])
 
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:
     """'[0.270, 0.304]', or a dash where there is none."""
-    if low is None or high is None or pd.isna(low) or pd.isna(high):
-        return UNKNOWN
-    return f"[{low:.{digits}f}, {high:.{digits}f}]"
+    return bounds(low, high, digits) or UNKNOWN
 
 
 def certificate_word(passed: Any) -> str:

@@ -1,0 +1,77 @@
+"""What the measured rates are called and mean, and what other systems call theirs: the one table that every page reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A rate as people read it: its name, what is divided by what, and what to know before comparing."""
+
+    title: str
+    formula: str
+    note: str
+
+    @property
+    def definition(self) -> str:
+        """Formula and note as one sentence each."""
+        return f"{self.formula[:1].upper()}{self.formula[1:]}. {self.note}"
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A number that another system prints, as it can be had from a trace."""
+
+    system: str
+    name: str
+    formula: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.system}: {self.name}"
+
+
+RATES: dict[str, Rate] = {
+    "exact": Rate(
+        "Exact acceptance",
+        "mean of Σ min(p, q) over the positions of the target's own text",
+        "Nothing is drawn: the least noise, the rate for comparing drafts.",
+    ),
+    "per_proposed": Rate(
+        "Acceptance per proposed token",
+        "accepted / proposed tokens",
+        "Falls as gamma grows: discarded tokens count as if refused.",
+    ),
+    "per_examined": Rate(
+        "Acceptance per examined token",
+        "accepted / (accepted + first refused) tokens",
+        "The alpha of the papers; free of gamma if tokens are independent.",
+    ),
+    "per_emitted": Rate(
+        "Acceptance per emitted token",
+        "accepted / emitted tokens",
+        "The share of the answer that the draft wrote.",
+    ),
+    "greedy_agreement": Rate(
+        "Greedy agreement",
+        "share of positions of the target's text where argmax p = argmax q",
+        "What exact acceptance is at temperature 0.",
+    ),
+    "tau": Rate(
+        "Tokens per target forward (tau)",
+        "emitted tokens / target forwards",
+        "Not a rate but a length, the corrected or bonus token included: what the speed-up starts from.",
+    ),
+}
+
+# Keys of `Counts.as_others_report`.
+OTHERS: dict[str, Printed] = {
+    "vllm_mean_acceptance_length": Printed("vLLM", "mean acceptance length", "1 + accepted / rounds"),
+    "vllm_draft_acceptance_rate": Printed("vLLM", "draft acceptance rate", "accepted / proposed"),
+    "sglang_accept_length": Printed("SGLang", "accept length", "emitted tokens / verify calls"),
+    "spec_bench_mean_accepted_tokens": Printed(
+        "Spec-Bench", "mean accepted tokens", "emitted tokens / target forwards"
+    ),
+    "llama_cpp_accept": Printed("llama.cpp", "accept", "accepted / proposed"),
+}

@@ -1,0 +1,82 @@
+"""What a run, or the runs of a sweep, will take: time, disk and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+import yaml
+
+from engine.config import Recipe, dump_recipe, parse_recipe
+from workbench import queries, ui
+from workbench.launch.sweep_view import by_prompts, told_of_first
+
+if TYPE_CHECKING:
+    from engine.runs.estimate import Estimate
+
+_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
+
+
+@st.cache_data(ttl=60, max_entries=50, show_spinner=False)
+def _cost(dumped: str, root: str) -> Any:
+    """Estimate of a recipe; kept for a minute."""
+    from engine.runs.preflight import estimate  # needs torch
+
+    return estimate(queries.home(), parse_recipe(yaml.safe_load(dumped)))
+
+
+def show(recipes: Sequence[Recipe]) -> None:
+    """Time, disk and memory of all runs together; what is made once is not counted twice."""
+    from engine.runs.pipeline import readable_bytes
+
+    groups = by_prompts(recipes)
+    with st.spinner("Estimating ..."):
+        found = [(_cost(dump_recipe(group[0]), str(queries.home().root)), len(group)) for group in groups]
+    known = [estimate for estimate, _ in found]
+    least = any(estimate.seconds_missing for estimate in known)
+    seconds = sum(_shared(estimate.seconds, "capture", count) for estimate, count in found)
+    disk = sum(_shared(estimate.disk, "captures", count) for estimate, count in found)
+    memory = max((estimate.memory_bytes or 0 for estimate in known), default=0)
+    with st.container(horizontal=True, gap="medium"):
+        for label, value, told in (
+            ("Time, at least" if least else "Time, about", duration(seconds), all(e.seconds for e in known)),
+            ("Disk, at most", readable_bytes(int(disk)), all(e.disk for e in known)),
+            ("Memory, about", readable_bytes(memory), all(e.memory for e in known)),
+        ):
+            st.metric(label, value if told else "not known", width="content")
+    _show_parts(known[0], len(recipes))
+    for words in dict.fromkeys(w for e in known for w in (e.seconds_unknown, e.disk_unknown, e.memory_unknown)):
+        if words:
+            st.caption(ui.text(words[0].upper() + words[1:]))
+    if seconds and told_of_first(recipes):
+        st.caption(told_of_first(recipes))
+
+
+def _show_parts(found: Estimate, count: int) -> None:
+    """Where the time goes, which run says so, and what that run does not tell."""
+    parts = [f"{name} {duration(value)}" for name, value in found.seconds.items()]
+    each = " a run" if count > 1 else ""
+    if parts:
+        differs = f" ({'; '.join(found.differs)})" if found.differs else ""
+        st.caption(
+            f"Time{each}: {', '.join(parts)}. Scaled from run {ui.text(found.based_on + differs)}, on this machine."
+        )
+    if found.seconds_missing:
+        st.caption(
+            f"Not counted: {' and '.join(found.seconds_missing)}. Run {ui.text(found.based_on)} does not tell how long "
+            f"{'that takes' if len(found.seconds_missing) == 1 else 'they take'}."
+        )
+
+
+def _shared(parts: Mapping[str, float], once: str, count: int) -> float:
+    return sum(value * (1 if name == once else count) for name, value in parts.items())
+
+
+def duration(seconds: float) -> str:
+    """'7 min', '2.5 h': as exact as an estimate deserves."""
+    for size, unit in _UNITS:
+        if seconds >= size:
+            value = seconds / size
+            return f"{value:.1f} {unit}" if value < 10 and unit != "min" else f"{value:.0f} {unit}"
+    return f"{seconds:.0f} s"

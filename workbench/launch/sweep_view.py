@@ -1,0 +1,82 @@
+"""The sweep on the Launch page: which keys take several values, and what each run of it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from engine.config import Recipe
+from engine.runs.sweep import flat
+from workbench import ui
+from workbench.launch.form import field_at, shape_of
+from workbench.view_state import listed
+
+AXES = ("losses", "scenarios", "modes", "seeds")  # as the URL names them
+
+Axes = Mapping[str, Sequence[Any]]  # values by recipe key; those of `prompts` set scenario and train
+
+
+def choose(losses: Sequence[str], values: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Draw the axes; returns those that have values. `values` is what the form holds."""
+    with st.expander(
+        "Sweep: several runs at once", icon=":material/grid_view:", expanded=any(listed(key) for key in AXES)
+    ):
+        st.caption("Each combination becomes a run of its own. Captures are made once and shared.")
+        left, right = st.columns(2)
+        axes: dict[str, list[Any]] = {
+            "train.loss": left.multiselect("Losses", losses, key="losses", bind="query-params"),
+            "train.mode": left.multiselect("Modes", _options("train.mode"), key="modes", bind="query-params"),
+            "train.seed": [int(seed) for seed in right.multiselect(
+                "Seeds", [str(seed) for seed in range(5)], key="seeds", bind="query-params",
+                help="At least three before a difference is called one.",
+            )],
+            "prompts": _choose_scenarios(right, values["prompts"]),
+        }  # fmt: skip
+    return {key: chosen for key, chosen in axes.items() if chosen}
+
+
+def _choose_scenarios(place: Any, prompts: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The chosen scenarios, each with training prompts of its own: a scenario says where these come from."""
+    chosen = place.multiselect("Scenarios", _options("prompts.scenario"), key="scenarios", bind="query-params")
+    found = []
+    for scenario in chosen:
+        own = prompts["train"][0]["path"] if scenario == prompts["scenario"] and prompts["train"] else ""
+        path = st.text_input(
+            f"Training prompts, {scenario}", value=own, key=f"train-{scenario}", bind="query-params",
+            placeholder="file, folder or hub:NAME", help=f"The {scenario} queries. Each scenario needs its own.",
+        )  # fmt: skip
+        found.append({"scenario": scenario, "train": path.strip()})
+    return found
+
+
+def _options(dotted: str) -> tuple[str, ...]:
+    return shape_of(field_at(dotted)).options
+
+
+def changed(recipe: Recipe, values: Mapping[str, Any], axes: Axes) -> dict[str, Any]:
+    """The form's values with what the sweep changed in one of its recipes; paths as they were typed."""
+    dumped = recipe.model_dump(mode="json")
+    typed = {str(value["scenario"]): value["train"] for value in axes.get("prompts", ())}
+    made: dict[str, Any] = {**values, "name": dumped["name"]}
+    for key in flat({key: chosen[0] for key, chosen in axes.items()}):
+        section, name = key.split(".")
+        made[section] = {**made[section], name: dumped[section][name]}
+    if typed:
+        made["prompts"]["train"] = [{"path": typed[recipe.prompts.scenario]}]
+    return made
+
+
+def by_prompts(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
+    """The recipes in groups that share their training prompts: captures, disk and checks depend on these alone."""
+    groups: dict[str, list[Recipe]] = {}
+    for recipe in recipes:
+        groups.setdefault(str(recipe.prompts.train), []).append(recipe)
+    return list(groups.values())
+
+
+def told_of_first(recipes: Sequence[Recipe]) -> str:
+    """What an estimate leaves out that was made for one loss only; nothing if there is one."""
+    losses = list(dict.fromkeys(" + ".join(term.name for term in recipe.train.loss) for recipe in recipes))
+    return f"Estimated with the loss {ui.text(losses[0])}; others take a little more or less." if losses[1:] else ""
