@@ -220,14 +220,14 @@ def _execute(
 
 
 def _queue(recipe: str | None, resume: str | None, settings: list[str] | None, skip_bad: bool, as_json: bool) -> None:
-    from engine.runs import queue
     from engine.runs.folder import RunFolder
+    from engine.runs.places import chosen_place
     from engine.runs.recipes import read_recipe
 
     if recipe is not None:
-        run = queue.submit(home(), read_recipe(home(), recipe, settings or [], skip_bad=skip_bad))
+        (run,) = chosen_place().submit_all(home(), [read_recipe(home(), recipe, settings or [], skip_bad=skip_bad)])
     else:
-        run = queue.resume(home(), RunFolder.open(home(), resume or ""))
+        run = chosen_place().resume(home(), RunFolder.open(home(), resume or ""))
     if as_json:
         console.print_json({"run": run.id, "folder": str(run.path), "state": run.status()["state"]})
     else:
@@ -359,11 +359,11 @@ def runs_cancel(context: typer.Context, run_id: RunId, as_json: Json = False) ->
       draftbench runs cancel latest
     """
     from engine.runs.folder import RunFolder
-    from engine.runs.queue import cancel
+    from engine.runs.places import chosen_place
 
     found = RunFolder.open(home(), run_id)
     process = found.status().get("pid") if found.status()["state"] == "running" else None
-    told = cancel(home(), found)
+    told = chosen_place().cancel(home(), found)
     if as_json or (context.parent and context.parent.params["as_json"]):
         console.print_json({"run": found.id, "asked": process})
     else:

@@ -171,7 +171,7 @@ def fingerprint(recipes: Sequence[Recipe]) -> str:
 
 def launch(recipes: Sequence[Recipe]) -> None:
     """The button. Its key changes as soon as it was obeyed, so a second click finds nothing to press."""
-    from engine.runs import queue
+    from engine.runs.places import chosen_place
 
     token = st.session_state.setdefault("launch:token", uuid.uuid4().hex)
     label = "Add to queue" if len(recipes) == 1 else f"Add {len(recipes)} runs to queue"
@@ -184,7 +184,7 @@ def launch(recipes: Sequence[Recipe]) -> None:
         st.session_state["launch:checks"] = (fingerprint(recipes), found)
         if pressed and all(check.ok for check in found):
             st.session_state["launch:token"] = uuid.uuid4().hex  # from here to the submission nothing is drawn
-            runs = queue.submit_all(queries.home(), recipes)
+            runs = chosen_place().submit_all(queries.home(), recipes)
             st.session_state["launch:started"] = [run.id for run in runs]
             queries.refresh()
             st.rerun()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,12 @@ from tests.unit.conftest import finished, finished_home, one_thread, recipe  # n
 
 OpenPage = Callable[..., AppTest]
 ROUTER = PROJECT_ROOT / "workbench" / "router.py"
+
+
+@pytest.fixture(autouse=True)
+def main_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AppTest puts the page's script in the place of `__main__`, which processes started by later tests would run."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 @pytest.fixture(autouse=True)

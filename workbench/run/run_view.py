@@ -13,6 +13,7 @@ from engine.errors import DraftbenchError
 from engine.runs import queue
 from engine.runs.folder import RunFolder
 from engine.runs.labels import Labels
+from engine.runs.places import chosen_place
 from engine.store.queries import Run
 from workbench import actions, charts, queries, theme, ui
 from workbench.live.live_decode import has_draft
@@ -97,7 +98,7 @@ def buttons(run: RunFolder, state: str) -> None:
         if state in UNFINISHED:
             actions.button(
                 "Cancel",
-                lambda: queue.cancel(home, run),
+                lambda: chosen_place().cancel(home, run),
                 key=f"cancel-{run.id}",
                 icon=":material/stop_circle:",
                 help="Stops at the next safe point and keeps what is finished. It can be resumed.",
@@ -137,12 +138,12 @@ def buttons(run: RunFolder, state: str) -> None:
 
 
 def _resume(run: RunFolder) -> str:
-    queue.resume(queries.home(), run)
+    chosen_place().resume(queries.home(), run)
     return f"Run {run.id} waits in the queue and goes on from where it stopped."
 
 
 def _again(run: RunFolder) -> str:
-    new = queue.submit(queries.home(), run.recipe())
+    (new,) = chosen_place().submit_all(queries.home(), [run.recipe()])
     st.session_state["_new_run"] = (run.id, new.id)
     return f"Run {new.id} waits in the queue."
 
