@@ -133,15 +133,12 @@ def _leave(request: gr.Request) -> None:
 def _prefill(request: gr.Request) -> list[Any]:
     """The form as the page's address asks for it; what the address does not name keeps its default."""
     asked = dict(request.query_params or {})
-    known = [(choice.label, choice.run_id) for choice in choices(home())]
-    ids = [run_id for _, run_id in known]
-    first = asked.get("run") or (ids[0] if ids else None)
+    drafts = choices(home())
+    known = [(choice.label, choice.run_id) for choice in drafts]
+    first = asked.get("run") or (drafts[0].run_id if drafts else None)
     found = sample(asked.get("prompt", ""))
-    prompt = (
-        found.text
-        if found
-        else asked.get("prompt") or next((prompts[0].text for prompts in samples().values() if prompts), "")
-    )
+    domain = next((choice.domain for choice in drafts if choice.run_id == first), "")
+    prompt = found.text if found else asked.get("prompt") or _prompt_of(domain)
     numbers = []
     for name, kind in _NUMBERS.items():
         value = gr.skip()
@@ -158,6 +155,12 @@ def _prefill(request: gr.Request) -> list[Any]:
         gr.update(value=plain == "1") if plain in ("0", "1") else gr.skip(),
         live_view.no_such_draft(wanted[0]) if wanted else live_view.welcome(bool(known)),
     ]
+
+
+def _prompt_of(domain: str) -> str:
+    """A sample prompt of the domain; of any if there is none."""
+    known = samples()
+    return next((prompts[0].text for prompts in (known.get(domain, ()), *known.values()) if prompts), "")
 
 
 def _decodable(run_id: str) -> bool:

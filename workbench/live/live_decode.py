@@ -228,6 +228,7 @@ class Choice:
     run_id: str
     name: str
     about: str
+    domain: str = ""
 
     @property
     def label(self) -> str:
@@ -254,9 +255,13 @@ def has_draft(home: Home, run_id: str) -> bool:
 
 
 def _choice(row: Mapping[Any, Any]) -> Choice:
-    parts = [row["domain"], row["loss"]]
+    # A frame holds NaN for a text that is not there.
+    domain, loss, target, title = (
+        row[key] if isinstance(row[key], str) else "" for key in ("domain", "loss", "target", "title")
+    )
+    parts = [domain, loss]
     exact = row["exact"]
     if exact is not None and exact == exact:
         parts.append(f"exact acceptance {exact:.3f} at temperature {row['temperature']:g}")
-    parts.append(f"for {row['target']}" if row["target"] else "")
-    return Choice(row["run_id"], row["title"] or row["run_id"], " · ".join(str(part) for part in parts if part))
+    parts.append(f"for {target}" if target else "")
+    return Choice(row["run_id"], title or row["run_id"], " · ".join(part for part in parts if part), domain)
