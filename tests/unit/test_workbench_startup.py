@@ -23,6 +23,12 @@ def test_a_server_that_others_reach_is_warned_about(address: str | None):
     assert "127.0.0.1" in told
 
 
+@pytest.mark.parametrize(("address", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_the_warning_is_said_when_the_server_starts(address: str, warned: bool, caplog: pytest.LogCaptureFixture):
+    startup.prepare(address)
+    assert ("start processes" in caplog.text) is warned
+
+
 def test_preparing_makes_an_index_even_if_one_step_fails(monkeypatch: pytest.MonkeyPatch, caplog):
     def broken(_: object) -> list[str]:
         raise DraftbenchError("the disk is full", "", "")
