@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser import harness
-from workbench.view_state import PAGES
+from workbench.view_state import PAGES, link
 
 
 @pytest.mark.parametrize("samples", [False, True], ids=["empty", "samples"])
@@ -18,7 +18,7 @@ def test_every_page_opens_by_its_link_without_an_error(samples: bool, home: Path
         with harness.browser() as visitor:
             for name, entry in PAGES.items():
                 page = visitor.page()
-                page.goto(f"{server.url}/{name}")
+                page.goto(server.url + link(name))
                 harness.settle(page)
                 expect(page.get_by_role("heading", name=entry.title, exact=True)).to_be_visible()
                 expect(page.get_by_text(entry.purpose)).to_be_visible()
