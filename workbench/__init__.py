@@ -2,3 +2,8 @@
 
 The modules here are shared by all pages; a folder holds what only the page of its name is made of.
 """
+
+import logging
+
+# Caches are declared when a module is loaded, before the server runs; Streamlit would remark on each.
+logging.getLogger("streamlit.runtime.caching.cache_data_api").setLevel(logging.ERROR)
