@@ -115,6 +115,10 @@ def decode_live(page: Page, url: str, first: str, second: str) -> str:
     stopped_at = frame.locator(".tokens .tok").count()
     page.wait_for_timeout(2500)
     assert frame.locator(".tokens .tok").count() == stopped_at, "tokens came after the stop"
+    assert frame.locator(".tokens .fate-rejected:visible").count()
+    frame.get_by_label("Show refused tokens").uncheck()
+    expect(frame.locator(".tokens .fate-rejected:visible")).to_have_count(0)
+    assert frame.locator(".tokens .fate-corrected:visible").count()
     frame.get_by_role("button", name="Save trace").click()
     replay = frame.locator("a[href*='/replay']").first
     expect(replay).to_be_visible(timeout=MINUTE)

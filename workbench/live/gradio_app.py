@@ -205,6 +205,11 @@ def build(*, replay: bool = True) -> gr.Blocks:
                 plain = gr.Checkbox(
                     True, label="Measure the speed-up", info="Decodes as much without a draft afterwards"
                 )
+                # The page's own style sheet does it (live_view.CSS): no round trip, also while tokens come.
+                gr.Checkbox(
+                    True, label="Show refused tokens", info="Struck through where they stood", elem_id="refused",
+                    interactive=True,
+                )  # fmt: skip
                 with gr.Accordion("More settings", open=False):
                     top_p = gr.Slider(*LIMITS["top_p"], value=1, step=0.01, label="Top-p", info="1 is off")
                     top_k = gr.Slider(*LIMITS["top_k"], value=0, step=1, label="Top-k", info="0 is off")

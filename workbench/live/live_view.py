@@ -28,6 +28,7 @@ CSS = """
 .live .plain{margin-top:1rem;border-top:1px solid rgba(128,128,128,.3);padding-top:.8rem}
 .live .box{border-left:4px solid #D55E00;background:#D55E0018;padding:.7rem 1rem;border-radius:.3rem;overflow-wrap:anywhere}
 .live .box p{margin:.2rem 0}
+body:has(#refused input:not(:checked)) .tokens .tok:is(.fate-rejected,.fate-discarded){display:none}
 footer{display:none!important}
 @media(max-width:680px){#settings{order:2}}
 """
