@@ -142,7 +142,8 @@ def rates(found: Comparison, metric: str) -> None:
     show(figures.rates(found, metric), "rate-bars")
     st.html(f"<style>{report.TABLE_CSS}</style>{report.rates_table(found, metric)}")
     st.caption(
-        "Under each rate its change to the baseline, paired on prompts that the target answered with the same text: "
+        "Under each rate its change to the baseline, paired on prompts that the target answered with the same text when it "
+        "was captured; above temperature 0 the sampled rates are of each draft's own answer to them. "
         "▲ above and ▼ below with a 95% interval that leaves out zero, ≈ otherwise."
     )
     caption = f"Acceptance, {found.note}, {charts.INTERVAL}; Δ is the paired change to the baseline"

@@ -10,6 +10,7 @@ import streamlit as st
 
 from engine.runs.folder import RunFolder
 from workbench import queries, ui
+from workbench.compare.every_run import suggested
 from workbench.live.live_decode import has_draft
 from workbench.run import run_files
 from workbench.view_state import page_of
@@ -46,6 +47,12 @@ def best_drafts(best: pd.DataFrame) -> None:
     )
 
 
+def rivals(best: pd.Series) -> list[str]:
+    """Runs to set beside the best one of its target and domain."""
+    known = queries.runs()
+    return suggested(known[(known.target == best.target) & (known.domain == best.domain)]) or [best.run_id]
+
+
 def draft_card(run: pd.Series) -> None:
     """One draft with its figure, its interval, and the three places to look next."""
     with st.container(border=True):
@@ -70,7 +77,7 @@ def draft_card(run: pd.Series) -> None:
             ui.goto("run", "Run", icon=":material/monitoring:", run=run.run_id)
             if has_draft(queries.home(), run.run_id):
                 ui.goto("live", "Live", icon=":material/play_circle:", run=run.run_id)
-            ui.goto("compare", "Compare", icon=":material/compare_arrows:", runs=[run.run_id])
+            ui.goto("compare", "Compare", icon=":material/compare_arrows:", runs=rivals(run))
 
 
 @st.fragment(run_every=3)

@@ -22,8 +22,9 @@ def judge_cell(claim: Claim, relative: Interval, absolute: Interval, by_seed: Se
     if len(by_seed) < ENOUGH_SEEDS:
         if clear:
             return SAME, f"{seeds}; {ENOUGH_SEEDS} are needed before it can be called reproduced"
-        told = "points the other way" if high < 0 else "shows no clear difference"
-        return FEW, f"{seeds} {told}; {ENOUGH_SEEDS} are needed before anything is concluded"
+        if high < 0:  # evidence against a claim is never hidden behind a want of runs
+            return NOT, f"{seeds}: the effect points the other way"
+        return FEW, f"{seeds}: no clear difference; {ENOUGH_SEEDS} are needed before anything is concluded"
     if not clear:
         return NOT, f"{seeds}: " + ("the effect points the other way" if high < 0 else "no clear difference")
     return _against_band(claim, relative, absolute, seeds)

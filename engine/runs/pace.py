@@ -16,6 +16,7 @@ from engine.fileio import read_json, read_lines
 from engine.paths import Home
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.provenance import machine
+from engine.runs.samples import laid_out
 from engine.runs.status import effective_state
 
 _NEWEST = 200  # runs that are looked at
@@ -38,7 +39,8 @@ class Pace:
 def best_pace(home: Home, recipe: Recipe) -> Pace | None:
     """The speed of the most similar run of the same target on this machine, the newest of equals."""
     here = _machine_key(machine())
-    newest = run_folders(home)[:_NEWEST]
+    samples = laid_out(home)  # made on another machine, however alike
+    newest = [run for run in run_folders(home)[:_NEWEST] if run.id not in samples]
     found = [_pace(run.path, _stamp(run.path)) for run in newest]
     paces = [pace for pace in found if pace and pace.recipe.target == recipe.target and pace.machine == here]
     # of equals, min takes the first, which is the newest

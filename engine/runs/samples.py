@@ -24,12 +24,17 @@ def sample_folders(source: Path = SAMPLES) -> list[Path]:
     return sorted(path for path in source.iterdir() if is_run_folder(path)) if source.is_dir() else []
 
 
+def laid_out(home: Home) -> set[str]:
+    """Ids of the samples that this home has had."""
+    note = home.root / _NOTE
+    return set(read_json(note)) if note.exists() else set()
+
+
 def lay_out_samples(home: Home, source: Path = SAMPLES) -> list[str]:
     """Copy the sample runs that this home has never had; returns their ids."""
     if os.environ.get("DRAFTBENCH_SAMPLES") == "0":
         return []
-    note = home.root / _NOTE
-    had = set(read_json(note)) if note.exists() else set()
+    had = laid_out(home)
     added = []
     for folder in sample_folders(source):
         if folder.name in had:
@@ -38,7 +43,9 @@ def lay_out_samples(home: Home, source: Path = SAMPLES) -> list[str]:
             _copy(folder, home.run(folder.name))
             added.append(folder.name)
         had.add(folder.name)
-        write_json(note, sorted(had))  # after each: what is there and noted is not brought back when removed
+        write_json(
+            home.root / _NOTE, sorted(had)
+        )  # after each: what is there and noted is not brought back when removed
     return added
 
 

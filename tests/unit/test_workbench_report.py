@@ -135,7 +135,7 @@ def test_configuration_shows_what_differs_first():
 def test_suggested_runs_are_alike_and_hold_the_baseline():
     base = {
         "target": "t", "domain": "d", "heldout_hash": "h", "num_draft_tokens": 3, "dtype": "f", "device": "cpu",
-        "archived": False, "certificate": True, "baseline": False,
+        "archived": False, "certificate": True, "baseline": False, "loss": "forward_kl",
     }  # fmt: skip
     rows = [
         base | {"run_id": "best", "exact": 0.9, "num_draft_tokens": 5}, base | {"run_id": "x", "exact": 0.5},
@@ -146,6 +146,16 @@ def test_suggested_runs_are_alike_and_hold_the_baseline():
     assert every_run.suggested(runs) == ["named", "x"]
     assert every_run.suggested(runs[runs.run_id.isin(["best", "x"])]) == ["best", "x"]  # nothing more alike
     assert every_run.suggested(runs.head(0)) == []
+
+
+def test_suggested_runs_show_each_loss_before_further_seeds_of_one():
+    same = {
+        "target": "t", "domain": "d", "heldout_hash": "h", "num_draft_tokens": 3, "dtype": "f", "device": "cpu",
+        "archived": False, "certificate": True, "baseline": False,
+    }  # fmt: skip
+    losses = {"a": "kl", "b": "kl", "c": "kl", "d": "sft", "e": "jsd"}
+    rows = [same | {"run_id": r, "loss": loss, "exact": 0.9 - i / 10} for i, (r, loss) in enumerate(losses.items())]
+    assert every_run.suggested(pd.DataFrame(rows)) == ["a", "d", "e", "b"]
 
 
 def test_cells_take_the_mean_of_their_runs_and_leave_out_what_failed():

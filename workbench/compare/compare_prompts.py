@@ -36,7 +36,9 @@ def section(found: Comparison, metric: str) -> None:
     ids = _telling_first(found, against, view.frame)
     _take_click(ids)
     labels = {str(row.prompt_id): _named(row) for row in view.frame.itertuples()}
-    chosen = ui.choose_one("Prompt (click a point, or choose here: the largest difference first)", ids, labels, KEY)
+    chosen = ui.choose_one(
+        "Prompt (click a point, or choose here: those traced first, by their difference)", ids, labels, KEY
+    )
     view = comparison_figures.scatter(found, found.baseline, against, metric, chosen)
     ui.chart(
         view.draw(theme.mode()), key="scatter", name=view.name, alt=view.alt, save=False,

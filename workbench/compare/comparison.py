@@ -69,8 +69,12 @@ class Comparison:
 
     @property
     def note(self) -> str:
-        """n, temperature and seeds, for the second line of a title."""
-        n = sorted({int(n) for n in self.rates[self.rates.metric == "exact"].n_prompts.dropna()})
+        """As `noted` of the exact rate, which rests on all held-out prompts."""
+        return self.noted("exact")
+
+    def noted(self, metric: str) -> str:
+        """n of the rate, temperature and seeds, for the second line of a title."""
+        n = sorted({int(n) for n in self.rates[self.rates.metric == metric].n_prompts.dropna()})
         seeds = sorted({str(draft.run.seed) for draft in self.drafts if draft.run.seed is not None})
         several = f"{n[0]} to {n[-1]}" if len(n) > 1 else str(n[0]) if n else "no"
         return f"n = {several} prompts, T = {self.temperature:g}, training seed {', '.join(seeds) or 'not known'}"

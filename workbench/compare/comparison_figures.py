@@ -29,7 +29,7 @@ def rates(found: Comparison, metric: str) -> View:
     """One rate of each draft with its interval, and the untrained draft's."""
     rows = found.rates[(found.rates.metric == metric) & found.rates.value.notna()]
     told = "; ".join(f"{r.label} {r.value:.3f}" for r in rows.itertuples())
-    note = f"{found.note}; {charts.INTERVAL}"
+    note = f"{found.noted(metric)}; {charts.INTERVAL}"
     return View(
         f"rate-{metric}",
         f"{charts.RATES[metric]}: {told}",
@@ -84,7 +84,7 @@ def speed(found: Comparison) -> View:
 def groups(found: Comparison, metric: str) -> View:
     """The rate by prompt group."""
     frame = comparison.groups(found, metric)
-    note = f"{found.note}; {charts.INTERVAL}, none for a group of one prompt"
+    note = f"{found.noted(metric)}; {charts.INTERVAL}, none for a group of one prompt"
     alt = f"{charts.RATES[metric]} by prompt group, a bar a draft"
     return View("by-group", alt, lambda tone: charts.group_bars(frame, metric, tone, note), frame)
 
@@ -94,7 +94,9 @@ def scatter(found: Comparison, first: str, second: str, metric: str, chosen: str
     frame = comparison.paired_prompts(found, first, second, metric)
     names = (found.labels[first], found.labels[second])
     above = int((frame.b > frame.a).sum())
-    note = f"n = {len(frame)} prompts with the same target text, T = {found.temperature:g}; no interval for one prompt"
+    on_text = metric in ("exact", "greedy_agreement") or found.temperature == 0
+    of_what = "with the same target text" if on_text else "each draft's own sampled answer"
+    note = f"n = {len(frame)} prompts, {of_what}, T = {found.temperature:g}; no interval for one prompt"
     alt = f"{charts.RATES[metric]} of each prompt: {names[0]} across, {names[1]} up; {above} of {len(frame)} prompts above the diagonal"
     draw: Draw = lambda tone: charts.prompt_scatter(frame, metric, names, tone, chosen, note)  # noqa: E731
     return View(f"prompts-{metric}", alt, draw, frame)

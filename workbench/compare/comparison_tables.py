@@ -52,7 +52,7 @@ def speed_table(found: Comparison) -> pd.DataFrame:
                 "time: draft, verify, rest": ", ".join(
                     f"{split[part]:.0%}" for part in ("draft", "verify", "overhead")
                 ),
-                "best gamma by the formula": str(told["best_gamma"]),
+                "best gamma by the formula": str(told["best_gamma"] or "none: do not speculate"),
                 "n": f"{gain['n_prompts']} prompts",
             }
         )

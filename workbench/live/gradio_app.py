@@ -139,6 +139,9 @@ def _prefill(request: gr.Request) -> list[Any]:
     found = sample(asked.get("prompt", ""))
     domain = next((choice.domain for choice in drafts if choice.run_id == first), "")
     prompt = found.text if found else asked.get("prompt") or _prompt_of(domain)
+    measured_with = next((choice.gamma for choice in drafts if choice.run_id == first), None)
+    if measured_with:
+        asked.setdefault("gamma", str(measured_with))
     numbers = []
     for name, kind in _NUMBERS.items():
         value = gr.skip()

@@ -16,6 +16,7 @@ from engine.data.prompts import Prompt
 from engine.errors import DraftbenchError
 from engine.measure.trace import Counts
 from engine.paths import PROJECT_ROOT, Home
+from engine.runs.queue import at_work
 from engine.runs.traces import Trace, TraceRound, count_rounds
 from workbench.live.pairs import PAIRS, Pair, in_turn
 
@@ -100,6 +101,7 @@ class Live:
     target: str = ""
     conditions: dict[str, Any] = field(default_factory=dict)
     tools: int = 0
+    busy: str = ""  # a run that is at work meanwhile, which spoils the timing
 
     def speedup(self, side: Side) -> tuple[float, int] | None:
         """Plain seconds over the draft's for as many tokens, and that number; None before both have enough.
@@ -138,6 +140,8 @@ def decode(home: Home, ask: Ask, stop: threading.Event) -> Iterator[Live]:
     """
     ask.check()
     live = Live(ask, [Side(run_id) for run_id in ask.run_ids], Side("plain"))
+    working = at_work(home)
+    live.busy = working.id if working else ""
     yield live
     with PAIRS.use(home, ask.run_ids) as pair:
         live.target, live.stage = pair.target.spec.model, "decoding"
@@ -229,6 +233,7 @@ class Choice:
     name: str
     about: str
     domain: str = ""
+    gamma: int | None = None  # that it was measured with
 
     @property
     def label(self) -> str:
@@ -236,7 +241,7 @@ class Choice:
 
 
 def choices(home: Home) -> list[Choice]:
-    """Every run that has a draft, newest first, archived ones left out."""
+    """Every finished run that has a draft, the baseline first, then newest first; archived ones left out."""
     from engine.store import queries
     from engine.store.connection import reading
     from engine.store.ingest import ingest_all
@@ -245,7 +250,8 @@ def choices(home: Home) -> list[Choice]:
         ingest_all(home)
     with reading(home.index) as con:
         known = queries.overview(con)
-    rows = known[~known.archived.fillna(False).astype(bool)].to_dict("records")
+    offered = known[~known.archived.fillna(False).astype(bool) & (known.state == "done")]
+    rows = offered.sort_values("baseline", ascending=False, na_position="last", kind="stable").to_dict("records")
     return [_choice(row) for row in rows if has_draft(home, row["run_id"])]
 
 
@@ -264,4 +270,5 @@ def _choice(row: Mapping[Any, Any]) -> Choice:
     if exact is not None and exact == exact:
         parts.append(f"exact acceptance {exact:.3f} at temperature {row['temperature']:g}")
     parts.append(f"for {target}" if target else "")
-    return Choice(row["run_id"], title or row["run_id"], " · ".join(part for part in parts if part), domain)
+    gamma = int(row["num_draft_tokens"]) if row["num_draft_tokens"] == row["num_draft_tokens"] else None
+    return Choice(row["run_id"], title or row["run_id"], " · ".join(part for part in parts if part), domain, gamma)

@@ -50,6 +50,10 @@ def page(live: Live, known: Mapping[str, Choice]) -> str:
         f'<p class="stage" role="status">{_STAGES[live.stage]} {_told(live)}</p>',
         f'<div class="sides">{sides}</div>',
     ]
+    if live.busy:
+        parts.append(
+            f'<p class="about">Run {html.escape(live.busy)} is at work on this machine: tokens/s and speed-up mean little now.</p>'
+        )
     if live.ask.compare_plain:
         parts.append(_plain(live.plain))
     return _wrap("".join(parts) + tokens.legend_html() + _address(live.ask))
