@@ -7,27 +7,19 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from engine import __version__, console, reports
+from engine.cli_data import data_app
+from engine.cli_options import DType, Json, MaybeRecipe, RecipeFile, ResumeRun, RunId, Settings, SkipBad
 from engine.config import DEFAULT_TARGET, schema_rows
 from engine.errors import Cancelled, DraftbenchError
 from engine.paths import cache_dir, home
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 runs_app = typer.Typer(invoke_without_command=True)
-data_app = typer.Typer(no_args_is_help=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-RecipeFile = Annotated[str, typer.Argument(help="A recipe, for example recipes/quickstart.yaml.")]
-MaybeRecipe = Annotated[str | None, typer.Argument(help="A recipe, for example recipes/quickstart.yaml.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set train.epochs=2. Repeatable.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Go on past bad prompt rows and count them.")]
-ResumeRun = Annotated[str | None, typer.Option("--resume", help="Go on with this run instead of starting one.")]
-RunId = Annotated[str, typer.Argument(help="A run id, its beginning, or latest (latest~1: the one before).")]
-DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 _STOPPED = 130  # the exit status of a program ended by Ctrl-C
 
@@ -155,35 +147,6 @@ def fetch(
         console.print_json(found)
     else:
         console.entries((f["name"], f"{f['about']}, {f['licence']}\n{f['folder']}") for f in found)
-
-
-@data_app.callback()
-def data() -> None:
-    """Look at prompt files.
-
-    \b
-    Example:
-      draftbench data check sample_data/prompts/biology/train.jsonl
-    """
-
-
-@data_app.command("check")
-def data_check(
-    files: Annotated[list[str], typer.Argument(help="Prompt files, folders or hub:NAME.")],
-    target: Annotated[str, typer.Option(help="Model whose template and tokenizer count the tokens.")] = DEFAULT_TARGET,
-    skip_bad: SkipBad = False,
-    as_json: Json = False,
-) -> None:
-    """Read prompts, report bad rows, count tokens.
-
-    \b
-    Example:
-      draftbench data check sample_data/prompts/biology/train.jsonl
-    """
-    from engine.runs.checking import check_prompts
-
-    report = check_prompts(files, target, skip_bad=skip_bad)
-    console.print_json(report) if as_json else reports.prompts(report)
 
 
 @app.command()

@@ -14,15 +14,17 @@ from engine.paths import PROJECT_ROOT
 ENGINE_LAYERS = [
     {"__main__"},
     {"cli"},
+    {"cli_data", "cli_tune"},
+    {"cli_options"},
     {"reports"},
     {"console"},
     {"runs"},
-    {"export"},
+    {"export", "tune"},
     {"distill", "measure"},
     {"capture"},
     {"decode"},
     {"data", "models", "store"},
-    {"config", "fileio", "paths", "progress"},
+    {"config", "fileio", "paths", "progress", "packages"},
     {"errors"},
 ]
 INTERFACE_LIBRARIES = {"streamlit", "gradio", "plotly", "uvicorn", "starlette", "fastapi"}
