@@ -23,6 +23,7 @@ class Batch:
     responds: torch.Tensor  # [row, position], bool
     token_ids: torch.Tensor  # [response position], int64: the token to predict
     raw_signal: torch.Tensor  # [response position, bytes_per_token], uint8, on the CPU
+    places: torch.Tensor  # [response position], int64, on the CPU: number of the position in the whole capture
     lengths: list[int]  # answer tokens of each row
     names: list[str]  # prompt id of each row
 
@@ -54,6 +55,7 @@ def collate(capture: Capture, answers: Sequence[AnsweredPrompt], device: torch.d
         responds.to(device),
         tokens.to(device),
         raw,
+        torch.cat([capture.places(answer) for answer in answers]),
         [len(a.token_ids) for a in answers],
         [a.prompt_id for a in answers],
     )

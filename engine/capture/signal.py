@@ -60,6 +60,33 @@ class LogitsSignal:
 
 
 @dataclass(frozen=True)
+class TrimmedSignal:
+    """Full distributions seen by a draft of a trimmed vocabulary: p at the draft's ids, not renormalised.
+
+    p sums to less than one there. What it has elsewhere no draft of these ids can win, so it adds
+    nothing to a gradient; renormalising p would say that the draft could be accepted always. Only
+    the draft's rows of the head are multiplied; the normaliser over all rows is given, since it
+    is the same in every epoch.
+    """
+
+    hidden: torch.Tensor  # [position, width]
+    head: Head  # the rows of the draft's ids
+    log_totals: torch.Tensor  # [position], logsumexp of the target's logits over its whole vocabulary
+
+    def align(self, draft_logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            scores = self.head.logits(self.hidden).float() / temperature
+            target = scores - self.log_totals.unsqueeze(-1)
+        return target, _log_softmax(draft_logits, temperature)
+
+
+@torch.no_grad()
+def log_totals(hidden: torch.Tensor, head: Head, temperature: float) -> torch.Tensor:
+    """Logsumexp of the target's logits at a temperature. hidden: [position, width] -> [position], float32."""
+    return torch.logsumexp(head.logits(hidden).float() / temperature, dim=-1)
+
+
+@dataclass(frozen=True)
 class CompactSignal:
     """The k likeliest tokens and one bucket for the rest: a support of k + 1."""
 

@@ -134,6 +134,15 @@ class Capture:
         end = answer.offset + stride * len(answer.token_ids)
         return torch.from_numpy(np.array(self._raw[answer.offset : end])).view(len(answer.token_ids), stride)
 
+    def places(self, answer: AnsweredPrompt) -> torch.Tensor:
+        """[token] int64: where each position of the answer lies in signal.bin, counted in positions; 0 without signal."""
+        first = answer.offset // max(1, self.format.bytes_per_token)
+        return (
+            torch.arange(first, first + len(answer.token_ids))
+            if self.format.bytes_per_token
+            else torch.zeros(len(answer.token_ids), dtype=torch.long)
+        )
+
 
 def make_capture(plan: CapturePlan, target: LoadedModel, *, batch_size: int, progress: Progress = SILENT) -> Capture:
     """The capture of a plan: read if it is finished, resumed if it was begun, else made.
@@ -144,15 +153,15 @@ def make_capture(plan: CapturePlan, target: LoadedModel, *, batch_size: int, pro
     if not (plan.folder / "done.json").exists():
         with disk_errors(plan.folder):
             plan.folder.mkdir(parents=True, exist_ok=True)
-            with _exclusive(plan.folder, progress):
+            with exclusive(plan.folder, progress, f"capture {plan.address}"):
                 if not (plan.folder / "done.json").exists():
                     _fill(plan, target, batch_size, progress)
     return Capture(plan.folder, plan.signal)
 
 
 @contextlib.contextmanager
-def _exclusive(folder: Path, progress: Progress) -> Iterator[None]:
-    """Hold the capture's lock; says whom it waits for and stays stoppable meanwhile."""
+def exclusive(folder: Path, progress: Progress, what: str) -> Iterator[None]:
+    """Hold a folder's lock; says whom it waits for and stays stoppable meanwhile."""
     lock = FileLock(folder / ".lock")
     told = False
     while not lock.is_locked:
@@ -160,7 +169,7 @@ def _exclusive(folder: Path, progress: Progress) -> Iterator[None]:
             lock.acquire(timeout=1)
         except Timeout:
             if not told:
-                progress.note(f"capture {folder.name} is being made by another process: waiting to reuse it")
+                progress.note(f"{what} is being made by another process: waiting to reuse it")
                 told = True
             progress.stop_if_asked()
     try:

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+
+_BLOCK = 256  # ids summed at once when drawing
+_BELOW_ONE = 1 - 2**-53  # the largest float64 below one
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ def distribution(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     if sampling.greedy:
         best = logits.argmax(-1, keepdim=True)
         return torch.zeros_like(logits, dtype=torch.float32).scatter_(-1, best, 1.0)
-    scores = logits.float() / sampling.temperature
+    scores = logits.float() if sampling.temperature == 1 else logits.float() / sampling.temperature
     if 0 < sampling.top_k < scores.shape[-1]:
         scores = _keep_top_k(scores, sampling.top_k)
     probs = torch.softmax(scores, dim=-1)
@@ -60,13 +64,35 @@ def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
 
     probs: [..., vocab] of any positive total; uniforms: [...] in [0, 1) -> ids: [...].
     The total is taken from the cumulative sum itself, so rounding cannot run past the end, and a
-    token of probability zero is never drawn.
+    token of probability zero is never drawn. The sum is inverted in two steps, first over blocks of
+    ids and then inside one, because only sums of float64 and no row of it need be written.
     """
     wide = probs.cpu() if probs.device.type == "mps" else probs  # which knows no float64
-    cumulative = wide.cumsum(-1, dtype=torch.float64)
-    threshold = (uniforms.to(cumulative) * cumulative[..., -1]).unsqueeze(-1)
-    ids = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
-    return ids.clamp_max(probs.shape[-1] - 1).to(probs.device)
+    blocks = _blocks(wide)
+    block, left = _invert(blocks.sum(-1, dtype=torch.float64), uniforms.to(wide.device, torch.float64))
+    index = block[..., None, None].expand(*block.shape, 1, blocks.shape[-1])
+    inside, _ = _invert(blocks.gather(-2, index).squeeze(-2).double(), left)
+    return (block * blocks.shape[-1] + inside).to(probs.device)
+
+
+def _blocks(probs: torch.Tensor) -> torch.Tensor:
+    """[..., vocab] -> [..., block, _BLOCK], filled up with zeros, which are never drawn."""
+    missing = -probs.shape[-1] % _BLOCK
+    return (F.pad(probs, (0, missing)) if missing else probs).unflatten(-1, (-1, _BLOCK))
+
+
+def _invert(masses: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first index whose cumulative mass exceeds the uniform's share of the total, and how far into it that lies.
+
+    masses: [..., n] float64 of positive total, uniforms: [...] in [0, 1) -> indices [...], shares [...] in [0, 1).
+    """
+    cumulative = masses.cumsum(-1)
+    # the product may round up to the total itself, behind which nothing lies
+    threshold = torch.minimum(uniforms * cumulative[..., -1], cumulative[..., -1] * _BELOW_ONE).unsqueeze(-1)
+    index = torch.searchsorted(cumulative, threshold, right=True)
+    mass = masses.gather(-1, index)
+    into = threshold - (cumulative.gather(-1, index) - mass)
+    return index.squeeze(-1), (into / mass).clamp(0, _BELOW_ONE).squeeze(-1)
 
 
 def next_ids(logits: torch.Tensor, sampling: Sampling, uniforms: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ import torch
 from engine.decode.events import Alternative, Fate, Round, Token
 from engine.decode.runner import Runner
 from engine.decode.sampling import Sampling, Uniforms, distribution, draw, overlap, residual
-from engine.models.vocabulary import align_logits
+from engine.models.vocabulary import align_logits, spread
 
 
 class DraftLength(Protocol):
@@ -182,14 +182,15 @@ def _propose(
     if draft_runner is None or gamma == 0:
         empty = torch.zeros(len(rows), 0, vocab, device=device)
         return torch.zeros(len(rows), 0, dtype=torch.long, device=device), empty
-    ids, probs = [], []
+    ids, probs, own_ids = [], [], draft_runner.head.ids
     pending = [row.draft_pending for row in rows]
     for step in range(gamma):
-        logits = align_logits(draft_runner.feed(pending, last=1)[:, -1], vocab)
-        probs.append(distribution(logits, sampling))
-        ids.append(draw(probs[-1], draws[:, step]))
+        logits = draft_runner.feed(pending, last=1)[:, -1]
+        probs.append(distribution(logits if own_ids is not None else align_logits(logits, vocab), sampling))
+        drawn = draw(probs[-1], draws[:, step])
+        ids.append(drawn if own_ids is None else own_ids[drawn])
         pending = [[token] for token in ids[-1].tolist()]
-    return torch.stack(ids, 1), torch.stack(probs, 1)
+    return torch.stack(ids, 1), spread(torch.stack(probs, 1), own_ids, vocab)
 
 
 def _tell(

@@ -24,7 +24,7 @@ _LEAST_ACCEPTANCE = 1e-5  # where -log of the acceptance stops growing
 class Context:
     """What a loss may need besides the two distributions. Tensors are [position]."""
 
-    token_ids: torch.Tensor  # the target's token at each position
+    token_ids: torch.Tensor  # the target's token at each position, as a row of the draft's head; -1: it has none
     uniforms: torch.Tensor  # in [0, 1): the draws of losses that sample
     temperature: float = 1.0
     beta: float = 0.5
@@ -61,7 +61,8 @@ def jsd(draft_logits: torch.Tensor, signal: Signal, context: Context) -> torch.T
 def tvd(draft_logits: torch.Tensor, signal: Signal, context: Context) -> torch.Tensor:
     """Total variation distance: one minus the acceptance."""
     target, draft = signal.align(draft_logits, context.temperature)
-    return (target.exp() - draft.exp()).abs().sum(-1) / 2
+    # Not sum |p - q| / 2: the two are one where p sums to one, and only this is right for a trimmed vocabulary.
+    return 1 - _acceptance(target, draft)
 
 
 def tvd_pp(draft_logits: torch.Tensor, signal: Signal, context: Context) -> torch.Tensor:
@@ -116,10 +117,12 @@ def sft(draft_logits: torch.Tensor, signal: Signal | None, context: Context) -> 
     """-log q(x) of the target's token x: supervised fine-tuning, the black-box loss.
 
     It looks at the tokens alone, never at the signal. Temperature 1 always: the token is what
-    the target said, not a distribution that could be softened.
+    the target said, not a distribution that could be softened. A token the draft has no id for
+    (-1) teaches it nothing.
     """
     logprobs = torch.log_softmax(draft_logits.float(), dim=-1)
-    return -logprobs.gather(-1, context.token_ids.unsqueeze(-1)).squeeze(-1)
+    found = -logprobs.gather(-1, context.token_ids.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    return torch.where(context.token_ids < 0, torch.zeros_like(found), found)
 
 
 @dataclass(frozen=True)

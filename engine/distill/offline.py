@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from engine.capture.batches import Batch, collate, group_by_length, sequence_tokens
-from engine.capture.signal import Signal
+from engine.capture.signal import ExactSignal, Signal, TrimmedSignal, log_totals
 from engine.capture.store import Capture
 from engine.config import TrainSpec
 from engine.distill.plan import step_answers, total_steps
@@ -16,13 +16,24 @@ from engine.models.head import Head
 
 
 class OfflineBatches:
-    """Shuffled, length-bucketed batches of a finished capture."""
+    """Shuffled, length-bucketed batches of a finished capture.
 
-    def __init__(self, capture: Capture, settings: TrainSpec, target_head: Head | None, device: torch.device) -> None:
+    `draft_ids`: [rows], the target's ids that a draft of a trimmed vocabulary knows; None if it knows all.
+    """
+
+    def __init__(
+        self,
+        capture: Capture,
+        settings: TrainSpec,
+        target_head: Head | None,
+        device: torch.device,
+        draft_ids: torch.Tensor | None = None,
+    ) -> None:
         if not capture.answers:
             raise DraftbenchError("the capture holds no answers", "there is nothing to train on", "check prompts.train")
         self.capture, self.settings, self.target_head, self.device = capture, settings, target_head, device
         self.steps = total_steps(len(capture.answers), settings)
+        self._trimmed = _TrimmedReader(capture, target_head, draft_ids, settings) if draft_ids is not None else None
 
     def micro_batches(self, step: int) -> Sequence[Batch]:
         chosen = [self.capture.answers[i] for i in step_answers(len(self.capture.answers), self.settings, step)]
@@ -33,4 +44,30 @@ class OfflineBatches:
         """None for a capture of text alone: the loss is sft then, checked with the recipe."""
         if self.capture.format.kind == "none":
             return None
-        return self.capture.format.decode(batch.raw_signal[part], self.target_head, self.device)
+        signal = self.capture.format.decode(batch.raw_signal[part], self.target_head, self.device)
+        return signal if self._trimmed is None else self._trimmed.read(signal, batch.places[part])
+
+
+class _TrimmedReader:
+    """A capture's exact signal at a draft's ids; the normaliser of each position is worked out once."""
+
+    def __init__(self, capture: Capture, head: Head | None, ids: torch.Tensor, settings: TrainSpec) -> None:
+        if capture.format.kind == "compact":
+            raise DraftbenchError(
+                "a draft of a trimmed vocabulary cannot learn from a compact signal",
+                "which of its ids lie in the tail, and how likely each is, is not known",
+                "set capture.signal: exact, or leave draft.vocabulary out",
+            )
+        self.head, self.temperature = head, settings.distill_temperature
+        self.own_head = None if head is None else head.of_ids(ids)
+        positions = 1 + max((int(capture.places(a)[-1]) for a in capture.answers if a.token_ids), default=0)
+        self.totals = torch.full((positions,), torch.nan)
+
+    def read(self, signal: Signal, places: torch.Tensor) -> TrimmedSignal:
+        assert isinstance(signal, ExactSignal)
+        assert self.own_head is not None
+        found = self.totals[places]
+        if bool(found.isnan().any()):
+            found = log_totals(signal.hidden, signal.head, self.temperature).cpu()
+            self.totals[places] = found
+        return TrimmedSignal(signal.hidden, self.own_head, found.to(signal.hidden.device))

@@ -27,6 +27,7 @@ from engine.errors import DraftbenchError
 from engine.models.draft import Draft, save_draft
 from engine.models.head import Head, hidden_states
 from engine.models.load import resolve_dtype
+from engine.models.vocabulary import row_of_ids
 from engine.progress import SILENT, Progress
 
 
@@ -158,10 +159,14 @@ class Trainer:
 
     def _positions(self, batch: Batch, step: int) -> Positions:
         """Tokens, signal and draws of a batch; an answer's draws do not depend on the rows beside it."""
+        ids = Head.of(self.draft.model).ids
+        tokens = (
+            batch.token_ids if ids is None else row_of_ids(ids, self.draft.model.config.vocab_size)[batch.token_ids]
+        )
         streams = Uniforms(self.settings.seed, [f"{step}:{name}" for name in batch.names])
         draws = [streams.take([row], length)[0] for row, length in enumerate(batch.lengths)]
         uniforms = torch.cat(draws).to(batch.token_ids.device)
-        return Positions(batch.token_ids, uniforms, lambda part: self.source.read_signal(batch, part))
+        return Positions(tokens, uniforms, lambda part: self.source.read_signal(batch, part))
 
     @torch.no_grad()
     def _reward_scale(self, batches: Sequence[Batch], step: int) -> tuple[float, float] | None:

@@ -18,7 +18,7 @@ from engine.capture.store import AnsweredPrompt, Capture
 from engine.decode.sampling import Sampling, distribution, overlap
 from engine.errors import DraftbenchError
 from engine.models.head import Head, hidden_states
-from engine.models.vocabulary import align_logits
+from engine.models.vocabulary import align_logits, spread
 
 _FORWARD_TOKENS = 4096
 _CHUNK_VALUES = 2**22
@@ -80,12 +80,32 @@ def _compare(
     for start in range(0, hidden.shape[0], size):
         part = slice(start, start + size)
         target_logits = signal.head.logits(signal.hidden[part]).float()
-        draft_logits = align_logits(head.logits(hidden[part]).float(), rows)
-        p, q = distribution(target_logits, sampling), distribution(draft_logits, sampling)
+        p, (q, draft_best) = distribution(target_logits, sampling), _draft_side(head, hidden[part], sampling, rows)
         ids = token_ids[part].unsqueeze(-1)
-        agree = target_logits.argmax(-1) == draft_logits.argmax(-1)
+        agree = target_logits.argmax(-1) == draft_best
         parts.append((overlap(p, q), agree, p.gather(-1, ids).squeeze(-1), q.gather(-1, ids).squeeze(-1)))
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+@torch.no_grad()
+def draft_states(draft_model: Any, capture: Capture, *, most_tokens: int) -> torch.Tensor:
+    """What enters the draft's head where it predicts the capture's first answers: [position, width]."""
+    found: list[torch.Tensor] = []
+    for answer in capture.answers:
+        if sum(len(states) for states in found) >= most_tokens:
+            break
+        batch = collate(capture, [answer], draft_model.device)
+        found.append(hidden_states(draft_model, batch.ids, batch.mask)[batch.responds])
+    return torch.cat(found)[:most_tokens]
+
+
+def _draft_side(head: Head, hidden: torch.Tensor, sampling: Sampling, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """q over the target's ids [position, rows], and the id the draft thinks likeliest [position]."""
+    logits = head.logits(hidden).float()
+    if head.ids is None:
+        logits = align_logits(logits, rows)
+        return distribution(logits, sampling), logits.argmax(-1)
+    return spread(distribution(logits, sampling), head.ids, rows), head.ids[logits.argmax(-1)]
 
 
 def mean_overlap(results: Sequence[PromptAcceptance]) -> float:

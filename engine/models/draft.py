@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from engine.config import DraftSpec, ModelSpec
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, read_json, sha256_file, write_json
-from engine.models.head import check_head
+from engine.models.head import DRAFT_IDS, check_head
 from engine.models.load import LoadedModel, load_model
 from engine.models.vocabulary import check_vocabulary
 
@@ -36,6 +36,8 @@ class DraftInfo:
     share_embeddings: bool
     init: str
     layers: list[int]  # indices in the target; empty if it is not made of the target's layers
+    embeddings_hash: str = ""  # of the embeddings and head it shares; "" in cards of before there was one
+    vocabulary: int | None = None  # ids it can propose; None: all of the target's
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,12 @@ def initialise_draft(target: LoadedModel, spec: DraftSpec, *, seed: int, checkpo
         draft = _from_other_model(target, spec)
     else:
         draft = _from_layers(target, spec, seed)
-    info = _replaced(draft.info, share_embeddings=spec.share_embeddings, target_fingerprint=target.fingerprint)
+    info = _replaced(
+        draft.info,
+        share_embeddings=spec.share_embeddings,
+        target_fingerprint=target.fingerprint,
+        embeddings_hash=target.embeddings_hash,
+    )
     if spec.share_embeddings:
         copy_shared(draft.model, target.model)
     mark_trainable(draft.model, spec.share_embeddings)
@@ -166,15 +173,63 @@ def copy_shared(draft_model: Any, target_model: Any) -> None:
             "set draft.share_embeddings: false",
         )
     for mine, theirs in zip(shared_modules(draft_model), shared_modules(target_model), strict=True):
-        if mine.weight.shape != theirs.weight.shape:
+        rows = slice(None) if mine is draft_model.get_input_embeddings() else _head_rows(draft_model)
+        if mine.weight.shape != theirs.weight[rows].shape:
             raise DraftbenchError(
                 f"the draft's embeddings are {tuple(mine.weight.shape)}, the target's {tuple(theirs.weight.shape)}",
                 "they can be shared only when they have the same shape",
                 "set draft.share_embeddings: false",
             )
-        mine.weight.copy_(theirs.weight)
+        mine.weight.copy_(theirs.weight[rows])
         if getattr(mine, "bias", None) is not None and getattr(theirs, "bias", None) is not None:
-            mine.bias.copy_(theirs.bias)
+            mine.bias.copy_(theirs.bias[rows])
+
+
+def _head_rows(draft_model: Any) -> Any:
+    """Which rows of its target's head a draft has: ids, or all of them."""
+    ids = getattr(draft_model, DRAFT_IDS, None)
+    return slice(None) if ids is None else ids
+
+
+def trim(draft: Draft, target: LoadedModel, ids: torch.Tensor) -> Draft:
+    """The draft with a head for those ids of the target alone, in their order; its body is the same model.
+
+    ids: [rows], int64, distinct. Where the draft shares its target's head the rows are taken from
+    there, so one that was trimmed before can be trimmed otherwise; else they are its own.
+    """
+    model, shares = draft.model, draft.info.share_embeddings
+    if not shares and getattr(model, DRAFT_IDS, None) is not None:
+        raise DraftbenchError(
+            f"the draft has {draft.info.vocabulary} ids and a head of its own",
+            "rows that were cut off cannot be had back",
+            "leave draft.vocabulary out: the draft keeps the ids it has",
+        )
+    source = (target.model if shares else model).get_output_embeddings()
+    rows = source.weight.shape[0]
+    if not 1 < len(ids) < rows:
+        raise DraftbenchError(
+            f"draft.vocabulary is {len(ids)}, the target has {rows:,} ids",
+            "a trimmed vocabulary is a part of the target's",
+            "choose fewer, or leave it out",
+        )
+    _cut_head(model, ids.to(target.device))
+    with torch.no_grad():
+        model.get_output_embeddings().weight.copy_(source.weight[ids])
+        if source.bias is not None:
+            model.get_output_embeddings().bias.copy_(source.bias[ids])
+    mark_trainable(model, shares)
+    return Draft(model, _replaced(draft.info, vocabulary=len(ids)))
+
+
+def _cut_head(model: Any, ids: torch.Tensor) -> None:
+    """Give the model an untied head of len(ids) rows, not yet filled, and note whose they are."""
+    old = model.get_output_embeddings()
+    new = torch.nn.Linear(
+        old.weight.shape[1], len(ids), bias=old.bias is not None, device=old.weight.device, dtype=old.weight.dtype
+    )
+    model.config.tie_word_embeddings = False
+    model.set_output_embeddings(new)
+    model.register_buffer(DRAFT_IDS, ids.long(), persistent=False)  # own_state keeps it, not the model's state dict
 
 
 def _tied(model: Any) -> bool:
@@ -195,7 +250,9 @@ def own_state(model: Any, info: DraftInfo) -> dict[str, torch.Tensor]:
     shared = (
         {id(p) for module in shared_modules(model) for p in module.parameters()} if info.share_embeddings else set()
     )
-    return {name: p.detach() for name, p in model.named_parameters() if id(p) not in shared}
+    own = {name: p.detach() for name, p in model.named_parameters() if id(p) not in shared}
+    ids = getattr(model, DRAFT_IDS, None)
+    return own if ids is None else {**own, DRAFT_IDS: ids}
 
 
 def save_draft(folder: Path, draft: Draft) -> None:
@@ -232,7 +289,7 @@ def load_draft(folder: Path, target: LoadedModel, *, dtype: torch.dtype | None =
         raise DraftbenchError(
             f"{folder / WEIGHTS} is damaged", "its hash is not the one in its card", "train or copy it again"
         )
-    if info.share_embeddings and info.target_fingerprint != target.fingerprint:
+    if info.share_embeddings and not _same_embeddings(info, target):
         raise DraftbenchError(
             f"the draft in {folder} shares embeddings with another target",
             f"it was made for {info.target_fingerprint[:12]}, this target is {target.fingerprint[:12]}",
@@ -241,17 +298,27 @@ def load_draft(folder: Path, target: LoadedModel, *, dtype: torch.dtype | None =
     model = _model_of_config(card["config"], target, dtype or target.dtype)
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    if DRAFT_IDS in state:
+        _cut_head(model, state[DRAFT_IDS].to(target.device))
     expected = own_state(model, info).keys()
     if set(state) != set(expected):
         odd = sorted(set(state) ^ set(expected))
         raise DraftbenchError(
             f"{folder} does not fit its own configuration: {odd[0]}", "the folder is damaged", "train it again"
         )
-    model.load_state_dict(state, strict=False)
-    model.tie_weights()
+    model.load_state_dict({name: tensor for name, tensor in state.items() if name != DRAFT_IDS}, strict=False)
+    if DRAFT_IDS not in state:
+        model.tie_weights()
     if info.share_embeddings:
         _share(model, target.model, dtype or target.dtype)
     return Draft(model.requires_grad_(False), info)
+
+
+def _same_embeddings(info: DraftInfo, target: LoadedModel) -> bool:
+    """Whether the target has the embeddings the draft was made with: itself, or a fine-tuned one that kept them."""
+    if info.target_fingerprint == target.fingerprint:
+        return True
+    return bool(info.embeddings_hash) and info.embeddings_hash == target.embeddings_hash
 
 
 def _model_of_config(config: dict[str, Any], target: LoadedModel, dtype: torch.dtype) -> Any:
@@ -264,7 +331,11 @@ def _model_of_config(config: dict[str, Any], target: LoadedModel, dtype: torch.d
 
 def _share(draft_model: Any, target_model: Any, dtype: torch.dtype) -> None:
     """Use the target's own tensors where the dtype allows, else copy their values."""
-    if dtype == target_model.dtype:
+    if getattr(draft_model, DRAFT_IDS, None) is not None:
+        copy_shared(draft_model, target_model)
+        if dtype == target_model.dtype:
+            draft_model.set_input_embeddings(target_model.get_input_embeddings())
+    elif dtype == target_model.dtype:
         draft_model.set_input_embeddings(target_model.get_input_embeddings())
         draft_model.set_output_embeddings(target_model.get_output_embeddings())
     else:

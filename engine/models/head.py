@@ -6,7 +6,7 @@ both need `logits = head(hidden)` outside the model's own forward.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,15 +14,19 @@ import torch.nn.functional as F
 
 from engine.errors import DraftbenchError
 
+# The buffer in which a draft of a trimmed vocabulary keeps the target's id of each row of its head.
+DRAFT_IDS = "draft_token_ids"
+
 
 @dataclass(frozen=True)
 class Head:
     """A model's output projection with the scalings some families put behind it."""
 
-    weight: torch.Tensor  # [vocab, width]
-    bias: torch.Tensor | None  # [vocab]
+    weight: torch.Tensor  # [rows, width]
+    bias: torch.Tensor | None  # [rows]
     scale: float = 1.0
     softcap: float | None = None
+    ids: torch.Tensor | None = None  # [rows], the target's id of each row; None: row i is id i
 
     @staticmethod
     def of(model: Any, dtype: torch.dtype | None = None) -> Head:
@@ -34,14 +38,20 @@ class Head:
         scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
             getattr(config, "logits_scaling", None) or 1.0
         )
-        return Head(weight, bias, scale, getattr(config, "final_logit_softcapping", None))
+        return Head(
+            weight, bias, scale, getattr(config, "final_logit_softcapping", None), getattr(model, DRAFT_IDS, None)
+        )
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden: [..., width] -> logits: [..., vocab], in the head's dtype."""
+        """hidden: [..., width] -> logits: [..., rows], in the head's dtype."""
         logits = F.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
         if self.scale != 1.0:
             logits = logits * self.scale
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
+    def of_ids(self, ids: torch.Tensor) -> Head:
+        """The rows of those ids alone: what a draft of a trimmed vocabulary has of its target's head."""
+        return replace(self, weight=self.weight[ids], bias=None if self.bias is None else self.bias[ids], ids=ids)
 
 
 def hidden_states(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,6 +36,19 @@ class LoadedModel:
     @property
     def dtype_name(self) -> str:
         return str(self.dtype).removeprefix("torch.")
+
+    @cached_property
+    def embeddings_hash(self) -> str:
+        """What identifies the embeddings and the head, the part of a target that drafts share.
+
+        Of the bfloat16 values, so that a target has the same in every dtype it is loaded in; a
+        fine-tuned target whose embeddings were left alone has that of its base.
+        """
+        shared = [self.model.get_input_embeddings().weight, self.model.get_output_embeddings().weight]
+        digest = hashlib.sha256()
+        for tensor in shared[:1] if shared[0] is shared[1] else shared:
+            digest.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     @property
     def vocab_rows(self) -> int:

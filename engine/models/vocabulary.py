@@ -1,11 +1,16 @@
-"""Do two models mean the same tokens by the same ids?
+"""Do two models mean the same tokens by the same ids, and which of them does a draft propose?
 
 Equal sizes do not mean equal ids, and embeddings padded for speed make sizes differ for equal
 tokenizers (Qwen: 151,936 against 152,064 rows). So ids are probed, not counted.
+
+A draft may know fewer tokens than its target: its head is most of what it costs, and most of the
+head's rows are never proposed. Its q is zero everywhere else, which speculative sampling allows:
+the output stays the target's, and a token the draft cannot say is refused its place at worst.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -58,3 +63,34 @@ def align_logits(draft_logits: torch.Tensor, target_rows: int) -> torch.Tensor:
     if missing <= 0:
         return draft_logits[..., :target_rows]
     return torch.nn.functional.pad(draft_logits, (0, missing), value=float("-inf"))
+
+
+def spread(draft_probs: torch.Tensor, ids: torch.Tensor | None, target_rows: int) -> torch.Tensor:
+    """Probabilities over a draft's own rows [..., rows] as probabilities over the target's ids [..., target_rows].
+
+    `ids`: [rows], the target's id of each row; None if they are the target's first rows.
+    """
+    if ids is None:
+        missing = target_rows - draft_probs.shape[-1]
+        return draft_probs if missing == 0 else torch.nn.functional.pad(draft_probs, (0, missing))
+    whole = draft_probs.new_zeros(*draft_probs.shape[:-1], target_rows)
+    return whole.index_copy_(-1, ids, draft_probs)
+
+
+def row_of_ids(ids: torch.Tensor, vocab: int) -> torch.Tensor:
+    """The row of each of the target's ids in a trimmed head, -1 where it has none. ids: [rows] -> [vocab], int64."""
+    rows = torch.full((vocab,), -1, dtype=torch.long, device=ids.device)
+    return rows.index_copy_(0, ids, torch.arange(len(ids), device=ids.device))
+
+
+def frequent_ids(counts: torch.Tensor, size: int, *, always: Iterable[int], then: Sequence[int] = ()) -> torch.Tensor:
+    """The `size` ids a trimmed draft keeps, most frequent first: [size], int64.
+
+    counts: [vocab], how often each id was written. `always` are kept whatever their count (those
+    that end an answer). Where fewer ids were seen than there is room for, those of `then` follow
+    in their order, and then the lowest ids, which in a byte-pair vocabulary are the earliest merges.
+    """
+    ranked = counts.argsort(descending=True, stable=True)
+    seen = ranked[: int((counts > 0).sum())].tolist()
+    wanted = dict.fromkeys([*sorted(always), *seen, *then, *range(len(counts))])
+    return torch.tensor(list(wanted)[:size])

@@ -8,8 +8,11 @@ from typing import Any
 from engine.errors import DraftbenchError
 from engine.export.huggingface import acceptance_again, refuse_taken, same_greedy_text, write_folder
 from engine.export.model_card import model_card
+from engine.export.whole_vocabulary import with_whole_vocabulary
 from engine.fileio import read_json
-from engine.models.draft import load_draft
+from engine.measure.acceptance import draft_states
+from engine.models.draft import Draft, load_draft
+from engine.models.head import Head
 from engine.paths import Home
 from engine.progress import Progress
 from engine.runs.folder import RunFolder
@@ -17,6 +20,7 @@ from engine.runs.pipeline import Pipeline
 
 _SAME = 1e-3  # of acceptance: batches of another shape round differently in low precision
 _GREEDY_PROMPTS = 4
+_STATES = 8192  # hidden states a row for the ids of a trimmed vocabulary is fitted to and checked on
 
 
 def export_run(home: Home, run: RunFolder, out: Path, *, overwrite: bool, check: bool) -> dict[str, Any]:
@@ -29,7 +33,7 @@ def export_run(home: Home, run: RunFolder, out: Path, *, overwrite: bool, check:
     recipe = run.recipe()
     pipeline = Pipeline(home, recipe, None, Progress())
     target = pipeline.target
-    draft = load_draft(run.path / "draft" / "best", target)
+    draft = _servable(load_draft(run.path / "draft" / "best", target), pipeline)
     provenance = read_json(run.path / "provenance.json")
     write_folder(out, draft, target, model_card(run.id, recipe, summary, provenance), overwrite=overwrite)
     report: dict[str, Any] = {
@@ -64,3 +68,13 @@ def export_run(home: Home, run: RunFolder, out: Path, *, overwrite: bool, check:
     report["same_greedy_text"] = f"{sum(same)} of {len(same)}"
     report["ok"] = all(same) and all(abs(told[t] - again[t]) <= _SAME for t in again)
     return report
+
+
+def _servable(draft: Draft, pipeline: Pipeline) -> Draft:
+    """The draft with all of its target's ids: serving engines know no trimmed head of this form."""
+    if Head.of(draft.model).ids is None:
+        return draft
+    plans = pipeline.heldout_plans()
+    warmest = pipeline.capture("held-out", plans[max(plans)])  # the text that wanders most
+    states = draft_states(draft.model, warmest, most_tokens=_STATES)
+    return Draft(with_whole_vocabulary(draft, states, pipeline.target.vocab_rows), draft.info)

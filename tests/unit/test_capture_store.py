@@ -453,7 +453,8 @@ def answered(name: str, prompt: int, answer: int) -> AnsweredPrompt:
 
 def test_a_batch_marks_the_positions_that_predict_the_answer():
     capture = SimpleNamespace(
-        raw_signal=lambda a: torch.full((len(a.token_ids), 2), len(a.token_ids), dtype=torch.uint8)
+        raw_signal=lambda a: torch.full((len(a.token_ids), 2), len(a.token_ids), dtype=torch.uint8),
+        places=lambda a: torch.zeros(len(a.token_ids), dtype=torch.long),
     )
     batch = collate(capture, [answered("a", 3, 2), answered("b", 1, 4)], torch.device("cpu"))  # type: ignore[arg-type]
     assert batch.ids.tolist() == [[5, 5, 5, 10], [5, 10, 11, 12]]
