@@ -218,7 +218,7 @@ def read_hub(name: str, source: PromptSource) -> Iterator[Row]:
 
     fix = "check the name, `split`, `config` and the network; without one, download it elsewhere and give the folder"
     with _datasets_errors(source, fix):
-        loaded = datasets.load_dataset(name, source.config, split=source.split)
+        loaded = datasets.load_dataset(name, source.config, split=source.split, revision=source.revision)
     return _rows_of_dataset(loaded, source)
 
 
@@ -253,8 +253,7 @@ def require_columns(present: Iterable[str], source: PromptSource) -> list[str]:
             "a prompt is made from one of them",
             "set `messages_column` or `prompt_column` of the source; in CSV the columns are separated by commas",
         )
-    wanted = ("id", "group", source.messages_column, source.prompt_column, source.tools_column)
-    return [name for name in dict.fromkeys(wanted) if name in names]
+    return [name for name in dict.fromkeys(source.columns()) if name in names]
 
 
 @contextmanager

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
-
-from datasketch import MinHash, MinHashLSH
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from engine.data.prompts import Prompt
 from engine.errors import DraftbenchError
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 _SHINGLE_CHARACTERS = 5
 _PERMUTATIONS = 128
@@ -117,6 +118,8 @@ class _QueryIndex:
                 "it is a Jaccard similarity",
                 "give a number above 0 and at most 1, for example 0.8",
             )
+        from datasketch import MinHashLSH  # loads SciPy: only where prompts are compared
+
         self._threshold = threshold
         self._hashes = MinHashLSH(num_perm=_PERMUTATIONS, params=_bands_and_rows(threshold))
         self._prompts: list[Prompt] = []
@@ -146,6 +149,8 @@ class _QueryIndex:
 
 
 def _minhash(grams: frozenset[str]) -> MinHash:
+    from datasketch import MinHash
+
     sketch = MinHash(num_perm=_PERMUTATIONS, seed=_SEED)
     sketch.update_batch([gram.encode("utf-8") for gram in grams])
     return sketch

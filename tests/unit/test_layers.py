@@ -16,7 +16,7 @@ ENGINE_LAYERS = [
     {"cli"},
     {"cli_data", "cli_tune"},
     {"cli_options"},
-    {"reports"},
+    {"reports", "reports_data", "reports_magpie", "reports_tune"},
     {"console"},
     {"runs"},
     {"export", "tune"},
@@ -24,7 +24,8 @@ ENGINE_LAYERS = [
     {"capture"},
     {"decode"},
     {"data", "models", "store"},
-    {"config", "fileio", "paths", "progress", "packages"},
+    {"packages"},
+    {"config", "fileio", "paths", "progress"},
     {"errors"},
 ]
 INTERFACE_LIBRARIES = {"streamlit", "gradio", "plotly", "uvicorn", "starlette", "fastapi"}

@@ -1,0 +1,105 @@
+"""Looks for held-out queries in training sets: those of sample_data, of the fetched packs, and a user's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from engine.config import PromptSource
+from engine.data.overlap import remove_overlap
+from engine.data.packs.entry import Side
+from engine.data.packs.sets import PLACES, sample_files, set_counts
+from engine.data.prompts import Prompt
+from engine.data.readers import read_prompts
+from engine.paths import PROJECT_ROOT
+from engine.progress import Progress
+
+_FILES: dict[Side, tuple[str, ...]] = {"train": ("train", "synthetic"), "heldout": ("heldout",)}
+
+
+class Part(NamedTuple):
+    """Some prompts under the name that a recipe gives them."""
+
+    name: str
+    prompts: list[Prompt]
+
+
+def find_leaks(files: Sequence[str] = (), *, progress: Progress | None = None) -> dict[str, Any]:
+    """Every training prompt that repeats a held-out query, across domains and scenarios.
+
+    Held-out: sample_data's heldout files and the held-out sets of the fetched packs. Training:
+    sample_data's train and synthetic files, the training sets of the packs, and `files`.
+    `leaks` lists the pairs, with both places, the kind (exact, near) and the Jaccard similarity;
+    `divided_tool_sets` the tool sets that the packs have on both sides.
+    """
+    progress = progress or Progress(quiet=True)
+    heldout = [_read(*source) for source in _sources("heldout").items()]
+    sources = _sources("train") | {name: name for name in files}
+    progress.start("comparing with held-out queries", len(sources), "files")
+    training: list[dict[str, Any]] = []
+    leaks: list[dict[str, Any]] = []
+    tools: set[tuple[str, ...]] = set()
+    for name, path in sources.items():
+        part = _read(name, path)
+        found = list(_leaks_of(part, heldout))
+        training.append({"name": part.name, "prompts": len(part.prompts), "leaks": len(found)})
+        leaks += found
+        tools |= _tool_sets(part)
+        progress.advance()
+    progress.finish()
+    kept_back = set().union(*(_tool_sets(part) for part in heldout))
+    return {
+        "ok": not leaks and not tools & kept_back,
+        "packs": [pack["name"] for pack in set_counts()["packs"]],
+        "heldout": [{"name": part.name, "prompts": len(part.prompts)} for part in heldout],
+        "training": training,
+        "leaks": leaks,
+        "divided_tool_sets": sorted(", ".join(names) for names in tools & kept_back),
+    }
+
+
+def _sources(side: Side) -> dict[str, str]:
+    """Name -> what to read: the shipped files of that side by their place in the project, and the packs' sets."""
+    shipped = [path for file in _FILES[side] for path in sample_files(file)]
+    of_packs = [row["set"] for row in set_counts()["sets"] if PLACES[row["set"]].side == side]
+    return {path.relative_to(PROJECT_ROOT).as_posix(): str(path) for path in shipped} | {
+        name: name for name in of_packs
+    }
+
+
+def _read(name: str, path: str) -> Part:
+    """Unfit rows are left out here, as in a run with --skip-bad: what is not trained on leaks nothing."""
+    return Part(name, read_prompts([PromptSource(path=path)], skip_bad=True).prompts)
+
+
+def _leaks_of(part: Part, heldout: Sequence[Part]) -> Iterator[dict[str, Any]]:
+    """Ids may occur in several files, so positions stand for them while the prompts are compared."""
+    mine = {str(number): prompt for number, prompt in enumerate(part.prompts)}
+    theirs = {f"{other.name}\n{prompt.id}": (other.name, prompt) for other in heldout for prompt in other.prompts}
+    _, repeats = remove_overlap(
+        [_renamed(prompt, key) for key, prompt in mine.items()],
+        [_renamed(prompt, key) for key, (_, prompt) in theirs.items()],
+    )
+    for repeat in repeats:
+        prompt, (place, query) = mine[repeat.prompt_id], theirs[repeat.repeats_id]
+        yield {
+            "training": part.name,
+            "id": prompt.id,
+            "text": prompt.text,
+            "heldout": place,
+            "heldout_id": query.id,
+            "heldout_text": query.text,
+            "kind": repeat.kind,
+            "jaccard": repeat.jaccard,
+        }
+
+
+def _renamed(prompt: Prompt, key: str) -> Prompt:
+    return Prompt(key, prompt.messages, prompt.tools, prompt.group)
+
+
+def _tool_sets(part: Part) -> set[tuple[str, ...]]:
+    """The tool sets of the packs' records. Those of sample_data are few and used on both sides on purpose."""
+    if part.name not in PLACES:
+        return set()
+    return {tuple(sorted(tool["function"]["name"] for tool in p.tools)) for p in part.prompts if p.tools}
