@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -63,6 +63,11 @@ class DraftSpec(Section):
     checkpoint: str | None = Field(
         None, description="with init: checkpoint, a run id, a draft folder, or any model as in target.model"
     )
+    vocabulary: int | None = Field(
+        None,
+        ge=2,
+        description="ids the draft can propose, the most frequent ones of the training answers; all (or those of the checkpoint) if empty",
+    )
     share_embeddings: bool = Field(
         True, description="the draft uses the target's embeddings and output head, frozen; they are not stored again"
     )
@@ -71,13 +76,21 @@ class DraftSpec(Section):
 class PromptSource(Section):
     """One file, folder or dataset of prompts, and where its columns lie."""
 
-    path: str = Field(min_length=1, description=".jsonl, .json, .csv or .parquet file, a Datasets folder, or hub:NAME")
+    path: str = Field(
+        min_length=1,
+        description=".jsonl, .json, .csv or .parquet file, a Datasets folder, hub:NAME, or pack:DOMAIN/SCENARIO",
+    )
     split: str = Field("train", description="split of a Datasets source")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub source")
     config: str | None = Field(None, description="configuration name of a Datasets source")
     messages_column: str = Field("messages", description="column of the chat messages")
     tools_column: str = Field("tools", description="column of the tool schemas")
     prompt_column: str = Field("prompt", description="column of plain text, used where there are no messages")
     limit: int | None = Field(None, ge=1, description="take at most this many prompts, in file order")
+
+    def columns(self) -> tuple[str, ...]:
+        """The columns that a record is read from; of wide tables no others are loaded."""
+        return ("id", "group", self.messages_column, self.prompt_column, self.tools_column)
 
 
 def _sources(value: Any) -> Any:
@@ -99,6 +112,12 @@ class PromptsSpec(Section):
     )
     skip_bad: bool = Field(False, description="go on past bad rows and count them")
     max_prompt_tokens: int | None = Field(None, ge=1, description="leave out longer prompts, in tokens; counted")
+    train_prompts: int | None = Field(
+        None,
+        ge=1,
+        description="train on so many of the training prompts, chosen by their ids: a smaller set is part of a larger one; "
+        "all if empty",
+    )
 
 
 class CaptureSpec(Section):
@@ -192,7 +211,11 @@ class MeasureSpec(Section):
         None, ge=1, description="measure on the first so many held-out prompts; all if empty"
     )
     trace_prompts: int = Field(24, ge=1, description="prompts decoded speculatively for the sampled rates")
-    speed_prompts: int = Field(8, ge=0, description="prompts timed plain and speculative in turn; 0 skips the timing")
+    speed_prompts: int = Field(
+        8,
+        ge=0,
+        description="prompts timed plain, speculative and by Transformers' generate in turn; 0 skips the timing",
+    )
     speed_tokens: int = Field(64, ge=2, description="tokens of each timed answer")
     speed_temperature: float = Field(0.0, ge=0, description="temperature of the timed answers")
     certificate_prompts: int = Field(4, ge=1, description="prompts of the losslessness certificate")
@@ -229,6 +252,11 @@ class Recipe(Section):
         needs_signal = [term.name for term in self.train.loss if term.name != "sft"]
         if self.capture.signal == "none" and needs_signal:
             raise ValueError(f"capture.signal 'none' keeps no distribution, which the loss {needs_signal[0]} needs")
+        if self.capture.signal == "compact" and self.draft.vocabulary is not None:
+            raise ValueError(
+                "a compact signal does not say how likely each of a trimmed vocabulary's ids is; "
+                "draft.vocabulary needs capture.signal 'exact'"
+            )
         if self.capture.signal == "compact" and self.train.distill_temperature != 1:
             raise ValueError(
                 "a compact signal holds probabilities at temperature 1; distill_temperature needs capture.signal 'exact'"
@@ -238,10 +266,18 @@ class Recipe(Section):
 
 def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     """A checked recipe. Raises DraftbenchError naming each bad key and the nearest known one."""
+    return parse_section(Recipe, values)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def parse_section(section: type[AnySection], values: Mapping[str, Any]) -> AnySection:
+    """As `parse_recipe`, for a recipe of another kind: one that writes prompts or tunes a target."""
     try:
-        return Recipe.model_validate(values)
+        return section.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors()]
+        lines = [_explain(item, section) for item in error.errors()]
         raise DraftbenchError(
             "the recipe is not valid: " + "; ".join(lines),
             "a run must be made from exactly what the recipe says",
@@ -251,7 +287,12 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe (and the one its `base` key names, under it) and apply `key.sub=value` overrides."""
-    return parse_recipe(apply_overrides(_read_with_base(path), overrides))
+    return load_section(Recipe, path, overrides)
+
+
+def load_section(section: type[AnySection], path: Path, overrides: Sequence[str] = ()) -> AnySection:
+    """As `load_recipe`, for a recipe of another kind."""
+    return parse_section(section, apply_overrides(_read_with_base(path), overrides))
 
 
 def _read_with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -321,9 +362,9 @@ def one_line(value: Any) -> str:
     return dumped.removesuffix("...\n").strip()
 
 
-def section_at(location: Sequence[str | int]) -> type[BaseModel] | None:
-    """The schema class that holds the last element of a dotted location."""
-    current: Any = Recipe
+def section_at(location: Sequence[str | int], root: type[BaseModel] = Recipe) -> type[BaseModel] | None:
+    """The schema class that holds the last element of a dotted location in `root`."""
+    current: Any = root
     for part in location[:-1]:
         if isinstance(part, int):
             continue
@@ -347,12 +388,12 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, root: type[BaseModel]) -> str:
     """One of pydantic's findings in words, with the nearest known key for an unknown one."""
     location = list(item["loc"])
     dotted = ".".join(str(part) for part in location) or "recipe"
     if item["type"] == "extra_forbidden":
-        section = section_at(location)
+        section = section_at(location, root)
         known = did_you_mean(str(location[-1]), section.model_fields) if section else ""
         return f"unknown key {dotted!r} ({known})"
     if item["type"] == "missing":

@@ -56,6 +56,12 @@ def _speed(speed: dict[str, Any]) -> None:
         f"plain {rates['plain']['value']:.1f} tokens/s, speculative {rates['speculative']['value']:.1f} tokens/s, "
         f"speed-up {console.interval(speed['speedup'], 2)}"
     )
+    if "speedup_over_transformers" in speed:  # earlier measurements have none
+        console.paragraph(
+            f"Transformers' plain generate {rates['transformers']['value']:.1f} tokens/s, "
+            f"speed-up over it {console.interval(speed['speedup_over_transformers'], 2)}",
+            indent=2,
+        )
     console.paragraph(
         f"c = {speed['cost_ratio']:.3f}; time: draft {split['draft']:.0%}, verify {split['verify']:.0%}, "
         f"overhead {split['overhead']:.0%}; predicted {predicted['formula']:.2f}x by the formula, "

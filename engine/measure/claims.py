@@ -69,7 +69,10 @@ def facts_of(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[s
         "loss": loss_name(train.get("loss", [])),
         "train.mode": train.get("mode"),
     }
-    facts |= {f"draft.{key}": _text(value) for key, value in config.get("draft", {}).items()}
+    # a key without a value is as good as one that an older recipe never had
+    facts |= {f"draft.{key}": _text(value) for key, value in config.get("draft", {}).items() if value is not None}
+    if provenance.get("checkpoint_sha256"):  # the weights themselves, rather than where they lay
+        facts["draft.checkpoint"] = provenance["checkpoint_sha256"]
     facts |= {f"capture.{key}": value for key, value in config.get("capture", {}).items() if _changes_text(key)}
     facts |= {f"train.{key}": _text(value) for key, value in train.items() if key not in ("mode", "loss")}
     facts |= {f"measure.{key}": measure.get(key) for key in _MEASURED_ON}

@@ -23,6 +23,7 @@ class Run:
     facts: Facts
     effort: Mapping[str, Any] = field(default_factory=dict)  # steps and tokens of its training
     config: Mapping[str, Any] = field(default_factory=dict)
+    draft_sha256: str | None = None  # of the weights it was measured with
 
     @property
     def seed(self) -> tuple[Any, ...]:
@@ -60,7 +61,8 @@ def select(runs: pd.DataFrame) -> tuple[list[Run], dict[str, int]]:
         training = row.get("training") or {}
         effort = {key: training.get(key) for key in ("steps_done", "tokens_seen")}
         facts = facts_of(row["config"], row.get("provenance") or {})
-        chosen.append(Run(str(row["run_id"]), facts, effort | {"n_train": facts["n_train"]}, row["config"]))
+        made = (row.get("provenance") or {}).get("measurement", {}).get("draft_sha256")
+        chosen.append(Run(str(row["run_id"]), facts, effort | {"n_train": facts["n_train"]}, row["config"], made))
     return chosen, left_out
 
 
@@ -139,8 +141,12 @@ def _lead_pairs(group: Sequence[Run]) -> list[tuple[dict[str, Any], Pair]]:
 
 
 def _generic_pairs(claim: Claim, runs: Sequence[Run]) -> list[tuple[dict[str, Any], list[Pair]]]:
-    """A general draft on its own target against the same draft, untrained, at the start of a domain run."""
-    general = {run.id: run for run in runs if claim.is_base(run.facts)}
+    """A general draft on its own target against the same draft, untrained, at the start of a domain run.
+
+    The draft is known by the hash of its weights, wherever it lies, or by its run's id.
+    """
+    bases = [run for run in reversed(runs) if claim.is_base(run.facts)]
+    general = {name: run for run in bases for name in (run.id, run.draft_sha256) if name}
     cells: dict[str, tuple[dict[str, Any], list[Pair]]] = {}
     for run in runs:
         source = general.get(str(run.facts.get("draft.checkpoint")))

@@ -1,8 +1,10 @@
-"""Speed on the clock: plain and speculative decoding of the same prompts in turn.
+"""Speed on the clock: the same prompts decoded in several ways in turn.
 
-The two alternate prompt by prompt (A B, B A, ...), after a warm-up that is not counted, at
-batch size 1, and what is compared is the ratio of each pair: machines drift, ratios less so.
-Emitted tokens are counted, never re-tokenised text.
+`plain` and `speculative` are our own loops; `transformers` is the library's plain `generate`,
+which says whether our plain loop is a fair one to be faster than. The ways take turns prompt by
+prompt, each going first equally often, after a warm-up that is not counted, at batch size 1,
+and what is compared is the ratio on the same prompts: machines drift, ratios less so. Emitted
+tokens are counted, never re-tokenised text.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,16 +23,18 @@ from engine.decode.sampling import Sampling
 from engine.decode.speculative import DraftLength, plain_decode, speculative_decode
 from engine.progress import SILENT, Progress
 
+WAYS = ("plain", "speculative", "transformers")
+
 
 @dataclass(frozen=True)
 class TimedAnswer:
     """One prompt decoded one way: seconds from the first forward, prefill included, to the last token."""
 
     prompt_id: str
-    way: str  # "plain" or "speculative"
+    way: str  # one of WAYS
     tokens: int
     seconds: float
-    rounds: list[Round]
+    rounds: list[Round]  # none of `generate`, which tells nothing on its way
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class ForwardTimes:
         return self.draft_s / self.plain_s
 
 
-def time_pairs(
+def time_ways(
     target: Any,
     draft: Any,
     prompts: Sequence[Sequence[int]],
@@ -62,35 +67,93 @@ def time_pairs(
     *,
     max_new_tokens: int,
     seed: int,
+    ways: Sequence[str] = WAYS,
     progress: Progress = SILENT,
 ) -> list[TimedAnswer]:
-    """Two answers a prompt, one plain and one speculative, in alternating order.
+    """An answer a prompt in each of the ways, in a turning order.
 
-    The end-of-sequence token does not stop them, so that both ways do the same amount of work.
+    The end-of-sequence token does not stop them, so that all ways do the same amount of work.
     """
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": frozenset(), "seed": seed}
 
-    def plain(ids: Sequence[int]) -> Iterator[Round]:
-        return plain_decode(target, [ids], sampling, **options)
+    def plain(ids: Sequence[int]) -> tuple[int, list[Round]]:
+        return _counted(plain_decode(target, [ids], sampling, **options))
 
-    def speculative(ids: Sequence[int]) -> Iterator[Round]:
-        return speculative_decode(target, draft, [ids], sampling, length=make_length(), **options)
+    def speculative(ids: Sequence[int]) -> tuple[int, list[Round]]:
+        return _counted(speculative_decode(target, draft, [ids], sampling, length=make_length(), **options))
 
-    ways = {"plain": plain, "speculative": speculative}
-    for way in ways.values():
-        list(way(prompts[0]))  # warm-up
+    def transformers(ids: Sequence[int]) -> tuple[int, list[Round]]:
+        return len(generated(target, ids, sampling, max_new_tokens=max_new_tokens, seed=seed)), []
+
+    decode = dict(zip(WAYS, (plain, speculative, transformers), strict=True))
     timed = []
-    progress.start("speed", 2 * len(prompts), "answers")
-    for number, (ids, prompt_id) in enumerate(zip(prompts, prompt_ids, strict=True)):
-        for name in sorted(ways, reverse=bool(number % 2)):
-            began = time.perf_counter()
-            rounds = list(ways[name](ids))
-            seconds = time.perf_counter() - began
-            timed.append(TimedAnswer(prompt_id, name, sum(len(r.emitted) for r in rounds), seconds, rounds))
-            progress.advance(1)
-            progress.stop_if_asked()
+    with bare_generation(target):
+        for name in ways:
+            decode[name](prompts[0])  # warm-up
+        progress.start("speed", len(ways) * len(prompts), "answers")
+        for number, (ids, prompt_id) in enumerate(zip(prompts, prompt_ids, strict=True)):
+            for name in turn(ways, number):
+                began = time.perf_counter()
+                tokens, rounds = decode[name](ids)
+                seconds = time.perf_counter() - began
+                timed.append(TimedAnswer(prompt_id, name, tokens, seconds, rounds))
+                progress.advance(1)
+                progress.stop_if_asked()
     progress.finish()
     return timed
+
+
+def turn(ways: Sequence[str], number: int) -> list[str]:
+    """The order of the ways at the prompt of this number.
+
+    Each way goes first, second and last equally often, and the next time round the order is
+    reversed, so that none always follows the same other one.
+    """
+    start, reverse = number % len(ways), number // len(ways) % 2
+    order = [*ways[start:], *ways[:start]]
+    return order[::-1] if reverse else order
+
+
+def _counted(rounds: Iterator[Round]) -> tuple[int, list[Round]]:
+    listed = list(rounds)
+    return sum(len(r.emitted) for r in listed), listed
+
+
+def generated(target: Any, ids: Sequence[int], sampling: Sampling, *, max_new_tokens: int, seed: int) -> list[int]:
+    """The ids that Transformers' own `generate` writes behind `ids`, plain and with its usual cache.
+
+    To be called inside `bare_generation`; then nothing but `max_new_tokens` ends it, and nothing
+    but `sampling` changes the distribution. The global random state is left as it was.
+    """
+    given = torch.tensor([list(ids)], device=target.device)
+    options: dict[str, Any] = {"do_sample": False}
+    if not sampling.greedy:
+        options = {"do_sample": True, "temperature": sampling.temperature}
+        options |= {"top_k": sampling.top_k, "top_p": sampling.top_p}  # top_k would be 50 if nobody said
+    with torch.random.fork_rng(_cuda_devices(target)):
+        torch.manual_seed(seed)
+        written = target.generate(
+            given, attention_mask=torch.ones_like(given), max_new_tokens=max_new_tokens, use_cache=True, **options
+        )
+    new: list[int] = written[0, given.shape[1] :].tolist()  # reading it waits for the device
+    return new
+
+
+@contextmanager
+def bare_generation(target: Any) -> Iterator[None]:
+    """The model without its own settings for `generate`: they name tokens to stop at, penalties, a temperature."""
+    from transformers import GenerationConfig
+
+    own, target.generation_config = target.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        target.generation_config = own
+
+
+def _cuda_devices(target: Any) -> list[int]:
+    index = target.device.index
+    return [0 if index is None else index] if target.device.type == "cuda" else []
 
 
 def forward_times(timed: Sequence[TimedAnswer], num_draft_tokens: int) -> ForwardTimes:

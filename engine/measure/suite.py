@@ -4,7 +4,7 @@ measure/positions.parquet   exact acceptance at every token of the target's own 
 measure/prompts.parquet     sums a prompt: exact acceptance and the sampled trace; the question in words
 measure/rounds.parquet      rounds of the trace with their seconds
 measure/tokens.parquet      every token of the trace: fate, p, q, u, and the likeliest of its position
-measure/speed.parquet       timed answers, plain and speculative in turn
+measure/speed.parquet       timed answers: plain, speculative and Transformers' own, in turn
 measure/summary.json        metrics with intervals, conditions, cost model, certificate
 """
 
@@ -199,9 +199,8 @@ def _cost_ratio(target: LoadedModel, draft: Draft, answers: Sequence[AnsweredPro
     if not settings.adaptive:
         return 0.0
     probe = settings.model_copy(update={"adaptive": False, "speed_tokens": 16})
-    return speed.forward_times(
-        _time(target, draft, answers[:2], probe, 0.0, SILENT), settings.num_draft_tokens
-    ).cost_ratio
+    timed = _time(target, draft, answers[:2], probe, 0.0, SILENT, ways=("plain", "speculative"))
+    return speed.forward_times(timed, settings.num_draft_tokens).cost_ratio
 
 
 def _exact_metrics(
@@ -344,8 +343,9 @@ def _time(
     settings: MeasureSpec,
     cost_ratio: float,
     progress: Progress,
+    ways: Sequence[str] = speed.WAYS,
 ) -> list[speed.TimedAnswer]:
-    return speed.time_pairs(
+    return speed.time_ways(
         target.model,
         draft.model,
         [a.prompt_ids for a in answers],
@@ -354,6 +354,7 @@ def _time(
         lambda: draft_length(settings, cost_ratio),
         max_new_tokens=settings.speed_tokens,
         seed=settings.seed,
+        ways=ways,
         progress=progress,
     )
 
@@ -367,19 +368,23 @@ def _examined(metrics: Sequence[dict[str, Any]], temperature: float) -> float:
 def _speed_summary(
     timed: Sequence[speed.TimedAnswer], alpha: float, settings: MeasureSpec, boot: dict[str, Any]
 ) -> dict[str, Any]:
-    ways = {way: [t for t in timed if t.way == way] for way in ("plain", "speculative")}
+    ways = {way: [t for t in timed if t.way == way] for way in speed.WAYS}
     seconds = {way: [t.seconds for t in answers] for way, answers in ways.items()}
     tokens = {way: [t.tokens for t in answers] for way, answers in ways.items()}
     times = speed.forward_times(timed, settings.num_draft_tokens)
     gamma, c = settings.num_draft_tokens, times.cost_ratio
     slope = (times.verify_s - times.plain_s) / gamma  # a verify pass grows about linearly with its rows
+
+    def faster_than(way: str) -> dict[str, Any]:
+        """Tokens a second of speculative decoding over those of another way, paired by prompt."""
+        return paired_ratio(tokens[way], seconds[way], tokens["speculative"], seconds["speculative"], **boot).as_dict()
+
     return {
         "temperature": settings.speed_temperature,
         "threads": speed.threads(),
         "tokens_per_s": {way: bootstrap_ratio(tokens[way], seconds[way], **boot).as_dict() for way in ways},
-        "speedup": paired_ratio(
-            tokens["plain"], seconds["plain"], tokens["speculative"], seconds["speculative"], **boot
-        ).as_dict(),
+        "speedup": faster_than("plain"),
+        "speedup_over_transformers": faster_than("transformers"),
         "forward_s": asdict(times),
         "time_split": speed.time_split(timed),
         "cost_ratio": c,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -88,9 +87,7 @@ def _with_loss(run: Run, name: str) -> Wanted:
 
 def _with_fewer_queries(run: Run, part: int) -> Wanted:
     count = max(1, int(run.facts["n_train"] or part) // part)
-    sources: list[dict[str, Any]] = [{"path": s["path"]} for s in run.config.get("prompts", {}).get("train", [])[:1]]
-    listed = [source | {"limit": count} for source in sources or [{"path": "YOUR_PROMPTS.jsonl"}]]
-    return Wanted(f"the same with {count:,} queries", run.id, (f"prompts.train={json.dumps(listed)}",))
+    return Wanted(f"the same with {count:,} queries", run.id, (f"prompts.train_prompts={count}",))
 
 
 def _domain_run(run: Run) -> list[Wanted]:

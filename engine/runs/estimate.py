@@ -257,5 +257,5 @@ def _tokens(plan: CapturePlan, fill: float) -> float:
 def _measure_work(spec: MeasureSpec) -> float:
     """Tokens that a measurement decodes, which is what it takes its time for."""
     traced = len(spec.temperatures) * spec.trace_prompts * spec.max_new_tokens
-    timed = spec.speed_prompts * spec.speed_tokens * 2  # plain and speculative
+    timed = spec.speed_prompts * spec.speed_tokens * 3  # plain, speculative and Transformers' own
     return float(traced + timed + spec.certificate_prompts * spec.certificate_tokens * 3)

@@ -21,6 +21,7 @@ from engine.data.overlap import remove_overlap
 from engine.data.prompts import Prompt, prompts_hash
 from engine.data.readers import read_prompts
 from engine.data.rendering import render
+from engine.data.subsets import nested_subset
 from engine.decode.sampling import Sampling
 from engine.distill.losses import check_terms, supervision
 from engine.distill.offline import OfflineBatches
@@ -29,9 +30,10 @@ from engine.errors import DraftbenchError
 from engine.fileio import read_json, write_json
 from engine.measure.acceptance import exact_acceptance, mean_overlap
 from engine.measure.suite import measure_drafts
-from engine.models.draft import Draft, initialise_draft, load_draft, parameter_counts
-from engine.models.head import Head, check_head
+from engine.models.draft import Draft, initialise_draft, load_draft, parameter_counts, trim
+from engine.models.head import DRAFT_IDS, Head, check_head
 from engine.models.load import LoadedModel, load_model
+from engine.models.vocabulary import frequent_ids
 from engine.paths import Home
 from engine.progress import Progress
 from engine.runs.folder import RunFolder
@@ -83,20 +85,21 @@ class Pipeline:
         heldout = read_prompts(spec.heldout, skip_bad=spec.skip_bad)
         kept, repeats = remove_overlap(train.prompts, heldout.prompts)
         short, long = self._within_limit(kept)
+        chosen = nested_subset(short, spec.train_prompts) if short else []
         watched, measured = split_heldout(
             heldout.prompts, self.recipe.train.eval_prompts, self.recipe.measure.heldout_prompts
         )
         counts = {
-            "train": len(short), "watched": len(watched), "measured": len(measured), "bad_rows": len(train.bad) + len(heldout.bad),
-            "removed_as_heldout": len(repeats), "removed_as_too_long": long,
+            "train": len(chosen), "watched": len(watched), "measured": len(measured), "bad_rows": len(train.bad) + len(heldout.bad),
+            "removed_as_heldout": len(repeats), "removed_as_too_long": long, "beyond_train_prompts": len(short) - len(chosen),
         }  # fmt: skip
         told = ", ".join(f"{name} {n}" for name, n in counts.items())
-        if not short:
+        if not chosen:
             raise DraftbenchError(
                 "no training prompt is left", told, "check prompts.train and prompts.max_prompt_tokens"
             )
         self.note(f"prompts: {told}")
-        return PromptSplit(short, watched, measured, counts)
+        return PromptSplit(chosen, watched, measured, counts)
 
     def _within_limit(self, prompts: list[Prompt]) -> tuple[list[Prompt], int]:
         limit = self.recipe.prompts.max_prompt_tokens
@@ -144,8 +147,27 @@ class Pipeline:
             )
         return make_capture(plan, self.target, batch_size=self.recipe.capture.batch_size, progress=self.progress)
 
-    def initial_draft(self) -> Draft:
-        """The untrained draft of the recipe, float32; the same whenever asked."""
+    def initial_draft(self, training: Capture | None = None) -> Draft:
+        """The untrained draft of the recipe, float32; the same whenever asked.
+
+        A trimmed vocabulary is chosen from the training answers, which are captured unless given.
+        """
+        draft, size = self._whole_draft(), self.recipe.draft.vocabulary
+        if size is None:
+            return draft
+        answers = training or self.capture("training", self.training_plan())
+        ids = torch.cat([torch.tensor(answer.token_ids) for answer in answers.answers])
+        before = getattr(draft.model, DRAFT_IDS, None)
+        chosen = frequent_ids(
+            torch.bincount(ids, minlength=self.target.vocab_rows),
+            size,
+            always=self.target.stop_ids,
+            then=[] if before is None else before.tolist(),
+        )
+        return trim(draft, self.target, chosen)
+
+    def _whole_draft(self) -> Draft:
+        """The draft as its layers or its checkpoint make it."""
         spec = self.recipe.draft
         checkpoint = None
         if spec.checkpoint is not None:
@@ -157,12 +179,15 @@ class Pipeline:
         assert self.run is not None
         if (self.run.path / "training.json").exists():
             return
-        draft = self.initial_draft()  # before the captures: one that does not fit should not cost them first
+        self._whole_draft()  # before the captures: one that does not fit should not cost them first
         training, heldout = self.capture_all()
+        draft = self.initial_draft(training)
         counts = parameter_counts(draft)
         self.note(f"draft: {counts['total']:,} parameters, {counts['own']:,} of its own")
         head = Head.of(self.target.model)
-        source = OfflineBatches(training, self.recipe.train, head, self.target.device)
+        ids = Head.of(draft.model).ids
+        source = OfflineBatches(training, self.recipe.train, head, self.target.device, ids)
+        self._note_vocabulary(training, ids)
         trainer = Trainer(
             draft, source, self.recipe.train, self.run.path,
             evaluate=self._watch(heldout, head), emit=self.run.emit, progress=self.progress,
@@ -174,6 +199,14 @@ class Pipeline:
             f"trained {outcome.steps_done} of {outcome.steps} steps on {outcome.tokens_seen:,} tokens in {outcome.seconds:.0f} s; "
             f"best at step {outcome.best_step}"
         )
+
+    def _note_vocabulary(self, training: Capture, ids: torch.Tensor | None) -> None:
+        """How much of what the target writes a trimmed draft can say at all: a bound on its acceptance."""
+        if ids is None:
+            return
+        written = torch.cat([torch.tensor(answer.token_ids) for answer in training.answers])
+        known = float(torch.isin(written, ids.cpu()).double().mean())
+        self.note(f"draft vocabulary: {len(ids):,} ids, {known:.1%} of the tokens of the training answers")
 
     def _watch(self, heldout: dict[float, Capture], head: Head) -> Callable[[Any], dict[float, float]]:
         """Exact acceptance on the watched prompts, of the draft in the precision it will be served in."""
@@ -202,7 +235,8 @@ class Pipeline:
         assert self.run is not None
         best = self.run.path / "draft" / "best"
         heldout = {t: self.capture(f"held-out T={t:g}", plan) for t, plan in self.heldout_plans().items()}
-        initial = self.initial_draft()
+        # a checkpoint is measured as it came, with the ids it came with: that is what a user would serve untrained
+        initial = self._whole_draft() if self.recipe.draft.init == "checkpoint" else self.initial_draft()
         trained = load_draft(best, self.target)
         served = Draft(copy.deepcopy(initial.model).to(self.target.dtype).requires_grad_(False), initial.info)
         measured = measure_drafts(
@@ -252,7 +286,17 @@ class Pipeline:
                 **{f"heldout T={t:g}": {"address": c.address, **c.done} for t, c in heldout.items()},
             },
             draft_parameters=counts,
+            checkpoint_sha256=self._checkpoint_hash(),
         )
+
+    def _checkpoint_hash(self) -> str | None:
+        """Of the weights the draft started from, if they are a draft of this project."""
+        name = self.recipe.draft.checkpoint
+        folder = None if name is None else draft_folder(self.home, name)
+        if folder is None:
+            return None
+        card = read_json(folder / "draft.json")
+        return str(card.get("rounded_from") or card["weights_sha256"])
 
 
 def readable_bytes(count: int) -> str:

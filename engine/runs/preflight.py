@@ -15,10 +15,11 @@ from typing import Any, Literal
 import psutil
 
 from engine.config import ModelSpec, Recipe
-from engine.data.overlap import remove_overlap
+from engine.data.overlap import Repeat, remove_overlap
 from engine.data.prompts import Prompt
 from engine.data.readers import PromptSet, read_prompts
 from engine.data.rendering import render, template_hash
+from engine.data.subsets import nested_subset
 from engine.distill.losses import check_terms
 from engine.errors import DraftbenchError
 from engine.fileio import read_json
@@ -125,6 +126,18 @@ class _Preflight:
             raise found
         return found
 
+    @cached_property
+    def _without_overlap(self) -> tuple[list[Prompt], list[Repeat]]:
+        return remove_overlap(self.prompts("train").prompts, self.prompts("heldout").prompts)
+
+    def _trained_on(self) -> list[Prompt]:
+        """What the run will train on, before long prompts are left out."""
+        spec = self.recipe.prompts
+        if spec.train_prompts is None or spec.max_prompt_tokens is not None:  # then the length decides who is chosen
+            return self.prompts("train").prompts
+        kept, _ = self._without_overlap
+        return nested_subset(kept, min(spec.train_prompts, len(kept)))  # too few are the overlap's to tell
+
     def readable(self) -> bool:
         return not any(isinstance(found, DraftbenchError) for found in self._sets.values())
 
@@ -211,9 +224,10 @@ class _Preflight:
     def overlap(self) -> tuple[State, str, str]:
         if not self.readable():
             return "warning", "not looked at: the prompts could not be read", ""
-        kept, repeats = remove_overlap(self.prompts("train").prompts, self.prompts("heldout").prompts)
+        kept, repeats = self._without_overlap
         if not kept:
             return "failed", "every training prompt repeats a held-out one", "give other prompts to train on"
+        nested_subset(kept, self.recipe.prompts.train_prompts)
         if not repeats:
             return "ok", "no training prompt repeats a held-out one", ""
         example = f", such as {repeats[0].prompt_id} of {repeats[0].repeats_id}"
@@ -226,7 +240,7 @@ class _Preflight:
             return self._later()
         recipe, context = self.recipe, getattr(self.config, "max_position_embeddings", None)
         limit = recipe.prompts.max_prompt_tokens
-        train = self._tokens(self.prompts("train").prompts)
+        train = self._tokens(self._trained_on())
         left_out = sum(n > limit for n in train) if limit else 0
         train = [n for n in train if not limit or n <= limit]
         heldout = self._tokens(self.prompts("heldout").prompts)

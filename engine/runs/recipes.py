@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.config import PromptSource, Recipe, load_recipe
+from engine.config import ModelSpec, PromptSource, Recipe, load_recipe
 from engine.errors import DraftbenchError
 from engine.models.assets import find_asset
 from engine.paths import Home, resolve_input
@@ -34,11 +34,14 @@ def with_absolute_paths(recipe: Recipe, beside: Path, home: Home) -> Recipe:
             "heldout": [_absolute_source(s, beside) for s in recipe.prompts.heldout],
         }
     )
-    target = recipe.target.model_copy(
-        update={"model": _absolute(recipe.target.model, beside), "adapter": _maybe(recipe.target.adapter, beside)}
-    )
+    target = absolute_model(recipe.target, beside)
     draft = recipe.draft.model_copy(update={"checkpoint": _checkpoint(recipe.draft.checkpoint, beside, home)})
     return recipe.model_copy(update={"prompts": prompts, "target": target, "draft": draft})
+
+
+def absolute_model(spec: ModelSpec, beside: Path) -> ModelSpec:
+    """The specification with local folders as absolute paths; `beside` is the folder of the recipe file."""
+    return spec.model_copy(update={"model": _absolute(spec.model, beside), "adapter": _maybe(spec.adapter, beside)})
 
 
 def _absolute_source(source: PromptSource, beside: Path) -> PromptSource:
@@ -52,7 +55,7 @@ def _maybe(name: str | None, beside: Path) -> str | None:
 def _absolute(name: str, beside: Path) -> str:
     if name.startswith("asset:"):
         find_asset(name.removeprefix("asset:"))
-    return name if name.startswith(("hub:", "asset:")) else str(resolve_input(name, beside))
+    return name if name.startswith(("hub:", "asset:", "pack:")) else str(resolve_input(name, beside))
 
 
 def _checkpoint(name: str | None, beside: Path, home: Home) -> str | None:

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from engine.errors import DraftbenchError
 from engine.fileio import read_lines, sha256_file
 from engine.paths import home
 from engine.progress import Progress
 from engine.runs.folder import RunFolder
 from engine.runs.pipeline import Pipeline
+from engine.runs.recipes import read_recipe
 from tests.unit.conftest import Draftbench, Result
 
 
@@ -172,3 +174,18 @@ def test_measuring_again_that_is_stopped_leaves_the_run_as_it_was(
     assert run.recipe().measure.num_draft_tokens == 3
     assert exact(run.summary()) == exact(finished[1].json())
     assert run.status()["state"] == "done"
+
+
+def test_sizes_of_one_training_set_are_nested_and_share_their_heldout(recipe: Path):
+    def split(*settings: str) -> Any:
+        return Pipeline(home(), read_recipe(home(), str(recipe), settings, skip_bad=False), None, Progress()).prompts
+
+    whole, some, few = split(), split("prompts.train_prompts=5"), split("prompts.train_prompts=2", "train.seed=3")
+    assert [len(part.train) for part in (few, some, whole)] == [2, 5, 8]
+    assert {p.id for p in few.train} < {p.id for p in some.train} < {p.id for p in whole.train}
+    assert few.measured == some.measured == whole.measured
+    assert few.watched == whole.watched
+    assert (few.counts["train"], few.counts["beyond_train_prompts"]) == (2, 6)
+    assert split("prompts.train_prompts=8").train == whole.train
+    with pytest.raises(DraftbenchError, match="train_prompts is 9, but there are 8"):
+        split("prompts.train_prompts=9")

@@ -289,6 +289,18 @@ def test_a_generic_draft_under_a_domain_target():
     assert finding.verdict == REPRODUCED
 
 
+def test_the_generic_draft_is_known_by_its_weights_wherever_they_lie():
+    store = Store()
+    store.add("g", 0.60, target="general", heldout="hg", **{"prompts.domain": "general"})
+    store.rows[-1]["provenance"]["measurement"] = {"draft_sha256": "abc"}
+    for name, weights in (("d", "abc"), ("e", "another")):
+        store.add(name, 0.70, initial=0.45, target=f"domain {name}", heldout=name,
+                  **{"draft.init": "checkpoint", "draft.checkpoint": "sample_data/drafts/generic"})  # fmt: skip
+        store.rows[-1]["provenance"]["checkpoint_sha256"] = weights
+    (cell,) = store.findings()["generic"].cells
+    assert cell.runs == ["g", "d"]
+
+
 def test_the_same_target_on_other_prompts_is_no_domain_target():
     store = Store()
     store.add("g", 0.60, **{"prompts.domain": "general"})
@@ -328,7 +340,7 @@ def test_the_other_side_is_asked_for_from_a_run_that_exists():
     runs, _ = select(pd.DataFrame([row("kl")]))
     found = {finding.claim.key: finding for finding in evaluate(runs, lambda _: pd.DataFrame())}
     assert [one.changes for one in wanted(found["white_box"], runs)] == [("train.loss=sft",)]
-    assert wanted(found["size"], runs)[0].changes == ('prompts.train=[{"path": "train.jsonl", "limit": 75}]',)
+    assert wanted(found["size"], runs)[0].changes == ("prompts.train_prompts=75",)
 
 
 def test_online_runs_are_asked_for_once_this_version_can_make_them(monkeypatch: pytest.MonkeyPatch):

@@ -1,13 +1,26 @@
-"""Timed pairs: the same work both ways, in turn; and the medians made of hand-written rounds."""
+"""Timed answers: the same work in every way, in turn; and the medians made of hand-written rounds."""
+
+import itertools
+from collections import Counter
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from engine.decode.events import Fate, Round, Token
 from engine.decode.sampling import Sampling
-from engine.decode.speculative import FixedLength
+from engine.decode.speculative import FixedLength, plain_decode
 from engine.measure import speed
-from engine.measure.speed import TimedAnswer, forward_times, time_pairs, time_split
+from engine.measure.speed import (
+    WAYS,
+    TimedAnswer,
+    bare_generation,
+    forward_times,
+    generated,
+    time_split,
+    time_ways,
+    turn,
+)
 from tests.conftest import tiny_llama
 from tests.tiny_pair import noisy_copy
 
@@ -18,29 +31,65 @@ TARGET, NOISY = tiny_llama(), noisy_copy()
 def timed(prompts, **options):
     names = [f"p{i}" for i in range(len(prompts))]
     options = {"max_new_tokens": 6, "seed": 0, **options}
-    return time_pairs(TARGET, NOISY, prompts, names, Sampling(0.0), lambda: FixedLength(2), **options)
+    return time_ways(TARGET, NOISY, prompts, names, Sampling(0.0), lambda: FixedLength(2), **options)
 
 
-def test_the_two_ways_alternate_and_do_the_same_work():
+def test_the_ways_take_turns_and_do_the_same_work():
     answers = timed([[5, 6], [7], [8, 9]])
     assert [(a.prompt_id, a.way) for a in answers] == [
-        ("p0", "plain"), ("p0", "speculative"), ("p1", "speculative"), ("p1", "plain"),
-        ("p2", "plain"), ("p2", "speculative"),
+        ("p0", "plain"), ("p0", "speculative"), ("p0", "transformers"),
+        ("p1", "speculative"), ("p1", "transformers"), ("p1", "plain"),
+        ("p2", "transformers"), ("p2", "plain"), ("p2", "speculative"),
     ]  # fmt: skip
     assert {a.tokens for a in answers} == {6}
     assert all(a.seconds > 0 for a in answers)
-    assert all((a.rounds[0].drafted > 0) == (a.way == "speculative") for a in answers)
+    assert {a.way for a in answers if a.rounds} == {"plain", "speculative"}
+    assert all((a.rounds[0].drafted > 0) == (a.way == "speculative") for a in answers if a.rounds)
+
+
+def test_no_way_is_favoured_by_its_place_or_by_the_one_before_it():
+    orders = [turn(WAYS, number) for number in range(6)]
+    for place in range(3):
+        assert set(Counter(order[place] for order in orders).values()) == {2}
+    assert set(Counter(pair for order in orders for pair in itertools.pairwise(order)).values()) == {2}
+    assert [turn(("a", "b"), number) for number in range(2)] == [["a", "b"], ["b", "a"]]
+
+
+def plain_text(ids, sampling, count):
+    rounds = plain_decode(TARGET, [ids], sampling, max_new_tokens=count, stop_ids=frozenset(), seed=0)
+    return [token for r in rounds for token in r.emitted]
+
+
+def test_generate_writes_our_own_greedy_text_whatever_the_models_settings(monkeypatch):
+    own = plain_text([5, 6], Sampling(0.0), 12)
+    settings = GenerationConfig(
+        eos_token_id=own[2], do_sample=True, temperature=0.3, repetition_penalty=9.0, num_beams=2
+    )
+    monkeypatch.setattr(TARGET, "generation_config", settings)
+    with bare_generation(TARGET):
+        assert generated(TARGET, [5, 6], Sampling(0.0), max_new_tokens=12, seed=0) == own
+    assert TARGET.generation_config is settings
+
+
+def test_generate_samples_from_the_same_distribution_and_leaves_the_random_state_alone():
+    before = torch.get_rng_state()
+    with bare_generation(TARGET):
+        drawn = {generated(TARGET, [5], Sampling(3.0), max_new_tokens=1, seed=s)[0] for s in range(150)}
+        narrow = {generated(TARGET, [5], Sampling(3.0, top_k=2), max_new_tokens=1, seed=s)[0] for s in range(30)}
+    assert len(drawn) > 55, "the library's own top_k of 50 is off"
+    assert len(narrow) == 2
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_end_of_sequence_does_not_shorten_the_work(monkeypatch):
     first = next(iter(timed([[5, 6]])[0].rounds)).emitted[0]
     monkeypatch.setattr(TARGET.generation_config, "eos_token_id", first)
-    assert [a.tokens for a in timed([[5, 6]])] == [6, 6]
+    assert [a.tokens for a in timed([[5, 6]])] == [6, 6, 6]
 
 
 def test_each_way_is_warmed_up_once_before_the_clock(monkeypatch):
     calls = []
-    for name in ("plain_decode", "speculative_decode"):
+    for name in ("plain_decode", "speculative_decode", "generated"):
         decode = getattr(speed, name)
 
         def counted(*args, _name=name, _decode=decode, **options):
@@ -48,8 +97,11 @@ def test_each_way_is_warmed_up_once_before_the_clock(monkeypatch):
             return _decode(*args, **options)
 
         monkeypatch.setattr(speed, name, counted)
-    assert len(timed([[5, 6]])) == 2
-    assert calls == ["plain_decode", "speculative_decode"] * 2
+    assert len(timed([[5, 6]])) == 3
+    assert calls == ["plain_decode", "speculative_decode", "generated"] * 2
+    calls.clear()
+    assert [a.way for a in timed([[5, 6]], ways=("plain", "speculative"))] == ["plain", "speculative"]
+    assert "generated" not in calls
 
 
 def fake_round(drafted, draft_s, verify_s, overhead_s, number=1):

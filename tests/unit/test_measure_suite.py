@@ -173,13 +173,14 @@ def test_the_summary_says_under_which_conditions(whole):
 
 def test_speed_is_measured_and_compared_with_the_formula(whole):
     speed = whole.summary["speed"]
-    assert set(speed["tokens_per_s"]) == {"plain", "speculative"}
-    plain, fast = (speed["tokens_per_s"][way]["value"] for way in ("plain", "speculative"))
+    assert set(speed["tokens_per_s"]) == {"plain", "speculative", "transformers"}
+    plain, fast, other = (speed["tokens_per_s"][way]["value"] for way in ("plain", "speculative", "transformers"))
     assert speed["speedup"]["value"] == pytest.approx(fast / plain)
+    assert speed["speedup_over_transformers"]["value"] == pytest.approx(fast / other)
     assert sum(speed["time_split"].values()) == pytest.approx(1)
     assert speed["alpha"] == pytest.approx(metric(whole, "per_examined", 0.0)["value"])
     assert len(speed["by_gamma"]) == 8
-    assert sorted(whole.tables["speed"].way.tolist()) == ["plain"] * 2 + ["speculative"] * 2
+    assert sorted(whole.tables["speed"].way.tolist()) == ["plain"] * 2 + ["speculative"] * 2 + ["transformers"] * 2
 
 
 def test_improvement_is_positive_for_the_target_itself_against_a_random_draft(target, captures, no_chi_square):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -272,3 +273,22 @@ def test_looking_at_a_model_never_asks_to_run_its_code(recipe: Path, monkeypatch
     checks(home(), made(recipe))
     assert asked
     assert set(asked) == {False}
+
+
+def test_more_training_prompts_than_there_are_fail_one_check_that_says_how_many(recipe: Path):
+    found = checks(home(), made(recipe, "prompts.train_prompts=9"))
+    assert [check.name for check in found if not check.ok] == ["overlap"]
+    assert "there are 8 training prompts" in named(found)["overlap"].found
+    assert all(check.ok for check in checks(home(), made(recipe, "prompts.train_prompts=8")))
+
+
+def test_only_the_prompts_that_are_trained_on_must_fit_the_context(recipe: Path, tmp_path: Path):
+    train = tmp_path / "train.jsonl"
+    rows = [{"id": f"p{i}", "prompt": f"{i} question " * (600 if i == LAST_BY_HASH else 1)} for i in range(8)]
+    train.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    whole = named(checks(home(), made(recipe, f"prompts.train={train}")))
+    part = named(checks(home(), made(recipe, f"prompts.train={train}", "prompts.train_prompts=7")))
+    assert (whole["prompt length"].ok, part["prompt length"].ok) == (False, True)
+
+
+LAST_BY_HASH = max(range(8), key=lambda i: hashlib.sha256(f"p{i}".encode()).digest())

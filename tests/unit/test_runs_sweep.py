@@ -36,6 +36,16 @@ def test_names_are_unique_and_name_a_folder_even_when_values_are_long(recipe: Re
         assert home().run(f"{r.name}-20260101-000000-abcd")
 
 
+def test_sizes_are_an_axis_beside_scenarios(recipe: Recipe):
+    scenarios = [{"scenario": name, "train": f"{name}.jsonl"} for name in ("historical", "synthetic")]
+    made = expand(recipe, {"prompts": scenarios, "prompts.train_prompts": [50, 200, None]})
+    assert [r.prompts.train_prompts for r in made] == [50, 200, None] * 2
+    assert [r.prompts.train[0].path for r in made[::3]] == ["historical.jsonl", "synthetic.jsonl"]
+    assert made[0].name == "base-historical-train-prompts50"
+    with pytest.raises(DraftbenchError, match="train_prompts = 0"):
+        expand(recipe, {"prompts.train_prompts": [0]})
+
+
 def test_an_axis_of_one_value_is_set_but_not_part_of_the_name(recipe: Recipe):
     made = expand(recipe, {"prompts.scenario": ["historical"], "train.seed": [3, 3]})
     assert [(r.name, r.prompts.scenario, r.train.seed) for r in made] == [("base", "historical", 3)]

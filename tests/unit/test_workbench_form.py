@@ -30,6 +30,7 @@ def test_every_key_of_the_schema_is_in_the_form():
         ("name", "text", False), ("target.model", "text", False), ("target.revision", "text", True),
         ("target.trust_remote_code", "switch", False), ("target.dtype", "choice", False), ("draft.layers", "yaml", False),
         ("prompts.train", "sections", False), ("train.loss", "sections", False), ("train.max_steps", "integer", True),
+        ("prompts.train_prompts", "integer", True),
         ("train.learning_rate", "number", False), ("measure.temperatures", "yaml", False), ("tags", "texts", False),
     ],
 )  # fmt: skip
@@ -75,7 +76,7 @@ CHANGES: list[dict[str, Any]] = [
         {"name": "jsd", "weight": 0.25, "beta": 0.1, "eta": 3.0}, {"name": "sft", "weight": 1.0, "beta": 0.5, "eta": 3.0},
     ]}},
     {"measure": {"temperatures": [0.0, 0.7, 1.0], "heldout_prompts": None, "adaptive": True}, "draft": {"layers": [0, 9, 29]}},
-    {"prompts": {"domain": "12", "max_prompt_tokens": 300}, "capture": {"signal": "compact"}},
+    {"prompts": {"domain": "12", "max_prompt_tokens": 300, "train_prompts": 64}, "capture": {"signal": "compact"}},
     {"target": {"model": "hub:a/b", "revision": "1e3", "trust_remote_code": True}},
 ]  # fmt: skip
 

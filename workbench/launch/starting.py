@@ -17,6 +17,8 @@ from engine.runs.sweep import expand
 
 RECIPES = PROJECT_ROOT / "recipes"
 _FIRST = "quickstart"
+_FOLDERS = (".", "domains", "drafts")  # recipes/targets and recipes/magpie make no runs
+_COMMON = "common"  # what the recipes of a folder lie over: no recipe by itself
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,10 @@ class Start:
 
 
 def recipe_names() -> list[str]:
-    """Recipes that come with this version, the first to try first."""
-    found = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-    return sorted(found, key=lambda name: name != _FIRST)
+    """Recipes of runs that come with this version, the first to try first, then those of the domains."""
+    found = [path for folder in _FOLDERS for path in sorted((RECIPES / folder).glob("*.yaml")) if path.stem != _COMMON]
+    names = [path.relative_to(RECIPES).with_suffix("").as_posix() for path in found]
+    return sorted(names, key=lambda name: name != _FIRST)
 
 
 def from_recipe(name: str) -> Start:
@@ -41,7 +44,7 @@ def from_recipe(name: str) -> Start:
     if name not in recipe_names():
         raise DraftbenchError(f"no recipe {name!r}", f"it is not in {RECIPES}", did_you_mean(name, recipe_names()))
     path = RECIPES / f"{name}.yaml"
-    return Start(name, f"recipes/{name}.yaml", about(path), RECIPES, load_recipe(path).model_dump(mode="json"))
+    return Start(name, f"recipes/{name}.yaml", about(path), path.parent, load_recipe(path).model_dump(mode="json"))
 
 
 def from_run(home: Home, run_id: str) -> Start:
@@ -75,7 +78,7 @@ def swept(start: Start, recipe: Recipe, axes: Mapping[str, Sequence[Any]]) -> li
 
 
 def _file(name: str, beside: Path) -> str:
-    return name if not name or name.startswith("hub:") else str(resolve_input(name, beside))
+    return name if not name or name.startswith(("hub:", "pack:")) else str(resolve_input(name, beside))
 
 
 def overrides(before: Mapping[str, Any], after: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> list[str]:

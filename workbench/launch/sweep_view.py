@@ -72,7 +72,7 @@ def by_prompts(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
     """The recipes in groups that share their training prompts: captures, disk and checks depend on these alone."""
     groups: dict[str, list[Recipe]] = {}
     for recipe in recipes:
-        groups.setdefault(str(recipe.prompts.train), []).append(recipe)
+        groups.setdefault(str((recipe.prompts.train, recipe.prompts.train_prompts)), []).append(recipe)
     return list(groups.values())
 
 

@@ -93,9 +93,8 @@ def _speed_card(indexed: Run, summary: Mapping[str, Any]) -> list[Card]:
     asked = (speed.get("speedup") or {}).get("n_prompts", "?")
     note = f"95% {bounds(indexed.speedup_low, indexed.speedup_high, 2) or 'no interval'}, n = {asked} prompts"
     rates = speed.get("tokens_per_s") or {}
-    told = [
-        f"{name} {ui.number((rates.get(name) or {}).get('value'), 1)} tokens/s" for name in ("plain", "speculative")
-    ]
+    names = [name for name in ("plain", "speculative", "transformers") if name in rates or name != "transformers"]
+    told = [f"{name} {ui.number((rates.get(name) or {}).get('value'), 1)} tokens/s" for name in names]
     verdict = "faster" if indexed.speedup > 1 else "slower"
     return [
         (

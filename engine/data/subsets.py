@@ -1,0 +1,32 @@
+"""Nested subsets of a list of prompts, for curves over the amount of training data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from engine.data.prompts import Prompt
+from engine.errors import DraftbenchError
+
+
+def nested_subset(prompts: Sequence[Prompt], count: int | None) -> list[Prompt]:
+    """`count` of the prompts, in the order in which they came; all of them if `count` is None.
+
+    Which ones depends on nothing but their ids: those with the smallest sha256. A smaller subset
+    is therefore part of every larger one, whatever the order of the file and the seed of the run,
+    and is as mixed as the whole. Raises DraftbenchError if there are fewer than `count`.
+    """
+    if count is None:
+        return list(prompts)
+    if count > len(prompts):
+        raise DraftbenchError(
+            f"prompts.train_prompts is {count:,}, but there are {len(prompts):,} training prompts",
+            "a curve over the amount of data is wrong if a point has less data than it says",
+            f"set prompts.train_prompts to at most {len(prompts)}, or give more prompts.train",
+        )
+    chosen = {prompt.id for prompt in sorted(prompts, key=_rank)[:count]}
+    return [prompt for prompt in prompts if prompt.id in chosen]
+
+
+def _rank(prompt: Prompt) -> bytes:
+    return hashlib.sha256(prompt.id.encode("utf-8")).digest()
