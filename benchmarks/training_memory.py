@@ -70,7 +70,8 @@ def random_batch(target: LoadedModel, rows: int) -> OneBatch:
     raw = form.encode(hidden, hidden)
     answers = text[:, PROMPT_TOKENS:].reshape(-1).to(target.device)
     names = [str(row) for row in range(rows)]
-    batch = Batch(ids, torch.ones_like(ids), responds, answers, raw, [ANSWER_TOKENS] * rows, names)
+    places = torch.arange(len(answers))
+    batch = Batch(ids, torch.ones_like(ids), responds, answers, raw, places, [ANSWER_TOKENS] * rows, names)
     return OneBatch(batch, form, Head.of(target.model))
 
 

@@ -2,7 +2,7 @@
 
     python sample_data/runs/make.py --home /some/scratch/folder
 
-Each run is one `draftbench run recipes/quickstart.yaml --set ...`, printed before it starts; one that
+Each run is one `draftbench run recipes/from_layers.yaml --set ...`, printed before it starts; one that
 is finished in the scratch home is not done again. Packing leaves out checkpoints, and weights but of
 the two drafts that the live view starts with, which are rounded to bfloat16, the dtype they were
 measured in.
@@ -20,9 +20,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import yaml
-from safetensors.torch import load_file, save_file
 
-from engine.fileio import read_json, sha256_file, write_json
+from engine.export.checkpoint import pack_draft
+from engine.fileio import read_json, write_json
 from engine.paths import PROJECT_ROOT, Home, cache_dir
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.labels import Labels
@@ -83,7 +83,7 @@ def make(home: Home, name: str, settings: list[str]) -> None:
     run = newest(home, name)
     if run is None:
         given = [part for setting in [f"name={name}", *COMMON, *settings] for part in ("--set", setting)]
-        call(home, ["run", "recipes/quickstart.yaml", *given])
+        call(home, ["run", "recipes/from_layers.yaml", *given])
     elif not run.summary_path.exists():
         call(home, ["run", "--resume", run.id])
 
@@ -120,19 +120,6 @@ def pack(run: RunFolder, place: Path, *, weights: bool) -> None:
         for folder in (Path.home(), PROJECT_ROOT, run.path.parent, cache_dir()):
             assert str(folder) not in path.read_text(encoding="utf-8"), f"{path} names {folder}, of this machine alone"
     print(f"packed {place.name}: {sum(f.stat().st_size for f in place.rglob('*') if f.is_file()) / 1e6:.1f} MB")
-
-
-def pack_draft(source: Path, place: Path) -> None:
-    """The draft with its weights in bfloat16."""
-    import torch
-
-    place.mkdir(parents=True)
-    state = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(source / "draft.safetensors").items()}
-    save_file(state, place / "draft.safetensors", metadata={"format": "pt"})
-    (place / "draft.safetensors").chmod(0o644)
-    card = read_json(source / "draft.json")
-    card["config"].pop("_name_or_path", None)  # where the target lay on the machine that trained
-    write_json(place / "draft.json", {**card, "weights_sha256": sha256_file(place / "draft.safetensors")})
 
 
 if __name__ == "__main__":

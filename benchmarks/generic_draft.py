@@ -1,0 +1,117 @@
+"""Which draft pays most: acceptance of finished runs, costs of their shapes measured side by side.
+
+    python benchmarks/generic_draft.py                 # all runs named grid in this home
+    python benchmarks/generic_draft.py --runs grid --prompts 6 --tokens 48
+
+The runs are made by the commands in recipes/drafts/grid.yaml. What a draft costs does not depend
+on its training, so all shapes are timed in one process, in turn, prompt by prompt, each with a
+plain decoding of the same prompt beside it. The table gives c and, for gamma 1 to 8, the best
+speed-up that the measured seconds predict from the measured `exact` acceptance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engine.config import Recipe
+from engine.decode.sampling import Sampling
+from engine.decode.speculative import FixedLength
+from engine.measure import speed
+from engine.measure.cost_model import speedup_table
+from engine.models.draft import load_draft
+from engine.models.load import load_model
+from engine.paths import home
+from engine.progress import SILENT
+from engine.runs.folder import RunFolder
+from engine.runs.pipeline import Pipeline
+
+GAMMA, MOST_GAMMA = 3, 8
+
+
+@dataclass
+class Shape:
+    """A finished run and the seconds of its draft's forwards."""
+
+    run: RunFolder
+    recipe: Recipe
+    times: list[speed.ForwardTimes] = field(default_factory=list)
+
+    def exact(self) -> dict[float, float]:
+        found = self.run.summary()["metrics"]
+        return {m["temperature"]: m["value"] for m in found if (m["draft"], m["metric"]) == ("trained", "exact")}
+
+    def row(self) -> dict[str, Any]:
+        """The run's line of the table; seconds are medians over the prompts."""
+        seconds = {
+            name: statistics.median(getattr(t, name) for t in self.times)
+            for name in ("plain_s", "draft_s", "verify_s", "overhead_s")
+        }
+        slope = (seconds["verify_s"] - seconds["plain_s"]) / GAMMA
+        row: dict[str, Any] = {
+            "run": self.run.id,
+            "layers": self.recipe.draft.layers,
+            "vocabulary": self.recipe.draft.vocabulary or "all",
+            "c": statistics.median(t.cost_ratio for t in self.times),
+        }
+        for temperature, alpha in self.exact().items():
+            table = speedup_table(
+                alpha, MOST_GAMMA, plain_s=seconds["plain_s"], draft_s=seconds["draft_s"],
+                verify_s=lambda g: seconds["plain_s"] + max(0.0, slope) * g, overhead_s=seconds["overhead_s"],
+            )  # fmt: skip
+            best = max(table, key=lambda line: line.measured)
+            row[f"exact T={temperature:g}"] = alpha
+            row[f"speed-up T={temperature:g}"] = best.measured
+            row[f"gamma T={temperature:g}"] = best.gamma
+        return row
+
+
+def time_shapes(shapes: list[Shape], prompts: int, tokens: int) -> None:
+    """Adds to each shape the times of its forwards on each prompt; shapes take turns."""
+    target = load_model(shapes[0].recipe.target)
+    drafts = [load_draft(s.run.path / "draft" / "best", target).model for s in shapes]
+    pipeline = Pipeline(home(), shapes[0].recipe, None, SILENT)
+    plan = pipeline.heldout_plans()[min(shapes[0].recipe.measure.temperatures)]
+    answers = pipeline.capture("held-out", plan).answers[:prompts]
+    for number, answer in enumerate(answers):
+        order = list(zip(shapes, drafts, strict=True))
+        for shape, draft in order[number % len(order) :] + order[: number % len(order)]:
+            timed = speed.time_ways(
+                target.model, draft, [answer.prompt_ids], [answer.prompt_id], Sampling(0.0),
+                lambda: FixedLength(GAMMA), max_new_tokens=tokens, seed=0, ways=["plain", "speculative"],
+            )  # fmt: skip
+            shape.times.append(speed.forward_times(timed, GAMMA))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", default="grid", help="name of the runs to compare")
+    parser.add_argument("--prompts", type=int, default=6)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    runs = [
+        RunFolder(p) for p in sorted(home().runs.glob(f"{arguments.runs}-*")) if (p / "measure/summary.json").exists()
+    ]
+    shapes = [Shape(run, run.recipe()) for run in runs]
+    if not shapes:
+        parser.error(f"no finished run named {arguments.runs} in {home().runs}: see recipes/drafts/grid.yaml")
+    time_shapes(shapes, arguments.prompts, arguments.tokens)
+    rows = sorted((shape.row() for shape in shapes), key=lambda row: -max(v for k, v in row.items() if "speed-up" in k))
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return
+    print("| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|")
+    for row in rows:
+        print("| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()
