@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
+from engine.capture.adopt import answers_elsewhere
 from engine.capture.generate import Answer, answer_prompts
 from engine.capture.signal import SignalFormat, signal_format
 from engine.config import CaptureSpec
@@ -186,6 +187,7 @@ def _fill(plan: CapturePlan, target: LoadedModel, batch_size: int, progress: Pro
     _refuse_if_too_large(plan, len(missing))
     write_json(plan.folder / "spec.json", plan.spec)
     offset = max((s.offset + plan.signal.bytes_per_token * len(s.token_ids) for s in finished.values()), default=0)
+    missing, offset = _adopt(plan, missing, offset, progress)
     answers = answer_prompts(
         target.model,
         [plan.prompt_ids[i] for i in missing],
@@ -199,7 +201,7 @@ def _fill(plan: CapturePlan, target: LoadedModel, batch_size: int, progress: Pro
         before_forward=progress.stop_if_asked,
     )
     began, tokens = time.monotonic(), 0
-    progress.start("capture", len(plan.prompts), "prompts", done=len(finished))
+    progress.start("capture", len(plan.prompts), "prompts", done=len(plan.prompts) - len(missing))
     for answer in answers:
         which = missing[answer.index]
         _append(plan, which, answer, offset)
@@ -208,6 +210,20 @@ def _fill(plan: CapturePlan, target: LoadedModel, batch_size: int, progress: Pro
         progress.advance(1, tokens_per_s=round(tokens / (time.monotonic() - began), 1))
     progress.finish()
     _finish(plan, time.monotonic() - began, tokens)
+
+
+def _adopt(plan: CapturePlan, missing: list[int], offset: int, progress: Progress) -> tuple[list[int], int]:
+    """Copy what other captures have of the missing answers; what is still missing, and where its signal begins."""
+    adopted = set()
+    wanted = {plan.prompts[i].id: plan.prompt_ids[i] for i in missing}
+    for answer in answers_elsewhere(plan.folder, plan.spec, wanted):
+        _append(plan, missing[answer.index], answer, offset)
+        offset += answer.signal.numel()
+        adopted.add(missing[answer.index])
+        progress.stop_if_asked()
+    if adopted:
+        progress.note(f"{len(adopted)} of {len(missing)} answers are in other captures and were copied from there")
+    return [i for i in missing if i not in adopted], offset
 
 
 def _append(plan: CapturePlan, which: int, answer: Answer, offset: int) -> None:

@@ -16,16 +16,18 @@ import torch
 from filelock import FileLock
 
 from engine.capture import store
+from engine.capture.adopt import answers_elsewhere
 from engine.capture.batches import collate, group_by_length, sequence_tokens
 from engine.capture.store import AnsweredPrompt, Capture, CapturePlan, make_capture, plan_capture
 from engine.config import CaptureSpec
 from engine.errors import Cancelled, DraftbenchError
+from engine.fileio import read_json
 from engine.models.head import Head
 from engine.models.load import LoadedModel
 from engine.progress import Progress
 from tests.conftest import CHATML, byte_tokenizer, tiny_llama
 from tests.kill import kill_myself, run_until_killed
-from tests.tiny_pair import loaded, questions
+from tests.tiny_pair import captured, loaded, questions
 
 SETTINGS = CaptureSpec(temperature=1.0, max_new_tokens=10, seed=2, signal="exact", signal_top_k=8)
 
@@ -478,3 +480,40 @@ def test_groups_hold_each_sequence_once_and_stay_within_the_limit(most: int):
     if most == 10_000:
         assert len(groups) == 1
     assert sequence_tokens(answered("a", 3, 2)) == 4
+
+
+def test_answers_that_another_capture_holds_are_copied_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    target = loaded(tiny_llama())
+    small = captured(tmp_path, target, questions(3))
+    asked: list[str] = []
+    real = store.answer_prompts
+    monkeypatch.setattr(
+        store, "answer_prompts", lambda *given, **more: (asked.extend(given[2]), real(*given, **more))[1]
+    )
+    large = captured(tmp_path, target, questions(5))
+    assert asked == ["q3", "q4"]
+    alone = captured(tmp_path / "alone", target, questions(5))
+    assert {a.prompt_id: a.token_ids for a in large.answers} == {a.prompt_id: a.token_ids for a in alone.answers}
+    for mine, theirs in zip(small.answers, large.answers[:3], strict=True):
+        assert mine.prompt_id == theirs.prompt_id
+        assert torch.equal(small.raw_signal(mine), large.raw_signal(theirs))
+
+
+def test_answers_of_other_settings_other_text_or_with_damage_are_not_copied(tmp_path: Path):
+    target = loaded(tiny_llama())
+    first = captured(tmp_path, target, questions(3))
+    wanted = {a.prompt_id: a.prompt_ids for a in first.answers}
+    spec = read_json(first.folder / "spec.json")
+    folder = first.folder.parent / "new"
+
+    def found(spec: dict[str, Any], wanted: dict[str, list[int]]) -> list[int]:
+        return [answer.index for answer in answers_elsewhere(folder, spec, wanted)]
+
+    assert found(spec, wanted) == [0, 1, 2]
+    assert found({**spec, "temperature": 0.5}, wanted) == []
+    assert found(spec, {**wanted, "q1": [1, 2, 3]}) == [0, 2]
+    with open(first.folder / "signal.bin", "r+b") as file:
+        file.write(b"\xff\xff\xff\xff")
+    assert len(found(spec, wanted)) == 2
