@@ -1,12 +1,13 @@
-"""Which draft pays most: acceptance of finished runs, costs of their shapes measured side by side.
+"""Which draft pays most: acceptance of trained drafts, costs of their shapes measured side by side.
 
     python benchmarks/generic_draft.py                 # all runs named grid in this home
     python benchmarks/generic_draft.py --runs grid --prompts 6 --tokens 48
 
 The runs are made by the commands in recipes/drafts/grid.yaml. What a draft costs does not depend
 on its training, so all shapes are timed in one process, in turn, prompt by prompt, each with a
-plain decoding of the same prompt beside it. The table gives c and, for gamma 1 to 8, the best
-speed-up that the measured seconds predict from the measured `exact` acceptance.
+plain decoding of the same prompt beside it. `exact` is that of the last evaluation on the watched
+held-out prompts. The table gives c and the best speed-up over gamma 1 to 8 that the measured seconds
+predict from it.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ class Shape:
     times: list[speed.ForwardTimes] = field(default_factory=list)
 
     def exact(self) -> dict[float, float]:
-        found = self.run.summary()["metrics"]
-        return {m["temperature"]: m["value"] for m in found if (m["draft"], m["metric"]) == ("trained", "exact")}
+        """The last evaluation of the training, by temperature."""
+        lines = (self.run.path / "events.jsonl").read_text(encoding="utf-8").splitlines()
+        return {e["temperature"]: e["exact"] for e in map(json.loads, lines) if e["kind"] == "eval"}
 
     def row(self) -> dict[str, Any]:
         """The run's line of the table; seconds are medians over the prompts."""
@@ -97,9 +99,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    runs = [
-        RunFolder(p) for p in sorted(home().runs.glob(f"{arguments.runs}-*")) if (p / "measure/summary.json").exists()
-    ]
+    runs = [RunFolder(p) for p in sorted(home().runs.glob(f"{arguments.runs}-*")) if (p / "training.json").exists()]
     shapes = [Shape(run, run.recipe()) for run in runs]
     if not shapes:
         parser.error(f"no finished run named {arguments.runs} in {home().runs}: see recipes/drafts/grid.yaml")
