@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from engine.config import ModelSpec
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash
+from engine.models.embeddings import embeddings_hash
 from engine.models.locate import fingerprint, locate_adapter, locate_model
 
 
@@ -39,16 +40,9 @@ class LoadedModel:
 
     @cached_property
     def embeddings_hash(self) -> str:
-        """What identifies the embeddings and the head, the part of a target that drafts share.
-
-        Of the bfloat16 values, so that a target has the same in every dtype it is loaded in; a
-        fine-tuned target whose embeddings were left alone has that of its base.
-        """
-        shared = [self.model.get_input_embeddings().weight, self.model.get_output_embeddings().weight]
-        digest = hashlib.sha256()
-        for tensor in shared[:1] if shared[0] is shared[1] else shared:
-            digest.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        """Of the embeddings and the head: two targets with the same can have one draft that shares them."""
+        rows, head = self.model.get_input_embeddings().weight, self.model.get_output_embeddings().weight
+        return embeddings_hash([rows] if rows is head else [rows, head])
 
     @property
     def vocab_rows(self) -> int:
@@ -137,7 +131,9 @@ def load_model(spec: ModelSpec, *, dtype: str | None = None) -> LoadedModel:
         if spec.adapter:
             from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, locate_adapter(spec.adapter)).merge_and_unload()
+            with warnings.catch_warnings():  # PEFT asks Transformers by a name that is going out of use
+                warnings.simplefilter("ignore", FutureWarning)
+                model = PeftModel.from_pretrained(model, locate_adapter(spec.adapter)).merge_and_unload()
         tokenizer = load_tokenizer(spec)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise DraftbenchError(

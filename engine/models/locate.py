@@ -21,6 +21,7 @@ from engine.paths import cache_dir, resolve_input
 # Weights and tokenizer, nothing executable: pickles (.bin, .pt) are never fetched.
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.tiktoken"]
 _FINGERPRINTED = (".safetensors", ".json", ".jinja", ".model", ".py")
+_RECORDS = ("tuning.json",)  # says how a target was made and measured, and changes nothing it computes
 
 
 def locate_model(spec: ModelSpec) -> Path:
@@ -124,7 +125,7 @@ def fingerprint(folder: Path) -> str:
 
     Hashes of large files are remembered by path, size and modification time.
     """
-    files = sorted(file for file in folder.iterdir() if file.suffix in _FINGERPRINTED)
+    files = sorted(f for f in folder.iterdir() if f.suffix in _FINGERPRINTED and f.name not in _RECORDS)
     return content_hash([[file.name, _remembered_sha256(file.resolve())] for file in files])
 
 

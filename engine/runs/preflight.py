@@ -24,7 +24,9 @@ from engine.distill.losses import check_terms
 from engine.errors import DraftbenchError
 from engine.fileio import read_json
 from engine.models.draft import chosen_layers
+from engine.models.embeddings import stored_embeddings_hash
 from engine.models.load import load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
+from engine.models.locate import locate_model
 from engine.models.vocabulary import check_vocabulary
 from engine.paths import Home
 from engine.runs.estimate import Estimate, at_hand, estimate
@@ -160,6 +162,9 @@ class _Preflight:
         """A draft of this project was made for one target, which its card names."""
         if card["info"]["target_fingerprint"] == model_fingerprint(self.recipe.target):
             return "ok", f"{name} was made for this very target", ""
+        known = card["info"].get("embeddings_hash")
+        if known and known == stored_embeddings_hash(locate_model(self.recipe.target)):
+            return "ok", f"{name} was made for a target with the same embeddings", ""
         if card["info"]["share_embeddings"]:
             raise DraftbenchError(
                 f"{name} shares its embeddings with another target",
@@ -219,6 +224,8 @@ class _Preflight:
             few = len(measured) < 20
             told += f": {len(watched)} to choose the draft by, {len(measured)} to measure on"
             return ("warning", told, "with fewer than 20 the intervals are wide") if few else ("ok", told, "")
+        chosen = self.recipe.prompts.train_prompts
+        told += f", {chosen:,} of them to train on" if chosen else ""
         return ("warning" if found.bad else "ok"), told, ""
 
     def overlap(self) -> tuple[State, str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from engine.config import Recipe
 from engine.fileio import read_json, write_json
@@ -35,6 +36,13 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def made(path: Path, *settings: str) -> Recipe:
     return read_recipe(home(), str(path), settings, skip_bad=False)
+
+
+def load_plain_target(recipe: Path) -> Any:
+    """The target of a recipe, read with Transformers alone: our own loading is forbidden here."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(made(recipe).target.model)
 
 
 def named(found: list[Check]) -> dict[str, Check]:
@@ -83,6 +91,18 @@ def test_a_draft_of_an_earlier_run_is_known_by_its_target(finished_home: Path, r
     first = checks(home(), made(recipe, *settings, f"target.model={other}"))[0]
     assert not first.ok
     assert "another target" in first.found
+
+
+def test_a_draft_fits_a_tuned_target_that_kept_its_embeddings(finished_home: Path, recipe: Path, tmp_path: Path):
+    tuned, base = tiny_llama(seed=5), load_plain_target(recipe)
+    with torch.no_grad():
+        tuned.get_input_embeddings().weight.copy_(base.get_input_embeddings().weight)
+    tuned.save_pretrained(tmp_path / "tuned")
+    byte_tokenizer().save_pretrained(tmp_path / "tuned")
+    settings = ("draft.init=checkpoint", "draft.checkpoint=latest", f"target.model={tmp_path / 'tuned'}")
+    first = checks(home(), made(recipe, *settings))[0]
+    assert first.ok
+    assert "same embeddings" in first.found
 
 
 def test_a_target_without_chat_template_fails_in_words(recipe: Path, tmp_path: Path):
