@@ -61,7 +61,7 @@ def listed(packs: Sequence[dict[str, Any]]) -> None:
         for one in packs
     ]
     console.table("", ["pack", "fetched", "download", "what", "licence"], rows)
-    missing = [one["name"] for one in packs if not one["fetched"]]
+    missing = [one["name"] for one in packs if not one["fetched"] and not one["name"].startswith("hub:")]
     if missing:
         console.line(f"draftbench data fetch {' '.join(missing)}")
 

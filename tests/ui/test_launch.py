@@ -166,6 +166,13 @@ def test_a_sweep_queues_every_combination_under_a_name_of_its_own(page: OpenPage
     assert len(lines) == 6
 
 
+def test_sizes_of_the_training_set_are_an_axis_of_the_sweep(page: OpenPage, tiny: None):
+    shown = page("launch", sizes="4, 2")
+    assert button(shown, "submit-").label == "Add 2 runs to queue"
+    button(shown, "submit-").click().run()
+    assert [r.prompts.train_prompts for r in queued()] == [4, 2]
+
+
 def test_the_command_line_shown_gives_the_run_that_is_queued(page: OpenPage, tiny: None):
     shown = page("launch")
     widget(shown, "train.epochs").set_value(1.5).run()

@@ -13,6 +13,7 @@ import typer
 
 from engine import console
 from engine.cli import app
+from engine.fileio import read_json, write_json
 from engine.paths import PROJECT_ROOT
 from tests.unit.conftest import Draftbench
 
@@ -143,8 +144,19 @@ def test_what_a_command_found_fits_80_columns(
     row = next(line for line in summary.splitlines() if line.startswith("exact"))
     assert row.count("[") == 3, "before, trained and change stand in one line"
     assert "speed-up" in summary
+    assert "Transformers' plain generate" in summary
     assert "certificate: passed" in summary
     assert draftbench("runs").out.splitlines()[1].split()[1] == "done"
+
+
+def test_a_measurement_from_before_the_third_way_of_timing_is_still_shown(finished_home: Path, draftbench: Draftbench):
+    path = next(finished_home.glob("runs/*/measure/summary.json"))
+    summary = read_json(path)
+    del summary["speed"]["speedup_over_transformers"], summary["speed"]["tokens_per_s"]["transformers"]
+    write_json(path, summary)
+    shown = draftbench("show", "latest").out
+    assert "speed-up" in shown
+    assert "Transformers" not in shown
 
 
 def test_piped_tables_are_not_cut_to_a_screen(finished_home: Path, draftbench: Draftbench):

@@ -225,13 +225,13 @@ def test_hub_dataset_goes_through_load_dataset(monkeypatch):
 
     asked = []
 
-    def load(name, config, split):
-        asked.append((name, config, split))
+    def load(name, config, *, split, revision):
+        asked.append((name, config, split, revision))
         return datasets.Dataset.from_list([{"question": "why?", "other": 1}])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    result = read("hub:org/name", config="c", split="test", prompt_column="question")
-    assert asked == [("org/name", "c", "test")]
+    result = read("hub:org/name", config="c", split="test", revision="v1", prompt_column="question")
+    assert asked == [("org/name", "c", "test", "v1")]
     assert [(prompt.id, prompt.text) for prompt in result.prompts] == [("name-test-1", "why?")]
     assert len(result.sources[0]["sha256"]) == 64
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from workbench import ui
 from workbench.launch.form import field_at, shape_of
 from workbench.view_state import listed
 
-AXES = ("losses", "scenarios", "modes", "seeds")  # as the URL names them
+AXES = ("losses", "scenarios", "modes", "seeds", "sizes")  # as the URL names them
 
 Axes = Mapping[str, Sequence[Any]]  # values by recipe key; those of `prompts` set scenario and train
 
@@ -33,8 +34,18 @@ def choose(losses: Sequence[str], values: Mapping[str, Any]) -> dict[str, list[A
                 help="At least three before a difference is called one.",
             )],
             "prompts": _choose_scenarios(right, values["prompts"]),
+            "prompts.train_prompts": _choose_sizes(left),
         }  # fmt: skip
     return {key: chosen for key, chosen in axes.items() if chosen}
+
+
+def _choose_sizes(place: Any) -> list[int]:
+    """Numbers of training prompts: the smaller sets are parts of the larger ones."""
+    typed = place.text_input(
+        "Training prompts, how many", key="sizes", bind="query-params", placeholder="for example 100, 200, 400",
+        help="Each smaller set is part of the larger ones; all are measured on the same held-out prompts.",
+    )  # fmt: skip
+    return [int(number) for number in re.findall(r"\d+", typed or "") if int(number)]
 
 
 def _choose_scenarios(place: Any, prompts: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -20,6 +20,7 @@ from engine.config import PromptSource
 from engine.data.formats import read_jsonl
 from engine.data.overlap import Repeat, remove_overlap
 from engine.data.packs.build import (
+    describe_pack,
     fetched_packs,
     is_fetched,
     pack_folder,
@@ -156,7 +157,8 @@ def _make(names: Sequence[str], folder: Path) -> None:
         _, repeats = remove_overlap([as_prompt(entry) for entry in train], queries)
         rows = _write_sets(made, {"train": train, "heldout": heldout}, {r.prompt_id: r for r in repeats})
         packs = [
-            {"name": name, "archive_sha256": describe_pack(name)["archive_sha256"], "built": pack_folder(name).name} for name in names
+            {"name": name, "archive_sha256": describe_pack(name)["archive_sha256"], "built": pack_folder(name).name}
+            for name in names
         ]
         write_json(made / _COUNTS, {"packs": packs, "heldout_queries": len(queries), "sets": rows})
         os.replace(made, folder)

@@ -1,0 +1,248 @@
+"""Personal data and secrets in chat logs, replaced by placeholders such as <EMAIL_1>.
+
+One value has one placeholder throughout a `Scrubber`, so a conversation stays readable: who
+wrote to <EMAIL_1> still writes to the same. Numbers are judged by their form and, where there
+is one, by their check digit, so that years, measurements, versions and short order numbers
+stay. Names and postal addresses have no form and are not found.
+
+A new kind is one `Kind` in `KINDS`. Their order counts: what an earlier one replaced, a later
+one no longer sees.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+
+def luhn(digits: str) -> bool:
+    """Whether the last digit is the check digit of a payment card (ISO/IEC 7812-1)."""
+    doubled = [int(d) * (1 + place % 2) for place, d in enumerate(reversed(digits))]
+    return sum(n - 9 if n > 9 else n for n in doubled) % 10 == 0
+
+
+def is_resident_id(text: str) -> bool:
+    """Whether 18 characters are a Chinese resident identity number (GB 11643): a date inside, a check digit behind."""
+    try:
+        born = date(int(text[6:10]), int(text[10:12]), int(text[12:14]))
+    except ValueError:
+        return False
+    total = sum(int(digit) * (2 ** (17 - place) % 11) for place, digit in enumerate(text[:17]))
+    return born.year >= 1900 and "10X98765432"[total % 11] == text[17].upper()
+
+
+def is_iban(text: str) -> bool:
+    """Whether the check digits of an account number hold (ISO 13616: the number modulo 97 is 1)."""
+    plain = re.sub(r"\s", "", text).upper()
+    number = "".join(str(int(character, 36)) for character in plain[4:] + plain[:4])
+    return 15 <= len(plain) <= 34 and int(number) % 97 == 1
+
+
+def _digits(text: str) -> str:
+    return re.sub(r"\D", "", text)
+
+
+# First digits and lengths that payment networks give out: without them a tenth of all long numbers would pass Luhn.
+_CARD = re.compile(
+    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
+    r"|3(?:0[0-5]|[68]\d)\d{11}|35(?:2[89]|[3-8]\d)\d{12}|6(?:011|5\d\d|4[4-9]\d)\d{12}|62\d{14,17}"
+)
+
+
+def _is_card(match: re.Match[str]) -> bool:
+    digits = _digits(match[0])
+    return bool(_CARD.fullmatch(digits)) and luhn(digits)
+
+
+def _is_public_ip(match: re.Match[str]) -> bool:
+    """Private and reserved addresses name nobody.
+
+    Four small numbers are a section or an enzyme (EC 3.2.1.1), a last one of 0 a network or a browser's version.
+    """
+    try:
+        address = ipaddress.ip_address(match[0])
+    except ValueError:
+        return False
+    parts = [int(part) for part in match[0].split(".")] if address.version == 4 else [255]
+    return address.is_global and parts[-1] != 0 and (parts[0] > 9 or max(parts) > 99)
+
+
+def _is_phone(match: re.Match[str]) -> bool:
+    """7 to 15 digits (E.164), 10 to 12 with a leading zero; a round number or a decimal is a quantity."""
+    value = _value(match)
+    digits = _digits(value)
+    if digits.endswith("00000") or len(set(digits)) == 1 or re.fullmatch(r"\+?\d+[.,]\d+", value):
+        return False
+    national = digits.startswith("0") and not digits.startswith("00")
+    return 10 <= len(digits) <= 12 if national else 7 <= len(digits) <= 15
+
+
+def _is_token(match: re.Match[str]) -> bool:
+    """Letters and digits mixed up; words and numbers joined by hyphens are a name somebody gave."""
+    value = _value(match)
+    pieces = re.split(r"[^A-Za-z0-9]+", value)
+    return any(
+        re.search(r"\d", piece) and re.search(r"[A-Za-z]{2}|\d[A-Za-z]+\d", piece) for piece in pieces
+    ) and not all(re.fullmatch(r"[A-Za-z]+\d{0,4}|\d*", piece) for piece in pieces)
+
+
+def _is_password(match: re.Match[str]) -> bool:
+    return bool(re.search(r"[\d!@#$%^&*]", _value(match)))  # 'the password is incorrect' gives none away
+
+
+def _any(match: re.Match[str]) -> bool:
+    return True
+
+
+def _value(match: re.Match[str]) -> str:
+    """The part of a match that is to be replaced: its group `value`, or all of it."""
+    return match["value"] if "value" in match.re.groupindex else match[0]
+
+
+def _phone_identity(text: str) -> str:
+    """The digits by which the same subscriber is known, with the country's code or without it."""
+    return _digits(text)[-10:]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is looked for, which matches count, and what makes two of them the same."""
+
+    name: str
+    pattern: re.Pattern[str]
+    accepts: Callable[[re.Match[str]], bool] = _any
+    identity: Callable[[str], str] = str.strip
+
+
+def _kind(name: str, pattern: str, *rest: Callable[..., Any]) -> Kind:
+    return Kind(name, re.compile(pattern, re.VERBOSE), *rest)
+
+
+_IS = r"""["'\u201d]?\s{0,3}(?:=>|:=|[=:\uff1a]|\bis\b|\u662f|\u4e3a)\s{0,3}["'\u201c]?"""  # between a label and its value
+_KEY_LABEL = r"""(?:(?:api|access|secret|private|auth|session|subscription|encryption|signing)[_\s-]?(?:key|token|secret)
+  (?:[_\s-]?id)?|client[_\s-]?secret|(?<![A-Za-z])token|(?<![A-Za-z])secret|[_-](?:token|secret|key)|(?<![A-Za-z])key
+  |authorization|\u5bc6\u94a5|\u79d8\u94a5|\u4ee4\u724c)"""
+_PASSWORD_LABEL = r"(?:pass[_\s-]?(?:word|phrase|code)|passwd|(?<![A-Za-z])pwd|\u5bc6\u7801|\u53e3\u4ee4)"
+_PHONE_LABEL = r"""(?:(?<![A-Za-z])(?:tele)?phone|(?<![A-Za-z])tel(?![a-z])|(?<![A-Za-z])mobile|cell(?:\ ?phone|\ number)|my\ cell
+  |whatsapp|(?<![A-Za-z])fax|call\ me\ (?:at|on)|reach\ me\ (?:at|on)
+  |\u7535\u8bdd|\u624b\u673a|\u8054\u7cfb\u65b9\u5f0f|\u81f4\u7535|\u4f20\u771f)"""
+# No word or decimal goes on into the number; a Chinese character may stand on either side.
+_STARTS = r"(?<![\dA-Za-z_])(?<!\d[.,])"
+_ENDS = r"(?![\dA-Za-z])(?![.,]\d)"
+
+KINDS: tuple[Kind, ...] = (
+    _kind(
+        "KEY",
+        r"""-----BEGIN\ [A-Z\ ]{0,30}PRIVATE\ KEY-----[A-Za-z0-9+/=\s\\]{16,}?-----END\ [A-Z\ ]{0,30}PRIVATE\ KEY-----""",
+    ),
+    _kind("PASSWORD", r"://[^/\s:@]{1,64}:(?P<value>[^/\s@]{1,128})@(?=[\w.-])"),
+    _kind("EMAIL", r"""(?<![A-Za-z0-9._%+-])(?!git@)[A-Za-z0-9._%+-]{1,64}[@\uff20]
+        (?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.){1,8}(?!(?:png|jpe?g|gif|svg|webp|css|js)(?![A-Za-z0-9]))[A-Za-z]{2,24}(?![A-Za-z0-9])""",
+        _any, str.casefold),
+    _kind("KEY", r"""(?<![A-Za-z0-9])(?:
+          sk-[A-Za-z0-9_-]{20,}             # OpenAI, Anthropic and those who followed them
+        | [srp]k_(?:live|test)_[A-Za-z0-9]{16,}
+        | gh[opusr]_[A-Za-z0-9]{36,} | github_pat_\w{22,} | glpat-[\w-]{20,}
+        | A[KS]IA[0-9A-Z]{16} | LTAI[A-Za-z0-9]{12,30} | AIza[\w-]{35}
+        | xox[abeoprs]-[A-Za-z0-9-]{10,} | hf_[A-Za-z0-9]{30,} | npm_[A-Za-z0-9]{36} | pypi-[\w-]{40,}
+        | eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}   # a JSON web token
+        )(?![A-Za-z0-9])""", _is_token),
+    _kind("KEY", rf"""(?i:{_KEY_LABEL}){_IS}(?:(?i:bearer|basic|token)\s+)?
+        (?P<value>[A-Za-z0-9][A-Za-z0-9+/_.~=-]{{15,}})""", _is_token),
+    _kind("KEY", r"(?i:\bbearer)\s+(?P<value>[A-Za-z0-9][A-Za-z0-9+/_.~=-]{15,})", _is_token),
+    _kind("PASSWORD", rf"(?i:{_PASSWORD_LABEL})\s?{_IS}(?P<value>[A-Za-z0-9!@#$%^&*_.+?-]{{6,64}})(?<![.?!])", _is_password),
+    _kind("ID", rf"{_STARTS}[1-9]\d{{16}}[\dXx](?![\dA-Za-z])", lambda match: is_resident_id(match[0]), str.upper),
+    _kind("ID", rf"{_STARTS}(?<!-)(?!000|666|9)\d{{3}}-(?!00)\d\d-(?!0000)\d{{4}}(?![\d-]){_ENDS}"),  # US social security
+    _kind("IBAN", r"(?<![A-Za-z0-9])[A-Z]{2}\d\d(?:\ ?[A-Z0-9]{4}){2,7}(?:\ ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])",
+        lambda match: is_iban(match[0]), lambda text: text.replace(" ", "")),
+    *(_kind("CARD", _STARTS + digits + _ENDS, _is_card, _digits) for digits in (
+        r"\d{4}(?:[ -]\d{4}){3}[ -]\d{3}", r"\d{4}(?:[ -]\d{4}){3}", r"3\d{3}[ -]\d{6}[ -]\d{4,5}", r"\d{13,19}")),
+    _kind("IP", r"(?<![\w.-])(?<![^/]/)(?<![vV])(?<![vV]ersion\ )(?<!EC\ )(?<!EC:)(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)", _is_public_ip),
+    _kind("IP", r"(?<![\w:.])(?=[0-9A-Fa-f:]*\d)(?:[0-9A-Fa-f]{0,4}:){3,7}[0-9A-Fa-f]{0,4}(?![\w:])", _is_public_ip, str.lower),
+    _kind("PHONE", rf"""{_STARTS}(?<![+])(?<!\d-)(?:
+          (?:(?:\+|00)86[ -]?)?1[3-9]\d(?:\d{{8}}|[ -]\d{{4}}[ -]\d{{4}})           # Chinese mobile
+        | (?:0\d{{2,3}}[ -]|\(0\d{{2,3}}\)[ -]?)[2-9]\d{{6,7}}                        # Chinese landline
+        | (?:\+?1[ .-]?)?(?:\([2-9]\d\d\)\ ?|[2-9]\d\d[.-])[2-9]\d\d[ .-]\d{{4}}      # North America
+        | 0[1-9]\d{{1,3}}[ -]\d{{3,4}}(?:[ -]\d{{3,4}}|\d{{3}})                           # British and alike
+        | 0[1-9](?:[ .-]\d\d){{4}}                                                  # French
+        ){_ENDS}""", _is_phone, _phone_identity),
+    _kind("PHONE", rf"(?<![\w+])(?<!\d\ )(?:\+|00(?=\d{{2}}[ -]))[1-9](?:[ .-]{{0,2}}\(?\d\)?){{7,14}}{_ENDS}", _is_phone, _phone_identity),
+    _kind("PHONE", rf"""(?i:{_PHONE_LABEL}\.?\s?(?:(?:number|no\.?|nr\.?)|\u53f7\u7801?)?)(?:{_IS}|[\s.]{{1,2}}|(?=\d))
+        (?P<value>\+?\(?\d(?:[ .()-]{{0,2}}\d){{6,14}}){_ENDS}""", _is_phone, _phone_identity),
+)  # fmt: skip
+NAMES = tuple(dict.fromkeys(kind.name for kind in KINDS))
+
+
+class Scrubber:
+    """Replaces personal data in the texts and JSON values of one conversation.
+
+    `counts` is how often each kind was replaced, `distinct` how many different values that were.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._numbers: dict[str, dict[str, int]] = {}
+
+    @property
+    def distinct(self) -> dict[str, int]:
+        return {name: len(values) for name, values in self._numbers.items()}
+
+    def text(self, text: str) -> str:
+        """`text` with placeholders. A text that is a JSON object or array stays one."""
+        if text.lstrip()[:1] in ("{", "["):
+            inside = self._json(text)
+            if inside is not None:
+                return inside
+        for kind in KINDS:
+            text = kind.pattern.sub(lambda match, kind=kind: self._replacement(kind, match), text)  # type: ignore[misc]
+        return text
+
+    def value(self, value: Any, label: str = "") -> Any:
+        """A JSON value with placeholders in its texts, its keys and its long whole numbers.
+
+        `label` is the key under which the value lies: {"token": "..."} says as much as "token=...".
+        """
+        if isinstance(value, dict):
+            return {
+                self.text(key) if isinstance(key, str) else key: self.value(v, str(key)) for key, v in value.items()
+            }
+        if isinstance(value, (list, tuple)):
+            return [self.value(item, label) for item in value]
+        if isinstance(value, str):
+            return self._labelled(value, label)
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**6:
+            found = self._labelled(str(value), label)
+            return found if re.fullmatch(r"<[A-Z]+_\d+>", found) else value
+        return value
+
+    def _labelled(self, text: str, label: str) -> str:
+        before = f"{label}: "
+        if not label or text.lstrip()[:1] in ("{", "["):
+            return self.text(text)
+        found = self.text(before + text)
+        return found.removeprefix(before) if found.startswith(before) else self.text(text)
+
+    def _json(self, text: str) -> str | None:
+        """The JSON document with placeholders inside, as it was if there are none; None if it is no JSON."""
+        try:
+            document = json.loads(text)
+            changed = self.value(document)
+        except (ValueError, RecursionError):
+            return None
+        return text if changed == document else json.dumps(changed, ensure_ascii=False)
+
+    def _replacement(self, kind: Kind, match: re.Match[str]) -> str:
+        if not kind.accepts(match):
+            return match[0]
+        value = _value(match)
+        numbers = self._numbers.setdefault(kind.name, {})
+        number = numbers.setdefault(kind.identity(value), len(numbers) + 1)
+        self.counts[kind.name] += 1
+        start = match.start("value") - match.start() if "value" in match.re.groupindex else 0
+        return f"{match[0][:start]}<{kind.name}_{number}>{match[0][start + len(value) :]}"

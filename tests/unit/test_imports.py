@@ -1,0 +1,455 @@
+"""A user's own logs: the forms they come in, what is scrubbed, how they are split, and what is left when it breaks."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.config import PromptSource
+from engine.data import imports
+from engine.data.imports import ImportOptions, import_logs
+from engine.data.logs import LogSource, queries_of
+from engine.data.overlap import remove_overlap
+from engine.data.readers import read_prompts
+from engine.data.records import BadRecordError
+from engine.errors import DraftbenchError
+from tests.unit.conftest import Draftbench
+
+WORDS = [
+    "river",
+    "mountain",
+    "protein",
+    "engine",
+    "harvest",
+    "lantern",
+    "violin",
+    "glacier",
+    "orbit",
+    "compass",
+    "meadow",
+    "anchor",
+]
+
+
+def user(text: Any) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: Any, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text, **more}
+
+
+def tool(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}
+
+
+def question(number: int) -> str:
+    """A question unlike all others."""
+    chosen = [WORDS[(number // 12**power) % 12] for power in range(3)]
+    return f"Tell me about the {chosen[0]} of number {number * 7919}, its {chosen[1]} and its {chosen[2] * 2}?"
+
+
+def chats(count: int = 60) -> list[dict[str, Any]]:
+    return [{"messages": [user(question(i)), assistant(f"answer {i}")]} for i in range(count)]
+
+
+def log(folder: Path, rows: Sequence[Any], name: str = "log.jsonl") -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def imported(
+    tmp_path: Path, rows: Sequence[Any], columns: dict[str, str] | None = None, **options: Any
+) -> dict[str, Any]:
+    source = LogSource(path=str(log(tmp_path, rows)), **(columns or {}))
+    return import_logs([source], tmp_path / "out", ImportOptions(**options))
+
+
+def records(tmp_path: Path, side: str = "train") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tmp_path / "out" / f"{side}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def everything(tmp_path: Path) -> list[dict[str, Any]]:
+    return records(tmp_path) + records(tmp_path, "heldout")
+
+
+def read(record: dict[str, Any], every_turn: bool = False, **columns: str) -> list[tuple[list[str], str]]:
+    """What is asked (roles and texts) and the reference, of each query in one row."""
+    found = queries_of(record, LogSource(path="x.jsonl", **columns), "x-1", every_turn=every_turn)
+    return [([f"{m['role'][0]}:{m['content']}" for m in q.prompt.messages], q.reference) for q in found]
+
+
+# --- where a conversation is cut ---
+
+
+def test_the_last_answer_is_cut_off_and_kept():
+    assert read({"messages": [user("a"), assistant("b"), user("c"), assistant(" d ")]}) == [
+        (["u:a", "a:b", "u:c"], "d")
+    ]
+    assert read({"messages": [user("a")]}) == [(["u:a"], "")]
+    assert read({"prompt": "a"}) == [(["u:a"], "")]
+
+
+def test_every_turn_gives_a_prompt_with_all_that_came_before():
+    conversation = [{"role": "system", "content": "s"}, user("a"), assistant("b"), user("c"), assistant("d"), user("e")]
+    assert read({"messages": conversation}, every_turn=True) == [
+        (["s:s", "u:a"], "b"),
+        (["s:s", "u:a", "a:b", "u:c"], "d"),
+        (["s:s", "u:a", "a:b", "u:c", "a:d", "u:e"], ""),
+    ]
+
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+
+
+def test_an_answer_of_calls_is_the_text_that_a_prompt_asks_for():
+    one = {"messages": [user("a"), assistant(None, tool_calls=[CALL])], "tools": [tool("f")]}
+    assert read(one) == [(["u:a"], '{"name": "f", "arguments": {"x": 1}}')]
+    two = {"messages": [user("a"), assistant("", tool_calls=[CALL, CALL])]}
+    assert json.loads(read(two)[0][1]) == [{"name": "f", "arguments": {"x": 1}}] * 2
+    answered = [
+        user("a"),
+        assistant(None, tool_calls=[CALL]),
+        {"role": "tool", "tool_call_id": "call_1", "content": "2"},
+    ]
+    source = LogSource(path="x.jsonl")
+    (query,) = queries_of({"messages": [*answered, assistant("It is 2.")]}, source, "x", every_turn=False)
+    assert query.prompt.messages[1]["tool_calls"] == [CALL]
+    assert query.reference == "It is 2."
+
+
+@pytest.mark.parametrize(
+    ("record", "columns"),
+    [
+        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, {"messages_column": "conversations"}),
+        ({"request": {"messages": [user("a")]}, "response": {"choices": [{"message": assistant("b")}]}},
+         {"messages_column": "request.messages", "reference_column": "response.choices.0.message"}),
+        ({"question": "a", "answer": "b"}, {"prompt_column": "question", "reference_column": "answer"}),
+        ({"messages": json.dumps([user("a"), assistant("b")])}, {}),
+        ({"messages": [user([{"type": "text", "text": "a"}]), assistant([{"type": "text", "text": "b"}])]}, {}),
+    ],
+)  # fmt: skip
+def test_forms_of_logs(record: dict[str, Any], columns: dict[str, str]):
+    assert read(record, **columns) == [(["u:a"], "b")]
+
+
+def test_older_forms_of_tools_and_calls():
+    call = {"name": "f", "arguments": "{}"}
+    row = {"messages": [{"role": "developer", "content": "s"}, user("a"), {"role": "assistant", "content": None, "function_call": call}],
+           "functions": [{"name": "f", "parameters": {}}]}  # fmt: skip
+    (query,) = queries_of(row, LogSource(path="x", tools_column="functions"), "x", every_turn=False)
+    assert [m["role"] for m in query.prompt.messages] == ["system", "user"]
+    assert query.prompt.tools[0]["function"]["name"] == "f"
+    assert json.loads(query.reference) == {"name": "f", "arguments": {}}
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"text": "a"}, "neither 'messages' nor 'prompt'; it has: text"),
+        ({"messages": [assistant("a")]}, "nobody asks"),
+        ({"messages": []}, "must be a list of messages"),
+        ({"messages": "not json"}, "not valid JSON"),
+        ({"messages": [user([{"type": "image_url", "image_url": {}}])]}, "type image_url"),
+        (
+            {"messages": [user("a"), assistant(None, tool_calls=[{"function": {"name": "f", "arguments": "{"}}])]},
+            "call of f",
+        ),
+        ({"messages": [{"role": "narrator", "content": "a"}]}, "role 'narrator'"),
+        ({"prompt": "a", "time": "yesterday"}, "neither a number nor a date"),
+        ({"prompt": "a", "id": {"a": 1}}, "text or numbers"),
+    ],
+)
+def test_a_row_that_is_no_conversation_says_why(record: dict[str, Any], reason: str):
+    with pytest.raises(BadRecordError, match=reason):
+        read(record, time_column="time")
+
+
+# --- the whole import ---
+
+
+def test_an_import_is_two_files_that_a_recipe_can_name(tmp_path: Path):
+    told = imported(tmp_path, chats())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["heldout.jsonl", "import.json", "train.jsonl"]
+    assert json.loads((tmp_path / "out" / "import.json").read_text(encoding="utf-8")) == told
+    train, heldout = (
+        read_prompts([PromptSource(path=str(tmp_path / "out" / f"{side}.jsonl"))]).prompts
+        for side in ("train", "heldout")
+    )
+    assert (len(train), len(heldout)) == (told["counts"]["train"], told["counts"]["heldout"])
+    assert len(train) + len(heldout) == 60
+    assert 1 <= len(heldout) <= 20
+    assert remove_overlap(train, heldout)[1] == []
+    by_text = {record["messages"][-1]["content"]: record["reference"] for record in everything(tmp_path)}
+    assert by_text == {question(i): f"answer {i}" for i in range(60)}
+    assert {record["scenario"] for record in everything(tmp_path)} == {"historical"}
+
+
+def test_the_same_log_gives_the_same_bytes(tmp_path: Path):
+    rows = chats(30)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        imported(tmp_path / name, rows)
+    for file in ("train.jsonl", "heldout.jsonl", "import.json"):
+        assert (tmp_path / "a/out" / file).read_bytes() == (tmp_path / "b/out" / file).read_bytes()
+
+
+def test_scrubbing_reaches_messages_calls_references_and_names(tmp_path: Path):
+    arguments = json.dumps({"to": "bob@example.com", "phone": 13812345678})
+    call = {"id": "c", "type": "function", "function": {"name": "mail", "arguments": arguments}}
+    row = {
+        "id": "bob@example.com", "group": "alice@example.com", "messages": [
+            user("I am alice@example.com, write to bob@example.com"),
+            assistant(None, tool_calls=[call]), {"role": "tool", "tool_call_id": "c", "content": "sent to bob@example.com"},
+            user("And call 13812345678"), assistant(None, tool_calls=[call]),
+        ],
+    }  # fmt: skip
+    told = imported(tmp_path, [row, *chats(30)])
+    text = "".join(
+        (tmp_path / "out" / f).read_text(encoding="utf-8") for f in ("train.jsonl", "heldout.jsonl", "import.json")
+    )
+    assert "example.com" not in text
+    assert "13812345678" not in text
+    (record,) = [r for r in everything(tmp_path) if "<EMAIL" in json.dumps(r)]
+    assert record["id"] == "log-1"
+    assert record["messages"][0]["content"] == "I am <EMAIL_1>, write to <EMAIL_2>"
+    assert record["group"] == "<EMAIL_1>"
+    assert json.loads(record["messages"][1]["tool_calls"][0]["function"]["arguments"]) == {
+        "to": "<EMAIL_2>",
+        "phone": "<PHONE_1>",
+    }
+    assert json.loads(record["reference"])["arguments"] == {"to": "<EMAIL_2>", "phone": "<PHONE_1>"}
+    assert told["pii"] == {
+        "scrubbed": True,
+        "found": {"EMAIL": 6, "PHONE": 3},
+        "prompts": 1,
+        "remark": imports.NOT_FOUND,
+    }
+
+
+def test_one_person_has_one_placeholder_in_all_rows_of_a_conversation(tmp_path: Path):
+    rows = [
+        {"prompt": f"{question(i)} Ask {name}@example.com", "chat": chat}
+        for i, (name, chat) in enumerate([("a", "x"), ("b", "y"), ("b", "x"), ("a", "x")])
+    ]
+    imported(tmp_path, [*rows, *chats(20)], {"conversation_column": "chat"})
+    texts = {record["messages"][0]["content"] for record in everything(tmp_path)}
+    asked = [next(text for text in texts if text.startswith(question(i)) and "Ask" in text)[-9:] for i in range(4)]
+    assert asked == ["<EMAIL_1>", "<EMAIL_1>", "<EMAIL_2>", "<EMAIL_1>"]
+
+
+def test_personal_data_stays_if_it_is_asked_to(tmp_path: Path):
+    told = imported(tmp_path, [{"prompt": "Write to bob@example.com now"}, *chats(20)], keep_pii=True)
+    assert any("bob@example.com" in r["messages"][0]["content"] for r in everything(tmp_path))
+    assert told["pii"]["scrubbed"] is False
+    assert told["pii"]["found"] == {}
+
+
+def test_a_conversation_falls_on_one_side_however_many_rows_and_turns_it_has(tmp_path: Path):
+    rows = [
+        {"chat": i // 3, "messages": [user(question(i)), assistant("b"), user(question(1000 + i)), assistant("d")]}
+        for i in range(240)
+    ]
+    told = imported(tmp_path, rows, {"conversation_column": "chat"}, every_turn=True)
+    assert told["counts"]["train"] + told["counts"]["heldout"] == 480
+    number_of = {question(i): (i % 1000) // 3 for i in [*range(240), *range(1000, 1240)]}
+    sides = [
+        {number_of[r["messages"][-1]["content"]] for r in records(tmp_path, side)} for side in ("train", "heldout")
+    ]
+    assert all(sides)
+    assert not sides[0] & sides[1]
+
+
+def test_sets_of_tools_fall_on_one_side_where_there_are_enough_of_them(tmp_path: Path):
+    rows = [{"prompt": question(i), "tools": [tool(f"tool_{i % 40}")]} for i in range(200)]
+    told = imported(tmp_path, rows)
+    names = [{r["tools"][0]["function"]["name"] for r in records(tmp_path, side)} for side in ("train", "heldout")]
+    assert all(names)
+    assert not names[0] & names[1]
+    assert told["split_by"] == "conversation and set of tools"
+
+
+def test_a_conversation_that_changes_its_tools_brings_no_heldout_set_to_training(tmp_path: Path):
+    rows = [{"chat": i % 50, "prompt": question(i), "tools": [tool(f"tool_{i % 41}")]} for i in range(200)]
+    told = imported(tmp_path, rows, {"conversation_column": "chat"})
+    names = [{r["tools"][0]["function"]["name"] for r in records(tmp_path, side)} for side in ("train", "heldout")]
+    assert not names[0] & names[1]
+    removed = {step["step"]: step["removed"] for step in told["steps"]}
+    assert removed["has a held-out set of tools"] > 0
+
+
+def test_a_log_of_one_set_of_tools_is_split_by_conversation_and_says_so(tmp_path: Path):
+    told = imported(tmp_path, [{"prompt": question(i), "tools": [tool("only")]} for i in range(100)])
+    assert told["counts"]["train"] > told["counts"]["heldout"] > 0
+    assert told["split_by"] == "conversation"
+    assert any("both sides have the same" in note for note in told["notes"])
+
+
+def test_each_step_says_what_it_took_out(tmp_path: Path):
+    again = [{"prompt": question(i) + " !"} for i in range(7)]
+    near = [{"prompt": question(i).replace("Tell", "tell").replace("about", "abouts")} for i in range(3)]
+    other_tools = [{"prompt": question(i), "tools": [tool("f")]} for i in range(60)]
+    told = imported(tmp_path, [*chats(), *again, *near, {"nothing": 1}, *other_tools], skip_bad=True)
+    removed = {step["step"]: step["removed"] for step in told["steps"]}
+    assert removed["is no conversation"] == told["bad_rows"] == 1
+    assert removed["exact repeat of an earlier one"] == 7
+    assert removed["near repeat of an earlier one"] == 3
+    assert removed["is held out"] == told["counts"]["heldout"]
+    assert told["steps"][-1]["left"] == told["counts"]["train"]
+    assert told["files"][0]["rows"] == 131
+
+
+def test_a_query_that_is_held_out_under_other_tools_leaves_the_training_side(tmp_path: Path):
+    rows = [{"prompt": question(i % 100), "tools": [tool(f"tool_{i}")]} for i in range(200)]
+    told = imported(tmp_path, rows)
+    removed = {step["step"]: step["removed"] for step in told["steps"]}
+    assert removed["near repeat of a held-out one"] > 0
+    texts = [{r["messages"][0]["content"] for r in records(tmp_path, side)} for side in ("train", "heldout")]
+    assert not texts[0] & texts[1]
+
+
+def test_prompts_are_kept_in_order_of_time_whatever_the_rows_order(tmp_path: Path):
+    times = ["2026-01-03", "2026-01-01T05:00:00+08:00", 1767222000, "1767222001.5", "2026-01-02 10:00"]
+    rows = [{"prompt": question(i), "when": time} for i, time in enumerate(times)]
+    imported(tmp_path, rows, {"time_column": "when"}, heldout_share=1e-9)
+    asked = [record["messages"][0]["content"] for record in records(tmp_path)]
+    assert asked == [question(i) for i in (1, 2, 3, 4, 0)]
+
+
+def test_columns_of_parquet_and_csv_reach_the_import(tmp_path: Path):
+    table = {"q": [question(i) for i in range(30)], "a": [f"answer {i}" for i in range(30)], "n": [f"row{i}" for i in range(30)],
+             "chat": [i // 2 for i in range(30)], "unused": ["x"] * 30}  # fmt: skip
+    pq.write_table(pa.table(table), tmp_path / "log.parquet")
+    lines = ["q,a,n,chat", *(f'"{q}",{a},{n},{c}' for q, a, n, c, _ in zip(*table.values(), strict=True))]
+    (tmp_path / "log.csv").write_text("\n".join(lines), encoding="utf-8")
+    columns = {"prompt_column": "q", "reference_column": "a", "id_column": "n", "conversation_column": "chat"}
+    made = []
+    for name in ("log.parquet", "log.csv"):
+        out = tmp_path / name.partition(".")[2]
+        import_logs([LogSource(path=str(tmp_path / name), **columns)], out, ImportOptions())
+        made.append((out / "train.jsonl").read_bytes())
+    assert made[0] == made[1]
+    assert json.loads(made[0].splitlines()[0])["id"].startswith("row")
+
+
+def test_two_files_make_one_import(tmp_path: Path):
+    (tmp_path / "sub").mkdir()
+    first, second = log(tmp_path, chats(30)), log(tmp_path / "sub", chats(40)[30:])
+    told = import_logs([LogSource(path=str(p)) for p in (first, second)], tmp_path / "out", ImportOptions())
+    assert told["counts"]["train"] + told["counts"]["heldout"] == 40
+    assert [file["rows"] for file in told["files"]] == [30, 10]
+
+
+# --- what must not happen ---
+
+
+def left_behind(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name not in ("log.jsonl", "home", "cache"))
+
+
+def test_bad_rows_are_told_and_stop_the_import(tmp_path: Path):
+    with pytest.raises(DraftbenchError, match="1 of 61 rows") as caught:
+        imported(tmp_path, [*chats(), {"text": "a"}])
+    assert "log.jsonl:61: has neither" in caught.value.what
+    assert "--skip-bad" in caught.value.fix
+    assert "out" not in left_behind(tmp_path)
+
+
+def test_a_log_without_a_good_row_is_an_error_even_if_bad_rows_are_skipped(tmp_path: Path):
+    with pytest.raises(DraftbenchError, match="2 of 2 rows"):
+        imported(tmp_path, [{"text": "a"}, {"text": "b"}], skip_bad=True)
+
+
+def test_an_id_that_comes_twice_is_a_bad_row(tmp_path: Path):
+    with pytest.raises(DraftbenchError, match="the id 'a' was used before"):
+        imported(tmp_path, [{"id": "a", "prompt": question(1)}, {"id": "a", "prompt": question(2)}])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -1.0, float("nan")])
+def test_a_share_that_leaves_a_side_empty_is_refused(tmp_path: Path, share: float):
+    with pytest.raises(DraftbenchError, match="held-out share"):
+        imported(tmp_path, chats(), heldout_share=share)
+
+
+def test_an_import_without_training_prompts_is_refused(tmp_path: Path):
+    with pytest.raises(DraftbenchError, match="no training prompt is left"):
+        imported(tmp_path, chats(5), heldout_share=1 - 1e-12)
+    assert "out" not in left_behind(tmp_path)
+
+
+def test_few_heldout_prompts_are_remarked(tmp_path: Path):
+    assert any("few to measure on" in note for note in imported(tmp_path, chats(20))["notes"])
+
+
+def test_what_exists_is_replaced_only_if_asked_and_only_if_it_is_an_import(tmp_path: Path):
+    source = LogSource(path=str(log(tmp_path, chats(40))))
+    out = tmp_path / "out"
+    import_logs([source], out, ImportOptions())
+    before = (out / "train.jsonl").read_bytes()
+    with pytest.raises(DraftbenchError, match="exists") as caught:
+        import_logs([source], out, ImportOptions())
+    assert "--overwrite" in caught.value.fix
+    log(tmp_path, chats(50))
+    import_logs([source], out, ImportOptions(), overwrite=True)
+    assert (out / "train.jsonl").read_bytes() != before
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(DraftbenchError, match="no folder that this command wrote"):
+        import_logs([source], mine, ImportOptions(), overwrite=True)
+    assert left_behind(tmp_path) == ["mine", "out"]
+
+
+def test_a_break_while_writing_leaves_the_former_import_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source, out = LogSource(path=str(log(tmp_path, chats(40)))), tmp_path / "out"
+    import_logs([source], out, ImportOptions())
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(imports, "write_json", full)
+    with pytest.raises(DraftbenchError, match="disk is full"):
+        import_logs([source], out, ImportOptions(), overwrite=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert left_behind(tmp_path) == ["out"]
+
+
+def test_after_a_kill_between_the_two_renames_the_former_import_comes_back(tmp_path: Path):
+    source, out = LogSource(path=str(log(tmp_path, chats(40)))), tmp_path / "out"
+    import_logs([source], out, ImportOptions())
+    room = tmp_path / ".out-making-killed"
+    (room / "new").mkdir(parents=True)
+    os.rename(out, room / "old")
+    with pytest.raises(DraftbenchError, match="exists"):
+        import_logs([source], out, ImportOptions())
+    assert left_behind(tmp_path) == ["out"]
+    assert (out / "import.json").exists()
+
+
+# --- the command ---
+
+
+def test_the_command_shows_each_step_and_what_was_scrubbed(tmp_path: Path, draftbench: Draftbench):
+    path = log(tmp_path, [{"prompt": "Write to bob@example.com now"}, *chats(40)])
+    shown = draftbench("data", "import", str(path), "--out", str(tmp_path / "out"))
+    assert shown.code == 0, shown.err
+    assert "EMAIL 1" in shown.out
+    assert "names and postal addresses" in shown.out
+    assert "exact repeat of a held-out one" in shown.out
+    told = draftbench(
+        "data", "import", str(path), "--out", str(tmp_path / "out"), "--overwrite", "--keep-pii", "--json"
+    )
+    assert told.json()["pii"]["scrubbed"] is False
+    again = draftbench("data", "import", str(path), "--out", str(tmp_path / "out"))
+    assert (again.code, "--overwrite" in again.err) == (2, True)
