@@ -78,7 +78,8 @@ def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
 def _blocks(probs: torch.Tensor) -> torch.Tensor:
     """[..., vocab] -> [..., block, _BLOCK], filled up with zeros, which are never drawn."""
     missing = -probs.shape[-1] % _BLOCK
-    return (F.pad(probs, (0, missing)) if missing else probs).unflatten(-1, (-1, _BLOCK))
+    padded = F.pad(probs, (0, missing)) if missing else probs
+    return padded.reshape(*probs.shape[:-1], -1, _BLOCK)
 
 
 def _invert(masses: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

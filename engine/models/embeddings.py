@@ -21,7 +21,7 @@ def embeddings_hash(weights: Iterable[torch.Tensor]) -> str:
     """
     digest = hashlib.sha256()
     for tensor in weights:
-        digest.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -1,0 +1,134 @@
+"""Which of the queries a target wrote are kept, and why the others are not."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from engine.data.magpie_recipe import FilterSpec
+from engine.data.overlap import duplicates_within, remove_overlap
+from engine.data.prompts import Prompt, Tool
+
+_GRAM = 8  # characters: longer than a common word ending, shorter than the shortest phrase worth repeating
+
+_CALL = re.compile(r'\[?\s*\{\s*"')  # a JSON object or a list of them; a user begins with words
+
+
+@dataclass(frozen=True)
+class WrittenQuery:
+    """A raw query: its number, the text without blanks around it, and whether the target ended its turn."""
+
+    number: int
+    text: str
+    finished: bool
+    tools: tuple[Tool, ...] = ()
+    group: str = ""
+
+
+@dataclass
+class Removed:
+    """How many queries a filter took out, and the first of them."""
+
+    meaning: str
+    count: int = 0
+    example: str = ""
+
+
+@dataclass(frozen=True)
+class Sieved:
+    """The prompts that were kept, and what each filter removed, by filter in the order they act."""
+
+    kept: list[Prompt]
+    removed: dict[str, Removed] = field(default_factory=dict)
+
+
+Check = Callable[[WrittenQuery, FilterSpec, frozenset[str]], bool]
+
+# A query falls to the first check that is true of it.
+CHECKS: dict[str, tuple[str, Check]] = {
+    "empty": ("no text at all", lambda query, rules, marks: not query.text),
+    "template_tokens": ("tokens of the chat template inside", lambda query, rules, marks: _holds(query.text, marks)),
+    "broken_characters": ("half characters inside", lambda query, rules, marks: "\ufffd" in query.text),
+    "call_not_query": (
+        "begins as a function call: the target spoke as the assistant",
+        lambda query, rules, marks: _CALL.match(query.text) is not None,
+    ),
+    "unfinished": ("no end of turn within max_new_tokens", lambda query, rules, marks: not query.finished),
+    "too_short": ("under min_characters", lambda query, rules, marks: len(query.text) < rules.min_characters),
+    "too_long": ("over max_characters", lambda query, rules, marks: len(query.text) > rules.max_characters),
+    "ends_with_colon": ("announces what never comes", lambda query, rules, marks: query.text.endswith((":", "："))),
+    "wrong_script": ("not in the wanted script", lambda query, rules, marks: _wrong_script(query.text, rules)),
+    "repeats_itself": (
+        "runs in a loop",
+        lambda query, rules, marks: distinct_share(query.text) < rules.distinct_share,
+    ),
+}
+SET_CHECKS = {
+    "exact_duplicate": "the same as an earlier query",
+    "near_duplicate": "almost the same as an earlier query",
+    "heldout_overlap": "the same or almost the same as a held-out query",
+}
+
+
+def sieve(
+    queries: Sequence[WrittenQuery], rules: FilterSpec, marks: frozenset[str], heldout: Sequence[Prompt], domain: str
+) -> Sieved:
+    """Prompts of the queries that pass every filter, in order, with ids `magpie-<domain>-<number>`.
+
+    `marks` are the texts of `template_marks`. Every query is kept or counted under one filter.
+    """
+    meanings = {name: meaning for name, (meaning, _) in CHECKS.items()} | SET_CHECKS
+    removed = {name: Removed(meaning) for name, meaning in meanings.items()}
+
+    def drop(name: str, text: str) -> None:
+        removed[name].count += 1
+        removed[name].example = removed[name].example or text
+
+    passed: list[Prompt] = []
+    for query in queries:
+        reason = next((name for name, (_, check) in CHECKS.items() if check(query, rules, marks)), None)
+        if reason is None:
+            passed.append(_prompt(query, domain))
+        else:
+            drop(reason, query.text)
+    texts = {prompt.id: prompt.text for prompt in passed}
+    repeats = duplicates_within(passed, threshold=rules.near_duplicate)
+    for repeat in repeats:
+        drop(f"{repeat.kind}_duplicate", texts[repeat.prompt_id])
+    repeated = {repeat.prompt_id for repeat in repeats}
+    unique = [prompt for prompt in passed if prompt.id not in repeated]
+    kept, seen = remove_overlap(unique, heldout, threshold=rules.near_duplicate)
+    for repeat in seen:
+        drop("heldout_overlap", texts[repeat.prompt_id])
+    return Sieved(kept, removed)
+
+
+def distinct_share(text: str) -> float:
+    """Share of different ones among the character 8-grams of a text: 1 for prose, towards 0 for a loop."""
+    grams = [text[start : start + _GRAM] for start in range(max(len(text) - _GRAM, 0) + 1)]
+    return len(set(grams)) / len(grams)
+
+
+_SCRIPT_NAMES = {"han": "CJK "}  # how Unicode's names of letters begin; other scripts by their own name
+
+
+def script_share(text: str, script: str) -> float:
+    """Share of a text's letters that belong to a script; 0 for a text without letters."""
+    begins = _SCRIPT_NAMES.get(script, script.upper() + " ")
+    letters = [character for character in text if character.isalpha()]
+    return sum(unicodedata.name(letter, "").startswith(begins) for letter in letters) / max(len(letters), 1)
+
+
+def _wrong_script(text: str, rules: FilterSpec) -> bool:
+    return rules.script != "any" and script_share(text, rules.script) < rules.script_share
+
+
+def _holds(text: str, marks: frozenset[str]) -> bool:
+    return any(mark in text for mark in marks)
+
+
+def _prompt(query: WrittenQuery, domain: str) -> Prompt:
+    message = {"role": "user", "content": query.text}
+    return Prompt(f"magpie-{domain}-{query.number:05d}", (message,), query.tools, query.group)

@@ -1,0 +1,135 @@
+"""Synthetic prompts: the target writes queries, what is unfit is sieved out, a prompt file comes of the rest.
+
+    <home>/magpie/<name>-<address>/
+      spec.json     what the address is the hash of
+      raw.jsonl     a line a raw query, whole batches only, in order
+      prompts.jsonl the kept prompts, unless another file is named; prompts.json beside it says how they came about
+
+The address covers what changes the queries and not how many there are: asking for more goes on
+behind those that are there, and another filter writes nothing anew. Answers are not kept here:
+a capture of these prompts makes the target answer them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.capture.generate import answer_prompts
+from engine.capture.signal import SignalFormat
+from engine.capture.store import exclusive
+from engine.config import load_section
+from engine.data.magpie_recipe import MagpieRecipe
+from engine.decode.sampling import Sampling
+from engine.errors import Cancelled, DraftbenchError
+from engine.fileio import disk_errors, write_atomic, write_json
+from engine.models.load import LoadedModel, load_model
+from engine.paths import Home, resolve_input
+from engine.progress import Progress
+from engine.runs.execution import stop_on_signals
+from engine.runs.synthesis_file import as_lines, output_file, raw_lines, write_prompts
+from engine.runs.synthesis_plan import Plan, plan_queries
+
+
+def synthesise(
+    home: Home, recipe: str, settings: Sequence[str], *, out: Path | None, overwrite: bool, quiet: bool = False
+) -> dict[str, Any]:
+    """Write the prompts of a Magpie recipe; returns what the file beside them says, with the paths of both.
+
+    Resumes what was begun. Raises Cancelled at Ctrl-C or SIGTERM, with whole batches kept, and
+    DraftbenchError for a target without a chat template, a file that is not ours to replace,
+    or when nothing passes the filters.
+    """
+    with stop_on_signals() as stop_wanted:
+        progress = Progress(quiet=quiet, stop_wanted=stop_wanted)
+        try:
+            file = resolve_input(recipe)
+            plan = plan_queries(home, load_section(MagpieRecipe, file, settings), file.parent)
+            output_file(plan, out, overwrite=overwrite)
+            with disk_errors(plan.folder):
+                plan.folder.mkdir(parents=True, exist_ok=True)
+            with exclusive(plan.folder, progress, plan.folder.name):
+                write_raw(plan, progress)
+                return write_prompts(plan, out, overwrite=overwrite)
+        except KeyboardInterrupt:
+            raise Cancelled("magpie") from None
+        finally:
+            progress.finish()
+
+
+def write_raw(plan: Plan, progress: Progress) -> None:
+    """Bring the raw file to `queries` lines. A query's draws come from its number, so a resumed run equals an unbroken one."""
+    wanted, size = plan.recipe.queries, plan.recipe.batch_size
+    done = _recover(plan)
+    if done >= wanted:
+        return
+    target = load_model(plan.target)
+    write_json(plan.folder / "spec.json", plan.spec)
+    began, tokens = time.monotonic(), 0
+    progress.start("queries", wanted, "queries", done=done)
+    for start in range(done, wanted, size):
+        lines = []
+        for line in _write_batch(plan, target, range(start, min(start + size, wanted)), progress):
+            lines.append(line)
+            tokens += line["tokens"]
+            progress.advance(1, tokens_per_s=round(tokens / (time.monotonic() - began), 1))
+        with disk_errors(plan.raw_file), open(plan.raw_file, "ab") as file:
+            file.write(as_lines(sorted(lines, key=lambda line: line["number"])))
+    progress.finish()
+
+
+def _write_batch(plan: Plan, target: LoadedModel, numbers: range, progress: Progress) -> Iterator[dict[str, Any]]:
+    """Raw lines of some queries, in the order the target ends them."""
+    recipe, steering = plan.recipe, [plan.steering(number) for number in numbers]
+    found = {one: plan.opening(*one) for one in set(steering)}
+    _refuse_too_long(target, max(len(opening.ids) for opening in found.values()), recipe.max_new_tokens)
+    openings = [found[one] for one in steering]
+    answers = answer_prompts(
+        target.model,
+        [opening.ids for opening in openings],
+        [f"magpie-{number}" for number in numbers],
+        Sampling(recipe.temperature, recipe.top_k, recipe.top_p),
+        max_new_tokens=recipe.max_new_tokens,
+        stop_ids=target.stop_ids.union(*(opening.end_ids for opening in openings)),
+        seed=recipe.seed,
+        batch_size=len(numbers),
+        signal=SignalFormat("none", 0, target.vocab_rows, 0),
+        before_forward=progress.stop_if_asked,
+    )
+    for answer in answers:
+        ended = answer.finish_reason == "stop"
+        written = answer.token_ids[:-1] if ended else answer.token_ids
+        text, cut = openings[answer.index].cut(plan.tokenizer.decode(written, skip_special_tokens=False))
+        yield {
+            "number": numbers[answer.index],
+            "seed": recipe.seed,
+            "tools": steering[answer.index][1] if recipe.tools_from else None,
+            "finished": ended or cut,
+            "tokens": len(answer.token_ids),
+            "text": text.strip(),
+        }
+
+
+def _refuse_too_long(target: LoadedModel, opening_tokens: int, max_new_tokens: int) -> None:
+    context = target.context_tokens
+    if context is not None and opening_tokens + max_new_tokens > context:
+        raise DraftbenchError(
+            f"what comes before the query has {opening_tokens} tokens; with max_new_tokens {max_new_tokens} "
+            f"that is more than the context of {context}",
+            "the query would run past the model's context",
+            "shorten the system prompts, or lower max_tools_characters or max_new_tokens",
+        )
+
+
+def _recover(plan: Plan) -> int:
+    """Raw queries that are there, after cutting a batch that a kill has torn."""
+    lines = raw_lines(plan)
+    whole = len(lines)
+    if whole < plan.recipe.queries:
+        whole -= whole % plan.recipe.batch_size
+    kept = as_lines(lines[:whole])
+    if plan.raw_file.exists() and plan.raw_file.read_bytes() != kept:
+        write_atomic(plan.raw_file, kept)
+    return whole

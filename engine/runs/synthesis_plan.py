@@ -1,0 +1,114 @@
+"""What a Magpie recipe will make the target write, known before its weights are loaded."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.config import ModelSpec
+from engine.data.magpie import Opening, find_opening
+from engine.data.magpie_recipe import MagpieRecipe
+from engine.data.prompts import Prompt, Tool
+from engine.data.readers import SourceInfo, read_prompts
+from engine.data.rendering import template_hash
+from engine.errors import DraftbenchError
+from engine.fileio import content_hash
+from engine.models.load import load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
+from engine.paths import Home
+from engine.runs.recipes import absolute_model
+
+_FORMAT = 1  # raise it when the meaning of the raw lines changes
+
+
+@dataclass(frozen=True)
+class ToolSet:
+    """Tools offered to the user of one query, and the group of the prompt they come from."""
+
+    tools: tuple[Tool, ...] = ()
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the target will write, known before it is loaded."""
+
+    recipe: MagpieRecipe
+    target: ModelSpec  # with absolute paths
+    tokenizer: Any
+    tool_sets: list[ToolSet]  # one without tools if none are offered
+    heldout: list[Prompt]
+    sources: dict[str, list[SourceInfo]]
+    spec: dict[str, Any]
+    folder: Path
+
+    @property
+    def address(self) -> str:
+        return content_hash(self.spec)
+
+    @property
+    def raw_file(self) -> Path:
+        return self.folder / "raw.jsonl"
+
+    def steering(self, number: int) -> tuple[str | None, int]:
+        """System prompt and index of the tool set of a query: the one in turn, the other drawn from seed and number."""
+        systems = self.recipe.system
+        drawn = random.Random(f"{self.recipe.seed}:{number}").randrange(len(self.tool_sets))
+        return systems[number % len(systems)], drawn
+
+    def opening(self, system: str | None, tool_set: int) -> Opening:
+        """Where the user speaks under a system prompt and a tool set."""
+        return find_opening(
+            self.tokenizer,
+            system=system,
+            tools=self.tool_sets[tool_set].tools,
+            context_tokens=None,
+            max_new_tokens=self.recipe.max_new_tokens,
+        )
+
+
+def plan_queries(home: Home, recipe: MagpieRecipe, beside: Path) -> Plan:
+    """Read everything a recipe names and try the template, without the target's weights."""
+    target = absolute_model(recipe.target, beside)
+    tokenizer = load_tokenizer(target)
+    template = template_hash(tokenizer)
+    tool_sets, tool_sources = _tool_sets(recipe, beside)
+    heldout = read_prompts(recipe.heldout, relative_to=beside) if recipe.heldout else None
+    spec = {
+        "format": _FORMAT,
+        "target": model_fingerprint(target),
+        "dtype": str(resolve_dtype(target.dtype, resolve_device(target.device))).removeprefix("torch."),
+        "template": template,
+        "system": recipe.system,
+        "tools": content_hash([tool_set.tools for tool_set in tool_sets]),
+        "temperature": recipe.temperature,
+        "top_p": recipe.top_p,
+        "top_k": recipe.top_k,
+        "max_new_tokens": recipe.max_new_tokens,
+        "seed": recipe.seed,
+    }
+    folder = home.root / "magpie" / f"{recipe.name}-{content_hash(spec)[:16]}"
+    sources = {"tools": tool_sources, "heldout": heldout.sources if heldout else []}
+    plan = Plan(recipe, target, tokenizer, tool_sets, heldout.prompts if heldout else [], sources, spec, folder)
+    for system in recipe.system:
+        plan.opening(system, 0)  # an unfit template is told before the weights are loaded
+    return plan
+
+
+def _tool_sets(recipe: MagpieRecipe, beside: Path) -> tuple[list[ToolSet], list[SourceInfo]]:
+    """The different tool sets of the prompts in `tools_from` that are short enough, in order."""
+    if not recipe.tools_from:
+        return [ToolSet()], []
+    found = read_prompts(recipe.tools_from, relative_to=beside)
+    by_schema = {json.dumps(p.tools, sort_keys=True): ToolSet(p.tools, p.group) for p in found.prompts if p.tools}
+    short = [tool_set for schema, tool_set in by_schema.items() if len(schema) <= recipe.max_tools_characters]
+    if not short:
+        raise DraftbenchError(
+            f"tools_from holds no tool set of at most {recipe.max_tools_characters} characters "
+            f"({len(by_schema)} longer ones, {len(found.prompts)} prompts)",
+            "each query is written under the tools of one of these prompts",
+            "name prompts that carry tools, raise max_tools_characters, or leave tools_from out",
+        )
+    return short, found.sources

@@ -1,0 +1,299 @@
+"""Writing synthetic prompts with a tiny target that knows ASCII alone: resumable, repeatable, never over others' files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from engine.config import PromptSource, load_section
+from engine.data.magpie_recipe import MagpieRecipe
+from engine.data.readers import read_prompts
+from engine.errors import Cancelled, DraftbenchError
+from engine.paths import home
+from engine.progress import Progress
+from engine.runs import synthesis
+from engine.runs.synthesis_plan import plan_queries
+from tests.conftest import CHATML, tiny_llama
+from tests.kill import kill_myself, run_until_killed
+from tests.unit.conftest import Draftbench
+
+TOOLS = [
+    {"type": "function", "function": {"name": name, "description": name, "parameters": {}}} for name in ("rain", "bus")
+]
+
+
+def save_target(folder: Path, template: str | None = CHATML) -> Path:
+    """A random model over printable ASCII, so that what it writes are characters."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = [chr(code) for code in range(33, 127)] + ["Ġ", "Ċ"]
+    vocab = {"<|im_start|>": 0, "<|im_end|>": 1, **{symbol: i + 2 for i, symbol in enumerate(letters)}}
+    raw = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", chat_template=template)
+    tokenizer.save_pretrained(folder)
+    tiny_llama(vocab=len(vocab), initializer_range=0.02, max_position_embeddings=1024).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_target(tmp_path_factory.mktemp("models") / "ascii-target")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, target: Path) -> Path:
+    """Eleven queries in batches of four; held-out and tool prompts lie beside the recipe."""
+    lines = [{"id": f"t{i}", "prompt": "Which one?", "tools": [TOOLS[i % 2]], "group": f"g{i % 2}"} for i in range(4)]
+    (tmp_path / "tools.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    (tmp_path / "heldout.jsonl").write_text(json.dumps({"prompt": "What is left out of all this?"}), encoding="utf-8")
+    values: dict[str, Any] = {
+        "name": "tiny", "domain": "ascii", "target": {"model": str(target), "dtype": "float32", "device": "cpu"},
+        "system": [None, "Ask about ferns."], "queries": 11, "batch_size": 4, "max_new_tokens": 150,
+        "heldout": "heldout.jsonl", "filters": {"min_characters": 1}, "licence": "CC0-1.0",
+    }  # fmt: skip
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def synthesise(recipe: Path, *settings: str, out: Path | None = None, overwrite: bool = False) -> dict[str, Any]:
+    return synthesis.synthesise(home(), str(recipe), settings, out=out, overwrite=overwrite, quiet=True)
+
+
+def raw_bytes(told: dict[str, Any]) -> bytes:
+    return Path(told["raw_file"]).read_bytes()
+
+
+# -- what is written -------------------------------------------------------------------------
+
+
+def test_the_command_prints_what_was_kept_and_why_the_others_went(recipe: Path, draftbench: Draftbench, tmp_path: Path):
+    out = tmp_path / "mine.jsonl"
+    first = draftbench("data", "magpie", str(recipe), "--out", str(out), "--json")
+    told = first.json()
+    assert first.code == 0, first.err
+    assert told["raw"] == 11
+    assert 0 < told["kept"] < 11
+    assert told["kept"] + sum(removed["count"] for removed in told["removed"].values()) == 11
+    text = draftbench("data", "magpie", str(recipe), "--out", str(out)).out
+    assert f"tiny: {told['kept']} of 11 raw queries kept" in text
+    for name, removed in told["removed"].items():
+        assert (re.search(rf"^{name} +{removed['count']} ", text, re.MULTILINE) is not None) == (removed["count"] > 0)
+    assert str(out) in text
+
+
+def test_the_file_is_a_prompt_file_and_the_description_says_how_it_came_about(recipe: Path, tmp_path: Path):
+    told = synthesise(recipe, out=tmp_path / "mine.jsonl")
+    found = read_prompts([PromptSource(path=told["file"])])
+    records = [json.loads(line) for line in Path(told["file"]).read_text(encoding="utf-8").splitlines()]
+    described = json.loads((tmp_path / "mine.json").read_text(encoding="utf-8"))
+    assert len(found.prompts) == described["kept"] == told["kept"]
+    assert all(re.fullmatch(r"magpie-ascii-000\d\d", prompt.id) for prompt in found.prompts)
+    assert {(r["domain"], r["scenario"], r["licence"]) for r in records} == {("ascii", "synthetic", "CC0-1.0")}
+    assert all(list(r["messages"]) == [{"role": "user", "content": r["messages"][0]["content"]}] for r in records)
+    assert described["sha256"] == found.sources[0]["sha256"]
+    assert described["opening"] == "<|im_start|>user\n"
+    assert described["recipe"]["queries"] == 11
+    assert str(tmp_path) not in json.dumps({**described, "recipe": ""})
+
+
+def test_every_query_is_written_under_a_tool_set_drawn_by_seed_and_keeps_it(recipe: Path):
+    def offered(seed: int) -> list[str]:
+        told = synthesise(recipe, "tools_from=tools.jsonl", f"seed={seed}", "queries=16")
+        prompts = read_prompts([PromptSource(path=told["file"])]).prompts
+        assert all((p.group == "g0") == (p.tools[0]["function"]["name"] == "rain") for p in prompts)
+        return [json.loads(line)["tools"] for line in raw_bytes(told).splitlines()]
+
+    assert set(offered(0)) == {0, 1}
+    assert offered(0) != offered(1)
+
+
+def test_tool_sets_over_the_limit_are_left_out_and_none_left_is_an_error(recipe: Path):
+    with pytest.raises(DraftbenchError, match=r"no tool set of at most 20 characters \(2 longer ones, 4 prompts\)"):
+        synthesise(recipe, "tools_from=tools.jsonl", "max_tools_characters=20")
+
+
+# -- repeatable and resumable ----------------------------------------------------------------
+
+
+def test_more_queries_go_on_behind_those_that_are_there_and_another_filter_writes_nothing(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    few = synthesise(recipe)
+    begun = raw_bytes(few)
+    more = synthesise(recipe, "queries=14")
+    assert raw_bytes(more).startswith(b"".join(begun.splitlines(keepends=True)[:8]))
+    assert len(raw_bytes(more).splitlines()) == 14
+    monkeypatch.setattr(synthesis, "load_model", lambda spec: pytest.fail("the target was loaded again"))
+    fewer = synthesise(recipe, "filters.max_characters=60", "queries=14")
+    assert fewer["kept"] < more["kept"]
+    assert fewer["removed"]["too_long"]["count"] > 0
+    monkeypatch.undo()
+    monkeypatch.setenv("DRAFTBENCH_HOME", str(tmp_path / "another"))
+    assert raw_bytes(synthesise(recipe, "queries=14")) == raw_bytes(more)
+
+
+@pytest.mark.parametrize("setting", ["seed=1", "temperature=0.7", "system=Ask.", "top_k=5", "max_new_tokens=140"])
+def test_what_changes_the_queries_changes_the_work_folder(recipe: Path, setting: str):
+    def folder(*settings: str) -> Path:
+        return plan_queries(home(), load_section(MagpieRecipe, recipe, settings), recipe.parent).folder
+
+    assert folder(setting) != folder() == folder("queries=500", "batch_size=2", "filters.min_characters=9")
+
+
+@pytest.mark.parametrize("cut", [1, 200])
+def test_a_torn_raw_file_is_cut_to_whole_batches_and_filled_again(recipe: Path, cut: int):
+    whole = synthesise(recipe)
+    raw = Path(whole["raw_file"])
+    expected = raw.read_bytes()
+    raw.write_bytes(expected[:-cut])
+    again = synthesise(recipe)
+    assert raw.read_bytes() == expected
+    assert again == whole
+
+
+def test_ctrl_c_keeps_whole_batches_and_the_same_command_goes_on(recipe: Path, draftbench: Draftbench, monkeypatch):
+    real, calls = synthesis._write_batch, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(synthesis, "_write_batch", interrupted)
+        stopped = draftbench("data", "magpie", str(recipe), "--json")
+    assert stopped.code == 130
+    assert "the same command" in stopped.json()["error"]["fix"]
+    (raw,) = home().root.glob("magpie/*/raw.jsonl")
+    assert len(raw.read_bytes().splitlines()) == 4
+    assert draftbench("data", "magpie", str(recipe), "--json").json()["raw"] == 11
+
+
+def die_after(recipe: Path, home_folder: Path, queries: int) -> None:
+    """Writes until that many queries have ended, then is killed."""
+    os.environ["DRAFTBENCH_HOME"] = str(home_folder)
+
+    def listen(told: dict[str, Any]) -> None:
+        if told["done"] >= queries:
+            kill_myself()
+
+    plan = plan_queries(home(), load_section(MagpieRecipe, recipe), recipe.parent)
+    plan.folder.mkdir(parents=True)
+    synthesis.write_raw(plan, Progress(quiet=True, listen=listen))
+
+
+@pytest.mark.slow
+def test_a_killed_process_loses_one_batch_and_ends_with_the_same_file(recipe: Path, tmp_path: Path, monkeypatch):
+    whole = synthesise(recipe)
+    monkeypatch.setenv("DRAFTBENCH_HOME", str(tmp_path / "killed"))
+    run_until_killed(die_after, recipe, tmp_path / "killed", 6)
+    (raw,) = (tmp_path / "killed").glob("magpie/*/raw.jsonl")
+    assert raw.read_bytes() == b"".join(raw_bytes(whole).splitlines(keepends=True)[:4])
+    resumed = synthesise(recipe)
+    assert raw_bytes(resumed) == raw_bytes(whole)
+    assert Path(resumed["file"]).read_bytes() == Path(whole["file"]).read_bytes()
+
+
+def test_a_second_process_waits_for_the_first(recipe: Path, monkeypatch: pytest.MonkeyPatch):
+    plan = plan_queries(home(), load_section(MagpieRecipe, recipe), recipe.parent)
+    plan.folder.mkdir(parents=True)
+    held, notes = FileLock(plan.folder / ".lock", thread_local=False), []
+
+    def release(self: Progress, text: str) -> None:
+        notes.append(text)
+        threading.Thread(target=held.release).start()
+
+    monkeypatch.setattr(Progress, "note", release)
+    held.acquire()
+    assert synthesise(recipe)["raw"] == 11
+    assert notes == [f"{plan.folder.name} is being made by another process: waiting to reuse it"]
+
+
+# -- refusals --------------------------------------------------------------------------------
+
+
+def test_a_target_without_a_chat_template_is_told_before_its_weights_are_loaded(recipe: Path, tmp_path: Path):
+    folder = save_target(tmp_path / "base", template=None)
+    for weights in folder.glob("*.safetensors"):
+        weights.write_bytes(b"")
+    with pytest.raises(DraftbenchError, match="no chat template"):
+        synthesise(recipe, f"target.model={folder}")
+
+
+@pytest.mark.parametrize("name", ["mine.jsonl", "mine.json"])
+def test_files_of_others_are_not_replaced_unless_asked(recipe: Path, tmp_path: Path, name: str):
+    precious = tmp_path / name
+    precious.write_text("[]", encoding="utf-8")
+    with pytest.raises(DraftbenchError, match="was not made by this recipe"):
+        synthesise(recipe, out=tmp_path / "mine.jsonl")
+    assert precious.read_text(encoding="utf-8") == "[]"
+    assert list(home().root.glob("magpie/*/raw.jsonl")) == []
+    synthesise(recipe, out=tmp_path / "mine.jsonl", overwrite=True)
+    synthesise(recipe, out=tmp_path / "mine.jsonl")
+    with pytest.raises(DraftbenchError, match="was not made by this recipe"):
+        synthesise(recipe, "seed=1", out=tmp_path / "mine.jsonl")
+
+
+def test_another_ending_than_jsonl_is_refused(recipe: Path, tmp_path: Path):
+    with pytest.raises(DraftbenchError, match=r"does not end in \.jsonl"):
+        synthesise(recipe, out=tmp_path / "mine.txt")
+
+
+def test_nothing_kept_is_an_error_with_the_reasons(recipe: Path):
+    with pytest.raises(DraftbenchError, match=r"none of 11 raw queries passed the filters: .*wrong_script \d"):
+        synthesise(recipe, "filters.script=han")
+
+
+def test_an_opening_longer_than_the_context_is_refused(recipe: Path):
+    with pytest.raises(DraftbenchError, match="more than the context of 1024"):
+        synthesise(recipe, "system=" + "Ask. " * 200)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["querys=3"], "unknown key 'querys' (did you mean 'queries'?"),
+        (["filters.scripts=han"], "unknown key 'filters.scripts' (did you mean 'script'?"),
+        (["filters.script=klingon"], "filters.script: "),
+        (["temperature=0"], "temperature: "),
+        (["system=[' ']"], "a system prompt is empty"),
+        (["filters.min_characters=900"], "min_characters 900 is above max_characters 800"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused_in_words(recipe: Path, settings: list[str], told: str):
+    with pytest.raises(DraftbenchError) as caught:
+        load_section(MagpieRecipe, recipe, settings)
+    assert told in caught.value.what
+
+
+def test_the_shipped_recipes_read_and_steer():
+    from engine.paths import PROJECT_ROOT
+
+    for path in sorted((PROJECT_ROOT / "recipes" / "magpie").glob("*.yaml")):
+        made = load_section(MagpieRecipe, path)
+        assert made.name == made.domain == path.stem
+        assert any(made.system) or made.tools_from
+        assert f"draftbench data magpie recipes/magpie/{path.name}" in path.read_text(encoding="utf-8")
+
+
+def test_stopping_is_not_an_error_of_ours(recipe: Path):
+    plan = plan_queries(home(), load_section(MagpieRecipe, recipe), recipe.parent)
+    plan.folder.mkdir(parents=True)
+    with pytest.raises(Cancelled):
+        synthesis.write_raw(plan, Progress(quiet=True, stop_wanted=lambda: True))
+    assert not plan.raw_file.exists()
