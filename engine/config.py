@@ -43,6 +43,11 @@ class ModelSpec(Section):
         False, description="run Python code that ships with the model: only if you trust it"
     )
 
+    @property
+    def label(self) -> str:
+        """The model for people; one with an adapter is another target than its base."""
+        return f"{self.model} + {Path(self.adapter).name}" if self.adapter else self.model
+
 
 def _model_spec(value: Any) -> Any:
     return {"model": value} if isinstance(value, str) else value

@@ -95,7 +95,7 @@ def run(told: dict[str, Any]) -> None:
         console.line(f"  {key}: {value}")
     rows = [
         ("folder", told["folder"]),
-        ("target", recipe.target.model),
+        ("target", recipe.target.label),
         ("prompts", f"{recipe.prompts.domain}, {recipe.prompts.scenario}"),
         ("loss", " + ".join(term.name for term in recipe.train.loss)),
         ("trained", _training(told["training"])),

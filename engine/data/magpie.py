@@ -3,14 +3,15 @@
 The target is fed everything that comes before a user's first word and goes on writing: as the
 user. Nothing here knows a template by name. Two prompts that differ in nothing but the user's
 text are rendered; what their token ids have in common at the start is the opening, and what
-they have in common at the end begins with the end of the user's turn.
+they have in common at the end begins with the end of the user's turn. The first words of the
+user's turn may be given: the target then goes on from there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from engine.data.prompts import Message, Prompt, Tool
 from engine.data.rendering import render
@@ -22,19 +23,29 @@ if TYPE_CHECKING:
 _MARKERS = ("Quiet rivers bend", "How many")  # different letters at both ends, so no token is shared there
 
 
+class _Turn(NamedTuple):
+    """Ids of a rendered prompt: before the user's text, its first words, and what follows the text."""
+
+    before: list[int]
+    begun: list[int]
+    after: list[int]
+
+
 @dataclass(frozen=True)
 class Opening:
     """Where the user speaks: the ids before, and what ends the turn.
 
-    `end_ids` are special tokens that end it; `end_text` is what ends it where the template
-    writes it as plain text ("" otherwise). `system_place` says where the steering went:
-    "system", or "user" where the template knows no system role and it opens the user's turn.
+    `ids` end with `begun`, the ids of the query's given first words, if there are any. `end_ids`
+    are special tokens that end the turn; `end_text` is what ends it where the template writes it
+    as plain text ("" otherwise). `system_place` says where the steering went: "system", or "user"
+    where the template knows no system role and it opens the user's turn.
     """
 
     ids: tuple[int, ...]
     end_ids: frozenset[int]
     end_text: str
     system_place: Literal["none", "system", "user"]
+    begun: tuple[int, ...] = ()
 
     def cut(self, text: str) -> tuple[str, bool]:
         """`text` up to the end of the turn written as plain text, and whether it was there."""
@@ -49,38 +60,40 @@ def find_opening(
     *,
     system: str | None = None,
     tools: Sequence[Tool] = (),
+    words: str = "",
     context_tokens: int | None,
     max_new_tokens: int,
 ) -> Opening:
     """The opening for a system prompt (None keeps the template's default) and tools, as `render` writes them.
 
+    `words` begin the query: a turn that says them is rendered whole, so that they are split into
+    tokens as the tokenizer does behind this template, and is cut where the turn ends.
     A template that refuses or ignores a system message gets it at the start of the user's turn,
     as Gemma's newer templates do. Raises DraftbenchError for a tokenizer without a chat
-    template, a template that changes the user's text, and an opening too long for the context.
+    template, a template or tokenizer that changes the user's text, and an opening too long for
+    the context.
     """
 
-    def ends_of(*messages: Message, joined: str = "") -> tuple[list[int], list[int]]:
-        rendered = [
-            render(
-                tokenizer,
-                Prompt("magpie", (*messages, {"role": "user", "content": joined + marker}), tuple(tools)),
-                context_tokens=context_tokens,
-                max_new_tokens=max_new_tokens,
-            )
-            for marker in _MARKERS
-        ]
-        return _common_ends(tokenizer, rendered)
+    def turn(*messages: Message, joined: str = "") -> _Turn:
+        def ids_of(text: str) -> list[int]:
+            prompt = Prompt("magpie", (*messages, {"role": "user", "content": joined + text}), tuple(tools))
+            return render(tokenizer, prompt, context_tokens=context_tokens, max_new_tokens=max_new_tokens)
+
+        before, after = _common_ends(tokenizer, [ids_of(marker) for marker in _MARKERS])
+        if not words:
+            return _Turn(before, [], after)
+        return _begin(tokenizer, words, _Turn(before, ids_of(words), after))
 
     if system is None:
-        return _opening(tokenizer, *ends_of(), "none")
-    plain = ends_of()
+        return _opening(tokenizer, turn(), "none")
+    plain = turn()
     try:
-        steered = ends_of({"role": "system", "content": system})
+        steered = turn({"role": "system", "content": system})
     except DraftbenchError:
         steered = plain  # a template that refuses a system message; one that is too long is refused again below
-    if steered[0] != plain[0]:
-        return _opening(tokenizer, *steered, "system")
-    return _opening(tokenizer, *ends_of(joined=system + "\n\n"), "user")
+    if steered.before != plain.before:
+        return _opening(tokenizer, steered, "system")
+    return _opening(tokenizer, turn(joined=system + "\n\n"), "user")
 
 
 def template_marks(tokenizer: PreTrainedTokenizerBase, opening: Opening) -> frozenset[str]:
@@ -89,6 +102,23 @@ def template_marks(tokenizer: PreTrainedTokenizerBase, opening: Opening) -> froz
     added = tokenizer.added_tokens_decoder.values()
     named = {str(token.content) for token in added if token.special or str(token.content) in template}
     return frozenset(mark for mark in {*named, *tokenizer.all_special_tokens, opening.end_text} if mark.strip())
+
+
+def _begin(tokenizer: PreTrainedTokenizerBase, words: str, turn: _Turn) -> _Turn:
+    """The turn whose `begun` is cut from a whole prompt that says `words`.
+
+    A tokenizer may write the last blank of the template and the first word as one token; it is the words' then.
+    """
+    start, end = _common_length(turn.before, turn.begun), len(turn.begun) - len(turn.after)
+    begun = turn.begun[start:end]
+    said = tokenizer.decode(begun, skip_special_tokens=False).strip()
+    if turn.begun[end:] != turn.after or said != words:
+        raise DraftbenchError(
+            f"the opening {words!r} becomes {said!r} in the target's tokens",
+            "the query would not begin with it",
+            "use another opening, or null to let the target begin",
+        )
+    return _Turn(turn.before[:start], begun, turn.after)
 
 
 def _common_ends(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[list[int]]) -> tuple[list[int], list[int]]:
@@ -116,19 +146,14 @@ def _common_length(left: Sequence[int], right: Sequence[int]) -> int:
     return length
 
 
-def _opening(
-    tokenizer: PreTrainedTokenizerBase,
-    before: Sequence[int],
-    after: Sequence[int],
-    place: Literal["none", "system", "user"],
-) -> Opening:
+def _opening(tokenizer: PreTrainedTokenizerBase, turn: _Turn, place: Literal["none", "system", "user"]) -> Opening:
     """What follows the user's text ends the turn: its first token if that is a special one, else its text."""
     added = tokenizer.added_tokens_decoder
     written: list[int] = []
-    for token in after:
+    for token in turn.after:
         if token in added and str(added[token].content).strip():
             break
         written.append(token)
     text = tokenizer.decode(written, skip_special_tokens=False).strip()
-    ends = frozenset() if text else frozenset(after[len(written) : len(written) + 1])
-    return Opening(tuple(before), ends, text, place)
+    ends = frozenset() if text else frozenset(turn.after[len(written) : len(written) + 1])
+    return Opening((*turn.before, *turn.begun), ends, text, place, tuple(turn.begun))

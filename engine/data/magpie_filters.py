@@ -48,7 +48,7 @@ Check = Callable[[WrittenQuery, FilterSpec, frozenset[str]], bool]
 
 # A query falls to the first check that is true of it.
 CHECKS: dict[str, tuple[str, Check]] = {
-    "empty": ("no text at all", lambda query, rules, marks: not query.text),
+    "empty": ("the target wrote nothing", lambda query, rules, marks: not query.text),
     "template_tokens": ("tokens of the chat template inside", lambda query, rules, marks: _holds(query.text, marks)),
     "broken_characters": ("half characters inside", lambda query, rules, marks: "\ufffd" in query.text),
     "call_not_query": (

@@ -10,7 +10,9 @@ from engine.config import ModelField, ModelSpec, Section, SourcesField
 
 
 def _texts(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
+    """One text or none as a list of one; blanks around a text say nothing and would split into other tokens."""
+    values = value if isinstance(value, list) else [value]
+    return [text.strip() if isinstance(text, str) else text for text in values]
 
 
 class FilterSpec(Section):
@@ -49,6 +51,17 @@ class MagpieRecipe(Section):
         min_length=1,
         description="system prompts that steer the domain, used in turn; null stands for the template's own default",
     )
+    openings: Annotated[list[str | None], BeforeValidator(_texts)] = Field(
+        [None],
+        min_length=1,
+        description="first words of the user's turn, which the target goes on from; all are used, in an order drawn "
+        "by seed, before one is used again; null lets the target begin",
+    )
+    openings_from_tools: bool = Field(
+        False,
+        description="whether an opening goes on with the name of an offered tool: 'Can you' with search_flights "
+        "is 'Can you search flights'; null stays open",
+    )
     tools_from: SourcesField = Field(
         [], description="prompts whose tool schemas are offered, one set a query, drawn by seed; empty offers none"
     )
@@ -65,7 +78,11 @@ class MagpieRecipe(Section):
     licence: str = Field("", description="licence of the written queries, copied into every record")
 
     @model_validator(mode="after")
-    def _systems_say_something(self) -> MagpieRecipe:
-        if any(text is not None and not text.strip() for text in self.system):
+    def _texts_say_something(self) -> MagpieRecipe:
+        if "" in self.system:
             raise ValueError("a system prompt is empty; null stands for the template's own default")
+        if "" in self.openings:
+            raise ValueError("an opening is empty; null lets the target begin")
+        if self.openings_from_tools and not self.tools_from:
+            raise ValueError("openings_from_tools is on, but tools_from offers no tools")
         return self

@@ -20,7 +20,7 @@ def model_card(run_id: str, recipe: Recipe, summary: dict[str, Any], provenance:
         "tags: [speculative-decoding, draft-model, draftbench]",
         "---",
         "",
-        f"# Draft model for `{public_name(recipe.target.model)}`",
+        f"# Draft model for `{public_name(recipe.target.model)}{_adapter(recipe)}`",
         "",
         f"Trained by Draftbench run `{run_id}` for the domain *{recipe.prompts.domain}* "
         f"({recipe.prompts.scenario} prompts, {recipe.train.mode}, {losses}).",
@@ -78,6 +78,10 @@ def model_card(run_id: str, recipe: Recipe, summary: dict[str, Any], provenance:
         "",
     ]
     return "\n".join(lines)
+
+
+def _adapter(recipe: Recipe) -> str:
+    return f" + {Path(recipe.target.adapter).name}" if recipe.target.adapter else ""
 
 
 def public_name(model: str) -> str:

@@ -21,6 +21,7 @@ from engine.capture.generate import answer_prompts
 from engine.capture.signal import SignalFormat
 from engine.capture.store import exclusive
 from engine.config import load_section
+from engine.data.magpie import Opening
 from engine.data.magpie_recipe import MagpieRecipe
 from engine.decode.sampling import Sampling
 from engine.errors import Cancelled, DraftbenchError
@@ -83,7 +84,7 @@ def write_raw(plan: Plan, progress: Progress) -> None:
 def _write_batch(plan: Plan, target: LoadedModel, numbers: range, progress: Progress) -> Iterator[dict[str, Any]]:
     """Raw lines of some queries, in the order the target ends them."""
     recipe, steering = plan.recipe, [plan.steering(number) for number in numbers]
-    found = {one: plan.opening(*one) for one in set(steering)}
+    found = {one: plan.opening(one) for one in set(steering)}
     _refuse_too_long(target, max(len(opening.ids) for opening in found.values()), recipe.max_new_tokens)
     openings = [found[one] for one in steering]
     answers = answer_prompts(
@@ -101,15 +102,26 @@ def _write_batch(plan: Plan, target: LoadedModel, numbers: range, progress: Prog
     for answer in answers:
         ended = answer.finish_reason == "stop"
         written = answer.token_ids[:-1] if ended else answer.token_ids
-        text, cut = openings[answer.index].cut(plan.tokenizer.decode(written, skip_special_tokens=False))
+        text, cut = _query_text(plan, openings[answer.index], written)
         yield {
             "number": numbers[answer.index],
             "seed": recipe.seed,
-            "tools": steering[answer.index][1] if recipe.tools_from else None,
+            "tools": steering[answer.index].tool_set if recipe.tools_from else None,
             "finished": ended or cut,
             "tokens": len(answer.token_ids),
-            "text": text.strip(),
+            "text": text,
         }
+
+
+def _query_text(plan: Plan, opening: Opening, written: Sequence[int]) -> tuple[str, bool]:
+    """The query from its first word on, "" where the target added nothing to the opening, and whether it was cut."""
+
+    def text_of(ids: Sequence[int]) -> tuple[str, bool]:
+        text, cut = opening.cut(plan.tokenizer.decode(ids, skip_special_tokens=False))
+        return text.strip(), cut
+
+    text, cut = text_of([*opening.begun, *written])
+    return (text if text != text_of(opening.begun)[0] else ""), cut
 
 
 def _refuse_too_long(target: LoadedModel, opening_tokens: int, max_new_tokens: int) -> None:

@@ -52,7 +52,7 @@ def write_prompts(plan: Plan, out: Path | None, *, overwrite: bool) -> dict[str,
     The description goes first: a kill between the two leaves a file that this recipe may replace.
     """
     lines = raw_lines(plan)[: plan.recipe.queries]
-    opening = plan.opening(*plan.steering(0))
+    opening = plan.opening(plan.steering(0)._replace(words=""))
     marks = template_marks(plan.tokenizer, opening)
     sieved = sieve([_query(plan, line) for line in lines], plan.recipe.filters, marks, plan.heldout, plan.recipe.domain)
     if not sieved.kept:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.config import ModelSpec
 from engine.data.magpie import Opening, find_opening
@@ -31,6 +33,14 @@ class ToolSet:
     group: str = ""
 
 
+class Steering(NamedTuple):
+    """What stands before the target's own words in one query: `words` begin the user's turn, "" leaves it open."""
+
+    system: str | None
+    tool_set: int
+    words: str
+
+
 @dataclass(frozen=True)
 class Plan:
     """What the target will write, known before it is loaded."""
@@ -52,21 +62,33 @@ class Plan:
     def raw_file(self) -> Path:
         return self.folder / "raw.jsonl"
 
-    def steering(self, number: int) -> tuple[str | None, int]:
-        """System prompt and index of the tool set of a query: the one in turn, the other drawn from seed and number."""
+    def steering(self, number: int) -> Steering:
+        """Of a query: the system prompt in turn, the tool set and the first words drawn from seed and number."""
         systems = self.recipe.system
         drawn = random.Random(f"{self.recipe.seed}:{number}").randrange(len(self.tool_sets))
-        return systems[number % len(systems)], drawn
+        return Steering(systems[number % len(systems)], drawn, self._words(number, self.tool_sets[drawn].tools))
 
-    def opening(self, system: str | None, tool_set: int) -> Opening:
-        """Where the user speaks under a system prompt and a tool set."""
+    def opening(self, steering: Steering) -> Opening:
+        """Where the user speaks, or goes on speaking, under a steering."""
         return find_opening(
             self.tokenizer,
-            system=system,
-            tools=self.tool_sets[tool_set].tools,
+            system=steering.system,
+            tools=self.tool_sets[steering.tool_set].tools,
+            words=steering.words,
             context_tokens=None,
             max_new_tokens=self.recipe.max_new_tokens,
         )
+
+    def _words(self, number: int, tools: Sequence[Tool]) -> str:
+        """First words of a query. All openings come once a round, each round in another order."""
+        recipe = self.recipe
+        round_, place = divmod(number, len(recipe.openings))
+        order = random.Random(f"{recipe.seed}:openings:{round_}").sample(recipe.openings, len(recipe.openings))
+        words = order[place]
+        if words is None or not recipe.openings_from_tools:
+            return words or ""
+        tool = random.Random(f"{recipe.seed}:tool:{number}").choice(tools)
+        return f"{words} {_spoken_name(tool)}"
 
 
 def plan_queries(home: Home, recipe: MagpieRecipe, beside: Path) -> Plan:
@@ -89,12 +111,20 @@ def plan_queries(home: Home, recipe: MagpieRecipe, beside: Path) -> Plan:
         "max_new_tokens": recipe.max_new_tokens,
         "seed": recipe.seed,
     }
+    if recipe.openings != [None]:  # recipes that leave the turn open keep the address of what they have written
+        spec |= {"openings": recipe.openings, "openings_from_tools": recipe.openings_from_tools}
     folder = home.root / "magpie" / f"{recipe.name}-{content_hash(spec)[:16]}"
     sources = {"tools": tool_sources, "heldout": heldout.sources if heldout else []}
     plan = Plan(recipe, target, tokenizer, tool_sets, heldout.prompts if heldout else [], sources, spec, folder)
-    for system in recipe.system:
-        plan.opening(system, 0)  # an unfit template is told before the weights are loaded
+    for number in range(max(len(recipe.system), len(recipe.openings))):
+        plan.opening(plan.steering(number))  # an unfit template or opening is told before the weights are loaded
     return plan
+
+
+def _spoken_name(tool: Tool) -> str:
+    """The words of a tool's name: "search flights" for search_flights, Flights.search becomes "flights search"."""
+    name = str(tool["function"]["name"])
+    return " ".join(re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", " ", name).split()).lower()
 
 
 def _tool_sets(recipe: MagpieRecipe, beside: Path) -> tuple[list[ToolSet], list[SourceInfo]]:

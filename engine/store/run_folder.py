@@ -94,7 +94,7 @@ def recipe_columns(recipe: Recipe) -> Row:
         "mode": recipe.train.mode,
         "supervision": "black_box" if black_box else "white_box",
         "loss": loss_label(recipe.train.loss),
-        "target": recipe.target.model,
+        "target": recipe.target.label,
         "draft_init": recipe.draft.init,
         "seed": recipe.train.seed,
         "tags": recipe.tags,

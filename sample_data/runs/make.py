@@ -1,11 +1,12 @@
 """Make the sample runs anew: train and measure each, then pack what the workbench shows of them.
 
     python sample_data/runs/make.py --home /some/scratch/folder
+    python sample_data/runs/make.py --home /some/scratch/folder --only biology-historical
 
-Each run is one `draftbench run recipes/from_layers.yaml --set ...`, printed before it starts; one that
-is finished in the scratch home is not done again. Packing leaves out checkpoints, and weights but of
-the two drafts that the live view starts with, which are rounded to bfloat16, the dtype they were
-measured in.
+Each run is one `draftbench run RECIPE --set ...`, printed before it starts; one that is finished in the
+scratch home is not done again. Those of the domain targets need `draftbench data fetch --all`. Packing
+leaves out checkpoints, and weights but of the two drafts that the live view starts with, which are
+rounded to bfloat16, the dtype they were measured in.
 """
 
 from __future__ import annotations
@@ -40,15 +41,22 @@ FUNCTION_CALLING = [
     "prompts.train=sample_data/prompts/function_calling/train.jsonl",
     "prompts.heldout=sample_data/prompts/function_calling/heldout.jsonl",
 ]
-RUNS: dict[str, tuple[str, list[str]]] = {  # name -> title, settings beside the common ones
-    "biology-forward-kl": ("Biology, forward KL", []),
-    "biology-forward-kl-seed1": ("Biology, forward KL, seed 1", ["train.seed=1"]),
-    "biology-reverse-kl": ("Biology, reverse KL", ["train.loss=reverse_kl"]),
-    "biology-jsd": ("Biology, JSD", ["train.loss=jsd"]),
-    "biology-sft": ("Biology, SFT (black box)", ["train.loss=sft"]),
-    "function-calling-forward-kl": ("Function calling, forward KL", FUNCTION_CALLING),
-    "function-calling-sft": ("Function calling, SFT (black box)", [*FUNCTION_CALLING, "train.loss=sft"]),
-}
+LAYERS = "recipes/from_layers.yaml"
+RUNS: dict[str, tuple[str, str, list[str]]] = {  # name -> title, recipe, settings over it
+    "biology-forward-kl": ("Biology, forward KL", LAYERS, COMMON),
+    "biology-forward-kl-seed1": ("Biology, forward KL, seed 1", LAYERS, [*COMMON, "train.seed=1"]),
+    "biology-reverse-kl": ("Biology, reverse KL", LAYERS, [*COMMON, "train.loss=reverse_kl"]),
+    "biology-jsd": ("Biology, JSD", LAYERS, [*COMMON, "train.loss=jsd"]),
+    "biology-sft": ("Biology, SFT (black box)", LAYERS, [*COMMON, "train.loss=sft"]),
+    "function-calling-forward-kl": ("Function calling, forward KL", LAYERS, [*COMMON, *FUNCTION_CALLING]),
+    "function-calling-sft": ("Function calling, SFT (black box)", LAYERS, [*COMMON, *FUNCTION_CALLING, "train.loss=sft"]),
+    "generic": ("The generic draft on its own target", "recipes/drafts/generic.yaml", []),
+    "function-calling-historical": (
+        "Function-calling target, historical prompts", "recipes/domains/function_calling-historical.yaml", [],
+    ),
+    "biology-historical": ("Biology target, historical prompts", "recipes/domains/biology-historical.yaml", []),
+    "chinese-historical": ("Chinese target, historical prompts", "recipes/domains/chinese-historical.yaml", []),
+}  # fmt: skip
 BASELINE = "biology-forward-kl"
 WITH_WEIGHTS = ("biology-forward-kl", "function-calling-forward-kl")
 KEPT = ("config.yaml", "status.json", "events.jsonl", "log.txt", "provenance.json", "training.json", "measure")
@@ -58,14 +66,16 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--home", type=Path, required=True, help="scratch DRAFTBENCH_HOME; needs about 2 GB")
     arguments.add_argument("--out", type=Path, default=SAMPLES, help="folder that the packed runs are written to")
+    arguments.add_argument("--only", nargs="+", choices=list(RUNS), help="make and replace these alone")
     given = arguments.parse_args()
     home = Home(given.home.absolute())
-    for name, (_, settings) in RUNS.items():
-        make(home, name, settings)
+    chosen = {name: run for name, run in RUNS.items() if name in (given.only or RUNS)}
+    for name, (_, recipe, settings) in chosen.items():
+        make(home, name, recipe, settings)
     for old in given.out.iterdir():
-        if (old / "config.yaml").exists():
+        if (old / "config.yaml").exists() and RunFolder(old).recipe().name in chosen:
             shutil.rmtree(old)
-    for name, (title, _) in RUNS.items():
+    for name, (title, _, _) in chosen.items():
         run = newest(home, name)
         assert run is not None
         pack(run, given.out / run.id, weights=name in WITH_WEIGHTS)
@@ -78,12 +88,12 @@ def newest(home: Home, name: str) -> RunFolder | None:
     return next((run for run in run_folders(home) if run.recipe().name == name), None)
 
 
-def make(home: Home, name: str, settings: list[str]) -> None:
+def make(home: Home, name: str, recipe: str, settings: list[str]) -> None:
     """Train and measure the run, or go on with it, or leave it if it is done."""
     run = newest(home, name)
     if run is None:
-        given = [part for setting in [f"name={name}", *COMMON, *settings] for part in ("--set", setting)]
-        call(home, ["run", "recipes/from_layers.yaml", *given])
+        given = [part for setting in [f"name={name}", *settings] for part in ("--set", setting)]
+        call(home, ["run", recipe, *given])
     elif not run.summary_path.exists():
         call(home, ["run", "--resume", run.id])
 
@@ -106,9 +116,13 @@ def pack(run: RunFolder, place: Path, *, weights: bool) -> None:
         copy = shutil.copytree if source.is_dir() else shutil.copyfile
         copy(source, place / name)
     config = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
-    for part in ("train", "heldout"):
-        for prompts in config["prompts"][part]:
-            prompts["path"] = str(Path(prompts["path"]).relative_to(PROJECT_ROOT))
+    for values, key in [
+        *((source, "path") for part in ("train", "heldout") for source in config["prompts"][part]),
+        (config["target"], "adapter"),
+        (config["draft"], "checkpoint"),
+    ]:
+        if values.get(key) and Path(values[key]).is_absolute():
+            values[key] = str(Path(values[key]).relative_to(PROJECT_ROOT))
     (place / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     provenance = read_json(place / "provenance.json")
     write_json(place / "provenance.json", {**provenance, "command": ["draftbench", *provenance["command"][1:]]})
