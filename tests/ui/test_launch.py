@@ -65,7 +65,7 @@ def boxes(shown: AppTest) -> str:
 
 
 def test_every_key_of_the_schema_has_a_widget_with_the_recipes_value(page: OpenPage):
-    shown = page("launch")
+    shown = page("launch", recipe="from_layers")
     for dotted in leaves():
         if shape_of(field_at(dotted)).kind != "sections" and dotted != "draft.checkpoint":
             assert widget(shown, dotted).help.endswith(f"`{dotted}`")
@@ -108,7 +108,7 @@ def test_an_unknown_run_or_recipe_is_an_error_in_words(page: OpenPage, bad: str)
 
 
 def test_a_bad_value_is_named_and_nothing_can_be_submitted(page: OpenPage):
-    shown = page("launch")
+    shown = page("launch", recipe="from_layers")
     widget(shown, "name").set_value("no spaces allowed").run()
     assert "name: String should match pattern" in boxes(shown).replace("\\", "")
     assert "What to do" in boxes(shown)

@@ -57,10 +57,13 @@ IGNORES_SYSTEM = (
 PLAIN = "{% for m in messages %}{{ 'USER: ' + m['content'] + '\n' }}{% endfor %}" + GENERATE + "ASSISTANT:{% endif %}"
 
 
-def make_tokenizer(template: str | None, *marks: str, bos: str | None = None) -> Any:
-    """One token a byte, and the family's special tokens; the last mark is the end of a turn."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = Tokenizer(models.BPE(vocab={symbol: number for number, symbol in enumerate(alphabet)}, merges=[]))
+def make_tokenizer(
+    template: str | None, *marks: str, bos: str | None = None, merges: tuple[tuple[str, str], ...] = ()
+) -> Any:
+    """One token a byte and a merge, and the family's special tokens; the last mark is the end of a turn."""
+    symbols = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
+    vocab = {symbol: number for number, symbol in enumerate(symbols)}
+    raw = Tokenizer(models.BPE(vocab=vocab, merges=list(merges)))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     raw.decoder = decoders.ByteLevel()
     raw.add_special_tokens([*([bos] if bos else []), *marks, "<eos>"])
@@ -145,6 +148,37 @@ def test_a_system_prompt_that_the_template_ignores_opens_the_users_turn():
     tokenizer = chatml(IGNORES_SYSTEM)
     opening = opening_of(tokenizer, system=SYSTEM)
     assert (text_of(tokenizer, opening), opening.system_place) == (f"<|im_start|>user\n{SYSTEM}\n\n", "user")
+
+
+@pytest.mark.parametrize("system", [None, SYSTEM])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_first_words_stand_behind_the_opening_and_the_turn_still_ends_as_it_did(family: str, system: str | None):
+    tokenizer, _, _ = FAMILIES[family]
+    open_turn = opening_of(tokenizer, system=system)
+    opening = opening_of(tokenizer, system=system, words="Why do 蕨")
+    assert text_of(tokenizer, opening) == text_of(tokenizer, open_turn) + "Why do 蕨"
+    assert opening.ids == (*open_turn.ids, *opening.begun)
+    assert tokenizer.decode(opening.begun) == "Why do 蕨"
+    assert (opening.end_ids, opening.system_place) == (open_turn.end_ids, open_turn.system_place)
+    assert open_turn.begun == ()
+
+
+def test_first_words_are_split_as_the_tokenizer_does_behind_the_template():
+    tokenizer = make_tokenizer(PLAIN, merges=(("Ġ", "W"), ("h", "y")))
+    opening = opening_of(tokenizer, words="Why")
+    query = Prompt("p", ({"role": "user", "content": "Why not?"},))
+    seen = render(tokenizer, query, context_tokens=None, max_new_tokens=1)
+    assert tokenizer.convert_ids_to_tokens(opening.begun) == ["ĠW", "hy"]
+    assert tuple(seen[: len(opening.ids)]) == opening.ids
+    assert text_of(tokenizer, opening) == "USER: Why"
+
+
+def test_first_words_that_the_template_changes_are_refused():
+    tokenizer = chatml(
+        "{% for m in messages %}<|im_start|>{{ m['content'] | replace('Why', 'Who') }}<|im_end|>{% endfor %}"
+    )
+    with pytest.raises(DraftbenchError, match="the opening 'Why do' becomes 'Who do'"):
+        opening_of(tokenizer, words="Why do")
 
 
 def test_tools_come_before_the_query_in_the_form_that_prompts_have():

@@ -20,7 +20,7 @@ from engine.data.readers import read_prompts
 from engine.errors import Cancelled, DraftbenchError
 from engine.paths import home
 from engine.progress import Progress
-from engine.runs import synthesis
+from engine.runs import synthesis, synthesis_plan
 from engine.runs.synthesis_plan import plan_queries
 from tests.conftest import CHATML, tiny_llama
 from tests.kill import kill_myself, run_until_killed
@@ -126,6 +126,69 @@ def test_tool_sets_over_the_limit_are_left_out_and_none_left_is_an_error(recipe:
         synthesise(recipe, "tools_from=tools.jsonl", "max_tools_characters=20")
 
 
+def raw_lines(told: dict[str, Any]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in raw_bytes(told).splitlines()]
+
+
+def test_queries_begin_with_the_openings_and_every_one_is_used_before_one_comes_again(recipe: Path):
+    openings = [None, "Why do", "Tell me"]
+
+    def begun_with(*settings: str) -> list[str | None]:
+        told = synthesise(recipe, f"openings={json.dumps(openings)}", "queries=12", *settings)
+        assert told["opening"] == "<|im_start|>user\n"
+        assert told["recipe"]["openings"] == openings
+        texts = [line["text"] for line in raw_lines(told)]
+        assert all(len(text) > len("Tell me") for text in texts)
+        return [next((words for words in openings[1:] if text.startswith(words)), None) for text in texts]
+
+    drawn = begun_with()
+    assert all(set(drawn[start : start + 3]) == set(openings) for start in range(0, 12, 3))
+    assert len({tuple(drawn[start : start + 3]) for start in range(0, 12, 3)}) > 1
+    assert drawn != begun_with("seed=1")
+    assert drawn == begun_with("batch_size=5", "name=other")
+
+
+def test_the_filters_see_the_opening_as_part_of_the_query(recipe: Path):
+    with pytest.raises(DraftbenchError, match=r"none of 11 raw queries passed the filters: .*call_not_query 11"):
+        synthesise(recipe, """openings='{"name": "rain'""")
+
+
+def test_an_opening_that_the_target_added_nothing_to_is_no_query(recipe: Path):
+    plan = plan_queries(home(), load_section(MagpieRecipe, recipe, ["openings=Why do"]), recipe.parent)
+    opening = plan.opening(plan.steering(0))
+    blank, letters = plan.tokenizer("  ")["input_ids"], plan.tokenizer(" ferns")["input_ids"]
+    assert synthesis._query_text(plan, opening, blank) == ("", False)
+    assert synthesis._query_text(plan, opening, letters) == ("Why do ferns", False)
+
+
+def test_openings_from_tools_name_a_tool_that_is_offered_and_an_open_turn_stays_open(recipe: Path):
+    told = synthesise(
+        recipe, "tools_from=tools.jsonl", "openings_from_tools=true", "openings=[Can you, null]", "queries=12"
+    )
+    names = {0: "rain", 1: "bus"}
+    named = [line["text"].startswith(f"Can you {names[line['tools']]}") for line in raw_lines(told)]
+    assert [sum(named[start : start + 2]) for start in range(0, 12, 2)] == [1] * 6
+
+
+@pytest.mark.parametrize(
+    ("name", "spoken"),
+    [
+        ("search_flights", "search flights"), ("Flights.search", "flights search"), ("getAirQuality2", "get air quality2"),
+        ("send-SMS", "send sms"), ("rain", "rain"),
+    ],
+)  # fmt: skip
+def test_a_tools_name_is_spoken_as_its_words(name: str, spoken: str):
+    assert synthesis_plan._spoken_name({"type": "function", "function": {"name": name}}) == spoken
+
+
+def test_a_recipe_that_leaves_the_turn_open_keeps_the_address_of_what_it_wrote_before_there_were_openings(recipe: Path):
+    def spec(*settings: str) -> dict[str, Any]:
+        return plan_queries(home(), load_section(MagpieRecipe, recipe, settings), recipe.parent).spec
+
+    assert not [key for key in spec() if key.startswith("openings")]
+    assert spec() == spec("openings=[null]") != spec("openings=Why")
+
+
 # -- repeatable and resumable ----------------------------------------------------------------
 
 
@@ -146,7 +209,9 @@ def test_more_queries_go_on_behind_those_that_are_there_and_another_filter_write
     assert raw_bytes(synthesise(recipe, "queries=14")) == raw_bytes(more)
 
 
-@pytest.mark.parametrize("setting", ["seed=1", "temperature=0.7", "system=Ask.", "top_k=5", "max_new_tokens=140"])
+@pytest.mark.parametrize(
+    "setting", ["seed=1", "temperature=0.7", "system=Ask.", "top_k=5", "max_new_tokens=140", "openings=Why"]
+)
 def test_what_changes_the_queries_changes_the_work_folder(recipe: Path, setting: str):
     def folder(*settings: str) -> Path:
         return plan_queries(home(), load_section(MagpieRecipe, recipe, settings), recipe.parent).folder
@@ -272,6 +337,8 @@ def test_an_opening_longer_than_the_context_is_refused(recipe: Path):
         (["filters.script=klingon"], "filters.script: "),
         (["temperature=0"], "temperature: "),
         (["system=[' ']"], "a system prompt is empty"),
+        (["openings=[' ']"], "an opening is empty; null lets the target begin"),
+        (["openings_from_tools=true"], "tools_from offers no tools"),
         (["filters.min_characters=900"], "min_characters 900 is above max_characters 800"),
     ],
 )

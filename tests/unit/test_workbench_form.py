@@ -82,7 +82,7 @@ CHANGES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", CHANGES)
-@pytest.mark.parametrize("name", ["quickstart", "jsd"])
+@pytest.mark.parametrize("name", ["from_layers", "jsd"])
 def test_the_command_line_gives_the_very_recipe_of_the_form(name: str, changes: dict[str, Any]):
     start = starting.from_recipe(name)
     values = {k: {**start.values[k], **v} if isinstance(v, dict) else v for k, v in {**start.values, **changes}.items()}
