@@ -1,0 +1,100 @@
+"""A LoRA adapter on the upper layers of a model: made, kept in float32 beside it, written.
+
+The model stays in its own dtype and the adapter computes in it too, because casts between
+dtypes cost more than the multiplications of the adapter; the optimiser works on float32
+copies, whose small steps bfloat16 would lose.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.errors import DraftbenchError, did_you_mean
+from engine.fileio import write_atomic, write_json
+from engine.tune.recipe import AdapterSpec
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def add_adapter(model: Any, spec: AdapterSpec, *, base_name: str, seed: int) -> Any:
+    """`model` with a fresh adapter, the only part of it that is trained.
+
+    `base_name` is written into the adapter's configuration. Raises DraftbenchError if the
+    model has no linear layer of one of the names.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    _check_modules(model, spec)
+    layers = int(model.config.num_hidden_layers)
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        target_modules=sorted(spec.modules),
+        layers_to_transform=list(range(max(0, layers - spec.layers), layers)),
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers by a name that is going out of use
+        torch.manual_seed(seed)
+        adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
+    adapted.peft_config["default"].base_model_name_or_path = base_name
+    return adapted
+
+
+def _check_modules(model: Any, spec: AdapterSpec) -> None:
+    linear = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "." in n}
+    for name in spec.modules:
+        if name not in linear:
+            raise DraftbenchError(
+                f"the model has no linear layers called {name!r}",
+                "the adapter would leave out what the recipe says it changes",
+                f"correct adapter.modules; {did_you_mean(name, linear)}",
+            )
+
+
+class Masters:
+    """Float32 copies of an adapter's parameters, with gradients summed in float32."""
+
+    def __init__(self, adapted: Any) -> None:
+        self.inside = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
+        self.outside = {name: p.detach().float().clone() for name, p in self.inside.items()}
+        for master in self.outside.values():
+            master.grad = torch.zeros_like(master)
+
+    def collect(self) -> None:
+        """Add the gradients of one backward pass to the sums, and clear them inside the model."""
+        for name, parameter in self.inside.items():
+            if parameter.grad is not None:
+                grad = self.outside[name].grad
+                assert grad is not None
+                grad.add_(parameter.grad)
+                parameter.grad = None
+
+    def clear(self) -> None:
+        """Set the sums to zero."""
+        for master in self.outside.values():
+            assert master.grad is not None
+            master.grad.zero_()
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Round the copies back into the model."""
+        for name, parameter in self.inside.items():
+            parameter.copy_(self.outside[name])
+
+
+def write_adapter(folder: Path, adapted: Any) -> None:
+    """The adapter as PEFT reads it, in bfloat16; the same weights give the same bytes."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save
+
+    state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    weights = {name: tensor.to(torch.bfloat16).cpu().contiguous() for name, tensor in sorted(state.items())}
+    config = adapted.peft_config["default"].to_dict()
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    write_json(folder / CONFIG, {**plain, "inference_mode": True})
+    write_atomic(folder / WEIGHTS, save(weights))  # last: a folder with weights is whole

@@ -1,0 +1,142 @@
+"""Records with a reference, and the token ids that tuning and its figures see.
+
+The prompt goes through `engine.data.rendering.render`, as in capture and measurement, so that
+the target is tuned on the text it will be served (trap: two templates).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.config import PromptSource
+from engine.data.prompts import Prompt
+from engine.data.readers import SourceInfo, open_source, read_prompts
+from engine.data.rendering import render
+from engine.errors import DraftbenchError
+from engine.fileio import content_hash
+from engine.tune.recipe import TuneData
+
+_MARK = "draftbench answer"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and what the assistant should say to it."""
+
+    prompt: Prompt
+    reference: str
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An example as token ids: the prompt up to the answer's header, and the answer with its end-of-turn token."""
+
+    example: Example
+    prompt_ids: list[int]
+    reference_ids: list[int]
+
+    @property
+    def tokens(self) -> int:
+        """Positions in a forward pass: the last token is predicted, never read."""
+        return len(self.prompt_ids) + len(self.reference_ids) - 1
+
+
+@dataclass(frozen=True)
+class ExampleSet:
+    """The encoded examples of some sources, where they came from, and what was left out or cut."""
+
+    encoded: list[Encoded]
+    sources: list[SourceInfo]
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def described(self) -> dict[str, Any]:
+        """Counts, sources and a hash of the token ids, for provenance."""
+        ids = [[e.example.prompt.id, e.prompt_ids, e.reference_ids] for e in self.encoded]
+        return {
+            **self.counts,
+            "prompt_tokens": sum(len(e.prompt_ids) for e in self.encoded),
+            "reference_tokens": sum(len(e.reference_ids) for e in self.encoded),
+            "sha256_of_ids": content_hash(ids),
+            "sources": self.sources,
+        }
+
+
+def read_examples(
+    sources: Sequence[PromptSource], data: TuneData, beside: Path | None
+) -> tuple[list[Example], list[SourceInfo], int]:
+    """Examples of the sources in order, where they came from, and how many records had no reference.
+
+    Raises DraftbenchError for a record without reference unless `data.unanswered` is leave_out.
+    """
+    whole = read_prompts(sources, relative_to=beside)
+    examples = []
+    for prompt, reference in zip(whole.prompts, _references(sources, whole.sources, beside), strict=True):
+        if isinstance(reference, str) and reference.strip():
+            examples.append(Example(prompt, reference))
+        elif data.unanswered == "refuse":
+            raise _no_reference(prompt.id, reference)
+    return examples, whole.sources, len(whole.prompts) - len(examples)
+
+
+def _references(sources: Sequence[PromptSource], infos: Sequence[SourceInfo], beside: Path | None) -> Iterator[Any]:
+    """What each record has under `reference`, in the order of the prompts: a Prompt does not hold it."""
+    for source, info in zip(sources, infos, strict=True):
+        rows = itertools.islice(open_source(source, beside)[0], info["rows"])
+        yield from (row.record.get("reference") for row in rows if row.record is not None)
+
+
+def encode(tokenizer: Any, examples: Sequence[Example], data: TuneData, context_tokens: int | None) -> list[Encoded]:
+    """Token ids of the examples whose prompt is not too long; longer references are cut, without end of turn."""
+    end = end_of_turn(tokenizer)
+    made = []
+    for example in examples:
+        prompt_ids = render(tokenizer, example.prompt, context_tokens=None, max_new_tokens=0)
+        reference_ids = [*tokenizer(example.reference, add_special_tokens=False)["input_ids"], end]
+        reference_ids = reference_ids[: data.max_reference_tokens]
+        fits = context_tokens is None or len(prompt_ids) + len(reference_ids) <= context_tokens
+        if len(prompt_ids) <= data.max_prompt_tokens and fits:
+            made.append(Encoded(example, prompt_ids, reference_ids))
+    return made
+
+
+def example_set(
+    tokenizer: Any, sources: Sequence[PromptSource], data: TuneData, *, beside: Path | None, context_tokens: int | None
+) -> ExampleSet:
+    """Read and encode. Raises DraftbenchError if nothing is left."""
+    examples, infos, unanswered = read_examples(sources, data, beside)
+    encoded = encode(tokenizer, examples, data, context_tokens)
+    if not encoded:
+        raise DraftbenchError(
+            f"none of the {len(examples)} records of {', '.join(s.path for s in sources)} can be used",
+            f"{unanswered} have no reference, the others have prompts over {data.max_prompt_tokens} tokens",
+            "give records with a 'reference', or raise data.max_prompt_tokens",
+        )
+    end = end_of_turn(tokenizer)
+    counts = {
+        "records": len(encoded),
+        "without_reference": unanswered,
+        "prompt_too_long": len(examples) - len(encoded),
+        "reference_cut": sum(e.reference_ids[-1] != end for e in encoded),
+    }
+    return ExampleSet(encoded, infos, counts)
+
+
+def end_of_turn(tokenizer: Any) -> int:
+    """The token that the chat template writes right behind an assistant's answer; else the end-of-sequence token."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    behind = tokenizer(text.rpartition(_MARK)[2], add_special_tokens=False)["input_ids"]
+    return int(behind[0] if behind else tokenizer.eos_token_id)
+
+
+def _no_reference(prompt_id: str, reference: Any) -> DraftbenchError:
+    found = "no reference" if reference is None else f"the reference {reference!r}"
+    return DraftbenchError(
+        f"record {prompt_id!r} has {found}",
+        "tuning learns the assistant's reference; without one there is nothing to learn",
+        "add a text under 'reference', or leave such records out with --set data.unanswered=leave_out",
+    )

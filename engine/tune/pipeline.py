@@ -1,0 +1,156 @@
+"""From a tuning recipe to a domain target: data, training, adapter, figures before and after.
+
+Each part is kept as soon as it is done, so that the same command goes on after a kill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from engine.config import ModelSpec, load_section
+from engine.data.overlap import remove_overlap
+from engine.data.rendering import template_hash
+from engine.errors import DraftbenchError
+from engine.fileio import append_line, content_hash, read_json, sha256_file, write_json
+from engine.models.load import LoadedModel, load_model
+from engine.paths import Home, resolve_input
+from engine.progress import SILENT, Progress
+from engine.tune.adapter import CONFIG, WEIGHTS, add_adapter, write_adapter
+from engine.tune.examples import ExampleSet, example_set
+from engine.tune.figures import figures
+from engine.tune.folder import CURVE, STATE, TUNING, sweep, working
+from engine.tune.recipe import TuneRecipe
+from engine.tune.training import Trained, Tuner
+
+
+def tune(
+    path: str, settings: Sequence[str], folder: Path, *, provenance: dict[str, Any], progress: Progress = SILENT
+) -> dict[str, Any]:
+    """Make (or go on making) the target of a recipe in `folder`; returns what its tuning.json says.
+
+    `provenance`: versions, commit and machine. A finished target of the same recipe is returned
+    as it is. Raises DraftbenchError for a folder that holds something else, Cancelled at a stop.
+    """
+    file = resolve_input(path)
+    recipe = load_section(TuneRecipe, file, settings)
+    with working(folder):
+        loaded = load_model(recipe.target)
+        train, heldout, overlap = _data(recipe, loaded.tokenizer, loaded.context_tokens, file.parent)
+        identity = _identity(recipe, loaded, train, heldout)
+        done = _finished(folder, identity)
+        if done is not None:
+            sweep(folder)
+            return done
+        trained = _adapter(recipe, loaded, train, folder, identity, progress)
+        told = {
+            "recipe": recipe.model_dump(mode="json"),
+            "identity": identity,
+            "adapter": {name: sha256_file(folder / name) for name in (WEIGHTS, CONFIG)},
+            "base_fingerprint": loaded.fingerprint,
+            "template": template_hash(loaded.tokenizer),
+            "training": trained,
+            "data": {"train": train.described(), "heldout": heldout.described(), "overlap_removed": overlap},
+            "figures": measured(recipe, heldout, folder, progress),
+            **provenance,
+        }
+        write_json(folder / TUNING, told)
+        sweep(folder)
+        return told
+
+
+def folder_of(home: Home, path: str, settings: Sequence[str]) -> Path:
+    """Where the target of a recipe goes if no folder is named."""
+    return home.root / "targets" / load_section(TuneRecipe, resolve_input(path), settings).name
+
+
+def measure_again(
+    path: str, settings: Sequence[str], adapter: str | None, *, progress: Progress = SILENT
+) -> dict[str, Any]:
+    """The figures of a recipe's base and of an adapter that is there, measured now; nothing is written."""
+    file = resolve_input(path)
+    recipe = load_section(TuneRecipe, file, settings)
+    folder = resolve_input(adapter or f"sample_data/targets/{recipe.name}", file.parent)
+    loaded = load_model(recipe.target)
+    heldout = example_set(
+        loaded.tokenizer, recipe.data.heldout, recipe.data, beside=file.parent, context_tokens=loaded.context_tokens
+    )
+    return {"data": {"heldout": heldout.described()}, "figures": measured(recipe, heldout, folder, progress)}
+
+
+def measured(recipe: TuneRecipe, heldout: ExampleSet, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Figures before and after, of the plain model and of the model as it will be loaded from now on."""
+    sides = {"before": recipe.target, "after": recipe.target.model_copy(update={"adapter": str(folder)})}
+    return {side: _figures_of(spec, heldout, recipe, progress) for side, spec in sides.items()}
+
+
+def _figures_of(spec: ModelSpec, heldout: ExampleSet, recipe: TuneRecipe, progress: Progress) -> dict[str, Any]:
+    return figures(load_model(spec), heldout.encoded, recipe, progress)
+
+
+def _data(
+    recipe: TuneRecipe, tokenizer: Any, context_tokens: int | None, beside: Path
+) -> tuple[ExampleSet, ExampleSet, int]:
+    """Training and held-out examples; training examples that repeat a held-out query are taken out and counted."""
+    train, heldout = (
+        example_set(tokenizer, sources, recipe.data, beside=beside, context_tokens=context_tokens)
+        for sources in (recipe.data.train, recipe.data.heldout)
+    )
+    prompts = [row.example.prompt for row in train.encoded]
+    kept, repeats = remove_overlap(prompts, [row.example.prompt for row in heldout.encoded])
+    names = {prompt.id for prompt in kept}
+    rows = [row for row in train.encoded if row.example.prompt.id in names]
+    if not rows:
+        raise DraftbenchError(
+            f"all {len(prompts)} training records repeat held-out queries",
+            "figures on queries that were trained on say nothing",
+            "give other records in data.train or data.heldout",
+        )
+    counts = {**train.counts, "records": len(rows)}
+    return ExampleSet(rows, train.sources, counts), heldout, len(repeats)
+
+
+def _identity(recipe: TuneRecipe, loaded: LoadedModel, train: ExampleSet, heldout: ExampleSet) -> str:
+    """Hash of all that decides what the adapter and its figures will be."""
+    parts = recipe.model_dump(mode="json", exclude={"notes"})
+    ids = [side.described()["sha256_of_ids"] for side in (train, heldout)]
+    return content_hash([parts, loaded.fingerprint, loaded.dtype_name, ids])
+
+
+def _finished(folder: Path, identity: str) -> dict[str, Any] | None:
+    """What an earlier, finished call wrote, if it was for the same; a target of another recipe is an error."""
+    found = {name: read_json(folder / name) for name in (TUNING, STATE) if (folder / name).exists()}
+    unknown = (folder / WEIGHTS).exists() and not found
+    if unknown or any(state.get("identity") != identity for state in found.values()):
+        raise DraftbenchError(
+            f"{folder} holds "
+            + ("an adapter without its record" if unknown else "the target of another recipe or data"),
+            "it would be overwritten, or its figures and its adapter would not belong together",
+            "choose another folder with --out, or remove this one",
+        )
+    return found.get(TUNING)
+
+
+def _adapter(
+    recipe: TuneRecipe, loaded: LoadedModel, train: ExampleSet, folder: Path, identity: str, progress: Progress
+) -> dict[str, Any]:
+    """Train unless the adapter is written; how training went."""
+    if (folder / WEIGHTS).exists():
+        return dict(read_json(folder / STATE)["trained"])
+    write_json(folder / STATE, {"identity": identity})
+    adapted = add_adapter(loaded.model, recipe.adapter, base_name=recipe.target.model, seed=recipe.train.seed)
+    tuner = Tuner(
+        adapted,
+        train.encoded,
+        recipe.train,
+        folder,
+        identity=identity,
+        emit=lambda event: append_line(folder / CURVE, event),
+        progress=progress,
+    )
+    trained: Trained = tuner.run()
+    write_json(folder / STATE, {"identity": identity, "trained": asdict(trained)})
+    write_adapter(folder, adapted)
+    return asdict(trained)

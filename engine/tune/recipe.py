@@ -1,0 +1,102 @@
+"""The schema of a tuning recipe: which model, which references, which adapter, how long."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from engine.config import ModelField, ModelSpec, Section, SourcesField, TrainSpec
+
+# The draft shares these with the base, so an adapter on them would change the draft as well.
+_SHARED_NAMES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
+
+
+class TuneData(Section):
+    """Records with a `reference`: what the assistant should say."""
+
+    train: SourcesField = Field(min_length=1, description="records to learn from; pack:DOMAIN/SCENARIO or files")
+    heldout: SourcesField = Field(min_length=1, description="records for the figures, kept out of training")
+    unanswered: Literal["refuse", "leave_out"] = Field(
+        "refuse", description="records without a reference: an error, or left out and counted"
+    )
+    max_prompt_tokens: int = Field(
+        400, ge=1, description="records with longer prompts are left out, in tokens; counted"
+    )
+    max_reference_tokens: int = Field(256, ge=1, description="longer references are cut there, in tokens; counted")
+
+
+class AdapterSpec(Section):
+    """The LoRA adapter. Embeddings and output head are never adapted: the draft shares them."""
+
+    rank: int = Field(16, ge=1, description="rank of each low-rank update")
+    alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
+    layers: int = Field(14, ge=1, description="adapt the last so many layers; those below need no backward pass")
+    modules: list[str] = Field(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        min_length=1,
+        description="names of the linear layers to adapt",
+    )
+
+    @field_validator("modules")
+    @classmethod
+    def _nothing_shared(cls, modules: list[str]) -> list[str]:
+        shared = sorted(set(modules) & set(_SHARED_NAMES))
+        if shared:
+            raise ValueError(f"{shared[0]} is shared with the draft and cannot be adapted")
+        return modules
+
+
+class TuneTraining(Section):
+    """The optimiser and its schedule."""
+
+    epochs: float = Field(1.0, gt=0, description="passes over the training records")
+    max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps")
+    batch_size: int = Field(8, ge=1, description="records an optimiser step")
+    micro_batch_tokens: int = Field(1024, ge=1, description="padded tokens a forward pass; same result, less memory")
+    learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning rate after the warm-up")
+    warmup_fraction: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    checkpoint_every: int = Field(10, ge=1, description="steps between checkpoints")
+    seed: int = Field(0, ge=0, description="seed of the adapter's first weights and of shuffling")
+
+    def plan(self) -> TrainSpec:
+        """The same settings as the planner of engine.distill reads them: order of records, learning rate."""
+        names = ("epochs", "max_steps", "batch_size", "learning_rate", "schedule", "warmup_fraction", "seed")
+        return TrainSpec(**{name: getattr(self, name) for name in names})
+
+
+class TuneMeasure(Section):
+    """The figures before and after."""
+
+    records: int | None = Field(
+        None, ge=1, description="perplexity on the first so many held-out records; all if empty"
+    )
+    function_calls: bool = Field(False, description="let the model answer, and judge its function calls")
+    call_records: int = Field(96, ge=2, description="held-out records answered for the rate of valid calls")
+    max_new_tokens: int = Field(160, ge=2, description="length limit of such an answer, tokens")
+    batch_size: int = Field(32, ge=1, description="records answered at once")
+    bootstrap_samples: int = Field(2000, ge=100, description="resamples of the prompts for an interval")
+    seed: int = Field(0, ge=0, description="seed of the resampling")
+
+
+class TuneRecipe(Section):
+    """A domain target: a model, its domain's references, and the adapter that learns them."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="name of the target")
+    target: ModelField = Field(ModelSpec(), validate_default=True, description="the model to tune")
+    data: TuneData
+    adapter: AdapterSpec = AdapterSpec()
+    train: TuneTraining = TuneTraining()
+    measure: TuneMeasure = TuneMeasure()
+    notes: str = Field("", description="free text kept with the target")
+
+    @model_validator(mode="after")
+    def _target_can_be_tuned(self) -> TuneRecipe:
+        if self.target.dtype == "float16":
+            raise ValueError("target.dtype: gradients vanish in float16; tune in bfloat16 or float32")
+        if self.target.adapter is not None:
+            raise ValueError("target.adapter: an adapter is made for the plain model; merge the first one before")
+        return self

@@ -1,0 +1,358 @@
+"""Domain targets: the loss sees the reference alone, a killed tuning goes on, and what is served is what was tuned."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from engine.config import ModelSpec
+from engine.data.prompts import Prompt
+from engine.data.rendering import render
+from engine.errors import Cancelled, DraftbenchError
+from engine.models.load import load_model, model_fingerprint
+from engine.progress import Progress
+from engine.tune.adapter import CONFIG, WEIGHTS, add_adapter
+from engine.tune.examples import Encoded, Example, encode, end_of_turn
+from engine.tune.pipeline import measure_again, tune
+from engine.tune.recipe import AdapterSpec, TuneData, TuneRecipe, TuneTraining
+from engine.tune.training import CHECKPOINT, Tuner, reference_losses
+from tests.conftest import byte_tokenizer, tiny_llama
+
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"required": ["a"], "properties": {"a": {}}}}}
+DATA = TuneData.model_validate({"train": "x.jsonl", "heldout": "y.jsonl"})
+
+
+def records(count: int, word: str = "train") -> list[dict[str, Any]]:
+    """Records whose references are calls, each prompt unlike the others."""
+    return [
+        {
+            "id": f"{word}-{i}",
+            "messages": [{"role": "user", "content": f"{word} {'abcdefghij'[i % 10] * 9} {i * 37}"}],
+            "tools": [TOOL],
+            "reference": json.dumps({"name": "add", "arguments": {"a": i}}),
+        }
+        for i in range(count)
+    ]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_target_folder: Path) -> Path:
+    """A recipe over a few records that adapts the upper two of four layers in six steps."""
+    write(tmp_path / "train.jsonl", records(12))
+    write(tmp_path / "heldout.jsonl", records(4, "heldout"))
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "target": {"model": str(tiny_target_folder), "dtype": "float32", "device": "cpu"},
+        "data": {"train": "train.jsonl", "heldout": "heldout.jsonl"},
+        "adapter": {"rank": 2, "layers": 2},
+        "train": {"batch_size": 4, "epochs": 2, "checkpoint_every": 1, "learning_rate": 0.01},
+        "measure": {"function_calls": True, "max_new_tokens": 6, "call_records": 3, "bootstrap_samples": 100},
+    }
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def made(recipe: Path, folder: Path, *settings: str, **options: Any) -> dict[str, Any]:
+    return tune(str(recipe), settings, folder, provenance={}, **options)
+
+
+def rows_of(*pairs: tuple[str, str]) -> list[Encoded]:
+    examples = [
+        Example(Prompt(f"p{i}", ({"role": "user", "content": prompt},)), reference)
+        for i, (prompt, reference) in enumerate(pairs)
+    ]
+    return encode(byte_tokenizer(), examples, DATA, None)
+
+
+# -- examples
+
+
+def test_the_prompt_is_what_serving_renders_and_the_reference_ends_its_turn():
+    tokenizer = byte_tokenizer()
+    prompt = Prompt("a", ({"role": "user", "content": "hi"},), tools=(TOOL,))
+    (row,) = encode(tokenizer, [Example(prompt, "yes")], DATA, None)
+    assert row.prompt_ids == render(tokenizer, prompt, context_tokens=None, max_new_tokens=1)
+    assert tokenizer.decode(row.reference_ids) == "yes<|im_end|>"
+    assert end_of_turn(tokenizer) == tokenizer.eos_token_id
+
+
+def test_the_end_of_turn_is_that_of_the_template_not_of_the_sequence():
+    tokenizer = byte_tokenizer("{% for m in messages %}{{ m['role'] + ':' + m['content'] + '#' }}{% endfor %}")
+    assert tokenizer.decode([end_of_turn(tokenizer)]) == "#"
+
+
+def test_long_prompts_go_and_long_references_are_cut_without_an_end():
+    data = DATA.model_copy(update={"max_prompt_tokens": 60, "max_reference_tokens": 5})
+    examples = [
+        Example(Prompt(name, ({"role": "user", "content": text},)), reference)
+        for name, text, reference in (("long", "x" * 60, "a"), ("short", "x", "abcdefgh"), ("both", "x", "abcd"))
+    ]
+    rows = encode(byte_tokenizer(), examples, data, None)
+    assert [row.example.prompt.id for row in rows] == ["short", "both"]
+    assert [byte_tokenizer().decode(row.reference_ids) for row in rows] == ["abcde", "abcd<|im_end|>"]
+
+
+def test_a_record_without_reference_is_refused_or_left_out(recipe: Path, tmp_path: Path):
+    write(tmp_path / "train.jsonl", [*records(6), {"id": "bare", "prompt": "What now?"}])
+    with pytest.raises(DraftbenchError, match="'bare' has no reference") as caught:
+        made(recipe, tmp_path / "out")
+    assert "data.unanswered=leave_out" in caught.value.fix
+    told = made(recipe, tmp_path / "out", "data.unanswered=leave_out", "train.max_steps=1")
+    assert told["data"]["train"]["without_reference"] == 1
+    assert told["data"]["train"]["records"] == 6
+
+
+def test_a_heldout_query_is_taken_out_of_training(recipe: Path, tmp_path: Path):
+    write(tmp_path / "train.jsonl", [*records(5), {**records(1, "heldout")[0], "id": "leak"}])
+    told = made(recipe, tmp_path / "out", "train.max_steps=1")
+    assert told["data"]["overlap_removed"] == 1
+    assert told["data"]["train"]["records"] == 5
+
+
+# -- loss and adapter
+
+
+def test_the_loss_is_that_of_the_reference_alone():
+    model = tiny_llama()
+    (row,) = rows_of(("hello", "ok then"))
+    ids = torch.tensor([[*row.prompt_ids, *row.reference_ids]])
+    logprobs = model(ids).logits.double().log_softmax(-1)[0]
+    first = len(row.prompt_ids)
+    wanted = [-float(logprobs[first - 1 + i, token]) for i, token in enumerate(row.reference_ids)]
+    (losses,) = reference_losses(model, [row])
+    assert losses.tolist() == pytest.approx(wanted, abs=1e-4)
+
+
+def test_padding_does_not_change_a_loss():
+    model = tiny_llama()
+    rows = rows_of(("a", "short"), ("a much longer question than that", "and a longer answer"))
+    together = reference_losses(model, rows)
+    for row, losses in zip(rows, together, strict=True):
+        assert losses.tolist() == pytest.approx(reference_losses(model, [row])[0].tolist(), abs=1e-4)
+
+
+def tuner(folder: Path, rows: list[Encoded], **changes: Any) -> Tuner:
+    settings = TuneTraining(**{"batch_size": 4, "epochs": 2, "checkpoint_every": 1, "learning_rate": 0.01, **changes})
+    model = add_adapter(tiny_llama(), AdapterSpec(rank=2, layers=2), base_name="asset:x", seed=0)
+    return Tuner(model, rows, settings, folder, identity="i")
+
+
+def weights(made_by: Tuner) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in made_by.masters.outside.items()}
+
+
+ROWS = [(f"question {i} {'x' * i}", f"answer {i * 3}") for i in range(9)]
+
+
+def test_micro_batches_change_nothing(tmp_path: Path):
+    whole, parts = (tuner(tmp_path / str(n), rows_of(*ROWS), micro_batch_tokens=n) for n in (10_000, 1))
+    whole.run()
+    parts.run()
+    for name, tensor in weights(whole).items():
+        assert torch.allclose(tensor, weights(parts)[name], atol=2e-4), name
+
+
+def test_only_the_upper_layers_are_adapted_and_nothing_shared_with_a_draft(tmp_path: Path):
+    names = weights(tuner(tmp_path, rows_of(*ROWS))).keys()
+    assert names
+    assert all(".layers.2." in name or ".layers.3." in name for name in names)
+    with pytest.raises(ValueError, match="shared with the draft"):
+        AdapterSpec(modules=["q_proj", "lm_head"])
+
+
+def test_a_model_without_the_named_layers_is_refused():
+    with pytest.raises(DraftbenchError, match="no linear layers called 'q_projj'") as caught:
+        add_adapter(tiny_llama(), AdapterSpec(modules=["q_projj"]), base_name="x", seed=0)
+    assert "did you mean 'q_proj'" in caught.value.fix
+
+
+def test_training_stopped_anywhere_ends_in_the_same_adapter(tmp_path: Path):
+    unbroken = tuner(tmp_path / "a", rows_of(*ROWS))
+    unbroken.run()
+    for _ in range(20):  # a new process each time: everything comes from the file
+        part = tuner(tmp_path / "b", rows_of(*ROWS))
+        part.progress = Progress(quiet=True, stop_wanted=lambda: True)
+        try:
+            part.run()
+            break
+        except Cancelled:
+            continue
+    assert part.trained.steps_done == part.trained.steps == unbroken.trained.steps
+    assert part.trained.tokens_seen == unbroken.trained.tokens_seen
+    for name, tensor in weights(unbroken).items():
+        assert torch.equal(tensor, weights(part)[name]), name
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path):
+    tuner(tmp_path, rows_of(*ROWS)).run()
+    other = tuner(tmp_path, rows_of(*ROWS))
+    other.identity = "another"
+    with pytest.raises(DraftbenchError, match="belongs to another recipe"):
+        other.run()
+
+
+# -- the whole
+
+
+def test_tuning_leaves_an_adapter_that_loads_as_it_was_trained_and_its_record(recipe: Path, tmp_path: Path):
+    folder = tmp_path / "out"
+    told = made(recipe, folder)
+    assert {path.name for path in folder.iterdir()} - {".lock"} == {WEIGHTS, CONFIG, "tuning.json", "curve.jsonl"}
+    assert told["training"]["steps_done"] == told["training"]["steps"] == 6
+    before, after = (told["figures"][side]["perplexity"] for side in ("before", "after"))
+    assert after["value"] < before["value"]
+    assert before["n_prompts"] == 4
+    assert told["figures"]["after"]["function_calls"]["valid"]["n_prompts"] == 3
+    assert str(tmp_path) not in (folder / CONFIG).read_text(encoding="utf-8").replace(
+        told["recipe"]["target"]["model"], ""
+    )
+    assert made(recipe, folder) == told, "a finished target is not made again"
+    again = measure_again(str(recipe), [], str(folder))
+    assert again["figures"] == told["figures"]
+
+
+def test_the_same_recipe_makes_the_same_bytes(recipe: Path, tmp_path: Path):
+    for name in ("a", "b"):
+        made(recipe, tmp_path / name, "measure.function_calls=false")
+    for name in (WEIGHTS, CONFIG):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_embeddings_and_head_stay_those_of_the_base_and_the_record_is_no_part_of_its_identity(
+    recipe: Path, tmp_path: Path, tiny_target_folder: Path
+):
+    folder = tmp_path / "out"
+    made(recipe, folder, "measure.function_calls=false")
+    base = ModelSpec(model=str(tiny_target_folder), dtype="float32", device="cpu")
+    tuned = base.model_copy(update={"adapter": str(folder)})
+    left, right = (load_model(spec).model.state_dict() for spec in (base, tuned))
+    changed = {name for name, tensor in left.items() if not torch.equal(tensor, right[name])}
+    assert changed
+    assert all(".layers.2." in name or ".layers.3." in name for name in changed)
+    found = model_fingerprint(tuned)
+    (folder / "tuning.json").unlink()
+    assert model_fingerprint(tuned) == found != model_fingerprint(base)
+
+
+def test_a_folder_with_something_else_is_left_alone(recipe: Path, tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(DraftbenchError, match=r"holds thesis\.txt"):
+        made(recipe, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+    with pytest.raises(DraftbenchError, match="is a file"):
+        made(recipe, tmp_path / "out" / "thesis.txt")
+
+
+def test_a_folder_with_another_target_is_left_alone(recipe: Path, tmp_path: Path):
+    made(recipe, tmp_path / "out", "train.max_steps=1", "measure.function_calls=false")
+    before = (tmp_path / "out" / WEIGHTS).read_bytes()
+    with pytest.raises(DraftbenchError, match="target of another recipe"):
+        made(recipe, tmp_path / "out", "train.max_steps=2")
+    (tmp_path / "out" / "tuning.json").unlink()
+    with pytest.raises(DraftbenchError, match="an adapter without its record"):
+        made(recipe, tmp_path / "out", "train.max_steps=1")
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == before
+
+
+def test_a_call_killed_between_adapter_and_figures_trains_no_second_time(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def no_figures(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("engine.tune.pipeline.measured", no_figures)
+    with pytest.raises(KeyboardInterrupt):
+        made(recipe, tmp_path / "out")
+    before = (tmp_path / "out" / WEIGHTS).read_bytes()
+    monkeypatch.undo()
+    monkeypatch.setattr("engine.tune.pipeline.add_adapter", no_figures)
+    told = made(recipe, tmp_path / "out", progress=Progress(quiet=True))
+    assert told["training"]["steps_done"] == 6
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == before
+
+
+def test_a_wrong_key_names_the_nearest():
+    from engine.config import parse_section
+
+    with pytest.raises(DraftbenchError, match="did you mean 'rank'"):
+        parse_section(TuneRecipe, {"name": "x", "data": {"train": "a", "heldout": "b"}, "adapter": {"rnak": 2}})
+
+
+@pytest.mark.parametrize(("target", "why"), [({"adapter": "y"}, "plain model"), ({"dtype": "float16"}, "vanish")])
+def test_a_target_that_cannot_be_tuned_is_refused(target: dict[str, str], why: str):
+    with pytest.raises(ValueError, match=why):
+        TuneRecipe.model_validate({"name": "x", "target": target, "data": {"train": "a", "heldout": "b"}})
+
+
+def test_the_shipped_recipes_are_valid():
+    from engine.config import load_section
+    from engine.paths import PROJECT_ROOT
+
+    files = sorted((PROJECT_ROOT / "recipes" / "targets").glob("*.yaml"))
+    assert [load_section(TuneRecipe, file).name for file in files] == ["biology", "chinese", "function_calling"]
+
+
+def test_the_command_goes_on_after_a_kill_and_ends_as_if_unbroken(recipe: Path, tmp_path: Path):
+    command = [
+        sys.executable, "-m", "engine", "tune", str(recipe), "--json", "--set", "train.epochs=20",
+        "--set", "measure.function_calls=false", "--out",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.Popen(
+        [*command, str(tmp_path / "killed")], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "killed" / CHECKPOINT).exists():
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / WEIGHTS).exists(), "killed while it trained"
+    done = [
+        subprocess.run([*command, str(tmp_path / name)], env=environment, capture_output=True, text=True, check=True)
+        for name in ("killed", "unbroken")
+    ]
+    assert "resumed after step" in done[0].stderr
+    told = [json.loads(result.stdout) for result in done]
+    assert told[0]["adapter"] == told[1]["adapter"]
+    assert told[0]["figures"] == told[1]["figures"]
+    assert told[0]["training"]["tokens_seen"] == told[1]["training"]["tokens_seen"]
+
+
+def test_the_command_tells_the_figures_and_repeats_them_without_writing(draftbench: Any, recipe: Path, tmp_path: Path):
+    folder = tmp_path / "out"
+    first = draftbench("tune", str(recipe), "--out", str(folder))
+    assert first.code == 0
+    assert "6 of 6 steps" in first.out
+    assert "perplexity of a reference token" in first.out
+    assert "valid calls" in first.out
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    again = draftbench("tune", str(recipe), "--measure-only", "--adapter", str(folder))
+    assert again.code == 0
+    assert again.out.splitlines()[-8:] == first.out.splitlines()[-8:]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_what_may_be_given_away_names_no_place_and_no_text_of_the_data(draftbench: Any, recipe: Path, tmp_path: Path):
+    told = draftbench("tune", str(recipe), "--out", str(tmp_path / "out"), "--json").json()
+    assert told["command"][0] == "draftbench"
+    rows = records(4, "heldout")
+    written = (tmp_path / "out" / "tuning.json").read_text(encoding="utf-8")
+    assert not [row["id"] for row in rows if row["messages"][0]["content"] in written]
