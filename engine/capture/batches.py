@@ -59,17 +59,3 @@ def collate(capture: Capture, answers: Sequence[AnsweredPrompt], device: torch.d
         [len(a.token_ids) for a in answers],
         [a.prompt_id for a in answers],
     )
-
-
-def group_by_length(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
-    """Indices in groups of similar length whose padded size stays within `most_tokens`.
-
-    A single sequence longer than that is a group of its own.
-    """
-    groups: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if groups and lengths[index] * (len(groups[-1]) + 1) <= most_tokens:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from engine.capture.grouping import group_by_length
 from engine.capture.signal import SignalFormat
 from engine.decode.runner import Runner
 from engine.decode.sampling import Sampling, Uniforms, next_ids
 
+_PREFILL_TOKENS = 4096  # padded prompt tokens of one forward: more at once was slower on a CPU, and needs more memory
 _REFILL_SHARE = 4  # new prompts enter once a quarter of the slots is free: each entry pays a prefill of its own
 
 
@@ -55,7 +57,7 @@ def answer_prompts(
     Each prompt has its own random stream, seeded by its name, so its answer does not depend on
     which others share the batch (up to the rounding of batched kernels).
     """
-    waiting = deque(range(len(prompts)))
+    waiting = deque(sorted(range(len(prompts)), key=lambda i: len(prompts[i])))  # neighbours need little padding
     slots: list[_Slot] = []
     runner = Runner(model)
     while waiting or slots:
@@ -63,11 +65,12 @@ def answer_prompts(
         free = batch_size - len(slots)
         if waiting and (free >= max(1, batch_size // _REFILL_SHARE) or not slots):
             taken = [waiting.popleft() for _ in range(min(free, len(waiting)))]
-            fresh = [_Slot(i, Uniforms(seed, [names[i]])) for i in taken]
-            entering = Runner(model)
-            _step(entering, fresh, [list(prompts[i]) for i in taken], sampling, signal)
-            runner.join(entering)
-            slots += fresh
+            for group in group_by_length([len(prompts[i]) for i in taken], _PREFILL_TOKENS):
+                fresh = [_Slot(taken[i], Uniforms(seed, [names[taken[i]]])) for i in group]
+                entering = Runner(model)
+                _step(entering, fresh, [list(prompts[slot.index]) for slot in fresh], sampling, signal)
+                runner.join(entering)
+                slots += fresh
         else:
             _step(runner, slots, [slot.token_ids[-1:] for slot in slots], sampling, signal)
         going = []

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from engine.capture.batches import Batch, collate, group_by_length, sequence_tokens
+from engine.capture.batches import Batch, collate, sequence_tokens
+from engine.capture.grouping import group_by_length
 from engine.capture.signal import ExactSignal, Signal, TrimmedSignal, log_totals
 from engine.capture.store import Capture
 from engine.config import TrainSpec

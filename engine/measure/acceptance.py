@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from engine.capture.batches import collate, group_by_length, sequence_tokens
+from engine.capture.batches import collate, sequence_tokens
+from engine.capture.grouping import group_by_length
 from engine.capture.signal import ExactSignal
 from engine.capture.store import AnsweredPrompt, Capture
 from engine.decode.sampling import Sampling, distribution, overlap

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from engine.capture.batches import group_by_length
 from engine.capture.generate import answer_prompts
+from engine.capture.grouping import group_by_length
 from engine.capture.signal import signal_format
 from engine.decode.sampling import Sampling
 from engine.measure.statistics import Interval, bootstrap_ratio

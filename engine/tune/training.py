@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save
 
-from engine.capture.batches import group_by_length
+from engine.capture.grouping import group_by_length
 from engine.distill.plan import learning_rate, step_answers, total_steps
 from engine.errors import DraftbenchError
 from engine.fileio import write_atomic
