@@ -156,7 +156,7 @@ def capture(recipe: RecipeFile, settings: Settings = None, skip_bad: SkipBad = F
 
     \b
     Example:
-      draftbench capture recipes/quickstart.yaml --set capture.signal=compact
+      draftbench capture recipes/from_layers.yaml --set capture.signal=compact
     """
     from engine.runs.execution import capture_only
     from engine.runs.recipes import read_recipe

@@ -135,6 +135,16 @@ class Capture:
         end = answer.offset + stride * len(answer.token_ids)
         return torch.from_numpy(np.array(self._raw[answer.offset : end])).view(len(answer.token_ids), stride)
 
+    @property
+    def positions(self) -> int:
+        """Positions that signal.bin holds."""
+        return len(self._raw) // max(1, self.format.bytes_per_token)
+
+    def raw_positions(self, part: slice) -> torch.Tensor:
+        """[position, bytes_per_token] uint8 of some positions in the order they lie on disk, copied out of the map."""
+        stride = self.format.bytes_per_token
+        return torch.from_numpy(np.array(self._raw[part.start * stride : part.stop * stride])).view(-1, stride)
+
     def places(self, answer: AnsweredPrompt) -> torch.Tensor:
         """[token] int64: where each position of the answer lies in signal.bin, counted in positions; 0 without signal."""
         first = answer.offset // max(1, self.format.bytes_per_token)

@@ -10,7 +10,8 @@ therefore miss a pair (with probability below 1e-4 at the threshold) but never i
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from engine.data.prompts import Prompt
@@ -39,8 +40,8 @@ def remove_overlap(
 ) -> tuple[list[Prompt], list[Repeat]]:
     """Training prompts that repeat no held-out query, and the repeats that were removed.
 
-    "exact": the last user message is the same after normalisation and so are the names of the
-    tools. "near": Jaccard similarity of at least `threshold`, in (0, 1], whatever the tools:
+    "exact": a user message is the same after normalisation and so are the names of the tools;
+    of a training conversation every user message counts, of a held-out one the last, its query. "near": Jaccard similarity of at least `threshold`, in (0, 1], whatever the tools:
     a held-out query under other tools is still a query that was to be kept unseen.
     `repeats_id` is the most similar held-out prompt, the first of them on a tie.
     """
@@ -50,12 +51,20 @@ def remove_overlap(
     kept: list[Prompt] = []
     removed: list[Repeat] = []
     for prompt in train:
-        repeat = index.find(prompt)
+        repeat = next((found for turn in _turns(prompt) if (found := index.find(turn))), None)
         if repeat is None:
             kept.append(prompt)
         else:
             removed.append(repeat)
     return kept, removed
+
+
+def _turns(prompt: Prompt) -> Iterator[Prompt]:
+    """The conversation as it stood at each user message, the last first: a held-out query may be asked early on."""
+    yield prompt
+    asked = [i for i, message in enumerate(prompt.messages) if message["role"] == "user"]
+    for last in reversed(asked[:-1]):
+        yield replace(prompt, messages=prompt.messages[: last + 1])
 
 
 def duplicates_within(prompts: Sequence[Prompt], *, threshold: float = 0.8) -> list[Repeat]:

@@ -10,6 +10,7 @@ constant to a sample of them.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,8 +34,8 @@ def with_whole_vocabulary(draft: Draft, hidden: torch.Tensor, rows: int) -> Any:
     assert head.ids is not None
     states = hidden.float()
     totals = torch.logsumexp(head.logits(states), -1)
-    row = _low_row(states[::2], float(totals.min()) - _BELOW)
-    left = totals[1::2] - states[1::2] @ row
+    row = _low_row(states[::2], (float(totals.min()) - _BELOW) / head.scale).to(draft.model.dtype)
+    left = totals[1::2] - replace(head, weight=row.float()[None], bias=None, ids=None).logits(states[1::2])[:, 0]
     if len(left) == 0 or float(left.min()) < _ENOUGH:
         raise DraftbenchError(
             "the draft's trimmed vocabulary cannot be exported as a whole one",

@@ -197,21 +197,9 @@ def trim(draft: Draft, target: LoadedModel, ids: torch.Tensor) -> Draft:
     ids: [rows], int64, distinct. Where the draft shares its target's head the rows are taken from
     there, so one that was trimmed before can be trimmed otherwise; else they are its own.
     """
+    check_trim(draft, target, len(ids))
     model, shares = draft.model, draft.info.share_embeddings
-    if not shares and getattr(model, DRAFT_IDS, None) is not None:
-        raise DraftbenchError(
-            f"the draft has {draft.info.vocabulary} ids and a head of its own",
-            "rows that were cut off cannot be had back",
-            "leave draft.vocabulary out: the draft keeps the ids it has",
-        )
     source = (target.model if shares else model).get_output_embeddings()
-    rows = source.weight.shape[0]
-    if not 1 < len(ids) < rows:
-        raise DraftbenchError(
-            f"draft.vocabulary is {len(ids)}, the target has {rows:,} ids",
-            "a trimmed vocabulary is a part of the target's",
-            "choose fewer, or leave it out",
-        )
     _cut_head(model, ids.to(target.device))
     with torch.no_grad():
         model.get_output_embeddings().weight.copy_(source.weight[ids])
@@ -219,6 +207,22 @@ def trim(draft: Draft, target: LoadedModel, ids: torch.Tensor) -> Draft:
             model.get_output_embeddings().bias.copy_(source.bias[ids])
     mark_trainable(model, shares)
     return Draft(model, _replaced(draft.info, vocabulary=len(ids)))
+
+
+def check_trim(draft: Draft, target: LoadedModel, size: int) -> None:
+    """Raise DraftbenchError if the draft cannot be trimmed to `size` of its target's ids."""
+    if not draft.info.share_embeddings and getattr(draft.model, DRAFT_IDS, None) is not None:
+        raise DraftbenchError(
+            f"the draft has {draft.info.vocabulary} ids and a head of its own",
+            "rows that were cut off cannot be had back",
+            "leave draft.vocabulary out: the draft keeps the ids it has",
+        )
+    if not 1 < size < target.vocab_rows:
+        raise DraftbenchError(
+            f"draft.vocabulary is {size:,}, the target has {target.vocab_rows:,} ids",
+            "a trimmed vocabulary is a part of the target's",
+            "choose fewer, or leave it out",
+        )
 
 
 def _cut_head(model: Any, ids: torch.Tensor) -> None:

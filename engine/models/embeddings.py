@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from engine.fileio import read_json
+
 _INPUT = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 _OUTPUT = ("lm_head.weight", "embed_out.weight")
 
@@ -27,11 +29,25 @@ def embeddings_hash(weights: Iterable[torch.Tensor]) -> str:
 
 def stored_embeddings_hash(folder: Path) -> str | None:
     """The same of a model on disk, read without loading the rest; None if its tensors go by other names."""
+    tied = read_json(folder / "config.json").get("tie_word_embeddings", False)
+    kinds = (_INPUT,) if tied else (_INPUT, _OUTPUT)
     found: dict[tuple[str, ...], torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a dict
-                for kind in (_INPUT, _OUTPUT):
+                for kind in kinds:
                     if name.endswith(kind):
                         found[kind] = tensors.get_tensor(name)
-    return embeddings_hash([found[kind] for kind in (_INPUT, _OUTPUT) if kind in found]) if _INPUT in found else None
+    return embeddings_hash([found[kind] for kind in kinds if kind in found]) if _INPUT in found else None
+
+
+def touches_embeddings(adapter: Path) -> bool:
+    """Whether a PEFT adapter changes its base's embeddings or head."""
+    config = read_json(adapter / "adapter_config.json")
+    named = [*_listed(config.get("target_modules")), *_listed(config.get("modules_to_save"))]
+    parts = [name.removesuffix(".weight") for name in (*_INPUT, *_OUTPUT)]
+    return any(name.rpartition(".")[2] in parts for name in named)
+
+
+def _listed(value: object) -> list[str]:
+    return [value] if isinstance(value, str) else list(value) if isinstance(value, list) else []

@@ -30,7 +30,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import read_json, write_json
 from engine.measure.acceptance import exact_acceptance, mean_overlap
 from engine.measure.suite import measure_drafts
-from engine.models.draft import Draft, initialise_draft, load_draft, parameter_counts, trim
+from engine.models.draft import Draft, check_trim, initialise_draft, load_draft, parameter_counts, trim
 from engine.models.head import DRAFT_IDS, Head, check_head
 from engine.models.load import LoadedModel, load_model
 from engine.models.vocabulary import frequent_ids
@@ -99,7 +99,27 @@ class Pipeline:
                 "no training prompt is left", told, "check prompts.train and prompts.max_prompt_tokens"
             )
         self.note(f"prompts: {told}")
-        return PromptSplit(chosen, watched, measured, counts)
+        split = PromptSplit(chosen, watched, measured, counts)
+        self._refuse_other_prompts(split)
+        return split
+
+    def _refuse_other_prompts(self, split: PromptSplit) -> None:
+        """A run keeps the prompts it began with: `pack:` sets grow when a pack is fetched, and files may be edited."""
+        if self.run is None:
+            return
+        now = {"train": prompts_hash(split.train), "heldout": prompts_hash(split.watched + split.measured)}
+        path = self.run.path / "prompts.json"
+        if not path.exists():
+            write_json(path, now)
+            return
+        changed = [name for name, found in read_json(path).items() if now[name] != found]
+        if changed:
+            raise DraftbenchError(
+                f"the {' and '.join(changed)} prompts of run {self.run.id} are not those it began with",
+                "a prompt file was changed since, or a pack was fetched or is gone: "
+                "the rest of the run would not fit what it has done",
+                "put the prompts back (`draftbench show` names the sources and packs), or start a new run",
+            )
 
     def _within_limit(self, prompts: list[Prompt]) -> tuple[list[Prompt], int]:
         limit = self.recipe.prompts.max_prompt_tokens
@@ -179,7 +199,9 @@ class Pipeline:
         assert self.run is not None
         if (self.run.path / "training.json").exists():
             return
-        self._whole_draft()  # before the captures: one that does not fit should not cost them first
+        whole, size = self._whole_draft(), self.recipe.draft.vocabulary
+        if size is not None:  # before the captures: a draft that does not fit should not cost them first
+            check_trim(whole, self.target, size)
         training, heldout = self.capture_all()
         draft = self.initial_draft(training)
         counts = parameter_counts(draft)
@@ -235,9 +257,8 @@ class Pipeline:
         assert self.run is not None
         best = self.run.path / "draft" / "best"
         heldout = {t: self.capture(f"held-out T={t:g}", plan) for t, plan in self.heldout_plans().items()}
-        # a checkpoint is measured as it came, with the ids it came with: that is what a user would serve untrained
-        initial = self._whole_draft() if self.recipe.draft.init == "checkpoint" else self.initial_draft()
         trained = load_draft(best, self.target)
+        initial = self._before(trained)
         served = Draft(copy.deepcopy(initial.model).to(self.target.dtype).requires_grad_(False), initial.info)
         measured = measure_drafts(
             self.target,
@@ -254,6 +275,12 @@ class Pipeline:
         measured.save(self.run.path / "measure")
         self._note_measurement(heldout)
         return measured.summary
+
+    def _before(self, trained: Draft) -> Draft:
+        """What the trained draft is compared with: a checkpoint as it came, since that is what a user would serve
+        untrained; else its own first weights under its own ids."""
+        whole, ids = self._whole_draft(), Head.of(trained.model).ids
+        return whole if ids is None or self.recipe.draft.init == "checkpoint" else trim(whole, self.target, ids)
 
     def _note_measurement(self, heldout: dict[float, Capture]) -> None:
         """A draft may be measured long after it was trained, by another version and on other captures."""

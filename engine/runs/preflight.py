@@ -24,9 +24,9 @@ from engine.distill.losses import check_terms
 from engine.errors import DraftbenchError
 from engine.fileio import read_json
 from engine.models.draft import chosen_layers
-from engine.models.embeddings import stored_embeddings_hash
+from engine.models.embeddings import stored_embeddings_hash, touches_embeddings
 from engine.models.load import load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
-from engine.models.locate import locate_model
+from engine.models.locate import locate_adapter, locate_model
 from engine.models.vocabulary import check_vocabulary
 from engine.paths import Home
 from engine.runs.estimate import Estimate, at_hand, estimate
@@ -163,7 +163,9 @@ class _Preflight:
         if card["info"]["target_fingerprint"] == model_fingerprint(self.recipe.target):
             return "ok", f"{name} was made for this very target", ""
         known = card["info"].get("embeddings_hash")
-        if known and known == stored_embeddings_hash(locate_model(self.recipe.target)):
+        adapter = self.recipe.target.adapter
+        kept = adapter is None or not touches_embeddings(locate_adapter(adapter))
+        if known and kept and known == stored_embeddings_hash(locate_model(self.recipe.target)):
             return "ok", f"{name} was made for a target with the same embeddings", ""
         if card["info"]["share_embeddings"]:
             raise DraftbenchError(

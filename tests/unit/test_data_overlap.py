@@ -166,3 +166,14 @@ def test_duplicates_within_name_the_first_and_leave_a_list_without_repeats():
 def test_threshold_out_of_range_is_an_error(threshold):
     with pytest.raises(DraftbenchError, match="above 0 and at most 1"):
         duplicates_within([HELDOUT], threshold=threshold)
+
+
+def test_a_held_out_query_in_an_earlier_turn_of_a_training_conversation_is_a_repeat():
+    query = "Which enzyme copies DNA into RNA in a bacterium?"
+    talk = Prompt("talk", ({"role": "user", "content": query}, {"role": "assistant", "content": "RNA polymerase."},
+                           {"role": "user", "content": "Thanks, and what does it need for that?"}))  # fmt: skip
+    other = Prompt("other", ({"role": "user", "content": "Name three enzymes of the stomach."},))
+    heldout = Prompt("held", ({"role": "user", "content": query},))
+    kept, removed = remove_overlap([talk, other], [heldout])
+    assert [prompt.id for prompt in kept] == ["other"]
+    assert [(repeat.prompt_id, repeat.repeats_id) for repeat in removed] == [("talk", "held")]

@@ -39,7 +39,7 @@ from engine.fileio import content_hash, disk_errors, read_json, sha256_file, wri
 from engine.paths import PROJECT_ROOT
 
 PREFIX = "pack:"
-_RULES = 3  # goes up with a change to how sets are made or described
+_RULES = 4  # goes up with a change to how sets are made or described
 _HELDOUT = "-heldout"
 _COUNTS = "sets.json"
 
