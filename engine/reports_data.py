@@ -110,7 +110,8 @@ def imported(told: dict[str, Any], folder: str) -> None:
     pii, counts = told["pii"], told["counts"]
     if pii["scrubbed"]:
         found = ", ".join(f"{name} {n}" for name, n in pii["found"].items()) or "nothing"
-        console.paragraph(f"replaced in {pii['prompts']} prompts: {found}; {pii['remark']}")
+        console.paragraph(f"replaced in {pii['prompts']} prompts: {found}")
+        console.paragraph(f"note: {pii['remark']}")
     else:
         console.paragraph("personal data and keys were left as they are (--keep-pii)")
     for note in told["notes"]:

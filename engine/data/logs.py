@@ -43,21 +43,28 @@ class LogSource(PromptSource):
 
 @dataclass(frozen=True)
 class Query:
-    """What a user asked in a log, and the answer that followed. `time` is in seconds, 0 where none is told."""
+    """What a user asked in a log, and the answer that followed. `time` is in seconds, 0 where none is told.
+
+    `fallback_id` says where it stood; without the log's own name (`named`) it is the prompt's id too.
+    `conversation` is unlike all others, whether the log or the place named it.
+    """
 
     prompt: Prompt
     reference: str
     conversation: str
     time: float
     fallback_id: str
+    named: bool
 
 
 def queries_of(record: Mapping[str, Any], source: LogSource, fallback_id: str, *, every_turn: bool) -> list[Query]:
     """The last query of the conversation in `record`, or one for each turn of the user. Raises BadRecordError."""
     messages, tools = _messages(record, source), _tools(record, source)
     given = _given_reference(record, source)
-    name = _text(at(record, source.id_column)) or fallback_id
-    conversation = _text(at(record, source.conversation_column)) or fallback_id
+    own_name = _text(at(record, source.id_column))
+    name = own_name or fallback_id
+    shared = _text(at(record, source.conversation_column))
+    conversation = f"named {shared}" if shared else f"row {fallback_id}"
     ends = _ends_of_turns(messages) if every_turn else []
     last = _end_of_last(messages)
     made = []
@@ -70,7 +77,9 @@ def queries_of(record: Mapping[str, Any], source: LogSource, fallback_id: str, *
         )
         answer = reference_of(messages[end]) if end < len(messages) else ""
         reference = given if given and end == last else answer
-        made.append(Query(prompt, reference, conversation, _time(record, source), fallback_id + turn))
+        made.append(
+            Query(prompt, reference, conversation, _time(record, source), fallback_id + turn, named=bool(own_name))
+        )
     return made
 
 

@@ -41,8 +41,9 @@ def remove_overlap(
     """Training prompts that repeat no held-out query, and the repeats that were removed.
 
     "exact": a user message is the same after normalisation and so are the names of the tools;
-    of a training conversation every user message counts, of a held-out one the last, its query. "near": Jaccard similarity of at least `threshold`, in (0, 1], whatever the tools:
-    a held-out query under other tools is still a query that was to be kept unseen.
+    of a training conversation every user message counts, of a held-out one the last, its query.
+    "near": Jaccard similarity of at least `threshold`, in (0, 1], whatever the tools: a held-out
+    query under other tools is still a query that was to be kept unseen.
     `repeats_id` is the most similar held-out prompt, the first of them on a tie.
     """
     index = _QueryIndex(threshold)

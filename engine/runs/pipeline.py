@@ -99,15 +99,16 @@ class Pipeline:
                 "no training prompt is left", told, "check prompts.train and prompts.max_prompt_tokens"
             )
         self.note(f"prompts: {told}")
-        split = PromptSplit(chosen, watched, measured, counts)
-        self._refuse_other_prompts(split)
-        return split
+        self._refuse_others({"train": prompts_hash(chosen), "heldout": prompts_hash(heldout.prompts)})
+        return PromptSplit(chosen, watched, measured, counts)
 
-    def _refuse_other_prompts(self, split: PromptSplit) -> None:
-        """A run keeps the prompts it began with: `pack:` sets grow when a pack is fetched, and files may be edited."""
+    def _refuse_others(self, now: dict[str, str]) -> None:
+        """A run keeps the prompts it began with: `pack:` sets grow when a pack is fetched, and files may be edited.
+
+        `now`: their hashes; of the held-out ones all, since a measurement may take more or fewer of them.
+        """
         if self.run is None:
             return
-        now = {"train": prompts_hash(split.train), "heldout": prompts_hash(split.watched + split.measured)}
         path = self.run.path / "prompts.json"
         if not path.exists():
             write_json(path, now)

@@ -189,3 +189,49 @@ def test_sizes_of_one_training_set_are_nested_and_share_their_heldout(recipe: Pa
     assert split("prompts.train_prompts=8").train == whole.train
     with pytest.raises(DraftbenchError, match="train_prompts is 9, but there are 8"):
         split("prompts.train_prompts=9")
+
+
+def test_a_run_keeps_the_prompts_it_began_with(
+    recipe: Path, tmp_path: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
+):
+    train = tmp_path / "train.jsonl"
+    train.write_text((recipe.parent / "train.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+    with monkeypatch.context() as patch:
+        at_training_step(patch, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+        assert draftbench("run", str(recipe), "--set", f"prompts.train={train}").code == 130
+    whole = train.read_text(encoding="utf-8")
+    train.write_text(whole.replace("question", "riddle"), encoding="utf-8")
+    refused = draftbench("run", "--resume", "latest")
+    assert refused.code == 2
+    assert "the train prompts" in refused.err
+    train.write_text(whole, encoding="utf-8")
+    assert draftbench("train", "--resume", "latest").code == 0
+
+
+def test_a_trimmed_draft_goes_from_recipe_to_measurement_and_on_to_another_run(
+    recipe: Path, tmp_path: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
+):
+    """A vocabulary of 60 ids: chosen, trained, measured, taken on as a checkpoint, and measured as it came."""
+    first = draftbench("run", str(recipe), "--set", "draft.vocabulary=60", "--set", "name=first", "--json")
+    assert first.code == 0, first.err
+    card = json.loads((RunFolder.open(home(), "first").path / "draft" / "best" / "draft.json").read_text())
+    assert card["info"]["vocabulary"] == 60
+    settings = ["draft.init=checkpoint", "draft.checkpoint=first", "draft.vocabulary=70", "name=second"]
+    second = draftbench("run", str(recipe), *[part for s in settings for part in ("--set", s)], "--json")
+    assert second.code == 0, second.err
+
+    def rates(told: Any, draft: str) -> list[float]:
+        return [m["value"] for m in told["metrics"] if m["metric"] == "exact" and m["draft"] == draft]
+
+    assert rates(second.json(), "initial") == pytest.approx(rates(first.json(), "trained"))
+    origin = json.loads((RunFolder.open(home(), "second").path / "provenance.json").read_text())
+    assert origin["checkpoint_sha256"] == card["weights_sha256"]
+
+
+def test_a_vocabulary_that_does_not_fit_costs_no_capture(
+    recipe: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Pipeline, "capture", lambda self, what, plan: pytest.fail("captured"))
+    refused = draftbench("run", str(recipe), "--set", "draft.vocabulary=60000")
+    assert refused.code == 2
+    assert "the target has 258 ids" in refused.err

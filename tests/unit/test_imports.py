@@ -231,7 +231,7 @@ def test_scrubbing_reaches_messages_calls_references_and_names(tmp_path: Path):
         "scrubbed": True,
         "found": {"EMAIL": 6, "PHONE": 3},
         "prompts": 1,
-        "remark": imports.NOT_FOUND,
+        "remark": imports.REMARK,
     }
 
 
@@ -373,6 +373,35 @@ def test_an_id_that_comes_twice_is_a_bad_row(tmp_path: Path):
         imported(tmp_path, [{"id": "a", "prompt": question(1)}, {"id": "a", "prompt": question(2)}])
 
 
+def test_no_two_records_have_one_id_where_a_place_is_the_name_of_another_row(tmp_path: Path):
+    rows = [
+        {"id": "log-2", "prompt": question(1)}, {"id": "a@example.com", "prompt": question(2)},
+        {"prompt": question(3)}, {"id": "log-3", "prompt": question(4)}, {"id": "log-2-b2", "prompt": question(5)},
+    ]  # fmt: skip
+    imported(tmp_path, rows, heldout_share=1e-9)
+    ids = {record["messages"][0]["content"]: record["id"] for record in everything(tmp_path)}
+    assert [ids[question(i)] for i in range(1, 6)] == ["log-2", "log-2-b3", "log-3-b2", "log-3", "log-2-b2"]
+
+
+def test_a_repeat_takes_out_no_row_whose_place_has_its_name(tmp_path: Path):
+    again = {"id": "log-2", "prompt": question(1)}
+    rows = [{"id": "b@example.com", "prompt": question(1)}, {"id": "c@example.com", "prompt": question(2)}, again]
+    told = imported(tmp_path, rows, heldout_share=1e-9)
+    assert {record["messages"][0]["content"] for record in everything(tmp_path)} == {question(1), question(2)}
+    assert {step["step"]: step["removed"] for step in told["steps"]}["exact repeat of an earlier one"] == 1
+
+
+def test_a_conversation_named_like_the_place_of_a_row_is_another(tmp_path: Path):
+    rows = [{"chat": "log-2", "prompt": f"{question(1)} Ask a@example.com"}, {"prompt": f"{question(2)} Ask b@example.com"}]
+    imported(tmp_path, [*rows, *chats(20)[3:]], {"conversation_column": "chat"})
+    asked = [r["messages"][0]["content"] for r in everything(tmp_path) if "Ask" in r["messages"][0]["content"]]
+    assert sorted(text[-9:] for text in asked) == ["<EMAIL_1>", "<EMAIL_1>"]
+    first, second = ({"prompt": question(n), **more} for n, more in ((1, {"chat": "x-2"}), (2, {})))
+    source = LogSource(path="x.jsonl", conversation_column="chat")
+    (one,), (two,) = (queries_of(row, source, f"x-{n}", every_turn=False) for n, row in ((1, first), (2, second)))
+    assert one.conversation != two.conversation
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0, -1.0, float("nan")])
 def test_a_share_that_leaves_a_side_empty_is_refused(tmp_path: Path, share: float):
     with pytest.raises(DraftbenchError, match="held-out share"):
@@ -445,7 +474,9 @@ def test_the_command_shows_each_step_and_what_was_scrubbed(tmp_path: Path, draft
     shown = draftbench("data", "import", str(path), "--out", str(tmp_path / "out"))
     assert shown.code == 0, shown.err
     assert "EMAIL 1" in shown.out
-    assert "names and postal addresses" in shown.out
+    said = " ".join(shown.out.split())
+    assert "e-mail addresses, numbers and keys of a recognisable form; names and postal addresses stay" in said
+    assert "look at a sample before you share it" in said
     assert "exact repeat of a held-out one" in shown.out
     told = draftbench(
         "data", "import", str(path), "--out", str(tmp_path / "out"), "--overwrite", "--keep-pii", "--json"

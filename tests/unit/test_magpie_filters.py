@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.data.magpie_filters import WrittenQuery, distinct_share, script_share, sieve
+from engine.data.magpie_filters import WrittenQuery, distinct_share, first_sentence, script_share, sieve
 from engine.data.magpie_recipe import FilterSpec
 from engine.data.prompts import Prompt
 
@@ -74,6 +74,21 @@ def test_chinese_passes_where_chinese_is_wanted_and_mixed_text_by_its_share():
     assert len(sieved(["蕨类植物怎样繁殖？", "Python里的列表和元组到底有什么区别？"], rules=rules).kept) == 2
     assert script_share("ab春天", "han") == pytest.approx(0.5)
     assert script_share("?!", "han") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence", "cut"),
+    [
+        ("如何学习？我想知道。", "如何学习？", True),
+        ("他说：“真的吗？”然后走了。", "他说：“真的吗？”", True),
+        ("Why is pi 3.14 and not 3? Tell me.", "Why is pi 3.14 and not 3?", True),
+        ("请写一首诗\n春天", "请写一首诗", True),
+        ("Is it so?", "Is it so?", True),
+        ("no end of it", "no end of it", False),
+    ],
+)
+def test_a_first_sentence_ends_at_its_mark_or_line_and_not_inside_a_number(text: str, sentence: str, cut: bool):
+    assert first_sentence(text) == (sentence, cut)
 
 
 def test_prose_is_distinct_and_a_loop_is_not():

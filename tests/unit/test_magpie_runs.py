@@ -15,6 +15,7 @@ import yaml
 from filelock import FileLock
 
 from engine.config import PromptSource, load_section
+from engine.data.magpie_filters import first_sentence
 from engine.data.magpie_recipe import MagpieRecipe
 from engine.data.readers import read_prompts
 from engine.errors import Cancelled, DraftbenchError
@@ -138,7 +139,6 @@ def test_queries_begin_with_the_openings_and_every_one_is_used_before_one_comes_
         assert told["opening"] == "<|im_start|>user\n"
         assert told["recipe"]["openings"] == openings
         texts = [line["text"] for line in raw_lines(told)]
-        assert all(len(text) > len("Tell me") for text in texts)
         return [next((words for words in openings[1:] if text.startswith(words)), None) for text in texts]
 
     drawn = begun_with()
@@ -149,8 +149,9 @@ def test_queries_begin_with_the_openings_and_every_one_is_used_before_one_comes_
 
 
 def test_the_filters_see_the_opening_as_part_of_the_query(recipe: Path):
-    with pytest.raises(DraftbenchError, match=r"none of 11 raw queries passed the filters: .*call_not_query 11"):
-        synthesise(recipe, """openings='{"name": "rain'""")
+    told = synthesise(recipe, "openings=[null, '[{\"name']")
+    assert told["removed"]["call_not_query"]["count"] > 0
+    assert told["removed"]["call_not_query"]["example"].startswith('[{"name')
 
 
 def test_an_opening_that_the_target_added_nothing_to_is_no_query(recipe: Path):
@@ -159,6 +160,16 @@ def test_an_opening_that_the_target_added_nothing_to_is_no_query(recipe: Path):
     blank, letters = plan.tokenizer("  ")["input_ids"], plan.tokenizer(" ferns")["input_ids"]
     assert synthesis._query_text(plan, opening, blank) == ("", False)
     assert synthesis._query_text(plan, opening, letters) == ("Why do ferns", False)
+
+
+def test_cutting_behind_the_first_sentence_makes_a_query_finished_and_leaves_the_raw_queries_alone(recipe: Path):
+    unfinished = synthesise(recipe, "max_new_tokens=60")
+    cut = synthesise(recipe, "max_new_tokens=60", "first_sentence=true")
+    assert raw_bytes(cut) == raw_bytes(unfinished)
+    assert cut["removed"]["unfinished"]["count"] <= unfinished["removed"]["unfinished"]["count"]
+    raw = {f"magpie-ascii-{line['number']:05d}": line["text"] for line in raw_lines(cut)}
+    prompts = read_prompts([PromptSource(path=cut["file"])]).prompts
+    assert all(prompt.text == first_sentence(raw[prompt.id])[0] for prompt in prompts)
 
 
 def test_openings_from_tools_name_a_tool_that_is_offered_and_an_open_turn_stays_open(recipe: Path):
@@ -354,7 +365,7 @@ def test_the_shipped_recipes_read_and_steer():
     for path in sorted((PROJECT_ROOT / "recipes" / "magpie").glob("*.yaml")):
         made = load_section(MagpieRecipe, path)
         assert made.name == made.domain == path.stem
-        assert any(made.system) or made.tools_from
+        assert any(made.system) or any(made.openings)
         assert f"draftbench data magpie recipes/magpie/{path.name}" in path.read_text(encoding="utf-8")
 
 

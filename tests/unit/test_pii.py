@@ -21,6 +21,9 @@ FOUND = {
     "我的邮箱是zhang.san@qq.com，谢谢": "我的邮箱是<EMAIL_1>，谢谢",
     "<mailto:bob@example.com>": "<mailto:<EMAIL_1>>",
     "A@B.DE and c_d-e@f-g.org.": "<EMAIL_1> and <EMAIL_2>.",
+    "an john@müller.de, müller@example.com oder JOHN@MÜLLER.DE": "an <EMAIL_1>, <EMAIL_2> oder <EMAIL_1>",
+    "почта: иван@пример.рф, josé.peña@correo.es!": "почта: <EMAIL_1>, <EMAIL_2>!",
+    "mu\u0308ller@example.com": "<EMAIL_1>",
     # telephone
     "请打13812345678找我": "请打<PHONE_1>找我",
     "手机：138 1234 5678": "手机：<PHONE_1>",
@@ -39,6 +42,11 @@ FOUND = {
     "my phone number is 5551234567.": "my phone number is <PHONE_1>.",
     "Tel. 555 0192 33": "Tel. <PHONE_1>",
     "联系电话8765432": "联系电话<PHONE_1>",
+    "call 415 555 2671 or 1 415 555 2671.": "call <PHONE_1> or <PHONE_1>.",
+    "My phone number is: 4155552671": "My phone number is: <PHONE_1>",
+    "手机号是：5551234567": "手机号是：<PHONE_1>",
+    "tel +49 30/1234567": "tel <PHONE_1>",
+    "Tel. 030/1234567": "Tel. <PHONE_1>",
     # payment card: Visa, Mastercard, American Express, UnionPay, each with its check digit
     "4111 1111 1111 1111": "<CARD_1>",
     "card 4111111111111111, exp 12/29": "card <CARD_1>, exp 12/29",
@@ -46,6 +54,7 @@ FOUND = {
     "5555555555554444和378282246310005": "<CARD_1>和<CARD_2>",
     "3782 822463 10005": "<CARD_1>",
     "卡号6200000000000005": "卡号<CARD_1>",
+    "4111.1111.1111.1111": "<CARD_1>",
     # identity numbers
     "身份证11010519491231002X": "身份证<ID_1>",
     "身份证号：440524188001010014不对，110101190003071232对": "身份证号：440524188001010014不对，<ID_1>对",
@@ -70,6 +79,25 @@ FOUND = {
     "api_key = 'Zm9vYmFyMTIzNDU2Nzg5MA=='": "api_key = '<KEY_1>'",
     "密钥为a1b2c3d4e5f6a7b8c9d0": "密钥为<KEY_1>",
     "postgres://admin:s3cret@db.internal:5432/x": "postgres://admin:<PASSWORD_1>@db.internal:5432/x",
+    # no digit is needed behind a provider's own beginning
+    "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": "<KEY_1>",
+    "use sk-ant-api-QwErTyUiOpAsDfGhJkLz_XcVb, sk-proj-QwErTyUiOpAsDfGhJkLz": "use <KEY_1>, <KEY_2>",
+    "ghp_QwErTyUiOpAsDfGhJkLzXcVbNmQwErTyUiOp": "<KEY_1>",
+    "github_pat_QwErTyUiOpAsDfGhJkLzXc_QwErTyUiOpAsDfGh": "<KEY_1>",
+    "glpat-QwErTyUiOpAsDfGhJkLz": "<KEY_1>",
+    "xoxb-QwErTyUiOp-AsDfGhJkLz和xoxp-qwertyuiop": "<KEY_1>和<KEY_2>",
+    "AKIAIOSFODNNQEXAMPLE": "<KEY_1>",
+    "sk_live_QwErTyUiOpAsDfGh": "<KEY_1>",
+    "ASIAIOSFODNN7EXAMPLE": "<KEY_1>",
+    # a label, 'is' and a colon; a label of several words and a space
+    "api key is: 0123456789abcdef0123": "api key is: <KEY_1>",
+    "api key 0123456789abcdef0123": "api key <KEY_1>",
+    "my access token `a1b2c3d4e5f6a7b8c9d0`": "my access token `<KEY_1>`",
+    "密钥是：a1b2c3d4e5f6a7b8c9d0": "密钥是：<KEY_1>",
+    "AccountName=x;AccountKey=Zm9vYmFyMTIzNDU2Nzg5MGFiY2RlZg==;End": "AccountName=x;AccountKey=<KEY_1>;End",
+    "AccountKey=QwErTyUiOpAsDfGhJkLz+/QwErTy==": "AccountKey=<KEY_1>",
+    "userToken: a1b2c3d4e5f6a7b8": "userToken: <KEY_1>",
+    "My password is: Geheim123": "My password is: <PASSWORD_1>",
     "password: hunter2!": "password: <PASSWORD_1>!",
     "密码是abc12345，别告诉别人": "密码是<PASSWORD_1>，别告诉别人",
     "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA1234567890\n-----END RSA PRIVATE KEY-----": "<KEY_1>",
@@ -98,6 +126,15 @@ KEPT = [
     "sk-learn-tutorial-for-beginners-part-2", "max_tokens=4096", "the token is invalid", "password is incorrect",
     "primary key: customer_account_2024_summary", "sort key = created_at_timestamp_2", "密码长度为8-16位", "secret: none",
     "iPhone 15 Pro", "phone 14", "cell 1234567", "call me at 10", "电话会议在15楼", "Bearer of good news", "key=value",
+    # near to what a label, a beginning or a row of digits would say
+    "250 300 4000 kg", "415 555 2671 mm", "415 555 2671 300", "10 415 555 2671", "a 3.415 555 2671", "415 555 267",
+    "mobile 2023-2024 revenue", "mobile 2023/2024 revenue", "call me on 2024-01-15", "phone: 15/01/2024", "+12/05/2024",
+    "my phone number is: unknown", "tel 12/34/5678", "1234.5678.1234.5678", "4111.1111.1111.1112",
+    "api key customer_account_2024_summary", "access token expires_in_3600_seconds", "the api key gpt-4o-mini-2024-07-18",
+    "api key is: required", f"the key {HEX}", f"token {HEX}", "sortKey=created_at_timestamp_2", "AccountKey=value",
+    "key=/etc/ssl/private/server1.key", "password is: incorrect", "My password is: unchanged",
+    "hf_hub_download_with_retries_and_a_cache", "github_pat_environment_variable", "sk-skin-care-for-all-of-the-family",
+    "ASIAPACIFICCOMMUNITY", "AKIA", "xox-", "@müller", "müller@localhost", "größe@2x.png", "naïve @ b . c",
     "GB82 WEST 1234 5698 7654 33", "US12345678", "000-12-3456", "Tokyo 2020",
 ]  # fmt: skip
 
@@ -197,7 +234,7 @@ def test_check_digits():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("unit", ["a", "1", "1 ", "1-", "a@", "a.", "key=", ":", "0 ", "+1", "(", "1.", "A1", "://a:"])
+@pytest.mark.parametrize("unit", ["a", "1", "1 ", "1-", "a@", "a.", "key=", ":", "0 ", "+1", "(", "1.", "A1", "://a:", "1/", "key is: ", "api key ", "ü", "a@ü.", "415 "])
 def test_no_text_takes_long(unit: str):
     """A pattern that tries all ways to split a text would need minutes for this."""
     text = unit * (100_000 // len(unit))

@@ -289,3 +289,18 @@ def test_a_compact_signal_is_refused(tmp_path: Path):
     capture = captured(tmp_path, target, signal="compact", signal_top_k=8)
     with pytest.raises(DraftbenchError, match="compact"):
         OfflineBatches(capture, TrainSpec(), Head.of(target.model), target.device, IDS)
+
+
+@pytest.mark.parametrize("scaling", [{"logit_scale": 1 / 16}, {"final_logit_softcapping": 80.0}], ids=str)
+def test_an_export_looks_at_the_logits_as_they_are_served(tmp_path: Path, scaling: dict[str, float]):
+    """Families scale or cap their logits behind the head; a row that is low before that need not be low after it."""
+    target = loaded(with_mean_direction())
+    draft = trimmed(target)
+    states = draft_states(draft.model, captured(tmp_path, target, max_new_tokens=40), most_tokens=8192)
+    for name, value in scaling.items():
+        setattr(draft.model.config, name, value)
+    plain = with_whole_vocabulary(draft, states, VOCAB)
+    logits = Head.of(plain).logits(states).detach()
+    others = torch.ones(VOCAB, dtype=torch.bool)
+    others[IDS] = False
+    assert float(torch.softmax(logits, -1)[:, others].sum(-1).max()) < 1e-9

@@ -49,7 +49,7 @@ PACKS: dict[str, Pack] = {
         read=llamafactory.read,
         reader_version=1,
         licence="Apache-2.0",
-        attribution="LLaMA-Factory by hiyouga and contributors; glaive-function-calling-v2, alpaca-zh, DPO and KTO sets",
+        attribution=llamafactory.ATTRIBUTION,
         about="function calling, Chinese and general conversations with references (curated)",
         source_distribution=True,
     ),

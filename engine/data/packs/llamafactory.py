@@ -1,4 +1,8 @@
-"""The demonstration sets in LLaMA-Factory's source distribution: tool calls, Chinese and general conversations."""
+"""The demonstration sets in LLaMA-Factory's source distribution: tool calls, Chinese and general conversations.
+
+The licence is the package's own label; the sets carry none of their own. alpaca_zh_demo is said to
+come from hfl/alpaca_zh_51k: that is what the card of llamafactory/alpaca_zh names as its origin.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,10 @@ from engine.data.prompts import Message
 from engine.packages import read_member
 
 LICENCE = "Apache-2.0"
+ATTRIBUTION = (
+    "LLaMA-Factory by hiyouga and contributors; glaive-function-calling-v2, alpaca_zh_demo (said to come from "
+    "hfl/alpaca_zh_51k), DPO and KTO sets. Apache-2.0 is the package's label; the sets carry none of their own"
+)
 _ORIGIN = "LLaMA-Factory demonstration data"
 _ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 Row = dict[str, Any]
