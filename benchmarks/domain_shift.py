@@ -8,7 +8,8 @@
 
 Reads the newest finished run of each name in this home. The drop compares one draft on two targets
 and two sets of queries, so it is not paired: each side's prompts are resampled by themselves. The
-gain is paired on the same tokens. Exits with status 1 unless on every domain and at every
+gain is paired on the same tokens. A part of a drop may be that the draft has no ids for what the
+domain target writes, so that is told too. Exits with status 1 unless on every domain and at every
 temperature the generic draft drops and the lower end of the gain's interval is above zero.
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors import safe_open
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -29,6 +31,7 @@ from engine.fileio import read_json
 from engine.measure.statistics import paired_difference
 from engine.paths import home
 from engine.runs.folder import RunFolder, run_folders
+from engine.runs.pipeline import draft_folder
 
 DOMAINS = ("function-calling", "biology", "chinese")
 SAMPLES, SEED = 4000, 0
@@ -61,6 +64,21 @@ def rate(table: pd.DataFrame) -> float:
     return float(table.exact_sum.sum() / table.n_positions.sum())
 
 
+def ids_of(run: RunFolder) -> list[int]:
+    """The ids that the draft which the run started from can propose."""
+    folder = draft_folder(home(), str(run.recipe().draft.checkpoint))
+    assert folder is not None
+    with safe_open(folder / "draft.safetensors", framework="pt") as file:
+        found: list[int] = file.get_tensor("draft_token_ids").tolist()
+    return found
+
+
+def known_share(run: RunFolder, ids: list[int], temperature: float) -> float:
+    """How many of the target's tokens are among the ids: a bound on the acceptance of a draft that has no others."""
+    table = pd.read_parquet(run.path / "measure" / "positions.parquet", columns=["draft", "temperature", "token_id"])
+    return float(table[(table.draft == "trained") & (table.temperature == temperature)].token_id.isin(ids).mean())
+
+
 def row(general: RunFolder, run: RunFolder, temperature: float) -> dict[str, Any]:
     """One domain at one temperature."""
     base = prompts_of(general, "trained", temperature)
@@ -75,6 +93,7 @@ def row(general: RunFolder, run: RunFolder, temperature: float) -> dict[str, Any
         "temperature": temperature,
         "generic on general": rate(base),
         "generic on domain": rate(before),
+        "ids": [known_share(which, ids_of(run), temperature) for which in (general, run)],
         "drop": [rate(before) / rate(base) - 1, float(low), float(high)],
         "trained on historical": rate(after),
         "gain": [gain.value, gain.low, gain.high],
@@ -108,16 +127,17 @@ def main() -> None:
 
 def show(rows: list[dict[str, Any]]) -> None:
     print(
-        "| domain | T | generic, general target | generic, domain target | drop, relative | after historical | gain, paired |"
+        "| domain | T | generic, general target | generic, domain target | drop, relative "
+        "| tokens it has ids for, general and domain | after historical | gain, paired |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     for r in rows:
         drop, gain = (
             f"{v:+.{d}f} [{low:+.{d}f}, {high:+.{d}f}]" for (v, low, high), d in ((r["drop"], 2), (r["gain"], 3))
         )
         print(
             f"| {r['domain']} | {r['temperature']:g} | {r['generic on general']:.3f} | {r['generic on domain']:.3f} "
-            f"| {drop} | {r['trained on historical']:.3f} | {gain} |"
+            f"| {drop} | {r['ids'][0]:.0%}, {r['ids'][1]:.0%} | {r['trained on historical']:.3f} | {gain} |"
         )
 
 

@@ -22,6 +22,9 @@ def target(told: dict[str, Any]) -> None:
         console.line(_training(told["training"]))
     before, after = told["figures"]["before"], told["figures"]["after"]
     console.table("held-out figures, [95% interval over prompts]", ("", "before", "after", "n"), _rows(before, after))
+    if "difference" in told["figures"]:  # targets made by earlier versions tell none
+        title = "after - before on the same records, [95% interval over prompts, paired]"
+        console.table(title, ("", "difference", "n"), _differences(told["figures"]["difference"]))
     if "function_calls" in after:
         _invalid(before["function_calls"], after["function_calls"])
 
@@ -43,6 +46,12 @@ def _rows(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str,
             cells = [console.interval(side[key]) for side in sides]
             rows.append((name, *cells, f"{sides[1][key]['n_prompts']} prompts"))
     return [(name, old, new, n) for name, old, new, n in rows]
+
+
+def _differences(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    told = [("mean log-probability of a reference token, nats", found["logprob_per_token"])]
+    told += [(name, found["function_calls"][key]) for key, name in _RATES if "function_calls" in found]
+    return [(name, console.interval(numbers), f"{numbers['n_prompts']} prompts") for name, numbers in told]
 
 
 def _invalid(before: dict[str, Any], after: dict[str, Any]) -> None:

@@ -13,26 +13,28 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from engine.data.logs import LogSource, Query, queries_of
+from engine.data.log_files import Log, ids_of, read_logs
+from engine.data.logs import LogSource, Query
 from engine.data.overlap import remove_overlap
 from engine.data.packs.build import write_entries
 from engine.data.packs.entry import Entry, Side, as_prompt
 from engine.data.packs.filters import find_repeats, tool_names
 from engine.data.packs.split import HELDOUT_SHARE, side_of
 from engine.data.pii import Scrubber
-from engine.data.readers import BadRow, open_source
-from engine.data.records import BadRecordError
 from engine.data.whole_folder import refuse_existing, whole_folder
 from engine.errors import DraftbenchError
 from engine.fileio import sha256_file, write_json
 
 MARKER = "import.json"
 LICENCE = "private"
-NOT_FOUND = "names and postal addresses have no form of their own: they are not looked for"
+REMARK = (
+    "what is replaced are e-mail addresses, numbers and keys of a recognisable form; names and postal addresses stay: "
+    "look at a sample before you share it"
+)
+KEPT = "personal data and keys were left as they are"
 # With fewer sets of tools than this one side could be left without any: conversations are split instead.
 _FEWEST_TOOL_SETS = 20
 _FEW_HELDOUT = 20
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,23 @@ class _Steps:
         self.rows.append({"step": step, "removed": removed, "left": self.left})
 
 
+@dataclass(frozen=True)
+class _Sides:
+    """The records of both sides, and by what they were told apart."""
+
+    train: list[Entry]
+    heldout: list[Entry]
+    tool_sets: int
+
+    @property
+    def few_tool_sets(self) -> bool:
+        return 0 < self.tool_sets < _FEWEST_TOOL_SETS
+
+    @property
+    def by_tools(self) -> bool:
+        return self.tool_sets >= _FEWEST_TOOL_SETS
+
+
 def import_logs(
     sources: Sequence[LogSource], out: Path, options: ImportOptions, *, overwrite: bool = False
 ) -> dict[str, Any]:
@@ -70,44 +89,18 @@ def import_logs(
     """
     _check(options)
     refuse_existing(out, MARKER, overwrite=overwrite)
-    queries, bad, files = _read(sources, options)
-    read = sum(file["rows"] for file in files)
-    steps = _Steps(read)
-    steps.took("is no conversation", len(bad))
-    steps.left = len(queries)
-    steps.rows.append({"step": "cut where an answer begins", "removed": 0, "left": len(queries)})
-    entries, found = _entries(queries, options)
-    conversations = {entry["id"]: query.conversation for entry, query in zip(entries, queries, strict=True)}
-    repeats = find_repeats(entries)
-    for kind in ("exact", "near"):
-        steps.took(f"{kind} repeat of an earlier one", sum(other == kind for other in repeats.values()))
-    fresh = [entry for entry in entries if entry["id"] not in repeats]
-    tool_sets = {tool_names(entry) for entry in fresh} - {()}
-    few_tool_sets = 0 < len(tool_sets) < _FEWEST_TOOL_SETS
-    sides = _split(fresh, conversations, options.heldout_share, by_tools=not few_tool_sets)
-    train = _unseen(sides["train"], sides["heldout"], steps, by_tools=bool(tool_sets) and not few_tool_sets)
-    _refuse_nothing(train, read)
-    told = {
-        "schema": 1,
-        "options": asdict(options),
-        "files": files,
-        "steps": steps.rows,
-        "bad_rows": len(bad),
-        "pii": {"scrubbed": not options.keep_pii, **found, "remark": NOT_FOUND},
-        "split_by": "conversation and set of tools" if tool_sets and not few_tool_sets else "conversation",
-        "tool_sets": len(tool_sets),
-        "counts": {
-            "train": len(train),
-            "heldout": len(sides["heldout"]),
-            "train_with_reference": sum("reference" in entry for entry in train),
-            "heldout_with_reference": sum("reference" in entry for entry in sides["heldout"]),
-        },
-        "notes": _notes(len(sides["heldout"]), few_tool_sets),
-    }
+    log = read_logs(sources, every_turn=options.every_turn, skip_bad=options.skip_bad)
+    steps = _begun(log)
+    entries, found = _entries(log.queries, options)
+    conversations = {entry["id"]: query.conversation for entry, query in zip(entries, log.queries, strict=True)}
+    fresh = _without_repeats(entries, steps)
+    sides = _sides(fresh, conversations, options.heldout_share, steps)
+    _refuse_nothing(sides.train, log.rows)
+    told = _told(options, log, steps, found, sides)
     with whole_folder(out, MARKER, overwrite=overwrite) as folder:
         told["written"] = {
             side: _written(folder / f"{side}.jsonl", entries)
-            for side, entries in (("train", train), ("heldout", sides["heldout"]))
+            for side, entries in (("train", sides.train), ("heldout", sides.heldout))
         }
         write_json(folder / MARKER, told)
     return told
@@ -122,60 +115,23 @@ def _check(options: ImportOptions) -> None:
         )
 
 
-def _read(
-    sources: Sequence[LogSource], options: ImportOptions
-) -> tuple[list[Query], list[BadRow], list[dict[str, Any]]]:
-    """The queries of all files in order of time, the rows that hold none, and a description of each file."""
-    queries: list[Query] = []
-    bad: list[BadRow] = []
-    files: list[dict[str, Any]] = []
-    taken: set[str] = set()
-    for number, source in enumerate(sources, 1):
-        rows, sha256 = open_source(source, None)
-        name, count = Path(source.path).name, 0
-        stem = Path(source.path).stem + (f"-{number}" if len(sources) > 1 else "")
-        for row in rows:
-            count += 1
-            try:
-                if row.record is None:
-                    raise BadRecordError(row.problem)
-                fresh = queries_of(row.record, source, f"{stem}-{row.line}", every_turn=options.every_turn)
-                _refuse_taken(fresh, taken)
-                queries += fresh
-            except BadRecordError as error:
-                bad.append(BadRow(source.path, row.line, str(error)))
-        mapping = {key: value for key, value in source.model_dump().items() if key.endswith("_column")}
-        files.append({"file": name, "sha256": sha256, "rows": count, "columns": mapping})
-    if not queries or (bad and not options.skip_bad):
-        raise _bad_rows(bad, sum(file["rows"] for file in files))
-    return sorted(queries, key=lambda query: query.time), bad, files
-
-
-def _bad_rows(bad: Sequence[BadRow], rows: int) -> DraftbenchError:
-    lines = [f"  {row.file}:{row.line}: {row.reason}" for row in bad[:_SHOWN]]
-    lines += [f"  ... and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
-    return DraftbenchError(
-        "\n".join([f"{len(bad)} of {rows} rows are no conversations:", *lines]),
-        "leaving them out silently would change what the draft is trained and measured on",
-        "name the columns (--messages-column, --prompt-column, --id-column ...), or go on without these rows: --skip-bad",
-    )
-
-
-def _refuse_taken(queries: Sequence[Query], taken: set[str]) -> None:
-    for query in queries:
-        if query.prompt.id in taken:
-            raise BadRecordError(f"the id {query.prompt.id!r} was used before")
-    taken.update(query.prompt.id for query in queries)
+def _begun(log: Log) -> _Steps:
+    """The table with the reading's own rows: one row of a log can hold several queries."""
+    steps = _Steps(log.rows)
+    steps.took("is no conversation", len(log.bad))
+    steps.left = len(log.queries)
+    steps.took("cut where an answer begins", 0)
+    return steps
 
 
 def _entries(queries: Sequence[Query], options: ImportOptions) -> tuple[list[Entry], dict[str, Any]]:
     """Records of the queries, scrubbed conversation by conversation, and what was found."""
     scrubbers: dict[str, Scrubber] = {}
     entries, touched = [], 0
-    for query in queries:
+    for query, name in zip(queries, ids_of(queries, keep_pii=options.keep_pii), strict=True):
         scrubber = scrubbers.setdefault(query.conversation, Scrubber())
         before = scrubber.counts.total()
-        entries.append(_entry(query, options, None if options.keep_pii else scrubber))
+        entries.append(_entry(query, name, options, None if options.keep_pii else scrubber))
         touched += scrubber.counts.total() > before
     found: Counter[str] = Counter()
     for scrubber in scrubbers.values():
@@ -183,7 +139,7 @@ def _entries(queries: Sequence[Query], options: ImportOptions) -> tuple[list[Ent
     return entries, {"found": dict(sorted(found.items())), "prompts": touched}
 
 
-def _entry(query: Query, options: ImportOptions, scrubber: Scrubber | None) -> Entry:
+def _entry(query: Query, name: str, options: ImportOptions, scrubber: Scrubber | None) -> Entry:
     prompt = query.prompt
 
     def clean(value: Any) -> Any:
@@ -192,7 +148,7 @@ def _entry(query: Query, options: ImportOptions, scrubber: Scrubber | None) -> E
     # Tools first: what stands in them is the same in all conversations, and so are its placeholders.
     tools = clean(list(prompt.tools))
     entry: dict[str, Any] = {
-        "id": prompt.id if scrubber is None or Scrubber().text(prompt.id) == prompt.id else query.fallback_id,
+        "id": name,
         "domain": options.domain,
         "scenario": options.scenario,
         "messages": clean(list(prompt.messages)),
@@ -203,6 +159,21 @@ def _entry(query: Query, options: ImportOptions, scrubber: Scrubber | None) -> E
     entry |= {"reference": clean(query.reference)} if query.reference else {}
     entry |= {"group": clean(prompt.group)} if prompt.group else {}
     return cast(Entry, entry)
+
+
+def _without_repeats(entries: list[Entry], steps: _Steps) -> list[Entry]:
+    repeats = find_repeats(entries)
+    for kind in ("exact", "near"):
+        steps.took(f"{kind} repeat of an earlier one", sum(other == kind for other in repeats.values()))
+    return [entry for entry in entries if entry["id"] not in repeats]
+
+
+def _sides(entries: Sequence[Entry], conversations: Mapping[str, str], share: float, steps: _Steps) -> _Sides:
+    """The held-out records and those that show nothing of them, split by tool sets where there are enough."""
+    whole = _Sides(list(entries), [], len({tool_names(entry) for entry in entries} - {()}))
+    split = _split(entries, conversations, share, by_tools=not whole.few_tool_sets)
+    train = _unseen(split["train"], split["heldout"], steps, by_tools=whole.by_tools)
+    return _Sides(train, split["heldout"], whole.tool_sets)
 
 
 def _split(
@@ -244,13 +215,35 @@ def _refuse_nothing(train: Sequence[Entry], rows: int) -> None:
         )
 
 
-def _notes(heldout: int, few_tool_sets: bool) -> list[str]:
+def _told(options: ImportOptions, log: Log, steps: _Steps, found: dict[str, Any], sides: _Sides) -> dict[str, Any]:
+    """What import.json says, but for the files' hashes."""
+    return {
+        "schema": 1,
+        "options": asdict(options),
+        "files": log.files,
+        "steps": steps.rows,
+        "bad_rows": len(log.bad),
+        "pii": {"scrubbed": not options.keep_pii, **found, "remark": KEPT if options.keep_pii else REMARK},
+        "split_by": "conversation and set of tools" if sides.by_tools else "conversation",
+        "tool_sets": sides.tool_sets,
+        "counts": {
+            "train": len(sides.train),
+            "heldout": len(sides.heldout),
+            "train_with_reference": sum("reference" in entry for entry in sides.train),
+            "heldout_with_reference": sum("reference" in entry for entry in sides.heldout),
+        },
+        "notes": _notes(sides),
+    }
+
+
+def _notes(sides: _Sides) -> list[str]:
     notes = []
-    if heldout < _FEW_HELDOUT:
+    if len(sides.heldout) < _FEW_HELDOUT:
         notes.append(
-            f"{heldout} held-out prompts are few to measure on: a larger --heldout-share, or more of the log, narrows the intervals"
+            f"{len(sides.heldout)} held-out prompts are few to measure on: a larger --heldout-share, or more of the log, "
+            "narrows the intervals"
         )
-    if few_tool_sets:
+    if sides.few_tool_sets:
         notes.append(f"with fewer than {_FEWEST_TOOL_SETS} sets of tools both sides have the same ones")
     return notes
 

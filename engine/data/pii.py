@@ -3,7 +3,8 @@
 One value has one placeholder throughout a `Scrubber`, so a conversation stays readable: who
 wrote to <EMAIL_1> still writes to the same. Numbers are judged by their form and, where there
 is one, by their check digit, so that years, measurements, versions and short order numbers
-stay. Names and postal addresses have no form and are not found.
+stay. Names and postal addresses have no form and are not found; nor are e-mail addresses in
+scripts that write words without spaces, where nothing shows the address from the text before it.
 
 A new kind is one `Kind` in `KINDS`. Their order counts: what an earlier one replaced, a later
 one no longer sees.
@@ -73,11 +74,17 @@ def _is_public_ip(match: re.Match[str]) -> bool:
     return address.is_global and parts[-1] != 0 and (parts[0] > 9 or max(parts) > 99)
 
 
+_DAY, _YEAR = r"\d\d?[-./]\d\d?", r"(?:19|20)\d\d"
+_DATE = re.compile(rf"\+?(?:{_YEAR}[-./]{_DAY}|{_DAY}[-./]{_YEAR}|{_YEAR}[-/]{_YEAR})(?!\d)")
+
+
 def _is_phone(match: re.Match[str]) -> bool:
-    """7 to 15 digits (E.164), 10 to 12 with a leading zero; a round number or a decimal is a quantity."""
+    """7 to 15 digits (E.164), 10 to 12 with a leading zero; a date, a round number or a decimal is none."""
     value = _value(match)
     digits = _digits(value)
     if digits.endswith("00000") or len(set(digits)) == 1 or re.fullmatch(r"\+?\d+[.,]\d+", value):
+        return False
+    if _DATE.match(value) or value.count("/") > 1:
         return False
     national = digits.startswith("0") and not digits.startswith("00")
     return 10 <= len(digits) <= 12 if national else 7 <= len(digits) <= 15
@@ -124,10 +131,13 @@ def _kind(name: str, pattern: str, *rest: Callable[..., Any]) -> Kind:
     return Kind(name, re.compile(pattern, re.VERBOSE), *rest)
 
 
-_IS = r"""["'\u201d]?\s{0,3}(?:=>|:=|[=:\uff1a]|\bis\b|\u662f|\u4e3a)\s{0,3}["'\u201c]?"""  # between a label and its value
-_KEY_LABEL = r"""(?:(?:api|access|secret|private|auth|session|subscription|encryption|signing)[_\s-]?(?:key|token|secret)
-  (?:[_\s-]?id)?|client[_\s-]?secret|(?<![A-Za-z])token|(?<![A-Za-z])secret|[_-](?:token|secret|key)|(?<![A-Za-z])key
-  |authorization|\u5bc6\u94a5|\u79d8\u94a5|\u4ee4\u724c)"""
+# Between a label and its value: 'is', a sign, or both.
+_IS = r"""["'`\u201d]?\s{0,3}(?:(?:\bis|[\u662f\u4e3a])\s{0,2}[=:\uff1a]|=>|:=|[=:\uff1a]|\bis\b|[\u662f\u4e3a])\s{0,3}["'`\u201c]?"""
+# A label of several words may be followed by nothing but a space; 'token' or 'key' alone may not.
+_LONG_KEY_LABEL = r"""(?:(?:api|access|secret|private|auth|session|subscription|encryption|signing|account)[_\s-]?
+  (?:key|token|secret)(?:[_\s-]?id)?|client[_\s-]?secret|\u5bc6\u94a5|\u79d8\u94a5|\u4ee4\u724c)"""
+_KEY_LABEL = rf"""(?:{_LONG_KEY_LABEL}|(?<![A-Za-z])token|(?<![A-Za-z])secret|[_-](?:token|secret|key)|(?<![A-Za-z])key
+  |(?-i:(?<=[a-z])(?:Key|Token|Secret))|authorization)"""
 _PASSWORD_LABEL = r"(?:pass[_\s-]?(?:word|phrase|code)|passwd|(?<![A-Za-z])pwd|\u5bc6\u7801|\u53e3\u4ee4)"
 _PHONE_LABEL = r"""(?:(?<![A-Za-z])(?:tele)?phone|(?<![A-Za-z])tel(?![a-z])|(?<![A-Za-z])mobile|cell(?:\ ?phone|\ number)|my\ cell
   |whatsapp|(?<![A-Za-z])fax|call\ me\ (?:at|on)|reach\ me\ (?:at|on)
@@ -135,6 +145,13 @@ _PHONE_LABEL = r"""(?:(?<![A-Za-z])(?:tele)?phone|(?<![A-Za-z])tel(?![a-z])|(?<!
 # No word or decimal goes on into the number; a Chinese character may stand on either side.
 _STARTS = r"(?<![\dA-Za-z_])(?<!\d[.,])"
 _ENDS = r"(?![\dA-Za-z])(?![.,]\d)"
+# Letters beyond a to z in scripts with spaces between words. Chinese and its neighbours have none: '邮箱是a@b.cn'.
+_LETTERS = (
+    r"\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u0300-\u036f\u0370-\u037d\u0386-\u03ff\u0400-\u0481\u048a-\u0556"
+    r"\u0561-\u0587\u05d0-\u05ea\u0620-\u065f\u0900-\u0963\u1e00-\u1fff"
+)
+_ALNUM = rf"A-Za-z0-9{_LETTERS}"
+_UNIT = r"(?:[\u00b5\u03bcmcknM]?(?:g|m|l|L|s|W|V|A|Hz|eV|mol)|kcal|bytes?|[KMGT]?i?B|rpm|[%\u00b0\u20ac$])(?![A-Za-z])"
 
 KINDS: tuple[Kind, ...] = (
     _kind(
@@ -142,19 +159,23 @@ KINDS: tuple[Kind, ...] = (
         r"""-----BEGIN\ [A-Z\ ]{0,30}PRIVATE\ KEY-----[A-Za-z0-9+/=\s\\]{16,}?-----END\ [A-Z\ ]{0,30}PRIVATE\ KEY-----""",
     ),
     _kind("PASSWORD", r"://[^/\s:@]{1,64}:(?P<value>[^/\s@]{1,128})@(?=[\w.-])"),
-    _kind("EMAIL", r"""(?<![A-Za-z0-9._%+-])(?!git@)[A-Za-z0-9._%+-]{1,64}[@\uff20]
-        (?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.){1,8}(?!(?:png|jpe?g|gif|svg|webp|css|js)(?![A-Za-z0-9]))[A-Za-z]{2,24}(?![A-Za-z0-9])""",
+    _kind("EMAIL", rf"""(?<![{_ALNUM}._%+-])(?!git@)[{_ALNUM}._%+-]{{1,64}}[@\uff20]
+        (?:[{_ALNUM}](?:[{_ALNUM}-]{{0,62}})\.){{1,8}}
+        (?!(?:png|jpe?g|gif|svg|webp|css|js)(?![A-Za-z0-9]))[A-Za-z{_LETTERS}]{{2,24}}(?![{_ALNUM}])""",
         _any, str.casefold),
-    _kind("KEY", r"""(?<![A-Za-z0-9])(?:
-          sk-[A-Za-z0-9_-]{20,}             # OpenAI, Anthropic and those who followed them
-        | [srp]k_(?:live|test)_[A-Za-z0-9]{16,}
-        | gh[opusr]_[A-Za-z0-9]{36,} | github_pat_\w{22,} | glpat-[\w-]{20,}
-        | A[KS]IA[0-9A-Z]{16} | LTAI[A-Za-z0-9]{12,30} | AIza[\w-]{35}
-        | xox[abeoprs]-[A-Za-z0-9-]{10,} | hf_[A-Za-z0-9]{30,} | npm_[A-Za-z0-9]{36} | pypi-[\w-]{40,}
+    # A provider's own beginning, behind which nothing else stands: any letters are a key, with digits or without.
+    _kind("KEY", r"""(?a:(?<![A-Za-z0-9])(?:
+          sk-(?:ant|proj|svcacct|admin)-[\w-]{16,} | [srp]k_(?:live|test)_[A-Za-z0-9]{16,}
+        | gh[opusr]_[A-Za-z0-9]{36,} | github_pat_[A-Za-z0-9]{16,}\w* | glpat-[\w-]{20,}
+        | AKIA[0-9A-Z]{16} | LTAI[A-Za-z0-9]{12,30} | AIza[\w-]{35}
+        | xox[abeoprs]-[A-Za-z0-9-]{10,} | hf_[A-Za-z0-9]{30,} | npm_[A-Za-z0-9]{36} | pypi-AgE[\w-]{40,}
+        | (?:(?<=AccountKey=)|(?<=AccessKey=))[A-Za-z0-9+/]{20,}={0,2}   # in an Azure connection string
         | eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}   # a JSON web token
-        )(?![A-Za-z0-9])""", _is_token),
-    _kind("KEY", rf"""(?i:{_KEY_LABEL}){_IS}(?:(?i:bearer|basic|token)\s+)?
-        (?P<value>[A-Za-z0-9][A-Za-z0-9+/_.~=-]{{15,}})""", _is_token),
+        )(?![A-Za-z0-9]))"""),
+    # Beginnings that a name may have as well: OpenAI's older keys and those who followed them, AWS for a session.
+    _kind("KEY", r"(?<![A-Za-z0-9])(?:sk-[A-Za-z0-9_-]{20,}|ASIA[0-9A-Z]{16})(?![A-Za-z0-9])", _is_token),
+    _kind("KEY", rf"""(?:(?i:{_KEY_LABEL}){_IS}(?:(?i:bearer|basic|token)\s+)?|(?i:{_LONG_KEY_LABEL})\s{{1,3}}["'`\u201c]?)
+        (?P<value>[A-Za-z0-9+/][A-Za-z0-9+/_.~=-]{{15,}})""", _is_token),
     _kind("KEY", r"(?i:\bbearer)\s+(?P<value>[A-Za-z0-9][A-Za-z0-9+/_.~=-]{15,})", _is_token),
     _kind("PASSWORD", rf"(?i:{_PASSWORD_LABEL})\s?{_IS}(?P<value>[A-Za-z0-9!@#$%^&*_.+?-]{{6,64}})(?<![.?!])", _is_password),
     _kind("ID", rf"{_STARTS}[1-9]\d{{16}}[\dXx](?![\dA-Za-z])", lambda match: is_resident_id(match[0]), str.upper),
@@ -162,19 +183,21 @@ KINDS: tuple[Kind, ...] = (
     _kind("IBAN", r"(?<![A-Za-z0-9])[A-Z]{2}\d\d(?:\ ?[A-Z0-9]{4}){2,7}(?:\ ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])",
         lambda match: is_iban(match[0]), lambda text: text.replace(" ", "")),
     *(_kind("CARD", _STARTS + digits + _ENDS, _is_card, _digits) for digits in (
-        r"\d{4}(?:[ -]\d{4}){3}[ -]\d{3}", r"\d{4}(?:[ -]\d{4}){3}", r"3\d{3}[ -]\d{6}[ -]\d{4,5}", r"\d{13,19}")),
+        r"\d{4}(?:[ .-]\d{4}){3}[ .-]\d{3}", r"\d{4}(?:[ .-]\d{4}){3}", r"3\d{3}[ .-]\d{6}[ .-]\d{4,5}", r"\d{13,19}")),
     _kind("IP", r"(?<![\w.-])(?<![^/]/)(?<![vV])(?<![vV]ersion\ )(?<!EC\ )(?<!EC:)(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)", _is_public_ip),
     _kind("IP", r"(?<![\w:.])(?=[0-9A-Fa-f:]*\d)(?:[0-9A-Fa-f]{0,4}:){3,7}[0-9A-Fa-f]{0,4}(?![\w:])", _is_public_ip, str.lower),
     _kind("PHONE", rf"""{_STARTS}(?<![+])(?<!\d-)(?:
           (?:(?:\+|00)86[ -]?)?1[3-9]\d(?:\d{{8}}|[ -]\d{{4}}[ -]\d{{4}})           # Chinese mobile
         | (?:0\d{{2,3}}[ -]|\(0\d{{2,3}}\)[ -]?)[2-9]\d{{6,7}}                        # Chinese landline
         | (?:\+?1[ .-]?)?(?:\([2-9]\d\d\)\ ?|[2-9]\d\d[.-])[2-9]\d\d[ .-]\d{{4}}      # North America
+        | (?<!\d\ )(?:1\ )?[2-9]\d\d\ [2-9]\d\d\ \d{{4}}(?!\ ?(?:\d|{_UNIT}))                 # the same, bare: no row of numbers
         | 0[1-9]\d{{1,3}}[ -]\d{{3,4}}(?:[ -]\d{{3,4}}|\d{{3}})                           # British and alike
         | 0[1-9](?:[ .-]\d\d){{4}}                                                  # French
         ){_ENDS}""", _is_phone, _phone_identity),
-    _kind("PHONE", rf"(?<![\w+])(?<!\d\ )(?:\+|00(?=\d{{2}}[ -]))[1-9](?:[ .-]{{0,2}}\(?\d\)?){{7,14}}{_ENDS}", _is_phone, _phone_identity),
+    _kind("PHONE", rf"""(?<![\w+])(?<!\d\ )(?:\+|00(?=\d{{2}}[ -]))[1-9](?:[ ./-]{{0,2}}\(?\d\)?){{7,14}}{_ENDS}""",
+        _is_phone, _phone_identity),
     _kind("PHONE", rf"""(?i:{_PHONE_LABEL}\.?\s?(?:(?:number|no\.?|nr\.?)|\u53f7\u7801?)?)(?:{_IS}|[\s.]{{1,2}}|(?=\d))
-        (?P<value>\+?\(?\d(?:[ .()-]{{0,2}}\d){{6,14}}){_ENDS}""", _is_phone, _phone_identity),
+        (?P<value>\+?\(?\d(?:[ ./()-]{{0,2}}\d){{6,14}}){_ENDS}""", _is_phone, _phone_identity),
 )  # fmt: skip
 NAMES = tuple(dict.fromkeys(kind.name for kind in KINDS))
 

@@ -34,7 +34,7 @@ from engine.models.draft import Draft, check_trim, initialise_draft, load_draft,
 from engine.models.head import DRAFT_IDS, Head, check_head
 from engine.models.load import LoadedModel, load_model
 from engine.models.vocabulary import frequent_ids
-from engine.paths import Home
+from engine.paths import PROJECT_ROOT, Home
 from engine.progress import Progress
 from engine.runs.folder import RunFolder
 from engine.runs.provenance import measured_by, provenance
@@ -352,8 +352,9 @@ def split_heldout(prompts: list[Prompt], watched: int, measured: int | None) -> 
 
 def draft_folder(home: Home, name: str) -> Path | None:
     """The draft folder that a path or a run names, or None if it is some other kind of model."""
-    if (Path(name) / "draft.json").exists():
-        return Path(name).resolve()
+    for folder in (Path(name), PROJECT_ROOT / name):  # a sample run names what ships beside it
+        if (folder / "draft.json").exists():
+            return folder.resolve()
     if Path(name).exists():
         return None
     try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from engine.capture.generate import answer_prompts
 from engine.capture.grouping import group_by_length
 from engine.capture.signal import signal_format
 from engine.decode.sampling import Sampling
-from engine.measure.statistics import Interval, bootstrap_ratio
+from engine.measure.statistics import Interval, bootstrap_ratio, paired_difference
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
 from engine.tune.examples import Encoded
@@ -22,24 +24,87 @@ from engine.tune.recipe import TuneMeasure, TuneRecipe
 from engine.tune.training import reference_losses
 
 _SHOWN_ANSWERS = 3
+RATES: dict[str, Callable[[Judgement], bool]] = {
+    "valid": lambda judgement: judgement.valid,
+    "fits_schema": lambda judgement: judgement.valid and not judgement.misfit,
+    "names_match": lambda judgement: judgement.names_match,
+    "arguments_match": lambda judgement: judgement.valid and judgement.arguments_match,
+}
 
 
-def figures(
+@dataclass(frozen=True)
+class Observed:
+    """What one model did on the held-out records, record by record, so that two models can be paired.
+
+    `losses`: sum of -log probability over each record's reference; `tokens`: how many those are.
+    `judged`, `answers`: of the records that are to be answered with calls, empty if none were asked for.
+    """
+
+    losses: list[float]
+    tokens: list[int]
+    called: list[Encoded] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    judged: list[Judgement] = field(default_factory=list)
+
+    def outcomes(self, rate: str) -> list[bool]:
+        """Which answers count for a rate of RATES."""
+        return [RATES[rate](judgement) for judgement in self.judged]
+
+
+def observe(
     loaded: LoadedModel, heldout: Sequence[Encoded], recipe: TuneRecipe, progress: Progress = SILENT
-) -> dict[str, Any]:
-    """All figures of a model, by name, fit for JSON."""
+) -> Observed:
+    """Score the references and, if the recipe says so, let the model answer."""
     settings = recipe.measure
-    found: dict[str, Any] = {"perplexity": perplexity(loaded.model, heldout[: settings.records], recipe, progress)}
+    losses, tokens = _losses(loaded.model, heldout[: settings.records], recipe, progress)
+    if not settings.function_calls:
+        return Observed(losses, tokens)
+    called = callable_records(heldout, settings)
+    answers = _answers(loaded, called, settings, progress)
+    judged = [
+        judge(answer, row.example.prompt.tools, row.example.reference)
+        for answer, row in zip(answers, called, strict=True)
+    ]
+    return Observed(losses, tokens, called, answers, judged)
+
+
+def figures(seen: Observed, settings: TuneMeasure) -> dict[str, Any]:
+    """All figures of one model, by name, fit for JSON."""
+    found: dict[str, Any] = {"perplexity": perplexity(seen, settings)}
     if settings.function_calls:
-        found["function_calls"] = function_calls(loaded, callable_records(heldout, settings), settings, progress)
+        found["function_calls"] = function_calls(seen, settings)
     return found
 
 
-@torch.no_grad()
-def perplexity(
-    model: Any, heldout: Sequence[Encoded], recipe: TuneRecipe, progress: Progress = SILENT
-) -> dict[str, float | int]:
+def differences(before: Observed, after: Observed, settings: TuneMeasure) -> dict[str, Any]:
+    """After minus before on the same records, with intervals that leave out what the records have in common.
+
+    `logprob_per_token`: mean log probability of a reference token, in nats; exp of its negative is the
+    factor by which perplexity changed. `function_calls`: each rate of RATES.
+    """
+    paired = partial(paired_difference, samples=settings.bootstrap_samples, seed=settings.seed)
+    old, new = ([-loss for loss in seen.losses] for seen in (before, after))
+    found: dict[str, Any] = {"logprob_per_token": paired(old, before.tokens, new, after.tokens).as_dict()}
+    if settings.function_calls:
+        ones = [1] * len(before.judged)
+        found["function_calls"] = {
+            rate: paired(before.outcomes(rate), ones, after.outcomes(rate), ones).as_dict() for rate in RATES
+        }
+    return found
+
+
+def perplexity(seen: Observed, settings: TuneMeasure) -> dict[str, float | int]:
     """exp of the mean -log probability of a reference token, with a bootstrap interval over prompts."""
+    mean = bootstrap_ratio(seen.losses, seen.tokens, samples=settings.bootstrap_samples, seed=settings.seed)
+    ends = {name: math.exp(getattr(mean, name)) for name in ("value", "low", "high")}
+    return {**Interval(n_prompts=mean.n_prompts, **ends).as_dict(), "n_tokens": sum(seen.tokens)}
+
+
+@torch.no_grad()
+def _losses(
+    model: Any, heldout: Sequence[Encoded], recipe: TuneRecipe, progress: Progress
+) -> tuple[list[float], list[int]]:
+    """Of each record, the sum of -log probability over its reference's tokens, and their number."""
     groups = group_by_length([row.tokens for row in heldout], recipe.train.micro_batch_tokens)
     sums, counts = [0.0] * len(heldout), [0] * len(heldout)
     progress.start("perplexity", len(heldout), "records")
@@ -49,10 +114,7 @@ def perplexity(
         progress.advance(len(group))
         progress.stop_if_asked()
     progress.finish()
-    settings = recipe.measure
-    mean = bootstrap_ratio(sums, counts, samples=settings.bootstrap_samples, seed=settings.seed)
-    ends = {name: math.exp(getattr(mean, name)) for name in ("value", "low", "high")}
-    return {**Interval(n_prompts=mean.n_prompts, **ends).as_dict(), "n_tokens": sum(counts)}
+    return sums, counts
 
 
 def callable_records(heldout: Sequence[Encoded], settings: TuneMeasure) -> list[Encoded]:
@@ -61,23 +123,13 @@ def callable_records(heldout: Sequence[Encoded], settings: TuneMeasure) -> list[
     return fit[: settings.call_records]
 
 
-def function_calls(
-    loaded: LoadedModel, records: Sequence[Encoded], settings: TuneMeasure, progress: Progress = SILENT
-) -> dict[str, Any]:
+def function_calls(seen: Observed, settings: TuneMeasure) -> dict[str, Any]:
     """Rates of valid calls, of the reference's names and of its arguments, greedy; why answers were invalid."""
-    answers = _answers(loaded, records, settings, progress)
-    judged = [
-        judge(answer, row.example.prompt.tools, row.example.reference)
-        for answer, row in zip(answers, records, strict=True)
-    ]
-    reasons = Counter(judgement.reason for judgement in judged if not judgement.valid)
+    reasons = Counter(judgement.reason for judgement in seen.judged if not judgement.valid)
     return {
-        "valid": _rate([j.valid for j in judged], settings),
-        "fits_schema": _rate([j.valid and not j.misfit for j in judged], settings),
-        "names_match": _rate([j.names_match for j in judged], settings),
-        "arguments_match": _rate([j.valid and j.arguments_match for j in judged], settings),
+        **{rate: _rate(seen.outcomes(rate), settings) for rate in RATES},
         "invalid_because": dict(reasons.most_common()),
-        "examples": _samples(records, answers, judged),
+        "examples": _samples(seen.called, seen.answers, seen.judged),
     }
 
 

@@ -5,22 +5,23 @@ Each part is kept as soon as it is done, so that the same command goes on after 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engine.config import ModelSpec, load_section
+from engine.config import load_section
 from engine.data.overlap import remove_overlap
 from engine.data.rendering import template_hash
 from engine.errors import DraftbenchError
-from engine.fileio import append_line, content_hash, read_json, sha256_file, write_json
+from engine.fileio import append_line, content_hash, read_json, read_lines, sha256_file, write_atomic, write_json
 from engine.models.load import LoadedModel, load_model
 from engine.paths import Home, resolve_input
 from engine.progress import SILENT, Progress
 from engine.tune.adapter import CONFIG, WEIGHTS, add_adapter, write_adapter
 from engine.tune.examples import ExampleSet, example_set
-from engine.tune.figures import figures
+from engine.tune.figures import differences, figures, observe
 from engine.tune.folder import CURVE, STATE, TUNING, sweep, working
 from engine.tune.recipe import TuneRecipe
 from engine.tune.training import Trained, Tuner
@@ -81,13 +82,16 @@ def measure_again(
 
 
 def measured(recipe: TuneRecipe, heldout: ExampleSet, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Figures before and after, of the plain model and of the model as it will be loaded from now on."""
-    sides = {"before": recipe.target, "after": recipe.target.model_copy(update={"adapter": str(folder)})}
-    return {side: _figures_of(spec, heldout, recipe, progress) for side, spec in sides.items()}
-
-
-def _figures_of(spec: ModelSpec, heldout: ExampleSet, recipe: TuneRecipe, progress: Progress) -> dict[str, Any]:
-    return figures(load_model(spec), heldout.encoded, recipe, progress)
+    """Figures before and after, of the plain model and of the model as it will be loaded from now on, and their
+    paired differences."""
+    tuned = recipe.target.model_copy(update={"adapter": str(folder)})
+    # One model after the other: only what they did is kept.
+    before, after = (observe(load_model(spec), heldout.encoded, recipe, progress) for spec in (recipe.target, tuned))
+    return {
+        "before": figures(before, recipe.measure),
+        "after": figures(after, recipe.measure),
+        "difference": differences(before, after, recipe.measure),
+    }
 
 
 def _data(
@@ -147,10 +151,29 @@ def _adapter(
         recipe.train,
         folder,
         identity=identity,
-        emit=lambda event: append_line(folder / CURVE, event),
+        emit=_curve(folder / CURVE),
         progress=progress,
     )
     trained: Trained = tuner.run()
     write_json(folder / STATE, {"identity": identity, "trained": asdict(trained)})
     write_adapter(folder, adapted)
     return asdict(trained)
+
+
+def _curve(path: Path) -> Callable[[dict[str, Any]], None]:
+    """Appends a step's figures to the curve.
+
+    After a kill the steps since the checkpoint are done again: what the curve says of them and of
+    later ones goes with the first step that is told.
+    """
+    begun = False
+
+    def emit(event: dict[str, Any]) -> None:
+        nonlocal begun
+        if not begun and path.exists():
+            before = [row for row in read_lines(path) if row.get("step", 0) < event["step"]]
+            write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in before))
+        begun = True
+        append_line(path, event)
+
+    return emit

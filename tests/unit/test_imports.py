@@ -392,7 +392,10 @@ def test_a_repeat_takes_out_no_row_whose_place_has_its_name(tmp_path: Path):
 
 
 def test_a_conversation_named_like_the_place_of_a_row_is_another(tmp_path: Path):
-    rows = [{"chat": "log-2", "prompt": f"{question(1)} Ask a@example.com"}, {"prompt": f"{question(2)} Ask b@example.com"}]
+    rows = [
+        {"chat": "log-2", "prompt": f"{question(1)} Ask a@example.com"},
+        {"prompt": f"{question(2)} Ask b@example.com"},
+    ]
     imported(tmp_path, [*rows, *chats(20)[3:]], {"conversation_column": "chat"})
     asked = [r["messages"][0]["content"] for r in everything(tmp_path) if "Ask" in r["messages"][0]["content"]]
     assert sorted(text[-9:] for text in asked) == ["<EMAIL_1>", "<EMAIL_1>"]

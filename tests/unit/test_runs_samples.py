@@ -66,7 +66,9 @@ def test_the_shipped_runs_are_whole_measured_and_name_no_folder_of_anybody():
         found = read_run(folder)
         assert (found.run["state"], found.run["certificate"], found.problems) == ("done", True, []), folder.name
         assert {row["metric"] for row in found.metrics} >= {"exact", "tau", "per_proposed"}
-        for source in RunFolder(folder).recipe().prompts.train:
-            assert not Path(source.path).is_absolute()
-            assert resolve_input(source.path).is_relative_to(PROJECT_ROOT)
+        recipe = RunFolder(folder).recipe()
+        paths = [source.path for source in (*recipe.prompts.train, *recipe.prompts.heldout)]
+        for path in filter(None, (*paths, recipe.target.adapter, recipe.draft.checkpoint)):
+            assert not Path(path).is_absolute()
+            assert path.startswith("pack:") or resolve_input(path).is_relative_to(PROJECT_ROOT)
     assert any((folder / "draft" / "best" / "draft.json").exists() for folder in folders)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,16 +16,20 @@ import pytest
 import torch
 import yaml
 
+from engine import reports_tune
 from engine.config import ModelSpec
 from engine.data.prompts import Prompt
 from engine.data.rendering import render
 from engine.errors import Cancelled, DraftbenchError
 from engine.models.load import load_model, model_fingerprint
+from engine.paths import PROJECT_ROOT
 from engine.progress import Progress
 from engine.tune.adapter import CONFIG, WEIGHTS, add_adapter
 from engine.tune.examples import Encoded, Example, encode, end_of_turn
+from engine.tune.figures import RATES, Observed, differences
+from engine.tune.function_calls import Judgement
 from engine.tune.pipeline import measure_again, tune
-from engine.tune.recipe import AdapterSpec, TuneData, TuneRecipe, TuneTraining
+from engine.tune.recipe import AdapterSpec, TuneData, TuneMeasure, TuneRecipe, TuneTraining
 from engine.tune.training import CHECKPOINT, Tuner, reference_losses
 from tests.conftest import byte_tokenizer, tiny_llama
 
@@ -226,6 +231,69 @@ def test_tuning_leaves_an_adapter_that_loads_as_it_was_trained_and_its_record(re
     assert again["figures"] == told["figures"]
 
 
+def test_a_difference_is_paired_record_by_record():
+    settings = TuneMeasure(function_calls=True, bootstrap_samples=200)
+    yes, no = Judgement("", names_match=True, arguments_match=True), Judgement("prose")
+    before = Observed([1.0, 40.0, 7.0], [10, 20, 10], judged=[no, yes, no])
+    after = Observed([0.0, 38.0, 6.0], [10, 20, 10], judged=[yes, yes, yes])
+    found = differences(before, after, settings)
+    nats = found["logprob_per_token"]
+    assert [nats[key] for key in ("value", "low", "high")] == pytest.approx(
+        [0.1] * 3
+    )  # however far apart the records lie
+    assert nats["n_prompts"] == 3
+    assert {rate: found["function_calls"][rate]["value"] for rate in RATES} == pytest.approx(
+        dict.fromkeys(RATES, 2 / 3)
+    )
+    same = differences(before, before, settings)["function_calls"]["valid"]
+    assert (same["value"], same["low"], same["high"]) == (0, 0, 0)
+
+
+def test_the_difference_agrees_with_the_figures_before_and_after(recipe: Path, tmp_path: Path):
+    told = made(recipe, tmp_path / "out")["figures"]
+    before, after = (told[side]["perplexity"]["value"] for side in ("before", "after"))
+    found = told["difference"]
+    assert found["logprob_per_token"]["value"] == pytest.approx(math.log(before / after))
+    assert found["logprob_per_token"]["low"] > 0
+    rates = [told[side]["function_calls"]["valid"]["value"] for side in ("before", "after")]
+    assert found["function_calls"]["valid"]["value"] == pytest.approx(rates[1] - rates[0])
+
+
+def test_a_target_without_differences_is_still_told(capsys: pytest.CaptureFixture[str]):
+    shipped = PROJECT_ROOT / "sample_data" / "targets" / "function_calling" / "tuning.json"
+    reports_tune.target(json.loads(shipped.read_text(encoding="utf-8")))
+    assert "valid calls" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("checkpoint_every", [4, 100])
+def test_a_curve_tells_each_step_once_however_often_training_began(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_every: int
+):
+    settings = (f"train.checkpoint_every={checkpoint_every}", "measure.function_calls=false")
+    one_step = Tuner._step
+
+    def killed(self: Tuner, step: int) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+        one_step(self, step)
+
+    monkeypatch.setattr(Tuner, "_step", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            made(recipe, tmp_path / "out", *settings)
+    with open(tmp_path / "out" / "curve.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"step": 6, "lo')  # torn
+    monkeypatch.undo()
+    made(recipe, tmp_path / "out", *settings)
+    made(recipe, tmp_path / "unbroken", *settings)
+    broken, unbroken = (
+        [json.loads(line) for line in (tmp_path / name / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
+        for name in ("out", "unbroken")
+    )
+    assert [row["step"] for row in broken] == [1, 2, 3, 4, 5, 6]
+    assert [row["loss"] for row in broken] == [row["loss"] for row in unbroken]
+
+
 def test_the_same_recipe_makes_the_same_bytes(recipe: Path, tmp_path: Path):
     for name in ("a", "b"):
         made(recipe, tmp_path / name, "measure.function_calls=false")
@@ -302,7 +370,6 @@ def test_a_target_that_cannot_be_tuned_is_refused(target: dict[str, str], why: s
 
 def test_the_shipped_recipes_are_valid():
     from engine.config import load_section
-    from engine.paths import PROJECT_ROOT
 
     files = sorted((PROJECT_ROOT / "recipes" / "targets").glob("*.yaml"))
     assert [load_section(TuneRecipe, file).name for file in files] == ["biology", "chinese", "function_calling"]
@@ -343,10 +410,12 @@ def test_the_command_tells_the_figures_and_repeats_them_without_writing(draftben
     assert "6 of 6 steps" in first.out
     assert "perplexity of a reference token" in first.out
     assert "valid calls" in first.out
+    assert "after - before on the same records" in first.out
+    assert "mean log-probability of a reference token, nats" in first.out
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     again = draftbench("tune", str(recipe), "--measure-only", "--adapter", str(folder))
     assert again.code == 0
-    assert again.out.splitlines()[-8:] == first.out.splitlines()[-8:]
+    assert again.out.splitlines()[-14:] == first.out.splitlines()[-14:]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
