@@ -60,7 +60,7 @@ def draft_card(run: pd.Series) -> None:
         st.metric(
             f"exact acceptance at T = {run.temperature:g}",
             ui.number(run.exact),
-            delta=f"{run.exact - run.initial:+.3f} over the untrained draft" if pd.notna(run.initial) else None,
+            delta=f"{run.exact - run.initial:+.3f} over the draft before training" if pd.notna(run.initial) else None,
             help=f"95% interval {ui.interval(run.exact, run.exact_low, run.exact_high)}",
         )
         speed = (

@@ -111,6 +111,15 @@ def distinct_share(text: str) -> float:
     return len(set(grams)) / len(grams)
 
 
+_SENTENCE_END = re.compile(r"[。！？]+[”’」』）]*|[.!?]+[\"')]*(?=\s|$)|\n")
+
+
+def first_sentence(text: str) -> tuple[str, bool]:
+    """`text` up to the end of its first sentence or line, and whether that end was there to be cut behind."""
+    end = _SENTENCE_END.search(text)
+    return (text[: end.end()].strip(), True) if end else (text, False)
+
+
 _SCRIPT_NAMES = {"han": "CJK "}  # how Unicode's names of letters begin; other scripts by their own name
 
 

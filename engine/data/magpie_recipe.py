@@ -73,6 +73,9 @@ class MagpieRecipe(Section):
     max_new_tokens: int = Field(96, ge=1, description="a query that has not ended by then is dropped, tokens")
     seed: int = Field(0, ge=0, description="seed of the draws and of the choice of tools")
     batch_size: int = Field(64, ge=1, description="queries written at once; a kill loses one batch")
+    first_sentence: bool = Field(
+        False, description="whether a query is cut behind its first sentence; for targets that seldom end a turn"
+    )
     filters: FilterSpec = FilterSpec()
     heldout: SourcesField = Field([], description="queries like these are dropped: drafts are measured on them")
     licence: str = Field("", description="licence of the written queries, copied into every record")

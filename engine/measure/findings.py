@@ -15,11 +15,12 @@ from typing import Any
 
 import pandas as pd
 
-from engine.measure.claims import CLAIMS, LEAD, SIZE, Claim
+from engine.measure.claims import CLAIMS, GENERIC, LEAD, SIZE, Claim
 from engine.measure.pairing import Pair, Run, Side, pairs_of
 from engine.measure.statistics import Interval, bootstrap_ratio, paired_difference, paired_ratio
 from engine.measure.verdicts import FEW, judge_cell, overall
 
+_ANY_EFFORT = (SIZE, LEAD, GENERIC)  # more queries are more training, and the generic draft is compared with itself
 _NO_VALUE = Interval(math.nan, math.nan, math.nan, 0)
 
 Sums = pd.DataFrame  # run_id, draft, temperature, prompt_id, exact_sum, n_positions
@@ -92,7 +93,7 @@ def _cells(
         measured = [(pair, *side) for pair, side in zip(pairs, sides, strict=True) if len(side[0]) and len(side[1])]
         cell = _measure(claim, where, temperature, measured)
         if cell is not None:
-            found.append(_judged(claim, cell, "" if claim in (SIZE, LEAD) else _unequal_effort(cell.pairs, known)))
+            found.append(_judged(claim, cell, "" if claim in _ANY_EFFORT else _unequal_effort(cell.pairs, known)))
     return found
 
 

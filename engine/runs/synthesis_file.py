@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.magpie import Opening, template_marks
-from engine.data.magpie_filters import Removed, Sieved, WrittenQuery, sieve
+from engine.data.magpie_filters import Removed, Sieved, WrittenQuery, first_sentence, sieve
 from engine.data.prompts import Prompt
 from engine.errors import DraftbenchError
 from engine.fileio import json_object, read_json, write_atomic, write_json
@@ -81,7 +81,8 @@ def _refuse_foreign(plan: Plan, file: Path) -> None:
 
 def _query(plan: Plan, line: dict[str, Any]) -> WrittenQuery:
     offered = plan.tool_sets[line["tools"]] if line["tools"] is not None else ToolSet()
-    return WrittenQuery(line["number"], line["text"], line["finished"], offered.tools, offered.group)
+    text, cut = first_sentence(line["text"]) if plan.recipe.first_sentence else (line["text"], False)
+    return WrittenQuery(line["number"], text, line["finished"] or cut, offered.tools, offered.group)
 
 
 def _record(plan: Plan, prompt: Prompt) -> dict[str, Any]:
