@@ -1,8 +1,8 @@
 """Draws docs/decode.svg, the README's picture: one answer of a run with the fate of each token.
 
-    python docs/picture.py quickstart
+    python docs/picture.py biology-forward-kl-2
 
-Takes a run id, or the beginning of one; half a minute on two cores.
+Takes a run id, or the beginning of one (this one is a sample run, which the workbench lays out); half a minute on two cores.
 """
 
 from __future__ import annotations
@@ -41,4 +41,4 @@ def main(run_id: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "quickstart")
+    main(sys.argv[1] if len(sys.argv) > 1 else "biology-forward-kl-2")
