@@ -1,8 +1,8 @@
-"""Draws docs/decode.svg, the README's picture: one answer of a run with the fate of each token.
+"""Draws docs/decode.svg, the README's picture: one answer with the fate of each token.
 
-    python docs/picture.py biology-forward-kl-2
+    python docs/picture.py
 
-Takes a run id, or the beginning of one (this one is a sample run, which the workbench lays out); half a minute on two cores.
+The draft is the generic one that comes with Draftbench; half a minute on two cores.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from engine.runs.decoding import decode_prompt
 PROMPT = "Why do leaves turn red in autumn?"
 
 
-def main(run_id: str) -> None:
-    """Decode PROMPT with the run's best draft and save what the terminal shows as SVG."""
+def main(draft: str) -> None:
+    """Decode PROMPT with a draft of the embedded target and save what the terminal shows as SVG."""
     made = decode_prompt(
-        home(), PROMPT, run_id=run_id, target=None, draft=None, gamma=3, temperature=0.0,
+        home(), PROMPT, run_id=None, target=None, draft=draft, gamma=3, temperature=0.0,
         top_p=1.0, top_k=0, max_new_tokens=72, seed=0, dtype="auto",
     )  # fmt: skip
     canvas = Console(record=True, width=104, file=io.StringIO(), highlight=False)
-    canvas.print(f'$ draftbench decode --run {run_id} --prompt "{PROMPT}"\n', style="bold")
+    canvas.print(f'$ draftbench decode --draft {draft} --prompt "{PROMPT}"\n', style="bold")
     answer = Text()
     for piece in coloured(made.rounds(), made.tokenizer, refused=True):
         answer.append_text(piece)
@@ -41,4 +41,4 @@ def main(run_id: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "biology-forward-kl-2")
+    main(sys.argv[1] if len(sys.argv) > 1 else "sample_data/drafts/generic")
