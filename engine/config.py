@@ -125,6 +125,24 @@ class PromptsSpec(Section):
     )
 
 
+class ServerSpec(Section):
+    """An OpenAI-compatible server that answers in the target's stead: its text is all that is seen of the target."""
+
+    base_url: str = Field(
+        pattern=r"^https?://", description="where the server's API begins, such as http://127.0.0.1:8000/v1"
+    )
+    model: str = Field(min_length=1, description="name of the model there")
+    key_env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="environment variable that holds the key; its value is never written anywhere",
+    )
+    concurrency: int = Field(4, ge=1, le=256, description="requests under way at once")
+    requests_per_minute: int | None = Field(None, ge=1, description="begin at most so many a minute; no limit if empty")
+    timeout_s: float = Field(120.0, gt=0, description="seconds to wait for an answer")
+    attempts: int = Field(6, ge=1, le=50, description="tries of a request before it counts as failed")
+
+
 class CaptureSpec(Section):
     """How the target answers the training prompts and what of its distribution is kept."""
 
@@ -139,6 +157,9 @@ class CaptureSpec(Section):
         description="exact: last hidden state; compact: top-k log-probabilities and the tail's mass; none: text only",
     )
     signal_top_k: int = Field(64, ge=1, le=4096, description="log-probabilities kept a token by the compact signal")
+    server: ServerSpec | None = Field(
+        None, description="fetch the training answers from this server; needs signal: none"
+    )
 
 
 # The parameter that belongs to one loss alone; a test holds this against the registry, which needs torch.
@@ -170,10 +191,70 @@ def _loss_terms(value: Any) -> Any:
 LossField = Annotated[list[LossTerm], BeforeValidator(_loss_terms)]
 
 
-class TrainSpec(Section):
-    """Offline distillation of the draft."""
+class OnlineSpec(Section):
+    """Online mode: the draft learns from its refusals while it serves a stream of queries [OSD, arXiv 2310.07177]."""
 
-    mode: Literal["offline"] = Field("offline", description="offline: capture once, several shuffled epochs")
+    stream: Literal["decode", "replay"] = Field(
+        "decode",
+        description="decode: every query is decoded speculatively; replay: fates are drawn for the text of a capture, "
+        "which has the same distribution and costs one pass instead of one a token",
+    )
+    order: Literal["given", "shuffled"] = Field(
+        "given", description="given: queries come as the prompt files have them; shuffled: mixed by train.seed"
+    )
+    num_draft_tokens: int = Field(3, ge=1, le=32, description="gamma of the stream")
+    update_interval: int = Field(8, ge=1, description="queries between updates")
+    steps_per_update: int = Field(1, ge=1, description="optimiser steps an update")
+    positions: Literal["wrong", "all"] = Field(
+        "wrong", description="learn from refused positions only, or from all that were judged; never from a bonus"
+    )
+    replay_share: float = Field(
+        0.0, ge=0, lt=1, description="share of an update's answers that come from earlier in the stream; 0 forgets them"
+    )
+    swap_every: int = Field(
+        1, ge=0, description="updates between swaps of the new weights into the draft that decodes; 0: never"
+    )
+
+
+class OnPolicySpec(Section):
+    """On-policy mode: the draft writes, the target scores."""
+
+    form: Literal["sampled", "assisted"] = Field(
+        "sampled",
+        description="sampled: whole answers of the draft [GKD]; assisted: blocks that it proposes from anchors in "
+        "the target's text [Draft-OPD]",
+    )
+    share: float = Field(
+        0.5, ge=0, le=1, description="lambda: probability that a step's batch is the draft's, not the target's"
+    )
+    temperature: float = Field(1.0, gt=0, le=10, description="temperature the draft writes at")
+    anchors: int = Field(4, ge=1, description="assisted: places in an answer from which a block is proposed")
+    block_tokens: int = Field(5, ge=1, le=64, description="assisted: tokens of a block")
+    decay: float = Field(
+        0.8, gt=0, le=1, description="assisted: factor on the loss for each token behind the first refused one"
+    )
+
+
+class SelectionSpec(Section):
+    """Token selection: learn where the draft lags most behind a reference [AdaSPEC, arXiv 2510.19779]."""
+
+    share: float = Field(
+        1.0, gt=0, le=1, description="share of an optimiser step's positions that is learnt from; 1: all"
+    )
+    reference: str | None = Field(None, description="run or draft folder whose loss the gap is taken to")
+
+
+class TrainSpec(Section):
+    """Distillation of the draft. A mode decides where the next batch comes from, nothing else."""
+
+    mode: Literal["offline", "online", "on_policy"] = Field(
+        "offline",
+        description="offline: capture once, several shuffled epochs; online: a stream of queries, each seen once; "
+        "on_policy: the draft writes, the target scores",
+    )
+    online: OnlineSpec = OnlineSpec()
+    on_policy: OnPolicySpec = OnPolicySpec()
+    selection: SelectionSpec = SelectionSpec()
     loss: LossField = Field(
         [LossTerm(name="forward_kl")], min_length=1, validate_default=True, description="one loss or a weighted sum"
     )
@@ -254,6 +335,7 @@ class Recipe(Section):
     def _parts_fit_together(self) -> Recipe:
         if (self.draft.init == "checkpoint") != (self.draft.checkpoint is not None):
             raise ValueError("draft.checkpoint is given exactly when draft.init is 'checkpoint'")
+        self._modes_fit()
         needs_signal = [term.name for term in self.train.loss if term.name != "sft"]
         if self.capture.signal == "none" and needs_signal:
             raise ValueError(f"capture.signal 'none' keeps no distribution, which the loss {needs_signal[0]} needs")
@@ -267,6 +349,29 @@ class Recipe(Section):
                 "a compact signal holds probabilities at temperature 1; distill_temperature needs capture.signal 'exact'"
             )
         return self
+
+    def _modes_fit(self) -> None:
+        """What a mode of training cannot do."""
+        train, black_box = self.train, all(term.name == "sft" for term in self.train.loss)
+        if train.mode == "on_policy" and (black_box or self.capture.signal == "none"):
+            raise ValueError(
+                "on_policy learns from the target's distribution on the draft's text: sft and signal 'none' have none"
+            )
+        if train.mode == "online" and train.online.stream == "decode" and self.draft.vocabulary is not None:
+            raise ValueError(
+                "draft.vocabulary is chosen from the target's answers, which a stream has not seen yet: "
+                "use train.online.stream 'replay', or a checkpoint whose vocabulary is trimmed already"
+            )
+        if (train.selection.share < 1) != (train.selection.reference is not None):
+            raise ValueError("train.selection.reference is given exactly when train.selection.share is below 1")
+        if train.selection.share < 1 and black_box:
+            raise ValueError("train.selection compares distributions, and sft has only the text")
+        if self.capture.server is not None and self.capture.signal != "none":
+            raise ValueError("a server sends text, no distribution: capture.server needs capture.signal 'none'")
+        if self.capture.server is not None and (train.mode == "online" and train.online.stream == "decode"):
+            raise ValueError(
+                "a stream that is decoded needs the target itself, not a server: use train.online.stream 'replay'"
+            )
 
 
 def parse_recipe(values: Mapping[str, Any]) -> Recipe:
@@ -298,6 +403,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def load_section(section: type[AnySection], path: Path, overrides: Sequence[str] = ()) -> AnySection:
     """As `load_recipe`, for a recipe of another kind."""
     return parse_section(section, apply_overrides(_read_with_base(path), overrides))
+
+
+def recipe_values(path: Path) -> dict[str, Any]:
+    """The unchecked values of a recipe file, laid over those of its base."""
+    return _read_with_base(path)
 
 
 def _read_with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:

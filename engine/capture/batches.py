@@ -1,9 +1,9 @@
-"""Teacher forcing: captured answers as padded batches, for training and for exact acceptance."""
+"""Teacher forcing: texts with the target's signal as padded batches, for training and for exact acceptance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,11 +11,24 @@ from engine.capture.store import AnsweredPrompt, Capture
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Some answered prompts, padded on the right.
+class Sample:
+    """One text to learn from: a prompt, what was written behind it, and the target's signal at each written token."""
 
-    `responds` marks the positions whose logits predict a token of the answer: the last of the
-    prompt to the last but one of the answer. Flat tensors follow those positions row by row.
+    prompt_id: str
+    prompt_ids: list[int]
+    token_ids: list[int]
+    raw_signal: torch.Tensor  # [token, bytes_per_token], uint8, on the CPU
+    places: torch.Tensor  # [token], int64: number of the position in its capture; -1: of no capture
+    keep: torch.Tensor | None = None  # [token], bool: tokens to learn from; None: all
+    weights: torch.Tensor | None = None  # [token, term], float32: factor on each loss term; None: 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples, padded on the right.
+
+    `responds` marks the positions whose logits predict a token that is learnt from: at most the last of the
+    prompt to the last but one of the text. Flat tensors follow those positions row by row.
     """
 
     ids: torch.Tensor  # [row, position], int64
@@ -23,39 +36,70 @@ class Batch:
     responds: torch.Tensor  # [row, position], bool
     token_ids: torch.Tensor  # [response position], int64: the token to predict
     raw_signal: torch.Tensor  # [response position, bytes_per_token], uint8, on the CPU
-    places: torch.Tensor  # [response position], int64, on the CPU: number of the position in the whole capture
-    lengths: list[int]  # answer tokens of each row
+    places: torch.Tensor  # [response position], int64, on the CPU: number of the position in its capture, or -1
+    lengths: list[int]  # response positions of each row
     names: list[str]  # prompt id of each row
+    weights: torch.Tensor | None = None  # [response position, term], float32
 
     @property
     def tokens(self) -> int:
+        """Positions that are learnt from."""
         return int(self.token_ids.shape[0])
 
+    def only(self, chosen: torch.Tensor) -> Batch:
+        """The batch with some of its response positions left out. chosen: [response position], bool."""
+        responds = self.responds.clone()
+        responds[self.responds] = chosen.to(responds.device)
+        kept = chosen.cpu()
+        return replace(
+            self,
+            responds=responds,
+            token_ids=self.token_ids[chosen.to(self.token_ids.device)],
+            raw_signal=self.raw_signal[kept],
+            places=self.places[kept],
+            lengths=[int(part.sum()) for part in torch.split(kept, self.lengths)],
+            weights=None if self.weights is None else self.weights[chosen.to(self.weights.device)],
+        )
 
-def sequence_tokens(answer: AnsweredPrompt) -> int:
-    """Positions the answer takes in a batch: its last token is predicted, never read."""
-    return len(answer.prompt_ids) + len(answer.token_ids) - 1
+
+def sequence_tokens(sample: AnsweredPrompt | Sample) -> int:
+    """Positions a text takes in a batch: its last token is predicted, never read."""
+    return len(sample.prompt_ids) + len(sample.token_ids) - 1
+
+
+def captured(capture: Capture, answer: AnsweredPrompt, keep: torch.Tensor | None = None) -> Sample:
+    """An answer of a capture, to learn from it all or where `keep` [token] says."""
+    return Sample(
+        answer.prompt_id, answer.prompt_ids, answer.token_ids, capture.raw_signal(answer), capture.places(answer), keep
+    )
 
 
 def collate(capture: Capture, answers: Sequence[AnsweredPrompt], device: torch.device) -> Batch:
-    """Pad some answers of a capture to one batch on `device`."""
-    width = max(sequence_tokens(answer) for answer in answers)
-    ids = torch.zeros(len(answers), width, dtype=torch.long)
+    """Pad some answers of a capture, whole, to one batch on `device`."""
+    return collate_samples([captured(capture, answer) for answer in answers], device)
+
+
+def collate_samples(samples: Sequence[Sample], device: torch.device) -> Batch:
+    """Pad some samples to one batch on `device`. Either all of them have weights or none."""
+    width = max(sequence_tokens(sample) for sample in samples)
+    ids = torch.zeros(len(samples), width, dtype=torch.long)
     mask, responds = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
-    for row, answer in enumerate(answers):
-        length = sequence_tokens(answer)
-        ids[row, :length] = torch.tensor([*answer.prompt_ids, *answer.token_ids[:-1]])
+    kept = [torch.ones(len(s.token_ids), dtype=torch.bool) if s.keep is None else s.keep for s in samples]
+    for row, (sample, keep) in enumerate(zip(samples, kept, strict=True)):
+        length = sequence_tokens(sample)
+        ids[row, :length] = torch.tensor([*sample.prompt_ids, *sample.token_ids[:-1]])
         mask[row, :length] = 1
-        responds[row, len(answer.prompt_ids) - 1 : length] = True
-    tokens = torch.tensor([token for answer in answers for token in answer.token_ids])
-    raw = torch.cat([capture.raw_signal(answer) for answer in answers])
+        responds[row, len(sample.prompt_ids) - 1 : length] = keep
+    tokens = torch.cat([torch.tensor(s.token_ids)[keep] for s, keep in zip(samples, kept, strict=True)])
+    weights = [s.weights[keep] for s, keep in zip(samples, kept, strict=True) if s.weights is not None]
     return Batch(
         ids.to(device),
         mask.to(device),
         responds.to(device),
         tokens.to(device),
-        raw,
-        torch.cat([capture.places(answer) for answer in answers]),
-        [len(a.token_ids) for a in answers],
-        [a.prompt_id for a in answers],
+        torch.cat([s.raw_signal[keep] for s, keep in zip(samples, kept, strict=True)]),
+        torch.cat([s.places[keep] for s, keep in zip(samples, kept, strict=True)]),
+        [int(keep.sum()) for keep in kept],
+        [s.prompt_id for s in samples],
+        torch.cat(weights).to(device) if weights else None,
     )

@@ -49,10 +49,12 @@ def answer_prompts(
     batch_size: int,
     signal: SignalFormat,
     before_forward: Callable[[], None] = lambda: None,
+    vocab: int | None = None,
 ) -> Iterator[Answer]:
     """Answers in the order they finish; `index` says to which prompt.
 
-    `before_forward` is called before each forward; it may raise to stop there.
+    `before_forward` is called before each forward; it may raise to stop there. `vocab`: rows of the target's head
+    where `model` is a draft, which writes its target's ids and no others.
 
     Each prompt has its own random stream, seeded by its name, so its answer does not depend on
     which others share the batch (up to the rounding of batched kernels).
@@ -68,11 +70,11 @@ def answer_prompts(
             for group in group_by_length([len(prompts[i]) for i in taken], _PREFILL_TOKENS):
                 fresh = [_Slot(taken[i], Uniforms(seed, [names[taken[i]]])) for i in group]
                 entering = Runner(model)
-                _step(entering, fresh, [list(prompts[slot.index]) for slot in fresh], sampling, signal)
+                _step(entering, fresh, [list(prompts[slot.index]) for slot in fresh], sampling, signal, vocab)
                 runner.join(entering)
                 slots += fresh
         else:
-            _step(runner, slots, [slot.token_ids[-1:] for slot in slots], sampling, signal)
+            _step(runner, slots, [slot.token_ids[-1:] for slot in slots], sampling, signal, vocab)
         going = []
         for row, slot in enumerate(slots):
             stopped = slot.token_ids[-1] in stop_ids
@@ -92,12 +94,14 @@ def _step(
     pending: list[list[int]],
     sampling: Sampling,
     signal: SignalFormat,
+    vocab: int | None,
 ) -> None:
     """One forward: every slot gains a token and that position's signal."""
     logits = runner.feed(pending, last=1)[:, -1]
     raw = signal.encode(runner.hidden[:, -1], logits)
     uniforms = torch.cat([slot.uniforms.take([0], 1)[:, 0] for slot in slots])
-    ids = next_ids(logits, sampling, uniforms).tolist()
-    for slot, token, row in zip(slots, ids, raw, strict=True):
+    drawn = next_ids(logits[:, :vocab], sampling, uniforms)
+    ids = drawn if runner.head.ids is None else runner.head.ids[drawn]
+    for slot, token, row in zip(slots, ids.tolist(), raw, strict=True):
         slot.token_ids.append(token)
         slot.signal.append(row)

@@ -20,6 +20,9 @@ from engine.decode.runner import Runner
 from engine.decode.sampling import Sampling, Uniforms, distribution, draw, overlap, residual
 from engine.models.vocabulary import align_logits, spread
 
+Observe = Callable[[int, torch.Tensor], None]
+"""Row number, and what entered the target's head where it judged or drew the round's emitted tokens: [emitted, width]."""
+
 
 class DraftLength(Protocol):
     """How many tokens to propose next, from what was seen so far."""
@@ -71,6 +74,16 @@ class Verdict:
     refused: bool
 
 
+def accepted_tokens(target_prob: torch.Tensor, draft_prob: torch.Tensor, uniforms: torch.Tensor) -> int:
+    """How many of a block's tokens are kept before the first refusal.
+
+    p and q of each proposed token and the draws that judge them: [token] each.
+    """
+    # u < p / q without dividing. In double, or u would round to 1 and refuse p = q; strict, so that p = 0 is refused.
+    kept = uniforms.double() * draft_prob.cpu().double() < target_prob.cpu().double()
+    return int(kept.long().cumprod(0).sum())
+
+
 def judge(
     target_probs: torch.Tensor, draft_probs: torch.Tensor, proposed: torch.Tensor, uniforms: torch.Tensor
 ) -> Verdict:
@@ -81,10 +94,7 @@ def judge(
     """
     gamma = proposed.shape[0]
     index = torch.arange(gamma, device=proposed.device)
-    p, q = target_probs[index, proposed], draft_probs[index, proposed]
-    # u < p / q without dividing. In double, or u would round to 1 and refuse p = q; strict, so that p = 0 is refused.
-    kept = uniforms[:gamma].double() * q.cpu().double() < p.cpu().double()
-    accepted = int(kept.long().cumprod(0).sum())
+    accepted = accepted_tokens(target_probs[index, proposed], draft_probs[index, proposed], uniforms[:gamma])
     refused = accepted < gamma
     source = residual(target_probs[accepted], draft_probs[accepted]) if refused else target_probs[gamma]
     return Verdict(accepted, int(draw(source, uniforms[gamma])), refused)
@@ -115,13 +125,15 @@ def speculative_decode(
     seed: int,
     names: Sequence[str] | None = None,
     alternatives: int = 0,
+    observe: Observe | None = None,
 ) -> Iterator[Round]:
     """Decode the prompts (ids, at least one each) together and yield each row's rounds as they end.
 
     `target` and `draft` are Transformers causal models on one device. `names` seed the rows'
     own random streams (their numbers by default): with a fixed length a row's rounds do not
     depend on the rows beside it. `alternatives`: likeliest tokens of either model noted at each
-    judged position. A row never exceeds `max_new_tokens`: near it, it proposes less.
+    judged position. A row never exceeds `max_new_tokens`: near it, it proposes less. `observe` is shown what
+    entered the target's head at the tokens of each round, before the round is yielded.
     """
     uniforms = Uniforms(seed, list(names or map(str, range(len(prompts)))))
     rows = [_Row(i, max_new_tokens, list(ids), list(ids)) for i, ids in enumerate(prompts) if max_new_tokens > 0]
@@ -132,7 +144,8 @@ def speculative_decode(
         gammas = [min(wanted, row.limit - row.emitted - 1) for row in rows]  # the target adds one token itself
         draws = uniforms.take([row.number for row in rows], 2 * wanted + 1)
         vocab = target.get_output_embeddings().weight.shape[0]
-        proposed, draft_probs = _propose(draft_runner, rows, sampling, draws[:, : max(gammas)], vocab, target.device)
+        unread = [row.draft_pending for row in rows]
+        proposed, draft_probs = propose(draft_runner, unread, sampling, draws[:, : max(gammas)], vocab, target.device)
         drafted = _synchronised(target)
         pending = [row.target_pending + ids for row, ids in zip(rows, proposed.tolist(), strict=True)]
         target_probs = distribution(target_runner.feed(pending, last=max(gammas) + 1), sampling)
@@ -151,7 +164,9 @@ def speculative_decode(
             for row, gamma, (tokens, reason), (p, q, *_) in zip(rows, gammas, told, parts, strict=True)
         ]
         length.saw(sum(r.accepted for r in rounds), sum(r.accepted + r.rejected for r in rounds))
-        for row, item in zip(rows, rounds, strict=True):
+        for place, (row, item) in enumerate(zip(rows, rounds, strict=True)):
+            if observe is not None:
+                observe(row.number, target_runner.hidden[place, : len(item.emitted)])
             yield item
             row.rounds += 1
         going = [i for i, (_, reason) in enumerate(told) if reason is None]
@@ -166,9 +181,10 @@ def plain_decode(target: Any, prompts: Sequence[Sequence[int]], sampling: Sampli
     return speculative_decode(target, None, prompts, sampling, length=FixedLength(0), **options)
 
 
-def _propose(
+@torch.no_grad()
+def propose(
     draft_runner: Runner | None,
-    rows: list[_Row],
+    pending: list[list[int]],
     sampling: Sampling,
     draws: torch.Tensor,
     vocab: int,
@@ -176,14 +192,14 @@ def _propose(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """gamma tokens a row from the draft, and the distributions they were drawn from.
 
+    `pending`: what the draft has yet to read of each row. `vocab`: rows of the target's head.
     draws: [row, gamma] -> proposed: [row, gamma] ids, draft_probs: [row, gamma, vocab], on `device`.
     """
     gamma = draws.shape[1]
     if draft_runner is None or gamma == 0:
-        empty = torch.zeros(len(rows), 0, vocab, device=device)
-        return torch.zeros(len(rows), 0, dtype=torch.long, device=device), empty
+        empty = torch.zeros(len(pending), 0, vocab, device=device)
+        return torch.zeros(len(pending), 0, dtype=torch.long, device=device), empty
     ids, probs, own_ids = [], [], draft_runner.head.ids
-    pending = [row.draft_pending for row in rows]
     for step in range(gamma):
         logits = draft_runner.feed(pending, last=1)[:, -1]
         probs.append(distribution(logits if own_ids is not None else align_logits(logits, vocab), sampling))

@@ -18,12 +18,21 @@ from engine.fileio import disk_errors, read_json, write_json
 from engine.models.draft import Draft, own_state
 
 _PREFIX = "step-"
+_SOURCE = "source.safetensors"
 
 
 def save_checkpoint(
-    folder: Path, step: int, draft: Draft, optimiser: torch.optim.Optimizer, state: dict[str, Any]
+    folder: Path,
+    step: int,
+    draft: Draft,
+    optimiser: torch.optim.Optimizer,
+    state: dict[str, Any],
+    source_state: dict[str, torch.Tensor],
 ) -> None:
-    """Keep everything that step `step` (steps done) needs to go on; then drop older checkpoints."""
+    """Keep everything that step `step` (steps done) needs to go on; then drop older checkpoints.
+
+    `source_state`: what the mode of training needs besides; empty for most.
+    """
     final = folder / f"{_PREFIX}{step:08d}"
     temporary = folder / f".{final.name}.new"
     with disk_errors(folder):
@@ -32,6 +41,8 @@ def save_checkpoint(
         weights = {name: t.cpu().contiguous() for name, t in own_state(draft.model, draft.info).items()}
         save_file(weights, temporary / "draft.safetensors")
         save_file(_moments(draft, optimiser), temporary / "optimiser.safetensors")
+        if source_state:
+            save_file(source_state, temporary / _SOURCE)
         write_json(temporary / "state.json", {"step": step, **state})
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
@@ -58,6 +69,11 @@ def load_checkpoint(path: Path, draft: Draft, optimiser: torch.optim.Optimizer) 
     _restore_moments(draft, optimiser, load_file(path / "optimiser.safetensors"))
     state: dict[str, Any] = read_json(path / "state.json")
     return state
+
+
+def load_source_state(path: Path) -> dict[str, torch.Tensor]:
+    """What the mode of training had kept in a checkpoint."""
+    return load_file(path / _SOURCE) if (path / _SOURCE).exists() else {}
 
 
 def _named(draft: Draft) -> dict[str, torch.nn.Parameter]:

@@ -36,6 +36,7 @@ class Positions:
     token_ids: torch.Tensor
     uniforms: torch.Tensor
     read_signal: ReadSignal
+    weights: torch.Tensor | None = None  # [position, term]: factor on each term's loss at each position
 
     def context(self, part: slice, temperature: float) -> Context:
         return Context(self.token_ids[part], self.uniforms[part], temperature)
@@ -70,15 +71,51 @@ def chunked_loss(
     def loss_of(part: slice, hidden_part: torch.Tensor, own_head: Head) -> torch.Tensor:
         logits = own_head.logits(hidden_part)
         signal = positions.read_signal(part)
-        base = replace(positions.context(part, temperature), reward_mean=mean, reward_std=deviation)
-        total = torch.zeros((), device=hidden.device)
-        for term in terms:
-            context = replace(base, beta=term.beta, eta=term.eta)
-            total = total + term.weight * LOSSES[term.name].function(logits, signal, context).sum()  # type: ignore[arg-type]
-        return total
+        context = replace(positions.context(part, temperature), reward_mean=mean, reward_std=deviation)
+        weights = None if positions.weights is None else positions.weights[part]
+        return _weighted(logits, signal, context, terms, weights).sum()
 
     loss: torch.Tensor = _GradientInForward.apply(hidden, head.weight, head.bias, head, loss_of, parts)  # type: ignore[no-untyped-call]
     return loss
+
+
+@torch.no_grad()
+def position_losses(
+    hidden: torch.Tensor,
+    head: Head,
+    positions: Positions,
+    terms: Sequence[LossTerm],
+    *,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+) -> torch.Tensor:
+    """The loss at each position, without gradients: [position]; summed it is `chunked_loss`.
+
+    tvd_pp has no value, only a gradient: tvd, whose gradient it estimates, stands in for it.
+    """
+    terms = [term.model_copy(update={"name": "tvd"}) if term.name == "tvd_pp" else term for term in terms]
+    found = [hidden.new_zeros(0, dtype=torch.float32)]
+    for part in _parts(hidden, head, chunk):
+        logits, weights = head.logits(hidden[part]), None if positions.weights is None else positions.weights[part]
+        found.append(
+            _weighted(logits, positions.read_signal(part), positions.context(part, temperature), terms, weights)
+        )
+    return torch.cat(found)
+
+
+def _weighted(
+    logits: torch.Tensor,
+    signal: Signal | None,
+    base: Context,
+    terms: Sequence[LossTerm],
+    weights: torch.Tensor | None,
+) -> torch.Tensor:
+    """The weighted sum of the terms: [position]. `weights`: [position, term], 1 if None."""
+    total = logits.new_zeros(logits.shape[0], dtype=torch.float32)
+    for number, term in enumerate(terms):
+        values = LOSSES[term.name].function(logits, signal, replace(base, beta=term.beta, eta=term.eta))  # type: ignore[arg-type]
+        total = total + term.weight * (values if weights is None else weights[:, number] * values)
+    return total
 
 
 def _parts(hidden: torch.Tensor, head: Head, chunk: int | None) -> list[slice]:

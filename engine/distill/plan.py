@@ -9,13 +9,18 @@ import math
 
 import numpy as np
 
-from engine.config import TrainSpec
+from engine.config import OnlineSpec, TrainSpec
 
 
 def total_steps(answers: int, settings: TrainSpec) -> int:
     """Optimiser steps of a run over that many answers."""
     steps = max(1, math.ceil(answers * settings.epochs / _step_size(answers, settings)))
     return min(steps, settings.max_steps) if settings.max_steps else steps
+
+
+def stream_steps(queries: int, online: OnlineSpec) -> int:
+    """Optimiser steps of an online run over a stream of that many queries."""
+    return math.ceil(queries / online.update_interval) * online.steps_per_update
 
 
 def _step_size(answers: int, settings: TrainSpec) -> int:

@@ -1,6 +1,6 @@
 """The trainer: optimiser steps over batches, evaluation, best and last draft, resume.
 
-A mode (engine.distill.offline ...) decides where the next batch comes from, nothing else.
+A mode (engine.distill.offline, online, on_policy) decides where the next batch comes from, nothing else.
 Weights stay float32; the forward pass runs under autocast when the precision says so.
 """
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,10 +19,11 @@ from accelerate import Accelerator
 from engine.capture.batches import Batch
 from engine.config import TrainSpec
 from engine.decode.sampling import Uniforms
-from engine.distill.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from engine.distill.checkpoint import latest_checkpoint, load_checkpoint, load_source_state, save_checkpoint
 from engine.distill.chunked import Positions, chunked_loss, rewards, scale_of, uses_rewards
 from engine.distill.losses import check_terms
 from engine.distill.plan import learning_rate
+from engine.distill.source import BatchSource
 from engine.errors import DraftbenchError
 from engine.models.draft import Draft, save_draft
 from engine.models.head import Head, hidden_states
@@ -30,32 +31,23 @@ from engine.models.load import resolve_dtype
 from engine.models.vocabulary import row_of_ids
 from engine.progress import SILENT, Progress
 
-
-class BatchSource(Protocol):
-    """Where the micro-batches of an optimiser step come from: what a mode is."""
-
-    steps: int
-
-    def micro_batches(self, step: int) -> Sequence[Batch]:
-        """The batches of step `step` (from 0); the same whenever asked."""
-        ...
-
-    def read_signal(self, batch: Batch, part: slice) -> Any:
-        """The signal of some of a batch's response positions."""
-        ...
-
-
 Evaluate = Callable[[Any], dict[float, float]]
 """Draft model -> exact acceptance by temperature."""
 
 
 @dataclass
 class Outcome:
-    """What a training run did. Steps asked for and steps done must be equal in the end."""
+    """What a training run did. Steps asked for and steps done must be equal in the end.
+
+    `tokens_seen`: tokens of the target's text, each epoch counted; `positions_trained`: those a loss was taken
+    at, fewer where a mode learns from some positions alone. `steps_skipped` had nothing to learn from.
+    """
 
     steps: int
     steps_done: int = 0
     tokens_seen: int = 0
+    positions_trained: int = 0
+    steps_skipped: int = 0
     seconds: float = 0.0
     best_step: int = 0
     best_exact: float = -1.0
@@ -121,20 +113,34 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         batches = self.source.micro_batches(step)
-        tokens = sum(batch.tokens for batch in batches)
+        positions = sum(batch.tokens for batch in batches)
+        learnt = self._update(batches, step, positions) if positions else None  # a stream may pass without a refusal
+        outcome, seconds = self.outcome, time.monotonic() - began
+        outcome.steps_done = step + 1
+        outcome.tokens_seen += self.source.target_tokens(step, batches)
+        outcome.positions_trained += positions
+        outcome.seconds += seconds
+        told: dict[str, Any] = {"step": step + 1, "tokens_seen": outcome.tokens_seen, "seconds": outcome.seconds}
+        if learnt is None:
+            outcome.steps_skipped += 1
+            self.emit({"kind": "skipped", **told})
+            self.progress.advance(1)
+            return
+        loss, norm = learnt
+        figures = {"loss": loss, "grad_norm": norm, "learning_rate": rate, "positions": positions}
+        self.emit({"kind": "train", **told, **figures})
+        self.progress.advance(1, loss=round(loss, 4), tokens_per_s=round(positions / seconds))
+
+    def _update(self, batches: Sequence[Batch], step: int, positions: int) -> tuple[float, float]:
+        """One optimiser step on the batches: loss a position and the gradient's norm before clipping."""
         self.optimiser.zero_grad(set_to_none=True)
         scale = self._reward_scale(batches, step)
-        loss = sum((self.backward(batch, step, tokens, scale) for batch in batches), 0.0) / tokens
+        loss = sum((self.backward(batch, step, positions, scale) for batch in batches), 0.0) / positions
         norm = float(self.accelerator.clip_grad_norm_(self.trained, self.settings.max_grad_norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self._diverged(step, loss, norm)
         self.optimiser.step()
-        outcome, seconds = self.outcome, time.monotonic() - began
-        outcome.steps_done, outcome.tokens_seen = step + 1, outcome.tokens_seen + tokens
-        outcome.seconds += seconds
-        event = {"kind": "train", "step": step + 1, "loss": loss, "grad_norm": norm, "learning_rate": rate}
-        self.emit({**event, "tokens_seen": outcome.tokens_seen, "seconds": outcome.seconds})
-        self.progress.advance(1, loss=round(loss, 4), tokens_per_s=round(tokens / seconds))
+        return loss, norm
 
     def backward(self, batch: Batch, step: int, tokens: int, reward_scale: tuple[float, float] | None = None) -> float:
         """Add one micro-batch's share to the gradient; returns its loss summed over positions.
@@ -145,7 +151,7 @@ class Trainer:
             self._hidden(batch),
             Head.of(self.draft.model, self.dtype),
             self._positions(batch, step),
-            self.settings.loss,
+            self.source.terms,
             temperature=self.settings.distill_temperature,
             reward_scale=reward_scale,
         )
@@ -166,12 +172,12 @@ class Trainer:
         streams = Uniforms(self.settings.seed, [f"{step}:{name}" for name in batch.names])
         draws = [streams.take([row], length)[0] for row, length in enumerate(batch.lengths)]
         uniforms = torch.cat(draws).to(batch.token_ids.device)
-        return Positions(tokens, uniforms, lambda part: self.source.read_signal(batch, part))
+        return Positions(tokens, uniforms, lambda part: self.source.read_signal(batch, part), batch.weights)
 
     @torch.no_grad()
     def _reward_scale(self, batches: Sequence[Batch], step: int) -> tuple[float, float] | None:
         """Mean and deviation of tvd_pp's rewards over all micro-batches of a step; None if they are not needed."""
-        if not uses_rewards(self.settings.loss):
+        if not uses_rewards(self.source.terms):
             return None
         head, temperature = Head.of(self.draft.model, self.dtype), self.settings.distill_temperature
         found = [rewards(self._hidden(b), head, self._positions(b, step), temperature=temperature) for b in batches]
@@ -212,7 +218,12 @@ class Trainer:
     def _checkpoint(self) -> None:
         if self.accelerator.is_main_process:
             save_checkpoint(
-                self.folder / "checkpoints", self.outcome.steps_done, self.draft, self.optimiser, vars(self.outcome)
+                self.folder / "checkpoints",
+                self.outcome.steps_done,
+                self.draft,
+                self.optimiser,
+                vars(self.outcome),
+                self.source.state(),
             )
 
     def _resume(self) -> None:
@@ -221,6 +232,7 @@ class Trainer:
             return
         state = load_checkpoint(checkpoint, self.draft, self.optimiser)
         state.pop("step")
+        self.source.restore(load_source_state(checkpoint))
         self.outcome = Outcome(**state)
         self.emit({"kind": "resumed", "step": self.outcome.steps_done})
         self.progress.note(f"resumed after step {self.outcome.steps_done} of {self.outcome.steps}")

@@ -54,7 +54,8 @@ def capture_only(home: Home, recipe: Recipe) -> list[dict[str, Any]]:
             training, heldout = Pipeline(home, recipe, None, Progress(stop_wanted=stop_wanted)).capture_all()
         except KeyboardInterrupt:
             raise Cancelled("capture") from None
-    named = {"training": training, **{f"held-out T={t:g}": capture for t, capture in heldout.items()}}
+    named = {} if training is None else {"training": training}
+    named |= {f"held-out T={t:g}": capture for t, capture in heldout.items()}
     return [
         {"what": what, "address": capture.address, "folder": str(capture.folder), **capture.done}
         for what, capture in named.items()

@@ -24,7 +24,9 @@ from engine.data.rendering import render
 from engine.data.subsets import nested_subset
 from engine.decode.sampling import Sampling
 from engine.distill.losses import check_terms, supervision
-from engine.distill.offline import OfflineBatches
+from engine.distill.modes import MODES, Material, needs_capture
+from engine.distill.online import Query
+from engine.distill.source import BatchSource
 from engine.distill.trainer import Trainer
 from engine.errors import DraftbenchError
 from engine.fileio import read_json, write_json
@@ -152,10 +154,11 @@ class Pipeline:
             for temperature in measure.temperatures
         }  # fmt: skip
 
-    def capture_all(self) -> tuple[Capture, dict[float, Capture]]:
-        """Make or reuse every capture of the run."""
-        training, heldout = self.training_plan(), self.heldout_plans()
-        return self.capture("training", training), {t: self.capture(f"held-out T={t:g}", p) for t, p in heldout.items()}
+    def capture_all(self) -> tuple[Capture | None, dict[float, Capture]]:
+        """Make or reuse every capture of the run; no training capture for a stream that is decoded while it trains."""
+        heldout = self.heldout_plans()
+        training = self.capture("training", self.training_plan()) if needs_capture(self.recipe.train) else None
+        return training, {t: self.capture(f"held-out T={t:g}", p) for t, p in heldout.items()}
 
     def capture(self, what: str, plan: CapturePlan) -> Capture:
         """One capture, made or reused; says what it will cost before it begins."""
@@ -207,13 +210,11 @@ class Pipeline:
         draft = self.initial_draft(training)
         counts = parameter_counts(draft)
         self.note(f"draft: {counts['total']:,} parameters, {counts['own']:,} of its own")
-        head = Head.of(self.target.model)
-        ids = Head.of(draft.model).ids
-        source = OfflineBatches(training, self.recipe.train, head, self.target.device, ids)
-        self._note_vocabulary(training, ids)
+        if training is not None:
+            self._note_vocabulary(training, Head.of(draft.model).ids)
         trainer = Trainer(
-            draft, source, self.recipe.train, self.run.path,
-            evaluate=self._watch(heldout, head), emit=self.run.emit, progress=self.progress,
+            draft, self._source(draft, training), self.recipe.train, self.run.path,
+            evaluate=self._watch(heldout, Head.of(self.target.model)), emit=self.run.emit, progress=self.progress,
         )  # fmt: skip
         write_json(self.run.path / "provenance.json", self._provenance(training, heldout, counts))
         outcome = trainer.run()
@@ -222,6 +223,17 @@ class Pipeline:
             f"trained {outcome.steps_done} of {outcome.steps} steps on {outcome.tokens_seen:,} tokens in {outcome.seconds:.0f} s; "
             f"best at step {outcome.best_step}"
         )
+
+    def _source(self, draft: Draft, training: Capture | None) -> BatchSource:
+        """Where the batches come from: what the mode of training is."""
+        assert self.run is not None
+        plan = self.training_plan()
+        queries = [Query(prompt.id, ids) for prompt, ids in zip(plan.prompts, plan.prompt_ids, strict=True)]
+        material = Material(
+            draft, self.target, queries, plan.signal, training, self.recipe.train, self.recipe.capture,
+            self.run.path, self.run.emit,
+        )  # fmt: skip
+        return MODES[self.recipe.train.mode](material)
 
     def _note_vocabulary(self, training: Capture, ids: torch.Tensor | None) -> None:
         """How much of what the target writes a trimmed draft can say at all: a bound on its acceptance."""
@@ -293,7 +305,7 @@ class Pipeline:
         )
         write_json(path, {**(read_json(path) if path.exists() else {}), "measurement": found})
 
-    def _provenance(self, training: Capture, heldout: dict[float, Capture], counts: dict[str, int]) -> dict[str, Any]:
+    def _provenance(self, training: Capture | None, heldout: dict[float, Capture], counts: dict[str, int]) -> dict[str, Any]:
         return provenance(
             target_fingerprint=self.target.fingerprint,
             target_dtype=self.target.dtype_name,
@@ -310,7 +322,7 @@ class Pipeline:
                 "heldout_hash": prompts_hash(self.prompts.measured),
             },
             captures={
-                "training": {"address": training.address, **training.done},
+                **({} if training is None else {"training": {"address": training.address, **training.done}}),
                 **{f"heldout T={t:g}": {"address": c.address, **c.done} for t, c in heldout.items()},
             },
             draft_parameters=counts,

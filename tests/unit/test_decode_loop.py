@@ -414,10 +414,10 @@ def test_a_missing_row_is_padded_with_probability_zero_and_an_extra_one_cut():
 
 def test_without_a_draft_every_tensor_stays_on_the_targets_device():
     """On a GPU mixing devices is an error even where there is nothing to compare."""
-    from engine.decode.speculative import _propose
+    from engine.decode.speculative import propose
 
     draws = torch.zeros(1, 0, dtype=torch.float64)
-    for tensor in _propose(None, [object()], GREEDY, draws, 7, torch.device("meta")):
+    for tensor in propose(None, [object()], GREEDY, draws, 7, torch.device("meta")):
         assert tensor.device.type == "meta"
 
 

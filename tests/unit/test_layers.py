@@ -14,13 +14,15 @@ from engine.paths import PROJECT_ROOT
 ENGINE_LAYERS = [
     {"__main__"},
     {"cli"},
-    {"cli_data", "cli_tune"},
+    {"cli_data", "cli_study", "cli_tune"},
     {"cli_options"},
-    {"reports", "reports_data", "reports_magpie", "reports_tune"},
+    {"reports", "reports_data", "reports_magpie", "reports_study", "reports_tune"},
     {"console"},
+    {"study"},
     {"runs"},
     {"export", "tune"},
-    {"distill", "measure"},
+    {"distill"},
+    {"measure"},
     {"capture"},
     {"decode"},
     {"data", "models", "store"},
@@ -92,8 +94,8 @@ def test_the_rule_sees_an_import_upwards(tmp_path: Path):
         "engine.models.x imports engine.cli",
         "engine.models.x imports engine.runs.folder.RunFolder",
     ]
-    (tmp_path / "y.py").write_text("from ..measure import suite\nfrom . import losses\n")
-    assert violations("engine.distill.y", tmp_path / "y.py") == ["engine.distill.y imports engine.measure.suite"]
+    (tmp_path / "y.py").write_text("from ..distill import losses\nfrom . import suite\n")
+    assert violations("engine.measure.y", tmp_path / "y.py") == ["engine.measure.y imports engine.distill.losses"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+"""Where the micro-batches of an optimiser step come from: what a mode of training is, and all it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from engine.capture.batches import Batch, Sample, collate_samples, sequence_tokens
+from engine.capture.grouping import group_by_length
+from engine.capture.signal import Signal
+from engine.config import LossTerm, TrainSpec
+from engine.distill.reading import SignalReader
+
+
+class BatchSource:
+    """What a trainer asks of a mode. A mode overrides `micro_batches`, and the rest where it must.
+
+    `steps`: optimiser steps in all. `terms`: the loss that a batch's weights, if it has any, belong to.
+    """
+
+    steps: int
+
+    def __init__(self, settings: TrainSpec, reader: SignalReader, device: torch.device) -> None:
+        self.settings, self.reader, self.device = settings, reader, device
+
+    @property
+    def terms(self) -> Sequence[LossTerm]:
+        return self.settings.loss
+
+    def micro_batches(self, step: int) -> Sequence[Batch]:
+        """The batches of step `step` (from 0); the same whenever asked at the same weights."""
+        raise NotImplementedError
+
+    def read_signal(self, batch: Batch, part: slice) -> Signal | None:
+        """The signal of some of a batch's response positions; None if only text was kept."""
+        return self.reader.read(batch, part)
+
+    def target_tokens(self, step: int, batches: Sequence[Batch]) -> int:
+        """Tokens of the target's text that the step saw for the first time in its epoch: what the step's data cost."""
+        return sum(batch.tokens for batch in batches)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint must keep of the mode besides the draft's weights, the optimiser and the step."""
+        return {}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Take back what `state` gave."""
+
+    def grouped(self, samples: Sequence[Sample]) -> list[Batch]:
+        """Samples of similar length together, at most `micro_batch_tokens` padded tokens a batch."""
+        groups = group_by_length([sequence_tokens(s) for s in samples], self.settings.micro_batch_tokens)
+        return [collate_samples([samples[i] for i in group], self.device) for group in groups]
