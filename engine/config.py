@@ -134,13 +134,22 @@ class ServerSpec(Section):
     model: str = Field(min_length=1, description="name of the model there")
     key_env: str | None = Field(
         None,
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="environment variable that holds the key; its value is never written anywhere",
+        pattern=r"^[A-Z_][A-Z0-9_]*$",  # capitals only: a key put here by mistake is no such name
+        description="environment variable, in capital letters, that holds the key; its value is never written anywhere",
     )
     concurrency: int = Field(4, ge=1, le=256, description="requests under way at once")
     requests_per_minute: int | None = Field(None, ge=1, description="begin at most so many a minute; no limit if empty")
     timeout_s: float = Field(120.0, gt=0, description="seconds to wait for an answer")
     attempts: int = Field(6, ge=1, le=50, description="tries of a request before it counts as failed")
+
+    @model_validator(mode="after")
+    def _address_holds_no_key(self) -> ServerSpec:
+        if any(mark in self.base_url for mark in "@?#"):
+            raise ValueError(
+                "base_url must not hold a user, a password or a query, since recipes are kept with runs: "
+                "put the key into an environment variable and its name into key_env"
+            )
+        return self
 
 
 class CaptureSpec(Section):
@@ -513,7 +522,8 @@ def _explain(item: Any, root: type[BaseModel]) -> str:
         return f"unknown key {dotted!r} ({known})"
     if item["type"] == "missing":
         return f"{dotted!r} is missing"
-    shown = f" (got {item['input']!r})" if not isinstance(item["input"], (dict, BaseModel)) else ""
+    hidden = isinstance(item["input"], (dict, BaseModel)) or location[-1:] in (["base_url"], ["key_env"])  # a key?
+    shown = "" if hidden else f" (got {item['input']!r})"
     return f"{dotted}: {item['msg'].removeprefix('Value error, ')}{shown}"
 
 

@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,12 +161,17 @@ def make_capture(plan: CapturePlan, target: LoadedModel, *, batch_size: int, pro
     Two processes that want the same capture: the second waits for the first and reuses it.
     Raises Cancelled between two finished prompts when the progress says so.
     """
+    return completed(plan, lambda: _fill(plan, target, batch_size, progress), progress)
+
+
+def completed(plan: CapturePlan, fill: Callable[[], None], progress: Progress) -> Capture:
+    """The capture of a plan; `fill` makes what is missing of it, in this process alone, whoever the answers come from."""
     if not (plan.folder / "done.json").exists():
         with disk_errors(plan.folder):
             plan.folder.mkdir(parents=True, exist_ok=True)
             with exclusive(plan.folder, progress, f"capture {plan.address}"):
                 if not (plan.folder / "done.json").exists():
-                    _fill(plan, target, batch_size, progress)
+                    fill()
     return Capture(plan.folder, plan.signal)
 
 
@@ -192,12 +197,8 @@ def exclusive(folder: Path, progress: Progress, what: str) -> Iterator[None]:
 def _fill(plan: CapturePlan, target: LoadedModel, batch_size: int, progress: Progress) -> None:
     if plan.signal.kind == "exact":
         check_head(target.model)
-    finished = {sequence.prompt_id: sequence for sequence in _recover(plan)}
-    missing = [i for i, prompt in enumerate(plan.prompts) if prompt.id not in finished]
-    _refuse_if_too_large(plan, len(missing))
-    write_json(plan.folder / "spec.json", plan.spec)
-    offset = max((s.offset + plan.signal.bytes_per_token * len(s.token_ids) for s in finished.values()), default=0)
-    missing, offset = _adopt(plan, missing, offset, progress)
+    growing = GrowingCapture(plan, progress)
+    missing = growing.missing
     answers = answer_prompts(
         target.model,
         [plan.prompt_ids[i] for i in missing],
@@ -210,33 +211,61 @@ def _fill(plan: CapturePlan, target: LoadedModel, batch_size: int, progress: Pro
         signal=plan.signal,
         before_forward=progress.stop_if_asked,
     )
-    began, tokens = time.monotonic(), 0
-    progress.start("capture", len(plan.prompts), "prompts", done=len(plan.prompts) - len(missing))
     for answer in answers:
-        which = missing[answer.index]
-        _append(plan, which, answer, offset)
-        offset += answer.signal.numel()
-        tokens += len(answer.token_ids)
-        progress.advance(1, tokens_per_s=round(tokens / (time.monotonic() - began), 1))
-    progress.finish()
-    _finish(plan, time.monotonic() - began, tokens)
+        growing.add(missing[answer.index], answer)
+    growing.finish()
 
 
-def _adopt(plan: CapturePlan, missing: list[int], offset: int, progress: Progress) -> tuple[list[int], int]:
-    """Copy what other captures have of the missing answers; what is still missing, and where its signal begins."""
-    adopted = set()
-    wanted = {plan.prompts[i].id: plan.prompt_ids[i] for i in missing}
-    for answer in answers_elsewhere(plan.folder, plan.spec, wanted):
-        _append(plan, missing[answer.index], answer, offset)
-        offset += answer.signal.numel()
-        adopted.add(missing[answer.index])
-        progress.stop_if_asked()
-    if adopted:
-        progress.note(f"{len(adopted)} of {len(missing)} answers are in other captures and were copied from there")
-    return [i for i in missing if i not in adopted], offset
+class GrowingCapture:
+    """A capture while it is made: what an interrupted one has is kept, what others have of it is copied.
+
+    `missing`: indices into `plan.prompts` without an answer. `add` each of them, in any order, then `finish`.
+    Only for the process that holds the folder's lock (`completed`).
+    """
+
+    def __init__(self, plan: CapturePlan, progress: Progress) -> None:
+        self.plan, self.progress = plan, progress
+        finished = {sequence.prompt_id: sequence for sequence in _recover(plan)}
+        missing = [i for i, prompt in enumerate(plan.prompts) if prompt.id not in finished]
+        _refuse_if_too_large(plan, len(missing))
+        write_json(plan.folder / "spec.json", plan.spec)
+        stride = plan.signal.bytes_per_token
+        self._offset = max((s.offset + stride * len(s.token_ids) for s in finished.values()), default=0)
+        self.missing = self._without_adopted(missing)
+        self._began, self._tokens = time.monotonic(), 0
+        progress.start("capture", len(plan.prompts), "prompts", done=len(plan.prompts) - len(self.missing))
+
+    def _without_adopted(self, missing: list[int]) -> list[int]:
+        """Copy what other captures have of the missing answers; what is still missing."""
+        adopted = set()
+        wanted = {self.plan.prompts[i].id: self.plan.prompt_ids[i] for i in missing}
+        for answer in answers_elsewhere(self.plan.folder, self.plan.spec, wanted):
+            self._append(missing[answer.index], answer, {})
+            adopted.add(missing[answer.index])
+            self.progress.stop_if_asked()
+        if adopted:
+            self.progress.note(
+                f"{len(adopted)} of {len(missing)} answers are in other captures and were copied from there"
+            )
+        return [i for i in missing if i not in adopted]
+
+    def add(self, which: int, answer: Answer, **more: Any) -> None:
+        """Keep the answer to prompt number `which`; `more` is written beside it."""
+        self._append(which, answer, more)
+        self._tokens += len(answer.token_ids)
+        self.progress.advance(1, tokens_per_s=round(self._tokens / (time.monotonic() - self._began), 1))
+
+    def finish(self, **more: Any) -> None:
+        """Every prompt is answered: mark the capture as done, with its counts and `more`."""
+        self.progress.finish()
+        _finish(self.plan, time.monotonic() - self._began, self._tokens, more)
+
+    def _append(self, which: int, answer: Answer, more: Mapping[str, Any]) -> None:
+        _append(self.plan, which, answer, self._offset, more)
+        self._offset += answer.signal.numel()
 
 
-def _append(plan: CapturePlan, which: int, answer: Answer, offset: int) -> None:
+def _append(plan: CapturePlan, which: int, answer: Answer, offset: int, more: Mapping[str, Any]) -> None:
     raw = answer.signal.numpy().tobytes()
     path = plan.folder / "signal.bin"
     with disk_errors(path), open(path, "ab") as file:
@@ -249,6 +278,7 @@ def _append(plan: CapturePlan, which: int, answer: Answer, offset: int) -> None:
         "finish_reason": answer.finish_reason,
         "offset": offset,
         "crc32": zlib.crc32(raw),
+        **more,
     }
     append_line(plan.folder / "answers.jsonl", line)
 
@@ -290,7 +320,7 @@ def _sequence(line: dict[str, Any]) -> AnsweredPrompt:
     )
 
 
-def _finish(plan: CapturePlan, seconds: float, new_tokens: int) -> None:
+def _finish(plan: CapturePlan, seconds: float, new_tokens: int, more: Mapping[str, Any]) -> None:
     (plan.folder / "signal.bin").touch()
     answers = _answers(plan.folder)
     write_json(
@@ -302,6 +332,7 @@ def _finish(plan: CapturePlan, seconds: float, new_tokens: int) -> None:
             "bytes_per_token": plan.signal.bytes_per_token,
             "signal_bytes": (plan.folder / "signal.bin").stat().st_size,
             "last_session": {"tokens": new_tokens, "seconds": round(seconds, 3)},
+            **more,
         },
     )
 

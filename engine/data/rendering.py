@@ -25,6 +25,7 @@ PLAIN_TOOLS_FORM = (
     "{schemas}\n"
     'To call one, answer with nothing but a JSON object: {{"name": <function name>, "arguments": {{<name>: <value>}}}}'
 )
+_MARK = "draftbench answer"
 
 
 def render(
@@ -66,13 +67,30 @@ def tools_as_system(messages: Sequence[Message], tools: Sequence[Tool]) -> list[
     return [merged, *messages[1:]]
 
 
-def _render_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+def conversation(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[list[Message], tuple[Tool, ...]]:
+    """The messages and tools of `prompt` as the template gets them: what a server must be sent to see the same text.
+
+    Tools that the template ignores are in the system message, and not among the tools.
+    """
     _require_template(tokenizer)
     messages, tools = list(prompt.messages), prompt.tools
+    if not tools:
+        return messages, ()
+    text, without = (_apply_template(tokenizer, prompt.id, messages, given) for given in (tools, ()))
+    return (tools_as_system(messages, tools), ()) if text == without else (messages, tools)
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that the chat template writes right behind an assistant's answer; else the end-of-sequence token."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    behind = tokenizer(text.rpartition(_MARK)[2], add_special_tokens=False)["input_ids"]
+    return int(behind[0] if behind else tokenizer.eos_token_id)
+
+
+def _render_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+    messages, tools = conversation(tokenizer, prompt)
     text = _apply_template(tokenizer, prompt.id, messages, tools)
-    if tools and text == _apply_template(tokenizer, prompt.id, messages, ()):
-        messages, tools = tools_as_system(messages, tools), ()
-        text = _apply_template(tokenizer, prompt.id, messages, tools)
     if any(message.get("tool_calls") for message in messages):
         _check_tool_calls(tokenizer, prompt.id, messages, tools, text)
     return text

@@ -117,8 +117,8 @@ class OnPolicyBatches(BatchSource):
             signal=_TEXT_ONLY,
             vocab=self.target.vocab_rows,
         )
-        inked = sorted(texts, key=lambda text: text.index)
-        samples = [unscored(answers[t.index].prompt_id, answers[t.index].prompt_ids, t.token_ids) for t in inked]
+        written = sorted(texts, key=lambda text: text.index)
+        samples = [unscored(answers[t.index].prompt_id, answers[t.index].prompt_ids, t.token_ids) for t in written]
         states = self._states(samples)
         return [self._scored(sample, own, self._own_text(sample)) for sample, own in zip(samples, states, strict=True)]
 

@@ -18,6 +18,19 @@ def total_steps(answers: int, settings: TrainSpec) -> int:
     return min(steps, settings.max_steps) if settings.max_steps else steps
 
 
+def planned_steps(answers: int, settings: TrainSpec) -> int:
+    """Optimiser steps of a run over that many answers, in whatever mode."""
+    return stream_steps(answers, settings.online) if settings.mode == "online" else total_steps(answers, settings)
+
+
+def answers_a_step(answers: int, settings: TrainSpec) -> float:
+    """New answers that an optimiser step is made of, on the average."""
+    online = settings.online
+    return (
+        online.update_interval / online.steps_per_update if settings.mode == "online" else _step_size(answers, settings)
+    )
+
+
 def stream_steps(queries: int, online: OnlineSpec) -> int:
     """Optimiser steps of an online run over a stream of that many queries."""
     return math.ceil(queries / online.update_interval) * online.steps_per_update

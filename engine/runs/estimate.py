@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
+from engine.capture.served import is_served
 from engine.capture.store import CapturePlan
 from engine.config import MeasureSpec, ModelSpec, Recipe
 from engine.distill.chunked import CHUNK_VALUES
-from engine.distill.plan import total_steps
+from engine.distill.plan import answers_a_step, planned_steps
 from engine.errors import DraftbenchError
 from engine.fileio import read_json, read_lines
 from engine.models.assets import asset_path
@@ -61,8 +62,11 @@ class Estimate:
         return sum(self.disk.values()) if self.disk else None
 
 
-def estimate(home: Home, recipe: Recipe) -> Estimate:
-    """Time, disk and memory that a run of this recipe will take on this machine. Never raises for what is unknown."""
+def estimate(home: Home, recipe: Recipe, plans: Mapping[str, CapturePlan] | None = None) -> Estimate:
+    """Time, disk and memory that a run of this recipe will take on this machine. Never raises for what is unknown.
+
+    `plans`: of its captures, where they are known already; to read and render the prompts takes seconds.
+    """
     try:
         target = target_outline(recipe.target)
         if target is None:
@@ -74,12 +78,23 @@ def estimate(home: Home, recipe: Recipe) -> Estimate:
         unknown = f"not known: {error.what if isinstance(error, DraftbenchError) else error}"
         return Estimate(memory_unknown=unknown, disk_unknown=unknown, seconds_unknown=unknown)
     try:
-        plans = _plans(home, recipe, target)
+        plans = _plans(home, recipe, target) if plans is None else plans
     except DraftbenchError as error:
         unknown = f"not known: {error.what}"
         return Estimate(memory=memory, disk_unknown=unknown, seconds_unknown=unknown)
     disk = {"captures": sum(_still_to_write(plan) for plan in plans.values()), **_draft_files(draft)}
     return _with_time(home, recipe, plans, Estimate(memory=memory, disk=disk))
+
+
+def capture_cost(home: Home, recipe: Recipe, plan: CapturePlan) -> tuple[int, float | None]:
+    """Bytes and seconds that a capture still takes; no seconds where no earlier run tells how fast they are made."""
+    size, share = _still_to_write(plan), _open_share(plan)
+    pace = best_pace(home, recipe)
+    if not share:
+        return size, 0.0
+    if pace is None or not pace.capture_tokens_s:
+        return size, None
+    return size, _tokens(plan, pace.fill or 1.0) * share / pace.capture_tokens_s
 
 
 def at_hand(spec: ModelSpec) -> Path | None:
@@ -197,7 +212,8 @@ def _plans(home: Home, recipe: Recipe, target: LoadedModel) -> dict[str, Capture
     pipeline = Pipeline(home, recipe, None, SILENT)
     pipeline.__dict__["target"] = target  # in place of the cached property, which would load the weights
     heldout = {f"held-out T={t:g}": plan for t, plan in pipeline.heldout_plans().items()}
-    return {"training": pipeline.training_plan(), **heldout}
+    watched = {} if recipe.capture.server is None else {"watched": pipeline.watched_plans()[0.0]}
+    return {"training": pipeline.training_plan(), **watched, **heldout}
 
 
 def _still_to_write(plan: CapturePlan) -> int:
@@ -223,16 +239,22 @@ def _with_time(home: Home, recipe: Recipe, plans: Mapping[str, CapturePlan], fou
     seconds = {}
     tokens = {name: _tokens(plan, fill) for name, plan in plans.items()}
     if pace.capture_tokens_s:
-        open_tokens = sum(tokens[name] * _open_share(plan) for name, plan in plans.items())
+        own = {name: plan for name, plan in plans.items() if not is_served(plan)}
+        open_tokens = sum(tokens[name] * _open_share(plan) for name, plan in own.items())
         seconds["capture"] = open_tokens / pace.capture_tokens_s
+    asked = sum(len(plan.prompts) * _open_share(plan) for plan in plans.values() if is_served(plan))
+    server = recipe.capture.server
+    if server is not None and server.requests_per_minute and asked:  # how fast it answers is not known
+        seconds["answers of the server"] = 60 * asked / server.requests_per_minute
     if pace.train_tokens_s:
         answers = len(plans["training"].prompts)
-        steps = total_steps(answers, recipe.train)
-        per_step = min(recipe.train.batch_size, answers) * tokens["training"] / max(1, answers)
+        steps = planned_steps(answers, recipe.train)
+        per_step = answers_a_step(answers, recipe.train) * tokens["training"] / max(1, answers)
         seconds["training"] = steps * per_step / pace.train_tokens_s
     if pace.measure_s:
         seconds["measurement"] = pace.measure_s * _measure_work(recipe.measure) / _measure_work(pace.recipe.measure)
-    missing = tuple(part for part in ("capture", "training", "measurement") if part not in seconds)
+    parts = ("capture", "training", "measurement", *(["answers of the server"] if asked else []))
+    missing = tuple(part for part in parts if part not in seconds)
     unlike = tuple(differences(recipe, pace.recipe))
     return _replaced(found, seconds=seconds, seconds_missing=missing, based_on=pace.run, differs=unlike)
 

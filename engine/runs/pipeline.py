@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from engine.capture.served import is_served, make_served, plan_served
 from engine.capture.store import Capture, CapturePlan, make_capture, plan_capture
 from engine.config import CaptureSpec, Recipe
 from engine.data.overlap import remove_overlap
@@ -26,12 +27,14 @@ from engine.decode.sampling import Sampling
 from engine.distill.losses import check_terms, supervision
 from engine.distill.modes import MODES, Material, needs_capture
 from engine.distill.online import Query
+from engine.distill.selection import SelectedBatches, load_reference
 from engine.distill.source import BatchSource
 from engine.distill.trainer import Trainer
 from engine.errors import DraftbenchError
 from engine.fileio import read_json, write_json
 from engine.measure.acceptance import exact_acceptance, mean_overlap
 from engine.measure.suite import measure_drafts
+from engine.measure.text_agreement import mean_agreement, text_agreement
 from engine.models.draft import Draft, check_trim, initialise_draft, load_draft, parameter_counts, trim
 from engine.models.head import DRAFT_IDS, Head, check_head
 from engine.models.load import LoadedModel, load_model
@@ -134,8 +137,9 @@ class Pipeline:
         return short, len(prompts) - len(short)
 
     def training_plan(self) -> CapturePlan:
-        """The capture of the training prompts."""
-        return plan_capture(self.home.captures, self.target, self.prompts.train, self.recipe.capture)
+        """The capture of the training prompts: the target's own answers, or those of a server."""
+        plan = plan_capture if self.recipe.capture.server is None else plan_served
+        return plan(self.home.captures, self.target, self.prompts.train, self.recipe.capture)
 
     def heldout_plans(self) -> dict[float, CapturePlan]:
         """The captures of all held-out prompts, one a temperature, always with exact signal."""
@@ -154,9 +158,21 @@ class Pipeline:
             for temperature in measure.temperatures
         }  # fmt: skip
 
+    def watched_plans(self) -> dict[float, CapturePlan]:
+        """What the draft is watched on: the held-out captures, or what the server writes greedily to the watched prompts.
+
+        The model at hand only stands in for a served one, so its answers would say little.
+        """
+        measure, settings = self.recipe.measure, self.recipe.capture
+        if settings.server is None:
+            return self.heldout_plans()
+        greedy = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": measure.max_new_tokens}
+        spec = settings.model_copy(update={**greedy, "seed": measure.seed})
+        return {0.0: plan_served(self.home.captures, self.target, self.prompts.watched, spec)}
+
     def capture_all(self) -> tuple[Capture | None, dict[float, Capture]]:
-        """Make or reuse every capture of the run; no training capture for a stream that is decoded while it trains."""
-        heldout = self.heldout_plans()
+        """Make or reuse every capture of the training; none of its prompts for a stream that is decoded meanwhile."""
+        heldout = self.watched_plans()
         training = self.capture("training", self.training_plan()) if needs_capture(self.recipe.train) else None
         return training, {t: self.capture(f"held-out T={t:g}", p) for t, p in heldout.items()}
 
@@ -169,6 +185,8 @@ class Pipeline:
                 f"capture {plan.address} ({what}): {len(plan.prompts)} prompts, {plan.signal.kind} signal, "
                 f"{plan.signal.bytes_per_token:,} bytes a token, at most {plan.most_tokens:,} tokens = {readable_bytes(plan.most_bytes)}"
             )
+        if self.recipe.capture.server is not None and is_served(plan):
+            return make_served(plan, self.recipe.capture.server, self.target, progress=self.progress)
         return make_capture(plan, self.target, batch_size=self.recipe.capture.batch_size, progress=self.progress)
 
     def initial_draft(self, training: Capture | None = None) -> Draft:
@@ -233,7 +251,23 @@ class Pipeline:
             draft, self.target, queries, plan.signal, training, self.recipe.train, self.recipe.capture,
             self.run.path, self.run.emit,
         )  # fmt: skip
-        return MODES[self.recipe.train.mode](material)
+        source = MODES[self.recipe.train.mode](material)
+        reference = self._reference(draft)
+        return source if reference is None else SelectedBatches(source, draft.model, reference.model)
+
+    def _reference(self, draft: Draft) -> Draft | None:
+        """The draft whose loss token selection takes the gap to."""
+        name = self.recipe.train.selection.reference
+        if name is None:
+            return None
+        folder = draft_folder(self.home, name)
+        if folder is None:
+            raise DraftbenchError(
+                f"train.selection.reference {name!r} is not a draft of Draftbench",
+                "the gap is taken to a draft of the same target and the same ids",
+                "give a run or the folder of a draft",
+            )
+        return load_reference(folder, draft, self.target)
 
     def _note_vocabulary(self, training: Capture, ids: torch.Tensor | None) -> None:
         """How much of what the target writes a trimmed draft can say at all: a bound on its acceptance."""
@@ -250,6 +284,8 @@ class Pipeline:
 
         def evaluate(model: Any) -> dict[float, float]:
             served = copy.deepcopy(model).to(self.target.dtype)
+            if self.recipe.capture.server is not None:  # of greedy text, acceptance is agreement with it
+                return {t: mean_agreement(text_agreement(served, capture)) for t, capture in heldout.items()}
             return {
                 t: mean_overlap(
                     exact_acceptance(
@@ -285,6 +321,8 @@ class Pipeline:
             texts={prompt.id: prompt.text for prompt in self.prompts.measured},
             progress=self.progress,
         )
+        if self.recipe.capture.server is not None:
+            measured.summary["stands_in_for"] = self._stands_in_for()
         measured.save(self.run.path / "measure")
         self._note_measurement(heldout)
         return measured.summary
@@ -295,6 +333,16 @@ class Pipeline:
         whole, ids = self._whole_draft(), Head.of(trained.model).ids
         return whole if ids is None or self.recipe.draft.init == "checkpoint" else trim(whole, self.target, ids)
 
+    def _stands_in_for(self) -> dict[str, str]:
+        """The served model that the draft learnt from: what is measured here is the model at hand, not that one."""
+        server = self.recipe.capture.server
+        assert server is not None
+        self.note(
+            f"measured against {self.recipe.target.label}, the model at hand: the draft learnt from {server.model} at "
+            f"{server.base_url}, which would accept other tokens unless the two are the same"
+        )
+        return {"base_url": server.base_url, "model": server.model}
+
     def _note_measurement(self, heldout: dict[float, Capture]) -> None:
         """A draft may be measured long after it was trained, by another version and on other captures."""
         assert self.run is not None
@@ -302,10 +350,13 @@ class Pipeline:
         found = measured_by(
             draft_sha256=read_json(self.run.path / "draft" / "best" / "draft.json")["weights_sha256"],
             captures={f"heldout T={t:g}": c.address for t, c in heldout.items()},
+            stands_in_for=read_json(self.run.summary_path).get("stands_in_for"),
         )
         write_json(path, {**(read_json(path) if path.exists() else {}), "measurement": found})
 
-    def _provenance(self, training: Capture | None, heldout: dict[float, Capture], counts: dict[str, int]) -> dict[str, Any]:
+    def _provenance(
+        self, training: Capture | None, heldout: dict[float, Capture], counts: dict[str, int]
+    ) -> dict[str, Any]:
         return provenance(
             target_fingerprint=self.target.fingerprint,
             target_dtype=self.target.dtype_name,

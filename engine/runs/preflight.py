@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import psutil
 
+from engine.capture.server import listed_models, unknown_model
 from engine.config import ModelSpec, Recipe
 from engine.data.overlap import Repeat, remove_overlap
 from engine.data.prompts import Prompt
@@ -77,7 +78,7 @@ class _Preflight:
         self.home, self.recipe = home, recipe
 
     def looks(self) -> dict[str, Callable[[], tuple[State, str, str]]]:
-        return {
+        looks = {
             "vocabulary": self.vocabulary,
             "draft": self.draft,
             "loss": self.loss,
@@ -91,6 +92,7 @@ class _Preflight:
             "memory": self.memory,
             "disk": self.disk,
         }
+        return looks if self.recipe.capture.server is None else {**looks, "server": self.server}
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -284,6 +286,21 @@ class _Preflight:
         device = resolve_device(self.recipe.target.device)
         dtype = str(resolve_dtype(self.recipe.target.dtype, device)).removeprefix("torch.")
         return "ok", f"{device}, the target in {dtype}", ""
+
+    def server(self) -> tuple[State, str, str]:
+        """Whether the server that gives the training answers is there, and has the model."""
+        spec = self.recipe.capture.server
+        assert spec is not None
+        names = listed_models(spec)
+        if not names:
+            return (
+                "warning",
+                f"{spec.base_url} is there, but does not list {spec.model}: the first answer will tell",
+                "",
+            )
+        if spec.model not in names:
+            raise unknown_model(spec, names)
+        return "ok", f"{spec.base_url} has {spec.model}", ""
 
     def memory(self) -> tuple[State, str, str]:
         need = self.estimate.memory_bytes

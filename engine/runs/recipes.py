@@ -36,7 +36,10 @@ def with_absolute_paths(recipe: Recipe, beside: Path, home: Home) -> Recipe:
     )
     target = absolute_model(recipe.target, beside)
     draft = recipe.draft.model_copy(update={"checkpoint": _checkpoint(recipe.draft.checkpoint, beside, home)})
-    return recipe.model_copy(update={"prompts": prompts, "target": target, "draft": draft})
+    reference = _checkpoint(recipe.train.selection.reference, beside, home)
+    selection = recipe.train.selection.model_copy(update={"reference": reference})
+    train = recipe.train.model_copy(update={"selection": selection})
+    return recipe.model_copy(update={"prompts": prompts, "target": target, "draft": draft, "train": train})
 
 
 def absolute_model(spec: ModelSpec, beside: Path) -> ModelSpec:

@@ -15,12 +15,10 @@ from typing import Any
 from engine.config import PromptSource
 from engine.data.prompts import Prompt
 from engine.data.readers import SourceInfo, open_source, read_prompts
-from engine.data.rendering import render
+from engine.data.rendering import end_of_turn, render
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash
 from engine.tune.recipe import TuneData
-
-_MARK = "draftbench answer"
 
 
 @dataclass(frozen=True)
@@ -123,14 +121,6 @@ def example_set(
         "reference_cut": sum(e.reference_ids[-1] != end for e in encoded),
     }
     return ExampleSet(encoded, infos, counts)
-
-
-def end_of_turn(tokenizer: Any) -> int:
-    """The token that the chat template writes right behind an assistant's answer; else the end-of-sequence token."""
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
-    text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    behind = tokenizer(text.rpartition(_MARK)[2], add_special_tokens=False)["input_ids"]
-    return int(behind[0] if behind else tokenizer.eos_token_id)
 
 
 def _no_reference(prompt_id: str, reference: Any) -> DraftbenchError:

@@ -1,0 +1,257 @@
+"""A capture whose text comes from a server: the same folder, no signal, read like any other.
+
+The server tells its answer as text, some also as token ids. Ids are taken as they are. Text is
+split by the local tokenizer, and the end-of-turn token follows where the server says that the
+answer ended: that is the text the target wrote, though not always the ids it wrote it with (a
+model may spell a word with other tokens than its tokenizer would, and leading or trailing white
+space may have been cut), so the draft then learns the tokenizer's spelling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+
+from engine.capture.generate import Answer
+from engine.capture.pace import Pace
+from engine.capture.server import ChatServer, Reply, Unanswered, fetch, read_key
+from engine.capture.signal import signal_format
+from engine.capture.store import Capture, CapturePlan, GrowingCapture, completed
+from engine.config import CaptureSpec, ServerSpec
+from engine.data.logs import reference_of
+from engine.data.prompts import Message, Prompt, Tool
+from engine.data.records import BadRecordError
+from engine.data.rendering import conversation, end_of_turn, render, template_hash
+from engine.errors import DraftbenchError
+from engine.fileio import content_hash, read_lines
+from engine.models.load import LoadedModel
+from engine.progress import SILENT, Progress
+
+_FORMAT = 1  # raise it when a reply becomes other tokens
+_SHOWN_FAILURES = 3
+_NO_SIGNAL = torch.zeros(0, dtype=torch.uint8)
+
+
+def plan_served(captures: Path, target: LoadedModel, prompts: Sequence[Prompt], settings: CaptureSpec) -> CapturePlan:
+    """As `plan_capture`, for answers of `settings.server`.
+
+    The address covers what changes the answers or their tokens: server, model, tokenizer,
+    template, prompts and sampling. The weights at hand are not part of it: they only stand in.
+    """
+    assert settings.server is not None
+    rendered = [
+        render(target.tokenizer, prompt, context_tokens=target.context_tokens, max_new_tokens=settings.max_new_tokens)
+        for prompt in prompts
+    ]
+    signal = signal_format("none", target.model, settings.signal_top_k)
+    spec = {
+        "format": _FORMAT,
+        "server": {"base_url": settings.server.base_url.rstrip("/"), "model": settings.server.model},
+        "tokenizer": tokenizer_hash(target.tokenizer),
+        "template": template_hash(target.tokenizer),
+        "prompts": content_hash([[prompt.id, ids] for prompt, ids in zip(prompts, rendered, strict=True)]),
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "top_k": settings.top_k,
+        "max_new_tokens": settings.max_new_tokens,
+        "seed": settings.seed,
+        "signal": {"kind": signal.kind, "bytes_per_token": signal.bytes_per_token},
+    }
+    return CapturePlan(captures / content_hash(spec)[:24], spec, signal, list(prompts), rendered)
+
+
+def is_served(plan: CapturePlan) -> bool:
+    """Whether a plan's answers come from a server."""
+    return "server" in plan.spec
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """What decides which ids a text becomes: the tokenizer's own file, or its tokens if it is of the slow kind."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    return content_hash(fast.to_str() if fast is not None else tokenizer.get_vocab())
+
+
+def make_served(
+    plan: CapturePlan, spec: ServerSpec, target: LoadedModel, *, pace: Pace | None = None, progress: Progress = SILENT
+) -> Capture:
+    """The capture of a plan: read if it is finished, else what is missing is asked of the server.
+
+    Answers are kept as they come. Raises DraftbenchError if a prompt got none; the same command
+    then asks only for the rest. Raises Cancelled when the progress says so.
+    """
+    return completed(plan, lambda: _fill(plan, spec, target, pace, progress), progress)
+
+
+def _fill(plan: CapturePlan, spec: ServerSpec, target: LoadedModel, pace: Pace | None, progress: Progress) -> None:
+    key = read_key(spec)
+    growing = GrowingCapture(plan, progress)
+    asked = [_Question(plan, which, target) for which in growing.missing]
+
+    def keep(index: int, reply: Reply) -> None:
+        question = asked[index]
+        answer = Answer(index, question.token_ids(reply), reply.finish_reason, _NO_SIGNAL)
+        told = {"ids": "text" if reply.token_ids is None else "server", "prompt_tokens": reply.prompt_tokens}
+        growing.add(question.which, answer, **told)
+
+    async def ask() -> list[tuple[int, str]]:
+        async with ChatServer(spec, key, pace) as server:
+            return await fetch(server, [q.body() for q in asked], keep, progress.stop_if_asked)
+
+    failed = asyncio.run(ask()) if asked else []
+    if failed:
+        progress.finish()
+        raise _unanswered(plan, spec, [(asked[index].prompt.id, why) for index, why in failed])
+    told = _told(plan)
+    if told["other_prompt_tokens"]:
+        progress.note(
+            f"{told['other_prompt_tokens']} of {len(plan.prompts)} prompts have another number of tokens on the server: "
+            "if its chat template is not the local one, the draft learns from other prompts than it will be served with"
+        )
+    growing.finish(server={**plan.spec["server"], **told})
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One prompt as the server is asked it, and its reply as token ids."""
+
+    plan: CapturePlan
+    which: int
+    target: LoadedModel
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.plan.prompts[self.which]
+
+    @cached_property
+    def _said(self) -> tuple[list[Message], tuple[Tool, ...]]:
+        return conversation(self.target.tokenizer, self.prompt)
+
+    def body(self) -> dict[str, Any]:
+        """The request, without what authenticates it. Each prompt has a seed of its own."""
+        spec, (messages, tools) = self.plan.spec, self._said
+        body: dict[str, Any] = {
+            "model": spec["server"]["model"],
+            "messages": [_as_sent(message) for message in messages],
+            "temperature": spec["temperature"],
+            "top_p": spec["top_p"],
+            "max_tokens": spec["max_new_tokens"],
+            "seed": int(content_hash([spec["seed"], self.prompt.id])[:7], 16),
+            "stream": False,
+        }
+        body |= {"tools": list(tools)} if tools else {}
+        return body | ({"top_k": spec["top_k"]} if spec["top_k"] else {})
+
+    def token_ids(self, reply: Reply) -> list[int]:
+        """The answer's ids, with the end of turn if it ended there, at most max_new_tokens of them."""
+        ids = list(self._checked(reply.token_ids)) if reply.token_ids is not None else self._ids_of_text(reply)
+        end = end_of_turn(self.target.tokenizer)
+        if reply.finish_reason == "stop" and not (ids and ids[-1] in self.target.stop_ids | {end}):
+            ids.append(end)
+        return ids[: self.plan.spec["max_new_tokens"]]
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        if min(ids) >= 0 and max(ids) < self.target.vocab_rows:
+            return ids
+        raise DraftbenchError(
+            f"the server's answer to prompt {self.prompt.id!r} has the token id {max(ids):,}, "
+            f"and {self.target.spec.label} has {self.target.vocab_rows:,}",
+            "the draft would learn other tokens than the served model writes",
+            "name a model with the tokenizer of the served one in target.model",
+        )
+
+    def _ids_of_text(self, reply: Reply) -> list[int]:
+        if reply.reasoning:
+            raise DraftbenchError(
+                "the server takes the reasoning out of its answers, and tells no token ids",
+                "the draft would learn to leave out what the target writes",
+                "start the server without a reasoning parser (vLLM: no --reasoning-parser; "
+                "llama.cpp: --reasoning-format none)",
+            )
+        return list(self.target.tokenizer(self._text(reply), add_special_tokens=False)["input_ids"])
+
+    def _text(self, reply: Reply) -> str:
+        """What the target wrote: calls that the server parsed out of it are written as the template writes them,
+        or, for a template that has no form for them, as the prompt asks for them."""
+        if not reply.tool_calls:
+            return reply.text
+        spoken = {"role": "assistant", "content": reply.text, "tool_calls": [_call(c) for c in reply.tool_calls]}
+        try:
+            return self._by_template(spoken) or reference_of(spoken)
+        except BadRecordError as error:
+            raise Unanswered(f"a function call that cannot be read: {error}") from None
+
+    def _by_template(self, spoken: Message) -> str:
+        """The assistant's turn as the template writes it, up to its end; "" if it drops the calls."""
+        tokenizer, (messages, tools) = self.target.tokenizer, self._said
+        try:
+            before, whole, without = (
+                str(tokenizer.apply_chat_template(turns, tools=list(tools) or None, tokenize=False, **more))
+                for turns, more in (
+                    (messages, {"add_generation_prompt": True}),
+                    ([*messages, spoken], {}),
+                    ([*messages, {**spoken, "tool_calls": []}], {}),
+                )
+            )
+        except (TemplateError, TypeError, ValueError, LookupError):
+            return ""
+        if not whole.startswith(before) or whole == without:
+            return ""
+        end = tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))
+        said, ended, _ = whole[len(before) :].rpartition(end)
+        return said if ended else whole[len(before) :].rstrip()
+
+
+def _as_sent(message: Message) -> Message:
+    """A message with the arguments of its calls as JSON text, which is how the API has them."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    sent = []
+    for number, call in enumerate(calls):
+        function = dict(call["function"])
+        if not isinstance(function.get("arguments"), str):
+            function["arguments"] = json.dumps(function.get("arguments") or {}, ensure_ascii=False)
+        sent.append({"id": f"call_{number}", "type": "function", **call, "function": function})
+    return {**message, "tool_calls": sent}
+
+
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A call of a reply with its arguments as an object, which is how templates want them."""
+    function = dict(call.get("function") or {})
+    try:
+        parsed = json.loads(function.get("arguments") or "{}")
+    except (ValueError, TypeError, RecursionError):
+        raise Unanswered(f"the arguments of a call of {function.get('name')!r} are not JSON") from None
+    return {"type": "function", "function": {**function, "arguments": parsed}}
+
+
+def _told(plan: CapturePlan) -> dict[str, int]:
+    """How the answers became ids, and how many prompts the server counts otherwise."""
+    lines = list(read_lines(plan.folder / "answers.jsonl"))
+    counted = [line for line in lines if isinstance(line.get("prompt_tokens"), int)]
+    return {
+        "ids_from_server": sum(line.get("ids") == "server" for line in lines),
+        "ids_from_text": sum(line.get("ids") == "text" for line in lines),
+        "other_prompt_tokens": sum(line["prompt_tokens"] != len(line["prompt_ids"]) for line in counted),
+    }
+
+
+def _unanswered(plan: CapturePlan, spec: ServerSpec, failed: list[tuple[str, str]]) -> DraftbenchError:
+    done = sum(1 for _ in read_lines(plan.folder / "answers.jsonl"))
+    names = ", ".join(repr(name) for name, _ in failed[:_SHOWN_FAILURES])
+    more = f" and {len(failed) - _SHOWN_FAILURES} more" if len(failed) > _SHOWN_FAILURES else ""
+    return DraftbenchError(
+        f"{spec.base_url} did not answer {names}{more}: {failed[-1][1]}",
+        f"{done} of {len(plan.prompts)} prompts are answered, and their answers are kept",
+        "the same command goes on with the rest once the server answers (a run: `draftbench run --resume ID`); "
+        "capture.server.attempts, timeout_s and requests_per_minute say how it is asked. "
+        "A prompt that the server always refuses has to be taken out",
+    )

@@ -1,0 +1,332 @@
+"""A server that answers 429, 500, half a body or nothing: asked again, then a clear error; the key is never shown."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from engine.capture.pace import Pace
+from engine.capture.server import ChatServer, Reply, Unanswered, fetch, listed_models, read_key
+from engine.config import ServerSpec, parse_section
+from engine.errors import Cancelled, DraftbenchError
+from tests.chat_server import MODEL, Said, Server, chat_server, good, reply
+
+KEY = "sk-very/secret-0123456789"
+BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now, self.slept = 1000.0, []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with chat_server() as running:
+        yield running
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def spec_of(server: Server, **changes: Any) -> ServerSpec:
+    return ServerSpec(**{"base_url": server.base_url, "model": MODEL, "timeout_s": 5.0, **changes})
+
+
+def ask(spec: ServerSpec, clock: Clock, bodies: int = 1, key: str | None = None) -> list[Reply]:
+    """The replies to some requests, one after the other."""
+
+    async def work() -> list[Reply]:
+        pace = Pace(spec.requests_per_minute, clock, clock.sleep, random.Random(0))
+        async with ChatServer(spec, SecretStr(key) if key else None, pace) as client:
+            return [await client.answer(BODY) for _ in range(bodies)]
+
+    return asyncio.run(work())
+
+
+def first(*said: Said) -> Callable[[dict[str, Any], int], Said]:
+    """A script that says these, then behaves."""
+    return lambda body, number: said[number] if number < len(said) else good(body, number)
+
+
+PASSING = {
+    "429": Said(429, {"error": "slow down"}, {"Retry-After": "7"}),
+    "503": Said(503, {"error": "loading"}, {"Retry-After": "7"}),
+    "500": Said(500, {"error": "oops"}),
+    "502": Said(502, b"<html>bad gateway</html>"),
+    "half a body": Said(body=reply("a long answer"), cut=True),
+    "nothing": Said(close=True),
+    "an empty body": Said(body=b""),
+    "garbage": Said(body=b'{"choices": [{"mess'),
+    "no choices": Said(body={"choices": []}),
+    "an error with status 200": Said(body={"error": "overloaded"}),
+    "no text at all": Said(body=reply("", "length")),
+}
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_what_may_pass_is_asked_again(server: Server, clock: Clock, fault: str):
+    server.script = first(PASSING[fault], PASSING[fault])
+    assert [r.text for r in ask(spec_of(server), clock)] == ["about hi"]
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_what_does_not_pass_ends_in_words_after_so_many_attempts(server: Server, clock: Clock, fault: str):
+    server.script = lambda body, number: PASSING[fault]
+    with pytest.raises(Unanswered, match=r"\(4 attempts\)"):
+        ask(spec_of(server, attempts=4), clock)
+    assert len(server.requests) == 4
+
+
+def test_a_slow_server_is_given_up_and_asked_again(server: Server, clock: Clock):
+    server.script = first(Said(body=reply("late"), wait_s=1.0))
+    assert ask(spec_of(server, timeout_s=0.3), clock)[0].text == "about hi"
+    server.script = lambda body, number: Said(body=reply("late"), wait_s=0.5)
+    with pytest.raises(Unanswered, match=r"no answer within 0\.1 s"):
+        ask(spec_of(server, timeout_s=0.1, attempts=2), clock)
+
+
+def test_nobody_listening_is_said_so(clock: Clock):
+    with chat_server() as gone:
+        spec = spec_of(gone, attempts=2)
+    with pytest.raises(Unanswered, match=r"ConnectError.*2 attempts"):
+        ask(spec, clock)
+
+
+def test_waits_double_and_a_busy_servers_wish_is_followed(server: Server, clock: Clock):
+    server.script = lambda body, number: Said(500, {})
+    with pytest.raises(Unanswered):
+        ask(spec_of(server, attempts=5), clock)
+    assert all(longest / 2 <= slept <= longest for slept, longest in zip(clock.slept, (1, 2, 4, 8), strict=True))
+    clock.slept.clear()
+    began = clock.now
+    server.requests.clear()
+    server.script = first(Said(429, {}, {"Retry-After": "90"}))
+    ask(spec_of(server), clock)
+    assert clock.now - began == pytest.approx(90)
+
+
+def test_a_busy_server_may_name_a_date(server: Server, clock: Clock):
+    server.script = first(Said(503, {}, {"Retry-After": format_datetime(datetime.now(UTC) + timedelta(seconds=40))}))
+    began = clock.now
+    ask(spec_of(server), clock)
+    assert 35 < clock.now - began < 41
+
+
+@pytest.mark.parametrize("senseless", ["soon", "-5", "nan", "Mon, 99 Foo"])
+def test_a_senseless_wish_is_no_wish(server: Server, clock: Clock, senseless: str):
+    server.script = first(Said(429, {}, {"Retry-After": senseless}))
+    began = clock.now
+    ask(spec_of(server), clock)
+    assert clock.now - began <= 1
+
+
+def test_no_more_than_so_many_begin_in_any_minute(server: Server, clock: Clock):
+    times: list[float] = []
+
+    def note(body: dict[str, Any], number: int) -> Said:
+        times.append(clock.now)
+        return Said(500, {}) if number == 2 else good(body, number)  # what is asked again counts too
+
+    server.script = note
+    ask(spec_of(server, requests_per_minute=4), clock, bodies=11)
+    assert len(times) == 12
+    assert all(later - earlier >= 60 for earlier, later in zip(times, times[4:], strict=False))
+    assert times[-1] - times[0] < 125
+
+
+def many(
+    server: Server, clock: Clock, count: int, stop: Callable[[], None] = lambda: None, **changes: Any
+) -> tuple[dict[int, str], list[tuple[int, str]]]:
+    """What was kept and who got no answer, of `count` prompts p0, p1 ..."""
+    kept: dict[int, str] = {}
+    spec = spec_of(server, **changes)
+
+    async def work() -> list[tuple[int, str]]:
+        pace = Pace(spec.requests_per_minute, clock, clock.sleep, random.Random(0))
+        async with ChatServer(spec, None, pace) as client:
+            bodies = [{"model": MODEL, "messages": [{"role": "user", "content": f"p{i}"}]} for i in range(count)]
+            return await fetch(client, bodies, lambda i, r: kept.__setitem__(i, r.text), stop)
+
+    try:
+        return kept, asyncio.run(work())
+    except (Cancelled, DraftbenchError) as error:
+        error.kept = kept  # type: ignore[union-attr]
+        raise
+
+
+def test_requests_run_at_once_and_no_more_than_asked_for(server: Server, clock: Clock):
+    server.script = lambda body, number: Said(body=reply(body["messages"][-1]["content"]), wait_s=0.03)
+    kept, failed = many(server, clock, 12, concurrency=3)
+    assert kept == {i: f"p{i}" for i in range(12)}
+    assert failed == []
+    assert server.most_at_once == 3
+
+
+def test_one_prompt_that_is_refused_does_not_hold_up_the_others(server: Server, clock: Clock):
+    refuse = Said(400, {"error": "too long"})
+    server.script = lambda body, number: refuse if body["messages"][-1]["content"] == "p2" else good(body, number)
+    kept, failed = many(server, clock, 6, concurrency=1)
+    assert sorted(kept) == [0, 1, 3, 4, 5]
+    assert failed == [(2, 'status 400: {"error": "too long"} (not asked again)')]
+
+
+def test_a_server_that_is_gone_is_not_asked_for_every_prompt(server: Server, clock: Clock):
+    server.script = lambda body, number: good(body, number) if number < 4 else Said(500, {})
+    kept, failed = many(server, clock, 50, concurrency=1, attempts=2)
+    assert sorted(kept) == [0, 1, 2, 3]
+    assert len(failed) == 3
+    assert len(server.requests) == 4 + 3 * 2
+
+
+def test_a_wish_to_stop_is_followed_while_a_request_hangs(server: Server, clock: Clock):
+    server.script = lambda body, number: good(body, number) if number < 2 else Said(body=reply("late"), wait_s=3)
+    asked: list[int] = []
+
+    def stop() -> None:
+        asked.append(1)
+        if len(asked) > 4:
+            raise Cancelled("capture")
+
+    with pytest.raises(Cancelled) as stopped:
+        many(server, clock, 4, stop, concurrency=1, timeout_s=30)
+    assert sorted(stopped.value.kept) == [0, 1]  # type: ignore[attr-defined]
+
+
+def test_a_wrong_model_names_those_there_are(server: Server, clock: Clock):
+    server.script = lambda body, number: Said(404, {"error": "no such model"})
+    server.models = ["served-modal", "other"]
+    with pytest.raises(DraftbenchError) as error:
+        ask(spec_of(server), clock)
+    assert "did you mean 'served-modal'?" in error.value.fix
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_wrong_key_ends_at_once_and_is_not_shown(server: Server, clock: Clock, status: int):
+    server.script = lambda body, number: Said(status, {"error": f"bad key {KEY}!"})
+    with pytest.raises(DraftbenchError) as error:
+        ask(spec_of(server, key_env="MY_KEY"), clock, key=KEY)
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+    assert len(server.requests) == 1
+    assert "MY_KEY" in error.value.fix
+    assert "bad key [key]!" in str(error.value)
+    assert KEY not in str(error.value)
+
+
+@pytest.mark.parametrize("echo", [f"<{KEY}>", KEY * 30, KEY.replace("/", "\\/")])
+def test_a_server_that_echoes_the_key_does_not_get_it_shown(server: Server, clock: Clock, echo: str):
+    server.script = lambda body, number: Said(500, echo.encode())
+    with pytest.raises(Unanswered) as error:
+        ask(spec_of(server, attempts=1), clock, key=KEY)
+    assert "secret" not in str(error.value)
+    assert "[key]" in str(error.value)
+
+
+def test_a_key_is_not_sent_on_to_another_address(server: Server, clock: Clock):
+    with chat_server() as other:
+        server.script = lambda body, number: Said(307, b"", {"Location": other.base_url + "/chat/completions"})
+        with pytest.raises(DraftbenchError, match="does not serve this API") as error:
+            ask(spec_of(server), clock, key=KEY)
+        assert other.requests == []
+    assert "redirects to http://127" in error.value.why
+
+
+def test_fields_that_a_strict_server_does_not_know_are_left_out_from_then_on(server: Server, clock: Clock):
+    def strict(body: dict[str, Any], number: int) -> Said:
+        return Said(422, {"detail": "unexpected fields"}) if "return_token_ids" in body else good(body, number)
+
+    server.script = strict
+    assert len(ask(spec_of(server), clock, bodies=3)) == 3
+    assert ["return_token_ids" in body for body in server.requests] == [True, False, False, False]
+
+
+def test_ids_reasoning_and_prompt_tokens_are_read_where_a_server_tells_them(server: Server, clock: Clock):
+    told = reply("yes", token_ids=[5, 6, 1]) | {"usage": {"prompt_tokens": 9}}
+    told["choices"][0]["message"]["reasoning_content"] = "hm"
+    server.script = lambda body, number: Said(body=told)
+    assert ask(spec_of(server), clock) == [Reply("yes", "stop", [], "hm", [5, 6, 1], 9)]
+
+
+def test_an_answer_that_was_censored_is_none(server: Server, clock: Clock):
+    server.script = lambda body, number: Said(body=reply("I", "content_filter"))
+    with pytest.raises(Unanswered, match="content_filter"):
+        ask(spec_of(server), clock)
+    assert len(server.requests) == 1
+
+
+def key_of(value: str | None, **changes: Any) -> SecretStr | None:
+    spec = ServerSpec(**{"base_url": "http://127.0.0.1:1/v1", "model": "m", "key_env": "MY_KEY", **changes})
+    return read_key(spec, {} if value is None else {"MY_KEY": value})
+
+
+def test_the_key_comes_from_the_environment_and_hides_itself():
+    key = key_of(f" {KEY}\n")
+    assert key is not None
+    assert key.get_secret_value() == KEY
+    assert "secret-" not in repr(key)
+    assert key_of(None, key_env=None) is None
+
+
+@pytest.mark.parametrize("value", [None, "", "  ", f"{KEY}\nX-Other: 1", f"{KEY} ü"])
+def test_a_missing_or_impossible_key_is_refused_without_showing_it(value: str | None):
+    with pytest.raises(DraftbenchError, match="MY_KEY") as error:
+        key_of(value)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.5:8000/v1", "http://example.org/v1", "http://127.0.0.1.example.org/v1"])
+def test_a_key_does_not_travel_unencrypted(url: str):
+    with pytest.raises(DraftbenchError, match="unencrypted"):
+        key_of(KEY, base_url=url)
+    assert key_of(KEY, base_url=url, key_env=None) is None
+
+
+@pytest.mark.parametrize("url", ["https://example.org/v1", "http://localhost:1/v1", "http://[::1]:1/v1"])
+def test_a_key_travels_encrypted_or_not_at_all(url: str):
+    assert key_of(KEY, base_url=url) is not None
+
+
+@pytest.mark.parametrize("url", [f"https://me:{KEY}@example.org/v1", f"https://example.org/v1?key={KEY}"])
+def test_an_address_with_a_key_in_it_is_refused_without_showing_it(url: str):
+    with pytest.raises(DraftbenchError, match="key_env") as error:
+        parse_section(ServerSpec, {"base_url": url, "model": "m"})
+    assert "secret" not in str(error.value)
+
+
+def test_a_key_in_the_place_of_its_variables_name_is_not_shown():
+    with pytest.raises(DraftbenchError, match="key_env") as error:
+        parse_section(ServerSpec, {"base_url": "https://example.org/v1", "model": "m", "key_env": KEY})
+    assert "secret" not in str(error.value)
+
+
+def test_models_are_listed_for_a_look_before(server: Server):
+    assert listed_models(spec_of(server)) == [MODEL]
+
+
+def test_a_look_at_a_server_that_is_not_there_says_so():
+    with chat_server() as gone:
+        spec = spec_of(gone)
+    with pytest.raises(DraftbenchError, match="cannot be reached") as error:
+        listed_models(spec, timeout_s=1)
+    assert "start the server" in error.value.fix

@@ -1,0 +1,302 @@
+"""Training on answers that a server gave: the capture, the run, what is kept after a failure, and no key anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.capture.pace import Pace
+from engine.capture.served import make_served, plan_served
+from engine.capture.store import Capture, CapturePlan
+from engine.config import CaptureSpec, ServerSpec
+from engine.data.prompts import Prompt
+from engine.errors import Cancelled, DraftbenchError
+from engine.fileio import read_json, read_lines
+from engine.models.load import LoadedModel
+from engine.paths import home
+from engine.progress import SILENT, Progress
+from engine.runs.folder import RunFolder
+from engine.runs.preflight import checks, estimate
+from engine.runs.recipes import read_recipe
+from tests.chat_server import MODEL, Said, Server, chat_server, good, reply
+from tests.conftest import byte_tokenizer, tiny_llama
+from tests.tiny_pair import loaded, questions
+from tests.unit.conftest import Draftbench
+
+KEY = "sk-very-secret-0123456789"
+CALL = {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+TOOLS = ({"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}},)
+TOOLS_TEMPLATE = (
+    "{% if tools %}{{ '<|im_start|>tools\n' + (tools | tojson) + '<|im_end|>\n' }}{% endif %}{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + (m['content'] or '') }}{% for c in m['tool_calls'] or [] %}"
+    "{{ '<call>' + (c['function']['arguments'] | tojson) + '</call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+async def no_sleep(seconds: float) -> None:
+    """Waits between attempts take no time here."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with chat_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def target() -> LoadedModel:
+    return loaded(tiny_llama())
+
+
+def settings_of(server: Server, **changes: Any) -> CaptureSpec:
+    own = {"attempts": 2, "concurrency": 1, **changes.pop("how", {})}
+    spec = ServerSpec(base_url=server.base_url, model=MODEL, **own)
+    return CaptureSpec(**{"max_new_tokens": 40, "signal": "none", "server": spec, **changes})
+
+
+def plan_in(
+    folder: Path, target: LoadedModel, settings: CaptureSpec, prompts: list[Prompt] | None = None
+) -> CapturePlan:
+    return plan_served(folder, target, prompts or questions(), settings)
+
+
+def fetched(
+    folder: Path,
+    target: LoadedModel,
+    settings: CaptureSpec,
+    prompts: list[Prompt] | None = None,
+    progress: Progress = SILENT,
+) -> Capture:
+    assert settings.server is not None
+    plan = plan_in(folder, target, settings, prompts)
+    return make_served(plan, settings.server, target, pace=Pace(sleep=no_sleep), progress=progress)
+
+
+def texts(capture: Capture) -> dict[str, str]:
+    return {a.prompt_id: byte_tokenizer().decode(a.token_ids) for a in capture.answers}
+
+
+def test_answers_become_a_capture_like_any_other(tmp_path: Path, server: Server, target: LoadedModel):
+    plan = plan_in(tmp_path, target, settings_of(server))
+    fetched(tmp_path, target, settings_of(server))
+    capture = Capture(plan.folder, plan.signal)
+    assert texts(capture)["q2"] == "about 你好<|im_end|>"
+    assert [a.prompt_ids for a in capture.answers] == plan.prompt_ids
+    assert capture.raw_signal(capture.answers[0]).shape == (len(capture.answers[0].token_ids), 0)
+    assert capture.done["server"] == {
+        "base_url": server.base_url, "model": MODEL, "ids_from_server": 0, "ids_from_text": 6, "other_prompt_tokens": 0,
+    }  # fmt: skip
+    assert server.requests[0]["max_tokens"] == 40
+    assert len({body["seed"] for body in server.requests}) == 6
+    asked = len(server.requests)
+    fetched(tmp_path, target, settings_of(server))
+    assert len(server.requests) == asked
+
+
+def test_an_answer_cut_at_the_limit_has_no_end_of_turn(tmp_path: Path, server: Server, target: LoadedModel):
+    server.script = lambda body, number: Said(body=reply("x" * 50, "length"))
+    capture = fetched(tmp_path, target, settings_of(server))
+    assert set(texts(capture).values()) == {"x" * 40}
+    assert capture.done["stopped"] == 0
+
+
+def test_token_ids_are_taken_as_the_server_tells_them(tmp_path: Path, server: Server, target: LoadedModel):
+    told = reply("ab", token_ids=[67, 68, 1]) | {"usage": {"prompt_tokens": 3}}
+    server.script = lambda body, number: Said(body=told)
+    capture = fetched(tmp_path, target, settings_of(server))
+    assert all(a.token_ids == [67, 68, 1] for a in capture.answers)
+    assert capture.done["server"]["ids_from_server"] == 6
+    assert capture.done["server"]["other_prompt_tokens"] == 6
+
+
+def test_ids_that_the_model_at_hand_does_not_have_are_refused(tmp_path: Path, server: Server, target: LoadedModel):
+    server.script = lambda body, number: Said(body=reply("ab", token_ids=[67, 9000]))
+    with pytest.raises(DraftbenchError, match="token id 9,000") as error:
+        fetched(tmp_path, target, settings_of(server))
+    assert "target.model" in error.value.fix
+
+
+def test_reasoning_that_was_taken_out_is_refused(tmp_path: Path, server: Server, target: LoadedModel):
+    told = reply("yes")
+    told["choices"][0]["message"]["reasoning_content"] = "let me think"
+    server.script = lambda body, number: Said(body=told)
+    with pytest.raises(DraftbenchError, match="takes the reasoning out"):
+        fetched(tmp_path, target, settings_of(server))
+
+
+def called(body: dict[str, Any], number: int) -> Said:
+    told = reply("", "tool_calls")
+    told["choices"][0]["message"] |= {"content": None, "tool_calls": [CALL]}
+    return Said(body=told)
+
+
+def test_calls_are_written_as_the_prompt_asks_where_the_template_knows_none(
+    tmp_path: Path, server: Server, target: LoadedModel
+):
+    server.script = called
+    prompts = [replace(prompt, tools=TOOLS) for prompt in questions(2)]
+    capture = fetched(tmp_path, target, settings_of(server, max_new_tokens=99), prompts)
+    assert texts(capture)["q0"] == '{"name": "add", "arguments": {"a": 1}}<|im_end|>'
+    assert "tools" not in server.requests[0]  # the template ignores them, so they are in the system message
+    assert "You can call these functions" in server.requests[0]["messages"][0]["content"]
+
+
+def test_calls_are_written_as_the_template_writes_them_where_it_does(tmp_path: Path, server: Server):
+    server.script = called
+    knows = replace(loaded(tiny_llama()), tokenizer=byte_tokenizer(TOOLS_TEMPLATE))
+    earlier = ({"role": "user", "content": "1?"}, {"role": "assistant", "content": "", "tool_calls": [
+        {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}]})  # fmt: skip
+    last = {"role": "user", "content": "and?"}
+    capture = fetched(tmp_path, knows, settings_of(server), [Prompt("t", (*earlier, last), TOOLS)])
+    assert texts(capture)["t"] == '<call>{"a": 1}</call><|im_end|>'
+    assert server.requests[0]["tools"] == list(TOOLS)
+    assert server.requests[0]["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"a": 2}'
+
+
+def test_answers_survive_a_failure_and_only_the_rest_is_asked_for(tmp_path: Path, server: Server, target: LoadedModel):
+    server.script = lambda body, number: good(body, number) if number < 3 else Said(500, {"error": "oops"})
+    with pytest.raises(DraftbenchError, match="status 500") as error:
+        fetched(tmp_path, target, settings_of(server))
+    assert "3 of 6 prompts are answered" in error.value.why
+    plan = plan_in(tmp_path, target, settings_of(server))
+    with pytest.raises(DraftbenchError, match="not finished"):
+        Capture(plan.folder, plan.signal)
+    done = {line["id"] for line in read_lines(plan.folder / "answers.jsonl")}
+    server.requests.clear()
+    server.script = good
+    whole = fetched(tmp_path, target, settings_of(server))
+    assert len(server.requests) == 3
+    assert len(whole.answers) == 6
+    assert {body["messages"][-1]["content"] for body in server.requests} == {
+        prompt.text for prompt in questions() if prompt.id not in done
+    }
+
+
+def test_a_stopped_fetch_keeps_what_it_has(tmp_path: Path, server: Server, target: LoadedModel):
+    progress = Progress(quiet=True, stop_wanted=lambda: len(server.requests) >= 3)
+    with pytest.raises(Cancelled):
+        fetched(tmp_path, target, settings_of(server), progress=progress)
+    kept = list(read_lines(plan_in(tmp_path, target, settings_of(server)).folder / "answers.jsonl"))
+    assert 1 <= len(kept) < 6
+
+
+def test_nested_prompt_sets_share_the_servers_answers(tmp_path: Path, server: Server, target: LoadedModel):
+    fetched(tmp_path, target, settings_of(server), questions(4))
+    fetched(tmp_path, target, settings_of(server))
+    assert len(server.requests) == 6
+
+
+CHANGES: dict[str, Any] = {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "max_new_tokens": 11, "seed": 3}
+SAME: dict[str, Any] = {"batch_size": 7, "signal_top_k": 9}
+
+
+def test_the_address_follows_what_changes_the_answers(tmp_path: Path, server: Server, target: LoadedModel):
+    plain = plan_in(tmp_path, target, settings_of(server)).address
+    other_weights = loaded(tiny_llama(seed=3), "other")
+    other_template = replace(target, tokenizer=byte_tokenizer(TOOLS_TEMPLATE))
+    assert plan_in(tmp_path, other_weights, settings_of(server)).address == plain
+    assert plan_in(tmp_path, target, settings_of(server, how={"key_env": "MY_KEY", "attempts": 9})).address == plain
+    for name, value in SAME.items():
+        assert plan_in(tmp_path, target, settings_of(server, **{name: value})).address == plain
+    assert plan_in(tmp_path, other_template, settings_of(server)).address != plain
+    assert plan_in(tmp_path, target, settings_of(server), questions(3)).address != plain
+    for name, value in CHANGES.items():
+        assert plan_in(tmp_path, target, settings_of(server, **{name: value})).address != plain
+    assert set(CHANGES) | set(SAME) | {"signal", "server"} == set(CaptureSpec.model_fields)
+
+
+def server_settings(server: Server, *more: str) -> list[str]:
+    own = {"base_url": server.base_url, "model": MODEL, "key_env": "MY_KEY", "attempts": 1}
+    values = [
+        "capture.signal=none",
+        "train.loss=sft",
+        f"capture.server={json.dumps(own)}",
+        "draft.vocabulary=60",
+        *more,
+    ]
+    return [part for value in values for part in ("--set", value)]
+
+
+def holders_of(secret: str, folder: Path) -> list[Path]:
+    """Files under a folder, names included, that hold a text."""
+    paths = [p for p in folder.rglob("*") if p.is_file()]
+    return [p for p in paths if secret in str(p) or secret.encode() in p.read_bytes()]
+
+
+def test_a_run_trains_on_a_servers_text_and_is_measured_on_the_model_at_hand(
+    recipe: Path, server: Server, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MY_KEY", KEY)
+    done = draftbench("run", str(recipe), *server_settings(server), "--json")
+    assert done.code == 0, done.err
+    assert all(headers["Authorization"] == f"Bearer {KEY}" for headers in server.headers)
+    run = RunFolder.open(home(), done.json()["run"])
+    events = list(read_lines(run.path / "events.jsonl"))
+    watched = [event["exact"] for event in events if event["kind"] == "eval"]
+    assert {event["temperature"] for event in events if event["kind"] == "eval"} == {0.0}
+    assert watched[-1] >= watched[0]
+    origin = read_json(run.path / "provenance.json")
+    assert origin["supervision"] == "black_box"
+    assert origin["captures"]["training"]["server"]["model"] == MODEL
+    assert origin["measurement"]["stands_in_for"] == {"base_url": server.base_url, "model": MODEL}
+    assert run.summary()["stands_in_for"]["model"] == MODEL
+    assert MODEL in (run.path / "log.txt").read_text(encoding="utf-8")
+    assert not holders_of(KEY, home().root)
+    assert KEY not in done.out + done.err
+    greedy = [body for body in server.requests if body["temperature"] == 0]
+    assert len(greedy) == 1
+    assert len(server.requests) == 8 + 1
+
+
+@pytest.mark.parametrize("status", [401, 500])
+def test_a_failed_run_says_why_shows_no_key_and_goes_on_later(
+    recipe: Path, server: Server, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch, status: int
+):
+    monkeypatch.setenv("MY_KEY", KEY)
+    spoilt = Said(status, {"error": f"your key was {KEY}", "key": KEY}, {"X-Key": KEY})
+    server.script = lambda body, number: good(body, number) if number < 4 else spoilt
+    failed = draftbench("train", str(recipe), *server_settings(server, "capture.server.concurrency=1"), "--json")
+    assert failed.code == 2
+    run = RunFolder.open(home(), "latest")
+    assert run.status()["state"] == "failed"
+    assert str(status) in json.dumps(run.status()["error"])
+    assert "[key]" in failed.err + failed.out
+    assert KEY not in failed.err + failed.out
+    assert not holders_of(KEY, home().root)
+    asked = len(server.requests)
+    server.script = good
+    resumed = draftbench("train", "--resume", run.id, "--json")
+    assert resumed.code == 0, resumed.err
+    assert len(server.requests) == asked + 8 - 4 + 1
+
+
+def test_a_look_before_the_run_knows_the_server(recipe: Path, server: Server, monkeypatch: pytest.MonkeyPatch):
+    def look(*more: str) -> Any:
+        values = server_settings(server, *more)[1::2]
+        return {c.name: c for c in checks(home(), read_recipe(home(), str(recipe), values, skip_bad=False))}["server"]
+
+    monkeypatch.delenv("MY_KEY", raising=False)
+    assert "MY_KEY is not set" in look().found
+    monkeypatch.setenv("MY_KEY", KEY)
+    assert look().state == "ok"
+    assert MODEL in look().found
+    assert look("capture.server.model=served-modal").state == "failed"
+    assert "did you mean 'served-model'?" in look("capture.server.model=served-modal").fix
+    server.models = []
+    assert look().state == "warning"
+    assert look("capture.server.base_url=http://127.0.0.1:9/v1").state == "failed"
+    assert server.requests == []
+
+
+def test_the_time_of_a_rate_limited_fetch_is_told_before(finished_home: Path, recipe: Path, server: Server):
+    values = server_settings(server, "capture.server.requests_per_minute=3")[1::2]
+    found = estimate(home(), read_recipe(home(), str(recipe), values, skip_bad=False))
+    assert found.seconds["answers of the server"] == pytest.approx(180)
+    assert not {"MY_KEY"} & set(os.environ)
