@@ -13,7 +13,9 @@ import typer
 
 from engine import __version__, console, reports
 from engine.cli_data import data_app
+from engine.cli_findings import findings
 from engine.cli_options import DType, Json, MaybeRecipe, RecipeFile, ResumeRun, RunId, Settings, SkipBad
+from engine.cli_study import study_app
 from engine.cli_tune import tune
 from engine.config import DEFAULT_TARGET, schema_rows
 from engine.errors import Cancelled, DraftbenchError
@@ -547,6 +549,8 @@ def paths(as_json: Json = False) -> None:
         console.line(f"{name:<6} {path}")
 
 
+app.command()(findings)
 app.command()(tune)
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
+app.add_typer(study_app, name="study")

@@ -7,7 +7,7 @@ import streamlit as st
 
 from engine.measure import definitions
 from workbench import charts, exports, queries, theme, ui
-from workbench.compare import compare_prompts, comparison, comparison_tables, report
+from workbench.compare import by_study, compare_prompts, comparison, comparison_tables, report
 from workbench.compare import comparison_figures as figures
 from workbench.compare.comparison import Comparison
 from workbench.compare.comparison_figures import View
@@ -27,9 +27,10 @@ def page() -> None:
             "Start a run", "launch",
         )  # fmt: skip
         return
-    every_run(measured)
+    within = by_study.of_study(measured, by_study.choose(measured))
+    every_run(within)
     st.subheader("Side by side", anchor=False)
-    chosen = ui.pick_runs("Drafts", "runs", most=comparison.MOST, default=suggested(measured))
+    chosen = ui.pick_runs("Drafts", "runs", most=comparison.MOST, default=suggested(within), among=list(within.run_id))
     if not chosen:
         st.info("Choose two to six drafts above.", icon=":material/compare_arrows:")
         return

@@ -3,26 +3,43 @@
 import pandas as pd
 import streamlit as st
 
-from engine.measure.findings import Finding, evaluate
-from engine.measure.pairing import Run, select
+from engine.measure.findings import Finding, Outcome
+from engine.measure.findings_json import study_of
+from engine.measure.of_home import Evaluated, evaluate_home, studies_of
 from engine.measure.verdicts import ENOUGH_SEEDS, FEW
-from engine.measure.wanted import modes, near_misses, wanted
+from engine.measure.wanted import near_misses, wanted
+from engine.measure.wanted_study import undecided
 from workbench import charts, queries, theme, ui
-from workbench.findings import findings_view
+from workbench.findings import acceptance, findings_figures, findings_report, findings_view
 from workbench.view_state import page_of
 
-MOST_CURVES = 6
+EVERY = "every run"
+USUAL_SIZE = "as most methods"
+MOST_SHOWN = 24  # comparisons in a figure that stands open
 
 
 @st.cache_resource(max_entries=4, show_spinner="Comparing runs")  # shared as it is: nothing in it changes
-def found(root: str, changed: str) -> tuple[list[Finding], list[Run], dict[str, int]]:
-    """All findings; kept until a run is added, finished or relabelled (`root` and `changed` say so)."""
-    runs, left_out = select(queries.studied())
-    return evaluate(runs, queries.prompt_sums), runs, left_out
+def found(root: str, changed: str, study: str | None) -> tuple[Evaluated, pd.DataFrame]:
+    """All findings and what the figures show; kept until a run is added, finished or relabelled (`changed` says so)."""
+    evaluated = evaluate_home(queries.home(), study, up_to_date=True)
+    return evaluated, acceptance.of_domains(acceptance.acceptance(evaluated))
 
 
 def stamp(known: pd.DataFrame) -> str:
-    return str(pd.util.hash_pandas_object(known[["run_id", "state", "archived", "certificate", "updated_at"]]).sum())
+    kept = known[["run_id", "state", "archived", "certificate", "updated_at", "title"]]
+    tags = known.tags.map(lambda tags: ",".join(tags) if tags is not None else "")
+    return str(pd.util.hash_pandas_object(kept.assign(tags=tags)).sum())
+
+
+def choose_study(known: pd.DataFrame) -> str | None:
+    """Whose runs are looked at: all of this home, or those of one study."""
+    studies = studies_of(known)
+    if not studies:
+        return None
+    chosen = st.selectbox(
+        "Runs", [EVERY, *studies], key="study", bind="query-params", help="A study's runs are tagged `study:NAME`."
+    )
+    return None if chosen == EVERY else chosen
 
 
 def numbered(finding: Finding) -> str:
@@ -30,104 +47,229 @@ def numbered(finding: Finding) -> str:
     return f"{finding.claim.number}." if finding.claim.number.isdigit() else "Also:"
 
 
-def show_summary(findings: list[Finding], runs: list[Run], left_out: dict[str, int]) -> None:
-    """All verdicts at a glance, and what they rest on."""
-    for finding in findings:
-        st.markdown(
+def show_summary(evaluated: Evaluated, study: str | None) -> None:
+    """All verdicts at a glance, what they rest on, and the whole as a file."""
+    for finding in evaluated.findings:
+        line = (
             f"{findings_view.badge(finding.verdict)} {numbered(finding)} [{finding.claim.title}](#{finding.claim.key})"
         )
-    gone = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
-    took = f"{len(runs)} run{'s' if len(runs) != 1 else ''} took part" + (f"; left out: {gone}." if gone else ".")
+        pooled = finding.headline.pooled
+        effect = "" if pooled is None else f" :gray[{ui.text(findings_view.brief(pooled))}]"
+        st.markdown(line + effect)
+    gone = ", ".join(f"{count} {reason}" for reason, count in evaluated.left_out.items() if count)
+    count = len(evaluated.runs)
+    took = f"{count} run{'s' if count != 1 else ''} took part" + (f"; left out: {gone}." if gone else ".")
     st.caption(
         f"{took} Acceptance is *exact* acceptance on the target's own text. Runs are compared only if all their settings are "
-        "equal but the one in question, on the same held-out prompts, paired by prompt. Nothing is called reproduced "
-        f"before {ENOUGH_SEEDS} seeds agree."
+        "equal but the one in question, on the same held-out prompts, paired by prompt. A claim's verdict is that of its weakest "
+        f"comparison. Nothing is called reproduced before {ENOUGH_SEEDS} seeds agree."
+    )
+    if evaluated.runs:
+        show_report(evaluated, study)
+
+
+def show_report(evaluated: Evaluated, study: str | None) -> None:
+    """The page as one file."""
+
+    def make() -> str:
+        return findings_report.whole(evaluated, found(*view)[1], queries.curve, study)
+
+    st.download_button(
+        "Download the report",
+        make,
+        "findings.html",
+        "text/html",
+        key="save-report",
+        icon=":material/download:",
+        on_click="ignore",
     )
 
 
-def show(finding: Finding, runs: list[Run]) -> None:
+def show(finding: Finding, evaluated: Evaluated) -> None:
     """One claim: what the paper says, what was measured, what is missing."""
     claim = finding.claim
     with st.container(border=True):
         st.subheader(f"{numbered(finding)} {claim.title}", anchor=claim.key)
-        st.markdown(
-            f"{findings_view.badge(finding.verdict)} {ui.text(finding.reason[:1].upper() + finding.reason[1:])}."
-        )
+        reason = ui.text(finding.reason[:1].upper() + finding.reason[1:])
+        st.markdown(f"{findings_view.badge(finding.verdict)} {reason}.")
         st.markdown(f"The paper: {ui.text(claim.statement)}")
+        if claim.by_effort:
+            show_efforts(finding)
         if finding.cells:
-            show_cells(finding)
-        show_missing(finding, runs)
+            show_pooled(finding)
+            for outcome in finding.outcomes:
+                if outcome.cells:
+                    show_cells(finding, outcome)
+        show_missing(finding, evaluated)
 
 
-def show_cells(finding: Finding) -> None:
-    rates = {name: st.column_config.NumberColumn(format="%.3f") for name in (finding.claim.base, finding.claim.other)}
-    compare = st.column_config.LinkColumn("runs", display_text="compare")
-    st.dataframe(findings_view.table(finding), hide_index=True, column_config={**rates, "runs": compare})
-    ui.chart(
-        findings_view.effects(finding, theme.mode()),
-        key=f"effects_{finding.claim.key}",
-        alt=f"{finding.claim.title}: measured effect of each comparison with its interval",
-        name=f"finding-{finding.claim.key}",
+def show_efforts(finding: Finding) -> None:
+    """The kinds of effort beside each other: offline's win is partly that it sees every query more than once."""
+    for outcome in finding.outcomes:
+        told = f"**{outcome.effort}**: {ui.text(findings_view.MEANING[outcome.effort])}"
+        effect = "" if outcome.pooled is None else f" :gray[{ui.text(findings_view.brief(outcome.pooled))}]"
+        st.markdown(f"- {findings_view.badge(outcome.verdict)} {told}{effect}")
+    st.caption("The verdict above is the one at each mode's own schedule, which is how the modes are used.")
+
+
+def show_pooled(finding: Finding) -> None:
+    """The effect over all comparisons and by domain."""
+    claim = finding.claim
+    rates = {name: st.column_config.NumberColumn(format="%.3f") for name in (claim.base, claim.other)}
+    st.dataframe(
+        findings_view.pooled_table(claim, finding.outcomes),
+        hide_index=True,
+        column_config=rates,
+        key=f"pooled_{claim.key}",
     )
-    for remark in findings_view.remarks(finding.cells):
-        st.caption(f"{ui.text(remark)} Part of the effect may be that.")
-    if finding.claim.band:
+    if claim.band:
         st.caption(
             "Whether the paper means relative or absolute percent is not stated: both are shown, the figure is relative."
         )
 
 
-def show_missing(finding: Finding, runs: list[Run]) -> None:
-    """The runs that would decide the claim."""
-    enough = finding.verdict != FEW and all(len(cell.by_seed) >= ENOUGH_SEEDS for cell in finding.cells)
-    if enough:
+def show_cells(finding: Finding, outcome: Outcome) -> None:
+    """Every comparison as a figure, and as a table with its runs."""
+    claim, cells = finding.claim, outcome.cells
+    key = f"{claim.key}_{outcome.effort}".replace(" ", "_").strip("_")
+    short = len(cells) <= MOST_SHOWN
+    if short:
+        show_effects(finding, outcome, key)
+    label = f"{len(cells)} comparison{'s' if len(cells) > 1 else ''} and their runs" + (
+        f", {outcome.effort}" if outcome.effort else ""
+    )
+    box = st.expander(label, key=f"open_{key}", bind="query-params")
+    if not box.open:  # tables of a hundred comparisons are sent when they are asked for
         return
-    if finding.claim.key in ("offline", "lead") and "online" not in modes():
-        st.caption("It needs an online run of the same target, domain and prompts. This version trains offline only.")
-        return
-    near = [] if finding.cells else near_misses(finding.claim, runs)
+    with box:
+        if not short:
+            show_effects(finding, outcome, key)
+        rates = {name: st.column_config.NumberColumn(format="%.3f") for name in (claim.base, claim.other)}
+        compare = st.column_config.LinkColumn("runs", display_text="side by side")
+        st.dataframe(
+            findings_view.table(claim, cells),
+            hide_index=True,
+            column_config={**rates, "runs": compare},
+            key=f"cells_{key}",
+        )
+        opened = st.column_config.LinkColumn("run", display_text=r"run=([^&]+)", width="large")
+        runs = findings_view.runs_table(findings_view.runs_of(cells), RUNS)
+        st.dataframe(runs, hide_index=True, column_config={"run": opened}, key=f"runs_{key}")
+        for remark in findings_view.remarks(cells):
+            st.caption(f"{ui.text(remark)} Part of the effect may be that.")
+
+
+def show_effects(finding: Finding, outcome: Outcome, key: str) -> None:
+    if any(cell.counts for cell in outcome.cells):
+        alt = f"{finding.claim.title}: measured effect of each comparison with its interval"
+        figure = findings_view.effects(finding.claim, outcome.cells, theme.mode())
+        ui.chart(figure, key=f"effects_{key}", alt=alt, name=f"finding-{key}")
+
+
+def show_missing(finding: Finding, evaluated: Evaluated) -> None:
+    """The runs that would decide the claim, as a study and, where they are few, one by one."""
+    near = [] if finding.cells or finding.verdict != FEW else near_misses(finding.claim, evaluated.runs)
     for base, other, odd in near:
         st.caption(
             f"Nearly comparable: {ui.text(other)} and {ui.text(base)} also differ in {ui.text(findings_view.differences(odd))}."
         )
-    missing = wanted(finding, runs)
-    if not missing:
+    study = study_of(finding, evaluated) if undecided(finding) else None
+    if study is None:
         return
-    with st.expander(f"{len(missing)} run{'s' if len(missing) > 1 else ''} that would help to decide it"):
-        for number, one in enumerate(missing):
-            st.markdown(f"**{ui.text(one.what)}**, everything else as in {ui.text(one.run)}")
-            st.code(findings_view.command(one, queries.home().runs), language="bash", wrap_lines=True)
+    label = f"The study that would decide it: about {study.n_runs} run{'s' if study.n_runs > 1 else ''}"
+    with st.expander(label):
+        st.markdown(f"{ui.text(study.why)}. Save it and start it with `draftbench study {study.file_name}`.")
+        st.code(study.text, language="yaml", height=240 if study.text.count("\n") > 12 else "content")
+        st.download_button(
+            f"Download {study.file_name}", study.text, study.file_name, "application/yaml", key=f"study_{finding.claim.key}",
+            icon=":material/download:", on_click="ignore",
+        )  # fmt: skip
+        for line in study.commands:
+            st.code(line, language="bash", wrap_lines=True)
+        for number, one in enumerate(wanted(finding, evaluated.runs) if study.commands else []):
             st.page_link(
-                page_of("launch"), label=f"Open Launch with this run's settings ({number + 1})", icon=":material/rocket_launch:",
+                page_of("launch"), label=f"Open Launch for {ui.text(one.what)} ({number + 1})", icon=":material/rocket_launch:",
                 query_params={"from": one.run, "set": list(one.changes)},
             )  # fmt: skip
 
 
-def show_figures(known: pd.DataFrame) -> None:
-    """Acceptance by loss and domain, and how it was learnt."""
-    fit = known[~known.exact.isna() & ~known.archived & known.certificate.eq(True)]
-    if fit.empty:
+def show_figures(frame: pd.DataFrame, evaluated: Evaluated) -> None:
+    """Acceptance by method and domain, against data size, and how it was learnt."""
+    if frame.empty:
         return
-    st.subheader("Acceptance by loss and domain", anchor="losses")
-    alt = "Exact acceptance of each run by loss, with its interval, a symbol for each domain"
-    ui.chart(findings_view.by_loss(fit, theme.mode()), key="by_loss", alt=alt, name="acceptance-by-loss")
-    st.caption(
-        f"{len(fit)} runs, each at its lowest temperature. Runs differ in more than their loss: the claims above compare like with like."
+    offered = acceptance.choices(frame)
+    st.subheader("Figures", anchor="figures")
+    first, second, third = st.columns(3)
+    temperature = float(
+        first.selectbox("Temperature", [f"{t:g}" for t in offered["temperature"]], key="t", bind="query-params")
     )
+    scenario = second.selectbox("Scenario", offered["scenario"], key="scenario", bind="query-params")
+    sizes = [USUAL_SIZE, *(str(size) for size in offered["n_train"])]
+    size = third.selectbox("Training queries", sizes, key="queries", bind="query-params")
+    show_by_method(frame, temperature, size)
+    show_by_size(frame, scenario, temperature)
+    show_curves(frame, scenario, size, temperature)
+    others = acceptance.elsewhere(evaluated.runs)
+    if others:
+        st.caption(
+            f"{others} runs are not in these figures: their target, held-out prompts or kind of draft is not that of most of their domain."
+        )
+
+
+def of_size(frame: pd.DataFrame, size: str) -> pd.DataFrame:
+    return acceptance.usual_size(frame) if size == USUAL_SIZE else frame[frame.n_train == int(size)]
+
+
+def show_by_method(frame: pd.DataFrame, temperature: float, size: str) -> None:
+    rows = of_size(frame, size)
+    rows = rows[(rows.temperature - temperature).abs() < 1e-6]
+    if rows.empty:
+        return
+    alt = "Exact acceptance of each method by domain and scenario, with intervals; a dashed line for the draft before training"
+    ui.chart(
+        findings_figures.by_method(rows, temperature, theme.mode()),
+        key="by_method",
+        alt=alt,
+        name="acceptance-by-method",
+    )
+    st.caption("A mark a scenario, the dashed line is the same draft before training. A method is a loss and a mode.")
+
+
+def show_by_size(frame: pd.DataFrame, scenario: str, temperature: float) -> None:
+    rows = frame[frame.scenario == scenario]
+    if rows.groupby(["domain", "method"]).n_train.nunique().max() < 2:
+        st.caption(
+            "No method has runs of two sizes yet in this scenario: acceptance against data size is drawn as soon as there are."
+        )
+        return
+    alt = "Exact acceptance against the number of training queries on a log axis, a line a method, a panel a domain"
+    ui.chart(
+        findings_figures.by_size(frame, scenario, temperature, theme.mode()),
+        key="by_size",
+        alt=alt,
+        name="acceptance-by-size",
+    )
+
+
+def show_curves(frame: pd.DataFrame, scenario: str, size: str, temperature: float) -> None:
+    rows = of_size(frame[frame.scenario == scenario], size)
+    if rows.empty:
+        return
     st.subheader("Learning curves", anchor="curves")
-    default = list(fit.drop_duplicates(["domain", "loss"]).run_id[:MOST_CURVES])
-    chosen = ui.pick_runs("Runs", "runs", most=MOST_CURVES, default=default)
-    if chosen:
-        labels = dict(zip(known.run_id, known.label, strict=True))
-        figure = charts.learning_curve(
-            queries.curve(chosen), "tokens", "eval", {run: labels.get(run, run) for run in chosen}, theme.mode()
-        )
-        ui.chart(
-            figure,
-            key="curves",
-            alt="Exact acceptance on watched prompts by target tokens trained on",
-            name="learning-curves",
-        )
+    domain = st.selectbox("Domain", sorted(rows.domain.unique()), key="domain", bind="query-params")
+    axis = ui.choose_axis()
+    labels = findings_figures.curve_labels(rows, domain, scenario, None)
+    figure = findings_figures.curves(
+        queries.curve(list(labels)),
+        labels,
+        axis,
+        temperature,
+        theme.mode(),
+        f"{domain}, {scenario}, {rows[rows.domain == domain].n_train.max():,.0f} queries",
+    )
+    alt = f"Exact acceptance on watched prompts while training, by {charts.AXES[axis]}, a line a method"
+    ui.chart(figure, key="curves", alt=alt, name="learning-curves")
+    st.caption("One seed of each method. The watched prompts are few and are not those that are measured in the end.")
 
 
 ui.heading("findings")
@@ -138,8 +280,10 @@ if overview.exact.isna().all():
         "Start a run",
         "launch",
     )
-results = found(str(queries.home().root), stamp(overview))
-show_summary(*results)
-for one_finding in results[0]:
-    show(one_finding, results[1])
-show_figures(overview)
+view = (str(queries.home().root), stamp(overview), choose_study(overview))
+results, rates_frame = found(*view)
+RUNS = {run.id: run for run in results.runs}
+show_summary(results, view[2])
+for one_finding in results.findings:
+    show(one_finding, results)
+show_figures(rates_frame, results)

@@ -12,6 +12,7 @@ from engine.runs.folder import RunFolder
 from workbench import queries, ui
 from workbench.compare.every_run import suggested
 from workbench.live.live_decode import has_draft
+from workbench.methods import SUPERVISION, method_name
 from workbench.run import run_files
 from workbench.view_state import page_of
 
@@ -68,7 +69,8 @@ def draft_card(run: pd.Series) -> None:
         )
         facts = [
             f"95% interval [{ui.number(run.exact_low)}, {ui.number(run.exact_high)}], n = {run.n_prompts:.0f} prompts",
-            f"{ui.text(run.loss)}, {ui.text(run.scenario)}, {ui.text(run['mode'])}, seed {run.seed:.0f}",
+            f"{ui.text(method_name(run.loss, run['mode']))} ({SUPERVISION.get(run.supervision, 'supervision not told')}), "
+            f"{ui.text(run.scenario)}, seed {run.seed:.0f}",
             f"gamma {run.num_draft_tokens:.0f}, {ui.text(run['dtype'])} on {ui.text(run.device)}"
             + (f", {speed}" if speed else ""),
         ]

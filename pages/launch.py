@@ -1,4 +1,4 @@
-"""Start a run: a form from the schema, checks, an estimate, the same thing as a command line, and a place in the queue."""
+"""Start a run, a sweep or a study: a form from the schema, checks, an estimate, the same as a command line, a place in the queue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.models.assets import ASSETS
 from engine.paths import PROJECT_ROOT
 from engine.runs.folder import RunFolder
 from workbench import queries, ui
-from workbench.launch import cost_view, starting, sweep_view
+from workbench.launch import cost_view, parts, starting, steps_view, studies_view, sweep_view
 from workbench.launch.form import Form
 from workbench.view_state import listed
 
@@ -25,7 +25,8 @@ ESSENTIAL = (
     ("prompts.train",),
     ("prompts.heldout",),
     ("draft.init", "draft.layers"),
-    ("train.loss", "train.epochs"),
+    ("train.loss",),
+    ("train.mode", "train.epochs"),
 )
 STATES = {
     "ok": (":material/check:", "green", "ok"),
@@ -93,6 +94,8 @@ def fill_in() -> tuple[dict[str, Any], dict[str, list[Any]]]:
         suggestions={
             "target.model": [*(f"asset:{name}" for name in ASSETS), *known.target.dropna().unique()],
             "draft.checkpoint": list(known.run_id[~known.exact.isna()]),
+            "train.selection.reference": list(known.run_id[~known.exact.isna()]),
+            parts.KEY_NAME: parts.key_names(),
             "prompts.train.path": [path for path in packs if "/train" in path],
             "prompts.heldout.path": [path for path in packs if "/heldout" in path],
         },
@@ -108,23 +111,9 @@ def fill_in() -> tuple[dict[str, Any], dict[str, list[Any]]]:
     if form.values["draft"]["init"] != "checkpoint":
         form.put("draft.checkpoint", None)
     axes = sweep_view.choose(loss_names(), form.values)
+    parts.show(form, axes)
     form.rest()
     return form.values, axes
-
-
-def what_will_happen(recipes: Sequence[Recipe]) -> None:
-    """The steps of a run in words."""
-    recipe, count = recipes[0], len(recipes)
-    losses = sorted({" + ".join(term.name for term in r.train.loss) for r in recipes})
-    st.markdown(
-        f"1. The target answers the training and held-out prompts, or answers captured before are reused.\n"
-        f"2. {'A draft' if count == 1 else f'{count} drafts'} learn{'s' if count == 1 else ''} from them with "
-        f"{ui.text(', '.join(losses))}, for {recipe.train.epochs:g} epochs"
-        f"{f' and at most {recipe.train.max_steps} steps' if recipe.train.max_steps else ''}.\n"
-        f"3. Acceptance, speed and losslessness are measured on the held-out prompts at temperature "
-        f"{', '.join(f'{t:g}' for t in recipe.measure.temperatures)}.\n\n"
-        "One run at a time is worked on. It goes on when this page or the server is closed."
-    )
 
 
 def show_checks(found: Sequence[Any]) -> None:
@@ -225,25 +214,34 @@ def forget() -> None:
     st.query_params.pop("set", None)
 
 
+def run_or_sweep() -> None:
+    """A run, or several, from a form."""
+    start = choose_start()
+    begin(start)
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        values, axes = fill_in()
+    with right:
+        show_started()
+        try:
+            recipe = starting.checked(queries.home(), start, values)
+            recipes = starting.swept(start, recipe, axes)
+        except DraftbenchError as error:
+            ui.error_box(error)
+        else:
+            remember(start, starting.overrides(start.values, values))
+            launch(recipes)
+            seen = st.session_state.get("launch:checks")
+            if seen and seen[0] == fingerprint(recipes):
+                show_checks(seen[1])
+            steps_view.show(recipes)
+            show_command(start, recipes, values, axes)
+            cost_view.show(recipes)
+
+
 ui.heading("launch")
-start = choose_start()
-begin(start)
-left, right = st.columns([3, 2], gap="large")
-with left:
-    values, axes = fill_in()
-with right:
-    show_started()
-    try:
-        recipe = starting.checked(queries.home(), start, values)
-        recipes = starting.swept(start, recipe, axes)
-    except DraftbenchError as error:
-        ui.error_box(error)
-    else:
-        remember(start, starting.overrides(start.values, values))
-        launch(recipes)
-        seen = st.session_state.get("launch:checks")
-        if seen and seen[0] == fingerprint(recipes):
-            show_checks(seen[1])
-        what_will_happen(recipes)
-        show_command(start, recipes, values, axes)
-        cost_view.show(recipes)
+sections = {"Run or sweep": run_or_sweep, "Study": studies_view.section}
+for tab, draw in zip(st.tabs(list(sections), key="begin", bind="query-params"), sections.values(), strict=True):
+    if tab.open:
+        with tab:
+            draw()

@@ -1,6 +1,7 @@
 """The words, the rules and the traps of speculative decoding, as Draftbench uses them. `?topic=` opens one part."""
 
 import html
+from collections.abc import Sequence
 
 import streamlit as st
 
@@ -8,7 +9,7 @@ from engine.decode.events import MARKS
 from engine.measure import definitions
 from engine.measure.cost_model import best_gamma, break_even_alpha, expected_speedup, expected_tokens
 from workbench import theme, tokens, ui
-from workbench.learn import learn_prose, learn_text
+from workbench.learn import learn_modes, learn_prose, learn_text
 
 
 def show_words() -> None:
@@ -79,6 +80,35 @@ def show_losses() -> None:
     ui.goto("findings", "Which is best on your runs?", icon=":material/science:")
 
 
+def show_modes() -> None:
+    st.markdown(learn_modes.INTRODUCTION)
+    show_entries(learn_modes.MODES)
+    st.subheader("What the draft sees of the target", anchor="supervision")
+    show_entries(learn_modes.SUPERVISION)
+    st.subheader("Comparing modes fairly", anchor="fair")
+    show_entries(learn_modes.FAIRNESS)
+    ui.goto(
+        "launch",
+        "Train online",
+        icon=":material/rocket_launch:",
+        set=["train.mode=online", "train.online.stream=replay"],
+    )
+    ui.goto("findings", "Which is best on your runs?", icon=":material/science:")
+
+
+def show_entries(entries: Sequence[learn_modes.Entry]) -> None:
+    for entry in entries:
+        with st.container(border=True):
+            key = f" · `{entry.key}`" if entry.key else ""
+            st.markdown(f"**{entry.title}**{key}  \n{entry.text}")
+            if entry.formula:
+                st.latex(entry.formula)
+            if entry.answer:
+                st.markdown(f":material/shield: {entry.answer}")
+            if entry.source:
+                st.caption(f"Source: {ui.text(entry.source)}")
+
+
 def show_speed() -> None:
     st.markdown(
         "With acceptance alpha, a round of gamma proposals gives (1 - alpha^(gamma+1)) / (1 - alpha) tokens and costs gamma draft passes "
@@ -142,7 +172,7 @@ def show_statistics() -> None:
 
 ui.heading("learn")
 SHOW = {
-    "words": show_words, "round": show_round, "rates": show_rates, "losses": show_losses, "speed": show_speed,
+    "words": show_words, "round": show_round, "rates": show_rates, "losses": show_losses, "modes": show_modes, "speed": show_speed,
     "traps": show_traps, "statistics": show_statistics,
 }  # fmt: skip
 

@@ -65,6 +65,7 @@ label = (labels.title if labels else "") or run.id
 run_view.title(run, state, labels)
 run_view.problems(run, indexed)
 run_view.failure(run, state)
+run_view.facts(run)
 run_view.buttons(run, state)
 if state in queries.UNFINISHED:
     st.fragment(run_every=_EVERY_S)(watch)(run, state)

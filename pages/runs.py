@@ -19,6 +19,7 @@ _LABELS = {
     "domain": "Domain",
     "scenario": "Scenario",
     "mode": "Mode",
+    "supervision": "Supervision",
     "target": "Target",
 }
 

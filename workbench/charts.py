@@ -21,7 +21,7 @@ from workbench import chart_parts as parts
 from workbench import theme
 
 # Axes of learning curves, as the URL calls them.
-AXES = {"steps": "optimiser steps", "tokens": "target tokens trained on", "seconds": "seconds of training"}
+AXES = {"steps": "optimiser steps", "tokens": "target tokens seen", "seconds": "seconds of training"}
 _COLUMNS = {"steps": "step", "tokens": "tokens_seen", "seconds": "seconds"}
 RATES = {name: rate.title for name, rate in definitions.RATES.items()}
 INTERVAL = "95% interval over prompts"

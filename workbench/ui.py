@@ -104,13 +104,23 @@ def chart(figure: go.Figure, *, key: str, alt: str, name: str = "", save: bool =
 
 
 def pick_runs(
-    label: str, key: str, *, measured: bool = True, most: int | None = None, default: Sequence[str] = ()
+    label: str,
+    key: str,
+    *,
+    measured: bool = True,
+    most: int | None = None,
+    default: Sequence[str] = (),
+    among: Sequence[str] | None = None,
 ) -> list[str]:
-    """Run ids chosen by the visitor and kept in the URL under `key`; archived runs are left out unless named there."""
+    """Run ids chosen by the visitor and kept in the URL under `key`; archived runs are left out unless named there.
+
+    `among`: the ids to choose from, besides those that the URL names; all if not given.
+    """
     known = queries.runs()
     shown = known[(known.state == "done") | ~known.exact.isna()] if measured else known
     named = [run_id for run_id in st.query_params.get_all(key) if run_id in set(shown.run_id)]
-    options = list(shown[~shown.archived].run_id) + [r for r in named if r in set(shown[shown.archived].run_id)]
+    free = shown[~shown.archived & (True if among is None else shown.run_id.isin(among))]
+    options = list(free.run_id) + [run_id for run_id in named if run_id not in set(free.run_id)]
     labels = dict(zip(shown.run_id, shown.label, strict=True))
     _say_missing(key, options)
     _follow_url(key, options, [r for r in default if r in options])

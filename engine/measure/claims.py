@@ -26,6 +26,9 @@ _MEASURED_ON = ("top_p", "top_k", "max_new_tokens", "seed")
 # Another mode of training sets its own schedule: all of `train` may differ then, but for these.
 ANY_TRAINING = "train.*"
 _SAME_TRAINING = {"train.mode", "train.seed", "train.distill_temperature", "train.precision"}
+_SECTIONS = ("online", "on_policy", "selection")  # of `train`: each is used by some runs only
+_UNUSED = {"online": frozenset({"epochs", "batch_size"})}  # a stream is passed once, in its own intervals
+_ASSISTED = ("anchors", "block_tokens", "decay")
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,16 @@ class Claim:
     breadth: tuple[str, int] = ("", 0)  # how many different ones of what it must be seen in to be called reproduced
     paired: bool = True
     must_differ: frozenset[str] = frozenset()  # facts without whose difference the two sides are one and the same
+    by_effort: bool = False  # judged at each kind of effort (see `efforts`), the headline at the modes' own schedules
 
     def may_differ(self, fact: str) -> bool:
         """Whether the two runs of a pair may differ in this fact."""
-        training = fact.startswith("train.") and fact not in _SAME_TRAINING
-        return fact in self.varies or (ANY_TRAINING in self.varies and training)
+        return fact in self.varies or (ANY_TRAINING in self.varies and of_schedule(fact))
+
+
+def of_schedule(fact: str) -> bool:
+    """Whether a fact belongs to how long and in which steps a draft was trained, rather than to what it was taught."""
+    return fact.startswith("train.") and fact not in _SAME_TRAINING
 
 
 def facts_of(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,10 +81,35 @@ def facts_of(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[s
     facts |= {f"draft.{key}": _text(value) for key, value in config.get("draft", {}).items() if value is not None}
     if provenance.get("checkpoint_sha256"):  # the weights themselves, rather than where they lay
         facts["draft.checkpoint"] = provenance["checkpoint_sha256"]
-    facts |= {f"capture.{key}": value for key, value in config.get("capture", {}).items() if _changes_text(key)}
-    facts |= {f"train.{key}": _text(value) for key, value in train.items() if key not in ("mode", "loss")}
+    facts |= _capture_facts(config.get("capture", {}))
+    facts |= _training_facts(train)
     facts |= {f"measure.{key}": measure.get(key) for key in _MEASURED_ON}
     return {key: value for key, value in facts.items() if key not in _HARMLESS}
+
+
+def _capture_facts(capture: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the text of the answers. Of a server, who answers: how it is asked changes nothing."""
+    facts = {f"capture.{key}": value for key, value in capture.items() if _changes_text(key)}
+    server = capture.get("server")
+    return facts | {f"capture.server.{key}": server.get(key) for key in ("base_url", "model") if server}
+
+
+def _training_facts(train: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of training that this run's mode used: recipes hold those of all modes, and older ones lack some."""
+    mode = train.get("mode")
+    parts = {key: train.get(key) or {} for key in _SECTIONS}
+    used = {
+        "online": mode == "online",
+        "on_policy": mode == "on_policy",
+        "selection": parts["selection"].get("share", 1) < 1,
+    }
+    unused = _UNUSED.get(str(mode), frozenset())
+    facts = {key: value for key, value in train.items() if key not in {"mode", "loss", *_SECTIONS, *unused}}
+    if parts["on_policy"].get("form") == "sampled":
+        parts["on_policy"] = {key: value for key, value in parts["on_policy"].items() if key not in _ASSISTED}
+    for name in (name for name in _SECTIONS if used[name]):
+        facts |= {f"{name}.{key}": value for key, value in parts[name].items()}
+    return {f"train.{key}": _text(value) for key, value in facts.items()}
 
 
 def loss_name(terms: Any) -> str:
@@ -90,7 +123,7 @@ def loss_name(terms: Any) -> str:
 
 
 def _changes_text(key: str) -> bool:
-    return key not in ("batch_size", "signal", "signal_top_k")
+    return key not in ("batch_size", "signal", "signal_top_k", "server")
 
 
 def _text(value: Any) -> str:
@@ -131,6 +164,7 @@ MODE = Claim(
     frozenset({"train.mode", ANY_TRAINING}),
     sign=1,
     band=(0.11, 0.25),
+    by_effort=True,
 )
 SUPERVISION = Claim(
     "white_box",
@@ -183,6 +217,7 @@ LEAD = Claim(
     lambda facts: facts["loss"] == "forward_kl" and facts["train.mode"] == "offline",
     frozenset({"train_prompts", "n_train", *MODE.varies}),
     sign=1,
+    by_effort=True,
 )
 BEST_LOSS = Claim(
     "best_loss",

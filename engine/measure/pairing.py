@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from engine.measure.claims import LEAD, SEEDS, SIZE, Claim, Facts, facts_of
-
-_WHERE = ("domain", "scenario", "train.mode", "loss")  # what names a cell for people
-
-Side = tuple[tuple[str, int], ...]  # runs whose sums are added, each with its sign
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run with the facts that decide what it may be compared with."""
-
-    id: str
-    facts: Facts
-    effort: Mapping[str, Any] = field(default_factory=dict)  # steps and tokens of its training
-    config: Mapping[str, Any] = field(default_factory=dict)
-    draft_sha256: str | None = None  # of the weights it was measured with
-
-    @property
-    def seed(self) -> tuple[Any, ...]:
-        return tuple(self.facts.get(key) for key in SEEDS)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One comparison under one seed. A side is a run, or a difference of two (`LEAD`)."""
-
-    base: Side
-    other: Side
-    seed: tuple[Any, ...]
-    base_draft: str = "trained"
-    other_draft: str = "trained"
-
-    @property
-    def runs(self) -> list[str]:
-        return [run for run, _ in (*self.base, *self.other)]
+from engine.measure.claims import MODE, SEEDS, SIZE, Claim, facts_of, of_schedule
+from engine.measure.efforts import Usual, schedule
+from engine.measure.mode_pairs import lead_pairs, mode_pairs
+from engine.measure.places import Found, Pair, Place, Run, first_of_each, where_of
 
 
 def select(runs: pd.DataFrame) -> tuple[list[Run], dict[str, int]]:
@@ -59,10 +28,11 @@ def select(runs: pd.DataFrame) -> tuple[list[Run], dict[str, int]]:
             left_out[reason] += 1
             continue
         training = row.get("training") or {}
-        effort = {key: training.get(key) for key in ("steps_done", "tokens_seen")}
+        effort = {key: training.get(key) for key in ("steps_done", "tokens_seen", "best_step")}
         facts = facts_of(row["config"], row.get("provenance") or {})
         made = (row.get("provenance") or {}).get("measurement", {}).get("draft_sha256")
-        chosen.append(Run(str(row["run_id"]), facts, effort | {"n_train": facts["n_train"]}, row["config"], made))
+        effort |= {"n_train": facts["n_train"]}
+        chosen.append(Run(str(row["run_id"]), facts, effort, row["config"], made))
     return chosen, left_out
 
 
@@ -75,15 +45,28 @@ def _unfit(row: Mapping[Any, Any]) -> str | None:
     return None if row["certificate"] == True else "failed or without certificate"  # noqa: E712
 
 
-def pairs_of(claim: Claim, runs: Sequence[Run]) -> list[tuple[dict[str, Any], list[Pair]]]:
-    """Comparable pairs of a claim, those of one cell together: (where it is, one pair a seed)."""
+def pairs_of(claim: Claim, runs: Sequence[Run]) -> list[Place]:
+    """The places in which a claim can be tested, each with its comparable pairs. `runs`: newest first.
+
+    Of repetitions that are equal in everything, seeds included, the newest counts.
+    """
     if not claim.paired:
-        return _generic_pairs(claim, runs)
-    cells: dict[str, tuple[dict[str, Any], list[Pair]]] = {}
+        return _generic_places(claim, runs)
+    usual = Usual(runs)
+    places: dict[str, Place] = {}
     for group in _alike(runs, claim):
-        for where, pair in _lead_pairs(group) if claim is LEAD else _group_pairs(claim, group):
-            cells.setdefault(_cell_key(group[0], claim, where), (where, []))[1].append(pair)
-    return list(cells.values())
+        for found in _pairs_in(claim, group, usual):
+            key = _place_key(claim, group[0], found.where)
+            whole = repr((key, found.effort, found.schedule))
+            place = places.setdefault(whole, Place(found.where, [], key, found.effort, found.schedule, found.rank))
+            place.pairs.append(found.pair)
+    return list(places.values())
+
+
+def _pairs_in(claim: Claim, group: Sequence[Run], usual: Usual) -> list[Found]:
+    if claim.by_effort:
+        return mode_pairs(group, usual) if claim is MODE else lead_pairs(group, usual)
+    return _size_pairs(group, usual) if claim is SIZE else _group_pairs(claim, group, usual)
 
 
 def _alike(runs: Iterable[Run], claim: Claim) -> list[list[Run]]:
@@ -95,81 +78,79 @@ def _alike(runs: Iterable[Run], claim: Claim) -> list[list[Run]]:
     return list(groups.values())
 
 
-def _cell_key(run: Run, claim: Claim, where: Mapping[str, Any]) -> str:
-    fixed = {k: v for k, v in run.facts.items() if not claim.may_differ(k) and k not in SEEDS}
+def _place_key(claim: Claim, run: Run, where: Mapping[str, Any]) -> str:
+    """Equal for pairs of one place under other seeds and schedules."""
+    fixed = {k: v for k, v in run.facts.items() if not claim.may_differ(k) and not of_schedule(k) and k not in SEEDS}
     return repr((sorted(fixed.items()), sorted(where.items(), key=str)))
 
 
-def _group_pairs(claim: Claim, group: Sequence[Run]) -> list[tuple[dict[str, Any], Pair]]:
-    if claim is SIZE:
-        return _size_pairs(group)
-    found = []
+def _found(base: Run, other: Run, usual: Usual, **where: Any) -> Found:
+    pair = Pair(((base.id, 1),), ((other.id, 1),), other.seed)
+    return Found(where_of(other) | where, pair, schedule(other), usual.rank(other))
+
+
+def _group_pairs(claim: Claim, group: Sequence[Run], usual: Usual) -> list[Found]:
     others = [run for run in group if claim.is_other(run.facts)]
-    bases = [run for run in group if claim.is_base(run.facts) and _counterpart(claim, run, others)]
-    for name, base in _first_of_each(bases, "loss").items():
-        other = _counterpart(claim, base, others)
+    bases = [run for run in group if claim.is_base(run.facts)]
+    found = []
+    for base in first_of_each(bases, "loss", "n_train").values():
+        other = _counterpart(claim, base, others, bases)
         if other is not None:
-            where = _where(other) | ({"against": name} if claim.breadth[0] == "against" else {})
-            found.append((where, Pair(((base.id, 1),), ((other.id, 1),), other.seed)))
+            against = {"against": base.facts["loss"]} if claim.breadth[0] == "against" else {}
+            found.append(_found(base, other, usual, queries=_queries(base, other), **against))
     return found
 
 
-def _counterpart(claim: Claim, base: Run, others: Iterable[Run]) -> Run | None:
-    """The newest of the others that really differs from the base."""
-    return next((run for run in others if all(run.facts[k] != base.facts[k] for k in claim.must_differ)), None)
+def _counterpart(claim: Claim, base: Run, others: Sequence[Run], bases: Sequence[Run]) -> Run | None:
+    """The other run that the base is to be compared with: really another, and of the nearest number of queries.
+
+    A run of 50 queries must not be compared with one of 200 where another base has 200: each must be the
+    nearest of the other. The newest of equally near ones.
+    """
+    different = [run for run in others if all(run.facts[k] != base.facts[k] for k in claim.must_differ)]
+    if not different:
+        return None
+    chosen = min(different, key=lambda run: _apart(run, base))
+    rivals = [run for run in bases if all(chosen.facts[k] != run.facts[k] for k in claim.must_differ)]
+    return chosen if _apart(chosen, base) <= min(_apart(chosen, run) for run in rivals) else None
 
 
-def _size_pairs(group: Sequence[Run]) -> list[tuple[dict[str, Any], Pair]]:
-    sizes = _first_of_each([run for run in group if SIZE.is_base(run.facts)], "n_train")
+def _apart(a: Run, b: Run) -> float:
+    """How far two numbers of queries lie apart, as the absolute logarithm of their ratio."""
+    one, two = a.facts.get("n_train") or 1, b.facts.get("n_train") or 1
+    return abs(math.log(one / two))
+
+
+def _queries(base: Run, other: Run) -> str:
+    sizes = [str(run.facts["n_train"]) for run in (base, other) if run.facts.get("n_train")]
+    return " and ".join(dict.fromkeys(sizes))
+
+
+def _size_pairs(group: Sequence[Run], usual: Usual) -> list[Found]:
+    """The least against the most queries; runs of sizes between are in the figure."""
+    sizes = {key[0]: run for key, run in first_of_each([r for r in group if SIZE.is_base(r.facts)], "n_train").items()}
     if len(sizes) < 2:
         return []
     least, most = min(sizes), max(sizes)
-    where = _where(sizes[most]) | {"queries": f"{least} to {most}"}
-    return [(where, Pair(((sizes[least].id, 1),), ((sizes[most].id, 1),), sizes[most].seed))]
+    return [_found(sizes[least], sizes[most], usual, queries=f"{least} to {most}")]
 
 
-def _lead_pairs(group: Sequence[Run]) -> list[tuple[dict[str, Any], Pair]]:
-    """Offline less online at the least and at the most queries that both modes were trained on."""
-    offline = _first_of_each([run for run in group if LEAD.is_other(run.facts)], "n_train")
-    online = _first_of_each([run for run in group if LEAD.is_base(run.facts)], "n_train")
-    common = sorted(size for size in offline.keys() & online.keys() if size)
-    if len(common) < 2:
-        return []
-    sides = [((offline[size].id, 1), (online[size].id, -1)) for size in (common[0], common[-1])]
-    where = _where(offline[common[-1]]) | {"queries": f"{common[0]} to {common[-1]}", "train.mode": "offline - online"}
-    return [(where, Pair(sides[0], sides[1], offline[common[-1]].seed))]
-
-
-def _generic_pairs(claim: Claim, runs: Sequence[Run]) -> list[tuple[dict[str, Any], list[Pair]]]:
+def _generic_places(claim: Claim, runs: Sequence[Run]) -> list[Place]:
     """A general draft on its own target against the same draft, untrained, at the start of a domain run.
 
-    The draft is known by the hash of its weights, wherever it lies, or by its run's id.
+    The draft is known by the hash of its weights, wherever it lies, or by its run's id. What the run went
+    on to do does not matter, so of all that started from the draft the newest stands for its seed.
     """
     bases = [run for run in reversed(runs) if claim.is_base(run.facts)]
     general = {name: run for run in bases for name in (run.id, run.draft_sha256) if name}
-    cells: dict[str, tuple[dict[str, Any], list[Pair]]] = {}
+    places: dict[str, Place] = {}
     for run in runs:
         source = general.get(str(run.facts.get("draft.checkpoint")))
         if source is None or not claim.is_other(run.facts) or run.facts["target"] == source.facts["target"]:
             continue  # the same target on other prompts is another question
-        where = {"domain": run.facts["domain"]}
-        key = repr((run.facts["target"], source.facts["target"], run.facts["domain"], run.facts["heldout"]))
-        cells.setdefault(key, (where, []))[1].append(
-            Pair(((source.id, 1),), ((run.id, 1),), source.seed, other_draft="initial")
-        )
-    return [(where, _one_a_seed(pairs)) for where, pairs in cells.values()]
-
-
-def _one_a_seed(pairs: Iterable[Pair]) -> list[Pair]:
-    return list({pair.seed: pair for pair in reversed(list(pairs))}.values())
-
-
-def _first_of_each(runs: Iterable[Run], key: str) -> dict[Any, Run]:
-    found: dict[Any, Run] = {}
-    for run in runs:
-        found.setdefault(run.facts[key], run)
-    return found
-
-
-def _where(run: Run) -> dict[str, Any]:
-    return {key: run.facts.get(key) for key in _WHERE}
+        measured = [(name, run.facts[name]) for name in sorted(run.facts) if name.startswith("measure.")]
+        key = repr((run.facts["target"], source.facts["target"], run.facts["domain"], run.facts["heldout"], measured))
+        place = places.setdefault(key, Place({"domain": run.facts["domain"]}, [], key))
+        if source.seed not in {pair.seed for pair in place.pairs}:
+            place.pairs.append(Pair(((source.id, 1),), ((run.id, 1),), source.seed, other_draft="initial"))
+    return list(places.values())

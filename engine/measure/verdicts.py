@@ -16,6 +16,8 @@ def judge_cell(claim: Claim, relative: Interval, absolute: Interval, by_seed: Se
     """One of the four verdicts and why, in words."""
     low, high = sorted((claim.sign * absolute.low, claim.sign * absolute.high))
     seeds = f"{len(by_seed)} seed{'s' if len(by_seed) > 1 else ''}"
+    if not by_seed:
+        return FEW, "no seed is common to all comparisons"
     if math.isnan(low):
         return FEW, "fewer than two common prompts give no interval"
     clear = low > 0 and all(claim.sign * value > 0 for value in by_seed)
@@ -52,7 +54,8 @@ def overall(claim: Claim, cells: Sequence[tuple[str, str]], seen_in: int) -> tup
             1
         ] if cells else f"no two runs differ in nothing but this: {claim.base} against {claim.other}"
     worst = max(decided, key=(REPRODUCED, SAME, NOT).index)
-    told = f"{len(decided)} of {len(cells)} comparisons could be decided"
+    counts = ", ".join(f"{decided.count(name)} {name}" for name in (REPRODUCED, SAME, NOT) if name in decided)
+    told = f"{len(decided)} of {len(cells)} comparisons could be decided ({counts})"
     of_what, needed = claim.breadth
     if worst == REPRODUCED and seen_in < needed:
         where = "domain" if of_what == "domain" else "other loss"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any
 
-from engine.config import TrainSpec
 from engine.measure.claims import BEST_LOSS, GENERIC, LEAD, MODE, SCENARIO, SEEDS, SIZE, SUPERVISION, Claim
 from engine.measure.findings import Cell, Finding
-from engine.measure.pairing import Run
+from engine.measure.places import Run
 from engine.measure.verdicts import ENOUGH_SEEDS
 
 _NEAR = ("target", "domain", "heldout")  # what two nearly comparable runs must have in common
@@ -25,27 +26,32 @@ class Wanted:
     changes: tuple[str, ...]
 
 
-def modes() -> tuple[str, ...]:
-    """The training modes that this version has."""
-    return get_args(TrainSpec.model_fields["mode"].annotation)
-
-
 def wanted(finding: Finding, runs: Sequence[Run]) -> list[Wanted]:
     """Runs that would decide the finding, at most a few; none if there is no run to start from.
 
-    Claims about online training want nothing while this version cannot train online.
+    More general drafts are asked for as a study only: see `wanted_study`.
     """
-    if not runs or (finding.claim in (MODE, LEAD) and "online" not in modes()):
+    if not runs:
         return []
-    short = [cell for cell in finding.cells if len(cell.pairs) < ENOUGH_SEEDS]
+    counted = [cell for cell in finding.headline.cells if cell.counts]
+    short = [cell for cell in counted if len(cell.pairs) < ENOUGH_SEEDS]
+    if short and finding.claim is GENERIC:
+        return []
     if short:
         return _more_seeds(max(short, key=lambda cell: len(cell.pairs)), {run.id: run for run in runs})
-    if finding.cells:  # enough of each, but perhaps not of enough domains or losses
+    if counted:  # enough of each, but perhaps not of enough domains or losses
         return []
     start = next(
         (run for run in runs if finding.claim.is_other(run.facts) or finding.claim.is_base(run.facts)), runs[0]
     )
     return _counterparts(finding.claim, start)[:_MOST]
+
+
+def command(missing: Wanted, runs_folder: Path) -> str:
+    """The line that makes the missing run."""
+    recipe = runs_folder / missing.run / "config.yaml"
+    changes = " ".join(f"--set {shlex.quote(change)}" for change in missing.changes)
+    return f"draftbench run {shlex.quote(str(recipe))} {changes}"
 
 
 def _more_seeds(cell: Cell, known: dict[str, Run]) -> list[Wanted]:
@@ -118,7 +124,7 @@ def near_misses(claim: Claim, runs: Sequence[Run], most: int = 3) -> list[tuple[
                 continue
             odd = {
                 key: (base.facts.get(key), other.facts.get(key))
-                for key in base.facts
+                for key in sorted(base.facts.keys() | other.facts.keys())
                 if base.facts.get(key) != other.facts.get(key) and not claim.may_differ(key)
             }
             if 0 < len(odd) <= 4 and not set(odd) <= set(SEEDS):

@@ -98,6 +98,12 @@ def flat(chosen: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, **{f"prompts.{name}": value for name, value in chosen.get("prompts", {}).items()}}
 
 
+def run_name(base: str, parts: Sequence[str], taken: set[str]) -> str:
+    """A run's name of a beginning and some parts, unlike those `taken`, to which it is added; a long beginning is cut."""
+    ending = "".join(f"-{_plain(part)}" for part in parts if _plain(part))
+    return _unique(base[: max(1, _LONGEST_NAME - len(ending))] + ending[: _LONGEST_NAME - 1], taken)
+
+
 def _name(base: str, values: Mapping[str, Any]) -> str:
     parts = [_slug(key, value) for key, value in values.items()]
     ending = "".join(f"-{part}" for part in parts if part)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.fileio import json_object
-from engine.store.values import integer, number
+from engine.store.values import integer, number, text
 
 Event = Mapping[str, Any]
 _VALUE_OF = {"train": "loss", "eval": "exact"}  # kind of event -> the field that is its value
+TRAINING = (*_VALUE_OF, "stream", "skipped")
+"""Kinds of events that training leaves: a session that begins again from nothing makes all of them anew."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,25 @@ class CurvePoint:
     value: float | None
     tokens_seen: int | None
     seconds: float | None
+
+
+@dataclass(frozen=True)
+class StreamPoint:
+    """What became of one query of an online run's stream.
+
+    `query` counts from 1, `step` the updates before it. `expected` is the sum over its judged positions of
+    sum_v min(p, q): what `accepted` of `examined` positions was to be expected. None if it is not known.
+    """
+
+    query: int
+    step: int
+    prompt_id: str | None
+    emitted: int | None
+    rounds: int | None
+    drafted: int | None
+    accepted: int
+    examined: int
+    expected: float | None
 
 
 def parse_events(raw: bytes) -> tuple[list[Event], int]:
@@ -62,8 +83,8 @@ def replay(events: Iterable[Event]) -> list[Event]:
         elif kind == "resumed" and isinstance(event.get("step"), int | float):
             kept = [earlier for earlier in kept if _step(earlier) <= event["step"]]
             from_checkpoint = True
-        elif kind in _VALUE_OF and not from_checkpoint:
-            kept = [earlier for earlier in kept if earlier.get("kind") not in _VALUE_OF]
+        elif kind in TRAINING and not from_checkpoint:
+            kept = [earlier for earlier in kept if earlier.get("kind") not in TRAINING]
             from_checkpoint = True
         kept.append(event)
     return kept
@@ -83,6 +104,33 @@ def curve_points(events: Iterable[Event]) -> tuple[list[CurvePoint], int]:
     return points, damaged
 
 
+def stream_points(events: Iterable[Event]) -> tuple[list[StreamPoint], int]:
+    """The queries of a stream in order, and the number of `stream` events that make no sense.
+
+    A resumed run streams queries again that came after its checkpoint. The later event counts, and
+    what followed the earlier one is still to come: it was answered by weights that are gone.
+    """
+    points: list[StreamPoint] = []
+    damaged = 0
+    for event in events:
+        if event.get("kind") != "stream":
+            continue
+        try:
+            point = _stream_point(event)
+        except ValueError:
+            damaged += 1
+            continue
+        while points and points[-1].query >= point.query:
+            points.pop()
+        points.append(point)
+    return points, damaged
+
+
+def skipped_steps(events: Iterable[Event]) -> int:
+    """Optimiser steps that had nothing to learn from, of events as `replay` leaves them."""
+    return len({event.get("step") for event in events if event.get("kind") == "skipped"})
+
+
 def _step(event: Event) -> float:
     """The event's step; an event without one is never redone."""
     step = event.get("step")
@@ -100,4 +148,22 @@ def _point(event: Event) -> CurvePoint:
         value=number(event.get(_VALUE_OF[event["kind"]])),
         tokens_seen=integer(event.get("tokens_seen")),
         seconds=number(event.get("seconds")),
+    )
+
+
+def _stream_point(event: Event) -> StreamPoint:
+    counts = {key: integer(event.get(key)) for key in ("query", "step", "emitted", "rounds", "drafted")}
+    query, accepted, examined = counts["query"], integer(event.get("accepted")), integer(event.get("examined"))
+    if query is None or query < 1 or accepted is None or examined is None or not 0 <= accepted <= examined:
+        raise ValueError("a query without a number or without counts")
+    return StreamPoint(
+        query=query,
+        step=counts["step"] or 0,
+        prompt_id=text(event.get("prompt_id")),
+        emitted=counts["emitted"],
+        rounds=counts["rounds"],
+        drafted=counts["drafted"],
+        accepted=accepted,
+        examined=examined,
+        expected=number(event.get("expected")),
     )

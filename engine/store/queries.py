@@ -146,10 +146,10 @@ def prompt_acceptance(con: duckdb.DuckDBPyConnection, run_id: str, draft: str, t
 
 def studied(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     """What decides which runs may be compared, newest first: run_id, title, state, archived, certificate, created_at,
-    and config, provenance and training as mappings (empty where not known)."""
+    tags, and config, provenance and training as mappings (empty where not known)."""
     frame = _frame(
         con,
-        "SELECT run_id, title, state, archived, certificate, created_at, config, provenance, training FROM runs"
+        "SELECT run_id, title, state, archived, certificate, created_at, tags, config, provenance, training FROM runs"
         " ORDER BY created_at DESC NULLS LAST, run_id",
     )
     for column in ("config", "provenance", "training"):

@@ -2,11 +2,14 @@
 
     python sample_data/runs/make.py --home /some/scratch/folder
     python sample_data/runs/make.py --home /some/scratch/folder --only biology-historical
+    python sample_data/runs/make.py --home /some/scratch/folder --only first
 
-Each run is one `draftbench run RECIPE --set ...`, printed before it starts; one that is finished in the
-scratch home is not done again. Those of the domain targets need `draftbench data fetch --all`. Packing
-leaves out checkpoints, and weights but of the two drafts that the live view starts with, which are
-rounded to bfloat16, the dtype they were measured in.
+`first` is the study of recipes/studies/first.yaml: hours on two cores; what is finished of it is packed. Each
+other run is one `draftbench run RECIPE --set ...`, printed before it starts; one that is finished in the scratch
+home is not done again. Those of the domain targets need `draftbench data fetch --all`. Packing leaves out
+checkpoints, and weights but of the drafts that the live view starts with, which are rounded to bfloat16, the
+dtype they were measured in. Of a study's runs it also leaves out each position's acceptance and the traces, but for
+those trained on historical queries, the larger number of them.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import yaml
 
 from engine.export.checkpoint import pack_draft
@@ -28,6 +32,9 @@ from engine.paths import PROJECT_ROOT, Home, cache_dir
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.labels import Labels
 from engine.runs.samples import SAMPLES
+from engine.study.identity import project_path
+from engine.study.known import find
+from engine.study.start import study
 
 COMMON = [
     "draft.layers=2",
@@ -57,8 +64,10 @@ RUNS: dict[str, tuple[str, str, list[str]]] = {  # name -> title, recipe, settin
     "biology-historical": ("Biology target, historical prompts", "recipes/domains/biology-historical.yaml", []),
     "chinese-historical": ("Chinese target, historical prompts", "recipes/domains/chinese-historical.yaml", []),
 }  # fmt: skip
+STUDY = "recipes/studies/first.yaml"
 BASELINE = "biology-forward-kl"
 WITH_WEIGHTS = ("biology-forward-kl", "function-calling-forward-kl")
+LARGE = ("positions", "rounds", "tokens")  # tables of a measurement
 KEPT = ("config.yaml", "status.json", "events.jsonl", "log.txt", "provenance.json", "training.json", "measure")
 
 
@@ -66,12 +75,16 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--home", type=Path, required=True, help="scratch DRAFTBENCH_HOME; needs about 2 GB")
     arguments.add_argument("--out", type=Path, default=SAMPLES, help="folder that the packed runs are written to")
-    arguments.add_argument("--only", nargs="+", choices=list(RUNS), help="make and replace these alone")
+    arguments.add_argument("--only", nargs="+", choices=[*RUNS, "first"], help="make and replace these alone")
+    arguments.add_argument("--pack", action="store_true", help="make nothing: pack what the scratch home has")
     given = arguments.parse_args()
     home = Home(given.home.absolute())
     chosen = {name: run for name, run in RUNS.items() if name in (given.only or RUNS)}
+    if not given.only or "first" in given.only:
+        pack_study(home, given.out, make_first=not given.pack)
     for name, (_, recipe, settings) in chosen.items():
-        make(home, name, recipe, settings)
+        if not given.pack:
+            make(home, name, recipe, settings)
     for old in given.out.iterdir():
         if (old / "config.yaml").exists() and RunFolder(old).recipe().name in chosen:
             shutil.rmtree(old)
@@ -108,21 +121,42 @@ def call(home: Home, arguments: list[str]) -> None:
     )
 
 
-def pack(run: RunFolder, place: Path, *, weights: bool) -> None:
-    """A copy of the run without what is large or belongs to this machine."""
+def pack_study(home: Home, out: Path, *, make_first: bool) -> None:
+    """Make the study's missing cells, then pack all that are finished."""
+    if make_first:
+        call(home, ["study", STUDY, "--yes"])
+    placed = study(home, find(home, STUDY, [])).placed
+    done = {one.run.id: one for one in placed if one.run is not None and one.state == "done"}
+    for old in out.glob("first-*"):
+        shutil.rmtree(old)
+    for run_id, one in done.items():
+        where = one.cell.labels
+        whole = where["scenario"] == "historical" and where["queries"] == "200" and one.cell.schedule == "own"
+        pack(RunFolder(home.run(run_id)), out / run_id, weights=False, whole=whole)
+        method = where["loss"] if where["mode"] == "offline" else f"{where['mode']} {where['loss']}"
+        schedule = "" if one.cell.schedule == "own" else f", {one.cell.schedule.replace('-', ' ')}"
+        title = f"{where['domain']}, {where['scenario']}, {where['queries']}: {method}{schedule}"
+        write_json(out / run_id / "labels.json", asdict(Labels(title, ("sample", "study:first"))))
+    print(f"packed {len(done)} of the {len(placed)} runs of the study")
+
+
+def pack(run: RunFolder, place: Path, *, weights: bool, whole: bool = True) -> None:
+    """A copy of the run without what is large or belongs to this machine; if not `whole`, large tables without rows."""
     place.mkdir(parents=True)
     for name in KEPT:
         source = run.path / name
         copy = shutil.copytree if source.is_dir() else shutil.copyfile
         copy(source, place / name)
+    for name in () if whole else LARGE:
+        path = place / "measure" / f"{name}.parquet"
+        pq.write_table(pq.read_table(path).slice(0, 0), path)
     config = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
     for values, key in [
         *((source, "path") for part in ("train", "heldout") for source in config["prompts"][part]),
         (config["target"], "adapter"),
         (config["draft"], "checkpoint"),
     ]:
-        if values.get(key) and Path(values[key]).is_absolute():
-            values[key] = str(Path(values[key]).relative_to(PROJECT_ROOT))
+        values[key] = project_path(values.get(key))
     (place / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     provenance = read_json(place / "provenance.json")
     write_json(place / "provenance.json", {**provenance, "command": ["draftbench", *provenance["command"][1:]]})

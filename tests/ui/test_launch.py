@@ -17,7 +17,7 @@ from engine.runs.folder import RunFolder, run_folders
 from engine.runs.recipes import read_recipe
 from tests.ui.conftest import OpenPage
 from workbench import queries
-from workbench.launch import starting
+from workbench.launch import parts, starting
 from workbench.launch.form import field_at, leaves, shape_of
 
 
@@ -56,6 +56,24 @@ def button(shown: AppTest, start: str) -> Any:
     return next(found for found in shown.button if found.key and found.key.startswith(start))
 
 
+def switch(shown: AppTest, part: str) -> Any:
+    """The switch of an optional part such as `capture.server`."""
+    return next(found for found in shown.toggle if (found.key or "").endswith(f":use:{part}"))
+
+
+def drawn(shown: AppTest, start: str) -> set[str]:
+    """Keys of the recipe that have a widget now and begin so."""
+    kinds = ("text_input", "number_input", "selectbox", "toggle")
+    keys = {str(found.key).rpartition(":")[2] for kind in kinds for found in shown.get(kind) if found.key}
+    return {key for key in keys if key.startswith(start)}
+
+
+def settings_of(shown: AppTest) -> list[str]:
+    """What follows each `--set` of the command line shown."""
+    words = shlex.split(shown.code[0].value.replace("\\\n", " "))
+    return [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+
+
 def queued() -> list[Recipe]:
     return [run.recipe() for run in queue.waiting(home())]
 
@@ -65,7 +83,10 @@ def boxes(shown: AppTest) -> str:
 
 
 def test_every_key_of_the_schema_has_a_widget_with_the_recipes_value(page: OpenPage):
-    shown = page("launch", recipe="from_layers")
+    shown = page("launch", recipe="from_layers", modes=["online", "on_policy"])
+    for name in ("train.selection", "capture.server"):
+        switch(shown, name).set_value(True)
+    shown.run()
     for dotted in leaves():
         if shape_of(field_at(dotted)).kind != "sections" and dotted != "draft.checkpoint":
             assert widget(shown, dotted).help.endswith(f"`{dotted}`")
@@ -330,3 +351,105 @@ def test_a_time_without_all_its_parts_is_a_least(page: OpenPage, finished_home: 
 def test_an_estimate_of_several_losses_names_the_one_it_is_of(page: OpenPage, finished_home: Path):
     shown = page("launch", **{"from": RunFolder.open(home(), "latest").id, "losses": ["tvd", "sft"]})
     assert any("Estimated with the loss tvd" in caption.value for caption in shown.caption)
+
+
+# --- modes, token selection, a server
+
+
+def test_settings_of_a_mode_are_shown_where_it_is_chosen_or_swept(page: OpenPage):
+    shown = page("launch")
+    assert not drawn(shown, "train.online.") | drawn(shown, "train.on_policy.")
+    widget(shown, "train.mode").set_value("on_policy").run()
+    assert drawn(shown, "train.on_policy.")
+    assert not drawn(shown, "train.online.")
+    shown.multiselect(key="modes").set_value(["online", "on_policy"]).run()
+    assert drawn(shown, "train.on_policy.")
+    assert drawn(shown, "train.online.")
+
+
+def test_a_switch_of_mode_loses_nothing_that_was_typed(page: OpenPage, tiny: None):
+    shown = page("launch")
+    widget(shown, "train.mode").set_value("online").run()
+    widget(shown, "train.online.update_interval").set_value(3).run()
+    widget(shown, "train.online.stream").set_value("replay").run()
+    widget(shown, "train.mode").set_value("offline").run()
+    assert settings_of(shown) == []  # the settings of a mode that is not chosen do not travel along
+    widget(shown, "train.mode").set_value("online").run()
+    assert widget(shown, "train.online.update_interval").value == 3
+    assert settings_of(shown) == ["train.mode=online", "train.online.stream=replay", "train.online.update_interval=3"]
+    button(shown, "submit-").click().run()
+    made = read_recipe(home(), str(starting.RECIPES / "quickstart.yaml"), settings_of(shown), skip_bad=False)
+    assert queued() == [made]
+    assert (made.train.mode, made.train.online.update_interval) == ("online", 3)
+
+
+def test_modes_can_be_swept_with_losses(page: OpenPage, tiny: None):
+    shown = page("launch", modes=["offline", "online"], losses=["forward_kl", "sft"])
+    widget(shown, "train.online.replay_share").set_value(0.25).run()
+    button(shown, "submit-").click().run()
+    made = [(r.train.mode, r.train.loss[0].name, r.train.online.replay_share) for r in queued()]
+    assert sorted(made) == [(m, loss, 0.25) for m in ("offline", "online") for loss in ("forward_kl", "sft")]
+
+
+def test_what_will_happen_is_told_for_each_mode(page: OpenPage):
+    shown = page("launch", recipe="from_layers")
+    for mode, words in (
+        ("offline", "epochs"),
+        ("online", "are a stream"),
+        ("on_policy", "answers of the draft itself"),
+    ):
+        widget(shown, "train.mode").set_value(mode).run()
+        assert not shown.error, boxes(shown)
+        assert any(words in text.value for text in shown.markdown), mode
+
+
+def test_token_selection_is_off_until_it_is_switched_on(page: OpenPage, finished_home: Path):
+    run = RunFolder.open(home(), "latest")
+    shown = page("launch", **{"from": run.id})
+    assert not drawn(shown, "train.selection.")
+    switch(shown, "train.selection").set_value(True).run()
+    widget(shown, "train.selection.share").set_value(0.4).run()
+    assert "train.selection.reference is given exactly when" in boxes(shown).replace("\\", "")
+    widget(shown, "train.selection.reference").set_value(run.id).run()
+    assert settings_of(shown) == ["train.selection.share=0.4", f"train.selection.reference={run.id}"]
+    switch(shown, "train.selection").set_value(False).run()
+    assert settings_of(shown) == []
+    switch(shown, "train.selection").set_value(True).run()
+    assert widget(shown, "train.selection.share").value == 0.4
+
+
+def served(shown: AppTest) -> AppTest:
+    switch(shown, "capture.server").set_value(True).run()
+    widget(shown, "capture.server.base_url").set_value("http://127.0.0.1:8000/v1").run()
+    widget(shown, "capture.server.model").set_value("some-model").run()
+    widget(shown, "capture.signal").set_value("none").run()
+    return widget(shown, "train.loss.0.name").set_value("sft").run()
+
+
+def test_a_server_is_named_in_the_recipe_and_taken_out_again(page: OpenPage, tiny: None):
+    shown = served(page("launch"))
+    assert not shown.error
+    assert "capture.server.model=some-model" in settings_of(shown)
+    made = read_recipe(home(), str(starting.RECIPES / "quickstart.yaml"), settings_of(shown), skip_bad=False)
+    assert made.capture.server is not None
+    assert made.capture.server.base_url == "http://127.0.0.1:8000/v1"
+    again = page("launch", set=settings_of(shown))
+    assert widget(again, "capture.server.model").value == "some-model"
+    switch(again, "capture.server").set_value(False).run()
+    assert not [setting for setting in settings_of(again) if "server" in setting]
+
+
+@pytest.mark.parametrize("typed", ["sk-proj-1a2b3c", "abc123def", "gsk_live0Secret"])
+def test_a_key_that_is_typed_where_its_name_belongs_goes_nowhere(
+    page: OpenPage, tiny: None, monkeypatch: pytest.MonkeyPatch, typed: str
+):
+    monkeypatch.setattr(parts, "key_names", lambda: [typed, "MY_API_KEY"])  # AppTest can type nothing else there
+    shown = served(page("launch"))
+    widget(shown, "capture.server.key_env").set_value(typed).run()
+    assert "no name of an environment variable" in boxes(shown)
+    assert typed not in boxes(shown)
+    assert typed not in shown.code[0].value
+    assert typed not in str(shown.query_params)
+    widget(shown, "capture.server.key_env").set_value("MY_API_KEY").run()
+    assert not shown.error
+    assert "capture.server.key_env=MY_API_KEY" in settings_of(shown)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import get_args
 from urllib.parse import parse_qs
 
 import pytest
 import yaml
 
+from engine.config import TrainSpec
 from engine.fileio import write_json
 from engine.paths import Home
 from engine.runs.folder import RunFolder, run_folders
@@ -33,6 +36,14 @@ def test_a_topic_that_is_chosen_goes_into_the_url(page: OpenPage):
     assert len(shown.latex) == 8
 
 
+def test_the_topic_of_modes_has_every_mode_with_its_formula(page: OpenPage):
+    shown = page("learn", topic="modes")
+    told = " ".join(part.value for part in shown.markdown)
+    for mode in get_args(TrainSpec.model_fields["mode"].annotation):
+        assert f"`train.mode: {mode}`" in told
+    assert any("min" in formula.value and "accepted" in formula.value for formula in shown.latex)
+
+
 def test_the_calculator_says_when_it_does_not_pay(page: OpenPage):
     shown = page("learn", topic="speed", alpha="0.28", gamma="3", c="0.27")
     assert {metric.label: metric.value for metric in shown.metric}["Speed-up"] == "0.76x"
@@ -52,7 +63,8 @@ def twin(home: Path, run: RunFolder, name: str, loss: str) -> None:
 def test_findings_without_runs_say_what_is_missing(page: OpenPage):
     shown = page("findings")
     assert len([b for b in shown.button if b.label == "Start a run"]) == 1
-    assert sum("not enough runs" in part.value for part in shown.markdown) == 14  # the list, and each claim
+    told = [part.value for part in shown.markdown if "not enough runs" in part.value]
+    assert len(told) == 14 + 6  # the list, each claim, and three kinds of effort of two of them
 
 
 def test_one_run_asks_for_its_counterpart(page: OpenPage, finished_home: Path):
@@ -66,12 +78,38 @@ def test_one_run_asks_for_its_counterpart(page: OpenPage, finished_home: Path):
 def test_a_pair_of_runs_is_measured_and_shown(page: OpenPage, finished_home: Path):
     run = run_folders(Home(finished_home))[0]
     twin(finished_home, run, "black", "sft")
-    shown = page("findings")
-    (table,) = [frame.value for frame in shown.dataframe if "forward_kl (white box)" in frame.value]
+    shown = page("findings", open_white_box="true")
+    (table,) = [frame.value for frame in shown.dataframe if {"forward_kl (white box)", "T"} <= set(frame.value)]
     assert list(table["T"]) == ["0", "1"]
     assert set(table["seeds"]) == {1}
     assert table["runs"][0] == f"/compare?runs=black&runs={run.id}"
     assert set(table["verdict"]) == {"not enough runs"}  # the same weights: no difference
+    (runs,) = [frame.value for frame in shown.dataframe if "run" in frame.value]
+    assert list(runs["run"]) == ["/run?run=black", f"/run?run={run.id}"]
+
+
+def test_the_study_that_would_decide_is_shown_and_saved(page: OpenPage, finished_home: Path):
+    shown = page("findings")
+    recipes = [yaml.safe_load(code.value) for code in shown.code if code.language == "yaml"]
+    losses = [recipe["axes"].get("loss") for recipe in recipes]
+    assert ["sft", "forward_kl"] in losses
+    assert len([b for b in shown.get("download_button") if b.proto.label.endswith(".yaml")]) == len(recipes)
+
+
+def test_the_runs_of_one_study_can_be_chosen(page: OpenPage, finished_home: Path):
+    run = run_folders(Home(finished_home))[0]
+    twin(finished_home, run, "black", "sft")
+    write_json(finished_home / "runs" / "black" / "labels.json", {"tags": ["study:mine"]})
+    assert any("2 runs took part" in part.value for part in page("findings").caption)
+    assert any("1 run took part" in part.value for part in page("findings", study="mine").caption)
+
+
+def test_the_figures_are_drawn_along_the_axis_that_the_link_names(page: OpenPage, finished_home: Path):
+    shown = page("findings", axis="seconds")
+    figures = [json.loads(chart.proto.spec) for chart in shown.get("plotly_chart")]
+    titles = [figure["layout"]["title"]["text"] for figure in figures]
+    assert any(title.startswith("Exact acceptance (fraction) by method and domain") for title in titles)
+    assert any(title.endswith("by seconds of training") for title in titles)
 
 
 def test_runs_that_are_put_away_or_not_proven_stay_out(page: OpenPage, finished_home: Path):

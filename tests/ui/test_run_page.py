@@ -12,8 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from streamlit.testing.v1 import AppTest
 
+from engine.config import dump_recipe, parse_recipe
 from engine.paths import home
 from engine.runs import queue
 from engine.runs.folder import RunFolder
@@ -336,3 +338,60 @@ def test_the_outcome_of_an_export_is_told(finished_home: Path, page: OpenPage, r
     (folder / export_job.STARTED).write_text(json.dumps(begun))
     (folder / export_job.REPORT).write_text(report)
     assert said in words(page("run", run=run_id, view="Export"))
+
+
+def with_train(folder: Path, **train: object) -> None:
+    """Give the run another way of training."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["train"].update(train)
+    (folder / "config.yaml").write_text(dump_recipe(parse_recipe(config)))
+
+
+def streamed(query: int, accepted: int, step: int) -> str:
+    counts = {"emitted": 9, "rounds": 4, "drafted": 12, "accepted": accepted, "examined": 8, "expected": 3.5}
+    return json.dumps({"kind": "stream", "query": query, "prompt_id": f"q{query}", "step": step, **counts}) + "\n"
+
+
+def test_an_online_run_shows_its_stream_and_follows_it(
+    finished_home: Path, page: OpenPage, asleep: subprocess.Popen[bytes]
+):
+    started = psutil.Process(asleep.pid).create_time()
+    folder = add_run(finished_home, "live", "running", pid=asleep.pid, pid_started=started, **RUNNING)
+    with_train(folder, mode="online", online={"update_interval": 2, "stream": "replay"})
+    (folder / "events.jsonl").write_text(streamed(1, 2, 0) + streamed(2, 4, 0) + streamed(3, 6, 1)[:30])
+    test = page("run", run="live")
+    assert "No training step yet." in words(test)
+    assert "2 queries" in stream_of(test)
+    with open(folder / "events.jsonl", "a") as file:
+        file.write(streamed(3, 6, 1)[30:])
+    test.run()
+    assert "3 queries" in stream_of(test)
+    facts = " ".join(str(part.value) for part in test.get("html"))
+    assert "replayed, gamma 3" in facts
+    assert "every 2 queries" in facts
+
+
+def stream_of(test: AppTest) -> str:
+    """The chart of the stream in words, as a screen reader has it."""
+    return next(chart.proto.alt for chart in test.get("plotly_chart") if "along the stream" in chart.proto.alt)
+
+
+@pytest.mark.parametrize("name", ["runs", "home", "compare", "run", "findings"])
+@pytest.mark.parametrize("mode", ["online", "on_policy"])
+def test_every_page_stands_a_run_of_another_mode(finished_home: Path, page: OpenPage, name: str, mode: str):
+    folder = finished_home / "runs" / finished_id(finished_home)
+    with_train(folder, mode=mode, online={"stream": "replay"})
+    assert not page(name).error
+
+
+def test_a_run_with_a_servers_answers_names_them(finished_home: Path, page: OpenPage):
+    folder = add_run(finished_home, "served", "cancelled")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["train"]["loss"] = "sft"
+    config["capture"] |= {"signal": "none", "server": {"base_url": "http://127.0.0.1:1/v1", "model": EVIL}}
+    (folder / "config.yaml").write_text(dump_recipe(parse_recipe(config)))
+    test = page("run", run="served")
+    facts = " ".join(str(part.value) for part in test.get("html"))
+    assert "at http://127.0.0.1:1/v1" in facts
+    assert "black box" in facts
+    assert "<img" not in facts

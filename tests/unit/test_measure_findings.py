@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from engine.config import parse_recipe
 from engine.measure.claims import BEST_LOSS, CLAIMS, GENERIC, MODE, SUPERVISION, facts_of
+from engine.measure.efforts import OWN, STEPS, TOKENS, efforts_of
 from engine.measure.findings import Finding, evaluate
 from engine.measure.pairing import select
+from engine.measure.pooling import Sums, effect
 from engine.measure.statistics import Interval
+from engine.measure.sums import seed_mean
 from engine.measure.verdicts import FEW, NOT, REPRODUCED, SAME, judge_cell, overall
 from engine.measure.wanted import near_misses, wanted
+from engine.measure.wanted_study import wanted_study
+from engine.paths import PROJECT_ROOT
 
 PROMPTS, POSITIONS = 40, 50
 
@@ -30,7 +38,7 @@ def row(run_id: str, **changes: Any) -> dict[str, Any]:
               "prompts": {"train_hash": changes.pop("train_hash", "a"), "heldout_hash": changes.pop("heldout", "h"),
                           "train": changes.pop("n_train", 300)}}  # fmt: skip
     state = {"state": "done", "archived": False, "certificate": True}
-    training = {"steps_done": 100, "tokens_seen": changes.pop("tokens", 1000)}
+    training = {"steps_done": changes.pop("steps", 100), "tokens_seen": changes.pop("tokens", 1000)}
     for key, value in changes.items():
         if "." in key:
             section, name = key.split(".")
@@ -218,7 +226,9 @@ def test_each_temperature_is_a_cell_and_the_weakest_decides():
 def test_online_runs_make_the_second_claim_and_tell_unequal_effort():
     store = Store()
     for seed in range(3):
-        store.add(f"on{seed}", 0.40, tokens=500, **{"train.mode": "online", "train.seed": seed, "train.epochs": 1.0})
+        store.add(
+            f"on{seed}", 0.40, tokens=500, steps=30, **{"train.mode": "online", "train.seed": seed, "train.epochs": 1.0}
+        )
         store.add(f"off{seed}", 0.46, **{"train.seed": seed})
     finding = store.findings()["offline"]
     assert finding.verdict == REPRODUCED
@@ -253,7 +263,7 @@ def test_growth_with_the_data_and_offline_s_growing_lead():
         for n, offline, online in ((75, 0.30, 0.29), (150, 0.35, 0.32), (300, 0.42, 0.36)):
             shared = {"n_train": n, "train_hash": str(n), "train.seed": seed}
             store.add(f"off{n}-{seed}", offline, **shared)
-            store.add(f"on{n}-{seed}", online, **shared, **{"train.mode": "online"})
+            store.add(f"on{n}-{seed}", online, tokens=500, steps=30, **shared, **{"train.mode": "online"})
     found = store.findings()
     assert {cell.verdict for cell in found["size"].cells} == {REPRODUCED}
     assert (found["size"].verdict, "1 domain only" in found["size"].reason) == (
@@ -343,12 +353,9 @@ def test_the_other_side_is_asked_for_from_a_run_that_exists():
     assert wanted(found["size"], runs)[0].changes == ("prompts.train_prompts=75",)
 
 
-def test_online_runs_are_asked_for_once_this_version_can_make_them(monkeypatch: pytest.MonkeyPatch):
+def test_the_other_mode_is_asked_for():
     runs, _ = select(pd.DataFrame([row("kl")]))
     offline = next(f for f in evaluate(runs, lambda _: pd.DataFrame()) if f.claim is MODE)
-    monkeypatch.setattr("engine.measure.wanted.modes", lambda: ("offline",))
-    assert wanted(offline, runs) == []
-    monkeypatch.setattr("engine.measure.wanted.modes", lambda: ("offline", "online"))
     assert [one.changes for one in wanted(offline, runs)] == [("train.mode=online",)]
 
 
@@ -371,3 +378,327 @@ def test_the_modes_may_have_schedules_of_their_own_but_the_same_softening():
     assert not MODE.may_differ("train.distill_temperature")
     assert not SUPERVISION.may_differ("train.epochs")
     assert not GENERIC.paired
+
+
+# ---------------------------------------------------------------- modes and their settings
+
+
+SAMPLE = next((PROJECT_ROOT / "sample_data" / "runs").glob("biology-forward-kl-*/config.yaml"))
+
+
+def test_an_old_run_and_a_new_one_with_the_same_used_settings_have_equal_facts():
+    old = yaml.safe_load(SAMPLE.read_text(encoding="utf-8"))
+    assert not {"online", "on_policy", "selection"} & old["train"].keys()  # it was made before there were modes
+    new = parse_recipe(old).model_dump(mode="json")
+    assert {"online", "on_policy", "selection"} <= new["train"].keys()
+    origin = json.loads(SAMPLE.with_name("provenance.json").read_text(encoding="utf-8"))
+    assert facts_of(old, origin) == facts_of(new, origin)
+    new["train"]["online"]["update_interval"] = 99
+    new["train"]["on_policy"]["share"] = 0.1
+    new["capture"]["server"] = None
+    assert facts_of(old, origin) == facts_of(new, origin)
+
+
+def test_the_settings_of_the_mode_that_is_used_are_facts():
+    def facts(**train: Any) -> dict[str, Any]:
+        values = row("a")["config"]
+        values["train"] |= train
+        return facts_of(values, {})
+
+    online = row("a")["config"]["train"]["online"]
+    assert facts(mode="online") != facts(mode="online", online={**online, "update_interval": 99})
+    assert facts(mode="online") == facts(mode="online", epochs=99.0)  # a stream has no epochs
+    assert facts(mode="on_policy") != facts(mode="on_policy", on_policy={"share": 0.1})
+    assert facts(selection={"share": 1.0}) == facts()
+    assert facts(selection={"share": 0.5, "reference": "x"}) != facts()
+
+
+def test_a_server_is_known_by_who_answers():
+    def facts(**server: Any) -> dict[str, Any]:
+        values = row("a")["config"]
+        values["capture"]["server"] = {"base_url": "http://a/v1", "model": "m", "concurrency": 4} | server
+        return facts_of(values, {})
+
+    assert facts() == facts(concurrency=9)
+    assert facts() != facts(model="n")
+    assert facts() != facts_of(row("a")["config"], {})
+
+
+# ---------------------------------------------------------------- kinds of effort
+
+STREAM = {"train.mode": "online"}
+
+
+def streams_and_epochs(store: Store, seeds: int = 1, n: int = 300, online: float = 0.40, **changes: Any) -> None:
+    """An online run, and offline ones at their own schedule, of equal tokens and of equal steps."""
+    for seed in range(seeds):
+        shared = {"train.seed": seed, "n_train": n, "train_hash": str(n), **changes}
+        store.add(f"on{n}-{seed}", online, tokens=1000, steps=75, **shared, **STREAM)
+        store.add(f"steps{n}-{seed}", 0.41, tokens=1500, steps=75, **shared, **{"train.max_steps": 75})
+        store.add(f"tokens{n}-{seed}", 0.405, tokens=1010, steps=38, **shared, **{"train.epochs": 1.0})
+        store.add(f"own{n}-{seed}", 0.46, tokens=6000, steps=225, **shared)
+
+
+def test_an_online_run_is_compared_at_three_kinds_of_effort_each_with_its_own_run():
+    store = Store()
+    streams_and_epochs(store)
+    finding = store.findings()["offline"]
+    assert [outcome.effort for outcome in finding.outcomes] == [OWN, TOKENS, STEPS]
+    runs = [[run for cell in outcome.cells for run in cell.runs] for outcome in finding.outcomes]
+    assert runs == [["on300-0", "own300-0"], ["on300-0", "tokens300-0"], ["on300-0", "steps300-0"]]
+    own, tokens, steps = finding.outcomes
+    assert own.pooled.relative.value == pytest.approx(0.15, abs=0.02)
+    assert tokens.pooled.relative.value == pytest.approx(0.0125, abs=0.01)
+    assert finding.verdict == own.verdict
+    assert "6,000 target tokens" in own.cells[0].remark
+    assert "target tokens" not in tokens.cells[0].remark
+    assert steps.verdict != REPRODUCED
+
+
+def test_the_headline_is_at_own_schedule_even_where_equal_effort_says_otherwise():
+    store = Store()
+    streams_and_epochs(store, seeds=3)
+    for table in store.tables:
+        if table.run_id.iloc[0].startswith(("tokens", "steps")):
+            table["exact_sum"] -= 5  # offline loses once both saw as much
+    finding = store.findings()["offline"]
+    assert [outcome.verdict for outcome in finding.outcomes] == [REPRODUCED, NOT, NOT]
+    assert finding.verdict == REPRODUCED
+
+
+def test_one_run_may_be_equal_in_both_and_counts_for_both():
+    store = Store()
+    store.add("on", 0.40, tokens=1000, steps=75, **STREAM)
+    store.add("twin", 0.42, tokens=1000, steps=75)
+    finding = store.findings()["offline"]
+    assert [len(outcome.cells) for outcome in finding.outcomes] == [0, 1, 1]
+    assert finding.verdict == FEW
+
+
+@pytest.mark.parametrize(("tokens", "kind"), [(1019, TOKENS), (981, TOKENS), (1030, OWN), (970, OWN)])
+def test_equal_means_within_two_percent(tokens: int, kind: str):
+    stream, offline = (
+        select(pd.DataFrame([r]))[0][0] for r in (row("on", tokens=1000, steps=10, **STREAM), row("off", tokens=tokens))
+    )
+    assert efforts_of(stream, offline) == {kind}
+
+
+def test_one_epoch_is_one_pass_though_the_answers_are_others():
+    stream, once = (
+        select(pd.DataFrame([r]))[0][0]
+        for r in (row("on", tokens=1000, steps=10, **STREAM), row("off", tokens=1060, **{"train.epochs": 1.0}))
+    )
+    assert efforts_of(stream, once) == {TOKENS}
+
+
+def test_of_several_schedules_the_one_most_runs_have_is_offline_s_own():
+    store = Store()
+    for seed in range(2):
+        store.add(f"odd{seed}", 0.50, tokens=9000, steps=900, **{"train.epochs": 24.0, "train.seed": seed})
+        store.add(f"on{seed}", 0.40, tokens=1000, steps=75, **{"train.seed": seed}, **STREAM)
+        store.add(f"usual{seed}", 0.45, tokens=6000, steps=225, **{"train.seed": seed})
+    store.add("usual-tvd", 0.4, tokens=6000, steps=225, **{"train.loss": "tvd"})
+    (cell,) = store.findings()["offline"].outcomes[0].cells
+    assert cell.runs == ["on0", "usual0", "on1", "usual1"]
+
+
+def test_two_streams_of_other_settings_are_two_places_of_which_the_usual_counts():
+    store = Store()
+    streams_and_epochs(store, seeds=2)
+    online = row("x")["config"]["train"]["online"] | {"update_interval": 50}
+    store.add("slow", 0.30, tokens=1000, steps=6, train_hash="300", **{"train.online": online}, **STREAM)
+    cells = store.findings()["offline"].outcomes[0].cells
+    assert [(cell.counts, "slow" in cell.runs) for cell in cells] == [(True, False), (False, True)]
+    assert "train.online.update_interval 50 instead of 8" in cells[1].remark
+
+
+def test_runs_cut_to_a_stream_s_effort_do_not_speak_in_other_claims():
+    store = Store()
+    for n in (75, 300):
+        streams_and_epochs(store, n=n)
+        shared = {"n_train": n, "train_hash": str(n), "train.loss": "sft"}
+        store.add(f"sft{n}", 0.45, tokens=6000, steps=225, **shared)
+        store.add(f"sft-once{n}", 0.50, tokens=1010, steps=38, **shared, **{"train.epochs": 1.0})
+    found = store.findings()
+    cut = [cell for cell in found["white_box"].cells if "tokens300-0" in cell.runs]
+    assert [cell.counts for cell in cut] == [False]
+    assert found["white_box"].verdict != NOT  # as the cut pair alone would have it
+    counted = [cell.runs for cell in found["size"].cells if cell.counts and cell.where["train.mode"] == "offline"]
+    assert sorted(counted) == [["own75-0", "own300-0"], ["sft75", "sft300"]]
+    assert not any({"steps75-0", "steps300-0"} & set(cell.runs) for cell in found["size"].cells if cell.counts)
+
+
+def test_more_queries_that_were_more_training_are_remarked():
+    store = Store()
+    store.add("few", 0.30, n_train=75, train_hash="75", tokens=100, steps=10)
+    store.add("many", 0.42, n_train=300, train_hash="300", tokens=400, steps=40)
+    (cell,) = store.findings()["size"].cells
+    assert (
+        cell.remark
+        == "More queries were more training too: 10 against 40 optimiser steps, 100 against 400 target tokens."
+    )
+
+
+def test_the_lead_is_told_at_each_kind_of_effort():
+    store = Store()
+    for n, online in ((75, 0.40), (300, 0.38)):
+        streams_and_epochs(store, seeds=3, n=n, online=online)
+    lead = store.findings()["lead"]
+    assert [len(outcome.cells) for outcome in lead.outcomes] == [1, 1, 1]
+    assert lead.headline.pooled.absolute.value == pytest.approx(0.02, abs=0.005)
+    assert lead.verdict == REPRODUCED
+
+
+def test_a_draft_that_kept_its_first_weights_is_remarked():
+    store = Store()
+    pair(store, 1, 0.40, 0.42)
+    store.rows[0]["training"]["best_step"] = 0
+    (cell,) = store.findings()["white_box"].cells
+    assert cell.remark.startswith("1 of 2 drafts is the one that training began with")
+
+
+# ---------------------------------------------------------------- sizes of scenarios, pooling
+
+
+def test_scenarios_are_compared_at_the_same_number_of_queries():
+    store = Store()
+    for n in (50, 200):
+        for name, rate in (("synthetic", 0.40), ("historical", 0.50)):
+            store.add(f"{name}{n}", rate + n / 10000, n_train=n, train_hash=f"{name}{n}", **{"prompts.scenario": name})
+    runs = [cell.runs for cell in store.findings()["synthetic"].cells]
+    assert sorted(runs) == [["historical200", "synthetic200"], ["historical50", "synthetic50"]]
+    store.add("curious", 0.1, n_train=3000, train_hash="c", **{"prompts.scenario": "historical"})
+    assert len(store.findings()["synthetic"].cells) == 2  # it is nearest to none
+
+
+def test_domains_count_equally_and_cells_within_them_are_added_up():
+    store = Store()
+    for domain, sft, kl in (("biology", 0.40, 0.44), ("law", 0.20, 0.20)):
+        changes = {"prompts.domain": domain}
+        store.add(f"sft-{domain}", sft, heldout=domain, **changes, **{"train.loss": "sft"})
+        store.add(f"kl-{domain}", kl, heldout=domain, **changes)
+    finding = store.findings()["white_box"]
+    domains = finding.headline.by_domain
+    assert domains["biology"].relative.value == pytest.approx(0.10, abs=0.01)
+    pooled = finding.headline.pooled
+    assert pooled.other_rate == pytest.approx((domains["biology"].other_rate + domains["law"].other_rate) / 2)
+    assert pooled.relative.value == pytest.approx(0.64 / 0.60 - 1, abs=0.01)
+    assert (pooled.n_cells, len(pooled.runs), pooled.absolute.n_prompts) == (2, 4, 2 * PROMPTS)
+    assert pooled.absolute.low < pooled.absolute.value < pooled.absolute.high
+
+
+def test_a_seed_that_one_place_lacks_is_no_seed_of_the_whole():
+    store = Store()
+    pair(store, 3, 0.40, 0.424)
+    for name, rate in (("sft", 0.40), ("kl", 0.424)):
+        loss = {"train.loss": "sft"} if name == "sft" else {}
+        store.add(f"{name}-law", rate, heldout="law", **{"prompts.domain": "law"}, **loss)
+    pooled = store.findings()["white_box"].headline.pooled
+    assert len(pooled.by_seed) == 1
+    assert pooled.verdict == SAME
+
+
+def test_one_cell_pooled_is_that_cell():
+    store = Store()
+    pair(store, 3, 0.400, 0.424)
+    finding = store.findings()["white_box"]
+    (cell,), pooled = finding.cells, finding.headline.pooled
+    assert (pooled.relative, pooled.absolute) == (cell.relative, cell.absolute)
+
+
+def test_more_seeds_in_a_cell_do_not_weigh_more():
+    a = Sums("h", pd.DataFrame({"exact_sum": [10.0, 20.0], "n_positions": [50.0, 50.0]}, index=["p", "q"]))
+    assert seed_mean([a, a, a]).table.equals(a.table)
+    b = Sums("h", a.table.assign(exact_sum=[20.0, 40.0]))
+    three = effect([[(a, seed_mean([b, b, b]))]])
+    assert three == effect([[(a, b)]])
+    assert three.relative.value == pytest.approx(1.0)
+    assert (three.relative.low, three.relative.high) == pytest.approx((1.0, 1.0))  # the same in every prompt
+
+
+def test_prompts_of_different_sets_are_drawn_on_their_own():
+    table = pd.DataFrame({"exact_sum": [5.0, 45.0] * 20, "n_positions": [50.0] * 40}, index=range(40))
+    same = effect([[(Sums("h", table), Sums("h", table))]])
+    apart = effect([[(Sums("h", table), Sums("other", table))]])
+    assert (same.absolute.low, same.absolute.high) == (0, 0)
+    assert apart.absolute.low < -0.05 < 0.05 < apart.absolute.high
+
+
+# ---------------------------------------------------------------- the study that would decide
+
+
+def study(store: Store, key: str) -> dict[str, Any]:
+    runs, _ = select(pd.DataFrame(store.rows))
+    found = {finding.claim.key: finding for finding in evaluate(runs, store.load)}
+    made = wanted_study(found[key], runs, Path("/home/runs"))
+    assert made is not None
+    return yaml.safe_load(made.text) | {"n_runs": made.n_runs}
+
+
+def test_missing_seeds_become_the_same_grid_under_new_seeds():
+    store = Store()
+    for domain in ("biology", "law"):
+        pair(store, 1, 0.40, 0.424, **{"prompts.domain": domain}, heldout=domain)
+        for last in store.rows[-2:]:
+            last["run_id"] += domain
+        for table in store.tables[-4:]:
+            table["run_id"] += domain
+    made = study(store, "white_box")
+    assert made["axes"]["seed"] == [1, 2]
+    assert sorted(made["axes"]["loss"]) == ["forward_kl", "sft"]
+    assert made["axes"]["place"] == {"biology-curated": {}, "law-curated": {"prompts.domain": "law"}}
+    assert made["n_runs"] == 8
+    assert made["base"].startswith("/home/runs/")
+    assert made.get("grids", [{}]) == [{}] or "grids" not in made
+
+
+def test_the_grids_of_a_study_hold_exactly_the_cells_that_are_wanted():
+    store = Store()
+    for n, losses in ((50, ("sft", "forward_kl")), (200, ("sft", "forward_kl"))):
+        for loss in losses:
+            epochs = 3.0 if n == 50 else 6.0
+            store.add(f"{loss}{n}", 0.4, n_train=n, train_hash=str(n),
+                      **{"train.loss": loss, "prompts.train_prompts": n, "train.epochs": epochs})  # fmt: skip
+    made = study(store, "white_box")
+    assert made["n_runs"] == 8
+    assert made["axes"]["queries"] == [200, 50] or made["axes"]["queries"] == [50, 200]
+    assert {(tuple(grid["training"]), tuple(grid["queries"])) for grid in made["grids"]} == {
+        (("offline",), (made["axes"]["queries"][0],)), (("offline-2",), (made["axes"]["queries"][1],)),
+    }  # fmt: skip
+
+
+def test_a_mode_that_nobody_ran_is_asked_for_with_both_matched_efforts():
+    store = Store()
+    store.add("kl", 0.4)
+    made = study(store, "offline")
+    assert made["axes"]["mode"]["online"] == {"train.mode": "online"}
+    assert {"mode": "online", "match": ["tokens", "steps"]} in made["grids"]
+    assert made["axes"]["seed"] == [0, 1, 2]
+
+
+def test_every_study_that_is_wanted_is_one_that_can_be_read(tmp_path: Path):
+    from engine.study.spec import load_study
+
+    store = Store()
+    streams_and_epochs(store)
+    pair(store, 1, 0.4, 0.42)
+    folder = tmp_path / "runs"
+    runs, _ = select(pd.DataFrame(store.rows))
+    for run in runs:
+        (folder / run.id).mkdir(parents=True)
+        (folder / run.id / "config.yaml").write_text(yaml.safe_dump(dict(run.config)), encoding="utf-8")
+    read = 0
+    for finding in evaluate(runs, store.load):
+        made = wanted_study(finding, runs, folder)
+        if made is not None:
+            (tmp_path / made.file_name).write_text(made.text, encoding="utf-8")
+            assert load_study(tmp_path / made.file_name).name == made.name
+            read += 1
+    assert read >= 5
+
+
+def test_a_decided_claim_wants_no_study():
+    store = Store()
+    pair(store, 3, 0.400, 0.424)
+    runs, _ = select(pd.DataFrame(store.rows))
+    assert wanted_study(store.findings()["white_box"], runs) is None

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from engine.store.curves import CurvePoint, curve_points, parse_events, replay
+from engine.store.curves import CurvePoint, curve_points, parse_events, replay, skipped_steps, stream_points
 from engine.store.values import integer, json_text, number, text, timestamp
 
 
@@ -79,6 +79,51 @@ def test_a_diverged_loss_is_a_gap_and_a_senseless_event_is_left_out():
     bad_steps = [{**train(1), "step": step} for step in ("x", 1.5, 2**80, True, None, [1])]
     senseless = [*bad_steps, {"kind": "train"}, train(1, loss="low")]
     assert curve_points(senseless) == ([], len(senseless))
+
+
+def query(number, accepted=2, step=0, **more):
+    counts = {"emitted": 6, "rounds": 2, "drafted": 6, "accepted": accepted, "examined": 4, "expected": 1.9}
+    return {"kind": "stream", "query": number, "prompt_id": f"p{number}", "step": step, **counts, **more}
+
+
+def accepted_of(events):
+    return [(point.query, point.accepted) for point in stream_points(replay(events))[0]]
+
+
+def test_the_queries_of_a_stream_are_points():
+    points, damaged = stream_points([train(1), query(1, step=3), query(2, expected=None)])
+    assert (points[0].query, points[0].step, points[0].prompt_id, points[0].expected) == (1, 3, "p1", 1.9)
+    assert points[1].expected is None
+    assert damaged == 0
+
+
+def test_queries_streamed_again_after_a_resume_replace_the_earlier_ones():
+    before = [query(1), query(2), train(1), query(3, 9, examined=9, step=1), query(4, 9, examined=9, step=1), train(2)]
+    resumed = [*before, {"kind": "started"}, {"kind": "resumed", "step": 1}]
+    again = [*resumed, query(3, step=1)]
+    assert accepted_of(again) == [(1, 2), (2, 2), (3, 2)]  # what followed the earlier third query is still to come
+    assert accepted_of([*again, query(4, step=1), train(2)]) == [(1, 2), (2, 2), (3, 2), (4, 2)]
+    assert accepted_of([query(1), query(2), query(2, 3), query(2, 1)]) == [(1, 2), (2, 1)]
+
+
+def test_a_stream_begun_anew_without_a_checkpoint_is_not_mixed_with_the_first():
+    started = {"kind": "started"}
+    assert accepted_of([started, query(1), query(2), query(3), started, query(1, 4)]) == [(1, 4)]
+
+
+def test_a_query_that_makes_no_sense_is_left_out_and_counted():
+    bad = [query("x"), query(0), query(None), query(2, accepted=5), query(2, accepted=None), query(2, expected="much")]
+    assert stream_points(bad) == ([], len(bad))
+    torn = b"".join(json.dumps(query(number)).encode() + b"\n" for number in (1, 2)) + b'{"kind":"stream","query":3,'
+    events, damaged = parse_events(torn)
+    assert ([point.query for point in stream_points(events)[0]], damaged) == ([1, 2], 1)
+
+
+def test_skipped_steps_are_counted_once_and_are_no_points():
+    skipped = {"kind": "skipped", "step": 2, "tokens_seen": 20, "seconds": 1.0}
+    events = replay([train(1), skipped, {"kind": "resumed", "step": 1}, skipped, train(3)])
+    assert skipped_steps(events) == 1
+    assert [point.step for point in curve_points(events)[0]] == [1, 3]
 
 
 def test_values_are_none_or_a_value():

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from engine.measure.claims import LEAD, SUPERVISION
-from engine.measure.findings import Cell, Finding
-from engine.measure.pairing import Pair
+from engine.measure.claims import LEAD, MODE, SUPERVISION
+from engine.measure.efforts import EFFORTS
+from engine.measure.findings import Cell, Finding, Outcome
+from engine.measure.of_home import Evaluated
+from engine.measure.places import Pair, Run
 from engine.measure.statistics import Interval
 from engine.measure.verdicts import FEW, NOT, REPRODUCED, SAME
-from engine.measure.wanted import Wanted
-from workbench.findings import findings_view
+from engine.measure.wanted import Wanted, command
+from workbench.findings import acceptance, findings_figures, findings_view
 
 EVIL = "<img src=x onerror=alert(1)>"
 USUAL = Interval(0.05, 0.03, 0.07, 40)
@@ -46,7 +49,7 @@ def drawn(figure: go.Figure) -> str:
 
 
 def test_the_table_names_place_effect_and_runs():
-    row = findings_view.table(Finding(SUPERVISION, REPRODUCED, "", (cell(),))).iloc[0]
+    row = findings_view.table(SUPERVISION, (cell(),)).iloc[0]
     assert row["where"] == "biology, forward_kl, against sft"
     assert row["relative"] == "+5.0% [+3.0%, +7.0%]"
     assert row["absolute"] == "+0.020 [+0.010, +0.030]"
@@ -60,29 +63,115 @@ def test_intervals_that_are_not_there_are_not_made_up():
 
 
 def test_the_command_survives_odd_names():
-    line = findings_view.command(Wanted("x", "run-1", ('prompts.train=[{"path": "a b"}]',)), Path("/my home/runs"))
+    line = command(Wanted("x", "run-1", ('prompts.train=[{"path": "a b"}]',)), Path("/my home/runs"))
     assert line == "draftbench run '/my home/runs/run-1/config.yaml' --set 'prompts.train=[{\"path\": \"a b\"}]'"
 
 
 @pytest.mark.parametrize("tone", ["light", "dark"])
 def test_the_effects_show_the_paper_s_band_and_a_mark_for_each_verdict(tone: str):
     cells = tuple(cell(verdict) for verdict in (REPRODUCED, SAME, NOT, FEW))
-    figure = findings_view.effects(Finding(SUPERVISION, NOT, "", cells), tone)
+    figure = findings_view.effects(SUPERVISION, cells, tone)
     assert [trace.name for trace in figure.data] == [REPRODUCED, SAME, NOT, FEW]
     assert len({trace.marker.symbol for trace in figure.data}) == 4
     assert [(shape.x0, shape.x1) for shape in figure.layout.shapes if shape.type == "rect"] == [SUPERVISION.band]
 
 
 def test_a_lead_is_shown_in_acceptance():
-    figure = findings_view.effects(Finding(LEAD, SAME, "", (cell(SAME, NOTHING),)), "light")
+    figure = findings_view.effects(LEAD, (cell(SAME, NOTHING),), "light")
     assert list(figure.data[0].x) == [0.02]
 
 
-def test_names_are_text_in_figures():
-    figure = findings_view.effects(Finding(SUPERVISION, SAME, "", (cell(domain=EVIL),)), "light")
-    runs = pd.DataFrame([{"loss": EVIL, "domain": EVIL, "label": EVIL, "exact": 0.3, "exact_low": 0.2, "exact_high": 0.4,
-                          "seed": 0, "temperature": 0.0, "n_prompts": 40.0}])  # fmt: skip
-    for one in (figure, findings_view.by_loss(runs, "dark")):
+def test_what_is_not_counted_is_in_the_table_and_not_in_the_figure():
+    odd = replace(cell(NOT), counts=False)
+    figure = findings_view.effects(SUPERVISION, (cell(), odd), "light")
+    assert [trace.name for trace in figure.data] == [REPRODUCED]
+    assert list(findings_view.table(SUPERVISION, (cell(), odd)).verdict) == [REPRODUCED, f"{NOT} (not counted)"]
+
+
+def test_each_kind_of_effort_is_told_in_words():
+    lines = findings_view.effort_lines(Finding(MODE, tuple(Outcome(e, FEW, "none", ()) for e in EFFORTS)))
+    assert len(lines) == 3
+    assert lines[0].startswith("own schedule (offline as it is usually trained")
+    assert findings_view.effort_lines(Finding(SUPERVISION, (Outcome("", FEW, "none", ()),))) == []
+
+
+def run(name: str, **facts: object) -> Run:
+    usual = {
+        "target": "t", "heldout": "h", "dtype": "f", "domain": "biology", "scenario": "curated", "n_train": 50, "loss": "sft",
+        "train.mode": "offline", "train.seed": "0", "train.epochs": "3.0", "capture.seed": 0,
+    }  # fmt: skip
+    return Run(name, usual | facts)
+
+
+def evaluated(runs: list[Run]) -> Evaluated:
+    rows = [
+        {"run_id": r.id, "draft": draft, "temperature": t, "prompt_id": f"p{i}", "exact_sum": (10.0 + i) * share, "n_positions": 50.0}
+        for r in runs for draft, share in (("trained", 1.0), ("initial", 0.5)) for t in (0.0, 1.0) for i in range(6)
+    ]  # fmt: skip
+    return Evaluated([], runs, Path("runs"), {}, {}, {}, pd.DataFrame(rows))
+
+
+def test_acceptance_adds_seeds_up_and_keeps_sizes_methods_and_temperatures_apart():
+    runs = [run("a"), run("a1", **{"train.seed": "1"}), run("b", n_train=200), run("c", loss="tvd")]
+    frame = acceptance.acceptance(evaluated(runs))
+    assert len(frame) == 6
+    row = frame[(frame.n_train == 50) & (frame.loss == "sft") & (frame.temperature == 0)].iloc[0]
+    assert (row.seeds, sorted(row.runs), row.n_prompts, row.method) == (2, ["a", "a1"], 6, "sft, offline")
+    assert row.value == pytest.approx(75 / 300)
+    assert row.initial == pytest.approx(0.125)
+    assert row.low < row.value < row.high
+
+
+def test_acceptance_shows_one_kind_of_run_a_domain_and_counts_the_others():
+    runs = [run("a"), run("b", loss="tvd"), run("stranger", target="other")]
+    frame = acceptance.acceptance(evaluated(runs))
+    assert {name for names in frame.runs for name in names} == {"a", "b"}
+    assert acceptance.elsewhere(runs) == 1
+
+
+def test_runs_cut_to_a_stream_s_effort_are_methods_of_their_own():
+    def effort(tokens: int, steps: int) -> dict[str, int]:
+        return {"tokens_seen": tokens, "steps_done": steps}
+
+    runs = [
+        replace(run("on", **{"train.mode": "online"}), effort=effort(100, 10)),
+        replace(run("once", **{"train.epochs": "1.0"}), effort=effort(100, 5)), replace(run("own"), effort=effort(300, 15)),
+    ]  # fmt: skip
+    frame = acceptance.acceptance(evaluated(runs))
+    assert set(frame.method) == {"sft, online", "sft, offline", "sft, offline, equal tokens"}
+
+
+def test_the_usual_size_is_the_one_most_methods_have():
+    runs = [run("a"), run("b", loss="tvd"), run("c", n_train=400)]
+    frame = acceptance.usual_size(acceptance.acceptance(evaluated(runs)))
+    assert set(frame.n_train) == {50}
+
+
+def test_sizes_lie_on_a_log_axis_with_a_line_a_method():
+    runs = [run(f"{loss}{n}", n_train=n, loss=loss) for n in (50, 200) for loss in ("sft", "tvd")]
+    figure = findings_figures.by_size(acceptance.acceptance(evaluated(runs)), "curated", 0.0, "dark")
+    assert figure.layout.xaxis.type == "log"
+    assert [list(trace.x) for trace in figure.data] == [[50, 200], [50, 200]]
+    assert all(trace.error_y.array is not None for trace in figure.data)
+
+
+def test_at_most_a_dozen_curves_and_no_two_look_alike():
+    labels = {f"r{i}": f"method {i}" for i in range(20)}
+    frame = pd.DataFrame([{"run_id": r, "kind": "eval", "step": s, "temperature": 0.0, "value": 0.1, "tokens_seen": s, "seconds": s}
+                          for r in labels for s in (0, 10)])  # fmt: skip
+    figure = findings_figures.curves(frame, labels, "tokens", 0.0, "light")
+    looks = {(t.line.color, t.line.dash, t.marker.symbol) for t in figure.data}
+    assert len(figure.data) == len(looks) == findings_figures.MOST_CURVES
+
+
+@pytest.mark.parametrize("tone", ["light", "dark"])
+def test_names_are_text_in_figures(tone: str):
+    frame = acceptance.acceptance(evaluated([run(EVIL, loss=EVIL, domain=EVIL, scenario=EVIL)]))
+    figures = [
+        findings_view.effects(SUPERVISION, (cell(domain=EVIL),), tone), findings_figures.by_method(frame, 0.0, tone),
+        findings_figures.by_size(frame, EVIL, 0.0, tone),
+    ]  # fmt: skip
+    for one in figures:
         assert "<img" not in drawn(one)
         assert "&lt;img" in drawn(one)
 

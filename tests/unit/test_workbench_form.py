@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine.config import Recipe, load_recipe, parse_recipe, schema_rows
+from engine.config import OnlineSpec, Recipe, ServerSpec, apply_overrides, load_recipe, parse_recipe, schema_rows
 from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.recipes import read_recipe
 from workbench.launch import starting
 from workbench.launch.form import field_at, leaves, read_text, shape_of, written
+from workbench.launch.parts import parts
 
 
 def test_every_key_of_the_schema_is_in_the_form():
@@ -68,6 +70,8 @@ def through_a_shell(line: str) -> Recipe:
     return read_recipe(home(), words[2], settings, skip_bad=False)
 
 
+SERVER = ServerSpec(base_url="http://127.0.0.1:8000/v1", model="it's one").model_dump()
+SFT = {"loss": [{"name": "sft", "weight": 1.0, "beta": 0.5, "eta": 3.0}]}
 CHANGES: list[dict[str, Any]] = [
     {},
     {"name": "mine", "notes": "it's $HOME `x`; a: b\n[second] line", "tags": ["a b", "c,d", "1"]},
@@ -77,6 +81,10 @@ CHANGES: list[dict[str, Any]] = [
     ]}},
     {"measure": {"temperatures": [0.0, 0.7, 1.0], "heldout_prompts": None, "adaptive": True}, "draft": {"layers": [0, 9, 29]}},
     {"prompts": {"domain": "12", "max_prompt_tokens": 300, "train_prompts": 64}, "capture": {"signal": "compact"}},
+    {"train": {"mode": "online", "online": {**OnlineSpec().model_dump(), "stream": "replay", "replay_share": 0.5}}},
+    {"train": {"mode": "on_policy", "selection": {"share": 0.4, "reference": "hub:a/b"}}},
+    {"capture": {"signal": "none", "server": {**SERVER, "key_env": "A_KEY", "requests_per_minute": 60}}, "train": SFT},
+    {"capture": {"signal": "none", "server": SERVER}, "train": SFT},
     {"target": {"model": "hub:a/b", "revision": "1e3", "trust_remote_code": True}},
 ]  # fmt: skip
 
@@ -107,6 +115,26 @@ def test_a_lone_loss_is_written_as_a_person_would():
     start = starting.from_recipe("quickstart")
     other = {**start.values["train"], "loss": [{**start.values["train"]["loss"][0], "name": "tvd"}]}
     assert starting.overrides(start.values, {**start.values, "train": other}) == ["train.loss=tvd"]
+
+
+def test_a_server_that_is_taken_out_is_taken_out_on_the_command_line():
+    start = starting.from_recipe("quickstart")
+    capture = {**start.values["capture"], "signal": "none", "server": SERVER}
+    values = {**start.values, "capture": capture, "train": {**start.values["train"], **SFT}}
+    begun = dataclasses.replace(start, values=values)
+    without = {**values, "capture": {**capture, "server": None}}
+    assert starting.overrides(begun.values, without) == ["capture.server=null"]
+    assert parse_recipe(apply_overrides(begun.values, ["capture.server=null"])) == parse_recipe(without)
+
+
+def test_sections_of_a_mode_are_known_by_their_names():
+    found = {part.key: (part.choice, part.option, part.optional) for part in parts()}
+    assert found == {
+        "capture.server": ("", "", True),
+        "train.online": ("train.mode", "online", False),
+        "train.on_policy": ("train.mode", "on_policy", False),
+        "train.selection": ("", "", False),
+    }
 
 
 def test_recipes_tell_what_they_are_and_how_long_they_take():

@@ -135,7 +135,7 @@ def test_configuration_shows_what_differs_first():
 def test_suggested_runs_are_alike_and_hold_the_baseline():
     base = {
         "target": "t", "domain": "d", "heldout_hash": "h", "num_draft_tokens": 3, "dtype": "f", "device": "cpu",
-        "archived": False, "certificate": True, "baseline": False, "loss": "forward_kl",
+        "archived": False, "certificate": True, "baseline": False, "loss": "forward_kl", "mode": "offline",
     }  # fmt: skip
     rows = [
         base | {"run_id": "best", "exact": 0.9, "num_draft_tokens": 5}, base | {"run_id": "x", "exact": 0.5},
@@ -151,11 +151,13 @@ def test_suggested_runs_are_alike_and_hold_the_baseline():
 def test_suggested_runs_show_each_loss_before_further_seeds_of_one():
     same = {
         "target": "t", "domain": "d", "heldout_hash": "h", "num_draft_tokens": 3, "dtype": "f", "device": "cpu",
-        "archived": False, "certificate": True, "baseline": False,
+        "archived": False, "certificate": True, "baseline": False, "mode": "offline",
     }  # fmt: skip
     losses = {"a": "kl", "b": "kl", "c": "kl", "d": "sft", "e": "jsd"}
     rows = [same | {"run_id": r, "loss": loss, "exact": 0.9 - i / 10} for i, (r, loss) in enumerate(losses.items())]
     assert every_run.suggested(pd.DataFrame(rows)) == ["a", "d", "e", "b"]
+    rows[2]["mode"] = "online"  # another method, though the loss is the same
+    assert every_run.suggested(pd.DataFrame(rows)) == ["a", "c", "d", "e"]
 
 
 def test_cells_take_the_mean_of_their_runs_and_leave_out_what_failed():

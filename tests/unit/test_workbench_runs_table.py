@@ -21,7 +21,7 @@ from workbench.runs import runs_table
 from workbench.runs.runs_table import Filters
 
 COLUMNS = (
-    "run_id", "title", "label", "state", "tags", "notes", "domain", "scenario", "mode", "loss", "target", "seed", "exact",
+    "run_id", "title", "label", "state", "tags", "notes", "domain", "scenario", "mode", "supervision", "loss", "target", "seed", "exact",
     "exact_low", "exact_high", "initial", "n_prompts", "temperature", "speedup", "speedup_low", "speedup_high",
     "certificate", "pinned", "baseline", "archived", "created_at", "problems",
 )  # fmt: skip
@@ -113,6 +113,24 @@ def test_a_group_is_told_by_count_and_its_best_measured_run():
     assert summary.loc["tvd", "interval"] == "[0.350, 0.450]"
     assert summary.loc["sft", "measured"] == 0
     assert pd.isna(summary.loc["sft", "exact"])
+
+
+def test_a_group_of_several_domains_has_a_row_for_each():
+    runs = overview({"exact": 0.2}, {"exact": 0.9, "domain": "chinese"}, {"exact": 0.3})
+    summary = runs_table.group_summary(runs, "loss")
+    assert list(zip(summary.group, summary.domain, summary.exact, strict=True)) == [
+        ("forward_kl", "biology", 0.3),
+        ("forward_kl", "chinese", 0.9),
+    ]
+
+
+def test_a_method_is_named_by_mode_and_loss():
+    runs = overview(
+        {}, {"mode": "online"}, {"mode": "on_policy", "loss": "jsd(beta=0.1)"}, {"mode": None, "loss": None}
+    )
+    assert list(runs.method) == ["forward_kl", "online forward_kl", "on-policy jsd(beta=0.1)", "–"]
+    told = runs_table.cells(overview({"mode": "online", "supervision": "black_box"}, {}))
+    assert list(told.supervision) == ["black box", "–"]
 
 
 def test_a_run_with_two_tags_is_in_both_groups_and_once_in_the_table():

@@ -31,7 +31,7 @@ def rates(found: Comparison, metric: str) -> View:
     told = "; ".join(f"{r.label} {r.value:.3f}" for r in rows.itertuples())
     note = f"{found.noted(metric)}; {charts.INTERVAL}"
     return View(
-        f"rate-{metric}",
+        _file(f"rate-{metric}", found),
         f"{charts.RATES[metric]}: {told}",
         lambda tone: charts.rate_bars(rows, metric, tone, note),
         rows,
@@ -44,6 +44,8 @@ def curve(found: Comparison, rows: pd.DataFrame, axis: str, kind: str) -> View:
     shown = rows[(rows.kind == kind) & ((kind == "train") | near)]
     watched = sorted({str((d.run.provenance.get("prompts") or {}).get("watched", "?")) for d in found.drafts})
     note, what = "each point the mean of one batch, no interval", "Training loss"
+    if len({draft.run.loss for draft in found.drafts}) > 1:
+        note = "different losses: the shapes compare, the heights do not; each point one batch, no interval"
     if kind == "eval":
         note = f"T = {found.temperature:g}, n = {' or '.join(watched)} watched prompts, no interval"
         what = "Exact acceptance of watched prompts"
@@ -56,7 +58,7 @@ def slots(found: Comparison) -> View:
     """Acceptance by position in the proposal."""
     note = f"{traced(found)}, T = {found.temperature:g}; {charts.INTERVAL}"
     alt = "Joint and conditional acceptance at each position of the proposal, a line a draft"
-    return View("by-position", alt, lambda tone: charts.by_slot(found.slots, tone, note), found.slots)
+    return View(_file("by-position", found), alt, lambda tone: charts.by_slot(found.slots, tone, note), found.slots)
 
 
 def lengths(found: Comparison) -> View:
@@ -65,7 +67,12 @@ def lengths(found: Comparison) -> View:
     rows = [{"label": label, "accepted": n, "rounds": c} for label, some in counts.items() for n, c in enumerate(some)]
     note = f"{traced(found)}, T = {found.temperature:g}; counts, no interval"
     alt = "Share of rounds in which 0, 1, 2 and more tokens were accepted, by draft"
-    return View("accepted-lengths", alt, lambda tone: charts.accepted_lengths(counts, tone, note), pd.DataFrame(rows))
+    return View(
+        _file("accepted-lengths", found),
+        alt,
+        lambda tone: charts.accepted_lengths(counts, tone, note),
+        pd.DataFrame(rows),
+    )
 
 
 def speed(found: Comparison) -> View:
@@ -86,7 +93,7 @@ def groups(found: Comparison, metric: str) -> View:
     frame = comparison.groups(found, metric)
     note = f"{found.noted(metric)}; {charts.INTERVAL}, none for a group of one prompt"
     alt = f"{charts.RATES[metric]} by prompt group, a bar a draft"
-    return View("by-group", alt, lambda tone: charts.group_bars(frame, metric, tone, note), frame)
+    return View(_file("by-group", found), alt, lambda tone: charts.group_bars(frame, metric, tone, note), frame)
 
 
 def scatter(found: Comparison, first: str, second: str, metric: str, chosen: str | None = None) -> View:
@@ -99,10 +106,15 @@ def scatter(found: Comparison, first: str, second: str, metric: str, chosen: str
     note = f"n = {len(frame)} prompts, {of_what}, T = {found.temperature:g}; no interval for one prompt"
     alt = f"{charts.RATES[metric]} of each prompt: {names[0]} across, {names[1]} up; {above} of {len(frame)} prompts above the diagonal"
     draw: Draw = lambda tone: charts.prompt_scatter(frame, metric, names, tone, chosen, note)  # noqa: E731
-    return View(f"prompts-{metric}", alt, draw, frame)
+    return View(_file(f"prompts-{metric}", found), alt, draw, frame)
 
 
 def traced(found: Comparison) -> str:
     """How many prompts and rounds the sampled rates rest on."""
     n = sorted({int(n) for n in found.rates[found.rates.metric == "tau"].n_prompts.dropna()})
     return f"n = {' or '.join(map(str, n)) or 'no'} traced prompts"
+
+
+def _file(what: str, found: Comparison) -> str:
+    """A name for a file of it, with the temperature: figures of two temperatures are saved beside each other."""
+    return f"{what}-T{found.temperature:g}"

@@ -48,6 +48,6 @@ def suggested(runs: pd.DataFrame, most: int = 4) -> list[str]:
         same = ranked[(ranked[keys].astype(str) == best[keys].astype(str)).all(axis=1)] if keys else ranked
         if len(same) > 1:
             break
-    one_each = same.drop_duplicates("loss")  # the losses first, then further seeds of them
+    one_each = same.drop_duplicates(["loss", "mode"])  # the methods first, then further seeds of them
     rest = same[~same.run_id.isin(one_each.run_id)]
     return [*one_each.run_id, *rest.run_id][:most]

@@ -51,17 +51,22 @@ def comparison_report(
         f"<h1>{_safe(title)}</h1>",
         f'<p class="faint">{when} · Draftbench {__version__} · {_safe(found.note)} · {charts.INTERVAL}</p>',
         _drafts(found), "<h2>Rates</h2>", rates_table(found), not_comparable(found), "<h2>Figures</h2>",
-        *_figures(views, interactive), _tokens(example), "<h2>As other systems would print it</h2>",
+        *figures_html(views, interactive), _tokens(example), "<h2>As other systems would print it</h2>",
         table(comparison_tables.as_others(found)), "<h2>Configuration</h2>", _configuration(found), "<h2>Origin</h2>",
         table(comparison_tables.provenance(found)), "<h2>Definitions</h2>", _definitions(),
     ]  # fmt: skip
+    return document(title, "".join(parts))
+
+
+def document(title: str, body: str) -> str:
+    """A report's text around what stands in it: styles inside, nothing fetched. `body` is HTML, escaped already."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
         "script-src 'unsafe-inline'; img-src data: blob:; font-src data:\">"
-        f"<title>{_safe(title)}</title><style>{_CSS}{theme.fate_css()}{tokens.CSS}</style></head>"
-        f"<body><main>{''.join(parts)}</main></body></html>"
+        f"<title>{_safe(title)}</title><style>{PAGE_CSS}{theme.fate_css()}{tokens.CSS}</style></head>"
+        f"<body><main>{body}</main></body></html>"
     )
 
 
@@ -174,7 +179,8 @@ def _drafts(found: Comparison) -> str:
     return f"<p>Target: <b>{_safe(target)}</b></p><ul>{''.join(items)}</ul>"
 
 
-def _figures(views: Sequence[View], interactive: bool) -> Iterable[str]:
+def figures_html(views: Sequence[View], interactive: bool) -> Iterable[str]:
+    """Each figure for paper: an SVG that Chrome drew, or Plotly's own where there is no Chrome."""
     made = [exports.printable(view.draw("light")) for view in views]
     drawn: list[str] | None = None
     if not interactive and exports.chrome() is not None and made:
@@ -266,7 +272,7 @@ overflow-wrap:anywhere;min-width:7.5rem}
 td .odd{text-decoration:underline dotted;cursor:help}
 """
 
-_CSS = (
+PAGE_CSS = (
     """
 :root{color-scheme:light dark;--back:#fff;--text:#16202a;--line:#d5dde3}
 @media(prefers-color-scheme:dark){:root{--back:#10161c;--text:#e8eef3;--line:#33414d}}

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import html
 import math
-import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from engine.measure.findings import Cell, Finding
+from engine.measure.claims import Claim
+from engine.measure.efforts import MEANING
+from engine.measure.findings import Cell, Finding, Outcome, Pooled
+from engine.measure.places import Run
 from engine.measure.statistics import Interval
 from engine.measure.verdicts import FEW, NOT, REPRODUCED, SAME
-from engine.measure.wanted import Wanted
 from workbench import theme
 from workbench.view_state import link
 
@@ -37,8 +37,8 @@ def badge(verdict: str) -> str:
 
 def place(where: Mapping[str, Any]) -> str:
     """'biology, curated, offline, forward_kl': where a comparison was made."""
-    words = [f"against {value}" if key == "against" else str(value) for key, value in where.items() if value]
-    return ", ".join(words)
+    forms = {"against": "against {}", "queries": "{} queries"}
+    return ", ".join(forms.get(key, "{}").format(value) for key, value in where.items() if value)
 
 
 def percent(interval: Interval) -> str:
@@ -59,37 +59,115 @@ def _ranged(interval: Interval, told: Any) -> str:
     return f"{told(interval.value)} [{told(interval.low)}, {told(interval.high)}]"
 
 
-def table(finding: Finding) -> pd.DataFrame:
-    """A row a comparison, with a link to its runs side by side."""
+def table(claim: Claim, cells: Sequence[Cell]) -> pd.DataFrame:
+    """A row a comparison, with a link to its runs: one on its own page, several side by side."""
     return pd.DataFrame(
         {
             "where": place(cell.where),
-            "runs": link("compare", runs=cell.runs[:6]),
             "T": f"{cell.temperature:g}",
-            finding.claim.base: cell.base_rate,
-            finding.claim.other: cell.other_rate,
+            "runs": link("compare", runs=cell.runs[:6]),
+            claim.base: cell.base_rate,
+            claim.other: cell.other_rate,
             "relative": percent(cell.relative),
             "absolute": points(cell.absolute),
             "seeds": len(cell.by_seed),
             "prompts": cell.absolute.n_prompts,
-            "verdict": cell.verdict,
+            "verdict": cell.verdict if cell.counts else f"{cell.verdict} (not counted)",
             "why": cell.reason,
             "each seed": ", ".join(f"{value:+.3f}" for value in cell.by_seed),
+            "remark": cell.remark,
         }
-        for cell in finding.cells
+        for cell in cells
     )
+
+
+def pooled_table(claim: Claim, outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """The effect over all comparisons and in each domain; for claims on modes at each kind of effort."""
+    rows = []
+    for outcome in outcomes:
+        if outcome.pooled is None:
+            continue
+        told = {"effort": outcome.effort} if outcome.effort else {}
+        rows.append(told | {"place": "all together"} | _pooled_row(claim, outcome.pooled))
+        if len(outcome.by_domain) > 1:
+            rows += [told | {"place": name} | _pooled_row(claim, one) for name, one in outcome.by_domain.items()]
+    return pd.DataFrame(rows)
+
+
+def _pooled_row(claim: Claim, pooled: Pooled) -> dict[str, Any]:
+    return {
+        claim.base: pooled.base_rate,
+        claim.other: pooled.other_rate,
+        "ratio": ratio(pooled.relative),
+        "relative": percent(pooled.relative),
+        "absolute": points(pooled.absolute),
+        "comparisons": pooled.n_cells,
+        "runs": len(pooled.runs),
+        "seeds": len(pooled.by_seed),
+        "prompts": pooled.absolute.n_prompts,
+        "by itself": pooled.verdict,
+    }
+
+
+def ratio(relative: Interval) -> str:
+    """'1.041 [1.020, 1.063]': the one acceptance over the other."""
+    return _ranged(relative, lambda value: f"{1 + value:.3f}")
+
+
+def effort_lines(finding: Finding) -> list[str]:
+    """For a claim on modes: what each kind of effort means and what came of it, in plain words."""
+    if not finding.claim.by_effort:
+        return []
+    return [
+        f"{outcome.effort} ({MEANING[outcome.effort]}): {outcome.verdict}; {outcome.reason}"
+        for outcome in finding.outcomes
+    ]
+
+
+def headline(finding: Finding) -> str:
+    """The claim's effect over all its comparisons in one line; empty without any."""
+    pooled = finding.headline.pooled
+    if pooled is None:
+        return ""
+    parts = [f"relative {percent(pooled.relative)}"] if not math.isnan(pooled.relative.value) else []
+    parts.append(f"absolute {points(pooled.absolute)}")
+    if not math.isnan(pooled.relative.value):
+        parts.insert(0, f"ratio {ratio(pooled.relative)}")
+    counted = f"{pooled.n_cells} comparisons of {len(pooled.runs)} runs, {pooled.absolute.n_prompts} prompts, {len(pooled.by_seed)} seed(s)"
+    return f"{'; '.join(parts)} (over {counted})"
+
+
+def brief(pooled: Pooled) -> str:
+    """'+2.9% [+2.4%, +3.4%]', or in acceptance where a ratio makes no sense."""
+    return f"{points(pooled.absolute)} in acceptance" if math.isnan(pooled.relative.value) else percent(pooled.relative)
+
+
+def runs_table(runs: Sequence[str], known: Mapping[str, Run]) -> pd.DataFrame:
+    """A row a run with a link to its own page: what it is, and how much it was trained."""
+    return pd.DataFrame(
+        {
+            "run": link("run", run=run),
+            "domain": known[run].facts["domain"],
+            "scenario": known[run].facts["scenario"],
+            "loss": known[run].facts["loss"],
+            "mode": known[run].facts["train.mode"],
+            "queries": known[run].facts["n_train"],
+            "seed": known[run].facts["train.seed"],
+            "steps": known[run].effort.get("steps_done"),
+            "target tokens": known[run].effort.get("tokens_seen"),
+        }
+        for run in runs
+    )
+
+
+def runs_of(cells: Sequence[Cell]) -> list[str]:
+    """The runs behind some comparisons, each once."""
+    return list(dict.fromkeys(run for cell in cells for run in cell.runs))
 
 
 def remarks(cells: Sequence[Cell]) -> list[str]:
     """What a reader should know of the comparisons, each once."""
     return list(dict.fromkeys(cell.remark for cell in cells if cell.remark))
-
-
-def command(missing: Wanted, runs_folder: Path) -> str:
-    """The line that makes the missing run."""
-    recipe = runs_folder / missing.run / "config.yaml"
-    changes = " ".join(f"--set {shlex.quote(change)}" for change in missing.changes)
-    return f"draftbench run {shlex.quote(str(recipe))} {changes}"
 
 
 def differences(odd: Mapping[str, tuple[Any, Any]]) -> str:
@@ -102,15 +180,15 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 28 else text[:27] + "…"
 
 
-def effects(finding: Finding, tone: str) -> go.Figure:
+def effects(claim: Claim, cells: Sequence[Cell], tone: str) -> go.Figure:
     """The measured effect of each comparison with its interval, and the band that the paper states."""
-    absolute = all(math.isnan(cell.relative.value) for cell in finding.cells)
-    shown = [cell for cell in finding.cells if absolute or not math.isnan(cell.relative.value)]
+    absolute = all(math.isnan(cell.relative.value) for cell in cells)
+    shown = [cell for cell in cells if cell.counts and (absolute or not math.isnan(cell.relative.value))]
     colours, unit = theme.TONES[tone], "acceptance" if absolute else "relative"
     figure = go.Figure(layout={"template": theme.template(tone)})
     _dress(figure, f"Effect, {unit}", len(shown))
-    if finding.claim.band and not absolute:
-        low, high = finding.claim.band
+    if claim.band and not absolute:
+        low, high = claim.band
         figure.add_vrect(x0=low, x1=high, fillcolor=theme.PALETTE[4], opacity=0.22, line_width=0, layer="below")
         figure.add_annotation(
             x=(low + high) / 2, y=1, yref="paper", yanchor="bottom", text="the paper", showarrow=False
@@ -123,7 +201,9 @@ def effects(finding: Finding, tone: str) -> go.Figure:
     figure.update_yaxes(
         tickmode="array", tickvals=list(range(len(shown))), ticktext=names, autorange="reversed", showgrid=False
     )
-    figure.update_xaxes(title=f"{html.escape(finding.claim.other)} against {html.escape(finding.claim.base)}")
+    if len(shown) > 24:
+        figure.update_yaxes(tickfont_size=10)
+    figure.update_xaxes(title=f"{html.escape(claim.other)} against {html.escape(claim.base)}")
     if not absolute:
         figure.update_xaxes(tickformat="+.0%")
     return figure
@@ -134,7 +214,7 @@ def _dress(figure: go.Figure, title: str, rows: int) -> None:
     second = {"text": "95% interval over prompts", "font": {"size": 12}}
     figure.update_layout(
         title={"text": title, "subtitle": second, "y": 0.97, "yanchor": "top", "yref": "container"}, showlegend=True,
-        height=190 + 40 * rows, margin={"t": 78, "b": 90},
+        height=190 + (40 if rows <= 12 else 24 if rows <= 24 else 15) * rows, margin={"t": 78, "b": 90},
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
     )  # fmt: skip
 
@@ -154,29 +234,3 @@ def _add_points(figure: go.Figure, rows: list[tuple[int, Cell, Interval]], verdi
 
 def _gap(value: float) -> float:
     return 0.0 if math.isnan(value) else value
-
-
-def by_loss(runs: pd.DataFrame, tone: str) -> go.Figure:
-    """Exact acceptance of each run by loss, a symbol a domain. `runs` has the columns of `queries.runs`."""
-    losses = list(runs.groupby("loss").exact.max().sort_values(ascending=False).index)
-    domains = sorted(runs.domain.dropna().unique())
-    figure = go.Figure(layout={"template": theme.template(tone)})
-    _dress(figure, "Exact acceptance (fraction) by loss and domain", len(losses))
-    for number, domain in enumerate(domains):
-        part = runs[runs.domain == domain]
-        look = number % len(theme.SYMBOLS)
-        figure.add_scatter(
-            x=part.exact, y=[losses.index(loss) + 0.16 * (number - (len(domains) - 1) / 2) for loss in part.loss],
-            mode="markers", name=html.escape(str(domain)),
-            marker={"symbol": theme.SYMBOLS[look], "size": 10, "color": theme.PALETTE[number % len(theme.PALETTE)]},
-            error_x={"type": "data", "symmetric": False, "array": (part.exact_high - part.exact).fillna(0),
-                     "arrayminus": (part.exact - part.exact_low).fillna(0)},
-            customdata=[html.escape(f"{r.label}: seed {r.seed}, T={r.temperature:g}, {r.n_prompts:g} prompts") for r in part.itertuples()],
-            hovertemplate="%{customdata}<br>%{x:.3f}<extra></extra>",
-        )  # fmt: skip
-    names = [html.escape(str(loss)) for loss in losses]
-    figure.update_yaxes(
-        tickmode="array", tickvals=list(range(len(losses))), ticktext=names, autorange="reversed", showgrid=False
-    )
-    figure.update_xaxes(title="exact acceptance (fraction)", rangemode="tozero")
-    return figure

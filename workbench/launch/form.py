@@ -2,7 +2,8 @@
 
 No key, default or limit is written down here; a key that the schema gains appears in the form by
 itself. A `Form` draws fields where the page wants them and then whatever is left, section by
-section, so nothing can be forgotten. Its `values` are the nested mapping of a recipe.
+section, so nothing can be forgotten. Its `values` are the nested mapping of a recipe. What is out
+of sight for a while (see `parts`) keeps what was typed.
 """
 
 from __future__ import annotations
@@ -120,8 +121,8 @@ class Form:
     def field(self, dotted: str, *, among_its_own: bool = False) -> Any:
         """Draw one field; returns its value. Its label names the section unless it stands `among_its_own`."""
         section, _, name = dotted.rpartition(".")
-        label = _words(name) if among_its_own or not section else f"{_words(section)}: {_words(name).lower()}"
-        return self.put(dotted, self._widget(dotted, dotted, field_at(dotted), self._initial(dotted), label))
+        label = words_of(name) if among_its_own or not section else f"{words_of(section)}: {words_of(name).lower()}"
+        return self.put(dotted, self._widget(dotted, dotted, field_at(dotted), self.initial_of(dotted), label))
 
     def put(self, dotted: str, value: Any) -> Any:
         """Set a field without drawing it."""
@@ -133,6 +134,11 @@ class Form:
         self._drawn.add(dotted)
         return value
 
+    def unset(self, dotted: str) -> None:
+        """Leave a whole optional section out of the recipe."""
+        self.put(dotted, None)
+        self._drawn.update(leaf for leaf in leaves() if leaf.startswith(f"{dotted}."))
+
     def rest(self) -> None:
         """Draw every field not drawn yet, each section in an expander with what the section is about."""
         groups: dict[str, list[str]] = {}
@@ -141,21 +147,25 @@ class Form:
                 groups.setdefault(dotted.partition(".")[0] if "." in dotted else "", []).append(dotted)
         for name, keys in sorted(groups.items(), key=lambda group: not group[0]):  # keys of no section first
             section = shape_of(Recipe.model_fields[name]).section if name else None
-            alone = " and ".join(_words(key).lower() for key in keys).capitalize()
+            alone = " and ".join(words_of(key).lower() for key in keys).capitalize()
             with st.expander(f"More {name} settings" if name else alone):
                 if section is not None and section.__doc__:
                     st.caption(section.__doc__)
-                self._grid(keys)
+                self.grid(keys)
 
-    def _grid(self, keys: Sequence[str], columns: int = 3) -> None:
+    def grid(self, keys: Sequence[str], columns: int = 3) -> None:
+        """Draw fields side by side, labelled without their section."""
         for start in range(0, len(keys), columns):
             for place, dotted in zip(st.columns(columns), keys[start : start + columns], strict=False):
                 with place:
                     self.field(dotted, among_its_own=True)
 
-    def _initial(self, dotted: str) -> Any:
+    def initial_of(self, dotted: str) -> Any:
+        """What the field began with; the schema's default inside a section that the recipe leaves out."""
         found: Any = self.initial
         for part in dotted.split("."):
+            if found is None:
+                return default_of(field_at(dotted))
             found = found[part]
         return found
 
@@ -167,6 +177,7 @@ class Form:
             st.markdown(f"**{label}**", help=explained)
             return self._sections(dotted, shape.section, value)
         common: dict[str, Any] = {"label": label, "key": f"{self.prefix}:{key}", "help": explained}
+        common["persist_state"] = "page"  # also while another mode or tab is looked at
         if dotted in self.choices or dotted in self.suggestions:
             return self._offered(dotted, value, shape.optional, common)
         if name in _LONG_TEXT:
@@ -211,7 +222,7 @@ class Form:
 
         def widget(name: str) -> Any:
             field = section.model_fields[name]
-            return self._widget(f"{dotted}.{name}", f"{dotted}.{item}.{name}", field, given[name], _words(name))
+            return self._widget(f"{dotted}.{name}", f"{dotted}.{item}.{name}", field, given[name], words_of(name))
 
         values: dict[str, Any] = {}
         with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -280,14 +291,16 @@ def read_text(text: str) -> Any:
 
 def _blank(section: type[BaseModel]) -> dict[str, Any]:
     """The section's defaults; what is required begins empty."""
-    return {
-        name: "" if field.is_required() else field.get_default(call_default_factory=True)
-        for name, field in section.model_fields.items()
-    }
+    return {name: default_of(field) for name, field in section.model_fields.items()}
 
 
-def _words(name: str) -> str:
-    """'max_new_tokens' as 'Max new tokens', 'prompts' as 'Prompts'."""
+def default_of(field: FieldInfo) -> Any:
+    """What a widget begins with where there is no recipe: what is required begins empty."""
+    return "" if field.is_required() else field.get_default(call_default_factory=True)
+
+
+def words_of(name: str) -> str:
+    """A key for people: 'max_new_tokens' as 'Max new tokens', 'prompts' as 'Prompts'."""
     words = name.replace("_", " ").replace(".", ": ").replace("heldout", "held-out")
     return words[:1].upper() + words[1:]
 

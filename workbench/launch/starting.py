@@ -86,11 +86,20 @@ def overrides(before: Mapping[str, Any], after: Mapping[str, Any], prefix: tuple
     found: list[str] = []
     for name, value in after.items():
         old, place = before.get(name), (*prefix, name)
+        if isinstance(value, Mapping) and old is None:
+            old = _defaults([*place, 0])  # a section that the start leaves out
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             found += overrides(old, value, place)
         elif value != old:
             found.append(f"{'.'.join(place)}={one_line(_compact(place, value))}")
     return found
+
+
+def _defaults(location: Sequence[str | int]) -> dict[str, Any]:
+    """The defaults of the section that holds a key; what is required has none."""
+    section = section_at(location)
+    assert section is not None
+    return {name: field.default for name, field in section.model_fields.items() if not field.is_required()}
 
 
 def command(argument: str, settings: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from engine.config import Recipe
 from engine.runs.sweep import flat
 from workbench import ui
 from workbench.launch.form import field_at, shape_of
+from workbench.methods import method_of
 from workbench.view_state import listed
 
 AXES = ("losses", "scenarios", "modes", "seeds", "sizes")  # as the URL names them
@@ -88,6 +89,10 @@ def by_prompts(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
 
 
 def told_of_first(recipes: Sequence[Recipe]) -> str:
-    """What an estimate leaves out that was made for one loss only; nothing if there is one."""
+    """What an estimate leaves out that was made for one loss, or one mode, only; nothing if there is one."""
+    modes = {recipe.train.mode for recipe in recipes}
     losses = list(dict.fromkeys(" + ".join(term.name for term in recipe.train.loss) for recipe in recipes))
+    if len(modes) > 1:
+        first = ui.text(method_of(recipes[0].train))
+        return f"Estimated with {first}; other modes may take much less or more."
     return f"Estimated with the loss {ui.text(losses[0])}; others take a little more or less." if losses[1:] else ""

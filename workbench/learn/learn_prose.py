@@ -45,6 +45,10 @@ mode
 How the draft learns: **offline** (capture once, go over it several times), **online** (a stream of queries,
 each seen once), **on-policy** (the draft writes and the target grades).
 
+stream
+The queries of online training in the order in which they come. It is **decoded** (speculatively, as in serving) or
+**replayed** (fates drawn for text that is captured already).
+
 supervision
 **White box**: the draft learns from the target's whole distribution. **Black box**: from its text alone, as
 when the target is only an API.

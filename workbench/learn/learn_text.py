@@ -24,6 +24,7 @@ TOPICS = {
     "round": "How a round works",
     "rates": "Five acceptance rates",
     "losses": "Losses",
+    "modes": "How a draft learns",
     "speed": "Is it faster?",
     "traps": "Traps",
     "statistics": "Statistics",

@@ -17,10 +17,20 @@ import pandas as pd
 
 from engine.errors import DraftbenchError
 from engine.fileio import read_json
-from engine.store.curves import CurvePoint, Event, curve_points, parse_events, replay
+from engine.store.curves import (
+    TRAINING,
+    CurvePoint,
+    Event,
+    StreamPoint,
+    curve_points,
+    parse_events,
+    replay,
+    skipped_steps,
+    stream_points,
+)
 
 LOGS = {"log.txt": "what the run did, a line a step", "output.txt": "what its process printed"}
-_KEPT = ("train", "eval", "started", "resumed", "ended")
+_KEPT = (*TRAINING, "started", "resumed", "ended")
 _SEARCHED_BYTES = 1_000_000
 _RECENT = 20  # steps that throughput and time left are told by
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
@@ -28,26 +38,43 @@ _CURVE_COLUMNS = ("run_id", "step", "kind", "temperature", "value", "tokens_seen
 
 
 class EventTail:
-    """The events of a growing `events.jsonl`; each `points()` reads only what was appended since."""
+    """The events of a growing `events.jsonl`; each look reads only what was appended since."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._offset = 0
         self._events: list[Event] = []
         self._points: list[CurvePoint] = []
+        self._stream: list[StreamPoint] = []
+        self._skipped = 0
 
     def points(self) -> list[CurvePoint]:
         """The curve so far, as if the run had never been broken off."""
-        if self._read():
-            self._points = curve_points(replay(self._events))[0]
+        self._follow()
         return self._points
+
+    def stream(self) -> list[StreamPoint]:
+        """The queries of an online run's stream so far, each once; empty for other runs."""
+        self._follow()
+        return self._stream
+
+    def skipped(self) -> int:
+        """Optimiser steps so far that had nothing to learn from."""
+        self._follow()
+        return self._skipped
+
+    def _follow(self) -> None:
+        if self._read():
+            whole = replay(self._events)
+            self._points, self._stream = curve_points(whole)[0], stream_points(whole)[0]
+            self._skipped = skipped_steps(whole)
 
     def _read(self) -> bool:
         """Take in the whole lines that are new; a file that became shorter is another one."""
         try:
             size = self.path.stat().st_size
             if size < self._offset:
-                self._offset, self._events, self._points = 0, [], []
+                self._offset, self._events, self._points, self._stream, self._skipped = 0, [], [], [], 0
             if size == self._offset:
                 return False
             with open(self.path, "rb") as file:

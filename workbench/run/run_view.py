@@ -15,9 +15,9 @@ from engine.runs.folder import RunFolder
 from engine.runs.labels import Labels
 from engine.runs.places import chosen_place
 from engine.store.queries import Run
-from workbench import actions, charts, queries, theme, ui
+from workbench import actions, charts, exports, queries, theme, ui
 from workbench.live.live_decode import has_draft
-from workbench.run import run_files
+from workbench.run import run_facts, run_files, stream_view
 
 UNFINISHED = queries.UNFINISHED
 
@@ -182,7 +182,7 @@ def _training(present: run_files.Now) -> list[tuple[str, str, str]]:
         at = "" if temperature is None else f", T = {temperature:g}"
         told.append((f"Acceptance (watched){at}", ui.number(value), f"exact, after step {present.evaluated_at:,}"))
     speed = "–" if present.tokens_per_s is None else f"{present.tokens_per_s:,.0f}"
-    return [*told, ("Target tokens/s", speed, "trained on, over the last 20 steps")]
+    return [*told, ("Target tokens/s", speed, "seen in training, over the last 20 steps")]
 
 
 def _before(status: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -206,21 +206,37 @@ def _place(run: RunFolder) -> str:
     return f"Next in the queue.{behind}"
 
 
+def facts(run: RunFolder) -> None:
+    """Mode, supervision and effort, if the recipe can be read."""
+    try:
+        recipe = run.recipe()
+    except (DraftbenchError, OSError, ValueError, RecursionError):
+        return  # `problems` says so
+    training = run_files.mapping(run.path / "training.json")
+    run_facts.show(recipe, run_facts.effort(training, events(run).skipped()))
+
+
 def curves(run: RunFolder, label: str, axis: str) -> None:
-    """Loss and watched acceptance so far, side by side."""
-    points = events(run).points()
-    if not points:
+    """Loss and watched acceptance so far, side by side; of an online run what became of its stream, too."""
+    points, streamed = events(run).points(), events(run).stream()
+    if not points and not streamed:
         st.info("No training step is done yet; the curves begin with the first one.", icon=":material/show_chart:")
         return
     frame, tone = run_files.curve_frame(run.id, points), theme.mode()
+    every = run_files.curve_frame(run.id, points, most=max(1, len(points)))
     left, right = st.columns(2)
     with left:
-        _curve(frame, axis, "train", run, label, tone, "")
+        _curve(frame, every, axis, "train", run, label, tone, "")
     with right:
-        _curve(frame, axis, "eval", run, label, tone, _watched(run))
+        _curve(frame, every, axis, "eval", run, label, tone, _watched(run))
+    if streamed:
+        _stream(stream_view.along(streamed), run, label, tone)
 
 
-def _curve(frame: pd.DataFrame, axis: str, kind: str, run: RunFolder, label: str, tone: str, note: str) -> None:
+def _curve(
+    frame: pd.DataFrame, every: pd.DataFrame, axis: str, kind: str, run: RunFolder, label: str, tone: str, note: str
+) -> None:
+    """One of the curves; `every` has the points that a long curve is drawn without, for the file of numbers."""
     part = frame[frame.kind == kind]
     if part.empty:
         st.caption("No evaluation yet." if kind == "eval" else "No training step yet.")
@@ -229,7 +245,23 @@ def _curve(frame: pd.DataFrame, axis: str, kind: str, run: RunFolder, label: str
     last = part.iloc[-1]
     what = "Training loss" if kind == "train" else "Exact acceptance of the watched prompts"
     alt = f"{what} of {label} up to step {last.step}: {ui.number(last.value)} at the end"
-    ui.chart(figure, key=f"curve-{kind}", alt=alt, name=f"{run.id}-{kind}")
+    _chart(figure, every[every.kind == kind], f"curve-{kind}", alt, f"{run.id}-{kind}-by-{axis}")
+
+
+def _stream(frame: pd.DataFrame, run: RunFolder, label: str, tone: str) -> None:
+    _chart(stream_view.figure(frame, tone), frame, "curve-stream", stream_view.alt(frame, label), f"{run.id}-stream")
+    st.caption(
+        "Each query was answered with the draft as it was then; a mark on the axis is an update of the draft. "
+        "accepted / examined counts a token as examined if it was accepted or the first to be refused. "
+        "The two lines differ by the luck of the draws alone."
+    )
+
+
+def _chart(figure: Any, frame: pd.DataFrame, key: str, alt: str, name: str) -> None:
+    """A figure with everything it can be saved as under one button."""
+    ui.chart(figure, key=key, alt=alt, name=name, save=False)
+    with st.popover("Save", icon=":material/download:", type="tertiary", key=f"save-{key}"):
+        exports.download_row(name, key, draw=lambda tone: figure, frame=frame, caption=alt)
 
 
 def _watched(run: RunFolder) -> str:

@@ -28,7 +28,14 @@ COLUMNS: dict[str, Any] = {
         "or synthetic (written by the target).",
     ),
     "loss": _column.TextColumn("Loss", help="The divergence that was trained on; a weighted sum is written out."),
-    "mode": _column.TextColumn("Mode", help="offline: the target answers once, several epochs over its answers."),
+    "mode": _column.TextColumn(
+        "Mode",
+        help="offline: the target answers once, several epochs over its answers. online: a stream of queries, each seen "
+        "once. on_policy: the draft writes, the target scores.",
+    ),
+    "supervision": _column.TextColumn(
+        "Supervision", help="white box: the target's whole distribution; black box: its text alone."
+    ),
     "exact": _column.NumberColumn(
         "Exact acceptance",
         format="%.3f",
@@ -75,6 +82,7 @@ COLUMNS: dict[str, Any] = {
 
 GROUP_COLUMNS: dict[str, Any] = {
     "group": _column.TextColumn("Group"),
+    "domain": _column.TextColumn("Domain", help="A group of several domains has a row for each."),
     "runs": _column.NumberColumn("Runs"),
     "measured": _column.NumberColumn("Measured"),
     "seeds": _column.NumberColumn("Seeds", help="Different seeds among the measured runs."),

@@ -10,10 +10,19 @@ import pandas as pd
 
 from engine.paths import Home
 from workbench.chart_parts import bounds
+from workbench.methods import SUPERVISION, method_name
 from workbench.view_state import link
 
-CHOOSABLE = ("state", "domain", "loss", "scenario", "mode", "target")  # columns to filter by, besides tags
-GROUPS = ("domain", "loss", "target", "scenario", "tag")
+CHOOSABLE = (
+    "state",
+    "domain",
+    "loss",
+    "mode",
+    "supervision",
+    "scenario",
+    "target",
+)  # columns to filter by, besides tags
+GROUPS = ("domain", "method", "loss", "target", "scenario", "tag")
 ARCHIVED = ("hidden", "shown", "only")
 UNKNOWN = "–"
 GLYPHS = {
@@ -55,6 +64,8 @@ def prepared(runs: pd.DataFrame) -> pd.DataFrame:
     frame["gain"] = frame["exact"] - frame["initial"]
     for column in ("tags", "problems"):
         frame[column] = pd.Series([_listed(value) for value in frame[column]], index=frame.index, dtype=object)
+    methods = [method_name(*pair) for pair in zip(frame.loss, frame["mode"], strict=True)]
+    frame["method"] = pd.Series(methods, index=frame.index, dtype=object).where(frame.loss.notna(), UNKNOWN)
     for column in CHOOSABLE:
         frame[column] = frame[column].astype(object).where(frame[column].notna(), UNKNOWN)
     return frame
@@ -102,19 +113,22 @@ def ordered(runs: pd.DataFrame, order: str, group: str | None = None) -> pd.Data
 def group_summary(runs: pd.DataFrame, group: str) -> pd.DataFrame:
     """One row a group: how many runs and measured ones, and the best exact acceptance with interval, n and run.
 
-    A run with several tags counts in each of their groups.
+    A group of several domains has a row for each: a rate in one says nothing about another. A run with
+    several tags counts in each of their groups.
     """
     spread = _spread(runs, group)
     rows = []
-    for name, members in spread.groupby("_group", sort=True):
+    for (name, domain), members in spread.groupby(["_group", "domain"], sort=True):
         measured = members[members.exact.notna()]
-        row: dict[str, Any] = {"group": name, "runs": len(members), "measured": len(measured)}
+        row: dict[str, Any] = {"group": name, "domain": domain, "runs": len(members), "measured": len(measured)}
         if len(measured):
             best = measured.iloc[int(measured.exact.to_numpy().argmax())]
             row |= {"exact": best.exact, "interval": interval(best.exact_low, best.exact_high), "n": best.n_prompts}
             row |= {"best": best.label, "seeds": measured.seed.nunique()}
         rows.append(row)
-    return pd.DataFrame(rows, columns=["group", "runs", "measured", "seeds", "exact", "interval", "n", "best"])
+    return pd.DataFrame(
+        rows, columns=["group", "domain", "runs", "measured", "seeds", "exact", "interval", "n", "best"]
+    )
 
 
 def group_names(runs: pd.DataFrame, group: str) -> list[str]:
@@ -147,6 +161,7 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
             "scenario": runs.scenario,
             "loss": runs.loss,
             "mode": runs["mode"],
+            "supervision": [SUPERVISION.get(word, word) for word in runs.supervision],
             "exact": runs.exact,
             "interval": [interval(*pair) for pair in zip(runs.exact_low, runs.exact_high, strict=True)],
             "n": runs.n_prompts,
@@ -176,7 +191,7 @@ def for_csv(runs: pd.DataFrame) -> pd.DataFrame:
 
 def for_paper(runs: pd.DataFrame) -> pd.DataFrame:
     """The shown rows as a paper prints them."""
-    told = cells(runs)[["label", "domain", "scenario", "loss", "exact", "interval", "n", "temperature", "seed"]]
+    told = cells(runs)[["label", "domain", "scenario", "loss", "mode", "exact", "interval", "n", "temperature", "seed"]]
     return told.rename(
         columns={"label": "run", "exact": "exact acceptance", "interval": "95% interval", "temperature": "T"}
     )

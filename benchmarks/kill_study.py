@@ -1,0 +1,229 @@
+"""SIGKILL at random moments of a study: does it end with the same results as one that was left alone?
+
+    python benchmarks/kill_study.py
+
+A study of six cells on a tiny random pair (two losses, offline and online, and offline cells of as many tokens and
+steps) is started with `draftbench study`. At random moments the command, the queue's worker and the job at work are
+all killed at once, ten times; each time the study is called again. A second home runs the same study unbroken. At
+the end every cell must be done once, and its sums a held-out prompt must be the same bit for bit, as must the
+captures. About four minutes on two idle cores. Moments come from --seed.
+
+Captures are made one prompt at a time, since an answer then cannot depend on which others share its batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engine.fileio import read_json, read_lines, sha256_file
+from engine.paths import Home
+from engine.runs.folder import RunFolder
+from engine.study.cells import expand
+from engine.study.spec import load_study
+from engine.study.state import look
+from tests.conftest import byte_tokenizer, tiny_llama
+
+ROOT = Path(__file__).resolve().parent.parent
+CELLS = 6
+TIMEOUT_S = 900
+
+
+def make_study(folder: Path, prompts: int, epochs: int) -> Path:
+    """A tiny target with a byte tokenizer, prompts, and the study's recipe; all on disk."""
+    tiny_llama().save_pretrained(folder / "target")
+    byte_tokenizer().save_pretrained(folder / "target")
+    for name, count in (("train", prompts), ("heldout", 8)):
+        rows = [{"id": f"{name}-{i:03}", "prompt": f"{name}: what is {i} times {i * i + 7}?"} for i in range(count)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {
+        "name": "killed",
+        "base": {
+            "target": {"model": str(folder / "target"), "dtype": "float32", "device": "cpu"},
+            "draft": {"init": "random", "layers": 2},
+            "prompts": {
+                "train": str(folder / "train.jsonl"), "heldout": str(folder / "heldout.jsonl"), "train_prompts": prompts,
+            },
+            "capture": {"max_new_tokens": 32, "batch_size": 1},
+            "train": {"epochs": epochs, "batch_size": 4, "eval_every": 5, "eval_prompts": 2, "checkpoint_every": 3},
+            "measure": {
+                "max_new_tokens": 16, "trace_prompts": 2, "speed_prompts": 0, "certificate_prompts": 1,
+                "certificate_tokens": 4, "bootstrap_samples": 100,
+            },
+        },
+        "axes": {
+            "loss": ["forward_kl", "sft"],
+            "mode": {
+                "offline": {},
+                "online": {"train.mode": "online", "train.online.stream": "replay", "train.online.update_interval": 3},
+            },
+        },
+        "grids": [{"loss": "forward_kl", "match": ["tokens", "steps"]}, {"loss": "sft"}],
+    }  # fmt: skip
+    (folder / "study.yaml").write_text(yaml.safe_dump(values))
+    return folder / "study.yaml"
+
+
+def call(home: Home, recipe: Path) -> subprocess.Popen[bytes]:
+    """`draftbench study` in a home; what it says goes to `said.txt` there."""
+    home.root.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "DRAFTBENCH_HOME": str(home.root), "OMP_NUM_THREADS": "1"}
+    with open(home.root / "said.txt", "ab") as said:
+        return subprocess.Popen(
+            [sys.executable, "-m", "engine", "study", str(recipe), "--yes", "--no-estimate"],
+            cwd=ROOT, env=environment, stdout=said, stderr=said,
+        )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[bytes], home: Home) -> None:
+    """Wait for a study that must end well; its words are the message if it does not."""
+    if process.wait(TIMEOUT_S) != 0:
+        raise SystemExit(f"exit status {process.returncode}\n{(home.root / 'said.txt').read_text()[-3000:]}")
+    ends = time.monotonic() + TIMEOUT_S
+    while processes(home) and time.monotonic() < ends:  # the last job still brings the index up to date
+        time.sleep(0.2)
+
+
+def processes(home: Home) -> dict[str, psutil.Process]:
+    """The home's live worker and job, found by the environment that they were started with."""
+    found = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            command = process.cmdline()
+            ours = "engine" in command and process.environ().get("DRAFTBENCH_HOME") == str(home.root.absolute())
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                words = command[command.index("engine") + 1 :]
+                found["worker" if words == ["work"] else "job" if words[:2] == ["run", "--resume"] else "study"] = (
+                    process
+                )
+    return found
+
+
+def kill_all(home: Home) -> str:
+    """SIGKILL to the command, the worker and the job at once; where the job was."""
+    where = "between jobs"
+    for role, process in processes(home).items():
+        if role == "job":
+            run = RunFolder(home.run(process.cmdline()[-1]))
+            with contextlib.suppress(Exception):
+                where = str(run.status().get("phase") or "start")
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGKILL)
+    return where
+
+
+def work_done(home: Home) -> int:
+    """Answers captured and training steps told of, redone ones included: the clock that kills go by."""
+    answers = sum(path.read_bytes().count(b"\n") for path in home.captures.glob("*/answers.jsonl"))
+    return answers + sum(path.read_bytes().count(b'"kind": "train"') for path in home.runs.glob("*/events.jsonl"))
+
+
+def break_and_resume(home: Home, recipe: Path, kills: int, whole_work: int, rng: random.Random) -> list[str]:
+    """Kill the study as often as asked, then let it end; where each kill fell."""
+    fell: list[str] = []
+    while len(fell) < kills:
+        process = call(home, recipe)
+        until = work_done(home) + rng.randint(1, max(2, whole_work // (kills + 1)))
+        ends = time.monotonic() + TIMEOUT_S
+        while process.poll() is None and work_done(home) < until and time.monotonic() < ends:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 1.0))
+        if process.poll() is not None:
+            raise SystemExit(f"the study ended after {len(fell)} of {kills} kills: give it more work")
+        fell.append(kill_all(home))
+        process.wait()
+        print(f"  kill {len(fell)}: {fell[-1]}", file=sys.stderr)
+    finish(call(home, recipe), home)
+    return fell
+
+
+def results(home: Home, recipe: Path) -> dict[str, Any]:
+    """Exact sums a held-out prompt of each cell, by the cell's name; nothing rounded."""
+    found = {}
+    for one in look(home, expand(load_study(recipe), home).cells):
+        if one.run is not None and one.state == "done":
+            table = pd.read_parquet(one.run.path / "measure" / "prompts.parquet")
+            columns = ["draft", "temperature", "prompt_id", "exact_sum", "agree_sum", "n_positions"]
+            found[one.cell.name] = table[columns].sort_values(columns[:3]).to_numpy().tolist()
+    return found
+
+
+def captures(home: Home) -> dict[str, Any]:
+    """Captures by address: their answers in order and the hash of their signal."""
+    return {
+        folder.name: (list(read_lines(folder / "answers.jsonl")), sha256_file(folder / "signal.bin"))
+        for folder in home.captures.iterdir()
+    }
+
+
+def measure(folder: Path, kills: int, prompts: int, epochs: int, seed: int) -> dict[str, Any]:
+    """One study left alone, one killed; the figures."""
+    recipe = make_study(folder, prompts, epochs)
+    whole, broken = Home(folder / "whole"), Home(folder / "broken")
+    finish(call(whole, recipe), whole)
+    whole_work = work_done(whole)
+    fell = break_and_resume(broken, recipe, kills, whole_work, random.Random(seed))
+    mine, theirs = results(broken, recipe), results(whole, recipe)
+    runs = [RunFolder(path) for path in broken.runs.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    equal = {name: name in mine and repr(mine[name]) == repr(theirs[name]) for name in theirs}
+    return {
+        "kills": len(fell), "fell": dict(Counter(fell)), "seed": seed, "work": whole_work,
+        "work_of_the_broken": work_done(broken), "cells": equal,
+        "checks": {
+            "every cell done": len(mine) == len(theirs) == CELLS,
+            "each cell one run": len(runs) == CELLS and all(run.status()["state"] == "done" for run in runs),
+            "sums a prompt bit-identical": bool(equal) and all(equal.values()),
+            "captures byte-identical": captures(broken) == captures(whole),
+            "steps done as asked": all(_steps_as_asked(run) for run in runs),
+        },
+    }  # fmt: skip
+
+
+def _steps_as_asked(run: RunFolder) -> bool:
+    training = read_json(run.path / "training.json")
+    return bool(training["steps_done"] == training["steps"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmark in a temporary folder; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10, help="how many")
+    parser.add_argument("--prompts", type=int, default=24, help="training prompts")
+    parser.add_argument("--epochs", type=int, default=5, help="of the offline cells")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    chosen = vars(parser.parse_args(arguments))
+    as_json = chosen.pop("json")
+    with tempfile.TemporaryDirectory(prefix="kill-study-", ignore_cleanup_errors=True) as folder:
+        figures = measure(Path(folder), **chosen)
+    if as_json:
+        print(json.dumps(figures, indent=2))
+    else:
+        print("kills: " + ", ".join(f"{count} in {phase}" for phase, count in figures["fell"].items()))
+        for name, same in figures["cells"].items():
+            print(f"{'ok' if same else 'NO':4}{name}")
+        print("\n".join(f"{'ok' if ok else 'NO':4}{what}" for what, ok in figures["checks"].items()))
+        print(f"a study killed {figures['kills']} times ends ", end="")
+        print("as one left alone" if all(figures["checks"].values()) else "OTHERWISE than one left alone")
+    return 0 if all(figures["checks"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

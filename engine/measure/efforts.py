@@ -1,0 +1,93 @@
+"""At which effort an offline run is compared with an online one.
+
+A stream shows every query once, offline training shows it several times: "offline wins" partly
+means "more epochs". So the modes are compared three times and the results are kept apart: at each
+mode's own schedule, at equal target tokens, and at equal optimiser steps. Which of these a pair of
+runs is, is told by what their training really did (`training.json`), not by their settings.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from engine.measure.claims import SEEDS, Facts, of_schedule
+
+if TYPE_CHECKING:
+    from engine.measure.places import Run
+
+OWN, TOKENS, STEPS = "own schedule", "equal target tokens", "equal optimiser steps"
+EFFORTS = (OWN, TOKENS, STEPS)
+TOLERANCE = 0.02
+# One pass over the queries is one pass, though the target's two answers to a query are not of one length.
+_ONE_PASS_TOLERANCE = 0.10
+MEANING = {
+    OWN: "offline as it is usually trained (several epochs) against one pass of the stream",
+    TOKENS: "offline stopped after as many of the target's tokens as the stream passed",
+    STEPS: "offline stopped after as many optimiser steps as the stream made",
+}
+
+
+def efforts_of(online: Run, offline: Run) -> set[str]:
+    """The kinds of effort at which the two may be compared.
+
+    Equal tokens: `tokens_seen` within 2%, or one epoch whose tokens are within 10%. Equal steps:
+    `steps_done` within 2%. A pair may be both; only one that is neither counts as the offline run's
+    own schedule.
+    """
+    equal = set()
+    if _near(online, offline, "tokens_seen", _ONE_PASS_TOLERANCE if _one_pass(offline.facts) else TOLERANCE):
+        equal.add(TOKENS)
+    if _near(online, offline, "steps_done", TOLERANCE):
+        equal.add(STEPS)
+    return equal or {OWN}
+
+
+def _near(a: Run, b: Run, key: str, tolerance: float) -> bool:
+    one, two = a.effort.get(key), b.effort.get(key)
+    return bool(one and two and abs(float(two) / float(one) - 1) <= tolerance)
+
+
+def _one_pass(facts: Facts) -> bool:
+    return facts.get("train.epochs") in ("1", "1.0") and facts.get("train.max_steps") in (None, "null")
+
+
+def schedule(run: Run) -> str:
+    """Everything of the run's training that is no seed and not what it was taught: equal text, equal schedule."""
+    own = {key: value for key, value in run.facts.items() if of_schedule(key) and key not in SEEDS}
+    return repr(sorted(own.items()))
+
+
+def matched(runs: Iterable[Run]) -> dict[str, set[str]]:
+    """Offline runs that were cut to the effort of an online run on the same queries: id -> kinds of effort."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        kept = {k: v for k, v in run.facts.items() if not of_schedule(k) and k not in ("train.mode", "loss", *SEEDS)}
+        groups.setdefault(repr(sorted(kept.items())), []).append(run)
+    found: dict[str, set[str]] = {}
+    for group in groups.values():
+        streams = [run for run in group if run.facts["train.mode"] == "online"]
+        for run in (run for run in group if run.facts["train.mode"] == "offline"):
+            kinds = set().union(*(efforts_of(one, run) for one in streams)) - {OWN}
+            if kinds:
+                found[run.id] = kinds
+    return found
+
+
+class Usual:
+    """Which of several schedules is the usual one, the same way everywhere.
+
+    Of schedules that could be compared in one place only one counts, or hyper-parameter trials would
+    outvote the rest: first one that was not cut to an online run's effort, then the one that the most
+    runs have, then the one of the newest run.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.matched = matched(runs)
+        self._count = Counter(schedule(run) for run in runs)
+        self._age = {run.id: place for place, run in enumerate(runs)}  # 0 is the newest
+
+    def rank(self, run: Run) -> tuple[bool, int, int]:
+        """Sorts the usual schedule first."""
+        return (run.id in self.matched, -self._count[schedule(run)], self._age[run.id])

@@ -1,0 +1,181 @@
+"""Findings as plain values: what `draftbench findings --json` prints and every report is made from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from engine.measure.claims import SEEDS, Claim
+from engine.measure.efforts import MEANING
+from engine.measure.findings import Cell, Finding, Outcome, Pooled
+from engine.measure.of_home import Evaluated
+from engine.measure.pooling import LEVEL
+from engine.measure.statistics import Interval
+from engine.measure.study_grid import WantedStudy
+from engine.measure.verdicts import ENOUGH_SEEDS
+from engine.measure.wanted import command, wanted
+from engine.measure.wanted_study import wanted_study
+
+MOST_COMMANDS = 4  # a study of so few runs is also shown as commands
+_EFFORT = ("steps_done", "tokens_seen", "n_train")
+
+
+def as_json(found: Evaluated, study: str | None = None) -> dict[str, Any]:
+    """Everything: the claims, the runs behind them with their origin, and what was left out."""
+    used = sorted({run for finding in found.findings for cell in finding.cells for run in cell.runs})
+    return {
+        "paper": "arXiv 2503.07807",
+        "study": study,
+        "metric": "exact acceptance: mean over positions of the target's own text of sum_v min(p, q)",
+        "interval": f"{LEVEL:.0%}, bootstrap over prompts, both sides on the same draws",
+        "seeds_needed": ENOUGH_SEEDS,
+        "runs_compared": len(found.runs),
+        "left_out": dict(found.left_out),
+        "claims": [claim_json(finding, found) for finding in found.findings],
+        "runs": [run_json(found, run_id) for run_id in used],
+    }
+
+
+def claim_json(finding: Finding, found: Evaluated) -> dict[str, Any]:
+    """One claim: verdict, headline, by effort, by domain, cells, and the study that would decide it."""
+    claim, headline = finding.claim, finding.headline
+    study = study_of(finding, found)
+    return {
+        "key": claim.key,
+        "number": claim.number,
+        "title": claim.title,
+        "statement": claim.statement,
+        "paper_band": _band(claim),
+        "base": claim.base,
+        "other": claim.other,
+        "verdict": finding.verdict,
+        "reason": finding.reason,
+        "headline": pooled_json(claim, headline.pooled),
+        **({"effort": headline.effort, "by_effort": [_effort(claim, one) for one in finding.outcomes]} if claim.by_effort else {}),
+        "by_domain": {name: pooled_json(claim, pooled) for name, pooled in headline.by_domain.items()},
+        "cells": [cell_json(claim, cell, found) for cell in finding.cells],
+        "would_decide": None if study is None else study_json(study),
+    }  # fmt: skip
+
+
+def study_of(finding: Finding, found: Evaluated) -> WantedStudy | None:
+    """The study that would decide the claim, with the single runs that come first where those are only a few."""
+    study = wanted_study(finding, found.runs, found.runs_folder)
+    if study is None or (study.n_runs > MOST_COMMANDS and finding.headline.cells):
+        return study
+    lines = [command(one, found.runs_folder) for one in wanted(finding, found.runs)]
+    return replace(study, commands=tuple(lines))
+
+
+def _band(claim: Claim) -> dict[str, Any] | None:
+    """As a change, and for what the paper states as a ratio too; whether relative or absolute it does not say."""
+    if claim.band is None:
+        return None
+    low, high = claim.band
+    return {
+        "change": [low, high],
+        "ratio": [round(1 + low, 6), round(1 + high, 6)],
+        "meant": "relative or absolute: not stated",
+    }
+
+
+def _effort(claim: Claim, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "effort": outcome.effort,
+        "meaning": MEANING[outcome.effort],
+        "verdict": outcome.verdict,
+        "reason": outcome.reason,
+        "headline": pooled_json(claim, outcome.pooled),
+        "by_domain": {name: pooled_json(claim, pooled) for name, pooled in outcome.by_domain.items()},
+    }
+
+
+def pooled_json(claim: Claim, pooled: Pooled | None) -> dict[str, Any] | None:
+    """An effect over several cells. `seeds`: those that all of its cells have."""
+    if pooled is None:
+        return None
+    return {
+        **_effects(pooled),
+        "base_rate": pooled.base_rate,
+        "other_rate": pooled.other_rate,
+        "n_prompts": pooled.absolute.n_prompts,
+        "n_cells": pooled.n_cells,
+        "n_runs": len(pooled.runs),
+        "seeds": len(pooled.by_seed),
+        "by_seed": list(pooled.by_seed),
+        "verdict": pooled.verdict,
+        "reason": pooled.reason,
+    }
+
+
+def cell_json(claim: Claim, cell: Cell, found: Evaluated) -> dict[str, Any]:
+    """One comparison with its runs; `counts` is false where it is shown but not judged."""
+    seeds = [dict(zip(SEEDS, pair.seed, strict=True)) for pair in cell.pairs]
+    sides = [{"base": [run for run, _ in pair.base], "other": [run for run, _ in pair.other]} for pair in cell.pairs]
+    return {
+        "where": {key: value for key, value in cell.where.items() if value},
+        "temperature": cell.temperature,
+        **({"effort": cell.effort} if cell.effort else {}),
+        **_effects(cell),
+        "base_rate": cell.base_rate,
+        "other_rate": cell.other_rate,
+        "n_prompts": cell.absolute.n_prompts,
+        "seeds": len(cell.by_seed),
+        "pairs": [
+            {"seed": seed, **side, "absolute": value}
+            for seed, side, value in zip(seeds, sides, cell.by_seed, strict=True)
+        ],
+        "runs": cell.runs,
+        "verdict": cell.verdict,
+        "reason": cell.reason,
+        "remark": cell.remark,
+        "counts": cell.counts,
+    }
+
+
+def _effects(of: Cell | Pooled) -> dict[str, Any]:
+    """other / base, the same less one, and other - base; null where a ratio makes no sense."""
+    relative = interval_json(of.relative)
+    ratio = None if relative is None else interval_json(shifted(of.relative, 1.0))
+    return {"ratio": ratio, "relative": relative, "absolute": interval_json(of.absolute)}
+
+
+def interval_json(interval: Interval) -> dict[str, float | int] | None:
+    """The fields by name; None for no value."""
+    return None if math.isnan(interval.value) else interval.as_dict()
+
+
+def shifted(interval: Interval, by: float) -> Interval:
+    """The interval with `by` added to value and bounds: a change as a ratio."""
+    return Interval(interval.value + by, interval.low + by, interval.high + by, interval.n_prompts)
+
+
+def run_json(found: Evaluated, run_id: str) -> dict[str, Any]:
+    """Where a number comes from: recipe, commit, seeds, hashes, and how much was trained."""
+    run = next(run for run in found.runs if run.id == run_id)
+    origin: Mapping[str, Any] = found.provenance.get(run_id, {})
+    source, prompts = origin.get("source") or {}, origin.get("prompts") or {}
+    return {
+        "run": run_id,
+        "title": found.titles.get(run_id),
+        "domain": run.facts["domain"],
+        "scenario": run.facts["scenario"],
+        "mode": run.facts["train.mode"],
+        "loss": run.facts["loss"],
+        "command": " ".join(map(str, origin.get("command") or [])),
+        "commit": source.get("commit"),
+        "changed": source.get("changed"),
+        "seeds": origin.get("seeds"),
+        "target_fingerprint": origin.get("target_fingerprint"),
+        "draft_sha256": run.draft_sha256,
+        "train_hash": prompts.get("train_hash"),
+        "heldout_hash": prompts.get("heldout_hash"),
+        **{key: run.effort.get(key) for key in _EFFORT},
+    }
+
+
+def study_json(study: WantedStudy) -> dict[str, Any]:
+    """The study that would decide a claim; `commands` are the runs to begin with, where they are a few."""
+    return {"why": study.why, "new_runs": study.n_runs, "recipe": study.text, "commands": list(study.commands)}

@@ -1,0 +1,68 @@
+"""The findings of a home: its index brought up to date and read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from engine.measure.findings import Finding, evaluate
+from engine.measure.pairing import select
+from engine.measure.places import Run
+from engine.paths import Home
+from engine.store import queries
+from engine.store.connection import reading
+from engine.store.ingest import ingest_all, remove_missing
+
+STUDY_TAG = "study:"  # every run of a study carries this and the study's name
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """All findings with the runs that took part (newest first) and how many did not, for which reason."""
+
+    findings: list[Finding]
+    runs: list[Run]
+    runs_folder: Path
+    left_out: Mapping[str, int]
+    provenance: Mapping[str, Mapping[str, Any]]  # of each run that took part
+    titles: Mapping[str, str]
+    sums: pd.DataFrame  # per-prompt sums of all of them: see `engine.store.queries.prompt_sums`
+
+
+def evaluate_home(home: Home, study: str | None = None, *, up_to_date: bool = False) -> Evaluated:
+    """Every claim tested on the runs of a home, or of one study. `up_to_date`: the index was just ingested."""
+    if not up_to_date:
+        ingest_all(home)
+        remove_missing(home)
+    with reading(home.index) as con:
+        frame = of_study(queries.studied(con), study)
+        runs, left_out = select(frame)
+        sums = queries.prompt_sums(con, [run.id for run in runs])
+    taken = {run.id for run in runs}
+    rows = [row for row in frame.to_dict("records") if row["run_id"] in taken]
+    return Evaluated(
+        evaluate(runs, lambda run_ids: sums[sums.run_id.isin(run_ids)]),
+        runs,
+        home.runs,
+        left_out,
+        {str(row["run_id"]): row["provenance"] for row in rows},
+        {str(row["run_id"]): row["title"] for row in rows if isinstance(row["title"], str) and row["title"]},
+        sums,
+    )
+
+
+def of_study(frame: pd.DataFrame, study: str | None) -> pd.DataFrame:
+    """The rows of the runs tagged `study:NAME`; all without a name."""
+    if study is None:
+        return frame
+    return frame[[f"{STUDY_TAG}{study}" in (() if tags is None else list(tags)) for tags in frame.tags]]
+
+
+def studies_of(frame: pd.DataFrame) -> list[str]:
+    """Names of the studies that any run belongs to."""
+    every = [tag for tags in frame.tags if tags is not None for tag in tags]
+    return sorted({tag.removeprefix(STUDY_TAG) for tag in every if str(tag).startswith(STUDY_TAG)})

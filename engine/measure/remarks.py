@@ -1,0 +1,68 @@
+"""What a reader should know of a comparison's fairness, in words."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+
+from engine.measure.places import Pair, Place, Run, Side
+
+_SIDES: tuple[Callable[[Pair], Side], ...] = (lambda pair: pair.base, lambda pair: pair.other)
+_MOST = 3
+
+
+def unequal_effort(pairs: Sequence[Pair], known: Mapping[str, Run], *, of_queries: bool = True) -> str:
+    """Says so if the two sides saw different amounts: then part of the effect may be that.
+
+    `of_queries`: whether the number of queries is to be told too; not where the claim is about it.
+    """
+    told = []
+    for key, unit in (("n_train", "queries"), ("steps_done", "optimiser steps"), ("tokens_seen", "target tokens")):
+        sides = [[known[run].effort.get(key) for pair in pairs for run, _ in side(pair)] for side in _SIDES]
+        if any(not value for side in sides for value in side) or (key == "n_train" and not of_queries):
+            continue
+        base, other = (float(sum(side)) / len(side) for side in sides)  # type: ignore[arg-type]
+        if base and abs(other / base - 1) > 0.02:
+            told.append(f"{base:,.0f} against {other:,.0f} {unit}")
+    if not told:
+        return ""
+    if not of_queries:
+        return f"More queries were more training too: {', '.join(told)}."
+    return f"The sides were not trained on equally much: {', '.join(told)}."
+
+
+def untrained(pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
+    """Says so if drafts were measured with the weights they began with: then the training is not what is compared."""
+    drafts = list(dict.fromkeys(run for pair in pairs for run in pair.runs))
+    first = sum(known[run].effort.get("best_step") == 0 for run in drafts)
+    if not first:
+        return ""
+    return (
+        f"{first} of {len(drafts)} drafts {'is' if first == 1 else 'are'} the one that training began with: "
+        "no step did better on the watched prompts."
+    )
+
+
+def other_schedule(place: Place, usual: Place, known: Mapping[str, Run]) -> str:
+    """How the training of a place that does not count differs from that of the one that does."""
+    mine, theirs = (_settings(known, one) for one in (place, usual))
+    odd = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
+    told = ", ".join(f"{key} {mine.get(key, 'unset')} instead of {theirs.get(key, 'unset')}" for key in odd[:_MOST])
+    return f"Another schedule of training than the usual one ({told}): shown, not counted."
+
+
+def _settings(known: Mapping[str, Run], place: Place) -> dict[str, str]:
+    """The training settings of a place's first pair, of both sides."""
+    found: dict[str, str] = {}
+    for run in place.pairs[0].runs:
+        facts = known[run].facts
+        mode = f"{facts['train.mode']} " if place.effort else ""
+        found |= {mode + key: _brief(value) for key, value in facts.items() if key.startswith("train.")}
+    return found
+
+
+def _brief(value: object) -> str:
+    try:
+        return str(ast.literal_eval(str(value)))
+    except (ValueError, SyntaxError):
+        return str(value)

@@ -1,0 +1,73 @@
+"""Per-prompt sums of acceptance of many runs, as the sides of comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+import pandas as pd
+
+from engine.measure.places import Side
+from engine.measure.pooling import Sums
+
+Tables = Mapping[tuple[str, str, float], pd.DataFrame]  # (run, draft, temperature) -> [prompt] exact_sum, n_positions
+_DIGITS = 6  # 0.7 may have been stored as float32
+
+
+def tables_of(sums: pd.DataFrame) -> dict[tuple[str, str, float], pd.DataFrame]:
+    """A table a run, draft and temperature. `sums`: run_id, draft, temperature, prompt_id, exact_sum, n_positions."""
+    rows = sums.dropna(subset=["exact_sum", "n_positions"])
+    rows = rows[rows.n_positions > 0]
+    # plain objects: an index of Arrow strings is many times slower to align
+    plain = {"temperature": rows.temperature.round(_DIGITS), "prompt_id": rows.prompt_id.astype(object)}
+    rows = rows.assign(**plain).set_index("prompt_id")
+    tables = {}
+    for key, table in rows.groupby(["run_id", "draft", "temperature"]):
+        run, draft, temperature = cast("tuple[str, str, float]", key)
+        tables[str(run), str(draft), float(temperature)] = table[["exact_sum", "n_positions"]]
+    return tables
+
+
+def temperatures_of(runs: Iterable[str], tables: Tables) -> list[float]:
+    """Temperatures at which any of the runs was measured."""
+    wanted = set(runs)
+    return sorted({temperature for run, _, temperature in tables if run in wanted})
+
+
+def side_of(side: Side, draft: str, temperature: float, tables: Tables) -> pd.DataFrame:
+    """[prompt]: the side's sum of acceptances and its number of positions, for prompts that all its runs have."""
+    merged: pd.DataFrame | None = None
+    for run, sign in side:
+        rows = tables.get((run, draft, temperature))
+        if rows is None:
+            return pd.DataFrame()
+        rows = rows if sign == 1 else rows.assign(exact_sum=rows.exact_sum * sign)
+        if merged is not None:
+            merged, rows = same_text(merged, rows)
+            rows = rows.assign(exact_sum=merged.exact_sum + rows.exact_sum)
+        merged = rows
+    return pd.DataFrame() if merged is None else merged
+
+
+def same_text(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of the prompts that both have; an answer of another length is another text and is left out."""
+    if not (len(a) and len(b)):
+        return a.iloc[:0], b.iloc[:0]
+    if not a.index.equals(b.index):
+        common = a.index.intersection(b.index)
+        a, b = a.loc[common], b.loc[common]
+    same = a.n_positions == b.n_positions
+    return (a, b) if same.all() else (a[same], b[same])
+
+
+def seed_mean(sides: Sequence[Sums]) -> Sums:
+    """Seeds averaged within each prompt: the sums of all over the number of seeds."""
+    if len(sides) == 1:
+        return sides[0]
+    table = pd.concat([side.table for side in sides]).groupby(level=0).sum() / len(sides)
+    return Sums(sides[0].heldout, table)
+
+
+def rate_of(table: pd.DataFrame) -> float:
+    """Acceptance over all prompts: a ratio of sums."""
+    return float(table.exact_sum.sum() / table.n_positions.sum())

@@ -1,0 +1,224 @@
+"""From a study's recipe to its cells: plain recipes of runs, each once, those that share a capture together."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from engine.config import Recipe, parse_recipe
+from engine.distill.plan import stream_steps, total_steps
+from engine.errors import DraftbenchError, did_you_mean
+from engine.paths import Home
+from engine.runs.recipes import with_absolute_paths
+from engine.runs.sweep import run_name
+from engine.study.identity import identity
+from engine.study.spec import StudySpec
+
+_NAMED_FIRST = ("domain", "scenario", "mode", "loss", "queries")  # order of the labels in a cell's name
+_SCHEDULES = {"tokens": "equal-tokens", "steps": "equal-steps"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study. `schedule` says what it was matched to: 'own' is its recipe's own schedule."""
+
+    recipe: Recipe
+    labels: Mapping[str, str]  # axis -> label
+    key: str  # the recipe's identity
+    schedule: str = "own"
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+
+@dataclass(frozen=True)
+class ModePair:
+    """An online or on-policy cell and the offline one it is compared with, by key; what is equal between them."""
+
+    other: str
+    offline: str
+    equal: str  # 'own schedule', 'tokens' or 'steps'
+
+
+@dataclass(frozen=True)
+class Cells:
+    """All cells of a study, each key once, and the pairs that compare modes."""
+
+    cells: list[Cell] = field(default_factory=list)
+    pairs: list[ModePair] = field(default_factory=list)
+
+
+def tag(study: str) -> str:
+    """The tag that the runs of a study carry."""
+    return f"study:{study}"
+
+
+def expand(spec: StudySpec, home: Home) -> Cells:
+    """Every cell of the study. Raises DraftbenchError naming the cell whose recipe is not valid."""
+    found: dict[str, Cell] = {}
+    pairs: dict[ModePair, None] = {}
+    for grid in spec.grids:
+        wanted = spec.match if grid.match is None else grid.match
+        for labels in _products(spec, grid.where):
+            cell = _cell(spec, labels, home)
+            found.setdefault(cell.key, cell)
+            if cell.recipe.train.mode != "offline":
+                for equal, offline in _counterparts(spec, cell, wanted, home):
+                    found.setdefault(offline.key, offline)
+                    pairs[ModePair(cell.key, offline.key, equal)] = None
+                own = _offline(spec, labels, home)
+                pairs[ModePair(cell.key, own.key, "own schedule")] = None
+    whole = [pair for pair in pairs if pair.offline in found]
+    return Cells(_named(spec, _together(list(found.values()))), whole)
+
+
+def only(cells: Cells, choices: Sequence[str]) -> Cells:
+    """The cells that fit `axis=value` choices; several values of an axis are alternatives."""
+    wanted: dict[str, set[str]] = {}
+    for choice in choices:
+        axis, equals, values = choice.partition("=")
+        if not equals:
+            raise DraftbenchError(f"--only {choice!r} is not axis=value", "", "for example --only domain=biology")
+        wanted.setdefault(axis.strip(), set()).update(value.strip() for value in values.split(","))
+    for axis, labels in wanted.items():
+        known = {cell.labels[axis] for cell in cells.cells if axis in cell.labels}
+        for value in labels:
+            if value not in known:
+                axes = {name for cell in cells.cells for name in cell.labels}
+                fix = did_you_mean(value, known) if known else did_you_mean(axis, axes)
+                raise DraftbenchError(f"--only {axis}={value} fits no cell", "nothing would be run", fix)
+    kept = [c for c in cells.cells if all(c.labels.get(axis) in values for axis, values in wanted.items())]
+    keys = {cell.key for cell in kept}
+    return Cells(kept, [pair for pair in cells.pairs if {pair.other, pair.offline} <= keys])
+
+
+def _products(spec: StudySpec, where: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
+    chosen = {axis: where.get(axis, list(labels)) for axis, labels in spec.axes.items()}
+    for labels in itertools.product(*chosen.values()):
+        yield dict(zip(chosen, labels, strict=True))
+
+
+def _cell(spec: StudySpec, labels: Mapping[str, str], home: Home, **changes: Any) -> Cell:
+    """The cell of these labels; `changes` are dotted keys over all else, with '__' for the dot."""
+    values = copy.deepcopy(spec.base) if isinstance(spec.base, dict) else {}
+    settings = [spec.set, *(spec.axes[axis][label] for axis, label in labels.items())]
+    settings.append({key.replace("__", "."): value for key, value in changes.items()})
+    for key, value in itertools.chain.from_iterable(one.items() for one in settings):
+        _put(values, key, _filled(value, labels))
+    others = [
+        one for one in values.get("tags") or [] if not str(one).startswith(tag(""))
+    ]  # the base may be a run's recipe
+    values |= {"name": spec.name, "tags": [*others, tag(spec.name)]}
+    try:
+        recipe = with_absolute_paths(parse_recipe(values), Path(spec.folder or "."), home)
+    except DraftbenchError as error:
+        told = ", ".join(f"{axis} {label}" for axis, label in labels.items())
+        raise DraftbenchError(f"the study's cell {told or spec.name}: {error.what}", error.why, error.fix) from None
+    return Cell(recipe, dict(labels), identity(recipe))
+
+
+def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set one key; a section that is only a name, such as `target: asset:x`, becomes a whole one."""
+    *parents, last = dotted.split(".")
+    place = values
+    for parent in parents:
+        inner = place.get(parent)
+        if isinstance(inner, str) and parent == "target":
+            inner = {"model": inner}
+        place[parent] = place = inner if isinstance(inner, dict) else {}
+    place[last] = value
+
+
+def _filled(value: Any, labels: Mapping[str, str]) -> Any:
+    """The value with each {axis} in its texts replaced by the axis' label."""
+    if isinstance(value, str):
+        for axis, label in labels.items():
+            value = value.replace(f"{{{axis}}}", label)
+        return value
+    if isinstance(value, Mapping):
+        return {key: _filled(inner, labels) for key, inner in value.items()}
+    return [_filled(inner, labels) for inner in value] if isinstance(value, list) else copy.deepcopy(value)
+
+
+def _offline(spec: StudySpec, labels: Mapping[str, str], home: Home, **changes: Any) -> Cell:
+    """The offline cell that is alike in all but the mode."""
+    for label in spec.axes.get("mode", {}):
+        found = _cell(spec, {**labels, "mode": label}, home, **changes)
+        if found.recipe.train.mode == "offline":
+            return found
+    raise DraftbenchError(
+        f"the study {spec.name} has no offline mode to compare with",
+        "match sets an offline cell beside every online one",
+        "give the axis mode a value offline: {}",
+    )
+
+
+def _counterparts(spec: StudySpec, cell: Cell, wanted: Sequence[str], home: Home) -> Iterator[tuple[str, Cell]]:
+    """Offline cells of as many target tokens, or optimiser steps, as the online or on-policy cell."""
+    for equal in wanted:
+        changes = _schedule(cell, _offline(spec, cell.labels, home).recipe, equal)
+        offline = _offline(spec, cell.labels, home, **changes)
+        yield equal, replace(offline, schedule=_SCHEDULES[equal]) if changes else offline
+
+
+def _schedule(cell: Cell, offline: Recipe, equal: str) -> dict[str, Any]:
+    """What to change of the offline recipe; nothing if its own schedule fits already.
+
+    A stream passes each query once, so as many target tokens are one epoch. An on-policy run has steps and
+    batches like an offline one of the same settings, whoever writes their text.
+    """
+    train, queries = cell.recipe.train, cell.recipe.prompts.train_prompts
+    own = offline.train
+    if equal == "tokens":
+        epochs = 1.0 if train.mode == "online" else train.epochs
+        return (
+            {}
+            if own.epochs == epochs and own.max_steps is None
+            else {"train__epochs": epochs, "train__max_steps": None}
+        )
+    if queries is None:
+        raise DraftbenchError(
+            f"how many steps {cell.labels} takes is not known",
+            "match: [steps] counts them from the number of queries",
+            "set prompts.train_prompts, or give the study an axis queries",
+        )
+    steps = stream_steps(queries, train.online) if train.mode == "online" else total_steps(queries, train)
+    if steps == total_steps(queries, own):
+        return {}
+    if steps == math.ceil(queries / min(own.batch_size, queries)):
+        return {"train__epochs": 1.0, "train__max_steps": None}  # the cell of as many tokens, made once
+    least = steps * min(own.batch_size, queries) / queries
+    return {"train__epochs": max(own.epochs, least), "train__max_steps": steps}
+
+
+def _together(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells in their order, but those that train on the same prompts of the same target one behind the other."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        recipe = cell.recipe
+        groups.setdefault(repr((recipe.target, recipe.prompts.train)), []).append(cell)
+    ordered = []
+    for group in groups.values():
+        ordered += sorted(group, key=lambda cell: cell.recipe.prompts.train_prompts or math.inf, reverse=True)
+    return ordered
+
+
+def _named(spec: StudySpec, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells with names made of their labels, no two alike."""
+    order = [axis for axis in _NAMED_FIRST if axis in spec.axes]
+    order += [axis for axis in spec.axes if axis not in (*_NAMED_FIRST, "seed")]
+    taken: set[str] = set()
+    named = []
+    for cell in cells:
+        parts = [cell.labels[axis] for axis in order if (axis, cell.labels[axis]) != ("mode", "offline")]
+        parts += [cell.schedule] if cell.schedule != "own" else []
+        parts += [f"seed{cell.labels['seed']}"] if len(spec.axes.get("seed", ())) > 1 else []
+        recipe = cell.recipe.model_copy(update={"name": run_name(spec.name, parts, taken)})
+        named.append(replace(cell, recipe=recipe))
+    return named

@@ -1,0 +1,153 @@
+"""What the missing cells of a study will take: captures made once, time and disk of each. Needs torch, reads no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from engine.capture.store import CapturePlan, plan_capture
+from engine.config import Recipe
+from engine.data.subsets import nested_subset
+from engine.distill.modes import needs_capture
+from engine.errors import DraftbenchError
+from engine.models.load import LoadedModel
+from engine.paths import Home
+from engine.progress import SILENT, Progress
+from engine.runs.estimate import capture_cost, estimate, target_outline
+from engine.runs.pipeline import Pipeline
+from engine.study.state import Placed
+
+_UNFINISHED = ("to do", "stopped", "failed", "waiting", "running")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Time and disk of what is not finished; None and a reason where not known."""
+
+    captures: int  # distinct ones that the whole study needs
+    captures_there: int
+    seconds: float | None
+    disk_bytes: int | None
+    unknown: str = ""
+    based_on: str = ""  # the run that time is scaled from
+    estimated: int = 0  # cells that were estimated; the others were taken to be like one of them
+    notes: tuple[str, ...] = ()  # what is not as the recipe asks, such as too few queries
+
+    def as_dict(self) -> dict[str, object]:
+        """The fields by name."""
+        return dict(vars(self))
+
+
+def costs(home: Home, placed: Sequence[Placed], progress: Progress = SILENT) -> Costs:
+    """The costs of a study's unfinished cells. Never raises for what is unknown."""
+    try:
+        plans, notes = _plans(home, [one.cell.recipe for one in placed], progress)
+    except DraftbenchError as error:
+        return Costs(0, 0, None, None, unknown=f"not known: {error.what}")
+    distinct = {plan.folder: plan for cell in plans.values() for plan in cell.values()}
+    there = sum((folder / "done.json").exists() for folder in distinct)
+    unfinished = [one.cell.recipe for one in placed if one.state in _UNFINISHED]
+    if not unfinished:
+        return Costs(len(distinct), there, 0.0, 0, notes=notes)
+    return _summed(home, unfinished, plans, (len(distinct), there), notes)
+
+
+def _summed(
+    home: Home,
+    recipes: Sequence[Recipe],
+    plans: Mapping[str, Mapping[str, CapturePlan]],
+    captures: tuple[int, int],
+    notes: tuple[str, ...],
+) -> Costs:
+    """Each kind of cell estimated once and counted as often as it occurs; each open capture once."""
+    groups: dict[str, list[Recipe]] = {}
+    for recipe in recipes:
+        groups.setdefault(_kind(recipe), []).append(recipe)
+    seconds, disk, known_time, known_disk, unknown, based = 0.0, 0, True, True, "", ""
+    open_captures: dict[object, tuple[int, float | None]] = {}
+    for group in groups.values():
+        mine = plans[_prompts_key(group[0])]
+        found = estimate(home, group[0], mine)
+        unknown = unknown or found.seconds_unknown or found.disk_unknown
+        based = based or found.based_on
+        known_time &= bool(found.seconds)
+        known_disk &= found.disk_bytes is not None
+        seconds += len(group) * sum(value for part, value in found.seconds.items() if part != "capture")
+        disk += len(group) * sum(value for part, value in found.disk.items() if part != "captures")
+    for recipe in {_prompts_key(recipe): recipe for recipe in recipes}.values():
+        for plan in plans[_prompts_key(recipe)].values():
+            if plan.folder not in open_captures:
+                open_captures[plan.folder] = capture_cost(home, recipe, plan)
+    known_time &= all(took is not None for _, took in open_captures.values())
+    seconds += sum(took or 0.0 for _, took in open_captures.values())
+    disk += sum(size for size, _ in open_captures.values())
+    return Costs(
+        *captures,
+        seconds if known_time else None,
+        disk if known_disk else None,
+        unknown or ("" if known_time else "not known yet: no earlier run tells how long a capture takes"),
+        based,
+        len(groups),
+        notes,
+    )
+
+
+def _kind(recipe: Recipe) -> str:
+    """Cells of one target, mode, schedule and number of queries are taken to cost the same, whatever loss and prompts."""
+    train = recipe.train.model_dump(exclude={"loss", "seed"})
+    return repr((recipe.target, recipe.prompts.train_prompts, recipe.capture, recipe.draft, train, recipe.measure))
+
+
+def _prompts_key(recipe: Recipe) -> str:
+    return repr((_source_key(recipe), recipe.prompts.train_prompts, needs_capture(recipe.train)))
+
+
+def _source_key(recipe: Recipe) -> str:
+    """What the captures depend on, but for the number of queries."""
+    prompts = recipe.prompts.model_dump(exclude={"train_prompts", "domain", "scenario"})
+    measure, watched = recipe.measure, recipe.train.eval_prompts
+    held = (measure.temperatures, measure.top_p, measure.top_k, measure.max_new_tokens, measure.heldout_prompts)
+    return repr((recipe.target, prompts, recipe.capture, held, measure.seed, watched))
+
+
+def _plans(
+    home: Home, recipes: Sequence[Recipe], progress: Progress
+) -> tuple[dict[str, dict[str, CapturePlan]], tuple[str, ...]]:
+    """The captures of every distinct set of prompts, each source read once; and notes on sources that are too small."""
+    sources: dict[str, list[Recipe]] = {}
+    for recipe in recipes:
+        sources.setdefault(_source_key(recipe), []).append(recipe)
+    plans: dict[str, dict[str, CapturePlan]] = {}
+    notes: dict[str, None] = {}
+    outlines: dict[str, LoadedModel] = {}
+    progress.start("reading prompts", len(sources), "sets")
+    for group in sources.values():
+        pipeline = _pipeline(home, group[0], outlines)
+        heldout = {f"held-out T={t:g}": plan for t, plan in pipeline.heldout_plans().items()}
+        for recipe in {_prompts_key(recipe): recipe for recipe in group}.values():
+            found = dict(heldout)
+            try:
+                chosen = nested_subset(pipeline.prompts.train, recipe.prompts.train_prompts)
+            except DraftbenchError as error:
+                notes[f"{recipe.prompts.domain}, {recipe.prompts.scenario}: {error.what}"] = None
+            else:
+                if needs_capture(recipe.train):
+                    found["training"] = plan_capture(home.captures, pipeline.target, chosen, recipe.capture)
+            plans[_prompts_key(recipe)] = found
+        progress.advance()
+    progress.finish()
+    return plans, tuple(notes)
+
+
+def _pipeline(home: Home, recipe: Recipe, outlines: dict[str, LoadedModel]) -> Pipeline:
+    """The recipe's prompts and plans on an outline of its target, whose weights are not read."""
+    key = repr(recipe.target)
+    if key not in outlines:
+        found = target_outline(recipe.target)
+        if found is None:
+            raise DraftbenchError(f"{recipe.target.model} is fetched when the first run begins")
+        outlines[key] = found
+    whole = recipe.model_copy(update={"prompts": recipe.prompts.model_copy(update={"train_prompts": None})})
+    pipeline = Pipeline(home, whole, None, SILENT)
+    pipeline.__dict__["target"] = outlines[key]  # in place of the cached property, which would load the weights
+    return pipeline

@@ -1,0 +1,71 @@
+"""What makes two recipes the same cell: everything that changes the draft or its exact acceptance, and nothing else."""
+
+from __future__ import annotations
+
+import filecmp
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from engine.config import Recipe
+from engine.fileio import content_hash
+from engine.paths import PROJECT_ROOT
+
+_LABELS = {"name", "tags", "notes"}
+_OTHER_RATES = ("speed_", "trace_", "certificate_", "bootstrap_")  # measure keys that leave the exact rate as it is
+_NOT_ONLINE = ("epochs", "max_steps", "batch_size")  # a stream has its own schedule
+_OURS = ("sample_data", "recipes")  # folders of the project that recipes name
+
+
+def identity(recipe: Recipe) -> str:
+    """Hex hash of the recipe without labels, what its mode does not use, and what changes no exact rate.
+
+    A path into the project counts as relative to it, also if it was written in another checkout.
+    """
+    values = recipe.model_dump(mode="json", exclude=_LABELS)
+    values["measure"] = {k: v for k, v in values["measure"].items() if not k.startswith(_OTHER_RATES)}
+    train = values["train"]
+    for mode in ("online", "on_policy"):
+        if train["mode"] != mode:
+            del train[mode]
+    if train["mode"] == "online":
+        train = values["train"] = {key: value for key, value in train.items() if key not in _NOT_ONLINE}
+    if train["selection"]["share"] == 1:
+        del train["selection"]
+    _localise(values)
+    return content_hash(values)
+
+
+def _localise(values: dict[str, Any]) -> None:
+    for section, key in (("target", "model"), ("target", "adapter"), ("draft", "checkpoint")):
+        values[section][key] = project_path(values[section][key])
+    for source in (*values["prompts"]["train"], *values["prompts"]["heldout"]):
+        source["path"] = project_path(source["path"])
+    if "selection" in values["train"]:
+        values["train"]["selection"]["reference"] = project_path(values["train"]["selection"]["reference"])
+
+
+def project_path(name: str | None) -> str | None:
+    """An absolute path to what the project ships, relative to the project; anything else as it is.
+
+    A path in another checkout counts if the same file lies here, or if that checkout is gone or elsewhere.
+    """
+    if name is None or not name.startswith("/"):
+        return name
+    path = Path(name)
+    if path.is_relative_to(PROJECT_ROOT):
+        return path.relative_to(PROJECT_ROOT).as_posix()
+    for number, part in reversed(list(enumerate(path.parts))):
+        ours = Path(*path.parts[number:])
+        if part in _OURS and (PROJECT_ROOT / ours).exists() and (not path.exists() or _same(path, PROJECT_ROOT / ours)):
+            return ours.as_posix()
+    return name
+
+
+@lru_cache(maxsize=256)
+def _same(a: Path, b: Path) -> bool:
+    """Whether two files, or all files in two folders, hold the same bytes."""
+    if a.is_file() and b.is_file():
+        return filecmp.cmp(a, b, shallow=False)
+    files = [sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file()) for root in (a, b)]
+    return files[0] == files[1] and all(filecmp.cmp(a / file, b / file, shallow=False) for file in files[0])

@@ -1,0 +1,198 @@
+"""The recipe of a study: what its cells have in common, its axes, and which products of them are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, model_validator
+
+from engine.config import Section, parse_section, recipe_values
+from engine.errors import DraftbenchError, did_you_mean
+from engine.paths import resolve_input
+
+# The recipe key that an axis of plain values sets; an axis named like a key, such as `train.learning_rate`, sets that.
+PLAIN_AXES = {
+    "domain": "prompts.domain",
+    "scenario": "prompts.scenario",
+    "loss": "train.loss",
+    "mode": "train.mode",
+    "queries": "prompts.train_prompts",
+    "seed": "train.seed",
+}
+_FETCHED = ("hub:", "asset:", "pack:")
+
+Match = Literal["tokens", "steps"]
+Settings = dict[str, Any]  # dotted recipe key -> value
+
+
+def label_of(value: Any) -> str:
+    """What a plain value of an axis is called: '200', 'forward_kl', 'jsd-0.1'."""
+    if isinstance(value, Mapping):
+        return "-".join(label_of(inner) for inner in value.values())
+    if isinstance(value, list | tuple):
+        return "-".join(label_of(inner) for inner in value)
+    return "all" if value is None else str(value)
+
+
+def _axis(name: str, given: Any) -> dict[str, Settings]:
+    """An axis as label -> settings; the short form is a list of plain values."""
+    if isinstance(given, Mapping):
+        return {str(label): dict(settings or {}) for label, settings in given.items()}
+    key = PLAIN_AXES.get(name, name if "." in name else None)
+    if key is None:
+        raise ValueError(
+            f"axis {name!r} lists plain values, and which recipe key they set is not known "
+            f"({did_you_mean(name, PLAIN_AXES)}): give it as label: {{key: value}}"
+        )
+    values = given if isinstance(given, list) else [given]
+    return {label_of(value): {key: value} for value in values}
+
+
+def _axes(given: Any) -> Any:
+    return (
+        {str(name): _axis(str(name), values) for name, values in given.items()} if isinstance(given, Mapping) else given
+    )
+
+
+class Grid(Section):
+    """A product of axes. An axis that `where` does not name takes all its values."""
+
+    where: dict[str, list[str]] = Field({}, description="axis -> its values in this product")
+    match: list[Match] | None = Field(None, description="as the study's own match, for this product alone")
+
+
+def _grid(given: Any) -> Any:
+    """`{mode: offline, queries: [50, 200], match: [steps]}`: the axes stand beside `match`."""
+    if not isinstance(given, Mapping) or "where" in given:
+        return given
+    where = {
+        str(axis): [label_of(value) for value in (chosen if isinstance(chosen, list) else [chosen])]
+        for axis, chosen in given.items()
+        if axis != "match"
+    }
+    return {"where": where, "match": given.get("match")}
+
+
+class StudySpec(Section):
+    """A grid of runs that share captures."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$", description="begins the name of every cell")
+    base: str | dict[str, Any] = Field(
+        {}, description="recipe that every cell starts from, found beside the study's; or its values"
+    )
+    set: Settings = Field({}, description="dotted recipe keys over the base, for every cell")
+    axes: Annotated[dict[str, dict[str, Settings]], BeforeValidator(_axes)] = Field(
+        {},
+        description="axis -> label -> dotted recipe keys; {axis} in a value is replaced by that axis' label. "
+        "A list of plain values will do for domain, scenario, loss, mode, queries, seed, and for an axis named like a key",
+    )
+    grids: list[Annotated[Grid, BeforeValidator(_grid)]] = Field(
+        [Grid()], min_length=1, description="products of axes, whose union is run; everything if empty"
+    )
+    match: list[Match] = Field(
+        [],
+        description="for every online or on-policy cell also an offline one of as many target tokens, or optimiser steps",
+    )
+    folder: str | None = Field(None, description="where relative paths are looked for; the study recipe's own if empty")
+
+    @model_validator(mode="after")
+    def _grids_name_axes(self) -> StudySpec:
+        for axis, labels in self.axes.items():
+            if not labels:
+                raise ValueError(f"axis {axis!r} has no values")
+        for grid in self.grids:
+            for axis, wanted in grid.where.items():
+                if axis not in self.axes:
+                    raise ValueError(f"a grid names the axis {axis!r} ({did_you_mean(axis, self.axes)})")
+                for label in wanted:
+                    if label not in self.axes[axis]:
+                        raise ValueError(f"a grid names {axis} {label!r} ({did_you_mean(label, self.axes[axis])})")
+        return self
+
+
+def load_study(path: Path, settings: Sequence[str] = ()) -> StudySpec:
+    """The study in a file, whole: its base read, its paths independent of where it lies.
+
+    `settings`: `key=value` over the recipe of every cell, below the axes; `name=` names the study.
+    Raises DraftbenchError for what is not valid.
+    """
+    spec = parse_section(StudySpec, _mapping(path))
+    beside = Path(spec.folder) if spec.folder else path.parent.absolute()
+    spec = spec.model_copy(update={"folder": str(beside), "base": _base(spec.base, beside)})
+    return _with_settings(spec, settings)
+
+
+def dump_study(spec: StudySpec) -> str:
+    """The study as YAML; `load_study` gives the same study back."""
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DraftbenchError(f"{path} is not valid YAML: {error}", "", "correct the file at the place named") from None
+    except OSError as error:
+        raise DraftbenchError(f"could not read {path}: {error.strerror}", "", "check the path") from None
+    if not isinstance(found, dict) or not {"axes", "name"} <= found.keys():
+        raise DraftbenchError(
+            f"{path} holds no study",
+            "a study has a name and axes; `draftbench run` is for the recipe of a single run",
+            "see recipes/studies/smoke.yaml",
+        )
+    return found
+
+
+def _base(base: str | dict[str, Any], beside: Path) -> dict[str, Any]:
+    if isinstance(base, dict):
+        return base
+    file = resolve_input(base, beside)
+    return _anchored(recipe_values(file), file.parent)
+
+
+def _with_settings(spec: StudySpec, settings: Sequence[str]) -> StudySpec:
+    """The study with `key=value` settings laid over what its cells have in common."""
+    common, name = dict(spec.set), spec.name
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            raise DraftbenchError(f"--set {setting!r} is not key=value", "", "for example --set train.epochs=2")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise DraftbenchError(
+                f"--set {setting!r} cannot be read", "the value is read as YAML", "quote it"
+            ) from None
+        if key.strip() == "name":
+            name = str(value)
+        else:
+            common[key.strip()] = value
+    return parse_section(StudySpec, {**spec.model_dump(mode="json"), "set": common, "name": name})
+
+
+def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A base recipe's values with the files that lie beside it as absolute paths."""
+
+    def path(value: Any) -> Any:
+        if not isinstance(value, str) or value.startswith(_FETCHED) or not (folder / value).exists():
+            return value
+        return str((folder / value).resolve())
+
+    def at(section: Any, *keys: str) -> Any:
+        return {k: path(v) if k in keys else v for k, v in section.items()} if isinstance(section, Mapping) else section
+
+    def source(value: Any) -> Any:
+        if isinstance(value, list):
+            return [source(item) for item in value]
+        return path(value) if isinstance(value, str) else at(value, "path")
+
+    found = dict(values)
+    for key, names in (("target", ("model", "adapter")), ("draft", ("checkpoint",))):
+        if key in found:
+            found[key] = path(found[key]) if isinstance(found[key], str) else at(found[key], *names)
+    if isinstance(found.get("prompts"), Mapping):
+        found["prompts"] = {k: source(v) if k in ("train", "heldout") else v for k, v in found["prompts"].items()}
+    return found

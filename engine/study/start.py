@@ -1,0 +1,122 @@
+"""Starting what is missing of a study, and waiting for it. The command line and the browser both come here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from filelock import FileLock
+
+from engine.fileio import disk_errors
+from engine.paths import Home
+from engine.runs.folder import RunFolder
+from engine.runs.labels import change_labels, read_labels
+from engine.runs.places import chosen_place
+from engine.study.cells import Cells, expand, only, tag
+from engine.study.known import keep
+from engine.study.spec import StudySpec
+from engine.study.state import Placed, counted, look
+
+UNDER_WAY = ("running", "waiting")
+_POLL_S = 1.0
+_NUDGE_S = 15.0  # a worker that was killed is missed after this
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as it stands: its recipe, its cells and pairs, and where each cell is."""
+
+    spec: StudySpec
+    cells: Cells
+    placed: list[Placed] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return counted(self.placed)
+
+    def missing(self, *, retry_failed: bool = True) -> list[Placed]:
+        """The cells that a start would put into the queue."""
+        wanted = ("to do", "stopped", "failed") if retry_failed else ("to do", "stopped")
+        return [one for one in self.placed if one.state in wanted]
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a start did: runs that were made and those that go on."""
+
+    submitted: list[RunFolder]
+    resumed: list[RunFolder]
+
+
+def study(home: Home, spec: StudySpec, choices: Sequence[str] = ()) -> Study:
+    """The study with its cells as they stand now; with choices `axis=value` only those that fit."""
+    cells = expand(spec, home)
+    cells = only(cells, choices) if choices else cells
+    return Study(spec, cells, look(home, cells.cells))
+
+
+def again(home: Home, seen: Study) -> Study:
+    """The same study, looked at once more."""
+    return Study(seen.spec, seen.cells, look(home, seen.cells.cells))
+
+
+def start(home: Home, wanted: Study, *, retry_failed: bool = True) -> Started:
+    """Put the missing cells into the queue and go on with those that stopped; two callers at once start each once.
+
+    Runs that were made before the study, or by another one, are adopted: they get its tag.
+    """
+    keep(home, wanted.spec)
+    path = home.root / "studies" / ".start.lock"
+    with disk_errors(path), FileLock(path):
+        now = again(home, wanted)
+        missing = now.missing(retry_failed=retry_failed)
+        _adopt(home, now)
+        place = chosen_place()
+        ordered = sorted((one for one in missing if one.run is not None), key=lambda one: one.state == "failed")
+        stopped = [one for one in ordered if one.state == "stopped"]
+        resumed = [place.resume(home, one.run) for one in stopped if one.run is not None]
+        new = [one.cell.recipe for one in missing if one.run is None]
+        submitted = place.submit_all(home, new) if new else []
+        failed = [one for one in ordered if one.state == "failed"]  # last: what failed may fail again
+        resumed += [place.resume(home, one.run) for one in failed if one.run is not None]
+    nudge(home, again(home, wanted))
+    return Started(submitted, resumed)
+
+
+def wait(home: Home, wanted: Study, *, poll_s: float = _POLL_S) -> Iterator[Study]:
+    """The study whenever a cell has changed its state, until none waits or runs. Stopping leaves the queue at work."""
+    before: dict[str, str] = {}
+    nudged = time.monotonic()
+    while True:
+        now = again(home, wanted)
+        states = {one.cell.key: one.state for one in now.placed}
+        if states != before:
+            before = states
+            yield now
+        if not any(state in UNDER_WAY for state in states.values()):
+            return
+        if time.monotonic() - nudged > _NUDGE_S:
+            nudge(home, now)
+            nudged = time.monotonic()
+        time.sleep(poll_s)
+
+
+def nudge(home: Home, now: Study) -> None:
+    """Let the place look whether somebody works on what waits: to resume a run that waits changes nothing else."""
+    waiting = next((one.run for one in now.placed if one.state == "waiting" and one.run is not None), None)
+    if waiting is not None and waiting.status().get("queued_at"):
+        chosen_place().resume(home, waiting)
+
+
+def _adopt(home: Home, now: Study) -> None:
+    mark = tag(now.name)
+    for one in now.placed:
+        if one.run is not None:
+            labels = read_labels(one.run)
+            if mark not in labels.tags:
+                change_labels(home, one.run, tags=[*labels.tags, mark])

@@ -1,0 +1,517 @@
+"""Studies: cells and their names, what makes two cells one, states, starting, growing, a cell that fails, results."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from engine.config import Recipe, parse_recipe
+from engine.errors import DraftbenchError
+from engine.paths import PROJECT_ROOT, home
+from engine.runs import queue
+from engine.runs.folder import RunFolder, run_folders
+from engine.runs.labels import read_labels
+from engine.study import identity as identities
+from engine.study.cells import Cell, Cells, expand, only
+from engine.study.identity import identity, project_path
+from engine.study.known import find, known
+from engine.study.overview import overview
+from engine.study.results import cells_told, modes_compared
+from engine.study.spec import StudySpec, dump_study, load_study
+from engine.study.start import start, study, wait
+from tests.unit.conftest import Draftbench
+from tests.unit.test_runs_queue import FAKE_ENGINE, until
+
+STUDIES = PROJECT_ROOT / "recipes" / "studies"
+ONLINE = {"train.mode": "online", "train.online.stream": "replay", "train.online.update_interval": 4}
+Written = Callable[..., Path]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    """Write a study over two prompt files; keywords replace its sections."""
+
+    def write(**changes: Any) -> Path:
+        for name in ("a", "b", "held"):
+            (tmp_path / f"{name}.jsonl").write_text('{"prompt": "a?"}')
+        base = {
+            "prompts": {"train": "a.jsonl", "heldout": "held.jsonl", "train_prompts": 20},
+            "train": {"batch_size": 4},
+        }
+        values = {"name": "s", "base": base, "axes": {"loss": ["forward_kl", "sft"]}, **changes}
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        return tmp_path / "study.yaml"
+
+    return write
+
+
+def cells_of(path: Path, *settings: str) -> Cells:
+    return expand(load_study(path, settings), home())
+
+
+def names(cells: Cells) -> list[str]:
+    return [cell.name for cell in cells.cells]
+
+
+def by_name(cells: Cells) -> dict[str, Cell]:
+    return {cell.name: cell for cell in cells.cells}
+
+
+# --- the recipe and its cells
+
+
+def test_a_study_is_the_product_of_its_axes_named_by_them(written: Written):
+    cells = cells_of(written(axes={"loss": ["forward_kl", "sft"], "queries": [5, 20], "seed": [0]}))
+    assert names(cells) == ["s-forward-kl-20", "s-sft-20", "s-forward-kl-5", "s-sft-5"]
+    first = cells.cells[0].recipe
+    assert (first.train.loss[0].name, first.prompts.train_prompts, first.train.batch_size) == ("forward_kl", 20, 4)
+    assert first.tags == ["study:s"]
+    assert names(cells_of(written(axes={"loss": ["sft"], "seed": [0, 3]}))) == ["s-sft-seed0", "s-sft-seed3"]
+
+
+def test_labels_fill_the_values_and_set_several_keys(written: Written):
+    axes = {
+        "scenario": {
+            name: {"prompts.scenario": scenario, "prompts.train": "{scenario}.jsonl", "prompts.domain": "x-{domain}"}
+            for name, scenario in (("a", "historical"), ("b", "synthetic"))
+        },
+        "domain": {"d1": {}, "d_2": None},
+    }
+    cells = cells_of(written(axes=axes))
+    assert sorted(names(cells)) == ["s-d-2-a", "s-d-2-b", "s-d1-a", "s-d1-b"]
+    recipe = by_name(cells)["s-d-2-b"].recipe
+    assert (Path(recipe.prompts.train[0].path).name, recipe.prompts.domain) == ("b.jsonl", "x-d_2")
+    prompts = [cell.recipe.prompts.train[0].path for cell in cells.cells]
+    assert prompts == sorted(prompts)  # those that share a capture stand together
+
+
+def test_an_axis_may_be_named_like_a_key(written: Written):
+    cells = cells_of(written(axes={"train.learning_rate": [0.001, 0.002]}))
+    assert [cell.recipe.train.learning_rate for cell in cells.cells] == [0.001, 0.002]
+
+
+def test_grids_are_a_union_of_products_and_equal_cells_are_one(written: Written):
+    axes = {"loss": ["forward_kl", "sft", "tvd"], "queries": [5, 20]}
+    grids = [{"queries": 20}, {"loss": ["sft"]}]
+    assert names(cells_of(written(axes=axes, grids=grids))) == ["s-forward-kl-20", "s-sft-20", "s-tvd-20", "s-sft-5"]
+
+
+def test_a_run_can_be_the_base_of_another_study(written: Written, no_worker: None):
+    path = written()
+    run = run_of(cells_of(path).cells[0].recipe, "done")
+    axes = {"loss": ["forward_kl", "tvd"]}
+    cells = cells_of(written(name="next", base=str(run.path / "config.yaml"), axes=axes))
+    assert [cell.recipe.tags for cell in cells.cells] == [["study:next"]] * 2
+    assert {one.state for one in study(home(), load_study(path)).placed} == {"done", "to do"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"axes": {"los": ["sft"]}}, "did you mean 'loss'"),
+        ({"axes": {"loss": []}}, "axis 'loss' has no values"),
+        ({"grids": [{"los": "sft"}]}, "did you mean 'loss'"),
+        ({"grids": [{"loss": "stf"}]}, "did you mean 'sft'"),
+        ({"axes": {"loss": {"x": {"train.epoch": 2}}}}, "cell loss x: .*train.epoch"),
+        ({"axes": {"seed": [-1]}}, "cell seed -1"),
+        ({"match": ["time"]}, "match"),
+        ({"nmae": "x"}, "nmae"),
+        ({"name": "../up"}, "name"),
+        ({"base": "nowhere.yaml"}, "nowhere.yaml"),
+        ({"set": {"prompts.train": "gone.jsonl"}}, "gone.jsonl"),
+    ],
+)
+def test_what_is_not_valid_is_named(written: Written, changes: dict[str, Any], told: str):
+    with pytest.raises(DraftbenchError, match=told):
+        cells_of(written(**changes))
+
+
+def test_a_recipe_of_a_run_is_no_study():
+    with pytest.raises(DraftbenchError, match="holds no study"):
+        load_study(PROJECT_ROOT / "recipes" / "smoke.yaml")
+
+
+def test_settings_of_the_command_line_lie_below_the_axes(written: Written):
+    cells = cells_of(written(set={"train.epochs": 2}), "train.epochs=4", "train.loss=tvd", "name=other")
+    assert names(cells) == ["other-forward-kl", "other-sft"]
+    assert {cell.recipe.train.epochs for cell in cells.cells} == {4}
+    with pytest.raises(DraftbenchError, match="not key=value"):
+        cells_of(written(), "train.epochs")
+
+
+def test_only_keeps_the_cells_of_a_label(written: Written):
+    cells = cells_of(written(axes={"loss": ["forward_kl", "sft", "tvd"], "queries": [5, 20]}))
+    assert names(only(cells, ["loss=sft,tvd", "queries=5"])) == ["s-sft-5", "s-tvd-5"]
+    for wrong, told in (("loss=stf", "'sft'"), ("los=sft", "'loss'"), ("loss", "axis=value")):
+        with pytest.raises(DraftbenchError) as refused:
+            only(cells, [wrong])
+        assert told in str(refused.value)
+
+
+def test_names_stay_names_of_runs_and_apart_however_long(written: Written):
+    axes = {"domain": ["x" * 80 + str(i) for i in range(3)], "loss": ["sft", [{"name": "jsd", "beta": 0.1}]]}
+    made = names(cells_of(written(name="s" * 48, axes=axes)))
+    assert len(set(made)) == 6
+    for name in made:
+        assert home().run(f"{name}-20260101-000000-abcd")
+
+
+def test_the_kept_copy_makes_the_same_cells_from_anywhere(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "base.yaml").write_text("prompts: {train: a.jsonl, heldout: held.jsonl}")
+    spec = load_study(written(base="base.yaml"))
+    before = expand(spec, home())
+    (tmp_path / "base.yaml").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "copy.yaml").write_text(dump_study(spec))
+    assert expand(load_study(tmp_path / "elsewhere" / "copy.yaml"), home()) == before
+
+
+# --- equal tokens, equal steps
+
+
+def matched(written: Written, **changes: Any) -> Cells:
+    axes = {"loss": ["sft"], "mode": {"offline": {"train.epochs": 3}, "online": {**ONLINE, **changes}}}
+    return cells_of(written(axes=axes, match=["tokens", "steps"]))
+
+
+def test_an_online_cell_is_matched_in_tokens_and_in_steps(written: Written):
+    cells = matched(written, **{"train.online.update_interval": 2})
+    found = by_name(cells)
+    assert sorted(found) == ["s-online-sft", "s-sft", "s-sft-equal-steps", "s-sft-equal-tokens"]
+    tokens, steps = (found[f"s-sft-equal-{what}"].recipe.train for what in ("tokens", "steps"))
+    assert (tokens.epochs, tokens.max_steps, tokens.mode, tokens.batch_size) == (1, None, "offline", 4)
+    assert (steps.epochs, steps.max_steps, steps.mode, steps.batch_size) == (3, 10, "offline", 4)
+    keys = {cell.key: cell.name for cell in cells.cells}
+    assert [(pair.equal, keys[pair.offline]) for pair in cells.pairs] == [
+        ("tokens", "s-sft-equal-tokens"), ("steps", "s-sft-equal-steps"), ("own schedule", "s-sft"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("interval", "epochs", "offline"),
+    [
+        (4, 3.0, {"s-sft": 15, "s-sft-equal-tokens": 5}),  # 5 updates are the steps of one epoch: one cell for both
+        (1, 3.0, {"s-sft": 15, "s-sft-equal-tokens": 5, "s-sft-equal-steps": 20}),  # more steps than three epochs have
+    ],
+)
+def test_cells_matched_to_the_same_are_made_once(
+    written: Written, interval: int, epochs: float, offline: dict[str, int]
+):
+    from engine.distill.plan import total_steps
+
+    cells = matched(written, **{"train.online.update_interval": interval})
+    found = {c.name: total_steps(20, c.recipe.train) for c in cells.cells if c.recipe.train.mode == "offline"}
+    assert found == offline
+    assert len(cells.pairs) == 3
+
+
+def test_an_on_policy_cell_has_the_steps_and_tokens_of_its_offline_one(written: Written):
+    axes = {"loss": ["forward_kl"], "mode": {"offline": {}, "on_policy": {"train.mode": "on_policy"}}}
+    cells = cells_of(written(axes=axes, match=["tokens", "steps"]))
+    assert names(cells) == ["s-forward-kl", "s-on-policy-forward-kl"]
+    assert [pair.equal for pair in cells.pairs] == ["tokens", "steps", "own schedule"]
+
+
+def test_a_match_needs_an_offline_mode_and_a_number_of_queries(written: Written):
+    with pytest.raises(DraftbenchError, match="no offline mode"):
+        cells_of(written(axes={"mode": {"online": ONLINE}}, match=["tokens"]))
+    with pytest.raises(DraftbenchError, match="how many steps"):
+        cells_of(
+            written(
+                axes={"mode": {"offline": {}, "online": {**ONLINE, "prompts.train_prompts": None}}}, match=["steps"]
+            )
+        )
+
+
+# --- what makes two cells one
+
+
+def test_what_changes_no_exact_rate_is_no_part_of_the_identity():
+    values = {"prompts": {"train": "a.jsonl", "heldout": "b.jsonl"}}
+    first = identity(parse_recipe(values))
+    same = [
+        {"name": "x", "tags": ["t"], "notes": "n"},
+        {"measure": {"speed_prompts": 0, "trace_prompts": 3, "certificate_tokens": 4, "bootstrap_samples": 100}},
+        {"train": {"online": {"update_interval": 2}, "on_policy": {"share": 1.0}}},
+    ]
+    other = [
+        {"train": {"epochs": 2}}, {"train": {"mode": "online"}}, {"train": {"seed": 1}}, {"measure": {"temperatures": [1.0]}},
+        {"capture": {"seed": 1}}, {"measure": {"heldout_prompts": 3}}, {"target": "hub:some/model"},
+    ]  # fmt: skip
+    assert {identity(parse_recipe({**values, **changes})) for changes in same} == {first}
+    changed = [identity(parse_recipe({**values, **changes})) for changes in other]
+    assert first not in changed
+    assert len(set(changed)) == len(other)
+    online = [
+        {"train": {"mode": "online", "online": {"update_interval": n}, "epochs": e}} for n in (2, 3) for e in (1, 2)
+    ]
+    assert len({identity(parse_recipe({**values, **changes})) for changes in online}) == 2  # a stream has no epochs
+
+
+def test_a_file_of_the_project_is_the_same_in_another_checkout(tmp_path: Path):
+    shipped = "sample_data/prompts/biology/train.jsonl"
+    assert project_path(str(PROJECT_ROOT / shipped)) == shipped
+    assert project_path(f"/gone/checkout/{shipped}") == shipped
+    copy = tmp_path / shipped
+    copy.parent.mkdir(parents=True)
+    shutil.copy(PROJECT_ROOT / shipped, copy)
+    assert project_path(str(copy)) == shipped
+    identities._same.cache_clear()
+    copy.write_text("{}\n")
+    assert project_path(str(copy)) == str(copy)  # another file of the same name is another file
+    for kept in ("/gone/sample_data/no-such-file", "hub:a/sample_data/b", "pack:biology/historical", None):
+        assert project_path(kept) == kept
+
+
+def test_the_first_study_holds_the_runs_of_its_commands():
+    from engine.runs.recipes import read_recipe
+
+    shared = [
+        "prompts.max_prompt_tokens=512", "train.batch_size=8", "train.epochs=3", "train.eval_every=15",
+        "measure.trace_prompts=2", "measure.speed_prompts=0", "measure.certificate_prompts=1",
+        "measure.certificate_tokens=4",
+    ]  # fmt: skip
+    cells = {cell.key: cell.name for cell in cells_of(STUDIES / "first.yaml").cells}
+    assert len(cells) == 144
+    for domain, scenario, loss, size in (
+        ("biology", "historical", "lk_hybrid", 200), ("chinese", "curated", "forward_kl", 50),
+        ("function_calling", "synthetic", "sft", 200),
+    ):  # fmt: skip
+        settings = [*shared, f"prompts.train_prompts={size}", f"train.loss={loss}", "name=any"]
+        made = read_recipe(home(), f"recipes/domains/{domain}-{scenario}.yaml", settings, skip_bad=False)
+        assert cells[identity(made)] == f"first-{domain}-{scenario}-{loss}-{size}".replace("_", "-")
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_studies_that_come_with_this_version_can_be_made(path: Path):
+    cells = cells_of(path)
+    assert cells.cells
+    header = path.read_text(encoding="utf-8").split("\nname:")[0]
+    assert f"draftbench study recipes/studies/{path.name}" in header
+    assert any(word in header for word in ("minutes", "hours"))
+
+
+# --- states, starting, growing
+
+
+@pytest.fixture
+def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A queue whose jobs do what the run's notes say."""
+    from tests.unit.test_runs_queue import ours
+
+    script = tmp_path / "fake_engine.py"
+    script.write_text(FAKE_ENGINE.format(root=str(PROJECT_ROOT)), encoding="utf-8")
+    monkeypatch.setattr(queue, "_ENGINE", (sys.executable, str(script)))
+    yield
+    for process in ours(tmp_path):
+        process.kill()
+
+
+@pytest.fixture
+def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "wake", lambda where: None)
+
+
+def run_of(recipe: Recipe, state: str, **status: Any) -> RunFolder:
+    run = RunFolder.create(home(), recipe)
+    run.set_status(state=state, **status)
+    return run
+
+
+def stands(path: Path, *settings: str) -> dict[str, str]:
+    return {one.cell.name: one.state for one in study(home(), load_study(path, settings)).placed}
+
+
+def test_a_cell_is_done_iff_a_run_of_the_same_identity_is(written: Written, no_worker: None):
+    path = written()
+    first, second = (cell.recipe for cell in cells_of(path).cells)
+    assert stands(path) == {"s-forward-kl": "to do", "s-sft": "to do"}
+    run_of(first.model_copy(update={"name": "made-before", "tags": ["mine"]}), "done")
+    run_of(second, "failed")
+    assert stands(path) == {"s-forward-kl": "done", "s-sft": "failed"}
+    waits = RunFolder.create(home(), second, queued_at="2026-01-01")
+    assert stands(path)["s-sft"] == "waiting"  # of several runs the one that is furthest
+    waits.set_status(state="cancelled")
+    assert stands(path)["s-sft"] == "failed"
+    (waits.path / "config.yaml").write_text("{")
+    assert stands(path)["s-forward-kl"] == "done"  # a damaged run hides none of the others
+
+
+def test_a_start_queues_what_is_missing_once_and_adopts_what_is_there(written: Written, no_worker: None):
+    path = written(axes={"loss": ["forward_kl", "sft", "tvd", "jsd"]})
+    recipes = [cell.recipe for cell in cells_of(path).cells]
+    old = run_of(recipes[0].model_copy(update={"tags": ["mine"], "name": "old"}), "done")
+    failed, stopped = run_of(recipes[1], "failed"), run_of(recipes[2], "cancelled")
+    wanted = study(home(), load_study(path))
+    done = start(home(), wanted)
+    assert [run.recipe() for run in done.submitted] == [recipes[3]]
+    assert [run.id for run in done.resumed] == [stopped.id, failed.id]
+    assert read_labels(old).tags == ("mine", "study:s")
+    assert [run.id for run in queue.waiting(home())] == [stopped.id, done.submitted[0].id, failed.id]
+    again = start(home(), wanted)  # as it stood before: looked at anew
+    assert (again.submitted, again.resumed) == ([], [])
+    assert len(run_folders(home())) == 4
+    assert known(home()) == ["s"]
+
+
+def test_two_callers_at_once_start_each_cell_once(written: Written, no_worker: None):
+    wanted = study(home(), load_study(written()))
+    with ThreadPoolExecutor(4) as callers:
+        done = [caller.result() for caller in [callers.submit(start, home(), wanted) for _ in range(4)]]
+    assert sum(len(one.submitted) for one in done) == len(run_folders(home())) == 2
+
+
+def test_what_failed_can_be_left(written: Written, no_worker: None):
+    path = written()
+    run_of(cells_of(path).cells[0].recipe, "failed")
+    done = start(home(), study(home(), load_study(path)), retry_failed=False)
+    assert (len(done.submitted), done.resumed) == (1, [])
+
+
+def test_a_failing_cell_stops_no_other_and_a_study_can_grow(written: Written, fake_engine: None, tmp_path: Path):
+    losses = {
+        name: {"train.loss": name, "notes": "dies early" if name == "sft" else ""} for name in ("tvd", "sft", "jsd")
+    }
+    path = written(axes={"loss": losses})
+    wanted = study(home(), load_study(path))
+    start(home(), wanted)
+    *_, ended = wait(home(), wanted, poll_s=0.05)
+    assert {one.cell.labels["loss"]: one.state for one in ended.placed} == {
+        "tvd": "done",
+        "sft": "failed",
+        "jsd": "done",
+    }
+    assert cells_told(ended)[1]["problem"].startswith("the process ended")
+    made = {run.id for run in run_folders(home())}
+
+    grown = written(axes={"loss": {**losses, "forward_kl": {"train.loss": "forward_kl"}}})
+    assert stands(grown) == {"s-tvd": "done", "s-sft": "failed", "s-jsd": "done", "s-forward-kl": "to do"}
+    wanted = study(home(), load_study(grown))
+    done = start(home(), wanted)
+    assert (len(done.submitted), len(done.resumed)) == (1, 1)
+    *_, ended = wait(home(), wanted, poll_s=0.05)
+    assert ended.counts == {"done": 3, "failed": 1}
+    assert {run.id for run in run_folders(home())} - made == {done.submitted[0].id}
+    assert overview(home()) == [
+        {"study": "s", "cells": 4, "done": 3, "under_way": 0, "failed": 1, "problem": ""}
+    ]  # fmt: skip
+
+
+def test_a_worker_that_was_killed_is_missed(written: Written, fake_engine: None, tmp_path: Path, monkeypatch: Any):
+    from engine.study import start as starting
+    from tests.unit.test_runs_queue import ours, worker
+
+    monkeypatch.setattr(starting, "_NUDGE_S", 0.2)
+    path = written(axes={"loss": {"tvd": {"train.loss": "tvd", "notes": "waits"}, "sft": {"train.loss": "sft"}}})
+    wanted = study(home(), load_study(path))
+    start(home(), wanted)
+    until(lambda: stands(path)["s-tvd"] == "running")
+    for process in (worker(tmp_path), *[p for p in ours(tmp_path) if p.cmdline()[-1] != "work"]):
+        process.kill()
+    *_, ended = wait(home(), wanted, poll_s=0.05)
+    assert ended.counts == {"done": 1, "stopped": 1}
+    (home().root / "go").touch()
+    start(home(), wanted)
+    *_, ended = wait(home(), wanted, poll_s=0.05)
+    assert ended.counts == {"done": 2}
+    assert len(run_folders(home())) == 2
+
+
+def test_an_unknown_study_is_told_with_the_known_ones(written: Written, no_worker: None):
+    with pytest.raises(DraftbenchError, match="no study 'firts'"):
+        find(home(), "firts")
+    start(home(), study(home(), load_study(written(name="first"))))
+    with pytest.raises(DraftbenchError) as refused:
+        find(home(), "firts")
+    assert "did you mean 'first'" in refused.value.fix
+    assert isinstance(find(home(), "first"), StudySpec)
+    (home().root / "studies" / "broken.yaml").write_text("name: [")
+    assert {row["study"]: bool(row["problem"]) for row in overview(home())} == {"broken": True, "first": False}
+
+
+def test_looking_at_a_study_loads_no_torch():
+    import subprocess
+
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom engine.paths import home\nfrom engine.study.spec import load_study\n"
+        "from engine.study.start import study\nstudy(home(), load_study(Path('recipes/studies/smoke.yaml')))\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, check=False).returncode == 0
+
+
+# --- on the tiny pair, through the command line
+
+
+@pytest.fixture
+def tiny_study(recipe: Path, tmp_path: Path) -> Path:
+    online = {**ONLINE, "train.online.update_interval": 2}
+    values = {
+        "name": "tiny-study",
+        "base": str(recipe),
+        "set": {"prompts.train_prompts": 8, "measure.speed_prompts": 0, "train.eval_every": 1},
+        "axes": {"loss": ["sft"], "mode": {"offline": {}, "online": online}},
+        "match": ["tokens"],
+    }
+    (tmp_path / "tiny-study.yaml").write_text(yaml.safe_dump(values))
+    return tmp_path / "tiny-study.yaml"
+
+
+def test_the_plan_starts_nothing(tiny_study: Path, draftbench: Draftbench):
+    told = draftbench("study", str(tiny_study), "--plan", "--json").json()
+    assert told["counts"] == {"to do": 3}
+    assert told["costs"]["captures"] == 3
+    assert told["costs"]["captures_there"] == 0
+    assert told["costs"]["disk_bytes"] > 0
+    assert told["costs"]["seconds"] is None
+    assert told["costs"]["unknown"]
+    assert not home().runs.exists()
+    shown = draftbench("study", "run", str(tiny_study), "--plan", "--only", "mode=online")
+    assert "1 cells: 1 to do" in shown.out
+    assert "shared captures: 3, of which 0 are there" in shown.out
+
+
+def test_a_study_from_its_start_to_its_results(tiny_study: Path, draftbench: Draftbench, no_worker: None):
+    from engine.runs.execution import execute
+
+    queued = draftbench("study", str(tiny_study), "--queue", "--json").json()
+    assert len(queued["submitted"]) == 3
+    assert queued["counts"] == {"waiting": 3}
+    for run in queue.waiting(home()):
+        execute(home(), run, quiet=True)
+    assert draftbench("study", str(tiny_study)).code == 0
+    shown = draftbench("study", "show", "tiny-study", "--json").json()
+    assert {row["state"] for row in shown["cells"]} == {"done"}
+    assert all([found["temperature"] for found in row["exact"]] == [0.0, 1.0] for row in shown["cells"])
+    compared = shown["modes_compared"]
+    assert [(row["equal"], row["temperature"]) for row in compared] == [
+        ("own schedule", 0.0), ("own schedule", 1.0), ("tokens", 0.0), ("tokens", 1.0)
+    ]  # fmt: skip
+    assert all(row["difference"]["n_prompts"] > 1 for row in compared)
+    values = {row["cell"]: row["exact"][1]["value"] for row in shown["cells"]}
+    difference = values["tiny-study-sft-equal-tokens"] - values["tiny-study-online-sft"]
+    assert compared[3]["difference"]["value"] == pytest.approx(difference, abs=1e-9)
+    assert compared[3]["tokens"][0] == compared[3]["tokens"][1]  # as many tokens, as it says
+    text = draftbench("study", "show", "tiny-study").out
+    assert "modes compared" in text
+    assert "equal tokens" in text
+    assert json.loads(draftbench("study", "list", "--json").out)[0]["done"] == 3
+    assert "tiny-study" in draftbench("study", "list").out
+
+
+def test_modes_that_are_not_measured_say_so(tiny_study: Path):
+    found = study(home(), load_study(tiny_study))
+    assert [(row["difference"], row["reason"].startswith("not measured")) for row in modes_compared(found)] == [
+        (None, True), (None, True)
+    ]  # fmt: skip

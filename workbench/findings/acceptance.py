@@ -1,0 +1,117 @@
+"""Acceptance of every method, domain, scenario and size, its seeds together: what the figures of Findings show. No Streamlit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from engine.measure.efforts import OWN, STEPS, TOKENS, Usual
+from engine.measure.of_home import Evaluated
+from engine.measure.places import Run
+from engine.measure.pooling import Sums, rate
+from engine.measure.sums import Tables, tables_of
+
+COLUMNS = (
+    "domain", "scenario", "n_train", "loss", "mode", "effort", "method", "temperature", "value", "low", "high",
+    "n_prompts", "seeds", "initial", "runs",
+)  # fmt: skip
+_SHORT = {TOKENS: "equal tokens", STEPS: "equal steps"}
+
+
+def acceptance(found: Evaluated) -> pd.DataFrame:
+    """A row a method, domain, scenario, size and temperature; `initial` is the same draft before training.
+
+    In a domain only runs of one kind are shown together: one target, one set of held-out prompts, one way
+    to begin and to measure; the kind with the most runs (`elsewhere` counts the others). Of
+    several schedules of one method the usual one is shown, offline runs cut to a stream's effort as methods of their own.
+    """
+    usual, tables = Usual(found.runs), tables_of(found.sums)
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    for run in sorted(_shown(found.runs), key=usual.rank):
+        kinds = usual.matched.get(run.id) or {OWN}
+        for effort in sorted(kinds):
+            facts = run.facts
+            key = (facts["domain"], facts["scenario"], facts["n_train"], facts["loss"], facts["train.mode"], effort)
+            groups.setdefault(key, []).append(run)
+    rows = [row for key, group in groups.items() for row in _rows(key, _one_schedule(group), tables)]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(["domain", "method", "n_train"], ignore_index=True)
+
+
+def elsewhere(runs: Sequence[Run]) -> int:
+    """How many runs are of another kind than the one shown of their domain."""
+    return len(runs) - len(_shown(runs))
+
+
+def _shown(runs: Sequence[Run]) -> list[Run]:
+    counts: dict[str, Counter[str]] = {}
+    for run in runs:  # newest first, and of equal counts the first seen wins
+        counts.setdefault(str(run.facts["domain"]), Counter())[_kind(run)] += 1
+    most = {domain: count.most_common(1)[0][0] for domain, count in counts.items()}
+    return [run for run in runs if _kind(run) == most[str(run.facts["domain"])]]
+
+
+def _kind(run: Run) -> str:
+    held = ("target", "heldout", "dtype")
+    return repr([(k, v) for k, v in sorted(run.facts.items()) if k in held or k.startswith(("draft.", "measure."))])
+
+
+def _one_schedule(group: Sequence[Run]) -> list[Run]:
+    """The newest run of each seed that has the schedule of the first one."""
+    first = [(k, v) for k, v in sorted(group[0].facts.items()) if k.startswith("train.") and k != "train.seed"]
+    same = [
+        run
+        for run in group
+        if [(k, v) for k, v in sorted(run.facts.items()) if k.startswith("train.") and k != "train.seed"] == first
+    ]
+    return list({run.seed: run for run in reversed(same)}.values())
+
+
+def _rows(key: tuple[Any, ...], group: Sequence[Run], tables: Tables) -> list[dict[str, Any]]:
+    domain, scenario, n_train, loss, mode, effort = key
+    method = f"{loss}, {mode}" + (f", {_SHORT[effort]}" if effort in _SHORT else "")
+    rows = []
+    for temperature in sorted({t for run, draft, t in tables if draft == "trained" and run in {r.id for r in group}}):
+        made = [run for run in group if (run.id, "trained", temperature) in tables]
+        trained = rate([Sums(str(run.facts["heldout"]), tables[run.id, "trained", temperature]) for run in made])
+        before = [tables[run.id, "initial", temperature] for run in made if (run.id, "initial", temperature) in tables]
+        initial = sum(t.exact_sum.sum() for t in before) / max(1, sum(t.n_positions.sum() for t in before))
+        rows.append(
+            {
+                "domain": domain, "scenario": scenario, "n_train": n_train, "loss": loss, "mode": mode, "effort": effort,
+                "method": method, "temperature": temperature, "value": trained.value, "low": trained.low, "high": trained.high,
+                "n_prompts": trained.n_prompts, "seeds": len({run.seed for run in made}),
+                "initial": initial if before else float("nan"), "runs": [run.id for run in made],
+            }
+        )  # fmt: skip
+    return rows
+
+
+def choices(frame: pd.DataFrame) -> Mapping[str, list[Any]]:
+    """What can be chosen of the figures: scenarios (the most frequent first), sizes (the largest first), temperatures."""
+    sizes = sorted(frame.n_train.dropna().unique(), reverse=True)
+    return {
+        "scenario": [str(name) for name in frame.scenario.value_counts().index],
+        "n_train": [int(size) for size in sizes],
+        "temperature": [float(t) for t in sorted(frame.temperature.unique())],
+    }
+
+
+def usual_size(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each domain and scenario at the size that most methods were trained with; of equals the larger."""
+    counts = frame.groupby(["domain", "scenario", "n_train"]).method.nunique().reset_index()
+    counts = counts.sort_values(["method", "n_train"]).drop_duplicates(["domain", "scenario"], keep="last")
+    return frame.merge(counts[["domain", "scenario", "n_train"]])
+
+
+def of_domains(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without the general drafts, which are where domain drafts begin; everything if there is nothing else."""
+    rows = frame[frame.domain != "general"]
+    return rows if len(rows) else frame
+
+
+def table(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same for people and files: numbers as they are, runs by name."""
+    return frame.drop(columns=["effort"]).assign(runs=[", ".join(runs) for runs in frame.runs])

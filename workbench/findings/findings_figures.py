@@ -1,0 +1,157 @@
+"""The figures of Findings: acceptance by method and domain, against data size, and learning curves. No Streamlit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench import chart_parts as parts
+from workbench import charts, theme
+
+MOST_CURVES = 12
+_HOVER = "%{hovertext}<extra></extra>"
+
+
+def by_method(frame: pd.DataFrame, temperature: float, tone: str) -> go.Figure:
+    """Acceptance of each method (rows) in each domain (panels), a mark a scenario, with intervals.
+
+    `frame`: rows of `acceptance`, one size a domain and scenario. The dashed line is the draft before training.
+    """
+    rows = frame[(frame.temperature - temperature).abs() < 1e-6]
+    methods = list(rows.groupby("method").value.mean().sort_values(ascending=False).index)
+    scenarios, domains = sorted(rows.scenario.unique()), sorted(rows.domain.unique())
+    figure = _panels(
+        domains, f"Exact acceptance (fraction) by method and domain, T = {temperature:g}", _told(rows), tone
+    )
+    for column, domain in enumerate(domains, start=1):
+        for number, scenario in enumerate(scenarios):
+            part = rows[(rows.domain == domain) & (rows.scenario == scenario)]
+            if part.empty:
+                continue
+            shift = 0.2 * (number - (len(scenarios) - 1) / 2)
+            figure.add_scatter(
+                x=part.value, y=[methods.index(method) + shift for method in part.method], mode="markers",
+                name=parts.safe(scenario), legendgroup=parts.safe(scenario), hovertemplate=_HOVER, hovertext=_hovers(part),
+                marker={"symbol": parts.symbol_of(number), "size": 9, "color": parts.colour(number)},
+                error_x=parts.error_bars(part), row=1, col=column,
+            )  # fmt: skip
+        before = rows[rows.domain == domain].initial.mean()
+        if pd.notna(before):
+            figure.add_vline(
+                x=before, line={"color": theme.TONES[tone].faint, "dash": "dash", "width": 1.2}, row=1, col=column
+            )
+    names = [parts.safe(method) for method in methods]
+    figure.update_yaxes(
+        tickmode="array", tickvals=list(range(len(methods))), ticktext=names, autorange="reversed", showgrid=False
+    )
+    figure.update_xaxes(title="acceptance", rangemode="tozero", nticks=5)
+    figure.update_layout(height=210 + 34 * len(methods))
+    return _one_legend_entry_each(figure)
+
+
+def by_size(frame: pd.DataFrame, scenario: str, temperature: float, tone: str) -> go.Figure:
+    """Acceptance against the number of training queries on a log axis: a panel a domain, a line a method, intervals."""
+    rows = frame[
+        ((frame.temperature - temperature).abs() < 1e-6) & (frame.scenario == scenario) & frame.n_train.notna()
+    ]
+    domains, methods = sorted(rows.domain.unique()), sorted(rows.method.unique())
+    title = f"Exact acceptance (fraction) by number of training queries, {parts.safe(scenario)}, T = {temperature:g}"
+    figure = _panels(domains, title, _told(rows), tone)
+    sizes = sorted(rows.n_train.unique())
+    for column, domain in enumerate(domains, start=1):
+        for number, method in enumerate(methods):
+            part = rows[(rows.domain == domain) & (rows.method == method)].sort_values("n_train")
+            if part.empty:
+                continue
+            figure.add_scatter(
+                x=part.n_train, y=part.value, mode="lines+markers", name=parts.safe(method), legendgroup=parts.safe(method),
+                hovertemplate=_HOVER, hovertext=_hovers(part), error_y=parts.error_bars(part), row=1, col=column, **_look(number),
+            )  # fmt: skip
+    figure.update_xaxes(
+        type="log",
+        title="training queries (log)",
+        tickmode="array",
+        tickvals=sizes,
+        ticktext=[f"{s:,.0f}" for s in sizes],
+    )
+    figure.update_yaxes(title="acceptance", col=1)
+    figure.update_layout(height=460)
+    return _one_legend_entry_each(figure)
+
+
+def curves(
+    frame: pd.DataFrame, labels: Mapping[str, str], axis: str, temperature: float, tone: str, of: str = ""
+) -> go.Figure:
+    """Acceptance on the watched prompts while training, of at most a dozen runs (`labels`: id -> name)."""
+    shown = dict(list(labels.items())[:MOST_CURVES])
+    rows = frame[(frame.kind == "eval") & ((frame.temperature - temperature).abs() < 1e-6)]
+    note = ", ".join(filter(None, [of, f"T = {temperature:g}", "watched prompts only, no interval"]))
+    figure = charts.learning_curve(rows, axis, "eval", shown, tone, parts.safe(note))
+    places = {run: number for number, run in enumerate(shown)}
+    for trace in figure.data:
+        look = _look(places[trace.legendgroup])
+        trace.update(line=look["line"], marker=look["marker"])
+    figure.update_yaxes(rangemode="normal")
+    return figure.update_layout(height=480, margin_b=110)
+
+
+def curve_labels(frame: pd.DataFrame, domain: str, scenario: str, n_train: int | None) -> dict[str, str]:
+    """Run id -> method, the first seed of each method in one place: rows of `acceptance` at any temperature."""
+    part = frame[(frame.domain == domain) & (frame.scenario == scenario)]
+    part = part if n_train is None else part[part.n_train == n_train]
+    best = part.sort_values("value", ascending=False).drop_duplicates("method")
+    firsts = {str(runs[0]): str(method) for runs, method in zip(best.runs, best.method, strict=True)}
+    return dict(list(firsts.items())[:MOST_CURVES])
+
+
+def _look(number: int) -> dict[str, Any]:
+    """Colour, dash and symbol of a series; the second seven differ from the first in dash and hollow marks."""
+    again = number >= len(theme.PALETTE)
+    symbol = parts.symbol_of(number) + ("-open" if again else "")
+    line = {"color": parts.colour(number), "dash": parts.dash_of(number + 2 * again), "width": 1.8}
+    return {"line": line, "marker": {"symbol": symbol, "size": 8, "color": parts.colour(number)}}
+
+
+def _panels(domains: Sequence[str], title: str, note: str, tone: str) -> go.Figure:
+    titles = [parts.safe(domain) for domain in domains]
+    figure = make_subplots(
+        rows=1, cols=max(1, len(domains)), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03
+    )
+    parts.dress(figure, title, parts.safe(note), tone)
+    return parts.panels(figure).update_layout(showlegend=True, margin_b=100)
+
+
+def _told(rows: pd.DataFrame) -> str:
+    if rows.empty:
+        return charts.INTERVAL
+    prompts, seeds = rows.n_prompts.agg(["min", "max"]), rows.seeds.agg(["min", "max"])
+    told = [_range(prompts, "prompts"), _range(seeds, "seed" if seeds["max"] == 1 else "seeds")]
+    return f"{charts.INTERVAL}; " + ", ".join(told)
+
+
+def _range(ends: Any, unit: str) -> str:
+    low, high = int(ends["min"]), int(ends["max"])
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
+
+
+def _hovers(part: pd.DataFrame) -> list[str]:
+    return [
+        parts.told(
+            f"{parts.safe(r.method)}<br>{parts.safe(r.domain)}, {parts.safe(r.scenario)}, {r.n_train:,.0f} queries, "
+            f"{r.seeds} seed{'s' if r.seeds != 1 else ''}, before training {r.initial:.3f}",
+            r,
+        )
+        for r in part.itertuples()
+    ]
+
+
+def _one_legend_entry_each(figure: go.Figure) -> go.Figure:
+    seen: set[str] = set()
+    for trace in figure.data:
+        trace.showlegend = trace.legendgroup not in seen
+        seen.add(trace.legendgroup)
+    return figure

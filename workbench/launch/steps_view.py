@@ -1,0 +1,73 @@
+"""What a run, or the runs of a sweep, will do: its steps in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import streamlit as st
+
+from engine.config import Recipe, TrainSpec
+from workbench import ui
+from workbench.methods import method_of
+
+
+def show(recipes: Sequence[Recipe]) -> None:
+    """The steps of a run in words."""
+    recipe, count = recipes[0], len(recipes)
+    temperatures = ", ".join(f"{t:g}" for t in recipe.measure.temperatures)
+    modes = list(dict.fromkeys(r.train.mode for r in recipes))
+    learning = [_LEARNS[mode](next(r.train for r in recipes if r.train.mode == mode)) for mode in modes]
+    methods = ", ".join(dict.fromkeys(method_of(r.train) for r in recipes))
+    lines = [
+        _answers(recipes),
+        f"{'A draft learns' if count == 1 else f'{count} drafts learn'} with {ui.text(methods)}: {'; '.join(learning)}.",
+        f"Acceptance, speed and losslessness are measured on the held-out prompts at temperature {temperatures}.",
+    ]
+    numbered = "\n".join(f"{place}. {line}" for place, line in enumerate(lines, start=1))
+    st.markdown(f"{numbered}\n\nOne run at a time is worked on. It goes on when this page or the server is closed.")
+
+
+def _answers(recipes: Sequence[Recipe]) -> str:
+    """Who answers the prompts, and when."""
+    server = recipes[0].capture.server
+    if server is not None:
+        where = ui.text(urlsplit(server.base_url).hostname or "the server")
+        return f"{ui.text(server.model)} at {where} answers the training prompts; the target here answers the held-out ones."
+    if all(_decodes(recipe.train) for recipe in recipes):
+        return "The target answers the held-out prompts, or answers captured before are reused."
+    return "The target answers the training and held-out prompts, or answers captured before are reused."
+
+
+def _decodes(train: TrainSpec) -> bool:
+    return train.mode == "online" and train.online.stream == "decode"
+
+
+def _offline(train: TrainSpec) -> str:
+    most = f" and at most {train.max_steps} steps" if train.max_steps else ""
+    return f"for {train.epochs:g} epochs{most}" + _selected(train)
+
+
+def _online(train: TrainSpec) -> str:
+    online = train.online
+    how = "decoded speculatively" if _decodes(train) else "replayed from a capture"
+    where = "its refusals" if online.positions == "wrong" else "all judged positions"
+    again = f", {online.replay_share:.0%} of them from earlier in the stream" if online.replay_share else ""
+    return (
+        f"the training prompts are a stream, each {how} once; after every {online.update_interval} of them "
+        f"{online.steps_per_update} step{'s' if online.steps_per_update > 1 else ''} on {where}{again}"
+        + _selected(train)
+    )
+
+
+def _on_policy(train: TrainSpec) -> str:
+    policy = train.on_policy
+    what = "answers of the draft itself" if policy.form == "sampled" else "blocks that the draft proposes"
+    return f"{_offline(train)}, {policy.share:.0%} of the steps on {what}, scored by the target"
+
+
+def _selected(train: TrainSpec) -> str:
+    return f", on {train.selection.share:.0%} of the positions" if train.selection.share < 1 else ""
+
+
+_LEARNS = {"offline": _offline, "online": _online, "on_policy": _on_policy}

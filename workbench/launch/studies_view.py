@@ -1,0 +1,153 @@
+"""Studies on the Launch page: the plan of one, a button that starts what is missing, and those begun here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import streamlit as st
+
+from engine.errors import DraftbenchError
+from engine.paths import PROJECT_ROOT
+from engine.study.known import find, known
+from engine.study.overview import overview
+from engine.study.spec import StudySpec, dump_study, load_study
+from engine.study.start import Study, start, study
+from workbench import actions, queries, ui
+from workbench.launch.starting import about
+
+if TYPE_CHECKING:
+    from engine.study.costs import Costs
+
+STUDIES = PROJECT_ROOT / "recipes" / "studies"
+_OTHER = "another file"
+
+
+def section() -> None:
+    """The whole tab."""
+    actions.outcome()
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        chosen = _choose()
+        if chosen is not None:
+            _plan(chosen)
+    with right:
+        _begun()
+
+
+def _choose() -> Study | None:
+    """The study of the recipe that is picked, with where its cells stand; None if there is none or it is not valid."""
+    shipped = {f"recipes/studies/{path.name}": path for path in sorted(STUDIES.glob("*.yaml"))}
+    begun = [f"begun here: {name}" for name in known(queries.home())]
+    name = ui.choose_one("Study", [*shipped, *begun, _OTHER], {}, "study")
+    if name == _OTHER:
+        name = st.text_input("Path of its recipe", key="study_path", bind="query-params", placeholder="my-study.yaml")
+        if not name.strip():
+            return None
+    try:
+        spec = _spec(name, shipped)
+        return study(queries.home(), spec)
+    except DraftbenchError as error:
+        ui.error_box(error)
+        return None
+
+
+def _spec(name: str, shipped: dict[str, Path]) -> StudySpec:
+    if name in shipped:
+        st.caption(ui.text(about(shipped[name])))
+        return load_study(shipped[name])
+    return find(queries.home(), name.removeprefix("begun here: ").strip())
+
+
+def _plan(chosen: Study) -> None:
+    """Cells by state, what is still to be spent, and the button."""
+    counts, missing = chosen.counts, len(chosen.missing())
+    with st.container(horizontal=True, gap="medium"):
+        st.metric("Cells", len(chosen.placed), width="content")
+        for state, count in counts.items():
+            st.metric(state.capitalize(), count, width="content")
+    _cost(chosen)
+    if missing:
+        actions.button(
+            f"Start {missing} missing run{'s' if missing > 1 else ''}", lambda: _start(chosen), key="study-start",
+            type="primary", icon=":material/playlist_add:",
+        )  # fmt: skip
+        st.caption(
+            "Runs that are done are kept, also those made before the study. What failed or was stopped goes on. "
+            "A cell that fails stops no other."
+        )
+    with st.expander(f"All {len(chosen.placed)} cells"):
+        st.dataframe(_table(chosen), hide_index=True)
+
+
+def _start(chosen: Study) -> str:
+    done = start(queries.home(), chosen)
+    return f"{len(done.submitted)} runs of study {chosen.name} were queued, {len(done.resumed)} go on."
+
+
+def _cost(chosen: Study) -> None:
+    """Time, disk and captures, worked out when asked: every prompt of the study is read for it."""
+    if chosen.counts.get("done", 0) == len(chosen.placed):
+        return
+    mark = (dump_study(chosen.spec), tuple(chosen.counts.items()))
+    if st.button("Estimate time and disk", key="study-cost", icon=":material/timer:", help="Reads all its prompts."):
+        from engine.study.costs import costs  # needs torch
+
+        with st.spinner("Reading prompts ..."):
+            st.session_state["study:costs"] = (mark, costs(queries.home(), chosen.placed))
+    seen: tuple[Any, Costs] | None = st.session_state.get("study:costs")
+    if seen and seen[0] == mark:
+        _show_cost(seen[1])
+
+
+def _show_cost(found: Costs) -> None:
+    from engine.runs.pipeline import readable_bytes
+    from workbench.launch.cost_view import duration
+
+    time, disk = found.seconds, found.disk_bytes
+    with st.container(horizontal=True, gap="medium"):
+        st.metric("Time, about", "not known" if time is None else duration(time), width="content")
+        st.metric("Disk, at most", "not known" if disk is None else readable_bytes(int(disk)), width="content")
+        st.metric("Shared captures", f"{found.captures_there} of {found.captures} there", width="content")
+    if found.based_on:
+        st.caption(
+            f"One cell of each target, mode, schedule and size was estimated ({found.estimated}), scaled from run "
+            f"{ui.text(found.based_on)}; the others are taken to be alike."
+        )
+    for words in filter(None, (found.unknown, *found.notes)):
+        st.caption(ui.text(words[0].upper() + words[1:]))
+
+
+def _table(chosen: Study) -> pd.DataFrame:
+    rows = [
+        {"cell": one.cell.name, "state": one.state, **one.cell.labels, "run": one.run.id if one.run else ""}
+        for one in chosen.placed
+    ]
+    return pd.DataFrame(rows)
+
+
+def _begun() -> None:
+    """The home's studies with their progress, and where their results are."""
+    rows = overview(queries.home())
+    st.markdown("**Studies begun here**")
+    if not rows:
+        st.caption("None yet. A study is a grid of runs that share captures; it can be stopped, resumed and extended.")
+    for row in rows:
+        with st.container(border=True):
+            _known(row)
+
+
+def _known(row: dict[str, Any]) -> None:
+    name = row["study"]
+    if row["problem"]:
+        st.markdown(f"**{ui.text(name)}**")
+        st.error(ui.text(row["problem"]), icon=":material/error:")
+        return
+    told = [f"{row['done']} of {row['cells']} done"]
+    told += [f"{row['under_way']} under way"] if row["under_way"] else []
+    told += [f"{row['failed']} failed"] if row["failed"] else []
+    st.progress(row["done"] / max(1, row["cells"]), text=f"**{ui.text(name)}**: {', '.join(told)}")
+    with st.container(horizontal=True):
+        ui.goto("compare", "Compare", icon=":material/compare_arrows:", study=name)
+        ui.goto("findings", "Findings", icon=":material/science:", study=name)

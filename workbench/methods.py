@@ -1,0 +1,21 @@
+"""What a method of training is called, wherever runs of several modes are shown together. No Streamlit, no torch."""
+
+from __future__ import annotations
+
+from engine.config import TrainSpec
+from engine.store.run_folder import loss_label
+
+MODES = {"offline": "offline", "online": "online", "on_policy": "on-policy"}
+SUPERVISION = {"white_box": "white box", "black_box": "black box"}
+
+
+def method_name(loss: object, mode: object) -> str:
+    """'forward_kl' offline, which is the usual case, and 'online forward_kl', 'on-policy forward_kl'."""
+    told = MODES.get(str(mode), str(mode)) if isinstance(mode, str) else ""
+    name = str(loss) if isinstance(loss, str) else "unknown loss"
+    return name if told in ("", "offline") else f"{told} {name}"
+
+
+def method_of(train: TrainSpec) -> str:
+    """The method of a recipe."""
+    return method_name(loss_label(train.loss), train.mode)

@@ -1,0 +1,113 @@
+"""What a run's page says of how the draft learns: mode, supervision, effort, and who answered. Pure functions and one drawing."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from engine.config import Recipe, TrainSpec
+from engine.store.run_folder import loss_label, recipe_columns
+from workbench.methods import MODES, SUPERVISION
+
+_CSS = """<style>
+.facts{display:flex;flex-wrap:wrap;gap:.3rem 1.6rem;font-size:.9rem}
+.facts div{min-width:0;overflow-wrap:anywhere}.facts .name{display:block;opacity:.72;font-size:.8rem}
+</style>"""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much was done so far; None where it is not known."""
+
+    steps: int | None = None
+    steps_done: int | None = None
+    tokens_seen: int | None = None
+    positions_trained: int | None = None
+    steps_skipped: int | None = None
+
+
+def effort(training: Mapping[str, Any], skipped: int) -> Effort:
+    """From `training.json`, which a run that is still at work does not have; `skipped` is what its events tell."""
+    found = {key: _count(training.get(key)) for key in Effort.__dataclass_fields__}
+    return Effort(**{**found, "steps_skipped": skipped if found["steps_skipped"] is None else found["steps_skipped"]})
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def facts(recipe: Recipe, done: Effort) -> list[tuple[str, str]]:
+    """Name and value of each fact that applies, plain text."""
+    train = recipe.train
+    columns = recipe_columns(recipe)
+    told = [
+        ("Mode", MODES[train.mode]),
+        ("Supervision", SUPERVISION[str(columns["supervision"])]),
+        ("Loss", loss_label(train.loss)),
+        *_of_mode(train),
+    ]
+    if train.selection.share < 1:
+        told.append(("Token selection", f"{train.selection.share:.0%}, against {train.selection.reference}"))
+    return told + _of_effort(done) + _of_server(recipe)
+
+
+def _of_mode(train: TrainSpec) -> list[tuple[str, str]]:
+    if train.mode == "online":
+        return _of_stream(train)
+    if train.mode == "on_policy":
+        policy = train.on_policy
+        form = "answers of the draft" if policy.form == "sampled" else f"blocks of {policy.block_tokens} from anchors"
+        return [("The draft writes", form), ("Share of such steps", f"{policy.share:.0%}")]
+    return []
+
+
+def _of_stream(train: TrainSpec) -> list[tuple[str, str]]:
+    online = train.online
+    steps = f", {online.steps_per_update} steps" if online.steps_per_update > 1 else ""
+    swap = {0: "never", 1: "after each update"}.get(online.swap_every, f"after every {online.swap_every} updates")
+    return [
+        ("Stream", f"{'decoded' if online.stream == 'decode' else 'replayed'}, gamma {online.num_draft_tokens}"),
+        ("Update", f"every {online.update_interval} queries{steps}"),
+        ("Learns from", "refused positions" if online.positions == "wrong" else "all judged positions"),
+        ("Replay share", f"{online.replay_share:.0%}"),
+        ("New weights decode", swap),
+    ]
+
+
+def _of_effort(done: Effort) -> list[tuple[str, str]]:
+    told = []
+    if done.steps_done is not None:
+        asked = f" of {done.steps:,}" if done.steps is not None else ""
+        told.append(("Steps", f"{done.steps_done:,}{asked}"))
+    if done.tokens_seen is not None and done.positions_trained:  # runs of before this was counted have 0
+        of = f" of {done.tokens_seen:,} tokens seen"
+        told.append(("Positions trained", f"{done.positions_trained:,}{of}{_share(done)}"))
+    elif done.tokens_seen is not None:
+        told.append(("Target tokens seen", f"{done.tokens_seen:,}"))
+    if done.steps_skipped:
+        told.append(("Steps with nothing to learn", f"{done.steps_skipped:,}"))
+    return told
+
+
+def _share(done: Effort) -> str:
+    return f" ({done.positions_trained / done.tokens_seen:.0%})" if done.tokens_seen and done.positions_trained else ""
+
+
+def _of_server(recipe: Recipe) -> list[tuple[str, str]]:
+    server = recipe.capture.server
+    if server is None:
+        return []
+    return [("Answers from", f"{server.model} at {server.base_url}")]
+
+
+def show(recipe: Recipe, done: Effort) -> None:
+    """The facts in a row that wraps."""
+    items = "".join(
+        f'<div role="listitem"><span class="name">{html.escape(name)}</span>{html.escape(value)}</div>'
+        for name, value in facts(recipe, done)
+    )
+    st.html(f'{_CSS}<div class="facts" role="list">{items}</div>')
