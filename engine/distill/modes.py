@@ -65,6 +65,7 @@ def online(material: Material) -> BatchSource:
         material.draft.model,
         material.folder / "stream",
         dtype=material.target.dtype,
+        most_at_once=material.capture.batch_size,
         emit=material.emit,
     )
 

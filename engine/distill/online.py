@@ -195,7 +195,8 @@ def replay_fates(text: PromptAcceptance, uniforms: torch.Tensor, *, gamma: int, 
 class OnlineBatches(BatchSource):
     """The refusals of a stream, update by update. `draft_model` is the one in training: its weights are read, never changed.
 
-    What the stream leaves lies in `folder`, so that a run goes on where it was broken off.
+    What the stream leaves lies in `folder`, so that a run goes on where it was broken off. `most_at_once`: queries that
+    are answered side by side.
     """
 
     def __init__(
@@ -208,11 +209,13 @@ class OnlineBatches(BatchSource):
         folder: Path,
         *,
         dtype: torch.dtype,
+        most_at_once: int,
         emit: Callable[[dict[str, Any]], None] = lambda event: None,
     ) -> None:
         super().__init__(settings, reader, draft_model.device)
         online = settings.online
         self.stream, self.online, self.emit, self.folder = stream, online, emit, folder
+        self.most_at_once = most_at_once
         self.queries = in_order(queries, online, settings.seed)
         self.steps = stream_steps(len(queries), online)
         self.draft_model = draft_model
@@ -244,14 +247,23 @@ class OnlineBatches(BatchSource):
             self.log = StreamLog(
                 self.folder, 0 if isinstance(self.stream, ReplayedStream) else self.stream.signal.bytes_per_token
             )
-            self.log.cut(-(-step // self.online.steps_per_update))
+            self.log.cut(updates := -(-step // self.online.steps_per_update))
+            passed = min(len(self.queries), updates * self.online.update_interval)
+            if len(self.log.entries) < passed:
+                raise DraftbenchError(
+                    f"{self.folder} holds {len(self.log.entries)} whole queries of the {passed} that this run has passed",
+                    "the draft has learnt from the rest, which was lost or damaged since",
+                    "start the run anew from its config.yaml",
+                )
         return self.log
 
     def _run(self, log: StreamLog, first: int, update: int) -> None:
-        queries = self.queries[first : first + self.online.update_interval]
-        for entry, signal in self.stream.answer(self.decoding, queries, first, update):
-            log.append(entry, signal)
-            self.emit(entry.event())
+        last = min(len(self.queries), first + self.online.update_interval)
+        for start in range(first, last, self.most_at_once):
+            queries = self.queries[start : min(start + self.most_at_once, last)]
+            for entry, signal in self.stream.answer(self.decoding, queries, start, update):
+                log.append(entry, signal)
+                self.emit(entry.event())
 
     def _sample(self, log: StreamLog, number: int) -> Sample:
         entry = log.entries[number]
@@ -271,7 +283,12 @@ class OnlineBatches(BatchSource):
             _copy(self._weights(self.draft_model), self._weights(self.decoding))
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The weights that decode, where they are not those that learn: kept with a checkpoint."""
+        """The weights that decode, where they are not those that learn: kept with a checkpoint.
+
+        What the stream left is on disk before the checkpoint says that it was seen.
+        """
+        if self.log is not None:
+            self.log.flush()
         if self.online.swap_every <= 1:
             return {}
         return {name: t.detach().cpu().contiguous() for name, t in self._weights(self.decoding).items()}

@@ -42,9 +42,12 @@ def _step_size(answers: int, settings: TrainSpec) -> int:
 
 
 def step_answers(answers: int, settings: TrainSpec, step: int) -> list[int]:
-    """Indices of the answers of one step: shuffled anew each epoch, an epoch runs on into the next step."""
+    """Indices of the answers of one step: shuffled anew each epoch, an epoch runs on into the next step.
+
+    The last step ends with the last epoch, so that one epoch is each answer once, whatever the batch.
+    """
     size = _step_size(answers, settings)
-    wanted = range(step * size, (step + 1) * size)
+    wanted = range(step * size, min((step + 1) * size, math.ceil(answers * settings.epochs)))
     orders = {epoch: _order(answers, settings.seed, epoch) for epoch in {i // answers for i in wanted}}
     chosen = [int(orders[i // answers][i % answers]) for i in wanted]
     return list(dict.fromkeys(chosen))  # an answer met twice across the seam of two epochs counts once

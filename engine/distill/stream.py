@@ -88,14 +88,13 @@ class StreamLog:
         """Open it for going on after so many updates: read what earlier ones left whole, drop the rest."""
         lines: list[dict[str, Any]] = []
         end = 0
-        raw = self._raw()
         for line in read_lines(self.folder / "answers.jsonl"):
-            until = line["offset"] + self.stride * len(line["token_ids"])
-            whole = line["offset"] == end and zlib.crc32(raw[line["offset"] : until]) == line["crc32"]
+            count = self.stride * len(line["token_ids"])
+            whole = line["offset"] == end and zlib.crc32(self._bytes(end, count)) == line["crc32"]
             if line["update"] >= updates or not whole or line["query"] != len(lines):
                 break
             lines.append(line)
-            end = until
+            end += count
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -117,18 +116,25 @@ class StreamLog:
         self.entries.append(entry)
         self._offsets.append(offset)
 
+    def flush(self) -> None:
+        """Have the disk hold what was appended, also after a loss of power."""
+        for name in ("signal.bin", "answers.jsonl"):
+            path = self.folder / name
+            if path.exists():
+                with disk_errors(path), open(path, "rb+") as file:
+                    os.fsync(file.fileno())
+
     def raw_signal(self, query: int) -> torch.Tensor:
         """[token, bytes_per_token] uint8 of a query, read from disk."""
         count = len(self.entries[query].token_ids)
-        with open(self.folder / "signal.bin", "rb") as file:
-            file.seek(self._offsets[query])
-            raw = file.read(self.stride * count)
-        return (
-            torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(count, self.stride)
-            if raw
-            else torch.zeros(count, 0, dtype=torch.uint8)
-        )
+        raw = bytearray(self._bytes(self._offsets[query], self.stride * count))
+        flat = torch.frombuffer(raw, dtype=torch.uint8) if raw else torch.zeros(0, dtype=torch.uint8)
+        return flat.view(count, self.stride)
 
-    def _raw(self) -> bytes:
+    def _bytes(self, offset: int, count: int) -> bytes:
         path = self.folder / "signal.bin"
-        return path.read_bytes() if path.exists() else b""
+        if count == 0 or not path.exists():
+            return b""
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return file.read(count)

@@ -63,10 +63,15 @@ RUNS: dict[str, tuple[str, str, list[str]]] = {  # name -> title, recipe, settin
     ),
     "biology-historical": ("Biology target, historical prompts", "recipes/domains/biology-historical.yaml", []),
     "chinese-historical": ("Chinese target, historical prompts", "recipes/domains/chinese-historical.yaml", []),
+    "serve-biology": ("Biology target, a draft to serve", "recipes/serve/biology.yaml", []),
+    "serve-chinese": ("Chinese target, a draft to serve", "recipes/serve/chinese.yaml", []),
+    "serve-function-calling": ("Function-calling target, a draft to serve", "recipes/serve/function_calling.yaml", []),
 }  # fmt: skip
 STUDY = "recipes/studies/first.yaml"
 BASELINE = "biology-forward-kl"
-WITH_WEIGHTS = ("biology-forward-kl", "function-calling-forward-kl")
+WITH_WEIGHTS = (
+    "biology-forward-kl", "function-calling-forward-kl", "serve-biology", "serve-chinese", "serve-function-calling",
+)  # fmt: skip
 LARGE = ("positions", "rounds", "tokens")  # tables of a measurement
 KEPT = ("config.yaml", "status.json", "events.jsonl", "log.txt", "provenance.json", "training.json", "measure")
 

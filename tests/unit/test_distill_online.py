@@ -219,7 +219,12 @@ def test_at_all_positions_of_whole_answers_the_gradient_is_that_of_offline_train
     judged = {line["prompt_id"]: line["judged"] for line in read_lines(tmp_path / "stream" / "answers.jsonl")}
     whole = source.micro_batches(0)
     chosen = [
-        torch.cat([torch.isin(torch.arange(n), torch.tensor(judged[name])) for name, n in zip(b.names, b.lengths, strict=True)])
+        torch.cat(
+            [
+                torch.isin(torch.arange(n), torch.tensor(judged[name]))
+                for name, n in zip(b.names, b.lengths, strict=True)
+            ]
+        )
         for b in whole
     ]
     same = [batch.only(mask) for batch, mask in zip(whole, chosen, strict=True)]
@@ -443,6 +448,37 @@ def test_a_torn_line_and_torn_bytes_of_the_log_are_cut_off(tmp_path: Path, targe
     assert [entry.query for entry in log.entries] == [0, 1]
 
 
+def test_a_stream_that_lost_what_was_learnt_from_it_is_an_error(tmp_path: Path, target: LoadedModel, capture: Capture):
+    """Or no query would be streamed again, and every later step would be skipped in silence."""
+    spec = settings()
+    source = MODES["online"](material(tmp_path, target, capture, spec))
+    for step in range(2):
+        source.micro_batches(step)
+    lines = (tmp_path / "stream" / "answers.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "stream" / "answers.jsonl").write_bytes(b"".join(lines[:3]))
+    resumed = MODES["online"](material(tmp_path, target, capture, spec))
+    with pytest.raises(DraftbenchError, match="3 whole queries of the 4 that this run has passed"):
+        resumed.micro_batches(2)
+
+
+def test_no_more_queries_are_decoded_side_by_side_than_a_capture_answers(
+    tmp_path: Path, target: LoadedModel, capture: Capture
+):
+    most = CAPTURE.model_copy(update={"batch_size": 4})
+    made = replace(material(tmp_path, target, capture, settings(update_interval=6)), capture=most)
+    source = MODES["online"](made)
+    assert isinstance(source, OnlineBatches)
+    real, sizes = source.stream.answer, []
+
+    def watched(model: Any, queries: Sequence[Query], first: int, update: int) -> Any:
+        sizes.append((first, len(queries)))
+        return real(model, queries, first, update)
+
+    source.stream.answer = watched  # type: ignore[method-assign]
+    source.micro_batches(0)
+    assert sizes == [(0, 4), (4, 2)]
+
+
 # ---- recipes --------------------------------------------------------------------------------
 
 
@@ -451,7 +487,7 @@ def recipe(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_decoded_stream_cannot_choose_a_vocabulary_from_answers_it_has_not_seen():
-    with pytest.raises(ValueError, match="a stream has not seen yet"):
+    with pytest.raises(ValueError, match=r"set train\.online\.stream to replay"):
         Recipe.model_validate(recipe(train={"mode": "online"}, draft={"vocabulary": 64}))
     Recipe.model_validate(recipe(train={"mode": "online", "online": {"stream": "replay"}}, draft={"vocabulary": 64}))
 

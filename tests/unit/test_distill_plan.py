@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -83,3 +84,16 @@ def test_no_step_is_wasted_and_none_exceeds_the_peak(steps: int, schedule: str, 
     rates = [learning_rate(step, steps, spec) for step in range(steps)]
     assert all(0 < rate <= 1e-3 for rate in rates)
     assert max(rates) == 1e-3 or warmup == 0.9
+
+
+@pytest.mark.parametrize(("answers", "batch", "epochs"), [(17, 16, 1), (50, 16, 1), (50, 8, 3), (10, 4, 2.5)])
+def test_the_last_step_ends_with_the_last_epoch(answers: int, batch: int, epochs: float):
+    spec = TrainSpec(batch_size=batch, epochs=epochs)
+    steps = [step_answers(answers, spec, step) for step in range(total_steps(answers, spec))]
+    assert all(steps)
+    counts = Counter(index for step in steps for index in step)
+    assert sum(counts.values()) >= math.ceil(answers * epochs) - len(steps)  # one met twice in a step counts once
+    assert max(counts.values()) <= math.ceil(epochs)
+    if epochs == 1:
+        assert sorted(counts) == list(range(answers))
+        assert set(counts.values()) == {1}
