@@ -5,8 +5,9 @@
 A study of six cells on a tiny random pair (two losses, offline and online, and offline cells of as many tokens and
 steps) is started with `draftbench study`. At random moments the command, the queue's worker and the job at work are
 all killed at once, ten times; each time the study is called again. A second home runs the same study unbroken. At
-the end every cell must be done once, and its sums a held-out prompt must be the same bit for bit, as must the
-captures. About four minutes on two idle cores. Moments come from --seed.
+the end every cell must be done once, and in each cell all that is no clock must be the same bit for bit: weights,
+curve, stream, effort, metrics and every table of the measurement; so must the captures. About four minutes on two
+idle cores. Moments come from --seed.
 
 Captures are made one prompt at a time, since an answer then cannot depend on which others share its batch.
 """
@@ -27,15 +28,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import psutil
 import yaml
+from pyarrow import parquet
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.fileio import read_json, read_lines, sha256_file
 from engine.paths import Home
 from engine.runs.folder import RunFolder
+from engine.store.curves import parse_events, replay, stream_points
 from engine.study.cells import expand
 from engine.study.spec import load_study
 from engine.study.state import look
@@ -119,13 +121,14 @@ def processes(home: Home) -> dict[str, psutil.Process]:
 def kill_all(home: Home) -> str:
     """SIGKILL to the command, the worker and the job at once; where the job was."""
     where = "between jobs"
-    for role, process in processes(home).items():
-        if role == "job":
-            run = RunFolder(home.run(process.cmdline()[-1]))
-            with contextlib.suppress(Exception):
-                where = str(run.status().get("phase") or "start")
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(signal.SIGKILL)
+    while found := processes(home):  # again: a worker may have started a job while it was looked for
+        for role, process in found.items():
+            if role == "job":
+                with contextlib.suppress(Exception):
+                    run = RunFolder(home.run(process.cmdline()[-1]))
+                    where = str(run.status().get("phase") or "start")
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGKILL)
     return where
 
 
@@ -154,15 +157,39 @@ def break_and_resume(home: Home, recipe: Path, kills: int, whole_work: int, rng:
     return fell
 
 
-def results(home: Home, recipe: Path) -> dict[str, Any]:
-    """Exact sums a held-out prompt of each cell, by the cell's name; nothing rounded."""
-    found = {}
-    for one in look(home, expand(load_study(recipe), home).cells):
-        if one.run is not None and one.state == "done":
-            table = pd.read_parquet(one.run.path / "measure" / "prompts.parquet")
-            columns = ["draft", "temperature", "prompt_id", "exact_sum", "agree_sum", "n_positions"]
-            found[one.cell.name] = table[columns].sort_values(columns[:3]).to_numpy().tolist()
-    return found
+def results(home: Home, recipe: Path) -> dict[str, dict[str, Any]]:
+    """What each finished cell has come to, by the cell's name; nothing rounded."""
+    placed = look(home, expand(load_study(recipe), home).cells)
+    return {one.cell.name: outcome(one.run.path) for one in placed if one.run is not None and one.state == "done"}
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """All that a run leaves but for clocks: by part, in a form that two can be compared in."""
+    events = replay(parse_events((run / "events.jsonl").read_bytes())[0])
+    return {
+        "weights": {path.parent.name: sha256_file(path) for path in sorted(run.glob("draft/*/*.safetensors"))},
+        "curve": [timeless(event) for event in events if event["kind"] in ("train", "eval", "skipped")],
+        "stream": stream_points(events)[0],
+        "effort": timeless(read_json(run / "training.json")),
+        "metrics": read_json(run / "measure" / "summary.json")["metrics"],
+        **{path.stem: _rows(path) for path in sorted(run.glob("measure/*.parquet"))},
+    }
+
+
+def timeless(values: dict[str, Any]) -> dict[str, Any]:
+    """Without the clock's."""
+    return {key: value for key, value in values.items() if key not in ("at", "seconds")}
+
+
+def _rows(table: Path) -> str:
+    """Every row, the clock's columns left out, as text in which equal numbers, and only those, are equal."""
+    found = parquet.read_table(table)
+    return repr(found.select([name for name in found.column_names if not name.endswith("_s")]).to_pylist())
+
+
+def differing(mine: dict[str, Any] | None, theirs: dict[str, Any]) -> list[str]:
+    """The parts in which a cell did not come to the same; all if it is not there."""
+    return sorted(theirs) if mine is None else [p for p in sorted(theirs | mine) if mine.get(p) != theirs.get(p)]
 
 
 def captures(home: Home) -> dict[str, Any]:
@@ -182,14 +209,14 @@ def measure(folder: Path, kills: int, prompts: int, epochs: int, seed: int) -> d
     fell = break_and_resume(broken, recipe, kills, whole_work, random.Random(seed))
     mine, theirs = results(broken, recipe), results(whole, recipe)
     runs = [RunFolder(path) for path in broken.runs.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    equal = {name: name in mine and repr(mine[name]) == repr(theirs[name]) for name in theirs}
+    differs = {name: differing(mine.get(name), theirs[name]) for name in theirs}
     return {
         "kills": len(fell), "fell": dict(Counter(fell)), "seed": seed, "work": whole_work,
-        "work_of_the_broken": work_done(broken), "cells": equal,
+        "work_of_the_broken": work_done(broken), "cells": differs,
         "checks": {
             "every cell done": len(mine) == len(theirs) == CELLS,
             "each cell one run": len(runs) == CELLS and all(run.status()["state"] == "done" for run in runs),
-            "sums a prompt bit-identical": bool(equal) and all(equal.values()),
+            "all that is no clock bit-identical": bool(differs) and not any(differs.values()),
             "captures byte-identical": captures(broken) == captures(whole),
             "steps done as asked": all(_steps_as_asked(run) for run in runs),
         },
@@ -217,8 +244,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(figures, indent=2))
     else:
         print("kills: " + ", ".join(f"{count} in {phase}" for phase, count in figures["fell"].items()))
-        for name, same in figures["cells"].items():
-            print(f"{'ok' if same else 'NO':4}{name}")
+        for name, differs in figures["cells"].items():
+            print(f"NO  {name}: {', '.join(differs)} differ" if differs else f"ok  {name}")
         print("\n".join(f"{'ok' if ok else 'NO':4}{what}" for what, ok in figures["checks"].items()))
         print(f"a study killed {figures['kills']} times ends ", end="")
         print("as one left alone" if all(figures["checks"].values()) else "OTHERWISE than one left alone")

@@ -29,7 +29,7 @@ def findings(
       draftbench findings
       draftbench findings --json --study first
       draftbench findings --html findings.html
-      draftbench findings --recipe white_box > white_box.yaml
+      draftbench findings --recipe white_box
     """
     from engine import reports_findings
     from engine.measure.findings_json import as_json as told

@@ -73,6 +73,7 @@ def study_run(
     wanted = stands(where, find(where, recipe, settings or []), only or [])
     if not as_json:
         reports_study.states(wanted.name, wanted.counts)
+        reports_study.passed_over(wanted.passed_over)
     costs = _costs(wanted, as_json) if estimate else {}
     if plan:
         if as_json:

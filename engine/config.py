@@ -368,8 +368,9 @@ class Recipe(Section):
             )
         if train.mode == "online" and train.online.stream == "decode" and self.draft.vocabulary is not None:
             raise ValueError(
-                "draft.vocabulary is chosen from the target's answers, which a stream has not seen yet: "
-                "use train.online.stream 'replay', or a checkpoint whose vocabulary is trimmed already"
+                f"draft.vocabulary {self.draft.vocabulary} is chosen from the target's answers, which a stream that is "
+                "decoded has not seen yet: set train.online.stream to replay, or leave draft.vocabulary empty (null): "
+                "a checkpoint then keeps the ids it has"
             )
         if (train.selection.share < 1) != (train.selection.reference is not None):
             raise ValueError("train.selection.reference is given exactly when train.selection.share is below 1")

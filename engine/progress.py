@@ -94,3 +94,15 @@ class Progress:
 
 
 SILENT = Progress(quiet=True)
+
+
+_TIME_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
+
+
+def duration(seconds: float) -> str:
+    """'7 min', '2.5 h': as exact as an estimate deserves."""
+    for size, unit in _TIME_UNITS:
+        if seconds >= size:
+            value = seconds / size
+            return f"{value:.1f} {unit}" if value < 10 and unit != "min" else f"{value:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -6,23 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine import console
+from engine.progress import duration
 from engine.runs.pipeline import readable_bytes
 
-_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
-
-
-def duration(seconds: float) -> str:
-    """'7 min', '2.5 h': as exact as an estimate deserves."""
-    for size, unit in _UNITS:
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}" if unit != "min" else f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+_SHOWN = 5  # runs that are named
 
 
 def states(name: str, counts: Mapping[str, int]) -> None:
     """How many cells there are, by state."""
     told = ", ".join(f"{count} {state}" for state, count in counts.items())
     console.line(f"study {name}: {sum(counts.values())} cells: {told}")
+
+
+def passed_over(sentences: Sequence[str]) -> None:
+    """Why finished runs are not taken."""
+    for words in sentences[:_SHOWN]:
+        console.paragraph(f"look: {words}, so its cell is made anew")
+    if len(sentences) > _SHOWN:
+        console.paragraph(f"look: so were {len(sentences) - _SHOWN} more runs")
 
 
 def costs(found: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from engine.measure import definitions
+from engine.measure.study_tags import of_study
 from workbench import charts, exports, queries, theme, ui
 from workbench.compare import by_study, compare_prompts, comparison, comparison_tables, report
 from workbench.compare import comparison_figures as figures
@@ -27,7 +28,7 @@ def page() -> None:
             "Start a run", "launch",
         )  # fmt: skip
         return
-    within = by_study.of_study(measured, by_study.choose(measured))
+    within = of_study(measured, by_study.choose(measured))
     every_run(within)
     st.subheader("Side by side", anchor=False)
     chosen = ui.pick_runs("Drafts", "runs", most=comparison.MOST, default=suggested(within), among=list(within.run_id))
@@ -78,7 +79,10 @@ def every_run(measured: pd.DataFrame) -> None:
         note = f"T = {temperature:g}, {n} runs, up to {seeds} seed{'s' if seeds > 1 else ''} a cell; [{charts.INTERVAL}{several}]"
         told = "; ".join(f"{c.loss}, {c.scenario}, {c.mode}: {c.value:.3f}" for c in cells.itertuples())
         view = View(
-            "acceptance-map", f"Exact acceptance. {told}", lambda tone: charts.heat_map(cells, tone, note), cells
+            f"acceptance-map-T{temperature:g}",
+            f"Exact acceptance. {told}",
+            lambda tone: charts.heat_map(cells, tone, note),
+            cells,
         )
         show(view, "map")
         if (cells.runs > 1).any():
@@ -148,18 +152,20 @@ def rates(found: Comparison, metric: str) -> None:
         "▲ above and ▼ below with a 95% interval that leaves out zero, ≈ otherwise."
     )
     caption = f"Acceptance, {found.note}, {charts.INTERVAL}; Δ is the paired change to the baseline"
-    exports.download_row(
-        "rates", "rates", frame=found.rates, paper=comparison_tables.paper_table(found), caption=caption
-    )
+    name = figures.file_name("rates", found, baseline=True)
+    exports.download_row(name, "rates", frame=found.rates, paper=comparison_tables.paper_table(found), caption=caption)
     agreement(found)
     with st.expander("The same traces as vLLM, SGLang, Spec-Bench and llama.cpp would print them"):
-        table(comparison_tables.as_others(found), "as-others", f"The same traces as others report them, {found.note}")
+        name = figures.file_name("as-others", found)
+        table(
+            comparison_tables.as_others(found), name, f"The same traces as others report them, {found.note}", "others"
+        )
 
 
-def table(frame: pd.DataFrame, name: str, caption: str) -> None:
-    """A table and, under it, what it can be saved as."""
+def table(frame: pd.DataFrame, name: str, caption: str, key: str) -> None:
+    """A table and, under it, what it can be saved as: files of that name."""
     st.html(f"<style>{report.TABLE_CSS}</style>{report.table(frame)}")
-    exports.download_row(name, name, frame=frame, caption=caption)
+    exports.download_row(name, key, frame=frame, caption=caption)
 
 
 def agreement(found: Comparison) -> None:
@@ -170,7 +176,8 @@ def agreement(found: Comparison) -> None:
     names = {"run_id": "draft", "only_a": "only baseline", "only_b": "only this draft", "p_value": "McNemar p"}
     with st.expander("Greedy agreement token by token, against the baseline"):
         told = told.rename(columns=names).assign(**{"McNemar p": [f"{p:.2g}" for p in told.p_value]})
-        table(told, "agreement", f"Greedy agreement token by token against the baseline, {found.note}")
+        name = figures.file_name("agreement", found, baseline=True)
+        table(told, name, f"Greedy agreement token by token against the baseline, {found.note}", "agreement")
         st.caption("The test takes tokens for independent, so its p is too small; trust the interval over prompts.")
 
 
@@ -202,9 +209,8 @@ def speed(found: Comparison, metric: str) -> None:
         st.info("None of these runs was timed.", icon=":material/timer_off:")
         return
     show(figures.speed(found), "speed")
-    table(
-        comparison_tables.speed_table(found), "speed-table", "Speed-up over plain decoding, 95% interval over prompts"
-    )
+    caption = "Speed-up over plain decoding, 95% interval over prompts"
+    table(comparison_tables.speed_table(found), "speed-table", caption, "speed-table")
     different = comparison_tables.timing_differs(found)
     if different:
         st.warning(f"Speed-ups are not comparable: {ui.text(different)}", icon=":material/block:")
@@ -229,7 +235,7 @@ def configuration(found: Comparison, metric: str) -> None:
         st.html(report.table(frame[~frame.differs].drop(columns="differs").iloc[:, :2]))
     exports.download_row("configuration", "configuration", frame=frame, caption="Settings of the compared runs")
     st.markdown("**Origin**")
-    table(comparison_tables.provenance(found), "origin", "Origin of the compared drafts")
+    table(comparison_tables.provenance(found), "origin", "Origin of the compared drafts", "origin")
 
 
 def whole_report(found: Comparison, metric: str) -> None:

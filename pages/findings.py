@@ -5,7 +5,8 @@ import streamlit as st
 
 from engine.measure.findings import Finding, Outcome
 from engine.measure.findings_json import study_of
-from engine.measure.of_home import Evaluated, evaluate_home, studies_of
+from engine.measure.of_home import Evaluated, evaluate_home
+from engine.measure.study_tags import studies_of
 from engine.measure.verdicts import ENOUGH_SEEDS, FEW
 from engine.measure.wanted import near_misses, wanted
 from engine.measure.wanted_study import undecided

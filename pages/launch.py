@@ -209,6 +209,16 @@ def remember(start: starting.Start, settings: Sequence[str]) -> None:
     st.session_state["launch:link"] = (start.argument, list(settings))
 
 
+def offer_ways_out(start: starting.Start, values: dict[str, Any], axes: dict[str, list[Any]]) -> None:
+    """Buttons below an error that change the one setting it takes; everything else stays as it was typed."""
+    with st.container(horizontal=True):
+        for setting, words in starting.ways_out(start, values, axes):
+            if st.button(words, key=f"way-out:{setting}", icon=":material/build:", help=f"`{setting}`"):
+                st.query_params["set"] = [*starting.overrides(start.values, values), setting]
+                st.session_state.pop("launch:link", None)  # fill the form anew, whatever the address was before
+                st.rerun()
+
+
 def forget() -> None:
     """Settings of one recipe say nothing about another."""
     st.query_params.pop("set", None)
@@ -228,6 +238,7 @@ def run_or_sweep() -> None:
             recipes = starting.swept(start, recipe, axes)
         except DraftbenchError as error:
             ui.error_box(error)
+            offer_ways_out(start, values, axes)
         else:
             remember(start, starting.overrides(start.values, values))
             launch(recipes)

@@ -10,6 +10,7 @@ import streamlit as st
 
 from engine.runs.labels import change_labels, read_labels
 from workbench import actions, exports, queries, ui
+from workbench.methods import SUPERVISION, mode_word
 from workbench.runs import runs_table
 from workbench.runs.runs_columns import COLUMNS, GROUP_COLUMNS
 
@@ -46,11 +47,17 @@ def filters(known: pd.DataFrame) -> runs_table.Filters:
                     key=key,
                     bind="query-params",
                     placeholder="all",
+                    format_func=words_of,
                 )
             )
     tags = chosen.pop("tags")
     state = st.session_state
     return runs_table.Filters(state["q"] or "", tuple(chosen.items()), tags, state["archived"])
+
+
+def words_of(value: str) -> str:
+    """A mode or a supervision as the table writes it; everything else as it is."""
+    return SUPERVISION.get(value, mode_word(value))
 
 
 def clear() -> None:

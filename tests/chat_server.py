@@ -38,13 +38,14 @@ Script = Callable[[dict[str, Any], int], Said]
 
 @dataclass
 class Server:
-    """A running server: its address, the requests it got, and most of them at once."""
+    """A running server: its address, the requests it got, and most of them at once; `looks` at its models."""
 
     base_url: str
     script: Script
     models: list[str] = field(default_factory=lambda: [MODEL])
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    looks: int = 0
     at_once: int = 0
     most_at_once: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -83,6 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        self.server_state.looks += 1
         self._say(Said(body={"data": [{"id": name} for name in self.server_state.models]}))
 
     def do_POST(self) -> None:

@@ -9,6 +9,11 @@ MODES = {"offline": "offline", "online": "online", "on_policy": "on-policy"}
 SUPERVISION = {"white_box": "white box", "black_box": "black box"}
 
 
+def mode_word(mode: str) -> str:
+    """'on-policy' for `on_policy`; what is no mode stays as it is."""
+    return MODES.get(mode, mode)
+
+
 def method_name(loss: object, mode: object) -> str:
     """'forward_kl' offline, which is the usual case, and 'online forward_kl', 'on-policy forward_kl'."""
     told = MODES.get(str(mode), str(mode)) if isinstance(mode, str) else ""

@@ -30,7 +30,7 @@ class Entry:
 
 PAGES: dict[str, Entry] = {
     "home": Entry("Home", ":material/home:", "", "The best draft for each target, what is running, and where to begin.", True),
-    "launch": Entry("Launch", ":material/rocket_launch:", "Train", "Start a run, or a sweep of runs, from a recipe."),
+    "launch": Entry("Launch", ":material/rocket_launch:", "Train", "Start a run, a sweep of runs, or a whole study, from a recipe."),
     "runs": Entry("Runs", ":material/table_rows:", "Train", "Every run: find, group, label and set the baseline."),
     "run": Entry("Run", ":material/monitoring:", "Train", "One run: live curves, log, configuration and origin."),
     "compare": Entry("Compare", ":material/compare_arrows:", "Measure", "Drafts side by side, paired on the same target text."),

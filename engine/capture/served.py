@@ -20,9 +20,11 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 
+from engine.capture.fetch import fetch
 from engine.capture.generate import Answer
 from engine.capture.pace import Pace
-from engine.capture.server import ChatServer, Reply, Unanswered, fetch, read_key
+from engine.capture.replies import Reply, Unanswered
+from engine.capture.server import ChatServer, read_key
 from engine.capture.signal import signal_format
 from engine.capture.store import Capture, CapturePlan, GrowingCapture, completed
 from engine.config import CaptureSpec, ServerSpec
@@ -94,6 +96,7 @@ def _fill(plan: CapturePlan, spec: ServerSpec, target: LoadedModel, pace: Pace |
     key = read_key(spec)
     growing = GrowingCapture(plan, progress)
     asked = [_Question(plan, which, target) for which in growing.missing]
+    answered_before = len(asked) < len(plan.prompts)
 
     def keep(index: int, reply: Reply) -> None:
         question = asked[index]
@@ -103,7 +106,8 @@ def _fill(plan: CapturePlan, spec: ServerSpec, target: LoadedModel, pace: Pace |
 
     async def ask() -> list[tuple[int, str]]:
         async with ChatServer(spec, key, pace) as server:
-            return await fetch(server, [q.body() for q in asked], keep, progress.stop_if_asked)
+            bodies = [question.body() for question in asked]
+            return await fetch(server, bodies, keep, progress.stop_if_asked, has_answered=answered_before)
 
     failed = asyncio.run(ask()) if asked else []
     if failed:
@@ -175,7 +179,8 @@ class _Question:
                 "start the server without a reasoning parser (vLLM: no --reasoning-parser; "
                 "llama.cpp: --reasoning-format none)",
             )
-        return list(self.target.tokenizer(self._text(reply), add_special_tokens=False)["input_ids"])
+        text = _whole_characters(self._text(reply))
+        return list(self.target.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _text(self, reply: Reply) -> str:
         """What the target wrote: calls that the server parsed out of it are written as the template writes them,
@@ -185,7 +190,7 @@ class _Question:
         spoken = {"role": "assistant", "content": reply.text, "tool_calls": [_call(c) for c in reply.tool_calls]}
         try:
             return self._by_template(spoken) or reference_of(spoken)
-        except BadRecordError as error:
+        except (BadRecordError, RecursionError) as error:
             raise Unanswered(f"a function call that cannot be read: {error}") from None
 
     def _by_template(self, spoken: Message) -> str:
@@ -200,7 +205,7 @@ class _Question:
                     ([*messages, {**spoken, "tool_calls": []}], {}),
                 )
             )
-        except (TemplateError, TypeError, ValueError, LookupError):
+        except (TemplateError, TypeError, ValueError, LookupError, RecursionError):
             return ""
         if not whole.startswith(before) or whole == without:
             return ""
@@ -224,13 +229,38 @@ def _as_sent(message: Message) -> Message:
 
 
 def _call(call: Mapping[str, Any]) -> dict[str, Any]:
-    """A call of a reply with its arguments as an object, which is how templates want them."""
-    function = dict(call.get("function") or {})
+    """A call of a reply with its arguments as an object, which is how templates want them.
+
+    Raises Unanswered if the call has no name, or arguments that are no object.
+    """
+    told = call.get("function")
+    function = told if isinstance(told, dict) else {}
+    name = function.get("name")
+    if not (isinstance(name, str) and name):
+        raise Unanswered("a function call without a function's name (not asked again)")
+    arguments = _parsed(function.get("arguments") or {})
+    if not isinstance(arguments, dict):
+        raise Unanswered(f"the arguments of a call of {name!r} are no JSON object (not asked again)")
+    return {"type": "function", "function": {**function, "arguments": arguments}}
+
+
+def _parsed(arguments: Any) -> Any:
+    """Arguments out of their JSON text, which is how the API has them (null: there are none); None if it is broken."""
+    if not isinstance(arguments, str):
+        return arguments
     try:
-        parsed = json.loads(function.get("arguments") or "{}")
-    except (ValueError, TypeError, RecursionError):
-        raise Unanswered(f"the arguments of a call of {function.get('name')!r} are not JSON") from None
-    return {"type": "function", "function": {**function, "arguments": parsed}}
+        parsed = json.loads(arguments)
+        return {} if parsed is None else parsed
+    except (ValueError, RecursionError):
+        return None
+
+
+def _whole_characters(text: str) -> str:
+    """A text with the mark for unreadable characters in place of halves of one, which no tokenizer takes.
+
+    JSON can name such halves, and a server that cuts an answer between two bytes may send one.
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _told(plan: CapturePlan) -> dict[str, int]:

@@ -12,47 +12,23 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from itertools import islice
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 from pydantic import SecretStr
 
 from engine.capture.pace import Pace
+from engine.capture.replies import Again, Reply, Unanswered, read_reply
 from engine.config import ServerSpec
 from engine.errors import DraftbenchError, did_you_mean
 
-_POLL_S = 0.2  # how soon a wish to stop is seen
 _SHOWN_CHARACTERS = 200  # of a server's message
 _LONGEST_PAUSE_S = 3600.0  # that a server may ask for
-_FAILURES_IN_A_ROW = 3  # prompts without an answer, and none answered between: the server is gone, not the prompt bad
-_STOPPED = {"stop", "tool_calls", "function_call", "eos"}
 _WANTED_EXTRAS = {"return_token_ids": True}  # vLLM and SGLang; others ignore it, or refuse and are asked without
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a server answered. `token_ids` only from servers that tell them, end of turn included."""
-
-    text: str
-    finish_reason: Literal["stop", "length"]
-    tool_calls: list[Mapping[str, Any]] = field(default_factory=list)
-    reasoning: str = ""  # text that the server took out of the answer
-    token_ids: list[int] | None = None
-    prompt_tokens: int | None = None
-
-
-class Unanswered(Exception):
-    """One prompt got no usable answer; the message is the last cause, without the key."""
-
-
-class _Again(Exception):
-    """An attempt failed in a way that may pass."""
 
 
 def read_key(spec: ServerSpec, environ: Mapping[str, str] | None = None) -> SecretStr | None:
@@ -96,12 +72,19 @@ def is_this_machine(url: str) -> bool:
 
 
 class ChatServer:
-    """Answers of one server. Use as `async with`; `pace` sets how fast it is asked and takes a test's clock."""
+    """Answers of one server. Use as `async with`; `pace` sets how fast it is asked and takes a test's clock.
+
+    `under_way`: the tasks whose request is with the server now, not those that wait to ask again.
+    """
 
     def __init__(self, spec: ServerSpec, key: SecretStr | None, pace: Pace | None = None) -> None:
         self.spec, self._key = spec, key
         self.pace = pace or Pace(spec.requests_per_minute)
+        self.under_way: set[asyncio.Task[Any] | None] = set()
         self._extras: Mapping[str, Any] = _WANTED_EXTRAS
+        self._extras_fit = False  # whether the server has answered a request that had them
+        self._listed: list[str] | None = None
+        self._listing = asyncio.Lock()
         self._client = httpx2.AsyncClient(
             timeout=None,  # a request as a whole is timed, not each of its reads
             trust_env=not is_this_machine(spec.base_url),  # a proxy cannot reach this machine
@@ -125,45 +108,60 @@ class ChatServer:
             await self.pace.turn()
             try:
                 return await self._once(body)
-            except _Again as again:
+            except Again as again:
                 cause = str(again)
             if attempt < self.spec.attempts:
                 await self.pace.back_off(attempt)
-        raise Unanswered(f"{cause} ({self.spec.attempts} attempts)")
+        raise Unanswered(f"{cause} ({self.spec.attempts} attempts)", in_vain=True)
 
     async def _once(self, body: Mapping[str, Any]) -> Reply:
         extras = self._extras
         response = await self._send("POST", "chat/completions", {**body, **extras})
-        if response.status_code in (400, 422) and extras:
-            self._extras = {}  # perhaps it refuses fields that it does not know
-            await self.pace.turn()
-            response = await self._send("POST", "chat/completions", dict(body))
+        if response.is_success and extras:
+            self._extras_fit = True
+        elif response.status_code in (400, 422) and extras and not self._extras_fit:
+            response = await self._without_extras(body)
         if response.is_success:
-            return self._read(response)
+            return read_reply(response.content, self._shown)
         raise await self._failure(response)
 
+    async def _without_extras(self, body: Mapping[str, Any]) -> httpx2.Response:
+        """The response to a refused request without the fields that the server may not know.
+
+        Only an answer shows that they were the cause; else it is the prompt that is refused.
+        """
+        await self.pace.turn()
+        response = await self._send("POST", "chat/completions", dict(body))
+        if response.is_success:
+            self._extras = {}
+        return response
+
     async def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx2.Response:
-        """A whole response. Raises _Again if none came."""
+        """A whole response. Raises Again if none came."""
+        task = asyncio.current_task()
+        self.under_way.add(task)
         try:
             async with asyncio.timeout(self.spec.timeout_s):
                 return await self._client.request(
                     method, _address(self.spec, path), json=body, headers=_headers(self._key)
                 )
         except TimeoutError:
-            raise _Again(f"no answer within {self.spec.timeout_s:g} s") from None
+            raise Again(f"no answer within {self.spec.timeout_s:g} s") from None
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             raise _bad_address(self.spec, self._shown(error)) from None
         except httpx2.HTTPError as error:  # refused, broken off, fewer bytes than were announced
-            raise _Again(f"{type(error).__name__}: {self._shown(error)}") from None
+            raise Again(f"{type(error).__name__}: {self._shown(error)}") from None
+        finally:
+            self.under_way.discard(task)
 
     async def _failure(self, response: httpx2.Response) -> Exception:
         """What an answer that is none means: to be asked again, this prompt's fault, or the end."""
         code, said = response.status_code, self._shown(response.text)
         told = f"status {code}" + (f": {said}" if said else "")
         if code in (429, 503):
-            self.pace.pause(_retry_after_s(response.headers.get("Retry-After")))
+            self._heed(code, _retry_after_s(response.headers.get("Retry-After")))
         if code in (408, 425, 429) or code >= 500:
-            return _Again(told)
+            return Again(told)
         if code in (401, 403):
             return _key_refused(self.spec, told)
         if response.is_redirect:
@@ -175,25 +173,27 @@ class ChatServer:
                 return unknown_model(self.spec, names, told)
         return Unanswered(f"{told} (not asked again)")
 
-    async def _names(self) -> list[str]:
-        """Models that the server lists; none if it does not say."""
-        try:
-            return _model_names(await self._send("GET", "models"))
-        except (_Again, DraftbenchError):
-            return []
+    def _heed(self, code: int, wish_s: float) -> None:
+        """Hold all requests back for as long as the server wishes, or, if it only says "too many", for a growing time."""
+        if wish_s > 0:
+            self.pace.pause(wish_s)
+        elif code == 429:
+            self.pace.pause_longer()
 
-    def _read(self, response: httpx2.Response) -> Reply:
-        """The reply in a response's body. Raises _Again if it is empty, broken or holds no text."""
-        if not response.content.strip():
-            raise _Again("an empty answer")
-        try:
-            told = json.loads(response.content)
-        except (ValueError, RecursionError):
-            raise _Again(f"an answer that is not whole JSON: {self._shown(response.text)}") from None
-        choices = told.get("choices") if isinstance(told, dict) else None
-        if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
-            raise _Again(f"an answer without choices: {self._shown(response.text)}")
-        return _reply(told, choices[0])
+    async def _names(self) -> list[str]:
+        """Models that the server lists, asked for once; none if it does not say."""
+        async with self._listing:
+            if self._listed is None:
+                await self.pace.turn()
+                try:
+                    self._listed = _model_names(await self._send("GET", "models"))
+                except (Again, DraftbenchError):
+                    self._listed = []
+        return self._listed
+
+    def without_key(self, text: str) -> str:
+        """A text with the key taken out, should a server have repeated it."""
+        return without_key(text, self._key)
 
     def _shown(self, text: object) -> str:
         return shown(text, self._key)
@@ -201,40 +201,18 @@ class ChatServer:
 
 def shown(text: object, key: SecretStr | None) -> str:
     """A stranger's text as one short line, with the key taken out."""
-    line = str(text)
-    if key is not None:
-        secret = key.get_secret_value()
-        for form in (secret, json.dumps(secret)[1:-1], secret.replace("/", "\\/")):
-            line = line.replace(form, "[key]")
+    line = without_key(str(text), key)
     line = " ".join("".join(c if c.isprintable() else " " for c in line).split())
     return line if len(line) <= _SHOWN_CHARACTERS else line[:_SHOWN_CHARACTERS] + " ..."
 
 
-def _reply(told: Mapping[str, Any], choice: Mapping[str, Any]) -> Reply:
-    said = choice.get("message")
-    message = said if isinstance(said, dict) else {}
-    reason = choice.get("finish_reason")
-    if reason not in _STOPPED and reason != "length":
-        raise Unanswered(f"the answer ended with finish_reason {reason!r} (not asked again)")
-    text, calls, ids = _text(message.get("content")), message.get("tool_calls") or [], choice.get("token_ids")
-    reply = Reply(
-        text,
-        "length" if reason == "length" else "stop",
-        [call for call in calls if isinstance(call, dict)],
-        _text(message.get("reasoning_content") or message.get("reasoning")),
-        ids if isinstance(ids, list) and ids and all(isinstance(i, int) for i in ids) else None,
-        (told.get("usage") or {}).get("prompt_tokens"),
-    )
-    if reply.finish_reason == "length" and not (reply.text or reply.tool_calls or reply.reasoning or reply.token_ids):
-        raise _Again("an answer without text")
-    return reply
-
-
-def _text(content: Any) -> str:
-    """Text of a message, which some servers send in parts."""
-    if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
+def without_key(text: str, key: SecretStr | None) -> str:
+    """A text with the key taken out, as it is or as JSON has it."""
+    if key is not None:
+        secret = key.get_secret_value()
+        for form in (secret, json.dumps(secret)[1:-1], secret.replace("/", "\\/")):
+            text = text.replace(form, "[key]")
+    return text
 
 
 def _headers(key: SecretStr | None) -> dict[str, str]:
@@ -263,7 +241,7 @@ def _model_names(response: httpx2.Response) -> list[str]:
     try:
         listed = response.json()["data"] if response.is_success else []
         return [str(model["id"]) for model in listed]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return []
 
 
@@ -315,40 +293,3 @@ def listed_models(spec: ServerSpec, *, timeout_s: float = 5.0) -> list[str]:
     if response.status_code in (401, 403):
         raise _key_refused(spec, f"status {response.status_code}: {shown(response.text, key)}")
     return _model_names(response)
-
-
-async def fetch(
-    server: ChatServer,
-    bodies: Sequence[Mapping[str, Any]],
-    keep: Callable[[int, Reply], None],
-    stop_if_asked: Callable[[], None],
-) -> list[tuple[int, str]]:
-    """Ask everything, `spec.concurrency` requests at once; returns who got no answer, and why.
-
-    `keep` gets each reply with its index as it comes, in no order; an Unanswered that it raises
-    counts as no answer. A few prompts that fail in a row end it: then the server is the fault.
-    `stop_if_asked` may raise between two replies; requests under way are given up then.
-    """
-    waiting, failed, in_a_row = iter(range(len(bodies))), [], 0
-    going: dict[asyncio.Task[Reply], int] = {}
-    try:
-        while in_a_row < _FAILURES_IN_A_ROW:
-            for index in islice(waiting, server.spec.concurrency - len(going)):
-                going[asyncio.create_task(server.answer(bodies[index]))] = index
-            if not going:
-                break
-            done, _ = await asyncio.wait(going, timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
-            for task in sorted(done, key=lambda task: task.exception() is not None):  # answers are kept before an error
-                index = going.pop(task)
-                try:
-                    keep(index, task.result())
-                    in_a_row = 0
-                except Unanswered as why:
-                    failed.append((index, str(why)))
-                    in_a_row += 1
-            stop_if_asked()
-    finally:
-        for task in going:
-            task.cancel()
-        await asyncio.gather(*going, return_exceptions=True)
-    return failed

@@ -30,3 +30,16 @@ def nested_subset(prompts: Sequence[Prompt], count: int | None) -> list[Prompt]:
 
 def _rank(prompt: Prompt) -> bytes:
     return hashlib.sha256(prompt.id.encode("utf-8")).digest()
+
+
+def split_heldout(prompts: list[Prompt], watched: int, measured: int | None) -> tuple[list[Prompt], list[Prompt]]:
+    """The first few held-out prompts to watch (at most a quarter), the following ones to measure on."""
+    few = min(watched, max(1, len(prompts) // 4))
+    if len(prompts) < 2:
+        raise DraftbenchError(
+            f"{len(prompts)} held-out prompt is not enough",
+            "one part chooses the draft, another measures it",
+            "give at least two, better fifty, in prompts.heldout",
+        )
+    rest = prompts[few:]
+    return prompts[:few], rest if measured is None else rest[:measured]

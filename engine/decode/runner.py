@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from engine.errors import DraftbenchError
-from engine.models.head import Head
+from engine.models.head import Head, readable
 
 _MOST_HOLES = 64  # columns; squeezing copies the cache, so it is not done for a few
 
@@ -44,9 +44,7 @@ class Runner:
     def feed(self, pending: list[list[int]], *, last: int) -> torch.Tensor:
         """Run the pending tokens of each row; logits of the last `last` columns: [row, last, vocab].
 
-        Rows are padded on the left, so each row's final token is in the last column. An id that
-        the model has no row for is read as its last one: a target with padding rows may write
-        it, and a draft that cannot read it may still guess on.
+        Rows are padded on the left, so each row's final token is in the last column.
         """
         width = max(len(ids) for ids in pending)
         ids = torch.tensor([[0] * (width - len(row)) + row for row in pending])
@@ -57,7 +55,7 @@ class Runner:
         self.mask = torch.cat([self.mask, new], dim=1)
         whole = bool(self.mask.all())  # then the model's own causal path, faster than a mask
         output = self.model.base_model(
-            input_ids=ids.clamp_max(self.model.get_input_embeddings().weight.shape[0] - 1).to(self.device),
+            input_ids=readable(self.model, ids).to(self.device),
             attention_mask=None if whole else self.mask.long().to(self.device),
             position_ids=positions.to(self.device),
             past_key_values=self.cache,

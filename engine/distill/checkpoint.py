@@ -17,6 +17,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, read_json, write_json
 from engine.models.draft import Draft, own_state
 
+FOLDER = "checkpoints"  # in a run's folder
 _PREFIX = "step-"
 _SOURCE = "source.safetensors"
 
@@ -54,6 +55,11 @@ def save_checkpoint(
 def latest_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint, or None before the first."""
     return max(folder.glob(f"{_PREFIX}*"), default=None, key=lambda path: path.name)
+
+
+def drop_checkpoints(run_folder: Path) -> None:
+    """Remove what only a resume needs; of no use once the training is finished and says so on disk."""
+    shutil.rmtree(run_folder / FOLDER, ignore_errors=True)
 
 
 def load_checkpoint(path: Path, draft: Draft, optimiser: torch.optim.Optimizer) -> dict[str, Any]:

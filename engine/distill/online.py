@@ -263,7 +263,7 @@ class OnlineBatches(BatchSource):
             queries = self.queries[start : min(start + self.most_at_once, last)]
             for entry, signal in self.stream.answer(self.decoding, queries, start, update):
                 log.append(entry, signal)
-                self.emit(entry.event())
+                self.emit(entry.event(self.online.steps_per_update))
 
     def _sample(self, log: StreamLog, number: int) -> Sample:
         entry = log.entries[number]

@@ -26,7 +26,7 @@ from engine.errors import DraftbenchError
 from engine.models.draft import Draft, load_draft
 from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel, resolve_dtype
-from engine.models.vocabulary import row_of_ids
+from engine.models.vocabulary import known_rows, row_of_ids
 
 
 class SelectedBatches(BatchSource):
@@ -68,8 +68,8 @@ class SelectedBatches(BatchSource):
         half = self.dtype == torch.bfloat16
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
             hidden = hidden_states(model, batch.ids, batch.mask)[batch.responds]
-        head, ids = self._head(model), Head.of(self.draft_model).ids
-        rows = batch.token_ids if ids is None else row_of_ids(ids, self.draft_model.config.vocab_size)[batch.token_ids]
+        head, own = self._head(model), Head.of(self.draft_model)
+        rows = known_rows(batch.token_ids, len(own.weight), own.ids, self.draft_model.config.vocab_size)
         unused = torch.zeros(batch.tokens, device=self.device)  # no loss with a value draws anything
         positions = Positions(rows, unused, lambda part: self.read_signal(batch, part), batch.weights)
         return position_losses(hidden, head, positions, self.terms, temperature=self.settings.distill_temperature)

@@ -48,11 +48,11 @@ class Streamed:
         chosen[self.wrong if positions == "wrong" else self.judged] = True
         return chosen
 
-    def event(self) -> dict[str, object]:
-        """The event of the run's folder."""
+    def event(self, steps_per_update: int) -> dict[str, object]:
+        """The event of the run's folder; its step counts optimiser steps, as those of other events do."""
         counts = {"drafted": self.drafted, "accepted": len(self.judged) - len(self.wrong), "examined": len(self.judged)}
         return {
-            "kind": "stream", "query": self.query + 1, "prompt_id": self.prompt_id, "step": self.update,
+            "kind": "stream", "query": self.query + 1, "prompt_id": self.prompt_id, "step": self.update * steps_per_update,
             "emitted": len(self.token_ids), "rounds": self.rounds, **counts, "expected": round(self.expected, 4),
         }  # fmt: skip
 

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from engine.capture.batches import Batch
 from engine.config import TrainSpec
 from engine.decode.sampling import Uniforms
-from engine.distill.checkpoint import latest_checkpoint, load_checkpoint, load_source_state, save_checkpoint
+from engine.distill.checkpoint import FOLDER, latest_checkpoint, load_checkpoint, load_source_state, save_checkpoint
 from engine.distill.chunked import Positions, chunked_loss, rewards, scale_of, uses_rewards
 from engine.distill.losses import check_terms
 from engine.distill.plan import learning_rate
@@ -28,7 +28,7 @@ from engine.errors import DraftbenchError
 from engine.models.draft import Draft, save_draft
 from engine.models.head import Head, hidden_states
 from engine.models.load import resolve_dtype
-from engine.models.vocabulary import row_of_ids
+from engine.models.vocabulary import known_rows
 from engine.progress import SILENT, Progress
 
 Evaluate = Callable[[Any], dict[float, float]]
@@ -165,10 +165,8 @@ class Trainer:
 
     def _positions(self, batch: Batch, step: int) -> Positions:
         """Tokens, signal and draws of a batch; an answer's draws do not depend on the rows beside it."""
-        ids = Head.of(self.draft.model).ids
-        tokens = (
-            batch.token_ids if ids is None else row_of_ids(ids, self.draft.model.config.vocab_size)[batch.token_ids]
-        )
+        head = Head.of(self.draft.model)
+        tokens = known_rows(batch.token_ids, len(head.weight), head.ids, self.draft.model.config.vocab_size)
         streams = Uniforms(self.settings.seed, [f"{step}:{name}" for name in batch.names])
         draws = [streams.take([row], length)[0] for row, length in enumerate(batch.lengths)]
         uniforms = torch.cat(draws).to(batch.token_ids.device)
@@ -184,7 +182,7 @@ class Trainer:
         return scale_of(torch.cat(found))
 
     def _diverged(self, step: int, loss: float, norm: float) -> DraftbenchError:
-        checkpoint = latest_checkpoint(self.folder / "checkpoints")
+        checkpoint = latest_checkpoint(self.folder / FOLDER)
         kept = (
             f"the checkpoint {checkpoint.name} and the best draft are kept"
             if checkpoint
@@ -218,7 +216,7 @@ class Trainer:
     def _checkpoint(self) -> None:
         if self.accelerator.is_main_process:
             save_checkpoint(
-                self.folder / "checkpoints",
+                self.folder / FOLDER,
                 self.outcome.steps_done,
                 self.draft,
                 self.optimiser,
@@ -227,7 +225,7 @@ class Trainer:
             )
 
     def _resume(self) -> None:
-        checkpoint = latest_checkpoint(self.folder / "checkpoints")
+        checkpoint = latest_checkpoint(self.folder / FOLDER)
         if checkpoint is None:
             return
         state = load_checkpoint(checkpoint, self.draft, self.optimiser)

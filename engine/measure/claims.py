@@ -2,7 +2,7 @@
 
 Each claim says which facts of two runs may differ and what makes the one and the other side;
 all other facts must be equal. What is known of the paper is its abstract and captions, so a
-band is what those state, and whether it is relative or absolute is not known.
+band is what those state, and whether it is relative or absolute is not known but for one.
 """
 
 from __future__ import annotations
@@ -16,19 +16,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.config import LossTerm
+from engine.measure.harmless import SECTIONS, without_idle
 
 Facts = Mapping[str, Any]
 
-# Facts that any two runs may differ in: which of the repetitions it is, and what changes no weight and no exact rate.
+# Facts that tell which of the repetitions it is. What changes no weight and no exact rate is no fact: see `harmless`.
 SEEDS = ("train.seed", "capture.seed")
-_HARMLESS = {"train.micro_batch_tokens", "train.eval_every", "train.eval_prompts", "train.checkpoint_every"}
+_SIGNAL = ("signal", "signal_top_k")  # of `capture`: how it is stored, which black box does without
 _MEASURED_ON = ("top_p", "top_k", "max_new_tokens", "seed")
 # Another mode of training sets its own schedule: all of `train` may differ then, but for these.
 ANY_TRAINING = "train.*"
 _SAME_TRAINING = {"train.mode", "train.seed", "train.distill_temperature", "train.precision"}
-_SECTIONS = ("online", "on_policy", "selection")  # of `train`: each is used by some runs only
-_UNUSED = {"online": frozenset({"epochs", "batch_size"})}  # a stream is passed once, in its own intervals
-_ASSISTED = ("anchors", "block_tokens", "decay")
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,7 @@ class Claim:
     varies: frozenset[str]
     sign: int  # of the effect that the paper reports
     band: tuple[float, float] | None = None  # of the effect, as the paper states it
+    band_of: tuple[str, ...] = ("relative", "absolute")  # which differences the band may mean
     breadth: tuple[str, int] = ("", 0)  # how many different ones of what it must be seen in to be called reproduced
     paired: bool = True
     must_differ: frozenset[str] = frozenset()  # facts without whose difference the two sides are one and the same
@@ -63,6 +62,7 @@ def of_schedule(fact: str) -> bool:
 
 def facts_of(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
     """What decides whether two runs may be compared: dotted name -> value, hashes of files rather than their paths."""
+    config = without_idle(config)
     prompts, seen = config.get("prompts", {}), provenance.get("prompts", {})
     measure, train = config.get("measure", {}), config.get("train", {})
     facts: dict[str, Any] = {
@@ -83,32 +83,20 @@ def facts_of(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[s
         facts["draft.checkpoint"] = provenance["checkpoint_sha256"]
     facts |= _capture_facts(config.get("capture", {}))
     facts |= _training_facts(train)
-    facts |= {f"measure.{key}": measure.get(key) for key in _MEASURED_ON}
-    return {key: value for key, value in facts.items() if key not in _HARMLESS}
+    return facts | {f"measure.{key}": measure.get(key) for key in _MEASURED_ON}
 
 
 def _capture_facts(capture: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the text of the answers. Of a server, who answers: how it is asked changes nothing."""
-    facts = {f"capture.{key}": value for key, value in capture.items() if _changes_text(key)}
-    server = capture.get("server")
-    return facts | {f"capture.server.{key}": server.get(key) for key in ("base_url", "model") if server}
+    """What decides the text of the answers. Of a server, who answers."""
+    facts = {f"capture.{key}": value for key, value in capture.items() if key not in ("server", *_SIGNAL)}
+    return facts | {f"capture.server.{key}": value for key, value in capture.get("server", {}).items()}
 
 
 def _training_facts(train: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of training that this run's mode used: recipes hold those of all modes, and older ones lack some."""
-    mode = train.get("mode")
-    parts = {key: train.get(key) or {} for key in _SECTIONS}
-    used = {
-        "online": mode == "online",
-        "on_policy": mode == "on_policy",
-        "selection": parts["selection"].get("share", 1) < 1,
-    }
-    unused = _UNUSED.get(str(mode), frozenset())
-    facts = {key: value for key, value in train.items() if key not in {"mode", "loss", *_SECTIONS, *unused}}
-    if parts["on_policy"].get("form") == "sampled":
-        parts["on_policy"] = {key: value for key, value in parts["on_policy"].items() if key not in _ASSISTED}
-    for name in (name for name in _SECTIONS if used[name]):
-        facts |= {f"{name}.{key}": value for key, value in parts[name].items()}
+    """The settings of training that this run used, those of its mode's own section too."""
+    facts = {key: value for key, value in train.items() if key not in {"mode", "loss", *SECTIONS}}
+    for name in SECTIONS:
+        facts |= {f"{name}.{key}": value for key, value in (train.get(name) or {}).items()}
     return {f"train.{key}": _text(value) for key, value in facts.items()}
 
 
@@ -120,10 +108,6 @@ def loss_name(terms: Any) -> str:
             if term.weight == 1.0 and term.own is None:
                 return term.name
     return _text(terms)
-
-
-def _changes_text(key: str) -> bool:
-    return key not in ("batch_size", "signal", "signal_top_k", "server")
 
 
 def _text(value: Any) -> str:
@@ -191,6 +175,7 @@ SCENARIO = Claim(
     frozenset({"scenario", "train_prompts", "n_train"}),
     sign=-1,
     band=(-0.20, -0.07),
+    band_of=("relative",),  # "80% to 93% of" is a ratio
     must_differ=frozenset({"train_prompts"}),  # or `scenario` is only another label on the same prompts
 )
 SIZE = Claim(

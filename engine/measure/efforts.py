@@ -9,7 +9,7 @@ runs is, is told by what their training really did (`training.json`), not by the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engine.measure.claims import SEEDS, Facts, of_schedule
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 OWN, TOKENS, STEPS = "own schedule", "equal target tokens", "equal optimiser steps"
 EFFORTS = (OWN, TOKENS, STEPS)
 TOLERANCE = 0.02
-# One pass over the queries is one pass, though the target's two answers to a query are not of one length.
+# One pass over the queries is one pass: the target's own answers in a decoded stream are of other lengths than those
+# that were captured, and runs made before an epoch ended with its last answer went a little beyond it.
 _ONE_PASS_TOLERANCE = 0.10
 MEANING = {
     OWN: "offline as it is usually trained (several epochs) against one pass of the stream",
@@ -59,20 +60,36 @@ def schedule(run: Run) -> str:
     return repr(sorted(own.items()))
 
 
-def matched(runs: Iterable[Run]) -> dict[str, set[str]]:
-    """Offline runs that were cut to the effort of an online run on the same queries: id -> kinds of effort."""
+def matched(runs: Sequence[Run]) -> dict[str, set[str]]:
+    """Offline runs that were cut to the effort of an online run of their loss and queries: id -> kinds of effort.
+
+    Cut is only what another run shows the whole of: one alike that was trained longer, on a schedule that
+    no fewer runs have. Otherwise a stream that happens to be as long would make offline's own schedule
+    look like a cut one.
+    """
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        kept = {k: v for k, v in run.facts.items() if not of_schedule(k) and k not in ("train.mode", "loss", *SEEDS)}
+        kept = {k: v for k, v in run.facts.items() if not of_schedule(k) and k not in ("train.mode", *SEEDS)}
         groups.setdefault(repr(sorted(kept.items())), []).append(run)
+    count = Counter(schedule(run) for run in runs)
     found: dict[str, set[str]] = {}
     for group in groups.values():
         streams = [run for run in group if run.facts["train.mode"] == "online"]
-        for run in (run for run in group if run.facts["train.mode"] == "offline"):
+        offline = [run for run in group if run.facts["train.mode"] == "offline"]
+        for run in offline if streams else []:
             kinds = set().union(*(efforts_of(one, run) for one in streams)) - {OWN}
-            if kinds:
+            if kinds and any(_longer(one, run) and count[schedule(one)] >= count[schedule(run)] for one in offline):
                 found[run.id] = kinds
     return found
+
+
+def _longer(a: Run, b: Run) -> bool:
+    """Whether `a` was trained on more target tokens, or where these are not known in more steps."""
+    for key in ("tokens_seen", "steps_done"):
+        one, two = a.effort.get(key), b.effort.get(key)
+        if one and two:
+            return float(one) > float(two) * (1 + TOLERANCE)
+    return False
 
 
 class Usual:

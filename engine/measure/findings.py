@@ -21,12 +21,12 @@ from engine.measure.efforts import EFFORTS
 from engine.measure.pairing import pairs_of
 from engine.measure.places import Pair, Place, Run
 from engine.measure.pooling import Part, Sums, effect
-from engine.measure.remarks import other_schedule, unequal_effort, untrained
+from engine.measure.remarks import other_schedule, other_texts, unequal_choice, unequal_effort, untrained
 from engine.measure.statistics import Interval
 from engine.measure.sums import Tables, rate_of, same_text, seed_mean, side_of, tables_of, temperatures_of
-from engine.measure.verdicts import FEW, judge_cell, overall
+from engine.measure.verdicts import ENOUGH_SEEDS, FEW, NOT, contrary_by_chance, judge_cell, overall
 
-LoadSums = Callable[[list[str]], pd.DataFrame]  # -> run_id, draft, temperature, prompt_id, exact_sum, n_positions
+LoadSums = Callable[[list[str]], pd.DataFrame]  # as `queries.prompt_sums`
 
 
 @dataclass(frozen=True)
@@ -138,15 +138,27 @@ def _usual(places: Iterable[Place]) -> dict[tuple[str, str], Place]:
 
 
 def _outcome(claim: Claim, effort: str, measured: Sequence[_Measured]) -> Outcome:
-    counted = [m for m in measured if m.cell.counts]
-    seen_in = {m.cell.where.get(claim.breadth[0]) for m in counted if m.cell.verdict != FEW}
-    verdict, reason = overall(claim, [(m.cell.verdict, m.cell.reason) for m in counted], len(seen_in))
     domains: dict[str, list[_Measured]] = {}
-    for m in counted:
+    for m in (m for m in measured if m.cell.counts):
         domains.setdefault(str(m.cell.where.get("domain")), []).append(m)
     by_domain = {name: _pool(claim, [group]) for name, group in sorted(domains.items())}
     pooled = _pool(claim, list(domains.values())) if domains else None
-    return Outcome(effort, verdict, reason, tuple(m.cell for m in measured), pooled, by_domain)
+    cells = _without_chance([m.cell for m in measured])
+    counted = [cell for cell in cells if cell.counts]
+    seen_in = {cell.where.get(claim.breadth[0]) for cell in counted if cell.verdict != FEW}
+    verdict, reason = overall(claim, [(cell.verdict, cell.reason) for cell in counted], len(seen_in))
+    return Outcome(effort, verdict, reason, cells, pooled, by_domain)
+
+
+def _without_chance(cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    """Cells of too few seeds that speak against the claim are undecided where so many do by chance alone."""
+    few = [cell for cell in cells if cell.counts and len(cell.by_seed) < ENOUGH_SEEDS]
+    contrary, chance = contrary_by_chance([cell.verdict for cell in few])
+    if not chance:
+        return tuple(cells)
+    told = f"; so do {contrary} of {len(few)} comparisons with fewer than {ENOUGH_SEEDS} seeds, which may be chance"
+    known = {id(cell) for cell in few if cell.verdict == NOT}
+    return tuple(replace(c, verdict=FEW, reason=c.reason + told) if id(c) in known else c for c in cells)
 
 
 def _pool(claim: Claim, domains: Sequence[Sequence[_Measured]]) -> Pooled:
@@ -172,7 +184,7 @@ def _cells(claim: Claim, place: Place, usual: Place, tables: Tables, known: Mapp
     for temperature in temperatures_of((run for pair in place.pairs for run in pair.runs), tables):
         measured = _measure(claim, place, temperature, tables, known)
         if measured is not None:
-            remarks = [_fairness(claim, measured.cell.pairs, known)]
+            remarks = [_fairness(claim, measured.cell.pairs, known), measured.cell.remark]
             remarks += [] if place is usual else [other_schedule(place, usual, known)]
             cell = replace(measured.cell, remark=" ".join(filter(None, remarks)), counts=place is usual)
             found.append(replace(measured, cell=cell))
@@ -184,10 +196,14 @@ def _measure(
 ) -> _Measured | None:
     """The effect of a place at one temperature; None if no prompt is common."""
     used: dict[Pair, Part] = {}
+    left_out: set[str] = set()
     for pair in place.pairs:
         a = side_of(pair.base, pair.base_draft, temperature, tables)
         b = side_of(pair.other, pair.other_draft, temperature, tables)
-        a, b = same_text(a, b) if claim.paired else (a, b)
+        if claim.paired:
+            common = a.index.intersection(b.index)
+            a, b = same_text(a, b)
+            left_out.update(common.difference(a.index))
         if len(a) and len(b):
             used[pair] = (Sums(_heldout(pair.base, known), a), Sums(_heldout(pair.other, known), b))
     if not used:
@@ -198,7 +214,7 @@ def _measure(
     verdict, reason = judge_cell(claim, made.relative, made.absolute, by_seed)
     cell = Cell(
         place.where, temperature, tuple(used), made.relative, made.absolute, made.base_rate, made.other_rate,
-        by_seed, verdict, reason, effort=place.effort,
+        by_seed, verdict, reason, other_texts(len(left_out)), place.effort,
     )  # fmt: skip
     return _Measured(cell, part, {pair.seed: part for pair, part in used.items()})
 
@@ -214,5 +230,9 @@ def _fairness(claim: Claim, pairs: Sequence[Pair], known: Mapping[str, Run]) -> 
     compared = pairs
     if claim is LEAD:  # of the two modes, with the most queries
         compared = [replace(pair, base=pair.other[1:], other=pair.other[:1]) for pair in pairs]
-    told = (unequal_effort(compared, known, of_queries=claim is not SIZE), untrained(pairs, known))
+    told = (
+        unequal_effort(compared, known, of_queries=claim is not SIZE),
+        unequal_choice(compared, known),
+        untrained(pairs, known),
+    )
     return " ".join(filter(None, told))

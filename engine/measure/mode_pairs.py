@@ -57,8 +57,6 @@ def _twins(group: Sequence[Run], usual: Usual) -> list[_Twins]:
         offline = [run for run in offline if run.facts["n_train"] == stream.facts["n_train"]]
         for effort in EFFORTS:
             fit = [run for run in offline if effort in efforts_of(stream, run)]
-            if effort == OWN:  # cut to another stream's effort, it is nobody's own schedule
-                fit = [run for run in fit if run.id not in usual.matched]
             if fit:
                 found.append((stream, min(fit, key=usual.rank), effort))
     return found

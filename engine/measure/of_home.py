@@ -12,12 +12,11 @@ import pandas as pd
 from engine.measure.findings import Finding, evaluate
 from engine.measure.pairing import select
 from engine.measure.places import Run
+from engine.measure.study_tags import of_study
 from engine.paths import Home
 from engine.store import queries
 from engine.store.connection import reading
 from engine.store.ingest import ingest_all, remove_missing
-
-STUDY_TAG = "study:"  # every run of a study carries this and the study's name
 
 
 @dataclass(frozen=True)
@@ -53,16 +52,3 @@ def evaluate_home(home: Home, study: str | None = None, *, up_to_date: bool = Fa
         {str(row["run_id"]): row["title"] for row in rows if isinstance(row["title"], str) and row["title"]},
         sums,
     )
-
-
-def of_study(frame: pd.DataFrame, study: str | None) -> pd.DataFrame:
-    """The rows of the runs tagged `study:NAME`; all without a name."""
-    if study is None:
-        return frame
-    return frame[[f"{STUDY_TAG}{study}" in (() if tags is None else list(tags)) for tags in frame.tags]]
-
-
-def studies_of(frame: pd.DataFrame) -> list[str]:
-    """Names of the studies that any run belongs to."""
-    every = [tag for tags in frame.tags if tags is not None for tag in tags]
-    return sorted({tag.removeprefix(STUDY_TAG) for tag in every if str(tag).startswith(STUDY_TAG)})

@@ -31,9 +31,15 @@ def select(runs: pd.DataFrame) -> tuple[list[Run], dict[str, int]]:
         effort = {key: training.get(key) for key in ("steps_done", "tokens_seen", "best_step")}
         facts = facts_of(row["config"], row.get("provenance") or {})
         made = (row.get("provenance") or {}).get("measurement", {}).get("draft_sha256")
-        effort |= {"n_train": facts["n_train"]}
+        effort |= {"n_train": facts["n_train"], "evaluations": _evaluations(row["config"], training)}
         chosen.append(Run(str(row["run_id"]), facts, effort, row["config"], made))
     return chosen, left_out
+
+
+def _evaluations(config: Mapping[str, Any], training: Mapping[str, Any]) -> int | None:
+    """From how many evaluations the best draft was chosen: before the first step, every so many, after the last."""
+    steps, every = training.get("steps_done"), config.get("train", {}).get("eval_every")
+    return 1 + math.ceil(steps / every) if steps and every else None
 
 
 def _unfit(row: Mapping[Any, Any]) -> str | None:

@@ -31,6 +31,26 @@ def unequal_effort(pairs: Sequence[Pair], known: Mapping[str, Run], *, of_querie
     return f"The sides were not trained on equally much: {', '.join(told)}."
 
 
+def unequal_choice(pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
+    """Says so if the measured weights were chosen from other numbers of evaluations: the best of more is better."""
+    sides = [[known[run].effort.get("evaluations") for pair in pairs for run, _ in side(pair)] for side in _SIDES]
+    if any(not value for side in sides for value in side):
+        return ""
+    base, other = (sorted(set(map(int, side))) for side in sides)  # type: ignore[arg-type]
+    if base == other:
+        return ""
+    told = " against ".join(f"{side[0]} to {side[-1]}" if len(side) > 1 else str(side[0]) for side in (base, other))
+    return f"The best weights of {told} evaluations during training were measured."
+
+
+def other_texts(left_out: int) -> str:
+    """Says so if prompts were left out since the target's answers to them differ."""
+    if not left_out:
+        return ""
+    prompts = "1 prompt that the target answers" if left_out == 1 else f"{left_out} prompts that the target answers"
+    return f"Left out: {prompts} otherwise in the two measurements."
+
+
 def untrained(pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
     """Says so if drafts were measured with the weights they began with: then the training is not what is compared."""
     drafts = list(dict.fromkeys(run for pair in pairs for run in pair.runs))

@@ -10,21 +10,24 @@ import pandas as pd
 from engine.measure.places import Side
 from engine.measure.pooling import Sums
 
-Tables = Mapping[tuple[str, str, float], pd.DataFrame]  # (run, draft, temperature) -> [prompt] exact_sum, n_positions
+# (run, draft, temperature) -> [prompt] exact_sum, n_positions, text
+Tables = Mapping[tuple[str, str, float], pd.DataFrame]
+_SUMS = ["exact_sum", "n_positions"]
 _DIGITS = 6  # 0.7 may have been stored as float32
 
 
 def tables_of(sums: pd.DataFrame) -> dict[tuple[str, str, float], pd.DataFrame]:
-    """A table a run, draft and temperature. `sums`: run_id, draft, temperature, prompt_id, exact_sum, n_positions."""
+    """A table a run, draft and temperature. `sums`: run_id, draft, temperature, prompt_id, exact_sum, n_positions,
+    and where known `text`, a hash of the answer's tokens (0: not known)."""
     rows = sums.dropna(subset=["exact_sum", "n_positions"])
     rows = rows[rows.n_positions > 0]
     # plain objects: an index of Arrow strings is many times slower to align
     plain = {"temperature": rows.temperature.round(_DIGITS), "prompt_id": rows.prompt_id.astype(object)}
-    rows = rows.assign(**plain).set_index("prompt_id")
+    rows = (rows if "text" in rows else rows.assign(text=0)).assign(**plain).set_index("prompt_id")
     tables = {}
     for key, table in rows.groupby(["run_id", "draft", "temperature"]):
         run, draft, temperature = cast("tuple[str, str, float]", key)
-        tables[str(run), str(draft), float(temperature)] = table[["exact_sum", "n_positions"]]
+        tables[str(run), str(draft), float(temperature)] = table[[*_SUMS, "text"]]
     return tables
 
 
@@ -50,21 +53,22 @@ def side_of(side: Side, draft: str, temperature: float, tables: Tables) -> pd.Da
 
 
 def same_text(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of the prompts that both have; an answer of another length is another text and is left out."""
+    """Rows of the prompts that both have, and that the target answered with the same tokens in both.
+
+    Answers whose tokens are not known are told apart by their length, which many share: those cut at the limit.
+    """
     if not (len(a) and len(b)):
         return a.iloc[:0], b.iloc[:0]
     if not a.index.equals(b.index):
         common = a.index.intersection(b.index)
         a, b = a.loc[common], b.loc[common]
-    same = a.n_positions == b.n_positions
+    same = (a.n_positions == b.n_positions) & ((a.text == b.text) | (a.text == 0) | (b.text == 0))
     return (a, b) if same.all() else (a[same], b[same])
 
 
 def seed_mean(sides: Sequence[Sums]) -> Sums:
     """Seeds averaged within each prompt: the sums of all over the number of seeds."""
-    if len(sides) == 1:
-        return sides[0]
-    table = pd.concat([side.table for side in sides]).groupby(level=0).sum() / len(sides)
+    table = pd.concat([side.table[_SUMS] for side in sides]).groupby(level=0).sum() / len(sides)
     return Sums(sides[0].heldout, table)
 
 

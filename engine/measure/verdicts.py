@@ -10,6 +10,7 @@ from engine.measure.statistics import Interval
 
 REPRODUCED, SAME, NOT, FEW = "reproduced", "same direction", "not reproduced", "not enough runs"
 ENOUGH_SEEDS = 3
+_ONE_SIDE, _UNLIKELY = 0.025, 0.05
 
 
 def judge_cell(claim: Claim, relative: Interval, absolute: Interval, by_seed: Sequence[float]) -> tuple[str, str]:
@@ -36,27 +37,42 @@ def _against_band(claim: Claim, relative: Interval, absolute: Interval, seeds: s
     if claim.band is None:
         return REPRODUCED, f"{seeds}, all in the direction of the paper"
     least, most = claim.band
-    inside = [name for name, i in (("relative", relative), ("absolute", absolute)) if least <= i.value <= most]
+    known = {"relative": relative, "absolute": absolute}
+    inside = [name for name in claim.band_of if least <= known[name].value <= most]
     band = f"{least:+.0%} to {most:+.0%}"
     if inside:
         return REPRODUCED, f"{seeds}; the {' and the '.join(inside)} difference lies in {band}"
-    return SAME, f"{seeds}; the size lies outside {band}, relative and absolute"
+    return SAME, f"{seeds}; the size lies outside {band}, {' and '.join(claim.band_of)}"
+
+
+def contrary_by_chance(few_seeds: Sequence[str]) -> tuple[int, bool]:
+    """How many of the verdicts on cells of too few seeds are against the claim, and whether chance explains them.
+
+    Without any effect one interval of 95% in forty lies wholly on that side. Chance explains them if so many
+    or more of that many cells do so in at least one case of twenty; cells are taken as independent.
+    """
+    cells, contrary = len(few_seeds), few_seeds.count(NOT)
+    fewer = sum(math.comb(cells, k) * _ONE_SIDE**k * (1 - _ONE_SIDE) ** (cells - k) for k in range(contrary))
+    return contrary, contrary > 0 and 1 - fewer >= _UNLIKELY
 
 
 def overall(claim: Claim, cells: Sequence[tuple[str, str]], seen_in: int) -> tuple[str, str]:
     """A claim's verdict from those of its cells (verdict, reason): the weakest that was decided, so that no place is hidden.
 
-    `seen_in`: in how many domains, or against how many other losses, if the claim speaks of all of them.
+    It is reproduced only if every cell is. `seen_in`: in how many domains, or against how many other
+    losses, if the claim speaks of all of them.
     """
+    if not cells:
+        return FEW, f"no two runs differ in nothing but this: {claim.base} against {claim.other}"
     decided = [verdict for verdict, _ in cells if verdict != FEW]
     if not decided:
-        return FEW, cells[0][
-            1
-        ] if cells else f"no two runs differ in nothing but this: {claim.base} against {claim.other}"
+        return FEW, cells[0][1]
     worst = max(decided, key=(REPRODUCED, SAME, NOT).index)
     counts = ", ".join(f"{decided.count(name)} {name}" for name in (REPRODUCED, SAME, NOT) if name in decided)
     told = f"{len(decided)} of {len(cells)} comparisons could be decided ({counts})"
     of_what, needed = claim.breadth
+    if worst == REPRODUCED and len(decided) < len(cells):
+        return SAME, f"{told}; all are needed before it can be called reproduced"
     if worst == REPRODUCED and seen_in < needed:
         where = "domain" if of_what == "domain" else "other loss"
         return SAME, f"{told}, with {seen_in} {where} only; {needed} are needed"

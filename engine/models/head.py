@@ -54,13 +54,22 @@ class Head:
         return replace(self, weight=self.weight[ids], bias=None if self.bias is None else self.bias[ids], ids=ids)
 
 
+def readable(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """The same ids, those that the model has no embedding for as its last one; any shape.
+
+    A target with padding rows may write such an id, and a draft that cannot read it may still guess on.
+    """
+    return ids.clamp_max(model.get_input_embeddings().weight.shape[0] - 1)
+
+
 def hidden_states(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """What enters the head: [batch, position, width] for ids [batch, position].
 
     `mask`: [batch, position], 1 for real tokens; padding stands on the right.
     """
-    output: torch.Tensor = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    return output
+    output = model.base_model(input_ids=readable(model, ids), attention_mask=mask, use_cache=False)
+    states: torch.Tensor = output.last_hidden_state
+    return states
 
 
 @torch.no_grad()

@@ -83,6 +83,18 @@ def row_of_ids(ids: torch.Tensor, vocab: int) -> torch.Tensor:
     return rows.index_copy_(0, ids, torch.arange(len(ids), device=ids.device))
 
 
+def known_rows(token_ids: torch.Tensor, rows: int, ids: torch.Tensor | None, vocab: int) -> torch.Tensor:
+    """The row that a draft's head has for each token, -1 for one it cannot say; the shape of `token_ids`.
+
+    `rows`: of the head. `ids`: [rows], the target's id of each row; None if they are the target's first
+    rows. `vocab`: ids that the draft can read, fewer than its target's where that has padding rows.
+    """
+    if ids is None:
+        return torch.where(token_ids < rows, token_ids, -1)
+    found = row_of_ids(ids, vocab)[token_ids.clamp_max(vocab - 1)]
+    return torch.where(token_ids < vocab, found, -1)
+
+
 def frequent_ids(counts: torch.Tensor, size: int, *, always: Iterable[int], then: Sequence[int] = ()) -> torch.Tensor:
     """The `size` ids a trimmed draft keeps, most frequent first: [size], int64.
 

@@ -18,6 +18,7 @@ from engine.capture.served import is_served
 from engine.capture.store import CapturePlan
 from engine.config import MeasureSpec, ModelSpec, Recipe
 from engine.distill.chunked import CHUNK_VALUES
+from engine.distill.modes import needs_capture
 from engine.distill.plan import answers_a_step, planned_steps
 from engine.errors import DraftbenchError
 from engine.fileio import read_json, read_lines
@@ -31,6 +32,7 @@ from engine.runs.pace import best_pace, differences
 from engine.runs.pipeline import Pipeline, draft_folder
 
 _FLOAT32 = 4  # bytes
+_PASSING = "checkpoints"  # the part of the disk that is free again after the training
 _LOGIT_TENSORS = 8  # tensors of one chunk's size that a divergence and its gradient hold at once
 _TEXT_BYTES = 12  # of answers.jsonl, a token
 
@@ -58,11 +60,32 @@ class Estimate:
         return self.memory["target"] + max(phases)
 
     @property
+    def lasting(self) -> dict[str, int]:
+        """Bytes on disk that stay, by part."""
+        return {part: size for part, size in self.disk.items() if part != _PASSING}
+
+    @property
+    def passing_bytes(self) -> int:
+        """Bytes on disk only while the run trains: of several runs, which train one at a time, needed once."""
+        return self.disk.get(_PASSING, 0)
+
+    @property
     def disk_bytes(self) -> int | None:
         return sum(self.disk.values()) if self.disk else None
 
 
-def estimate(home: Home, recipe: Recipe, plans: Mapping[str, CapturePlan] | None = None) -> Estimate:
+@dataclass(frozen=True)
+class RunPlans:
+    """What a run will capture, by what for, and the plan of its training answers, who- or whenever writes them.
+
+    `training` is none of `captures` where a stream is decoded, and None where there are too few prompts.
+    """
+
+    captures: Mapping[str, CapturePlan]
+    training: CapturePlan | None
+
+
+def estimate(home: Home, recipe: Recipe, plans: RunPlans | None = None) -> Estimate:
     """Time, disk and memory that a run of this recipe will take on this machine. Never raises for what is unknown.
 
     `plans`: of its captures, where they are known already; to read and render the prompts takes seconds.
@@ -82,7 +105,9 @@ def estimate(home: Home, recipe: Recipe, plans: Mapping[str, CapturePlan] | None
     except DraftbenchError as error:
         unknown = f"not known: {error.what}"
         return Estimate(memory=memory, disk_unknown=unknown, seconds_unknown=unknown)
-    disk = {"captures": sum(_still_to_write(plan) for plan in plans.values()), **_draft_files(draft)}
+    disk = {"captures": sum(_still_to_write(plan) for plan in plans.captures.values()), **_draft_files(draft)}
+    if plans.training is not None and not needs_capture(recipe.train):
+        disk["stream"] = _most_to_write(plans.training)
     return _with_time(home, recipe, plans, Estimate(memory=memory, disk=disk))
 
 
@@ -207,13 +232,34 @@ def _cache_bytes(target: LoadedModel, recipe: Recipe) -> int:
     return 2 * int(config.num_hidden_layers) * heads * width * target.dtype.itemsize * tokens
 
 
-def _plans(home: Home, recipe: Recipe, target: LoadedModel) -> dict[str, CapturePlan]:
-    """The captures the run will look for, at the very addresses it will look for them."""
+def outlined(home: Home, recipe: Recipe, target: LoadedModel) -> Pipeline:
+    """The recipe's prompts and plans on an outline of its target."""
     pipeline = Pipeline(home, recipe, None, SILENT)
     pipeline.__dict__["target"] = target  # in place of the cached property, which would load the weights
+    return pipeline
+
+
+def heldout_captures(pipeline: Pipeline) -> dict[str, CapturePlan]:
+    """What a run is watched and measured on, at the very addresses it will look for."""
     heldout = {f"held-out T={t:g}": plan for t, plan in pipeline.heldout_plans().items()}
-    watched = {} if recipe.capture.server is None else {"watched": pipeline.watched_plans()[0.0]}
-    return {"training": pipeline.training_plan(), **watched, **heldout}
+    watched = {} if pipeline.recipe.capture.server is None else {"watched": pipeline.watched_plans()[0.0]}
+    return {**watched, **heldout}
+
+
+def run_plans(recipe: Recipe, training: CapturePlan | None, heldout: Mapping[str, CapturePlan]) -> RunPlans:
+    """The plans of a run; the training prompts are captured unless its stream is decoded."""
+    captured = training is not None and needs_capture(recipe.train)
+    return RunPlans({**({"training": training} if captured and training else {}), **heldout}, training)
+
+
+def _plans(home: Home, recipe: Recipe, target: LoadedModel) -> RunPlans:
+    pipeline = outlined(home, recipe, target)
+    return run_plans(recipe, pipeline.training_plan(), heldout_captures(pipeline))
+
+
+def _most_to_write(plan: CapturePlan) -> int:
+    """Bytes of signal and text, if every answer is as long as it may be."""
+    return plan.most_bytes + plan.most_tokens * _TEXT_BYTES
 
 
 def _still_to_write(plan: CapturePlan) -> int:
@@ -221,35 +267,34 @@ def _still_to_write(plan: CapturePlan) -> int:
     if (plan.folder / "done.json").exists():
         return 0
     path = plan.folder / "signal.bin"
-    return max(0, plan.most_bytes + plan.most_tokens * _TEXT_BYTES - (path.stat().st_size if path.exists() else 0))
+    return max(0, _most_to_write(plan) - (path.stat().st_size if path.exists() else 0))
 
 
 def _draft_files(draft: DraftSize) -> dict[str, int]:
     own = draft.trained * _FLOAT32
-    # the newest checkpoint and the one being written; best and last draft
-    return {"checkpoints": 2 * 3 * own, "drafts": 2 * own}
+    # the newest checkpoint and the one being written, both gone after the training; best and last draft
+    return {_PASSING: 2 * 3 * own, "drafts": 2 * own}
 
 
-def _with_time(home: Home, recipe: Recipe, plans: Mapping[str, CapturePlan], found: Estimate) -> Estimate:
+def _with_time(home: Home, recipe: Recipe, plans: RunPlans, found: Estimate) -> Estimate:
     """The estimate with seconds, if a run of this target was ever trained on this machine."""
     pace = best_pace(home, recipe)
     if pace is None:
         return _replaced(found, seconds_unknown="not known yet: no earlier run of this target here")
     fill = pace.fill or 1.0
     seconds = {}
-    tokens = {name: _tokens(plan, fill) for name, plan in plans.items()}
+    captures = plans.captures.values()
     if pace.capture_tokens_s:
-        own = {name: plan for name, plan in plans.items() if not is_served(plan)}
-        open_tokens = sum(tokens[name] * _open_share(plan) for name, plan in own.items())
+        open_tokens = sum(_tokens(plan, fill) * _open_share(plan) for plan in captures if not is_served(plan))
         seconds["capture"] = open_tokens / pace.capture_tokens_s
-    asked = sum(len(plan.prompts) * _open_share(plan) for plan in plans.values() if is_served(plan))
+    asked = sum(len(plan.prompts) * _open_share(plan) for plan in captures if is_served(plan))
     server = recipe.capture.server
     if server is not None and server.requests_per_minute and asked:  # how fast it answers is not known
         seconds["answers of the server"] = 60 * asked / server.requests_per_minute
-    if pace.train_tokens_s:
-        answers = len(plans["training"].prompts)
+    if pace.train_tokens_s and plans.training is not None:
+        answers = len(plans.training.prompts)
         steps = planned_steps(answers, recipe.train)
-        per_step = answers_a_step(answers, recipe.train) * tokens["training"] / max(1, answers)
+        per_step = answers_a_step(answers, recipe.train) * _tokens(plans.training, fill) / max(1, answers)
         seconds["training"] = steps * per_step / pace.train_tokens_s
     if pace.measure_s:
         seconds["measurement"] = pace.measure_s * _measure_work(recipe.measure) / _measure_work(pace.recipe.measure)

@@ -6,7 +6,7 @@ runs/<id>/
   events.jsonl      what happened, appended
   log.txt           the same for people
   provenance.json   versions, commit, seeds, hashes
-  checkpoints/      the newest one
+  checkpoints/      the newest one, while it trains
   draft/            best/ and last/
   measure/          Parquet tables and summary.json
 """

@@ -75,7 +75,7 @@ def _pace(folder: Path, stamp: tuple[tuple[int, int], ...]) -> Pace | None:
         most = int(capture["prompts"]) * recipe.capture.max_new_tokens
         return Pace(
             run.id,
-            _ratio(last.get("tokens"), last.get("seconds")),
+            None if recipe.capture.server else _ratio(last.get("tokens"), last.get("seconds")),
             _ratio(capture["tokens"], most),
             _ratio(training["tokens_seen"], training["seconds"]),
             _measure_seconds(run),
@@ -109,6 +109,7 @@ def _measure_seconds(run: RunFolder) -> float | None:
 
 def differences(recipe: Recipe, other: Recipe) -> Iterable[str]:
     """What makes the other run's speed a worse guess, in words."""
+    yield from _other_modes(recipe, other)
     if (recipe.draft.init, recipe.draft.layers) != (other.draft.init, other.draft.layers):
         yield f"its draft has layers: {other.draft.layers}"
     if [t.name for t in recipe.train.loss] != [t.name for t in other.train.loss]:
@@ -118,3 +119,18 @@ def differences(recipe: Recipe, other: Recipe) -> Iterable[str]:
             yield f"its train.{name} is {getattr(other.train, name)}"
     if recipe.capture.batch_size != other.capture.batch_size:
         yield f"its capture.batch_size is {other.capture.batch_size}"
+
+
+def _other_modes(recipe: Recipe, other: Recipe) -> Iterable[str]:
+    """Where the other run spends its time on something else: a stream is decoded, a draft writes, positions are chosen."""
+    ours, theirs = recipe.train, other.train
+    if ours.mode != theirs.mode:
+        yield f"its train.mode is {theirs.mode}"
+    elif ours.mode == "online" and ours.online.stream != theirs.online.stream:
+        yield f"its train.online.stream is {theirs.online.stream}"
+    elif ours.mode == "on_policy" and ours.on_policy.form != theirs.on_policy.form:
+        yield f"its train.on_policy.form is {theirs.on_policy.form}"
+    if (ours.selection.share < 1) != (theirs.selection.share < 1):
+        yield f"its train.selection.share is {theirs.selection.share:g}"
+    if (recipe.capture.server is None) != (other.capture.server is None):
+        yield "its answers are the target's own" if other.capture.server is None else "its answers came from a server"

@@ -7,7 +7,7 @@ anywhere goes on from the same folder.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +22,9 @@ from engine.data.overlap import remove_overlap
 from engine.data.prompts import Prompt, prompts_hash
 from engine.data.readers import read_prompts
 from engine.data.rendering import render
-from engine.data.subsets import nested_subset
+from engine.data.subsets import nested_subset, split_heldout
 from engine.decode.sampling import Sampling
+from engine.distill.checkpoint import drop_checkpoints
 from engine.distill.losses import check_terms, supervision
 from engine.distill.modes import MODES, Material, needs_capture
 from engine.distill.online import Query
@@ -136,10 +137,11 @@ class Pipeline:
         ]
         return short, len(prompts) - len(short)
 
-    def training_plan(self) -> CapturePlan:
-        """The capture of the training prompts: the target's own answers, or those of a server."""
+    def training_plan(self, prompts: Sequence[Prompt] | None = None) -> CapturePlan:
+        """The capture of the training prompts, or of those given: the target's own answers, or those of a server."""
         plan = plan_capture if self.recipe.capture.server is None else plan_served
-        return plan(self.home.captures, self.target, self.prompts.train, self.recipe.capture)
+        chosen = self.prompts.train if prompts is None else prompts
+        return plan(self.home.captures, self.target, chosen, self.recipe.capture)
 
     def heldout_plans(self) -> dict[float, CapturePlan]:
         """The captures of all held-out prompts, one a temperature, always with exact signal."""
@@ -220,6 +222,7 @@ class Pipeline:
         """Train the run's draft, or go on training it."""
         assert self.run is not None
         if (self.run.path / "training.json").exists():
+            drop_checkpoints(self.run.path)  # of a training that was killed before it had
             return
         whole, size = self._whole_draft(), self.recipe.draft.vocabulary
         if size is not None:  # before the captures: a draft that does not fit should not cost them first
@@ -237,6 +240,7 @@ class Pipeline:
         write_json(self.run.path / "provenance.json", self._provenance(training, heldout, counts))
         outcome = trainer.run()
         write_json(self.run.path / "training.json", asdict(outcome))
+        drop_checkpoints(self.run.path)  # only now: without training.json a resume begins at the last of them
         self.note(
             f"trained {outcome.steps_done} of {outcome.steps} steps on {outcome.tokens_seen:,} tokens in {outcome.seconds:.0f} s; "
             f"best at step {outcome.best_step}"
@@ -377,12 +381,12 @@ class Pipeline:
                 **{f"heldout T={t:g}": {"address": c.address, **c.done} for t, c in heldout.items()},
             },
             draft_parameters=counts,
-            checkpoint_sha256=self._checkpoint_hash(),
+            checkpoint_sha256=self._weights_hash(self.recipe.draft.checkpoint),
+            reference_sha256=self._weights_hash(self.recipe.train.selection.reference),
         )
 
-    def _checkpoint_hash(self) -> str | None:
-        """Of the weights the draft started from, if they are a draft of this project."""
-        name = self.recipe.draft.checkpoint
+    def _weights_hash(self, name: str | None) -> str | None:
+        """Of the weights that the draft started from, or is held against, if they are a draft of this project."""
         folder = None if name is None else draft_folder(self.home, name)
         if folder is None:
             return None
@@ -398,19 +402,6 @@ def readable_bytes(count: int) -> str:
             break
         size, unit = size / 1000, larger
     return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-
-
-def split_heldout(prompts: list[Prompt], watched: int, measured: int | None) -> tuple[list[Prompt], list[Prompt]]:
-    """The first few held-out prompts to watch (at most a quarter), the following ones to measure on."""
-    few = min(watched, max(1, len(prompts) // 4))
-    if len(prompts) < 2:
-        raise DraftbenchError(
-            f"{len(prompts)} held-out prompt is not enough",
-            "one part chooses the draft, another measures it",
-            "give at least two, better fifty, in prompts.heldout",
-        )
-    rest = prompts[few:]
-    return prompts[:few], rest if measured is None else rest[:measured]
 
 
 def draft_folder(home: Home, name: str) -> Path | None:

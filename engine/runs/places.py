@@ -2,7 +2,7 @@
 
 The run folder is the truth wherever the work is done, so a place needs to know only how to begin,
 how to go on and how to stop. This machine's queue is the first one; a cluster's is a module with the same
-three functions and one line in `PLACES`. `DRAFTBENCH_PLACE` names the one to use.
+functions and one line in `PLACES`. `DRAFTBENCH_PLACE` names the one to use.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class Place(Protocol):
     def resume(self, home: Home, run: RunFolder) -> RunFolder: ...
 
     def cancel(self, home: Home, run: RunFolder) -> str: ...
+
+    def wake(self, home: Home) -> None: ...
 
 
 PLACES: dict[str, Place] = {"local": queue}

@@ -20,7 +20,7 @@ from engine.data.overlap import Repeat, remove_overlap
 from engine.data.prompts import Prompt
 from engine.data.readers import PromptSet, read_prompts
 from engine.data.rendering import render, template_hash
-from engine.data.subsets import nested_subset
+from engine.data.subsets import nested_subset, split_heldout
 from engine.distill.losses import check_terms
 from engine.errors import DraftbenchError
 from engine.fileio import read_json
@@ -32,7 +32,7 @@ from engine.models.vocabulary import check_vocabulary
 from engine.paths import Home
 from engine.runs.estimate import Estimate, at_hand, estimate
 from engine.runs.folder import RunFolder
-from engine.runs.pipeline import draft_folder, readable_bytes, split_heldout
+from engine.runs.pipeline import draft_folder, readable_bytes
 
 __all__ = ["Check", "Estimate", "checks", "estimate"]
 

@@ -36,7 +36,7 @@ class CurvePoint:
 class StreamPoint:
     """What became of one query of an online run's stream.
 
-    `query` counts from 1, `step` the updates before it. `expected` is the sum over its judged positions of
+    `query` counts from 1, `step` the optimiser steps before it. `expected` is the sum over its judged positions of
     sum_v min(p, q): what `accepted` of `examined` positions was to be expected. None if it is not known.
     """
 
@@ -81,7 +81,7 @@ def replay(events: Iterable[Event]) -> list[Event]:
         if kind == "started":
             from_checkpoint = False
         elif kind == "resumed" and isinstance(event.get("step"), int | float):
-            kept = [earlier for earlier in kept if _step(earlier) <= event["step"]]
+            kept = [earlier for earlier in kept if _came_before(earlier, event["step"])]
             from_checkpoint = True
         elif kind in TRAINING and not from_checkpoint:
             kept = [earlier for earlier in kept if earlier.get("kind") not in TRAINING]
@@ -129,6 +129,11 @@ def stream_points(events: Iterable[Event]) -> tuple[list[StreamPoint], int]:
 def skipped_steps(events: Iterable[Event]) -> int:
     """Optimiser steps that had nothing to learn from, of events as `replay` leaves them."""
     return len({event.get("step") for event in events if event.get("kind") == "skipped"})
+
+
+def _came_before(event: Event, step: float) -> bool:
+    """Whether weights of that many steps had seen it: a query is told with the steps before it, all else after them."""
+    return _step(event) < step if event.get("kind") == "stream" else _step(event) <= step
 
 
 def _step(event: Event) -> float:

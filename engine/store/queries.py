@@ -158,12 +158,18 @@ def studied(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
 
 
 def prompt_sums(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> pd.DataFrame:
-    """Exact acceptance a held-out prompt of many runs at once: run_id, draft, temperature, prompt_id, exact_sum, n_positions."""
+    """Exact acceptance a held-out prompt of many runs at once: run_id, draft, temperature, prompt_id, exact_sum,
+    n_positions, and `text`, a hash of the answer's tokens: equal for equal answers, 0 where they are not known."""
+    chosen = "run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))"
     return _frame(
         con,
-        "SELECT run_id, draft, temperature, prompt_id, exact_sum, n_positions FROM prompts"
-        " WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))",
-        [list(run_ids)],
+        "WITH texts AS (SELECT run_id, round(temperature, 6) AS at, prompt_id, bit_xor(hash(position, token_id)) AS text"
+        f" FROM positions WHERE draft = 'trained' AND {chosen} GROUP BY ALL)"
+        " SELECT p.run_id, draft, temperature, p.prompt_id, exact_sum, n_positions, COALESCE(t.text, 0) AS text"
+        " FROM prompts AS p LEFT JOIN texts AS t"
+        " ON t.run_id = p.run_id AND t.prompt_id = p.prompt_id AND t.at = round(temperature, 6)"
+        f" WHERE p.{chosen}",
+        [list(run_ids), list(run_ids)],
     )
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from engine.config import Recipe, parse_recipe
 from engine.distill.plan import stream_steps, total_steps
 from engine.errors import DraftbenchError, did_you_mean
+from engine.measure.study_tags import STUDY_TAG, study_tag
 from engine.paths import Home
 from engine.runs.recipes import with_absolute_paths
 from engine.runs.sweep import run_name
@@ -20,6 +23,7 @@ from engine.study.identity import identity
 from engine.study.spec import StudySpec
 
 _NAMED_FIRST = ("domain", "scenario", "mode", "loss", "queries")  # order of the labels in a cell's name
+_REMEMBERED_S = 300.0
 _SCHEDULES = {"tokens": "equal-tokens", "steps": "equal-steps"}
 
 
@@ -54,11 +58,6 @@ class Cells:
     pairs: list[ModePair] = field(default_factory=list)
 
 
-def tag(study: str) -> str:
-    """The tag that the runs of a study carry."""
-    return f"study:{study}"
-
-
 def expand(spec: StudySpec, home: Home) -> Cells:
     """Every cell of the study. Raises DraftbenchError naming the cell whose recipe is not valid."""
     found: dict[str, Cell] = {}
@@ -76,6 +75,16 @@ def expand(spec: StudySpec, home: Home) -> Cells:
                 pairs[ModePair(cell.key, own.key, "own schedule")] = None
     whole = [pair for pair in pairs if pair.offline in found]
     return Cells(_named(spec, _together(list(found.values()))), whole)
+
+
+def expanded(spec: StudySpec, home: Home) -> Cells:
+    """As `expand`, which takes seconds, remembered for minutes: runs and files that recipes name come and go."""
+    return _expanded(spec.model_dump_json(), home, Path.cwd(), int(time.monotonic() / _REMEMBERED_S))
+
+
+@lru_cache(maxsize=16)
+def _expanded(dumped: str, home: Home, working_folder: Path, period: int) -> Cells:
+    return expand(StudySpec.model_validate_json(dumped), home)
 
 
 def only(cells: Cells, choices: Sequence[str]) -> Cells:
@@ -112,9 +121,9 @@ def _cell(spec: StudySpec, labels: Mapping[str, str], home: Home, **changes: Any
     for key, value in itertools.chain.from_iterable(one.items() for one in settings):
         _put(values, key, _filled(value, labels))
     others = [
-        one for one in values.get("tags") or [] if not str(one).startswith(tag(""))
+        one for one in values.get("tags") or [] if not str(one).startswith(STUDY_TAG)
     ]  # the base may be a run's recipe
-    values |= {"name": spec.name, "tags": [*others, tag(spec.name)]}
+    values |= {"name": spec.name, "tags": [*others, study_tag(spec.name)]}
     try:
         recipe = with_absolute_paths(parse_recipe(values), Path(spec.folder or "."), home)
     except DraftbenchError as error:

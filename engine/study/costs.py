@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from engine.capture.store import CapturePlan, plan_capture
 from engine.config import Recipe
 from engine.data.subsets import nested_subset
 from engine.distill.modes import needs_capture
@@ -13,7 +12,15 @@ from engine.errors import DraftbenchError
 from engine.models.load import LoadedModel
 from engine.paths import Home
 from engine.progress import SILENT, Progress
-from engine.runs.estimate import capture_cost, estimate, target_outline
+from engine.runs.estimate import (
+    RunPlans,
+    capture_cost,
+    estimate,
+    heldout_captures,
+    outlined,
+    run_plans,
+    target_outline,
+)
 from engine.runs.pipeline import Pipeline
 from engine.study.state import Placed
 
@@ -44,7 +51,7 @@ def costs(home: Home, placed: Sequence[Placed], progress: Progress = SILENT) -> 
         plans, notes = _plans(home, [one.cell.recipe for one in placed], progress)
     except DraftbenchError as error:
         return Costs(0, 0, None, None, unknown=f"not known: {error.what}")
-    distinct = {plan.folder: plan for cell in plans.values() for plan in cell.values()}
+    distinct = {plan.folder: plan for cell in plans.values() for plan in cell.captures.values()}
     there = sum((folder / "done.json").exists() for folder in distinct)
     unfinished = [one.cell.recipe for one in placed if one.state in _UNFINISHED]
     if not unfinished:
@@ -55,7 +62,7 @@ def costs(home: Home, placed: Sequence[Placed], progress: Progress = SILENT) -> 
 def _summed(
     home: Home,
     recipes: Sequence[Recipe],
-    plans: Mapping[str, Mapping[str, CapturePlan]],
+    plans: Mapping[str, RunPlans],
     captures: tuple[int, int],
     notes: tuple[str, ...],
 ) -> Costs:
@@ -63,7 +70,7 @@ def _summed(
     groups: dict[str, list[Recipe]] = {}
     for recipe in recipes:
         groups.setdefault(_kind(recipe), []).append(recipe)
-    seconds, disk, known_time, known_disk, unknown, based = 0.0, 0, True, True, "", ""
+    seconds, disk, passing, known_time, known_disk, unknown, based = 0.0, 0, 0, True, True, "", ""
     open_captures: dict[object, tuple[int, float | None]] = {}
     for group in groups.values():
         mine = plans[_prompts_key(group[0])]
@@ -73,14 +80,15 @@ def _summed(
         known_time &= bool(found.seconds)
         known_disk &= found.disk_bytes is not None
         seconds += len(group) * sum(value for part, value in found.seconds.items() if part != "capture")
-        disk += len(group) * sum(value for part, value in found.disk.items() if part != "captures")
+        disk += len(group) * sum(value for part, value in found.lasting.items() if part != "captures")
+        passing = max(passing, found.passing_bytes)
     for recipe in {_prompts_key(recipe): recipe for recipe in recipes}.values():
-        for plan in plans[_prompts_key(recipe)].values():
+        for plan in plans[_prompts_key(recipe)].captures.values():
             if plan.folder not in open_captures:
                 open_captures[plan.folder] = capture_cost(home, recipe, plan)
     known_time &= all(took is not None for _, took in open_captures.values())
     seconds += sum(took or 0.0 for _, took in open_captures.values())
-    disk += sum(size for size, _ in open_captures.values())
+    disk += passing + sum(size for size, _ in open_captures.values())
     return Costs(
         *captures,
         seconds if known_time else None,
@@ -110,30 +118,25 @@ def _source_key(recipe: Recipe) -> str:
     return repr((recipe.target, prompts, recipe.capture, held, measure.seed, watched))
 
 
-def _plans(
-    home: Home, recipes: Sequence[Recipe], progress: Progress
-) -> tuple[dict[str, dict[str, CapturePlan]], tuple[str, ...]]:
+def _plans(home: Home, recipes: Sequence[Recipe], progress: Progress) -> tuple[dict[str, RunPlans], tuple[str, ...]]:
     """The captures of every distinct set of prompts, each source read once; and notes on sources that are too small."""
     sources: dict[str, list[Recipe]] = {}
     for recipe in recipes:
         sources.setdefault(_source_key(recipe), []).append(recipe)
-    plans: dict[str, dict[str, CapturePlan]] = {}
+    plans: dict[str, RunPlans] = {}
     notes: dict[str, None] = {}
     outlines: dict[str, LoadedModel] = {}
     progress.start("reading prompts", len(sources), "sets")
     for group in sources.values():
         pipeline = _pipeline(home, group[0], outlines)
-        heldout = {f"held-out T={t:g}": plan for t, plan in pipeline.heldout_plans().items()}
+        heldout = heldout_captures(pipeline)
         for recipe in {_prompts_key(recipe): recipe for recipe in group}.values():
-            found = dict(heldout)
+            training = None
             try:
-                chosen = nested_subset(pipeline.prompts.train, recipe.prompts.train_prompts)
+                training = pipeline.training_plan(nested_subset(pipeline.prompts.train, recipe.prompts.train_prompts))
             except DraftbenchError as error:
                 notes[f"{recipe.prompts.domain}, {recipe.prompts.scenario}: {error.what}"] = None
-            else:
-                if needs_capture(recipe.train):
-                    found["training"] = plan_capture(home.captures, pipeline.target, chosen, recipe.capture)
-            plans[_prompts_key(recipe)] = found
+            plans[_prompts_key(recipe)] = run_plans(recipe, training, heldout)
         progress.advance()
     progress.finish()
     return plans, tuple(notes)
@@ -148,6 +151,4 @@ def _pipeline(home: Home, recipe: Recipe, outlines: dict[str, LoadedModel]) -> P
             raise DraftbenchError(f"{recipe.target.model} is fetched when the first run begins")
         outlines[key] = found
     whole = recipe.model_copy(update={"prompts": recipe.prompts.model_copy(update={"train_prompts": None})})
-    pipeline = Pipeline(home, whole, None, SILENT)
-    pipeline.__dict__["target"] = outlines[key]  # in place of the cached property, which would load the weights
-    return pipeline
+    return outlined(home, whole, outlines[key])

@@ -9,11 +9,9 @@ from typing import Any
 
 from engine.config import Recipe
 from engine.fileio import content_hash
+from engine.measure.harmless import without_idle
 from engine.paths import PROJECT_ROOT
 
-_LABELS = {"name", "tags", "notes"}
-_OTHER_RATES = ("speed_", "trace_", "certificate_", "bootstrap_")  # measure keys that leave the exact rate as it is
-_NOT_ONLINE = ("epochs", "max_steps", "batch_size")  # a stream has its own schedule
 _OURS = ("sample_data", "recipes")  # folders of the project that recipes name
 
 
@@ -22,16 +20,7 @@ def identity(recipe: Recipe) -> str:
 
     A path into the project counts as relative to it, also if it was written in another checkout.
     """
-    values = recipe.model_dump(mode="json", exclude=_LABELS)
-    values["measure"] = {k: v for k, v in values["measure"].items() if not k.startswith(_OTHER_RATES)}
-    train = values["train"]
-    for mode in ("online", "on_policy"):
-        if train["mode"] != mode:
-            del train[mode]
-    if train["mode"] == "online":
-        train = values["train"] = {key: value for key, value in train.items() if key not in _NOT_ONLINE}
-    if train["selection"]["share"] == 1:
-        del train["selection"]
+    values = without_idle(recipe.model_dump(mode="json"))
     _localise(values)
     return content_hash(values)
 

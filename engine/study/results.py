@@ -29,13 +29,14 @@ def cells_told(study: Study) -> list[dict[str, Any]]:
 def _row(one: Placed) -> dict[str, Any]:
     row: dict[str, Any] = {
         "cell": one.cell.name, "labels": dict(one.cell.labels), "schedule": one.cell.schedule, "state": one.state,
-        "run": one.run.id if one.run else None, "identity": one.cell.key, "problem": "",
+        "run": one.run.id if one.run else None, "identity": one.cell.key, "problem": "; ".join(() if one.run else one.passed_over),
         **dict.fromkeys(_EFFORT), "exact": [],
     }  # fmt: skip
     if one.run is None:
         return row
     try:
-        row["problem"] = str((one.run.status().get("error") or {}).get("what", "")) if one.state == "failed" else ""
+        if one.state == "failed":
+            row["problem"] = str((one.run.status().get("error") or {}).get("what", ""))
         if (one.run.path / "training.json").exists():
             training = read_json(one.run.path / "training.json")
             row |= {key: training.get(key) for key in _EFFORT}

@@ -195,4 +195,6 @@ def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             found[key] = path(found[key]) if isinstance(found[key], str) else at(found[key], *names)
     if isinstance(found.get("prompts"), Mapping):
         found["prompts"] = {k: source(v) if k in ("train", "heldout") else v for k, v in found["prompts"].items()}
+    if isinstance(found.get("train"), Mapping) and "selection" in found["train"]:
+        found["train"] = {**found["train"], "selection": at(found["train"]["selection"], "reference")}
     return found

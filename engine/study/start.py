@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from filelock import FileLock
 
 from engine.fileio import disk_errors
+from engine.measure.study_tags import study_tag
 from engine.paths import Home
 from engine.runs.folder import RunFolder
 from engine.runs.labels import change_labels, read_labels
 from engine.runs.places import chosen_place
-from engine.study.cells import Cells, expand, only, tag
+from engine.study.cells import Cells, expanded, only
 from engine.study.known import keep
 from engine.study.spec import StudySpec
 from engine.study.state import Placed, counted, look
@@ -39,6 +40,11 @@ class Study:
     def counts(self) -> dict[str, int]:
         return counted(self.placed)
 
+    @property
+    def passed_over(self) -> list[str]:
+        """Why runs of the recipes of cells that are to do do not hold them, a sentence a run."""
+        return [words for one in self.placed if one.run is None for words in one.passed_over]
+
     def missing(self, *, retry_failed: bool = True) -> list[Placed]:
         """The cells that a start would put into the queue."""
         wanted = ("to do", "stopped", "failed") if retry_failed else ("to do", "stopped")
@@ -55,7 +61,7 @@ class Started:
 
 def study(home: Home, spec: StudySpec, choices: Sequence[str] = ()) -> Study:
     """The study with its cells as they stand now; with choices `axis=value` only those that fit."""
-    cells = expand(spec, home)
+    cells = expanded(spec, home)
     cells = only(cells, choices) if choices else cells
     return Study(spec, cells, look(home, cells.cells))
 
@@ -107,14 +113,13 @@ def wait(home: Home, wanted: Study, *, poll_s: float = _POLL_S) -> Iterator[Stud
 
 
 def nudge(home: Home, now: Study) -> None:
-    """Let the place look whether somebody works on what waits: to resume a run that waits changes nothing else."""
-    waiting = next((one.run for one in now.placed if one.state == "waiting" and one.run is not None), None)
-    if waiting is not None and waiting.status().get("queued_at"):
-        chosen_place().resume(home, waiting)
+    """Let the place look whether somebody works on what waits."""
+    if any(one.state == "waiting" for one in now.placed):
+        chosen_place().wake(home)
 
 
 def _adopt(home: Home, now: Study) -> None:
-    mark = tag(now.name)
+    mark = study_tag(now.name)
     for one in now.placed:
         if one.run is not None:
             labels = read_labels(one.run)

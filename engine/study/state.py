@@ -16,6 +16,7 @@ from engine.paths import Home
 from engine.runs.folder import RunFolder, run_folders
 from engine.study.cells import Cell
 from engine.study.identity import identity
+from engine.study.inputs import Inputs
 
 STATES = ("done", "running", "waiting", "failed", "stopped", "to do")
 _BEST_FIRST = {state: place for place, state in enumerate(STATES)}
@@ -24,25 +25,46 @@ _ABOUT_TO_BEGIN_S = 60.0  # a run that a terminal has made and not yet begun
 
 @dataclass(frozen=True)
 class Placed:
-    """A cell, what became of it, and the run that holds it; none if it is to do."""
+    """A cell, what became of it, and the run that holds it; none if it is to do.
+
+    `passed_over`: why runs of the same recipe do not hold it, in words.
+    """
 
     cell: Cell
     state: str = "to do"
     run: RunFolder | None = None
+    passed_over: tuple[str, ...] = ()
 
 
 def look(home: Home, cells: Sequence[Cell]) -> list[Placed]:
-    """Each cell with its run. Of several runs of one cell a finished one counts, then one at work; the newest of these."""
-    wanted = {cell.key for cell in cells}
+    """Each cell with its run. Of several runs of one cell a finished one counts, then one at work; the newest of these.
+
+    A run that began with other prompts or another draft than lie there now holds no cell: its numbers are of something
+    else, and it could not go on.
+    """
+    wanted = {cell.key: cell for cell in cells}
     best: dict[str, tuple[str, RunFolder]] = {}
+    passed_over: dict[str, list[str]] = {}
+    inputs = Inputs(home)
     for run in run_folders(home):
         key = _key(run)
-        if key not in wanted:
+        if key is None or key not in wanted:
             continue
         state = _state(run.status())
-        if key not in best or _BEST_FIRST[state] < _BEST_FIRST[best[key][0]]:
+        if key in best and _BEST_FIRST[state] >= _BEST_FIRST[best[key][0]]:
+            continue
+        other = [] if state == "running" else inputs.differing(run, wanted[key].recipe)
+        if other:
+            passed_over.setdefault(key, []).append(
+                f"run {run.id} began with other {' and '.join(other)} than lie there now"
+            )
+        else:
             best[key] = (state, run)
-    return [Placed(cell, *best.get(cell.key, ("to do", None))) for cell in cells]
+    placed = []
+    for cell in cells:
+        state, held_by = best.get(cell.key, ("to do", None))
+        placed.append(Placed(cell, state, held_by, tuple(passed_over.get(cell.key, ()))))
+    return placed
 
 
 def counted(placed: Sequence[Placed]) -> dict[str, int]:

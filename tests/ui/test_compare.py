@@ -133,6 +133,18 @@ def test_the_paired_change_is_the_difference(page: OpenPage, first: Path):
     assert "Not comparable" not in shown
 
 
+def test_saved_files_name_temperature_and_baseline(page: OpenPage, first: Path, monkeypatch: pytest.MonkeyPatch):
+    from workbench import exports
+
+    names: list[str] = []
+    monkeypatch.setattr(exports, "download_row", lambda name, key, **given: names.append(name))
+    other = copy(first, "better", better=0.05)
+    page("compare", runs=[first.name, other.name], baseline=other.name, temperature="1")
+    ending = f"-to-{other.name}-T1"
+    assert {f"rates{ending}", f"agreement{ending}", "as-others-T1", "rate-exact-T1"} <= set(names)
+    assert "acceptance-map-T0" in names
+
+
 def test_what_may_not_be_compared_says_why(page: OpenPage, first: Path):
     other = copy(first, "longer", num_draft_tokens=9)
     test = page("compare", runs=[first.name, other.name])

@@ -234,6 +234,18 @@ def test_losses_are_added_and_taken_out(page: OpenPage):
     assert "'train.loss={name: sft, weight: 0.5}'" in shown.code[0].value
 
 
+def test_a_stream_that_cannot_choose_a_vocabulary_leads_out_by_a_button(page: OpenPage, tiny: None):
+    shown = page("launch", recipe="from_layers", set=["draft.vocabulary=64", "name=kept"])
+    for _ in range(2):  # again from where the address is already as the button makes it
+        widget(shown, "train.mode").set_value("online").run()
+        widget(shown, "train.online.stream").set_value("decode").run()
+        assert "set train.online.stream to replay" in boxes(shown).replace("\\", "")
+        button(shown, "way-out:train.online.stream").click().run()
+        assert not shown.error
+        assert set(settings_of(shown)) >= {"train.online.stream=replay", "draft.vocabulary=64", "name=kept"}
+    assert not [found for found in shown.button if (found.key or "").startswith("way-out:")]
+
+
 def test_a_checkpoint_is_asked_for_when_it_is_wanted(page: OpenPage, finished_home: Path):
     shown = page("launch", **{"from": RunFolder.open(home(), "latest").id})
     widget(shown, "draft.init").set_value("checkpoint").run()

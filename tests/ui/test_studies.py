@@ -10,6 +10,7 @@ import pytest
 import yaml
 from streamlit.testing.v1 import AppTest
 
+from engine.measure import study_tags
 from engine.paths import home
 from engine.runs import queue
 from engine.runs.folder import RunFolder, run_folders
@@ -19,7 +20,6 @@ from engine.study.start import start, study
 from tests.ui.conftest import OpenPage
 from tests.ui.run_homes import add_run, finished_id
 from workbench import queries
-from workbench.compare import by_study
 
 
 @pytest.fixture(autouse=True)
@@ -51,8 +51,8 @@ def button(shown: AppTest, key: str) -> Any:
 
 def test_the_plan_of_a_shipped_study_and_nothing_of_the_form(page: OpenPage):
     shown = open_study(page)
-    assert metrics(shown) == {"Cells": "144", "To do": "144"}
-    assert button(shown, "study-start").label == "Start 144 missing runs"
+    assert metrics(shown) == {"Cells": "102", "To do": "102"}
+    assert button(shown, "study-start").label == "Start 102 missing runs"
     assert not [found for found in shown.text_input if (found.key or "").startswith("form:")]
     assert any("None yet" in found.value for found in shown.caption)
     assert not run_folders(home())
@@ -117,6 +117,6 @@ def test_compare_shows_the_runs_of_a_study(page: OpenPage, finished_home: Path, 
 
 def test_a_study_is_known_by_its_tag():
     runs = pd.DataFrame({"run_id": list("abcd"), "tags": [["study:x"], ["study:y", "z"], None, ["study:", "studied"]]})
-    assert by_study.studies_of(runs) == ["x", "y"]
-    assert list(by_study.of_study(runs, "y").run_id) == ["b"]
-    assert list(by_study.of_study(runs, "").run_id) == list("abcd")
+    assert study_tags.studies_of(runs) == ["x", "y"]
+    assert list(study_tags.of_study(runs, "y").run_id) == ["b"]
+    assert list(study_tags.of_study(runs, "").run_id) == list("abcd")

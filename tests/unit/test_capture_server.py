@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from engine.capture.fetch import fetch
 from engine.capture.pace import Pace
-from engine.capture.server import ChatServer, Reply, Unanswered, fetch, listed_models, read_key
+from engine.capture.replies import Reply, Unanswered
+from engine.capture.server import ChatServer, listed_models, read_key
 from engine.config import ServerSpec, parse_section
 from engine.errors import Cancelled, DraftbenchError
 from tests.chat_server import MODEL, Said, Server, chat_server, good, reply
@@ -123,22 +126,66 @@ def test_waits_double_and_a_busy_servers_wish_is_followed(server: Server, clock:
     server.requests.clear()
     server.script = first(Said(429, {}, {"Retry-After": "90"}))
     ask(spec_of(server), clock)
-    assert clock.now - began == pytest.approx(90)
+    assert 90 <= clock.now - began <= 92
 
 
 def test_a_busy_server_may_name_a_date(server: Server, clock: Clock):
     server.script = first(Said(503, {}, {"Retry-After": format_datetime(datetime.now(UTC) + timedelta(seconds=40))}))
     began = clock.now
     ask(spec_of(server), clock)
-    assert 35 < clock.now - began < 41
+    assert 35 < clock.now - began < 43
 
 
 @pytest.mark.parametrize("senseless", ["soon", "-5", "nan", "Mon, 99 Foo"])
 def test_a_senseless_wish_is_no_wish(server: Server, clock: Clock, senseless: str):
-    server.script = first(Said(429, {}, {"Retry-After": senseless}))
+    server.script = first(Said(503, {}, {"Retry-After": senseless}))
     began = clock.now
     ask(spec_of(server), clock)
     assert clock.now - began <= 1
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "soon"}])
+def test_a_limit_by_the_minute_is_outlasted_where_the_server_names_no_time(
+    server: Server, clock: Clock, headers: dict[str, str]
+):
+    ends = clock.now + 61
+    server.script = lambda body, number: good(body, number) if clock.now > ends else Said(429, {}, headers)
+    assert [r.text for r in ask(spec_of(server), clock)] == ["about hi"]
+
+
+def test_pauses_of_no_named_length_double_until_a_calm_minute(clock: Clock):
+    pace = Pace(None, clock, clock.sleep, random.Random(0))
+
+    def waits() -> float:
+        pace.pause_longer()
+        pace.pause_longer()  # of a request that had begun before the pause
+        begun = clock.now
+        asyncio.run(pace.turn())
+        return clock.now - begun
+
+    for shortest in (4, 8, 16, 32, 60, 60):
+        assert shortest <= waits() <= shortest + 2
+    clock.now += 60
+    assert 4 <= waits() <= 6
+
+
+def test_requests_do_not_begin_all_at_one_instant_after_a_pause(clock: Clock):
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        until = clock.now + seconds
+        await asyncio.sleep(0)
+        clock.now = max(clock.now, until)
+
+    async def work() -> None:
+        pace = Pace(None, clock, sleep, random.Random(0))
+        pace.pause(10)
+        await asyncio.gather(*(pace.turn() for _ in range(5)))
+
+    asyncio.run(work())
+    assert len(set(waits)) == 5
+    assert all(10 <= each <= 12 for each in waits)
 
 
 def test_no_more_than_so_many_begin_in_any_minute(server: Server, clock: Clock):
@@ -156,17 +203,25 @@ def test_no_more_than_so_many_begin_in_any_minute(server: Server, clock: Clock):
 
 
 def many(
-    server: Server, clock: Clock, count: int, stop: Callable[[], None] = lambda: None, **changes: Any
+    server: Server,
+    clock: Clock,
+    count: int,
+    stop: Callable[[], None] = lambda: None,
+    has_answered: bool = False,
+    sleep: Callable[[float], Awaitable[None]] | None = None,
+    **changes: Any,
 ) -> tuple[dict[int, str], list[tuple[int, str]]]:
     """What was kept and who got no answer, of `count` prompts p0, p1 ..."""
     kept: dict[int, str] = {}
     spec = spec_of(server, **changes)
 
     async def work() -> list[tuple[int, str]]:
-        pace = Pace(spec.requests_per_minute, clock, clock.sleep, random.Random(0))
+        pace = Pace(spec.requests_per_minute, clock, sleep or clock.sleep, random.Random(0))
         async with ChatServer(spec, None, pace) as client:
             bodies = [{"model": MODEL, "messages": [{"role": "user", "content": f"p{i}"}]} for i in range(count)]
-            return await fetch(client, bodies, lambda i, r: kept.__setitem__(i, r.text), stop)
+            return await fetch(
+                client, bodies, lambda i, r: kept.__setitem__(i, r.text), stop, has_answered=has_answered
+            )
 
     try:
         return kept, asyncio.run(work())
@@ -189,6 +244,71 @@ def test_one_prompt_that_is_refused_does_not_hold_up_the_others(server: Server, 
     kept, failed = many(server, clock, 6, concurrency=1)
     assert sorted(kept) == [0, 1, 3, 4, 5]
     assert failed == [(2, 'status 400: {"error": "too long"} (not asked again)')]
+
+
+def prompt_number(body: Mapping[str, Any]) -> int:
+    return int(body["messages"][-1]["content"].removeprefix("p"))
+
+
+def test_prompts_that_are_refused_do_not_end_it(server: Server, clock: Clock):
+    refuse = Said(400, {"error": "too long"})
+    server.script = lambda body, number: refuse if prompt_number(body) < 5 else good(body, number)
+    kept, failed = many(server, clock, 12, concurrency=4)
+    assert sorted(kept) == list(range(5, 12))
+    assert sorted(index for index, _ in failed) == list(range(5))
+
+
+@pytest.mark.parametrize("refuse", [Said(400, {"error": "bad"}), Said(body=reply("I", "content_filter"))])
+def test_a_server_that_refuses_everything_is_not_asked_for_every_prompt(server: Server, clock: Clock, refuse: Said):
+    server.script = lambda body, number: refuse
+    kept, failed = many(server, clock, 50, concurrency=1)
+    assert not kept
+    assert len(failed) == 20
+    assert len(many(server, clock, 50, has_answered=True)[1]) == 50  # then it is the prompts
+
+
+def test_answers_under_way_when_it_ends_are_kept(server: Server, clock: Clock):
+    slow = Said(body=reply("paid for"), wait_s=0.5)
+    server.script = lambda body, number: slow if prompt_number(body) == 3 else Said(500, {})
+    kept, failed = many(server, clock, 4, concurrency=4, attempts=1)
+    assert kept == {3: "paid for"}
+    assert sorted(index for index, _ in failed) == [0, 1, 2]
+    assert len(server.requests) == 4
+
+
+def test_one_that_waits_to_ask_again_when_it_ends_does_not(server: Server, clock: Clock):
+    server.script = lambda body, number: Said(500, {}, wait_s=0.6 if prompt_number(body) == 3 else 0)
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(0 if len(server.requests) < 7 else 60)
+
+    began = time.monotonic()
+    kept, failed = many(server, clock, 4, sleep=sleep, concurrency=4, attempts=2)
+    assert not kept
+    assert sorted(index for index, _ in failed) == [0, 1, 2]
+    assert len(server.requests) == 4 + 3
+    assert time.monotonic() - began < 30
+
+
+def test_what_came_with_an_answer_that_breaks_the_keeping_is_kept(server: Server):
+    class AtOnce(ChatServer):
+        async def answer(self, body: Mapping[str, Any]) -> Reply:
+            return Reply(str(body["number"]), "stop")
+
+    kept: list[str] = []
+
+    def keep(index: int, answer: Reply) -> None:
+        if index in (0, 2):
+            raise ValueError(f"no room for {answer.text}")
+        kept.append(answer.text)
+
+    async def work() -> None:
+        async with AtOnce(spec_of(server, concurrency=5), None) as client:
+            await fetch(client, [{"number": i} for i in range(5)], keep, lambda: None)
+
+    with pytest.raises(ValueError, match="no room for"):
+        asyncio.run(work())
+    assert sorted(kept) == ["1", "3", "4"]
 
 
 def test_a_server_that_is_gone_is_not_asked_for_every_prompt(server: Server, clock: Clock):
@@ -259,6 +379,49 @@ def test_fields_that_a_strict_server_does_not_know_are_left_out_from_then_on(ser
     server.script = strict
     assert len(ask(spec_of(server), clock, bodies=3)) == 3
     assert ["return_token_ids" in body for body in server.requests] == [True, False, False, False]
+
+
+def test_a_refused_prompt_does_not_cost_the_others_their_fields(server: Server, clock: Clock):
+    refuse = Said(400, {"error": "too long"})
+    server.script = lambda body, number: refuse if prompt_number(body) in (0, 2) else good(body, number)
+    kept, _ = many(server, clock, 4, concurrency=1)
+    assert sorted(kept) == [1, 3]
+    asked = [(prompt_number(body), "return_token_ids" in body) for body in server.requests]
+    assert asked == [(0, True), (0, False), (1, True), (2, True), (3, True)]
+
+
+def test_the_models_are_looked_at_once_and_at_the_pace_of_requests(server: Server, clock: Clock):
+    refuse = Said(400, {"error": "too long"})
+    server.script = lambda body, number: refuse if prompt_number(body) < 4 else good(body, number)
+    began = clock.now
+    many(server, clock, 5, requests_per_minute=1, concurrency=1)
+    assert server.looks == 1
+    assert clock.now - began >= 60 * (len(server.requests) + server.looks - 1)
+
+
+ODD_REASONS: list[Any] = [["stop"], {"stop": 1}, None, 7, True, f"see {KEY}"]
+
+
+@pytest.mark.parametrize("reason", ODD_REASONS)
+def test_an_odd_reason_to_finish_is_no_answer_and_shows_no_key(server: Server, clock: Clock, reason: Any):
+    server.script = lambda body, number: Said(body=reply("yes", reason))
+    with pytest.raises(Unanswered, match="finish_reason") as error:
+        ask(spec_of(server), clock, key=KEY)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("usage", [[1], "9", 9, True, {"prompt_tokens": "9"}, {"prompt_tokens": True}, None])
+def test_an_odd_count_of_tokens_is_none(server: Server, clock: Clock, usage: Any):
+    server.script = lambda body, number: Said(body=reply("yes", token_ids=[True, 5]) | {"usage": usage})
+    assert ask(spec_of(server), clock) == [Reply("yes", "stop")]
+
+
+def test_parts_of_an_odd_kind_have_no_text(server: Server, clock: Clock):
+    parts = [{"text": "a"}, {"text": None}, {"text": 3}, "b", None, {"type": "image"}, {"text": "c"}]
+    told = reply()
+    told["choices"][0]["message"]["content"] = parts
+    server.script = lambda body, number: Said(body=told)
+    assert ask(spec_of(server), clock)[0].text == "ac"
 
 
 def test_ids_reasoning_and_prompt_tokens_are_read_where_a_server_tells_them(server: Server, clock: Clock):

@@ -160,6 +160,58 @@ def test_calls_are_written_as_the_template_writes_them_where_it_does(tmp_path: P
     assert server.requests[0]["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"a": 2}'
 
 
+ODD_CALLS: list[Any] = [
+    True,
+    "add",
+    {"function": {"name": "add"}},
+    [CALL, "add"],
+    [{"function": "add"}],
+    [{"function": None}],
+    [{"function": {"name": {"x": 1}, "arguments": "{}"}}],
+    [{"function": {"name": "add", "arguments": "[1]"}}],
+    [{"function": {"name": "add", "arguments": '"\\ud800"'}}],
+    [{"function": {"name": "add", "arguments": 7}}],
+    [{"function": {"name": f"add {KEY}", "arguments": "{"}}],
+]
+
+
+@pytest.mark.parametrize("calls", ODD_CALLS)
+def test_calls_of_an_odd_kind_cost_only_their_own_prompt(
+    tmp_path: Path, server: Server, target: LoadedModel, calls: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MY_KEY", KEY)
+    told = reply("", "tool_calls")
+    told["choices"][0]["message"]["tool_calls"] = calls
+    server.script = lambda body, number: Said(body=told) if number == 0 else good(body, number)
+    with pytest.raises(DraftbenchError, match=r"function call|arguments of a call") as error:
+        fetched(tmp_path, target, settings_of(server, how={"key_env": "MY_KEY"}))
+    assert "5 of 6 prompts are answered" in error.value.why
+    assert "secret" not in str(error.value)
+    assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize("arguments", [{"a": 1}, ' {"a": 1}'])
+def test_arguments_may_come_as_an_object(tmp_path: Path, server: Server, target: LoadedModel, arguments: Any):
+    told = reply("", "tool_calls")
+    told["choices"][0]["message"]["tool_calls"] = [{"function": {"name": "add", "arguments": arguments}}]
+    server.script = lambda body, number: Said(body=told)
+    capture = fetched(tmp_path, target, settings_of(server, max_new_tokens=99))
+    assert set(texts(capture).values()) == {'{"name": "add", "arguments": {"a": 1}}<|im_end|>'}
+
+
+@pytest.mark.parametrize("arguments", [None, '{"a": "\\ud800"}'])
+def test_half_a_character_is_learnt_as_unreadable(
+    tmp_path: Path, server: Server, target: LoadedModel, arguments: str | None
+):
+    told = reply("x\ud800y 😀", "stop")
+    if arguments:
+        told["choices"][0]["message"]["tool_calls"] = [{"function": {"name": "f", "arguments": arguments}}]
+    server.script = lambda body, number: Said(body=told)
+    capture = fetched(tmp_path, target, settings_of(server, max_new_tokens=99))
+    whole = '{"name": "f", "arguments": {"a": "\ufffd"}}' if arguments else "x\ufffdy 😀"
+    assert set(texts(capture).values()) == {f"{whole}<|im_end|>"}
+
+
 def test_answers_survive_a_failure_and_only_the_rest_is_asked_for(tmp_path: Path, server: Server, target: LoadedModel):
     server.script = lambda body, number: good(body, number) if number < 3 else Said(500, {"error": "oops"})
     with pytest.raises(DraftbenchError, match="status 500") as error:

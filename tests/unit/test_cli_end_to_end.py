@@ -15,6 +15,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import read_lines, sha256_file
 from engine.paths import home
 from engine.progress import Progress
+from engine.runs import pipeline
 from engine.runs.folder import RunFolder
 from engine.runs.pipeline import Pipeline
 from engine.runs.recipes import read_recipe
@@ -143,6 +144,35 @@ def test_a_stopped_run_resumes_to_the_same_weights(
     weights = [r.path / "draft" / "last" / "draft.safetensors" for r in (whole, run)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     assert [e["step"] for e in read_lines(run.path / "events.jsonl") if e["kind"] == "resumed"] == [3 - signals]
+
+
+def test_a_finished_training_leaves_no_checkpoint(
+    finished: tuple[Path, Result],
+    finished_home: Path,
+    recipe: Path,
+    draftbench: Draftbench,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    assert not (RunFolder.open(home(), "latest").path / "checkpoints").exists()
+    for name in ("write_json", "drop_checkpoints"):  # killed before training.json is written, and after
+        with monkeypatch.context() as patch:
+            write = pipeline.write_json
+
+            def end(path: Path, *values: Any, name: str = name, write: Any = write) -> None:
+                if name == "drop_checkpoints" or path.name == "training.json":
+                    raise KeyboardInterrupt
+                write(path, *values)
+
+            patch.setattr(pipeline, name, end)
+            assert draftbench("run", str(recipe), "--json").code == 130
+        run = RunFolder.open(home(), "latest")
+        assert (run.path / "training.json").exists() == (name == "drop_checkpoints")
+        assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["step-00000004"]
+        assert draftbench("train", "--resume", run.id, "--json").code == 0
+        steps = [e["step"] for e in read_lines(run.path / "events.jsonl") if e["kind"] == "train"]
+        assert steps == [1, 2, 3, 4], "no step is done again"
+        assert (run.path / "training.json").exists()
+        assert not (run.path / "checkpoints").exists()
 
 
 def test_a_finished_run_is_not_worked_on_again(

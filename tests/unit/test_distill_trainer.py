@@ -30,7 +30,7 @@ from engine.models.load import LoadedModel
 from engine.progress import Progress
 from tests.conftest import tiny_llama
 from tests.kill import kill_myself, run_until_killed
-from tests.tiny_pair import captured, loaded
+from tests.tiny_pair import as_draft, captured, loaded
 
 STEPS = 7
 
@@ -294,6 +294,20 @@ def test_a_tie_keeps_the_earlier_draft(tmp_path, target, capture):
 def test_only_the_newest_checkpoint_is_kept(tmp_path, target, capture):
     trainer_in(tmp_path, target, capture).run()
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"step-{STEPS:08d}"]
+
+
+@pytest.mark.parametrize("name", ["sft", "forward_kl", "tvd"])
+def test_a_draft_with_fewer_rows_learns_from_text_that_it_cannot_wholly_read(tmp_path, name: str):
+    """A target with padding rows writes ids that a draft of the same tokenizer has no row for."""
+    padded = loaded(tiny_llama(vocab=320, seed=2))
+    text = captured(tmp_path, padded, max_new_tokens=24)
+    assert max(i for answer in text.answers for i in answer.token_ids) >= 258
+    draft = as_draft(tiny_llama(layers=2).requires_grad_(True))
+    told: list[dict[str, Any]] = []
+    trainer_in(tmp_path, padded, text, settings(loss=name), draft=draft, emit=told.append).run()
+    losses = [event["loss"] for event in told if event["kind"] == "train"]
+    assert len(losses) == STEPS
+    assert losses[-1] < losses[0]
 
 
 # ---- broken off and resumed -----------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from engine.config import parse_recipe
-from engine.measure.claims import BEST_LOSS, CLAIMS, GENERIC, MODE, SUPERVISION, facts_of
+from engine.measure.claims import BEST_LOSS, CLAIMS, GENERIC, MODE, SCENARIO, SUPERVISION, facts_of
 from engine.measure.efforts import OWN, STEPS, TOKENS, efforts_of
 from engine.measure.findings import Finding, evaluate
 from engine.measure.pairing import select
@@ -158,7 +158,8 @@ def test_no_interval_no_verdict():
 
 @pytest.mark.parametrize(
     "change",
-    [{"train.epochs": 2.0}, {"target": "t2"}, {"heldout": "other"}, {"train_hash": "b"}, {"train.seed": 5}, {"measure.top_p": 0.9}],
+    [{"train.epochs": 2.0}, {"target": "t2"}, {"heldout": "other"}, {"train_hash": "b"}, {"train.seed": 5}, {"measure.top_p": 0.9},
+     {"train.eval_every": 7}, {"train.eval_prompts": 7}],
 )  # fmt: skip
 def test_runs_that_differ_in_anything_else_are_not_compared(change: dict[str, Any]):
     store = Store()
@@ -168,7 +169,7 @@ def test_runs_that_differ_in_anything_else_are_not_compared(change: dict[str, An
 
 
 @pytest.mark.parametrize(
-    "change", [{"train.eval_every": 7}, {"train.micro_batch_tokens": 64}, {"capture.batch_size": 3}]
+    "change", [{"train.checkpoint_every": 7}, {"train.micro_batch_tokens": 64}, {"capture.batch_size": 3}]
 )
 def test_what_changes_no_result_does_not_stand_in_the_way(change: dict[str, Any]):
     store = Store()
@@ -333,7 +334,44 @@ def test_the_best_loss_needs_two_rivals():
 
 def test_the_weakest_decided_cell_is_the_verdict():
     assert overall(BEST_LOSS, [(REPRODUCED, ""), (NOT, ""), (FEW, "")], 3)[0] == NOT
-    assert overall(BEST_LOSS, [(REPRODUCED, ""), (FEW, "")], 2)[0] == REPRODUCED
+    assert overall(BEST_LOSS, [(REPRODUCED, ""), (REPRODUCED, "")], 2)[0] == REPRODUCED
+
+
+def test_an_undecided_cell_keeps_a_claim_from_being_reproduced():
+    verdict, reason = overall(SUPERVISION, [(REPRODUCED, "")] + [(FEW, "")] * 19, 1)
+    assert (verdict, reason[:7]) == (SAME, "1 of 20")
+
+
+@pytest.mark.parametrize(("middle", "last", "verdict"), [(0.43, FEW, SAME), (0.39, NOT, NOT)])
+def test_one_seed_the_other_way_counts_unless_it_may_be_chance(middle: float, last: str, verdict: str):
+    store = Store()
+    for n, kl in ((75, 0.43), (150, middle), (300, 0.39)):
+        shared = {"n_train": n, "train_hash": str(n)}
+        store.add(f"sft{n}", 0.40, **shared, **{"train.loss": "sft"})
+        store.add(f"kl{n}", kl, **shared)
+    finding = store.findings()["white_box"]
+    verdicts = {cell.where["queries"]: (cell.verdict, cell.reason) for cell in finding.cells}
+    assert verdicts["300"][0] == last
+    assert "the other way" in verdicts["300"][1]
+    assert finding.verdict == verdict
+
+
+def test_the_ratio_of_claim_four_is_not_read_as_points():
+    relative, absolute = Interval(-0.4, -0.5, -0.3, 40), Interval(-0.1, -0.12, -0.08, 40)
+    verdict, reason = judge_cell(SCENARIO, relative, absolute, [-0.1] * 3)
+    assert verdict == SAME
+    assert reason.endswith("-7%, relative")
+
+
+def test_other_text_of_the_same_length_is_left_out_and_told():
+    store = Store()
+    pair(store, 1, 0.40, 0.42)
+    for table in store.tables:
+        table["text"] = range(1, PROMPTS + 1)
+    store.tables[0].loc[store.tables[0].prompt_id == "p3", "text"] = 999  # of sft0, trained
+    (cell,) = store.findings()["white_box"].cells
+    assert cell.absolute.n_prompts == PROMPTS - 1
+    assert "Left out: 1 prompt" in cell.remark
 
 
 def test_missing_seeds_are_asked_for_on_both_sides():
@@ -483,6 +521,34 @@ def test_equal_means_within_two_percent(tokens: int, kind: str):
     assert efforts_of(stream, offline) == {kind}
 
 
+def test_an_unrelated_stream_as_long_as_offline_s_own_schedule_changes_nothing():
+    store = Store()
+    store.add("off", 0.46, tokens=6000, steps=75)
+    store.add("sft", 0.40, tokens=6000, steps=75, **{"train.loss": "sft"})
+    store.add("on", 0.40, tokens=1000, steps=50, **STREAM)
+    before = store.findings()
+    store.add("stray", 0.30, tokens=1000, steps=75, **{"train.loss": "sft"}, **STREAM)
+    after = store.findings()
+    own = [cell.runs for cell in after["offline"].outcomes[0].cells]
+    assert ["on", "off"] in own
+    assert before["white_box"].cells[0].runs == after["white_box"].cells[0].runs
+    store.add("other", 0.30, tokens=1000, steps=75, **STREAM)  # of its loss, but nothing longer was trained
+    assert ["on", "off"] in [cell.runs for cell in store.findings()["offline"].outcomes[0].cells]
+
+
+def test_the_number_of_evaluations_that_the_best_was_chosen_from_is_told():
+    store = Store()
+    store.add("on", 0.40, tokens=1000, steps=50, **{"train.eval_every": 15}, **STREAM)
+    store.add("off", 0.46, tokens=6000, steps=75, **{"train.eval_every": 15})
+    (cell,) = store.findings()["offline"].outcomes[0].cells
+    assert "5 against 6 evaluations" in cell.remark
+
+
+def test_what_a_stream_does_not_use_makes_no_other_schedule():
+    values = [row("on", **STREAM, **changes)["config"] for changes in ({}, {"train.max_steps": 9}, {"train.epochs": 2})]
+    assert facts_of(values[0], {}) == facts_of(values[1], {}) == facts_of(values[2], {})
+
+
 def test_one_epoch_is_one_pass_though_the_answers_are_others():
     stream, once = (
         select(pd.DataFrame([r]))[0][0]
@@ -535,7 +601,8 @@ def test_more_queries_that_were_more_training_are_remarked():
     (cell,) = store.findings()["size"].cells
     assert (
         cell.remark
-        == "More queries were more training too: 10 against 40 optimiser steps, 100 against 400 target tokens."
+        == "More queries were more training too: 10 against 40 optimiser steps, 100 against 400 target tokens. "
+        "The best weights of 2 against 3 evaluations during training were measured."
     )
 
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from engine.errors import DraftbenchError
-from engine.models.head import Head, check_head, hidden_states
+from engine.models.head import Head, check_head, hidden_states, readable
 from tests.conftest import tiny_llama
 
 SHAPE: dict[str, Any] = {
@@ -53,6 +53,14 @@ def test_head_of_hidden_states_is_the_models_logits(model: Any):
     found = Head.of(model).logits(hidden_states(model, ids))
     torch.testing.assert_close(found, model(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
     check_head(model)
+
+
+def test_an_id_without_an_embedding_is_read_as_the_last_one(model: Any):
+    """A target with padding rows may write one that its draft has no row for."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    beyond, last = torch.tensor([[1, rows + 6, 9]]), torch.tensor([[1, rows - 1, 9]])
+    assert torch.equal(hidden_states(model, beyond), hidden_states(model, last))
+    assert torch.equal(readable(model, beyond), last)
 
 
 def test_padding_on_the_right_does_not_change_hidden_states(model: Any):

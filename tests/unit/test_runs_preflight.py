@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from engine.config import Recipe
+from engine.config import Recipe, dump_recipe
 from engine.fileio import read_json, write_json
 from engine.models import load
 from engine.paths import home
 from engine.runs import preflight
 from engine.runs.folder import RunFolder
-from engine.runs.pace import best_pace
+from engine.runs.pace import best_pace, differences
 from engine.runs.preflight import Check, checks, estimate
 from engine.runs.recipes import read_recipe
 from tests.conftest import byte_tokenizer, tiny_llama
@@ -223,6 +223,8 @@ def test_disk_is_counted_from_the_plans_and_what_exists_costs_nothing(finished_h
     run = RunFolder.open(home(), "latest")
     own = (run.path / "draft" / "best" / "draft.safetensors").stat().st_size
     assert other.disk["drafts"] == pytest.approx(2 * own, rel=0.2)
+    assert other.passing_bytes == 3 * other.disk["drafts"], "weights and two moments, twice"
+    assert sum(other.lasting.values()) + other.passing_bytes == other.disk_bytes
 
 
 def test_time_is_scaled_from_an_earlier_run_and_names_it(finished_home: Path, recipe: Path):
@@ -239,6 +241,41 @@ def test_time_is_scaled_from_an_earlier_run_and_names_it(finished_home: Path, re
     assert twice.seconds["training"] == pytest.approx(2 * again.seconds["training"])
     assert twice.differs == ("its loss is forward_kl",)
     assert estimate(home(), made(recipe, "capture.seed=7")).seconds["capture"] > 0
+
+
+def test_a_decoded_stream_writes_its_own_text_and_makes_no_training_capture(finished_home: Path, recipe: Path):
+    settings = ("capture.seed=7", "train.mode=online")
+    replayed = estimate(home(), made(recipe, *settings, "train.online.stream=replay"))
+    decoded = estimate(home(), made(recipe, *settings, "train.online.stream=decode"))
+    assert (decoded.disk["captures"], decoded.disk["stream"]) == (0, replayed.disk["captures"])
+    assert "stream" not in replayed.disk
+    assert decoded.seconds["capture"] == 0 < replayed.seconds["capture"]
+    assert decoded.seconds["training"] == pytest.approx(replayed.seconds["training"])
+
+
+def test_a_pace_is_taken_from_a_run_that_works_alike_or_says_what_is_unlike(recipe: Path):
+    def told(ours: list[str], theirs: list[str]) -> list[str]:
+        return list(differences(made(recipe, *ours), made(recipe, *theirs)))
+
+    online, on_policy = "train.mode=online", "train.mode=on_policy"
+    assert told([], []) == []
+    assert told([], [online]) == ["its train.mode is online"]
+    assert told([online], [online, "train.online.stream=replay"]) == ["its train.online.stream is replay"]
+    assert told([], ["train.online.stream=replay"]) == []
+    assert told([on_policy], [on_policy, "train.on_policy.form=assisted"]) == ["its train.on_policy.form is assisted"]
+    chosen = ["train.selection={share: 0.5, reference: " + str(recipe.parent) + "}"]
+    assert told([], chosen) == ["its train.selection.share is 0.5"]
+
+
+def test_the_speed_of_a_server_is_not_that_of_the_target(finished_home: Path, recipe: Path):
+    run = RunFolder.open(home(), "latest")
+    server = ["capture.signal=none", "train.loss=sft", "capture.server={base_url: 'http://127.0.0.1:9', model: m}"]
+    served = made(recipe, *server)
+    (run.path / "config.yaml").write_text(dump_recipe(served), encoding="utf-8")
+    found = best_pace(home(), made(recipe))
+    assert found is not None
+    assert found.capture_tokens_s is None
+    assert "its answers came from a server" in differences(made(recipe), found.recipe)
 
 
 def test_time_is_not_invented(recipe: Path):

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from engine.config import load_recipe
+from engine.data.subsets import split_heldout
 from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.folder import RunFolder
-from engine.runs.pipeline import draft_folder, readable_bytes, split_heldout
+from engine.runs.pipeline import draft_folder, readable_bytes
 from engine.runs.recipes import read_recipe
 
 

@@ -106,6 +106,13 @@ def test_queries_streamed_again_after_a_resume_replace_the_earlier_ones():
     assert accepted_of([query(1), query(2), query(2, 3), query(2, 1)]) == [(1, 2), (2, 1)]
 
 
+def test_queries_of_lost_updates_are_dropped_at_once_also_with_several_steps_an_update():
+    """Two steps an update; the checkpoint lies behind the first update, and nothing is streamed again yet."""
+    before = [query(1), query(2), train(1), train(2), query(3, step=2), query(4, step=2), train(3)]
+    assert accepted_of([*before, {"kind": "resumed", "step": 2}]) == [(1, 2), (2, 2)]
+    assert len(accepted_of([*before, {"kind": "resumed", "step": 3}])) == 4
+
+
 def test_a_stream_begun_anew_without_a_checkpoint_is_not_mixed_with_the_first():
     started = {"kind": "started"}
     assert accepted_of([started, query(1), query(2), query(3), started, query(1, 4)]) == [(1, 4)]

@@ -15,11 +15,13 @@ import yaml
 
 from engine.config import Recipe, parse_recipe
 from engine.errors import DraftbenchError
+from engine.fileio import write_json
 from engine.paths import PROJECT_ROOT, home
 from engine.runs import queue
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.labels import read_labels
 from engine.study import identity as identities
+from engine.study import inputs
 from engine.study.cells import Cell, Cells, expand, only
 from engine.study.identity import identity, project_path
 from engine.study.known import find, known
@@ -243,6 +245,9 @@ def test_what_changes_no_exact_rate_is_no_part_of_the_identity():
     same = [
         {"name": "x", "tags": ["t"], "notes": "n"},
         {"measure": {"speed_prompts": 0, "trace_prompts": 3, "certificate_tokens": 4, "bootstrap_samples": 100}},
+        {"measure": {"num_draft_tokens": 5, "adaptive": True}},
+        {"capture": {"batch_size": 3}},
+        {"train": {"checkpoint_every": 3, "micro_batch_tokens": 100}},
         {"train": {"online": {"update_interval": 2}, "on_policy": {"share": 1.0}}},
     ]
     other = [
@@ -257,6 +262,18 @@ def test_what_changes_no_exact_rate_is_no_part_of_the_identity():
         {"train": {"mode": "online", "online": {"update_interval": n}, "epochs": e}} for n in (2, 3) for e in (1, 2)
     ]
     assert len({identity(parse_recipe({**values, **changes})) for changes in online}) == 2  # a stream has no epochs
+
+
+def test_how_a_server_is_asked_is_no_part_of_the_identity():
+    def key(**asked: Any) -> str:
+        server = {"base_url": "http://here/v1", "model": "m", **asked}
+        capture = {"signal": "none", "server": server}
+        prompts = {"train": "a.jsonl", "heldout": "b.jsonl"}
+        return identity(parse_recipe({"prompts": prompts, "capture": capture, "train": {"loss": "sft"}}))
+
+    same = [{"attempts": 2}, {"requests_per_minute": 3}, {"concurrency": 9}, {"timeout_s": 5}, {"key_env": "KEY"}]
+    assert {key(**asked) for asked in same} == {key()}
+    assert key(model="other") != key()
 
 
 def test_a_file_of_the_project_is_the_same_in_another_checkout(tmp_path: Path):
@@ -283,7 +300,7 @@ def test_the_first_study_holds_the_runs_of_its_commands():
         "measure.certificate_tokens=4",
     ]  # fmt: skip
     cells = {cell.key: cell.name for cell in cells_of(STUDIES / "first.yaml").cells}
-    assert len(cells) == 144
+    assert len(cells) == 102
     for domain, scenario, loss, size in (
         ("biology", "historical", "lk_hybrid", 200), ("chinese", "curated", "forward_kl", 50),
         ("function_calling", "synthetic", "sft", 200),
@@ -346,6 +363,133 @@ def test_a_cell_is_done_iff_a_run_of_the_same_identity_is(written: Written, no_w
     assert stands(path)["s-sft"] == "failed"
     (waits.path / "config.yaml").write_text("{")
     assert stands(path)["s-forward-kl"] == "done"  # a damaged run hides none of the others
+
+
+def began_with(run: RunFolder, folder: Path) -> None:
+    """Note what a run of the study's two cells has read, as the pipeline does."""
+    from engine.data.prompts import prompts_hash
+    from engine.data.readers import read_prompts
+    from engine.data.subsets import nested_subset
+
+    recipe = run.recipe()
+    train = read_prompts(recipe.prompts.train, skip_bad=False).prompts
+    chosen = nested_subset(train, recipe.prompts.train_prompts)
+    held = read_prompts(recipe.prompts.heldout, skip_bad=False).prompts
+    write_json(run.path / "prompts.json", {"train": prompts_hash(chosen), "heldout": prompts_hash(held)})
+
+
+def prompts_file(path: Path, count: int, word: str) -> None:
+    path.write_text("".join(json.dumps({"prompt": f"number {f'{word}{i} ' * 9}?"}) + "\n" for i in range(count)))
+
+
+@pytest.mark.parametrize("state", ["done", "failed", "cancelled"])
+@pytest.mark.parametrize(("name", "words"), [("a", "training prompts"), ("held", "held-out prompts")])
+def test_a_run_of_prompts_that_were_edited_since_holds_no_cell(
+    written: Written, tmp_path: Path, no_worker: None, state: str, name: str, words: str
+):
+    path = written(base={"prompts": {"train": "a.jsonl", "heldout": "held.jsonl", "train_prompts": 3}})
+    prompts_file(tmp_path / "a.jsonl", 5, "apple")
+    prompts_file(tmp_path / "held.jsonl", 4, "pear")
+    run = run_of(cells_of(path).cells[0].recipe, state)
+    began_with(run, tmp_path)
+    assert study(home(), load_study(path)).placed[0].run is not None
+    assert study(home(), load_study(path)).passed_over == []
+    before = (tmp_path / f"{name}.jsonl").read_text()
+    (tmp_path / f"{name}.jsonl").write_text(before.replace("number", "count"))
+    found = study(home(), load_study(path))
+    assert (found.placed[0].state, found.placed[0].run) == ("to do", None)
+    assert found.passed_over == [f"run {run.id} began with other {words} than lie there now"]
+    assert cells_told(found)[0]["problem"] == found.passed_over[0]
+    assert (len(start(home(), found).submitted), run.status()["state"]) == (2, state)  # it is not resumed either
+    (tmp_path / f"{name}.jsonl").write_text(before)
+    assert study(home(), load_study(path)).placed[0].run is not None
+    assert study(home(), load_study(path)).passed_over == []
+
+
+def test_prompts_that_a_filter_took_out_are_no_difference(written: Written, tmp_path: Path, no_worker: None):
+    from engine.data.prompts import prompts_hash
+    from engine.data.readers import read_prompts
+
+    path = written(base={"prompts": {"train": "a.jsonl", "heldout": "held.jsonl", "train_prompts": 4}})
+    prompts_file(tmp_path / "a.jsonl", 5, "apple")
+    prompts_file(tmp_path / "held.jsonl", 4, "pear")
+    with (tmp_path / "held.jsonl").open("a") as held:
+        held.write((tmp_path / "a.jsonl").read_text().splitlines()[0] + "\n")
+    run = run_of(cells_of(path).cells[0].recipe, "done")
+    began_with(run, tmp_path)
+    noted = json.loads((run.path / "prompts.json").read_text())
+    kept = read_prompts(run.recipe().prompts.train).prompts[1:]  # the first one is held out
+    write_json(run.path / "prompts.json", {**noted, "train": prompts_hash(kept)})
+    assert study(home(), load_study(path)).passed_over == []
+    write_json(run.path / "prompts.json", {**noted, "train": prompts_hash(kept[1:])})
+    assert len(study(home(), load_study(path)).passed_over) == 1
+
+
+def test_prompts_are_read_once_for_all_looks(
+    written: Written, tmp_path: Path, no_worker: None, monkeypatch: pytest.MonkeyPatch
+):
+    path = written(base={"prompts": {"train": "a.jsonl", "heldout": "held.jsonl", "train_prompts": 3}})
+    prompts_file(tmp_path / "a.jsonl", 5, "apple")
+    prompts_file(tmp_path / "held.jsonl", 4, "pear")
+    for cell in cells_of(path).cells:
+        began_with(run_of(cell.recipe, "done"), tmp_path)
+    assert stands(path) == {"s-forward-kl": "done", "s-sft": "done"}
+    monkeypatch.setattr(inputs, "read_prompts", lambda *_, **__: pytest.fail("read again"))
+    inputs._read.cache_clear()  # another process
+    inputs._kept.cache_clear()
+    assert stands(path) == {"s-forward-kl": "done", "s-sft": "done"}
+
+
+def test_a_run_of_a_draft_that_was_trained_anew_holds_no_cell(written: Written, tmp_path: Path, no_worker: None):
+    card = tmp_path / "generic" / "draft.json"
+    write_json(card, {"weights_sha256": "one"})
+    base = {
+        "prompts": {"train": "a.jsonl", "heldout": "held.jsonl"},
+        "draft": {"init": "checkpoint", "checkpoint": "generic"},
+    }
+    path = written(base=base)
+    run = run_of(cells_of(path).cells[0].recipe, "done")
+    write_json(run.path / "provenance.json", {"checkpoint_sha256": "one"})
+    assert stands(path)["s-forward-kl"] == "done"
+    write_json(card, {"weights_sha256": "two", "rounded_from": None})
+    assert stands(path)["s-forward-kl"] == "to do"
+
+
+def test_the_reference_of_a_base_is_found_beside_it(written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "bases" / "reference").mkdir(parents=True)
+    values = {
+        "prompts": {"train": "../a.jsonl", "heldout": "../held.jsonl"},
+        "train": {"selection": {"share": 0.5, "reference": "reference"}},
+    }
+    (tmp_path / "bases" / "base.yaml").write_text(yaml.safe_dump(values))
+    cell = cells_of(written(base="bases/base.yaml", axes={"loss": ["forward_kl"]})).cells[0]
+    assert cell.recipe.train.selection.reference == str(tmp_path / "bases" / "reference")
+
+
+def test_cells_are_expanded_once_for_several_looks(written: Written, monkeypatch: pytest.MonkeyPatch):
+    from engine.study import cells as making
+
+    path, times = written(), []
+    expand_it = making.expand
+    monkeypatch.setattr(making, "expand", lambda spec, where: times.append(spec.name) or expand_it(spec, where))
+    assert [stands(path), stands(path)] == [{"s-forward-kl": "to do", "s-sft": "to do"}] * 2
+    stands(path, "train.epochs=2")
+    assert len(times) == 2
+
+
+def test_a_run_that_ends_while_its_worker_is_looked_for_stops_nobody(written: Written, monkeypatch: pytest.MonkeyPatch):
+    from engine.study.start import nudge
+
+    woken: list[Any] = []
+    monkeypatch.setattr(queue, "wake", woken.append)
+    path = written()
+    run = RunFolder.create(home(), cells_of(path).cells[0].recipe, queued_at="2026-01-01")
+    seen = study(home(), load_study(path))
+    for state in ("done", "cancelled"):
+        run.set_status(state=state)
+        nudge(home(), seen)  # as it stood a moment ago
+        assert run.status()["state"] == state
+    assert woken == [home(), home()]
 
 
 def test_a_start_queues_what_is_missing_once_and_adopts_what_is_there(written: Written, no_worker: None):
@@ -515,3 +659,37 @@ def test_modes_that_are_not_measured_say_so(tiny_study: Path):
     assert [(row["difference"], row["reason"].startswith("not measured")) for row in modes_compared(found)] == [
         (None, True), (None, True)
     ]  # fmt: skip
+
+
+def test_a_decoded_stream_and_too_few_prompts_are_planned_also_after_an_earlier_run(
+    tiny_study: Path, draftbench: Draftbench, finished_home: Path
+):
+    """An earlier run tells how fast training is; neither cell has a training capture."""
+    values = yaml.safe_load(tiny_study.read_text())
+    decoded = {"train.mode": "online", "train.online.stream": "decode"}
+    values |= {"axes": {"loss": ["sft"], "mode": {"offline": {}, "online": decoded}, "queries": [8, 999]}, "match": []}
+    tiny_study.write_text(yaml.safe_dump(values))
+    told = draftbench("study", str(tiny_study), "--plan", "--json").json()
+    assert told["costs"]["captures"] == 3  # two held out, one of the offline cell
+    assert told["costs"]["based_on"]
+    assert "999" in told["costs"]["notes"][0]
+
+
+def test_a_served_study_looks_for_the_captures_its_runs_make(tiny_study: Path, monkeypatch: pytest.MonkeyPatch):
+    from engine.runs.estimate import _plans, target_outline
+    from engine.study import costs as costing
+
+    values = yaml.safe_load(tiny_study.read_text())
+    server = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "requests_per_minute": 4}
+    values["set"] |= {"capture.server": server, "capture.signal": "none"}
+    values |= {"axes": {"loss": ["sft"]}, "match": []}
+    tiny_study.write_text(yaml.safe_dump(values))
+    placed = study(home(), load_study(tiny_study)).placed
+    recipe = placed[0].cell.recipe
+    outlined = target_outline(recipe.target)
+    assert outlined is not None
+    single = _plans(home(), recipe, outlined)
+    found, _ = costing._plans(home(), [recipe], costing.SILENT)
+    assert [plans.captures for plans in found.values()] == [single.captures]
+    assert "server" in single.captures["training"].spec
+    assert costing.costs(home(), placed).captures == 4  # training, watched, two held out

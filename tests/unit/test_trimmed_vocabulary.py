@@ -23,7 +23,7 @@ from engine.measure.acceptance import draft_states, exact_acceptance
 from engine.models.draft import Draft, initialise_draft, load_draft, own_state, save_draft, trim
 from engine.models.head import DRAFT_IDS, Head, hidden_states
 from engine.models.load import LoadedModel
-from engine.models.vocabulary import frequent_ids, row_of_ids, spread
+from engine.models.vocabulary import frequent_ids, known_rows, row_of_ids, spread
 from tests.conftest import tiny_llama
 from tests.tiny_pair import captured, loaded
 
@@ -69,6 +69,12 @@ def test_spread_and_row_of_ids_undo_each_other():
     rows = row_of_ids(IDS, VOCAB)
     assert rows[IDS].tolist() == list(range(len(IDS)))
     assert int((rows >= 0).sum()) == len(IDS)
+
+
+def test_a_token_beyond_what_the_draft_knows_has_no_row():
+    tokens = torch.tensor([0, 5, 9, 10, 12])
+    assert known_rows(tokens, 10, None, 10).tolist() == [0, 5, 9, -1, -1]
+    assert known_rows(tokens, 3, torch.tensor([9, 0, 3]), 10).tolist() == [1, -1, 0, -1, -1]
 
 
 def test_greedy_text_is_the_targets_own():

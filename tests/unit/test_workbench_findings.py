@@ -116,7 +116,7 @@ def test_acceptance_adds_seeds_up_and_keeps_sizes_methods_and_temperatures_apart
     frame = acceptance.acceptance(evaluated(runs))
     assert len(frame) == 6
     row = frame[(frame.n_train == 50) & (frame.loss == "sft") & (frame.temperature == 0)].iloc[0]
-    assert (row.seeds, sorted(row.runs), row.n_prompts, row.method) == (2, ["a", "a1"], 6, "sft, offline")
+    assert (row.seeds, sorted(row.runs), row.n_prompts, row.method) == (2, ["a", "a1"], 6, "sft")
     assert row.value == pytest.approx(75 / 300)
     assert row.initial == pytest.approx(0.125)
     assert row.low < row.value < row.high
@@ -137,8 +137,9 @@ def test_runs_cut_to_a_stream_s_effort_are_methods_of_their_own():
         replace(run("on", **{"train.mode": "online"}), effort=effort(100, 10)),
         replace(run("once", **{"train.epochs": "1.0"}), effort=effort(100, 5)), replace(run("own"), effort=effort(300, 15)),
     ]  # fmt: skip
+    runs.append(run("own text", loss="jsd", **{"train.mode": "on_policy"}))
     frame = acceptance.acceptance(evaluated(runs))
-    assert set(frame.method) == {"sft, online", "sft, offline", "sft, offline, equal tokens"}
+    assert set(frame.method) == {"on-policy jsd", "online sft", "sft", "sft, equal tokens"}
 
 
 def test_the_usual_size_is_the_one_most_methods_have():

@@ -151,3 +151,17 @@ def test_recipes_tell_what_they_are_and_how_long_they_take():
 def test_only_recipes_of_the_folder_can_be_named(name: str):
     with pytest.raises(DraftbenchError, match="no recipe"):
         starting.from_recipe(name)
+
+
+def test_a_refused_recipe_is_offered_the_settings_that_would_each_do():
+    start = starting.from_recipe("quickstart")
+    ways = ["train.online.stream=replay", "draft.vocabulary=null"]
+    online = apply_overrides(start.values, ["train.mode=online"])
+    with pytest.raises(DraftbenchError, match=r"set train\.online\.stream to replay"):
+        parse_recipe(online)
+    assert [setting for setting, _ in starting.ways_out(start, online)] == ways
+    for setting in ways:
+        assert parse_recipe(apply_overrides(online, [setting])).train.mode == "online"
+    assert [s for s, _ in starting.ways_out(start, start.values, {"train.mode": ["offline", "online"]})] == ways
+    assert starting.ways_out(start, start.values) == []
+    assert starting.ways_out(start, {**online, "name": "no spaces allowed"}) == []

@@ -171,9 +171,18 @@ def test_cells_take_the_mean_of_their_runs_and_leave_out_what_failed():
         for r, v in (("a", 0.2), ("b", 0.4), ("c", 0.9))
         for t in (0.0, 1.0)
     )
-    (cell,) = every_run.cells(runs, values, "d", "t", 1.0).itertuples()
+    (cell,) = every_run.cells(runs.assign(mode="on_policy"), values, "d", "t", 1.0).itertuples()
+    assert cell.mode == "on-policy"
     assert (cell.value, cell.low, cell.high) == pytest.approx((0.3, 0.2, 0.4))
     assert (cell.runs, cell.seeds, cell.sets, cell.least, cell.most) == (2, 2, 2, 0.2, 0.4)
+
+
+def test_files_of_two_temperatures_or_baselines_have_names_of_their_own():
+    one, other = found(run("a"), run("b")), replace(found(run("b"), run("a")), temperature=0.7)
+    assert figures.file_name("by-group", one) == "by-group-T0"
+    assert figures.file_name("rates", one, baseline=True) == "rates-to-a-T0"
+    assert figures.file_name("rates", other, baseline=True) == "rates-to-b-T0.7"
+    assert figures.scatter(one, "a", "b", "exact").name == "prompts-exact-to-a-T0"
 
 
 def evil_comparison():

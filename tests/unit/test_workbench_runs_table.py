@@ -131,6 +131,7 @@ def test_a_method_is_named_by_mode_and_loss():
     assert list(runs.method) == ["forward_kl", "online forward_kl", "on-policy jsd(beta=0.1)", "–"]
     told = runs_table.cells(overview({"mode": "online", "supervision": "black_box"}, {}))
     assert list(told.supervision) == ["black box", "–"]
+    assert list(runs_table.cells(overview({"mode": "on_policy"}))["mode"]) == ["on-policy"]
 
 
 def test_a_run_with_two_tags_is_in_both_groups_and_once_in_the_table():

@@ -5,24 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from engine.study.cells import tag
+from engine.measure.study_tags import studies_of
 from workbench import ui
 
 _BEFORE = "compare:study"  # state of the session: the study of the drawing before
-
-
-def studies_of(runs: pd.DataFrame) -> list[str]:
-    """Names of the studies that the runs belong to, in the order of the alphabet."""
-    beginning = tag("")
-    tags = {str(one) for tags in runs.tags for one in _listed(tags)}
-    return sorted(one.removeprefix(beginning) for one in tags if one.startswith(beginning) and one != beginning)
-
-
-def of_study(runs: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The runs of one study; all of them if no study is named."""
-    if not name:
-        return runs
-    return runs[[tag(name) in _listed(tags) for tags in runs.tags]]
 
 
 def choose(runs: pd.DataFrame) -> str:
@@ -41,8 +27,3 @@ def choose(runs: pd.DataFrame) -> str:
         st.session_state.pop("runs", None)
     st.session_state[_BEFORE] = chosen
     return chosen
-
-
-def _listed(tags: object) -> list[str]:
-    """A cell of the tags' column; a run without any may hold None there."""
-    return [str(one) for one in tags] if hasattr(tags, "__iter__") and not isinstance(tags, str) else []

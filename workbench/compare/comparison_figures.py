@@ -31,7 +31,7 @@ def rates(found: Comparison, metric: str) -> View:
     told = "; ".join(f"{r.label} {r.value:.3f}" for r in rows.itertuples())
     note = f"{found.noted(metric)}; {charts.INTERVAL}"
     return View(
-        _file(f"rate-{metric}", found),
+        file_name(f"rate-{metric}", found),
         f"{charts.RATES[metric]}: {told}",
         lambda tone: charts.rate_bars(rows, metric, tone, note),
         rows,
@@ -51,14 +51,15 @@ def curve(found: Comparison, rows: pd.DataFrame, axis: str, kind: str) -> View:
         what = "Exact acceptance of watched prompts"
     alt = f"{what} by {charts.AXES[axis]} of {', '.join(found.labels.values())}"
     draw: Draw = lambda tone: charts.learning_curve(shown, axis, kind, found.labels, tone, note)  # noqa: E731
-    return View(f"curve-{kind}", alt, draw, shown)
+    name = file_name("curve-eval", found) if kind == "eval" else f"curve-{kind}"
+    return View(name, alt, draw, shown)
 
 
 def slots(found: Comparison) -> View:
     """Acceptance by position in the proposal."""
     note = f"{traced(found)}, T = {found.temperature:g}; {charts.INTERVAL}"
     alt = "Joint and conditional acceptance at each position of the proposal, a line a draft"
-    return View(_file("by-position", found), alt, lambda tone: charts.by_slot(found.slots, tone, note), found.slots)
+    return View(file_name("by-position", found), alt, lambda tone: charts.by_slot(found.slots, tone, note), found.slots)
 
 
 def lengths(found: Comparison) -> View:
@@ -68,7 +69,7 @@ def lengths(found: Comparison) -> View:
     note = f"{traced(found)}, T = {found.temperature:g}; counts, no interval"
     alt = "Share of rounds in which 0, 1, 2 and more tokens were accepted, by draft"
     return View(
-        _file("accepted-lengths", found),
+        file_name("accepted-lengths", found),
         alt,
         lambda tone: charts.accepted_lengths(counts, tone, note),
         pd.DataFrame(rows),
@@ -93,7 +94,7 @@ def groups(found: Comparison, metric: str) -> View:
     frame = comparison.groups(found, metric)
     note = f"{found.noted(metric)}; {charts.INTERVAL}, none for a group of one prompt"
     alt = f"{charts.RATES[metric]} by prompt group, a bar a draft"
-    return View(_file("by-group", found), alt, lambda tone: charts.group_bars(frame, metric, tone, note), frame)
+    return View(file_name("by-group", found), alt, lambda tone: charts.group_bars(frame, metric, tone, note), frame)
 
 
 def scatter(found: Comparison, first: str, second: str, metric: str, chosen: str | None = None) -> View:
@@ -106,7 +107,7 @@ def scatter(found: Comparison, first: str, second: str, metric: str, chosen: str
     note = f"n = {len(frame)} prompts, {of_what}, T = {found.temperature:g}; no interval for one prompt"
     alt = f"{charts.RATES[metric]} of each prompt: {names[0]} across, {names[1]} up; {above} of {len(frame)} prompts above the diagonal"
     draw: Draw = lambda tone: charts.prompt_scatter(frame, metric, names, tone, chosen, note)  # noqa: E731
-    return View(_file(f"prompts-{metric}", found), alt, draw, frame)
+    return View(file_name(f"prompts-{metric}", found, baseline=True), alt, draw, frame)
 
 
 def traced(found: Comparison) -> str:
@@ -115,6 +116,7 @@ def traced(found: Comparison) -> str:
     return f"n = {' or '.join(map(str, n)) or 'no'} traced prompts"
 
 
-def _file(what: str, found: Comparison) -> str:
-    """A name for a file of it, with the temperature: figures of two temperatures are saved beside each other."""
-    return f"{what}-T{found.temperature:g}"
+def file_name(what: str, found: Comparison, *, baseline: bool = False) -> str:
+    """A name for a file of it: files of two temperatures, and of two baselines where it matters, lie beside each other."""
+    against = f"-to-{found.baseline}" if baseline else ""
+    return f"{what}{against}-T{found.temperature:g}"

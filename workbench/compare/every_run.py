@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from workbench.methods import mode_word
+
 _SAME = 1e-6  # temperatures nearer than this are one
 
 
@@ -26,6 +28,7 @@ def cells(runs: pd.DataFrame, values: pd.DataFrame, domain: str, target: str, te
         .dropna(subset=["value"])
     )
     known[["loss", "scenario", "mode"]] = known[["loss", "scenario", "mode"]].fillna("not told")
+    known["mode"] = known["mode"].map(mode_word)
     grouped = known.groupby(["loss", "scenario", "mode"])
     told = grouped.agg(
         value=("value", "mean"), low=("low", "mean"), high=("high", "mean"), n_prompts=("n_prompts", "min"),

@@ -26,6 +26,7 @@ from workbench.compare import comparison, comparison_tables
 from workbench.compare import comparison_figures as figures
 from workbench.compare.comparison import Comparison
 from workbench.compare.comparison_figures import View
+from workbench.methods import mode_word
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _drafts(found: Comparison) -> str:
         facts = [
             run.domain,
             run.scenario,
-            run.mode,
+            mode_word(run.mode or ""),
             run.loss,
             f"seed {run.seed}",
             f"certificate {comparison_tables.certificate(run)}",

@@ -13,6 +13,7 @@ from engine.measure.of_home import Evaluated
 from engine.measure.places import Run
 from engine.measure.pooling import Sums, rate
 from engine.measure.sums import Tables, tables_of
+from workbench.methods import method_name
 
 COLUMNS = (
     "domain", "scenario", "n_train", "loss", "mode", "effort", "method", "temperature", "value", "low", "high",
@@ -71,7 +72,7 @@ def _one_schedule(group: Sequence[Run]) -> list[Run]:
 
 def _rows(key: tuple[Any, ...], group: Sequence[Run], tables: Tables) -> list[dict[str, Any]]:
     domain, scenario, n_train, loss, mode, effort = key
-    method = f"{loss}, {mode}" + (f", {_SHORT[effort]}" if effort in _SHORT else "")
+    method = method_name(loss, mode) + (f", {_SHORT[effort]}" if effort in _SHORT else "")
     rows = []
     for temperature in sorted({t for run, draft, t in tables if draft == "trained" and run in {r.id for r in group}}):
         made = [run for run in group if (run.id, "trained", temperature) in tables]

@@ -9,13 +9,12 @@ import streamlit as st
 import yaml
 
 from engine.config import Recipe, dump_recipe, parse_recipe
+from engine.progress import duration
 from workbench import queries, ui
 from workbench.launch.sweep_view import by_prompts, told_of_first
 
 if TYPE_CHECKING:
     from engine.runs.estimate import Estimate
-
-_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
 @st.cache_data(ttl=60, max_entries=50, show_spinner=False)
@@ -36,7 +35,8 @@ def show(recipes: Sequence[Recipe]) -> None:
     known = [estimate for estimate, _ in found]
     least = any(estimate.seconds_missing for estimate in known)
     seconds = sum(_shared(estimate.seconds, "capture", count) for estimate, count in found)
-    disk = sum(_shared(estimate.disk, "captures", count) for estimate, count in found)
+    disk = sum(_shared(estimate.lasting, "captures", count) for estimate, count in found)
+    disk += max((estimate.passing_bytes for estimate in known), default=0)
     memory = max((estimate.memory_bytes or 0 for estimate in known), default=0)
     with st.container(horizontal=True, gap="medium"):
         for label, value, told in (
@@ -71,12 +71,3 @@ def _show_parts(found: Estimate, count: int) -> None:
 
 def _shared(parts: Mapping[str, float], once: str, count: int) -> float:
     return sum(value * (1 if name == once else count) for name, value in parts.items())
-
-
-def duration(seconds: float) -> str:
-    """'7 min', '2.5 h': as exact as an estimate deserves."""
-    for size, unit in _UNITS:
-        if seconds >= size:
-            value = seconds / size
-            return f"{value:.1f} {unit}" if value < 10 and unit != "min" else f"{value:.0f} {unit}"
-    return f"{seconds:.0f} s"

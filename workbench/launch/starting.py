@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.config import Recipe, load_recipe, one_line, parse_recipe, section_at
+from engine.config import Recipe, apply_overrides, load_recipe, one_line, parse_recipe, section_at
 from engine.errors import DraftbenchError, did_you_mean
 from engine.paths import PROJECT_ROOT, Home, resolve_input
 from engine.runs.folder import RunFolder
@@ -18,6 +18,11 @@ from engine.runs.sweep import expand
 RECIPES = PROJECT_ROOT / "recipes"
 _FIRST = "quickstart"
 _FOLDERS = (".", "domains", "drafts")  # recipes/targets and recipes/magpie make no runs
+# Choices of one key that can make another's impossible: a setting that mends it, and what it means.
+_WAYS_OUT = (
+    ("train.online.stream=replay", "Replay captured answers as the stream"),
+    ("draft.vocabulary=null", "Choose no vocabulary anew"),
+)
 _COMMON = "common"  # what the recipes of a folder lie over: no recipe by itself
 
 
@@ -67,6 +72,23 @@ def about(path: Path) -> str:
 def checked(home: Home, start: Start, values: Mapping[str, Any]) -> Recipe:
     """The recipe that the values make, independent of where it is read. Raises DraftbenchError naming bad keys."""
     return with_absolute_paths(parse_recipe(values), start.folder, home)
+
+
+def ways_out(
+    start: Start, values: Mapping[str, Any], axes: Mapping[str, Sequence[Any]] | None = None
+) -> list[tuple[str, str]]:
+    """Settings that would each make a refused recipe or sweep a good one, with words for a button."""
+    if _is_good(start, values, axes or {}):
+        return []  # refused for something else
+    return [way for way in _WAYS_OUT if _is_good(start, apply_overrides(values, [way[0]]), axes or {})]
+
+
+def _is_good(start: Start, values: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> bool:
+    try:
+        swept(start, parse_recipe(values), axes)
+    except DraftbenchError:
+        return False
+    return True
 
 
 def swept(start: Start, recipe: Recipe, axes: Mapping[str, Sequence[Any]]) -> list[Recipe]:

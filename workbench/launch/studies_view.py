@@ -10,6 +10,7 @@ import streamlit as st
 
 from engine.errors import DraftbenchError
 from engine.paths import PROJECT_ROOT
+from engine.progress import duration
 from engine.study.known import find, known
 from engine.study.overview import overview
 from engine.study.spec import StudySpec, dump_study, load_study
@@ -67,6 +68,8 @@ def _plan(chosen: Study) -> None:
         st.metric("Cells", len(chosen.placed), width="content")
         for state, count in counts.items():
             st.metric(state.capitalize(), count, width="content")
+    if chosen.passed_over:
+        st.warning(ui.text(_passed_over(chosen.passed_over)), icon=":material/sync_problem:")
     _cost(chosen)
     if missing:
         actions.button(
@@ -79,6 +82,12 @@ def _plan(chosen: Study) -> None:
         )
     with st.expander(f"All {len(chosen.placed)} cells"):
         st.dataframe(_table(chosen), hide_index=True)
+
+
+def _passed_over(sentences: list[str]) -> str:
+    more = f" So were {len(sentences) - 1} more runs." if len(sentences) > 1 else ""
+    first = sentences[0]
+    return f"{first[0].upper()}{first[1:]}, so its cell is made anew.{more}"
 
 
 def _start(chosen: Study) -> str:
@@ -103,7 +112,6 @@ def _cost(chosen: Study) -> None:
 
 def _show_cost(found: Costs) -> None:
     from engine.runs.pipeline import readable_bytes
-    from workbench.launch.cost_view import duration
 
     time, disk = found.seconds, found.disk_bytes
     with st.container(horizontal=True, gap="medium"):

@@ -56,7 +56,7 @@ def figure(frame: pd.DataFrame, tone: str, window: int = WINDOW) -> go.Figure:
     updates = frame[frame.step > frame.step.shift(fill_value=0)]
     made.add_scatter(
         x=updates["query"] - 0.5, y=[0.0] * len(updates), name="update of the draft", mode="markers", hovertemplate=_HOVER,
-        hovertext=[f"after {step:,} updates, before query {query:,}" for query, step in zip(updates["query"], updates.step, strict=True)],
+        hovertext=[f"after {step:,} steps, before query {query:,}" for query, step in zip(updates["query"], updates.step, strict=True)],
         marker={"symbol": "line-ns-open", "size": 9, "color": theme.TONES[tone].faint, "line": {"width": 1.3}}, cliponaxis=False,
     )  # fmt: skip
     made.update_xaxes(title="query of the stream", rangemode="tozero")
@@ -67,7 +67,7 @@ def figure(frame: pd.DataFrame, tone: str, window: int = WINDOW) -> go.Figure:
 def _hovers(frame: pd.DataFrame, column: str, name: str) -> list[str]:
     return [
         f"{name}: {'not known' if pd.isna(value) else f'{value:.3f}'}<br>up to query {query:,}, "
-        f"{judged:,} judged positions<br>draft after {step:,} updates"
+        f"{judged:,} judged positions<br>draft after {step:,} optimiser steps"
         for value, query, judged, step in zip(
             frame[column], frame["query"], frame.window_examined, frame.step, strict=True
         )

@@ -31,7 +31,7 @@ COLUMNS: dict[str, Any] = {
     "mode": _column.TextColumn(
         "Mode",
         help="offline: the target answers once, several epochs over its answers. online: a stream of queries, each seen "
-        "once. on_policy: the draft writes, the target scores.",
+        "once. on-policy: the draft writes, the target scores.",
     ),
     "supervision": _column.TextColumn(
         "Supervision", help="white box: the target's whole distribution; black box: its text alone."

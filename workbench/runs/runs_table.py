@@ -10,7 +10,7 @@ import pandas as pd
 
 from engine.paths import Home
 from workbench.chart_parts import bounds
-from workbench.methods import SUPERVISION, method_name
+from workbench.methods import SUPERVISION, method_name, mode_word
 from workbench.view_state import link
 
 CHOOSABLE = (
@@ -160,7 +160,7 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
             "domain": runs.domain,
             "scenario": runs.scenario,
             "loss": runs.loss,
-            "mode": runs["mode"],
+            "mode": [mode_word(word) for word in runs["mode"]],
             "supervision": [SUPERVISION.get(word, word) for word in runs.supervision],
             "exact": runs.exact,
             "interval": [interval(*pair) for pair in zip(runs.exact_low, runs.exact_high, strict=True)],

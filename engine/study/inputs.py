@@ -1,0 +1,228 @@
+"""Whether a run was made from what its recipe names today.
+
+A recipe names prompts and drafts by path: a file may be edited, a `pack:` set grows when a pack is fetched, a draft is
+trained anew. A run notes hashes of what it read; here they are compared with those of what lies there now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import engine
+from engine.config import PromptSource, Recipe
+from engine.data.prompts import Prompt, prompts_hash
+from engine.data.readers import read_prompts
+from engine.data.subsets import nested_subset, split_heldout
+from engine.errors import DraftbenchError
+from engine.fileio import content_hash, read_json, write_json
+from engine.paths import PROJECT_ROOT, Home, cache_dir, resolve_input
+from engine.runs.folder import RunFolder
+
+_WORDS = {
+    "train": "training prompts",
+    "heldout": "held-out prompts",
+    "measured": "held-out prompts",
+    "checkpoint": "draft.checkpoint",
+    "reference": "train.selection.reference",
+}
+_NOTES = ("prompts.json", "provenance.json")  # of a run
+_UNREADABLE = (DraftbenchError, OSError, ValueError, LookupError, TypeError, AttributeError)
+_UNKNOWN: set[str] = set()  # keys of what could not be worked out in this process
+_MORE = 1.3  # times as many prompts are filtered as are wanted, before all are
+
+Stamp = tuple[tuple[str, int, int], ...]  # name, time of change and size of each file
+
+
+class Inputs:
+    """What recipes name, as it lies there at one moment: each source's files are looked at once."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._stamps: dict[str, Stamp | None] = {}
+
+    def differing(self, run: RunFolder, recipe: Recipe) -> list[str]:
+        """What the run was made from that `recipe`, of the same identity, would not find now, in words.
+
+        Empty also where it cannot be known: the run notes nothing, or a source is not on this machine.
+        """
+        then = _noted(run.path, _stamp_of([run.path / name for name in _NOTES]))
+        found = [name for name in ("checkpoint", "reference") if self._other_weights(name, then.get(name), recipe)]
+        with contextlib.suppress(*_UNREADABLE):
+            found += self._other_prompts(then, recipe)
+        return [_WORDS[name] for name in found]
+
+    def _other_weights(self, name: str, then: str | None, recipe: Recipe) -> bool:
+        named = recipe.draft.checkpoint if name == "checkpoint" else recipe.train.selection.reference
+        now = None if then is None or named is None else weights_hash(self._home, named)
+        return now is not None and now != then
+
+    def _other_prompts(self, then: dict[str, str], recipe: Recipe) -> list[str]:
+        stamps = [self._stamp(source) for source in (*recipe.prompts.train, *recipe.prompts.heldout)]
+        if any(stamp is None for stamp in stamps) or "train" not in then:
+            return []
+        key = content_hash([engine.__version__, _settings(recipe), stamps])
+        return _compared(key, tuple(sorted(then.items())), lambda: _now(recipe, then, repr(stamps)))
+
+    def _stamp(self, source: PromptSource) -> Stamp | None:
+        """Of the files of a source; None if they are not ours to look at, or are not there."""
+        if source.path not in self._stamps:
+            self._stamps[source.path] = None
+            with contextlib.suppress(*_UNREADABLE):
+                self._stamps[source.path] = _stamp_of(_files(source.path))
+        return self._stamps[source.path]
+
+
+def weights_hash(home: Home, name: str) -> str | None:
+    """Of the weights of a draft of this project, named by its folder or run, without reading them; None for others."""
+    folders = [Path(name), PROJECT_ROOT / name]
+    with contextlib.suppress(DraftbenchError):
+        folders.append(home.run(name) / "draft" / "best")
+    with contextlib.suppress(*_UNREADABLE):
+        card = next(folder / "draft.json" for folder in folders if (folder / "draft.json").exists())
+        return _card_hash(card, card.stat().st_mtime_ns)
+    return None
+
+
+@lru_cache(maxsize=256)
+def _card_hash(card: Path, changed_ns: int) -> str:
+    found = read_json(card)
+    return str(found.get("rounded_from") or found["weights_sha256"])
+
+
+@lru_cache(maxsize=4096)
+def _noted(folder: Path, stamp: Stamp) -> dict[str, str]:
+    """The hashes that a run keeps of what it began with; older and half-made runs lack some."""
+    began, seen = (_object(folder / name) for name in _NOTES)
+    prompts = seen.get("prompts") or {}
+    found: dict[str, Any] = {"train": began.get("train") or prompts.get("train_hash"), "heldout": began.get("heldout")}
+    found["measured"] = None if found["heldout"] else prompts.get("heldout_hash")
+    found |= {name: seen.get(f"{name}_sha256") for name in ("checkpoint", "reference")}
+    return {name: str(value) for name, value in found.items() if value}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(DraftbenchError, OSError, ValueError):
+        found = read_json(path)
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _files(path: str) -> list[Path]:
+    """The files of a source. Raises if there are none, or they lie on the hub."""
+    if path.startswith("hub:"):
+        raise LookupError(path)
+    if path.startswith("pack:"):
+        from engine.data.packs.sets import find_place, sets_folder
+
+        file = sets_folder() / find_place(path).file_name
+        if not file.exists():
+            from engine.data.packs.sets import set_file
+
+            file = set_file(path)
+        return [file]
+    place = resolve_input(path)
+    return sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
+
+
+def _stamp_of(files: Sequence[Path]) -> Stamp:
+    found = []
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            stat = file.stat()
+            found.append((str(file), stat.st_mtime_ns, stat.st_size))
+    return tuple(found)
+
+
+def _settings(recipe: Recipe) -> Any:
+    """All but the files that decides which prompts a run takes."""
+    target = recipe.target.model_dump() if recipe.prompts.max_prompt_tokens else None
+    prompts = recipe.prompts.model_dump(exclude={"domain", "scenario"})
+    return [prompts, target, recipe.train.eval_prompts, recipe.measure.heldout_prompts]
+
+
+def _compared(key: str, then: tuple[tuple[str, str], ...], now: Callable[[], dict[str, str]]) -> list[str]:
+    """Names of the hashes that are others now; what was worked out once is kept in the cache folder."""
+    path = cache_dir() / "prompt-hashes" / f"{key[:32]}.json"
+    found = _kept(path, path.stat().st_mtime_ns) if path.exists() else None
+    if found is None:
+        if key in _UNKNOWN:
+            return []
+        _UNKNOWN.add(key)  # unless what follows succeeds: a study that is waited for is looked at every second
+        found = now()
+        _UNKNOWN.discard(key)
+        with contextlib.suppress(DraftbenchError, OSError):  # a cache that cannot be written to costs time only
+            write_json(path, found)
+    return [name for name, value in then if found.get(name, value) != value]
+
+
+@lru_cache(maxsize=4096)
+def _kept(path: Path, changed_ns: int) -> dict[str, str] | None:
+    with contextlib.suppress(*_UNREADABLE):
+        return {str(name): str(value) for name, value in read_json(path).items()}
+    return None
+
+
+def _now(recipe: Recipe, then: dict[str, str], stamps: str) -> dict[str, str]:
+    """The hashes of the prompts that a run of the recipe would take now."""
+    spec = recipe.prompts
+    held = _read(_dumped(spec.heldout), spec.skip_bad, stamps)
+    _, measured = split_heldout(held, recipe.train.eval_prompts, recipe.measure.heldout_prompts)
+    found = {"heldout": prompts_hash(held), "measured": prompts_hash(measured)}
+    train = _read(_dumped(spec.train), spec.skip_bad, stamps)
+    if found["heldout"] == then.get("heldout") and spec.train_prompts is not None:
+        # the first of all by rank are what the run had: so none of them was left out then, nor would be now
+        first = prompts_hash(nested_subset(train, min(spec.train_prompts, len(train))))
+        if first == then["train"]:
+            return {**found, "train": first}
+    return {**found, "train": prompts_hash(_chosen(train, held, recipe))}
+
+
+def _dumped(sources: Sequence[PromptSource]) -> tuple[str, ...]:
+    return tuple(source.model_dump_json() for source in sources)
+
+
+@lru_cache(maxsize=4)
+def _read(sources: tuple[str, ...], skip_bad: bool, stamps: str) -> list[Prompt]:
+    return read_prompts([PromptSource.model_validate_json(one) for one in sources], skip_bad=skip_bad).prompts
+
+
+def _chosen(train: list[Prompt], held: list[Prompt], recipe: Recipe) -> list[Prompt]:
+    """The training prompts of a run. Whether one is left out does not depend on the others, so few are looked at."""
+    wanted = recipe.prompts.train_prompts
+    for most in (len(train),) if wanted is None else (min(math.ceil(_MORE * wanted), len(train)), len(train)):
+        kept = _within(nested_subset(train, most), held, recipe)
+        if wanted is None or len(kept) >= wanted:
+            return nested_subset(kept, wanted)
+    return kept
+
+
+def _within(train: list[Prompt], held: list[Prompt], recipe: Recipe) -> list[Prompt]:
+    """Those that repeat no held-out prompt and are short enough."""
+    from engine.data.overlap import remove_overlap  # this and what follows takes seconds to load
+
+    kept, _ = remove_overlap(train, held)
+    limit = recipe.prompts.max_prompt_tokens
+    if limit is None:
+        return kept
+    from engine.data.rendering import render
+
+    tokenizer = _tokenizer(recipe.target.model_copy(update={"trust_remote_code": False}).model_dump_json())
+    return [p for p in kept if len(render(tokenizer, p, context_tokens=None, max_new_tokens=0)) <= limit]
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(dumped: str) -> Any:
+    """Of a target that is on this machine; nothing is fetched for a look."""
+    from engine.config import ModelSpec
+    from engine.models.load import load_tokenizer
+    from engine.runs.estimate import at_hand
+
+    spec = ModelSpec.model_validate_json(dumped)
+    if at_hand(spec) is None:
+        raise LookupError(spec.model)
+    return load_tokenizer(spec)

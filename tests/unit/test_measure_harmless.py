@@ -1,0 +1,55 @@
+"""What of a recipe changes no weight and no exact rate."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from engine.config import apply_overrides, parse_recipe
+from engine.measure.harmless import without_idle
+
+
+def values(*changes: str) -> dict[str, Any]:
+    made = apply_overrides({"prompts": {"train": "a.jsonl", "heldout": "b.jsonl"}}, changes)
+    return parse_recipe(made).model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["name=other", "notes=x", "capture.batch_size=3", "capture.signal_top_k=8", "train.checkpoint_every=1",
+     "train.micro_batch_tokens=9", "measure.num_draft_tokens=5", "measure.adaptive=true", "measure.speed_prompts=1",
+     "train.online.update_interval=3", "train.on_policy.share=0.1", "train.loss=[{name: forward_kl, beta: 0.2}]"],
+)  # fmt: skip
+def test_what_changes_nothing_is_left_out(change: str):
+    assert without_idle(values(change)) == without_idle(values())
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["train.eval_every=7", "train.eval_prompts=7", "train.epochs=2", "train.max_steps=9", "capture.seed=1",
+     "measure.heldout_prompts=9", "draft.layers=2", "train.loss=jsd"],
+)  # fmt: skip
+def test_what_changes_the_draft_or_its_rate_stays(change: str):
+    assert without_idle(values(change)) != without_idle(values())
+
+
+def test_a_stream_has_no_epochs_steps_or_batches_of_the_recipe():
+    stream = "train.mode=online"
+    assert without_idle(values(stream, "train.max_steps=9", "train.batch_size=2", "train.epochs=1")) == without_idle(
+        values(stream)
+    )
+    assert without_idle(values(stream, "train.online.update_interval=3")) != without_idle(values(stream))
+
+
+def test_of_a_server_only_who_answers_counts_and_nothing_is_changed_in_place():
+    server = ("capture.signal=none", "train.loss=sft", "capture.server={base_url: 'http://a/v1', model: m}")
+    given = values(*server)
+    kept = copy.deepcopy(given)
+    assert without_idle(given) == without_idle(values(*server, "capture.server.attempts=2"))
+    assert given == kept
+    assert without_idle(given) != without_idle(values(*server, "capture.server.model=n"))
+    assert without_idle(values(*server[:2])) == without_idle(
+        {**values(*server[:2]), "capture": {k: v for k, v in values(*server[:2])["capture"].items() if k != "server"}}
+    )  # an older recipe that lacks the key
