@@ -85,12 +85,18 @@ def every_run(measured: pd.DataFrame) -> None:
             cells,
         )
         show(view, "map")
-        if (cells.runs > 1).any():
-            st.caption(
-                "A cell of several runs shows the mean of their values and of their bounds; "
-                "what else differs between them is not held apart here."
-                + (" Some were measured on different held-out prompts." if (cells.sets > 1).any() else "")
+        remarks = []
+        if (cells.passed_over > 0).any():
+            remarks.append(
+                f"A cell shows the runs of the most training queries, and of these the most steps: {int(cells.passed_over.sum())} "
+                "of fewer are not in it."
             )
+        if (cells.runs > 1).any():
+            remarks.append("Where several remain it shows the mean of their values and of their bounds.")
+        if (cells.sets > 1).any():
+            remarks.append("Some were measured on different held-out prompts.")
+        if remarks:
+            st.caption(" ".join(remarks))
 
 
 def settings(chosen: list[str], measured: pd.DataFrame) -> tuple[Comparison, str]:

@@ -75,6 +75,7 @@ def overview(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
 
     Adds temperature, exact, exact_low, exact_high, n_prompts, n_tokens, num_draft_tokens,
     dtype, device, heldout_hash and initial (the untrained draft's exact acceptance); NaN where not measured.
+    n_train and steps_done: training queries and optimiser steps, NaN where not told.
     """
     return _frame(
         con,
@@ -84,7 +85,9 @@ def overview(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
         " initial AS (SELECT run_id, value FROM exact WHERE draft = 'initial' AND place = 1)"
         " SELECT r.* EXCLUDE (config, provenance, fingerprint, summary, training),"
         " t.temperature, t.value AS exact, t.low AS exact_low, t.high AS exact_high, t.n_prompts, t.n_tokens,"
-        " t.num_draft_tokens, t.dtype, t.device, t.heldout_hash, i.value AS initial"
+        " t.num_draft_tokens, t.dtype, t.device, t.heldout_hash, i.value AS initial,"
+        " TRY_CAST(r.provenance->>'$.prompts.train' AS DOUBLE) AS n_train,"
+        " TRY_CAST(r.training->>'$.steps_done' AS DOUBLE) AS steps_done"
         " FROM runs r LEFT JOIN trained t USING (run_id) LEFT JOIN initial i USING (run_id)"
         " ORDER BY r.created_at DESC NULLS LAST, r.run_id",
     )

@@ -8,8 +8,8 @@
 other run is one `draftbench run RECIPE --set ...`, printed before it starts; one that is finished in the scratch
 home is not done again. Those of the domain targets need `draftbench data fetch --all`. Packing leaves out
 checkpoints, and weights but of the drafts that the live view starts with, which are rounded to bfloat16, the
-dtype they were measured in. Of a study's runs it also leaves out each position's acceptance and the traces, but for
-those trained on historical queries, the larger number of them.
+dtype they were measured in. Of a study's runs it also leaves out the traces and the untrained draft's single
+positions, which are the same in every run, but for those trained on historical queries, the larger number of them.
 """
 
 from __future__ import annotations
@@ -72,7 +72,6 @@ BASELINE = "biology-forward-kl"
 WITH_WEIGHTS = (
     "biology-forward-kl", "function-calling-forward-kl", "serve-biology", "serve-chinese", "serve-function-calling",
 )  # fmt: skip
-LARGE = ("positions", "rounds", "tokens")  # tables of a measurement
 KEPT = ("config.yaml", "status.json", "events.jsonl", "log.txt", "provenance.json", "training.json", "measure")
 
 
@@ -146,15 +145,14 @@ def pack_study(home: Home, out: Path, *, make_first: bool) -> None:
 
 
 def pack(run: RunFolder, place: Path, *, weights: bool, whole: bool = True) -> None:
-    """A copy of the run without what is large or belongs to this machine; if not `whole`, large tables without rows."""
+    """A copy of the run without what is large or belongs to this machine; if not `whole`, thinned tables."""
     place.mkdir(parents=True)
     for name in KEPT:
         source = run.path / name
         copy = shutil.copytree if source.is_dir() else shutil.copyfile
         copy(source, place / name)
-    for name in () if whole else LARGE:
-        path = place / "measure" / f"{name}.parquet"
-        pq.write_table(pq.read_table(path).slice(0, 0), path)
+    if not whole:
+        _thin(place / "measure")
     config = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
     for values, key in [
         *((source, "path") for part in ("train", "heldout") for source in config["prompts"][part]),
@@ -173,6 +171,15 @@ def pack(run: RunFolder, place: Path, *, weights: bool, whole: bool = True) -> N
         for folder in (Path.home(), PROJECT_ROOT, run.path.parent, cache_dir()):
             assert str(folder) not in path.read_text(encoding="utf-8"), f"{path} names {folder}, of this machine alone"
     print(f"packed {place.name}: {sum(f.stat().st_size for f in place.rglob('*') if f.is_file()) / 1e6:.1f} MB")
+
+
+def _thin(measure: Path) -> None:
+    """Tables without the rows that a study's runs can do without; positions of the trained draft pair it with others."""
+    for name in ("rounds", "tokens"):
+        path = measure / f"{name}.parquet"
+        pq.write_table(pq.read_table(path).slice(0, 0), path)
+    positions = pq.read_table(measure / "positions.parquet", filters=[("draft", "=", "trained")])
+    pq.write_table(positions, measure / "positions.parquet")
 
 
 if __name__ == "__main__":

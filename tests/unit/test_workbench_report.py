@@ -161,7 +161,10 @@ def test_suggested_runs_show_each_loss_before_further_seeds_of_one():
 
 
 def test_cells_take_the_mean_of_their_runs_and_leave_out_what_failed():
-    columns = {"domain": "d", "target": "t", "loss": "tvd", "scenario": "curated", "mode": "offline", "archived": False}
+    columns = {
+        "domain": "d", "target": "t", "loss": "tvd", "scenario": "curated", "mode": "offline", "archived": False,
+        "n_train": 200.0, "steps_done": 75.0,
+    }  # fmt: skip
     states = (("a", 0, True), ("b", 1, True), ("c", 2, False))
     runs = pd.DataFrame(
         [columns | {"run_id": r, "seed": s, "certificate": ok, "heldout_hash": r} for r, s, ok in states]
@@ -174,7 +177,23 @@ def test_cells_take_the_mean_of_their_runs_and_leave_out_what_failed():
     (cell,) = every_run.cells(runs.assign(mode="on_policy"), values, "d", "t", 1.0).itertuples()
     assert cell.mode == "on-policy"
     assert (cell.value, cell.low, cell.high) == pytest.approx((0.3, 0.2, 0.4))
-    assert (cell.runs, cell.seeds, cell.sets, cell.least, cell.most) == (2, 2, 2, 0.2, 0.4)
+    assert (cell.runs, cell.seeds, cell.sets, cell.least, cell.most, cell.passed_over) == (2, 2, 2, 0.2, 0.4, 0)
+
+
+@pytest.mark.parametrize("fewer", [{"n_train": 50.0}, {"steps_done": 25.0}, {"n_train": None}])
+def test_a_cell_does_not_mix_sizes_and_schedules(fewer: dict[str, float | None]):
+    """A mean over 50 and 200 queries would rank a loss by how often it was run small."""
+    columns = {
+        "domain": "d", "target": "t", "loss": "tvd", "scenario": "curated", "mode": "offline", "archived": False,
+        "certificate": True, "heldout_hash": "h", "seed": 0, "n_train": 200.0, "steps_done": 75.0,
+    }  # fmt: skip
+    runs = pd.DataFrame([columns | {"run_id": "whole"}, columns | fewer | {"run_id": "less"}])
+    values = pd.DataFrame(
+        {"run_id": r, "temperature": 1.0, "value": v, "low": v, "high": v, "n_prompts": 9}
+        for r, v in (("whole", 0.4), ("less", 0.2))
+    )
+    (cell,) = every_run.cells(runs, values, "d", "t", 1.0).itertuples()
+    assert (cell.value, cell.runs, cell.passed_over) == (0.4, 1, 1)
 
 
 def test_files_of_two_temperatures_or_baselines_have_names_of_their_own():

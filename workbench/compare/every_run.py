@@ -7,13 +7,17 @@ import pandas as pd
 from workbench.methods import mode_word
 
 _SAME = 1e-6  # temperatures nearer than this are one
+_CELL = ["loss", "scenario", "mode"]
+_EFFORT = ("n_train", "steps_done")
 
 
 def cells(runs: pd.DataFrame, values: pd.DataFrame, domain: str, target: str, temperature: float) -> pd.DataFrame:
     """The frame of `charts.heat_map`: exact acceptance of the runs of a domain and target, by loss, scenario and mode.
 
-    A cell of several runs holds the mean of their values and of their bounds, and in `sets` on how many
-    sets of held-out prompts they were measured. Archived runs and those whose certificate failed are left out.
+    A cell shows the runs of the most training queries and, of these, the most steps: a mean over several sizes would
+    say nothing of the loss. `passed_over` counts the others. Where several remain, as of other seeds, the cell holds
+    the mean of their values and of their bounds, and in `sets` on how many sets of held-out prompts they were
+    measured. Archived runs and those whose certificate failed are left out.
     """
     fit = runs[
         (runs.domain == domain)
@@ -22,20 +26,26 @@ def cells(runs: pd.DataFrame, values: pd.DataFrame, domain: str, target: str, te
         & ~runs.certificate.eq(False)
     ]
     here = values[(values.temperature - temperature).abs() < _SAME]
-    known = (
-        fit[["run_id", "loss", "scenario", "mode", "seed", "heldout_hash"]]
-        .merge(here, on="run_id")
-        .dropna(subset=["value"])
-    )
-    known[["loss", "scenario", "mode"]] = known[["loss", "scenario", "mode"]].fillna("not told")
+    known = fit[["run_id", *_CELL, "seed", "heldout_hash", *_EFFORT]].merge(here, on="run_id").dropna(subset=["value"])
+    known[_CELL] = known[_CELL].fillna("not told")
     known["mode"] = known["mode"].map(mode_word)
-    grouped = known.groupby(["loss", "scenario", "mode"])
-    told = grouped.agg(
+    before = known.groupby(_CELL).run_id.nunique().rename("before")
+    known = _most_trained(known)
+    told = known.groupby(_CELL).agg(
         value=("value", "mean"), low=("low", "mean"), high=("high", "mean"), n_prompts=("n_prompts", "min"),
         runs=("run_id", "nunique"), seeds=("seed", "nunique"), sets=("heldout_hash", "nunique"),
         least=("value", "min"), most=("value", "max"),
     )  # fmt: skip
-    return told.reset_index()
+    told = told.join(before)
+    return told.assign(passed_over=told.before - told.runs).drop(columns="before").reset_index()
+
+
+def _most_trained(known: pd.DataFrame) -> pd.DataFrame:
+    """Of each cell the runs of the most queries, then of the most steps."""
+    for effort in _EFFORT:
+        amount = known[effort].fillna(-1.0)
+        known = known[amount == amount.groupby([known[key] for key in _CELL]).transform("max")]
+    return known
 
 
 def suggested(runs: pd.DataFrame, most: int = 4) -> list[str]:
