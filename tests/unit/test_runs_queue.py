@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -58,8 +59,7 @@ def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     script.write_text(FAKE_ENGINE.format(root=str(PROJECT_ROOT)), encoding="utf-8")
     monkeypatch.setattr(queue, "_ENGINE", (sys.executable, str(script)))
     yield
-    for process in ours(tmp_path):
-        process.kill()
+    end_all(tmp_path)
 
 
 @pytest.fixture
@@ -68,6 +68,13 @@ def recipe_file(tmp_path: Path) -> Path:
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a?"}')
     path.write_text("prompts: {train: prompts.jsonl, heldout: prompts.jsonl}")
     return path
+
+
+def end_all(tmp_path: Path) -> None:
+    """Kill what is left of this test's queue; some of it may just be ending by itself."""
+    for process in ours(tmp_path):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def ours(tmp_path: Path) -> list[psutil.Process]:

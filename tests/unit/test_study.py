@@ -325,14 +325,13 @@ def test_the_studies_that_come_with_this_version_can_be_made(path: Path):
 @pytest.fixture
 def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A queue whose jobs do what the run's notes say."""
-    from tests.unit.test_runs_queue import ours
+    from tests.unit.test_runs_queue import end_all
 
     script = tmp_path / "fake_engine.py"
     script.write_text(FAKE_ENGINE.format(root=str(PROJECT_ROOT)), encoding="utf-8")
     monkeypatch.setattr(queue, "_ENGINE", (sys.executable, str(script)))
     yield
-    for process in ours(tmp_path):
-        process.kill()
+    end_all(tmp_path)
 
 
 @pytest.fixture
