@@ -143,11 +143,12 @@ def break_and_resume(home: Home, recipe: Path, kills: int, whole_work: int, rng:
     fell: list[str] = []
     while len(fell) < kills:
         process = call(home, recipe)
-        until = work_done(home) + rng.randint(1, max(2, whole_work // (kills + 1)))
+        # at most half of what is left for each: the work goes on a little between the count and the kill
+        until = work_done(home) + rng.randint(1, max(2, whole_work // (2 * (kills + 1))))
         ends = time.monotonic() + TIMEOUT_S
         while process.poll() is None and work_done(home) < until and time.monotonic() < ends:
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 1.0))
+        time.sleep(rng.uniform(0, 0.5))
         if process.poll() is not None:
             raise SystemExit(f"the study ended after {len(fell)} of {kills} kills: give it more work")
         fell.append(kill_all(home))
