@@ -91,6 +91,6 @@ def resolve_input(path: str, relative_to: Path | None = None) -> Path:
             return place.resolve()
     raise DraftbenchError(
         f"no such file or folder: {path}",
-        "it was looked for in " + ", ".join(str(place.parent) for place in places),
+        "it was looked for in " + ", ".join(dict.fromkeys(str(place.parent) for place in places)),
         "check the spelling, or give the absolute path",
     )

@@ -13,6 +13,7 @@ from typing import Any
 from engine.config import Recipe
 from engine.errors import DraftbenchError
 from engine.fileio import read_json, read_lines
+from engine.models.load import model_fingerprint
 from engine.paths import Home
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.provenance import machine
@@ -33,22 +34,30 @@ class Pace:
     train_tokens_s: float | None
     measure_s: float | None
     recipe: Recipe
+    target: tuple[str, ...]
     machine: tuple[Any, ...]
 
 
 def best_pace(home: Home, recipe: Recipe) -> Pace | None:
-    """The speed of the most similar run of the same target on this machine, the newest of equals."""
-    here = _machine_key(machine())
+    """The speed of the most similar run of the same target on this machine, the newest of equals.
+
+    The target must be at hand: it is known by its weights, wherever they lie, as a checkout may have moved.
+    """
+    here, target = _machine_key(machine()), _target_key(recipe, model_fingerprint(recipe.target))
     samples = laid_out(home)  # made on another machine, however alike
     newest = [run for run in run_folders(home)[:_NEWEST] if run.id not in samples]
     found = [_pace(run.path, _stamp(run.path)) for run in newest]
-    paces = [pace for pace in found if pace and pace.recipe.target == recipe.target and pace.machine == here]
+    paces = [pace for pace in found if pace and pace.target == target and pace.machine == here]
     # of equals, min takes the first, which is the newest
     return min(paces, key=lambda pace: len(list(differences(recipe, pace.recipe))), default=None)
 
 
 def _machine_key(found: Mapping[str, Any]) -> tuple[Any, ...]:
     return found.get("processor"), found.get("cores"), tuple(found.get("cuda", ()))
+
+
+def _target_key(recipe: Recipe, fingerprint: str) -> tuple[str, ...]:
+    return fingerprint, recipe.target.dtype, recipe.target.device
 
 
 def _stamp(folder: Path) -> tuple[tuple[int, int], ...]:
@@ -80,6 +89,7 @@ def _pace(folder: Path, stamp: tuple[tuple[int, int], ...]) -> Pace | None:
             _ratio(training["tokens_seen"], training["seconds"]),
             _measure_seconds(run),
             recipe,
+            _target_key(recipe, provenance["target_fingerprint"]),
             _machine_key(provenance["machine"]),
         )
     except (DraftbenchError, OSError, ValueError, LookupError, TypeError, AttributeError):

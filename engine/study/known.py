@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.errors import DraftbenchError, did_you_mean
 from engine.fileio import write_atomic
-from engine.paths import Home, resolve_input
+from engine.paths import PROJECT_ROOT, Home, resolve_input
 from engine.study.spec import StudySpec, dump_study, load_study
 
 
@@ -20,23 +20,31 @@ def keep(home: Home, spec: StudySpec) -> Path:
 
 def known(home: Home) -> list[str]:
     """Names of the home's studies, the one submitted last first."""
-    files = [path for path in _folder(home).glob("*.yaml") if not path.name.startswith(".")]
-    return [path.stem for path in sorted(files, key=lambda path: (-path.stat().st_mtime, path.name))]
+    return [path.stem for path in sorted(_kept(home), key=lambda path: (-path.stat().st_mtime, path.name))]
 
 
 def find(home: Home, name: str, settings: Sequence[str] = ()) -> StudySpec:
-    """A study of the home by its name, or one in a recipe file, with `key=value` settings over it."""
-    if name in known(home):
-        return load_study(_folder(home) / f"{name}.yaml", settings)
+    """A study by its name, of the home or one that ships, or in a recipe file, with `key=value` settings over it."""
+    named = {path.stem: path for path in (*shipped(), *_kept(home))}  # the home's own goes before one that ships
+    if name in named:
+        return load_study(named[name], settings)
     try:
         path = resolve_input(name)
     except DraftbenchError as error:
         if "/" in name or name.endswith((".yaml", ".yml")):
             raise
-        names = known(home)
-        fix = did_you_mean(name, names) if names else "start one with `draftbench study recipes/studies/smoke.yaml`"
-        raise DraftbenchError(f"no study {name!r}", f"it is not in {_folder(home)}", fix) from error
+        why = f"none of that name was started in this home ({_folder(home)}), none ships, and no such file is here"
+        raise DraftbenchError(f"no study {name!r}", why, did_you_mean(name, sorted(named))) from error
     return load_study(path, settings)
+
+
+def shipped() -> list[Path]:
+    """The recipes of the studies that come with the project."""
+    return sorted((PROJECT_ROOT / "recipes" / "studies").glob("*.yaml"))
+
+
+def _kept(home: Home) -> list[Path]:
+    return [path for path in _folder(home).glob("*.yaml") if not path.name.startswith(".")]
 
 
 def _folder(home: Home) -> Path:

@@ -243,6 +243,16 @@ def test_time_is_scaled_from_an_earlier_run_and_names_it(finished_home: Path, re
     assert estimate(home(), made(recipe, "capture.seed=7")).seconds["capture"] > 0
 
 
+def test_a_target_is_known_by_its_weights_wherever_they_lie(finished_home: Path, recipe: Path, tmp_path: Path):
+    elsewhere = shutil.copytree(made(recipe).target.model, tmp_path / "elsewhere")
+    moved = f"target.model={elsewhere}"
+    assert estimate(home(), made(recipe, moved)).based_on == RunFolder.open(home(), "latest").id
+    assert estimate(home(), made(recipe, moved, "target.dtype=bfloat16")).based_on == ""
+    weights = next(elsewhere.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    assert estimate(home(), made(recipe, moved)).based_on == ""
+
+
 def test_a_decoded_stream_writes_its_own_text_and_makes_no_training_capture(finished_home: Path, recipe: Path):
     settings = ("capture.seed=7", "train.mode=online")
     replayed = estimate(home(), made(recipe, *settings, "train.online.stream=replay"))

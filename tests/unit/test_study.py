@@ -24,7 +24,7 @@ from engine.study import identity as identities
 from engine.study import inputs
 from engine.study.cells import Cell, Cells, expand, only
 from engine.study.identity import identity, project_path
-from engine.study.known import find, known
+from engine.study.known import find, known, shipped
 from engine.study.overview import overview
 from engine.study.results import cells_told, modes_compared
 from engine.study.spec import StudySpec, dump_study, load_study
@@ -300,7 +300,7 @@ def test_the_first_study_holds_the_runs_of_its_commands():
         "measure.certificate_tokens=4",
     ]  # fmt: skip
     cells = {cell.key: cell.name for cell in cells_of(STUDIES / "first.yaml").cells}
-    assert len(cells) == 102
+    assert len(cells) == 162
     for domain, scenario, loss, size in (
         ("biology", "historical", "lk_hybrid", 200), ("chinese", "curated", "forward_kl", 50),
         ("function_calling", "synthetic", "sft", 200),
@@ -571,16 +571,23 @@ def test_a_worker_that_was_killed_is_missed(written: Written, fake_engine: None,
     assert len(run_folders(home())) == 2
 
 
-def test_an_unknown_study_is_told_with_the_known_ones(written: Written, no_worker: None):
-    with pytest.raises(DraftbenchError, match="no study 'firts'"):
-        find(home(), "firts")
+def test_a_study_that_ships_is_found_by_name_until_the_home_has_its_own(written: Written, no_worker: None):
+    assert [path.stem for path in shipped()] == ["first", "smoke"]
+    assert len(find(home(), "first").axes["domain"]) == 3
     start(home(), study(home(), load_study(written(name="first"))))
+    assert "domain" not in find(home(), "first").axes
+
+
+def test_an_unknown_study_is_told_with_the_known_ones(written: Written, no_worker: None):
+    with pytest.raises(DraftbenchError, match="no study 'frist'"):
+        find(home(), "frist")
+    start(home(), study(home(), load_study(written(name="firts"))))
     with pytest.raises(DraftbenchError) as refused:
-        find(home(), "firts")
-    assert "did you mean 'first'" in refused.value.fix
-    assert isinstance(find(home(), "first"), StudySpec)
+        find(home(), "fitrs")
+    assert "did you mean 'firts'" in refused.value.fix
+    assert isinstance(find(home(), "firts"), StudySpec)
     (home().root / "studies" / "broken.yaml").write_text("name: [")
-    assert {row["study"]: bool(row["problem"]) for row in overview(home())} == {"broken": True, "first": False}
+    assert {row["study"]: bool(row["problem"]) for row in overview(home())} == {"broken": True, "firts": False}
 
 
 def test_looking_at_a_study_loads_no_torch():
