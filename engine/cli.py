@@ -314,6 +314,26 @@ def runs(context: typer.Context, as_json: Json = False) -> None:
         reports.runs(rows)
     else:
         console.line(f"no runs in {home().runs}; start one with `draftbench run recipes/quickstart.yaml`")
+        console.line("`draftbench runs samples` lays in the finished ones that come with Draftbench")
+
+
+@runs_app.command("samples")
+def runs_samples(as_json: Json = False) -> None:
+    """Lay the finished sample runs into this home, as the workbench does on its first start.
+
+    \b
+    Example:
+      draftbench runs samples
+    """
+    from engine.runs.samples import lay_out_samples, sample_folders
+
+    added = lay_out_samples(home())
+    if as_json:
+        console.print_json({"home": str(home().root), "added": added})
+    else:
+        console.line(f"{len(added)} of {len(sample_folders())} sample runs laid into {home().runs}")
+        if not added:
+            console.line("it has had them all, or DRAFTBENCH_SAMPLES=0 is set")
 
 
 @runs_app.command("cancel")

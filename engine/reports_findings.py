@@ -9,7 +9,7 @@ from engine import console
 
 _Claim = Mapping[str, Any]
 EMPTY = "no finished run to compare yet"
-EMPTY_FIX = "start one with `draftbench run recipes/quickstart.yaml`, or many with `draftbench study recipes/studies/first.yaml`"
+EMPTY_FIX = "`draftbench runs samples` lays in those that come with Draftbench; `draftbench study recipes/studies/smoke.yaml` makes some"
 
 
 def findings(found: Mapping[str, Any]) -> None:

@@ -29,9 +29,10 @@ def page() -> None:
         )  # fmt: skip
         return
     within = of_study(measured, by_study.choose(measured))
-    every_run(within)
+    likely = suggested(every_run(within))
     st.subheader("Side by side", anchor=False)
-    chosen = ui.pick_runs("Drafts", "runs", most=comparison.MOST, default=suggested(within), among=list(within.run_id))
+    _offer(likely)
+    chosen = ui.pick_runs("Drafts", "runs", most=comparison.MOST, default=likely, among=list(within.run_id))
     if not chosen:
         st.info("Choose two to six drafts above.", icon=":material/compare_arrows:")
         return
@@ -51,8 +52,20 @@ def pick_temperature(known: list[float], key: str) -> float:
     return float(ui.choose_one("Temperature", list(labels), labels, key))
 
 
-def every_run(measured: pd.DataFrame) -> None:
-    """The heat map over everything that is measured."""
+def _offer(likely: list[str]) -> None:
+    """A way from the drafts chosen before to those of the domain that the map shows."""
+    chosen = st.query_params.get_all("runs")
+    if len(likely) > 1 and chosen and not set(chosen) & set(likely):
+
+        def change() -> None:
+            st.session_state.pop("runs", None)
+            st.query_params["runs"] = likely
+
+        st.button("Take the best of the domain shown above", on_click=change, icon=":material/swap_horiz:")
+
+
+def every_run(measured: pd.DataFrame) -> pd.DataFrame:
+    """The heat map over everything that is measured; the runs of the domain and target that it shows, or all."""
     values = queries.exact_values()
     domains = sorted(measured.domain.dropna().unique())
     newest = measured.domain.dropna().iloc[0] if domains else None
@@ -60,7 +73,7 @@ def every_run(measured: pd.DataFrame) -> None:
     with st.expander("Every run by loss, scenario and mode", expanded=True, icon=":material/grid_on:"):
         if not domains:
             st.caption("No run tells its domain.")
-            return
+            return measured
         left, middle, right = st.columns([2, 3, 2])
         with left:
             domain = ui.choose_one("Domain", domains, {}, "domain")
@@ -68,12 +81,13 @@ def every_run(measured: pd.DataFrame) -> None:
         targets = list(dict.fromkeys(here.target.fillna("not told")))
         with middle:
             target = ui.choose_one("Target", targets, {}, "target")
+        shown = here[here.target.fillna("not told") == target]
         with right:
             temperature = pick_temperature(comparison.temperatures(here.run_id), "map_temperature")
         cells = cells_of(measured, values, domain, target, temperature)
         if cells.empty:
             st.caption("No run of this choice was measured at this temperature.")
-            return
+            return shown
         n, seeds = int(cells.runs.sum()), int(cells.seeds.max())
         several = ", of several runs the mean of their intervals" if (cells.runs > 1).any() else ""
         note = f"T = {temperature:g}, {n} runs, up to {seeds} seed{'s' if seeds > 1 else ''} a cell; [{charts.INTERVAL}{several}]"
@@ -97,6 +111,7 @@ def every_run(measured: pd.DataFrame) -> None:
             remarks.append("Some were measured on different held-out prompts.")
         if remarks:
             st.caption(" ".join(remarks))
+    return shown
 
 
 def settings(chosen: list[str], measured: pd.DataFrame) -> tuple[Comparison, str]:

@@ -65,6 +65,23 @@ def test_without_a_choice_in_the_url_the_best_are_shown(page: OpenPage, first: P
     assert test.selectbox(key="baseline").value == better.name
 
 
+def test_the_drafts_side_by_side_are_of_the_domain_above_or_one_click_away(page: OpenPage, first: Path):
+    other = [copy(first, name, better=better) for name, better in (("other", 0.05), ("another", 0.07))]
+    for folder in other:
+        recipe = yaml.safe_load((folder / "config.yaml").read_text())
+        recipe["prompts"]["domain"] = "chemistry"
+        (folder / "config.yaml").write_text(yaml.safe_dump(recipe))
+    theirs = ["another", "other"]
+    test = page("compare", domain="chemistry")
+    assert test.multiselect(key="runs").value == theirs
+    assert not [button for button in test.button if "domain" in button.label]
+    test = page("compare", domain="chemistry", runs=first.name)
+    assert test.multiselect(key="runs").value == [first.name], "what was chosen stays"
+    (offered,) = [button for button in test.button if "domain" in button.label]
+    offered.click().run()
+    assert test.multiselect(key="runs").value == theirs
+
+
 def test_the_baseline_of_the_store_is_the_baseline(page: OpenPage, first: Path):
     copy(first, "better", better=0.05)
     (first / "labels.json").write_text(json.dumps({"baseline": True}))

@@ -51,8 +51,8 @@ def button(shown: AppTest, key: str) -> Any:
 
 def test_the_plan_of_a_shipped_study_and_nothing_of_the_form(page: OpenPage):
     shown = open_study(page)
-    assert metrics(shown) == {"Cells": "102", "To do": "102"}
-    assert button(shown, "study-start").label == "Start 102 missing runs"
+    assert metrics(shown) == {"Cells": "162", "To do": "162"}
+    assert button(shown, "study-start").label == "Start 162 missing runs"
     assert not [found for found in shown.text_input if (found.key or "").startswith("form:")]
     assert any("None yet" in found.value for found in shown.caption)
     assert not run_folders(home())
