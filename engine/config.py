@@ -294,6 +294,11 @@ class TrainSpec(Section):
 class MeasureSpec(Section):
     """What is measured on the held-out prompts, and how long that may take."""
 
+    against: Literal["model", "server"] = Field(
+        "model",
+        description="model: the model at hand, everything; server: the text of capture.server and the log-probabilities "
+        "it tells, acceptance at temperature 0 and 1 alone",
+    )
     temperatures: list[float] = Field([0.0, 1.0], min_length=1, description="each is captured and measured on its own")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus for target and draft alike; 1 is off")
     top_k: int = Field(0, ge=0, description="for target and draft alike; 0 is off")
@@ -322,6 +327,13 @@ class MeasureSpec(Section):
     def _temperatures_are_sane(self) -> MeasureSpec:
         if len(set(self.temperatures)) != len(self.temperatures) or min(self.temperatures) < 0:
             raise ValueError("temperatures must be distinct and not negative")
+        if self.against == "server" and not (
+            set(self.temperatures) <= {0.0, 1.0} and self.top_p == 1 and not self.top_k
+        ):
+            raise ValueError(
+                "against 'server' needs temperatures 0 and 1 alone, top_p 1 and top_k 0: what a server tells of its tokens "
+                "is its whole distribution at temperature 1"
+            )
         return self
 
 
@@ -345,6 +357,8 @@ class Recipe(Section):
         if (self.draft.init == "checkpoint") != (self.draft.checkpoint is not None):
             raise ValueError("draft.checkpoint is given exactly when draft.init is 'checkpoint'")
         self._modes_fit()
+        if self.measure.against == "server" and self.capture.server is None:
+            raise ValueError("measure.against 'server' needs a capture.server to measure against")
         needs_signal = [term.name for term in self.train.loss if term.name != "sft"]
         if self.capture.signal == "none" and needs_signal:
             raise ValueError(f"capture.signal 'none' keeps no distribution, which the loss {needs_signal[0]} needs")

@@ -15,20 +15,46 @@ _MEANINGS = (
     "per_proposed, per_examined, per_emitted: accepted over proposed, judged, emitted tokens; "
     "tau: tokens a target forward; [low, high]: 95% over prompts"
 )
+_SERVED_MEANINGS = (
+    "exact: mean of min(1, q(x)/p(x)) over the tokens x that the server drew, an estimate of the mean of sum min(p, q) "
+    "by one token a position; greedy_agreement: argmax q is what it wrote at T = 0; [low, high]: 95% over prompts"
+)
 
 
 def summary(run_id: str, found: dict[str, Any]) -> None:
     """The table a run ends with: acceptance before and after, speed, certificate."""
-    conditions = found["conditions"]
+    conditions, served = found["conditions"], found.get("served")
+    gamma = "" if served else f"gamma {conditions['num_draft_tokens']}, "
     console.line(
-        f"{run_id}\nheld-out: {conditions['heldout_prompts']} prompts, gamma {conditions['num_draft_tokens']}, "
+        f"{run_id}\nheld-out: {conditions['heldout_prompts']} prompts, {gamma}"
         f"{conditions['dtype']} on {conditions['device']}"
     )
+    if served:
+        console.paragraph(f"against the text of the served model {conditions['served_by']}")
     console.table("", ["", "before", "trained", "paired change"], _acceptance_rows(found))
-    console.paragraph(_MEANINGS)
+    console.paragraph(_SERVED_MEANINGS if served else _MEANINGS)
     if "speed" in found:
         _speed(found["speed"])
-    _certificate(found["certificate"])
+    if served:
+        _served(served)
+    else:
+        _certificate(found["certificate"])
+
+
+def _served(served: dict[str, Any]) -> None:
+    """How much of the server's text the figures are of, and what they cannot say."""
+    console.line("")
+    for at in served["positions"]:
+        told = at["calibration"]
+        fits = f"; its text fits what it tells (z = {told['z']:+.1f})" if told else ""
+        out = f"{at['left_out']:,} left out, not certain which token it was or how likely" if at["left_out"] else "all"
+        console.paragraph(
+            f"T = {at['temperature']:g}: {at['used']:,} tokens of {at['prompts']} of {at['asked']} answers ({out}){fits}"
+        )
+    console.paragraph(
+        "no sampled rates, tau, speed or certificate: they need the target itself to run here "
+        "(`draftbench measure RUN --set measure.against=model` takes the model at hand)"
+    )
 
 
 def _acceptance_rows(found: dict[str, Any]) -> list[list[str]]:

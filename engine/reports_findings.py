@@ -9,7 +9,7 @@ from engine import console
 
 _Claim = Mapping[str, Any]
 EMPTY = "no finished run to compare yet"
-EMPTY_FIX = "`draftbench runs samples` lays in those that come with Draftbench; `draftbench study recipes/studies/smoke.yaml` makes some"
+EMPTY_FIX = "`draftbench runs samples` lays in those that come with Draftbench; `draftbench run recipes/quickstart.yaml` makes one"
 
 
 def findings(found: Mapping[str, Any]) -> None:

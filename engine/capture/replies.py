@@ -6,16 +6,35 @@ A stranger writes these bodies, so nothing in them is taken to have the type tha
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 _STOPPED = {"stop", "tool_calls", "function_call", "eos"}
+_LEAST_LOGPROB = -1000.0  # nothing that was drawn is less likely
+_ROUNDING = 1e-3  # by which low precision may lift a log-probability over 0
+
+
+@dataclass(frozen=True)
+class ToldToken:
+    """A token of an answer with the log-probability that the server gave it; None for what it does not say.
+
+    `logprob` is of the token that was drawn, `best` of the likeliest one in its place, `spelt` its bytes.
+    """
+
+    logprob: float | None
+    best: float | None
+    id: int | None
+    spelt: bytes | None
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server answered. `token_ids` only from servers that tell them, end of turn included."""
+    """What a server answered. `token_ids` only from servers that tell them, end of turn included.
+
+    `tokens`: with log-probabilities, if they were asked for and the server tells them; else none.
+    """
 
     text: str
     finish_reason: Literal["stop", "length"]
@@ -23,6 +42,7 @@ class Reply:
     reasoning: str = ""  # text that the server took out of the answer
     token_ids: list[int] | None = None
     prompt_tokens: int | None = None
+    tokens: list[ToldToken] = field(default_factory=list)
 
 
 class Unanswered(Exception):
@@ -77,7 +97,46 @@ def _reply(told: Mapping[str, Any], choice: Mapping[str, Any], shown: Callable[[
         _text(message.get("reasoning_content") or message.get("reasoning")),
         _token_ids(choice.get("token_ids")),
         prompt_tokens if _is_count(prompt_tokens) else None,
+        _told_tokens(_object(choice.get("logprobs")).get("content")),
     )
+
+
+def _told_tokens(told: Any) -> list[ToldToken]:
+    """The tokens of `logprobs.content`; none if one of them is no token, since those behind it have lost their place."""
+    if not (isinstance(told, list) and all(isinstance(each, dict) for each in told)):
+        return []
+    return [_told_token(each) for each in told]
+
+
+def _told_token(told: Mapping[str, Any]) -> ToldToken:
+    others = told.get("top_logprobs")
+    likely = [_logprob(_object(each).get("logprob")) for each in others] if isinstance(others, list) else []
+    return ToldToken(
+        _logprob(told.get("logprob")), max((each for each in likely if each is not None), default=None), _id(told),
+        _bytes(told),
+    )  # fmt: skip
+
+
+def _logprob(told: Any) -> float | None:
+    """A log-probability; None for what is none, such as the -9999 that stands for "too unlikely to be kept"."""
+    usable = isinstance(told, int | float) and not isinstance(told, bool) and _LEAST_LOGPROB < told <= _ROUNDING
+    return min(0.0, float(told)) if usable else None
+
+
+def _id(told: Mapping[str, Any]) -> int | None:
+    """A token's id, which llama.cpp tells beside it, and vLLM in its place if it is started so."""
+    named = re.fullmatch(r"token_id:(\d+)", str(told.get("token")))
+    found = int(named[1]) if named else told.get("id")
+    return found if _is_count(found) else None
+
+
+def _bytes(told: Mapping[str, Any]) -> bytes | None:
+    """What a token spells. Its text alone says so only if it is made of whole characters."""
+    raw, text = told.get("bytes"), told.get("token")
+    if isinstance(raw, list) and all(_is_count(each) and 0 <= each < 256 for each in raw):
+        return bytes(raw)
+    whole = isinstance(text, str) and "\ufffd" not in text and not text.startswith("token_id:")
+    return text.encode("utf-8", "replace") if whole and text is not None else None
 
 
 def _object(value: Any) -> Mapping[str, Any]:

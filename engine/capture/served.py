@@ -27,23 +27,27 @@ from engine.capture.replies import Reply, Unanswered
 from engine.capture.server import ChatServer, read_key
 from engine.capture.signal import signal_format
 from engine.capture.store import Capture, CapturePlan, GrowingCapture, completed
+from engine.capture.told import Spelling, certain_ids, spelt, told_signal
 from engine.config import CaptureSpec, ServerSpec
 from engine.data.logs import reference_of
 from engine.data.prompts import Message, Prompt, Tool
 from engine.data.records import BadRecordError
 from engine.data.rendering import conversation, end_of_turn, render, template_hash
 from engine.errors import DraftbenchError
-from engine.fileio import content_hash, read_lines
+from engine.fileio import content_hash, read_json, read_lines, write_json
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
 
-_FORMAT = 1  # raise it when a reply becomes other tokens
+_FORMAT = 2  # raise it when a reply becomes other tokens, or a server is asked for others
+_FAILED = "unanswered.json"  # in the capture's folder: prompts that got no answer when they were last asked
 _SHOWN_FAILURES = 3
 _NO_SIGNAL = torch.zeros(0, dtype=torch.uint8)
 
 
-def plan_served(captures: Path, target: LoadedModel, prompts: Sequence[Prompt], settings: CaptureSpec) -> CapturePlan:
-    """As `plan_capture`, for answers of `settings.server`.
+def plan_served(
+    captures: Path, target: LoadedModel, prompts: Sequence[Prompt], settings: CaptureSpec, *, told: bool = False
+) -> CapturePlan:
+    """As `plan_capture`, for answers of `settings.server`; `told`: with what the server says of its tokens.
 
     The address covers what changes the answers or their tokens: server, model, tokenizer,
     template, prompts and sampling. The weights at hand are not part of it: they only stand in.
@@ -53,7 +57,7 @@ def plan_served(captures: Path, target: LoadedModel, prompts: Sequence[Prompt], 
         render(target.tokenizer, prompt, context_tokens=target.context_tokens, max_new_tokens=settings.max_new_tokens)
         for prompt in prompts
     ]
-    signal = signal_format("none", target.model, settings.signal_top_k)
+    signal = signal_format("told" if told else "none", target.model, settings.signal_top_k)
     spec = {
         "format": _FORMAT,
         "server": {"base_url": settings.server.base_url.rstrip("/"), "model": settings.server.model},
@@ -95,24 +99,32 @@ def make_served(
 def _fill(plan: CapturePlan, spec: ServerSpec, target: LoadedModel, pace: Pace | None, progress: Progress) -> None:
     key = read_key(spec)
     growing = GrowingCapture(plan, progress)
-    asked = [_Question(plan, which, target) for which in growing.missing]
+    spelling = Spelling(target.tokenizer) if plan.signal.kind == "told" else None
+    asked = [_Question(plan, which, target, spelling) for which in _in_turn(plan, growing.missing)]
     answered_before = len(asked) < len(plan.prompts)
 
     def keep(index: int, reply: Reply) -> None:
         question = asked[index]
-        answer = Answer(index, question.token_ids(reply), reply.finish_reason, _NO_SIGNAL)
-        told = {"ids": "text" if reply.token_ids is None else "server", "prompt_tokens": reply.prompt_tokens}
-        growing.add(question.which, answer, **told)
+        ids, signal, source = question.answer(reply)
+        told = {"ids": source, "prompt_tokens": reply.prompt_tokens}
+        growing.add(question.which, Answer(index, ids, reply.finish_reason, signal), **told)
 
     async def ask() -> list[tuple[int, str]]:
         async with ChatServer(spec, key, pace) as server:
             bodies = [question.body() for question in asked]
-            return await fetch(server, bodies, keep, progress.stop_if_asked, has_answered=answered_before)
+            failed = await fetch(server, bodies, keep, progress.stop_if_asked, has_answered=answered_before)
+            if server.samples_its_own_way:
+                progress.note(
+                    f"{spec.model} refuses top_k, min_p and repetition_penalty: it draws with its own settings, "
+                    "and what they cut off is not learnt"
+                )
+            return failed
 
-    failed = asyncio.run(ask()) if asked else []
+    failed = [(asked[index].prompt.id, why) for index, why in asyncio.run(ask())] if asked else []
     if failed:
         progress.finish()
-        raise _unanswered(plan, spec, [(asked[index].prompt.id, why) for index, why in failed])
+        write_json(plan.folder / _FAILED, sorted({*_failed_before(plan), *(name for name, _ in failed)}))
+        raise _unanswered(plan, spec, failed)
     told = _told(plan)
     if told["other_prompt_tokens"]:
         progress.note(
@@ -122,6 +134,17 @@ def _fill(plan: CapturePlan, spec: ServerSpec, target: LoadedModel, pace: Pace |
     growing.finish(server={**plan.spec["server"], **told})
 
 
+def _in_turn(plan: CapturePlan, missing: Sequence[int]) -> list[int]:
+    """The missing prompts, last those that got no answer before: a few that never will must not end each resumed fetch."""
+    failed = _failed_before(plan)
+    return sorted(missing, key=lambda which: plan.prompts[which].id in failed)
+
+
+def _failed_before(plan: CapturePlan) -> set[str]:
+    path = plan.folder / _FAILED
+    return set(read_json(path)) if path.exists() else set()
+
+
 @dataclass(frozen=True)
 class _Question:
     """One prompt as the server is asked it, and its reply as token ids."""
@@ -129,6 +152,7 @@ class _Question:
     plan: CapturePlan
     which: int
     target: LoadedModel
+    spelling: Spelling | None = None  # where it matters which tokens certainly were written
 
     @property
     def prompt(self) -> Prompt:
@@ -151,14 +175,34 @@ class _Question:
             "stream": False,
         }
         body |= {"tools": list(tools)} if tools else {}
+        body |= {"logprobs": True, "top_logprobs": 1} if self.spelling is not None else {}
         return body | ({"top_k": spec["top_k"]} if spec["top_k"] else {})
 
-    def token_ids(self, reply: Reply) -> list[int]:
-        """The answer's ids, with the end of turn if it ended there, at most max_new_tokens of them."""
-        ids = list(self._checked(reply.token_ids)) if reply.token_ids is not None else self._ids_of_text(reply)
+    def answer(self, reply: Reply) -> tuple[list[int], torch.Tensor, str]:
+        """The answer's ids, with the end of turn if it ended there and at most max_new_tokens of them; its signal,
+        [token, bytes_per_token]; and whether the ids are the server's or of its text."""
+        source = "text" if reply.token_ids is None else "server"
+        if self.spelling is None:
+            ids = list(self._checked(reply.token_ids)) if reply.token_ids is not None else self._ids_of_text(reply)
+            return self._ended(ids, reply), _NO_SIGNAL, source
+        temperature = self.plan.spec["temperature"]
+        if reply.tokens:
+            certain = certain_ids(reply, self.spelling, self.target.vocab_rows)
+            rest = reply.tokens[len(certain) :]
+            ids = certain + (self._ids_of(spelt(rest)) if rest else [])
+            source = "text" if rest else "server"
+        elif temperature == 0 and reply.token_ids is not None:
+            ids = certain = list(self._checked(reply.token_ids))
+        else:
+            raise _untold(temperature)
+        ids = self._ended(ids, reply)
+        return ids, told_signal(ids, len(certain), reply.tokens, temperature), source
+
+    def _ended(self, ids: list[int], reply: Reply) -> list[int]:
+        """The ids with the end of turn if the server says that the answer ended, cut at max_new_tokens."""
         end = end_of_turn(self.target.tokenizer)
         if reply.finish_reason == "stop" and not (ids and ids[-1] in self.target.stop_ids | {end}):
-            ids.append(end)
+            ids = [*ids, end]
         return ids[: self.plan.spec["max_new_tokens"]]
 
     def _checked(self, ids: list[int]) -> list[int]:
@@ -179,7 +223,9 @@ class _Question:
                 "start the server without a reasoning parser (vLLM: no --reasoning-parser; "
                 "llama.cpp: --reasoning-format none)",
             )
-        text = _whole_characters(self._text(reply))
+        return self._ids_of(_whole_characters(self._text(reply)))
+
+    def _ids_of(self, text: str) -> list[int]:
         return list(self.target.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _text(self, reply: Reply) -> str:
@@ -261,6 +307,14 @@ def _whole_characters(text: str) -> str:
     JSON can name such halves, and a server that cuts an answer between two bytes may send one.
     """
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _untold(temperature: float) -> DraftbenchError:
+    return DraftbenchError(
+        "the server tells no log-probabilities with its answers" + ("" if temperature else ", and no token ids"),
+        f"without them acceptance at temperature {temperature:g} cannot be measured against its text",
+        "use a server that answers `logprobs: true` (vLLM, SGLang, llama.cpp's own), or measure.against: model",
+    )
 
 
 def _told(plan: CapturePlan) -> dict[str, int]:

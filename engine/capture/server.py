@@ -28,7 +28,15 @@ from engine.errors import DraftbenchError, did_you_mean
 
 _SHOWN_CHARACTERS = 200  # of a server's message
 _LONGEST_PAUSE_S = 3600.0  # that a server may ask for
-_WANTED_EXTRAS = {"return_token_ids": True}  # vLLM and SGLang; others ignore it, or refuse and are asked without
+# Fields beyond the API, the fullest set first; a server that refuses one set is asked with the next.
+# llama.cpp draws from the 40 likeliest tokens that have a twentieth of the best one's probability unless it is told not
+# to, vLLM and SGLang as the model's generation_config.json says: the text would not be the target's distribution.
+_WHOLE = {"min_p": 0.0, "repetition_penalty": 1.0}
+_EXTRAS: tuple[Mapping[str, Any], ...] = (
+    {"return_token_ids": True, "top_k": -1, **_WHOLE},  # vLLM, SGLang, llama.cpp
+    {"top_k": 0, **_WHOLE},  # those that have 0 for "all", as llama-cpp-python
+    {},
+)
 
 
 def read_key(spec: ServerSpec, environ: Mapping[str, str] | None = None) -> SecretStr | None:
@@ -81,8 +89,8 @@ class ChatServer:
         self.spec, self._key = spec, key
         self.pace = pace or Pace(spec.requests_per_minute)
         self.under_way: set[asyncio.Task[Any] | None] = set()
-        self._extras: Mapping[str, Any] = _WANTED_EXTRAS
-        self._extras_fit = False  # whether the server has answered a request that had them
+        self._extras = _EXTRAS
+        self._extras_fit = False  # whether the server has answered a request that had the first of them
         self._listed: list[str] | None = None
         self._listing = asyncio.Lock()
         self._client = httpx2.AsyncClient(
@@ -96,6 +104,11 @@ class ChatServer:
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
+
+    @property
+    def samples_its_own_way(self) -> bool:
+        """Whether it answers, but refuses to be told that nothing is to be cut off its distribution."""
+        return self._extras_fit and not self._extras[0]
 
     async def answer(self, body: Mapping[str, Any]) -> Reply:
         """The reply to a request for a chat completion.
@@ -115,26 +128,22 @@ class ChatServer:
         raise Unanswered(f"{cause} ({self.spec.attempts} attempts)", in_vain=True)
 
     async def _once(self, body: Mapping[str, Any]) -> Reply:
-        extras = self._extras
-        response = await self._send("POST", "chat/completions", {**body, **extras})
-        if response.is_success and extras:
-            self._extras_fit = True
-        elif response.status_code in (400, 422) and extras and not self._extras_fit:
-            response = await self._without_extras(body)
-        if response.is_success:
-            return read_reply(response.content, self._shown)
-        raise await self._failure(response)
-
-    async def _without_extras(self, body: Mapping[str, Any]) -> httpx2.Response:
-        """The response to a refused request without the fields that the server may not know.
+        """One attempt. A refusal of the fields beyond the API leads to the next set of them, until one has been answered.
 
         Only an answer shows that they were the cause; else it is the prompt that is refused.
         """
-        await self.pace.turn()
-        response = await self._send("POST", "chat/completions", dict(body))
-        if response.is_success:
-            self._extras = {}
-        return response
+        sets = self._extras[:1] if self._extras_fit else self._extras
+        for number, extras in enumerate(sets):
+            if number:
+                await self.pace.turn()
+            response = await self._send("POST", "chat/completions", {**extras, **body})
+            if response.is_success:
+                if not self._extras_fit:
+                    self._extras, self._extras_fit = sets[number:], True
+                return read_reply(response.content, self._shown)
+            if response.status_code not in (400, 422):
+                break
+        raise await self._failure(response)
 
     async def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx2.Response:
         """A whole response. Raises Again if none came."""

@@ -124,7 +124,7 @@ def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
 class SignalFormat:
     """How a signal lies on disk: `bytes_per_token` raw bytes a position, nothing between."""
 
-    kind: str  # exact, compact or none
+    kind: str  # exact, compact or none; told: what a server says of the token it drew (see `told`)
     width: int  # of the hidden state
     vocab: int
     top_k: int  # of the compact signal
@@ -137,6 +137,8 @@ class SignalFormat:
     def bytes_per_token(self) -> int:
         if self.kind == "exact":
             return 2 * self.width
+        if self.kind == "told":
+            return 2 * torch.float32.itemsize
         return self.top_k * (self.id_dtype.itemsize + 2) + 4 if self.kind == "compact" else 0
 
     def encode(self, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -159,7 +161,7 @@ class SignalFormat:
                     "an exact signal needs its target's head", "it stores hidden states", "load the target"
                 )
             return ExactSignal(raw.contiguous().view(torch.bfloat16).to(device), head)
-        if self.kind == "none":
+        if self.kind in ("none", "told"):
             raise DraftbenchError(
                 "this capture kept no signal", "it was made with capture.signal: none", "use the loss sft"
             )

@@ -18,6 +18,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import disk_errors
 from engine.measure.acceptance import exact_acceptance, mean_overlap
 from engine.measure.lossless import texts
+from engine.measure.served_text import served_acceptance
 from engine.models.draft import Draft
 from engine.models.head import Head
 from engine.models.load import LoadedModel
@@ -93,18 +94,16 @@ def acceptance_again(
     """`exact` acceptance of the exported folder on the prompts the run was measured on, by temperature."""
     model = load_plain(folder, target.dtype, target.device)
     chosen = set(prompt_ids)
-    return {
-        temperature: mean_overlap(
-            exact_acceptance(
-                model,
-                Head.of(target.model),
-                capture,
-                Sampling(temperature, settings.top_k, settings.top_p),
-                [a for a in capture.answers if a.prompt_id in chosen],
-            )
-        )
-        for temperature, capture in captures.items()
-    }
+    again = {}
+    for temperature, capture in captures.items():
+        answers = [a for a in capture.answers if a.prompt_id in chosen]
+        if settings.against == "server":
+            found = served_acceptance(model, capture, temperature, target.vocab_rows, answers)
+        else:
+            sampling = Sampling(temperature, settings.top_k, settings.top_p)
+            found = exact_acceptance(model, Head.of(target.model), capture, sampling, answers)
+        again[temperature] = mean_overlap(found)
+    return again
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from engine.config import Recipe
 def model_card(run_id: str, recipe: Recipe, summary: dict[str, Any], provenance: dict[str, Any]) -> str:
     """Markdown with the measured numbers, their intervals and conditions. Every figure is read from the run."""
     source = provenance.get("source", {})
-    conditions, certificate = summary["conditions"], summary["certificate"]
+    conditions = summary["conditions"]
     losses = ", ".join(term.name for term in recipe.train.loss)
     lines = [
         "---",
@@ -41,11 +41,18 @@ def model_card(run_id: str, recipe: Recipe, summary: dict[str, Any], provenance:
                 f"| {m['temperature']:g} | {m['metric']} | {first} | {m['value']:.3f} "
                 f"| {m['low']:.3f} to {m['high']:.3f} | {m['n_prompts']} | {m['n_tokens']} |"
             )
+    served = "served" in summary
+    gamma = "" if served else f"gamma {conditions['num_draft_tokens']}, "
+    exact = (
+        f"Measured against the text of the served model {conditions['served_by']}: `exact` is the mean of "
+        "min(1, q(x)/p(x)) over the tokens x that it drew. No sampled rates, speed or certificate."
+        if served
+        else "`exact` is the mean of sum min(p, q) over the target's own text."
+    )
     lines += [
         "",
-        f"Conditions: gamma {conditions['num_draft_tokens']}, {conditions['dtype']} on {conditions['device']}, "
-        f"top-p {conditions['top_p']:g}, top-k {conditions['top_k']}, seed {conditions['seed']}. "
-        "`exact` is the mean of sum min(p, q) over the target's own text.",
+        f"Conditions: {gamma}{conditions['dtype']} on {conditions['device']}, "
+        f"top-p {conditions['top_p']:g}, top-k {conditions['top_k']}, seed {conditions['seed']}. {exact}",
     ]
     if "speed" in summary:
         speed = summary["speed"]
@@ -55,9 +62,7 @@ def model_card(run_id: str, recipe: Recipe, summary: dict[str, Any], provenance:
             f"{speed['speedup']['high']:.2f}), batch 1, {speed['threads']} threads, temperature {speed['temperature']:g}; "
             f"cost ratio c = {speed['cost_ratio']:.3f}.",
         ]
-    verdict = "passed" if certificate["passed"] else "FAILED"
-    lines += ["", f"Losslessness certificate: {verdict}.", ""]
-    lines += [f"- {check['name']}: {check['detail']}" for check in certificate["checks"]]
+    lines += [] if served else _certificate(summary["certificate"])
     lines += [
         "",
         "## Use",
@@ -78,6 +83,12 @@ def model_card(run_id: str, recipe: Recipe, summary: dict[str, Any], provenance:
         "",
     ]
     return "\n".join(lines)
+
+
+def _certificate(found: dict[str, Any]) -> list[str]:
+    verdict = "passed" if found["passed"] else "FAILED"
+    checks = [f"- {check['name']}: {check['detail']}" for check in found["checks"]]
+    return ["", f"Losslessness certificate: {verdict}.", "", *checks]
 
 
 def _adapter(recipe: Recipe) -> str:

@@ -27,15 +27,16 @@ _CHUNK_VALUES = 2**22
 
 @dataclass(frozen=True)
 class PromptAcceptance:
-    """Acceptance at each token of one answer; all tensors are [token], on the CPU."""
+    """Acceptance at each token of one answer, or at some of them; all tensors are [token], on the CPU."""
 
     prompt_id: str
     group: str
     token_ids: list[int]
     overlap: torch.Tensor  # sum_v min(p, q)
-    agree: torch.Tensor  # argmax p == argmax q, bool
+    agree: torch.Tensor | None  # argmax p == argmax q, bool; None where argmax p is not known
     target_prob: torch.Tensor  # p(x) of the token written
     draft_prob: torch.Tensor  # q(x)
+    positions: list[int] | None = None  # of these tokens in the answer, if they are not all of it
 
 
 @torch.no_grad()
@@ -81,7 +82,7 @@ def _compare(
     for start in range(0, hidden.shape[0], size):
         part = slice(start, start + size)
         target_logits = signal.head.logits(signal.hidden[part]).float()
-        p, (q, draft_best) = distribution(target_logits, sampling), _draft_side(head, hidden[part], sampling, rows)
+        p, (q, draft_best) = distribution(target_logits, sampling), draft_side(head, hidden[part], sampling, rows)
         ids = token_ids[part].unsqueeze(-1)
         agree = target_logits.argmax(-1) == draft_best
         parts.append((overlap(p, q), agree, p.gather(-1, ids).squeeze(-1), q.gather(-1, ids).squeeze(-1)))
@@ -100,7 +101,7 @@ def draft_states(draft_model: Any, capture: Capture, *, most_tokens: int) -> tor
     return torch.cat(found)[:most_tokens]
 
 
-def _draft_side(head: Head, hidden: torch.Tensor, sampling: Sampling, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+def draft_side(head: Head, hidden: torch.Tensor, sampling: Sampling, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     """q over the target's ids [position, rows], and the id the draft thinks likeliest [position]."""
     logits = head.logits(hidden).float()
     if head.ids is None:

@@ -12,7 +12,7 @@ from engine.errors import DraftbenchError
 from engine.measure.statistics import mcnemar, paired_difference
 
 # What must be equal before two rates mean the same thing. Prompts may differ if some are common.
-MUST_MATCH = ("num_draft_tokens", "adaptive", "top_p", "top_k", "dtype", "device", "acceptance_rule")
+MUST_MATCH = ("num_draft_tokens", "adaptive", "top_p", "top_k", "dtype", "device", "acceptance_rule", "served_by")
 ONLY_SAMPLED = ("num_draft_tokens", "adaptive")  # these leave the exact rate as it is
 
 # Rate -> the sum it is of, and the sums that make up what it is a share of; each summed over prompts.
@@ -127,6 +127,9 @@ def _discordance(folder_a: Path, folder_b: Path, texts: Mapping[float, set[str]]
     found = []
     for temperature, common in texts.items():
         rows = merged[(merged.temperature == temperature) & merged.prompt_id.isin(common)]
+        rows = rows.dropna(subset=["agree_a", "agree_b"])  # not known of what a server drew
+        if rows.empty:
+            continue
         a, b = rows.agree_a.astype(bool), rows.agree_b.astype(bool)
         result = mcnemar(int((a & b).sum()), int((a & ~b).sum()), int((~a & b).sum()), int((~a & ~b).sum()))
         found.append({"temperature": temperature, **result.as_dict()})

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# The acceptance rule of rates that were estimated from a served model's text: never set beside those with all of p.
+SERVED_TEXT = "served text: mean of min(1, q(x)/p(x)) over the tokens x that the server drew, p(x) as it tells it"
+
 
 @dataclass(frozen=True)
 class Rate:

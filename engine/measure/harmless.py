@@ -83,7 +83,8 @@ def _term(term: Any) -> Any:
 
 
 def _measure(measure: Values) -> dict[str, Any]:
-    idle = _PACE["measure"]
+    """Without `against` where it says what was always so: recipes of before it are the same recipes."""
+    idle = _PACE["measure"] | ({"against"} if measure.get("against") == "model" else set())
     return {key: value for key, value in measure.items() if key not in idle and not key.startswith(_OTHER_RATES)}
 
 

@@ -26,8 +26,9 @@ from engine.decode.speculative import AdaptiveLength, DraftLength, FixedLength, 
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, write_json
 from engine.measure import cost_model, lossless, speed, trace
-from engine.measure.acceptance import PromptAcceptance, exact_acceptance
-from engine.measure.statistics import Interval, bootstrap_ratio, calibration_z, paired_difference, paired_ratio
+from engine.measure.acceptance import exact_acceptance
+from engine.measure.exact_tables import exact_metrics, improvement, metric_row, position_rows, prompt_table
+from engine.measure.statistics import bootstrap_ratio, calibration_z, paired_ratio
 from engine.models.draft import Draft
 from engine.models.head import Head
 from engine.models.load import LoadedModel
@@ -47,7 +48,7 @@ class Measured:
     tables: dict[str, pd.DataFrame]
 
     def save(self, folder: Path) -> None:
-        """Write tables first, the summary last: a summary means the tables are whole."""
+        """Write tables first, the summary last: a summary means the tables are whole, and all of this measurement."""
         folder.mkdir(parents=True, exist_ok=True)
         with disk_errors(folder):
             (folder / "summary.json").unlink(missing_ok=True)
@@ -55,6 +56,9 @@ class Measured:
                 temporary = folder / f".{name}.new"
                 table.to_parquet(temporary, index=False)
                 temporary.replace(folder / f"{name}.parquet")
+            for earlier in folder.glob("*.parquet"):
+                if earlier.stem not in self.tables:
+                    earlier.unlink()
         write_json(folder / "summary.json", self.summary)
 
 
@@ -87,7 +91,7 @@ def measure_drafts(
     boot = {"samples": settings.bootstrap_samples, "seed": settings.seed}
     metrics: list[dict[str, Any]] = []
     tables: dict[str, list[pd.DataFrame]] = {"positions": [], "prompts": [], "rounds": [], "tokens": []}
-    improvement: list[dict[str, Any]] = []
+    gains: list[dict[str, Any]] = []
     slots: dict[str, Any] = {}
     histograms: dict[str, Any] = {}
     others: dict[str, Any] = {}
@@ -102,9 +106,9 @@ def measure_drafts(
             for name, draft in drafts.items()
         }
         for name, results in exact.items():
-            tables["positions"].append(_position_rows(results, name, temperature))
-            metrics += _exact_metrics(results, name, temperature, boot)
-        improvement.append(_improvement(exact["initial"], exact["trained"], temperature, boot))
+            tables["positions"].append(position_rows(results, name, temperature))
+            metrics += exact_metrics(results, name, temperature, boot)
+        gains.append(improvement(exact["initial"], exact["trained"], temperature, boot))
         traced = chosen[temperature][: settings.trace_prompts]
         rounds = trace_prompts(target, drafts["trained"], traced, sampling, settings, cost_ratio, progress)
         names = [a.prompt_id for a in traced]
@@ -112,7 +116,7 @@ def measure_drafts(
         metrics += _sampled_metrics(by_prompt, temperature, boot)
         for name, results in exact.items():
             tables["prompts"].append(
-                _prompt_table(results, by_prompt if name == "trained" else None, name, temperature, texts or {})
+                prompt_table(results, by_prompt if name == "trained" else None, name, temperature, texts or {})
             )
         tables["rounds"].append(_of_trained(trace.round_rows(rounds, names), temperature))
         tables["tokens"].append(_of_trained(trace.token_rows(rounds, names, target.tokenizer), temperature))
@@ -127,7 +131,7 @@ def measure_drafts(
         "schema": 1,
         "conditions": _conditions(target, settings, heldout_hash, len(prompt_ids)),
         "metrics": metrics,
-        "improvement": improvement,
+        "improvement": gains,
         "by_slot": slots,
         "accepted_lengths": histograms,
         "as_others_report": others,
@@ -203,17 +207,6 @@ def _cost_ratio(target: LoadedModel, draft: Draft, answers: Sequence[AnsweredPro
     return speed.forward_times(timed, settings.num_draft_tokens).cost_ratio
 
 
-def _exact_metrics(
-    results: Sequence[PromptAcceptance], draft: str, temperature: float, boot: dict[str, Any]
-) -> list[dict[str, Any]]:
-    lengths = [len(r.token_ids) for r in results]
-    found = {
-        "exact": bootstrap_ratio([float(r.overlap.double().sum()) for r in results], lengths, **boot),
-        "greedy_agreement": bootstrap_ratio([int(r.agree.sum()) for r in results], lengths, **boot),
-    }
-    return [_metric(draft, temperature, name, interval, sum(lengths)) for name, interval in found.items()]
-
-
 def _sampled_metrics(by_prompt: pd.DataFrame, temperature: float, boot: dict[str, Any]) -> list[dict[str, Any]]:
     parts = {
         "per_proposed": ("accepted", by_prompt.drafted),
@@ -223,73 +216,9 @@ def _sampled_metrics(by_prompt: pd.DataFrame, temperature: float, boot: dict[str
     }
     tokens = int(by_prompt.emitted.sum())
     return [
-        _metric("trained", temperature, name, bootstrap_ratio(by_prompt[top], bottom, **boot), tokens)
+        metric_row("trained", temperature, name, bootstrap_ratio(by_prompt[top], bottom, **boot), tokens)
         for name, (top, bottom) in parts.items()
     ]
-
-
-def _metric(draft: str, temperature: float, name: str, interval: Interval, n_tokens: int) -> dict[str, Any]:
-    return {"draft": draft, "temperature": temperature, "metric": name, **interval.as_dict(), "n_tokens": n_tokens}
-
-
-def _improvement(
-    before: Sequence[PromptAcceptance], after: Sequence[PromptAcceptance], temperature: float, boot: dict[str, Any]
-) -> dict[str, Any]:
-    """Exact acceptance after training less before, paired on the same tokens."""
-    lengths = [len(r.token_ids) for r in before]
-    sums = [[float(r.overlap.double().sum()) for r in results] for results in (before, after)]
-    interval = paired_difference(sums[0], lengths, sums[1], lengths, **boot)
-    return {"temperature": temperature, "metric": "exact", **interval.as_dict()}
-
-
-def _position_rows(results: Sequence[PromptAcceptance], draft: str, temperature: float) -> pd.DataFrame:
-    return pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "draft": draft,
-                    "temperature": temperature,
-                    "prompt_id": r.prompt_id,
-                    "position": range(len(r.token_ids)),
-                    "token_id": r.token_ids,
-                    "overlap": r.overlap.numpy(),
-                    "agree": r.agree.numpy(),
-                    "p": r.target_prob.numpy(),
-                    "q": r.draft_prob.numpy(),
-                }
-            )
-            for r in results
-        ],
-        ignore_index=True,
-    )
-
-
-def _prompt_table(
-    results: Sequence[PromptAcceptance],
-    traced: pd.DataFrame | None,
-    draft: str,
-    temperature: float,
-    texts: Mapping[str, str],
-) -> pd.DataFrame:
-    table = pd.DataFrame(
-        {
-            "draft": draft,
-            "temperature": temperature,
-            "prompt_id": r.prompt_id,
-            "group": r.group,
-            "text": texts.get(r.prompt_id),
-            "exact_sum": float(r.overlap.double().sum()),
-            "agree_sum": int(r.agree.sum()),
-            "n_positions": len(r.token_ids),
-        }
-        for r in results
-    )
-    empty = pd.DataFrame(columns=["prompt_id", "rounds", "drafted", "accepted", "rejected", "discarded", "emitted"])
-    counts = empty if traced is None else traced
-    merged = table.merge(counts, on="prompt_id", how="left")
-    whole = [c for c in empty.columns if c != "prompt_id"]
-    merged[whole] = merged[whole].astype("Int64")
-    return merged
 
 
 def _agreement(rounds: Sequence[Round], temperature: float) -> lossless.Check:

@@ -296,7 +296,7 @@ def _with_time(home: Home, recipe: Recipe, plans: RunPlans, found: Estimate) -> 
         steps = planned_steps(answers, recipe.train)
         per_step = answers_a_step(answers, recipe.train) * _tokens(plans.training, fill) / max(1, answers)
         seconds["training"] = steps * per_step / pace.train_tokens_s
-    if pace.measure_s:
+    if pace.measure_s and pace.recipe.measure.against == recipe.measure.against:
         seconds["measurement"] = pace.measure_s * _measure_work(recipe.measure) / _measure_work(pace.recipe.measure)
     parts = ("capture", "training", "measurement", *(["answers of the server"] if asked else []))
     missing = tuple(part for part in parts if part not in seconds)

@@ -127,6 +127,8 @@ def differences(recipe: Recipe, other: Recipe) -> Iterable[str]:
     for name in ("precision", "micro_batch_tokens"):
         if getattr(recipe.train, name) != getattr(other.train, name):
             yield f"its train.{name} is {getattr(other.train, name)}"
+    if recipe.measure.against != other.measure.against:
+        yield f"its measure.against is {other.measure.against}"
     if recipe.capture.batch_size != other.capture.batch_size:
         yield f"its capture.batch_size is {other.capture.batch_size}"
 

@@ -34,7 +34,8 @@ from engine.distill.trainer import Trainer
 from engine.errors import DraftbenchError
 from engine.fileio import read_json, write_json
 from engine.measure.acceptance import exact_acceptance, mean_overlap
-from engine.measure.suite import measure_drafts
+from engine.measure.served_text import measure_served
+from engine.measure.suite import Measured, measure_drafts
 from engine.measure.text_agreement import mean_agreement, text_agreement
 from engine.models.draft import Draft, check_trim, initialise_draft, load_draft, parameter_counts, trim
 from engine.models.head import DRAFT_IDS, Head, check_head
@@ -144,8 +145,11 @@ class Pipeline:
         return plan(self.home.captures, self.target, chosen, self.recipe.capture)
 
     def heldout_plans(self) -> dict[float, CapturePlan]:
-        """The captures of all held-out prompts, one a temperature, always with exact signal."""
+        """What the draft is measured on, one capture a temperature: of all held-out prompts with exact signal, or of
+        the measured ones with what the server tells of its tokens."""
         measure = self.recipe.measure
+        if measure.against == "server":
+            return {t: self._served_heldout(t, self.prompts.measured, told=True) for t in measure.temperatures}
         prompts = self.prompts.watched + self.prompts.measured
         return {
             temperature: plan_capture(
@@ -165,12 +169,16 @@ class Pipeline:
 
         The model at hand only stands in for a served one, so its answers would say little.
         """
-        measure, settings = self.recipe.measure, self.recipe.capture
-        if settings.server is None:
+        if self.recipe.capture.server is None:
             return self.heldout_plans()
-        greedy = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": measure.max_new_tokens}
-        spec = settings.model_copy(update={**greedy, "seed": measure.seed})
-        return {0.0: plan_served(self.home.captures, self.target, self.prompts.watched, spec)}
+        return {0.0: self._served_heldout(0.0, self.prompts.watched)}
+
+    def _served_heldout(self, temperature: float, prompts: Sequence[Prompt], *, told: bool = False) -> CapturePlan:
+        """The server's answers to held-out prompts."""
+        measure = self.recipe.measure
+        drawn = {"temperature": temperature, "top_p": 1.0, "top_k": 0, "max_new_tokens": measure.max_new_tokens}
+        spec = self.recipe.capture.model_copy(update={**drawn, "seed": measure.seed})
+        return plan_served(self.home.captures, self.target, prompts, spec, told=told)
 
     def capture_all(self) -> tuple[Capture | None, dict[float, Capture]]:
         """Make or reuse every capture of the training; none of its prompts for a stream that is decoded meanwhile."""
@@ -313,23 +321,48 @@ class Pipeline:
         trained = load_draft(best, self.target)
         initial = self._before(trained)
         served = Draft(copy.deepcopy(initial.model).to(self.target.dtype).requires_grad_(False), initial.info)
+        drafts = {"initial": served, "trained": trained}
+        if self.recipe.measure.against == "server":
+            measured = self._measured_against_server(drafts, heldout)
+        else:
+            exact = {"initial": initial, "trained": load_draft(best, self.target_float32)}
+            measured = self._measured_against_model(drafts, exact, heldout)
+        measured.save(self.run.path / "measure")
+        self._note_measurement(heldout)
+        return measured.summary
+
+    def _measured_against_model(
+        self, drafts: dict[str, Draft], drafts_float32: dict[str, Draft], heldout: dict[float, Capture]
+    ) -> Measured:
         measured = measure_drafts(
-            self.target,
-            self.target_float32,
-            {"initial": served, "trained": trained},
-            {"initial": initial, "trained": load_draft(best, self.target_float32)},
-            heldout,
+            self.target, self.target_float32, drafts, drafts_float32, heldout,
             [prompt.id for prompt in self.prompts.measured],
             self.recipe.measure,
             heldout_hash=prompts_hash(self.prompts.measured),
             texts={prompt.id: prompt.text for prompt in self.prompts.measured},
             progress=self.progress,
-        )
+        )  # fmt: skip
         if self.recipe.capture.server is not None:
             measured.summary["stands_in_for"] = self._stands_in_for()
-        measured.save(self.run.path / "measure")
-        self._note_measurement(heldout)
-        return measured.summary
+        return measured
+
+    def _measured_against_server(self, drafts: dict[str, Draft], heldout: dict[float, Capture]) -> Measured:
+        server = self.recipe.capture.server
+        assert server is not None
+        measured = measure_served(
+            self.target, drafts, heldout,
+            [prompt.id for prompt in self.prompts.measured],
+            self.recipe.measure,
+            server,
+            heldout_hash=prompts_hash(self.prompts.measured),
+            texts={prompt.id: prompt.text for prompt in self.prompts.measured},
+            progress=self.progress,
+        )  # fmt: skip
+        self.note(
+            f"measured against the text of {server.model} at {server.base_url}: acceptance alone, since the sampled "
+            "rates, tau, speed and the certificate need the target to run here"
+        )
+        return measured
 
     def _before(self, trained: Draft) -> Draft:
         """What the trained draft is compared with: a checkpoint as it came, since that is what a user would serve

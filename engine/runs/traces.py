@@ -297,6 +297,12 @@ def _prompt_text(run: RunFolder, here: list[tuple[str, str, Any]]) -> str:
 
 def _table(run: RunFolder, name: str, **options: Any) -> pd.DataFrame:
     path = run.path / "measure" / f"{name}.parquet"
+    if not path.exists() and run.summary_path.exists() and "served" in run.summary():
+        raise DraftbenchError(
+            f"run {run.id} has no traces",
+            "it was measured against a server's text, and nothing was decoded",
+            f"`draftbench measure {run.id} --set measure.against=model` decodes with the model at hand",
+        )
     if not path.exists():
         raise DraftbenchError(
             f"run {run.id} has no traces",

@@ -74,7 +74,7 @@ def overview(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     """`list_runs` with each run's headline: the trained draft's exact acceptance at its lowest temperature.
 
     Adds temperature, exact, exact_low, exact_high, n_prompts, n_tokens, num_draft_tokens,
-    dtype, device, heldout_hash and initial (the untrained draft's exact acceptance); NaN where not measured.
+    dtype, device, heldout_hash, acceptance_rule and initial (the untrained draft's exact acceptance); NaN where not measured.
     n_train and steps_done: training queries and optimiser steps, NaN where not told.
     """
     return _frame(
@@ -85,7 +85,7 @@ def overview(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
         " initial AS (SELECT run_id, value FROM exact WHERE draft = 'initial' AND place = 1)"
         " SELECT r.* EXCLUDE (config, provenance, fingerprint, summary, training),"
         " t.temperature, t.value AS exact, t.low AS exact_low, t.high AS exact_high, t.n_prompts, t.n_tokens,"
-        " t.num_draft_tokens, t.dtype, t.device, t.heldout_hash, i.value AS initial,"
+        " t.num_draft_tokens, t.dtype, t.device, t.heldout_hash, t.acceptance_rule, i.value AS initial,"
         " TRY_CAST(r.provenance->>'$.prompts.train' AS DOUBLE) AS n_train,"
         " TRY_CAST(r.training->>'$.steps_done' AS DOUBLE) AS steps_done"
         " FROM runs r LEFT JOIN trained t USING (run_id) LEFT JOIN initial i USING (run_id)"
@@ -197,10 +197,13 @@ def rounds_of(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str], temperatur
 
 
 def answers_of(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str], temperature: float) -> pd.DataFrame:
-    """The target's answers: run_id, prompt_id, `answer` (the same for the same tokens), `agree` (a 0 or 1 a token)."""
+    """The target's answers: run_id, prompt_id, `answer` (the same for the same tokens), `agree` (a 0 or 1 a token;
+    empty, and another `answer` than any that has it, where it is not known)."""
     chosen = (
-        "SELECT run_id, prompt_id, md5(string_agg(CAST(token_id AS VARCHAR), ' ' ORDER BY position)) AS answer,"
-        " string_agg(CASE WHEN agree THEN '1' ELSE '0' END, '' ORDER BY position) AS agree FROM positions"
+        "SELECT run_id, prompt_id, md5(string_agg(CAST(token_id AS VARCHAR) || CASE WHEN agree IS NULL THEN '?' ELSE '' END,"
+        " ' ' ORDER BY position)) AS answer,"
+        " coalesce(string_agg(CASE WHEN agree THEN '1' WHEN NOT agree THEN '0' END, '' ORDER BY position), '') AS agree"
+        " FROM positions"
     )
     return _of_runs(con, chosen, "GROUP BY run_id, prompt_id", run_ids, temperature)
 

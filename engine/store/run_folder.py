@@ -16,7 +16,7 @@ from engine.config import LossTerm, Recipe, load_recipe
 from engine.errors import DraftbenchError
 from engine.fileio import read_json
 from engine.store.curves import curve_points, parse_events, replay
-from engine.store.schema import PARQUET_TABLES
+from engine.store.schema import DECODED_TABLES, PARQUET_TABLES
 from engine.store.values import integer, json_text, number, text, timestamp
 
 CONFIG = "config.yaml"
@@ -79,7 +79,7 @@ def read_run(folder: Path) -> RunContents:
         run=run,
         metrics=_metrics(summary, problems),
         curve=_curve(folder / "events.jsonl", problems),
-        parquet=_parquet(folder / "measure", run["state"] == "done", problems),
+        parquet=_parquet(folder / "measure", run["state"] == "done", "served" in summary, problems),
         problems=problems,
     )
 
@@ -222,14 +222,16 @@ def _curve(path: Path, problems: list[str]) -> list[Row]:
     return [asdict(point) for point in points]
 
 
-def _parquet(measure: Path, done: bool, problems: list[str]) -> dict[str, Path]:
-    """The measurement's files by table. Only a run that says it is done must have them."""
+def _parquet(measure: Path, done: bool, served: bool, problems: list[str]) -> dict[str, Path]:
+    """The measurement's files by table. Only a run that says it is done must have them; against a server's text
+    nothing is decoded, so there are no rounds."""
     found = {table: measure / f"{table}.parquet" for table in PARQUET_TABLES}
     found = {table: path for table, path in found.items() if path.is_file()}
     if done and not measure.is_dir():
         problems.append("measure: missing, though the run is done")
     elif done:
-        expected = [f"{table}.parquet" for table in PARQUET_TABLES if table not in found]
+        wanted = [table for table in PARQUET_TABLES if not (served and table in DECODED_TABLES)]
+        expected = [f"{table}.parquet" for table in wanted if table not in found]
         expected += [] if (measure / "summary.json").is_file() else ["summary.json"]
         problems += [f"{name}: missing, though the run is done" for name in expected]
     return found

@@ -79,6 +79,7 @@ MIGRATIONS: tuple[str, ...] = (_FIRST, _LABELS_AND_SUMMARY)
 CURRENT = len(MIGRATIONS)
 
 PARQUET_TABLES = ("prompts", "positions", "rounds", "tokens")  # each from measure/<name>.parquet
+DECODED_TABLES = frozenset({"rounds", "tokens"})  # of text that was decoded speculatively
 RUN_TABLES = ("runs", "metrics", "curve", *PARQUET_TABLES)  # all rows of a run lie in these
 RENAMED = {"prompt_group": "group"}  # column of the database -> column of the Parquet file
 ADDED_LATER = frozenset({"text"})  # a measurement of an earlier version lacks these, and is whole all the same

@@ -379,6 +379,21 @@ def test_fields_that_a_strict_server_does_not_know_are_left_out_from_then_on(ser
     server.script = strict
     assert len(ask(spec_of(server), clock, bodies=3)) == 3
     assert ["return_token_ids" in body for body in server.requests] == [True, False, False, False]
+    assert {body.get("top_k") for body in server.requests[1:]} == {0}
+
+
+def test_the_whole_distribution_is_asked_for_whatever_a_server_does_by_itself(server: Server, clock: Clock):
+    ask(spec_of(server), clock)
+    whole = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    assert whole.items() <= server.requests[0].items()
+
+    def bare(body: dict[str, Any], number: int) -> Said:
+        return Said(400, {"error": "unknown field"}) if "min_p" in body else good(body, number)
+
+    server.requests.clear()
+    server.script = bare
+    ask(spec_of(server), clock, bodies=2)
+    assert [body.get("top_k") for body in server.requests] == [-1, 0, None, None]
 
 
 def test_a_refused_prompt_does_not_cost_the_others_their_fields(server: Server, clock: Clock):
@@ -387,7 +402,7 @@ def test_a_refused_prompt_does_not_cost_the_others_their_fields(server: Server, 
     kept, _ = many(server, clock, 4, concurrency=1)
     assert sorted(kept) == [1, 3]
     asked = [(prompt_number(body), "return_token_ids" in body) for body in server.requests]
-    assert asked == [(0, True), (0, False), (1, True), (2, True), (3, True)]
+    assert asked == [(0, True), (0, False), (0, False), (1, True), (2, True), (3, True)]
 
 
 def test_the_models_are_looked_at_once_and_at_the_pace_of_requests(server: Server, clock: Clock):

@@ -100,6 +100,20 @@ def test_answers_become_a_capture_like_any_other(tmp_path: Path, server: Server,
     assert len(server.requests) == asked
 
 
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_server_that_keeps_its_own_sampling_is_noted(
+    tmp_path: Path, server: Server, target: LoadedModel, monkeypatch: pytest.MonkeyPatch, knows: bool
+):
+    told: list[str] = []
+    progress = Progress(quiet=True)
+    monkeypatch.setattr(progress, "note", told.append)
+    server.script = lambda body, number: (
+        Said(400, {"error": "unknown field"}) if "min_p" in body and not knows else good(body, number)
+    )
+    fetched(tmp_path, target, settings_of(server), progress=progress)
+    assert any("draws with its own settings" in note for note in told) is not knows
+
+
 def test_an_answer_cut_at_the_limit_has_no_end_of_turn(tmp_path: Path, server: Server, target: LoadedModel):
     server.script = lambda body, number: Said(body=reply("x" * 50, "length"))
     capture = fetched(tmp_path, target, settings_of(server))
@@ -231,6 +245,23 @@ def test_answers_survive_a_failure_and_only_the_rest_is_asked_for(tmp_path: Path
     }
 
 
+def test_prompts_that_always_fail_do_not_end_every_resumed_fetch(tmp_path: Path, server: Server, target: LoadedModel):
+    never = {prompt.text for prompt in questions()[:3]}
+    server.script = lambda body, number: (
+        Said(500, {}) if body["messages"][-1]["content"] in never else good(body, number)
+    )
+    with pytest.raises(DraftbenchError) as error:
+        fetched(tmp_path, target, settings_of(server))
+    assert "0 of 6 prompts are answered" in error.value.why
+    with pytest.raises(DraftbenchError, match="'q0', 'q1', 'q2'") as error:
+        fetched(tmp_path, target, settings_of(server))
+    assert "3 of 6 prompts are answered" in error.value.why
+    server.requests.clear()
+    server.script = good
+    assert len(fetched(tmp_path, target, settings_of(server)).answers) == 6
+    assert set(server.asked()) == never
+
+
 def test_a_stopped_fetch_keeps_what_it_has(tmp_path: Path, server: Server, target: LoadedModel):
     progress = Progress(quiet=True, stop_wanted=lambda: len(server.requests) >= 3)
     with pytest.raises(Cancelled):
@@ -351,4 +382,6 @@ def test_the_time_of_a_rate_limited_fetch_is_told_before(finished_home: Path, re
     values = server_settings(server, "capture.server.requests_per_minute=3")[1::2]
     found = estimate(home(), read_recipe(home(), str(recipe), values, skip_bad=False))
     assert found.seconds["answers of the server"] == pytest.approx(180)
+    found = estimate(home(), read_recipe(home(), str(recipe), [*values, "measure.against=server"], skip_bad=False))
+    assert found.seconds["answers of the server"] == pytest.approx(20 * (8 + 1 + 2 * 5))
     assert not {"MY_KEY"} & set(os.environ)

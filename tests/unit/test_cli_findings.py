@@ -15,6 +15,7 @@ import yaml
 from engine.cli import main
 from engine.config import dump_recipe, parse_recipe
 from engine.fileio import write_json
+from engine.runs.samples import sample_folders
 
 PROMPTS = 30
 
@@ -231,3 +232,20 @@ def test_without_the_workbench_the_report_is_refused_in_words(
     assert code == 2
     assert "draftbench[workbench]" in err
     assert not (root / "f.html").exists()
+
+
+def test_the_samples_from_the_command_line_decide_all_five_claims(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("DRAFTBENCH_SAMPLES", raising=False)
+    for expected in (len(sample_folders()), 0):
+        with pytest.raises(SystemExit):
+            main(["runs", "samples", "--json"])
+        assert len(json.loads(capsys.readouterr().out)["added"]) == expected
+    _, out, _ = run(capsys, "--json")
+    claims = json.loads(out)["claims"]
+    assert {claim["number"] for claim in claims} >= set("12345")
+    for claim in claims:
+        assert claim["verdict"] != "not enough runs"
+        assert claim["headline"]["absolute"]["low"] < claim["headline"]["absolute"]["high"]
+        assert all((root / "runs" / run_id).is_dir() for cell in claim["cells"] for run_id in cell["runs"])

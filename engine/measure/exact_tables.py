@@ -1,0 +1,96 @@
+"""Exact acceptance of some prompts as metrics with intervals, and as rows of the measurement's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from engine.measure.acceptance import PromptAcceptance
+from engine.measure.statistics import Interval, bootstrap_ratio, paired_difference
+
+
+def exact_metrics(
+    results: Sequence[PromptAcceptance], draft: str, temperature: float, boot: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Exact acceptance, and greedy agreement where it is known, with intervals over prompts."""
+    lengths = [len(r.token_ids) for r in results]
+    sums: dict[str, list[float]] = {"exact": [float(r.overlap.double().sum()) for r in results]}
+    agreed = [r.agree for r in results if r.agree is not None]
+    if len(agreed) == len(results):
+        sums["greedy_agreement"] = [int(agree.sum()) for agree in agreed]
+    return [
+        metric_row(draft, temperature, name, bootstrap_ratio(tops, lengths, **boot), sum(lengths))
+        for name, tops in sums.items()
+    ]
+
+
+def metric_row(draft: str, temperature: float, name: str, interval: Interval, n_tokens: int) -> dict[str, Any]:
+    """A rate as the summary has it."""
+    return {"draft": draft, "temperature": temperature, "metric": name, **interval.as_dict(), "n_tokens": n_tokens}
+
+
+def improvement(
+    before: Sequence[PromptAcceptance], after: Sequence[PromptAcceptance], temperature: float, boot: dict[str, Any]
+) -> dict[str, Any]:
+    """Exact acceptance after training less before, paired on the same tokens."""
+    lengths = [len(r.token_ids) for r in before]
+    sums = [[float(r.overlap.double().sum()) for r in results] for results in (before, after)]
+    interval = paired_difference(sums[0], lengths, sums[1], lengths, **boot)
+    return {"temperature": temperature, "metric": "exact", **interval.as_dict()}
+
+
+def position_rows(results: Sequence[PromptAcceptance], draft: str, temperature: float) -> pd.DataFrame:
+    """A row a token of the text."""
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "draft": draft,
+                    "temperature": temperature,
+                    "prompt_id": r.prompt_id,
+                    "position": range(len(r.token_ids)) if r.positions is None else r.positions,
+                    "token_id": r.token_ids,
+                    "overlap": r.overlap.numpy(),
+                    "agree": pd.array(
+                        [None] * len(r.token_ids) if r.agree is None else r.agree.tolist(), dtype="boolean"
+                    ),
+                    "p": r.target_prob.numpy(),
+                    "q": r.draft_prob.numpy(),
+                }
+            )
+            for r in results
+        ],
+        ignore_index=True,
+    )
+
+
+def prompt_table(
+    results: Sequence[PromptAcceptance],
+    traced: pd.DataFrame | None,
+    draft: str,
+    temperature: float,
+    texts: Mapping[str, str],
+) -> pd.DataFrame:
+    """A row a prompt: sums of exact acceptance, and its counts in the sampled trace if it was decoded."""
+    table = pd.DataFrame(
+        {
+            "draft": draft,
+            "temperature": temperature,
+            "prompt_id": r.prompt_id,
+            "group": r.group,
+            "text": texts.get(r.prompt_id),
+            "exact_sum": float(r.overlap.double().sum()),
+            "agree_sum": None if r.agree is None else int(r.agree.sum()),
+            "n_positions": len(r.token_ids),
+        }
+        for r in results
+    )
+    empty = pd.DataFrame(columns=["prompt_id", "rounds", "drafted", "accepted", "rejected", "discarded", "emitted"])
+    counts = empty if traced is None else traced
+    merged = table.merge(counts, on="prompt_id", how="left")
+    whole = [c for c in empty.columns if c != "prompt_id"]
+    whole.append("agree_sum")
+    merged[whole] = merged[whole].astype("Int64")
+    return merged

@@ -1,0 +1,405 @@
+"""Acceptance measured against a server's own text: what the full distributions give, or a plain refusal."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.capture.pace import Pace
+from engine.capture.replies import Reply, ToldToken
+from engine.capture.served import make_served, plan_served
+from engine.capture.store import Capture
+from engine.capture.told import Spelling, certain_ids, read_told
+from engine.config import CaptureSpec, MeasureSpec, ServerSpec
+from engine.data.prompts import Prompt
+from engine.decode.sampling import Sampling
+from engine.errors import DraftbenchError
+from engine.fileio import read_json
+from engine.measure.acceptance import PromptAcceptance, exact_acceptance
+from engine.measure.compare import differences
+from engine.measure.definitions import SERVED_TEXT
+from engine.measure.harmless import without_idle
+from engine.measure.served_text import measure_served, served_acceptance
+from engine.measure.suite import Measured
+from engine.models.head import Head
+from engine.models.load import LoadedModel
+from engine.paths import home
+from engine.runs.folder import RunFolder
+from engine.runs.recipes import read_recipe
+from engine.store.connection import reading
+from engine.store.queries import get_run, overview
+from tests.chat_server import MODEL, Said, Server, chat_server
+from tests.conftest import byte_tokenizer, tiny_llama
+from tests.tiny_pair import as_draft, captured, loaded, noisy_copy
+from tests.unit.conftest import Draftbench
+
+TOKENS = 24
+PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": f"question {i}"},)) for i in range(60)]
+Spoil = Callable[[list[dict[str, Any]]], None]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with chat_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def target() -> LoadedModel:
+    return loaded(tiny_llama())
+
+
+@pytest.fixture(scope="module")
+def written(target: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[float, Capture]:
+    """What the served model writes, with its full distribution, which the server does not tell."""
+    folder = tmp_path_factory.mktemp("written")
+    return {t: captured(folder, target, PROMPTS, temperature=t, max_new_tokens=TOKENS) for t in (0.0, 1.0)}
+
+
+def full(target: LoadedModel, draft: Any, capture: Capture) -> list[PromptAcceptance]:
+    sampling = Sampling(capture_temperature(capture))
+    return exact_acceptance(draft, Head.of(target.model), capture, sampling)
+
+
+def capture_temperature(capture: Capture) -> float:
+    return float(read_json(capture.folder / "spec.json")["temperature"])
+
+
+def spell(token_id: int) -> bytes:
+    tokenizer = byte_tokenizer()
+    return Spelling(tokenizer)._bytes[token_id]
+
+
+def likeliest(target: LoadedModel, capture: Capture) -> dict[str, list[float]]:
+    """Log-probability of the likeliest token at each position, by prompt."""
+    found = {}
+    for answer in capture.answers:
+        signal = capture.format.decode(capture.raw_signal(answer), Head.of(target.model))
+        logits = Head.of(target.model).logits(signal.hidden).float()  # type: ignore[attr-defined]
+        found[answer.prompt_id] = torch.log_softmax(logits, -1).max(-1).values.tolist()
+    return found
+
+
+def serve(
+    server: Server, target: LoadedModel, written: dict[float, Capture], spoil: Spoil = lambda content: None
+) -> None:
+    """Let the server answer with these texts as bytes, and tell log-probabilities at temperature 1 for whatever it does."""
+    texts = {t: {a.prompt_id: a for a in capture.answers} for t, capture in written.items()}
+    best = {t: likeliest(target, capture) for t, capture in written.items()}
+    chances = {
+        t: {r.prompt_id: r.target_prob for r in exact_acceptance(target.model, Head.of(target.model), c, Sampling(1.0))}
+        for t, c in written.items()
+    }
+
+    def answer(body: dict[str, Any], number: int) -> Said:
+        at, name = float(body["temperature"]), "p" + body["messages"][-1]["content"].removeprefix("question ")
+        told = texts[at][name]
+        content = [
+            {
+                "token": spell(i).decode("utf-8", "replace"), "bytes": list(spell(i)), "logprob": math.log(p),
+                "top_logprobs": [{"token": "?", "logprob": max(b, math.log(p))}],
+            }
+            for i, p, b in zip(told.token_ids, chances[at][name].tolist(), best[at][name], strict=True)
+        ]  # fmt: skip
+        text = b"".join(bytes(each["bytes"]) for each in content if each["token"] != "<|im_end|>")
+        spoil(content)
+        message = {"role": "assistant", "content": text.decode("utf-8", "replace")}
+        choice = {"message": message, "finish_reason": told.finish_reason, "logprobs": {"content": content}}
+        return Said(body={"choices": [choice if body.get("logprobs") else {**choice, "logprobs": None}]})
+
+    server.script = answer
+
+
+def fetched(folder: Path, server: Server, target: LoadedModel, temperature: float) -> Capture:
+    spec = ServerSpec(base_url=server.base_url, model=MODEL, attempts=1)
+    asked = CaptureSpec(temperature=temperature, max_new_tokens=TOKENS, signal="none", server=spec)
+    plan = plan_served(folder / "captures", target, PROMPTS, asked, told=True)
+    return make_served(plan, spec, target, pace=Pace(rng=random.Random(0)))
+
+
+def measured(
+    server: Server, target: LoadedModel, captures: dict[float, Capture], draft: Any, **changes: Any
+) -> Measured:
+    drafts = {"initial": as_draft(tiny_llama(layers=2, seed=5)), "trained": as_draft(draft)}
+    spec = MeasureSpec(**{"against": "server", "max_new_tokens": TOKENS, "bootstrap_samples": 200, **changes})
+    told = ServerSpec(base_url=server.base_url, model=MODEL)
+    return measure_served(target, drafts, captures, [p.id for p in PROMPTS], spec, told, heldout_hash="h")
+
+
+def pooled(results: list[PromptAcceptance]) -> torch.Tensor:
+    return torch.cat([r.overlap for r in results]).double()
+
+
+def test_at_temperature_1_it_is_an_unbiased_estimate_of_exact_acceptance(
+    tmp_path: Path, server: Server, target: LoadedModel, written: dict[float, Capture]
+):
+    serve(server, target, written)
+    draft, capture = noisy_copy(), fetched(tmp_path, server, target, 1.0)
+    estimate = pooled(served_acceptance(draft, capture, 1.0, target.vocab_rows, capture.answers))
+    exact = pooled(full(target, draft, written[1.0]))
+    assert len(estimate) == len(exact) > 1000
+    assert 0.2 < exact.mean() < 0.9
+    off = estimate - exact  # given what came before, each is 0 in expectation: a martingale
+    assert off.std() > 0.1
+    assert abs(off.sum() / (off.square().sum().sqrt())) < 4
+    found = {
+        (m["draft"], m["temperature"], m["metric"]): m
+        for m in measured(server, target, {1.0: capture}, draft).summary["metrics"]
+    }
+    rate = found["trained", 1.0, "exact"]
+    assert rate["value"] == pytest.approx(float(estimate.mean()), abs=1e-6)
+    width = rate["high"] - rate["low"]  # 95%: twice as far from the middle is all but impossible
+    assert rate["value"] - width < float(exact.mean()) < rate["value"] + width
+    assert ("trained", 1.0, "greedy_agreement") not in found  # of a sampled text it is not known
+
+
+def test_at_temperature_0_it_is_exact_and_greedy_agreement(
+    tmp_path: Path, server: Server, target: LoadedModel, written: dict[float, Capture]
+):
+    serve(server, target, written)
+    draft, capture = noisy_copy(), fetched(tmp_path, server, target, 0.0)
+    estimate = served_acceptance(draft, capture, 0.0, target.vocab_rows, capture.answers)
+    exact = full(target, draft, written[0.0])
+    for one, other in zip(estimate, exact, strict=True):
+        assert one.agree is not None
+        assert other.agree is not None
+        assert one.agree.tolist() == one.overlap.bool().tolist()
+        wrote_its_best = other.target_prob == 1  # but for ties: the signal is kept in bfloat16
+        assert wrote_its_best.double().mean() > 0.8
+        assert one.overlap[wrote_its_best].tolist() == other.overlap[wrote_its_best].tolist()
+        assert one.agree[wrote_its_best].tolist() == other.agree[wrote_its_best].tolist()
+    rates = {m["metric"]: m["value"] for m in measured(server, target, {0.0: capture}, draft).summary["metrics"]}
+    assert rates["exact"] == rates["greedy_agreement"]
+
+
+def test_a_draft_of_the_served_model_itself_is_always_accepted(
+    tmp_path: Path, server: Server, target: LoadedModel, written: dict[float, Capture]
+):
+    serve(server, target, written)
+    for temperature in (0.0, 1.0):
+        capture = fetched(tmp_path, server, target, temperature)
+        found = pooled(served_acceptance(target.model, capture, temperature, target.vocab_rows, capture.answers))
+        assert found.min() > 0.97  # what the server tells here went through bfloat16
+        assert found.mean() > 0.998
+
+
+def test_the_change_is_paired_and_gamma_and_sampled_rates_are_absent(
+    tmp_path: Path, server: Server, target: LoadedModel, written: dict[float, Capture]
+):
+    serve(server, target, written)
+    found = measured(server, target, {t: fetched(tmp_path, server, target, t) for t in (0.0, 1.0)}, noisy_copy())
+    assert set(found.tables) == {"positions", "prompts"}
+    assert {m["metric"] for m in found.summary["metrics"]} == {"exact", "greedy_agreement"}
+    assert not {"certificate", "speed", "by_slot", "stands_in_for"} & set(found.summary)
+    assert "num_draft_tokens" not in found.summary["conditions"]
+    rates = {(m["draft"], m["temperature"]): m["value"] for m in found.summary["metrics"] if m["metric"] == "exact"}
+    for gain in found.summary["improvement"]:
+        at = gain["temperature"]
+        assert gain["value"] == pytest.approx(rates["trained", at] - rates["initial", at])
+        assert gain["n_prompts"] == 60
+    whole = found.tables["positions"].query("draft == 'trained' and temperature == 1")
+    assert (whole.overlap - (whole.q / whole.p).clip(upper=1)).abs().max() < 1e-6
+    assert whole.agree.isna().all()
+    assert abs(found.summary["served"]["positions"][1]["calibration"]["z"]) < 4
+
+
+def test_tokens_that_are_not_certain_and_all_behind_them_are_left_out_and_counted(
+    tmp_path: Path, server: Server, target: LoadedModel, written: dict[float, Capture]
+):
+    def spoil(content: list[dict[str, Any]]) -> None:
+        if len(content) > 9:
+            content[9] |= {"bytes": content[9]["bytes"] + [0xE2], "token": "two tokens in one"}
+
+    serve(server, target, written, spoil)
+    draft, capture = noisy_copy(), fetched(tmp_path, server, target, 1.0)
+    found = served_acceptance(draft, capture, 1.0, target.vocab_rows, capture.answers)
+    before = {r.prompt_id: r for r in full(target, draft, written[1.0])}
+    for result in found:
+        assert result.positions == list(range(len(result.token_ids)))
+        assert len(result.token_ids) == min(9, len(before[result.prompt_id].token_ids))
+        assert result.token_ids == before[result.prompt_id].token_ids[: len(result.token_ids)]
+        q = before[result.prompt_id].draft_prob[: len(result.token_ids)]
+        assert torch.allclose(result.draft_prob, q, atol=1e-5)
+    told = measured(server, target, {1.0: capture}, draft).summary["served"]["positions"][0]
+    assert told["used"] == sum(len(r.token_ids) for r in found)
+    assert told["left_out"] > 60
+
+
+def test_a_token_without_its_log_probability_costs_only_its_own_place(
+    tmp_path: Path, server: Server, target: LoadedModel, written: dict[float, Capture]
+):
+    serve(server, target, written, lambda content: content[2].update(logprob=-9999.0) if len(content) > 3 else None)
+    draft, capture = noisy_copy(), fetched(tmp_path, server, target, 1.0)
+    for result in served_acceptance(draft, capture, 1.0, target.vocab_rows, capture.answers):
+        assert result.positions is not None
+        if max(result.positions) > 3:
+            assert result.positions[:3] == [0, 1, 3]
+
+
+def test_text_that_was_not_drawn_from_what_is_told_is_refused(
+    tmp_path: Path, server: Server, target: LoadedModel, written: dict[float, Capture]
+):
+    cut = captured(tmp_path, target, PROMPTS, temperature=1.0, top_k=3, max_new_tokens=TOKENS)
+    serve(server, target, {0.0: written[0.0], 1.0: cut})
+    capture = fetched(tmp_path, server, target, 1.0)
+    with pytest.raises(DraftbenchError, match="its likeliest token") as error:
+        measured(server, target, {1.0: capture}, noisy_copy())
+    assert "top_k" in error.value.why
+    assert "temperatures=[0]" in error.value.fix
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_server_that_tells_nothing_of_its_tokens_is_refused_at_the_first_answer(
+    tmp_path: Path, server: Server, target: LoadedModel, temperature: float
+):
+    with pytest.raises(DraftbenchError, match="tells no log-probabilities") as error:
+        fetched(tmp_path, server, target, temperature)
+    assert "measure.against: model" in error.value.fix
+    assert len(server.requests) <= 4
+
+
+def test_ids_alone_are_enough_at_temperature_0(tmp_path: Path, server: Server, target: LoadedModel):
+    choice = {"message": {"content": "ab"}, "finish_reason": "stop", "token_ids": [67, 68, 1]}
+    server.script = lambda body, number: Said(body={"choices": [choice]})
+    capture = fetched(tmp_path, server, target, 0.0)
+    assert read_told(capture.raw_signal(capture.answers[0]))[0].tolist() == [0.0, 0.0, 0.0]
+    with pytest.raises(DraftbenchError, match="tells no log-probabilities"):
+        fetched(tmp_path, server, target, 1.0)
+
+
+def told(*spelt: bytes | None, ids: list[int | None] | None = None) -> list[ToldToken]:
+    named = ids or [None] * len(spelt)
+    return [ToldToken(-1.0, -0.5, i, each) for i, each in zip(named, spelt, strict=True)]
+
+
+def ids_of(text: str, tokens: list[ToldToken], **more: Any) -> list[int]:
+    return certain_ids(Reply(text, "stop", tokens=tokens, **more), Spelling(byte_tokenizer()), 258)
+
+
+def test_ids_are_taken_only_where_they_spell_what_the_server_says():
+    a, b = (byte_tokenizer().convert_tokens_to_ids(x) for x in "ab")
+    assert ids_of("ab", told(b"a", b"b")) == [a, b]
+    assert ids_of("ab", told(b"a", b"b", b""), token_ids=[a, b, 1]) == [a, b, 1]
+    assert ids_of("ab", told(b"a", b"b"), token_ids=[a, b, 1]) == [a, b]  # the end of turn has no entry
+    assert ids_of("ab", told(b"a", b"b", ids=[a, a])) == [a]  # another tokenizer
+    assert ids_of("ab", told(b"ab")) == []  # a token that is not ours
+    assert ids_of("ab", told(b"a", b"b", ids=[a, 999])) == [a]
+    assert ids_of("ab", told(None, None, ids=[a, b])) == [a, b]
+    assert ids_of("thinking", told(b"a", b"b")) == []  # something was left out of the tokens
+
+
+def test_one_spelling_of_two_ids_is_not_certain():
+    tokenizer = byte_tokenizer()
+    spelling = Spelling(tokenizer)
+    spelling._ids[b"a"].append(200)
+    assert spelling.only_id(b"a") is None
+    assert certain_ids(Reply("a", "stop", tokens=told(b"a")), spelling, 258) == []
+
+
+def test_every_id_of_a_byte_level_tokenizer_has_its_own_spelling():
+    spelling = Spelling(byte_tokenizer())
+    assert {spelling.only_id(bytes([i])) for i in range(256)} == set(range(2, 258))
+    assert spelling.only_id(b"<|im_end|>") == 1
+
+
+def test_pieces_of_a_sentencepiece_vocabulary_are_spelt_too():
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = [("<unk>", 0.0), ("\u2581the", -1.0), ("<0x0A>", -2.0), ("\u00e9", -3.0)]
+    tokenizer = Tokenizer(models.Unigram(vocab, 0, byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    spelling = Spelling(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>"))
+    assert [spelling.only_id(x) for x in (b" the", b"\n", "é".encode())] == [1, 2, 3]
+
+
+def certain(body: dict[str, Any], number: int) -> Said:
+    """Answers whose every letter was certain, so that any draft of them can be measured."""
+    text = f"about {body['messages'][-1]['content'][:4]}"
+    content = [
+        {"token": x, "bytes": list(x.encode()), "logprob": 0.0, "top_logprobs": [{"token": x, "logprob": 0.0}]}
+        for x in text
+    ]
+    choice = {"message": {"content": text}, "finish_reason": "stop"}
+    return Said(body={"choices": [choice | ({"logprobs": {"content": content}} if body.get("logprobs") else {})]})
+
+
+def settings_of(server: Server, *more: str) -> list[str]:
+    own = {"base_url": server.base_url, "model": MODEL, "attempts": 1}
+    values = ["capture.signal=none", "train.loss=sft", f"capture.server={json.dumps(own)}", "measure.against=server"]
+    return [part for value in (*values, *more) for part in ("--set", value)]
+
+
+def test_a_run_is_measured_shown_compared_and_exported_without_the_targets_weights(
+    recipe: Path, server: Server, draftbench: Draftbench, tmp_path: Path
+):
+    server.script = certain
+    done = draftbench("run", str(recipe), *settings_of(server))
+    assert done.code == 0, done.err
+    assert f"against the text of the served model {MODEL}" in " ".join(done.out.split())
+    assert "no sampled rates, tau, speed or certificate" in " ".join(done.out.split())
+    run = RunFolder.open(home(), "latest")
+    assert {body["temperature"] for body in server.requests if body.get("logprobs")} == {0.0, 1.0}
+    assert run.summary()["served"]["model"] == MODEL
+    shown = draftbench("show", run.id)
+    assert shown.code == 0, shown.err
+    assert "served model" in shown.out
+    assert "problem" not in shown.out
+    with reading(home().index) as con:
+        indexed = get_run(con, run.id)
+        assert indexed.problems == []
+        assert indexed.certificate is None
+        assert overview(con).set_index("run_id").acceptance_rule[run.id] == SERVED_TEXT
+    exported = draftbench("export", run.id, "--out", str(tmp_path / "out"))
+    assert exported.code == 0, exported.err
+    assert "served model" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    again = draftbench("measure", run.id, "--set", "measure.against=model", "--json")
+    assert again.code == 0, again.err
+    assert again.json()["stands_in_for"]["model"] == MODEL
+    assert "served" not in run.summary()
+    back = draftbench("measure", run.id, "--set", "measure.against=server", "--json")
+    assert back.code == 0, back.err
+    assert not (run.path / "measure" / "tokens.parquet").exists()
+
+
+def test_it_is_never_compared_with_rates_of_full_distributions(
+    tmp_path: Path, server: Server, target: LoadedModel, written: dict[float, Capture]
+):
+    serve(server, target, written)
+    ours = measured(server, target, {0.0: fetched(tmp_path, server, target, 0.0)}, noisy_copy()).summary["conditions"]
+    full_p = {
+        "acceptance_rule": "sampled",
+        **{k: v for k, v in ours.items() if k not in ("acceptance_rule", "served_by")},
+    }
+    assert {"acceptance_rule", "served_by"} <= set(differences(ours, full_p))
+    assert not differences(ours, ours)
+
+
+BAD = [
+    ("measure.against=server",),
+    ("measure.against=server", "capture.signal=none", "train.loss=sft", "SERVER", "measure.temperatures=[0.7]"),
+    ("measure.against=server", "capture.signal=none", "train.loss=sft", "SERVER", "measure.top_p=0.9"),
+    ("measure.against=server", "capture.signal=none", "train.loss=sft", "SERVER", "measure.top_k=9"),
+]
+
+
+@pytest.mark.parametrize("values", BAD)
+def test_what_a_server_cannot_tell_is_refused_before_the_run(recipe: Path, values: tuple[str, ...]):
+    own = 'capture.server={"base_url": "http://127.0.0.1:9/v1", "model": "m"}'
+    with pytest.raises(DraftbenchError, match="server"):
+        read_recipe(home(), str(recipe), [own if value == "SERVER" else value for value in values], skip_bad=False)
+
+
+def test_recipes_of_before_are_the_same_recipes():
+    plain = MeasureSpec().model_dump()
+    older = {key: value for key, value in plain.items() if key != "against"}
+    assert without_idle({"measure": plain}) == without_idle({"measure": older})
+    served = {**plain, "against": "server"}
+    assert without_idle({"measure": served}) != without_idle({"measure": older})
