@@ -13,7 +13,7 @@ from workbench.compare import comparison_figures as figures
 from workbench.compare.comparison import Comparison
 from workbench.compare.comparison_figures import View
 from workbench.compare.every_run import cells as cells_of
-from workbench.compare.every_run import suggested
+from workbench.compare.every_run import remarks, suggested
 
 TABS = ["Rates", "Curves", "Positions", "Speed", "Prompts", "Configuration", "Report"]
 
@@ -98,19 +98,9 @@ def every_run(measured: pd.DataFrame) -> pd.DataFrame:
             lambda tone: charts.heat_map(cells, tone, note),
             cells,
         )
-        show(view, "map")
-        remarks = []
-        if (cells.passed_over > 0).any():
-            remarks.append(
-                f"A cell shows the runs of the most training queries, and of these the most steps: {int(cells.passed_over.sum())} "
-                "of fewer are not in it."
-            )
-        if (cells.runs > 1).any():
-            remarks.append("Where several remain it shows the mean of their values and of their bounds.")
-        if (cells.sets > 1).any():
-            remarks.append("Some were measured on different held-out prompts.")
-        if remarks:
-            st.caption(" ".join(remarks))
+        show(view, "map", wide=True)
+        for remark in remarks(cells):
+            st.caption(remark)
     return shown
 
 
@@ -139,8 +129,8 @@ def marks(found: Comparison) -> None:
             icon=":material/gpp_bad:",
         )
     told = [
-        f"**{ui.text(label)}**: {ui.text(why)} (not subtracted: {ui.text(', '.join(names))})"
-        for label, why, names in report.reasons(found)
+        f"**{ui.text('; '.join(labels))}**: {ui.text(why)} (not subtracted: {ui.text(', '.join(names))})"
+        for labels, why, names in report.reasons_together(found)
     ]
     if told:
         st.warning("**Not comparable**\n\n" + "\n\n".join(told), icon=":material/block:")
@@ -158,14 +148,14 @@ def side_by_side(found: Comparison, metric: str) -> None:
                 sections[name](found, metric)
 
 
-def show(view: View, key: str) -> None:
+def show(view: View, key: str, *, wide: bool = False) -> None:
     """A figure and, under it, everything it can be saved as."""
-    ui.chart(view.draw(theme.mode()), key=key, name=view.name, alt=view.alt, save=False)
+    ui.chart(view.draw(theme.mode()), key=key, name=view.name, alt=view.alt, save=False, wide=wide)
     exports.download_row(view.name, key, draw=view.draw, frame=view.frame, caption=view.alt)
 
 
 def rates(found: Comparison, metric: str) -> None:
-    show(figures.rates(found, metric), "rate-bars")
+    show(figures.rates(found, metric), "rate-bars", wide=True)
     st.html(f"<style>{report.TABLE_CSS}</style>{report.rates_table(found, metric)}")
     st.caption(
         "Under each rate its change to the baseline, paired on prompts that the target answered with the same text when it "

@@ -16,7 +16,7 @@ from workbench.view_state import page_of
 
 EVERY = "every run"
 USUAL_SIZE = "as most methods"
-MOST_SHOWN = 24  # comparisons in a figure that stands open
+MOST_SHOWN = 12  # comparisons in a figure that stands open; of more, the figure by domain stands there
 
 
 @st.cache_resource(max_entries=4, show_spinner="Comparing runs")  # shared as it is: nothing in it changes
@@ -98,6 +98,8 @@ def show(finding: Finding, evaluated: Evaluated) -> None:
             show_efforts(finding)
         if finding.cells:
             show_pooled(finding)
+            if len(finding.cells) > MOST_SHOWN:
+                show_taken_together(finding)
             for outcome in finding.outcomes:
                 if outcome.cells:
                     show_cells(finding, outcome)
@@ -122,6 +124,7 @@ def show_pooled(finding: Finding) -> None:
         hide_index=True,
         column_config=rates,
         key=f"pooled_{claim.key}",
+        height="content",
     )
     if claim.band:
         st.caption(
@@ -129,11 +132,19 @@ def show_pooled(finding: Finding) -> None:
         )
 
 
+def show_taken_together(finding: Finding) -> None:
+    """The pooled effects as a figure; those of each comparison are one click away."""
+    claim = finding.claim
+    figure = findings_view.pooled_effects(claim, finding.outcomes, theme.mode())
+    alt = f"{claim.title}: effect over all comparisons and by domain, with intervals"
+    ui.chart(figure, key=f"together_{claim.key}", alt=alt, name=f"finding-{claim.key}-pooled", wide=True)
+
+
 def show_cells(finding: Finding, outcome: Outcome) -> None:
     """Every comparison as a figure, and as a table with its runs."""
     claim, cells = finding.claim, outcome.cells
     key = f"{claim.key}_{outcome.effort}".replace(" ", "_").strip("_")
-    short = len(cells) <= MOST_SHOWN
+    short = len(finding.cells) <= MOST_SHOWN
     if short:
         show_effects(finding, outcome, key)
     label = f"{len(cells)} comparison{'s' if len(cells) > 1 else ''} and their runs" + (
@@ -163,8 +174,8 @@ def show_cells(finding: Finding, outcome: Outcome) -> None:
 def show_effects(finding: Finding, outcome: Outcome, key: str) -> None:
     if any(cell.counts for cell in outcome.cells):
         alt = f"{finding.claim.title}: measured effect of each comparison with its interval"
-        figure = findings_view.effects(finding.claim, outcome.cells, theme.mode())
-        ui.chart(figure, key=f"effects_{key}", alt=alt, name=f"finding-{key}")
+        figure = findings_view.effects(finding.claim, outcome.cells, theme.mode(), outcome.effort)
+        ui.chart(figure, key=f"effects_{key}", alt=alt, name=f"finding-{key}", wide=True)
 
 
 def show_missing(finding: Finding, evaluated: Evaluated) -> None:
@@ -232,6 +243,7 @@ def show_by_method(frame: pd.DataFrame, temperature: float, size: str) -> None:
         key="by_method",
         alt=alt,
         name="acceptance-by-method",
+        wide=True,
     )
     st.caption("A mark a scenario, the dashed line is the same draft before training. A method is a loss and a mode.")
 
@@ -249,6 +261,7 @@ def show_by_size(frame: pd.DataFrame, scenario: str, temperature: float) -> None
         key="by_size",
         alt=alt,
         name="acceptance-by-size",
+        wide=True,
     )
 
 

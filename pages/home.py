@@ -58,28 +58,39 @@ def draft_card(run: pd.Series) -> None:
     """One draft with its figure, its interval, and the three places to look next."""
     with st.container(border=True):
         st.markdown(f"**{ui.text(run.domain)}**  \n:gray[{ui.text(run.target)}]")
-        st.metric(
-            f"exact acceptance at T = {run.temperature:g}",
+        acceptance, speed = st.columns(2)
+        acceptance.metric(
+            f"acceptance, T = {run.temperature:g}",
             ui.number(run.exact),
-            delta=f"{run.exact - run.initial:+.3f} over the draft before training" if pd.notna(run.initial) else None,
-            help=f"95% interval {ui.interval(run.exact, run.exact_low, run.exact_high)}",
+            delta=f"{run.exact - run.initial:+.3f} by training" if pd.notna(run.initial) else None,
+            help="The chance that the target keeps a proposed token, on held-out prompts.",
         )
-        speed = (
-            f"speed {run.speedup:.2f}x [{run.speedup_low:.2f}, {run.speedup_high:.2f}]" if pd.notna(run.speedup) else ""
+        timed = pd.notna(run.speedup)
+        speed.metric(
+            "speed",
+            f"{run.speedup:.2f}×" if timed else "not timed",
+            delta=f"{run.speedup - 1:+.0%} tokens/s" if timed else None,
+            help="Seconds of plain decoding over seconds of speculative decoding, on the machine of the run. Below 1 the draft costs "
+            "more than it saves.",
         )
+        quicker = f"; speed [{run.speedup_low:.2f}, {run.speedup_high:.2f}]" if timed else ""
         facts = [
-            f"95% interval [{ui.number(run.exact_low)}, {ui.number(run.exact_high)}], n = {run.n_prompts:.0f} prompts",
+            f"**{ui.text(run.label)}**",
+            f"95% intervals: acceptance [{ui.number(run.exact_low)}, {ui.number(run.exact_high)}], n = {run.n_prompts:.0f} prompts"
+            + quicker,
             f"{ui.text(method_name(run.loss, run['mode']))} ({SUPERVISION.get(run.supervision, 'supervision not told')}), "
             f"{ui.text(run.scenario)}, seed {run.seed:.0f}",
-            f"gamma {run.num_draft_tokens:.0f}, {ui.text(run['dtype'])} on {ui.text(run.device)}"
-            + (f", {speed}" if speed else ""),
+            f"gamma {run.num_draft_tokens:.0f} (tokens proposed a round), {ui.text(run['dtype'])} on {ui.text(run.device)}",
         ]
         st.caption("  \n".join(facts))
         with st.container(horizontal=True, gap="medium"):
             ui.goto("run", "Run", icon=":material/monitoring:", run=run.run_id)
             if has_draft(queries.home(), run.run_id):
                 ui.goto("live", "Live", icon=":material/play_circle:", run=run.run_id)
-            ui.goto("compare", "Compare", icon=":material/compare_arrows:", runs=rivals(run))
+            ui.goto(
+                "compare", "Compare", icon=":material/compare_arrows:",
+                domain=run.domain, target=run.target, runs=rivals(run),
+            )  # fmt: skip
 
 
 @st.fragment(run_every=3)

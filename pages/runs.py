@@ -92,7 +92,8 @@ def table(shown: pd.DataFrame) -> list[str]:
     key = "table-" + hashlib.sha1("\n".join(ids).encode(), usedforsecurity=False).hexdigest()[:12]
     before = set(st.session_state.get("_selected", ()))
     rows = [place for place, run_id in enumerate(ids) if run_id in before]
-    hidden = () if any(shown.problems) else ("problems",)
+    marked = shown.baseline | shown.pinned | shown.archived | shown.problems.astype(bool)
+    hidden = {name for name, needed in (("problems", shown.problems), ("marks", marked)) if not any(needed)}
     event: Any = st.dataframe(
         runs_table.cells(shown),
         key=key,

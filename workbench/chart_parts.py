@@ -107,14 +107,15 @@ def told(name: str, row: Any) -> str:
     return "<br>".join(filter(None, [name, with_interval(row), ", ".join(filter(None, counts))]))
 
 
-def cell_text(cell: Any) -> str:
-    """What stands in a cell: value, interval, how many runs and prompts it rests on."""
+def cell_text(cell: Any, *, size: bool = False) -> str:
+    """What stands in a cell: value, interval, how many runs and prompts it rests on; `size`: on how many queries it trained."""
     if cell is None:
         return ""
     within = f"<br>{bounds(cell.low, cell.high)}" if known(cell.low, cell.high) else ""
     runs = "1 run" if cell.runs == 1 else f"{cell.runs} runs, {cell.seeds} seed{'s' if cell.seeds != 1 else ''}"
     other = f"<br>{cell.sets} held-out sets" if cell.sets > 1 else ""
-    return f"<b>{cell.value:.3f}</b>{within}<br>{runs}, n = {cell.n_prompts:.0f}{other}"
+    queries = f"<br>{cell.n_train:,.0f} queries" if size and known(cell.n_train) else ""
+    return f"<b>{cell.value:.3f}</b>{within}<br>{runs}, n = {cell.n_prompts:.0f}{other}{queries}"
 
 
 def cell_hover(cell: Any) -> str:

@@ -67,10 +67,11 @@ def learning_curve(
 def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
     """Exact acceptance by loss (rows), scenario (columns) and mode (panels): the frame of `compare.every_run.cells`.
 
-    Columns: loss, scenario, mode, value, low, high, n_prompts, runs, seeds, sets, least, most. A
-    combination without a run says so in words.
+    Columns: loss, scenario, mode, value, low, high, n_prompts, runs, seeds, sets, least, most, n_train. A
+    combination without a run says so in words; cells of different size say how many queries they trained on.
     """
     losses, scenarios, modes = (sorted(cells[c].unique()) for c in ("loss", "scenario", "mode"))
+    sizes = cells.n_train.nunique() > 1
     titles = [f"{parts.safe(mode)}" for mode in modes]
     figure = make_subplots(
         rows=1, cols=max(1, len(modes)), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03
@@ -82,7 +83,7 @@ def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
         figure.add_heatmap(
             z=[[math.nan if cell is None else cell.value for cell in line] for line in grid],
             x=[parts.safe(s) for s in scenarios], y=[parts.safe(loss) for loss in losses], xgap=3, ygap=3, coloraxis="coloraxis",
-            text=[[parts.cell_text(cell) for cell in line] for line in grid], texttemplate="%{text}", hoverongaps=False,
+            text=[[parts.cell_text(cell, size=sizes) for cell in line] for line in grid], texttemplate="%{text}", hoverongaps=False,
             textfont={"size": 12},
             hovertext=[[parts.cell_hover(cell) for cell in line] for line in grid], hovertemplate=_HOVER,
             row=1, col=place,

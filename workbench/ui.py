@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import logging
 import traceback
@@ -85,10 +86,13 @@ def state_badge(state: str) -> str:
     return f":{colour}-badge[{icon} {state}]"
 
 
-def chart(figure: go.Figure, *, key: str, alt: str, name: str = "", save: bool = True, **options: Any) -> Any:
+def chart(
+    figure: go.Figure, *, key: str, alt: str, name: str = "", save: bool = True, wide: bool = False, **options: Any
+) -> Any:
     """A figure with its description for screen readers, its camera, and under it what it can be saved as.
 
-    Without `save` the page itself puts `exports.download_row` there.
+    Without `save` the page itself puts `exports.download_row` there. A `wide` one keeps its width on a narrow screen
+    and is scrolled sideways: its labels would lie over each other.
     """
     kind = st.session_state.get(CAMERA, "SVG").lower()
     config = {
@@ -96,7 +100,8 @@ def chart(figure: go.Figure, *, key: str, alt: str, name: str = "", save: bool =
         "toImageButtonOptions": {"format": kind, "filename": name or key, "scale": 2 if kind == "png" else 1},
         "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
     }
-    shown = st.plotly_chart(figure, theme=None, key=key, alt=alt, config=config, **options)
+    with st.container(key=f"wide-{key}") if wide else contextlib.nullcontext():
+        shown = st.plotly_chart(figure, theme=None, key=key, alt=alt, config=config, **options)
     if save:
         with st.popover("Save", icon=":material/download:", type="tertiary", key=f"save-{key}"):
             exports.download_row(name or key, key, draw=lambda tone: figure)

@@ -71,7 +71,7 @@ def no_waiting_between_clicks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_measured_run_shows_before_after_interval_and_n(finished_home: Path, page: OpenPage):
     test = page("run", run=finished_id(finished_home))
     cards = {metric.label: metric for metric in test.metric}
-    assert "over the draft before training" in cards["Exact acceptance, T = 0"].delta
+    assert "by training" in cards["Exact acceptance, T = 0"].delta
     assert {"tau, T = 0", "Speed-up"} <= set(cards)
     told = words(test)
     assert "n = 5 prompts" in told

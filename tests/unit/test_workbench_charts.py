@@ -58,10 +58,11 @@ def prompts() -> pd.DataFrame:
 
 def cells() -> pd.DataFrame:
     rows = [
-        (EVIL, "curated", "offline", 0.3, 0.25, 0.35, 40, 1, 1, 1, 0.3, 0.3),
-        ("tvd", "synthetic", "online", 0.2, 0.1, 0.3, 40, 3, 2, 2, 0.1, 0.3),
+        (EVIL, "curated", "offline", 0.3, 0.25, 0.35, 40, 1, 1, 1, 0.3, 0.3, 200.0),
+        ("tvd", "synthetic", "online", 0.2, 0.1, 0.3, 40, 3, 2, 2, 0.1, 0.3, 1600.0),
     ]
     names = ["loss", "scenario", "mode", "value", "low", "high", "n_prompts", "runs", "seeds", "sets", "least", "most"]
+    names += ["n_train"]
     return pd.DataFrame(rows, columns=names)
 
 
@@ -158,3 +159,9 @@ def test_more_groups_than_symbols_still_look_different():
     frame = pd.concat([prompts().tail(1).assign(group=f"g{i}") for i in range(12)])
     points = [t for t in charts.prompt_scatter(frame, "exact", ("A", "B"), "light").data if t.customdata is not None]
     assert len({(t.marker.symbol, t.marker.color) for t in points}) == 12
+
+
+def test_cells_of_the_heat_map_tell_their_size_where_it_differs():
+    """A cell of 1,600 queries beside one of 200 says little of the losses."""
+    assert "1,600 queries" in charts.heat_map(cells(), "light").to_json()
+    assert "queries" not in charts.heat_map(cells().assign(n_train=200.0), "light").to_json()

@@ -13,7 +13,7 @@ import pytest
 
 from engine.measure.claims import LEAD, MODE, SUPERVISION
 from engine.measure.efforts import EFFORTS
-from engine.measure.findings import Cell, Finding, Outcome
+from engine.measure.findings import Cell, Finding, Outcome, Pooled
 from engine.measure.of_home import Evaluated
 from engine.measure.places import Pair, Run
 from engine.measure.statistics import Interval
@@ -86,6 +86,25 @@ def test_what_is_not_counted_is_in_the_table_and_not_in_the_figure():
     figure = findings_view.effects(SUPERVISION, (cell(), odd), "light")
     assert [trace.name for trace in figure.data] == [REPRODUCED]
     assert list(findings_view.table(SUPERVISION, (cell(), odd)).verdict) == [REPRODUCED, f"{NOT} (not counted)"]
+
+
+def test_the_pooled_figure_has_a_row_for_all_and_for_each_domain_of_each_kind_of_effort():
+    whole = Pooled(USUAL, USUAL, 0.4, 0.42, (0.02,), 3, (), SAME, "why")
+    one = Outcome("own schedule", SAME, "why", (), whole, {"biology": whole, EVIL: whole})
+    alone = Outcome("equal target tokens", NOT, "why", (), replace(whole, verdict=NOT), {"biology": whole})
+    figure = findings_view.pooled_effects(MODE, (one, alone, Outcome("none", FEW, "why", ())), "light")
+    assert [name.split(",")[0] for name in figure.layout.yaxis.ticktext] == ["own schedule"] * 3 + [
+        "equal target tokens"
+    ]
+    assert {trace.name: list(trace.y) for trace in figure.data} == {SAME: [0, 1, 2], NOT: [3]}
+    assert EVIL not in drawn(figure)
+
+
+def test_a_figure_of_one_kind_of_effort_says_which():
+    assert (
+        "equal target tokens"
+        in findings_view.effects(MODE, (cell(),), "light", "equal target tokens").layout.title.text
+    )
 
 
 def test_each_kind_of_effort_is_told_in_words():

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from engine.decode.events import Fate
+from engine.measure.definitions import SERVED_TEXT
 from engine.runs.traces import Trace, TraceRound, TraceToken
 from engine.store.queries import Run
 from workbench import exports
@@ -85,6 +86,16 @@ def test_another_gamma_forbids_the_sampled_rates_only_and_says_why():
     assert "⊘ not comparable" in report.rates_table(result)
 
 
+def test_a_reason_that_holds_for_several_drafts_is_told_once():
+    """Three times the same sentence filled a screen above the first figure."""
+    metrics, prompts, rounds, answers = frames(["a", "b", "c"], {"a": 1, "b": 2, "c": 2})
+    runs = [run("a"), *(run(name, conditions={"num_draft_tokens": 5}) for name in "bc")]
+    result = comparison.compared(runs, metrics, prompts, rounds, answers, 0.0, "a")
+    ((labels, reason, _),) = report.reasons_together(result)
+    assert (labels, reason) == (["B · b", "C · c"], "num_draft_tokens is 5 here and 2 in the baseline")
+    assert report.not_comparable(result).count("<li>") == 1
+
+
 def test_the_table_for_a_paper_has_values_and_changes_with_intervals():
     table = comparison_tables.paper_table(found(run("a"), run("b"))).set_index("rate")
     assert table.loc["exact", "A · a"] == "0.333 [0.323, 0.343]"
@@ -136,11 +147,13 @@ def test_suggested_runs_are_alike_and_hold_the_baseline():
     base = {
         "target": "t", "domain": "d", "heldout_hash": "h", "num_draft_tokens": 3, "dtype": "f", "device": "cpu",
         "archived": False, "certificate": True, "baseline": False, "loss": "forward_kl", "mode": "offline",
+        "acceptance_rule": "speculative",
     }  # fmt: skip
     rows = [
         base | {"run_id": "best", "exact": 0.9, "num_draft_tokens": 5}, base | {"run_id": "x", "exact": 0.5},
         base | {"run_id": "named", "exact": 0.1, "baseline": True}, base | {"run_id": "bad", "exact": 0.8, "certificate": False},
         base | {"run_id": "old", "exact": 0.7, "archived": True},
+        base | {"run_id": "served", "exact": 0.95, "acceptance_rule": SERVED_TEXT, "certificate": None},
     ]  # fmt: skip
     runs = pd.DataFrame(rows)
     assert every_run.suggested(runs) == ["named", "x"]
@@ -152,6 +165,7 @@ def test_suggested_runs_show_each_loss_before_further_seeds_of_one():
     same = {
         "target": "t", "domain": "d", "heldout_hash": "h", "num_draft_tokens": 3, "dtype": "f", "device": "cpu",
         "archived": False, "certificate": True, "baseline": False, "mode": "offline",
+        "acceptance_rule": "speculative",
     }  # fmt: skip
     losses = {"a": "kl", "b": "kl", "c": "kl", "d": "sft", "e": "jsd"}
     rows = [same | {"run_id": r, "loss": loss, "exact": 0.9 - i / 10} for i, (r, loss) in enumerate(losses.items())]
@@ -163,6 +177,7 @@ def test_suggested_runs_show_each_loss_before_further_seeds_of_one():
 def test_cells_take_the_mean_of_their_runs_and_leave_out_what_failed():
     columns = {
         "domain": "d", "target": "t", "loss": "tvd", "scenario": "curated", "mode": "offline", "archived": False,
+        "acceptance_rule": "speculative",
         "n_train": 200.0, "steps_done": 75.0,
     }  # fmt: skip
     states = (("a", 0, True), ("b", 1, True), ("c", 2, False))
@@ -180,11 +195,19 @@ def test_cells_take_the_mean_of_their_runs_and_leave_out_what_failed():
     assert (cell.runs, cell.seeds, cell.sets, cell.least, cell.most, cell.passed_over) == (2, 2, 2, 0.2, 0.4, 0)
 
 
+def test_cells_of_different_size_are_told_and_of_one_size_are_not():
+    cells = pd.DataFrame({"n_train": [200.0, 1600.0], "passed_over": 0, "runs": 1, "sets": 1})
+    (said,) = every_run.remarks(cells)
+    assert "200 to 1,600" in said
+    assert every_run.remarks(cells.assign(n_train=200.0)) == []
+
+
 @pytest.mark.parametrize("fewer", [{"n_train": 50.0}, {"steps_done": 25.0}, {"n_train": None}])
 def test_a_cell_does_not_mix_sizes_and_schedules(fewer: dict[str, float | None]):
     """A mean over 50 and 200 queries would rank a loss by how often it was run small."""
     columns = {
         "domain": "d", "target": "t", "loss": "tvd", "scenario": "curated", "mode": "offline", "archived": False,
+        "acceptance_rule": "speculative",
         "certificate": True, "heldout_hash": "h", "seed": 0, "n_train": 200.0, "steps_done": 75.0,
     }  # fmt: skip
     runs = pd.DataFrame([columns | {"run_id": "whole"}, columns | fewer | {"run_id": "less"}])

@@ -271,5 +271,5 @@ def word(value: Any) -> str:
     )
 
 
-def _short(text: str, longest: int = 38) -> str:
+def _short(text: str, longest: int = 46) -> str:
     return text if len(text) <= longest else f"{text[: longest - 9]}…{text[-8:]}"

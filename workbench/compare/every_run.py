@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from engine.measure.definitions import SERVED_TEXT
 from workbench.methods import mode_word
 
 _SAME = 1e-6  # temperatures nearer than this are one
@@ -15,12 +16,13 @@ def cells(runs: pd.DataFrame, values: pd.DataFrame, domain: str, target: str, te
     """The frame of `charts.heat_map`: exact acceptance of the runs of a domain and target, by loss, scenario and mode.
 
     A cell shows the runs of the most training queries and, of these, the most steps: a mean over several sizes would
-    say nothing of the loss. `passed_over` counts the others. Where several remain, as of other seeds, the cell holds
-    the mean of their values and of their bounds, and in `sets` on how many sets of held-out prompts they were
-    measured. Archived runs and those whose certificate failed are left out.
+    say nothing of the loss. `n_train` tells their size, `passed_over` counts the others. Where several remain, as of
+    other seeds, the cell holds the mean of their values and of their bounds, and in `sets` on how many sets of held-out
+    prompts they were measured. Archived runs and those whose certificate failed are left out.
     """
     fit = runs[
-        (runs.domain == domain)
+        runs.acceptance_rule.ne(SERVED_TEXT)
+        & (runs.domain == domain)
         & (runs.target.fillna("not told") == target)
         & ~runs.archived
         & ~runs.certificate.eq(False)
@@ -34,7 +36,7 @@ def cells(runs: pd.DataFrame, values: pd.DataFrame, domain: str, target: str, te
     told = known.groupby(_CELL).agg(
         value=("value", "mean"), low=("low", "mean"), high=("high", "mean"), n_prompts=("n_prompts", "min"),
         runs=("run_id", "nunique"), seeds=("seed", "nunique"), sets=("heldout_hash", "nunique"),
-        least=("value", "min"), most=("value", "max"),
+        least=("value", "min"), most=("value", "max"), n_train=("n_train", "max"),
     )  # fmt: skip
     told = told.join(before)
     return told.assign(passed_over=told.before - told.runs).drop(columns="before").reset_index()
@@ -48,9 +50,29 @@ def _most_trained(known: pd.DataFrame) -> pd.DataFrame:
     return known
 
 
+def remarks(cells: pd.DataFrame) -> list[str]:
+    """What a reader should know before comparing the cells with each other."""
+    said, sizes = [], cells.n_train.dropna()
+    if sizes.nunique() > 1:
+        said.append(
+            f"The cells differ in training queries, {sizes.min():,.0f} to {sizes.max():,.0f}: part of what lies between them is that. "
+            "Choose a study to set runs of one size beside each other."
+        )
+    if (cells.passed_over > 0).any():
+        said.append(
+            f"A cell shows the runs of the most training queries, and of these the most steps: {int(cells.passed_over.sum())} "
+            "of fewer are not in it."
+        )
+    if (cells.runs > 1).any():
+        said.append("Where several remain it shows the mean of their values and of their bounds.")
+    if (cells.sets > 1).any():
+        said.append("Some were measured on different held-out prompts.")
+    return said
+
+
 def suggested(runs: pd.DataFrame, most: int = 4) -> list[str]:
     """Runs worth comparing when nobody chose: the best that were measured alike, the baseline among them."""
-    fit = runs[~runs.exact.isna() & ~runs.archived & ~runs.certificate.eq(False)]
+    fit = runs[~runs.exact.isna() & runs.acceptance_rule.ne(SERVED_TEXT) & ~runs.archived & ~runs.certificate.eq(False)]
     if fit.empty:
         return []
     alike = ["target", "domain", "heldout_hash", "num_draft_tokens", "dtype", "device"]

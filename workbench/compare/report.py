@@ -140,11 +140,19 @@ def reasons(found: Comparison) -> list[tuple[str, str, list[str]]]:
     return [(str(label), str(reason), list(part.metric)) for (label, reason), part in grouped]
 
 
+def reasons_together(found: Comparison) -> list[tuple[list[str], str, list[str]]]:
+    """(drafts, reason, rates): a reason that holds for the same rates of several drafts is told once."""
+    together: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for label, reason, names in reasons(found):
+        together.setdefault((reason, tuple(names)), []).append(label)
+    return [(labels, reason, list(names)) for (reason, names), labels in together.items()]
+
+
 def not_comparable(found: Comparison) -> str:
     """What was not subtracted and why, as HTML; nothing if all was."""
     items = "".join(
-        f"<li><b>{_safe(label)}</b>: {_safe(reason)} ({', '.join(names)})</li>"
-        for label, reason, names in reasons(found)
+        f"<li><b>{_safe('; '.join(labels))}</b>: {_safe(reason)} ({', '.join(names)})</li>"
+        for labels, reason, names in reasons_together(found)
     )
     return f'<h3>Not comparable</h3><ul class="odd">{items}</ul>' if items else ""
 

@@ -111,7 +111,7 @@ def _claim_view(finding: Finding, effort: str, cells: Any) -> View:
     title = ", ".join(filter(None, [finding.claim.title, effort]))
     return View(
         _name(finding, effort), f"{title}: the effect of each comparison with its interval",
-        lambda tone: findings_view.effects(finding.claim, cells, tone), findings_view.table(finding.claim, cells),
+        lambda tone: findings_view.effects(finding.claim, cells, tone, effort), findings_view.table(finding.claim, cells),
     )  # fmt: skip
 
 

@@ -180,13 +180,28 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 28 else text[:27] + "…"
 
 
-def effects(claim: Claim, cells: Sequence[Cell], tone: str) -> go.Figure:
+def effects(claim: Claim, cells: Sequence[Cell], tone: str, effort: str = "") -> go.Figure:
     """The measured effect of each comparison with its interval, and the band that the paper states."""
-    absolute = all(math.isnan(cell.relative.value) for cell in cells)
-    shown = [cell for cell in cells if cell.counts and (absolute or not math.isnan(cell.relative.value))]
+    rows = [(f"{place(cell.where)}, T={cell.temperature:g}", cell) for cell in cells if cell.counts]
+    return _forest(claim, rows, tone, effort)
+
+
+def pooled_effects(claim: Claim, outcomes: Sequence[Outcome], tone: str) -> go.Figure:
+    """The same over all comparisons and in each domain; for claims on modes at each kind of effort."""
+    rows: list[tuple[str, Cell | Pooled]] = []
+    for outcome in outcomes:
+        if outcome.pooled is not None:
+            parts = {"all together": outcome.pooled} | dict(outcome.by_domain if len(outcome.by_domain) > 1 else {})
+            rows += [(", ".join(filter(None, [outcome.effort, name])), one) for name, one in parts.items()]
+    return _forest(claim, rows, tone, "comparisons taken together")
+
+
+def _forest(claim: Claim, rows: Sequence[tuple[str, Cell | Pooled]], tone: str, of: str) -> go.Figure:
+    absolute = all(math.isnan(one.relative.value) for _, one in rows)
+    shown = [(name, one) for name, one in rows if absolute or not math.isnan(one.relative.value)]
     colours, unit = theme.TONES[tone], "acceptance" if absolute else "relative"
     figure = go.Figure(layout={"template": theme.template(tone)})
-    _dress(figure, f"Effect, {unit}", len(shown))
+    _dress(figure, ", ".join(filter(None, ["Effect", of, unit])), len(shown))
     if claim.band and not absolute:
         low, high = claim.band
         figure.add_vrect(x0=low, x1=high, fillcolor=theme.PALETTE[4], opacity=0.22, line_width=0, layer="below")
@@ -195,9 +210,9 @@ def effects(claim: Claim, cells: Sequence[Cell], tone: str) -> go.Figure:
         )
     figure.add_vline(x=0, line={"color": colours.faint, "dash": "dash"})
     for verdict, symbol in _MARKS.items():
-        _add_points(figure, [(i, c, c.absolute if absolute else c.relative) for i, c in enumerate(shown) if c.verdict == verdict],
-                    verdict, symbol)  # fmt: skip
-    names = [html.escape(f"{place(cell.where)}, T={cell.temperature:g}") for cell in shown]
+        part = [(i, one, one.absolute if absolute else one.relative) for i, (_, one) in enumerate(shown)]
+        _add_points(figure, [row for row in part if row[1].verdict == verdict], verdict, symbol)
+    names = [html.escape(name) for name, _ in shown]
     figure.update_yaxes(
         tickmode="array", tickvals=list(range(len(shown))), ticktext=names, autorange="reversed", showgrid=False
     )
@@ -219,7 +234,9 @@ def _dress(figure: go.Figure, title: str, rows: int) -> None:
     )  # fmt: skip
 
 
-def _add_points(figure: go.Figure, rows: list[tuple[int, Cell, Interval]], verdict: str, symbol: str) -> None:
+def _add_points(
+    figure: go.Figure, rows: Sequence[tuple[int, Cell | Pooled, Interval]], verdict: str, symbol: str
+) -> None:
     if not rows:
         return
     figure.add_scatter(

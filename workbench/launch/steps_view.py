@@ -21,7 +21,7 @@ def show(recipes: Sequence[Recipe]) -> None:
     methods = ", ".join(dict.fromkeys(method_of(r.train) for r in recipes))
     lines = [
         _answers(recipes),
-        f"{'A draft learns' if count == 1 else f'{count} drafts learn'} with {ui.text(methods)}: {'; '.join(learning)}.",
+        f"{'A draft learns' if count == 1 else f'{count} drafts learn'} with {ui.text(methods)}, {'; '.join(learning)}.",
         f"Acceptance, speed and losslessness are measured on the held-out prompts at temperature {temperatures}.",
     ]
     numbered = "\n".join(f"{place}. {line}" for place, line in enumerate(lines, start=1))

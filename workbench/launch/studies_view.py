@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from engine.errors import DraftbenchError
+from engine.measure.study_tags import studies_of
 from engine.paths import PROJECT_ROOT
 from engine.progress import duration
 from engine.study.known import find, known
@@ -80,6 +81,10 @@ def _plan(chosen: Study) -> None:
             "Runs that are done are kept, also those made before the study. What failed or was stopped goes on. "
             "A cell that fails stops no other."
         )
+    if counts.get("done") and chosen.name in studies_of(queries.runs()):
+        with st.container(horizontal=True, gap="medium"):
+            ui.goto("findings", "What it found", icon=":material/science:", study=chosen.name)
+            ui.goto("compare", "Compare its runs", icon=":material/compare_arrows:", study=chosen.name)
     with st.expander(f"All {len(chosen.placed)} cells"):
         st.dataframe(_table(chosen), hide_index=True)
 

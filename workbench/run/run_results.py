@@ -66,7 +66,7 @@ def _exact_card(row: Any, before: pd.DataFrame, gain: Mapping[str, Any] | None) 
     delta = None
     if row.temperature in before.index:
         old = before.loc[row.temperature]
-        delta = f"{row.value - old.value:+.3f} over the draft before training"
+        delta = f"{row.value - old.value:+.3f} by training"
         notes.append(f"untrained: {ui.interval(old.value, old.low, old.high)}")
     if gain:
         notes.append(f"gain: {ui.interval(gain.get('value'), gain.get('low'), gain.get('high'))}, paired by prompt")

@@ -21,6 +21,19 @@ COLUMNS: dict[str, Any] = {
     ),
     "label": _column.TextColumn("Run", width=280, help="Its title, or its id where nobody gave it one."),
     "open": _column.LinkColumn("Open", display_text="open", help="The run's own page, in a new tab."),
+    "exact": _column.NumberColumn(
+        "Exact acceptance",
+        format="%.3f",
+        help="The chance, 0 to 1, that the target keeps a token proposed at a position of its own text; tokens "
+        "discarded after a refusal do not count. At the lowest measured temperature.",
+    ),
+    "interval": _column.TextColumn("95% interval", help="Of the exact acceptance: bootstrap over prompts."),
+    "speedup": _column.NumberColumn(
+        "Speed-up",
+        format="%.2f×",
+        help="Seconds of plain decoding over seconds of speculative decoding, the same prompts in turn "
+        "on the run's machine. Below 1 it is slower.",
+    ),
     "domain": _column.TextColumn("Domain", help="Label of the prompts' domain."),
     "scenario": _column.TextColumn(
         "Scenario",
@@ -36,13 +49,6 @@ COLUMNS: dict[str, Any] = {
     "supervision": _column.TextColumn(
         "Supervision", help="white box: the target's whole distribution; black box: its text alone."
     ),
-    "exact": _column.NumberColumn(
-        "Exact acceptance",
-        format="%.3f",
-        help="The chance, 0 to 1, that the target keeps a token proposed at a position of its own text; tokens "
-        "discarded after a refusal do not count. At the lowest measured temperature.",
-    ),
-    "interval": _column.TextColumn("95% interval", help="Of the exact acceptance: bootstrap over prompts."),
     "n": _column.NumberColumn("n", format="%d", help="Held-out prompts that the acceptance was measured on."),
     "temperature": _column.NumberColumn(
         "T", format="%g", help="Sampling temperature of the acceptance shown; 0 is greedy."
@@ -52,12 +58,6 @@ COLUMNS: dict[str, Any] = {
         format="%+.3f",
         help="Exact acceptance minus that of the same draft before training, at the same temperature. "
         "Its interval is on the run's page.",
-    ),
-    "speedup": _column.NumberColumn(
-        "Speed-up",
-        format="%.2f×",
-        help="Seconds of plain decoding over seconds of speculative decoding, the same prompts in turn "
-        "on the run's machine. Below 1 it is slower.",
     ),
     "speedup_interval": _column.TextColumn("95% interval (speed-up)", help="Bootstrap over the timed prompts."),
     "certificate": _column.TextColumn(
