@@ -13,6 +13,7 @@ from engine.runs.folder import RunFolder
 from tests.chat_server import MODEL, Said, chat_server
 from tests.ui.conftest import OpenPage
 from tests.unit.conftest import call, quick
+from workbench import ui
 
 
 def certain(body: dict[str, Any], number: int) -> Said:
@@ -46,7 +47,9 @@ def test_every_page_shows_a_run_that_was_measured_against_a_server(page: OpenPag
     a, b, ordinary = served
     for name in ("home", "runs", "findings"):
         page(name)
-    page("run", run=a)
+    shown = page("run", run=a)
+    assert any(ui.text(MODEL) in note.value and "all of them" in note.value for note in shown.info)
+    assert not any("Measured against" in note.value for note in page("run", run=ordinary).info)
     for temperature in ("0", "1"):
         for view in ("Overview", "Prompts"):
             page("compare", runs=[a, b], temperature=temperature, view=view)

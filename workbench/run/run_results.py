@@ -52,6 +52,7 @@ def results(run: RunFolder, indexed: Run) -> None:
         with place.container(border=True, height="stretch"):
             st.metric(name, value, delta, help=help_text)
             st.caption(note)
+    served(summary.get("served"))
     certificate(summary.get("certificate"))
     with st.expander("All rates, before and after training", icon=":material/table_chart:"):
         frame = rates(values)
@@ -113,6 +114,23 @@ def _counted(row: Any) -> str:
 
 def _range(row: Any, digits: int = 3) -> str:
     return bounds(row.low, row.high, digits) or "no interval"
+
+
+def served(found: object) -> None:
+    """Of a measurement against a served model's text: whose, how much of it counts, and what it cannot tell."""
+    if not isinstance(found, Mapping):
+        return
+    parts = []
+    for at in _rows(found.get("positions")):
+        out = at.get("left_out")
+        why = f" {ui.number(out, 0)} left out: not certain which they were or how likely" if out else " all of them"
+        parts.append(f"T = {at.get('temperature', 0):g}: {ui.number(at.get('used'), 0)} tokens,{why}")
+    st.info(
+        f"Measured against the text of **{ui.text(str(found.get('model')))}** at {ui.text(str(found.get('base_url')))}: exact "
+        "acceptance is the mean of min(1, q(x)/p(x)) over the tokens x that it drew. Sampled rates, tau, speed and a "
+        f"certificate need the target to run here.  \n{'; '.join(parts)}.",
+        icon=":material/dns:",
+    )
 
 
 def certificate(found: object) -> None:
