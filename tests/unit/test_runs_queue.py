@@ -91,6 +91,13 @@ def worker(tmp_path: Path) -> psutil.Process:
     return next(process for process in ours(tmp_path) if process.cmdline()[-1] == "work")
 
 
+def kill_worker(tmp_path: Path) -> None:
+    """Kill the worker and wait until it is gone: it holds its lock for a moment after its command line has vanished."""
+    killed = worker(tmp_path)
+    killed.kill()
+    killed.wait(20)
+
+
 def recipe(notes: str = "", name: str = "run") -> Recipe:
     return parse_recipe({"name": name, "notes": notes, "prompts": {"train": "a.jsonl", "heldout": "b.jsonl"}})
 
@@ -256,7 +263,7 @@ def test_a_killed_job_shows_as_interrupted_and_the_next_one_starts(tmp_path: Pat
 def test_a_killed_worker_leaves_the_job_at_work_and_the_next_worker_waits_for_it(tmp_path: Path):
     first, second = queue.submit_all(home(), [recipe("waits"), recipe()])
     until(lambda: state(first) == "running")
-    worker(tmp_path).kill()
+    kill_worker(tmp_path)
     until(lambda: len(ours(tmp_path)) == 1)
     queue.wake(home())
     until(lambda: len(ours(tmp_path)) == 2)
@@ -270,7 +277,7 @@ def test_a_killed_worker_leaves_the_job_at_work_and_the_next_worker_waits_for_it
 def test_a_job_whose_worker_was_killed_while_it_started_is_not_started_again(tmp_path: Path):
     run = queue.submit(home(), recipe("starts slowly"))
     job = until(lambda: queue._job(home()))
-    worker(tmp_path).kill()
+    kill_worker(tmp_path)
     until(lambda: len(ours(tmp_path)) == 1)
     queue.wake(home())
     until(lambda: len(ours(tmp_path)) == 2)
