@@ -9,7 +9,7 @@ import typer
 
 from engine import console
 from engine.cli_options import Json
-from engine.errors import DraftbenchError
+from engine.errors import DraftbenchError, did_you_mean
 from engine.paths import home
 
 
@@ -33,11 +33,18 @@ def findings(
     """
     from engine import reports_findings
     from engine.measure.findings_json import as_json as told
-    from engine.measure.of_home import evaluate_home
+    from engine.measure.of_home import evaluate_home, measured_studies
 
     if as_json and (markdown or recipe):
         raise DraftbenchError("--json was given with --markdown or --recipe", "one form is printed", "give one of them")
     found = evaluate_home(home(), study)
+    known = measured_studies(home()) if study else []
+    if known and study not in known:
+        raise DraftbenchError(
+            f"no measured run here belongs to a study {study!r}",
+            "a run belongs to the study that it was started by",
+            did_you_mean(str(study), known),
+        )
     values = told(found, study)
     if html is not None:
         _write_report(html, study)
@@ -54,8 +61,6 @@ def findings(
 
 
 def _recipe(values: dict[str, object], key: str) -> str:
-    from engine.errors import did_you_mean
-
     claims = {claim["key"]: claim for claim in values["claims"]}  # type: ignore[attr-defined]
     if key not in claims:
         raise DraftbenchError(f"no claim is called {key!r}", "", did_you_mean(key, claims))

@@ -12,7 +12,7 @@ import pandas as pd
 from engine.measure.findings import Finding, evaluate
 from engine.measure.pairing import select
 from engine.measure.places import Run
-from engine.measure.study_tags import of_study
+from engine.measure.study_tags import of_study, studies_of
 from engine.paths import Home
 from engine.store import queries
 from engine.store.connection import reading
@@ -52,3 +52,9 @@ def evaluate_home(home: Home, study: str | None = None, *, up_to_date: bool = Fa
         {str(row["run_id"]): row["title"] for row in rows if isinstance(row["title"], str) and row["title"]},
         sums,
     )
+
+
+def measured_studies(home: Home) -> list[str]:
+    """Names of the studies that any measured run of the index belongs to."""
+    with reading(home.index) as con:
+        return studies_of(queries.studied(con))

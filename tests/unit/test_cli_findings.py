@@ -164,8 +164,9 @@ def test_a_study_is_looked_at_alone(root: Path, capsys: pytest.CaptureFixture[st
     assert json.loads(run(capsys, "--json")[1])["runs_compared"] == 9
     found = json.loads(run(capsys, "--json", "--study", "mine")[1])
     assert (found["runs_compared"], found["study"]) == (8, "mine")
-    code, out, _ = run(capsys, "--study", "nothing")
-    assert (code, "no finished run" in out) == (0, True)
+    code, out, err = run(capsys, "--study", "nothing")
+    assert (code, out) == (2, "")
+    assert "no measured run here belongs to a study 'nothing'" in err
 
 
 def test_the_text_can_be_read_and_the_markdown_has_tables(root: Path, capsys: pytest.CaptureFixture[str]):
@@ -249,3 +250,11 @@ def test_the_samples_from_the_command_line_decide_all_five_claims(
         assert claim["verdict"] != "not enough runs"
         assert claim["headline"]["absolute"]["low"] < claim["headline"]["absolute"]["high"]
         assert all((root / "runs" / run_id).is_dir() for cell in claim["cells"] for run_id in cell["runs"])
+
+
+def test_an_unknown_study_is_told_with_the_known_ones(root: Path, capsys: pytest.CaptureFixture[str]):
+    a_study(root)
+    code, _, err = run(capsys, "--study", "mien")
+    assert code == 2
+    assert "did you mean 'mine'" in err
+    assert run(capsys, "--study", "mine")[0] == 0
