@@ -7,8 +7,9 @@ traceback.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class DraftbenchError(Exception):
@@ -37,6 +38,29 @@ class DraftbenchError(Exception):
 
 class Cancelled(Exception):
     """SIGTERM or Ctrl-C arrived and the work stopped at a safe point."""
+
+
+@contextlib.contextmanager
+def boundary(what: str, fix: str, why: str = "") -> Iterator[None]:
+    """Around a library that reads a stranger's input: whatever it raises becomes one `DraftbenchError`.
+
+    A list of exception classes is always too short here: the reader of a tokenizer, an archive or a template raises
+    what its own dependencies raise. The library's class and first line follow `why`. Errors that are already explained,
+    a cancel and a lack of memory pass through: they have an explanation of their own.
+    """
+    try:
+        yield
+    except (DraftbenchError, Cancelled, MemoryError):
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise DraftbenchError(what, f"{why} ({said})" if why else said, fix) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 300 characters; 'no message' if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else "no message"
 
 
 def did_you_mean(wrong: str, choices: Iterable[str]) -> str:
