@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, read_json, sha256_file, write_json
 from engine.models.head import DRAFT_IDS, check_head
 from engine.models.load import LoadedModel, load_model
+from engine.models.shallow import copy_layers, fitting_layers, shallow_model
 from engine.models.vocabulary import check_vocabulary
 
 WEIGHTS = "draft.safetensors"
@@ -46,28 +46,6 @@ class Draft:
 
     model: Any
     info: DraftInfo
-
-
-def evenly_spaced(count: int, total: int) -> list[int]:
-    """`count` layer indices of `total`, first and last included; a single one is the first."""
-    if not 1 <= count <= total:
-        raise DraftbenchError(
-            f"draft.layers is {count}, the target has {total} layers", "", f"choose a number from 1 to {total}"
-        )
-    return [0] if count == 1 else [round(i * (total - 1) / (count - 1)) for i in range(count)]
-
-
-def chosen_layers(layers: int | list[int], total: int) -> list[int]:
-    """The layer indices a DraftSpec asks for, checked against the target's number of layers."""
-    if isinstance(layers, int):
-        return evenly_spaced(layers, total)
-    if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < total:
-        raise DraftbenchError(
-            f"draft.layers {layers} does not fit a target of {total} layers",
-            "indices are distinct, ascending and start at 0",
-            f"for example {evenly_spaced(min(4, total), total)}",
-        )
-    return layers
 
 
 def initialise_draft(target: LoadedModel, spec: DraftSpec, *, seed: int, checkpoint: Path | None = None) -> Draft:
@@ -97,57 +75,19 @@ def initialise_draft(target: LoadedModel, spec: DraftSpec, *, seed: int, checkpo
 
 
 def _from_layers(target: LoadedModel, spec: DraftSpec, seed: int) -> Draft:
-    """A model of the target's shape with fewer layers: copied from the target, or random."""
-    layers = chosen_layers(spec.layers, target.model.config.num_hidden_layers)
-    model = _shallow_model(target, layers, seed)
+    """A model of the target's kind with fewer layers: copied from the target, or random."""
+    layers = fitting_layers(target.model, spec.layers)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = shallow_model(target.model, layers).to(target.device).eval()
     copied = spec.init == "layers"
     if copied:
-        model.load_state_dict(_take_layers(target.model.state_dict(), layers, _layer_prefix(target.model)))
+        copy_layers(target.model, model, layers)
     return Draft(model, DraftInfo(target.fingerprint, spec.share_embeddings, spec.init, layers if copied else []))
 
 
 def _replaced(info: DraftInfo, **changes: Any) -> DraftInfo:
     return DraftInfo(**{**asdict(info), **changes})
-
-
-def _shallow_model(target: LoadedModel, layers: list[int], seed: int) -> Any:
-    """A randomly initialised float32 model of the target's configuration with only those layers."""
-    config = copy.deepcopy(target.model.config)
-    for name, value in vars(target.model.config).items():  # such as layer_types: one entry a layer
-        if "layer" in name and isinstance(value, list) and len(value) == config.num_hidden_layers:
-            setattr(config, name, [value[i] for i in layers])
-    config.num_hidden_layers = len(layers)
-    config.dtype = torch.float32
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return type(target.model)(config).to(target.device).eval()
-
-
-def _layer_prefix(model: Any) -> str:
-    """Name of the list of decoder layers in the state dict, such as 'model.layers.'."""
-    depth = model.config.num_hidden_layers
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
-            return f"{name}."
-    raise DraftbenchError(
-        f"{type(model).__name__} has no list of {depth} layers",
-        "a draft cannot be cut out of it",
-        "use draft.init: checkpoint with a small model of the same family",
-    )
-
-
-def _take_layers(state: dict[str, torch.Tensor], layers: list[int], prefix: str) -> dict[str, torch.Tensor]:
-    """The state of a model that has only `layers`, renumbered from 0, in float32."""
-    new_index = {old: new for new, old in enumerate(layers)}
-    pattern = re.compile(re.escape(prefix) + r"(\d+)\.(.*)")
-    taken = {}
-    for name, tensor in state.items():
-        match = pattern.fullmatch(name)
-        if match is None:
-            taken[name] = tensor.float()
-        elif int(match[1]) in new_index:
-            taken[f"{prefix}{new_index[int(match[1])]}.{match[2]}"] = tensor.float()
-    return taken
 
 
 def _from_other_model(target: LoadedModel, spec: DraftSpec) -> Draft:
