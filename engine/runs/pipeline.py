@@ -23,6 +23,7 @@ from engine.data.prompts import Prompt, prompts_hash
 from engine.data.readers import read_prompts
 from engine.data.rendering import render
 from engine.data.subsets import nested_subset, split_heldout
+from engine.decode.runner import Runner
 from engine.decode.sampling import Sampling
 from engine.distill.checkpoint import drop_checkpoints
 from engine.distill.losses import check_terms, supervision
@@ -61,6 +62,11 @@ class PromptSplit:
     counts: dict[str, int]
 
 
+def decodes(recipe: Recipe) -> bool:
+    """Whether a run decodes its models, rather than reading text that a server writes."""
+    return recipe.capture.server is None or recipe.measure.against == "model"
+
+
 class Pipeline:
     """The phases of one run. What is costly to load is loaded once, when first needed."""
 
@@ -78,6 +84,8 @@ class Pipeline:
     def target(self) -> LoadedModel:
         target = load_model(self.recipe.target)
         check_head(target.model)
+        if decodes(self.recipe):  # now rather than at the first answer
+            Runner(target.model)
         return target
 
     @cached_property
@@ -224,7 +232,10 @@ class Pipeline:
         checkpoint = None
         if spec.checkpoint is not None:
             checkpoint = draft_folder(self.home, spec.checkpoint)
-        return initialise_draft(self.target, spec, seed=self.recipe.train.seed, checkpoint=checkpoint)
+        draft = initialise_draft(self.target, spec, seed=self.recipe.train.seed, checkpoint=checkpoint)
+        if decodes(self.recipe):  # a draft that cannot be decoded should not be trained first
+            Runner(draft.model)
+        return draft
 
     def train(self) -> None:
         """Train the run's draft, or go on training it."""
