@@ -25,8 +25,8 @@ from engine.runs.folder import RunFolder
 from engine.runs.pipeline import Pipeline, PromptSplit
 
 _SHIPPED = "sample_data/prompts"
-_EACH = 40  # stand-in prompts of each kind
-_CHECKED = 8  # prompts that are enough where the target has to answer them first
+_EACH = 24  # stand-in prompts of each kind
+_CHECKED = 6  # prompts that are enough where the target has to answer them first
 
 
 @dataclass(frozen=True)
