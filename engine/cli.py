@@ -172,6 +172,7 @@ def _execute(
 ) -> None:
     from engine.runs.execution import execute
     from engine.runs.folder import RunFolder
+    from engine.runs.provenance import provenance_of
 
     where = home()
     run = RunFolder.open(where, resume) if resume is not None else _new_run(recipe, settings, skip_bad)
@@ -180,7 +181,7 @@ def _execute(
     if as_json:
         console.print_json({"run": run.id, "folder": str(run.path), "state": run.status()["state"], **summary})
     elif summary:
-        reports.summary(run.id, summary)
+        reports.summary(run.id, summary, provenance_of(run.path))
     else:
         console.line(f"run {run.id} is trained; `draftbench run --resume {run.id}` measures it")
 
@@ -289,10 +290,13 @@ def measure(run_id: RunId, settings: Settings = None, as_json: Json = False) -> 
     """
     from engine.runs.execution import measure_again
     from engine.runs.folder import RunFolder
+    from engine.runs.provenance import provenance_of
 
     found = RunFolder.open(home(), run_id)
     summary = measure_again(home(), found, settings or [])
-    console.print_json({"run": found.id, **summary}) if as_json else reports.summary(found.id, summary)
+    console.print_json({"run": found.id, **summary}) if as_json else reports.summary(
+        found.id, summary, provenance_of(found.path)
+    )
 
 
 @runs_app.callback()

@@ -6,6 +6,7 @@ from typing import Any
 
 from engine.errors import DraftbenchError
 from engine.fileio import read_json
+from engine.numbers import number
 from engine.paths import Home
 from engine.runs.folder import RunFolder, run_folders
 
@@ -25,7 +26,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
         row |= {"domain": recipe.prompts.domain, "loss": "+".join(term.name for term in recipe.train.loss)}
         if run.summary_path.exists():
             row["exact"] = ", ".join(
-                f"{m['value']:.3f} (T={m['temperature']:g})"
+                f"{number(m['value'])} (T={m['temperature']:g})"
                 for m in run.summary()["metrics"]
                 if m["draft"] == "trained" and m["metric"] == "exact"
             )
