@@ -28,7 +28,8 @@ from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.faults import explain
 from engine.runs.traces import save_trace
-from workbench import theme
+from workbench import needed, theme
+from workbench.guard import Guard
 from workbench.live import live_view
 from workbench.live.live_decode import LIMITS, Ask, Live, choices, decode, has_draft, sample, samples
 
@@ -241,6 +242,7 @@ def mounted(*, replay: bool = True) -> FastAPI:
         FastAPI(), build(replay=replay), path="/", root_path=PATH, ssr_mode=False, show_error=False, footer_links=[],
         server_name="127.0.0.1", theme=_look(), css=theme.fate_css() + live_view.CSS,
     )  # fmt: skip
+    app.add_middleware(needed.OnlyNeeded, needed=needed.of_live)
     return app
 
 
@@ -272,6 +274,7 @@ def alone() -> FastAPI:
             yield
 
     outer = FastAPI(lifespan=lifespan, openapi_url=None)
+    outer.add_middleware(Guard)
     outer.add_api_route("/", lambda: RedirectResponse(f"{PATH}/"))
     outer.mount(PATH, inner)
     return outer
