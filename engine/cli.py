@@ -30,6 +30,7 @@ _STOPPED = 130  # the exit status of a program ended by Ctrl-C
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0, 1 for a check that failed, 2 for an error told in three lines, 130 for a stop."""
     _quiet_libraries()
+    console.guard_streams()
     given = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in given
     try:
@@ -67,7 +68,7 @@ def _fail_or_raise(error: Exception, as_json: bool) -> int:
     from engine.runs.faults import explain
 
     if type(error).__name__ == "NoArgsIsHelpError":
-        typer.echo(error.format_message())  # type: ignore[attr-defined]
+        typer.echo(console.harmless(error.format_message()))  # type: ignore[attr-defined]
         return 0
     if hasattr(error, "format_message"):  # click's errors of usage
         context = getattr(error, "ctx", None)

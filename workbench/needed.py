@@ -24,7 +24,9 @@ _LIVE_READS = re.compile(
     rf"|/gradio_api/(info/?|app_id/?|theme\.css|startup-events|queue/data|heartbeat/{_NAME}|call/{_NAME}/{_NAME})"
 )
 _LIVE_POSTS = re.compile(rf"/gradio_api/(queue/join|cancel|reset/?|(call|call/v2|run|api)/{_NAME}/?)")
-_CORE = re.compile(r"^/[^.]*_stcore/(health|host-config|stream|bidi-components/.+)$")  # what Streamlit's own page asks for
+_CORE = re.compile(
+    r"^/[^.]*_stcore/(health|host-config|stream|bidi-components/.+)$"
+)  # what Streamlit's own page asks for
 
 Needed = Callable[[Scope], bool]
 

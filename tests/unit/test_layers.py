@@ -28,7 +28,7 @@ ENGINE_LAYERS = [
     {"data", "models", "store"},
     {"packages"},
     {"config", "fileio", "paths", "progress"},
-    {"errors"},
+    {"errors", "visible"},
 ]
 INTERFACE_LIBRARIES = {"streamlit", "gradio", "plotly", "uvicorn", "starlette", "fastapi"}
 

@@ -34,7 +34,13 @@ class Inner:
 
 
 def ask(
-    headers: Pairs, *, kind: str = "http", method: str = "GET", server: Any = HERE, hosts: str = "", scheme: str = "http"
+    headers: Pairs,
+    *,
+    kind: str = "http",
+    method: str = "GET",
+    server: Any = HERE,
+    hosts: str = "",
+    scheme: str = "http",
 ) -> tuple[list[Message], list[Scope]]:
     """What is sent in answer to a request with these headers, and what reached the application."""
     inner, sent = Inner(), []
