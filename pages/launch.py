@@ -16,6 +16,7 @@ from engine.models.assets import ASSETS
 from engine.paths import PROJECT_ROOT
 from engine.runs.aside import checked
 from engine.runs.folder import RunFolder
+from engine.visible import visible
 from workbench import queries, ui
 from workbench.launch import cost_view, from_address, parts, starting, steps_view, studies_view, sweep_view
 from workbench.launch.form import Form
@@ -98,12 +99,12 @@ def show_refused() -> None:
     """What the link asked for and only a person may set."""
     refused = st.session_state.get("launch:refused", ())
     if refused:
-        asked = "\n".join(f"- {ui.text(one)}" for one in refused)
         st.warning(
-            f"**This link also asked for**\n\n{asked}\n\nIt was not taken from the link: it would let a stranger's "
-            "code run here, or send texts and a key elsewhere. Set it yourself if you mean it.",
+            "**This link also asked for what no link can set.** It would let a stranger's code run here, or send texts "
+            "and a key elsewhere. Set it yourself if you mean it:",
             icon=":material/shield:",
         )
+        st.code("\n".join(visible(one) for one in refused), language=None, wrap_lines=True)
 
 
 def fill_in() -> tuple[dict[str, Any], dict[str, list[Any]]]:

@@ -22,7 +22,7 @@ from starlette.routing import Mount
 
 from workbench import needed, startup, ui
 from workbench.address import KnownAddress
-from workbench.guard import Guard
+from workbench.guard import Guard, named_or_exit
 from workbench.live import gradio_app
 
 live_app = gradio_app.mounted()
@@ -40,7 +40,7 @@ app = st.App(
     str(Path(__file__).with_name("router.py")),
     routes=[Mount(gradio_app.PATH, app=live_app)],
     middleware=[
-        Middleware(Guard),  # the first is the outermost
+        Middleware(Guard, named=named_or_exit()),  # the first is the outermost
         Middleware(needed.OnlyNeeded, needed=needed.of_pages(gradio_app.PATH)),
         Middleware(KnownAddress, mounted=gradio_app.PATH),
     ],

@@ -17,12 +17,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import DraftbenchError
+from engine.visible import visible
 
 SETTING = "DRAFTBENCH_HOSTS"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -110,6 +112,15 @@ def named_addresses(setting: str | None) -> tuple[str, ...]:
     return given
 
 
+def named_or_exit() -> tuple[str, ...]:
+    """The addresses of the setting; a program that is just starting ends with the error where there is one."""
+    try:
+        return named_addresses(os.environ.get(SETTING))
+    except DraftbenchError as error:
+        print(visible(f"error: {error}"), file=sys.stderr)
+        sys.exit(2)
+
+
 def _as_address(named: str, scheme: str) -> Address:
     """One of `named_addresses`, with the request's scheme where it names none."""
     return parse_origin(named if "://" in named else f"{scheme}://{named}")
@@ -181,10 +192,9 @@ class _Headers:
 class Guard:
     """ASGI middleware that answers admitted requests alone, and with the headers that keep other sites' frames away."""
 
-    def __init__(self, app: ASGIApp, environ: Mapping[str, str] | None = None) -> None:
-        """`environ` is read once, so a wrong setting is an error at the start."""
-        self._app = app
-        self._named = named_addresses((os.environ if environ is None else environ).get(SETTING))
+    def __init__(self, app: ASGIApp, named: Sequence[str] = ()) -> None:
+        """`named`: the addresses that the operator names, as `named_addresses` gives them."""
+        self._app, self._named = app, tuple(named)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):

@@ -53,7 +53,7 @@ def ask(
 
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
     scope = {"type": kind, "headers": raw, "server": server, "path": "/", "method": method, "scheme": scheme}
-    asyncio.run(Guard(inner, {SETTING: hosts})(scope, receive, send))
+    asyncio.run(Guard(inner, guard.named_addresses(hosts))(scope, receive, send))
     return sent, inner.scopes
 
 
@@ -187,9 +187,16 @@ def test_a_name_without_a_scheme_goes_with_the_servers_own():
 
 
 @pytest.mark.parametrize("hosts", ["*", "*.example", "bench.example/", "a b", "ftp://bench.example", "bench:0", "x,*"])
-def test_a_setting_that_is_no_address_stops_the_start(hosts: str):
+def test_a_setting_that_is_no_address_stops_the_start(
+    hosts: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     with pytest.raises(DraftbenchError, match="is no address"):
-        Guard(Inner(), {SETTING: hosts})
+        guard.named_addresses(hosts)
+    monkeypatch.setenv(SETTING, hosts)
+    with pytest.raises(SystemExit) as ended:
+        guard.named_or_exit()
+    assert ended.value.code == 2
+    assert "fix: for example" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -245,7 +252,7 @@ async def _lifespan(inner: Inner) -> None:
     async def nothing(*_: Any) -> Message:
         return {"type": "lifespan.startup"}
 
-    await Guard(inner, {})({"type": "lifespan"}, nothing, nothing)
+    await Guard(inner)({"type": "lifespan"}, nothing, nothing)
 
 
 def test_bound_addresses_need_a_number_for_a_port():
