@@ -14,6 +14,7 @@ import typer
 from engine import __version__, console, reports
 from engine.cli_data import data_app
 from engine.cli_findings import findings
+from engine.cli_keys import allow_key, confirmed
 from engine.cli_options import DType, Json, MaybeRecipe, RecipeFile, ResumeRun, RunId, Settings, SkipBad
 from engine.cli_study import study_app
 from engine.cli_tune import tune
@@ -30,6 +31,7 @@ _STOPPED = 130  # the exit status of a program ended by Ctrl-C
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0, 1 for a check that failed, 2 for an error told in three lines, 130 for a stop."""
     _quiet_libraries()
+    console.guard_streams()
     given = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in given
     try:
@@ -67,7 +69,7 @@ def _fail_or_raise(error: Exception, as_json: bool) -> int:
     from engine.runs.faults import explain
 
     if type(error).__name__ == "NoArgsIsHelpError":
-        typer.echo(error.format_message())  # type: ignore[attr-defined]
+        typer.echo(console.harmless(error.format_message()))  # type: ignore[attr-defined]
         return 0
     if hasattr(error, "format_message"):  # click's errors of usage
         context = getattr(error, "ctx", None)
@@ -163,7 +165,7 @@ def capture(recipe: RecipeFile, settings: Settings = None, skip_bad: SkipBad = F
     from engine.runs.execution import capture_only
     from engine.runs.recipes import read_recipe
 
-    rows = capture_only(home(), read_recipe(home(), recipe, settings or [], skip_bad=skip_bad))
+    rows = capture_only(home(), confirmed(read_recipe(home(), recipe, settings or [], skip_bad=skip_bad)))
     console.print_json(rows) if as_json else reports.captures(rows)
 
 
@@ -192,7 +194,8 @@ def _queue(recipe: str | None, resume: str | None, settings: list[str] | None, s
     from engine.runs.recipes import read_recipe
 
     if recipe is not None:
-        (run,) = chosen_place().submit_all(home(), [read_recipe(home(), recipe, settings or [], skip_bad=skip_bad)])
+        wanted = confirmed(read_recipe(home(), recipe, settings or [], skip_bad=skip_bad))
+        (run,) = chosen_place().submit_all(home(), [wanted])
     else:
         run = chosen_place().resume(home(), RunFolder.open(home(), resume or ""))
     if as_json:
@@ -206,7 +209,7 @@ def _new_run(recipe: str | None, settings: list[str] | None, skip_bad: bool) -> 
     from engine.runs.recipes import read_recipe
 
     assert recipe is not None
-    return RunFolder.create(home(), read_recipe(home(), recipe, settings or [], skip_bad=skip_bad))
+    return RunFolder.create(home(), confirmed(read_recipe(home(), recipe, settings or [], skip_bad=skip_bad)))
 
 
 def _refuse_mixed(recipe: str | None, resume: str | None, settings: list[str] | None, skip_bad: bool) -> None:
@@ -573,6 +576,7 @@ def paths(as_json: Json = False) -> None:
         console.line(f"{name:<6} {path}")
 
 
+app.command("allow-key")(allow_key)
 app.command()(findings)
 app.command()(tune)
 app.add_typer(data_app, name="data")

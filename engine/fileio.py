@@ -47,14 +47,14 @@ def _error_number(error: Exception) -> int | None:
     return int(printed[1]) if printed else None
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
+def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     """Replace `path` so that a reader or a crash sees the old content or the new, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     raw = data.encode() if isinstance(data, str) else data
     with disk_errors(path):
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            os.fchmod(handle, 0o644)  # mkstemp's 0600 would lock others out of a shared home
+            os.fchmod(handle, mode)  # mkstemp's 0600 would lock others out of a shared home
             with os.fdopen(handle, "wb") as file:
                 file.write(raw)
                 file.flush()

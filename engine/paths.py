@@ -78,7 +78,8 @@ def resolve_input(path: str, relative_to: Path | None = None) -> Path:
     """An existing input file or folder named in a recipe or on the command line.
 
     A relative path is looked for in the working folder, beside the recipe, then in the
-    project (for `sample_data/` and `recipes/`). Raises DraftbenchError if nowhere.
+    project (for `sample_data/` and `recipes/`). Raises DraftbenchError if nowhere, or if it is a
+    device or a pipe: such a file may never end, and is not the same when it is read again.
     """
     given = Path(path).expanduser()
     places = [given] if given.is_absolute() else [Path.cwd() / given]
@@ -87,8 +88,14 @@ def resolve_input(path: str, relative_to: Path | None = None) -> Path:
             places.append(relative_to / given)
         places.append(PROJECT_ROOT / given)
     for place in places:
-        if place.exists():
+        if place.is_file() or place.is_dir():
             return place.resolve()
+        if place.exists():
+            raise DraftbenchError(
+                f"{path} is neither a file nor a folder",
+                "a device or a pipe may never end, and cannot be read twice",
+                "save what it gives in a file, and name that",
+            )
     raise DraftbenchError(
         f"no such file or folder: {path}",
         "it was looked for in " + ", ".join(dict.fromkeys(str(place.parent) for place in places)),

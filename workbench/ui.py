@@ -16,6 +16,7 @@ import streamlit as st
 
 from engine import __version__
 from engine.errors import DraftbenchError
+from engine.visible import visible
 from workbench import chart_parts, charts, exports, queries
 from workbench.view_state import PAGES, page_of
 
@@ -46,7 +47,8 @@ def heading(name: str) -> None:
 
 def text(value: object) -> str:
     """Text of a user or a model, safe inside Markdown: every character that could mean something is escaped."""
-    return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-.!|~$:@^=&" else c for c in str(value).replace("\n", " "))
+    shown = visible(str(value).replace("\n", " "))
+    return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-.!|~$:@^=&" else c for c in shown)
 
 
 def error_box(error: DraftbenchError) -> None:

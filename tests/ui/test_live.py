@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
@@ -62,6 +64,27 @@ def alone(run_id: str, prompt: str, seed: int, gamma: int = 3, tokens: int = 24)
         max_new_tokens=tokens, seed=seed, dtype="auto",
     )  # fmt: skip
     return [token for item in made.rounds() for token in item.emitted]
+
+
+def status(address: str, path: str, method: str = "GET", **headers: str) -> int:
+    """Of a request to the live view's server; `path` from its root."""
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+    connection.request(method, path, body=b"x" if method == "POST" else None, headers=headers)
+    answer = connection.getresponse()
+    assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
+    connection.close()
+    return answer.status
+
+
+def test_the_live_view_alone_answers_its_own_page_alone(address: str):
+    join = "/live/gradio_api/queue/join"
+    assert status(address, "/live/") == 200
+    assert status(address, "/live/", Host="evil.test") == 403
+    assert status(address, join, "POST", Origin="http://evil.test") == 403
+    assert status(address, join, "POST", Origin=address.removesuffix("/live/")) not in (403, 404)
+    assert status(address, "/live/gradio_api/upload", "POST") == 404
+    assert status(address, "/live/gradio_api/file=/etc/passwd") == 404
+    assert status(address, "/docs") == 404
 
 
 def test_tokens_stream_round_by_round_and_are_those_of_the_command_line(address: str, run_id: str):

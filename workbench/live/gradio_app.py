@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,8 @@ from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.faults import explain
 from engine.runs.traces import save_trace
-from workbench import theme
+from workbench import needed, theme
+from workbench.guard import Guard, named_or_exit
 from workbench.live import live_view
 from workbench.live.live_decode import LIMITS, Ask, Live, choices, decode, has_draft, sample, samples
 
@@ -241,6 +242,7 @@ def mounted(*, replay: bool = True) -> FastAPI:
         FastAPI(), build(replay=replay), path="/", root_path=PATH, ssr_mode=False, show_error=False, footer_links=[],
         server_name="127.0.0.1", theme=_look(), css=theme.fate_css() + live_view.CSS,
     )  # fmt: skip
+    app.add_middleware(needed.OnlyNeeded, needed=needed.of_live)
     return app
 
 
@@ -262,8 +264,8 @@ def _look() -> gr.themes.Base:
     )  # fmt: skip
 
 
-def alone() -> FastAPI:
-    """The live view without the rest of the workbench, at the same path."""
+def alone(named: Sequence[str] = ()) -> FastAPI:
+    """The live view without the rest of the workbench, at the same path; `named` as for `Guard`."""
     inner = mounted(replay=False)
 
     @contextlib.asynccontextmanager
@@ -271,7 +273,8 @@ def alone() -> FastAPI:
         async with inner.router.lifespan_context(inner):
             yield
 
-    outer = FastAPI(lifespan=lifespan, openapi_url=None)
+    outer = FastAPI(lifespan=lifespan, openapi_url=None)  # and so no page of its documentation
+    outer.add_middleware(Guard, named=named)
     outer.add_api_route("/", lambda: RedirectResponse(f"{PATH}/"))
     outer.mount(PATH, inner)
     return outer
@@ -291,7 +294,9 @@ def main(arguments: list[str] | None = None) -> None:
     told = startup.warning(given.host)
     if told:
         print(f"warning: {told}", file=sys.stderr)
+    app = alone(named_or_exit())
     lay_out_samples(home())
-    print(f"http://{given.host}:{given.port}{PATH}/", flush=True)
+    shown = "localhost" if given.host in ("0.0.0.0", "::") else f"[{given.host}]" if ":" in given.host else given.host
+    print(f"http://{shown}:{given.port}{PATH}/", flush=True)
     # An open page keeps a connection that never ends by itself: Ctrl-C does not wait for it.
-    uvicorn.run(alone(), host=given.host, port=given.port, log_level="warning", timeout_graceful_shutdown=1)
+    uvicorn.run(app, host=given.host, port=given.port, log_level="warning", timeout_graceful_shutdown=1)
