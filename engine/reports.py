@@ -114,16 +114,20 @@ def _certificate(certificate: dict[str, Any]) -> None:
 
 def run(told: dict[str, Any]) -> None:
     """One run: state, recipe, origin, and its measurement if it has one."""
-    status, recipe = told["status"], Recipe.model_validate(told["recipe"])
+    status = told["status"]
+    recipe = None if told["recipe"] is None else Recipe.model_validate(told["recipe"])
     where = f"{status['state']}, phase {status['phase']}" if status["state"] == "running" else status["state"]
     console.line(f"{told['run']}: {where}")
     for key, value in (status.get("error") or {}).items():
         console.line(f"  {key}: {value}")
-    rows = [
-        ("folder", told["folder"]),
-        ("target", recipe.target.label),
-        ("prompts", f"{recipe.prompts.domain}, {recipe.prompts.scenario}"),
-        ("loss", " + ".join(term.name for term in recipe.train.loss)),
+    rows = [("folder", told["folder"])]
+    if recipe is not None:
+        rows += [
+            ("target", recipe.target.label),
+            ("prompts", f"{recipe.prompts.domain}, {recipe.prompts.scenario}"),
+            ("loss", " + ".join(term.name for term in recipe.train.loss)),
+        ]
+    rows += [
         ("trained", _training(told["training"])),
         ("origin", _origin(told["provenance"] or {})),
     ]
@@ -211,6 +215,8 @@ def indexed(told: dict[str, Any]) -> None:
     """What an update of the index did."""
     counts = f"{len(told['written'])} written, {told['unchanged']} unchanged, {len(told['removed'])} removed"
     console.line(f"{told['index']}: {counts}")
+    for name, reason in told["damaged"].items():
+        console.line(f"damaged: {name}: {reason}")
     for name, reason in told["failed"].items():
         console.line(f"not indexed: {name}: {reason}")
 
