@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.text import Text
 
 from engine import console
 from engine.config import Recipe
+from engine.errors import first_line
 
 _MEANINGS = (
     "exact: mean of sum min(p, q) over the target's own text; greedy_agreement: argmax p = argmax q; "
@@ -128,8 +129,8 @@ def run(told: dict[str, Any]) -> None:
             ("loss", " + ".join(term.name for term in recipe.train.loss)),
         ]
     rows += [
-        ("trained", _training(told["training"])),
-        ("origin", _origin(told["provenance"] or {})),
+        ("trained", _or_why(lambda: _training(told["training"]))),
+        ("origin", _or_why(lambda: _origin(told["provenance"] or {}))),
     ]
     for name, text in rows:
         console.line(f"  {name:<8} {text}")
@@ -137,7 +138,18 @@ def run(told: dict[str, Any]) -> None:
         console.line(f"  problem  {told['problem']}")
     if told["summary"]:
         console.line("")
-        summary(told["run"], told["summary"])
+        try:
+            summary(told["run"], told["summary"])
+        except Exception as error:  # somebody else may have written it
+            console.line(f"  problem  the measurement cannot be shown: {type(error).__name__}: {first_line(error)}")
+
+
+def _or_why(tell: Callable[[], str]) -> str:
+    """What a file of the run says; why not, where it is not as we write it."""
+    try:
+        return tell()
+    except Exception as error:
+        return f"cannot be shown ({type(error).__name__}: {first_line(error)})"
 
 
 def _training(training: dict[str, Any] | None) -> str:

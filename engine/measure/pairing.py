@@ -13,7 +13,6 @@ from engine.measure.efforts import Usual, schedule
 from engine.measure.mode_pairs import lead_pairs, mode_pairs
 from engine.measure.places import Found, Pair, Place, Run, first_of_each, where_of
 
-
 DAMAGED = "damaged"  # why a run was left out whose notes or sums make no sense
 
 

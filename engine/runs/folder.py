@@ -68,7 +68,7 @@ class RunFolder:
             ) from error
         try:
             write_atomic(begun.path / CONFIG, dump_recipe(recipe))
-            begun.set_status(state="queued", phase="", created_at=now(), run=run.id, **status)
+            begun.set_status(state="queued", phase="", created_at=now(), run_id=run.id, **status)
             with disk_errors(run.path):
                 begun.path.rename(run.path)
         except BaseException:
@@ -131,7 +131,7 @@ class RunFolder:
     def set_status(self, **changes: Any) -> None:
         """Change some keys of the status file, replaced atomically; a damaged one is begun anew."""
         old = self._read_status() or {}
-        write_json(self.path / STATUS, {**old, "run": self.id, **changes, "updated_at": now()})
+        write_json(self.path / STATUS, {**old, "run_id": self.id, **changes, "updated_at": now()})
         self._beat = time.monotonic()
 
     def heartbeat(self, progress: dict[str, Any]) -> None:

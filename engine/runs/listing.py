@@ -14,9 +14,10 @@ from engine.store.connection import reading
 from engine.store.documents import DAMAGED, mapping, run_names
 from engine.store.ingest import ingest_all, remove_missing
 from engine.store.run_folder import RunContents, read_run, unreadable
+from engine.store.values import encodable
 
 _UNFINISHED = ("queued", "running")
-_COLUMNS = ("run_id", "state", "domain", "loss", "created_at", "problems")
+_COLUMNS = ("run_id", "state", "domain", "loss", "created_at", "problems")  # of the index
 
 
 def list_runs(home: Home) -> list[dict[str, Any]]:
@@ -38,7 +39,7 @@ def list_runs(home: Home) -> list[dict[str, Any]]:
             ).fetchall()
     except (DraftbenchError, OSError, duckdb.Error):
         contents = [_contents(home, name) for name in run_names(home)]
-        told = [tuple(one.run.get(column) for column in _COLUMNS[:-1]) + (one.problems,) for one in contents]
+        told = [tuple((one.run | {"problems": one.problems}).get(column) for column in _COLUMNS) for one in contents]
         values = [(one.run["run_id"], *value) for one in contents for value in _exact(one.metrics)]
     exact: dict[str, list[str]] = {}
     for run_id, value, temperature in values:
@@ -86,7 +87,7 @@ def _worst(problems: Sequence[str]) -> str:
 
 def describe(run: RunFolder) -> dict[str, Any]:
     """Everything about one run that is not a table; None, and a problem, for what cannot be read."""
-    told: dict[str, Any] = {"run": run.id, "folder": str(run.path), "status": run.status()}
+    told: dict[str, Any] = {"run": run.id, "folder": encodable(str(run.path)), "status": run.status()}
     problems: list[str] = []
 
     def read(name: str, value: Any) -> Any:

@@ -155,7 +155,7 @@ _MEND = "`draftbench run --resume` writes it again"
 def belongs_to(status: Mapping[str, Any], folder: Path) -> bool:
     """Whether the status was written in this folder. In a copy of a folder it was not: the process that it names works
     on the original. A status of an earlier version does not say."""
-    return status.get("run") in (None, run_id_of(folder.name))
+    return status.get("run_id") in (None, run_id_of(folder.name))
 
 
 def _is_text(value: Any) -> bool:
@@ -187,7 +187,7 @@ def _is_error(value: Any) -> bool:
 
 
 _STATUS: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("phase", "created_at", "updated_at", "ended_at", "queued_at", "run"), _is_text),
+    **dict.fromkeys(("phase", "created_at", "updated_at", "ended_at", "queued_at", "run_id"), _is_text),
     "pid": _is_process,
     "pid_started": _is_number,
     "progress": _is_progress,
