@@ -17,7 +17,7 @@ from engine.measure.sums import senseless
 from engine.paths import Home
 from engine.store import queries
 from engine.store.connection import reading
-from engine.store.ingest import ingest_all, remove_missing
+from engine.store.ingest import add_details, ingest_all, remove_missing
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ def evaluate_home(home: Home, study: str | None = None, *, up_to_date: bool = Fa
         remove_missing(home)
     with reading(home.index) as con:
         frame = of_study(queries.studied(con), study)
-        runs, left_out = select(frame)
+    runs, left_out = select(frame)
+    add_details(home, [run.id for run in runs])
+    with reading(home.index) as con:
         sums = queries.prompt_sums(con, [run.id for run in runs])
     odd = senseless(sums)
     if odd:

@@ -30,6 +30,7 @@ _SMALL, _LARGE = 1_000_000, 16_000_000  # most bytes of a document
 _MOST = {"provenance.json": _LARGE, "summary.json": _LARGE}
 EVENTS_BYTES = 32_000_000  # of a run: some 200,000 optimiser steps
 _RECIPE_BYTES = 500_000
+_DEEPEST = 50  # brackets of a recipe: ours have two
 _TEXT = 20_000  # characters of a text in a status
 _LARGEST_PID = 2**31 - 1
 
@@ -118,7 +119,12 @@ class _Strict:
 
 
 class _Loader(_Strict, yaml.SafeLoader):
-    """In Python: whatever is nested too deep is an exception."""
+    """In Python: whatever is nested too deep is an exception, brackets before they are all looked at."""
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        if self.flow_level > _DEEPEST:
+            raise ConstructorError(None, None, "brackets nested too deep", self.get_mark())
+        super().fetch_flow_collection_start(token)
 
 
 class _QuickLoader(_Strict, yaml.CSafeLoader):

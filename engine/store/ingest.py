@@ -19,6 +19,7 @@ import psutil
 
 from engine.errors import DraftbenchError
 from engine.paths import Home, run_id_of
+from engine.store import rows
 from engine.store.connection import (
     TIMEOUT_S,
     IndexDamagedError,
@@ -40,7 +41,7 @@ from engine.store.values import encodable
 _TRIES = 3
 # How long ingest_all holds the lock before it lets others in: about what a page takes to draw.
 _HOLD_S = 0.5
-_AT_ONCE = 50  # runs that are written in one transaction: about a quarter of a second
+_AT_ONCE = 100  # runs that are written in one transaction: about half a second
 _log = logging.getLogger("draftbench")
 
 
@@ -156,14 +157,50 @@ def rebuild(home: Home, timeout_s: float = TIMEOUT_S) -> IngestReport:
     return report
 
 
+def add_details(home: Home, run_ids: Sequence[str] | None = None, timeout_s: float = TIMEOUT_S) -> None:
+    """Write the rows of positions, rounds and tokens of these runs, or of all, where the index does not have them yet.
+
+    `ingest_all` leaves them out: call this before asking for any. A run whose files turn out to be damaged is read
+    again with care, and its problems are noted.
+    """
+    chosen = "NOT detailed AND (? IS NULL OR run_id IN (SELECT unnest(CAST(? AS VARCHAR[]))))"
+    wanted = None if run_ids is None else list(run_ids)
+    with reading(home.index, timeout_s) as con:
+        found = con.execute(f"SELECT run_id FROM runs WHERE {chosen} ORDER BY run_id", [wanted, wanted]).fetchall()
+    lacking = [run_id for (run_id,) in found]
+    while lacking:
+        with open_writer(home.index, timeout_s) as con:
+            until = time.monotonic() + _HOLD_S
+            while lacking and time.monotonic() < until:
+                _detail(con, [home.run(run_id).absolute() for run_id in lacking[:_AT_ONCE]], home)
+                del lacking[:_AT_ONCE]
+
+
+def _detail(con: duckdb.DuckDBPyConnection, folders: Sequence[Path], home: Home) -> None:
+    try:
+        runs = [read_run(folder) for folder in folders]
+        with transaction(con):
+            rows.add_details(con, runs)
+    except Exception:
+        if len(folders) > 1:
+            half = len(folders) // 2
+            _detail(con, folders[:half], home)
+            _detail(con, folders[half:], home)
+            return
+        con.execute("UPDATE runs SET fingerprint = NULL WHERE run_id = ?", [run_id_of(folders[0].name)])
+        _ingest_one(con, folders[0], home.root.absolute(), IngestReport())
+        # what could not be read is not asked for again before it changes
+        con.execute("UPDATE runs SET detailed = true WHERE run_id = ?", [run_id_of(folders[0].name)])
+
+
 def damaged_runs(home: Home, timeout_s: float = TIMEOUT_S) -> dict[str, str]:
     """Why each damaged run of the index is one, by run id."""
     with reading(home.index, timeout_s) as con:
-        rows = con.execute(
+        found = con.execute(
             "SELECT run_id, coalesce(problems[1], '') FROM runs WHERE coalesce(state, ?) = ? ORDER BY run_id",
             [DAMAGED, DAMAGED],
         ).fetchall()
-    return dict(rows)
+    return dict(found)
 
 
 def remove_missing(home: Home, timeout_s: float = TIMEOUT_S) -> list[str]:
@@ -280,11 +317,11 @@ def _known(con: duckdb.DuckDBPyConnection, run_id: str) -> str | None:
 
 
 def _missing(con: duckdb.DuckDBPyConnection, home: Home) -> list[str]:
-    rows = con.execute("SELECT run_id, folder FROM runs ORDER BY run_id").fetchall()
+    found = con.execute("SELECT run_id, folder FROM runs ORDER BY run_id").fetchall()
     inside = {run_id_of(name) for name in run_names(home)}
     return [
         run_id
-        for run_id, folder in rows
+        for run_id, folder in found
         if run_id not in inside and (folder is None or not is_run_folder(home.root / folder))
     ]
 

@@ -68,7 +68,7 @@ def list_runs(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     """One row a run, newest first: every column of `runs` but config, provenance, fingerprint, summary, training."""
     return _frame(
         con,
-        f"SELECT r.* EXCLUDE (config, provenance, fingerprint, summary, training) {_LISTS} FROM runs r"
+        f"SELECT r.* EXCLUDE (config, provenance, fingerprint, summary, training, detailed) {_LISTS} FROM runs r"
         " ORDER BY created_at DESC NULLS LAST, run_id",
     )
 
@@ -86,7 +86,7 @@ def overview(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
         " FROM metrics WHERE metric = 'exact'),"
         " trained AS (SELECT * FROM exact WHERE draft = 'trained' AND place = 1),"
         " initial AS (SELECT run_id, value FROM exact WHERE draft = 'initial' AND place = 1)"
-        f" SELECT r.* EXCLUDE (config, provenance, fingerprint, summary, training) {_LISTS},"
+        f" SELECT r.* EXCLUDE (config, provenance, fingerprint, summary, training, detailed) {_LISTS},"
         " t.temperature, t.value AS exact, t.low AS exact_low, t.high AS exact_high, t.n_prompts, t.n_tokens,"
         " t.num_draft_tokens, t.dtype, t.device, t.heldout_hash, t.acceptance_rule, i.value AS initial,"
         " TRY_CAST(r.provenance->>'$.prompts.train' AS DOUBLE) AS n_train,"
@@ -98,7 +98,7 @@ def overview(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
 
 def get_run(con: duckdb.DuckDBPyConnection, run_id: str) -> Run:
     """One run with its whole configuration. Raises DraftbenchError naming the nearest known id."""
-    cursor = con.execute("SELECT * FROM runs WHERE run_id = ?", [run_id])
+    cursor = con.execute("SELECT * EXCLUDE (detailed) FROM runs WHERE run_id = ?", [run_id])
     names = [column[0] for column in cursor.description]
     row = cursor.fetchone()
     if row is None:

@@ -40,24 +40,47 @@ class NotAlikeError(Exception):
 def replace_runs(con: duckdb.DuckDBPyConnection, runs: Sequence[RunContents]) -> None:
     """As `replace_run` for many whole runs at once, in a statement a table: a statement costs as much as 500 rows.
 
-    Raises NotAlikeError, or an error of DuckDB's, if a file of any of them is not whole: then take them one by one.
+    Rows of `schema.DETAILS` are left for `add_details`; of their files the footers are looked at. Raises NotAlikeError,
+    or an error of DuckDB's, if a file of any run is not whole: then take them one by one.
     """
     ids = [contents.run["run_id"] for contents in runs]
-    for table in schema.RUN_TABLES:
-        con.execute(f'DELETE FROM "{table}" WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))', [ids])
+    _delete(con, ids, schema.RUN_TABLES)
+    for contents in runs:
+        contents.run["detailed"] = not any(table in contents.parquet for table in schema.DETAILS)
     _insert(con, "runs", [contents.run for contents in runs])
     for table in ("metrics", "curve"):
         named = ((contents.run["run_id"], getattr(contents, table)) for contents in runs)
         _insert(con, table, [{"run_id": run_id, **row} for run_id, rows in named for row in rows])
     for table in schema.PARQUET_TABLES:
-        files = {c.parquet[table]: c.run["run_id"] for c in runs if table in c.parquet}
-        if files:
-            _insert_alike(con, table, list(files), list(files.values()))
+        _insert_alike(con, table, _files(runs, table), footers_only=table in schema.DETAILS)
 
 
-def _insert_alike(con: duckdb.DuckDBPyConnection, table: str, paths: Sequence[Path], ids: Sequence[str]) -> None:
+def add_details(con: duckdb.DuckDBPyConnection, runs: Sequence[RunContents]) -> None:
+    """The rows that `replace_runs` has left out. Raises as it does."""
+    ids = [contents.run["run_id"] for contents in runs]
+    _delete(con, ids, schema.DETAILS)
+    for table in schema.DETAILS:
+        _insert_alike(con, table, _files(runs, table))
+    con.execute("UPDATE runs SET detailed = true WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))", [ids])
+
+
+def _delete(con: duckdb.DuckDBPyConnection, ids: Sequence[str], tables: Sequence[str]) -> None:
+    for table in tables:
+        con.execute(f'DELETE FROM "{table}" WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))', [list(ids)])
+
+
+def _files(runs: Sequence[RunContents], table: str) -> dict[Path, str]:
+    """The table's file of each run that has one, and the run's id."""
+    return {c.parquet[table]: c.run["run_id"] for c in runs if table in c.parquet}
+
+
+def _insert_alike(
+    con: duckdb.DuckDBPyConnection, table: str, files: Mapping[Path, str], *, footers_only: bool = False
+) -> None:
     """The rows of Parquet files that have all columns of the table, each under the id of its run."""
-    literal = [_literal(path) for path in paths]
+    if not files:
+        return
+    literal = [_literal(path) for path in files]
     (most,) = con.execute("SELECT max(num_rows) FROM parquet_file_metadata(?)", [literal]).fetchone() or (0,)
     in_file = defaultdict(set)
     for file, column in con.execute("SELECT file_name, name FROM parquet_schema(?)", [literal]).fetchall():
@@ -65,15 +88,17 @@ def _insert_alike(con: duckdb.DuckDBPyConnection, table: str, paths: Sequence[Pa
     wanted = {column: kind for column, kind in schema.columns(con, table).items() if column != "run_id"}
     source = {column: schema.RENAMED.get(column, column) for column in wanted}
     needed = set(source.values()) - schema.ADDED_LATER
-    if len(in_file) < len(paths) or most > _MOST_ROWS or not all(needed <= columns for columns in in_file.values()):
+    if len(in_file) < len(files) or most > _MOST_ROWS or not all(needed <= columns for columns in in_file.values()):
         raise NotAlikeError(table)
+    if footers_only:
+        return
     there = set().union(*in_file.values())
     casts = {column: f'CAST("{name}" AS {wanted[column]})' for column, name in source.items() if name in there}
     names = ", ".join(f'"{column}"' for column in casts)
     con.execute(
         f'INSERT INTO "{table}" (run_id, {names}) SELECT (CAST(? AS VARCHAR[]))[CAST(file_index AS BIGINT) + 1],'
         f" {', '.join(casts.values())} FROM read_parquet(?, hive_partitioning = false, union_by_name = true)",
-        [list(ids), literal],
+        [list(files.values()), literal],
     )
 
 
@@ -84,7 +109,7 @@ def replace_run(con: duckdb.DuckDBPyConnection, contents: RunContents, readable:
     """
     run_id = contents.run["run_id"]
     delete_run(con, run_id)
-    _insert(con, "runs", [contents.run])
+    _insert(con, "runs", [{**contents.run, "detailed": True}])
     _insert(con, "metrics", [{"run_id": run_id, **row} for row in contents.metrics])
     _insert(con, "curve", [{"run_id": run_id, **row} for row in contents.curve])
     for table, casts in readable.items():

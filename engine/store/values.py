@@ -16,8 +16,8 @@ from engine.fileio import finite
 
 def number(value: Any) -> float | None:
     """`value` as a float; NaN is None. Raises ValueError for anything but a finite number."""
-    if value is None:
-        return None
+    if value is None or (type(value) is float and math.isfinite(value)):  # nearly always
+        return value  # type: ignore[no-any-return]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{_shown(value)} is not a number")
     try:
@@ -31,6 +31,8 @@ def number(value: Any) -> float | None:
 
 def integer(value: Any) -> int | None:
     """`value` as an integer of 64 bits. Raises ValueError for anything else."""
+    if type(value) is int and abs(value) < 2**63:  # nearly always
+        return value
     real = number(value)
     if real is None:
         return None
@@ -66,7 +68,10 @@ def timestamp(value: Any) -> datetime | None:
 
 def json_text(value: Any) -> str:
     """`value` as strict JSON, with null for NaN and the infinities."""
-    return encodable(json.dumps(finite(value), ensure_ascii=False, allow_nan=False))
+    try:
+        return encodable(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    except ValueError:
+        return encodable(json.dumps(finite(value), ensure_ascii=False, allow_nan=False))
 
 
 def encodable(value: str) -> str:

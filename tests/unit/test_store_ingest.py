@@ -105,6 +105,7 @@ def home(tmp_path):
 
 
 def table(home, name):
+    ingest.add_details(home)
     with reading(home.index) as con:
         return con.execute(f'SELECT * EXCLUDE (run_id) FROM "{name}"').df()
 
@@ -117,6 +118,7 @@ def row_counts(con, run_id):
 
 
 def counts(home, run_id="run-1"):
+    ingest.add_details(home)
     with reading(home.index) as con:
         return row_counts(con, run_id)
 
@@ -250,6 +252,7 @@ def test_a_damaged_part_does_not_lose_the_run(home):
     for number, (damage, _, _) in enumerate(DAMAGES):
         damage(make_run(home, f"run-{number:02}"))
     assert len(ingest_all(home).written) == len(DAMAGES)
+    ingest.add_details(home)
     with reading(home.index) as con:
         for number, (_, told, changed) in enumerate(DAMAGES):
             run_id = f"run-{number:02}"
@@ -476,6 +479,7 @@ def con(tmp_path_factory):
     make_run(home, "run-1")
     make_run(home, "run-2", train={"loss": "sft"}, prompts={"train": "a", "heldout": "b", "scenario": "synthetic"})
     ingest_all(home)
+    ingest.add_details(home)
     with reading(home.index) as connection:
         yield connection
 
