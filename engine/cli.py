@@ -16,6 +16,7 @@ from engine.cli_data import data_app
 from engine.cli_findings import findings
 from engine.cli_keys import allow_key, confirmed
 from engine.cli_options import DType, Json, MaybeRecipe, RecipeFile, ResumeRun, RunId, Settings, SkipBad
+from engine.cli_runs import archive, remove
 from engine.cli_study import study_app
 from engine.cli_tune import tune
 from engine.config import DEFAULT_TARGET, schema_rows
@@ -302,6 +303,10 @@ def measure(run_id: RunId, settings: Settings = None, as_json: Json = False) -> 
     )
 
 
+runs_app.command("archive")(archive)
+runs_app.command("remove")(remove)
+
+
 @runs_app.callback()
 def runs(context: typer.Context, as_json: Json = False) -> None:
     """List runs, newest first; `runs cancel RUN` stops one.
@@ -421,6 +426,8 @@ def index(
         "unchanged": len(report.unchanged),
         "failed": report.failed,
         "removed": [] if rebuild else ingest.remove_missing(where),
+        "damaged": ingest.damaged_runs(where),
+        "repaired": report.repaired,
     }
     console.print_json(told) if as_json else reports.indexed(told)
     if report.failed:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.text import Text
 
 from engine import console
 from engine.config import Recipe
+from engine.errors import first_line
 from engine.measure import speed_words
 from engine.numbers import number
 
@@ -118,18 +119,22 @@ def _certificate(certificate: dict[str, Any]) -> None:
 
 def run(told: dict[str, Any]) -> None:
     """One run: state, recipe, origin, and its measurement if it has one."""
-    status, recipe = told["status"], Recipe.model_validate(told["recipe"])
+    status = told["status"]
+    recipe = None if told["recipe"] is None else Recipe.model_validate(told["recipe"])
     where = f"{status['state']}, phase {status['phase']}" if status["state"] == "running" else status["state"]
     console.line(f"{told['run']}: {where}")
     for key, value in (status.get("error") or {}).items():
         console.line(f"  {key}: {value}")
-    rows = [
-        ("folder", told["folder"]),
-        ("target", recipe.target.label),
-        ("prompts", f"{recipe.prompts.domain}, {recipe.prompts.scenario}"),
-        ("loss", " + ".join(term.name for term in recipe.train.loss)),
-        ("trained", _training(told["training"])),
-        ("origin", _origin(told["provenance"] or {})),
+    rows = [("folder", told["folder"])]
+    if recipe is not None:
+        rows += [
+            ("target", recipe.target.label),
+            ("prompts", f"{recipe.prompts.domain}, {recipe.prompts.scenario}"),
+            ("loss", " + ".join(term.name for term in recipe.train.loss)),
+        ]
+    rows += [
+        ("trained", _or_why(lambda: _training(told["training"]))),
+        ("origin", _or_why(lambda: _origin(told["provenance"] or {}))),
     ]
     for name, text in rows:
         console.line(f"  {name:<8} {text}")
@@ -137,7 +142,18 @@ def run(told: dict[str, Any]) -> None:
         console.line(f"  problem  {told['problem']}")
     if told["summary"]:
         console.line("")
-        summary(told["run"], told["summary"], told["provenance"])
+        try:
+            summary(told["run"], told["summary"], told["provenance"])
+        except Exception as error:  # somebody else may have written it
+            console.line(f"  problem  the measurement cannot be shown: {type(error).__name__}: {first_line(error)}")
+
+
+def _or_why(tell: Callable[[], str]) -> str:
+    """What a file of the run says; why not, where it is not as we write it."""
+    try:
+        return tell()
+    except Exception as error:
+        return f"cannot be shown ({type(error).__name__}: {first_line(error)})"
 
 
 def _training(training: dict[str, Any] | None) -> str:
@@ -220,6 +236,8 @@ def indexed(told: dict[str, Any]) -> None:
     """What an update of the index did."""
     counts = f"{len(told['written'])} written, {told['unchanged']} unchanged, {len(told['removed'])} removed"
     console.line(f"{told['index']}: {counts}")
+    for name, reason in told["damaged"].items():
+        console.line(f"damaged: {name}: {reason}")
     for name, reason in told["failed"].items():
         console.line(f"not indexed: {name}: {reason}")
 

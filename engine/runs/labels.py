@@ -7,6 +7,7 @@ from and must never change. A run without that file is labelled by its recipe.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 from filelock import FileLock
 
 from engine.errors import DraftbenchError, did_you_mean
-from engine.fileio import disk_errors, read_json, write_json
+from engine.fileio import disk_errors, write_json
 from engine.paths import Home
 from engine.runs.folder import RunFolder, run_folders
+from engine.store.documents import mapping
 
 FILE = "labels.json"
 _LONGEST = {"title": 120, "notes": 20_000}
@@ -37,15 +39,20 @@ class Labels:
 def read_labels(run: RunFolder) -> Labels:
     """The labels in the run's folder, or those of its recipe; a run whose recipe is lost can be labelled too."""
     path = run.path / FILE
-    if not path.exists():
-        with contextlib.suppress(DraftbenchError, OSError, ValueError):
-            recipe = run.recipe()
-            return Labels(tags=tuple(recipe.tags), notes=recipe.notes)
-        return Labels()
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise DraftbenchError(f"{path} is damaged", "it holds no labels", "remove it: the run itself is not touched")
-    return _labels(found)
+    if not os.path.lexists(path):
+        return _of_recipe(run)
+    try:
+        return _labels(mapping(path))
+    except DraftbenchError as error:
+        fix = "remove it: the run itself is not touched"
+        raise DraftbenchError(f"{path} is damaged", f"{error.what} {error.why}".strip(), fix) from error
+
+
+def _of_recipe(run: RunFolder) -> Labels:
+    with contextlib.suppress(DraftbenchError):
+        recipe = run.recipe()
+        return Labels(tags=tuple(recipe.tags), notes=recipe.notes)
+    return Labels()
 
 
 def _labels(stored: Mapping[str, Any]) -> Labels:
@@ -77,14 +84,25 @@ def change_labels(home: Home, run: RunFolder, **changes: Any) -> Labels:
             for other in run_folders(home):
                 if other.id != run.id:
                     _unmark(other)
-        labels = replace(read_labels(run), **changes)
+        labels = replace(_labels_or_aside(run), **changes)
         _write(run, labels)
     return labels
 
 
+def _labels_or_aside(run: RunFolder) -> Labels:
+    """The labels to change. Damaged ones would keep the run from ever being archived: they are kept under another name."""
+    try:
+        return read_labels(run)
+    except DraftbenchError:
+        path = run.path / FILE
+        with disk_errors(path):
+            os.replace(path, path.with_name(f"{FILE}.damaged"))
+        return _of_recipe(run)
+
+
 def _unmark(run: RunFolder) -> None:
     """Take the baseline's mark from the run; damaged labels hold none."""
-    with contextlib.suppress(DraftbenchError, ValueError):
+    with contextlib.suppress(DraftbenchError, OSError):
         labels = read_labels(run)
         if labels.baseline:
             _write(run, replace(labels, baseline=False))
