@@ -57,7 +57,7 @@ def exact_acceptance(
     found: dict[int, PromptAcceptance] = {}
     for group in group_by_length([sequence_tokens(a) for a in chosen], _FORWARD_TOKENS):
         batch = collate(capture, [chosen[i] for i in group], draft_model.device)
-        hidden = hidden_states(draft_model, batch.ids, batch.mask)[batch.responds]
+        hidden = hidden_states(draft_model, batch.ids, batch.mask, is_draft=True)[batch.responds]
         signal = capture.format.decode(batch.raw_signal, target_head, draft_model.device)
         if not isinstance(signal, ExactSignal):
             raise DraftbenchError(
@@ -116,7 +116,7 @@ def draft_states(draft_model: Any, capture: Capture, *, most_tokens: int) -> tor
         if sum(len(states) for states in found) >= most_tokens:
             break
         batch = collate(capture, [answer], draft_model.device)
-        found.append(hidden_states(draft_model, batch.ids, batch.mask)[batch.responds])
+        found.append(hidden_states(draft_model, batch.ids, batch.mask, is_draft=True)[batch.responds])
     return torch.cat(found)[:most_tokens]
 
 

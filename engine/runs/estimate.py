@@ -5,7 +5,6 @@ No weights are read and nothing is fetched. What cannot be known is said to be u
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,9 +22,10 @@ from engine.distill.plan import answers_a_step, planned_steps
 from engine.errors import DraftbenchError
 from engine.fileio import read_json, read_lines
 from engine.models.assets import asset_path
-from engine.models.draft import chosen_layers, shared_modules
+from engine.models.draft import shared_modules
 from engine.models.load import LoadedModel, load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
 from engine.models.locate import locate_model
+from engine.models.shallow import fitting_layers, shallow_model
 from engine.paths import Home
 from engine.progress import SILENT
 from engine.runs.pace import best_pace, differences
@@ -182,14 +182,9 @@ def draft_parameters(home: Home, recipe: Recipe, target: LoadedModel) -> DraftSi
 def _draft_outline(home: Home, recipe: Recipe, target: Any) -> Any:
     spec = recipe.draft
     if spec.init != "checkpoint":
-        config = copy.deepcopy(target.config)
-        layers = chosen_layers(spec.layers, config.num_hidden_layers)
-        for name, value in vars(target.config).items():
-            if "layer" in name and isinstance(value, list) and len(value) == config.num_hidden_layers:
-                setattr(config, name, [value[i] for i in layers])
-        config.num_hidden_layers = len(layers)
+        layers = fitting_layers(target, spec.layers)
         with torch.device("meta"):
-            return type(target)(config)
+            return shallow_model(target, layers)
     assert spec.checkpoint is not None
     folder = draft_folder(home, spec.checkpoint)
     if folder is None:

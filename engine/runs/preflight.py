@@ -24,8 +24,8 @@ from engine.data.subsets import nested_subset, split_heldout
 from engine.distill.losses import check_terms
 from engine.errors import DraftbenchError
 from engine.fileio import read_json
-from engine.models.draft import chosen_layers
 from engine.models.embeddings import stored_embeddings_hash, touches_embeddings
+from engine.models.layers import chosen_layers
 from engine.models.load import load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
 from engine.models.locate import locate_adapter, locate_model
 from engine.models.vocabulary import check_vocabulary
