@@ -122,7 +122,9 @@ def _small(family: Any, changes: dict[str, Any]) -> Any:
     for name in ("text_config",):
         if name in parts and dataclasses.is_dataclass(parts[name]):
             settings[name] = _small(parts[name], changes.get(name, {}))
-    return family(**{**settings, **{name: value for name, value in changes.items() if name not in settings or name not in parts}})
+    return family(
+        **{**settings, **{name: value for name, value in changes.items() if name not in settings or name not in parts}}
+    )
 
 
 def random_model(config: Any, *, seed: int = 0) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from engine.errors import DraftbenchError, first_line
-from engine.models.head import Head
+from engine.models.head import Head, body, text_config
 
 _TEXT = 12  # tokens of the probe
 _SEEN, _MIDDLE = 7, 9  # tokens read before the hole, and before the block that is compared
@@ -45,12 +45,18 @@ class Columns:
 
 def takes_positions(model: Any) -> bool:
     """Whether the model can be told the position of each token."""
-    return "position_ids" in inspect.signature(model.base_model.forward).parameters
+    return "position_ids" in inspect.signature(body(model).forward).parameters
 
 
 def may_hold_holes(model: Any) -> bool:
     """Whether rows of different length may share a cache of this model. Asked once a model."""
     return columns_of(model).holes
+
+
+def apart(model: Any) -> str:
+    """In a sentence, that rows of this model are decoded one at a time, and why; empty if they are not."""
+    why = columns_of(model).why_not
+    return f"{why}: its rows are decoded one at a time, each with a cache of its own" if why else ""
 
 
 def columns_of(model: Any) -> Columns:
@@ -72,7 +78,7 @@ def probe(model: Any) -> Columns:
     with _evaluating(model):
         vocab = model.get_input_embeddings().weight.shape[0]
         ids = [(7 * i + 3) % vocab for i in range(_TEXT)]
-        expected = _logits(model, model.base_model(input_ids=_tensor([ids], model), use_cache=False))
+        expected = _logits(model, body(model)(input_ids=_tensor([ids], model), use_cache=False))
         tolerance = _TOLERANCE.get(model.dtype, _LOW_PRECISION_TOLERANCE)
         forgot = _difference(_after_taking_back(model, ids), expected)
         if not forgot <= tolerance:  # a NaN is no agreement either
@@ -142,7 +148,7 @@ def _add_columns(cache: Any, count: int) -> None:
 
 def _hole(model: Any) -> int:
     """Columns of the probe's hole: more than any window that the configuration names, within `_HOLE_BYTES`."""
-    config = model.config.get_text_config(decoder=True)
+    config = text_config(model)
     named = [v for k, v in config.to_dict().items() if _WINDOW.search(k) and isinstance(v, int) and v > 0]
     width = 2 * getattr(config, "hidden_size", 1024) * getattr(config, "num_hidden_layers", 32) * model.dtype.itemsize
     return min(max([_HOLE, *(w + _TEXT for w in named)]), max(128, _HOLE_BYTES // width))
@@ -152,7 +158,7 @@ def _forward(
     model: Any, ids: list[list[int]], cache: Any, positions: list[list[int]], mask: list[list[int]] | None = None
 ) -> Any:
     told = {"position_ids": _tensor(positions, model)} if takes_positions(model) else {}
-    return model.base_model(
+    return body(model)(
         input_ids=_tensor(ids, model),
         attention_mask=None if mask is None else _tensor(mask, model),
         past_key_values=cache,
@@ -189,7 +195,7 @@ def rotary_limit(model: Any) -> int | None:
     The rope types `dynamic` and `longrope` choose their frequencies by the longest text of a forward. Beyond the
     limit a row's logits depend on the rows beside it, and on how many tokens are read at once.
     """
-    config = model.config.get_text_config(decoder=True)
+    config = text_config(model)
     told = getattr(config, "rope_parameters", None) or {}
     kinds = [told, *(value for value in told.values() if isinstance(value, dict))]
     limits = [

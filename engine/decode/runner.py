@@ -15,7 +15,7 @@ import torch
 
 from engine.decode.columns import may_hold_holes, new_cache, refuse_unfit_cache, rotary_limit, takes_positions
 from engine.errors import DraftbenchError
-from engine.models.head import Head, readable
+from engine.models.head import Head, body, readable, refuse_unknown
 
 _MOST_HOLES = 64  # columns; squeezing copies the cache, so it is not done for a few
 
@@ -62,10 +62,11 @@ class Runner:
             self.mask = torch.zeros(len(pending), 0, dtype=torch.bool)
         positions = (self.lengths.unsqueeze(1) + new.cumsum(-1) - 1).clamp_min(0)
         self._refuse_beyond_limit(int(positions.max()))
+        known = readable(self.model, ids) if self.is_draft else refuse_unknown(self.model, ids)
         self.mask = torch.cat([self.mask, new], dim=1)
         whole = bool(self.mask.all())  # then the model's own causal path, faster than a mask
-        output = self.model.base_model(
-            input_ids=(readable(self.model, ids) if self.is_draft else self._own(ids)).to(self.device),
+        output = body(self.model)(
+            input_ids=known.to(self.device),
             attention_mask=None if whole else self.mask.long().to(self.device),
             past_key_values=self.cache,
             use_cache=True,
@@ -120,17 +121,6 @@ class Runner:
                 pair = [_pad_left(getattr(layer, name), width) for layer in (mine, theirs)]
                 setattr(mine, name, torch.cat(pair))
         self.mask = torch.cat([torch.nn.functional.pad(m, (width - m.shape[1], 0)) for m in (self.mask, other.mask)])
-
-    def _own(self, ids: torch.Tensor) -> torch.Tensor:
-        """The ids, refused if the model has no embedding for one: another token in its place is another prompt."""
-        rows, most = self.model.get_input_embeddings().weight.shape[0], int(ids.max())
-        if most >= rows:
-            raise DraftbenchError(
-                f"the text has the token id {most}, and {type(self.model).__name__} has embeddings for ids below {rows}",
-                "the target cannot read that token, and what it says of any other is no answer to this text",
-                "use the tokenizer that belongs to the target",
-            )
-        return ids
 
     def _refuse_beyond_limit(self, position: int) -> None:
         if self._limit is not None and position >= self._limit:

@@ -23,7 +23,7 @@ from tests.tiny_pair import as_draft, blend, loaded, noisy_copy
 from tests.unit.test_decode_ragged import NEO, SIDE_BY_SIDE, made, prompts
 
 torch.set_num_threads(1)
-TARGET, NOISY = tiny_llama(), noisy_copy()
+TARGET, NOISY, DRAWN = tiny_llama(), noisy_copy(), Sampling(1.0)
 
 
 def ragged(target, draft, rows=None):
@@ -123,7 +123,7 @@ def test_a_text_that_parts_fails_in_float32_whichever_is_wrong(wrong):
     assert traced_equals_captured(TARGET, answers, traced, exact=False).passed is None
 
 
-def chi(target=TARGET, draft=NOISY, sampling=Sampling(1.0), seed=0, draws=600):
+def chi(target=TARGET, draft=NOISY, sampling=DRAWN, seed=0, draws=600):
     return pair_chi_square(target, draft, prompts(4), sampling, draws=draws, seed=seed)
 
 
