@@ -14,7 +14,7 @@ from engine.measure import speed_words
 from engine.numbers import number
 
 _MEANINGS = (
-    "exact: mean of sum min(p, q) over the target's own text; greedy_agreement: argmax p = argmax q; "
+    "exact: mean of sum min(p, q) over the target's own text; greedy_agreement: the target's choice = argmax q; "
     "per_proposed, per_examined, per_emitted: accepted over proposed, judged, emitted tokens; "
     "tau: tokens a target forward; [low, high]: 95% over prompts"
 )

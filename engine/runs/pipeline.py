@@ -24,6 +24,7 @@ from engine.data.readers import read_prompts
 from engine.data.rendering import render
 from engine.data.subsets import nested_subset, split_heldout
 from engine.decode.runner import Runner
+from engine.decode.columns import apart
 from engine.decode.sampling import Sampling
 from engine.distill.checkpoint import drop_checkpoints
 from engine.distill.losses import check_terms, supervision
@@ -203,6 +204,8 @@ class Pipeline:
                 f"capture {plan.address} ({what}): {len(plan.prompts)} prompts, {plan.signal.kind} signal, "
                 f"{plan.signal.bytes_per_token:,} bytes a token, at most {plan.most_tokens:,} tokens = {readable_bytes(plan.most_bytes)}"
             )
+            if self.recipe.capture.server is None and (why := apart(self.target.model)):
+                self.note(why)
         if self.recipe.capture.server is not None and is_served(plan):
             return make_served(plan, self.recipe.capture.server, self.target, progress=self.progress)
         return make_capture(plan, self.target, batch_size=self.recipe.capture.batch_size, progress=self.progress)
