@@ -43,6 +43,7 @@ from engine.models.load import LoadedModel, load_model
 from engine.models.vocabulary import frequent_ids
 from engine.paths import PROJECT_ROOT, Home
 from engine.progress import Progress
+from engine.runs.advice import gives_a_draft
 from engine.runs.folder import RunFolder
 from engine.runs.provenance import measured_by, provenance
 
@@ -450,7 +451,5 @@ def draft_folder(home: Home, name: str) -> Path | None:
         return None
     best = run.path / "draft" / "best"
     if not (best / "draft.json").exists():
-        raise DraftbenchError(
-            f"run {run.id} has no draft", f"its state is {run.status()['state']}", f"`draftbench run --resume {run.id}`"
-        )
+        raise DraftbenchError(f"run {run.id} has no draft", f"its state is {run.status()['state']}", gives_a_draft(run))
     return best

@@ -129,6 +129,7 @@ def buttons(run: RunFolder, state: str) -> None:
                 icon=":material/compare_arrows:",
                 runs=[*base[:1], run.id],
             )
+        if measured and run.id in queries.traced():  # most samples were kept without traces
             ui.goto("replay", "Replay its tokens", icon=":material/history:", run=run.id)
         if has_draft(home, run.id):  # not every measured run has its weights here
             ui.goto("live", "Try it live", icon=":material/play_circle:", run=run.id)
