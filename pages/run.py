@@ -8,7 +8,7 @@ from __future__ import annotations
 import streamlit as st
 
 from engine.runs.folder import RunFolder
-from workbench import actions, queries, ui
+from workbench import actions, label_form, queries, ui
 from workbench.run import run_files, run_folder_view, run_labels, run_results, run_view
 
 SECTIONS = ("Curves", "Log", "Configuration", "Origin", "Files", "Export", "Labels")
@@ -59,7 +59,7 @@ if run is None:
         )
     st.stop()
 state = run_view.state_of(run)
-labels = run_labels.labels_of(run)
+labels = label_form.labels_of(run)
 indexed = run_view.indexed(run)
 label = (labels.title if labels else "") or run.id
 run_view.title(run, state, labels)
