@@ -107,7 +107,8 @@ def at_work() -> None:
                 st.markdown(ui.state_badge(str(status.get("state"))))
             if status.get("state") == "running":
                 stage = run_files.stage(status, run_files.Now())
-                st.progress(stage.share or 0.0, text=ui.text(stage.words))
+                stopping = "stopping at the next safe point; " if "stop_asked_at" in status else ""
+                st.progress(stage.share or 0.0, text=ui.text(stopping + stage.words))
 
 
 def first_steps() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -419,3 +420,15 @@ def test_labels_that_two_tabs_edit_are_not_lost(finished_home: Path, page: OpenP
     time.sleep(1.1)  # a second click within a second is a double click
     press(theirs, "Save")
     assert read_labels(RunFolder.open(home(), run_id)).notes == "a note of theirs"
+
+
+def test_a_run_that_is_being_cancelled_says_so_and_offers_to_stop_at_once(finished_home: Path, page: OpenPage):
+    me = psutil.Process()
+    folder = add_run(finished_home, "it", "running", pid=me.pid, pid_started=me.create_time())
+    assert "Cancel" in buttons(page("run", run="it"))
+    asked = datetime.now(UTC).isoformat()
+    (folder / "stop.json").write_text(json.dumps({"pid": me.pid, "asked_at": asked}))
+    test = page("run", run="it")
+    assert "Stop at once" in buttons(test)
+    assert "Cancel" not in buttons(test)
+    assert "Stopping, asked" in test.warning[0].value
