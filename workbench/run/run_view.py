@@ -173,6 +173,8 @@ def progress(run: RunFolder, present: run_files.Now) -> None:
             f"Stopping, asked {waited} ago: it ends at its next safe point and keeps what is finished.",
             icon=":material/stop_circle:",
         )
+    if run_files.is_timing(status):
+        st.caption("Speed is being timed: this page is drawn seldom now, so that it does not take the clock's cores.")
     beat = run_files.since(status.get("updated_at"))
     left = f", about {run_files.duration(stage.left_s)} left in this phase" if stage.left_s is not None else ""
     st.progress(stage.share or 0.0, text=ui.text(stage.words + left))
