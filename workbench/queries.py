@@ -72,6 +72,13 @@ def _state_now(run_id: str) -> str:
     return str(RunFolder(home().run(run_id)).status().get("state", "damaged"))
 
 
+def traced() -> set[str]:
+    """Ids of the runs whose measurement holds traces to replay."""
+    _indexed(str(home().root))
+    with reading(home().index) as con:
+        return store.traced(con)
+
+
 def active() -> pd.DataFrame:
     """Runs that are queued or running now."""
     known = runs()

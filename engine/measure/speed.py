@@ -21,7 +21,7 @@ from engine.decode.events import Round
 from engine.decode.sampling import Sampling
 from engine.decode.speculative import DraftLength, plain_decode, speculative_decode
 from engine.models import bare
-from engine.progress import SILENT, Progress
+from engine.progress import SILENT, TIMING, Progress
 
 WAYS = ("plain", "speculative", "transformers")
 
@@ -89,7 +89,7 @@ def time_ways(
     timed = []
     for name in ways:
         decode[name](prompts[0])  # warm-up
-    progress.start("speed", len(ways) * len(prompts), "answers")
+    progress.start(TIMING, len(ways) * len(prompts), "answers")
     for number, (ids, prompt_id) in enumerate(zip(prompts, prompt_ids, strict=True)):
         for name in turn(ways, number):
             began = time.perf_counter()

@@ -5,6 +5,7 @@ runs/<id>/
   status.json       state, phase, progress, process; replaced atomically
   events.jsonl      what happened, appended
   log.txt           the same for people
+  stop.json         while it works: that it was asked to stop, and when
   provenance.json   versions, commit, seeds, hashes
   checkpoints/      the newest one, while it trains
   draft/            best/ and last/
@@ -36,6 +37,7 @@ from engine.runs.status import effective_state, now, this_process
 from engine.store.documents import CONFIG, DAMAGED, STATUS, belongs_to, mapping, read_recipe, read_status, run_names
 
 _LATEST = re.compile(r"latest(?:~(\d{1,6}))?")
+STOP_NOTE = "stop.json"  # that the running process was asked to stop, and when
 _HEARTBEAT_S = 2.0  # at most this often is the status file rewritten for progress alone
 
 
@@ -119,7 +121,20 @@ class RunFolder:
             return {"state": DAMAGED}
         if raw.get("state") in ("queued", "running") and not belongs_to(raw, self.path):
             return {**raw, "state": "interrupted"}
-        return {**raw, "state": effective_state(raw)}
+        status = {**raw, "state": effective_state(raw)}
+        if status["state"] == "running" and (asked := self._stop_asked(raw)):
+            status["stop_asked_at"] = asked
+        return status
+
+    def _stop_asked(self, status: dict[str, Any]) -> str | None:
+        """Since when the running process has been asked to stop. A note for an earlier process does not count."""
+        try:
+            note = mapping(self.path / STOP_NOTE)
+        except (OSError, DraftbenchError):
+            return None
+        return (
+            str(note["asked_at"]) if {"pid", "asked_at"} <= note.keys() and note["pid"] == status.get("pid") else None
+        )
 
     def _read_status(self) -> dict[str, Any] | None:
         """What of the status file makes sense: nothing if it is absent, None if it is damaged."""
@@ -162,13 +177,20 @@ class RunFolder:
                 f"wait for it, or cancel it with `draftbench runs cancel {self.id}`",
             ) from None
         try:
+            (self.path / STOP_NOTE).unlink(missing_ok=True)
             self.set_status(state="running", error=None, ended_at=None, **this_process())
             yield
         finally:
+            with contextlib.suppress(OSError):
+                (self.path / STOP_NOTE).unlink(missing_ok=True)
             lock.release()
 
     def ask_to_stop(self) -> int:
-        """SIGTERM to the process that works on the run, which then leaves at its next safe point; its id."""
+        """SIGTERM to the process that works on the run, which then leaves at its next safe point; its id.
+
+        Asked twice, it leaves at once and loses what was done since its last checkpoint. A note says since when it was
+        asked (`stop_asked_at` of the status): the next safe point may be a minute away.
+        """
         status = self.status()
         if status["state"] != "running":
             raise DraftbenchError(
@@ -185,6 +207,9 @@ class RunFolder:
                 str(error.strerror),
                 "it has just ended, or belongs to another user: `draftbench runs` shows the state",
             ) from None
+        if "stop_asked_at" not in status:
+            with contextlib.suppress(DraftbenchError, OSError):  # a full disk does not keep a run from being stopped
+                write_json(self.path / STOP_NOTE, {"pid": process, "asked_at": now()})
         return process
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -69,6 +69,54 @@ def change_labels(home: Home, run: RunFolder, **changes: Any) -> Labels:
 
     Raises DraftbenchError for a label that does not exist or a text that is too long.
     """
+    return edit_labels(home, run, lambda present: changes)
+
+
+def change_seen_labels(home: Home, run: RunFolder, seen: Labels, wanted: Labels) -> Labels:
+    """Save a form that was drawn with the labels `seen` and left with `wanted`: what was edited in it, nothing else.
+
+    Raises `LabelConflict` where somebody else has changed what was edited; then nothing is saved.
+    """
+    edited = {key: value for key, value in vars(wanted).items() if value != getattr(seen, key)}
+
+    def edit(present: Labels) -> Mapping[str, Any]:
+        meanwhile = [key for key, value in edited.items() if getattr(present, key) not in (getattr(seen, key), value)]
+        if meanwhile:
+            raise LabelConflict(run, present, meanwhile)
+        return edited
+
+    return edit_labels(home, run, edit)
+
+
+class LabelConflict(DraftbenchError):
+    """The labels `keys` were changed by somebody else between the drawing of a form and its saving; `present` is stored."""
+
+    def __init__(self, run: RunFolder, present: Labels, keys: list[str]) -> None:
+        stored = "; ".join(f"{key}: {getattr(present, key) or 'nothing'}" for key in keys)
+        super().__init__(
+            f"the {' and the '.join(keys)} of run {run.id} changed while you were editing",
+            f"stored now is {stored}",
+            "your text is still in the form: save once more to replace what is stored",
+        )
+        self.present, self.keys = present, keys
+
+
+def edit_labels(home: Home, run: RunFolder, edit: Callable[[Labels], Mapping[str, Any]]) -> Labels:
+    """Apply the changes that `edit` makes of the present labels, with nobody else changing labels in between."""
+    with disk_errors(home.runs), FileLock(home.runs / ".labels.lock"):  # two visitors may label at once
+        present = _labels_or_aside(run)
+        changes = _checked(edit(present))
+        if changes.get("baseline"):
+            for other in run_folders(home):
+                if other.id != run.id:
+                    _unmark(other)
+        labels = replace(present, **changes)
+        _write(run, labels)
+    return labels
+
+
+def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    changes = dict(given)
     unknown = [key for key in changes if key not in asdict(Labels())]
     if unknown:
         raise DraftbenchError(f"no label {unknown[0]!r}", "", did_you_mean(unknown[0], asdict(Labels())))
@@ -79,14 +127,7 @@ def change_labels(home: Home, run: RunFolder, **changes: Any) -> Labels:
             )
     if "tags" in changes:
         changes["tags"] = tuple(dict.fromkeys(tag.strip() for tag in changes["tags"] if tag.strip()))
-    with disk_errors(home.runs), FileLock(home.runs / ".labels.lock"):  # two visitors may label at once
-        if changes.get("baseline"):
-            for other in run_folders(home):
-                if other.id != run.id:
-                    _unmark(other)
-        labels = replace(_labels_or_aside(run), **changes)
-        _write(run, labels)
-    return labels
+    return changes
 
 
 def _labels_or_aside(run: RunFolder) -> Labels:

@@ -23,8 +23,8 @@ from engine.data.prompts import Prompt, prompts_hash
 from engine.data.readers import read_prompts
 from engine.data.rendering import render
 from engine.data.subsets import nested_subset, split_heldout
-from engine.decode.runner import Runner
 from engine.decode.columns import apart
+from engine.decode.runner import Runner
 from engine.decode.sampling import Sampling
 from engine.distill.checkpoint import drop_checkpoints
 from engine.distill.losses import check_terms, supervision
@@ -45,6 +45,7 @@ from engine.models.load import LoadedModel, load_model
 from engine.models.vocabulary import frequent_ids
 from engine.paths import PROJECT_ROOT, Home
 from engine.progress import Progress
+from engine.runs.advice import gives_a_draft
 from engine.runs.folder import RunFolder
 from engine.runs.provenance import measured_by, provenance
 
@@ -464,7 +465,5 @@ def draft_folder(home: Home, name: str) -> Path | None:
         return None
     best = run.path / "draft" / "best"
     if not (best / "draft.json").exists():
-        raise DraftbenchError(
-            f"run {run.id} has no draft", f"its state is {run.status()['state']}", f"`draftbench run --resume {run.id}`"
-        )
+        raise DraftbenchError(f"run {run.id} has no draft", f"its state is {run.status()['state']}", gives_a_draft(run))
     return best

@@ -83,10 +83,13 @@ def cancel(home: Home, run: RunFolder) -> str:
                 with contextlib.suppress(OSError):
                     os.kill(int(job["pid"]), signal.SIGTERM)
             return f"Run {run.id} was taken out of the queue. It can be resumed."
+    again = "stop_asked_at" in run.status()
     process = run.ask_to_stop()
+    if again:
+        return f"Process {process} was told to stop run {run.id} at once. What was finished at its last checkpoint is kept."
     return (
         f"Process {process} was asked to stop run {run.id}. It stops at its next safe point "
-        "and keeps what is finished, so it can be resumed."
+        "and keeps what is finished, so it can be resumed. Cancel it once more to stop it at once."
     )
 
 
