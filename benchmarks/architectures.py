@@ -27,8 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.update(
     HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", TRANSFORMERS_VERBOSITY="error"
 )
-warnings.simplefilter("ignore")
-
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -157,6 +155,7 @@ def main() -> int:
     parser.add_argument("--why", action="store_true", help="print what was said in refusing")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
     plain = {kind: (kind, {}) for kind in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)}
     models = {**plain, **MIXED, **SEEING}
     counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
