@@ -130,7 +130,7 @@ def test_a_setting_left_alone_would_be_caught(monkeypatch: pytest.MonkeyPatch):
         ({"eos_token_id": [1, 2, 3, 4, 5, 6]}, [0, 4], {"eos_token_id": [1, 2, 3, 4, 5, 6]}),
         ({"intermediate_size": [1, 2, 3, 4, 5, 6]}, [0, 4], {"intermediate_size": [1, 5]}),
         ({"intermediate_size": 64}, [0, 4], {"intermediate_size": 64}),
-        ({"per_layer_config": {"1": {"head_dim": 8}, 4: {"head_dim": 9}}}, [1, 4], {"per_layer_config": {0: {"head_dim": 8}, 1: {"head_dim": 9}}}),
+        ({"per_layer_config": {"1": {"w": 8}, 4: {"w": 9}}}, [1, 4], {"per_layer_config": {0: {"w": 8}, 1: {"w": 9}}}),
         ({"num_nextn_predict_layers": 1}, [0], {"num_nextn_predict_layers": 1}),
     ],
 )  # fmt: skip
