@@ -23,6 +23,7 @@ from engine.data.rendering import render, template_hash
 from engine.data.subsets import nested_subset, split_heldout
 from engine.distill.losses import check_terms
 from engine.errors import DraftbenchError, first_line
+from engine.models.bare import told_of_folder
 from engine.models.draft import Card, read_card
 from engine.models.embeddings import stored_embeddings_hash, touches_embeddings
 from engine.models.head import text_config
@@ -94,6 +95,7 @@ class _Preflight:
             "draft": self.draft,
             "loss": self.loss,
             "chat template": self.chat_template,
+            "generation settings": self.generation,
             "training prompts": lambda: self.source("train"),
             "held-out prompts": lambda: self.source("heldout"),
             "overlap": self.overlap,
@@ -315,6 +317,18 @@ class _Preflight:
             return "ok", "only Transformers' own code runs", ""
         found = f"Python code that ships with {self.recipe.target.model} will run with your rights"
         return "warning", found, "go on only if you trust its author; else set target.trust_remote_code to false"
+
+    def generation(self) -> tuple[State, str, str]:
+        """What the target's own generation settings would change: everything here generates without them."""
+        folder = at_hand(self.recipe.target)
+        asked = "" if folder is None else told_of_folder(folder)
+        if asked:
+            return (
+                "warning",
+                asked,
+                "serve it without them (vLLM: --generation-config vllm) to get what is measured here",
+            )
+        return "ok", "not fetched yet" if folder is None else "none that would change the text", ""
 
     def device(self) -> tuple[State, str, str]:
         device = resolve_device(self.recipe.target.device)
