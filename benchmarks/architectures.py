@@ -31,7 +31,7 @@ import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from engine.config import DraftSpec, ModelSpec, parse_recipe
-from engine.decode.runner import Runner
+from engine.decode.runner import runner_for
 from engine.errors import DraftbenchError, first_line
 from engine.models.draft import initialise_draft, load_draft, save_draft
 from engine.models.head import check_head, text_config
@@ -107,7 +107,7 @@ def loaded_as_a_run(folder: Path) -> LoadedModel:
 
 def usable(target: LoadedModel) -> str:
     check_head(target.model)
-    Runner(target.model)
+    runner_for(target.model)
     return ""
 
 

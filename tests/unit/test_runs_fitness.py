@@ -11,6 +11,7 @@ import torch
 
 from engine.config import Recipe
 from engine.errors import DraftbenchError
+from engine.models.embeddings import touches_embeddings
 from engine.paths import home
 from engine.progress import SILENT
 from engine.runs import fitness
@@ -189,3 +190,22 @@ def test_a_large_target_is_checked_in_no_memory(recipe: Path, tmp_path: Path):
     assert sum(p.numel() for p in shapes.parameters()) > 6e11
     assert "61 layers and 129,280 ids" in check_target(asked, shapes)
     assert check_draft(home(), asked, shapes) == "3 of the target's 61 layers: 0, 30, 60"
+
+
+@pytest.mark.parametrize(
+    ("settings", "touched"),
+    [
+        ({"target_modules": ["q_proj", "v_proj"]}, False),
+        ({"target_modules": "all-linear"}, False),
+        ({"target_modules": ["model.embed_tokens"]}, True),
+        ({"target_modules": r".*\.(q_proj|embed_tokens)"}, True),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, True),
+        ({"target_modules": ["q_proj"], "trainable_token_indices": [5, 6]}, True),
+        ({"target_modules": ["q_proj"], "trainable_token_indices": None}, False),
+    ],
+)
+def test_an_adapter_that_touches_the_shared_embeddings_is_known(
+    tmp_path: Path, settings: dict[str, Any], touched: bool
+):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    assert touches_embeddings(tmp_path) == touched
