@@ -10,6 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from engine.capture.generate import answer_prompts
 from engine.capture.signal import SignalFormat
+from engine.capture.store import plan_capture
+from engine.config import CaptureSpec
 from engine.decode import columns, runner
 from engine.decode.columns import columns_of, may_hold_holes, probe, rotary_limit
 from engine.decode.runner import RowByRow, Runner, runner_for
@@ -18,7 +20,7 @@ from engine.decode.speculative import FixedLength, plain_decode, speculative_dec
 from engine.errors import DraftbenchError
 from engine.models.head import hidden_states
 from tests.conftest import tiny_llama
-from tests.tiny_pair import blend
+from tests.tiny_pair import blend, loaded, questions
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -187,6 +189,15 @@ def test_holes_let_in_on_purpose_change_the_text(name, monkeypatch):
     model, rows = made(name, KINDS[name]), prompts()
     monkeypatch.setattr(runner, "may_hold_holes", lambda _: True)
     assert speculative(model, rows) != [alone(model, ids) for ids in rows]
+
+
+def test_captures_that_were_made_with_holes_are_not_used_again(tmp_path):
+    plans = {
+        name: plan_capture(tmp_path, loaded(made(name, KINDS[name])), questions(), CaptureSpec())
+        for name in ("gpt_neo", "gpt2")
+    }
+    assert plans["gpt_neo"].spec["rows"] == "apart"
+    assert "rows" not in plans["gpt2"].spec  # whose captures keep their address
 
 
 @pytest.mark.parametrize("window", [2, 3, 8, 40, 256, 900])
