@@ -108,7 +108,7 @@ def traced_equals_captured(
         pairs = list(zip(answer.token_ids, text, strict=False))
         at = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
         if at is not None:
-            found = {"row": row, "position": at}
+            found: dict[str, Any] = {"row": row, "position": at}
             for name, ids in (("captured", answer.token_ids), ("traced", text)):
                 behind, ties = shortfalls(target_float32, answer.prompt_ids, ids[: at + 1])
                 found |= {name: float(behind[at]), f"{name}_is_choice": bool(behind[at] <= ties[at])}

@@ -255,6 +255,16 @@ def test_a_model_that_remembers_beside_its_cache_is_refused():
         runner_for(model)
 
 
+def test_the_hole_is_longer_than_a_window_however_wide_the_model(monkeypatch):
+    model = made("gpt_neo", {**NEO, "window_size": 256, "max_position_embeddings": 2048})
+    monkeypatch.setattr(columns, "_HOLE_BYTES", 1)
+    assert not probe(model).holes
+    assert probe(model).difference > 0.01
+    monkeypatch.setattr(columns, "_MOST_HOLE_BYTES", 1)
+    assert "too long to try" in probe(model).why_not
+    assert probe(tiny_llama()).holes  # names no window
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_frequencies_that_depend_on_the_length_are_refused_beyond_their_limit(kind):
     factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4} if kind == "longrope" else {}
