@@ -22,7 +22,7 @@ SMALL: dict[str, Any] = {
     "encoder_attention_heads": 4, "decoder_attention_heads": 4, "image_size": 16, "patch_size": 8,
     # compressed and sparse attention
     "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "qk_nope_head_dim": 8, "index_n_heads": 2,
-    "index_head_dim": 8, "index_topk": 4, "sliding_window": 4, "attention_chunk_size": 8, "global_head_dim": 8,
+    "index_head_dim": 8, "index_topk": 4, "sliding_window": 4, "attention_chunk_size": 8, "global_head_dim": 8, "intermediate_size_mlp": 64,
     # mixtures of experts
     "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 1, "moe_intermediate_size": 16,
     "n_shared_experts": 1, "num_experts": 4, "num_local_experts": 4, "shared_expert_intermediate_size": 32,
@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = {
     "mamba_d_state": 8, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_num_heads": 4,
     "mamba_head_dim": 16, "state_size": 8, "conv_kernel": 2, "ssm_state_size": 8,
 }  # fmt: skip
-_NO_HEAD_DIM = "kv_lora_rank"  # families with it compute the width of their heads
+_COMPRESSED = "kv_lora_rank"  # families with it have as many keys as heads, and compute how wide they are
 
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 # Families whose layers are of several kinds, and how the tiny model mixes them: {name: (model_type, settings)}.
@@ -79,7 +79,7 @@ MIXED: dict[str, tuple[str, dict[str, Any]]] = {
     "MiniCPM-3, scaled by depth": ("minicpm3", {}),
     "DiffLlama, a constant by place": ("diffllama", {}),
     "DBRX": ("dbrx", {
-        "attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0}, "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 2},
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0, "clip_qkv": 8.0}, "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 2},
     }),
 }  # fmt: skip
 
@@ -116,15 +116,13 @@ def _small(family: Any, changes: dict[str, Any]) -> Any:
         else set(inspect.signature(family.__init__).parameters)
     )
     settings = {name: value for name, value in SMALL.items() if name in names}
-    if _NO_HEAD_DIM in names:
+    if _COMPRESSED in names:
+        settings["num_key_value_heads"] = settings["num_attention_heads"]
         settings.pop("head_dim", None)
-    parts = getattr(family, "sub_configs", None) or {}
-    for name in ("text_config",):
-        if name in parts and dataclasses.is_dataclass(parts[name]):
-            settings[name] = _small(parts[name], changes.get(name, {}))
-    return family(
-        **{**settings, **{name: value for name, value in changes.items() if name not in settings or name not in parts}}
-    )
+    text = (getattr(family, "sub_configs", None) or {}).get("text_config")
+    if text is not None and dataclasses.is_dataclass(text):
+        changes = {**changes, "text_config": _small(text, changes.get("text_config", {}))}
+    return family(**{**settings, **changes})
 
 
 def random_model(config: Any, *, seed: int = 0) -> Any:
@@ -137,6 +135,10 @@ def random_model(config: Any, *, seed: int = 0) -> Any:
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1 or name.endswith("bias"):  # ones and zeros would hide what they are multiplied with
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-            elif float(parameter.std()) < 0.1:
+            elif not float(parameter.std()) > 0.1:
                 torch.nn.init.normal_(parameter, std=0.1)
+        kept = model.state_dict().keys()
+        for name, buffer in model.named_buffers():
+            if name in kept and buffer.is_floating_point():
+                buffer.add_(torch.rand_like(buffer) * 0.5)
         return model

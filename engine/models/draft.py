@@ -21,7 +21,7 @@ from engine.errors import DraftbenchError, boundary
 from engine.fileio import disk_errors, read_json, sha256_file, write_json
 from engine.models.head import DRAFT_IDS, check_head
 from engine.models.load import LoadedModel, load_model
-from engine.models.shallow import copy_layers, fitting_layers, shallow_model
+from engine.models.shallow import check_copied, copy_layers, fitting_layers, shallow_model
 from engine.models.vocabulary import check_vocabulary
 
 WEIGHTS = "draft.safetensors"
@@ -83,6 +83,7 @@ def _from_layers(target: LoadedModel, spec: DraftSpec, seed: int) -> Draft:
     copied = spec.init == "layers"
     if copied:
         copy_layers(target.model, model, layers)
+        check_copied(target.model, model, layers)
     return Draft(model, DraftInfo(target.fingerprint, spec.share_embeddings, spec.init, layers if copied else []))
 
 
@@ -154,7 +155,7 @@ def trim(draft: Draft, target: LoadedModel, ids: torch.Tensor) -> Draft:
     check_trim(draft, target, len(ids))
     model, shares = draft.model, draft.info.share_embeddings
     source = (target.model if shares else model).get_output_embeddings()
-    _cut_head(model, ids.to(target.device))
+    cut_head(model, ids.to(target.device))
     with torch.no_grad():
         model.get_output_embeddings().weight.copy_(source.weight[ids])
         if source.bias is not None:
@@ -179,7 +180,7 @@ def check_trim(draft: Draft, target: LoadedModel, size: int) -> None:
         )
 
 
-def _cut_head(model: Any, ids: torch.Tensor) -> None:
+def cut_head(model: Any, ids: torch.Tensor) -> None:
     """Give the model an untied head of len(ids) rows, not yet filled, and note whose they are."""
     old = model.get_output_embeddings()
     new = torch.nn.Linear(
@@ -255,11 +256,11 @@ def load_draft(folder: Path, target: LoadedModel, *, dtype: torch.dtype | None =
             "load it with its own target, or `draftbench export` it and use the folder as draft.checkpoint",
         )
     with boundary(f"{folder} cannot be read", "train or copy it again"):
-        model = _model_of_config(card.config, target, dtype or target.dtype)
+        model = model_of_config(card.config, target.model, dtype or target.dtype).to(target.device).eval()
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     if DRAFT_IDS in state:
-        _cut_head(model, state[DRAFT_IDS].to(target.device))
+        cut_head(model, state[DRAFT_IDS].to(target.device))
     _refuse_unlike(folder, state, own_state(model, info))
     model.load_state_dict({name: tensor for name, tensor in state.items() if name != DRAFT_IDS}, strict=False)
     if DRAFT_IDS not in state:
@@ -314,17 +315,18 @@ def _same_embeddings(info: DraftInfo, target: LoadedModel) -> bool:
     return bool(info.embeddings_hash) and info.embeddings_hash == target.embeddings_hash
 
 
-def _model_of_config(config: dict[str, Any], target: LoadedModel, dtype: torch.dtype) -> Any:
-    """The model that a card describes, of the target's own class where that is its kind: it may be code of its own."""
+def model_of_config(config: dict[str, Any], target: Any, dtype: torch.dtype) -> Any:
+    """A new model of a card's configuration, on torch's device.
+
+    Of the target's own class where that is its kind: it may be code that ships with the target.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    own, kind = target.model.config, config["model_type"]
+    own, kind = target.config, config["model_type"]
     if kind == own.model_type:
-        made = type(own).from_dict(config)
-        return type(target.model)._from_config(made, dtype=dtype).to(target.device).eval()
+        return type(target)._from_config(type(own).from_dict(config), dtype=dtype)
     settings = {name: value for name, value in config.items() if name != "model_type"}
-    made = AutoConfig.for_model(kind, **settings)
-    return AutoModelForCausalLM.from_config(made, dtype=dtype).to(target.device).eval()
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings), dtype=dtype)
 
 
 def _share(draft_model: Any, target_model: Any, dtype: torch.dtype) -> None:

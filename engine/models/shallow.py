@@ -20,6 +20,9 @@ from engine.models.head import body, text_config
 from engine.models.layers import chosen_layers, evenly_spaced, needed_layers, settings_of_layers, with_needed
 
 _OTHER_INIT = "use draft.init: checkpoint with a small model of the same family"
+_PROBED = 8  # tokens that a fresh draft and its target are compared on
+_EXACT, _ROUNDED = 1e-3, 0.1  # of the logits' length, in float32 and in half precision
+_TINY = 1e-30
 # Attributes that may differ: what a layer stores for others depends on whether they were kept.
 _FREE = {"config", "training", "store_full_length_kv", "gradient_checkpointing"}
 
@@ -114,13 +117,14 @@ def layer_lists(target: Any, draft: Any, layers: Sequence[int]) -> list[str]:
 
     A list that happens to be as long as the model is deep, but does not get shorter with it, is none.
     """
-    depth, theirs = depth_of(target), dict(_text_part(target, draft).items())
+    depth, theirs = depth_of(target), _text_part(target, draft)
     found: list[str] = []
     for name, module in draft.named_modules():
         other = theirs.get(name)
-        lists = isinstance(module, torch.nn.ModuleList) and isinstance(other, torch.nn.ModuleList)
+        if not isinstance(module, torch.nn.ModuleList) or not isinstance(other, torch.nn.ModuleList):
+            continue
         inside = any(name.startswith(f"{outer}.") for outer in found)
-        if lists and not inside and (len(module), len(other)) == (len(layers), depth):
+        if not inside and (len(module), len(other)) == (len(layers), depth):
             found.append(name)
     return found
 
@@ -143,14 +147,14 @@ def _difference(target: Any, draft: Any, layers: Sequence[int]) -> str:
     theirs, mine = _text_part(target, draft), dict(draft.named_modules())
     for place in lists:
         for new, old in enumerate(layers):
-            told = _unlike(theirs[f"{place}.{old}"], mine[f"{place}.{new}"], old, new)
+            told = _unlike(theirs[f"{place}.{old}"], mine[f"{place}.{new}"], new, layers)
             if told:
                 return f"layer {old} of the target would be another one as layer {new} of the draft: {told}"
     return ""
 
 
-def _unlike(theirs: Any, mine: Any, old: int, new: int) -> str:
-    """How one layer differs from another in its modules, its shapes and its settings; '' if it does not."""
+def _unlike(theirs: Any, mine: Any, new: int, layers: Sequence[int]) -> str:
+    """How a layer of the draft differs in modules, shapes and settings from the one it was; '' if it does not."""
     their_parts, my_parts = dict(theirs.named_modules()), dict(mine.named_modules())
     for name in sorted(their_parts.keys() | my_parts.keys()):
         a, b = their_parts.get(name), my_parts.get(name)
@@ -159,7 +163,7 @@ def _unlike(theirs: Any, mine: Any, old: int, new: int) -> str:
     for name, part in their_parts.items():
         found = _settings(part)
         for key, value in _settings(my_parts[name]).items():
-            if key in found and not _same(found[key], value) and (found[key], value) != (old, new):
+            if key in found and not _same(found[key], value, new, layers):
                 return f"{f'{name}.' if name else ''}{key} is {found[key]!r} there and {value!r} here"
     shapes = {name: tuple(tensor.shape) for name, tensor in mine.state_dict().items()}
     for name, tensor in theirs.state_dict().items():
@@ -168,8 +172,14 @@ def _unlike(theirs: Any, mine: Any, old: int, new: int) -> str:
     return ""
 
 
-def _same(a: Any, b: Any) -> bool:
-    return math.isclose(a, b, rel_tol=1e-9) if isinstance(a, float) and isinstance(b, float) else bool(a == b)
+def _same(theirs: Any, mine: Any, new: int, layers: Sequence[int]) -> bool:
+    """Whether a setting says the same of a layer: it may be its place, or be a list of all layers' values."""
+    if isinstance(theirs, float) and isinstance(mine, float):
+        return math.isclose(theirs, mine, rel_tol=1e-9)
+    listed = isinstance(theirs, list) and isinstance(mine, list) and len(theirs) > layers[-1]
+    if theirs == mine or (theirs, mine) == (layers[new], new):
+        return True
+    return listed and [theirs[old] for old in layers] == mine
 
 
 def _named(module: Any) -> str:
@@ -238,8 +248,8 @@ def _fit(name: str, tensor: torch.Tensor, shape: torch.Size, layers: Sequence[in
     unlike = [d for d in range(len(shape)) if len(shape) == tensor.dim() and tensor.shape[d] != shape[d]]
     if "per_layer" in name and len(unlike) == 1 and tensor.shape[unlike[0]] * len(layers) == shape[unlike[0]] * depth:
         at = unlike[0]
-        parts = tensor.unflatten(at, (depth, -1)).index_select(at, torch.tensor(list(layers), device=tensor.device))
-        return parts.flatten(at, at + 1)
+        apart = (*tensor.shape[:at], depth, -1, *tensor.shape[at + 1 :])
+        return tensor.reshape(apart).index_select(at, torch.tensor(list(layers), device=tensor.device)).reshape(shape)
     raise DraftbenchError(
         f"{name} is {tuple(tensor.shape)} in the target and {tuple(shape)} in a draft of {len(layers)} layers",
         "it is not known which part belongs to which layer",
@@ -252,15 +262,12 @@ def _no_counterpart(target: Any, told: str) -> DraftbenchError:
 
 
 @contextlib.contextmanager
-def skipping(target: Any, kept: Sequence[int], lists: Sequence[str]) -> Iterator[None]:
-    """The target with every other layer passing on what it was given: what a draft of `kept` must compute.
-
-    `lists`: names of its layer lists, in the target.
-    """
-    handles = []
-    for place in lists:
-        for index, layer in enumerate(target.get_submodule(place)):
-            if index not in kept:
+def skipping(target: Any, draft: Any, layers: Sequence[int]) -> Iterator[None]:
+    """The target with every other layer passing on what it was given: what a draft of `layers` must compute."""
+    theirs, handles = _text_part(target, draft), []
+    for place in layer_lists(target, draft, layers):
+        for index, layer in enumerate(theirs[place]):
+            if index not in layers:
                 handles.append(layer.register_forward_hook(_pass_on, with_kwargs=True))
     try:
         yield
@@ -272,3 +279,27 @@ def skipping(target: Any, kept: Sequence[int], lists: Sequence[str]) -> Iterator
 def _pass_on(module: Any, args: tuple[Any, ...], given: Mapping[str, Any], output: Any) -> Any:
     entered = args[0] if args else given["hidden_states"]
     return type(output)((entered, *output[1:])) if isinstance(output, (tuple, list)) else entered
+
+
+@torch.no_grad()
+def check_copied(target: Any, draft: Any, layers: Sequence[int]) -> None:
+    """Raise DraftbenchError unless a draft just made of `layers` computes what they compute in the target.
+
+    The last guard: a family whose layers depend on each other in a way that no setting shows is refused here.
+    """
+    name = type(target).__name__
+    with boundary(f"a draft of {name} cannot be compared with it", _OTHER_INIT):
+        ids = torch.arange(1, _PROBED + 1, device=target.device).unsqueeze(0)
+        mine = draft(input_ids=ids, use_cache=False).logits.float()
+        with skipping(target, draft, layers):
+            theirs = target(input_ids=ids, use_cache=False).logits.float()
+    # of each position, the middle one counts: in half precision a token may go to another expert, in all it may not
+    gap = float((mine - theirs).norm(dim=-1).median() / theirs.norm(dim=-1).mean().clamp_min(_TINY))
+    allowed = _EXACT if target.dtype == torch.float32 else _ROUNDED
+    if not gap <= allowed:
+        raise DraftbenchError(
+            f"a draft of layers {list(layers)} of {name} does not compute what they compute in the target",
+            f"its logits differ by {gap:.0%} from those of the target without its other layers: the layers depend on "
+            "each other",
+            _OTHER_INIT,
+        )

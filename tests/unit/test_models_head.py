@@ -124,7 +124,7 @@ def test_a_model_whose_logits_are_not_its_head_is_refused():
 def test_a_model_whose_logits_are_not_its_head_is_refused_without_weights():
     with torch.device("meta"):
         odd = Biased(tiny_llama().config)
-    with pytest.raises(DraftbenchError, match="Biased (are not its head|cannot be split)"):
+    with pytest.raises(DraftbenchError, match="Biased are not its head"):
         check_head_outline(odd)
 
 
