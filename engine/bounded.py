@@ -180,8 +180,8 @@ def _answer(do: Callable[[Any], Any], request: dict[str, Any]) -> dict[str, Any]
     except DraftbenchError as error:
         return {"error": error.as_dict()}
     except MemoryError:
-        error = DraftbenchError("it needs too much memory", "", "name smaller files, or a smaller model")
-        return {"error": error.as_dict()}
+        told = DraftbenchError("it needs too much memory", "", "name smaller files, or a smaller model")
+        return {"error": told.as_dict()}
     except Exception as error:
         told = DraftbenchError(
             f"{type(error).__name__}: {first_line(error)}", "", "look at the files and the model it names"
