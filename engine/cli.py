@@ -16,6 +16,7 @@ from engine.cli_data import data_app
 from engine.cli_findings import findings
 from engine.cli_keys import allow_key, confirmed
 from engine.cli_options import DType, Json, MaybeRecipe, RecipeFile, ResumeRun, RunId, Settings, SkipBad
+from engine.cli_runs import archive, remove
 from engine.cli_study import study_app
 from engine.cli_tune import tune
 from engine.config import DEFAULT_TARGET, schema_rows
@@ -174,6 +175,7 @@ def _execute(
 ) -> None:
     from engine.runs.execution import execute
     from engine.runs.folder import RunFolder
+    from engine.runs.provenance import provenance_of
 
     where = home()
     run = RunFolder.open(where, resume) if resume is not None else _new_run(recipe, settings, skip_bad)
@@ -182,7 +184,7 @@ def _execute(
     if as_json:
         console.print_json({"run": run.id, "folder": str(run.path), "state": run.status()["state"], **summary})
     elif summary:
-        reports.summary(run.id, summary)
+        reports.summary(run.id, summary, provenance_of(run.path))
     else:
         console.line(f"run {run.id} is trained; `draftbench run --resume {run.id}` measures it")
 
@@ -292,10 +294,17 @@ def measure(run_id: RunId, settings: Settings = None, as_json: Json = False) -> 
     """
     from engine.runs.execution import measure_again
     from engine.runs.folder import RunFolder
+    from engine.runs.provenance import provenance_of
 
     found = RunFolder.open(home(), run_id)
     summary = measure_again(home(), found, settings or [])
-    console.print_json({"run": found.id, **summary}) if as_json else reports.summary(found.id, summary)
+    console.print_json({"run": found.id, **summary}) if as_json else reports.summary(
+        found.id, summary, provenance_of(found.path)
+    )
+
+
+runs_app.command("archive")(archive)
+runs_app.command("remove")(remove)
 
 
 @runs_app.callback()
@@ -417,6 +426,8 @@ def index(
         "unchanged": len(report.unchanged),
         "failed": report.failed,
         "removed": [] if rebuild else ingest.remove_missing(where),
+        "damaged": ingest.damaged_runs(where),
+        "repaired": report.repaired,
     }
     console.print_json(told) if as_json else reports.indexed(told)
     if report.failed:

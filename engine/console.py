@@ -23,6 +23,7 @@ from engine.decode.events import EMITTED, MARKS, Round
 from engine.decode.text import TextStream
 from engine.errors import DraftbenchError
 from engine.fileio import finite
+from engine.numbers import interval
 from engine.visible import VisibleLog, visible, visible_json
 
 _PIPED_WIDTH = 160  # columns where nobody says: a table cut for a screen would break `| grep`
@@ -125,16 +126,6 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     for row in listed:
         made.add_row(*(cell if isinstance(cell, Text) else escape(harmless(str(cell))) for cell in row))
     out.print(made, soft_wrap=False)
-
-
-def interval(numbers: dict[str, Any], digits: int = 3) -> str:
-    """'0.412 [0.390, 0.433]', or the value alone where no interval could be made."""
-    value, low, high = (numbers.get(key) for key in ("value", "low", "high"))
-    if value is None or value != value:
-        return "-"
-    if low is None or low != low:
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def rate(numbers: dict[str, Any]) -> str:

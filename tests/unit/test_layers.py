@@ -14,7 +14,7 @@ from engine.paths import PROJECT_ROOT
 ENGINE_LAYERS = [
     {"__main__"},
     {"cli"},
-    {"cli_data", "cli_findings", "cli_study", "cli_tune"},
+    {"cli_data", "cli_findings", "cli_runs", "cli_study", "cli_tune"},
     {"cli_keys"},
     {"cli_options"},
     {"reports", "reports_data", "reports_findings", "reports_magpie", "reports_study", "reports_tune"},
@@ -29,7 +29,7 @@ ENGINE_LAYERS = [
     {"data", "models", "store"},
     {"bounded", "keys", "packages"},
     {"config", "fileio", "paths", "progress"},
-    {"errors", "visible"},
+    {"errors", "numbers", "visible"},
 ]
 INTERFACE_LIBRARIES = {"streamlit", "gradio", "plotly", "uvicorn", "starlette", "fastapi"}
 
