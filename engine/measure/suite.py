@@ -190,7 +190,7 @@ def trace_prompts(
             alternatives=_ALTERNATIVES,
         ):
             rounds.append(replace(item, row=item.row + start))
-        progress.stop_if_asked()
+            progress.stop_if_asked()  # nothing of a measurement is kept before it is whole, so any round will do
     return rounds
 
 
