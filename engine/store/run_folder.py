@@ -19,7 +19,7 @@ from engine.paths import run_id_of
 from engine.store.curves import curve_points, parse_events, replay
 from engine.store.documents import CONFIG, DAMAGED, EVENTS_BYTES, STATUS, mapping, read_recipe, read_status
 from engine.store.schema import DECODED_TABLES, PARQUET_TABLES
-from engine.store.values import integer, json_text, number, text, timestamp
+from engine.store.values import integer, json_text, number, shown, text, timestamp
 
 _FILES = (
     CONFIG, STATUS, "events.jsonl", "provenance.json", "labels.json", "training.json", "measure/summary.json",
@@ -72,6 +72,13 @@ def read_run(folder: Path) -> RunContents:
     provenance = _read(folder / "provenance.json", problems, mapping, {})
     training = _read(folder / "training.json", problems, mapping, {})
     labels = _read(folder / "labels.json", problems, mapping, {})
+    for name, document in (
+        ("summary", summary),
+        ("provenance", provenance),
+        ("training", training),
+        ("labels", labels),
+    ):
+        _leave_out_odd(name, document or {}, problems)
     run = {
         "run_id": run_id_of(folder.name),
         **_status_columns(status or {}, problems),
@@ -98,6 +105,27 @@ def unreadable(folder: Path, error: BaseException) -> RunContents:
     why = error.what if isinstance(error, DraftbenchError) else f"{type(error).__name__}: {first_line(error)}"
     run = {"run_id": run_id_of(folder.name), "state": DAMAGED}
     return RunContents(run, [], [], {}, [f"it cannot be indexed: {text(why)}"])
+
+
+_NUMBER = (int, float)
+_KINDS: dict[str, dict[str, Any]] = {
+    "summary": {
+        "metrics": list,
+        "improvement": list,
+        **dict.fromkeys(("conditions", "certificate", "speed", "served"), dict),
+    },
+    "provenance": dict.fromkeys(("prompts", "captures", "machine", "measurement", "versions", "source"), dict),
+    "training": dict.fromkeys(("steps", "steps_done", "tokens_seen", "best_step", "seconds"), _NUMBER),
+    "labels": {"tags": list},
+}  # what readers of the index may rely on
+
+
+def _leave_out_odd(name: str, document: dict[str, Any], problems: list[str]) -> None:
+    """Take values of another kind than ours out of a document, and say so."""
+    for key, kind in _KINDS[name].items():
+        value = document.get(key)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            problems.append(f"{name}.json: {key}: {shown(document.pop(key))} makes no sense")
 
 
 def _status(folder: Path, problems: list[str]) -> Mapping[str, Any]:
