@@ -69,9 +69,10 @@ def read_run(folder: Path) -> RunContents:
     recipe = _read(folder / CONFIG, problems, lambda path: read_recipe(path.parent), None)
     status = _read(folder / STATUS, problems, lambda path: _status(path.parent, problems), None)
     summary = _read(folder / "measure" / "summary.json", problems, mapping, None)
-    provenance = _read(folder / "provenance.json", problems, mapping, {})
-    training = _read(folder / "training.json", problems, mapping, {})
-    labels = _read(folder / "labels.json", problems, mapping, {})
+    provenance, training, labels = (
+        _read(folder / name, problems, mapping, None) or {}
+        for name in ("provenance.json", "training.json", "labels.json")
+    )
     for name, document in (
         ("summary", summary),
         ("provenance", provenance),

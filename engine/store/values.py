@@ -17,7 +17,7 @@ from engine.fileio import finite
 def number(value: Any) -> float | None:
     """`value` as a float; NaN is None. Raises ValueError for anything but a finite number."""
     if value is None or (type(value) is float and math.isfinite(value)):  # nearly always
-        return value  # type: ignore[no-any-return]
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{shown(value)} is not a number")
     try:
