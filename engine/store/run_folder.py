@@ -27,6 +27,7 @@ _FILES = (
 )  # fmt: skip
 _CONDITIONS = ("num_draft_tokens", "dtype", "device", "heldout_hash", "acceptance_rule")
 _PARQUET_BYTES = 1_000_000_000
+_OTHERS = ("provenance", "training", "labels")  # documents that a run is whole without
 _T = TypeVar("_T")
 Row = dict[str, Any]
 
@@ -69,10 +70,9 @@ def read_run(folder: Path) -> RunContents:
     recipe = _read(folder / CONFIG, problems, lambda path: read_recipe(path.parent), None)
     status = _read(folder / STATUS, problems, lambda path: _status(path.parent, problems), None)
     summary = _read(folder / "measure" / "summary.json", problems, mapping, None)
-    provenance, training, labels = (
-        _read(folder / name, problems, mapping, None) or {}
-        for name in ("provenance.json", "training.json", "labels.json")
-    )
+    nothing: dict[str, Any] = {}
+    others = [_read(folder / f"{name}.json", problems, mapping, nothing) for name in _OTHERS]
+    provenance, training, labels = (dict(found) for found in others)
     for name, document in (
         ("summary", summary),
         ("provenance", provenance),
