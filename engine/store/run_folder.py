@@ -68,6 +68,9 @@ def read_run(folder: Path) -> RunContents:
     """
     problems: list[str] = []
     recipe = _read(folder / CONFIG, problems, lambda path: read_recipe(path.parent), None)
+    if recipe is not None and recipe.train.seed >= 2**63:
+        problems.append(f"{CONFIG}: train.seed: {recipe.train.seed} is not a whole number of 64 bits")
+        recipe = None
     status = _read(folder / STATUS, problems, lambda path: _status(path.parent, problems), None)
     summary = _read(folder / "measure" / "summary.json", problems, mapping, None)
     nothing: dict[str, Any] = {}
@@ -142,7 +145,8 @@ def _read(path: Path, problems: list[str], read: Callable[[Path], _T], otherwise
     try:
         return read(path)
     except (DraftbenchError, OSError) as error:
-        problems.append(f"{path.name}: {_said(error, path)}")
+        name = f"measure/{path.name}" if path.parent.name == "measure" else path.name
+        problems.append(f"{name}: {_said(error, path)}")
         return otherwise
 
 
@@ -167,7 +171,7 @@ def recipe_columns(recipe: Recipe) -> Row:
         "loss": loss_label(recipe.train.loss),
         "target": recipe.target.label,
         "draft_init": recipe.draft.init,
-        "seed": integer(recipe.train.seed),
+        "seed": recipe.train.seed if recipe.train.seed < 2**63 else None,
         "tags": recipe.tags,
         "notes": recipe.notes,
         "config": json_text(recipe.model_dump(mode="json")),
