@@ -59,7 +59,7 @@ def rivals(best: pd.Series) -> list[str]:
 def draft_card(run: pd.Series) -> None:
     """One draft with its figure, its interval, and the three places to look next."""
     whole = queries.run(run.run_id)
-    speed = whole.summary.get("speed") or {}
+    timing = whole.summary.get("speed") or {}
     with st.container(border=True):
         st.markdown(f"**{ui.text(run.domain)}**  \n:gray[{ui.text(run.target)}]")
         acceptance, speed = st.columns(2)
@@ -73,7 +73,7 @@ def draft_card(run: pd.Series) -> None:
         speed.metric(
             "speed",
             f"{run.speedup:.2f}×" if timed else "not timed",
-            delta=speed_words.verdict(speed.get("speedup")) if timed else None,
+            delta=speed_words.verdict(timing.get("speedup")) if timed else None,
             delta_color="off",
             help="Seconds of plain decoding over seconds of speculative decoding, on the machine of the run. Below 1 the draft costs "
             "more than it saves; it is called faster only where the whole interval is above 1.",
@@ -81,7 +81,7 @@ def draft_card(run: pd.Series) -> None:
         facts = [
             f"**{ui.text(run.label)}**",
             f"acceptance {chart_parts.bounds(run.exact_low, run.exact_high) or 'no interval'} (95%), n = {run.n_prompts:.0f} prompts",
-            *([f"speed: {ui.text(speed_words.told(speed))}"] if timed else []),
+            *([f"speed: {ui.text(speed_words.told(timing))}"] if timed else []),
             f"{ui.text(method_name(run.loss, run['mode']))} ({SUPERVISION.get(run.supervision, 'supervision not told')}), "
             f"{ui.text(run.scenario)}, seed {run.seed:.0f}",
             f"gamma {run.num_draft_tokens:.0f} (tokens proposed a round), {ui.text(run['dtype'])} on {ui.text(run.device)}",

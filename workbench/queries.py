@@ -14,6 +14,7 @@ from engine.paths import Home
 from engine.paths import home as _home
 from engine.runs.folder import RunFolder
 from engine.runs.queue import wake
+from engine.runs.traces import holds_traces
 from engine.store import queries as store
 from engine.store.connection import reading
 from engine.store.ingest import add_details, ingest_all, remove_missing
@@ -73,10 +74,9 @@ def _state_now(run_id: str) -> str:
 
 
 def traced() -> set[str]:
-    """Ids of the runs whose measurement holds traces to replay."""
-    _indexed(str(home().root))
-    with reading(home().index) as con:
-        return store.traced(con)
+    """Ids of the measured runs that hold traces to replay."""
+    known = runs()
+    return {run_id for run_id in known[~known.exact.isna()].run_id if holds_traces(RunFolder(home().run(run_id)))}
 
 
 def active() -> pd.DataFrame:

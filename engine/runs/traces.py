@@ -15,9 +15,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from engine.decode.events import EMITTED, Fate, Round
 from engine.decode.text import TextStream
@@ -238,6 +240,21 @@ def _trace(stored: Mapping[str, Any], trace_id: str) -> Trace:
 def _token(stored: Mapping[str, Any]) -> TraceToken:
     others = tuple(TraceAlternative(**other) for other in stored["alternatives"])
     return TraceToken(**{**stored, "fate": Fate(stored["fate"]), "alternatives": others})
+
+
+def holds_traces(run: RunFolder) -> bool:
+    """Whether the run's measurement has rounds to replay: the samples of a study were kept without them. Reads no rows."""
+    path = run.path / "measure" / "rounds.parquet"
+    try:
+        found = path.stat()
+        return S_ISREG(found.st_mode) and _row_count(path, found.st_mtime_ns, found.st_size) > 0
+    except Exception:  # damaged in whatever way: there is nothing to replay
+        return False
+
+
+@lru_cache(maxsize=20_000)
+def _row_count(path: Path, changed_ns: int, size: int) -> int:
+    return int(pq.read_metadata(path).num_rows)
 
 
 def traced_prompts(run: RunFolder) -> list[tuple[float, str]]:

@@ -228,11 +228,6 @@ def positions(
     return _of_prompt(con, "positions", "position", run_id, draft, temperature, prompt_id)
 
 
-def traced(con: duckdb.DuckDBPyConnection) -> set[str]:
-    """Ids of the runs that hold traces. The samples of a study were kept without them, to be smaller."""
-    return {run_id for (run_id,) in con.execute("SELECT DISTINCT run_id FROM rounds").fetchall()}
-
-
 def rounds(
     con: duckdb.DuckDBPyConnection, run_id: str, draft: str, temperature: float, prompt_id: str | None = None
 ) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from engine.runs import queue
 from engine.runs.folder import RunFolder
 from engine.runs.labels import Labels
 from engine.runs.places import chosen_place
+from engine.runs.traces import holds_traces
 from engine.store.queries import Run
 from workbench import actions, charts, exports, queries, theme, ui
 from workbench.live.live_decode import has_draft
@@ -132,7 +133,7 @@ def buttons(run: RunFolder, state: str) -> None:
                 icon=":material/compare_arrows:",
                 runs=[*base[:1], run.id],
             )
-        if measured and run.id in queries.traced():  # most samples were kept without traces
+        if measured and holds_traces(run):  # most samples were kept without
             ui.goto("replay", "Replay its tokens", icon=":material/history:", run=run.id)
         if has_draft(home, run.id):  # not every measured run has its weights here
             ui.goto("live", "Try it live", icon=":material/play_circle:", run=run.id)
