@@ -99,6 +99,7 @@ def plan_capture(captures: Path, target: LoadedModel, prompts: Sequence[Prompt],
         "max_new_tokens": settings.max_new_tokens,
         "seed": settings.seed,
         "signal": {"kind": signal.kind, "bytes_per_token": signal.bytes_per_token},
+        **target.turns.stops_identity(),
     }
     return CapturePlan(captures / content_hash(spec)[:24], spec, signal, list(prompts), rendered)
 

@@ -28,6 +28,7 @@ from engine.models.draft import chosen_layers
 from engine.models.embeddings import stored_embeddings_hash, touches_embeddings
 from engine.models.load import load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
 from engine.models.locate import locate_adapter, locate_model
+from engine.models.turns import check_folder
 from engine.models.vocabulary import check_vocabulary
 from engine.paths import Home
 from engine.runs.estimate import Estimate, at_hand, estimate
@@ -83,6 +84,7 @@ class _Preflight:
             "draft": self.draft,
             "loss": self.loss,
             "chat template": self.chat_template,
+            "end of turn": self.end_of_turn,
             "training prompts": lambda: self.source("train"),
             "held-out prompts": lambda: self.source("heldout"),
             "overlap": self.overlap,
@@ -212,6 +214,10 @@ class _Preflight:
         hello = Prompt("hello", ({"role": "user", "content": "Hello?"},))
         tokens = len(render(self.tokenizer, hello, context_tokens=None, max_new_tokens=0))
         return "ok", f"found; a one-word question becomes {tokens} tokens", ""
+
+    def end_of_turn(self) -> tuple[State, str, str]:
+        folder = at_hand(self.recipe.target)
+        return self._later() if folder is None else check_folder(folder, self.tokenizer, self.config)
 
     def source(self, which: str) -> tuple[State, str, str]:
         found = self.prompts(which)
