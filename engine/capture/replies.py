@@ -8,13 +8,14 @@ What deviates and is still an answer is counted (`Reply.noted`).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.capture.endings import API, ending_of
-from engine.capture.exchange import parse_json
 from engine.capture.told_tokens import ToldToken, is_count, told_tokens
+from engine.data import jsontext
 
 __all__ = ["Again", "Reply", "ToldToken", "Unanswered", "read_reply"]
 
@@ -22,6 +23,7 @@ Shown = Callable[[object], str]
 _TOKENS_WITHOUT_TEXT = 8  # an end of turn and the like, which a server counts and does not write
 _TOKENS_OF_CALLS = 64  # the same for marks around calls, and what a parser leaves out of them
 _WORD_CHARACTERS = 60
+_A_WORD = re.compile(r"[\w.:-]{1,40}")
 _REASONING = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
 
 
@@ -70,7 +72,7 @@ def read_reply(body: bytes, shown: Shown, asked: Mapping[str, Any] | None = None
     if not body.strip():
         raise Again("an empty answer")
     try:
-        told = parse_json(body)
+        told = jsontext.loads(body)
     except ValueError:
         raise Again(f"an answer that is not whole JSON: {shown(body.decode('utf-8', 'replace'))}") from None
     try:
@@ -131,15 +133,13 @@ def _finish(
 ) -> tuple[Literal["stop", "length"], list[str]]:
     """How the answer ended, and what is to be counted of it.
 
-    Where the server does not say, the count of its tokens does: at the limit it was cut. Without a count it is taken
-    as cut, so that no end is learnt which may be none.
+    Where the server does not say, the count of its tokens does: at the limit it was cut, below it ended. Without a
+    count an answer that was cut would be learnt as one that ended, so it is none.
     """
-    word = choice.get("finish_reason")
-    if word is None:
-        most = asked.get("max_tokens")
-        ended = completion_tokens is not None and is_count(most) and completion_tokens < most
-        return ("stop" if ended else "length"), ["no finish_reason"]
-    if not isinstance(word, str):
+    word, most = choice.get("finish_reason"), asked.get("max_tokens")
+    if word is None and completion_tokens is not None and is_count(most):
+        return ("stop" if completion_tokens < most else "length"), ["no finish_reason"]
+    if not isinstance(word, str) or not _A_WORD.fullmatch(word):
         raise Unanswered(f"the answer ended with finish_reason {shown(_as_json(word))} (not asked again)")
     ending, name = ending_of(word), shown(repr(word))[:_WORD_CHARACTERS]
     if ending == "refused":
@@ -157,7 +157,9 @@ def _text(content: Any, shown: Shown) -> tuple[str, list[str]]:
     texts = [_object(part).get("text") for part in content]
     left = [part for part, text in zip(content, texts, strict=True) if not isinstance(text, str) and part is not None]
     kinds = {shown(str(_object(part).get("type", _kind(part))))[:_WORD_CHARACTERS] for part in left}
-    return "".join(text for text in texts if isinstance(text, str)), [f"a part of the content, {k}" for k in sorted(kinds)]
+    return "".join(text for text in texts if isinstance(text, str)), [
+        f"a part of the content, {k}" for k in sorted(kinds)
+    ]
 
 
 def _calls(message: Mapping[str, Any], shown: Shown) -> list[Mapping[str, Any]]:

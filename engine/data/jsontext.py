@@ -53,8 +53,8 @@ def loads_leniently(text: str | bytes) -> tuple[Any, list[Spoilt]]:
         found = dict(pairs)
         if len(found) == len(pairs):
             return found
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         return mark(f"has the key {twice!r} twice")
 
     try:
