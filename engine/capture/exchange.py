@@ -92,6 +92,7 @@ class Client:
         Raises NoResponse if none came whole within `timeout_s`, TooMuch if it has more than `most_bytes` unpacked,
         and NotAnAddress for a URL to which nothing can be sent.
         """
+        check_address(url)
         content = None if body is None else json.dumps(body).encode()  # escaped: half a character cannot break it
         sent = {**headers, "Content-Type": "application/json"} if content is not None else dict(headers)
         try:
@@ -124,6 +125,17 @@ class Client:
                 if len(read) > most:
                     break
             return Exchange(response.status_code, bytes(read[:most]), told)
+
+
+def check_address(url: str) -> None:
+    """Raises NotAnAddress for a URL without a host, with a port that is none, or that cannot be read at all."""
+    try:
+        parts = urlsplit(url)
+        known = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError as error:
+        raise NotAnAddress(str(error)) from None
+    if not known:
+        raise NotAnAddress(f"{url!r} names no host")
 
 
 def is_this_machine(url: str) -> bool:

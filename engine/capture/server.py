@@ -21,7 +21,7 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import SecretStr
 
-from engine.capture.exchange import Client, Exchange, NoResponse, NotAnAddress, TooMuch, is_this_machine
+from engine.capture.exchange import Client, Exchange, NoResponse, NotAnAddress, TooMuch, check_address, is_this_machine
 from engine.capture.pace import Pace
 from engine.capture.replies import Again, Reply, Unanswered, read_reply
 from engine.config import ServerSpec
@@ -34,7 +34,7 @@ _LONGEST_PAUSE_S = 3600.0  # that a server may ask for; one that asks for more i
 _NOTED_PAUSE_S = 30.0  # from which on a pause is said
 # A reply's size: text, and up to 2 KiB of log-probabilities for each token that was asked for.
 _REPLY_BYTES, _TOKEN_BYTES, _MOST_REPLY_BYTES = 4 * 2**20, 2048, 64 * 2**20
-_LIST_BYTES = 8 * 2**20
+_LIST_BYTES = 4 * 2**20
 _MOST_NAMES, _NAME_CHARACTERS = 10_000, 200  # of models in a list
 _SHOWN_NAMES = 12
 # Fields beyond the API, the fullest set first; a server that refuses one set is asked with the next.
@@ -56,6 +56,10 @@ def read_key(spec: ServerSpec, environ: Mapping[str, str] | None = None) -> Secr
     """
     if spec.key_env is None:
         return None
+    try:
+        check_address(spec.base_url)
+    except NotAnAddress as error:
+        raise _bad_address(spec, str(error)) from None
     key = (os.environ if environ is None else environ).get(spec.key_env, "").strip()
     if not key:
         raise DraftbenchError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 _LEAST_LOGPROB = -1000.0  # nothing that was drawn is less likely
 _ROUNDING = 1e-3  # by which low precision may lift a log-probability over 0
@@ -32,7 +32,7 @@ def told_tokens(told: Any) -> list[ToldToken]:
     return [_told_token(each) for each in told]
 
 
-def is_count(value: Any) -> bool:
+def is_count(value: Any) -> TypeGuard[int]:
     """Whether a stranger's value is a number that counts something, or an id."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST
 

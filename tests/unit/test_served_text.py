@@ -14,7 +14,7 @@ import torch
 
 from engine.capture.pace import Pace
 from engine.capture.replies import Reply, ToldToken
-from engine.capture.served import make_served, plan_served
+from engine.capture.served import make_served, plan_served, prove_told
 from engine.capture.store import Capture
 from engine.capture.told import Spelling, certain_ids, read_told
 from engine.config import CaptureSpec, MeasureSpec, ServerSpec
@@ -403,3 +403,42 @@ def test_recipes_of_before_are_the_same_recipes():
     assert without_idle({"measure": plain}) == without_idle({"measure": older})
     served = {**plain, "against": "server"}
     assert without_idle({"measure": served}) != without_idle({"measure": older})
+
+
+def test_a_server_that_tells_nothing_ends_a_run_before_its_training(
+    recipe: Path, server: Server, draftbench: Draftbench
+):
+    failed = draftbench("run", str(recipe), *settings_of(server))
+    assert failed.code == 2
+    assert "tells no log-probabilities" in failed.err
+    assert len(server.requests) <= 4
+    assert not (RunFolder.open(home(), "latest").path / "training.json").exists()
+
+
+def test_figures_of_another_tokenizer_end_a_run_before_its_training(
+    recipe: Path, server: Server, draftbench: Draftbench
+):
+    def foreign(body: dict[str, Any], number: int) -> Said:
+        said = certain(body, number).body
+        for choice in said["choices"]:
+            for token in choice.get("logprobs", {}).get("content", []):
+                token |= {"token": "?!", "bytes": [63, 33]}
+        return Said(body=said)
+
+    server.script = foreign
+    failed = draftbench("run", str(recipe), *settings_of(server))
+    assert failed.code == 2
+    assert "first answers" in failed.err
+    assert {body["logprobs"] for body in server.requests} == {True}
+
+
+def test_the_proof_is_kept_and_not_asked_for_twice(tmp_path: Path, server: Server, target: LoadedModel):
+    server.script = certain
+    spec = ServerSpec(base_url=server.base_url, model=MODEL, attempts=1)
+    asked = CaptureSpec(temperature=0.0, max_new_tokens=TOKENS, signal="none", server=spec)
+    plan = plan_served(tmp_path / "captures", target, PROMPTS[:5], asked, told=True)
+    prove_told(plan, spec, target)
+    prove_told(plan, spec, target)
+    assert len(server.requests) == 1
+    make_served(plan, spec, target)
+    assert len(server.requests) == 5
