@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from pydantic import SecretStr
 
@@ -27,6 +27,8 @@ from engine.capture.replies import Again, Reply, Unanswered, read_reply
 from engine.config import ServerSpec
 from engine.data import jsontext
 from engine.errors import DraftbenchError, did_you_mean
+from engine.keys import require_allowed
+from engine.paths import home
 
 _SHOWN_CHARACTERS = 200  # of a server's message
 _READ_CHARACTERS = 4 * _SHOWN_CHARACTERS
@@ -80,18 +82,9 @@ def read_key(spec: ServerSpec, environ: Mapping[str, str] | None = None) -> Secr
             "use https://, or a tunnel such as `ssh -L 8000:localhost:8000 HOST` and http://127.0.0.1:8000/v1, "
             "or leave key_env out if the server needs no key",
         )
+    if environ is None and not is_this_machine(spec.base_url):
+        require_allowed(home(), spec)
     return SecretStr(key)
-
-
-def sends_key_to(spec: ServerSpec) -> tuple[str, str] | None:
-    """The environment variable whose value leaves this program, and the host that gets it; None if no key is sent.
-
-    No other host gets it: redirects are not followed.
-    """
-    try:
-        return None if spec.key_env is None else (spec.key_env, urlsplit(spec.base_url).netloc)
-    except ValueError:
-        return spec.key_env or "", spec.base_url
 
 
 class ChatServer:

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from engine.capture.fetch import fetch
 from engine.capture.pace import Pace
 from engine.capture.replies import Reply, Unanswered
-from engine.capture.server import ChatServer, listed_models, read_key, sends_key_to
+from engine.capture.server import ChatServer, listed_models, read_key
 from engine.config import ServerSpec, parse_section
 from engine.errors import Cancelled, DraftbenchError
 from tests.chat_server import MODEL, Said, Server, chat_server, good, reply
@@ -698,9 +698,3 @@ def test_a_look_at_a_server_does_not_follow_it_elsewhere(server: Server, monkeyp
     server.listing = Said(body=b" " * 5_000_000)
     with pytest.raises(DraftbenchError, match="MB"):
         listed_models(spec_of(server))
-
-
-def test_the_host_that_gets_the_key_can_be_asked_for():
-    spec = ServerSpec(base_url="https://api.example.org:8443/v1", model="m", key_env="MY_KEY")
-    assert sends_key_to(spec) == ("MY_KEY", "api.example.org:8443")
-    assert sends_key_to(spec.model_copy(update={"key_env": None})) is None
