@@ -1,7 +1,7 @@
 """One prompt as a server is asked it, and its reply as token ids.
 
 The server tells its answer as text, some also as token ids. Ids are taken as they are. Text is split by the local
-tokenizer, and the end of turn (`engine.models.turns`) follows where the server says that the answer ended.
+tokenizer, and the end of turn (`engine.turns`) follows where the server says that the answer ended.
 """
 
 from __future__ import annotations

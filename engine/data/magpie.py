@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from engine.data.prompts import Message, Prompt, Tool
 from engine.data.rendering import render
 from engine.errors import DraftbenchError
-from engine.models.turns import first_mark
+from engine.turns import first_mark
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

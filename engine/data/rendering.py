@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 from engine.data.prompts import Message, Prompt, Tool
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash
-from engine.models.turns import turns_of
+from engine.turns import turns_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,7 +81,7 @@ def conversation(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[li
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that a finished answer ends with (`engine.models.turns`), as far as the tokenizer alone says it."""
+    """The token that a finished answer ends with (`engine.turns`), as far as the tokenizer alone says it."""
     return turns_of(tokenizer).end
 
 

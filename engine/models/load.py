@@ -14,7 +14,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import content_hash
 from engine.models.embeddings import embeddings_hash
 from engine.models.locate import fingerprint, locate_adapter, locate_model
-from engine.models.turns import TemplateMarks, Turns, declared_ids, template_marks
+from engine.turns import TemplateMarks, Turns, declared_ids, template_marks
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ from engine.models.embeddings import stored_embeddings_hash, touches_embeddings
 from engine.models.head import text_config
 from engine.models.load import load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
 from engine.models.locate import locate_adapter, locate_model
-from engine.models.turns import check_folder
 from engine.models.vocabulary import check_vocabulary
 from engine.paths import Home
 from engine.runs.estimate import Estimate, at_hand, estimate
@@ -44,6 +43,7 @@ from engine.runs.fitness import (
 )
 from engine.runs.folder import RunFolder
 from engine.runs.pipeline import draft_folder, readable_bytes
+from engine.turns import check_folder
 
 __all__ = ["Check", "Estimate", "checks", "estimate"]
 

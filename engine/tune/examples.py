@@ -18,8 +18,8 @@ from engine.data.readers import SourceInfo, open_source, read_prompts
 from engine.data.rendering import end_of_turn, render
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash
-from engine.models.turns import Turns, turns_of
 from engine.tune.recipe import TuneData
+from engine.turns import Turns, turns_of
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from engine.data.rendering import template_hash
 from engine.errors import DraftbenchError
 from engine.fileio import append_line, content_hash, read_json, read_lines, sha256_file, write_atomic, write_json
 from engine.models.load import LoadedModel, load_model
-from engine.models.turns import check_turns
 from engine.paths import Home, resolve_input
 from engine.progress import SILENT, Progress
 from engine.tune.adapter import CONFIG, WEIGHTS, add_adapter, write_adapter
@@ -26,6 +25,7 @@ from engine.tune.figures import differences, figures, observe
 from engine.tune.folder import CURVE, STATE, TUNING, sweep, working
 from engine.tune.recipe import TuneRecipe
 from engine.tune.training import Trained, Tuner
+from engine.turns import check_turns
 
 
 def tune(

@@ -18,9 +18,9 @@ from engine.config import CaptureSpec, ModelSpec, ServerSpec
 from engine.data.prompts import Prompt
 from engine.errors import DraftbenchError
 from engine.models.load import LoadedModel
-from engine.models.turns import check_folder, check_turns, turns_of
 from engine.tune.examples import Example, encode
 from engine.tune.recipe import TuneData
+from engine.turns import check_folder, check_turns, turns_of
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.tiny_pair import loaded, questions
 
