@@ -180,6 +180,8 @@ def _ask(
         question, answered = asked[index], asked[index].answer(reply)
         if holds_key(f"{reply.text} {reply.reasoning} {reply.tool_calls} {spelt(reply.tokens)}", key):
             raise Unanswered("an answer that repeats the key, which must not be kept (not asked again)")
+        if not answered.ids:
+            raise Unanswered("an answer without tokens (not asked again)")
         growing.add(
             question.which,
             Answer(index, answered.ids, reply.finish_reason, answered.signal),

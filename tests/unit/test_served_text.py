@@ -31,6 +31,7 @@ from engine.measure.suite import Measured
 from engine.models.head import Head
 from engine.models.load import LoadedModel
 from engine.paths import home
+from engine.progress import Progress
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import read_recipe
 from engine.store.connection import reading
@@ -430,6 +431,24 @@ def test_figures_of_another_tokenizer_end_a_run_before_its_training(
     assert failed.code == 2
     assert "first answers" in failed.err
     assert {body["logprobs"] for body in server.requests} == {True}
+
+
+def test_figures_that_cannot_be_held_against_the_text_are_said_to_be_so(
+    tmp_path: Path, server: Server, target: LoadedModel, written: dict[float, Capture], monkeypatch: pytest.MonkeyPatch
+):
+    serve(server, target, written, lambda content: [each.pop("top_logprobs") for each in content])  # type: ignore[arg-type,return-value]
+    notes: list[str] = []
+    progress = Progress(quiet=True)
+    monkeypatch.setattr(progress, "note", notes.append)
+    drafts = {name: as_draft(noisy_copy()) for name in ("initial", "trained")}
+    captures = {t: fetched(tmp_path, server, target, t) for t in (0.0, 1.0)}
+    spec = MeasureSpec(against="server", max_new_tokens=TOKENS, bootstrap_samples=200)
+    told = ServerSpec(base_url=server.base_url, model=MODEL)
+    found = measure_served(
+        target, drafts, captures, [p.id for p in PROMPTS], spec, told, heldout_hash="h", progress=progress
+    )
+    assert [at["calibration"] for at in found.summary["served"]["positions"]] == [None, None]
+    assert len([note for note in notes if "top_logprobs" in note]) == 1
 
 
 def test_the_proof_is_kept_and_not_asked_for_twice(tmp_path: Path, server: Server, target: LoadedModel):
