@@ -21,9 +21,7 @@ from engine.fileio import read_json, read_lines
 _OF_A_SERVER = ("ids", "prompt_tokens", "noted")  # written beside a served answer (engine.capture.served)
 
 
-def answers_elsewhere(
-    folder: Path, spec: Mapping[str, Any], wanted: Mapping[str, Sequence[int]]
-) -> Iterator[tuple[Answer, dict[str, Any]]]:
+def answers_elsewhere(folder: Path, spec: Mapping[str, Any], wanted: Mapping[str, Sequence[int]]) -> Iterator[Answer]:
     """Answers to the wanted prompts out of the folders beside `folder`, finished or not, each at most once.
 
     With what a server's answer has beside it. `wanted`: prompt id -> the ids it was rendered to; `index` counts in
@@ -43,7 +41,7 @@ def answers_elsewhere(
                     torch.frombuffer(bytearray(raw), dtype=torch.uint8) if raw else torch.zeros(0, dtype=torch.uint8)
                 )
                 beside_it = {name: line[name] for name in _OF_A_SERVER if name in line}
-                yield Answer(index, line["token_ids"], line["finish_reason"], signal), beside_it
+                yield Answer(index, line["token_ids"], line["finish_reason"], signal, beside_it)
 
 
 def _alike(folder: Path, spec: Mapping[str, Any]) -> bool:

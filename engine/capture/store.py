@@ -242,8 +242,8 @@ class GrowingCapture:
         """Copy what other captures have of the missing answers; what is still missing."""
         adopted = set()
         wanted = {self.plan.prompts[i].id: self.plan.prompt_ids[i] for i in missing}
-        for answer, beside in answers_elsewhere(self.plan.folder, self.plan.spec, wanted):
-            self._append(missing[answer.index], answer, beside)
+        for answer in answers_elsewhere(self.plan.folder, self.plan.spec, wanted):
+            self._append(missing[answer.index], answer, answer.beside)
             adopted.add(missing[answer.index])
             self.progress.stop_if_asked()
         if adopted:
