@@ -38,7 +38,7 @@ def confirmed(recipe: Recipe) -> Recipe:
 
     Raises DraftbenchError where nobody can, or the answer is no.
     """
-    from engine.capture.server import is_this_machine  # here, because it loads an HTTP client
+    from engine.capture.exchange import is_this_machine  # here, because it loads an HTTP client
 
     spec = recipe.capture.server
     if spec is None or is_this_machine(spec.base_url) or is_allowed(home(), spec):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ class Said:
     cut: bool = False  # announce more bytes than are sent
     close: bool = False  # send nothing at all
     wait_s: float = 0.0
+    byte_wait_s: float = 0.0  # before each byte of the body
 
 
 Script = Callable[[dict[str, Any], int], Said]
@@ -45,6 +47,7 @@ class Server:
     models: list[str] = field(default_factory=lambda: [MODEL])
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    listing: Said | None = None  # in place of the models
     looks: int = 0
     at_once: int = 0
     most_at_once: int = 0
@@ -67,7 +70,7 @@ def chat_server(script: Script = good) -> Iterator[Server]:
     class Handler(_Handler):
         server_state = state
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd = _Listener(("127.0.0.1", 0), Handler)
     httpd.daemon_threads = True
     state.base_url = f"http://127.0.0.1:{httpd.server_address[1]}/v1"
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -79,13 +82,22 @@ def chat_server(script: Script = good) -> Iterator[Server]:
         httpd.server_close()
 
 
+class _Listener(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Silence where the other side hung up."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server_state: Server
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         self.server_state.looks += 1
-        self._say(Said(body={"data": [{"id": name} for name in self.server_state.models]}))
+        listed = Said(body={"data": [{"id": name} for name in self.server_state.models]})
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._say(self.server_state.listing or listed)
 
     def do_POST(self) -> None:
         state, body = self.server_state, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -112,7 +124,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(raw)))
         self.end_headers()
-        self.wfile.write(raw[: len(raw) // 2] if said.cut else raw)
+        for piece in (raw[i : i + 1] for i in range(len(raw))) if said.byte_wait_s else ():
+            time.sleep(said.byte_wait_s)
+            self.wfile.write(piece)
+        if not said.byte_wait_s:
+            self.wfile.write(raw[: len(raw) // 2] if said.cut else raw)
         self.close_connection = self.close_connection or said.cut
 
     def log_message(self, *_: Any) -> None:

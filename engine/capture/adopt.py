@@ -18,12 +18,14 @@ import torch
 from engine.capture.generate import Answer
 from engine.fileio import read_json, read_lines
 
+_OF_A_SERVER = ("ids", "prompt_tokens", "noted")  # written beside a served answer (engine.capture.served)
+
 
 def answers_elsewhere(folder: Path, spec: Mapping[str, Any], wanted: Mapping[str, Sequence[int]]) -> Iterator[Answer]:
     """Answers to the wanted prompts out of the folders beside `folder`, finished or not, each at most once.
 
-    `wanted`: prompt id -> the ids it was rendered to; `index` counts in its order. Bytes that do not
-    have their checksum are passed over.
+    With what a server's answer has beside it. `wanted`: prompt id -> the ids it was rendered to; `index` counts in
+    its order. Bytes that do not have their checksum are passed over.
     """
     place = {name: index for index, name in enumerate(wanted)}
     stride = int(spec["signal"]["bytes_per_token"])
@@ -38,7 +40,8 @@ def answers_elsewhere(folder: Path, spec: Mapping[str, Any], wanted: Mapping[str
                 signal = (
                     torch.frombuffer(bytearray(raw), dtype=torch.uint8) if raw else torch.zeros(0, dtype=torch.uint8)
                 )
-                yield Answer(index, line["token_ids"], line["finish_reason"], signal)
+                beside_it = {name: line[name] for name in _OF_A_SERVER if name in line}
+                yield Answer(index, line["token_ids"], line["finish_reason"], signal, beside_it)
 
 
 def _alike(folder: Path, spec: Mapping[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,12 +21,16 @@ _REFILL_SHARE = 4  # new prompts enter once a quarter of the slots is free: each
 
 @dataclass(frozen=True)
 class Answer:
-    """What the target wrote for one prompt, with its signal: [token, bytes_per_token] uint8."""
+    """What the target wrote for one prompt, with its signal: [token, bytes_per_token] uint8.
+
+    `beside`: what else a capture that it was copied from keeps of it.
+    """
 
     index: int
     token_ids: list[int]
     finish_reason: str
     signal: torch.Tensor
+    beside: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -1,47 +1,42 @@
 """A capture whose text comes from a server: the same folder, no signal, read like any other.
 
-The server tells its answer as text, some also as token ids. Ids are taken as they are. Text is
-split by the local tokenizer, and the end-of-turn token follows where the server says that the
-answer ended: that is the text the target wrote, though not always the ids it wrote it with (a
-model may spell a word with other tokens than its tokenizer would, and leading or trailing white
-space may have been cut), so the draft then learns the tokenizer's spelling.
+Text is what the target wrote, though not always the ids it wrote it with (a model may spell a word
+with other tokens than its tokenizer would, and leading or trailing white space may have been cut),
+so the draft then learns the tokenizer's spelling (`engine.capture.question`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 
 from engine.capture.fetch import fetch
 from engine.capture.generate import Answer
 from engine.capture.pace import Pace
+from engine.capture.question import Answered, Question
 from engine.capture.replies import Reply, Unanswered
-from engine.capture.server import ChatServer, read_key
+from engine.capture.server import ChatServer, holds_key, read_key
 from engine.capture.signal import signal_format
-from engine.capture.store import Capture, CapturePlan, GrowingCapture, completed
-from engine.capture.told import Spelling, certain_ids, spelt, told_signal
+from engine.capture.store import Capture, CapturePlan, GrowingCapture, completed, exclusive
+from engine.capture.told import Spelling, read_told, spelt
 from engine.config import CaptureSpec, ServerSpec
-from engine.data.logs import reference_of
-from engine.data.prompts import Message, Prompt, Tool
-from engine.data.records import BadRecordError
-from engine.data.rendering import conversation, end_of_turn, render, template_hash
+from engine.data.prompts import Prompt
+from engine.data.rendering import render, template_hash
 from engine.errors import DraftbenchError
-from engine.fileio import content_hash, read_json, read_lines, write_json
+from engine.fileio import content_hash, disk_errors, read_json, read_lines, write_json
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
 
 _FORMAT = 2  # raise it when a reply becomes other tokens, or a server is asked for others
 _FAILED = "unanswered.json"  # in the capture's folder: prompts that got no answer when they were last asked
 _SHOWN_FAILURES = 3
-_NO_SIGNAL = torch.zeros(0, dtype=torch.uint8)
+_MOST_NOTED = 20  # kinds of deviations that are listed, the most frequent first
+_PROBES = (1, 19)  # prompts asked at once until an answer has a token that can be used; then a server tells none
 
 
 def plan_served(
@@ -70,6 +65,7 @@ def plan_served(
         "max_new_tokens": settings.max_new_tokens,
         "seed": settings.seed,
         "signal": {"kind": signal.kind, "bytes_per_token": signal.bytes_per_token},
+        **target.turns.end_identity(),
     }
     return CapturePlan(captures / content_hash(spec)[:24], spec, signal, list(prompts), rendered)
 
@@ -96,31 +92,61 @@ def make_served(
     return completed(plan, lambda: _fill(plan, spec, target, pace, progress), progress)
 
 
+def prove_told(
+    plan: CapturePlan, spec: ServerSpec, target: LoadedModel, *, pace: Pace | None = None, progress: Progress = SILENT
+) -> None:
+    """Ask a prompt or a few of a plan that needs log-probabilities, before anything is built on their coming.
+
+    The answers are kept in the capture. Raises DraftbenchError if the server tells none, or of tokens that are not
+    those of the model at hand.
+    """
+    if (plan.folder / "done.json").exists():
+        return
+    with disk_errors(plan.folder):
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(plan.folder, progress, f"capture {plan.address}"):
+            _prove(GrowingCapture(plan, progress), spec, target, pace, progress)
+            progress.finish()
+
+
+def _prove(
+    growing: GrowingCapture, spec: ServerSpec, target: LoadedModel, pace: Pace | None, progress: Progress
+) -> list[int]:
+    """Ask one prompt, then a few, until an answer tells of a token which it is and how likely it was; the rest."""
+    missing, failed = _in_turn(growing.plan, growing.missing), list[tuple[str, str]]()
+    for count in _PROBES:
+        if _tells(growing.plan) or not missing:
+            break
+        wanted = missing[:count]
+        failed = _ask(growing, wanted, spec, target, pace, progress)
+        without = {name for name, _ in failed}
+        missing = [w for w in missing if w not in wanted or growing.plan.prompts[w].id in without]
+    if _tells(growing.plan):
+        return missing
+    if failed:
+        raise _unanswered(growing.plan, spec, failed)
+    raise DraftbenchError(
+        f"of no token of {spec.model}'s first answers it is certain which one it is and how likely",
+        "its tokens are not those of the model at hand, or the server tells no log-probabilities of them",
+        "name a model with the served one's tokenizer in target.model, or set measure.against: model",
+    )
+
+
+def _tells(plan: CapturePlan) -> bool:
+    """Whether the answers kept so far hold a token with its probability."""
+    path = plan.folder / "signal.bin"
+    raw = bytearray(path.read_bytes()) if path.exists() else bytearray()
+    if not raw:
+        return False
+    told = torch.frombuffer(raw, dtype=torch.uint8).view(-1, plan.signal.bytes_per_token)
+    return bool(torch.isfinite(read_told(told)[0]).any())
+
+
 def _fill(plan: CapturePlan, spec: ServerSpec, target: LoadedModel, pace: Pace | None, progress: Progress) -> None:
-    key = read_key(spec)
     growing = GrowingCapture(plan, progress)
-    spelling = Spelling(target.tokenizer) if plan.signal.kind == "told" else None
-    asked = [_Question(plan, which, target, spelling) for which in _in_turn(plan, growing.missing)]
-    answered_before = len(asked) < len(plan.prompts)
-
-    def keep(index: int, reply: Reply) -> None:
-        question = asked[index]
-        ids, signal, source = question.answer(reply)
-        told = {"ids": source, "prompt_tokens": reply.prompt_tokens}
-        growing.add(question.which, Answer(index, ids, reply.finish_reason, signal), **told)
-
-    async def ask() -> list[tuple[int, str]]:
-        async with ChatServer(spec, key, pace) as server:
-            bodies = [question.body() for question in asked]
-            failed = await fetch(server, bodies, keep, progress.stop_if_asked, has_answered=answered_before)
-            if server.samples_its_own_way:
-                progress.note(
-                    f"{spec.model} refuses top_k, min_p and repetition_penalty: it draws with its own settings, "
-                    "and what they cut off is not learnt"
-                )
-            return failed
-
-    failed = [(asked[index].prompt.id, why) for index, why in asyncio.run(ask())] if asked else []
+    told_plan = plan.signal.kind == "told" and bool(growing.missing)
+    missing = _prove(growing, spec, target, pace, progress) if told_plan else _in_turn(plan, growing.missing)
+    failed = _ask(growing, missing, spec, target, pace, progress) if missing else []
     if failed:
         progress.finish()
         write_json(plan.folder / _FAILED, sorted({*_failed_before(plan), *(name for name, _ in failed)}))
@@ -131,7 +157,55 @@ def _fill(plan: CapturePlan, spec: ServerSpec, target: LoadedModel, pace: Pace |
             f"{told['other_prompt_tokens']} of {len(plan.prompts)} prompts have another number of tokens on the server: "
             "if its chat template is not the local one, the draft learns from other prompts than it will be served with"
         )
+    for deviation, count in told.get("noted", {}).items():
+        progress.note(f"in {count} of {len(plan.prompts)} answers of {spec.model}: {deviation}")
     growing.finish(server={**plan.spec["server"], **told})
+
+
+def _ask(
+    growing: GrowingCapture,
+    wanted: Sequence[int],
+    spec: ServerSpec,
+    target: LoadedModel,
+    pace: Pace | None,
+    progress: Progress,
+) -> list[tuple[str, str]]:
+    """Ask these prompts of the server and keep its answers; who got none, and why."""
+    plan, key = growing.plan, read_key(spec)
+    spelling = Spelling(target.tokenizer) if plan.signal.kind == "told" else None
+    asked = [Question(plan, which, target, spelling) for which in wanted]
+    answered_before = len(growing.missing) < len(plan.prompts) or len(wanted) < len(growing.missing)
+
+    def keep(index: int, reply: Reply) -> None:
+        question, answered = asked[index], asked[index].answer(reply)
+        if holds_key(f"{reply.text} {reply.reasoning} {reply.tool_calls} {spelt(reply.tokens)}", key):
+            raise Unanswered("an answer that repeats the key, which must not be kept (not asked again)")
+        if not answered.ids:
+            raise Unanswered("an answer without tokens (not asked again)")
+        growing.add(
+            question.which,
+            Answer(index, answered.ids, reply.finish_reason, answered.signal),
+            **_beside(reply, answered),
+        )
+
+    async def ask() -> list[tuple[int, str]]:
+        async with ChatServer(spec, key, pace, progress.note) as server:
+            bodies = [question.body() for question in asked]
+            failed = await fetch(server, bodies, keep, progress.stop_if_asked, has_answered=answered_before)
+            if server.samples_its_own_way:
+                progress.note(
+                    f"{spec.model} refuses top_k, min_p and repetition_penalty: it draws with its own settings, "
+                    "and what they cut off is not learnt"
+                )
+            return failed
+
+    return [(asked[index].prompt.id, why) for index, why in asyncio.run(ask())]
+
+
+def _beside(reply: Reply, answered: Answered) -> dict[str, Any]:
+    """What is kept of a reply beside its tokens."""
+    noted = sorted({*reply.noted, *answered.noted})
+    return {"ids": answered.source, "prompt_tokens": reply.prompt_tokens, **({"noted": noted} if noted else {})}
 
 
 def _in_turn(plan: CapturePlan, missing: Sequence[int]) -> list[int]:
@@ -145,186 +219,16 @@ def _failed_before(plan: CapturePlan) -> set[str]:
     return set(read_json(path)) if path.exists() else set()
 
 
-@dataclass(frozen=True)
-class _Question:
-    """One prompt as the server is asked it, and its reply as token ids."""
-
-    plan: CapturePlan
-    which: int
-    target: LoadedModel
-    spelling: Spelling | None = None  # where it matters which tokens certainly were written
-
-    @property
-    def prompt(self) -> Prompt:
-        return self.plan.prompts[self.which]
-
-    @cached_property
-    def _said(self) -> tuple[list[Message], tuple[Tool, ...]]:
-        return conversation(self.target.tokenizer, self.prompt)
-
-    def body(self) -> dict[str, Any]:
-        """The request, without what authenticates it. Each prompt has a seed of its own."""
-        spec, (messages, tools) = self.plan.spec, self._said
-        body: dict[str, Any] = {
-            "model": spec["server"]["model"],
-            "messages": [_as_sent(message) for message in messages],
-            "temperature": spec["temperature"],
-            "top_p": spec["top_p"],
-            "max_tokens": spec["max_new_tokens"],
-            "seed": int(content_hash([spec["seed"], self.prompt.id])[:7], 16),
-            "stream": False,
-        }
-        body |= {"tools": list(tools)} if tools else {}
-        body |= {"logprobs": True, "top_logprobs": 1} if self.spelling is not None else {}
-        return body | ({"top_k": spec["top_k"]} if spec["top_k"] else {})
-
-    def answer(self, reply: Reply) -> tuple[list[int], torch.Tensor, str]:
-        """The answer's ids, with the end of turn if it ended there and at most max_new_tokens of them; its signal,
-        [token, bytes_per_token]; and whether the ids are the server's or of its text."""
-        source = "text" if reply.token_ids is None else "server"
-        if self.spelling is None:
-            ids = list(self._checked(reply.token_ids)) if reply.token_ids is not None else self._ids_of_text(reply)
-            return self._ended(ids, reply), _NO_SIGNAL, source
-        temperature = self.plan.spec["temperature"]
-        if reply.tokens:
-            certain = certain_ids(reply, self.spelling, self.target.vocab_rows)
-            rest = reply.tokens[len(certain) :]
-            ids = certain + (self._ids_of(spelt(rest)) if rest else [])
-            source = "text" if rest else "server"
-        elif temperature == 0 and reply.token_ids is not None:
-            ids = certain = list(self._checked(reply.token_ids))
-        else:
-            raise _untold(temperature)
-        ids = self._ended(ids, reply)
-        return ids, told_signal(ids, len(certain), reply.tokens, temperature), source
-
-    def _ended(self, ids: list[int], reply: Reply) -> list[int]:
-        """The ids with the end of turn if the server says that the answer ended, cut at max_new_tokens."""
-        end = end_of_turn(self.target.tokenizer)
-        if reply.finish_reason == "stop" and not (ids and ids[-1] in self.target.stop_ids | {end}):
-            ids = [*ids, end]
-        return ids[: self.plan.spec["max_new_tokens"]]
-
-    def _checked(self, ids: list[int]) -> list[int]:
-        if min(ids) >= 0 and max(ids) < self.target.vocab_rows:
-            return ids
-        raise DraftbenchError(
-            f"the server's answer to prompt {self.prompt.id!r} has the token id {max(ids):,}, "
-            f"and {self.target.spec.label} has {self.target.vocab_rows:,}",
-            "the draft would learn other tokens than the served model writes",
-            "name a model with the tokenizer of the served one in target.model",
-        )
-
-    def _ids_of_text(self, reply: Reply) -> list[int]:
-        if reply.reasoning:
-            raise DraftbenchError(
-                "the server takes the reasoning out of its answers, and tells no token ids",
-                "the draft would learn to leave out what the target writes",
-                "start the server without a reasoning parser (vLLM: no --reasoning-parser; "
-                "llama.cpp: --reasoning-format none)",
-            )
-        return self._ids_of(_whole_characters(self._text(reply)))
-
-    def _ids_of(self, text: str) -> list[int]:
-        return list(self.target.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _text(self, reply: Reply) -> str:
-        """What the target wrote: calls that the server parsed out of it are written as the template writes them,
-        or, for a template that has no form for them, as the prompt asks for them."""
-        if not reply.tool_calls:
-            return reply.text
-        spoken = {"role": "assistant", "content": reply.text, "tool_calls": [_call(c) for c in reply.tool_calls]}
-        try:
-            return self._by_template(spoken) or reference_of(spoken)
-        except (BadRecordError, RecursionError) as error:
-            raise Unanswered(f"a function call that cannot be read: {error}") from None
-
-    def _by_template(self, spoken: Message) -> str:
-        """The assistant's turn as the template writes it, up to its end; "" if it drops the calls."""
-        tokenizer, (messages, tools) = self.target.tokenizer, self._said
-        try:
-            before, whole, without = (
-                str(tokenizer.apply_chat_template(turns, tools=list(tools) or None, tokenize=False, **more))
-                for turns, more in (
-                    (messages, {"add_generation_prompt": True}),
-                    ([*messages, spoken], {}),
-                    ([*messages, {**spoken, "tool_calls": []}], {}),
-                )
-            )
-        except (TemplateError, TypeError, ValueError, LookupError, RecursionError):
-            return ""
-        if not whole.startswith(before) or whole == without:
-            return ""
-        end = tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))
-        said, ended, _ = whole[len(before) :].rpartition(end)
-        return said if ended else whole[len(before) :].rstrip()
-
-
-def _as_sent(message: Message) -> Message:
-    """A message with the arguments of its calls as JSON text, which is how the API has them."""
-    calls = message.get("tool_calls")
-    if not isinstance(calls, list):
-        return message
-    sent = []
-    for number, call in enumerate(calls):
-        function = dict(call["function"])
-        if not isinstance(function.get("arguments"), str):
-            function["arguments"] = json.dumps(function.get("arguments") or {}, ensure_ascii=False)
-        sent.append({"id": f"call_{number}", "type": "function", **call, "function": function})
-    return {**message, "tool_calls": sent}
-
-
-def _call(call: Mapping[str, Any]) -> dict[str, Any]:
-    """A call of a reply with its arguments as an object, which is how templates want them.
-
-    Raises Unanswered if the call has no name, or arguments that are no object.
-    """
-    told = call.get("function")
-    function = told if isinstance(told, dict) else {}
-    name = function.get("name")
-    if not (isinstance(name, str) and name):
-        raise Unanswered("a function call without a function's name (not asked again)")
-    arguments = _parsed(function.get("arguments") or {})
-    if not isinstance(arguments, dict):
-        raise Unanswered(f"the arguments of a call of {name!r} are no JSON object (not asked again)")
-    return {"type": "function", "function": {**function, "arguments": arguments}}
-
-
-def _parsed(arguments: Any) -> Any:
-    """Arguments out of their JSON text, which is how the API has them (null: there are none); None if it is broken."""
-    if not isinstance(arguments, str):
-        return arguments
-    try:
-        parsed = json.loads(arguments)
-        return {} if parsed is None else parsed
-    except (ValueError, RecursionError):
-        return None
-
-
-def _whole_characters(text: str) -> str:
-    """A text with the mark for unreadable characters in place of halves of one, which no tokenizer takes.
-
-    JSON can name such halves, and a server that cuts an answer between two bytes may send one.
-    """
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _untold(temperature: float) -> DraftbenchError:
-    return DraftbenchError(
-        "the server tells no log-probabilities with its answers" + ("" if temperature else ", and no token ids"),
-        f"without them acceptance at temperature {temperature:g} cannot be measured against its text",
-        "use a server that answers `logprobs: true` (vLLM, SGLang, llama.cpp's own), or measure.against: model",
-    )
-
-
-def _told(plan: CapturePlan) -> dict[str, int]:
-    """How the answers became ids, and how many prompts the server counts otherwise."""
+def _told(plan: CapturePlan) -> dict[str, Any]:
+    """How the answers became ids, how many prompts the server counts otherwise, and in what answers deviate."""
     lines = list(read_lines(plan.folder / "answers.jsonl"))
     counted = [line for line in lines if isinstance(line.get("prompt_tokens"), int)]
+    noted = Counter(deviation for line in lines for deviation in line.get("noted", []))
     return {
         "ids_from_server": sum(line.get("ids") == "server" for line in lines),
         "ids_from_text": sum(line.get("ids") == "text" for line in lines),
         "other_prompt_tokens": sum(line["prompt_tokens"] != len(line["prompt_ids"]) for line in counted),
+        **({"noted": dict(noted.most_common(_MOST_NOTED))} if noted else {}),
     }
 
 

@@ -8,28 +8,37 @@ with what to type instead. Messages of the server are shown only with the key ta
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import difflib
 import json
+import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
-import httpx2
 from pydantic import SecretStr
 
+from engine.capture.exchange import Client, Exchange, NoResponse, NotAnAddress, TooMuch, check_address, is_this_machine
 from engine.capture.pace import Pace
 from engine.capture.replies import Again, Reply, Unanswered, read_reply
 from engine.config import ServerSpec
+from engine.data import jsontext
 from engine.errors import DraftbenchError, did_you_mean
 from engine.keys import require_allowed
 from engine.paths import home
 
 _SHOWN_CHARACTERS = 200  # of a server's message
-_LONGEST_PAUSE_S = 3600.0  # that a server may ask for
+_READ_CHARACTERS = 4 * _SHOWN_CHARACTERS
+_LONGEST_PAUSE_S = 3600.0  # that a server may ask for; one that asks for more is not waited for
+_NOTED_PAUSE_S = 30.0  # from which on a pause is said
+# A reply's size: text, and up to 2 KiB of log-probabilities for each token that was asked for.
+_REPLY_BYTES, _TOKEN_BYTES, _MOST_REPLY_BYTES = 4 * 2**20, 2048, 64 * 2**20
+_LIST_BYTES = 4 * 2**20
+_MOST_NAMES, _NAME_CHARACTERS = 10_000, 200  # of models in a list
+_SHOWN_NAMES = 12
 # Fields beyond the API, the fullest set first; a server that refuses one set is asked with the next.
 # llama.cpp draws from the 40 likeliest tokens that have a twentieth of the best one's probability unless it is told not
 # to, vLLM and SGLang as the model's generation_config.json says: the text would not be the target's distribution.
@@ -49,6 +58,10 @@ def read_key(spec: ServerSpec, environ: Mapping[str, str] | None = None) -> Secr
     """
     if spec.key_env is None:
         return None
+    try:
+        check_address(spec.base_url)
+    except NotAnAddress as error:
+        raise _bad_address(spec, str(error)) from None
     key = (os.environ if environ is None else environ).get(spec.key_env, "").strip()
     if not key:
         raise DraftbenchError(
@@ -74,40 +87,34 @@ def read_key(spec: ServerSpec, environ: Mapping[str, str] | None = None) -> Secr
     return SecretStr(key)
 
 
-def is_this_machine(url: str) -> bool:
-    """Whether an address never leaves this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
 class ChatServer:
     """Answers of one server. Use as `async with`; `pace` sets how fast it is asked and takes a test's clock.
 
+    `note` is told of long pauses that the server asks for.
     `under_way`: the tasks whose request is with the server now, not those that wait to ask again.
     """
 
-    def __init__(self, spec: ServerSpec, key: SecretStr | None, pace: Pace | None = None) -> None:
-        self.spec, self._key = spec, key
+    def __init__(
+        self,
+        spec: ServerSpec,
+        key: SecretStr | None,
+        pace: Pace | None = None,
+        note: Callable[[str], None] = lambda said: None,
+    ) -> None:
+        self.spec, self._key, self._note = spec, key, note
         self.pace = pace or Pace(spec.requests_per_minute)
         self.under_way: set[asyncio.Task[Any] | None] = set()
         self._extras = _EXTRAS
         self._extras_fit = False  # whether the server has answered a request that had the first of them
         self._listed: list[str] | None = None
         self._listing = asyncio.Lock()
-        self._client = httpx2.AsyncClient(
-            timeout=None,  # a request as a whole is timed, not each of its reads
-            trust_env=not is_this_machine(spec.base_url),  # a proxy cannot reach this machine
-            limits=httpx2.Limits(max_connections=None),
-        )
+        self._client = Client(spec.base_url)
 
     async def __aenter__(self) -> ChatServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.aclose()
+        await self._client.close()
 
     @property
     def samples_its_own_way(self) -> bool:
@@ -144,50 +151,60 @@ class ChatServer:
             if response.is_success:
                 if not self._extras_fit:
                     self._extras, self._extras_fit = sets[number:], True
-                return read_reply(response.content, self._shown)
-            if response.status_code not in (400, 422):
+                return read_reply(response.body, self._shown, body)
+            if response.status not in (400, 422):
                 break
         raise await self._failure(response)
 
-    async def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx2.Response:
-        """A whole response. Raises Again if none came."""
+    async def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Exchange:
+        """A whole response. Raises Again if none came, and Unanswered if it has no end."""
         task = asyncio.current_task()
         self.under_way.add(task)
         try:
-            async with asyncio.timeout(self.spec.timeout_s):
-                return await self._client.request(
-                    method, _address(self.spec, path), json=body, headers=_headers(self._key)
-                )
-        except TimeoutError:
-            raise Again(f"no answer within {self.spec.timeout_s:g} s") from None
-        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+            return await self._client.call(
+                method, _address(self.spec, path), headers=_headers(self._key), body=body,
+                timeout_s=self.spec.timeout_s, most_bytes=_LIST_BYTES if body is None else _most_bytes(body),
+            )  # fmt: skip
+        except NoResponse as error:
+            raise Again(self._shown(error)) from None
+        except TooMuch as error:
+            raise Unanswered(f"an answer of {error} (not asked again)") from None
+        except NotAnAddress as error:
             raise _bad_address(self.spec, self._shown(error)) from None
-        except httpx2.HTTPError as error:  # refused, broken off, fewer bytes than were announced
-            raise Again(f"{type(error).__name__}: {self._shown(error)}") from None
         finally:
             self.under_way.discard(task)
 
-    async def _failure(self, response: httpx2.Response) -> Exception:
+    async def _failure(self, response: Exchange) -> Exception:
         """What an answer that is none means: to be asked again, this prompt's fault, or the end."""
-        code, said = response.status_code, self._shown(response.text)
+        code, said = response.status, self._shown(response.text)
         told = f"status {code}" + (f": {said}" if said else "")
         if code in (429, 503):
-            self._heed(code, _retry_after_s(response.headers.get("Retry-After")))
+            self._heed(code, _retry_after_s(response.headers.get("retry-after")), told)
         if code in (408, 425, 429) or code >= 500:
             return Again(told)
         if code in (401, 403):
             return _key_refused(self.spec, told)
-        if response.is_redirect:
-            where = self._shown(response.headers.get("Location", ""))
-            return _bad_address(self.spec, f"it redirects to {where}, and a key is not sent on to another address")
+        if response.location is not None:
+            return _redirected(self.spec, self._shown(response.location))
         if code in (400, 404):
             names = await self._names()
             if code == 404 or (names and self.spec.model not in names):
                 return unknown_model(self.spec, names, told)
         return Unanswered(f"{told} (not asked again)")
 
-    def _heed(self, code: int, wish_s: float) -> None:
-        """Hold all requests back for as long as the server wishes, or, if it only says "too many", for a growing time."""
+    def _heed(self, code: int, wish_s: float, told: str) -> None:
+        """Hold all requests back for as long as the server wishes, or, if it only says "too many", for a growing time.
+
+        Raises DraftbenchError for a wish that nobody would sit out.
+        """
+        if wish_s > _LONGEST_PAUSE_S:
+            raise DraftbenchError(
+                f"{self.spec.base_url} wants no request for {_duration(wish_s)}",
+                f"{told}; a pause of over an hour is not waited for, and what is answered is kept",
+                "the same command goes on then; until then another server, or another key, may answer",
+            )
+        if wish_s >= _NOTED_PAUSE_S:
+            self._note(f"{self.spec.base_url} asks for a pause of {_duration(wish_s)}: all requests wait")
         if wish_s > 0:
             self.pace.pause(wish_s)
         elif code == 429:
@@ -199,8 +216,8 @@ class ChatServer:
             if self._listed is None:
                 await self.pace.turn()
                 try:
-                    self._listed = _model_names(await self._send("GET", "models"))
-                except (Again, DraftbenchError):
+                    self._listed = _model_names(await self._send("GET", "models"), self._key)
+                except (Again, Unanswered, DraftbenchError):
                     self._listed = []
         return self._listed
 
@@ -214,7 +231,7 @@ class ChatServer:
 
 def shown(text: object, key: SecretStr | None) -> str:
     """A stranger's text as one short line, with the key taken out."""
-    line = without_key(str(text), key)
+    line = without_key(str(text), key)[:_READ_CHARACTERS]
     line = " ".join("".join(c if c.isprintable() else " " for c in line).split())
     return line if len(line) <= _SHOWN_CHARACTERS else line[:_SHOWN_CHARACTERS] + " ..."
 
@@ -223,9 +240,20 @@ def without_key(text: str, key: SecretStr | None) -> str:
     """A text with the key taken out, as it is or as JSON has it."""
     if key is not None:
         secret = key.get_secret_value()
-        for form in (secret, json.dumps(secret)[1:-1], secret.replace("/", "\\/")):
+        for form in (
+            secret,
+            json.dumps(secret)[1:-1],
+            secret.replace("/", "\\/"),
+            quote(secret),
+            quote(secret, safe=""),
+        ):
             text = text.replace(form, "[key]")
     return text
+
+
+def holds_key(text: str, key: SecretStr | None) -> bool:
+    """Whether a stranger's text repeats the key."""
+    return without_key(text, key) != text
 
 
 def _headers(key: SecretStr | None) -> dict[str, str]:
@@ -234,6 +262,11 @@ def _headers(key: SecretStr | None) -> dict[str, str]:
 
 def _address(spec: ServerSpec, path: str) -> str:
     return f"{spec.base_url.rstrip('/')}/{path}"
+
+
+def _most_bytes(body: Mapping[str, Any]) -> int:
+    """Bytes that the answer to a request may have."""
+    return min(_MOST_REPLY_BYTES, _REPLY_BYTES + _TOKEN_BYTES * int(body.get("max_tokens", 0)))
 
 
 def _retry_after_s(value: str | None) -> float:
@@ -245,23 +278,38 @@ def _retry_after_s(value: str | None) -> float:
     except ValueError:
         try:
             seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return 0.0
-    return min(max(seconds, 0.0), _LONGEST_PAUSE_S) if seconds == seconds else 0.0
+    return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
 
 
-def _model_names(response: httpx2.Response) -> list[str]:
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:,.0f} seconds"
+
+
+def _model_names(response: Exchange, key: SecretStr | None) -> list[str]:
+    """Names in a list of models, as far as they can be read, each as one short line; none if it is no such list."""
     try:
-        listed = response.json()["data"] if response.is_success else []
-        return [str(model["id"]) for model in listed]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        told = jsontext.loads(response.body) if response.is_success else None
+    except ValueError:
         return []
+    listed = told.get("data") if isinstance(told, dict) else told
+    models = listed if isinstance(listed, list) else []
+    names = [model.get("id") for model in models[:_MOST_NAMES] if isinstance(model, dict)]
+    return [without_key(name, key) for name in names if isinstance(name, str) and len(name) <= _NAME_CHARACTERS]
 
 
 def _bad_address(spec: ServerSpec, why: str) -> DraftbenchError:
     return DraftbenchError(
         f"{spec.base_url} does not serve this API", why, "capture.server.base_url ends where /chat/completions begins"
     )
+
+
+def _redirected(spec: ServerSpec, where: str) -> DraftbenchError:
+    return _bad_address(spec, f"it redirects to {where}, and a key is not sent on to another address")
 
 
 def _key_refused(spec: ServerSpec, told: str) -> DraftbenchError:
@@ -279,7 +327,7 @@ def unknown_model(spec: ServerSpec, names: Sequence[str], told: str = "") -> Dra
         return DraftbenchError(
             f"{spec.base_url} has no model {spec.model!r}",
             told,
-            f"correct capture.server.model: {did_you_mean(spec.model, names)}",
+            f"correct capture.server.model: {_known(spec.model, names)}",
         )
     return DraftbenchError(
         f"{spec.base_url} does not answer for the model {spec.model!r}",
@@ -288,21 +336,41 @@ def unknown_model(spec: ServerSpec, names: Sequence[str], told: str = "") -> Dra
     )
 
 
+def _known(wrong: str, names: Sequence[str]) -> str:
+    """The nearest names, and a few of a long list."""
+    near = difflib.get_close_matches(wrong, names, n=_SHOWN_NAMES, cutoff=0.5)
+    few = list(dict.fromkeys([*near, *names]))[:_SHOWN_NAMES]
+    more = f" and {len(names) - len(few):,} more" if len(names) > len(few) else ""
+    return did_you_mean(wrong, [shown(name, None) for name in few]) + more
+
+
 def listed_models(spec: ServerSpec, *, timeout_s: float = 5.0) -> list[str]:
     """Names of the models that the server lists, none if it lists none: a look before a run.
 
-    Raises DraftbenchError if the server cannot be reached, or refuses the key.
+    Raises DraftbenchError if the server cannot be reached or redirects, refuses the key, or answers without end.
     """
     key = read_key(spec)
+
+    async def look() -> Exchange:
+        async with Client(spec.base_url) as client:
+            return await client.call(
+                "GET", _address(spec, "models"), headers=_headers(key), timeout_s=timeout_s, most_bytes=_LIST_BYTES
+            )
+
     try:
-        with httpx2.Client(timeout=timeout_s, trust_env=not is_this_machine(spec.base_url)) as client:
-            response = client.get(_address(spec, "models"), headers=_headers(key))
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        response = asyncio.run(look())
+    except NotAnAddress as error:
+        raise _bad_address(spec, shown(error, key)) from None
+    except (NoResponse, TooMuch) as error:
         raise DraftbenchError(
-            f"{spec.base_url} cannot be reached: {shown(error, key) or type(error).__name__}",
+            f"{spec.base_url} cannot be reached: {shown(error, key)}"
+            if isinstance(error, NoResponse)
+            else f"{spec.base_url} answers a question for its models with {shown(error, key)}",
             "the training answers come from there",
             "start the server, or correct capture.server.base_url",
         ) from None
-    if response.status_code in (401, 403):
-        raise _key_refused(spec, f"status {response.status_code}: {shown(response.text, key)}")
-    return _model_names(response)
+    if response.location is not None:
+        raise _redirected(spec, shown(response.location, key))
+    if response.status in (401, 403):
+        raise _key_refused(spec, f"status {response.status}: {shown(response.text, key)}")
+    return _model_names(response, key)

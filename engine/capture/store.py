@@ -101,6 +101,7 @@ def plan_capture(captures: Path, target: LoadedModel, prompts: Sequence[Prompt],
         "max_new_tokens": settings.max_new_tokens,
         "seed": settings.seed,
         "signal": {"kind": signal.kind, "bytes_per_token": signal.bytes_per_token},
+        **target.turns.stops_identity(),
     }
     if target.model.config.model_type in _ONCE_WITH_HOLES:
         spec["rows"] = "apart"
@@ -246,7 +247,7 @@ class GrowingCapture:
         adopted = set()
         wanted = {self.plan.prompts[i].id: self.plan.prompt_ids[i] for i in missing}
         for answer in answers_elsewhere(self.plan.folder, self.plan.spec, wanted):
-            self._append(missing[answer.index], answer, {})
+            self._append(missing[answer.index], answer, answer.beside)
             adopted.add(missing[answer.index])
             self.progress.stop_if_asked()
         if adopted:

@@ -7,7 +7,6 @@ query's reference. What cannot be read as a conversation is a BadRecordError, fi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,15 +15,13 @@ from typing import Any
 from pydantic import Field
 
 from engine.config import PromptSource
+from engine.data.messages import ROLES, BadRecordError, decoded, normal
 from engine.data.packs.bfcl import calls_text
-from engine.data.prompts import Prompt
-from engine.data.records import BadRecordError, decoded, to_prompt
+from engine.data.prompts import Message, Prompt
+from engine.data.records import to_prompt
 
-_ROLES = {
-    "human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "developer": "system", "function": "tool",
-    "observation": "tool",
-}  # fmt: skip
-_MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
+# What a template may read of a message; what else a log has beside it (times, names of users) is no part of the chat.
+_MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking")
 
 
 class LogSource(PromptSource):
@@ -59,7 +56,7 @@ class Query:
 
 def queries_of(record: Mapping[str, Any], source: LogSource, fallback_id: str, *, every_turn: bool) -> list[Query]:
     """The last query of the conversation in `record`, or one for each turn of the user. Raises BadRecordError."""
-    messages, tools = _messages(record, source), _tools(record, source)
+    messages, tools = _messages(record, source), at(record, source.tools_column)
     given = _given_reference(record, source)
     own_name = _text(at(record, source.id_column))
     name = own_name or fallback_id
@@ -98,40 +95,14 @@ def at(record: Mapping[str, Any], path: str | None) -> Any:
     return value
 
 
-def as_message(value: Any) -> Any:
-    """A message with role and content, from the forms in which logs have it; anything else as it is."""
-    if not isinstance(value, Mapping):
-        return value
-    message = {"role": value.get("role", value.get("from")), "content": value.get("content", value.get("value"))}
-    message |= {key: value[key] for key in _MESSAGE_KEYS[2:] if value.get(key)}
-    message["role"] = _ROLES.get(str(message["role"]), message["role"])
-    call = value.get("function_call")
-    if isinstance(call, Mapping) and "tool_calls" not in message:
-        message["tool_calls"] = [{"type": "function", "function": dict(call)}]
-    message["content"] = _joined(message["content"])
-    return {key: inner for key, inner in message.items() if inner is not None}
-
-
 def reference_of(message: Mapping[str, Any]) -> str:
-    """What an assistant's message says: its calls in the form a prompt asks for, else its text."""
-    calls = message.get("tool_calls")
-    if isinstance(calls, list) and calls and all(isinstance(c, Mapping) and c.get("function") for c in calls):
-        return calls_text(_call(call["function"]) for call in calls)
-    content = message.get("content", "")
-    return content.strip() if isinstance(content, str) else ""
+    """What an assistant's message in normal form says: its calls in the form a prompt asks for, else its text."""
+    if calls := message.get("tool_calls"):
+        return calls_text({key: call["function"][key] for key in ("name", "arguments")} for call in calls)
+    return str(message["content"]).strip()
 
 
-def _call(function: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = function.get("arguments") or {}
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            raise BadRecordError(f"the arguments of a call of {function.get('name')} are not valid JSON") from None
-    return {"name": function.get("name"), "arguments": arguments}
-
-
-def _messages(record: Mapping[str, Any], source: LogSource) -> list[Any]:
+def _messages(record: Mapping[str, Any], source: LogSource) -> list[Message]:
     value = decoded(at(record, source.messages_column), source.messages_column)
     if value is None:
         text = at(record, source.prompt_column)
@@ -139,18 +110,26 @@ def _messages(record: Mapping[str, Any], source: LogSource) -> list[Any]:
             columns = f"{source.messages_column!r} nor {source.prompt_column!r}"
             raise BadRecordError(f"has neither {columns}; it has: {', '.join(map(str, record)) or 'nothing'}")
         value = [{"role": "user", "content": text}]
-    if not isinstance(value, list) or not value:
-        raise BadRecordError(f"{source.messages_column!r} must be a list of messages")
-    return [as_message(message) for message in value]
+    asked = _without_missing_answers(value) if isinstance(value, list) else value
+    return [
+        {key: inner for key, inner in message.items() if key in _MESSAGE_KEYS}
+        for message in normal(asked, source.messages_column)
+    ]
 
 
-def _tools(record: Mapping[str, Any], source: LogSource) -> Any:
-    """The tools' schemas; OpenAI's older form has them without the shell that says `function`."""
-    value = decoded(at(record, source.tools_column), source.tools_column)
-    if not isinstance(value, list):
-        return value
-    bare = [isinstance(tool, Mapping) and "name" in tool and "function" not in tool for tool in value]
-    return [{"type": "function", "function": t} if is_bare else t for t, is_bare in zip(value, bare, strict=True)]
+def _without_missing_answers(messages: list[Any]) -> list[Any]:
+    """The messages without last ones of an assistant that have no content: a logged failure is no empty answer."""
+    end = len(messages)
+    while end and _is_missing(messages[end - 1]):
+        end -= 1
+    return messages[:end]
+
+
+def _is_missing(message: Any) -> bool:
+    if not isinstance(message, Mapping) or ROLES.get(str(message.get("role", message.get("from")))) != "assistant":
+        return False
+    said = ("content", "value", "text", "tool_calls", "function_call")
+    return all(message.get(key) in (None, []) for key in said)
 
 
 def _given_reference(record: Mapping[str, Any], source: LogSource) -> str:
@@ -158,39 +137,24 @@ def _given_reference(record: Mapping[str, Any], source: LogSource) -> str:
     if value is None or isinstance(value, str):
         return (value or "").strip()
     if isinstance(value, Mapping):
-        return reference_of(as_message(value))
+        return reference_of(normal([{"role": "assistant", **value}], source.reference_column or "")[0])
     raise BadRecordError(f"{source.reference_column!r} must be text or a message")
 
 
-def _role(message: Any) -> Any:
-    return message.get("role") if isinstance(message, Mapping) else None
-
-
-def _end_of_last(messages: list[Any]) -> int:
+def _end_of_last(messages: list[Message]) -> int:
     """Where the last answer begins."""
     end = len(messages)
-    while end and _role(messages[end - 1]) == "assistant":
+    while end and messages[end - 1]["role"] == "assistant":
         end -= 1
     if not end:
         raise BadRecordError("nobody asks anything: all messages are the assistant's")
     return end
 
 
-def _ends_of_turns(messages: list[Any]) -> list[int]:
+def _ends_of_turns(messages: list[Message]) -> list[int]:
     """Where an answer to the user begins, for each turn of the user that got one."""
-    roles = [*map(_role, messages), None]
+    roles = [*(message["role"] for message in messages), None]
     return [i + 1 for i, role in enumerate(roles[:-1]) if role == "user" and roles[i + 1] == "assistant"]
-
-
-def _joined(content: Any) -> Any:
-    """Text that is given in parts, as one; parts that are no text cannot be written into a prompt."""
-    if not isinstance(content, list):
-        return content
-    odd = [part for part in content if not isinstance(part, Mapping) or not isinstance(part.get("text"), str)]
-    if odd:
-        kind = odd[0].get("type", "unknown") if isinstance(odd[0], Mapping) else type(odd[0]).__name__
-        raise BadRecordError(f"a message holds a part of type {kind}; only text can be used")
-    return "\n".join(part["text"] for part in content)
 
 
 def _text(value: Any) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from engine.data.prompts import Message, Prompt, Tool
 from engine.data.rendering import render
 from engine.errors import DraftbenchError
+from engine.turns import first_mark
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -148,12 +149,7 @@ def _common_length(left: Sequence[int], right: Sequence[int]) -> int:
 
 def _opening(tokenizer: PreTrainedTokenizerBase, turn: _Turn, place: Literal["none", "system", "user"]) -> Opening:
     """What follows the user's text ends the turn: its first token if that is a special one, else its text."""
-    added = tokenizer.added_tokens_decoder
-    written: list[int] = []
-    for token in turn.after:
-        if token in added and str(added[token].content).strip():
-            break
-        written.append(token)
+    written, mark = first_mark(tokenizer, turn.after)
     text = tokenizer.decode(written, skip_special_tokens=False).strip()
-    ends = frozenset() if text else frozenset(turn.after[len(written) : len(written) + 1])
+    ends = frozenset() if text or mark is None else frozenset([mark])
     return Opening((*turn.before, *turn.begun), ends, text, place, tuple(turn.begun))

@@ -5,18 +5,14 @@ Pure functions; the reasons are shown to the user beside the file and the line.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from engine.config import PromptSource
+from engine.data.messages import BadRecordError as BadRecordError
+from engine.data.messages import decoded as decoded
+from engine.data.messages import kind, normal, normal_tools
 from engine.data.prompts import Message, Prompt, Tool
-
-ROLES = ("system", "user", "assistant", "tool")
-
-
-class BadRecordError(Exception):
-    """A record that is no prompt; the message is the reason, fit to be shown."""
 
 
 def to_prompt(record: Mapping[str, Any], source: PromptSource, fallback_id: str) -> Prompt:
@@ -52,14 +48,14 @@ def _identity(value: Any, fallback: str) -> str:
     if value is None or value == "":
         return fallback
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise BadRecordError(f"id must be text or a number, not {_kind(value)}")
+        raise BadRecordError(f"id must be text or a number, not {kind(value)}")
     return str(value)
 
 
 def _messages(record: Mapping[str, Any], source: PromptSource) -> tuple[Message, ...]:
     value = decoded(record.get(source.messages_column), source.messages_column)
     if value is not None:
-        return _checked_messages(value, source.messages_column)
+        return _asked(normal(value, source.messages_column))
     text = record.get(source.prompt_column)
     if text is None:
         raise BadRecordError(
@@ -67,77 +63,24 @@ def _messages(record: Mapping[str, Any], source: PromptSource) -> tuple[Message,
             f"it has: {', '.join(map(str, record)) or 'nothing'}"
         )
     if not isinstance(text, str):
-        raise BadRecordError(f"{source.prompt_column!r} must be text, not {_kind(text)}")
+        raise BadRecordError(f"{source.prompt_column!r} must be text, not {kind(text)}")
     if not text.strip():
         raise BadRecordError(f"{source.prompt_column!r} is empty")
     return ({"role": "user", "content": text},)
 
 
-def _checked_messages(value: Any, column: str) -> tuple[Message, ...]:
-    if not isinstance(value, list):
-        raise BadRecordError(f"{column!r} must be a list of messages, not {_kind(value)}")
-    if not value:
-        raise BadRecordError(f"{column!r} is an empty list")
-    messages = tuple(_checked_message(number, message) for number, message in enumerate(value, 1))
-    last = messages[-1]["role"]
-    if last not in ("user", "tool"):
-        raise BadRecordError(f"the last message is from {last!r}; a prompt ends with 'user' or 'tool'")
+def _asked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The messages of a prompt: a question or a tool's answer is the last of them."""
+    last = messages[-1]
+    if last["role"] not in ("user", "tool"):
+        raise BadRecordError(f"the last message is from {last['role']!r}; a prompt ends with 'user' or 'tool'")
+    if last["role"] == "user" and not last["content"].strip():
+        raise BadRecordError(f"content of message {len(messages)} (user) is empty, so nothing is asked")
     return messages
 
 
-def _checked_message(number: int, value: Any) -> Message:
-    if not isinstance(value, Mapping):
-        raise BadRecordError(f"message {number} must be an object with role and content, not {_kind(value)}")
-    message = {key: inner for key, inner in value.items() if inner is not None}
-    if message.get("role") not in ROLES:
-        raise BadRecordError(f"message {number} has role {message.get('role')!r}; known: {', '.join(ROLES)}")
-    content = message.get("content", "")
-    if not isinstance(content, str):
-        raise BadRecordError(f"content of message {number} must be text, not {_kind(content)}")
-    calls_instead = message["role"] == "assistant" and _are_objects(message.get("tool_calls"))
-    if not content.strip() and not calls_instead:
-        raise BadRecordError(f"content of message {number} ({message['role']}) is empty")
-    return message
-
-
 def _tools(record: Mapping[str, Any], source: PromptSource) -> tuple[Tool, ...]:
-    value = decoded(record.get(source.tools_column), source.tools_column)
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise BadRecordError(f"{source.tools_column!r} must be a list of schemas, not {_kind(value)}")
-    return tuple(_checked_tool(number, tool) for number, tool in enumerate(value, 1))
-
-
-def _checked_tool(number: int, value: Any) -> Tool:
-    shape = '{"type": "function", "function": {"name": ..., "parameters": {...}}}'
-    if not isinstance(value, Mapping) or value.get("type") != "function":
-        raise BadRecordError(f"tool {number} is not of the form {shape}")
-    function = value.get("function")
-    if not isinstance(function, Mapping):
-        raise BadRecordError(f"tool {number} has no 'function' object; the form is {shape}")
-    name = function.get("name")
-    if not isinstance(name, str) or not name.strip():
-        raise BadRecordError(f"tool {number} has no function name")
-    # OpenAI lets a function without arguments leave `parameters` out.
-    if not isinstance(function.get("parameters", {}), Mapping):
-        raise BadRecordError(f"parameters of tool {number} ({name}) must be a JSON schema object")
-    return dict(value)
-
-
-def decoded(value: Any, column: str) -> Any:
-    """`value`, or the JSON in it if it is a string; None where there is nothing.
-
-    CSV has only strings, and many Parquet files keep nested columns as JSON strings.
-    """
-    if not isinstance(value, str):
-        return value
-    if not value.strip():
-        return None
-    try:
-        return json.loads(value)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BadRecordError(f"{column!r} is a string that is not valid JSON: {error}") from None
+    return normal_tools(record.get(source.tools_column), source.tools_column)
 
 
 def _refuse_unwritable(prompt: Prompt) -> None:
@@ -149,13 +92,3 @@ def _refuse_unwritable(prompt: Prompt) -> None:
         raise BadRecordError(f"holds {half!a}, half of a surrogate pair, which is not a character") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise BadRecordError(f"cannot be written as JSON: {error}") from None
-
-
-def _are_objects(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
-
-
-def _kind(value: Any) -> str:
-    """What JSON calls the type of `value`."""
-    names = {bool: "true/false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)

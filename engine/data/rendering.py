@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 from engine.data.prompts import Message, Prompt, Tool
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash
+from engine.turns import turns_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +26,6 @@ PLAIN_TOOLS_FORM = (
     "{schemas}\n"
     'To call one, answer with nothing but a JSON object: {{"name": <function name>, "arguments": {{<name>: <value>}}}}'
 )
-_MARK = "draftbench answer"
 
 
 def render(
@@ -81,11 +81,8 @@ def conversation(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[li
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that the chat template writes right behind an assistant's answer; else the end-of-sequence token."""
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
-    text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    behind = tokenizer(text.rpartition(_MARK)[2], add_special_tokens=False)["input_ids"]
-    return int(behind[0] if behind else tokenizer.eos_token_id)
+    """The token that a finished answer ends with (`engine.turns`), as far as the tokenizer alone says it."""
+    return turns_of(tokenizer).end
 
 
 def _render_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:

@@ -64,6 +64,11 @@ def measure_served(
     for temperature, capture in captures.items():
         answers = _chosen(capture, prompt_ids)
         calibration = _checked(capture, answers, temperature, server)
+        if calibration is None and temperature > 0:
+            progress.note(
+                f"{server.model} does not tell its likeliest tokens (`top_logprobs`): whether its text at temperature "
+                f"{temperature:g} is drawn from the probabilities it tells could not be checked"
+            )
         exact = {
             name: served_acceptance(draft.model, capture, temperature, target.vocab_rows, answers)
             for name, draft in drafts.items()

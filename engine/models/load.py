@@ -14,6 +14,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import content_hash
 from engine.models.embeddings import embeddings_hash
 from engine.models.locate import fingerprint, locate_adapter, locate_model
+from engine.turns import TemplateMarks, Turns, declared_ids, template_marks
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,19 @@ class LoadedModel:
         return getattr(self.model.config, "max_position_embeddings", None)
 
     @property
+    def turns(self) -> Turns:
+        """What ends a turn."""
+        settings = self.model.generation_config
+        return Turns(declared_ids(self.tokenizer, settings), self.tokenizer.eos_token_id, self._template_marks)
+
+    @cached_property
+    def _template_marks(self) -> TemplateMarks:
+        return template_marks(self.tokenizer)
+
+    @property
     def stop_ids(self) -> frozenset[int]:
-        """Ids that end an answer: those of the generation settings and the tokenizer."""
-        named = self.model.generation_config.eos_token_id
-        ids = named if isinstance(named, list) else [named]
-        return frozenset(i for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
+        """Ids that end an answer: those of the generation settings, the tokenizer and the chat template."""
+        return self.turns.stop_ids
 
 
 def resolve_device(name: str) -> torch.device:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from engine.capture.served import is_served, make_served, plan_served
+from engine.capture.served import is_served, make_served, plan_served, prove_told
 from engine.capture.store import Capture, CapturePlan, make_capture, plan_capture
 from engine.config import CaptureSpec, Recipe
 from engine.data.overlap import remove_overlap
@@ -192,9 +192,17 @@ class Pipeline:
 
     def capture_all(self) -> tuple[Capture | None, dict[float, Capture]]:
         """Make or reuse every capture of the training; none of its prompts for a stream that is decoded meanwhile."""
+        self._prove_server()
         heldout = self.watched_plans()
         training = self.capture("training", self.training_plan()) if needs_capture(self.recipe.train) else None
         return training, {t: self.capture(f"held-out T={t:g}", p) for t, p in heldout.items()}
+
+    def _prove_server(self) -> None:
+        """Where the draft will be measured against a server: whether that tells what is needed, before the training."""
+        server = self.recipe.capture.server
+        if self.recipe.measure.against == "server" and server is not None:
+            for plan in self.heldout_plans().values():
+                prove_told(plan, server, self.target, progress=self.progress)
 
     def capture(self, what: str, plan: CapturePlan) -> Capture:
         """One capture, made or reused; says what it will cost before it begins."""

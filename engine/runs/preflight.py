@@ -43,6 +43,7 @@ from engine.runs.fitness import (
 )
 from engine.runs.folder import RunFolder
 from engine.runs.pipeline import draft_folder, readable_bytes
+from engine.turns import check_folder
 
 __all__ = ["Check", "Estimate", "checks", "estimate"]
 
@@ -95,6 +96,7 @@ class _Preflight:
             "draft": self.draft,
             "loss": self.loss,
             "chat template": self.chat_template,
+            "end of turn": self.end_of_turn,
             "generation settings": self.generation,
             "training prompts": lambda: self.source("train"),
             "held-out prompts": lambda: self.source("heldout"),
@@ -246,6 +248,10 @@ class _Preflight:
         hello = Prompt("hello", ({"role": "user", "content": "Hello?"},))
         tokens = len(render(self.tokenizer, hello, context_tokens=None, max_new_tokens=0))
         return "ok", f"found; a one-word question becomes {tokens} tokens", ""
+
+    def end_of_turn(self) -> tuple[State, str, str]:
+        folder = at_hand(self.recipe.target)
+        return self._later() if folder is None else check_folder(folder, self.tokenizer, self.config)
 
     def source(self, which: str) -> tuple[State, str, str]:
         found = self.prompts(which)

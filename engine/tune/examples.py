@@ -19,6 +19,7 @@ from engine.data.rendering import end_of_turn, render
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash
 from engine.tune.recipe import TuneData
+from engine.turns import Turns, turns_of
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,26 @@ def _references(sources: Sequence[PromptSource], infos: Sequence[SourceInfo], be
         yield from (row.record.get("reference") for row in rows if row.record is not None)
 
 
-def encode(tokenizer: Any, examples: Sequence[Example], data: TuneData, context_tokens: int | None) -> list[Encoded]:
-    """Token ids of the examples whose prompt is not too long; longer references are cut, without end of turn."""
-    end = end_of_turn(tokenizer)
+def encode(
+    tokenizer: Any,
+    examples: Sequence[Example],
+    data: TuneData,
+    context_tokens: int | None,
+    turns: Turns | None = None,
+) -> list[Encoded]:
+    """Token ids of the examples whose prompt is not too long; longer references are cut, without end of turn.
+
+    A reference ends as `turns` says (None: as far as the tokenizer alone says it), with what the template writes
+    between an answer and its mark.
+    """
+    turns = turns or turns_of(tokenizer)
     made = []
     for example in examples:
         prompt_ids = render(tokenizer, example.prompt, context_tokens=None, max_new_tokens=0)
-        reference_ids = [*tokenizer(example.reference, add_special_tokens=False)["input_ids"], end]
+        reference_ids = [
+            *tokenizer(example.reference + turns.before_end, add_special_tokens=False)["input_ids"],
+            turns.end,
+        ]
         reference_ids = reference_ids[: data.max_reference_tokens]
         fits = context_tokens is None or len(prompt_ids) + len(reference_ids) <= context_tokens
         if len(prompt_ids) <= data.max_prompt_tokens and fits:
@@ -102,18 +116,24 @@ def encode(tokenizer: Any, examples: Sequence[Example], data: TuneData, context_
 
 
 def example_set(
-    tokenizer: Any, sources: Sequence[PromptSource], data: TuneData, *, beside: Path | None, context_tokens: int | None
+    tokenizer: Any,
+    sources: Sequence[PromptSource],
+    data: TuneData,
+    *,
+    beside: Path | None,
+    context_tokens: int | None,
+    turns: Turns | None = None,
 ) -> ExampleSet:
     """Read and encode. Raises DraftbenchError if nothing is left."""
     examples, infos, unanswered = read_examples(sources, data, beside)
-    encoded = encode(tokenizer, examples, data, context_tokens)
+    encoded = encode(tokenizer, examples, data, context_tokens, turns)
     if not encoded:
         raise DraftbenchError(
             f"none of the {len(examples)} records of {', '.join(s.path for s in sources)} can be used",
             f"{unanswered} have no reference, the others have prompts over {data.max_prompt_tokens} tokens",
             "give records with a 'reference', or raise data.max_prompt_tokens",
         )
-    end = end_of_turn(tokenizer)
+    end = end_of_turn(tokenizer) if turns is None else turns.end
     counts = {
         "records": len(encoded),
         "without_reference": unanswered,

@@ -25,6 +25,7 @@ from engine.tune.figures import differences, figures, observe
 from engine.tune.folder import CURVE, STATE, TUNING, sweep, working
 from engine.tune.recipe import TuneRecipe
 from engine.tune.training import Trained, Tuner
+from engine.turns import check_turns
 
 
 def tune(
@@ -39,12 +40,13 @@ def tune(
     recipe = load_section(TuneRecipe, file, settings)
     with working(folder):
         loaded = load_model(recipe.target)
-        train, heldout, overlap = _data(recipe, loaded.tokenizer, loaded.context_tokens, file.parent)
+        train, heldout, overlap = _data(recipe, loaded, file.parent)
         identity = _identity(recipe, loaded, train, heldout)
         done = _finished(folder, identity)
         if done is not None:
             sweep(folder)
             return done
+        _note_turns(loaded, progress)
         trained = _adapter(recipe, loaded, train, folder, identity, progress)
         told = {
             "recipe": recipe.model_dump(mode="json"),
@@ -62,6 +64,13 @@ def tune(
         return told
 
 
+def _note_turns(loaded: LoadedModel, progress: Progress) -> None:
+    """What the references teach as the end of a turn, where that is not plain."""
+    state, said, fix = check_turns(loaded.tokenizer, loaded.model.generation_config, loaded.vocab_rows)
+    if state != "ok":
+        progress.note(f"end of turn: {said} ({fix})")
+
+
 def folder_of(home: Home, path: str, settings: Sequence[str]) -> Path:
     """Where the target of a recipe goes if no folder is named."""
     return home.root / "targets" / load_section(TuneRecipe, resolve_input(path), settings).name
@@ -76,8 +85,9 @@ def measure_again(
     folder = resolve_input(adapter or f"sample_data/targets/{recipe.name}", file.parent)
     loaded = load_model(recipe.target)
     heldout = example_set(
-        loaded.tokenizer, recipe.data.heldout, recipe.data, beside=file.parent, context_tokens=loaded.context_tokens
-    )
+        loaded.tokenizer, recipe.data.heldout, recipe.data,
+        beside=file.parent, context_tokens=loaded.context_tokens, turns=loaded.turns,
+    )  # fmt: skip
     return {"data": {"heldout": heldout.described()}, "figures": measured(recipe, heldout, folder, progress)}
 
 
@@ -94,14 +104,15 @@ def measured(recipe: TuneRecipe, heldout: ExampleSet, folder: Path, progress: Pr
     }
 
 
-def _data(
-    recipe: TuneRecipe, tokenizer: Any, context_tokens: int | None, beside: Path
-) -> tuple[ExampleSet, ExampleSet, int]:
+def _data(recipe: TuneRecipe, loaded: LoadedModel, beside: Path) -> tuple[ExampleSet, ExampleSet, int]:
     """Training and held-out examples; training examples that repeat a held-out query are taken out and counted."""
     train, heldout = (
-        example_set(tokenizer, sources, recipe.data, beside=beside, context_tokens=context_tokens)
+        example_set(
+            loaded.tokenizer, sources, recipe.data,
+            beside=beside, context_tokens=loaded.context_tokens, turns=loaded.turns,
+        )
         for sources in (recipe.data.train, recipe.data.heldout)
-    )
+    )  # fmt: skip
     prompts = [row.example.prompt for row in train.encoded]
     kept, repeats = remove_overlap(prompts, [row.example.prompt for row in heldout.encoded])
     names = {prompt.id for prompt in kept}

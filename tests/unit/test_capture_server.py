@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import random
 import time
+import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -508,3 +511,190 @@ def test_a_look_at_a_server_that_is_not_there_says_so():
     with pytest.raises(DraftbenchError, match="cannot be reached") as error:
         listed_models(spec, timeout_s=1)
     assert "start the server" in error.value.fix
+
+
+def answer_of(said: Any, server: Server, clock: Clock, **changes: Any) -> Reply:
+    server.script = lambda body, number: Said(body=said)
+    return ask(spec_of(server, attempts=2, **changes), clock)[0]
+
+
+def message_of(**message: Any) -> dict[str, Any]:
+    return {"choices": [{"message": {"role": "assistant", **message}, "finish_reason": "stop"}]}
+
+
+def counted(said: dict[str, Any], tokens: int, **more: Any) -> dict[str, Any]:
+    return {**said, "usage": {"completion_tokens": tokens, **more}}
+
+
+ABSENT = {
+    "null": message_of(content=None),
+    "null, counted": counted(message_of(content=None), 57),
+    "no content": message_of(),
+    "empty, but counted": counted(message_of(content=""), 57),
+    "three letters of 57 tokens": counted(message_of(content="yes"), 57),
+    "content of another kind": message_of(content={"text": "yes"}),
+    "parts without text": message_of(content=[{"type": "image"}]),
+    "no message": {"choices": [{"finish_reason": "stop"}]},
+    "no choices": {"choices": []},
+    "an error and choices": {"error": {"message": "busy"}, **message_of(content="yes")},
+    "an error in the choice": {"choices": [{"error": "busy", "message": {"content": "yes"}, "finish_reason": "stop"}]},
+}
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_what_is_absent_is_asked_for_again_and_never_an_empty_answer(server: Server, clock: Clock, name: str):
+    with pytest.raises(Unanswered, match="2 attempts"):
+        answer_of(ABSENT[name], server, clock)
+    assert len(server.requests) == 2
+
+
+OTHER = {
+    "a text of the completions API": ({"choices": [{"text": "yes", "finish_reason": "stop"}]}, "completions API"),
+    "a piece of a stream": ({"choices": [{"delta": {"content": "yes"}, "finish_reason": "stop"}]}, "stream"),
+    "a refusal": (message_of(content=None, refusal="I will not"), "refuses: I will not"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_what_asking_again_does_not_change_is_not_asked_again(server: Server, clock: Clock, name: str):
+    said, words = OTHER[name]
+    with pytest.raises(Unanswered, match=words):
+        answer_of(said, server, clock)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "said", [message_of(content=""), counted(message_of(content=""), 1), counted(message_of(content=None), 1)]
+)
+def test_an_answer_that_says_nothing_and_counts_nothing_is_one(server: Server, clock: Clock, said: dict[str, Any]):
+    assert answer_of(said, server, clock).text == ""
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"reasoning": "hm"}, {"thinking": "hm"}, {"reasoning_details": [{"text": "hm"}]}, {"reasoning_content": ["hm"]}],
+)
+def test_reasoning_of_every_form_is_seen(server: Server, clock: Clock, message: dict[str, Any]):
+    assert answer_of(message_of(content="yes", **message), server, clock).reasoning
+    hidden = counted(message_of(content="yes"), 9, completion_tokens_details={"reasoning_tokens": 5})
+    assert answer_of(hidden, server, clock).reasoning
+
+
+ENDS = [
+    ("eos_token", "stop"), ("stop_sequence", "stop"), ("end_turn", "stop"), ("STOP", "stop"), ("served_up", "stop"),
+    ("MAX_TOKENS", "length"), ("max-tokens", "length"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("word", "ending"), ENDS)
+def test_words_of_a_servers_own_for_an_end_are_read_and_counted(server: Server, clock: Clock, word: str, ending: str):
+    found = answer_of(reply("yes", word), server, clock)
+    assert (found.text, found.finish_reason, found.noted) == ("yes", ending, (f"finish_reason {word!r}",))
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(("word", "times"), [("abort", 2), ("error", 2), ("SAFETY", 1), ("content-filter", 1)])
+def test_words_for_no_end_are_no_answer(server: Server, clock: Clock, word: str, times: int):
+    with pytest.raises(Unanswered, match="finish_reason"):
+        answer_of(reply("yes", word), server, clock)
+    assert len(server.requests) == times
+
+
+@pytest.mark.parametrize(("tokens", "ending"), [(4, "stop"), (8, "length")])
+def test_without_a_word_the_count_says_how_an_answer_ended(server: Server, clock: Clock, tokens: int, ending: str):
+    server.script = lambda body, number: Said(body=counted(reply("yes yes", None), tokens))
+
+    async def work() -> Reply:
+        async with ChatServer(spec_of(server), None, Pace(None, clock, clock.sleep)) as client:
+            return await client.answer({**BODY, "max_tokens": 8})
+
+    found = asyncio.run(work())
+    assert (found.finish_reason, found.noted) == (ending, ("no finish_reason",))
+
+
+def test_another_model_and_parts_without_text_are_counted(server: Server, clock: Clock):
+    parts = [{"type": "text", "text": "yes"}, {"type": "image_url"}]
+    found = answer_of({**message_of(content=parts), "model": "another"}, server, clock)
+    assert found.text == "yes"
+    assert found.noted == ("a part of the content, image_url", "answered as model 'another'")
+
+
+def test_a_call_of_the_older_form_is_a_call(server: Server, clock: Clock):
+    call = {"name": "add", "arguments": "{}"}
+    found = answer_of(message_of(content=None, function_call=call), server, clock)
+    assert found.tool_calls == [{"type": "function", "function": call}]
+
+
+def test_a_pause_of_a_year_ends_the_work(server: Server, clock: Clock):
+    server.script = lambda body, number: Said(429, {}, {"Retry-After": str(365 * 86400)})
+    with pytest.raises(DraftbenchError, match="365 days"):
+        ask(spec_of(server), clock)
+    assert clock.slept == []
+
+
+BOMB = gzip.compress(b" " * 50_000_000)
+
+
+@pytest.mark.parametrize("packed", ["gzip", "gzip, gzip", "br"])
+def test_a_body_is_not_unpacked_beyond_its_limit(server: Server, clock: Clock, packed: str):
+    server.script = lambda body, number: Said(body=BOMB, headers={"Content-Encoding": packed})
+    tracemalloc.start()
+    with pytest.raises(Unanswered, match=r"MB|packed"):
+        ask(spec_of(server, attempts=1, timeout_s=60), clock)
+    assert tracemalloc.get_traced_memory()[1] < 30e6
+    tracemalloc.stop()
+
+
+def test_a_packed_answer_is_read(server: Server, clock: Clock):
+    raw = gzip.compress(json.dumps(reply("packed")).encode())
+    server.script = lambda body, number: Said(body=raw, headers={"Content-Encoding": "gzip"})
+    assert ask(spec_of(server), clock)[0].text == "packed"
+
+
+def test_the_clock_covers_the_last_byte_of_the_body(server: Server, clock: Clock):
+    raw = json.dumps(reply("slow")).encode()
+    server.script = lambda body, number: Said(body=raw, byte_wait_s=0.1)
+    began = time.monotonic()
+    with pytest.raises(Unanswered, match=r"no answer within 0\.5 s"):
+        ask(spec_of(server, attempts=1, timeout_s=0.5), clock)
+    assert time.monotonic() - began < 0.1 * len(raw)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"choices": ' + b"[" * 100_000,
+        b'{"choices": [], "n": ' + b"9" * 4400 + b"}",
+        b'{"choices": [{"message": {"content": "a", "content": "b"}, "finish_reason": "stop"}]}',
+        b'{"choices": [{"message": {"content": "\xff"}, "finish_reason": "stop"}]}',
+    ],
+)
+def test_json_that_is_none_is_asked_for_again(server: Server, clock: Clock, body: bytes):
+    server.script = first(Said(body=body))
+    assert ask(spec_of(server), clock)[0].text == "about hi"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999/v1", "http://[::1", "http://", "http://127.0.0.1:x/v1"])
+def test_an_address_that_is_none_is_said_so(url: str, clock: Clock):
+    spec = ServerSpec(base_url=url, model="m")
+    with pytest.raises(DraftbenchError, match="does not serve this API"):
+        ask(spec, clock)
+    with pytest.raises(DraftbenchError, match="does not serve this API"):
+        listed_models(spec)
+    with pytest.raises(DraftbenchError, match="does not serve this API"):
+        key_of(KEY, base_url=url)
+
+
+def test_a_look_at_a_server_does_not_follow_it_elsewhere(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MY_KEY", KEY)
+    with chat_server() as other:
+        server.listing = Said(302, b"", {"Location": other.base_url + "/models"})
+        with pytest.raises(DraftbenchError, match="does not serve this API") as error:
+            listed_models(spec_of(server, key_env="MY_KEY"))
+        assert other.looks == 0
+    assert "redirects" in error.value.why
+    server.listing = Said(body={"data": [{"id": f"m-{KEY}"}, {"id": "x" * 10**6}, {"id": 7}, 8]})
+    assert listed_models(spec_of(server, key_env="MY_KEY")) == ["m-[key]"]
+    server.listing = Said(body=b" " * 5_000_000)
+    with pytest.raises(DraftbenchError, match="MB"):
+        listed_models(spec_of(server))

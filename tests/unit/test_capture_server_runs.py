@@ -14,8 +14,9 @@ import pytest
 from engine.capture.pace import Pace
 from engine.capture.served import make_served, plan_served
 from engine.capture.store import Capture, CapturePlan
-from engine.config import CaptureSpec, ServerSpec
+from engine.config import CaptureSpec, PromptSource, ServerSpec
 from engine.data.prompts import Prompt
+from engine.data.readers import read_prompts
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import read_json, read_lines
 from engine.models.load import LoadedModel
@@ -385,3 +386,87 @@ def test_the_time_of_a_rate_limited_fetch_is_told_before(finished_home: Path, re
     found = estimate(home(), read_recipe(home(), str(recipe), [*values, "measure.against=server"], skip_bad=False))
     assert found.seconds["answers of the server"] == pytest.approx(20 * (8 + 1 + 2 * 5))
     assert not {"MY_KEY"} & set(os.environ)
+
+
+class Notes(Progress):
+    """Keeps what is noted."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.said: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.said.append(message)
+
+
+def test_what_deviates_and_is_still_an_answer_is_counted_and_said_also_where_it_is_copied(
+    tmp_path: Path, server: Server, target: LoadedModel
+):
+    server.script = lambda body, number: Said(
+        body={**reply("yes", "eos_token"), "model": "another", "usage": {"completion_tokens": 4}}
+    )
+    progress = Notes()
+    capture = fetched(tmp_path, target, settings_of(server), progress=progress)
+    counts = {"finish_reason 'eos_token'": 6, "answered as model 'another'": 6}
+    assert capture.done["server"]["noted"] == counts
+    assert all(any(what in note for note in progress.said) for what in counts)
+    assert set(texts(capture).values()) == {"yes<|im_end|>"}
+    copied = fetched(tmp_path, target, settings_of(server), questions(3))
+    assert copied.done["server"]["noted"] == dict.fromkeys(counts, 3)
+    assert copied.done["server"]["ids_from_text"] == 3
+
+
+def test_a_count_that_is_far_from_the_text_is_noted(tmp_path: Path, server: Server, target: LoadedModel):
+    server.script = lambda body, number: Said(body=reply("x" * 30, "length") | {"usage": {"completion_tokens": 9}})
+    assert "noted" not in fetched(tmp_path / "near", target, settings_of(server)).done["server"]
+    server.script = lambda body, number: Said(body=reply("x" * 39, "length") | {"usage": {"completion_tokens": 2}})
+    capture = fetched(tmp_path, target, settings_of(server))
+    assert capture.done["server"]["noted"] == {"another count of tokens than the answer has": 6}
+
+
+MARKS = {
+    "a blank before the mark": "{{ m['content'] + ' <|im_end|>' }}",
+    "a mark that the settings do not name": "{{ m['content'] + '<|im_start|>' }}",
+    "no mark": "{{ m['content'] }}",
+    "a line break alone": "{{ m['content'] + '\n' }}",
+}
+
+
+@pytest.mark.parametrize("name", MARKS)
+def test_a_served_text_ends_with_an_id_at_which_a_local_capture_stops(tmp_path: Path, server: Server, name: str):
+    template = "{% for m in messages %}" + MARKS[name] + "{% endfor %}"
+    knows = replace(loaded(tiny_llama()), tokenizer=byte_tokenizer(template))
+    server.script = lambda body, number: Said(body=reply("yes"))
+    capture = fetched(tmp_path, knows, settings_of(server))
+    wanted = "<|im_start|>" if "settings" in name else "<|im_end|>"
+    assert set(texts(capture).values()) == {"yes" + wanted}
+    assert all(answer.token_ids[-1] in knows.stop_ids for answer in capture.answers)
+
+
+def test_calls_go_to_the_server_in_the_form_of_the_api(tmp_path: Path, server: Server):
+    knows = replace(loaded(tiny_llama()), tokenizer=byte_tokenizer(TOOLS_TEMPLATE))
+    record = {
+        "messages": [
+            {"role": "user", "content": "1?"},
+            {"role": "assistant", "tool_calls": [{"name": "add", "arguments": '{"a": 2}'}]},
+            {"role": "tool", "content": "3"},
+        ]
+    }
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    fetched(tmp_path, knows, settings_of(server), read_prompts([PromptSource(path=str(path))]).prompts)
+    _, call, answer = server.requests[0]["messages"]
+    assert call["tool_calls"] == [
+        {"id": "call_0", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}
+    ]
+    assert answer["tool_call_id"] == "call_0"
+
+
+def test_an_answer_that_repeats_the_key_is_not_kept(
+    tmp_path: Path, server: Server, target: LoadedModel, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MY_KEY", KEY)
+    server.script = lambda body, number: Said(body=reply(f"you sent {KEY}")) if number == 0 else good(body, number)
+    with pytest.raises(DraftbenchError, match="repeats the key"):
+        fetched(tmp_path, target, settings_of(server, how={"key_env": "MY_KEY"}))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]

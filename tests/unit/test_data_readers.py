@@ -29,6 +29,8 @@ SUM = {
     "function": {"name": "sum", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}},
 }
 CALL = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Wien"}'}}
+# As it is read: arguments decoded, and content beside calls.
+NORMAL_CALL = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Wien"}}}
 RECORDS = [
     {"id": "one", "group": "g", "messages": [{"role": "user", "content": "Wie ist das Wetter?"}], "tools": [WEATHER]},
     {"id": "two", "messages": [{"role": "user", "content": "现在几点？🕰"}], "tools": [CLOCK, SUM]},
@@ -63,7 +65,10 @@ def expected_prompts() -> list[Prompt]:
     return [
         Prompt(
             id=record["id"],
-            messages=tuple(record.get("messages", [{"role": "user", "content": record.get("prompt")}])),
+            messages=tuple(
+                {**message, "content": "", "tool_calls": [NORMAL_CALL]} if "tool_calls" in message else message
+                for message in record.get("messages", [{"role": "user", "content": record.get("prompt")}])
+            ),
             tools=tuple(record.get("tools", [])),
             group=record.get("group", ""),
         )
@@ -278,7 +283,9 @@ def test_columns_can_be_named_and_messages_win_over_prompt(tmp_path):
 def test_bad_messages_are_not_rescued_by_prompt(tmp_path):
     path = write_lines(tmp_path / "x.jsonl", {"messages": [], "prompt": "good"}, {"prompt": "good"})
     result = read(path, skip_bad=True)
-    assert [(row.line, row.reason) for row in result.bad] == [(1, "'messages' is an empty list")]
+    assert [(row.line, row.reason) for row in result.bad] == [
+        (1, "'messages' is an empty list; it must be a list of messages")
+    ]
 
 
 def test_ids_come_from_the_record_else_from_file_and_line(tmp_path):
@@ -342,27 +349,29 @@ GOOD_USER = {"role": "user", "content": "x"}
         ({"messages": {"role": "user"}}, "must be a list of messages, not an object"),
         ({"messages": "not json"}, "not valid JSON"),
         ({"messages": ["hi"]}, "message 1 must be an object"),
-        ({"messages": [GOOD_USER, {"role": "bot", "content": "x"}]}, "message 2 has role 'bot'; known: system"),
+        ({"messages": [GOOD_USER, {"role": "narrator", "content": "x"}]}, "message 2 has role 'narrator'; known:"),
         ({"messages": [{"role": "user", "content": ""}]}, r"message 1 \(user\) is empty"),
-        ({"messages": [{"role": "user"}]}, r"message 1 \(user\) is empty"),
+        ({"messages": [{"role": "user"}]}, r"message 1 \(user\) is missing or null"),
         ({"messages": [{"role": "user", "content": "\n "}]}, r"message 1 \(user\) is empty"),
-        ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "message 1 must be text, not a list"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "holds a part of type image_url"),
+        ({"messages": [{"role": "user", "content": {"text": "x"}}]}, "message 1 must be text, not an object"),
         ({"messages": [{"role": "user", "content": "", "tool_calls": [CALL]}]}, "is empty"),
         (
             {"messages": [GOOD_USER, {"role": "assistant", "tool_calls": []}, GOOD_USER]},
-            "message 2 .assistant. is empty",
+            "message 2 .assistant. is missing or null",
         ),
         ({"messages": [GOOD_USER, {"role": "assistant", "content": "x"}]}, "last message is from 'assistant'"),
         ({"messages": [{"role": "system", "content": "x"}]}, "last message is from 'system'"),
         ({"prompt": "x", "tools": {"name": "f"}}, "'tools' must be a list"),
-        ({"prompt": "x", "tools": [{"name": "f"}]}, "tool 1 is not of the form"),
+        ({"prompt": "x", "tools": [{"type": "retrieval"}]}, "tool 1 is of type 'retrieval'"),
+        ({"prompt": "x", "tools": ["f"]}, "tool 1 is not of the form"),
         ({"prompt": "x", "tools": [{"type": "function"}]}, "tool 1 has no 'function'"),
         (
             {"prompt": "x", "tools": [CLOCK, {"type": "function", "function": {"name": ""}}]},
             "tool 2 has no function name",
         ),
         (
-            {"prompt": "x", "tools": [{"type": "function", "function": {"name": "f", "parameters": "{}"}}]},
+            {"prompt": "x", "tools": [{"type": "function", "function": {"name": "f", "parameters": "[]"}}]},
             r"parameters of tool 1 \(f\)",
         ),
     ],

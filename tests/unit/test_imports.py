@@ -122,7 +122,7 @@ def test_an_answer_of_calls_is_the_text_that_a_prompt_asks_for():
     ]
     source = LogSource(path="x.jsonl")
     (query,) = queries_of({"messages": [*answered, assistant("It is 2.")]}, source, "x", every_turn=False)
-    assert query.prompt.messages[1]["tool_calls"] == [CALL]
+    assert query.prompt.messages[1]["tool_calls"] == [{**CALL, "function": {"name": "f", "arguments": {"x": 1}}}]
     assert query.reference == "It is 2."
 
 
@@ -222,10 +222,7 @@ def test_scrubbing_reaches_messages_calls_references_and_names(tmp_path: Path):
     assert record["id"] == "log-1"
     assert record["messages"][0]["content"] == "I am <EMAIL_1>, write to <EMAIL_2>"
     assert record["group"] == "<EMAIL_1>"
-    assert json.loads(record["messages"][1]["tool_calls"][0]["function"]["arguments"]) == {
-        "to": "<EMAIL_2>",
-        "phone": "<PHONE_1>",
-    }
+    assert record["messages"][1]["tool_calls"][0]["function"]["arguments"] == {"to": "<EMAIL_2>", "phone": "<PHONE_1>"}
     assert json.loads(record["reference"])["arguments"] == {"to": "<EMAIL_2>", "phone": "<PHONE_1>"}
     assert told["pii"] == {
         "scrubbed": True,
@@ -487,3 +484,10 @@ def test_the_command_shows_each_step_and_what_was_scrubbed(tmp_path: Path, draft
     assert told.json()["pii"]["scrubbed"] is False
     again = draftbench("data", "import", str(path), "--out", str(tmp_path / "out"))
     assert (again.code, "--overwrite" in again.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "failed", [assistant(None), {"role": "gpt"}, assistant(None, tool_calls=[], function_call=None)]
+)
+def test_a_logged_answer_without_content_is_no_empty_answer(failed: dict[str, Any]):
+    assert read({"messages": [user("a"), failed]}) == [(["u:a"], "")]

@@ -27,7 +27,7 @@ ENGINE_LAYERS = [
     {"capture"},
     {"decode"},
     {"data", "models", "store"},
-    {"bounded", "keys", "packages"},
+    {"bounded", "keys", "packages", "turns"},
     {"config", "fileio", "paths", "progress"},
     {"errors", "numbers", "visible"},
 ]

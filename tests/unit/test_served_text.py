@@ -14,7 +14,7 @@ import torch
 
 from engine.capture.pace import Pace
 from engine.capture.replies import Reply, ToldToken
-from engine.capture.served import make_served, plan_served
+from engine.capture.served import make_served, plan_served, prove_told
 from engine.capture.store import Capture
 from engine.capture.told import Spelling, certain_ids, read_told
 from engine.config import CaptureSpec, MeasureSpec, ServerSpec
@@ -31,6 +31,7 @@ from engine.measure.suite import Measured
 from engine.models.head import Head
 from engine.models.load import LoadedModel
 from engine.paths import home
+from engine.progress import Progress
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import read_recipe
 from engine.store.connection import reading
@@ -403,3 +404,60 @@ def test_recipes_of_before_are_the_same_recipes():
     assert without_idle({"measure": plain}) == without_idle({"measure": older})
     served = {**plain, "against": "server"}
     assert without_idle({"measure": served}) != without_idle({"measure": older})
+
+
+def test_a_server_that_tells_nothing_ends_a_run_before_its_training(
+    recipe: Path, server: Server, draftbench: Draftbench
+):
+    failed = draftbench("run", str(recipe), *settings_of(server))
+    assert failed.code == 2
+    assert "tells no log-probabilities" in failed.err
+    assert len(server.requests) <= 4
+    assert not (RunFolder.open(home(), "latest").path / "training.json").exists()
+
+
+def test_figures_of_another_tokenizer_end_a_run_before_its_training(
+    recipe: Path, server: Server, draftbench: Draftbench
+):
+    def foreign(body: dict[str, Any], number: int) -> Said:
+        said = certain(body, number).body
+        for choice in said["choices"]:
+            for token in choice.get("logprobs", {}).get("content", []):
+                token |= {"token": "?!", "bytes": [63, 33]}
+        return Said(body=said)
+
+    server.script = foreign
+    failed = draftbench("run", str(recipe), *settings_of(server))
+    assert failed.code == 2
+    assert "first answers" in failed.err
+    assert {body["logprobs"] for body in server.requests} == {True}
+
+
+def test_figures_that_cannot_be_held_against_the_text_are_said_to_be_so(
+    tmp_path: Path, server: Server, target: LoadedModel, written: dict[float, Capture], monkeypatch: pytest.MonkeyPatch
+):
+    serve(server, target, written, lambda content: [each.pop("top_logprobs") for each in content])  # type: ignore[arg-type,return-value]
+    notes: list[str] = []
+    progress = Progress(quiet=True)
+    monkeypatch.setattr(progress, "note", notes.append)
+    drafts = {name: as_draft(noisy_copy()) for name in ("initial", "trained")}
+    captures = {t: fetched(tmp_path, server, target, t) for t in (0.0, 1.0)}
+    spec = MeasureSpec(against="server", max_new_tokens=TOKENS, bootstrap_samples=200)
+    told = ServerSpec(base_url=server.base_url, model=MODEL)
+    found = measure_served(
+        target, drafts, captures, [p.id for p in PROMPTS], spec, told, heldout_hash="h", progress=progress
+    )
+    assert [at["calibration"] for at in found.summary["served"]["positions"]] == [None, None]
+    assert len([note for note in notes if "top_logprobs" in note]) == 1
+
+
+def test_the_proof_is_kept_and_not_asked_for_twice(tmp_path: Path, server: Server, target: LoadedModel):
+    server.script = certain
+    spec = ServerSpec(base_url=server.base_url, model=MODEL, attempts=1)
+    asked = CaptureSpec(temperature=0.0, max_new_tokens=TOKENS, signal="none", server=spec)
+    plan = plan_served(tmp_path / "captures", target, PROMPTS[:5], asked, told=True)
+    prove_told(plan, spec, target)
+    prove_told(plan, spec, target)
+    assert len(server.requests) == 1
+    make_served(plan, spec, target)
+    assert len(server.requests) == 5

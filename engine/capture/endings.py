@@ -1,0 +1,38 @@
+"""The words by which servers say how an answer ended.
+
+The API knows stop, length, tool_calls, function_call and content_filter. Servers have words of their own for the
+same (TGI's `eos_token`, Anthropic's `end_turn`, Gemini's `MAX_TOKENS`). A word that nobody knows counts as an end:
+the text is there, and what is not an end is a short list. Every word beyond the API's is counted.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Ending = Literal["stop", "length", "refused", "failed"]
+
+API = frozenset({"stop", "length", "tool_calls", "function_call"})
+_WORDS: dict[Ending, frozenset[str]] = {
+    "stop": API - {"length"},
+    "length": frozenset({
+        "length", "max_tokens", "max_token", "max_length", "max_new_tokens", "max_output_tokens", "max_completion_tokens",
+        "model_length", "token_limit", "limit", "context_length", "context_length_exceeded", "context_window_exceeded",
+        "model_context_window_exceeded", "incomplete", "truncated",
+    }),
+    "refused": frozenset({
+        "content_filter", "content_filtered", "filtered", "safety", "recitation", "refusal", "refused", "blocked",
+        "blocklist", "prohibited_content", "spii", "sensitive", "error_toxic", "guardrail_intervened", "language",
+        "malformed_function_call",
+    }),
+    "failed": frozenset({
+        "error", "abort", "aborted", "cancel", "cancelled", "canceled", "timeout", "time_limit", "interrupted",
+        "failed", "preempted", "network_error", "server_error", "user_cancel", "unavailable",
+        "insufficient_system_resource", "in_progress", "pause_turn",
+    }),
+}  # fmt: skip
+
+
+def ending_of(word: str) -> Ending:
+    """What a word says, whatever its case: the answer ended, was cut, was kept from us, or did not come to its end."""
+    plain = word.strip().lower().replace("-", "_").replace(" ", "_").removeprefix("finish_reason_")
+    return next((ending for ending, words in _WORDS.items() if plain in words), "stop")

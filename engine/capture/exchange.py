@@ -1,0 +1,150 @@
+"""One HTTP exchange with a stranger's server, bounded in time, in bytes and in hops. All that speaks HTTP goes through here.
+
+The clock covers the whole call: the address looked up, the connection, headers that never end, the last byte of the
+body. The body counts as it is unpacked, so that 3 MB of gzip cannot become 2.7 GB. A redirect is handed back and not
+followed, since a key would follow it; cookies are forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+
+_PACKINGS = ("", "identity", "gzip", "deflate")
+ERROR_BYTES = 64 * 1024  # of a body with an error, whose beginning is all that is shown
+
+
+class NoResponse(Exception):
+    """No whole response came, which may pass: refused, broken off, too late."""
+
+
+class NotAnAddress(Exception):
+    """No request can be sent to such an address."""
+
+
+class TooMuch(Exception):
+    """The body is larger than was allowed for."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A whole response. `body` is unpacked; that of an error is cut at ERROR_BYTES."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def location(self) -> str | None:
+        """Where a redirect points; None if it is none."""
+        return self.headers.get("location", "") if 300 <= self.status < 400 else None
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8", "replace")
+
+
+class Client:
+    """Exchanges with the servers behind one address. Use as `async with`."""
+
+    def __init__(self, base_url: str) -> None:
+        self._client = httpx2.AsyncClient(
+            timeout=None,  # a call as a whole is timed, not each of its reads
+            trust_env=not is_this_machine(base_url),  # a proxy cannot reach this machine
+            follow_redirects=False,
+            limits=httpx2.Limits(max_connections=None),
+            headers={"Accept-Encoding": "identity"},
+        )
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End its connections."""
+        await self._client.aclose()
+
+    async def call(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: Mapping[str, Any] | None = None,
+        timeout_s: float,
+        most_bytes: int,
+    ) -> Exchange:
+        """Send `body` as JSON and read the response to its end.
+
+        Raises NoResponse if none came whole within `timeout_s`, TooMuch if it has more than `most_bytes` unpacked,
+        and NotAnAddress for a URL to which nothing can be sent.
+        """
+        check_address(url)
+        content = None if body is None else json.dumps(body).encode()  # escaped: half a character cannot break it
+        sent = {**headers, "Content-Type": "application/json"} if content is not None else dict(headers)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._exchange(method, url, sent, content, most_bytes)
+        except TimeoutError:
+            raise NoResponse(f"no answer within {timeout_s:g} s") from None
+        except (NoResponse, TooMuch):
+            raise
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, UnicodeError) as error:
+            raise NotAnAddress(str(error)) from None
+        except Exception as error:  # refused, broken off, no HTTP, what a library makes of a stranger's bytes
+            raise NoResponse(f"{type(error).__name__}: {error}") from None
+        finally:
+            self._client.cookies.clear()
+
+    async def _exchange(
+        self, method: str, url: str, headers: dict[str, str], content: bytes | None, most_bytes: int
+    ) -> Exchange:
+        async with self._client.stream(method, url, headers=headers, content=content) as response:
+            packed = response.headers.get("content-encoding", "identity").strip().lower()
+            if packed not in _PACKINGS:  # among them several at once, each of which would unpack the next
+                raise NoResponse(f"a body packed as {packed[:40]!r}, though it was asked for as it is")
+            told, most = dict(response.headers), most_bytes if response.is_success else ERROR_BYTES
+            read = bytearray()
+            async for piece in response.aiter_bytes():  # the library unpacks at most 1 MiB at a time
+                read += piece
+                if len(read) > most and response.is_success:
+                    raise TooMuch(f"more than {most_bytes / 1e6:,.1f} MB")
+                if len(read) > most:
+                    break
+            return Exchange(response.status_code, bytes(read[:most]), told)
+
+
+def check_address(url: str) -> None:
+    """Raises NotAnAddress for a URL without a host, with a port that is none, or that cannot be read at all."""
+    try:
+        parts = urlsplit(url)
+        known = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError as error:
+        raise NotAnAddress(str(error)) from None
+    if not known:
+        raise NotAnAddress(f"{url!r} names no host")
+
+
+def is_this_machine(url: str) -> bool:
+    """Whether an address never leaves this machine."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

@@ -1,0 +1,273 @@
+"""The one normal form of a chat, made when a record is read, whoever reads it.
+
+In normal form a conversation is a tuple of messages, and a message is an object with
+
+- `role`: system, user, assistant or tool. Other dialects are translated (`ROLES`): ShareGPT's human and gpt,
+  `developer`, `function`, `observation`. ShareGPT's `from` and `value` become `role` and `content`.
+- `content`: text, always there. Parts of text are joined by line breaks. Beside `tool_calls` null and absent are "".
+- `tool_calls` of an assistant, only where there are some: {"type": "function", "function": {"name", "arguments"}},
+  where `arguments` is an object, as chat templates want it, and not the JSON text that the API has; an `id` is kept.
+  Calls without the shell `function`, OpenAI's former `function_call` and turns of the role `function_call` are
+  brought into this form.
+- all other keys as they were; null ones are left out.
+
+This is what serving engines make of a request before the template sees it (vLLM's `_postprocess_messages`, SGLang's
+`process_messages`): they decode `arguments` once and refuse text that is no JSON, join parts of text with line breaks
+and take null content for "". A message that is in normal form is returned with the same keys and values, so that a
+prompt keeps its identity. `for_api` is the way back to the API's form.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.data import jsontext
+from engine.data.prompts import Message, Tool
+from engine.errors import did_you_mean
+
+ROLES = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "ai": "assistant", "bot": "assistant",
+    "chatbot": "assistant", "model": "assistant", "function_call": "assistant", "tool_call": "assistant",
+    "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool", "tool_result": "tool",
+    "ipython": "tool",
+}  # fmt: skip
+_CALLING_ROLES = ("function_call", "tool_call")  # their content is the call, as JSON
+_CONTENT_KEYS = ("content", "value", "text", "message", "parts")
+_ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")
+_TOOL_SHAPE = '{"type": "function", "function": {"name": ..., "parameters": {...}}}'
+
+
+class BadRecordError(Exception):
+    """A record that is no prompt; the message is the reason, fit to be shown."""
+
+
+def normal(messages: Any, column: str = "messages", seen: Counter[str] | None = None) -> tuple[Message, ...]:
+    """`messages` in normal form. `seen` counts what had to be translated. Raises BadRecordError."""
+    value = decoded(messages, column)
+    if not isinstance(value, list | tuple):
+        raise BadRecordError(f"{column!r} must be a list of messages, not {kind(value)}")
+    if not value:
+        raise BadRecordError(f"{column!r} is an empty list; it must be a list of messages")
+    counts: Counter[str] = Counter() if seen is None else seen
+    return tuple(_message(number, message, counts) for number, message in enumerate(value, 1))
+
+
+def normal_tools(tools: Any, column: str = "tools") -> tuple[Tool, ...]:
+    """Tool schemas in OpenAI's form, also from those without the shell `function`. Raises BadRecordError."""
+    value = decoded(tools, column)
+    if value is None or value == {}:
+        return ()
+    if not isinstance(value, list | tuple):
+        raise BadRecordError(f"{column!r} must be a list of schemas, not {kind(value)}")
+    return tuple(_tool(number, tool) for number, tool in enumerate(value, 1))
+
+
+def normal_call(call: Any, where: str = "a tool call") -> dict[str, Any]:
+    """One call in normal form: {"type": "function", "function": {"name", "arguments": {...}}}. Raises BadRecordError."""
+    if not isinstance(call, Mapping):
+        raise BadRecordError(f"{where} must be an object, not {kind(call)}")
+    shell = {key: value for key, value in call.items() if value is not None}
+    inner = shell.get("function")
+    if isinstance(inner, Mapping):
+        return {**shell, "function": _function(inner, where)}
+    flat = {"name": inner, **shell} if isinstance(inner, str) else shell  # {"function": "add", "arguments": {}}
+    kept = {"id": shell["id"]} if "id" in shell else {}
+    named = {key: flat[key] for key in ("name", *_ARGUMENT_KEYS) if key in flat}
+    return {**kept, "type": "function", "function": _function(named, where)}
+
+
+def for_api(messages: Sequence[Message]) -> list[Message]:
+    """Messages in normal form as OpenAI's API has them: `arguments` as JSON text, an id for each call and its answer.
+
+    A call without an id gets `call_0`, `call_1` ... over the whole conversation; a tool's message
+    without one answers the first call that has no answer yet.
+    """
+    sent: list[Message] = []
+    number, open_calls = 0, list[str]()
+    for message in messages:
+        out = dict(message)
+        if calls := message.get("tool_calls"):
+            out["tool_calls"] = []
+            for call in calls:
+                function = dict(call["function"])
+                function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
+                named = {"id": f"call_{number}", "type": "function", **call, "function": function}
+                out["tool_calls"].append(named)
+                number += 1
+            open_calls = [call["id"] for call in out["tool_calls"]]
+        if message["role"] == "tool":
+            answered = message.get("tool_call_id") or (open_calls[0] if open_calls else "call_0")
+            out["tool_call_id"] = answered
+            open_calls = [identity for identity in open_calls if identity != answered]
+        sent.append(out)
+    return sent
+
+
+def _message(number: int, value: Any, seen: Counter[str]) -> Message:
+    where = f"message {number}"
+    if not isinstance(value, Mapping):
+        raise BadRecordError(f"{where} must be an object with role and content, not {kind(value)}")
+    message = {key: inner for key, inner in value.items() if inner is not None}
+    written = message.pop("role", message.pop("from", None))
+    role = _role(written, where, seen)
+    content = _content(message, where, seen)
+    calls = _calls(message, where)
+    if not calls and str(written).strip().lower() in _CALLING_ROLES:
+        calls, content = _calls_in(content, where), ""
+    made: dict[str, Any] = {"role": role, "content": _written(content, role, where, bool(calls), seen)}
+    made |= {"tool_calls": calls} if calls else {}
+    return _in_order(value, made | message)
+
+
+def _in_order(before: Mapping[str, Any], made: Message) -> Message:
+    """The message with its keys in the order they came in, so that what was normal is written as it was."""
+    return {key: made[key] for key in (*(key for key in before if key in made), *(k for k in made if k not in before))}
+
+
+def _role(written: Any, where: str, seen: Counter[str]) -> str:
+    role = ROLES.get(written.strip().lower()) if isinstance(written, str) else None
+    if role is None:
+        known = did_you_mean(written, ROLES) if isinstance(written, str) else f"known: {', '.join(sorted(ROLES))}"
+        raise BadRecordError(f"{where} has role {written!r}; {known}")
+    if role != written:
+        seen[f"role {written!r} read as {role!r}"] += 1
+    return role
+
+
+def _content(message: dict[str, Any], where: str, seen: Counter[str]) -> Any:
+    """Takes the content out of `message`, under whichever name it stands."""
+    name = next((key for key in _CONTENT_KEYS if key in message), None)
+    if name is None:
+        return None
+    content = message.pop(name)
+    if name != "content":
+        seen[f"{name!r} read as 'content'"] += 1
+    if isinstance(content, list | tuple):
+        seen["content in parts, joined by line breaks"] += 1
+        return "\n".join(_part(part, where) for part in content)
+    if not isinstance(content, str):
+        raise BadRecordError(f"{name} of {where} must be text, not {kind(content)}")
+    return content
+
+
+def _part(part: Any, where: str) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, Mapping):
+        for key in ("text", "refusal"):
+            if isinstance(part.get(key), str):
+                return str(part[key])
+    named = part.get("type", "unknown") if isinstance(part, Mapping) else kind(part)
+    raise BadRecordError(f"{where} holds a part of type {named}; only text can be used")
+
+
+def _written(content: Any, role: str, where: str, calls: bool, seen: Counter[str]) -> str:
+    """The content, where it may be empty: beside calls, of a tool that answered nothing, of an empty turn in a log.
+
+    Absent is another thing: only calls, and a tool, may stand without content.
+    """
+    if content is None and not calls and role != "tool":
+        raise BadRecordError(f"content of {where} ({role}) is missing or null")
+    if not (content or "").strip() and not calls:
+        seen[f"empty content ({role})"] += 1
+    return content or ""
+
+
+def _calls(message: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """Takes the calls out of `message`, in the newer form or the former one."""
+    listed = decoded(message.pop("tool_calls", None), "tool_calls")
+    former = decoded(message.pop("function_call", None), "function_call")
+    if isinstance(listed, Mapping):
+        listed = [listed]
+    if listed is not None and not isinstance(listed, list | tuple):
+        raise BadRecordError(f"tool_calls of {where} must be a list, not {kind(listed)}")
+    calls = listed or ([former] if former else [])
+    return [normal_call(call, f"call {count} of {where}") for count, call in enumerate(calls, 1)]
+
+
+def _calls_in(content: Any, where: str) -> list[dict[str, Any]]:
+    """The calls that a turn of the role `function_call` has as its text."""
+    try:
+        value = jsontext.loads(content or "")
+    except ValueError as error:
+        raise BadRecordError(f"the call in {where} {error}") from None
+    calls = value if isinstance(value, list) else [value]
+    return [normal_call(call, f"call {count} of {where}") for count, call in enumerate(calls, 1)]
+
+
+def _function(function: Mapping[str, Any], where: str) -> dict[str, Any]:
+    name = function.get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise BadRecordError(f"{where} has no function name")
+    key = next((key for key in _ARGUMENT_KEYS if function.get(key) not in (None, "")), None)
+    arguments = {} if key is None else function[key] or {}  # PHP writes an empty object as []
+    if isinstance(arguments, str):
+        arguments = _decoded_arguments(arguments, name, where)
+    if not isinstance(arguments, Mapping):
+        raise BadRecordError(f"the arguments of a call of {name} ({where}) must be an object, not {kind(arguments)}")
+    others = {other: value for other, value in function.items() if other not in (*_ARGUMENT_KEYS, "name")}
+    return _in_order(function, {"name": name, "arguments": dict(arguments), **others})
+
+
+def _decoded_arguments(text: str, name: str, where: str) -> Any:
+    """Decoded once, as serving engines do; text that is no JSON is refused by them and here."""
+    if not text.strip():
+        return {}
+    try:
+        value = jsontext.loads(text)
+    except ValueError as error:
+        raise BadRecordError(f"the arguments of a call of {name} ({where}) are text that {error}") from None
+    return {} if value is None else value
+
+
+def _tool(number: int, value: Any) -> Tool:
+    if not isinstance(value, Mapping):
+        raise BadRecordError(f"tool {number} is not of the form {_TOOL_SHAPE}")
+    if value.get("type", "function") != "function":
+        raise BadRecordError(f"tool {number} is of type {value['type']!r}; the form is {_TOOL_SHAPE}")
+    function = value.get("function")
+    bare = function is None and "name" in value
+    if bare:  # OpenAI's newer and former forms have it without the shell, Anthropic's calls its schema `input_schema`
+        function = {("parameters" if key == "input_schema" else key): v for key, v in value.items() if key != "type"}
+    if not isinstance(function, Mapping):
+        raise BadRecordError(f"tool {number} has no 'function' object; the form is {_TOOL_SHAPE}")
+    name = function.get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise BadRecordError(f"tool {number} has no function name")
+    parameters = decoded(function.get("parameters"), "parameters")
+    # OpenAI lets a function without arguments leave `parameters` out.
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise BadRecordError(f"parameters of tool {number} ({name}) must be a JSON schema object")
+    described = {key: parameters if key == "parameters" else v for key, v in function.items()}
+    if described.get("parameters", {}) is None:
+        del described["parameters"]
+    shell = {} if bare else dict(value)
+    return {**({} if "type" in shell else {"type": "function"}), **shell, "function": described}
+
+
+def decoded(value: Any, column: str) -> Any:
+    """`value`, or the JSON in it if it is a string; None where there is nothing.
+
+    CSV has only strings, and many Parquet files keep nested columns as JSON strings.
+    """
+    if isinstance(value, float) and value != value:  # how pandas writes a place without a value
+        return None
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return None
+    try:
+        return jsontext.loads(value)
+    except ValueError as error:
+        raise BadRecordError(f"{column!r} is a string that {error}") from None
+
+
+def kind(value: Any) -> str:
+    """What JSON calls the type of `value`."""
+    names = {bool: "true/false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)

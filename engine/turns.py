@@ -1,0 +1,277 @@
+"""What ends a turn of a model: one rule for capture, served text, tuning and the check before a start.
+
+Two sources say it, and they need not agree. The model names ids that end a text: `eos_token_id` of its generation
+settings and its tokenizer's end-of-sequence token. Its chat template writes a mark behind each answer, and a
+fine-tune of that template writes the mark, whatever the settings of its base still say (llama3 #104). Both kinds stop
+an answer here. A finished answer ends with the template's mark.
+
+The mark is the first token behind an answer that is not text: blanks may come before it (Mistral), blanks and further
+marks after it (ChatML, Phi-3). After a call of a function a template may write another one (GPT-OSS, FunctionGemma).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from engine.errors import DraftbenchError, boundary
+
+_ANSWER, _NEXT = "draftbench answer", "draftbench question"
+_ASKED = {"role": "user", "content": "a"}
+_TOOL = {"type": "function", "function": {"name": "look", "description": "", "parameters": {
+    "type": "object", "properties": {"at": {"type": "string", "description": ""}}}}}  # fmt: skip
+_CLOSES_A_CALL = re.compile(r"^\W*/|end.*call|call.*end", re.IGNORECASE)  # </tool_call>: more may follow it
+_SHOWN_CHARACTERS = 40
+
+State = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a template ends an answer: `before` is the text between the answer and the id that ends the turn.
+
+    `id` is None where the template writes nothing there, or no single token. `written` is all that it writes behind
+    the answer, None if it cannot write one. `is_text`: the id is of ordinary text, which an answer might say.
+    """
+
+    id: int | None = None
+    before: str = ""
+    written: str | None = ""
+    is_text: bool = False
+
+
+@dataclass(frozen=True)
+class TemplateMarks:
+    """The marks of a chat template, read once: `turn` behind an answer, `call` behind a call of a function.
+
+    `next_turn`: the special token that opens the turn after an answer, looked up where the answer has no mark.
+    """
+
+    turn: Mark = Mark()
+    call: int | None = None
+    next_turn: int | None = None
+
+
+@dataclass(frozen=True)
+class Turns:
+    """What ends an answer. `declared`: ids of the generation settings and the tokenizer, where other engines stop."""
+
+    declared: frozenset[int]
+    eos: int | None
+    marks: TemplateMarks
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end an answer."""
+        return self.declared | {i for i in (self.marks.turn.id, self.marks.call) if i is not None}
+
+    @property
+    def end(self) -> int:
+        """The id that a finished answer ends with.
+
+        The template's mark; without one the token that opens the next turn, if the model's settings name it
+        (GLM-4); else the end of sequence. Raises DraftbenchError if there is none of them.
+        """
+        if self.marks.turn.id is not None:
+            return self.marks.turn.id
+        if self.next_turn_ends is not None:
+            return self.next_turn_ends
+        if self.eos is not None:
+            return self.eos
+        if self.declared:
+            return min(self.declared)
+        raise DraftbenchError(
+            "nothing ends an answer of this model",
+            "its chat template writes no mark behind one, and neither its generation settings nor its tokenizer name "
+            "an end of sequence",
+            "name one as eos_token_id in the target's generation_config.json, or as eos_token in tokenizer_config.json",
+        )
+
+    @property
+    def next_turn_ends(self) -> int | None:
+        """The id that opens the next turn, if it is declared as an end and answers have no mark of their own."""
+        return self.marks.next_turn if self.marks.next_turn in self.declared else None
+
+    @property
+    def before_end(self) -> str:
+        """Text that the template writes between an answer and its mark."""
+        return self.marks.turn.before if self.marks.turn.id is not None else ""
+
+    def stops_identity(self) -> dict[str, Any]:
+        """The stop ids where the template adds to the declared ones, for a capture's address; else empty.
+
+        So captures of most models keep the address they had before the template was asked.
+        """
+        return {"stop_ids": sorted(self.stop_ids)} if self.stop_ids != self.declared else {}
+
+    def end_identity(self) -> dict[str, Any]:
+        """As `stops_identity`, for text that gets its end here: the end where it is not the first token behind it."""
+        mark = self.marks.turn
+        first = mark.id is not None and not mark.before
+        usual = first if mark.written else not mark.written and self.end == self.eos
+        return self.stops_identity() | ({} if usual else {"end_of_turn": self.end})
+
+
+def turns_of(tokenizer: Any, generation_config: Any = None) -> Turns:
+    """What ends a turn, from a tokenizer with its chat template and the model's generation settings, if at hand.
+
+    Never raises for a template that cannot be rendered: it then has no mark.
+    """
+    return Turns(declared_ids(tokenizer, generation_config), tokenizer.eos_token_id, template_marks(tokenizer))
+
+
+def declared_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:
+    """Ids that the generation settings and the tokenizer name as the end of a text."""
+    return frozenset(_ids([getattr(generation_config, "eos_token_id", None), tokenizer.eos_token_id]))
+
+
+def template_marks(tokenizer: Any) -> TemplateMarks:
+    """The marks that the tokenizer's chat template writes; none if it has no template."""
+    if not getattr(tokenizer, "chat_template", None):
+        return TemplateMarks()
+    answered = [_ASKED, {"role": "assistant", "content": _ANSWER}]
+    mark, following = _mark(tokenizer, _behind(tokenizer, answered)), None
+    if mark.id is None:
+        behind = _behind(tokenizer, [*answered, {"role": "user", "content": _NEXT}]) or ""
+        following = first_mark(tokenizer, _split(tokenizer, behind.partition(_NEXT)[0]))[1]
+    return TemplateMarks(mark, _call_mark(tokenizer), following)
+
+
+def first_mark(tokenizer: Any, ids: Sequence[int]) -> tuple[list[int], int | None]:
+    """Ids of text up to the first added token that is no blank, and that token's id; None if there is none."""
+    added = tokenizer.added_tokens_decoder
+    for place, token in enumerate(ids):
+        if token in added and str(added[token].content).strip():
+            return list(ids[:place]), token
+    return list(ids), None
+
+
+def _mark(tokenizer: Any, written: str | None) -> Mark:
+    ids = _split(tokenizer, written or "")
+    text, mark = first_mark(tokenizer, ids)
+    if written is not None and mark is not None:
+        spelt = str(tokenizer.added_tokens_decoder[mark].content)
+        before = written.partition(spelt)[0] if spelt in written else str(tokenizer.decode(text))
+        return Mark(mark, before, written)
+    said = [bool(str(tokenizer.decode([token])).strip()) for token in ids]
+    if said.count(True) == 1 and said[0]:  # one token of plain text, right behind the answer
+        return Mark(ids[0], "", written, is_text=True)
+    return Mark(written=written)
+
+
+def _call_mark(tokenizer: Any) -> int | None:
+    """What ends a turn that calls a function: the last token of it, since what closes the call itself comes before."""
+    for arguments in ({"at": _ANSWER}, json.dumps({"at": _ANSWER})):  # templates want the one form or the other
+        call = {"id": "call00000", "type": "function", "function": {"name": "look", "arguments": arguments}}
+        written = _behind(
+            tokenizer, [_ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}], tools=[_TOOL]
+        )
+        if written:
+            mark = first_mark(tokenizer, _split(tokenizer, written.rstrip())[-1:])[1]
+            closes = mark is None or _CLOSES_A_CALL.search(str(tokenizer.added_tokens_decoder[mark].content))
+            return None if closes else mark
+    return None
+
+
+def _behind(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **more: Any) -> str | None:
+    """What the template writes behind the marker of an answer; None if it cannot render these turns or drops it."""
+    try:
+        text = str(tokenizer.apply_chat_template(list(turns), tokenize=False, **more))
+    except Exception:  # a template raises whatever it likes; `render` reports it where it matters
+        return None
+    return text.rpartition(_ANSWER)[2] if _ANSWER in text else None
+
+
+def _split(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+
+def _ids(named: Any) -> list[int]:
+    """Ids out of what settings hold: a number, a list, nothing, or -1 for none."""
+    if isinstance(named, list | tuple):
+        return [token for each in named for token in _ids(each)]
+    return [named] if isinstance(named, int) and not isinstance(named, bool) and named >= 0 else []
+
+
+def check_turns(tokenizer: Any, generation_config: Any, vocab_rows: int | None = None) -> tuple[State, str, str]:
+    """Which ids stop an answer, for a check before a start: its state, what was looked up, and what to do.
+
+    A warning where another engine would not stop there, where an answer cannot contain a text it may need, or where
+    the template ends its turns with no mark that could stop one.
+    """
+    turns = turns_of(tokenizer, generation_config)
+    names = _listed(tokenizer, sorted(turns.stop_ids))
+    told = f"an answer stops at {names}" if names else "no id stops an answer: each runs to max_new_tokens"
+    doubts = [*_doubts(tokenizer, turns), *_out_of_reach(tokenizer, turns.stop_ids, vocab_rows)]
+    if not names:
+        doubts.append(("", "name the mark of the template as eos_token_id in the target's generation_config.json"))
+    if not doubts:
+        return "ok", told, ""
+    return "warning", "; ".join([told, *(doubt for doubt, _ in doubts if doubt)]), doubts[0][1]
+
+
+def check_folder(folder: Path, tokenizer: Any, config: Any) -> tuple[State, str, str]:
+    """As `check_turns`, for a model whose weights are not loaded: with the generation settings of its folder."""
+    from transformers import GenerationConfig
+
+    with boundary(f"the generation settings of {folder} cannot be read", "correct or remove generation_config.json"):
+        if (folder / "generation_config.json").exists():
+            settings = GenerationConfig.from_pretrained(folder)
+        else:
+            settings = GenerationConfig.from_model_config(config)
+    return check_turns(tokenizer, settings, getattr(config.get_text_config(), "vocab_size", None))
+
+
+def _doubts(tokenizer: Any, turns: Turns) -> list[tuple[str, str]]:
+    """What may go wrong with these ends, each with what to do."""
+    mark, found = turns.marks.turn, []
+    undeclared = sorted(turns.stop_ids - turns.declared)
+    if undeclared:
+        found.append((
+            f"the chat template ends turns with {_listed(tokenizer, undeclared)}, which the model's own settings do not "
+            "name: here it stops an answer, other engines run on",
+            f"serve the target with eos_token_id {sorted(turns.stop_ids)} in its generation_config.json",
+        ))  # fmt: skip
+    texts = [token for token in sorted(turns.stop_ids) if token not in tokenizer.added_tokens_decoder]
+    if texts:
+        found.append((
+            f"{_listed(tokenizer, texts)} is ordinary text: an answer that says it ends there",
+            "check eos_token_id of the target's generation_config.json and the end of a turn in its chat template",
+        ))  # fmt: skip
+    if mark.id is None and turns.next_turn_ends is None and turns.declared:
+        found.append((
+            f"the chat template {_instead(mark)}, so only the end of sequence stops an answer",
+            "use the chat template that the target was tuned with, and a tokenizer that has its marks as tokens",
+        ))  # fmt: skip
+    elif mark.before.strip():
+        found.append((
+            f"the chat template writes {mark.before[:_SHOWN_CHARACTERS]!r} before the mark, as part of the answer",
+            "answers will contain it; if the served model does not write it, correct the chat template",
+        ))  # fmt: skip
+    return found
+
+
+def _instead(mark: Mark) -> str:
+    if mark.written is None:
+        return "cannot write an answer"
+    if not mark.written.strip():
+        return f"ends turns with {mark.written!r}" if mark.written else "ends turns with nothing"
+    return f"ends turns with {mark.written[:_SHOWN_CHARACTERS]!r}, which is no single token"
+
+
+def _out_of_reach(tokenizer: Any, stop_ids: Collection[int], rows: int | None) -> list[tuple[str, str]]:
+    beyond = [token for token in sorted(stop_ids) if rows is not None and token >= rows]
+    if not beyond:
+        return []
+    listed = _listed(tokenizer, beyond)
+    return [
+        (f"the model has no row for {listed} and can never write it", "use the tokenizer that belongs to the model")
+    ]
+
+
+def _listed(tokenizer: Any, tokens: Collection[int]) -> str:
+    return ", ".join(f"{token} {str(tokenizer.convert_ids_to_tokens(token))[:_SHOWN_CHARACTERS]!r}" for token in tokens)
