@@ -13,7 +13,8 @@ from pathlib import Path
 
 import platformdirs
 
-from engine.errors import DraftbenchError
+from engine.errors import DraftbenchError, boundary
+from engine.regular import printable
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -80,6 +81,12 @@ def resolve_input(path: str, relative_to: Path | None = None) -> Path:
     A relative path is looked for in the working folder, beside the recipe, then in the
     project (for `sample_data/` and `recipes/`). Raises DraftbenchError if nowhere.
     """
+    # A name with a zero byte, one too long, a link to itself, the home of nobody: each has an exception of its own.
+    with boundary(f"could not look for {path!a}", "check the path"):
+        return _existing(path, relative_to)
+
+
+def _existing(path: str, relative_to: Path | None) -> Path:
     given = Path(path).expanduser()
     places = [given] if given.is_absolute() else [Path.cwd() / given]
     if not given.is_absolute():
@@ -90,7 +97,7 @@ def resolve_input(path: str, relative_to: Path | None = None) -> Path:
         if place.exists():
             return place.resolve()
     raise DraftbenchError(
-        f"no such file or folder: {path}",
-        "it was looked for in " + ", ".join(dict.fromkeys(str(place.parent) for place in places)),
+        f"no such file or folder: {printable(path)}",
+        "it was looked for in " + ", ".join(dict.fromkeys(printable(place.parent) for place in places)),
         "check the spelling, or give the absolute path",
     )
