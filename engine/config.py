@@ -104,14 +104,40 @@ class PromptSource(Section):
     split: str = Field("train", description="split of a Datasets source")
     revision: str | None = Field(None, description="branch, tag or commit of a hub source")
     config: str | None = Field(None, description="configuration name of a Datasets source")
-    messages_column: str = Field("messages", description="column of the chat messages")
+    messages_column: str = Field(
+        "messages", description="column of the chat messages; dots go into objects, as in request.messages"
+    )
     tools_column: str = Field("tools", description="column of the tool schemas")
     prompt_column: str = Field("prompt", description="column of plain text, used where there are no messages")
     limit: int | None = Field(None, ge=1, description="take at most this many prompts, in file order")
 
     def columns(self) -> tuple[str, ...]:
-        """The columns that a record is read from; of wide tables no others are loaded."""
-        return ("id", "group", self.messages_column, self.prompt_column, self.tools_column)
+        """The columns, or dotted paths, that a record is read from; of wide tables no others are loaded."""
+        return (
+            "id", "group", self.messages_column, self.prompt_column, *self.tools_columns(), *self.system_columns(),
+            *(("input", "history") if self.is_alpaca else ()),
+        )  # fmt: skip
+
+    def tools_columns(self) -> tuple[str, ...]:
+        """Where tools may stand: unless the user names the column, also where OpenAI's requests have them."""
+        if self.tools_column != "tools":
+            return (self.tools_column,)
+        return tuple(f"{outer}{name}" for outer in ("", self._around_messages) for name in ("tools", "functions"))
+
+    def system_columns(self) -> tuple[str, ...]:
+        """Where a system message may stand that is not among the messages: ShareGPT's and Anthropic's form."""
+        return ("system", f"{self._around_messages}system")
+
+    @property
+    def is_alpaca(self) -> bool:
+        """Whether rows are an instruction, perhaps with an `input` to it and a `history` before it."""
+        return self.prompt_column == "instruction"
+
+    @property
+    def _around_messages(self) -> str:
+        """The path of the object around the messages, with its dot; "" if they are a column."""
+        outer, dot, _ = self.messages_column.rpartition(".")
+        return outer + dot
 
 
 def _sources(value: Any) -> Any:

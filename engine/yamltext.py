@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.levels > _MOST_LEVELS:
-            line = self.peek_event().start_mark.line + 1
+            line = parent.start_mark.line + 1 if parent is not None else 1
             raise _Refused(f"it is nested deeper than {_MOST_LEVELS} levels at line {line}")
         self.levels += 1
         try:
