@@ -7,16 +7,18 @@ This module imports no torch, so that a page or `--help` can load it in millisec
 from __future__ import annotations
 
 import copy
+import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from engine.errors import DraftbenchError, boundary, did_you_mean
 from engine.yamltext import parse_yaml, read_yaml
 
+RUN_DATE = "run:"  # before a date that nobody chose: it is that of the run's first day
 DEFAULT_TARGET = "asset:smollm2-135m-instruct"
 
 
@@ -58,6 +60,19 @@ class ModelSpec(Section):
     trust_remote_code: bool = Field(
         False, description="run Python code that ships with the model: only if you trust it"
     )
+    template_date: str | None = Field(
+        None,
+        pattern=rf"^({RUN_DATE})?\d{{4}}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?$",
+        description="date for chat templates that write today's, such as 2026-01-31; empty: the day a run begins, "
+        "which its config.yaml then keeps as run:DATE",
+    )
+
+    @field_validator("template_date")
+    @classmethod
+    def _is_a_date(cls, date: str | None) -> str | None:
+        if date is not None:
+            datetime.datetime.fromisoformat(date.removeprefix(RUN_DATE))
+        return date
 
     @property
     def label(self) -> str:
@@ -158,7 +173,12 @@ class PromptsSpec(Section):
         "curated", description="where the training prompts come from"
     )
     skip_bad: bool = Field(False, description="go on past bad rows and count them")
-    max_prompt_tokens: int | None = Field(None, ge=1, description="leave out longer prompts, in tokens; counted")
+    max_prompt_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="leave out longer training prompts, in tokens, and of the held-out ones those of them that leave no room "
+        "for an answer in the context; counted",
+    )
     train_prompts: int | None = Field(
         None,
         ge=1,

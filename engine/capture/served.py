@@ -28,6 +28,7 @@ from engine.capture.server import ChatServer, read_key
 from engine.capture.signal import signal_format
 from engine.capture.store import Capture, CapturePlan, GrowingCapture, completed
 from engine.capture.told import Spelling, certain_ids, spelt, told_signal
+from engine.clock import apply_template, clock_identity
 from engine.config import CaptureSpec, ServerSpec
 from engine.data.logs import reference_of
 from engine.data.prompts import Message, Prompt, Tool
@@ -70,6 +71,7 @@ def plan_served(
         "max_new_tokens": settings.max_new_tokens,
         "seed": settings.seed,
         "signal": {"kind": signal.kind, "bytes_per_token": signal.bytes_per_token},
+        **clock_identity(target.tokenizer),
     }
     return CapturePlan(captures / content_hash(spec)[:24], spec, signal, list(prompts), rendered)
 
@@ -244,7 +246,7 @@ class _Question:
         tokenizer, (messages, tools) = self.target.tokenizer, self._said
         try:
             before, whole, without = (
-                str(tokenizer.apply_chat_template(turns, tools=list(tools) or None, tokenize=False, **more))
+                apply_template(tokenizer, turns, tools, **more)
                 for turns, more in (
                     (messages, {"add_generation_prompt": True}),
                     ([*messages, spoken], {}),

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 from engine.config import PromptSource
 from engine.data.columns import Usage
@@ -107,7 +107,7 @@ def _read_source(source: PromptSource, stem: str, taken: set[str], relative_to: 
     info = SourceInfo(path=source.path, sha256=sha256 or prompts_hash(prompts), rows=len(prompts) + len(bad))
     if source.path.startswith(PREFIX):
         info["origin"] = set_origin(source.path)
-    info.update(usage.told())
+    info.update(cast(SourceInfo, usage.told()))
     if translated := dict((+seen).most_common(_SHOWN_TRANSLATIONS)):
         info["translated"] = translated
     return PromptSet(prompts, bad, [info])

@@ -155,7 +155,7 @@ def _history(value: Any) -> tuple[Message, ...]:
     """Alpaca's earlier turns, pairs of a question and its answer."""
     if value is None:
         return ()
-    pairs = value if isinstance(value, list) else [None]
+    pairs: list[Any] = value if isinstance(value, list) else [None]
     if not all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(t, str) for t in pair) for pair in pairs):
         raise BadRecordError("'history' must be a list of pairs, each a question and its answer")
     turns = ((role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True))

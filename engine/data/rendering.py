@@ -10,10 +10,9 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
+from engine.clock import apply_template, check_steady
 from engine.data.prompts import Message, Prompt, Tool
-from engine.errors import DraftbenchError
+from engine.errors import Cancelled, DraftbenchError, first_line
 from engine.fileio import content_hash
 
 if TYPE_CHECKING:
@@ -44,6 +43,20 @@ def render(
     _check_beginning(tokenizer, prompt, ids)
     _check_length(prompt, len(ids), context_tokens, max_new_tokens)
     return ids
+
+
+def measurable(
+    tokenizer: PreTrainedTokenizerBase,
+    heldout: Sequence[Prompt],
+    limit: int | None,
+    context_tokens: int | None,
+    max_new_tokens: int,
+) -> list[Prompt]:
+    """The held-out prompts but those over `limit` tokens behind which an answer does not fit into the context."""
+    if limit is None or context_tokens is None:
+        return list(heldout)
+    most = max(limit, context_tokens - max_new_tokens)
+    return [p for p in heldout if len(render(tokenizer, p, context_tokens=None, max_new_tokens=0)) <= most]
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -83,7 +96,7 @@ def conversation(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[li
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that the chat template writes right behind an assistant's answer; else the end-of-sequence token."""
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
-    text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    text = apply_template(tokenizer, turns)
     behind = tokenizer(text.rpartition(_MARK)[2], add_special_tokens=False)["input_ids"]
     return int(behind[0] if behind else tokenizer.eos_token_id)
 
@@ -100,18 +113,17 @@ def _apply_template(
     tokenizer: PreTrainedTokenizerBase, prompt_id: str, messages: list[Message], tools: Sequence[Tool]
 ) -> str:
     try:
-        text = tokenizer.apply_chat_template(
-            messages, tools=list(tools) or None, add_generation_prompt=True, tokenize=False
-        )
+        return apply_template(tokenizer, messages, tools, add_generation_prompt=True)
+    except (DraftbenchError, Cancelled, MemoryError):
+        raise
     # Templates raise TemplateError on purpose, and whatever Python raises when a field is missing or of another type.
-    except (TemplateError, TypeError, ValueError, LookupError) as error:
+    except Exception as error:
         roles = ", ".join(message["role"] for message in messages)
         raise DraftbenchError(
-            f"the chat template cannot render prompt {prompt_id!r} (roles: {roles}): {error}",
+            f"the chat template cannot render prompt {prompt_id!r} (roles: {roles}): {first_line(error)}",
             "the target would not see such a conversation in service either",
             "change or remove the prompt: some models know no system or tool role, or want user and assistant in turn",
         ) from error
-    return str(text)
 
 
 def _tokenise(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -128,6 +140,7 @@ def _require_template(tokenizer: PreTrainedTokenizerBase) -> Any:
             "use the instruction-tuned model, or put the chat_template.jinja the model is served with "
             "beside its tokenizer, also for prompts that are plain text",
         )
+    check_steady(tokenizer)
     return template
 
 

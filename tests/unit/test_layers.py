@@ -26,8 +26,10 @@ ENGINE_LAYERS = [
     {"capture"},
     {"decode"},
     {"data", "models", "store"},
-    {"packages"},
+    {"clock", "packages"},
     {"config", "fileio", "paths", "progress"},
+    {"yamltext"},
+    {"regular"},
     {"errors"},
 ]
 INTERFACE_LIBRARIES = {"streamlit", "gradio", "plotly", "uvicorn", "starlette", "fastapi"}
