@@ -116,4 +116,6 @@ def _copied(value: Any) -> Any:
         return [_copied(inner) for inner in value]
     if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
         raise _Refused(f"{value[:40]!a} holds half of a surrogate pair, which is not a character")
+    if value is not None and not isinstance(value, str | int | float):  # of a tag such as !!binary or !!set
+        raise _Refused(f"a value of type {type(value).__name__} is no setting")
     return value

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 from engine.config import PromptSource
 from engine.data import jsontext
 from engine.data.columns import head, named_columns, no_such_column
-from engine.data.records import MOST_CHARACTERS, BadRecordError, bad_records, plain
+from engine.data.records import BadRecordError, bad_records, plain
 from engine.errors import DraftbenchError, boundary, did_you_mean, first_line
 from engine.regular import read_text, require_regular
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     import datasets
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-_BATCH_ROWS = 128
+_BATCH_ROWS = 32
 # Beyond these a file is no list of prompts, and reading it would only take time and memory.
 MOST_BYTES = 8 * 1024**3
 _MOST_ARRAY_BYTES = 1024**3
-_MOST_LINE_BYTES = MOST_CHARACTERS
+_MOST_LINE_BYTES = 16 * 1024**2
 _LONGEST_LINE_BYTES = 512 * 1024**2
 
 
@@ -140,7 +140,7 @@ def _array_of_records(value: Any, source: PromptSource) -> list[Any]:
 def read_csv(path: Path, source: PromptSource) -> Iterator[Row]:
     """Comma-separated records under a header; quoted fields may span lines."""
     require_regular(path, MOST_BYTES, source.path)
-    csv.field_size_limit(MOST_CHARACTERS)  # Python's own limit is shorter than long prompts
+    csv.field_size_limit(_MOST_LINE_BYTES)  # Python's own limit is shorter than long prompts
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(_text_lines(file), strict=True)
         starts_at = 1
@@ -165,9 +165,9 @@ def read_csv(path: Path, source: PromptSource) -> Iterator[Row]:
 
 
 def _text_lines(file: TextIO) -> Iterator[str]:
-    while line := file.readline(MOST_CHARACTERS + 1):
-        if len(line) > MOST_CHARACTERS:
-            raise csv.Error(f"a line is longer than {MOST_CHARACTERS:,} characters")
+    while line := file.readline(_MOST_LINE_BYTES + 1):
+        if len(line) > _MOST_LINE_BYTES:
+            raise csv.Error(f"a line is longer than {_MOST_LINE_BYTES:,} characters")
         yield line
 
 

@@ -22,6 +22,7 @@ from engine.regular import printable, regular_files, require_regular
 _HUB = "hub:"
 _SHOWN = 5
 _SHOWN_TRANSLATIONS = 12
+_MOST_CHARACTERS = 512 * 1024**2  # of one source
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,12 @@ def _read_source(source: PromptSource, stem: str, taken: set[str], relative_to: 
     prompts: list[Prompt] = []
     bad: list[BadRow] = []
     usage, seen = Usage(source), Counter[str]()
+    characters = 0
     for row in rows:
         try:
             prompts.append(_prompt_of(row, source, f"{stem}-{row.line}", taken, usage, seen))
+            characters += sum(len(message["content"]) for message in prompts[-1].messages)
+            _refuse_flood(characters, source)
         except BadRecordError as error:
             bad.append(BadRow(source.path, row.line, str(error)))
         if len(prompts) == source.limit:
@@ -111,6 +115,16 @@ def _read_source(source: PromptSource, stem: str, taken: set[str], relative_to: 
     if translated := dict((+seen).most_common(_SHOWN_TRANSLATIONS)):
         info["translated"] = translated
     return PromptSet(prompts, bad, [info])
+
+
+def _refuse_flood(characters: int, source: PromptSource) -> None:
+    """A few bytes of Parquet can stand for any number of prompts, which are all kept in memory."""
+    if characters > _MOST_CHARACTERS:
+        raise DraftbenchError(
+            f"{source.path} holds more than {_MOST_CHARACTERS:,} characters of prompts",
+            "all prompts of a run are kept in memory",
+            "take fewer with `limit`, or split the file",
+        )
 
 
 def _prompt_of(
@@ -136,7 +150,8 @@ def open_source(source: PromptSource, relative_to: Path | None) -> tuple[Iterato
     path = set_file(source.path) if source.path.startswith(PREFIX) else resolve_input(source.path, relative_to)
     with boundary(f"cannot read {printable(source.path)}", "check the path and its permissions"):
         if path.is_dir():
-            return read_folder(path, source), _folder_hash(path, source)
+            sha256 = _folder_hash(path, source)  # before Datasets opens what may be no file
+            return read_folder(path, source), sha256
         reader = read_file(path, source)
         require_regular(path, MOST_BYTES, source.path)
         return reader, sha256_file(path)

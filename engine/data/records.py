@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engine.config import PromptSource
+from engine.data import jsontext
 from engine.data.columns import at
 from engine.data.messages import BadRecordError as BadRecordError
 from engine.data.messages import decoded, kind, normal, normal_tools
 from engine.data.prompts import Message, Prompt
 from engine.errors import Cancelled, DraftbenchError, first_line
 
-MOST_CHARACTERS = 16 * 1024**2  # of a record: more than any model's context
+_MOST_CHARACTERS = 4 * 1024**2  # of a record: a million tokens
 
 
 def to_prompt(
@@ -101,6 +102,8 @@ def plain(value: Any) -> Any:
         return {str(key): plain(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
+    if isinstance(value, str | bytes):
+        _refuse_long(len(value))
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):
@@ -184,5 +187,11 @@ def _refuse_unwritable(prompt: Prompt) -> None:
         raise BadRecordError(f"holds {half!a}, half of a surrogate pair, which is not a character") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise BadRecordError(f"cannot be written as JSON: {error}") from None
-    if len(key) > MOST_CHARACTERS:
-        raise BadRecordError(f"has {len(key):,} characters; at most {MOST_CHARACTERS:,} are read")
+    _refuse_long(len(key))
+    if jsontext.too_deep([*prompt.messages, *prompt.tools]):
+        raise BadRecordError("is nested too deeply")
+
+
+def _refuse_long(characters: int) -> None:
+    if characters > _MOST_CHARACTERS:
+        raise BadRecordError(f"has {characters:,} characters; at most {_MOST_CHARACTERS:,} are read")

@@ -149,7 +149,7 @@ def test_a_spoilt_record_is_one_bad_row(row: str, reason: str, name: str, tmp_pa
     found = read(tmp_path / name, skip_bad=True)
     assert [(p.text, p.id) for p in found.prompts] == [("good", "x-1")]
     (bad,) = found.bad
-    assert reason in bad.reason or (name == "x.json" and "at most 16,777,216 are read" in bad.reason)
+    assert reason in bad.reason or (name == "x.json" and "at most 4,194,304 are read" in bad.reason)
 
 
 def test_a_column_twice_is_refused(tmp_path: Path):
