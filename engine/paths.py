@@ -95,9 +95,20 @@ def _existing(path: str, relative_to: Path | None) -> Path:
         places.append(PROJECT_ROOT / given)
     for place in places:
         if place.exists():
-            return place.resolve()
+            return _nameable(place.resolve())
     raise DraftbenchError(
         f"no such file or folder: {printable(path)}",
         "it was looked for in " + ", ".join(dict.fromkeys(printable(place.parent) for place in places)),
         "check the spelling, or give the absolute path",
     )
+
+
+def _nameable(path: Path) -> Path:
+    """A path that a run's config.yaml can hold, which is UTF-8."""
+    if printable(path) != str(path):
+        raise DraftbenchError(
+            f"the name {printable(path)} is not UTF-8",
+            "a recipe, and the record of a run, could not name it",
+            "rename the file or the folder",
+        )
+    return path

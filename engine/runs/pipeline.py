@@ -91,7 +91,8 @@ class Pipeline:
         dated = self.recipe.target.model_copy(update={"template_date": date})
         self.recipe = self.recipe.model_copy(update={"target": dated})
         pin_date(tokenizer, date)
-        write_atomic(self.run.path / "config.yaml", dump_recipe(self.recipe))
+        kept = self.run.recipe().model_copy(update={"target": dated})  # not self.recipe, which may measure other things
+        write_atomic(self.run.path / "config.yaml", dump_recipe(kept))
         self.note(f"the chat template writes today's date: target.template_date is {date} from now on")
 
     @cached_property

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import datetime
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.clock import apply_template, check_steady, clock_identity, pin_date, reads_clock
-from engine.config import ModelSpec, parse_section
+from engine.config import ModelSpec, parse_recipe, parse_section
 from engine.data.prompts import Prompt
 from engine.data.rendering import end_of_turn, render
 from engine.errors import DraftbenchError
 from engine.measure.harmless import without_idle
-from tests.tiny_pair import byte_tokenizer
+from engine.paths import home
+from engine.progress import SILENT
+from engine.runs.folder import RunFolder
+from engine.runs.pipeline import Pipeline
+from tests.conftest import byte_tokenizer, tiny_llama
 
 TURNS = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -87,3 +93,39 @@ def test_a_date_that_nobody_chose_makes_no_other_recipe():
     assert without_idle({"target": {"model": "m", "template_date": None}}) == plain
     assert without_idle({"target": {"model": "m", "template_date": "run:2026-01-31"}}) == plain
     assert without_idle({"target": {"model": "m", "template_date": "2026-01-31"}}) != plain
+
+
+@pytest.fixture
+def values(tmp_path: Path) -> dict[str, Any]:
+    """A recipe of a tiny target whose template writes the date, with a held-out prompt too long for any answer."""
+    tiny_llama(max_position_embeddings=256).save_pretrained(tmp_path / "target")
+    byte_tokenizer(DATED + TURNS).save_pretrained(tmp_path / "target")
+    words = {"train": ["red", "blue"], "heldout": ["one", "two", "x" * 120, "long " * 100]}
+    for side, texts in words.items():
+        (tmp_path / f"{side}.jsonl").write_text("\n".join(json.dumps({"prompt": text}) for text in texts))
+    prompts = {side: str(tmp_path / f"{side}.jsonl") for side in words}
+    return {
+        "target": str(tmp_path / "target"),
+        "prompts": {**prompts, "max_prompt_tokens": 100},
+        "measure": {"max_new_tokens": 16},
+    }
+
+
+def test_a_run_keeps_the_day_it_began_on(values: dict[str, Any]):
+    run = RunFolder.create(home(), parse_recipe(values))
+    run.set_status(created_at="2026-01-31T12:00:00+00:00")
+    first = Pipeline(home(), run.recipe(), run, SILENT).training_plan()
+    assert run.recipe().target.template_date == "run:2026-01-31"
+    run.set_status(created_at="2026-02-01T12:00:00+00:00")
+    again = Pipeline(home(), run.recipe(), run, SILENT).training_plan()
+    assert (first.address, first.spec["date"]) == (again.address, "2026-01-31")
+    other = parse_recipe({**values, "target": {"model": values["target"], "template_date": "2026-02-01"}})
+    assert Pipeline(home(), other, None, SILENT).training_plan().address != first.address
+
+
+def test_heldout_prompts_that_leave_no_room_for_an_answer_are_left_out_and_counted(values: dict[str, Any]):
+    split = Pipeline(home(), parse_recipe(values), None, SILENT).prompts
+    assert split.counts["heldout_beyond_context"] == 1
+    assert [len(prompt.text) for prompt in split.watched + split.measured] == [3, 3, 120]
+    without = parse_recipe({**values, "prompts": {**values["prompts"], "max_prompt_tokens": None}})
+    assert "heldout_beyond_context" not in Pipeline(home(), without, None, SILENT).prompts.counts
