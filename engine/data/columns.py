@@ -1,7 +1,7 @@
 """Where a record's parts lie: columns by name or by dotted path, which of them were there, and what was left aside.
 
 A dot goes into an object, a number into a list: `response.choices.0.message`. A column whose name
-holds the dots itself comes first. It is the same in every format.
+holds the dots itself comes first. It is the same in every format; tables may keep objects as JSON text.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.config import PromptSource
+from engine.data import jsontext
 from engine.errors import DraftbenchError, did_you_mean
 
 _ABSENT = object()
@@ -30,6 +31,7 @@ def _at(record: Mapping[str, Any], path: str) -> Any:
         return record[path]
     value: Any = record
     for part in path.split("."):
+        value = _opened(value)
         if isinstance(value, Mapping) and part in value:
             value = value[part]
         elif isinstance(value, list) and part.isdecimal() and len(part) < 10 and int(part) < len(value):
@@ -37,6 +39,16 @@ def _at(record: Mapping[str, Any], path: str) -> Any:
         else:
             return _ABSENT
     return value
+
+
+def _opened(value: Any) -> Any:
+    """An object or a list that a table keeps as JSON text; anything else as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
+        return value
+    try:
+        return jsontext.loads(value)
+    except ValueError:
+        return value
 
 
 def head(path: str, present: Sequence[str]) -> str | None:
@@ -82,7 +94,7 @@ class Usage:
         self._rows += 1
         for column in self.named.values():
             value = _at(record, column)
-            self._without[column] += value is _ABSENT or value is None
+            self._without[column] += value is _ABSENT or value is None or value == ""
             self._nowhere[column] += value is _ABSENT
         for name in self._places(record):
             self._known[name] = None
@@ -91,13 +103,13 @@ class Usage:
         self._aside |= dict.fromkeys(others)
 
     def _places(self, record: Mapping[str, Any]) -> list[str]:
-        """The columns of a record, and those beside each one that lies in an object."""
+        """The columns of a record, and those beside each one that stands in an object."""
         names = [str(name) for name in record]
         for path in self._paths:
             parts = path.split(".")
             for depth in range(1, len(parts)) if path not in record else ():
                 outer = ".".join(parts[:depth])
-                inside = _at(record, outer)
+                inside = _opened(_at(record, outer))
                 names += [f"{outer}.{name}" for name in inside] if isinstance(inside, Mapping) else []
         return names
 

@@ -215,7 +215,11 @@ class _Preflight:
         tokens = len(render(self.tokenizer, hello, context_tokens=None, max_new_tokens=0))
         told, dated = f"found; a one-word question becomes {tokens} tokens", self.recipe.target.template_date
         if reads_clock(self.tokenizer):
-            return "ok", f"{told}; it writes the date, which is {dated or 'that of the day the run begins'}", ""
+            told += f"; it writes the date, which is {dated or 'that of the day the run begins'}"
+            if self.recipe.capture.server is None:
+                return "ok", told, ""
+            fix = "serve with a chat template that holds the date, and with the same one beside the target's tokenizer"
+            return "warning", f"{told}; the server writes its own day's", fix
         if dated is not None and not dated.startswith(RUN_DATE):
             return "warning", f"{told}; target.template_date is not used: it reads no clock", "leave it out"
         return "ok", told, ""

@@ -20,6 +20,8 @@ from engine.data import formats
 from engine.data.columns import remarks
 from engine.data.readers import PromptSet, read_prompts
 from engine.errors import DraftbenchError
+from engine.tune.examples import read_examples
+from engine.tune.recipe import TuneData
 
 ASKED = [{"role": "user", "content": "Hello?"}]
 FORMATS = ("x.jsonl", "x.json", "x.csv", "x.parquet", "folder")
@@ -49,12 +51,14 @@ def written(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name != "x.csv"])
+@pytest.mark.parametrize("name", FORMATS)
 def test_a_dotted_path_names_a_column_in_every_format(name: str, tmp_path: Path):
     rows = [{"id": str(i), "request": {"messages": ASKED, "model": "m"}, "at": "noon"} for i in range(3)]
     found = read(written(tmp_path, name, rows), messages_column="request.messages")
     assert [prompt.messages for prompt in found.prompts] == [tuple(ASKED)] * 3
     assert set(found.sources[0]["left_aside"]) == {"request.model", "at"}
+    with pytest.raises(DraftbenchError, match=r"no column 'request\.mesages'"):
+        read(written(tmp_path, name, rows), messages_column="request.mesages", prompt_column="at", skip_bad=True)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -68,8 +72,6 @@ def test_a_named_column_that_is_nowhere_is_refused_with_the_nearest(name: str, o
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_rows_without_a_named_column_are_counted(name: str, tmp_path: Path):
-    if name == "x.csv":
-        pytest.skip("every row of a CSV file has every column")
     tool = {"type": "function", "function": {"name": "f"}}
     rows = [{"messages": ASKED, "offered": [tool]}, {"messages": ASKED}]
     found = read(written(tmp_path, name, rows), tools_column="offered")
@@ -186,3 +188,11 @@ def test_only_regular_files_hold_prompts(kind: str, name: str, tmp_path: Path):
         path.symlink_to({"device": "/dev/zero", "system": "/proc/self/environ", "loop": path}[kind])
     with pytest.raises(DraftbenchError):
         read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_tuning_reads_the_reference_in_every_format(name: str, tmp_path: Path):
+    rows = [{"messages": ASKED, "reference": "Hi."}]
+    source = PromptSource(path=str(written(tmp_path, name, rows)))
+    (example,), _, unanswered = read_examples([source], TuneData(train="a", heldout="b"), None)
+    assert (example.reference, unanswered) == ("Hi.", 0)
