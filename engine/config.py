@@ -25,6 +25,8 @@ DEFAULT_TARGET = "asset:smollm2-135m-instruct"
 # What a column of the index and a generator of random numbers hold; torch's own seeds go to twice that.
 MOST = 2**63 - 1
 MOST_TOKENS = 1_000_000  # of an answer, a pass or a vocabulary: beyond any model, and still fit to compute with
+# A right, or what is sent to whom: only a person may set it, so a form takes it from no address (URL).
+BY_HAND = {"by_hand": True}
 
 
 class Section(BaseModel):
@@ -58,7 +60,9 @@ class ModelSpec(Section):
     )
     device: str = Field("auto", description="auto (cuda, mps or cpu), or a torch device such as cuda:1")
     trust_remote_code: bool = Field(
-        False, description="run Python code that ships with the model: only if you trust it"
+        False,
+        description="run Python code that ships with the model: only if you trust it",
+        json_schema_extra={**BY_HAND},
     )
     template_date: str | None = Field(
         None,
@@ -231,7 +235,9 @@ class CaptureSpec(Section):
     )
     signal_top_k: int = Field(64, ge=1, le=4096, description="log-probabilities kept a token by the compact signal")
     server: ServerSpec | None = Field(
-        None, description="fetch the training answers from this server; needs signal: none"
+        None,
+        description="fetch the training answers from this server; needs signal: none",
+        json_schema_extra={**BY_HAND},
     )
 
 

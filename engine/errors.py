@@ -58,8 +58,13 @@ def boundary(what: str, fix: str, why: str = "") -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, at most 300 characters; 'no message' if it has none."""
-    lines = str(error).strip().splitlines()
+    """The first line of an error's message, at most 300 characters; 'no message' if it has none.
+
+    A line that only announces the next one ("Class validation error for validator 'x':") is joined with it.
+    """
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return f"{lines[0]} {lines[1]}"[:300]
     return lines[0][:300] if lines else "no message"
 
 
