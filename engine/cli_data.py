@@ -159,6 +159,7 @@ def data_import(
       draftbench data import sample_data/prompts/biology/train.jsonl --out prompts/mine
     """
     from engine import reports_data
+    from engine.config import parse_section
     from engine.data.imports import ImportOptions, import_logs
     from engine.data.logs import LogSource
 
@@ -170,7 +171,7 @@ def data_import(
     options = ImportOptions(
         domain=domain, every_turn=every_turn, keep_pii=keep_pii, skip_bad=skip_bad, heldout_share=heldout_share
     )
-    sources = [LogSource(path=file, split=split, **columns) for file in files]
+    sources = [parse_section(LogSource, {"path": file, "split": split, **columns}) for file in files]
     told = import_logs(sources, out, options, overwrite=overwrite)
     console.print_json(told) if as_json else reports_data.imported(told, str(out))
 

@@ -7,18 +7,24 @@ This module imports no torch, so that a page or `--help` can load it in millisec
 from __future__ import annotations
 
 import copy
+import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from engine.errors import DraftbenchError, did_you_mean
+from engine.errors import DraftbenchError, boundary, did_you_mean
+from engine.yamltext import parse_yaml, read_yaml
 
+RUN_DATE = "run:"  # before a date that nobody chose: it is that of the run's first day
 DEFAULT_TARGET = "asset:smollm2-135m-instruct"
 
 
+# What a column of the index and a generator of random numbers hold; torch's own seeds go to twice that.
+MOST = 2**63 - 1
+MOST_TOKENS = 1_000_000  # of an answer, a pass or a vocabulary: beyond any model, and still fit to compute with
 # A right, or what is sent to whom: only a person may set it, so a form takes it from no address (URL).
 BY_HAND = {"by_hand": True}
 
@@ -27,6 +33,16 @@ class Section(BaseModel):
     """A part of a recipe: immutable, and strict about names it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _whole_numbers_fit(self) -> Section:
+        for name, value in self:
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, int) and not isinstance(number, bool) and abs(number) > MOST:
+                    raise ValueError(
+                        f"{name} must lie within 63 bits, from -{MOST} to {MOST}, which is what the index holds"
+                    )
+        return self
 
 
 class ModelSpec(Section):
@@ -48,6 +64,19 @@ class ModelSpec(Section):
         description="run Python code that ships with the model: only if you trust it",
         json_schema_extra={**BY_HAND},
     )
+    template_date: str | None = Field(
+        None,
+        pattern=rf"^({RUN_DATE})?\d{{4}}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?$",
+        description="date for chat templates that write today's, such as 2026-01-31; empty: the day a run begins, "
+        "which its config.yaml then keeps as run:DATE",
+    )
+
+    @field_validator("template_date")
+    @classmethod
+    def _is_a_date(cls, date: str | None) -> str | None:
+        if date is not None:
+            datetime.datetime.fromisoformat(date.removeprefix(RUN_DATE))
+        return date
 
     @property
     def label(self) -> str:
@@ -94,14 +123,40 @@ class PromptSource(Section):
     split: str = Field("train", description="split of a Datasets source")
     revision: str | None = Field(None, description="branch, tag or commit of a hub source")
     config: str | None = Field(None, description="configuration name of a Datasets source")
-    messages_column: str = Field("messages", description="column of the chat messages")
+    messages_column: str = Field(
+        "messages", description="column of the chat messages; dots go into objects, as in request.messages"
+    )
     tools_column: str = Field("tools", description="column of the tool schemas")
     prompt_column: str = Field("prompt", description="column of plain text, used where there are no messages")
     limit: int | None = Field(None, ge=1, description="take at most this many prompts, in file order")
 
     def columns(self) -> tuple[str, ...]:
-        """The columns that a record is read from; of wide tables no others are loaded."""
-        return ("id", "group", self.messages_column, self.prompt_column, self.tools_column)
+        """The columns, or dotted paths, that a record is read from; of wide tables no others are loaded."""
+        return (
+            "id", "group", self.messages_column, self.prompt_column, *self.tools_columns(), *self.system_columns(),
+            *(("input", "history") if self.is_alpaca else ()),
+        )  # fmt: skip
+
+    def tools_columns(self) -> tuple[str, ...]:
+        """Where tools may stand: unless the user names the column, also where OpenAI's requests have them."""
+        if self.tools_column != "tools":
+            return (self.tools_column,)
+        return tuple(f"{outer}{name}" for outer in ("", self._around_messages) for name in ("tools", "functions"))
+
+    def system_columns(self) -> tuple[str, ...]:
+        """Where a system message may stand that is not among the messages: ShareGPT's and Anthropic's form."""
+        return ("system", f"{self._around_messages}system")
+
+    @property
+    def is_alpaca(self) -> bool:
+        """Whether rows are an instruction, perhaps with an `input` to it and a `history` before it."""
+        return self.prompt_column == "instruction"
+
+    @property
+    def _around_messages(self) -> str:
+        """The path of the object around the messages, with its dot; "" if they are a column."""
+        outer, dot, _ = self.messages_column.rpartition(".")
+        return outer + dot
 
 
 def _sources(value: Any) -> Any:
@@ -122,7 +177,12 @@ class PromptsSpec(Section):
         "curated", description="where the training prompts come from"
     )
     skip_bad: bool = Field(False, description="go on past bad rows and count them")
-    max_prompt_tokens: int | None = Field(None, ge=1, description="leave out longer prompts, in tokens; counted")
+    max_prompt_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="leave out longer training prompts, in tokens, and of the held-out ones those of them that leave no room "
+        "for an answer in the context; counted",
+    )
     train_prompts: int | None = Field(
         None,
         ge=1,
@@ -144,8 +204,10 @@ class ServerSpec(Section):
         description="environment variable, in capital letters, that holds the key; its value is never written anywhere",
     )
     concurrency: int = Field(4, ge=1, le=256, description="requests under way at once")
-    requests_per_minute: int | None = Field(None, ge=1, description="begin at most so many a minute; no limit if empty")
-    timeout_s: float = Field(120.0, gt=0, description="seconds to wait for an answer")
+    requests_per_minute: int | None = Field(
+        None, ge=1, le=1_000_000, description="begin at most so many a minute; no limit if empty"
+    )
+    timeout_s: float = Field(120.0, gt=0, le=86_400, description="seconds to wait for an answer")
     attempts: int = Field(6, ge=1, le=50, description="tries of a request before it counts as failed")
 
     @model_validator(mode="after")
@@ -163,8 +225,8 @@ class CaptureSpec(Section):
 
     temperature: float = Field(1.0, ge=0, le=10, description="0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 is off")
-    top_k: int = Field(0, ge=0, description="0 is off")
-    max_new_tokens: int = Field(160, ge=1, description="length limit of an answer, tokens")
+    top_k: int = Field(0, ge=0, le=MOST_TOKENS, description="0 is off")
+    max_new_tokens: int = Field(160, ge=1, le=MOST_TOKENS, description="length limit of an answer, tokens")
     seed: int = Field(0, ge=0, description="seed of the answers")
     batch_size: int = Field(64, ge=1, description="prompts answered at once")
     signal: Literal["exact", "compact", "none"] = Field(
@@ -245,7 +307,9 @@ class OnPolicySpec(Section):
         0.5, ge=0, le=1, description="lambda: probability that a step's batch is the draft's, not the target's"
     )
     temperature: float = Field(1.0, gt=0, le=10, description="temperature the draft writes at")
-    anchors: int = Field(4, ge=1, description="assisted: places in an answer from which a block is proposed")
+    anchors: int = Field(
+        4, ge=1, le=MOST_TOKENS, description="assisted: places in an answer from which a block is proposed"
+    )
     block_tokens: int = Field(5, ge=1, le=64, description="assisted: tokens of a block")
     decay: float = Field(
         0.8, gt=0, le=1, description="assisted: factor on the loss for each token behind the first refused one"
@@ -278,11 +342,11 @@ class TrainSpec(Section):
     distill_temperature: float = Field(
         1.0, gt=0, le=10, description="both distributions are softened by it before the loss"
     )
-    epochs: float = Field(6.0, gt=0, description="passes over the training answers")
+    epochs: float = Field(6.0, gt=0, le=1_000_000, description="passes over the training answers")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps")
     batch_size: int = Field(16, ge=1, description="answers an optimiser step")
     micro_batch_tokens: int = Field(
-        4096, ge=1, description="padded tokens a forward pass; smaller needs less memory, same result"
+        4096, ge=1, le=MOST_TOKENS, description="padded tokens a forward pass; smaller needs less memory, same result"
     )
     learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning rate after the warm-up")
@@ -309,12 +373,12 @@ class MeasureSpec(Section):
     )
     temperatures: list[float] = Field([0.0, 1.0], min_length=1, description="each is captured and measured on its own")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus for target and draft alike; 1 is off")
-    top_k: int = Field(0, ge=0, description="for target and draft alike; 0 is off")
+    top_k: int = Field(0, ge=0, le=MOST_TOKENS, description="for target and draft alike; 0 is off")
     num_draft_tokens: int = Field(3, ge=1, le=32, description="gamma: tokens proposed a round")
     adaptive: bool = Field(
         False, description="choose gamma each round from the acceptance seen so far, up to num_draft_tokens"
     )
-    max_new_tokens: int = Field(160, ge=2, description="length limit of an answer, tokens")
+    max_new_tokens: int = Field(160, ge=2, le=MOST_TOKENS, description="length limit of an answer, tokens")
     heldout_prompts: int | None = Field(
         None, ge=1, description="measure on the first so many held-out prompts; all if empty"
     )
@@ -324,17 +388,20 @@ class MeasureSpec(Section):
         ge=0,
         description="prompts timed plain, speculative and by Transformers' generate in turn; 0 skips the timing",
     )
-    speed_tokens: int = Field(64, ge=2, description="tokens of each timed answer")
-    speed_temperature: float = Field(0.0, ge=0, description="temperature of the timed answers")
+    speed_tokens: int = Field(64, ge=2, le=MOST_TOKENS, description="tokens of each timed answer")
+    speed_temperature: float = Field(0.0, ge=0, le=10, description="temperature of the timed answers")
     certificate_prompts: int = Field(4, ge=1, description="prompts of the losslessness certificate")
-    certificate_tokens: int = Field(32, ge=2, description="tokens of each answer in the certificate")
+    certificate_tokens: int = Field(32, ge=2, le=MOST_TOKENS, description="tokens of each answer in the certificate")
     seed: int = Field(0, ge=0, description="seed of the draws")
-    bootstrap_samples: int = Field(2000, ge=100, description="resamples of the prompts for an interval")
+    bootstrap_samples: int = Field(2000, ge=100, le=1_000_000, description="resamples of the prompts for an interval")
 
     @model_validator(mode="after")
     def _temperatures_are_sane(self) -> MeasureSpec:
-        if len(set(self.temperatures)) != len(self.temperatures) or min(self.temperatures) < 0:
-            raise ValueError("temperatures must be distinct and not negative")
+        if (
+            len(set(self.temperatures)) != len(self.temperatures)
+            or not 0 <= min(self.temperatures) <= max(self.temperatures) <= 10
+        ):
+            raise ValueError("temperatures must be distinct, not negative and at most 10")
         if self.against == "server" and not (
             set(self.temperatures) <= {0.0, 1.0} and self.top_p == 1 and not self.top_k
         ):
@@ -416,15 +483,16 @@ AnySection = TypeVar("AnySection", bound=Section)
 
 def parse_section(section: type[AnySection], values: Mapping[str, Any]) -> AnySection:
     """As `parse_recipe`, for a recipe of another kind: one that writes prompts or tunes a target."""
-    try:
-        return section.model_validate(values)
-    except ValidationError as error:
-        lines = [_explain(item, section) for item in error.errors()]
-        raise DraftbenchError(
-            "the recipe is not valid: " + "; ".join(lines),
-            "a run must be made from exactly what the recipe says",
-            "correct it; `draftbench schema` prints every key with its meaning and default",
-        ) from None
+    why, fix = (
+        "a run must be made from exactly what the recipe says",
+        "correct it; `draftbench schema` prints every key with its meaning and default",
+    )
+    with boundary("the recipe cannot be read", fix, why):
+        try:
+            return section.model_validate(values)
+        except ValidationError as error:
+            lines = [_explain(item, section) for item in error.errors()]
+            raise DraftbenchError("the recipe is not valid: " + "; ".join(lines), why, fix) from None
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -446,14 +514,7 @@ def _read_with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The mapping in a recipe file, laid over that of the file its `base` key names (beside it)."""
     if path in seen:
         raise DraftbenchError(f"{path} is its own base", "bases may not form a circle", "remove one of the base keys")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DraftbenchError(f"{path} is not valid YAML: {error}", "", "correct the file at the place named") from None
-    except OSError as error:
-        raise DraftbenchError(
-            f"could not read {path}: {error.strerror}", "", "check the base key, or the path"
-        ) from None
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise DraftbenchError(
             f"{path} holds no recipe", "a recipe is a mapping of sections", "see recipes/quickstart.yaml"
@@ -474,11 +535,8 @@ def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """`values` with each `section.key=value` set; the value is read as YAML."""
     result: dict[str, Any] = copy.deepcopy(dict(values))
-    for override in overrides:
-        dotted, equals, text = override.partition("=")
-        if not equals or not dotted.strip():
-            raise DraftbenchError(f"--set {override!r} is not key=value", "", "for example --set train.epochs=2")
-        *parents, last = dotted.strip().split(".")
+    for dotted, value in parse_settings(overrides).items():
+        *parents, last = dotted.split(".")
         place = result
         for parent in parents:
             child = place.get(parent)
@@ -486,16 +544,29 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
                 child = {"model": child}
             place[parent] = child = child if isinstance(child, dict) else {}
             place = child
-        try:
-            place[last] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            problem = getattr(error, "problem", None) or "it is not valid YAML"
-            raise DraftbenchError(
-                f"--set {override!r} cannot be read: {problem}",
-                "the value is read as YAML",
-                "quote text that holds brackets, braces or ': ', for example --set 'notes=\"[draft] a: b\"'",
-            ) from None
+        place[last] = value
     return result
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """`key=value` settings as key -> value, in order. A key set twice to different values is refused, and so is one
+    that a later setting of the section around it would undo."""
+    found: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = (part.strip() if part != "=" else part for part in setting.partition("="))
+        if not equals or not key:
+            raise DraftbenchError(f"--set {setting!r} is not key=value", "", "for example --set train.epochs=2")
+        fix = "quote text that holds brackets, braces or ': ', for example --set 'notes=\"[draft] a: b\"'"
+        value = parse_yaml(text, f"--set {setting!r}", fix)
+        undone = next((earlier for earlier in found if earlier == key or earlier.startswith(f"{key}.")), None)
+        if undone is not None and (undone != key or found[key] != value):
+            raise DraftbenchError(
+                f"--set {undone}={one_line(found[undone])} is undone by --set {setting}",
+                "one of them would be left out",
+                "give the one that is meant",
+            )
+        found[key] = value
+    return found
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -546,8 +617,17 @@ def _explain(item: Any, root: type[BaseModel]) -> str:
     if item["type"] == "missing":
         return f"{dotted!r} is missing"
     hidden = isinstance(item["input"], (dict, BaseModel)) or location[-1:] in (["base_url"], ["key_env"])  # a key?
-    shown = "" if hidden else f" (got {item['input']!r})"
+    shown = "" if hidden else f" (got {_short(item['input'])})"
     return f"{dotted}: {item['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _short(value: Any) -> str:
+    """A value for a message; an integer of thousands of digits cannot be written at all."""
+    try:
+        written = repr(value)
+    except (ValueError, RecursionError):
+        return f"a value of type {type(value).__name__}"
+    return written if len(written) <= 200 else f"{written[:200]}..."
 
 
 def schema_rows(section: type[BaseModel] = Recipe, prefix: str = "") -> list[dict[str, Any]]:

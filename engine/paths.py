@@ -14,7 +14,8 @@ from pathlib import Path
 
 import platformdirs
 
-from engine.errors import DraftbenchError
+from engine.errors import DraftbenchError, boundary
+from engine.regular import printable
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -107,6 +108,12 @@ def resolve_input(path: str, relative_to: Path | None = None) -> Path:
     project (for `sample_data/` and `recipes/`). Raises DraftbenchError if nowhere, or if it is a
     device or a pipe: such a file may never end, and is not the same when it is read again.
     """
+    # A name with a zero byte, one too long, a link to itself, the home of nobody: each has an exception of its own.
+    with boundary(f"could not look for {path!a}", "check the path"):
+        return _existing(path, relative_to)
+
+
+def _existing(path: str, relative_to: Path | None) -> Path:
     given = Path(path).expanduser()
     places = [given] if given.is_absolute() else [Path.cwd() / given]
     if not given.is_absolute():
@@ -115,15 +122,26 @@ def resolve_input(path: str, relative_to: Path | None = None) -> Path:
         places.append(PROJECT_ROOT / given)
     for place in places:
         if place.is_file() or place.is_dir():
-            return place.resolve()
+            return _nameable(place.resolve())
         if place.exists():
             raise DraftbenchError(
-                f"{path} is neither a file nor a folder",
+                f"{printable(path)} is neither a file nor a folder",
                 "a device or a pipe may never end, and cannot be read twice",
                 "save what it gives in a file, and name that",
             )
     raise DraftbenchError(
-        f"no such file or folder: {path}",
-        "it was looked for in " + ", ".join(dict.fromkeys(str(place.parent) for place in places)),
+        f"no such file or folder: {printable(path)}",
+        "it was looked for in " + ", ".join(dict.fromkeys(printable(place.parent) for place in places)),
         "check the spelling, or give the absolute path",
     )
+
+
+def _nameable(path: Path) -> Path:
+    """A path that a run's config.yaml can hold, which is UTF-8."""
+    if printable(path) != str(path):
+        raise DraftbenchError(
+            f"the name {printable(path)} is not UTF-8",
+            "a recipe, and the record of a run, could not name it",
+            "rename the file or the folder",
+        )
+    return path

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from engine import console
 from engine.config import Recipe
+from engine.data.columns import remarks
 from engine.errors import first_line
 from engine.measure import speed_words
 from engine.numbers import number
@@ -211,6 +212,9 @@ def prompts(report: dict[str, Any]) -> None:
     tokens = report["tokens"]
     console.line(f"tokens a prompt: least {tokens['least']}, median {tokens['median']}, most {tokens['most']}")
     console.paragraph("groups: " + ", ".join(f"{name} {n}" for name, n in report["groups"].items()))
+    for source in report["sources"]:
+        for remark in remarks(source):
+            console.paragraph(f"{source['path']}: {remark}")
     for bad in report["bad_rows"]:
         console.line(f"bad: {bad['file']}:{bad['line']}: {bad['reason']}")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine import console
+from engine.data.columns import remarks
 
 _SHOWN_LEAKS = 20
 _SHOWN_CHARACTERS = 100
@@ -107,6 +108,9 @@ def imported(told: dict[str, Any], folder: str) -> None:
     rows = sum(file["rows"] for file in told["files"])
     steps = [[step["step"], step["removed"], step["left"]] for step in told["steps"]]
     console.table("", ["step", "removed", "left"], [["rows read", "", rows], *steps])
+    for file in told["files"]:
+        for remark in remarks(file):
+            console.paragraph(f"{file['file']}: {remark}")
     pii, counts = told["pii"], told["counts"]
     if pii["scrubbed"]:
         found = ", ".join(f"{name} {n}" for name, n in pii["found"].items()) or "nothing"

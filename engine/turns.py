@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from engine.clock import apply_template
 from engine.errors import DraftbenchError, boundary
 
 _ANSWER, _NEXT = "draftbench answer", "draftbench question"
@@ -180,7 +181,7 @@ def _call_mark(tokenizer: Any) -> int | None:
 def _behind(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **more: Any) -> str | None:
     """What the template writes behind the marker of an answer; None if it cannot render these turns or drops it."""
     try:
-        text = str(tokenizer.apply_chat_template(list(turns), tokenize=False, **more))
+        text = apply_template(tokenizer, list(turns), **more)
     except Exception:  # a template raises whatever it likes; `render` reports it where it matters
         return None
     return text.rpartition(_ANSWER)[2] if _ANSWER in text else None

@@ -17,6 +17,7 @@ import torch
 from engine.capture.replies import Reply, Unanswered
 from engine.capture.store import CapturePlan
 from engine.capture.told import Spelling, certain_ids, spelt, told_signal
+from engine.clock import apply_template
 from engine.data.logs import reference_of
 from engine.data.messages import BadRecordError, for_api, normal_call
 from engine.data.prompts import Message, Prompt, Tool
@@ -144,7 +145,7 @@ class Question:
         tokenizer, (messages, tools) = self.target.tokenizer, self._said
         try:
             before, whole, without = (
-                str(tokenizer.apply_chat_template(turns, tools=list(tools) or None, tokenize=False, **more))
+                apply_template(tokenizer, turns, tools, **more)
                 for turns, more in (
                     (messages, {"add_generation_prompt": True}),
                     ([*messages, spoken], {}),

@@ -24,6 +24,7 @@ from engine.capture.server import ChatServer, holds_key, read_key
 from engine.capture.signal import signal_format
 from engine.capture.store import Capture, CapturePlan, GrowingCapture, completed, exclusive
 from engine.capture.told import Spelling, read_told, spelt
+from engine.clock import clock_identity
 from engine.config import CaptureSpec, ServerSpec
 from engine.data.prompts import Prompt
 from engine.data.rendering import render, template_hash
@@ -66,6 +67,7 @@ def plan_served(
         "seed": settings.seed,
         "signal": {"kind": signal.kind, "bytes_per_token": signal.bytes_per_token},
         **target.turns.end_identity(),
+        **clock_identity(target.tokenizer),
     }
     return CapturePlan(captures / content_hash(spec)[:24], spec, signal, list(prompts), rendered)
 

@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 from engine.capture.adopt import answers_elsewhere
 from engine.capture.generate import Answer, answer_prompts
 from engine.capture.signal import SignalFormat, signal_format
+from engine.clock import clock_identity
 from engine.config import CaptureSpec
 from engine.data.prompts import Prompt
 from engine.data.rendering import render, template_hash
@@ -102,6 +103,7 @@ def plan_capture(captures: Path, target: LoadedModel, prompts: Sequence[Prompt],
         "seed": settings.seed,
         "signal": {"kind": signal.kind, "bytes_per_token": signal.bytes_per_token},
         **target.turns.stops_identity(),
+        **clock_identity(target.tokenizer),
     }
     if target.model.config.model_type in _ONCE_WITH_HOLES:
         spec["rows"] = "apart"

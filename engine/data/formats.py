@@ -14,17 +14,25 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from engine.config import PromptSource
-from engine.data.records import without_nulls
-from engine.errors import DraftbenchError, did_you_mean
+from engine.data import jsontext
+from engine.data.columns import head, named_columns, no_such_column
+from engine.data.records import BadRecordError, bad_records, plain
+from engine.errors import DraftbenchError, boundary, did_you_mean, first_line
+from engine.regular import read_text, require_regular
 
 if TYPE_CHECKING:
     import datasets
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-_BATCH_ROWS = 1024
+_BATCH_ROWS = 32
+# Beyond these a file is no list of prompts, and reading it would only take time and memory.
+MOST_BYTES = 8 * 1024**3
+_MOST_ARRAY_BYTES = 1024**3
+_MOST_LINE_BYTES = 16 * 1024**2
+_LONGEST_LINE_BYTES = 512 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -32,64 +40,89 @@ class Row:
     """A record of a file, or the problem found in its place.
 
     `line` counts from 1: the line of the file where the record starts for text formats
-    (JSON lines, CSV), the number of the row for all others.
+    (JSON lines, CSV), the number of the row for all others. `others` names columns of a
+    table that were not loaded.
     """
 
     line: int
     record: dict[str, Any] | None
     problem: str = ""
+    others: tuple[str, ...] = ()
 
 
 def read_jsonl(path: Path, source: PromptSource) -> Iterator[Row]:
     """JSON lines, streamed. Blank lines are skipped; a half-written line is a problem of its own."""
+    require_regular(path, MOST_BYTES, source.path)
     with open(path, "rb") as file:
-        for number, raw in enumerate(file, 1):
+        for number, raw in enumerate(_lines(file, source), 1):
             line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-            if line.strip():
+            if len(line) > _MOST_LINE_BYTES:
+                yield Row(number, None, f"the line is longer than {_MOST_LINE_BYTES:,} bytes")
+            elif line.strip():
                 yield _row_of_line(number, line, source)
+
+
+def _lines(file: BinaryIO, source: PromptSource) -> Iterator[bytes]:
+    """The lines of a file; of one that is too long only the beginning is kept in memory."""
+    while line := file.readline(_MOST_LINE_BYTES + 1):
+        dropped = 0
+        while line[-1:] != b"\n" and len(line) > _MOST_LINE_BYTES and (more := file.readline(_MOST_LINE_BYTES)):
+            dropped += len(more)
+            if dropped > _LONGEST_LINE_BYTES:
+                raise DraftbenchError(
+                    f"{source.path} has a line of more than {_LONGEST_LINE_BYTES:,} bytes",
+                    "JSON lines have a record a line; this file is of another kind",
+                    "write one record a line, or name it by its real format",
+                )
+            if more[-1:] == b"\n":
+                break
+        yield line
 
 
 def _row_of_line(number: int, line: bytes, source: PromptSource) -> Row:
     try:
-        value = json.loads(line.decode("utf-8"))
+        value, spoilt = jsontext.loads_leniently(line)
     except UnicodeDecodeError as error:
         # A kill in the middle of a character is a torn line; any other bad byte is another encoding.
         if error.reason != "unexpected end of data":
             raise _not_utf8(source.path, f"line {number}") from None
         return Row(number, None, "the line breaks off inside a character")
-    except json.JSONDecodeError as error:
-        return Row(number, None, f"not valid JSON: {error.msg} at column {error.colno}")
-    except RecursionError:
-        return Row(number, None, "nested too deeply")
-    return _row_of_value(number, value)
+    except ValueError as error:
+        return Row(number, None, str(error))
+    return _row_of_value(number, value, spoilt=bool(spoilt))
 
 
-def _row_of_value(number: int, value: Any) -> Row:
-    if isinstance(value, dict):
-        return Row(number, value)
-    return Row(number, None, f"a record must be a JSON object, not {json.dumps(value)[:40]}")
+def _row_of_value(number: int, value: Any, *, spoilt: bool) -> Row:
+    """The record of a line or of an item; `spoilt`: something in the file must not be used, perhaps here."""
+    reason = jsontext.reason_in(value) if spoilt else ""
+    if not reason and isinstance(value, dict):
+        reason = "is nested too deeply" if jsontext.too_deep(value) else ""
+        return Row(number, None, reason) if reason else Row(number, value)
+    return Row(number, None, reason or f"a record must be a JSON object, not {json.dumps(value)[:40]}")
 
 
 def read_json(path: Path, source: PromptSource) -> Iterator[Row]:
     """A JSON array of records, or an object in which exactly one value is an array: the records."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        value = json.loads(text) if text.strip() else []
-    except UnicodeDecodeError as error:
-        raise _not_utf8(source.path, f"byte {error.start}") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+        text = read_text(path, _MOST_ARRAY_BYTES, source.path)
+        value, spoilt = jsontext.loads_leniently(text) if text.strip() else ([], [])
+    except ValueError as error:
         raise DraftbenchError(
-            f"{source.path} is not valid JSON: {error}",
+            f"{source.path} {error}",
             "an array can only be read whole",
             "correct the file, or name it .jsonl if it holds one record a line",
         ) from None
     for number, item in enumerate(_array_of_records(value, source), 1):
-        yield _row_of_value(number, item)
+        yield _row_of_value(number, item, spoilt=bool(spoilt))
 
 
 def _array_of_records(value: Any, source: PromptSource) -> list[Any]:
     if isinstance(value, list):
         return value
+    if isinstance(value, jsontext.Spoilt):
+        raise DraftbenchError(
+            f"{source.path} {value.reason}", "which part is meant cannot be known", "correct the file"
+        )
     arrays = (
         {name: inner for name, inner in value.items() if isinstance(inner, list)} if isinstance(value, dict) else {}
     )
@@ -106,8 +139,10 @@ def _array_of_records(value: Any, source: PromptSource) -> list[Any]:
 
 def read_csv(path: Path, source: PromptSource) -> Iterator[Row]:
     """Comma-separated records under a header; quoted fields may span lines."""
+    require_regular(path, MOST_BYTES, source.path)
+    csv.field_size_limit(_MOST_LINE_BYTES)  # Python's own limit is shorter than long prompts
     with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(_text_lines(file), strict=True)
         starts_at = 1
         try:
             header = next(reader, None)
@@ -129,6 +164,13 @@ def read_csv(path: Path, source: PromptSource) -> Iterator[Row]:
             ) from None
 
 
+def _text_lines(file: TextIO) -> Iterator[str]:
+    while line := file.readline(_MOST_LINE_BYTES + 1):
+        if len(line) > _MOST_LINE_BYTES:
+            raise csv.Error(f"a line is longer than {_MOST_LINE_BYTES:,} characters")
+        yield line
+
+
 def _row_of_fields(line: int, header: list[str], fields: list[str]) -> Row:
     if len(fields) != len(header):
         return Row(line, None, f"has {len(fields)} fields where the header has {len(header)}")
@@ -137,23 +179,47 @@ def _row_of_fields(line: int, header: list[str], fields: list[str]) -> Row:
 
 def read_parquet(path: Path, source: PromptSource) -> Iterator[Row]:
     """A Parquet file, in batches, only the columns that matter."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    require_regular(path, MOST_BYTES, source.path)
+    unread = boundary(
+        f"{source.path} cannot be read as Parquet",
+        "write it again, or give the extension that fits its format",
+        "the file is damaged or of another format",
+    )
+    with unread, pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        columns = require_columns(names, source)
+        others = tuple(name for name in names if name not in columns)
+        _refuse_unpacked(file.metadata, columns, source)
+        decode = _parquet_decoder(file.schema_arrow, columns)
+        batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=columns)
+        records = (record for batch in batches for record in batch.to_pylist(maps_as_pydicts="strict"))
+        for number, record in enumerate(records, 1):
+            yield _row_of_arrow(number, record, decode, others)
+
+
+def _row_of_arrow(
+    number: int, record: dict[str, Any], decode: Callable[[dict[str, Any]], dict[str, Any]], others: tuple[str, ...]
+) -> Row:
     try:
-        with pq.ParquetFile(path) as file:
-            columns = require_columns(file.schema_arrow.names, source)
-            decode = _parquet_decoder(file.schema_arrow, columns)
-            batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=columns)
-            records = (record for batch in batches for record in batch.to_pylist())
-            for number, record in enumerate(records, 1):
-                yield Row(number, without_nulls(decode(record)))
-    except pa.ArrowException as error:
-        raise DraftbenchError(
-            f"{source.path} cannot be read as Parquet: {error}",
-            "the file is damaged or of another format",
-            "write it again, or give the extension that fits its format",
-        ) from None
+        with bad_records():
+            return Row(number, plain(decode(record)), others=others)
+    except BadRecordError as error:
+        return Row(number, None, str(error))
+
+
+def _refuse_unpacked(metadata: Any, columns: list[str], source: PromptSource) -> None:
+    """A few bytes can stand for gigabytes: what a group of rows says of its own size is held against a limit."""
+    for group in range(metadata.num_row_groups):
+        chunks = (metadata.row_group(group).column(index) for index in range(metadata.num_columns))
+        size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns)
+        if size > MOST_BYTES:
+            raise DraftbenchError(
+                f"{source.path} unpacks to {size:,} bytes in one group of rows; at most {MOST_BYTES:,} are read",
+                "it would fill the memory",
+                "write it in smaller groups of rows",
+            )
 
 
 def _parquet_decoder(schema: Any, columns: list[str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -239,37 +305,48 @@ def _split_of(saved: datasets.Dataset | datasets.DatasetDict, source: PromptSour
 
 def _rows_of_dataset(dataset: datasets.Dataset, source: PromptSource) -> Iterator[Row]:
     columns = require_columns(dataset.column_names, source)
-    for number, record in enumerate(dataset.select_columns(columns), 1):
-        yield Row(number, without_nulls(record))
+    others = tuple(name for name in dataset.column_names if name not in columns)
+    with _datasets_errors(source, "check that the folder is complete and its columns can be read"):
+        for number, record in enumerate(dataset.select_columns(columns), 1):
+            yield _row_of_arrow(number, record, dict, others)
 
 
 def require_columns(present: Iterable[str], source: PromptSource) -> list[str]:
-    """Those of the present columns that a prompt is made of. Raises DraftbenchError without any text."""
+    """Those of the present columns that a prompt is made of.
+
+    Raises DraftbenchError without any text, for a column that was named and is not there, and for one that is there twice.
+    """
     names = list(present)
-    if source.messages_column not in names and source.prompt_column not in names:
+    if head(source.messages_column, names) is None and head(source.prompt_column, names) is None:
         raise DraftbenchError(
             f"{source.path} has neither a column {source.messages_column!r} nor {source.prompt_column!r}; "
             f"it has: {', '.join(names)}",
             "a prompt is made from one of them",
             "set `messages_column` or `prompt_column` of the source; in CSV the columns are separated by commas",
         )
-    return [name for name in dict.fromkeys(source.columns()) if name in names]
+    for option, column in named_columns(source).items():
+        if head(column, names) is None:
+            raise no_such_column(source, option, column, names)
+    found = [name for path in source.columns() if (name := head(path, names)) is not None]
+    twice = next((name for name in found if names.count(name) > 1), None)
+    if twice is not None:
+        raise DraftbenchError(
+            f"{source.path} has the column {twice!r} twice", "which one is meant cannot be known", "rename one of them"
+        )
+    return list(dict.fromkeys(found))
 
 
 @contextmanager
 def _datasets_errors(source: PromptSource, fix: str) -> Iterator[None]:
-    """What Datasets raises for bad input or no network, in our words.
-
-    It uses ValueError for a wrong split or configuration, OSError (with ConnectionError and
-    FileNotFoundError) for what is missing, RuntimeError for datasets that are scripts.
-    """
-    from datasets.exceptions import DatasetsError
-
+    """Whatever Datasets raises for bad input or no network, in our words and with its cause."""
     try:
-        yield
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        cause = f" ({error.__cause__})" if error.__cause__ else ""
-        raise DraftbenchError(f"could not load {source.path}: {error}{cause}", type(error).__name__, fix) from error
+        with boundary(f"could not load {source.path}", fix):
+            yield
+    except DraftbenchError as error:
+        below = error.__cause__.__cause__ if error.__cause__ is not None else None
+        if below is not None:
+            error.why += f" ({first_line(below)})"
+        raise
 
 
 def _not_utf8(path: str, where: str) -> DraftbenchError:

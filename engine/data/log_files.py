@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.data.columns import Usage
 from engine.data.logs import LogSource, Query, queries_of
 from engine.data.pii import Scrubber
 from engine.data.readers import BadRow, open_source
@@ -61,18 +63,22 @@ def _read_file(source: LogSource, stem: str, taken: set[str], log: Log, *, every
     """Add a file to `log`, and the names that its rows have to `taken`."""
     rows, sha256 = open_source(source, None)
     count = 0
+    usage, seen = Usage(source), Counter[str]()
     for row in rows:
         count += 1
         try:
             if row.record is None:
                 raise BadRecordError(row.problem)
-            fresh = queries_of(row.record, source, f"{stem}-{row.line}", every_turn=every_turn)
+            usage.see(row.record, row.others)
+            fresh = queries_of(row.record, source, f"{stem}-{row.line}", every_turn=every_turn, seen=seen)
             _refuse_taken(fresh, taken)
             log.queries.extend(fresh)
         except BadRecordError as error:
             log.bad.append(BadRow(source.path, row.line, str(error)))
+    usage.refuse_unseen()
     mapping = {key: value for key, value in source.model_dump().items() if key.endswith("_column")}
-    log.files.append({"file": Path(source.path).name, "sha256": sha256, "rows": count, "columns": mapping})
+    found = {**usage.told(), **({"translated": dict(+seen)} if +seen else {})}
+    log.files.append({"file": Path(source.path).name, "sha256": sha256, "rows": count, "columns": mapping, **found})
 
 
 def _refuse_taken(queries: Sequence[Query], taken: set[str]) -> None:

@@ -7,6 +7,7 @@ query's reference. What cannot be read as a conversation is a BadRecordError, fi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,10 +16,11 @@ from typing import Any
 from pydantic import Field
 
 from engine.config import PromptSource
+from engine.data.columns import at
 from engine.data.messages import ROLES, BadRecordError, decoded, normal
 from engine.data.packs.bfcl import calls_text
 from engine.data.prompts import Message, Prompt
-from engine.data.records import to_prompt
+from engine.data.records import bad_records, messages_of, to_prompt, tools_of
 
 # What a template may read of a message; what else a log has beside it (times, names of users) is no part of the chat.
 _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking")
@@ -54,9 +56,26 @@ class Query:
     named: bool
 
 
-def queries_of(record: Mapping[str, Any], source: LogSource, fallback_id: str, *, every_turn: bool) -> list[Query]:
-    """The last query of the conversation in `record`, or one for each turn of the user. Raises BadRecordError."""
-    messages, tools = _messages(record, source), at(record, source.tools_column)
+def queries_of(
+    record: Mapping[str, Any],
+    source: LogSource,
+    fallback_id: str,
+    *,
+    every_turn: bool,
+    seen: Counter[str] | None = None,
+) -> list[Query]:
+    """The last query of the conversation in `record`, or one for each turn of the user.
+
+    `seen` counts what had to be translated. Raises BadRecordError, whatever the record.
+    """
+    with bad_records():
+        return _queries_of(record, source, fallback_id, Counter() if seen is None else seen, every_turn=every_turn)
+
+
+def _queries_of(
+    record: Mapping[str, Any], source: LogSource, fallback_id: str, seen: Counter[str], *, every_turn: bool
+) -> list[Query]:
+    messages, tools = _messages(record, source, seen), list(tools_of(record, source))
     given = _given_reference(record, source)
     own_name = _text(at(record, source.id_column))
     name = own_name or fallback_id
@@ -80,21 +99,6 @@ def queries_of(record: Mapping[str, Any], source: LogSource, fallback_id: str, *
     return made
 
 
-def at(record: Mapping[str, Any], path: str | None) -> Any:
-    """The value under a column, or under a dotted path into objects and lists; None where there is none."""
-    if path is None or path in record:
-        return record.get(path) if path else None
-    value: Any = record
-    for part in path.split("."):
-        if isinstance(value, Mapping):
-            value = value.get(part)
-        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            return None
-    return value
-
-
 def reference_of(message: Mapping[str, Any]) -> str:
     """What an assistant's message in normal form says: its calls in the form a prompt asks for, else its text."""
     if calls := message.get("tool_calls"):
@@ -102,19 +106,17 @@ def reference_of(message: Mapping[str, Any]) -> str:
     return str(message["content"]).strip()
 
 
-def _messages(record: Mapping[str, Any], source: LogSource) -> list[Message]:
+def _messages(record: Mapping[str, Any], source: LogSource, seen: Counter[str]) -> list[Message]:
     value = decoded(at(record, source.messages_column), source.messages_column)
-    if value is None:
-        text = at(record, source.prompt_column)
-        if text is None:
-            columns = f"{source.messages_column!r} nor {source.prompt_column!r}"
-            raise BadRecordError(f"has neither {columns}; it has: {', '.join(map(str, record)) or 'nothing'}")
-        value = [{"role": "user", "content": text}]
-    asked = _without_missing_answers(value) if isinstance(value, list) else value
-    return [
-        {key: inner for key, inner in message.items() if key in _MESSAGE_KEYS}
-        for message in normal(asked, source.messages_column)
-    ]
+    if isinstance(value, list):
+        answered = _without_missing_answers(value)
+        if len(answered) < len(value):
+            seen["answer without content"] += 1
+        record = {**record, source.messages_column: answered}  # a name with dots comes before a path
+    messages = messages_of(record, source, seen)
+    for key in (key for message in messages for key in message if key not in _MESSAGE_KEYS):
+        seen[f"{key!r} of a message left aside"] += 1
+    return [{key: inner for key, inner in message.items() if key in _MESSAGE_KEYS} for message in messages]
 
 
 def _without_missing_answers(messages: list[Any]) -> list[Any]:

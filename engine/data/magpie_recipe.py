@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from engine.config import ModelField, ModelSpec, Section, SourcesField
+from engine.config import MOST_TOKENS, ModelField, ModelSpec, Section, SourcesField
 
 
 def _texts(value: Any) -> Any:
@@ -66,11 +66,13 @@ class MagpieRecipe(Section):
         [], description="prompts whose tool schemas are offered, one set a query, drawn by seed; empty offers none"
     )
     max_tools_characters: int = Field(3000, ge=1, description="tool sets whose JSON is longer are left out")
-    queries: int = Field(200, ge=1, description="raw queries to write, before the filters")
+    queries: int = Field(200, ge=1, le=10_000_000, description="raw queries to write, before the filters")
     temperature: float = Field(1.0, gt=0, le=10, description="of the draws")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 is off")
-    top_k: int = Field(0, ge=0, description="0 is off")
-    max_new_tokens: int = Field(96, ge=1, description="a query that has not ended by then is dropped, tokens")
+    top_k: int = Field(0, ge=0, le=MOST_TOKENS, description="0 is off")
+    max_new_tokens: int = Field(
+        96, ge=1, le=MOST_TOKENS, description="a query that has not ended by then is dropped, tokens"
+    )
     seed: int = Field(0, ge=0, description="seed of the draws and of the choice of tools")
     batch_size: int = Field(64, ge=1, description="queries written at once; a kill loses one batch")
     first_sentence: bool = Field(

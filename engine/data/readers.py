@@ -6,19 +6,23 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 from engine.config import PromptSource
-from engine.data.formats import FILE_READERS, Row, read_file, read_folder, read_hub
+from engine.data.columns import Usage
+from engine.data.formats import FILE_READERS, MOST_BYTES, Row, read_file, read_folder, read_hub
 from engine.data.packs.sets import PREFIX, set_file, set_origin
 from engine.data.prompts import Prompt, prompts_hash
 from engine.data.records import BadRecordError, to_prompt
-from engine.errors import DraftbenchError
+from engine.errors import DraftbenchError, boundary
 from engine.fileio import content_hash, sha256_file
 from engine.paths import resolve_input
+from engine.regular import printable, regular_files, require_regular
 
 _HUB = "hub:"
 _SHOWN = 5
+_SHOWN_TRANSLATIONS = 12
+_MOST_CHARACTERS = 512 * 1024**2  # of one source
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,17 @@ class SourceInfo(TypedDict):
     `sha256` is of a file's bytes, of the names and bytes of a folder's files, or, for the hub,
     of the prompts themselves. `rows` counts the rows read, bad ones included. `origin` says
     what a set of packs is made of, and how many held-out queries were kept out of it.
+    `left_aside` names columns that were not read, `missing` counts the rows without a value in a
+    column that the user named, `translated` what was written in another form than the normal one.
     """
 
     path: str
     sha256: str
     rows: int
     origin: NotRequired[dict[str, Any]]
+    left_aside: NotRequired[list[str]]
+    missing: NotRequired[dict[str, int]]
+    translated: NotRequired[dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -85,25 +94,46 @@ def _read_source(source: PromptSource, stem: str, taken: set[str], relative_to: 
     rows, sha256 = open_source(source, relative_to)
     prompts: list[Prompt] = []
     bad: list[BadRow] = []
+    usage, seen = Usage(source), Counter[str]()
+    characters = 0
     for row in rows:
         try:
-            prompts.append(_prompt_of(row, source, f"{stem}-{row.line}", taken))
+            prompts.append(_prompt_of(row, source, f"{stem}-{row.line}", taken, usage, seen))
+            characters += sum(len(message["content"]) for message in prompts[-1].messages)
+            _refuse_flood(characters, source)
         except BadRecordError as error:
             bad.append(BadRow(source.path, row.line, str(error)))
         if len(prompts) == source.limit:
             break
+    usage.refuse_unseen()
     if not prompts:
         raise _nothing_in(source, bad)
     info = SourceInfo(path=source.path, sha256=sha256 or prompts_hash(prompts), rows=len(prompts) + len(bad))
     if source.path.startswith(PREFIX):
         info["origin"] = set_origin(source.path)
+    info.update(cast(SourceInfo, usage.told()))
+    if translated := dict((+seen).most_common(_SHOWN_TRANSLATIONS)):
+        info["translated"] = translated
     return PromptSet(prompts, bad, [info])
 
 
-def _prompt_of(row: Row, source: PromptSource, fallback_id: str, taken: set[str]) -> Prompt:
+def _refuse_flood(characters: int, source: PromptSource) -> None:
+    """A few bytes of Parquet can stand for any number of prompts, which are all kept in memory."""
+    if characters > _MOST_CHARACTERS:
+        raise DraftbenchError(
+            f"{source.path} holds more than {_MOST_CHARACTERS:,} characters of prompts",
+            "all prompts of a run are kept in memory",
+            "take fewer with `limit`, or split the file",
+        )
+
+
+def _prompt_of(
+    row: Row, source: PromptSource, fallback_id: str, taken: set[str], usage: Usage, seen: Counter[str]
+) -> Prompt:
     if row.record is None:
         raise BadRecordError(row.problem)
-    prompt = to_prompt(row.record, source, fallback_id)
+    usage.see(row.record, row.others)
+    prompt = to_prompt(row.record, source, fallback_id, seen)
     if prompt.id in taken:
         raise BadRecordError(f"the id {prompt.id!r} was used before")
     taken.add(prompt.id)
@@ -118,15 +148,17 @@ def open_source(source: PromptSource, relative_to: Path | None) -> tuple[Iterato
     if source.path.startswith(_HUB):
         return read_hub(source.path.removeprefix(_HUB), source), None
     path = set_file(source.path) if source.path.startswith(PREFIX) else resolve_input(source.path, relative_to)
-    try:
-        sha256 = _folder_hash(path) if path.is_dir() else sha256_file(path)
-    except OSError as error:
-        raise DraftbenchError(f"cannot read {source.path}: {error.strerror}", "", "mend its permissions") from error
-    return (read_folder if path.is_dir() else read_file)(path, source), sha256
+    with boundary(f"cannot read {printable(source.path)}", "check the path and its permissions"):
+        if path.is_dir():
+            sha256 = _folder_hash(path, source)  # before Datasets opens what may be no file
+            return read_folder(path, source), sha256
+        reader = read_file(path, source)
+        require_regular(path, MOST_BYTES, source.path)
+        return reader, sha256_file(path)
 
 
-def _folder_hash(folder: Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+def _folder_hash(folder: Path, source: PromptSource) -> str:
+    files = regular_files(folder, MOST_BYTES, source.path)
     return content_hash([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files])
 
 

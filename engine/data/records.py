@@ -5,68 +5,164 @@ Pure functions; the reasons are shown to the user beside the file and the line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import datetime
+import decimal
+import json
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engine.config import PromptSource
+from engine.data import jsontext
+from engine.data.columns import at
 from engine.data.messages import BadRecordError as BadRecordError
-from engine.data.messages import decoded as decoded
-from engine.data.messages import kind, normal, normal_tools
-from engine.data.prompts import Message, Prompt, Tool
+from engine.data.messages import decoded, kind, normal, normal_tools
+from engine.data.prompts import Message, Prompt
+from engine.errors import Cancelled, DraftbenchError, first_line
+
+_MOST_CHARACTERS = 4 * 1024**2  # of a record: a million tokens
 
 
-def to_prompt(record: Mapping[str, Any], source: PromptSource, fallback_id: str) -> Prompt:
-    """The prompt in `record`, whose columns `source` names.
+def to_prompt(
+    record: Mapping[str, Any], source: PromptSource, fallback_id: str, seen: Counter[str] | None = None
+) -> Prompt:
+    """The prompt in `record`, whose columns `source` names. `seen` counts what had to be translated.
 
-    `messages` wins over `prompt`, which becomes one user message. Raises BadRecordError.
+    `messages` wins over `prompt`, which becomes one user message. Raises BadRecordError, whatever the record.
     """
+    with bad_records():
+        counts: Counter[str] = Counter() if seen is None else seen
+        return prompt_of(record, _asked(messages_of(record, source, counts)), source, fallback_id)
+
+
+def prompt_of(
+    record: Mapping[str, Any], messages: tuple[Message, ...], source: PromptSource, fallback_id: str
+) -> Prompt:
+    """The prompt that asks `messages`, with the record's tools and labels. Raises BadRecordError."""
     prompt = Prompt(
-        id=_identity(record.get("id"), fallback_id),
-        messages=_messages(record, source),
-        tools=_tools(record, source),
-        group=str(record.get("group") or ""),
+        id=_identity(at(record, "id"), fallback_id),
+        messages=messages,
+        tools=tools_of(record, source),
+        group=str(at(record, "group") or ""),
     )
     _refuse_unwritable(prompt)
     return prompt
 
 
-def without_nulls(value: Any) -> Any:
-    """`value` without the keys that Arrow filled with nulls, at every depth.
+@contextlib.contextmanager
+def bad_records() -> Iterator[None]:
+    """Whatever a record makes fail is a fault of this record: a BadRecordError with the reason."""
+    try:
+        yield
+    except (BadRecordError, DraftbenchError, Cancelled, MemoryError):
+        raise
+    except RecursionError:
+        raise BadRecordError("is nested too deeply") from None
+    except Exception as error:
+        raise BadRecordError(f"cannot be read: {type(error).__name__}: {first_line(error)}") from error
+
+
+def messages_of(record: Mapping[str, Any], source: PromptSource, seen: Counter[str]) -> tuple[Message, ...]:
+    """The conversation in a record in normal form, with a system message that has a column of its own."""
+    value = decoded(at(record, source.messages_column), source.messages_column)
+    messages = _plain_question(record, source, seen) if value is None else normal(value, source.messages_column, seen)
+    system = next(
+        (text for column in source.system_columns() if (text := at(record, column)) not in (None, "", [])), None
+    )
+    if system is None:
+        return messages
+    (first,) = normal([{"role": "system", "content": system}], "system", seen)
+    if not first["content"].strip():
+        return messages
+    if messages[0]["role"] != "system":
+        seen["column 'system' read as the system message"] += 1
+        return (first, *messages)
+    if messages[0]["content"].strip() != first["content"].strip():
+        raise BadRecordError("has a system message, and a column 'system' that says something else")
+    return messages
+
+
+def tools_of(record: Mapping[str, Any], source: PromptSource) -> tuple[dict[str, Any], ...]:
+    """The tool schemas of a record in OpenAI's form."""
+    found = ((column, decoded(at(record, column), column)) for column in source.tools_columns())
+    return next((tools for column, value in found if (tools := normal_tools(value, column))), ())
+
+
+def plain(value: Any) -> Any:
+    """A value of Arrow as JSON has it, without the keys that Arrow filled with nulls, at every depth.
 
     Arrow gives every struct of a column the same keys; a key that a record never had comes
     back as None. A null that the author wrote looks the same and goes as well. A dict whose
     keys were all filled stays, empty: `{}` is how a tool without parameters was written.
+    Times become ISO text, decimals numbers, bytes text. Raises BadRecordError for bytes that are no text.
     """
     if isinstance(value, Mapping):
-        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
-    if isinstance(value, list):
-        return [without_nulls(inner) for inner in value]
-    return value
+        return {str(key): plain(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, str | bytes):
+        _refuse_long(len(value))
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, decimal.Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            raise BadRecordError("holds bytes that are no text in UTF-8") from None
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    return plain(value.tolist()) if hasattr(value, "tolist") else value
 
 
 def _identity(value: Any, fallback: str) -> str:
     if value is None or value == "":
         return fallback
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadRecordError(f"id must be text or a number, not {kind(value)}")
     return str(value)
 
 
-def _messages(record: Mapping[str, Any], source: PromptSource) -> tuple[Message, ...]:
-    value = decoded(record.get(source.messages_column), source.messages_column)
-    if value is not None:
-        return _asked(normal(value, source.messages_column))
-    text = record.get(source.prompt_column)
+def _plain_question(record: Mapping[str, Any], source: PromptSource, seen: Counter[str]) -> tuple[Message, ...]:
+    """The conversation of a record without messages: plain text, after what Alpaca's form has beside it."""
+    column = source.prompt_column
+    text = at(record, column)
     if text is None:
         raise BadRecordError(
-            f"has neither {source.messages_column!r} nor {source.prompt_column!r}; "
-            f"it has: {', '.join(map(str, record)) or 'nothing'}"
+            f"has neither {source.messages_column!r} nor {column!r}; it has: {', '.join(map(str, record)) or 'nothing'}"
         )
     if not isinstance(text, str):
-        raise BadRecordError(f"{source.prompt_column!r} must be text, not {kind(text)}")
+        raise BadRecordError(f"{column!r} must be text, not {kind(text)}")
     if not text.strip():
-        raise BadRecordError(f"{source.prompt_column!r} is empty")
-    return ({"role": "user", "content": text},)
+        raise BadRecordError(f"{column!r} is empty")
+    if not source.is_alpaca:
+        return ({"role": "user", "content": text},)
+    about = at(record, "input") or ""
+    if not isinstance(about, str):
+        raise BadRecordError(f"'input' must be text, not {kind(about)}")
+    asked = f"{text}\n{about}" if about.strip() else text
+    before = _history(decoded(at(record, "history"), "history"))
+    seen["column 'input' joined to the instruction"] += bool(about.strip())
+    seen["column 'history' read as earlier turns"] += bool(before)
+    return (*before, {"role": "user", "content": asked})
+
+
+def _history(value: Any) -> tuple[Message, ...]:
+    """Alpaca's earlier turns, pairs of a question and its answer."""
+    if value is None:
+        return ()
+    pairs: list[Any] = value if isinstance(value, list) else [None]
+    if not all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(t, str) for t in pair) for pair in pairs):
+        raise BadRecordError("'history' must be a list of pairs, each a question and its answer")
+    turns = ((role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True))
+    return tuple({"role": role, "content": text} for role, text in turns)
 
 
 def _asked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -79,16 +175,23 @@ def _asked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     return messages
 
 
-def _tools(record: Mapping[str, Any], source: PromptSource) -> tuple[Tool, ...]:
-    return normal_tools(record.get(source.tools_column), source.tools_column)
-
-
 def _refuse_unwritable(prompt: Prompt) -> None:
-    """A prompt must be hashable and encodable: JSON can name half characters, Parquet other types."""
+    """A prompt must be hashable and encodable: JSON can name half characters and infinities, Parquet other types."""
     try:
-        (prompt.id + prompt.group + prompt.key()).encode("utf-8")
+        key = prompt.key()
+        (prompt.id + prompt.group + key).encode("utf-8")
+        if "NaN" in key or "Infinity" in key:  # perhaps as words in a text
+            json.dumps([prompt.messages, prompt.tools], allow_nan=False)
     except UnicodeEncodeError as error:
         half = error.object[error.start : error.start + 1]
         raise BadRecordError(f"holds {half!a}, half of a surrogate pair, which is not a character") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise BadRecordError(f"cannot be written as JSON: {error}") from None
+    _refuse_long(len(key))
+    if jsontext.too_deep([*prompt.messages, *prompt.tools]):
+        raise BadRecordError("is nested too deeply")
+
+
+def _refuse_long(characters: int) -> None:
+    if characters > _MOST_CHARACTERS:
+        raise BadRecordError(f"has {characters:,} characters; at most {_MOST_CHARACTERS:,} are read")

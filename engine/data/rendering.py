@@ -10,10 +10,9 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
+from engine.clock import apply_template, check_steady
 from engine.data.prompts import Message, Prompt, Tool
-from engine.errors import DraftbenchError
+from engine.errors import Cancelled, DraftbenchError, first_line
 from engine.fileio import content_hash
 from engine.turns import turns_of
 
@@ -44,6 +43,20 @@ def render(
     _check_beginning(tokenizer, prompt, ids)
     _check_length(prompt, len(ids), context_tokens, max_new_tokens)
     return ids
+
+
+def measurable(
+    tokenizer: PreTrainedTokenizerBase,
+    heldout: Sequence[Prompt],
+    limit: int | None,
+    context_tokens: int | None,
+    max_new_tokens: int,
+) -> list[Prompt]:
+    """The held-out prompts but those over `limit` tokens behind which an answer does not fit into the context."""
+    if limit is None or context_tokens is None:
+        return list(heldout)
+    most = max(limit, context_tokens - max_new_tokens)
+    return [p for p in heldout if len(render(tokenizer, p, context_tokens=None, max_new_tokens=0)) <= most]
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -97,18 +110,17 @@ def _apply_template(
     tokenizer: PreTrainedTokenizerBase, prompt_id: str, messages: list[Message], tools: Sequence[Tool]
 ) -> str:
     try:
-        text = tokenizer.apply_chat_template(
-            messages, tools=list(tools) or None, add_generation_prompt=True, tokenize=False
-        )
+        return apply_template(tokenizer, messages, tools, add_generation_prompt=True)
+    except (DraftbenchError, Cancelled, MemoryError):
+        raise
     # Templates raise TemplateError on purpose, and whatever Python raises when a field is missing or of another type.
-    except (TemplateError, TypeError, ValueError, LookupError) as error:
+    except Exception as error:
         roles = ", ".join(message["role"] for message in messages)
         raise DraftbenchError(
-            f"the chat template cannot render prompt {prompt_id!r} (roles: {roles}): {error}",
+            f"the chat template cannot render prompt {prompt_id!r} (roles: {roles}): {first_line(error)}",
             "the target would not see such a conversation in service either",
             "change or remove the prompt: some models know no system or tool role, or want user and assistant in turn",
         ) from error
-    return str(text)
 
 
 def _tokenise(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -125,6 +137,7 @@ def _require_template(tokenizer: PreTrainedTokenizerBase) -> Any:
             "use the instruction-tuned model, or put the chat_template.jinja the model is served with "
             "beside its tokenizer, also for prompts that are plain text",
         )
+    check_steady(tokenizer)
     return template
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from engine.config import LOSS_PARAMETERS
+from engine.config import LOSS_PARAMETERS, RUN_DATE
 
 Values = Mapping[str, Any]
 
@@ -47,6 +47,12 @@ def without_idle(values: Values) -> dict[str, Any]:
         if isinstance(found.get(section), Mapping):
             found[section] = clean(found[section])
     return found
+
+
+def _target(target: Values) -> dict[str, Any]:
+    """Without the date of a template that nobody chose: it is the day the run began, or not written at all."""
+    chosen = not str(target.get("template_date") or RUN_DATE).startswith(RUN_DATE)
+    return {key: value for key, value in target.items() if chosen or key != "template_date"}
 
 
 def _draft(draft: Values) -> dict[str, Any]:
@@ -89,6 +95,7 @@ def _measure(measure: Values) -> dict[str, Any]:
 
 
 _SECTIONS: Mapping[str, Callable[[Values], dict[str, Any]]] = {
+    "target": _target,
     "draft": _draft,
     "capture": _capture,
     "train": _train,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from engine.clock import pin_date
 from engine.config import ModelSpec
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash
@@ -106,7 +107,9 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     """The tokenizer alone, for rendering prompts without the weights."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(locate_model(spec), trust_remote_code=spec.trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(locate_model(spec), trust_remote_code=spec.trust_remote_code)
+    pin_date(tokenizer, spec.template_date)
+    return tokenizer
 
 
 def model_fingerprint(spec: ModelSpec) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from engine.config import ModelSpec, PromptSource
+from engine.config import ModelSpec, PromptSource, parse_section
 from engine.data.overlap import duplicates_within
 from engine.data.readers import read_prompts
 from engine.data.rendering import render
@@ -20,8 +20,8 @@ def check_prompts(files: Sequence[str], target: str, *, skip_bad: bool) -> dict[
 
     `too_long` counts prompts that fill the target's context, so that no token of an answer fits.
     """
-    found = read_prompts([PromptSource(path=name) for name in files], skip_bad=skip_bad)
-    spec = ModelSpec(model=target)
+    found = read_prompts([parse_section(PromptSource, {"path": name}) for name in files], skip_bad=skip_bad)
+    spec = parse_section(ModelSpec, {"model": target})
     tokenizer, context = load_tokenizer(spec), _context_tokens(spec)
     lengths = sorted(len(render(tokenizer, p, context_tokens=None, max_new_tokens=0)) for p in found.prompts)
     return {

@@ -94,8 +94,9 @@ def measure_again(home: Home, run: RunFolder, overrides: Sequence[str]) -> dict[
         )
     recipe = load_recipe(run.path / "config.yaml", overrides)
     with _work(home, run) as progress:
-        summary = Pipeline(home, recipe, run, progress).measure()
-        write_atomic(run.path / "config.yaml", dump_recipe(recipe))
+        pipeline = Pipeline(home, recipe, run, progress)
+        summary = pipeline.measure()
+        write_atomic(run.path / "config.yaml", dump_recipe(pipeline.recipe))
         return summary
 
 

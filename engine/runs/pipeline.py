@@ -7,6 +7,7 @@ anywhere goes on from the same folder.
 from __future__ import annotations
 
 import copy
+import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,11 +18,12 @@ import torch
 
 from engine.capture.served import is_served, make_served, plan_served, prove_told
 from engine.capture.store import Capture, CapturePlan, make_capture, plan_capture
-from engine.config import CaptureSpec, Recipe
+from engine.clock import pin_date, reads_clock
+from engine.config import RUN_DATE, CaptureSpec, Recipe, dump_recipe
 from engine.data.overlap import remove_overlap
 from engine.data.prompts import Prompt, prompts_hash
 from engine.data.readers import read_prompts
-from engine.data.rendering import render
+from engine.data.rendering import measurable, render
 from engine.data.subsets import nested_subset, split_heldout
 from engine.decode.columns import apart
 from engine.decode.runner import runner_for
@@ -34,7 +36,7 @@ from engine.distill.selection import SelectedBatches, load_reference
 from engine.distill.source import BatchSource
 from engine.distill.trainer import Trainer
 from engine.errors import DraftbenchError
-from engine.fileio import read_json, write_json
+from engine.fileio import read_json, write_atomic, write_json
 from engine.measure.acceptance import exact_acceptance, mean_overlap
 from engine.measure.served_text import measure_served
 from engine.measure.suite import Measured, measure_drafts
@@ -85,10 +87,23 @@ class Pipeline:
     @cached_property
     def target(self) -> LoadedModel:
         target = load_model(self.recipe.target)
+        self._keep_date(target.tokenizer)
         check_head(target.model)
         if decodes(self.recipe):  # now rather than at the first answer
             runner_for(target.model)
         return target
+
+    def _keep_date(self, tokenizer: Any) -> None:
+        """A template that writes today's date gets that of the run's first day, whenever the run goes on."""
+        if self.run is None or self.recipe.target.template_date is not None or not reads_clock(tokenizer):
+            return
+        date = RUN_DATE + str(self.run.status().get("created_at") or datetime.date.today())[:10]
+        dated = self.recipe.target.model_copy(update={"template_date": date})
+        self.recipe = self.recipe.model_copy(update={"target": dated})
+        pin_date(tokenizer, date)
+        kept = self.run.recipe().model_copy(update={"target": dated})  # not self.recipe, which may measure other things
+        write_atomic(self.run.path / "config.yaml", dump_recipe(kept))
+        self.note(f"the chat template writes today's date: target.template_date is {date} from now on")
 
     @cached_property
     def target_float32(self) -> LoadedModel:
@@ -103,12 +118,12 @@ class Pipeline:
         kept, repeats = remove_overlap(train.prompts, heldout.prompts)
         short, long = self._within_limit(kept)
         chosen = nested_subset(short, spec.train_prompts) if short else []
-        watched, measured = split_heldout(
-            heldout.prompts, self.recipe.train.eval_prompts, self.recipe.measure.heldout_prompts
-        )
+        asked, beyond = self._measurable(heldout.prompts)
+        watched, measured = split_heldout(asked, self.recipe.train.eval_prompts, self.recipe.measure.heldout_prompts)
         counts = {
             "train": len(chosen), "watched": len(watched), "measured": len(measured), "bad_rows": len(train.bad) + len(heldout.bad),
             "removed_as_heldout": len(repeats), "removed_as_too_long": long, "beyond_train_prompts": len(short) - len(chosen),
+            **({"heldout_beyond_context": beyond} if beyond else {}),
         }  # fmt: skip
         told = ", ".join(f"{name} {n}" for name, n in counts.items())
         if not chosen:
@@ -138,6 +153,17 @@ class Pipeline:
                 "the rest of the run would not fit what it has done",
                 "put the prompts back (`draftbench show` names the sources and packs), or start a new run",
             )
+
+    def _measurable(self, heldout: list[Prompt]) -> tuple[list[Prompt], int]:
+        """The held-out prompts without those that max_prompt_tokens names too long and that leave no room for an answer.
+
+        Others stay, whatever their length: what drafts are measured on must not depend on what they are trained on.
+        """
+        spec, context = self.recipe.prompts, self.target.context_tokens
+        fit = measurable(
+            self.target.tokenizer, heldout, spec.max_prompt_tokens, context, self.recipe.measure.max_new_tokens
+        )
+        return fit, len(heldout) - len(fit)
 
     def _within_limit(self, prompts: list[Prompt]) -> tuple[list[Prompt], int]:
         limit = self.recipe.prompts.max_prompt_tokens

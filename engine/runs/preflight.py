@@ -15,7 +15,9 @@ from typing import Any, Literal
 import psutil
 
 from engine.capture.server import listed_models, unknown_model
-from engine.config import ModelSpec, Recipe
+from engine.clock import reads_clock
+from engine.config import RUN_DATE, ModelSpec, Recipe
+from engine.data.columns import remarks
 from engine.data.overlap import Repeat, remove_overlap
 from engine.data.prompts import Prompt
 from engine.data.readers import PromptSet, read_prompts
@@ -247,7 +249,16 @@ class _Preflight:
         template_hash(self.tokenizer)
         hello = Prompt("hello", ({"role": "user", "content": "Hello?"},))
         tokens = len(render(self.tokenizer, hello, context_tokens=None, max_new_tokens=0))
-        return "ok", f"found; a one-word question becomes {tokens} tokens", ""
+        told, dated = f"found; a one-word question becomes {tokens} tokens", self.recipe.target.template_date
+        if reads_clock(self.tokenizer):
+            told += f"; it writes the date, which is {dated or 'that of the day the run begins'}"
+            if self.recipe.capture.server is None:
+                return "ok", told, ""
+            fix = "serve with a chat template that holds the date, and with the same one beside the target's tokenizer"
+            return "warning", f"{told}; the server writes its own day's", fix
+        if dated is not None and not dated.startswith(RUN_DATE):
+            return "warning", f"{told}; target.template_date is not used: it reads no clock", "leave it out"
+        return "ok", told, ""
 
     def end_of_turn(self) -> tuple[State, str, str]:
         folder = at_hand(self.recipe.target)
@@ -257,6 +268,8 @@ class _Preflight:
         found = self.prompts(which)
         bad = f"; {len(found.bad)} bad rows" if found.bad else ""
         told = f"{len(found.prompts):,} prompts{bad}"
+        said = [remark for info in found.sources for remark in remarks(info)]
+        told += "".join(f"; {remark}" for remark in said)
         if found.bad and not self.recipe.prompts.skip_bad:
             first = found.bad[0]
             fix = "correct them, or set prompts.skip_bad to go on without them"
@@ -303,6 +316,9 @@ class _Preflight:
             return "ok", told, ""
         long_train = sum(n + recipe.capture.max_new_tokens > context for n in train)
         long_heldout = sum(n + recipe.measure.max_new_tokens > context for n in heldout)
+        if limit and (left_out := sum(n > max(limit, context - recipe.measure.max_new_tokens) for n in heldout)):
+            long_heldout -= left_out
+            told += f"; {left_out} held-out ones leave no room for an answer and are left out"
         if not long_train + long_heldout:
             return "ok", told, ""
         fix = "lower max_new_tokens, set prompts.max_prompt_tokens, or take the held-out ones out"

@@ -18,7 +18,9 @@ def read_recipe(home: Home, path: str, settings: Sequence[str], *, skip_bad: boo
     from engine.distill.losses import check_terms
 
     file = resolve_input(path)
-    recipe = load_recipe(file, [*settings, *(["prompts.skip_bad=true"] if skip_bad else [])])
+    if skip_bad:  # the option of its own wins over the setting
+        settings = [*(s for s in settings if not s.startswith("prompts.skip_bad=")), "prompts.skip_bad=true"]
+    recipe = load_recipe(file, settings)
     check_terms(recipe.train.loss)
     return with_absolute_paths(recipe, file.parent, home)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from engine.clock import clock_identity
 from engine.config import ModelSpec
 from engine.data.magpie import Opening, find_opening
 from engine.data.magpie_recipe import MagpieRecipe
@@ -110,6 +111,7 @@ def plan_queries(home: Home, recipe: MagpieRecipe, beside: Path) -> Plan:
         "top_k": recipe.top_k,
         "max_new_tokens": recipe.max_new_tokens,
         "seed": recipe.seed,
+        **clock_identity(tokenizer),
     }
     if recipe.openings != [None]:  # recipes that leave the turn open keep the address of what they have written
         spec |= {"openings": recipe.openings, "openings_from_tools": recipe.openings_from_tools}

@@ -173,6 +173,10 @@ def _now(recipe: Recipe, then: dict[str, str], stamps: str) -> dict[str, str]:
     held = _read(_dumped(spec.heldout), spec.skip_bad, stamps)
     _, measured = split_heldout(held, recipe.train.eval_prompts, recipe.measure.heldout_prompts)
     found = {"heldout": prompts_hash(held), "measured": prompts_hash(measured)}
+    if found["measured"] != then.get("measured", found["measured"]) and spec.max_prompt_tokens is not None:
+        fit = _measurable(held, recipe)  # a look at the lengths takes seconds, and few held-out prompts are so long
+        _, measured = split_heldout(fit, recipe.train.eval_prompts, recipe.measure.heldout_prompts)
+        found["measured"] = prompts_hash(measured)
     train = _read(_dumped(spec.train), spec.skip_bad, stamps)
     if found["heldout"] == then.get("heldout") and spec.train_prompts is not None:
         # the first of all by rank are what the run had: so none of them was left out then, nor would be now
@@ -213,6 +217,19 @@ def _within(train: list[Prompt], held: list[Prompt], recipe: Recipe) -> list[Pro
 
     tokenizer = _tokenizer(recipe.target.model_copy(update={"trust_remote_code": False}).model_dump_json())
     return [p for p in kept if len(render(tokenizer, p, context_tokens=None, max_new_tokens=0)) <= limit]
+
+
+def _measurable(held: list[Prompt], recipe: Recipe) -> list[Prompt]:
+    """As the run takes them: without those too long for an answer."""
+    from transformers import AutoConfig
+
+    from engine.data.rendering import measurable
+    from engine.models.locate import locate_model
+
+    spec = recipe.target.model_copy(update={"trust_remote_code": False})
+    tokenizer = _tokenizer(spec.model_dump_json())
+    context = getattr(AutoConfig.from_pretrained(locate_model(spec)), "max_position_embeddings", None)
+    return measurable(tokenizer, held, recipe.prompts.max_prompt_tokens, context, recipe.measure.max_new_tokens)
 
 
 @lru_cache(maxsize=4)

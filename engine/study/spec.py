@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from engine.config import Section, parse_section, recipe_values
+from engine.config import Section, parse_section, parse_settings, recipe_values
 from engine.errors import DraftbenchError, did_you_mean
 from engine.paths import resolve_input
+from engine.yamltext import read_yaml
 
 # The recipe key that an axis of plain values sets; an axis named like a key, such as `train.learning_rate`, sets that.
 PLAIN_AXES = {
@@ -131,12 +132,7 @@ def dump_study(spec: StudySpec) -> str:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DraftbenchError(f"{path} is not valid YAML: {error}", "", "correct the file at the place named") from None
-    except OSError as error:
-        raise DraftbenchError(f"could not read {path}: {error.strerror}", "", "check the path") from None
+    found = read_yaml(path)
     if not isinstance(found, dict) or not {"axes", "name"} <= found.keys():
         raise DraftbenchError(
             f"{path} holds no study",
@@ -156,20 +152,11 @@ def _base(base: str | dict[str, Any], beside: Path) -> dict[str, Any]:
 def _with_settings(spec: StudySpec, settings: Sequence[str]) -> StudySpec:
     """The study with `key=value` settings laid over what its cells have in common."""
     common, name = dict(spec.set), spec.name
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key.strip():
-            raise DraftbenchError(f"--set {setting!r} is not key=value", "", "for example --set train.epochs=2")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise DraftbenchError(
-                f"--set {setting!r} cannot be read", "the value is read as YAML", "quote it"
-            ) from None
-        if key.strip() == "name":
+    for key, value in parse_settings(settings).items():
+        if key == "name":
             name = str(value)
         else:
-            common[key.strip()] = value
+            common[key] = value
     return parse_section(StudySpec, {**spec.model_dump(mode="json"), "set": common, "name": name})
 
 

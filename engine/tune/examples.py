@@ -64,6 +64,13 @@ class ExampleSet:
         }
 
 
+class _Answered(PromptSource):
+    """A source of which the answers are read as well; of tables only the columns that are named are loaded."""
+
+    def columns(self) -> tuple[str, ...]:
+        return (*super().columns(), "reference")
+
+
 def read_examples(
     sources: Sequence[PromptSource], data: TuneData, beside: Path | None
 ) -> tuple[list[Example], list[SourceInfo], int]:
@@ -84,7 +91,8 @@ def read_examples(
 def _references(sources: Sequence[PromptSource], infos: Sequence[SourceInfo], beside: Path | None) -> Iterator[Any]:
     """What each record has under `reference`, in the order of the prompts: a Prompt does not hold it."""
     for source, info in zip(sources, infos, strict=True):
-        rows = itertools.islice(open_source(source, beside)[0], info["rows"])
+        answered = _Answered(**source.model_dump())
+        rows = itertools.islice(open_source(answered, beside)[0], info["rows"])
         yield from (row.record.get("reference") for row in rows if row.record is not None)
 
 

@@ -129,7 +129,7 @@ def _data(recipe: TuneRecipe, loaded: LoadedModel, beside: Path) -> tuple[Exampl
 
 def _identity(recipe: TuneRecipe, loaded: LoadedModel, train: ExampleSet, heldout: ExampleSet) -> str:
     """Hash of all that decides what the adapter and its figures will be."""
-    parts = recipe.model_dump(mode="json", exclude={"notes"})
+    parts = recipe.model_dump(mode="json", exclude={"notes": True, "target": {"template_date"}})  # it is in the ids
     ids = [side.described()["sha256_of_ids"] for side in (train, heldout)]
     return content_hash([parts, loaded.fingerprint, loaded.dtype_name, ids])
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from engine.config import ModelField, ModelSpec, Section, SourcesField, TrainSpec
+from engine.config import MOST_TOKENS, ModelField, ModelSpec, Section, SourcesField, TrainSpec
 
 # The draft shares these with the base, so an adapter on them would change the draft as well.
 _SHARED_NAMES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
@@ -29,7 +29,7 @@ class TuneData(Section):
 class AdapterSpec(Section):
     """The LoRA adapter. Embeddings and output head are never adapted: the draft shares them."""
 
-    rank: int = Field(16, ge=1, description="rank of each low-rank update")
+    rank: int = Field(16, ge=1, le=10000, description="rank of each low-rank update")
     alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
     layers: int = Field(14, ge=1, description="adapt the last so many layers; those below need no backward pass")
     modules: list[str] = Field(
@@ -50,10 +50,12 @@ class AdapterSpec(Section):
 class TuneTraining(Section):
     """The optimiser and its schedule."""
 
-    epochs: float = Field(1.0, gt=0, description="passes over the training records")
+    epochs: float = Field(1.0, gt=0, le=1_000_000, description="passes over the training records")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps")
     batch_size: int = Field(8, ge=1, description="records an optimiser step")
-    micro_batch_tokens: int = Field(1024, ge=1, description="padded tokens a forward pass; same result, less memory")
+    micro_batch_tokens: int = Field(
+        1024, ge=1, le=MOST_TOKENS, description="padded tokens a forward pass; same result, less memory"
+    )
     learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning rate after the warm-up")
     warmup_fraction: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising learning rate")
@@ -76,9 +78,9 @@ class TuneMeasure(Section):
     )
     function_calls: bool = Field(False, description="let the model answer, and judge its function calls")
     call_records: int = Field(96, ge=2, description="held-out records answered for the rate of valid calls")
-    max_new_tokens: int = Field(160, ge=2, description="length limit of such an answer, tokens")
+    max_new_tokens: int = Field(160, ge=2, le=MOST_TOKENS, description="length limit of such an answer, tokens")
     batch_size: int = Field(32, ge=1, description="records answered at once")
-    bootstrap_samples: int = Field(2000, ge=100, description="resamples of the prompts for an interval")
+    bootstrap_samples: int = Field(2000, ge=100, le=1_000_000, description="resamples of the prompts for an interval")
     seed: int = Field(0, ge=0, description="seed of the resampling")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from engine.config import (
     section_at,
 )
 from engine.errors import DraftbenchError
-from engine.paths import PROJECT_ROOT
+from engine.paths import PROJECT_ROOT, resolve_input
 
 PROMPTS = {"train": "a.jsonl", "heldout": "b.jsonl"}
 
@@ -242,3 +243,89 @@ def test_the_parameters_of_losses_are_those_of_the_registry():
     from engine.distill.losses import LOSSES
 
     assert {name: loss.parameter for name, loss in LOSSES.items() if loss.parameter} == LOSS_PARAMETERS
+
+
+def test_a_key_twice_is_refused_with_both_lines(tmp_path: Path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("name: twice\ntrain:\n  epochs: 1\nnotes: a\ntrain:\n  loss: tvd\n")
+    with pytest.raises(DraftbenchError, match="'train' stands at line 2 and again at line 5"):
+        load_recipe(path)
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]\n" for n in range(8)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "values once its aliases are written out"),
+        ("notes: " + "[" * 5000, "nested deeper"),
+        ("notes: &me [*me]", "holds itself"),
+        ("? [a, b]\n: c\n", "no plain word"),
+        ("notes: !!timestamp 2025-13-45", "month must be in"),
+        (f"notes: {'7' * 4400}", "4300 digits"),
+        ('notes: "\\ud83d"', "half of a surrogate pair"),
+        ("notes: a\n---\nnotes: b\n", "expected a single document"),
+        ("notes: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("notes: " + "x" * 600_000, "at most 524,288 are read"),
+        ("notes: a".encode("utf-16"), "not UTF-8"),
+        (b"notes: caf\xe9", "not UTF-8"),
+        ("1: x", "Keys should be strings"),
+        ("prompts: {train: a, heldout: b}\ntrain: {seed: 18446744073709551615}", "seed must lie within 63 bits"),
+        ("prompts: {train: a, heldout: b}\ntrain: {epochs: 1" + "0" * 400 + "}", "train.epochs"),
+        ("prompts: {train: a, heldout: b}\ndraft: {layers: [9223372036854775808]}", "layers must lie within 63 bits"),
+        ("prompts: {train: a, heldout: b}\nmeasure: {temperatures: [1.0e+300]}", "at most 10"),
+        ("prompts: {train: a, heldout: b}\nmeasure: {temperatures: [.nan]}", "finite number"),
+    ],
+)
+def test_yaml_that_is_no_recipe_is_refused_in_words(tmp_path: Path, text: str | bytes, message: str):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DraftbenchError, match=message):
+        load_recipe(path)
+
+
+def test_dates_in_yaml_are_text_with_or_without_a_mark_of_utf8(tmp_path: Path):
+    path = tmp_path / "dated.yaml"
+    path.write_bytes(b"\xef\xbb\xbfname: 2025-01-01\nnotes: 2025-13-45\nprompts: {train: a, heldout: b}\n")
+    assert (load_recipe(path).name, load_recipe(path).notes) == ("2025-01-01", "2025-13-45")
+
+
+def test_what_two_places_share_by_an_alias_can_be_changed_at_one(tmp_path: Path):
+    path = tmp_path / "alias.yaml"
+    path.write_text("prompts: {train: &x {path: a}, heldout: *x}\n")
+    recipe = load_recipe(path, ["prompts.train.limit=3"])
+    assert (recipe.prompts.train[0].limit, recipe.prompts.heldout[0].limit) == (3, None)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [["train.epochs=1", "train.epochs=2"], ["train.epochs=1", "train={loss: tvd}"]],
+)
+def test_settings_that_undo_each_other_are_refused(settings: list[str]):
+    with pytest.raises(DraftbenchError, match=r"--set train\.epochs=1 is undone by"):
+        apply_overrides({}, settings)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "~nobody-of-that-name/x", "caf\udce9.jsonl"])
+def test_a_path_that_cannot_be_is_an_error_in_words(path: str):
+    with pytest.raises(DraftbenchError):
+        resolve_input(path)
+
+
+def test_only_regular_files_are_read(tmp_path: Path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "state").symlink_to("/proc/self/environ")
+    for name, kind in {
+        "fifo": "FIFO",
+        "device": "device",
+        "loop": "could not",
+        "state": "of the system",
+        ".": "a folder",
+    }.items():
+        with pytest.raises(DraftbenchError, match=kind):
+            load_recipe(tmp_path / name)

@@ -28,7 +28,10 @@ ENGINE_LAYERS = [
     {"decode"},
     {"data", "models", "store"},
     {"bounded", "keys", "packages", "turns"},
+    {"clock"},
     {"config", "fileio", "paths", "progress"},
+    {"yamltext"},
+    {"regular"},
     {"errors", "numbers", "visible"},
 ]
 INTERFACE_LIBRARIES = {"streamlit", "gradio", "plotly", "uvicorn", "starlette", "fastapi"}

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
 import streamlit as st
-import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from engine.config import Recipe
+from engine.errors import DraftbenchError
+from engine.yamltext import parse_yaml
 
 Kind = Literal["section", "sections", "switch", "choice", "integer", "number", "text", "texts", "yaml"]
 _LONG_TEXT = ("notes",)  # drawn with several lines
@@ -289,8 +290,8 @@ def written(value: Any) -> str:
 def read_text(text: str) -> Any:
     """Text as YAML, a comma making a list of it. What cannot be read is left for the schema to refuse by name."""
     try:
-        return yaml.safe_load(f"[{text}]" if "," in text and not text.strip().startswith("[") else text)
-    except yaml.YAMLError:
+        return parse_yaml(f"[{text}]" if "," in text and not text.strip().startswith("[") else text, "the text")
+    except DraftbenchError:
         return text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from engine.config import PromptSource
+from engine.config import PromptSource, parse_section
 from engine.data.overlap import remove_overlap
 from engine.data.packs.entry import Side
 from engine.data.packs.sets import PLACES, sample_files, set_counts
@@ -69,7 +69,7 @@ def _sources(side: Side) -> dict[str, str]:
 
 def _read(name: str, path: str) -> Part:
     """Unfit rows are left out here, as in a run with --skip-bad: what is not trained on leaks nothing."""
-    return Part(name, read_prompts([PromptSource(path=path)], skip_bad=True).prompts)
+    return Part(name, read_prompts([parse_section(PromptSource, {"path": path})], skip_bad=True).prompts)
 
 
 def _leaks_of(part: Part, heldout: Sequence[Part]) -> Iterator[dict[str, Any]]:

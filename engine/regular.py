@@ -1,0 +1,103 @@
+"""Input files that others made: regular files of a bounded size, read once and in words when they are neither.
+
+A path can name a device that never ends, a FIFO that nobody writes to, or a file of /proc, which is
+regular, says that it is empty and has content all the same.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from engine.errors import DraftbenchError, boundary
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+_SYSTEM_FOLDERS = ("/proc", "/sys")
+_MOST_FILES = 10_000
+
+
+def printable(name: object) -> str:
+    """A file's name for people: bytes that are no UTF-8 are written as escapes."""
+    return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def require_regular(path: Path, most_bytes: int, named: str | None = None) -> int:
+    """Bytes of a regular file. Raises DraftbenchError for anything else, and for more than `most_bytes`."""
+    shown = printable(named or path)
+    with boundary(f"could not read {shown}", "check the path and its permissions"):
+        found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
+        raise DraftbenchError(
+            f"{shown} is {kind}",
+            "only a regular file can be read as a whole, and be read again with the same result",
+            "give the path of a file; what a program writes goes into a file first",
+        )
+    if found.st_dev in _system_devices():
+        raise DraftbenchError(
+            f"{shown} is a file of the system, not one on a disk",
+            "it shows the state of this machine, without a size, and changes as it is read",
+            "give the path of a file on a disk",
+        )
+    if found.st_size > most_bytes:
+        raise DraftbenchError(
+            f"{shown} has {found.st_size:,} bytes; at most {most_bytes:,} are read",
+            "a file of that size is of another kind, or would fill the memory",
+            "give a smaller file",
+        )
+    return found.st_size
+
+
+def read_text(path: Path, most_bytes: int, named: str | None = None) -> str:
+    """The text of a small file in UTF-8, with or without its mark. Raises DraftbenchError."""
+    require_regular(path, most_bytes, named)
+    shown = printable(named or path)
+    with boundary(f"could not read {shown}", "check the path and its permissions"), path.open("rb") as file:
+        raw = file.read(most_bytes + 1)
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DraftbenchError(
+            f"{shown} is not UTF-8 text (byte {error.start})",
+            "in another encoding its characters would be read wrongly",
+            f"convert it, for example: iconv -f UTF-16 -t UTF-8 {shown} (with its real encoding)",
+        ) from None
+
+
+def regular_files(folder: Path, most_bytes: int, named: str | None = None) -> list[Path]:
+    """All files in a folder and below, sorted, each regular and together of at most `most_bytes`.
+
+    Raises DraftbenchError for a folder with anything else in it, or with more than 10,000 files.
+    """
+    shown = printable(named or folder)
+    files: list[Path] = []
+    left = most_bytes
+    for file in _walk(folder):
+        files.append(file)
+        if len(files) > _MOST_FILES:
+            raise DraftbenchError(
+                f"{shown} holds more than {_MOST_FILES:,} files",
+                "a data set has few; this folder holds something else as well",
+                "give the folder of the data set itself",
+            )
+        left -= require_regular(file, left)
+    return sorted(files)
+
+
+def _walk(folder: Path) -> Iterable[Path]:
+    for place, _, names in os.walk(folder):
+        yield from (Path(place) / name for name in names)
+
+
+def _system_devices() -> set[int]:
+    return {Path(folder).stat().st_dev for folder in _SYSTEM_FOLDERS if Path(folder).is_dir()} - {
+        Path("/").stat().st_dev
+    }

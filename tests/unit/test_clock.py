@@ -1,0 +1,131 @@
+"""Templates that write today's date: pinned, kept in the identity of what is made with it; random ones are refused."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.clock import apply_template, check_steady, clock_identity, pin_date, reads_clock
+from engine.config import ModelSpec, parse_recipe, parse_section
+from engine.data.prompts import Prompt
+from engine.data.rendering import end_of_turn, render
+from engine.errors import DraftbenchError
+from engine.measure.harmless import without_idle
+from engine.paths import home
+from engine.progress import SILENT
+from engine.runs.folder import RunFolder
+from engine.runs.pipeline import Pipeline
+from tests.conftest import byte_tokenizer, tiny_llama
+
+TURNS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# As Llama 3.2 has it: a date that the call may give, else today's.
+DATED = (
+    "{% if not date_string is defined %}{% if strftime_now is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
+    "{% endif %}{% endif %}{{ 'Today: ' + date_string + '\n' }}"
+)
+WITH_TOOLS_ONLY = "{% if tools %}{{ strftime_now('%H:%M') }}{% endif %}"
+ASKED = Prompt("a", ({"role": "user", "content": "Hello?"},))
+
+
+def tokenizer(head: str, date: str | None = None) -> Any:
+    made = byte_tokenizer(head + TURNS)
+    if date is not None:
+        pin_date(made, date)
+    return made
+
+
+def text(made: Any) -> str:
+    return str(made.decode(render(made, ASKED, context_tokens=None, max_new_tokens=0)))
+
+
+def test_the_pinned_date_is_in_the_prompt_whatever_the_day():
+    assert text(tokenizer(DATED, "2026-01-31")).startswith("Today: 31 Jan 2026\n")
+    assert text(tokenizer(DATED, "run:2026-01-31")) == text(tokenizer(DATED, "2026-01-31T09:30"))
+
+
+@pytest.mark.parametrize(
+    ("head", "reads"), [(DATED, True), (WITH_TOOLS_ONLY, True), ("", False), ("strftime_now", False)]
+)
+def test_only_templates_that_read_the_clock_have_a_date_in_their_identity(head: str, reads: bool):
+    made = tokenizer(head, "2026-01-31")
+    assert reads_clock(made) is reads
+    assert clock_identity(made) == ({"date": "2026-01-31"} if reads else {})
+
+
+def test_every_part_of_a_date_is_written_as_strftime_writes_it():
+    form = "%A %-d %B %y, %H:%M:%S %p %j %% %Y-%m-%d"
+    at_noon = datetime.datetime(2026, 1, 3, 12, 5, 9)
+    made = tokenizer(
+        "{% macro inner() %}{{ strftime_now(format='" + form + "') }}{% endmacro %}{{ inner() }}|", str(at_noon)
+    )
+    assert text(made).split("|")[0] == at_noon.strftime(form)
+
+
+def test_without_a_date_it_is_one_day_for_all_that_is_rendered():
+    made = tokenizer(DATED)
+    assert text(made) == text(made)
+    assert text(made).split("\n")[0] == apply_template(made, ASKED.messages).split("\n")[0]
+    assert end_of_turn(made) == end_of_turn(tokenizer(""))
+
+
+@pytest.mark.parametrize("head", ["{{ ['a', 'b'] | random }}", "{{ range(100) | random }}", "{{ lipsum() }}"])
+def test_a_template_that_draws_is_refused(head: str):
+    with pytest.raises(DraftbenchError, match="in more than one way"):
+        text(tokenizer(head))
+    check_steady(tokenizer(DATED))
+
+
+@pytest.mark.parametrize("date", ["2025-13-45", "today", "2026-1-1", "run:", 20260131])
+def test_what_is_no_date_is_refused_at_the_recipe(date: Any):
+    with pytest.raises(DraftbenchError, match="template_date"):
+        parse_section(ModelSpec, {"model": "m", "template_date": date})
+
+
+def test_a_date_that_nobody_chose_makes_no_other_recipe():
+    plain = {"target": {"model": "m"}}
+    assert without_idle({"target": {"model": "m", "template_date": None}}) == plain
+    assert without_idle({"target": {"model": "m", "template_date": "run:2026-01-31"}}) == plain
+    assert without_idle({"target": {"model": "m", "template_date": "2026-01-31"}}) != plain
+
+
+@pytest.fixture
+def values(tmp_path: Path) -> dict[str, Any]:
+    """A recipe of a tiny target whose template writes the date, with a held-out prompt too long for any answer."""
+    tiny_llama(max_position_embeddings=256).save_pretrained(tmp_path / "target")
+    byte_tokenizer(DATED + TURNS).save_pretrained(tmp_path / "target")
+    words = {"train": ["red", "blue"], "heldout": ["one", "two", "x" * 120, "long " * 100]}
+    for side, texts in words.items():
+        (tmp_path / f"{side}.jsonl").write_text("\n".join(json.dumps({"prompt": text}) for text in texts))
+    prompts = {side: str(tmp_path / f"{side}.jsonl") for side in words}
+    return {
+        "target": str(tmp_path / "target"),
+        "prompts": {**prompts, "max_prompt_tokens": 100},
+        "measure": {"max_new_tokens": 16},
+    }
+
+
+def test_a_run_keeps_the_day_it_began_on(values: dict[str, Any]):
+    run = RunFolder.create(home(), parse_recipe(values))
+    run.set_status(created_at="2026-01-31T12:00:00+00:00")
+    first = Pipeline(home(), run.recipe(), run, SILENT).training_plan()
+    assert run.recipe().target.template_date == "run:2026-01-31"
+    run.set_status(created_at="2026-02-01T12:00:00+00:00")
+    again = Pipeline(home(), run.recipe(), run, SILENT).training_plan()
+    assert (first.address, first.spec["date"]) == (again.address, "2026-01-31")
+    other = parse_recipe({**values, "target": {"model": values["target"], "template_date": "2026-02-01"}})
+    assert Pipeline(home(), other, None, SILENT).training_plan().address != first.address
+
+
+def test_heldout_prompts_that_leave_no_room_for_an_answer_are_left_out_and_counted(values: dict[str, Any]):
+    split = Pipeline(home(), parse_recipe(values), None, SILENT).prompts
+    assert split.counts["heldout_beyond_context"] == 1
+    assert [len(prompt.text) for prompt in split.watched + split.measured] == [3, 3, 120]
+    without = parse_recipe({**values, "prompts": {**values["prompts"], "max_prompt_tokens": None}})
+    assert "heldout_beyond_context" not in Pipeline(home(), without, None, SILENT).prompts.counts
