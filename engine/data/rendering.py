@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 from engine.data.prompts import Message, Prompt, Tool
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash
+from engine.time_limit import OutOfTime, time_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,10 +27,16 @@ PLAIN_TOOLS_FORM = (
     'To call one, answer with nothing but a JSON object: {{"name": <function name>, "arguments": {{<name>: <value>}}}}'
 )
 _MARK = "draftbench answer"
+_TEMPLATE_SECONDS = 20.0  # one takes milliseconds; a template that passed `check_template` may still loop over a prompt
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, *, context_tokens: int | None, max_new_tokens: int
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    *,
+    context_tokens: int | None,
+    max_new_tokens: int,
+    rows: int | None = None,
 ) -> list[int]:
     """Token ids of `prompt`, up to and with the header of the assistant's answer.
 
@@ -37,10 +44,12 @@ def render(
     `tools_as_system`. Special tokens written in a message become special tokens, as in vLLM
     and Transformers by default. Raises DraftbenchError if the tokenizer has no chat template,
     the template refuses the prompt or drops a tool call, the ids do not begin with exactly one
-    beginning-of-sequence token where the tokenizer uses one, or an answer of `max_new_tokens`
-    would not fit behind the prompt into `context_tokens` (None: no limit).
+    beginning-of-sequence token where the tokenizer uses one, an id lies beyond the target's `rows` of
+    embeddings (None: not known here), or an answer of `max_new_tokens` would not fit behind the prompt
+    into `context_tokens` (None: no limit).
     """
     ids = _tokenise(tokenizer, _render_text(tokenizer, prompt))
+    _check_rows(tokenizer, prompt, ids, rows)
     _check_beginning(tokenizer, prompt, ids)
     _check_length(prompt, len(ids), context_tokens, max_new_tokens)
     return ids
@@ -100,11 +109,12 @@ def _apply_template(
     tokenizer: PreTrainedTokenizerBase, prompt_id: str, messages: list[Message], tools: Sequence[Tool]
 ) -> str:
     try:
-        text = tokenizer.apply_chat_template(
-            messages, tools=list(tools) or None, add_generation_prompt=True, tokenize=False
-        )
+        with time_limit(_TEMPLATE_SECONDS):
+            text = tokenizer.apply_chat_template(
+                messages, tools=list(tools) or None, add_generation_prompt=True, tokenize=False
+            )
     # Templates raise TemplateError on purpose, and whatever Python raises when a field is missing or of another type.
-    except (TemplateError, TypeError, ValueError, LookupError) as error:
+    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError, OutOfTime) as error:
         roles = ", ".join(message["role"] for message in messages)
         raise DraftbenchError(
             f"the chat template cannot render prompt {prompt_id!r} (roles: {roles}): {error}",
@@ -151,6 +161,18 @@ def _check_beginning(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: Se
             f"prompt {prompt.id!r} begins without {tokenizer.bos_token!r}, which the tokenizer puts before plain text",
             "the chat template leaves it out, so the target would see a beginning it was not trained with",
             "add {{ bos_token }} at the start of the chat template",
+        )
+
+
+def _check_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: Sequence[int], rows: int | None) -> None:
+    """Every id must be one that the target has an embedding for; another token in its place is another prompt."""
+    beyond = [i for i in ids if rows is not None and i >= rows]
+    if beyond:
+        raise DraftbenchError(
+            f"prompt {prompt.id!r} holds {tokenizer.convert_ids_to_tokens(beyond[0])!r}, which is id {beyond[0]:,}, "
+            f"and the target has {rows:,} embeddings",
+            "the tokenizer knows tokens that the model was never resized for, so it cannot read them",
+            "take the token out of the prompt, or give the weights that were resized for this tokenizer",
         )
 
 

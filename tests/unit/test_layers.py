@@ -27,7 +27,7 @@ ENGINE_LAYERS = [
     {"decode"},
     {"data", "models", "store"},
     {"packages"},
-    {"config", "fileio", "paths", "progress"},
+    {"config", "fileio", "paths", "progress", "time_limit"},
     {"errors"},
 ]
 INTERFACE_LIBRARIES = {"streamlit", "gradio", "plotly", "uvicorn", "starlette", "fastapi"}

@@ -202,8 +202,13 @@ def _render(pair: Pair, ask: Ask) -> tuple[Prompt, list[int]]:
     prompt = (
         asked if asked and asked.text == ask.prompt else Prompt("prompt", ({"role": "user", "content": ask.prompt},))
     )
+    target = pair.target
     tokens = render(
-        pair.target.tokenizer, prompt, context_tokens=pair.target.context_tokens, max_new_tokens=ask.max_new_tokens
+        target.tokenizer,
+        prompt,
+        context_tokens=target.context_tokens,
+        max_new_tokens=ask.max_new_tokens,
+        rows=target.input_rows,
     )
     return prompt, tokens
 
