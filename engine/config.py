@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from engine.errors import DraftbenchError, did_you_mean
 
@@ -42,6 +42,19 @@ class ModelSpec(Section):
     trust_remote_code: bool = Field(
         False, description="run Python code that ships with the model: only if you trust it"
     )
+
+    @field_validator("model", "adapter", "device", mode="before")
+    @classmethod
+    def _utf8(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode("utf-8")
+            except UnicodeEncodeError:
+                shown = value.encode("utf-8", "backslashreplace").decode("ascii", "replace")
+                raise DraftbenchError(
+                    f"the name {shown} is not UTF-8", "it is opened by libraries that need that", "rename it"
+                ) from None
+        return value
 
     @property
     def label(self) -> str:

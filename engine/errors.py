@@ -58,9 +58,13 @@ def boundary(what: str, fix: str, why: str = "") -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, at most 300 characters; 'no message' if it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else "no message"
+    """The first line of an error's message, at most 300 characters; 'no message' if it has none.
+
+    One that ends in a colon only announces the next, which follows it.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = " ".join(lines[:2]) if lines and lines[0].endswith(":") else lines[0] if lines else "no message"
+    return told[:300]
 
 
 def did_you_mean(wrong: str, choices: Iterable[str]) -> str:

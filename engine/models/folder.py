@@ -29,6 +29,7 @@ _COUNTED = {
     "layers": re.compile(r"^(n|num)_.*layers?$|^n_layer$|^(encoder|decoder)_layers$|^(num_)?(layers|blocks|depth)$"),
     "experts": re.compile(r"experts?$"),
 }
+_PLAIN = ("F64", "F32", "F16", "BF16")  # what weights are stored in that are numbers as they stand
 # The method in `quantization_config` and the package that Transformers needs for it.
 _QUANTISED = {
     "aqlm": "aqlm",
@@ -149,19 +150,20 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor in a model's safetensors, by name, from their headers alone."""
+def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every tensor in a model's safetensors, by name, from their headers alone."""
     from safetensors import safe_open
 
-    shapes: dict[str, tuple[int, ...]] = {}
+    stored: dict[str, tuple[tuple[int, ...], str]] = {}
     for path in weight_files(folder):
-        with boundary(f"could not load {folder}", "fetch the model again", f"{path.name} is damaged"):
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - not a dict
-                    shapes[name] = tuple(file.get_slice(name).get_shape())
-    if not shapes:
+        damaged = boundary(f"could not load {folder}", "fetch the model again", f"{path.name} is damaged")
+        with damaged, safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                tensor = file.get_slice(name)
+                stored[name] = tuple(tensor.get_shape()), str(tensor.get_dtype())
+    if not stored:
         raise _refused(folder, "its safetensors hold no tensors")
-    return shapes
+    return stored
 
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
@@ -182,21 +184,27 @@ def outline(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False
     from transformers import AutoModelForCausalLM
 
     config = read_config(folder, trust_remote_code=trust_remote_code)
-    with boundary(f"could not load {folder}", FIX, "no causal language model can be built from its config.json"):
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    why = "no causal language model can be built from its config.json"
+    with boundary(f"could not load {folder}", FIX, why), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def check_size(folder: Path, settings: dict[str, Any], *, trust_remote_code: bool = False) -> None:
     """Refuse settings that describe a larger model than the weights are, before memory is taken for it."""
-    stored = stored_shapes(folder)
+    stored = stored_tensors(folder)
+    packed = [name for name, (_, dtype) in stored.items() if dtype not in _PLAIN and name.endswith("weight")]
+    if packed and settings.get("quantization_config") is None:
+        kind = stored[packed[0]][1]
+        raise _refused(folder, f"{packed[0]} is stored as {kind}, and config.json does not say how it was quantised")
     config = read_config(folder, trust_remote_code=trust_remote_code)
     depth = getattr(config.get_text_config(), "num_hidden_layers", None) or 1
     if depth > len(stored):
         raise _refused(folder, f"config.json asks for {depth:,} layers, and its weights are {len(stored):,} tensors")
-    model = outline(folder, torch.float32, trust_remote_code=trust_remote_code)
+    if trust_remote_code and "auto_map" in settings:
+        return  # code of the user's choice, which may not be able to build a model without memory
+    model = outline(folder, torch.float32)
     described = sum(p.numel() for p in model.parameters())
-    held = sum(math.prod(shape) for shape in stored.values())
+    held = sum(math.prod(shape) for shape, _ in stored.values())
     buffers = sum(b.numel() for b in model.buffers())
     if settings.get("quantization_config") is None and described > 1.02 * held + 1_000_000:
         raise _refused(folder, f"config.json describes {described:,} parameters, and its files hold {held:,}")

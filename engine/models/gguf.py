@@ -10,6 +10,7 @@ import math
 import secrets
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from filelock import FileLock
 from engine.errors import boundary
 from engine.fileio import content_hash, disk_errors, json_object, write_json
 from engine.models.gguf_header import GgufHeader, GgufTensor, parts_of, read_whole
-from engine.models.hashes import remembered_sha256
+from engine.models.hashes import remembered_sha256, sha256_now
 from engine.models.tensor_file import TensorFile, TensorPlan
 from engine.paths import cache_dir
 
@@ -31,23 +32,23 @@ _HALVES = {_FLOAT16: torch.float16, _BFLOAT16: torch.bfloat16}
 _WHOLE_MODEL = ("qwen35", "qwen35moe", "lfm2")  # architectures that Transformers reads lazily, by other tables
 
 
-def gguf_as_folder(path: Path) -> Path:
+def gguf_as_folder(path: Path, *, read: bool = False) -> Path:
     """The folder with `config.json`, safetensors and tokenizer that a GGUF file becomes; all parts of a split one.
 
     Values keep the precision they have: float16 and bfloat16 matrices stay that, and blocks become float32, because
     they stand for values that bfloat16 cannot hold. The folder is addressed by the file's hash, and what was written is
-    compared with what is there, so that a damaged conversion is made again. Raises DraftbenchError for a file that is
-    not a whole model; nothing is kept of it.
+    compared with what is there, so that a damaged conversion is made again; `read`: whatever is remembered of it.
+    Raises DraftbenchError for a file that is not a whole model; nothing is kept of it.
     """
     hashes = [remembered_sha256(part) for part in parts_of(path)]
     made_of = hashes[0] if len(hashes) == 1 else content_hash(hashes)
     folder = cache_dir() / "models" / f"gguf-{made_of[:16]}-{_VERSION}"
-    if _is_whole(folder):
+    if _is_whole(folder, read):
         return folder
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
-            if not _is_whole(folder):
+            if not _is_whole(folder, read):
                 _convert(path, folder)
     return folder
 
@@ -56,16 +57,15 @@ def _record(folder: Path) -> Path:
     return folder.with_suffix(".json")  # beside the folder: what is in it makes the model's fingerprint
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_whole(folder: Path, read: bool) -> bool:
     """Whether the folder holds what its conversion wrote."""
     if not (folder.is_dir() and _record(folder).is_file()):
         return False
-    written = json_object(_record(folder).read_bytes())
-    return written is not None and written == _hashes(folder)
+    return json_object(_record(folder).read_bytes()) == _hashes(folder, sha256_now if read else remembered_sha256)
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    return {file.name: remembered_sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
+def _hashes(folder: Path, sha256: Callable[[Path], str]) -> dict[str, str]:
+    return {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
 
 
 def _convert(path: Path, folder: Path) -> None:
@@ -83,7 +83,7 @@ def _convert(path: Path, folder: Path) -> None:
             _write_model(header, made)
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
-        write_json(_record(folder), _hashes(folder))
+        write_json(_record(folder), _hashes(folder, sha256_now))
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
@@ -250,7 +250,8 @@ def _llama3_stretch(rule: dict[str, Any], width: int) -> torch.Tensor:
     turns = rule["original_max_position_embeddings"] / wavelength
     low, high = rule["low_freq_factor"], rule["high_freq_factor"]
     smooth = ((turns - low) / (high - low)).clamp(0, 1)
-    return 1 / ((1 - smooth) / rule["factor"] + smooth)
+    stretch: torch.Tensor = 1 / ((1 - smooth) / rule["factor"] + smooth)
+    return stretch
 
 
 def _write_whole(header: GgufHeader, source: dict[str, Any], folder: Path) -> Any:
@@ -267,7 +268,7 @@ def _write_whole(header: GgufHeader, source: dict[str, Any], folder: Path) -> An
     wrong = sorted({*found["missing_keys"], *found["unexpected_keys"], *(k[0] for k in found["mismatched_keys"])})
     if wrong:
         raise ValueError(f"{len(wrong)} of its tensors are missing or fit nothing, such as {wrong[0]}")
-    state = {name: p for name, p in model.named_parameters()}
+    state = dict(model.named_parameters())
     state |= {name: b for name, b in model.named_buffers() if name in model.state_dict()}
     with TensorFile(
         folder / "model.safetensors", {name: TensorPlan(tuple(t.shape), t.dtype) for name, t in state.items()}

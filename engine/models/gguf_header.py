@@ -236,4 +236,4 @@ def _size_bytes(name: str, shape: tuple[int, ...], kind: int) -> int:
     if min(shape) < 1 or prod(shape) > 1 << 44 or shape[-1] % block:
         what = GGMLQuantizationType(kind).name
         raise ValueError(f"the tensor {name[:80]!r} has shape {list(shape)}, which {what} cannot have")
-    return prod(shape) // block * block_bytes
+    return int(prod(shape) // block * block_bytes)

@@ -195,10 +195,15 @@ def _check_causal(model: Any, spec: ModelSpec) -> None:
     ids[1, -1] = 0
     with boundary(f"could not load {spec.model}", FIX, "the model cannot read eight tokens"):
         one, other = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    if not torch.isfinite(one).all():
+        raise DraftbenchError(
+            f"could not load {spec.model}: its logits are not numbers",
+            "its weights or settings are damaged, or too large for the dtype",
+            "fetch the model again, or set target.dtype: float32",
+        )
     if not torch.allclose(one, other, rtol=1e-2, atol=1e-2 * float(one.abs().max())):
         raise DraftbenchError(
             f"could not load {spec.model}: {type(model).__name__} sees the tokens that come after",
-            "a target predicts each token from those before it"
-            + (" (its logits are not numbers)" if not bool(torch.isfinite(one).all()) else ""),
+            "a target predicts each token from those before it",
             "use a causal language model",
         )

@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.config import ModelSpec
-from engine.errors import DraftbenchError
+from engine.errors import DraftbenchError, boundary
 from engine.fileio import content_hash
-from engine.models.assets import fetch_asset
+from engine.models.assets import use_asset
+from engine.models.folder import check_files
 from engine.models.gguf import gguf_as_folder
 from engine.models.hashes import remembered_sha256
 from engine.paths import resolve_input
@@ -19,6 +20,7 @@ from engine.paths import resolve_input
 # Weights and tokenizer, nothing executable: pickles (.bin, .pt) are never fetched.
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.tiktoken"]
 _FINGERPRINTED = (".safetensors", ".json", ".jinja", ".model", ".py")
+_ADAPTER = "adapter_config.json"
 _RECORDS = ("tuning.json",)  # says how a target was made and measured, and changes nothing it computes
 
 
@@ -29,13 +31,21 @@ def locate_model(spec: ModelSpec) -> Path:
     """
     name = spec.model
     if name.startswith("asset:"):
-        return gguf_as_folder(fetch_asset(name.removeprefix("asset:")))
+        return gguf_as_folder(use_asset(name.removeprefix("asset:")))
     if name.startswith("hub:"):
         return _from_hub(name.removeprefix("hub:"), spec.revision, spec.trust_remote_code)
-    path = resolve_input(name)
+    path = _readable(name)
     if path.is_file() and path.suffix == ".gguf":
         return gguf_as_folder(path)
-    if path.is_dir() and (path / "config.json").exists():
+    if path.is_dir() and (path / _ADAPTER).is_file():
+        # Transformers would load another base with this adapter, the one that the adapter's settings name
+        raise DraftbenchError(
+            f"{name} is a PEFT adapter" + (" and a model" if (path / "config.json").exists() else ""),
+            f"it holds {_ADAPTER}, and a target is a base model with or without an adapter beside it",
+            "give the base as target.model and this folder as target.adapter; if the adapter was merged into the "
+            f"weights here, take {_ADAPTER} out of the folder",
+        )
+    if path.is_dir() and (path / "config.json").is_file():
         return path
     raise DraftbenchError(
         f"{name} is not a model",
@@ -44,10 +54,16 @@ def locate_model(spec: ModelSpec) -> Path:
     )
 
 
+def _readable(name: str) -> Path:
+    """The file or folder of that name."""
+    with boundary(f"{name[:200]!r} cannot be looked at", "check the path"):
+        return resolve_input(name)
+
+
 def locate_adapter(name: str) -> Path:
     """Local folder of a PEFT adapter given as a path or hub:ORG/NAME."""
-    folder = _from_hub(name.removeprefix("hub:"), None, False) if name.startswith("hub:") else resolve_input(name)
-    if not (folder / "adapter_config.json").exists():
+    folder = _from_hub(name.removeprefix("hub:"), None, False) if name.startswith("hub:") else _readable(name)
+    if not folder.is_dir() or not (folder / _ADAPTER).exists():
         raise DraftbenchError(
             f"{name} is not a PEFT adapter", "it holds no adapter_config.json", "give the folder PEFT saved"
         )
@@ -79,5 +95,7 @@ def fingerprint(folder: Path) -> str:
 
     Hashes of large files are remembered, see `remembered_sha256`.
     """
+    check_files(folder)
     files = sorted(f for f in folder.iterdir() if f.suffix in _FINGERPRINTED and f.name not in _RECORDS)
-    return content_hash([[file.name, remembered_sha256(file.resolve())] for file in files])
+    with boundary(f"{folder} cannot be read", "check its files and their names"):
+        return content_hash([[file.name, remembered_sha256(file.resolve())] for file in files])

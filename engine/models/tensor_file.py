@@ -55,7 +55,7 @@ class TensorFile:
         self._file: IO[bytes]
 
     def __enter__(self) -> TensorFile:
-        self._file = open(self._path, "wb")  # noqa: SIM115 - closed by __exit__
+        self._file = open(self._path, "wb")
         self._file.write(struct.pack("<Q", len(self._raw)) + self._raw)
         self._file.truncate(self._start + self._end)
         return self

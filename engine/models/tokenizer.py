@@ -30,6 +30,7 @@ def read_tokenizer(folder: Path, *, trust_remote_code: bool = False, settings: b
     with boundary(f"could not load the tokenizer of {folder}", _FIX):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         size = len(tokenizer)
+        tokenizer("a")
     if size == 0:
         raise DraftbenchError(f"could not load the tokenizer of {folder}", "it knows no tokens", _FIX)
     check_template(tokenizer, str(folder))

@@ -26,6 +26,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import read_json
 from engine.models.draft import chosen_layers
 from engine.models.embeddings import stored_embeddings_hash, touches_embeddings
+from engine.models.folder import read_config
 from engine.models.load import load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
 from engine.models.locate import locate_adapter, locate_model
 from engine.models.vocabulary import check_vocabulary
@@ -101,9 +102,9 @@ class _Preflight:
 
     @cached_property
     def config(self) -> Any:
-        from transformers import AutoConfig
-
-        return AutoConfig.from_pretrained(at_hand(self.recipe.target), trust_remote_code=False)
+        folder = at_hand(self.recipe.target)
+        assert folder is not None  # asked for where the target is fetched
+        return read_config(folder)
 
     @cached_property
     def fetched(self) -> bool:

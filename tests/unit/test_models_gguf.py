@@ -82,9 +82,9 @@ def test_a_float32_file_has_the_very_bytes_of_the_library(tmp_path: Path):
 
 
 def test_a_tensor_that_never_comes_is_an_error(tmp_path: Path):
-    with pytest.raises(ValueError, match="not written, such as b"):
-        with TensorFile(tmp_path / "f", {n: TensorPlan((2,), torch.float32) for n in "ab"}) as file:
-            file.write("a", torch.ones(2))
+    plans = {name: TensorPlan((2,), torch.float32) for name in "ab"}
+    with pytest.raises(ValueError, match="not written, such as b"), TensorFile(tmp_path / "f", plans) as file:
+        file.write("a", torch.ones(2))
 
 
 def refused(path: Path, reason: str) -> None:
