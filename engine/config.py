@@ -34,7 +34,10 @@ class ModelSpec(Section):
         description="asset:NAME (fetched once), hub:ORG/NAME, a local folder, or a .gguf file",
     )
     revision: str | None = Field(None, description="branch, tag or commit of a hub model")
-    adapter: str | None = Field(None, description="folder or hub:ORG/NAME of a PEFT adapter merged into the model")
+    adapter: str | None = Field(
+        None,
+        description="folder or hub:ORG/NAME of a PEFT adapter merged into the model; its own tokenizer or template is used",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 where the processor multiplies it natively, else float32"
     )

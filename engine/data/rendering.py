@@ -49,7 +49,7 @@ def render(
     into `context_tokens` (None: no limit).
     """
     ids = _tokenise(tokenizer, _render_text(tokenizer, prompt))
-    _check_rows(tokenizer, prompt, ids, rows)
+    check_rows(tokenizer, prompt, ids, rows)
     _check_beginning(tokenizer, prompt, ids)
     _check_length(prompt, len(ids), context_tokens, max_new_tokens)
     return ids
@@ -58,6 +58,18 @@ def render(
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hex sha256 of what turns messages into text: the chat template and our plain form of tools."""
     return content_hash({"template": _require_template(tokenizer), "plain_tools": PLAIN_TOOLS_FORM})
+
+
+def check_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: Sequence[int], rows: int | None) -> None:
+    """Raise DraftbenchError for an id that the target has no embedding for; another token in its place is another prompt."""
+    beyond = [i for i in ids if rows is not None and i >= rows]
+    if beyond:
+        raise DraftbenchError(
+            f"prompt {prompt.id!r} holds {tokenizer.convert_ids_to_tokens(beyond[0])!r}, which is id {beyond[0]:,}, "
+            f"and the target has {rows:,} embeddings",
+            "the tokenizer knows tokens that the model was never resized for, so it cannot read them",
+            "take the token out of the prompt, or give the weights that were resized for this tokenizer",
+        )
 
 
 def tools_as_system(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
@@ -161,18 +173,6 @@ def _check_beginning(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: Se
             f"prompt {prompt.id!r} begins without {tokenizer.bos_token!r}, which the tokenizer puts before plain text",
             "the chat template leaves it out, so the target would see a beginning it was not trained with",
             "add {{ bos_token }} at the start of the chat template",
-        )
-
-
-def _check_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: Sequence[int], rows: int | None) -> None:
-    """Every id must be one that the target has an embedding for; another token in its place is another prompt."""
-    beyond = [i for i in ids if rows is not None and i >= rows]
-    if beyond:
-        raise DraftbenchError(
-            f"prompt {prompt.id!r} holds {tokenizer.convert_ids_to_tokens(beyond[0])!r}, which is id {beyond[0]:,}, "
-            f"and the target has {rows:,} embeddings",
-            "the tokenizer knows tokens that the model was never resized for, so it cannot read them",
-            "take the token out of the prompt, or give the weights that were resized for this tokenizer",
         )
 
 

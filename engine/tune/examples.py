@@ -15,7 +15,7 @@ from typing import Any
 from engine.config import PromptSource
 from engine.data.prompts import Prompt
 from engine.data.readers import SourceInfo, open_source, read_prompts
-from engine.data.rendering import end_of_turn, render
+from engine.data.rendering import check_rows, end_of_turn, render
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash
 from engine.tune.recipe import TuneData
@@ -87,14 +87,20 @@ def _references(sources: Sequence[PromptSource], infos: Sequence[SourceInfo], be
         yield from (row.record.get("reference") for row in rows if row.record is not None)
 
 
-def encode(tokenizer: Any, examples: Sequence[Example], data: TuneData, context_tokens: int | None) -> list[Encoded]:
-    """Token ids of the examples whose prompt is not too long; longer references are cut, without end of turn."""
+def encode(
+    tokenizer: Any, examples: Sequence[Example], data: TuneData, context_tokens: int | None, rows: int | None = None
+) -> list[Encoded]:
+    """Token ids of the examples whose prompt is not too long; longer references are cut, without end of turn.
+
+    Raises DraftbenchError for an id beyond the target's `rows` of embeddings (None: not known here).
+    """
     end = end_of_turn(tokenizer)
     made = []
     for example in examples:
-        prompt_ids = render(tokenizer, example.prompt, context_tokens=None, max_new_tokens=0)
+        prompt_ids = render(tokenizer, example.prompt, context_tokens=None, max_new_tokens=0, rows=rows)
         reference_ids = [*tokenizer(example.reference, add_special_tokens=False)["input_ids"], end]
         reference_ids = reference_ids[: data.max_reference_tokens]
+        check_rows(tokenizer, example.prompt, reference_ids, rows)
         fits = context_tokens is None or len(prompt_ids) + len(reference_ids) <= context_tokens
         if len(prompt_ids) <= data.max_prompt_tokens and fits:
             made.append(Encoded(example, prompt_ids, reference_ids))
@@ -102,11 +108,17 @@ def encode(tokenizer: Any, examples: Sequence[Example], data: TuneData, context_
 
 
 def example_set(
-    tokenizer: Any, sources: Sequence[PromptSource], data: TuneData, *, beside: Path | None, context_tokens: int | None
+    tokenizer: Any,
+    sources: Sequence[PromptSource],
+    data: TuneData,
+    *,
+    beside: Path | None,
+    context_tokens: int | None,
+    rows: int | None = None,
 ) -> ExampleSet:
     """Read and encode. Raises DraftbenchError if nothing is left."""
     examples, infos, unanswered = read_examples(sources, data, beside)
-    encoded = encode(tokenizer, examples, data, context_tokens)
+    encoded = encode(tokenizer, examples, data, context_tokens, rows)
     if not encoded:
         raise DraftbenchError(
             f"none of the {len(examples)} records of {', '.join(s.path for s in sources)} can be used",

@@ -39,7 +39,7 @@ def tune(
     recipe = load_section(TuneRecipe, file, settings)
     with working(folder):
         loaded = load_model(recipe.target)
-        train, heldout, overlap = _data(recipe, loaded.tokenizer, loaded.context_tokens, file.parent)
+        train, heldout, overlap = _data(recipe, loaded, file.parent)
         identity = _identity(recipe, loaded, train, heldout)
         done = _finished(folder, identity)
         if done is not None:
@@ -76,7 +76,12 @@ def measure_again(
     folder = resolve_input(adapter or f"sample_data/targets/{recipe.name}", file.parent)
     loaded = load_model(recipe.target)
     heldout = example_set(
-        loaded.tokenizer, recipe.data.heldout, recipe.data, beside=file.parent, context_tokens=loaded.context_tokens
+        loaded.tokenizer,
+        recipe.data.heldout,
+        recipe.data,
+        beside=file.parent,
+        context_tokens=loaded.context_tokens,
+        rows=loaded.input_rows,
     )
     return {"data": {"heldout": heldout.described()}, "figures": measured(recipe, heldout, folder, progress)}
 
@@ -94,12 +99,17 @@ def measured(recipe: TuneRecipe, heldout: ExampleSet, folder: Path, progress: Pr
     }
 
 
-def _data(
-    recipe: TuneRecipe, tokenizer: Any, context_tokens: int | None, beside: Path
-) -> tuple[ExampleSet, ExampleSet, int]:
+def _data(recipe: TuneRecipe, target: LoadedModel, beside: Path) -> tuple[ExampleSet, ExampleSet, int]:
     """Training and held-out examples; training examples that repeat a held-out query are taken out and counted."""
     train, heldout = (
-        example_set(tokenizer, sources, recipe.data, beside=beside, context_tokens=context_tokens)
+        example_set(
+            target.tokenizer,
+            sources,
+            recipe.data,
+            beside=beside,
+            context_tokens=target.context_tokens,
+            rows=target.input_rows,
+        )
         for sources in (recipe.data.train, recipe.data.heldout)
     )
     prompts = [row.example.prompt for row in train.encoded]
