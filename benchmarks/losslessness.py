@@ -5,7 +5,7 @@
 
 In float32: the target as its own draft is never refused, at temperature 0, 0.7 and 1, with and
 without top-k and top-p; greedy text equals plain greedy text on 50 held-out prompts; 200,000
-emitted tokens of a tiny pair follow the target's exact distribution (chi-square, p > .01). The
+emitted tokens of a tiny pair follow the target's exact distribution (chi-square, p > .0001). The
 same chi-square with the residual rule broken on purpose (a refused token is replaced from p, not
 from what p has over q) must fail, or the test could not see such a fault. About 10 minutes on
 two idle cores.

@@ -14,7 +14,9 @@ import typer
 from engine import __version__, console, reports
 from engine.cli_data import data_app
 from engine.cli_findings import findings
+from engine.cli_keys import allow_key, confirmed
 from engine.cli_options import DType, Json, MaybeRecipe, RecipeFile, ResumeRun, RunId, Settings, SkipBad
+from engine.cli_runs import archive, remove
 from engine.cli_study import study_app
 from engine.cli_tune import tune
 from engine.config import DEFAULT_TARGET, schema_rows
@@ -30,6 +32,7 @@ _STOPPED = 130  # the exit status of a program ended by Ctrl-C
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0, 1 for a check that failed, 2 for an error told in three lines, 130 for a stop."""
     _quiet_libraries()
+    console.guard_streams()
     given = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in given
     try:
@@ -67,7 +70,7 @@ def _fail_or_raise(error: Exception, as_json: bool) -> int:
     from engine.runs.faults import explain
 
     if type(error).__name__ == "NoArgsIsHelpError":
-        typer.echo(error.format_message())  # type: ignore[attr-defined]
+        typer.echo(console.harmless(error.format_message()))  # type: ignore[attr-defined]
         return 0
     if hasattr(error, "format_message"):  # click's errors of usage
         context = getattr(error, "ctx", None)
@@ -163,7 +166,7 @@ def capture(recipe: RecipeFile, settings: Settings = None, skip_bad: SkipBad = F
     from engine.runs.execution import capture_only
     from engine.runs.recipes import read_recipe
 
-    rows = capture_only(home(), read_recipe(home(), recipe, settings or [], skip_bad=skip_bad))
+    rows = capture_only(home(), confirmed(read_recipe(home(), recipe, settings or [], skip_bad=skip_bad)))
     console.print_json(rows) if as_json else reports.captures(rows)
 
 
@@ -172,6 +175,7 @@ def _execute(
 ) -> None:
     from engine.runs.execution import execute
     from engine.runs.folder import RunFolder
+    from engine.runs.provenance import provenance_of
 
     where = home()
     run = RunFolder.open(where, resume) if resume is not None else _new_run(recipe, settings, skip_bad)
@@ -180,7 +184,7 @@ def _execute(
     if as_json:
         console.print_json({"run": run.id, "folder": str(run.path), "state": run.status()["state"], **summary})
     elif summary:
-        reports.summary(run.id, summary)
+        reports.summary(run.id, summary, provenance_of(run.path))
     else:
         console.line(f"run {run.id} is trained; `draftbench run --resume {run.id}` measures it")
 
@@ -191,7 +195,8 @@ def _queue(recipe: str | None, resume: str | None, settings: list[str] | None, s
     from engine.runs.recipes import read_recipe
 
     if recipe is not None:
-        (run,) = chosen_place().submit_all(home(), [read_recipe(home(), recipe, settings or [], skip_bad=skip_bad)])
+        wanted = confirmed(read_recipe(home(), recipe, settings or [], skip_bad=skip_bad))
+        (run,) = chosen_place().submit_all(home(), [wanted])
     else:
         run = chosen_place().resume(home(), RunFolder.open(home(), resume or ""))
     if as_json:
@@ -205,7 +210,7 @@ def _new_run(recipe: str | None, settings: list[str] | None, skip_bad: bool) -> 
     from engine.runs.recipes import read_recipe
 
     assert recipe is not None
-    return RunFolder.create(home(), read_recipe(home(), recipe, settings or [], skip_bad=skip_bad))
+    return RunFolder.create(home(), confirmed(read_recipe(home(), recipe, settings or [], skip_bad=skip_bad)))
 
 
 def _refuse_mixed(recipe: str | None, resume: str | None, settings: list[str] | None, skip_bad: bool) -> None:
@@ -289,10 +294,17 @@ def measure(run_id: RunId, settings: Settings = None, as_json: Json = False) -> 
     """
     from engine.runs.execution import measure_again
     from engine.runs.folder import RunFolder
+    from engine.runs.provenance import provenance_of
 
     found = RunFolder.open(home(), run_id)
     summary = measure_again(home(), found, settings or [])
-    console.print_json({"run": found.id, **summary}) if as_json else reports.summary(found.id, summary)
+    console.print_json({"run": found.id, **summary}) if as_json else reports.summary(
+        found.id, summary, provenance_of(found.path)
+    )
+
+
+runs_app.command("archive")(archive)
+runs_app.command("remove")(remove)
 
 
 @runs_app.callback()
@@ -414,6 +426,8 @@ def index(
         "unchanged": len(report.unchanged),
         "failed": report.failed,
         "removed": [] if rebuild else ingest.remove_missing(where),
+        "damaged": ingest.damaged_runs(where),
+        "repaired": report.repaired,
     }
     console.print_json(told) if as_json else reports.indexed(told)
     if report.failed:
@@ -569,6 +583,7 @@ def paths(as_json: Json = False) -> None:
         console.line(f"{name:<6} {path}")
 
 
+app.command("allow-key")(allow_key)
 app.command()(findings)
 app.command()(tune)
 app.add_typer(data_app, name="data")

@@ -49,11 +49,11 @@ def findings(
     if html is not None:
         _write_report(html, study)
     if recipe is not None:
-        print(_recipe(values, recipe), end="")
+        console.print_document(_recipe(values, recipe))
     elif as_json:
         console.print_json(values)
     elif markdown:
-        print(reports_findings.markdown(values), end="")
+        console.print_document(reports_findings.markdown(values))
     else:
         reports_findings.findings(values)
         if html is not None:

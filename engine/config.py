@@ -19,6 +19,10 @@ from engine.errors import DraftbenchError, did_you_mean
 DEFAULT_TARGET = "asset:smollm2-135m-instruct"
 
 
+# A right, or what is sent to whom: only a person may set it, so a form takes it from no address (URL).
+BY_HAND = {"by_hand": True}
+
+
 class Section(BaseModel):
     """A part of a recipe: immutable, and strict about names it does not know."""
 
@@ -43,7 +47,9 @@ class ModelSpec(Section):
     )
     device: str = Field("auto", description="auto (cuda, mps or cpu), or a torch device such as cuda:1")
     trust_remote_code: bool = Field(
-        False, description="run Python code that ships with the model: only if you trust it"
+        False,
+        description="run Python code that ships with the model: only if you trust it",
+        json_schema_extra={**BY_HAND},
     )
 
     @field_validator("model", "adapter", "device", mode="before")
@@ -183,7 +189,9 @@ class CaptureSpec(Section):
     )
     signal_top_k: int = Field(64, ge=1, le=4096, description="log-probabilities kept a token by the compact signal")
     server: ServerSpec | None = Field(
-        None, description="fetch the training answers from this server; needs signal: none"
+        None,
+        description="fetch the training answers from this server; needs signal: none",
+        json_schema_extra={**BY_HAND},
     )
 
 

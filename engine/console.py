@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
+import traceback
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -19,14 +23,27 @@ from engine.decode.events import EMITTED, MARKS, Round
 from engine.decode.text import TextStream
 from engine.errors import DraftbenchError
 from engine.fileio import finite
+from engine.numbers import interval
+from engine.visible import VisibleLog, visible, visible_json
 
 _PIPED_WIDTH = 160  # columns where nobody says: a table cut for a screen would break `| grep`
+
+
+class _VisibleConsole(Console):
+    """A console that no text can steer: whatever is printed, and by whom, passes here.
+
+    Texts whose width matters are made visible before they are laid out (`harmless`).
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if "COLUMNS" in os.environ or stream.isatty() else _PIPED_WIDTH
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=width)
+    return _VisibleConsole(stderr=stderr, highlight=False, soft_wrap=True, width=width)
 
 
 out = _console(stderr=False)
@@ -34,8 +51,13 @@ err = _console(stderr=True)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output; numbers that are not numbers become null."""
-    print(json.dumps(finite(value), indent=2, ensure_ascii=False, default=str))
+    """One JSON document on standard output; numbers that are not numbers become null, hidden characters escapes."""
+    print(visible_json(json.dumps(finite(value), indent=2, ensure_ascii=False, default=str)))
+
+
+def print_document(text: str) -> None:
+    """A whole document on standard output, to be kept in a file: not wrapped, nothing added."""
+    print(harmless(text), end="")
 
 
 def print_error(error: DraftbenchError) -> None:
@@ -52,8 +74,29 @@ def line(text: str) -> None:
 
 
 def harmless(text: str) -> str:
-    """Control characters as pictures: a token or a prompt may not steer the terminal."""
-    return "".join(c if c >= " " or c in "\n\t" else chr(0x2400 + ord(c)) for c in text).replace("\x7f", "\u2421")
+    """Controls and hidden characters as signs: a token or a prompt may not steer the terminal."""
+    return visible(text)
+
+
+def guard_streams() -> None:
+    """Make what others print visible too: records of every logger, warnings of libraries, an uncaught error."""
+    make = logging.getLogRecordFactory()
+    if getattr(make, "makes_visible", False):
+        return
+    showing = VisibleLog()
+
+    def made(*args: Any, **named: Any) -> logging.LogRecord:
+        record = make(*args, **named)
+        showing.filter(record)
+        return record
+
+    made.makes_visible = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(made)
+    form = warnings.formatwarning
+    warnings.formatwarning = lambda *args, **named: visible(form(*args, **named))
+    sys.excepthook = lambda kind, error, trace: print(
+        visible("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr
+    )
 
 
 def paragraph(text: str, indent: int = 0) -> None:
@@ -83,16 +126,6 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     for row in listed:
         made.add_row(*(cell if isinstance(cell, Text) else escape(harmless(str(cell))) for cell in row))
     out.print(made, soft_wrap=False)
-
-
-def interval(numbers: dict[str, Any], digits: int = 3) -> str:
-    """'0.412 [0.390, 0.433]', or the value alone where no interval could be made."""
-    value, low, high = (numbers.get(key) for key in ("value", "low", "high"))
-    if value is None or value != value:
-        return "-"
-    if low is None or low != low:
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def rate(numbers: dict[str, Any]) -> str:

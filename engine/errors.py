@@ -60,11 +60,12 @@ def boundary(what: str, fix: str, why: str = "") -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, at most 300 characters; 'no message' if it has none.
 
-    One that ends in a colon only announces the next, which follows it.
+    A line that only announces the next one ("Class validation error for validator 'x':") is joined with it.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = " ".join(lines[:2]) if lines and lines[0].endswith(":") else lines[0] if lines else "no message"
-    return told[:300]
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return f"{lines[0]} {lines[1]}"[:300]
+    return lines[0][:300] if lines else "no message"
 
 
 def did_you_mean(wrong: str, choices: Iterable[str]) -> str:

@@ -9,12 +9,17 @@ import json
 import math
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from engine.errors import DraftbenchError
+
+DOCUMENT_BYTES = 64_000_000  # of one JSON document: more is not ours, or is damaged
+_DEPTH = 64  # levels of a document: ours have five
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @contextlib.contextmanager
@@ -47,14 +52,14 @@ def _error_number(error: Exception) -> int | None:
     return int(printed[1]) if printed else None
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
+def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     """Replace `path` so that a reader or a crash sees the old content or the new, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     raw = data.encode() if isinstance(data, str) else data
     with disk_errors(path):
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            os.fchmod(handle, 0o644)  # mkstemp's 0600 would lock others out of a shared home
+            os.fchmod(handle, mode)  # mkstemp's 0600 would lock others out of a shared home
             with os.fdopen(handle, "wb") as file:
                 file.write(raw)
                 file.flush()
@@ -80,14 +85,78 @@ def finite(value: Any) -> Any:
     return [finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
-def read_json(path: Path) -> Any:
-    """The JSON in `path`; a damaged file is an error that names it."""
+def read_bounded(path: Path, most: int = DOCUMENT_BYTES) -> bytes:
+    """The bytes of a regular file of at most `most` bytes.
+
+    A pipe or a device in a file's place would wait for ever, and one that is too large would fill the memory: both are
+    a DraftbenchError, and so is whatever the system says. Raises FileNotFoundError if there is no such file.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # without waiting for a pipe's other end
+        with open(handle, "rb") as file:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
+                raise DraftbenchError(f"{path} is not a regular file", _kind_of(found.st_mode), "remove it")
+            if found.st_size > most:
+                raise DraftbenchError(
+                    f"{path} has {found.st_size:,} bytes", f"at most {most:,} are read", "restore it or remove it"
+                )
+            return file.read(most + 1)[:most]
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # a ValueError for a name with a zero byte
+        said = getattr(error, "strerror", None) or str(error)
+        raise DraftbenchError(f"could not read {path}: {said}", "", "restore it or remove it") from error
+
+
+def _kind_of(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return f"it is {kinds.get(stat.S_IFMT(mode), 'a device')}"
+
+
+def read_json(path: Path, most: int = DOCUMENT_BYTES) -> Any:
+    """The JSON in `path`; a damaged file is an error that names it.
+
+    Half a character (a lone surrogate, which JSON can write and nothing else can) is read as '?'. Raises
+    FileNotFoundError if there is no such file.
+    """
+    raw = read_bounded(path, most)
+    try:
+        text = raw.decode("utf-8")
+        value = json.loads(text)
+        if raw.count(b"[") + raw.count(b"{") > _DEPTH and _is_deep(value):
+            raise ValueError(f"nested more than {_DEPTH} deep")
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, bytes that are no UTF-8, ...
+        said = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise DraftbenchError(
-            f"{path} is not valid JSON: {error}", "the file is damaged", "restore it or remove it"
+            f"{path} is not valid JSON: {said}", "the file is damaged", "restore it or remove it"
         ) from error
+    return whole_characters(value) if _SURROGATE.search(text) else value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether containers are nested more than `_DEPTH` deep, which would break what goes through them by recursion."""
+    level = [value]
+    for _ in range(_DEPTH + 1):
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += [part for part in item.values() if isinstance(part, (dict, list))]
+            elif isinstance(item, list):
+                inner += [part for part in item if isinstance(part, (dict, list))]
+        if not inner:
+            return False
+        level = inner
+    return True
+
+
+def whole_characters(value: Any) -> Any:
+    """The value with '?' for each half of a character in its texts: no file and no screen takes one."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {whole_characters(key): whole_characters(inner) for key, inner in value.items()}
+    return [whole_characters(inner) for inner in value] if isinstance(value, list) else value
 
 
 def append_line(path: Path, value: Any) -> None:
@@ -112,7 +181,7 @@ def _last_byte(file: Any, size: int) -> bytes:
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Every whole JSON object of a JSON-lines file; torn or damaged lines are skipped."""
-    if not path.exists():
+    if not path.is_file():  # a pipe in its place would be waited for
         return
     with open(path, "rb") as file:
         for line in file:
@@ -127,7 +196,9 @@ def json_object(line: bytes) -> dict[str, Any] | None:
         value = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    if not isinstance(value, dict) or (line.count(b"[") + line.count(b"{") > _DEPTH and _is_deep(value)):
+        return None
+    return whole_characters(value) if b"\\u" in line and _SURROGATE.search(line.decode("utf-8")) else value
 
 
 def sha256_file(path: Path) -> str:

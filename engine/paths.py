@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from engine.errors import DraftbenchError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+_ENCODED_ID = re.compile(r"[A-Za-z0-9%][A-Za-z0-9._%-]*")  # of a folder that somebody else named
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,38 @@ class Home:
         return self.traces / f"{trace_id}.json"
 
     def run(self, run_id: str) -> Path:
-        """Folder of a run; refuses any id that could name a path outside `runs`."""
-        if not _RUN_ID.fullmatch(run_id) or ".." in run_id:
+        """Folder of a run; refuses any id that could name a path outside `runs`. The reverse of `run_id_of`."""
+        name = urllib.parse.unquote_to_bytes(run_id) if "%" in run_id and _ENCODED_ID.fullmatch(run_id) else None
+        folder = os.fsdecode(name) if name is not None else run_id
+        plain = name is None and _RUN_ID.fullmatch(run_id) and ".." not in run_id
+        if not plain and (name is None or not is_run_name(folder) or run_id_of(folder) != run_id):
             raise DraftbenchError(
                 f"run id {run_id!r} is not a valid name",
                 "a run id names one folder under runs/ and may not leave it",
                 "use letters, digits, '.', '_' and '-'; `draftbench runs` lists the ids",
             )
-        return self.runs / run_id
+        return self.runs / folder
+
+
+def is_run_name(name: str) -> bool:
+    """Whether an entry of `runs` may be a run: hidden ones are not, nor is what would lead out of the folder."""
+    return bool(name) and not name.startswith(".") and "/" not in name and "\0" not in name
+
+
+def run_id_of(name: str) -> str:
+    """The id of the run in the folder of that name.
+
+    It is the name, with what an id does not have (blanks, brackets, bytes that are no UTF-8) percent-encoded: so a
+    folder that somebody copied or renamed is a run like any other, and an id is harmless wherever it is shown.
+    """
+    if _RUN_ID.fullmatch(name) and ".." not in name:
+        return name
+    encoded = urllib.parse.quote(os.fsencode(name), safe="").replace("~", "%7E").replace("..", "%2E%2E")
+    first = encoded[:1]
+    plain = first.isalnum() or first in ("", "%")
+    whole = encoded if plain else f"%{ord(first):02X}{encoded[1:]}"
+    # a name that is only too long has nothing to encode but is told from plain ids by its first character
+    return whole if "%" in whole else f"%{ord(whole[0]):02X}{whole[1:]}"
 
 
 def home() -> Home:
@@ -78,7 +104,8 @@ def resolve_input(path: str, relative_to: Path | None = None) -> Path:
     """An existing input file or folder named in a recipe or on the command line.
 
     A relative path is looked for in the working folder, beside the recipe, then in the
-    project (for `sample_data/` and `recipes/`). Raises DraftbenchError if nowhere.
+    project (for `sample_data/` and `recipes/`). Raises DraftbenchError if nowhere, or if it is a
+    device or a pipe: such a file may never end, and is not the same when it is read again.
     """
     given = Path(path).expanduser()
     places = [given] if given.is_absolute() else [Path.cwd() / given]
@@ -87,8 +114,14 @@ def resolve_input(path: str, relative_to: Path | None = None) -> Path:
             places.append(relative_to / given)
         places.append(PROJECT_ROOT / given)
     for place in places:
-        if place.exists():
+        if place.is_file() or place.is_dir():
             return place.resolve()
+        if place.exists():
+            raise DraftbenchError(
+                f"{path} is neither a file nor a folder",
+                "a device or a pipe may never end, and cannot be read twice",
+                "save what it gives in a file, and name that",
+            )
     raise DraftbenchError(
         f"no such file or folder: {path}",
         "it was looked for in " + ", ".join(dict.fromkeys(str(place.parent) for place in places)),

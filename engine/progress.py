@@ -10,6 +10,9 @@ from typing import Any
 from tqdm import tqdm
 
 from engine.errors import Cancelled
+from engine.visible import visible
+
+TIMING = "speed"  # the phase whose clock everything else on the machine spoils
 
 
 class Progress:
@@ -40,7 +43,7 @@ class Progress:
                 total=total,
                 initial=done,
                 unit=f" {unit}",
-                desc=phase,
+                desc=visible(phase),
                 mininterval=every,
                 file=sys.stderr,
                 dynamic_ncols=True,
@@ -59,7 +62,7 @@ class Progress:
     def note(self, text: str) -> None:
         """One line for the person watching, without breaking the bar."""
         if not self._quiet:
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(visible(text), file=sys.stderr)
 
     def finish(self) -> None:
         """The phase is over."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.text import Text
 
 from engine import console
 from engine.config import Recipe
+from engine.errors import first_line
+from engine.measure import speed_words
+from engine.numbers import number
 
 _MEANINGS = (
-    "exact: mean of sum min(p, q) over the target's own text; greedy_agreement: argmax p = argmax q; "
+    "exact: mean of sum min(p, q) over the target's own text; greedy_agreement: the target's choice = argmax q; "
     "per_proposed, per_examined, per_emitted: accepted over proposed, judged, emitted tokens; "
     "tau: tokens a target forward; [low, high]: 95% over prompts"
 )
@@ -21,8 +24,8 @@ _SERVED_MEANINGS = (
 )
 
 
-def summary(run_id: str, found: dict[str, Any]) -> None:
-    """The table a run ends with: acceptance before and after, speed, certificate."""
+def summary(run_id: str, found: dict[str, Any], provenance: Mapping[str, Any] | None = None) -> None:
+    """The table a run ends with: acceptance before and after, speed and where it was measured, certificate."""
     conditions, served = found["conditions"], found.get("served")
     gamma = "" if served else f"gamma {conditions['num_draft_tokens']}, "
     console.line(
@@ -34,7 +37,7 @@ def summary(run_id: str, found: dict[str, Any]) -> None:
     console.table("", ["", "before", "trained", "paired change"], _acceptance_rows(found))
     console.paragraph(_SERVED_MEANINGS if served else _MEANINGS)
     if "speed" in found:
-        _speed(found["speed"])
+        _speed(found["speed"], speed_words.measured_where(found, provenance))
     if served:
         _served(served)
     else:
@@ -74,26 +77,28 @@ def _acceptance_rows(found: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _speed(speed: dict[str, Any]) -> None:
+def _speed(speed: dict[str, Any], where: str) -> None:
     rates, split, predicted = speed["tokens_per_s"], speed["time_split"], speed["predicted_speedup"]
     console.line("")
     console.paragraph(
         f"speed at T={speed['temperature']:g}, batch 1, {speed['threads']} threads: "
-        f"plain {rates['plain']['value']:.1f} tokens/s, speculative {rates['speculative']['value']:.1f} tokens/s, "
+        f"plain {number(rates['plain']['value'], 1)} tokens/s, "
+        f"speculative {number(rates['speculative']['value'], 1)} tokens/s, "
         f"speed-up {console.interval(speed['speedup'], 2)}"
     )
     if "speedup_over_transformers" in speed:  # earlier measurements have none
         console.paragraph(
-            f"Transformers' plain generate {rates['transformers']['value']:.1f} tokens/s, "
+            f"Transformers' plain generate {number(rates['transformers']['value'], 1)} tokens/s, "
             f"speed-up over it {console.interval(speed['speedup_over_transformers'], 2)}",
             indent=2,
         )
     console.paragraph(
-        f"c = {speed['cost_ratio']:.3f}; time: draft {split['draft']:.0%}, verify {split['verify']:.0%}, "
-        f"overhead {split['overhead']:.0%}; predicted {predicted['formula']:.2f}x by the formula, "
-        f"{predicted['measured_times']:.2f}x with measured times",
+        f"c = {number(speed['cost_ratio'])}; time: draft {split['draft']:.0%}, verify {split['verify']:.0%}, "
+        f"overhead {split['overhead']:.0%}; predicted {number(predicted['formula'], 2)}x by the formula, "
+        f"{number(predicted['measured_times'], 2)}x with measured times",
         indent=2,
     )
+    console.paragraph(speed_words.told(speed) + (f"; measured on {where}" if where else ""), indent=2)
     console.paragraph(_break_even(speed), indent=2)
 
 
@@ -114,18 +119,22 @@ def _certificate(certificate: dict[str, Any]) -> None:
 
 def run(told: dict[str, Any]) -> None:
     """One run: state, recipe, origin, and its measurement if it has one."""
-    status, recipe = told["status"], Recipe.model_validate(told["recipe"])
+    status = told["status"]
+    recipe = None if told["recipe"] is None else Recipe.model_validate(told["recipe"])
     where = f"{status['state']}, phase {status['phase']}" if status["state"] == "running" else status["state"]
     console.line(f"{told['run']}: {where}")
     for key, value in (status.get("error") or {}).items():
         console.line(f"  {key}: {value}")
-    rows = [
-        ("folder", told["folder"]),
-        ("target", recipe.target.label),
-        ("prompts", f"{recipe.prompts.domain}, {recipe.prompts.scenario}"),
-        ("loss", " + ".join(term.name for term in recipe.train.loss)),
-        ("trained", _training(told["training"])),
-        ("origin", _origin(told["provenance"] or {})),
+    rows = [("folder", told["folder"])]
+    if recipe is not None:
+        rows += [
+            ("target", recipe.target.label),
+            ("prompts", f"{recipe.prompts.domain}, {recipe.prompts.scenario}"),
+            ("loss", " + ".join(term.name for term in recipe.train.loss)),
+        ]
+    rows += [
+        ("trained", _or_why(lambda: _training(told["training"]))),
+        ("origin", _or_why(lambda: _origin(told["provenance"] or {}))),
     ]
     for name, text in rows:
         console.line(f"  {name:<8} {text}")
@@ -133,7 +142,18 @@ def run(told: dict[str, Any]) -> None:
         console.line(f"  problem  {told['problem']}")
     if told["summary"]:
         console.line("")
-        summary(told["run"], told["summary"])
+        try:
+            summary(told["run"], told["summary"], told["provenance"])
+        except Exception as error:  # somebody else may have written it
+            console.line(f"  problem  the measurement cannot be shown: {type(error).__name__}: {first_line(error)}")
+
+
+def _or_why(tell: Callable[[], str]) -> str:
+    """What a file of the run says; why not, where it is not as we write it."""
+    try:
+        return tell()
+    except Exception as error:
+        return f"cannot be shown ({type(error).__name__}: {first_line(error)})"
 
 
 def _training(training: dict[str, Any] | None) -> str:
@@ -164,7 +184,7 @@ def comparison(a: str, b: str, found: dict[str, Any]) -> None:
     rows = []
     for r in found["rows"]:
         change = console.interval(r["difference"]) if r["comparable"] else "not comparable"
-        rows.append([f"{r['temperature']:g}", r["metric"], f"{r['a']:.3f}", f"{r['b']:.3f}", change])
+        rows.append([f"{r['temperature']:g}", r["metric"], number(r["a"]), number(r["b"]), change])
     console.table("", ["T", "rate", "A", "B", "B - A"], rows)
     if not all(r["comparable"] for r in found["rows"]):
         odd = "; ".join(f"{key} is {x} in A and {y} in B" for key, (x, y) in found["differs"].items())
@@ -198,9 +218,14 @@ def prompts(report: dict[str, Any]) -> None:
 def exported(report: dict[str, Any]) -> None:
     """Where an export lies and whether it measures what the run measured."""
     console.line(f"wrote {report['folder']} ({report['megabytes']:.0f} MB, {report['dtype']})")
+    for note in report.get("notes", []):
+        console.paragraph(f"note: {note}", indent=2)
+    if report["checked"]:
+        console.paragraph(f"checked on {report['checked_on']}:", indent=2)
     for row in report["checked"]:
         console.line(
-            f"  T={row['temperature']:g}: exact {row['exported']:.4f} from the folder, {row['run']:.4f} in the run"
+            f"  T={row['temperature']:g}: exact {row['exported']:.4f} from the folder, {row['draft']:.4f} from the run's "
+            f"draft on the same {row['n_tokens']:,} tokens of {row['n_prompts']} prompts, both in float32"
         )
     if report["checked"]:
         console.line(f"  generate(assistant_model=...) wrote our greedy text in {report['same_greedy_text']} prompts")
@@ -211,6 +236,8 @@ def indexed(told: dict[str, Any]) -> None:
     """What an update of the index did."""
     counts = f"{len(told['written'])} written, {told['unchanged']} unchanged, {len(told['removed'])} removed"
     console.line(f"{told['index']}: {counts}")
+    for name, reason in told["damaged"].items():
+        console.line(f"damaged: {name}: {reason}")
     for name, reason in told["failed"].items():
         console.line(f"not indexed: {name}: {reason}")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine import console
+from engine.numbers import number
 
 _Claim = Mapping[str, Any]
 EMPTY = "no finished run to compare yet"
@@ -77,7 +78,7 @@ def _outcome_rows(outcome: Mapping[str, Any]) -> list[list[str]]:
 
 def _row(name: str, pooled: Mapping[str, Any]) -> list[str]:
     return [
-        name, f"{pooled['base_rate']:.3f}", f"{pooled['other_rate']:.3f}", percent(pooled["relative"]), points(pooled["absolute"]),
+        name, number(pooled["base_rate"]), number(pooled["other_rate"]), percent(pooled["relative"]), points(pooled["absolute"]),
         str(pooled["seeds"]), str(pooled["n_prompts"]), pooled["verdict"],
     ]  # fmt: skip
 
@@ -94,7 +95,9 @@ def points(interval: Mapping[str, Any] | None) -> str:
 
 def _ranged(interval: Mapping[str, Any], form: str) -> str:
     value, low, high = (interval[key] for key in ("value", "low", "high"))
-    if low is None or low != low:
+    if value is None or value != value:
+        return "-"
+    if any(end is None or end != end for end in (low, high)):
         return format(value, form)
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine import console
+from engine.numbers import number
 from engine.progress import duration
 from engine.runs.pipeline import readable_bytes
 
@@ -61,7 +62,7 @@ def _cell(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[Any]:
     figures = []
     for temperature in temperatures:
         found = exact.get(temperature)
-        figures += ["-", "-"] if found is None else [f"{found['value']:.3f}", console.rate(found["gain"] or {})]
+        figures += ["-", "-"] if found is None else [number(found["value"]), console.rate(found["gain"] or {})]
     effort = ["-" if row[key] is None else round(row[key]) for key in ("steps_done", "tokens_seen", "seconds")]
     return [row["cell"], row["state"], *figures, *effort]
 

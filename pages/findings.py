@@ -10,7 +10,7 @@ from engine.measure.study_tags import studies_of
 from engine.measure.verdicts import ENOUGH_SEEDS, FEW
 from engine.measure.wanted import near_misses, wanted
 from engine.measure.wanted_study import undecided
-from workbench import charts, queries, theme, ui
+from workbench import asked, charts, queries, theme, ui
 from workbench.findings import acceptance, findings_figures, findings_report, findings_view
 from workbench.view_state import page_of
 
@@ -36,6 +36,7 @@ def choose_study(known: pd.DataFrame) -> str | None:
     """Whose runs are looked at: all of this home, or those of one study."""
     studies = studies_of(known)
     if not studies:
+        asked.not_here("study", EVERY)
         return None
     chosen = st.selectbox(
         "Runs", [EVERY, *studies], key="study", bind="query-params", help="A study's runs are tagged `study:NAME`."

@@ -17,6 +17,7 @@ from workbench.run import run_files
 from workbench.view_state import page_of
 
 CARDS_A_ROW = 3
+_EVERY_S = 4  # between two looks at what is at work
 STEPS = (
     ("1. Watch", "Let a draft propose and see the target accept or refuse each token.", "Open Live", "live", {}),
     ("2. Train", "Distil a draft from a target on your own prompts.", "Open the quick recipe", "launch", {"recipe": "quickstart"}),
@@ -93,21 +94,31 @@ def draft_card(run: pd.Series) -> None:
             )  # fmt: skip
 
 
-@st.fragment(run_every=3)
 def at_work() -> None:
     """Runs that are queued or running, brought up to date while the page is open."""
+    active = queries.active()
+    statuses = [RunFolder(queries.home().run(run_id)).status() for run_id in active.run_id]
+    every = max((run_files.redraw_every(status, _EVERY_S) for status in statuses), default=_EVERY_S)
+    st.fragment(run_every=every)(active_runs)(every)
+
+
+def active_runs(every: float) -> None:
+    """A row a run; the page is drawn again when it should be drawn more or less often than `every` seconds."""
     active = queries.active()
     if active.empty:
         st.caption("Nothing is running.")
     for run_id, label in zip(active.run_id, active.label, strict=True):
         status = RunFolder(queries.home().run(run_id)).status()
+        if run_files.redraw_every(status, _EVERY_S) > every:
+            st.rerun()
         with st.container(border=True):
             with st.container(horizontal=True, horizontal_alignment="distribute"):
                 ui.goto("run", ui.text(label), run=run_id)
                 st.markdown(ui.state_badge(str(status.get("state"))))
             if status.get("state") == "running":
                 stage = run_files.stage(status, run_files.Now())
-                st.progress(stage.share or 0.0, text=ui.text(stage.words))
+                stopping = "stopping at the next safe point; " if "stop_asked_at" in status else ""
+                st.progress(stage.share or 0.0, text=ui.text(stopping + stage.words))
 
 
 def first_steps() -> None:

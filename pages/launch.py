@@ -11,11 +11,14 @@ import streamlit as st
 
 from engine.config import Recipe, apply_overrides, dump_recipe, parse_recipe
 from engine.errors import DraftbenchError
+from engine.keys import allow, is_allowed, server_of
 from engine.models.assets import ASSETS
 from engine.paths import PROJECT_ROOT
+from engine.runs.aside import checked
 from engine.runs.folder import RunFolder
+from engine.visible import visible
 from workbench import queries, ui
-from workbench.launch import cost_view, parts, starting, steps_view, studies_view, sweep_view
+from workbench.launch import cost_view, from_address, parts, starting, steps_view, studies_view, sweep_view
 from workbench.launch.form import Form
 from workbench.view_state import listed
 
@@ -72,15 +75,36 @@ def begin(start: starting.Start) -> None:
     if st.session_state.get("launch:link") == link:
         return
     st.session_state["launch:link"] = link
-    st.session_state["launch:form"] = uuid.uuid4().hex  # widgets of the form before keep nothing
-    st.session_state["launch:values"] = start.values
+    fill(start.values)
     st.session_state.pop("launch:started", None)
+    st.session_state["launch:refused"] = ()
+    # Nothing that a link names is opened before somebody has seen it and asked for it.
+    st.session_state["launch:unasked"] = bool(listed("set")) or any(sweep_view.named_in_address())
     if listed("set"):
         try:
-            changed = parse_recipe(apply_overrides(start.values, listed("set")))
-            st.session_state["launch:values"] = changed.model_dump(mode="json")
+            asked = from_address.taken(start.values, listed("set"))
+            st.session_state["launch:refused"] = asked.refused
+            fill(parse_recipe(asked.values).model_dump(mode="json"))
         except DraftbenchError as error:
             ui.error_box(error)
+
+
+def fill(values: dict[str, Any]) -> None:
+    """A new form with these values; widgets of the form before keep nothing."""
+    st.session_state["launch:form"] = uuid.uuid4().hex
+    st.session_state["launch:values"] = values
+
+
+def show_refused() -> None:
+    """What the link asked for and only a person may set."""
+    refused = st.session_state.get("launch:refused", ())
+    if refused:
+        st.warning(
+            "**This link also asked for what no link can set.** It would let a stranger's code run here, or send texts "
+            "and a key elsewhere. Set it yourself if you mean it:",
+            icon=":material/shield:",
+        )
+        st.code("\n".join(visible(one) for one in refused), language=None, wrap_lines=True)
 
 
 def fill_in() -> tuple[dict[str, Any], dict[str, list[Any]]]:
@@ -141,17 +165,41 @@ def show_command(
 
 def check(recipes: Sequence[Recipe]) -> list[Any]:
     """The checks of each set of training prompts; what a sweep changes besides, its recipes were refused for already."""
-    from engine.runs.preflight import checks  # here, because it needs torch
-
     first, *others = sweep_view.by_prompts(recipes)
-    found = checks(queries.home(), first[0])
+    found = checked(queries.home(), first[0])
     for group in others:
         scenario = group[0].prompts.scenario
         more = [
-            replace(one, name=f"{one.name}, {scenario}") for one in checks(queries.home(), group[0]) if one not in found
+            replace(one, name=f"{one.name}, {scenario}")
+            for one in checked(queries.home(), group[0])
+            if one not in found
         ]
         found += more
     return found
+
+
+def may_send_key(recipe: Recipe) -> bool:
+    """Whether the key that the recipe sends to its server was confirmed; if not, ask."""
+    spec = recipe.capture.server
+    if spec is None or is_allowed(queries.home(), spec):
+        return True
+    variable, server = str(spec.key_env), server_of(spec.base_url)
+    st.warning(
+        f"**The value of {ui.text(variable)} would be sent to {ui.text(server)}**\n\nIt was never sent there before. "
+        "Only go on if this server is meant to have that key.",
+        icon=":material/key:",
+    )
+    st.button(
+        f"Send {variable} to {server}", key="allow-key", icon=":material/key:",
+        on_click=allow_and_check, args=(variable, spec.base_url),
+    )  # fmt: skip
+    return False
+
+
+def allow_and_check(variable: str, base_url: str) -> None:
+    """Remember the pair, and make the checks that waited for it."""
+    allow(queries.home(), variable, base_url)
+    st.session_state["launch:check-now"] = True
 
 
 def fingerprint(recipes: Sequence[Recipe]) -> str:
@@ -167,7 +215,11 @@ def launch(recipes: Sequence[Recipe]) -> None:
     with st.container(horizontal=True):
         pressed = st.button(label, type="primary", key=f"submit-{token}", icon=":material/playlist_add:")
         asked = st.button("Check", key="check", icon=":material/fact_check:", help="Look without starting anything.")
+    asked = st.session_state.pop("launch:check-now", False) or asked
     if pressed or asked:
+        st.session_state["launch:unasked"] = False
+        if not may_send_key(recipes[0]):
+            return
         with st.spinner("Checking ..."):
             found = check(recipes)
         st.session_state["launch:checks"] = (fingerprint(recipes), found)
@@ -203,10 +255,11 @@ def show_started() -> None:
 
 
 def remember(start: starting.Start, settings: Sequence[str]) -> None:
-    """What differs from the start goes into the URL, so that it can be shared."""
-    if listed("set") != list(settings):
-        st.query_params["set"] = list(settings)
-    st.session_state["launch:link"] = (start.argument, list(settings))
+    """What differs from the start goes into the URL, so that it can be shared; what no URL can set does not."""
+    shared = [setting for setting in settings if not from_address.is_by_hand(setting)]
+    if listed("set") != shared:
+        st.query_params["set"] = shared
+    st.session_state["launch:link"] = (start.argument, shared)
 
 
 def offer_ways_out(start: starting.Start, values: dict[str, Any], axes: dict[str, list[Any]]) -> None:
@@ -214,8 +267,7 @@ def offer_ways_out(start: starting.Start, values: dict[str, Any], axes: dict[str
     with st.container(horizontal=True):
         for setting, words in starting.ways_out(start, values, axes):
             if st.button(words, key=f"way-out:{setting}", icon=":material/build:", help=f"`{setting}`"):
-                st.query_params["set"] = [*starting.overrides(start.values, values), setting]
-                st.session_state.pop("launch:link", None)  # fill the form anew, whatever the address was before
+                fill(parse_recipe(apply_overrides(values, [setting])).model_dump(mode="json"))
                 st.rerun()
 
 
@@ -232,6 +284,7 @@ def run_or_sweep() -> None:
     with left:
         values, axes = fill_in()
     with right:
+        show_refused()
         show_started()
         try:
             recipe = starting.checked(queries.home(), start, values)
@@ -247,7 +300,12 @@ def run_or_sweep() -> None:
                 show_checks(seen[1])
             steps_view.show(recipes)
             show_command(start, recipes, values, axes)
-            cost_view.show(recipes)
+            if st.session_state["launch:unasked"]:
+                st.caption(
+                    "These settings come from a link. Look at them, then press **Check**: until then nothing they name is read."
+                )
+            else:
+                cost_view.show(recipes)
 
 
 ui.heading("launch")

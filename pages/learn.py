@@ -8,7 +8,7 @@ import streamlit as st
 from engine.decode.events import MARKS
 from engine.measure import definitions
 from engine.measure.cost_model import best_gamma, break_even_alpha, expected_speedup, expected_tokens
-from workbench import theme, tokens, ui
+from workbench import asked, theme, tokens, ui
 from workbench.learn import learn_modes, learn_prose, learn_text
 
 
@@ -182,6 +182,8 @@ def keep_topic() -> None:
 
 
 named = st.query_params.get("topic", "words")
+if named not in SHOW:
+    asked.not_here("topic", "words")
 st.session_state.chosen_topic = named if named in SHOW else "words"
 topic = st.segmented_control(
     "Topic", list(SHOW), format_func=lambda key: learn_text.TOPICS[key], key="chosen_topic", on_change=keep_topic,

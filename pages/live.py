@@ -6,8 +6,9 @@ import streamlit as st
 
 from workbench import queries, theme, ui
 from workbench.live.live_decode import has_draft
+from workbench.view_state import PAGES
 
-PASSED_ON = ("run", "run2", "prompt", "gamma", "temperature", "top_p", "top_k", "seed", "max_new_tokens", "plain")
+PASSED_ON = PAGES["live"].params
 
 ui.heading("live")
 if not any(has_draft(queries.home(), run_id) for run_id in queries.runs().run_id):

@@ -9,8 +9,10 @@ from dataclasses import asdict
 import streamlit as st
 
 from engine.errors import DraftbenchError, did_you_mean
-from engine.runs.traces import Trace, list_traces, load_trace, trace_of_run, traced_prompts
-from workbench import queries, theme, tokens, ui
+from engine.runs.advice import measures_again
+from engine.runs.folder import RunFolder
+from engine.runs.traces import Trace, list_traces, load_trace, no_traces, trace_of_run, traced_prompts
+from workbench import asked, queries, theme, tokens, ui
 from workbench.replay import replay_view
 from workbench.view_state import link
 
@@ -78,9 +80,13 @@ def stamp() -> list[tuple[str, int]]:
 
 @st.cache_data(max_entries=4, show_spinner=False)
 def saved_names(folder: str, changed: list[tuple[str, int]]) -> dict[str, str]:
-    """Id and name of every saved trace, newest first, kept until one changes."""
+    """Id and name of every saved trace, newest first, kept until one changes. Two drafts of one prompt are told apart."""
     known = list_traces(queries.home())
-    return {one.id: f"{one.title} · {one.saved_at[:16].replace('T', ' ')}" for one in known}
+    names = {
+        one.id: " · ".join(part for part in (one.title, one.draft, one.saved_at[:16].replace("T", " ")) if part)
+        for one in known
+    }
+    return ui.distinct(names)
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
@@ -105,25 +111,27 @@ def saved_trace() -> Trace | None:
 
 
 def measured_trace() -> Trace | None:
-    known = queries.runs()
-    known = known[~known.exact.isna() & (~known.archived | (known.run_id == st.query_params.get("run")))]
-    if known.empty:
+    known, named = queries.runs(), st.query_params.get("run")
+    known = known[~known.exact.isna()]
+    offered = known[(known.run_id.isin(queries.traced()) & ~known.archived) | (known.run_id == named)]
+    if offered.empty:
         ui.empty(
-            "No run was measured yet. A measurement decodes held-out prompts and keeps every token.",
+            "No run holds traces yet. A measurement decodes held-out prompts and keeps every token.",
             "Start a run",
             "launch",
         )
         return None
     left, middle, right = st.columns([3, 1, 2])
     with left:
-        labels = dict(zip(known.run_id, known.label, strict=True))
-        chosen = pick("Run", "run", list(known.run_id), forget=("temperature", "prompt"), names=labels)
+        labels = ui.distinct(dict(zip(offered.run_id, offered.label, strict=True)))
+        chosen = pick("Run", "run", list(offered.run_id), forget=("temperature", "prompt"), names=labels)
+        if len(offered) < len(known):
+            st.caption(f"{len(offered)} of {len(known)} measured runs hold traces.")
     run = queries.folder(chosen)
     traced = traced_prompts(run)
     if not traced:
-        raise DraftbenchError(
-            f"run {run.id} has no traces", "its measurement is empty", f"`draftbench measure {run.id}` makes it again"
-        )
+        missing(run, list(offered.run_id))
+        return None
     with middle:
         temperatures = list(dict.fromkeys(f"{t:g}" for t, _ in traced))
         named = replay_view.plain_number(st.query_params.get("temperature", ""))  # 0.0 and 0 are one
@@ -132,6 +140,14 @@ def measured_trace() -> Trace | None:
         prompt = pick("Prompt", "prompt", [p for t, p in traced if f"{t:g}" == temperature])
     keep(run=chosen, temperature=temperature, prompt=prompt)
     return run_trace(str(run.path), run.summary_path.stat().st_mtime, run.id, float(temperature), prompt)
+
+
+def missing(run: RunFolder, offered: list[str]) -> None:
+    """A run that the address names and that holds no traces: why, and the way to runs that do."""
+    ui.error_box(no_traces(run, "its measurement was kept without them, as those of most samples are"))
+    others = [run_id for run_id in offered if run_id != run.id]
+    if others:
+        ui.goto("replay", f"Replay {others[0]} instead", icon=":material/history:", run=others[0])
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
@@ -148,6 +164,12 @@ def whole(name: str) -> int | None:
         return None
 
 
+def say_nearest(name: str, shown: int) -> None:
+    """A round or a token that the trace does not have: the nearest is shown, and said."""
+    if name in st.query_params and st.query_params[name] != str(shown):
+        asked.not_here(name, str(shown))
+
+
 def go(number: int | None = None) -> None:
     """Keep the round in the URL: this one, or the slider's."""
     forget_view()
@@ -158,6 +180,7 @@ def stepper(trace: Trace) -> int:
     """The chosen round's number: slider, buttons and keys; kept in the URL."""
     last = len(trace.rounds) - 1
     st.session_state.slider = min(whole("round") or 0, last)
+    say_nearest("round", st.session_state.slider)
     now = st.slider(f"Round, 0 to {last}", 0, last, key="slider", on_change=go) if last else 0
     steps = (
         ("First", "first_page", 0, "Home"), ("Back", "chevron_left", max(now - 1, 0), "Left"),
@@ -177,6 +200,7 @@ def choose_token(told) -> int:
     place = named if named is not None and named < len(told.tokens) else replay_view.telling_slot(told)
     key = f"token_{told.number}"
     st.session_state[key] = place
+    say_nearest("token", place)
 
     def kept() -> None:
         st.query_params["token"] = str(st.session_state[key])
@@ -230,6 +254,11 @@ def show_judgement(trace: Trace, now: int) -> None:
     show_figures(trace, told, token, judged)
 
 
+def again(trace: Trace) -> str:
+    """What measures the trace's run once more; nothing for a trace that was saved from the live view."""
+    return "" if trace.id else measures_again(queries.folder(str(trace.settings.get("draft"))))
+
+
 def show_figures(trace: Trace, told, token, judged) -> None:
     tone = theme.mode()
     drawn = replay_view.corrected(told) if token.fate in ("rejected", "corrected") else None
@@ -245,7 +274,8 @@ def show_figures(trace: Trace, told, token, judged) -> None:
             alt="Probabilities p and q of the likeliest tokens at this position",
             name="p-and-q",
         )
-        st.caption(f"{replay_view.marks(bars)} {'' if token.alternatives else replay_view.alternatives_missing(trace)}")
+        missing = "" if token.alternatives else replay_view.alternatives_missing(again(trace))
+        st.caption(f"{replay_view.marks(bars)} {missing}")
     with right:
         if judged.chance is not None:
             alt = f"{judged.headline}; the line from 0 to 1 with the draw and the chance of acceptance"

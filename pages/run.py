@@ -8,16 +8,17 @@ from __future__ import annotations
 import streamlit as st
 
 from engine.runs.folder import RunFolder
-from workbench import actions, queries, ui
+from workbench import actions, label_form, queries, ui
 from workbench.run import run_files, run_folder_view, run_labels, run_results, run_view
 
 SECTIONS = ("Curves", "Log", "Configuration", "Origin", "Files", "Export", "Labels")
-_EVERY_S = 2
+_PROGRESS_S, _PARTS_S = 2, 6  # between two drawings: figures and logs take the server a hundred times what a bar does
 
 
-def watch(run: RunFolder, drawn: str) -> None:
-    """Progress and newest numbers; draws the whole page again once the state is another than was drawn."""
-    if run_view.state_of(run) != drawn:
+def watch(run: RunFolder, drawn: tuple[str, bool]) -> None:
+    """Progress and newest numbers; draws the whole page again once what it was drawn for is no longer so."""
+    status = run.status()
+    if (run_view.state_of(run), run_files.is_timing(status)) != drawn:
         queries.refresh()
         st.rerun()
     run_view.progress(run, run_files.newest(run_view.events(run).points()))
@@ -25,7 +26,9 @@ def watch(run: RunFolder, drawn: str) -> None:
 
 def section(name: str, run: RunFolder, label: str, state: str) -> None:
     """The chosen part of the page; curves and log redraw themselves while the run is unfinished."""
-    live = st.fragment(run_every=_EVERY_S if state in queries.UNFINISHED else None)
+    live = st.fragment(
+        run_every=run_files.redraw_every(run.status(), _PARTS_S) if state in queries.UNFINISHED else None
+    )
     if name == "Curves":
         live(run_view.curves)(run, label, ui.choose_axis())
     elif name == "Log":
@@ -59,7 +62,7 @@ if run is None:
         )
     st.stop()
 state = run_view.state_of(run)
-labels = run_labels.labels_of(run)
+labels = label_form.labels_of(run)
 indexed = run_view.indexed(run)
 label = (labels.title if labels else "") or run.id
 run_view.title(run, state, labels)
@@ -68,7 +71,8 @@ run_view.failure(run, state)
 run_view.facts(run)
 run_view.buttons(run, state)
 if state in queries.UNFINISHED:
-    st.fragment(run_every=_EVERY_S)(watch)(run, state)
+    status = run.status()
+    st.fragment(run_every=run_files.redraw_every(status, _PROGRESS_S))(watch)(run, (state, run_files.is_timing(status)))
 if indexed is not None and run.summary_path.is_file():
     run_results.results(run, indexed)
 if labels is not None and labels.notes:

@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from engine.runs.labels import change_labels, read_labels
-from workbench import actions, exports, queries, ui
+from engine.runs.folder import RunFolder
+from engine.runs.labels import Labels, change_labels, edit_labels
+from workbench import actions, exports, label_form, queries, ui
 from workbench.methods import SUPERVISION, mode_word
 from workbench.runs import runs_table
 from workbench.runs.runs_columns import COLUMNS, GROUP_COLUMNS
@@ -193,48 +194,56 @@ def marked_buttons(ids: list[str], chosen: pd.DataFrame) -> None:
 def labels_form(ids: list[str], chosen: pd.DataFrame) -> None:
     """Title, tags and note of one run; tags and an added note for several."""
     mark = hashlib.sha1("\n".join(ids).encode(), usedforsecurity=False).hexdigest()[:8]
-    keys = {name: f"{name}-{mark}" for name in ("title", "tags", "drop", "notes")}
+    with st.expander("Title, tags and note" if len(ids) == 1 else "Tags and note", icon=":material/label:"):
+        if len(ids) > 1:
+            many_form(ids, mark, chosen)
+            return
+        run = queries.folder(ids[0])
+        labels = label_form.labels_of(run)
+        if labels is not None:
+            one_form(run, mark, labels)
+
+
+def one_form(run: RunFolder, mark: str, labels: Labels) -> None:
+    """The labels of one run, to be changed."""
+    keys = {name: f"{name}-{mark}" for name in ("title", "tags", "notes")}
+    labels = label_form.drawn_with(mark, keys, labels)
     known_tags = runs_table.choices(known, "tags")
-    with (
-        st.expander("Title, tags and note" if len(ids) == 1 else "Tags and note", icon=":material/label:"),
-        st.form(f"labels-{mark}"),
-    ):
-        if len(ids) == 1:
-            one = chosen.iloc[0]
-            st.text_input(
-                "Title",
-                one.title if isinstance(one.title, str) else "",
-                key=keys["title"],
-                max_chars=120,
-                placeholder=ids[0],
-            )
-            st.multiselect(
-                "Tags", sorted({*known_tags, *one.tags}), one.tags, key=keys["tags"], accept_new_options=True
-            )
-            st.text_area("Note", one.notes if isinstance(one.notes, str) else "", key=keys["notes"], max_chars=20_000)
-        else:
-            st.multiselect("Add tags", known_tags, key=keys["tags"], accept_new_options=True)
-            st.multiselect("Remove tags", sorted({tag for tags in chosen.tags for tag in tags}), key=keys["drop"])
-            st.text_area("Add to the note of each", key=keys["notes"])
-        save = save_one if len(ids) == 1 else save_many
-        actions.submit("Save", lambda: save(ids, keys), key=f"save-{mark}", icon=":material/save:")
+
+    def save() -> str:
+        label_form.save(run, mark, keys)
+        return "Saved."
+
+    with st.form(f"labels-{mark}"):
+        st.text_input("Title", labels.title, key=keys["title"], max_chars=120, placeholder=run.id)
+        st.multiselect(
+            "Tags", sorted({*known_tags, *labels.tags}), list(labels.tags), key=keys["tags"], accept_new_options=True
+        )
+        st.text_area("Note", labels.notes, key=keys["notes"], max_chars=20_000)
+        actions.submit("Save", save, key=f"save-{mark}", icon=":material/save:")
 
 
-def save_one(ids: list[str], keys: dict[str, str]) -> str:
-    state = st.session_state
-    return change(
-        ids, "Saved.", title=state[keys["title"]].strip(), tags=state[keys["tags"]], notes=state[keys["notes"]]
-    )
+def many_form(ids: list[str], mark: str, chosen: pd.DataFrame) -> None:
+    """Tags and a note to add to several runs, tags to take away."""
+    keys = {name: f"{name}-{mark}" for name in ("tags", "drop", "notes")}
+    with st.form(f"labels-{mark}"):
+        st.multiselect("Add tags", runs_table.choices(known, "tags"), key=keys["tags"], accept_new_options=True)
+        st.multiselect("Remove tags", sorted({tag for tags in chosen.tags for tag in tags}), key=keys["drop"])
+        st.text_area("Add to the note of each", key=keys["notes"])
+        actions.submit("Save", lambda: save_many(ids, keys), key=f"save-{mark}", icon=":material/save:")
 
 
 def save_many(ids: list[str], keys: dict[str, str]) -> str:
     """Each run keeps its own tags and note, and gets what was added."""
     state = st.session_state
+
+    def added(present: Labels) -> dict[str, Any]:
+        tags = [tag for tag in (*present.tags, *state[keys["tags"]]) if tag not in state[keys["drop"]]]
+        notes = "\n\n".join(part for part in (present.notes, state[keys["notes"]].strip()) if part)
+        return {"tags": tags, "notes": notes}
+
     for run_id in ids:
-        old = read_labels(queries.folder(run_id))
-        tags = [tag for tag in (*old.tags, *state[keys["tags"]]) if tag not in state[keys["drop"]]]
-        notes = "\n\n".join(part for part in (old.notes, state[keys["notes"]].strip()) if part)
-        change([run_id], "", tags=tags, notes=notes)
+        edit_labels(queries.home(), queries.folder(run_id), added)
     return f"Saved for {count(ids)}."
 
 

@@ -20,8 +20,9 @@ import streamlit as st
 from starlette.middleware import Middleware
 from starlette.routing import Mount
 
-from workbench import startup, ui
+from workbench import needed, startup, ui
 from workbench.address import KnownAddress
+from workbench.guard import Guard, named_or_exit
 from workbench.live import gradio_app
 
 live_app = gradio_app.mounted()
@@ -38,7 +39,11 @@ async def lifespan(_: Any) -> AsyncIterator[dict[str, Any]]:
 app = st.App(
     str(Path(__file__).with_name("router.py")),
     routes=[Mount(gradio_app.PATH, app=live_app)],
-    middleware=[Middleware(KnownAddress, mounted=gradio_app.PATH)],
+    middleware=[
+        Middleware(Guard, named=named_or_exit()),  # the first is the outermost
+        Middleware(needed.OnlyNeeded, needed=needed.of_pages(gradio_app.PATH)),
+        Middleware(KnownAddress, mounted=gradio_app.PATH),
+    ],
     lifespan=lifespan,
     on_script_error=ui.show_error,
 )

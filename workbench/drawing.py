@@ -14,11 +14,15 @@ import json
 import sys
 from typing import Any
 
+_WHOLE_PAGE = "<style>@page { margin: 0 } img { display: block }</style>"
+
 
 async def _draw(jobs: list[dict[str, Any]]) -> list[str]:
     from kaleido import Kaleido, PageGenerator
 
     page = PageGenerator(mathjax=False)  # its default would be fetched from the network
+    # A PDF's page has the figure's size. Kaleido prints with margins, which push the bottom and right of it off the page.
+    page.header += _WHOLE_PAGE
     drawn = []
     async with Kaleido(n=1, timeout=60, page_generator=page) as chrome:
         for job in jobs:

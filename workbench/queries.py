@@ -16,7 +16,7 @@ from engine.runs.folder import RunFolder
 from engine.runs.queue import wake
 from engine.store import queries as store
 from engine.store.connection import reading
-from engine.store.ingest import ingest_all, remove_missing
+from engine.store.ingest import add_details, ingest_all, remove_missing
 
 if TYPE_CHECKING:
     from engine.runs.health import HealthCheck
@@ -72,6 +72,13 @@ def _state_now(run_id: str) -> str:
     return str(RunFolder(home().run(run_id)).status().get("state", "damaged"))
 
 
+def traced() -> set[str]:
+    """Ids of the runs whose measurement holds traces to replay."""
+    _indexed(str(home().root))
+    with reading(home().index) as con:
+        return store.traced(con)
+
+
 def active() -> pd.DataFrame:
     """Runs that are queued or running now."""
     known = runs()
@@ -111,6 +118,7 @@ def studied() -> pd.DataFrame:
 
 def prompt_sums(run_ids: list[str]) -> pd.DataFrame:
     """Exact acceptance a held-out prompt, of many runs and both drafts at once."""
+    add_details(home(), run_ids)
     with reading(home().index) as con:
         return store.prompt_sums(con, run_ids)
 
@@ -124,6 +132,7 @@ def exact_values() -> pd.DataFrame:
 
 def measured(run_ids: list[str], temperature: float) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Prompts, rounds and target answers of the runs' trained drafts at one temperature."""
+    add_details(home(), run_ids)
     with reading(home().index) as con:
         return (
             store.prompts_of(con, run_ids, temperature),

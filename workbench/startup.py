@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import threading
 
 from engine.errors import DraftbenchError
 from engine.paths import home
+from engine.runs.aside import HELPERS
 from engine.runs.queue import wake
 from engine.runs.samples import lay_out_samples
 from engine.store.ingest import ingest_all
+from workbench.guard import SETTING
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 _log = logging.getLogger("draftbench")
@@ -23,7 +26,8 @@ def warning(address: str | None) -> str | None:
     where = address or "every network interface"
     return (
         f"Draftbench listens on {where}. Whoever reaches it can start processes and read files as you. "
-        "Use --server.address 127.0.0.1, and an SSH tunnel to reach it from elsewhere."
+        "Use --server.address 127.0.0.1, and an SSH tunnel to reach it from elsewhere. "
+        f"It answers at its own IP address, and at the names that {SETTING} lists."
     )
 
 
@@ -38,5 +42,11 @@ def prepare(address: str | None) -> None:
             step(where)
         except (DraftbenchError, OSError) as error:
             _log.warning("%s: %s", getattr(step, "__name__", "start"), error)
-    # Loading torch takes seconds: begin now, so that the first visitor need not wait for it.
-    threading.Thread(target=importlib.import_module, args=("engine.runs.preflight",), daemon=True).start()
+    threading.Thread(target=_load, daemon=True).start()
+
+
+def _load() -> None:
+    """Loading torch takes seconds, here and in the process of the checks: begin now, so that no visitor waits for it."""
+    importlib.import_module("engine.runs.preflight")
+    with contextlib.suppress(DraftbenchError, OSError):
+        HELPERS.warm()

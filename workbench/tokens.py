@@ -8,17 +8,16 @@ show when it is pointed at, focused with the keyboard or touched.
 from __future__ import annotations
 
 import html
-import unicodedata
 from collections.abc import Callable, Sequence
 
 from engine.decode.events import EMITTED, MARKS, Fate
 from engine.runs.traces import TraceRound, TraceToken
+from engine.visible import looked_at
 
 Href = Callable[[int], str]  # number of a round -> where a click on it leads
 
 _SHOWN = 5  # alternatives in a token's tip
 _GLYPHS = {Fate.ACCEPTED: "", Fate.REJECTED: "×", Fate.DISCARDED: "·", Fate.CORRECTED: "=", Fate.BONUS: "+"}
-_JOINERS = "\u200c\u200d"  # parts of emoji and of Indic and Arabic words, not tricks
 
 CSS = """
 .tokens,.strip{position:relative}
@@ -41,26 +40,24 @@ text-align:center;text-decoration:none!important}
 
 def visible(text: str) -> str:
     """Text safe in HTML, with control and direction-changing characters as signs; line breaks stay."""
-    return "".join(_sign(c) for c in text)
+    return "".join(_sign(c, hidden) for c, hidden in looked_at(text))
 
 
-def _sign(c: str) -> str:
+def _sign(c: str, hidden: bool) -> str:
     if c == "\n":
         return '<span class="ctl">↵</span>\n'
     if c == "\t":
         return '<span class="ctl">⇥</span>\t'
     if c < " " or c == "\x7f":
         return "\u2421" if c == "\x7f" else chr(0x2400 + ord(c))
-    if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in _JOINERS:
+    if hidden:
         return f"⟨U+{ord(c):04X}⟩"
     return html.escape(c, quote=True)
 
 
 def plainly(text: str) -> str:
     """The same on one line without markup, for tips and labels; not yet escaped."""
-    shown = "".join(
-        c if c in _JOINERS or not unicodedata.category(c).startswith(("C", "Zl", "Zp")) else _word(c) for c in text
-    )
+    shown = "".join(_word(c) if hidden or c in "\n\t" else c for c, hidden in looked_at(text))
     return f"'{shown}'" if shown else "part of a character"
 
 

@@ -6,6 +6,7 @@ import contextlib
 import html
 import logging
 import traceback
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import streamlit as st
 
 from engine import __version__
 from engine.errors import DraftbenchError
-from workbench import chart_parts, charts, exports, queries
+from engine.visible import visible
+from workbench import asked, chart_parts, charts, exports, queries
 from workbench.view_state import PAGES, page_of
 
 # A state is told by word and icon; colour only helps.
@@ -42,11 +44,13 @@ def heading(name: str) -> None:
     entry = PAGES[name]
     st.title(entry.title, anchor=False)
     st.html(f'<p class="purpose">{html.escape(entry.purpose)}</p>')
+    asked.begin(name)
 
 
 def text(value: object) -> str:
     """Text of a user or a model, safe inside Markdown: every character that could mean something is escaped."""
-    return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-.!|~$:@^=&" else c for c in str(value).replace("\n", " "))
+    shown = visible(str(value).replace("\n", " "))
+    return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-.!|~$:@^=&" else c for c in shown)
 
 
 def error_box(error: DraftbenchError) -> None:
@@ -108,6 +112,12 @@ def chart(
     return shown
 
 
+def distinct(labels: Mapping[str, str]) -> dict[str, str]:
+    """The labels by id, with the id added where two are the same: a choice is kept by its label, so it must be its own."""
+    counts = Counter(labels.values())
+    return {one: label if counts[label] == 1 or label == one else f"{label} ({one})" for one, label in labels.items()}
+
+
 def pick_runs(
     label: str,
     key: str,
@@ -126,7 +136,7 @@ def pick_runs(
     named = [run_id for run_id in st.query_params.get_all(key) if run_id in set(shown.run_id)]
     free = shown[~shown.archived & (True if among is None else shown.run_id.isin(among))]
     options = list(free.run_id) + [run_id for run_id in named if run_id not in set(free.run_id)]
-    labels = dict(zip(shown.run_id, shown.label, strict=True))
+    labels = distinct(dict(zip(shown.run_id, shown.label, strict=True)))
     _say_missing(key, options)
     _follow_url(key, options, [r for r in default if r in options])
     st.session_state[key] = st.session_state[key][:most]
@@ -155,6 +165,7 @@ def _say_missing(key: str, options: Sequence[str]) -> None:
     """Runs that the URL names and that cannot be chosen: somebody shared them, so their absence is told."""
     missing = [value for value in st.query_params.get_all(key) if value not in options]
     if missing:
+        asked.handled(key)
         st.warning(
             f"Not shown, because there is no such run here or it is not measured: {text(', '.join(missing))}",
             icon=":material/link_off:",
@@ -175,6 +186,7 @@ def keep_view() -> None:
     unnamed = st.session_state.pop("_unnamed", None)
     if unnamed:
         st.query_params.update(unnamed)
+    asked.end()
 
 
 def _write_url(key: str) -> None:
@@ -186,19 +198,22 @@ def _write_url(key: str) -> None:
 
 def choose_one(label: str, options: Sequence[str], labels: Mapping[str, str], key: str) -> str:
     """One id, shown by its label and kept in the URL as the id; the first option if none is named."""
+    labels = distinct({one: labels.get(one, one) for one in options})
     named, held = st.query_params.get(key), st.session_state.get(key)
     st.session_state[key] = named if named in options else held if held in options else options[0]
     if named != st.session_state[key]:
         _note(key, st.session_state[key])
     chosen: str = st.selectbox(
-        label, options, format_func=lambda one: labels.get(one, one), key=key, on_change=_write_url, args=(key,)
+        label, options, format_func=labels.__getitem__, key=key, on_change=_write_url, args=(key,)
     )
     return chosen
 
 
 def axis() -> str:
     """What the URL wants learning curves drawn along: a key of `charts.AXES`."""
-    named = st.query_params.get("axis", "")
+    named = st.query_params.get("axis", "steps")
+    if named not in charts.AXES:
+        asked.not_here("axis", "steps")
     return named if named in charts.AXES else "steps"
 
 

@@ -19,25 +19,55 @@ FOLDER = PROJECT_ROOT / "pages"
 
 @dataclass(frozen=True)
 class Entry:
-    """One page in the navigation. `purpose` is the sentence at its top."""
+    """One page in the navigation.
+
+    `purpose` is the sentence at its top, `params` the names that its address may hold (`train-*`: all that begin so).
+    """
 
     title: str
     icon: str
     section: str
     purpose: str
+    params: tuple[str, ...] = ()
     default: bool = False
 
 
 PAGES: dict[str, Entry] = {
-    "home": Entry("Home", ":material/home:", "", "The best draft for each target, what is running, and where to begin.", True),
-    "launch": Entry("Launch", ":material/rocket_launch:", "Train", "Start a run, a sweep of runs, or a whole study, from a recipe."),
-    "runs": Entry("Runs", ":material/table_rows:", "Train", "Every run: find, group, label and set the baseline."),
-    "run": Entry("Run", ":material/monitoring:", "Train", "One run: live curves, log, configuration and origin."),
-    "compare": Entry("Compare", ":material/compare_arrows:", "Measure", "Drafts side by side, paired on the same target text."),
-    "findings": Entry("Findings", ":material/science:", "Measure", "The paper's five claims, tested on your own runs."),
-    "live": Entry("Live", ":material/play_circle:", "See tokens", "Watch each proposed token being accepted or refused."),
-    "replay": Entry("Replay", ":material/history:", "See tokens", "Step through a stored trace: p, q, the draw and what followed."),
-    "learn": Entry("Learn", ":material/menu_book:", "Understand", "The words, the losses with their formulas, and the traps."),
+    "home": Entry(
+        "Home", ":material/home:", "", "The best draft for each target, what is running, and where to begin.", default=True,
+    ),
+    "launch": Entry(
+        "Launch", ":material/rocket_launch:", "Train", "Start a run, a sweep of runs, or a whole study, from a recipe.",
+        ("recipe", "from", "set", "begin", "study", "study_path", "losses", "modes", "seeds", "sizes", "scenarios", "train-*"),
+    ),
+    "runs": Entry(
+        "Runs", ":material/table_rows:", "Train", "Every run: find, group, label and set the baseline.",
+        ("q", "order", "group", "archived", "in", "tag", "state", "domain", "loss", "mode", "scenario", "supervision", "target"),
+    ),
+    "run": Entry(
+        "Run", ":material/monitoring:", "Train", "One run: live curves, log, configuration and origin.",
+        ("run", "view", "axis", "log", "find", "lines", "wrap"),
+    ),
+    "compare": Entry(
+        "Compare", ":material/compare_arrows:", "Measure", "Drafts side by side, paired on the same target text.",
+        ("study", "domain", "target", "map_temperature", "runs", "baseline", "temperature", "rate", "view", "axis", "against", "prompt"),
+    ),
+    "findings": Entry(
+        "Findings", ":material/science:", "Measure", "The paper's five claims, tested on your own runs.",
+        ("study", "t", "scenario", "queries", "domain", "axis", "open_*"),
+    ),
+    "live": Entry(
+        "Live", ":material/play_circle:", "See tokens", "Watch each proposed token being accepted or refused.",
+        ("run", "run2", "prompt", "context", "gamma", "temperature", "top_p", "top_k", "seed", "max_new_tokens", "plain"),
+    ),
+    "replay": Entry(
+        "Replay", ":material/history:", "See tokens", "Step through a stored trace: p, q, the draw and what followed.",
+        ("run", "temperature", "prompt", "trace", "round", "token"),
+    ),
+    "learn": Entry(
+        "Learn", ":material/menu_book:", "Understand", "The words, the losses with their formulas, and the traps.",
+        ("topic", "alpha", "gamma", "c"),
+    ),
 }  # fmt: skip
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 from engine.capture.grouping import group_by_length
 from engine.capture.signal import SignalFormat
-from engine.decode.runner import Runner
+from engine.decode.runner import AnyRunner, runner_for
 from engine.decode.sampling import Sampling, Uniforms, next_ids
 
 _PREFILL_TOKENS = 4096  # padded prompt tokens of one forward: more at once was slower on a CPU, and needs more memory
@@ -61,7 +62,8 @@ def answer_prompts(
     """
     waiting = deque(sorted(range(len(prompts)), key=lambda i: len(prompts[i])))  # neighbours need little padding
     slots: list[_Slot] = []
-    runner = Runner(model)
+    fresh_runner = partial(runner_for, model, is_draft=vocab is not None)
+    runner = fresh_runner()
     while waiting or slots:
         before_forward()
         free = batch_size - len(slots)
@@ -69,7 +71,7 @@ def answer_prompts(
             taken = [waiting.popleft() for _ in range(min(free, len(waiting)))]
             for group in group_by_length([len(prompts[i]) for i in taken], _PREFILL_TOKENS):
                 fresh = [_Slot(taken[i], Uniforms(seed, [names[taken[i]]])) for i in group]
-                entering = Runner(model)
+                entering = fresh_runner()
                 _step(entering, fresh, [list(prompts[slot.index]) for slot in fresh], sampling, signal, vocab)
                 runner.join(entering)
                 slots += fresh
@@ -84,12 +86,12 @@ def answer_prompts(
                 going.append(row)
         if len(going) < len(slots):
             slots = [slots[row] for row in going]
-            runner = runner if slots else Runner(model)
+            runner = runner if slots else fresh_runner()
             runner.keep_rows(going)
 
 
 def _step(
-    runner: Runner,
+    runner: AnyRunner,
     slots: list[_Slot],
     pending: list[list[int]],
     sampling: Sampling,

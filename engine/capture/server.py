@@ -25,6 +25,8 @@ from engine.capture.pace import Pace
 from engine.capture.replies import Again, Reply, Unanswered, read_reply
 from engine.config import ServerSpec
 from engine.errors import DraftbenchError, did_you_mean
+from engine.keys import require_allowed
+from engine.paths import home
 
 _SHOWN_CHARACTERS = 200  # of a server's message
 _LONGEST_PAUSE_S = 3600.0  # that a server may ask for
@@ -67,6 +69,8 @@ def read_key(spec: ServerSpec, environ: Mapping[str, str] | None = None) -> Secr
             "use https://, or a tunnel such as `ssh -L 8000:localhost:8000 HOST` and http://127.0.0.1:8000/v1, "
             "or leave key_env out if the server needs no key",
         )
+    if environ is None and not is_this_machine(spec.base_url):
+        require_allowed(home(), spec)
     return SecretStr(key)
 
 

@@ -119,6 +119,8 @@ class Capture:
                 f"capture {folder.name} is not finished", "some prompts have no answer yet", "run it again: it resumes"
             )
         self.done: dict[str, Any] = read_json(folder / "done.json")
+        spec = read_json(folder / "spec.json") if (folder / "spec.json").exists() else {}
+        self.greedy = spec.get("temperature") == 0  # then each token written was the target's choice
         self.answers = sorted(_answers(folder), key=lambda answer: answer.prompt_id)
         path = folder / "signal.bin"
         stride = signal.bytes_per_token

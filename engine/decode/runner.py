@@ -3,33 +3,42 @@
 Rows of a batch accept different numbers of tokens, so after a round their caches end at
 different places. What every row refused is cropped; what only some refused stays as a hole
 that the attention mask hides and that positions do not count. Holes are squeezed out when they
-grow. Padding on the left is just another hole.
+grow. Padding on the left is just another hole. A model that would read the holes (see
+`engine.decode.columns`) has a cache for each row, which then never has any.
 """
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 
+from engine.decode.columns import may_hold_holes, new_cache, refuse_unfit_cache, rotary_limit, takes_positions
 from engine.errors import DraftbenchError
-from engine.models.head import Head, readable
+from engine.models.head import Head, body, readable, refuse_unknown
 
 _MOST_HOLES = 64  # columns; squeezing copies the cache, so it is not done for a few
+
+
+def runner_for(model: Any, *, is_draft: bool = False) -> AnyRunner:
+    """A runner for rows of different lengths: one cache for all where the model can hold holes, else one for each row.
+
+    A draft also reads ids that only its target has an embedding for, as its last one; a target reads what it can.
+    """
+    return (Runner if may_hold_holes(model) else RowByRow)(model, is_draft=is_draft)
 
 
 class Runner:
     """Feeds tokens to a model, row by row ragged, and takes them back again."""
 
-    def __init__(self, model: Any) -> None:
-        from transformers import DynamicCache
-
-        self.model, self.head = model, Head.of(model)
+    def __init__(self, model: Any, *, is_draft: bool = False) -> None:
+        self.model, self.is_draft, self.head = model, is_draft, Head.of(model)
         self.hidden = torch.zeros(0)  # [row, last, width]: what entered the head in the latest feed
-        self.cache = DynamicCache(config=model.config)
+        self.cache = new_cache(model)
         refuse_unfit_cache(model, self.cache)
         self.mask = torch.zeros(0, 0, dtype=torch.bool)  # [row, cached column], True for real tokens
+        self._limit = rotary_limit(model)
+        self._takes_positions = takes_positions(model)
 
     @property
     def device(self) -> torch.device:
@@ -52,14 +61,16 @@ class Runner:
         if self.mask.shape[0] == 0:
             self.mask = torch.zeros(len(pending), 0, dtype=torch.bool)
         positions = (self.lengths.unsqueeze(1) + new.cumsum(-1) - 1).clamp_min(0)
+        self._refuse_beyond_limit(int(positions.max()))
+        known = readable(self.model, ids) if self.is_draft else refuse_unknown(self.model, ids)
         self.mask = torch.cat([self.mask, new], dim=1)
         whole = bool(self.mask.all())  # then the model's own causal path, faster than a mask
-        output = self.model.base_model(
-            input_ids=readable(self.model, ids).to(self.device),
+        output = body(self.model)(
+            input_ids=known.to(self.device),
             attention_mask=None if whole else self.mask.long().to(self.device),
-            position_ids=positions.to(self.device),
             past_key_values=self.cache,
             use_cache=True,
+            **({"position_ids": positions.to(self.device)} if self._takes_positions else {}),
         )
         # The head is applied here to contiguous rows: the model's own forward hands it a strided slice, for which
         # torch copies the whole head once a row.
@@ -99,7 +110,7 @@ class Runner:
                 index = columns.expand(-1, old.shape[1], -1, old.shape[3])
                 setattr(layer, name, old.gather(2, index))
 
-    def join(self, other: Runner) -> None:
+    def join(self, other: Any) -> None:
         """Take over the rows of another runner of the same model, below one's own."""
         if self.mask.shape[0] == 0:
             self.cache, self.mask = other.cache, other.mask
@@ -111,24 +122,52 @@ class Runner:
                 setattr(mine, name, torch.cat(pair))
         self.mask = torch.cat([torch.nn.functional.pad(m, (width - m.shape[1], 0)) for m in (self.mask, other.mask)])
 
+    def _refuse_beyond_limit(self, position: int) -> None:
+        if self._limit is not None and position >= self._limit:
+            raise DraftbenchError(
+                f"a text of more than {self._limit} tokens, and {type(self.model).__name__} changes its rotary "
+                "frequencies there",
+                "beyond that its logits depend on the other rows and on how many tokens are read at once, so "
+                "speculative decoding is not exact",
+                f"keep prompts and answers below {self._limit} tokens together (prompts.max_prompt_tokens, "
+                "max_new_tokens)",
+            )
+
+
+class RowByRow:
+    """A cache for each row, for models that would read the holes of a common one; forwards are one row each."""
+
+    def __init__(self, model: Any, *, is_draft: bool = False) -> None:
+        self.model, self.is_draft, self.head = model, is_draft, Head.of(model)
+        self.hidden = torch.zeros(0)  # [row, last, width]: what entered the head in the latest feed
+        self.rows: list[Runner] = []
+
+    def feed(self, pending: list[list[int]], *, last: int) -> torch.Tensor:
+        """As `Runner.feed`; each row has at least `last` pending tokens."""
+        if not self.rows:
+            self.rows = [Runner(self.model, is_draft=self.is_draft) for _ in pending]
+        logits = torch.cat([row.feed([ids], last=last) for row, ids in zip(self.rows, pending, strict=True)])
+        self.hidden = torch.cat([row.hidden for row in self.rows])
+        return logits
+
+    def take_back(self, counts: list[int]) -> None:
+        """Forget the last `counts[row]` tokens of each row."""
+        for row, count in zip(self.rows, counts, strict=True):
+            row.take_back([count])
+
+    def keep_rows(self, rows: list[int]) -> None:
+        """Drop all other rows."""
+        if self.rows:
+            self.rows = [self.rows[i] for i in rows]
+
+    def join(self, other: Any) -> None:
+        """Take over the rows of another runner of the same model, below one's own."""
+        self.rows += other.rows
+
 
 def _pad_left(states: torch.Tensor, width: int) -> torch.Tensor:
     """states: [row, head, column, size], zeros put before the columns up to `width`."""
     return torch.nn.functional.pad(states, (0, 0, width - states.shape[2], 0))
 
 
-def refuse_unfit_cache(model: Any, cache: Any) -> None:
-    """Refuse models whose cache cannot forget a token, or that cannot be told positions."""
-    kinds = sorted({type(layer).__name__ for layer in cache.layers} - {"DynamicLayer"})
-    if kinds:
-        raise DraftbenchError(
-            f"{type(model).__name__} keeps its past in {', '.join(kinds)}",
-            "refused tokens must be taken out of the cache again, which such a cache cannot do exactly",
-            "use a model with full attention in every layer",
-        )
-    if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
-        raise DraftbenchError(
-            f"{type(model).__name__} takes no position_ids",
-            "rows of different length need their positions told",
-            "use a model with rotary or learned positions",
-        )
+AnyRunner = Runner | RowByRow

@@ -33,13 +33,18 @@ class Sampling:
 def distribution(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """logits: [..., vocab] -> probabilities: [..., vocab], float32, one-hot when greedy."""
     if sampling.greedy:
-        best = logits.argmax(-1, keepdim=True)
-        return torch.zeros_like(logits, dtype=torch.float32).scatter_(-1, best, 1.0)
+        return one_hot(logits.argmax(-1), logits.shape[-1])
     scores = logits.float() if sampling.temperature == 1 else logits.float() / sampling.temperature
     if 0 < sampling.top_k < scores.shape[-1]:
         scores = _keep_top_k(scores, sampling.top_k)
     probs = torch.softmax(scores, dim=-1)
     return probs if sampling.top_p >= 1 else _keep_nucleus(probs, sampling.top_p)
+
+
+def one_hot(ids: torch.Tensor, vocab: int) -> torch.Tensor:
+    """All probability on one token: [...] -> [..., vocab], float32."""
+    probs = torch.zeros(*ids.shape, vocab, device=ids.device)
+    return probs.scatter_(-1, ids.unsqueeze(-1), 1.0)
 
 
 def _keep_top_k(scores: torch.Tensor, k: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from engine.decode.events import Alternative, Fate, Round, Token
-from engine.decode.runner import Runner
+from engine.decode.runner import AnyRunner, runner_for
 from engine.decode.sampling import Sampling, Uniforms, distribution, draw, overlap, residual
 from engine.models.vocabulary import align_logits, spread
 
@@ -137,7 +137,8 @@ def speculative_decode(
     """
     uniforms = Uniforms(seed, list(names or map(str, range(len(prompts)))))
     rows = [_Row(i, max_new_tokens, list(ids), list(ids)) for i, ids in enumerate(prompts) if max_new_tokens > 0]
-    target_runner, draft_runner = Runner(target), Runner(draft) if draft is not None else None
+    target_runner = runner_for(target)
+    draft_runner = None if draft is None else runner_for(draft, is_draft=True)
     while rows:
         started = time.perf_counter()
         wanted = length.next() if draft_runner else 0
@@ -183,7 +184,7 @@ def plain_decode(target: Any, prompts: Sequence[Sequence[int]], sampling: Sampli
 
 @torch.no_grad()
 def propose(
-    draft_runner: Runner | None,
+    draft_runner: AnyRunner | None,
     pending: list[list[int]],
     sampling: Sampling,
     draws: torch.Tensor,
@@ -274,8 +275,8 @@ def _likeliest(target_probs: torch.Tensor, draft_probs: torch.Tensor, count: int
 
 
 def _roll_back(
-    target_runner: Runner,
-    draft_runner: Runner | None,
+    target_runner: AnyRunner,
+    draft_runner: AnyRunner | None,
     rows: list[_Row],
     verdicts: list[Verdict],
     proposed: list[list[int]],

@@ -27,7 +27,7 @@ from engine.capture.grouping import group_by_length
 from engine.capture.signal import SignalFormat
 from engine.capture.store import AnsweredPrompt, Capture
 from engine.config import CaptureSpec, LossTerm, TrainSpec
-from engine.decode.runner import Runner
+from engine.decode.runner import runner_for
 from engine.decode.sampling import Sampling, Uniforms, distribution
 from engine.decode.speculative import accepted_tokens, propose
 from engine.distill.chunked import chunk_size
@@ -163,7 +163,7 @@ class OnPolicyBatches(BatchSource):
         streams = Uniforms(self.settings.seed, [f"block:{step}:{name}" for name, _, _ in places])
         draws = streams.take(list(range(len(places))), 2 * count)
         contexts = [context for _, context, _ in places]
-        runner = Runner(self.draft_model)
+        runner = runner_for(self.draft_model, is_draft=True)
         ids, probs = propose(
             runner, contexts, self.sampling, draws[:, :count], self.target.vocab_rows, self.target.device
         )

@@ -67,7 +67,7 @@ class SelectedBatches(BatchSource):
     def _losses(self, model: Any, batch: Batch) -> torch.Tensor:
         half = self.dtype == torch.bfloat16
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
-            hidden = hidden_states(model, batch.ids, batch.mask)[batch.responds]
+            hidden = hidden_states(model, batch.ids, batch.mask, is_draft=True)[batch.responds]
         head, own = self._head(model), Head.of(self.draft_model)
         rows = known_rows(batch.token_ids, len(own.weight), own.ids, self.draft_model.config.vocab_size)
         unused = torch.zeros(batch.tokens, device=self.device)  # no loss with a value draws anything

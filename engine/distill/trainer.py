@@ -161,7 +161,7 @@ class Trainer:
     def _hidden(self, batch: Batch) -> torch.Tensor:
         """What enters the draft's head at the batch's response positions: [position, width]."""
         with self.accelerator.autocast():
-            return hidden_states(self.draft.model, batch.ids, batch.mask)[batch.responds]
+            return hidden_states(self.draft.model, batch.ids, batch.mask, is_draft=True)[batch.responds]
 
     def _positions(self, batch: Batch, step: int) -> Positions:
         """Tokens, signal and draws of a batch; an answer's draws do not depend on the rows beside it."""

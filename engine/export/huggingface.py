@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +18,26 @@ from engine.decode.sampling import Sampling
 from engine.decode.speculative import FixedLength, speculative_decode
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors
-from engine.measure.acceptance import exact_acceptance, mean_overlap
+from engine.measure.acceptance import exact_acceptance
 from engine.measure.lossless import texts
 from engine.measure.served_text import served_acceptance
+from engine.models import bare
 from engine.models.draft import Draft
 from engine.models.head import Head
 from engine.models.load import LoadedModel
 
 CARD = "README.md"
 MARK = "draftbench"  # a tag of the model card: what is replaced must be an earlier export
+_SAME = 1e-4  # of acceptance, a position: rounding in float32, and ids a trimmed draft cannot propose
 
 
-def write_folder(folder: Path, draft: Draft, target: LoadedModel, card: str, *, overwrite: bool = False) -> None:
+def write_folder(
+    folder: Path, draft: Draft, target: LoadedModel, card: str, *, gamma: int, overwrite: bool = False
+) -> None:
     """Config, all weights as safetensors, tokenizer, generation settings and model card.
 
-    The folder appears whole or not at all. An existing one is refused, unless `overwrite` and it
+    The generation settings are bare: what ends an answer of the target, and that assisted generation proposes `gamma`
+    tokens at a time, as was measured. The folder appears whole or not at all. An existing one is refused, unless `overwrite` and it
     holds an earlier export.
     """
     refuse_taken(folder, overwrite)
@@ -39,7 +46,8 @@ def write_folder(folder: Path, draft: Draft, target: LoadedModel, card: str, *, 
         try:
             new = temporary / "new"
             new.mkdir()
-            draft.model.generation_config = target.model.generation_config
+            draft.model.generation_config = bare.bare_settings(target.model, target.stop_ids)
+            draft.model.generation_config.update(**bare.proposing(gamma))
             draft.model.save_pretrained(new)
             target.tokenizer.save_pretrained(new)
             (new / CARD).write_text(card, encoding="utf-8")
@@ -81,29 +89,68 @@ def refuse_taken(folder: Path, overwrite: bool) -> None:
         )
 
 
-def load_plain(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+def load_plain(folder: Path, dtype: torch.dtype, device: torch.device, *, remote_code: bool = False) -> Any:
     """The exported model, loaded by Transformers alone."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=remote_code).to(device).eval()
 
 
-def acceptance_again(
-    folder: Path, target: LoadedModel, captures: dict[float, Capture], prompt_ids: Sequence[str], settings: MeasureSpec
-) -> dict[float, float]:
-    """`exact` acceptance of the exported folder on the prompts the run was measured on, by temperature."""
-    model = load_plain(folder, target.dtype, target.device)
+@dataclass(frozen=True)
+class Checked:
+    """The run's draft and the exported folder on the same text of one temperature.
+
+    `draft`, `exported`: `exact` acceptance; `difference`: mean over the positions of how far the two are apart there.
+    """
+
+    temperature: float
+    draft: float
+    exported: float
+    difference: float
+    n_prompts: int
+    n_tokens: int
+
+    @property
+    def same(self) -> bool:
+        """Whether the folder is the draft, as far as this text shows."""
+        return self.difference <= _SAME
+
+
+def paired_acceptance(
+    folder: Path,
+    draft: Draft,
+    target: LoadedModel,
+    captures: dict[float, Capture],
+    prompt_ids: Sequence[str],
+    settings: MeasureSpec,
+) -> list[Checked]:
+    """The draft and the exported folder, loaded by Transformers alone, at the same positions of the same captures.
+
+    Both with the weights they are served with, computed in float32: in bfloat16 the likeliest token of a trimmed head
+    and of the whole one made of it differ wherever two logits round to the same number, 2 of 832 tokens of a sample.
+    """
+    remote = target.spec.trust_remote_code
+    models = (
+        copy.deepcopy(draft.model).float(),
+        load_plain(folder, target.dtype, target.device, remote_code=remote).float(),
+    )
     chosen = set(prompt_ids)
-    again = {}
+    checked = []
     for temperature, capture in captures.items():
         answers = [a for a in capture.answers if a.prompt_id in chosen]
-        if settings.against == "server":
-            found = served_acceptance(model, capture, temperature, target.vocab_rows, answers)
-        else:
-            sampling = Sampling(temperature, settings.top_k, settings.top_p)
-            found = exact_acceptance(model, Head.of(target.model), capture, sampling, answers)
-        again[temperature] = mean_overlap(found)
-    return again
+
+        def overlaps(model: Any, at: float = temperature, on: Capture = capture, of: Any = answers) -> torch.Tensor:
+            if settings.against == "server":
+                found = served_acceptance(model, on, at, target.vocab_rows, of)
+            else:
+                sampling = Sampling(at, settings.top_k, settings.top_p)
+                found = exact_acceptance(model, Head.of(target.model), on, sampling, of)
+            return torch.cat([result.overlap for result in found]).double()
+
+        ours, theirs = (overlaps(model) for model in models)
+        apart = float((ours - theirs).abs().mean())
+        checked.append(Checked(temperature, float(ours.mean()), float(theirs.mean()), apart, len(answers), len(ours)))
+    return checked
 
 
 @torch.no_grad()
@@ -112,7 +159,8 @@ def same_greedy_text(
 ) -> list[bool]:
     """Whether Transformers' assisted generation writes what our loop writes, a prompt each, in float32."""
     target = target_float32.model
-    draft = load_plain(folder, torch.float32, target_float32.device)
+    remote = target_float32.spec.trust_remote_code
+    draft = load_plain(folder, torch.float32, target_float32.device, remote_code=remote)
     same = []
     for ids in prompts:
         ours = texts(
@@ -130,15 +178,9 @@ def same_greedy_text(
             ),
             1,
         )[0]
-        prompt = torch.tensor([list(ids)], device=target_float32.device)
-        theirs = target.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            assistant_model=draft,
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=sorted(target_float32.stop_ids),
-            pad_token_id=min(target_float32.stop_ids, default=0),
-        )
-        same.append(theirs[0, len(ids) :].tolist() == ours)
+        theirs = bare.generate(
+            target, ids, Sampling(0.0), max_new_tokens=max_new_tokens, seed=0, stop_ids=target_float32.stop_ids,
+            assistant=draft, num_draft_tokens=gamma,
+        )  # fmt: skip
+        same.append(theirs == ours)
     return same

@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Recipe
+from engine.measure.speed_words import measured_where, told
+from engine.numbers import bounds, number
 
 
-def model_card(run_id: str, recipe: Recipe, summary: dict[str, Any], provenance: dict[str, Any]) -> str:
-    """Markdown with the measured numbers, their intervals and conditions. Every figure is read from the run."""
+def model_card(
+    run_id: str, recipe: Recipe, summary: dict[str, Any], provenance: dict[str, Any], *, settings_note: str = ""
+) -> str:
+    """Markdown with the measured numbers, their intervals and conditions. Every figure is read from the run.
+
+    `settings_note`: what the target's own generation settings ask for (`engine.models.bare.told`).
+    """
     source = provenance.get("source", {})
     conditions = summary["conditions"]
     losses = ", ".join(term.name for term in recipe.train.loss)
@@ -36,10 +43,10 @@ def model_card(run_id: str, recipe: Recipe, summary: dict[str, Any], provenance:
     for m in summary["metrics"]:
         if m["draft"] == "trained":
             old = before.get((m["temperature"], m["metric"]))
-            first = "" if old is None else f"{old:.3f}"
+            first = "" if old is None else number(old)
             lines.append(
-                f"| {m['temperature']:g} | {m['metric']} | {first} | {m['value']:.3f} "
-                f"| {m['low']:.3f} to {m['high']:.3f} | {m['n_prompts']} | {m['n_tokens']} |"
+                f"| {m['temperature']:g} | {m['metric']} | {first} | {number(m['value'])} "
+                f"| {bounds(m)} | {m['n_prompts']} | {m['n_tokens']} |"
             )
     served = "served" in summary
     gamma = "" if served else f"gamma {conditions['num_draft_tokens']}, "
@@ -54,14 +61,17 @@ def model_card(run_id: str, recipe: Recipe, summary: dict[str, Any], provenance:
         f"Conditions: {gamma}{conditions['dtype']} on {conditions['device']}, "
         f"top-p {conditions['top_p']:g}, top-k {conditions['top_k']}, seed {conditions['seed']}. {exact}",
     ]
+    if where := measured_where(summary, provenance):
+        lines += ["", f"Measured on {where}."]
     if "speed" in summary:
         speed = summary["speed"]
         lines += [
             "",
-            f"Speed: {speed['speedup']['value']:.2f}x plain decoding ({speed['speedup']['low']:.2f} to "
-            f"{speed['speedup']['high']:.2f}), batch 1, {speed['threads']} threads, temperature {speed['temperature']:g}; "
-            f"cost ratio c = {speed['cost_ratio']:.3f}.",
+            f"Speed there, batch 1, {speed['threads']} threads, temperature {speed['temperature']:g}: "
+            f"{told(speed)}; cost ratio c = {number(speed['cost_ratio'])}. On another machine it is another figure.",
         ]
+    if settings_note:
+        lines += ["", f"Note: {settings_note}."]
     lines += [] if served else _certificate(summary["certificate"])
     lines += [
         "",

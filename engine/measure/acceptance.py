@@ -1,7 +1,8 @@
 """`exact` acceptance: sum_v min(p, q) at every position of the target's own text.
 
 Nothing is sampled, so it is the metric with the least noise for comparing drafts. Greedy
-agreement (argmax p = argmax q) comes with it.
+agreement (the target's choice = argmax q) comes with it. Of text written at temperature 0 the
+target's choice is the token it wrote; elsewhere it is the argmax of the signal.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from engine.capture.batches import collate, sequence_tokens
 from engine.capture.grouping import group_by_length
 from engine.capture.signal import ExactSignal
 from engine.capture.store import AnsweredPrompt, Capture
-from engine.decode.sampling import Sampling, distribution, overlap
+from engine.decode.sampling import Sampling, distribution, one_hot, overlap
 from engine.errors import DraftbenchError
 from engine.models.head import Head, hidden_states
 from engine.models.vocabulary import align_logits, spread
@@ -33,7 +34,7 @@ class PromptAcceptance:
     group: str
     token_ids: list[int]
     overlap: torch.Tensor  # sum_v min(p, q)
-    agree: torch.Tensor | None  # argmax p == argmax q, bool; None where argmax p is not known
+    agree: torch.Tensor | None  # the target's choice == argmax q, bool; None where the choice is not known
     target_prob: torch.Tensor  # p(x) of the token written
     draft_prob: torch.Tensor  # q(x)
     positions: list[int] | None = None  # of these tokens in the answer, if they are not all of it
@@ -56,7 +57,7 @@ def exact_acceptance(
     found: dict[int, PromptAcceptance] = {}
     for group in group_by_length([sequence_tokens(a) for a in chosen], _FORWARD_TOKENS):
         batch = collate(capture, [chosen[i] for i in group], draft_model.device)
-        hidden = hidden_states(draft_model, batch.ids, batch.mask)[batch.responds]
+        hidden = hidden_states(draft_model, batch.ids, batch.mask, is_draft=True)[batch.responds]
         signal = capture.format.decode(batch.raw_signal, target_head, draft_model.device)
         if not isinstance(signal, ExactSignal):
             raise DraftbenchError(
@@ -64,7 +65,7 @@ def exact_acceptance(
                 f"this capture is {capture.format.kind}",
                 "capture with signal: exact",
             )
-        columns = _compare(hidden, head, signal, batch.token_ids, sampling)
+        columns = _compare(hidden, head, signal, batch.token_ids, sampling, greedy_text=capture.greedy)
         by_row = [torch.split(column.cpu(), batch.lengths) for column in columns]
         for row, pieces in zip(group, zip(*by_row, strict=True), strict=True):
             answer = chosen[row]
@@ -72,8 +73,23 @@ def exact_acceptance(
     return [found[i] for i in range(len(chosen))]
 
 
+def target_choice(target_logits: torch.Tensor, token_ids: torch.Tensor, *, greedy_text: bool) -> torch.Tensor:
+    """The token that the target prefers at each position. [position, vocab], [position] -> [position]
+
+    Of greedy text it is the token written: the stored states are rounded to bfloat16, and near a tie their argmax
+    is another one (1 of 391 tokens on the shipped pair).
+    """
+    return token_ids if greedy_text else target_logits.argmax(-1)
+
+
 def _compare(
-    hidden: torch.Tensor, head: Head, signal: ExactSignal, token_ids: torch.Tensor, sampling: Sampling
+    hidden: torch.Tensor,
+    head: Head,
+    signal: ExactSignal,
+    token_ids: torch.Tensor,
+    sampling: Sampling,
+    *,
+    greedy_text: bool,
 ) -> tuple[torch.Tensor, ...]:
     """overlap, agree, p(x), q(x) at each position, a chunk of positions at a time."""
     rows = signal.head.weight.shape[0]
@@ -81,11 +97,14 @@ def _compare(
     parts = []
     for start in range(0, hidden.shape[0], size):
         part = slice(start, start + size)
-        target_logits = signal.head.logits(signal.hidden[part]).float()
-        p, (q, draft_best) = distribution(target_logits, sampling), draft_side(head, hidden[part], sampling, rows)
-        ids = token_ids[part].unsqueeze(-1)
-        agree = target_logits.argmax(-1) == draft_best
-        parts.append((overlap(p, q), agree, p.gather(-1, ids).squeeze(-1), q.gather(-1, ids).squeeze(-1)))
+        ids, target_logits = token_ids[part], signal.head.logits(signal.hidden[part]).float()
+        q, draft_best = draft_side(head, hidden[part], sampling, rows)
+        choice = target_choice(target_logits, ids, greedy_text=greedy_text)
+        p = one_hot(choice, rows) if sampling.greedy else distribution(target_logits, sampling)
+        ids = ids.unsqueeze(-1)
+        parts.append(
+            (overlap(p, q), choice == draft_best, p.gather(-1, ids).squeeze(-1), q.gather(-1, ids).squeeze(-1))
+        )
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
@@ -97,7 +116,7 @@ def draft_states(draft_model: Any, capture: Capture, *, most_tokens: int) -> tor
         if sum(len(states) for states in found) >= most_tokens:
             break
         batch = collate(capture, [answer], draft_model.device)
-        found.append(hidden_states(draft_model, batch.ids, batch.mask)[batch.responds])
+        found.append(hidden_states(draft_model, batch.ids, batch.mask, is_draft=True)[batch.responds])
     return torch.cat(found)[:most_tokens]
 
 

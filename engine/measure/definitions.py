@@ -58,8 +58,8 @@ RATES: dict[str, Rate] = {
     ),
     "greedy_agreement": Rate(
         "Greedy agreement",
-        "share of positions of the target's text where argmax p = argmax q",
-        "What exact acceptance is at temperature 0.",
+        "share of positions of the target's text where the target's choice = argmax q",
+        "What exact acceptance is at temperature 0. There the target's choice is the token it wrote, elsewhere argmax p.",
     ),
     "tau": Rate(
         "Tokens per target forward (tau)",

@@ -10,13 +10,14 @@ from typing import Any
 import pandas as pd
 
 from engine.measure.findings import Finding, evaluate
-from engine.measure.pairing import select
+from engine.measure.pairing import DAMAGED, select
 from engine.measure.places import Run
 from engine.measure.study_tags import of_study, studies_of
+from engine.measure.sums import senseless
 from engine.paths import Home
 from engine.store import queries
 from engine.store.connection import reading
-from engine.store.ingest import ingest_all, remove_missing
+from engine.store.ingest import add_details, ingest_all, remove_missing
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,15 @@ def evaluate_home(home: Home, study: str | None = None, *, up_to_date: bool = Fa
         remove_missing(home)
     with reading(home.index) as con:
         frame = of_study(queries.studied(con), study)
-        runs, left_out = select(frame)
+    runs, left_out = select(frame)
+    add_details(home, [run.id for run in runs])
+    with reading(home.index) as con:
         sums = queries.prompt_sums(con, [run.id for run in runs])
+    odd = senseless(sums)
+    if odd:
+        runs = [run for run in runs if run.id not in odd]
+        sums = sums[~sums.run_id.isin(odd)]
+        left_out = {**left_out, DAMAGED: left_out.get(DAMAGED, 0) + len(odd)}
     taken = {run.id for run in runs}
     rows = [row for row in frame.to_dict("records") if row["run_id"] in taken]
     return Evaluated(

@@ -13,6 +13,8 @@ from engine.measure.efforts import Usual, schedule
 from engine.measure.mode_pairs import lead_pairs, mode_pairs
 from engine.measure.places import Found, Pair, Place, Run, first_of_each, where_of
 
+DAMAGED = "damaged"  # why a run was left out whose notes or sums make no sense
+
 
 def select(runs: pd.DataFrame) -> tuple[list[Run], dict[str, int]]:
     """Runs that may take part, and how many of the others were left out for which reason.
@@ -27,13 +29,29 @@ def select(runs: pd.DataFrame) -> tuple[list[Run], dict[str, int]]:
         if reason:
             left_out[reason] += 1
             continue
-        training = row.get("training") or {}
-        effort = {key: training.get(key) for key in ("steps_done", "tokens_seen", "best_step")}
-        facts = facts_of(row["config"], row.get("provenance") or {})
-        made = (row.get("provenance") or {}).get("measurement", {}).get("draft_sha256")
-        effort |= {"n_train": facts["n_train"], "evaluations": _evaluations(row["config"], training)}
-        chosen.append(Run(str(row["run_id"]), facts, effort, row["config"], made))
+        try:
+            chosen.append(_run(row))
+        except Exception:  # of what one run has noted: the others take part
+            left_out[DAMAGED] = left_out.get(DAMAGED, 0) + 1
     return chosen, left_out
+
+
+def _run(row: Mapping[Any, Any]) -> Run:
+    """Raises if what the run has noted is not of the kind that a run notes."""
+    training, provenance = row.get("training") or {}, row.get("provenance") or {}
+    effort = {key: training.get(key) for key in ("steps_done", "tokens_seen", "best_step")}
+    facts = facts_of(row["config"], provenance)
+    made = provenance.get("measurement", {}).get("draft_sha256")
+    effort |= {"n_train": facts["n_train"], "evaluations": _evaluations(row["config"], training)}
+    odd = [
+        key
+        for key, value in effort.items()
+        if isinstance(value, bool) or not isinstance(value, (int, float, type(None)))
+    ]
+    if odd or not isinstance(made, (str, type(None))):
+        raise TypeError(f"{', '.join(odd)} of run {row['run_id']}")
+    hash(tuple(facts.values()))  # they are compared, and are keys
+    return Run(str(row["run_id"]), facts, effort, row["config"], made)
 
 
 def _evaluations(config: Mapping[str, Any], training: Mapping[str, Any]) -> int | None:

@@ -17,13 +17,13 @@ import functools
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from engine.measure.statistics import Interval
+from engine.measure.statistics import Interval, percentile_interval
 
 SAMPLES = 2000
 LEVEL = 0.95
@@ -69,13 +69,12 @@ def effect(domains: Sequence[Sequence[Part]], *, ratio: bool = True, samples: in
     draws = {name: _draws(name, len(prompts), samples) for name, prompts in strata.items()}
     base, other = (_rates(side, ones) for side in sides)
     base_drawn, other_drawn = (_rates(side, draws) for side in sides)
-    enough = min(len(prompts) for prompts in strata.values()) > 1
     n_prompts = min(_count(side, strata) for side in sides)
-    absolute = _interval(other - base, other_drawn - base_drawn, n_prompts, enough)
+    absolute = _interval(other - base, other_drawn - base_drawn, n_prompts, strata)
     relative = NO_VALUE
     if ratio and base[0] > 0:
         with np.errstate(divide="ignore", invalid="ignore"):
-            relative = _interval(other / base - 1, other_drawn / base_drawn - 1, n_prompts, enough)
+            relative = _interval(other / base - 1, other_drawn / base_drawn - 1, n_prompts, strata)
     return Effect(relative, absolute, float(base[0]), float(other[0]))
 
 
@@ -85,8 +84,7 @@ def rate(sums: Sequence[Sums]) -> Interval:
     side = [_side(sums, strata)]
     ones = {name: np.ones((1, len(prompts))) for name, prompts in strata.items()}
     draws = {name: _draws(name, len(prompts), SAMPLES) for name, prompts in strata.items()}
-    enough = min(len(prompts) for prompts in strata.values()) > 1
-    return _interval(_rates(side, ones), _rates(side, draws), _count(side, strata), enough)
+    return _interval(_rates(side, ones), _rates(side, draws), _count(side, strata), strata)
 
 
 _Side = dict[str, tuple[_Floats, _Floats]]  # held-out set -> sums and positions [prompt]
@@ -137,9 +135,10 @@ def _count(sides: Sequence[_Side], strata: dict[str, pd.Index]) -> int:
     return sum(len(strata[name]) for name in {name for side in sides for name in side})
 
 
-def _interval(value: _Floats, drawn: _Floats, n_prompts: int, enough: bool) -> Interval:
-    usable = drawn[np.isfinite(drawn)]
-    if not enough or not len(usable):
+def _interval(value: _Floats, drawn: _Floats, n_prompts: int, strata: dict[str, pd.Index]) -> Interval:
+    """With `n_prompts` as what is said of it; as wide as all that were drawn, set by set, make it."""
+    sizes = [len(prompts) for prompts in strata.values()]
+    if min(sizes) < 2:
         return Interval(float(value[0]), math.nan, math.nan, n_prompts)
-    low, high = np.quantile(usable, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(value[0]), float(low), float(high), n_prompts)
+    found = percentile_interval(float(value[0]), drawn, sum(sizes), strata=len(sizes), level=LEVEL)
+    return replace(found, n_prompts=n_prompts)

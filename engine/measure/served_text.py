@@ -94,7 +94,7 @@ def served_acceptance(
     found: dict[int, PromptAcceptance] = {}
     for group in group_by_length([sequence_tokens(a) for a in answers], _FORWARD_TOKENS):
         batch = collate(capture, [answers[i] for i in group], draft_model.device)
-        hidden = hidden_states(draft_model, batch.ids, batch.mask)[batch.responds]
+        hidden = hidden_states(draft_model, batch.ids, batch.mask, is_draft=True)[batch.responds]
         drawn, likeliest = _draft_at(head, hidden, batch.token_ids, sampling, vocab_rows)
         told = read_told(batch.raw_signal)[0].exp()
         agree = likeliest == batch.token_ids.cpu()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,8 @@ import torch
 from engine.decode.events import Round
 from engine.decode.sampling import Sampling
 from engine.decode.speculative import DraftLength, plain_decode, speculative_decode
-from engine.progress import SILENT, Progress
+from engine.models import bare
+from engine.progress import SILENT, TIMING, Progress
 
 WAYS = ("plain", "speculative", "transformers")
 
@@ -87,18 +87,17 @@ def time_ways(
 
     decode = dict(zip(WAYS, (plain, speculative, transformers), strict=True))
     timed = []
-    with bare_generation(target):
-        for name in ways:
-            decode[name](prompts[0])  # warm-up
-        progress.start("speed", len(ways) * len(prompts), "answers")
-        for number, (ids, prompt_id) in enumerate(zip(prompts, prompt_ids, strict=True)):
-            for name in turn(ways, number):
-                began = time.perf_counter()
-                tokens, rounds = decode[name](ids)
-                seconds = time.perf_counter() - began
-                timed.append(TimedAnswer(prompt_id, name, tokens, seconds, rounds))
-                progress.advance(1)
-                progress.stop_if_asked()
+    for name in ways:
+        decode[name](prompts[0])  # warm-up
+    progress.start(TIMING, len(ways) * len(prompts), "answers")
+    for number, (ids, prompt_id) in enumerate(zip(prompts, prompt_ids, strict=True)):
+        for name in turn(ways, number):
+            began = time.perf_counter()
+            tokens, rounds = decode[name](ids)
+            seconds = time.perf_counter() - began
+            timed.append(TimedAnswer(prompt_id, name, tokens, seconds, rounds))
+            progress.advance(1)
+            progress.stop_if_asked()
     progress.finish()
     return timed
 
@@ -120,40 +119,8 @@ def _counted(rounds: Iterator[Round]) -> tuple[int, list[Round]]:
 
 
 def generated(target: Any, ids: Sequence[int], sampling: Sampling, *, max_new_tokens: int, seed: int) -> list[int]:
-    """The ids that Transformers' own `generate` writes behind `ids`, plain and with its usual cache.
-
-    To be called inside `bare_generation`; then nothing but `max_new_tokens` ends it, and nothing
-    but `sampling` changes the distribution. The global random state is left as it was.
-    """
-    given = torch.tensor([list(ids)], device=target.device)
-    options: dict[str, Any] = {"do_sample": False}
-    if not sampling.greedy:
-        options = {"do_sample": True, "temperature": sampling.temperature}
-        options |= {"top_k": sampling.top_k, "top_p": sampling.top_p}  # top_k would be 50 if nobody said
-    with torch.random.fork_rng(_cuda_devices(target)):
-        torch.manual_seed(seed)
-        written = target.generate(
-            given, attention_mask=torch.ones_like(given), max_new_tokens=max_new_tokens, use_cache=True, **options
-        )
-    new: list[int] = written[0, given.shape[1] :].tolist()  # reading it waits for the device
-    return new
-
-
-@contextmanager
-def bare_generation(target: Any) -> Iterator[None]:
-    """The model without its own settings for `generate`: they name tokens to stop at, penalties, a temperature."""
-    from transformers import GenerationConfig
-
-    own, target.generation_config = target.generation_config, GenerationConfig()
-    try:
-        yield
-    finally:
-        target.generation_config = own
-
-
-def _cuda_devices(target: Any) -> list[int]:
-    index = target.device.index
-    return [0 if index is None else index] if target.device.type == "cuda" else []
+    """The ids that Transformers' own `generate` writes after `ids`, plain; nothing but `max_new_tokens` ends it."""
+    return bare.generate(target, ids, sampling, max_new_tokens=max_new_tokens, seed=seed)
 
 
 def forward_times(timed: Sequence[TimedAnswer], num_draft_tokens: int) -> ForwardTimes:

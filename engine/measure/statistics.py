@@ -4,7 +4,9 @@ The tokens of one prompt are not independent, so the prompt is what is resampled
 `samples` times as many prompts as there are, drawn with replacement, and the ratio of the
 drawn sums taken anew (the percentile bootstrap of a ratio estimator over clusters; Efron and
 Tibshirani, An Introduction to the Bootstrap, 1993). Two drafts are compared on the same
-draws, which leaves out what their prompts have in common.
+draws, which leaves out what their prompts have in common. A plain percentile interval of few
+prompts is too narrow; the levels are widened as Student's t is wider than the normal
+(`expanded_level`), for every interval of the project.
 """
 
 from __future__ import annotations
@@ -203,9 +205,32 @@ def _bootstrap(
         return Interval(value, math.nan, math.nan, n_prompts)
     # How often each prompt is drawn, for all draws at once.
     counts = np.random.default_rng(seed).multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=samples)
-    values = statistic(counts.astype(np.float64))
-    values = values[~np.isnan(values)]
-    if not len(values):
+    return percentile_interval(value, statistic(counts.astype(np.float64)), n_prompts, level=level)
+
+
+def percentile_interval(
+    value: float, draws: _Floats, n_prompts: int, *, strata: int = 1, level: float = 0.95
+) -> Interval:
+    """The interval between two percentiles of bootstrap draws [draw] of a value.
+
+    Draws that are no number are left out; without any, or with too few prompts, `low` and `high` are NaN.
+    """
+    usable = draws[np.isfinite(draws)]
+    if n_prompts <= strata or not len(usable):
         return Interval(value, math.nan, math.nan, n_prompts)
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    wide = expanded_level(level, n_prompts, strata)
+    low, high = np.quantile(usable, [(1 - wide) / 2, (1 + wide) / 2])
     return Interval(value, float(low), float(high), n_prompts)
+
+
+def expanded_level(level: float, n: int, strata: int = 1) -> float:
+    """The level at which percentiles of a bootstrap over `n` clusters are read to cover with probability `level`.
+
+    Resampling n clusters misses a factor sqrt((n - 1) / n) of their spread and takes a spread that was estimated for
+    one that is known. Both are made good by reading the percentiles of Phi(-sqrt(n / (n - 1)) t), t being the
+    quantile of Student's t with n - 1 degrees of freedom (the expanded percentile interval: Hesterberg, What
+    Teachers Should Know About the Bootstrap, The American Statistician 69, 2015). With `strata` that are
+    resampled on their own, as many degrees of freedom are lost. Never wider than the draws, so a rate stays a rate.
+    """
+    quantile = math.sqrt(n / (n - strata)) * float(scipy.stats.t.ppf((1 + level) / 2, n - strata))
+    return 1 - 2 * float(scipy.stats.norm.sf(quantile))

@@ -25,7 +25,7 @@ from engine.decode.sampling import Sampling
 from engine.decode.speculative import AdaptiveLength, DraftLength, FixedLength, speculative_decode
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, write_json
-from engine.measure import cost_model, lossless, speed, trace
+from engine.measure import cost_model, lossless, lossless_pair, speed, trace
 from engine.measure.acceptance import exact_acceptance
 from engine.measure.exact_tables import exact_metrics, improvement, metric_row, position_rows, prompt_table
 from engine.measure.statistics import bootstrap_ratio, calibration_z, paired_ratio
@@ -37,6 +37,7 @@ from engine.progress import SILENT, Progress
 ACCEPTANCE_RULE = "sampled: u < p/q, q the sampled distribution; greedy: one-hot p and q"
 ALARM_Z = 4.0  # an engine without fault exceeds it once in 16,000 traces
 _TRACE_BATCH = 12
+PAIR_DRAWS = 1000  # at each place of the chi-square of the pair
 _ALTERNATIVES = 10  # likeliest tokens of p and of q kept at each position of a trace
 
 
@@ -125,6 +126,9 @@ def measure_drafts(
         histograms[key] = trace.accepted_lengths(rounds, settings.num_draft_tokens)
         others[key] = trace.count(rounds).as_others_report()
         checks.append(_agreement(rounds, temperature))
+        if temperature == 0:
+            written, exact_text = lossless.texts(rounds, len(traced)), target.dtype == torch.float32
+            checks.append(lossless_pair.traced_equals_captured(target_float32.model, traced, written, exact=exact_text))
         progress.advance(1)
         progress.stop_if_asked()
     summary: dict[str, Any] = {
@@ -248,10 +252,27 @@ def certificate(
         "max_new_tokens": settings.certificate_tokens,
         "stop_ids": target.stop_ids,
     }
+    traced = [a.prompt_ids for a in answers[: min(settings.trace_prompts, _TRACE_BATCH)]]
     checks = []
     steps: list[Any] = [
         lambda: lossless.self_draft(target_float32.model, prompts, seed=settings.seed, **options),
         lambda: lossless.greedy_identity(target_float32.model, draft_float32.model, prompts, **options),
+        lambda: lossless_pair.ragged_identity(
+            target_float32.model,
+            draft_float32.model,
+            lossless_pair.ragged_rows(traced, settings.certificate_prompts),
+            length=FixedLength(settings.num_draft_tokens),
+            max_new_tokens=settings.certificate_tokens,
+            stop_ids=target.stop_ids,
+        ),
+        lambda: lossless_pair.pair_chi_square(
+            target_float32.model,
+            draft_float32.model,
+            lossless_pair.certified_prefixes(answers, settings.certificate_prompts, settings.seed),
+            Sampling(max(settings.temperatures) or 1.0, settings.top_k, settings.top_p),
+            draws=PAIR_DRAWS,
+            seed=settings.seed,
+        ),
         lambda: lossless.chi_square(tokens=12_000, seed=settings.seed),
     ]
     if target.dtype != torch.float32:

@@ -13,6 +13,7 @@ from engine.measure.pooling import Sums
 # (run, draft, temperature) -> [prompt] exact_sum, n_positions, text
 Tables = Mapping[tuple[str, str, float], pd.DataFrame]
 _SUMS = ["exact_sum", "n_positions"]
+_ROUNDED = 1 + 1e-5  # a sum of float32 may be a little too large
 _DIGITS = 6  # 0.7 may have been stored as float32
 
 
@@ -29,6 +30,14 @@ def tables_of(sums: pd.DataFrame) -> dict[tuple[str, str, float], pd.DataFrame]:
         run, draft, temperature = cast("tuple[str, str, float]", key)
         tables[str(run), str(draft), float(temperature)] = table[[*_SUMS, "text"]]
     return tables
+
+
+def senseless(sums: pd.DataFrame) -> set[str]:
+    """Ids of the runs with sums that no measurement makes: more accepted than there were positions, a prompt twice."""
+    known = sums.dropna(subset=["exact_sum", "n_positions"])
+    beyond = (known.exact_sum < 0) | (known.exact_sum > known.n_positions * _ROUNDED) | known.temperature.isna()
+    twice = known.duplicated(["run_id", "draft", "temperature", "prompt_id"])
+    return {str(run_id) for run_id in known.run_id[beyond | twice].unique()}
 
 
 def temperatures_of(runs: Iterable[str], tables: Tables) -> list[float]:

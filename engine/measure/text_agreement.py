@@ -29,7 +29,7 @@ def text_agreement(draft_model: Any, capture: Capture) -> list[torch.Tensor]:
     found: dict[int, torch.Tensor] = {}
     for group in group_by_length([sequence_tokens(a) for a in answers], _FORWARD_TOKENS):
         batch = collate(capture, [answers[i] for i in group], draft_model.device)
-        hidden = hidden_states(draft_model, batch.ids, batch.mask)[batch.responds]
+        hidden = hidden_states(draft_model, batch.ids, batch.mask, is_draft=True)[batch.responds]
         agree = torch.cat([_likeliest(head, part) for part in torch.split(hidden, _POSITIONS)]) == batch.token_ids
         for index, piece in zip(group, torch.split(agree.cpu(), batch.lengths), strict=True):
             found[index] = piece

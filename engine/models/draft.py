@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from engine.config import DraftSpec, ModelSpec
-from engine.errors import DraftbenchError
+from engine.errors import DraftbenchError, boundary
 from engine.fileio import disk_errors, read_json, sha256_file, write_json
 from engine.models.head import DRAFT_IDS, check_head
 from engine.models.load import LoadedModel, load_model
+from engine.models.shallow import check_copied, copy_layers, fitting_layers, shallow_model
 from engine.models.vocabulary import check_vocabulary
 
 WEIGHTS = "draft.safetensors"
@@ -46,28 +46,6 @@ class Draft:
 
     model: Any
     info: DraftInfo
-
-
-def evenly_spaced(count: int, total: int) -> list[int]:
-    """`count` layer indices of `total`, first and last included; a single one is the first."""
-    if not 1 <= count <= total:
-        raise DraftbenchError(
-            f"draft.layers is {count}, the target has {total} layers", "", f"choose a number from 1 to {total}"
-        )
-    return [0] if count == 1 else [round(i * (total - 1) / (count - 1)) for i in range(count)]
-
-
-def chosen_layers(layers: int | list[int], total: int) -> list[int]:
-    """The layer indices a DraftSpec asks for, checked against the target's number of layers."""
-    if isinstance(layers, int):
-        return evenly_spaced(layers, total)
-    if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < total:
-        raise DraftbenchError(
-            f"draft.layers {layers} does not fit a target of {total} layers",
-            "indices are distinct, ascending and start at 0",
-            f"for example {evenly_spaced(min(4, total), total)}",
-        )
-    return layers
 
 
 def initialise_draft(target: LoadedModel, spec: DraftSpec, *, seed: int, checkpoint: Path | None = None) -> Draft:
@@ -97,57 +75,20 @@ def initialise_draft(target: LoadedModel, spec: DraftSpec, *, seed: int, checkpo
 
 
 def _from_layers(target: LoadedModel, spec: DraftSpec, seed: int) -> Draft:
-    """A model of the target's shape with fewer layers: copied from the target, or random."""
-    layers = chosen_layers(spec.layers, target.model.config.num_hidden_layers)
-    model = _shallow_model(target, layers, seed)
+    """A model of the target's kind with fewer layers: copied from the target, or random."""
+    layers = fitting_layers(target.model, spec.layers)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = shallow_model(target.model, layers).to(target.device).eval()
     copied = spec.init == "layers"
     if copied:
-        model.load_state_dict(_take_layers(target.model.state_dict(), layers, _layer_prefix(target.model)))
+        copy_layers(target.model, model, layers)
+        check_copied(target.model, model, layers)
     return Draft(model, DraftInfo(target.fingerprint, spec.share_embeddings, spec.init, layers if copied else []))
 
 
 def _replaced(info: DraftInfo, **changes: Any) -> DraftInfo:
     return DraftInfo(**{**asdict(info), **changes})
-
-
-def _shallow_model(target: LoadedModel, layers: list[int], seed: int) -> Any:
-    """A randomly initialised float32 model of the target's configuration with only those layers."""
-    config = copy.deepcopy(target.model.config)
-    for name, value in vars(target.model.config).items():  # such as layer_types: one entry a layer
-        if "layer" in name and isinstance(value, list) and len(value) == config.num_hidden_layers:
-            setattr(config, name, [value[i] for i in layers])
-    config.num_hidden_layers = len(layers)
-    config.dtype = torch.float32
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return type(target.model)(config).to(target.device).eval()
-
-
-def _layer_prefix(model: Any) -> str:
-    """Name of the list of decoder layers in the state dict, such as 'model.layers.'."""
-    depth = model.config.num_hidden_layers
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
-            return f"{name}."
-    raise DraftbenchError(
-        f"{type(model).__name__} has no list of {depth} layers",
-        "a draft cannot be cut out of it",
-        "use draft.init: checkpoint with a small model of the same family",
-    )
-
-
-def _take_layers(state: dict[str, torch.Tensor], layers: list[int], prefix: str) -> dict[str, torch.Tensor]:
-    """The state of a model that has only `layers`, renumbered from 0, in float32."""
-    new_index = {old: new for new, old in enumerate(layers)}
-    pattern = re.compile(re.escape(prefix) + r"(\d+)\.(.*)")
-    taken = {}
-    for name, tensor in state.items():
-        match = pattern.fullmatch(name)
-        if match is None:
-            taken[name] = tensor.float()
-        elif int(match[1]) in new_index:
-            taken[f"{prefix}{new_index[int(match[1])]}.{match[2]}"] = tensor.float()
-    return taken
 
 
 def _from_other_model(target: LoadedModel, spec: DraftSpec) -> Draft:
@@ -166,6 +107,16 @@ def shared_modules(model: Any) -> list[Any]:
 @torch.no_grad()
 def copy_shared(draft_model: Any, target_model: Any) -> None:
     """Set the draft's embeddings and head to the target's values."""
+    check_shared(draft_model, target_model)
+    for mine, theirs in zip(shared_modules(draft_model), shared_modules(target_model), strict=True):
+        rows = slice(None) if mine is draft_model.get_input_embeddings() else _head_rows(draft_model)
+        mine.weight.copy_(theirs.weight[rows])
+        if getattr(mine, "bias", None) is not None and getattr(theirs, "bias", None) is not None:
+            mine.bias.copy_(theirs.bias[rows])
+
+
+def check_shared(draft_model: Any, target_model: Any) -> None:
+    """Raise DraftbenchError if the draft cannot use the target's embeddings and head. Both may be without weights."""
     if _tied(draft_model) and not _tied(target_model):
         raise DraftbenchError(
             "the draft ties its embeddings to its head, the target does not",
@@ -180,9 +131,13 @@ def copy_shared(draft_model: Any, target_model: Any) -> None:
                 "they can be shared only when they have the same shape",
                 "set draft.share_embeddings: false",
             )
-        mine.weight.copy_(theirs.weight[rows])
-        if getattr(mine, "bias", None) is not None and getattr(theirs, "bias", None) is not None:
-            mine.bias.copy_(theirs.bias[rows])
+        biased = [getattr(module, "bias", None) is not None for module in (mine, theirs)]
+        if biased[0] != biased[1]:
+            raise DraftbenchError(
+                f"the head of the {'draft' if biased[0] else 'target'} has a bias, the other's has none",
+                "one head cannot be both",
+                "set draft.share_embeddings: false",
+            )
 
 
 def _head_rows(draft_model: Any) -> Any:
@@ -200,7 +155,7 @@ def trim(draft: Draft, target: LoadedModel, ids: torch.Tensor) -> Draft:
     check_trim(draft, target, len(ids))
     model, shares = draft.model, draft.info.share_embeddings
     source = (target.model if shares else model).get_output_embeddings()
-    _cut_head(model, ids.to(target.device))
+    cut_head(model, ids.to(target.device))
     with torch.no_grad():
         model.get_output_embeddings().weight.copy_(source.weight[ids])
         if source.bias is not None:
@@ -225,7 +180,7 @@ def check_trim(draft: Draft, target: LoadedModel, size: int) -> None:
         )
 
 
-def _cut_head(model: Any, ids: torch.Tensor) -> None:
+def cut_head(model: Any, ids: torch.Tensor) -> None:
     """Give the model an untied head of len(ids) rows, not yet filled, and note whose they are."""
     old = model.get_output_embeddings()
     new = torch.nn.Linear(
@@ -255,8 +210,16 @@ def own_state(model: Any, info: DraftInfo) -> dict[str, torch.Tensor]:
         {id(p) for module in shared_modules(model) for p in module.parameters()} if info.share_embeddings else set()
     )
     own = {name: p.detach() for name, p in model.named_parameters() if id(p) not in shared}
+    own |= _kept_buffers(model, info)
     ids = getattr(model, DRAFT_IDS, None)
     return own if ids is None else {**own, DRAFT_IDS: ids}
+
+
+def _kept_buffers(model: Any, info: DraftInfo) -> dict[str, torch.Tensor]:
+    """Buffers that belong to the weights, such as the experts' biases of DeepSeek-V3 and the scales of Gemma 4."""
+    shared = {id(b) for module in shared_modules(model) for b in module.buffers()} if info.share_embeddings else set()
+    kept = model.state_dict(keep_vars=True).keys()
+    return {name: b.detach() for name, b in model.named_buffers() if name in kept and id(b) not in shared}
 
 
 def save_draft(folder: Path, draft: Draft) -> None:
@@ -280,16 +243,9 @@ def load_draft(folder: Path, target: LoadedModel, *, dtype: torch.dtype | None =
 
     Refuses a folder that is damaged or was made for another target.
     """
-    absent = [name for name in (CARD, WEIGHTS) if not (folder / name).exists()]
-    if absent:
-        raise DraftbenchError(
-            f"{folder} holds no draft", f"{absent[0]} is missing", "give a run id or the draft folder of a run"
-        )
-    card = read_json(folder / CARD)
-    if not isinstance(card, dict) or not {"info", "config", "weights_sha256"} <= card.keys():
-        raise DraftbenchError(f"{folder / CARD} is damaged", "it lacks a part", "train or copy it again")
-    info = DraftInfo(**card["info"])
-    if sha256_file(folder / WEIGHTS) != card["weights_sha256"]:
+    card = read_card(folder)
+    info = card.info
+    if sha256_file(folder / WEIGHTS) != card.weights_sha256:
         raise DraftbenchError(
             f"{folder / WEIGHTS} is damaged", "its hash is not the one in its card", "train or copy it again"
         )
@@ -299,23 +255,57 @@ def load_draft(folder: Path, target: LoadedModel, *, dtype: torch.dtype | None =
             f"it was made for {info.target_fingerprint[:12]}, this target is {target.fingerprint[:12]}",
             "load it with its own target, or `draftbench export` it and use the folder as draft.checkpoint",
         )
-    model = _model_of_config(card["config"], target, dtype or target.dtype)
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    with boundary(f"{folder} cannot be read", "train or copy it again"):
+        model = model_of_config(card.config, target.model, dtype or target.dtype).to(target.device).eval()
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     if DRAFT_IDS in state:
-        _cut_head(model, state[DRAFT_IDS].to(target.device))
-    expected = own_state(model, info).keys()
-    if set(state) != set(expected):
-        odd = sorted(set(state) ^ set(expected))
-        raise DraftbenchError(
-            f"{folder} does not fit its own configuration: {odd[0]}", "the folder is damaged", "train it again"
-        )
+        cut_head(model, state[DRAFT_IDS].to(target.device))
+    _refuse_unlike(folder, state, own_state(model, info))
     model.load_state_dict({name: tensor for name, tensor in state.items() if name != DRAFT_IDS}, strict=False)
     if DRAFT_IDS not in state:
         model.tie_weights()
     if info.share_embeddings:
         _share(model, target.model, dtype or target.dtype)
     return Draft(model.requires_grad_(False), info)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What stands beside the weights of a saved draft."""
+
+    info: DraftInfo
+    config: dict[str, Any]
+    weights_sha256: str
+
+
+def read_card(folder: Path) -> Card:
+    """The card of a draft folder; raises DraftbenchError if the folder holds no draft or the card is damaged."""
+    absent = [name for name in (CARD, WEIGHTS) if not (folder / name).exists()]
+    if absent:
+        raise DraftbenchError(
+            f"{folder} holds no draft", f"{absent[0]} is missing", "give a run id or the draft folder of a run"
+        )
+    card = read_json(folder / CARD)
+    if not isinstance(card, dict) or not {"info", "config", "weights_sha256"} <= card.keys():
+        raise DraftbenchError(f"{folder / CARD} is damaged", "it lacks a part", "train or copy it again")
+    with boundary(f"{folder / CARD} is damaged", "train or copy it again"):
+        return Card(DraftInfo(**card["info"]), {**card["config"]}, str(card["weights_sha256"]))
+
+
+def _refuse_unlike(folder: Path, stored: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Raise DraftbenchError unless the stored tensors are those that the draft's configuration asks for."""
+    odd = sorted(stored.keys() ^ expected.keys())
+    told = [f"{odd[0]} is {'missing' if odd[0] in expected else 'not part of it'}"] if odd else []
+    told += [
+        f"{name} is {tuple(tensor.shape)}, not {tuple(expected[name].shape)}"
+        for name, tensor in stored.items()
+        if name in expected and tensor.shape != expected[name].shape
+    ]
+    if told:
+        raise DraftbenchError(
+            f"{folder} does not fit its own configuration: {told[0]}", "the folder is damaged", "train it again"
+        )
 
 
 def _same_embeddings(info: DraftInfo, target: LoadedModel) -> bool:
@@ -325,12 +315,18 @@ def _same_embeddings(info: DraftInfo, target: LoadedModel) -> bool:
     return bool(info.embeddings_hash) and info.embeddings_hash == target.embeddings_hash
 
 
-def _model_of_config(config: dict[str, Any], target: LoadedModel, dtype: torch.dtype) -> Any:
+def model_of_config(config: dict[str, Any], target: Any, dtype: torch.dtype) -> Any:
+    """A new model of a card's configuration, on torch's device.
+
+    Of the target's own class where that is its kind: it may be code that ships with the target.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    kind = config.pop("model_type")
-    made = AutoConfig.for_model(kind, **config)
-    return AutoModelForCausalLM.from_config(made, dtype=dtype).to(target.device).eval()
+    own, kind = target.config, config["model_type"]
+    if kind == own.model_type:
+        return type(target)._from_config(type(own).from_dict(config), dtype=dtype)
+    settings = {name: value for name, value in config.items() if name != "model_type"}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings), dtype=dtype)
 
 
 def _share(draft_model: Any, target_model: Any, dtype: torch.dtype) -> None:

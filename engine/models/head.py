@@ -6,16 +6,23 @@ both need `logits = head(hidden)` outside the model's own forward.
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from engine.errors import DraftbenchError
+from engine.errors import DraftbenchError, boundary
 
 # The buffer in which a draft of a trimmed vocabulary keeps the target's id of each row of its head.
 DRAFT_IDS = "draft_token_ids"
+_PROBED = 8  # tokens that a check feeds to a model
+_OTHER_MODEL = "use a causal language model whose last step is its output head"
+_CROSS = re.compile("encoder_attn|cross|vision|audio")  # attention to something that is not the text
+_ROWS = 16  # rows of the head that stands in for a model's own where there are no weights
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Head:
     @staticmethod
     def of(model: Any, dtype: torch.dtype | None = None) -> Head:
         """The head of a Transformers causal model, cast to `dtype` if given."""
-        projection, config = model.get_output_embeddings(), model.config
+        projection, config = model.get_output_embeddings(), text_config(model)
         weight, bias = projection.weight, getattr(projection, "bias", None)
         if dtype is not None:
             weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -54,33 +61,137 @@ class Head:
         return replace(self, weight=self.weight[ids], bias=None if self.bias is None else self.bias[ids], ids=ids)
 
 
-def readable(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """The same ids, those that the model has no embedding for as its last one; any shape.
+def text_config(model: Any) -> Any:
+    """The configuration of the part that writes text: the model's own, or one inside that of a model that also sees."""
+    return model.config.get_text_config()
 
-    A target with padding rows may write such an id, and a draft that cannot read it may still guess on.
+
+def body(model: Any) -> Any:
+    """The module whose `last_hidden_state` enters the head.
+
+    It is `base_model`, except where a family's prefix names no attribute of the causal model (Llama 4).
     """
-    return ids.clamp_max(model.get_input_embeddings().weight.shape[0] - 1)
+    base = model.base_model
+    return getattr(model, "model", base) if base is model else base
 
 
-def hidden_states(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+def readable(draft_model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """The ids as a draft reads them: those that it has no embedding for become its last one; any shape.
+
+    For drafts alone: a target with padding rows may write such an id, and a draft that cannot read it may still
+    guess on. A target reads its own tokenizer's ids: see `refuse_unknown`.
+    """
+    return ids.clamp_max(draft_model.get_input_embeddings().weight.shape[0] - 1)
+
+
+def refuse_unknown(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """The same ids; raises DraftbenchError if the model has no embedding for one. Any shape."""
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    if not ids.numel():
+        return ids
+    lowest, highest = torch.stack([ids.min(), ids.max()]).tolist()
+    if lowest < 0 or highest >= rows:
+        raise DraftbenchError(
+            f"token id {highest if highest >= rows else lowest} has no embedding in {type(model).__name__}",
+            f"it has ids 0 to {rows - 1:,}; its tokenizer writes others, so the two do not belong together",
+            "use the tokenizer that was saved with the model",
+        )
+    return ids
+
+
+def hidden_states(
+    model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None, *, is_draft: bool = False
+) -> torch.Tensor:
     """What enters the head: [batch, position, width] for ids [batch, position].
 
-    `mask`: [batch, position], 1 for real tokens; padding stands on the right.
+    `mask`: [batch, position], 1 for real tokens; padding stands on the right. An id without an embedding raises
+    DraftbenchError, unless `is_draft`: a draft reads what its target wrote, as far as it can.
     """
-    output = model.base_model(input_ids=readable(model, ids), attention_mask=mask, use_cache=False)
+    known = readable(model, ids) if is_draft else refuse_unknown(model, ids)
+    output = body(model)(input_ids=known, attention_mask=mask, use_cache=False)
     states: torch.Tensor = output.last_hidden_state
     return states
 
 
 @torch.no_grad()
 def check_head(model: Any) -> None:
-    """Refuse a model whose logits are not `head(hidden)`, rather than store a wrong signal."""
-    ids = torch.arange(1, 9, device=model.device).unsqueeze(0)
-    expected = model(input_ids=ids, use_cache=False).logits.float()
-    found = Head.of(model).logits(hidden_states(model, ids)).float()
+    """Refuse a model whose logits are not `head(hidden)`, or that reads later tokens: its signal would be wrong."""
+    name = type(model).__name__
+    with boundary(f"{name} cannot be split into hidden states and an output head", _OTHER_MODEL):
+        ids = torch.arange(1, _PROBED + 1, device=model.device).unsqueeze(0)
+        expected = model(input_ids=ids, use_cache=False).logits.float()
+        hidden = hidden_states(model, ids)
+        found = Head.of(model).logits(hidden).float()
+        half = _PROBED // 2
+        other = torch.cat([ids[:, :half], ids[:, half:].flip(-1)], dim=-1)  # of this the first half must know nothing
+        moved = (hidden - hidden_states(model, other))[:, :half].float()
     if expected.shape != found.shape or not torch.allclose(expected, found, rtol=1e-2, atol=1e-2):
-        raise DraftbenchError(
-            f"the logits of {type(model).__name__} are not its head applied to its last hidden state",
-            "the exact signal and training rely on that split",
-            "use capture.signal: none with the loss sft, or tell us the architecture",
-        )
+        raise _not_its_head(name)
+    if float(moved.norm()) > 5e-2 * float(hidden[:, :half].float().norm()):
+        raise _reads_ahead(name)
+
+
+@torch.no_grad()
+def check_head_outline(model: Any) -> None:
+    """`check_head` for a model on the meta device, without weights: only what follows its layers is computed.
+
+    The layers are left out and the head is one of a few random rows, so that any size takes milliseconds.
+    """
+    name, own = type(model).__name__, model.get_output_embeddings()
+    if any(getattr(part, "is_causal", None) is False and not _CROSS.search(at) for at, part in model.named_modules()):
+        raise _reads_ahead(name)
+    with boundary(f"{name} cannot be split into hidden states and an output head", _OTHER_MODEL):
+        rows, width = min(_ROWS, own.weight.shape[0]), own.weight.shape[1]
+        small = torch.nn.Linear(width, rows, bias=getattr(own, "bias", None) is not None, device="cpu")
+        torch.nn.init.normal_(small.weight, std=width**-0.5)
+        hidden = torch.randn(1, _PROBED, width)
+        with _stand_ins(model, small, hidden):
+            expected = model(input_ids=torch.ones(1, _PROBED, dtype=torch.long), use_cache=False).logits
+            found = Head.of(model).logits(hidden)
+    if expected.shape != found.shape or not torch.allclose(expected.float(), found, rtol=1e-2, atol=1e-2):
+        raise _not_its_head(name)
+
+
+class _Said:
+    """The output of a body that was not run: its hidden states, and nothing of all else that families add."""
+
+    def __init__(self, hidden: torch.Tensor) -> None:
+        self.last_hidden_state = hidden
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+    def __getitem__(self, place: Any) -> Any:
+        return (self.last_hidden_state,)[place]
+
+
+@contextlib.contextmanager
+def _stand_ins(model: Any, head: torch.nn.Module, hidden: torch.Tensor) -> Iterator[None]:
+    """The model with another head and with a body that only says `hidden`; undone on leaving."""
+    own = model.get_output_embeddings()
+    silent = {id(module): module for module in (body(model), model.get_decoder()) if module is not model}.values()
+    for module in silent:
+        module.forward = lambda *_, **__: _Said(hidden)
+    model.set_output_embeddings(head)
+    try:
+        yield
+    finally:
+        model.set_output_embeddings(own)
+        for module in silent:
+            del module.forward
+
+
+def _not_its_head(name: str) -> DraftbenchError:
+    return DraftbenchError(
+        f"the logits of {name} are not its head applied to its last hidden state",
+        "the exact signal and training rely on that split",
+        _OTHER_MODEL,
+    )
+
+
+def _reads_ahead(name: str) -> DraftbenchError:
+    return DraftbenchError(
+        f"{name} reads the tokens that follow: what it says of a position changes with later ones",
+        "it is an encoder, which cannot be decoded token by token",
+        "use a causal model; if it is one, its config.json says is_decoder: true",
+    )

@@ -20,6 +20,7 @@ from engine.models.draft import Draft, DraftInfo, load_draft
 from engine.models.head import check_head
 from engine.models.load import LoadedModel, load_model
 from engine.models.vocabulary import check_vocabulary
+from engine.numbers import number
 from engine.paths import Home
 from engine.runs.folder import RunFolder
 from engine.runs.pipeline import draft_folder
@@ -74,8 +75,8 @@ class Decoding:
             return speed
         rates = counts.rates()
         return (
-            f"{speed}; accepted {counts.accepted} of {counts.drafted} proposed ({rates['per_proposed']:.2f}), "
-            f"per_examined {rates['per_examined']:.2f}, tau {rates['tau']:.2f}"
+            f"{speed}; accepted {counts.accepted} of {counts.drafted} proposed ({number(rates['per_proposed'], 2)}), "
+            f"per_examined {number(rates['per_examined'], 2)}, tau {number(rates['tau'], 2)}"
         )
 
     def as_dict(self) -> dict[str, Any]:

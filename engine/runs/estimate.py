@@ -5,7 +5,6 @@ No weights are read and nothing is fetched. What cannot be known is said to be u
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,13 +19,15 @@ from engine.config import MeasureSpec, ModelSpec, Recipe
 from engine.distill.chunked import CHUNK_VALUES
 from engine.distill.modes import needs_capture
 from engine.distill.plan import answers_a_step, planned_steps
-from engine.errors import DraftbenchError
+from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_json, read_lines
 from engine.models.assets import asset_path
-from engine.models.draft import chosen_layers, shared_modules
+from engine.models.draft import model_of_config, read_card, shared_modules
 from engine.models.folder import outline
+from engine.models.head import text_config
 from engine.models.load import LoadedModel, load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
 from engine.models.locate import locate_model
+from engine.models.shallow import fitting_layers, shallow_model
 from engine.paths import Home
 from engine.progress import SILENT
 from engine.runs.pace import best_pace, differences
@@ -92,14 +93,15 @@ def estimate(home: Home, recipe: Recipe, plans: RunPlans | None = None) -> Estim
     `plans`: of its captures, where they are known already; to read and render the prompts takes seconds.
     """
     try:
-        target = target_outline(recipe.target)
-        if target is None:
-            unknown = f"not known until {recipe.target.model} is on this machine: it is fetched when the run begins"
-            return Estimate(memory_unknown=unknown, disk_unknown=unknown, seconds_unknown=unknown)
-        draft = draft_parameters(home, recipe, target)
-        memory = _memory(recipe, target, draft)
-    except (DraftbenchError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        unknown = f"not known: {error.what if isinstance(error, DraftbenchError) else error}"
+        with boundary(f"{recipe.target.model} or its draft cannot be sized", "see the checks of target and draft"):
+            target = target_outline(recipe.target)
+            if target is None:
+                unknown = f"not known until {recipe.target.model} is on this machine: it is fetched when the run begins"
+                return Estimate(memory_unknown=unknown, disk_unknown=unknown, seconds_unknown=unknown)
+            draft = draft_parameters(home, recipe, target)
+            memory = _memory(recipe, target, draft)
+    except DraftbenchError as error:
+        unknown = f"not known: {error.what}" + (f" ({error.why})" if error.why else "")
         return Estimate(memory_unknown=unknown, disk_unknown=unknown, seconds_unknown=unknown)
     try:
         plans = _plans(home, recipe, target) if plans is None else plans
@@ -164,9 +166,10 @@ def draft_parameters(home: Home, recipe: Recipe, target: LoadedModel) -> DraftSi
     total = sum(p.numel() for p in model.parameters())
     shared = {id(p): p.numel() for module in shared_modules(model) for p in module.parameters()}
     trained = total - (sum(shared.values()) if recipe.draft.share_embeddings else 0)
-    config = model.config
+    config = text_config(model)
     # inputs and outputs that a layer's backward pass needs; agrees with benchmarks/training_memory.py within a quarter
-    width, inner = int(config.hidden_size), int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    width, inner = int(config.hidden_size), max(inner) if isinstance(inner, (list, tuple)) else int(inner)
     layers = int(config.num_hidden_layers)
     return DraftSize(total, trained, layers, layers * (8 * width + 4 * inner))
 
@@ -174,14 +177,9 @@ def draft_parameters(home: Home, recipe: Recipe, target: LoadedModel) -> DraftSi
 def _draft_outline(home: Home, recipe: Recipe, target: Any) -> Any:
     spec = recipe.draft
     if spec.init != "checkpoint":
-        config = copy.deepcopy(target.config)
-        layers = chosen_layers(spec.layers, config.num_hidden_layers)
-        for name, value in vars(target.config).items():
-            if "layer" in name and isinstance(value, list) and len(value) == config.num_hidden_layers:
-                setattr(config, name, [value[i] for i in layers])
-        config.num_hidden_layers = len(layers)
+        layers = fitting_layers(target, spec.layers)
         with torch.device("meta"):
-            return type(target)(config)
+            return shallow_model(target, layers)
     assert spec.checkpoint is not None
     folder = draft_folder(home, spec.checkpoint)
     if folder is None:
@@ -189,11 +187,8 @@ def _draft_outline(home: Home, recipe: Recipe, target: Any) -> Any:
         if found is None:
             raise DraftbenchError(f"{spec.checkpoint} is not on this machine yet")
         return outline(found, torch.float32)
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    written = dict(read_json(folder / "draft.json")["config"])
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(written.pop("model_type"), **written))
+        return model_of_config(read_card(folder).config, target, torch.float32)
 
 
 def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, int]:
@@ -217,7 +212,7 @@ def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, 
 
 def _cache_bytes(target: LoadedModel, recipe: Recipe) -> int:
     """The keys and values of one full batch of answers, prompts of ordinary length counted as half as long."""
-    config = target.model.config
+    config = text_config(target.model)
     heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
     width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
     tokens = recipe.capture.batch_size * recipe.capture.max_new_tokens * 3 // 2

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-import duckdb
-
 from engine.config import Recipe, dump_recipe, load_recipe
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import write_atomic
@@ -141,6 +139,6 @@ def _end(home: Home, run: RunFolder, state: str, **more: Any) -> None:
         run.set_status(state=state, ended_at=now(), **more)
         run.emit({"kind": "ended", "state": state})
         ingest_run(home.index, run.path)
-    except (DraftbenchError, OSError, duckdb.Error) as error:
+    except Exception as error:
         with contextlib.suppress(DraftbenchError, OSError):
             run.log(f"the index was not updated: {error}")

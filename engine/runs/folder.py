@@ -5,6 +5,7 @@ runs/<id>/
   status.json       state, phase, progress, process; replaced atomically
   events.jsonl      what happened, appended
   log.txt           the same for people
+  stop.json         while it works: that it was asked to stop, and when
   provenance.json   versions, commit, seeds, hashes
   checkpoints/      the newest one, while it trains
   draft/            best/ and last/
@@ -28,13 +29,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from engine.config import Recipe, dump_recipe, load_recipe
+from engine.config import Recipe, dump_recipe
 from engine.errors import DraftbenchError
-from engine.fileio import append_line, disk_errors, read_json, write_atomic, write_json
-from engine.paths import Home
+from engine.fileio import append_line, disk_errors, write_atomic, write_json
+from engine.paths import Home, is_run_name, run_id_of
 from engine.runs.status import effective_state, now, this_process
+from engine.store.documents import CONFIG, DAMAGED, STATUS, belongs_to, mapping, read_recipe, read_status, run_names
 
 _LATEST = re.compile(r"latest(?:~(\d{1,6}))?")
+STOP_NOTE = "stop.json"  # that the running process was asked to stop, and when
 _HEARTBEAT_S = 2.0  # at most this often is the status file rewritten for progress alone
 
 
@@ -47,16 +50,18 @@ class RunFolder:
 
     @property
     def id(self) -> str:
-        return self.path.name
+        """The folder's name, as far as it can be one: see `engine.paths.run_id_of`. Nothing inside says who it is."""
+        return run_id_of(self.path.name)
 
     @staticmethod
     def create(home: Home, recipe: Recipe, **status: Any) -> RunFolder:
         """A new folder with its recipe and first status; the id is the recipe's name, the time and a few random letters."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         run = RunFolder(home.run(f"{recipe.name}-{stamp}-{secrets.token_hex(2)}"))
+        begun = RunFolder(run.path.with_name(f".{run.path.name}.new"))  # hidden: half a run is none
         try:
             with disk_errors(run.path):
-                run.path.mkdir(parents=True)
+                begun.path.mkdir(parents=True)
         except OSError as error:
             raise DraftbenchError(
                 f"cannot make {run.path}: {error.strerror}",
@@ -64,19 +69,24 @@ class RunFolder:
                 "choose another place with DRAFTBENCH_HOME",
             ) from error
         try:
-            write_atomic(run.path / "config.yaml", dump_recipe(recipe))
-            run.set_status(state="queued", phase="", created_at=now(), **status)
+            write_atomic(begun.path / CONFIG, dump_recipe(recipe))
+            begun.set_status(state="queued", phase="", created_at=now(), run_id=run.id, **status)
+            with disk_errors(run.path):
+                begun.path.rename(run.path)
         except BaseException:
-            shutil.rmtree(run.path, ignore_errors=True)  # half a run is none
+            shutil.rmtree(begun.path, ignore_errors=True)
             raise
         return run
 
     @staticmethod
     def open(home: Home, name: str) -> RunFolder:
-        """The run of that id, or of the only id that starts with it; `latest`, or `latest~1` for the one before."""
+        """The run of that id or name of its folder, or of the only id that starts with it; `latest`, or `latest~1` for
+        the one before."""
         latest = _LATEST.fullmatch(name)
-        if latest is None and home.run(name).is_dir():
-            return RunFolder(home.run(name))
+        if latest is None:
+            path = home.run(run_id_of(name) if is_run_name(name) and "%" not in name else name)
+            if os.path.lexists(path):
+                return RunFolder(path)
         known = [run.id for run in run_folders(home)]
         if latest is not None:
             back = int(latest[1] or 0)
@@ -93,33 +103,50 @@ class RunFolder:
     def exists(home: Home, run_id: str) -> bool:
         """Whether there is a run of exactly that id."""
         with contextlib.suppress(DraftbenchError):
-            return home.run(run_id).is_dir()
+            return os.path.lexists(home.run(run_id))
         return False
 
     def recipe(self) -> Recipe:
         """The resolved recipe this run was made from."""
-        return load_recipe(self.path / "config.yaml")
+        return read_recipe(self.path)
 
     def status(self) -> dict[str, Any]:
-        """The status file, with `state` 'interrupted' where a running process is gone, 'damaged' if it is not whole."""
+        """The status file as far as it makes sense, with `state` 'damaged' if it is not whole.
+
+        'interrupted' is one that says 'running' where the process is gone, or where the folder is a copy: the process
+        and the place in the queue are the original's.
+        """
         raw = self._read_status()
-        return {"state": "damaged"} if raw is None else {**raw, "state": effective_state(raw)}
+        if raw is None:
+            return {"state": DAMAGED}
+        if raw.get("state") in ("queued", "running") and not belongs_to(raw, self.path):
+            return {**raw, "state": "interrupted"}
+        status = {**raw, "state": effective_state(raw)}
+        if status["state"] == "running" and (asked := self._stop_asked(raw)):
+            status["stop_asked_at"] = asked
+        return status
+
+    def _stop_asked(self, status: dict[str, Any]) -> str | None:
+        """Since when the running process has been asked to stop. A note for an earlier process does not count."""
+        try:
+            note = mapping(self.path / STOP_NOTE)
+        except (OSError, DraftbenchError):
+            return None
+        return (
+            str(note["asked_at"]) if {"pid", "asked_at"} <= note.keys() and note["pid"] == status.get("pid") else None
+        )
 
     def _read_status(self) -> dict[str, Any] | None:
-        """What the status file holds: nothing if it is absent, None if it is damaged."""
-        path = self.path / "status.json"
-        if not path.exists():
-            return {}
+        """What of the status file makes sense: nothing if it is absent, None if it is damaged."""
         try:
-            found = read_json(path)
-        except (DraftbenchError, ValueError):
+            return known_status(self.path)
+        except DraftbenchError:
             return None
-        return found if isinstance(found, dict) else None
 
     def set_status(self, **changes: Any) -> None:
         """Change some keys of the status file, replaced atomically; a damaged one is begun anew."""
         old = self._read_status() or {}
-        write_json(self.path / "status.json", {**old, **changes, "updated_at": now()})
+        write_json(self.path / STATUS, {**old, "run_id": self.id, **changes, "updated_at": now()})
         self._beat = time.monotonic()
 
     def heartbeat(self, progress: dict[str, Any]) -> None:
@@ -150,13 +177,20 @@ class RunFolder:
                 f"wait for it, or cancel it with `draftbench runs cancel {self.id}`",
             ) from None
         try:
+            (self.path / STOP_NOTE).unlink(missing_ok=True)
             self.set_status(state="running", error=None, ended_at=None, **this_process())
             yield
         finally:
+            with contextlib.suppress(OSError):
+                (self.path / STOP_NOTE).unlink(missing_ok=True)
             lock.release()
 
     def ask_to_stop(self) -> int:
-        """SIGTERM to the process that works on the run, which then leaves at its next safe point; its id."""
+        """SIGTERM to the process that works on the run, which then leaves at its next safe point; its id.
+
+        Asked twice, it leaves at once and loses what was done since its last checkpoint. A note says since when it was
+        asked (`stop_asked_at` of the status): the next safe point may be a minute away.
+        """
         status = self.status()
         if status["state"] != "running":
             raise DraftbenchError(
@@ -164,7 +198,7 @@ class RunFolder:
                 "only a running run can be cancelled",
                 "`draftbench runs` shows the states",
             )
-        process = int(status["pid"])
+        process: int = status["pid"]
         try:
             os.kill(process, signal.SIGTERM)
         except OSError as error:
@@ -173,6 +207,9 @@ class RunFolder:
                 str(error.strerror),
                 "it has just ended, or belongs to another user: `draftbench runs` shows the state",
             ) from None
+        if "stop_asked_at" not in status:
+            with contextlib.suppress(DraftbenchError, OSError):  # a full disk does not keep a run from being stopped
+                write_json(self.path / STOP_NOTE, {"pid": process, "asked_at": now()})
         return process
 
     @property
@@ -188,8 +225,8 @@ class RunFolder:
                 f"finish it with `draftbench run --resume {self.id}`",
             )
         try:
-            found: dict[str, Any] = read_json(self.summary_path)
-        except (DraftbenchError, ValueError) as error:
+            found = mapping(self.summary_path)
+        except DraftbenchError as error:
             raise DraftbenchError(
                 f"{self.summary_path} is damaged",
                 str(error).splitlines()[0],
@@ -200,10 +237,31 @@ class RunFolder:
 
 def run_folders(home: Home) -> list[RunFolder]:
     """Every run, the one created last first; a damaged one is among them."""
-    if not home.runs.is_dir():
-        return []
-    runs = [RunFolder(path) for path in home.runs.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return sorted(runs, key=lambda run: (str(run.status().get("created_at", "")), run.id), reverse=True)
+    runs = [RunFolder(home.runs / name) for name in run_names(home)]
+    return sorted(runs, key=lambda run: (str((run._read_status() or {}).get("created_at", "")), run.id), reverse=True)
+
+
+def known_status(folder: Path) -> dict[str, Any]:
+    """As `read_status`, read again only when the file has changed: queue and pages ask for every run's, every second.
+
+    Raises DraftbenchError if the file is damaged.
+    """
+    try:
+        stat = os.stat(folder / STATUS)
+        key = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
+    except OSError:
+        return read_status(folder)[0]
+    known = _STATUSES.get(folder)
+    if known is None or known[0] != key:
+        if len(_STATUSES) >= _MOST_STATUSES:
+            _STATUSES.clear()
+        known = (key, read_status(folder)[0])
+        _STATUSES[folder] = known
+    return dict(known[1])
+
+
+_STATUSES: dict[Path, tuple[tuple[int, ...], dict[str, Any]]] = {}
+_MOST_STATUSES = 50_000
 
 
 def _unknown(home: Home, name: str, near: list[str], why: str) -> DraftbenchError:

@@ -10,13 +10,14 @@ from pathlib import Path
 from engine.errors import DraftbenchError
 from engine.models.assets import ASSETS, asset_path, is_whole
 from engine.models.load import resolve_device, resolve_dtype
-from engine.paths import Home, cache_dir
+from engine.paths import Home, cache_dir, run_id_of
 from engine.runs.provenance import versions
-from engine.store import queries
 from engine.store.connection import reading
-from engine.store.run_folder import is_run_folder
+from engine.store.documents import DAMAGED, run_names
+from engine.store.run_folder import fingerprint
 
 _LEAST_FREE_GB = 3.0
+_MOST_TOLD = 5  # damaged runs that are named
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def health(home: Home) -> list[HealthCheck]:
         _device(),
         *(_disk(name, path) for name, path in (("home", home.root), ("cache", cache_dir()))),
         *(_asset(name) for name in ASSETS),
-        _index(home),
+        *_runs(home),
     ]
 
 
@@ -65,11 +66,22 @@ def _asset(name: str) -> HealthCheck:
     return HealthCheck(f"asset {name}", is_whole(name), found, f"draftbench fetch {name}")
 
 
-def _index(home: Home) -> HealthCheck:
+def _runs(home: Home) -> list[HealthCheck]:
+    """Whether the index has every run as it lies there, and whether all of them are whole."""
     try:
+        names = run_names(home)
         with reading(home.index) as con:
-            runs = len(queries.list_runs(con))
+            rows = con.execute("SELECT run_id, fingerprint, state, problems[1] FROM runs").fetchall()
     except DraftbenchError as error:
-        return HealthCheck("index", False, error.what, error.fix)
-    folders = sum(is_run_folder(path) for path in home.runs.iterdir()) if home.runs.is_dir() else 0
-    return HealthCheck("index", runs == folders, f"{runs} of {folders} runs", "draftbench index")
+        return [HealthCheck("index", False, error.what, error.fix)]
+    known = {run_id: mark for run_id, mark, _, _ in rows}
+    current = sum(known.get(run_id_of(name)) == fingerprint(home.runs / name) for name in names)
+    gone = len(known.keys() - {run_id_of(name) for name in names})
+    found = f"{current} of {len(names)} runs" + (f", and {gone} whose folder is gone" if gone else "")
+    checks = [HealthCheck("index", current == len(names) and not gone, found, "draftbench index")]
+    damaged = [f"{run_id} ({problem})" for run_id, _, state, problem in sorted(rows) if state in (None, DAMAGED)]
+    told = "; ".join(damaged[:_MOST_TOLD]) + (
+        f" and {len(damaged) - _MOST_TOLD} more" if len(damaged) > _MOST_TOLD else ""
+    )
+    fix = "restore what is damaged, or remove the run with `draftbench runs remove RUN`"
+    return [*checks, HealthCheck("runs", not damaged, f"damaged: {told}" if damaged else "none is damaged", fix)]

@@ -1,48 +1,106 @@
-"""Runs told in rows and records, read from the folders themselves."""
+"""Runs told in rows and records."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import duckdb
+
 from engine.errors import DraftbenchError
-from engine.fileio import read_json
+from engine.numbers import number
 from engine.paths import Home
-from engine.runs.folder import RunFolder, run_folders
+from engine.runs.folder import RunFolder
+from engine.store.connection import reading
+from engine.store.documents import DAMAGED, mapping, run_names
+from engine.store.ingest import ingest_all, remove_missing
+from engine.store.run_folder import RunContents, read_run, unreadable
+from engine.store.values import encodable
+
+_UNFINISHED = ("queued", "running")
+_COLUMNS = ("run_id", "state", "domain", "loss", "created_at", "problems")  # of the index
 
 
 def list_runs(home: Home) -> list[dict[str, Any]]:
-    """A row a run, newest first. A damaged run is listed with what is wrong, never left out."""
-    return [_row(run) for run in run_folders(home)]
+    """A row a run, newest first. A damaged run is listed with what is wrong, never left out.
 
-
-def _row(run: RunFolder) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(("run", "state", "domain", "loss", "exact", "created", "problem"), "")
-    row["run"] = run.id
+    Read from the index, which is brought up to date first, so that ten thousand runs are not read one by one; from the
+    folders themselves where that is not possible: the home may only be read, or somebody holds the index.
+    """
+    if not run_names(home):
+        return []
     try:
-        status = run.status()
-        row |= {"state": status["state"], "created": str(status.get("created_at", ""))[:19]}
-        recipe = run.recipe()
-        row |= {"domain": recipe.prompts.domain, "loss": "+".join(term.name for term in recipe.train.loss)}
-        if run.summary_path.exists():
-            row["exact"] = ", ".join(
-                f"{m['value']:.3f} (T={m['temperature']:g})"
-                for m in run.summary()["metrics"]
-                if m["draft"] == "trained" and m["metric"] == "exact"
-            )
-    except (DraftbenchError, ValueError, LookupError, TypeError) as error:
-        row |= {"state": "damaged", "problem": str(error).splitlines()[0]}
-    return row
+        ingest_all(home, timeout_s=_PATIENCE_S)
+        remove_missing(home, timeout_s=_PATIENCE_S)
+        with reading(home.index, timeout_s=_PATIENCE_S) as con:
+            told = con.execute(f"SELECT {', '.join(_COLUMNS)} FROM runs").fetchall()
+            values = con.execute(
+                "SELECT run_id, value, temperature FROM metrics"
+                " WHERE draft = 'trained' AND metric = 'exact' ORDER BY run_id, temperature"
+            ).fetchall()
+    except (DraftbenchError, OSError, duckdb.Error):
+        contents = [_contents(home, name) for name in run_names(home)]
+        told = [tuple((one.run | {"problems": one.problems}).get(column) for column in _COLUMNS) for one in contents]
+        values = [(one.run["run_id"], *value) for one in contents for value in _exact(one.metrics)]
+    exact: dict[str, list[str]] = {}
+    for run_id, value, temperature in values:
+        if value is not None and temperature is not None:
+            exact.setdefault(run_id, []).append(f"{number(value)} (T={temperature:g})")
+    rows = [_row(home, dict(zip(_COLUMNS, one, strict=True)), exact) for one in told]
+    return sorted(rows, key=lambda row: (row["created"], row["run"]), reverse=True)
+
+
+_PATIENCE_S = 5.0
+
+
+def _contents(home: Home, name: str) -> RunContents:
+    folder = home.runs / name
+    try:
+        return read_run(folder)
+    except Exception as error:  # whatever it holds, the others are listed
+        return unreadable(folder, error)
+
+
+def _exact(metrics: Iterable[Mapping[str, Any]]) -> list[tuple[Any, Any]]:
+    return [(m["value"], m["temperature"]) for m in metrics if m["draft"] == "trained" and m["metric"] == "exact"]
+
+
+def _row(home: Home, told: Mapping[str, Any], exact: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    state = told["state"] or DAMAGED
+    if state in _UNFINISHED:  # what is true now
+        state = RunFolder(home.run(told["run_id"])).status()["state"]
+    created = told["created_at"]
+    return {
+        "run": told["run_id"],
+        "state": state,
+        "domain": told["domain"] or "",
+        "loss": told["loss"] or "",
+        "exact": ", ".join(exact.get(told["run_id"], ())),
+        "created": created.isoformat(timespec="seconds") if created else "",
+        "problem": _worst(told["problems"] or ()) if state == DAMAGED else "",
+    }
+
+
+def _worst(problems: Sequence[str]) -> str:
+    """The problem that makes a run a damaged one: of its recipe, its status or its summary, which are read first."""
+    return problems[0] if problems else "status.json: missing"
 
 
 def describe(run: RunFolder) -> dict[str, Any]:
-    """Everything about one run that is not a table."""
-    told: dict[str, Any] = {"run": run.id, "folder": str(run.path), "status": run.status()}
-    told["recipe"] = run.recipe().model_dump(mode="json")
-    for name, path in (("training", "training.json"), ("provenance", "provenance.json")):
-        told[name] = read_json(run.path / path) if (run.path / path).exists() else None
-    told |= {"summary": None, "problem": ""}
-    try:
-        told["summary"] = run.summary() if run.summary_path.exists() else None
-    except DraftbenchError as error:
-        told["problem"] = f"{error.what}: {error.fix}"
+    """Everything about one run that is not a table; None, and a problem, for what cannot be read."""
+    told: dict[str, Any] = {"run": run.id, "folder": encodable(str(run.path)), "status": run.status()}
+    problems: list[str] = []
+
+    def read(name: str, value: Any) -> Any:
+        try:
+            return value()
+        except DraftbenchError as error:
+            problems.append(f"{error.what}: {error.fix}" if error.fix else error.what)
+            return None
+
+    told["recipe"] = read("recipe", lambda: run.recipe().model_dump(mode="json"))
+    for name in ("training", "provenance"):
+        told[name] = read(name, lambda name=name: mapping(run.path / f"{name}.json") or None)
+    told["summary"] = read("summary", lambda: run.summary() if run.summary_path.exists() else None)
+    told["problem"] = "; ".join(problems)
     return told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,13 +13,15 @@ from typing import Any
 
 from engine.config import Recipe
 from engine.errors import DraftbenchError
-from engine.fileio import read_json, read_lines
+from engine.fileio import read_bounded
 from engine.models.load import model_fingerprint
 from engine.paths import Home
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.provenance import machine
 from engine.runs.samples import laid_out
 from engine.runs.status import effective_state
+from engine.store.curves import parse_events
+from engine.store.documents import EVENTS_BYTES, mapping
 
 _NEWEST = 200  # runs that are looked at
 _READ_FROM = ("config.yaml", "provenance.json", "training.json", "status.json")
@@ -44,12 +47,18 @@ def best_pace(home: Home, recipe: Recipe) -> Pace | None:
     The target must be at hand: it is known by its weights, wherever they lie, as a checkout may have moved.
     """
     here, target = _machine_key(machine()), _target_key(recipe, model_fingerprint(recipe.target))
-    samples = laid_out(home)  # made on another machine, however alike
+    samples = _samples(home)  # made on another machine, however alike
     newest = [run for run in run_folders(home)[:_NEWEST] if run.id not in samples]
     found = [_pace(run.path, _stamp(run.path)) for run in newest]
     paces = [pace for pace in found if pace and pace.target == target and pace.machine == here]
     # of equals, min takes the first, which is the newest
     return min(paces, key=lambda pace: len(list(differences(recipe, pace.recipe))), default=None)
+
+
+def _samples(home: Home) -> set[str]:
+    with contextlib.suppress(DraftbenchError):
+        return laid_out(home)
+    return set()
 
 
 def _machine_key(found: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -77,7 +86,7 @@ def _pace(folder: Path, stamp: tuple[tuple[int, int], ...]) -> Pace | None:
     if len(stamp) < len(_READ_FROM):
         return None
     try:
-        provenance, training = read_json(run.path / "provenance.json"), read_json(run.path / "training.json")
+        provenance, training = mapping(run.path / "provenance.json"), mapping(run.path / "training.json")
         recipe = run.recipe()
         capture = provenance["captures"]["training"]
         last = capture.get("last_session", {})
@@ -92,12 +101,13 @@ def _pace(folder: Path, stamp: tuple[tuple[int, int], ...]) -> Pace | None:
             _target_key(recipe, provenance["target_fingerprint"]),
             _machine_key(provenance["machine"]),
         )
-    except (DraftbenchError, OSError, ValueError, LookupError, TypeError, AttributeError):
+    except Exception:  # of a run that somebody else may have written: nothing of it is needed
         return None
 
 
 def _ratio(upper: Any, lower: Any) -> float | None:
-    return float(upper) / float(lower) if upper and lower else None
+    found = float(upper) / float(lower) if upper and lower else None
+    return found if found is not None and math.isfinite(found) and found > 0 else None
 
 
 def _measure_seconds(run: RunFolder) -> float | None:
@@ -105,7 +115,7 @@ def _measure_seconds(run: RunFolder) -> float | None:
     if effective_state(run.status()) != "done":
         return None
     began = ended = None
-    for event in read_lines(run.path / "events.jsonl"):
+    for event in parse_events(read_bounded(run.path / "events.jsonl", EVENTS_BYTES))[0]:
         if event.get("kind") in ("train", "eval"):
             began, ended = event, None
         elif event.get("kind") == "started":

@@ -23,6 +23,8 @@ from engine.data.prompts import Prompt, prompts_hash
 from engine.data.readers import read_prompts
 from engine.data.rendering import render
 from engine.data.subsets import nested_subset, split_heldout
+from engine.decode.columns import apart
+from engine.decode.runner import Runner
 from engine.decode.sampling import Sampling
 from engine.distill.checkpoint import drop_checkpoints
 from engine.distill.losses import check_terms, supervision
@@ -43,6 +45,7 @@ from engine.models.load import LoadedModel, load_model
 from engine.models.vocabulary import frequent_ids
 from engine.paths import PROJECT_ROOT, Home
 from engine.progress import Progress
+from engine.runs.advice import gives_a_draft
 from engine.runs.folder import RunFolder
 from engine.runs.provenance import measured_by, provenance
 
@@ -59,6 +62,11 @@ class PromptSplit:
     watched: list[Prompt]
     measured: list[Prompt]
     counts: dict[str, int]
+
+
+def decodes(recipe: Recipe) -> bool:
+    """Whether a run decodes its models, rather than reading text that a server writes."""
+    return recipe.capture.server is None or recipe.measure.against == "model"
 
 
 class Pipeline:
@@ -78,6 +86,8 @@ class Pipeline:
     def target(self) -> LoadedModel:
         target = load_model(self.recipe.target)
         check_head(target.model)
+        if decodes(self.recipe):  # now rather than at the first answer
+            Runner(target.model)
         return target
 
     @cached_property
@@ -195,6 +205,8 @@ class Pipeline:
                 f"capture {plan.address} ({what}): {len(plan.prompts)} prompts, {plan.signal.kind} signal, "
                 f"{plan.signal.bytes_per_token:,} bytes a token, at most {plan.most_tokens:,} tokens = {readable_bytes(plan.most_bytes)}"
             )
+            if self.recipe.capture.server is None and (why := apart(self.target.model)):
+                self.note(why)
         if self.recipe.capture.server is not None and is_served(plan):
             return make_served(plan, self.recipe.capture.server, self.target, progress=self.progress)
         return make_capture(plan, self.target, batch_size=self.recipe.capture.batch_size, progress=self.progress)
@@ -224,7 +236,10 @@ class Pipeline:
         checkpoint = None
         if spec.checkpoint is not None:
             checkpoint = draft_folder(self.home, spec.checkpoint)
-        return initialise_draft(self.target, spec, seed=self.recipe.train.seed, checkpoint=checkpoint)
+        draft = initialise_draft(self.target, spec, seed=self.recipe.train.seed, checkpoint=checkpoint)
+        if decodes(self.recipe):  # a draft that cannot be decoded should not be trained first
+            Runner(draft.model)
+        return draft
 
     def train(self) -> None:
         """Train the run's draft, or go on training it."""
@@ -450,7 +465,5 @@ def draft_folder(home: Home, name: str) -> Path | None:
         return None
     best = run.path / "draft" / "best"
     if not (best / "draft.json").exists():
-        raise DraftbenchError(
-            f"run {run.id} has no draft", f"its state is {run.status()['state']}", f"`draftbench run --resume {run.id}`"
-        )
+        raise DraftbenchError(f"run {run.id} has no draft", f"its state is {run.status()['state']}", gives_a_draft(run))
     return best

@@ -22,16 +22,25 @@ from engine.data.readers import PromptSet, read_prompts
 from engine.data.rendering import render, template_hash
 from engine.data.subsets import nested_subset, split_heldout
 from engine.distill.losses import check_terms
-from engine.errors import DraftbenchError
-from engine.fileio import read_json
-from engine.models.draft import chosen_layers
+from engine.errors import DraftbenchError, first_line
+from engine.models.bare import told_of_folder
+from engine.models.draft import Card, read_card
 from engine.models.embeddings import stored_embeddings_hash, touches_embeddings
-from engine.models.folder import read_config
+from engine.models.head import text_config
 from engine.models.load import load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
 from engine.models.locate import locate_adapter, locate_model
 from engine.models.vocabulary import check_vocabulary
 from engine.paths import Home
 from engine.runs.estimate import Estimate, at_hand, estimate
+from engine.runs.fitness import (
+    check_draft,
+    check_target,
+    draft_shapes,
+    needs_own_code,
+    own_code_is_needed,
+    target_shapes,
+    tokenizer_needs_own_code,
+)
 from engine.runs.folder import RunFolder
 from engine.runs.pipeline import draft_folder, readable_bytes
 
@@ -68,8 +77,9 @@ def _made(name: str, look: Callable[[], tuple[State, str, str]]) -> Check:
         found = f"{error.what} ({error.why})" if error.why else error.what
         return Check(name, "failed", found, error.fix)
     except Exception as error:  # a stranger's model can break a library in many ways; the page must still be drawn
-        first = (str(error).strip() or "no message").splitlines()[0]
-        return Check(name, "failed", f"{type(error).__name__}: {first}", "look at the model and the prompts it names")
+        return Check(
+            name, "failed", f"{type(error).__name__}: {first_line(error)}", "look at the model and the prompts it names"
+        )
 
 
 class _Preflight:
@@ -81,9 +91,11 @@ class _Preflight:
     def looks(self) -> dict[str, Callable[[], tuple[State, str, str]]]:
         looks = {
             "vocabulary": self.vocabulary,
+            "target": self.target,
             "draft": self.draft,
             "loss": self.loss,
             "chat template": self.chat_template,
+            "generation settings": self.generation,
             "training prompts": lambda: self.source("train"),
             "held-out prompts": lambda: self.source("heldout"),
             "overlap": self.overlap,
@@ -102,9 +114,12 @@ class _Preflight:
 
     @cached_property
     def config(self) -> Any:
-        folder = at_hand(self.recipe.target)
-        assert folder is not None  # asked for where the target is fetched
-        return read_config(folder)
+        return text_config(self.outline)
+
+    @cached_property
+    def outline(self) -> Any:
+        """The target without its weights, built from Transformers' own code alone."""
+        return target_shapes(self.recipe.target)
 
     @cached_property
     def fetched(self) -> bool:
@@ -152,25 +167,27 @@ class _Preflight:
             return "ok", "the draft is made from the target and uses its tokenizer", ""
         if not self.fetched:
             return self._later()
+        if tokenizer_needs_own_code(self.recipe.target):
+            return self._own_code()
         folder = draft_folder(self.home, name)
         if folder is not None:
-            return self._vocabulary_of_draft(read_json(folder / "draft.json"), name)
+            return self._vocabulary_of_draft(read_card(folder), name)
         other = ModelSpec(model=name)
         if at_hand(other) is None:
             return "warning", f"{name} is not on this machine yet: it is compared when the run begins", ""
         check_vocabulary(self.tokenizer, load_tokenizer(other))
         return "ok", f"{len(self.tokenizer):,} ids of {name} mean the same tokens as the target's", ""
 
-    def _vocabulary_of_draft(self, card: dict[str, Any], name: str) -> tuple[State, str, str]:
+    def _vocabulary_of_draft(self, card: Card, name: str) -> tuple[State, str, str]:
         """A draft of this project was made for one target, which its card names."""
-        if card["info"]["target_fingerprint"] == model_fingerprint(self.recipe.target):
+        if card.info.target_fingerprint == model_fingerprint(self.recipe.target):
             return "ok", f"{name} was made for this very target", ""
-        known = card["info"].get("embeddings_hash")
+        known = card.info.embeddings_hash
         adapter = self.recipe.target.adapter
         kept = adapter is None or not touches_embeddings(locate_adapter(adapter))
         if known and kept and known == stored_embeddings_hash(locate_model(self.recipe.target)):
             return "ok", f"{name} was made for a target with the same embeddings", ""
-        if card["info"]["share_embeddings"]:
+        if card.info.share_embeddings:
             raise DraftbenchError(
                 f"{name} shares its embeddings with another target",
                 "they are not stored with it",
@@ -179,7 +196,7 @@ class _Preflight:
         if RunFolder.exists(self.home, name):
             check_vocabulary(self.tokenizer, load_tokenizer(RunFolder.open(self.home, name).recipe().target))
             return "ok", f"{name} was made for another target with the same vocabulary", ""
-        rows = card["config"].get("vocab_size")
+        rows = card.config.get("vocab_size")
         state: State = "warning" if rows == self.config.vocab_size else "failed"
         return state, f"{name} was made for another target; it has {rows:,} ids", "use a draft of the target's family"
 
@@ -191,16 +208,30 @@ class _Preflight:
             "`draftbench fetch`",
         )
 
-    def draft(self) -> tuple[State, str, str]:
-        spec = self.recipe.draft
-        if spec.init == "checkpoint":
-            return "ok", f"starts from {spec.checkpoint}", ""
+    def target(self) -> tuple[State, str, str]:
         if not self.fetched:
             return self._later()
-        total = int(self.config.num_hidden_layers)
-        chosen = chosen_layers(spec.layers, total)
-        listed = ", ".join(str(layer) for layer in chosen[:12]) + (" ..." if len(chosen) > 12 else "")
-        return "ok", f"{len(chosen)} of the target's {total} layers: {listed}", ""
+        if needs_own_code(self.recipe.target):
+            return self._own_code()
+        return "ok", check_target(self.recipe, self.outline), ""
+
+    def draft(self) -> tuple[State, str, str]:
+        if not self.fetched:
+            return self._later()
+        if needs_own_code(self.recipe.target):
+            return self._own_code()
+        if self.recipe.draft.checkpoint is not None and draft_shapes(self.home, self.recipe, self.outline) is None:
+            name = self.recipe.draft.checkpoint
+            return "warning", f"{name} is not on this machine yet: it is looked at when the run begins", ""
+        return "ok", check_draft(self.home, self.recipe, self.outline), ""
+
+    def _own_code(self) -> tuple[State, str, str]:
+        """Of a target that is code of its own: the pages' process does not run it."""
+        name = self.recipe.target.model
+        if not self.recipe.target.trust_remote_code:
+            raise own_code_is_needed(name)
+        found = f"{name} is code that ships with it, which is not run here: this is looked at when the run begins"
+        return "warning", found, ""
 
     def loss(self) -> tuple[State, str, str]:
         check_terms(self.recipe.train.loss)
@@ -209,6 +240,8 @@ class _Preflight:
     def chat_template(self) -> tuple[State, str, str]:
         if not self.fetched:
             return self._later()
+        if tokenizer_needs_own_code(self.recipe.target):
+            return self._own_code()
         template_hash(self.tokenizer)
         hello = Prompt("hello", ({"role": "user", "content": "Hello?"},))
         tokens = len(render(self.tokenizer, hello, context_tokens=None, max_new_tokens=0))
@@ -250,6 +283,8 @@ class _Preflight:
             return "warning", "not looked at: the prompts could not be read", ""
         if not self.fetched:
             return self._later()
+        if needs_own_code(self.recipe.target) or tokenizer_needs_own_code(self.recipe.target):
+            return self._own_code()
         recipe, context = self.recipe, getattr(self.config, "max_position_embeddings", None)
         limit = recipe.prompts.max_prompt_tokens
         train = self._tokens(self._trained_on())
@@ -282,6 +317,18 @@ class _Preflight:
             return "ok", "only Transformers' own code runs", ""
         found = f"Python code that ships with {self.recipe.target.model} will run with your rights"
         return "warning", found, "go on only if you trust its author; else set target.trust_remote_code to false"
+
+    def generation(self) -> tuple[State, str, str]:
+        """What the target's own generation settings would change: everything here generates without them."""
+        folder = at_hand(self.recipe.target)
+        asked = "" if folder is None else told_of_folder(folder)
+        if asked:
+            return (
+                "warning",
+                asked,
+                "serve it without them (vLLM: --generation-config vllm) to get what is measured here",
+            )
+        return "ok", "not fetched yet" if folder is None else "none that would change the text", ""
 
     def device(self) -> tuple[State, str, str]:
         device = resolve_device(self.recipe.target.device)

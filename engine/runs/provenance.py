@@ -7,9 +7,12 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import engine
+from engine.errors import DraftbenchError
+from engine.fileio import read_json
 from engine.paths import PROJECT_ROOT
 
 _PACKAGES = (
@@ -73,3 +76,12 @@ def provenance(**hashes: Any) -> dict[str, Any]:
 def measured_by(**what: Any) -> dict[str, Any]:
     """What a measurement comes from: as `provenance`, without the command."""
     return {"versions": versions(), "source": git_commit(), "machine": machine(), **what}
+
+
+def provenance_of(folder: Path) -> dict[str, Any]:
+    """What a run folder says of where its results come from; {} where that is missing or cannot be read."""
+    try:
+        found = read_json(folder / "provenance.json")
+    except (DraftbenchError, OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -22,12 +22,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from engine.config import Recipe
-from engine.errors import DraftbenchError
+from engine.errors import DraftbenchError, first_line
 from engine.fileio import disk_errors, read_json, write_json
 from engine.paths import Home
 from engine.runs.detached import identity, start_detached, wait_aside
+from engine.runs.faults import explain
 from engine.runs.folder import RunFolder
 from engine.runs.status import is_alive, now
+from engine.store.documents import run_names
 
 OUTPUT = "output.txt"  # what a job wrote to its terminal, in the run's folder
 _POLL_S = 1.0
@@ -81,10 +83,13 @@ def cancel(home: Home, run: RunFolder) -> str:
                 with contextlib.suppress(OSError):
                     os.kill(int(job["pid"]), signal.SIGTERM)
             return f"Run {run.id} was taken out of the queue. It can be resumed."
+    again = "stop_asked_at" in run.status()
     process = run.ask_to_stop()
+    if again:
+        return f"Process {process} was told to stop run {run.id} at once. What was finished at its last checkpoint is kept."
     return (
         f"Process {process} was asked to stop run {run.id}. It stops at its next safe point "
-        "and keeps what is finished, so it can be resumed."
+        "and keeps what is finished, so it can be resumed. Cancel it once more to stop it at once."
     )
 
 
@@ -135,11 +140,8 @@ def _is_waiting(status: Mapping[str, Any]) -> bool:
 
 
 def _statuses(home: Home) -> list[tuple[RunFolder, dict[str, Any]]]:
-    """Every run with its status, each read once, in no order."""
-    if not home.runs.is_dir():
-        return []
-    folders = [RunFolder(path) for path in home.runs.iterdir() if not path.name.startswith(".") and path.is_dir()]
-    return [(run, run.status()) for run in folders]
+    """Every run with its status, each read once, by name."""
+    return [(run, run.status()) for run in (RunFolder(home.runs / name) for name in run_names(home))]
 
 
 def _work_off(home: Home) -> None:
@@ -159,16 +161,30 @@ def _take(home: Home) -> subprocess.Popen[bytes] | None:
     while True:
         with _changing(home):
             queue = waiting(home)
-            free = next((run for run in queue if not _held(run.path / ".lock")), None)
-            if free is not None:
-                return _start_job(home, free)
+            for run in queue:
+                try:
+                    if not _held(run.path / ".lock"):
+                        return _start_job(home, run)
+                except (DraftbenchError, OSError) as error:  # of this one's folder: the others wait for their turn
+                    queue = []
+                    _cannot_start(run, error)
         if not queue:
             return None
         time.sleep(_POLL_S)  # the process that worked on it before is just leaving
 
 
+def _cannot_start(run: RunFolder, error: DraftbenchError | OSError) -> None:
+    """Note in the run why no job can be started in its folder. Raises if not even that can be written: then nothing can."""
+    explained = explain(error) or DraftbenchError(f"no job could be started: {first_line(error)}")
+    run.set_status(state="failed", ended_at=now(), error=explained.as_dict())
+
+
 def _start_job(home: Home, run: RunFolder) -> subprocess.Popen[bytes]:
     path = run.path / OUTPUT
+    if os.path.lexists(path) and not path.is_file():
+        raise DraftbenchError(
+            f"{path} is not a file", "what the job prints goes there", "remove it, then resume the run"
+        )
     noted = {"run": run.id, "queued_at": run.status()["queued_at"], "output_from": _size(path)}
     with disk_errors(path), open(path, "ab") as output:
         job = start_detached(home, job_command(run.id), output)
@@ -201,7 +217,10 @@ def _job(home: Home) -> dict[str, Any]:
         found = read_json(home.root / "queue.json")
     except (OSError, ValueError, DraftbenchError):
         return {}
-    return found if isinstance(found, dict) and {"run", "queued_at", "output_from"} <= found.keys() else {}
+    if not isinstance(found, dict) or not isinstance(found.get("output_from"), int):
+        return {}
+    known = isinstance(found.get("run"), str) and RunFolder.exists(home, found["run"])
+    return found if known and isinstance(found.get("queued_at"), str) else {}
 
 
 @contextlib.contextmanager

@@ -11,9 +11,10 @@ import os
 import shutil
 from pathlib import Path
 
+from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, read_json, write_json
 from engine.paths import PROJECT_ROOT, Home
-from engine.store.run_folder import is_run_folder
+from engine.store.documents import is_run_folder
 
 SAMPLES = PROJECT_ROOT / "sample_data" / "runs"
 _NOTE = "samples.json"  # ids that were laid out before
@@ -27,7 +28,13 @@ def sample_folders(source: Path = SAMPLES) -> list[Path]:
 def laid_out(home: Home) -> set[str]:
     """Ids of the samples that this home has had."""
     note = home.root / _NOTE
-    return set(read_json(note)) if note.exists() else set()
+    try:
+        found = read_json(note)
+    except FileNotFoundError:
+        return set()
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise DraftbenchError(f"{note} is damaged", "it says which samples this home has had", "remove it")
+    return set(found)
 
 
 def lay_out_samples(home: Home, source: Path = SAMPLES) -> list[str]:
@@ -39,7 +46,7 @@ def lay_out_samples(home: Home, source: Path = SAMPLES) -> list[str]:
     for folder in sample_folders(source):
         if folder.name in had:
             continue
-        if not home.run(folder.name).exists():
+        if not os.path.lexists(home.run(folder.name)):
             _copy(folder, home.run(folder.name))
             added.append(folder.name)
         had.add(folder.name)

@@ -27,7 +27,7 @@ def is_alive(status: dict[str, Any]) -> bool:
         process = psutil.Process(int(status["pid"]))
         same = abs(process.create_time() - float(status["pid_started"])) < 1.0
         return same and process.status() != psutil.STATUS_ZOMBIE
-    except (KeyError, TypeError, ValueError, psutil.Error):
+    except (LookupError, TypeError, ValueError, ArithmeticError, psutil.Error):  # also of a number that is no process
         return False
 
 

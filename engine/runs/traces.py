@@ -25,6 +25,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import finite, read_json, write_atomic
 from engine.measure.trace import Counts
 from engine.paths import Home
+from engine.runs.advice import measures_again
 from engine.runs.folder import RunFolder
 
 _FORMAT = 1
@@ -133,6 +134,7 @@ class TraceSummary:
     id: str
     title: str
     saved_at: str
+    draft: str = ""
 
 
 def count_rounds(rounds: Iterable[TraceRound]) -> Counts:
@@ -216,7 +218,7 @@ def list_traces(home: Home) -> list[TraceSummary]:
 @lru_cache(maxsize=2000)
 def _summary(path: Path, changed_ns: int) -> TraceSummary:
     trace = _load(path)
-    return TraceSummary(trace.id, trace.title, trace.saved_at)
+    return TraceSummary(trace.id, trace.title, trace.saved_at, str(trace.settings.get("draft") or ""))
 
 
 def _trace(stored: Mapping[str, Any], trace_id: str) -> Trace:
@@ -273,9 +275,13 @@ def trace_of_run(run: RunFolder, temperature: float, prompt_id: str) -> Trace:
     )
 
 
+def no_traces(run: RunFolder, why: str) -> DraftbenchError:
+    """The error for a run that holds no traces, with the command that makes them for this very run."""
+    return DraftbenchError(f"run {run.id} has no traces", why, measures_again(run))
+
+
 def _damaged(run: RunFolder, name: str, why: str) -> DraftbenchError:
-    fix = f"`draftbench measure {run.id}` makes it again"
-    return DraftbenchError(f"the measurement of run {run.id} is damaged: {name}", why, fix)
+    return DraftbenchError(f"the measurement of run {run.id} is damaged: {name}", why, measures_again(run))
 
 
 def _settings(run: RunFolder, temperature: float, prompt_id: str) -> dict[str, Any]:
@@ -304,11 +310,7 @@ def _table(run: RunFolder, name: str, **options: Any) -> pd.DataFrame:
             f"`draftbench measure {run.id} --set measure.against=model` decodes with the model at hand",
         )
     if not path.exists():
-        raise DraftbenchError(
-            f"run {run.id} has no traces",
-            f"there is no {path.name} in its measurement",
-            f"finish it with `draftbench run --resume {run.id}`",
-        )
+        raise no_traces(run, f"there is no {path.name} in its measurement")
     try:
         return pd.read_parquet(path, **options)
     except (OSError, ValueError, KeyError) as error:

@@ -17,12 +17,13 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 import filelock
 
-from engine.errors import DraftbenchError
+from engine.errors import DraftbenchError, first_line
 from engine.fileio import disk_errors
 from engine.store import schema
 from engine.store.transaction import transaction
@@ -41,6 +42,10 @@ _CONFIG = {
 }
 
 
+class IndexDamagedError(DraftbenchError):
+    """The index cannot be opened or read, and nobody else's hand is the reason: it has to be made again."""
+
+
 @contextlib.contextmanager
 def reading(index: Path, timeout_s: float = TIMEOUT_S) -> Iterator[duckdb.DuckDBPyConnection]:
     """A read-only connection to a consistent state of the index.
@@ -52,7 +57,7 @@ def reading(index: Path, timeout_s: float = TIMEOUT_S) -> Iterator[duckdb.DuckDB
 
     Raises DraftbenchError if the index is busy for `timeout_s`, damaged, or too new.
     """
-    path = index.resolve()
+    path = _resolved(index)
     deadline = time.monotonic() + timeout_s
     with _explained(path):
         con = _open_reader(path, deadline)
@@ -76,7 +81,7 @@ def writing(index: Path, timeout_s: float = TIMEOUT_S) -> Iterator[duckdb.DuckDB
 @contextlib.contextmanager
 def open_writer(index: Path, timeout_s: float = TIMEOUT_S) -> Iterator[duckdb.DuckDBPyConnection]:
     """As `writing`, for a caller that sets its own `transaction`s; everyone waits meanwhile."""
-    path = index.resolve()
+    path = _resolved(index)
     deadline = time.monotonic() + timeout_s
     with _turnstile(path, deadline), open_private(path, deadline) as con:
         yield con
@@ -100,20 +105,20 @@ def exclusive(index: Path, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
 
     A damaged index counts as empty of readers: it cannot be opened at all.
     """
-    path = index.resolve()
+    path = _resolved(index)
     deadline = time.monotonic() + timeout_s
     with _turnstile(path, deadline):
-        if path.exists():
+        if path.is_file():
             # Opening for writing succeeds once the last reader has left. Without this, readers
             # of this very process would go on to share the replaced file's instance.
-            with contextlib.suppress(duckdb.Error):
+            with contextlib.suppress(duckdb.Error, IndexDamagedError):
                 _connect(path, deadline, read_only=False).close()
         yield
 
 
 def _open_reader(path: Path, deadline: float) -> duckdb.DuckDBPyConnection:
     """A read-only connection with the current schema, after migrating an older one."""
-    if not path.exists():
+    if not os.path.lexists(path):
         con = duckdb.connect(":memory:", config=_CONFIG)
         schema.migrate(con)
         return con
@@ -133,6 +138,8 @@ def _connect_reader(path: Path, deadline: float) -> duckdb.DuckDBPyConnection:
 
 def _connect(path: Path, deadline: float, *, read_only: bool) -> duckdb.DuckDBPyConnection:
     """Connect as soon as those inside let go; raises DraftbenchError after the deadline."""
+    if os.path.lexists(path) and not path.is_file():  # DuckDB would wait for a pipe
+        raise _damaged(path, "it is not a file")
     while True:
         try:
             return duckdb.connect(str(path), read_only=read_only, config=_CONFIG)
@@ -198,27 +205,70 @@ def _explained(path: Path) -> Iterator[None]:
         explained = _explain(path, error)
         if explained is None:
             raise
+        if isinstance(explained, IndexDamagedError):
+            with contextlib.suppress(OSError):
+                damage_mark(path).touch()
         raise explained from error
+
+
+def is_of_the_index(error: duckdb.Error) -> bool:
+    """Whether an error, met while a run was written, is about the index and not about what the run holds."""
+    return _explain(Path(), error) is not None
 
 
 def _explain(path: Path, error: duckdb.Error) -> DraftbenchError | None:
     text = str(error)
-    first_line = text.splitlines()[0] if text else type(error).__name__
+    first = first_line(error)
     if "No space left" in text or "quota exceeded" in text.lower():
         return DraftbenchError(
             f"the disk is full: could not write {path}",
             "the index is as it was before; the run folders are not touched",
             "free some space, then repeat",
         )
-    if "Permission denied" in text:
+    if any(said in text for said in ("Permission denied", "Read-only file system", "Operation not permitted")):
         return DraftbenchError(
-            f"not allowed to open {path}", first_line, "mend its permissions, or choose another DRAFTBENCH_HOME"
+            f"not allowed to open {path}", first, "mend its permissions, or choose another DRAFTBENCH_HOME"
         )
+    if "Too many open files" in text:
+        return DraftbenchError(f"could not open {path}: too many open files", first, "close some programs, then repeat")
     damaged = isinstance(error, duckdb.IOException | duckdb.SerializationException | duckdb.FatalException)
-    if damaged or isinstance(error, duckdb.InternalException) or text.startswith("Corrupt database file"):
-        return DraftbenchError(
-            f"the index {path} cannot be read: {first_line}",
-            "the file is damaged or of another DuckDB version; the runs themselves are safe in their folders",
-            f"make it again with `{_REBUILD}`",
-        )
-    return None
+    corrupt = text.startswith("Corrupt database file") or "replaying WAL" in text or "WAL file" in text
+    return _damaged(path, first) if damaged or isinstance(error, duckdb.InternalException) or corrupt else None
+
+
+def _damaged(path: Path, why: str) -> IndexDamagedError:
+    return IndexDamagedError(
+        f"the index {path} cannot be read: {why}",
+        "the file is damaged or of another DuckDB version; the runs themselves are safe in their folders",
+        f"make it again with `{_REBUILD}`",
+    )
+
+
+def damage_mark(index: Path) -> Path:
+    """A file that stands beside an index in which damage was met: not all of it shows when the index is opened."""
+    return index.with_name(index.name + ".damaged")
+
+
+def was_found_damaged(index: Path) -> bool:
+    """Whether a reader or writer has met damage since the index was made."""
+    return damage_mark(index).exists()
+
+
+def set_aside(index: Path) -> Path:
+    """Move a damaged index and its log to names of their own, under the lock of `exclusive`; where the index is now."""
+    now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    with disk_errors(index):
+        for end in ("", ".wal"):
+            part = index.with_name(index.name + end)
+            if os.path.lexists(part):
+                os.replace(part, index.with_name(f"{index.name}.damaged-{now}{end}"))
+        damage_mark(index).unlink(missing_ok=True)
+    return index.with_name(f"{index.name}.damaged-{now}")
+
+
+def _resolved(index: Path) -> Path:
+    """The file that a link leads to; a link to itself stays as it is."""
+    try:
+        return index.resolve()
+    except (OSError, RuntimeError):
+        return index.absolute()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -58,13 +59,37 @@ def parse_events(raw: bytes) -> tuple[list[Event], int]:
     """
     events: list[Event] = []
     damaged = 0
-    for line in raw.split(b"\n"):
+    lines = raw.split(b"\n")
+    together = _together([line for line in lines if line.strip()])
+    if together is not None:
+        return together, 0
+    for line in lines:
         event = json_object(line)
         if event is not None:
             events.append(event)
         elif line.strip():
             damaged += 1
     return events, damaged
+
+
+def _together(lines: list[bytes]) -> list[Event] | None:
+    """The objects of whole lines, parsed in one call, which takes half the time; None if they have to be looked at singly."""
+    raw = b",".join(lines)
+    if b"\\u" in raw:  # perhaps half a character
+        return None
+    try:
+        events = json.loads(b"[" + raw + b"]")
+    except (ValueError, RecursionError):
+        return None
+    flat = all(isinstance(event, dict) for event in events) and max(map(_brackets, lines), default=0) < _FLAT
+    return events if flat and len(events) == len(lines) else None
+
+
+_FLAT = 64  # brackets of a line: it cannot be nested too deep
+
+
+def _brackets(line: bytes) -> int:
+    return line.count(b"{") + line.count(b"[")
 
 
 def replay(events: Iterable[Event]) -> list[Event]:

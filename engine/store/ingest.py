@@ -6,10 +6,11 @@ moment: of two processes that index the same run, the later one wins with the la
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,15 +18,31 @@ import duckdb
 import psutil
 
 from engine.errors import DraftbenchError
-from engine.paths import Home
-from engine.store.connection import TIMEOUT_S, exclusive, open_private, open_writer, reading
-from engine.store.rows import FileChangedError, check_parquet, delete_run, replace_run
-from engine.store.run_folder import CONFIG, fingerprint, is_run_folder, read_run
+from engine.paths import Home, run_id_of
+from engine.store import rows
+from engine.store.connection import (
+    TIMEOUT_S,
+    IndexDamagedError,
+    damage_mark,
+    exclusive,
+    is_of_the_index,
+    open_private,
+    open_writer,
+    reading,
+    set_aside,
+    was_found_damaged,
+)
+from engine.store.documents import CONFIG, DAMAGED, is_run_folder, run_names
+from engine.store.rows import FileChangedError, check_parquet, delete_run, replace_run, replace_runs
+from engine.store.run_folder import RunContents, fingerprint, read_run, unreadable
 from engine.store.transaction import transaction
+from engine.store.values import encodable
 
 _TRIES = 3
 # How long ingest_all holds the lock before it lets others in: about what a page takes to draw.
 _HOLD_S = 0.5
+_AT_ONCE = 100  # runs that are written in one transaction: about half a second
+_log = logging.getLogger("draftbench")
 
 
 @dataclass
@@ -35,6 +52,7 @@ class IngestReport:
     written: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    repaired: str = ""  # what was wrong with the index that was set aside, and where it is now
 
 
 class RunUnreadableError(DraftbenchError):
@@ -51,29 +69,68 @@ def ingest_run(index: Path, run_folder: Path, timeout_s: float = TIMEOUT_S) -> b
     folder = run_folder.absolute()  # not resolved: a run may be a link, and its id is the link's name
     _require_run(folder)
     with reading(index, timeout_s) as con:
-        if _known(con, folder.name) == fingerprint(folder):
+        if _known(con, run_id_of(folder.name)) == fingerprint(folder):
             return False
     with open_writer(index, timeout_s) as con:
         return _write_if_changed(con, folder, index.absolute().parent)
 
 
 def ingest_all(home: Home, timeout_s: float = TIMEOUT_S) -> IngestReport:
-    """Bring every run folder of `home` up to date, letting others at the index in between."""
+    """Bring every run of `home` up to date, letting others at the index in between.
+
+    A run that is damaged is written with what is wrong with it. An index that cannot be opened is set aside and made
+    again; `IngestReport.repaired` then says so.
+    """
+    try:
+        return _ingest_all(home, timeout_s)
+    except IndexDamagedError as error:
+        return _repair(home, error, timeout_s)
+
+
+def _ingest_all(home: Home, timeout_s: float) -> IngestReport:
+    if was_found_damaged(home.index):
+        raise IndexDamagedError(f"the index {home.index} was damaged when it was read")
     report = IngestReport()
     with reading(home.index, timeout_s) as con:
         known = dict(con.execute("SELECT run_id, fingerprint FROM runs").fetchall())
     changed = []
-    for folder in run_folders(home):
-        if known.get(folder.name) == fingerprint(folder):
-            report.unchanged.append(folder.name)
+    runs = str(home.runs.absolute())
+    for name in run_names(home):
+        run_id = run_id_of(name)
+        if known.get(run_id) == fingerprint(f"{runs}/{name}"):
+            report.unchanged.append(run_id)
         else:
-            changed.append(folder)
+            changed.append(Path(runs, name))
     while changed:
         with open_writer(home.index, timeout_s) as con:
             until = time.monotonic() + _HOLD_S
             while changed and time.monotonic() < until:
-                _ingest_into(con, changed.pop(0), home, report)
+                _ingest_into(con, changed[:_AT_ONCE], home, report)
+                del changed[:_AT_ONCE]
     return report
+
+
+def _repair(home: Home, damage: IndexDamagedError, timeout_s: float) -> IngestReport:
+    """Set the index aside and make it again from the run folders; of several processes one does it."""
+    said = ""
+    with exclusive(home.index, timeout_s):
+        if _is_damaged(home):  # else another process was quicker
+            aside = set_aside(home.index)
+            said = f"{damage.what}; it was moved to {aside} and made again from the run folders"
+            _log.warning("%s", said)
+    report = _ingest_all(home, timeout_s)
+    report.repaired = said
+    return report
+
+
+def _is_damaged(home: Home) -> bool:
+    if was_found_damaged(home.index):
+        return True
+    try:
+        with open_private(home.index.absolute()):
+            return False
+    except IndexDamagedError:
+        return True
 
 
 def rebuild(home: Home, timeout_s: float = TIMEOUT_S) -> IngestReport:
@@ -89,13 +146,61 @@ def rebuild(home: Home, timeout_s: float = TIMEOUT_S) -> IngestReport:
         report = _ingest_private(temporary, home)
         with exclusive(home.index, timeout_s):
             caught_up = _ingest_private(temporary, home)
-            _remove(_wal(home.index))  # of a damaged index: it would be applied to the new one
+            if home.index.is_dir() or _wal(home.index).is_dir():
+                set_aside(home.index)
+            _remove(_wal(home.index), damage_mark(home.index))  # a log would be applied to the new one
             os.replace(temporary, home.index)
     finally:
         _remove(temporary, _wal(temporary))
     report.written += [run_id for run_id in caught_up.written if run_id not in report.written]
     report.failed |= caught_up.failed
     return report
+
+
+def add_details(home: Home, run_ids: Sequence[str] | None = None, timeout_s: float = TIMEOUT_S) -> None:
+    """Write the rows of positions, rounds and tokens of these runs, or of all, where the index does not have them yet.
+
+    `ingest_all` leaves them out: call this before asking for any. A run whose files turn out to be damaged is read
+    again with care, and its problems are noted.
+    """
+    chosen = "NOT detailed AND (? IS NULL OR run_id IN (SELECT unnest(CAST(? AS VARCHAR[]))))"
+    wanted = None if run_ids is None else list(run_ids)
+    with reading(home.index, timeout_s) as con:
+        found = con.execute(f"SELECT run_id FROM runs WHERE {chosen} ORDER BY run_id", [wanted, wanted]).fetchall()
+    lacking = [run_id for (run_id,) in found]
+    while lacking:
+        with open_writer(home.index, timeout_s) as con:
+            until = time.monotonic() + _HOLD_S
+            while lacking and time.monotonic() < until:
+                _detail(con, [home.run(run_id).absolute() for run_id in lacking[:_AT_ONCE]], home)
+                del lacking[:_AT_ONCE]
+
+
+def _detail(con: duckdb.DuckDBPyConnection, folders: Sequence[Path], home: Home) -> None:
+    try:
+        runs = [read_run(folder) for folder in folders]
+        with transaction(con):
+            rows.add_details(con, runs)
+    except Exception:
+        if len(folders) > 1:
+            half = len(folders) // 2
+            _detail(con, folders[:half], home)
+            _detail(con, folders[half:], home)
+            return
+        con.execute("UPDATE runs SET fingerprint = NULL WHERE run_id = ?", [run_id_of(folders[0].name)])
+        _ingest_one(con, folders[0], home.root.absolute(), IngestReport())
+        # what could not be read is not asked for again before it changes
+        con.execute("UPDATE runs SET detailed = true WHERE run_id = ?", [run_id_of(folders[0].name)])
+
+
+def damaged_runs(home: Home, timeout_s: float = TIMEOUT_S) -> dict[str, str]:
+    """Why each damaged run of the index is one, by run id."""
+    with reading(home.index, timeout_s) as con:
+        found = con.execute(
+            "SELECT run_id, coalesce(problems[1], '') FROM runs WHERE coalesce(state, ?) = ? ORDER BY run_id",
+            [DAMAGED, DAMAGED],
+        ).fetchall()
+    return dict(found)
 
 
 def remove_missing(home: Home, timeout_s: float = TIMEOUT_S) -> list[str]:
@@ -110,50 +215,87 @@ def remove_missing(home: Home, timeout_s: float = TIMEOUT_S) -> list[str]:
     return gone
 
 
-def run_folders(home: Home) -> list[Path]:
-    """The run folders of `home`, by name; what cannot be the name of a run is not one."""
-    if not home.runs.is_dir():
-        return []
-    found = []
-    for folder in sorted(home.runs.iterdir()):
-        with contextlib.suppress(DraftbenchError):
-            if is_run_folder(home.run(folder.name)):
-                found.append(folder.absolute())
-    return found
-
-
 def _ingest_private(database: Path, home: Home) -> IngestReport:
     """Bring a database that no one else knows up to date with all run folders."""
     report = IngestReport()
+    folders = [home.runs.absolute() / name for name in run_names(home)]
     with open_private(database) as con:
-        for folder in run_folders(home):
-            _ingest_into(con, folder, home, report)
+        for start in range(0, len(folders), _AT_ONCE):
+            _ingest_into(con, folders[start : start + _AT_ONCE], home, report)
         con.execute("CHECKPOINT")  # closing would do it too, but without a word if it fails
     return report
 
 
-def _ingest_into(con: duckdb.DuckDBPyConnection, folder: Path, home: Home, report: IngestReport) -> None:
-    """One run of many: a folder that cannot be read is reported and does not stop the others."""
+def _ingest_into(con: duckdb.DuckDBPyConnection, folders: Sequence[Path], home: Home, report: IngestReport) -> None:
+    """Some runs of many: one that cannot be read is reported and does not stop the others."""
+    root = home.root.absolute()
+    if len(folders) == 1:
+        _ingest_one(con, folders[0], root, report)
+        return
     try:
-        written = _write_if_changed(con, folder, home.root.absolute())
-    except (RunUnreadableError, OSError) as error:
-        report.failed[folder.name] = str(error)
+        _write_together(con, folders, root, report)
+    except Exception:  # of one of them: sought by halves, and explained when it is alone
+        half = len(folders) // 2
+        for part in (folders[:half], folders[half:]):
+            _ingest_into(con, part, home, report)
+
+
+def _ingest_one(con: duckdb.DuckDBPyConnection, folder: Path, root: Path, report: IngestReport) -> None:
+    """One run, with care. What makes it impossible to index is written in its place, where it is the run's own fault."""
+    run_id = run_id_of(folder.name)
+    try:
+        written = _write_if_changed(con, folder, root)
+    except (RunUnreadableError, OSError) as error:  # perhaps only now: tried again at the next time
+        report.failed[run_id] = str(error)
+        if _known(con, run_id) is None:
+            _write_unreadable(con, folder, root, error, mark=None)
+    except Exception as error:
+        if isinstance(error, duckdb.Error) and is_of_the_index(error):
+            raise
+        _write_unreadable(con, folder, root, error, mark=fingerprint(folder))
+        report.written.append(run_id)
     else:
-        (report.written if written else report.unchanged).append(folder.name)
+        (report.written if written else report.unchanged).append(run_id)
+
+
+def _write_together(con: duckdb.DuckDBPyConnection, folders: Sequence[Path], root: Path, report: IngestReport) -> None:
+    """Replace the rows of runs, all in one transaction; raises if any of them is not whole."""
+    marks = {folder: fingerprint(folder) for folder in folders}
+    ids = [run_id_of(folder.name) for folder in folders]
+    chosen = "run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))"
+    known = dict(con.execute(f"SELECT run_id, fingerprint FROM runs WHERE {chosen}", [ids]).fetchall())
+    new = [folder for folder in folders if known.get(run_id_of(folder.name)) != marks[folder]]
+    runs = [_stored(read_run(folder), folder, root, marks[folder]) for folder in new]
+    if runs:
+        with transaction(con):
+            replace_runs(con, runs)
+    written = {contents.run["run_id"] for contents in runs}
+    for run_id in ids:
+        (report.written if run_id in written else report.unchanged).append(run_id)
+
+
+def _stored(contents: RunContents, folder: Path, root: Path, mark: str | None) -> RunContents:
+    contents.run |= {"fingerprint": mark, "folder": _stored_folder(folder, root), "problems": contents.problems}
+    return contents
+
+
+def _write_unreadable(
+    con: duckdb.DuckDBPyConnection, folder: Path, root: Path, error: Exception, mark: str | None
+) -> None:
+    with transaction(con):
+        replace_run(con, _stored(unreadable(folder, error), folder, root, mark), {})
 
 
 def _write_if_changed(con: duckdb.DuckDBPyConnection, folder: Path, root: Path) -> bool:
     """Replace the rows of the run by what its folder holds now, in one transaction."""
     reason = ""
     for _ in range(_TRIES):
-        _require_run(folder)
         # Taken before reading: a change while reading makes the next ingest read again.
         mark = fingerprint(folder)
-        if _known(con, folder.name) == mark:
+        if _known(con, run_id_of(folder.name)) == mark:
             return False
-        contents = read_run(folder)
+        contents = _stored(read_run(folder), folder, root, mark)
         readable = check_parquet(con, contents)
-        contents.run |= {"fingerprint": mark, "folder": _stored_folder(folder, root), "problems": contents.problems}
         try:
             with transaction(con):
                 replace_run(con, contents, readable)
@@ -162,7 +304,7 @@ def _write_if_changed(con: duckdb.DuckDBPyConnection, folder: Path, root: Path) 
         else:
             return True
     raise RunUnreadableError(
-        f"run {folder.name} cannot be indexed: its measurement changes while it is read",
+        f"run {run_id_of(folder.name)} cannot be indexed: its measurement changes while it is read",
         reason,
         "index it again when the measurement has ended",
     )
@@ -175,13 +317,18 @@ def _known(con: duckdb.DuckDBPyConnection, run_id: str) -> str | None:
 
 
 def _missing(con: duckdb.DuckDBPyConnection, home: Home) -> list[str]:
-    rows = con.execute("SELECT run_id, folder FROM runs ORDER BY run_id").fetchall()
-    return [run_id for run_id, folder in rows if not is_run_folder(home.root / folder)]
+    found = con.execute("SELECT run_id, folder FROM runs ORDER BY run_id").fetchall()
+    inside = {run_id_of(name) for name in run_names(home)}
+    return [
+        run_id
+        for run_id, folder in found
+        if run_id not in inside and (folder is None or not is_run_folder(home.root / folder))
+    ]
 
 
 def _stored_folder(folder: Path, root: Path) -> str:
-    """Relative to the home where it lies inside, so that a home can be moved."""
-    return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
+    """Relative to the home where it lies inside, so that a home can be moved; for people, runs are known by their ids."""
+    return encodable(str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder))
 
 
 def _require_run(folder: Path) -> None:

@@ -18,6 +18,8 @@ import pandas as pd
 from engine.errors import DraftbenchError, did_you_mean
 
 _JSON_COLUMNS = ("config", "provenance", "summary", "training")
+# A run of which nothing can be read has no lists, and pandas has three words for nothing.
+_LISTS = "REPLACE (coalesce(tags, []) AS tags, coalesce(problems, []) AS problems)"
 _OF_DRAFT = "run_id = ? AND draft = ? AND abs(temperature - ?) < 1e-6"
 
 
@@ -66,7 +68,8 @@ def list_runs(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     """One row a run, newest first: every column of `runs` but config, provenance, fingerprint, summary, training."""
     return _frame(
         con,
-        "SELECT * EXCLUDE (config, provenance, fingerprint, summary, training) FROM runs ORDER BY created_at DESC NULLS LAST, run_id",
+        f"SELECT r.* EXCLUDE (config, provenance, fingerprint, summary, training, detailed) {_LISTS} FROM runs r"
+        " ORDER BY created_at DESC NULLS LAST, run_id",
     )
 
 
@@ -83,7 +86,7 @@ def overview(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
         " FROM metrics WHERE metric = 'exact'),"
         " trained AS (SELECT * FROM exact WHERE draft = 'trained' AND place = 1),"
         " initial AS (SELECT run_id, value FROM exact WHERE draft = 'initial' AND place = 1)"
-        " SELECT r.* EXCLUDE (config, provenance, fingerprint, summary, training),"
+        f" SELECT r.* EXCLUDE (config, provenance, fingerprint, summary, training, detailed) {_LISTS},"
         " t.temperature, t.value AS exact, t.low AS exact_low, t.high AS exact_high, t.n_prompts, t.n_tokens,"
         " t.num_draft_tokens, t.dtype, t.device, t.heldout_hash, t.acceptance_rule, i.value AS initial,"
         " TRY_CAST(r.provenance->>'$.prompts.train' AS DOUBLE) AS n_train,"
@@ -95,7 +98,7 @@ def overview(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
 
 def get_run(con: duckdb.DuckDBPyConnection, run_id: str) -> Run:
     """One run with its whole configuration. Raises DraftbenchError naming the nearest known id."""
-    cursor = con.execute("SELECT * FROM runs WHERE run_id = ?", [run_id])
+    cursor = con.execute("SELECT * EXCLUDE (detailed) FROM runs WHERE run_id = ?", [run_id])
     names = [column[0] for column in cursor.description]
     row = cursor.fetchone()
     if row is None:
@@ -152,7 +155,8 @@ def studied(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     tags, and config, provenance and training as mappings (empty where not known)."""
     frame = _frame(
         con,
-        "SELECT run_id, title, state, archived, certificate, created_at, tags, config, provenance, training FROM runs"
+        "SELECT run_id, title, state, archived, certificate, created_at, coalesce(tags, []) AS tags, config, provenance,"
+        " training FROM runs"
         " ORDER BY created_at DESC NULLS LAST, run_id",
     )
     for column in ("config", "provenance", "training"):
@@ -222,6 +226,11 @@ def positions(
 ) -> pd.DataFrame:
     """Positions of the target's own text with sum_v min(p,q) as `overlap`; of one prompt, or of all."""
     return _of_prompt(con, "positions", "position", run_id, draft, temperature, prompt_id)
+
+
+def traced(con: duckdb.DuckDBPyConnection) -> set[str]:
+    """Ids of the runs that hold traces. The samples of a study were kept without them, to be smaller."""
+    return {run_id for (run_id,) in con.execute("SELECT DISTINCT run_id FROM rounds").fetchall()}
 
 
 def rounds(

@@ -6,22 +6,27 @@ is not is named in `problems`. Nothing here writes, and nothing knows DuckDB.
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from engine.config import LossTerm, Recipe, load_recipe
-from engine.errors import DraftbenchError
-from engine.fileio import read_json
+from engine.config import LossTerm, Recipe
+from engine.errors import DraftbenchError, first_line
+from engine.fileio import read_bounded
+from engine.paths import run_id_of
 from engine.store.curves import curve_points, parse_events, replay
+from engine.store.documents import CONFIG, DAMAGED, EVENTS_BYTES, STATUS, mapping, read_recipe, read_status
 from engine.store.schema import DECODED_TABLES, PARQUET_TABLES
 from engine.store.values import integer, json_text, number, text, timestamp
 
-CONFIG = "config.yaml"
-_FILES = (CONFIG, "status.json", "events.jsonl", "provenance.json", "labels.json", "training.json")
+_FILES = (
+    CONFIG, STATUS, "events.jsonl", "provenance.json", "labels.json", "training.json", "measure/summary.json",
+    *(f"measure/{table}.parquet" for table in PARQUET_TABLES),
+)  # fmt: skip
 _CONDITIONS = ("num_draft_tokens", "dtype", "device", "heldout_hash", "acceptance_rule")
+_PARQUET_BYTES = 1_000_000_000
 _T = TypeVar("_T")
 Row = dict[str, Any]
 
@@ -37,51 +42,88 @@ class RunContents:
     problems: list[str] = field(default_factory=list)
 
 
-def is_run_folder(folder: Path) -> bool:
-    """A folder is a run as soon as it has a resolved recipe."""
-    return (folder / CONFIG).is_file()
+def fingerprint(folder: Path | str) -> str:
+    """16 hex digits that change whenever a file that the index is made from is written, replaced or removed.
 
-
-def fingerprint(folder: Path) -> str:
-    """Hex sha256 of name, size and time of change (ns) of every file that the index is made from."""
-    files = [folder / name for name in _FILES]
-    measure = folder / "measure"
-    if measure.is_dir():
-        files += [path for path in measure.iterdir() if not path.name.startswith(".")]
-    lines = []
-    for path in sorted(files):
+    Ten thousand runs are looked at for every page, so it asks for the files by their known names and reads none.
+    Inode and time of the last change of any kind belong to it: they tell a file that was replaced by one of the same
+    size within one tick of the clock, or with its old time.
+    """
+    found: list[int] = []
+    for name in _FILES:
         try:
-            stat = path.stat()
-        except FileNotFoundError:
-            continue
-        lines.append(f"{path.relative_to(folder).as_posix()}\t{stat.st_size}\t{stat.st_mtime_ns}\n")
-    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+            stat = os.stat(f"{folder}/{name}")
+        except OSError as error:
+            found.append(error.errno or -1)
+        else:
+            found += (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    return f"{hash(tuple(found)) % 2**64:016x}"  # of integers alone: the same in every process
 
 
 def read_run(folder: Path) -> RunContents:
-    """Everything of the folder but the rows of its Parquet files, which DuckDB reads itself."""
+    """Everything of the folder but the rows of its Parquet files, which DuckDB reads itself.
+
+    A run whose recipe, status or measurement cannot be read is in the state 'damaged'.
+    """
     problems: list[str] = []
-    status = _mapping(folder / "status.json", problems)
-    provenance = _mapping(folder / "provenance.json", problems)
-    recipe = _recipe(folder / CONFIG, problems)
-    training = _mapping(folder / "training.json", problems)
-    summary = _mapping(folder / "measure" / "summary.json", problems)
+    recipe = _read(folder / CONFIG, problems, lambda path: read_recipe(path.parent), None)
+    status = _read(folder / STATUS, problems, lambda path: _status(path.parent, problems), None)
+    summary = _read(folder / "measure" / "summary.json", problems, mapping, None)
+    provenance = _read(folder / "provenance.json", problems, mapping, {})
+    training = _read(folder / "training.json", problems, mapping, {})
+    labels = _read(folder / "labels.json", problems, mapping, {})
     run = {
-        "run_id": folder.name,
-        **_status_columns(status, problems),
+        "run_id": run_id_of(folder.name),
+        **_status_columns(status or {}, problems),
         **(recipe_columns(recipe) if recipe else {}),
-        **_label_columns(_mapping(folder / "labels.json", problems)),
-        **_summary_columns(summary, problems),
+        **_label_columns(labels),
+        **_summary_columns(summary or {}, problems),
         "provenance": json_text(provenance) if provenance else None,
         "training": json_text(training) if training else None,
     }
+    done = run["state"] == "done"
+    if recipe is None or status is None or summary is None:
+        run["state"] = DAMAGED
     return RunContents(
         run=run,
-        metrics=_metrics(summary, problems),
+        metrics=_metrics(summary or {}, problems),
         curve=_curve(folder / "events.jsonl", problems),
-        parquet=_parquet(folder / "measure", run["state"] == "done", "served" in summary, problems),
+        parquet=_parquet(folder / "measure", done, "served" in (summary or {}), problems),
         problems=problems,
     )
+
+
+def unreadable(folder: Path, error: BaseException) -> RunContents:
+    """All that is known of a run that cannot be read at all, and why."""
+    why = error.what if isinstance(error, DraftbenchError) else f"{type(error).__name__}: {first_line(error)}"
+    run = {"run_id": run_id_of(folder.name), "state": DAMAGED}
+    return RunContents(run, [], [], {}, [f"it cannot be indexed: {text(why)}"])
+
+
+def _status(folder: Path, problems: list[str]) -> Mapping[str, Any]:
+    status, odd = read_status(folder)
+    problems += odd
+    if not status and not (folder / STATUS).exists():
+        problems.append(f"{STATUS}: missing")
+    return status
+
+
+def _read(path: Path, problems: list[str], read: Callable[[Path], _T], otherwise: _T) -> _T:
+    """What the file holds; `otherwise`, and a problem that begins with its name, if it cannot be read."""
+    try:
+        return read(path)
+    except (DraftbenchError, OSError) as error:
+        problems.append(f"{path.name}: {_said(error, path)}")
+        return otherwise
+
+
+def _said(error: BaseException, path: Path) -> str:
+    """An error about a file in one line, without the path that everyone who reads it has before them."""
+    if not isinstance(error, DraftbenchError):
+        return first_line(error)
+    what = error.what.splitlines()[0].replace(f"{path}: ", "").replace(f"{path} ", "").removeprefix("is ")
+    why = error.why.removeprefix("the file is damaged").strip(" ()")
+    return str(text(f"{what}: {why}" if why and why not in what else what))[:500]
 
 
 def recipe_columns(recipe: Recipe) -> Row:
@@ -96,7 +138,7 @@ def recipe_columns(recipe: Recipe) -> Row:
         "loss": loss_label(recipe.train.loss),
         "target": recipe.target.label,
         "draft_init": recipe.draft.init,
-        "seed": recipe.train.seed,
+        "seed": integer(recipe.train.seed),
         "tags": recipe.tags,
         "notes": recipe.notes,
         "config": json_text(recipe.model_dump(mode="json")),
@@ -113,35 +155,12 @@ def _term_label(term: LossTerm) -> str:
     return f"{weight}{term.name}" + (f"({term.own[0]}={term.own[1]:g})" if term.own else "")
 
 
-def _recipe(path: Path, problems: list[str]) -> Recipe | None:
-    try:
-        return load_recipe(path)
-    except (DraftbenchError, OSError, ValueError, RecursionError) as error:
-        problems.append(f"{path.name}: {_first_line(error)}")
-        return None
-
-
-def _mapping(path: Path, problems: list[str]) -> Mapping[str, Any]:
-    """The JSON object in `path`; empty, and a problem, if it is not there whole."""
-    if not path.exists():
-        return {}
-    try:
-        value = read_json(path)
-    except (DraftbenchError, OSError, ValueError, RecursionError) as error:
-        problems.append(f"{path.name}: {_first_line(error)}")
-        return {}
-    if not isinstance(value, dict):
-        problems.append(f"{path.name}: not a JSON object")
-        return {}
-    return value
-
-
 def _status_columns(status: Mapping[str, Any], problems: list[str]) -> Row:
     def get(key: str, read: Callable[[Any], _T]) -> _T | None:
         try:
             return read(status.get(key))
         except ValueError as error:
-            problems.append(f"status.json: {key}: {_first_line(error)}")
+            problems.append(f"status.json: {key}: {first_line(error)}")
             return None
 
     return {
@@ -178,7 +197,7 @@ def _summary_columns(summary: Mapping[str, Any], problems: list[str]) -> Row:
         try:
             row[column] = number(speedup.get(key)) if isinstance(speedup, dict) else None
         except ValueError as error:
-            problems.append(f"summary.json: speedup: {_first_line(error)}")
+            problems.append(f"summary.json: speedup: {first_line(error)}")
     return row
 
 
@@ -190,7 +209,7 @@ def _metrics(summary: Mapping[str, Any], problems: list[str]) -> list[Row]:
         try:
             rows.append(_metric_row({**shared, **raw}))
         except (ValueError, TypeError) as error:
-            problems.append(f"summary.json: metric {index}: {_first_line(error)}")
+            problems.append(f"summary.json: metric {index}: {first_line(error)}")
     return rows
 
 
@@ -207,11 +226,11 @@ def _metric_row(raw: Mapping[str, Any]) -> Row:
 
 def _curve(path: Path, problems: list[str]) -> list[Row]:
     try:
-        raw = path.read_bytes()
+        raw = read_bounded(path, EVENTS_BYTES)
     except FileNotFoundError:
         return []
-    except OSError as error:
-        problems.append(f"{path.name}: {_first_line(error)}")
+    except DraftbenchError as error:
+        problems.append(f"{path.name}: {_said(error, path)}")
         return []
     events, torn = parse_events(raw)
     points, senseless = curve_points(replay(events))
@@ -219,24 +238,30 @@ def _curve(path: Path, problems: list[str]) -> list[Row]:
         problems.append(f"{path.name}: {torn} torn or damaged line(s) left out")
     if senseless:
         problems.append(f"{path.name}: {senseless} event(s) without usable numbers left out")
-    return [asdict(point) for point in points]
+    return [vars(point) for point in points]  # as asdict(), which copies each value for a third of a run's time
 
 
 def _parquet(measure: Path, done: bool, served: bool, problems: list[str]) -> dict[str, Path]:
     """The measurement's files by table. Only a run that says it is done must have them; against a server's text
     nothing is decoded, so there are no rounds."""
-    found = {table: measure / f"{table}.parquet" for table in PARQUET_TABLES}
-    found = {table: path for table, path in found.items() if path.is_file()}
+    found = {}
+    for table in PARQUET_TABLES:
+        path = measure / f"{table}.parquet"
+        try:
+            stat = path.stat()
+        except OSError:
+            continue
+        if not path.is_file():
+            problems.append(f"{path.name}: not a regular file")
+        elif stat.st_size > _PARQUET_BYTES:
+            problems.append(f"{path.name}: has {stat.st_size:,} bytes, at most {_PARQUET_BYTES:,} are read")
+        else:
+            found[table] = path
     if done and not measure.is_dir():
         problems.append("measure: missing, though the run is done")
     elif done:
         wanted = [table for table in PARQUET_TABLES if not (served and table in DECODED_TABLES)]
         expected = [f"{table}.parquet" for table in wanted if table not in found]
-        expected += [] if (measure / "summary.json").is_file() else ["summary.json"]
+        expected += [] if (measure / "summary.json").exists() else ["summary.json"]
         problems += [f"{name}: missing, though the run is done" for name in expected]
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

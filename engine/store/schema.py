@@ -75,10 +75,17 @@ ALTER TABLE prompts ADD COLUMN text VARCHAR;       -- what the user asked, for p
 UPDATE runs SET fingerprint = NULL;                -- so that the next ingest fills the new columns
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _LABELS_AND_SUMMARY)
+# Nine tenths of a run's rows are of its positions and tokens, and most runs are listed without ever being opened.
+_DETAILS_LATER = """
+ALTER TABLE runs ADD COLUMN detailed BOOLEAN;      -- false: its rows of DETAILS are not here yet
+UPDATE runs SET fingerprint = NULL;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _LABELS_AND_SUMMARY, _DETAILS_LATER)
 CURRENT = len(MIGRATIONS)
 
 PARQUET_TABLES = ("prompts", "positions", "rounds", "tokens")  # each from measure/<name>.parquet
+DETAILS = ("positions", "rounds", "tokens")  # of PARQUET_TABLES, written when they are first asked for
 DECODED_TABLES = frozenset({"rounds", "tokens"})  # of text that was decoded speculatively
 RUN_TABLES = ("runs", "metrics", "curve", *PARQUET_TABLES)  # all rows of a run lie in these
 RENAMED = {"prompt_group": "group"}  # column of the database -> column of the Parquet file

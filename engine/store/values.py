@@ -15,25 +15,29 @@ from engine.fileio import finite
 
 
 def number(value: Any) -> float | None:
-    """`value` as a float; NaN is None. Raises ValueError for anything but a number."""
-    if value is None:
-        return None
+    """`value` as a float; NaN is None. Raises ValueError for anything but a finite number."""
+    if value is None or (type(value) is float and math.isfinite(value)):  # nearly always
+        return value  # type: ignore[no-any-return]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r} is not a number")
+        raise ValueError(f"{_shown(value)} is not a number")
     try:
         real = float(value)
     except OverflowError:
         raise ValueError("a number too large") from None
+    if math.isinf(real):
+        raise ValueError("not a finite number")
     return None if math.isnan(real) else real
 
 
 def integer(value: Any) -> int | None:
     """`value` as an integer of 64 bits. Raises ValueError for anything else."""
+    if type(value) is int and abs(value) < 2**63:  # nearly always
+        return value
     real = number(value)
     if real is None:
         return None
-    if not math.isfinite(real) or real != int(value) or abs(int(value)) >= 2**63:
-        raise ValueError(f"{value!r} is not a whole number of 64 bits")
+    if real != int(value) or abs(int(value)) >= 2**63:
+        raise ValueError(f"{_shown(value)} is not a whole number of 64 bits")
     return int(value)
 
 
@@ -42,7 +46,7 @@ def text(value: Any) -> str | None:
     if value is None:
         return None
     if isinstance(value, list | dict):
-        raise ValueError(f"{value!r} is not a text")
+        raise ValueError(f"{_shown(value)} is not a text")
     return encodable(str(value))
 
 
@@ -51,19 +55,30 @@ def timestamp(value: Any) -> datetime | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a time in ISO 8601")
-    parsed = datetime.fromisoformat(value)
+        raise ValueError(f"{_shown(value)} is not a time in ISO 8601")
+    try:
+        parsed = datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError(f"{_shown(value)} is not a time in ISO 8601") from None
     try:
         return parsed.astimezone(UTC).replace(tzinfo=None) if parsed.tzinfo else parsed
     except OverflowError:
-        raise ValueError(f"{value!r} is no time in UTC") from None
+        raise ValueError(f"{_shown(value)} is no time in UTC") from None
 
 
 def json_text(value: Any) -> str:
     """`value` as strict JSON, with null for NaN and the infinities."""
-    return encodable(json.dumps(finite(value), ensure_ascii=False, allow_nan=False))
+    try:
+        return encodable(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    except ValueError:
+        return encodable(json.dumps(finite(value), ensure_ascii=False, allow_nan=False))
 
 
 def encodable(value: str) -> str:
     """`value` with '?' for half surrogates, which JSON may carry and no file can."""
     return value.encode("utf-8", "replace").decode("utf-8")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from engine.errors import DraftbenchError
-from engine.fileio import read_json
+from engine.errors import DraftbenchError, first_line
 from engine.measure.compare import compare, differences, paired_rate
 from engine.runs.folder import RunFolder
+from engine.store.documents import mapping
 from engine.study.start import Study
 from engine.study.state import Placed
 
@@ -38,12 +38,12 @@ def _row(one: Placed) -> dict[str, Any]:
         if one.state == "failed":
             row["problem"] = str((one.run.status().get("error") or {}).get("what", ""))
         if (one.run.path / "training.json").exists():
-            training = read_json(one.run.path / "training.json")
+            training = mapping(one.run.path / "training.json")
             row |= {key: training.get(key) for key in _EFFORT}
         if one.run.summary_path.exists():
             row["exact"] = _exact(one.run.summary())
-    except (DraftbenchError, OSError, ValueError, LookupError, TypeError) as error:
-        row["problem"] = str(error).splitlines()[0]
+    except Exception as error:  # of what one run holds: the others are shown
+        row["problem"] = first_line(error)
     return row
 
 
@@ -93,8 +93,8 @@ def _differences(offline: Placed, other: Placed) -> list[dict[str, Any]]:
     try:
         left, right = (run for run in runs if run is not None)
         return _paired(left, right)
-    except (DraftbenchError, OSError, ValueError, LookupError) as error:
-        return [{**nothing, "reason": str(error).splitlines()[0]}]
+    except Exception as error:
+        return [{**nothing, "reason": first_line(error)}]
 
 
 def _paired(offline: RunFolder, other: RunFolder) -> list[dict[str, Any]]:
@@ -128,7 +128,7 @@ def _same_answers(a: RunFolder, b: RunFolder) -> bool:
     addresses = []
     for run in (a, b):
         with contextlib.suppress(DraftbenchError, OSError, LookupError, TypeError):
-            addresses.append(read_json(run.path / "provenance.json")["measurement"]["captures"])
+            addresses.append(mapping(run.path / "provenance.json")["measurement"]["captures"])
     return len(addresses) == 2 and bool(addresses[0]) and addresses[0] == addresses[1]
 
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from engine.errors import DraftbenchError
+from engine.config import Recipe
 from engine.paths import Home
 from engine.runs.folder import RunFolder, run_folders
 from engine.study.cells import Cell
@@ -53,7 +53,7 @@ def look(home: Home, cells: Sequence[Cell]) -> list[Placed]:
         state = _state(run.status())
         if key in best and _BEST_FIRST[state] >= _BEST_FIRST[best[key][0]]:
             continue
-        other = [] if state == "running" else inputs.differing(run, wanted[key].recipe)
+        other = [] if state == "running" else _differing(inputs, run, wanted[key].recipe)
         if other:
             passed_over.setdefault(key, []).append(
                 f"run {run.id} began with other {' and '.join(other)} than lie there now"
@@ -65,6 +65,13 @@ def look(home: Home, cells: Sequence[Cell]) -> list[Placed]:
         state, held_by = best.get(cell.key, ("to do", None))
         placed.append(Placed(cell, state, held_by, tuple(passed_over.get(cell.key, ()))))
     return placed
+
+
+def _differing(inputs: Inputs, run: RunFolder, recipe: Recipe) -> list[str]:
+    try:
+        return inputs.differing(run, recipe)
+    except Exception:  # of what the run has noted: another run can hold the cell
+        return ["inputs, of which its notes cannot be read,"]
 
 
 def counted(placed: Sequence[Placed]) -> dict[str, int]:
@@ -93,7 +100,7 @@ def _is_fresh(status: dict[str, Any]) -> bool:
 def _key(run: RunFolder) -> str | None:
     """The identity of the run's recipe; None if that cannot be read."""
     path = run.path / "config.yaml"
-    with contextlib.suppress(DraftbenchError, OSError, ValueError):
+    with contextlib.suppress(Exception):  # a stranger's run may name anything as its prompts: it holds no cell
         stat = path.stat()
         return _key_of(path, stat.st_mtime_ns, stat.st_size)
     return None

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,8 +125,10 @@ class Browser:
 
 
 @contextlib.contextmanager
-def browser(*, dark: bool = False, width: int = 1440, height: int = 1000, **options: Any) -> Iterator[Browser]:
-    """Headless Chromium with an empty profile."""
+def browser(
+    *, dark: bool = False, width: int = 1440, height: int = 1000, flags: Sequence[str] = (), **options: Any
+) -> Iterator[Browser]:
+    """Headless Chromium with an empty profile. `flags` are its own, on top of `FLAGS`."""
     path = chromium()
     assert path is not None, "no chromium on this machine"
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as profile:
@@ -134,7 +136,7 @@ def browser(*, dark: bool = False, width: int = 1440, height: int = 1000, **opti
             profile,
             executable_path=path,
             headless=True,
-            args=list(FLAGS),
+            args=[*FLAGS, *flags],
             viewport={"width": width, "height": height},
             color_scheme="dark" if dark else "light",
             accept_downloads=True,

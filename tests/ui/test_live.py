@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
 from gradio_client import Client
 
+from engine.data.prompts import Prompt
+from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.decoding import decode_prompt
 from engine.runs.folder import RunFolder
@@ -62,6 +66,27 @@ def alone(run_id: str, prompt: str, seed: int, gamma: int = 3, tokens: int = 24)
         max_new_tokens=tokens, seed=seed, dtype="auto",
     )  # fmt: skip
     return [token for item in made.rounds() for token in item.emitted]
+
+
+def status(address: str, path: str, method: str = "GET", **headers: str) -> int:
+    """Of a request to the live view's server; `path` from its root."""
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+    connection.request(method, path, body=b"x" if method == "POST" else None, headers=headers)
+    answer = connection.getresponse()
+    assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
+    connection.close()
+    return answer.status
+
+
+def test_the_live_view_alone_answers_its_own_page_alone(address: str):
+    join = "/live/gradio_api/queue/join"
+    assert status(address, "/live/") == 200
+    assert status(address, "/live/", Host="evil.test") == 403
+    assert status(address, join, "POST", Origin="http://evil.test") == 403
+    assert status(address, join, "POST", Origin=address.removesuffix("/live/")) not in (403, 404)
+    assert status(address, "/live/gradio_api/upload", "POST") == 404
+    assert status(address, "/live/gradio_api/file=/etc/passwd") == 404
+    assert status(address, "/docs") == 404
 
 
 def test_tokens_stream_round_by_round_and_are_those_of_the_command_line(address: str, run_id: str):
@@ -197,7 +222,7 @@ def test_a_hostile_run_title_is_shown_as_text(address: str, run_id: str):
 
 def test_the_address_fills_the_form(run_id: str):
     class Asked:
-        query_params = {"run": run_id, "prompt": "Why is it?", "gamma": "7", "seed": "x"}  # noqa: RUF012
+        query_params = {"run": run_id, "prompt": "Why is it?", "gamma": "7", "seed": "x", "temperature": "9"}  # noqa: RUF012
 
     prompt, run, run2, gamma, *rest = live._prefill(Asked())  # type: ignore[arg-type]
     assert prompt == "Why is it?"
@@ -206,7 +231,9 @@ def test_the_address_fills_the_form(run_id: str):
     assert run2["value"] == ""
     assert gamma["value"] == 7
     assert "value" not in rest[3]  # a seed that is no number is left alone
-    assert "Choose a prompt" in rest[-1]
+    assert "value" not in rest[0]  # nor is a temperature beyond the slider's end
+    assert "seed is &#x27;x&#x27;" in rest[-1]  # which is said
+    assert "temperature is &#x27;9&#x27;" in rest[-1]
 
 
 def test_the_view_names_its_address_and_the_form_takes_it_back(run_id: str):
@@ -218,8 +245,9 @@ def test_the_view_names_its_address_and_the_form_takes_it_back(run_id: str):
     class Asked:
         query_params = found
 
-    prompt, run, _, *rest, plain, _ = live._prefill(Asked())  # type: ignore[arg-type]
-    assert (prompt, run["value"], plain["value"]) == (ask.prompt, run_id, False)
+    prompt, run, _, *rest, plain, context, welcome = live._prefill(Asked())  # type: ignore[arg-type]
+    assert (prompt, run["value"], plain["value"], context["value"]) == (ask.prompt, run_id, False, "")
+    assert "Choose a prompt" in welcome
     assert [part["value"] for part in rest] == [7, 0.5, 0.9, 3, 11, 40]
     assert "Link to this view" in live_view.page(Live(ask, [Side(run_id)], Side("plain")), {})
     assert live_view.address(Ask("x" * 5000, (run_id,))) is None
@@ -268,6 +296,35 @@ def test_models_are_loaded_once_and_shared(run_id: str):
     with pairs.use(home(), [run_id]) as first, pairs.use(home(), [run_id]) as second:
         assert first.target is second.target
         assert first.drafts[0] is second.drafts[0]
+
+
+def with_tools() -> Any:
+    """The first sample question that brings tools."""
+    return next(p for prompts in live_decode.samples().values() for p in prompts if p.tools)
+
+
+def test_a_sample_keeps_its_tools_while_its_words_are_edited():
+    question = with_tools()
+    prompt, context = live._take_sample(question.id)
+    assert (prompt, context) == (question.text, question.id)
+    edited = live_decode.asked_with(prompt + " Please.", live_decode.sample(context))
+    assert edited.tools == question.tools
+    assert edited.text == question.text + " Please."
+    assert edited.messages[:-1] == question.messages[:-1]
+    assert live_decode.asked_with(prompt, None).tools == ()  # what the visitor takes away is gone
+
+
+def test_what_a_prompt_is_asked_with_is_shown_saved_and_in_the_address(run_id: str, monkeypatch: pytest.MonkeyPatch):
+    tool = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+    question = Prompt("t1", ({"role": "user", "content": "What time is it?"},), (tool,))
+    monkeypatch.setattr(live_decode, "samples", lambda: {"tiny": (question,)})
+    ask = Ask("Another question?", (run_id,), context=question.id, max_new_tokens=4)
+    *_, live_ = decode(home(), ask, threading.Event())
+    assert "with 1 tool of sample t1" in live_view.page(live_, {})
+    assert live_.trace(live_.sides[0]).settings["context"] == live_.context
+    assert f"context={question.id}" in str(live_view.address(ask))
+    with pytest.raises(DraftbenchError, match="no sample question 'no-such'"):
+        Ask("Why?", (run_id,), context="no-such").check()
 
 
 def test_a_speedup_compares_the_same_number_of_tokens():

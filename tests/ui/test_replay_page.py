@@ -184,3 +184,42 @@ def test_a_chart_is_saved_as_svg_or_png_by_its_own_camera(page: OpenPage, tmp_pa
     assert '"format": "svg"' in shown.get("plotly_chart")[0].proto.config
     shown.segmented_control(key="camera").set_value("PNG").run()
     assert '"format": "png"' in shown.get("plotly_chart")[0].proto.config
+
+
+def without_traces(home: Path) -> str:
+    """The finished run, kept as most samples are: no traced round, and no weights."""
+    import shutil
+
+    import pandas as pd
+
+    run = run_folders(Home(home))[0]
+    for name in ("rounds", "tokens"):
+        path = run.path / "measure" / f"{name}.parquet"
+        pd.read_parquet(path).head(0).to_parquet(path, index=False)
+    shutil.rmtree(run.path / "draft")
+    return run.id
+
+
+def test_a_run_without_traces_is_not_what_the_page_opens_with(page: OpenPage, finished_home: Path):
+    without_traces(finished_home)
+    shown = page("replay")
+    assert not shown.error
+    assert [button.label for button in shown.button] == ["Start a run"]
+
+
+def test_a_run_without_traces_that_is_asked_for_gets_advice_that_works(page: OpenPage, finished_home: Path):
+    run_id = without_traces(finished_home)
+    said = page("replay", run=run_id).error[0].value.replace("\\", "")
+    assert "has no traces" in said
+    assert "draftbench measure" not in said  # it has no weights to measure
+    assert f"draftbench run {finished_home / 'runs' / run_id / 'config.yaml'}" in said
+
+
+def test_two_traces_of_one_prompt_have_a_name_and_an_address_each(page: OpenPage, tmp_path: Path):
+    first, second = saved(tmp_path / "home"), saved(tmp_path / "home")
+    for trace in (first, second):
+        shown = page("replay", trace=trace)
+        box = shown.selectbox(key="pick_trace")
+        assert box.value == trace
+        assert len(set(box.options)) == 2
+        assert shown.query_params["trace"] == trace

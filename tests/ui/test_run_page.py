@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -395,3 +397,38 @@ def test_a_run_with_a_servers_answers_names_them(finished_home: Path, page: Open
     assert "at http://127.0.0.1:1/v1" in facts
     assert "black box" in facts
     assert "<img" not in facts
+
+
+def test_labels_that_two_tabs_edit_are_not_lost(finished_home: Path, page: OpenPage):
+    """Each tab keeps what the other saved; the same label edited in both is said, and the text stays in the form."""
+    run_id = finished_id(finished_home)
+    mine, theirs = page("run", run=run_id, view="Labels"), page("run", run=run_id, view="Labels")
+    theirs.text_input(key=f"title-{run_id}").set_value("theirs")
+    press(theirs, "Save")
+    mine.text_area(key=f"notes-{run_id}").set_value("a note of mine")
+    press(mine, "Save")
+    labels = read_labels(RunFolder.open(home(), run_id))
+    assert (labels.title, labels.notes) == ("theirs", "a note of mine")
+    assert mine.text_input(key=f"title-{run_id}").value == "theirs"
+
+    theirs.text_area(key=f"notes-{run_id}").set_value("a note of theirs")
+    press(theirs, "Save")
+    assert "changed while you were editing" in theirs.error[0].value
+    assert "a note of mine" in theirs.error[0].value
+    assert theirs.text_area(key=f"notes-{run_id}").value == "a note of theirs"
+    assert read_labels(RunFolder.open(home(), run_id)).notes == "a note of mine"
+    time.sleep(1.1)  # a second click within a second is a double click
+    press(theirs, "Save")
+    assert read_labels(RunFolder.open(home(), run_id)).notes == "a note of theirs"
+
+
+def test_a_run_that_is_being_cancelled_says_so_and_offers_to_stop_at_once(finished_home: Path, page: OpenPage):
+    me = psutil.Process()
+    folder = add_run(finished_home, "it", "running", pid=me.pid, pid_started=me.create_time())
+    assert "Cancel" in buttons(page("run", run="it"))
+    asked = datetime.now(UTC).isoformat()
+    (folder / "stop.json").write_text(json.dumps({"pid": me.pid, "asked_at": asked}))
+    test = page("run", run="it")
+    assert "Stop at once" in buttons(test)
+    assert "Cancel" not in buttons(test)
+    assert "Stopping, asked" in test.warning[0].value

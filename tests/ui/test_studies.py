@@ -41,6 +41,19 @@ def open_study(page: OpenPage, **params: Any) -> AppTest:
     return page("launch", begin="Study", **params)
 
 
+def open_file(page: OpenPage, path: Path | str) -> AppTest:
+    """The study of a recipe whose path is typed: no address names it."""
+    shown = open_study(page, study="another file")
+    return shown.text_input(key="study_file").set_value(str(path)).run()
+
+
+def test_a_link_names_no_file_of_a_study(page: OpenPage, study_file: Path):
+    shown = open_study(page, study="another file", study_path=str(study_file))
+    assert shown.text_input(key="study_file").value == ""
+    assert any("also asked for the study" in found.value for found in shown.warning)
+    assert button(shown, "study-start") is None
+
+
 def metrics(shown: AppTest) -> dict[str, str]:
     return {found.label: found.value for found in shown.metric}
 
@@ -61,7 +74,7 @@ def test_the_plan_of_a_shipped_study_and_nothing_of_the_form(page: OpenPage):
 def test_the_missing_runs_are_started_once_and_those_there_are_adopted(
     page: OpenPage, finished_home: Path, study_file: Path
 ):
-    shown = open_study(page, study="another file", study_path=str(study_file))
+    shown = open_file(page, study_file)
     assert metrics(shown) == {"Cells": "3", "Done": "1", "To do": "2"}
     button(shown, "study-start").click().run()
     assert any("2 runs of study" in found.value for found in shown.success)
@@ -76,7 +89,7 @@ def test_the_missing_runs_are_started_once_and_those_there_are_adopted(
 
 
 def test_time_and_disk_are_told_when_asked(page: OpenPage, finished_home: Path, study_file: Path):
-    shown = open_study(page, study="another file", study_path=str(study_file))
+    shown = open_file(page, study_file)
     button(shown, "study-cost").click().run()
     told = metrics(shown)
     assert told["Shared captures"] == "3 of 3 there"
@@ -87,7 +100,7 @@ def test_time_and_disk_are_told_when_asked(page: OpenPage, finished_home: Path, 
 def test_a_study_that_is_not_valid_is_an_error_in_words(page: OpenPage, tmp_path: Path):
     (tmp_path / "bad.yaml").write_text("name: x\naxes: {los: [sft]}")
     for path, told in ((tmp_path / "bad.yaml", "did you mean"), ("nowhere.yaml", "no such file")):
-        shown = open_study(page, study="another file", study_path=str(path))
+        shown = open_file(page, path)
         assert told in "\n".join(box.value for box in shown.error).replace("\\", "")
         assert button(shown, "study-start") is None
 

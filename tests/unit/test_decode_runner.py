@@ -7,7 +7,7 @@ import torch
 from transformers import BloomConfig, BloomForCausalLM, LlamaConfig, MistralConfig, MistralForCausalLM, StaticCache
 
 from engine.decode import runner as runner_module
-from engine.decode.runner import Runner, refuse_unfit_cache
+from engine.decode.runner import RowByRow, Runner, refuse_unfit_cache
 from engine.errors import DraftbenchError
 from tests.conftest import tiny_llama
 
@@ -178,7 +178,24 @@ def test_a_static_cache_is_refused():
         refuse_unfit_cache(MODEL, StaticCache(config=config, max_cache_len=8))
 
 
-def test_a_model_that_takes_no_positions_is_refused():
-    model = BloomForCausalLM(BloomConfig(vocab_size=20, hidden_size=16, n_layer=1, n_head=2))
-    with pytest.raises(DraftbenchError, match="position_ids"):
-        Runner(model)
+def test_a_model_that_takes_no_positions_decodes_ragged_rows_if_it_reads_the_mask():
+    config = BloomConfig(vocab_size=258, hidden_size=32, n_layer=2, n_head=2, initializer_range=0.2)
+    checked = Checked(BloomForCausalLM(config).eval())
+    checked.feed([5, 6, 7], [8] * 9).feed([20, 21], [22, 23], last=2).take_back(1, 2).feed([30], [31])
+
+
+def test_rows_with_a_cache_each_have_no_holes():
+    runner = RowByRow(MODEL)
+    runner.keep_rows([0])  # before anything was fed
+    logits = runner.feed([[5, 6, 7], [8] * 9], last=1)
+    assert (logits.shape, runner.hidden.shape) == ((2, 1, 258), (2, 1, 32))
+    runner.feed([[20, 21, 22], [23, 24, 25]], last=3)
+    runner.take_back([2, 0])
+    other = RowByRow(MODEL)
+    other.feed([[60, 61]], last=1)
+    runner.join(other)
+    runner.keep_rows([2, 0])
+    found = runner.feed([[40], [41, 42]], last=1)[:, -1]
+    for row, ids in zip(found, [[60, 61, 40], [5, 6, 7, 20, 41, 42]], strict=True):
+        torch.testing.assert_close(row, MODEL(input_ids=torch.tensor([ids])).logits[0, -1], rtol=1e-4, atol=1e-4)
+    assert all(bool(row.mask.all()) for row in runner.rows)

@@ -307,6 +307,8 @@ def replayed_texts(
 class InMemory:
     """As much of a capture as a replayed stream reads."""
 
+    greedy = False
+
     def __init__(self, signal: SignalFormat, answers: dict[str, Any], prompt: list[int]) -> None:
         from engine.capture.store import AnsweredPrompt
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from engine.config import Recipe
 from engine.decode.sampling import Sampling
@@ -167,3 +171,98 @@ def test_the_model_card_tells_nobody_where_the_target_lay(run: RunFolder):
     assert str(Path(recipe.target.model).parent) not in card
     assert public_name("hub:org/name") == "org/name"
     assert public_name("asset:smollm2-135m-instruct") == "asset:smollm2-135m-instruct"
+
+
+@pytest.fixture
+def strange_recipe(recipe: Path, tiny_target_folder: Path, tmp_path: Path) -> list[str]:
+    """A recipe on a target with generation settings of its own, measured on a single prompt."""
+    target = tmp_path / "strange-target"
+    shutil.copytree(tiny_target_folder, target)
+    settings = {"eos_token_id": 1, "repetition_penalty": 1.3, "cache_implementation": "static", "temperature": 0.3}
+    (target / "generation_config.json").write_text(json.dumps(settings))
+    one = ("heldout_prompts=1", "trace_prompts=1", "speed_prompts=1")
+    return [str(recipe), "--set", f"target.model={target}", *(part for s in one for part in ("--set", f"measure.{s}"))]
+
+
+def test_one_prompt_and_a_target_with_settings_of_its_own_are_exported(
+    strange_recipe: list[str], tmp_path: Path, draftbench: Draftbench
+):
+    done = draftbench("run", *strange_recipe)
+    assert done.code == 0, done.err
+    assert "not known to be faster" in done.out
+    report = export(draftbench, tmp_path / "out")
+    assert report["ok"]
+    assert report["same_greedy_text"] == "2 of 2"
+    assert "repetition_penalty 1.3" in report["notes"][0]
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "| - | 1 |" in card, "a single prompt has no interval"
+    assert "repetition_penalty 1.3" in card
+    assert "None" not in card
+    assert "nan" not in card
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert "repetition_penalty" not in written
+    assert "cache_implementation" not in written
+    assert (written["eos_token_id"], written["num_assistant_tokens"]) == ([1], 3)
+    shown = draftbench("export", "latest", "--out", str(tmp_path / "again"), "--no-check")
+    assert "note: the model's own generation settings ask for repetition_penalty 1.3" in " ".join(shown.out.split())
+
+
+def away(run: RunFolder, tmp_path: Path, *, captures: bool, prompts: bool) -> None:
+    """The run as another machine sees it: without the captures, and with prompt files that are not there."""
+    if captures:
+        shutil.rmtree(home().captures)
+    if prompts:
+        recipe = yaml.safe_load((run.path / "config.yaml").read_text())
+        for part in ("train", "heldout"):
+            recipe["prompts"][part][0]["path"] = str(tmp_path / "nowhere.jsonl")
+        (run.path / "config.yaml").write_text(yaml.safe_dump(recipe))
+
+
+def test_a_run_whose_captures_are_elsewhere_is_checked_on_its_prompts(
+    run: RunFolder, tmp_path: Path, draftbench: Draftbench
+):
+    away(run, tmp_path, captures=True, prompts=False)
+    report = export(draftbench, tmp_path / "out")
+    assert report["ok"]
+    assert report["checked_on"].startswith("the run's 5 held-out prompts")
+
+
+def test_a_run_whose_prompts_are_elsewhere_is_checked_on_what_is_at_hand(
+    run: RunFolder, tmp_path: Path, draftbench: Draftbench
+):
+    away(run, tmp_path, captures=True, prompts=True)
+    report = export(draftbench, tmp_path / "out")
+    assert report["ok"]
+    assert report["checked_on"].startswith("the first 6 of 5 questions that the run stored")
+    assert "sample_data/prompts/general/heldout.jsonl" in report["checked_on"]
+    assert "nowhere.jsonl" in report["checked_on"]
+    assert {row["n_prompts"] for row in report["checked"]} == {6}
+    assert all(row["difference"] == pytest.approx(0, abs=1e-6) for row in report["checked"])
+
+
+def test_the_check_compares_with_the_draft_not_with_a_figure_of_other_text(
+    run: RunFolder, tmp_path: Path, draftbench: Draftbench
+):
+    summary = json.loads(run.summary_path.read_text())
+    for row in summary["metrics"]:
+        row["value"] = 0.999
+    run.summary_path.write_text(json.dumps(summary))
+    away(run, tmp_path, captures=True, prompts=True)
+    assert export(draftbench, tmp_path / "out")["ok"]
+
+
+def test_a_run_without_provenance_is_exported(run: RunFolder, tmp_path: Path, draftbench: Draftbench):
+    (run.path / "provenance.json").unlink()
+    assert export(draftbench, tmp_path / "out", "--no-check")["ok"]
+
+
+@pytest.mark.parametrize("missing", [None, math.nan])
+def test_a_card_of_figures_without_intervals_or_values(run: RunFolder, missing: float | None):
+    summary = run.summary()
+    for row in summary["metrics"]:
+        row["low"] = row["high"] = missing
+    summary["metrics"][-1]["value"] = missing
+    summary["speed"] |= {"cost_ratio": missing, "speedup": dict.fromkeys(("value", "low", "high"), missing)}
+    card = model_card(run.id, run.recipe(), summary, {})
+    assert "None" not in card
+    assert "nan" not in card

@@ -14,7 +14,7 @@ from engine.paths import PROJECT_ROOT
 ENGINE_LAYERS = [
     {"__main__"},
     {"cli"},
-    {"cli_data", "cli_findings", "cli_study", "cli_tune"},
+    {"cli_data", "cli_findings", "cli_keys", "cli_runs", "cli_study", "cli_tune"},
     {"cli_options"},
     {"reports", "reports_data", "reports_findings", "reports_magpie", "reports_study", "reports_tune"},
     {"console"},
@@ -26,9 +26,9 @@ ENGINE_LAYERS = [
     {"capture"},
     {"decode"},
     {"data", "models", "store"},
-    {"packages"},
+    {"bounded", "keys", "packages"},
     {"config", "fileio", "paths", "progress", "time_limit"},
-    {"errors"},
+    {"errors", "visible"},
 ]
 INTERFACE_LIBRARIES = {"streamlit", "gradio", "plotly", "uvicorn", "starlette", "fastapi"}
 

@@ -92,6 +92,45 @@ def test_at_temperature_zero_it_is_greedy_agreement(draft, target, capture):
     assert 0 < mean_overlap(results) < 1
 
 
+@pytest.fixture(scope="module")
+def greedy_capture(tmp_path_factory, target):
+    return captured(tmp_path_factory.mktemp("greedy"), target, temperature=0)
+
+
+def blurred(target):
+    """The target's head as a reader of rounded states sees it: near a tie another token comes out best."""
+    noise = torch.randn(target.model.get_output_embeddings().weight.shape, generator=torch.Generator().manual_seed(0))
+    return Head(target.model.get_output_embeddings().weight + 0.3 * noise, None)
+
+
+def test_of_greedy_text_the_targets_choice_is_the_token_it_wrote(draft, target, greedy_capture):
+    head, sampling = blurred(target), Sampling(0.0)
+    results = exact_acceptance(draft, head, greedy_capture, sampling)
+    stored_differs = 0
+    for result, answer in zip(results, greedy_capture.answers, strict=True):
+        ids = torch.tensor([answer.prompt_ids + answer.token_ids])
+        best = draft(input_ids=ids).logits[0, len(answer.prompt_ids) - 1 : -1].argmax(-1)
+        expected = (best == torch.tensor(answer.token_ids)).tolist()
+        assert result.agree.tolist() == expected
+        assert result.overlap.tolist() == [float(same) for same in expected]
+        assert result.draft_prob.tolist() == result.overlap.tolist()
+        assert result.target_prob.tolist() == [1.0] * len(answer.token_ids)
+        states = greedy_capture.raw_signal(answer).view(torch.bfloat16).float()
+        stored_differs += int((head.logits(states).argmax(-1) != torch.tensor(answer.token_ids)).sum())
+    assert stored_differs > 3, "the stored argmax was the written token everywhere"
+
+
+def test_of_drawn_text_greedy_agreement_asks_the_signal(draft, target, capture):
+    assert not capture.greedy
+    head = blurred(target)
+    (first, *_) = exact_acceptance(draft, head, capture, Sampling(1.0))
+    (answer, *_) = capture.answers
+    states = capture.raw_signal(answer).view(torch.bfloat16).float()
+    ids = torch.tensor([answer.prompt_ids + answer.token_ids])
+    best = draft(input_ids=ids).logits[0, len(answer.prompt_ids) - 1 : -1].argmax(-1)
+    assert first.agree.tolist() == (head.logits(states).argmax(-1) == best).tolist()
+
+
 def with_fewer_rows(model, rows):
     """A draft whose head has fewer rows than its embeddings: it can read any id and propose only some."""
     weight = model.get_output_embeddings().weight[:rows].clone()

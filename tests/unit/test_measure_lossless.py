@@ -61,9 +61,15 @@ def test_chi_square_cells_are_the_targets_own_probabilities():
 
 def test_rare_cells_are_pooled_and_none_is_lost():
     counts, expected = torch.tensor([10.0, 1.0, 7.0, 2.0]), torch.tensor([9.0, 2.0, 6.0, 3.0])
-    pooled = lossless._pool_rare(counts, expected)
+    pooled = lossless.pool_rare(counts, expected)
     assert [t.tolist() for t in pooled] == [[10, 7, 3], [9, 6, 5]]
-    assert [t.tolist() for t in lossless._pool_rare(counts[:1], expected[:1])] == [[10], [9]]
+    assert [t.tolist() for t in lossless.pool_rare(counts[:1], expected[:1])] == [[10], [9]]
+
+
+def test_rare_cells_that_are_rare_together_join_another():
+    counts, expected = torch.tensor([10.0, 8.0, 2.0, 1.0]), torch.tensor([12.0, 6.0, 1.0, 2.0])
+    assert [t.tolist() for t in lossless.pool_rare(counts, expected)] == [[10, 11], [12, 9]]
+    assert [t.tolist() for t in lossless.pool_rare(counts[2:], expected[2:])] == [[3], [3]]
 
 
 def test_a_draft_identical_to_its_target_passes():

@@ -14,7 +14,6 @@ from engine.measure import speed
 from engine.measure.speed import (
     WAYS,
     TimedAnswer,
-    bare_generation,
     forward_times,
     generated,
     time_split,
@@ -66,16 +65,14 @@ def test_generate_writes_our_own_greedy_text_whatever_the_models_settings(monkey
         eos_token_id=own[2], do_sample=True, temperature=0.3, repetition_penalty=9.0, num_beams=2
     )
     monkeypatch.setattr(TARGET, "generation_config", settings)
-    with bare_generation(TARGET):
-        assert generated(TARGET, [5, 6], Sampling(0.0), max_new_tokens=12, seed=0) == own
+    assert generated(TARGET, [5, 6], Sampling(0.0), max_new_tokens=12, seed=0) == own
     assert TARGET.generation_config is settings
 
 
 def test_generate_samples_from_the_same_distribution_and_leaves_the_random_state_alone():
     before = torch.get_rng_state()
-    with bare_generation(TARGET):
-        drawn = {generated(TARGET, [5], Sampling(3.0), max_new_tokens=1, seed=s)[0] for s in range(150)}
-        narrow = {generated(TARGET, [5], Sampling(3.0, top_k=2), max_new_tokens=1, seed=s)[0] for s in range(30)}
+    drawn = {generated(TARGET, [5], Sampling(3.0), max_new_tokens=1, seed=s)[0] for s in range(150)}
+    narrow = {generated(TARGET, [5], Sampling(3.0, top_k=2), max_new_tokens=1, seed=s)[0] for s in range(30)}
     assert len(drawn) > 55, "the library's own top_k of 50 is off"
     assert len(narrow) == 2
     assert torch.equal(torch.get_rng_state(), before)

@@ -153,7 +153,14 @@ def test_the_certificate_holds_every_check(whole):
     certificate = whole.summary["certificate"]
     assert certificate["passed"] is True
     names = [c["name"] for c in certificate["checks"]]
-    assert names == ["sampled_equals_expected"] * 2 + ["self_draft", "greedy_identity_float32", "chi_square"]
+    traced = ["sampled_equals_expected", "traced_equals_captured", "sampled_equals_expected"]
+    pair = ["self_draft", "greedy_identity_float32", "ragged_identity_float32", "chi_square_pair"]
+    assert names == [*traced, *pair, "chi_square"]
+    by_name = {c["name"]: c for c in certificate["checks"]}
+    assert by_name["ragged_identity_float32"]["figures"]["side_by_side"] == {"target": True, "draft": True}
+    assert len(set(by_name["ragged_identity_float32"]["figures"]["prompt_tokens"])) > 2
+    assert "this build" in by_name["chi_square"]["detail"]
+    assert "of this pair" in by_name["chi_square_pair"]["detail"]
 
 
 def test_the_summary_says_under_which_conditions(whole):

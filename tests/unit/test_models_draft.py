@@ -18,14 +18,13 @@ from engine.errors import DraftbenchError
 from engine.fileio import sha256_file
 from engine.models.draft import (
     Draft,
-    chosen_layers,
-    evenly_spaced,
     initialise_draft,
     load_draft,
     own_state,
     parameter_counts,
     save_draft,
 )
+from engine.models.layers import chosen_layers, evenly_spaced
 from engine.models.load import LoadedModel
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.tiny_pair import loaded

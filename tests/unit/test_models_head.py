@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    BertGenerationConfig,
+    BertGenerationDecoder,
     CohereConfig,
     CohereForCausalLM,
     Gemma2Config,
@@ -19,7 +21,7 @@ from transformers import (
 )
 
 from engine.errors import DraftbenchError
-from engine.models.head import Head, check_head, hidden_states, readable
+from engine.models.head import Head, check_head, check_head_outline, hidden_states, readable, refuse_unknown
 from tests.conftest import tiny_llama
 
 SHAPE: dict[str, Any] = {
@@ -55,12 +57,32 @@ def test_head_of_hidden_states_is_the_models_logits(model: Any):
     check_head(model)
 
 
-def test_an_id_without_an_embedding_is_read_as_the_last_one(model: Any):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_head_is_checked_without_weights_or_layers(family: str):
+    with torch.device("meta"):
+        outline = FAMILIES[family]()
+    head = outline.get_output_embeddings()
+    check_head_outline(outline)
+    assert outline.get_output_embeddings() is head  # as it was
+    assert "forward" not in vars(outline.base_model)
+
+
+def test_a_draft_reads_an_id_without_an_embedding_as_its_last_one(model: Any):
     """A target with padding rows may write one that its draft has no row for."""
     rows = model.get_input_embeddings().weight.shape[0]
     beyond, last = torch.tensor([[1, rows + 6, 9]]), torch.tensor([[1, rows - 1, 9]])
-    assert torch.equal(hidden_states(model, beyond), hidden_states(model, last))
+    assert torch.equal(hidden_states(model, beyond, is_draft=True), hidden_states(model, last))
     assert torch.equal(readable(model, beyond), last)
+
+
+@pytest.mark.parametrize("wrong", [0, 6, 10**12])
+def test_a_target_refuses_an_id_that_it_has_no_embedding_for(model: Any, wrong: int):
+    rows = model.get_input_embeddings().weight.shape[0]
+    with pytest.raises(DraftbenchError, match=f"token id {rows + wrong} has no embedding"):
+        hidden_states(model, torch.tensor([[1, rows + wrong, 9]]))
+    with pytest.raises(DraftbenchError, match="token id -1 has no embedding"):
+        hidden_states(model, torch.tensor([[1, -1, 9]]))
+    assert refuse_unknown(model, torch.zeros(1, 0, dtype=torch.long)).shape == (1, 0)
 
 
 def test_padding_on_the_right_does_not_change_hidden_states(model: Any):
@@ -97,3 +119,24 @@ def test_a_model_whose_logits_are_not_its_head_is_refused():
         odd = Biased(tiny_llama().config).eval()
     with pytest.raises(DraftbenchError, match="Biased are not its head"):
         check_head(odd)
+
+
+def test_a_model_whose_logits_are_not_its_head_is_refused_without_weights():
+    with torch.device("meta"):
+        odd = Biased(tiny_llama().config)
+    with pytest.raises(DraftbenchError, match="Biased are not its head"):
+        check_head_outline(odd)
+
+
+def test_an_encoder_is_refused_with_and_without_weights():
+    """Its logits are its head, but each position has read the answer."""
+    config = BertGenerationConfig(**SHAPE)
+    with torch.random.fork_rng(devices=[]):
+        model = BertGenerationDecoder(config).eval()
+    with pytest.raises(DraftbenchError, match="reads the tokens that follow"):
+        check_head(model)
+    with torch.device("meta"):
+        outline = BertGenerationDecoder(config)
+    with pytest.raises(DraftbenchError, match="reads the tokens that follow"):
+        check_head_outline(outline)
+    check_head(BertGenerationDecoder(BertGenerationConfig(**SHAPE, is_decoder=True)).eval())

@@ -168,3 +168,30 @@ def test_a_summary_that_is_absent_or_damaged_names_the_command_that_makes_it(mad
         run.summary()
     run.summary_path.write_text(json.dumps({"metrics": []}), encoding="utf-8")
     assert run.summary() == {"metrics": []}
+
+
+def test_a_run_that_was_asked_to_stop_says_since_when_until_it_ends(made: Recipe):
+    run = create(made)
+    asked: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    try:
+        with run.working():
+            assert "stop_asked_at" not in run.status()
+            run.ask_to_stop()
+            since = run.status()["stop_asked_at"]
+            run.heartbeat({"phase": "train", "done": 0})  # the process at work knows nothing of the note and keeps it
+            run.ask_to_stop()  # once more: at once
+            assert run.status()["stop_asked_at"] == since
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(asked) == 2
+    assert not (run.path / "stop.json").exists()
+
+
+def test_a_note_for_an_earlier_process_asks_nothing_of_this_one(made: Recipe):
+    run = create(made)
+    with run.working():
+        (run.path / "stop.json").write_text('{"pid": 1, "asked_at": "2026-01-01"}')
+        assert "stop_asked_at" not in run.status()
+        (run.path / "stop.json").write_text("[")
+        assert run.status()["state"] == "running"

@@ -1,6 +1,7 @@
 """Labels: what people say of a run, beside its recipe, in the index too."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import read_json
 from engine.paths import Home
 from engine.runs.folder import RunFolder
-from engine.runs.labels import Labels, change_labels, read_labels
+from engine.runs.labels import LabelConflict, Labels, change_labels, change_seen_labels, read_labels
 from engine.store import queries
 from engine.store.connection import reading
 from engine.store.ingest import ingest_run
@@ -105,3 +106,28 @@ def test_labels_of_another_kind_are_read_as_far_as_they_go(home: Home):
     run = make(home)
     (run.path / "labels.json").write_text('{"title": 5, "tags": null, "notes": null, "pinned": "yes", "new": 1}')
     assert read_labels(run) == Labels(title="5")
+
+
+def test_a_form_saves_what_was_edited_in_it_and_nothing_else(home: Home):
+    run = make(home)
+    seen = read_labels(run)
+    change_labels(home, run, title="of another tab", pinned=True)
+    labels = change_seen_labels(home, run, seen, replace(seen, notes="mine"))
+    assert labels == Labels("of another tab", ("first",), "mine", pinned=True)
+
+
+def test_what_two_people_edited_is_not_overwritten(home: Home):
+    run = make(home)
+    seen = read_labels(run)
+    change_labels(home, run, title="theirs")
+    with pytest.raises(LabelConflict, match="the title of run") as raised:
+        change_seen_labels(home, run, seen, replace(seen, title="mine", notes="mine"))
+    assert "theirs" in raised.value.why
+    assert read_labels(run) == replace(seen, title="theirs")
+
+
+def test_the_same_edit_by_two_people_is_no_conflict(home: Home):
+    run = make(home)
+    seen = read_labels(run)
+    change_labels(home, run, title="same")
+    assert change_seen_labels(home, run, seen, replace(seen, title="same", pinned=True)).pinned

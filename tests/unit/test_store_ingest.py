@@ -14,7 +14,7 @@ import pytest
 from engine.config import dump_recipe, parse_recipe
 from engine.errors import DraftbenchError
 from engine.paths import Home
-from engine.store import ingest, queries, rows
+from engine.store import ingest, queries, rows, run_folder
 from engine.store.connection import reading, writing
 from engine.store.ingest import ingest_all, ingest_run, rebuild, remove_missing
 from engine.store.run_folder import fingerprint, loss_label, read_run
@@ -105,6 +105,7 @@ def home(tmp_path):
 
 
 def table(home, name):
+    ingest.add_details(home)
     with reading(home.index) as con:
         return con.execute(f'SELECT * EXCLUDE (run_id) FROM "{name}"').df()
 
@@ -117,6 +118,7 @@ def row_counts(con, run_id):
 
 
 def counts(home, run_id="run-1"):
+    ingest.add_details(home)
     with reading(home.index) as con:
         return row_counts(con, run_id)
 
@@ -153,7 +155,7 @@ def test_an_unchanged_run_is_not_written_again(home):
     assert home.index.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "status.json", "events.jsonl", "provenance.json", "measure/new.json"])
+@pytest.mark.parametrize("name", run_folder._FILES)
 def test_any_change_of_a_file_is_noticed(home, name):
     folder = make_run(home)
     before = fingerprint(folder)
@@ -250,6 +252,7 @@ def test_a_damaged_part_does_not_lose_the_run(home):
     for number, (damage, _, _) in enumerate(DAMAGES):
         damage(make_run(home, f"run-{number:02}"))
     assert len(ingest_all(home).written) == len(DAMAGES)
+    ingest.add_details(home)
     with reading(home.index) as con:
         for number, (_, told, changed) in enumerate(DAMAGES):
             run_id = f"run-{number:02}"
@@ -341,12 +344,12 @@ def test_ingest_all_takes_what_is_new_or_changed(home):
     for number in range(3):
         make_run(home, f"run-{number}")
     (home.runs / ".trash").mkdir()
-    (home.runs / "being-made").mkdir()
+    (home.runs / "empty").mkdir()
     (home.runs / "note.txt").write_text("not a folder")
-    assert sorted(ingest_all(home).written) == ["run-0", "run-1", "run-2"]
+    assert sorted(ingest_all(home).written) == ["empty", "run-0", "run-1", "run-2"]
     damage_events(home.run("run-1"))
     report = ingest_all(home)
-    assert (report.written, report.unchanged, report.failed) == (["run-1"], ["run-0", "run-2"], {})
+    assert (report.written, report.unchanged, report.failed) == (["run-1"], ["empty", "run-0", "run-2"], {})
 
 
 def test_ingest_all_goes_on_past_a_run_that_cannot_be_read(home, monkeypatch):
@@ -422,8 +425,6 @@ def test_rebuild_works_over_a_damaged_index_and_its_log(home, content):
         con.execute("INSERT INTO runs (run_id) VALUES ('ghost')")
     assert home.index.with_name("index.duckdb.wal").exists()
     home.index.write_bytes(content)
-    with pytest.raises(DraftbenchError, match="cannot be read"):
-        ingest_all(home)
     rebuild(home)
     assert counts(home) == WHOLE
     assert counts(home, "ghost")["runs"] == 0
@@ -478,6 +479,7 @@ def con(tmp_path_factory):
     make_run(home, "run-1")
     make_run(home, "run-2", train={"loss": "sft"}, prompts={"train": "a", "heldout": "b", "scenario": "synthetic"})
     ingest_all(home)
+    ingest.add_details(home)
     with reading(home.index) as connection:
         yield connection
 

@@ -7,6 +7,7 @@ import streamlit as st
 
 from engine.measure.study_tags import studies_of
 from workbench import ui
+from workbench.asked import handled
 
 _BEFORE = "compare:study"  # state of the session: the study of the drawing before
 
@@ -15,6 +16,7 @@ def choose(runs: pd.DataFrame) -> str:
     """The study to look at, kept in the URL as `study`; '' is all runs. Drawn only where there are studies."""
     known, asked = studies_of(runs), st.query_params.get("study", "")
     if asked and asked not in known:
+        handled("study")
         st.warning(
             f"No measured run here belongs to the study {ui.text(asked)}: all runs are shown.",
             icon=":material/link_off:",

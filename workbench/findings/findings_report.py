@@ -25,6 +25,7 @@ from engine.measure.wanted_study import undecided
 from engine.paths import home
 from engine.store import queries
 from engine.store.connection import reading
+from engine.visible import visible
 from workbench import charts
 from workbench.compare import report
 from workbench.compare.comparison_figures import View
@@ -210,7 +211,7 @@ def main(arguments: Sequence[str]) -> int:
         with disk_errors(path):
             write_atomic(path, text)
     except DraftbenchError as error:
-        print(f"{error.what}; {error.why}; {error.fix}", file=sys.stderr)
+        print(visible(f"{error.what}; {error.why}; {error.fix}"), file=sys.stderr)
         return 2
     return 0
 

@@ -9,7 +9,9 @@ import streamlit as st
 import yaml
 
 from engine.config import Recipe, dump_recipe, parse_recipe
+from engine.errors import DraftbenchError
 from engine.progress import duration
+from engine.runs.aside import estimated
 from workbench import queries, ui
 from workbench.launch.sweep_view import by_prompts, told_of_first
 
@@ -20,9 +22,7 @@ if TYPE_CHECKING:
 @st.cache_data(ttl=60, max_entries=50, show_spinner=False)
 def _cost(dumped: str, root: str) -> Any:
     """Estimate of a recipe; kept for a minute."""
-    from engine.runs.preflight import estimate  # needs torch
-
-    return estimate(queries.home(), parse_recipe(yaml.safe_load(dumped)))
+    return estimated(queries.home(), parse_recipe(yaml.safe_load(dumped)))
 
 
 def show(recipes: Sequence[Recipe]) -> None:
@@ -30,8 +30,12 @@ def show(recipes: Sequence[Recipe]) -> None:
     from engine.runs.pipeline import readable_bytes
 
     groups = by_prompts(recipes)
-    with st.spinner("Estimating ..."):
-        found = [(_cost(dump_recipe(group[0]), str(queries.home().root)), len(group)) for group in groups]
+    try:
+        with st.spinner("Estimating ..."):
+            found = [(_cost(dump_recipe(group[0]), str(queries.home().root)), len(group)) for group in groups]
+    except DraftbenchError as error:
+        ui.error_box(error)
+        return
     known = [estimate for estimate, _ in found]
     least = any(estimate.seconds_missing for estimate in known)
     seconds = sum(_shared(estimate.seconds, "capture", count) for estimate, count in found)

@@ -242,18 +242,23 @@ def _simple(shape: Shape, value: Any, common: dict[str, Any]) -> Any:
         return st.toggle(value=bool(value), **common)
     if shape.kind == "choice":
         return st.selectbox(options=shape.options, index=shape.options.index(value), **common)
-    if shape.kind in ("integer", "number"):
+    if shape.kind in ("integer", "number") and not _too_large(value):
         return _number(shape, value, common)
     if shape.kind == "texts":
         options = list(value or [])
         return st.multiselect(
             options=options, default=options, accept_new_options=True, placeholder="type one", **common
         )
-    if shape.kind == "yaml":
+    if shape.kind in ("yaml", "integer", "number"):
         return read_text(st.text_input(value=written(value), **common))
     return st.text_input(value=value or "", placeholder="none" if shape.optional else "", **common) or (
         None if shape.optional else ""
     )
+
+
+def _too_large(value: Any) -> bool:
+    """Whether a browser's numbers would round it: then it is typed as text."""
+    return isinstance(value, int) and abs(value) > 2**53 - 1
 
 
 def _number(shape: Shape, value: float | None, common: dict[str, Any]) -> Any:

@@ -44,7 +44,12 @@ def _choose() -> Study | None:
     begun = [f"begun here: {name}" for name in known(queries.home())]
     name = ui.choose_one("Study", [*shipped, *begun, _OTHER], {}, "study")
     if name == _OTHER:
-        name = st.text_input("Path of its recipe", key="study_path", bind="query-params", placeholder="my-study.yaml")
+        if linked := st.query_params.get("study_path"):  # a file may hold rights: a link does not choose it
+            st.warning(
+                f"This link also asked for the study {ui.text(linked)}. Type its path yourself if you mean it.",
+                icon=":material/shield:",
+            )
+        name = st.text_input("Path of its recipe", key="study_file", placeholder="my-study.yaml")
         if not name.strip():
             return None
     try:

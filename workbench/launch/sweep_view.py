@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -16,6 +16,8 @@ from workbench.methods import method_of
 from workbench.view_state import listed
 
 AXES = ("losses", "scenarios", "modes", "seeds", "sizes")  # as the URL names them
+_PROMPTS = "train-"  # and the prompts of each scenario
+_MOST_SIZES, _DIGITS = 20, 9
 
 Axes = Mapping[str, Sequence[Any]]  # values by recipe key; those of `prompts` set scenario and train
 
@@ -40,13 +42,24 @@ def choose(losses: Sequence[str], values: Mapping[str, Any]) -> dict[str, list[A
     return {key: chosen for key, chosen in axes.items() if chosen}
 
 
+def named_in_address() -> Iterator[str]:
+    """Parameters of the present URL that fill in the sweep."""
+    return (name for name in st.query_params if name in AXES or name.startswith(_PROMPTS))
+
+
 def _choose_sizes(place: Any) -> list[int]:
     """Numbers of training prompts: the smaller sets are parts of the larger ones."""
     typed = place.text_input(
         "Training prompts, how many", key="sizes", bind="query-params", placeholder="for example 100, 200, 400",
         help="Each smaller set is part of the larger ones; all are measured on the same held-out prompts.",
     )  # fmt: skip
-    return [int(number) for number in re.findall(r"\d+", typed or "") if int(number)]
+    numbers = re.findall(r"[0-9]+", typed or "")
+    if len(numbers) > _MOST_SIZES or any(len(number) > _DIGITS for number in numbers):
+        place.error(
+            f"At most {_MOST_SIZES} numbers, of at most {_DIGITS} digits: none was taken.", icon=":material/error:"
+        )
+        return []
+    return [int(number) for number in numbers if int(number)]
 
 
 def _choose_scenarios(place: Any, prompts: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -56,7 +69,7 @@ def _choose_scenarios(place: Any, prompts: Mapping[str, Any]) -> list[dict[str, 
     for scenario in chosen:
         own = prompts["train"][0]["path"] if scenario == prompts["scenario"] and prompts["train"] else ""
         path = st.text_input(
-            f"Training prompts, {scenario}", value=own, key=f"train-{scenario}", bind="query-params",
+            f"Training prompts, {scenario}", value=own, key=f"{_PROMPTS}{scenario}", bind="query-params",
             placeholder="file, folder or hub:NAME", help=f"The {scenario} queries. Each scenario needs its own.",
         )  # fmt: skip
         found.append({"scenario": scenario, "train": path.strip()})

@@ -149,6 +149,8 @@ deviations apart means that the engine has a fault, not your draft.
 
 The certificate
 Each measured pair is checked for losslessness: a draft that equals the target is never refused; greedy
-speculative text equals greedy text token for token in float32; drawn tokens pass a chi-square test against
-the target's own distribution. A pair that fails is kept off leaderboards and findings.
+speculative text equals greedy text token for token in float32, also in a batch of prompts of different length;
+tokens drawn many times at some places of the held-out text pass a chi-square test against the target's own
+distribution there. One more chi-square is about this build, not about the pair: its sampling rule, on a built-in
+pair small enough to list every text. A pair that fails is kept off leaderboards and findings.
 """

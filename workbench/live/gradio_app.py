@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,13 +24,15 @@ import gradio as gr
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
+from engine.data.prompts import Prompt
 from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.faults import explain
 from engine.runs.traces import save_trace
-from workbench import theme
+from workbench import needed, theme
+from workbench.guard import Guard, named_or_exit
 from workbench.live import live_view
-from workbench.live.live_decode import LIMITS, Ask, Live, choices, decode, has_draft, sample, samples
+from workbench.live.live_decode import LIMITS, Ask, Live, brings, choices, decode, has_draft, sample, samples
 
 PATH = "/live"
 VISITORS = 8  # who stream at the same time; more wait in Gradio's queue
@@ -80,7 +82,7 @@ SESSIONS = Sessions()
 
 def _decode(
     prompt: str, run: str | None, run2: str | None, gamma: float, temperature: float, top_p: float, top_k: float,
-    seed: float, max_new_tokens: float, compare_plain: bool, request: gr.Request,
+    seed: float, max_new_tokens: float, compare_plain: bool, context: str | None, request: gr.Request,
 ) -> Iterator[tuple[str, dict[str, Any]]]:  # fmt: skip
     """Decode for this visitor: the page's HTML and the same as data, once a round."""
     session = SESSIONS.begin(str(request.session_hash))
@@ -90,7 +92,7 @@ def _decode(
             raise DraftbenchError("a setting is empty", "every one decides what comes out", "give it a number")
         ask = Ask(
             prompt or "", runs, int(gamma), float(temperature), float(top_p), int(top_k), int(seed),
-            int(max_new_tokens), bool(compare_plain),
+            int(max_new_tokens), bool(compare_plain), context or "",
         )  # fmt: skip
         known = {choice.run_id: choice for choice in choices(home())}
         for live in decode(home(), ask, session.stop):
@@ -131,39 +133,66 @@ def _leave(request: gr.Request) -> None:
 
 
 def _prefill(request: gr.Request) -> list[Any]:
-    """The form as the page's address asks for it; what the address does not name keeps its default."""
-    asked = dict(request.query_params or {})
+    """The form as the page's address asks for it; what the address does not name keeps its default, what is not here is said."""
+    asked = {key: value for key, value in dict(request.query_params or {}).items() if value}
     drafts = choices(home())
     known = [(choice.label, choice.run_id) for choice in drafts]
     first = asked.get("run") or (drafts[0].run_id if drafts else None)
-    found = sample(asked.get("prompt", ""))
     domain = next((choice.domain for choice in drafts if choice.run_id == first), "")
-    prompt = found.text if found else asked.get("prompt") or _prompt_of(domain)
+    prompt, context = _asked_prompt(asked, domain)
     measured_with = next((choice.gamma for choice in drafts if choice.run_id == first), None)
+    wrong = [
+        f"there is no draft {asked[name]!r}"
+        for name in ("run", "run2")
+        if name in asked and not _decodable(asked[name])
+    ]
+    wrong += [f"there is no sample question {context!r}"] if context and sample(context) is None else []
+    numbers = {name: _asked_number(name, asked[name]) for name in _NUMBERS if name in asked}
+    wrong += [f"{name} is {asked[name]!r}" for name, value in numbers.items() if value is None]
     if measured_with:
-        asked.setdefault("gamma", str(measured_with))
-    numbers = []
-    for name, kind in _NUMBERS.items():
-        value = gr.skip()
-        with contextlib.suppress(ValueError, KeyError):
-            value = gr.update(value=kind(asked[name]))
-        numbers.append(value)
-    wanted = [name for name in (asked.get("run"), asked.get("run2")) if name and not _decodable(name)]
+        numbers.setdefault("gamma", measured_with)
     plain = asked.get("plain")
+    wrong += [f"plain is {plain!r}"] if plain not in (None, "0", "1") else []
     return [
         prompt,
         gr.update(choices=known, value=first),
         gr.update(choices=[("none", ""), *known], value=asked.get("run2") or ""),
-        *numbers,
+        *(gr.skip() if numbers.get(name) is None else gr.update(value=numbers[name]) for name in _NUMBERS),
         gr.update(value=plain == "1") if plain in ("0", "1") else gr.skip(),
-        live_view.no_such_draft(wanted[0]) if wanted else live_view.welcome(bool(known)),
+        gr.update(value=context if sample(context) else ""),
+        live_view.not_here(wrong) if wrong else live_view.welcome(bool(known)),
     ]
 
 
-def _prompt_of(domain: str) -> str:
+def _asked_prompt(asked: Mapping[str, str], domain: str) -> tuple[str, str]:
+    """Prompt and context of the address. A sample's id stands for its words and what it brings; without a prompt, one of the domain."""
+    prompt = asked.get("prompt")
+    if prompt is None:
+        return _with_context(_prompt_of(domain))
+    named = sample(prompt)
+    return _with_context(named) if named else (prompt, asked.get("context", ""))
+
+
+def _with_context(prompt: Prompt | None) -> tuple[str, str]:
+    if prompt is None:
+        return "", ""
+    return prompt.text, prompt.id if brings(prompt) else ""
+
+
+def _asked_number(name: str, text: str) -> float | None:
+    """A number of the address; None where it is none, or lies outside what the form takes."""
+    try:
+        value = _NUMBERS[name](text)
+    except ValueError:
+        return None
+    low, high = LIMITS.get(name, (0, 2**63 - 1))
+    return value if low <= value <= high else None
+
+
+def _prompt_of(domain: str) -> Prompt | None:
     """A sample prompt of the domain; of any if there is none."""
     known = samples()
-    return next((prompts[0].text for prompts in (known.get(domain, ()), *known.values()) if prompts), "")
+    return next((prompts[0] for prompts in (known.get(domain, ()), *known.values()) if prompts), None)
 
 
 def _decodable(run_id: str) -> bool:
@@ -174,7 +203,19 @@ def _decodable(run_id: str) -> bool:
 
 
 def _sample_choices() -> list[tuple[str, str]]:
-    return [(f"{domain}: {p.text[:90]}", p.text) for domain, prompts in samples().items() for p in prompts]
+    return [(f"{domain}: {p.text[:90]}", p.id) for domain, prompts in samples().items() for p in prompts]
+
+
+def _context_choices() -> list[tuple[str, str]]:
+    """Samples that bring more than their words: what they bring, and of which question it is."""
+    every = [p for prompts in samples().values() for p in prompts]
+    return [("none", ""), *((f"{brings(p)} of {p.id}: {p.text[:50]}", p.id) for p in every if brings(p))]
+
+
+def _take_sample(prompt_id: str | None) -> list[Any]:
+    """A sample's words, and its tools and earlier messages beside them, where they stay while the words are edited."""
+    chosen = sample(prompt_id or "")
+    return [gr.skip(), gr.skip()] if chosen is None else list(_with_context(chosen))
 
 
 def build(*, replay: bool = True) -> gr.Blocks:
@@ -188,6 +229,10 @@ def build(*, replay: bool = True) -> gr.Blocks:
             with gr.Column(scale=5, min_width=300):
                 prompt = gr.Textbox(label="Prompt", lines=3, max_lines=12, placeholder="Ask the target something")
                 ready = gr.Dropdown(_sample_choices(), label="Sample prompts", value=None)
+                context = gr.Dropdown(
+                    _context_choices(), label="Tools and earlier messages", value="",
+                    info="Of a sample prompt; they stay while the prompt is edited",
+                )  # fmt: skip
             with gr.Column(scale=1, min_width=140):
                 start = gr.Button("Decode", variant="primary")
                 halt = gr.Button("Stop", variant="stop")
@@ -222,10 +267,12 @@ def build(*, replay: bool = True) -> gr.Blocks:
                 view = gr.HTML(live_view.welcome(True), elem_id="view")
         data, ids = gr.JSON(visible=False), gr.JSON(visible=False)
         numbers = [gamma, temperature, top_p, top_k, seed, most]
-        demo.load(_prefill, None, [prompt, run, run2, *numbers, plain, view], show_progress="hidden", api_name=False)
-        ready.input(lambda text: text or gr.skip(), ready, prompt, show_progress="hidden", api_name=False, queue=False)
+        demo.load(
+            _prefill, None, [prompt, run, run2, *numbers, plain, context, view], show_progress="hidden", api_name=False
+        )
+        ready.input(_take_sample, ready, [prompt, context], show_progress="hidden", api_name=False, queue=False)
         start.click(
-            _decode, [prompt, run, run2, *numbers, plain], [view, data],
+            _decode, [prompt, run, run2, *numbers, plain, context], [view, data],
             api_name="decode", show_progress="hidden", concurrency_limit=VISITORS,
         )  # fmt: skip
         halt.click(_stop, None, None, api_name="stop", show_progress="hidden", queue=False)
@@ -241,6 +288,7 @@ def mounted(*, replay: bool = True) -> FastAPI:
         FastAPI(), build(replay=replay), path="/", root_path=PATH, ssr_mode=False, show_error=False, footer_links=[],
         server_name="127.0.0.1", theme=_look(), css=theme.fate_css() + live_view.CSS,
     )  # fmt: skip
+    app.add_middleware(needed.OnlyNeeded, needed=needed.of_live)
     return app
 
 
@@ -262,8 +310,8 @@ def _look() -> gr.themes.Base:
     )  # fmt: skip
 
 
-def alone() -> FastAPI:
-    """The live view without the rest of the workbench, at the same path."""
+def alone(named: Sequence[str] = ()) -> FastAPI:
+    """The live view without the rest of the workbench, at the same path; `named` as for `Guard`."""
     inner = mounted(replay=False)
 
     @contextlib.asynccontextmanager
@@ -271,7 +319,8 @@ def alone() -> FastAPI:
         async with inner.router.lifespan_context(inner):
             yield
 
-    outer = FastAPI(lifespan=lifespan, openapi_url=None)
+    outer = FastAPI(lifespan=lifespan, openapi_url=None)  # and so no page of its documentation
+    outer.add_middleware(Guard, named=named)
     outer.add_api_route("/", lambda: RedirectResponse(f"{PATH}/"))
     outer.mount(PATH, inner)
     return outer
@@ -291,7 +340,9 @@ def main(arguments: list[str] | None = None) -> None:
     told = startup.warning(given.host)
     if told:
         print(f"warning: {told}", file=sys.stderr)
+    app = alone(named_or_exit())
     lay_out_samples(home())
-    print(f"http://{given.host}:{given.port}{PATH}/", flush=True)
+    shown = "localhost" if given.host in ("0.0.0.0", "::") else f"[{given.host}]" if ":" in given.host else given.host
+    print(f"http://{shown}:{given.port}{PATH}/", flush=True)
     # An open page keeps a connection that never ends by itself: Ctrl-C does not wait for it.
-    uvicorn.run(alone(), host=given.host, port=given.port, log_level="warning", timeout_graceful_shutdown=1)
+    uvicorn.run(app, host=given.host, port=given.port, log_level="warning", timeout_graceful_shutdown=1)

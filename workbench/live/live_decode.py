@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -33,7 +33,10 @@ _ALTERNATIVES = 10
 
 @dataclass(frozen=True)
 class Ask:
-    """What a visitor wants decoded. `run_ids`: one draft, or two of one target."""
+    """What a visitor wants decoded. `run_ids`: one draft, or two of one target.
+
+    `context`: id of the sample question whose tools and earlier messages the prompt is asked with; '' for none.
+    """
 
     prompt: str
     run_ids: tuple[str, ...]
@@ -44,6 +47,7 @@ class Ask:
     seed: int = 0
     max_new_tokens: int = 96
     compare_plain: bool = False
+    context: str = ""
 
     def check(self) -> None:
         """Raise DraftbenchError for what cannot be decoded."""
@@ -64,6 +68,12 @@ class Ask:
                 raise DraftbenchError(f"{name} is {getattr(self, name)}", "", f"give {low} to {high}")
         if self.seed < 0:
             raise DraftbenchError(f"seed is {self.seed}", "", "give 0 or more")
+        if self.context and sample(self.context) is None:
+            raise DraftbenchError(
+                f"there is no sample question {self.context!r}",
+                "its tools were asked for",
+                "choose one from the list, or none",
+            )
 
 
 @dataclass
@@ -100,7 +110,7 @@ class Live:
     stage: str = "loading"
     target: str = ""
     conditions: dict[str, Any] = field(default_factory=dict)
-    tools: int = 0
+    context: str = ""  # what the prompt is asked with, in words
     busy: str = ""  # a run that is at work meanwhile, which spoils the timing
 
     def speedup(self, side: Side) -> tuple[float, int] | None:
@@ -129,6 +139,8 @@ class Live:
             "temperature": self.ask.temperature, "top_p": self.ask.top_p, "top_k": self.ask.top_k,
             "max_new_tokens": self.ask.max_new_tokens, "seed": self.ask.seed,
         }  # fmt: skip
+        if self.ask.context:
+            settings["context"] = self.context
         return Trace("", title, self.ask.prompt, settings, tuple(side.rounds))
 
 
@@ -147,7 +159,7 @@ def decode(home: Home, ask: Ask, stop: threading.Event) -> Iterator[Live]:
         live.target, live.stage = pair.target.spec.model, "decoding"
         live.conditions = {"dtype": pair.target.dtype_name, "device": str(pair.target.device)}
         prompt, ids = _render(pair, ask)
-        live.tools = len(prompt.tools)
+        live.context = f"{brings(prompt)} of sample {ask.context}" if ask.context else ""
         yield from _turn_by_turn(live, live.sides, [_rounds(pair, i, ids, ask) for i in range(len(live.sides))], stop)
         if ask.compare_plain and not stop.is_set():
             live.stage = "plain"
@@ -195,14 +207,11 @@ def _rounds(pair: Pair, draft: int | None, ids: list[int], ask: Ask, most: int |
 
 
 def _render(pair: Pair, ask: Ask) -> tuple[Prompt, list[int]]:
-    """The prompt as the target reads it. A sample question, word for word, brings its tools and system message."""
+    """The prompt as the target reads it, with the tools and earlier messages that the visitor chose."""
     from engine.data.rendering import render
 
-    asked = sample(ask.prompt)
-    prompt = (
-        asked if asked and asked.text == ask.prompt else Prompt("prompt", ({"role": "user", "content": ask.prompt},))
-    )
     target = pair.target
+    prompt = asked_with(ask.prompt, sample(ask.context) if ask.context else None)
     tokens = render(
         target.tokenizer,
         prompt,
@@ -211,6 +220,22 @@ def _render(pair: Pair, ask: Ask) -> tuple[Prompt, list[int]]:
         rows=target.input_rows,
     )
     return prompt, tokens
+
+
+def asked_with(words: str, context: Prompt | None) -> Prompt:
+    """These words in the place of a sample question's, its tools and other messages kept; alone without one."""
+    if context is None:
+        return Prompt("prompt", ({"role": "user", "content": words},))
+    last = max(i for i, message in enumerate(context.messages) if message["role"] == "user")
+    messages = list(context.messages)
+    messages[last] = {**messages[last], "content": words}
+    return replace(context, messages=tuple(messages))
+
+
+def brings(prompt: Prompt) -> str:
+    """'3 tools and 1 other message': what a sample question has besides its words; '' if nothing."""
+    counts = ((len(prompt.tools), "tool"), (len(prompt.messages) - 1, "other message"))
+    return " and ".join(f"{n} {name}{'s' if n > 1 else ''}" for n, name in counts if n)
 
 
 @lru_cache(maxsize=1)
@@ -225,9 +250,9 @@ def samples() -> dict[str, tuple[Prompt, ...]]:
     }
 
 
-def sample(words: str) -> Prompt | None:
-    """The sample question of that id or exact text."""
-    return next((p for prompts in samples().values() for p in prompts if words in (p.id, p.text)), None)
+def sample(prompt_id: str) -> Prompt | None:
+    """The sample question of that id."""
+    return next((p for prompts in samples().values() for p in prompts if p.id == prompt_id), None)
 
 
 @dataclass(frozen=True)

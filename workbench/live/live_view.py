@@ -10,7 +10,7 @@ from typing import Any
 from engine.decode.events import EMITTED
 from engine.errors import DraftbenchError
 from workbench import tokens
-from workbench.live.live_decode import Ask, Choice, Live, Side, sample
+from workbench.live.live_decode import Ask, Choice, Live, Side
 from workbench.view_state import link
 
 CSS = """
@@ -61,13 +61,11 @@ def page(live: Live, known: Mapping[str, Choice]) -> str:
 
 def address(ask: Ask) -> str | None:
     """The address that fills the form with these settings; None for a prompt that is too long for one."""
-    asked = sample(ask.prompt)
-    prompt = asked.id if asked else ask.prompt
-    if len(prompt) > _LONGEST_IN_ADDRESS:
+    if len(ask.prompt) > _LONGEST_IN_ADDRESS:
         return None
     return link(
-        "live", run=ask.run_ids[0], run2=ask.run_ids[1] if len(ask.run_ids) > 1 else None, prompt=prompt,
-        gamma=ask.gamma, temperature=ask.temperature, top_p=ask.top_p, top_k=ask.top_k, seed=ask.seed,
+        "live", run=ask.run_ids[0], run2=ask.run_ids[1] if len(ask.run_ids) > 1 else None, prompt=ask.prompt,
+        context=ask.context or None, gamma=ask.gamma, temperature=ask.temperature, top_p=ask.top_p, top_k=ask.top_k, seed=ask.seed,
         max_new_tokens=ask.max_new_tokens, plain=int(ask.compare_plain),
     )  # fmt: skip
 
@@ -87,7 +85,7 @@ def _told(live: Live) -> str:
     told += [f"top-p {ask.top_p:g}"] if ask.top_p < 1 else []
     told += [f"top-k {ask.top_k}"] if ask.top_k else []
     told += [f"{live.conditions['dtype']} on {live.conditions['device']}"] if live.conditions else []
-    told += [f"{live.tools} tools from the sample prompt"] if live.tools else []
+    told += [f"with {live.context}"] if live.context else []
     target = f"Target {live.target}; " if live.target else ""
     return html.escape(target + ", ".join(told))
 
@@ -157,11 +155,11 @@ def error(told: DraftbenchError) -> str:
     return _wrap(f'<div class="box" role="alert">{"".join(lines)}</div>')
 
 
-def no_such_draft(name: str) -> str:
-    """For an address that names a run which is not there or has no draft."""
+def not_here(wrong: Sequence[str]) -> str:
+    """For an address that asks for what is not there: a run without a draft, a sample, a number out of its range."""
     return error(
         DraftbenchError(
-            f"there is no draft {name!r}", "no finished run of that name has one", "choose one from the list"
+            "; ".join(wrong), "the address asks for it; the form shows what is used instead", "choose from the form"
         )
     )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from engine.decode.events import MARKS, Fate
-from engine.runs.traces import Trace, TraceAlternative, TraceRound, TraceToken, count_rounds
+from engine.runs.traces import TraceAlternative, TraceRound, TraceToken, count_rounds
 from workbench import theme, tokens
 
 MOST_BARS = 10
@@ -224,11 +224,9 @@ def unlisted(shown: Sequence[Candidate]) -> str:
     return f"{rest:.0%} of the residual lies on tokens that this trace does not list." if rest > 0.005 else ""
 
 
-def alternatives_missing(trace: Trace) -> str:
-    """Why there are no other bars, and what makes them."""
-    run = trace.settings.get("draft") if not trace.id else None
-    again = f" Measure it again to get them: `draftbench measure {run}`" if run else ""
-    return f"This trace holds the token's own p and q only, no other tokens.{again}"
+def alternatives_missing(again: str) -> str:
+    """Why there are no other bars, and `again`, what makes them."""
+    return f"This trace holds the token's own p and q only, no other tokens. {again}".rstrip()
 
 
 def plain_number(text: str) -> str:

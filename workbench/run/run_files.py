@@ -17,6 +17,7 @@ import pandas as pd
 
 from engine.errors import DraftbenchError
 from engine.fileio import read_json
+from engine.progress import TIMING
 from engine.store.curves import (
     TRAINING,
     CurvePoint,
@@ -32,6 +33,7 @@ from engine.store.curves import (
 LOGS = {"log.txt": "what the run did, a line a step", "output.txt": "what its process printed"}
 _KEPT = (*TRAINING, "started", "resumed", "ended")
 _SEARCHED_BYTES = 1_000_000
+_WHILE_TIMING_S = 20  # between two drawings of a page while speed is timed
 _RECENT = 20  # steps that throughput and time left are told by
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _CURVE_COLUMNS = ("run_id", "step", "kind", "temperature", "value", "tokens_seen", "seconds")
@@ -156,6 +158,16 @@ def stage(status: Mapping[str, Any], present: Now) -> Stage:
     words = f"{phase}: {done:,.0f} of {total:,.0f} {progress.get('unit') or ''}".rstrip()
     pace = present.s_per_step if progress.get("unit") == "steps" else (spent / done if spent and done else None)
     return Stage(min(1.0, max(0.0, done / total)), words, None if pace is None else pace * max(0.0, total - done))
+
+
+def redraw_every(status: Mapping[str, Any], usual_s: float) -> float:
+    """Seconds between two drawings of a run that is at work: seldom while speed is timed, since drawing takes its cores."""
+    return _WHILE_TIMING_S if is_timing(status) else usual_s
+
+
+def is_timing(status: Mapping[str, Any]) -> bool:
+    """Whether the run is measuring its speed now."""
+    return status.get("state") == "running" and status.get("phase") == TIMING
 
 
 def since(stamp: object, at: datetime | None = None) -> float | None:

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
-from engine.errors import DraftbenchError
 from engine.runs.folder import RunFolder
-from engine.runs.labels import Labels, change_labels, read_labels
-from workbench import actions, queries, ui
+from engine.runs.labels import Labels
+from workbench import actions, label_form
 
 
 def labels_form(run: RunFolder, labels: Labels, known_tags: Sequence[str]) -> None:
     """Title, tags, note and marks of the run."""
     key = {name: f"{name}-{run.id}" for name in ("title", "tags", "notes", "pinned", "baseline", "archived")}
+    labels = label_form.drawn_with(run.id, key, labels)
     with st.form(f"labels-{run.id}"):
         st.text_input("Title", labels.title, key=key["title"], max_chars=120, placeholder=run.id)
         st.multiselect(
@@ -36,17 +36,6 @@ def labels_form(run: RunFolder, labels: Labels, known_tags: Sequence[str]) -> No
 
 
 def _save(run: RunFolder, key: Mapping[str, str]) -> str:
-    given = {name: st.session_state[widget] for name, widget in key.items()}
-    change_labels(queries.home(), run, **{**given, "title": given["title"].strip()})
-    where = f" It is left out of lists; its folder stays where it is: {run.path}" if given["archived"] else ""
+    saved = label_form.save(run, run.id, key)
+    where = f" It is left out of lists; its folder stays where it is: {run.path}" if saved.archived else ""
     return f"Saved.{where}"
-
-
-def labels_of(run: RunFolder) -> Labels | None:
-    """The run's labels; None, and a box that says why, if they cannot be read."""
-    try:
-        return read_labels(run)
-    except (DraftbenchError, TypeError, ValueError, OSError) as error:
-        if (run.path / "labels.json").exists():
-            ui.error_box(error if isinstance(error, DraftbenchError) else DraftbenchError(str(error)))
-        return None

@@ -31,7 +31,10 @@ CHECKS = {
     "self_draft": "A draft identical to the target is always accepted",
     "greedy_identity_float32": "Greedy text is the target's own, token for token (float32)",
     "greedy_margins_low_precision": "Greedy text in low precision, where rounding may make texts part",
-    "chi_square": "Emitted tokens follow the target's distribution (chi-square)",
+    "traced_equals_captured": "The trace's text at temperature 0 is the target's captured text",
+    "ragged_identity_float32": "Rows of different length decoded together are the target's own choice (float32)",
+    "chi_square_pair": "Tokens of this pair follow the target's distribution (chi-square)",
+    "chi_square": "The sampling rule of this build, on a built-in pair (chi-square)",
 }
 
 

@@ -96,12 +96,15 @@ def buttons(run: RunFolder, state: str) -> None:
     measured = run.summary_path.is_file()
     with st.container(horizontal=True, vertical_alignment="center"):
         if state in UNFINISHED:
+            asked = "stop_asked_at" in run.status()
             actions.button(
-                "Cancel",
+                "Stop at once" if asked else "Cancel",
                 lambda: chosen_place().cancel(home, run),
                 key=f"cancel-{run.id}",
-                icon=":material/stop_circle:",
-                help="Stops at the next safe point and keeps what is finished. It can be resumed.",
+                icon=":material/dangerous:" if asked else ":material/stop_circle:",
+                help="Does not wait for the next safe point: work since the last checkpoint is lost. It can be resumed."
+                if asked
+                else "Stops at the next safe point and keeps what is finished. It can be resumed.",
             )
         if has_recipe and (state in ui.RESUMABLE or (state == "damaged" and not measured)):
             actions.button(
@@ -129,6 +132,7 @@ def buttons(run: RunFolder, state: str) -> None:
                 icon=":material/compare_arrows:",
                 runs=[*base[:1], run.id],
             )
+        if measured and run.id in queries.traced():  # most samples were kept without traces
             ui.goto("replay", "Replay its tokens", icon=":material/history:", run=run.id)
         if has_draft(home, run.id):  # not every measured run has its weights here
             ui.goto("live", "Try it live", icon=":material/play_circle:", run=run.id)
@@ -163,6 +167,14 @@ def progress(run: RunFolder, present: run_files.Now) -> None:
         st.info(_place(run), icon=":material/schedule:")
         return
     stage = run_files.stage(status, present)
+    if "stop_asked_at" in status:
+        waited = run_files.duration(run_files.since(status["stop_asked_at"]))
+        st.warning(
+            f"Stopping, asked {waited} ago: it ends at its next safe point and keeps what is finished.",
+            icon=":material/stop_circle:",
+        )
+    if run_files.is_timing(status):
+        st.caption("Speed is being timed: this page is drawn seldom now, so that it does not take the clock's cores.")
     beat = run_files.since(status.get("updated_at"))
     left = f", about {run_files.duration(stage.left_s)} left in this phase" if stage.left_s is not None else ""
     st.progress(stage.share or 0.0, text=ui.text(stage.words + left))

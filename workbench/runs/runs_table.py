@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from engine.paths import Home
+from engine.paths import Home, run_id_of
+from engine.store.documents import run_names
 from workbench.chart_parts import bounds
 from workbench.methods import SUPERVISION, method_name, mode_word
 from workbench.view_state import link
@@ -248,7 +249,5 @@ def _spread(runs: pd.DataFrame, group: str) -> pd.DataFrame:
 
 
 def _folder_names(home: Home) -> set[str]:
-    """Folders that look like runs; their names alone, because reading a thousand of them takes a while."""
-    if not home.runs.is_dir():
-        return set()
-    return {path.name for path in home.runs.iterdir() if not path.name.startswith(".") and path.is_dir()}
+    """Ids of all runs; by their names alone, because reading a thousand of them takes a while."""
+    return {run_id_of(name) for name in run_names(home)}

@@ -1,0 +1,179 @@
+"""Which architectures can be a target, and does a draft of some of their layers compute what those layers compute?
+
+    python benchmarks/architectures.py [NAME ...]
+
+Tries a tiny random model of every causal family that Transformers knows, of families that mix kinds of layers in
+several ways, and of models that also see. Each is saved, checked before the start (shapes alone), loaded and checked as
+a run does; both must say the same. Then drafts are made of its first and last layer, of three layers and of all:
+each must compute, in float32, what the target computes with its other layers passing on what they are given, and the
+same again after it was saved and loaded. What cannot be done must be refused in words.
+
+Prints one line a model, then counts; exits with status 1 if anything was wrong or ended in a traceback. Three minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.update(
+    HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", TRANSFORMERS_VERBOSITY="error"
+)
+warnings.simplefilter("ignore")
+
+import torch
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from engine.config import DraftSpec, ModelSpec, parse_recipe
+from engine.decode.runner import Runner
+from engine.errors import DraftbenchError, first_line
+from engine.models.draft import initialise_draft, load_draft, save_draft
+from engine.models.head import check_head, text_config
+from engine.models.load import LoadedModel, load_model
+from engine.models.shallow import skipping
+from engine.paths import Home
+from engine.runs.preflight import checks
+from tests.conftest import byte_tokenizer
+from tests.tiny_families import LAYERS, MIXED, SEEING, random_model, small_config
+
+LARGEST = 20_000_000  # parameters of a model that counts as tiny
+CLOSE = 1e-4  # of the largest logit: float32, a few layers
+IDS = torch.tensor([[0, 5, 7, 90, 33, 12, 250, 2, 4, 77, 78]])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`state`: works, refused, wrong, traceback or not made; `said` explains all but the first."""
+
+    state: str
+    said: str = ""
+
+
+def attempt(work: Any) -> Outcome:
+    """What came of `work`, which returns '' or what is wrong."""
+    try:
+        wrong = work()
+    except DraftbenchError as error:
+        return Outcome("refused", f"{error.what}: {error.why}")
+    except Exception as error:
+        return Outcome("traceback", f"{type(error).__name__}: {first_line(error)}")
+    return Outcome("wrong", wrong) if wrong else Outcome("works")
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    return model(input_ids=IDS, use_cache=False).logits.float()
+
+
+def save(folder: Path, kind: str, settings: dict[str, Any]) -> str:
+    """Write the tiny model; returns why there is none, or ''."""
+    try:
+        config = small_config(kind, **settings)
+        with torch.device("meta"):
+            from transformers import AutoModelForCausalLM
+
+            size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        if size > LARGEST:
+            return f"its smallest has {size:,} parameters"
+        random_model(config).save_pretrained(folder)
+    except Exception as error:
+        if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and "Unrecognized configuration" in str(error):
+            config.save_pretrained(folder)  # no causal model: the check and the run must say so
+        else:
+            return f"{type(error).__name__}: {first_line(error)}"
+    byte_tokenizer().save_pretrained(folder)
+    return ""
+
+
+def checked_before(folder: Path, home: Home) -> Outcome:
+    """What the checks before a start say of the target."""
+    recipe = parse_recipe({
+        "name": "x", "target": {"model": str(folder), "dtype": "float32", "device": "cpu"}, "draft": {"layers": 1},
+        "prompts": {"train": "x.jsonl", "heldout": "y.jsonl"},
+    })  # fmt: skip
+    found = next(check for check in checks(home, recipe) if check.name == "target")
+    return Outcome("works" if found.ok else "refused", found.found)
+
+
+def loaded_as_a_run(folder: Path) -> LoadedModel:
+    return load_model(ModelSpec(model=str(folder), dtype="float32", device="cpu"))
+
+
+def usable(target: LoadedModel) -> str:
+    check_head(target.model)
+    Runner(target.model)
+    return ""
+
+
+def drafted(target: LoadedModel, wanted: int | list[int], folder: Path) -> str:
+    """Make a draft of those layers, and compare it with the target and with itself after saving."""
+    draft = initialise_draft(target, DraftSpec(layers=wanted), seed=0)
+    save_draft(folder, draft)
+    again = load_draft(folder, target)
+    layers = draft.info.layers
+    if len(layers) == text_config(target.model).num_hidden_layers:
+        expected = logits(target.model)
+    else:
+        with skipping(target.model, draft.model, layers):
+            expected = logits(target.model)
+    for name, model in (("draft", draft.model), ("draft loaded again", again.model)):
+        gap = float((logits(model) - expected).abs().max() / expected.abs().max())
+        if not gap < CLOSE:
+            return f"the {name} of layers {layers} differs by {gap:.2g} of the largest logit"
+    return ""
+
+
+def try_model(kind: str, settings: dict[str, Any], folder: Path) -> dict[str, Outcome]:
+    """Every outcome of one model by what was tried."""
+    missing = save(folder / "model", kind, settings)
+    if missing:
+        return {"made": Outcome("not made", missing)}
+    before = checked_before(folder / "model", Home(folder / "home"))
+    held: list[LoadedModel] = []
+    run = attempt(lambda: held.append(loaded_as_a_run(folder / "model")) or usable(held[0]))
+    found = {"check": before, "run": run}
+    if before.state != run.state and run.state in ("works", "refused"):
+        found["check"] = Outcome(
+            "wrong", f"the check says {before.state} ({before.said}), the run {run.state} ({run.said})"
+        )
+    if held:
+        depth = getattr(text_config(held[0].model), "num_hidden_layers", LAYERS)
+        for name, wanted in (("ends", [0, depth - 1]), ("three", min(3, depth)), ("all", depth)):
+            found[name] = attempt(lambda wanted=wanted, name=name: drafted(held[0], wanted, folder / name))
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="model types or names printed here; all if left out")
+    parser.add_argument("--why", action="store_true", help="print what was said in refusing")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    plain = {kind: (kind, {}) for kind in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)}
+    models = {**plain, **MIXED, **SEEING}
+    counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    print(f"{'model':34} check    run      [0, last] three    all")
+    for name in asked.names or models:
+        with tempfile.TemporaryDirectory(prefix="architectures-") as folder:
+            found = try_model(*models[name], Path(folder))
+        for what, outcome in found.items():
+            counts[what][outcome.state] += 1
+        print(f"{name:34} " + " ".join(f"{outcome.state:9}" for outcome in found.values()), flush=True)
+        for what, outcome in found.items():
+            if outcome.state in ("wrong", "traceback", "not made") or (asked.why and outcome.state == "refused"):
+                print(f"    {what}: {outcome.said[:400]}")
+    for what, tally in counts.items():
+        print(f"{what}: " + ", ".join(f"{count} {state}" for state, count in sorted(tally.items())))
+    return int(any(tally["wrong"] + tally["traceback"] for tally in counts.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

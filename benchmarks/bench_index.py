@@ -1,0 +1,85 @@
+"""What ten thousand runs cost: CPU a run at the first indexing, seconds of a look when nothing or one run has changed.
+
+    python benchmarks/bench_index.py --runs 10000
+
+The runs are a measured sample run of full size over and over: hard links to its files, each with a status of its own. A
+look is what every page and `draftbench runs` do before they show anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engine.paths import Home
+from engine.runs import queue
+from engine.runs.listing import list_runs
+from engine.runs.samples import sample_folders
+from engine.store.ingest import ingest_all, remove_missing
+
+
+def make_runs(home: Home, source: Path, count: int) -> None:
+    """`count` runs that differ in id and status."""
+    status = json.loads((source / "status.json").read_text())
+    for number in range(count):
+        folder = home.run(f"run-{number:05}")
+        (folder / "measure").mkdir(parents=True)
+        for path in (*source.iterdir(), *(source / "measure").iterdir()):
+            if path.is_file() and path.name not in ("status.json", "log.txt"):
+                os.link(path, folder / path.relative_to(source))
+        told = {**status, "created_at": f"2026-01-{1 + number % 28:02}T10:00:{number % 60:02}+00:00"}
+        (folder / "status.json").write_text(json.dumps(told))
+
+
+def look(home: Home) -> None:
+    """Bring the index up to date and see whether anything waits."""
+    ingest_all(home)
+    remove_missing(home)
+    queue.waiting(home)
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """CPU and wall seconds."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    work()
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmark in a temporary home beside the samples, which hard links need."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=10_000)
+    chosen = parser.parse_args(arguments)
+    source = next(path for path in sample_folders() if (path / "measure" / "tokens.parquet").exists())
+    with tempfile.TemporaryDirectory(prefix=".bench-index-", dir=source.parent.parent) as folder:
+        home = Home(Path(folder))
+        make_runs(home, source, 1)
+        look(home)  # loads the libraries
+        make_runs(Home(home.root / "more"), source, chosen.runs)
+        os.rename(home.runs, home.root / "first")
+        os.rename(home.root / "more" / "runs", home.runs)
+        cpu, wall = timed(lambda: ingest_all(home))
+        size = home.index.stat().st_size / 1e6
+        print(
+            f"{chosen.runs} runs as {source.name}: index of {size:.0f} MB, {1e3 * cpu / chosen.runs:.1f} ms CPU a run",
+            end="",
+        )
+        print(f" ({wall:.0f} s in all)")
+        look(home)
+        print("look, nothing changed: {:.2f} s CPU, {:.2f} s".format(*timed(lambda: look(home))))
+        (home.run("run-00000") / "status.json").write_text('{"state": "failed"}')
+        print("look, one run changed: {:.2f} s CPU, {:.2f} s".format(*timed(lambda: look(home))))
+        print("draftbench runs: {:.2f} s CPU, {:.2f} s".format(*timed(lambda: list_runs(home))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Which environment variable may be sent to which server: asked before a pair is first used, and remembered in the home.
+
+A recipe names the variable that holds a server's key. A stranger's recipe could name any variable
+and a server of the stranger's, so the pair is confirmed once: on the Launch page, in a terminal, or by
+`draftbench allow-key`. The value is never written anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from engine.config import ServerSpec
+from engine.errors import DraftbenchError
+from engine.fileio import read_json, write_atomic
+from engine.paths import Home
+
+_FILE = "allowed-keys.json"
+_PORTS = {"http": 80, "https": 443}
+
+
+def server_of(base_url: str) -> str:
+    """Scheme, host and port of a server: 'https://api.example:443'. Raises DraftbenchError for what is no address."""
+    try:
+        parts = urlsplit(base_url)
+        host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme)
+    except ValueError:
+        host, port = None, None
+    if not host or not port:
+        raise DraftbenchError(f"{base_url!r} is no server's address", "", "for example https://api.example/v1")
+    return f"{parts.scheme}://[{host}]:{port}" if ":" in host else f"{parts.scheme}://{host}:{port}"
+
+
+def is_allowed(home: Home, spec: ServerSpec) -> bool:
+    """Whether the key that a server is to be sent was confirmed, or it is sent none."""
+    return spec.key_env is None or [spec.key_env, server_of(spec.base_url)] in _pairs(home)
+
+
+def allow(home: Home, variable: str, base_url: str) -> None:
+    """Remember that this variable may be sent to this server."""
+    pair = [variable, server_of(base_url)]
+    home.root.mkdir(parents=True, exist_ok=True)
+    with FileLock(home.root / ".allowed-keys.lock"):
+        pairs = _pairs(home)
+        if pair not in pairs:
+            text = json.dumps([*pairs, pair], indent=2) + "\n"
+            write_atomic(home.root / _FILE, text, mode=0o600)  # nobody else is to add a pair, or read them
+
+
+def require_allowed(home: Home, spec: ServerSpec) -> None:
+    """Raise DraftbenchError unless the pair was confirmed."""
+    if not is_allowed(home, spec):
+        raise DraftbenchError(
+            f"{spec.key_env} was never sent to {server_of(spec.base_url)} before",
+            "a recipe by somebody else could name any variable and any server, so each pair is confirmed once",
+            f"if you mean it: `draftbench allow-key {spec.key_env} {spec.base_url}`",
+        )
+
+
+def _pairs(home: Home) -> list[list[str]]:
+    """The confirmed pairs; none where the file is damaged, so that they are asked for again."""
+    try:
+        found = read_json(home.root / _FILE)
+    except (OSError, ValueError, RecursionError, DraftbenchError):
+        return []
+    return [pair for pair in found if isinstance(pair, list)] if isinstance(found, list) else []

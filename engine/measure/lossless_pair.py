@@ -1,0 +1,196 @@
+"""Checks of the certificate that are about this pair of models on its own prompts, decoded as they are measured.
+
+`engine.measure.lossless` certifies the rules of decoding. Here the target judges what was written: the text of rows
+of different length that were decoded together, with the trained draft, must be the choice of the target alone; and
+tokens emitted at some places of the held-out text must follow the target's own distribution there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from scipy import stats
+
+from engine.capture.store import AnsweredPrompt
+from engine.decode import speculative
+from engine.decode.columns import columns_of
+from engine.decode.runner import runner_for
+from engine.decode.sampling import Sampling, Uniforms, distribution, draw, overlap
+from engine.decode.speculative import DraftLength, propose, speculative_decode
+from engine.measure.lossless import LEAST_P_VALUE, Check, pool_rare, texts
+from engine.models.head import Head, hidden_states
+
+_TIE = 1e-4  # of the largest logit: what kernels for one row and for several may differ by in float32
+_CELLS = 10  # of equal mass, on each side of p = q
+_ROWS = 4  # decoded together, or as many as the certificate has prompts
+
+
+@torch.no_grad()
+def shortfalls(target: Any, prompt: Sequence[int], text: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far each written token is behind the target's likeliest, by the target alone: no cache, no padding.
+
+    Returns logits [token], float32, and what counts as a tie at each token [token].
+    """
+    ids = torch.tensor([[*prompt, *text[:-1]]], device=target.device)
+    logits = Head.of(target).logits(hidden_states(target, ids)[0, len(prompt) - 1 :]).float()
+    own = logits.gather(-1, torch.tensor(text, device=target.device).unsqueeze(-1)).squeeze(-1)
+    return (logits.max(-1).values - own).cpu(), (_TIE * logits.abs().max(-1).values).cpu()
+
+
+def first_wrong(target: Any, prompt: Sequence[int], text: Sequence[int]) -> dict[str, Any] | None:
+    """The first token that is not the target's choice, ties apart: its position and by how many logits; None if none."""
+    behind, ties = shortfalls(target, prompt, text)
+    wrong = (behind > ties).nonzero().flatten().tolist()
+    return {"position": wrong[0], "logits": float(behind[wrong[0]])} if wrong else None
+
+
+def ragged_rows(prompts: Sequence[Sequence[int]], rows: int) -> list[Sequence[int]]:
+    """Some of the prompts, spread over all their lengths: the shortest and the longest are among them."""
+    ordered = sorted(prompts, key=len)
+    if len(ordered) == 1:
+        ordered.insert(0, ordered[0][len(ordered[0]) // 2 :])  # or nothing would be ragged
+    count = min(len(ordered), max(_ROWS, rows))
+    return [ordered[i * (len(ordered) - 1) // (count - 1)] for i in range(count)]
+
+
+def ragged_identity(
+    target: Any,
+    draft: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    length: DraftLength,
+    max_new_tokens: int,
+    stop_ids: frozenset[int],
+) -> Check:
+    """Prompts of different length decoded together at temperature 0, in float32, against the target alone.
+
+    If each token is the target's choice after those before it, the text is the target's greedy text, so one forward
+    a prompt proves it.
+    """
+    rounds = speculative_decode(
+        target, draft, prompts, Sampling(0.0), length=length, max_new_tokens=max_new_tokens, stop_ids=stop_ids, seed=0
+    )
+    written = texts(list(rounds), len(prompts))
+    wrong = [
+        {"row": row, **found}
+        for row, (prompt, text) in enumerate(zip(prompts, written, strict=True))
+        if (found := first_wrong(target, prompt, text))
+    ]
+    together = {name: columns_of(model) for name, model in (("target", target), ("draft", draft))}
+    lengths = sorted(map(len, prompts))
+    detail = (
+        f"{len(prompts) - len(wrong)} of {len(prompts)} texts, decoded together from prompts of {lengths[0]} to "
+        f"{lengths[-1]} tokens, are the target's own choice token for token in float32"
+    )
+    apart = [found.why_not for found in together.values() if not found.holes]
+    if apart:
+        detail += f"; {' and '.join(dict.fromkeys(apart))}, so its rows have a cache each"
+    figures = {
+        "wrong": wrong,
+        "prompt_tokens": lengths,
+        "side_by_side": {name: found.holes for name, found in together.items()},
+    }
+    return Check("ragged_identity_float32", not wrong, sum(map(len, written)), detail, figures)
+
+
+def traced_equals_captured(
+    target_float32: Any, answers: Sequence[AnsweredPrompt], traced: Sequence[Sequence[int]], *, exact: bool
+) -> Check:
+    """The text of the trace at temperature 0 against what the target wrote when it was captured, token for token.
+
+    `exact`: the run is in float32, where they must be the same, ties apart. In lower precision rounding makes texts
+    part; by how much the worse of both was behind the target's choice in float32 is reported.
+    """
+    parted = []
+    for row, (answer, text) in enumerate(zip(answers, traced, strict=True)):
+        pairs = list(zip(answer.token_ids, text, strict=False))
+        at = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+        if at is not None:
+            found = {"row": row, "position": at}
+            for name, ids in (("captured", answer.token_ids), ("traced", text)):
+                behind, ties = shortfalls(target_float32, answer.prompt_ids, ids[: at + 1])
+                found |= {name: float(behind[at]), f"{name}_is_choice": bool(behind[at] <= ties[at])}
+            parted.append(found)
+    detail = f"{len(traced) - len(parted)} of {len(traced)} traced texts at temperature 0 are the captured ones"
+    if parted:
+        most = max(max(found["captured"], found["traced"]) for found in parted)
+        detail += f"; where they part, one is at most {most:.4f} logits behind the other in float32"
+    fair = all(found["captured_is_choice"] and found["traced_is_choice"] for found in parted)
+    return Check("traced_equals_captured", fair if exact else None, sum(map(len, traced)), detail, {"parted": parted})
+
+
+@torch.no_grad()
+def pair_chi_square(
+    target: Any, draft: Any, prefixes: Sequence[Sequence[int]], sampling: Sampling, *, draws: int, seed: int
+) -> Check:
+    """The first token of a round, drawn many times at each of some prefixes, against the target's own distribution.
+
+    p and q are those of decoding the prefixes together; what is expected is p of the target alone. Ids are counted
+    in cells of about equal mass, apart for those that the draft proposes too often and too rarely, since a wrong rule
+    moves tokens between these.
+    """
+    vocab = target.get_output_embeddings().weight.shape[0]
+    uniforms = Uniforms(seed, [f"chi-square:{i}" for i in range(len(prefixes))])
+    pending = [list(ids) for ids in prefixes]
+    p = distribution(runner_for(target).feed(pending, last=1)[:, -1], sampling)
+    first = uniforms.take(list(range(len(prefixes))), 1)
+    _, q = propose(runner_for(draft, is_draft=True), pending, sampling, first, vocab, target.device)
+    counts, expected, impossible = [], [], 0
+    for row, prefix in enumerate(prefixes):
+        hidden = hidden_states(target, torch.tensor([list(prefix)], device=target.device))[0, -1]
+        own = distribution(Head.of(target).logits(hidden), sampling)
+        emitted = _emitted(p[row], q[row, 0], uniforms.take([row], 3 * draws)[0].reshape(draws, 3))
+        cells, mass = _cells(own, q[row, 0])
+        seen = torch.bincount(cells[emitted] + 1, minlength=len(mass) + 1)
+        impossible += int(seen[0])
+        pooled = pool_rare(seen[1:].double(), mass * draws)
+        counts.append(pooled[0])
+        expected.append(pooled[1])
+    statistic = float(sum(((c - e).square() / e).sum() for c, e in zip(counts, expected, strict=True)))
+    freedom = sum(len(c) - 1 for c in counts)
+    p_value = 0.0 if impossible else float(stats.chi2.sf(statistic, freedom)) if freedom else 1.0
+    acceptance = float(overlap(p, q[:, 0]).mean())
+    total = draws * len(prefixes)
+    detail = (
+        f"chi-square of {total:,} tokens of this pair, the first of a round at {len(prefixes)} places of the held-out "
+        f"text, over {sum(map(len, counts))} cells: p = {p_value:.3f} (acceptance {acceptance:.2f})"
+    )
+    figures = {
+        "p_value": p_value, "statistic": statistic, "freedom": freedom, "acceptance": acceptance,
+        "impossible": impossible, "seed": seed,
+    }  # fmt: skip
+    return Check("chi_square_pair", p_value > LEAST_P_VALUE, total, detail, figures)
+
+
+def _emitted(p: torch.Tensor, q: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """The first token of a round proposing one, for each row of uniforms [draw, 3]. p, q: [vocab] -> ids [draw]."""
+    proposed = torch.cat([draw(q.expand(len(part), -1), part[:, 0]) for part in torch.split(uniforms, 64)])
+    two = torch.stack([p, p])
+    verdicts = [
+        speculative.judge(two, q.unsqueeze(0), own.unsqueeze(0), deciding)
+        for own, deciding in zip(proposed, uniforms[:, 1:], strict=True)
+    ]
+    return torch.tensor([v.next_token if v.refused else int(x) for v, x in zip(verdicts, proposed, strict=True)])
+
+
+def _cells(p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A cell for each id, -1 where p is zero, and the mass of each cell. p, q: [vocab] -> [vocab] int64, [cell] float64."""
+    p, q = p.double().cpu(), q.double().cpu()
+    cells = torch.full_like(p, -1, dtype=torch.long)
+    for side, chosen in enumerate((q > p, q <= p)):
+        ids = (chosen & (p > 0)).nonzero().flatten()
+        ids = ids[p[ids].argsort(descending=True)]
+        before = p[ids].cumsum(0) - p[ids]
+        cells[ids] = side * _CELLS + (before / p[ids].sum() * _CELLS).long().clamp_max(_CELLS - 1)
+    mass = torch.zeros(2 * _CELLS, dtype=torch.double).index_add(0, cells.clamp_min(0), p)
+    return cells, mass / mass.sum()
+
+
+def certified_prefixes(answers: Sequence[AnsweredPrompt], rows: int, seed: int) -> list[list[int]]:
+    """A place in each of some held-out answers, drawn by the seed: the prompt and what was written before it."""
+    some = answers[: max(_ROWS, rows)]
+    places = Uniforms(seed, [answer.prompt_id for answer in some])
+    drawn = places.take(list(range(len(some))), 1)[:, 0].tolist()
+    return [[*a.prompt_ids, *a.token_ids[: int(u * len(a.token_ids))]] for a, u in zip(some, drawn, strict=True)]

@@ -1,0 +1,305 @@
+"""A model with some of its target's layers: built from a configuration, and compared with the target layer by layer.
+
+What a layer is depends on its place in ways that each family writes down differently. So nothing is believed: the
+shallow model is first built on the meta device, without weights, and each layer must be the target's one, module by
+module and setting by setting, before a tensor is copied. Its configuration has been through its own file format, so
+what is saved builds the same model again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from engine.errors import DraftbenchError, boundary
+from engine.models.head import body, text_config
+from engine.models.layers import chosen_layers, evenly_spaced, needed_layers, settings_of_layers, with_needed
+
+_OTHER_INIT = "use draft.init: checkpoint with a small model of the same family"
+_PROBED = 8  # tokens that a fresh draft and its target are compared on
+_EXACT, _ROUNDED = 1e-3, 0.1  # of the logits' length, in float32 and in half precision
+_TINY = 1e-30
+# Attributes that may differ: what a layer stores for others depends on whether they were kept.
+_FREE = {"config", "training", "store_full_length_kv", "gradient_checkpointing"}
+
+
+def depth_of(model: Any) -> int:
+    """How many decoder layers a model has, by its configuration."""
+    depth = getattr(text_config(model), "num_hidden_layers", None)
+    if not isinstance(depth, int) or depth < 1:
+        raise DraftbenchError(
+            f"{type(model).__name__} does not say how many layers it has",
+            "a draft cannot be cut out of it",
+            _OTHER_INIT,
+        )
+    return depth
+
+
+def shallow_config(target: Any, layers: Sequence[int]) -> Any:
+    """The target's configuration with only those layers, through its own file format and back."""
+    own = text_config(target)
+    count = own.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    settings = settings_of_layers(own.to_dict(), layers, depth_of(target), count)
+    settings.pop("quantization_config", None)  # the draft's weights are plain
+    config = type(own).from_dict(settings)
+    config._attn_implementation = own._attn_implementation
+    config._name_or_path = own._name_or_path
+    config.dtype = torch.float32
+    return config
+
+
+def shallow_model(target: Any, layers: Sequence[int]) -> Any:
+    """A float32 model with freshly made weights of the target's kind, with only those layers, on torch's device.
+
+    Of a model that also sees or hears it is the part that writes.
+    """
+    with boundary(
+        f"{type(target).__name__} cannot be built with layers {list(layers)} alone",
+        _OTHER_INIT,
+        "its library refuses them",
+    ):
+        config = shallow_config(target, layers)
+        if text_config(target) is target.config:
+            return type(target)(config)
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def fitting_layers(target: Any, wanted: int | list[int]) -> list[int]:
+    """The layers that a draft is made of; raises DraftbenchError, naming a choice that works, if they cannot be.
+
+    `target` may be on the meta device.
+    """
+    depth = depth_of(target)
+    layers = chosen_layers(wanted, depth)
+    why = unfit(target, layers)
+    if not why:
+        return layers
+    other = _another_choice(target, len(layers), depth)
+    raise DraftbenchError(
+        f"a draft cannot be made of layers {layers} of {type(target).__name__}",
+        why,
+        f"for example draft.layers: {other}" if other else _OTHER_INIT,
+    )
+
+
+def unfit(target: Any, layers: Sequence[int]) -> str:
+    """Why a model of those layers would not be the target's own layers; '' if it would."""
+    for layer, source in needed_layers(text_config(target)).items():
+        if layer in layers and source not in layers:
+            return f"layer {layer} reuses what layer {source} computes, which is left out"
+    try:
+        with torch.device("meta"):
+            draft = shallow_model(target, layers)
+    except DraftbenchError as error:
+        return error.why
+    return _difference(target, draft, layers)
+
+
+def _another_choice(target: Any, count: int, depth: int) -> list[int] | None:
+    """The first of a few choices of about as many layers that works."""
+    needs = needed_layers(text_config(target))
+    tried: list[list[int]] = []
+    for size in range(count, min(count + 3, depth - 1) + 1):
+        spaced, front = evenly_spaced(size, depth), list(range(size))
+        ends = sorted({*range(size - 1), depth - 1})
+        tried += [with_needed(spaced, needs), with_needed(ends, needs), with_needed([depth - 1], needs), front]
+    return next((layers for layers in tried if not unfit(target, layers)), None)
+
+
+def layer_lists(target: Any, draft: Any, layers: Sequence[int]) -> list[str]:
+    """Names of the lists that hold one module a layer in both, such as ['model.layers']; names are the draft's.
+
+    A list that happens to be as long as the model is deep, but does not get shorter with it, is none.
+    """
+    depth, theirs = depth_of(target), _text_part(target, draft)
+    found: list[str] = []
+    for name, module in draft.named_modules():
+        other = theirs.get(name)
+        if not isinstance(module, torch.nn.ModuleList) or not isinstance(other, torch.nn.ModuleList):
+            continue
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if not inside and (len(module), len(other)) == (len(layers), depth):
+            found.append(name)
+    return found
+
+
+def _text_part(target: Any, draft: Any) -> dict[str, Any]:
+    """The target's modules by the draft's names: of a model that also sees, those of its decoder and its head."""
+    if text_config(target) is target.config:
+        return dict(target.named_modules())
+    prefix = next(name for name, module in draft.named_modules() if module is body(draft))
+    inner = {f"{prefix}.{name}" if name else prefix: module for name, module in target.get_decoder().named_modules()}
+    head = next(name for name, module in draft.named_modules() if module is draft.get_output_embeddings())
+    return {**inner, head: target.get_output_embeddings()}
+
+
+def _difference(target: Any, draft: Any, layers: Sequence[int]) -> str:
+    """The first way in which a layer of the draft is not the target's; '' if there is none."""
+    lists = layer_lists(target, draft, layers)
+    if not lists:
+        return f"{type(target).__name__} has no list of its {depth_of(target)} layers"
+    theirs, mine = _text_part(target, draft), dict(draft.named_modules())
+    for place in lists:
+        for new, old in enumerate(layers):
+            told = _unlike(theirs[f"{place}.{old}"], mine[f"{place}.{new}"], new, layers)
+            if told:
+                return f"layer {old} of the target would be another one as layer {new} of the draft: {told}"
+    return ""
+
+
+def _unlike(theirs: Any, mine: Any, new: int, layers: Sequence[int]) -> str:
+    """How a layer of the draft differs in modules, shapes and settings from the one it was; '' if it does not."""
+    their_parts, my_parts = dict(theirs.named_modules()), dict(mine.named_modules())
+    for name in sorted(their_parts.keys() | my_parts.keys()):
+        a, b = their_parts.get(name), my_parts.get(name)
+        if type(a) is not type(b):
+            return f"{name or 'it'} is {_named(a)} there and {_named(b)} here"
+    for name, part in their_parts.items():
+        found = _settings(part)
+        for key, value in _settings(my_parts[name]).items():
+            if key in found and not _same(found[key], value, new, layers):
+                return f"{f'{name}.' if name else ''}{key} is {found[key]!r} there and {value!r} here"
+    shapes = {name: tuple(tensor.shape) for name, tensor in mine.state_dict().items()}
+    for name, tensor in theirs.state_dict().items():
+        if shapes.get(name) != tuple(tensor.shape):
+            return f"{name} is {tuple(tensor.shape)} there and {shapes.get(name, 'missing')} here"
+    return ""
+
+
+def _same(theirs: Any, mine: Any, new: int, layers: Sequence[int]) -> bool:
+    """Whether a setting says the same of a layer: it may be its place, or be a list of all layers' values."""
+    if isinstance(theirs, float) and isinstance(mine, float):
+        return math.isclose(theirs, mine, rel_tol=1e-9)
+    listed = isinstance(theirs, list) and isinstance(mine, list) and len(theirs) > layers[-1]
+    if theirs == mine or (theirs, mine) == (layers[new], new):
+        return True
+    return listed and [theirs[old] for old in layers] == mine
+
+
+def _named(module: Any) -> str:
+    return "missing" if module is None else type(module).__name__
+
+
+def _settings(module: Any) -> dict[str, Any]:
+    """The plain values that a module keeps: what it was made with."""
+    plain = (bool, int, float, str, type(None), torch.Size, tuple, list)
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and name not in _FREE and isinstance(value, plain)
+    }
+
+
+def copy_layers(target: Any, draft: Any, layers: Sequence[int]) -> None:
+    """Give the draft the target's weights of those layers, and all that is outside of its layers. In the draft's dtype.
+
+    Tensors with a part for each layer (the embeddings per layer of Gemma 3n and 4) are cut to the parts that stay.
+    Raises DraftbenchError if a tensor of either has no counterpart.
+    """
+    lists, depth = layer_lists(target, draft, layers), depth_of(target)
+    theirs = _state_by_draft_names(target, draft)
+    taken: dict[str, torch.Tensor] = {}
+    for name, tensor in draft.state_dict().items():
+        source = _source_name(name, lists, layers)
+        if source not in theirs:
+            raise _no_counterpart(target, f"the target has no {source}")
+        taken[name] = _fit(source, theirs.pop(source), tensor.shape, layers, depth).to(tensor.dtype)
+    dropped = tuple(f"{place}.{i}." for place in lists for i in range(depth) if i not in layers)
+    over = [name for name in theirs if not name.startswith(dropped)] if dropped else list(theirs)
+    if over:
+        raise _no_counterpart(target, f"the draft has no {over[0]}")
+    draft.load_state_dict(taken)
+
+
+def _state_by_draft_names(target: Any, draft: Any) -> dict[str, torch.Tensor]:
+    if text_config(target) is target.config:
+        return dict(target.state_dict())
+    found: dict[str, torch.Tensor] = {}
+    for name, module in _text_part(target, draft).items():
+        own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+        kept = {f"{name}.{key}": value.detach() for key, value in own.items()}
+        found |= {
+            key: value
+            for key, value in kept.items()
+            if key.rpartition(".")[2] not in module._non_persistent_buffers_set
+        }
+    return found
+
+
+def _source_name(name: str, lists: Sequence[str], layers: Sequence[int]) -> str:
+    """The name in the target of a tensor of the draft: that of the layer it was."""
+    for place in lists:
+        if name.startswith(f"{place}."):
+            index, _, rest = name.removeprefix(f"{place}.").partition(".")
+            return f"{place}.{layers[int(index)]}.{rest}"
+    return name
+
+
+def _fit(name: str, tensor: torch.Tensor, shape: torch.Size, layers: Sequence[int], depth: int) -> torch.Tensor:
+    """The tensor, or of one with a part for each layer along one of its dimensions the parts of those layers."""
+    if tensor.shape == shape:
+        return tensor
+    unlike = [d for d in range(len(shape)) if len(shape) == tensor.dim() and tensor.shape[d] != shape[d]]
+    if "per_layer" in name and len(unlike) == 1 and tensor.shape[unlike[0]] * len(layers) == shape[unlike[0]] * depth:
+        at = unlike[0]
+        apart = (*tensor.shape[:at], depth, -1, *tensor.shape[at + 1 :])
+        return tensor.reshape(apart).index_select(at, torch.tensor(list(layers), device=tensor.device)).reshape(shape)
+    raise DraftbenchError(
+        f"{name} is {tuple(tensor.shape)} in the target and {tuple(shape)} in a draft of {len(layers)} layers",
+        "it is not known which part belongs to which layer",
+        _OTHER_INIT,
+    )
+
+
+def _no_counterpart(target: Any, told: str) -> DraftbenchError:
+    return DraftbenchError(f"a draft cannot be cut out of {type(target).__name__}", told, _OTHER_INIT)
+
+
+@contextlib.contextmanager
+def skipping(target: Any, draft: Any, layers: Sequence[int]) -> Iterator[None]:
+    """The target with every other layer passing on what it was given: what a draft of `layers` must compute."""
+    theirs, handles = _text_part(target, draft), []
+    for place in layer_lists(target, draft, layers):
+        for index, layer in enumerate(theirs[place]):
+            if index not in layers:
+                handles.append(layer.register_forward_hook(_pass_on, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _pass_on(module: Any, args: tuple[Any, ...], given: Mapping[str, Any], output: Any) -> Any:
+    entered = args[0] if args else given["hidden_states"]
+    return type(output)((entered, *output[1:])) if isinstance(output, (tuple, list)) else entered
+
+
+@torch.no_grad()
+def check_copied(target: Any, draft: Any, layers: Sequence[int]) -> None:
+    """Raise DraftbenchError unless a draft just made of `layers` computes what they compute in the target.
+
+    The last guard: a family whose layers depend on each other in a way that no setting shows is refused here.
+    """
+    name = type(target).__name__
+    with boundary(f"a draft of {name} cannot be compared with it", _OTHER_INIT):
+        ids = torch.arange(1, _PROBED + 1, device=target.device).unsqueeze(0)
+        mine = draft(input_ids=ids, use_cache=False).logits.float()
+        with skipping(target, draft, layers):
+            theirs = target(input_ids=ids, use_cache=False).logits.float()
+    # of each position, the middle one counts: in half precision a token may go to another expert, in all it may not
+    gap = float((mine - theirs).norm(dim=-1).median() / theirs.norm(dim=-1).mean().clamp_min(_TINY))
+    allowed = _EXACT if target.dtype == torch.float32 else _ROUNDED
+    if not gap <= allowed:
+        raise DraftbenchError(
+            f"a draft of layers {list(layers)} of {name} does not compute what they compute in the target",
+            f"its logits differ by {gap:.0%} from those of the target without its other layers: the layers depend on "
+            "each other",
+            _OTHER_INIT,
+        )

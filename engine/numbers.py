@@ -1,0 +1,32 @@
+"""Measured numbers as text, where any of them may be missing: JSON has no NaN, so summaries hold None."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+MISSING = "-"
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """'0.412', or '-' for what is missing or no finite number."""
+    return f"{value:.{digits}f}" if _known(value) else MISSING
+
+
+def bounds(numbers: Mapping[str, Any], digits: int = 3) -> str:
+    """'0.390 to 0.433', or '-' where no interval could be made, as of a single prompt."""
+    low, high = numbers.get("low"), numbers.get("high")
+    return f"{number(low, digits)} to {number(high, digits)}" if _known(low) and _known(high) else MISSING
+
+
+def interval(numbers: Mapping[str, Any], digits: int = 3) -> str:
+    """'0.412 [0.390, 0.433]', the value alone where no interval could be made, or '-' without a value."""
+    value, low, high = (numbers.get(key) for key in ("value", "low", "high"))
+    if not _known(value) or not (_known(low) and _known(high)):
+        return number(value, digits)
+    return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
+
+
+def _known(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

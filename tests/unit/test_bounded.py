@@ -1,0 +1,120 @@
+"""Work in a process of its own: its answer, its errors, and its end when it takes too long or too much."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from engine import bounded
+from engine.bounded import Helpers, serve
+from engine.errors import DraftbenchError
+
+_SECONDS = 3.0
+_MOST_BYTES = 400_000_000
+
+
+def do(work: Any) -> Any:
+    """What the helpers of this test can do."""
+    match work:
+        case ["echo", value]:
+            print("a library prints")
+            return value
+        case ["pid"]:
+            return os.getpid()
+        case ["variable", name]:
+            return os.environ.get(name)
+        case ["sleep", seconds]:
+            time.sleep(seconds)
+        case ["read", path]:
+            return Path(path).read_bytes().decode()
+        case ["fill"]:
+            return len(bytearray(4_000_000_000))
+        case ["die"]:
+            os._exit(3)
+        case ["explain"]:
+            raise DraftbenchError("what", "why", "fix")
+        case ["break"]:
+            raise KeyError("x")
+    return None
+
+
+@pytest.fixture(scope="module")
+def helpers() -> Iterator[Helpers]:
+    made = Helpers("tests.unit.test_bounded", _SECONDS)
+    yield made
+    made.close()
+
+
+def test_one_helper_answers_again_and_again_and_sees_todays_environment(
+    helpers: Helpers, monkeypatch: pytest.MonkeyPatch
+):
+    first = helpers.ask(["pid"])
+    assert helpers.ask(["echo", {"a": [1, "光\u2028", None]}]) == {"a": [1, "光\u2028", None]}
+    monkeypatch.setenv("OF_THIS_TEST", "yes")
+    assert helpers.ask(["variable", "OF_THIS_TEST"]) == "yes"
+    assert helpers.ask(["pid"]) == first != os.getpid()
+
+
+@pytest.mark.parametrize(
+    "work", [["sleep", 60], ["read", "/dev/zero"], ["read", "pipe"]], ids=["sleeps", "endless", "pipe"]
+)
+def test_what_does_not_end_is_ended_and_the_next_is_answered(helpers: Helpers, work: list[Any], tmp_path: Path):
+    if work[-1] == "pipe":
+        os.mkfifo(tmp_path / "pipe")
+        work = ["read", str(tmp_path / "pipe")]
+    first, began = helpers.ask(["pid"]), time.monotonic()
+    with pytest.raises(DraftbenchError, match=r"given up|too much memory"):
+        helpers.ask(work)
+    assert time.monotonic() - began < 4 * _SECONDS
+    assert isinstance(helpers.ask(["pid"]), int)
+    if "read" not in work or "zero" not in work[1]:  # reading for ever may end by memory, and then the helper goes on
+        assert not psutil.pid_exists(first)
+
+
+def test_memory_has_a_limit(helpers: Helpers):
+    with pytest.raises(DraftbenchError, match="too much memory"):
+        helpers.ask(["fill"])
+
+
+def test_an_end_in_the_middle_is_an_error_and_the_next_is_answered(helpers: Helpers):
+    with pytest.raises(DraftbenchError, match="its process ended"):
+        helpers.ask(["die"])
+    assert helpers.ask(["echo", 1]) == 1
+
+
+def test_errors_come_back_in_three_parts(helpers: Helpers):
+    with pytest.raises(DraftbenchError) as told:
+        helpers.ask(["explain"])
+    assert told.value.as_dict() == {"what": "what", "why": "why", "fix": "fix"}
+    with pytest.raises(DraftbenchError, match="KeyError"):
+        helpers.ask(["break"])
+
+
+def test_a_helper_that_was_killed_while_it_waited_is_replaced(helpers: Helpers):
+    pid = helpers.ask(["pid"])
+    psutil.Process(pid).kill()
+    time.sleep(0.2)
+    assert helpers.ask(["pid"]) != pid
+
+
+def test_what_cannot_start_is_an_error():
+    with pytest.raises(DraftbenchError, match="its process ended"):
+        Helpers("engine.no_such_module", 1).ask(None)
+
+
+def test_no_more_than_some_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bounded, "_AT_ONCE", 1)
+    full = Helpers("engine.no_such_module", 0.1)
+    full._free.acquire()
+    with pytest.raises(DraftbenchError, match="too much is being looked at"):
+        full.ask(None)
+
+
+if __name__ == "__main__":
+    serve(do, most_bytes=_MOST_BYTES)

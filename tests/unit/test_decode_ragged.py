@@ -1,0 +1,273 @@
+"""Rows of different length, decoded together, write what Transformers writes for each of them alone."""
+
+import copy
+import random
+
+import pytest
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from engine.capture.generate import answer_prompts
+from engine.capture.signal import SignalFormat
+from engine.decode import columns, runner
+from engine.decode.columns import columns_of, may_hold_holes, probe, rotary_limit
+from engine.decode.runner import RowByRow, Runner, runner_for
+from engine.decode.sampling import Sampling
+from engine.decode.speculative import FixedLength, plain_decode, speculative_decode
+from engine.errors import DraftbenchError
+from engine.models.head import hidden_states
+from tests.conftest import tiny_llama
+from tests.tiny_pair import blend
+
+torch.set_num_threads(1)
+transformers.logging.set_verbosity_error()
+GREEDY, LENGTH, WINDOW = Sampling(0.0), 24, 8
+COMMON = {
+    "vocab_size": 258, "initializer_range": 0.2, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+LLAMA = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512,
+}  # fmt: skip
+GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512}
+NEO = {
+    "hidden_size": 32, "num_layers": 4, "num_heads": 4, "window_size": WINDOW, "max_position_embeddings": 512,
+    "attention_types": [[["global", "local"], 2]],
+}  # fmt: skip
+SIDE_BY_SIDE = {
+    "llama": LLAMA,
+    "qwen2": LLAMA,
+    "qwen3": {**LLAMA, "head_dim": 8},
+    "olmo2": LLAMA,
+    "stablelm": LLAMA,
+    "cohere": LLAMA,
+    "gemma": {**LLAMA, "head_dim": 8},
+    "phi": LLAMA,
+    "phi3": LLAMA,
+    "granite": LLAMA,
+    "smollm3": LLAMA,
+    "mistral": {**LLAMA, "sliding_window": None},
+    "mixtral": {**LLAMA, "num_local_experts": 4},
+    "gpt_neox": LLAMA,
+    "falcon": {**LLAMA, "alibi": False, "multi_query": False},
+    "falcon-alibi": {**LLAMA, "alibi": True, "multi_query": False},
+    "gpt2": GPT2,
+    "gptj": {**GPT2, "rotary_dim": 8},
+    "codegen": {**GPT2, "rotary_dim": 8, "n_ctx": 512},
+    "gpt_bigcode": GPT2,
+    "opt": {**LLAMA, "ffn_dim": 64, "word_embed_proj_dim": 32, "init_std": 0.2},
+    "xglm": {"d_model": 32, "ffn_dim": 64, "num_layers": 3, "attention_heads": 4, "init_std": 0.2},
+    "biogpt": LLAMA,
+    "bloom": {"hidden_size": 32, "n_layer": 3, "n_head": 4},  # its slopes are over the mask
+    "gpt_neo-global": {**NEO, "attention_types": [[["global"], 4]], "max_position_embeddings": 2048},
+}
+ROW_BY_ROW = {
+    "gpt_neo": NEO,
+    "gpt_neo-short": {**NEO, "attention_types": [[["global"], 4]]},  # holes would run into the end of its buffer
+    "mpt": {"d_model": 32, "n_layers": 3, "n_heads": 4},
+}
+KINDS = SIDE_BY_SIDE | ROW_BY_ROW
+REFUSED = {  # a window of 8 that the cache keeps by dropping what left it
+    "mistral": {**LLAMA, "sliding_window": WINDOW},
+    "qwen2": {**LLAMA, "sliding_window": WINDOW, "use_sliding_window": True, "max_window_layers": 0},
+    "gemma2": {**LLAMA, "head_dim": 8, "sliding_window": WINDOW},
+    "gemma3_text": {**LLAMA, "head_dim": 8, "sliding_window": WINDOW},
+    "cohere2": {**LLAMA, "sliding_window": WINDOW},
+    "phi3": {**LLAMA, "sliding_window": WINDOW},
+    "gpt_oss": {**LLAMA, "head_dim": 8, "sliding_window": WINDOW, "num_local_experts": 2, "num_experts_per_tok": 1},
+    "olmo3": {**LLAMA, "sliding_window": WINDOW},
+    "llama4_text": {
+        **LLAMA, "head_dim": 8, "attention_chunk_size": WINDOW, "num_local_experts": 2, "intermediate_size_mlp": 64,
+    },
+}  # fmt: skip
+
+
+def made(name: str, settings: dict, seed: int = 0):
+    """A random model of a few thousand parameters, float32, in evaluation mode."""
+    config = AutoConfig.for_model(name.partition("-")[0], **{**COMMON, **settings})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config).float().eval().requires_grad_(False)
+
+
+def prompts(rows: int = 6) -> list[list[int]]:
+    """Of 1 to 30 tokens, so that some are longer than the window before anything is written."""
+    drawn = random.Random(3)
+    return [[drawn.randrange(2, 258) for _ in range(length)] for length in (3, 30, 1, 12, 21, 7)[:rows]]
+
+
+def alone(model, ids: list[int]) -> list[int]:
+    """What Transformers' own generate writes for one prompt."""
+    settings = transformers.GenerationConfig(max_new_tokens=LENGTH, do_sample=False, pad_token_id=1)
+    given = torch.tensor([ids])
+    written = model.generate(given, attention_mask=torch.ones_like(given), generation_config=settings)
+    return written[0, len(ids) :].tolist()
+
+
+def texts(rounds, rows: int) -> list[list[int]]:
+    written: list[list[int]] = [[] for _ in range(rows)]
+    for item in rounds:
+        written[item.row] += item.emitted
+    return written
+
+
+def speculative(model, rows: list[list[int]]) -> list[list[int]]:
+    """With a draft that is right only partly, so that each round leaves holes."""
+    draft = blend(copy.deepcopy(model), _other(model), 0.15)
+    rounds = speculative_decode(
+        model, draft, rows, GREEDY, length=FixedLength(3), max_new_tokens=LENGTH, stop_ids=frozenset({1}), seed=0
+    )
+    found = list(rounds)
+    assert any(r.rejected for r in found), "nothing was taken back"
+    assert any(r.accepted for r in found), "nothing was kept"
+    return texts(found, len(rows))
+
+
+def _other(model):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(9)
+        return AutoModelForCausalLM.from_config(model.config).float()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_ragged_speculative_text_is_that_of_transformers_alone(name):
+    model, rows = made(name, KINDS[name]), prompts()
+    expected = [alone(model, ids) for ids in rows]
+    assert len({token for text in expected for token in text}) > 4, "texts that say nothing prove nothing"
+    assert speculative(model, rows) == expected
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_captured_text_is_that_of_transformers_alone(name):
+    model, rows = made(name, KINDS[name]), prompts()
+    signal = SignalFormat("none", 32, 258, 8)
+    answers = answer_prompts(
+        model, rows, [str(i) for i in range(len(rows))], GREEDY, max_new_tokens=LENGTH, stop_ids=frozenset({1}),
+        seed=0, batch_size=4, signal=signal,
+    )  # fmt: skip
+    found = {answer.index: answer.token_ids for answer in answers}
+    assert [found[i] for i in range(len(rows))] == [alone(model, ids) for ids in rows]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_padding_on_the_right_changes_nothing(name):
+    """Training, `exact` and scoring read whole texts beside each other."""
+    model, rows = made(name, KINDS[name]), prompts()
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    together = hidden_states(model, ids, mask)
+    for row, states in zip(rows, together, strict=True):
+        torch.testing.assert_close(
+            states[: len(row)], hidden_states(model, torch.tensor([row]))[0], rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_who_may_hold_holes_is_known_without_a_list(name):
+    model = made(name, KINDS[name])
+    assert may_hold_holes(model) is (name in SIDE_BY_SIDE)
+    assert type(runner_for(model)) is (Runner if name in SIDE_BY_SIDE else RowByRow)
+    assert bool(columns_of(model).why_not) is (name in ROW_BY_ROW)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_cache_that_drops_what_left_the_window_is_refused(name):
+    model = made(name, REFUSED[name])
+    with pytest.raises(DraftbenchError) as refused:
+        runner_for(model)
+    assert "full attention" in refused.value.fix
+
+
+@pytest.mark.parametrize("name", ["gpt_neo", "mpt"])
+def test_holes_let_in_on_purpose_change_the_text(name, monkeypatch):
+    """Else the tests above would prove nothing: the same prompts, in one cache."""
+    model, rows = made(name, KINDS[name]), prompts()
+    monkeypatch.setattr(runner, "may_hold_holes", lambda _: True)
+    assert speculative(model, rows) != [alone(model, ids) for ids in rows]
+
+
+@pytest.mark.parametrize("window", [2, 3, 8, 40, 256, 900])
+def test_a_window_of_columns_is_noticed_whatever_its_width(window):
+    settings = {**NEO, "window_size": window, "max_position_embeddings": 2048, "initializer_range": 0.02}
+    assert columns_of(made("gpt_neo", settings)).holes is False
+
+
+def test_the_probe_reaches_past_a_window_longer_than_its_usual_hole():
+    settings = {**NEO, "window_size": 1500, "max_position_embeddings": 4096}
+    assert columns_of(made("gpt_neo", settings)).difference > 0.01
+
+
+def test_the_probe_is_as_sure_in_bfloat16():
+    assert may_hold_holes(tiny_llama().bfloat16())
+    settings = {**NEO, "window_size": 256, "max_position_embeddings": 2048}
+    assert not may_hold_holes(made("gpt_neo", settings).bfloat16())
+
+
+def test_the_probe_leaves_a_model_in_training_as_it_was():
+    model = made("gpt2", {**GPT2, "resid_pdrop": 0.5})
+    model.train()
+    assert probe(model).holes
+    assert model.training
+
+
+def test_the_probe_is_made_once_a_model(monkeypatch):
+    asked = []
+    monkeypatch.setattr(columns, "probe", lambda model: asked.append(model) or columns.Columns(True))
+    model = tiny_llama()
+    assert may_hold_holes(model)
+    assert may_hold_holes(model)
+    assert asked == [model]
+
+
+def test_a_model_that_remembers_beside_its_cache_is_refused():
+    class Remembering(torch.nn.Module):
+        """Adds the mean of all it ever read to its states."""
+
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.seen = inner, []
+
+        def forward(self, input_ids, position_ids=None, **options):
+            output = self.inner(input_ids=input_ids, position_ids=position_ids, **options)
+            self.seen.append(output.last_hidden_state.mean(1, keepdim=True))
+            output.last_hidden_state = output.last_hidden_state + torch.stack(self.seen).mean(0)
+            return output
+
+    model = tiny_llama()
+    inner, model.model = model.model, torch.nn.Identity()
+    model.model = Remembering(inner)
+    model.get_input_embeddings = lambda: inner.embed_tokens
+    with pytest.raises(DraftbenchError, match="does not forget"):
+        runner_for(model)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_frequencies_that_depend_on_the_length_are_refused_beyond_their_limit(kind):
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4} if kind == "longrope" else {}
+    rope = {"rope_type": kind, "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 40, **factors}
+    model = made("llama", {**LLAMA, "max_position_embeddings": 40, "rope_parameters": rope})
+    assert rotary_limit(model) == 40
+    short = [ids for ids in prompts() if len(ids) + LENGTH <= 40]
+    assert speculative(model, short) == [alone(model, ids) for ids in short]
+    with pytest.raises(DraftbenchError, match="40 tokens") as refused:
+        speculative(model, prompts())
+    assert "40" in refused.value.fix
+    assert rotary_limit(tiny_llama()) is None
+
+
+def test_a_target_refuses_an_id_it_has_no_embedding_for():
+    model = tiny_llama(vocab=258)
+    with pytest.raises(DraftbenchError, match="300") as refused:
+        list(plain_decode(model, [[5, 300]], GREEDY, max_new_tokens=2, stop_ids=frozenset(), seed=0))
+    assert "257" in refused.value.why
+
+
+def test_a_draft_guesses_on_where_only_its_target_can_read_an_id():
+    target, draft = tiny_llama(vocab=320), tiny_llama(vocab=258, layers=2)
+    rounds = speculative_decode(
+        target, draft, [[5, 300], [6]], GREEDY, length=FixedLength(2), max_new_tokens=6, stop_ids=frozenset(), seed=0
+    )
+    assert [len(text) for text in texts(rounds, 2)] == [6, 6]

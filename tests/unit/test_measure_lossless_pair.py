@@ -1,0 +1,222 @@
+"""The checks of the pair itself pass for a sound engine, and fail with holes or a wrong rule let in on purpose."""
+
+import pytest
+import torch
+
+from engine.capture.store import AnsweredPrompt
+from engine.decode import runner, speculative
+from engine.decode.sampling import Sampling
+from engine.decode.speculative import FixedLength, Verdict, plain_decode
+from engine.measure import lossless_pair
+from engine.measure.lossless import texts
+from engine.measure.lossless_pair import (
+    certified_prefixes,
+    first_wrong,
+    pair_chi_square,
+    ragged_identity,
+    ragged_rows,
+    traced_equals_captured,
+)
+from engine.models.draft import trim
+from tests.conftest import tiny_llama
+from tests.tiny_pair import as_draft, blend, loaded, noisy_copy
+from tests.unit.test_decode_ragged import NEO, SIDE_BY_SIDE, made, prompts
+
+torch.set_num_threads(1)
+TARGET, NOISY, DRAWN = tiny_llama(), noisy_copy(), Sampling(1.0)
+
+
+def ragged(target, draft, rows=None):
+    return ragged_identity(
+        target, draft, rows or prompts(), length=FixedLength(3), max_new_tokens=20, stop_ids=frozenset({1})
+    )
+
+
+def neo_pair():
+    return made("gpt_neo", NEO), blend(made("gpt_neo", NEO), made("gpt_neo", NEO, seed=9), 0.15)
+
+
+def answered(target, rows, count=20):
+    """What the target writes for each prompt alone at temperature 0."""
+    options = {"max_new_tokens": count, "stop_ids": frozenset({1}), "seed": 0}
+    written = [texts(list(plain_decode(target, [ids], Sampling(0.0), **options)), 1)[0] for ids in rows]
+    return [
+        AnsweredPrompt(f"q{i}", "", ids, text, "length", 0)
+        for i, (ids, text) in enumerate(zip(rows, written, strict=True))
+    ]
+
+
+def test_ragged_rows_side_by_side_pass():
+    check = ragged(TARGET, NOISY)
+    assert (check.name, check.passed) == ("ragged_identity_float32", True)
+    assert check.figures["side_by_side"] == {"target": True, "draft": True}
+    assert check.figures["prompt_tokens"] == [1, 3, 7, 12, 21, 30]
+    assert "6 of 6 texts" in check.detail
+
+
+def test_a_model_that_counts_columns_passes_and_says_how():
+    check = ragged(*neo_pair())
+    assert check.passed is True
+    assert check.figures["side_by_side"] == {"target": False, "draft": False}
+    assert "GPTNeoForCausalLM" in check.detail
+    assert "a cache each" in check.detail
+
+
+def test_it_fails_when_holes_are_let_in(monkeypatch):
+    monkeypatch.setattr(runner, "may_hold_holes", lambda _: True)
+    check = ragged(*neo_pair())
+    assert check.passed is False
+    assert check.figures["wrong"]
+    assert f"{6 - len(check.figures['wrong'])} of 6" in check.detail
+    assert all(found["logits"] > 0.01 for found in check.figures["wrong"])
+
+
+def test_it_fails_when_a_mask_is_forgotten(monkeypatch):
+    """Holes that a sound model would have been told of."""
+    feed = runner.Runner.feed
+
+    def unmasked(self, pending, *, last):
+        mask, self.mask = self.mask, torch.ones_like(self.mask)
+        self.mask[:, :1] = mask[:, :1]
+        return feed(self, pending, last=last)
+
+    monkeypatch.setattr(runner.Runner, "feed", unmasked)
+    assert ragged(TARGET, NOISY).passed is False
+
+
+def test_the_first_wrong_token_is_where_the_text_leaves_the_targets_choice():
+    (answer,) = answered(TARGET, [[5, 6, 7]])
+    assert first_wrong(TARGET, answer.prompt_ids, answer.token_ids) is None
+    text = [*answer.token_ids[:4], (answer.token_ids[4] + 1) % 258, *answer.token_ids[5:]]
+    found = first_wrong(TARGET, answer.prompt_ids, text)
+    assert found["position"] == 4
+    logits = TARGET(input_ids=torch.tensor([[5, 6, 7, *text[:4]]])).logits[0, -1]
+    assert found["logits"] == pytest.approx(float(logits.max() - logits[text[4]]), abs=1e-4)
+
+
+def test_rows_are_spread_over_the_lengths_and_ragged_even_if_there_is_one():
+    some = [[1] * length for length in (5, 9, 2, 7, 30, 12)]
+    assert [len(ids) for ids in ragged_rows(some, 3)] == [2, 5, 9, 30]
+    assert [len(ids) for ids in ragged_rows(some, 9)] == [2, 5, 7, 9, 12, 30]
+    assert ragged_rows([[5, 6, 7]], 4) == [[6, 7], [5, 6, 7]]
+    assert ragged_rows([[5]], 4) == [[5], [5]]
+
+
+def test_a_trace_that_is_the_captured_text_passes():
+    answers = answered(TARGET, prompts())
+    check = traced_equals_captured(TARGET, answers, [a.token_ids for a in answers], exact=True)
+    assert (check.passed, check.figures["parted"]) == (True, [])
+    assert "6 of 6" in check.detail
+
+
+@pytest.mark.parametrize("wrong", ["traced", "captured"])
+def test_a_text_that_parts_fails_in_float32_whichever_is_wrong(wrong):
+    answers = answered(TARGET, prompts())
+    traced = [list(a.token_ids) for a in answers]
+    (traced[2] if wrong == "traced" else answers[2].token_ids)[3] ^= 1
+    check = traced_equals_captured(TARGET, answers, traced, exact=True)
+    assert check.passed is False
+    (found,) = check.figures["parted"]
+    assert (found["row"], found["position"]) == (2, 3)
+    assert found[f"{wrong}_is_choice"] is False
+    assert sum(found[f"{name}_is_choice"] for name in ("traced", "captured")) == 1
+    assert traced_equals_captured(TARGET, answers, traced, exact=False).passed is None
+
+
+def chi(target=TARGET, draft=NOISY, sampling=DRAWN, seed=0, draws=600):
+    return pair_chi_square(target, draft, prompts(4), sampling, draws=draws, seed=seed)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1.0), Sampling(0.7), Sampling(1.0, 20), Sampling(1.0, 0, 0.8)], ids=str)
+def test_the_chi_square_of_the_pair_passes(sampling):
+    check = chi(sampling=sampling)
+    assert (check.name, check.passed, check.n_tokens) == ("chi_square_pair", True, 2_400)
+    assert 0.1 < check.figures["acceptance"] < 0.95
+    assert check.figures["freedom"] > 4
+    assert check.figures["impossible"] == 0
+
+
+@pytest.mark.parametrize("name", ["falcon-alibi", "gpt2"])
+def test_the_chi_square_passes_for_other_families(name):
+    target = made(name, SIDE_BY_SIDE[name])
+    assert chi(target, blend(made(name, SIDE_BY_SIDE[name]), made(name, SIDE_BY_SIDE[name], seed=9), 0.15)).passed
+
+
+def test_the_chi_square_passes_for_a_draft_of_a_trimmed_vocabulary():
+    target = loaded(TARGET)
+    draft = trim(as_draft(noisy_copy()), target, torch.arange(2, 258, 3)).model
+    check = chi(draft=draft)
+    assert check.passed is True
+    assert check.figures["acceptance"] < 0.5
+
+
+def test_its_p_values_are_spread_as_those_of_a_true_law():
+    values = [chi(seed=seed, draws=100).figures["p_value"] for seed in range(30)]
+    assert sum(value < 0.5 for value in values) in range(5, 26)  # 15 of 30 are expected, 2.7 the standard deviation
+    assert min(values) > 1e-4
+
+
+def test_its_seed_is_that_of_the_run():
+    assert chi(seed=1).figures == chi(seed=1).figures
+    assert chi(seed=1).figures["statistic"] != chi(seed=2).figures["statistic"]
+
+
+def accept_all(target_probs, draft_probs, proposed, uniforms):
+    return Verdict(len(proposed), int(target_probs[-1].argmax()), False)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("residual", lambda p, q: p),
+        ("residual", lambda p, q: torch.full_like(p, 1 / len(p))),
+        ("judge", accept_all),
+        ("accepted_tokens", lambda p, q, u: 0),
+    ],
+    ids=["residual is p", "residual is anything", "all accepted", "all refused"],
+)
+def test_it_fails_with_a_wrong_rule(monkeypatch, name, wrong):
+    monkeypatch.setattr(speculative, name, wrong)
+    check = chi()
+    assert check.passed is False
+    assert check.figures["p_value"] < 1e-6
+
+
+def test_it_fails_where_q_is_not_the_distribution_that_was_drawn_from(monkeypatch):
+    own = lossless_pair.draw
+    monkeypatch.setattr(lossless_pair, "draw", lambda probs, uniforms: own(probs**3, uniforms))
+    assert chi().passed is False
+
+
+def test_it_fails_where_holes_change_the_targets_distribution(monkeypatch):
+    target, draft = neo_pair()
+    assert chi(target, draft).passed is True
+    monkeypatch.setattr(runner.Runner, "feed", _with_other_tokens(runner.Runner.feed))
+    assert chi(target, draft).passed is False
+
+
+def _with_other_tokens(feed):
+    return lambda self, pending, *, last: feed(self, [[*ids[:-1], ids[-1] ^ 1] for ids in pending], last=last)
+
+
+def test_a_token_outside_the_targets_nucleus_is_impossible(monkeypatch):
+    monkeypatch.setattr(speculative, "judge", accept_all)
+    check = chi(sampling=Sampling(1.0, 0, 0.3))
+    assert check.figures["impossible"] > 0
+    assert check.figures["p_value"] == 0
+
+
+def test_a_draft_identical_to_its_target_passes():
+    assert chi(TARGET, TARGET).passed is True
+
+
+def test_a_place_is_drawn_in_each_answer():
+    answers = answered(TARGET, prompts())
+    found = certified_prefixes(answers, 2, seed=3)
+    assert len(found) == 4
+    for prefix, answer in zip(found, answers, strict=False):
+        assert prefix[: len(answer.prompt_ids)] == answer.prompt_ids
+        assert prefix == [*answer.prompt_ids, *answer.token_ids][: len(prefix)]
+        assert len(prefix) < len(answer.prompt_ids) + len(answer.token_ids)
+    assert certified_prefixes(answers, 2, seed=3) == found != certified_prefixes(answers, 2, seed=4)
+    assert len(certified_prefixes(answers, 6, seed=3)) == 6

@@ -1,0 +1,67 @@
+"""Faster is said only where the interval says so, and a figure names its machine."""
+
+import math
+
+import pytest
+
+from engine.measure.speed_words import is_faster, measured_where, told, verdict
+from engine.numbers import bounds, interval, number
+
+
+def ratio(value, low, high, n=12):
+    return {"value": value, "low": low, "high": high, "n_prompts": n}
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (ratio(1.2, 1.1, 1.3), "faster"),
+        (ratio(1.07, 0.97, 1.18), "not clearly faster"),
+        (ratio(1.07, 1.0, 1.18), "not clearly faster"),
+        (ratio(0.98, 0.9, 1.01), "not clearly faster"),
+        (ratio(0.8, 0.7, 0.9), "slower"),
+        (ratio(1.5, None, None), "not known to be faster"),
+        (ratio(1.5, math.nan, math.nan), "not known to be faster"),
+        (ratio(None, None, None), "not known to be faster"),
+        (ratio(1.5, 1.4, 1.6, n=4), "not known to be faster"),
+        ({"value": 1.5, "low": 1.4, "high": 1.6}, "faster"),
+        ({}, "not known to be faster"),
+        (None, "not known to be faster"),
+    ],
+)
+def test_verdict(found, words):
+    assert verdict(found) == words
+
+
+def test_every_way_that_was_timed_counts():
+    speed = {"speedup": ratio(1.07, 1.02, 1.13), "speedup_over_transformers": ratio(1.02, 0.98, 1.07)}
+    assert not is_faster(speed)
+    assert told(speed) == (
+        "1.07x plain decoding [1.02, 1.13]: faster; 1.02x Transformers' own generate [0.98, 1.07]: not clearly faster"
+    )
+    assert is_faster({"speedup": ratio(1.07, 1.02, 1.13)})
+    assert told({}) == ""
+    assert not is_faster({})
+    assert told({"speedup": ratio(None, None, None, 1)}) == "-x plain decoding: not known to be faster"
+
+
+def test_where_it_was_measured():
+    summary = {"conditions": {"device": "cpu", "dtype": "bfloat16", "threads": 2}}
+    trained, measured = ({"machine": {"processor": name, "cores": 2}} for name in ("OLD", "AMD EPYC"))
+    assert (
+        measured_where(summary, {**trained, "measurement": measured}) == "AMD EPYC, 2 cores, 2 threads, bfloat16 on cpu"
+    )
+    assert measured_where(summary, trained) == "OLD, 2 cores, 2 threads, bfloat16 on cpu"
+    card = {"machine": {"processor": "x", "cores": 8, "cuda": ["H100", "H100"]}}
+    assert measured_where({"conditions": {"device": "cuda", "dtype": "float32"}}, card) == "H100, float32 on cuda"
+    assert measured_where(summary, None) == "2 threads, bfloat16 on cpu"
+    assert measured_where({}, {}) == ""
+
+
+@pytest.mark.parametrize("missing", [None, math.nan, math.inf, "x", True])
+def test_missing_numbers_as_text(missing):
+    assert number(missing) == "-"
+    assert interval({"value": missing}) == "-"
+    assert interval({"value": 0.5, "low": missing, "high": 1}) == "0.500"
+    assert bounds({"low": 0.5, "high": missing}) == bounds({}) == "-"
+    assert (number(0), bounds({"low": 0, "high": 1}, 1)) == ("0.000", "0.0 to 1.0")

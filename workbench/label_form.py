@@ -1,0 +1,58 @@
+"""A form of labels that two people may have open: it saves what was edited in it, and says what somebody else changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import streamlit as st
+
+from engine.errors import DraftbenchError
+from engine.runs.folder import RunFolder
+from engine.runs.labels import LabelConflict, Labels, change_seen_labels, read_labels
+from workbench import queries, ui
+
+
+def drawn_with(mark: str, keys: Mapping[str, str], labels: Labels) -> Labels:
+    """The labels that the form's widgets began with. `keys`: label -> key of its widget, `mark`: the form's own name.
+
+    A widget keeps what was typed while the labels on disk change, so the beginning is remembered with it.
+    """
+    if not any(key in st.session_state for key in keys.values()):
+        st.session_state[_seen(mark)] = labels
+    seen: Labels = st.session_state.setdefault(_seen(mark), labels)
+    return seen
+
+
+def save(run: RunFolder, mark: str, keys: Mapping[str, str]) -> Labels:
+    """Save what was edited. After a conflict the same click again means it."""
+    seen: Labels = st.session_state[_seen(mark)]
+    given = {label: st.session_state[key] for label, key in keys.items()}
+    if "title" in given:
+        given["title"] = given["title"].strip()
+    if "tags" in given:
+        given["tags"] = tuple(given["tags"])
+    try:
+        saved = change_seen_labels(queries.home(), run, seen, replace(seen, **given))
+    except LabelConflict as conflict:
+        st.session_state[_seen(mark)] = replace(seen, **{key: getattr(conflict.present, key) for key in conflict.keys})
+        raise
+    st.session_state[_seen(mark)] = saved
+    for label, key in keys.items():  # what others changed meanwhile is shown from now on
+        value = getattr(saved, label)
+        st.session_state[key] = list(value) if isinstance(value, tuple) else value
+    return saved
+
+
+def labels_of(run: RunFolder) -> Labels | None:
+    """The run's labels; None, and a box that says why, if they cannot be read."""
+    try:
+        return read_labels(run)
+    except (DraftbenchError, TypeError, ValueError, OSError) as error:
+        if (run.path / "labels.json").exists():
+            ui.error_box(error if isinstance(error, DraftbenchError) else DraftbenchError(str(error)))
+        return None
+
+
+def _seen(mark: str) -> str:
+    return f"_seen-{mark}"

@@ -1,0 +1,111 @@
+"""What a link may fill a form with, and what only a person may set.
+
+Anybody can write a link. It may name prompts, models and numbers, which the page shows and looks at
+only after a click. It may give no right and name no server or key: the fields that `engine.config`
+marks as `BY_HAND` keep what they were, and the page says what the link asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from engine.config import Recipe, apply_overrides, one_line
+from engine.errors import DraftbenchError
+from workbench.launch.form import shape_of
+
+_MOST_SETTINGS = 100
+_LONGEST = 2000  # characters of a setting
+_DEEPEST = 12  # lists and mappings inside each other
+_SHOWN = 160  # characters of a setting that was not taken
+_TRUST = "target.trust_remote_code"
+_CODE = ("target", "draft", "train.selection")  # what names the models whose code a trusting recipe runs
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Values of a recipe, unchecked, with a link's settings over them; and the settings that were not taken."""
+
+    values: dict[str, Any]
+    refused: tuple[str, ...]
+
+
+def by_hand(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
+    """Dotted keys, of fields or whole sections, that no address sets."""
+    for name, field in section.model_fields.items():
+        inner = shape_of(field).section if shape_of(field).kind == "section" else None
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("by_hand"):
+            yield prefix + name
+        elif inner is not None:
+            yield from by_hand(inner, f"{prefix}{name}.")
+
+
+def is_by_hand(setting: str) -> bool:
+    """Whether `key=value` sets something that is kept out of addresses."""
+    key = setting.partition("=")[0].strip()
+    return any(key == one or key.startswith(f"{one}.") for one in by_hand())
+
+
+def taken(values: Mapping[str, Any], settings: Sequence[str]) -> Taken:
+    """`values` with a link's settings, as far as a link may set them. Raises DraftbenchError for what cannot be read."""
+    for setting in settings[: _MOST_SETTINGS + 1]:
+        _refuse_wild(setting)
+    if len(settings) > _MOST_SETTINGS:
+        raise DraftbenchError(f"the link has more than {_MOST_SETTINGS} settings", "", "put them into a recipe")
+    asked = apply_overrides(values, settings)
+    refused = []
+    for key in by_hand():
+        wish, kept = _at(asked, key), _at(values, key)
+        if wish != kept:
+            refused.append(_shown(key, wish))
+            _put(asked, key, kept)
+    if _at(asked, _TRUST) and any(_at(asked, key) != _at(values, key) for key in _CODE):
+        refused.append(f"{_TRUST}=true, for another model")  # trust in one model is no trust in what a link names
+        _put(asked, _TRUST, False)
+    return Taken(asked, tuple(refused))
+
+
+def _refuse_wild(setting: str) -> None:
+    """Refuse what is small to write and large to read: long texts, references, nesting."""
+    why = ""
+    if len(setting) > _LONGEST:
+        why = f"it is longer than {_LONGEST:,} characters"
+    else:
+        depth = 0
+        try:
+            for event in yaml.parse(setting.partition("=")[2], Loader=yaml.SafeLoader):
+                depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+                if depth > _DEEPEST or isinstance(event, yaml.AliasEvent):
+                    why = "it refers to itself or nests too deeply"
+                    break
+        except (yaml.YAMLError, RecursionError, ValueError):
+            return  # `apply_overrides` says what is wrong with it
+    if why:
+        raise DraftbenchError(
+            f"the link's setting {setting[:_SHOWN]!r} is not taken", why, "set it in the form, or in a recipe"
+        )
+
+
+def _at(values: Mapping[str, Any], dotted: str) -> Any:
+    found: Any = values
+    for part in dotted.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    place: Any = values
+    for part in parents:
+        place = place.get(part) if isinstance(place, dict) else None
+    if isinstance(place, dict):
+        place[last] = value
+
+
+def _shown(key: str, wish: Any) -> str:
+    text = f"{key}={one_line(wish)}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
