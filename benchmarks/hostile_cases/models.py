@@ -211,7 +211,7 @@ def _lost() -> Iterator[tuple[str, Damage]]:
 
     def tensors(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Damage:
         def damage(folder: Path) -> None:
-            state = change(load_file(folder / "model.safetensors"))
+            state = {k: v.clone() for k, v in change(load_file(folder / "model.safetensors")).items()}
             save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
         return damage

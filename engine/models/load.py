@@ -201,7 +201,9 @@ def _check_causal(model: Any, spec: ModelSpec) -> None:
             "its weights or settings are damaged, or too large for the dtype",
             "fetch the model again, or set target.dtype: float32",
         )
-    if not torch.allclose(one, other, rtol=1e-2, atol=1e-2 * float(one.abs().max())):
+    near = 1e-4 if model.dtype == torch.float32 else 2e-2  # masked tokens weigh nothing, so only sums differ in order
+    masked = any(str(name).endswith("ForMaskedLM") for name in getattr(model.config, "architectures", None) or [])
+    if masked or not torch.allclose(one, other, rtol=near, atol=near * float(one.abs().max())):
         raise DraftbenchError(
             f"could not load {spec.model}: {type(model).__name__} sees the tokens that come after",
             "a target predicts each token from those before it",

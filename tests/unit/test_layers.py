@@ -28,7 +28,7 @@ ENGINE_LAYERS = [
     {"data", "models", "store"},
     {"bounded", "keys", "packages"},
     {"config", "fileio", "paths", "progress", "time_limit"},
-    {"errors", "visible"},
+    {"errors", "numbers", "visible"},
 ]
 INTERFACE_LIBRARIES = {"streamlit", "gradio", "plotly", "uvicorn", "starlette", "fastapi"}
 
