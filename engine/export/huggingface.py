@@ -14,6 +14,7 @@ import torch
 
 from engine.capture.store import Capture
 from engine.config import MeasureSpec
+from engine.decode import bare
 from engine.decode.sampling import Sampling
 from engine.decode.speculative import FixedLength, speculative_decode
 from engine.errors import DraftbenchError
@@ -21,7 +22,6 @@ from engine.fileio import disk_errors
 from engine.measure.acceptance import exact_acceptance
 from engine.measure.lossless import texts
 from engine.measure.served_text import served_acceptance
-from engine.models import bare
 from engine.models.draft import Draft
 from engine.models.head import Head
 from engine.models.load import LoadedModel

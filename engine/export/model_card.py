@@ -15,7 +15,7 @@ def model_card(
 ) -> str:
     """Markdown with the measured numbers, their intervals and conditions. Every figure is read from the run.
 
-    `settings_note`: what the target's own generation settings ask for (`engine.models.bare.told`).
+    `settings_note`: what the target's own generation settings ask for (`engine.decode.bare.told`).
     """
     source = provenance.get("source", {})
     conditions = summary["conditions"]

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
+from engine.decode import bare
 from engine.decode.events import Round
 from engine.decode.sampling import Sampling
 from engine.decode.speculative import DraftLength, plain_decode, speculative_decode
-from engine.models import bare
 from engine.progress import SILENT, TIMING, Progress
 
 WAYS = ("plain", "speculative", "transformers")

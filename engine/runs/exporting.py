@@ -6,17 +6,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from engine.decode.bare import told_of_model
 from engine.errors import DraftbenchError
-from engine.export.check_text import CheckText, fewer, text_at_hand
 from engine.export.huggingface import paired_acceptance, refuse_taken, same_greedy_text, write_folder
 from engine.export.model_card import model_card
 from engine.export.whole_vocabulary import with_whole_vocabulary
 from engine.measure.acceptance import draft_states
-from engine.models.bare import told_of_model
 from engine.models.draft import Draft, load_draft
 from engine.models.head import Head
 from engine.paths import Home
 from engine.progress import Progress
+from engine.runs.check_text import CheckText, fewer, text_at_hand
 from engine.runs.folder import RunFolder
 from engine.runs.pipeline import Pipeline
 from engine.runs.provenance import provenance_of

@@ -21,9 +21,9 @@ from engine.data.prompts import Prompt
 from engine.data.readers import PromptSet, read_prompts
 from engine.data.rendering import render, template_hash
 from engine.data.subsets import nested_subset, split_heldout
+from engine.decode.bare import told_of_folder
 from engine.distill.losses import check_terms
 from engine.errors import DraftbenchError, first_line
-from engine.models.bare import told_of_folder
 from engine.models.draft import Card, read_card
 from engine.models.embeddings import stored_embeddings_hash, touches_embeddings
 from engine.models.head import text_config

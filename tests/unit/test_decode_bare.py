@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from engine.decode.bare import asked_for, bare_generation, generate, told, told_of_folder
 from engine.decode.sampling import Sampling
 from engine.decode.speculative import plain_decode
 from engine.errors import DraftbenchError
-from engine.models.bare import asked_for, bare_generation, generate, told, told_of_folder
 from tests.conftest import tiny_llama
 from tests.tiny_pair import noisy_copy
 
