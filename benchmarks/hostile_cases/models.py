@@ -421,7 +421,7 @@ def _adapters() -> Iterator[tuple[str, Callable[[Path], Any], str]]:
     yield "for classification", settings(task_type="SEQ_CLS"), "refuse"
     yield "with invocation tokens", settings(alora_invocation_tokens=[1, 2]), "refuse"
     yield "replaces a module that it lacks", settings(modules_to_save=["lm_head"]), "refuse"
-    yield "with a setting of a newer PEFT", settings(no_such_setting=1), "either"
+    yield "with a setting of a newer PEFT", settings(no_such_setting=1), "refuse"
     yield "rank of a billion", settings(r=10**9), "refuse"
     yield "rank that is a text", settings(r="four"), "refuse"
     yield "no target modules", settings(target_modules=None), "refuse"

@@ -27,7 +27,7 @@ PLAIN_TOOLS_FORM = (
     'To call one, answer with nothing but a JSON object: {{"name": <function name>, "arguments": {{<name>: <value>}}}}'
 )
 _MARK = "draftbench answer"
-_TEMPLATE_SECONDS = 20.0  # one takes milliseconds; a template that passed `check_template` may still loop over a prompt
+_TEMPLATE_SECONDS = 8.0  # one takes milliseconds; a template that passed `check_template` may still loop over a prompt
 
 
 def render(

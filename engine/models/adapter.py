@@ -6,6 +6,7 @@ tensor of the file must arrive, and the merged model must give the logits that t
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,12 @@ def check_adapter(folder: Path, name: str) -> None:
     known = {str(getattr(k, "value", k)): k for k in PEFT_TYPE_TO_CONFIG_MAPPING}
     if kind not in known:
         raise _refused(name, f"its type {kind!r} is not known to the PEFT that is installed")
+    fields = {field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[known[kind]])}
+    newer = sorted(key for key, value in settings.items() if key not in fields and value)
+    if newer:
+        raise _refused(
+            name, f"its setting {newer[0]} is not known to the PEFT that is installed, which would ignore it"
+        )
     if not hasattr(PEFT_TYPE_TO_TUNER_MAPPING.get(known[kind]), "merge_and_unload"):
         raise _refused(name, f"{kind} adds inputs or modules to the model and cannot be merged into its weights")
 

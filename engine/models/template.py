@@ -19,7 +19,7 @@ from engine.paths import cache_dir
 
 _MOST_CHARACTERS = 1_000_000
 _SECONDS, _BYTES = 4, 800_000_000  # of processor time, and beyond what the libraries take
-_WAIT_S = 15  # of the clock, the start of the libraries included
+_WAIT_S = 10  # of the clock, the start of the libraries included
 _WRITTEN = 20_000_000  # characters that a few short conversations may become
 
 _CHILD = """

@@ -157,6 +157,7 @@ def test_what_cannot_be_merged_is_refused_in_words(tmp_path: Path, kind: str):
         ({"task_type": "SEQ_CLS"}, "another output"),
         ({"alora_invocation_tokens": [1]}, "invocation tokens"),
         ({"peft_type": "OF_NEXT_YEAR"}, "not known to the PEFT"),
+        ({"of_next_year": True}, "which would ignore it"),
         ({"lora_bias": True}, "PEFT cannot put it"),
     ],
 )
