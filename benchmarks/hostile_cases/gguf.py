@@ -173,7 +173,8 @@ def _arrays() -> Iterator[tuple[str, Change]]:
         for kind in (0, 9, 12, 99):
             yield f"{name}: elements of type {kind}", _put(_key(name) + 4, _pack(kind, "I"))
         yield f"{name}: its first element is endless", _put(_key(name) + 16, _pack(2**62, "Q"))
-    yield "three million numbers in a list", _longer(2_999_000)
+    yield "a hundred thousand numbers in a list", _longer(100_000)
+    yield "a million numbers in a list", _longer(1_000_000)
     yield "twenty million numbers in a list", _longer(20_000_000)
 
 
