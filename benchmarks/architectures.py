@@ -27,13 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.update(
     HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", TRANSFORMERS_VERBOSITY="error"
 )
-warnings.simplefilter("ignore")
-
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from engine.config import DraftSpec, ModelSpec, parse_recipe
-from engine.decode.runner import Runner
+from engine.decode.runner import runner_for
 from engine.errors import DraftbenchError, first_line
 from engine.models.draft import initialise_draft, load_draft, save_draft
 from engine.models.head import check_head, text_config
@@ -109,7 +107,7 @@ def loaded_as_a_run(folder: Path) -> LoadedModel:
 
 def usable(target: LoadedModel) -> str:
     check_head(target.model)
-    Runner(target.model)
+    runner_for(target.model)
     return ""
 
 
@@ -157,6 +155,7 @@ def main() -> int:
     parser.add_argument("--why", action="store_true", help="print what was said in refusing")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
     plain = {kind: (kind, {}) for kind in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)}
     models = {**plain, **MIXED, **SEEING}
     counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _PROGRAMS = ("make", "draftbench", "streamlit", "source", "python", "pip", "git")
 _SERVES = re.compile(r"^(make run|streamlit run|draftbench live)\b")
 _SLOW = re.compile(r"^(make test|draftbench (run|tune|data magpie|study (?!show)(?!.*--plan)))\b")
-_SAMPLE = "serve-biology"  # what stands for RUN
+_SAMPLE = "serve-chinese"  # what stands for RUN; README trains a second serve-biology
 _NEVER = re.compile(
     r"RUN$|cancel RUN|--resume RUN|[A-Z]{4,}/|HOST|\.\.\."
 )  # inline lines that are patterns, not commands

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import selectors
 import signal
 import subprocess
@@ -31,6 +30,7 @@ MOST_BYTES = 4_000_000_000  # of memory a helper may hold, or half of the machin
 _MOST_ANSWER = 16_000_000  # bytes of an answer
 _BEGINS_WITHIN_S = 180.0  # importing torch on a busy machine
 _AT_ONCE = 4
+_LOOKED_AT_EVERY_S = 0.2
 _READY = b'"ready"\n'
 
 
@@ -41,8 +41,10 @@ class _Ended(Exception):
 class Helpers:
     """Processes that run `python -m module`, whose main calls `serve`. At most one waits for work when none is wanted."""
 
-    def __init__(self, module: str, seconds: float) -> None:
+    def __init__(self, module: str, seconds: float, most_bytes: int | None = None) -> None:
+        """`seconds` for each piece of work; `most_bytes` of memory, if not `MOST_BYTES` or half of the machine's."""
         self._module, self.seconds = module, seconds
+        self._most_bytes = most_bytes or min(MOST_BYTES, psutil.virtual_memory().total // 2)
         self._idle: list[_Helper] = []
         self._lock = threading.Lock()
         self._free = threading.BoundedSemaphore(_AT_ONCE)
@@ -92,7 +94,7 @@ class Helpers:
                 if helper.alive:
                     return helper
                 helper.end()
-        return _Helper(self._module, self.seconds)
+        return _Helper(self._module, self.seconds, self._most_bytes)
 
     def _give_back(self, helper: _Helper) -> None:
         with self._lock:
@@ -105,7 +107,8 @@ class Helpers:
 class _Helper:
     """One process and its two pipes."""
 
-    def __init__(self, module: str, seconds: float) -> None:
+    def __init__(self, module: str, seconds: float, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, str(seconds)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=PROJECT_ROOT,
@@ -131,20 +134,29 @@ class _Helper:
         return answer
 
     def _line(self, seconds: float) -> bytes:
-        """The next line of the helper. Raises _Ended if it ends, or takes too long."""
+        """The next line of the helper. Raises _Ended if it ends, or takes too long or too much memory."""
         assert self._process.stdout is not None
         read, deadline = bytearray(), time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while not read.endswith(b"\n"):
                 left = deadline - time.monotonic()
-                if left <= 0 or not selector.select(left):
+                if left <= 0:
                     raise _Ended(f"not finished after {seconds:g} s")
+                if not selector.select(min(left, _LOOKED_AT_EVERY_S)):
+                    self._look_at_memory()
+                    continue
                 piece = os.read(self._process.stdout.fileno(), 65536)
                 if not piece or len(read) > _MOST_ANSWER:
                     raise _Ended("its process ended" if not piece else "its answer does not end")
                 read += piece
         return bytes(read)
+
+    def _look_at_memory(self) -> None:
+        """What it really holds: a limit on addresses would also count those that drivers of accelerators only reserve."""
+        with contextlib.suppress(psutil.Error):
+            if psutil.Process(self._process.pid).memory_info().rss > self._most_bytes:
+                raise _Ended(f"it took more than {self._most_bytes / 1e9:.1f} GB of memory")
 
     def end(self) -> None:
         """End it and whatever it started."""
@@ -157,12 +169,11 @@ class _Helper:
                     pipe.close()
 
 
-def serve(do: Callable[[Any], Any], *, most_bytes: int | None = None) -> None:
+def serve(do: Callable[[Any], Any]) -> None:
     """The main of a helper: answers each line of work until its parent ends. `sys.argv[1]`: seconds for each."""
     seconds = float(sys.argv[1])
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
-    _limit_memory(most_bytes or min(MOST_BYTES, psutil.virtual_memory().total // 2))
     answers.write(_READY)
     answers.flush()
     for line in sys.stdin.buffer:
@@ -180,16 +191,10 @@ def _answer(do: Callable[[Any], Any], request: dict[str, Any]) -> dict[str, Any]
     except DraftbenchError as error:
         return {"error": error.as_dict()}
     except MemoryError:
-        error = DraftbenchError("it needs too much memory", "", "name smaller files, or a smaller model")
-        return {"error": error.as_dict()}
+        told = DraftbenchError("it needs too much memory", "", "name smaller files, or a smaller model")
+        return {"error": told.as_dict()}
     except Exception as error:
         told = DraftbenchError(
             f"{type(error).__name__}: {first_line(error)}", "", "look at the files and the model it names"
         )
         return {"error": told.as_dict()}
-
-
-def _limit_memory(most_bytes: int) -> None:
-    """What it may hold in all; where the system has no such limit, there is only that of time."""
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from engine import console
+from engine.cli_keys import confirmed
 from engine.cli_options import Json, Settings
 from engine.paths import home
 
@@ -82,6 +83,8 @@ def study_run(
     missing = len(wanted.missing(retry_failed=retry_failed))
     if missing and not yes and not as_json and sys.stdin.isatty():
         typer.confirm(f"Start {missing} runs?", abort=True, default=True)
+    for one in wanted.missing(retry_failed=retry_failed):
+        confirmed(one.cell.recipe)
     done = start(where, wanted, retry_failed=retry_failed)
     if not as_json:
         console.line(f"{len(done.submitted)} runs queued, {len(done.resumed)} go on")

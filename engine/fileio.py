@@ -137,7 +137,7 @@ def read_json(path: Path, most: int = DOCUMENT_BYTES) -> Any:
 def _is_deep(value: Any) -> bool:
     """Whether containers are nested more than `_DEPTH` deep, which would break what goes through them by recursion."""
     level = [value]
-    for _ in range(_DEPTH + 1):
+    for _ in range(_DEPTH):
         inner: list[Any] = []
         for item in level:
             if isinstance(item, dict):

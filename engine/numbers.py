@@ -14,6 +14,11 @@ def number(value: Any, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if _known(value) else MISSING
 
 
+def share(value: Any) -> str:
+    """'76%', or '-' for what is missing."""
+    return f"{value:.0%}" if _known(value) else MISSING
+
+
 def bounds(numbers: Mapping[str, Any], digits: int = 3) -> str:
     """'0.390 to 0.433', or '-' where no interval could be made, as of a single prompt."""
     low, high = numbers.get("low"), numbers.get("high")

@@ -8,8 +8,9 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from engine.measure import speed_words
 from engine.runs.folder import RunFolder
-from workbench import queries, ui
+from workbench import chart_parts, queries, ui
 from workbench.compare.every_run import suggested
 from workbench.live.live_decode import has_draft
 from workbench.methods import SUPERVISION, method_name
@@ -57,6 +58,8 @@ def rivals(best: pd.Series) -> list[str]:
 
 def draft_card(run: pd.Series) -> None:
     """One draft with its figure, its interval, and the three places to look next."""
+    whole = queries.run(run.run_id)
+    speed = whole.summary.get("speed") or {}
     with st.container(border=True):
         st.markdown(f"**{ui.text(run.domain)}**  \n:gray[{ui.text(run.target)}]")
         acceptance, speed = st.columns(2)
@@ -70,19 +73,21 @@ def draft_card(run: pd.Series) -> None:
         speed.metric(
             "speed",
             f"{run.speedup:.2f}×" if timed else "not timed",
-            delta=f"{run.speedup - 1:+.0%} tokens/s" if timed else None,
+            delta=speed_words.verdict(speed.get("speedup")) if timed else None,
+            delta_color="off",
             help="Seconds of plain decoding over seconds of speculative decoding, on the machine of the run. Below 1 the draft costs "
-            "more than it saves.",
+            "more than it saves; it is called faster only where the whole interval is above 1.",
         )
-        quicker = f"; speed [{run.speedup_low:.2f}, {run.speedup_high:.2f}]" if timed else ""
         facts = [
             f"**{ui.text(run.label)}**",
-            f"95% intervals: acceptance [{ui.number(run.exact_low)}, {ui.number(run.exact_high)}], n = {run.n_prompts:.0f} prompts"
-            + quicker,
+            f"acceptance {chart_parts.bounds(run.exact_low, run.exact_high) or 'no interval'} (95%), n = {run.n_prompts:.0f} prompts",
+            *([f"speed: {ui.text(speed_words.told(speed))}"] if timed else []),
             f"{ui.text(method_name(run.loss, run['mode']))} ({SUPERVISION.get(run.supervision, 'supervision not told')}), "
             f"{ui.text(run.scenario)}, seed {run.seed:.0f}",
             f"gamma {run.num_draft_tokens:.0f} (tokens proposed a round), {ui.text(run['dtype'])} on {ui.text(run.device)}",
         ]
+        where = speed_words.measured_where(whole.summary, whole.provenance)
+        facts += [f"measured on {ui.text(where)}"] if where else []
         st.caption("  \n".join(facts))
         with st.container(horizontal=True, gap="medium"):
             ui.goto("run", "Run", icon=":material/monitoring:", run=run.run_id)

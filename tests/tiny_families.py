@@ -79,7 +79,8 @@ MIXED: dict[str, tuple[str, dict[str, Any]]] = {
     "MiniCPM-3, scaled by depth": ("minicpm3", {}),
     "DiffLlama, a constant by place": ("diffllama", {}),
     "DBRX": ("dbrx", {
-        "attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0, "clip_qkv": 8.0}, "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 2},
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 2},
     }),
 }  # fmt: skip
 

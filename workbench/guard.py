@@ -141,7 +141,7 @@ def bound_addresses(server: Sequence[object] | None, scheme: str) -> frozenset[A
 
 def admitted(scope: Scope, named: Iterable[str]) -> Address:
     """The address that a request was sent to. Raises Refused with the reason if it may not be answered."""
-    scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
+    scheme: str = {"ws": "http", "wss": "https"}.get(scope["scheme"]) or scope["scheme"]
     headers = _Headers(scope)
     text = headers.only("host")
     if text is None:

@@ -26,8 +26,9 @@ _TEXT = 12  # tokens of the probe
 _SEEN, _MIDDLE = 7, 9  # tokens read before the hole, and before the block that is compared
 _PADDING = 5  # columns before the shorter row
 _HOLE = 1024  # columns; a decoding batch has fewer (see engine.decode.runner)
-_HOLE_BYTES = 2**27
-_WINDOW = re.compile(r"window|chunk|local|block_size|stride|span", re.IGNORECASE)
+_HOLE_BYTES, _MOST_HOLE_BYTES = 2**27, 2**30  # of keys and values: of the usual hole, and of one for a named window
+_WINDOW = re.compile(r"window|chunk|local|block|span", re.IGNORECASE)
+_NO_WINDOW = re.compile(r"theta|expert|layer|head|num_", re.IGNORECASE)
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # root mean square, in standard deviations of the logits
 _LOW_PRECISION_TOLERANCE = 0.1  # kernels of other shapes differ by about 0.01 there; lost context by about 1
 _FIX = "use a model with full attention in every layer"
@@ -88,8 +89,11 @@ def probe(model: Any) -> Columns:
                 "target refused would still have a say",
                 _FIX,
             )
+        hole = _hole(model)
+        if hole is None:
+            return Columns(False, f"{type(model).__name__} names a window that is too long to try")
         try:
-            difference = _difference(_with_holes(model, ids), expected)
+            difference = _difference(_with_holes(model, ids, hole), expected)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a buffer that ends before the last column, or whatever else a model counts
@@ -122,9 +126,9 @@ def _after_taking_back(model: Any, ids: list[int]) -> torch.Tensor:
     return _logits(model, output)
 
 
-def _with_holes(model: Any, ids: list[int]) -> torch.Tensor:
+def _with_holes(model: Any, ids: list[int], hole: int) -> torch.Tensor:
     """Logits of the compared block of a row with padding and a hole, beside a longer row."""
-    cache, hole, other = new_cache(model), _hole(model), [*reversed(ids), *ids[:_PADDING]]
+    cache, other = new_cache(model), [*reversed(ids), *ids[:_PADDING]]
     mask = [[0] * _PADDING + [1] * _SEEN, [1] * (_PADDING + _SEEN)]
     places = [[0] * _PADDING + list(range(_SEEN)), list(range(_PADDING + _SEEN))]
     _forward(model, [[0] * _PADDING + ids[:_SEEN], other[: _PADDING + _SEEN]], cache, places, mask)
@@ -146,12 +150,21 @@ def _add_columns(cache: Any, count: int) -> None:
             setattr(layer, name, torch.cat([states, states[:, :, :1].expand(-1, -1, count, -1)], dim=2))
 
 
-def _hole(model: Any) -> int:
-    """Columns of the probe's hole: more than any window that the configuration names, within `_HOLE_BYTES`."""
+def _hole(model: Any) -> int | None:
+    """Columns of the probe's hole: more than any window that the configuration names; None if that takes too much."""
     config = text_config(model)
-    named = [v for k, v in config.to_dict().items() if _WINDOW.search(k) and isinstance(v, int) and v > 0]
-    width = 2 * getattr(config, "hidden_size", 1024) * getattr(config, "num_hidden_layers", 32) * model.dtype.itemsize
-    return min(max([_HOLE, *(w + _TEXT for w in named)]), max(128, _HOLE_BYTES // width))
+    named = [
+        value
+        for name, value in config.to_dict().items()
+        if _WINDOW.search(name) and not _NO_WINDOW.search(name) and isinstance(value, int) and value > 0
+    ]
+    width: int = (
+        2 * getattr(config, "hidden_size", 1024) * getattr(config, "num_hidden_layers", 32) * model.dtype.itemsize
+    )
+    wanted: int = max((value + _TEXT for value in named), default=0)
+    if wanted * width > _MOST_HOLE_BYTES:
+        return None
+    return max(wanted, min(_HOLE, max(128, _HOLE_BYTES // width)))
 
 
 def _forward(

@@ -173,8 +173,9 @@ def speculative_decode(
         going = [i for i, (_, reason) in enumerate(told) if reason is None]
         if len(going) < len(rows):
             rows = [rows[i] for i in going]
-            for runner in filter(None, (target_runner, draft_runner)):
-                runner.keep_rows(going)
+            target_runner.keep_rows(going)
+            if draft_runner is not None:
+                draft_runner.keep_rows(going)
 
 
 def plain_decode(target: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, **options: Any) -> Iterator[Round]:

@@ -24,7 +24,7 @@ from engine.models.head import Head, hidden_states
 
 _TIE = 1e-4  # of the largest logit: what kernels for one row and for several may differ by in float32
 _CELLS = 10  # of equal mass, on each side of p = q
-_ROWS = 4  # decoded together, or as many as the certificate has prompts
+_ROWS = 2  # at least; as many as the certificate has prompts
 
 
 @torch.no_grad()
@@ -47,12 +47,13 @@ def first_wrong(target: Any, prompt: Sequence[int], text: Sequence[int]) -> dict
 
 
 def ragged_rows(prompts: Sequence[Sequence[int]], rows: int) -> list[Sequence[int]]:
-    """Some of the prompts, spread over all their lengths: the shortest and the longest are among them."""
+    """Some of the prompts, from the shortest to the median one, so that they are ragged and cost little."""
     ordered = sorted(prompts, key=len)
     if len(ordered) == 1:
         ordered.insert(0, ordered[0][len(ordered[0]) // 2 :])  # or nothing would be ragged
-    count = min(len(ordered), max(_ROWS, rows))
-    return [ordered[i * (len(ordered) - 1) // (count - 1)] for i in range(count)]
+    last = max(1, len(ordered) // 2)
+    count = min(last + 1, max(_ROWS, rows))
+    return [ordered[i * last // (count - 1)] for i in range(count)]
 
 
 def ragged_identity(
@@ -108,7 +109,7 @@ def traced_equals_captured(
         pairs = list(zip(answer.token_ids, text, strict=False))
         at = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
         if at is not None:
-            found = {"row": row, "position": at}
+            found: dict[str, Any] = {"row": row, "position": at}
             for name, ids in (("captured", answer.token_ids), ("traced", text)):
                 behind, ties = shortfalls(target_float32, answer.prompt_ids, ids[: at + 1])
                 found |= {name: float(behind[at]), f"{name}_is_choice": bool(behind[at] <= ties[at])}
@@ -189,8 +190,8 @@ def _cells(p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 
 def certified_prefixes(answers: Sequence[AnsweredPrompt], rows: int, seed: int) -> list[list[int]]:
-    """A place in each of some held-out answers, drawn by the seed: the prompt and what was written before it."""
-    some = answers[: max(_ROWS, rows)]
+    """A place in each of the answers to the shortest prompts, drawn by the seed: the prompt and what came before it."""
+    some = sorted(answers, key=lambda answer: len(answer.prompt_ids))[: max(_ROWS, rows)]
     places = Uniforms(seed, [answer.prompt_id for answer in some])
     drawn = places.take(list(range(len(some))), 1)[:, 0].tolist()
     return [[*a.prompt_ids, *a.token_ids[: int(u * len(a.token_ids))]] for a, u in zip(some, drawn, strict=True)]

@@ -62,7 +62,7 @@ def measured_where(summary: Mapping[str, Any], provenance: Mapping[str, Any] | N
     device, dtype = conditions.get("device"), conditions.get("dtype")
     threads = speed.get("threads") or conditions.get("threads") or machine.get("threads")
     cards = machine.get("cuda") if device == "cuda" else None
-    parts = (
+    parts: list[Any] = (
         [", ".join(dict.fromkeys(cards))] if cards else [machine.get("processor"), _count(machine.get("cores"), "core")]
     )
     if device != "cuda":

@@ -37,7 +37,7 @@ from engine.progress import SILENT, Progress
 ACCEPTANCE_RULE = "sampled: u < p/q, q the sampled distribution; greedy: one-hot p and q"
 ALARM_Z = 4.0  # an engine without fault exceeds it once in 16,000 traces
 _TRACE_BATCH = 12
-PAIR_DRAWS = 1000  # at each place of the chi-square of the pair
+PAIR_DRAWS = 4000  # of the chi-square of the pair, at all its places
 _ALTERNATIVES = 10  # likeliest tokens of p and of q kept at each position of a trace
 
 
@@ -190,7 +190,7 @@ def trace_prompts(
             alternatives=_ALTERNATIVES,
         ):
             rounds.append(replace(item, row=item.row + start))
-        progress.stop_if_asked()
+            progress.stop_if_asked()  # nothing of a measurement is kept before it is whole, so any round will do
     return rounds
 
 
@@ -252,6 +252,7 @@ def certificate(
         "max_new_tokens": settings.certificate_tokens,
         "stop_ids": target.stop_ids,
     }
+    places = lossless_pair.certified_prefixes(answers, settings.certificate_prompts, settings.seed)
     traced = [a.prompt_ids for a in answers[: min(settings.trace_prompts, _TRACE_BATCH)]]
     checks = []
     steps: list[Any] = [
@@ -268,9 +269,9 @@ def certificate(
         lambda: lossless_pair.pair_chi_square(
             target_float32.model,
             draft_float32.model,
-            lossless_pair.certified_prefixes(answers, settings.certificate_prompts, settings.seed),
+            places,
             Sampling(max(settings.temperatures) or 1.0, settings.top_k, settings.top_p),
-            draws=PAIR_DRAWS,
+            draws=PAIR_DRAWS // len(places),
             seed=settings.seed,
         ),
         lambda: lossless.chi_square(tokens=12_000, seed=settings.seed),

@@ -44,10 +44,13 @@ def stored_embeddings_hash(folder: Path) -> str | None:
 def touches_embeddings(adapter: Path) -> bool:
     """Whether a PEFT adapter changes its base's embeddings or head."""
     config = read_json(adapter / "adapter_config.json")
-    named = [*_listed(config.get("target_modules")), *_listed(config.get("modules_to_save"))]
     parts = [name.removesuffix(".weight") for name in (*_INPUT, *_OUTPUT)]
-    return any(name.rpartition(".")[2] in parts for name in named)
-
-
-def _listed(value: object) -> list[str]:
-    return [value] if isinstance(value, str) else list(value) if isinstance(value, list) else []
+    if config.get("trainable_token_indices"):  # rows of the embeddings, trained one by one
+        return True
+    for field in ("target_modules", "modules_to_save"):
+        value = config.get(field)
+        if isinstance(value, str) and any(part in value for part in parts):  # a pattern, which PEFT allows
+            return True
+        if isinstance(value, list) and any(str(name).rpartition(".")[2] in parts for name in value):
+            return True
+    return False

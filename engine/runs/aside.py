@@ -19,7 +19,7 @@ from engine.paths import Home
 if TYPE_CHECKING:
     from engine.runs.preflight import Check, Estimate
 
-SECONDS = 60.0
+SECONDS = 120.0
 HELPERS = Helpers("engine.runs.aside", SECONDS)
 
 
@@ -39,8 +39,9 @@ def estimated(home: Home, recipe: Recipe) -> Estimate:
     """The estimate of a recipe. Raises DraftbenchError where it takes too long."""
     from engine.runs.preflight import Estimate  # needs torch
 
-    found = HELPERS.ask(_request("estimate", home, recipe))
-    return Estimate(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+    found: dict[str, Any] = HELPERS.ask(_request("estimate", home, recipe))
+    parts: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    return Estimate(**parts)
 
 
 def _request(kind: str, home: Home, recipe: Recipe) -> dict[str, Any]:

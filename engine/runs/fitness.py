@@ -1,11 +1,13 @@
 """Whether a target and its draft can be decoded, split and cut as a recipe asks: from shapes alone, without weights.
 
-A run asks the same of the models that it has loaded (`check_decodable`, `check_head`, `fitting_layers`), so what is
-refused here is what would be refused there, and the other way round; a test compares the two.
+A run asks the same of the models that it has loaded (`runner_for`, `check_head`, `fitting_layers`), so what is refused
+here is what would be refused there, and the other way round; a test compares the two. Only what shows when layers
+compute, such as a cache that does not really forget, is left to the run, which looks before anything is captured.
 """
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_json
 from engine.models.draft import Card, Draft, DraftInfo, check_shared, check_trim, cut_head, model_of_config, read_card
 from engine.models.folder import outline
-from engine.models.head import check_head_outline, text_config
+from engine.models.head import body, check_head_outline, text_config
 from engine.models.load import LoadedModel, resolve_device, resolve_dtype
 from engine.models.shallow import fitting_layers, shallow_model
 from engine.paths import Home
@@ -70,11 +72,17 @@ def _shapes(folder: Path, name: str, dtype: torch.dtype) -> Any:
 
 
 def check_decodable(model: Any) -> None:
-    """Raise DraftbenchError if the model cannot be decoded here: its past cannot be forgotten, or takes no positions.
+    """Raise DraftbenchError if the model's past cannot be kept, and forgotten, by the cache that decoding uses.
 
-    The model may be on the meta device.
+    The model may be on the meta device. A run also tries it (`engine.decode.columns`), which takes weights.
     """
     with boundary(f"{type(model).__name__} cannot be decoded", _FULL_ATTENTION):
+        if "past_key_values" not in inspect.signature(body(model).forward).parameters:
+            raise DraftbenchError(
+                f"{type(model).__name__} keeps its past in a way of its own, or stands on an encoder",
+                "refused tokens must be taken out of a cache of keys and values again",
+                _FULL_ATTENTION,
+            )
         Runner(model)
 
 

@@ -84,9 +84,10 @@ class RunFolder:
         the one before."""
         latest = _LATEST.fullmatch(name)
         if latest is None:
-            path = home.run(run_id_of(name) if is_run_name(name) and "%" not in name else name)
-            if os.path.lexists(path):
-                return RunFolder(path)
+            if is_run_name(name) and _is_there(home.runs / name):
+                return RunFolder(home.runs / name)
+            if _is_there(home.run(name)):  # else refused here if it is no id
+                return RunFolder(home.run(name))
         known = [run.id for run in run_folders(home)]
         if latest is not None:
             back = int(latest[1] or 0)
@@ -103,7 +104,7 @@ class RunFolder:
     def exists(home: Home, run_id: str) -> bool:
         """Whether there is a run of exactly that id."""
         with contextlib.suppress(DraftbenchError):
-            return os.path.lexists(home.run(run_id))
+            return _is_there(home.run(run_id))
         return False
 
     def recipe(self) -> Recipe:
@@ -239,6 +240,14 @@ def run_folders(home: Home) -> list[RunFolder]:
     """Every run, the one created last first; a damaged one is among them."""
     runs = [RunFolder(home.runs / name) for name in run_names(home)]
     return sorted(runs, key=lambda run: (str((run._read_status() or {}).get("created_at", "")), run.id), reverse=True)
+
+
+def _is_there(path: Path) -> bool:
+    """A folder, or a link, which may lead nowhere; a plain file in `runs` is no run."""
+    try:
+        return path.is_symlink() or path.is_dir()
+    except OSError:
+        return False
 
 
 def known_status(folder: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from engine.data.readers import read_prompts
 from engine.data.rendering import render
 from engine.data.subsets import nested_subset, split_heldout
 from engine.decode.columns import apart
-from engine.decode.runner import Runner
+from engine.decode.runner import runner_for
 from engine.decode.sampling import Sampling
 from engine.distill.checkpoint import drop_checkpoints
 from engine.distill.losses import check_terms, supervision
@@ -87,7 +87,7 @@ class Pipeline:
         target = load_model(self.recipe.target)
         check_head(target.model)
         if decodes(self.recipe):  # now rather than at the first answer
-            Runner(target.model)
+            runner_for(target.model)
         return target
 
     @cached_property
@@ -238,7 +238,7 @@ class Pipeline:
             checkpoint = draft_folder(self.home, spec.checkpoint)
         draft = initialise_draft(self.target, spec, seed=self.recipe.train.seed, checkpoint=checkpoint)
         if decodes(self.recipe):  # a draft that cannot be decoded should not be trained first
-            Runner(draft.model)
+            runner_for(draft.model, is_draft=True)
         return draft
 
     def train(self) -> None:

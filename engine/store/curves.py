@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -99,20 +100,26 @@ def replay(events: Iterable[Event]) -> list[Event]:
     but has a larger step was done again, and only the second time counts. A session that trains
     after `started` without `resumed` found no checkpoint: it did everything again.
     """
-    kept: list[Event] = []
+    # In the order of their steps, so that what was done again is at the end, however often a run was resumed.
+    training: list[tuple[int, Event]] = []
+    others: list[tuple[int, Event]] = []
+    timeless: list[tuple[int, Event]] = []
     from_checkpoint = True
-    for event in events:
+    for place, event in enumerate(events):
         kind = event.get("kind")
+        trains = isinstance(kind, str) and kind in TRAINING
         if kind == "started":
             from_checkpoint = False
         elif kind == "resumed" and isinstance(event.get("step"), int | float):
-            kept = [earlier for earlier in kept if _came_before(earlier, event["step"])]
+            for kept in (training, others):
+                while kept and not _came_before(kept[-1][1], event["step"]):
+                    kept.pop()
             from_checkpoint = True
-        elif kind in TRAINING and not from_checkpoint:
-            kept = [earlier for earlier in kept if earlier.get("kind") not in TRAINING]
+        elif trains and not from_checkpoint:
+            training.clear()
             from_checkpoint = True
-        kept.append(event)
-    return kept
+        (training if trains else others if _step(event) > -math.inf else timeless).append((place, event))
+    return [event for _, event in heapq.merge(training, others, timeless, key=lambda item: item[0])]
 
 
 def curve_points(events: Iterable[Event]) -> tuple[list[CurvePoint], int]:

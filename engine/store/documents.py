@@ -18,9 +18,10 @@ import yaml
 from yaml.constructor import ConstructorError
 
 from engine.config import Recipe, parse_recipe
-from engine.errors import DraftbenchError, boundary, first_line
+from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_bounded, read_json
 from engine.paths import Home, is_run_name, run_id_of
+from engine.store.values import shown
 
 CONFIG, STATUS = "config.yaml", "status.json"
 STATES = ("queued", "running", "done", "failed", "cancelled")  # that a status file may name
@@ -146,12 +147,12 @@ def read_status(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """
     raw = mapping(folder / STATUS)
     if raw and ("state" in raw) and raw["state"] not in STATES:
-        said = _shortly(raw["state"])
+        said = shown(raw["state"])
         raise DraftbenchError(f"{folder / STATUS} is damaged: state is {said}", "no run is in that state", _MEND)
     known, problems = dict(raw), []
     for key, usable in _STATUS.items():
         if known.get(key) is not None and not usable(known[key]):
-            problems.append(f"{STATUS}: {key}: {_shortly(known.pop(key))} makes no sense")
+            problems.append(f"{STATUS}: {key}: {shown(known.pop(key))} makes no sense")
     return known, problems
 
 
@@ -199,12 +200,3 @@ _STATUS: dict[str, Callable[[Any], bool]] = {
     "progress": _is_progress,
     "error": _is_error,
 }
-
-
-def _shortly(value: Any) -> str:
-    """A value that makes no sense, in a few characters."""
-    try:
-        text = repr(value)
-    except Exception as error:
-        text = first_line(error)
-    return text if len(text) <= 60 else f"{text[:57]}..."

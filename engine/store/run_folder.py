@@ -19,7 +19,7 @@ from engine.paths import run_id_of
 from engine.store.curves import curve_points, parse_events, replay
 from engine.store.documents import CONFIG, DAMAGED, EVENTS_BYTES, STATUS, mapping, read_recipe, read_status
 from engine.store.schema import DECODED_TABLES, PARQUET_TABLES
-from engine.store.values import integer, json_text, number, text, timestamp
+from engine.store.values import integer, json_text, number, shown, text, timestamp
 
 _FILES = (
     CONFIG, STATUS, "events.jsonl", "provenance.json", "labels.json", "training.json", "measure/summary.json",
@@ -27,6 +27,7 @@ _FILES = (
 )  # fmt: skip
 _CONDITIONS = ("num_draft_tokens", "dtype", "device", "heldout_hash", "acceptance_rule")
 _PARQUET_BYTES = 1_000_000_000
+_OTHERS = ("provenance", "training", "labels")  # documents that a run is whole without
 _T = TypeVar("_T")
 Row = dict[str, Any]
 
@@ -67,11 +68,21 @@ def read_run(folder: Path) -> RunContents:
     """
     problems: list[str] = []
     recipe = _read(folder / CONFIG, problems, lambda path: read_recipe(path.parent), None)
+    if recipe is not None and recipe.train.seed >= 2**63:
+        problems.append(f"{CONFIG}: train.seed: {recipe.train.seed} is not a whole number of 64 bits")
+        recipe = None
     status = _read(folder / STATUS, problems, lambda path: _status(path.parent, problems), None)
     summary = _read(folder / "measure" / "summary.json", problems, mapping, None)
-    provenance = _read(folder / "provenance.json", problems, mapping, {})
-    training = _read(folder / "training.json", problems, mapping, {})
-    labels = _read(folder / "labels.json", problems, mapping, {})
+    nothing: dict[str, Any] = {}
+    others = [_read(folder / f"{name}.json", problems, mapping, nothing) for name in _OTHERS]
+    provenance, training, labels = (dict(found) for found in others)
+    for name, document in (
+        ("summary", summary),
+        ("provenance", provenance),
+        ("training", training),
+        ("labels", labels),
+    ):
+        _leave_out_odd(name, document or {}, problems)
     run = {
         "run_id": run_id_of(folder.name),
         **_status_columns(status or {}, problems),
@@ -100,6 +111,27 @@ def unreadable(folder: Path, error: BaseException) -> RunContents:
     return RunContents(run, [], [], {}, [f"it cannot be indexed: {text(why)}"])
 
 
+_NUMBER = (int, float)
+_KINDS: dict[str, dict[str, Any]] = {
+    "summary": {
+        "metrics": list,
+        "improvement": list,
+        **dict.fromkeys(("conditions", "certificate", "speed", "served"), dict),
+    },
+    "provenance": dict.fromkeys(("prompts", "captures", "machine", "measurement", "versions", "source"), dict),
+    "training": dict.fromkeys(("steps", "steps_done", "tokens_seen", "best_step", "seconds"), _NUMBER),
+    "labels": {"tags": list},
+}  # what readers of the index may rely on
+
+
+def _leave_out_odd(name: str, document: dict[str, Any], problems: list[str]) -> None:
+    """Take values of another kind than ours out of a document, and say so."""
+    for key, kind in _KINDS[name].items():
+        value = document.get(key)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            problems.append(f"{name}.json: {key}: {shown(document.pop(key))} makes no sense")
+
+
 def _status(folder: Path, problems: list[str]) -> Mapping[str, Any]:
     status, odd = read_status(folder)
     problems += odd
@@ -113,7 +145,8 @@ def _read(path: Path, problems: list[str], read: Callable[[Path], _T], otherwise
     try:
         return read(path)
     except (DraftbenchError, OSError) as error:
-        problems.append(f"{path.name}: {_said(error, path)}")
+        name = f"measure/{path.name}" if path.parent.name == "measure" else path.name
+        problems.append(f"{name}: {_said(error, path)}")
         return otherwise
 
 
@@ -138,7 +171,7 @@ def recipe_columns(recipe: Recipe) -> Row:
         "loss": loss_label(recipe.train.loss),
         "target": recipe.target.label,
         "draft_init": recipe.draft.init,
-        "seed": integer(recipe.train.seed),
+        "seed": recipe.train.seed if recipe.train.seed < 2**63 else None,
         "tags": recipe.tags,
         "notes": recipe.notes,
         "config": json_text(recipe.model_dump(mode="json")),

@@ -17,9 +17,9 @@ from engine.fileio import finite
 def number(value: Any) -> float | None:
     """`value` as a float; NaN is None. Raises ValueError for anything but a finite number."""
     if value is None or (type(value) is float and math.isfinite(value)):  # nearly always
-        return value  # type: ignore[no-any-return]
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{_shown(value)} is not a number")
+        raise ValueError(f"{shown(value)} is not a number")
     try:
         real = float(value)
     except OverflowError:
@@ -37,7 +37,7 @@ def integer(value: Any) -> int | None:
     if real is None:
         return None
     if real != int(value) or abs(int(value)) >= 2**63:
-        raise ValueError(f"{_shown(value)} is not a whole number of 64 bits")
+        raise ValueError(f"{shown(value)} is not a whole number of 64 bits")
     return int(value)
 
 
@@ -46,7 +46,7 @@ def text(value: Any) -> str | None:
     if value is None:
         return None
     if isinstance(value, list | dict):
-        raise ValueError(f"{_shown(value)} is not a text")
+        raise ValueError(f"{shown(value)} is not a text")
     return encodable(str(value))
 
 
@@ -55,15 +55,15 @@ def timestamp(value: Any) -> datetime | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise ValueError(f"{_shown(value)} is not a time in ISO 8601")
+        raise ValueError(f"{shown(value)} is not a time in ISO 8601")
     try:
         parsed = datetime.fromisoformat(value)
     except ValueError:
-        raise ValueError(f"{_shown(value)} is not a time in ISO 8601") from None
+        raise ValueError(f"{shown(value)} is not a time in ISO 8601") from None
     try:
         return parsed.astimezone(UTC).replace(tzinfo=None) if parsed.tzinfo else parsed
     except OverflowError:
-        raise ValueError(f"{_shown(value)} is no time in UTC") from None
+        raise ValueError(f"{shown(value)} is no time in UTC") from None
 
 
 def json_text(value: Any) -> str:
@@ -79,6 +79,7 @@ def encodable(value: str) -> str:
     return value.encode("utf-8", "replace").decode("utf-8")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value that makes no sense, in a few characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

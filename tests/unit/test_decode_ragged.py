@@ -10,6 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from engine.capture.generate import answer_prompts
 from engine.capture.signal import SignalFormat
+from engine.capture.store import plan_capture
+from engine.config import CaptureSpec
 from engine.decode import columns, runner
 from engine.decode.columns import columns_of, may_hold_holes, probe, rotary_limit
 from engine.decode.runner import RowByRow, Runner, runner_for
@@ -18,7 +20,7 @@ from engine.decode.speculative import FixedLength, plain_decode, speculative_dec
 from engine.errors import DraftbenchError
 from engine.models.head import hidden_states
 from tests.conftest import tiny_llama
-from tests.tiny_pair import blend
+from tests.tiny_pair import blend, loaded, questions
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -189,6 +191,15 @@ def test_holes_let_in_on_purpose_change_the_text(name, monkeypatch):
     assert speculative(model, rows) != [alone(model, ids) for ids in rows]
 
 
+def test_captures_that_were_made_with_holes_are_not_used_again(tmp_path):
+    plans = {
+        name: plan_capture(tmp_path, loaded(made(name, KINDS[name])), questions(), CaptureSpec())
+        for name in ("gpt_neo", "gpt2")
+    }
+    assert plans["gpt_neo"].spec["rows"] == "apart"
+    assert "rows" not in plans["gpt2"].spec  # whose captures keep their address
+
+
 @pytest.mark.parametrize("window", [2, 3, 8, 40, 256, 900])
 def test_a_window_of_columns_is_noticed_whatever_its_width(window):
     settings = {**NEO, "window_size": window, "max_position_embeddings": 2048, "initializer_range": 0.02}
@@ -242,6 +253,16 @@ def test_a_model_that_remembers_beside_its_cache_is_refused():
     model.get_input_embeddings = lambda: inner.embed_tokens
     with pytest.raises(DraftbenchError, match="does not forget"):
         runner_for(model)
+
+
+def test_the_hole_is_longer_than_a_window_however_wide_the_model(monkeypatch):
+    model = made("gpt_neo", {**NEO, "window_size": 256, "max_position_embeddings": 2048})
+    monkeypatch.setattr(columns, "_HOLE_BYTES", 1)
+    assert not probe(model).holes
+    assert probe(model).difference > 0.01
+    monkeypatch.setattr(columns, "_MOST_HOLE_BYTES", 1)
+    assert "too long to try" in probe(model).why_not
+    assert probe(tiny_llama()).holes  # names no window
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])

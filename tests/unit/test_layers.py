@@ -14,7 +14,8 @@ from engine.paths import PROJECT_ROOT
 ENGINE_LAYERS = [
     {"__main__"},
     {"cli"},
-    {"cli_data", "cli_findings", "cli_keys", "cli_runs", "cli_study", "cli_tune"},
+    {"cli_data", "cli_findings", "cli_runs", "cli_study", "cli_tune"},
+    {"cli_keys"},
     {"cli_options"},
     {"reports", "reports_data", "reports_findings", "reports_magpie", "reports_study", "reports_tune"},
     {"console"},

@@ -94,10 +94,11 @@ def test_the_first_wrong_token_is_where_the_text_leaves_the_targets_choice():
     assert found["logits"] == pytest.approx(float(logits.max() - logits[text[4]]), abs=1e-4)
 
 
-def test_rows_are_spread_over_the_lengths_and_ragged_even_if_there_is_one():
+def test_rows_are_spread_up_to_the_median_and_ragged_even_if_there_is_one():
     some = [[1] * length for length in (5, 9, 2, 7, 30, 12)]
-    assert [len(ids) for ids in ragged_rows(some, 3)] == [2, 5, 9, 30]
-    assert [len(ids) for ids in ragged_rows(some, 9)] == [2, 5, 7, 9, 12, 30]
+    assert [len(ids) for ids in ragged_rows(some, 1)] == [2, 9]
+    assert [len(ids) for ids in ragged_rows(some, 3)] == [2, 5, 9]
+    assert [len(ids) for ids in ragged_rows(some, 9)] == [2, 5, 7, 9]
     assert ragged_rows([[5, 6, 7]], 4) == [[6, 7], [5, 6, 7]]
     assert ragged_rows([[5]], 4) == [[5], [5]]
 
@@ -212,11 +213,12 @@ def test_a_draft_identical_to_its_target_passes():
 
 def test_a_place_is_drawn_in_each_answer():
     answers = answered(TARGET, prompts())
-    found = certified_prefixes(answers, 2, seed=3)
+    found = certified_prefixes(answers, 4, seed=3)
+    shortest = sorted(answers, key=lambda answer: len(answer.prompt_ids))
     assert len(found) == 4
-    for prefix, answer in zip(found, answers, strict=False):
+    for prefix, answer in zip(found, shortest, strict=False):
         assert prefix[: len(answer.prompt_ids)] == answer.prompt_ids
         assert prefix == [*answer.prompt_ids, *answer.token_ids][: len(prefix)]
         assert len(prefix) < len(answer.prompt_ids) + len(answer.token_ids)
-    assert certified_prefixes(answers, 2, seed=3) == found != certified_prefixes(answers, 2, seed=4)
-    assert len(certified_prefixes(answers, 6, seed=3)) == 6
+    assert certified_prefixes(answers, 4, seed=3) == found != certified_prefixes(answers, 4, seed=4)
+    assert [len(certified_prefixes(answers, rows, seed=3)) for rows in (1, 6, 9)] == [2, 6, 6]

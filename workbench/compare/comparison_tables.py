@@ -7,8 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from engine.measure import speed_words
 from engine.measure.compare import RATES
 from engine.measure.definitions import OTHERS
+from engine.numbers import number, share
 from engine.store.queries import Run
 from workbench.chart_parts import bounds
 from workbench.compare.comparison import Comparison, Draft, at_temperature, word
@@ -48,12 +50,12 @@ def speed_table(found: Comparison) -> pd.DataFrame:
                 "speed-up (times)": _measured(gain, 2),
                 "plain (tokens/s)": _measured(rates["plain"], 1),
                 "speculative (tokens/s)": _measured(rates["speculative"], 1),
-                "c": f"{told['cost_ratio']:.3f}",
-                "time: draft, verify, rest": ", ".join(
-                    f"{split[part]:.0%}" for part in ("draft", "verify", "overhead")
-                ),
+                "said": speed_words.told(told),
+                "c": number(told["cost_ratio"]),
+                "time: draft, verify, rest": ", ".join(share(split[part]) for part in ("draft", "verify", "overhead")),
                 "best gamma by the formula": str(told["best_gamma"] or "none: do not speculate"),
                 "n": f"{gain['n_prompts']} prompts",
+                "measured on": speed_words.measured_where(draft.run.summary, draft.run.provenance),
             }
         )
     return pd.DataFrame(rows)

@@ -19,6 +19,7 @@ import pandas as pd
 from engine import __version__
 from engine.errors import DraftbenchError
 from engine.measure import definitions
+from engine.numbers import number
 from engine.runs.traces import Trace
 from workbench import charts, exports, theme, tokens
 from workbench.chart_parts import bounds
@@ -121,7 +122,9 @@ def _cell(row: Any) -> str:
         lines.append(f'<small class="odd" title="{_safe(row.reason)}">⊘ not comparable</small>')
     elif not pd.isna(row.delta):
         lines.append(f"<small>{_change(row)}</small>")
-    lines.append(f'<small class="faint">n = {row.n_prompts:.0f} prompts, {row.n_tokens:,.0f} tokens</small>')
+    lines.append(
+        f'<small class="faint">n = {number(row.n_prompts, 0)} prompts, {number(row.n_tokens, 0)} tokens</small>'
+    )
     return f"<td>{'<br>'.join(lines)}</td>"
 
 
@@ -130,7 +133,7 @@ def _change(row: Any) -> str:
     sure = not pd.isna(row.delta_low) and (row.delta_low > 0 or row.delta_high < 0)
     arrow = ("▲" if row.delta > 0 else "▼") if sure else "≈"
     within = bounds(row.delta_low, row.delta_high, sign="+")
-    return f'{arrow} {row.delta:+.3f} {within} <span class="faint">n = {row.delta_prompts:.0f}</span>'
+    return f'{arrow} {row.delta:+.3f} {within} <span class="faint">n = {number(row.delta_prompts, 0)}</span>'
 
 
 def reasons(found: Comparison) -> list[tuple[str, str, list[str]]]:

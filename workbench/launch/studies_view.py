@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from engine.errors import DraftbenchError
+from engine.keys import require_allowed
 from engine.measure.study_tags import studies_of
 from engine.paths import PROJECT_ROOT
 from engine.progress import duration
@@ -101,6 +102,9 @@ def _passed_over(sentences: list[str]) -> str:
 
 
 def _start(chosen: Study) -> str:
+    for server in (one.cell.recipe.capture.server for one in chosen.missing()):
+        if server is not None:
+            require_allowed(queries.home(), server)
     done = start(queries.home(), chosen)
     return f"{len(done.submitted)} runs of study {chosen.name} were queued, {len(done.resumed)} go on."
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from engine.measure import definitions
+from engine.measure import definitions, speed_words
 from engine.runs.folder import RunFolder
 from engine.store.queries import Run
 from workbench import charts, exports, queries, ui
@@ -95,17 +95,17 @@ def _speed_card(indexed: Run, summary: Mapping[str, Any]) -> list[Card]:
         return []
     speed = summary.get("speed") or {}
     asked = (speed.get("speedup") or {}).get("n_prompts", "?")
-    note = f"95% {bounds(indexed.speedup_low, indexed.speedup_high, 2) or 'no interval'}, n = {asked} prompts"
+    note = f"95% interval over n = {asked} prompts"
     rates = speed.get("tokens_per_s") or {}
     names = [name for name in ("plain", "speculative", "transformers") if name in rates or name != "transformers"]
     told = [f"{name} {ui.number((rates.get(name) or {}).get('value'), 1)} tokens/s" for name in names]
-    verdict = "faster" if indexed.speedup > 1 else "slower"
+    where = speed_words.measured_where(summary, indexed.provenance)
     return [
         (
             "Speed-up",
             f"{indexed.speedup:.2f}×",
             None,
-            f"{verdict} than plain decoding on this machine  \n{note}  \n{', '.join(told)}",
+            f"{speed_words.told(speed)}  \n{note}  \n{', '.join(told)}" + (f"  \nmeasured on {where}" if where else ""),
             "Paired: each prompt decoded plainly and speculatively in turn.",
         )
     ]

@@ -1,0 +1,232 @@
+"""One idea of what a run is, and damaged runs: told, never in the way, and always possible to get rid of."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.config import parse_recipe
+from engine.errors import DraftbenchError
+from engine.fileio import read_json
+from engine.paths import home, run_id_of
+from engine.runs import queue
+from engine.runs.folder import RunFolder, run_folders
+from engine.runs.health import _runs
+from engine.runs.labels import change_labels, read_labels
+from engine.runs.listing import list_runs
+from engine.runs.pace import _measure_seconds
+from engine.runs.removing import remove_run
+from engine.runs.status import is_alive, this_process
+from engine.store.curves import replay
+from engine.store.documents import read_recipe
+from engine.store.ingest import ingest_all, remove_missing
+from tests.unit.conftest import Draftbench
+
+
+def make(name: str = "demo", **status: object) -> RunFolder:
+    recipe = parse_recipe({"name": name, "prompts": {"train": "a.jsonl", "heldout": "b.jsonl"}})
+    return RunFolder.create(home(), recipe, **status)
+
+
+@pytest.mark.parametrize("name", ["{} (copy)", "-rf", "a..b", "naïve", "100%", "a\nb", "x" * 200, "_old"])
+def test_a_folder_of_any_name_is_one_run_for_all(name: str):
+    run = make()
+    copy = run.path.with_name(name.format(run.id))
+    shutil.copytree(run.path, copy)
+    known = run_id_of(copy.name)
+    assert {one.id for one in run_folders(home())} == {run.id, known}
+    assert {row["run"] for row in list_runs(home())} == {run.id, known}
+    assert set(ingest_all(home()).unchanged) == {run.id, known}
+    assert all(check.ok for check in _runs(home()))
+    for given in (known, copy.name):
+        assert RunFolder.open(home(), given).path == copy
+    assert RunFolder.open(home(), "latest").path in (run.path, copy)
+    assert home().run(known) == copy
+    remove_run(home(), RunFolder.open(home(), known))
+    assert [row["run"] for row in list_runs(home())] == [run.id]
+
+
+def test_a_folder_whose_name_is_not_utf8_is_a_run_too():
+    run = make()
+    os.rename(run.path, os.fsencode(run.path.parent) + b"/\xff\xfe")
+    (row,) = list_runs(home())
+    assert row["run"] == "%FF%FE"
+    assert RunFolder.open(home(), "%FF%FE").recipe().name == "demo"
+
+
+def test_a_copy_of_a_run_at_work_is_not_at_work_and_does_not_wait():
+    run, waits = make(), make("waits", queued_at="2026-01-01")
+    run.set_status(state="running", **this_process())
+    copies = [Path(shutil.copytree(one.path, one.path.with_name(f"{one.id}-copy"))) for one in (run, waits)]
+    assert run.status()["state"] == "running"
+    assert [RunFolder(copy).status()["state"] for copy in copies] == ["interrupted", "interrupted"]
+    assert [one.id for one in queue.waiting(home())] == [waits.id]
+    with pytest.raises(DraftbenchError, match="interrupted"):
+        RunFolder(copies[0]).ask_to_stop()
+    assert {row["run"]: row["state"] for row in list_runs(home())}[copies[0].name] == "interrupted"
+
+
+@pytest.mark.parametrize("pid", [float("inf"), 2**70, -1, 0, True, "1", None, [1], 10**400, float("nan")])
+def test_what_is_no_process_is_not_alive(pid: object):
+    assert not is_alive({"pid": pid, "pid_started": 1.0})
+    assert not is_alive({"pid": os.getpid(), "pid_started": pid})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b'{"state": ["queued"], "queued_at": "x"}',
+        b'{"state": "melted"}',
+        b"\xff",
+        b"1" * 5000,
+    ],
+)
+def test_a_damaged_status_stops_neither_queue_nor_list(content: bytes):
+    bad, good = make("bad"), make("good", queued_at="2026-01-01")
+    (bad.path / "status.json").write_bytes(content)
+    assert bad.status() == {"state": "damaged"}
+    assert [run.id for run in queue.waiting(home())] == [good.id]
+    assert queue.at_work(home()) is None
+    rows = {row["run"]: row for row in list_runs(home())}
+    assert (rows[good.id]["state"], rows[bad.id]["state"]) == ("queued", "damaged")
+    assert "status.json" in rows[bad.id]["problem"]
+
+
+def test_a_job_that_cannot_be_started_fails_and_the_next_one_gets_its_turn(monkeypatch: pytest.MonkeyPatch):
+    first, second = make("first", queued_at="2026-01-01"), make("second", queued_at="2026-01-02")
+    os.mkfifo(first.path / "output.txt")  # to write to it would wait for a reader
+    started = []
+    monkeypatch.setattr(queue, "start_detached", lambda of_home, command, output: started.append(command) or _Ended())
+    assert queue._take(home()) is not None
+    assert started == [queue.job_command(second.id)]
+    assert first.status()["state"] == "failed"
+    assert "not a file" in first.status()["error"]["what"]
+
+
+class _Ended:
+    pid = 2**22 + 1  # above every process id of Linux
+
+
+@pytest.mark.parametrize(
+    "note", ['{"run": "../x", "queued_at": "x", "output_from": 0}', '{"run": [1]}', "[]", "[" * 9999]
+)
+def test_a_note_of_the_last_job_that_makes_no_sense_counts_for_none(note: str):
+    make()
+    (home().root / "queue.json").write_text(note)
+    assert queue._job(home()) == {}
+    queue._settle(home())
+
+
+def test_a_status_is_read_again_when_it_was_replaced_by_one_of_the_same_size_and_time():
+    run = make()
+    run.set_status(state="running")
+    path = run.path / "status.json"
+    before, text = path.stat(), path.read_text()
+    assert run.status()["state"] == "interrupted"
+    other = path.with_name("other")
+    other.write_text(text.replace('"running"', '"queued" '))
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.replace(other, path)
+    assert run.status()["state"] == "queued"
+
+
+def test_damaged_labels_do_not_keep_a_run_from_being_archived():
+    run = make()
+    (run.path / "labels.json").write_text("[1]")
+    assert change_labels(home(), run, archived=True).archived
+    assert read_labels(run).archived
+    assert (run.path / "labels.json.damaged").read_text() == "[1]", "what was there is kept"
+
+
+def test_removing_a_link_leaves_what_it_leads_to(tmp_path: Path):
+    other = tmp_path / "precious"
+    other.mkdir()
+    (other / "thesis.txt").write_text("years")
+    home().runs.mkdir(parents=True)
+    (home().runs / "link").symlink_to(other)
+    remove_run(home(), RunFolder.open(home(), "link"))
+    assert (other / "thesis.txt").read_text() == "years"
+    assert run_folders(home()) == []
+
+
+def test_a_run_at_work_is_not_removed():
+    run = make()
+    with run.working(), pytest.raises(DraftbenchError, match="being worked on"):
+        remove_run(home(), run)
+    assert run.path.is_dir()
+
+
+def test_the_commands_name_a_damaged_run_and_get_rid_of_it(draftbench: Draftbench):
+    good, bad = make("good"), make("bad")
+    (bad.path / "config.yaml").write_text("")
+    rows = {row["run"]: row for row in draftbench("runs", "--json").json()}
+    assert (rows[good.id]["problem"], rows[bad.id]["state"]) == ("", "damaged")
+    assert "config.yaml" in rows[bad.id]["problem"]
+    for command in (("index",), ("index", "--rebuild")):
+        done = draftbench(*command, "--json")
+        assert (done.code, list(done.json()["damaged"])) == (0, [bad.id])
+    assert draftbench("show", bad.id).code == 0
+    assert bad.id in draftbench("doctor").out.replace("\n", "")
+    assert draftbench("runs", "archive", bad.id).code == 0
+    assert read_labels(bad).archived
+    assert draftbench("runs", "remove", bad.id, "--yes").code == 0
+    assert [row["run"] for row in draftbench("runs", "--json").json()] == [good.id]
+    assert remove_missing(home()) == []
+
+
+def test_a_recipe_of_a_run_is_read_as_it_stands_and_nothing_beside_it():
+    run = make()
+    text = (run.path / "config.yaml").read_text()
+    for damage in (
+        f"{text}base: /dev/zero\n",
+        f"{text}name: twice\n",
+        "a: &a [1]\nb: *a\n",
+        "[" * 100_000,
+        "- " * 100_000,
+    ):
+        (run.path / "config.yaml").write_text(damage)
+        began = time.monotonic()
+        with pytest.raises(DraftbenchError):
+            read_recipe(run.path)
+        assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("name", ["status.json", "labels.json", "config.yaml", "events.jsonl"])
+def test_nothing_waits_for_a_pipe_or_reads_a_device(name: str):
+    run = make()
+    for make_file in (os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path.name)):
+        (run.path / name).unlink(missing_ok=True)
+        make_file(run.path / name)
+        assert len(list_runs(home())) == 1
+        assert _measure_seconds(run) is None
+        assert RunFolder.open(home(), "latest").id == run.id
+
+
+def test_json_is_bounded_in_size_depth_and_characters(tmp_path: Path):
+    path = tmp_path / "x.json"
+    path.write_text('{"\\ud800": ["\\udfff", "\\ud83d\\ude00"]}')
+    assert read_json(path) == {"?": ["?", "😀"]}
+    for content in ("[" * 65 + "]" * 65, "9" * 5000, "[" * 100_000):
+        path.write_text(content)
+        with pytest.raises(DraftbenchError, match="not valid JSON"):
+            read_json(path)
+    path.write_text(json.dumps({"a": [1] * 100}))
+    with pytest.raises(DraftbenchError, match="at most 10 are read"):
+        read_json(path, most=10)
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "none.json")
+
+
+def test_events_of_a_run_that_was_resumed_very_often_are_read_in_a_moment():
+    events = [{"kind": "resumed", "step": 1}, {"kind": "train", "step": 2, "loss": 1.0}] * 20_000
+    began = time.monotonic()
+    assert len([event for event in replay(events) if event["kind"] == "train"]) == 1
+    assert time.monotonic() - began < 5
