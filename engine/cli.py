@@ -142,13 +142,13 @@ def fetch(
       draftbench fetch
     """
     from engine.models.assets import ASSETS, fetch_asset, find_asset
-    from engine.models.locate import gguf_as_folder
+    from engine.models.gguf import gguf_as_folder
 
     found = []
     for name in names or list(ASSETS):
         asset, path = find_asset(name), fetch_asset(name)
         told = {"name": name, "licence": asset.licence, "about": asset.about}
-        found.append({**told, "file": str(path), "folder": str(gguf_as_folder(path))})
+        found.append({**told, "file": str(path), "folder": str(gguf_as_folder(path, read=True))})
     if as_json:
         console.print_json(found)
     else:

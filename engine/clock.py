@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.config import RUN_DATE
 from engine.errors import DraftbenchError
+from engine.time_limit import time_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,6 +37,7 @@ _TOOL: dict[str, Any] = {
     "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}},
 }
 _DIRECTIVES = "aAbBcdfGHIjmMpSuUVwWxXyYzZ"  # of strftime
+_SECONDS = 8.0  # rendering takes milliseconds; a template that passed `check_template` may still loop over a prompt
 _TRIES = 8  # a template that draws one of two words writes the same one each time once in 128
 # They differ in every part that a format can name.
 _TWO_DATES = (datetime.datetime(2001, 2, 3, 4, 5, 6), datetime.datetime(2031, 11, 28, 17, 48, 59))
@@ -115,9 +117,10 @@ def _applied(
     given = [dict(tool) for tool in tools] or None
     if _has_clock(tokenizer):
         more["chat_template"] = _dated(str(tokenizer.get_chat_template(None, given)), date)
-    return str(
-        tokenizer.apply_chat_template([dict(message) for message in messages], tools=given, tokenize=False, **more)
-    )
+    with time_limit(_SECONDS):
+        return str(
+            tokenizer.apply_chat_template([dict(message) for message in messages], tools=given, tokenize=False, **more)
+        )
 
 
 def _dated(template: str, date: datetime.datetime) -> str:

@@ -54,7 +54,10 @@ class ModelSpec(Section):
         description="asset:NAME (fetched once), hub:ORG/NAME, a local folder, or a .gguf file",
     )
     revision: str | None = Field(None, description="branch, tag or commit of a hub model")
-    adapter: str | None = Field(None, description="folder or hub:ORG/NAME of a PEFT adapter merged into the model")
+    adapter: str | None = Field(
+        None,
+        description="folder or hub:ORG/NAME of a PEFT adapter merged into the model; its own tokenizer or template is used",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 where the processor multiplies it natively, else float32"
     )
@@ -77,6 +80,19 @@ class ModelSpec(Section):
         if date is not None:
             datetime.datetime.fromisoformat(date.removeprefix(RUN_DATE))
         return date
+
+    @field_validator("model", "adapter", "device", mode="before")
+    @classmethod
+    def _utf8(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode("utf-8")
+            except UnicodeEncodeError:
+                shown = value.encode("utf-8", "backslashreplace").decode("ascii", "replace")
+                raise DraftbenchError(
+                    f"the name {shown} is not UTF-8", "it is opened by libraries that need that", "rename it"
+                ) from None
+        return value
 
     @property
     def label(self) -> str:

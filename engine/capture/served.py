@@ -50,7 +50,13 @@ def plan_served(
     """
     assert settings.server is not None
     rendered = [
-        render(target.tokenizer, prompt, context_tokens=target.context_tokens, max_new_tokens=settings.max_new_tokens)
+        render(
+            target.tokenizer,
+            prompt,
+            context_tokens=target.context_tokens,
+            max_new_tokens=settings.max_new_tokens,
+            rows=target.input_rows,
+        )
         for prompt in prompts
     ]
     signal = signal_format("told" if told else "none", target.model, settings.signal_top_k)

@@ -87,7 +87,13 @@ def plan_capture(captures: Path, target: LoadedModel, prompts: Sequence[Prompt],
     """
     signal = signal_format(settings.signal, target.model, settings.signal_top_k)
     rendered = [
-        render(target.tokenizer, prompt, context_tokens=target.context_tokens, max_new_tokens=settings.max_new_tokens)
+        render(
+            target.tokenizer,
+            prompt,
+            context_tokens=target.context_tokens,
+            max_new_tokens=settings.max_new_tokens,
+            rows=target.input_rows,
+        )
         for prompt in prompts
     ]
     spec = {

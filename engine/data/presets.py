@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from engine.config import PromptSource
 from engine.data.formats import Row, read_folder, read_hub
-from engine.data.packs.build import ABOUT, HUB, describe_pack, hub_folders, is_fetched, packs_folder, write_pack
+from engine.data.packs.build import ABOUT, HUB, describe_pack, hub_folders, is_whole, packs_folder, write_pack
 from engine.data.packs.catalogue import Pack
 from engine.data.packs.entry import Domain, Entry
 from engine.data.preset_rows import Told, UnfitRowError, alpaca, camel, dolly, xlam
@@ -131,7 +131,7 @@ def fetch_preset(name: str, *, folder: str | None = None, revision: str | None =
     preset = find_preset(name)
 
     def is_there() -> bool:
-        return is_fetched(name) and folder is None and revision in (None, describe_pack(name).get("revision"))
+        return is_whole(name) and folder is None and revision in (None, describe_pack(name).get("revision"))
 
     if is_there():
         return describe_pack(name)
@@ -169,8 +169,9 @@ def _make(name: str, preset: Preset, folder: str | None, revision: str | None) -
         described["removed"] = {"no record": unfit, **described["removed"]}
         write_json(built / ABOUT, described)
         final = parent / f"{_stem(name)}-{content_hash(described)[:12]}"
-        if not (final / ABOUT).exists():
-            os.replace(built, final)
+        if final.exists():  # the same records, or damaged ones
+            os.replace(final, Path(room) / "old")
+        os.replace(built, final)
     for old in hub_folders(name):
         if old != final:
             shutil.rmtree(old, ignore_errors=True)

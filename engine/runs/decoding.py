@@ -143,7 +143,13 @@ def decode_prompt(
         drafted = _named_draft(home, draft, loaded)
     check_head(loaded.model)
     question = Prompt("prompt", ({"role": "user", "content": prompt},))
-    ids = render(loaded.tokenizer, question, context_tokens=loaded.context_tokens, max_new_tokens=max_new_tokens)
+    ids = render(
+        loaded.tokenizer,
+        question,
+        context_tokens=loaded.context_tokens,
+        max_new_tokens=max_new_tokens,
+        rows=loaded.input_rows,
+    )
     return Decoding(loaded, drafted, ids, Sampling(temperature, top_k, top_p), gamma, max_new_tokens, seed, draft)
 
 

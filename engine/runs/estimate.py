@@ -23,6 +23,7 @@ from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_json, read_lines
 from engine.models.assets import asset_path
 from engine.models.draft import model_of_config, read_card, shared_modules
+from engine.models.folder import outline
 from engine.models.head import text_config
 from engine.models.load import LoadedModel, load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
 from engine.models.locate import locate_model
@@ -135,15 +136,6 @@ def at_hand(spec: ModelSpec) -> Path | None:
         found = try_to_load_from_cache(spec.model.removeprefix("hub:"), "config.json", revision=spec.revision)
         return Path(found).parent if isinstance(found, (str, os.PathLike)) else None
     return locate_model(spec)
-
-
-def outline(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Any:
-    """A model of the folder's configuration on the meta device: shapes without a byte of weights."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def target_outline(spec: ModelSpec) -> LoadedModel | None:

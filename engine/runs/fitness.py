@@ -18,11 +18,12 @@ from engine.decode.runner import Runner
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_json
 from engine.models.draft import Card, Draft, DraftInfo, check_shared, check_trim, cut_head, model_of_config, read_card
+from engine.models.folder import outline
 from engine.models.head import body, check_head_outline, text_config
 from engine.models.load import LoadedModel, resolve_device, resolve_dtype
 from engine.models.shallow import fitting_layers, shallow_model
 from engine.paths import Home
-from engine.runs.estimate import at_hand, outline
+from engine.runs.estimate import at_hand
 from engine.runs.pipeline import decodes, draft_folder
 
 _FULL_ATTENTION = "use a causal language model with full attention in every layer"

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.errors import DraftbenchError
-from engine.models.assets import ASSETS, asset_path
+from engine.models.assets import ASSETS, asset_path, is_whole
 from engine.models.load import resolve_device, resolve_dtype
 from engine.paths import Home, cache_dir, run_id_of
 from engine.runs.provenance import versions
@@ -62,9 +62,8 @@ def _disk(name: str, path: Path) -> HealthCheck:
 
 def _asset(name: str) -> HealthCheck:
     path = asset_path(name)
-    return HealthCheck(
-        f"asset {name}", path.exists(), str(path) if path.exists() else "not fetched", f"draftbench fetch {name}"
-    )
+    found = "not fetched" if not path.exists() else str(path) if is_whole(name) else f"{path}, damaged"
+    return HealthCheck(f"asset {name}", is_whole(name), found, f"draftbench fetch {name}")
 
 
 def _runs(home: Home) -> list[HealthCheck]:

@@ -15,7 +15,7 @@ from typing import Any
 from engine.config import PromptSource
 from engine.data.prompts import Prompt
 from engine.data.readers import SourceInfo, open_source, read_prompts
-from engine.data.rendering import end_of_turn, render
+from engine.data.rendering import check_rows, end_of_turn, render
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash
 from engine.tune.recipe import TuneData
@@ -102,21 +102,24 @@ def encode(
     data: TuneData,
     context_tokens: int | None,
     turns: Turns | None = None,
+    rows: int | None = None,
 ) -> list[Encoded]:
     """Token ids of the examples whose prompt is not too long; longer references are cut, without end of turn.
 
     A reference ends as `turns` says (None: as far as the tokenizer alone says it), with what the template writes
-    between an answer and its mark.
+    between an answer and its mark. Raises DraftbenchError for an id beyond the target's `rows` of embeddings
+    (None: not known here).
     """
     turns = turns or turns_of(tokenizer)
     made = []
     for example in examples:
-        prompt_ids = render(tokenizer, example.prompt, context_tokens=None, max_new_tokens=0)
+        prompt_ids = render(tokenizer, example.prompt, context_tokens=None, max_new_tokens=0, rows=rows)
         reference_ids = [
             *tokenizer(example.reference + turns.before_end, add_special_tokens=False)["input_ids"],
             turns.end,
         ]
         reference_ids = reference_ids[: data.max_reference_tokens]
+        check_rows(tokenizer, example.prompt, reference_ids, rows)
         fits = context_tokens is None or len(prompt_ids) + len(reference_ids) <= context_tokens
         if len(prompt_ids) <= data.max_prompt_tokens and fits:
             made.append(Encoded(example, prompt_ids, reference_ids))
@@ -131,10 +134,11 @@ def example_set(
     beside: Path | None,
     context_tokens: int | None,
     turns: Turns | None = None,
+    rows: int | None = None,
 ) -> ExampleSet:
     """Read and encode. Raises DraftbenchError if nothing is left."""
     examples, infos, unanswered = read_examples(sources, data, beside)
-    encoded = encode(tokenizer, examples, data, context_tokens, turns)
+    encoded = encode(tokenizer, examples, data, context_tokens, turns, rows)
     if not encoded:
         raise DraftbenchError(
             f"none of the {len(examples)} records of {', '.join(s.path for s in sources)} can be used",

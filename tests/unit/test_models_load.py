@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from engine.config import ModelSpec
 from engine.errors import DraftbenchError
 from engine.models.load import load_model, load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
-from engine.models.locate import fingerprint, gguf_as_folder, locate_model
+from engine.models.locate import fingerprint, locate_model
 from tests.conftest import byte_tokenizer, tiny_llama
 
 IDS = torch.tensor([[0, 5, 7, 90, 33]])
@@ -221,23 +221,6 @@ def test_a_gguf_file_that_is_garbage_is_refused_and_leaves_nothing(tmp_path: Pat
     with pytest.raises(DraftbenchError, match=r"bad\.gguf could not be read as a GGUF model"):
         locate_model(ModelSpec(model=str(path)))
     assert [p for p in (tmp_path / "cache" / "models").iterdir() if p.is_dir()] == []
-
-
-def test_a_converted_gguf_file_is_not_converted_again(tmp_path: Path, monkeypatch, tiny_target_folder: Path):
-    calls: list[Path] = []
-
-    def convert(path: Path, folder: Path) -> None:
-        calls.append(path)
-        shutil.copytree(tiny_target_folder, folder)
-
-    monkeypatch.setattr("engine.models.locate._convert_gguf", convert)
-    path = tmp_path / "a.gguf"
-    path.write_bytes(b"one")
-    first = gguf_as_folder(path)
-    assert gguf_as_folder(path) == first
-    path.write_bytes(b"two")
-    assert gguf_as_folder(path) != first
-    assert calls == [path, path]
 
 
 @pytest.mark.parametrize("device", ["cuda:77", "no-such-device", "cpu0x"])

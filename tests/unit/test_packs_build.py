@@ -156,6 +156,16 @@ def test_a_damaged_side_is_refused_with_the_folder_to_remove(pack: Pack, damage:
     assert "draftbench data fetch tiny" in caught.value.fix
 
 
+@pytest.mark.parametrize("file", ["train.jsonl", "heldout.jsonl", "pack.json"])
+def test_fetching_a_damaged_pack_makes_it_again(pack: Pack, file: str):
+    fetch_pack("tiny")
+    path = pack_folder("tiny") / file
+    before = path.read_bytes()
+    path.write_bytes(before[:-20])
+    fetch_pack("tiny")
+    assert path.read_bytes() == before
+
+
 def test_a_wrong_name_is_told_before_anything_is_fetched(pack: Pack):
     with pytest.raises(DraftbenchError, match="unknown pack 'tinny'") as caught:
         fetch_packs(["tiny", "tinny"])

@@ -425,3 +425,10 @@ def test_what_may_be_given_away_names_no_place_and_no_text_of_the_data(draftbenc
     rows = records(4, "heldout")
     written = (tmp_path / "out" / "tuning.json").read_text(encoding="utf-8")
     assert not [row["id"] for row in rows if row["messages"][0]["content"] in written]
+
+
+def test_a_reference_with_an_id_beyond_the_target_s_embeddings_is_refused():
+    prompt = Prompt("p", ({"role": "user", "content": "hi"},))
+    with pytest.raises(DraftbenchError, match="prompt 'p' holds"):
+        encode(byte_tokenizer(), [Example(prompt, "é")], DATA, None, rows=200)
+    assert encode(byte_tokenizer(), [Example(prompt, "é")], DATA, None, rows=258)

@@ -210,9 +210,14 @@ def _render(pair: Pair, ask: Ask) -> tuple[Prompt, list[int]]:
     """The prompt as the target reads it, with the tools and earlier messages that the visitor chose."""
     from engine.data.rendering import render
 
+    target = pair.target
     prompt = asked_with(ask.prompt, sample(ask.context) if ask.context else None)
     tokens = render(
-        pair.target.tokenizer, prompt, context_tokens=pair.target.context_tokens, max_new_tokens=ask.max_new_tokens
+        target.tokenizer,
+        prompt,
+        context_tokens=target.context_tokens,
+        max_new_tokens=ask.max_new_tokens,
+        rows=target.input_rows,
     )
     return prompt, tokens
 

@@ -17,7 +17,7 @@ from engine.data.packs.entry import SIDES, Entry, Side
 from engine.data.packs.filters import keep_useful
 from engine.data.packs.split import order_key, side_of
 from engine.errors import DraftbenchError
-from engine.fileio import content_hash, disk_errors, read_json, sha256_file, write_json
+from engine.fileio import content_hash, disk_errors, json_object, read_json, sha256_file, write_json
 from engine.packages import download
 from engine.paths import cache_dir
 
@@ -50,6 +50,19 @@ def is_fetched(name: str) -> bool:
     return (pack_folder(name) / ABOUT).exists()
 
 
+def is_whole(name: str) -> bool:
+    """Whether the pack is there and its files have the bytes that they were written with. Reads them."""
+    if not is_fetched(name):
+        return False
+    folder = pack_folder(name)
+    described = json_object((folder / ABOUT).read_bytes()) or {}
+    files = described.get("files")
+    if not isinstance(files, dict) or set(files) != set(SIDES):
+        return False
+    paths = {side: folder / f"{side}.jsonl" for side in SIDES}
+    return all(p.is_file() and sha256_file(p) == (files[side] or {}).get("sha256") for side, p in paths.items())
+
+
 def fetched_packs() -> list[str]:
     """Names of the packs that are there, in the catalogue's order; those made of hub presets last."""
     hub = {HUB + path.parent.name[4:-13] for path in packs_folder().glob(f"hub-*-{'[0-9a-f]' * 12}/{ABOUT}")}
@@ -57,16 +70,16 @@ def fetched_packs() -> list[str]:
 
 
 def fetch_pack(name: str, pip_arguments: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The pack's description (`pack.json`), after downloading and building it unless it is there.
+    """The pack's description (`pack.json`), after downloading and building it unless it is there, undamaged.
 
     Processes that ask at once wait for the first. What breaks on the way leaves nothing behind.
     """
     folder = pack_folder(name)
-    if not is_fetched(name):
+    if not is_whole(name):
         with disk_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.parent / f".{name}.lock"):
-                if not is_fetched(name):
+                if not is_whole(name):
                     _download_and_build(name, find_pack(name), folder, pip_arguments)
     return describe_pack(name)
 
@@ -96,6 +109,8 @@ def _download_and_build(name: str, pack: Pack, folder: Path, pip_arguments: tupl
         built = room / "built"
         built.mkdir()
         write_pack(name, pack, archive, built)
+        if folder.exists():  # damaged
+            os.replace(folder, room / "old")
         os.replace(built, folder)
 
 
@@ -161,7 +176,7 @@ def read_side(name: str, side: Side) -> list[Entry]:
     """The records of one side of a fetched pack. Raises DraftbenchError if the file is not as it was built."""
     path = pack_folder(name) / f"{side}.jsonl"
     expected = describe_pack(name)["files"][side]["sha256"]
-    refuse_damaged(path, expected, f"remove {path.parent} and type `draftbench data fetch {name}`")
+    refuse_damaged(path, expected, f"`draftbench data fetch {name}` makes {path.parent} again")
     return read_entries(path)
 
 

@@ -1,0 +1,131 @@
+"""Chat templates are programs of strangers: one that does not end, or eats memory, is refused before it is used.
+
+Jinja's sandbox keeps a template from the machine, not from running for ever: loops nest, and strings multiply. So a
+template is tried once on ordinary conversations in a process of its own, which the system can stop whatever thread asked
+for it, with limits of time and memory. That it passed is remembered by its hash.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+from typing import Any
+
+from engine.errors import DraftbenchError
+from engine.fileio import content_hash, write_json
+from engine.paths import cache_dir
+
+_MOST_CHARACTERS = 1_000_000
+_SECONDS, _BYTES = 4, 800_000_000  # of processor time, and beyond what the libraries take
+_WAIT_S = 10  # of the clock, the start of the libraries included
+_WRITTEN = 20_000_000  # characters that a few short conversations may become
+
+_CHILD = """
+import json, resource, sys
+from transformers.utils.chat_template_utils import render_jinja_template
+asked = json.load(sys.stdin)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() if sys.platform == "linux" else 0
+if used:
+    resource.setrlimit(resource.RLIMIT_AS, (used + asked["bytes"],) * 2)
+resource.setrlimit(resource.RLIMIT_CPU, (asked["seconds"],) * 2)
+for talk in asked["talks"]:
+    for tools in (None, asked["tools"]):
+        try:
+            text = render_jinja_template([talk], tools=tools, chat_template=asked["template"],
+                                         add_generation_prompt=True, **asked["marks"])[0][0]
+        except MemoryError:
+            sys.exit(3)
+        except Exception:
+            continue  # a template may want other turns, and says so
+        if len(text) > asked["written"]:
+            sys.exit(3)
+"""
+
+
+def check_template(tokenizer: Any, name: str) -> None:
+    """Raise DraftbenchError for a chat template that is no text, is endless, or does not end."""
+    template = tokenizer.chat_template
+    if not template:
+        return
+    texts = list(template.values()) if isinstance(template, dict) else [template]
+    for text in texts:
+        if not isinstance(text, str):
+            raise _refused(name, f"it is {type(text).__name__}, not text")
+        if len(text) > _MOST_CHARACTERS:
+            raise _refused(name, f"it has {len(text):,} characters")
+        marks = {key: str(value) for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
+        reason = _tried(text, json.dumps(marks, sort_keys=True))
+        if reason:
+            raise _refused(name, reason)
+
+
+@cache
+def _tried(template: str, marks: str) -> str:
+    """Why the template is refused; empty if it ended well, which is remembered on the disk too."""
+    import transformers
+
+    key = content_hash([template, marks, transformers.__version__])
+    note = cache_dir() / "templates" / f"{key[:32]}.json"
+    if note.is_file():
+        return ""
+    reason = _in_child(template, json.loads(marks))
+    if not reason:
+        write_json(note, {"ended": True})
+    return reason
+
+
+def _in_child(template: str, marks: dict[str, str]) -> str:
+    asked = {
+        "template": template, "marks": marks, "talks": _talks(), "tools": [_tool()],
+        "seconds": _SECONDS, "bytes": _BYTES, "written": _WRITTEN,
+    }  # fmt: skip
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _CHILD],
+            input=json.dumps(asked),
+            capture_output=True,
+            text=True,
+            timeout=_WAIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"it runs longer than {_WAIT_S} s on a few short conversations"
+    if done.returncode == 3:
+        return f"it writes more than {_WRITTEN:,} characters, or needs more than {_BYTES / 1e6:.0f} MB"
+    if done.returncode < 0:  # stopped by the system: the limit of processor time
+        return f"it runs longer than {_SECONDS} s on a few short conversations"
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return f"it cannot be tried: {last[:200]}"
+    return ""
+
+
+def _talks() -> list[list[dict[str, Any]]]:
+    """Conversations of each kind that a recipe may hold, and a long one, in which what doubles at each turn explodes."""
+    user, answer = {"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}
+    call = {"role": "assistant", "content": "", "tool_calls": [_call()]}
+    return [
+        [user],
+        [{"role": "system", "content": "Be brief."}, user],
+        [user, answer] * 40 + [user],
+        [user, call, {"role": "tool", "name": "add", "content": "4"}],
+    ]
+
+
+def _call() -> dict[str, Any]:
+    return {"id": "call00001", "type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 2}}}
+
+
+def _tool() -> dict[str, Any]:
+    parameters = {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "number"}}}
+    return {"type": "function", "function": {"name": "add", "description": "Add.", "parameters": parameters}}
+
+
+def _refused(name: str, why: str) -> DraftbenchError:
+    return DraftbenchError(
+        f"the chat template of {name} cannot be used: {why}",
+        "it is run for every prompt",
+        "put the chat_template.jinja that the model is served with beside its tokenizer",
+    )
