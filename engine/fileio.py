@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import DraftbenchError
+from engine.regular import kind_of
 
 DOCUMENT_BYTES = 64_000_000  # of one JSON document: more is not ours, or is damaged
 _DEPTH = 64  # levels of a document: ours have five
@@ -96,7 +97,7 @@ def read_bounded(path: Path, most: int = DOCUMENT_BYTES) -> bytes:
         with open(handle, "rb") as file:
             found = os.fstat(handle)
             if not stat.S_ISREG(found.st_mode):
-                raise DraftbenchError(f"{path} is not a regular file", _kind_of(found.st_mode), "remove it")
+                raise DraftbenchError(f"{path} is not a regular file", f"it is {kind_of(found.st_mode)}", "remove it")
             if found.st_size > most:
                 raise DraftbenchError(
                     f"{path} has {found.st_size:,} bytes", f"at most {most:,} are read", "restore it or remove it"
@@ -109,11 +110,6 @@ def read_bounded(path: Path, most: int = DOCUMENT_BYTES) -> bytes:
         raise DraftbenchError(f"could not read {path}: {said}", "", "restore it or remove it") from error
 
 
-def _kind_of(mode: int) -> str:
-    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-    return f"it is {kinds.get(stat.S_IFMT(mode), 'a device')}"
-
-
 def read_json(path: Path, most: int = DOCUMENT_BYTES) -> Any:
     """The JSON in `path`; a damaged file is an error that names it.
 
@@ -124,7 +120,7 @@ def read_json(path: Path, most: int = DOCUMENT_BYTES) -> Any:
     try:
         text = raw.decode("utf-8")
         value = json.loads(text)
-        if raw.count(b"[") + raw.count(b"{") > _DEPTH and _is_deep(value):
+        if raw.count(b"[") + raw.count(b"{") > _DEPTH and is_deeper(value, _DEPTH):
             raise ValueError(f"nested more than {_DEPTH} deep")
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, bytes that are no UTF-8, ...
         said = "nested too deep" if isinstance(error, RecursionError) else str(error)
@@ -134,10 +130,10 @@ def read_json(path: Path, most: int = DOCUMENT_BYTES) -> Any:
     return whole_characters(value) if _SURROGATE.search(text) else value
 
 
-def _is_deep(value: Any) -> bool:
-    """Whether containers are nested more than `_DEPTH` deep, which would break what goes through them by recursion."""
+def is_deeper(value: Any, levels: int) -> bool:
+    """Whether containers are nested more than `levels` deep, which would break what goes through them by recursion."""
     level = [value]
-    for _ in range(_DEPTH):
+    for _ in range(levels):
         inner: list[Any] = []
         for item in level:
             if isinstance(item, dict):
@@ -196,7 +192,7 @@ def json_object(line: bytes) -> dict[str, Any] | None:
         value = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, dict) or (line.count(b"[") + line.count(b"{") > _DEPTH and _is_deep(value)):
+    if not isinstance(value, dict) or (line.count(b"[") + line.count(b"{") > _DEPTH and is_deeper(value, _DEPTH)):
         return None
     return whole_characters(value) if b"\\u" in line and _SURROGATE.search(line.decode("utf-8")) else value
 

@@ -11,27 +11,33 @@ MISSING = "-"
 
 def number(value: Any, digits: int = 3) -> str:
     """'0.412', or '-' for what is missing or no finite number."""
-    return f"{value:.{digits}f}" if _known(value) else MISSING
+    return f"{value:.{digits}f}" if is_number(value) else MISSING
 
 
 def share(value: Any) -> str:
     """'76%', or '-' for what is missing."""
-    return f"{value:.0%}" if _known(value) else MISSING
+    return f"{value:.0%}" if is_number(value) else MISSING
 
 
 def bounds(numbers: Mapping[str, Any], digits: int = 3) -> str:
     """'0.390 to 0.433', or '-' where no interval could be made, as of a single prompt."""
     low, high = numbers.get("low"), numbers.get("high")
-    return f"{number(low, digits)} to {number(high, digits)}" if _known(low) and _known(high) else MISSING
+    return f"{number(low, digits)} to {number(high, digits)}" if is_number(low) and is_number(high) else MISSING
 
 
 def interval(numbers: Mapping[str, Any], digits: int = 3) -> str:
     """'0.412 [0.390, 0.433]', the value alone where no interval could be made, or '-' without a value."""
     value, low, high = (numbers.get(key) for key in ("value", "low", "high"))
-    if not _known(value) or not (_known(low) and _known(high)):
+    if not is_number(value) or not (is_number(low) and is_number(high)):
         return number(value, digits)
     return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
 
 
-def _known(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Whether a value of a document is a finite number; an integer that no float can hold is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False

@@ -24,6 +24,11 @@ _SYSTEM_FOLDERS = ("/proc", "/sys")
 _MOST_FILES = 10_000
 
 
+def kind_of(mode: int) -> str:
+    """What a path is that is no regular file: 'a folder', 'a FIFO', 'a device', 'a socket'. `mode`: of its stat."""
+    return _KINDS.get(stat.S_IFMT(mode), "no regular file")
+
+
 def printable(name: object) -> str:
     """A file's name for people: bytes that are no UTF-8 are written as escapes."""
     return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
@@ -35,9 +40,8 @@ def require_regular(path: Path, most_bytes: int, named: str | None = None) -> in
     with boundary(f"could not read {shown}", "check the path and its permissions"):
         found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
         raise DraftbenchError(
-            f"{shown} is {kind}",
+            f"{shown} is {kind_of(found.st_mode)}",
             "only a regular file can be read as a whole, and be read again with the same result",
             "give the path of a file; what a program writes goes into a file first",
         )

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from engine.capture.endings import API, ending_of
 from engine.capture.told_tokens import ToldToken, is_count, told_tokens
 from engine.data import jsontext
+from engine.data.messages import kind
 
 __all__ = ["Again", "Reply", "ToldToken", "Unanswered", "read_reply"]
 
@@ -153,10 +154,10 @@ def _text(content: Any, shown: Shown) -> tuple[str, list[str]]:
     """Text of a message, which some servers send in parts; and what is to be counted of parts without text."""
     if not isinstance(content, list):
         odd = content is not None and not isinstance(content, str)
-        return (content if isinstance(content, str) else ""), ([f"content that is {_kind(content)}"] if odd else [])
+        return (content if isinstance(content, str) else ""), ([f"content that is {kind(content)}"] if odd else [])
     texts = [_object(part).get("text") for part in content]
     left = [part for part, text in zip(content, texts, strict=True) if not isinstance(text, str) and part is not None]
-    kinds = {shown(str(_object(part).get("type", _kind(part))))[:_WORD_CHARACTERS] for part in left}
+    kinds = {shown(str(_object(part).get("type", kind(part))))[:_WORD_CHARACTERS] for part in left}
     return "".join(text for text in texts if isinstance(text, str)), [
         f"a part of the content, {k}" for k in sorted(kinds)
     ]
@@ -225,7 +226,3 @@ def _token_ids(told: Any) -> list[int] | None:
 
 def _as_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _kind(value: Any) -> str:
-    return {dict: "an object", list: "a list", str: "text", bool: "true or false"}.get(type(value), "a number")

@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from engine.fileio import is_deeper
+
 _MOST_LEVELS = 200
 
 
@@ -87,14 +89,4 @@ def walk(value: Any) -> Iterator[Any]:
 
 def too_deep(value: Any) -> bool:
     """Whether a value is nested deeper than any chat is, so that functions that recurse would break on it."""
-    level = [value]
-    for _ in range(_MOST_LEVELS):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, Mapping) else outer if isinstance(outer, list) else ())
-            if isinstance(inner, Mapping | list)
-        ]
-        if not level:
-            return False
-    return True
+    return is_deeper(value, _MOST_LEVELS)

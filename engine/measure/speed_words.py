@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from engine.numbers import MISSING, bounds, number
+from engine.numbers import MISSING, bounds, is_number, number
 
 _LEAST_PROMPTS = 6  # of fewer, intervals cover less than they say (benchmarks/coverage.py): 50% of two, 88% of four
 _WAYS = (("speedup", "plain decoding"), ("speedup_over_transformers", "Transformers' own generate"))
@@ -76,4 +76,4 @@ def _count(number: Any, unit: str) -> str:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    return float(value) if is_number(value) else math.nan

@@ -16,7 +16,7 @@ from engine.errors import DraftbenchError, boundary
 from engine.fileio import content_hash
 from engine.models.adapter import merge_adapter
 from engine.models.embeddings import embeddings_hash
-from engine.models.folder import FIX, check_quantised, check_settings, check_size
+from engine.models.folder import FIX, check_quantised, check_settings, check_size, read_config
 from engine.models.locate import fingerprint, locate_adapter, locate_model
 from engine.models.tokenizer import adapted_tokenizer, check_ids, read_tokenizer
 from engine.turns import TemplateMarks, Turns, declared_ids, template_marks
@@ -126,6 +126,13 @@ def load_tokenizer(spec: ModelSpec) -> Any:
         tokenizer = adapted_tokenizer(tokenizer, locate_adapter(spec.adapter), spec.adapter)
     pin_date(tokenizer, spec.template_date)
     return tokenizer
+
+
+def context_tokens(spec: ModelSpec) -> int | None:
+    """`LoadedModel.context_tokens` of a specification, from its configuration alone."""
+    config = read_config(locate_model(spec), trust_remote_code=spec.trust_remote_code)
+    tokens: int | None = getattr(config, "max_position_embeddings", None)
+    return tokens
 
 
 def model_fingerprint(spec: ModelSpec) -> str:

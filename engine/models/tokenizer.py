@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from engine.clock import apply_template
 from engine.errors import DraftbenchError, boundary
 from engine.models.folder import check_files, check_settings, read_object
 from engine.models.template import check_template
@@ -114,7 +115,7 @@ def _written_by_template(tokenizer: Any) -> list[int]:
         return []
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = apply_template(tokenizer, turns, add_generation_prompt=True)
     except Exception:  # a template that wants other turns says so when a prompt is rendered
         return []
-    return list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

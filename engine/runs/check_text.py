@@ -137,10 +137,11 @@ def _alternating(first: list[Prompt], second: list[Prompt]) -> list[Prompt]:
 
 
 def _renders(pipeline: Pipeline, prompt: Prompt) -> bool:
-    """Whether the target's template takes the prompt, and its context the answer."""
+    """Whether the target's template takes the prompt, its embeddings the tokens, and its context the answer."""
     target, tokens = pipeline.target, pipeline.recipe.measure.max_new_tokens
+    context, rows = target.context_tokens, target.input_rows
     try:
-        render(target.tokenizer, prompt, context_tokens=target.context_tokens, max_new_tokens=tokens)
+        render(target.tokenizer, prompt, context_tokens=context, max_new_tokens=tokens, rows=rows)
     except DraftbenchError:
         return False
     return True

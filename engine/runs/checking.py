@@ -11,9 +11,7 @@ from engine.config import ModelSpec, PromptSource, parse_section
 from engine.data.overlap import duplicates_within
 from engine.data.readers import read_prompts
 from engine.data.rendering import render
-from engine.models.folder import read_config
-from engine.models.load import load_tokenizer
-from engine.models.locate import locate_model
+from engine.models.load import context_tokens, load_tokenizer
 
 
 def check_prompts(files: Sequence[str], target: str, *, skip_bad: bool) -> dict[str, Any]:
@@ -23,7 +21,7 @@ def check_prompts(files: Sequence[str], target: str, *, skip_bad: bool) -> dict[
     """
     found = read_prompts([parse_section(PromptSource, {"path": name}) for name in files], skip_bad=skip_bad)
     spec = parse_section(ModelSpec, {"model": target})
-    tokenizer, context = load_tokenizer(spec), _context_tokens(spec)
+    tokenizer, context = load_tokenizer(spec), context_tokens(spec)
     lengths = sorted(len(render(tokenizer, p, context_tokens=None, max_new_tokens=0)) for p in found.prompts)
     return {
         "prompts": len(found.prompts),
@@ -36,10 +34,3 @@ def check_prompts(files: Sequence[str], target: str, *, skip_bad: bool) -> dict[
         "groups": dict(Counter(prompt.group or "-" for prompt in found.prompts)),
         "sources": list(found.sources),
     }
-
-
-def _context_tokens(spec: ModelSpec) -> int | None:
-    """The target's context, from its configuration alone."""
-    config = read_config(locate_model(spec), trust_remote_code=spec.trust_remote_code)
-    tokens: int | None = getattr(config, "max_position_embeddings", None)
-    return tokens

@@ -19,7 +19,7 @@ from engine.progress import Progress
 from engine.runs.check_text import CheckText, fewer, text_at_hand
 from engine.runs.folder import RunFolder
 from engine.runs.pipeline import Pipeline
-from engine.runs.provenance import provenance_of
+from engine.store.documents import mapping
 
 _GREEDY_PROMPTS = 4
 _STATES = 8192  # hidden states a row for the ids of a trimmed vocabulary is fitted to and checked on
@@ -47,7 +47,7 @@ def export_run(home: Home, run: RunFolder, out: Path, *, overwrite: bool, check:
             "put the run's prompt files back, or add --no-check",
         )
     servable = _servable(draft, pipeline) if trimmed else draft
-    provenance, note = provenance_of(run.path), told_of_model(target.model)
+    provenance, note = mapping(run.path / "provenance.json"), told_of_model(target.model)
     card = model_card(run.id, recipe, summary, provenance, settings_note=note)
     write_folder(out, servable, target, card, gamma=recipe.measure.num_draft_tokens, overwrite=overwrite)
     report: dict[str, Any] = {

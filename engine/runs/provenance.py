@@ -12,8 +12,8 @@ from typing import Any
 
 import engine
 from engine.errors import DraftbenchError
-from engine.fileio import read_json
 from engine.paths import PROJECT_ROOT
+from engine.store.documents import mapping
 
 _PACKAGES = (
     "torch",
@@ -81,7 +81,6 @@ def measured_by(**what: Any) -> dict[str, Any]:
 def provenance_of(folder: Path) -> dict[str, Any]:
     """What a run folder says of where its results come from; {} where that is missing or cannot be read."""
     try:
-        found = read_json(folder / "provenance.json")
-    except (DraftbenchError, OSError, ValueError, RecursionError):
+        return mapping(folder / "provenance.json")
+    except DraftbenchError:
         return {}
-    return found if isinstance(found, dict) else {}

@@ -7,7 +7,6 @@ for a pipe or fills the memory. Nothing here knows DuckDB.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from yaml.constructor import ConstructorError
 from engine.config import Recipe, parse_recipe
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_bounded, read_json
+from engine.numbers import is_number
 from engine.paths import Home, is_run_name, run_id_of
 from engine.store.values import shown
 
@@ -169,22 +169,13 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= _TEXT
 
 
-def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:
-        return False
-
-
 def _is_process(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST_PID
 
 
 def _is_progress(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        _is_number(inner) if isinstance(inner, (int, float)) else inner is None or _is_text(inner)
+        is_number(inner) if isinstance(inner, (int, float)) else inner is None or _is_text(inner)
         for inner in value.values()
     )
 
@@ -196,7 +187,7 @@ def _is_error(value: Any) -> bool:
 _STATUS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("phase", "created_at", "updated_at", "ended_at", "queued_at", "run_id"), _is_text),
     "pid": _is_process,
-    "pid_started": _is_number,
+    "pid_started": is_number,
     "progress": _is_progress,
     "error": _is_error,
 }

@@ -221,15 +221,13 @@ def _within(train: list[Prompt], held: list[Prompt], recipe: Recipe) -> list[Pro
 
 def _measurable(held: list[Prompt], recipe: Recipe) -> list[Prompt]:
     """As the run takes them: without those too long for an answer."""
-    from transformers import AutoConfig
-
     from engine.data.rendering import measurable
-    from engine.models.locate import locate_model
+    from engine.models.load import context_tokens
 
     spec = recipe.target.model_copy(update={"trust_remote_code": False})
     tokenizer = _tokenizer(spec.model_dump_json())
-    context = getattr(AutoConfig.from_pretrained(locate_model(spec)), "max_position_embeddings", None)
-    return measurable(tokenizer, held, recipe.prompts.max_prompt_tokens, context, recipe.measure.max_new_tokens)
+    limit, answer = recipe.prompts.max_prompt_tokens, recipe.measure.max_new_tokens
+    return measurable(tokenizer, held, limit, context_tokens(spec), answer)
 
 
 @lru_cache(maxsize=4)
