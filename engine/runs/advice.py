@@ -5,7 +5,18 @@ Most samples come without their draft's weights: a command that needs them would
 
 from __future__ import annotations
 
+from pathlib import Path
+from shlex import quote
+
+from engine.errors import DraftbenchError
 from engine.runs.folder import RunFolder
+
+
+def best_draft(run: RunFolder) -> Path:
+    """The folder of the run's best draft. Raises DraftbenchError, with what makes one, if there is none."""
+    if not has_weights(run):
+        raise DraftbenchError(f"run {run.id} has no draft", f"its state is {run.status()['state']}", gives_a_draft(run))
+    return run.path / "draft" / "best"
 
 
 def measures_again(run: RunFolder) -> str:
@@ -15,11 +26,14 @@ def measures_again(run: RunFolder) -> str:
 
 def gives_a_draft(run: RunFolder) -> str:
     """What makes the draft of a run whose weights are not here."""
-    if run.status()["state"] != "done":
+    state = run.status()["state"]
+    if state in ("queued", "running"):
+        return "wait for the run, which is still to make one"
+    if state != "done":
         return f"finish it with `draftbench run --resume {run.id}`"
-    return f"its draft's weights are not here: `draftbench run {run.path / 'config.yaml'}` trains it again"
+    return f"its draft's weights are not here: `draftbench run {quote(str(run.path / 'config.yaml'))}` trains it again"
 
 
 def has_weights(run: RunFolder) -> bool:
-    """Whether the run's best draft lies in its folder."""
+    """Whether the run's folder holds its best draft."""
     return (run.path / "draft" / "best" / "draft.json").is_file()

@@ -22,6 +22,7 @@ from engine.models.load import LoadedModel, load_model
 from engine.models.vocabulary import check_vocabulary
 from engine.numbers import number
 from engine.paths import Home
+from engine.runs.advice import best_draft
 from engine.runs.folder import RunFolder
 from engine.runs.pipeline import draft_folder
 
@@ -136,8 +137,9 @@ def decode_prompt(
                 "leave --run out, and give the run as --draft for another target",
             )
         run = RunFolder.open(home, run_id)
+        best = best_draft(run)
         loaded = load_model(run.recipe().target, dtype=wanted)
-        drafted, draft = load_draft(run.path / "draft" / "best", loaded), run.id
+        drafted, draft = load_draft(best, loaded), run.id
     else:
         loaded = load_model(ModelSpec(model=target or DEFAULT_TARGET), dtype=wanted)
         drafted = _named_draft(home, draft, loaded)

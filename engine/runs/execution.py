@@ -15,6 +15,7 @@ from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import write_atomic
 from engine.paths import Home
 from engine.progress import Progress
+from engine.runs.advice import best_draft, gives_a_draft
 from engine.runs.faults import explain
 from engine.runs.folder import RunFolder
 from engine.runs.pipeline import Pipeline
@@ -82,9 +83,8 @@ def measure_again(home: Home, run: RunFolder, overrides: Sequence[str]) -> dict[
     Until the new one is whole, the run keeps its recipe and the measurement it had.
     """
     if not (run.path / "training.json").exists():
-        raise DraftbenchError(
-            f"run {run.id} is not trained yet", "there is no draft to measure", f"`draftbench run --resume {run.id}`"
-        )
+        raise DraftbenchError(f"run {run.id} is not trained yet", "there is no draft to measure", gives_a_draft(run))
+    best_draft(run)
     odd = [item for item in overrides if not item.startswith("measure.")]
     if odd:
         raise DraftbenchError(

@@ -16,6 +16,7 @@ from engine.models.draft import Draft, load_draft
 from engine.models.head import Head
 from engine.paths import Home
 from engine.progress import Progress
+from engine.runs.advice import best_draft
 from engine.runs.check_text import CheckText, fewer, text_at_hand
 from engine.runs.folder import RunFolder
 from engine.runs.pipeline import Pipeline
@@ -34,9 +35,9 @@ def export_run(home: Home, run: RunFolder, out: Path, *, overwrite: bool, check:
     refuse_taken(out, overwrite)  # before the minutes that loading may take
     summary = run.summary()
     recipe = run.recipe()
+    best = best_draft(run)
     pipeline = Pipeline(home, recipe, None, Progress())
     target = pipeline.target
-    best = run.path / "draft" / "best"
     draft = load_draft(best, target)
     trimmed = Head.of(draft.model).ids is not None
     text = text_at_hand(pipeline, run) if check or trimmed else None
@@ -69,7 +70,7 @@ def _checked(pipeline: Pipeline, run: RunFolder, out: Path, text: CheckText) -> 
     target, settings = pipeline.target, pipeline.recipe.measure
     captures = {t: pipeline.capture(f"text for the check T={t:g}", p) for t, p in pipeline.heldout_plans().items()}
     names = [prompt.id for prompt in text.prompts]
-    draft = load_draft(run.path / "draft" / "best", target)
+    draft = load_draft(best_draft(run), target)
     found = paired_acceptance(out, draft, target, captures, names, settings)
     told = {
         m["temperature"]: m["value"]

@@ -228,11 +228,10 @@ class RunFolder:
         try:
             found = mapping(self.summary_path)
         except DraftbenchError as error:
-            raise DraftbenchError(
-                f"{self.summary_path} is damaged",
-                str(error).splitlines()[0],
-                f"`draftbench measure {self.id}` makes it again",
-            ) from None
+            from engine.runs.advice import measures_again  # which is about run folders
+
+            why = str(error).splitlines()[0]
+            raise DraftbenchError(f"{self.summary_path} is damaged", why, measures_again(self)) from None
         return found
 
 

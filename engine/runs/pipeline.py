@@ -47,7 +47,7 @@ from engine.models.load import LoadedModel, load_model
 from engine.models.vocabulary import frequent_ids
 from engine.paths import PROJECT_ROOT, Home
 from engine.progress import Progress
-from engine.runs.advice import gives_a_draft
+from engine.runs.advice import best_draft
 from engine.runs.folder import RunFolder
 from engine.runs.provenance import measured_by, provenance
 
@@ -497,7 +497,4 @@ def draft_folder(home: Home, name: str) -> Path | None:
         run = RunFolder.open(home, name)
     except DraftbenchError:
         return None
-    best = run.path / "draft" / "best"
-    if not (best / "draft.json").exists():
-        raise DraftbenchError(f"run {run.id} has no draft", f"its state is {run.status()['state']}", gives_a_draft(run))
-    return best
+    return best_draft(run)

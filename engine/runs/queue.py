@@ -25,6 +25,7 @@ from engine.config import Recipe
 from engine.errors import DraftbenchError, first_line
 from engine.fileio import disk_errors, read_json, write_json
 from engine.paths import Home
+from engine.runs.advice import measures_again
 from engine.runs.detached import identity, start_detached, wait_aside
 from engine.runs.faults import explain
 from engine.runs.folder import RunFolder
@@ -65,7 +66,7 @@ def resume(home: Home, run: RunFolder) -> RunFolder:
             raise DraftbenchError(
                 f"run {run.id} is done",
                 "there is nothing left to do",
-                f"start it anew from its recipe, or measure it again with `draftbench measure {run.id}`",
+                f"start another run from its recipe; {measures_again(run)}",
             )
         if status["state"] != "running" and not _is_waiting(status):
             run.set_status(state="queued", queued_at=now(), error=None, ended_at=None)

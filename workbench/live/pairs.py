@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.errors import DraftbenchError
 from engine.paths import Home
+from engine.runs.advice import best_draft
 from engine.runs.folder import RunFolder
 
 if TYPE_CHECKING:  # torch takes seconds to load: not before a visitor decodes
@@ -85,7 +86,7 @@ class Pairs:
     def _draft(self, kept: _Kept, run: RunFolder) -> Draft:
         from engine.models.draft import load_draft
 
-        card = run.path / "draft" / "best" / "draft.json"
+        card = best_draft(run) / "draft.json"
         key = f"{card} {card.stat().st_mtime_ns}"  # a run trained again has another draft
         if key not in kept.drafts:
             if len(kept.drafts) >= _MOST_DRAFTS and kept.users == 0:
@@ -109,12 +110,7 @@ def _warm_up(target: LoadedModel, draft: Draft) -> None:
 def _target_of(runs: Sequence[RunFolder]) -> str:
     """What the runs' target is loaded from: equal for runs that can share it."""
     for run in runs:
-        if not (run.path / "draft" / "best" / "draft.json").exists():
-            raise DraftbenchError(
-                f"run {run.id} has no draft",
-                f"its state is {run.status()['state']}",
-                "choose a finished run, or finish this one on its page",
-            )
+        best_draft(run)  # or the error that says how to get one
     targets = [run.recipe().target for run in runs]
     if any(target != targets[0] for target in targets):
         raise DraftbenchError(
