@@ -286,9 +286,9 @@ def test_that_a_template_ends_is_tried_once(folder: Path, monkeypatch: pytest.Mo
 
 
 def test_a_template_that_loops_over_a_prompt_is_stopped_there(monkeypatch: pytest.MonkeyPatch):
-    from engine.data import rendering
+    from engine import clock
 
-    monkeypatch.setattr(rendering, "_TEMPLATE_SECONDS", 0.3)
+    monkeypatch.setattr(clock, "_SECONDS", 0.3)
     tokenizer = byte_tokenizer("{% if messages|length > 90 %}" + NESTED + "{% endif %}")
     turns = tuple({"role": "user", "content": "a"} for _ in range(91))
     with pytest.raises(DraftbenchError, match="longer than"):
