@@ -18,8 +18,8 @@ from engine.fileio import content_hash, write_json
 from engine.paths import cache_dir
 
 _MOST_CHARACTERS = 1_000_000
-_SECONDS, _BYTES = 4, 800_000_000  # of processor time, and beyond what the libraries take
-_WAIT_S = 10  # of the clock, the start of the libraries included
+_SECONDS, _BYTES = 4, 800_000_000  # of processor time and of memory, beyond what the start of the libraries takes
+_WAIT_S = 60  # of the clock: a busy machine may give the child little processor time
 _WRITTEN = 20_000_000  # characters that a few short conversations may become
 
 _CHILD = """
@@ -29,7 +29,8 @@ asked = json.load(sys.stdin)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() if sys.platform == "linux" else 0
 if used:
     resource.setrlimit(resource.RLIMIT_AS, (used + asked["bytes"],) * 2)
-resource.setrlimit(resource.RLIMIT_CPU, (asked["seconds"],) * 2)
+spent = resource.getrusage(resource.RUSAGE_SELF)
+resource.setrlimit(resource.RLIMIT_CPU, (int(spent.ru_utime + spent.ru_stime) + 1 + asked["seconds"],) * 2)
 for talk in asked["talks"]:
     for tools in (None, asked["tools"]):
         try:

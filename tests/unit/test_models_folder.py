@@ -44,7 +44,7 @@ def refused(folder: Path, *reasons: str) -> None:
         load_model(spec(folder))
     for reason in reasons:
         assert reason in str(caught.value)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 CHANGED = {

@@ -196,7 +196,7 @@ def test_a_recipe_of_a_run_is_read_as_it_stands_and_nothing_beside_it():
         began = time.monotonic()
         with pytest.raises(DraftbenchError):
             read_recipe(run.path)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("name", ["status.json", "labels.json", "config.yaml", "events.jsonl"])
@@ -229,4 +229,4 @@ def test_events_of_a_run_that_was_resumed_very_often_are_read_in_a_moment():
     events = [{"kind": "resumed", "step": 1}, {"kind": "train", "step": 2, "loss": 1.0}] * 20_000
     began = time.monotonic()
     assert len([event for event in replay(events) if event["kind"] == "train"]) == 1
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
