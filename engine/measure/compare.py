@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from engine.errors import DraftbenchError
+from engine.errors import DraftbenchError, boundary
 from engine.measure.statistics import mcnemar, paired_difference
 
 # What must be equal before two rates mean the same thing. Prompts may differ if some are common.
@@ -91,15 +91,19 @@ def _not_comparable(metric: str, odd: Mapping[str, Any]) -> str | None:
 
 
 def _trained(folder: Path) -> pd.DataFrame:
-    table = pd.read_parquet(folder / "prompts.parquet")
-    return table[table.draft == "trained"]
+    return _table(folder / "prompts.parquet")
 
 
 def _positions(folder: Path) -> pd.DataFrame:
-    table = pd.read_parquet(
-        folder / "positions.parquet", columns=["draft", "temperature", "prompt_id", "position", "token_id", "agree"]
-    )
-    return table[table.draft == "trained"]
+    columns = ["draft", "temperature", "prompt_id", "position", "token_id", "agree"]
+    return _table(folder / "positions.parquet", columns)
+
+
+def _table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """The rows of the trained draft. Raises DraftbenchError for a file that is missing or damaged."""
+    with boundary(f"{path} cannot be read", "measure the run again, or restore the file"):
+        table = pd.read_parquet(path, columns=columns)
+        return table[table.draft == "trained"]
 
 
 def _same_text(folder_a: Path, folder_b: Path) -> dict[float, set[str]]:

@@ -19,7 +19,7 @@ from engine.data.prompts import Prompt, prompts_hash
 from engine.data.readers import read_prompts
 from engine.data.rendering import render
 from engine.data.subsets import split_heldout
-from engine.errors import DraftbenchError
+from engine.errors import DraftbenchError, boundary
 from engine.paths import PROJECT_ROOT
 from engine.runs.folder import RunFolder
 from engine.runs.pipeline import Pipeline, PromptSplit
@@ -111,10 +111,11 @@ def _stored_questions(run: RunFolder) -> list[Prompt]:
     path = run.path / "measure" / "prompts.parquet"
     if not path.is_file():
         return []
-    table = pd.read_parquet(path)
-    if "text" not in table:
-        return []
-    texts = table.drop_duplicates("prompt_id").set_index("prompt_id").text.dropna()
+    with boundary(f"{path} cannot be read", "restore it or remove it, or add --no-check"):
+        table = pd.read_parquet(path)
+        if "text" not in table:
+            return []
+        texts = table.drop_duplicates("prompt_id").set_index("prompt_id").text.dropna()
     asked = [(str(name), str(text)) for name, text in texts.items() if str(text).strip()]
     return [Prompt(name, ({"role": "user", "content": text},)) for name, text in asked[:_EACH]]
 

@@ -30,7 +30,7 @@ DAMAGED = "damaged"  # the state of a run whose recipe, status or measurement ca
 _SMALL, _LARGE = 1_000_000, 16_000_000  # most bytes of a document
 _MOST = {"provenance.json": _LARGE, "summary.json": _LARGE}
 EVENTS_BYTES = 32_000_000  # of a run: some 200,000 optimiser steps
-_RECIPE_BYTES = 500_000
+RECIPE_BYTES = 500_000  # most of a config.yaml
 _DEEPEST = 50  # brackets of a recipe: ours have two
 _TEXT = 20_000  # characters of a text in a status
 _LARGEST_PID = 2**31 - 1
@@ -89,7 +89,7 @@ def read_recipe(folder: Path) -> Recipe:
     """The resolved recipe of a run. Raises DraftbenchError if it is missing or not whole."""
     path = folder / CONFIG
     try:
-        raw = read_bounded(path, _RECIPE_BYTES)
+        raw = read_bounded(path, RECIPE_BYTES)
     except FileNotFoundError:
         raise DraftbenchError(f"{path} is missing", "it says what the run is made from", _NO_RECIPE) from None
     with boundary(f"{path} is not valid", _NO_RECIPE, "the file is damaged"):

@@ -180,3 +180,16 @@ def test_greedy_agreement_is_counted_token_by_token(folders):
         found = (counts["both"], counts["only_a"], counts["only_b"], counts["neither"])
         assert found == ((a & b).sum(), (a & ~b).sum(), (~a & b).sum(), (~a & ~b).sum())
         assert counts["only_b"] > counts["only_a"]
+
+
+@pytest.mark.parametrize("name", ["prompts.parquet", "positions.parquet"])
+def test_a_damaged_table_is_an_error_that_names_it(folders, tmp_path, name):
+    root, conditions = folders
+    damaged = tmp_path / "a"
+    shutil.copytree(root / "a", damaged)
+    (damaged / name).write_bytes(b"PAR1 no more PAR1")
+    with pytest.raises(DraftbenchError, match=f"{name} cannot be read"):
+        compare(damaged, conditions["a"], root / "b", conditions["b"])
+    (damaged / name).unlink()
+    with pytest.raises(DraftbenchError, match=f"{name} cannot be read"):
+        compare(damaged, conditions["a"], root / "b", conditions["b"])

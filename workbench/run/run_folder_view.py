@@ -9,7 +9,9 @@ import pandas as pd
 import streamlit as st
 
 from engine.errors import DraftbenchError
+from engine.fileio import read_bounded
 from engine.runs.folder import RunFolder
+from engine.store.documents import RECIPE_BYTES
 from workbench import actions, queries, ui
 from workbench.run import export_job, run_files
 from workbench.run.run_files import mapping
@@ -19,12 +21,16 @@ _COLUMN = st.column_config
 
 
 def configuration(run: RunFolder) -> None:
-    """The resolved recipe as it lies in the folder."""
+    """The resolved recipe as the folder has it."""
     path = run.path / "config.yaml"
     if not path.is_file():
         st.info("The recipe of this run is missing.", icon=":material/broken_image:")
         return
-    raw = path.read_bytes()
+    try:
+        raw = read_bounded(path, RECIPE_BYTES)
+    except DraftbenchError as error:
+        ui.error_box(error)
+        return
     st.caption("The resolved recipe: every default is written out, so that it makes the same run again.")
     left, right = st.columns([1, 3], vertical_alignment="center")
     left.download_button(
