@@ -407,7 +407,7 @@ def compare(
 
 @app.command()
 def index(
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make it anew from the run folders.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make it again from the run folders.")] = False,
     as_json: Json = False,
 ) -> None:
     """Bring the DuckDB index up to date with the run folders.

@@ -40,7 +40,7 @@ class Section(BaseModel):
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, int) and not isinstance(number, bool) and abs(number) > MOST:
                     raise ValueError(
-                        f"{name} must lie within 63 bits, from -{MOST} to {MOST}, which is what the index holds"
+                        f"{name} must be within 63 bits, from -{MOST} to {MOST}, which is what the index holds"
                     )
         return self
 
@@ -130,7 +130,7 @@ class DraftSpec(Section):
 
 
 class PromptSource(Section):
-    """One file, folder or dataset of prompts, and where its columns lie."""
+    """One file, folder or dataset of prompts, and where its columns are."""
 
     path: str = Field(
         min_length=1,

@@ -40,7 +40,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise DraftbenchError(
                 f"not allowed to write {path}",
                 os.strerror(code),
-                "choose another folder with DRAFTBENCH_HOME, or mend its permissions",
+                "choose another folder with DRAFTBENCH_HOME, or correct its permissions",
             ) from error
         raise
 

@@ -1,11 +1,11 @@
 """What ends a turn of a model: one rule for capture, served text, tuning and the check before a start.
 
 Two sources say it, and they need not agree. The model names ids that end a text: `eos_token_id` of its generation
-settings and its tokenizer's end-of-sequence token. Its chat template writes a mark behind each answer, and a
+settings and its tokenizer's end-of-sequence token. Its chat template writes a mark after each answer, and a
 fine-tune of that template writes the mark, whatever the settings of its base still say (llama3 #104). Both kinds stop
 an answer here. A finished answer ends with the template's mark.
 
-The mark is the first token behind an answer that is not text: blanks may come before it (Mistral), blanks and further
+The mark is the first token after an answer that is not text: blanks may come before it (Mistral), blanks and further
 marks after it (ChatML, Phi-3). After a call of a function a template may write another one (GPT-OSS, FunctionGemma).
 """
 
@@ -35,7 +35,7 @@ State = Literal["ok", "warning", "failed"]
 class Mark:
     """How a template ends an answer: `before` is the text between the answer and the id that ends the turn.
 
-    `id` is None where the template writes nothing there, or no single token. `written` is all that it writes behind
+    `id` is None where the template writes nothing there, or no single token. `written` is all that it writes after
     the answer, None if it cannot write one. `is_text`: the id is of ordinary text, which an answer might say.
     """
 
@@ -47,7 +47,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class TemplateMarks:
-    """The marks of a chat template, read once: `turn` behind an answer, `call` behind a call of a function.
+    """The marks of a chat template, read once: `turn` after an answer, `call` after a call of a function.
 
     `next_turn`: the special token that opens the turn after an answer, looked up where the answer has no mark.
     """
@@ -87,7 +87,7 @@ class Turns:
             return min(self.declared)
         raise DraftbenchError(
             "nothing ends an answer of this model",
-            "its chat template writes no mark behind one, and neither its generation settings nor its tokenizer name "
+            "its chat template writes no mark after one, and neither its generation settings nor its tokenizer name "
             "an end of sequence",
             "name one as eos_token_id in the target's generation_config.json, or as eos_token in tokenizer_config.json",
         )
@@ -110,7 +110,7 @@ class Turns:
         return {"stop_ids": sorted(self.stop_ids)} if self.stop_ids != self.declared else {}
 
     def end_identity(self) -> dict[str, Any]:
-        """As `stops_identity`, for text that gets its end here: the end where it is not the first token behind it."""
+        """As `stops_identity`, for text that gets its end here: the end where it is not the first token after it."""
         mark = self.marks.turn
         first = mark.id is not None and not mark.before
         usual = first if mark.written else not mark.written and self.end == self.eos
@@ -135,10 +135,10 @@ def template_marks(tokenizer: Any) -> TemplateMarks:
     if not getattr(tokenizer, "chat_template", None):
         return TemplateMarks()
     answered = [_ASKED, {"role": "assistant", "content": _ANSWER}]
-    mark, following = _mark(tokenizer, _behind(tokenizer, answered)), None
+    mark, following = _mark(tokenizer, _after_answer(tokenizer, answered)), None
     if mark.id is None:
-        behind = _behind(tokenizer, [*answered, {"role": "user", "content": _NEXT}]) or ""
-        following = first_mark(tokenizer, _split(tokenizer, behind.partition(_NEXT)[0]))[1]
+        after = _after_answer(tokenizer, [*answered, {"role": "user", "content": _NEXT}]) or ""
+        following = first_mark(tokenizer, _split(tokenizer, after.partition(_NEXT)[0]))[1]
     return TemplateMarks(mark, _call_mark(tokenizer), following)
 
 
@@ -159,7 +159,7 @@ def _mark(tokenizer: Any, written: str | None) -> Mark:
         before = written.partition(spelt)[0] if spelt in written else str(tokenizer.decode(text))
         return Mark(mark, before, written)
     said = [bool(str(tokenizer.decode([token])).strip()) for token in ids]
-    if said.count(True) == 1 and said[0]:  # one token of plain text, right behind the answer
+    if said.count(True) == 1 and said[0]:  # one token of plain text, right after the answer
         return Mark(ids[0], "", written, is_text=True)
     return Mark(written=written)
 
@@ -168,7 +168,7 @@ def _call_mark(tokenizer: Any) -> int | None:
     """What ends a turn that calls a function: the last token of it, since what closes the call itself comes before."""
     for arguments in ({"at": _ANSWER}, json.dumps({"at": _ANSWER})):  # templates want the one form or the other
         call = {"id": "call00000", "type": "function", "function": {"name": "look", "arguments": arguments}}
-        written = _behind(
+        written = _after_answer(
             tokenizer, [_ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}], tools=[_TOOL]
         )
         if written:
@@ -178,8 +178,8 @@ def _call_mark(tokenizer: Any) -> int | None:
     return None
 
 
-def _behind(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **more: Any) -> str | None:
-    """What the template writes behind the marker of an answer; None if it cannot render these turns or drops it."""
+def _after_answer(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **more: Any) -> str | None:
+    """What the template writes after the marker of an answer; None if it cannot render these turns or drops it."""
     try:
         text = apply_template(tokenizer, list(turns), **more)
     except Exception:  # a template raises whatever it likes; `render` reports it where it matters

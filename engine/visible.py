@@ -4,7 +4,7 @@ Names, prompts, tokens, errors and server replies are strangers' text. In a term
 sequence can clear the screen or rename the window (C0 and C1 controls); anywhere, a
 direction override can make one text read as another, and zero-width or tag characters can
 hide a text in a text. What a writing system needs stays: joiners inside emoji and inside Arabic
-or Indic words, variation selectors behind what they vary, line breaks and tabs.
+or Indic words, variation selectors after what they vary, line breaks and tabs.
 """
 
 from __future__ import annotations

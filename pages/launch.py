@@ -34,7 +34,7 @@ ESSENTIAL = (
 STATES = {
     "ok": (":material/check:", "green", "ok"),
     "warning": (":material/warning:", "orange", "look"),
-    "failed": (":material/error:", "red", "mend"),
+    "failed": (":material/error:", "red", "fix"),
 }
 
 
@@ -143,7 +143,7 @@ def fill_in() -> tuple[dict[str, Any], dict[str, list[Any]]]:
 def show_checks(found: Sequence[Any]) -> None:
     """Checks as a list: word and icon, what was found, what to do."""
     failed, warned = (sum(check.state == state for check in found) for state in ("failed", "warning"))
-    told = "all is well" if not failed + warned else f"{failed} to mend, {warned} to look at"
+    told = "all is well" if not failed + warned else f"{failed} to fix, {warned} to look at"
     with st.expander(f"Checks: {told}", expanded=bool(failed + warned), icon=":material/fact_check:"):
         for check in sorted(found, key=lambda check: ("failed", "warning", "ok").index(check.state)):
             icon, colour, word = STATES[check.state]
@@ -230,7 +230,7 @@ def launch(recipes: Sequence[Recipe]) -> None:
             queries.refresh()
             st.rerun()
         if pressed:
-            st.error("Not started: mend what the checks found.", icon=":material/error:")
+            st.error("Not started: fix what the checks found.", icon=":material/error:")
 
 
 def show_started() -> None:

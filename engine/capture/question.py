@@ -118,7 +118,7 @@ class Question:
     def _ids_of_text(self, reply: Reply) -> list[int]:
         if reply.reasoning:
             raise DraftbenchError(
-                "the server takes the reasoning out of its answers, and tells no token ids",
+                "the server takes the reasoning out of its answers, and sends no token ids",
                 "the draft would learn to leave out what the target writes",
                 "start the server without a reasoning parser (vLLM: no --reasoning-parser; "
                 "llama.cpp: --reasoning-format none)",
@@ -189,7 +189,7 @@ def _whole_characters(text: str) -> str:
 
 def _untold(temperature: float) -> DraftbenchError:
     return DraftbenchError(
-        "the server tells no log-probabilities with its answers" + ("" if temperature else ", and no token ids"),
+        "the server sends no log-probabilities with its answers" + ("" if temperature else ", and no token ids"),
         f"without them acceptance at temperature {temperature:g} cannot be measured against its text",
         "use a server that answers `logprobs: true` (vLLM, SGLang, llama.cpp's own), or measure.against: model",
     )

@@ -135,7 +135,7 @@ def _prove(
         raise _unanswered(growing.plan, spec, failed)
     raise DraftbenchError(
         f"of no token of {spec.model}'s first answers it is certain which one it is and how likely",
-        "its tokens are not those of the model at hand, or the server tells no log-probabilities of them",
+        "its tokens are not those of the model at hand, or the server sends no log-probabilities of them",
         "name a model with the served one's tokenizer in target.model, or set measure.against: model",
     )
 

@@ -26,7 +26,7 @@ class ToldToken:
 
 
 def told_tokens(told: Any) -> list[ToldToken]:
-    """The tokens of `logprobs.content`; none if one of them is no token, since those behind it have lost their place."""
+    """The tokens of `logprobs.content`; none if one of them is no token, since those after it have lost their place."""
     if not (isinstance(told, list) and all(isinstance(each, dict) for each in told)):
         return []
     return [_told_token(each) for each in told]

@@ -1,4 +1,4 @@
-"""Where a record's parts lie: columns by name or by dotted path, which of them were there, and what was left aside.
+"""Where the parts of a record are: columns by name or by dotted path, which of them were there, and what was left aside.
 
 A dot goes into an object, a number into a list: `response.choices.0.message`. A column whose name
 holds the dots itself comes first. It is the same in every format; tables may keep objects as JSON text.

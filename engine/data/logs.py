@@ -27,7 +27,7 @@ _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "reaso
 
 
 class LogSource(PromptSource):
-    """One file of a log and where its columns lie. Dots in a name go into objects: `request.messages`."""
+    """One file of a log and where its columns are. Dots in a name go into objects: `request.messages`."""
 
     id_column: str = Field("id", description="column of the row's own name")
     conversation_column: str | None = Field(None, description="column that rows of one conversation share")

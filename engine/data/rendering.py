@@ -41,8 +41,8 @@ def render(
     `tools_as_system`. Special tokens written in a message become special tokens, as in vLLM
     and Transformers by default. Raises DraftbenchError if the tokenizer has no chat template,
     the template refuses the prompt or drops a tool call, the ids do not begin with exactly one
-    beginning-of-sequence token where the tokenizer uses one, an id lies beyond the target's `rows` of
-    embeddings (None: not known here), or an answer of `max_new_tokens` would not fit behind the prompt
+    beginning-of-sequence token where the tokenizer uses one, an id is beyond the target's `rows` of
+    embeddings (None: not known here), or an answer of `max_new_tokens` would not fit after the prompt
     into `context_tokens` (None: no limit).
     """
     ids = _tokenise(tokenizer, _render_text(tokenizer, prompt))
@@ -59,7 +59,7 @@ def measurable(
     context_tokens: int | None,
     max_new_tokens: int,
 ) -> list[Prompt]:
-    """The held-out prompts but those over `limit` tokens behind which an answer does not fit into the context."""
+    """The held-out prompts but those over `limit` tokens after which an answer does not fit into the context."""
     if limit is None or context_tokens is None:
         return list(heldout)
     most = max(limit, context_tokens - max_new_tokens)

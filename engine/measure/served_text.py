@@ -67,7 +67,7 @@ def measure_served(
         if calibration is None and temperature > 0:
             progress.note(
                 f"{server.model} does not tell its likeliest tokens (`top_logprobs`): whether its text at temperature "
-                f"{temperature:g} is drawn from the probabilities it tells could not be checked"
+                f"{temperature:g} is drawn from the probabilities it sends could not be checked"
             )
         exact = {
             name: served_acceptance(draft.model, capture, temperature, target.vocab_rows, answers)
@@ -164,7 +164,7 @@ def _checked(
 def _unusable(temperature: float, server: ServerSpec) -> DraftbenchError:
     return DraftbenchError(
         f"of no token of {server.model} at temperature {temperature:g} it is certain which one it is and how likely",
-        "the server tells no log-probabilities, or its tokens are not those of the model at hand",
+        "the server sends no log-probabilities, or its tokens are not those of the model at hand",
         "name a model with the served one's tokenizer in target.model, or measure with "
         "`draftbench measure RUN --set measure.against=model`",
     )

@@ -32,7 +32,7 @@ def check_adapter(folder: Path, name: str) -> None:
     if task not in (None, "CAUSAL_LM"):
         raise _refused(name, f"it was made for the task {str(task)[:40]}, with another output than a language model's")
     if settings.get("alora_invocation_tokens"):
-        raise _refused(name, "it acts only behind its invocation tokens, so it is no part of the weights")
+        raise _refused(name, "it acts only after its invocation tokens, so it is no part of the weights")
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
     known = {str(getattr(k, "value", k)): k for k in PEFT_TYPE_TO_CONFIG_MAPPING}

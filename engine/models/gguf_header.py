@@ -218,7 +218,7 @@ class _Reader:
             if name in names:
                 raise ValueError(f"the tensor {name[:80]!r} is there twice")
             if offset % alignment or at + size > len(self.blob):
-                raise ValueError(f"the tensor {name[:80]!r} does not lie inside the file, which may have been cut")
+                raise ValueError(f"the tensor {name[:80]!r} is not inside the file, which may have been cut")
             names.add(name)
             total += size
             tensors.append(GgufTensor(name, shape, kind, self.path, at, size))

@@ -252,7 +252,7 @@ def _fit(name: str, tensor: torch.Tensor, shape: torch.Size, layers: Sequence[in
         return tensor.reshape(apart).index_select(at, torch.tensor(list(layers), device=tensor.device)).reshape(shape)
     raise DraftbenchError(
         f"{name} is {tuple(tensor.shape)} in the target and {tuple(shape)} in a draft of {len(layers)} layers",
-        "it is not known which part belongs to which layer",
+        "which part belongs to which layer is not known",
         _OTHER_INIT,
     )
 

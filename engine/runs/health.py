@@ -67,7 +67,7 @@ def _asset(name: str) -> HealthCheck:
 
 
 def _runs(home: Home) -> list[HealthCheck]:
-    """Whether the index has every run as it lies there, and whether all of them are whole."""
+    """Whether the index has every run as its folder is now, and whether all of them are whole."""
     try:
         names = run_names(home)
         with reading(home.index) as con:

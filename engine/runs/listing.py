@@ -1,4 +1,4 @@
-"""Runs told in rows and records."""
+"""Runs as rows of a list and as records."""
 
 from __future__ import annotations
 

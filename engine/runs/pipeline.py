@@ -35,7 +35,7 @@ from engine.distill.online import Query
 from engine.distill.selection import SelectedBatches, load_reference
 from engine.distill.source import BatchSource
 from engine.distill.trainer import Trainer
-from engine.errors import DraftbenchError
+from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_json, write_atomic, write_json
 from engine.measure.acceptance import exact_acceptance, mean_overlap
 from engine.measure.served_text import measure_served
@@ -488,11 +488,12 @@ def readable_bytes(count: int) -> str:
 
 def draft_folder(home: Home, name: str) -> Path | None:
     """The draft folder that a path or a run names, or None if it is some other kind of model."""
-    for folder in (Path(name), PROJECT_ROOT / name):  # a sample run names what ships beside it
-        if (folder / "draft.json").exists():
-            return folder.resolve()
-    if Path(name).exists():
-        return None
+    with boundary(f"could not look for {name[:80]!a}", "check the path"):
+        for folder in (Path(name), PROJECT_ROOT / name):  # a sample run names what ships beside it
+            if (folder / "draft.json").exists():
+                return folder.resolve()
+        if Path(name).exists():
+            return None
     try:
         run = RunFolder.open(home, name)
     except DraftbenchError:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import engine
-from engine.errors import DraftbenchError
 from engine.paths import PROJECT_ROOT
-from engine.store.documents import mapping
+from engine.store.documents import whole_or_empty
 
 _PACKAGES = (
     "torch",
@@ -80,7 +79,4 @@ def measured_by(**what: Any) -> dict[str, Any]:
 
 def provenance_of(folder: Path) -> dict[str, Any]:
     """What a run folder says of where its results come from; {} where that is missing or cannot be read."""
-    try:
-        return mapping(folder / "provenance.json")
-    except DraftbenchError:
-        return {}
+    return whole_or_empty(folder / "provenance.json")

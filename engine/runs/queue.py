@@ -206,7 +206,7 @@ def _settle(home: Home, code: int | None = None) -> None:
             error = DraftbenchError(
                 f"the process ended{ended} before the work began",
                 _last_lines(run.path / OUTPUT, int(job["output_from"])) or "it printed nothing",
-                f"mend it, then resume; `draftbench run --resume {run.id}` shows what happens",
+                f"correct that, then resume; `draftbench run --resume {run.id}` shows what happens",
             )
             run.set_status(state="failed", ended_at=now(), error=error.as_dict())
         (home.root / "queue.json").unlink(missing_ok=True)

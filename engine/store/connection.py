@@ -227,7 +227,7 @@ def _explain(path: Path, error: duckdb.Error) -> DraftbenchError | None:
         )
     if any(said in text for said in ("Permission denied", "Read-only file system", "Operation not permitted")):
         return DraftbenchError(
-            f"not allowed to open {path}", first, "mend its permissions, or choose another DRAFTBENCH_HOME"
+            f"not allowed to open {path}", first, "correct its permissions, or choose another DRAFTBENCH_HOME"
         )
     if "Too many open files" in text:
         return DraftbenchError(f"could not open {path}: too many open files", first, "close some programs, then repeat")

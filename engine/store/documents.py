@@ -50,7 +50,9 @@ def run_names(home: Home) -> list[str]:
         return []
     except OSError as error:
         raise DraftbenchError(
-            f"could not list {home.runs}: {error.strerror}", "the runs lie there", "mend the folder or its permissions"
+            f"could not list {home.runs}: {error.strerror}",
+            "the runs are kept there",
+            "correct the folder or its permissions",
         ) from error
 
 
@@ -83,6 +85,14 @@ def mapping(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise DraftbenchError(f"{path} is not a JSON object", "the file is damaged", "restore it or remove it")
     return found
+
+
+def whole_or_empty(path: Path) -> dict[str, Any]:
+    """As `mapping`, and empty for a damaged document too: for places beside one that says what is wrong with the run."""
+    try:
+        return mapping(path)
+    except DraftbenchError:
+        return {}
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -148,7 +158,7 @@ def read_status(folder: Path) -> tuple[dict[str, Any], list[str]]:
     raw = mapping(folder / STATUS)
     if raw and ("state" in raw) and raw["state"] not in STATES:
         said = shown(raw["state"])
-        raise DraftbenchError(f"{folder / STATUS} is damaged: state is {said}", "no run is in that state", _MEND)
+        raise DraftbenchError(f"{folder / STATUS} is damaged: state is {said}", "no run is in that state", _REWRITTEN)
     known, problems = dict(raw), []
     for key, usable in _STATUS.items():
         if known.get(key) is not None and not usable(known[key]):
@@ -156,7 +166,7 @@ def read_status(folder: Path) -> tuple[dict[str, Any], list[str]]:
     return known, problems
 
 
-_MEND = "`draftbench run --resume` writes it again"
+_REWRITTEN = "`draftbench run --resume` writes it again"
 
 
 def belongs_to(status: Mapping[str, Any], folder: Path) -> bool:

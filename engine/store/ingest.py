@@ -327,7 +327,7 @@ def _missing(con: duckdb.DuckDBPyConnection, home: Home) -> list[str]:
 
 
 def _stored_folder(folder: Path, root: Path) -> str:
-    """Relative to the home where it lies inside, so that a home can be moved; for people, runs are known by their ids."""
+    """Relative to the home where it is inside, so that a home can be moved; for people, runs are known by their ids."""
     return encodable(str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder))
 
 

@@ -46,6 +46,8 @@ def test_a_draft_is_named_by_its_folder_or_its_run(finished_home: Path, tmp_path
     assert draft_folder(home(), "latest") == draft_folder(home(), "tiny") == draft_folder(home(), str(best)) == best
     assert draft_folder(home(), str(tmp_path)) is None, "a folder that is some other model"
     assert draft_folder(home(), "hub:someone/something") is None
+    with pytest.raises(DraftbenchError, match="could not look for 'aaa"):
+        draft_folder(home(), "a" * 5000)
     (best / "draft.json").unlink()
     with pytest.raises(DraftbenchError, match="has no draft"):
         draft_folder(home(), "latest")

@@ -260,7 +260,7 @@ def test_text_that_was_not_drawn_from_what_is_told_is_refused(
 def test_a_server_that_tells_nothing_of_its_tokens_is_refused_at_the_first_answer(
     tmp_path: Path, server: Server, target: LoadedModel, temperature: float
 ):
-    with pytest.raises(DraftbenchError, match="tells no log-probabilities") as error:
+    with pytest.raises(DraftbenchError, match="sends no log-probabilities") as error:
         fetched(tmp_path, server, target, temperature)
     assert "measure.against: model" in error.value.fix
     assert len(server.requests) <= 4
@@ -271,7 +271,7 @@ def test_ids_alone_are_enough_at_temperature_0(tmp_path: Path, server: Server, t
     server.script = lambda body, number: Said(body={"choices": [choice]})
     capture = fetched(tmp_path, server, target, 0.0)
     assert read_told(capture.raw_signal(capture.answers[0]))[0].tolist() == [0.0, 0.0, 0.0]
-    with pytest.raises(DraftbenchError, match="tells no log-probabilities"):
+    with pytest.raises(DraftbenchError, match="sends no log-probabilities"):
         fetched(tmp_path, server, target, 1.0)
 
 
@@ -411,7 +411,7 @@ def test_a_server_that_tells_nothing_ends_a_run_before_its_training(
 ):
     failed = draftbench("run", str(recipe), *settings_of(server))
     assert failed.code == 2
-    assert "tells no log-probabilities" in failed.err
+    assert "sends no log-probabilities" in failed.err
     assert len(server.requests) <= 4
     assert not (RunFolder.open(home(), "latest").path / "training.json").exists()
 

@@ -65,3 +65,9 @@ def test_missing_numbers_as_text(missing):
     assert interval({"value": 0.5, "low": missing, "high": 1}) == "0.500"
     assert bounds({"low": 0.5, "high": missing}) == bounds({}) == "-"
     assert (number(0), bounds({"low": 0, "high": 1}, 1)) == ("0.000", "0.0 to 1.0")
+
+
+@pytest.mark.parametrize("value", [10**400, float("inf"), float("nan"), None, "1", True, [1]])
+def test_what_is_no_finite_number_is_missing_and_never_an_exception(value: object):
+    assert number(value) == interval({"value": value}) == "-"
+    assert verdict({"value": value, "low": value, "high": value}) == "not known to be faster"

@@ -18,7 +18,7 @@ from engine.runs.sweep import expand
 RECIPES = PROJECT_ROOT / "recipes"
 _FIRST = "quickstart"
 _FOLDERS = (".", "domains", "drafts")  # recipes/targets and recipes/magpie make no runs
-# Choices of one key that can make another's impossible: a setting that mends it, and what it means.
+# Choices of one key that can make another's impossible: a setting that resolves it, and what it means.
 _WAYS_OUT = (
     ("train.online.stream=replay", "Replay captured answers as the stream"),
     ("draft.vocabulary=null", "Choose no vocabulary anew"),

@@ -180,7 +180,7 @@ def _with_context(prompt: Prompt | None) -> tuple[str, str]:
 
 
 def _asked_number(name: str, text: str) -> float | None:
-    """A number of the address; None where it is none, or lies outside what the form takes."""
+    """A number of the address; None where it is no number, or outside what the form takes."""
     try:
         value = _NUMBERS[name](text)
     except ValueError:

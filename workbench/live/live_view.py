@@ -188,7 +188,7 @@ def saved(ids: Sequence[str]) -> str:
 
 
 def saved_as(files: Sequence[str]) -> str:
-    """Where the saved traces lie, for a server without a Replay page."""
+    """Where the saved traces are, for a server without a Replay page."""
     places = ", ".join(f"<code>{html.escape(file)}</code>" for file in files)
     return _wrap(f'<p role="status">Saved as {places}. The workbench replays it.</p>')
 

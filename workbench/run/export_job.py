@@ -20,7 +20,8 @@ from engine.runs import queue
 from engine.runs.detached import identity, start_detached, wait_aside
 from engine.runs.folder import RunFolder
 from engine.runs.status import is_alive, now
-from workbench.run.run_files import log_part, mapping
+from engine.store.documents import whole_or_empty
+from workbench.run.run_files import log_part
 
 STARTED, REPORT, OUTPUT = "export.json", "export-report.json", "export.txt"
 
@@ -65,7 +66,7 @@ def start(home: Home, run: RunFolder, folder: str, *, overwrite: bool, check: bo
 
 def read(run: RunFolder) -> Export:
     """How the last export stands, told by its files alone."""
-    begun = mapping(run.path / STARTED)
+    begun = whole_or_empty(run.path / STARTED)
     if not begun:
         return Export("none")
     told = Export(
@@ -73,7 +74,7 @@ def read(run: RunFolder) -> Export:
     )
     if is_alive(begun):
         return told
-    report = mapping(run.path / REPORT)
+    report = whole_or_empty(run.path / REPORT)
     state = "failed" if "ok" not in report else "done" if report["ok"] is True else "differs"
     return Export(state, told.folder, told.started_at, log_part(run.path / OUTPUT, 12).text, report)
 

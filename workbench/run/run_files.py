@@ -15,8 +15,6 @@ from typing import Any
 
 import pandas as pd
 
-from engine.errors import DraftbenchError
-from engine.fileio import read_json
 from engine.progress import TIMING
 from engine.store.curves import (
     TRAINING,
@@ -253,15 +251,6 @@ def files(folder: Path, most: int = 200) -> pd.DataFrame:
         if len(rows) == most:
             break
     return pd.DataFrame(rows, columns=["file", "kilobytes", "written"])
-
-
-def mapping(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if it is not there whole."""
-    try:
-        found = read_json(path)
-    except (DraftbenchError, OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def rows(value: object) -> list[Mapping[str, Any]]:

@@ -11,10 +11,9 @@ import streamlit as st
 from engine.errors import DraftbenchError
 from engine.fileio import read_bounded
 from engine.runs.folder import RunFolder
-from engine.store.documents import RECIPE_BYTES
+from engine.store.documents import RECIPE_BYTES, whole_or_empty
 from workbench import actions, queries, ui
 from workbench.run import export_job, run_files
-from workbench.run.run_files import mapping
 from workbench.run.run_files import rows as _rows
 
 _COLUMN = st.column_config
@@ -48,8 +47,8 @@ def configuration(run: RunFolder) -> None:
 
 def origin(run: RunFolder) -> None:
     """Versions, commit, seeds, device and hashes, as a table and as JSON."""
-    found = mapping(run.path / "provenance.json")
-    training = mapping(run.path / "training.json")
+    found = whole_or_empty(run.path / "provenance.json")
+    training = whole_or_empty(run.path / "training.json")
     if not found and not training:
         st.info(
             "Nothing is noted yet: versions, seeds and hashes are written when the prompts are read.",
@@ -77,7 +76,7 @@ def files(run: RunFolder) -> None:
     """Checkpoints, drafts, every file, and where they lie."""
     st.caption("Everything about this run lies here; the index can be made again from it.")
     st.code(str(run.path), language=None)
-    best = mapping(run.path / "training.json").get("best_step")
+    best = whole_or_empty(run.path / "training.json").get("best_step")
     weights = run_files.weights(run.path, best)
     size, when = (
         _COLUMN.NumberColumn("MB", format="%.1f"),
@@ -164,6 +163,10 @@ def _exported(last: export_job.Export) -> None:
             )
         )
     elif last.state == "failed":
-        ui.error_box(DraftbenchError(f"the export to {last.folder} failed", "", "mend it and export again"))
+        ui.error_box(
+            DraftbenchError(
+                f"the export to {last.folder} failed", "", "correct what the error names, then export again"
+            )
+        )
     if last.state in ("differs", "failed") and last.output:
         st.code(last.output, language=None, wrap_lines=True)

@@ -15,6 +15,7 @@ from engine.runs.folder import RunFolder
 from engine.runs.labels import Labels
 from engine.runs.places import chosen_place
 from engine.runs.traces import holds_traces
+from engine.store.documents import whole_or_empty
 from engine.store.queries import Run
 from workbench import actions, charts, exports, queries, theme, ui
 from workbench.live.live_decode import has_draft
@@ -225,7 +226,7 @@ def facts(run: RunFolder) -> None:
         recipe = run.recipe()
     except (DraftbenchError, OSError, ValueError, RecursionError):
         return  # `problems` says so
-    training = run_files.mapping(run.path / "training.json")
+    training = whole_or_empty(run.path / "training.json")
     run_facts.show(recipe, run_facts.effort(training, events(run).skipped()))
 
 
@@ -279,7 +280,7 @@ def _chart(figure: Any, frame: pd.DataFrame, key: str, alt: str, name: str) -> N
 
 def _watched(run: RunFolder) -> str:
     """n of the evaluations during training, as the run noted it."""
-    told = run_files.mapping(run.path / "provenance.json").get("prompts")
+    told = whole_or_empty(run.path / "provenance.json").get("prompts")
     watched = told.get("watched") if isinstance(told, Mapping) else None
     return f"n = {watched} watched prompts, no interval" if watched else "watched prompts only, no interval"
 
