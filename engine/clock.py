@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import re
+import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,10 @@ _TOOL: dict[str, Any] = {
     "type": "function",
     "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}},
 }
-_DIRECTIVES = "aAbBcdfGHIjmMpSuUVwWxXyYzZ"  # of strftime
+# Of strftime: a letter, and what may come before it in a format (%-d, %10Y, %Od).
+_DIRECTIVE = re.compile(r"%[-_0^#]*\d*[EO:]*[a-zA-Z]")
+_PLAIN = [f"%{flag}{letter}" for letter in string.ascii_letters for flag in ("", "-")]
+_PERCENT = "\ue000"  # in place of %%, which no directive begins with
 _SECONDS = 8.0  # rendering takes milliseconds; a template that passed `check_template` may still loop over a prompt
 _TRIES = 8  # a template that draws one of two words writes the same one each time once in 128
 # They differ in every part that a format can name.
@@ -129,10 +133,11 @@ def _dated(template: str, date: datetime.datetime) -> str:
     A function cannot be handed in: what a call hands to a template is made plain data. A macro can write the parts of
     the date in the place of their names in a format.
     """
-    named = {f"%{letter}" for letter in _DIRECTIVES} | set(re.findall(r"%[-#][a-zA-Z]", template))
-    parts = "".join(f" | replace({name!r}, {date.strftime(name)!r})" for name in sorted(named))
+    written = {name: date.strftime(name) for name in dict.fromkeys([*_DIRECTIVE.findall(template), *_PLAIN])}
+    parts = "".join(f" | replace({name!r}, {text!r})" for name, text in written.items() if text != name)
     return (
-        f"{{%- macro strftime_now(format) -%}}{{{{ format{parts} | replace('%%', '%') }}}}{{%- endmacro -%}}{template}"
+        f"{{%- macro strftime_now(format) -%}}{{{{ format | replace('%%', {_PERCENT!r}){parts} "
+        f"| replace({_PERCENT!r}, '%') }}}}{{%- endmacro -%}}{template}"
     )
 
 

@@ -10,7 +10,7 @@ import copy
 import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -29,10 +29,25 @@ MOST_TOKENS = 1_000_000  # of an answer, a pass or a vocabulary: beyond any mode
 BY_HAND = {"by_hand": True}
 
 
+def _takes_truth(annotation: Any) -> bool:
+    return annotation in (bool, Any) or any(_takes_truth(part) for part in get_args(annotation))
+
+
 class Section(BaseModel):
     """A part of a recipe: immutable, and strict about names it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, values: Any) -> Any:
+        """YAML reads yes, on and true alike; as a number each would be 1."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            inner = value if isinstance(value, list) else [value]
+            if field and any(isinstance(each, bool) for each in inner) and not _takes_truth(field.annotation):
+                raise ValueError(f"{name} is {str(value).lower()}, which is neither a number nor text")
+        return values
 
     @model_validator(mode="after")
     def _whole_numbers_fit(self) -> Section:

@@ -8,6 +8,7 @@ Dates stay text: no setting is a date, and 2025-13-45 is none.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ _MOST_BYTES = 512 * 1024
 _MOST_VALUES = 100_000  # once all aliases are copied
 _MOST_LEVELS = 50
 _SHOWN = 600
-_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+_TAG = "tag:yaml.org,2002:"
+# Numbers of YAML 1.1 that most people, and YAML 1.2, read as others: 010 is eight there, and 1:30 is ninety.
+_TWO_READINGS = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-9.]+)+)")
 
 
 class _Loader(yaml.SafeLoader):
@@ -40,7 +43,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _TAG + "timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
@@ -89,6 +92,11 @@ def _check(loader: _Loader, node: yaml.Node) -> None:
                 inner = [child for pair in part.value for child in pair]
             elif isinstance(part, yaml.SequenceNode):
                 inner = part.value
+            elif part.tag in (_TAG + "int", _TAG + "float") and _TWO_READINGS.fullmatch(part.value):
+                raise _Refused(
+                    f"{part.value} at line {part.start_mark.line + 1} is another number to another reader of YAML; "
+                    "write a plain number, or text in quotes"
+                )
             known = sizes[id(part)] = 1 + sum(size(child) for child in inner)
             if known > _MOST_VALUES:
                 raise _Refused(f"it holds more than {_MOST_VALUES:,} values once its aliases are written out")
@@ -102,7 +110,9 @@ def _refuse_twice(loader: _Loader, mapping: yaml.MappingNode) -> None:
     for key, _ in mapping.value:
         if not isinstance(key, yaml.ScalarNode):
             raise _Refused(f"the key at line {key.start_mark.line + 1} is no plain word")
-        name, line = loader.construct_object(key), key.start_mark.line + 1
+        # `<<` brings in another mapping, whose keys those beside it override on purpose.
+        name = key.value if key.tag == _TAG + "merge" else loader.construct_object(key)
+        line = key.start_mark.line + 1
         if name in lines:
             raise _Refused(f"the key {key.value!r} stands at line {lines[name]} and again at line {line}")
         lines[name] = line

@@ -31,7 +31,7 @@ def _at(record: Mapping[str, Any], path: str) -> Any:
         return record[path]
     value: Any = record
     for part in path.split("."):
-        value = _opened(value)
+        value = opened_text(value)
         if isinstance(value, Mapping) and part in value:
             value = value[part]
         elif isinstance(value, list) and part.isdecimal() and len(part) < 10 and int(part) < len(value):
@@ -41,7 +41,7 @@ def _at(record: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _opened(value: Any) -> Any:
+def opened_text(value: Any) -> Any:
     """An object or a list that a table keeps as JSON text; anything else as it is."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
         return value
@@ -109,7 +109,7 @@ class Usage:
             parts = path.split(".")
             for depth in range(1, len(parts)) if path not in record else ():
                 outer = ".".join(parts[:depth])
-                inside = _opened(_at(record, outer))
+                inside = opened_text(_at(record, outer))
                 names += [f"{outer}.{name}" for name in inside] if isinstance(inside, Mapping) else []
         return names
 

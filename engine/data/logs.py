@@ -7,6 +7,7 @@ query's reference. What cannot be read as a conversation is a BadRecordError, fi
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 from pydantic import Field
 
 from engine.config import PromptSource
-from engine.data.columns import at
+from engine.data.columns import at, opened_text
 from engine.data.messages import ROLES, BadRecordError, decoded, normal
 from engine.data.packs.bfcl import calls_text
 from engine.data.prompts import Message, Prompt
@@ -24,6 +25,7 @@ from engine.data.records import bad_records, messages_of, to_prompt, tools_of
 
 # What a template may read of a message; what else a log has beside it (times, names of users) is no part of the chat.
 _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking")
+_MOST_SECONDS = 1e11
 
 
 class LogSource(PromptSource):
@@ -136,6 +138,8 @@ def _is_missing(message: Any) -> bool:
 
 def _given_reference(record: Mapping[str, Any], source: LogSource) -> str:
     value = at(record, source.reference_column)
+    if isinstance(value, str) and '"role"' in value and isinstance(opened := opened_text(value), Mapping):
+        value = opened if opened.get("role") == "assistant" else value  # a table keeps a message as JSON text
     if value is None or isinstance(value, str):
         return (value or "").strip()
     if isinstance(value, Mapping):
@@ -166,13 +170,13 @@ def _text(value: Any) -> str:
 
 
 def _time(record: Mapping[str, Any], source: LogSource) -> float:
-    """Seconds since 1970; a date without a time zone is taken as UTC."""
+    """Seconds since 1970, also from thousandths and smaller parts; a date without a time zone is taken as UTC."""
     value = at(record, source.time_column)
     if value is None or value == "":
         return 0.0
     if isinstance(value, str):
         try:
-            return float(value)
+            return _seconds(float(value), source)
         except ValueError:
             pass
         try:
@@ -185,4 +189,13 @@ def _time(record: Mapping[str, Any], source: LogSource) -> float:
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise BadRecordError(f"{source.time_column!r} is neither a number nor a date")
-    return float(value)
+    return _seconds(float(value), source)
+
+
+def _seconds(number: float, source: LogSource) -> float:
+    """A file may mix rows of two exporters: a number of seconds that is past the year 5000 counts thousandths."""
+    if not math.isfinite(number):
+        raise BadRecordError(f"{source.time_column!r} is {number}, which is no time")
+    while number > _MOST_SECONDS:
+        number /= 1000
+    return number

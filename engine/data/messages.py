@@ -39,6 +39,14 @@ ROLES = {
 _CALLING_ROLES = ("function_call", "tool_call")  # their content is the call, as JSON
 _CONTENT_KEYS = ("content", "value", "text", "message", "parts")
 _ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")
+_TEXT_PARTS = (None, "text", "input_text", "output_text", "refusal")
+# What a template for text leaves out without a word: Ollama's `images`, OpenAI's `audio`, a chat's attachments.
+_NOT_TEXT = frozenset({
+    "image", "images", "image_url", "audio", "audios", "input_audio", "video", "videos", "video_url", "file", "files",
+    "attachments", "experimental_attachments", "inline_data", "inlineData", "file_data", "fileData", "thought",
+})  # fmt: skip
+# Beside a call's name, and no arguments by another name.
+_OF_A_CALL = frozenset({"id", "type", "name", "function", "index", "call_id", "tool_call_id", "status", "description"})
 _TOOL_SHAPE = '{"type": "function", "function": {"name": ..., "parameters": {...}}}'
 
 
@@ -74,8 +82,10 @@ def normal_call(call: Any, where: str = "a tool call") -> dict[str, Any]:
     shell = {key: value for key, value in call.items() if value is not None}
     inner = shell.get("function")
     if isinstance(inner, Mapping):
-        return {**shell, "function": _function(inner, where)}
+        outside = {key: shell.pop(key) for key in _ARGUMENT_KEYS if key in shell}
+        return {**shell, "function": _function(_joined(inner, outside, where), where)}
     flat = {"name": inner, **shell} if isinstance(inner, str) else shell  # {"function": "add", "arguments": {}}
+    _refuse_unread_arguments(flat, where)
     kept = {"id": shell["id"]} if "id" in shell else {}
     named = {key: flat[key] for key in ("name", *_ARGUMENT_KEYS) if key in flat}
     return {**kept, "type": "function", "function": _function(named, where)}
@@ -113,8 +123,13 @@ def _message(number: int, value: Any, seen: Counter[str]) -> Message:
     if not isinstance(value, Mapping):
         raise BadRecordError(f"{where} must be an object with role and content, not {kind(value)}")
     message = {key: inner for key, inner in value.items() if inner is not None}
-    written = message.pop("role", message.pop("from", None))
+    if media := next((key for key in message if key in _NOT_TEXT and message[key]), None):
+        raise BadRecordError(f"{where} holds {media!r}; only text can be used")
+    sender = message.pop("from", None)
+    written = message.pop("role", sender)
     role = _role(written, where, seen)
+    if isinstance(sender, str) and ROLES.get(sender.strip().lower(), role) != role:
+        raise BadRecordError(f"{where} has role {written!r}, and is from {sender!r}")
     content = _content(message, where, seen)
     calls = _calls(message, where)
     if not calls and str(written).strip().lower() in _CALLING_ROLES:
@@ -141,28 +156,49 @@ def _role(written: Any, where: str, seen: Counter[str]) -> str:
 
 def _content(message: dict[str, Any], where: str, seen: Counter[str]) -> Any:
     """Takes the content out of `message`, under whichever name it stands."""
-    name = next((key for key in _CONTENT_KEYS if key in message), None)
-    if name is None:
+    texts = {
+        key: _text_of(message[key], key, where)
+        for number, key in enumerate(key for key in _CONTENT_KEYS if key in message)
+        if number == 0 or isinstance(message[key], str | list | tuple)
+    }
+    if not texts:
         return None
+    said = {key: text for key, text in texts.items() if text.strip()}
+    if len({text.strip() for text in said.values()}) > 1:
+        raise BadRecordError(f"{where} says one thing in {' and another in '.join(map(repr, said))}")
+    name = next(iter(said or texts))
     content = message.pop(name)
+    message.pop("content", None)  # empty, where another name has the text
     if name != "content":
         seen[f"{name!r} read as 'content'"] += 1
     if isinstance(content, list | tuple):
         seen["content in parts, joined by line breaks"] += 1
-        return "\n".join(_part(part, where) for part in content)
+    return texts[name]
+
+
+def _text_of(content: Any, name: str, where: str) -> str:
+    if isinstance(content, list | tuple):
+        return "\n".join(_part(part, where) for part in content if not _is_mark(part))
     if not isinstance(content, str):
         raise BadRecordError(f"{name} of {where} must be text, not {kind(content)}")
     return content
 
 
+def _is_mark(part: Any) -> bool:
+    """What the AI SDK writes between the steps of an answer."""
+    return isinstance(part, Mapping) and part.get("type") == "step-start"
+
+
 def _part(part: Any, where: str) -> str:
     if isinstance(part, str):
         return part
+    named: Any = kind(part)
     if isinstance(part, Mapping):
-        for key in ("text", "refusal"):
+        media = next((key for key in part if key in _NOT_TEXT and part[key]), None)
+        named = part.get("type") or media or "unknown"
+        for key in ("text", "refusal") if media is None and part.get("type") in _TEXT_PARTS else ():
             if isinstance(part.get(key), str):
                 return str(part[key])
-    named = part.get("type", "unknown") if isinstance(part, Mapping) else kind(part)
     raise BadRecordError(f"{where} holds a part of type {named}; only text can be used")
 
 
@@ -186,8 +222,17 @@ def _calls(message: dict[str, Any], where: str) -> list[dict[str, Any]]:
         listed = [listed]
     if listed is not None and not isinstance(listed, list | tuple):
         raise BadRecordError(f"tool_calls of {where} must be a list, not {kind(listed)}")
-    calls = listed or ([former] if former else [])
-    return [normal_call(call, f"call {count} of {where}") for count, call in enumerate(calls, 1)]
+    calls = [normal_call(call, f"call {count} of {where}") for count, call in enumerate(listed or (), 1)]
+    if not former:
+        return calls
+    older = normal_call(former, f"the call of {where}")
+    if calls and _said(older) not in map(_said, calls):
+        raise BadRecordError(f"{where} has tool_calls, and a function_call that is another")
+    return calls or [older]
+
+
+def _said(call: Mapping[str, Any]) -> tuple[Any, Any]:
+    return call["function"]["name"], call["function"]["arguments"]
 
 
 def _calls_in(content: Any, where: str) -> list[dict[str, Any]]:
@@ -204,14 +249,42 @@ def _function(function: Mapping[str, Any], where: str) -> dict[str, Any]:
     name = function.get("name")
     if not isinstance(name, str) or not name.strip():
         raise BadRecordError(f"{where} has no function name")
-    key = next((key for key in _ARGUMENT_KEYS if function.get(key) not in (None, "")), None)
-    arguments = {} if key is None else function[key] or {}  # PHP writes an empty object as []
-    if isinstance(arguments, str):
-        arguments = _decoded_arguments(arguments, name, where)
-    if not isinstance(arguments, Mapping):
-        raise BadRecordError(f"the arguments of a call of {name} ({where}) must be an object, not {kind(arguments)}")
+    _refuse_unread_arguments(function, where)
+    arguments = _arguments(function, name, where)
     others = {other: value for other, value in function.items() if other not in (*_ARGUMENT_KEYS, "name")}
     return _in_order(function, {"name": name, "arguments": dict(arguments), **others})
+
+
+def _arguments(function: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    """The arguments of a call, whichever name they have there. Raises BadRecordError where two names hold two things."""
+    found: Mapping[str, Any] = {}
+    for key in _ARGUMENT_KEYS:
+        value = function.get(key) or {}  # PHP writes an empty object as []
+        if isinstance(value, str):
+            value = _decoded_arguments(value, name, where)
+        if not isinstance(value, Mapping):
+            raise BadRecordError(f"the arguments of a call of {name} ({where}) must be an object, not {kind(value)}")
+        if found and value and found != value:
+            raise BadRecordError(f"a call of {name} ({where}) has arguments twice, and other ones in {key!r}")
+        found = found or value
+    return found
+
+
+def _joined(inner: Mapping[str, Any], outside: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A function with the arguments that a log wrote beside it instead of into it."""
+    twice = next((key for key in outside if inner.get(key) and inner[key] != outside[key]), None)
+    if twice is not None:
+        raise BadRecordError(f"{where} has {twice!r} twice, with two values")
+    return {**inner, **{key: value for key, value in outside.items() if not inner.get(key)}}
+
+
+def _refuse_unread_arguments(function: Mapping[str, Any], where: str) -> None:
+    """A call without arguments is common; one whose arguments have a name that nobody knows would lose them."""
+    if any(key in function for key in _ARGUMENT_KEYS):
+        return
+    other = next((key for key, value in function.items() if key not in _OF_A_CALL and value), None)
+    if other is not None:
+        raise BadRecordError(f"{where} has {other!r}, and no 'arguments'; {did_you_mean(str(other), _ARGUMENT_KEYS)}")
 
 
 def _decoded_arguments(text: str, name: str, where: str) -> Any:
@@ -230,6 +303,7 @@ def _tool(number: int, value: Any) -> Tool:
         raise BadRecordError(f"tool {number} is not of the form {_TOOL_SHAPE}")
     if value.get("type", "function") != "function":
         raise BadRecordError(f"tool {number} is of type {value['type']!r}; the form is {_TOOL_SHAPE}")
+    value = {key: inner for key, inner in value.items() if inner is not None or key != "function"}
     function = value.get("function")
     bare = function is None and "name" in value
     if bare:  # OpenAI's newer and former forms have it without the shell, Anthropic's calls its schema `input_schema`

@@ -68,6 +68,8 @@ def messages_of(record: Mapping[str, Any], source: PromptSource, seen: Counter[s
     """The conversation in a record in normal form, with a system message that has a column of its own."""
     value = decoded(at(record, source.messages_column), source.messages_column)
     messages = _plain_question(record, source, seen) if value is None else normal(value, source.messages_column, seen)
+    if value is not None and _says_more(at(record, source.prompt_column), messages):
+        seen[f"{source.prompt_column!r} left aside beside {source.messages_column!r}, which says something else"] += 1
     system = next(
         (text for column in source.system_columns() if (text := at(record, column)) not in (None, "", [])), None
     )
@@ -84,10 +86,19 @@ def messages_of(record: Mapping[str, Any], source: PromptSource, seen: Counter[s
     return messages
 
 
+def _says_more(text: Any, messages: tuple[Message, ...]) -> bool:
+    """Whether a record's plain text is none of its messages'."""
+    return isinstance(text, str) and bool(text.strip()) and text.strip() not in {m["content"].strip() for m in messages}
+
+
 def tools_of(record: Mapping[str, Any], source: PromptSource) -> tuple[dict[str, Any], ...]:
     """The tool schemas of a record in OpenAI's form."""
-    found = ((column, decoded(at(record, column), column)) for column in source.tools_columns())
-    return next((tools for column, value in found if (tools := normal_tools(value, column))), ())
+    found = {column: normal_tools(at(record, column), column) for column in source.tools_columns()}
+    given = {column: tools for column, tools in found.items() if tools}
+    first = next(iter(given.values()), ())
+    if any(tools != first for tools in given.values()):
+        raise BadRecordError(f"has tools in {' and other ones in '.join(map(repr, given))}")
+    return first
 
 
 def plain(value: Any) -> Any:

@@ -25,6 +25,8 @@ PLAIN_TOOLS_FORM = (
     "{schemas}\n"
     'To call one, answer with nothing but a JSON object: {{"name": <function name>, "arguments": {{<name>: <value>}}}}'
 )
+_ANOTHER = "draftbench: another text"
+_SURELY_ITSELF = 12  # characters; shorter text may also be part of another message, or of a mark
 
 
 def render(
@@ -120,6 +122,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
 def _render_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     messages, tools = conversation(tokenizer, prompt)
     text = _apply_template(tokenizer, prompt.id, messages, tools)
+    _check_messages(tokenizer, prompt.id, messages, tools, text)
     if any(message.get("tool_calls") for message in messages):
         _check_tool_calls(tokenizer, prompt.id, messages, tools, text)
     return text
@@ -192,6 +195,32 @@ def _check_length(prompt: Prompt, prompt_tokens: int, context_tokens: int | None
         "the answer would run past the model's context",
         "leave long prompts out with prompts.max_prompt_tokens, or lower max_new_tokens",
     )
+
+
+def _check_messages(
+    tokenizer: PreTrainedTokenizerBase, prompt_id: str, messages: list[Message], tools: Sequence[Tool], text: str
+) -> None:
+    """Refuses a template that drops a message: another text in its place would make the same prompt.
+
+    Some know no system message, some keep the last question, and those for images read a content in parts and take
+    the letters of a text for parts. What stands beside calls, and earlier reasoning, many leave out on purpose.
+    """
+    for number, message in enumerate(messages):
+        said = message["content"].rpartition("</think>")[2].strip()
+        if not said or message.get("tool_calls") or (len(said) >= _SURELY_ITSELF and said in text):
+            continue
+        others = [*messages[:number], {**message, "content": _ANOTHER}, *messages[number + 1 :]]
+        try:
+            dropped = text == _apply_template(tokenizer, prompt_id, others, tools)
+        except DraftbenchError:
+            continue  # it does read the message
+        if dropped:
+            raise DraftbenchError(
+                f"the chat template leaves message {number + 1} ({message['role']}) of prompt {prompt_id!r} out",
+                "the conversation would reach the target with a part missing",
+                "take the message out of the prompt, or put the chat_template.jinja that the model is served with, "
+                "one that reads content as text, beside its tokenizer",
+            )
 
 
 def _check_tool_calls(

@@ -129,3 +129,15 @@ def test_heldout_prompts_that_leave_no_room_for_an_answer_are_left_out_and_count
     assert [len(prompt.text) for prompt in split.watched + split.measured] == [3, 3, 120]
     without = parse_recipe({**values, "prompts": {**values["prompts"], "max_prompt_tokens": None}})
     assert "heldout_beyond_context" not in Pipeline(home(), without, None, SILENT).prompts.counts
+
+
+@pytest.mark.parametrize(
+    "form", ["%F", "%e %B %Y", "%-d.%-m.%y", "%D %T", "%R", "%_d", "%^a", "%h %C", "%k", "%%Y is %Y, 100%", "%n%t|%P"]
+)
+def test_every_directive_of_strftime_is_written_as_python_writes_it(form: str):
+    made = tokenizer("{{ strftime_now('" + form + "') }}", "2025-03-09T14:05")
+    wanted = datetime.datetime(2025, 3, 9, 14, 5).strftime(form)
+    assert text(made).partition("<|im_start|>")[0] == wanted
+    composed = tokenizer("{% set f = '%' ~ 'F' %}{{ strftime_now(f) }}", "2025-03-09")
+    assert text(composed).startswith("2025-03-09<")
+    assert reads_clock(composed)

@@ -329,3 +329,30 @@ def test_only_regular_files_are_read(tmp_path: Path):
     }.items():
         with pytest.raises(DraftbenchError, match=kind):
             load_recipe(tmp_path / name)
+
+
+@pytest.mark.parametrize("written", ["010", "-0_17", "1:30", "190:20:30", "1:30.5"])
+def test_numbers_that_two_readers_of_yaml_read_as_two_are_refused(tmp_path: Path, written: str):
+    path = tmp_path / "r.yaml"
+    path.write_text(f"prompts: {{train: a, heldout: b}}\ntrain: {{epochs: {written}}}\n")
+    with pytest.raises(DraftbenchError, match="another number to another reader"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    "sections", [{"train": {"epochs": True}}, {"measure": {"temperatures": [True, 0.7]}}, {"draft": {"layers": False}}]
+)
+def test_yes_and_no_are_no_numbers(sections: dict[str, Any]):
+    with pytest.raises(DraftbenchError, match="neither a number nor text"):
+        recipe(**sections)
+
+
+def test_merge_keys_are_merged_and_may_be_overridden_but_not_repeated(tmp_path: Path):
+    path = tmp_path / "r.yaml"
+    head = "prompts: {train: a, heldout: b}\ncapture: &short {max_new_tokens: 9, top_p: 0.5}\nmeasure:\n  <<: *short\n"
+    path.write_text(head + "  max_new_tokens: 7\n")
+    read = load_recipe(path)
+    assert (read.measure.max_new_tokens, read.measure.top_p, read.capture.max_new_tokens) == (7, 0.5, 9)
+    path.write_text(head + "  <<: {max_new_tokens: 7}\n")
+    with pytest.raises(DraftbenchError, match="'<<' stands at line 4 and again at line 5"):
+        load_recipe(path)

@@ -134,3 +134,69 @@ def test_a_server_gets_arguments_as_text_and_a_tools_answer_names_its_call():
     assert (first["tool_call_id"], second["tool_call_id"]) == ("call_0", "mine")
     assert again["tool_calls"][0]["id"] == "call_2"
     assert normal(for_api(messages))[1]["tool_calls"][0]["function"] == CALL["function"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": "What is this?", "images": ["iVBORw0"]},
+        {"content": "Listen", "audio": {"data": "UklGR"}},
+        {"content": "Read it", "experimental_attachments": [{"url": "data:..."}]},
+        {"content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]},
+        {"content": [{"type": "image", "text": ""}, {"type": "text", "text": "a"}]},
+        {"content": [{"type": "image", "image": "a.png", "text": "a caption"}]},
+        {"content": [{"type": "input_audio", "input_audio": {}}]},
+        {"parts": [{"text": "a"}, {"inlineData": {"mimeType": "image/png"}}]},
+    ],
+)
+def test_what_is_no_text_is_refused_and_never_dropped(message):
+    with pytest.raises(BadRecordError, match="only text can be used"):
+        normal([{"role": "user", **message}])
+
+
+def test_empty_places_for_images_are_none():
+    message = {"role": "user", "content": "hi", "images": [], "audio": None}
+    assert normal([message]) == ({"role": "user", "content": "hi", "images": []},)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"role": "user", "content": "A", "value": "B"}, "one thing in 'content' and another in 'value'"),
+        ({"role": "assistant", "from": "human", "content": "A"}, "role 'assistant', and is from 'human'"),
+        ({**SAID, "function_call": {"name": "other", "arguments": "{}"}}, "a function_call that is another"),
+        (
+            {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"a": 1}, "parameters": {"b": 2}}]},
+            "arguments twice",
+        ),
+        (
+            {
+                "role": "assistant",
+                "tool_calls": [{"arguments": {"a": 1}, "function": {"name": "f", "arguments": {"a": 2}}}],
+            },
+            "'arguments' twice",
+        ),
+    ],
+)
+def test_a_record_that_says_two_things_is_refused(message, reason):
+    with pytest.raises(BadRecordError, match=reason):
+        normal([message])
+
+
+def test_the_same_thing_under_two_names_is_said_once():
+    (turn,) = normal([{**SAID, "function_call": {"name": "add", "arguments": '{"b": 2, "a": 1}'}}])
+    assert turn["tool_calls"] == [CALL]
+    assert normal([{"role": "user", "content": "", "parts": [{"type": "text", "text": "hi"}]}])[0]["content"] == "hi"
+    assert normal([{"role": "user", "from": "human", "content": "hi", "text": "hi"}])[0]["content"] == "hi"
+
+
+def test_arguments_are_not_lost_with_an_unknown_name_or_place():
+    with pytest.raises(BadRecordError, match="'kwargs', and no 'arguments'; did you mean 'args'"):
+        normal_call({"name": "add", "kwargs": {"a": 1}})
+    with pytest.raises(BadRecordError, match="'params'"):
+        normal_call({"type": "function", "function": {"name": "add", "params": {"a": 1}}})
+    beside = {"type": "function", "function": {"name": "add"}, "arguments": '{"a": 1, "b": 2}'}
+    assert normal_call(beside) == CALL
+    assert normal_call({"type": "function_call", "call_id": "c", "status": "completed", "name": "look"})["function"] == {
+        "name": "look", "arguments": {},
+    }  # fmt: skip

@@ -184,3 +184,50 @@ def test_prompt_must_leave_room_for_the_answer():
     assert "max_prompt_tokens" in caught.value.fix
     with pytest.raises(DraftbenchError, match="at most 0 fit"):
         render(tokenizer, HELLO, context_tokens=10, max_new_tokens=20)
+
+
+DIALOGUE = (
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "one"},
+    {"role": "assistant", "content": "two"},
+    {"role": "user", "content": "three"},
+)
+PARTS_ONLY = (
+    "{% for m in messages %}<|start|>{{ m['role'] }}\n{% for p in m['content'] %}{{ p['text'] }}{% endfor %}<|end|>\n"
+    "{% endfor %}" + ANSWER
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "dropped"),
+    [
+        (TURNS.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}"), r"1 \(system\)"),
+        ("<|start|>user\n{{ messages[0]['content'] }}{{ messages[-1]['content'] }}<|end|>\n", r"2 \(user\)"),
+        (TURNS.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'assistant' %}"), "assistant"),
+        (PARTS_ONLY, r"1 \(system\)"),
+        ("<|start|>assistant\n", r"1 \(system\)"),
+    ],
+)
+def test_a_template_that_drops_a_message_is_refused(template: str, dropped: str):
+    with pytest.raises(DraftbenchError, match=f"leaves message .*{dropped}.* out"):
+        rendered(make_tokenizer(template + ANSWER), Prompt("p1", DIALOGUE))
+
+
+def test_a_tools_answer_that_the_template_drops_is_refused():
+    template = TURNS.replace("{% for m in messages %}", "{% for m in messages if m['role'] in ('user', 'assistant') %}")
+    asked = (
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "f()"},
+        {"role": "tool", "content": "5"},
+    )
+    with pytest.raises(DraftbenchError, match=r"leaves message 3 \(tool\)"):
+        rendered(make_tokenizer(template + ANSWER), Prompt("p1", asked))
+
+
+def test_a_template_may_leave_out_earlier_reasoning_and_change_blanks():
+    template = (
+        "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'].split('</think>')[-1] | trim }}<|end|>\n"
+        "{% endfor %}" + ANSWER
+    )
+    turns = ({"role": "user", "content": " a "}, {"role": "assistant", "content": "<think>x</think>"}, DIALOGUE[1])
+    assert "x" not in rendered(make_tokenizer(template), Prompt("p1", turns))

@@ -491,3 +491,39 @@ def test_the_command_shows_each_step_and_what_was_scrubbed(tmp_path: Path, draft
 )
 def test_a_logged_answer_without_content_is_no_empty_answer(failed: dict[str, Any]):
     assert read({"messages": [user("a"), failed]}) == [(["u:a"], "")]
+
+
+def of_time(value: Any) -> float:
+    source = LogSource(path="log.jsonl", time_column="at")
+    return queries_of({**chats(1)[0], "at": value}, source, "log-1", every_turn=False)[0].time
+
+
+@pytest.mark.parametrize(
+    "value", [1735689600, "1735689600.0", 1735689600000, "1735689600000000", "2025-01-01T00:00:00Z"]
+)
+def test_times_in_thousandths_and_in_words_are_one_order(value: Any):
+    assert of_time(value) == 1735689600.0
+
+
+@pytest.mark.parametrize("value", [float("inf"), "nan", "-inf", 10**400, "01/02/2025"])
+def test_what_is_no_time_would_spoil_the_order_and_is_refused(value: Any):
+    with pytest.raises(BadRecordError):
+        of_time(value)
+
+
+def test_a_reference_that_a_table_keeps_as_json_text_is_the_message_in_it():
+    source = LogSource(path="log.csv", reference_column="answer")
+    record = {"messages": [user("hi")], "answer": json.dumps(assistant("yes"))}
+    assert queries_of(record, source, "log-1", every_turn=False)[0].reference == "yes"
+    plain = {"messages": [user("hi")], "answer": '{"role": "admin"}'}
+    assert queries_of(plain, source, "log-1", every_turn=False)[0].reference == '{"role": "admin"}'
+
+
+def test_two_columns_that_say_two_things_are_refused_or_counted(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"messages": [user("b")], "tools": [tool("f")], "functions": [tool("g")]}))
+    with pytest.raises(DraftbenchError, match="has tools in 'tools' and other ones in 'functions'"):
+        read_prompts([PromptSource(path=str(path))])
+    path.write_text(json.dumps({"messages": [user("b")], "prompt": "a"}))
+    translated = read_prompts([PromptSource(path=str(path))]).sources[0]["translated"]
+    assert translated == {"'prompt' left aside beside 'messages', which says something else": 1}

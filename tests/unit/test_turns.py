@@ -110,7 +110,9 @@ def test_the_templates_mark_ends_a_turn_and_the_settings_ids_stop_one_too(name: 
 @pytest.mark.parametrize("name", CASES)
 def test_tuning_teaches_what_the_template_writes_up_to_the_id_that_stops(name: str):
     case = CASES[name]
-    tokenizer = tokenizer_of(case.template.replace("{{ raise_exception('no') }}", "x"), case.eos)
+    template = case.template.replace("{{ raise_exception('no') }}", "x")
+    asks = template if "content" in template else "{{ messages[0]['content'] }}" + template
+    tokenizer = tokenizer_of(asks, case.eos)
     turns = turns_of(tokenizer, GenerationConfig(eos_token_id=[id_of(mark) for mark in case.settings] or None))
     example = Example(Prompt("p", ({"role": "user", "content": "hi"},)), "yes")
     data = TuneData(train="train.jsonl", heldout="heldout.jsonl")
