@@ -75,6 +75,7 @@ def draft_card(run: pd.Series) -> None:
             f"{run.speedup:.2f}×" if timed else "not timed",
             delta=speed_words.verdict(timing.get("speedup")) if timed else None,
             delta_color="off",
+            delta_arrow="off",
             help="Seconds of plain decoding over seconds of speculative decoding, on the machine of the run. Below 1 the draft costs "
             "more than it saves; it is called faster only where the whole interval is above 1.",
         )

@@ -36,7 +36,7 @@ def panels(figure: go.Figure) -> go.Figure:
 
 
 def safe(value: object) -> str:
-    return html.escape(str(value)).replace("\n", " ")
+    return html.escape(str(value), quote=False).replace("\n", " ")  # Plotly reads &lt; but shows &quot; as it is
 
 
 def shortened(value: object, longest: int = 90) -> str:

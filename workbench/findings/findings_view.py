@@ -212,13 +212,13 @@ def _forest(claim: Claim, rows: Sequence[tuple[str, Cell | Pooled]], tone: str, 
     for verdict, symbol in _MARKS.items():
         part = [(i, one, one.absolute if absolute else one.relative) for i, (_, one) in enumerate(shown)]
         _add_points(figure, [row for row in part if row[1].verdict == verdict], verdict, symbol)
-    names = [html.escape(name) for name, _ in shown]
+    names = [html.escape(name, quote=False) for name, _ in shown]
     figure.update_yaxes(
         tickmode="array", tickvals=list(range(len(shown))), ticktext=names, autorange="reversed", showgrid=False
     )
     if len(shown) > 24:
         figure.update_yaxes(tickfont_size=10)
-    figure.update_xaxes(title=f"{html.escape(claim.other)} against {html.escape(claim.base)}")
+    figure.update_xaxes(title=f"{html.escape(claim.other, quote=False)} against {html.escape(claim.base, quote=False)}")
     if not absolute:
         figure.update_xaxes(tickformat="+.0%")
     return figure

@@ -39,6 +39,7 @@ VISITORS = 8  # who stream at the same time; more wait in Gradio's queue
 _log = logging.getLogger("draftbench")
 _FONT = ["Source Sans 3", "Source Sans Pro", "system-ui", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+_SEEDS = (0, 2**63 - 1)
 _NUMBERS = {"gamma": int, "temperature": float, "top_p": float, "top_k": int, "seed": int, "max_new_tokens": int}
 
 
@@ -148,11 +149,11 @@ def _prefill(request: gr.Request) -> list[Any]:
     ]
     wrong += [f"there is no sample question {context!r}"] if context and sample(context) is None else []
     numbers = {name: _asked_number(name, asked[name]) for name in _NUMBERS if name in asked}
-    wrong += [f"{name} is {asked[name]!r}" for name, value in numbers.items() if value is None]
+    wrong += [f"{name} is {asked[name]!r}, not {_between(name)}" for name, value in numbers.items() if value is None]
     if measured_with:
         numbers.setdefault("gamma", measured_with)
     plain = asked.get("plain")
-    wrong += [f"plain is {plain!r}"] if plain not in (None, "0", "1") else []
+    wrong += [f"plain is {plain!r}, not 0 or 1"] if plain not in (None, "0", "1") else []
     return [
         prompt,
         gr.update(choices=known, value=first),
@@ -185,8 +186,14 @@ def _asked_number(name: str, text: str) -> float | None:
         value = _NUMBERS[name](text)
     except ValueError:
         return None
-    low, high = LIMITS.get(name, (0, 2**63 - 1))
+    low, high = LIMITS.get(name, _SEEDS)
     return value if low <= value <= high else None
+
+
+def _between(name: str) -> str:
+    """'a number from 1 to 16': what the form takes."""
+    low, high = LIMITS.get(name, _SEEDS)
+    return f"a number from {low:g} to {high:g}" if name in LIMITS else "a whole number from 0 on"
 
 
 def _prompt_of(domain: str) -> Prompt | None:

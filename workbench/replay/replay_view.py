@@ -267,7 +267,7 @@ def told_title(told: Judgement) -> str:
 def _label(candidate: Candidate) -> str:
     """A tick: the token in visible form, safe in Plotly, with a mark if it was proposed or drawn."""
     text = visible(candidate.text)
-    text = html.escape(text if len(text) <= 24 else text[:23] + "…")
+    text = html.escape(text if len(text) <= 24 else text[:23] + "…", quote=False)  # Plotly shows &quot; as it is
     if candidate.drawn:
         return f"<b>{text}</b> ◀"
     return f"<b>{text}</b> ?" if candidate.proposed else text
