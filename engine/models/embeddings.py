@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 
 from engine.fileio import read_json
+from engine.models.adapter import CONFIG
 
 _INPUT = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 _OUTPUT = ("lm_head.weight", "embed_out.weight")
@@ -43,7 +44,7 @@ def stored_embeddings_hash(folder: Path) -> str | None:
 
 def touches_embeddings(adapter: Path) -> bool:
     """Whether a PEFT adapter changes its base's embeddings or head."""
-    config = read_json(adapter / "adapter_config.json")
+    config = read_json(adapter / CONFIG)
     parts = [name.removesuffix(".weight") for name in (*_INPUT, *_OUTPUT)]
     if config.get("trainable_token_indices"):  # rows of the embeddings, trained one by one
         return True

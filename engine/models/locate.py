@@ -11,6 +11,8 @@ from pathlib import Path
 from engine.config import ModelSpec
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import content_hash
+from engine.models.adapter import CONFIG as ADAPTER_CONFIG
+from engine.models.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from engine.models.assets import use_asset
 from engine.models.folder import check_files
 from engine.models.gguf import gguf_as_folder
@@ -20,7 +22,6 @@ from engine.paths import resolve_input
 # Weights and tokenizer, nothing executable: pickles (.bin, .pt) are never fetched.
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.tiktoken"]
 _FINGERPRINTED = (".safetensors", ".json", ".jinja", ".model", ".py")
-_ADAPTER = "adapter_config.json"
 _RECORDS = ("tuning.json",)  # says how a target was made and measured, and changes nothing it computes
 
 
@@ -37,13 +38,13 @@ def locate_model(spec: ModelSpec) -> Path:
     path = _readable(name)
     if path.is_file() and path.suffix == ".gguf":
         return gguf_as_folder(path)
-    if path.is_dir() and (path / _ADAPTER).is_file():
+    if path.is_dir() and (path / ADAPTER_CONFIG).is_file():
         # Transformers would load another base with this adapter, the one that the adapter's settings name
         raise DraftbenchError(
             f"{name} is a PEFT adapter" + (" and a model" if (path / "config.json").exists() else ""),
-            f"it holds {_ADAPTER}, and a target is a base model with or without an adapter beside it",
+            f"it holds {ADAPTER_CONFIG}, and a target is a base model with or without an adapter beside it",
             "give the base as target.model and this folder as target.adapter; if the adapter was merged into the "
-            f"weights here, take {_ADAPTER} out of the folder",
+            f"weights here, take {ADAPTER_CONFIG} out of the folder",
         )
     if path.is_dir() and (path / "config.json").is_file():
         return path
@@ -63,11 +64,11 @@ def _readable(name: str) -> Path:
 def locate_adapter(name: str) -> Path:
     """Local folder of a PEFT adapter given as a path or hub:ORG/NAME."""
     folder = _from_hub(name.removeprefix("hub:"), None, False) if name.startswith("hub:") else _readable(name)
-    if not folder.is_dir() or not (folder / _ADAPTER).exists():
+    if not folder.is_dir() or not (folder / ADAPTER_CONFIG).exists():
         raise DraftbenchError(
             f"{name} is not a PEFT adapter", "it holds no adapter_config.json", "give the folder PEFT saved"
         )
-    if not (folder / "adapter_model.safetensors").exists():
+    if not (folder / ADAPTER_WEIGHTS).exists():
         raise DraftbenchError(
             f"the adapter {name} has no adapter_model.safetensors",
             "pickled weights (.bin) can run code when they are read, so they are not",

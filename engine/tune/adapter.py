@@ -15,9 +15,8 @@ import torch
 
 from engine.errors import DraftbenchError, did_you_mean
 from engine.fileio import write_atomic, write_json
+from engine.models.adapter import CONFIG, WEIGHTS
 from engine.tune.recipe import AdapterSpec
-
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def add_adapter(model: Any, spec: AdapterSpec, *, base_name: str, seed: int) -> Any:

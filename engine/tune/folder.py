@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors
-from engine.tune.adapter import CONFIG, WEIGHTS
+from engine.models.adapter import CONFIG, WEIGHTS
 from engine.tune.training import CHECKPOINT
 
 TUNING = "tuning.json"

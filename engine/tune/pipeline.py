@@ -16,10 +16,11 @@ from engine.data.overlap import remove_overlap
 from engine.data.rendering import template_hash
 from engine.errors import DraftbenchError
 from engine.fileio import append_line, content_hash, read_json, read_lines, sha256_file, write_atomic, write_json
+from engine.models.adapter import CONFIG, WEIGHTS
 from engine.models.load import LoadedModel, load_model
 from engine.paths import Home, resolve_input
 from engine.progress import SILENT, Progress
-from engine.tune.adapter import CONFIG, WEIGHTS, add_adapter, write_adapter
+from engine.tune.adapter import add_adapter, write_adapter
 from engine.tune.examples import ExampleSet, example_set
 from engine.tune.figures import differences, figures, observe
 from engine.tune.folder import CURVE, STATE, TUNING, sweep, working

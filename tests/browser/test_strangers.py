@@ -264,7 +264,7 @@ def test_nothing_that_a_link_names_is_read_before_a_click(stage: Stage, tmp_path
 
 def raw(stage: Stage, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b"") -> int:
     """The status of a request as a program could write it."""
-    connection = http.client.HTTPConnection("127.0.0.1", stage.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", stage.port, timeout=120)
     try:
         connection.request(method, path, body=body or None, headers=headers or {})
         return connection.getresponse().status
@@ -308,7 +308,7 @@ def test_each_header_is_checked_on_the_wire_and_every_answer_has_ours(stage: Sta
         "/live/none",
         "/_stcore/upload_file/a/b",
     ):
-        connection = http.client.HTTPConnection(here, timeout=20)
+        connection = http.client.HTTPConnection(here, timeout=120)
         connection.request("GET", path)
         answer = connection.getresponse()
         assert "frame-ancestors 'self'" in answer.headers["Content-Security-Policy"], path

@@ -70,7 +70,7 @@ def alone(run_id: str, prompt: str, seed: int, gamma: int = 3, tokens: int = 24)
 
 def status(address: str, path: str, method: str = "GET", **headers: str) -> int:
     """Of a request to the live view's server; `path` from its root."""
-    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=120)
     connection.request(method, path, body=b"x" if method == "POST" else None, headers=headers)
     answer = connection.getresponse()
     assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
@@ -113,7 +113,7 @@ def test_stop_ends_before_the_next_round_but_one(address: str, run_id: str, monk
     session = next(s for s in live.SESSIONS._sessions.values() if s.live and s.live.stage == "decoding")
     client.predict(api_name="/stop")
     at_stop = len(session.live.sides[0].rounds)
-    _, data = job.result(timeout=20)
+    _, data = job.result(timeout=120)
     assert data["stage"] == "stopped"
     assert at_stop >= seen
     assert data["sides"][0]["rounds"] <= at_stop + 1
@@ -286,9 +286,9 @@ def test_without_any_draft_the_page_says_what_to_do():
 
 def test_waiting_for_others_is_not_counted_as_decoding(run_id: str, monkeypatch: pytest.MonkeyPatch):
     one_by_one = live_decode.in_turn
-    monkeypatch.setattr(live_decode, "in_turn", lambda work: (time.sleep(0.05), one_by_one(work))[1])
-    *_, found = decode(home(), Ask("Why?", (run_id,), max_new_tokens=12), threading.Event())
-    assert found.sides[0].seconds < 0.05 * len(found.sides[0].rounds)
+    monkeypatch.setattr(live_decode, "in_turn", lambda work: (time.sleep(0.5), one_by_one(work))[1])
+    *_, found = decode(home(), Ask("Why?", (run_id,), max_new_tokens=5), threading.Event())
+    assert found.sides[0].seconds < 0.5 * len(found.sides[0].rounds)
 
 
 def test_models_are_loaded_once_and_shared(run_id: str):
@@ -355,7 +355,7 @@ def test_the_command_serves_the_live_view_alone_and_warns_when_others_can_reach_
     try:
         assert process.stdout is not None
         assert str(port) in process.stdout.readline()
-        for _ in range(200):
+        for _ in range(1200):
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
                     assert answer.url.endswith("/live/")
@@ -366,5 +366,5 @@ def test_the_command_serves_the_live_view_alone_and_warns_when_others_can_reach_
             raise AssertionError("it does not answer")
     finally:
         process.terminate()
-        _, told = process.communicate(timeout=20)
+        _, told = process.communicate(timeout=120)
     assert "warning: Draftbench listens on 0.0.0.0" in told

@@ -21,10 +21,11 @@ from engine.config import ModelSpec
 from engine.data.prompts import Prompt
 from engine.data.rendering import render
 from engine.errors import Cancelled, DraftbenchError
+from engine.models.adapter import CONFIG, WEIGHTS
 from engine.models.load import load_model, model_fingerprint
 from engine.paths import PROJECT_ROOT
 from engine.progress import Progress
-from engine.tune.adapter import CONFIG, WEIGHTS, add_adapter
+from engine.tune.adapter import add_adapter
 from engine.tune.examples import Encoded, Example, encode, end_of_turn
 from engine.tune.figures import RATES, Observed, differences
 from engine.tune.function_calls import Judgement
