@@ -228,7 +228,7 @@ def test_a_folder_with_two_saves_of_a_model_is_refused(folder: Path):
 )
 def test_generation_settings_that_end_no_answer_are_refused_with_the_model(folder: Path, written: str):
     (folder / "generation_config.json").write_text(written)
-    with pytest.raises(DraftbenchError, match="generation settings|as eos_token_id"):
+    with pytest.raises(DraftbenchError, match=r"generation settings|as eos_token_id"):
         load_model(spec(folder))
 
 
