@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from engine.clock import apply_template
 from engine.errors import DraftbenchError, boundary
+from engine.models.folder import check_generation
 
 _ANSWER, _NEXT = "draftbench answer", "draftbench question"
 _ASKED = {"role": "user", "content": "a"}
@@ -219,6 +220,7 @@ def check_folder(folder: Path, tokenizer: Any, config: Any) -> tuple[State, str,
     """As `check_turns`, for a model whose weights are not loaded: with the generation settings of its folder."""
     from transformers import GenerationConfig
 
+    check_generation(folder)
     with boundary(f"the generation settings of {folder} cannot be read", "correct or remove generation_config.json"):
         if (folder / "generation_config.json").exists():
             settings = GenerationConfig.from_pretrained(folder)

@@ -1,12 +1,13 @@
 """The words by which servers say how an answer ended.
 
 The API knows stop, length, tool_calls, function_call and content_filter. Servers have words of their own for the
-same (TGI's `eos_token`, Anthropic's `end_turn`, Gemini's `MAX_TOKENS`). A word that nobody knows counts as an end:
-the text is there, and what is not an end is a short list. Every word beyond the API's is counted.
+same (TGI's `eos_token`, Anthropic's `end_turn`, Gemini's `FinishReason.MAX_TOKENS`). A word that nobody knows counts
+as an end, unless it speaks of a limit, a filter or a failure. Every word beyond the API's is counted.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 Ending = Literal["stop", "length", "refused", "failed"]
@@ -17,7 +18,7 @@ _WORDS: dict[Ending, frozenset[str]] = {
     "length": frozenset({
         "length", "max_tokens", "max_token", "max_length", "max_new_tokens", "max_output_tokens", "max_completion_tokens",
         "model_length", "token_limit", "limit", "context_length", "context_length_exceeded", "context_window_exceeded",
-        "model_context_window_exceeded", "incomplete", "truncated",
+        "model_context_window_exceeded", "incomplete", "truncated", "maxtokens", "stopped_limit",
     }),
     "refused": frozenset({
         "content_filter", "content_filtered", "filtered", "safety", "recitation", "refusal", "refused", "blocked",
@@ -27,12 +28,24 @@ _WORDS: dict[Ending, frozenset[str]] = {
     "failed": frozenset({
         "error", "abort", "aborted", "cancel", "cancelled", "canceled", "timeout", "time_limit", "interrupted",
         "failed", "preempted", "network_error", "server_error", "user_cancel", "unavailable",
-        "insufficient_system_resource", "in_progress", "pause_turn",
+        "insufficient_system_resource", "in_progress", "pause_turn", "load", "unload",
     }),
 }  # fmt: skip
+# Of words that nobody knows: what they are about. Taken for an end, a cut answer would be learnt as one that ended.
+_ABOUT: tuple[tuple[re.Pattern[str], Ending], ...] = (
+    (
+        re.compile(
+            r"err|fail|abort|cancel|time_?out|memory|oom|_full|rate_limit|quota|unload|shut|disconn|overload|kill"
+        ),
+        "failed",
+    ),
+    (re.compile(r"filter|safe|block|refus|polic|moderat|prohibit|harm"), "refused"),
+    (re.compile(r"length|limit|max|trunc|exceed|budget|cut"), "length"),
+)
 
 
 def ending_of(word: str) -> Ending:
     """What a word says, whatever its case: the answer ended, was cut, was kept from us, or did not come to its end."""
-    plain = word.strip().lower().replace("-", "_").replace(" ", "_").removeprefix("finish_reason_")
-    return next((ending for ending, words in _WORDS.items() if plain in words), "stop")
+    plain = word.strip().rpartition(".")[2].lower().replace("-", "_").replace(" ", "_").removeprefix("finish_reason_")
+    known = next((ending for ending, words in _WORDS.items() if plain in words), None)
+    return known or next((ending for about, ending in _ABOUT if about.search(plain)), "stop")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -95,6 +95,11 @@ class Question:
             raise _untold(temperature)
         ids, told = self._ended(ids, reply), _contradiction(len(reply.tokens or ids), reply)
         return Answered(ids, told_signal(ids, len(certain), reply.tokens, temperature), source, told)
+
+    def ending(self, ids: list[int], reply: Reply) -> Literal["stop", "length"]:
+        """How the answer ended: one that is longer than was asked for is cut here, whatever the server says."""
+        whole = bool(ids) and ids[-1] in self.target.turns.stop_ids | {self.target.turns.end}
+        return reply.finish_reason if whole else "length"
 
     def _ended(self, ids: list[int], reply: Reply) -> list[int]:
         """The ids with the end of turn if the server says that the answer ended, cut at max_new_tokens."""

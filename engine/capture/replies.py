@@ -25,7 +25,7 @@ _TOKENS_WITHOUT_TEXT = 8  # an end of turn and the like, which a server counts a
 _TOKENS_OF_CALLS = 64  # the same for marks around calls, and what a parser leaves out of them
 _WORD_CHARACTERS = 60
 _A_WORD = re.compile(r"[\w.:-]{1,40}")
-_REASONING = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
+_REASONING = re.compile(r"reasoning|think|thought|chain_of")  # LiteLLM's thinking_blocks, SGLang's reasoning_content
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _reply(told: Any, shown: Shown, asked: Mapping[str, Any]) -> Reply:
         prompt_tokens,
         told_tokens(_object(choice.get("logprobs")).get("content")),
         completion_tokens,
-        (*words, *parts, *_other_model(told, asked, shown)),
+        (*words, *parts, *_other_speaker(message, shown), *_other_model(told, asked, shown)),
     )
     _refuse_what_is_absent(reply, message, shown)
     return reply
@@ -108,7 +108,8 @@ def _reply(told: Any, shown: Shown, asked: Mapping[str, Any]) -> Reply:
 def _choice(told: Any, shown: Shown) -> Mapping[str, Any]:
     """The first choice. Raises Again where there is none, as in an error that came with status 200."""
     choices = told.get("choices") if isinstance(told, dict) else None
-    choice = choices[0] if isinstance(choices, list) and choices else None
+    listed = choices if isinstance(choices, list) else []
+    choice = next((each for each in listed if _object(each).get("index") == 0), listed[0] if listed else None)
     for holder in (told, choice):
         error = holder.get("error") if isinstance(holder, dict) else None
         if error:
@@ -173,15 +174,23 @@ def _calls(message: Mapping[str, Any], shown: Shown) -> list[Mapping[str, Any]]:
 
 def _reasoning(message: Mapping[str, Any], usage: Mapping[str, Any]) -> str:
     """Text that the server took out of the answer, or a word for it where it only counts its tokens."""
-    for name in _REASONING:
-        if message.get(name):
-            return message[name] if isinstance(message[name], str) else _as_json(message[name])
+    for name, value in message.items():
+        if value and _REASONING.search(name):
+            return value if isinstance(value, str) else _as_json(value)
     content = message.get("content")
     parts = content if isinstance(content, list) else []
     if any(_object(part).get("type") in ("thinking", "reasoning") for part in parts):
         return _as_json(parts)
     hidden = _object(usage.get("completion_tokens_details")).get("reasoning_tokens")
     return f"({hidden} tokens)" if is_count(hidden) and hidden > 0 else ""
+
+
+def _other_speaker(message: Mapping[str, Any], shown: Shown) -> Iterator[str]:
+    role = message.get("role", "assistant")
+    if role not in ("assistant", None):
+        yield f"answered as role {shown(repr(role))[:_WORD_CHARACTERS]}"
+    if message.get("refusal") and message.get("content"):
+        yield "a refusal beside the text"
 
 
 def _other_model(told: Mapping[str, Any], asked: Mapping[str, Any], shown: Shown) -> Iterator[str]:
@@ -197,8 +206,9 @@ def _refuse_what_is_absent(reply: Reply, message: Mapping[str, Any], shown: Show
     the server counts no tokens but its end.
     """
     refusal = message.get("refusal")
-    if isinstance(refusal, str) and refusal and not reply.text:
-        raise Unanswered(f"the server refuses: {shown(refusal)} (not asked again)")
+    if refusal and not reply.text:
+        words = refusal if isinstance(refusal, str) else _as_json(refusal)
+        raise Unanswered(f"the server refuses: {shown(words)} (not asked again)")
     if reply.token_ids is not None or reply.reasoning:
         return
     counted = reply.completion_tokens

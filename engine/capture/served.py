@@ -192,7 +192,7 @@ def _ask(
             raise Unanswered("an answer without tokens (not asked again)")
         growing.add(
             question.which,
-            Answer(index, answered.ids, reply.finish_reason, answered.signal),
+            Answer(index, answered.ids, question.ending(answered.ids, reply), answered.signal),
             **_beside(reply, answered),
         )
 

@@ -25,7 +25,6 @@ PLAIN_TOOLS_FORM = (
     "{schemas}\n"
     'To call one, answer with nothing but a JSON object: {{"name": <function name>, "arguments": {{<name>: <value>}}}}'
 )
-_ANOTHER = "draftbench: another text"
 _SURELY_ITSELF = 12  # characters; shorter text may also be part of another message, or of a mark
 
 
@@ -205,11 +204,9 @@ def _check_messages(
     Some know no system message, some keep the last question, and those for images read a content in parts and take
     the letters of a text for parts. What stands beside calls, and earlier reasoning, many leave out on purpose.
     """
-    for number, message in enumerate(messages):
-        said = message["content"].rpartition("</think>")[2].strip()
-        if not said or message.get("tool_calls") or (len(said) >= _SURELY_ITSELF and said in text):
-            continue
-        others = [*messages[:number], {**message, "content": _ANOTHER}, *messages[number + 1 :]]
+    for number in _unseen(tokenizer, prompt_id, messages, tools, text):
+        message = messages[number]
+        others = [*messages[:number], {**message, "content": _another(number)}, *messages[number + 1 :]]
         try:
             dropped = text == _apply_template(tokenizer, prompt_id, others, tools)
         except DraftbenchError:
@@ -221,6 +218,29 @@ def _check_messages(
                 "take the message out of the prompt, or put the chat_template.jinja that the model is served with, "
                 "one that reads content as text, beside its tokenizer",
             )
+
+
+def _unseen(
+    tokenizer: PreTrainedTokenizerBase, prompt_id: str, messages: list[Message], tools: Sequence[Tool], text: str
+) -> list[int]:
+    """Numbers of the messages whose text is not surely in the prompt. One more rendering answers for most of them."""
+    said = [
+        "" if message.get("tool_calls") else message["content"].rpartition("</think>")[2].strip()
+        for message in messages
+    ]  # fmt: skip
+    short = [number for number, own in enumerate(said) if own and (len(own) < _SURELY_ITSELF or own not in text)]
+    if not short:
+        return []
+    others = [{**m, "content": _another(n)} if n in short else m for n, m in enumerate(messages)]
+    try:
+        marked = _apply_template(tokenizer, prompt_id, others, tools)
+    except DraftbenchError:
+        return short
+    return [number for number in short if _another(number) not in marked]
+
+
+def _another(number: int) -> str:
+    return f"draftbench: another text in place of message {number + 1}."
 
 
 def _check_tool_calls(

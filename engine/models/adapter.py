@@ -7,6 +7,7 @@ tensor of the file must arrive, and the merged model must give the logits that t
 from __future__ import annotations
 
 import dataclasses
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,24 @@ def check_adapter(folder: Path, name: str) -> None:
         raise _refused(name, f"{kind} adds inputs or modules to the model and cannot be merged into its weights")
 
 
+def other_base(folder: Path, model: str) -> str | None:
+    """The base that an adapter names, if by its name it is another than `model`; None where nothing is named.
+
+    Adapters fit every base of the same shape, such as the chat version of the one they were trained on, so the name is
+    the only sign. Paths and capitals are no difference, and neither is a name within the other.
+    """
+    named = read_object(folder / CONFIG).get("base_model_name_or_path")
+    if not isinstance(named, str) or not _plain_name(named) or not _plain_name(model):
+        return None
+    one, other = _plain_name(named), _plain_name(model)
+    return None if one in other or other in one else named[:120]
+
+
+def _plain_name(model: str) -> str:
+    last = re.split(r"[/\\:]", model.rstrip("/\\"))[-1]
+    return re.sub(r"[^a-z0-9]", "", last.lower().removesuffix(".gguf"))
+
+
 def merge_adapter(model: Any, folder: Path, name: str) -> Any:
     """`model` with the adapter in `folder` merged into it; `name` is what messages call the adapter.
 
@@ -62,6 +81,8 @@ def merge_adapter(model: Any, folder: Path, name: str) -> Any:
         adapted = _loaded(model, folder, name)
         ids = _probe_ids(model, adapted)
         wanted = _logits(adapted, ids)
+        with adapted.disable_adapter():
+            alone = _logits(adapted, ids)
         if tied and _touches_ends(adapted):
             _untie(adapted)
         merged = adapted.merge_and_unload(safe_merge=True)
@@ -71,6 +92,10 @@ def merge_adapter(model: Any, folder: Path, name: str) -> Any:
     if not off <= _TOLERANCE.get(merged.dtype, 0.08) * max(scale, 1e-6):  # also where either is not a number
         raise _refused(
             name, f"merged into its base it gives other logits than beside it: {off:.3g} apart, the largest {scale:.3g}"
+        )
+    if torch.equal(wanted, alone) and not _brings_ends(folder):
+        raise _refused(
+            name, "it changes nothing: its tensors are zero, as before training or after a save that lost them"
         )
     if not _tied(merged):
         merged.config.tie_word_embeddings = False
@@ -139,6 +164,14 @@ def _weight(module: Any) -> Any:
             break
         module = inner
     return module.weight
+
+
+def _brings_ends(folder: Path) -> bool:
+    """Whether the file holds whole embeddings or a head, which stay in the model when the adapter is switched off."""
+    from safetensors import safe_open
+
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        return any("lora_" not in name and "modules_to_save" not in name for name in file.keys())  # noqa: SIM118
 
 
 def _touches_ends(adapted: Any) -> bool:

@@ -127,9 +127,15 @@ def _installed(library: str) -> bool:
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors of a model, all of them there; pickles are not read, and an index may not point elsewhere."""
-    if (folder / _SINGLE).exists():
-        return [folder / _SINGLE]
     index = folder / _INDEX
+    if (folder / _SINGLE).exists():
+        if index.exists() and _SINGLE not in _named(folder, index):
+            raise DraftbenchError(
+                f"could not load {folder}: it holds two models, {_SINGLE} and the files that {_INDEX} names",
+                "one engine would read the one, and another the other",
+                "remove the files that an earlier save left there",
+            )
+        return [folder / _SINGLE]
     if not index.exists():
         pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
         raise DraftbenchError(
@@ -137,9 +143,7 @@ def weight_files(folder: Path) -> list[Path]:
             f"pickled weights ({pickled[0]}) can run code when they are read, so they are not" if pickled else "",
             "save the model again with save_pretrained, which writes safetensors" if pickled else FIX,
         )
-    with boundary(f"could not load {folder}", "fetch the model again", f"{_INDEX} cannot be read"):
-        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted({str(name) for name in named.values()})
+    names = _named(folder, index)
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise _refused(folder, f"{_INDEX} names {name[:80]!r}, which is no file of this folder")
@@ -148,6 +152,28 @@ def weight_files(folder: Path) -> list[Path]:
     if not names:
         raise _refused(folder, f"{_INDEX} names no files")
     return [folder / name for name in names]
+
+
+def _named(folder: Path, index: Path) -> list[str]:
+    """The files that an index names."""
+    with boundary(f"could not load {folder}", "fetch the model again", f"{_INDEX} cannot be read"):
+        return sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+
+
+def check_generation(folder: Path) -> None:
+    """Refuse generation settings that cannot be read: Transformers would go on without them, past what ends an answer."""
+    path = folder / "generation_config.json"
+    if not path.exists():
+        return
+    with boundary(f"the generation settings of {folder} cannot be read", "correct or remove generation_config.json"):
+        named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    ids = named if isinstance(named, list) else [] if named is None else [named]
+    if any(isinstance(token, bool) or not isinstance(token, int) for token in ids):
+        raise DraftbenchError(
+            f"{path} names {str(named)[:60]!r} as eos_token_id",
+            "an id is a whole number; as anything else it would end no answer",
+            "correct it",
+        )
 
 
 def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -159,6 +185,10 @@ def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         damaged = boundary(f"could not load {folder}", "fetch the model again", f"{path.name} is damaged")
         with damaged, safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a dict
+                if name in stored:
+                    raise _refused(
+                        folder, f"{name} is in two of its files, and which of them was meant cannot be known"
+                    )
                 tensor = file.get_slice(name)
                 stored[name] = tuple(tensor.get_shape()), str(tensor.get_dtype())
     if not stored:

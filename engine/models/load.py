@@ -16,7 +16,7 @@ from engine.errors import DraftbenchError, boundary
 from engine.fileio import content_hash
 from engine.models.adapter import merge_adapter
 from engine.models.embeddings import embeddings_hash
-from engine.models.folder import FIX, check_quantised, check_settings, check_size, read_config
+from engine.models.folder import FIX, check_generation, check_quantised, check_settings, check_size, read_config
 from engine.models.locate import fingerprint, locate_adapter, locate_model
 from engine.models.tokenizer import adapted_tokenizer, check_ids, read_tokenizer
 from engine.turns import TemplateMarks, Turns, declared_ids, template_marks
@@ -153,6 +153,7 @@ def load_model(spec: ModelSpec, *, dtype: str | None = None) -> LoadedModel:
     torch_dtype = resolve_dtype(dtype or spec.dtype, device)
     settings = check_settings(folder)
     check_quantised(folder, settings)
+    check_generation(folder)
     check_size(folder, settings, trust_remote_code=spec.trust_remote_code)
     tokenizer = load_tokenizer(spec)
     model = _whole_model(folder, torch_dtype, spec)

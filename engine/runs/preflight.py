@@ -26,6 +26,7 @@ from engine.data.subsets import nested_subset, split_heldout
 from engine.decode.bare import told_of_folder
 from engine.distill.losses import check_terms
 from engine.errors import DraftbenchError, first_line
+from engine.models.adapter import other_base
 from engine.models.draft import Card, read_card
 from engine.models.embeddings import stored_embeddings_hash, touches_embeddings
 from engine.models.head import text_config
@@ -217,7 +218,15 @@ class _Preflight:
             return self._later()
         if needs_own_code(self.recipe.target):
             return self._own_code()
-        return "ok", check_target(self.recipe, self.outline), ""
+        return self._base_of_adapter() or ("ok", check_target(self.recipe, self.outline), "")
+
+    def _base_of_adapter(self) -> tuple[State, str, str] | None:
+        spec = self.recipe.target
+        named = other_base(locate_adapter(spec.adapter), spec.model) if spec.adapter is not None else None
+        if named is None:
+            return None
+        found = f"{check_target(self.recipe, self.outline)}; the adapter names {named} as its base"
+        return "warning", found, f"make sure that {spec.model} is that model: any base of the same shape would load"
 
     def draft(self) -> tuple[State, str, str]:
         if not self.fetched:

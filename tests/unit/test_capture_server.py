@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from engine.capture.endings import ending_of
 from engine.capture.fetch import fetch
 from engine.capture.pace import Pace
-from engine.capture.replies import Reply, Unanswered
+from engine.capture.replies import Reply, Unanswered, read_reply
 from engine.capture.server import ChatServer, listed_models, read_key
 from engine.config import ServerSpec, parse_section
 from engine.errors import Cancelled, DraftbenchError
@@ -698,3 +699,42 @@ def test_a_look_at_a_server_does_not_follow_it_elsewhere(server: Server, monkeyp
     server.listing = Said(body=b" " * 5_000_000)
     with pytest.raises(DraftbenchError, match="MB"):
         listed_models(spec_of(server))
+
+
+@pytest.mark.parametrize(
+    ("word", "ending"),
+    [
+        ("stop", "stop"), ("FinishReason.STOP", "stop"), ("eos", "stop"), ("generated", "stop"), ("tool_use", "stop"),
+        ("FinishReason.MAX_TOKENS", "length"), ("maxTokens", "length"), ("stopped_limit", "length"),
+        ("token_limit_exceeded", "length"), ("max_output_reached", "length"),
+        ("load", "failed"), ("unload", "failed"), ("kv_cache_full", "failed"), ("out_of_memory", "failed"),
+        ("rate_limit_exceeded", "failed"), ("shutdown", "failed"), ("moderated", "refused"), ("safety_stop", "refused"),
+    ],
+)  # fmt: skip
+def test_a_word_that_speaks_of_a_limit_a_filter_or_a_failure_is_no_end(word: str, ending: str):
+    assert ending_of(word) == ending
+
+
+def of_message(**message: Any) -> Reply:
+    said = {"choices": [{"message": {"role": "assistant", **message}, "finish_reason": "stop"}]}
+    return read_reply(json.dumps(said).encode(), str)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"thinking_blocks": [{"thinking": "hm"}]}, {"reasoning_text": "hm"}, {"reasoning": "hm"}, {"thoughts": ["hm"]}],
+)
+def test_reasoning_is_seen_by_whatever_name_it_was_taken_out(message: dict[str, Any]):
+    assert "hm" in of_message(content="yes", **message).reasoning
+
+
+def test_a_refusal_of_any_form_is_no_answer_and_beside_text_it_is_counted():
+    with pytest.raises(Unanswered, match="refuses"):
+        of_message(content="", refusal={"reason": "no"})
+    assert of_message(content="no", refusal="no").noted == ("a refusal beside the text",)
+    assert of_message(content="yes", role="user").noted == ("answered as role 'user'",)
+
+
+def test_of_several_choices_the_first_by_its_number_is_taken():
+    choices = [{"index": number, "message": {"content": str(number)}, "finish_reason": "stop"} for number in (2, 0, 1)]
+    assert read_reply(json.dumps({"choices": choices}).encode(), str).text == "0"

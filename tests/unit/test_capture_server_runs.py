@@ -470,3 +470,11 @@ def test_an_answer_that_repeats_the_key_is_not_kept(
     with pytest.raises(DraftbenchError, match="repeats the key"):
         fetched(tmp_path, target, settings_of(server, how={"key_env": "MY_KEY"}))
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+
+
+def test_an_answer_longer_than_was_asked_for_is_cut_and_did_not_end(
+    tmp_path: Path, server: Server, target: LoadedModel
+):
+    server.script = lambda body, number: Said(body=reply("x" * 60))
+    (answer,) = fetched(tmp_path, target, settings_of(server), questions(1)).answers
+    assert (len(answer.token_ids), answer.finish_reason) == (40, "length")

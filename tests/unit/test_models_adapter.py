@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.config import ModelSpec
 from engine.errors import DraftbenchError
+from engine.models.adapter import other_base
 from engine.models.head import check_head
 from engine.models.load import load_model, load_tokenizer, model_fingerprint
 from tests.conftest import CHATML, byte_tokenizer, tiny_llama
@@ -114,6 +115,7 @@ DAMAGE = {
     "one more": (lambda s: {**s, "base_model.model.other.lora_A.weight": torch.ones(4, 32)}, "fit nothing"),
     "empty": (lambda s: {}, "are missing"),
     "narrower": (lambda s: {k: v[:2].clone() if "lora_A" in k else v for k, v in s.items()}, "size mismatch"),
+    "lost in the save": (lambda s: {k: torch.zeros_like(v) if "lora_B" in k else v for k, v in s.items()}, "changes nothing"),
     "no numbers": (lambda s: {k: v * float("nan") for k, v in s.items()}, "seems to be broken"),
 }  # fmt: skip
 
@@ -210,3 +212,19 @@ def test_a_tokenizer_that_grew_beyond_the_base_is_refused_where_its_template_wri
         DraftbenchError, match=r"1 tokens beyond the model's 258 embeddings, such as '<\|turn\|>' \(258\)"
     ):
         load_model(spec_of(tmp_path, path))
+
+
+@pytest.mark.parametrize(
+    ("named", "model", "other"),
+    [
+        ("meta-llama/Llama-3.1-8B", "hub:org/Llama-3.1-8B-Instruct", False),  # one name within the other
+        ("meta-llama/Llama-3.1-8B", "/models/llama_3.1_8b/", False),
+        ("C:\\models\\Qwen2-7B", "Qwen2-7B", False),
+        ("mistralai/Mistral-7B-v0.1", "hub:mistralai/Mistral-7B-Instruct-v0.3", True),
+        (None, "anything", False),
+        ("", "anything", False),
+    ],
+)
+def test_an_adapter_that_names_another_base_is_noticed(tmp_path: Path, named: Any, model: str, other: bool):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": named}))
+    assert other_base(tmp_path, model) == (named if other else None)

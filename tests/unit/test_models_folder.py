@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine import clock
 from engine.config import ModelSpec
 from engine.data.prompts import Prompt
 from engine.data.rendering import render
@@ -196,6 +197,47 @@ def test_a_model_in_parts_loads_and_lacks_nothing(folder: Path):
     refused(folder, "which is missing")
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_tensor_in_two_files_is_refused_whichever_the_index_names(folder: Path, first: bool):
+    whole = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(whole)
+    parts = [{name: whole[name] for name in names[:9]}, {name: whole[name] for name in names[9:]}]
+    files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    index = {name: file for file, part in zip(files, parts, strict=True) for name in part}
+    name = names[0] if first else names[-1]
+    parts[int(first)][name] = torch.randn_like(whole[name])
+    for file, part in zip(files, parts, strict=True):
+        save_file(part, folder / file, metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    refused(folder, f"{name} is in two of its files")
+
+
+def test_a_folder_with_two_saves_of_a_model_is_refused(folder: Path):
+    part = folder / "model-00001-of-00001.safetensors"
+    shutil.copy(folder / "model.safetensors", part)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"lm_head.weight": part.name}}))
+    refused(folder, "two models")
+    index.write_text(json.dumps({"weight_map": {"lm_head.weight": "model.safetensors"}}))
+    load_model(spec(folder))
+
+
+@pytest.mark.parametrize(
+    "written", ["{", "[]", '{"eos_token_id": "1"}', '{"eos_token_id": [1, "2"]}', '{"eos_token_id": 1.0}']
+)
+def test_generation_settings_that_end_no_answer_are_refused_with_the_model(folder: Path, written: str):
+    (folder / "generation_config.json").write_text(written)
+    with pytest.raises(DraftbenchError, match=r"generation settings|as eos_token_id"):
+        load_model(spec(folder))
+
+
+@pytest.mark.parametrize("eos", [None, 5, [5, 7]])
+def test_generation_settings_of_every_right_form_are_taken(folder: Path, eos: Any):
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos, "suppress_tokens": [3]}))
+    assert load_model(spec(folder)).stop_ids == {1, *([eos] if isinstance(eos, int) else eos or [])}
+
+
 def test_a_model_folder_with_an_adapter_in_it_is_refused(folder: Path):
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/elsewhere"}))
     with pytest.raises(DraftbenchError, match="is a PEFT adapter and a model") as caught:
@@ -286,8 +328,6 @@ def test_that_a_template_ends_is_tried_once(folder: Path, monkeypatch: pytest.Mo
 
 
 def test_a_template_that_loops_over_a_prompt_is_stopped_there(monkeypatch: pytest.MonkeyPatch):
-    from engine import clock
-
     monkeypatch.setattr(clock, "_SECONDS", 0.3)
     tokenizer = byte_tokenizer("{% if messages|length > 90 %}" + NESTED + "{% endif %}")
     turns = tuple({"role": "user", "content": "a"} for _ in range(91))
