@@ -23,9 +23,11 @@ KINDS = ("runs", "recipes", "models", "gguf", "servers")
 
 def main(wanted: list[str]) -> int:
     import torch
+    import transformers
     from hostile_cases.case import try_case
 
     torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
     bad = 0
     for kind in wanted or KINDS:
         outcomes = [try_case(case) for case in importlib.import_module(f"hostile_cases.{kind}").cases()]
