@@ -47,5 +47,7 @@ _ABOUT: tuple[tuple[re.Pattern[str], Ending], ...] = (
 def ending_of(word: str) -> Ending:
     """What a word says, whatever its case: the answer ended, was cut, was kept from us, or did not come to its end."""
     plain = word.strip().rpartition(".")[2].lower().replace("-", "_").replace(" ", "_").removeprefix("finish_reason_")
-    known = next((ending for ending, words in _WORDS.items() if plain in words), None)
-    return known or next((ending for about, ending in _ABOUT if about.search(plain)), "stop")
+    for ending, words in _WORDS.items():
+        if plain in words:
+            return ending
+    return next((ending for about, ending in _ABOUT if about.search(plain)), "stop")

@@ -197,6 +197,9 @@ def _whole_model(folder: Path, dtype: torch.dtype, spec: ModelSpec) -> Any:
             "a target is a causal language model",
             FIX,
         )
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        # Weights with a head of their own beside settings that call it tied: what is made from the settings has one too.
+        model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
     _check_causal(model, spec)
     return model
 

@@ -321,6 +321,8 @@ class _Preflight:
         heldout = self._tokens(self.prompts("heldout").prompts)
         told = f"the longest has {max([*train, *heldout], default=0):,} tokens, the context {context or 'no limit'}"
         told += f"; {left_out} longer than prompts.max_prompt_tokens are left out" if left_out else ""
+        if left_out and not train and left_out == len(self._trained_on()):
+            return "failed", f"no training prompt is left: {told}", "raise prompts.max_prompt_tokens"
         if context is None:
             return "ok", told, ""
         long_train = sum(n + recipe.capture.max_new_tokens > context for n in train)
@@ -328,6 +330,8 @@ class _Preflight:
         if limit and (left_out := sum(n > max(limit, context - recipe.measure.max_new_tokens) for n in heldout)):
             long_heldout -= left_out
             told += f"; {left_out} held-out ones leave no room for an answer and are left out"
+            if len(self.prompts("heldout").prompts) - left_out < 2:
+                return "failed", f"too few held-out prompts are left: {told}", "lower measure.max_new_tokens"
         if not long_train + long_heldout:
             return "ok", told, ""
         fix = "lower max_new_tokens, set prompts.max_prompt_tokens, or take the held-out ones out"

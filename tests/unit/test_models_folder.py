@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine import clock
-from engine.config import ModelSpec
+from engine.config import DraftSpec, ModelSpec
 from engine.data.prompts import Prompt
 from engine.data.rendering import render
 from engine.errors import DraftbenchError
+from engine.models.draft import initialise_draft
 from engine.models.load import load_model, load_tokenizer
 from engine.models.locate import locate_model
 from tests.conftest import CHATML, byte_tokenizer, tiny_llama
@@ -211,6 +212,18 @@ def test_a_tensor_in_two_files_is_refused_whichever_the_index_names(folder: Path
         save_file(part, folder / file, metadata={"format": "pt"})
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     refused(folder, f"{name} is in two of its files")
+
+
+def test_a_head_of_its_own_beside_settings_that_call_it_tied_is_kept_and_copied(folder: Path):
+    own = tiny_llama(tie_word_embeddings=False)
+    own.save_pretrained(folder)
+    change_config(folder, tie_word_embeddings=True)
+    target = load_model(spec(folder))
+    ids = torch.tensor([[0, 5, 7]])
+    wanted = own(input_ids=ids).logits
+    assert torch.equal(target.model(input_ids=ids).logits, wanted)
+    draft = initialise_draft(target, DraftSpec(layers=[0, 1, 2, 3]), seed=0)
+    assert torch.allclose(draft.model(input_ids=ids).logits, wanted, atol=1e-4)
 
 
 def test_a_folder_with_two_saves_of_a_model_is_refused(folder: Path):

@@ -141,6 +141,17 @@ def test_bad_rows_overlap_and_long_prompts_are_counted(recipe: Path, tmp_path: P
     assert "1 longer than prompts.max_prompt_tokens" in mended["prompt length"].found
 
 
+def test_lengths_that_leave_nothing_out_of_too_much_are_said_before_the_start(recipe: Path, tmp_path: Path):
+    train, heldout = write(tmp_path / "t.jsonl", "a?", "b?"), write(tmp_path / "h.jsonl", "c?", "d?")
+    asked = [f"prompts.train={train}", f"prompts.heldout={heldout}"]
+    nothing = named(checks(home(), made(recipe, *asked, "prompts.max_prompt_tokens=2")))["prompt length"]
+    assert (nothing.state, "no training prompt is left" in nothing.found) == ("failed", True)
+    long = ["prompts.max_prompt_tokens=40", "capture.max_new_tokens=8", "measure.max_new_tokens=500"]
+    write(tmp_path / "h.jsonl", "c" * 60, "d" * 60)
+    few = named(checks(home(), made(recipe, *asked, *long)))["prompt length"]
+    assert (few.state, "too few held-out prompts are left" in few.found) == ("failed", True)
+
+
 def test_prompts_that_vanished_spoil_only_what_needs_them(recipe: Path, tmp_path: Path):
     train = write(tmp_path / "train.jsonl", "a?", "b?")
     wanted = made(recipe, f"prompts.train={train}")
