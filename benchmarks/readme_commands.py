@@ -36,7 +36,7 @@ _SERVES = re.compile(r"^(make run|streamlit run|draftbench live)\b")
 _SLOW = re.compile(r"^(make test|draftbench (run|tune|data magpie|study (?!show)(?!.*--plan)))\b")
 _SAMPLE = "serve-chinese"  # what stands for RUN; README trains a second serve-biology
 _NEVER = re.compile(
-    r"RUN$|cancel RUN|--resume RUN|[A-Z]{4,}/|HOST|\.\.\."
+    r"VARIABLE|RUN$|cancel RUN|--resume RUN|[A-Z]{4,}/|HOST|\.\.\."
 )  # inline lines that are patterns, not commands
 
 
