@@ -41,7 +41,7 @@ _TOOL: dict[str, Any] = {
 _DIRECTIVE = re.compile(r"%[-_0^#]*\d*[EO:]*[a-zA-Z]")
 _PLAIN = [f"%{flag}{letter}" for letter in string.ascii_letters for flag in ("", "-")]
 _PERCENT = "\ue000"  # in place of %%, which no directive begins with
-_SECONDS = 8.0  # rendering takes milliseconds; a template that passed `check_template` may still loop over a prompt
+_SECONDS = 4.0  # rendering takes milliseconds; a template that passed `check_template` may still loop over a prompt
 _TRIES = 8  # a template that draws one of two words writes the same one each time once in 128
 # They differ in every part that a format can name.
 _TWO_DATES = (datetime.datetime(2001, 2, 3, 4, 5, 6), datetime.datetime(2031, 11, 28, 17, 48, 59))

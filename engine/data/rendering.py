@@ -26,6 +26,7 @@ PLAIN_TOOLS_FORM = (
     'To call one, answer with nothing but a JSON object: {{"name": <function name>, "arguments": {{<name>: <value>}}}}'
 )
 _SURELY_ITSELF = 12  # characters; shorter text may also be part of another message, or of a mark
+_SHOWN_ROLES = 8  # of a long conversation, in an error
 
 
 def render(
@@ -136,7 +137,8 @@ def _apply_template(
         raise
     # Templates raise TemplateError on purpose, and whatever Python raises when a field is missing or of another type.
     except Exception as error:
-        roles = ", ".join(message["role"] for message in messages)
+        roles = ", ".join(message["role"] for message in messages[:_SHOWN_ROLES])
+        roles += f" and {len(messages) - _SHOWN_ROLES} more" if len(messages) > _SHOWN_ROLES else ""
         raise DraftbenchError(
             f"the chat template cannot render prompt {prompt_id!r} (roles: {roles}): {first_line(error)}",
             "the target would not see such a conversation in service either",
