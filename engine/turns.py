@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 from engine.clock import apply_template
 from engine.errors import DraftbenchError, boundary
-from engine.models.folder import check_generation
 
 _ANSWER, _NEXT = "draftbench answer", "draftbench question"
 _ASKED = {"role": "user", "content": "a"}
@@ -214,6 +213,22 @@ def check_turns(tokenizer: Any, generation_config: Any, vocab_rows: int | None =
     if not doubts:
         return "ok", told, ""
     return "warning", "; ".join([told, *(doubt for doubt, _ in doubts if doubt)]), doubts[0][1]
+
+
+def check_generation(folder: Path) -> None:
+    """Refuse generation settings that cannot be read: Transformers would go on without them, past what ends an answer."""
+    path = folder / "generation_config.json"
+    if not path.exists():
+        return
+    with boundary(f"the generation settings of {folder} cannot be read", "correct or remove generation_config.json"):
+        named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    ids = named if isinstance(named, list) else [] if named is None else [named]
+    if any(isinstance(token, bool) or not isinstance(token, int) for token in ids):
+        raise DraftbenchError(
+            f"{path} names {str(named)[:60]!r} as eos_token_id",
+            "an id is a whole number; as anything else it would end no answer",
+            "correct it",
+        )
 
 
 def check_folder(folder: Path, tokenizer: Any, config: Any) -> tuple[State, str, str]:

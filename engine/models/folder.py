@@ -160,22 +160,6 @@ def _named(folder: Path, index: Path) -> list[str]:
         return sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
 
 
-def check_generation(folder: Path) -> None:
-    """Refuse generation settings that cannot be read: Transformers would go on without them, past what ends an answer."""
-    path = folder / "generation_config.json"
-    if not path.exists():
-        return
-    with boundary(f"the generation settings of {folder} cannot be read", "correct or remove generation_config.json"):
-        named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-    ids = named if isinstance(named, list) else [] if named is None else [named]
-    if any(isinstance(token, bool) or not isinstance(token, int) for token in ids):
-        raise DraftbenchError(
-            f"{path} names {str(named)[:60]!r} as eos_token_id",
-            "an id is a whole number; as anything else it would end no answer",
-            "correct it",
-        )
-
-
 def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of every tensor in a model's safetensors, by name, from their headers alone."""
     from safetensors import safe_open

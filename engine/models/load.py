@@ -16,10 +16,10 @@ from engine.errors import DraftbenchError, boundary
 from engine.fileio import content_hash
 from engine.models.adapter import merge_adapter
 from engine.models.embeddings import embeddings_hash
-from engine.models.folder import FIX, check_generation, check_quantised, check_settings, check_size, read_config
+from engine.models.folder import FIX, check_quantised, check_settings, check_size, read_config
 from engine.models.locate import fingerprint, locate_adapter, locate_model
 from engine.models.tokenizer import adapted_tokenizer, check_ids, read_tokenizer
-from engine.turns import TemplateMarks, Turns, declared_ids, template_marks
+from engine.turns import TemplateMarks, Turns, check_generation, declared_ids, template_marks
 
 # Tables that older versions saved with the weights, and that every model computes for itself.
 _COMPUTED = re.compile(r"(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias|position_ids)$")
