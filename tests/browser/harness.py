@@ -76,7 +76,7 @@ def start(home: Path, log: Path, *, samples: bool = True, port: int | None = Non
     with open(log, "ab") as file:
         process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, stdout=file, stderr=file)
     server = Server(f"http://127.0.0.1:{port}", process, home, log)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240  # a first start lays the samples out, which a busy machine takes minutes for
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{server.url}/_stcore/health", timeout=2) as answer:
             if answer.status == 200:
