@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from engine.data.jsontext import is_deeper
 from engine.errors import DraftbenchError
 from engine.regular import kind_of
 
@@ -128,22 +129,6 @@ def read_json(path: Path, most: int = DOCUMENT_BYTES) -> Any:
             f"{path} is not valid JSON: {said}", "the file is damaged", "restore it or remove it"
         ) from error
     return whole_characters(value) if _SURROGATE.search(text) else value
-
-
-def is_deeper(value: Any, levels: int) -> bool:
-    """Whether containers are nested more than `levels` deep, which would break what goes through them by recursion."""
-    level = [value]
-    for _ in range(levels):
-        inner: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner += [part for part in item.values() if isinstance(part, (dict, list))]
-            elif isinstance(item, list):
-                inner += [part for part in item if isinstance(part, (dict, list))]
-        if not inner:
-            return False
-        level = inner
-    return True
 
 
 def whole_characters(value: Any) -> Any:

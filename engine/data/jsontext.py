@@ -10,8 +10,6 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from engine.fileio import is_deeper
-
 _MOST_LEVELS = 200
 
 
@@ -85,6 +83,22 @@ def walk(value: Any) -> Iterator[Any]:
             waiting.extend(current.values())
         elif isinstance(current, list | tuple):
             waiting.extend(current)
+
+
+def is_deeper(value: Any, levels: int) -> bool:
+    """Whether containers are nested more than `levels` deep, which would break what goes through them by recursion."""
+    level = [value]
+    for _ in range(levels):
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += [part for part in item.values() if isinstance(part, (dict, list))]
+            elif isinstance(item, list):
+                inner += [part for part in item if isinstance(part, (dict, list))]
+        if not inner:
+            return False
+        level = inner
+    return True
 
 
 def too_deep(value: Any) -> bool:
