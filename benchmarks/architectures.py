@@ -30,7 +30,8 @@ os.environ.update(
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from engine.config import DraftSpec, ModelSpec, parse_recipe
+from engine.config.reading import parse_recipe
+from engine.config.schema import DraftSpec, ModelSpec
 from engine.decode.runner import runner_for
 from engine.errors import DraftbenchError, first_line
 from engine.models.draft import initialise_draft, load_draft, save_draft
@@ -38,7 +39,7 @@ from engine.models.head import check_head, text_config
 from engine.models.load import LoadedModel, load_model
 from engine.models.shallow import skipping
 from engine.paths import Home
-from engine.runs.preflight import checks
+from engine.planning.checks import checks
 from tests.conftest import byte_tokenizer
 from tests.tiny_families import LAYERS, MIXED, SEEING, random_model, small_config
 
@@ -93,10 +94,14 @@ def save(folder: Path, kind: str, settings: dict[str, Any]) -> str:
 
 def checked_before(folder: Path, home: Home) -> Outcome:
     """What the checks before a start say of the target."""
-    recipe = parse_recipe({
-        "name": "x", "target": {"model": str(folder), "dtype": "float32", "device": "cpu"}, "draft": {"layers": 1},
-        "prompts": {"train": "x.jsonl", "heldout": "y.jsonl"},
-    })  # fmt: skip
+    recipe = parse_recipe(
+        {
+            "name": "x",
+            "target": {"model": str(folder), "dtype": "float32", "device": "cpu"},
+            "draft": {"layers": 1},
+            "prompts": {"train": "x.jsonl", "heldout": "y.jsonl"},
+        }
+    )
     found = next(check for check in checks(home, recipe) if check.name == "target")
     return Outcome("works" if found.ok else "refused", found.found)
 

@@ -19,11 +19,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from engine.index.ingest import ingest_all, remove_missing
+from engine.jobs import queue
 from engine.paths import Home
-from engine.runs import queue
 from engine.runs.listing import list_runs
 from engine.runs.samples import sample_folders
-from engine.store.ingest import ingest_all, remove_missing
 
 
 def make_runs(home: Home, source: Path, count: int) -> None:

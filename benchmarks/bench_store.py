@@ -27,11 +27,11 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.config import dump_recipe, parse_recipe
+from engine.config.reading import dump_recipe, parse_recipe
+from engine.index import queries
+from engine.index.connection import reading
+from engine.index.ingest import ingest_run
 from engine.paths import Home
-from engine.store import queries
-from engine.store.connection import reading
-from engine.store.ingest import ingest_run
 
 PROMPTS, POSITIONS, STEPS = 24, 40, 100
 WHOLE = {"metrics": 4, "curve": STEPS, "prompts": PROMPTS, "positions": PROMPTS * POSITIONS}

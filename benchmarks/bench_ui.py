@@ -27,10 +27,10 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.fileio import read_json, write_json
+from engine.index.connection import reading
+from engine.index.ingest import ingest_all
 from engine.paths import PROJECT_ROOT, Home
 from engine.runs.samples import sample_folders
-from engine.store.connection import reading
-from engine.store.ingest import ingest_all
 
 LIMITS_S = {"home": 1.5, "compare": 1.0}
 LOSSES = ("forward_kl", "reverse_kl", "jsd", "tvd", "lk_hybrid", "sft")

@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.config import Recipe
+from engine.config.schema import Recipe
 from engine.decode.sampling import Sampling
 from engine.decode.speculative import FixedLength
 from engine.measure import speed
@@ -65,9 +65,13 @@ class Shape:
         }
         for temperature, alpha in self.exact().items():
             table = speedup_table(
-                alpha, MOST_GAMMA, plain_s=seconds["plain_s"], draft_s=seconds["draft_s"],
-                verify_s=lambda g: seconds["plain_s"] + max(0.0, slope) * g, overhead_s=seconds["overhead_s"],
-            )  # fmt: skip
+                alpha,
+                MOST_GAMMA,
+                plain_s=seconds["plain_s"],
+                draft_s=seconds["draft_s"],
+                verify_s=lambda g: seconds["plain_s"] + max(0.0, slope) * g,
+                overhead_s=seconds["overhead_s"],
+            )
             best = max(table, key=lambda line: line.measured)
             row[f"exact T={temperature:g}"] = alpha
             row[f"speed-up T={temperature:g}"] = best.measured
@@ -86,9 +90,16 @@ def time_shapes(shapes: list[Shape], prompts: int, tokens: int) -> None:
         order = list(zip(shapes, drafts, strict=True))
         for shape, draft in order[number % len(order) :] + order[: number % len(order)]:
             timed = speed.time_ways(
-                target.model, draft, [answer.prompt_ids], [answer.prompt_id], Sampling(0.0),
-                lambda: FixedLength(GAMMA), max_new_tokens=tokens, seed=0, ways=["plain", "speculative"],
-            )  # fmt: skip
+                target.model,
+                draft,
+                [answer.prompt_ids],
+                [answer.prompt_id],
+                Sampling(0.0),
+                lambda: FixedLength(GAMMA),
+                max_new_tokens=tokens,
+                seed=0,
+                ways=["plain", "speculative"],
+            )
             shape.times.append(speed.forward_times(timed, GAMMA))
 
 

@@ -40,10 +40,10 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.fileio import read_json, read_lines, sha256_file
+from engine.index.curves import parse_events, replay
+from engine.index.run_folder import fingerprint
+from engine.index.schema import RUN_TABLES
 from engine.paths import Home
-from engine.store.curves import parse_events, replay
-from engine.store.run_folder import fingerprint
-from engine.store.schema import RUN_TABLES
 from tests.conftest import byte_tokenizer, tiny_llama
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,14 +69,23 @@ def make_recipe(folder: Path, prompts: int, steps: int, capture_batch: int) -> P
         "prompts": {"train": str(folder / "train.jsonl"), "heldout": str(folder / "heldout.jsonl")},
         "capture": {"max_new_tokens": 64, "batch_size": capture_batch},
         "train": {
-            "epochs": 10_000, "max_steps": steps, "batch_size": 8, "eval_every": 50, "eval_prompts": 2,
+            "epochs": 10_000,
+            "max_steps": steps,
+            "batch_size": 8,
+            "eval_every": 50,
+            "eval_prompts": 2,
             "checkpoint_every": CHECKPOINT_EVERY,
         },
         "measure": {
-            "temperatures": [0.0, 1.0], "max_new_tokens": 16, "trace_prompts": 4, "speed_prompts": 0,
-            "certificate_prompts": 1, "certificate_tokens": 4, "bootstrap_samples": 100,
+            "temperatures": [0.0, 1.0],
+            "max_new_tokens": 16,
+            "trace_prompts": 4,
+            "speed_prompts": 0,
+            "certificate_prompts": 1,
+            "certificate_tokens": 4,
+            "bootstrap_samples": 100,
         },
-    }  # fmt: skip
+    }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return folder / "recipe.yaml"
 
@@ -262,11 +271,17 @@ def measure(folder: Path, kills: int, prompts: int, steps: int, capture_batch: i
     if capture_batch > 1:
         del checks["captures byte-identical"]  # they were copied: it would say nothing
     return {
-        "kills": sum(fell.values()), "resumed": sum(fell.values()), "hits": {phase: fell[phase] for phase in fell},
-        "prompts": prompts + 2 * 8, "steps": steps, "steps_repeated": told - steps,
-        "checkpoint_every": CHECKPOINT_EVERY, "capture_batch": capture_batch, "seed": seed,
+        "kills": sum(fell.values()),
+        "resumed": sum(fell.values()),
+        "hits": {phase: fell[phase] for phase in fell},
+        "prompts": prompts + 2 * 8,
+        "steps": steps,
+        "steps_repeated": told - steps,
+        "checkpoint_every": CHECKPOINT_EVERY,
+        "capture_batch": capture_batch,
+        "seed": seed,
         "checks": checks,
-    }  # fmt: skip
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:

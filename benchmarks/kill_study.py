@@ -35,9 +35,9 @@ from pyarrow import parquet
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.fileio import read_json, read_lines, sha256_file
+from engine.index.curves import parse_events, replay, stream_points
 from engine.paths import Home
 from engine.runs.folder import RunFolder
-from engine.store.curves import parse_events, replay, stream_points
 from engine.study.cells import expand
 from engine.study.spec import load_study
 from engine.study.state import look
@@ -61,13 +61,19 @@ def make_study(folder: Path, prompts: int, epochs: int) -> Path:
             "target": {"model": str(folder / "target"), "dtype": "float32", "device": "cpu"},
             "draft": {"init": "random", "layers": 2},
             "prompts": {
-                "train": str(folder / "train.jsonl"), "heldout": str(folder / "heldout.jsonl"), "train_prompts": prompts,
+                "train": str(folder / "train.jsonl"),
+                "heldout": str(folder / "heldout.jsonl"),
+                "train_prompts": prompts,
             },
             "capture": {"max_new_tokens": 32, "batch_size": 1},
             "train": {"epochs": epochs, "batch_size": 4, "eval_every": 5, "eval_prompts": 2, "checkpoint_every": 3},
             "measure": {
-                "max_new_tokens": 16, "trace_prompts": 2, "speed_prompts": 0, "certificate_prompts": 1,
-                "certificate_tokens": 4, "bootstrap_samples": 100,
+                "max_new_tokens": 16,
+                "trace_prompts": 2,
+                "speed_prompts": 0,
+                "certificate_prompts": 1,
+                "certificate_tokens": 4,
+                "bootstrap_samples": 100,
             },
         },
         "axes": {
@@ -78,7 +84,7 @@ def make_study(folder: Path, prompts: int, epochs: int) -> Path:
             },
         },
         "grids": [{"loss": "forward_kl", "match": ["tokens", "steps"]}, {"loss": "sft"}],
-    }  # fmt: skip
+    }
     (folder / "study.yaml").write_text(yaml.safe_dump(values))
     return folder / "study.yaml"
 
@@ -90,8 +96,11 @@ def call(home: Home, recipe: Path) -> subprocess.Popen[bytes]:
     with open(home.root / "said.txt", "ab") as said:
         return subprocess.Popen(
             [sys.executable, "-m", "engine", "study", str(recipe), "--yes", "--no-estimate"],
-            cwd=ROOT, env=environment, stdout=said, stderr=said,
-        )  # fmt: skip
+            cwd=ROOT,
+            env=environment,
+            stdout=said,
+            stderr=said,
+        )
 
 
 def finish(process: subprocess.Popen[bytes], home: Home) -> None:
@@ -212,8 +221,12 @@ def measure(folder: Path, kills: int, prompts: int, epochs: int, seed: int) -> d
     runs = [RunFolder(path) for path in broken.runs.iterdir() if path.is_dir() and not path.name.startswith(".")]
     differs = {name: differing(mine.get(name), theirs[name]) for name in theirs}
     return {
-        "kills": len(fell), "fell": dict(Counter(fell)), "seed": seed, "work": whole_work,
-        "work_of_the_broken": work_done(broken), "cells": differs,
+        "kills": len(fell),
+        "fell": dict(Counter(fell)),
+        "seed": seed,
+        "work": whole_work,
+        "work_of_the_broken": work_done(broken),
+        "cells": differs,
         "checks": {
             "every cell done": len(mine) == len(theirs) == CELLS,
             "each cell one run": len(runs) == CELLS and all(run.status()["state"] == "done" for run in runs),
@@ -221,7 +234,7 @@ def measure(folder: Path, kills: int, prompts: int, epochs: int, seed: int) -> d
             "captures byte-identical": captures(broken) == captures(whole),
             "steps done as asked": all(_steps_as_asked(run) for run in runs),
         },
-    }  # fmt: skip
+    }
 
 
 def _steps_as_asked(run: RunFolder) -> bool:

@@ -27,7 +27,7 @@ from gradio_client import Client
 
 from engine.paths import home
 from engine.runs.folder import RunFolder
-from workbench.live.live_decode import Ask, decode
+from workbench.live.decode import Ask, decode
 
 PROMPTS = (
     "Why do leaves turn red in autumn?",

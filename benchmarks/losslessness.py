@@ -24,10 +24,10 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.config import DEFAULT_TARGET, DraftSpec, ModelSpec, PromptSource
+from engine.chat.rendering import render
+from engine.config.schema import DEFAULT_TARGET, DraftSpec, ModelSpec, PromptSource
 from engine.data.readers import read_prompts
-from engine.data.rendering import render
-from engine.measure.lossless import Check, chi_square, greedy_identity, self_draft
+from engine.measure.certificate import Check, chi_square, greedy_identity, self_draft
 from engine.models.draft import Draft, initialise_draft, load_draft
 from engine.models.load import LoadedModel, load_model
 from engine.paths import home

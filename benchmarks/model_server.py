@@ -23,9 +23,9 @@ import torch
 
 from engine.capture.generate import answer_prompts
 from engine.capture.signal import signal_format
-from engine.config import DEFAULT_TARGET, ModelSpec
-from engine.data.prompts import Prompt
-from engine.data.rendering import render
+from engine.chat.prompt import Prompt
+from engine.chat.rendering import render
+from engine.config.schema import DEFAULT_TARGET, ModelSpec
 from engine.decode.sampling import Sampling
 from engine.errors import DraftbenchError
 from engine.models.load import LoadedModel, load_model
@@ -48,9 +48,12 @@ class Asked:
         """What requests of one batch have in common: temperature, top_k, top_p, length, seed."""
         body = self.body
         return (
-            float(body.get("temperature") or 0.0), max(0, int(body.get("top_k") or 0)), float(body.get("top_p") or 1.0),
-            int(body.get("max_tokens") or body.get("max_completion_tokens") or 128), int(body.get("seed") or 0),
-        )  # fmt: skip
+            float(body.get("temperature") or 0.0),
+            max(0, int(body.get("top_k") or 0)),
+            float(body.get("top_p") or 1.0),
+            int(body.get("max_tokens") or body.get("max_completion_tokens") or 128),
+            int(body.get("seed") or 0),
+        )
 
 
 class Answerer:

@@ -172,9 +172,12 @@ class Place:
             python = self.clone / ".venv/bin/python"
             self.server = subprocess.Popen(
                 [str(python), "benchmarks/model_server.py", "--port", str(self.server_port)],
-                cwd=self.clone, env={**self.variables(), "PYTHONPATH": str(self.clone)}, stdout=log, stderr=log,
+                cwd=self.clone,
+                env={**self.variables(), "PYTHONPATH": str(self.clone)},
+                stdout=log,
+                stderr=log,
                 start_new_session=True,
-            )  # fmt: skip
+            )
             wait_for(f"http://127.0.0.1:{self.server_port}/v1/models", self.server, 300)
         return self.server_port
 
@@ -224,9 +227,14 @@ def run(place: Place, command: Command, limit_s: float) -> Outcome:
         wait_for_runs(place, limit_s)
     with log.open("wb") as file:
         process = subprocess.Popen(
-            ["bash", "-c", text], cwd=place.clone, env=place.variables(), stdin=subprocess.DEVNULL, stdout=file,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            ["bash", "-c", text],
+            cwd=place.clone,
+            env=place.variables(),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         ended: int | str
         try:
             ended = served(process, log, limit_s) if _SERVES.match(text) else process.wait(timeout=limit_s)

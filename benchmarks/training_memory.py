@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.capture.batches import Batch
 from engine.capture.signal import Signal, SignalFormat, signal_format
-from engine.config import DEFAULT_TARGET, DraftSpec, ModelSpec, TrainSpec
+from engine.config.schema import DEFAULT_TARGET, DraftSpec, ModelSpec, TrainSpec
 from engine.distill import chunked
 from engine.distill.trainer import Trainer
 from engine.models.draft import initialise_draft

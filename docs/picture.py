@@ -14,9 +14,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from engine.console import coloured, legend
+from engine.cli.text.console import coloured, legend
 from engine.paths import home
-from engine.runs.decoding import decode_prompt
+from engine.traces.one_prompt import decode_prompt
 
 PROMPT = "Why do leaves turn red in autumn?"
 
@@ -24,9 +24,19 @@ PROMPT = "Why do leaves turn red in autumn?"
 def main(draft: str) -> None:
     """Decode PROMPT with a draft of the embedded target and save what the terminal shows as SVG."""
     made = decode_prompt(
-        home(), PROMPT, run_id=None, target=None, draft=draft, gamma=3, temperature=0.0,
-        top_p=1.0, top_k=0, max_new_tokens=72, seed=0, dtype="auto",
-    )  # fmt: skip
+        home(),
+        PROMPT,
+        run_id=None,
+        target=None,
+        draft=draft,
+        gamma=3,
+        temperature=0.0,
+        top_p=1.0,
+        top_k=0,
+        max_new_tokens=72,
+        seed=0,
+        dtype="auto",
+    )
     canvas = Console(record=True, width=104, file=io.StringIO(), highlight=False)
     canvas.print(f'$ draftbench decode --draft {draft} --prompt "{PROMPT}"\n', style="bold")
     answer = Text()

@@ -1,6 +1,6 @@
 """`python -m engine` is the `draftbench` command."""
 
-from engine.cli import main
+from engine.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.data.jsontext import is_deeper
 from engine.errors import DraftbenchError
-from engine.regular import kind_of
+from engine.untrusted.json_text import is_deeper
+from engine.untrusted.regular_files import kind_of
 
 DOCUMENT_BYTES = 64_000_000  # of one JSON document: more is not ours, or is damaged
 _DEPTH = 64  # levels of a document: ours have five

@@ -15,7 +15,7 @@ from pathlib import Path
 import platformdirs
 
 from engine.errors import DraftbenchError, boundary
-from engine.regular import printable
+from engine.untrusted.regular_files import printable
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")

@@ -6,14 +6,14 @@ import pandas as pd
 import streamlit as st
 
 from engine.measure import definitions
-from engine.measure.study_tags import of_study
-from workbench import charts, exports, queries, theme, ui
-from workbench.compare import by_study, compare_prompts, comparison, comparison_tables, report
-from workbench.compare import comparison_figures as figures
+from engine.records.study_tag import of_study
+from workbench.compare import by_study, comparison, figures, report, tables
+from workbench.compare import prompts as compare_prompts
 from workbench.compare.comparison import Comparison
-from workbench.compare.comparison_figures import View
 from workbench.compare.every_run import cells as cells_of
 from workbench.compare.every_run import remarks, suggested
+from workbench.compare.figures import View
+from workbench.shared import charts, exports, queries, theme, ui
 
 TABS = ["Rates", "Curves", "Positions", "Speed", "Prompts", "Configuration", "Report"]
 
@@ -25,8 +25,9 @@ def page() -> None:
     if measured.empty:
         ui.empty(
             "Nothing is measured yet. As soon as one run is finished, its acceptance stands here; two can be set side by side.",
-            "Start a run", "launch",
-        )  # fmt: skip
+            "Start a run",
+            "launch",
+        )
         return
     within = of_study(measured, by_study.choose(measured))
     likely = suggested(every_run(within))
@@ -139,9 +140,14 @@ def marks(found: Comparison) -> None:
 def side_by_side(found: Comparison, metric: str) -> None:
     """The tabs; only the open one is worked out."""
     sections = {
-        "Rates": rates, "Curves": curves, "Positions": positions, "Speed": speed,
-        "Prompts": prompts, "Configuration": configuration, "Report": whole_report,
-    }  # fmt: skip
+        "Rates": rates,
+        "Curves": curves,
+        "Positions": positions,
+        "Speed": speed,
+        "Prompts": prompts,
+        "Configuration": configuration,
+        "Report": whole_report,
+    }
     for name, tab in zip(TABS, st.tabs(TABS, key="view", bind="query-params"), strict=True):
         if tab.open:
             with tab:
@@ -164,13 +170,11 @@ def rates(found: Comparison, metric: str) -> None:
     )
     caption = f"Acceptance, {found.note}, {charts.INTERVAL}; Δ is the paired change to the baseline"
     name = figures.file_name("rates", found, baseline=True)
-    exports.download_row(name, "rates", frame=found.rates, paper=comparison_tables.paper_table(found), caption=caption)
+    exports.download_row(name, "rates", frame=found.rates, paper=tables.paper_table(found), caption=caption)
     agreement(found)
     with st.expander("The same traces as vLLM, SGLang, Spec-Bench and llama.cpp would print them"):
         name = figures.file_name("as-others", found)
-        table(
-            comparison_tables.as_others(found), name, f"The same traces as others report them, {found.note}", "others"
-        )
+        table(tables.as_others(found), name, f"The same traces as others report them, {found.note}", "others")
 
 
 def table(frame: pd.DataFrame, name: str, caption: str, key: str) -> None:
@@ -221,8 +225,8 @@ def speed(found: Comparison, metric: str) -> None:
         return
     show(figures.speed(found), "speed")
     caption = "Speed-up over plain decoding, 95% interval over prompts"
-    table(comparison_tables.speed_table(found), "speed-table", caption, "speed-table")
-    different = comparison_tables.timing_differs(found)
+    table(tables.speed_table(found), "speed-table", caption, "speed-table")
+    different = tables.timing_differs(found)
     if different:
         st.warning(f"Speed-ups are not comparable: {ui.text(different)}", icon=":material/block:")
 
@@ -234,7 +238,7 @@ def prompts(found: Comparison, metric: str) -> None:
 
 
 def configuration(found: Comparison, metric: str) -> None:
-    frame = comparison_tables.configuration(found)
+    frame = tables.configuration(found)
     st.html(f"<style>{report.TABLE_CSS}</style>")
     st.markdown("**≠ Recipe settings that differ**")
     differing = frame[frame.differs].drop(columns="differs")
@@ -246,7 +250,7 @@ def configuration(found: Comparison, metric: str) -> None:
         st.html(report.table(frame[~frame.differs].drop(columns="differs").iloc[:, :2]))
     exports.download_row("configuration", "configuration", frame=frame, caption="Settings of the compared runs")
     st.markdown("**Origin**")
-    table(comparison_tables.provenance(found), "origin", "Origin of the compared drafts", "origin")
+    table(tables.provenance(found), "origin", "Origin of the compared drafts", "origin")
 
 
 def whole_report(found: Comparison, metric: str) -> None:
@@ -265,9 +269,15 @@ def whole_report(found: Comparison, metric: str) -> None:
         return report.whole(found, metric, queries.curve(list(found.labels)), axis, title)
 
     st.download_button(
-        "Download the report", make, "comparison.html", "text/html", key="save-report", type="primary",
-        icon=":material/download:", on_click="ignore",
-    )  # fmt: skip
+        "Download the report",
+        make,
+        "comparison.html",
+        "text/html",
+        key="save-report",
+        type="primary",
+        icon=":material/download:",
+        on_click="ignore",
+    )
     st.caption("Drawing its figures takes some seconds.")
 
 

@@ -3,16 +3,17 @@
 import pandas as pd
 import streamlit as st
 
-from engine.measure.findings import Finding, Outcome
-from engine.measure.findings_json import study_of
-from engine.measure.of_home import Evaluated, evaluate_home
-from engine.measure.study_tags import studies_of
-from engine.measure.verdicts import ENOUGH_SEEDS, FEW
-from engine.measure.wanted import near_misses, wanted
-from engine.measure.wanted_study import undecided
-from workbench import asked, charts, queries, theme, ui
-from workbench.findings import acceptance, findings_figures, findings_report, findings_view
-from workbench.view_state import page_of
+from engine.findings.as_json import study_of
+from engine.findings.evaluate import Finding, Outcome
+from engine.findings.of_home import Evaluated, evaluate_home
+from engine.findings.verdicts import ENOUGH_SEEDS, FEW
+from engine.findings.wanted import near_misses, wanted
+from engine.findings.wanted_study import undecided
+from engine.records.study_tag import studies_of
+from workbench.findings import acceptance, figures, report
+from workbench.findings import view as findings_view
+from workbench.shared import asked, charts, queries, theme, ui
+from workbench.shared.view_state import page_of
 
 EVERY = "every run"
 USUAL_SIZE = "as most methods"
@@ -74,7 +75,7 @@ def show_report(evaluated: Evaluated, study: str | None) -> None:
     """The page as one file."""
 
     def make() -> str:
-        return findings_report.whole(evaluated, found(*view)[1], queries.curve, study)
+        return report.whole(evaluated, found(*view)[1], queries.curve, study)
 
     st.download_button(
         "Download the report",
@@ -194,16 +195,23 @@ def show_missing(finding: Finding, evaluated: Evaluated) -> None:
         st.markdown(f"{ui.text(study.why)}. Save it and start it with `draftbench study {study.file_name}`.")
         st.code(study.text, language="yaml", height=240 if study.text.count("\n") > 12 else "content")
         st.download_button(
-            f"Download {study.file_name}", study.text, study.file_name, "application/yaml", key=f"study_{finding.claim.key}",
-            icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
+            f"Download {study.file_name}",
+            study.text,
+            study.file_name,
+            "application/yaml",
+            key=f"study_{finding.claim.key}",
+            icon=":material/download:",
+            on_click="ignore",
+        )
         for line in study.commands:
             st.code(line, language="bash", wrap_lines=True)
         for number, one in enumerate(wanted(finding, evaluated.runs) if study.commands else []):
             st.page_link(
-                page_of("launch"), label=f"Open Launch for {ui.text(one.what)} ({number + 1})", icon=":material/rocket_launch:",
+                page_of("launch"),
+                label=f"Open Launch for {ui.text(one.what)} ({number + 1})",
+                icon=":material/rocket_launch:",
                 query_params={"from": one.run, "set": list(one.changes)},
-            )  # fmt: skip
+            )
 
 
 def show_figures(frame: pd.DataFrame, evaluated: Evaluated) -> None:
@@ -240,7 +248,7 @@ def show_by_method(frame: pd.DataFrame, temperature: float, size: str) -> None:
         return
     alt = "Exact acceptance of each method by domain and scenario, with intervals; a dashed line for the draft before training"
     ui.chart(
-        findings_figures.by_method(rows, temperature, theme.mode()),
+        figures.by_method(rows, temperature, theme.mode()),
         key="by_method",
         alt=alt,
         name="acceptance-by-method",
@@ -258,7 +266,7 @@ def show_by_size(frame: pd.DataFrame, scenario: str, temperature: float) -> None
         return
     alt = "Exact acceptance against the number of training queries on a log axis, a line a method, a panel a domain"
     ui.chart(
-        findings_figures.by_size(frame, scenario, temperature, theme.mode()),
+        figures.by_size(frame, scenario, temperature, theme.mode()),
         key="by_size",
         alt=alt,
         name="acceptance-by-size",
@@ -273,8 +281,8 @@ def show_curves(frame: pd.DataFrame, scenario: str, size: str, temperature: floa
     st.subheader("Learning curves", anchor="curves")
     domain = st.selectbox("Domain", sorted(rows.domain.unique()), key="domain", bind="query-params")
     axis = ui.choose_axis()
-    labels = findings_figures.curve_labels(rows, domain, scenario, None)
-    figure = findings_figures.curves(
+    labels = figures.curve_labels(rows, domain, scenario, None)
+    figure = figures.curves(
         queries.curve(list(labels)),
         labels,
         axis,

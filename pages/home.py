@@ -10,20 +10,26 @@ import streamlit as st
 
 from engine.measure import speed_words
 from engine.runs.folder import RunFolder
-from workbench import chart_parts, queries, ui
 from workbench.compare.every_run import suggested
-from workbench.live.live_decode import has_draft
-from workbench.methods import SUPERVISION, method_name
-from workbench.run import run_files
-from workbench.view_state import page_of
+from workbench.live.decode import has_draft
+from workbench.run import files
+from workbench.shared import chart_parts, queries, ui
+from workbench.shared.methods import SUPERVISION, method_name
+from workbench.shared.view_state import page_of
 
 CARDS_A_ROW = 3
 _EVERY_S = 4  # between two looks at what is at work
 STEPS = (
     ("1. Watch", "Let a draft propose and see the target accept or refuse each token.", "Open Live", "live", {}),
-    ("2. Train", "Distil a draft from a target on your own prompts.", "Open the quick recipe", "launch", {"recipe": "quickstart"}),
+    (
+        "2. Train",
+        "Distil a draft from a target on your own prompts.",
+        "Open the quick recipe",
+        "launch",
+        {"recipe": "quickstart"},
+    ),
     ("3. Compare", "Losses and drafts side by side, paired on the same text.", "Open Compare", "compare", {}),
-)  # fmt: skip
+)
 
 
 def best_drafts(best: pd.DataFrame) -> None:
@@ -95,16 +101,20 @@ def draft_card(run: pd.Series) -> None:
             if has_draft(queries.home(), run.run_id):
                 ui.goto("live", "Live", icon=":material/play_circle:", run=run.run_id)
             ui.goto(
-                "compare", "Compare", icon=":material/compare_arrows:",
-                domain=run.domain, target=run.target, runs=rivals(run),
-            )  # fmt: skip
+                "compare",
+                "Compare",
+                icon=":material/compare_arrows:",
+                domain=run.domain,
+                target=run.target,
+                runs=rivals(run),
+            )
 
 
 def at_work() -> None:
     """Runs that are queued or running, brought up to date while the page is open."""
     active = queries.active()
     statuses = [RunFolder(queries.home().run(run_id)).status() for run_id in active.run_id]
-    every = max((run_files.redraw_every(status, _EVERY_S) for status in statuses), default=_EVERY_S)
+    every = max((files.redraw_every(status, _EVERY_S) for status in statuses), default=_EVERY_S)
     st.fragment(run_every=every)(active_runs)(every)
 
 
@@ -115,14 +125,14 @@ def active_runs(every: float) -> None:
         st.caption("Nothing is running.")
     for run_id, label in zip(active.run_id, active.label, strict=True):
         status = RunFolder(queries.home().run(run_id)).status()
-        if run_files.redraw_every(status, _EVERY_S) > every:
+        if files.redraw_every(status, _EVERY_S) > every:
             st.rerun()
         with st.container(border=True):
             with st.container(horizontal=True, horizontal_alignment="distribute"):
                 ui.goto("run", ui.text(label), run=run_id)
                 st.markdown(ui.state_badge(str(status.get("state"))))
             if status.get("state") == "running":
-                stage = run_files.stage(status, run_files.Now())
+                stage = files.stage(status, files.Now())
                 stopping = "stopping at the next safe point; " if "stop_asked_at" in status else ""
                 st.progress(stage.share or 0.0, text=ui.text(stopping + stage.words))
 

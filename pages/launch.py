@@ -9,18 +9,19 @@ from typing import Any
 
 import streamlit as st
 
-from engine.config import Recipe, apply_overrides, dump_recipe, parse_recipe
+from engine.config.reading import apply_overrides, dump_recipe, parse_recipe
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
-from engine.keys import allow, is_allowed, server_of
 from engine.models.assets import ASSETS
 from engine.paths import PROJECT_ROOT
-from engine.runs.aside import checked
+from engine.planning.bounded_checks import checked
 from engine.runs.folder import RunFolder
-from engine.visible import visible
-from workbench import queries, ui
+from engine.served.keys import allow, is_allowed, server_of
+from engine.untrusted.visible import visible
 from workbench.launch import cost_view, from_address, parts, starting, steps_view, studies_view, sweep_view
 from workbench.launch.form import Form
-from workbench.view_state import listed
+from workbench.shared import queries, ui
+from workbench.shared.view_state import listed
 
 ESSENTIAL = (
     ("name", "target.model"),
@@ -58,9 +59,13 @@ def choose_start() -> starting.Start:
                 st.rerun()
         return start
     name = st.selectbox(
-        "Starting point", starting.recipe_names(), key="recipe", bind="query-params", help="Files in `recipes/`.",
+        "Starting point",
+        starting.recipe_names(),
+        key="recipe",
+        bind="query-params",
+        help="Files in `recipes/`.",
         on_change=forget,
-    )  # fmt: skip
+    )
     start = starting.from_recipe(name)
     st.caption(ui.text(start.about))
     return start
@@ -190,9 +195,12 @@ def may_send_key(recipe: Recipe) -> bool:
         icon=":material/key:",
     )
     st.button(
-        f"Send {variable} to {server}", key="allow-key", icon=":material/key:",
-        on_click=allow_and_check, args=(variable, spec.base_url),
-    )  # fmt: skip
+        f"Send {variable} to {server}",
+        key="allow-key",
+        icon=":material/key:",
+        on_click=allow_and_check,
+        args=(variable, spec.base_url),
+    )
     return False
 
 
@@ -208,7 +216,7 @@ def fingerprint(recipes: Sequence[Recipe]) -> str:
 
 def launch(recipes: Sequence[Recipe]) -> None:
     """The button. Its key changes as soon as it was obeyed, so a second click finds nothing to press."""
-    from engine.runs.places import chosen_place
+    from engine.jobs.executors import chosen_place
 
     token = st.session_state.setdefault("launch:token", uuid.uuid4().hex)
     label = "Add to queue" if len(recipes) == 1 else f"Add {len(recipes)} runs to queue"

@@ -8,12 +8,12 @@ import streamlit as st
 from engine.decode.events import MARKS
 from engine.measure import definitions
 from engine.measure.cost_model import best_gamma, break_even_alpha, expected_speedup, expected_tokens
-from workbench import asked, theme, tokens, ui
-from workbench.learn import learn_modes, learn_prose, learn_text
+from workbench.learn import modes, prose, text
+from workbench.shared import asked, theme, tokens, ui
 
 
 def show_words() -> None:
-    for word in learn_text.passages(learn_prose.WORDS):
+    for word in text.passages(prose.WORDS):
         st.markdown(f"**{word.title}**  \n{word.text}")
 
 
@@ -26,9 +26,9 @@ def show_round() -> None:
     )
     st.subheader("A round worked out", anchor="example")
     st.caption(
-        f"A vocabulary of four words ({', '.join(learn_text.EXAMPLE_WORDS)}), gamma 3. The numbers are computed as you read this."
+        f"A vocabulary of four words ({', '.join(text.EXAMPLE_WORDS)}), gamma 3. The numbers are computed as you read this."
     )
-    for step in learn_text.worked_round():
+    for step in text.worked_round():
         marked = f'<span class="tok fate-{step.fate}">{html.escape(step.word)}</span> <b>{step.fate}</b>'
         st.html(f'<div class="tokens {theme.mode()}">{marked}. {html.escape(step.told)}</div>')
     st.subheader("The marks", anchor="marks")
@@ -46,7 +46,7 @@ def show_rates() -> None:
     )
     rows = [{"rate": name, "definition": rate.formula, "note": rate.note} for name, rate in definitions.RATES.items()]
     st.dataframe(rows, hide_index=True)
-    counts = learn_text.counts_of(learn_text.EXAMPLE_LENGTHS)
+    counts = text.counts_of(text.EXAMPLE_LENGTHS)
     st.subheader("One trace, many numbers", anchor="others")
     st.markdown(
         f"{counts.rounds} rounds of gamma {counts.drafted // counts.rounds}: {counts.drafted} tokens proposed, {counts.accepted} accepted, "
@@ -55,7 +55,7 @@ def show_rates() -> None:
     ours, others = st.columns(2)
     number = {"value": st.column_config.NumberColumn(format="%.3f")}
     ours.dataframe([{"rate": k, "value": v} for k, v in counts.rates().items()], hide_index=True, column_config=number)
-    others.dataframe(learn_text.as_others_report(counts), hide_index=True, column_config=number)
+    others.dataframe(text.as_others_report(counts), hide_index=True, column_config=number)
     st.caption(
         "`exact` and `greedy_agreement` need p and q of every token of the vocabulary, which the counts do not hold."
     )
@@ -69,24 +69,24 @@ def show_losses() -> None:
     st.markdown(
         "p is the target's distribution, q the draft's. Sums run over the vocabulary; the mean is taken over the answers' tokens."
     )
-    for loss in learn_text.losses():
+    for loss in text.losses():
         with st.container(border=True):
             kind = "black box: needs the target's text only" if loss.black_box else "white box"
             own = f" · parameter `{loss.parameter}`" if loss.parameter else ""
             st.markdown(f"**`{loss.name}`** · {kind}{own}  \n{ui.text(loss.meaning)}")
-            st.latex(learn_text.latex(loss.formula))
+            st.latex(text.latex(loss.formula))
             st.caption(f"Source: {ui.text(loss.source)}")
     st.caption("Losses can be added up with weights: `train.loss` takes a list. `draftbench losses` prints this table.")
     ui.goto("findings", "Which is best on your runs?", icon=":material/science:")
 
 
 def show_modes() -> None:
-    st.markdown(learn_modes.INTRODUCTION)
-    show_entries(learn_modes.MODES)
+    st.markdown(modes.INTRODUCTION)
+    show_entries(modes.MODES)
     st.subheader("What the draft sees of the target", anchor="supervision")
-    show_entries(learn_modes.SUPERVISION)
+    show_entries(modes.SUPERVISION)
     st.subheader("Comparing modes fairly", anchor="fair")
-    show_entries(learn_modes.FAIRNESS)
+    show_entries(modes.FAIRNESS)
     ui.goto(
         "launch",
         "Train online",
@@ -96,7 +96,7 @@ def show_modes() -> None:
     ui.goto("findings", "Which is best on your runs?", icon=":material/science:")
 
 
-def show_entries(entries: Sequence[learn_modes.Entry]) -> None:
+def show_entries(entries: Sequence[modes.Entry]) -> None:
     for entry in entries:
         with st.container(border=True):
             key = f" · `{entry.key}`" if entry.key else ""
@@ -126,9 +126,7 @@ def show_speed() -> None:
         show_figures_of(alpha, gamma, c)
     with result:
         alt = f"Expected speed-up by gamma at alpha {alpha:g} and c {c:g}"
-        ui.chart(
-            learn_text.speedup_chart(alpha, gamma, c, theme.mode()), key="speedup", alt=alt, name="expected-speedup"
-        )
+        ui.chart(text.speedup_chart(alpha, gamma, c, theme.mode()), key="speedup", alt=alt, name="expected-speedup")
     st.caption(
         "After Leviathan et al., arXiv 2211.17192. The formula takes a pass over gamma + 1 tokens to cost as much as one over a single "
         "token, which is too kind: each run also has the prediction with measured times, and the speed-up on the clock."
@@ -161,20 +159,26 @@ def show_traps() -> None:
     st.markdown(
         "Each of these has misled users of well-known projects. Below each stands what Draftbench does about it."
     )
-    for trap in learn_text.passages(learn_prose.TRAPS):
+    for trap in text.passages(prose.TRAPS):
         st.markdown(f"**{trap.title}.** {trap.text}  \n:material/shield: {trap.answer}")
 
 
 def show_statistics() -> None:
-    for part in learn_text.passages(learn_prose.STATISTICS):
+    for part in text.passages(prose.STATISTICS):
         st.markdown(f"**{part.title}.** {part.text}")
 
 
 ui.heading("learn")
 SHOW = {
-    "words": show_words, "round": show_round, "rates": show_rates, "losses": show_losses, "modes": show_modes, "speed": show_speed,
-    "traps": show_traps, "statistics": show_statistics,
-}  # fmt: skip
+    "words": show_words,
+    "round": show_round,
+    "rates": show_rates,
+    "losses": show_losses,
+    "modes": show_modes,
+    "speed": show_speed,
+    "traps": show_traps,
+    "statistics": show_statistics,
+}
 
 
 def keep_topic() -> None:
@@ -186,8 +190,14 @@ if named not in SHOW:
     asked.not_here("topic", "words")
 st.session_state.chosen_topic = named if named in SHOW else "words"
 topic = st.segmented_control(
-    "Topic", list(SHOW), format_func=lambda key: learn_text.TOPICS[key], key="chosen_topic", on_change=keep_topic,
-    required=True, wrap=True, label_visibility="collapsed",
-)  # fmt: skip
-st.header(learn_text.TOPICS[topic], anchor=topic)
+    "Topic",
+    list(SHOW),
+    format_func=lambda key: text.TOPICS[key],
+    key="chosen_topic",
+    on_change=keep_topic,
+    required=True,
+    wrap=True,
+    label_visibility="collapsed",
+)
+st.header(text.TOPICS[topic], anchor=topic)
 SHOW[topic]()

@@ -4,9 +4,9 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from workbench import queries, theme, ui
-from workbench.live.live_decode import has_draft
-from workbench.view_state import PAGES
+from workbench.live.decode import has_draft
+from workbench.shared import queries, theme, ui
+from workbench.shared.view_state import PAGES
 
 PASSED_ON = PAGES["live"].params
 

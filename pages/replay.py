@@ -11,10 +11,10 @@ import streamlit as st
 from engine.errors import DraftbenchError, did_you_mean
 from engine.runs.advice import measures_again
 from engine.runs.folder import RunFolder
-from engine.runs.traces import Trace, list_traces, load_trace, no_traces, trace_of_run, traced_prompts
-from workbench import asked, queries, theme, tokens, ui
-from workbench.replay import replay_view
-from workbench.view_state import link
+from engine.traces.answer import Trace, list_traces, load_trace, no_traces, trace_of_run, traced_prompts
+from workbench.replay import view
+from workbench.shared import asked, queries, theme, tokens, ui
+from workbench.shared.view_state import link
 
 MEASURED, SAVED = "A run's measurement", "Saved from the live view"
 OF_RUN = ("run", "temperature", "prompt")
@@ -39,9 +39,14 @@ def keep(**shown: str) -> None:
 
 
 def pick(
-    label: str, key: str, options: list[str], *, named: str | None = None, forget: tuple[str, ...] = (),
+    label: str,
+    key: str,
+    options: list[str],
+    *,
+    named: str | None = None,
+    forget: tuple[str, ...] = (),
     names: dict[str, str] | None = None,
-) -> str:  # fmt: skip
+) -> str:
     """A choice that the URL holds. A value in the URL that is not among the options is an error, not another view."""
     named = named or st.query_params.get(key, options[0])
     if named not in options:
@@ -134,7 +139,7 @@ def measured_trace() -> Trace | None:
         return None
     with middle:
         temperatures = list(dict.fromkeys(f"{t:g}" for t, _ in traced))
-        named = replay_view.plain_number(st.query_params.get("temperature", ""))  # 0.0 and 0 are one
+        named = view.plain_number(st.query_params.get("temperature", ""))  # 0.0 and 0 are one
         temperature = pick("Temperature", "temperature", temperatures, named=named, forget=("prompt",))
     with right:
         prompt = pick("Prompt", "prompt", [p for t, p in traced if f"{t:g}" == temperature])
@@ -183,21 +188,29 @@ def stepper(trace: Trace) -> int:
     say_nearest("round", st.session_state.slider)
     now = st.slider(f"Round, 0 to {last}", 0, last, key="slider", on_change=go) if last else 0
     steps = (
-        ("First", "first_page", 0, "Home"), ("Back", "chevron_left", max(now - 1, 0), "Left"),
-        ("Forward", "chevron_right", min(now + 1, last), "Right"), ("Last", "last_page", last, "End"),
-    )  # fmt: skip
+        ("First", "first_page", 0, "Home"),
+        ("Back", "chevron_left", max(now - 1, 0), "Left"),
+        ("Forward", "chevron_right", min(now + 1, last), "Right"),
+        ("Last", "last_page", last, "End"),
+    )
     with st.container(horizontal=True):
         for label, icon, target, key in steps:
             st.button(
-                label, icon=f":material/{icon}:", key=f"step_{label}", shortcut=key, on_click=go, args=(target,), disabled=now == target
-            )  # fmt: skip
+                label,
+                icon=f":material/{icon}:",
+                key=f"step_{label}",
+                shortcut=key,
+                on_click=go,
+                args=(target,),
+                disabled=now == target,
+            )
     return now
 
 
 def choose_token(told) -> int:
     """The place in the round that is looked at: from the URL, else the one that tells most."""
     named = whole("token")
-    place = named if named is not None and named < len(told.tokens) else replay_view.telling_slot(told)
+    place = named if named is not None and named < len(told.tokens) else view.telling_slot(told)
     key = f"token_{told.number}"
     st.session_state[key] = place
     say_nearest("token", place)
@@ -206,9 +219,14 @@ def choose_token(told) -> int:
         st.query_params["token"] = str(st.session_state[key])
 
     return st.segmented_control(
-        "Token of the round", range(len(told.tokens)), key=key, required=True, on_change=kept, wrap=True,
-        format_func=lambda i: f"{ui.text(replay_view.visible(told.tokens[i].text))} · {told.tokens[i].fate}",
-    )  # fmt: skip
+        "Token of the round",
+        range(len(told.tokens)),
+        key=key,
+        required=True,
+        on_change=kept,
+        wrap=True,
+        format_func=lambda i: f"{ui.text(view.visible(told.tokens[i].text))} · {told.tokens[i].fate}",
+    )
 
 
 def show_answer(trace: Trace, now: int) -> None:
@@ -230,7 +248,7 @@ def show_answer(trace: Trace, now: int) -> None:
 
 def show_counters(trace: Trace, now: int) -> None:
     with st.container(horizontal=True, gap="large"):
-        for name, value in replay_view.counters(trace.rounds[: now + 1]).items():
+        for name, value in view.counters(trace.rounds[: now + 1]).items():
             st.metric(f"{name}, so far", value, width="content")
 
 
@@ -245,10 +263,8 @@ def show_judgement(trace: Trace, now: int) -> None:
     )
     token = told.tokens[choose_token(told)]
     greedy = trace.settings.get("temperature") == 0
-    judged = replay_view.judgement(token, told, greedy=greedy)
-    st.markdown(
-        f"**{ui.text(replay_view.visible(token.text))}** {ui.text(judged.headline)}  \n{ui.text(judged.detail)}"
-    )
+    judged = view.judgement(token, told, greedy=greedy)
+    st.markdown(f"**{ui.text(view.visible(token.text))}** {ui.text(judged.headline)}  \n{ui.text(judged.detail)}")
     if token.fate == "discarded":
         return
     show_figures(trace, told, token, judged)
@@ -261,29 +277,29 @@ def again(trace: Trace) -> str:
 
 def show_figures(trace: Trace, told, token, judged) -> None:
     tone = theme.mode()
-    drawn = replay_view.corrected(told) if token.fate in ("rejected", "corrected") else None
-    refused = replay_view.refused(told) if token.fate in ("rejected", "corrected") else None
-    bars = replay_view.candidates(refused or token, drawn, (refused or token).overlap)
+    drawn = view.corrected(told) if token.fate in ("rejected", "corrected") else None
+    refused = view.refused(told) if token.fate in ("rejected", "corrected") else None
+    bars = view.candidates(refused or token, drawn, (refused or token).overlap)
     left, right = st.columns(2)
     with left:
         draft = token.fate != "bonus"
-        figure = replay_view.probability_bars(bars, tone, draft=draft)
+        figure = view.probability_bars(bars, tone, draft=draft)
         ui.chart(
             figure,
             key="replay_bars",
             alt="Probabilities p and q of the likeliest tokens at this position",
             name="p-and-q",
         )
-        missing = "" if token.alternatives else replay_view.alternatives_missing(again(trace))
-        st.caption(f"{replay_view.marks(bars)} {missing}")
+        missing = "" if token.alternatives else view.alternatives_missing(again(trace))
+        st.caption(f"{view.marks(bars)} {missing}")
     with right:
         if judged.chance is not None:
             alt = f"{judged.headline}; the line from 0 to 1 with the draw and the chance of acceptance"
-            ui.chart(replay_view.draw_line(judged, tone), key="replay_draw", alt=alt, name="draw")
+            ui.chart(view.draw_line(judged, tone), key="replay_draw", alt=alt, name="draw")
         if drawn is not None and refused is not None and refused.overlap is not None:
             alt = "The residual distribution from which the refused token was replaced, the drawn token marked"
-            ui.chart(replay_view.residual_bars(bars, tone), key="replay_residual", alt=alt, name="residual")
-            st.caption(replay_view.unlisted(bars))
+            ui.chart(view.residual_bars(bars, tone), key="replay_residual", alt=alt, name="residual")
+            st.caption(view.unlisted(bars))
 
 
 @st.fragment
@@ -302,9 +318,13 @@ def show_origin(trace: Trace) -> None:
     with st.container(horizontal=True):
         name = trace.id or "-".join(str(trace.settings.get(key, "")) for key in ("draft", "prompt_id", "temperature"))
         st.download_button(
-            "Download as JSON", json.dumps(asdict(trace), ensure_ascii=False, indent=1), f"{name}.json", "application/json",
-            icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
+            "Download as JSON",
+            json.dumps(asdict(trace), ensure_ascii=False, indent=1),
+            f"{name}.json",
+            "application/json",
+            icon=":material/download:",
+            on_click="ignore",
+        )
         if not trace.id:
             ui.goto("run", "The run it belongs to", icon=":material/monitoring:", run=str(trace.settings.get("draft")))
         ui.goto("learn", "How a round works", icon=":material/menu_book:", topic="round")

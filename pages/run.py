@@ -8,8 +8,9 @@ from __future__ import annotations
 import streamlit as st
 
 from engine.runs.folder import RunFolder
-from workbench import actions, label_form, queries, ui
-from workbench.run import run_files, run_folder_view, run_labels, run_results, run_view
+from workbench.run import files, folder_view, results, view
+from workbench.run import labels as run_labels
+from workbench.shared import actions, label_form, queries, ui
 
 SECTIONS = ("Curves", "Log", "Configuration", "Origin", "Files", "Export", "Labels")
 _PROGRESS_S, _PARTS_S = 2, 6  # between two drawings: figures and logs take the server a hundred times what a bar does
@@ -18,29 +19,27 @@ _PROGRESS_S, _PARTS_S = 2, 6  # between two drawings: figures and logs take the 
 def watch(run: RunFolder, drawn: tuple[str, bool]) -> None:
     """Progress and newest numbers; draws the whole page again once what it was drawn for is no longer so."""
     status = run.status()
-    if (run_view.state_of(run), run_files.is_timing(status)) != drawn:
+    if (view.state_of(run), files.is_timing(status)) != drawn:
         queries.refresh()
         st.rerun()
-    run_view.progress(run, run_files.newest(run_view.events(run).points()))
+    view.progress(run, files.newest(view.events(run).points()))
 
 
 def section(name: str, run: RunFolder, label: str, state: str) -> None:
     """The chosen part of the page; curves and log redraw themselves while the run is unfinished."""
-    live = st.fragment(
-        run_every=run_files.redraw_every(run.status(), _PARTS_S) if state in queries.UNFINISHED else None
-    )
+    live = st.fragment(run_every=files.redraw_every(run.status(), _PARTS_S) if state in queries.UNFINISHED else None)
     if name == "Curves":
-        live(run_view.curves)(run, label, ui.choose_axis())
+        live(view.curves)(run, label, ui.choose_axis())
     elif name == "Log":
-        live(run_view.log)(run)
+        live(view.log)(run)
     elif name == "Configuration":
-        run_folder_view.configuration(run)
+        folder_view.configuration(run)
     elif name == "Origin":
-        run_folder_view.origin(run)
+        folder_view.origin(run)
     elif name == "Files":
-        run_folder_view.files(run)
+        folder_view.files(run)
     elif name == "Export":
-        run_folder_view.export(run)
+        folder_view.export(run)
     elif labels is None:
         st.info(
             "The labels of this run cannot be read or made: its folder is not whole.", icon=":material/broken_image:"
@@ -51,7 +50,7 @@ def section(name: str, run: RunFolder, label: str, state: str) -> None:
 
 
 ui.heading("run")
-run = run_view.choose()
+run = view.choose()
 actions.outcome()
 if run is None:
     if not st.query_params.get("run"):
@@ -61,20 +60,20 @@ if run is None:
             "launch",
         )
     st.stop()
-state = run_view.state_of(run)
+state = view.state_of(run)
 labels = label_form.labels_of(run)
-indexed = run_view.indexed(run)
+indexed = view.indexed(run)
 label = (labels.title if labels else "") or run.id
-run_view.title(run, state, labels)
-run_view.problems(run, indexed)
-run_view.failure(run, state)
-run_view.facts(run)
-run_view.buttons(run, state)
+view.title(run, state, labels)
+view.problems(run, indexed)
+view.failure(run, state)
+view.facts(run)
+view.buttons(run, state)
 if state in queries.UNFINISHED:
     status = run.status()
-    st.fragment(run_every=run_files.redraw_every(status, _PROGRESS_S))(watch)(run, (state, run_files.is_timing(status)))
+    st.fragment(run_every=files.redraw_every(status, _PROGRESS_S))(watch)(run, (state, files.is_timing(status)))
 if indexed is not None and run.summary_path.is_file():
-    run_results.results(run, indexed)
+    results.results(run, indexed)
 if labels is not None and labels.notes:
     st.text(labels.notes)
 offered = [name for name in SECTIONS if name != "Export" or run.summary_path.is_file()]

@@ -10,10 +10,10 @@ import streamlit as st
 
 from engine.runs.folder import RunFolder
 from engine.runs.labels import Labels, change_labels, edit_labels
-from workbench import actions, exports, label_form, queries, ui
-from workbench.methods import SUPERVISION, mode_word
-from workbench.runs import runs_table
-from workbench.runs.runs_columns import COLUMNS, GROUP_COLUMNS
+from workbench.runs import table as runs_table
+from workbench.runs.columns import COLUMNS, GROUP_COLUMNS
+from workbench.shared import actions, exports, label_form, queries, ui
+from workbench.shared.methods import SUPERVISION, mode_word
 
 _LABELS = {
     "loss": "Loss",
@@ -275,8 +275,11 @@ st.caption(
     "Select rows to label, compare or archive them; a click on a column's name sorts."
 )
 exports.download_row(
-    "runs", "runs", frame=runs_table.for_csv(shown), paper=runs_table.for_paper(shown),
+    "runs",
+    "runs",
+    frame=runs_table.for_csv(shown),
+    paper=runs_table.for_paper(shown),
     caption="Runs with their exact acceptance, 95% interval over prompts",
-)  # fmt: skip
+)
 if selected:
     bar(shown[shown.run_id.isin(selected)])

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from engine.capture.store import Capture, make_capture, plan_capture
-from engine.config import CaptureSpec, MeasureSpec, ModelSpec
-from engine.data.prompts import Prompt
+from engine.chat.prompt import Prompt
+from engine.config.schema import CaptureSpec, MeasureSpec, ModelSpec
 from engine.measure.suite import Measured, measure_drafts
 from engine.models.draft import Draft, DraftInfo
 from engine.models.load import LoadedModel
@@ -57,9 +57,13 @@ def noisy_copy(share: float = 0.15) -> Any:
 def settings(**changes: Any) -> MeasureSpec:
     """What the tests measure: everything, of short answers."""
     short = {
-        "max_new_tokens": 12, "speed_prompts": 2, "speed_tokens": 6, "certificate_prompts": 2,
-        "certificate_tokens": 4, "bootstrap_samples": 200,
-    }  # fmt: skip
+        "max_new_tokens": 12,
+        "speed_prompts": 2,
+        "speed_tokens": 6,
+        "certificate_prompts": 2,
+        "certificate_tokens": 4,
+        "bootstrap_samples": 200,
+    }
     return MeasureSpec(**{**short, **changes})
 
 

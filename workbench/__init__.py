@@ -5,7 +5,7 @@ The modules here are shared by all pages; a folder holds what only the page of i
 
 import logging
 
-from engine.visible import VisibleLog
+from engine.untrusted.visible import VisibleLog
 
 logging.getLogger("draftbench").addFilter(VisibleLog())  # errors quote strangers' text, and end in a terminal
 # Caches are declared when a module is loaded, before the server runs; Streamlit would remark on each.

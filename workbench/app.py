@@ -20,10 +20,11 @@ import streamlit as st
 from starlette.middleware import Middleware
 from starlette.routing import Mount
 
-from workbench import needed, startup, ui
-from workbench.address import KnownAddress
-from workbench.guard import Guard, named_or_exit
 from workbench.live import gradio_app
+from workbench.server import needed, startup
+from workbench.server.guard import Guard, named_or_exit
+from workbench.shared import ui
+from workbench.shared.address import KnownAddress
 
 live_app = gradio_app.mounted()
 

@@ -7,8 +7,8 @@ import contextlib
 import streamlit as st
 
 from engine.errors import DraftbenchError
-from workbench import theme, ui
-from workbench.view_state import PAGES, page_of
+from workbench.shared import theme, ui
+from workbench.shared.view_state import PAGES, page_of
 
 st.set_page_config(page_title="Draftbench", page_icon=str(ui.ICON), layout="wide")
 theme.inject()

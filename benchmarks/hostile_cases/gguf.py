@@ -37,7 +37,7 @@ def _attempt(change: Change, *, good: bool = False) -> Callable[[Path], None]:
 def _use(path: Path, good: bool = False) -> None:
     import torch
 
-    from engine.config import ModelSpec
+    from engine.config.schema import ModelSpec
     from engine.models.load import load_model
     from tests.conftest import tiny_llama
 
@@ -128,9 +128,15 @@ def _bytes() -> Iterator[tuple[str, Change]]:
 def _settings() -> Iterator[tuple[str, Change]]:
     """Settings of the model: another value in the same place."""
     names = (
-        "llama.block_count", "llama.embedding_length", "llama.feed_forward_length", "llama.attention.head_count",
-        "llama.attention.head_count_kv", "llama.context_length", "llama.vocab_size", "llama.rope.dimension_count",
-    )  # fmt: skip
+        "llama.block_count",
+        "llama.embedding_length",
+        "llama.feed_forward_length",
+        "llama.attention.head_count",
+        "llama.attention.head_count_kv",
+        "llama.context_length",
+        "llama.vocab_size",
+        "llama.rope.dimension_count",
+    )
     for name in names:
         for value in (0, 1, 3, 100_000, 2**31 - 1, 2**32 - 1):
             yield f"{name} = {value}", _put(_key(name) + 4, _pack(value, "I"))

@@ -31,7 +31,7 @@ def cases() -> list[Case]:
 
 
 def _spec(path: Path | str, **more: Any) -> Any:
-    from engine.config import ModelSpec
+    from engine.config.schema import ModelSpec
 
     return ModelSpec(model=str(path), dtype="float32", device="cpu", **more)
 
@@ -50,7 +50,7 @@ def _attempt(damage: Damage, must: str = "either", *, same: bool = True) -> Call
         import torch
 
         from engine.models.load import load_model, model_fingerprint
-        from engine.runs.checking import check_prompts
+        from engine.planning.prompt_check import check_prompts
         from tests.conftest import tiny_llama
 
         folder = work / "model"
@@ -113,11 +113,17 @@ def _settings() -> Iterator[tuple[str, Damage]]:
         for value in options:
             yield f"config: {key} = {str(value)[:40]}", _change(**{key: value})
     texts = {
-        "empty": "", "a list": "[]", "a number": "7", "cut": '{"model_type": "lla', "nested": "[" * 100_000,
-        "not UTF-8": b"\xff\xfe{", "a huge integer": '{"model_type": "llama", "num_hidden_layers": ' + "9" * 5000 + "}",
-        "NaN": '{"model_type": "llama", "num_hidden_layers": NaN}', "nothing in it": "{}",
+        "empty": "",
+        "a list": "[]",
+        "a number": "7",
+        "cut": '{"model_type": "lla',
+        "nested": "[" * 100_000,
+        "not UTF-8": b"\xff\xfe{",
+        "a huge integer": '{"model_type": "llama", "num_hidden_layers": ' + "9" * 5000 + "}",
+        "NaN": '{"model_type": "llama", "num_hidden_layers": NaN}',
+        "nothing in it": "{}",
         "twenty megabytes": '{"x": "' + "y" * 20_000_000 + '"}',
-    }  # fmt: skip
+    }
     for name, text in texts.items():
         yield f"config.json is {name}", _write("config.json", text)
         yield f"generation_config.json is {name}", _write("generation_config.json", text)
@@ -190,9 +196,13 @@ def _weights() -> Iterator[tuple[str, Damage]]:
         return damage
 
     for name, weight_map in {
-        "a missing part": {"a": "part.safetensors", "b": "other.safetensors"}, "a path outside": {"a": "../x.safetensors"},
-        "an absolute path": {"a": "/etc/passwd"}, "a list": [1, 2], "nothing": {}, "a number": {"a": 5},
-    }.items():  # fmt: skip
+        "a missing part": {"a": "part.safetensors", "b": "other.safetensors"},
+        "a path outside": {"a": "../x.safetensors"},
+        "an absolute path": {"a": "/etc/passwd"},
+        "a list": [1, 2],
+        "nothing": {},
+        "a number": {"a": 5},
+    }.items():
         yield f"the index names {name}", indexed(weight_map)
     yield (
         "the index is cut",
@@ -307,9 +317,14 @@ def _tokenizers() -> Iterator[tuple[str, Damage]]:
         yield f"tokenizer_config.json is {name}", _write("tokenizer_config.json", text)
     yield "no tokenizer", lambda f: ((f / "tokenizer.json").unlink(), (f / "tokenizer_config.json").unlink())[0]
     for key, value in {
-        "tokenizer_class": "NoSuchTokenizer", "model_max_length": "long", "eos_token": 7, "chat_template": 7,
-        "added_tokens_decoder": {"x": 1}, "extra_special_tokens": 5, "auto_map": {"AutoTokenizer": ["evil.E", None]},
-    }.items():  # fmt: skip
+        "tokenizer_class": "NoSuchTokenizer",
+        "model_max_length": "long",
+        "eos_token": 7,
+        "chat_template": 7,
+        "added_tokens_decoder": {"x": 1},
+        "extra_special_tokens": 5,
+        "auto_map": {"AutoTokenizer": ["evil.E", None]},
+    }.items():
         yield f"tokenizer_config: {key} = {value}", _tokenizer_config(**{key: value})
 
 
@@ -348,8 +363,8 @@ def _templates() -> Iterator[tuple[str, Damage]]:
 
 
 def _slow_prompt(work: Path) -> None:
-    from engine.data.prompts import Prompt
-    from engine.data.rendering import render
+    from engine.chat.prompt import Prompt
+    from engine.chat.rendering import render
     from tests.conftest import byte_tokenizer
 
     loop = "{% if messages|length > 90 %}" + NESTED + "{% endif %}"
@@ -359,9 +374,28 @@ def _slow_prompt(work: Path) -> None:
 
 def _quantised() -> Iterator[tuple[str, Damage]]:
     methods = (
-        "bitsandbytes", "awq", "gptq", "compressed-tensors", "fp8", "fbgemm_fp8", "hqq", "torchao", "quanto", "aqlm",
-        "mxfp4", "eetq", "vptq", "bitnet", "no_such_method", "", None, 7, "gguf", "quark", "auto-round",
-    )  # fmt: skip
+        "bitsandbytes",
+        "awq",
+        "gptq",
+        "compressed-tensors",
+        "fp8",
+        "fbgemm_fp8",
+        "hqq",
+        "torchao",
+        "quanto",
+        "aqlm",
+        "mxfp4",
+        "eetq",
+        "vptq",
+        "bitnet",
+        "no_such_method",
+        "",
+        None,
+        7,
+        "gguf",
+        "quark",
+        "auto-round",
+    )
     for method in methods:
         yield f"quantised by {method!r}", _change(quantization_config={"quant_method": method, "bits": 4})
     for value in (7, [], "awq", {}, {"load_in_4bit": True}):

@@ -11,11 +11,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.config import PromptSource, load_recipe, parse_section
-from engine.data.logs import LogSource
-from engine.data.magpie_recipe import MagpieRecipe
+from engine.config.reading import load_recipe, parse_section
+from engine.config.schema import PromptSource
 from engine.data.readers import read_prompts
 from engine.errors import DraftbenchError
+from engine.logs.queries import LogSource
+from engine.magpie.recipe import MagpieRecipe
 from engine.paths import home
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import read_recipe
@@ -85,9 +86,18 @@ RECIPES: dict[str, str | bytes] = {
     "a model with a zero byte": 'target: "a\\0b"\n',
 }
 SETTINGS = [
-    ["train.epochs=1", "train.epochs=2"], ["train.epochs=1", "train={}"], ["=1"], ["train.epochs"], ["a.b.c=1"], ["notes=[" + "[" * DEEP],
-    ["train..epochs=1"], [f"train.seed={'7' * 4400}"], ["notes=!!python/name:os.system"], ["notes=&a [*a]"], ["train.seed=2025-13-45"],
-]  # fmt: skip
+    ["train.epochs=1", "train.epochs=2"],
+    ["train.epochs=1", "train={}"],
+    ["=1"],
+    ["train.epochs"],
+    ["a.b.c=1"],
+    ["notes=[" + "[" * DEEP],
+    ["train..epochs=1"],
+    [f"train.seed={'7' * 4400}"],
+    ["notes=!!python/name:os.system"],
+    ["notes=&a [*a]"],
+    ["train.seed=2025-13-45"],
+]
 
 
 def cases() -> list[Case]:
@@ -234,7 +244,12 @@ PROMPT_FILES: dict[str, tuple[str, bytes, int | None, dict[str, str]]] = {
     "half a character": ("p.jsonl", GOOD + b'{"prompt": "\\ud83d"}', 1, {}),
     "half a character as an id": ("p.jsonl", GOOD + b'{"prompt": "x", "id": "\\ud83d"}', 1, {}),
     "NaN in a message": ("p.jsonl", GOOD + b'{"messages": [{"role": "user", "content": "x", "w": NaN}]}', 1, {}),
-    "infinity in a tool": ("p.jsonl", GOOD + b'{"prompt": "x", "tools": [{"name": "f", "parameters": {"max": 1e999}}]}', 1, {}),
+    "infinity in a tool": (
+        "p.jsonl",
+        GOOD + b'{"prompt": "x", "tools": [{"name": "f", "parameters": {"max": 1e999}}]}',
+        1,
+        {},
+    ),
     "UTF-16": ("p.jsonl", '{"prompt": "x"}\n'.encode("utf-16"), None, {}),
     "UTF-8 with its mark": ("p.jsonl", b"\xef\xbb\xbf" + GOOD, 1, {}),
     "Latin-1": ("p.csv", "prompt\ncafé\n".encode("latin-1"), None, {}),
@@ -242,13 +257,18 @@ PROMPT_FILES: dict[str, tuple[str, bytes, int | None, dict[str, str]]] = {
     "a column twice": ("p.csv", b"prompt,prompt\na,b\n", None, {}),
     "no such column": ("p.jsonl", GOOD, None, {"tools_column": "tols"}),
     "no such column in CSV": ("p.csv", b"prompt\na\n", None, {"messages_column": "mesages"}),
-    "a path into a list": ("p.jsonl", b'{"a": [{"b": [{"role": "user", "content": "x"}]}]}', 1, {"messages_column": "a.0.b"}),
+    "a path into a list": (
+        "p.jsonl",
+        b'{"a": [{"b": [{"role": "user", "content": "x"}]}]}',
+        1,
+        {"messages_column": "a.0.b"},
+    ),
     "a path of 10^9": ("p.jsonl", GOOD, None, {"messages_column": "a." + "9" * 5000}),
     "roles of another kind": ("p.jsonl", GOOD + b'{"messages": [{"role": ["user"], "content": "x"}]}', 1, {}),
     "arguments nested 900 deep": ("p.jsonl", GOOD + _nested_call(900).encode(), 1, {}),
     "damaged Parquet": ("p.parquet", b"PAR1" + bytes(200) + b"PAR1", None, {}),
     "Parquet of zeros": ("p.parquet", bytes(MEGABYTE), None, {}),
-}  # fmt: skip
+}
 
 
 def _prompts(name: str, content: bytes, good: int | None, columns: dict[str, str]) -> Callable[[Path], None]:
@@ -282,14 +302,14 @@ def _alias(folder: Path) -> None:
 
 
 def _magpie(folder: Path) -> object:
-    from engine.config import load_section
+    from engine.config.reading import load_section
 
     (folder / "m.yaml").write_text("queries: 5\nqueries: 6\n")
     return load_section(MagpieRecipe, folder / "m.yaml")
 
 
 def _largest_seed(folder: Path) -> None:
-    from engine.store.ingest import ingest_all
+    from engine.index.ingest import ingest_all
 
     (folder / "r.yaml").write_text(PROMPTS + f"train: {{seed: {2**63 - 1}}}\n")
     RunFolder.create(home(), load_recipe(folder / "r.yaml"))

@@ -20,21 +20,21 @@ from typing import Any
 
 import pandas as pd
 
-from engine import console, reports
-from engine.config import dump_recipe, parse_recipe
+from engine.cli.text import console, runs
+from engine.config.reading import dump_recipe, parse_recipe
 from engine.errors import DraftbenchError
-from engine.measure.of_home import evaluate_home
+from engine.findings.of_home import evaluate_home
+from engine.index.connection import reading
+from engine.index.ingest import ingest_all, rebuild
+from engine.index.queries import overview
+from engine.jobs import queue
 from engine.paths import Home
-from engine.runs import queue
+from engine.planning.doctor import _runs
+from engine.planning.earlier_runs import _pace, _stamp
 from engine.runs.folder import RunFolder, run_folders
-from engine.runs.health import _runs
 from engine.runs.labels import change_labels, read_labels
 from engine.runs.listing import describe, list_runs
-from engine.runs.pace import _pace, _stamp
 from engine.runs.removing import remove_run
-from engine.store.connection import reading
-from engine.store.ingest import ingest_all, rebuild
-from engine.store.queries import overview
 from hostile_cases.case import Case
 
 RUNS, BAD, QUEUED = 50, "run-07", "run-20"
@@ -118,14 +118,14 @@ def _print(home: Any, rows: list[dict[str, Any]]) -> None:
 
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
     with redirect_stdout(out):
-        reports.runs(rows)
+        runs.runs(rows)
         console.print_json(rows)
         for row in rows:
             if row["run"] not in {f"run-{number:02}" for number in range(RUNS)} - {BAD}:
                 try:
                     told = describe(RunFolder.open(home, row["run"]))
                     console.print_json(told)
-                    reports.run(told)
+                    runs.run(told)
                 except DraftbenchError:
                     continue
         out.flush()

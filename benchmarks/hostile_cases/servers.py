@@ -38,10 +38,11 @@ SAY = Path(tempfile.gettempdir())
 def cases() -> list[Case]:
     """Every server, once as the source of answers and once as a list of models."""
     _prepared()
-    return [Case(f"{kind}: {name}", partial(attempt, server)) for name, server in SERVERS.items()
-            for kind, attempt in (("answers", _answers), ("models", _models))] + [
-        Case(f"address: {address}", partial(_address, address)) for address in ADDRESSES
-    ]  # fmt: skip
+    return [
+        Case(f"{kind}: {name}", partial(attempt, server))
+        for name, server in SERVERS.items()
+        for kind, attempt in (("answers", _answers), ("models", _models))
+    ] + [Case(f"address: {address}", partial(_address, address)) for address in ADDRESSES]
 
 
 # -- how they are asked
@@ -50,7 +51,7 @@ def cases() -> list[Case]:
 @cache
 def _prepared() -> tuple[Any, list[Any]]:
     """A target and two prompts, made before the first case, so that none pays for the libraries."""
-    import engine.capture.server  # noqa: F401
+    import engine.served.client  # noqa: F401
     from tests.conftest import tiny_llama
     from tests.tiny_pair import loaded, questions
 
@@ -59,7 +60,7 @@ def _prepared() -> tuple[Any, list[Any]]:
 
 
 def _spec(address: str) -> Any:
-    from engine.config import ServerSpec
+    from engine.config.schema import ServerSpec
 
     os.environ["HOSTILE_KEY"] = KEY
     return ServerSpec(
@@ -74,9 +75,9 @@ def _answers(server: Server, folder: Path) -> None:
 
 def _fetch(address: str, folder: Path) -> None:
     """Two prompts of the server; what is learnt must be the right text and nothing else."""
-    from engine.capture.pace import Pace
-    from engine.capture.served import make_served, plan_served
-    from engine.config import CaptureSpec
+    from engine.config.schema import CaptureSpec
+    from engine.served.capture import make_served, plan_served
+    from engine.served.request_rate import Pace
 
     async def no_sleep(seconds: float) -> None:
         await asyncio.sleep(0)
@@ -95,7 +96,7 @@ def _fetch(address: str, folder: Path) -> None:
 
 
 def _models(server: Server, folder: Path) -> None:
-    from engine.capture.server import listed_models
+    from engine.served.client import listed_models
 
     with _listening(server) as address:
         names = listed_models(_spec(address), timeout_s=TIMEOUT_S)
@@ -267,9 +268,7 @@ SERVERS: dict[str, Server] = {
     "an integer of 4,400 digits": _says(b'{"choices": [], "n": ' + b"9" * 4400 + b"}"),
     "an id of 4,000 digits": _says(_body(token_ids=[int("9" * 4000)])),
     "a key twice": _says(b'{"choices": [{"message": {"content": "a", "content": "b"}, "finish_reason": "stop"}]}'),
-    "100,000 keys, the last one twice": _says(
-        b"{" + b",".join(b'"%d":1' % i for i in range(100_000)) + b',"99999":2}'
-    ),
+    "100,000 keys, the last one twice": _says(b"{" + b",".join(b'"%d":1' % i for i in range(100_000)) + b',"99999":2}'),
     "NaN as a count": _says(b'{"usage": {"completion_tokens": NaN}, ' + json.dumps(_body()).encode()[1:]),
     "a stream": _says(b'data: {"choices": [{"delta": {"content": "A"}}]}\n\ndata: [DONE]\n\n'),
     "a web page": _says(b"<html>login</html>", "Content-Type: text/html"),
@@ -305,6 +304,14 @@ SERVERS: dict[str, Server] = {
     "filtered": _says(_body("A", finish_reason="content_filter")),
     "no word for the end": _says(_body(finish_reason=None)),
     "a sentence for the end": _says(_body(finish_reason="out of memory!")),
-}  # fmt: skip
-ADDRESSES = ("http://127.0.0.1:1/v1", "http://127.0.0.1:99999/v1", "http://[::1", "http://", "http://127.0.0.1:x/v1",
-             "http://localhost\x00/v1", "http://a..b.localhost:1/v1", "https://127.0.0.1:1/v1")  # fmt: skip
+}
+ADDRESSES = (
+    "http://127.0.0.1:1/v1",
+    "http://127.0.0.1:99999/v1",
+    "http://[::1",
+    "http://",
+    "http://127.0.0.1:x/v1",
+    "http://localhost\x00/v1",
+    "http://a..b.localhost:1/v1",
+    "https://127.0.0.1:1/v1",
+)

@@ -18,7 +18,7 @@ import torch
 from engine.capture.generate import Answer
 from engine.fileio import read_json, read_lines
 
-_OF_A_SERVER = ("ids", "prompt_tokens", "noted")  # written beside a served answer (engine.capture.served)
+_OF_A_SERVER = ("ids", "prompt_tokens", "noted")  # written beside a served answer (engine.served.capture)
 
 
 def answers_elsewhere(folder: Path, spec: Mapping[str, Any], wanted: Mapping[str, Sequence[int]]) -> Iterator[Answer]:

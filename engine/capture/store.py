@@ -28,10 +28,10 @@ from filelock import FileLock, Timeout
 from engine.capture.adopt import answers_elsewhere
 from engine.capture.generate import Answer, answer_prompts
 from engine.capture.signal import SignalFormat, signal_format
-from engine.clock import clock_identity
-from engine.config import CaptureSpec
-from engine.data.prompts import Prompt
-from engine.data.rendering import render, template_hash
+from engine.chat.prompt import Prompt
+from engine.chat.rendering import render, template_hash
+from engine.chat.template_date import clock_identity
+from engine.config.schema import CaptureSpec
 from engine.decode.sampling import Sampling
 from engine.errors import DraftbenchError
 from engine.fileio import append_line, content_hash, disk_errors, read_json, read_lines, write_json

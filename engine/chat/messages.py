@@ -24,27 +24,59 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.data import jsontext
-from engine.data.prompts import Message, Tool
+from engine.chat.prompt import Message, Tool
 from engine.errors import did_you_mean
+from engine.untrusted import json_text
 
 ROLES = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "ai": "assistant", "bot": "assistant",
-    "chatbot": "assistant", "model": "assistant", "function_call": "assistant", "tool_call": "assistant",
-    "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool", "tool_result": "tool",
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "ai": "assistant",
+    "bot": "assistant",
+    "chatbot": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+    "tool_result": "tool",
     "ipython": "tool",
-}  # fmt: skip
+}
 _CALLING_ROLES = ("function_call", "tool_call")  # their content is the call, as JSON
 _CONTENT_KEYS = ("content", "value", "text", "message", "parts")
 _ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")
 _TEXT_PARTS = (None, "text", "input_text", "output_text", "refusal")
 # What a template for text leaves out without a word: Ollama's `images`, OpenAI's `audio`, a chat's attachments.
-_NOT_TEXT = frozenset({
-    "image", "images", "image_url", "audio", "audios", "input_audio", "video", "videos", "video_url", "file", "files",
-    "attachments", "experimental_attachments", "inline_data", "inlineData", "file_data", "fileData", "thought",
-})  # fmt: skip
+_NOT_TEXT = frozenset(
+    {
+        "image",
+        "images",
+        "image_url",
+        "audio",
+        "audios",
+        "input_audio",
+        "video",
+        "videos",
+        "video_url",
+        "file",
+        "files",
+        "attachments",
+        "experimental_attachments",
+        "inline_data",
+        "inlineData",
+        "file_data",
+        "fileData",
+        "thought",
+    }
+)
 # Beside a call's name, and no arguments by another name.
 _OF_A_CALL = frozenset({"id", "type", "name", "function", "index", "call_id", "tool_call_id", "status", "description"})
 _TOOL_SHAPE = '{"type": "function", "function": {"name": ..., "parameters": {...}}}'
@@ -238,7 +270,7 @@ def _said(call: Mapping[str, Any]) -> tuple[Any, Any]:
 def _calls_in(content: Any, where: str) -> list[dict[str, Any]]:
     """The calls that a turn of the role `function_call` has as its text."""
     try:
-        value = jsontext.loads(content or "")
+        value = json_text.loads(content or "")
     except ValueError as error:
         raise BadRecordError(f"the call in {where} {error}") from None
     calls = value if isinstance(value, list) else [value]
@@ -292,7 +324,7 @@ def _decoded_arguments(text: str, name: str, where: str) -> Any:
     if not text.strip():
         return {}
     try:
-        value = jsontext.loads(text)
+        value = json_text.loads(text)
     except ValueError as error:
         raise BadRecordError(f"the arguments of a call of {name} ({where}) are text that {error}") from None
     return {} if value is None else value
@@ -336,7 +368,7 @@ def decoded(value: Any, column: str) -> Any:
     if not value.strip():
         return None
     try:
-        return jsontext.loads(value)
+        return json_text.loads(value)
     except ValueError as error:
         raise BadRecordError(f"{column!r} is a string that {error}") from None
 

@@ -10,11 +10,11 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.clock import apply_template, check_steady
-from engine.data.prompts import Message, Prompt, Tool
+from engine.chat.prompt import Message, Prompt, Tool
+from engine.chat.template_date import apply_template, check_steady
+from engine.chat.turns import turns_of
 from engine.errors import Cancelled, DraftbenchError, first_line
 from engine.fileio import content_hash
-from engine.turns import turns_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -115,7 +115,7 @@ def conversation(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[li
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that a finished answer ends with (`engine.turns`), as far as the tokenizer alone says it."""
+    """The token that a finished answer ends with (`engine.chat.turns`), as far as the tokenizer alone says it."""
     return turns_of(tokenizer).end
 
 
@@ -229,7 +229,7 @@ def _unseen(
     said = [
         "" if message.get("tool_calls") else message["content"].rpartition("</think>")[2].strip()
         for message in messages
-    ]  # fmt: skip
+    ]
     short = [number for number, own in enumerate(said) if own and (len(own) < _SURELY_ITSELF or own not in text)]
     if not short:
         return []

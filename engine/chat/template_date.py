@@ -15,9 +15,9 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.config import RUN_DATE
+from engine.config.schema import RUN_DATE
 from engine.errors import DraftbenchError
-from engine.time_limit import time_limit
+from engine.untrusted.time_limit import time_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -79,9 +79,14 @@ def _tried(template: str, marks: str) -> str:
 
 def _in_child(template: str, marks: dict[str, str]) -> str:
     asked = {
-        "template": template, "marks": marks, "talks": _talks(), "tools": [_tool()],
-        "seconds": _SECONDS, "bytes": _BYTES, "written": _WRITTEN,
-    }  # fmt: skip
+        "template": template,
+        "marks": marks,
+        "talks": _talks(),
+        "tools": [_tool()],
+        "seconds": _SECONDS,
+        "bytes": _BYTES,
+        "written": _WRITTEN,
+    }
     try:
         done = subprocess.run(
             [sys.executable, "-c", _CHILD],

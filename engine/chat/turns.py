@@ -18,13 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.clock import apply_template
+from engine.chat.template_date import apply_template
 from engine.errors import DraftbenchError, boundary
 
 _ANSWER, _NEXT = "draftbench answer", "draftbench question"
 _ASKED = {"role": "user", "content": "a"}
-_TOOL = {"type": "function", "function": {"name": "look", "description": "", "parameters": {
-    "type": "object", "properties": {"at": {"type": "string", "description": ""}}}}}  # fmt: skip
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "description": "",
+        "parameters": {"type": "object", "properties": {"at": {"type": "string", "description": ""}}},
+    },
+}
 _CLOSES_A_CALL = re.compile(r"^\W*/|end.*call|call.*end", re.IGNORECASE)  # </tool_call>: more may follow it
 _SHOWN_CHARACTERS = 40
 
@@ -249,27 +255,35 @@ def _doubts(tokenizer: Any, turns: Turns) -> list[tuple[str, str]]:
     mark, found = turns.marks.turn, []
     undeclared = sorted(turns.stop_ids - turns.declared)
     if undeclared:
-        found.append((
-            f"the chat template ends turns with {_listed(tokenizer, undeclared)}, which the model's own settings do not "
-            "name: here it stops an answer, other engines run on",
-            f"serve the target with eos_token_id {sorted(turns.stop_ids)} in its generation_config.json",
-        ))  # fmt: skip
+        found.append(
+            (
+                f"the chat template ends turns with {_listed(tokenizer, undeclared)}, which the model's own settings do not "
+                "name: here it stops an answer, other engines run on",
+                f"serve the target with eos_token_id {sorted(turns.stop_ids)} in its generation_config.json",
+            )
+        )
     texts = [token for token in sorted(turns.stop_ids) if token not in tokenizer.added_tokens_decoder]
     if texts:
-        found.append((
-            f"{_listed(tokenizer, texts)} is ordinary text: an answer that says it ends there",
-            "check eos_token_id of the target's generation_config.json and the end of a turn in its chat template",
-        ))  # fmt: skip
+        found.append(
+            (
+                f"{_listed(tokenizer, texts)} is ordinary text: an answer that says it ends there",
+                "check eos_token_id of the target's generation_config.json and the end of a turn in its chat template",
+            )
+        )
     if mark.id is None and turns.next_turn_ends is None and turns.declared:
-        found.append((
-            f"the chat template {_instead(mark)}, so only the end of sequence stops an answer",
-            "use the chat template that the target was tuned with, and a tokenizer that has its marks as tokens",
-        ))  # fmt: skip
+        found.append(
+            (
+                f"the chat template {_instead(mark)}, so only the end of sequence stops an answer",
+                "use the chat template that the target was tuned with, and a tokenizer that has its marks as tokens",
+            )
+        )
     elif mark.before.strip():
-        found.append((
-            f"the chat template writes {mark.before[:_SHOWN_CHARACTERS]!r} before the mark, as part of the answer",
-            "answers will contain it; if the served model does not write it, correct the chat template",
-        ))  # fmt: skip
+        found.append(
+            (
+                f"the chat template writes {mark.before[:_SHOWN_CHARACTERS]!r} before the mark, as part of the answer",
+                "answers will contain it; if the served model does not write it, correct the chat template",
+            )
+        )
     return found
 
 

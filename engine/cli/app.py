@@ -11,15 +11,18 @@ from typing import Annotated, Any
 
 import typer
 
-from engine import __version__, console, reports
-from engine.cli_data import data_app
-from engine.cli_findings import findings
-from engine.cli_keys import allow_key, confirmed
-from engine.cli_options import DType, Json, MaybeRecipe, RecipeFile, ResumeRun, RunId, Settings, SkipBad
-from engine.cli_runs import archive, remove
-from engine.cli_study import study_app
-from engine.cli_tune import tune
-from engine.config import DEFAULT_TARGET, schema_rows
+from engine import __version__
+from engine.cli.data import data_app
+from engine.cli.findings import findings
+from engine.cli.keys import allow_key, confirmed
+from engine.cli.options import DType, Json, MaybeRecipe, RecipeFile, ResumeRun, RunId, Settings, SkipBad
+from engine.cli.remove import archive, remove
+from engine.cli.study import study_app
+from engine.cli.text import console
+from engine.cli.text import runs as reports
+from engine.cli.tune import tune
+from engine.config.reading import schema_rows
+from engine.config.schema import DEFAULT_TARGET
 from engine.errors import Cancelled, DraftbenchError
 from engine.paths import cache_dir, home
 
@@ -122,7 +125,7 @@ def doctor(as_json: Json = False) -> None:
     Example:
       draftbench doctor
     """
-    from engine.runs.health import health
+    from engine.planning.doctor import health
 
     checks = [check.as_dict() for check in health(home())]
     console.print_json(checks) if as_json else reports.health(checks)
@@ -190,8 +193,8 @@ def _execute(
 
 
 def _queue(recipe: str | None, resume: str | None, settings: list[str] | None, skip_bad: bool, as_json: bool) -> None:
+    from engine.jobs.executors import chosen_place
     from engine.runs.folder import RunFolder
-    from engine.runs.places import chosen_place
     from engine.runs.recipes import read_recipe
 
     if recipe is not None:
@@ -261,7 +264,7 @@ def work() -> None:
     Example:
       draftbench work
     """
-    from engine.runs.queue import work as work_off
+    from engine.jobs.queue import work as work_off
 
     work_off(home())
 
@@ -356,8 +359,8 @@ def runs_cancel(context: typer.Context, run_id: RunId, as_json: Json = False) ->
     Example:
       draftbench runs cancel latest
     """
+    from engine.jobs.executors import chosen_place
     from engine.runs.folder import RunFolder
-    from engine.runs.places import chosen_place
 
     found = RunFolder.open(home(), run_id)
     process = found.status().get("pid") if found.status()["state"] == "running" else None
@@ -416,7 +419,7 @@ def index(
     Example:
       draftbench index --rebuild
     """
-    from engine.store import ingest
+    from engine.index import ingest
 
     where = home()
     report = ingest.rebuild(where) if rebuild else ingest.ingest_all(where)
@@ -450,7 +453,7 @@ def export(
     Example:
       draftbench export latest --out my-draft
     """
-    from engine.runs.exporting import export_run
+    from engine.export.of_run import export_run
     from engine.runs.folder import RunFolder
 
     run = RunFolder.open(home(), run_id)
@@ -492,12 +495,22 @@ def decode(
       draftbench decode --prompt 'Why is blood red?'
       draftbench decode --run latest --prompt 'Why is blood red?'
     """
-    from engine.runs.decoding import decode_prompt
+    from engine.traces.one_prompt import decode_prompt
 
     made = decode_prompt(
-        home(), prompt, run_id=run_id, target=target, draft=draft, gamma=num_draft_tokens, temperature=temperature,
-        top_p=top_p, top_k=top_k, max_new_tokens=max_new_tokens, seed=seed, dtype=dtype,
-    )  # fmt: skip
+        home(),
+        prompt,
+        run_id=run_id,
+        target=target,
+        draft=draft,
+        gamma=num_draft_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        dtype=dtype,
+    )
     if as_json:
         console.print_json(made.as_dict())
         return

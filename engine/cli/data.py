@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from engine import console, reports
-from engine.cli_options import Json, Settings, SkipBad
-from engine.config import DEFAULT_TARGET
+from engine.cli.options import Json, Settings, SkipBad
+from engine.cli.text import console, runs
+from engine.config.schema import DEFAULT_TARGET
 from engine.paths import home
 
 data_app = typer.Typer(no_args_is_help=True)
@@ -38,10 +38,10 @@ def data_check(
     Example:
       draftbench data check sample_data/prompts/biology/train.jsonl
     """
-    from engine.runs.checking import check_prompts
+    from engine.planning.prompt_check import check_prompts
 
     report = check_prompts(files, target, skip_bad=skip_bad)
-    console.print_json(report) if as_json else reports.prompts(report)
+    console.print_json(report) if as_json else runs.prompts(report)
 
 
 @data_app.command("magpie")
@@ -58,11 +58,11 @@ def data_magpie(
     Example:
       draftbench data magpie recipes/magpie/general.yaml --set queries=500
     """
-    from engine import reports_magpie
-    from engine.runs.synthesis import synthesise
+    from engine.cli.text import magpie
+    from engine.magpie.generation import synthesise
 
     told = synthesise(home(), recipe, settings or [], out=out, overwrite=overwrite)
-    console.print_json(told) if as_json else reports_magpie.magpie(told)
+    console.print_json(told) if as_json else magpie.magpie(told)
 
 
 @data_app.command("fetch")
@@ -81,7 +81,7 @@ def data_fetch(
     Example:
       draftbench data fetch bfcl pyserini
     """
-    from engine import reports_data
+    from engine.cli.text import data as reports_data
     from engine.data.packs.catalogue import PACKS, default_packs
     from engine.data.packs.fetch import fetch_packs
     from engine.progress import Progress
@@ -99,7 +99,7 @@ def data_list(as_json: Json = False) -> None:
     Example:
       draftbench data list
     """
-    from engine import reports_data
+    from engine.cli.text import data as reports_data
     from engine.data.packs.fetch import list_packs
 
     packs = list_packs()
@@ -118,7 +118,7 @@ def data_show(
     Example:
       draftbench data show pack:function_calling/historical --records 5
     """
-    from engine import reports_data
+    from engine.cli.text import data as reports_data
     from engine.data.packs.fetch import describe, first_records
     from engine.data.packs.sets import PREFIX
 
@@ -158,16 +158,20 @@ def data_import(
     Example:
       draftbench data import sample_data/prompts/biology/train.jsonl --out prompts/mine
     """
-    from engine import reports_data
-    from engine.config import parse_section
-    from engine.data.imports import ImportOptions, import_logs
-    from engine.data.logs import LogSource
+    from engine.cli.text import data as reports_data
+    from engine.config.reading import parse_section
+    from engine.logs.importing import ImportOptions, import_logs
+    from engine.logs.queries import LogSource
 
     columns = {
-        "messages_column": messages_column, "prompt_column": prompt_column, "tools_column": tools_column,
-        "id_column": id_column, "conversation_column": conversation_column, "time_column": time_column,
+        "messages_column": messages_column,
+        "prompt_column": prompt_column,
+        "tools_column": tools_column,
+        "id_column": id_column,
+        "conversation_column": conversation_column,
+        "time_column": time_column,
         "reference_column": reference_column,
-    }  # fmt: skip
+    }
     options = ImportOptions(
         domain=domain, every_turn=every_turn, keep_pii=keep_pii, skip_bad=skip_bad, heldout_share=heldout_share
     )
@@ -187,7 +191,7 @@ def data_overlap(
     Example:
       draftbench data overlap sample_data/prompts/general/train.jsonl
     """
-    from engine import reports_data
+    from engine.cli.text import data as reports_data
     from engine.data.packs.leaks import find_leaks
     from engine.progress import Progress
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from engine import console
-from engine.cli_options import Json
+from engine.cli.options import Json
+from engine.cli.text import console
 from engine.errors import DraftbenchError, did_you_mean
 from engine.paths import home
 
@@ -31,9 +31,9 @@ def findings(
       draftbench findings --html findings.html
       draftbench findings --recipe white_box
     """
-    from engine import reports_findings
-    from engine.measure.findings_json import as_json as told
-    from engine.measure.of_home import evaluate_home, measured_studies
+    from engine.cli.text import findings as reports_findings
+    from engine.findings.as_json import as_json as told
+    from engine.findings.of_home import evaluate_home, measured_studies
 
     if as_json and (markdown or recipe):
         raise DraftbenchError("--json was given with --markdown or --recipe", "one form is printed", "give one of them")
@@ -92,7 +92,7 @@ def _write_report(path: Path, study: str | None) -> None:
     target = path.expanduser().absolute()
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    line = [sys.executable, "-m", "workbench.findings.findings_report", str(target), *([study] if study else [])]
+    line = [sys.executable, "-m", "workbench.findings.report", str(target), *([study] if study else [])]
     done = subprocess.run(line, cwd=PROJECT_ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]

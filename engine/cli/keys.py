@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from engine import console
-from engine.cli_options import Json
-from engine.config import Recipe
-from engine.keys import allow, is_allowed, require_allowed, server_of
+from engine.cli.options import Json
+from engine.cli.text import console
+from engine.config.schema import Recipe
 from engine.paths import home
+from engine.served.keys import allow, is_allowed, require_allowed, server_of
 
 
 def allow_key(
@@ -38,7 +38,7 @@ def confirmed(recipe: Recipe) -> Recipe:
 
     Raises DraftbenchError where nobody can, or the answer is no.
     """
-    from engine.capture.exchange import is_this_machine  # here, because it loads an HTTP client
+    from engine.served.http import is_this_machine  # here, because it loads an HTTP client
 
     spec = recipe.capture.server
     if spec is None or is_this_machine(spec.base_url) or is_allowed(home(), spec):

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from engine import console
-from engine.cli_options import Json, RunId
+from engine.cli.options import Json, RunId
+from engine.cli.text import console
 from engine.paths import home
 
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from engine import console
-from engine.cli_keys import confirmed
-from engine.cli_options import Json, Settings
+from engine.cli.keys import confirmed
+from engine.cli.options import Json, Settings
+from engine.cli.text import console
 from engine.paths import home
 
 StudyName = Annotated[str, typer.Argument(help="A study by its name, or its recipe.")]
@@ -65,7 +65,7 @@ def study_run(
       draftbench study recipes/studies/smoke.yaml --plan
       draftbench study recipes/studies/first.yaml --only domain=biology --queue
     """
-    from engine import reports_study
+    from engine.cli.text import study as reports_study
     from engine.study.known import find
     from engine.study.start import start
     from engine.study.start import study as stands
@@ -103,7 +103,7 @@ def study_run(
 
 def _costs(wanted: Any, as_json: bool) -> dict[str, Any]:
     """What is still to be spent; nothing is looked up where all is done."""
-    from engine import reports_study
+    from engine.cli.text import study as reports_study
 
     if wanted.counts.get("done", 0) == len(wanted.placed):
         return {}
@@ -165,7 +165,7 @@ def study_list(as_json: Json = False) -> None:
     Example:
       draftbench study list
     """
-    from engine import reports_study
+    from engine.cli.text import study as reports_study
     from engine.study.overview import overview
 
     rows = overview(home())
@@ -185,7 +185,7 @@ def study_show(name: StudyName, only: Only = None, as_json: Json = False) -> Non
     Example:
       draftbench study show recipes/studies/first.yaml --only domain=biology
     """
-    from engine import reports_study
+    from engine.cli.text import study as reports_study
     from engine.study.known import find
     from engine.study.results import cells_told, modes_compared
     from engine.study.start import study as stands

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from engine import console
-from engine.cli_options import Json, Settings
+from engine.cli.options import Json, Settings
+from engine.cli.text import console
 from engine.paths import home
 
 
@@ -32,7 +32,7 @@ def tune(
       draftbench tune recipes/targets/function_calling.yaml
       draftbench tune recipes/targets/function_calling.yaml --measure-only
     """
-    from engine import reports_tune
+    from engine.cli.text import tune as reports_tune
     from engine.progress import Progress
     from engine.runs.execution import stop_on_signals
     from engine.runs.provenance import provenance

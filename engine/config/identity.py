@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from engine.config import LOSS_PARAMETERS, RUN_DATE
+from engine.config.schema import LOSS_PARAMETERS, RUN_DATE
 
 Values = Mapping[str, Any]
 

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.config import PromptSource
-from engine.data import jsontext
+from engine.config.schema import PromptSource
 from engine.errors import DraftbenchError, did_you_mean
+from engine.untrusted import json_text
 
 _ABSENT = object()
 # Of the project's own records: what they are, not what is asked. `reference` is read by tuning.
@@ -46,7 +46,7 @@ def opened_text(value: Any) -> Any:
     if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
         return value
     try:
-        return jsontext.loads(value)
+        return json_text.loads(value)
     except ValueError:
         return value
 
@@ -124,9 +124,13 @@ class Usage:
         aside = [name for name in self._aside if name not in (_LABELS if type(self.source) is PromptSource else {"id"})]
         missing = {column: count for column, count in self._without.items() if count}
         return {
-            **({"left_aside": aside[:_SHOWN] + ([f"and {len(aside) - _SHOWN} more"] if len(aside) > _SHOWN else [])} if aside else {}),
+            **(
+                {"left_aside": aside[:_SHOWN] + ([f"and {len(aside) - _SHOWN} more"] if len(aside) > _SHOWN else [])}
+                if aside
+                else {}
+            ),
             **({"missing": missing} if missing else {}),
-        }  # fmt: skip
+        }
 
 
 def remarks(info: Mapping[str, Any]) -> list[str]:

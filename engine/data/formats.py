@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
-from engine.config import PromptSource
-from engine.data import jsontext
+from engine.config.schema import PromptSource
 from engine.data.columns import head, named_columns, no_such_column
 from engine.data.records import BadRecordError, bad_records, plain
 from engine.errors import DraftbenchError, boundary, did_you_mean, first_line
-from engine.regular import read_text, require_regular
+from engine.untrusted import json_text
+from engine.untrusted.regular_files import read_text, require_regular
 
 if TYPE_CHECKING:
     import datasets
@@ -81,7 +81,7 @@ def _lines(file: BinaryIO, source: PromptSource) -> Iterator[bytes]:
 
 def _row_of_line(number: int, line: bytes, source: PromptSource) -> Row:
     try:
-        value, spoilt = jsontext.loads_leniently(line)
+        value, spoilt = json_text.loads_leniently(line)
     except UnicodeDecodeError as error:
         # A kill in the middle of a character is a torn line; any other bad byte is another encoding.
         if error.reason != "unexpected end of data":
@@ -94,9 +94,9 @@ def _row_of_line(number: int, line: bytes, source: PromptSource) -> Row:
 
 def _row_of_value(number: int, value: Any, *, spoilt: bool) -> Row:
     """The record of a line or of an item; `spoilt`: something in the file must not be used, perhaps here."""
-    reason = jsontext.reason_in(value) if spoilt else ""
+    reason = json_text.reason_in(value) if spoilt else ""
     if not reason and isinstance(value, dict):
-        reason = "is nested too deeply" if jsontext.too_deep(value) else ""
+        reason = "is nested too deeply" if json_text.too_deep(value) else ""
         return Row(number, None, reason) if reason else Row(number, value)
     return Row(number, None, reason or f"a record must be a JSON object, not {json.dumps(value)[:40]}")
 
@@ -105,7 +105,7 @@ def read_json(path: Path, source: PromptSource) -> Iterator[Row]:
     """A JSON array of records, or an object in which exactly one value is an array: the records."""
     try:
         text = read_text(path, _MOST_ARRAY_BYTES, source.path)
-        value, spoilt = jsontext.loads_leniently(text) if text.strip() else ([], [])
+        value, spoilt = json_text.loads_leniently(text) if text.strip() else ([], [])
     except ValueError as error:
         raise DraftbenchError(
             f"{source.path} {error}",
@@ -119,7 +119,7 @@ def read_json(path: Path, source: PromptSource) -> Iterator[Row]:
 def _array_of_records(value: Any, source: PromptSource) -> list[Any]:
     if isinstance(value, list):
         return value
-    if isinstance(value, jsontext.Spoilt):
+    if isinstance(value, json_text.Spoilt):
         raise DraftbenchError(
             f"{source.path} {value.reason}", "which part is meant cannot be known", "correct the file"
         )

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from engine.data.prompts import Prompt
+from engine.chat.prompt import Prompt
 from engine.errors import DraftbenchError
 
 if TYPE_CHECKING:

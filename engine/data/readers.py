@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
-from engine.config import PromptSource
+from engine.chat.prompt import Prompt, prompts_hash
+from engine.config.schema import PromptSource
 from engine.data.columns import Usage
 from engine.data.formats import FILE_READERS, MOST_BYTES, Row, read_file, read_folder, read_hub
 from engine.data.packs.sets import PREFIX, set_file, set_origin
-from engine.data.prompts import Prompt, prompts_hash
 from engine.data.records import BadRecordError, to_prompt
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import content_hash, sha256_file
 from engine.paths import resolve_input
-from engine.regular import printable, regular_files, require_regular
+from engine.untrusted.regular_files import printable, regular_files, require_regular
 
 _HUB = "hub:"
 _SHOWN = 5

@@ -14,13 +14,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from engine.config import PromptSource
-from engine.data import jsontext
+from engine.chat.messages import BadRecordError as BadRecordError
+from engine.chat.messages import decoded, kind, normal, normal_tools
+from engine.chat.prompt import Message, Prompt
+from engine.config.schema import PromptSource
 from engine.data.columns import at
-from engine.data.messages import BadRecordError as BadRecordError
-from engine.data.messages import decoded, kind, normal, normal_tools
-from engine.data.prompts import Message, Prompt
 from engine.errors import Cancelled, DraftbenchError, first_line
+from engine.untrusted import json_text
 
 _MOST_CHARACTERS = 4 * 1024**2  # of a record: a million tokens
 
@@ -199,7 +199,7 @@ def _refuse_unwritable(prompt: Prompt) -> None:
     except (TypeError, ValueError, RecursionError) as error:
         raise BadRecordError(f"cannot be written as JSON: {error}") from None
     _refuse_long(len(key))
-    if jsontext.too_deep([*prompt.messages, *prompt.tools]):
+    if json_text.too_deep([*prompt.messages, *prompt.tools]):
         raise BadRecordError("is nested too deeply")
 
 

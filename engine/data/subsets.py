@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from engine.data.prompts import Prompt
+from engine.chat.prompt import Prompt
 from engine.errors import DraftbenchError
 
 

@@ -21,22 +21,65 @@ from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_json
 
 # Keys that leave the text as it is, or that a recipe sets itself: ids, lengths, temperature, what is returned, caches.
-_NOT_ASKED = frozenset({
-    "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "max_length", "max_new_tokens",
-    "max_time", "do_sample", "temperature", "top_k", "top_p", "use_cache", "cache_implementation", "cache_config",
-    "return_legacy_cache", "prefill_chunk_size", "compile_config", "disable_compile", "output_attentions",
-    "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate", "num_return_sequences",
-    "num_assistant_tokens", "num_assistant_tokens_schedule", "is_assistant", "assistant_confidence_threshold",
-    "assistant_lookbehind", "target_lookbehind", "assistant_early_exit", "prompt_lookup_num_tokens",
-    "max_matching_ngram_size", "transformers_version", "continuous_batching_config", "early_stopping", "low_memory",
-    "remove_invalid_values", "renormalize_logits", "token_healing", "max_cache_len", "speculation_type",
-    "assistant_ensemble_weight", "use_mtp",
-})  # fmt: skip
+_NOT_ASKED = frozenset(
+    {
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "decoder_start_token_id",
+        "max_length",
+        "max_new_tokens",
+        "max_time",
+        "do_sample",
+        "temperature",
+        "top_k",
+        "top_p",
+        "use_cache",
+        "cache_implementation",
+        "cache_config",
+        "return_legacy_cache",
+        "prefill_chunk_size",
+        "compile_config",
+        "disable_compile",
+        "output_attentions",
+        "output_hidden_states",
+        "output_scores",
+        "output_logits",
+        "return_dict_in_generate",
+        "num_return_sequences",
+        "num_assistant_tokens",
+        "num_assistant_tokens_schedule",
+        "is_assistant",
+        "assistant_confidence_threshold",
+        "assistant_lookbehind",
+        "target_lookbehind",
+        "assistant_early_exit",
+        "prompt_lookup_num_tokens",
+        "max_matching_ngram_size",
+        "transformers_version",
+        "continuous_batching_config",
+        "early_stopping",
+        "low_memory",
+        "remove_invalid_values",
+        "renormalize_logits",
+        "token_healing",
+        "max_cache_len",
+        "speculation_type",
+        "assistant_ensemble_weight",
+        "use_mtp",
+    }
+)
 # Values that do nothing. What is not named does nothing when it is empty, zero or false.
 _NEUTRAL: Mapping[str, float] = {
-    "num_beams": 1, "num_beam_groups": 1, "typical_p": 1, "repetition_penalty": 1, "encoder_repetition_penalty": 1,
-    "length_penalty": 1, "guidance_scale": 1, "top_h": 1,
-}  # fmt: skip
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "typical_p": 1,
+    "repetition_penalty": 1,
+    "encoder_repetition_penalty": 1,
+    "length_penalty": 1,
+    "guidance_scale": 1,
+    "top_h": 1,
+}
 _OF_BEAMS = frozenset({"length_penalty", "diversity_penalty", "num_beam_groups"})  # no effect without beams
 
 

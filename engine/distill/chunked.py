@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from engine.capture.signal import Signal
-from engine.config import LossTerm
+from engine.config.schema import LossTerm
 from engine.distill.losses import LOSSES, Context, tvd_pp_rewards
 from engine.models.head import Head
 

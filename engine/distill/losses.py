@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.capture.signal import Signal
-from engine.config import LossTerm
+from engine.config.schema import LossTerm
 from engine.decode.sampling import draw
 from engine.errors import DraftbenchError, did_you_mean
 

@@ -7,7 +7,7 @@ import torch
 from engine.capture.batches import Batch
 from engine.capture.signal import ExactSignal, Signal, SignalFormat, TrimmedSignal, log_totals
 from engine.capture.store import Capture
-from engine.config import TrainSpec
+from engine.config.schema import TrainSpec
 from engine.errors import DraftbenchError
 from engine.models.head import Head
 

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from engine.config import OnlineSpec, TrainSpec
+from engine.config.schema import OnlineSpec, TrainSpec
 
 
 def total_steps(answers: int, settings: TrainSpec) -> int:

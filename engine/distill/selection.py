@@ -19,7 +19,7 @@ import torch
 
 from engine.capture.batches import Batch
 from engine.capture.signal import Signal
-from engine.config import LossTerm
+from engine.config.schema import LossTerm
 from engine.distill.chunked import Positions, position_losses
 from engine.distill.source import BatchSource
 from engine.errors import DraftbenchError

@@ -9,7 +9,7 @@ import torch
 from engine.capture.batches import Batch, Sample, collate_samples, sequence_tokens
 from engine.capture.grouping import group_by_length
 from engine.capture.signal import Signal
-from engine.config import LossTerm, TrainSpec
+from engine.config.schema import LossTerm, TrainSpec
 from engine.distill.reading import SignalReader
 
 

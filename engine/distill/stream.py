@@ -52,9 +52,15 @@ class Streamed:
         """The event of the run's folder; its step counts optimiser steps, as those of other events do."""
         counts = {"drafted": self.drafted, "accepted": len(self.judged) - len(self.wrong), "examined": len(self.judged)}
         return {
-            "kind": "stream", "query": self.query + 1, "prompt_id": self.prompt_id, "step": self.update * steps_per_update,
-            "emitted": len(self.token_ids), "rounds": self.rounds, **counts, "expected": round(self.expected, 4),
-        }  # fmt: skip
+            "kind": "stream",
+            "query": self.query + 1,
+            "prompt_id": self.prompt_id,
+            "step": self.update * steps_per_update,
+            "emitted": len(self.token_ids),
+            "rounds": self.rounds,
+            **counts,
+            "expected": round(self.expected, 4),
+        }
 
 
 def streamed(query: int, update: int, prompt_id: str, prompt_ids: Sequence[int], rounds: Sequence[Round]) -> Streamed:

@@ -1,6 +1,6 @@
 """The trainer: optimiser steps over batches, evaluation, best and last draft, resume.
 
-A mode (engine.distill.offline, online, on_policy) decides where the next batch comes from, nothing else.
+A mode (engine.distill.modes.offline, online, on_policy) decides where the next batch comes from, nothing else.
 Weights stay float32; the forward pass runs under autocast when the precision says so.
 """
 
@@ -17,12 +17,12 @@ import torch
 from accelerate import Accelerator
 
 from engine.capture.batches import Batch
-from engine.config import TrainSpec
+from engine.config.schema import TrainSpec
 from engine.decode.sampling import Uniforms
 from engine.distill.checkpoint import FOLDER, latest_checkpoint, load_checkpoint, load_source_state, save_checkpoint
 from engine.distill.chunked import Positions, chunked_loss, rewards, scale_of, uses_rewards
 from engine.distill.losses import check_terms
-from engine.distill.plan import learning_rate
+from engine.distill.schedule import learning_rate
 from engine.distill.source import BatchSource
 from engine.errors import DraftbenchError
 from engine.models.draft import Draft, save_draft

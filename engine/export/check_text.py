@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from engine.config import PromptSource, Recipe
-from engine.data.prompts import Prompt, prompts_hash
+from engine.chat.prompt import Prompt, prompts_hash
+from engine.chat.rendering import render
+from engine.config.schema import PromptSource, Recipe
 from engine.data.readers import read_prompts
-from engine.data.rendering import render
 from engine.data.subsets import split_heldout
 from engine.errors import DraftbenchError, boundary
 from engine.paths import PROJECT_ROOT

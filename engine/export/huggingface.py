@@ -13,18 +13,18 @@ from typing import Any
 import torch
 
 from engine.capture.store import Capture
-from engine.config import MeasureSpec
+from engine.config.schema import MeasureSpec
 from engine.decode import bare
 from engine.decode.sampling import Sampling
 from engine.decode.speculative import FixedLength, speculative_decode
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors
 from engine.measure.acceptance import exact_acceptance
-from engine.measure.lossless import texts
-from engine.measure.served_text import served_acceptance
+from engine.measure.certificate import texts
 from engine.models.draft import Draft
 from engine.models.head import Head
 from engine.models.load import LoadedModel
+from engine.served.acceptance import served_acceptance
 
 CARD = "README.md"
 MARK = "draftbench"  # a tag of the model card: what is replaced must be an earlier export
@@ -179,8 +179,14 @@ def same_greedy_text(
             1,
         )[0]
         theirs = bare.generate(
-            target, ids, Sampling(0.0), max_new_tokens=max_new_tokens, seed=0, stop_ids=target_float32.stop_ids,
-            assistant=draft, num_draft_tokens=gamma,
-        )  # fmt: skip
+            target,
+            ids,
+            Sampling(0.0),
+            max_new_tokens=max_new_tokens,
+            seed=0,
+            stop_ids=target_float32.stop_ids,
+            assistant=draft,
+            num_draft_tokens=gamma,
+        )
         same.append(theirs == ours)
     return same

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from engine.config import Recipe
+from engine.config.schema import Recipe
 from engine.measure.speed_words import measured_where, told
 from engine.numbers import bounds, number
 

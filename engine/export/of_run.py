@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.decode.bare import told_of_model
 from engine.errors import DraftbenchError
+from engine.export.check_text import CheckText, fewer, text_at_hand
 from engine.export.huggingface import paired_acceptance, refuse_taken, same_greedy_text, write_folder
 from engine.export.model_card import model_card
 from engine.export.whole_vocabulary import with_whole_vocabulary
@@ -16,11 +17,10 @@ from engine.models.draft import Draft, load_draft
 from engine.models.head import Head
 from engine.paths import Home
 from engine.progress import Progress
+from engine.records.documents import mapping
 from engine.runs.advice import best_draft
-from engine.runs.check_text import CheckText, fewer, text_at_hand
 from engine.runs.folder import RunFolder
 from engine.runs.pipeline import Pipeline
-from engine.store.documents import mapping
 
 _GREEDY_PROMPTS = 4
 _STATES = 8192  # hidden states a row for the ids of a trimmed vocabulary is fitted to and checked on

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from engine.measure.claims import SEEDS, Claim
-from engine.measure.efforts import MEANING
-from engine.measure.findings import Cell, Finding, Outcome, Pooled
-from engine.measure.of_home import Evaluated
-from engine.measure.pooling import LEVEL
+from engine.findings.claims import SEEDS, Claim
+from engine.findings.efforts import MEANING
+from engine.findings.evaluate import Cell, Finding, Outcome, Pooled
+from engine.findings.of_home import Evaluated
+from engine.findings.pooling import LEVEL
+from engine.findings.study_grid import WantedStudy
+from engine.findings.verdicts import ENOUGH_SEEDS
+from engine.findings.wanted import command, wanted
+from engine.findings.wanted_study import wanted_study
 from engine.measure.statistics import Interval
-from engine.measure.study_grid import WantedStudy
-from engine.measure.verdicts import ENOUGH_SEEDS
-from engine.measure.wanted import command, wanted
-from engine.measure.wanted_study import wanted_study
 
 MOST_COMMANDS = 4  # a study of so few runs is also shown as commands
 _EFFORT = ("steps_done", "tokens_seen", "n_train")
@@ -53,11 +53,15 @@ def claim_json(finding: Finding, found: Evaluated) -> dict[str, Any]:
         "verdict": finding.verdict,
         "reason": finding.reason,
         "headline": pooled_json(claim, headline.pooled),
-        **({"effort": headline.effort, "by_effort": [_effort(claim, one) for one in finding.outcomes]} if claim.by_effort else {}),
+        **(
+            {"effort": headline.effort, "by_effort": [_effort(claim, one) for one in finding.outcomes]}
+            if claim.by_effort
+            else {}
+        ),
         "by_domain": {name: pooled_json(claim, pooled) for name, pooled in headline.by_domain.items()},
         "cells": [cell_json(claim, cell, found) for cell in finding.cells],
         "would_decide": None if study is None else study_json(study),
-    }  # fmt: skip
+    }
 
 
 def study_of(finding: Finding, found: Evaluated) -> WantedStudy | None:

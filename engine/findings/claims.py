@@ -15,8 +15,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from engine.config import LossTerm
-from engine.measure.harmless import SECTIONS, without_idle
+from engine.config.identity import SECTIONS, without_idle
+from engine.config.schema import LossTerm
 
 Facts = Mapping[str, Any]
 

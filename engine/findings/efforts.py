@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from engine.measure.claims import SEEDS, Facts, of_schedule
+from engine.findings.claims import SEEDS, Facts, of_schedule
 
 if TYPE_CHECKING:
-    from engine.measure.places import Run
+    from engine.findings.pairs import Run
 
 OWN, TOKENS, STEPS = "own schedule", "equal target tokens", "equal optimiser steps"
 EFFORTS = (OWN, TOKENS, STEPS)

@@ -16,15 +16,15 @@ from typing import Any
 
 import pandas as pd
 
-from engine.measure.claims import CLAIMS, GENERIC, LEAD, SIZE, Claim
-from engine.measure.efforts import EFFORTS
-from engine.measure.pairing import pairs_of
-from engine.measure.places import Pair, Place, Run
-from engine.measure.pooling import Part, Sums, effect
-from engine.measure.remarks import other_schedule, other_texts, unequal_choice, unequal_effort, untrained
+from engine.findings.claims import CLAIMS, GENERIC, LEAD, SIZE, Claim
+from engine.findings.efforts import EFFORTS
+from engine.findings.pairing import pairs_of
+from engine.findings.pairs import Pair, Place, Run
+from engine.findings.pooling import Part, Sums, effect
+from engine.findings.remarks import other_schedule, other_texts, unequal_choice, unequal_effort, untrained
+from engine.findings.sums import Tables, rate_of, same_text, seed_mean, side_of, tables_of, temperatures_of
+from engine.findings.verdicts import ENOUGH_SEEDS, FEW, NOT, contrary_by_chance, judge_cell, overall
 from engine.measure.statistics import Interval
-from engine.measure.sums import Tables, rate_of, same_text, seed_mean, side_of, tables_of, temperatures_of
-from engine.measure.verdicts import ENOUGH_SEEDS, FEW, NOT, contrary_by_chance, judge_cell, overall
 
 LoadSums = Callable[[list[str]], pd.DataFrame]  # as `queries.prompt_sums`
 
@@ -213,9 +213,19 @@ def _measure(
     by_seed = tuple(rate_of(other.table) - rate_of(base.table) for base, other in used.values())
     verdict, reason = judge_cell(claim, made.relative, made.absolute, by_seed)
     cell = Cell(
-        place.where, temperature, tuple(used), made.relative, made.absolute, made.base_rate, made.other_rate,
-        by_seed, verdict, reason, other_texts(len(left_out)), place.effort,
-    )  # fmt: skip
+        place.where,
+        temperature,
+        tuple(used),
+        made.relative,
+        made.absolute,
+        made.base_rate,
+        made.other_rate,
+        by_seed,
+        verdict,
+        reason,
+        other_texts(len(left_out)),
+        place.effort,
+    )
     return _Measured(cell, part, {pair.seed: part for pair, part in used.items()})
 
 

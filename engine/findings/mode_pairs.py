@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from engine.measure.efforts import EFFORTS, OWN, Usual, efforts_of, schedule
-from engine.measure.places import Found, Pair, Run, where_of
+from engine.findings.efforts import EFFORTS, OWN, Usual, efforts_of, schedule
+from engine.findings.pairs import Found, Pair, Run, where_of
 
 _Twins = tuple[Run, Run, str]  # online, offline, kind of effort
 

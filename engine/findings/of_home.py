@@ -9,15 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from engine.measure.findings import Finding, evaluate
-from engine.measure.pairing import DAMAGED, select
-from engine.measure.places import Run
-from engine.measure.study_tags import of_study, studies_of
-from engine.measure.sums import senseless
+from engine.findings.evaluate import Finding, evaluate
+from engine.findings.pairing import DAMAGED, select
+from engine.findings.pairs import Run
+from engine.findings.sums import senseless
+from engine.index import queries
+from engine.index.connection import reading
+from engine.index.ingest import add_details, ingest_all, remove_missing
 from engine.paths import Home
-from engine.store import queries
-from engine.store.connection import reading
-from engine.store.ingest import add_details, ingest_all, remove_missing
+from engine.records.study_tag import of_study, studies_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Evaluated:
     left_out: Mapping[str, int]
     provenance: Mapping[str, Mapping[str, Any]]  # of each run that took part
     titles: Mapping[str, str]
-    sums: pd.DataFrame  # per-prompt sums of all of them: see `engine.store.queries.prompt_sums`
+    sums: pd.DataFrame  # per-prompt sums of all of them: see `engine.index.queries.prompt_sums`
 
 
 def evaluate_home(home: Home, study: str | None = None, *, up_to_date: bool = False) -> Evaluated:

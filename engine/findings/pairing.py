@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from engine.measure.claims import MODE, SEEDS, SIZE, Claim, facts_of, of_schedule
-from engine.measure.efforts import Usual, schedule
-from engine.measure.mode_pairs import lead_pairs, mode_pairs
-from engine.measure.places import Found, Pair, Place, Run, first_of_each, where_of
+from engine.findings.claims import MODE, SEEDS, SIZE, Claim, facts_of, of_schedule
+from engine.findings.efforts import Usual, schedule
+from engine.findings.mode_pairs import lead_pairs, mode_pairs
+from engine.findings.pairs import Found, Pair, Place, Run, first_of_each, where_of
 
 DAMAGED = "damaged"  # why a run was left out whose notes or sums make no sense
 

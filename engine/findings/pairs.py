@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.measure.claims import SEEDS, Facts
+from engine.findings.claims import SEEDS, Facts
 
 _WHERE = ("domain", "scenario", "train.mode", "loss")  # what names a place for people
 

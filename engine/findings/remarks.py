@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Mapping, Sequence
 
-from engine.measure.places import Pair, Place, Run, Side
+from engine.findings.pairs import Pair, Place, Run, Side
 
 _SIDES: tuple[Callable[[Pair], Side], ...] = (lambda pair: pair.base, lambda pair: pair.other)
 _MOST = 3

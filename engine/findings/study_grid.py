@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from engine.config import PromptSource
-from engine.measure.places import Run
+from engine.config.schema import PromptSource
+from engine.findings.pairs import Run
 
 Settings = dict[str, Any]  # dotted recipe key -> value
 _NOT_SETTINGS = ("name", "tags", "notes", "train.seed")  # of a run, not of what it is compared by
@@ -43,8 +43,14 @@ def written(
         "axes": axes,
     }
     values |= {"grids": grids} if grids else {}
-    told = (f"{why}.", f"About {n_runs} run{'s' if n_runs != 1 else ''}.", "", f"  draftbench study {name}.yaml --plan",
-            f"  draftbench study {name}.yaml", "")  # fmt: skip
+    told = (
+        f"{why}.",
+        f"About {n_runs} run{'s' if n_runs != 1 else ''}.",
+        "",
+        f"  draftbench study {name}.yaml --plan",
+        f"  draftbench study {name}.yaml",
+        "",
+    )
     head = "".join(f"# {line}".rstrip() + "\n" for line in told)
     text = head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
     return WantedStudy(name, why, text, n_runs)

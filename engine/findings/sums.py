@@ -7,8 +7,8 @@ from typing import cast
 
 import pandas as pd
 
-from engine.measure.places import Side
-from engine.measure.pooling import Sums
+from engine.findings.pairs import Side
+from engine.findings.pooling import Sums
 
 # (run, draft, temperature) -> [prompt] exact_sum, n_positions, text
 Tables = Mapping[tuple[str, str, float], pd.DataFrame]

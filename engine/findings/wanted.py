@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.measure.claims import BEST_LOSS, GENERIC, LEAD, MODE, SCENARIO, SEEDS, SIZE, SUPERVISION, Claim
-from engine.measure.findings import Cell, Finding
-from engine.measure.places import Run
-from engine.measure.verdicts import ENOUGH_SEEDS
+from engine.findings.claims import BEST_LOSS, GENERIC, LEAD, MODE, SCENARIO, SEEDS, SIZE, SUPERVISION, Claim
+from engine.findings.evaluate import Cell, Finding
+from engine.findings.pairs import Run
+from engine.findings.verdicts import ENOUGH_SEEDS
 
 _NEAR = ("target", "domain", "heldout")  # what two nearly comparable runs must have in common
 _MOST = 4
@@ -78,10 +78,14 @@ def _counterparts(claim: Claim, run: Run) -> list[Wanted]:
         return [Wanted(f"{other} training", run.id, (f"train.mode={other}",))]
     if claim is SCENARIO:
         return [
-            Wanted(f"{name} queries", run.id, (f"prompts.scenario={name}", f"prompts.train=YOUR_{name.upper()}_PROMPTS.jsonl"))
+            Wanted(
+                f"{name} queries",
+                run.id,
+                (f"prompts.scenario={name}", f"prompts.train=YOUR_{name.upper()}_PROMPTS.jsonl"),
+            )
             for name in ("historical", "synthetic")
             if run.facts["scenario"] != name
-        ]  # fmt: skip
+        ]
     if claim is SIZE:
         return [_with_fewer_queries(run, part) for part in (4, 2)]
     return _domain_run(run) if claim is GENERIC else []
@@ -99,15 +103,30 @@ def _with_fewer_queries(run: Run, part: int) -> Wanted:
 def _domain_run(run: Run) -> list[Wanted]:
     if not GENERIC.is_base(run.facts):
         return [
-            Wanted("a draft on general queries first", run.id,
-                   ("prompts.domain=general", "prompts.train=sample_data/prompts/general/train.jsonl",
-                    "prompts.heldout=sample_data/prompts/general/heldout.jsonl"))
-        ]  # fmt: skip
+            Wanted(
+                "a draft on general queries first",
+                run.id,
+                (
+                    "prompts.domain=general",
+                    "prompts.train=sample_data/prompts/general/train.jsonl",
+                    "prompts.heldout=sample_data/prompts/general/heldout.jsonl",
+                ),
+            )
+        ]
     return [
-        Wanted("the general draft under a domain target", run.id,
-               ("target.model=YOUR_DOMAIN_MODEL", "prompts.domain=YOUR_DOMAIN", "prompts.train=YOUR_PROMPTS.jsonl",
-                "prompts.heldout=YOUR_HELDOUT.jsonl", "draft.init=checkpoint", f"draft.checkpoint={run.id}"))
-    ]  # fmt: skip
+        Wanted(
+            "the general draft under a domain target",
+            run.id,
+            (
+                "target.model=YOUR_DOMAIN_MODEL",
+                "prompts.domain=YOUR_DOMAIN",
+                "prompts.train=YOUR_PROMPTS.jsonl",
+                "prompts.heldout=YOUR_HELDOUT.jsonl",
+                "draft.init=checkpoint",
+                f"draft.checkpoint={run.id}",
+            ),
+        )
+    ]
 
 
 def near_misses(claim: Claim, runs: Sequence[Run], most: int = 3) -> list[tuple[str, str, dict[str, tuple[Any, Any]]]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from engine.measure.claims import BEST_LOSS, GENERIC, LEAD, MODE, SCENARIO, SIZE, SUPERVISION
-from engine.measure.efforts import STEPS, TOKENS
-from engine.measure.findings import Cell, Finding
-from engine.measure.places import Run
-from engine.measure.study_grid import Settings, WantedStudy, grid_of, short_sources, written
-from engine.measure.verdicts import ENOUGH_SEEDS, FEW, NOT
+from engine.findings.claims import BEST_LOSS, GENERIC, LEAD, MODE, SCENARIO, SIZE, SUPERVISION
+from engine.findings.efforts import STEPS, TOKENS
+from engine.findings.evaluate import Cell, Finding
+from engine.findings.pairs import Run
+from engine.findings.study_grid import Settings, WantedStudy, grid_of, short_sources, written
+from engine.findings.verdicts import ENOUGH_SEEDS, FEW, NOT
 from engine.paths import PROJECT_ROOT
 
 _LOSSES = ("forward_kl", "reverse_kl", "tvd")
@@ -123,10 +123,18 @@ def _generic(finding: Finding, runs: Sequence[Run], folder: Path) -> WantedStudy
     if base is None or (finding.cells and not short):
         return None
     if not finding.cells:
-        axes: Settings = {"domain": {"YOUR_DOMAIN": {
-            "prompts.domain": "YOUR_DOMAIN", "target.model": "YOUR_DOMAIN_MODEL", "prompts.train": "YOUR_PROMPTS.jsonl",
-            "prompts.heldout": "YOUR_HELDOUT.jsonl", "draft.init": "checkpoint", "draft.checkpoint": base.id,
-        }}}  # fmt: skip
+        axes: Settings = {
+            "domain": {
+                "YOUR_DOMAIN": {
+                    "prompts.domain": "YOUR_DOMAIN",
+                    "target.model": "YOUR_DOMAIN_MODEL",
+                    "prompts.train": "YOUR_PROMPTS.jsonl",
+                    "prompts.heldout": "YOUR_HELDOUT.jsonl",
+                    "draft.init": "checkpoint",
+                    "draft.checkpoint": base.id,
+                }
+            }
+        }
         return _simple(finding, "the general draft under a domain target", base, axes, [0], folder)
     have = max(len(cell.by_seed) for cell in short)
     source = next(run for run in runs if run.id == short[0].pairs[0].base[0][0])
@@ -143,9 +151,15 @@ def _new_seeds(runs: Iterable[Run], how_many: int) -> list[int]:
 
 
 def _simple(
-    finding: Finding, why: str, start: Run, axes: Settings, seeds: list[int], folder: Path,
-    grids: list[Settings] | None = None, fixed: Settings | None = None,
-) -> WantedStudy:  # fmt: skip
+    finding: Finding,
+    why: str,
+    start: Run,
+    axes: Settings,
+    seeds: list[int],
+    folder: Path,
+    grids: list[Settings] | None = None,
+    fixed: Settings | None = None,
+) -> WantedStudy:
     """A full grid over some axes, everything else as in one run."""
     every = axes | {"seed": seeds}
     n_runs = 1

@@ -25,8 +25,8 @@ import filelock
 
 from engine.errors import DraftbenchError, first_line
 from engine.fileio import disk_errors
-from engine.store import schema
-from engine.store.transaction import transaction
+from engine.index import schema
+from engine.index.transaction import transaction
 
 TIMEOUT_S = 30.0
 # Waiters poll the file lock. 20 ms is below what a person notices, and a crowd of waiters

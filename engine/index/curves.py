@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.fileio import json_object
-from engine.store.values import integer, number, text
+from engine.records.values import integer, number, text
 
 Event = Mapping[str, Any]
 _VALUE_OF = {"train": "loss", "eval": "exact"}  # kind of event -> the field that is its value

@@ -18,9 +18,8 @@ import duckdb
 import psutil
 
 from engine.errors import DraftbenchError
-from engine.paths import Home, run_id_of
-from engine.store import rows
-from engine.store.connection import (
+from engine.index import rows
+from engine.index.connection import (
     TIMEOUT_S,
     IndexDamagedError,
     damage_mark,
@@ -32,11 +31,12 @@ from engine.store.connection import (
     set_aside,
     was_found_damaged,
 )
-from engine.store.documents import CONFIG, DAMAGED, is_run_folder, run_names
-from engine.store.rows import FileChangedError, check_parquet, delete_run, replace_run, replace_runs
-from engine.store.run_folder import RunContents, fingerprint, read_run, unreadable
-from engine.store.transaction import transaction
-from engine.store.values import encodable
+from engine.index.rows import FileChangedError, check_parquet, delete_run, replace_run, replace_runs
+from engine.index.run_folder import RunContents, fingerprint, read_run, unreadable
+from engine.index.transaction import transaction
+from engine.paths import Home, run_id_of
+from engine.records.documents import CONFIG, DAMAGED, is_run_folder, run_names
+from engine.records.values import encodable
 
 _TRIES = 3
 # How long ingest_all holds the lock before it lets others in: about what a page takes to draw.

@@ -17,8 +17,8 @@ import duckdb
 import pyarrow as pa
 
 from engine.errors import first_line
-from engine.store import schema
-from engine.store.run_folder import RunContents
+from engine.index import schema
+from engine.index.run_folder import RunContents
 
 Casts = Mapping[str, str]  # column of ours -> expression over the columns of a Parquet file
 
@@ -141,9 +141,14 @@ def _insert(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Mapping[s
 
 
 _ARROW = {
-    "VARCHAR": pa.string(), "JSON": pa.string(), "DOUBLE": pa.float64(), "BIGINT": pa.int64(), "BOOLEAN": pa.bool_(),
-    "TIMESTAMP": pa.timestamp("us"), "VARCHAR[]": pa.list_(pa.string()),
-}  # fmt: skip
+    "VARCHAR": pa.string(),
+    "JSON": pa.string(),
+    "DOUBLE": pa.float64(),
+    "BIGINT": pa.int64(),
+    "BOOLEAN": pa.bool_(),
+    "TIMESTAMP": pa.timestamp("us"),
+    "VARCHAR[]": pa.list_(pa.string()),
+}
 
 
 def check_parquet(con: duckdb.DuckDBPyConnection, contents: RunContents) -> dict[str, Casts]:

@@ -12,19 +12,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from engine.config import LossTerm, Recipe
+from engine.config.schema import LossTerm, Recipe
 from engine.errors import DraftbenchError, first_line
 from engine.fileio import read_bounded
+from engine.index.curves import curve_points, parse_events, replay
+from engine.index.schema import DECODED_TABLES, PARQUET_TABLES
 from engine.paths import run_id_of
-from engine.store.curves import curve_points, parse_events, replay
-from engine.store.documents import CONFIG, DAMAGED, EVENTS_BYTES, STATUS, mapping, read_recipe, read_status
-from engine.store.schema import DECODED_TABLES, PARQUET_TABLES
-from engine.store.values import integer, json_text, number, shown, text, timestamp
+from engine.records.documents import CONFIG, DAMAGED, EVENTS_BYTES, STATUS, mapping, read_recipe, read_status
+from engine.records.values import integer, json_text, number, shown, text, timestamp
 
 _FILES = (
-    CONFIG, STATUS, "events.jsonl", "provenance.json", "labels.json", "training.json", "measure/summary.json",
+    CONFIG,
+    STATUS,
+    "events.jsonl",
+    "provenance.json",
+    "labels.json",
+    "training.json",
+    "measure/summary.json",
     *(f"measure/{table}.parquet" for table in PARQUET_TABLES),
-)  # fmt: skip
+)
 _CONDITIONS = ("num_draft_tokens", "dtype", "device", "heldout_hash", "acceptance_rule")
 _PARQUET_BYTES = 1_000_000_000
 _OTHERS = ("provenance", "training", "labels")  # documents that a run is whole without

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import duckdb
 
 from engine.errors import DraftbenchError
-from engine.store.transaction import transaction
+from engine.index.transaction import transaction
 
 _FIRST = """
 CREATE TABLE runs (

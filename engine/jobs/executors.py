@@ -11,15 +11,15 @@ import os
 from collections.abc import Sequence
 from typing import Protocol
 
-from engine.config import Recipe
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError, did_you_mean
+from engine.jobs import queue
 from engine.paths import Home
-from engine.runs import queue
 from engine.runs.folder import RunFolder
 
 
 class Place(Protocol):
-    """Somewhere runs are worked on; see `engine.runs.queue` for what each function promises."""
+    """Somewhere runs are worked on; see `engine.jobs.queue` for what each function promises."""
 
     def submit_all(self, home: Home, recipes: Sequence[Recipe]) -> list[RunFolder]: ...
 

@@ -21,16 +21,16 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from engine.config import Recipe
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError, first_line
 from engine.fileio import disk_errors, read_json, write_json
+from engine.jobs.detached import identity, start_detached, wait_aside
 from engine.paths import Home
+from engine.records.documents import run_names
 from engine.runs.advice import measures_again
-from engine.runs.detached import identity, start_detached, wait_aside
 from engine.runs.faults import explain
 from engine.runs.folder import RunFolder
 from engine.runs.status import is_alive, now
-from engine.store.documents import run_names
 
 OUTPUT = "output.txt"  # what a job wrote to its terminal, in the run's folder
 _POLL_S = 1.0

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.columns import Usage
-from engine.data.logs import LogSource, Query, queries_of
-from engine.data.pii import Scrubber
 from engine.data.readers import BadRow, open_source
 from engine.data.records import BadRecordError
 from engine.errors import DraftbenchError
+from engine.logs.pii import Scrubber
+from engine.logs.queries import LogSource, Query, queries_of
 
 _SHOWN = 5
 

@@ -13,17 +13,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from engine.data.log_files import Log, ids_of, read_logs
-from engine.data.logs import LogSource, Query
 from engine.data.overlap import remove_overlap
 from engine.data.packs.build import write_entries
 from engine.data.packs.entry import Entry, Side, as_prompt
 from engine.data.packs.filters import find_repeats, tool_names
 from engine.data.packs.split import HELDOUT_SHARE, side_of
-from engine.data.pii import Scrubber
 from engine.data.whole_folder import refuse_existing, whole_folder
 from engine.errors import DraftbenchError
 from engine.fileio import sha256_file, write_json
+from engine.logs.files import Log, ids_of, read_logs
+from engine.logs.pii import Scrubber
+from engine.logs.queries import LogSource, Query
 
 MARKER = "import.json"
 LICENCE = "private"

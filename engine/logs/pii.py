@@ -159,46 +159,97 @@ KINDS: tuple[Kind, ...] = (
         r"""-----BEGIN\ [A-Z\ ]{0,30}PRIVATE\ KEY-----[A-Za-z0-9+/=\s\\]{16,}?-----END\ [A-Z\ ]{0,30}PRIVATE\ KEY-----""",
     ),
     _kind("PASSWORD", r"://[^/\s:@]{1,64}:(?P<value>[^/\s@]{1,128})@(?=[\w.-])"),
-    _kind("EMAIL", rf"""(?<![{_ALNUM}._%+-])(?!git@)[{_ALNUM}._%+-]{{1,64}}[@\uff20]
+    _kind(
+        "EMAIL",
+        rf"""(?<![{_ALNUM}._%+-])(?!git@)[{_ALNUM}._%+-]{{1,64}}[@\uff20]
         (?:[{_ALNUM}](?:[{_ALNUM}-]{{0,62}})\.){{1,8}}
         (?!(?:png|jpe?g|gif|svg|webp|css|js)(?![A-Za-z0-9]))[A-Za-z{_LETTERS}]{{2,24}}(?![{_ALNUM}])""",
-        _any, str.casefold),
+        _any,
+        str.casefold,
+    ),
     # A provider's own beginning, behind which nothing else stands: any letters are a key, with digits or without.
-    _kind("KEY", r"""(?a:(?<![A-Za-z0-9])(?:
+    _kind(
+        "KEY",
+        r"""(?a:(?<![A-Za-z0-9])(?:
           sk-(?:ant|proj|svcacct|admin)-[\w-]{16,} | [srp]k_(?:live|test)_[A-Za-z0-9]{16,}
         | gh[opusr]_[A-Za-z0-9]{36,} | github_pat_[A-Za-z0-9]{16,}\w* | glpat-[\w-]{20,}
         | AKIA[0-9A-Z]{16} | LTAI[A-Za-z0-9]{12,30} | AIza[\w-]{35}
         | xox[abeoprs]-[A-Za-z0-9-]{10,} | hf_[A-Za-z0-9]{30,} | npm_[A-Za-z0-9]{36} | pypi-AgE[\w-]{40,}
         | (?:(?<=AccountKey=)|(?<=AccessKey=))[A-Za-z0-9+/]{20,}={0,2}   # in an Azure connection string
         | eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}   # a JSON web token
-        )(?![A-Za-z0-9]))"""),
+        )(?![A-Za-z0-9]))""",
+    ),
     # Beginnings that a name may have as well: OpenAI's older keys and those who followed them, AWS for a session.
     _kind("KEY", r"(?<![A-Za-z0-9])(?:sk-[A-Za-z0-9_-]{20,}|ASIA[0-9A-Z]{16})(?![A-Za-z0-9])", _is_token),
-    _kind("KEY", rf"""(?:(?i:{_KEY_LABEL}){_IS}(?:(?i:bearer|basic|token)\s+)?|(?i:{_LONG_KEY_LABEL})\s{{1,3}}["'`\u201c]?)
-        (?P<value>[A-Za-z0-9+/][A-Za-z0-9+/_.~=-]{{15,}})""", _is_token),
+    _kind(
+        "KEY",
+        rf"""(?:(?i:{_KEY_LABEL}){_IS}(?:(?i:bearer|basic|token)\s+)?|(?i:{_LONG_KEY_LABEL})\s{{1,3}}["'`\u201c]?)
+        (?P<value>[A-Za-z0-9+/][A-Za-z0-9+/_.~=-]{{15,}})""",
+        _is_token,
+    ),
     _kind("KEY", r"(?i:\bbearer)\s+(?P<value>[A-Za-z0-9][A-Za-z0-9+/_.~=-]{15,})", _is_token),
-    _kind("PASSWORD", rf"(?i:{_PASSWORD_LABEL})\s?{_IS}(?P<value>[A-Za-z0-9!@#$%^&*_.+?-]{{6,64}})(?<![.?!])", _is_password),
+    _kind(
+        "PASSWORD",
+        rf"(?i:{_PASSWORD_LABEL})\s?{_IS}(?P<value>[A-Za-z0-9!@#$%^&*_.+?-]{{6,64}})(?<![.?!])",
+        _is_password,
+    ),
     _kind("ID", rf"{_STARTS}[1-9]\d{{16}}[\dXx](?![\dA-Za-z])", lambda match: is_resident_id(match[0]), str.upper),
-    _kind("ID", rf"{_STARTS}(?<!-)(?!000|666|9)\d{{3}}-(?!00)\d\d-(?!0000)\d{{4}}(?![\d-]){_ENDS}"),  # US social security
-    _kind("IBAN", r"(?<![A-Za-z0-9])[A-Z]{2}\d\d(?:\ ?[A-Z0-9]{4}){2,7}(?:\ ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])",
-        lambda match: is_iban(match[0]), lambda text: text.replace(" ", "")),
-    *(_kind("CARD", _STARTS + digits + _ENDS, _is_card, _digits) for digits in (
-        r"\d{4}(?:[ .-]\d{4}){3}[ .-]\d{3}", r"\d{4}(?:[ .-]\d{4}){3}", r"3\d{3}[ .-]\d{6}[ .-]\d{4,5}", r"\d{13,19}")),
-    _kind("IP", r"(?<![\w.-])(?<![^/]/)(?<![vV])(?<![vV]ersion\ )(?<!EC\ )(?<!EC:)(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)", _is_public_ip),
-    _kind("IP", r"(?<![\w:.])(?=[0-9A-Fa-f:]*\d)(?:[0-9A-Fa-f]{0,4}:){3,7}[0-9A-Fa-f]{0,4}(?![\w:])", _is_public_ip, str.lower),
-    _kind("PHONE", rf"""{_STARTS}(?<![+])(?<!\d-)(?:
+    _kind(
+        "ID", rf"{_STARTS}(?<!-)(?!000|666|9)\d{{3}}-(?!00)\d\d-(?!0000)\d{{4}}(?![\d-]){_ENDS}"
+    ),  # US social security
+    _kind(
+        "IBAN",
+        r"(?<![A-Za-z0-9])[A-Z]{2}\d\d(?:\ ?[A-Z0-9]{4}){2,7}(?:\ ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])",
+        lambda match: is_iban(match[0]),
+        lambda text: text.replace(" ", ""),
+    ),
+    *(
+        _kind("CARD", _STARTS + digits + _ENDS, _is_card, _digits)
+        for digits in (
+            r"\d{4}(?:[ .-]\d{4}){3}[ .-]\d{3}",
+            r"\d{4}(?:[ .-]\d{4}){3}",
+            r"3\d{3}[ .-]\d{6}[ .-]\d{4,5}",
+            r"\d{13,19}",
+        )
+    ),
+    _kind(
+        "IP",
+        r"(?<![\w.-])(?<![^/]/)(?<![vV])(?<![vV]ersion\ )(?<!EC\ )(?<!EC:)(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)",
+        _is_public_ip,
+    ),
+    _kind(
+        "IP",
+        r"(?<![\w:.])(?=[0-9A-Fa-f:]*\d)(?:[0-9A-Fa-f]{0,4}:){3,7}[0-9A-Fa-f]{0,4}(?![\w:])",
+        _is_public_ip,
+        str.lower,
+    ),
+    _kind(
+        "PHONE",
+        rf"""{_STARTS}(?<![+])(?<!\d-)(?:
           (?:(?:\+|00)86[ -]?)?1[3-9]\d(?:\d{{8}}|[ -]\d{{4}}[ -]\d{{4}})           # Chinese mobile
         | (?:0\d{{2,3}}[ -]|\(0\d{{2,3}}\)[ -]?)[2-9]\d{{6,7}}                        # Chinese landline
         | (?:\+?1[ .-]?)?(?:\([2-9]\d\d\)\ ?|[2-9]\d\d[.-])[2-9]\d\d[ .-]\d{{4}}      # North America
         | (?<!\d\ )(?:1\ )?[2-9]\d\d\ [2-9]\d\d\ \d{{4}}(?!\ ?(?:\d|{_UNIT}))                 # the same, bare: no row of numbers
         | 0[1-9]\d{{1,3}}[ -]\d{{3,4}}(?:[ -]\d{{3,4}}|\d{{3}})                           # British and alike
         | 0[1-9](?:[ .-]\d\d){{4}}                                                  # French
-        ){_ENDS}""", _is_phone, _phone_identity),
-    _kind("PHONE", rf"""(?<![\w+])(?<!\d\ )(?:\+|00(?=\d{{2}}[ -]))[1-9](?:[ ./-]{{0,2}}\(?\d\)?){{7,14}}{_ENDS}""",
-        _is_phone, _phone_identity),
-    _kind("PHONE", rf"""(?i:{_PHONE_LABEL}\.?\s?(?:(?:number|no\.?|nr\.?)|\u53f7\u7801?)?)(?:{_IS}|[\s.]{{1,2}}|(?=\d))
-        (?P<value>\+?\(?\d(?:[ ./()-]{{0,2}}\d){{6,14}}){_ENDS}""", _is_phone, _phone_identity),
-)  # fmt: skip
+        ){_ENDS}""",
+        _is_phone,
+        _phone_identity,
+    ),
+    _kind(
+        "PHONE",
+        rf"""(?<![\w+])(?<!\d\ )(?:\+|00(?=\d{{2}}[ -]))[1-9](?:[ ./-]{{0,2}}\(?\d\)?){{7,14}}{_ENDS}""",
+        _is_phone,
+        _phone_identity,
+    ),
+    _kind(
+        "PHONE",
+        rf"""(?i:{_PHONE_LABEL}\.?\s?(?:(?:number|no\.?|nr\.?)|\u53f7\u7801?)?)(?:{_IS}|[\s.]{{1,2}}|(?=\d))
+        (?P<value>\+?\(?\d(?:[ ./()-]{{0,2}}\d){{6,14}}){_ENDS}""",
+        _is_phone,
+        _phone_identity,
+    ),
+)
 NAMES = tuple(dict.fromkeys(kind.name for kind in KINDS))
 
 

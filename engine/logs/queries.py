@@ -16,11 +16,11 @@ from typing import Any
 
 from pydantic import Field
 
-from engine.config import PromptSource
+from engine.chat.messages import ROLES, BadRecordError, decoded, normal
+from engine.chat.prompt import Message, Prompt
+from engine.config.schema import PromptSource
 from engine.data.columns import at, opened_text
-from engine.data.messages import ROLES, BadRecordError, decoded, normal
 from engine.data.packs.bfcl import calls_text
-from engine.data.prompts import Message, Prompt
 from engine.data.records import bad_records, messages_of, to_prompt, tools_of
 
 # What a template may read of a message; what else a log has beside it (times, names of users) is no part of the chat.

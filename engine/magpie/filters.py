@@ -7,9 +7,9 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from engine.data.magpie_recipe import FilterSpec
+from engine.chat.prompt import Prompt, Tool
 from engine.data.overlap import duplicates_within, remove_overlap
-from engine.data.prompts import Prompt, Tool
+from engine.magpie.recipe import FilterSpec
 
 _GRAM = 8  # characters: longer than a common word ending, shorter than the shortest phrase worth repeating
 

@@ -20,18 +20,18 @@ from typing import Any
 from engine.capture.generate import answer_prompts
 from engine.capture.signal import SignalFormat
 from engine.capture.store import exclusive
-from engine.config import load_section
-from engine.data.magpie import Opening
-from engine.data.magpie_recipe import MagpieRecipe
+from engine.config.reading import load_section
 from engine.decode.sampling import Sampling
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import disk_errors, write_atomic, write_json
+from engine.magpie.plan import Plan, plan_queries
+from engine.magpie.prompt_file import as_lines, output_file, raw_lines, write_prompts
+from engine.magpie.recipe import MagpieRecipe
+from engine.magpie.user_turn import Opening
 from engine.models.load import LoadedModel, load_model
 from engine.paths import Home, resolve_input
 from engine.progress import Progress
 from engine.runs.execution import stop_on_signals
-from engine.runs.synthesis_file import as_lines, output_file, raw_lines, write_prompts
-from engine.runs.synthesis_plan import Plan, plan_queries
 
 
 def synthesise(

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engine.clock import clock_identity
-from engine.config import ModelSpec
-from engine.data.magpie import Opening, find_opening
-from engine.data.magpie_recipe import MagpieRecipe
-from engine.data.prompts import Prompt, Tool
+from engine.chat.prompt import Prompt, Tool
+from engine.chat.rendering import template_hash
+from engine.chat.template_date import clock_identity
+from engine.config.schema import ModelSpec
 from engine.data.readers import SourceInfo, read_prompts
-from engine.data.rendering import template_hash
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash
+from engine.magpie.recipe import MagpieRecipe
+from engine.magpie.user_turn import Opening, find_opening
 from engine.models.load import load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
 from engine.paths import Home
 from engine.runs.recipes import absolute_model

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.data.magpie import Opening, template_marks
-from engine.data.magpie_filters import Removed, Sieved, WrittenQuery, first_sentence, sieve
-from engine.data.prompts import Prompt
+from engine.chat.prompt import Prompt
 from engine.errors import DraftbenchError
 from engine.fileio import json_object, read_json, write_atomic, write_json
+from engine.magpie.filters import Removed, Sieved, WrittenQuery, first_sentence, sieve
+from engine.magpie.plan import Plan, ToolSet
+from engine.magpie.user_turn import Opening, template_marks
 from engine.runs.provenance import versions
-from engine.runs.synthesis_plan import Plan, ToolSet
 
 
 def raw_lines(plan: Plan) -> list[dict[str, Any]]:

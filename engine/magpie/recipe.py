@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from engine.config import MOST_TOKENS, ModelField, ModelSpec, Section, SourcesField
+from engine.config.schema import MOST_TOKENS, ModelField, ModelSpec, Section, SourcesField
 
 
 def _texts(value: Any) -> Any:

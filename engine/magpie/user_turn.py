@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from engine.data.prompts import Message, Prompt, Tool
-from engine.data.rendering import render
+from engine.chat.prompt import Message, Prompt, Tool
+from engine.chat.rendering import render
+from engine.chat.turns import first_mark
 from engine.errors import DraftbenchError
-from engine.turns import first_mark
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -6,7 +6,7 @@ build gives texts that follow a target's distribution (chi-square, on a built-in
 vocabulary small enough to know it exactly); and in low precision, where kernels for one row and
 for several round differently, how small the target's own margin was wherever the texts first
 part. The last is reported, not failed: it is arithmetic, not a defect. What is checked of the
-pair's own ragged batches and distributions stands in `engine.measure.lossless_pair`.
+pair's own ragged batches and distributions stands in `engine.measure.certificate_pair`.
 """
 
 from __future__ import annotations
@@ -136,9 +136,17 @@ def tiny_model(vocab: int, seed: int) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=vocab, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=64, initializer_range=0.15, bos_token_id=None, eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=vocab,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.15,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config).eval().requires_grad_(False)
@@ -150,7 +158,7 @@ def chi_square(
     """Emitted texts of a tiny pair against the target's exact distribution over all texts.
 
     It certifies the rules of sampling in this build, not the measured pair: the two random models are always the
-    same, since only a tiny vocabulary can be enumerated (see `engine.measure.lossless_pair` for the pair itself).
+    same, since only a tiny vocabulary can be enumerated (see `engine.measure.certificate_pair` for the pair itself).
     Every text of `length` tokens is a cell, its expected count follows from the target's own
     probabilities; both the accepted, the corrected and the bonus tokens are thereby tested
     jointly. At least `tokens` tokens are drawn.
@@ -166,10 +174,17 @@ def chi_square(
         size = min(batch, needed - start)
         rounds = list(
             speculative_decode(
-                target, draft, [prompt] * size, sampling, length=FixedLength(gamma), max_new_tokens=length,
-                stop_ids=frozenset(), seed=seed, names=[f"{start + i}" for i in range(size)],
+                target,
+                draft,
+                [prompt] * size,
+                sampling,
+                length=FixedLength(gamma),
+                max_new_tokens=length,
+                stop_ids=frozenset(),
+                seed=seed,
+                names=[f"{start + i}" for i in range(size)],
             )
-        )  # fmt: skip
+        )
         seen.update(tuple(text) for text in texts(rounds, size))
         accepted += sum(r.accepted for r in rounds)
         examined += sum(r.accepted + r.rejected for r in rounds)

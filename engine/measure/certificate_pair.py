@@ -1,6 +1,6 @@
 """Checks of the certificate that are about this pair of models on its own prompts, decoded as they are measured.
 
-`engine.measure.lossless` certifies the rules of decoding. Here the target judges what was written: the text of rows
+`engine.measure.certificate` certifies the rules of decoding. Here the target judges what was written: the text of rows
 of different length that were decoded together, with the trained draft, must be the choice of the target alone; and
 tokens emitted at some places of the held-out text must follow the target's own distribution there.
 """
@@ -19,7 +19,7 @@ from engine.decode.columns import columns_of
 from engine.decode.runner import runner_for
 from engine.decode.sampling import Sampling, Uniforms, distribution, draw, overlap
 from engine.decode.speculative import DraftLength, propose, speculative_decode
-from engine.measure.lossless import LEAST_P_VALUE, Check, pool_rare, texts
+from engine.measure.certificate import LEAST_P_VALUE, Check, pool_rare, texts
 from engine.models.head import Head, hidden_states
 
 _TIE = 1e-4  # of the largest logit: what kernels for one row and for several may differ by in float32
@@ -159,9 +159,13 @@ def pair_chi_square(
         f"text, over {sum(map(len, counts))} cells: p = {p_value:.3f} (acceptance {acceptance:.2f})"
     )
     figures = {
-        "p_value": p_value, "statistic": statistic, "freedom": freedom, "acceptance": acceptance,
-        "impossible": impossible, "seed": seed,
-    }  # fmt: skip
+        "p_value": p_value,
+        "statistic": statistic,
+        "freedom": freedom,
+        "acceptance": acceptance,
+        "impossible": impossible,
+        "seed": seed,
+    }
     return Check("chi_square_pair", p_value > LEAST_P_VALUE, total, detail, figures)
 
 

@@ -19,13 +19,14 @@ import pandas as pd
 import torch
 
 from engine.capture.store import AnsweredPrompt, Capture
-from engine.config import MeasureSpec
+from engine.config.schema import MeasureSpec
 from engine.decode.events import Round
 from engine.decode.sampling import Sampling
 from engine.decode.speculative import AdaptiveLength, DraftLength, FixedLength, speculative_decode
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, write_json
-from engine.measure import cost_model, lossless, lossless_pair, speed, trace
+from engine.measure import certificate as lossless
+from engine.measure import certificate_pair, cost_model, speed, trace
 from engine.measure.acceptance import exact_acceptance
 from engine.measure.exact_tables import exact_metrics, improvement, metric_row, position_rows, prompt_table
 from engine.measure.statistics import bootstrap_ratio, calibration_z, paired_ratio
@@ -128,7 +129,9 @@ def measure_drafts(
         checks.append(_agreement(rounds, temperature))
         if temperature == 0:
             written, exact_text = lossless.texts(rounds, len(traced)), target.dtype == torch.float32
-            checks.append(lossless_pair.traced_equals_captured(target_float32.model, traced, written, exact=exact_text))
+            checks.append(
+                certificate_pair.traced_equals_captured(target_float32.model, traced, written, exact=exact_text)
+            )
         progress.advance(1)
         progress.stop_if_asked()
     summary: dict[str, Any] = {
@@ -252,21 +255,21 @@ def certificate(
         "max_new_tokens": settings.certificate_tokens,
         "stop_ids": target.stop_ids,
     }
-    places = lossless_pair.certified_prefixes(answers, settings.certificate_prompts, settings.seed)
+    places = certificate_pair.certified_prefixes(answers, settings.certificate_prompts, settings.seed)
     traced = [a.prompt_ids for a in answers[: min(settings.trace_prompts, _TRACE_BATCH)]]
     checks = []
     steps: list[Any] = [
         lambda: lossless.self_draft(target_float32.model, prompts, seed=settings.seed, **options),
         lambda: lossless.greedy_identity(target_float32.model, draft_float32.model, prompts, **options),
-        lambda: lossless_pair.ragged_identity(
+        lambda: certificate_pair.ragged_identity(
             target_float32.model,
             draft_float32.model,
-            lossless_pair.ragged_rows(traced, settings.certificate_prompts),
+            certificate_pair.ragged_rows(traced, settings.certificate_prompts),
             length=FixedLength(settings.num_draft_tokens),
             max_new_tokens=settings.certificate_tokens,
             stop_ids=target.stop_ids,
         ),
-        lambda: lossless_pair.pair_chi_square(
+        lambda: certificate_pair.pair_chi_square(
             target_float32.model,
             draft_float32.model,
             places,

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from engine.config import DraftSpec, ModelSpec
+from engine.config.schema import DraftSpec, ModelSpec
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import disk_errors, read_json, sha256_file, write_json
 from engine.models.head import DRAFT_IDS, check_head

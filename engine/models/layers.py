@@ -18,16 +18,35 @@ from engine.errors import DraftbenchError
 
 # Lists with one entry a layer whose name does not say "layer".
 _ONE_A_LAYER = {
-    "activation_sparsity_pattern", "block_types", "indexer_types", "intermediate_size",
-    "kv_sharing_modes", "mlp_types", "moe_topk", "num_attention_heads", "num_experts", "num_key_value_heads",
-    "sliding_windows", "swiglu_limits", "swiglu_limits_shared",
-}  # fmt: skip
+    "activation_sparsity_pattern",
+    "block_types",
+    "indexer_types",
+    "intermediate_size",
+    "kv_sharing_modes",
+    "mlp_types",
+    "moe_topk",
+    "num_attention_heads",
+    "num_experts",
+    "num_key_value_heads",
+    "sliding_windows",
+    "swiglu_limits",
+    "swiglu_limits_shared",
+}
 # Lists of the indices of layers.
 _INDICES = {
-    "attn_layer_indices", "cross_attention_layers", "full_attn_idxs", "global_layers", "kv_source_layers",
-    "local_layer_ids", "mlp_only_layers", "moe_layer_indices", "moe_layers", "ple_layer_ids", "rope_scaling_layers",
+    "attn_layer_indices",
+    "cross_attention_layers",
+    "full_attn_idxs",
+    "global_layers",
+    "kv_source_layers",
+    "local_layer_ids",
+    "mlp_only_layers",
+    "moe_layer_indices",
+    "moe_layers",
+    "ple_layer_ids",
+    "rope_scaling_layers",
     "sparse_layers",
-}  # fmt: skip
+}
 # Numbers of layers counted from the first, and from the last.
 _FROM_FRONT = {"first_k_dense_replace", "max_window_layers", "num_dense_layers", "num_first_full_attention_layers"}
 _FROM_BACK = {"num_kv_shared_layers", "num_last_full_attention_layers"}

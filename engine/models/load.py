@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from engine.clock import pin_date
-from engine.config import ModelSpec
+from engine.chat.template_date import pin_date
+from engine.chat.turns import TemplateMarks, Turns, check_generation, declared_ids, template_marks
+from engine.config.schema import ModelSpec
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import content_hash
 from engine.models.adapter import merge_adapter
@@ -19,7 +20,6 @@ from engine.models.embeddings import embeddings_hash
 from engine.models.folder import FIX, check_quantised, check_settings, check_size, read_config
 from engine.models.locate import fingerprint, locate_adapter, locate_model
 from engine.models.tokenizer import adapted_tokenizer, check_ids, read_tokenizer
-from engine.turns import TemplateMarks, Turns, check_generation, declared_ids, template_marks
 
 # Tables that older versions saved with the weights, and that every model computes for itself.
 _COMPUTED = re.compile(r"(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias|position_ids)$")
@@ -119,7 +119,7 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     """The tokenizer alone, for rendering prompts without the weights: the base's, or what came with its adapter.
 
     Raises DraftbenchError if it cannot be read, or an adapter's own does not fit the base. Its template writes the date
-    of the spec (`engine.clock`).
+    of the spec (`engine.chat.template_date`).
     """
     tokenizer = read_tokenizer(locate_model(spec), trust_remote_code=spec.trust_remote_code)
     if spec.adapter is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.config import ModelSpec
+from engine.config.schema import ModelSpec
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import content_hash
 from engine.models.adapter import CONFIG as ADAPTER_CONFIG

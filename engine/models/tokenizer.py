@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from engine.clock import apply_template
+from engine.chat.template_date import apply_template
+from engine.chat.template_safety import check_template
 from engine.errors import DraftbenchError, boundary
 from engine.models.folder import check_files, check_settings, read_object
-from engine.models.template import check_template
 
 _FIX = (
     "the folder needs tokenizer.json or its family's own files; one of a newer version needs a newer tokenizers package"

@@ -111,9 +111,12 @@ class _Helper:
         self._most_bytes = most_bytes
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, str(seconds)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=PROJECT_ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=PROJECT_ROOT,
             start_new_session=True,
-        )  # fmt: skip
+        )
         self._fresh = True
 
     @property

@@ -1,6 +1,6 @@
 """Checks and estimates of recipes for the pages: in a process of their own, which is ended when it takes too long.
 
-    python -m engine.runs.aside SECONDS
+    python -m engine.planning.bounded_checks SECONDS
 
 The same as `preflight.checks` and `estimate` make, as far as the limits go.
 """
@@ -11,21 +11,22 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.bounded import Helpers, serve
-from engine.config import Recipe, parse_recipe
+from engine.config.reading import parse_recipe
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
 from engine.paths import Home
+from engine.planning.bounded import Helpers, serve
 
 if TYPE_CHECKING:
-    from engine.runs.preflight import Check, Estimate
+    from engine.planning.checks import Check, Estimate
 
 SECONDS = 120.0
-HELPERS = Helpers("engine.runs.aside", SECONDS)
+HELPERS = Helpers("engine.planning.bounded_checks", SECONDS)
 
 
 def checked(home: Home, recipe: Recipe) -> list[Check]:
     """Every check of a recipe; what they cannot finish is a failed check."""
-    from engine.runs.preflight import Check  # needs torch
+    from engine.planning.checks import Check  # needs torch
 
     try:
         return [Check(**found) for found in HELPERS.ask(_request("checks", home, recipe))]
@@ -37,7 +38,7 @@ def checked(home: Home, recipe: Recipe) -> list[Check]:
 
 def estimated(home: Home, recipe: Recipe) -> Estimate:
     """The estimate of a recipe. Raises DraftbenchError where it takes too long."""
-    from engine.runs.preflight import Estimate  # needs torch
+    from engine.planning.checks import Estimate  # needs torch
 
     found: dict[str, Any] = HELPERS.ask(_request("estimate", home, recipe))
     parts: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
@@ -49,15 +50,15 @@ def _request(kind: str, home: Home, recipe: Recipe) -> dict[str, Any]:
 
 
 def _do(request: dict[str, Any]) -> Any:
-    from engine.runs import preflight
+    from engine.planning import checks
 
     home, recipe = Home(Path(request["home"])), parse_recipe(request["recipe"])
     if request["kind"] == "checks":
-        return [dataclasses.asdict(check) for check in preflight.checks(home, recipe)]
-    return dataclasses.asdict(preflight.estimate(home, recipe))
+        return [dataclasses.asdict(check) for check in checks.checks(home, recipe)]
+    return dataclasses.asdict(checks.estimate(home, recipe))
 
 
 if __name__ == "__main__":
-    import engine.runs.preflight  # noqa: F401  before the first work: importing torch takes seconds
+    import engine.planning.checks  # noqa: F401  before the first work: importing torch takes seconds
 
     serve(_do)

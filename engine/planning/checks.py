@@ -14,14 +14,14 @@ from typing import Any, Literal
 
 import psutil
 
-from engine.capture.server import listed_models, unknown_model
-from engine.clock import reads_clock
-from engine.config import RUN_DATE, ModelSpec, Recipe
+from engine.chat.prompt import Prompt
+from engine.chat.rendering import render, template_hash
+from engine.chat.template_date import reads_clock
+from engine.chat.turns import check_folder
+from engine.config.schema import RUN_DATE, ModelSpec, Recipe
 from engine.data.columns import remarks
 from engine.data.overlap import Repeat, remove_overlap
-from engine.data.prompts import Prompt
 from engine.data.readers import PromptSet, read_prompts
-from engine.data.rendering import render, template_hash
 from engine.data.subsets import nested_subset, split_heldout
 from engine.decode.bare import told_of_folder
 from engine.distill.losses import check_terms
@@ -34,8 +34,8 @@ from engine.models.load import load_tokenizer, model_fingerprint, resolve_device
 from engine.models.locate import locate_adapter, locate_model
 from engine.models.vocabulary import check_vocabulary
 from engine.paths import Home
-from engine.runs.estimate import Estimate, at_hand, estimate
-from engine.runs.fitness import (
+from engine.planning.estimate import Estimate, at_hand, estimate
+from engine.planning.fitness import (
     check_draft,
     check_target,
     draft_shapes,
@@ -46,7 +46,7 @@ from engine.runs.fitness import (
 )
 from engine.runs.folder import RunFolder
 from engine.runs.pipeline import draft_folder, readable_bytes
-from engine.turns import check_folder
+from engine.served.client import listed_models, unknown_model
 
 __all__ = ["Check", "Estimate", "checks", "estimate"]
 

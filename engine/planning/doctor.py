@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.errors import DraftbenchError
+from engine.index.connection import reading
+from engine.index.run_folder import fingerprint
 from engine.models.assets import ASSETS, asset_path, is_whole
 from engine.models.load import resolve_device, resolve_dtype
 from engine.paths import Home, cache_dir, run_id_of
+from engine.records.documents import DAMAGED, run_names
 from engine.runs.provenance import versions
-from engine.store.connection import reading
-from engine.store.documents import DAMAGED, run_names
-from engine.store.run_folder import fingerprint
 
 _LEAST_FREE_GB = 3.0
 _MOST_TOLD = 5  # damaged runs that are named

@@ -11,17 +11,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from engine.config import Recipe
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
 from engine.fileio import read_bounded
+from engine.index.curves import parse_events
 from engine.models.load import model_fingerprint
 from engine.paths import Home
+from engine.records.documents import EVENTS_BYTES, mapping
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.provenance import machine
 from engine.runs.samples import laid_out
 from engine.runs.status import effective_state
-from engine.store.curves import parse_events
-from engine.store.documents import EVENTS_BYTES, mapping
 
 _NEWEST = 200  # runs that are looked at
 _READ_FROM = ("config.yaml", "provenance.json", "training.json", "status.json")

@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 
-from engine.capture.served import is_served
 from engine.capture.store import CapturePlan
-from engine.config import MeasureSpec, ModelSpec, Recipe
+from engine.config.schema import MeasureSpec, ModelSpec, Recipe
 from engine.distill.chunked import CHUNK_VALUES
 from engine.distill.modes import needs_capture
-from engine.distill.plan import answers_a_step, planned_steps
+from engine.distill.schedule import answers_a_step, planned_steps
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_json, read_lines
 from engine.models.assets import asset_path
@@ -29,9 +28,10 @@ from engine.models.load import LoadedModel, load_tokenizer, model_fingerprint, r
 from engine.models.locate import locate_model
 from engine.models.shallow import fitting_layers, shallow_model
 from engine.paths import Home
+from engine.planning.earlier_runs import best_pace, differences
 from engine.progress import SILENT
-from engine.runs.pace import best_pace, differences
 from engine.runs.pipeline import Pipeline, draft_folder
+from engine.served.capture import is_served
 
 _FLOAT32 = 4  # bytes
 _PASSING = "checkpoints"  # the part of the disk that is free again after the training

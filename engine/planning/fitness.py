@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from engine.config import ModelSpec, Recipe
+from engine.config.schema import ModelSpec, Recipe
 from engine.decode.runner import Runner
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_json
@@ -23,7 +23,7 @@ from engine.models.head import body, check_head_outline, text_config
 from engine.models.load import LoadedModel, resolve_device, resolve_dtype
 from engine.models.shallow import fitting_layers, shallow_model
 from engine.paths import Home
-from engine.runs.estimate import at_hand
+from engine.planning.estimate import at_hand
 from engine.runs.pipeline import decodes, draft_folder
 
 _FULL_ATTENTION = "use a causal language model with full attention in every layer"

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from engine.config import ModelSpec, PromptSource, parse_section
+from engine.chat.rendering import render
+from engine.config.reading import parse_section
+from engine.config.schema import ModelSpec, PromptSource
 from engine.data.overlap import duplicates_within
 from engine.data.readers import read_prompts
-from engine.data.rendering import render
 from engine.models.load import context_tokens, load_tokenizer
 
 

@@ -16,12 +16,13 @@ from typing import Any
 import yaml
 from yaml.constructor import ConstructorError
 
-from engine.config import Recipe, parse_recipe
+from engine.config.reading import parse_recipe
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_bounded, read_json
 from engine.numbers import is_number
 from engine.paths import Home, is_run_name, run_id_of
-from engine.store.values import shown
+from engine.records.values import shown
 
 CONFIG, STATUS = "config.yaml", "status.json"
 STATES = ("queued", "running", "done", "failed", "cancelled")  # that a status file may name

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from engine.config import Recipe, dump_recipe, load_recipe
+from engine.config.reading import dump_recipe, load_recipe
+from engine.config.schema import Recipe
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import write_atomic
+from engine.index.ingest import ingest_run
 from engine.paths import Home
 from engine.progress import Progress
 from engine.runs.advice import best_draft, gives_a_draft
@@ -21,7 +23,6 @@ from engine.runs.folder import RunFolder
 from engine.runs.pipeline import Pipeline
 from engine.runs.provenance import git_commit, versions
 from engine.runs.status import now
-from engine.store.ingest import ingest_run
 
 _STOPPING = b"\nstopping at the next safe point; once more stops at once\n"
 

@@ -29,12 +29,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from engine.config import Recipe, dump_recipe
+from engine.config.reading import dump_recipe
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
 from engine.fileio import append_line, disk_errors, write_atomic, write_json
 from engine.paths import Home, is_run_name, run_id_of
+from engine.records.documents import CONFIG, DAMAGED, STATUS, belongs_to, mapping, read_recipe, read_status, run_names
 from engine.runs.status import effective_state, now, this_process
-from engine.store.documents import CONFIG, DAMAGED, STATUS, belongs_to, mapping, read_recipe, read_status, run_names
 
 _LATEST = re.compile(r"latest(?:~(\d{1,6}))?")
 STOP_NOTE = "stop.json"  # that the running process was asked to stop, and when

@@ -17,8 +17,8 @@ from filelock import FileLock
 from engine.errors import DraftbenchError, did_you_mean
 from engine.fileio import disk_errors, write_json
 from engine.paths import Home
+from engine.records.documents import mapping
 from engine.runs.folder import RunFolder, run_folders
-from engine.store.documents import mapping
 
 FILE = "labels.json"
 _LONGEST = {"title": 120, "notes": 20_000}

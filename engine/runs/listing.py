@@ -8,14 +8,14 @@ from typing import Any
 import duckdb
 
 from engine.errors import DraftbenchError
+from engine.index.connection import reading
+from engine.index.ingest import ingest_all, remove_missing
+from engine.index.run_folder import RunContents, read_run, unreadable
 from engine.numbers import number
 from engine.paths import Home
+from engine.records.documents import DAMAGED, mapping, run_names
+from engine.records.values import encodable
 from engine.runs.folder import RunFolder
-from engine.store.connection import reading
-from engine.store.documents import DAMAGED, mapping, run_names
-from engine.store.ingest import ingest_all, remove_missing
-from engine.store.run_folder import RunContents, read_run, unreadable
-from engine.store.values import encodable
 
 _UNFINISHED = ("queued", "running")
 _COLUMNS = ("run_id", "state", "domain", "loss", "created_at", "problems")  # of the index

@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from engine.capture.served import is_served, make_served, plan_served, prove_told
 from engine.capture.store import Capture, CapturePlan, make_capture, plan_capture
-from engine.clock import pin_date, reads_clock
-from engine.config import RUN_DATE, CaptureSpec, Recipe, dump_recipe
+from engine.chat.prompt import Prompt, prompts_hash
+from engine.chat.rendering import measurable, render
+from engine.chat.template_date import pin_date, reads_clock
+from engine.config.reading import dump_recipe
+from engine.config.schema import RUN_DATE, CaptureSpec, Recipe
 from engine.data.overlap import remove_overlap
-from engine.data.prompts import Prompt, prompts_hash
 from engine.data.readers import read_prompts
-from engine.data.rendering import measurable, render
 from engine.data.subsets import nested_subset, split_heldout
 from engine.decode.columns import apart
 from engine.decode.runner import runner_for
@@ -31,16 +31,14 @@ from engine.decode.sampling import Sampling
 from engine.distill.checkpoint import drop_checkpoints
 from engine.distill.losses import check_terms, supervision
 from engine.distill.modes import MODES, Material, needs_capture
-from engine.distill.online import Query
+from engine.distill.modes.online import Query
 from engine.distill.selection import SelectedBatches, load_reference
 from engine.distill.source import BatchSource
 from engine.distill.trainer import Trainer
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_json, write_atomic, write_json
 from engine.measure.acceptance import exact_acceptance, mean_overlap
-from engine.measure.served_text import measure_served
 from engine.measure.suite import Measured, measure_drafts
-from engine.measure.text_agreement import mean_agreement, text_agreement
 from engine.models.draft import Draft, check_trim, initialise_draft, load_draft, parameter_counts, trim
 from engine.models.head import DRAFT_IDS, Head, check_head
 from engine.models.load import LoadedModel, load_model
@@ -50,6 +48,9 @@ from engine.progress import Progress
 from engine.runs.advice import best_draft
 from engine.runs.folder import RunFolder
 from engine.runs.provenance import measured_by, provenance
+from engine.served.acceptance import measure_served
+from engine.served.agreement import mean_agreement, text_agreement
+from engine.served.capture import is_served, make_served, plan_served, prove_told
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,15 @@ class Pipeline:
         asked, beyond = self._measurable(heldout.prompts)
         watched, measured = split_heldout(asked, self.recipe.train.eval_prompts, self.recipe.measure.heldout_prompts)
         counts = {
-            "train": len(chosen), "watched": len(watched), "measured": len(measured), "bad_rows": len(train.bad) + len(heldout.bad),
-            "removed_as_heldout": len(repeats), "removed_as_too_long": long, "beyond_train_prompts": len(short) - len(chosen),
+            "train": len(chosen),
+            "watched": len(watched),
+            "measured": len(measured),
+            "bad_rows": len(train.bad) + len(heldout.bad),
+            "removed_as_heldout": len(repeats),
+            "removed_as_too_long": long,
+            "beyond_train_prompts": len(short) - len(chosen),
             **({"heldout_beyond_context": beyond} if beyond else {}),
-        }  # fmt: skip
+        }
         told = ", ".join(f"{name} {n}" for name, n in counts.items())
         if not chosen:
             raise DraftbenchError(
@@ -193,12 +199,17 @@ class Pipeline:
                 self.target,
                 prompts,
                 CaptureSpec(
-                    temperature=temperature, top_p=measure.top_p, top_k=measure.top_k, max_new_tokens=measure.max_new_tokens,
-                    seed=measure.seed, batch_size=self.recipe.capture.batch_size, signal="exact",
+                    temperature=temperature,
+                    top_p=measure.top_p,
+                    top_k=measure.top_k,
+                    max_new_tokens=measure.max_new_tokens,
+                    seed=measure.seed,
+                    batch_size=self.recipe.capture.batch_size,
+                    signal="exact",
                 ),
             )
             for temperature in measure.temperatures
-        }  # fmt: skip
+        }
 
     def watched_plans(self) -> dict[float, CapturePlan]:
         """What the draft is watched on: the held-out captures, or what the server writes greedily to the watched prompts.
@@ -291,9 +302,14 @@ class Pipeline:
         if training is not None:
             self._note_vocabulary(training, Head.of(draft.model).ids)
         trainer = Trainer(
-            draft, self._source(draft, training), self.recipe.train, self.run.path,
-            evaluate=self._watch(heldout, Head.of(self.target.model)), emit=self.run.emit, progress=self.progress,
-        )  # fmt: skip
+            draft,
+            self._source(draft, training),
+            self.recipe.train,
+            self.run.path,
+            evaluate=self._watch(heldout, Head.of(self.target.model)),
+            emit=self.run.emit,
+            progress=self.progress,
+        )
         write_json(self.run.path / "provenance.json", self._provenance(training, heldout, counts))
         outcome = trainer.run()
         write_json(self.run.path / "training.json", asdict(outcome))
@@ -309,9 +325,16 @@ class Pipeline:
         plan = self.training_plan()
         queries = [Query(prompt.id, ids) for prompt, ids in zip(plan.prompts, plan.prompt_ids, strict=True)]
         material = Material(
-            draft, self.target, queries, plan.signal, training, self.recipe.train, self.recipe.capture,
-            self.run.path, self.run.emit,
-        )  # fmt: skip
+            draft,
+            self.target,
+            queries,
+            plan.signal,
+            training,
+            self.recipe.train,
+            self.recipe.capture,
+            self.run.path,
+            self.run.emit,
+        )
         source = MODES[self.recipe.train.mode](material)
         reference = self._reference(draft)
         return source if reference is None else SelectedBatches(source, draft.model, reference.model)
@@ -384,13 +407,17 @@ class Pipeline:
         self, drafts: dict[str, Draft], drafts_float32: dict[str, Draft], heldout: dict[float, Capture]
     ) -> Measured:
         measured = measure_drafts(
-            self.target, self.target_float32, drafts, drafts_float32, heldout,
+            self.target,
+            self.target_float32,
+            drafts,
+            drafts_float32,
+            heldout,
             [prompt.id for prompt in self.prompts.measured],
             self.recipe.measure,
             heldout_hash=prompts_hash(self.prompts.measured),
             texts={prompt.id: prompt.text for prompt in self.prompts.measured},
             progress=self.progress,
-        )  # fmt: skip
+        )
         if self.recipe.capture.server is not None:
             measured.summary["stands_in_for"] = self._stands_in_for()
         return measured
@@ -399,14 +426,16 @@ class Pipeline:
         server = self.recipe.capture.server
         assert server is not None
         measured = measure_served(
-            self.target, drafts, heldout,
+            self.target,
+            drafts,
+            heldout,
             [prompt.id for prompt in self.prompts.measured],
             self.recipe.measure,
             server,
             heldout_hash=prompts_hash(self.prompts.measured),
             texts={prompt.id: prompt.text for prompt in self.prompts.measured},
             progress=self.progress,
-        )  # fmt: skip
+        )
         self.note(
             f"measured against the text of {server.model} at {server.base_url}: acceptance alone, since the sampled "
             "rates, tau, speed and the certificate need the target to run here"

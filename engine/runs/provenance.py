@@ -12,7 +12,7 @@ from typing import Any
 
 import engine
 from engine.paths import PROJECT_ROOT
-from engine.store.documents import whole_or_empty
+from engine.records.documents import whole_or_empty
 
 _PACKAGES = (
     "torch",

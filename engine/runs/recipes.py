@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.config import ModelSpec, PromptSource, Recipe, load_recipe
+from engine.config.reading import load_recipe
+from engine.config.schema import ModelSpec, PromptSource, Recipe
 from engine.errors import DraftbenchError
 from engine.models.assets import find_asset
 from engine.paths import Home, resolve_input

@@ -9,9 +9,9 @@ from filelock import FileLock, Timeout
 
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors
+from engine.index.ingest import remove_missing
 from engine.paths import Home
 from engine.runs.folder import RunFolder
-from engine.store.ingest import remove_missing
 
 
 def remove_run(home: Home, run: RunFolder) -> None:

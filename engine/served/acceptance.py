@@ -20,8 +20,7 @@ import torch
 from engine.capture.batches import collate, sequence_tokens
 from engine.capture.grouping import group_by_length
 from engine.capture.store import AnsweredPrompt, Capture
-from engine.capture.told import read_told
-from engine.config import MeasureSpec, ServerSpec
+from engine.config.schema import MeasureSpec, ServerSpec
 from engine.decode.sampling import Sampling
 from engine.errors import DraftbenchError
 from engine.measure.acceptance import PromptAcceptance, draft_side
@@ -33,6 +32,7 @@ from engine.models.draft import Draft
 from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
+from engine.served.logprobs import read_told
 
 _FORWARD_TOKENS = 4096
 _CHUNK_VALUES = 2**22
@@ -121,9 +121,15 @@ def _of_answer(
     ids = [answer.token_ids[i] for i in places.tolist()]
     q, p = q[places], p[places]
     return PromptAcceptance(
-        answer.prompt_id, answer.group, ids, (q / p).clamp_max(1.0), None if agree is None else agree[places], p, q,
+        answer.prompt_id,
+        answer.group,
+        ids,
+        (q / p).clamp_max(1.0),
+        None if agree is None else agree[places],
+        p,
+        q,
         places.tolist(),
-    )  # fmt: skip
+    )
 
 
 def _draft_at(

@@ -2,7 +2,7 @@
 
 At temperature 0 the target's distribution is all on the token it wrote, so sum_v min(p, q) of a
 greedy draft is 1 where its likeliest token is that one, and 0 elsewhere: exact acceptance, from
-text alone. Text that was split into tokens anew (engine.capture.served) may count a token as
+text alone. Text that was split into tokens anew (engine.served.capture) may count a token as
 missed that was only spelt otherwise.
 """
 

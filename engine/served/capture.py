@@ -2,7 +2,7 @@
 
 Text is what the target wrote, though not always the ids it wrote it with (a model may spell a word
 with other tokens than its tokenizer would, and leading or trailing white space may have been cut),
-so the draft then learns the tokenizer's spelling (`engine.capture.question`).
+so the draft then learns the tokenizer's spelling (`engine.served.question`).
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from typing import Any
 
 import torch
 
-from engine.capture.fetch import fetch
 from engine.capture.generate import Answer
-from engine.capture.pace import Pace
-from engine.capture.question import Answered, Question
-from engine.capture.replies import Reply, Unanswered
-from engine.capture.server import ChatServer, holds_key, read_key
 from engine.capture.signal import signal_format
 from engine.capture.store import Capture, CapturePlan, GrowingCapture, completed, exclusive
-from engine.capture.told import Spelling, read_told, spelt
-from engine.clock import clock_identity
-from engine.config import CaptureSpec, ServerSpec
-from engine.data.prompts import Prompt
-from engine.data.rendering import render, template_hash
+from engine.chat.prompt import Prompt
+from engine.chat.rendering import render, template_hash
+from engine.chat.template_date import clock_identity
+from engine.config.schema import CaptureSpec, ServerSpec
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash, disk_errors, read_json, read_lines, write_json
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
+from engine.served.client import ChatServer, holds_key, read_key
+from engine.served.logprobs import Spelling, read_told, spelt
+from engine.served.question import Answered, Question
+from engine.served.replies import Reply, Unanswered
+from engine.served.request_rate import Pace
+from engine.served.requests import fetch
 
 _FORMAT = 2  # raise it when a reply becomes other tokens, or a server is asked for others
 _FAILED = "unanswered.json"  # in the capture's folder: prompts that got no answer when they were last asked

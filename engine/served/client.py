@@ -21,14 +21,14 @@ from urllib.parse import quote
 
 from pydantic import SecretStr
 
-from engine.capture.exchange import Client, Exchange, NoResponse, NotAnAddress, TooMuch, check_address, is_this_machine
-from engine.capture.pace import Pace
-from engine.capture.replies import Again, Reply, Unanswered, read_reply
-from engine.config import ServerSpec
-from engine.data import jsontext
+from engine.config.schema import ServerSpec
 from engine.errors import DraftbenchError, did_you_mean
-from engine.keys import require_allowed
 from engine.paths import home
+from engine.served.http import Client, Exchange, NoResponse, NotAnAddress, TooMuch, check_address, is_this_machine
+from engine.served.keys import require_allowed
+from engine.served.replies import Again, Reply, Unanswered, read_reply
+from engine.served.request_rate import Pace
+from engine.untrusted import json_text
 
 _SHOWN_CHARACTERS = 200  # of a server's message
 _READ_CHARACTERS = 4 * _SHOWN_CHARACTERS
@@ -162,9 +162,13 @@ class ChatServer:
         self.under_way.add(task)
         try:
             return await self._client.call(
-                method, _address(self.spec, path), headers=_headers(self._key), body=body,
-                timeout_s=self.spec.timeout_s, most_bytes=_LIST_BYTES if body is None else _most_bytes(body),
-            )  # fmt: skip
+                method,
+                _address(self.spec, path),
+                headers=_headers(self._key),
+                body=body,
+                timeout_s=self.spec.timeout_s,
+                most_bytes=_LIST_BYTES if body is None else _most_bytes(body),
+            )
         except NoResponse as error:
             raise Again(self._shown(error)) from None
         except TooMuch as error:
@@ -293,7 +297,7 @@ def _duration(seconds: float) -> str:
 def _model_names(response: Exchange, key: SecretStr | None) -> list[str]:
     """Names in a list of models, as far as they can be read, each as one short line; none if it is no such list."""
     try:
-        told = jsontext.loads(response.body) if response.is_success else None
+        told = json_text.loads(response.body) if response.is_success else None
     except ValueError:
         return []
     listed = told.get("data") if isinstance(told, dict) else told

@@ -15,22 +15,73 @@ Ending = Literal["stop", "length", "refused", "failed"]
 API = frozenset({"stop", "length", "tool_calls", "function_call"})
 _WORDS: dict[Ending, frozenset[str]] = {
     "stop": API - {"length"},
-    "length": frozenset({
-        "length", "max_tokens", "max_token", "max_length", "max_new_tokens", "max_output_tokens", "max_completion_tokens",
-        "model_length", "token_limit", "limit", "context_length", "context_length_exceeded", "context_window_exceeded",
-        "model_context_window_exceeded", "incomplete", "truncated", "maxtokens", "stopped_limit",
-    }),
-    "refused": frozenset({
-        "content_filter", "content_filtered", "filtered", "safety", "recitation", "refusal", "refused", "blocked",
-        "blocklist", "prohibited_content", "spii", "sensitive", "error_toxic", "guardrail_intervened", "language",
-        "malformed_function_call",
-    }),
-    "failed": frozenset({
-        "error", "abort", "aborted", "cancel", "cancelled", "canceled", "timeout", "time_limit", "interrupted",
-        "failed", "preempted", "network_error", "server_error", "user_cancel", "unavailable",
-        "insufficient_system_resource", "in_progress", "pause_turn", "load", "unload",
-    }),
-}  # fmt: skip
+    "length": frozenset(
+        {
+            "length",
+            "max_tokens",
+            "max_token",
+            "max_length",
+            "max_new_tokens",
+            "max_output_tokens",
+            "max_completion_tokens",
+            "model_length",
+            "token_limit",
+            "limit",
+            "context_length",
+            "context_length_exceeded",
+            "context_window_exceeded",
+            "model_context_window_exceeded",
+            "incomplete",
+            "truncated",
+            "maxtokens",
+            "stopped_limit",
+        }
+    ),
+    "refused": frozenset(
+        {
+            "content_filter",
+            "content_filtered",
+            "filtered",
+            "safety",
+            "recitation",
+            "refusal",
+            "refused",
+            "blocked",
+            "blocklist",
+            "prohibited_content",
+            "spii",
+            "sensitive",
+            "error_toxic",
+            "guardrail_intervened",
+            "language",
+            "malformed_function_call",
+        }
+    ),
+    "failed": frozenset(
+        {
+            "error",
+            "abort",
+            "aborted",
+            "cancel",
+            "cancelled",
+            "canceled",
+            "timeout",
+            "time_limit",
+            "interrupted",
+            "failed",
+            "preempted",
+            "network_error",
+            "server_error",
+            "user_cancel",
+            "unavailable",
+            "insufficient_system_resource",
+            "in_progress",
+            "pause_turn",
+            "load",
+            "unload",
+        }
+    ),
+}
 # Of words that nobody knows: what they are about. Taken for an end, a cut answer would be learnt as one that ended.
 _ABOUT: tuple[tuple[re.Pattern[str], Ending], ...] = (
     (

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from engine.config import ServerSpec
+from engine.config.schema import ServerSpec
 from engine.errors import DraftbenchError
 from engine.fileio import read_json, write_atomic
 from engine.paths import Home

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from engine.capture.replies import Reply, ToldToken
+from engine.served.replies import Reply, ToldToken
 
 _UNKNOWN = (math.nan, math.nan)
 _CERTAIN = (0.0, 0.0)  # at temperature 0 all probability is on the token that was written

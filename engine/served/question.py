@@ -1,7 +1,7 @@
 """One prompt as a server is asked it, and its reply as token ids.
 
 The server tells its answer as text, some also as token ids. Ids are taken as they are. Text is split by the local
-tokenizer, and the end of turn (`engine.turns`) follows where the server says that the answer ended.
+tokenizer, and the end of turn (`engine.chat.turns`) follows where the server says that the answer ended.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from engine.capture.replies import Reply, Unanswered
 from engine.capture.store import CapturePlan
-from engine.capture.told import Spelling, certain_ids, spelt, told_signal
-from engine.clock import apply_template
-from engine.data.logs import reference_of
-from engine.data.messages import BadRecordError, for_api, normal_call
-from engine.data.prompts import Message, Prompt, Tool
-from engine.data.rendering import conversation
+from engine.chat.messages import BadRecordError, for_api, normal_call
+from engine.chat.prompt import Message, Prompt, Tool
+from engine.chat.rendering import conversation
+from engine.chat.template_date import apply_template
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash
+from engine.logs.queries import reference_of
 from engine.models.load import LoadedModel
+from engine.served.logprobs import Spelling, certain_ids, spelt, told_signal
+from engine.served.replies import Reply, Unanswered
 
 _NO_SIGNAL = torch.zeros(0, dtype=torch.uint8)
 _FAR, _NEAR = 2, 32  # counts that differ by less may be another way to split the same text

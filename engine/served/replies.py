@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from engine.capture.endings import API, ending_of
-from engine.capture.told_tokens import ToldToken, is_count, told_tokens
-from engine.data import jsontext
-from engine.data.messages import kind
+from engine.chat.messages import kind
+from engine.served.finish_reasons import API, ending_of
+from engine.served.reply_tokens import ToldToken, is_count, told_tokens
+from engine.untrusted import json_text
 
 __all__ = ["Again", "Reply", "ToldToken", "Unanswered", "read_reply"]
 
@@ -73,7 +73,7 @@ def read_reply(body: bytes, shown: Shown, asked: Mapping[str, Any] | None = None
     if not body.strip():
         raise Again("an empty answer")
     try:
-        told = jsontext.loads(body)
+        told = json_text.loads(body)
     except ValueError:
         raise Again(f"an answer that is not whole JSON: {shown(body.decode('utf-8', 'replace'))}") from None
     try:

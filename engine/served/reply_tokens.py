@@ -42,9 +42,11 @@ def _told_token(told: Mapping[str, Any]) -> ToldToken:
     others = others if isinstance(others, list) else []
     likely = [_logprob(each.get("logprob")) for each in others if isinstance(each, dict)]
     return ToldToken(
-        _logprob(told.get("logprob")), max((each for each in likely if each is not None), default=None), _id(told),
+        _logprob(told.get("logprob")),
+        max((each for each in likely if each is not None), default=None),
+        _id(told),
         _bytes(told),
-    )  # fmt: skip
+    )
 
 
 def _logprob(told: Any) -> float | None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from engine.capture.replies import Reply, Unanswered
-from engine.capture.server import ChatServer
+from engine.served.client import ChatServer
+from engine.served.replies import Reply, Unanswered
 
 _POLL_S = 0.2  # how soon a wish to stop is seen
 _IN_VAIN_IN_A_ROW = 3  # prompts asked in vain, and none answered between: the server is gone, not the prompt bad

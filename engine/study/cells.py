@@ -12,15 +12,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from engine.config import Recipe, parse_recipe
-from engine.distill.plan import stream_steps, total_steps
+from engine.config.reading import parse_recipe
+from engine.config.schema import Recipe
+from engine.distill.schedule import stream_steps, total_steps
 from engine.errors import DraftbenchError, did_you_mean
-from engine.measure.study_tags import STUDY_TAG, study_tag
 from engine.paths import Home
+from engine.records.study_tag import STUDY_TAG, study_tag
 from engine.runs.recipes import with_absolute_paths
-from engine.runs.sweep import run_name
 from engine.study.identity import identity
 from engine.study.spec import StudySpec
+from engine.study.sweep import run_name
 
 _NAMED_FIRST = ("domain", "scenario", "mode", "loss", "queries")  # order of the labels in a cell's name
 _REMEMBERED_S = 300.0

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from engine.config import Recipe
+from engine.config.schema import Recipe
 from engine.data.subsets import nested_subset
 from engine.distill.modes import needs_capture
 from engine.errors import DraftbenchError
 from engine.models.load import LoadedModel
 from engine.paths import Home
-from engine.progress import SILENT, Progress
-from engine.runs.estimate import (
+from engine.planning.estimate import (
     RunPlans,
     capture_cost,
     estimate,
@@ -21,6 +20,7 @@ from engine.runs.estimate import (
     run_plans,
     target_outline,
 )
+from engine.progress import SILENT, Progress
 from engine.runs.pipeline import Pipeline
 from engine.study.state import Placed
 

@@ -7,9 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from engine.config import Recipe
+from engine.config.identity import without_idle
+from engine.config.schema import Recipe
 from engine.fileio import content_hash
-from engine.measure.harmless import without_idle
 from engine.paths import PROJECT_ROOT
 
 _OURS = ("sample_data", "recipes")  # folders of the project that recipes name

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import engine
-from engine.config import PromptSource, Recipe
-from engine.data.prompts import Prompt, prompts_hash
+from engine.chat.prompt import Prompt, prompts_hash
+from engine.config.schema import PromptSource, Recipe
 from engine.data.readers import read_prompts
 from engine.data.subsets import nested_subset, split_heldout
 from engine.errors import DraftbenchError
@@ -213,7 +213,7 @@ def _within(train: list[Prompt], held: list[Prompt], recipe: Recipe) -> list[Pro
     limit = recipe.prompts.max_prompt_tokens
     if limit is None:
         return kept
-    from engine.data.rendering import render
+    from engine.chat.rendering import render
 
     tokenizer = _tokenizer(recipe.target.model_copy(update={"trust_remote_code": False}).model_dump_json())
     return [p for p in kept if len(render(tokenizer, p, context_tokens=None, max_new_tokens=0)) <= limit]
@@ -221,7 +221,7 @@ def _within(train: list[Prompt], held: list[Prompt], recipe: Recipe) -> list[Pro
 
 def _measurable(held: list[Prompt], recipe: Recipe) -> list[Prompt]:
     """As the run takes them: without those too long for an answer."""
-    from engine.data.rendering import measurable
+    from engine.chat.rendering import measurable
     from engine.models.load import context_tokens
 
     spec = recipe.target.model_copy(update={"trust_remote_code": False})
@@ -233,9 +233,9 @@ def _measurable(held: list[Prompt], recipe: Recipe) -> list[Prompt]:
 @lru_cache(maxsize=4)
 def _tokenizer(dumped: str) -> Any:
     """Of a target that is on this machine; nothing is fetched for a look."""
-    from engine.config import ModelSpec
+    from engine.config.schema import ModelSpec
     from engine.models.load import load_tokenizer
-    from engine.runs.estimate import at_hand
+    from engine.planning.estimate import at_hand
 
     spec = ModelSpec.model_validate_json(dumped)
     if at_hand(spec) is None:

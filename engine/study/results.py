@@ -12,8 +12,8 @@ import pandas as pd
 
 from engine.errors import DraftbenchError, first_line
 from engine.measure.compare import compare, differences, paired_rate
+from engine.records.documents import mapping
 from engine.runs.folder import RunFolder
-from engine.store.documents import mapping
 from engine.study.start import Study
 from engine.study.state import Placed
 
@@ -28,10 +28,16 @@ def cells_told(study: Study) -> list[dict[str, Any]]:
 
 def _row(one: Placed) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "cell": one.cell.name, "labels": dict(one.cell.labels), "schedule": one.cell.schedule, "state": one.state,
-        "run": one.run.id if one.run else None, "identity": one.cell.key, "problem": "; ".join(() if one.run else one.passed_over),
-        **dict.fromkeys(_EFFORT), "exact": [],
-    }  # fmt: skip
+        "cell": one.cell.name,
+        "labels": dict(one.cell.labels),
+        "schedule": one.cell.schedule,
+        "state": one.state,
+        "run": one.run.id if one.run else None,
+        "identity": one.cell.key,
+        "problem": "; ".join(() if one.run else one.passed_over),
+        **dict.fromkeys(_EFFORT),
+        "exact": [],
+    }
     if one.run is None:
         return row
     try:
@@ -51,10 +57,13 @@ def _exact(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Exact acceptance of the trained draft and its gain over the untrained one, a temperature."""
     gains = {gain["temperature"]: gain for gain in summary["improvement"] if gain["metric"] == "exact"}
     return [
-        {**{key: found[key] for key in ("temperature", "value", "low", "high", "n_prompts")}, "gain": gains.get(found["temperature"])}
+        {
+            **{key: found[key] for key in ("temperature", "value", "low", "high", "n_prompts")},
+            "gain": gains.get(found["temperature"]),
+        }
         for found in summary["metrics"]
         if found["draft"] == "trained" and found["metric"] == "exact"
-    ]  # fmt: skip
+    ]
 
 
 def modes_compared(study: Study) -> list[dict[str, Any]]:
@@ -68,10 +77,14 @@ def modes_compared(study: Study) -> list[dict[str, Any]]:
         other, offline = where[pair.other], where[pair.offline]
         labels = {axis: label for axis, label in other.cell.labels.items() if axis != "mode"}
         told = {
-            "labels": labels, "mode": other.cell.labels.get("mode", other.cell.recipe.train.mode), "equal": pair.equal,
-            "offline": offline.cell.name, "other": other.cell.name,
-            "steps": _effort(offline, other, "steps_done"), "tokens": _effort(offline, other, "tokens_seen"),
-        }  # fmt: skip
+            "labels": labels,
+            "mode": other.cell.labels.get("mode", other.cell.recipe.train.mode),
+            "equal": pair.equal,
+            "offline": offline.cell.name,
+            "other": other.cell.name,
+            "steps": _effort(offline, other, "steps_done"),
+            "tokens": _effort(offline, other, "tokens_seen"),
+        }
         rows += [{**told, **found} for found in _differences(offline, other)]
     return rows
 

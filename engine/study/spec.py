@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from engine.config import Section, parse_section, parse_settings, recipe_values
+from engine.config.reading import parse_section, parse_settings, recipe_values
+from engine.config.schema import Section
 from engine.errors import DraftbenchError, did_you_mean
 from engine.paths import resolve_input
-from engine.yamltext import read_yaml
+from engine.untrusted.yaml_text import read_yaml
 
 # The recipe key that an axis of plain values sets; an axis named like a key, such as `train.learning_rate`, sets that.
 PLAIN_AXES = {

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from filelock import FileLock
 
 from engine.fileio import disk_errors
-from engine.measure.study_tags import study_tag
+from engine.jobs.executors import chosen_place
 from engine.paths import Home
+from engine.records.study_tag import study_tag
 from engine.runs.folder import RunFolder
 from engine.runs.labels import change_labels, read_labels
-from engine.runs.places import chosen_place
 from engine.study.cells import Cells, expanded, only
 from engine.study.known import keep
 from engine.study.spec import StudySpec

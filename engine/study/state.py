@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from engine.config import Recipe
+from engine.config.schema import Recipe
 from engine.paths import Home
 from engine.runs.folder import RunFolder, run_folders
 from engine.study.cells import Cell

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.config import LOSS_PARAMETERS, Recipe, apply_overrides, one_line, parse_recipe
+from engine.config.reading import apply_overrides, one_line, parse_recipe
+from engine.config.schema import LOSS_PARAMETERS, Recipe
 from engine.errors import DraftbenchError
 
 _LONGEST_NAME = 64

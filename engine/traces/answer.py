@@ -162,14 +162,21 @@ def read_round(stream: TextStream, told: Round) -> TraceRound:
     """The next round of the answer that `stream` reads."""
     tokens = tuple(
         TraceToken(
-            piece.text, t.token_id, t.fate, t.position, t.target_prob, t.draft_prob, t.uniform, t.overlap,
+            piece.text,
+            t.token_id,
+            t.fate,
+            t.position,
+            t.target_prob,
+            t.draft_prob,
+            t.uniform,
+            t.overlap,
             tuple(
                 TraceAlternative(a.token_id, text, a.target_prob, a.draft_prob)
                 for a, text in zip(t.alternatives, piece.alternatives, strict=True)
             ),
         )
         for t, piece in zip(told.tokens, stream.read(told), strict=True)
-    )  # fmt: skip
+    )
     return TraceRound(
         told.number, told.num_draft_tokens, tokens, told.draft_s, told.verify_s, told.overhead_s, told.finish_reason
     )
@@ -348,6 +355,10 @@ def _stored_token(row: Mapping[Any, Any]) -> TraceToken:
     others = zip(*lists, strict=True) if all(part is not None for part in lists) else ()
     numbers = {name: None if pd.isna(row[name]) else float(row[name]) for name in ("p", "q", "u", "overlap")}
     return TraceToken(
-        str(row["text"]), int(row["token_id"]), Fate(row["fate"]), int(row["position"]), **numbers,
+        str(row["text"]),
+        int(row["token_id"]),
+        Fate(row["fate"]),
+        int(row["position"]),
+        **numbers,
         alternatives=tuple(TraceAlternative(int(i), str(text), float(p), float(q)) for i, text, p, q in others),
-    )  # fmt: skip
+    )

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from engine.config import DEFAULT_TARGET, ModelSpec
-from engine.data.prompts import Prompt
-from engine.data.rendering import render
+from engine.chat.prompt import Prompt
+from engine.chat.rendering import render
+from engine.config.schema import DEFAULT_TARGET, ModelSpec
 from engine.decode.events import Round
 from engine.decode.sampling import Sampling
 from engine.decode.speculative import FixedLength, speculative_decode

@@ -1,6 +1,6 @@
 """Records with a reference, and the token ids that tuning and its figures see.
 
-The prompt goes through `engine.data.rendering.render`, as in capture and measurement, so that
+The prompt goes through `engine.chat.rendering.render`, as in capture and measurement, so that
 the target is tuned on the text it will be served (trap: two templates).
 """
 
@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.config import PromptSource
-from engine.data.prompts import Prompt
+from engine.chat.prompt import Prompt
+from engine.chat.rendering import check_rows, end_of_turn, render
+from engine.chat.turns import Turns, turns_of
+from engine.config.schema import PromptSource
 from engine.data.readers import SourceInfo, open_source, read_prompts
-from engine.data.rendering import check_rows, end_of_turn, render
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash
 from engine.tune.recipe import TuneData
-from engine.turns import Turns, turns_of
 
 
 @dataclass(frozen=True)

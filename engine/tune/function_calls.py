@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.data.prompts import Tool
+from engine.chat.prompt import Tool
 
 
 @dataclass(frozen=True)

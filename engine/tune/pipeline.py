@@ -11,9 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engine.config import load_section
+from engine.chat.rendering import template_hash
+from engine.chat.turns import check_turns
+from engine.config.reading import load_section
 from engine.data.overlap import remove_overlap
-from engine.data.rendering import template_hash
 from engine.errors import DraftbenchError
 from engine.fileio import append_line, content_hash, read_json, read_lines, sha256_file, write_atomic, write_json
 from engine.models.adapter import CONFIG, WEIGHTS
@@ -26,7 +27,6 @@ from engine.tune.figures import differences, figures, observe
 from engine.tune.folder import CURVE, STATE, TUNING, sweep, working
 from engine.tune.recipe import TuneRecipe
 from engine.tune.training import Trained, Tuner
-from engine.turns import check_turns
 
 
 def tune(
@@ -86,9 +86,14 @@ def measure_again(
     folder = resolve_input(adapter or f"sample_data/targets/{recipe.name}", file.parent)
     loaded = load_model(recipe.target)
     heldout = example_set(
-        loaded.tokenizer, recipe.data.heldout, recipe.data,
-        beside=file.parent, context_tokens=loaded.context_tokens, turns=loaded.turns, rows=loaded.input_rows,
-    )  # fmt: skip
+        loaded.tokenizer,
+        recipe.data.heldout,
+        recipe.data,
+        beside=file.parent,
+        context_tokens=loaded.context_tokens,
+        turns=loaded.turns,
+        rows=loaded.input_rows,
+    )
     return {"data": {"heldout": heldout.described()}, "figures": measured(recipe, heldout, folder, progress)}
 
 
@@ -109,11 +114,16 @@ def _data(recipe: TuneRecipe, loaded: LoadedModel, beside: Path) -> tuple[Exampl
     """Training and held-out examples; training examples that repeat a held-out query are taken out and counted."""
     train, heldout = (
         example_set(
-            loaded.tokenizer, sources, recipe.data,
-            beside=beside, context_tokens=loaded.context_tokens, turns=loaded.turns, rows=loaded.input_rows,
+            loaded.tokenizer,
+            sources,
+            recipe.data,
+            beside=beside,
+            context_tokens=loaded.context_tokens,
+            turns=loaded.turns,
+            rows=loaded.input_rows,
         )
         for sources in (recipe.data.train, recipe.data.heldout)
-    )  # fmt: skip
+    )
     prompts = [row.example.prompt for row in train.encoded]
     kept, repeats = remove_overlap(prompts, [row.example.prompt for row in heldout.encoded])
     names = {prompt.id for prompt in kept}

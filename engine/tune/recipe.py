@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from engine.config import MOST_TOKENS, ModelField, ModelSpec, Section, SourcesField, TrainSpec
+from engine.config.schema import MOST_TOKENS, ModelField, ModelSpec, Section, SourcesField, TrainSpec
 
 # The draft shares these with the base, so an adapter on them would change the draft as well.
 _SHARED_NAMES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")

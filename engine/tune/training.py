@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from engine.capture.grouping import group_by_length
-from engine.distill.plan import learning_rate, step_answers, total_steps
+from engine.distill.schedule import learning_rate, step_answers, total_steps
 from engine.errors import DraftbenchError
 from engine.fileio import write_atomic
 from engine.models.head import Head, hidden_states

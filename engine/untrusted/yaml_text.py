@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from engine.errors import DraftbenchError, boundary
-from engine.regular import printable, read_text
+from engine.untrusted.regular_files import printable, read_text
 
 _MOST_BYTES = 512 * 1024
 _MOST_VALUES = 100_000  # once all aliases are copied

@@ -21,7 +21,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engine.export.checkpoint import pack_draft
+from engine.export.small_draft import pack_draft
 from engine.fileio import read_json, write_json
 from engine.paths import PROJECT_ROOT, Home
 from engine.runs.folder import RunFolder, run_folders

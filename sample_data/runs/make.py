@@ -26,7 +26,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import yaml
 
-from engine.export.checkpoint import pack_draft
+from engine.export.small_draft import pack_draft
 from engine.fileio import read_json, write_json
 from engine.paths import PROJECT_ROOT, Home, cache_dir
 from engine.runs.folder import RunFolder, run_folders
@@ -56,22 +56,32 @@ RUNS: dict[str, tuple[str, str, list[str]]] = {  # name -> title, recipe, settin
     "biology-jsd": ("Biology, JSD", LAYERS, [*COMMON, "train.loss=jsd"]),
     "biology-sft": ("Biology, SFT (black box)", LAYERS, [*COMMON, "train.loss=sft"]),
     "function-calling-forward-kl": ("Function calling, forward KL", LAYERS, [*COMMON, *FUNCTION_CALLING]),
-    "function-calling-sft": ("Function calling, SFT (black box)", LAYERS, [*COMMON, *FUNCTION_CALLING, "train.loss=sft"]),
+    "function-calling-sft": (
+        "Function calling, SFT (black box)",
+        LAYERS,
+        [*COMMON, *FUNCTION_CALLING, "train.loss=sft"],
+    ),
     "generic": ("The generic draft on its own target", "recipes/drafts/generic.yaml", []),
     "function-calling-historical": (
-        "Function-calling target, historical prompts", "recipes/domains/function_calling-historical.yaml", [],
+        "Function-calling target, historical prompts",
+        "recipes/domains/function_calling-historical.yaml",
+        [],
     ),
     "biology-historical": ("Biology target, historical prompts", "recipes/domains/biology-historical.yaml", []),
     "chinese-historical": ("Chinese target, historical prompts", "recipes/domains/chinese-historical.yaml", []),
     "serve-biology": ("Biology target, a draft to serve", "recipes/serve/biology.yaml", []),
     "serve-chinese": ("Chinese target, a draft to serve", "recipes/serve/chinese.yaml", []),
     "serve-function-calling": ("Function-calling target, a draft to serve", "recipes/serve/function_calling.yaml", []),
-}  # fmt: skip
+}
 STUDY = "recipes/studies/first.yaml"
 BASELINE = "biology-forward-kl"
 WITH_WEIGHTS = (
-    "biology-forward-kl", "function-calling-forward-kl", "serve-biology", "serve-chinese", "serve-function-calling",
-)  # fmt: skip
+    "biology-forward-kl",
+    "function-calling-forward-kl",
+    "serve-biology",
+    "serve-chinese",
+    "serve-function-calling",
+)
 KEPT = ("config.yaml", "status.json", "events.jsonl", "log.txt", "provenance.json", "training.json", "measure")
 
 

@@ -23,9 +23,13 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request, s
 from engine.paths import PROJECT_ROOT
 
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
     "--disable-sync",
-)  # fmt: skip
+)
 
 
 def chromium() -> str | None:

@@ -16,7 +16,7 @@ from playwright.sync_api import Frame, Page, expect
 from engine.paths import Home
 from engine.runs.folder import RunFolder, run_folders
 from tests.browser import harness
-from workbench.view_state import link
+from workbench.shared.view_state import link
 
 pytestmark = pytest.mark.slow
 MINUTE = 60_000  # Playwright counts milliseconds

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image
 
-from workbench import exports, theme
+from workbench.shared import exports, theme
 
 
 @pytest.mark.parametrize("height", [250, 700])

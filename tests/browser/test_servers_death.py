@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from engine.jobs import queue
 from engine.paths import Home
-from engine.runs import queue
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import read_recipe
 from tests.browser import harness
-from workbench.view_state import link
+from workbench.shared.view_state import link
 
 pytestmark = pytest.mark.slow
 TELLS_WITHIN_S = 15

@@ -22,7 +22,7 @@ from playwright.sync_api import Page, expect
 from engine.paths import Home
 from engine.runs.folder import run_folders
 from tests.browser import harness
-from workbench.view_state import link
+from workbench.shared.view_state import link
 
 EVIL = "evil.test"  # the browser is told that it is this machine: what DNS rebinding does
 RULES = f"--host-resolver-rules=MAP {EVIL} 127.0.0.1, MAP *.{EVIL} 127.0.0.1"
@@ -208,9 +208,11 @@ def test_a_link_gives_no_right_and_names_no_server(stage: Stage):
     """The link of the fault: remote code, and a variable of the user's sent to the stranger at one click on Check."""
     page = stage.visitor.context.new_page()
     asked = [
-        "target.trust_remote_code=true", f"capture.server.base_url={stage.stranger.url}/v1", "capture.server.model=m",
+        "target.trust_remote_code=true",
+        f"capture.server.base_url={stage.stranger.url}/v1",
+        "capture.server.model=m",
         "capture.server.key_env=STRANGERS_WANT_KEY",
-    ]  # fmt: skip
+    ]
     before, stage.stranger.asked = stage.runs, []
     page.goto(stage.server.url + link("launch", recipe="smoke", set=asked))
     harness.settle(page)
@@ -275,14 +277,24 @@ def raw(stage: Stage, method: str, path: str, headers: dict[str, str] | None = N
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/live/gradio_api/upload"), ("POST", "/live/upload"), ("GET", "/live/gradio_api/file=/etc/passwd"),
-        ("GET", "/live/file=/etc/passwd"), ("GET", "/live/gradio_api/proxy=http://127.0.0.1/"), ("GET", "/live/monitoring"),
-        ("POST", "/live/gradio_api/component_server"), ("GET", "/live/docs"), ("GET", "/live/openapi.json"),
-        ("GET", "/live/assets/..%2fgradio_api/file=/etc/passwd"), ("GET", "/live/%67radio_api/file=/etc/passwd"),
-        ("PUT", "/_stcore/upload_file/a/b"), ("DELETE", "/_stcore/upload_file/a/b"), ("POST", "/_stcore/agent/mcp"),
-        ("GET", "/_stcore/metrics"), ("OPTIONS", "/_stcore/upload_file/a/b"),
+        ("POST", "/live/gradio_api/upload"),
+        ("POST", "/live/upload"),
+        ("GET", "/live/gradio_api/file=/etc/passwd"),
+        ("GET", "/live/file=/etc/passwd"),
+        ("GET", "/live/gradio_api/proxy=http://127.0.0.1/"),
+        ("GET", "/live/monitoring"),
+        ("POST", "/live/gradio_api/component_server"),
+        ("GET", "/live/docs"),
+        ("GET", "/live/openapi.json"),
+        ("GET", "/live/assets/..%2fgradio_api/file=/etc/passwd"),
+        ("GET", "/live/%67radio_api/file=/etc/passwd"),
+        ("PUT", "/_stcore/upload_file/a/b"),
+        ("DELETE", "/_stcore/upload_file/a/b"),
+        ("POST", "/_stcore/agent/mcp"),
+        ("GET", "/_stcore/metrics"),
+        ("OPTIONS", "/_stcore/upload_file/a/b"),
     ],
-)  # fmt: skip
+)
 def test_routes_of_the_libraries_that_nobody_needs_are_closed(stage: Stage, method: str, path: str):
     status = raw(stage, method, path, body=b"x" if method in ("POST", "PUT") else b"")
     assert status == (400 if "%2f" in path else 404)  # Streamlit itself refuses a path that climbs

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.decode import speculative
-from engine.measure.lossless import chi_square
+from engine.measure.certificate import chi_square
 
 pytestmark = pytest.mark.slow
 

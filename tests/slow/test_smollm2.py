@@ -21,8 +21,8 @@ import torch
 from engine.capture.batches import collate
 from engine.capture.signal import CompactSignal, LogitsSignal, SignalFormat
 from engine.capture.store import Capture, make_capture, plan_capture
-from engine.config import CaptureSpec, DraftSpec, LossTerm, ModelSpec
-from engine.data.prompts import Prompt
+from engine.chat.prompt import Prompt
+from engine.config.schema import CaptureSpec, DraftSpec, LossTerm, ModelSpec
 from engine.distill.chunked import Positions, chunked_loss
 from engine.distill.losses import Context, forward_kl
 from engine.errors import DraftbenchError

@@ -5,8 +5,8 @@ import runpy
 import streamlit as st
 
 from engine.errors import DraftbenchError
-from workbench import theme, ui
-from workbench.view_state import FOLDER, PAGES, page_of
+from workbench.shared import theme, ui
+from workbench.shared.view_state import FOLDER, PAGES, page_of
 
 name = st.query_params["_page"]
 theme.inject()

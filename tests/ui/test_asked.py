@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.ui.conftest import OpenPage
-from workbench.asked import same
+from workbench.shared.asked import same
 
 
 def warnings(shown: Any) -> str:
@@ -64,9 +64,13 @@ def test_a_click_after_a_wrong_address_complains_no_more(page: OpenPage, finishe
 @pytest.mark.parametrize(
     ("shown", "asked", "equal"),
     [
-        (0.7, ["0.70"], True), (True, ["true"], True), (["b", "a"], ["a", "b"], True), ("a", ["b"], False),
-        ([], ["x"], False), (3, ["4"], False),
+        (0.7, ["0.70"], True),
+        (True, ["true"], True),
+        (["b", "a"], ["a", "b"], True),
+        ("a", ["b"], False),
+        ([], ["x"], False),
+        (3, ["4"], False),
     ],
-)  # fmt: skip
+)
 def test_a_value_is_what_the_address_says_in_any_spelling(shown: Any, asked: list[str], equal: bool) -> None:
     assert same(shown, asked) is equal

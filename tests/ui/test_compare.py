@@ -107,8 +107,9 @@ def test_the_url_names_what_is_shown_by_default(page: OpenPage, first: Path):
     test = page("compare")
     assert test.query_params["runs"] == [better.name, first.name]
     assert (test.query_params["baseline"], test.query_params["rate"]) in (
-        (better.name, "exact"), ([better.name], ["exact"]),
-    )  # fmt: skip
+        (better.name, "exact"),
+        ([better.name], ["exact"]),
+    )
     again = page("compare", **test.query_params)
     assert again.multiselect(key="runs").value == [better.name, first.name]
 
@@ -151,7 +152,7 @@ def test_the_paired_change_is_the_difference(page: OpenPage, first: Path):
 
 
 def test_saved_files_name_temperature_and_baseline(page: OpenPage, first: Path, monkeypatch: pytest.MonkeyPatch):
-    from workbench import exports
+    from workbench.shared import exports
 
     names: list[str] = []
     monkeypatch.setattr(exports, "download_row", lambda name, key, **given: names.append(name))

@@ -13,8 +13,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from engine.errors import DraftbenchError
+from engine.jobs import queue
 from engine.paths import home, run_id_of
-from engine.runs import queue
 from engine.runs.listing import list_runs
 from tests.ui.conftest import OpenPage
 from tests.ui.run_homes import finished_id

@@ -11,16 +11,17 @@ import pytest
 import yaml
 from streamlit.testing.v1 import AppTest
 
-from engine.config import Recipe
+from engine.config.schema import Recipe
+from engine.jobs import queue
 from engine.paths import PROJECT_ROOT, home
-from engine.runs import aside, queue
+from engine.planning import bounded_checks
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.recipes import read_recipe
 from tests.chat_server import chat_server
 from tests.ui.conftest import OpenPage
-from workbench import queries
 from workbench.launch import parts, starting
 from workbench.launch.form import field_at, leaves, shape_of
+from workbench.shared import queries
 
 
 @pytest.fixture(autouse=True)
@@ -95,8 +96,15 @@ def test_every_key_of_the_schema_has_a_widget_with_the_recipes_value(page: OpenP
     assert widget(shown, "train.epochs").value == 5
     assert widget(shown, "measure.num_draft_tokens").max == 32
     assert widget(shown, "train.loss.0.name").options == [
-        "forward_kl", "reverse_kl", "jsd", "tvd", "tvd_pp", "neg_log_acceptance", "lk_hybrid", "sft",
-    ]  # fmt: skip
+        "forward_kl",
+        "reverse_kl",
+        "jsd",
+        "tvd",
+        "tvd_pp",
+        "neg_log_acceptance",
+        "lk_hybrid",
+        "sft",
+    ]
     assert widget(shown, "prompts.train.0.path").value == "sample_data/prompts/biology/train.jsonl"
     assert widget(shown, "prompts.train.0.split").value == "train"
 
@@ -478,9 +486,12 @@ def warnings_of(shown: AppTest) -> str:
 
 def test_a_link_gives_no_right_and_names_no_server_and_the_page_says_so(page: OpenPage, tiny: None):
     asked = [
-        "target.trust_remote_code=true", "capture.server.base_url=http://127.0.0.1:9/v1", "capture.server.model=m",
-        "capture.server.key_env=MY_API_KEY", "train.epochs=3",
-    ]  # fmt: skip
+        "target.trust_remote_code=true",
+        "capture.server.base_url=http://127.0.0.1:9/v1",
+        "capture.server.model=m",
+        "capture.server.key_env=MY_API_KEY",
+        "train.epochs=3",
+    ]
     shown = page("launch", set=asked)
     assert widget(shown, "train.epochs").value == 3
     assert widget(shown, "target.trust_remote_code").value is False
@@ -510,8 +521,8 @@ def test_what_is_set_by_hand_and_is_a_right_is_not_in_the_address(page: OpenPage
 
 def test_what_a_link_names_is_looked_at_only_after_a_click(page: OpenPage, tiny: None, monkeypatch: pytest.MonkeyPatch):
     looked: list[Any] = []
-    ask = aside.HELPERS.ask
-    monkeypatch.setattr(aside.HELPERS, "ask", lambda work: (looked.append(work["kind"]), ask(work))[1])
+    ask = bounded_checks.HELPERS.ask
+    monkeypatch.setattr(bounded_checks.HELPERS, "ask", lambda work: (looked.append(work["kind"]), ask(work))[1])
     shown = page("launch", set=["train.epochs=3"])
     assert not shown.metric
     assert any("press **Check**" in found.value for found in shown.caption)
@@ -538,7 +549,7 @@ def test_a_device_or_a_pipe_is_no_prompt_file(page: OpenPage, tiny: None, tmp_pa
 
 def test_a_check_that_does_not_end_is_a_failed_check(page: OpenPage, tiny: None, monkeypatch: pytest.MonkeyPatch):
     shown = page("launch")
-    monkeypatch.setattr(aside.HELPERS, "seconds", 0.0)
+    monkeypatch.setattr(bounded_checks.HELPERS, "seconds", 0.0)
     shown.button(key="check").click().run()
     assert any("not finished after 0 s" in text.value.replace("\\", "") for text in shown.markdown)
     button(shown, "submit-").click().run()
@@ -574,10 +585,15 @@ def test_sizes_that_no_training_set_has_are_refused(page: OpenPage, tiny: None, 
 @pytest.mark.parametrize(
     "setting",
     [
-        "train.seed=" + "9" * 400, "train.seed=99999999999999999999", "train.epochs=1e308", "capture.seed=18446744073709551615",
-        "tags=" + "[" * 500, "notes='\u202e\x9b'", "train.max_steps=" + "1" * 1900,
+        "train.seed=" + "9" * 400,
+        "train.seed=99999999999999999999",
+        "train.epochs=1e308",
+        "capture.seed=18446744073709551615",
+        "tags=" + "[" * 500,
+        "notes='\u202e\x9b'",
+        "train.max_steps=" + "1" * 1900,
     ],
-)  # fmt: skip
+)
 def test_no_link_breaks_the_page(page: OpenPage, tiny: None, setting: str):
     shown = page("launch", set=[setting])
     assert not shown.exception

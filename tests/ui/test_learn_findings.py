@@ -11,12 +11,12 @@ from urllib.parse import parse_qs
 import pytest
 import yaml
 
-from engine.config import TrainSpec
+from engine.config.schema import TrainSpec
 from engine.fileio import write_json
 from engine.paths import Home
 from engine.runs.folder import RunFolder, run_folders
 from tests.ui.conftest import OpenPage
-from workbench.learn.learn_text import TOPICS
+from workbench.learn.text import TOPICS
 
 
 @pytest.mark.parametrize("topic", TOPICS)

@@ -15,15 +15,16 @@ import pytest
 import uvicorn
 from gradio_client import Client
 
-from engine.data.prompts import Prompt
+from engine.chat.prompt import Prompt
 from engine.errors import DraftbenchError
 from engine.paths import home
-from engine.runs.decoding import decode_prompt
 from engine.runs.folder import RunFolder
-from engine.runs.traces import load_trace
+from engine.traces.answer import load_trace
+from engine.traces.one_prompt import decode_prompt
+from workbench.live import decode as live_decode
 from workbench.live import gradio_app as live
-from workbench.live import live_decode, live_view
-from workbench.live.live_decode import Ask, Live, Side, decode
+from workbench.live import view
+from workbench.live.decode import Ask, Live, Side, decode
 from workbench.live.pairs import Pairs
 
 
@@ -50,9 +51,18 @@ def run_id(finished_home: Path) -> str:
 
 def form(run_id: str, prompt: str = "Why?", run2: str = "", **changes: Any) -> dict[str, Any]:
     return {
-        "prompt": prompt, "run": run_id, "run2": run2, "gamma": 3, "temperature": 1.0, "top_p": 1.0, "top_k": 0,
-        "seed": 0, "max_new_tokens": 24, "compare_plain": False, **changes,
-    }  # fmt: skip
+        "prompt": prompt,
+        "run": run_id,
+        "run2": run2,
+        "gamma": 3,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "seed": 0,
+        "max_new_tokens": 24,
+        "compare_plain": False,
+        **changes,
+    }
 
 
 def visitor(address: str) -> Client:
@@ -62,9 +72,19 @@ def visitor(address: str) -> Client:
 def alone(run_id: str, prompt: str, seed: int, gamma: int = 3, tokens: int = 24) -> list[int]:
     """Ids of the same answer, decoded by the command line's function."""
     made = decode_prompt(
-        home(), prompt, run_id=run_id, target=None, draft=None, gamma=gamma, temperature=1.0, top_p=1.0, top_k=0,
-        max_new_tokens=tokens, seed=seed, dtype="auto",
-    )  # fmt: skip
+        home(),
+        prompt,
+        run_id=run_id,
+        target=None,
+        draft=None,
+        gamma=gamma,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        max_new_tokens=tokens,
+        seed=seed,
+        dtype="auto",
+    )
     return [token for item in made.rounds() for token in item.emitted]
 
 
@@ -170,7 +190,7 @@ def test_a_trace_is_saved_with_what_it_depends_on(address: str, run_id: str):
     trace = load_trace(home(), trace_id)
     assert f"{trace_id}.json" in html  # served alone: there is no Replay page to link to
     assert "/replay" not in html
-    assert f"/replay?trace={trace_id}" in live_view.saved([trace_id])
+    assert f"/replay?trace={trace_id}" in view.saved([trace_id])
     assert trace.prompt == "Why?"
     assert (trace.settings["draft"], trace.settings["seed"], trace.settings["num_draft_tokens"]) == (run_id, 5, 3)
     assert trace.counts.accepted == data["sides"][0]["accepted"]
@@ -240,7 +260,7 @@ def test_the_view_names_its_address_and_the_form_takes_it_back(run_id: str):
     from urllib.parse import parse_qsl, urlsplit
 
     ask = Ask("a & b?", (run_id,), 7, 0.5, 0.9, 3, 11, 40, compare_plain=False)
-    found = dict(parse_qsl(urlsplit(live_view.address(ask) or "").query))
+    found = dict(parse_qsl(urlsplit(view.address(ask) or "").query))
 
     class Asked:
         query_params = found
@@ -249,8 +269,8 @@ def test_the_view_names_its_address_and_the_form_takes_it_back(run_id: str):
     assert (prompt, run["value"], plain["value"], context["value"]) == (ask.prompt, run_id, False, "")
     assert "Choose a prompt" in welcome
     assert [part["value"] for part in rest] == [7, 0.5, 0.9, 3, 11, 40]
-    assert "Link to this view" in live_view.page(Live(ask, [Side(run_id)], Side("plain")), {})
-    assert live_view.address(Ask("x" * 5000, (run_id,))) is None
+    assert "Link to this view" in view.page(Live(ask, [Side(run_id)], Side("plain")), {})
+    assert view.address(Ask("x" * 5000, (run_id,))) is None
 
 
 def test_an_archived_run_that_has_a_draft_may_be_named(run_id: str):
@@ -265,7 +285,7 @@ def test_an_archived_run_that_has_a_draft_may_be_named(run_id: str):
 
 
 def test_without_the_pages_a_saved_trace_is_told_by_its_file():
-    told = live_view.saved_as(["/home/traces/<x>.json"])
+    told = view.saved_as(["/home/traces/<x>.json"])
     assert "/home/traces/&lt;x&gt;.json" in told
     assert "href" not in told
 
@@ -320,16 +340,16 @@ def test_what_a_prompt_is_asked_with_is_shown_saved_and_in_the_address(run_id: s
     monkeypatch.setattr(live_decode, "samples", lambda: {"tiny": (question,)})
     ask = Ask("Another question?", (run_id,), context=question.id, max_new_tokens=4)
     *_, live_ = decode(home(), ask, threading.Event())
-    assert "with 1 tool of sample t1" in live_view.page(live_, {})
+    assert "with 1 tool of sample t1" in view.page(live_, {})
     assert live_.trace(live_.sides[0]).settings["context"] == live_.context
-    assert f"context={question.id}" in str(live_view.address(ask))
+    assert f"context={question.id}" in str(view.address(ask))
     with pytest.raises(DraftbenchError, match="no sample question 'no-such'"):
         Ask("Why?", (run_id,), context="no-such").check()
 
 
 def test_a_speedup_compares_the_same_number_of_tokens():
     from engine.decode.events import Fate
-    from engine.runs.traces import TraceRound, TraceToken
+    from engine.traces.answer import TraceRound, TraceToken
 
     def rounds(sizes: list[int], seconds: float) -> list[TraceRound]:
         made = [tuple(TraceToken("x", 1, Fate.BONUS, 0) for _ in range(size)) for size in sizes]

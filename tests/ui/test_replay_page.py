@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from engine.decode.events import Fate
 from engine.paths import Home
 from engine.runs.folder import run_folders
-from engine.runs.traces import Trace, TraceAlternative, TraceRound, TraceToken, save_trace, traced_prompts
+from engine.traces.answer import Trace, TraceAlternative, TraceRound, TraceToken, save_trace, traced_prompts
 from tests.ui.conftest import OpenPage
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -153,9 +153,14 @@ def test_a_run_without_alternatives_names_the_command(page: OpenPage, finished_h
 
 @pytest.mark.parametrize(
     ("params", "what"),
-    [({"trace": "no-such"}, "no saved trace"), ({"trace": "../../etc/passwd"}, "not a valid name"), ({"run": "no-such"}, "there is no run"),
-     ({"temperature": "0.35"}, "there is no temperature"), ({"prompt": "nobody"}, "there is no prompt")],
-)  # fmt: skip
+    [
+        ({"trace": "no-such"}, "no saved trace"),
+        ({"trace": "../../etc/passwd"}, "not a valid name"),
+        ({"run": "no-such"}, "there is no run"),
+        ({"temperature": "0.35"}, "there is no temperature"),
+        ({"prompt": "nobody"}, "there is no prompt"),
+    ],
+)
 def test_what_does_not_exist_is_told_in_three_parts(
     page: OpenPage, finished_home: Path, params: dict[str, str], what: str
 ):

@@ -17,16 +17,16 @@ import pytest
 import yaml
 from streamlit.testing.v1 import AppTest
 
-from engine.config import dump_recipe, parse_recipe
+from engine.config.reading import dump_recipe, parse_recipe
+from engine.jobs import queue
 from engine.paths import home
-from engine.runs import queue
 from engine.runs.folder import RunFolder
 from engine.runs.labels import read_labels
 from engine.runs.status import this_process
 from tests.ui.conftest import OpenPage
 from tests.ui.run_homes import EVIL, add_run, finished_id
-from workbench import actions
 from workbench.run import export_job
+from workbench.shared import actions
 
 RUNNING = {"phase": "train", "progress": {"phase": "train", "done": 2, "total": 4, "unit": "steps", "phase_s": 3.0}}
 CURVE = ("events.jsonl", "log.txt", "provenance.json")
@@ -277,13 +277,19 @@ def test_the_beginning_of_an_id_and_latest_are_enough(finished_home: Path, page:
 @pytest.mark.parametrize(
     ("file", "content", "view"),
     [
-        ("status.json", '{"state": "do', "Curves"), ("status.json", "[]", "Log"), ("status.json", None, "Files"),
-        ("status.json", '{"state": "running", "progress": 7}', "Curves"), ("config.yaml", None, "Labels"),
-        ("config.yaml", "name: [1", "Configuration"), ("provenance.json", "{", "Origin"), ("labels.json", "[1]", "Labels"),
+        ("status.json", '{"state": "do', "Curves"),
+        ("status.json", "[]", "Log"),
+        ("status.json", None, "Files"),
+        ("status.json", '{"state": "running", "progress": 7}', "Curves"),
+        ("config.yaml", None, "Labels"),
+        ("config.yaml", "name: [1", "Configuration"),
+        ("provenance.json", "{", "Origin"),
+        ("labels.json", "[1]", "Labels"),
         ("events.jsonl", '{"kind": "train"}\n\x00\n{"kind": "train", "step": "x"}\n', "Curves"),
-        ("measure/summary.json", "{", "Export"), ("training.json", "[]", "Files"),
+        ("measure/summary.json", "{", "Export"),
+        ("training.json", "[]", "Files"),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_folder_still_has_a_page(
     finished_home: Path, page: OpenPage, file: str, content: str | None, view: str
 ):

@@ -73,7 +73,7 @@ def test_the_table_shows_state_measurement_and_marks(several: str, page: OpenPag
         ({"tag": "<b>t</b>"}, {"evil"}),
         ({"state": "nonsense", "order": "nonsense"}, {"tiny", "evil"}),
     ],
-)  # fmt: skip
+)
 def test_the_address_restores_the_filters(several: str, page: OpenPage, params: dict, expected: set[str] | None):
     test = page("runs", **params)
     if expected is None:

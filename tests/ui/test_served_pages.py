@@ -13,7 +13,7 @@ from engine.runs.folder import RunFolder
 from tests.chat_server import MODEL, Said, chat_server
 from tests.ui.conftest import OpenPage
 from tests.unit.conftest import call, quick
-from workbench import ui
+from workbench.shared import ui
 
 
 def certain(body: dict[str, Any], number: int) -> Said:

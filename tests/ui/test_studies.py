@@ -10,16 +10,16 @@ import pytest
 import yaml
 from streamlit.testing.v1 import AppTest
 
-from engine.measure import study_tags
+from engine.jobs import queue
 from engine.paths import home
-from engine.runs import queue
+from engine.records import study_tag
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.labels import read_labels
 from engine.study.spec import load_study
 from engine.study.start import start, study
 from tests.ui.conftest import OpenPage
 from tests.ui.run_homes import add_run, finished_id
-from workbench import queries
+from workbench.shared import queries
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +130,6 @@ def test_compare_shows_the_runs_of_a_study(page: OpenPage, finished_home: Path, 
 
 def test_a_study_is_known_by_its_tag():
     runs = pd.DataFrame({"run_id": list("abcd"), "tags": [["study:x"], ["study:y", "z"], None, ["study:", "studied"]]})
-    assert study_tags.studies_of(runs) == ["x", "y"]
-    assert list(study_tags.of_study(runs, "y").run_id) == ["b"]
-    assert list(study_tags.of_study(runs, "").run_id) == list("abcd")
+    assert study_tag.studies_of(runs) == ["x", "y"]
+    assert list(study_tag.of_study(runs, "y").run_id) == ["b"]
+    assert list(study_tag.of_study(runs, "").run_id) == list("abcd")

@@ -33,7 +33,7 @@ Draftbench = Callable[..., Result]
 
 def call(*arguments: str) -> Result:
     """The command in this process, as the console script calls it."""
-    from engine.cli import main
+    from engine.cli.app import main
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
@@ -46,16 +46,16 @@ def quick() -> Iterator[None]:
     """One thread, which is faster for tiny models, and chi-squares of fewer tokens than the certificate's."""
     import torch
 
-    from engine.measure import lossless, suite
+    from engine.measure import certificate, suite
 
-    threads, whole, draws = torch.get_num_threads(), lossless.chi_square, suite.PAIR_DRAWS
+    threads, whole, draws = torch.get_num_threads(), certificate.chi_square, suite.PAIR_DRAWS
     torch.set_num_threads(1)
     suite.PAIR_DRAWS = 400
-    lossless.chi_square = lambda **options: whole(**{**options, "tokens": 600})
+    certificate.chi_square = lambda **options: whole(**{**options, "tokens": 600})
     try:
         yield
     finally:
-        lossless.chi_square, suite.PAIR_DRAWS = whole, draws
+        certificate.chi_square, suite.PAIR_DRAWS = whole, draws
         torch.set_num_threads(threads)
 
 
@@ -92,10 +92,15 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_target_folder: Path) -
         "capture": {"max_new_tokens": 12, "batch_size": 4},
         "train": {"epochs": 2, "batch_size": 4, "eval_every": 2, "checkpoint_every": 1, "precision": "float32"},
         "measure": {
-            "max_new_tokens": 10, "trace_prompts": 3, "speed_prompts": 2, "speed_tokens": 6, "certificate_prompts": 2,
-            "certificate_tokens": 4, "bootstrap_samples": 200,
+            "max_new_tokens": 10,
+            "trace_prompts": 3,
+            "speed_prompts": 2,
+            "speed_tokens": 6,
+            "certificate_prompts": 2,
+            "certificate_tokens": 4,
+            "bootstrap_samples": 200,
         },
-    }  # fmt: skip
+    }
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path

@@ -13,22 +13,23 @@ SOURCES = [path for part in ("engine", "workbench", "pages") for path in sorted(
 
 # Called name -> the modules that may call it, each of which guards the call.
 PLACES = {
-    "apply_chat_template": {"engine/clock.py"},  # pinned date, limit of time
+    "apply_chat_template": {"engine/chat/template_date.py"},  # pinned date, limit of time
     "target.generate": {"engine/decode/bare.py"},  # without a model's own settings
     "model.generate": set[str](),
     "yaml.safe_load": {"workbench/launch/cost_view.py"},  # of a recipe that was just dumped
-    "yaml.load": {"engine/store/documents.py"},  # strict loaders, a limit of bytes
+    "yaml.load": {"engine/records/documents.py"},  # strict loaders, a limit of bytes
     "torch.load": set[str](),  # pickles run code
     "AutoConfig.from_pretrained": {"engine/models/folder.py", "engine/models/gguf.py"},
     "AutoTokenizer.from_pretrained": {"engine/models/tokenizer.py", "engine/models/gguf.py"},
     "AutoModelForCausalLM.from_pretrained": {
-        "engine/models/load.py", "engine/models/gguf.py",
+        "engine/models/load.py",
+        "engine/models/gguf.py",
         "engine/export/huggingface.py",  # of a folder that was just written
     },
-    "GenerationConfig.from_pretrained": {"engine/turns.py"},
+    "GenerationConfig.from_pretrained": {"engine/chat/turns.py"},
     "PeftConfig.from_pretrained": {"engine/models/adapter.py"},
     "snapshot_download": {"engine/models/locate.py"},
-}  # fmt: skip
+}
 
 
 def calls_in(path: Path) -> set[str]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import load_recipe, load_section
-from engine.data.magpie_recipe import MagpieRecipe
+from engine.config.reading import load_recipe, load_section
+from engine.magpie.recipe import MagpieRecipe
 from engine.paths import PROJECT_ROOT, home
 from engine.runs.recipes import with_absolute_paths
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from engine.measure.study_tags import studies_of
-from workbench import ui
-from workbench.asked import handled
+from engine.records.study_tag import studies_of
+from workbench.shared import ui
+from workbench.shared.asked import handled
 
 _BEFORE = "compare:study"  # state of the session: the study of the drawing before
 

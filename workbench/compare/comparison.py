@@ -14,11 +14,11 @@ import pandas as pd
 import streamlit as st
 
 from engine.errors import DraftbenchError
+from engine.index.queries import Run
 from engine.measure.compare import RATES, blocking, differences, paired_rate
 from engine.measure.statistics import bootstrap_ratio, mcnemar
-from engine.runs.traces import Trace, trace_of_run
-from engine.store.queries import Run
-from workbench import queries
+from engine.traces.answer import Trace, trace_of_run
+from workbench.shared import queries
 
 MOST = 6
 _SAME = 1e-6  # temperatures nearer than this are one
@@ -138,8 +138,12 @@ def _rate_row(draft: Draft, metric: str, metrics: pd.DataFrame, temperature: flo
     trained, initial = found.get("trained", {}), found.get("initial", {})
     values = {key: trained.get(key, float("nan")) for key in ("value", "low", "high", "n_prompts", "n_tokens")}
     return {
-        "run_id": draft.id, "label": draft.label, "metric": metric, **values, "before": initial.get("value", float("nan")),
-    }  # fmt: skip
+        "run_id": draft.id,
+        "label": draft.label,
+        "metric": metric,
+        **values,
+        "before": initial.get("value", float("nan")),
+    }
 
 
 def _delta(metric: str, first: Draft, draft: Draft, both: pd.DataFrame, temperature: float) -> dict[str, Any]:

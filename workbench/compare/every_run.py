@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from engine.measure.definitions import SERVED_TEXT
-from workbench.methods import mode_word
+from workbench.shared.methods import mode_word
 
 _SAME = 1e-6  # temperatures nearer than this are one
 _CELL = ["loss", "scenario", "mode"]
@@ -34,10 +34,17 @@ def cells(runs: pd.DataFrame, values: pd.DataFrame, domain: str, target: str, te
     before = known.groupby(_CELL).run_id.nunique().rename("before")
     known = _most_trained(known)
     told = known.groupby(_CELL).agg(
-        value=("value", "mean"), low=("low", "mean"), high=("high", "mean"), n_prompts=("n_prompts", "min"),
-        runs=("run_id", "nunique"), seeds=("seed", "nunique"), sets=("heldout_hash", "nunique"),
-        least=("value", "min"), most=("value", "max"), n_train=("n_train", "max"),
-    )  # fmt: skip
+        value=("value", "mean"),
+        low=("low", "mean"),
+        high=("high", "mean"),
+        n_prompts=("n_prompts", "min"),
+        runs=("run_id", "nunique"),
+        seeds=("seed", "nunique"),
+        sets=("heldout_hash", "nunique"),
+        least=("value", "min"),
+        most=("value", "max"),
+        n_train=("n_train", "max"),
+    )
     told = told.join(before)
     return told.assign(passed_over=told.before - told.runs).drop(columns="before").reset_index()
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench import charts
 from workbench.compare import comparison
 from workbench.compare.comparison import Comparison
+from workbench.shared import charts
 
 Draw = Callable[[str], go.Figure]  # tone -> figure
 

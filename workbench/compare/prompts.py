@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from engine.runs.traces import Trace
-from workbench import exports, theme, tokens, ui
-from workbench.compare import comparison_figures
+from engine.traces.answer import Trace
+from workbench.compare import figures
 from workbench.compare.comparison import Comparison, trace_of
-from workbench.view_state import link
+from workbench.shared import exports, theme, tokens, ui
+from workbench.shared.view_state import link
 
 KEY = "prompt"  # of the URL, and of the select box
 
@@ -26,7 +26,7 @@ def section(found: Comparison, metric: str) -> None:
     against = others[0]
     if len(others) > 1:
         against = ui.choose_one("Against the baseline", others, found.labels, "against")
-    view = comparison_figures.scatter(found, found.baseline, against, metric)
+    view = figures.scatter(found, found.baseline, against, metric)
     if view.frame.empty:
         st.info(
             "These two drafts have no prompt in common that the target answered with the same text and that has this rate.",
@@ -39,11 +39,16 @@ def section(found: Comparison, metric: str) -> None:
     chosen = ui.choose_one(
         "Prompt (click a point, or choose here: those traced first, by their difference)", ids, labels, KEY
     )
-    view = comparison_figures.scatter(found, found.baseline, against, metric, chosen)
+    view = figures.scatter(found, found.baseline, against, metric, chosen)
     ui.chart(
-        view.draw(theme.mode()), key="scatter", name=view.name, alt=view.alt, save=False,
-        on_select="rerun", selection_mode="points",
-    )  # fmt: skip
+        view.draw(theme.mode()),
+        key="scatter",
+        name=view.name,
+        alt=view.alt,
+        save=False,
+        on_select="rerun",
+        selection_mode="points",
+    )
     exports.download_row(view.name, "scatter", draw=view.draw, frame=view.frame, caption=view.alt)
     _both(found, against, chosen, view.frame[view.frame.prompt_id == chosen].iloc[0], metric)
 
@@ -110,6 +115,10 @@ def _one(found: Comparison, run_id: str, prompt: str, told: Trace | None, rate: 
 
     st.html(tokens.answer_html(told.rounds, tone=theme.mode(), href=href))
     ui.goto(
-        "replay", "Replay round by round", icon=":material/history:",
-        run=run_id, temperature=str(found.temperature), prompt=prompt,
-    )  # fmt: skip
+        "replay",
+        "Replay round by round",
+        icon=":material/history:",
+        run=run_id,
+        temperature=str(found.temperature),
+        prompt=prompt,
+    )

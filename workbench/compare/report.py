@@ -20,14 +20,13 @@ from engine import __version__
 from engine.errors import DraftbenchError
 from engine.measure import definitions
 from engine.numbers import number
-from engine.runs.traces import Trace
-from workbench import charts, exports, theme, tokens
-from workbench.chart_parts import bounds
-from workbench.compare import comparison, comparison_tables
-from workbench.compare import comparison_figures as figures
+from engine.traces.answer import Trace
+from workbench.compare import comparison, figures, tables
 from workbench.compare.comparison import Comparison
-from workbench.compare.comparison_figures import View
-from workbench.methods import mode_word
+from workbench.compare.figures import View
+from workbench.shared import charts, exports, theme, tokens
+from workbench.shared.chart_parts import bounds
+from workbench.shared.methods import mode_word
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,22 @@ def comparison_report(
     parts = [
         f"<h1>{_safe(title)}</h1>",
         f'<p class="faint">{when} · Draftbench {__version__} · {_safe(found.note)} · {charts.INTERVAL}</p>',
-        _drafts(found), "<h2>Rates</h2>", rates_table(found), not_comparable(found), "<h2>Figures</h2>",
-        *figures_html(views, interactive), _tokens(example), "<h2>As other systems would print it</h2>",
-        table(comparison_tables.as_others(found)), "<h2>Configuration</h2>", _configuration(found), "<h2>Origin</h2>",
-        table(comparison_tables.provenance(found)), "<h2>Definitions</h2>", _definitions(),
-    ]  # fmt: skip
+        _drafts(found),
+        "<h2>Rates</h2>",
+        rates_table(found),
+        not_comparable(found),
+        "<h2>Figures</h2>",
+        *figures_html(views, interactive),
+        _tokens(example),
+        "<h2>As other systems would print it</h2>",
+        table(tables.as_others(found)),
+        "<h2>Configuration</h2>",
+        _configuration(found),
+        "<h2>Origin</h2>",
+        table(tables.provenance(found)),
+        "<h2>Definitions</h2>",
+        _definitions(),
+    ]
     return document(title, "".join(parts))
 
 
@@ -181,7 +191,7 @@ def _drafts(found: Comparison) -> str:
             mode_word(run.mode or ""),
             run.loss,
             f"seed {run.seed}",
-            f"certificate {comparison_tables.certificate(run)}",
+            f"certificate {tables.certificate(run)}",
         ]
         note = f"<br>{_safe(run.notes)}" if run.notes else ""
         tags = f" · tags: {_safe(', '.join(run.tags))}" if run.tags else ""
@@ -203,10 +213,13 @@ def figures_html(views: Sequence[View], interactive: bool) -> Iterable[str]:
     if drawn is None:
         drawn = [
             figure.to_html(
-                full_html=False, include_plotlyjs=number == 0, config={"displaylogo": False}, post_script=_save_script(view.name)
+                full_html=False,
+                include_plotlyjs=number == 0,
+                config={"displaylogo": False},
+                post_script=_save_script(view.name),
             )
             for number, (view, figure) in enumerate(zip(views, made, strict=True))
-        ]  # fmt: skip
+        ]
     for view, body in zip(views, drawn, strict=True):
         yield f'<figure role="img" aria-label="{_safe(view.alt)}">{body}</figure>'
 
@@ -243,7 +256,7 @@ def _tokens(example: Example | None) -> str:
 
 
 def _configuration(found: Comparison) -> str:
-    frame = comparison_tables.configuration(found)
+    frame = tables.configuration(found)
     differing = frame[frame.differs].drop(columns="differs")
     same = frame[~frame.differs].drop(columns="differs").iloc[:, :2]
     told = table(differing) if len(differing) else "<p>The recipes are equal.</p>"

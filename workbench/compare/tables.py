@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from engine.index.queries import Run
 from engine.measure import speed_words
 from engine.measure.compare import RATES
 from engine.measure.definitions import OTHERS
 from engine.numbers import number, share
-from engine.store.queries import Run
-from workbench.chart_parts import bounds
 from workbench.compare.comparison import Comparison, Draft, at_temperature, word
+from workbench.shared.chart_parts import bounds
 
 
 def paper_table(found: Comparison) -> pd.DataFrame:
@@ -123,10 +123,11 @@ def _origin(draft: Draft) -> dict[str, str]:
         "training": "–" if done is None else _training(training),
         "measured with": _measured_with(told),
         "acceptance rule": str(told.get("acceptance_rule", "–")),
-        "versions": ", ".join(f"{k} {versions[k]}" for k in ("draftbench", "torch", "transformers") if k in versions) or "–",
+        "versions": ", ".join(f"{k} {versions[k]}" for k in ("draftbench", "torch", "transformers") if k in versions)
+        or "–",
         "commit": commit,
         "machine": str((origin.get("machine") or {}).get("processor", "–")),
-    }  # fmt: skip
+    }
 
 
 def _training(told: Mapping[str, Any]) -> str:

@@ -8,17 +8,30 @@ from typing import Any
 
 import pandas as pd
 
-from engine.measure.efforts import OWN, STEPS, TOKENS, Usual
-from engine.measure.of_home import Evaluated
-from engine.measure.places import Run
-from engine.measure.pooling import Sums, rate
-from engine.measure.sums import Tables, tables_of
-from workbench.methods import method_name
+from engine.findings.efforts import OWN, STEPS, TOKENS, Usual
+from engine.findings.of_home import Evaluated
+from engine.findings.pairs import Run
+from engine.findings.pooling import Sums, rate
+from engine.findings.sums import Tables, tables_of
+from workbench.shared.methods import method_name
 
 COLUMNS = (
-    "domain", "scenario", "n_train", "loss", "mode", "effort", "method", "temperature", "value", "low", "high",
-    "n_prompts", "seeds", "initial", "runs",
-)  # fmt: skip
+    "domain",
+    "scenario",
+    "n_train",
+    "loss",
+    "mode",
+    "effort",
+    "method",
+    "temperature",
+    "value",
+    "low",
+    "high",
+    "n_prompts",
+    "seeds",
+    "initial",
+    "runs",
+)
 _SHORT = {TOKENS: "equal tokens", STEPS: "equal steps"}
 
 
@@ -81,12 +94,23 @@ def _rows(key: tuple[Any, ...], group: Sequence[Run], tables: Tables) -> list[di
         initial = sum(t.exact_sum.sum() for t in before) / max(1, sum(t.n_positions.sum() for t in before))
         rows.append(
             {
-                "domain": domain, "scenario": scenario, "n_train": n_train, "loss": loss, "mode": mode, "effort": effort,
-                "method": method, "temperature": temperature, "value": trained.value, "low": trained.low, "high": trained.high,
-                "n_prompts": trained.n_prompts, "seeds": len({run.seed for run in made}),
-                "initial": initial if before else float("nan"), "runs": [run.id for run in made],
+                "domain": domain,
+                "scenario": scenario,
+                "n_train": n_train,
+                "loss": loss,
+                "mode": mode,
+                "effort": effort,
+                "method": method,
+                "temperature": temperature,
+                "value": trained.value,
+                "low": trained.low,
+                "high": trained.high,
+                "n_prompts": trained.n_prompts,
+                "seeds": len({run.seed for run in made}),
+                "initial": initial if before else float("nan"),
+                "runs": [run.id for run in made],
             }
-        )  # fmt: skip
+        )
     return rows
 
 

@@ -9,8 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench import chart_parts as parts
-from workbench import charts, theme
+from workbench.shared import chart_parts as parts
+from workbench.shared import charts, theme
 
 MOST_CURVES = 12
 _HOVER = "%{hovertext}<extra></extra>"
@@ -34,11 +34,18 @@ def by_method(frame: pd.DataFrame, temperature: float, tone: str) -> go.Figure:
                 continue
             shift = 0.2 * (number - (len(scenarios) - 1) / 2)
             figure.add_scatter(
-                x=part.value, y=[methods.index(method) + shift for method in part.method], mode="markers",
-                name=parts.safe(scenario), legendgroup=parts.safe(scenario), hovertemplate=_HOVER, hovertext=_hovers(part),
+                x=part.value,
+                y=[methods.index(method) + shift for method in part.method],
+                mode="markers",
+                name=parts.safe(scenario),
+                legendgroup=parts.safe(scenario),
+                hovertemplate=_HOVER,
+                hovertext=_hovers(part),
                 marker={"symbol": parts.symbol_of(number), "size": 9, "color": parts.colour(number)},
-                error_x=parts.error_bars(part), row=1, col=column,
-            )  # fmt: skip
+                error_x=parts.error_bars(part),
+                row=1,
+                col=column,
+            )
         before = rows[rows.domain == domain].initial.mean()
         if pd.notna(before):
             figure.add_vline(
@@ -68,9 +75,18 @@ def by_size(frame: pd.DataFrame, scenario: str, temperature: float, tone: str) -
             if part.empty:
                 continue
             figure.add_scatter(
-                x=part.n_train, y=part.value, mode="lines+markers", name=parts.safe(method), legendgroup=parts.safe(method),
-                hovertemplate=_HOVER, hovertext=_hovers(part), error_y=parts.error_bars(part), row=1, col=column, **_look(number),
-            )  # fmt: skip
+                x=part.n_train,
+                y=part.value,
+                mode="lines+markers",
+                name=parts.safe(method),
+                legendgroup=parts.safe(method),
+                hovertemplate=_HOVER,
+                hovertext=_hovers(part),
+                error_y=parts.error_bars(part),
+                row=1,
+                col=column,
+                **_look(number),
+            )
     figure.update_xaxes(
         type="log",
         title="training queries (log)",

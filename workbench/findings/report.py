@@ -1,6 +1,6 @@
 """The findings as one HTML file that opens anywhere, offline: claims, figures, tables, and the runs with their origin.
 
-Also a program, for the command line: python -m workbench.findings.findings_report FILE [STUDY]
+Also a program, for the command line: python -m workbench.findings.report FILE [STUDY]
 """
 
 from __future__ import annotations
@@ -17,27 +17,33 @@ import pandas as pd
 from engine import __version__
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, write_atomic
-from engine.measure.findings import Finding
-from engine.measure.findings_json import run_json, study_of
-from engine.measure.of_home import Evaluated, evaluate_home
-from engine.measure.verdicts import ENOUGH_SEEDS
-from engine.measure.wanted_study import undecided
+from engine.findings.as_json import run_json, study_of
+from engine.findings.evaluate import Finding
+from engine.findings.of_home import Evaluated, evaluate_home
+from engine.findings.verdicts import ENOUGH_SEEDS
+from engine.findings.wanted_study import undecided
+from engine.index import queries
+from engine.index.connection import reading
 from engine.paths import home
-from engine.store import queries
-from engine.store.connection import reading
-from engine.visible import visible
-from workbench import charts
+from engine.untrusted.visible import visible
 from workbench.compare import report
-from workbench.compare.comparison_figures import View
-from workbench.findings import acceptance, findings_figures, findings_view
+from workbench.compare.figures import View
+from workbench.findings import acceptance, figures
+from workbench.findings import view as findings_view
+from workbench.shared import charts
 
-LoadCurve = Callable[[list[str]], pd.DataFrame]  # run ids -> the frame of `engine.store.queries.curve`
+LoadCurve = Callable[[list[str]], pd.DataFrame]  # run ids -> the frame of `engine.index.queries.curve`
 
 
 def whole(
-    found: Evaluated, rates: pd.DataFrame, load_curve: LoadCurve, study: str | None = None, *,
-    made_at: datetime | None = None, interactive: bool = False,
-) -> str:  # fmt: skip
+    found: Evaluated,
+    rates: pd.DataFrame,
+    load_curve: LoadCurve,
+    study: str | None = None,
+    *,
+    made_at: datetime | None = None,
+    interactive: bool = False,
+) -> str:
     """The whole file as text. `rates` is `acceptance.acceptance(found)`; `interactive` forces Plotly figures."""
     when = (made_at or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
     views = claim_views(found) + figure_views(rates, load_curve)
@@ -46,12 +52,16 @@ def whole(
     parts = [
         "<h1>Findings</h1>",
         f'<p class="faint">{_safe(f"{when} · Draftbench {__version__} · {len(found.runs)} runs{of} · {charts.INTERVAL}")}</p>',
-        f"<p>{_safe(HOW)}</p>", report.table(summary(found.findings)),
+        f"<p>{_safe(HOW)}</p>",
+        report.table(summary(found.findings)),
         *(_claim(finding, found, drawn) for finding in found.findings),
-        "<h2>Figures</h2>", *(drawn[view.name] for view in views if not view.name.startswith("finding-")),
-        "<h2>Acceptance</h2>", report.table(acceptance.table(rates)),
-        "<h2>Runs and their origin</h2>", report.table(origins(found)),
-    ]  # fmt: skip
+        "<h2>Figures</h2>",
+        *(drawn[view.name] for view in views if not view.name.startswith("finding-")),
+        "<h2>Acceptance</h2>",
+        report.table(acceptance.table(rates)),
+        "<h2>Runs and their origin</h2>",
+        report.table(origins(found)),
+    ]
     return report.document("Findings", "".join(parts))
 
 
@@ -70,23 +80,32 @@ def summary(findings: Sequence[Finding]) -> pd.DataFrame:
         pooled = finding.headline.pooled
         rows.append(
             {
-                "": finding.claim.number, "claim": finding.claim.title, "verdict": finding.verdict,
+                "": finding.claim.number,
+                "claim": finding.claim.title,
+                "verdict": finding.verdict,
                 "ratio": "–" if pooled is None else findings_view.ratio(pooled.relative),
                 "relative": "–" if pooled is None else findings_view.percent(pooled.relative),
                 "absolute": "–" if pooled is None else findings_view.points(pooled.absolute),
                 "why": finding.reason,
             }
-        )  # fmt: skip
+        )
     return pd.DataFrame(rows)
 
 
 def origins(found: Evaluated) -> pd.DataFrame:
     """Every run that took part with what it was made from."""
     columns = {
-        "run": "run", "commit": "commit", "seeds": "seeds", "steps_done": "steps", "tokens_seen": "target tokens",
-        "n_train": "queries", "target_fingerprint": "target", "train_hash": "training prompts", "heldout_hash": "held-out prompts",
+        "run": "run",
+        "commit": "commit",
+        "seeds": "seeds",
+        "steps_done": "steps",
+        "tokens_seen": "target tokens",
+        "n_train": "queries",
+        "target_fingerprint": "target",
+        "train_hash": "training prompts",
+        "heldout_hash": "held-out prompts",
         "draft_sha256": "draft",
-    }  # fmt: skip
+    }
     rows = []
     for run in found.runs:
         told: dict[str, Any] = run_json(found, run.id)
@@ -111,9 +130,11 @@ def claim_views(found: Evaluated) -> list[View]:
 def _claim_view(finding: Finding, effort: str, cells: Any) -> View:
     title = ", ".join(filter(None, [finding.claim.title, effort]))
     return View(
-        _name(finding, effort), f"{title}: the effect of each comparison with its interval",
-        lambda tone: findings_view.effects(finding.claim, cells, tone, effort), findings_view.table(finding.claim, cells),
-    )  # fmt: skip
+        _name(finding, effort),
+        f"{title}: the effect of each comparison with its interval",
+        lambda tone: findings_view.effects(finding.claim, cells, tone, effort),
+        findings_view.table(finding.claim, cells),
+    )
 
 
 def _name(finding: Finding, effort: str) -> str:
@@ -132,7 +153,7 @@ def figure_views(rates: pd.DataFrame, load_curve: LoadCurve) -> list[View]:
         views += [_by_size(rates, name, temperature) for name in offered["scenario"] if _several_sizes(rates, name)]
     rows = acceptance.usual_size(rates[rates.scenario == scenario])
     for domain in sorted(rows.domain.unique()):
-        labels = findings_figures.curve_labels(rows, domain, scenario, None)
+        labels = figures.curve_labels(rows, domain, scenario, None)
         curve = load_curve(list(labels))
         views += [
             _curve(curve, labels, axis, offered["temperature"][0], f"{domain}, {scenario}") for axis in charts.AXES
@@ -148,28 +169,30 @@ def _several_sizes(rates: pd.DataFrame, scenario: str) -> bool:
 def _by_method(rows: pd.DataFrame, temperature: float) -> View:
     name = f"acceptance-by-method-t{temperature:g}"
     alt = f"Exact acceptance of each method by domain and scenario at temperature {temperature:g}"
-    return View(name, alt, lambda tone: findings_figures.by_method(rows, temperature, tone), rows)
+    return View(name, alt, lambda tone: figures.by_method(rows, temperature, tone), rows)
 
 
 def _by_size(rates: pd.DataFrame, scenario: str, temperature: float) -> View:
     name = f"acceptance-by-size-{scenario}-t{temperature:g}"
     alt = f"Exact acceptance against the number of training queries, {scenario}, temperature {temperature:g}"
-    return View(name, alt, lambda tone: findings_figures.by_size(rates, scenario, temperature, tone), rates)
+    return View(name, alt, lambda tone: figures.by_size(rates, scenario, temperature, tone), rates)
 
 
 def _curve(curve: pd.DataFrame, labels: dict[str, str], axis: str, temperature: float, of: str) -> View:
     name = f"curves-{of.replace(', ', '-')}-{axis}"
     alt = f"Exact acceptance on watched prompts while training by {charts.AXES[axis]}, {of}"
-    return View(name, alt, lambda tone: findings_figures.curves(curve, labels, axis, temperature, tone, of), curve)
+    return View(name, alt, lambda tone: figures.curves(curve, labels, axis, temperature, tone, of), curve)
 
 
 def _claim(finding: Finding, found: Evaluated, drawn: dict[str, str]) -> str:
     claim = finding.claim
     number = f"{claim.number}." if claim.number.isdigit() else "Also:"
     parts = [
-        f"<h2>{_safe(f'{number} {claim.title}')}</h2>", f"<p>The paper: {_safe(claim.statement)}</p>",
-        f"<p><b>{_safe(finding.verdict)}</b>: {_safe(finding.reason)}.</p>", _list(findings_view.effort_lines(finding)),
-    ]  # fmt: skip
+        f"<h2>{_safe(f'{number} {claim.title}')}</h2>",
+        f"<p>The paper: {_safe(claim.statement)}</p>",
+        f"<p><b>{_safe(finding.verdict)}</b>: {_safe(finding.reason)}.</p>",
+        _list(findings_view.effort_lines(finding)),
+    ]
     pooled = findings_view.pooled_table(claim, finding.outcomes)
     parts += [report.table(pooled)] if len(pooled) else []
     for outcome in finding.outcomes:

@@ -10,14 +10,14 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from engine.measure.claims import Claim
-from engine.measure.efforts import MEANING
-from engine.measure.findings import Cell, Finding, Outcome, Pooled
-from engine.measure.places import Run
+from engine.findings.claims import Claim
+from engine.findings.efforts import MEANING
+from engine.findings.evaluate import Cell, Finding, Outcome, Pooled
+from engine.findings.pairs import Run
+from engine.findings.verdicts import FEW, NOT, REPRODUCED, SAME
 from engine.measure.statistics import Interval
-from engine.measure.verdicts import FEW, NOT, REPRODUCED, SAME
-from workbench import theme
-from workbench.view_state import link
+from workbench.shared import theme
+from workbench.shared.view_state import link
 
 # A verdict is told by word and icon; colour only helps.
 VERDICTS: dict[str, tuple[str, str]] = {
@@ -228,10 +228,12 @@ def _dress(figure: go.Figure, title: str, rows: int) -> None:
     """Title with the interval on its second line, a height for the rows, and the legend under the plot."""
     second = {"text": "95% interval over prompts", "font": {"size": 12}}
     figure.update_layout(
-        title={"text": title, "subtitle": second, "y": 0.97, "yanchor": "top", "yref": "container"}, showlegend=True,
-        height=190 + (40 if rows <= 12 else 24 if rows <= 24 else 15) * rows, margin={"t": 78, "b": 90},
+        title={"text": title, "subtitle": second, "y": 0.97, "yanchor": "top", "yref": "container"},
+        showlegend=True,
+        height=190 + (40 if rows <= 12 else 24 if rows <= 24 else 15) * rows,
+        margin={"t": 78, "b": 90},
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
-    )  # fmt: skip
+    )
 
 
 def _add_points(
@@ -240,13 +242,20 @@ def _add_points(
     if not rows:
         return
     figure.add_scatter(
-        x=[i.value for _, _, i in rows], y=[place_ for place_, _, _ in rows], mode="markers", name=verdict,
+        x=[i.value for _, _, i in rows],
+        y=[place_ for place_, _, _ in rows],
+        mode="markers",
+        name=verdict,
         marker={"symbol": symbol, "size": 11, "color": theme.PALETTE[list(_MARKS).index(verdict) * 2 % 7]},
-        error_x={"type": "data", "symmetric": False, "array": [_gap(i.high - i.value) for _, _, i in rows],
-                 "arrayminus": [_gap(i.value - i.low) for _, _, i in rows]},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [_gap(i.high - i.value) for _, _, i in rows],
+            "arrayminus": [_gap(i.value - i.low) for _, _, i in rows],
+        },
         customdata=[f"{len(c.by_seed)} seed(s), {i.n_prompts} prompts" for _, c, i in rows],
         hovertemplate="%{x:+.3f}<br>%{customdata}<extra></extra>",
-    )  # fmt: skip
+    )
 
 
 def _gap(value: float) -> float:

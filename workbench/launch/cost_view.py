@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 import yaml
 
-from engine.config import Recipe, dump_recipe, parse_recipe
+from engine.config.reading import dump_recipe, parse_recipe
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
+from engine.planning.bounded_checks import estimated
 from engine.progress import duration
-from engine.runs.aside import estimated
-from workbench import queries, ui
 from workbench.launch.sweep_view import by_prompts, told_of_first
+from workbench.shared import queries, ui
 
 if TYPE_CHECKING:
-    from engine.runs.estimate import Estimate
+    from engine.planning.estimate import Estimate
 
 
 @st.cache_data(ttl=60, max_entries=50, show_spinner=False)

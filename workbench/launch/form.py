@@ -18,9 +18,9 @@ import streamlit as st
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from engine.config import Recipe
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
-from engine.yamltext import parse_yaml
+from engine.untrusted.yaml_text import parse_yaml
 
 Kind = Literal["section", "sections", "switch", "choice", "integer", "number", "text", "texts", "yaml"]
 _LONG_TEXT = ("notes",)  # drawn with several lines

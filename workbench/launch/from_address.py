@@ -1,7 +1,7 @@
 """What a link may fill a form with, and what only a person may set.
 
 Anybody can write a link. It may name prompts, models and numbers, which the page shows and looks at
-only after a click. It may give no right and name no server or key: the fields that `engine.config`
+only after a click. It may give no right and name no server or key: the fields that `engine.config.schema`
 marks as `BY_HAND` keep what they were, and the page says what the link asked for.
 """
 
@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from engine.config import Recipe, apply_overrides, one_line
+from engine.config.reading import apply_overrides, one_line
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
 from workbench.launch.form import shape_of
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.config import Recipe, apply_overrides, load_recipe, one_line, parse_recipe, section_at
+from engine.config.reading import apply_overrides, load_recipe, one_line, parse_recipe, section_at
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError, did_you_mean
 from engine.paths import PROJECT_ROOT, Home, resolve_input
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import with_absolute_paths
-from engine.runs.sweep import expand
+from engine.study.sweep import expand
 
 RECIPES = PROJECT_ROOT / "recipes"
 _FIRST = "quickstart"

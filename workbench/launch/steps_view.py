@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 import streamlit as st
 
-from engine.config import Recipe, TrainSpec
-from workbench import ui
-from workbench.methods import method_of
+from engine.config.schema import Recipe, TrainSpec
+from workbench.shared import ui
+from workbench.shared.methods import method_of
 
 
 def show(recipes: Sequence[Recipe]) -> None:

@@ -9,16 +9,16 @@ import pandas as pd
 import streamlit as st
 
 from engine.errors import DraftbenchError
-from engine.keys import require_allowed
-from engine.measure.study_tags import studies_of
 from engine.paths import PROJECT_ROOT
 from engine.progress import duration
+from engine.records.study_tag import studies_of
+from engine.served.keys import require_allowed
 from engine.study.known import find, known
 from engine.study.overview import overview
 from engine.study.spec import StudySpec, dump_study, load_study
 from engine.study.start import Study, start, study
-from workbench import actions, queries, ui
 from workbench.launch.starting import about
+from workbench.shared import actions, queries, ui
 
 if TYPE_CHECKING:
     from engine.study.costs import Costs
@@ -80,9 +80,12 @@ def _plan(chosen: Study) -> None:
     _cost(chosen)
     if missing:
         actions.button(
-            f"Start {missing} missing run{'s' if missing > 1 else ''}", lambda: _start(chosen), key="study-start",
-            type="primary", icon=":material/playlist_add:",
-        )  # fmt: skip
+            f"Start {missing} missing run{'s' if missing > 1 else ''}",
+            lambda: _start(chosen),
+            key="study-start",
+            type="primary",
+            icon=":material/playlist_add:",
+        )
         st.caption(
             "Runs that are done are kept, also those made before the study. What failed or was stopped goes on. "
             "A cell that fails stops no other."

@@ -8,12 +8,12 @@ from typing import Any
 
 import streamlit as st
 
-from engine.config import Recipe
-from engine.runs.sweep import flat
-from workbench import ui
+from engine.config.schema import Recipe
+from engine.study.sweep import flat
 from workbench.launch.form import field_at, shape_of
-from workbench.methods import method_of
-from workbench.view_state import listed
+from workbench.shared import ui
+from workbench.shared.methods import method_of
+from workbench.shared.view_state import listed
 
 AXES = ("losses", "scenarios", "modes", "seeds", "sizes")  # as the URL names them
 _PROMPTS = "train-"  # and the prompts of each scenario
@@ -32,13 +32,19 @@ def choose(losses: Sequence[str], values: Mapping[str, Any]) -> dict[str, list[A
         axes: dict[str, list[Any]] = {
             "train.loss": left.multiselect("Losses", losses, key="losses", bind="query-params"),
             "train.mode": left.multiselect("Modes", _options("train.mode"), key="modes", bind="query-params"),
-            "train.seed": [int(seed) for seed in right.multiselect(
-                "Seeds", [str(seed) for seed in range(5)], key="seeds", bind="query-params",
-                help="At least three before a difference is called one.",
-            )],
+            "train.seed": [
+                int(seed)
+                for seed in right.multiselect(
+                    "Seeds",
+                    [str(seed) for seed in range(5)],
+                    key="seeds",
+                    bind="query-params",
+                    help="At least three before a difference is called one.",
+                )
+            ],
             "prompts": _choose_scenarios(right, values["prompts"]),
             "prompts.train_prompts": _choose_sizes(left),
-        }  # fmt: skip
+        }
     return {key: chosen for key, chosen in axes.items() if chosen}
 
 
@@ -50,9 +56,12 @@ def named_in_address() -> Iterator[str]:
 def _choose_sizes(place: Any) -> list[int]:
     """Numbers of training prompts: the smaller sets are parts of the larger ones."""
     typed = place.text_input(
-        "Training prompts, how many", key="sizes", bind="query-params", placeholder="for example 100, 200, 400",
+        "Training prompts, how many",
+        key="sizes",
+        bind="query-params",
+        placeholder="for example 100, 200, 400",
         help="Each smaller set is part of the larger ones; all are measured on the same held-out prompts.",
-    )  # fmt: skip
+    )
     numbers = re.findall(r"[0-9]+", typed or "")
     if len(numbers) > _MOST_SIZES or any(len(number) > _DIGITS for number in numbers):
         place.error(
@@ -69,9 +78,13 @@ def _choose_scenarios(place: Any, prompts: Mapping[str, Any]) -> list[dict[str, 
     for scenario in chosen:
         own = prompts["train"][0]["path"] if scenario == prompts["scenario"] and prompts["train"] else ""
         path = st.text_input(
-            f"Training prompts, {scenario}", value=own, key=f"{_PROMPTS}{scenario}", bind="query-params",
-            placeholder="file, folder or hub:NAME", help=f"The {scenario} queries. Each scenario needs its own.",
-        )  # fmt: skip
+            f"Training prompts, {scenario}",
+            value=own,
+            key=f"{_PROMPTS}{scenario}",
+            bind="query-params",
+            placeholder="file, folder or hub:NAME",
+            help=f"The {scenario} queries. Each scenario needs its own.",
+        )
         found.append({"scenario": scenario, "train": path.strip()})
     return found
 

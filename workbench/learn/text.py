@@ -16,8 +16,8 @@ from engine.measure.cost_model import best_gamma, expected_speedup
 from engine.measure.definitions import OTHERS
 from engine.measure.trace import Counts
 from engine.paths import PROJECT_ROOT
-from workbench import theme
-from workbench.replay.replay_view import acceptance, residual, short
+from workbench.replay.view import acceptance, residual, short
+from workbench.shared import theme
 
 TOPICS = {
     "words": "Words",
@@ -49,9 +49,10 @@ def losses() -> tuple[Loss, ...]:
     tree = ast.parse((PROJECT_ROOT / "engine" / "distill" / "losses.py").read_text(encoding="utf-8"))
     told = {node.name: ast.get_docstring(node) or "" for node in tree.body if isinstance(node, ast.FunctionDef)}
     registry = next(
-        node.value for node in tree.body
+        node.value
+        for node in tree.body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "LOSSES"
-    )  # fmt: skip
+    )
     assert isinstance(registry, ast.Dict)
     return tuple(_loss(key, value, told) for key, value in zip(registry.keys, registry.values, strict=True))
 
@@ -194,9 +195,12 @@ def speedup_chart(alpha: float, gamma: int, c: float, tone: str, most: int = 16)
     for place, name, symbol, colour in ((gamma, "your gamma", "square", 1), (best, "best gamma", "star", 2)):
         if place:
             figure.add_scatter(
-                x=[place], y=[expected_speedup(alpha, place, c)], mode="markers", name=name,
+                x=[place],
+                y=[expected_speedup(alpha, place, c)],
+                mode="markers",
+                name=name,
                 marker={"symbol": symbol, "size": 15, "color": theme.PALETTE[colour]},
-            )  # fmt: skip
+            )
     figure.update_xaxes(title="gamma (tokens proposed a round)", dtick=1)
     figure.update_yaxes(title="speed-up (times)", rangemode="tozero")
     return figure

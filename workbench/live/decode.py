@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from engine.data.prompts import Prompt
+from engine.chat.prompt import Prompt
 from engine.errors import DraftbenchError
+from engine.jobs.queue import at_work
 from engine.measure.trace import Counts
 from engine.paths import PROJECT_ROOT, Home
-from engine.runs.queue import at_work
-from engine.runs.traces import Trace, TraceRound, count_rounds
+from engine.traces.answer import Trace, TraceRound, count_rounds
 from workbench.live.pairs import PAIRS, Pair, in_turn
 
 LIMITS = {
@@ -135,10 +135,16 @@ class Live:
         words = " ".join(self.ask.prompt.split())
         title = words if len(words) <= 60 else words[:59] + "…"
         settings = {
-            **self.conditions, "target": self.target, "draft": side.name, "num_draft_tokens": self.ask.gamma,
-            "temperature": self.ask.temperature, "top_p": self.ask.top_p, "top_k": self.ask.top_k,
-            "max_new_tokens": self.ask.max_new_tokens, "seed": self.ask.seed,
-        }  # fmt: skip
+            **self.conditions,
+            "target": self.target,
+            "draft": side.name,
+            "num_draft_tokens": self.ask.gamma,
+            "temperature": self.ask.temperature,
+            "top_p": self.ask.top_p,
+            "top_k": self.ask.top_k,
+            "max_new_tokens": self.ask.max_new_tokens,
+            "seed": self.ask.seed,
+        }
         if self.ask.context:
             settings["context"] = self.context
         return Trace("", title, self.ask.prompt, settings, tuple(side.rounds))
@@ -190,7 +196,7 @@ def _rounds(pair: Pair, draft: int | None, ids: list[int], ask: Ask, most: int |
     """Rounds of one draft; of the target alone, exactly `most` tokens, if `draft` is None."""
     from engine.decode.sampling import Sampling
     from engine.decode.speculative import FixedLength, speculative_decode
-    from engine.runs.traces import from_rounds
+    from engine.traces.answer import from_rounds
 
     rounds = speculative_decode(
         pair.target.model,
@@ -208,7 +214,7 @@ def _rounds(pair: Pair, draft: int | None, ids: list[int], ask: Ask, most: int |
 
 def _render(pair: Pair, ask: Ask) -> tuple[Prompt, list[int]]:
     """The prompt as the target reads it, with the tools and earlier messages that the visitor chose."""
-    from engine.data.rendering import render
+    from engine.chat.rendering import render
 
     target = pair.target
     prompt = asked_with(ask.prompt, sample(ask.context) if ask.context else None)
@@ -241,7 +247,7 @@ def brings(prompt: Prompt) -> str:
 @lru_cache(maxsize=1)
 def samples() -> dict[str, tuple[Prompt, ...]]:
     """The held-out sample questions by domain; empty without sample_data."""
-    from engine.config import PromptSource
+    from engine.config.schema import PromptSource
     from engine.data.readers import read_prompts
 
     files = sorted((PROJECT_ROOT / "sample_data" / "prompts").glob("*/heldout.jsonl"))
@@ -272,9 +278,9 @@ class Choice:
 
 def choices(home: Home) -> list[Choice]:
     """Every finished run that has a draft, the baseline first, then newest first; archived ones left out."""
-    from engine.store import queries
-    from engine.store.connection import reading
-    from engine.store.ingest import ingest_all
+    from engine.index import queries
+    from engine.index.connection import reading
+    from engine.index.ingest import ingest_all
 
     with contextlib.suppress(DraftbenchError, OSError):  # an index that is busy shows what it knew
         ingest_all(home)

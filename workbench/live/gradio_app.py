@@ -24,15 +24,16 @@ import gradio as gr
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
-from engine.data.prompts import Prompt
+from engine.chat.prompt import Prompt
 from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.faults import explain
-from engine.runs.traces import save_trace
-from workbench import needed, theme
-from workbench.guard import Guard, named_or_exit
-from workbench.live import live_view
-from workbench.live.live_decode import LIMITS, Ask, Live, brings, choices, decode, has_draft, sample, samples
+from engine.traces.answer import save_trace
+from workbench.live import view as live_view
+from workbench.live.decode import LIMITS, Ask, Live, brings, choices, decode, has_draft, sample, samples
+from workbench.server import needed
+from workbench.server.guard import Guard, named_or_exit
+from workbench.shared import theme
 
 PATH = "/live"
 VISITORS = 8  # who stream at the same time; more wait in Gradio's queue
@@ -82,9 +83,19 @@ SESSIONS = Sessions()
 
 
 def _decode(
-    prompt: str, run: str | None, run2: str | None, gamma: float, temperature: float, top_p: float, top_k: float,
-    seed: float, max_new_tokens: float, compare_plain: bool, context: str | None, request: gr.Request,
-) -> Iterator[tuple[str, dict[str, Any]]]:  # fmt: skip
+    prompt: str,
+    run: str | None,
+    run2: str | None,
+    gamma: float,
+    temperature: float,
+    top_p: float,
+    top_k: float,
+    seed: float,
+    max_new_tokens: float,
+    compare_plain: bool,
+    context: str | None,
+    request: gr.Request,
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Decode for this visitor: the page's HTML and the same as data, once a round."""
     session = SESSIONS.begin(str(request.session_hash))
     runs = tuple(dict.fromkeys(name.strip() for name in (run, run2) if name and name.strip()))
@@ -92,9 +103,17 @@ def _decode(
         if None in (gamma, temperature, top_p, top_k, seed, max_new_tokens):
             raise DraftbenchError("a setting is empty", "every one decides what comes out", "give it a number")
         ask = Ask(
-            prompt or "", runs, int(gamma), float(temperature), float(top_p), int(top_k), int(seed),
-            int(max_new_tokens), bool(compare_plain), context or "",
-        )  # fmt: skip
+            prompt or "",
+            runs,
+            int(gamma),
+            float(temperature),
+            float(top_p),
+            int(top_k),
+            int(seed),
+            int(max_new_tokens),
+            bool(compare_plain),
+            context or "",
+        )
         known = {choice.run_id: choice for choice in choices(home())}
         for live in decode(home(), ask, session.stop):
             session.live = live
@@ -237,9 +256,11 @@ def build(*, replay: bool = True) -> gr.Blocks:
                 prompt = gr.Textbox(label="Prompt", lines=3, max_lines=12, placeholder="Ask the target something")
                 ready = gr.Dropdown(_sample_choices(), label="Sample prompts", value=None)
                 context = gr.Dropdown(
-                    _context_choices(), label="Tools and earlier messages", value="",
+                    _context_choices(),
+                    label="Tools and earlier messages",
+                    value="",
                     info="Of a sample prompt; they stay while the prompt is edited",
-                )  # fmt: skip
+                )
             with gr.Column(scale=1, min_width=140):
                 start = gr.Button("Decode", variant="primary")
                 halt = gr.Button("Stop", variant="stop")
@@ -262,9 +283,12 @@ def build(*, replay: bool = True) -> gr.Blocks:
                 )
                 # The page's own style sheet does it (live_view.CSS): no round trip, also while tokens come.
                 gr.Checkbox(
-                    True, label="Show refused tokens", info="Struck through where they stood", elem_id="refused",
+                    True,
+                    label="Show refused tokens",
+                    info="Struck through where they stood",
+                    elem_id="refused",
                     interactive=True,
-                )  # fmt: skip
+                )
                 with gr.Accordion("More settings", open=False):
                     top_p = gr.Slider(*LIMITS["top_p"], value=1, step=0.01, label="Top-p", info="1 is off")
                     top_k = gr.Slider(*LIMITS["top_k"], value=0, step=1, label="Top-k", info="0 is off")
@@ -279,9 +303,13 @@ def build(*, replay: bool = True) -> gr.Blocks:
         )
         ready.input(_take_sample, ready, [prompt, context], show_progress="hidden", api_name=False, queue=False)
         start.click(
-            _decode, [prompt, run, run2, *numbers, plain, context], [view, data],
-            api_name="decode", show_progress="hidden", concurrency_limit=VISITORS,
-        )  # fmt: skip
+            _decode,
+            [prompt, run, run2, *numbers, plain, context],
+            [view, data],
+            api_name="decode",
+            show_progress="hidden",
+            concurrency_limit=VISITORS,
+        )
         halt.click(_stop, None, None, api_name="stop", show_progress="hidden", queue=False)
         keep.click(save, None, [note, ids], api_name="save", show_progress="hidden", queue=False)
         demo.unload(_leave)
@@ -292,9 +320,17 @@ def build(*, replay: bool = True) -> gr.Blocks:
 def mounted(*, replay: bool = True) -> FastAPI:
     """The live view as an application to mount under `PATH`; `replay`: the workbench's pages are beside it."""
     app: FastAPI = gr.mount_gradio_app(
-        FastAPI(), build(replay=replay), path="/", root_path=PATH, ssr_mode=False, show_error=False, footer_links=[],
-        server_name="127.0.0.1", theme=_look(), css=theme.fate_css() + live_view.CSS,
-    )  # fmt: skip
+        FastAPI(),
+        build(replay=replay),
+        path="/",
+        root_path=PATH,
+        ssr_mode=False,
+        show_error=False,
+        footer_links=[],
+        server_name="127.0.0.1",
+        theme=_look(),
+        css=theme.fate_css() + live_view.CSS,
+    )
     app.add_middleware(needed.OnlyNeeded, needed=needed.of_live)
     return app
 
@@ -304,17 +340,33 @@ def _look() -> gr.themes.Base:
     light, dark = theme.TONES["light"], theme.TONES["dark"]
     accent = {"slider_color": theme.PALETTE[0], "button_primary_background_fill": theme.PALETTE[0]}
     return gr.themes.Base(font=_FONT, font_mono=_MONO, neutral_hue="slate").set(
-        **accent, button_primary_background_fill_hover="#005f94", button_primary_background_fill_dark=theme.PALETTE[0],
-        button_primary_background_fill_hover_dark="#005f94", checkbox_background_color_selected=theme.PALETTE[0],
-        checkbox_background_color_selected_dark=theme.PALETTE[0], link_text_color="#005f94", link_text_color_dark="#7cc6f0",
-        body_background_fill=light.background, body_background_fill_dark=dark.background, body_text_color=light.text,
-        body_text_color_dark=dark.text, block_background_fill_dark="#1a232c", background_fill_primary_dark="#1a232c",
-        input_background_fill="#f3f6f8", input_background_fill_dark="#25313c", border_color_primary="#d5dde3",
-        border_color_primary_dark="#33414d", button_secondary_background_fill_dark="#33414d",
-        block_label_text_color=light.text, block_title_text_color=light.text, block_title_text_color_dark=dark.text,
-        body_text_color_subdued=light.faint, body_text_color_subdued_dark=dark.faint,
-        block_info_text_color=light.faint, block_info_text_color_dark=dark.faint,
-    )  # fmt: skip
+        **accent,
+        button_primary_background_fill_hover="#005f94",
+        button_primary_background_fill_dark=theme.PALETTE[0],
+        button_primary_background_fill_hover_dark="#005f94",
+        checkbox_background_color_selected=theme.PALETTE[0],
+        checkbox_background_color_selected_dark=theme.PALETTE[0],
+        link_text_color="#005f94",
+        link_text_color_dark="#7cc6f0",
+        body_background_fill=light.background,
+        body_background_fill_dark=dark.background,
+        body_text_color=light.text,
+        body_text_color_dark=dark.text,
+        block_background_fill_dark="#1a232c",
+        background_fill_primary_dark="#1a232c",
+        input_background_fill="#f3f6f8",
+        input_background_fill_dark="#25313c",
+        border_color_primary="#d5dde3",
+        border_color_primary_dark="#33414d",
+        button_secondary_background_fill_dark="#33414d",
+        block_label_text_color=light.text,
+        block_title_text_color=light.text,
+        block_title_text_color_dark=dark.text,
+        body_text_color_subdued=light.faint,
+        body_text_color_subdued_dark=dark.faint,
+        block_info_text_color=light.faint,
+        block_info_text_color_dark=dark.faint,
+    )
 
 
 def alone(named: Sequence[str] = ()) -> FastAPI:
@@ -338,7 +390,7 @@ def main(arguments: list[str] | None = None) -> None:
     import uvicorn
 
     from engine.runs.samples import lay_out_samples
-    from workbench import startup
+    from workbench.server import startup
 
     parser = argparse.ArgumentParser(prog="draftbench live", description="The live view alone, without the workbench.")
     parser.add_argument("--host", default="127.0.0.1")

@@ -9,9 +9,9 @@ from typing import Any
 
 from engine.decode.events import EMITTED
 from engine.errors import DraftbenchError
-from workbench import tokens
-from workbench.live.live_decode import Ask, Choice, Live, Side
-from workbench.view_state import link
+from workbench.live.decode import Ask, Choice, Live, Side
+from workbench.shared import tokens
+from workbench.shared.view_state import link
 
 CSS = """
 .live{font-size:15px}
@@ -64,10 +64,19 @@ def address(ask: Ask) -> str | None:
     if len(ask.prompt) > _LONGEST_IN_ADDRESS:
         return None
     return link(
-        "live", run=ask.run_ids[0], run2=ask.run_ids[1] if len(ask.run_ids) > 1 else None, prompt=ask.prompt,
-        context=ask.context or None, gamma=ask.gamma, temperature=ask.temperature, top_p=ask.top_p, top_k=ask.top_k, seed=ask.seed,
-        max_new_tokens=ask.max_new_tokens, plain=int(ask.compare_plain),
-    )  # fmt: skip
+        "live",
+        run=ask.run_ids[0],
+        run2=ask.run_ids[1] if len(ask.run_ids) > 1 else None,
+        prompt=ask.prompt,
+        context=ask.context or None,
+        gamma=ask.gamma,
+        temperature=ask.temperature,
+        top_p=ask.top_p,
+        top_k=ask.top_k,
+        seed=ask.seed,
+        max_new_tokens=ask.max_new_tokens,
+        plain=int(ask.compare_plain),
+    )
 
 
 def _address(ask: Ask) -> str:
@@ -141,9 +150,14 @@ def _data(side: Side) -> dict[str, Any]:
     ids = [t.token_id for r in side.rounds for t in r.tokens if t.fate in EMITTED]
     counts = side.counts
     return {
-        "name": side.name, "token_ids": ids, "rounds": counts.rounds, "accepted": counts.accepted,
-        "drafted": counts.drafted, "seconds": side.seconds, "ended": side.ended,
-    }  # fmt: skip
+        "name": side.name,
+        "token_ids": ids,
+        "rounds": counts.rounds,
+        "accepted": counts.accepted,
+        "drafted": counts.drafted,
+        "seconds": side.seconds,
+        "ended": side.ended,
+    }
 
 
 def error(told: DraftbenchError) -> str:

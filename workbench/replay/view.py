@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from engine.decode.events import MARKS, Fate
-from engine.runs.traces import TraceAlternative, TraceRound, TraceToken, count_rounds
-from workbench import theme, tokens
+from engine.traces.answer import TraceAlternative, TraceRound, TraceToken, count_rounds
+from workbench.shared import theme, tokens
 
 MOST_BARS = 10
 
@@ -76,12 +76,15 @@ def candidates(
     left = residual([(other.p, other.q) for other in kept], overlap) if overlap is not None else [0.0] * len(kept)
     return [
         Candidate(
-            other.text, other.p, other.q, share,
+            other.text,
+            other.p,
+            other.q,
+            share,
             proposed=other.token_id == token.token_id and token.fate is not Fate.BONUS,
             drawn=other.token_id == (drawn.token_id if drawn else token.token_id if token.fate is Fate.BONUS else None),
         )
         for other, share in zip(kept, left, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def refused(told: TraceRound) -> TraceToken | None:
@@ -168,12 +171,14 @@ def counters(rounds: Iterable[TraceRound]) -> dict[str, str]:
     examined = counts.accepted + counts.rejected
     rates = counts.rates()
     return {
-        "accepted / examined": f"{counts.accepted} / {examined}" + (f" = {short(rates['per_examined'])}" if examined else ""),
-        "accepted / proposed": f"{counts.accepted} / {counts.drafted}" + (f" = {short(rates['per_proposed'])}" if counts.drafted else ""),
+        "accepted / examined": f"{counts.accepted} / {examined}"
+        + (f" = {short(rates['per_examined'])}" if examined else ""),
+        "accepted / proposed": f"{counts.accepted} / {counts.drafted}"
+        + (f" = {short(rates['per_proposed'])}" if counts.drafted else ""),
         "tokens": f"{counts.emitted}",
         "target forwards": f"{counts.rounds}",
         "tau": f"{rates['tau']:.2f}" if counts.rounds else "–",
-    }  # fmt: skip
+    }
 
 
 def probability_bars(shown: Sequence[Candidate], tone: str, *, draft: bool = True) -> go.Figure:
@@ -187,11 +192,17 @@ def probability_bars(shown: Sequence[Candidate], tone: str, *, draft: bool = Tru
     )
     for name, values, colour, pattern in sides:
         figure.add_bar(
-            y=places, x=values, orientation="h", name=name, customdata=names,
+            y=places,
+            x=values,
+            orientation="h",
+            name=name,
+            customdata=names,
             hovertemplate="%{customdata}<br>%{x:.4f}<extra>" + name + "</extra>",
-            text=[short(v) for v in values], textposition="outside", cliponaxis=False,
+            text=[short(v) for v in values],
+            textposition="outside",
+            cliponaxis=False,
             marker={"color": theme.PALETTE[colour], "pattern": {"shape": pattern, "solidity": 0.25}},
-        )  # fmt: skip
+        )
     return _named(figure, places, names, "probability")
 
 
@@ -201,11 +212,19 @@ def residual_bars(shown: Sequence[Candidate], tone: str) -> go.Figure:
     figure = _figure("Residual, max(0, p - q) made to sum to 1", len(some), tone, 1)
     places, names = list(range(len(some))), [_label(c) for c in some]
     figure.add_bar(
-        y=places, x=[c.residual for c in some], orientation="h", name="residual", customdata=names, showlegend=False, width=0.6,
+        y=places,
+        x=[c.residual for c in some],
+        orientation="h",
+        name="residual",
+        customdata=names,
+        showlegend=False,
+        width=0.6,
         hovertemplate="%{customdata}<br>%{x:.4f}<extra>residual</extra>",
-        text=[short(c.residual) + (" ◀ drawn" if c.drawn else "") for c in some], textposition="outside", cliponaxis=False,
+        text=[short(c.residual) + (" ◀ drawn" if c.drawn else "") for c in some],
+        textposition="outside",
+        cliponaxis=False,
         marker={"color": [theme.PALETTE[4] if c.drawn else theme.PALETTE[6] for c in some]},
-    )  # fmt: skip
+    )
     return _named(figure, places, names, "probability of replacing the refused token")
 
 
@@ -249,9 +268,14 @@ def draw_line(told: Judgement, tone: str) -> go.Figure:
             figure.add_annotation(x=(start + end) / 2, y=0.5, text=name if end - start > 0.12 else "", showarrow=False)
     if told.draw is not None:
         figure.add_scatter(
-            x=[told.draw, told.draw], y=[-0.25, 1.25], mode="lines", name="u", line={"color": colours.text, "width": 3},
-            hovertemplate="u = %{x:.4f}<extra></extra>", showlegend=False,
-        )  # fmt: skip
+            x=[told.draw, told.draw],
+            y=[-0.25, 1.25],
+            mode="lines",
+            name="u",
+            line={"color": colours.text, "width": 3},
+            hovertemplate="u = %{x:.4f}<extra></extra>",
+            showlegend=False,
+        )
         figure.add_annotation(x=told.draw, y=1.3, yanchor="bottom", text=f"u = {short(told.draw)}", showarrow=False)
     figure.update_xaxes(range=[-0.01, 1.01], title="draw, uniform in [0, 1)", showgrid=False)
     figure.update_yaxes(visible=False, range=[-0.3, 1.9], fixedrange=True)

@@ -15,13 +15,13 @@ from filelock import FileLock
 
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, write_json
+from engine.jobs import queue
+from engine.jobs.detached import identity, start_detached, wait_aside
 from engine.paths import Home
-from engine.runs import queue
-from engine.runs.detached import identity, start_detached, wait_aside
+from engine.records.documents import whole_or_empty
 from engine.runs.folder import RunFolder
 from engine.runs.status import is_alive, now
-from engine.store.documents import whole_or_empty
-from workbench.run.run_files import log_part
+from workbench.run.files import log_part
 
 STARTED, REPORT, OUTPUT = "export.json", "export-report.json", "export.txt"
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import streamlit as st
 
-from engine.config import Recipe, TrainSpec
-from engine.store.run_folder import loss_label, recipe_columns
-from workbench.methods import MODES, SUPERVISION
+from engine.config.schema import Recipe, TrainSpec
+from engine.index.run_folder import loss_label, recipe_columns
+from workbench.shared.methods import MODES, SUPERVISION
 
 _CSS = """<style>
 .facts{display:flex;flex-wrap:wrap;gap:.3rem 1.6rem;font-size:.9rem}

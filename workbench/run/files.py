@@ -15,8 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from engine.progress import TIMING
-from engine.store.curves import (
+from engine.index.curves import (
     TRAINING,
     CurvePoint,
     Event,
@@ -27,6 +26,7 @@ from engine.store.curves import (
     skipped_steps,
     stream_points,
 )
+from engine.progress import TIMING
 
 LOGS = {"log.txt": "what the run did, a line a step", "output.txt": "what its process printed"}
 _KEPT = (*TRAINING, "started", "resumed", "ended")

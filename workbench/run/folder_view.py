@@ -10,11 +10,12 @@ import streamlit as st
 
 from engine.errors import DraftbenchError
 from engine.fileio import read_bounded
+from engine.records.documents import RECIPE_BYTES, whole_or_empty
 from engine.runs.folder import RunFolder
-from engine.store.documents import RECIPE_BYTES, whole_or_empty
-from workbench import actions, queries, ui
-from workbench.run import export_job, run_files
-from workbench.run.run_files import rows as _rows
+from workbench.run import export_job
+from workbench.run import files as run_files
+from workbench.run.files import rows as _rows
+from workbench.shared import actions, queries, ui
 
 _COLUMN = st.column_config
 

@@ -8,7 +8,7 @@ import streamlit as st
 
 from engine.runs.folder import RunFolder
 from engine.runs.labels import Labels
-from workbench import actions, label_form
+from workbench.shared import actions, label_form
 
 
 def labels_form(run: RunFolder, labels: Labels, known_tags: Sequence[str]) -> None:

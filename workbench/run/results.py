@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from engine.index.queries import Run
 from engine.measure import definitions, speed_words
 from engine.runs.folder import RunFolder
-from engine.store.queries import Run
-from workbench import charts, exports, queries, ui
-from workbench.chart_parts import bounds
-from workbench.run.run_files import rows as _rows
+from workbench.run.files import rows as _rows
+from workbench.shared import charts, exports, queries, ui
+from workbench.shared.chart_parts import bounds
 
 _MARKS = {
     "passed": ":material/check: passed",

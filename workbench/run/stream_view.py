@@ -8,9 +8,9 @@ from dataclasses import asdict
 import pandas as pd
 import plotly.graph_objects as go
 
-from engine.store.curves import StreamPoint
-from workbench import chart_parts as parts
-from workbench import theme
+from engine.index.curves import StreamPoint
+from workbench.shared import chart_parts as parts
+from workbench.shared import theme
 
 WINDOW = 32  # queries
 _COUNTS = ("query", "step", "prompt_id", "emitted", "rounds", "drafted", "accepted", "examined", "expected")
@@ -28,9 +28,18 @@ def along(points: Sequence[StreamPoint], window: int = WINDOW) -> pd.DataFrame:
     frame = pd.DataFrame([asdict(point) for point in points], columns=list(_COUNTS))
     frame["expected"] = frame.expected.astype(float)
     told = frame.examined.where(frame.expected.notna(), 0)
-    recent = pd.DataFrame(
-        {"accepted": frame.accepted, "examined": frame.examined, "expected": frame.expected.fillna(0.0), "told": told}
-    ).rolling(window, min_periods=1).sum()  # fmt: skip
+    recent = (
+        pd.DataFrame(
+            {
+                "accepted": frame.accepted,
+                "examined": frame.examined,
+                "expected": frame.expected.fillna(0.0),
+                "told": told,
+            }
+        )
+        .rolling(window, min_periods=1)
+        .sum()
+    )
     frame["acceptance"] = recent.accepted / recent.examined.where(recent.examined > 0)
     frame["expected_acceptance"] = recent.expected / recent.told.where(recent.told > 0)
     frame["window_examined"] = recent.examined.astype(int)
@@ -48,17 +57,29 @@ def figure(frame: pd.DataFrame, tone: str, window: int = WINDOW) -> go.Figure:
         (("acceptance", "accepted"), ("expected_acceptance", "expected, sum min(p, q)"))
     ):
         made.add_scatter(
-            x=frame["query"], y=frame[column], name=name, mode="lines+markers" if len(frame) < 3 else "lines",
-            hovertemplate=_HOVER, hovertext=_hovers(frame, column, name),
+            x=frame["query"],
+            y=frame[column],
+            name=name,
+            mode="lines+markers" if len(frame) < 3 else "lines",
+            hovertemplate=_HOVER,
+            hovertext=_hovers(frame, column, name),
             line={"color": parts.colour(place), "dash": parts.dash_of(place), "width": 2.0 - 0.4 * place},
             marker={"symbol": parts.symbol_of(place), "size": 7},
-        )  # fmt: skip
+        )
     updates = frame[frame.step > frame.step.shift(fill_value=0)]
     made.add_scatter(
-        x=updates["query"] - 0.5, y=[0.0] * len(updates), name="update of the draft", mode="markers", hovertemplate=_HOVER,
-        hovertext=[f"after {step:,} steps, before query {query:,}" for query, step in zip(updates["query"], updates.step, strict=True)],
-        marker={"symbol": "line-ns-open", "size": 9, "color": theme.TONES[tone].faint, "line": {"width": 1.3}}, cliponaxis=False,
-    )  # fmt: skip
+        x=updates["query"] - 0.5,
+        y=[0.0] * len(updates),
+        name="update of the draft",
+        mode="markers",
+        hovertemplate=_HOVER,
+        hovertext=[
+            f"after {step:,} steps, before query {query:,}"
+            for query, step in zip(updates["query"], updates.step, strict=True)
+        ],
+        marker={"symbol": "line-ns-open", "size": 9, "color": theme.TONES[tone].faint, "line": {"width": 1.3}},
+        cliponaxis=False,
+    )
     made.update_xaxes(title="query of the stream", rangemode="tozero")
     made.update_yaxes(title="acceptance (fraction)", rangemode="tozero")
     return made.update_layout(showlegend=True, uirevision="keep")

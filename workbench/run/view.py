@@ -10,16 +10,17 @@ import pandas as pd
 import streamlit as st
 
 from engine.errors import DraftbenchError
-from engine.runs import queue
+from engine.index.queries import Run
+from engine.jobs import queue
+from engine.jobs.executors import chosen_place
+from engine.records.documents import whole_or_empty
 from engine.runs.folder import RunFolder
 from engine.runs.labels import Labels
-from engine.runs.places import chosen_place
-from engine.runs.traces import holds_traces
-from engine.store.documents import whole_or_empty
-from engine.store.queries import Run
-from workbench import actions, charts, exports, queries, theme, ui
-from workbench.live.live_decode import has_draft
-from workbench.run import run_facts, run_files, stream_view
+from engine.traces.answer import holds_traces
+from workbench.live.decode import has_draft
+from workbench.run import facts as run_facts
+from workbench.run import files, stream_view
+from workbench.shared import actions, charts, exports, queries, theme, ui
 
 UNFINISHED = queries.UNFINISHED
 
@@ -154,33 +155,33 @@ def _again(run: RunFolder) -> str:
     return f"Run {new.id} waits in the queue."
 
 
-def events(run: RunFolder) -> run_files.EventTail:
+def events(run: RunFolder) -> files.EventTail:
     """The visitor's own reader of the run's events, which remembers how far it has read."""
     tail = st.session_state.get("_events")
-    if not isinstance(tail, run_files.EventTail) or tail.path != run.path / "events.jsonl":
-        tail = st.session_state["_events"] = run_files.EventTail(run.path / "events.jsonl")
+    if not isinstance(tail, files.EventTail) or tail.path != run.path / "events.jsonl":
+        tail = st.session_state["_events"] = files.EventTail(run.path / "events.jsonl")
     return tail
 
 
-def progress(run: RunFolder, present: run_files.Now) -> None:
+def progress(run: RunFolder, present: files.Now) -> None:
     """Phase, bar, time left and the newest numbers of a run that waits or is at work."""
     status = run.status()
     if status.get("state") == "queued":
         st.info(_place(run), icon=":material/schedule:")
         return
-    stage = run_files.stage(status, present)
+    stage = files.stage(status, present)
     if "stop_asked_at" in status:
-        waited = run_files.duration(run_files.since(status["stop_asked_at"]))
+        waited = files.duration(files.since(status["stop_asked_at"]))
         st.warning(
             f"Stopping, asked {waited} ago: it ends at its next safe point and keeps what is finished.",
             icon=":material/stop_circle:",
         )
-    if run_files.is_timing(status):
+    if files.is_timing(status):
         st.caption("Speed is being timed: this page is drawn seldom now, so that it does not take the clock's cores.")
-    beat = run_files.since(status.get("updated_at"))
-    left = f", about {run_files.duration(stage.left_s)} left in this phase" if stage.left_s is not None else ""
+    beat = files.since(status.get("updated_at"))
+    left = f", about {files.duration(stage.left_s)} left in this phase" if stage.left_s is not None else ""
     st.progress(stage.share or 0.0, text=ui.text(stage.words + left))
-    st.caption(f"Heard from {run_files.duration(beat)} ago." if beat is not None else "Not heard from yet.")
+    st.caption(f"Heard from {files.duration(beat)} ago." if beat is not None else "Not heard from yet.")
     told = _training(present) if present.step is not None else _before(status)
     if not told:
         return
@@ -189,7 +190,7 @@ def progress(run: RunFolder, present: run_files.Now) -> None:
         place.caption(note)
 
 
-def _training(present: run_files.Now) -> list[tuple[str, str, str]]:
+def _training(present: files.Now) -> list[tuple[str, str, str]]:
     """Loss, watched acceptance and throughput, each with what it is of."""
     told = [("Loss", ui.number(present.loss), f"after step {present.step:,}")]
     for temperature, value in present.acceptance:
@@ -236,8 +237,8 @@ def curves(run: RunFolder, label: str, axis: str) -> None:
     if not points and not streamed:
         st.info("No training step is done yet; the curves begin with the first one.", icon=":material/show_chart:")
         return
-    frame, tone = run_files.curve_frame(run.id, points), theme.mode()
-    every = run_files.curve_frame(run.id, points, most=max(1, len(points)))
+    frame, tone = files.curve_frame(run.id, points), theme.mode()
+    every = files.curve_frame(run.id, points, most=max(1, len(points)))
     left, right = st.columns(2)
     with left:
         _curve(frame, every, axis, "train", run, label, tone, "")
@@ -290,7 +291,7 @@ def log(run: RunFolder) -> None:
     which, search, lines, wrap = st.columns([2, 4, 2, 1.4], vertical_alignment="bottom")
     name = which.selectbox(
         "Log",
-        list(run_files.LOGS),
+        list(files.LOGS),
         key="log",
         bind="query-params",
         help="log.txt: what the run did. output.txt: what its process printed, bars and warnings too.",
@@ -301,9 +302,9 @@ def log(run: RunFolder) -> None:
     most = int(lines.selectbox("Last lines", [200, 1000, 5000], key="lines", bind="query-params"))
     wrapped = wrap.toggle("Wrap", value=True, key="wrap", bind="query-params")
     if not (run.path / name).is_file():
-        st.info(f"There is no {name} yet: {run_files.LOGS[name]}.", icon=":material/subject:")
+        st.info(f"There is no {name} yet: {files.LOGS[name]}.", icon=":material/subject:")
         return
-    part = run_files.log_part(run.path / name, most, needle or "")
+    part = files.log_part(run.path / name, most, needle or "")
     with st.container(height=440, autoscroll=True, border=False):  # a log is read from its end
         st.code(part.text or ("(no such line)" if needle else "(empty)"), language=None, wrap_lines=wrapped)
     told = f"{part.shown:,} of {part.found:,} lines" + (" that hold the search text" if needle else "")

@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from engine.paths import Home, run_id_of
-from engine.store.documents import run_names
-from workbench.chart_parts import bounds
-from workbench.methods import SUPERVISION, method_name, mode_word
-from workbench.view_state import link
+from engine.records.documents import run_names
+from workbench.shared.chart_parts import bounds
+from workbench.shared.methods import SUPERVISION, method_name, mode_word
+from workbench.shared.view_state import link
 
 CHOOSABLE = (
     "state",
@@ -27,8 +27,14 @@ GROUPS = ("domain", "method", "loss", "target", "scenario", "tag")
 ARCHIVED = ("hidden", "shown", "only")
 UNKNOWN = "–"
 GLYPHS = {
-    "queued": "◷", "running": "▶", "done": "✓", "failed": "✕", "cancelled": "■", "interrupted": "↯", "damaged": "⚠",
-}  # fmt: skip
+    "queued": "◷",
+    "running": "▶",
+    "done": "✓",
+    "failed": "✕",
+    "cancelled": "■",
+    "interrupted": "↯",
+    "damaged": "⚠",
+}
 
 # What the address calls an order -> column and direction; rows without a value come last.
 ORDERS: dict[str, tuple[str, bool]] = {
@@ -42,11 +48,42 @@ ORDERS: dict[str, tuple[str, bool]] = {
 }
 
 CSV_COLUMNS = (
-    "run_id", "title", "state", "pinned", "baseline", "archived", "tags", "notes", "domain", "scenario", "mode",
-    "supervision", "loss", "target", "draft_init", "seed", "temperature", "exact", "exact_low", "exact_high",
-    "n_prompts", "n_tokens", "initial", "gain", "speedup", "speedup_low", "speedup_high", "certificate",
-    "num_draft_tokens", "dtype", "device", "heldout_hash", "created_at", "folder", "problems",
-)  # fmt: skip
+    "run_id",
+    "title",
+    "state",
+    "pinned",
+    "baseline",
+    "archived",
+    "tags",
+    "notes",
+    "domain",
+    "scenario",
+    "mode",
+    "supervision",
+    "loss",
+    "target",
+    "draft_init",
+    "seed",
+    "temperature",
+    "exact",
+    "exact_low",
+    "exact_high",
+    "n_prompts",
+    "n_tokens",
+    "initial",
+    "gain",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "certificate",
+    "num_draft_tokens",
+    "dtype",
+    "device",
+    "heldout_hash",
+    "created_at",
+    "folder",
+    "problems",
+)
 
 
 @dataclass(frozen=True)
@@ -155,7 +192,9 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "state": [f"{GLYPHS.get(state, '?')} {state}" for state in runs.state],
-            "marks": [marks(*row) for row in zip(runs.baseline, runs.pinned, runs.archived, runs.problems, strict=True)],
+            "marks": [
+                marks(*row) for row in zip(runs.baseline, runs.pinned, runs.archived, runs.problems, strict=True)
+            ],
             "label": runs.label,
             "open": [link("run", run=run_id) for run_id in runs.run_id],
             "domain": runs.domain,
@@ -169,7 +208,9 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
             "temperature": runs.temperature,
             "gain": runs.gain,
             "speedup": runs.speedup,
-            "speedup_interval": [interval(*pair, digits=2) for pair in zip(runs.speedup_low, runs.speedup_high, strict=True)],
+            "speedup_interval": [
+                interval(*pair, digits=2) for pair in zip(runs.speedup_low, runs.speedup_high, strict=True)
+            ],
             "certificate": [certificate_word(value) for value in runs.certificate],
             "seed": runs.seed,
             "tags": runs.tags,
@@ -179,7 +220,7 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
             "problems": ["; ".join(problems) for problems in runs.problems],
             "run": runs.run_id,
         }
-    ).reset_index(drop=True)  # fmt: skip
+    ).reset_index(drop=True)
 
 
 def for_csv(runs: pd.DataFrame) -> pd.DataFrame:
@@ -201,8 +242,11 @@ def for_paper(runs: pd.DataFrame) -> pd.DataFrame:
 def marks(baseline: bool, pinned: bool, archived: bool, problems: Sequence[str]) -> str:
     """'★ baseline, pinned': what was done to a run by hand, and whether its folder is whole."""
     words = (
-        ("★ baseline", baseline), ("● pinned", pinned), ("▣ archived", archived), ("⚠ not whole", bool(problems)),
-    )  # fmt: skip
+        ("★ baseline", baseline),
+        ("● pinned", pinned),
+        ("▣ archived", archived),
+        ("⚠ not whole", bool(problems)),
+    )
     return ", ".join(word for word, holds in words if holds)
 
 

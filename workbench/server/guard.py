@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import DraftbenchError
-from engine.visible import visible
+from engine.untrusted.visible import visible
 
 SETTING = "DRAFTBENCH_HOSTS"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")

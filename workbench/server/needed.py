@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from workbench.guard import refuse
+from workbench.server.guard import refuse
 
 MOST_BYTES = 1_000_000  # of what is posted: a prompt and some numbers
 _BODY_WITHIN_S = 30.0

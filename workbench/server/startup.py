@@ -8,12 +8,12 @@ import logging
 import threading
 
 from engine.errors import DraftbenchError
+from engine.index.ingest import ingest_all
+from engine.jobs.queue import wake
 from engine.paths import home
-from engine.runs.aside import HELPERS
-from engine.runs.queue import wake
+from engine.planning.bounded_checks import HELPERS
 from engine.runs.samples import lay_out_samples
-from engine.store.ingest import ingest_all
-from workbench.guard import SETTING
+from workbench.server.guard import SETTING
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 _log = logging.getLogger("draftbench")
@@ -47,6 +47,6 @@ def prepare(address: str | None) -> None:
 
 def _load() -> None:
     """Loading torch takes seconds, here and in the process of the checks: begin now, so that no visitor waits for it."""
-    importlib.import_module("engine.runs.preflight")
+    importlib.import_module("engine.planning.checks")
     with contextlib.suppress(DraftbenchError, OSError):
         HELPERS.warm()

@@ -14,7 +14,7 @@ from typing import Any
 import streamlit as st
 
 from engine.errors import DraftbenchError
-from workbench import queries, ui
+from workbench.shared import queries, ui
 
 _TURN, _TOLD, _FAULT, _LAST = "_turn", "_told", "_fault", "_last_click"
 _DOUBLE_CLICK_S = 1.0

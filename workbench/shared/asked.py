@@ -14,7 +14,7 @@ from typing import Any
 
 import streamlit as st
 
-from workbench.view_state import PAGES
+from workbench.shared.view_state import PAGES
 
 _ASKED, _PLACE, _SEEN, _NOTED, _PAGE = "_asked", "_asked_place", "_asked_seen", "_asked_noted", "_asked_page"
 _LONGEST = 80  # characters of a value that are repeated
@@ -40,7 +40,7 @@ def handled(key: str) -> None:
 
 def end() -> None:
     """Say what the address asked for in vain."""
-    from workbench import ui
+    from workbench.shared import ui
 
     state = st.session_state
     page, asked, place = (state.pop(name, None) for name in (_PAGE, _ASKED, _PLACE))
@@ -87,7 +87,7 @@ def _known(page: str, key: str) -> bool:
 
 
 def _unknown(page: str, key: str) -> str:
-    from workbench import ui
+    from workbench.shared import ui
 
     near = difflib.get_close_matches(key, PAGES[page].params, n=1, cutoff=0.5)
     hint = f"; did you mean {ui.text(near[0])}?" if near else ""

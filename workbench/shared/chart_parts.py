@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench import theme
+from workbench.shared import theme
 
 _PATTERNS = ("", "/", ".", "x", "-", "+", "\\")
 
@@ -22,10 +22,12 @@ def dress(figure: go.Figure, title: str, note: str, tone: str) -> go.Figure:
     """Title with n and interval on its second line, the template, and the legend under the plot."""
     second = {"text": note, "font": {"size": 12, "color": theme.TONES[tone].faint}}
     figure.update_layout(
-        template=theme.template(tone), height=400, margin={"t": 78, "b": 64},
+        template=theme.template(tone),
+        height=400,
+        margin={"t": 78, "b": 64},
         title={"text": title, "subtitle": second, "y": 0.97, "yanchor": "top", "yref": "container"},
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
-    )  # fmt: skip
+    )
     return figure
 
 
@@ -63,9 +65,12 @@ def symbol_of(place: int) -> str:
 def filled(place: int, tone: str) -> dict[str, Any]:
     """A bar's colour and pattern."""
     pattern = {
-        "shape": _PATTERNS[place % len(_PATTERNS)], "fillmode": "overlay", "size": 7,
-        "fgcolor": theme.TONES[tone].background, "fgopacity": 0.6,
-    }  # fmt: skip
+        "shape": _PATTERNS[place % len(_PATTERNS)],
+        "fillmode": "overlay",
+        "size": 7,
+        "fgcolor": theme.TONES[tone].background,
+        "fgopacity": 0.6,
+    }
     return {"color": colour(place), "pattern": pattern}
 
 

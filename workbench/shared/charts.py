@@ -17,8 +17,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from engine.measure import definitions
-from workbench import chart_parts as parts
-from workbench import theme
+from workbench.shared import chart_parts as parts
+from workbench.shared import theme
 
 # Axes of learning curves, as the URL calls them.
 AXES = {"steps": "optimiser steps", "tokens": "target tokens seen", "seconds": "seconds of training"}
@@ -50,12 +50,19 @@ def learning_curve(
             name = parts.safe(label) + (f", T = {temperature:g}" if known and len(temperatures) > 1 else "")
             ordered = part.sort_values(column)
             figure.add_scatter(
-                x=ordered[column], y=ordered.value, name=name, legendgroup=run_id, hovertemplate=_HOVER,
+                x=ordered[column],
+                y=ordered.value,
+                name=name,
+                legendgroup=run_id,
+                hovertemplate=_HOVER,
                 mode="lines+markers" if kind == "eval" or len(ordered) < 3 else "lines",
-                hovertext=[f"{name}<br>{v:.4f} at {x:,.0f} {AXES[axis]}" for v, x in zip(ordered.value, ordered[column], strict=True)],
+                hovertext=[
+                    f"{name}<br>{v:.4f} at {x:,.0f} {AXES[axis]}"
+                    for v, x in zip(ordered.value, ordered[column], strict=True)
+                ],
                 line={"color": parts.colour(place), "dash": parts.dash_of(place), "width": 1.8},
                 marker={"symbol": parts.symbol_of(place) + _OPEN[number % 3], "size": 7},
-            )  # fmt: skip
+            )
     figure.update_xaxes(title=AXES[axis], rangemode="tozero")
     figure.update_yaxes(title="loss" if kind == "train" else "acceptance (fraction)")
     if kind == "eval":
@@ -82,20 +89,32 @@ def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
         grid = [[found.get((loss, scenario)) for scenario in scenarios] for loss in losses]
         figure.add_heatmap(
             z=[[math.nan if cell is None else cell.value for cell in line] for line in grid],
-            x=[parts.safe(s) for s in scenarios], y=[parts.safe(loss) for loss in losses], xgap=3, ygap=3, coloraxis="coloraxis",
-            text=[[parts.cell_text(cell, size=sizes) for cell in line] for line in grid], texttemplate="%{text}", hoverongaps=False,
+            x=[parts.safe(s) for s in scenarios],
+            y=[parts.safe(loss) for loss in losses],
+            xgap=3,
+            ygap=3,
+            coloraxis="coloraxis",
+            text=[[parts.cell_text(cell, size=sizes) for cell in line] for line in grid],
+            texttemplate="%{text}",
+            hoverongaps=False,
             textfont={"size": 12},
-            hovertext=[[parts.cell_hover(cell) for cell in line] for line in grid], hovertemplate=_HOVER,
-            row=1, col=place,
-        )  # fmt: skip
+            hovertext=[[parts.cell_hover(cell) for cell in line] for line in grid],
+            hovertemplate=_HOVER,
+            row=1,
+            col=place,
+        )
         for i, line in enumerate(grid):
             for j, cell in enumerate(line):
                 if cell is None:  # a gap has no text of its own in Plotly
                     figure.add_annotation(x=j, y=i, text="no run", showarrow=False, opacity=0.6, row=1, col=place)
     figure.update_layout(
-        coloraxis={"colorscale": theme.SEQUENTIAL, "colorbar": {"title": {"text": "acceptance", "side": "right"}, "thickness": 12}},
-        height=176 + 88 * max(1, len(losses)), showlegend=False,
-    )  # fmt: skip
+        coloraxis={
+            "colorscale": theme.SEQUENTIAL,
+            "colorbar": {"title": {"text": "acceptance", "side": "right"}, "thickness": 12},
+        },
+        height=176 + 88 * max(1, len(losses)),
+        showlegend=False,
+    )
     figure.update_xaxes(showgrid=False, type="category")
     figure.update_yaxes(showgrid=False, type="category", autorange="reversed")
     return parts.panels(figure).update_layout(margin_b=32)
@@ -111,16 +130,31 @@ def rate_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> go
         name = parts.safe(row.label)
         line = f"{name}<br>{parts.with_interval(row)}"
         figure.add_bar(
-            y=[line], x=[row.value], orientation="h", name=name, width=0.62, hovertemplate=_HOVER, showlegend=False,
-            hovertext=[parts.told(name, row)], error_x=parts.error_bar(row), marker=parts.filled(place, tone),
-        )  # fmt: skip
+            y=[line],
+            x=[row.value],
+            orientation="h",
+            name=name,
+            width=0.62,
+            hovertemplate=_HOVER,
+            showlegend=False,
+            hovertext=[parts.told(name, row)],
+            error_x=parts.error_bar(row),
+            marker=parts.filled(place, tone),
+        )
         before = getattr(row, "before", None)
         if before is not None and not pd.isna(before):
             figure.add_scatter(
-                x=[before], y=[line], mode="markers", name="before training", showlegend=not shown, hovertemplate=_HOVER, cliponaxis=False,
-                hovertext=[f"{name}<br>before training: {before:.3f}"], legendgroup="before",
+                x=[before],
+                y=[line],
+                mode="markers",
+                name="before training",
+                showlegend=not shown,
+                hovertemplate=_HOVER,
+                cliponaxis=False,
+                hovertext=[f"{name}<br>before training: {before:.3f}"],
+                legendgroup="before",
                 marker={"symbol": "diamond-open", "size": 10, "color": theme.TONES[tone].text, "line": {"width": 2}},
-            )  # fmt: skip
+            )
             shown = True
     figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
     figure.update_xaxes(rangemode="tozero")
@@ -135,23 +169,35 @@ def by_slot(frame: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
     Columns: label, slot, kind ('joint' or 'conditional'), value, low, high, n.
     """
     figure = make_subplots(
-        rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.05,
+        rows=1,
+        cols=2,
+        shared_yaxes=True,
+        horizontal_spacing=0.05,
         subplot_titles=["joint: it and all before it kept", "conditional: kept when judged"],
-    )  # fmt: skip
+    )
     parts.dress(figure, "Acceptance (fraction) by position in the proposal", note or INTERVAL, tone)
     for place, label in enumerate(dict.fromkeys(frame.label)):
         for column, kind in enumerate(("joint", "conditional"), start=1):
             part = frame[(frame.label == label) & (frame.kind == kind)].sort_values("slot")
             name = parts.safe(label)
             figure.add_scatter(
-                x=part.slot, y=part.value, mode="lines+markers", name=name, legendgroup=name, showlegend=column == 1,
-                line={"color": parts.colour(place), "dash": parts.dash_of(place)}, marker={"symbol": parts.symbol_of(place), "size": 9},
-                error_y=parts.error_bars(part), hovertemplate=_HOVER, row=1, col=column,
+                x=part.slot,
+                y=part.value,
+                mode="lines+markers",
+                name=name,
+                legendgroup=name,
+                showlegend=column == 1,
+                line={"color": parts.colour(place), "dash": parts.dash_of(place)},
+                marker={"symbol": parts.symbol_of(place), "size": 9},
+                error_y=parts.error_bars(part),
+                hovertemplate=_HOVER,
+                row=1,
+                col=column,
                 hovertext=[
                     f"{name}<br>position {r.slot}, {kind}: {parts.with_interval(r)}<br>n = {r.n:,} proposals"
                     for r in part.itertuples()
                 ],
-            )  # fmt: skip
+            )
     figure.update_xaxes(title="position in the proposal", dtick=1)
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title="acceptance", col=1)
@@ -165,10 +211,16 @@ def accepted_lengths(counts: Mapping[str, Sequence[int]], tone: str, note: str =
         whole = sum(rounds)
         name = f"{parts.safe(label)}, n = {whole:,} rounds"
         figure.add_bar(
-            x=list(range(len(rounds))), y=[count / whole if whole else math.nan for count in rounds], name=name,
-            marker=parts.filled(place, tone), hovertemplate=_HOVER,
-            hovertext=[f"{parts.safe(label)}<br>{kept} accepted: {count:,} of {whole:,} rounds" for kept, count in enumerate(rounds)],
-        )  # fmt: skip
+            x=list(range(len(rounds))),
+            y=[count / whole if whole else math.nan for count in rounds],
+            name=name,
+            marker=parts.filled(place, tone),
+            hovertemplate=_HOVER,
+            hovertext=[
+                f"{parts.safe(label)}<br>{kept} accepted: {count:,} of {whole:,} rounds"
+                for kept, count in enumerate(rounds)
+            ],
+        )
     figure.update_xaxes(title="accepted tokens in a round", dtick=1)
     figure.update_yaxes(title="share of rounds", tickformat=".0%")
     figure.update_layout(barmode="group", showlegend=True)
@@ -191,12 +243,17 @@ def speedup_by_gamma(speeds: Mapping[str, Mapping[str, Any]], tone: str, note: s
             ("formula", "plain formula", "dot"),
         ):
             figure.add_scatter(
-                x=[row["gamma"] for row in rows], y=[row[key] for row in rows], mode="lines+markers", name=words,
-                legendgroup=key, showlegend=place == 0, hovertemplate=_HOVER,
+                x=[row["gamma"] for row in rows],
+                y=[row[key] for row in rows],
+                mode="lines+markers",
+                name=words,
+                legendgroup=key,
+                showlegend=place == 0,
+                hovertemplate=_HOVER,
                 line={"color": parts.colour(place), "dash": dash, "width": 1.6},
                 marker={"symbol": parts.symbol_of(place) + "-open", "size": 6},
                 hovertext=[f"{name}<br>{words}: {row[key]:.2f}x at gamma {row['gamma']}" for row in rows],
-            )  # fmt: skip
+            )
         _clocked(figure, place, name, speed, tone)
     figure.add_hline(
         y=1, line={"color": theme.TONES[tone].faint, "width": 1, "dash": "dash"}, annotation_text="no gain"
@@ -221,26 +278,44 @@ def prompt_scatter(
     )
     top = 1.06 * max(float(frame[["a", "b"]].max().max()) if len(frame) else 1.0, 0.05)
     figure.add_scatter(
-        x=[0, top], y=[0, top], mode="lines", name="equal", hoverinfo="skip",
+        x=[0, top],
+        y=[0, top],
+        mode="lines",
+        name="equal",
+        hoverinfo="skip",
         line={"color": theme.TONES[tone].faint, "dash": "dash", "width": 1},
-    )  # fmt: skip
+    )
     for place, (group, part) in enumerate(frame.groupby("group", dropna=False)):
         name, hollow = parts.safe(group), place >= len(theme.SYMBOLS)
         symbol, rim = parts.symbol_of(place) + ("-open" if hollow else ""), parts.colour(place) if hollow else edge
         figure.add_scatter(
-            x=part.a, y=part.b, mode="markers", name=name, customdata=[str(p) for p in part.prompt_id], hovertemplate=_HOVER,
-            marker={"color": parts.colour(place), "symbol": symbol, "size": 10, "line": {"width": 1.4 if hollow else 1, "color": rim}},
+            x=part.a,
+            y=part.b,
+            mode="markers",
+            name=name,
+            customdata=[str(p) for p in part.prompt_id],
+            hovertemplate=_HOVER,
+            marker={
+                "color": parts.colour(place),
+                "symbol": symbol,
+                "size": 10,
+                "line": {"width": 1.4 if hollow else 1, "color": rim},
+            },
             hovertext=[
                 f"{parts.safe(r.prompt_id)} ({name})<br>{parts.safe(parts.shortened(r.text))}<br>"
                 f"{first}: {r.a:.3f} (n = {r.n_a:.0f})<br>{second}: {r.b:.3f} (n = {r.n_b:.0f})"
                 for r in part.itertuples()
             ],
-        )  # fmt: skip
+        )
     for row in frame[frame.prompt_id == chosen].itertuples():
         figure.add_scatter(
-            x=[row.a], y=[row.b], mode="markers", name="opened below", hoverinfo="skip",
+            x=[row.a],
+            y=[row.b],
+            mode="markers",
+            name="opened below",
+            hoverinfo="skip",
             marker={"symbol": "circle-open", "size": 20, "color": theme.TONES[tone].text, "line": {"width": 2}},
-        )  # fmt: skip
+        )
     figure.update_xaxes(title=parts.safe(parts.shortened(names[0], 40)), range=[-0.02 * top, top])
     figure.update_yaxes(title=parts.safe(parts.shortened(names[1], 40)), range=[-0.02 * top, top])
     figure.update_layout(height=480, clickmode="event+select", dragmode="pan")
@@ -253,10 +328,14 @@ def group_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> g
     for place, label in enumerate(dict.fromkeys(frame.label)):
         part, name = frame[frame.label == label], parts.safe(label)
         figure.add_bar(
-            x=[parts.safe(group) for group in part.group], y=part.value, name=name, error_y=parts.error_bars(part),
+            x=[parts.safe(group) for group in part.group],
+            y=part.value,
+            name=name,
+            error_y=parts.error_bars(part),
             marker=parts.filled(place, tone),
-            hovertemplate=_HOVER, hovertext=[parts.told(f"{name}<br>{parts.safe(r.group)}", r) for r in part.itertuples()],
-        )  # fmt: skip
+            hovertemplate=_HOVER,
+            hovertext=[parts.told(f"{name}<br>{parts.safe(r.group)}", r) for r in part.itertuples()],
+        )
     figure.update_xaxes(type="category")
     figure.update_traces(error_y_color=theme.TONES[tone].text)
     figure.update_yaxes(title="tokens" if metric == "tau" else "acceptance", rangemode="tozero")
@@ -271,10 +350,17 @@ def _clocked(figure: go.Figure, place: int, name: str, speed: Mapping[str, Any],
         return
     row = pd.Series({"low": None, "high": None, "n_prompts": None, **found})
     figure.add_scatter(
-        x=[gamma], y=[found["value"]], mode="markers", name=f"{name}, measured", error_y=parts.error_bar(row),
+        x=[gamma],
+        y=[found["value"]],
+        mode="markers",
+        name=f"{name}, measured",
+        error_y=parts.error_bar(row),
         marker={
-            "symbol": parts.symbol_of(place), "size": 13, "color": parts.colour(place),
+            "symbol": parts.symbol_of(place),
+            "size": 13,
+            "color": parts.colour(place),
             "line": {"width": 1.5, "color": theme.TONES[tone].text},
         },
-        hovertext=[f"{parts.told(name, row)}<br>gamma {gamma}, on the clock"], hovertemplate=_HOVER,
-    )  # fmt: skip
+        hovertext=[f"{parts.told(name, row)}<br>gamma {gamma}, on the clock"],
+        hovertemplate=_HOVER,
+    )

@@ -1,9 +1,9 @@
 """Draws figures with Chrome and Kaleido in a process of its own, which can be ended when it hangs.
 
-    python -m workbench.drawing < jobs.json > drawn.json
+    python -m workbench.shared.drawing < jobs.json > drawn.json
 
 Reads a JSON list of {"figure": ..., "kind": "svg" | "png" | "pdf", "scale": ...} and writes one of base64 texts.
-Not for people: `workbench.exports.figures_bytes` starts it.
+Not for people: `workbench.shared.exports.figures_bytes` starts it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ async def _draw(jobs: list[dict[str, Any]]) -> list[str]:
         for job in jobs:
             layout = job["figure"].get("layout", {})
             options = {
-                "format": job["kind"], "width": layout.get("width", 900), "height": layout.get("height", 400), "scale": job["scale"],
-            }  # fmt: skip
+                "format": job["kind"],
+                "width": layout.get("width", 900),
+                "height": layout.get("height", 400),
+                "scale": job["scale"],
+            }
             content = await chrome.calc_fig(job["figure"], opts=options)
             drawn.append(base64.b64encode(content).decode("ascii"))
     return drawn

@@ -23,7 +23,7 @@ import streamlit as st
 
 from engine.errors import DraftbenchError
 from engine.paths import PROJECT_ROOT
-from workbench import theme
+from workbench.shared import theme
 
 MIME = {"svg": "image/svg+xml", "png": "image/png", "pdf": "application/pdf"}
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
@@ -33,10 +33,27 @@ _PLACES = (
 )
 _SCALE = {"svg": 1, "pdf": 1, "png": 2}
 _LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "·": r"\textperiodcentered{}", "…": r"\ldots{}",
-    "≥": r"$\geq$", "≤": r"$\leq$", "−": "$-$", "Δ": r"$\Delta$", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "·": r"\textperiodcentered{}",
+    "…": r"\ldots{}",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "−": "$-$",
+    "Δ": r"$\Delta$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 
 
@@ -95,17 +112,32 @@ def latex(frame: pd.DataFrame, caption: str) -> str:
     head = " & ".join(_tex(column) for column in frame.columns) + r" \\"
     return "\n".join(
         [
-            r"% needs \usepackage{booktabs}", r"\begin{table}", r"  \centering", rf"  \caption{{{_tex(caption)}}}",
-            rf"  \begin{{tabular}}{{{''.join('r' if n else 'l' for n in numeric)}}}", r"    \toprule", f"    {head}",
-            r"    \midrule", *(f"    {line}" for line in lines), r"    \bottomrule", r"  \end{tabular}", r"\end{table}", "",
+            r"% needs \usepackage{booktabs}",
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \caption{{{_tex(caption)}}}",
+            rf"  \begin{{tabular}}{{{''.join('r' if n else 'l' for n in numeric)}}}",
+            r"    \toprule",
+            f"    {head}",
+            r"    \midrule",
+            *(f"    {line}" for line in lines),
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            r"\end{table}",
+            "",
         ]
-    )  # fmt: skip
+    )
 
 
 def download_row(
-    name: str, key: str, *, draw: Callable[[str], go.Figure] | None = None, frame: pd.DataFrame | None = None,
-    paper: pd.DataFrame | None = None, caption: str = "",
-) -> None:  # fmt: skip
+    name: str,
+    key: str,
+    *,
+    draw: Callable[[str], go.Figure] | None = None,
+    frame: pd.DataFrame | None = None,
+    paper: pd.DataFrame | None = None,
+    caption: str = "",
+) -> None:
     """Buttons that save a chart as SVG, PNG or PDF and its numbers as CSV or LaTeX; a file is made when it is asked for.
 
     `draw` makes the chart for a tone: a file is for paper, whatever the page looks like. `paper` is a shorter table
@@ -148,10 +180,16 @@ def _encoder() -> type[json.JSONEncoder]:
 def _run(jobs: str, browser: str, timeout_s: float) -> str:
     """The drawing process with its Chrome, both ended when time is up."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "workbench.drawing"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
-        cwd=PROJECT_ROOT, env={**os.environ, "BROWSER_PATH": browser}, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "workbench.shared.drawing"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        cwd=PROJECT_ROOT,
+        env={**os.environ, "BROWSER_PATH": browser},
+        start_new_session=True,
+    )
     try:
         out, err = process.communicate(jobs, timeout=timeout_s)
     except subprocess.TimeoutExpired:

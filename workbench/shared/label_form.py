@@ -10,7 +10,7 @@ import streamlit as st
 from engine.errors import DraftbenchError
 from engine.runs.folder import RunFolder
 from engine.runs.labels import LabelConflict, Labels, change_seen_labels, read_labels
-from workbench import queries, ui
+from workbench.shared import queries, ui
 
 
 def drawn_with(mark: str, keys: Mapping[str, str], labels: Labels) -> Labels:

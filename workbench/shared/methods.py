@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from engine.config import TrainSpec
-from engine.store.run_folder import loss_label
+from engine.config.schema import TrainSpec
+from engine.index.run_folder import loss_label
 
 MODES = {"offline": "offline", "online": "online", "on_policy": "on-policy"}
 SUPERVISION = {"white_box": "white box", "black_box": "black box"}

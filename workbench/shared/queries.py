@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import streamlit as st
 
+from engine.index import queries as store
+from engine.index.connection import reading
+from engine.index.ingest import add_details, ingest_all, remove_missing
+from engine.jobs.queue import wake
 from engine.paths import Home
 from engine.paths import home as _home
 from engine.runs.folder import RunFolder
-from engine.runs.queue import wake
-from engine.runs.traces import holds_traces
-from engine.store import queries as store
-from engine.store.connection import reading
-from engine.store.ingest import add_details, ingest_all, remove_missing
+from engine.traces.answer import holds_traces
 
 if TYPE_CHECKING:
-    from engine.runs.health import HealthCheck
+    from engine.planning.doctor import HealthCheck
 
 UNFINISHED = ("queued", "running")
 
@@ -46,7 +46,7 @@ def refresh() -> None:
 
 
 def runs() -> pd.DataFrame:
-    """A row a run, newest first: the columns of `engine.store.queries.overview`, `label` for people to read, live state.
+    """A row a run, newest first: the columns of `engine.index.queries.overview`, `label` for people to read, live state.
 
     `state` is what is true now: 'interrupted' where a running run's process is gone.
     """
@@ -110,7 +110,7 @@ def curve(run_ids: list[str]) -> pd.DataFrame:
 
 
 def studied() -> pd.DataFrame:
-    """Every run with all that decides what it may be compared with; see `engine.store.queries.studied`."""
+    """Every run with all that decides what it may be compared with; see `engine.index.queries.studied`."""
     _indexed(str(home().root))
     with reading(home().index) as con:
         return store.studied(con)
@@ -158,6 +158,6 @@ def leaderboard() -> pd.DataFrame:
 @st.cache_data(ttl=30, show_spinner=False)
 def health() -> list[HealthCheck]:
     """What `draftbench doctor` looks at. The first call loads torch."""
-    from engine.runs.health import health as look
+    from engine.planning.doctor import health as look
 
     return look(home())

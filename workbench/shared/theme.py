@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from engine.decode.events import MARKS
-from workbench import tokens
+from workbench.shared import tokens
 
 # Okabe and Ito's palette without its yellow, which is too pale for lines on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7f7f7f")
@@ -48,9 +48,14 @@ def template(tone: str) -> go.layout.Template:
     """The one Plotly template: quiet axes, readable labels, a transparent background."""
     colours = TONES[tone]
     axis: dict[str, Any] = {
-        "gridcolor": colours.grid, "linecolor": colours.grid, "zerolinecolor": colours.grid, "ticks": "outside",
-        "tickcolor": colours.grid, "title": {"standoff": 10}, "automargin": True,
-    }  # fmt: skip
+        "gridcolor": colours.grid,
+        "linecolor": colours.grid,
+        "zerolinecolor": colours.grid,
+        "ticks": "outside",
+        "tickcolor": colours.grid,
+        "title": {"standoff": 10},
+        "automargin": True,
+    }
     return go.layout.Template(
         layout={
             "font": {"family": "'Source Sans', sans-serif", "size": 13, "color": colours.text},

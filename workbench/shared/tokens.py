@@ -11,8 +11,8 @@ import html
 from collections.abc import Callable, Sequence
 
 from engine.decode.events import EMITTED, MARKS, Fate
-from engine.runs.traces import TraceRound, TraceToken
-from engine.visible import looked_at
+from engine.traces.answer import TraceRound, TraceToken
+from engine.untrusted.visible import looked_at
 
 Href = Callable[[int], str]  # number of a round -> where a click on it leads
 

@@ -17,9 +17,9 @@ import streamlit as st
 
 from engine import __version__
 from engine.errors import DraftbenchError
-from engine.visible import visible
-from workbench import asked, chart_parts, charts, exports, queries
-from workbench.view_state import PAGES, page_of
+from engine.untrusted.visible import visible
+from workbench.shared import asked, chart_parts, charts, exports, queries
+from workbench.shared.view_state import PAGES, page_of
 
 # A state is told by word and icon; colour only helps.
 STATES: dict[str, tuple[str, str, str]] = {
@@ -225,8 +225,13 @@ def choose_axis() -> str:
 
     st.session_state["_axis"] = axis()
     chosen: str | None = st.segmented_control(
-        "Horizontal axis", list(charts.AXES), key="_axis", format_func=charts.AXES.__getitem__, required=True, on_change=kept
-    )  # fmt: skip
+        "Horizontal axis",
+        list(charts.AXES),
+        key="_axis",
+        format_func=charts.AXES.__getitem__,
+        required=True,
+        on_change=kept,
+    )
     return chosen or axis()
 
 
@@ -252,9 +257,13 @@ def sidebar() -> None:
                 page_of("home"), label=f"{len(running)} at work or waiting", icon=":material/progress_activity:"
             )
         st.segmented_control(
-            "Charts' camera saves", ["SVG", "PNG"], default="SVG", required=True, key=CAMERA,
+            "Charts' camera saves",
+            ["SVG", "PNG"],
+            default="SVG",
+            required=True,
+            key=CAMERA,
             help="What the camera button of a chart makes, in the browser and without the server.",
-        )  # fmt: skip
+        )
         st.caption(f"Draftbench {__version__}  \n{text(queries.home().root)}")
 
 

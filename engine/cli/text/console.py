@@ -24,7 +24,7 @@ from engine.decode.text import TextStream
 from engine.errors import DraftbenchError
 from engine.fileio import finite
 from engine.numbers import interval as interval  # of every table that is printed here
-from engine.visible import VisibleLog, visible, visible_json
+from engine.untrusted.visible import VisibleLog, visible, visible_json
 
 _PIPED_WIDTH = 160  # columns where nobody says: a table cut for a screen would break `| grep`
 

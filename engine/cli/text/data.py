@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine import console
+from engine.cli.text import console
 from engine.data.columns import remarks
 
 _SHOWN_LEAKS = 20

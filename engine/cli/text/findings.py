@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine import console
+from engine.cli.text import console
 from engine.numbers import number
 
 _Claim = Mapping[str, Any]
@@ -78,9 +78,15 @@ def _outcome_rows(outcome: Mapping[str, Any]) -> list[list[str]]:
 
 def _row(name: str, pooled: Mapping[str, Any]) -> list[str]:
     return [
-        name, number(pooled["base_rate"]), number(pooled["other_rate"]), percent(pooled["relative"]), points(pooled["absolute"]),
-        str(pooled["seeds"]), str(pooled["n_prompts"]), pooled["verdict"],
-    ]  # fmt: skip
+        name,
+        number(pooled["base_rate"]),
+        number(pooled["other_rate"]),
+        percent(pooled["relative"]),
+        points(pooled["absolute"]),
+        str(pooled["seeds"]),
+        str(pooled["n_prompts"]),
+        pooled["verdict"],
+    ]
 
 
 def percent(interval: Mapping[str, Any] | None) -> str:

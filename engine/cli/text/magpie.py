@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine import console
+from engine.cli.text import console
 
 _EXAMPLE_CHARACTERS = 48
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.text import Text
 
-from engine import console
-from engine.config import Recipe
+from engine.cli.text import console
+from engine.config.schema import Recipe
 from engine.data.columns import remarks
 from engine.errors import first_line
 from engine.measure import speed_words

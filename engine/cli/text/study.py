@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine import console
+from engine.cli.text import console
 from engine.numbers import number
 from engine.progress import duration
 from engine.runs.pipeline import readable_bytes
@@ -90,9 +90,10 @@ def modes(rows: Sequence[Mapping[str, Any]]) -> None:
 def known(rows: Sequence[Mapping[str, Any]]) -> None:
     """A line a study."""
     console.table(
-        "", ("study", "cells", "done", "under way", "failed"),
+        "",
+        ("study", "cells", "done", "under way", "failed"),
         [[r["study"], r["cells"], r["done"], r["under_way"], r["failed"]] for r in rows],
-    )  # fmt: skip
+    )
     for row in rows:
         if row["problem"]:
             console.paragraph(f"{row['study']}: {row['problem']}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
-from engine.data.prompts import Message, Prompt, Tool
+from engine.chat.prompt import Message, Prompt, Tool
 
 Domain = Literal["general", "function_calling", "biology", "chinese"]
 Scenario = Literal["historical", "curated"]

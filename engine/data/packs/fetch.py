@@ -8,8 +8,8 @@ from typing import Any
 from engine.data.packs.build import HUB, describe_pack, fetch_pack, is_fetched, pack_folder, read_entries
 from engine.data.packs.catalogue import PACKS, find_pack
 from engine.data.packs.entry import Entry
+from engine.data.packs.presets import PRESETS, fetch_preset, find_preset
 from engine.data.packs.sets import set_counts, set_file
-from engine.data.presets import PRESETS, fetch_preset, find_preset
 from engine.errors import DraftbenchError
 from engine.progress import Progress
 

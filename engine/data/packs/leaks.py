@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from engine.config import PromptSource, parse_section
+from engine.chat.prompt import Prompt
+from engine.config.reading import parse_section
+from engine.config.schema import PromptSource
 from engine.data.overlap import remove_overlap
 from engine.data.packs.entry import Side
 from engine.data.packs.sets import PLACES, sample_files, set_counts
-from engine.data.prompts import Prompt
 from engine.data.readers import read_prompts
 from engine.paths import PROJECT_ROOT
 from engine.progress import Progress

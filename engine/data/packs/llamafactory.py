@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from engine.chat.prompt import Message
 from engine.data.packs.bfcl import as_tool, calls_text
 from engine.data.packs.biology import is_biology
 from engine.data.packs.entry import Domain, Entry
-from engine.data.prompts import Message
 from engine.packages import read_member
 
 LICENCE = "Apache-2.0"

@@ -75,10 +75,21 @@ def _is_optional(value: Mapping[str, Any]) -> bool:
 
 
 _PYTHON_TYPES = {
-    "str": "string", "string": "string", "int": "integer", "integer": "integer", "float": "number", "number": "number",
-    "bool": "boolean", "boolean": "boolean", "list": "array", "tuple": "array", "set": "array", "array": "array",
-    "dict": "object", "object": "object",
-}  # fmt: skip
+    "str": "string",
+    "string": "string",
+    "int": "integer",
+    "integer": "integer",
+    "float": "number",
+    "number": "number",
+    "bool": "boolean",
+    "boolean": "boolean",
+    "list": "array",
+    "tuple": "array",
+    "set": "array",
+    "array": "array",
+    "dict": "object",
+    "object": "object",
+}
 
 
 def _json_schema(told: str) -> dict[str, Any]:

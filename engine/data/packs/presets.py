@@ -18,12 +18,12 @@ from typing import Any
 
 from filelock import FileLock
 
-from engine.config import PromptSource
+from engine.config.schema import PromptSource
 from engine.data.formats import Row, read_folder, read_hub
 from engine.data.packs.build import ABOUT, HUB, describe_pack, hub_folders, is_whole, packs_folder, write_pack
 from engine.data.packs.catalogue import Pack
 from engine.data.packs.entry import Domain, Entry
-from engine.data.preset_rows import Told, UnfitRowError, alpaca, camel, dolly, xlam
+from engine.data.packs.preset_rows import Told, UnfitRowError, alpaca, camel, dolly, xlam
 from engine.errors import DraftbenchError, did_you_mean
 from engine.fileio import content_hash, disk_errors, read_json, write_json
 from engine.paths import resolve_input
@@ -229,9 +229,12 @@ def _entry(identity: str, preset: Preset, told: Told) -> Entry:
 
 def _rows(preset: Preset, folder: str | None, revision: str | None) -> Iterator[Row]:
     source = _HubSource(
-        path=folder or HUB + preset.dataset, split=preset.split, revision=None if folder else revision,
-        prompt_column=preset.columns[0], names=(*preset.columns, *preset.more),
-    )  # fmt: skip
+        path=folder or HUB + preset.dataset,
+        split=preset.split,
+        revision=None if folder else revision,
+        prompt_column=preset.columns[0],
+        names=(*preset.columns, *preset.more),
+    )
     if folder is not None:
         return read_folder(resolve_input(folder), source)
     try:

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
-from engine.config import PromptSource
+from engine.chat.prompt import Prompt
+from engine.config.schema import PromptSource
 from engine.data.formats import read_jsonl
 from engine.data.overlap import Repeat, remove_overlap
 from engine.data.packs.build import (
@@ -32,7 +33,6 @@ from engine.data.packs.build import (
 from engine.data.packs.catalogue import PACKS
 from engine.data.packs.entry import DOMAINS, SCENARIOS, SIDES, Domain, Entry, Scenario, Side, as_prompt
 from engine.data.packs.split import order_key
-from engine.data.prompts import Prompt
 from engine.data.records import to_prompt
 from engine.errors import DraftbenchError, did_you_mean
 from engine.fileio import content_hash, disk_errors, read_json, sha256_file, write_json

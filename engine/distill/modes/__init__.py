@@ -9,11 +9,11 @@ from typing import Any
 
 from engine.capture.signal import SignalFormat
 from engine.capture.store import Capture
-from engine.config import CaptureSpec, TrainSpec
+from engine.config.schema import CaptureSpec, TrainSpec
 from engine.decode.sampling import Sampling
-from engine.distill.offline import OfflineBatches
-from engine.distill.on_policy import OnPolicyBatches
-from engine.distill.online import DecodedStream, OnlineBatches, Query, ReplayedStream, Stream
+from engine.distill.modes.offline import OfflineBatches
+from engine.distill.modes.on_policy import OnPolicyBatches
+from engine.distill.modes.online import DecodedStream, OnlineBatches, Query, ReplayedStream, Stream
 from engine.distill.reading import SignalReader
 from engine.distill.source import BatchSource
 from engine.models.draft import Draft
@@ -78,9 +78,14 @@ def _stream(material: Material) -> Stream:
         seed = material.settings.seed
         return ReplayedStream(material.training, material.head, sampling, gamma=gamma, max_new_tokens=most, seed=seed)
     return DecodedStream(
-        material.target.model, material.signal, sampling,
-        gamma=gamma, max_new_tokens=most, stop_ids=material.target.stop_ids, seed=capture.seed,
-    )  # fmt: skip
+        material.target.model,
+        material.signal,
+        sampling,
+        gamma=gamma,
+        max_new_tokens=most,
+        stop_ids=material.target.stop_ids,
+        seed=capture.seed,
+    )
 
 
 def on_policy(material: Material) -> BatchSource:

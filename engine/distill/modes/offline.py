@@ -8,9 +8,9 @@ import torch
 
 from engine.capture.batches import Batch, captured
 from engine.capture.store import Capture
-from engine.config import TrainSpec
-from engine.distill.plan import step_answers, total_steps
+from engine.config.schema import TrainSpec
 from engine.distill.reading import SignalReader
+from engine.distill.schedule import step_answers, total_steps
 from engine.distill.source import BatchSource
 from engine.errors import DraftbenchError
 from engine.models.head import Head

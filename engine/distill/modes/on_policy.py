@@ -26,14 +26,14 @@ from engine.capture.generate import answer_prompts
 from engine.capture.grouping import group_by_length
 from engine.capture.signal import SignalFormat
 from engine.capture.store import AnsweredPrompt, Capture
-from engine.config import CaptureSpec, LossTerm, TrainSpec
+from engine.config.schema import CaptureSpec, LossTerm, TrainSpec
 from engine.decode.runner import runner_for
 from engine.decode.sampling import Sampling, Uniforms, distribution
 from engine.decode.speculative import accepted_tokens, propose
 from engine.distill.chunked import chunk_size
 from engine.distill.losses import LOSSES
-from engine.distill.offline import OfflineBatches
-from engine.distill.plan import step_answers
+from engine.distill.modes.offline import OfflineBatches
+from engine.distill.schedule import step_answers
 from engine.distill.source import BatchSource
 from engine.errors import DraftbenchError
 from engine.models.head import Head, hidden_states

@@ -27,12 +27,12 @@ import torch
 from engine.capture.batches import Batch, Sample, captured
 from engine.capture.signal import SignalFormat
 from engine.capture.store import Capture
-from engine.config import OnlineSpec, TrainSpec
+from engine.config.schema import OnlineSpec, TrainSpec
 from engine.decode.events import Round
 from engine.decode.sampling import Sampling, Uniforms
 from engine.decode.speculative import FixedLength, speculative_decode
-from engine.distill.plan import stream_steps
 from engine.distill.reading import SignalReader
+from engine.distill.schedule import stream_steps
 from engine.distill.source import BatchSource
 from engine.distill.stream import Streamed, StreamLog, streamed
 from engine.errors import DraftbenchError
@@ -75,9 +75,16 @@ class DecodedStream:
     """
 
     def __init__(
-        self, target: Any, signal: SignalFormat, sampling: Sampling, *,
-        gamma: int, max_new_tokens: int, stop_ids: frozenset[int], seed: int,
-    ) -> None:  # fmt: skip
+        self,
+        target: Any,
+        signal: SignalFormat,
+        sampling: Sampling,
+        *,
+        gamma: int,
+        max_new_tokens: int,
+        stop_ids: frozenset[int],
+        seed: int,
+    ) -> None:
         self.target, self.signal, self.sampling = target, signal, sampling
         self.gamma, self.max_new_tokens, self.stop_ids, self.seed = gamma, max_new_tokens, stop_ids, seed
 
@@ -144,9 +151,17 @@ class ReplayedStream:
             fates = replay_fates(accepted, draws, gamma=self.gamma, limit=self.max_new_tokens)
             expected = float(accepted.overlap[fates.judged].double().sum())
             entry = Streamed(
-                first + i, update, query.prompt_id, query.prompt_ids, accepted.token_ids,
-                fates.judged, fates.wrong, fates.rounds, fates.drafted, expected,
-            )  # fmt: skip
+                first + i,
+                update,
+                query.prompt_id,
+                query.prompt_ids,
+                accepted.token_ids,
+                fates.judged,
+                fates.wrong,
+                fates.rounds,
+                fates.drafted,
+                expected,
+            )
             entries.append((entry, None))
         return entries
 

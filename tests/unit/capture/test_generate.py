@@ -9,7 +9,7 @@ import torch
 
 from engine.capture.generate import Answer, answer_prompts
 from engine.capture.signal import SignalFormat, signal_format
-from engine.config import CaptureSpec
+from engine.config.schema import CaptureSpec
 from engine.decode.sampling import Sampling, distribution
 from engine.models.head import Head
 from tests.conftest import tiny_llama
@@ -27,8 +27,12 @@ def model() -> Any:
 
 def answers(model: Any, sampling: Sampling, batch_size: int, **changes: Any) -> dict[int, Answer]:
     settings: dict[str, Any] = {
-        "max_new_tokens": 20, "stop_ids": STOPS, "seed": 3, "signal": SignalFormat("none", 32, 258, 1), **changes,
-    }  # fmt: skip
+        "max_new_tokens": 20,
+        "stop_ids": STOPS,
+        "seed": 3,
+        "signal": SignalFormat("none", 32, 258, 1),
+        **changes,
+    }
     prompts, names = settings.pop("prompts", PROMPTS), settings.pop("names", NAMES)
     found = list(answer_prompts(model, prompts, names, sampling, batch_size=batch_size, **settings))
     assert sorted(a.index for a in found) == list(range(len(prompts)))
@@ -135,9 +139,16 @@ def test_draws_follow_the_distribution(model: Any):
 def test_generating_leaves_no_hook_behind(model: Any):
     answers(model, Sampling(0), 4, max_new_tokens=2)
     stream = answer_prompts(
-        model, PROMPTS, NAMES, Sampling(0), max_new_tokens=9, stop_ids=STOPS, seed=0, batch_size=2,
+        model,
+        PROMPTS,
+        NAMES,
+        Sampling(0),
+        max_new_tokens=9,
+        stop_ids=STOPS,
+        seed=0,
+        batch_size=2,
         signal=signal_format("exact", model, 1),
-    )  # fmt: skip
+    )
     next(stream)
     stream.close()
     assert not model.get_output_embeddings()._forward_pre_hooks

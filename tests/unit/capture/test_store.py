@@ -20,7 +20,7 @@ from engine.capture.adopt import answers_elsewhere
 from engine.capture.batches import collate, sequence_tokens
 from engine.capture.grouping import group_by_length
 from engine.capture.store import AnsweredPrompt, Capture, CapturePlan, make_capture, plan_capture
-from engine.config import CaptureSpec, ServerSpec
+from engine.config.schema import CaptureSpec, ServerSpec
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import read_json
 from engine.models.head import Head
@@ -145,9 +145,16 @@ def test_the_address_follows_the_target(tmp_path: Path, target: LoadedModel, dif
 
 
 CHANGES: dict[str, Any] = {
-    "temperature": 0.5, "top_p": 0.9, "top_k": 5, "max_new_tokens": 11, "seed": 3, "signal": "compact", "batch_size": 7,
-    "signal_top_k": 9, "server": ServerSpec(base_url="http://127.0.0.1:1/v1", model="served"),
-}  # fmt: skip
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "top_k": 5,
+    "max_new_tokens": 11,
+    "seed": 3,
+    "signal": "compact",
+    "batch_size": 7,
+    "signal_top_k": 9,
+    "server": ServerSpec(base_url="http://127.0.0.1:1/v1", model="served"),
+}
 NOT_OF_THE_TARGETS_OWN_ANSWERS = {"batch_size", "server"}  # a server's answers have an address of another kind
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from engine.data.messages import BadRecordError, for_api, normal, normal_call, normal_tools
+from engine.chat.messages import BadRecordError, for_api, normal, normal_call, normal_tools
 
 ASKED = {"role": "user", "content": "Add 1 and 2"}
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
@@ -75,8 +75,12 @@ def test_other_dialects_are_translated_and_counted(message, expected):
 def test_a_message_in_normal_form_keeps_its_keys_their_order_and_their_values():
     messages = [
         {"content": "x", "role": "user", "weight": 0},
-        {"role": "assistant", "tool_calls": [{"function": {"arguments": {"unit": None}, "name": "f"}, "id": "1"}], "content": ""},
-    ]  # fmt: skip
+        {
+            "role": "assistant",
+            "tool_calls": [{"function": {"arguments": {"unit": None}, "name": "f"}, "id": "1"}],
+            "content": "",
+        },
+    ]
     seen: Counter[str] = Counter()
     assert as_text(normal(messages, "messages", seen)) == as_text(messages)
     assert not seen
@@ -197,6 +201,9 @@ def test_arguments_are_not_lost_with_an_unknown_name_or_place():
         normal_call({"type": "function", "function": {"name": "add", "params": {"a": 1}}})
     beside = {"type": "function", "function": {"name": "add"}, "arguments": '{"a": 1, "b": 2}'}
     assert normal_call(beside) == CALL
-    assert normal_call({"type": "function_call", "call_id": "c", "status": "completed", "name": "look"})["function"] == {
-        "name": "look", "arguments": {},
-    }  # fmt: skip
+    assert normal_call({"type": "function_call", "call_id": "c", "status": "completed", "name": "look"})[
+        "function"
+    ] == {
+        "name": "look",
+        "arguments": {},
+    }

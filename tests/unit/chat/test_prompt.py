@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.data.prompts import Prompt, prompts_hash
+from engine.chat.prompt import Prompt, prompts_hash
 
 USER = {"role": "user", "content": "hello"}
 

@@ -9,8 +9,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from engine.data.prompts import Prompt
-from engine.data.rendering import render, template_hash, tools_as_system
+from engine.chat.prompt import Prompt
+from engine.chat.rendering import render, template_hash, tools_as_system
 from engine.errors import DraftbenchError
 
 TURNS = "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"

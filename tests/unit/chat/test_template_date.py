@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from engine.clock import apply_template, check_steady, clock_identity, pin_date, reads_clock
-from engine.config import ModelSpec, parse_recipe, parse_section
-from engine.data.prompts import Prompt
-from engine.data.rendering import end_of_turn, render
+from engine.chat.prompt import Prompt
+from engine.chat.rendering import end_of_turn, render
+from engine.chat.template_date import apply_template, check_steady, clock_identity, pin_date, reads_clock
+from engine.config.identity import without_idle
+from engine.config.reading import parse_recipe, parse_section
+from engine.config.schema import ModelSpec
 from engine.errors import DraftbenchError
-from engine.measure.harmless import without_idle
 from engine.paths import home
 from engine.progress import SILENT
 from engine.runs.folder import RunFolder

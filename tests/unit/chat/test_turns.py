@@ -12,15 +12,15 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from engine.capture.served import plan_served
 from engine.capture.store import make_capture, plan_capture
-from engine.config import CaptureSpec, ModelSpec, ServerSpec
-from engine.data.prompts import Prompt
+from engine.chat.prompt import Prompt
+from engine.chat.turns import check_folder, check_turns, turns_of
+from engine.config.schema import CaptureSpec, ModelSpec, ServerSpec
 from engine.errors import DraftbenchError
 from engine.models.load import LoadedModel
+from engine.served.capture import plan_served
 from engine.tune.examples import Example, encode
 from engine.tune.recipe import TuneData
-from engine.turns import check_folder, check_turns, turns_of
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.tiny_pair import loaded, questions
 
@@ -65,7 +65,8 @@ CASES = {
     "a blank before the mark": Case(EACH + "{{ m['content'] + ' </s>' }}{% endfor %}", "</s>", before=" "),
     "a line break before the mark": Case(HEAD + "\n<|eot|>\n{% endfor %}" + ASK, "<|eot|>", before="\n", eos="<|eot|>"),
     "another mark after it": Case(
-        HEAD + "<|end|>\n{% endfor %}{% if not add_generation_prompt %}</s>{% endif %}" + ASK, "<|end|>",
+        HEAD + "<|end|>\n{% endfor %}{% if not add_generation_prompt %}</s>{% endif %}" + ASK,
+        "<|end|>",
         settings=("<|end|>",),
     ),
     "nothing behind the last answer, the next turn's opening is an end": Case(
@@ -77,8 +78,11 @@ CASES = {
     "a template that cannot write an answer": Case("{{ raise_exception('no') }}", "</s>", state="warning"),
     "a template that drops the answer": Case("<|im_end|>hello", "</s>", state="warning"),
     "another mark behind a call": Case(
-        HEAD + CALLS + "{{ '<|eom|>' if m['tool_calls'] else '<|eot|>' }}{% endfor %}" + ASK, "<|eot|>",
-        more_stops=("<|eom|>",), eos="<|eot|>", state="warning",
+        HEAD + CALLS + "{{ '<|eom|>' if m['tool_calls'] else '<|eot|>' }}{% endfor %}" + ASK,
+        "<|eot|>",
+        more_stops=("<|eom|>",),
+        eos="<|eot|>",
+        state="warning",
     ),
     "a bracket of the call is no end": Case(
         HEAD + CALLS + "{{ '' if m['tool_calls'] else '<|eot|>' }}{% endfor %}" + ASK, "<|eot|>", eos="<|eot|>"
@@ -86,9 +90,12 @@ CASES = {
     "arguments wanted as text": Case(
         HEAD + "{% for c in m['tool_calls'] or [] %}{{ '<call>' + c['function']['arguments'] + '</call>' }}{% endfor %}"
         "{{ '<|eom|>' if m['tool_calls'] else '<|eot|>' }}{% endfor %}" + ASK,
-        "<|eot|>", more_stops=("<|eom|>",), eos="<|eot|>", state="warning",
+        "<|eot|>",
+        more_stops=("<|eom|>",),
+        eos="<|eot|>",
+        state="warning",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import typer
 
-from engine import console
-from engine.cli import app
+from engine.cli.app import app
+from engine.cli.text import console
 from engine.fileio import read_json, write_json
 from engine.paths import PROJECT_ROOT
 from tests.unit.conftest import Draftbench
@@ -108,9 +108,11 @@ def test_json_is_one_document_on_stdout_and_text_is_no_json(
 ):
     given, code = QUICK_COMMANDS[name]
     places = {
-        "prompts": str(recipe.with_name("train.jsonl")), "recipe": str(recipe), "target": str(tiny_target_folder),
+        "prompts": str(recipe.with_name("train.jsonl")),
+        "recipe": str(recipe),
+        "target": str(tiny_target_folder),
         "out": str(tmp_path / "out"),
-    }  # fmt: skip
+    }
     arguments = [part.format(**places) for part in given]
     machine = draftbench(*arguments, "--json")
     assert machine.code == code, machine.err

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from engine import console
+from engine.cli.text import console
 from engine.decode.events import Fate, Round, Token
 from engine.errors import DraftbenchError
 from tests.conftest import byte_tokenizer
@@ -23,10 +23,12 @@ def test_coloured_tokens_are_whole_characters_even_if_rounds_cut_them():
     smile = tokenizer.encode("🙂", add_special_tokens=False)
     assert (len(light), len(smile)) == (3, 4)
     rounds = [
-        made_round((light[0], Fate.ACCEPTED), (light[0], Fate.REJECTED), (light[1], Fate.DISCARDED), (light[1], Fate.CORRECTED)),
+        made_round(
+            (light[0], Fate.ACCEPTED), (light[0], Fate.REJECTED), (light[1], Fate.DISCARDED), (light[1], Fate.CORRECTED)
+        ),
         made_round((light[2], Fate.ACCEPTED), (smile[0], Fate.BONUS)),
         made_round(*((i, Fate.ACCEPTED) for i in smile[1:]), (tokenizer.encode("a")[0], Fate.BONUS)),
-    ]  # fmt: skip
+    ]
     pieces = [text.plain for text in console.coloured(rounds, tokenizer, refused=False)]
     assert pieces == ["", "光", "🙂a"]
 

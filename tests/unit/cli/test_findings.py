@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from engine.cli import main
-from engine.config import dump_recipe, parse_recipe
+from engine.cli.app import main
+from engine.config.reading import dump_recipe, parse_recipe
 from engine.fileio import write_json
 from engine.runs.samples import sample_folders
 
@@ -56,23 +56,60 @@ def add(
     at = "2026-01-01T00:00:00+00:00"
     write_json(folder / "status.json", {"state": "done", "phase": "", "created_at": at, "updated_at": at})
     write_json(folder / "training.json", {"steps_done": steps, "tokens_seen": tokens, "best_step": steps})
-    write_json(folder / "provenance.json", {
-        "command": ["draftbench", "run", "x.yaml"], "source": {"commit": "abc123", "changed": False}, "target_fingerprint": "t",
-        "target_dtype": "float32", "device": "cpu", "seeds": {"train": train["seed"]}, "measurement": {"draft_sha256": f"sha-{name}"},
-        "prompts": {"train": n_train, "train_hash": str(n_train), "heldout_hash": prompts["domain"]},
-    })  # fmt: skip
-    write_json(folder / "measure" / "summary.json", {"certificate": {"passed": True}, "conditions": {}, "metrics": [
-        {"draft": "trained", "temperature": 0.0, "metric": "exact", "value": rate, "low": rate, "high": rate, "n_prompts": PROMPTS},
-    ]})  # fmt: skip
+    write_json(
+        folder / "provenance.json",
+        {
+            "command": ["draftbench", "run", "x.yaml"],
+            "source": {"commit": "abc123", "changed": False},
+            "target_fingerprint": "t",
+            "target_dtype": "float32",
+            "device": "cpu",
+            "seeds": {"train": train["seed"]},
+            "measurement": {"draft_sha256": f"sha-{name}"},
+            "prompts": {"train": n_train, "train_hash": str(n_train), "heldout_hash": prompts["domain"]},
+        },
+    )
+    write_json(
+        folder / "measure" / "summary.json",
+        {
+            "certificate": {"passed": True},
+            "conditions": {},
+            "metrics": [
+                {
+                    "draft": "trained",
+                    "temperature": 0.0,
+                    "metric": "exact",
+                    "value": rate,
+                    "low": rate,
+                    "high": rate,
+                    "n_prompts": PROMPTS,
+                },
+            ],
+        },
+    )
     ease = np.random.default_rng(1).normal(0, 0.05, PROMPTS) + np.random.default_rng(zlib.crc32(name.encode())).normal(
         0, 0.005, PROMPTS
     )
     rows = [
-        {"draft": draft, "temperature": 0.0, "prompt_id": f"p{i}", "group": None, "exact_sum": 50 * float(np.clip(value + ease[i], 0, 1)),
-         "agree_sum": 0.0, "n_positions": 50, "drafted": 0, "accepted": 0, "rejected": 0, "discarded": 0, "emitted": 0, "rounds": 0,
-         "text": "?"}
-        for draft, value in (("trained", rate), ("initial", 0.1)) for i in range(PROMPTS)
-    ]  # fmt: skip
+        {
+            "draft": draft,
+            "temperature": 0.0,
+            "prompt_id": f"p{i}",
+            "group": None,
+            "exact_sum": 50 * float(np.clip(value + ease[i], 0, 1)),
+            "agree_sum": 0.0,
+            "n_positions": 50,
+            "drafted": 0,
+            "accepted": 0,
+            "rejected": 0,
+            "discarded": 0,
+            "emitted": 0,
+            "rounds": 0,
+            "text": "?",
+        }
+        for draft, value in (("trained", rate), ("initial", 0.1))
+        for i in range(PROMPTS)
+    ]
     pd.DataFrame(rows).to_parquet(folder / "measure" / "prompts.parquet")
     lines = [
         {"kind": "eval", "step": s, "temperature": 0.0, "exact": rate * s / steps, "tokens_seen": 100 * s, "seconds": s}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from engine.config import apply_overrides, parse_recipe
-from engine.measure.harmless import without_idle
+from engine.config.identity import without_idle
+from engine.config.reading import apply_overrides, parse_recipe
 
 
 def values(*changes: str) -> dict[str, Any]:
@@ -18,19 +18,38 @@ def values(*changes: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "change",
-    ["name=other", "notes=x", "capture.batch_size=3", "capture.signal_top_k=8", "train.checkpoint_every=1",
-     "train.micro_batch_tokens=9", "measure.num_draft_tokens=5", "measure.adaptive=true", "measure.speed_prompts=1",
-     "train.online.update_interval=3", "train.on_policy.share=0.1", "train.loss=[{name: forward_kl, beta: 0.2}]"],
-)  # fmt: skip
+    [
+        "name=other",
+        "notes=x",
+        "capture.batch_size=3",
+        "capture.signal_top_k=8",
+        "train.checkpoint_every=1",
+        "train.micro_batch_tokens=9",
+        "measure.num_draft_tokens=5",
+        "measure.adaptive=true",
+        "measure.speed_prompts=1",
+        "train.online.update_interval=3",
+        "train.on_policy.share=0.1",
+        "train.loss=[{name: forward_kl, beta: 0.2}]",
+    ],
+)
 def test_what_changes_nothing_is_left_out(change: str):
     assert without_idle(values(change)) == without_idle(values())
 
 
 @pytest.mark.parametrize(
     "change",
-    ["train.eval_every=7", "train.eval_prompts=7", "train.epochs=2", "train.max_steps=9", "capture.seed=1",
-     "measure.heldout_prompts=9", "draft.layers=2", "train.loss=jsd"],
-)  # fmt: skip
+    [
+        "train.eval_every=7",
+        "train.eval_prompts=7",
+        "train.epochs=2",
+        "train.max_steps=9",
+        "capture.seed=1",
+        "measure.heldout_prompts=9",
+        "draft.layers=2",
+        "train.loss=jsd",
+    ],
+)
 def test_what_changes_the_draft_or_its_rate_stays(change: str):
     assert without_idle(values(change)) != without_idle(values())
 

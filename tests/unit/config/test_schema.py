@@ -11,16 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.config import (
-    LossTerm,
-    Recipe,
-    apply_overrides,
-    dump_recipe,
-    load_recipe,
-    parse_recipe,
-    schema_rows,
-    section_at,
-)
+from engine.config.reading import apply_overrides, dump_recipe, load_recipe, parse_recipe, schema_rows, section_at
+from engine.config.schema import LossTerm, Recipe
 from engine.errors import DraftbenchError
 from engine.paths import PROJECT_ROOT, resolve_input
 
@@ -233,13 +225,13 @@ def test_a_recipe_cannot_be_changed_after_its_check():
 
 
 def test_importing_the_schema_loads_no_heavy_library():
-    code = "import sys, engine.config; print([m for m in ('torch', 'transformers', 'numpy', 'duckdb') if m in sys.modules])"
+    code = "import sys, engine.config.schema; print([m for m in ('torch', 'transformers', 'numpy', 'duckdb') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_the_parameters_of_losses_are_those_of_the_registry():
-    from engine.config import LOSS_PARAMETERS
+    from engine.config.schema import LOSS_PARAMETERS
     from engine.distill.losses import LOSSES
 
     assert {name: loss.parameter for name, loss in LOSSES.items() if loss.parameter} == LOSS_PARAMETERS

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.config import PromptSource
+from engine.config.schema import PromptSource
 from engine.data import formats
 from engine.data.columns import remarks
 from engine.data.readers import PromptSet, read_prompts

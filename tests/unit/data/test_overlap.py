@@ -6,8 +6,8 @@ import random
 
 import pytest
 
+from engine.chat.prompt import Prompt
 from engine.data.overlap import duplicates_within, jaccard, normalise, remove_overlap, shingles
-from engine.data.prompts import Prompt
 from engine.errors import DraftbenchError
 
 
@@ -170,8 +170,14 @@ def test_threshold_out_of_range_is_an_error(threshold):
 
 def test_a_held_out_query_in_an_earlier_turn_of_a_training_conversation_is_a_repeat():
     query = "Which enzyme copies DNA into RNA in a bacterium?"
-    talk = Prompt("talk", ({"role": "user", "content": query}, {"role": "assistant", "content": "RNA polymerase."},
-                           {"role": "user", "content": "Thanks, and what does it need for that?"}))  # fmt: skip
+    talk = Prompt(
+        "talk",
+        (
+            {"role": "user", "content": query},
+            {"role": "assistant", "content": "RNA polymerase."},
+            {"role": "user", "content": "Thanks, and what does it need for that?"},
+        ),
+    )
     other = Prompt("other", ({"role": "user", "content": "Name three enzymes of the stomach."},))
     heldout = Prompt("held", ({"role": "user", "content": query},))
     kept, removed = remove_overlap([talk, other], [heldout])

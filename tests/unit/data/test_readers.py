@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.config import PromptSource
-from engine.data.prompts import Prompt
+from engine.chat.prompt import Prompt
+from engine.config.schema import PromptSource
 from engine.data.readers import PromptSet, read_prompts
 from engine.errors import DraftbenchError
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from engine.data.prompts import Prompt
+from engine.chat.prompt import Prompt
 from engine.data.subsets import nested_subset
 from engine.errors import DraftbenchError
 

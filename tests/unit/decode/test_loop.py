@@ -90,9 +90,13 @@ def cohere():
 
 SMALL = {"vocab_size": 258, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 SHAPE = {
-    "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 2, "initializer_range": 0.3,
-}  # fmt: skip
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,
+}
 
 
 @pytest.mark.parametrize("make", [gpt2, granite, cohere])

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from engine.capture.generate import answer_prompts
 from engine.capture.signal import SignalFormat
 from engine.capture.store import plan_capture
-from engine.config import CaptureSpec
+from engine.config.schema import CaptureSpec
 from engine.decode import columns, runner
 from engine.decode.columns import columns_of, may_hold_holes, probe, rotary_limit
 from engine.decode.runner import RowByRow, Runner, runner_for
@@ -26,18 +26,30 @@ torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 GREEDY, LENGTH, WINDOW = Sampling(0.0), 24, 8
 COMMON = {
-    "vocab_size": 258, "initializer_range": 0.2, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1,
+    "vocab_size": 258,
+    "initializer_range": 0.2,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
     "tie_word_embeddings": True,
-}  # fmt: skip
+}
 LLAMA = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 512,
-}  # fmt: skip
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
 GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512}
 NEO = {
-    "hidden_size": 32, "num_layers": 4, "num_heads": 4, "window_size": WINDOW, "max_position_embeddings": 512,
+    "hidden_size": 32,
+    "num_layers": 4,
+    "num_heads": 4,
+    "window_size": WINDOW,
+    "max_position_embeddings": 512,
     "attention_types": [[["global", "local"], 2]],
-}  # fmt: skip
+}
 SIDE_BY_SIDE = {
     "llama": LLAMA,
     "qwen2": LLAMA,
@@ -81,9 +93,13 @@ REFUSED = {  # a window of 8 that the cache keeps by dropping what left it
     "gpt_oss": {**LLAMA, "head_dim": 8, "sliding_window": WINDOW, "num_local_experts": 2, "num_experts_per_tok": 1},
     "olmo3": {**LLAMA, "sliding_window": WINDOW},
     "llama4_text": {
-        **LLAMA, "head_dim": 8, "attention_chunk_size": WINDOW, "num_local_experts": 2, "intermediate_size_mlp": 64,
+        **LLAMA,
+        "head_dim": 8,
+        "attention_chunk_size": WINDOW,
+        "num_local_experts": 2,
+        "intermediate_size_mlp": 64,
     },
-}  # fmt: skip
+}
 
 
 def made(name: str, settings: dict, seed: int = 0):
@@ -146,9 +162,16 @@ def test_captured_text_is_that_of_transformers_alone(name):
     model, rows = made(name, KINDS[name]), prompts()
     signal = SignalFormat("none", 32, 258, 8)
     answers = answer_prompts(
-        model, rows, [str(i) for i in range(len(rows))], GREEDY, max_new_tokens=LENGTH, stop_ids=frozenset({1}),
-        seed=0, batch_size=4, signal=signal,
-    )  # fmt: skip
+        model,
+        rows,
+        [str(i) for i in range(len(rows))],
+        GREEDY,
+        max_new_tokens=LENGTH,
+        stop_ids=frozenset({1}),
+        seed=0,
+        batch_size=4,
+        signal=signal,
+    )
     found = {answer.index: answer.token_ids for answer in answers}
     assert [found[i] for i in range(len(rows))] == [alone(model, ids) for ids in rows]
 

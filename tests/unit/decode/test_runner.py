@@ -164,9 +164,16 @@ def test_any_order_of_these_keeps_the_cache_right(seed, monkeypatch):
 
 def test_a_sliding_window_is_refused():
     config = MistralConfig(
-        vocab_size=20, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, sliding_window=8, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
+        vocab_size=20,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        sliding_window=8,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
     with pytest.raises(DraftbenchError, match="DynamicSlidingWindowLayer") as refused:
         Runner(MistralForCausalLM(config))
     assert "full attention" in refused.value.fix

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.capture.signal import CompactSignal, ExactSignal, Signal, SignalFormat
-from engine.config import LossTerm
+from engine.config.schema import LossTerm
 from engine.distill.chunked import CHUNK_VALUES, Positions, chunk_size, chunked_loss
 from engine.distill.losses import LOSSES, Context, tvd_pp_rewards
 from engine.models.head import Head
@@ -73,9 +73,14 @@ def all_at_once(
     total = torch.zeros(())
     for term in terms:
         context = Context(
-            base.token_ids, base.uniforms, temperature, term.beta, term.eta,
-            float(rewards.mean()), max(float(rewards.std(correction=0)), 1e-6),
-        )  # fmt: skip
+            base.token_ids,
+            base.uniforms,
+            temperature,
+            term.beta,
+            term.eta,
+            float(rewards.mean()),
+            max(float(rewards.std(correction=0)), 1e-6),
+        )
         total = total + term.weight * LOSSES[term.name].function(logits, signal, context).sum()
     return total
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine.capture.signal import CompactSignal, ExactSignal, LogitsSignal, Signal, SignalFormat
-from engine.config import LossTerm
+from engine.config.schema import LossTerm
 from engine.distill.losses import LOSSES, Context, check_terms, supervision, tvd_pp_rewards
 from engine.errors import DraftbenchError
 from engine.models.head import Head
@@ -53,8 +53,12 @@ def context(temperature: float = 1.0) -> Context:
     return Context(
         torch.randint(VOCAB, (ROWS,), generator=draws),
         torch.rand(ROWS, generator=draws, dtype=torch.float64),
-        temperature, BETA, ETA, REWARD_MEAN, REWARD_STD,
-    )  # fmt: skip
+        temperature,
+        BETA,
+        ETA,
+        REWARD_MEAN,
+        REWARD_STD,
+    )
 
 
 def exact(hidden: torch.Tensor) -> ExactSignal:

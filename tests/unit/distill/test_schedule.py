@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine.config import TrainSpec
-from engine.distill.plan import learning_rate, step_answers, total_steps
+from engine.config.schema import TrainSpec
+from engine.distill.schedule import learning_rate, step_answers, total_steps
 
 
 def settings(**changes: Any) -> TrainSpec:

@@ -12,11 +12,11 @@ from accelerate.state import AcceleratorState
 
 from engine.capture.batches import Batch
 from engine.capture.store import Capture
-from engine.config import CaptureSpec, DraftSpec, LossTerm, OnPolicySpec, SelectionSpec, TrainSpec
+from engine.config.schema import CaptureSpec, DraftSpec, LossTerm, OnPolicySpec, SelectionSpec, TrainSpec
 from engine.distill.chunked import Positions, chunked_loss, position_losses
 from engine.distill.losses import LOSSES
-from engine.distill.offline import OfflineBatches
-from engine.distill.on_policy import OnPolicyBatches
+from engine.distill.modes.offline import OfflineBatches
+from engine.distill.modes.on_policy import OnPolicyBatches
 from engine.distill.selection import SelectedBatches, check_reference, largest, load_reference
 from engine.distill.source import BatchSource
 from engine.distill.trainer import Trainer
@@ -49,11 +49,18 @@ def capture(tmp_path_factory: pytest.TempPathFactory, target: LoadedModel) -> Ca
 def settings(share: float = 0.4, loss: Any = "forward_kl", **changes: Any) -> TrainSpec:
     return TrainSpec(
         **{
-            "selection": SelectionSpec(share=share, reference=None if share == 1 else "somewhere"), "loss": loss,
-            "batch_size": 6, "epochs": 99, "max_steps": STEPS, "learning_rate": 0.01, "precision": "float32",
-            "eval_every": 2, "checkpoint_every": 2, **changes,
+            "selection": SelectionSpec(share=share, reference=None if share == 1 else "somewhere"),
+            "loss": loss,
+            "batch_size": 6,
+            "epochs": 99,
+            "max_steps": STEPS,
+            "learning_rate": 0.01,
+            "precision": "float32",
+            "eval_every": 2,
+            "checkpoint_every": 2,
+            **changes,
         }
-    )  # fmt: skip
+    )
 
 
 def draft_of(target: LoadedModel, **spec: Any) -> Draft:

@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from engine.capture.batches import Batch, collate
 from engine.capture.signal import ExactSignal
 from engine.capture.store import Capture
-from engine.config import DraftSpec, LossTerm, TrainSpec
+from engine.config.schema import DraftSpec, LossTerm, TrainSpec
 from engine.distill import checkpoint, trainer
 from engine.distill.chunked import Positions, chunked_loss
 from engine.distill.losses import LOSSES
-from engine.distill.offline import OfflineBatches
-from engine.distill.plan import learning_rate
+from engine.distill.modes.offline import OfflineBatches
+from engine.distill.schedule import learning_rate
 from engine.distill.trainer import Outcome, Trainer
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import sha256_file
@@ -65,10 +65,16 @@ def text_capture(tmp_path_factory: pytest.TempPathFactory, target: LoadedModel) 
 def settings(**changes: Any) -> TrainSpec:
     return TrainSpec(
         **{
-            "batch_size": 3, "epochs": 99, "max_steps": STEPS, "learning_rate": 0.01, "precision": "float32",
-            "eval_every": 2, "checkpoint_every": 3, **changes,
+            "batch_size": 3,
+            "epochs": 99,
+            "max_steps": STEPS,
+            "learning_rate": 0.01,
+            "precision": "float32",
+            "eval_every": 2,
+            "checkpoint_every": 3,
+            **changes,
         }
-    )  # fmt: skip
+    )
 
 
 def draft_of(target: LoadedModel, **spec: Any) -> Draft:

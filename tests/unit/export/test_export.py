@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from engine.config import Recipe
+from engine.config.schema import Recipe
 from engine.decode.sampling import Sampling
 from engine.decode.speculative import FixedLength, speculative_decode
 from engine.export import huggingface
@@ -67,9 +67,15 @@ def test_plain_transformers_loads_it_and_assisted_generation_writes_our_greedy_t
     plain = target.model.generate(**ids, **options)[0, prompt.shape[1] :].tolist()
     assisted = target.model.generate(**ids, **options, assistant_model=draft)[0, prompt.shape[1] :].tolist()
     rounds = speculative_decode(
-        target.model, draft, [prompt[0].tolist()], Sampling(0.0), length=FixedLength(3), max_new_tokens=24,
-        stop_ids=target.stop_ids, seed=0,
-    )  # fmt: skip
+        target.model,
+        draft,
+        [prompt[0].tolist()],
+        Sampling(0.0),
+        length=FixedLength(3),
+        max_new_tokens=24,
+        stop_ids=target.stop_ids,
+        seed=0,
+    )
     assert [token for r in rounds for token in r.emitted] == assisted == plain
 
 
@@ -91,7 +97,7 @@ def test_a_folder_that_measures_something_else_ends_with_status_1(
                 parameter.add_(torch.full_like(parameter, 0.5))
         write(folder, draft, *rest, **options)
 
-    monkeypatch.setattr("engine.runs.exporting.write_folder", spoiled)
+    monkeypatch.setattr("engine.export.of_run.write_folder", spoiled)
     result = draftbench("export", "latest", "--out", str(tmp_path / "out"), "--json")
     assert result.code == 1
     assert not result.json()["ok"]

@@ -14,17 +14,17 @@ import pandas as pd
 import pytest
 import yaml
 
-from engine.config import parse_recipe
-from engine.measure.claims import BEST_LOSS, CLAIMS, GENERIC, MODE, SCENARIO, SUPERVISION, facts_of
-from engine.measure.efforts import OWN, STEPS, TOKENS, efforts_of
-from engine.measure.findings import Finding, evaluate
-from engine.measure.pairing import select
-from engine.measure.pooling import Sums, effect
+from engine.config.reading import parse_recipe
+from engine.findings.claims import BEST_LOSS, CLAIMS, GENERIC, MODE, SCENARIO, SUPERVISION, facts_of
+from engine.findings.efforts import OWN, STEPS, TOKENS, efforts_of
+from engine.findings.evaluate import Finding, evaluate
+from engine.findings.pairing import select
+from engine.findings.pooling import Sums, effect
+from engine.findings.sums import seed_mean
+from engine.findings.verdicts import FEW, NOT, REPRODUCED, SAME, judge_cell, overall
+from engine.findings.wanted import near_misses, wanted
+from engine.findings.wanted_study import wanted_study
 from engine.measure.statistics import Interval
-from engine.measure.sums import seed_mean
-from engine.measure.verdicts import FEW, NOT, REPRODUCED, SAME, judge_cell, overall
-from engine.measure.wanted import near_misses, wanted
-from engine.measure.wanted_study import wanted_study
 from engine.paths import PROJECT_ROOT
 
 PROMPTS, POSITIONS = 40, 50
@@ -34,9 +34,16 @@ def row(run_id: str, **changes: Any) -> dict[str, Any]:
     """A finished run of the index. Keys with a dot go into the recipe, `target` and `n_train` into its origin."""
     config = parse_recipe({"prompts": {"train": "train.jsonl", "heldout": "heldout.jsonl", "domain": "biology"}})
     values = copy.deepcopy(config.model_dump(mode="json"))
-    origin = {"target_fingerprint": changes.pop("target", "t1"), "target_dtype": "float32", "device": "cpu",
-              "prompts": {"train_hash": changes.pop("train_hash", "a"), "heldout_hash": changes.pop("heldout", "h"),
-                          "train": changes.pop("n_train", 300)}}  # fmt: skip
+    origin = {
+        "target_fingerprint": changes.pop("target", "t1"),
+        "target_dtype": "float32",
+        "device": "cpu",
+        "prompts": {
+            "train_hash": changes.pop("train_hash", "a"),
+            "heldout_hash": changes.pop("heldout", "h"),
+            "train": changes.pop("n_train", 300),
+        },
+    }
     state = {"state": "done", "archived": False, "certificate": True}
     training = {"steps_done": changes.pop("steps", 100), "tokens_seen": changes.pop("tokens", 1000)}
     for key, value in changes.items():
@@ -64,10 +71,18 @@ class Store:
         noise = np.random.default_rng(zlib.crc32(run_id.encode())).normal(0, 0.005, PROMPTS)
         for draft, value in (("trained", rate), ("initial", initial)):
             sums = POSITIONS * np.clip(value + ease + noise, 0, 1)
-            self.tables.append(pd.DataFrame({
-                "run_id": run_id, "draft": draft, "temperature": temperature, "prompt_id": [f"p{i}" for i in range(PROMPTS)],
-                "exact_sum": sums, "n_positions": POSITIONS,
-            }))  # fmt: skip
+            self.tables.append(
+                pd.DataFrame(
+                    {
+                        "run_id": run_id,
+                        "draft": draft,
+                        "temperature": temperature,
+                        "prompt_id": [f"p{i}" for i in range(PROMPTS)],
+                        "exact_sum": sums,
+                        "n_positions": POSITIONS,
+                    }
+                )
+            )
 
     def load(self, run_ids: list[str]) -> pd.DataFrame:
         self.asked = run_ids
@@ -158,9 +173,17 @@ def test_no_interval_no_verdict():
 
 @pytest.mark.parametrize(
     "change",
-    [{"train.epochs": 2.0}, {"target": "t2"}, {"heldout": "other"}, {"train_hash": "b"}, {"train.seed": 5}, {"measure.top_p": 0.9},
-     {"train.eval_every": 7}, {"train.eval_prompts": 7}],
-)  # fmt: skip
+    [
+        {"train.epochs": 2.0},
+        {"target": "t2"},
+        {"heldout": "other"},
+        {"train_hash": "b"},
+        {"train.seed": 5},
+        {"measure.top_p": 0.9},
+        {"train.eval_every": 7},
+        {"train.eval_prompts": 7},
+    ],
+)
 def test_runs_that_differ_in_anything_else_are_not_compared(change: dict[str, Any]):
     store = Store()
     store.add("sft", 0.4, **{"train.loss": "sft"})
@@ -196,9 +219,12 @@ def test_an_answer_of_another_length_is_left_out():
 
 def test_archived_unfinished_and_uncertified_runs_stay_out_and_are_counted():
     rows = [
-        row("good"), row("old", archived=True), row("bad", certificate=False), row("none", certificate=None),
+        row("good"),
+        row("old", archived=True),
+        row("bad", certificate=False),
+        row("none", certificate=None),
         row("busy", state="running"),
-    ]  # fmt: skip
+    ]
     runs, left_out = select(pd.DataFrame(rows))
     assert [run.id for run in runs] == ["good"]
     assert left_out == {"not finished": 1, "archived": 1, "failed or without certificate": 2}
@@ -292,8 +318,14 @@ def test_a_generic_draft_under_a_domain_target():
     store = Store()
     for seed in range(3):
         store.add(f"g{seed}", 0.60, target="general", heldout="hg", **{"prompts.domain": "general", "train.seed": seed})
-        store.add(f"d{seed}", 0.70, initial=0.45, target="domain", train_hash=f"{seed}",
-                  **{"draft.init": "checkpoint", "draft.checkpoint": f"g{seed}", "train.seed": seed})  # fmt: skip
+        store.add(
+            f"d{seed}",
+            0.70,
+            initial=0.45,
+            target="domain",
+            train_hash=f"{seed}",
+            **{"draft.init": "checkpoint", "draft.checkpoint": f"g{seed}", "train.seed": seed},
+        )
     finding = store.findings()["generic"]
     (cell,) = finding.cells
     assert cell.relative.value == pytest.approx(-0.25, abs=0.02)
@@ -305,8 +337,14 @@ def test_the_generic_draft_is_known_by_its_weights_wherever_they_lie():
     store.add("g", 0.60, target="general", heldout="hg", **{"prompts.domain": "general"})
     store.rows[-1]["provenance"]["measurement"] = {"draft_sha256": "abc"}
     for name, weights in (("d", "abc"), ("e", "another")):
-        store.add(name, 0.70, initial=0.45, target=f"domain {name}", heldout=name,
-                  **{"draft.init": "checkpoint", "draft.checkpoint": "sample_data/drafts/generic"})  # fmt: skip
+        store.add(
+            name,
+            0.70,
+            initial=0.45,
+            target=f"domain {name}",
+            heldout=name,
+            **{"draft.init": "checkpoint", "draft.checkpoint": "sample_data/drafts/generic"},
+        )
         store.rows[-1]["provenance"]["checkpoint_sha256"] = weights
     (cell,) = store.findings()["generic"].cells
     assert cell.runs == ["g", "d"]
@@ -724,14 +762,20 @@ def test_the_grids_of_a_study_hold_exactly_the_cells_that_are_wanted():
     for n, losses in ((50, ("sft", "forward_kl")), (200, ("sft", "forward_kl"))):
         for loss in losses:
             epochs = 3.0 if n == 50 else 6.0
-            store.add(f"{loss}{n}", 0.4, n_train=n, train_hash=str(n),
-                      **{"train.loss": loss, "prompts.train_prompts": n, "train.epochs": epochs})  # fmt: skip
+            store.add(
+                f"{loss}{n}",
+                0.4,
+                n_train=n,
+                train_hash=str(n),
+                **{"train.loss": loss, "prompts.train_prompts": n, "train.epochs": epochs},
+            )
     made = study(store, "white_box")
     assert made["n_runs"] == 8
     assert made["axes"]["queries"] == [200, 50] or made["axes"]["queries"] == [50, 200]
     assert {(tuple(grid["training"]), tuple(grid["queries"])) for grid in made["grids"]} == {
-        (("offline",), (made["axes"]["queries"][0],)), (("offline-2",), (made["axes"]["queries"][1],)),
-    }  # fmt: skip
+        (("offline",), (made["axes"]["queries"][0],)),
+        (("offline-2",), (made["axes"]["queries"][1],)),
+    }
 
 
 def test_a_mode_that_nobody_ran_is_asked_for_with_both_matched_efforts():

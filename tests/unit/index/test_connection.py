@@ -13,10 +13,10 @@ import duckdb
 import pytest
 
 from engine.errors import DraftbenchError
-from engine.store import schema
-from engine.store.connection import exclusive, reading, writing
+from engine.index import schema
+from engine.index.connection import exclusive, reading, writing
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 COUNT = "SELECT count(*) FROM runs"
 
 
@@ -51,7 +51,7 @@ def start(code, *arguments):
 
 READER = """
     import sys, time, pathlib
-    from engine.store.connection import reading
+    from engine.index.connection import reading
     with reading(pathlib.Path(sys.argv[1])) as con:
         print("ready", flush=True)
         time.sleep(float(sys.argv[2]))
@@ -59,7 +59,7 @@ READER = """
 """
 KILLED_WRITER = """
     import sys, time, pathlib
-    from engine.store.connection import writing
+    from engine.index.connection import writing
     with writing(pathlib.Path(sys.argv[1])) as con:
         con.execute("INSERT INTO runs (run_id) VALUES ('half')")
         print("ready", flush=True)
@@ -244,7 +244,7 @@ def test_an_index_of_a_newer_program_is_refused_with_a_way_out(index):
 
 
 def test_a_home_that_may_only_be_read_is_read_without_the_lock(index, monkeypatch):
-    monkeypatch.setattr("engine.store.connection.os.access", lambda *_: False)
+    monkeypatch.setattr("engine.index.connection.os.access", lambda *_: False)
     index.with_name("index.duckdb.lock").unlink()
     assert count(index) == 1
     assert not index.with_name("index.duckdb.lock").exists()

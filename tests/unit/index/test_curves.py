@@ -5,8 +5,8 @@ from datetime import datetime
 
 import pytest
 
-from engine.store.curves import CurvePoint, curve_points, parse_events, replay, skipped_steps, stream_points
-from engine.store.values import integer, json_text, number, text, timestamp
+from engine.index.curves import CurvePoint, curve_points, parse_events, replay, skipped_steps, stream_points
+from engine.records.values import integer, json_text, number, text, timestamp
 
 
 def train(step, loss=1.0):

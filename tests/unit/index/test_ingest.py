@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.config import dump_recipe, parse_recipe
+from engine.config.reading import dump_recipe, parse_recipe
 from engine.errors import DraftbenchError
+from engine.index import ingest, queries, rows, run_folder
+from engine.index.connection import reading, writing
+from engine.index.ingest import ingest_all, ingest_run, rebuild, remove_missing
+from engine.index.run_folder import fingerprint, loss_label, read_run
+from engine.index.schema import PARQUET_TABLES, RUN_TABLES
 from engine.paths import Home
-from engine.store import ingest, queries, rows, run_folder
-from engine.store.connection import reading, writing
-from engine.store.ingest import ingest_all, ingest_run, rebuild, remove_missing
-from engine.store.run_folder import fingerprint, loss_label, read_run
-from engine.store.schema import PARQUET_TABLES, RUN_TABLES
 
 KEY = {"draft": "trained", "temperature": 1.0}
 
@@ -42,30 +42,58 @@ def frames(n_prompts=2):
         ),
         "positions": pd.DataFrame(
             [
-                {**KEY, "prompt_id": i, "position": n, "token_id": n, "overlap": 0.5, "agree": n > 0,
-                 "p": 0.4, "q": 0.3}
+                {
+                    **KEY,
+                    "prompt_id": i,
+                    "position": n,
+                    "token_id": n,
+                    "overlap": 0.5,
+                    "agree": n > 0,
+                    "p": 0.4,
+                    "q": 0.3,
+                }
                 for i in ids
                 for n in range(3)
             ]
         ),
         "rounds": pd.DataFrame(
             [
-                {**KEY, "prompt_id": i, "round": n, "num_draft_tokens": 3, "accepted": 2, "emitted": 3,
-                 "draft_s": 0.1, "verify_s": 0.2, "overhead_s": 0.01}
+                {
+                    **KEY,
+                    "prompt_id": i,
+                    "round": n,
+                    "num_draft_tokens": 3,
+                    "accepted": 2,
+                    "emitted": 3,
+                    "draft_s": 0.1,
+                    "verify_s": 0.2,
+                    "overhead_s": 0.01,
+                }
                 for i in ids
                 for n in range(2)
             ]
         ),
         "tokens": pd.DataFrame(
             [
-                {**KEY, "prompt_id": i, "round": 0, "slot": n, "position": n, "token_id": n, "text": "汉 <b>",
-                 "fate": f,
-                 "p": 0.4, "q": 0.3, "u": np.nan if f == "bonus" else 0.1, "overlap": 0.5}
+                {
+                    **KEY,
+                    "prompt_id": i,
+                    "round": 0,
+                    "slot": n,
+                    "position": n,
+                    "token_id": n,
+                    "text": "汉 <b>",
+                    "fate": f,
+                    "p": 0.4,
+                    "q": 0.3,
+                    "u": np.nan if f == "bonus" else 0.1,
+                    "overlap": 0.5,
+                }
                 for i in ids
                 for n, f in enumerate(["accepted", "accepted", "bonus"])
             ]
         ),
-    }  # fmt: skip
+    }
 
 
 def write_measure(folder, n_prompts=2):
@@ -583,7 +611,7 @@ def test_the_overview_holds_the_headline_of_each_run(home):
 
 
 def test_an_index_of_the_first_schema_is_migrated_and_keeps_its_runs(home, monkeypatch):
-    from engine.store import schema
+    from engine.index import schema
 
     home.root.mkdir(parents=True)
     with duckdb.connect(str(home.index)) as con:

@@ -12,10 +12,10 @@ import duckdb
 import pytest
 
 from engine.errors import DraftbenchError
+from engine.index import schema
+from engine.index.connection import IndexDamagedError, damage_mark, reading, writing
+from engine.index.ingest import ingest_all, rebuild
 from engine.paths import Home
-from engine.store import schema
-from engine.store.connection import IndexDamagedError, damage_mark, reading, writing
-from engine.store.ingest import ingest_all, rebuild
 from tests.unit.test_store_ingest import WHOLE, counts, make_run
 
 

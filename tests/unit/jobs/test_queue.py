@@ -16,11 +16,12 @@ from typing import Any
 import psutil
 import pytest
 
-from engine.config import Recipe, parse_recipe
+from engine.config.reading import parse_recipe
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
 from engine.fileio import read_json
+from engine.jobs import queue
 from engine.paths import PROJECT_ROOT, Home, home
-from engine.runs import queue
 from engine.runs.folder import RunFolder
 
 # Stands for `python -m engine`: `work` is the real worker, `run --resume ID` a job that does what the run's notes say.
@@ -370,5 +371,5 @@ def test_the_command_line_submits_resumes_and_cancels(tmp_path: Path, recipe_fil
 def test_importing_the_queue_loads_no_torch():
     import subprocess
 
-    code = "import sys, engine.runs.queue; sys.exit('torch' in sys.modules)"
+    code = "import sys, engine.jobs.queue; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, check=False).returncode == 0

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.config import PromptSource
-from engine.data import imports
-from engine.data.imports import ImportOptions, import_logs
-from engine.data.logs import LogSource, queries_of
+from engine.config.schema import PromptSource
 from engine.data.overlap import remove_overlap
 from engine.data.readers import read_prompts
 from engine.data.records import BadRecordError
 from engine.errors import DraftbenchError
+from engine.logs import importing
+from engine.logs.importing import ImportOptions, import_logs
+from engine.logs.queries import LogSource, queries_of
 from tests.unit.conftest import Draftbench
 
 WORDS = [
@@ -129,22 +129,33 @@ def test_an_answer_of_calls_is_the_text_that_a_prompt_asks_for():
 @pytest.mark.parametrize(
     ("record", "columns"),
     [
-        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, {"messages_column": "conversations"}),
-        ({"request": {"messages": [user("a")]}, "response": {"choices": [{"message": assistant("b")}]}},
-         {"messages_column": "request.messages", "reference_column": "response.choices.0.message"}),
+        (
+            {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+            {"messages_column": "conversations"},
+        ),
+        (
+            {"request": {"messages": [user("a")]}, "response": {"choices": [{"message": assistant("b")}]}},
+            {"messages_column": "request.messages", "reference_column": "response.choices.0.message"},
+        ),
         ({"question": "a", "answer": "b"}, {"prompt_column": "question", "reference_column": "answer"}),
         ({"messages": json.dumps([user("a"), assistant("b")])}, {}),
         ({"messages": [user([{"type": "text", "text": "a"}]), assistant([{"type": "text", "text": "b"}])]}, {}),
     ],
-)  # fmt: skip
+)
 def test_forms_of_logs(record: dict[str, Any], columns: dict[str, str]):
     assert read(record, **columns) == [(["u:a"], "b")]
 
 
 def test_older_forms_of_tools_and_calls():
     call = {"name": "f", "arguments": "{}"}
-    row = {"messages": [{"role": "developer", "content": "s"}, user("a"), {"role": "assistant", "content": None, "function_call": call}],
-           "functions": [{"name": "f", "parameters": {}}]}  # fmt: skip
+    row = {
+        "messages": [
+            {"role": "developer", "content": "s"},
+            user("a"),
+            {"role": "assistant", "content": None, "function_call": call},
+        ],
+        "functions": [{"name": "f", "parameters": {}}],
+    }
     (query,) = queries_of(row, LogSource(path="x", tools_column="functions"), "x", every_turn=False)
     assert [m["role"] for m in query.prompt.messages] == ["system", "user"]
     assert query.prompt.tools[0]["function"]["name"] == "f"
@@ -206,12 +217,16 @@ def test_scrubbing_reaches_messages_calls_references_and_names(tmp_path: Path):
     arguments = json.dumps({"to": "bob@example.com", "phone": 13812345678})
     call = {"id": "c", "type": "function", "function": {"name": "mail", "arguments": arguments}}
     row = {
-        "id": "bob@example.com", "group": "alice@example.com", "messages": [
+        "id": "bob@example.com",
+        "group": "alice@example.com",
+        "messages": [
             user("I am alice@example.com, write to bob@example.com"),
-            assistant(None, tool_calls=[call]), {"role": "tool", "tool_call_id": "c", "content": "sent to bob@example.com"},
-            user("And call 13812345678"), assistant(None, tool_calls=[call]),
+            assistant(None, tool_calls=[call]),
+            {"role": "tool", "tool_call_id": "c", "content": "sent to bob@example.com"},
+            user("And call 13812345678"),
+            assistant(None, tool_calls=[call]),
         ],
-    }  # fmt: skip
+    }
     told = imported(tmp_path, [row, *chats(30)])
     text = "".join(
         (tmp_path / "out" / f).read_text(encoding="utf-8") for f in ("train.jsonl", "heldout.jsonl", "import.json")
@@ -228,7 +243,7 @@ def test_scrubbing_reaches_messages_calls_references_and_names(tmp_path: Path):
         "scrubbed": True,
         "found": {"EMAIL": 6, "PHONE": 3},
         "prompts": 1,
-        "remark": imports.REMARK,
+        "remark": importing.REMARK,
     }
 
 
@@ -322,8 +337,13 @@ def test_prompts_are_kept_in_order_of_time_whatever_the_rows_order(tmp_path: Pat
 
 
 def test_columns_of_parquet_and_csv_reach_the_import(tmp_path: Path):
-    table = {"q": [question(i) for i in range(30)], "a": [f"answer {i}" for i in range(30)], "n": [f"row{i}" for i in range(30)],
-             "chat": [i // 2 for i in range(30)], "unused": ["x"] * 30}  # fmt: skip
+    table = {
+        "q": [question(i) for i in range(30)],
+        "a": [f"answer {i}" for i in range(30)],
+        "n": [f"row{i}" for i in range(30)],
+        "chat": [i // 2 for i in range(30)],
+        "unused": ["x"] * 30,
+    }
     pq.write_table(pa.table(table), tmp_path / "log.parquet")
     lines = ["q,a,n,chat", *(f'"{q}",{a},{n},{c}' for q, a, n, c, _ in zip(*table.values(), strict=True))]
     (tmp_path / "log.csv").write_text("\n".join(lines), encoding="utf-8")
@@ -372,9 +392,12 @@ def test_an_id_that_comes_twice_is_a_bad_row(tmp_path: Path):
 
 def test_no_two_records_have_one_id_where_a_place_is_the_name_of_another_row(tmp_path: Path):
     rows = [
-        {"id": "log-2", "prompt": question(1)}, {"id": "a@example.com", "prompt": question(2)},
-        {"prompt": question(3)}, {"id": "log-3", "prompt": question(4)}, {"id": "log-2-b2", "prompt": question(5)},
-    ]  # fmt: skip
+        {"id": "log-2", "prompt": question(1)},
+        {"id": "a@example.com", "prompt": question(2)},
+        {"prompt": question(3)},
+        {"id": "log-3", "prompt": question(4)},
+        {"id": "log-2-b2", "prompt": question(5)},
+    ]
     imported(tmp_path, rows, heldout_share=1e-9)
     ids = {record["messages"][0]["content"]: record["id"] for record in everything(tmp_path)}
     assert [ids[question(i)] for i in range(1, 6)] == ["log-2", "log-2-b3", "log-3-b2", "log-3", "log-2-b2"]
@@ -447,7 +470,7 @@ def test_a_break_while_writing_leaves_the_former_import_and_nothing_else(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(imports, "write_json", full)
+    monkeypatch.setattr(importing, "write_json", full)
     with pytest.raises(DraftbenchError, match="disk is full"):
         import_logs([source], out, ImportOptions(), overwrite=True)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from engine.data.pii import KINDS, NAMES, Scrubber, is_iban, is_resident_id, luhn
+from engine.logs.pii import KINDS, NAMES, Scrubber, is_iban, is_resident_id, luhn
 
 HEX = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
@@ -101,42 +101,127 @@ FOUND = {
     "password: hunter2!": "password: <PASSWORD_1>!",
     "密码是abc12345，别告诉别人": "密码是<PASSWORD_1>，别告诉别人",
     "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA1234567890\n-----END RSA PRIVATE KEY-----": "<KEY_1>",
-}  # fmt: skip
+}
 
 KEPT = [
     # years, dates, times
-    "From 1990-2024, in 2019 and 2020.", "2024-01-15T10:30:00+08:00", "15/01/2024 10:30", "2024年1月15日10时30分",
-    "timestamp 1735689600, in ms 1735689600123", "20240115103000",
+    "From 1990-2024, in 2019 and 2020.",
+    "2024-01-15T10:30:00+08:00",
+    "15/01/2024 10:30",
+    "2024年1月15日10时30分",
+    "timestamp 1735689600, in ms 1735689600123",
+    "20240115103000",
     # quantities and measurements
-    "3.14159265358979", "0.13812345678", "1,400,000,000 people", "13800000000 years", "12345.678901 m", "+12345.678 K",
-    "6.02214076e23", "1500 kg, 120/80 mmHg, 37.5 °C", "100 200 300 400", "001 002 003", "1 2 3 4 5 6 7 8 9 10 11 12",
-    "39.904200, 116.407400", "约13.8亿人", "3×10^8 m/s",
+    "3.14159265358979",
+    "0.13812345678",
+    "1,400,000,000 people",
+    "13800000000 years",
+    "12345.678901 m",
+    "+12345.678 K",
+    "6.02214076e23",
+    "1500 kg, 120/80 mmHg, 37.5 °C",
+    "100 200 300 400",
+    "001 002 003",
+    "1 2 3 4 5 6 7 8 9 10 11 12",
+    "39.904200, 116.407400",
+    "约13.8亿人",
+    "3×10^8 m/s",
     # order numbers, versions, sections, identifiers of science
-    "order 48213", "订单号12345", "invoice 2024-00123", "v1.2.3.4", "version 10.0.19041.1", "Chrome/120.0.6099.109",
-    "python 3.11.4, torch==2.13.0", "EC 3.2.1.1", "section 2.3.1.4", "ISBN 978-3-16-148410-0", "CAS 7732-18-5",
-    "doi:10.1038/s41586-020-2649-2", "ENSG00000139618", "NM_001126112.3", "PMID: 31452104", "port 127.0.0.1:8000",
-    "192.168.1.20", "10.0.0.1", "255.255.255.0", "52.0.0.0/8",
+    "order 48213",
+    "订单号12345",
+    "invoice 2024-00123",
+    "v1.2.3.4",
+    "version 10.0.19041.1",
+    "Chrome/120.0.6099.109",
+    "python 3.11.4, torch==2.13.0",
+    "EC 3.2.1.1",
+    "section 2.3.1.4",
+    "ISBN 978-3-16-148410-0",
+    "CAS 7732-18-5",
+    "doi:10.1038/s41586-020-2649-2",
+    "ENSG00000139618",
+    "NM_001126112.3",
+    "PMID: 31452104",
+    "port 127.0.0.1:8000",
+    "192.168.1.20",
+    "10.0.0.1",
+    "255.255.255.0",
+    "52.0.0.0/8",
     # sixteen digits without a check digit, or none that a network gives out
-    "4111 1111 1111 1112", "1234567812345670", "9999999999999995",
+    "4111 1111 1111 1112",
+    "1234567812345670",
+    "9999999999999995",
     # eighteen digits that are no identity number: wrong check digit, no such day
-    "110105194912310021", "110105194913310027",
+    "110105194912310021",
+    "110105194913310027",
     # looks like an address or a key and is none
-    "@alice, see user@localhost", "icon@2x.png", "git@github.com:org/repo.git", "npm i react@18.2.0", "a @ b . c",
-    "std::vector<int>::iterator", "12:30:45", "00:1B:44:11:3A:B7", "git commit 3773348a9b", f"sha256 {HEX}",
-    "sk-learn-tutorial-for-beginners-part-2", "max_tokens=4096", "the token is invalid", "password is incorrect",
-    "primary key: customer_account_2024_summary", "sort key = created_at_timestamp_2", "密码长度为8-16位", "secret: none",
-    "iPhone 15 Pro", "phone 14", "cell 1234567", "call me at 10", "电话会议在15楼", "Bearer of good news", "key=value",
+    "@alice, see user@localhost",
+    "icon@2x.png",
+    "git@github.com:org/repo.git",
+    "npm i react@18.2.0",
+    "a @ b . c",
+    "std::vector<int>::iterator",
+    "12:30:45",
+    "00:1B:44:11:3A:B7",
+    "git commit 3773348a9b",
+    f"sha256 {HEX}",
+    "sk-learn-tutorial-for-beginners-part-2",
+    "max_tokens=4096",
+    "the token is invalid",
+    "password is incorrect",
+    "primary key: customer_account_2024_summary",
+    "sort key = created_at_timestamp_2",
+    "密码长度为8-16位",
+    "secret: none",
+    "iPhone 15 Pro",
+    "phone 14",
+    "cell 1234567",
+    "call me at 10",
+    "电话会议在15楼",
+    "Bearer of good news",
+    "key=value",
     # near to what a label, a beginning or a row of digits would say
-    "250 300 4000 kg", "415 555 2671 mm", "415 555 2671 300", "10 415 555 2671", "a 3.415 555 2671", "415 555 267",
-    "mobile 2023-2024 revenue", "mobile 2023/2024 revenue", "call me on 2024-01-15", "phone: 15/01/2024", "+12/05/2024",
-    "my phone number is: unknown", "tel 12/34/5678", "1234.5678.1234.5678", "4111.1111.1111.1112",
-    "api key customer_account_2024_summary", "access token expires_in_3600_seconds", "the api key gpt-4o-mini-2024-07-18",
-    "api key is: required", f"the key {HEX}", f"token {HEX}", "sortKey=created_at_timestamp_2", "AccountKey=value",
-    "key=/etc/ssl/private/server1.key", "password is: incorrect", "My password is: unchanged",
-    "hf_hub_download_with_retries_and_a_cache", "github_pat_environment_variable", "sk-skin-care-for-all-of-the-family",
-    "ASIAPACIFICCOMMUNITY", "AKIA", "xox-", "@müller", "müller@localhost", "größe@2x.png", "naïve @ b . c",
-    "GB82 WEST 1234 5698 7654 33", "US12345678", "000-12-3456", "Tokyo 2020",
-]  # fmt: skip
+    "250 300 4000 kg",
+    "415 555 2671 mm",
+    "415 555 2671 300",
+    "10 415 555 2671",
+    "a 3.415 555 2671",
+    "415 555 267",
+    "mobile 2023-2024 revenue",
+    "mobile 2023/2024 revenue",
+    "call me on 2024-01-15",
+    "phone: 15/01/2024",
+    "+12/05/2024",
+    "my phone number is: unknown",
+    "tel 12/34/5678",
+    "1234.5678.1234.5678",
+    "4111.1111.1111.1112",
+    "api key customer_account_2024_summary",
+    "access token expires_in_3600_seconds",
+    "the api key gpt-4o-mini-2024-07-18",
+    "api key is: required",
+    f"the key {HEX}",
+    f"token {HEX}",
+    "sortKey=created_at_timestamp_2",
+    "AccountKey=value",
+    "key=/etc/ssl/private/server1.key",
+    "password is: incorrect",
+    "My password is: unchanged",
+    "hf_hub_download_with_retries_and_a_cache",
+    "github_pat_environment_variable",
+    "sk-skin-care-for-all-of-the-family",
+    "ASIAPACIFICCOMMUNITY",
+    "AKIA",
+    "xox-",
+    "@müller",
+    "müller@localhost",
+    "größe@2x.png",
+    "naïve @ b . c",
+    "GB82 WEST 1234 5698 7654 33",
+    "US12345678",
+    "000-12-3456",
+    "Tokyo 2020",
+]
 
 
 @pytest.mark.parametrize(("text", "scrubbed"), FOUND.items())
@@ -172,18 +257,34 @@ def test_one_value_has_one_placeholder_in_a_conversation_and_each_is_counted():
 
 def test_json_in_a_text_stays_json_and_keeps_the_rest():
     call = {
-        "name": "send", "arguments": {
-            "to": "a@x.org", "phone": 13812345678, "note": "say \"hi\" to\nb@x.org", "n": 3, "ok": True, "nothing": None,
-            "ids": [13912345678, 48213, 1.5], "c@x.org": "key", "中文": "电话13712345678",
+        "name": "send",
+        "arguments": {
+            "to": "a@x.org",
+            "phone": 13812345678,
+            "note": 'say "hi" to\nb@x.org',
+            "n": 3,
+            "ok": True,
+            "nothing": None,
+            "ids": [13912345678, 48213, 1.5],
+            "c@x.org": "key",
+            "中文": "电话13712345678",
         },
-    }  # fmt: skip
+    }
     text = Scrubber().text(json.dumps(call))
     assert json.loads(text) == {
-        "name": "send", "arguments": {
-            "to": "<EMAIL_1>", "phone": "<PHONE_1>", "note": "say \"hi\" to\n<EMAIL_2>", "n": 3, "ok": True,
-            "nothing": None, "ids": ["<PHONE_2>", 48213, 1.5], "<EMAIL_3>": "key", "中文": "电话<PHONE_3>",
+        "name": "send",
+        "arguments": {
+            "to": "<EMAIL_1>",
+            "phone": "<PHONE_1>",
+            "note": 'say "hi" to\n<EMAIL_2>',
+            "n": 3,
+            "ok": True,
+            "nothing": None,
+            "ids": ["<PHONE_2>", 48213, 1.5],
+            "<EMAIL_3>": "key",
+            "中文": "电话<PHONE_3>",
         },
-    }  # fmt: skip
+    }
 
 
 def test_json_without_personal_data_keeps_its_very_bytes():
@@ -230,14 +331,34 @@ def test_check_digits():
         False,
     ]
     assert [is_resident_id(n) for n in ("11010519491231002X", "11010519491231002x", "110105194912310021")] == [
-        True, True, False,
-    ]  # fmt: skip
+        True,
+        True,
+        False,
+    ]
 
 
 REPEATED = [
-    "a", "1", "1 ", "1-", "a@", "a.", "key=", ":", "0 ", "+1", "(", "1.", "A1", "://a:", "1/", "key is: ", "api key ", "ü",
-    "a@ü.", "415 ",
-]  # fmt: skip
+    "a",
+    "1",
+    "1 ",
+    "1-",
+    "a@",
+    "a.",
+    "key=",
+    ":",
+    "0 ",
+    "+1",
+    "(",
+    "1.",
+    "A1",
+    "://a:",
+    "1/",
+    "key is: ",
+    "api key ",
+    "ü",
+    "a@ü.",
+    "415 ",
+]
 
 
 @pytest.mark.parametrize("unit", REPEATED)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from engine.data.magpie_filters import WrittenQuery, distinct_share, first_sentence, script_share, sieve
-from engine.data.magpie_recipe import FilterSpec
-from engine.data.prompts import Prompt
+from engine.chat.prompt import Prompt
+from engine.magpie.filters import WrittenQuery, distinct_share, first_sentence, script_share, sieve
+from engine.magpie.recipe import FilterSpec
 
 GOOD = [
     "How do ferns reproduce without seeds?",
@@ -29,8 +29,10 @@ def counts(found):
 def test_good_queries_stay_in_order_with_ids_that_do_not_depend_on_what_was_removed():
     found = sieved([GOOD[0], "", *GOOD[1:]])
     assert [(p.id, p.text) for p in found.kept] == [
-        ("magpie-general-00000", GOOD[0]), ("magpie-general-00002", GOOD[1]), ("magpie-general-00003", GOOD[2]),
-    ]  # fmt: skip
+        ("magpie-general-00000", GOOD[0]),
+        ("magpie-general-00002", GOOD[1]),
+        ("magpie-general-00003", GOOD[2]),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -110,8 +112,13 @@ def test_every_query_is_kept_or_counted_once():
     found = sieved(texts)
     assert len(found.kept) + sum(counts(found).values()) == len(texts)
     assert [name for name in found.removed if found.removed[name].count] == [
-        "empty", "template_tokens", "too_short", "ends_with_colon", "repeats_itself", "exact_duplicate",
-    ]  # fmt: skip
+        "empty",
+        "template_tokens",
+        "too_short",
+        "ends_with_colon",
+        "repeats_itself",
+        "exact_duplicate",
+    ]
 
 
 def test_the_same_words_under_other_tools_are_a_near_duplicate_and_tools_stay_with_their_query():

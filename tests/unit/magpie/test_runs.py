@@ -14,15 +14,17 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from engine.config import PromptSource, load_section
-from engine.data.magpie_filters import first_sentence
-from engine.data.magpie_recipe import MagpieRecipe
+from engine.config.reading import load_section
+from engine.config.schema import PromptSource
 from engine.data.readers import read_prompts
 from engine.errors import Cancelled, DraftbenchError
+from engine.magpie import generation
+from engine.magpie import plan as synthesis_plan
+from engine.magpie.filters import first_sentence
+from engine.magpie.plan import plan_queries
+from engine.magpie.recipe import MagpieRecipe
 from engine.paths import home
 from engine.progress import Progress
-from engine.runs import synthesis, synthesis_plan
-from engine.runs.synthesis_plan import plan_queries
 from tests.conftest import CHATML, tiny_llama
 from tests.kill import kill_myself, run_until_killed
 from tests.unit.conftest import Draftbench
@@ -61,17 +63,24 @@ def recipe(tmp_path: Path, target: Path) -> Path:
     (tmp_path / "tools.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     (tmp_path / "heldout.jsonl").write_text(json.dumps({"prompt": "What is left out of all this?"}), encoding="utf-8")
     values: dict[str, Any] = {
-        "name": "tiny", "domain": "ascii", "target": {"model": str(target), "dtype": "float32", "device": "cpu"},
-        "system": [None, "Ask about ferns."], "queries": 11, "batch_size": 4, "max_new_tokens": 150,
-        "heldout": "heldout.jsonl", "filters": {"min_characters": 1}, "licence": "CC0-1.0",
-    }  # fmt: skip
+        "name": "tiny",
+        "domain": "ascii",
+        "target": {"model": str(target), "dtype": "float32", "device": "cpu"},
+        "system": [None, "Ask about ferns."],
+        "queries": 11,
+        "batch_size": 4,
+        "max_new_tokens": 150,
+        "heldout": "heldout.jsonl",
+        "filters": {"min_characters": 1},
+        "licence": "CC0-1.0",
+    }
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path
 
 
 def synthesise(recipe: Path, *settings: str, out: Path | None = None, overwrite: bool = False) -> dict[str, Any]:
-    return synthesis.synthesise(home(), str(recipe), settings, out=out, overwrite=overwrite, quiet=True)
+    return generation.synthesise(home(), str(recipe), settings, out=out, overwrite=overwrite, quiet=True)
 
 
 def raw_bytes(told: dict[str, Any]) -> bytes:
@@ -158,8 +167,8 @@ def test_an_opening_that_the_target_added_nothing_to_is_no_query(recipe: Path):
     plan = plan_queries(home(), load_section(MagpieRecipe, recipe, ["openings=Why do"]), recipe.parent)
     opening = plan.opening(plan.steering(0))
     blank, letters = plan.tokenizer("  ")["input_ids"], plan.tokenizer(" ferns")["input_ids"]
-    assert synthesis._query_text(plan, opening, blank) == ("", False)
-    assert synthesis._query_text(plan, opening, letters) == ("Why do ferns", False)
+    assert generation._query_text(plan, opening, blank) == ("", False)
+    assert generation._query_text(plan, opening, letters) == ("Why do ferns", False)
 
 
 def test_cutting_behind_the_first_sentence_makes_a_query_finished_and_leaves_the_raw_queries_alone(recipe: Path):
@@ -184,10 +193,13 @@ def test_openings_from_tools_name_a_tool_that_is_offered_and_an_open_turn_stays_
 @pytest.mark.parametrize(
     ("name", "spoken"),
     [
-        ("search_flights", "search flights"), ("Flights.search", "flights search"), ("getAirQuality2", "get air quality2"),
-        ("send-SMS", "send sms"), ("rain", "rain"),
+        ("search_flights", "search flights"),
+        ("Flights.search", "flights search"),
+        ("getAirQuality2", "get air quality2"),
+        ("send-SMS", "send sms"),
+        ("rain", "rain"),
     ],
-)  # fmt: skip
+)
 def test_a_tools_name_is_spoken_as_its_words(name: str, spoken: str):
     assert synthesis_plan._spoken_name({"type": "function", "function": {"name": name}}) == spoken
 
@@ -211,7 +223,7 @@ def test_more_queries_go_on_behind_those_that_are_there_and_another_filter_write
     more = synthesise(recipe, "queries=14")
     assert raw_bytes(more).startswith(b"".join(begun.splitlines(keepends=True)[:8]))
     assert len(raw_bytes(more).splitlines()) == 14
-    monkeypatch.setattr(synthesis, "load_model", lambda spec: pytest.fail("the target was loaded again"))
+    monkeypatch.setattr(generation, "load_model", lambda spec: pytest.fail("the target was loaded again"))
     fewer = synthesise(recipe, "filters.max_characters=60", "queries=14")
     assert fewer["kept"] < more["kept"]
     assert fewer["removed"]["too_long"]["count"] > 0
@@ -242,7 +254,7 @@ def test_a_torn_raw_file_is_cut_to_whole_batches_and_filled_again(recipe: Path, 
 
 
 def test_ctrl_c_keeps_whole_batches_and_the_same_command_goes_on(recipe: Path, draftbench: Draftbench, monkeypatch):
-    real, calls = synthesis._write_batch, []
+    real, calls = generation._write_batch, []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(1)
@@ -251,7 +263,7 @@ def test_ctrl_c_keeps_whole_batches_and_the_same_command_goes_on(recipe: Path, d
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthesis, "_write_batch", interrupted)
+        patch.setattr(generation, "_write_batch", interrupted)
         stopped = draftbench("data", "magpie", str(recipe), "--json")
     assert stopped.code == 130
     assert "the same command" in stopped.json()["error"]["fix"]
@@ -270,7 +282,7 @@ def die_after(recipe: Path, home_folder: Path, queries: int) -> None:
 
     plan = plan_queries(home(), load_section(MagpieRecipe, recipe), recipe.parent)
     plan.folder.mkdir(parents=True)
-    synthesis.write_raw(plan, Progress(quiet=True, listen=listen))
+    generation.write_raw(plan, Progress(quiet=True, listen=listen))
 
 
 @pytest.mark.slow
@@ -373,5 +385,5 @@ def test_stopping_is_not_an_error_of_ours(recipe: Path):
     plan = plan_queries(home(), load_section(MagpieRecipe, recipe), recipe.parent)
     plan.folder.mkdir(parents=True)
     with pytest.raises(Cancelled):
-        synthesis.write_raw(plan, Progress(quiet=True, stop_wanted=lambda: True))
+        generation.write_raw(plan, Progress(quiet=True, stop_wanted=lambda: True))
     assert not plan.raw_file.exists()

@@ -8,10 +8,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from engine.data.magpie import find_opening, template_marks
-from engine.data.prompts import Prompt
-from engine.data.rendering import render
+from engine.chat.prompt import Prompt
+from engine.chat.rendering import render
 from engine.errors import DraftbenchError
+from engine.magpie.user_turn import find_opening, template_marks
 
 SYSTEM = "You answer questions on ferns."
 TOOL = {"type": "function", "function": {"name": "weather", "description": "Rain or not", "parameters": {}}}
@@ -86,12 +86,14 @@ def gemma(template: str = GEMMA) -> Any:
 FAMILIES = {
     "chatml": (chatml(CHATML), "<|im_start|>user\n", "<|im_end|>"),
     "default turn": (
-        chatml(DEFAULT_TURN + CHATML), "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n", "<|im_end|>",
+        chatml(DEFAULT_TURN + CHATML),
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n",
+        "<|im_end|>",
     ),
     "qwen": (chatml(QWEN), "<|im_start|>system\nYou are Qwen.<|im_end|>\n<|im_start|>user\n", "<|im_end|>"),
     "llama-3": (llama3(), "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"),
     "gemma": (gemma(), "<bos><start_of_turn>user\n", "<end_of_turn>"),
-}  # fmt: skip
+}
 STEERED = {
     "chatml": f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n",
     "default turn": f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n",

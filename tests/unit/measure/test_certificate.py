@@ -9,8 +9,8 @@ import torch
 from engine.decode import speculative
 from engine.decode.sampling import Sampling
 from engine.decode.speculative import Verdict
-from engine.measure import lossless
-from engine.measure.lossless import chi_square, greedy_identity, self_draft
+from engine.measure import certificate
+from engine.measure.certificate import chi_square, greedy_identity, self_draft
 from tests.conftest import tiny_llama
 from tests.tiny_pair import noisy_copy
 
@@ -48,9 +48,9 @@ def test_chi_square_fails_with_a_wrong_rule(monkeypatch, name, wrong):
 
 
 def test_chi_square_cells_are_the_targets_own_probabilities():
-    model = lossless.tiny_model(3, seed=1)
+    model = certificate.tiny_model(3, seed=1)
     cells = list(itertools.product(range(3), repeat=2))
-    found = lossless._text_probabilities(model, [1, 2], cells, Sampling(1.0))
+    found = certificate._text_probabilities(model, [1, 2], cells, Sampling(1.0))
     for cell, probability in zip(cells, found.tolist(), strict=True):
         expected, text = 1.0, [1, 2]
         for token in cell:
@@ -61,21 +61,21 @@ def test_chi_square_cells_are_the_targets_own_probabilities():
 
 def test_rare_cells_are_pooled_and_none_is_lost():
     counts, expected = torch.tensor([10.0, 1.0, 7.0, 2.0]), torch.tensor([9.0, 2.0, 6.0, 3.0])
-    pooled = lossless.pool_rare(counts, expected)
+    pooled = certificate.pool_rare(counts, expected)
     assert [t.tolist() for t in pooled] == [[10, 7, 3], [9, 6, 5]]
-    assert [t.tolist() for t in lossless.pool_rare(counts[:1], expected[:1])] == [[10], [9]]
+    assert [t.tolist() for t in certificate.pool_rare(counts[:1], expected[:1])] == [[10], [9]]
 
 
 def test_rare_cells_that_are_rare_together_join_another():
     counts, expected = torch.tensor([10.0, 8.0, 2.0, 1.0]), torch.tensor([12.0, 6.0, 1.0, 2.0])
-    assert [t.tolist() for t in lossless.pool_rare(counts, expected)] == [[10, 11], [12, 9]]
-    assert [t.tolist() for t in lossless.pool_rare(counts[2:], expected[2:])] == [[3], [3]]
+    assert [t.tolist() for t in certificate.pool_rare(counts, expected)] == [[10, 11], [12, 9]]
+    assert [t.tolist() for t in certificate.pool_rare(counts[2:], expected[2:])] == [[3], [3]]
 
 
 def test_a_draft_identical_to_its_target_passes():
     check = self_draft(TARGET, PROMPTS, seed=0, **SHORT)
     assert check.passed is True
-    assert len(check.figures["rejected"]) == len(lossless.SELF_DRAFT_SETTINGS) == 12
+    assert len(check.figures["rejected"]) == len(certificate.SELF_DRAFT_SETTINGS) == 12
     # 10 tokens with gamma 3: 3 + 1, 3 + 1, 1 + 1
     assert check.n_tokens == 12 * len(PROMPTS) * 7
 
@@ -115,11 +115,11 @@ def test_in_bfloat16_the_margin_where_texts_part_is_reported_and_nothing_fails(m
 
 
 def test_the_margin_is_the_targets_top_two_where_the_texts_part():
-    parted = lossless._parting(TARGET, [5, 6, 7], [40, 41, 42], [40, 41, 43])
+    parted = certificate._parting(TARGET, [5, 6, 7], [40, 41, 42], [40, 41, 43])
     best = TARGET(input_ids=torch.tensor([[5, 6, 7, 40, 41]])).logits[0, -1].topk(2).values
     assert parted["position"] == 2
     assert parted["margin"] == pytest.approx(float(best[0] - best[1]), abs=1e-4)
-    assert lossless._parting(TARGET, [5], [40], [40, 41])["position"] == 1  # one goes on where the other ended
+    assert certificate._parting(TARGET, [5], [40], [40, 41])["position"] == 1  # one goes on where the other ended
 
 
 def test_checks_go_into_json():

@@ -7,9 +7,9 @@ from engine.capture.store import AnsweredPrompt
 from engine.decode import runner, speculative
 from engine.decode.sampling import Sampling
 from engine.decode.speculative import FixedLength, Verdict, plain_decode
-from engine.measure import lossless_pair
-from engine.measure.lossless import texts
-from engine.measure.lossless_pair import (
+from engine.measure import certificate_pair
+from engine.measure.certificate import texts
+from engine.measure.certificate_pair import (
     certified_prefixes,
     first_wrong,
     pair_chi_square,
@@ -184,8 +184,8 @@ def test_it_fails_with_a_wrong_rule(monkeypatch, name, wrong):
 
 
 def test_it_fails_where_q_is_not_the_distribution_that_was_drawn_from(monkeypatch):
-    own = lossless_pair.draw
-    monkeypatch.setattr(lossless_pair, "draw", lambda probs, uniforms: own(probs**3, uniforms))
+    own = certificate_pair.draw
+    monkeypatch.setattr(certificate_pair, "draw", lambda probs, uniforms: own(probs**3, uniforms))
     assert chi().passed is False
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.errors import DraftbenchError
-from engine.measure import lossless
+from engine.measure import certificate
 from engine.measure.compare import compare, differences
 from tests.conftest import tiny_llama
 from tests.tiny_pair import captured, loaded, measured, noisy_copy, settings
@@ -25,8 +25,8 @@ def folders(tmp_path_factory):
     spec = settings(speed_prompts=0)
     conditions = {}
     with pytest.MonkeyPatch.context() as patch:
-        passed = lossless.Check("chi_square", True, 0, "", {})
-        patch.setattr(lossless, "chi_square", lambda **_: passed)
+        passed = certificate.Check("chi_square", True, 0, "", {})
+        patch.setattr(certificate, "chi_square", lambda **_: passed)
         for name, model in {"a": noisy_copy(), "b": target.model}.items():
             result = measured(target, model, captures, spec)
             result.save(root / name)

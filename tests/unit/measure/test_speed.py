@@ -36,10 +36,16 @@ def timed(prompts, **options):
 def test_the_ways_take_turns_and_do_the_same_work():
     answers = timed([[5, 6], [7], [8, 9]])
     assert [(a.prompt_id, a.way) for a in answers] == [
-        ("p0", "plain"), ("p0", "speculative"), ("p0", "transformers"),
-        ("p1", "speculative"), ("p1", "transformers"), ("p1", "plain"),
-        ("p2", "transformers"), ("p2", "plain"), ("p2", "speculative"),
-    ]  # fmt: skip
+        ("p0", "plain"),
+        ("p0", "speculative"),
+        ("p0", "transformers"),
+        ("p1", "speculative"),
+        ("p1", "transformers"),
+        ("p1", "plain"),
+        ("p2", "transformers"),
+        ("p2", "plain"),
+        ("p2", "speculative"),
+    ]
     assert {a.tokens for a in answers} == {6}
     assert all(a.seconds > 0 for a in answers)
     assert {a.way for a in answers if a.rounds} == {"plain", "speculative"}

@@ -11,7 +11,8 @@ from engine.decode import speculative
 from engine.decode.sampling import Sampling
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import finite
-from engine.measure import lossless, suite
+from engine.measure import certificate as lossless
+from engine.measure import suite
 from engine.measure.suite import Measured
 from engine.models.draft import Draft
 from engine.progress import Progress
@@ -23,19 +24,55 @@ TEMPERATURES = (0.0, 1.0)
 COLUMNS = {
     "positions": {"draft", "temperature", "prompt_id", "position", "token_id", "overlap", "agree", "p", "q"},
     "prompts": {
-        "draft", "temperature", "prompt_id", "group", "text", "exact_sum", "agree_sum", "n_positions",
-        "rounds", "drafted", "accepted", "rejected", "discarded", "emitted",
+        "draft",
+        "temperature",
+        "prompt_id",
+        "group",
+        "text",
+        "exact_sum",
+        "agree_sum",
+        "n_positions",
+        "rounds",
+        "drafted",
+        "accepted",
+        "rejected",
+        "discarded",
+        "emitted",
     },
     "rounds": {
-        "draft", "temperature", "prompt_id", "round", "num_draft_tokens", "accepted", "emitted",
-        "draft_s", "verify_s", "overhead_s", "finish_reason",
+        "draft",
+        "temperature",
+        "prompt_id",
+        "round",
+        "num_draft_tokens",
+        "accepted",
+        "emitted",
+        "draft_s",
+        "verify_s",
+        "overhead_s",
+        "finish_reason",
     },
     "tokens": {
-        "draft", "temperature", "prompt_id", "round", "slot", "position", "token_id", "text", "fate",
-        "p", "q", "u", "overlap", "alt_ids", "alt_texts", "alt_p", "alt_q",
+        "draft",
+        "temperature",
+        "prompt_id",
+        "round",
+        "slot",
+        "position",
+        "token_id",
+        "text",
+        "fate",
+        "p",
+        "q",
+        "u",
+        "overlap",
+        "alt_ids",
+        "alt_texts",
+        "alt_p",
+        "alt_q",
     },
     "speed": {"prompt_id", "way", "tokens", "seconds"},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -273,8 +310,10 @@ def test_low_precision_adds_margins_to_the_certificate(captures, no_chi_square, 
     checks = suite.certificate(low, target, draft16, draft, captures[0.0].answers, settings(), Progress(quiet=True))
     # What must hold is asked of the float32 pair; the pair in use is only reported on.
     assert seen == [
-        ("self_draft", "torch.float32"), ("greedy_identity", "torch.float32"), ("greedy_identity", "torch.bfloat16")
-    ]  # fmt: skip
+        ("self_draft", "torch.float32"),
+        ("greedy_identity", "torch.float32"),
+        ("greedy_identity", "torch.bfloat16"),
+    ]
     assert [c.name for c in checks][-1] == "greedy_margins_low_precision"
     assert checks[-1].passed is None
     assert "greedy_identity_float32" in [c.name for c in checks]

@@ -93,14 +93,27 @@ def test_prompt_rows_add_up_by_prompt():
 def test_round_rows():
     table = round_rows(TRACE, ["x", "y"])
     assert list(table.columns) == [
-        "prompt_id", "round", "num_draft_tokens", "accepted", "emitted", "draft_s", "verify_s", "overhead_s",
+        "prompt_id",
+        "round",
+        "num_draft_tokens",
+        "accepted",
+        "emitted",
+        "draft_s",
+        "verify_s",
+        "overhead_s",
         "finish_reason",
-    ]  # fmt: skip
+    ]
     assert table["finish_reason"].dropna().to_dict() == {3: "length", 5: "stop"}
     assert table.iloc[1].drop("finish_reason").to_dict() == {
-        "prompt_id": "y", "round": 0, "num_draft_tokens": 2, "accepted": 2, "emitted": 3,
-        "draft_s": 0.1, "verify_s": 0.2, "overhead_s": 0.3,
-    }  # fmt: skip
+        "prompt_id": "y",
+        "round": 0,
+        "num_draft_tokens": 2,
+        "accepted": 2,
+        "emitted": 3,
+        "draft_s": 0.1,
+        "verify_s": 0.2,
+        "overhead_s": 0.3,
+    }
     assert table["num_draft_tokens"].tolist() == [3, 2, 3, 0, 3, 3]
 
 

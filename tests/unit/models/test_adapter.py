@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.config import ModelSpec
+from engine.config.schema import ModelSpec
 from engine.errors import DraftbenchError
 from engine.models.adapter import other_base
 from engine.models.head import check_head
@@ -109,15 +109,21 @@ def rewritten(path: Path, change: Any) -> None:
 
 
 DAMAGE = {
-    "of a wrapper": (lambda s: {k.replace("model.layers", "model.language_model.layers"): v for k, v in s.items()}, "fit nothing"),
+    "of a wrapper": (
+        lambda s: {k.replace("model.layers", "model.language_model.layers"): v for k, v in s.items()},
+        "fit nothing",
+    ),
     "layer lost": (lambda s: {k: v for k, v in s.items() if ".layers.3." not in k}, "are missing"),
     "one lost": (lambda s: dict(list(s.items())[1:]), "are missing"),
     "one more": (lambda s: {**s, "base_model.model.other.lora_A.weight": torch.ones(4, 32)}, "fit nothing"),
     "empty": (lambda s: {}, "are missing"),
     "narrower": (lambda s: {k: v[:2].clone() if "lora_A" in k else v for k, v in s.items()}, "size mismatch"),
-    "lost in the save": (lambda s: {k: torch.zeros_like(v) if "lora_B" in k else v for k, v in s.items()}, "changes nothing"),
+    "lost in the save": (
+        lambda s: {k: torch.zeros_like(v) if "lora_B" in k else v for k, v in s.items()},
+        "changes nothing",
+    ),
     "no numbers": (lambda s: {k: v * float("nan") for k, v in s.items()}, "seems to be broken"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("change", "reason"), DAMAGE.values(), ids=DAMAGE)

@@ -18,7 +18,7 @@ import pytest
 from filelock import FileLock
 
 from engine import packages
-from engine.config import ModelSpec
+from engine.config.schema import ModelSpec
 from engine.errors import DraftbenchError
 from engine.fileio import sha256_file
 from engine.models.assets import ASSETS, Asset, asset_path, fetch_asset, find_asset, is_whole, use_asset

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PhiConfig, PhiForCausalLM, Qwen3Config, Qwen3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM
 
-from engine.config import DraftSpec
+from engine.config.schema import DraftSpec
 from engine.errors import DraftbenchError
 from engine.fileio import sha256_file
 from engine.models.draft import (
@@ -158,9 +158,14 @@ def test_shared_embeddings_and_head_are_frozen_and_the_rest_learns(share: bool, 
 def test_per_layer_settings_follow_the_layers_they_belong_to():
     """SmolLM3 leaves rotary positions out of some layers and lists which; a draft of those must leave them out too."""
     config = SmolLM3Config(
-        **SHAPE, num_hidden_layers=4, num_key_value_heads=2, no_rope_layers=[1, 0, 1, 0], pad_token_id=1, bos_token_id=0,
+        **SHAPE,
+        num_hidden_layers=4,
+        num_key_value_heads=2,
+        no_rope_layers=[1, 0, 1, 0],
+        pad_token_id=1,
+        bos_token_id=0,
         eos_token_id=1,
-    )  # fmt: skip
+    )
     draft = initial(random_family(SmolLM3ForCausalLM, config), layers=[1, 2])
     assert draft.model.config.no_rope_layers == [0, 1]
     assert [bool(layer.self_attn.use_rope) for layer in draft.model.model.layers] == [False, True]
@@ -169,9 +174,15 @@ def test_per_layer_settings_follow_the_layers_they_belong_to():
 def test_layer_kinds_follow_the_layers_they_belong_to():
     kinds = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
     config = Qwen3Config(
-        **SHAPE, num_hidden_layers=4, num_key_value_heads=2, head_dim=8, layer_types=kinds, use_sliding_window=True,
-        sliding_window=4, max_window_layers=0,
-    )  # fmt: skip
+        **SHAPE,
+        num_hidden_layers=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        layer_types=kinds,
+        use_sliding_window=True,
+        sliding_window=4,
+        max_window_layers=0,
+    )
     draft = initial(random_family(Qwen3ForCausalLM, config), layers=[1, 3])
     assert draft.model.config.layer_types == ["full_attention", "full_attention"]
 

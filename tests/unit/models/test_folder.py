@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine import clock
-from engine.config import DraftSpec, ModelSpec
-from engine.data.prompts import Prompt
-from engine.data.rendering import render
+from engine.chat import template_date
+from engine.chat.prompt import Prompt
+from engine.chat.rendering import render
+from engine.config.schema import DraftSpec, ModelSpec
 from engine.errors import DraftbenchError
 from engine.models.draft import initialise_draft
 from engine.models.load import load_model, load_tokenizer
@@ -50,13 +50,19 @@ def refused(folder: Path, *reasons: str) -> None:
 
 
 CHANGED = {
-    "left over": (lambda s: {**s, "score.weight": torch.ones(1, 32)}, "hold what has no place in the model: 1 tensors, such as score"),
-    "a layer more": (lambda s: {**s, "model.layers.4.mlp.up_proj.weight": torch.ones(64, 32)}, "hold what has no place"),
+    "left over": (
+        lambda s: {**s, "score.weight": torch.ones(1, 32)},
+        "hold what has no place in the model: 1 tensors, such as score",
+    ),
+    "a layer more": (
+        lambda s: {**s, "model.layers.4.mlp.up_proj.weight": torch.ones(64, 32)},
+        "hold what has no place",
+    ),
     "missing": (lambda s: {k: v for k, v in s.items() if "layers.2.mlp.up" not in k}, "lack 1 tensors"),
     "a wrapper's": (lambda s: {f"module.{k}": v for k, v in s.items()}, "tensors"),
     "whole numbers": (lambda s: {**s, "model.norm.weight": torch.ones(32, dtype=torch.int8)}, "is stored as I8"),
     "narrow norms": (lambda s: {k: v[:20].clone() if "layernorm" in k else v for k, v in s.items()}, "RuntimeError"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("change", "reason"), CHANGED.values(), ids=CHANGED)
@@ -99,9 +105,13 @@ def test_an_encoder_is_no_target(folder: Path):
     from transformers import BertConfig, BertForMaskedLM
 
     config = BertConfig(
-        vocab_size=258, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        vocab_size=258,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
         initializer_range=0.3,
-    )  # fmt: skip
+    )
     BertForMaskedLM(config).save_pretrained(folder)
     refused(folder, "sees the tokens that come after")
 
@@ -327,21 +337,21 @@ def test_an_overlong_template_is_not_even_tried(folder: Path):
 
 
 def test_that_a_template_ends_is_tried_once(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    from engine.models import template
+    from engine.chat import template_safety
 
     tried: list[str] = []
-    monkeypatch.setattr(template, "_in_child", lambda text, marks: tried.append(text) or "")
+    monkeypatch.setattr(template_safety, "_in_child", lambda text, marks: tried.append(text) or "")
     own = CHATML + "{# tried once #}"
     (folder / "chat_template.jinja").write_text(own)
     load_tokenizer(spec(folder))
     load_tokenizer(spec(folder))
-    template._tried.cache_clear()  # another process
+    template_safety._tried.cache_clear()  # another process
     load_tokenizer(spec(folder))
     assert tried == [own]
 
 
 def test_a_template_that_loops_over_a_prompt_is_stopped_there(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(clock, "_SECONDS", 0.3)
+    monkeypatch.setattr(template_date, "_SECONDS", 0.3)
     tokenizer = byte_tokenizer("{% if messages|length > 90 %}" + NESTED + "{% endif %}")
     turns = tuple({"role": "user", "content": "a"} for _ in range(91))
     with pytest.raises(DraftbenchError, match="longer than"):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.config import ModelSpec
+from engine.config.schema import ModelSpec
 from engine.errors import DraftbenchError
 from engine.fileio import sha256_file
 from engine.models.gguf import _llama3_stretch, gguf_as_folder
@@ -128,9 +128,13 @@ def test_scaled_positions_that_would_be_dropped_are_refused(tmp_path: Path):
 
 def test_llama_3_positions_are_kept(tmp_path: Path):
     rule = {
-        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192, "rope_theta": 500000.0,
-    }  # fmt: skip
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+        "rope_theta": 500000.0,
+    }
     model = tiny(rope_parameters=rule)
     table = ("rope_freqs.weight", _llama3_stretch(rule, 8).float())
     found = model_of(write_gguf(tmp_path / "a.gguf", model, byte_tokenizer(), more=[table]))

@@ -25,9 +25,16 @@ from engine.models.head import Head, check_head, check_head_outline, hidden_stat
 from tests.conftest import tiny_llama
 
 SHAPE: dict[str, Any] = {
-    "vocab_size": 61, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
-    "initializer_range": 0.3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 FAMILIES = {
     "Llama": lambda: tiny_llama(),
     "Phi, a bias": lambda: PhiForCausalLM(PhiConfig(**SHAPE)),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from engine.config import DraftSpec
+from engine.config.schema import DraftSpec
 from engine.errors import DraftbenchError
 from engine.models.draft import initialise_draft, load_draft, save_draft
 from engine.models.head import text_config
@@ -21,9 +21,12 @@ from tests.tiny_pair import loaded
 IDS = torch.tensor([[0, 5, 7, 90, 33, 12, 250, 2, 4, 77, 78]])
 # Choices whose layers can stand alone, where the first and the last cannot.
 TOGETHER = {
-    "Gemma-3n": [0, 3, 5], "Gemma-4, shared keys": [1, 2, 3, 4, 5], "GLM-MoE-DSA, shared indexers": [0, 3, 5],
-    "GPT-2, scaled by place": [0, 1, 2], "DiffLlama, a constant by place": [0, 1],
-}  # fmt: skip
+    "Gemma-3n": [0, 3, 5],
+    "Gemma-4, shared keys": [1, 2, 3, 4, 5],
+    "GLM-MoE-DSA, shared indexers": [0, 3, 5],
+    "GPT-2, scaled by place": [0, 1, 2],
+    "DiffLlama, a constant by place": [0, 1],
+}
 
 
 def tiny(name: str) -> LoadedModel:
@@ -123,7 +126,11 @@ def test_a_setting_left_alone_would_be_caught(monkeypatch: pytest.MonkeyPatch):
         ({"first_k_dense_replace": 0}, [0, 5], {"first_k_dense_replace": 0}),
         ({"num_kv_shared_layers": 2}, [1, 3, 5], {"num_kv_shared_layers": 1}),
         ({"mlp_only_layers": [0, 1, 2, 3, 4, 5]}, [1, 4], {"mlp_only_layers": [0, 1]}),  # as long as the model is deep
-        ({"mlp_only_layers": [1], "decoder_sparse_step": 2}, [0, 1, 3], {"mlp_only_layers": [0, 1], "decoder_sparse_step": 1}),
+        (
+            {"mlp_only_layers": [1], "decoder_sparse_step": 2},
+            [0, 1, 3],
+            {"mlp_only_layers": [0, 1], "decoder_sparse_step": 1},
+        ),
         ({"moe_layers": [1, 3, 5]}, [0, 3, 4], {"moe_layers": [1]}),
         ({"layer_types": list("abcdef")}, [0, 4], {"layer_types": ["a", "e"]}),
         ({"mtp_layer_types": list("abcdef")}, [0, 4], {"mtp_layer_types": list("abcdef")}),
@@ -133,7 +140,7 @@ def test_a_setting_left_alone_would_be_caught(monkeypatch: pytest.MonkeyPatch):
         ({"per_layer_config": {"1": {"w": 8}, 4: {"w": 9}}}, [1, 4], {"per_layer_config": {0: {"w": 8}, 1: {"w": 9}}}),
         ({"num_nextn_predict_layers": 1}, [0], {"num_nextn_predict_layers": 1}),
     ],
-)  # fmt: skip
+)
 def test_settings_that_speak_of_layers_follow_them(settings: dict[str, Any], layers: list[int], expected: Any):
     found = settings_of_layers({"num_hidden_layers": 6, "vocab_size": 6, **settings}, layers, 6, "num_hidden_layers")
     assert found == {"num_hidden_layers": len(layers), "vocab_size": 6, **expected}

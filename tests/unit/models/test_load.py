@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.config import ModelSpec
+from engine.config.schema import ModelSpec
 from engine.errors import DraftbenchError
 from engine.models.load import load_model, load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
 from engine.models.locate import fingerprint, locate_model

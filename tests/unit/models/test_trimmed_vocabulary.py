@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from engine.capture.signal import ExactSignal, LogitsSignal, TrimmedSignal, log_totals
-from engine.config import DraftSpec, LossTerm, TrainSpec
+from engine.config.schema import DraftSpec, LossTerm, TrainSpec
 from engine.decode.sampling import Sampling
 from engine.decode.speculative import FixedLength, plain_decode, speculative_decode
 from engine.distill.chunked import Positions, chunked_loss
 from engine.distill.losses import LOSSES, Context
-from engine.distill.offline import OfflineBatches
+from engine.distill.modes.offline import OfflineBatches
 from engine.distill.trainer import Trainer
 from engine.errors import DraftbenchError
 from engine.export.whole_vocabulary import with_whole_vocabulary
@@ -89,10 +89,16 @@ def test_a_draft_of_all_the_targets_layers_is_refused_only_where_it_has_no_id():
     known = set(IDS.tolist())
     rounds = list(
         speculative_decode(
-            target.model, draft.model, [[0, 104, 105]] * 8, Sampling(0.0), length=FixedLength(3), max_new_tokens=30,
-            stop_ids=frozenset(), seed=0,
+            target.model,
+            draft.model,
+            [[0, 104, 105]] * 8,
+            Sampling(0.0),
+            length=FixedLength(3),
+            max_new_tokens=30,
+            stop_ids=frozenset(),
+            seed=0,
         )
-    )  # fmt: skip
+    )
     proposed = [t for r in rounds for t in r.tokens if t.fate in ("accepted", "rejected", "discarded")]
     assert {t.token_id for t in proposed} <= known
     corrected = [t.token_id for r in rounds for t in r.tokens if t.fate == "corrected"]
@@ -109,13 +115,19 @@ def test_sampled_text_follows_the_targets_distribution():
         next(
             iter(
                 speculative_decode(
-                    target.model, draft.model, [[0, 104]], sampling, length=FixedLength(2), max_new_tokens=3,
-                    stop_ids=frozenset(), seed=seed,
+                    target.model,
+                    draft.model,
+                    [[0, 104]],
+                    sampling,
+                    length=FixedLength(2),
+                    max_new_tokens=3,
+                    stop_ids=frozenset(),
+                    seed=seed,
                 )
             )
         ).emitted[0]
         for seed in range(draws)
-    )  # fmt: skip
+    )
     logits = target.model(input_ids=torch.tensor([[0, 104]])).logits[0, -1] / 0.7
     truth = torch.softmax(logits.double(), -1)
     found = torch.tensor([first[i] / draws for i in range(VOCAB)], dtype=torch.float64)

@@ -11,9 +11,9 @@ from typing import Any
 import psutil
 import pytest
 
-from engine import bounded
-from engine.bounded import Helpers, serve
 from engine.errors import DraftbenchError
+from engine.planning import bounded
+from engine.planning.bounded import Helpers, serve
 
 _SECONDS = 5.0
 _MOST_BYTES = 400_000_000

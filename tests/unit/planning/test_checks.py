@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from engine.config import Recipe, dump_recipe
+from engine.config.reading import dump_recipe
+from engine.config.schema import Recipe
 from engine.fileio import read_json, write_json
 from engine.models import load
 from engine.paths import home
-from engine.runs import preflight
+from engine.planning import checks as preflight
+from engine.planning.checks import Check, checks, estimate
+from engine.planning.earlier_runs import best_pace, differences
 from engine.runs.folder import RunFolder
-from engine.runs.pace import best_pace, differences
-from engine.runs.preflight import Check, checks, estimate
 from engine.runs.recipes import read_recipe
 from tests.conftest import byte_tokenizer, tiny_llama
 
@@ -133,9 +134,15 @@ def test_bad_rows_overlap_and_long_prompts_are_counted(recipe: Path, tmp_path: P
     mended = named(
         checks(
             home(),
-            made(recipe, f"prompts.train={train}", f"prompts.heldout={heldout}", "prompts.skip_bad=true", "prompts.max_prompt_tokens=100"),
+            made(
+                recipe,
+                f"prompts.train={train}",
+                f"prompts.heldout={heldout}",
+                "prompts.skip_bad=true",
+                "prompts.max_prompt_tokens=100",
+            ),
         )
-    )  # fmt: skip
+    )
     assert mended["training prompts"].state == "warning"
     assert mended["prompt length"].ok
     assert "1 longer than prompts.max_prompt_tokens" in mended["prompt length"].found
@@ -182,8 +189,12 @@ def test_remote_code_is_warned_of_and_never_run_by_the_checks(recipe: Path, tmp_
 
 @pytest.mark.parametrize(
     ("setting", "check"),
-    [("draft.layers=9", "draft"), ("target.device=abacus", "device"), ("prompts.heldout={path: B, limit: 1}", "held-out prompts")],
-)  # fmt: skip
+    [
+        ("draft.layers=9", "draft"),
+        ("target.device=abacus", "device"),
+        ("prompts.heldout={path: B, limit: 1}", "held-out prompts"),
+    ],
+)
 def test_what_does_not_fit_fails_its_own_check(recipe: Path, setting: str, check: str):
     setting = setting.replace("B", str(recipe.with_name("heldout.jsonl")))
     found = named(checks(home(), made(recipe, setting)))

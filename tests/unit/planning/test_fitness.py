@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from engine.config import Recipe
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
 from engine.models.embeddings import touches_embeddings
 from engine.paths import home
+from engine.planning import fitness
+from engine.planning.checks import Check, checks
+from engine.planning.fitness import check_draft, check_target, target_shapes
 from engine.progress import SILENT
-from engine.runs import fitness
-from engine.runs.fitness import check_draft, check_target, target_shapes
 from engine.runs.pipeline import Pipeline
-from engine.runs.preflight import Check, checks
 from engine.runs.recipes import read_recipe
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.tiny_families import MIXED, SEEING, random_model, small_config
@@ -25,14 +25,38 @@ from tests.tiny_families import MIXED, SEEING, random_model, small_config
 PLAIN = {
     name: (name, {})
     for name in (
-        "llama", "gpt2", "gpt_neox", "opt", "bloom", "falcon", "phi", "mamba", "rwkv", "jamba", "bert", "bert-generation",
-        "cohere", "granite", "gemma2",
+        "llama",
+        "gpt2",
+        "gpt_neox",
+        "opt",
+        "bloom",
+        "falcon",
+        "phi",
+        "mamba",
+        "rwkv",
+        "jamba",
+        "bert",
+        "bert-generation",
+        "cohere",
+        "granite",
+        "gemma2",
     )
-}  # fmt: skip
-TRIED = {**PLAIN, **SEEING, **{name: MIXED[name] for name in (
-    "DeepSeek-V3, dense first", "Gemma-3n", "Gemma-4, no embeddings by layer", "GPT-OSS, sliding and full",
-    "GPT-2, scaled by place", "SmolLM-3, positions left out",
-)}}  # fmt: skip
+}
+TRIED = {
+    **PLAIN,
+    **SEEING,
+    **{
+        name: MIXED[name]
+        for name in (
+            "DeepSeek-V3, dense first",
+            "Gemma-3n",
+            "Gemma-4, no embeddings by layer",
+            "GPT-OSS, sliding and full",
+            "GPT-2, scaled by place",
+            "SmolLM-3, positions left out",
+        )
+    },
+}
 
 
 def written(folder: Path, kind: str, settings: dict[str, Any]) -> Path:

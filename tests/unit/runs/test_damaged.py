@@ -10,21 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import parse_recipe
+from engine.config.reading import parse_recipe
 from engine.errors import DraftbenchError
 from engine.fileio import read_json
+from engine.index.curves import replay
+from engine.index.ingest import ingest_all, remove_missing
+from engine.jobs import queue
 from engine.paths import home, run_id_of
-from engine.runs import queue
+from engine.planning.doctor import _runs
+from engine.planning.earlier_runs import _measure_seconds
+from engine.records.documents import read_recipe
 from engine.runs.folder import RunFolder, run_folders
-from engine.runs.health import _runs
 from engine.runs.labels import change_labels, read_labels
 from engine.runs.listing import list_runs
-from engine.runs.pace import _measure_seconds
 from engine.runs.removing import remove_run
 from engine.runs.status import is_alive, this_process
-from engine.store.curves import replay
-from engine.store.documents import read_recipe
-from engine.store.ingest import ingest_all, remove_missing
 from tests.unit.conftest import Draftbench
 
 

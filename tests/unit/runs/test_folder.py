@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine.config import Recipe, load_recipe
+from engine.config.reading import load_recipe
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
 from engine.fileio import read_lines
 from engine.paths import home

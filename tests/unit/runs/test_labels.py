@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import parse_recipe
+from engine.config.reading import parse_recipe
 from engine.errors import DraftbenchError
 from engine.fileio import read_json
+from engine.index import queries
+from engine.index.connection import reading
+from engine.index.ingest import ingest_run
 from engine.paths import Home
 from engine.runs.folder import RunFolder
 from engine.runs.labels import LabelConflict, Labels, change_labels, change_seen_labels, read_labels
-from engine.store import queries
-from engine.store.connection import reading
-from engine.store.ingest import ingest_run
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import load_recipe
+from engine.config.reading import load_recipe
 from engine.data.subsets import split_heldout
 from engine.errors import DraftbenchError
 from engine.paths import home

@@ -12,21 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-from engine.capture.pace import Pace
-from engine.capture.replies import Reply, ToldToken
-from engine.capture.served import make_served, plan_served, prove_told
 from engine.capture.store import Capture
-from engine.capture.told import Spelling, certain_ids, read_told
-from engine.config import CaptureSpec, MeasureSpec, ServerSpec
-from engine.data.prompts import Prompt
+from engine.chat.prompt import Prompt
+from engine.config.identity import without_idle
+from engine.config.schema import CaptureSpec, MeasureSpec, ServerSpec
 from engine.decode.sampling import Sampling
 from engine.errors import DraftbenchError
 from engine.fileio import read_json
+from engine.index.connection import reading
+from engine.index.queries import get_run, overview
 from engine.measure.acceptance import PromptAcceptance, exact_acceptance
 from engine.measure.compare import differences
 from engine.measure.definitions import SERVED_TEXT
-from engine.measure.harmless import without_idle
-from engine.measure.served_text import measure_served, served_acceptance
 from engine.measure.suite import Measured
 from engine.models.head import Head
 from engine.models.load import LoadedModel
@@ -34,8 +31,11 @@ from engine.paths import home
 from engine.progress import Progress
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import read_recipe
-from engine.store.connection import reading
-from engine.store.queries import get_run, overview
+from engine.served.acceptance import measure_served, served_acceptance
+from engine.served.capture import make_served, plan_served, prove_told
+from engine.served.logprobs import Spelling, certain_ids, read_told
+from engine.served.replies import Reply, ToldToken
+from engine.served.request_rate import Pace
 from tests.chat_server import MODEL, Said, Server, chat_server
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.tiny_pair import as_draft, captured, loaded, noisy_copy
@@ -104,11 +104,13 @@ def serve(
         told = texts[at][name]
         content = [
             {
-                "token": spell(i).decode("utf-8", "replace"), "bytes": list(spell(i)), "logprob": math.log(p),
+                "token": spell(i).decode("utf-8", "replace"),
+                "bytes": list(spell(i)),
+                "logprob": math.log(p),
                 "top_logprobs": [{"token": "?", "logprob": max(b, math.log(p))}],
             }
             for i, p, b in zip(told.token_ids, chances[at][name].tolist(), best[at][name], strict=True)
-        ]  # fmt: skip
+        ]
         text = b"".join(bytes(each["bytes"]) for each in content if each["token"] != "<|im_end|>")
         spoil(content)
         message = {"role": "assistant", "content": text.decode("utf-8", "replace")}

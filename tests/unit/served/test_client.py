@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from engine.capture.endings import ending_of
-from engine.capture.fetch import fetch
-from engine.capture.pace import Pace
-from engine.capture.replies import Reply, Unanswered, read_reply
-from engine.capture.server import ChatServer, listed_models, read_key
-from engine.config import ServerSpec, parse_section
+from engine.config.reading import parse_section
+from engine.config.schema import ServerSpec
 from engine.errors import Cancelled, DraftbenchError
+from engine.served.client import ChatServer, listed_models, read_key
+from engine.served.finish_reasons import ending_of
+from engine.served.replies import Reply, Unanswered, read_reply
+from engine.served.request_rate import Pace
+from engine.served.requests import fetch
 from tests.chat_server import MODEL, Said, Server, chat_server, good, reply
 
 KEY = "sk-very/secret-0123456789"
@@ -582,9 +583,14 @@ def test_reasoning_of_every_form_is_seen(server: Server, clock: Clock, message: 
 
 
 ENDS = [
-    ("eos_token", "stop"), ("stop_sequence", "stop"), ("end_turn", "stop"), ("STOP", "stop"), ("served_up", "stop"),
-    ("MAX_TOKENS", "length"), ("max-tokens", "length"),
-]  # fmt: skip
+    ("eos_token", "stop"),
+    ("stop_sequence", "stop"),
+    ("end_turn", "stop"),
+    ("STOP", "stop"),
+    ("served_up", "stop"),
+    ("MAX_TOKENS", "length"),
+    ("max-tokens", "length"),
+]
 
 
 @pytest.mark.parametrize(("word", "ending"), ENDS)
@@ -704,13 +710,26 @@ def test_a_look_at_a_server_does_not_follow_it_elsewhere(server: Server, monkeyp
 @pytest.mark.parametrize(
     ("word", "ending"),
     [
-        ("stop", "stop"), ("FinishReason.STOP", "stop"), ("eos", "stop"), ("generated", "stop"), ("tool_use", "stop"),
-        ("FinishReason.MAX_TOKENS", "length"), ("maxTokens", "length"), ("stopped_limit", "length"),
-        ("token_limit_exceeded", "length"), ("max_output_reached", "length"),
-        ("load", "failed"), ("unload", "failed"), ("kv_cache_full", "failed"), ("out_of_memory", "failed"),
-        ("rate_limit_exceeded", "failed"), ("shutdown", "failed"), ("moderated", "refused"), ("safety_stop", "refused"),
+        ("stop", "stop"),
+        ("FinishReason.STOP", "stop"),
+        ("eos", "stop"),
+        ("generated", "stop"),
+        ("tool_use", "stop"),
+        ("FinishReason.MAX_TOKENS", "length"),
+        ("maxTokens", "length"),
+        ("stopped_limit", "length"),
+        ("token_limit_exceeded", "length"),
+        ("max_output_reached", "length"),
+        ("load", "failed"),
+        ("unload", "failed"),
+        ("kv_cache_full", "failed"),
+        ("out_of_memory", "failed"),
+        ("rate_limit_exceeded", "failed"),
+        ("shutdown", "failed"),
+        ("moderated", "refused"),
+        ("safety_stop", "refused"),
     ],
-)  # fmt: skip
+)
 def test_a_word_that_speaks_of_a_limit_a_filter_or_a_failure_is_no_end(word: str, ending: str):
     assert ending_of(word) == ending
 

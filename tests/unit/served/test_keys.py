@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from engine import keys
-from engine.capture.server import read_key
-from engine.cli import main
-from engine.config import ServerSpec
+from engine.cli.app import main
+from engine.config.schema import ServerSpec
 from engine.errors import DraftbenchError
 from engine.paths import PROJECT_ROOT, home
+from engine.served import keys
+from engine.served.client import read_key
 
 
 def spec(base_url: str = "https://api.example/v1", key_env: str | None = "MY_KEY") -> ServerSpec:
@@ -26,9 +26,11 @@ def test_a_pair_is_allowed_for_that_variable_at_that_server_alone():
     keys.allow(home(), "MY_KEY", "https://API.example:443/other/path")
     assert keys.is_allowed(home(), spec())
     for other in (
-        spec("http://api.example/v1"), spec("https://api.example:8443/v1"), spec("https://api.example.evil.test/v1"),
+        spec("http://api.example/v1"),
+        spec("https://api.example:8443/v1"),
+        spec("https://api.example.evil.test/v1"),
         spec(key_env="OTHER_KEY"),
-    ):  # fmt: skip
+    ):
         assert not keys.is_allowed(home(), other)
     assert keys.is_allowed(home(), spec(key_env=None))
 
@@ -80,9 +82,12 @@ def test_a_server_of_this_machine_needs_no_confirmation_on_the_command_line(monk
 def test_a_run_that_nobody_watches_is_refused_and_does_not_wait(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MY_KEY", "secret")
     settings = [
-        "capture.server.base_url=https://api.example/v1", "capture.server.model=m", "capture.server.key_env=MY_KEY",
-        "capture.signal=none", "train.loss=sft",
-    ]  # fmt: skip
+        "capture.server.base_url=https://api.example/v1",
+        "capture.server.model=m",
+        "capture.server.key_env=MY_KEY",
+        "capture.signal=none",
+        "train.loss=sft",
+    ]
     command = [sys.executable, "-m", "engine", "run", "recipes/from_layers.yaml", "--queue"]
     for setting in settings:
         command += ["--set", setting]

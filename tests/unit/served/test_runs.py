@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from engine.capture.pace import Pace
-from engine.capture.served import make_served, plan_served
 from engine.capture.store import Capture, CapturePlan
-from engine.config import CaptureSpec, PromptSource, ServerSpec
-from engine.data.prompts import Prompt
+from engine.chat.prompt import Prompt
+from engine.config.schema import CaptureSpec, PromptSource, ServerSpec
 from engine.data.readers import read_prompts
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import read_json, read_lines
 from engine.models.load import LoadedModel
 from engine.paths import home
+from engine.planning.checks import checks, estimate
 from engine.progress import SILENT, Progress
 from engine.runs.folder import RunFolder
-from engine.runs.preflight import checks, estimate
 from engine.runs.recipes import read_recipe
+from engine.served.capture import make_served, plan_served
+from engine.served.request_rate import Pace
 from tests.chat_server import MODEL, Said, Server, chat_server, good, reply
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.tiny_pair import loaded, questions
@@ -92,8 +92,12 @@ def test_answers_become_a_capture_like_any_other(tmp_path: Path, server: Server,
     assert [a.prompt_ids for a in capture.answers] == plan.prompt_ids
     assert capture.raw_signal(capture.answers[0]).shape == (len(capture.answers[0].token_ids), 0)
     assert capture.done["server"] == {
-        "base_url": server.base_url, "model": MODEL, "ids_from_server": 0, "ids_from_text": 6, "other_prompt_tokens": 0,
-    }  # fmt: skip
+        "base_url": server.base_url,
+        "model": MODEL,
+        "ids_from_server": 0,
+        "ids_from_text": 6,
+        "other_prompt_tokens": 0,
+    }
     assert server.requests[0]["max_tokens"] == 40
     assert len({body["seed"] for body in server.requests}) == 6
     asked = len(server.requests)
@@ -166,8 +170,14 @@ def test_calls_are_written_as_the_prompt_asks_where_the_template_knows_none(
 def test_calls_are_written_as_the_template_writes_them_where_it_does(tmp_path: Path, server: Server):
     server.script = called
     knows = replace(loaded(tiny_llama()), tokenizer=byte_tokenizer(TOOLS_TEMPLATE))
-    earlier = ({"role": "user", "content": "1?"}, {"role": "assistant", "content": "", "tool_calls": [
-        {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}]})  # fmt: skip
+    earlier = (
+        {"role": "user", "content": "1?"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}],
+        },
+    )
     last = {"role": "user", "content": "and?"}
     capture = fetched(tmp_path, knows, settings_of(server), [Prompt("t", (*earlier, last), TOOLS)])
     assert texts(capture)["t"] == '<call>{"a": 1}</call><|im_end|>'

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.config import Recipe, parse_recipe
+from engine.config.reading import parse_recipe
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
 from engine.fileio import write_json
+from engine.jobs import queue
 from engine.paths import PROJECT_ROOT, home
-from engine.runs import queue
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.labels import read_labels
 from engine.study import identity as identities
@@ -196,8 +197,10 @@ def test_an_online_cell_is_matched_in_tokens_and_in_steps(written: Written):
     assert (steps.epochs, steps.max_steps, steps.mode, steps.batch_size) == (3, 10, "offline", 4)
     keys = {cell.key: cell.name for cell in cells.cells}
     assert [(pair.equal, keys[pair.offline]) for pair in cells.pairs] == [
-        ("tokens", "s-sft-equal-tokens"), ("steps", "s-sft-equal-steps"), ("own schedule", "s-sft"),
-    ]  # fmt: skip
+        ("tokens", "s-sft-equal-tokens"),
+        ("steps", "s-sft-equal-steps"),
+        ("own schedule", "s-sft"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +213,7 @@ def test_an_online_cell_is_matched_in_tokens_and_in_steps(written: Written):
 def test_cells_matched_to_the_same_are_made_once(
     written: Written, interval: int, epochs: float, offline: dict[str, int]
 ):
-    from engine.distill.plan import total_steps
+    from engine.distill.schedule import total_steps
 
     cells = matched(written, **{"train.online.update_interval": interval})
     found = {c.name: total_steps(20, c.recipe.train) for c in cells.cells if c.recipe.train.mode == "offline"}
@@ -251,9 +254,14 @@ def test_what_changes_no_exact_rate_is_no_part_of_the_identity():
         {"train": {"online": {"update_interval": 2}, "on_policy": {"share": 1.0}}},
     ]
     other = [
-        {"train": {"epochs": 2}}, {"train": {"mode": "online"}}, {"train": {"seed": 1}}, {"measure": {"temperatures": [1.0]}},
-        {"capture": {"seed": 1}}, {"measure": {"heldout_prompts": 3}}, {"target": "hub:some/model"},
-    ]  # fmt: skip
+        {"train": {"epochs": 2}},
+        {"train": {"mode": "online"}},
+        {"train": {"seed": 1}},
+        {"measure": {"temperatures": [1.0]}},
+        {"capture": {"seed": 1}},
+        {"measure": {"heldout_prompts": 3}},
+        {"target": "hub:some/model"},
+    ]
     assert {identity(parse_recipe({**values, **changes})) for changes in same} == {first}
     changed = [identity(parse_recipe({**values, **changes})) for changes in other]
     assert first not in changed
@@ -295,16 +303,22 @@ def test_the_first_study_holds_the_runs_of_its_commands():
     from engine.runs.recipes import read_recipe
 
     shared = [
-        "prompts.max_prompt_tokens=512", "train.batch_size=8", "train.epochs=3", "train.eval_every=15",
-        "measure.trace_prompts=2", "measure.speed_prompts=0", "measure.certificate_prompts=1",
+        "prompts.max_prompt_tokens=512",
+        "train.batch_size=8",
+        "train.epochs=3",
+        "train.eval_every=15",
+        "measure.trace_prompts=2",
+        "measure.speed_prompts=0",
+        "measure.certificate_prompts=1",
         "measure.certificate_tokens=4",
-    ]  # fmt: skip
+    ]
     cells = {cell.key: cell.name for cell in cells_of(STUDIES / "first.yaml").cells}
     assert len(cells) == 162
     for domain, scenario, loss, size in (
-        ("biology", "historical", "lk_hybrid", 200), ("chinese", "curated", "forward_kl", 50),
+        ("biology", "historical", "lk_hybrid", 200),
+        ("chinese", "curated", "forward_kl", 50),
         ("function_calling", "synthetic", "sft", 200),
-    ):  # fmt: skip
+    ):
         settings = [*shared, f"prompts.train_prompts={size}", f"train.loss={loss}", "name=any"]
         made = read_recipe(home(), f"recipes/domains/{domain}-{scenario}.yaml", settings, skip_bad=False)
         assert cells[identity(made)] == f"first-{domain}-{scenario}-{loss}-{size}".replace("_", "-")
@@ -366,7 +380,7 @@ def test_a_cell_is_done_iff_a_run_of_the_same_identity_is(written: Written, no_w
 
 def began_with(run: RunFolder, folder: Path) -> None:
     """Note what a run of the study's two cells has read, as the pipeline does."""
-    from engine.data.prompts import prompts_hash
+    from engine.chat.prompt import prompts_hash
     from engine.data.readers import read_prompts
     from engine.data.subsets import nested_subset
 
@@ -406,7 +420,7 @@ def test_a_run_of_prompts_that_were_edited_since_holds_no_cell(
 
 
 def test_prompts_that_a_filter_took_out_are_no_difference(written: Written, tmp_path: Path, no_worker: None):
-    from engine.data.prompts import prompts_hash
+    from engine.chat.prompt import prompts_hash
     from engine.data.readers import read_prompts
 
     path = written(base={"prompts": {"train": "a.jsonl", "heldout": "held.jsonl", "train_prompts": 4}})
@@ -546,9 +560,7 @@ def test_a_failing_cell_stops_no_other_and_a_study_can_grow(written: Written, fa
     *_, ended = wait(home(), wanted, poll_s=0.05)
     assert ended.counts == {"done": 3, "failed": 1}
     assert {run.id for run in run_folders(home())} - made == {done.submitted[0].id}
-    assert overview(home()) == [
-        {"study": "s", "cells": 4, "done": 3, "under_way": 0, "failed": 1, "problem": ""}
-    ]  # fmt: skip
+    assert overview(home()) == [{"study": "s", "cells": 4, "done": 3, "under_way": 0, "failed": 1, "problem": ""}]
 
 
 def test_a_worker_that_was_killed_is_missed(written: Written, fake_engine: None, tmp_path: Path, monkeypatch: Any):
@@ -646,8 +658,11 @@ def test_a_study_from_its_start_to_its_results(tiny_study: Path, draftbench: Dra
     assert all([found["temperature"] for found in row["exact"]] == [0.0, 1.0] for row in shown["cells"])
     compared = shown["modes_compared"]
     assert [(row["equal"], row["temperature"]) for row in compared] == [
-        ("own schedule", 0.0), ("own schedule", 1.0), ("tokens", 0.0), ("tokens", 1.0)
-    ]  # fmt: skip
+        ("own schedule", 0.0),
+        ("own schedule", 1.0),
+        ("tokens", 0.0),
+        ("tokens", 1.0),
+    ]
     assert all(row["difference"]["n_prompts"] > 1 for row in compared)
     values = {row["cell"]: row["exact"][1]["value"] for row in shown["cells"]}
     difference = values["tiny-study-sft-equal-tokens"] - values["tiny-study-online-sft"]
@@ -663,8 +678,9 @@ def test_a_study_from_its_start_to_its_results(tiny_study: Path, draftbench: Dra
 def test_modes_that_are_not_measured_say_so(tiny_study: Path):
     found = study(home(), load_study(tiny_study))
     assert [(row["difference"], row["reason"].startswith("not measured")) for row in modes_compared(found)] == [
-        (None, True), (None, True)
-    ]  # fmt: skip
+        (None, True),
+        (None, True),
+    ]
 
 
 def test_a_decoded_stream_and_too_few_prompts_are_planned_also_after_an_earlier_run(
@@ -682,7 +698,7 @@ def test_a_decoded_stream_and_too_few_prompts_are_planned_also_after_an_earlier_
 
 
 def test_a_served_study_looks_for_the_captures_its_runs_make(tiny_study: Path, monkeypatch: pytest.MonkeyPatch):
-    from engine.runs.estimate import _plans, target_outline
+    from engine.planning.estimate import _plans, target_outline
     from engine.study import costs as costing
 
     values = yaml.safe_load(tiny_study.read_text())

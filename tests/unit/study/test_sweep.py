@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from engine.config import Recipe, parse_recipe
+from engine.config.reading import parse_recipe
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
 from engine.paths import home
-from engine.runs.sweep import expand
+from engine.study.sweep import expand
 
 
 @pytest.fixture
@@ -95,12 +96,21 @@ def test_each_scenario_brings_its_own_training_prompts(recipe: Recipe):
     ("axes", "told"),
     [
         ({"prompts.scenario": ["historical", "synthetic"]}, "scenarios have the same prompts"),
-        ({"prompts": [{"scenario": "historical", "train": "a.jsonl"}, {"scenario": "synthetic", "train": "a.jsonl"}]},
-         "historical and synthetic have the same training prompts"),
-        ({"prompts": [{"scenario": "historical", "train": "a.jsonl"}, {"scenario": "synthetic", "train": ""}]},
-         "synthetic has no training prompts"),
+        (
+            {
+                "prompts": [
+                    {"scenario": "historical", "train": "a.jsonl"},
+                    {"scenario": "synthetic", "train": "a.jsonl"},
+                ]
+            },
+            "historical and synthetic have the same training prompts",
+        ),
+        (
+            {"prompts": [{"scenario": "historical", "train": "a.jsonl"}, {"scenario": "synthetic", "train": ""}]},
+            "synthetic has no training prompts",
+        ),
     ],
-)  # fmt: skip
+)
 def test_scenarios_that_differ_in_their_label_alone_are_refused(
     recipe: Recipe, axes: dict[str, list[object]], told: str
 ):

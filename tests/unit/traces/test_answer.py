@@ -8,17 +8,9 @@ import pytest
 from engine.decode.events import Alternative, Fate, Round, Token
 from engine.errors import DraftbenchError
 from engine.paths import Home, home
-from engine.runs import traces
 from engine.runs.folder import RunFolder
-from engine.runs.traces import (
-    Trace,
-    from_rounds,
-    list_traces,
-    load_trace,
-    save_trace,
-    trace_of_run,
-    traced_prompts,
-)
+from engine.traces import answer
+from engine.traces.answer import Trace, from_rounds, list_traces, load_trace, save_trace, trace_of_run, traced_prompts
 from tests.conftest import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -33,13 +25,30 @@ def trace(title="Why <b>?") -> Trace:
     x, y = ids_of("xy")
     others = (Alternative(x, 0.5, 0.25), Alternative(y, 0.25, 0.0))
     rounds = [
-        Round(0, 0, 2, (
-            Token(x, Fate.ACCEPTED, 0, 0.5, 0.25, 0.1, 0.75, others),
-            Token(y, Fate.REJECTED, 1, 0.1, 0.4, 0.9, 0.6),
-            Token(one, Fate.CORRECTED, 1, 0.3, 0.0, 0.2),
-        ), 0.1, 0.2, 0.01),
-        Round(0, 1, 1, (Token(two, Fate.ACCEPTED, 2, 0.5, 0.5, 0.1, 1.0), Token(three, Fate.BONUS, 3, 0.9)), 0.1, 0.2, 0.0, "length"),
-    ]  # fmt: skip
+        Round(
+            0,
+            0,
+            2,
+            (
+                Token(x, Fate.ACCEPTED, 0, 0.5, 0.25, 0.1, 0.75, others),
+                Token(y, Fate.REJECTED, 1, 0.1, 0.4, 0.9, 0.6),
+                Token(one, Fate.CORRECTED, 1, 0.3, 0.0, 0.2),
+            ),
+            0.1,
+            0.2,
+            0.01,
+        ),
+        Round(
+            0,
+            1,
+            1,
+            (Token(two, Fate.ACCEPTED, 2, 0.5, 0.5, 0.1, 1.0), Token(three, Fate.BONUS, 3, 0.9)),
+            0.1,
+            0.2,
+            0.0,
+            "length",
+        ),
+    ]
     return Trace("", title, "Why?\n<script>", {"seed": 3, "temperature": 1.0}, tuple(from_rounds(rounds, TOKENIZER)))
 
 
@@ -107,7 +116,7 @@ def test_a_list_reads_each_file_once_until_it_changes(monkeypatch):
     trace_id = save_trace(home(), trace("one"))
     assert [t.title for t in list_traces(home())] == ["one"]
     with monkeypatch.context() as patched:
-        patched.setattr(traces, "read_json", lambda path: pytest.fail(f"{path} was read again"))
+        patched.setattr(answer, "read_json", lambda path: pytest.fail(f"{path} was read again"))
         assert [t.title for t in list_traces(home())] == ["one"]
     path = home().trace(trace_id)
     path.write_text(path.read_text(encoding="utf-8").replace('"title":"one"', '"title":"two"'), encoding="utf-8")
@@ -145,10 +154,10 @@ def test_a_run_tells_which_prompts_it_traced(run):
 def test_a_trace_of_a_run_has_the_prompt_its_settings_and_every_round(run):
     summary = {(m["metric"], m["temperature"]): m for m in run.summary()["metrics"] if m["draft"] == "trained"}
     for temperature in (0.0, 1.0):
-        traces = [trace_of_run(run, t, p) for t, p in traced_prompts(run) if t == temperature]
-        accepted, drafted = sum(t.counts.accepted for t in traces), sum(t.counts.drafted for t in traces)
+        answer = [trace_of_run(run, t, p) for t, p in traced_prompts(run) if t == temperature]
+        accepted, drafted = sum(t.counts.accepted for t in answer), sum(t.counts.drafted for t in answer)
         assert accepted / drafted == pytest.approx(summary["per_proposed", temperature]["value"])
-        for found in traces:
+        for found in answer:
             assert found.prompt.startswith("heldout question")
             assert found.settings["temperature"] == temperature
             assert found.settings["draft"] == run.id

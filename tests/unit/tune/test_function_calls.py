@@ -17,15 +17,19 @@ TOOLS = (
             "parameters": {
                 "type": "object",
                 "properties": {
-                    "city": {"type": "string"}, "days": {"type": "integer"}, "exact": {"type": "boolean"},
-                    "at": {"type": "array"}, "span": {"type": ["number", "null"]}, "any": {},
+                    "city": {"type": "string"},
+                    "days": {"type": "integer"},
+                    "exact": {"type": "boolean"},
+                    "at": {"type": "array"},
+                    "span": {"type": ["number", "null"]},
+                    "any": {},
                 },
                 "required": ["city"],
             },
         },
     },
     {"type": "function", "function": {"name": "now"}},
-)  # fmt: skip
+)
 
 
 def call(name: str = "weather", **arguments: Any) -> str:

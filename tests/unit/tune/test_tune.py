@@ -16,10 +16,10 @@ import pytest
 import torch
 import yaml
 
-from engine import reports_tune
-from engine.config import ModelSpec
-from engine.data.prompts import Prompt
-from engine.data.rendering import render
+from engine.chat.prompt import Prompt
+from engine.chat.rendering import render
+from engine.cli.text import tune as reports_tune
+from engine.config.schema import ModelSpec
 from engine.errors import Cancelled, DraftbenchError
 from engine.models.adapter import CONFIG, WEIGHTS
 from engine.models.load import load_model, model_fingerprint
@@ -357,7 +357,7 @@ def test_a_call_killed_between_adapter_and_figures_trains_no_second_time(
 
 
 def test_a_wrong_key_names_the_nearest():
-    from engine.config import parse_section
+    from engine.config.reading import parse_section
 
     with pytest.raises(DraftbenchError, match="did you mean 'rank'"):
         parse_section(TuneRecipe, {"name": "x", "data": {"train": "a", "heldout": "b"}, "adapter": {"rnak": 2}})
@@ -370,7 +370,7 @@ def test_a_target_that_cannot_be_tuned_is_refused(target: dict[str, str], why: s
 
 
 def test_the_shipped_recipes_are_valid():
-    from engine.config import load_section
+    from engine.config.reading import load_section
 
     files = sorted((PROJECT_ROOT / "recipes" / "targets").glob("*.yaml"))
     assert [load_section(TuneRecipe, file).name for file in files] == ["biology", "chinese", "function_calling"]
@@ -378,9 +378,18 @@ def test_the_shipped_recipes_are_valid():
 
 def test_the_command_goes_on_after_a_kill_and_ends_as_if_unbroken(recipe: Path, tmp_path: Path):
     command = [
-        sys.executable, "-m", "engine", "tune", str(recipe), "--json", "--set", "train.epochs=20",
-        "--set", "measure.function_calls=false", "--out",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "engine",
+        "tune",
+        str(recipe),
+        "--json",
+        "--set",
+        "train.epochs=20",
+        "--set",
+        "measure.function_calls=false",
+        "--out",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.Popen(
         [*command, str(tmp_path / "killed")], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

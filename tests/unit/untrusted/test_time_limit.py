@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from engine.time_limit import OutOfTime, time_limit
+from engine.untrusted.time_limit import OutOfTime, time_limit
 
 
 def endless() -> None:

@@ -10,18 +10,39 @@ import sys
 
 import pytest
 
-from engine import console, visible
+from engine.cli.text import console
 from engine.errors import DraftbenchError
 from engine.paths import PROJECT_ROOT
+from engine.untrusted import visible
 
 ESCAPE = "\x1b]0;owned\x07\x9b31m"  # renames the window; then a colour, by a C1 control
 HIDDEN = {
-    "\x00": "\u2400", "\x1b": "\u241b", "\r": "\u240d", "\x08": "\u2408", "\x7f": "\u2421", "\x80": "\\x80", "\x85": "\\x85",
-    "\x9b": "\\x9b", "\x9d": "\\x9d", "\x9f": "\\x9f", "\xad": "\\xad", "\u061c": "\\u061c", "\u200b": "\\u200b",
-    "\u200e": "\\u200e", "\u200f": "\\u200f", "\u2028": "\\u2028", "\u2029": "\\u2029", "\u2060": "\\u2060", "\ufeff": "\\ufeff",
-    "\u3164": "\\u3164", "\u115f": "\\u115f", "\ud800": "\\ud800", "\U000e0041": "\\U000e0041", "\U000e0001": "\\U000e0001",
+    "\x00": "\u2400",
+    "\x1b": "\u241b",
+    "\r": "\u240d",
+    "\x08": "\u2408",
+    "\x7f": "\u2421",
+    "\x80": "\\x80",
+    "\x85": "\\x85",
+    "\x9b": "\\x9b",
+    "\x9d": "\\x9d",
+    "\x9f": "\\x9f",
+    "\xad": "\\xad",
+    "\u061c": "\\u061c",
+    "\u200b": "\\u200b",
+    "\u200e": "\\u200e",
+    "\u200f": "\\u200f",
+    "\u2028": "\\u2028",
+    "\u2029": "\\u2029",
+    "\u2060": "\\u2060",
+    "\ufeff": "\\ufeff",
+    "\u3164": "\\u3164",
+    "\u115f": "\\u115f",
+    "\ud800": "\\ud800",
+    "\U000e0041": "\\U000e0041",
+    "\U000e0001": "\\U000e0001",
     **{chr(code): f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("hidden", "sign"), HIDDEN.items(), ids=[f"U+{ord(c):04X}" for c in HIDDEN])
@@ -33,11 +54,25 @@ def test_a_hidden_character_is_shown(hidden: str, sign: str):
 @pytest.mark.parametrize(
     "text",
     [
-        "plain, with\nlines and\ttabs", "你好，世界", "السلام عليكم", "שלום", "می\u200cخواهم", "क्\u200dष", "é e\u0301",
-        "👨\u200d👩\u200d👧", "❤\ufe0f\u200d🔥", "🏳\ufe0f\u200d🌈", "1\ufe0f\u20e3", "🇩🇪", "葛\U000e0100城", "\u0600\u0661",
-        "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "\ufffd", "\u200d",
+        "plain, with\nlines and\ttabs",
+        "你好，世界",
+        "السلام عليكم",
+        "שלום",
+        "می\u200cخواهم",
+        "क्\u200dष",
+        "é e\u0301",
+        "👨\u200d👩\u200d👧",
+        "❤\ufe0f\u200d🔥",
+        "🏳\ufe0f\u200d🌈",
+        "1\ufe0f\u20e3",
+        "🇩🇪",
+        "葛\U000e0100城",
+        "\u0600\u0661",
+        "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+        "\ufffd",
+        "\u200d",
     ],
-)  # fmt: skip
+)
 def test_text_of_every_language_stays(text: str):
     assert visible.visible(text) == text
 
@@ -45,10 +80,15 @@ def test_text_of_every_language_stays(text: str):
 @pytest.mark.parametrize(
     "text",
     [
-        "pay\u200dpal", "a\u200c", "\u200cb", "x\ufe0f", "😀" + "\ufe01" * 3, "\U0001f3f4\U000e0061\U000e007f",
+        "pay\u200dpal",
+        "a\u200c",
+        "\u200cb",
+        "x\ufe0f",
+        "😀" + "\ufe01" * 3,
+        "\U0001f3f4\U000e0061\U000e007f",
         "葛\U000e0100\U000e0101",
     ],
-)  # fmt: skip
+)
 def test_what_joins_or_varies_nothing_is_shown(text: str):
     assert "\\" in visible.visible(text)
 

@@ -9,14 +9,13 @@ from typing import Any
 import datasets
 import pytest
 
-from engine.config import PromptSource
-from engine.data import preset_rows
-from engine.data.packs import sets
+from engine.config.schema import PromptSource
+from engine.data.packs import preset_rows, sets
 from engine.data.packs.build import describe_pack, fetched_packs, pack_folder, packs_folder, read_side
 from engine.data.packs.fetch import fetch_packs, list_packs
 from engine.data.packs.filters import tool_names
-from engine.data.preset_rows import xlam_tool
-from engine.data.presets import PRESETS, fetch_preset, find_preset
+from engine.data.packs.preset_rows import xlam_tool
+from engine.data.packs.presets import PRESETS, fetch_preset, find_preset
 from engine.data.readers import read_prompts
 from engine.errors import DraftbenchError
 from tests.unit.conftest import Draftbench
@@ -48,13 +47,19 @@ def xlam_row(number: int) -> dict[str, Any]:
 ROWS: dict[str, Any] = {
     "xlam": xlam_row,
     "camel-biology": lambda i: {
-        "role_1": "Biologist", "topic;": f"topic {i % 3}", "sub_topic": "s", "message_1": question(i), "message_2": f"answer {i}",
+        "role_1": "Biologist",
+        "topic;": f"topic {i % 3}",
+        "sub_topic": "s",
+        "message_1": question(i),
+        "message_2": f"answer {i}",
     },
     "alpaca-zh": lambda i: {
-        "instruction": f"请解释第{i * 7919}号物质{i * 104729}", "input": "" if i % 2 else f"输入{i}", "output": f"回答{i}",
+        "instruction": f"请解释第{i * 7919}号物质{i * 104729}",
+        "input": "" if i % 2 else f"输入{i}",
+        "output": f"回答{i}",
     },
     "dolly": lambda i: {"instruction": question(i), "context": "", "response": f"answer {i}", "category": "open_qa"},
-}  # fmt: skip
+}
 
 
 def local(folder: Path, name: str, count: int = 80, extra: list[dict[str, Any]] | None = None) -> str:
@@ -119,13 +124,18 @@ def test_pythons_types_become_a_json_schema():
 @pytest.mark.parametrize(
     ("told", "schema"),
     [
-        ("int", {"type": "integer"}), ("Optional[float]", {"type": "number"}), ("bool, default True", {"type": "boolean"}),
+        ("int", {"type": "integer"}),
+        ("Optional[float]", {"type": "number"}),
+        ("bool, default True", {"type": "boolean"}),
         ("Dict[str, int]", {"type": "object"}),
         ("List[List[str]], optional", {"type": "array", "items": {"type": "array", "items": {"type": "string"}}}),
-        ("Tuple[int, str]", {"type": "array", "items": {"type": "integer"}}), ("list", {"type": "array", "items": {}}),
-        ("Union[str, int]", {"type": "string"}), ("", {"type": "string"}), ("set", {"type": "array", "items": {}}),
+        ("Tuple[int, str]", {"type": "array", "items": {"type": "integer"}}),
+        ("list", {"type": "array", "items": {}}),
+        ("Union[str, int]", {"type": "string"}),
+        ("", {"type": "string"}),
+        ("set", {"type": "array", "items": {}}),
     ],
-)  # fmt: skip
+)
 def test_types(told: str, schema: dict[str, Any]):
     made = xlam_tool({"name": "f", "parameters": {"x": {"type": told}}})
     assert made["function"]["parameters"]["properties"]["x"] == schema

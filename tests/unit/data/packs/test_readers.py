@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from engine.config import PromptSource
+from engine.config.schema import PromptSource
 from engine.data.packs import bfcl, evals, jionlp, llamafactory, pyserini
 from engine.data.packs.biology import is_biology
 from engine.data.packs.entry import Entry
@@ -153,14 +153,18 @@ def llama(tmp_path: Path) -> dict[str, Entry]:
         {"conversations": [turn("human", "Look!"), turn("function_call", CALL)], "tools": TOOLS},
         {
             "conversations": [
-                turn("human", "Help me."), turn("gpt", "How?"), turn("human", "Look."), turn("function_call", CALL),
-                turn("observation", "{}"), turn("gpt", "Done."),
+                turn("human", "Help me."),
+                turn("gpt", "How?"),
+                turn("human", "Look."),
+                turn("function_call", CALL),
+                turn("observation", "{}"),
+                turn("gpt", "Done."),
             ],
             "tools": TOOLS,
         },
         {"conversations": [turn("human", "Order a pizza."), turn("gpt", "I cannot.")], "tools": TOOLS},
         {"conversations": [turn("human", "Hello there."), turn("gpt", "Hello."), turn("human", "x")], "tools": "[]"},
-    ]  # fmt: skip
+    ]
     reason = {
         "messages": [
             {"role": "system", "content": [{"type": "text", "value": "Reason first."}]},

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.config import PromptSource
+from engine.config.schema import PromptSource
 from engine.data.packs import build, sets
 from engine.data.packs.build import fetch_pack, packs_folder
 from engine.data.packs.catalogue import PACKS, Pack

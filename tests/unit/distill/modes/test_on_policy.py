@@ -14,20 +14,14 @@ from accelerate.state import AcceleratorState
 
 from engine.capture.batches import Batch
 from engine.capture.store import Capture
-from engine.config import CaptureSpec, DraftSpec, LossTerm, OnPolicySpec, TrainSpec
+from engine.config.schema import CaptureSpec, DraftSpec, LossTerm, OnPolicySpec, TrainSpec
 from engine.decode.sampling import Sampling, Uniforms
 from engine.decode.speculative import FixedLength, speculative_decode
 from engine.distill.losses import LOSSES
 from engine.distill.modes import MODES, Material
-from engine.distill.offline import OfflineBatches
-from engine.distill.on_policy import (
-    OnPolicyBatches,
-    anchors,
-    block_weights,
-    drafts_turn,
-    until_stop,
-)
-from engine.distill.plan import step_answers
+from engine.distill.modes.offline import OfflineBatches
+from engine.distill.modes.on_policy import OnPolicyBatches, anchors, block_weights, drafts_turn, until_stop
+from engine.distill.schedule import step_answers
 from engine.distill.trainer import Outcome, Trainer
 from engine.errors import DraftbenchError
 from engine.fileio import sha256_file
@@ -68,11 +62,19 @@ def compact_capture(tmp_path_factory: pytest.TempPathFactory, target: LoadedMode
 def settings(loss: Any = "forward_kl", changes: dict[str, Any] | None = None, **on_policy: Any) -> TrainSpec:
     return TrainSpec(
         **{
-            "mode": "on_policy", "on_policy": OnPolicySpec(**{"share": 1.0, "block_tokens": 4, **on_policy}), "loss": loss,
-            "batch_size": 3, "epochs": 99, "max_steps": STEPS, "learning_rate": 0.01, "precision": "float32",
-            "eval_every": 2, "checkpoint_every": 3, **(changes or {}),
+            "mode": "on_policy",
+            "on_policy": OnPolicySpec(**{"share": 1.0, "block_tokens": 4, **on_policy}),
+            "loss": loss,
+            "batch_size": 3,
+            "epochs": 99,
+            "max_steps": STEPS,
+            "learning_rate": 0.01,
+            "precision": "float32",
+            "eval_every": 2,
+            "checkpoint_every": 3,
+            **(changes or {}),
         }
-    )  # fmt: skip
+    )
 
 
 def draft_of(target: LoadedModel, **spec: Any) -> Draft:

@@ -15,14 +15,13 @@ from engine.capture.batches import Batch
 from engine.capture.generate import answer_prompts
 from engine.capture.signal import SignalFormat, signal_format
 from engine.capture.store import Capture
-from engine.config import CaptureSpec, DraftSpec, OnlineSpec, Recipe, TrainSpec
+from engine.config.schema import CaptureSpec, DraftSpec, OnlineSpec, Recipe, TrainSpec
 from engine.decode.events import Fate, Round
 from engine.decode.sampling import Sampling
 from engine.decode.speculative import FixedLength, speculative_decode
-from engine.distill import online
-from engine.distill.modes import MODES, Material
-from engine.distill.online import DecodedStream, OnlineBatches, Query, ReplayedStream, replay_fates
-from engine.distill.plan import stream_steps
+from engine.distill.modes import MODES, Material, online
+from engine.distill.modes.online import DecodedStream, OnlineBatches, Query, ReplayedStream, replay_fates
+from engine.distill.schedule import stream_steps
 from engine.distill.stream import StreamLog, streamed
 from engine.distill.trainer import Outcome, Trainer
 from engine.errors import DraftbenchError
@@ -59,10 +58,16 @@ def settings(stream: str = "decode", **changes: Any) -> TrainSpec:
     own = {key: changes.pop(key) for key in list(changes) if key in OnlineSpec.model_fields}
     return TrainSpec(
         **{
-            "mode": "online", "online": {"stream": stream, "update_interval": 2, **own}, "learning_rate": 0.01,
-            "precision": "float32", "schedule": "constant", "eval_every": 2, "checkpoint_every": 2, **changes,
+            "mode": "online",
+            "online": {"stream": stream, "update_interval": 2, **own},
+            "learning_rate": 0.01,
+            "precision": "float32",
+            "schedule": "constant",
+            "eval_every": 2,
+            "checkpoint_every": 2,
+            **changes,
         }
-    )  # fmt: skip
+    )
 
 
 def draft_of(target: LoadedModel) -> Draft:
@@ -82,10 +87,16 @@ def material(
     by_id = {answer.prompt_id: answer for answer in capture.answers}
     queries = [Query(prompt.id, by_id[prompt.id].prompt_ids) for prompt in questions()]
     given: dict[str, Any] = {
-        "draft": draft or draft_of(target), "target": target, "queries": queries, "signal": capture.format,
-        "training": capture if replay else None, "settings": spec, "capture": CAPTURE, "folder": folder,
+        "draft": draft or draft_of(target),
+        "target": target,
+        "queries": queries,
+        "signal": capture.format,
+        "training": capture if replay else None,
+        "settings": spec,
+        "capture": CAPTURE,
+        "folder": folder,
         "emit": lambda event: None,
-    }  # fmt: skip
+    }
     return Material(**{**given, **more})
 
 
@@ -104,9 +115,17 @@ def score(model: Any) -> dict[float, float]:
 def rounds_of(target: LoadedModel, draft: Any, queries: Sequence[Query], **more: Any) -> list[list[Round]]:
     found: list[list[Round]] = [[] for _ in queries]
     for item in speculative_decode(
-        target.model, draft, [q.prompt_ids for q in queries], Sampling(1.0), length=FixedLength(3), max_new_tokens=LIMIT,
-        stop_ids=target.stop_ids, seed=0, names=[q.prompt_id for q in queries], **more,
-    ):  # fmt: skip
+        target.model,
+        draft,
+        [q.prompt_ids for q in queries],
+        Sampling(1.0),
+        length=FixedLength(3),
+        max_new_tokens=LIMIT,
+        stop_ids=target.stop_ids,
+        seed=0,
+        names=[q.prompt_id for q in queries],
+        **more,
+    ):
         found[item.row].append(item)
     return found
 
@@ -281,11 +300,12 @@ def test_a_replayed_stream_has_the_distribution_of_a_decoded_one(target: LoadedM
         """[text, figure]"""
         return torch.tensor(
             [
-                [float(i in e.wrong) for i in range(3)] + [float(i in e.judged) for i in range(5)]
+                [float(i in e.wrong) for i in range(3)]
+                + [float(i in e.judged) for i in range(5)]
                 + [float(e.rounds), float(e.drafted), float(len(e.token_ids)), e.expected]
                 for e in entries
             ]
-        )  # fmt: skip
+        )
 
     mine, theirs = figures(replayed), figures(decoded)
     deviation = ((mine.var(0) + theirs.var(0)) / rows).sqrt().clamp_min(1e-9)

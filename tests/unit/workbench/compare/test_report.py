@@ -8,31 +8,49 @@ import pandas as pd
 import pytest
 
 from engine.decode.events import Fate
+from engine.index.queries import Run
 from engine.measure.definitions import SERVED_TEXT
-from engine.runs.traces import Trace, TraceRound, TraceToken
-from engine.store.queries import Run
-from workbench import exports
-from workbench.compare import comparison, comparison_tables, every_run, report
-from workbench.compare import comparison_figures as figures
+from engine.traces.answer import Trace, TraceRound, TraceToken
+from workbench.compare import comparison, every_run, figures, report, tables
+from workbench.shared import exports
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 CONDITIONS = {
-    "num_draft_tokens": 2, "adaptive": False, "top_p": 1.0, "top_k": 0, "dtype": "float32", "device": "cpu",
-    "acceptance_rule": "sampled", "heldout_hash": "abc", "heldout_prompts": 6, "threads": 2,
-}  # fmt: skip
+    "num_draft_tokens": 2,
+    "adaptive": False,
+    "top_p": 1.0,
+    "top_k": 0,
+    "dtype": "float32",
+    "device": "cpu",
+    "acceptance_rule": "sampled",
+    "heldout_hash": "abc",
+    "heldout_prompts": 6,
+    "threads": 2,
+}
 
 
 def run(run_id: str, **changes) -> Run:
     conditions = {**CONDITIONS, **changes.pop("conditions", {})}
     summary = {
-        "conditions": conditions, "improvement": [{"temperature": 0.0}], "accepted_lengths": {"0.0": [3, 2, 1]},
+        "conditions": conditions,
+        "improvement": [{"temperature": 0.0}],
+        "accepted_lengths": {"0.0": [3, 2, 1]},
         "as_others_report": {"0.0": {"vllm_mean_acceptance_length": 1.5}},
-    }  # fmt: skip
+    }
     values = dict.fromkeys(Run.__dataclass_fields__) | {
-        "run_id": run_id, "name": run_id, "tags": [], "notes": "",
+        "run_id": run_id,
+        "name": run_id,
+        "tags": [],
+        "notes": "",
         "config": {"name": run_id, "train": {"loss": [{"name": "tvd"}], "seed": 0}},
-        "provenance": {}, "problems": [], "summary": summary, "training": {}, "certificate": True, "seed": 0, "target": "t",
-    }  # fmt: skip
+        "provenance": {},
+        "problems": [],
+        "summary": summary,
+        "training": {},
+        "certificate": True,
+        "seed": 0,
+        "target": "t",
+    }
     return Run(**{**values, **changes})
 
 
@@ -44,12 +62,21 @@ def frames(run_ids: list[str], accepted: dict[str, int]):
         for i in range(6):
             key = {"run_id": run_id, "prompt_id": f"p{i}"}
             prompts.append(
-                key | {
-                    "prompt_group": f"g{i % 2}", "text": f"question {i}",
-                    "exact_sum": 2.0 * kept + 0.1 * i, "agree_sum": kept, "n_positions": 6, "rounds": 3,
-                    "drafted": 6, "accepted": kept, "rejected": 3 - kept // 2, "discarded": 0, "emitted": 3 + kept,
+                key
+                | {
+                    "prompt_group": f"g{i % 2}",
+                    "text": f"question {i}",
+                    "exact_sum": 2.0 * kept + 0.1 * i,
+                    "agree_sum": kept,
+                    "n_positions": 6,
+                    "rounds": 3,
+                    "drafted": 6,
+                    "accepted": kept,
+                    "rejected": 3 - kept // 2,
+                    "discarded": 0,
+                    "emitted": 3 + kept,
                 }
-            )  # fmt: skip
+            )
             answers.append(key | {"answer": f"same{i}", "agree": "110000" if kept > 1 else "100000"})
             rounds += [key | {"num_draft_tokens": 2, "accepted": n, "emitted": n + 1} for n in (kept, 0, 0)]
         for metric, value in (("exact", kept / 3), ("per_proposed", kept / 6)):
@@ -97,11 +124,11 @@ def test_a_reason_that_holds_for_several_drafts_is_told_once():
 
 
 def test_the_table_for_a_paper_has_values_and_changes_with_intervals():
-    table = comparison_tables.paper_table(found(run("a"), run("b"))).set_index("rate")
+    table = tables.paper_table(found(run("a"), run("b"))).set_index("rate")
     assert table.loc["exact", "A · a"] == "0.333 [0.323, 0.343]"
     assert table.loc["per_proposed", "Δ B · b"].startswith("+0.167 [")
     other = found(run("a"), run("b", conditions={"num_draft_tokens": 5}))
-    assert comparison_tables.paper_table(other).set_index("rate").loc["tau", "Δ B · b"] == "not comparable"
+    assert tables.paper_table(other).set_index("rate").loc["tau", "Δ B · b"] == "not comparable"
 
 
 def test_other_answers_are_not_paired():
@@ -137,7 +164,7 @@ def test_mcnemar_counts_tokens():
 
 def test_configuration_shows_what_differs_first():
     b = run("b", config={"name": "b", "train": {"loss": [{"name": "sft"}], "seed": 0}, "tags": ["x"]})
-    frame = comparison_tables.configuration(found(run("a"), b)).set_index("key")
+    frame = tables.configuration(found(run("a"), b)).set_index("key")
     assert list(frame[frame.differs].index) == ["name", "train.loss[0].name", "tags"]
     assert frame.loc["tags", "A · a"] == "–"
     assert not frame.loc["train.seed", "differs"]
@@ -145,16 +172,27 @@ def test_configuration_shows_what_differs_first():
 
 def test_suggested_runs_are_alike_and_hold_the_baseline():
     base = {
-        "target": "t", "domain": "d", "heldout_hash": "h", "num_draft_tokens": 3, "dtype": "f", "device": "cpu",
-        "archived": False, "certificate": True, "baseline": False, "loss": "forward_kl", "mode": "offline",
+        "target": "t",
+        "domain": "d",
+        "heldout_hash": "h",
+        "num_draft_tokens": 3,
+        "dtype": "f",
+        "device": "cpu",
+        "archived": False,
+        "certificate": True,
+        "baseline": False,
+        "loss": "forward_kl",
+        "mode": "offline",
         "acceptance_rule": "speculative",
-    }  # fmt: skip
+    }
     rows = [
-        base | {"run_id": "best", "exact": 0.9, "num_draft_tokens": 5}, base | {"run_id": "x", "exact": 0.5},
-        base | {"run_id": "named", "exact": 0.1, "baseline": True}, base | {"run_id": "bad", "exact": 0.8, "certificate": False},
+        base | {"run_id": "best", "exact": 0.9, "num_draft_tokens": 5},
+        base | {"run_id": "x", "exact": 0.5},
+        base | {"run_id": "named", "exact": 0.1, "baseline": True},
+        base | {"run_id": "bad", "exact": 0.8, "certificate": False},
         base | {"run_id": "old", "exact": 0.7, "archived": True},
         base | {"run_id": "served", "exact": 0.95, "acceptance_rule": SERVED_TEXT, "certificate": None},
-    ]  # fmt: skip
+    ]
     runs = pd.DataFrame(rows)
     assert every_run.suggested(runs) == ["named", "x"]
     assert every_run.suggested(runs[runs.run_id.isin(["best", "x"])]) == ["best", "x"]  # nothing more alike
@@ -163,10 +201,18 @@ def test_suggested_runs_are_alike_and_hold_the_baseline():
 
 def test_suggested_runs_show_each_loss_before_further_seeds_of_one():
     same = {
-        "target": "t", "domain": "d", "heldout_hash": "h", "num_draft_tokens": 3, "dtype": "f", "device": "cpu",
-        "archived": False, "certificate": True, "baseline": False, "mode": "offline",
+        "target": "t",
+        "domain": "d",
+        "heldout_hash": "h",
+        "num_draft_tokens": 3,
+        "dtype": "f",
+        "device": "cpu",
+        "archived": False,
+        "certificate": True,
+        "baseline": False,
+        "mode": "offline",
         "acceptance_rule": "speculative",
-    }  # fmt: skip
+    }
     losses = {"a": "kl", "b": "kl", "c": "kl", "d": "sft", "e": "jsd"}
     rows = [same | {"run_id": r, "loss": loss, "exact": 0.9 - i / 10} for i, (r, loss) in enumerate(losses.items())]
     assert every_run.suggested(pd.DataFrame(rows)) == ["a", "d", "e", "b"]
@@ -176,10 +222,16 @@ def test_suggested_runs_show_each_loss_before_further_seeds_of_one():
 
 def test_cells_take_the_mean_of_their_runs_and_leave_out_what_failed():
     columns = {
-        "domain": "d", "target": "t", "loss": "tvd", "scenario": "curated", "mode": "offline", "archived": False,
+        "domain": "d",
+        "target": "t",
+        "loss": "tvd",
+        "scenario": "curated",
+        "mode": "offline",
+        "archived": False,
         "acceptance_rule": "speculative",
-        "n_train": 200.0, "steps_done": 75.0,
-    }  # fmt: skip
+        "n_train": 200.0,
+        "steps_done": 75.0,
+    }
     states = (("a", 0, True), ("b", 1, True), ("c", 2, False))
     runs = pd.DataFrame(
         [columns | {"run_id": r, "seed": s, "certificate": ok, "heldout_hash": r} for r, s, ok in states]
@@ -206,10 +258,19 @@ def test_cells_of_different_size_are_told_and_of_one_size_are_not():
 def test_a_cell_does_not_mix_sizes_and_schedules(fewer: dict[str, float | None]):
     """A mean over 50 and 200 queries would rank a loss by how often it was run small."""
     columns = {
-        "domain": "d", "target": "t", "loss": "tvd", "scenario": "curated", "mode": "offline", "archived": False,
+        "domain": "d",
+        "target": "t",
+        "loss": "tvd",
+        "scenario": "curated",
+        "mode": "offline",
+        "archived": False,
         "acceptance_rule": "speculative",
-        "certificate": True, "heldout_hash": "h", "seed": 0, "n_train": 200.0, "steps_done": 75.0,
-    }  # fmt: skip
+        "certificate": True,
+        "heldout_hash": "h",
+        "seed": 0,
+        "n_train": 200.0,
+        "steps_done": 75.0,
+    }
     runs = pd.DataFrame([columns | {"run_id": "whole"}, columns | fewer | {"run_id": "less"}])
     values = pd.DataFrame(
         {"run_id": r, "temperature": 1.0, "value": v, "low": v, "high": v, "n_prompts": 9}

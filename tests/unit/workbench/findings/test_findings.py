@@ -11,15 +11,16 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from engine.measure.claims import LEAD, MODE, SUPERVISION
-from engine.measure.efforts import EFFORTS
-from engine.measure.findings import Cell, Finding, Outcome, Pooled
-from engine.measure.of_home import Evaluated
-from engine.measure.places import Pair, Run
+from engine.findings.claims import LEAD, MODE, SUPERVISION
+from engine.findings.efforts import EFFORTS
+from engine.findings.evaluate import Cell, Finding, Outcome, Pooled
+from engine.findings.of_home import Evaluated
+from engine.findings.pairs import Pair, Run
+from engine.findings.verdicts import FEW, NOT, REPRODUCED, SAME
+from engine.findings.wanted import Wanted, command
 from engine.measure.statistics import Interval
-from engine.measure.verdicts import FEW, NOT, REPRODUCED, SAME
-from engine.measure.wanted import Wanted, command
-from workbench.findings import acceptance, findings_figures, findings_view
+from workbench.findings import acceptance, view
+from workbench.findings import figures as findings_figures
 
 EVIL = "<img src=x onerror=alert(1)>"
 USUAL = Interval(0.05, 0.03, 0.07, 40)
@@ -49,7 +50,7 @@ def drawn(figure: go.Figure) -> str:
 
 
 def test_the_table_names_place_effect_and_runs():
-    row = findings_view.table(SUPERVISION, (cell(),)).iloc[0]
+    row = view.table(SUPERVISION, (cell(),)).iloc[0]
     assert row["where"] == "biology, forward_kl, against sft"
     assert row["relative"] == "+5.0% [+3.0%, +7.0%]"
     assert row["absolute"] == "+0.020 [+0.010, +0.030]"
@@ -58,8 +59,8 @@ def test_the_table_names_place_effect_and_runs():
 
 
 def test_intervals_that_are_not_there_are_not_made_up():
-    assert findings_view.percent(NOTHING) == "–"
-    assert findings_view.points(Interval(0.1, math.nan, math.nan, 1)) == "+0.100"
+    assert view.percent(NOTHING) == "–"
+    assert view.points(Interval(0.1, math.nan, math.nan, 1)) == "+0.100"
 
 
 def test_the_command_survives_odd_names():
@@ -70,29 +71,29 @@ def test_the_command_survives_odd_names():
 @pytest.mark.parametrize("tone", ["light", "dark"])
 def test_the_effects_show_the_paper_s_band_and_a_mark_for_each_verdict(tone: str):
     cells = tuple(cell(verdict) for verdict in (REPRODUCED, SAME, NOT, FEW))
-    figure = findings_view.effects(SUPERVISION, cells, tone)
+    figure = view.effects(SUPERVISION, cells, tone)
     assert [trace.name for trace in figure.data] == [REPRODUCED, SAME, NOT, FEW]
     assert len({trace.marker.symbol for trace in figure.data}) == 4
     assert [(shape.x0, shape.x1) for shape in figure.layout.shapes if shape.type == "rect"] == [SUPERVISION.band]
 
 
 def test_a_lead_is_shown_in_acceptance():
-    figure = findings_view.effects(LEAD, (cell(SAME, NOTHING),), "light")
+    figure = view.effects(LEAD, (cell(SAME, NOTHING),), "light")
     assert list(figure.data[0].x) == [0.02]
 
 
 def test_what_is_not_counted_is_in_the_table_and_not_in_the_figure():
     odd = replace(cell(NOT), counts=False)
-    figure = findings_view.effects(SUPERVISION, (cell(), odd), "light")
+    figure = view.effects(SUPERVISION, (cell(), odd), "light")
     assert [trace.name for trace in figure.data] == [REPRODUCED]
-    assert list(findings_view.table(SUPERVISION, (cell(), odd)).verdict) == [REPRODUCED, f"{NOT} (not counted)"]
+    assert list(view.table(SUPERVISION, (cell(), odd)).verdict) == [REPRODUCED, f"{NOT} (not counted)"]
 
 
 def test_the_pooled_figure_has_a_row_for_all_and_for_each_domain_of_each_kind_of_effort():
     whole = Pooled(USUAL, USUAL, 0.4, 0.42, (0.02,), 3, (), SAME, "why")
     one = Outcome("own schedule", SAME, "why", (), whole, {"biology": whole, EVIL: whole})
     alone = Outcome("equal target tokens", NOT, "why", (), replace(whole, verdict=NOT), {"biology": whole})
-    figure = findings_view.pooled_effects(MODE, (one, alone, Outcome("none", FEW, "why", ())), "light")
+    figure = view.pooled_effects(MODE, (one, alone, Outcome("none", FEW, "why", ())), "light")
     assert [name.split(",")[0] for name in figure.layout.yaxis.ticktext] == ["own schedule"] * 3 + [
         "equal target tokens"
     ]
@@ -101,32 +102,48 @@ def test_the_pooled_figure_has_a_row_for_all_and_for_each_domain_of_each_kind_of
 
 
 def test_a_figure_of_one_kind_of_effort_says_which():
-    assert (
-        "equal target tokens"
-        in findings_view.effects(MODE, (cell(),), "light", "equal target tokens").layout.title.text
-    )
+    assert "equal target tokens" in view.effects(MODE, (cell(),), "light", "equal target tokens").layout.title.text
 
 
 def test_each_kind_of_effort_is_told_in_words():
-    lines = findings_view.effort_lines(Finding(MODE, tuple(Outcome(e, FEW, "none", ()) for e in EFFORTS)))
+    lines = view.effort_lines(Finding(MODE, tuple(Outcome(e, FEW, "none", ()) for e in EFFORTS)))
     assert len(lines) == 3
     assert lines[0].startswith("own schedule (offline as it is usually trained")
-    assert findings_view.effort_lines(Finding(SUPERVISION, (Outcome("", FEW, "none", ()),))) == []
+    assert view.effort_lines(Finding(SUPERVISION, (Outcome("", FEW, "none", ()),))) == []
 
 
 def run(name: str, **facts: object) -> Run:
     usual = {
-        "target": "t", "heldout": "h", "dtype": "f", "domain": "biology", "scenario": "curated", "n_train": 50, "loss": "sft",
-        "train.mode": "offline", "train.seed": "0", "train.epochs": "3.0", "capture.seed": 0,
-    }  # fmt: skip
+        "target": "t",
+        "heldout": "h",
+        "dtype": "f",
+        "domain": "biology",
+        "scenario": "curated",
+        "n_train": 50,
+        "loss": "sft",
+        "train.mode": "offline",
+        "train.seed": "0",
+        "train.epochs": "3.0",
+        "capture.seed": 0,
+    }
     return Run(name, usual | facts)
 
 
 def evaluated(runs: list[Run]) -> Evaluated:
     rows = [
-        {"run_id": r.id, "draft": draft, "temperature": t, "prompt_id": f"p{i}", "exact_sum": (10.0 + i) * share, "n_positions": 50.0}
-        for r in runs for draft, share in (("trained", 1.0), ("initial", 0.5)) for t in (0.0, 1.0) for i in range(6)
-    ]  # fmt: skip
+        {
+            "run_id": r.id,
+            "draft": draft,
+            "temperature": t,
+            "prompt_id": f"p{i}",
+            "exact_sum": (10.0 + i) * share,
+            "n_positions": 50.0,
+        }
+        for r in runs
+        for draft, share in (("trained", 1.0), ("initial", 0.5))
+        for t in (0.0, 1.0)
+        for i in range(6)
+    ]
     return Evaluated([], runs, Path("runs"), {}, {}, {}, pd.DataFrame(rows))
 
 
@@ -154,8 +171,9 @@ def test_runs_cut_to_a_stream_s_effort_are_methods_of_their_own():
 
     runs = [
         replace(run("on", **{"train.mode": "online"}), effort=effort(100, 10)),
-        replace(run("once", **{"train.epochs": "1.0"}), effort=effort(100, 5)), replace(run("own"), effort=effort(300, 15)),
-    ]  # fmt: skip
+        replace(run("once", **{"train.epochs": "1.0"}), effort=effort(100, 5)),
+        replace(run("own"), effort=effort(300, 15)),
+    ]
     runs.append(run("own text", loss="jsd", **{"train.mode": "on_policy"}))
     frame = acceptance.acceptance(evaluated(runs))
     assert set(frame.method) == {"on-policy jsd", "online sft", "sft", "sft, equal tokens"}
@@ -177,8 +195,13 @@ def test_sizes_lie_on_a_log_axis_with_a_line_a_method():
 
 def test_at_most_a_dozen_curves_and_no_two_look_alike():
     labels = {f"r{i}": f"method {i}" for i in range(20)}
-    frame = pd.DataFrame([{"run_id": r, "kind": "eval", "step": s, "temperature": 0.0, "value": 0.1, "tokens_seen": s, "seconds": s}
-                          for r in labels for s in (0, 10)])  # fmt: skip
+    frame = pd.DataFrame(
+        [
+            {"run_id": r, "kind": "eval", "step": s, "temperature": 0.0, "value": 0.1, "tokens_seen": s, "seconds": s}
+            for r in labels
+            for s in (0, 10)
+        ]
+    )
     figure = findings_figures.curves(frame, labels, "tokens", 0.0, "light")
     looks = {(t.line.color, t.line.dash, t.marker.symbol) for t in figure.data}
     assert len(figure.data) == len(looks) == findings_figures.MOST_CURVES
@@ -188,14 +211,15 @@ def test_at_most_a_dozen_curves_and_no_two_look_alike():
 def test_names_are_text_in_figures(tone: str):
     frame = acceptance.acceptance(evaluated([run(EVIL, loss=EVIL, domain=EVIL, scenario=EVIL)]))
     figures = [
-        findings_view.effects(SUPERVISION, (cell(domain=EVIL),), tone), findings_figures.by_method(frame, 0.0, tone),
+        view.effects(SUPERVISION, (cell(domain=EVIL),), tone),
+        findings_figures.by_method(frame, 0.0, tone),
         findings_figures.by_size(frame, EVIL, 0.0, tone),
-    ]  # fmt: skip
+    ]
     for one in figures:
         assert "<img" not in drawn(one)
         assert "&lt;img" in drawn(one)
 
 
 def test_what_keeps_runs_apart_is_told_briefly():
-    assert findings_view.differences({"train.epochs": ("1.0", "5.0")}) == "train.epochs (1.0 and 5.0)"
-    assert len(findings_view.differences({"x": ("a" * 100, "b")})) < 50
+    assert view.differences({"train.epochs": ("1.0", "5.0")}) == "train.epochs (1.0 and 5.0)"
+    assert len(view.differences({"x": ("a" * 100, "b")})) < 50

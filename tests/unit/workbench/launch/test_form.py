@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from engine.config import OnlineSpec, Recipe, ServerSpec, apply_overrides, load_recipe, parse_recipe, schema_rows
+from engine.config.reading import apply_overrides, load_recipe, parse_recipe, schema_rows
+from engine.config.schema import OnlineSpec, Recipe, ServerSpec
 from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.recipes import read_recipe
@@ -29,13 +30,21 @@ def test_every_key_of_the_schema_is_in_the_form():
 @pytest.mark.parametrize(
     ("dotted", "kind", "optional"),
     [
-        ("name", "text", False), ("target.model", "text", False), ("target.revision", "text", True),
-        ("target.trust_remote_code", "switch", False), ("target.dtype", "choice", False), ("draft.layers", "yaml", False),
-        ("prompts.train", "sections", False), ("train.loss", "sections", False), ("train.max_steps", "integer", True),
+        ("name", "text", False),
+        ("target.model", "text", False),
+        ("target.revision", "text", True),
+        ("target.trust_remote_code", "switch", False),
+        ("target.dtype", "choice", False),
+        ("draft.layers", "yaml", False),
+        ("prompts.train", "sections", False),
+        ("train.loss", "sections", False),
+        ("train.max_steps", "integer", True),
         ("prompts.train_prompts", "integer", True),
-        ("train.learning_rate", "number", False), ("measure.temperatures", "yaml", False), ("tags", "texts", False),
+        ("train.learning_rate", "number", False),
+        ("measure.temperatures", "yaml", False),
+        ("tags", "texts", False),
     ],
-)  # fmt: skip
+)
 def test_types_become_widgets(dotted: str, kind: str, optional: bool):
     shape = shape_of(field_at(dotted))
     assert (shape.kind, shape.optional) == (kind, optional)
@@ -75,18 +84,32 @@ SFT = {"loss": [{"name": "sft", "weight": 1.0, "beta": 0.5, "eta": 3.0}]}
 CHANGES: list[dict[str, Any]] = [
     {},
     {"name": "mine", "notes": "it's $HOME `x`; a: b\n[second] line", "tags": ["a b", "c,d", "1"]},
-    {"train": {"loss": [{"name": "jsd", "weight": 1.0, "beta": 0.5, "eta": 3.0}], "learning_rate": 1e-5, "max_steps": 7}},
-    {"train": {"loss": [
-        {"name": "jsd", "weight": 0.25, "beta": 0.1, "eta": 3.0}, {"name": "sft", "weight": 1.0, "beta": 0.5, "eta": 3.0},
-    ]}},
-    {"measure": {"temperatures": [0.0, 0.7, 1.0], "heldout_prompts": None, "adaptive": True}, "draft": {"layers": [0, 9, 29]}},
+    {
+        "train": {
+            "loss": [{"name": "jsd", "weight": 1.0, "beta": 0.5, "eta": 3.0}],
+            "learning_rate": 1e-5,
+            "max_steps": 7,
+        }
+    },
+    {
+        "train": {
+            "loss": [
+                {"name": "jsd", "weight": 0.25, "beta": 0.1, "eta": 3.0},
+                {"name": "sft", "weight": 1.0, "beta": 0.5, "eta": 3.0},
+            ]
+        }
+    },
+    {
+        "measure": {"temperatures": [0.0, 0.7, 1.0], "heldout_prompts": None, "adaptive": True},
+        "draft": {"layers": [0, 9, 29]},
+    },
     {"prompts": {"domain": "12", "max_prompt_tokens": 300, "train_prompts": 64}, "capture": {"signal": "compact"}},
     {"train": {"mode": "online", "online": {**OnlineSpec().model_dump(), "stream": "replay", "replay_share": 0.5}}},
     {"train": {"mode": "on_policy", "selection": {"share": 0.4, "reference": "hub:a/b"}}},
     {"capture": {"signal": "none", "server": {**SERVER, "key_env": "A_KEY", "requests_per_minute": 60}}, "train": SFT},
     {"capture": {"signal": "none", "server": SERVER}, "train": SFT},
     {"target": {"model": "hub:a/b", "revision": "1e3", "trust_remote_code": True}},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("changes", CHANGES)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.config import parse_recipe
+from engine.config.reading import parse_recipe
 from engine.errors import DraftbenchError
 from workbench.launch import from_address
 from workbench.launch.from_address import by_hand, is_by_hand, taken

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from engine.config import parse_recipe
-from engine.store.curves import StreamPoint
-from workbench.methods import method_name
-from workbench.run import run_facts, stream_view
-from workbench.run.run_files import EventTail
+from engine.config.reading import parse_recipe
+from engine.index.curves import StreamPoint
+from workbench.run import facts, stream_view
+from workbench.run.files import EventTail
+from workbench.shared.methods import method_name
 
 
 def point(query: int, accepted: int, examined: int, expected: float | None, step: int = 0) -> StreamPoint:
@@ -81,7 +81,7 @@ def recipe(train: dict[str, Any], **more: Any) -> Any:
 def told(
     train: dict[str, Any], training: dict[str, Any] | None = None, skipped: int = 0, **more: Any
 ) -> dict[str, str]:
-    return dict(run_facts.facts(recipe(train, **more), run_facts.effort(training or {}, skipped)))
+    return dict(facts.facts(recipe(train, **more), facts.effort(training or {}, skipped)))
 
 
 def test_facts_of_an_online_run():

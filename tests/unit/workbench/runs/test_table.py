@@ -16,15 +16,40 @@ from engine.errors import DraftbenchError
 from engine.paths import Home
 from engine.runs.folder import RunFolder
 from engine.runs.status import now, this_process
-from workbench.run import export_job, run_files
-from workbench.runs import runs_table
-from workbench.runs.runs_table import Filters
+from workbench.run import export_job, files
+from workbench.runs import table
+from workbench.runs.table import Filters
 
 COLUMNS = (
-    "run_id", "title", "label", "state", "tags", "notes", "domain", "scenario", "mode", "supervision", "loss", "target", "seed", "exact",
-    "exact_low", "exact_high", "initial", "n_prompts", "temperature", "speedup", "speedup_low", "speedup_high",
-    "certificate", "pinned", "baseline", "archived", "created_at", "problems",
-)  # fmt: skip
+    "run_id",
+    "title",
+    "label",
+    "state",
+    "tags",
+    "notes",
+    "domain",
+    "scenario",
+    "mode",
+    "supervision",
+    "loss",
+    "target",
+    "seed",
+    "exact",
+    "exact_low",
+    "exact_high",
+    "initial",
+    "n_prompts",
+    "temperature",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "certificate",
+    "pinned",
+    "baseline",
+    "archived",
+    "created_at",
+    "problems",
+)
 
 
 def overview(*rows: dict[str, Any]) -> pd.DataFrame:
@@ -51,7 +76,7 @@ def overview(*rows: dict[str, Any]) -> pd.DataFrame:
     frame = pd.DataFrame(made, columns=list(COLUMNS))
     numbers = ["exact", "exact_low", "exact_high", "initial", "n_prompts", "speedup", "speedup_low", "speedup_high"]
     frame[numbers] = frame[numbers].astype(float)
-    return runs_table.prepared(frame)
+    return table.prepared(frame)
 
 
 def ids(frame: pd.DataFrame) -> list[str]:
@@ -60,10 +85,10 @@ def ids(frame: pd.DataFrame) -> list[str]:
 
 def test_each_word_of_a_search_must_occur_somewhere_in_any_case():
     runs = overview({"title": "Long Warm-up"}, {"notes": "warm start\nof a LONG run"}, {"tags": np.array(["long"])}, {})
-    assert ids(runs_table.matching(runs, Filters(text="long WARM"))) == ["r0", "r1"]
-    assert ids(runs_table.matching(runs, Filters(text="long"))) == ["r0", "r1", "r2"]
-    assert ids(runs_table.matching(runs, Filters(text="r3"))) == ["r3"]
-    assert ids(runs_table.matching(runs, Filters(text=".*"))) == []  # no pattern, just text
+    assert ids(table.matching(runs, Filters(text="long WARM"))) == ["r0", "r1"]
+    assert ids(table.matching(runs, Filters(text="long"))) == ["r0", "r1", "r2"]
+    assert ids(table.matching(runs, Filters(text="r3"))) == ["r3"]
+    assert ids(table.matching(runs, Filters(text=".*"))) == []  # no pattern, just text
 
 
 def test_filters_narrow_together_and_archived_runs_are_hidden_unless_asked_for():
@@ -73,25 +98,23 @@ def test_filters_narrow_together_and_archived_runs_are_hidden_unless_asked_for()
         {"loss": "sft", "domain": None},
         {"tags": np.array(["a", "b"])},
     )
-    assert ids(runs_table.matching(runs, Filters())) == ["r0", "r2", "r3"]
-    assert ids(runs_table.matching(runs, Filters(archived="shown"))) == ["r0", "r1", "r2", "r3"]
-    assert ids(runs_table.matching(runs, Filters(archived="only"))) == ["r1"]
-    assert ids(runs_table.matching(runs, Filters(chosen=(("loss", ("tvd", "sft")), ("domain", ("biology",)))))) == [
-        "r0"
-    ]
-    assert ids(runs_table.matching(runs, Filters(chosen=(("domain", (runs_table.UNKNOWN,)),)))) == ["r2"]
-    assert ids(runs_table.matching(runs, Filters(tags=("b", "c")))) == ["r3"]
+    assert ids(table.matching(runs, Filters())) == ["r0", "r2", "r3"]
+    assert ids(table.matching(runs, Filters(archived="shown"))) == ["r0", "r1", "r2", "r3"]
+    assert ids(table.matching(runs, Filters(archived="only"))) == ["r1"]
+    assert ids(table.matching(runs, Filters(chosen=(("loss", ("tvd", "sft")), ("domain", ("biology",)))))) == ["r0"]
+    assert ids(table.matching(runs, Filters(chosen=(("domain", (table.UNKNOWN,)),)))) == ["r2"]
+    assert ids(table.matching(runs, Filters(tags=("b", "c")))) == ["r3"]
 
 
 def test_pinned_runs_come_first_and_unmeasured_ones_last():
     runs = overview({"exact": 0.2}, {"exact": None}, {"exact": 0.4}, {"exact": 0.1, "pinned": True})
-    assert ids(runs_table.ordered(runs, "exact acceptance")) == ["r3", "r2", "r0", "r1"]
-    assert ids(runs_table.ordered(runs, "oldest")) == ["r3", "r0", "r1", "r2"]
+    assert ids(table.ordered(runs, "exact acceptance")) == ["r3", "r2", "r0", "r1"]
+    assert ids(table.ordered(runs, "oldest")) == ["r3", "r0", "r1", "r2"]
 
 
 def test_names_are_ordered_without_regard_to_case():
     runs = overview({"title": "beta"}, {"title": "Alpha"}, {"title": "alpha 2"})
-    assert ids(runs_table.ordered(runs, "name")) == ["r1", "r2", "r0"]
+    assert ids(table.ordered(runs, "name")) == ["r1", "r2", "r0"]
 
 
 def test_a_group_is_told_by_count_and_its_best_measured_run():
@@ -108,7 +131,7 @@ def test_a_group_is_told_by_count_and_its_best_measured_run():
         },
         {"loss": "sft"},
     )
-    summary = runs_table.group_summary(runs, "loss").set_index("group")
+    summary = table.group_summary(runs, "loss").set_index("group")
     assert summary.loc["tvd", ["runs", "measured", "seeds", "n", "best"]].tolist() == [2, 2, 2, 12, "best"]
     assert summary.loc["tvd", "interval"] == "[0.350, 0.450]"
     assert summary.loc["sft", "measured"] == 0
@@ -117,7 +140,7 @@ def test_a_group_is_told_by_count_and_its_best_measured_run():
 
 def test_a_group_of_several_domains_has_a_row_for_each():
     runs = overview({"exact": 0.2}, {"exact": 0.9, "domain": "chinese"}, {"exact": 0.3})
-    summary = runs_table.group_summary(runs, "loss")
+    summary = table.group_summary(runs, "loss")
     assert list(zip(summary.group, summary.domain, summary.exact, strict=True)) == [
         ("forward_kl", "biology", 0.3),
         ("forward_kl", "chinese", 0.9),
@@ -129,24 +152,24 @@ def test_a_method_is_named_by_mode_and_loss():
         {}, {"mode": "online"}, {"mode": "on_policy", "loss": "jsd(beta=0.1)"}, {"mode": None, "loss": None}
     )
     assert list(runs.method) == ["forward_kl", "online forward_kl", "on-policy jsd(beta=0.1)", "–"]
-    told = runs_table.cells(overview({"mode": "online", "supervision": "black_box"}, {}))
+    told = table.cells(overview({"mode": "online", "supervision": "black_box"}, {}))
     assert list(told.supervision) == ["black box", "–"]
-    assert list(runs_table.cells(overview({"mode": "on_policy"}))["mode"]) == ["on-policy"]
+    assert list(table.cells(overview({"mode": "on_policy"}))["mode"]) == ["on-policy"]
 
 
 def test_a_run_with_two_tags_is_in_both_groups_and_once_in_the_table():
     runs = overview({"tags": np.array(["a", "b"])}, {"tags": np.array(["b"])}, {})
-    summary = runs_table.group_summary(runs, "tag")
-    assert dict(zip(summary.group, summary.runs, strict=True)) == {"a": 1, "b": 2, runs_table.UNKNOWN: 1}
-    assert ids(runs_table.in_group(runs, "tag", "b")) == ["r0", "r1"]
-    assert sorted(ids(runs_table.ordered(runs, "newest", "tag"))) == ["r0", "r1", "r2"]
+    summary = table.group_summary(runs, "tag")
+    assert dict(zip(summary.group, summary.runs, strict=True)) == {"a": 1, "b": 2, table.UNKNOWN: 1}
+    assert ids(table.in_group(runs, "tag", "b")) == ["r0", "r1"]
+    assert sorted(ids(table.ordered(runs, "newest", "tag"))) == ["r0", "r1", "r2"]
 
 
 def test_cells_tell_state_in_a_word_and_a_mark_and_the_gain_over_the_untrained_draft():
     runs = overview(
         {"state": "interrupted", "exact": 0.3, "initial": 0.1, "certificate": False, "baseline": True, "pinned": True}
     )
-    row = runs_table.cells(runs).iloc[0]
+    row = table.cells(runs).iloc[0]
     assert row.state == "↯ interrupted"
     assert row.gain == pytest.approx(0.2)
     assert row.certificate == "✕ failed"
@@ -155,20 +178,20 @@ def test_cells_tell_state_in_a_word_and_a_mark_and_the_gain_over_the_untrained_d
 
 
 def test_markup_in_labels_stays_what_was_typed():
-    row = runs_table.cells(overview({"title": "<img src=x onerror=alert(1)>", "notes": "a\n<b>"})).iloc[0]
+    row = table.cells(overview({"title": "<img src=x onerror=alert(1)>", "notes": "a\n<b>"})).iloc[0]
     assert (row.label, row.notes) == ("<img src=x onerror=alert(1)>", "a <b>")
 
 
 def test_every_state_has_a_mark():
-    from workbench.ui import STATES
+    from workbench.shared.ui import STATES
 
-    assert set(runs_table.GLYPHS) == set(STATES)
-    assert len(set(runs_table.GLYPHS.values())) == len(STATES)
+    assert set(table.GLYPHS) == set(STATES)
+    assert len(set(table.GLYPHS.values())) == len(STATES)
 
 
 def test_csv_holds_every_column_and_no_lists():
-    told = runs_table.for_csv(overview({"tags": np.array(["a", "b"]), "problems": np.array(["x: gone"])}))
-    assert list(told.columns) == list(runs_table.CSV_COLUMNS)
+    told = table.for_csv(overview({"tags": np.array(["a", "b"]), "problems": np.array(["x: gone"])}))
+    assert list(told.columns) == list(table.CSV_COLUMNS)
     assert told.tags[0] == "a; b"
     assert told.problems[0] == "x: gone"
 
@@ -176,11 +199,11 @@ def test_csv_holds_every_column_and_no_lists():
 def test_a_folder_without_a_recipe_is_listed_as_damaged(tmp_path: Path):
     home = Home(tmp_path)
     (home.runs / "lost").mkdir(parents=True)
-    runs = runs_table.prepared(runs_table.with_unindexed(overview({}), home))
+    runs = table.prepared(table.with_unindexed(overview({}), home))
     lost = runs[runs.run_id == "lost"].iloc[0]
-    assert (lost.state, lost.archived, lost.domain) == ("damaged", False, runs_table.UNKNOWN)
+    assert (lost.state, lost.archived, lost.domain) == ("damaged", False, table.UNKNOWN)
     assert "config.yaml" in lost.problems[0]
-    assert len(runs_table.cells(runs_table.ordered(runs_table.matching(runs, Filters()), "newest"))) == 2
+    assert len(table.cells(table.ordered(table.matching(runs, Filters()), "newest"))) == 2
 
 
 def test_a_thousand_runs_are_filtered_ordered_and_written_in_a_blink():
@@ -190,9 +213,9 @@ def test_a_thousand_runs_are_filtered_ordered_and_written_in_a_blink():
     ]
     runs = overview(*rows)
     began = datetime.now(UTC)
-    shown = runs_table.ordered(runs_table.matching(runs, Filters(text="words t3")), "gain", "tag")
-    runs_table.cells(shown)
-    runs_table.group_summary(runs, "tag")
+    shown = table.ordered(table.matching(runs, Filters(text="words t3")), "gain", "tag")
+    table.cells(shown)
+    table.group_summary(runs, "tag")
     assert len(shown) == len([i for i in range(1000) if i % 7 == 3])
     assert (datetime.now(UTC) - began).total_seconds() < 1
 
@@ -208,7 +231,7 @@ def event(step: int, **more: Any) -> str:
 
 def test_only_whole_new_lines_are_read_and_a_torn_one_is_taken_when_it_is_whole(tmp_path: Path):
     path = tmp_path / "events.jsonl"
-    tail = run_files.EventTail(path)
+    tail = files.EventTail(path)
     assert tail.points() == []
     path.write_text(event(1) + "\n" + event(2)[:9])
     assert [p.step for p in tail.points()] == [1]
@@ -228,7 +251,7 @@ def test_steps_that_were_done_again_after_a_resume_count_once(tmp_path: Path):
     path = tmp_path / "events.jsonl"
     lines = [event(1), event(2), event(3), '{"kind": "started"}', '{"kind": "resumed", "step": 1}', event(2, loss=9.0)]
     path.write_text("\n".join(lines) + "\n")
-    assert [(p.step, p.value) for p in run_files.EventTail(path).points()] == [(1, 1.0), (2, 9.0)]
+    assert [(p.step, p.value) for p in files.EventTail(path).points()] == [(1, 1.0), (2, 9.0)]
 
 
 def test_newest_values_and_time_left(tmp_path: Path):
@@ -238,45 +261,45 @@ def test_newest_values_and_time_left(tmp_path: Path):
             [event(i) for i in range(1, 31)] + ['{"kind": "eval", "step": 30, "temperature": 0.0, "exact": 0.25}', ""]
         )
     )
-    present = run_files.newest(run_files.EventTail(path).points())
+    present = files.newest(files.EventTail(path).points())
     assert (present.step, present.loss, present.acceptance, present.evaluated_at) == (30, 1 / 30, ((0.0, 0.25),), 30)
     assert (present.tokens_per_s, present.s_per_step) == (50.0, 2.0)
     status = {"progress": {"phase": "train", "done": 30, "total": 100, "unit": "steps", "phase_s": 1.0}}
-    assert run_files.stage(status, present) == run_files.Stage(0.3, "train: 30 of 100 steps", 140.0)
+    assert files.stage(status, present) == files.Stage(0.3, "train: 30 of 100 steps", 140.0)
 
 
 @pytest.mark.parametrize(
     "progress", [None, 3, {}, {"done": "x", "total": []}, {"done": 1, "total": 0}, {"done": True, "total": None}]
 )
 def test_a_senseless_progress_is_no_progress(progress: Any):
-    assert run_files.stage({"progress": progress}, run_files.Now()).share is None
+    assert files.stage({"progress": progress}, files.Now()).share is None
 
 
 def test_a_long_curve_is_thinned_to_its_shape_and_keeps_its_end(tmp_path: Path):
     path = tmp_path / "events.jsonl"
     path.write_text("".join(event(i) + "\n" for i in range(1, 5002)))
-    frame = run_files.curve_frame("r", run_files.EventTail(path).points(), most=500)
+    frame = files.curve_frame("r", files.EventTail(path).points(), most=500)
     assert len(frame) <= 502
     assert (frame.step.iloc[0], frame.step.iloc[-1]) == (1, 5001)
 
 
 def test_a_bar_shows_its_last_state_and_control_characters_do_not_show():
-    assert run_files.clean_line("\rtrain:  1%\rtrain: 50%\r") == "train: 50%"
-    assert run_files.clean_line("\x1b[31mred\x1b[0m\x07 \x1b]0;title\x07end") == "red end"
-    assert run_files.clean_line("a\tb‮c\x00") == "a\tbc"
-    assert run_files.clean_line("<script>") == "<script>"
+    assert files.clean_line("\rtrain:  1%\rtrain: 50%\r") == "train: 50%"
+    assert files.clean_line("\x1b[31mred\x1b[0m\x07 \x1b]0;title\x07end") == "red end"
+    assert files.clean_line("a\tb‮c\x00") == "a\tbc"
+    assert files.clean_line("<script>") == "<script>"
 
 
 def test_a_log_is_searched_and_cut_to_its_end(tmp_path: Path):
     path = tmp_path / "log.txt"
-    assert run_files.log_part(path, 5) == run_files.LogPart("", 0, 0, False)
+    assert files.log_part(path, 5) == files.LogPart("", 0, 0, False)
     path.write_bytes(b"".join(b"line %d\n" % i for i in range(100)) + b"\xff broken \n")
-    assert run_files.log_part(path, 2).text == "line 99\n\ufffd broken "
-    found = run_files.log_part(path, 3, "LINE 1")
+    assert files.log_part(path, 2).text == "line 99\n\ufffd broken "
+    found = files.log_part(path, 3, "LINE 1")
     assert (found.text, found.shown, found.found) == ("line 17\nline 18\nline 19", 3, 11)
     path.write_text("".join(f"line {i}\n" for i in range(200_000)))
-    assert run_files.log_part(path, 1).cut
-    assert run_files.log_part(path, 1).text == "line 199999"
+    assert files.log_part(path, 1).cut
+    assert files.log_part(path, 1).text == "line 199999"
 
 
 def test_weights_and_files_are_listed_with_sizes_and_links_are_left_out(tmp_path: Path):
@@ -285,13 +308,13 @@ def test_weights_and_files_are_listed_with_sizes_and_links_are_left_out(tmp_path
     (tmp_path / "draft" / "best").mkdir(parents=True)
     (tmp_path / "outside").symlink_to("/etc/passwd")
     (tmp_path / ".lock").touch()
-    weights = run_files.weights(tmp_path, 21)
+    weights = files.weights(tmp_path, 21)
     assert weights[["step", "megabytes"]].values.tolist() == [[21, 2.0], [21, 0.0]]
-    assert list(run_files.files(tmp_path).file) == ["checkpoints/step-00000021/draft.safetensors"]
+    assert list(files.files(tmp_path).file) == ["checkpoints/step-00000021/draft.safetensors"]
 
 
 def test_nested_provenance_becomes_rows():
-    assert run_files.flat({"a": {"b": 1}, "c": ["x", 2], "d": [{"e": None}]}) == [
+    assert files.flat({"a": {"b": 1}, "c": ["x", 2], "d": [{"e": None}]}) == [
         ("a.b", "1"),
         ("c", "x 2"),
         ("d[0].e", ""),
@@ -311,10 +334,13 @@ def exporting(run: RunFolder, *, alive: bool, report: str) -> None:
 @pytest.mark.parametrize(
     ("alive", "report", "state"),
     [
-        (True, "", "running"), (False, "", "failed"), (False, '{"ok": tr', "failed"), (False, '{"ok": true}', "done"),
+        (True, "", "running"),
+        (False, "", "failed"),
+        (False, '{"ok": tr', "failed"),
+        (False, '{"ok": true}', "done"),
         (False, '{"ok": false}', "differs"),
     ],
-)  # fmt: skip
+)
 def test_an_export_is_judged_by_what_its_process_left(tmp_path: Path, alive: bool, report: str, state: str):
     exporting(RunFolder(tmp_path), alive=alive, report=report)
     assert export_job.read(RunFolder(tmp_path)).state == state

@@ -10,8 +10,8 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from engine.errors import DraftbenchError
-from workbench import guard
-from workbench.guard import HEADERS, SETTING, Guard
+from workbench.server import guard
+from workbench.server.guard import HEADERS, SETTING, Guard
 
 HERE = ("127.0.0.1", 8501)
 Pairs = Sequence[tuple[str, str]]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from workbench import needed
-from workbench.needed import MOST_BYTES, OnlyNeeded
+from workbench.server import needed
+from workbench.server.needed import MOST_BYTES, OnlyNeeded
 
 PAGES = needed.of_pages("/live")
 

@@ -8,7 +8,7 @@ from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from workbench.address import KnownAddress
+from workbench.shared.address import KnownAddress
 
 PAGE = "<html><head><title>x</title></head><body>" + "text " * 500 + "</body></html>"
 

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from workbench import charts
+from workbench.shared import charts
 
 EVIL = "<img src=x onerror=alert(1)> %{x} & <b>bold</b>"
 LABELS = {"r1": f"A · {EVIL}", "r2": "B · plain"}
@@ -33,10 +33,15 @@ def curves() -> pd.DataFrame:
 def rated() -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "label": list(LABELS.values()), "value": [0.3, 0.4], "low": [0.25, 0.38], "high": [0.36, float("nan")],
-            "n_prompts": [40, 40], "n_tokens": [3700, 3700], "before": [0.01, float("nan")],
+            "label": list(LABELS.values()),
+            "value": [0.3, 0.4],
+            "low": [0.25, 0.38],
+            "high": [0.36, float("nan")],
+            "n_prompts": [40, 40],
+            "n_tokens": [3700, 3700],
+            "before": [0.01, float("nan")],
         }
-    )  # fmt: skip
+    )
 
 
 def slots() -> pd.DataFrame:
@@ -50,10 +55,15 @@ def slots() -> pd.DataFrame:
 def prompts() -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "prompt_id": [EVIL, "p2"], "group": [EVIL, "g"], "text": [EVIL, None],
-            "a": [0.1, 0.2], "b": [0.3, 0.1], "n_a": [9.0, 9.0], "n_b": [9.0, 9.0],
+            "prompt_id": [EVIL, "p2"],
+            "group": [EVIL, "g"],
+            "text": [EVIL, None],
+            "a": [0.1, 0.2],
+            "b": [0.3, 0.1],
+            "n_a": [9.0, 9.0],
+            "n_b": [9.0, 9.0],
         }
-    )  # fmt: skip
+    )
 
 
 def cells() -> pd.DataFrame:
@@ -72,8 +82,15 @@ SPEED = {
     "by_gamma": [{"gamma": g, "formula": 1.0 / g, "measured": 0.9 / g} for g in (1, 2, 3)],
 }
 GROUPS = pd.DataFrame(
-    {"label": list(LABELS.values()), "group": [EVIL, "g"], "value": [0.2, 0.3], "low": [0.1, 0.2], "high": [0.3, 0.4], "n_prompts": [4, 4]}
-)  # fmt: skip
+    {
+        "label": list(LABELS.values()),
+        "group": [EVIL, "g"],
+        "value": [0.2, 0.3],
+        "low": [0.1, 0.2],
+        "high": [0.3, 0.4],
+        "n_prompts": [4, 4],
+    }
+)
 FIGURES = {
     "curve": lambda tone: charts.learning_curve(curves(), "steps", "train", LABELS, tone),
     "eval": lambda tone: charts.learning_curve(curves(), "tokens", "eval", LABELS, tone, "n = 8 prompts"),

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import pytest
 
 from engine.errors import DraftbenchError
-from workbench import exports, theme
+from workbench.shared import exports, theme
 
 TABLE = pd.DataFrame(
     {"draft": ["A & <b>_1%", "B"], "exact": [0.12345, float("nan")], "interval": ["0.1 [0.0, 0.2]", None]}

@@ -5,13 +5,20 @@ from html.parser import HTMLParser
 import pytest
 
 from engine.decode.events import Fate
-from engine.runs.traces import TraceAlternative, TraceRound, TraceToken
-from workbench import tokens
+from engine.traces.answer import TraceAlternative, TraceRound, TraceToken
+from workbench.shared import tokens
 
 HOSTILE = [
-    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\" onmouseover=\"alert(1)", "' onfocus='x", "&lt;b&gt;",
-    "</span><h1>", "javascript:alert(1)", "--><!--", "]]>",
-]  # fmt: skip
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '" onmouseover="alert(1)',
+    "' onfocus='x",
+    "&lt;b&gt;",
+    "</span><h1>",
+    "javascript:alert(1)",
+    "--><!--",
+    "]]>",
+]
 
 
 class Seen(HTMLParser):
@@ -74,11 +81,21 @@ def test_a_tone_is_one_of_two():
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("\x1b[31m", "␛[31m"), ("\x00", "␀"), ("\x7f", "␡"), ("\x85", "⟨U+0085⟩"), ("a\u202eb", "a⟨U+202E⟩b"),
-        ("\u200b", "⟨U+200B⟩"), ("\ufeff", "⟨U+FEFF⟩"), ("\u2028", "⟨U+2028⟩"), ("\ud800", "⟨U+D800⟩"), ("\r", "␍"),
-        ("👨‍👩‍👧", "👨‍👩‍👧"), ("你好 é", "你好 é"), ("\ufffd", "\ufffd"),
+        ("\x1b[31m", "␛[31m"),
+        ("\x00", "␀"),
+        ("\x7f", "␡"),
+        ("\x85", "⟨U+0085⟩"),
+        ("a\u202eb", "a⟨U+202E⟩b"),
+        ("\u200b", "⟨U+200B⟩"),
+        ("\ufeff", "⟨U+FEFF⟩"),
+        ("\u2028", "⟨U+2028⟩"),
+        ("\ud800", "⟨U+D800⟩"),
+        ("\r", "␍"),
+        ("👨‍👩‍👧", "👨‍👩‍👧"),
+        ("你好 é", "你好 é"),
+        ("\ufffd", "\ufffd"),
     ],
-)  # fmt: skip
+)
 def test_what_would_be_invisible_is_shown(text, shown):
     html = tokens.visible(text)
     assert Seen(html).text == shown

@@ -1,0 +1,187 @@
+"""Reading a recipe: a file and its bases, `--set` over it, checked against the schema; and writing it down again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from engine.config.schema import Recipe, Section
+from engine.errors import DraftbenchError, boundary, did_you_mean
+from engine.untrusted.yaml_text import parse_yaml, read_yaml
+
+
+def parse_recipe(values: Mapping[str, Any]) -> Recipe:
+    """A checked recipe. Raises DraftbenchError naming each bad key and the nearest known one."""
+    return parse_section(Recipe, values)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def parse_section(section: type[AnySection], values: Mapping[str, Any]) -> AnySection:
+    """As `parse_recipe`, for a recipe of another kind: one that writes prompts or tunes a target."""
+    why, fix = (
+        "a run must be made from exactly what the recipe says",
+        "correct it; `draftbench schema` prints every key with its meaning and default",
+    )
+    with boundary("the recipe cannot be read", fix, why):
+        try:
+            return section.model_validate(values)
+        except ValidationError as error:
+            lines = [_explain(item, section) for item in error.errors()]
+            raise DraftbenchError("the recipe is not valid: " + "; ".join(lines), why, fix) from None
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe (and the one its `base` key names, under it) and apply `key.sub=value` overrides."""
+    return load_section(Recipe, path, overrides)
+
+
+def load_section(section: type[AnySection], path: Path, overrides: Sequence[str] = ()) -> AnySection:
+    """As `load_recipe`, for a recipe of another kind."""
+    return parse_section(section, apply_overrides(_read_with_base(path), overrides))
+
+
+def recipe_values(path: Path) -> dict[str, Any]:
+    """The unchecked values of a recipe file, laid over those of its base."""
+    return _read_with_base(path)
+
+
+def _read_with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping in a recipe file, laid over that of the file its `base` key names (beside it)."""
+    if path in seen:
+        raise DraftbenchError(f"{path} is its own base", "bases may not form a circle", "remove one of the base keys")
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise DraftbenchError(
+            f"{path} holds no recipe", "a recipe is a mapping of sections", "see recipes/quickstart.yaml"
+        )
+    base = values.pop("base", None)
+    return values if base is None else _overlay(_read_with_base(path.parent / str(base), (*seen, path)), values)
+
+
+def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, mapping by mapping; anything else is replaced whole."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _overlay(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`values` with each `section.key=value` set; the value is read as YAML."""
+    result: dict[str, Any] = copy.deepcopy(dict(values))
+    for dotted, value in parse_settings(overrides).items():
+        *parents, last = dotted.split(".")
+        place = result
+        for parent in parents:
+            child = place.get(parent)
+            if isinstance(child, str) and parent == "target":
+                child = {"model": child}
+            place[parent] = child = child if isinstance(child, dict) else {}
+            place = child
+        place[last] = value
+    return result
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """`key=value` settings as key -> value, in order. A key set twice to different values is refused, and so is one
+    that a later setting of the section around it would undo."""
+    found: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = (part.strip() if part != "=" else part for part in setting.partition("="))
+        if not equals or not key:
+            raise DraftbenchError(f"--set {setting!r} is not key=value", "", "for example --set train.epochs=2")
+        fix = "quote text that holds brackets, braces or ': ', for example --set 'notes=\"[draft] a: b\"'"
+        value = parse_yaml(text, f"--set {setting!r}", fix)
+        undone = next((earlier for earlier in found if earlier == key or earlier.startswith(f"{key}.")), None)
+        if undone is not None and (undone != key or found[key] != value):
+            raise DraftbenchError(
+                f"--set {undone}={one_line(found[undone])} is undone by --set {setting}",
+                "one of them would be left out",
+                "give the one that is meant",
+            )
+        found[key] = value
+    return found
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; `load_recipe` gives the same recipe back."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def one_line(value: Any) -> str:
+    """A value as YAML in one line, as `key=value` settings take it."""
+    dumped = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
+    return dumped.removesuffix("...\n").strip()
+
+
+def section_at(location: Sequence[str | int], root: type[BaseModel] = Recipe) -> type[BaseModel] | None:
+    """The schema class that holds the last element of a dotted location in `root`."""
+    current: Any = root
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        field = current.model_fields.get(part)
+        if field is None:
+            return None
+        current = _section_of(field.annotation)
+        if current is None:
+            return None
+    return current if isinstance(current, type) else None
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The Section class inside an annotation such as Annotated[list[PromptSource], ...]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _section_of(inner)
+        if found is not None:
+            return found
+    return None
+
+
+def _explain(item: Any, root: type[BaseModel]) -> str:
+    """One of pydantic's findings in words, with the nearest known key for an unknown one."""
+    location = list(item["loc"])
+    dotted = ".".join(str(part) for part in location) or "recipe"
+    if item["type"] == "extra_forbidden":
+        section = section_at(location, root)
+        known = did_you_mean(str(location[-1]), section.model_fields) if section else ""
+        return f"unknown key {dotted!r} ({known})"
+    if item["type"] == "missing":
+        return f"{dotted!r} is missing"
+    hidden = isinstance(item["input"], (dict, BaseModel)) or location[-1:] in (["base_url"], ["key_env"])  # a key?
+    shown = "" if hidden else f" (got {_short(item['input'])})"
+    return f"{dotted}: {item['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _short(value: Any) -> str:
+    """A value for a message; an integer of thousands of digits cannot be written at all."""
+    try:
+        written = repr(value)
+    except (ValueError, RecursionError):
+        return f"a value of type {type(value).__name__}"
+    return written if len(written) <= 200 else f"{written[:200]}..."
+
+
+def schema_rows(section: type[BaseModel] = Recipe, prefix: str = "") -> list[dict[str, Any]]:
+    """Every key of the schema: dotted name, type, default and meaning; for docs and the form."""
+    rows: list[dict[str, Any]] = []
+    for name, field in section.model_fields.items():
+        inner = _section_of(field.annotation)
+        if inner is not None:
+            many = "[]" if "list" in str(field.annotation) else ""
+            rows += schema_rows(inner, f"{prefix}{name}{many}.")
+            continue
+        default = "required" if field.is_required() else field.get_default(call_default_factory=True)
+        kind = str(field.annotation).replace("typing.", "").replace("<class '", "").replace("'>", "")
+        rows.append({"key": prefix + name, "type": kind, "default": default, "meaning": field.description or ""})
+    return rows
