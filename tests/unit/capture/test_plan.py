@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.capture.store import plan_capture
+from engine.capture.plan import plan_capture
 from engine.config.schema import CaptureSpec, ServerSpec
 from engine.served.capture import plan_served
 from tests.conftest import tiny_llama
