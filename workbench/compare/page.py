@@ -18,7 +18,8 @@ from workbench.shared import charts, exports, queries, theme, ui
 TABS = ["Rates", "Curves", "Positions", "Speed", "Prompts", "Configuration", "Report"]
 
 
-def page() -> None:
+def render() -> None:
+    """Draw the page."""
     ui.heading("compare")
     runs = queries.runs()
     measured = runs[~runs.exact.isna()]
@@ -279,6 +280,3 @@ def whole_report(found: Comparison, metric: str) -> None:
         on_click="ignore",
     )
     st.caption("Drawing its figures takes some seconds.")
-
-
-page()

@@ -4,6 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from engine.findings.as_json import study_of
+from engine.findings.efforts import MEANING
 from engine.findings.evaluate import Finding, Outcome
 from engine.findings.of_home import Evaluated, evaluate_home
 from engine.findings.verdicts import ENOUGH_SEEDS, FEW
@@ -21,7 +22,7 @@ MOST_SHOWN = 12  # comparisons in a figure that stands open; of more, the figure
 
 
 @st.cache_resource(max_entries=4, show_spinner="Comparing runs")  # shared as it is: nothing in it changes
-def found(root: str, changed: str, study: str | None) -> tuple[Evaluated, pd.DataFrame]:
+def evaluate(root: str, changed: str, study: str | None) -> tuple[Evaluated, pd.DataFrame]:
     """All findings and what the figures show; kept until a run is added, finished or relabelled (`changed` says so)."""
     evaluated = evaluate_home(queries.home(), study, up_to_date=True)
     return evaluated, acceptance.of_domains(acceptance.acceptance(evaluated))
@@ -50,7 +51,7 @@ def numbered(finding: Finding) -> str:
     return f"{finding.claim.number}." if finding.claim.number.isdigit() else "Also:"
 
 
-def show_summary(evaluated: Evaluated, study: str | None) -> None:
+def show_summary(evaluated: Evaluated, rates: pd.DataFrame, study: str | None) -> None:
     """All verdicts at a glance, what they rest on, and the whole as a file."""
     for finding in evaluated.findings:
         line = (
@@ -68,14 +69,14 @@ def show_summary(evaluated: Evaluated, study: str | None) -> None:
         f"comparison. Nothing is called reproduced before {ENOUGH_SEEDS} seeds agree."
     )
     if evaluated.runs:
-        show_report(evaluated, study)
+        show_report(evaluated, rates, study)
 
 
-def show_report(evaluated: Evaluated, study: str | None) -> None:
+def show_report(evaluated: Evaluated, rates: pd.DataFrame, study: str | None) -> None:
     """The page as one file."""
 
     def make() -> str:
-        return report.whole(evaluated, found(*view)[1], queries.curve, study)
+        return report.whole(evaluated, rates, queries.curve, study)
 
     st.download_button(
         "Download the report",
@@ -104,14 +105,14 @@ def show(finding: Finding, evaluated: Evaluated) -> None:
                 show_taken_together(finding)
             for outcome in finding.outcomes:
                 if outcome.cells:
-                    show_cells(finding, outcome)
+                    show_cells(finding, outcome, evaluated)
         show_missing(finding, evaluated)
 
 
 def show_efforts(finding: Finding) -> None:
     """The kinds of effort beside each other: offline's win is partly that it sees every query more than once."""
     for outcome in finding.outcomes:
-        told = f"**{outcome.effort}**: {ui.text(findings_view.MEANING[outcome.effort])}"
+        told = f"**{outcome.effort}**: {ui.text(MEANING[outcome.effort])}"
         effect = "" if outcome.pooled is None else f" :gray[{ui.text(findings_view.brief(outcome.pooled))}]"
         st.markdown(f"- {findings_view.badge(outcome.verdict)} {told}{effect}")
     st.caption("The verdict above is the one at each mode's own schedule, which is how the modes are used.")
@@ -142,7 +143,7 @@ def show_taken_together(finding: Finding) -> None:
     ui.chart(figure, key=f"together_{claim.key}", alt=alt, name=f"finding-{claim.key}-pooled", wide=True)
 
 
-def show_cells(finding: Finding, outcome: Outcome) -> None:
+def show_cells(finding: Finding, outcome: Outcome, evaluated: Evaluated) -> None:
     """Every comparison as a figure, and as a table with its runs."""
     claim, cells = finding.claim, outcome.cells
     key = f"{claim.key}_{outcome.effort}".replace(" ", "_").strip("_")
@@ -167,7 +168,7 @@ def show_cells(finding: Finding, outcome: Outcome) -> None:
             key=f"cells_{key}",
         )
         opened = st.column_config.LinkColumn("run", display_text=r"run=([^&]+)", width="large")
-        runs = findings_view.runs_table(findings_view.runs_of(cells), RUNS)
+        runs = findings_view.runs_table(findings_view.runs_of(cells), {run.id: run for run in evaluated.runs})
         st.dataframe(runs, hide_index=True, column_config={"run": opened}, key=f"runs_{key}")
         for remark in findings_view.remarks(cells):
             st.caption(f"{ui.text(remark)} Part of the effect may be that.")
@@ -295,18 +296,19 @@ def show_curves(frame: pd.DataFrame, scenario: str, size: str, temperature: floa
     st.caption("One seed of each method. The watched prompts are few and are not those that are measured in the end.")
 
 
-ui.heading("findings")
-overview = queries.runs()
-if overview.exact.isna().all():
-    ui.empty(
-        "No run is measured yet. The claims below are tested as soon as there are runs to compare.",
-        "Start a run",
-        "launch",
-    )
-view = (str(queries.home().root), stamp(overview), choose_study(overview))
-results, rates_frame = found(*view)
-RUNS = {run.id: run for run in results.runs}
-show_summary(results, view[2])
-for one_finding in results.findings:
-    show(one_finding, results)
-show_figures(rates_frame, results)
+def render() -> None:
+    """Draw the page."""
+    ui.heading("findings")
+    overview = queries.runs()
+    if overview.exact.isna().all():
+        ui.empty(
+            "No run is measured yet. The claims below are tested as soon as there are runs to compare.",
+            "Start a run",
+            "launch",
+        )
+    study = choose_study(overview)
+    evaluated, rates = evaluate(str(queries.home().root), stamp(overview), study)
+    show_summary(evaluated, rates, study)
+    for finding in evaluated.findings:
+        show(finding, evaluated)
+    show_figures(rates, evaluated)

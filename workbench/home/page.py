@@ -19,7 +19,7 @@ from workbench.shared.view_state import page_of
 
 CARDS_A_ROW = 3
 _EVERY_S = 4  # between two looks at what is at work
-STEPS = (
+STEPS: tuple[tuple[str, str, str, str, dict[str, str]], ...] = (
     ("1. Watch", "Let a draft propose and see the target accept or refuse each token.", "Open Live", "live", {}),
     (
         "2. Train",
@@ -160,13 +160,15 @@ def machine() -> None:
     st.markdown("  \n".join(lines))
 
 
-ui.heading("home")
-best_drafts(queries.leaderboard())
-first_steps()
-left, right = st.columns(2, gap="large")
-with left:
-    st.subheader("At work", anchor=False)
-    at_work()
-with right:
-    st.subheader("This machine", anchor=False)
-    machine()
+def render() -> None:
+    """Draw the page."""
+    ui.heading("home")
+    best_drafts(queries.leaderboard())
+    first_steps()
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.subheader("At work", anchor=False)
+        at_work()
+    with right:
+        st.subheader("This machine", anchor=False)
+        machine()

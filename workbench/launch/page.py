@@ -316,9 +316,11 @@ def run_or_sweep() -> None:
                 cost_view.show(recipes)
 
 
-ui.heading("launch")
-sections = {"Run or sweep": run_or_sweep, "Study": studies_view.section}
-for tab, draw in zip(st.tabs(list(sections), key="begin", bind="query-params"), sections.values(), strict=True):
-    if tab.open:
-        with tab:
-            draw()
+def render() -> None:
+    """Draw the page."""
+    ui.heading("launch")
+    sections = {"Run or sweep": run_or_sweep, "Study": studies_view.section}
+    for tab, draw in zip(st.tabs(list(sections), key="begin", bind="query-params"), sections.values(), strict=True):
+        if tab.open:
+            with tab:
+                draw()

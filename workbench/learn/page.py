@@ -168,7 +168,6 @@ def show_statistics() -> None:
         st.markdown(f"**{part.title}.** {part.text}")
 
 
-ui.heading("learn")
 SHOW = {
     "words": show_words,
     "round": show_round,
@@ -185,19 +184,23 @@ def keep_topic() -> None:
     st.query_params["topic"] = st.session_state.chosen_topic
 
 
-named = st.query_params.get("topic", "words")
-if named not in SHOW:
-    asked.not_here("topic", "words")
-st.session_state.chosen_topic = named if named in SHOW else "words"
-topic = st.segmented_control(
-    "Topic",
-    list(SHOW),
-    format_func=lambda key: text.TOPICS[key],
-    key="chosen_topic",
-    on_change=keep_topic,
-    required=True,
-    wrap=True,
-    label_visibility="collapsed",
-)
-st.header(text.TOPICS[topic], anchor=topic)
-SHOW[topic]()
+def render() -> None:
+    """Draw the page."""
+    ui.heading("learn")
+    named = st.query_params.get("topic", "words")
+    if named not in SHOW:
+        asked.not_here("topic", "words")
+    st.session_state.chosen_topic = named if named in SHOW else "words"
+    chosen = st.segmented_control(
+        "Topic",
+        list(SHOW),
+        format_func=lambda key: text.TOPICS[key],
+        key="chosen_topic",
+        on_change=keep_topic,
+        required=True,
+        wrap=True,
+        label_visibility="collapsed",
+    )
+    topic = chosen or "words"
+    st.header(text.TOPICS[topic], anchor=topic)
+    SHOW[topic]()

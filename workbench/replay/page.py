@@ -11,7 +11,16 @@ import streamlit as st
 from engine.errors import DraftbenchError, did_you_mean
 from engine.runs.advice import measures_again
 from engine.runs.folder import RunFolder
-from engine.traces.answer import Trace, list_traces, load_trace, no_traces, trace_of_run, traced_prompts
+from engine.traces.answer import (
+    Trace,
+    TraceRound,
+    TraceToken,
+    list_traces,
+    load_trace,
+    no_traces,
+    trace_of_run,
+    traced_prompts,
+)
 from workbench.replay import view
 from workbench.shared import asked, queries, theme, tokens, ui
 from workbench.shared.view_state import link
@@ -74,7 +83,8 @@ def source() -> str:
         st.session_state.source = SAVED
     elif "source" not in st.session_state or any(name in st.query_params for name in OF_RUN):
         st.session_state.source = MEASURED
-    return st.segmented_control("Source", [MEASURED, SAVED], key="source", required=True, on_change=switched)
+    chosen = st.segmented_control("Source", [MEASURED, SAVED], key="source", required=True, on_change=switched)
+    return chosen or MEASURED
 
 
 def stamp() -> list[tuple[str, int]]:
@@ -207,7 +217,7 @@ def stepper(trace: Trace) -> int:
     return now
 
 
-def choose_token(told) -> int:
+def choose_token(told: TraceRound) -> int:
     """The place in the round that is looked at: from the URL, else the one that tells most."""
     named = whole("token")
     place = named if named is not None and named < len(told.tokens) else view.telling_slot(told)
@@ -218,7 +228,7 @@ def choose_token(told) -> int:
     def kept() -> None:
         st.query_params["token"] = str(st.session_state[key])
 
-    return st.segmented_control(
+    chosen = st.segmented_control(
         "Token of the round",
         range(len(told.tokens)),
         key=key,
@@ -227,6 +237,7 @@ def choose_token(told) -> int:
         wrap=True,
         format_func=lambda i: f"{ui.text(view.visible(told.tokens[i].text))} · {told.tokens[i].fate}",
     )
+    return place if chosen is None else chosen
 
 
 def show_answer(trace: Trace, now: int) -> None:
@@ -275,7 +286,7 @@ def again(trace: Trace) -> str:
     return "" if trace.id else measures_again(queries.folder(str(trace.settings.get("draft"))))
 
 
-def show_figures(trace: Trace, told, token, judged) -> None:
+def show_figures(trace: Trace, told: TraceRound, token: TraceToken, judged: view.Judgement) -> None:
     tone = theme.mode()
     drawn = view.corrected(told) if token.fate in ("rejected", "corrected") else None
     refused = view.refused(told) if token.fate in ("rejected", "corrected") else None
@@ -330,12 +341,14 @@ def show_origin(trace: Trace) -> None:
         ui.goto("learn", "How a round works", icon=":material/menu_book:", topic="round")
 
 
-ui.heading("replay")
-found = saved_trace() if source() == SAVED else measured_trace()
-if found is not None and not found.rounds:
-    raise DraftbenchError(
-        "this trace has no rounds", "nothing was decoded before it was saved", "save it again after a round"
-    )
-if found is not None:
-    show(found)
-    show_origin(found)
+def render() -> None:
+    """Draw the page."""
+    ui.heading("replay")
+    found = saved_trace() if source() == SAVED else measured_trace()
+    if found is not None and not found.rounds:
+        raise DraftbenchError(
+            "this trace has no rounds", "nothing was decoded before it was saved", "save it again after a round"
+        )
+    if found is not None:
+        show(found)
+        show_origin(found)

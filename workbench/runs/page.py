@@ -132,7 +132,7 @@ def count(run_ids: list[str]) -> str:
     return f"{len(run_ids)} run{'s' if len(run_ids) != 1 else ''}"
 
 
-def bar(chosen: pd.DataFrame) -> None:
+def bar(chosen: pd.DataFrame, known_tags: list[str]) -> None:
     """What can be done with the selected runs."""
     ids = list(chosen.run_id)
     names = ", ".join(f"**{ui.text(label)}**" for label in chosen.label[:3])
@@ -146,7 +146,7 @@ def bar(chosen: pd.DataFrame) -> None:
         marked_buttons(ids, chosen)
     if len(ids) > 6:
         st.caption("Compare takes two to six runs.")
-    labels_form(ids, chosen)
+    labels_form(ids, chosen, known_tags)
 
 
 def marked_buttons(ids: list[str], chosen: pd.DataFrame) -> None:
@@ -191,24 +191,23 @@ def marked_buttons(ids: list[str], chosen: pd.DataFrame) -> None:
         )
 
 
-def labels_form(ids: list[str], chosen: pd.DataFrame) -> None:
+def labels_form(ids: list[str], chosen: pd.DataFrame, known_tags: list[str]) -> None:
     """Title, tags and note of one run; tags and an added note for several."""
     mark = hashlib.sha1("\n".join(ids).encode(), usedforsecurity=False).hexdigest()[:8]
     with st.expander("Title, tags and note" if len(ids) == 1 else "Tags and note", icon=":material/label:"):
         if len(ids) > 1:
-            many_form(ids, mark, chosen)
+            many_form(ids, mark, chosen, known_tags)
             return
         run = queries.folder(ids[0])
         labels = label_form.labels_of(run)
         if labels is not None:
-            one_form(run, mark, labels)
+            one_form(run, mark, labels, known_tags)
 
 
-def one_form(run: RunFolder, mark: str, labels: Labels) -> None:
+def one_form(run: RunFolder, mark: str, labels: Labels, known_tags: list[str]) -> None:
     """The labels of one run, to be changed."""
     keys = {name: f"{name}-{mark}" for name in ("title", "tags", "notes")}
     labels = label_form.drawn_with(mark, keys, labels)
-    known_tags = runs_table.choices(known, "tags")
 
     def save() -> str:
         label_form.save(run, mark, keys)
@@ -223,11 +222,11 @@ def one_form(run: RunFolder, mark: str, labels: Labels) -> None:
         actions.submit("Save", save, key=f"save-{mark}", icon=":material/save:")
 
 
-def many_form(ids: list[str], mark: str, chosen: pd.DataFrame) -> None:
+def many_form(ids: list[str], mark: str, chosen: pd.DataFrame, known_tags: list[str]) -> None:
     """Tags and a note to add to several runs, tags to take away."""
     keys = {name: f"{name}-{mark}" for name in ("tags", "drop", "notes")}
     with st.form(f"labels-{mark}"):
-        st.multiselect("Add tags", runs_table.choices(known, "tags"), key=keys["tags"], accept_new_options=True)
+        st.multiselect("Add tags", known_tags, key=keys["tags"], accept_new_options=True)
         st.multiselect("Remove tags", sorted({tag for tags in chosen.tags for tag in tags}), key=keys["drop"])
         st.text_area("Add to the note of each", key=keys["notes"])
         actions.submit("Save", lambda: save_many(ids, keys), key=f"save-{mark}", icon=":material/save:")
@@ -247,39 +246,43 @@ def save_many(ids: list[str], keys: dict[str, str]) -> str:
     return f"Saved for {count(ids)}."
 
 
-ui.heading("runs")
-known = runs_table.prepared(runs_table.with_unindexed(queries.runs(), queries.home()))
-actions.outcome()
-if known.empty:
-    ui.empty(
-        "There are no runs yet. A run trains one draft and measures it; the quick recipe takes minutes.",
-        "Start a run",
-        "launch",
+def render() -> None:
+    """Draw the page."""
+    ui.heading("runs")
+    known = runs_table.prepared(runs_table.with_unindexed(queries.runs(), queries.home()))
+    actions.outcome()
+    if known.empty:
+        ui.empty(
+            "There are no runs yet. A run trains one draft and measures it; the quick recipe takes minutes.",
+            "Start a run",
+            "launch",
+        )
+        return
+    asked = filters(known)
+    shown = runs_table.matching(known, asked)
+    group = st.session_state["group"]
+    if shown.empty:
+        hidden = int(known.archived.sum()) if asked.archived == "hidden" else 0
+        st.info(
+            f"No run fits these filters; {len(known)} are known" + (f", {hidden} of them archived." if hidden else ".")
+        )
+        st.button("Clear the filters", key="clear", on_click=clear, icon=":material/filter_list_off:")
+        return
+    if group != "nothing":
+        shown = groups(shown, group)
+    shown = runs_table.ordered(shown, st.session_state["order"], None if group == "nothing" else group)
+    selected = table(shown)
+    measured = int(shown.exact.notna().sum())
+    st.caption(
+        f"{len(shown)} of {len(known)} runs, {measured} measured. "
+        "Select rows to label, compare or archive them; a click on a column's name sorts."
     )
-    st.stop()
-asked = filters(known)
-shown = runs_table.matching(known, asked)
-group = st.session_state["group"]
-if shown.empty:
-    hidden = int(known.archived.sum()) if asked.archived == "hidden" else 0
-    st.info(f"No run fits these filters; {len(known)} are known" + (f", {hidden} of them archived." if hidden else "."))
-    st.button("Clear the filters", key="clear", on_click=clear, icon=":material/filter_list_off:")
-    st.stop()
-if group != "nothing":
-    shown = groups(shown, group)
-shown = runs_table.ordered(shown, st.session_state["order"], None if group == "nothing" else group)
-selected = table(shown)
-measured = int(shown.exact.notna().sum())
-st.caption(
-    f"{len(shown)} of {len(known)} runs, {measured} measured. "
-    "Select rows to label, compare or archive them; a click on a column's name sorts."
-)
-exports.download_row(
-    "runs",
-    "runs",
-    frame=runs_table.for_csv(shown),
-    paper=runs_table.for_paper(shown),
-    caption="Runs with their exact acceptance, 95% interval over prompts",
-)
-if selected:
-    bar(shown[shown.run_id.isin(selected)])
+    exports.download_row(
+        "runs",
+        "runs",
+        frame=runs_table.for_csv(shown),
+        paper=runs_table.for_paper(shown),
+        caption="Runs with their exact acceptance, 95% interval over prompts",
+    )
+    if selected:
+        bar(shown[shown.run_id.isin(selected)], runs_table.choices(known, "tags"))

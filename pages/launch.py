@@ -1,0 +1,5 @@
+"""Launch: start a run, a sweep or a study from a recipe."""
+
+from workbench.launch import page
+
+page.render()

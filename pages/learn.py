@@ -1,0 +1,5 @@
+"""Learn: the words, the losses with their formulas, and the traps."""
+
+from workbench.learn import page
+
+page.render()

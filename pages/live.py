@@ -1,0 +1,5 @@
+"""Live: watch tokens being proposed and judged as they are decoded."""
+
+from workbench.live import page
+
+page.render()

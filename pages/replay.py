@@ -1,0 +1,5 @@
+"""Replay: step through a stored trace."""
+
+from workbench.replay import page
+
+page.render()
