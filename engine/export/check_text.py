@@ -83,7 +83,7 @@ def _own_prompts(pipeline: Pipeline) -> tuple[list[Prompt], str]:
 
 
 def _own(measured: list[Prompt], run: RunFolder) -> str:
-    same = run.summary()["conditions"].get("heldout_hash") == prompts_hash(measured)
+    same = run.summary().conditions.heldout_hash == prompts_hash(measured)
     if same:
         return f"the run's {len(measured)} held-out prompts"
     return (

@@ -17,7 +17,7 @@ from engine.models.draft import Draft, load_draft
 from engine.models.head import Head
 from engine.paths import Home
 from engine.progress import Progress
-from engine.records.documents import mapping
+from engine.records.provenance import Provenance
 from engine.runs.advice import best_draft
 from engine.runs.folder import RunFolder
 from engine.runs.pipeline import Pipeline
@@ -48,7 +48,7 @@ def export_run(home: Home, run: RunFolder, out: Path, *, overwrite: bool, check:
             "put the run's prompt files back, or add --no-check",
         )
     servable = _servable(draft, pipeline) if trimmed else draft
-    provenance, note = mapping(run.path / "provenance.json"), told_of_model(target.model)
+    provenance, note = Provenance.read(run.path) or Provenance(), told_of_model(target.model)
     card = model_card(run.id, recipe, summary, provenance, settings_note=note)
     write_folder(out, servable, target, card, gamma=recipe.measure.num_draft_tokens, overwrite=overwrite)
     report: dict[str, Any] = {
@@ -72,12 +72,10 @@ def _checked(pipeline: Pipeline, run: RunFolder, out: Path, text: CheckText) -> 
     names = [prompt.id for prompt in text.prompts]
     draft = load_draft(best_draft(run), target)
     found = paired_acceptance(out, draft, target, captures, names, settings)
-    told = {
-        m["temperature"]: m["value"]
-        for m in run.summary()["metrics"]
-        if (m["draft"], m["metric"]) == ("trained", "exact")
-    }
-    rows = [{**asdict(row), "run": row.draft, "measured": told.get(row.temperature), "same": row.same} for row in found]
+    measured = {metric.temperature: metric.value for metric in run.summary().of("trained", "exact")}
+    rows = [
+        {**asdict(row), "run": row.draft, "measured": measured.get(row.temperature), "same": row.same} for row in found
+    ]
     same = same_greedy_text(
         out,
         pipeline.target_float32,

@@ -24,7 +24,7 @@ from engine.decode.events import Round
 from engine.decode.sampling import Sampling
 from engine.decode.speculative import AdaptiveLength, DraftLength, FixedLength, speculative_decode
 from engine.errors import DraftbenchError
-from engine.fileio import disk_errors, write_json
+from engine.fileio import disk_errors
 from engine.measure import certificate as lossless
 from engine.measure import certificate_pair, cost_model, speed, trace
 from engine.measure.acceptance import exact_acceptance
@@ -34,6 +34,7 @@ from engine.models.draft import Draft
 from engine.models.head import Head
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
+from engine.records.summary import Summary
 
 ACCEPTANCE_RULE = "sampled: u < p/q, q the sampled distribution; greedy: one-hot p and q"
 ALARM_Z = 4.0  # an engine without fault exceeds it once in 16,000 traces
@@ -46,14 +47,14 @@ _ALTERNATIVES = 10  # likeliest tokens of p and of q kept at each position of a 
 class Measured:
     """Summary and tables of one measurement, not yet on disk."""
 
-    summary: dict[str, Any]
+    summary: Summary
     tables: dict[str, pd.DataFrame]
 
     def save(self, folder: Path) -> None:
         """Write tables first, the summary last: a summary means the tables are whole, and all of this measurement."""
         folder.mkdir(parents=True, exist_ok=True)
         with disk_errors(folder):
-            (folder / "summary.json").unlink(missing_ok=True)
+            (folder / Path(Summary.FILE).name).unlink(missing_ok=True)
             for name, table in self.tables.items():
                 temporary = folder / f".{name}.new"
                 table.to_parquet(temporary, index=False)
@@ -61,7 +62,7 @@ class Measured:
             for earlier in folder.glob("*.parquet"):
                 if earlier.stem not in self.tables:
                     earlier.unlink()
-        write_json(folder / "summary.json", self.summary)
+        self.summary.write(folder.parent)
 
 
 def measure_drafts(
@@ -135,7 +136,6 @@ def measure_drafts(
         progress.advance(1)
         progress.stop_if_asked()
     summary: dict[str, Any] = {
-        "schema": 1,
         "conditions": _conditions(target, settings, heldout_hash, len(prompt_ids)),
         "metrics": metrics,
         "improvement": gains,
@@ -158,7 +158,7 @@ def measure_drafts(
         "passed": all(check.passed is not False for check in checks),
         "checks": [check.as_dict() for check in checks],
     }
-    return Measured(summary, whole)
+    return Measured(Summary.of_values(summary), whole)
 
 
 def _of_trained(table: pd.DataFrame, temperature: float) -> pd.DataFrame:

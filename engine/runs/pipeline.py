@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import datetime
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,9 @@ from engine.models.load import LoadedModel, load_model
 from engine.models.vocabulary import frequent_ids
 from engine.paths import PROJECT_ROOT, Home
 from engine.progress import Progress
+from engine.records.provenance import DraftParameters, PromptCounts, Provenance, Seeds, ServedModel
+from engine.records.summary import Summary
+from engine.records.training import Training
 from engine.runs.advice import best_draft
 from engine.runs.folder import RunFolder
 from engine.runs.provenance import measured_by, provenance
@@ -99,7 +102,7 @@ class Pipeline:
         """A template that writes today's date gets that of the run's first day, whenever the run goes on."""
         if self.run is None or self.recipe.target.template_date is not None or not reads_clock(tokenizer):
             return
-        date = RUN_DATE + str(self.run.status().get("created_at") or datetime.date.today())[:10]
+        date = RUN_DATE + str(self.run.status().created_at or datetime.date.today())[:10]
         dated = self.recipe.target.model_copy(update={"template_date": date})
         self.recipe = self.recipe.model_copy(update={"target": dated})
         pin_date(tokenizer, date)
@@ -311,9 +314,9 @@ class Pipeline:
             emit=self.run.emit,
             progress=self.progress,
         )
-        write_json(self.run.path / "provenance.json", self._provenance(training, heldout, counts))
+        self._provenance(training, heldout, counts).write(self.run.path)
         outcome = trainer.run()
-        write_json(self.run.path / "training.json", asdict(outcome))
+        Training(**asdict(outcome)).write(self.run.path)
         drop_checkpoints(self.run.path)  # only now: without training.json a resume begins at the last of them
         self.note(
             f"trained {outcome.steps_done} of {outcome.steps} steps on {outcome.tokens_seen:,} tokens in {outcome.seconds:.0f} s; "
@@ -386,7 +389,7 @@ class Pipeline:
 
         return evaluate
 
-    def measure(self) -> dict[str, Any]:
+    def measure(self) -> Summary:
         """Measure the best draft against the untrained one; writes the tables and returns the summary."""
         assert self.run is not None
         best = self.run.path / "draft" / "best"
@@ -419,9 +422,9 @@ class Pipeline:
             texts={prompt.id: prompt.text for prompt in self.prompts.measured},
             progress=self.progress,
         )
-        if self.recipe.capture.server is not None:
-            measured.summary["stands_in_for"] = self._stands_in_for()
-        return measured
+        if self.recipe.capture.server is None:
+            return measured
+        return replace(measured, summary=measured.summary.model_copy(update={"stands_in_for": self._stands_in_for()}))
 
     def _measured_against_server(self, drafts: dict[str, Draft], heldout: dict[float, Capture]) -> Measured:
         server = self.recipe.capture.server
@@ -449,7 +452,7 @@ class Pipeline:
         whole, ids = self._whole_draft(), Head.of(trained.model).ids
         return whole if ids is None or self.recipe.draft.init == "checkpoint" else trim(whole, self.target, ids)
 
-    def _stands_in_for(self) -> dict[str, str]:
+    def _stands_in_for(self) -> ServedModel:
         """The served model that the draft learnt from: what is measured here is the model at hand, not that one."""
         server = self.recipe.capture.server
         assert server is not None
@@ -457,42 +460,40 @@ class Pipeline:
             f"measured against {self.recipe.target.label}, the model at hand: the draft learnt from {server.model} at "
             f"{server.base_url}, which would accept other tokens unless the two are the same"
         )
-        return {"base_url": server.base_url, "model": server.model}
+        return ServedModel(base_url=server.base_url, model=server.model)
 
     def _note_measurement(self, heldout: dict[float, Capture]) -> None:
         """A draft may be measured long after it was trained, by another version and on other captures."""
         assert self.run is not None
-        path = self.run.path / "provenance.json"
-        found = measured_by(
+        measurement = measured_by(
             draft_sha256=read_json(self.run.path / "draft" / "best" / "draft.json")["weights_sha256"],
             captures={f"heldout T={t:g}": c.address for t, c in heldout.items()},
-            stands_in_for=read_json(self.run.summary_path).get("stands_in_for"),
+            stands_in_for=self.run.summary().stands_in_for,
         )
-        write_json(path, {**(read_json(path) if path.exists() else {}), "measurement": found})
+        origin = Provenance.read(self.run.path) or Provenance()
+        origin.model_copy(update={"measurement": measurement}).write(self.run.path)
 
     def _provenance(
         self, training: Capture | None, heldout: dict[float, Capture], counts: dict[str, int]
-    ) -> dict[str, Any]:
+    ) -> Provenance:
         return provenance(
             target_fingerprint=self.target.fingerprint,
             target_dtype=self.target.dtype_name,
             device=str(self.target.device),
             supervision=supervision(self.recipe.train.loss),
-            seeds={
-                "capture": self.recipe.capture.seed,
-                "train": self.recipe.train.seed,
-                "measure": self.recipe.measure.seed,
-            },
-            prompts={
+            seeds=Seeds(
+                capture=self.recipe.capture.seed, train=self.recipe.train.seed, measure=self.recipe.measure.seed
+            ),
+            prompts=PromptCounts(
                 **self.prompts.counts,
-                "train_hash": prompts_hash(self.prompts.train),
-                "heldout_hash": prompts_hash(self.prompts.measured),
-            },
+                train_hash=prompts_hash(self.prompts.train),
+                heldout_hash=prompts_hash(self.prompts.measured),
+            ),
             captures={
-                **({} if training is None else {"training": {"address": training.address, **training.done}}),
-                **{f"heldout T={t:g}": {"address": c.address, **c.done} for t, c in heldout.items()},
+                **({} if training is None else {"training": training.counts}),
+                **{f"heldout T={t:g}": capture.counts for t, capture in heldout.items()},
             },
-            draft_parameters=counts,
+            draft_parameters=DraftParameters(**counts),
             checkpoint_sha256=self._weights_hash(self.recipe.draft.checkpoint),
             reference_sha256=self._weights_hash(self.recipe.train.selection.reference),
         )

@@ -25,6 +25,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import content_hash, disk_errors, read_json, read_lines, write_json
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
+from engine.records.capture import ServedAnswers
 from engine.served.client import ChatServer, holds_key, read_key
 from engine.served.logprobs import Spelling, read_told, spelt
 from engine.served.question import Answered, Question
@@ -139,14 +140,14 @@ def _fill(plan: CapturePlan, spec: ServerSpec, target: LoadedModel, pace: Pace |
         write_json(plan.folder / _FAILED, sorted({*_failed_before(plan), *(name for name, _ in failed)}))
         raise _unanswered(plan, spec, failed)
     told = _told(plan)
-    if told["other_prompt_tokens"]:
+    if told.other_prompt_tokens:
         progress.note(
-            f"{told['other_prompt_tokens']} of {len(plan.prompts)} prompts have another number of tokens on the server: "
+            f"{told.other_prompt_tokens} of {len(plan.prompts)} prompts have another number of tokens on the server: "
             "if its chat template is not the local one, the draft learns from other prompts than it will be served with"
         )
-    for deviation, count in told.get("noted", {}).items():
+    for deviation, count in told.noted.items():
         progress.note(f"in {count} of {len(plan.prompts)} answers of {spec.model}: {deviation}")
-    growing.finish(server={**plan.spec["server"], **told})
+    growing.finish(server=told)
 
 
 def _ask(
@@ -206,17 +207,18 @@ def _failed_before(plan: CapturePlan) -> set[str]:
     return set(read_json(path)) if path.exists() else set()
 
 
-def _told(plan: CapturePlan) -> dict[str, Any]:
+def _told(plan: CapturePlan) -> ServedAnswers:
     """How the answers became ids, how many prompts the server counts otherwise, and in what answers deviate."""
     lines = list(read_lines(plan.folder / "answers.jsonl"))
     counted = [line for line in lines if isinstance(line.get("prompt_tokens"), int)]
     noted = Counter(deviation for line in lines for deviation in line.get("noted", []))
-    return {
-        "ids_from_server": sum(line.get("ids") == "server" for line in lines),
-        "ids_from_text": sum(line.get("ids") == "text" for line in lines),
-        "other_prompt_tokens": sum(line["prompt_tokens"] != len(line["prompt_ids"]) for line in counted),
+    return ServedAnswers(
+        **plan.spec["server"],
+        ids_from_server=sum(line.get("ids") == "server" for line in lines),
+        ids_from_text=sum(line.get("ids") == "text" for line in lines),
+        other_prompt_tokens=sum(line["prompt_tokens"] != len(line["prompt_ids"]) for line in counted),
         **({"noted": dict(noted.most_common(_MOST_NOTED))} if noted else {}),
-    }
+    )
 
 
 def _unanswered(plan: CapturePlan, spec: ServerSpec, failed: list[tuple[str, str]]) -> DraftbenchError:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from engine.errors import DraftbenchError, first_line
+from engine.errors import first_line
 from engine.measure.compare import compare, differences, paired_rate
-from engine.records.documents import mapping
+from engine.records.provenance import Provenance
+from engine.records.summary import Summary
+from engine.records.training import Training
 from engine.runs.folder import RunFolder
 from engine.study.start import Study
 from engine.study.state import Placed
@@ -42,10 +42,10 @@ def _row(one: Placed) -> dict[str, Any]:
         return row
     try:
         if one.state == "failed":
-            row["problem"] = str((one.run.status().get("error") or {}).get("what", ""))
-        if (one.run.path / "training.json").exists():
-            training = mapping(one.run.path / "training.json")
-            row |= {key: training.get(key) for key in _EFFORT}
+            error = one.run.status().error
+            row["problem"] = error.what if error else ""
+        if training := Training.read(one.run.path):
+            row |= {key: getattr(training, key) for key in _EFFORT}
         if one.run.summary_path.exists():
             row["exact"] = _exact(one.run.summary())
     except Exception as error:  # of what one run holds: the others are shown
@@ -53,16 +53,15 @@ def _row(one: Placed) -> dict[str, Any]:
     return row
 
 
-def _exact(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _exact(summary: Summary) -> list[dict[str, Any]]:
     """Exact acceptance of the trained draft and its gain over the untrained one, a temperature."""
-    gains = {gain["temperature"]: gain for gain in summary["improvement"] if gain["metric"] == "exact"}
+    gains = {temperature: gain.document() for temperature, gain in summary.gains().items()}
     return [
         {
-            **{key: found[key] for key in ("temperature", "value", "low", "high", "n_prompts")},
-            "gain": gains.get(found["temperature"]),
+            **{key: getattr(metric, key) for key in ("temperature", "value", "low", "high", "n_prompts")},
+            "gain": gains.get(metric.temperature),
         }
-        for found in summary["metrics"]
-        if found["draft"] == "trained" and found["metric"] == "exact"
+        for metric in summary.of("trained", "exact")
     ]
 
 
@@ -112,7 +111,7 @@ def _differences(offline: Placed, other: Placed) -> list[dict[str, Any]]:
 
 def _paired(offline: RunFolder, other: RunFolder) -> list[dict[str, Any]]:
     """b less a is taken with the online run as a: above zero, offline is ahead."""
-    conditions = [run.summary()["conditions"] for run in (other, offline)]
+    conditions = [run.summary().conditions.document() for run in (other, offline)]
     if not _same_answers(other, offline):
         rows = compare(other.path / "measure", conditions[0], offline.path / "measure", conditions[1])["rows"]
         return [
@@ -140,8 +139,8 @@ def _same_answers(a: RunFolder, b: RunFolder) -> bool:
     """Whether both were measured on the same captures, hence on the same text of the target."""
     addresses = []
     for run in (a, b):
-        with contextlib.suppress(DraftbenchError, OSError, LookupError, TypeError):
-            addresses.append(mapping(run.path / "provenance.json")["measurement"]["captures"])
+        measurement = Provenance.read_or_empty(run.path).measurement
+        addresses += [measurement.captures] if measurement else []
     return len(addresses) == 2 and bool(addresses[0]) and addresses[0] == addresses[1]
 
 

@@ -17,7 +17,7 @@ PLACES = {
     "target.generate": {"engine/decode/bare.py"},  # without a model's own settings
     "model.generate": set[str](),
     "yaml.safe_load": {"workbench/launch/cost_view.py"},  # of a recipe that was just dumped
-    "yaml.load": {"engine/records/documents.py"},  # strict loaders, a limit of bytes
+    "yaml.load": {"engine/records/run_folders.py"},  # strict loaders, a limit of bytes
     "torch.load": set[str](),  # pickles run code
     "AutoConfig.from_pretrained": {"engine/models/folder.py", "engine/models/gguf.py"},
     "AutoTokenizer.from_pretrained": {"engine/models/tokenizer.py", "engine/models/gguf.py"},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import streamlit as st
@@ -17,9 +17,11 @@ from engine.errors import DraftbenchError
 from engine.index.queries import Run
 from engine.measure.compare import RATES, blocking, differences, paired_rate
 from engine.measure.statistics import bootstrap_ratio, mcnemar
+from engine.records.speed import Speed
 from engine.traces.answer import Trace, trace_of_run
 from workbench.shared import queries
 
+_T = TypeVar("_T")
 MOST = 6
 _SAME = 1e-6  # temperatures nearer than this are one
 _LETTERS = "ABCDEF"
@@ -39,8 +41,7 @@ class Draft:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.run.summary.get("conditions") or {}
-        return found
+        return self.run.summary.conditions.document()
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _reason(metric: str, first: Draft, draft: Draft, both: pd.DataFrame, tempera
 
 
 def _temperatures(run: Run) -> list[float]:
-    return sorted({float(row["temperature"]) for row in run.summary.get("improvement") or []})
+    return sorted({row.temperature for row in run.summary.improvement})
 
 
 def _discordance(both: pd.DataFrame) -> dict[str, Any]:
@@ -244,13 +245,13 @@ def groups(found: Comparison, metric: str) -> pd.DataFrame:
 
 def lengths(found: Comparison) -> dict[str, list[int]]:
     """Rounds with 0, 1, ... accepted tokens, of each draft that was traced at this temperature."""
-    told = {d.label: at_temperature(d.run.summary.get("accepted_lengths"), found.temperature) for d in found.drafts}
+    told = {d.label: at_temperature(d.run.summary.accepted_lengths, found.temperature) for d in found.drafts}
     return {label: counts for label, counts in told.items() if counts}
 
 
-def speeds(found: Comparison) -> dict[str, dict[str, Any]]:
+def speeds(found: Comparison) -> dict[str, Speed]:
     """The timing of each draft that was timed."""
-    return {d.label: d.run.summary["speed"] for d in found.drafts if d.run.summary.get("speed")}
+    return {d.label: d.run.summary.speed for d in found.drafts if d.run.summary.speed}
 
 
 def trace_of(draft: Draft, temperature: float, prompt: str) -> Trace | None:
@@ -261,8 +262,8 @@ def trace_of(draft: Draft, temperature: float, prompt: str) -> Trace | None:
         return None
 
 
-def at_temperature(by_temperature: Mapping[str, Any] | None, temperature: float) -> Any:
-    return next((v for t, v in (by_temperature or {}).items() if abs(float(t) - temperature) < _SAME), None)
+def at_temperature(by_temperature: Mapping[float, _T], temperature: float) -> _T | None:
+    return next((v for t, v in by_temperature.items() if abs(t - temperature) < _SAME), None)
 
 
 def word(value: Any) -> str:

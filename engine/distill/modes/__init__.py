@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from engine.capture.signal import SignalFormat
 from engine.capture.store import Capture
@@ -19,6 +18,7 @@ from engine.distill.source import BatchSource
 from engine.models.draft import Draft
 from engine.models.head import Head
 from engine.models.load import LoadedModel
+from engine.records.events import Event
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Material:
     settings: TrainSpec
     capture: CaptureSpec
     folder: Path  # of the run
-    emit: Callable[[dict[str, Any]], None]
+    emit: Callable[[Event], None]
 
     @property
     def head(self) -> Head:
