@@ -139,17 +139,17 @@ def token_rows(rounds: Sequence[Round], prompt_ids: Sequence[str], tokenizer: An
                 "slot": slot,
                 "position": t.position,
                 "token_id": t.token_id,
-                "text": piece.text,
+                "text": t.text,
                 "fate": str(t.fate),
                 "p": t.target_prob,
                 "q": t.draft_prob,
                 "u": t.uniform,
                 "overlap": t.overlap,
                 "alt_ids": np.array([a.token_id for a in t.alternatives], np.int32),
-                "alt_texts": list(piece.alternatives),
+                "alt_texts": [a.text for a in t.alternatives],
                 "alt_p": np.array([a.target_prob for a in t.alternatives], np.float32),
                 "alt_q": np.array([a.draft_prob for a in t.alternatives], np.float32),
             }
-            for slot, (t, piece) in enumerate(zip(r.tokens, streams[r.row].read(r), strict=True))
+            for slot, t in enumerate(streams[r.row].read(r).tokens)
         ]
     return pd.DataFrame(rows)

@@ -13,7 +13,7 @@ from engine.config.schema import DEFAULT_TARGET, ModelSpec
 from engine.decode.events import Round
 from engine.decode.sampling import Sampling
 from engine.decode.speculative import FixedLength, speculative_decode
-from engine.decode.text import TextStream
+from engine.decode.text import TextStream, text_of
 from engine.errors import DraftbenchError
 from engine.measure.trace import count
 from engine.models.draft import Draft, DraftInfo, load_draft
@@ -82,17 +82,16 @@ class Decoding:
 
     def as_dict(self) -> dict[str, Any]:
         """Text, settings, figures and every round, for `--json`."""
-        rounds = [asdict(item) for item in self.rounds()]
         stream = TextStream(self.tokenizer)
-        text = "".join(stream.emit(token) for item in self.seen for token in item.emitted) + stream.finish()
+        rounds = [stream.read(item) for item in self.rounds()]
         counts = count(self.seen)
         return {
-            "text": text,
+            "text": text_of(rounds),
             "settings": self.settings(),
             "seconds": self.seconds,
             **asdict(counts),
             **counts.rates(),
-            "rounds": rounds,
+            "rounds": [asdict(item) for item in rounds],
         }
 
     def settings(self) -> dict[str, Any]:

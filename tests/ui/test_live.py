@@ -19,8 +19,8 @@ from engine.chat.prompt import Prompt
 from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.folder import RunFolder
-from engine.traces.answer import load_trace
 from engine.traces.one_prompt import decode_prompt
+from engine.traces.saved import load_trace
 from workbench.live import decode as live_decode
 from workbench.live import gradio_app as live
 from workbench.live import view
@@ -348,12 +348,11 @@ def test_what_a_prompt_is_asked_with_is_shown_saved_and_in_the_address(run_id: s
 
 
 def test_a_speedup_compares_the_same_number_of_tokens():
-    from engine.decode.events import Fate
-    from engine.traces.answer import TraceRound, TraceToken
+    from engine.decode.events import Fate, Round, Token
 
-    def rounds(sizes: list[int], seconds: float) -> list[TraceRound]:
-        made = [tuple(TraceToken("x", 1, Fate.BONUS, 0) for _ in range(size)) for size in sizes]
-        return [TraceRound(i, 0, some, 0.0, seconds, 0.0) for i, some in enumerate(made)]
+    def rounds(sizes: list[int], seconds: float) -> list[Round]:
+        tokens = [tuple(Token(1, Fate.BONUS, 0, text="x") for _ in range(size)) for size in sizes]
+        return [Round(0, i, 0, some, 0.0, seconds, 0.0) for i, some in enumerate(tokens)]
 
     side, plain = Side("a", rounds([2, 3, 2], 1.0)), Side("plain", rounds([1] * 6, 0.6))
     live_ = Live(Ask("x", ("a",)), [side], plain)

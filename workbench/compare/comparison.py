@@ -17,7 +17,8 @@ from engine.errors import DraftbenchError
 from engine.index.queries import Run
 from engine.measure.compare import RATES, blocking, differences, paired_rate
 from engine.measure.statistics import bootstrap_ratio, mcnemar
-from engine.traces.answer import Trace, trace_of_run
+from engine.traces.measured import trace_of_run
+from engine.traces.trace import Trace
 from workbench.shared import queries
 
 MOST = 6

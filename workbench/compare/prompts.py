@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from engine.traces.answer import Trace
+from engine.traces.trace import Trace
 from workbench.compare import figures
 from workbench.compare.comparison import Comparison, trace_of
 from workbench.shared import exports, theme, tokens, ui

@@ -20,7 +20,7 @@ from engine import __version__
 from engine.errors import DraftbenchError
 from engine.measure import definitions
 from engine.numbers import number
-from engine.traces.answer import Trace
+from engine.traces.trace import Trace
 from workbench.compare import comparison, figures, tables
 from workbench.compare.comparison import Comparison
 from workbench.compare.figures import View

@@ -13,11 +13,12 @@ from functools import lru_cache
 from typing import Any
 
 from engine.chat.prompt import Prompt
+from engine.decode.events import Round
 from engine.errors import DraftbenchError
 from engine.jobs.queue import at_work
-from engine.measure.trace import Counts
+from engine.measure.trace import Counts, count
 from engine.paths import PROJECT_ROOT, Home
-from engine.traces.answer import Trace, TraceRound, count_rounds
+from engine.traces.trace import Trace
 from workbench.live.pairs import PAIRS, Pair, in_turn
 
 LIMITS = {
@@ -81,11 +82,11 @@ class Side:
     """One draft's answer while it is being written."""
 
     name: str
-    rounds: list[TraceRound] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
 
     @property
     def counts(self) -> Counts:
-        return count_rounds(self.rounds)
+        return count(self.rounds)
 
     @property
     def seconds(self) -> float:
@@ -124,9 +125,9 @@ class Live:
         plain = sum(r.seconds for r in self.plain.rounds[:have])
         tokens, seconds = 0, 0.0
         for item in side.rounds:
-            if tokens + item.emitted > have:
+            if tokens + len(item.emitted) > have:
                 break
-            tokens, seconds = tokens + item.emitted, seconds + item.seconds
+            tokens, seconds = tokens + len(item.emitted), seconds + item.seconds
         plain = sum(r.seconds for r in self.plain.rounds[:tokens])
         return (plain / seconds, tokens) if seconds and tokens else None
 
@@ -176,7 +177,7 @@ def decode(home: Home, ask: Ask, stop: threading.Event) -> Iterator[Live]:
 
 
 def _turn_by_turn(
-    live: Live, sides: list[Side], sources: list[Iterator[TraceRound]], stop: threading.Event
+    live: Live, sides: list[Side], sources: list[Iterator[Round]], stop: threading.Event
 ) -> Iterator[Live]:
     """Fill the sides from their sources, a round each in turn, until all end or `stop` is set."""
     waiting = list(zip(sides, sources, strict=True))
@@ -192,11 +193,11 @@ def _turn_by_turn(
             yield live
 
 
-def _rounds(pair: Pair, draft: int | None, ids: list[int], ask: Ask, most: int | None = None) -> Iterator[TraceRound]:
+def _rounds(pair: Pair, draft: int | None, ids: list[int], ask: Ask, most: int | None = None) -> Iterator[Round]:
     """Rounds of one draft; of the target alone, exactly `most` tokens, if `draft` is None."""
     from engine.decode.sampling import Sampling
     from engine.decode.speculative import FixedLength, speculative_decode
-    from engine.traces.answer import from_rounds
+    from engine.decode.text import TextStream
 
     rounds = speculative_decode(
         pair.target.model,
@@ -209,7 +210,7 @@ def _rounds(pair: Pair, draft: int | None, ids: list[int], ask: Ask, most: int |
         seed=ask.seed,
         alternatives=0 if draft is None else _ALTERNATIVES,
     )
-    return from_rounds(rounds, pair.target.tokenizer)
+    return map(TextStream(pair.target.tokenizer).read, rounds)
 
 
 def _render(pair: Pair, ask: Ask) -> tuple[Prompt, list[int]]:

@@ -28,7 +28,7 @@ from engine.chat.prompt import Prompt
 from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.faults import explain
-from engine.traces.answer import save_trace
+from engine.traces.saved import save_trace
 from workbench.live import view as live_view
 from workbench.live.decode import LIMITS, Ask, Live, brings, choices, decode, has_draft, sample, samples
 from workbench.server import needed

@@ -16,7 +16,7 @@ from engine.jobs.executors import chosen_place
 from engine.records.documents import whole_or_empty
 from engine.runs.folder import RunFolder
 from engine.runs.labels import Labels
-from engine.traces.answer import holds_traces
+from engine.traces.measured import holds_traces
 from workbench.live.decode import has_draft
 from workbench.run import facts as run_facts
 from workbench.run import files, stream_view

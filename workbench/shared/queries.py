@@ -17,7 +17,7 @@ from engine.jobs.queue import wake
 from engine.paths import Home
 from engine.paths import home as _home
 from engine.runs.folder import RunFolder
-from engine.traces.answer import holds_traces
+from engine.traces.measured import holds_traces
 
 if TYPE_CHECKING:
     from engine.planning.doctor import HealthCheck

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import pandas as pd
 import pytest
 
-from engine.decode.events import Fate
+from engine.decode.events import Fate, Round, Token
 from engine.index.queries import Run
 from engine.measure.definitions import SERVED_TEXT
-from engine.traces.answer import Trace, TraceRound, TraceToken
+from engine.traces.trace import Trace
 from workbench.compare import comparison, every_run, figures, report, tables
 from workbench.shared import exports
 
@@ -299,8 +299,8 @@ def evil_comparison():
 
 def evil_report(**options) -> str:
     result = evil_comparison()
-    token = TraceToken(EVIL, 7, Fate.ACCEPTED, 0, 0.5, 0.5, 0.1, 0.5)
-    trace = Trace("", EVIL, EVIL, {}, (TraceRound(0, 1, (token,), 0.1, 0.1, 0.0),))
+    token = Token(7, Fate.ACCEPTED, 0, 0.5, 0.5, 0.1, 0.5, text=EVIL)
+    trace = Trace("", EVIL, EVIL, {}, (Round(0, 0, 1, (token,), 0.1, 0.1, 0.0),))
     views = [
         figures.rates(result, "exact"),
         figures.scatter(result, "a", "b", "exact"),
