@@ -21,9 +21,9 @@ from engine.paths import home
 from engine.runs.folder import RunFolder
 from engine.traces.one_prompt import decode_prompt
 from engine.traces.saved import load_trace
+from workbench.live import answer_html
 from workbench.live import decode as live_decode
 from workbench.live import gradio_app as live
-from workbench.live import view
 from workbench.live.decode import Ask, Live, Side, decode
 from workbench.live.pairs import Pairs
 
@@ -190,7 +190,7 @@ def test_a_trace_is_saved_with_what_it_depends_on(address: str, run_id: str):
     trace = load_trace(home(), trace_id)
     assert f"{trace_id}.json" in html  # served alone: there is no Replay page to link to
     assert "/replay" not in html
-    assert f"/replay?trace={trace_id}" in view.saved([trace_id])
+    assert f"/replay?trace={trace_id}" in answer_html.saved([trace_id])
     assert trace.prompt == "Why?"
     assert (trace.settings["draft"], trace.settings["seed"], trace.settings["num_draft_tokens"]) == (run_id, 5, 3)
     assert trace.counts.accepted == data["sides"][0]["accepted"]
@@ -208,7 +208,7 @@ def test_nothing_to_save_is_told(address: str):
     [
         ({"prompt": "  "}, "the prompt is empty"),
         ({"run": "nobody"}, "unknown run"),
-        ({"run": ""}, "no draft is chosen"),
+        ({"run": ""}, "no draft is selected"),
         ({"run": "../../etc"}, "not a valid name"),
         ({"prompt": "x" * 20_001}, "20,001 characters"),
         ({"prompt": "word " * 2000}, "tokens"),
@@ -260,7 +260,7 @@ def test_the_view_names_its_address_and_the_form_takes_it_back(run_id: str):
     from urllib.parse import parse_qsl, urlsplit
 
     ask = Ask("a & b?", (run_id,), 7, 0.5, 0.9, 3, 11, 40, compare_plain=False)
-    found = dict(parse_qsl(urlsplit(view.address(ask) or "").query))
+    found = dict(parse_qsl(urlsplit(answer_html.address(ask) or "").query))
 
     class Asked:
         query_params = found
@@ -269,8 +269,8 @@ def test_the_view_names_its_address_and_the_form_takes_it_back(run_id: str):
     assert (prompt, run["value"], plain["value"], context["value"]) == (ask.prompt, run_id, False, "")
     assert "Choose a prompt" in welcome
     assert [part["value"] for part in rest] == [7, 0.5, 0.9, 3, 11, 40]
-    assert "Link to this view" in view.page(Live(ask, [Side(run_id)], Side("plain")), {})
-    assert view.address(Ask("x" * 5000, (run_id,))) is None
+    assert "Link to this view" in answer_html.page(Live(ask, [Side(run_id)], Side("plain")), {})
+    assert answer_html.address(Ask("x" * 5000, (run_id,))) is None
 
 
 def test_an_archived_run_that_has_a_draft_may_be_named(run_id: str):
@@ -285,7 +285,7 @@ def test_an_archived_run_that_has_a_draft_may_be_named(run_id: str):
 
 
 def test_without_the_pages_a_saved_trace_is_told_by_its_file():
-    told = view.saved_as(["/home/traces/<x>.json"])
+    told = answer_html.saved_as(["/home/traces/<x>.json"])
     assert "/home/traces/&lt;x&gt;.json" in told
     assert "href" not in told
 
@@ -340,10 +340,10 @@ def test_what_a_prompt_is_asked_with_is_shown_saved_and_in_the_address(run_id: s
     monkeypatch.setattr(live_decode, "samples", lambda: {"tiny": (question,)})
     ask = Ask("Another question?", (run_id,), context=question.id, max_new_tokens=4)
     *_, live_ = decode(home(), ask, threading.Event())
-    assert "with 1 tool of sample t1" in view.page(live_, {})
+    assert "with 1 tool of sample t1" in answer_html.page(live_, {})
     assert live_.trace(live_.sides[0]).settings["context"] == live_.context
-    assert f"context={question.id}" in str(view.address(ask))
-    with pytest.raises(DraftbenchError, match="no sample question 'no-such'"):
+    assert f"context={question.id}" in str(answer_html.address(ask))
+    with pytest.raises(DraftbenchError, match="no sample prompt 'no-such'"):
         Ask("Why?", (run_id,), context="no-such").check()
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from engine.config.schema import Recipe
 from workbench.launch.form import Form, default_of, field_at, leaves, shape_of, words_of
 from workbench.shared import ui
-from workbench.shared.methods import MODES
+from workbench.shared.method_names import MODES
 
 # What the switch of an optional part says, and what to know before it is used. The schema says all else.
 SWITCHES = {

@@ -27,8 +27,8 @@ from workbench.replay.judgement import (
     rejected,
     visible,
 )
-from workbench.shared import asked, queries, theme, tokens, ui
-from workbench.shared.view_state import link
+from workbench.shared import queries, theme, tokens, ui, url_warnings
+from workbench.shared.pages import link
 
 MEASURED, SAVED = "A run's measurement", "Saved from the live view"
 OF_RUN = ("run", "temperature", "prompt")
@@ -192,7 +192,7 @@ def whole(name: str) -> int | None:
 def say_nearest(name: str, shown: int) -> None:
     """Say that the URL asks for a round or token that does not exist, and that the nearest one is shown."""
     if name in st.query_params and st.query_params[name] != str(shown):
-        asked.not_here(name, str(shown))
+        url_warnings.not_here(name, str(shown))
 
 
 def go(number: int | None = None) -> None:

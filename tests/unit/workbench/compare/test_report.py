@@ -12,7 +12,7 @@ from engine.index.queries import Run
 from engine.measure.definitions import SERVED_TEXT
 from engine.traces.trace import Trace
 from workbench.compare import comparison, every_run, figures, report, tables
-from workbench.shared import exports
+from workbench.shared import downloads
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 CONDITIONS = {
@@ -352,8 +352,8 @@ def test_the_report_holds_every_part(interactive: str):
 
 
 def test_figures_are_pictures_where_a_chrome_is(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(exports, "chrome", lambda: "/usr/bin/chrome")
-    monkeypatch.setattr(exports, "figures_bytes", lambda figs, kind, timeout_s: [b"<svg/>"] * len(figs))
+    monkeypatch.setattr(downloads, "chrome", lambda: "/usr/bin/chrome")
+    monkeypatch.setattr(downloads, "figures_bytes", lambda figs, kind, timeout_s: [b"<svg/>"] * len(figs))
     page = evil_report()
     assert page.count("data:image/svg+xml;base64,") == 3
     assert "<script" not in page

@@ -134,7 +134,7 @@ def test_the_tip_tells_the_numbers_that_decided():
 
 
 def test_the_tip_of_a_bonus_token_says_nothing_of_a_judgement():
-    told = tokens.tip(token("x", Fate.BONUS, q=None, overlap=None))
+    told = tokens.tip(token("x", Fate.BONUS, draft_prob=None, overlap=None))
     assert "min(" not in told
     assert "u =" not in told
 
