@@ -137,7 +137,7 @@ def rate_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> go
             width=0.62,
             hovertemplate=_HOVER,
             showlegend=False,
-            hovertext=[parts.told(name, row)],
+            hovertext=[parts.hover(name, row)],
             error_x=parts.error_bar(row),
             marker=parts.filled(place, tone),
         )
@@ -334,7 +334,7 @@ def group_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> g
             error_y=parts.error_bars(part),
             marker=parts.filled(place, tone),
             hovertemplate=_HOVER,
-            hovertext=[parts.told(f"{name}<br>{parts.safe(r.group)}", r) for r in part.itertuples()],
+            hovertext=[parts.hover(f"{name}<br>{parts.safe(r.group)}", r) for r in part.itertuples()],
         )
     figure.update_xaxes(type="category")
     figure.update_traces(error_y_color=theme.TONES[tone].text)
@@ -361,6 +361,6 @@ def _clocked(figure: go.Figure, place: int, name: str, speed: Mapping[str, Any],
             "color": parts.colour(place),
             "line": {"width": 1.5, "color": theme.TONES[tone].text},
         },
-        hovertext=[f"{parts.told(name, row)}<br>gamma {gamma}, on the clock"],
+        hovertext=[f"{parts.hover(name, row)}<br>gamma {gamma}, on the clock"],
         hovertemplate=_HOVER,
     )

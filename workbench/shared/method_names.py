@@ -1,4 +1,4 @@
-"""What a method of training is called, wherever runs of several modes are shown together. No Streamlit, no torch."""
+"""Display names of training methods: mode, supervision, and loss with mode. No Streamlit, no torch."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ SUPERVISION = {"white_box": "white box", "black_box": "black box"}
 
 
 def mode_word(mode: str) -> str:
-    """'on-policy' for `on_policy`; what is no mode stays as it is."""
+    """'on-policy' for `on_policy`; an unknown mode is returned as it is."""
     return MODES.get(mode, mode)
 
 
 def method_name(loss: object, mode: object) -> str:
-    """'forward_kl' offline, which is the usual case, and 'online forward_kl', 'on-policy forward_kl'."""
-    told = MODES.get(str(mode), str(mode)) if isinstance(mode, str) else ""
-    name = str(loss) if isinstance(loss, str) else "unknown loss"
-    return name if told in ("", "offline") else f"{told} {name}"
+    """'forward_kl' for offline, the usual mode, else 'online forward_kl' or 'on-policy forward_kl'."""
+    name = loss if isinstance(loss, str) else "unknown loss"
+    return f"{mode_word(mode)} {name}" if mode not in ("", "offline") and isinstance(mode, str) else name
 
 
 def method_of(train: TrainSpec) -> str:
