@@ -113,7 +113,7 @@ def hover(name: str, row: Any) -> str:
 
 
 def cell_text(cell: Any, *, size: bool = False) -> str:
-    """The text of a heat map cell: value, interval, number of runs and prompts, and, with `size`, of training queries."""
+    """The text of a heat map cell: value, interval, number of runs, prompts and, with `size`, training queries."""
     if cell is None:
         return ""
     within = f"<br>{bounds(cell.low, cell.high)}" if known(cell.low, cell.high) else ""
