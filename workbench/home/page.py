@@ -51,8 +51,8 @@ def best_drafts(best: pd.DataFrame) -> None:
                 draft_card(run)
     st.caption(
         "Acceptance is exact acceptance: the probability that the target accepts a proposed token, as the mean of "
-        "sum min(p, q) over the target's own text on held-out prompts, with a 95% interval over prompts. Archived "
-        "runs, runs without a passed losslessness certificate and runs measured on fewer prompts than others are not ranked."
+        "sum min(p, q) over the target's own text on held-out prompts, with a 95% interval over prompts. Not ranked are "
+        "archived runs, runs without a passed losslessness certificate, and runs measured on fewer prompts than others."
     )
 
 
@@ -88,12 +88,14 @@ def draft_card(run: pd.Series) -> None:
         bounds = chart_parts.bounds(run.exact_low, run.exact_high)
         supervision = SUPERVISION.get(run.supervision, "unknown supervision")
         interval = f"{bounds} (95%)" if bounds else "without interval"
+        method = ui.text(method_name(run.loss, run["mode"]))
+        precision = f"{ui.text(run['dtype'])} on {ui.text(run.device)}"
         facts = [
             f"**{ui.text(run.label)}**",
             f"acceptance {interval}, n = {run.n_prompts:.0f} prompts",
             *([f"speed: {ui.text(speed_words.told(timing))}"] if timed else []),
-            f"{ui.text(method_name(run.loss, run['mode']))} ({supervision}), {ui.text(run.scenario)}, seed {run.seed:.0f}",
-            f"gamma {run.num_draft_tokens:.0f} (tokens proposed per round), {ui.text(run['dtype'])} on {ui.text(run.device)}",
+            f"{method} ({supervision}), {ui.text(run.scenario)}, seed {run.seed:.0f}",
+            f"gamma {run.num_draft_tokens:.0f} (tokens proposed per round), {precision}",
         ]
         where = speed_words.measured_where(whole.summary, whole.provenance)
         facts += [f"measured on {ui.text(where)}"] if where else []
