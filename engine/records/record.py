@@ -171,9 +171,7 @@ def _existing(document: Document, location: tuple[str | int, ...]) -> Keys:
     keys: list[str | int] = []
     inner: Any = document
     for key in location:
-        if isinstance(inner, dict) and key in inner:
-            inner = inner[key]
-        elif isinstance(inner, list) and isinstance(key, int):
+        if (isinstance(inner, dict) and key in inner) or (isinstance(inner, list) and isinstance(key, int)):
             inner = inner[key]
         else:
             break
