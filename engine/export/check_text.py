@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from engine.capture.store import CapturePlan
+from engine.capture.plan import CapturePlan
 from engine.chat.prompt import Prompt, prompts_hash
 from engine.chat.rendering import render
 from engine.config.schema import PromptSource, Recipe

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.capture.store import CapturePlan, plan_capture
+from engine.capture.plan import CapturePlan, plan_capture
 from engine.chat.prompt import Prompt, prompts_hash
 from engine.chat.rendering import measurable, render
 from engine.config.schema import CaptureSpec, Recipe

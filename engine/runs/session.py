@@ -9,7 +9,8 @@ from functools import cached_property
 
 import torch
 
-from engine.capture.store import Capture, CapturePlan, make_capture
+from engine.capture.plan import CapturePlan
+from engine.capture.store import Capture, make_capture
 from engine.chat.prompt import prompts_hash
 from engine.chat.template_date import pin_date, reads_clock
 from engine.config.reading import dump_recipe

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from engine.capture.store import Capture, CapturePlan
+from engine.capture.plan import CapturePlan
+from engine.capture.store import Capture
 from engine.chat.prompt import prompts_hash
 from engine.decode.sampling import Sampling
 from engine.distill.checkpoint import drop_checkpoints

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.capture.store import CapturePlan
+from engine.capture.plan import CapturePlan
 from engine.chat.prompt import Prompt
 from engine.chat.rendering import end_of_turn, render
 from engine.chat.template_date import apply_template, check_steady, clock_identity, pin_date, reads_clock
