@@ -21,11 +21,11 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
+from engine.decode.counts import Counts
 from engine.decode.events import EMITTED, Fate, Round
 from engine.decode.text import TextStream
 from engine.errors import DraftbenchError
 from engine.fileio import finite, read_json, write_atomic
-from engine.measure.trace import Counts
 from engine.paths import Home
 from engine.runs.advice import measures_again
 from engine.runs.folder import RunFolder

@@ -13,9 +13,9 @@ from functools import lru_cache
 from typing import Any
 
 from engine.chat.prompt import Prompt
+from engine.decode.counts import Counts
 from engine.errors import DraftbenchError
 from engine.jobs.queue import at_work
-from engine.measure.trace import Counts
 from engine.paths import PROJECT_ROOT, Home
 from engine.traces.answer import Trace, TraceRound, count_rounds
 from workbench.live.pairs import PAIRS, Pair, in_turn
