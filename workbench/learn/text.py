@@ -11,10 +11,10 @@ from functools import lru_cache
 import pandas as pd
 import plotly.graph_objects as go
 
+from engine.decode.counts import Counts
 from engine.decode.events import Fate
 from engine.measure.cost_model import best_gamma, expected_speedup
 from engine.measure.definitions import OTHERS
-from engine.measure.trace import Counts
 from engine.paths import PROJECT_ROOT
 from workbench.replay.judgement import residual, short
 from workbench.shared import theme

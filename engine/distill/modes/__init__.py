@@ -11,6 +11,7 @@ from engine.capture.signal import SignalFormat
 from engine.capture.store import Capture
 from engine.config.schema import CaptureSpec, TrainSpec
 from engine.decode.sampling import Sampling
+from engine.decode.settings import DecodeSettings, FixedLength
 from engine.distill.modes.offline import OfflineBatches
 from engine.distill.modes.on_policy import OnPolicyBatches
 from engine.distill.modes.online import DecodedStream, OnlineBatches, Query, ReplayedStream, Stream
@@ -77,15 +78,9 @@ def _stream(material: Material) -> Stream:
     if material.training is not None:
         seed = material.settings.seed
         return ReplayedStream(material.training, material.head, sampling, gamma=gamma, max_new_tokens=most, seed=seed)
-    return DecodedStream(
-        material.target.model,
-        material.signal,
-        sampling,
-        gamma=gamma,
-        max_new_tokens=most,
-        stop_ids=material.target.stop_ids,
-        seed=capture.seed,
-    )
+    stop_ids = material.target.stop_ids
+    settings = DecodeSettings(sampling, FixedLength(gamma), most, stop_ids, capture.seed)
+    return DecodedStream(material.target.model, material.signal, settings)
 
 
 def on_policy(material: Material) -> BatchSource:

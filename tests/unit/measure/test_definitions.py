@@ -1,8 +1,8 @@
 """The table of names covers exactly what is measured."""
 
+from engine.decode.counts import Counts
 from engine.measure import compare
 from engine.measure.definitions import OTHERS, RATES
-from engine.measure.trace import Counts
 
 COUNTS = Counts(rounds=2, drafted=8, accepted=4, rejected=2, discarded=2, emitted=6)
 
