@@ -396,16 +396,11 @@ def compare(
     Example:
       draftbench compare latest~1 latest
     """
-    from engine.measure.compare import compare as compare_measurements
+    from engine.runs.comparison import compare_runs
     from engine.runs.folder import RunFolder
 
-    left, right = RunFolder.open(home(), a), RunFolder.open(home(), b)
-    sides = [(r.path / "measure", r.summary()["conditions"]) for r in (left, right)]
-    found = compare_measurements(*sides[0], *sides[1])
-    if as_json:
-        console.print_json({"a": left.id, "b": right.id, **found})
-    else:
-        reports.comparison(left.id, right.id, found)
+    comparison = compare_runs(RunFolder.open(home(), a), RunFolder.open(home(), b))
+    console.print_json(comparison) if as_json else reports.comparison(comparison)
 
 
 @app.command()

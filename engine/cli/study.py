@@ -187,11 +187,11 @@ def study_show(name: StudyName, only: Only = None, as_json: Json = False) -> Non
     """
     from engine.cli.text import study as reports_study
     from engine.study.known import find
-    from engine.study.results import cells_told, modes_compared
+    from engine.study.results import cell_results, mode_comparisons
     from engine.study.start import study as stands
 
     found = stands(home(), find(home(), name), only or [])
-    rows, compared = cells_told(found), modes_compared(found)
+    rows, compared = cell_results(found), mode_comparisons(found)
     if as_json:
         console.print_json({"study": found.name, "counts": found.counts, "cells": rows, "modes_compared": compared})
         return

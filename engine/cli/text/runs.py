@@ -179,9 +179,11 @@ def runs(rows: Sequence[dict[str, Any]]) -> None:
             console.paragraph(f"{row['run']}: {row['problem']}")
 
 
-def comparison(a: str, b: str, found: dict[str, Any]) -> None:
+def comparison(found: dict[str, Any]) -> None:
     """B less A; a rate that may not be compared shows no difference, and why stands below."""
-    console.line(f"A = {a}\nB = {b}\nB - A with 95% intervals over prompts, paired on the same target text")
+    console.line(
+        f"A = {found['a']}\nB = {found['b']}\nB - A with 95% intervals over prompts, paired on the same target text"
+    )
     rows = []
     for r in found["rows"]:
         change = console.interval(r["difference"]) if r["comparable"] else "not comparable"
