@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from engine import __version__
+from engine.catalogue import LOSSES
 from engine.cli.data import data_app
 from engine.cli.findings import findings
 from engine.cli.keys import allow_key, confirmed
@@ -554,10 +555,9 @@ def losses(as_json: Json = False) -> None:
     Example:
       draftbench losses
     """
-    from engine.distill.losses import LOSSES
-
     rows = [
-        {"name": n, "formula": x.formula, "parameter": x.parameter or "", "source": x.source} for n, x in LOSSES.items()
+        {"name": x.name, "formula": x.plain_formula, "parameter": x.parameter or "", "source": x.source}
+        for x in LOSSES.values()
     ]
     if as_json:
         console.print_json(rows)

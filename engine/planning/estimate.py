@@ -16,8 +16,7 @@ import torch
 from engine.capture.store import CapturePlan
 from engine.config.schema import MeasureSpec, ModelSpec, Recipe
 from engine.distill.chunked import CHUNK_VALUES
-from engine.distill.modes import needs_capture
-from engine.distill.schedule import answers_a_step, planned_steps
+from engine.distill.schedule import answers_per_step, planned_steps
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_json, read_lines
 from engine.models.assets import asset_path
@@ -109,7 +108,7 @@ def estimate(home: Home, recipe: Recipe, plans: RunPlans | None = None) -> Estim
         unknown = f"not known: {error.what}"
         return Estimate(memory=memory, disk_unknown=unknown, seconds_unknown=unknown)
     disk = {"captures": sum(_still_to_write(plan) for plan in plans.captures.values()), **_draft_files(draft)}
-    if plans.training is not None and not needs_capture(recipe.train):
+    if plans.training is not None and not recipe.train.needs_capture:
         disk["stream"] = _most_to_write(plans.training)
     return _with_time(home, recipe, plans, Estimate(memory=memory, disk=disk))
 
@@ -235,7 +234,7 @@ def heldout_captures(pipeline: Pipeline) -> dict[str, CapturePlan]:
 
 def run_plans(recipe: Recipe, training: CapturePlan | None, heldout: Mapping[str, CapturePlan]) -> RunPlans:
     """The plans of a run; the training prompts are captured unless its stream is decoded."""
-    captured = training is not None and needs_capture(recipe.train)
+    captured = training is not None and recipe.train.needs_capture
     return RunPlans({**({"training": training} if captured and training else {}), **heldout}, training)
 
 
@@ -281,7 +280,7 @@ def _with_time(home: Home, recipe: Recipe, plans: RunPlans, found: Estimate) -> 
     if pace.train_tokens_s and plans.training is not None:
         answers = len(plans.training.prompts)
         steps = planned_steps(answers, recipe.train)
-        per_step = answers_a_step(answers, recipe.train) * _tokens(plans.training, fill) / max(1, answers)
+        per_step = answers_per_step(answers, recipe.train) * _tokens(plans.training, fill) / max(1, answers)
         seconds["training"] = steps * per_step / pace.train_tokens_s
     if pace.measure_s and pace.recipe.measure.against == recipe.measure.against:
         seconds["measurement"] = pace.measure_s * _measure_work(recipe.measure) / _measure_work(pace.recipe.measure)

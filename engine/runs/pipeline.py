@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from engine.capture.store import Capture, CapturePlan, make_capture, plan_capture
+from engine.catalogue import check_losses
 from engine.chat.prompt import Prompt, prompts_hash
 from engine.chat.rendering import measurable, render
 from engine.chat.template_date import pin_date, reads_clock
@@ -29,9 +30,7 @@ from engine.decode.columns import apart
 from engine.decode.runner import runner_for
 from engine.decode.sampling import Sampling
 from engine.distill.checkpoint import drop_checkpoints
-from engine.distill.losses import check_terms, supervision
-from engine.distill.modes import MODES, Material, needs_capture
-from engine.distill.modes.online import Query
+from engine.distill.modes import Material, Query, batch_source
 from engine.distill.selection import SelectedBatches, load_reference
 from engine.distill.source import BatchSource
 from engine.distill.trainer import Trainer
@@ -76,7 +75,7 @@ class Pipeline:
     """The phases of one run. What is costly to load is loaded once, when first needed."""
 
     def __init__(self, home: Home, recipe: Recipe, run: RunFolder | None, progress: Progress) -> None:
-        check_terms(recipe.train.loss)
+        check_losses(term.name for term in recipe.train.loss)
         self.home, self.recipe, self.run, self.progress = home, recipe, run, progress
 
     def note(self, text: str) -> None:
@@ -231,7 +230,7 @@ class Pipeline:
         """Make or reuse every capture of the training; none of its prompts for a stream that is decoded meanwhile."""
         self._prove_server()
         heldout = self.watched_plans()
-        training = self.capture("training", self.training_plan()) if needs_capture(self.recipe.train) else None
+        training = self.capture("training", self.training_plan()) if self.recipe.train.needs_capture else None
         return training, {t: self.capture(f"held-out T={t:g}", p) for t, p in heldout.items()}
 
     def _prove_server(self) -> None:
@@ -335,7 +334,7 @@ class Pipeline:
             self.run.path,
             self.run.emit,
         )
-        source = MODES[self.recipe.train.mode](material)
+        source = batch_source(material)
         reference = self._reference(draft)
         return source if reference is None else SelectedBatches(source, draft.model, reference.model)
 
@@ -476,7 +475,7 @@ class Pipeline:
             target_fingerprint=self.target.fingerprint,
             target_dtype=self.target.dtype_name,
             device=str(self.target.device),
-            supervision=supervision(self.recipe.train.loss),
+            supervision=self.recipe.train.supervision,
             seeds={
                 "capture": self.recipe.capture.seed,
                 "train": self.recipe.train.seed,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from engine.config.schema import Recipe
 from engine.data.subsets import nested_subset
-from engine.distill.modes import needs_capture
 from engine.errors import DraftbenchError
 from engine.models.load import LoadedModel
 from engine.paths import Home
@@ -107,7 +106,7 @@ def _kind(recipe: Recipe) -> str:
 
 
 def _prompts_key(recipe: Recipe) -> str:
-    return repr((_source_key(recipe), recipe.prompts.train_prompts, needs_capture(recipe.train)))
+    return repr((_source_key(recipe), recipe.prompts.train_prompts, recipe.train.needs_capture))
 
 
 def _source_key(recipe: Recipe) -> str:
