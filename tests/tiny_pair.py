@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from engine.capture.store import Capture, make_capture, plan_capture
+from engine.capture.plan import plan_capture
+from engine.capture.store import Capture, make_capture
 from engine.chat.prompt import Prompt
 from engine.config.schema import CaptureSpec, MeasureSpec, ModelSpec
 from engine.measure.suite import Measured, measure_drafts

@@ -17,6 +17,7 @@ import torch
 from engine.errors import DraftbenchError
 from engine.models.head import Head
 
+SERVER_LOGPROBS = "told"  # on disk, the kind of a signal of log-probabilities that a server sent
 _TAIL_FLOOR = 1e-12  # keeps log of an empty tail finite; far below what float16 log-probabilities resolve
 
 
@@ -122,9 +123,9 @@ def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class SignalFormat:
-    """How a signal lies on disk: `bytes_per_token` raw bytes a position, nothing between."""
+    """The layout of a signal on disk: `bytes_per_token` raw bytes per position, with nothing between."""
 
-    kind: str  # exact, compact or none; told: what a server says of the token it drew (see `told`)
+    kind: str  # exact, compact, none or SERVER_LOGPROBS
     width: int  # of the hidden state
     vocab: int
     top_k: int  # of the compact signal
@@ -137,7 +138,7 @@ class SignalFormat:
     def bytes_per_token(self) -> int:
         if self.kind == "exact":
             return 2 * self.width
-        if self.kind == "told":
+        if self.kind == SERVER_LOGPROBS:
             return 2 * torch.float32.itemsize
         return self.top_k * (self.id_dtype.itemsize + 2) + 4 if self.kind == "compact" else 0
 
@@ -161,7 +162,7 @@ class SignalFormat:
                     "an exact signal needs its target's head", "it stores hidden states", "load the target"
                 )
             return ExactSignal(raw.contiguous().view(torch.bfloat16).to(device), head)
-        if self.kind in ("none", "told"):
+        if self.kind in ("none", SERVER_LOGPROBS):
             raise DraftbenchError(
                 "this capture kept no signal", "it was made with capture.signal: none", "use the loss sft"
             )

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from engine.capture.store import CapturePlan
+from engine.capture.plan import CapturePlan
 from engine.config.schema import MeasureSpec, ModelSpec, Recipe
 from engine.distill.chunked import CHUNK_VALUES
 from engine.distill.schedule import answers_per_step, planned_steps

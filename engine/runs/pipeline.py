@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from engine.capture.store import Capture, CapturePlan, make_capture, plan_capture
+from engine.capture.plan import CapturePlan, plan_capture
+from engine.capture.store import Capture, make_capture
 from engine.catalogue import check_losses
 from engine.chat.prompt import Prompt, prompts_hash
 from engine.chat.rendering import measurable, render

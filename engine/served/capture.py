@@ -16,11 +16,10 @@ from typing import Any
 import torch
 
 from engine.capture.generate import Answer
-from engine.capture.signal import signal_format
-from engine.capture.store import Capture, CapturePlan, GrowingCapture, completed, exclusive
+from engine.capture.plan import CapturePlan, plan_for_writer
+from engine.capture.signal import SERVER_LOGPROBS
+from engine.capture.store import Capture, GrowingCapture, completed, exclusive
 from engine.chat.prompt import Prompt
-from engine.chat.rendering import render, template_hash
-from engine.chat.template_date import clock_identity
 from engine.config.schema import CaptureSpec, ServerSpec
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash, disk_errors, read_json, read_lines, write_json
@@ -49,33 +48,13 @@ def plan_served(
     template, prompts and sampling. The weights at hand are not part of it: they only stand in.
     """
     assert settings.server is not None
-    rendered = [
-        render(
-            target.tokenizer,
-            prompt,
-            context_tokens=target.context_tokens,
-            max_new_tokens=settings.max_new_tokens,
-            rows=target.input_rows,
-        )
-        for prompt in prompts
-    ]
-    signal = signal_format("told" if told else "none", target.model, settings.signal_top_k)
-    spec = {
+    writer = {
         "format": _FORMAT,
         "server": {"base_url": settings.server.base_url.rstrip("/"), "model": settings.server.model},
         "tokenizer": tokenizer_hash(target.tokenizer),
-        "template": template_hash(target.tokenizer),
-        "prompts": content_hash([[prompt.id, ids] for prompt, ids in zip(prompts, rendered, strict=True)]),
-        "temperature": settings.temperature,
-        "top_p": settings.top_p,
-        "top_k": settings.top_k,
-        "max_new_tokens": settings.max_new_tokens,
-        "seed": settings.seed,
-        "signal": {"kind": signal.kind, "bytes_per_token": signal.bytes_per_token},
         **target.turns.end_identity(),
-        **clock_identity(target.tokenizer),
     }
-    return CapturePlan(captures / content_hash(spec)[:24], spec, signal, list(prompts), rendered)
+    return plan_for_writer(writer, captures, target, prompts, settings, SERVER_LOGPROBS if told else "none")
 
 
 def is_served(plan: CapturePlan) -> bool:
@@ -152,7 +131,7 @@ def _tells(plan: CapturePlan) -> bool:
 
 def _fill(plan: CapturePlan, spec: ServerSpec, target: LoadedModel, pace: Pace | None, progress: Progress) -> None:
     growing = GrowingCapture(plan, progress)
-    told_plan = plan.signal.kind == "told" and bool(growing.missing)
+    told_plan = plan.signal.kind == SERVER_LOGPROBS and bool(growing.missing)
     missing = _prove(growing, spec, target, pace, progress) if told_plan else _in_turn(plan, growing.missing)
     failed = _ask(growing, missing, spec, target, pace, progress) if missing else []
     if failed:
@@ -180,7 +159,7 @@ def _ask(
 ) -> list[tuple[str, str]]:
     """Ask these prompts of the server and keep its answers; who got none, and why."""
     plan, key = growing.plan, read_key(spec)
-    spelling = Spelling(target.tokenizer) if plan.signal.kind == "told" else None
+    spelling = Spelling(target.tokenizer) if plan.signal.kind == SERVER_LOGPROBS else None
     asked = [Question(plan, which, target, spelling) for which in wanted]
     answered_before = len(growing.missing) < len(plan.prompts) or len(wanted) < len(growing.missing)
 

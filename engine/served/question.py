@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from engine.capture.store import CapturePlan
+from engine.capture.plan import CapturePlan
 from engine.chat.messages import BadRecordError, for_api, normal_call
 from engine.chat.prompt import Message, Prompt, Tool
 from engine.chat.rendering import conversation

@@ -19,8 +19,9 @@ import pytest
 import torch
 
 from engine.capture.batches import collate
+from engine.capture.plan import plan_capture
 from engine.capture.signal import CompactSignal, LogitsSignal, SignalFormat
-from engine.capture.store import Capture, make_capture, plan_capture
+from engine.capture.store import Capture, make_capture
 from engine.chat.prompt import Prompt
 from engine.config.schema import CaptureSpec, DraftSpec, LossTerm, ModelSpec
 from engine.distill.chunked import Positions, chunked_loss

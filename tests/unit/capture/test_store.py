@@ -19,7 +19,8 @@ from engine.capture import store
 from engine.capture.adopt import answers_elsewhere
 from engine.capture.batches import collate, sequence_tokens
 from engine.capture.grouping import group_by_length
-from engine.capture.store import AnsweredPrompt, Capture, CapturePlan, make_capture, plan_capture
+from engine.capture.plan import CapturePlan, plan_capture
+from engine.capture.store import AnsweredPrompt, Capture, make_capture
 from engine.config.schema import CaptureSpec, ServerSpec
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import read_json

@@ -12,7 +12,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from engine.capture.store import make_capture, plan_capture
+from engine.capture.plan import plan_capture
+from engine.capture.store import make_capture
 from engine.chat.prompt import Prompt
 from engine.chat.turns import check_folder, check_turns, turns_of
 from engine.config.schema import CaptureSpec, ModelSpec, ServerSpec

@@ -9,8 +9,8 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from engine.capture.generate import answer_prompts
+from engine.capture.plan import plan_capture
 from engine.capture.signal import SignalFormat
-from engine.capture.store import plan_capture
 from engine.config.schema import CaptureSpec
 from engine.decode import columns, runner
 from engine.decode.columns import columns_of, may_hold_holes, probe, rotary_limit

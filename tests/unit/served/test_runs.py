@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from engine.capture.store import Capture, CapturePlan
+from engine.capture.plan import CapturePlan
+from engine.capture.store import Capture
 from engine.chat.prompt import Prompt
 from engine.config.schema import CaptureSpec, PromptSource, ServerSpec
 from engine.data.readers import read_prompts
