@@ -33,6 +33,7 @@ from engine.models.head import text_config
 from engine.models.load import load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
 from engine.models.locate import locate_adapter, locate_model
 from engine.models.vocabulary import check_vocabulary
+from engine.numbers import readable_bytes
 from engine.paths import Home
 from engine.planning.estimate import Estimate, at_hand, estimate
 from engine.planning.fitness import (
@@ -44,8 +45,8 @@ from engine.planning.fitness import (
     target_shapes,
     tokenizer_needs_own_code,
 )
+from engine.runs.drafts import draft_folder
 from engine.runs.folder import RunFolder
-from engine.runs.pipeline import draft_folder, readable_bytes
 from engine.served.client import listed_models, unknown_model
 
 __all__ = ["Check", "Estimate", "checks", "estimate"]

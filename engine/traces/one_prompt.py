@@ -12,7 +12,8 @@ from engine.chat.rendering import render
 from engine.config.schema import DEFAULT_TARGET, ModelSpec
 from engine.decode.events import Round
 from engine.decode.sampling import Sampling
-from engine.decode.speculative import FixedLength, speculative_decode
+from engine.decode.settings import DecodeSettings, FixedLength
+from engine.decode.speculative import speculative_decode
 from engine.decode.text import TextStream
 from engine.errors import DraftbenchError
 from engine.measure.trace import count
@@ -23,8 +24,8 @@ from engine.models.vocabulary import check_vocabulary
 from engine.numbers import number
 from engine.paths import Home
 from engine.runs.advice import best_draft
+from engine.runs.drafts import draft_folder
 from engine.runs.folder import RunFolder
-from engine.runs.pipeline import draft_folder
 
 
 @dataclass
@@ -57,11 +58,9 @@ class Decoding:
             self.target.model,
             self.draft.model if self.draft else None,
             [self.prompt_ids],
-            self.sampling,
-            length=FixedLength(self.gamma if self.draft else 0),
-            max_new_tokens=self.max_new_tokens,
-            stop_ids=self.target.stop_ids,
-            seed=self.seed,
+            DecodeSettings(
+                self.sampling, FixedLength(self.gamma), self.max_new_tokens, self.target.stop_ids, self.seed
+            ),
             alternatives=5,
         ):
             self.seen.append(item)

@@ -195,20 +195,20 @@ def _turn_by_turn(
 def _rounds(pair: Pair, draft: int | None, ids: list[int], ask: Ask, most: int | None = None) -> Iterator[TraceRound]:
     """Rounds of one draft; of the target alone, exactly `most` tokens, if `draft` is None."""
     from engine.decode.sampling import Sampling
-    from engine.decode.speculative import FixedLength, speculative_decode
+    from engine.decode.settings import DecodeSettings, FixedLength
+    from engine.decode.speculative import speculative_decode
     from engine.traces.answer import from_rounds
 
-    rounds = speculative_decode(
-        pair.target.model,
-        None if draft is None else pair.drafts[draft].model,
-        [ids],
+    settings = DecodeSettings(
         Sampling(ask.temperature, ask.top_k, ask.top_p),
-        length=FixedLength(0 if draft is None else ask.gamma),
-        max_new_tokens=most or ask.max_new_tokens,
-        stop_ids=frozenset() if draft is None else pair.target.stop_ids,
-        seed=ask.seed,
-        alternatives=0 if draft is None else _ALTERNATIVES,
+        FixedLength(ask.gamma),
+        most or ask.max_new_tokens,
+        frozenset() if draft is None else pair.target.stop_ids,
+        ask.seed,
     )
+    model = None if draft is None else pair.drafts[draft].model
+    alternatives = 0 if draft is None else _ALTERNATIVES
+    rounds = speculative_decode(pair.target.model, model, [ids], settings, alternatives=alternatives)
     return from_rounds(rounds, pair.target.tokenizer)
 
 

@@ -30,7 +30,8 @@ from engine.capture.store import Capture
 from engine.config.schema import OnlineSpec, TrainSpec
 from engine.decode.events import Round
 from engine.decode.sampling import Sampling, Uniforms
-from engine.decode.speculative import FixedLength, speculative_decode
+from engine.decode.settings import DecodeSettings, FixedLength
+from engine.decode.speculative import speculative_decode
 from engine.distill.reading import SignalReader
 from engine.distill.source import BatchSource, Material, Query
 from engine.distill.stream import Streamed, StreamLog, streamed
@@ -61,15 +62,8 @@ def _stream(material: Material) -> Stream:
     if material.training is not None:
         seed = material.settings.seed
         return ReplayedStream(material.training, material.head, sampling, gamma=gamma, max_new_tokens=most, seed=seed)
-    return DecodedStream(
-        material.target.model,
-        material.signal,
-        sampling,
-        gamma=gamma,
-        max_new_tokens=most,
-        stop_ids=material.target.stop_ids,
-        seed=capture.seed,
-    )
+    settings = DecodeSettings(sampling, FixedLength(gamma), most, material.target.stop_ids, capture.seed)
+    return DecodedStream(material.target.model, material.signal, settings)
 
 
 class Stream(Protocol):
@@ -98,19 +92,8 @@ class DecodedStream:
     rounding of batched kernels.
     """
 
-    def __init__(
-        self,
-        target: Any,
-        signal: SignalFormat,
-        sampling: Sampling,
-        *,
-        gamma: int,
-        max_new_tokens: int,
-        stop_ids: frozenset[int],
-        seed: int,
-    ) -> None:
-        self.target, self.signal, self.sampling = target, signal, sampling
-        self.gamma, self.max_new_tokens, self.stop_ids, self.seed = gamma, max_new_tokens, stop_ids, seed
+    def __init__(self, target: Any, signal: SignalFormat, settings: DecodeSettings) -> None:
+        self.target, self.signal, self.settings = target, signal, settings
 
     def answer(
         self, draft_model: Any, queries: Sequence[Query], first: int, update: int
@@ -121,11 +104,7 @@ class DecodedStream:
             self.target,
             draft_model,
             [query.prompt_ids for query in queries],
-            self.sampling,
-            length=FixedLength(self.gamma),
-            max_new_tokens=self.max_new_tokens,
-            stop_ids=self.stop_ids,
-            seed=self.seed,
+            self.settings,
             names=[query.prompt_id for query in queries],
             observe=lambda row, states: hidden[row].append(states),
         )

@@ -12,7 +12,8 @@ import torch
 from engine.capture.signal import ExactSignal, LogitsSignal, TrimmedSignal, log_totals
 from engine.config.schema import DraftSpec, LossTerm, TrainSpec
 from engine.decode.sampling import Sampling
-from engine.decode.speculative import FixedLength, plain_decode, speculative_decode
+from engine.decode.settings import DecodeSettings, FixedLength
+from engine.decode.speculative import speculative_decode
 from engine.distill.chunked import Positions, chunked_loss
 from engine.distill.losses import LOSSES, Context
 from engine.distill.modes.offline import OfflineBatches
@@ -44,13 +45,8 @@ def with_mean_direction() -> Any:
 
 
 def written(target: LoadedModel, draft: Any, sampling: Sampling, seed: int) -> list[int]:
-    options: dict[str, Any] = {"max_new_tokens": 14, "stop_ids": frozenset({1}), "seed": seed}
-    prompts = [[0, 104, 105]]
-    rounds = (
-        plain_decode(target.model, prompts, sampling, **options)
-        if draft is None
-        else speculative_decode(target.model, draft, prompts, sampling, length=FixedLength(3), **options)
-    )
+    settings = DecodeSettings(sampling, FixedLength(3), 14, frozenset({1}), seed)
+    rounds = speculative_decode(target.model, draft, [[0, 104, 105]], settings)
     return [token for r in rounds for token in r.emitted]
 
 
@@ -87,18 +83,8 @@ def test_a_draft_of_all_the_targets_layers_is_refused_only_where_it_has_no_id():
     target = loaded(tiny_llama())
     draft = trim(initialise_draft(target, DraftSpec(layers=4), seed=0), target, IDS)
     known = set(IDS.tolist())
-    rounds = list(
-        speculative_decode(
-            target.model,
-            draft.model,
-            [[0, 104, 105]] * 8,
-            Sampling(0.0),
-            length=FixedLength(3),
-            max_new_tokens=30,
-            stop_ids=frozenset(),
-            seed=0,
-        )
-    )
+    settings = DecodeSettings(Sampling(0.0), FixedLength(3), 30, frozenset())
+    rounds = list(speculative_decode(target.model, draft.model, [[0, 104, 105]] * 8, settings))
     proposed = [t for r in rounds for t in r.tokens if t.fate in ("accepted", "rejected", "discarded")]
     assert {t.token_id for t in proposed} <= known
     corrected = [t.token_id for r in rounds for t in r.tokens if t.fate == "corrected"]
@@ -113,17 +99,8 @@ def test_sampled_text_follows_the_targets_distribution():
     sampling, draws = Sampling(0.7), 1500
     first = Counter(
         next(
-            iter(
-                speculative_decode(
-                    target.model,
-                    draft.model,
-                    [[0, 104]],
-                    sampling,
-                    length=FixedLength(2),
-                    max_new_tokens=3,
-                    stop_ids=frozenset(),
-                    seed=seed,
-                )
+            speculative_decode(
+                target.model, draft.model, [[0, 104]], DecodeSettings(sampling, FixedLength(2), 3, frozenset(), seed)
             )
         ).emitted[0]
         for seed in range(draws)

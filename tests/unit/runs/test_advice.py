@@ -13,9 +13,9 @@ from engine.export.of_run import export_run
 from engine.jobs import queue
 from engine.paths import home
 from engine.runs.advice import gives_a_draft, measures_again
+from engine.runs.drafts import draft_folder
 from engine.runs.execution import measure_again
 from engine.runs.folder import RunFolder
-from engine.runs.pipeline import draft_folder
 from engine.traces.one_prompt import decode_prompt
 
 

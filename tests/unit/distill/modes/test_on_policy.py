@@ -14,7 +14,8 @@ from engine.capture.batches import Batch
 from engine.capture.store import Capture
 from engine.config.schema import CaptureSpec, DraftSpec, LossTerm, OnPolicySpec, TrainSpec
 from engine.decode.sampling import Sampling, Uniforms
-from engine.decode.speculative import FixedLength, speculative_decode
+from engine.decode.settings import DecodeSettings, FixedLength
+from engine.decode.speculative import speculative_decode
 from engine.distill.losses import LOSSES
 from engine.distill.modes import Material, batch_source
 from engine.distill.modes.offline import OfflineBatches
@@ -397,8 +398,8 @@ def test_as_many_are_accepted_as_in_decoding(target, capture, temperature: float
                 own = int(batch.weights[part][:, 0].sum())
                 accepted, judged = accepted + own, judged + min(own + 1, len(tokens))
                 contexts.append(ids[: len(ids) - len(tokens)])
-    options: dict[str, Any] = {"max_new_tokens": 5, "stop_ids": target.stop_ids, "seed": 1, "length": FixedLength(4)}
-    decoding = speculative_decode(target.model, draft.model, contexts, Sampling(temperature), **options)
+    decode_settings = DecodeSettings(Sampling(temperature), FixedLength(4), 5, target.stop_ids, seed=1)
+    decoding = speculative_decode(target.model, draft.model, contexts, decode_settings)
     first = [next(decoding) for _ in contexts]
     theirs = sum(r.accepted for r in first) / sum(r.accepted + r.rejected for r in first)
     assert accepted / judged == pytest.approx(

@@ -18,7 +18,8 @@ from engine.capture.store import Capture
 from engine.config.schema import CaptureSpec, DraftSpec, OnlineSpec, Recipe, TrainSpec
 from engine.decode.events import Fate, Round
 from engine.decode.sampling import Sampling
-from engine.decode.speculative import FixedLength, speculative_decode
+from engine.decode.settings import DecodeSettings, FixedLength
+from engine.decode.speculative import speculative_decode
 from engine.distill.modes import Material, batch_source, online
 from engine.distill.modes.online import DecodedStream, OnlineBatches, Query, ReplayedStream, replay_fates
 from engine.distill.stream import StreamLog, streamed
@@ -117,11 +118,7 @@ def rounds_of(target: LoadedModel, draft: Any, queries: Sequence[Query], **more:
         target.model,
         draft,
         [q.prompt_ids for q in queries],
-        Sampling(1.0),
-        length=FixedLength(3),
-        max_new_tokens=LIMIT,
-        stop_ids=target.stop_ids,
-        seed=0,
+        DecodeSettings(Sampling(1.0), FixedLength(3), LIMIT, target.stop_ids),
         names=[q.prompt_id for q in queries],
         **more,
     ):
@@ -288,9 +285,8 @@ def test_a_replayed_stream_has_the_distribution_of_a_decoded_one(target: LoadedM
     options: dict[str, Any] = {"max_new_tokens": 5, "stop_ids": frozenset({2}), "seed": 11}
     sampling, gamma = Sampling(0.9, top_k=12), 2
     rounds: list[list[Round]] = [[] for _ in range(rows)]
-    for item in speculative_decode(
-        model, draft, [prompt] * rows, sampling, length=FixedLength(gamma), names=names, **options
-    ):
+    settings = DecodeSettings(sampling, FixedLength(gamma), **options)
+    for item in speculative_decode(model, draft, [prompt] * rows, settings, names=names):
         rounds[item.row].append(item)
     decoded = [streamed(i, 0, names[i], prompt, rounds[i]) for i in range(rows)]
     replayed = replayed_texts(model, draft, prompt, names, sampling, gamma, **options)
