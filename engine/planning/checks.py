@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import psutil
 
+from engine.catalogue import check_losses
 from engine.chat.prompt import Prompt
 from engine.chat.rendering import render, template_hash
 from engine.chat.template_date import reads_clock
@@ -24,7 +25,6 @@ from engine.data.overlap import Repeat, remove_overlap
 from engine.data.readers import PromptSet, read_prompts
 from engine.data.subsets import nested_subset, split_heldout
 from engine.decode.bare import told_of_folder
-from engine.distill.losses import check_terms
 from engine.errors import DraftbenchError, first_line
 from engine.models.adapter import other_base
 from engine.models.draft import Card, read_card
@@ -248,7 +248,7 @@ class _Preflight:
         return "warning", found, ""
 
     def loss(self) -> tuple[State, str, str]:
-        check_terms(self.recipe.train.loss)
+        check_losses(term.name for term in self.recipe.train.loss)
         return "ok", " + ".join(term.name for term in self.recipe.train.loss), ""
 
     def chat_template(self) -> tuple[State, str, str]:

@@ -15,7 +15,7 @@ import torch
 from engine.capture.plan import CapturePlan
 from engine.config.schema import MeasureSpec, ModelSpec, Recipe
 from engine.distill.chunked import CHUNK_VALUES
-from engine.distill.schedule import answers_a_step, planned_steps
+from engine.distill.schedule import answers_per_step, planned_steps
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_json, read_lines
 from engine.models.assets import asset_path
@@ -243,7 +243,7 @@ def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Es
     if pace.train_tokens_s and plan.training is not None:
         answers = len(plan.training.prompts)
         steps = planned_steps(answers, recipe.train)
-        per_step = answers_a_step(answers, recipe.train) * _tokens(plan.training, fill) / max(1, answers)
+        per_step = answers_per_step(answers, recipe.train) * _tokens(plan.training, fill) / max(1, answers)
         seconds["training"] = steps * per_step / pace.train_tokens_s
     if pace.measure_s and pace.recipe.measure.against == recipe.measure.against:
         seconds["measurement"] = pace.measure_s * _measure_work(recipe.measure) / _measure_work(pace.recipe.measure)

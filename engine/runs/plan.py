@@ -17,7 +17,6 @@ from engine.config.schema import CaptureSpec, Recipe
 from engine.data.overlap import remove_overlap
 from engine.data.readers import read_prompts
 from engine.data.subsets import nested_subset, split_heldout
-from engine.distill.modes import needs_capture
 from engine.errors import DraftbenchError
 from engine.models.load import LoadedModel
 from engine.served.capture import plan_served
@@ -125,7 +124,7 @@ def plan_run(captures: Path, recipe: Recipe, target: LoadedModel, prompts: Promp
         # The model at hand only stands in for a served one, so its answers would say little: the draft is watched on
         # what the server writes greedily.
         watched = {0.0: _plan_served_heldout(captures, recipe, target, prompts.watched, 0.0)}
-    return RunPlan(training, not needs_capture(recipe.train), watched, heldout)
+    return RunPlan(training, not recipe.train.needs_capture, watched, heldout)
 
 
 def plan_training(captures: Path, recipe: Recipe, target: LoadedModel, prompts: Sequence[Prompt]) -> CapturePlan:

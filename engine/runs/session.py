@@ -11,13 +11,13 @@ import torch
 
 from engine.capture.plan import CapturePlan
 from engine.capture.store import Capture, make_capture
+from engine.catalogue import check_losses
 from engine.chat.prompt import prompts_hash
 from engine.chat.template_date import pin_date, reads_clock
 from engine.config.reading import dump_recipe
 from engine.config.schema import RUN_DATE, CaptureSpec, Recipe
 from engine.decode.columns import apart
 from engine.decode.runner import runner_for
-from engine.distill.losses import check_terms
 from engine.errors import DraftbenchError
 from engine.fileio import read_json, write_atomic, write_json
 from engine.models.head import check_head
@@ -61,7 +61,7 @@ def open_session(home: Home, run: RunFolder, recipe: Recipe, progress: Progress)
 
 def load_target(recipe: Recipe) -> LoadedModel:
     """Load the target of a recipe; raises DraftbenchError if it cannot be split at its head, or decoded where it must."""
-    check_terms(recipe.train.loss)
+    check_losses(term.name for term in recipe.train.loss)
     target = load_model(recipe.target)
     check_head(target.model)
     if decodes(recipe):  # now rather than at the first answer

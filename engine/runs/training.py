@@ -18,9 +18,7 @@ from engine.capture.store import Capture
 from engine.chat.prompt import prompts_hash
 from engine.decode.sampling import Sampling
 from engine.distill.checkpoint import drop_checkpoints
-from engine.distill.losses import supervision
-from engine.distill.modes import MODES, Material
-from engine.distill.modes.online import Query
+from engine.distill.modes import Material, Query, batch_source
 from engine.distill.selection import SelectedBatches
 from engine.distill.source import BatchSource
 from engine.distill.trainer import Trainer
@@ -73,7 +71,7 @@ def train(session: Session) -> None:
 def _batches(session: Session, draft: Draft, plan: CapturePlan, answers: Capture | None) -> BatchSource:
     """The batches of the recipe's mode, of selected tokens alone if the recipe says so."""
     recipe, run = session.recipe, session.run
-    source = MODES[recipe.train.mode](
+    source = batch_source(
         Material(
             draft,
             session.target,
@@ -126,7 +124,7 @@ def _provenance(
         target_fingerprint=target.fingerprint,
         target_dtype=target.dtype_name,
         device=str(target.device),
-        supervision=supervision(recipe.train.loss),
+        supervision=recipe.train.supervision,
         seeds={"capture": recipe.capture.seed, "train": recipe.train.seed, "measure": recipe.measure.seed},
         prompts={
             **prompts.counts,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from engine.config.schema import Recipe
 from engine.data.subsets import nested_subset
-from engine.distill.modes import needs_capture
 from engine.errors import DraftbenchError
 from engine.models.load import LoadedModel
 from engine.paths import Home
@@ -99,7 +98,7 @@ def _kind(recipe: Recipe) -> str:
 
 
 def _prompts_key(recipe: Recipe) -> str:
-    return repr((_source_key(recipe), recipe.prompts.train_prompts, needs_capture(recipe.train)))
+    return repr((_source_key(recipe), recipe.prompts.train_prompts, recipe.train.needs_capture))
 
 
 def _source_key(recipe: Recipe) -> str:
@@ -125,7 +124,7 @@ def _plans(home: Home, recipes: Sequence[Recipe], progress: Progress) -> tuple[d
         prompts = split_prompts(group[0].model_copy(update={"prompts": whole}), outline)
         shared = plan_run(home.captures, group[0], outline, replace(prompts, train=[]))  # those differ by cell
         for recipe in {_prompts_key(recipe): recipe for recipe in group}.values():
-            training, decodes = None, not needs_capture(recipe.train)
+            training, decodes = None, not recipe.train.needs_capture
             try:
                 queries = nested_subset(prompts.train, recipe.prompts.train_prompts)
                 training = plan_training(home.captures, recipe, outline, queries)

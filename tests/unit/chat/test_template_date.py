@@ -13,7 +13,7 @@ from engine.capture.plan import CapturePlan
 from engine.chat.prompt import Prompt
 from engine.chat.rendering import end_of_turn, render
 from engine.chat.template_date import apply_template, check_steady, clock_identity, pin_date, reads_clock
-from engine.config.identity import without_idle
+from engine.config.identity import decisive
 from engine.config.reading import parse_recipe, parse_section
 from engine.config.schema import ModelSpec
 from engine.errors import DraftbenchError
@@ -93,9 +93,9 @@ def test_what_is_no_date_is_refused_at_the_recipe(date: Any):
 
 def test_a_date_that_nobody_chose_makes_no_other_recipe():
     plain = {"target": {"model": "m"}}
-    assert without_idle({"target": {"model": "m", "template_date": None}}) == plain
-    assert without_idle({"target": {"model": "m", "template_date": "run:2026-01-31"}}) == plain
-    assert without_idle({"target": {"model": "m", "template_date": "2026-01-31"}}) != plain
+    assert decisive({"target": {"model": "m", "template_date": None}}) == plain
+    assert decisive({"target": {"model": "m", "template_date": "run:2026-01-31"}}) == plain
+    assert decisive({"target": {"model": "m", "template_date": "2026-01-31"}}) != plain
 
 
 @pytest.fixture

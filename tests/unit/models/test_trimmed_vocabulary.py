@@ -135,9 +135,9 @@ def test_gradients_are_those_of_the_whole_vocabulary_with_q_zero_elsewhere(name:
     signal = TrimmedSignal(hidden, head.of_ids(IDS), log_totals(hidden, head, 1.0))
     context = Context(torch.zeros(6, dtype=torch.long), torch.rand(6))
     small = logits.clone().requires_grad_()
-    LOSSES[name].function(small, signal, context).sum().backward()
+    LOSSES[name](small, signal, context).sum().backward()
     wide = torch.full((6, VOCAB), -60.0).index_copy(1, IDS, logits).requires_grad_()
-    LOSSES[name].function(wide, LogitsSignal(head.logits(hidden)), context).sum().backward()
+    LOSSES[name](wide, LogitsSignal(head.logits(hidden)), context).sum().backward()
     assert small.grad is not None
     assert wide.grad is not None
     assert torch.allclose(small.grad, wide.grad[:, IDS], atol=2e-5)
@@ -149,7 +149,7 @@ def test_forward_kl_draws_q_to_p_renormalised_with_the_weight_of_what_the_draft_
     signal = TrimmedSignal(hidden, head.of_ids(IDS), log_totals(hidden, head, 1.0))
     context = Context(torch.zeros(6, dtype=torch.long), torch.rand(6))
     leaf = logits.clone().requires_grad_()
-    LOSSES["forward_kl"].function(leaf, signal, context).sum().backward()
+    LOSSES["forward_kl"](leaf, signal, context).sum().backward()
     p = torch.softmax(head.logits(hidden).double(), -1)[:, IDS]
     expected = p.sum(-1, keepdim=True) * torch.softmax(logits.double(), -1) - p
     assert leaf.grad is not None
@@ -162,7 +162,7 @@ def test_tvd_is_one_minus_the_acceptance():
     context = Context(torch.zeros(6, dtype=torch.long), torch.rand(6))
     q = spread(torch.softmax(logits, -1), IDS, VOCAB)
     acceptance = torch.minimum(torch.softmax(head.logits(hidden), -1), q).sum(-1)
-    assert torch.allclose(LOSSES["tvd"].function(logits, signal, context), 1 - acceptance, atol=1e-5)
+    assert torch.allclose(LOSSES["tvd"](logits, signal, context), 1 - acceptance, atol=1e-5)
 
 
 def test_sft_learns_nothing_from_a_token_the_draft_has_no_id_for():
