@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from engine.decode.counts import Counts, count
 from engine.decode.events import Round
 from engine.decode.text import text_of
-from engine.measure.trace import Counts, count
 
 STORED_NAMES = {"target_prob": "p", "draft_prob": "q", "uniform": "u"}  # of a token, in JSON
 _DERIVED = {"row", "drafted", "accepted", "rejected", "discarded"}  # of a round: not stored

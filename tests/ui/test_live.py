@@ -16,10 +16,13 @@ import uvicorn
 from gradio_client import Client
 
 from engine.chat.prompt import Prompt
+from engine.decode.one_prompt import decode_prompt, question
+from engine.decode.sampling import Sampling
+from engine.decode.settings import DecodeSettings, FixedLength
 from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.folder import RunFolder
-from engine.traces.one_prompt import decode_prompt
+from engine.runs.pair import load_pair
 from engine.traces.saved import load_trace
 from workbench.live import answer_html
 from workbench.live import decode as live_decode
@@ -71,21 +74,10 @@ def visitor(address: str) -> Client:
 
 def alone(run_id: str, prompt: str, seed: int, gamma: int = 3, tokens: int = 24) -> list[int]:
     """Ids of the same answer, decoded by the command line's function."""
-    made = decode_prompt(
-        home(),
-        prompt,
-        run_id=run_id,
-        target=None,
-        draft=None,
-        gamma=gamma,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=0,
-        max_new_tokens=tokens,
-        seed=seed,
-        dtype="auto",
-    )
-    return [token for item in made.rounds() for token in item.emitted]
+    pair = load_pair(home(), run_id=run_id)
+    settings = DecodeSettings(Sampling(1.0), FixedLength(gamma), tokens, pair.target.stop_ids, seed)
+    decoding = decode_prompt(pair.target, pair.draft, question(prompt), settings)
+    return [token for item in decoding.rounds() for token in item.emitted]
 
 
 def status(address: str, path: str, method: str = "GET", **headers: str) -> int:

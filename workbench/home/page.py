@@ -51,7 +51,7 @@ def best_drafts(best: pd.DataFrame) -> None:
                 draft_card(run)
     st.caption(
         "Acceptance is exact acceptance: the probability that the target accepts a proposed token, as the mean of "
-        "sum min(p, q) over the target's own text on held-out prompts, with a 95% interval over prompts. Not ranked are "
+        "sum min(p, q) over the target's own text on held-out prompts, with a 95% interval over prompts. Not ranked: "
         "archived runs, runs without a passed losslessness certificate, and runs measured on fewer prompts than others."
     )
 

@@ -13,10 +13,10 @@ from functools import lru_cache
 from typing import Any
 
 from engine.chat.prompt import Prompt
+from engine.decode.counts import Counts, count
 from engine.decode.events import Round
 from engine.errors import DraftbenchError
 from engine.jobs.queue import at_work
-from engine.measure.trace import Counts, count
 from engine.paths import PROJECT_ROOT, Home
 from engine.traces.trace import Trace
 from workbench.live.pairs import PAIRS, Pair, in_turn
@@ -198,20 +198,20 @@ def _turn_by_turn(
 def _rounds(pair: Pair, draft: int | None, ids: list[int], ask: Ask, most: int | None = None) -> Iterator[Round]:
     """Rounds of one draft, or, if `draft` is None, exactly `most` tokens of the target alone."""
     from engine.decode.sampling import Sampling
-    from engine.decode.speculative import FixedLength, speculative_decode
+    from engine.decode.settings import DecodeSettings, FixedLength
+    from engine.decode.speculative import speculative_decode
     from engine.decode.text import TextStream
 
-    rounds = speculative_decode(
-        pair.target.model,
-        None if draft is None else pair.drafts[draft].model,
-        [ids],
+    settings = DecodeSettings(
         Sampling(ask.temperature, ask.top_k, ask.top_p),
-        length=FixedLength(0 if draft is None else ask.gamma),
-        max_new_tokens=most or ask.max_new_tokens,
-        stop_ids=frozenset() if draft is None else pair.target.stop_ids,
-        seed=ask.seed,
-        alternatives=0 if draft is None else _ALTERNATIVES,
+        FixedLength(ask.gamma),
+        most or ask.max_new_tokens,
+        frozenset() if draft is None else pair.target.stop_ids,
+        ask.seed,
     )
+    model = None if draft is None else pair.drafts[draft].model
+    alternatives = 0 if draft is None else _ALTERNATIVES
+    rounds = speculative_decode(pair.target.model, model, [ids], settings, alternatives=alternatives)
     return map(TextStream(pair.target.tokenizer).read, rounds)
 
 

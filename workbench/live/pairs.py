@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import DraftbenchError
 from engine.paths import Home
@@ -99,12 +99,13 @@ class Pairs:
 def _warm_up(target: LoadedModel, draft: Draft) -> None:
     """Decode a few rounds untimed: the first forward passes of a model are slow and would distort its speed."""
     from engine.decode.sampling import Sampling
-    from engine.decode.speculative import FixedLength, plain_decode, speculative_decode
+    from engine.decode.settings import DecodeSettings, FixedLength
+    from engine.decode.speculative import plain_decode, speculative_decode
 
-    options: dict[str, Any] = {"max_new_tokens": 6, "stop_ids": frozenset(), "seed": 0}
+    settings = DecodeSettings(Sampling(0.0), FixedLength(2), 6, frozenset())
     prompt = [sorted(target.stop_ids)[0] if target.stop_ids else 0] * 4
-    list(speculative_decode(target.model, draft.model, [prompt], Sampling(0.0), length=FixedLength(2), **options))
-    list(plain_decode(target.model, [prompt], Sampling(0.0), **options))
+    list(speculative_decode(target.model, draft.model, [prompt], settings))
+    list(plain_decode(target.model, [prompt], settings))
 
 
 def _target_of(runs: Sequence[RunFolder]) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from engine.decode.counts import count
 from engine.decode.events import Alternative, Fate, Round, Token
-from engine.measure.trace import count
 from workbench.shared import tokens
 
 MOST_BARS = 10

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from engine import catalogue
+from engine.catalogue import MODES
 from engine.config.schema import TrainSpec
 from engine.index.run_folder import loss_label
 
-MODES = {"offline": "offline", "online": "online", "on_policy": "on-policy"}
-SUPERVISION = {"white_box": "white box", "black_box": "black box"}
+SUPERVISION = {name: card.title.lower() for name, card in catalogue.SUPERVISION.items()}
 
 
 def mode_word(mode: str) -> str:
     """'on-policy' for `on_policy`; an unknown mode is returned as it is."""
-    return MODES.get(mode, mode)
+    return MODES[mode].called if mode in MODES else mode
 
 
 def method_name(loss: object, mode: object) -> str:
     """'forward_kl' for offline, the usual mode, else 'online forward_kl' or 'on-policy forward_kl'."""
     name = loss if isinstance(loss, str) else "unknown loss"
-    return f"{mode_word(mode)} {name}" if mode not in ("", "offline") and isinstance(mode, str) else name
+    return f"{mode_word(mode)} {name}" if isinstance(mode, str) and mode not in ("", "offline") else name
 
 
 def method_of(train: TrainSpec) -> str:

@@ -131,13 +131,13 @@ def exact_values() -> pd.DataFrame:
 
 
 def measured(run_ids: list[str], temperature: float) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Prompts, rounds and target answers of the runs' trained drafts at one temperature."""
+    """Sums per prompt, rounds, and greedy agreement per token of the runs' trained drafts at one temperature."""
     add_details(home(), run_ids)
     with reading(home().index) as con:
         return (
             store.prompts_of(con, run_ids, temperature),
             store.rounds_of(con, run_ids, temperature),
-            store.answers_of(con, run_ids, temperature),
+            store.agreement_of(con, run_ids, temperature),
         )
 
 

@@ -171,26 +171,6 @@ def test_figures_escape_what_tokens_say(tone: str):
 # Learn
 
 
-def test_the_losses_are_those_of_the_registry():
-    from engine.distill.losses import LOSSES
-
-    shown = {loss.name: (loss.formula, loss.source, loss.black_box, loss.parameter) for loss in learn_text.losses()}
-    assert shown == {name: (loss.formula, loss.source, loss.black_box, loss.parameter) for name, loss in LOSSES.items()}
-    assert all(loss.meaning for loss in learn_text.losses())
-
-
-def test_formulas_become_latex_without_stray_words():
-    import re
-
-    for loss in learn_text.losses():
-        latex = learn_text.latex(loss.formula)
-        assert latex.count("{") == latex.count("}"), latex
-        bare = re.sub(r"\\text\{[^}]*\}|\\[a-zA-Z]+|\\.", " ", latex)
-        assert not re.search("[A-Za-z]{2,}", bare), latex
-    assert learn_text.latex("beta KL(p||m)") == r"\beta \ \text{KL}(p\,\|\,m)"
-    assert "\\input" not in learn_text.latex("\\input{x}").replace("\\text{input}", "")
-
-
 def test_the_worked_round_is_what_the_engine_does():
     torch = pytest.importorskip("torch")
     from engine.decode.speculative import judge
