@@ -1,1 +1,1 @@
-"""The home page: best drafts, running jobs, first steps, the machine."""
+"""The Home page: best drafts, running jobs, first steps, and checks of the machine."""

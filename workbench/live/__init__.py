@@ -1,1 +1,1 @@
-"""The live view: the Gradio app, what it shows, the decoding and the models behind it."""
+"""The live view: the Gradio app, its output, the decoding, and the loaded models."""

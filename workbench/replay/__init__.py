@@ -1,1 +1,1 @@
-"""What the Replay page is made of."""
+"""The Replay page: stepping through a stored trace."""

@@ -1,1 +1,1 @@
-"""What the page of one run is made of: its state, results, files and export."""
+"""The Run page: state, results, files and export of one run."""

@@ -1,1 +1,1 @@
-"""What the Runs page is made of: the table of all runs and its columns."""
+"""The Runs page: the table of all runs."""

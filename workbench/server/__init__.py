@@ -1,0 +1,1 @@
+"""The server around the pages: the guard, allowed routes, and the start."""
