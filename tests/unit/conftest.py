@@ -10,10 +10,15 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+
+from tests.conftest import tiny_llama
+
+if TYPE_CHECKING:
+    from engine.models.load import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,14 @@ def one_thread() -> Iterator[None]:
     yield
     if torch:
         torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def target() -> LoadedModel:
+    """The tiny target as if it had been loaded."""
+    from tests.tiny_pair import loaded
+
+    return loaded(tiny_llama())
 
 
 @pytest.fixture
