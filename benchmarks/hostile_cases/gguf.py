@@ -16,7 +16,7 @@ Change = Callable[[bytes], bytes]
 
 
 def cases() -> list[Case]:
-    """About 250 files: cut off, with wrong counts, lengths, types and dimensions, with doubled, missing and odd tensors."""
+    """About 250 files: cut off, with wrong counts, lengths, types or dimensions, or with wrong sets of tensors."""
     changes = [*_cuts(), *_numbers(), *_bytes(), *_settings(), *_arrays(), *_tensors()]
     return [Case(name, _attempt(change)) for name, change in changes] + [
         Case("the valid file itself", _attempt(lambda raw: raw, good=True)),

@@ -225,7 +225,8 @@ def test_a_recipe_cannot_be_changed_after_its_check():
 
 
 def test_importing_the_schema_loads_no_heavy_library():
-    code = "import sys, engine.config.schema; print([m for m in ('torch', 'transformers', 'numpy', 'duckdb') if m in sys.modules])"
+    heavy = ("torch", "transformers", "numpy", "duckdb")
+    code = f"import sys, engine.config.schema; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT, check=True)
     assert done.stdout.strip() == "[]"
 

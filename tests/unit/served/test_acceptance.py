@@ -80,7 +80,7 @@ def likeliest(target: LoadedModel, capture: Capture) -> dict[str, list[float]]:
 def serve(
     server: Server, target: LoadedModel, written: dict[float, Capture], spoil: Spoil = lambda content: None
 ) -> None:
-    """Let the server answer with these texts as bytes, and tell log-probabilities at temperature 1 for whatever it does."""
+    """Let the server answer with these texts as bytes, and report log-probabilities at temperature 1."""
     texts = {t: {a.prompt_id: a for a in capture.answers} for t, capture in written.items()}
     best = {t: likeliest(target, capture) for t, capture in written.items()}
     chances = {
