@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from engine import catalogue
+from engine.catalogue import MODES
 from engine.config.schema import TrainSpec
 from engine.index.run_folder import loss_label
 
-MODES = {"offline": "offline", "online": "online", "on_policy": "on-policy"}
-SUPERVISION = {"white_box": "white box", "black_box": "black box"}
+SUPERVISION = {name: card.title.lower() for name, card in catalogue.SUPERVISION.items()}
 
 
 def mode_word(mode: str) -> str:
     """'on-policy' for `on_policy`; what is no mode stays as it is."""
-    return MODES.get(mode, mode)
+    return MODES[mode].called if mode in MODES else mode
 
 
 def method_name(loss: object, mode: object) -> str:
     """'forward_kl' offline, which is the usual case, and 'online forward_kl', 'on-policy forward_kl'."""
-    told = MODES.get(str(mode), str(mode)) if isinstance(mode, str) else ""
+    word = mode_word(mode) if isinstance(mode, str) else ""
     name = str(loss) if isinstance(loss, str) else "unknown loss"
-    return name if told in ("", "offline") else f"{told} {name}"
+    return name if word in ("", "offline") else f"{word} {name}"
 
 
 def method_of(train: TrainSpec) -> str:
