@@ -1,4 +1,4 @@
-"""The training modes, a file each with a function `source(material)` that gives the mode's batches; see engine/catalogue.py.
+"""The training modes, a file each with a function `source(material)` that gives its batches; see engine/catalogue.py.
 
 offline    several epochs over a capture
 online     learns from refusals while it serves a stream of queries
