@@ -1,13 +1,24 @@
-"""The browser workbench, on top of `engine`, which never imports it.
+"""The browser application: a folder per page, its parts in `shared/`, the server around it in `server/`.
 
-One folder per page: `<page>/page.py` draws it, with its parts beside it. `shared/` has what several pages use,
-`server/` the middleware and the start.
+app        the server: Streamlit, the live view and the guards in one process
+router     the script that opens the page of a URL
+home/      best drafts, running jobs, first steps
+launch/    start a run, a sweep or a study
+runs/      the table of runs
+run/       one run
+compare/   drafts side by side
+live/      decoding live
+replay/    a trace step by step
+findings/  the paper's claims
+learn/     words, losses, traps
+shared/    what several pages use
+server/    requests, routes, startup
 """
 
 import logging
 
 from engine.untrusted.visible import VisibleLog
 
-logging.getLogger("draftbench").addFilter(VisibleLog())  # errors quote untrusted text and are printed to a terminal
-# Caches are declared on import, before the server runs, and Streamlit would warn about each.
+logging.getLogger("draftbench").addFilter(VisibleLog())  # errors quote strangers' text, and end in a terminal
+# Caches are declared when a module is loaded, before the server runs; Streamlit would remark on each.
 logging.getLogger("streamlit.runtime.caching.cache_data_api").setLevel(logging.ERROR)

@@ -1,1 +1,4 @@
-"""The Home page: best drafts, running jobs, first steps, and checks of the machine."""
+"""The home page.
+
+page  the page: best drafts, running jobs, first steps, the machine
+"""

@@ -1,1 +1,6 @@
-"""The Runs page: the table of all runs."""
+"""The page of all runs.
+
+page     the page
+table    which runs are shown, and in what order
+columns  the columns of the table
+"""
