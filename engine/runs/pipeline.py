@@ -51,7 +51,7 @@ from engine.runs.folder import RunFolder
 from engine.runs.provenance import measured_by, provenance
 from engine.served.acceptance import measure_served
 from engine.served.agreement import mean_agreement, text_agreement
-from engine.served.capture import is_served, make_served, plan_served, prove_told
+from engine.served.capture import check_logprobs, is_served, make_served, plan_served
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ class Pipeline:
         measure = self.recipe.measure
         drawn = {"temperature": temperature, "top_p": 1.0, "top_k": 0, "max_new_tokens": measure.max_new_tokens}
         spec = self.recipe.capture.model_copy(update={**drawn, "seed": measure.seed})
-        return plan_served(self.home.captures, self.target, prompts, spec, told=told)
+        return plan_served(self.home.captures, self.target, prompts, spec, with_logprobs=told)
 
     def capture_all(self) -> tuple[Capture | None, dict[float, Capture]]:
         """Make or reuse every capture of the training; none of its prompts for a stream that is decoded meanwhile."""
@@ -240,7 +240,7 @@ class Pipeline:
         server = self.recipe.capture.server
         if self.recipe.measure.against == "server" and server is not None:
             for plan in self.heldout_plans().values():
-                prove_told(plan, server, self.target, progress=self.progress)
+                check_logprobs(plan, server, self.target, progress=self.progress)
 
     def capture(self, what: str, plan: CapturePlan) -> Capture:
         """One capture, made or reused; says what it will cost before it begins."""
