@@ -123,6 +123,6 @@ def test_every_query_is_kept_or_counted_once():
 
 def test_the_same_words_under_other_tools_are_a_near_duplicate_and_tools_stay_with_their_query():
     queries = [WrittenQuery(0, GOOD[0], True, (TOOL,), "travel"), WrittenQuery(1, GOOD[0], True)]
-    found = sieve(queries, FilterSpec(), MARKS, [], "calls")
+    found = apply_filters(queries, FilterSpec(), MARKS, [], "calls")
     assert [(p.tools, p.group) for p in found.kept] == [((TOOL,), "travel")]
     assert counts(found) == {"near_duplicate": 1}
