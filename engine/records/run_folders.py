@@ -1,29 +1,18 @@
-"""The documents of a run folder, read so that no damage to one of them goes further than that run.
-
-Everything that reads run folders comes here: the list of runs, the index, the queue, labels, studies, estimates and the
-pages. What cannot be read is a DraftbenchError or a sentence in `problems`, never another exception, and nothing waits
-for a pipe or fills the memory. Nothing here knows DuckDB.
-"""
+"""The folders of runs: which there are, and the recipe that each was made from."""
 
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
-from typing import Any
-
-import yaml
-from yaml.constructor import ConstructorError
 
 from engine.config.reading import parse_recipe
 from engine.config.schema import Recipe
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_bounded
 from engine.paths import Home, is_run_name
+from engine.untrusted.yaml_text import MAX_BYTES, parse_yaml
 
 CONFIG = "config.yaml"
-RECIPE_BYTES = 500_000  # most of a config.yaml
-_DEEPEST = 50  # brackets of a recipe: ours have two
 
 
 def run_names(home: Home) -> list[str]:
@@ -65,52 +54,14 @@ def read_recipe(folder: Path) -> Recipe:
     """The resolved recipe of a run. Raises DraftbenchError if it is missing or not whole."""
     path = folder / CONFIG
     try:
-        raw = read_bounded(path, RECIPE_BYTES)
+        raw = read_bounded(path, MAX_BYTES)
     except FileNotFoundError:
         raise DraftbenchError(f"{path} is missing", "it says what the run is made from", _NO_RECIPE) from None
     with boundary(f"{path} is not valid", _NO_RECIPE, "the file is damaged"):
-        text = raw.decode("utf-8")
-        values = yaml.load(text, _QuickLoader if _is_plain(text) else _Loader)
+        values = parse_yaml(raw.decode("utf-8"), str(path), _NO_RECIPE)
         if not isinstance(values, dict):
             raise DraftbenchError(f"{path} holds no recipe", "a recipe is a mapping of sections", _NO_RECIPE)
         return parse_recipe(values)
 
 
 _NO_RECIPE = "restore it, or remove the run with `draftbench runs remove`"
-
-
-class _Strict:
-    """Refuses a key that is there twice (the last one would win without a word) and aliases, which a resolved recipe
-    has none of and which can make a gigabyte of a few lines."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        found: dict[Any, Any] = super().construct_mapping(node, deep)  # type: ignore[misc]
-        if len(found) < len(node.value):
-            raise ConstructorError(None, None, "a key is there twice", node.start_mark)
-        return found
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):  # type: ignore[attr-defined]
-            raise ConstructorError(None, None, "an alias", self.peek_event().start_mark)  # type: ignore[attr-defined]
-        return super().compose_node(parent, index)  # type: ignore[misc]
-
-
-class _Loader(_Strict, yaml.SafeLoader):
-    """In Python: whatever is nested too deep is an exception, brackets before they are all looked at."""
-
-    def fetch_flow_collection_start(self, token: Any) -> None:
-        if self.flow_level > _DEEPEST:
-            raise ConstructorError(None, None, "brackets nested too deep", self.get_mark())
-        super().fetch_flow_collection_start(token)
-
-
-class _QuickLoader(_Strict, yaml.CSafeLoader):
-    """In C, seven times faster: but values that are nested some thousand deep end the process."""
-
-
-_NESTED = re.compile(r"(?:[-?:] ){8}|^ {40}", re.MULTILINE)
-
-
-def _is_plain(text: str) -> bool:
-    """Whether YAML is like that of `dump_recipe`: without aliases, and not nested so deep that the loader in C fails."""
-    return "&" not in text and "*" not in text and text.count("[") + text.count("{") < 500 and not _NESTED.search(text)

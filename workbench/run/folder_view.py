@@ -11,9 +11,9 @@ import streamlit as st
 from engine.errors import DraftbenchError
 from engine.fileio import finite, read_bounded
 from engine.records.provenance import Provenance
-from engine.records.run_folders import RECIPE_BYTES
 from engine.records.training import Training
 from engine.runs.folder import RunFolder
+from engine.untrusted.yaml_text import MAX_BYTES
 from workbench.run import export_job
 from workbench.run import files as run_files
 from workbench.shared import actions, queries, ui
@@ -28,7 +28,7 @@ def configuration(run: RunFolder) -> None:
         st.info("The recipe of this run is missing.", icon=":material/broken_image:")
         return
     try:
-        raw = read_bounded(path, RECIPE_BYTES)
+        raw = read_bounded(path, MAX_BYTES)
     except DraftbenchError as error:
         ui.error_box(error)
         return

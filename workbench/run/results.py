@@ -13,7 +13,7 @@ from engine.records.certificate import Certificate
 from engine.records.speed import Speed
 from engine.records.summary import Improvement, Served, Summary
 from engine.runs.folder import RunFolder
-from workbench.shared import charts, exports, queries, ui
+from workbench.shared import charts, downloads, queries, ui
 from workbench.shared.chart_parts import bounds
 
 _MARKS = {
@@ -61,7 +61,7 @@ def results(run: RunFolder, indexed: Run) -> None:
     with st.expander("All rates, before and after training", icon=":material/table_chart:"):
         frame = rates(values)
         st.dataframe(frame, hide_index=True, column_config=_RATE_COLUMNS, alt="Every acceptance rate with its interval")
-        exports.download_row(
+        downloads.download_row(
             f"{run.id}-rates", "all-rates", frame=frame, caption=f"Acceptance rates of run {run.id}, {charts.INTERVAL}"
         )
 
