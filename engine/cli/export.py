@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from engine.catalogue import DEFAULT_FORMAT, EXPORTERS
@@ -23,9 +22,7 @@ def export(
     ] = True,
     format_name: Annotated[
         str,
-        typer.Option(
-            "--format", click_type=click.Choice(list(EXPORTERS)), show_choices=True, help="Format of the folder."
-        ),
+        typer.Option("--format", help=f"Format of the folder: {', '.join(EXPORTERS)}."),
     ] = DEFAULT_FORMAT,
     as_json: Json = False,
 ) -> None:

@@ -22,7 +22,7 @@ from engine.jobs import queue
 from engine.paths import home
 from engine.runs.folder import RunFolder
 from engine.runs.labels import read_labels
-from engine.runs.status import this_process
+from engine.runs.status import process_identity
 from tests.ui.conftest import OpenPage
 from tests.ui.run_homes import EVIL, add_run, finished_id
 from workbench.run import export_job
@@ -186,10 +186,10 @@ def test_a_zombie_is_not_alive(finished_home: Path, page: OpenPage, asleep: subp
 def test_a_waiting_run_is_cancelled_and_put_back(finished_home: Path, page: OpenPage):
     add_run(finished_home, "it", "queued", queued_at="2026-01-01T00:00:00+00:00")
     test = press(page("run", run="it"), "Cancel")
-    assert RunFolder.open(home(), "it").status()["state"] == "cancelled"
+    assert RunFolder.open(home(), "it").status().state == "cancelled"
     assert "taken out of the queue" in test.success[0].value
     press(test, "Resume")
-    assert RunFolder.open(home(), "it").status()["state"] == "queued"
+    assert RunFolder.open(home(), "it").status().state == "queued"
     assert "Cancel" in buttons(test)
 
 
@@ -342,7 +342,7 @@ def test_an_export_is_started_in_the_folder_named_and_watched(
 def test_the_outcome_of_an_export_is_told(finished_home: Path, page: OpenPage, report: str, said: str):
     run_id = finished_id(finished_home)
     folder = finished_home / "runs" / run_id
-    begun = {"out": "/somewhere", "started_at": "2026-01-01T00:00:00+00:00", **this_process(), "pid_started": 1.0}
+    begun = {"out": "/somewhere", "started_at": "2026-01-01T00:00:00+00:00", **process_identity(), "pid_started": 1.0}
     (folder / export_job.STARTED).write_text(json.dumps(begun))
     (folder / export_job.REPORT).write_text(report)
     assert said in words(page("run", run=run_id, view="Export"))

@@ -14,8 +14,9 @@ import pytest
 
 from engine.errors import DraftbenchError
 from engine.paths import Home
+from engine.records.status import PhaseProgress, Status
 from engine.runs.folder import RunFolder
-from engine.runs.status import now, this_process
+from engine.runs.status import now, process_identity
 from workbench.run import export_job, files
 from workbench.runs import table
 from workbench.runs.table import Filters
@@ -264,7 +265,7 @@ def test_newest_values_and_time_left(tmp_path: Path):
     present = files.newest(files.EventTail(path).points())
     assert (present.step, present.loss, present.acceptance, present.evaluated_at) == (30, 1 / 30, ((0.0, 0.25),), 30)
     assert (present.tokens_per_s, present.s_per_step) == (50.0, 2.0)
-    status = {"progress": {"phase": "train", "done": 30, "total": 100, "unit": "steps", "phase_s": 1.0}}
+    status = Status(progress=PhaseProgress(phase="train", done=30, total=100, unit="steps", phase_s=1.0))
     assert files.stage(status, present) == files.Stage(0.3, "train: 30 of 100 steps", 140.0)
 
 
@@ -272,7 +273,7 @@ def test_newest_values_and_time_left(tmp_path: Path):
     "progress", [None, 3, {}, {"done": "x", "total": []}, {"done": 1, "total": 0}, {"done": True, "total": None}]
 )
 def test_a_senseless_progress_is_no_progress(progress: Any):
-    assert files.stage({"progress": progress}, files.Now()).share is None
+    assert files.stage(Status.parse({"progress": progress})[0], files.Now()).share is None
 
 
 def test_a_long_curve_is_thinned_to_its_shape_and_keeps_its_end(tmp_path: Path):
@@ -325,9 +326,9 @@ def test_nested_provenance_becomes_rows():
 
 
 def exporting(run: RunFolder, *, alive: bool, report: str) -> None:
-    process = this_process() if alive else {"pid": os.getpid(), "pid_started": 1.0}
-    (run.path / export_job.STARTED).write_text(json.dumps({"out": "/o", "started_at": now(), **process}))
-    (run.path / export_job.REPORT).write_text(report)
+    process = process_identity() if alive else {"pid": os.getpid(), "pid_started": 1.0}
+    (run.path / export_job.Started.FILE).write_text(json.dumps({"out": "/o", "started_at": now(), **process}))
+    (run.path / export_job.Report.FILE).write_text(report)
     (run.path / export_job.OUTPUT).write_text("Error: no room\n")
 
 
