@@ -28,7 +28,7 @@ from engine.decode.sampling import Sampling
 from engine.decode.settings import AdaptiveLength, DecodeSettings, DraftLength, FixedLength
 from engine.decode.speculative import speculative_decode
 from engine.errors import DraftbenchError
-from engine.fileio import disk_errors
+from engine.fileio import disk_errors, write_json
 from engine.measure import certificate as lossless
 from engine.measure import certificate_pair, cost_model, speed, trace
 from engine.measure.acceptance import PromptAcceptance, exact_acceptance
@@ -58,7 +58,7 @@ class Measured:
         """Write tables first, the summary last: a summary means the tables are whole, and all of this measurement."""
         folder.mkdir(parents=True, exist_ok=True)
         with disk_errors(folder):
-            (folder.parent / Summary.FILE).unlink(missing_ok=True)
+            (folder / Path(Summary.FILE).name).unlink(missing_ok=True)
             for name, table in self.tables.items():
                 temporary = folder / f".{name}.new"
                 table.to_parquet(temporary, index=False)
@@ -66,7 +66,7 @@ class Measured:
             for earlier in folder.glob("*.parquet"):
                 if earlier.stem not in self.tables:
                     earlier.unlink()
-        self.summary.write(folder.parent)
+        write_json(folder / Path(Summary.FILE).name, self.summary.document())
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def state_of(run: RunFolder, wanted: str, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while run.status().state != wanted:
         status = run.status()
-        assert status["state"] not in ("failed", "damaged"), status
+        assert status.state not in ("failed", "damaged"), status
         assert time.monotonic() < deadline, status
         time.sleep(0.5)
 

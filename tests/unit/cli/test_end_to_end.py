@@ -15,6 +15,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import read_lines, sha256_file
 from engine.paths import home
 from engine.progress import Progress
+from engine.records.training import Training
 from engine.runs import execution, training
 from engine.runs import session as sessions
 from engine.runs.folder import RunFolder
@@ -156,16 +157,16 @@ def test_a_finished_training_leaves_no_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ):
     assert not (RunFolder.open(home(), "latest").path / "checkpoints").exists()
-    for name in ("write_json", "drop_checkpoints"):  # killed before training.json is written, and after
+    for where, name in (
+        (Training, "write"),
+        (training, "drop_checkpoints"),
+    ):  # killed before training.json is there, and after
         with monkeypatch.context() as patch:
-            write = training.write_json
 
-            def end(path: Path, *values: Any, name: str = name, write: Any = write) -> None:
-                if name == "drop_checkpoints" or path.name == "training.json":
-                    raise KeyboardInterrupt
-                write(path, *values)
+            def end(*_: Any) -> None:
+                raise KeyboardInterrupt
 
-            patch.setattr(training, name, end)
+            patch.setattr(where, name, end)
             assert draftbench("run", str(recipe), "--json").code == 130
         run = RunFolder.open(home(), "latest")
         assert (run.path / "training.json").exists() == (name == "drop_checkpoints")
@@ -204,7 +205,7 @@ def test_measuring_again_that_is_stopped_leaves_the_run_as_it_was(
     assert draftbench("measure", "latest", "--set", "measure.num_draft_tokens=2").code == 130
     run = RunFolder.open(home(), "latest")
     assert run.recipe().measure.num_draft_tokens == 3
-    assert exact(run.summary()) == exact(finished[1].json())
+    assert exact(run.summary().document()) == exact(finished[1].json())
     assert run.status().state == "done"
 
 

@@ -166,8 +166,8 @@ def test_a_fault_of_the_machine_fails_the_run_in_words(
     monkeypatch.setattr(execution, "train", broken)
     assert_explained(draftbench("run", str(recipe)), *words)
     status = RunFolder.open(home(), "latest").status()
-    assert status["state"] == "failed"
-    assert words[0] in json.dumps(status["error"])
+    assert status.state == "failed"
+    assert words[0] in str(status.error)
 
 
 def test_a_defect_of_ours_keeps_its_traceback(recipe: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch):

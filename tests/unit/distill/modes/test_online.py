@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,17 @@ from engine.measure.acceptance import PromptAcceptance
 from engine.models.draft import Draft, initialise_draft
 from engine.models.load import LoadedModel
 from engine.progress import Progress
+from engine.records.events import Event
 from tests.conftest import tiny_llama
 from tests.tiny_pair import captured, noisy_copy, questions
 
 LIMIT = 12
 CAPTURE = CaptureSpec(max_new_tokens=LIMIT)
+
+
+def into(documents: list[dict[str, Any]]) -> Callable[[Event], None]:
+    """Collect events as the documents that they are written as."""
+    return lambda event: documents.append(event.document())
 
 
 def settings(stream: str = "decode", **changes: Any) -> TrainSpec:
@@ -332,7 +338,7 @@ def test_a_capture_without_probabilities_cannot_be_replayed(tmp_path: Path, targ
 
 def test_the_queries_come_once_and_in_order(tmp_path: Path, target: LoadedModel, capture: Capture):
     events: list[dict[str, Any]] = []
-    outcome = trainer_in(tmp_path, target, capture, settings(), emit=events.append).run()
+    outcome = trainer_in(tmp_path, target, capture, settings(), emit=into(events)).run()
     stream = [e for e in events if e["kind"] == "stream"]
     assert [e["prompt_id"] for e in stream] == [prompt.id for prompt in questions()]
     assert [e["query"] for e in stream] == [1, 2, 3, 4, 5, 6]
@@ -379,7 +385,7 @@ def test_a_stream_without_refusal_changes_nothing_and_says_so(tmp_path: Path, ta
     draft = initialise_draft(target, DraftSpec(layers=4), seed=0)  # all layers: the target itself
     before = weights(draft.model)
     events: list[dict[str, Any]] = []
-    outcome = trainer_in(tmp_path, target, capture, settings(), draft=draft, emit=events.append).run()
+    outcome = trainer_in(tmp_path, target, capture, settings(), draft=draft, emit=into(events)).run()
     assert [e["kind"] for e in events if e["kind"] in ("train", "skipped")] == ["skipped"] * 3
     assert (outcome.steps_done, outcome.steps_skipped, outcome.positions_trained) == (3, 3, 0)
     assert torch.equal(weights(draft.model), before)
