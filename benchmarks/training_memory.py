@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.capture.batches import Batch
 from engine.capture.signal import Signal, SignalFormat, signal_format
 from engine.config.schema import DEFAULT_TARGET, DraftSpec, ModelSpec, TrainSpec
-from engine.distill import chunked
 from engine.distill.trainer import Trainer
+from engine.models import head
 from engine.models.draft import initialise_draft
 from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel, load_model
@@ -91,7 +91,7 @@ def train(model: str, positions: int, precision: str, one_chunk: bool) -> dict[s
     base = resident_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # 5: VmHWM begins anew
     if one_chunk:
-        chunked.CHUNK_VALUES = source.batch.tokens * target.vocab_rows
+        head.CHUNK_VALUES = source.batch.tokens * target.vocab_rows
     draft = initialise_draft(target, DraftSpec(layers=4), seed=0)
     settings = TrainSpec.model_validate({"precision": precision})
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +103,7 @@ def train(model: str, positions: int, precision: str, one_chunk: bool) -> dict[s
         "positions": source.batch.tokens,
         "padded_tokens": source.batch.ids.numel(),
         "vocab": target.vocab_rows,
-        "chunk": chunked.chunk_size(target.vocab_rows),
+        "chunk": head.chunk_size(target.vocab_rows),
         "target_bytes": base,
         "above_target_bytes": resident_bytes("VmHWM") - base,
         "seconds_per_step": trainer.outcome.seconds / STEPS,

@@ -77,7 +77,7 @@ def _fetch(address: str, folder: Path) -> None:
     """Two prompts of the server; what is learnt must be the right text and nothing else."""
     from engine.config.schema import CaptureSpec
     from engine.served.capture import make_served, plan_served
-    from engine.served.request_rate import Pace
+    from engine.served.request_rate import RateLimiter
 
     async def no_sleep(seconds: float) -> None:
         await asyncio.sleep(0)
@@ -85,7 +85,7 @@ def _fetch(address: str, folder: Path) -> None:
     spec, (target, prompts) = _spec(address), _prepared()
     plan = plan_served(folder, target, prompts, CaptureSpec(max_new_tokens=40, signal="none", server=spec))
     try:
-        capture = make_served(plan, spec, target, pace=Pace(sleep=no_sleep))
+        capture = make_served(plan, spec, target, limiter=RateLimiter(sleep=no_sleep))
     except DraftbenchError as error:
         if KEY in str(error):
             raise AssertionError("the key is shown") from None

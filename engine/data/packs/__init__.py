@@ -16,4 +16,7 @@ jionlp        reader: Chinese prompts from JioNLP
 biology       recognises biology questions by their words
 presets       sets from the Hugging Face hub: `hub:NAME`
 preset_rows   reading a row of each hub preset
+
+To add a pack, write one module with `read(archive) -> Iterator[Entry]` (`jionlp` is a short example) and add one `Pack`
+with its version and hash to `catalogue.PACKS`.
 """

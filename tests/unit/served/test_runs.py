@@ -24,7 +24,7 @@ from engine.progress import SILENT, Progress
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import read_recipe
 from engine.served.capture import make_served, plan_served
-from engine.served.request_rate import Pace
+from engine.served.request_rate import RateLimiter
 from tests.chat_server import MODEL, Said, Server, good, reply
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.tiny_pair import loaded, questions
@@ -66,7 +66,7 @@ def fetched(
 ) -> Capture:
     assert settings.server is not None
     plan = plan_in(folder, target, settings, prompts)
-    return make_served(plan, settings.server, target, pace=Pace(sleep=no_sleep), progress=progress)
+    return make_served(plan, settings.server, target, limiter=RateLimiter(sleep=no_sleep), progress=progress)
 
 
 def texts(capture: Capture) -> dict[str, str]:
