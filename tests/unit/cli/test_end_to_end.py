@@ -83,6 +83,7 @@ def test_events_tell_the_life_of_the_run(finished: tuple[Path, Result], finished
     assert [e["step"] for e in events if e["kind"] == "train"] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_second_run_reuses_the_captures_and_is_compared_pairwise(
     finished: tuple[Path, Result], finished_home: Path, recipe: Path, draftbench: Draftbench
 ):
@@ -122,6 +123,7 @@ def test_rates_measured_under_other_conditions_are_not_compared(
     assert "not comparable" in next(line for line in text.splitlines() if " tau " in line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [1, 2])
 def test_a_stopped_run_resumes_to_the_same_weights(
     finished: tuple[Path, Result],
@@ -148,6 +150,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(
     assert [e["step"] for e in read_lines(run.path / "events.jsonl") if e["kind"] == "resumed"] == [3 - signals]
 
 
+@pytest.mark.slow
 def test_a_finished_training_leaves_no_checkpoint(
     finished: tuple[Path, Result],
     finished_home: Path,
@@ -225,6 +228,7 @@ def test_sizes_of_one_training_set_are_nested_and_share_their_heldout(recipe: Pa
         split("prompts.train_prompts=9")
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_prompts_it_began_with(
     recipe: Path, tmp_path: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
 ):
@@ -242,6 +246,7 @@ def test_a_run_keeps_the_prompts_it_began_with(
     assert draftbench("train", "--resume", "latest").code == 0
 
 
+@pytest.mark.slow
 def test_a_trimmed_draft_goes_from_recipe_to_measurement_and_on_to_another_run(
     recipe: Path, tmp_path: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
 ):

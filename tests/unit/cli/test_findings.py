@@ -229,6 +229,7 @@ def test_one_form_is_printed(root: Path, capsys: pytest.CaptureFixture[str]):
     assert run(capsys, "--json", "--markdown")[0] == 2
 
 
+@pytest.mark.slow
 def test_the_report_is_one_file_with_everything(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -251,6 +252,7 @@ def test_the_report_is_one_file_with_everything(
     assert text.count("<figure") >= 7
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_says_why(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -272,6 +274,7 @@ def test_without_the_workbench_the_report_is_refused_in_words(
     assert not (root / "f.html").exists()
 
 
+@pytest.mark.slow
 def test_the_samples_from_the_command_line_decide_all_five_claims(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

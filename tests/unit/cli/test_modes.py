@@ -12,6 +12,8 @@ from engine.paths import home
 from engine.runs.folder import RunFolder
 from tests.unit.conftest import Draftbench
 
+pytestmark = pytest.mark.slow  # whole runs
+
 MODES: dict[str, list[str]] = {
     "decoded stream": ["train.mode=online", "train.online.update_interval=3"],
     "replayed stream": ["train.mode=online", "train.online.stream=replay", "train.online.update_interval=3"],

@@ -645,6 +645,7 @@ def test_the_plan_starts_nothing(tiny_study: Path, draftbench: Draftbench):
     assert "shared captures: 3, of which 0 are there" in shown.out
 
 
+@pytest.mark.slow
 def test_a_study_from_its_start_to_its_results(tiny_study: Path, draftbench: Draftbench, no_worker: None):
     from engine.runs.execution import execute
 
