@@ -47,7 +47,7 @@ def launch(page: Page, url: str, home: Home) -> RunFolder:
 
 
 def watch_cancel_resume(page: Page, url: str, run: RunFolder) -> None:
-    """See it run, stop it, and let it go on to its end, all without loading the page again."""
+    """Watch the run, stop it and resume it to its end, all without reloading the page."""
     page.goto(url + link("run", run=run.id))
     expect(page.get_by_text("in progress")).to_be_visible(timeout=MINUTE)
     page.get_by_role("button", name="Cancel").click()
