@@ -1,4 +1,4 @@
-"""`draftbench findings` on run folders written by the test: JSON, text, Markdown, recipes, the report, one study, an empty home."""
+"""`draftbench findings` on run folders that the test writes: text, JSON, Markdown, recipes, report, an empty home."""
 
 from __future__ import annotations
 
