@@ -313,6 +313,7 @@ def holders_of(secret: str, folder: Path) -> list[Path]:
     return [p for p in paths if secret in str(p) or secret.encode() in p.read_bytes()]
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_a_servers_text_and_is_measured_on_the_model_at_hand(
     recipe: Path, server: Server, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
 ):
