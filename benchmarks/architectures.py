@@ -103,7 +103,7 @@ def checked_before(folder: Path, home: Home) -> Outcome:
         }
     )
     found = next(check for check in checks(home, recipe) if check.name == "target")
-    return Outcome("works" if found.ok else "refused", found.found)
+    return Outcome("works" if found.ok else "refused", found.message)
 
 
 def loaded_as_a_run(folder: Path) -> LoadedModel:

@@ -27,7 +27,7 @@ from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
 from engine.served.client import ChatServer, holds_key, read_key
 from engine.served.logprobs import Spelling, read_told, spelt
-from engine.served.question import Answered, Question
+from engine.served.prompt_request import Answered, Question
 from engine.served.replies import Reply, Unanswered
 from engine.served.request_rate import Pace
 from engine.served.requests import fetch
