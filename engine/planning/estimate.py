@@ -11,12 +11,11 @@ import torch
 
 from engine.capture.plan import CapturePlan
 from engine.config.schema import MeasureSpec, Recipe
-from engine.distill.chunked import CHUNK_VALUES
 from engine.distill.schedule import answers_per_step, planned_steps
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_json, read_lines
 from engine.models.draft import shared_modules
-from engine.models.head import text_config
+from engine.models.head import CHUNK_VALUES, text_config
 from engine.models.load import LoadedModel
 from engine.paths import Home
 from engine.planning.earlier_runs import best_pace, differences
