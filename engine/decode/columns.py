@@ -37,7 +37,7 @@ _known: weakref.WeakKeyDictionary[Any, Columns] = weakref.WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Columns:
-    """What a model makes of columns that hold nothing. `difference`: see `_difference`; None where none was measured."""
+    """Whether a model may be given cache columns that hold nothing; `difference` as measured by `_difference`, or None."""
 
     holes: bool  # whether it may be given any
     why_not: str = ""
@@ -45,7 +45,7 @@ class Columns:
 
 
 def takes_positions(model: Any) -> bool:
-    """Whether the model can be told the position of each token."""
+    """Whether the model's forward takes the position of each token."""
     return "position_ids" in inspect.signature(body(model).forward).parameters
 
 
@@ -55,7 +55,7 @@ def may_hold_holes(model: Any) -> bool:
 
 
 def apart(model: Any) -> str:
-    """In a sentence, that rows of this model are decoded one at a time, and why; empty if they are not."""
+    """A sentence that says why rows of this model are decoded one at a time; empty if they are not."""
     why = columns_of(model).why_not
     return f"{why}: its rows are decoded one at a time, each with a cache of its own" if why else ""
 
@@ -66,10 +66,10 @@ def columns_of(model: Any) -> Columns:
     Raises DraftbenchError for a model that does not forget what was taken out of its cache: it cannot be decoded
     speculatively at all.
     """
-    found = _known.get(model)
-    if found is None:
-        found = _known[model] = probe(model)
-    return found
+    columns = _known.get(model)
+    if columns is None:
+        columns = _known[model] = probe(model)
+    return columns
 
 
 @torch.no_grad()
@@ -170,13 +170,13 @@ def _hole(model: Any) -> int | None:
 def _forward(
     model: Any, ids: list[list[int]], cache: Any, positions: list[list[int]], mask: list[list[int]] | None = None
 ) -> Any:
-    told = {"position_ids": _tensor(positions, model)} if takes_positions(model) else {}
+    placed = {"position_ids": _tensor(positions, model)} if takes_positions(model) else {}
     return body(model)(
         input_ids=_tensor(ids, model),
         attention_mask=None if mask is None else _tensor(mask, model),
         past_key_values=cache,
         use_cache=True,
-        **told,
+        **placed,
     )
 
 
@@ -185,9 +185,9 @@ def _logits(model: Any, output: Any) -> torch.Tensor:
     return Head.of(model).logits(output.last_hidden_state[:, _MIDDLE - _TEXT :].contiguous()).float()
 
 
-def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+def _difference(logits: torch.Tensor, expected: torch.Tensor) -> float:
     """Root mean square difference of logits in their standard deviations; both [1, token, vocab]."""
-    apart = (found - found.mean(-1, keepdim=True)) - (expected - expected.mean(-1, keepdim=True))
+    apart = (logits - logits.mean(-1, keepdim=True)) - (expected - expected.mean(-1, keepdim=True))
     return float(apart.square().mean().sqrt() / expected.std().clamp_min(1e-9))
 
 
@@ -209,8 +209,8 @@ def rotary_limit(model: Any) -> int | None:
     limit a row's logits depend on the rows beside it, and on how many tokens are read at once.
     """
     config = text_config(model)
-    told = getattr(config, "rope_parameters", None) or {}
-    kinds = [told, *(value for value in told.values() if isinstance(value, dict))]
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
     limits = [
         kind.get("original_max_position_embeddings") or config.max_position_embeddings
         for kind in kinds

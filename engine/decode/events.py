@@ -1,4 +1,4 @@
-"""What happens in decoding, told once: fates, tokens, rounds and how each fate is marked.
+"""The events of decoding: fates, tokens, rounds, and how each fate is marked.
 
 The command line, the measurements, the stored traces and the tests all read these, so they
 cannot disagree about what was accepted.

@@ -66,18 +66,18 @@ def paired_acceptance(
         copy.deepcopy(draft.model).float(),
         load(folder, target.dtype, target.device, remote_code=remote).float(),
     )
-    chosen = set(prompt_ids)
+    asked = set(prompt_ids)
     checked = []
     for temperature, capture in captures.items():
-        answers = [a for a in capture.answers if a.prompt_id in chosen]
+        answers = [a for a in capture.answers if a.prompt_id in asked]
 
         def overlaps(model: Any, at: float = temperature, on: Capture = capture, of: Any = answers) -> torch.Tensor:
             if settings.against == "server":
-                found = served_acceptance(model, on, at, target.vocab_rows, of)
+                results = served_acceptance(model, on, at, target.vocab_rows, of)
             else:
                 sampling = Sampling(at, settings.top_k, settings.top_p)
-                found = exact_acceptance(model, Head.of(target.model), on, sampling, of)
-            return torch.cat([result.overlap for result in found]).double()
+                results = exact_acceptance(model, Head.of(target.model), on, sampling, of)
+            return torch.cat([result.overlap for result in results]).double()
 
         ours, theirs = (overlaps(model) for model in models)
         apart = float((ours - theirs).abs().mean())

@@ -1,4 +1,4 @@
-"""How fast earlier runs were on this machine: what the time of a new run is scaled from."""
+"""How fast earlier runs were on this machine; the time of a new run is scaled from the most similar one."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def best_pace(home: Home, recipe: Recipe) -> Pace | None:
     here, target = _machine_key(machine()), _target_key(recipe, model_fingerprint(recipe.target))
     samples = _samples(home)  # made on another machine, however alike
     newest = [run for run in run_folders(home)[:_NEWEST] if run.id not in samples]
-    found = [_pace(run.path, _stamp(run.path)) for run in newest]
-    paces = [pace for pace in found if pace and pace.target == target and pace.machine == here]
+    known = [_pace(run.path, _stamp(run.path)) for run in newest]
+    paces = [pace for pace in known if pace and pace.target == target and pace.machine == here]
     # of equals, min takes the first, which is the newest
     return min(paces, key=lambda pace: len(list(differences(recipe, pace.recipe))), default=None)
 
@@ -61,8 +61,8 @@ def _samples(home: Home) -> set[str]:
     return set()
 
 
-def _machine_key(found: Mapping[str, Any]) -> tuple[Any, ...]:
-    return found.get("processor"), found.get("cores"), tuple(found.get("cuda", ()))
+def _machine_key(machine: Mapping[str, Any]) -> tuple[Any, ...]:
+    return machine.get("processor"), machine.get("cores"), tuple(machine.get("cuda", ()))
 
 
 def _target_key(recipe: Recipe, fingerprint: str) -> tuple[str, ...]:
@@ -71,12 +71,12 @@ def _target_key(recipe: Recipe, fingerprint: str) -> tuple[str, ...]:
 
 def _stamp(folder: Path) -> tuple[tuple[int, int], ...]:
     """Time of change and size of the files that a run's speed is read from; shorter where one is missing."""
-    found = []
+    stamps = []
     for name in _READ_FROM:
         with contextlib.suppress(OSError):
             stat = (folder / name).stat()
-            found.append((stat.st_mtime_ns, stat.st_size))
-    return tuple(found)
+            stamps.append((stat.st_mtime_ns, stat.st_size))
+    return tuple(stamps)
 
 
 @lru_cache(maxsize=2 * _NEWEST)
@@ -106,8 +106,8 @@ def _pace(folder: Path, stamp: tuple[tuple[int, int], ...]) -> Pace | None:
 
 
 def _ratio(upper: Any, lower: Any) -> float | None:
-    found = float(upper) / float(lower) if upper and lower else None
-    return found if found is not None and math.isfinite(found) and found > 0 else None
+    ratio = float(upper) / float(lower) if upper and lower else None
+    return ratio if ratio is not None and math.isfinite(ratio) and ratio > 0 else None
 
 
 def _measure_seconds(run: RunFolder) -> float | None:
@@ -128,7 +128,7 @@ def _measure_seconds(run: RunFolder) -> float | None:
 
 
 def differences(recipe: Recipe, other: Recipe) -> Iterable[str]:
-    """What makes the other run's speed a worse guess, in words."""
+    """The differences that make the other run's speed a worse guess, in words."""
     yield from _other_modes(recipe, other)
     if (recipe.draft.init, recipe.draft.layers) != (other.draft.init, other.draft.layers):
         yield f"its draft has layers: {other.draft.layers}"
@@ -144,7 +144,7 @@ def differences(recipe: Recipe, other: Recipe) -> Iterable[str]:
 
 
 def _other_modes(recipe: Recipe, other: Recipe) -> Iterable[str]:
-    """Where the other run spends its time on something else: a stream is decoded, a draft writes, positions are chosen."""
+    """Differences in mode: a stream that is decoded, a draft that writes, or selected positions take other time."""
     ours, theirs = recipe.train, other.train
     if ours.mode != theirs.mode:
         yield f"its train.mode is {theirs.mode}"

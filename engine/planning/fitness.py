@@ -8,9 +8,11 @@ compute, such as a cache that does not really forget, is left to the run, which 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from engine.config.schema import Recipe
+from engine.decode.columns import new_cache
 from engine.decode.runner import Runner
 from engine.errors import DraftbenchError, boundary
 from engine.models.draft import Draft, DraftInfo, check_shared, check_trim, read_card
@@ -28,27 +30,55 @@ def check_decodable(model: Any) -> None:
 
     The model may be on the meta device. A run also tries it (`engine.decode.columns`), which takes weights.
     """
-    with boundary(f"{type(model).__name__} cannot be decoded", FULL_ATTENTION):
-        if "past_key_values" not in _forward_parameters(model):
+    name = type(model).__name__
+    with boundary(f"{name} cannot be decoded", FULL_ATTENTION):
+        if "past_key_values" not in _parameters(_decoder(model)):
             raise DraftbenchError(
-                f"{type(model).__name__} keeps its past in a way of its own, or stands on an encoder",
+                f"{name} keeps its past in a way of its own, or stands on an encoder",
                 "refused tokens must be taken out of a cache of keys and values again",
                 FULL_ATTENTION,
             )
         Runner(model)
+        if _decoder(model) is body(model):
+            return
+        # The decoder of a model that was made with an encoder: its cache is laid out by the settings, which may
+        # count the encoder's layers.
+        cached = len(new_cache(model).layers)
+        layers = 1 + max((getattr(part, "layer_idx", None) or 0 for part in _decoder(model).modules()), default=0)
+        if cached and cached < layers:
+            raise DraftbenchError(
+                f"{name} has {layers} layers, and its settings count {cached}",
+                "a cache is made for as many layers as the settings count",
+                FULL_ATTENTION,
+            )
 
 
-def _forward_parameters(model: Any) -> set[str]:
-    """Names of what the model's body takes; where it is a shell that hands everything on, of the decoder inside."""
-    parameters = inspect.signature(body(model).forward).parameters
-    if all(parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) for parameter in parameters.values()):
-        parameters = inspect.signature(model.get_decoder().forward).parameters
-    return set(parameters)
+def _decoder(model: Any) -> Any:
+    """The model's body or, where that is a shell that hands every argument on, the decoder inside."""
+    own = body(model)
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return model.get_decoder() if all(p.kind in variadic for p in _parameters(own).values()) else own
+
+
+def _parameters(module: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(module.forward).parameters
+
+
+def _check_mask(model: Any) -> None:
+    """Refuse a model that decides by itself which tokens each one sees (CPM-Ant reads a prompt in both directions)."""
+    parameters = _parameters(_decoder(model))
+    if "past_key_values" in parameters and "attention_mask" not in parameters:
+        raise DraftbenchError(
+            f"{type(model).__name__} takes no attention mask: it sees the tokens that come after",
+            "a target predicts each token from those before it",
+            "use a causal language model",
+        )
 
 
 def check_target(recipe: Recipe, target: Any) -> str:
     """What the target is, in words; raises DraftbenchError as the run would. `target`: on the meta device."""
     check_head_outline(target)
+    _check_mask(target)
     if decodes(recipe):
         check_decodable(target)
     config = text_config(target)
@@ -70,6 +100,6 @@ def check_draft(home: Home, recipe: Recipe, target: Any) -> str:
         check_trim(Draft(draft, known), LoadedModel(target, None, recipe.target, ""), spec.vocabulary)
     if spec.checkpoint is not None:
         return f"starts from {spec.checkpoint}"
-    chosen, total = fitting_layers(target, spec.layers), text_config(target).num_hidden_layers
-    listed = ", ".join(str(layer) for layer in chosen[:12]) + (" ..." if len(chosen) > 12 else "")
-    return f"{len(chosen)} of the target's {total} layers: {listed}"
+    layers, total = fitting_layers(target, spec.layers), text_config(target).num_hidden_layers
+    listed = ", ".join(str(layer) for layer in layers[:12]) + (" ..." if len(layers) > 12 else "")
+    return f"{len(layers)} of the target's {total} layers: {listed}"

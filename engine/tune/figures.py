@@ -70,10 +70,8 @@ def observe(
 
 def figures(seen: Observed, settings: TuneMeasure) -> dict[str, Any]:
     """All figures of one model, by name, fit for JSON."""
-    found: dict[str, Any] = {"perplexity": perplexity(seen, settings)}
-    if settings.function_calls:
-        found["function_calls"] = function_calls(seen, settings)
-    return found
+    calls = {"function_calls": function_calls(seen, settings)} if settings.function_calls else {}
+    return {"perplexity": perplexity(seen, settings), **calls}
 
 
 def differences(before: Observed, after: Observed, settings: TuneMeasure) -> dict[str, Any]:
@@ -84,13 +82,13 @@ def differences(before: Observed, after: Observed, settings: TuneMeasure) -> dic
     """
     paired = partial(paired_difference, samples=settings.bootstrap_samples, seed=settings.seed)
     old, new = ([-loss for loss in seen.losses] for seen in (before, after))
-    found: dict[str, Any] = {"logprob_per_token": paired(old, before.tokens, new, after.tokens).as_dict()}
+    intervals: dict[str, Any] = {"logprob_per_token": paired(old, before.tokens, new, after.tokens).as_dict()}
     if settings.function_calls:
         ones = [1] * len(before.judged)
-        found["function_calls"] = {
+        intervals["function_calls"] = {
             rate: paired(before.outcomes(rate), ones, after.outcomes(rate), ones).as_dict() for rate in RATES
         }
-    return found
+    return intervals
 
 
 def perplexity(seen: Observed, settings: TuneMeasure) -> dict[str, float | int]:

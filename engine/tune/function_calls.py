@@ -48,14 +48,14 @@ def judge(answer: str, tools: Sequence[Tool], reference: str) -> Judgement:
     except _NotCalls as why:
         return Judgement(str(why))
     schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
-    reason = next((found for call in calls if (found := _problem(call, schemas))), "")
-    misfit = reason or next((found for call in calls if (found := _misfit(call, schemas))), "")
-    wanted = parse_calls(reference)
+    reason = next((problem for call in calls if (problem := _problem(call, schemas))), "")
+    misfit = reason or next((problem for call in calls if (problem := _misfit(call, schemas))), "")
+    expected = parse_calls(reference)
     return Judgement(
         reason,
         misfit,
-        _ordered(calls, _name_only) == _ordered(wanted, _name_only),
-        _ordered(calls, _canonical) == _ordered(wanted, _canonical),
+        _ordered(calls, _name_only) == _ordered(expected, _name_only),
+        _ordered(calls, _canonical) == _ordered(expected, _canonical),
         calls,
     )
 
@@ -112,7 +112,7 @@ def _problem(call: Mapping[str, Any], schemas: Mapping[str, Mapping[str, Any]]) 
 
 
 def _misfit(call: Mapping[str, Any], schemas: Mapping[str, Mapping[str, Any]]) -> str:
-    """What of a call that can be made does not fit its schema; "" if nothing."""
+    """How a call that can be made does not fit its schema; "" if it does."""
     arguments, properties = call["arguments"], schemas[call["name"]].get("properties") or {}
     if any(name not in properties for name in arguments):
         return "unknown argument"

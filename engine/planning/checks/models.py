@@ -8,7 +8,7 @@ from engine.chat.rendering import render, template_hash
 from engine.chat.template_date import reads_clock
 from engine.chat.turns import check_folder
 from engine.config.schema import RUN_DATE, ModelSpec
-from engine.decode.bare import told_of_folder
+from engine.decode.bare import remark_on_folder
 from engine.errors import DraftbenchError
 from engine.models.adapter import other_base
 from engine.models.draft import Card, read_card
@@ -127,7 +127,7 @@ def generation_settings(subject: Subject) -> Finding:
     folder = at_hand(subject.recipe.target)
     if folder is None:
         return ok("not fetched yet")
-    if asked := told_of_folder(folder):
+    if asked := remark_on_folder(folder):
         return warning(asked, "serve it without them (vLLM: --generation-config vllm) to get what is measured here")
     return ok("none that would change the text")
 
