@@ -84,7 +84,7 @@ _OF_BEAMS = frozenset({"length_penalty", "diversity_penalty", "num_beam_groups"}
 
 
 def bare_settings(model: Any, stop_ids: Collection[int] = ()) -> Any:
-    """A GenerationConfig of the ids alone: beginning, padding, and `stop_ids` as what ends an answer (none if empty)."""
+    """A GenerationConfig of the ids alone: beginning, padding, and `stop_ids` as those that end an answer."""
     from transformers import GenerationConfig
 
     own = model.generation_config

@@ -1,4 +1,4 @@
-"""Whether rows of different length may share a cache, asked of the model itself.
+"""Measure whether rows of different length may share a cache of a model.
 
 In a ragged batch some columns of the cache hold nothing for some rows: padding, and tokens that were taken back.
 A mask hides them and positions do not count them, which is enough for a model that reads both. One that counts
@@ -37,7 +37,7 @@ _known: weakref.WeakKeyDictionary[Any, Columns] = weakref.WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Columns:
-    """Whether a model may be given cache columns that hold nothing; `difference` as measured by `_difference`, or None."""
+    """Whether a model may be given empty cache columns; `difference` is that of `_difference` if it was measured."""
 
     holes: bool  # whether it may be given any
     why_not: str = ""
@@ -45,12 +45,12 @@ class Columns:
 
 
 def takes_positions(model: Any) -> bool:
-    """Whether the model's forward takes the position of each token."""
+    """Return whether the model's forward takes the position of each token."""
     return "position_ids" in inspect.signature(body(model).forward).parameters
 
 
 def may_hold_holes(model: Any) -> bool:
-    """Whether rows of different length may share a cache of this model. Asked once a model."""
+    """Return whether rows of different length may share a cache of this model; measured once per model."""
     return columns_of(model).holes
 
 
@@ -61,7 +61,7 @@ def apart(model: Any) -> str:
 
 
 def columns_of(model: Any) -> Columns:
-    """What the model makes of holes, measured when it is first asked.
+    """Return what the model makes of holes, measured at the first call.
 
     Raises DraftbenchError for a model that does not forget what was taken out of its cache: it cannot be decoded
     speculatively at all.
@@ -85,8 +85,8 @@ def probe(model: Any) -> Columns:
         if not forgot <= tolerance:  # a NaN is no agreement either
             raise DraftbenchError(
                 f"{type(model).__name__} does not forget tokens taken out of its cache",
-                f"after three tokens were taken back its logits differ by {forgot:.2g} standard deviations, so what the "
-                "target refused would still have a say",
+                f"after three tokens were taken back its logits differ by {forgot:.2g} standard deviations, so "
+                "what the target refused would still have a say",
                 _FIX,
             )
         hole = _hole(model)
@@ -181,7 +181,7 @@ def _forward(
 
 
 def _logits(model: Any, output: Any) -> torch.Tensor:
-    """Of the compared block: [row, token, vocab], float32."""
+    """Logits of the compared block: [row, token, vocab], float32."""
     return Head.of(model).logits(output.last_hidden_state[:, _MIDDLE - _TEXT :].contiguous()).float()
 
 

@@ -34,7 +34,7 @@ class Load(Protocol):
 
 
 class Exporter(Protocol):
-    """What the file of a format holds."""
+    """The contents of an exported format."""
 
     load: Load
 

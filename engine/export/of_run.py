@@ -1,4 +1,4 @@
-"""Exporting a run: write the folder, then load it without us and measure it against the run's draft on the same text."""
+"""Export a run: write the folder, then load it with Transformers and compare it with the run's draft."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class _Ended(Exception):
 
 
 class Helpers:
-    """Processes that run `python -m module`, whose main calls `serve`. At most one waits for work when none is wanted."""
+    """Processes that run `python -m module`, whose main calls `serve`. Between requests at most one stays waiting."""
 
     def __init__(self, module: str, seconds: float, most_bytes: int | None = None) -> None:
         """`seconds` for each piece of work; `most_bytes` of memory, if not `MOST_BYTES` or half of the machine's."""

@@ -1,4 +1,4 @@
-"""What `draftbench doctor` looks at: is this machine ready, and if not, what to type."""
+"""Checks of the machine and the home for `draftbench doctor`, each with the command that fixes it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _asset(name: str) -> HealthCheck:
 
 
 def _runs(home: Home) -> list[HealthCheck]:
-    """Whether the index has every run as its folder is now, and whether all of them are whole."""
+    """Check that the index has every run as its folder is now, and that all of them are whole."""
     try:
         names = run_names(home)
         with reading(home.index) as con:

@@ -29,7 +29,7 @@ _READ_FROM = ("config.yaml", "provenance.json", "training.json", "status.json")
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast one earlier run was: capture and training in tokens a second, measurement in all."""
+    """The speed of one earlier run: capture and training in tokens per second, measurement in seconds."""
 
     run: str
     capture_tokens_s: float | None

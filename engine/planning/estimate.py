@@ -1,6 +1,6 @@
-"""What a run will cost before it begins: memory from configurations, disk from the captures' plans, time from earlier runs.
+"""The cost of a run before it begins: memory from configurations, disk from planned captures, time from earlier runs.
 
-No weights are read and nothing is fetched. What cannot be known is said to be unknown, not guessed.
+No weights are read and nothing is fetched. What cannot be known is reported as unknown, not guessed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from engine.served.capture import is_served
 _FLOAT32 = 4  # bytes
 _PASSING = "checkpoints"  # the part of the disk that is free again after the training
 _LOGIT_TENSORS = 8  # tensors of one chunk's size that a divergence and its gradient hold at once
-_TEXT_BYTES = 12  # of answers.jsonl, a token
+_TEXT_BYTES = 12  # of answers.jsonl, per token
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def estimate(home: Home, recipe: Recipe, plan: RunPlan | None = None) -> Estimat
 
 
 def capture_cost(home: Home, recipe: Recipe, plan: CapturePlan) -> tuple[int, float | None]:
-    """Bytes and seconds that a capture still takes; no seconds where no earlier run tells how fast they are made."""
+    """Bytes and seconds that a capture still takes; None where no earlier run says how fast they are made."""
     size, share = _still_to_write(plan), _open_share(plan)
     pace = best_pace(home, recipe)
     if not share:
@@ -111,7 +111,7 @@ class DraftSize:
     total: int
     trained: int
     layers: int
-    activation_values: int  # a token
+    activation_values: int  # per token
 
 
 def draft_parameters(home: Home, recipe: Recipe, target: LoadedModel) -> DraftSize:

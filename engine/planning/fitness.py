@@ -1,4 +1,4 @@
-"""Whether a target and its draft can be decoded, split and cut as a recipe asks: from shapes alone, without weights.
+"""Check from shapes alone whether a target and its draft can be decoded, split and cut as a recipe asks.
 
 A run asks the same of the models that it has loaded (`runner_for`, `check_head`, `fitting_layers`), so what is refused
 here is what would be refused there, and the other way round; a test compares the two. Only what shows when layers
@@ -76,7 +76,7 @@ def _check_mask(model: Any) -> None:
 
 
 def check_target(recipe: Recipe, target: Any) -> str:
-    """What the target is, in words; raises DraftbenchError as the run would. `target`: on the meta device."""
+    """Describe the target, on the meta device; raises DraftbenchError as the run would."""
     check_head_outline(target)
     _check_mask(target)
     if decodes(recipe):
@@ -86,7 +86,10 @@ def check_target(recipe: Recipe, target: Any) -> str:
 
 
 def check_draft(home: Home, recipe: Recipe, target: Any) -> str:
-    """What the draft begins as, in words; raises DraftbenchError as the run would. `target`: on the meta device."""
+    """Describe the draft that the run begins with; raises DraftbenchError as the run would.
+
+    `target` is on the meta device.
+    """
     spec, draft = recipe.draft, draft_shapes(home, recipe, target)
     if spec.checkpoint is not None:
         check_head_outline(draft)

@@ -24,7 +24,7 @@ FULL_ATTENTION = "use a causal language model with full attention in every layer
 
 
 def at_hand(spec: ModelSpec) -> Path | None:
-    """The folder of a model that is on this machine already, else None. Nothing is fetched."""
+    """Return the folder of a model that is on this machine already, else None. Nothing is fetched."""
     if spec.model.startswith("asset:"):
         return locate_model(spec) if asset_path(spec.model.removeprefix("asset:")).exists() else None
     if spec.model.startswith("hub:"):
@@ -36,7 +36,7 @@ def at_hand(spec: ModelSpec) -> Path | None:
 
 
 def target_outline(spec: ModelSpec) -> LoadedModel | None:
-    """The target as far as it is known without its weights: enough to plan captures. None if it must be fetched first."""
+    """Return the target without its weights, which is enough to plan captures; None if it must be fetched first."""
     folder = at_hand(spec)
     if folder is None:
         return None
@@ -48,7 +48,7 @@ def target_outline(spec: ModelSpec) -> LoadedModel | None:
 
 
 def needs_own_code(spec: ModelSpec) -> bool:
-    """Whether a model at hand is built by Python code in its folder rather than by Transformers."""
+    """Return whether a model at hand is built by Python code in its folder rather than by Transformers."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     settings = _settings(spec, "config.json")
@@ -58,7 +58,7 @@ def needs_own_code(spec: ModelSpec) -> bool:
 
 
 def tokenizer_needs_own_code(spec: ModelSpec) -> bool:
-    """Whether its tokenizer is such code, and may be run."""
+    """Return whether its tokenizer is such code, and may be run."""
     return spec.trust_remote_code and bool(_settings(spec, "tokenizer_config.json").get("auto_map"))
 
 

@@ -1,4 +1,4 @@
-"""What a run of a recipe will do: its prompts, split, and the captures it makes or reuses.
+"""The plan of a run: how its prompts are split, and which captures it makes or reuses.
 
 Nothing is captured, trained or written here, and the target may be an outline without weights. Estimates, checks, the
 costs of a study, exports and the run itself read the same plan, so they cannot disagree.
@@ -63,7 +63,7 @@ class RunPlan:
 
 
 def decodes(recipe: Recipe) -> bool:
-    """Whether a run decodes its models, rather than reading text that a server writes."""
+    """Return whether a run decodes its models, rather than reading text that a server writes."""
     return recipe.capture.server is None or recipe.measure.against == "model"
 
 

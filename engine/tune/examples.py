@@ -89,7 +89,7 @@ def read_examples(
 
 
 def _references(sources: Sequence[PromptSource], infos: Sequence[SourceInfo], beside: Path | None) -> Iterator[Any]:
-    """What each record has under `reference`, in the order of the prompts: a Prompt does not hold it."""
+    """The `reference` of each record in the order of the prompts, since a Prompt does not hold it."""
     for source, info in zip(sources, infos, strict=True):
         answered = _Answered(**source.model_dump())
         rows = itertools.islice(open_source(answered, beside)[0], info["rows"])

@@ -1,4 +1,4 @@
-"""What tuning changed: perplexity on held-out references, and the rate of valid function calls."""
+"""Figures before and after tuning: perplexity on held-out references, and the rate of valid function calls."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RATES: dict[str, Callable[[Judgement], bool]] = {
 
 @dataclass(frozen=True)
 class Observed:
-    """What one model did on the held-out records, record by record, so that two models can be paired.
+    """The results of one model on the held-out records, record by record, so that two models can be paired.
 
     `losses`: sum of -log probability over each record's reference; `tokens`: how many those are.
     `judged`, `answers`: of the records that are to be answered with calls, empty if none were asked for.
@@ -47,7 +47,7 @@ class Observed:
     judged: list[Judgement] = field(default_factory=list)
 
     def outcomes(self, rate: str) -> list[bool]:
-        """Which answers count for a rate of RATES."""
+        """Whether each answer counts for a rate of RATES."""
         return [RATES[rate](judgement) for judgement in self.judged]
 
 
@@ -102,7 +102,7 @@ def perplexity(seen: Observed, settings: TuneMeasure) -> dict[str, float | int]:
 def _losses(
     model: Any, heldout: Sequence[Encoded], recipe: TuneRecipe, progress: Progress
 ) -> tuple[list[float], list[int]]:
-    """Of each record, the sum of -log probability over its reference's tokens, and their number."""
+    """For each record, the sum of -log probability over its reference's tokens, and their number."""
     groups = group_by_length([row.tokens for row in heldout], recipe.train.micro_batch_tokens)
     sums, counts = [0.0] * len(heldout), [0] * len(heldout)
     progress.start("perplexity", len(heldout), "records")

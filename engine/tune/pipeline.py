@@ -73,7 +73,7 @@ def _note_turns(loaded: LoadedModel, progress: Progress) -> None:
 
 
 def folder_of(home: Home, path: str, settings: Sequence[str]) -> Path:
-    """Where the target of a recipe goes if no folder is named."""
+    """Return the folder of a recipe's target if no other is named."""
     return home.root / "targets" / load_section(TuneRecipe, resolve_input(path), settings).name
 
 
@@ -146,7 +146,7 @@ def _identity(recipe: TuneRecipe, loaded: LoadedModel, train: ExampleSet, heldou
 
 
 def _finished(folder: Path, identity: str) -> dict[str, Any] | None:
-    """What an earlier, finished call wrote, if it was for the same; a target of another recipe is an error."""
+    """Return the record of an earlier, finished call; raises if the folder holds another recipe's target."""
     records = {name: read_json(folder / name) for name in (TUNING, STATE) if (folder / name).exists()}
     unknown = (folder / WEIGHTS).exists() and not records
     if unknown or any(state.get("identity") != identity for state in records.values()):

@@ -15,7 +15,7 @@ _SPARE_BYTES = 500_000_000  # that must stay free on the disk
 
 
 def device(subject: Subject) -> Finding:
-    """The device and the precision that the target will be loaded in."""
+    """Resolve the device and the precision that the target will be loaded in."""
     spec = subject.recipe.target
     resolved = resolve_device(spec.device)
     dtype = str(resolve_dtype(spec.dtype, resolved)).removeprefix("torch.")
@@ -23,7 +23,7 @@ def device(subject: Subject) -> Finding:
 
 
 def memory(subject: Subject) -> Finding:
-    """Whether the models fit into the memory that is free."""
+    """Check that the models fit into the memory that is free."""
     need = subject.estimate.memory_bytes
     if need is None:
         return warning(subject.estimate.memory_unknown)
@@ -37,7 +37,7 @@ def memory(subject: Subject) -> Finding:
 
 
 def disk(subject: Subject) -> Finding:
-    """Whether captures, checkpoints and drafts fit on the disk of the home."""
+    """Check that captures, checkpoints and drafts fit on the disk of the home."""
     need, root = subject.estimate.disk_bytes, subject.home.root
     free = shutil.disk_usage(next(p for p in (root, *root.absolute().parents) if p.exists())).free
     if need is None:
@@ -49,7 +49,7 @@ def disk(subject: Subject) -> Finding:
 
 
 def server(subject: Subject) -> Finding:
-    """Whether the server that gives the training answers is there, and has the model."""
+    """Check that the server that gives the training answers is there, and has the model."""
     spec = subject.recipe.capture.server
     assert spec is not None  # `checks` looks only where there is one
     names = listed_models(spec)
@@ -61,7 +61,7 @@ def server(subject: Subject) -> Finding:
 
 
 def _free_memory(device: str) -> int:
-    """Bytes that can still be taken: of the accelerator if there is one."""
+    """Return the bytes that can still be allocated, on the accelerator if there is one."""
     if device == "cuda":
         import torch
 

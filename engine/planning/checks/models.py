@@ -24,7 +24,7 @@ from engine.runs.folder import RunFolder
 
 
 def vocabulary(subject: Subject) -> Finding:
-    """Whether target and draft mean the same tokens by the same ids."""
+    """Check that target and draft mean the same tokens by the same ids."""
     name = subject.recipe.draft.checkpoint
     if name is None:
         return ok("the draft is made from the target and uses its tokenizer")
@@ -63,7 +63,7 @@ def _vocabulary_of_draft(subject: Subject, card: Card, name: str) -> Finding:
 
 
 def target(subject: Subject) -> Finding:
-    """Whether the target can be split at its head and decoded; and whether an adapter names another base."""
+    """Check that the target can be split at its head and decoded, and that its adapter names no other base."""
     if unseen := subject.unseen():
         return unseen
     spec, shape = subject.recipe.target, check_target(subject.recipe, subject.outline)
@@ -77,7 +77,7 @@ def target(subject: Subject) -> Finding:
 
 
 def draft(subject: Subject) -> Finding:
-    """Whether the draft can be made of the target or loaded, decoded, and trimmed as the recipe asks."""
+    """Check that the draft can be made or loaded, decoded, and trimmed as the recipe asks."""
     if unseen := subject.unseen():
         return unseen
     recipe = subject.recipe
@@ -87,14 +87,14 @@ def draft(subject: Subject) -> Finding:
 
 
 def loss(subject: Subject) -> Finding:
-    """Whether every loss is known."""
+    """Check that every loss is known."""
     names = [term.name for term in subject.recipe.train.loss]
     check_losses(names)
     return ok(" + ".join(names))
 
 
 def chat_template(subject: Subject) -> Finding:
-    """Whether the template renders a question, and the date it writes, if any."""
+    """Check that the chat template renders a question, and report the date that it writes, if any."""
     if unseen := subject.unseen(model=False, tokenizer=True):
         return unseen
     template_hash(subject.tokenizer)
@@ -115,7 +115,7 @@ def chat_template(subject: Subject) -> Finding:
 
 
 def end_of_turn(subject: Subject) -> Finding:
-    """Whether the target's settings name the token that ends an answer in its template."""
+    """Check that the target's settings name the token that ends an answer in its template."""
     folder = at_hand(subject.recipe.target)
     if folder is None:
         return subject.not_fetched()
@@ -123,7 +123,7 @@ def end_of_turn(subject: Subject) -> Finding:
 
 
 def generation_settings(subject: Subject) -> Finding:
-    """What the target's own generation settings would change: everything here generates without them."""
+    """Report what the target's own generation settings would change, since everything here generates without them."""
     folder = at_hand(subject.recipe.target)
     if folder is None:
         return ok("not fetched yet")
@@ -133,7 +133,7 @@ def generation_settings(subject: Subject) -> Finding:
 
 
 def remote_code(subject: Subject) -> Finding:
-    """Whether Python code of a stranger will run."""
+    """Warn if Python code that ships with the target will run."""
     spec = subject.recipe.target
     if not spec.trust_remote_code:
         return ok("only Transformers' own code runs")

@@ -16,7 +16,7 @@ _UNREADABLE = "not looked at: the prompts could not be read"
 
 
 def source(subject: Subject, side: str) -> Finding:
-    """Whether the prompts of a side, 'train' or 'heldout', can be read, and how many there are."""
+    """Check that the prompts of a side, 'train' or 'heldout', can be read, and count them."""
     recipe, read = subject.recipe, subject.prompts(side)
     message = f"{len(read.prompts):,} prompts" + (f"; {len(read.bad)} bad rows" if read.bad else "")
     message += "".join(f"; {remark}" for info in read.sources for remark in remarks(info))
@@ -38,7 +38,7 @@ def source(subject: Subject, side: str) -> Finding:
 
 
 def overlap(subject: Subject) -> Finding:
-    """Whether training prompts repeat held-out ones, and whether enough are left without those."""
+    """Check for training prompts that repeat held-out ones, and that enough are left without them."""
     if not subject.readable():
         return warning(_UNREADABLE)
     kept, repeats = subject.without_overlap
@@ -52,7 +52,7 @@ def overlap(subject: Subject) -> Finding:
 
 
 def length(subject: Subject) -> Finding:
-    """Whether the target's context has room for the prompts and an answer to each."""
+    """Check that the target's context has room for the prompts and an answer to each."""
     if not subject.readable():
         return warning(_UNREADABLE)
     if unseen := subject.unseen(tokenizer=True):

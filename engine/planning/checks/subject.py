@@ -1,4 +1,4 @@
-"""What the checks look at, read once, and what a check says."""
+"""The recipe that the checks look at, with its parts read once, and the result of a check."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Subject:
         return estimate(self.home, self.recipe)
 
     def not_fetched(self) -> Finding:
-        """What is said of a target that is fetched when the run begins."""
+        """The finding for a target that is fetched when the run begins."""
         name = self.recipe.target.model
         return warning(
             f"{name} is not on this machine yet: this is looked at when the run begins", "`draftbench fetch`"
@@ -123,7 +123,7 @@ class Subject:
         return prompts
 
     def readable(self) -> bool:
-        """Whether both sides can be read."""
+        """Return whether both sides can be read."""
         return not any(isinstance(prompts, DraftbenchError) for prompts in self._sets.values())
 
     @cached_property
