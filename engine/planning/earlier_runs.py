@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -17,7 +17,9 @@ from engine.fileio import read_bounded
 from engine.index.curves import parse_events
 from engine.models.load import model_fingerprint
 from engine.paths import Home
-from engine.records.documents import EVENTS_BYTES, mapping
+from engine.records.documents import EVENTS_BYTES
+from engine.records.provenance import Machine, Provenance
+from engine.records.training import Training
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.provenance import machine
 from engine.runs.samples import laid_out
@@ -46,7 +48,8 @@ def best_pace(home: Home, recipe: Recipe) -> Pace | None:
 
     The target must be at hand: it is known by its weights, wherever they lie, as a checkout may have moved.
     """
-    here, target = _machine_key(machine()), _target_key(recipe, model_fingerprint(recipe.target))
+    here = _machine_key(Machine.model_validate(machine()))
+    target = _target_key(recipe, model_fingerprint(recipe.target))
     samples = _samples(home)  # made on another machine, however alike
     newest = [run for run in run_folders(home)[:_NEWEST] if run.id not in samples]
     known = [_pace(run.path, _stamp(run.path)) for run in newest]
@@ -61,8 +64,8 @@ def _samples(home: Home) -> set[str]:
     return set()
 
 
-def _machine_key(machine: Mapping[str, Any]) -> tuple[Any, ...]:
-    return machine.get("processor"), machine.get("cores"), tuple(machine.get("cuda", ()))
+def _machine_key(machine: Machine) -> tuple[Any, ...]:
+    return machine.processor, machine.cores, tuple(machine.cuda)
 
 
 def _target_key(recipe: Recipe, fingerprint: str) -> tuple[str, ...]:
@@ -86,27 +89,27 @@ def _pace(folder: Path, stamp: tuple[tuple[int, int], ...]) -> Pace | None:
     if len(stamp) < len(_READ_FROM):
         return None
     try:
-        provenance, training = mapping(run.path / "provenance.json"), mapping(run.path / "training.json")
-        recipe = run.recipe()
-        capture = provenance["captures"]["training"]
-        last = capture.get("last_session", {})
-        most = int(capture["prompts"]) * recipe.capture.max_new_tokens
+        provenance, training, recipe = Provenance.read(folder), Training.read(folder), run.recipe()
+        if provenance is None or training is None or provenance.machine is None or not provenance.target_fingerprint:
+            return None
+        capture = provenance.captures["training"]
+        last = capture.last_session
         return Pace(
             run.id,
-            None if recipe.capture.server else _ratio(last.get("tokens"), last.get("seconds")),
-            _ratio(capture["tokens"], most),
-            _ratio(training["tokens_seen"], training["seconds"]),
+            None if recipe.capture.server else _ratio(last.tokens, last.seconds),
+            _ratio(capture.tokens, capture.prompts * recipe.capture.max_new_tokens),
+            _ratio(training.tokens_seen, training.seconds),
             _measure_seconds(run),
             recipe,
-            _target_key(recipe, provenance["target_fingerprint"]),
-            _machine_key(provenance["machine"]),
+            _target_key(recipe, provenance.target_fingerprint),
+            _machine_key(provenance.machine),
         )
     except Exception:  # of a run that somebody else may have written: nothing of it is needed
         return None
 
 
-def _ratio(upper: Any, lower: Any) -> float | None:
-    ratio = float(upper) / float(lower) if upper and lower else None
+def _ratio(upper: float | None, lower: float | None) -> float | None:
+    ratio = upper / lower if upper and lower else None
     return ratio if ratio is not None and math.isfinite(ratio) and ratio > 0 else None
 
 
