@@ -226,9 +226,14 @@ def trace_prompts(
     rounds: list[Round] = []
     for start in range(0, len(answers), _TRACE_BATCH):
         part = answers[start : start + _TRACE_BATCH]
-        prompts, names = [a.prompt_ids for a in part], [a.prompt_id for a in part]
-        models = pair.target.model, pair.draft.model
-        for item in speculative_decode(*models, prompts, decoding, names=names, alternatives=_ALTERNATIVES):
+        for item in speculative_decode(
+            pair.target.model,
+            pair.draft.model,
+            [answer.prompt_ids for answer in part],
+            decoding,
+            names=[answer.prompt_id for answer in part],
+            alternatives=_ALTERNATIVES,
+        ):
             rounds.append(replace(item, row=item.row + start))
             progress.stop_if_asked()  # nothing of a measurement is kept before it is whole, so any round will do
     return rounds
