@@ -2,6 +2,11 @@
 
 Vocabulary comes first, because a draft that means other tokens by the same ids wastes everything after it. Nothing is
 fetched, no weights are read, and no check raises.
+
+subject  the recipe that is checked, with its parts read once, and the result of a check
+models   target and draft: vocabulary, shapes, chat template, generation settings
+prompts  the prompts: reading, overlap, length
+machine  device, memory, disk and server
 """
 
 from __future__ import annotations

@@ -41,6 +41,9 @@ PLAIN = {
         "cohere",
         "granite",
         "gemma2",
+        "cpmant",  # sees later tokens, which its shapes do not show
+        "trocr",  # a decoder in a shell that hands everything on
+        "bart",  # one whose settings count the layers of its encoder
     )
 }
 TRIED = {
