@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.fileio import read_json
 from engine.measure.statistics import paired_difference
 from engine.paths import home
+from engine.runs.drafts import draft_folder
 from engine.runs.folder import RunFolder, run_folders
-from engine.runs.pipeline import draft_folder
 
 DOMAINS = ("function-calling", "biology", "chinese")
 SAMPLES, SEED = 4000, 0

@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -27,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.chat.rendering import render
 from engine.config.schema import DEFAULT_TARGET, DraftSpec, ModelSpec, PromptSource
 from engine.data.readers import read_prompts
+from engine.decode.sampling import Sampling
+from engine.decode.settings import DecodeSettings, FixedLength
 from engine.measure.certificate import Check, chi_square, greedy_identity, self_draft
 from engine.models.draft import Draft, initialise_draft, load_draft
 from engine.models.load import LoadedModel, load_model
@@ -64,14 +65,15 @@ def broken_chi_square(tokens: int) -> Check:
 def checks(chosen: argparse.Namespace) -> dict[str, tuple[Check, bool]]:
     """Every check and whether it went as it must; tells of each as it ends."""
     target, draft = the_pair(chosen.run)
-    options: dict[str, Any] = {"gamma": chosen.gamma, "stop_ids": target.stop_ids}
+
+    def settings(max_new_tokens: int) -> DecodeSettings:
+        return DecodeSettings(Sampling(0.0), FixedLength(chosen.gamma), max_new_tokens, target.stop_ids)
+
     few = rendered(target, chosen.prompts, chosen.self_prompts, chosen.self_tokens)
     many = rendered(target, chosen.prompts, chosen.greedy_prompts, chosen.greedy_tokens)
     steps: dict[str, Callable[[], Check]] = {
-        "self-draft": lambda: self_draft(target.model, few, max_new_tokens=chosen.self_tokens, seed=0, **options),
-        "greedy identity": lambda: greedy_identity(
-            target.model, draft.model, many, max_new_tokens=chosen.greedy_tokens, **options
-        ),
+        "self-draft": lambda: self_draft(target.model, few, settings(chosen.self_tokens)),
+        "greedy identity": lambda: greedy_identity(target.model, draft.model, many, settings(chosen.greedy_tokens)),
         "chi-square": lambda: chi_square(tokens=chosen.tokens),
         "chi-square, residual broken": lambda: broken_chi_square(chosen.tokens),
     }

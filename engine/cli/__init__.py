@@ -1,0 +1,17 @@
+"""The command line: a file per group of commands, each listed in `app`.
+
+app        the `draftbench` command: its list of commands, errors and exit statuses
+options    arguments and options that several commands share
+run        run, capture, train, measure: the commands that make a run
+runs       runs (list, samples, cancel, archive, remove), show, compare, index
+decode     decode in the terminal, live in the browser
+export     a run's draft as a Hugging Face folder
+study      study (run, list, show): grids of runs
+findings   the paper's claims, tested on your runs
+data       data (check, fetch, list, show, import, magpie, overlap): prompts
+tune       domain targets from a base model
+machine    doctor, fetch, paths
+reference  losses, schema: what a recipe can name
+keys       allow-key, and the question before a key is sent
+text/      what the commands print
+"""

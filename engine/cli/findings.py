@@ -1,4 +1,4 @@
-"""The `draftbench findings` command: the paper's claims on the runs of this home."""
+"""The command `findings`: the paper's claims, tested on the runs of this home."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ from engine.paths import home
 
 
 def findings(
-    study: Annotated[str | None, typer.Option("--study", help="Only the runs of this study.")] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Write the report, figures inside, to this file.")] = None,
+    study: Annotated[str | None, typer.Option("--study", help="Use only the runs of this study.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write a report with figures to this file.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown instead of text.")] = False,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="Print the study that would decide this claim, by its key.")
+        str | None,
+        typer.Option(
+            "--recipe", help="Print the recipe of the study that would decide this claim, for example white_box."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Test the paper's claims on the runs there are: ratio, interval, verdict, and what would decide them.
+    """Test the paper's claims on your runs.
+
+    Prints the effect, its interval and a verdict for each claim, and the study that would decide what is open.
 
     \b
     Example:
@@ -31,51 +36,53 @@ def findings(
       draftbench findings --html findings.html
       draftbench findings --recipe white_box
     """
-    from engine.cli.text import findings as reports_findings
-    from engine.findings.as_json import as_json as told
+    from engine.cli.text import findings as text
+    from engine.findings.as_json import as_json as findings_as_json
     from engine.findings.of_home import evaluate_home, measured_studies
 
     if as_json and (markdown or recipe):
-        raise DraftbenchError("--json was given with --markdown or --recipe", "one form is printed", "give one of them")
-    found = evaluate_home(home(), study)
-    known = measured_studies(home()) if study else []
-    if known and study not in known:
+        raise DraftbenchError(
+            "--json was given with --markdown or --recipe", "only one form can be printed", "give one of them"
+        )
+    evaluation = evaluate_home(home(), study)
+    studies = measured_studies(home()) if study else []
+    if studies and study not in studies:
         raise DraftbenchError(
             f"no measured run here belongs to a study {study!r}",
-            "a run belongs to the study that it was started by",
-            did_you_mean(str(study), known),
+            "a run belongs to the study that started it",
+            did_you_mean(str(study), studies),
         )
-    values = told(found, study)
+    report = findings_as_json(evaluation, study)
     if html is not None:
         _write_report(html, study)
     if recipe is not None:
-        console.print_document(_recipe(values, recipe))
+        console.print_document(_recipe(report, recipe))
     elif as_json:
-        console.print_json(values)
+        console.print_json(report)
     elif markdown:
-        console.print_document(reports_findings.markdown(values))
+        console.print_document(text.markdown(report))
     else:
-        reports_findings.findings(values)
+        text.findings(report)
         if html is not None:
             console.line(f"\nreport: {html}")
 
 
-def _recipe(values: dict[str, object], key: str) -> str:
-    claims = {claim["key"]: claim for claim in values["claims"]}  # type: ignore[attr-defined]
+def _recipe(report: dict[str, object], key: str) -> str:
+    claims = {claim["key"]: claim for claim in report["claims"]}  # type: ignore[attr-defined]
     if key not in claims:
         raise DraftbenchError(f"no claim is called {key!r}", "", did_you_mean(key, claims))
     study = claims[key]["would_decide"]
     if study is None:
         raise DraftbenchError(
-            f"no study is wanted for {key!r}",
+            f"no study is needed to decide {key!r}",
             f"the verdict is: {claims[key]['verdict']} ({claims[key]['reason']})",
-            "`draftbench findings` shows what each claim rests on",
+            "`draftbench findings` shows the evidence for each claim",
         )
     return str(study["recipe"])
 
 
 def _write_report(path: Path, study: str | None) -> None:
-    """The report is drawn by the workbench, which the engine does not import: it is asked as a program."""
+    """Write the HTML report. The workbench draws it, which the engine does not import, so it runs as a program."""
     import subprocess
     import sys
     from importlib.util import find_spec
@@ -86,7 +93,7 @@ def _write_report(path: Path, study: str | None) -> None:
     if find_spec("streamlit") is None or find_spec("plotly") is None:
         raise DraftbenchError(
             "the report needs Plotly and Streamlit, which are not installed",
-            "its figures are those of the workbench",
+            "the workbench draws its figures",
             "pip install 'draftbench[workbench]', or use --markdown, which needs neither",
         )
     target = path.expanduser().absolute()

@@ -1,4 +1,4 @@
-"""`draftbench allow-key`, and the question that a recipe with a key leads to in a terminal."""
+"""The command `allow-key`, and the question that a terminal asks before a recipe sends a key."""
 
 from __future__ import annotations
 
@@ -16,36 +16,37 @@ from engine.served.keys import allow, is_allowed, require_allowed, server_of
 
 def allow_key(
     variable: Annotated[str, typer.Argument(help="Environment variable that holds the key.")],
-    server: Annotated[str, typer.Argument(help="The server's address; its path does not matter.")],
+    server: Annotated[str, typer.Argument(help="URL of the server; its path is ignored.")],
     as_json: Json = False,
 ) -> None:
-    """Let recipes send this environment variable to this server; asked for once a pair.
+    """Allow recipes to send a key to a server.
+
+    Recipes name the environment variable that holds the key; the terminal asks once for each pair.
 
     \b
     Example:
       draftbench allow-key OPENAI_API_KEY https://api.openai.com/v1
     """
     allow(home(), variable, server)
-    told = {"variable": variable, "server": server_of(server)}
     if as_json:
-        console.print_json(told)
+        console.print_json({"variable": variable, "server": server_of(server)})
     else:
-        console.line(f"{variable} may be sent to {told['server']}")
+        console.line(f"{variable} may be sent to {server_of(server)}")
 
 
 def confirmed(recipe: Recipe) -> Recipe:
-    """The recipe, once the key that it sends to another machine is confirmed: by a question where somebody can answer.
+    """Return the recipe once the user has allowed the key that it sends to another machine.
 
-    Raises DraftbenchError where nobody can, or the answer is no.
+    Asks in a terminal. Raises DraftbenchError if nobody can be asked or the answer is no.
     """
-    from engine.served.http import is_this_machine  # here, because it loads an HTTP client
+    from engine.served.http import is_this_machine  # loads an HTTP client
 
     spec = recipe.capture.server
     if spec is None or is_this_machine(spec.base_url) or is_allowed(home(), spec):
         return recipe
     if sys.stdin.isatty() and sys.stderr.isatty():
         server = server_of(spec.base_url)
-        question = f"This recipe sends the value of {spec.key_env} to {server}, for the first time. Send it?"
+        question = f"This recipe sends the value of {spec.key_env} to {server} for the first time. Send it?"
         if typer.confirm(console.harmless(question), err=True):
             allow(home(), str(spec.key_env), spec.base_url)
     require_allowed(home(), spec)

@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-RecipeFile = Annotated[str, typer.Argument(help="A recipe, for example recipes/quickstart.yaml.")]
-MaybeRecipe = Annotated[str | None, typer.Argument(help="A recipe, for example recipes/quickstart.yaml.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set train.epochs=2. Repeatable.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Go on past bad prompt rows and count them.")]
-ResumeRun = Annotated[str | None, typer.Option("--resume", help="Go on with this run instead of starting one.")]
-RunId = Annotated[str, typer.Argument(help="A run id, its beginning, or latest (latest~1: the one before).")]
+RecipeFile = Annotated[str, typer.Argument(help="Recipe file, for example recipes/quickstart.yaml.")]
+MaybeRecipe = Annotated[str | None, typer.Argument(help="Recipe file, for example recipes/quickstart.yaml.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a recipe key, as in --set train.epochs=2. Repeatable.")
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip and count invalid prompt rows instead of stopping.")]
+ResumeRun = Annotated[str | None, typer.Option("--resume", help="Resume this run instead of starting a new one.")]
+RunId = Annotated[str, typer.Argument(help="Run id or its beginning; `latest`, or `latest~1` for the run before it.")]
 DType = Literal["auto", "float32", "bfloat16", "float16"]

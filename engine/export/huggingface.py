@@ -16,7 +16,8 @@ from engine.capture.store import Capture
 from engine.config.schema import MeasureSpec
 from engine.decode import bare
 from engine.decode.sampling import Sampling
-from engine.decode.speculative import FixedLength, speculative_decode
+from engine.decode.settings import DecodeSettings, FixedLength
+from engine.decode.speculative import speculative_decode
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors
 from engine.measure.acceptance import exact_acceptance
@@ -161,30 +162,17 @@ def same_greedy_text(
     target = target_float32.model
     remote = target_float32.spec.trust_remote_code
     draft = load_plain(folder, torch.float32, target_float32.device, remote_code=remote)
+    settings = DecodeSettings(Sampling(0.0), FixedLength(gamma), max_new_tokens, target_float32.stop_ids)
     same = []
     for ids in prompts:
-        ours = texts(
-            list(
-                speculative_decode(
-                    target,
-                    draft,
-                    [ids],
-                    Sampling(0.0),
-                    length=FixedLength(gamma),
-                    max_new_tokens=max_new_tokens,
-                    stop_ids=target_float32.stop_ids,
-                    seed=0,
-                )
-            ),
-            1,
-        )[0]
+        ours = texts(speculative_decode(target, draft, [ids], settings), 1)[0]
         theirs = bare.generate(
             target,
             ids,
-            Sampling(0.0),
+            settings.sampling,
             max_new_tokens=max_new_tokens,
-            seed=0,
-            stop_ids=target_float32.stop_ids,
+            seed=settings.seed,
+            stop_ids=settings.stop_ids,
             assistant=draft,
             num_draft_tokens=gamma,
         )

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from engine.config.identity import SECTIONS, without_idle
+from engine.config.identity import SECTIONS, decisive
 from engine.config.schema import LossTerm
 
 Facts = Mapping[str, Any]
@@ -62,7 +62,7 @@ def of_schedule(fact: str) -> bool:
 
 def facts_of(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
     """What decides whether two runs may be compared: dotted name -> value, hashes of files rather than their paths."""
-    config = without_idle(config)
+    config = decisive(config)
     prompts, seen = config.get("prompts", {}), provenance.get("prompts", {})
     measure, train = config.get("measure", {}), config.get("train", {})
     facts: dict[str, Any] = {

@@ -155,7 +155,7 @@ def _is_busy(error: duckdb.Error) -> bool:
     """Another process holds the file, or another thread of this one holds it in the other mode.
 
     DuckDB has no error class of its own for either, so the texts are what there is to go by;
-    test_store_connection.py provokes both with the installed version.
+    test_connection.py provokes both with the installed version.
     """
     text = str(error)
     return "Could not set lock on file" in text or "different configuration than existing" in text

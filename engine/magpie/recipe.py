@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from engine.config.schema import MOST_TOKENS, ModelField, ModelSpec, Section, SourcesField
+from engine.config.schema import MOST_TOKENS, ModelSpec, Section, SourcesField
 
 
 def _texts(value: Any) -> Any:
@@ -45,7 +45,7 @@ class MagpieRecipe(Section):
     domain: str = Field(
         "general", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="part of every prompt's id"
     )
-    target: ModelField = Field(ModelSpec(), validate_default=True, description="the model that writes the queries")
+    target: ModelSpec = Field(ModelSpec(), validate_default=True, description="the model that writes the queries")
     system: Annotated[list[str | None], BeforeValidator(_texts)] = Field(
         [None],
         min_length=1,

@@ -35,7 +35,7 @@ def page() -> OpenPage:
     """Run a page whole, with the parameters of its URL; fails if the script raised."""
 
     def open_page(name: str, *, check: bool = True, **params: Any) -> AppTest:
-        test = AppTest.from_file(str(PROJECT_ROOT / "tests" / "ui" / "one_page.py"), default_timeout=60)
+        test = AppTest.from_file(str(PROJECT_ROOT / "tests" / "ui" / "one_page.py"), default_timeout=300)
         for key, value in {"_page": name, **params}.items():
             test.query_params[key] = value
         test.run()

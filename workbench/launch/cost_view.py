@@ -28,7 +28,7 @@ def _cost(dumped: str, root: str) -> Any:
 
 def show(recipes: Sequence[Recipe]) -> None:
     """Time, disk and memory of all runs together; what is made once is not counted twice."""
-    from engine.runs.pipeline import readable_bytes
+    from engine.numbers import readable_bytes
 
     groups = by_prompts(recipes)
     try:

@@ -1,4 +1,4 @@
-"""How results look in a terminal: JSON, tables, lists, coloured tokens, errors. What they mean is in reports.py."""
+"""What every command prints with: JSON, tables, lists, coloured tokens and errors, made safe for a terminal."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from engine.fileio import finite
 from engine.numbers import interval as interval  # of every table that is printed here
 from engine.untrusted.visible import VisibleLog, visible, visible_json
 
-_PIPED_WIDTH = 160  # columns where nobody says: a table cut for a screen would break `| grep`
+_PIPED_WIDTH = 160  # columns without a terminal: a table cut to a screen would break `| grep`
 
 
 class _VisibleConsole(Console):
-    """A console that no text can steer: whatever is printed, and by whom, passes here.
+    """A console that no text can steer: it makes control characters in whatever is printed visible.
 
-    Texts whose width matters are made visible before they are laid out (`harmless`).
+    Text whose width matters is made visible before it is laid out (`harmless`).
     """
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
@@ -51,17 +51,17 @@ err = _console(stderr=True)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output; numbers that are not numbers become null, hidden characters escapes."""
+    """Print one JSON document; NaN and infinity become null, hidden characters become escapes."""
     print(visible_json(json.dumps(finite(value), indent=2, ensure_ascii=False, default=str)))
 
 
 def print_document(text: str) -> None:
-    """A whole document on standard output, to be kept in a file: not wrapped, nothing added."""
+    """Print a whole document, meant for a file: not wrapped, nothing added."""
     print(harmless(text), end="")
 
 
 def print_error(error: DraftbenchError) -> None:
-    """What, why and fix on standard error, a line each."""
+    """Print what, why and fix on standard error, one line each."""
     err.print(f"[bold red]error:[/] {escape(harmless(error.what))}")
     for name, text in (("why", error.why), ("fix", error.fix)):
         if text:
@@ -69,43 +69,43 @@ def print_error(error: DraftbenchError) -> None:
 
 
 def line(text: str) -> None:
-    """Some text as it is, never broken: a path in it can be copied."""
+    """Print text without breaking lines, so that a path in it can be copied."""
     out.print(harmless(text), markup=False)
 
 
 def harmless(text: str) -> str:
-    """Controls and hidden characters as signs: a token or a prompt may not steer the terminal."""
+    """Replace control and hidden characters by visible signs, so that no token or prompt steers the terminal."""
     return visible(text)
 
 
 def guard_streams() -> None:
-    """Make what others print visible too: records of every logger, warnings of libraries, an uncaught error."""
-    make = logging.getLogRecordFactory()
-    if getattr(make, "makes_visible", False):
+    """Make what others print safe too: log records, warnings of libraries, an uncaught error."""
+    make_record = logging.getLogRecordFactory()
+    if getattr(make_record, "makes_visible", False):
         return
-    showing = VisibleLog()
+    visible_log = VisibleLog()
 
-    def made(*args: Any, **named: Any) -> logging.LogRecord:
-        record = make(*args, **named)
-        showing.filter(record)
+    def visible_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(*args, **kwargs)
+        visible_log.filter(record)
         return record
 
-    made.makes_visible = True  # type: ignore[attr-defined]
-    logging.setLogRecordFactory(made)
-    form = warnings.formatwarning
-    warnings.formatwarning = lambda *args, **named: visible(form(*args, **named))
+    visible_record.makes_visible = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(visible_record)
+    format_warning = warnings.formatwarning
+    warnings.formatwarning = lambda *args, **kwargs: visible(format_warning(*args, **kwargs))
     sys.excepthook = lambda kind, error, trace: print(
         visible("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr
     )
 
 
 def paragraph(text: str, indent: int = 0) -> None:
-    """Some text, broken between words to the width of the terminal."""
+    """Print text wrapped between words to the width of the terminal."""
     out.print(Padding(Text(harmless(text)), (0, 0, 0, indent), expand=False), soft_wrap=False)
 
 
 def entries(items: Iterable[tuple[str, str]]) -> None:
-    """A heading and what is to say about it, item by item: a table for long texts."""
+    """Print headings, each with its text below: a table for long texts."""
     for heading, text in items:
         out.print(f"[bold]{escape(harmless(heading))}[/]")
         if text:
@@ -113,39 +113,39 @@ def entries(items: Iterable[tuple[str, str]]) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A plain table under its title; numbers to the right, the first column broken last."""
+    """Print a plain table under its title: numbers right-aligned, the first column wrapped last."""
     if title:
         line(title)
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(columns))
-    listed = [list(row) for row in rows]
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(columns))
+    lists = [list(row) for row in rows]
     for index, column in enumerate(columns):
-        cells = [row[index] for row in listed]
+        cells = [row[index] for row in lists]
         numeric = bool(cells) and all(isinstance(cell, (int, float)) or cell in ("", "-") for cell in cells)
         fits = index == 0 and all(len(str(cell)) <= out.width // 2 for cell in cells)
-        made.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=fits)
-    for row in listed:
-        made.add_row(*(cell if isinstance(cell, Text) else escape(harmless(str(cell))) for cell in row))
-    out.print(made, soft_wrap=False)
+        grid.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=fits)
+    for row in lists:
+        grid.add_row(*(cell if isinstance(cell, Text) else escape(harmless(str(cell))) for cell in row))
+    out.print(grid, soft_wrap=False)
 
 
 def rate(numbers: dict[str, Any]) -> str:
-    """As `interval`, without the zero before the point: '.412 [.390, .433]' leaves room for a table of three."""
+    """Format like `interval` without the leading zero: three of '.412 [.390, .433]' fit side by side."""
     return re.sub(r"\b0\.", ".", interval(numbers))
 
 
 def coloured(rounds: Iterable[Round], tokenizer: Any, *, refused: bool) -> Iterable[Text]:
-    """Readable text of each round as it comes, styled by fate; refused tokens only if asked for."""
+    """Yield the text of each round as it arrives, styled by fate; refused tokens only if `refused` is set."""
     stream = TextStream(tokenizer)
     for r in rounds:
         text = Text()
-        for token, piece in zip(r.tokens, stream.read(r), strict=True):
+        for token in stream.read(r).tokens:
             if refused or token.fate in EMITTED:
-                text.append(harmless(piece.text), style=MARKS[token.fate].terminal)
+                text.append(harmless(token.text), style=MARKS[token.fate].terminal)
         yield text
 
 
 def legend() -> Text:
-    """The fates and how each is marked."""
+    """The five fates, each in its own style with its meaning."""
     text = Text()
     for fate, mark in MARKS.items():
         text.append(f" {fate} ", style=mark.terminal)
@@ -153,6 +153,12 @@ def legend() -> Text:
     return text
 
 
+def shortened(text: str, characters: int) -> str:
+    """The beginning of a text on one line, at most `characters` long."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= characters else flat[: characters - 1] + "…"
+
+
 def flush() -> None:
-    """Everything printed so far reaches the reader, also through a pipe."""
+    """Send everything printed so far to the reader, also through a pipe."""
     sys.stdout.flush()

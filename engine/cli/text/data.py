@@ -1,4 +1,4 @@
-"""Packs of prompts, what they hold and what was left out of them, as text for a terminal."""
+"""Prompt files, packs of prompts and imports as text. `--json` prints the same values in full."""
 
 from __future__ import annotations
 
@@ -9,46 +9,58 @@ from typing import Any
 from engine.cli.text import console
 from engine.data.columns import remarks
 
-_SHOWN_LEAKS = 20
-_SHOWN_CHARACTERS = 100
+_LEAKS_SHOWN = 20
+_QUERY_CHARACTERS = 100
+
+
+def prompts(report: dict[str, Any]) -> None:
+    """Print the counts, token lengths and bad rows of the checked prompt files."""
+    counts = ("prompts", "with_tools", "repeated", "too_long")
+    console.table("", ["", "number"], [[name, report[name]] for name in counts])
+    tokens = report["tokens"]
+    console.line(f"tokens per prompt: minimum {tokens['least']}, median {tokens['median']}, maximum {tokens['most']}")
+    console.paragraph("groups: " + ", ".join(f"{name} {n}" for name, n in report["groups"].items()))
+    for source in report["sources"]:
+        for remark in remarks(source):
+            console.paragraph(f"{source['path']}: {remark}")
+    for bad in report["bad_rows"]:
+        console.line(f"bad: {bad['file']}:{bad['line']}: {bad['reason']}")
 
 
 def fetched(report: dict[str, Any]) -> None:
-    """Every pack that was fetched, and the sets that the packs make together."""
-    for described in report["packs"]:
-        pack(described)
+    """Print each fetched pack, then the sets that the packs form together."""
+    for description in report["packs"]:
+        pack(description)
         console.line("")
     sets(report["sets"])
 
 
-def pack(described: dict[str, Any]) -> None:
-    """What a pack holds, what each filter took out, and whom to name."""
-    megabytes = sum(file["bytes"] for file in described["files"].values()) / 1e6
-    console.line(
-        f"{described['name']}: {described['kept']:,} prompts, {megabytes:.1f} MB, from {described['requirement']}"
-    )
+def pack(description: dict[str, Any]) -> None:
+    """Print a pack's counts, what each filter removed, its licence and its attribution."""
+    name, requirement = description["name"], description["requirement"]
+    megabytes = sum(file["bytes"] for file in description["files"].values()) / 1e6
+    console.line(f"{name}: {description['kept']:,} prompts, {megabytes:.1f} MB, from {requirement}")
     columns = ["domain", "scenario", "training", "with reference", "held-out", "with reference"]
     keys = ("domain", "scenario", "train", "train_with_reference", "heldout", "heldout_with_reference")
-    console.table("", columns, [[row[key] for key in keys] for row in described["counts"]])
-    removed = [[name, count] for name, count in described["removed"].items()]
-    console.table("", ["left out as", "number"], [["(read)", described["read"]], *removed])
-    console.paragraph(f"licence: {described['licence']}")
-    console.paragraph(f"attribution: {described['attribution']}")
-    console.line(f"lies in {described['folder']}")
+    console.table("", columns, [[row[key] for key in keys] for row in description["counts"]])
+    console.table("", ["removed as", "number"], [["(read)", description["read"]], *description["removed"].items()])
+    console.paragraph(f"licence: {description['licence']}")
+    console.paragraph(f"attribution: {description['attribution']}")
+    console.line(f"folder: {description['folder']}")
 
 
 def sets(counts: dict[str, Any]) -> None:
-    """The sets a recipe can name, and how many training prompts repeat a held-out query and were taken out."""
+    """Print the sets that a recipe can name, and how many training prompts were removed for repeating a held-out one."""
     names = ", ".join(one["name"] for one in counts["packs"])
-    rows = [[row["set"], row["records"], row["with_reference"], _taken(row)] for row in counts["sets"]]
-    columns = ["set", "prompts", "with reference", "repeat a held-out query (taken out)"]
-    console.table(f"What a recipe can name as prompts.train and prompts.heldout, made of {names}:", columns, rows)
+    rows = [[row["set"], row["records"], row["with_reference"], _repeats(row)] for row in counts["sets"]]
+    columns = ["set", "prompts", "with reference", "removed: repeats a held-out query"]
+    console.table(f"sets for prompts.train and prompts.heldout, from the packs {names}:", columns, rows)
     console.line(
-        f"held-out queries kept out of all training sets: {counts['heldout_queries']:,}, sample_data's included"
+        f"held-out queries kept out of every training set: {counts['heldout_queries']:,}, including those of sample_data"
     )
 
 
-def _taken(row: Mapping[str, Any]) -> str:
+def _repeats(row: Mapping[str, Any]) -> str:
     if row["set"].endswith("-heldout"):
         return ""
     removed = row["removed_as_heldout"]
@@ -56,19 +68,19 @@ def _taken(row: Mapping[str, Any]) -> str:
 
 
 def listed(packs: Sequence[dict[str, Any]]) -> None:
-    """The packs that can be fetched, and which are here."""
+    """Print the packs that can be fetched, and which ones have been."""
     rows = [
         [one["name"], "yes" if one["fetched"] else "no", f"{one['megabytes']:.0f} MB", one["about"], one["licence"]]
         for one in packs
     ]
-    console.table("", ["pack", "fetched", "download", "what", "licence"], rows)
+    console.table("", ["pack", "fetched", "download", "contents", "licence"], rows)
     missing = [one["name"] for one in packs if not one["fetched"] and not one["name"].startswith("hub:")]
     if missing:
         console.line(f"draftbench data fetch {' '.join(missing)}")
 
 
 def records(entries: Sequence[Mapping[str, Any]]) -> None:
-    """Some records, each under its id."""
+    """Print records, each under its id."""
     for entry in entries:
         console.line(f"{entry['id']}  ({entry['source']}, {entry['licence']})")
         for tool in entry.get("tools", []):
@@ -80,47 +92,45 @@ def records(entries: Sequence[Mapping[str, Any]]) -> None:
 
 
 def overlap(report: dict[str, Any]) -> None:
-    """Which training sets were compared, and every held-out query found in one."""
-    console.table("", ["training set", "prompts", "held-out in it"], [list(row.values()) for row in report["training"]])
+    """Print the training sets that were compared and every held-out query that one of them contains."""
+    console.table(
+        "", ["training set", "prompts", "held-out queries in it"], [list(row.values()) for row in report["training"]]
+    )
     heldout = sum(part["prompts"] for part in report["heldout"])
-    console.line(f"compared with {heldout:,} held-out queries of {len(report['heldout'])} sets")
-    for leak in report["leaks"][:_SHOWN_LEAKS]:
+    console.line(f"compared with {heldout:,} held-out queries in {len(report['heldout'])} sets")
+    for leak in report["leaks"][:_LEAKS_SHOWN]:
         console.line(f"{leak['kind']} ({leak['jaccard']:.2f}):")
-        console.line(f"  {leak['training']}, {leak['id']}: {_short(leak['text'])}")
-        console.line(f"  {leak['heldout']}, {leak['heldout_id']}: {_short(leak['heldout_text'])}")
-    if len(report["leaks"]) > _SHOWN_LEAKS:
-        console.line(f"... and {len(report['leaks']) - _SHOWN_LEAKS} more: --json lists them all")
+        console.line(f"  {leak['training']}, {leak['id']}: {console.shortened(leak['text'], _QUERY_CHARACTERS)}")
+        query = console.shortened(leak["heldout_text"], _QUERY_CHARACTERS)
+        console.line(f"  {leak['heldout']}, {leak['heldout_id']}: {query}")
+    if len(report["leaks"]) > _LEAKS_SHOWN:
+        console.line(f"... and {len(report['leaks']) - _LEAKS_SHOWN} more; --json lists them all")
     for names in report["divided_tool_sets"]:
         console.line(f"tool set on both sides: {names}")
     if report["ok"]:
         console.line("no held-out query is in a training set")
     else:
-        console.line("HELD-OUT QUERIES ARE IN TRAINING SETS: take the training prompts out")
+        console.line("HELD-OUT QUERIES ARE IN TRAINING SETS: remove these training prompts")
 
 
-def _short(text: str) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= _SHOWN_CHARACTERS else flat[: _SHOWN_CHARACTERS - 1] + "…"
-
-
-def imported(told: dict[str, Any], folder: str) -> None:
-    """What an import read, what each step took out, what was scrubbed, and what to name in a recipe."""
-    rows = sum(file["rows"] for file in told["files"])
-    steps = [[step["step"], step["removed"], step["left"]] for step in told["steps"]]
+def imported(report: dict[str, Any], folder: str) -> None:
+    """Print what an import read, removed and replaced, and how a recipe names the result."""
+    rows = sum(file["rows"] for file in report["files"])
+    steps = [[step["step"], step["removed"], step["left"]] for step in report["steps"]]
     console.table("", ["step", "removed", "left"], [["rows read", "", rows], *steps])
-    for file in told["files"]:
+    for file in report["files"]:
         for remark in remarks(file):
             console.paragraph(f"{file['file']}: {remark}")
-    pii, counts = told["pii"], told["counts"]
+    pii, counts = report["pii"], report["counts"]
     if pii["scrubbed"]:
-        found = ", ".join(f"{name} {n}" for name, n in pii["found"].items()) or "nothing"
-        console.paragraph(f"replaced in {pii['prompts']} prompts: {found}")
+        replaced = ", ".join(f"{name} {n}" for name, n in pii["found"].items()) or "nothing"
+        console.paragraph(f"replaced in {pii['prompts']} prompts: {replaced}")
         console.paragraph(f"note: {pii['remark']}")
     else:
-        console.paragraph("personal data and keys were left as they are (--keep-pii)")
-    for note in told["notes"]:
+        console.paragraph("personal data and keys were kept as they are (--keep-pii)")
+    for note in report["notes"]:
         console.paragraph(f"note: {note}")
     for side in ("train", "heldout"):
         answered = counts[f"{side}_with_reference"]
-        console.line(f"{folder}/{side}.jsonl: {counts[side]} prompts, {answered} with what was answered")
+        console.line(f"{folder}/{side}.jsonl: {counts[side]} prompts, {answered} with a reference answer")
     console.paragraph(f"in a recipe: prompts.train: {folder}/train.jsonl, prompts.heldout: {folder}/heldout.jsonl")

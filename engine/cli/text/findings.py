@@ -1,4 +1,4 @@
-"""What `draftbench findings` says in a terminal, and the same as Markdown."""
+"""Findings as text for a terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -9,34 +9,36 @@ from engine.cli.text import console
 from engine.numbers import number
 
 _Claim = Mapping[str, Any]
-EMPTY = "no finished run to compare yet"
-EMPTY_FIX = "`draftbench runs samples` lays in those that come with Draftbench; `draftbench run recipes/quickstart.yaml` makes one"
+EMPTY = "there is no finished run to compare yet"
+EMPTY_FIX = (
+    "`draftbench runs samples` adds those that come with Draftbench; `draftbench run recipes/quickstart.yaml` makes one"
+)
 
 
-def findings(found: Mapping[str, Any]) -> None:
-    """Each claim's verdict, effect and cells, then what would decide it."""
-    if not found["runs_compared"]:
-        console.line(EMPTY + _left_out(found))
+def findings(report: Mapping[str, Any]) -> None:
+    """Print each claim's verdict and effects, and the study that would decide it."""
+    if not report["runs_compared"]:
+        console.line(EMPTY + _left_out(report))
         console.line(EMPTY_FIX)
         return
-    console.line(summary(found))
-    for claim in found["claims"]:
+    console.line(summary(report))
+    for claim in report["claims"]:
         console.line("")
         _claim(claim)
 
 
-def summary(found: Mapping[str, Any]) -> str:
-    """How many runs took part and what is compared."""
-    of = f" of the study {found['study']}" if found["study"] else ""
+def summary(report: Mapping[str, Any]) -> str:
+    """State how many runs take part and what is compared."""
+    study = f" of the study {report['study']}" if report["study"] else ""
     return (
-        f"{found['runs_compared']} runs{of} took part{_left_out(found)}; {found['metric']}; {found['interval']}; "
-        f"{found['seeds_needed']} seeds are needed before anything is called reproduced"
+        f"{report['runs_compared']} runs{study} take part{_left_out(report)}; {report['metric']}; "
+        f"{report['interval']}; nothing is called reproduced with fewer than {report['seeds_needed']} seeds"
     )
 
 
-def _left_out(found: Mapping[str, Any]) -> str:
-    gone = [f"{count} {reason}" for reason, count in found["left_out"].items() if count]
-    return f" (left out: {', '.join(gone)})" if gone else ""
+def _left_out(report: Mapping[str, Any]) -> str:
+    counts = [f"{count} {reason}" for reason, count in report["left_out"].items() if count]
+    return f" (left out: {', '.join(counts)})" if counts else ""
 
 
 def _claim(claim: _Claim) -> None:
@@ -45,24 +47,26 @@ def _claim(claim: _Claim) -> None:
     rows = effect_rows(claim)
     if rows:
         console.table(
-            "", ("", claim["base"], claim["other"], "relative", "absolute", "seeds", "prompts", "by itself"), rows
+            "", ("", claim["base"], claim["other"], "relative", "absolute", "seeds", "prompts", "on its own"), rows
         )
     study = claim["would_decide"]
     if study is not None:
         console.paragraph(
-            f"Would decide it: {study['why']} (about {study['new_runs']} runs; --json has the recipe).", indent=2
+            f"What would decide it: {study['why']} (about {study['new_runs']} runs; --recipe {claim['key']} prints "
+            "the recipe).",
+            indent=2,
         )
         for line in study["commands"]:
             console.line(f"    {line}")
 
 
 def heading(claim: _Claim) -> str:
-    """'3. White box beats black box', or 'Also: ...' for what the paper says besides."""
+    """'3. White box beats black box', or 'Also: ...' for a statement that the paper does not number."""
     return f"{claim['number']}. {claim['title']}" if claim["number"].isdigit() else f"Also: {claim['title']}"
 
 
 def effect_rows(claim: _Claim) -> list[list[str]]:
-    """A row for all places together, one a domain; and the same for each kind of effort where there are several."""
+    """A row for all cells together and one per domain, for each kind of effort if there are several."""
     outcomes = claim.get("by_effort") or [{**claim, "effort": ""}]
     return [row for outcome in outcomes for row in _outcome_rows(outcome)]
 
@@ -70,7 +74,7 @@ def effect_rows(claim: _Claim) -> list[list[str]]:
 def _outcome_rows(outcome: Mapping[str, Any]) -> list[list[str]]:
     if outcome["headline"] is None:
         return [[outcome["effort"], "", "", "", "", "0", "0", outcome["verdict"]]] if outcome["effort"] else []
-    first = outcome["effort"] or "all places together"
+    first = outcome["effort"] or "all cells together"
     rows = [_row(first, outcome["headline"])]
     domains = outcome["by_domain"]
     return rows + ([_row(f"  {name}", pooled) for name, pooled in domains.items()] if len(domains) > 1 else [])
@@ -108,10 +112,15 @@ def _ranged(interval: Mapping[str, Any], form: str) -> str:
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def markdown(found: Mapping[str, Any]) -> str:
-    """The same for a document: a table of verdicts, then each claim with its effects."""
-    lines = [summary(found) + ".", "", "| | claim | verdict | relative | absolute | why |", "|---|---|---|---|---|---|"]
-    for claim in found["claims"]:
+def markdown(report: Mapping[str, Any]) -> str:
+    """A Markdown document: a table of verdicts, then each claim with its effects."""
+    lines = [
+        summary(report) + ".",
+        "",
+        "| | claim | verdict | relative | absolute | why |",
+        "|---|---|---|---|---|---|",
+    ]
+    for claim in report["claims"]:
         whole = claim["headline"] or {"relative": None, "absolute": None}
         cells = [
             claim["number"],
@@ -122,7 +131,7 @@ def markdown(found: Mapping[str, Any]) -> str:
             claim["reason"],
         ]
         lines.append(_table_line(cells))
-    for claim in found["claims"]:
+    for claim in report["claims"]:
         lines += [
             "",
             f"## {heading(claim)}",
@@ -131,13 +140,15 @@ def markdown(found: Mapping[str, Any]) -> str:
         ]
         rows = effect_rows(claim)
         if rows:
-            head = ["", claim["base"], claim["other"], "relative", "absolute", "seeds", "prompts", "by itself"]
+            head = ["", claim["base"], claim["other"], "relative", "absolute", "seeds", "prompts", "on its own"]
             lines += ["", _table_line(head), "|" + "---|" * len(head), *map(_table_line, rows)]
     return "\n".join(lines) + "\n"
 
 
 def _banded(claim: _Claim) -> str:
-    return "" if claim["paper_band"] is None else "Whether relative or absolute percent is meant is not stated. "
+    return (
+        "" if claim["paper_band"] is None else "The paper does not say whether it means relative or absolute percent. "
+    )
 
 
 def _table_line(cells: Sequence[str]) -> str:

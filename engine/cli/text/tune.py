@@ -1,4 +1,4 @@
-"""What `draftbench tune` says in a terminal."""
+"""The result of `draftbench tune` as text."""
 
 from __future__ import annotations
 
@@ -9,37 +9,34 @@ from engine.cli.text import console
 _RATES = (
     ("valid", "valid calls"),
     ("fits_schema", "valid, arguments fit the schema"),
-    ("names_match", "the reference's functions"),
-    ("arguments_match", "the reference's arguments"),
+    ("names_match", "same functions as the reference"),
+    ("arguments_match", "same arguments as the reference"),
 )
 
 
-def target(told: dict[str, Any]) -> None:
-    """Where the target lies, how it was trained, and its figures before and after."""
-    if "folder" in told:
-        console.line(f"target in {told['folder']}")
-    if "training" in told:
-        console.line(_training(told["training"]))
-    before, after = told["figures"]["before"], told["figures"]["after"]
+def target(report: dict[str, Any]) -> None:
+    """Print where the target was written, how it was trained, and its figures before and after."""
+    if "folder" in report:
+        console.line(f"target in {report['folder']}")
+    if "training" in report:
+        trained = report["training"]
+        console.line(
+            f"{trained['steps_done']} of {trained['steps']} steps, {trained['tokens_seen']:,} tokens "
+            f"({trained['reference_tokens_seen']:,} of them in references) in {trained['seconds']:,.0f} s"
+        )
+    before, after = report["figures"]["before"], report["figures"]["after"]
     console.table("held-out figures, [95% interval over prompts]", ("", "before", "after", "n"), _rows(before, after))
-    if "difference" in told["figures"]:  # targets made by earlier versions tell none
+    if "difference" in report["figures"]:  # targets made by earlier versions have none
         title = "after - before on the same records, [95% interval over prompts, paired]"
-        console.table(title, ("", "difference", "n"), _differences(told["figures"]["difference"]))
+        console.table(title, ("", "difference", "n"), _differences(report["figures"]["difference"]))
     if "function_calls" in after:
         _invalid(before["function_calls"], after["function_calls"])
 
 
-def _training(trained: dict[str, Any]) -> str:
-    return (
-        f"{trained['steps_done']} of {trained['steps']} steps, {trained['tokens_seen']:,} tokens "
-        f"({trained['reference_tokens_seen']:,} of references) in {trained['seconds']:,.0f} s"
-    )
-
-
 def _rows(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    told = after["perplexity"]
-    pair = [console.interval(side["perplexity"], 2) for side in (before, after)]
-    rows = [("perplexity of a reference token", *pair, f"{told['n_prompts']} prompts, {told['n_tokens']:,} tokens")]
+    size = after["perplexity"]
+    cells = [console.interval(side["perplexity"], 2) for side in (before, after)]
+    rows = [("perplexity per reference token", *cells, f"{size['n_prompts']} prompts, {size['n_tokens']:,} tokens")]
     if "function_calls" in after:
         sides = (before["function_calls"], after["function_calls"])
         for key, name in _RATES:
@@ -48,10 +45,10 @@ def _rows(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str,
     return [(name, old, new, n) for name, old, new, n in rows]
 
 
-def _differences(found: dict[str, Any]) -> list[tuple[str, str, str]]:
-    told = [("mean log-probability of a reference token, nats", found["logprob_per_token"])]
-    told += [(name, found["function_calls"][key]) for key, name in _RATES if "function_calls" in found]
-    return [(name, console.interval(numbers), f"{numbers['n_prompts']} prompts") for name, numbers in told]
+def _differences(differences: dict[str, Any]) -> list[tuple[str, str, str]]:
+    rows = [("mean log-probability per reference token, nats", differences["logprob_per_token"])]
+    rows += [(name, differences["function_calls"][key]) for key, name in _RATES if "function_calls" in differences]
+    return [(name, console.interval(numbers), f"{numbers['n_prompts']} prompts") for name, numbers in rows]
 
 
 def _invalid(before: dict[str, Any], after: dict[str, Any]) -> None:
@@ -59,7 +56,7 @@ def _invalid(before: dict[str, Any], after: dict[str, Any]) -> None:
     reasons = sorted(old.keys() | new.keys(), key=lambda reason: -old.get(reason, 0) - new.get(reason, 0))
     if reasons:
         console.table(
-            "answers that were no valid call, by reason",
+            "answers without a valid call, by reason",
             ("", "before", "after"),
             [(reason, old.get(reason, 0), new.get(reason, 0)) for reason in reasons],
         )

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from engine.capture.batches import Batch
 from engine.capture.store import Capture
@@ -298,7 +297,6 @@ def test_what_the_wrapped_source_keeps_in_a_checkpoint_is_kept(target, capture):
 
 
 def test_both_losses_are_taken_in_the_precision_of_training(target, capture):
-    AcceleratorState._reset_state(reset_partial_state=True)
     draft, spec = draft_of(target), settings(precision="bfloat16")
     source = SelectedBatches(offline(target, capture, spec, draft), draft.model, draft.model)
     assert not source.gap(source.source.micro_batches(0)[0]).any()

@@ -16,7 +16,8 @@ import yaml
 
 from engine.config.schema import Recipe
 from engine.decode.sampling import Sampling
-from engine.decode.speculative import FixedLength, speculative_decode
+from engine.decode.settings import DecodeSettings, FixedLength
+from engine.decode.speculative import speculative_decode
 from engine.export import huggingface
 from engine.export.model_card import model_card, public_name
 from engine.models.load import load_model
@@ -70,11 +71,7 @@ def test_plain_transformers_loads_it_and_assisted_generation_writes_our_greedy_t
         target.model,
         draft,
         [prompt[0].tolist()],
-        Sampling(0.0),
-        length=FixedLength(3),
-        max_new_tokens=24,
-        stop_ids=target.stop_ids,
-        seed=0,
+        DecodeSettings(Sampling(0.0), FixedLength(3), 24, target.stop_ids),
     )
     assert [token for r in rounds for token in r.emitted] == assisted == plain
 

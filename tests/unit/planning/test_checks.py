@@ -32,7 +32,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("weights were loaded")
 
     monkeypatch.setattr(load, "load_model", refuse)
-    monkeypatch.setattr("engine.runs.pipeline.load_model", refuse)
+    monkeypatch.setattr("engine.runs.session.load_model", refuse)
 
 
 def made(path: Path, *settings: str) -> Recipe:

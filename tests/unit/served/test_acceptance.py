@@ -14,7 +14,7 @@ import torch
 
 from engine.capture.store import Capture
 from engine.chat.prompt import Prompt
-from engine.config.identity import without_idle
+from engine.config.identity import decisive
 from engine.config.schema import CaptureSpec, MeasureSpec, ServerSpec
 from engine.decode.sampling import Sampling
 from engine.errors import DraftbenchError
@@ -403,9 +403,9 @@ def test_what_a_server_cannot_tell_is_refused_before_the_run(recipe: Path, value
 def test_recipes_of_before_are_the_same_recipes():
     plain = MeasureSpec().model_dump()
     older = {key: value for key, value in plain.items() if key != "against"}
-    assert without_idle({"measure": plain}) == without_idle({"measure": older})
+    assert decisive({"measure": plain}) == decisive({"measure": older})
     served = {**plain, "against": "server"}
-    assert without_idle({"measure": served}) != without_idle({"measure": older})
+    assert decisive({"measure": served}) != decisive({"measure": older})
 
 
 def test_a_server_that_tells_nothing_ends_a_run_before_its_training(

@@ -27,11 +27,11 @@ from engine.study.cells import Cell, Cells, expand, only
 from engine.study.identity import identity, project_path
 from engine.study.known import find, known, shipped
 from engine.study.overview import overview
-from engine.study.results import cells_told, modes_compared
+from engine.study.results import cell_results, mode_comparisons
 from engine.study.spec import StudySpec, dump_study, load_study
 from engine.study.start import start, study, wait
 from tests.unit.conftest import Draftbench
-from tests.unit.test_runs_queue import FAKE_ENGINE, until
+from tests.unit.jobs.test_queue import FAKE_ENGINE, until
 
 STUDIES = PROJECT_ROOT / "recipes" / "studies"
 ONLINE = {"train.mode": "online", "train.online.stream": "replay", "train.online.update_interval": 4}
@@ -295,7 +295,7 @@ def test_a_file_of_the_project_is_the_same_in_another_checkout(tmp_path: Path):
     identities._same.cache_clear()
     copy.write_text("{}\n")
     assert project_path(str(copy)) == str(copy)  # another file of the same name is another file
-    for kept in ("/gone/sample_data/no-such-file", "hub:a/sample_data/b", "pack:biology/historical", None):
+    for kept in ("/gone/sample_data/no-such-file", "hub:a/sample_data/b", "pack:biology/historical"):
         assert project_path(kept) == kept
 
 
@@ -339,7 +339,7 @@ def test_the_studies_that_come_with_this_version_can_be_made(path: Path):
 @pytest.fixture
 def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A queue whose jobs do what the run's notes say."""
-    from tests.unit.test_runs_queue import end_all
+    from tests.unit.jobs.test_queue import end_all
 
     script = tmp_path / "fake_engine.py"
     script.write_text(FAKE_ENGINE.format(root=str(PROJECT_ROOT)), encoding="utf-8")
@@ -412,7 +412,7 @@ def test_a_run_of_prompts_that_were_edited_since_holds_no_cell(
     found = study(home(), load_study(path))
     assert (found.placed[0].state, found.placed[0].run) == ("to do", None)
     assert found.passed_over == [f"run {run.id} began with other {words} than lie there now"]
-    assert cells_told(found)[0]["problem"] == found.passed_over[0]
+    assert cell_results(found)[0]["problem"] == found.passed_over[0]
     assert (len(start(home(), found).submitted), run.status()["state"]) == (2, state)  # it is not resumed either
     (tmp_path / f"{name}.jsonl").write_text(before)
     assert study(home(), load_study(path)).placed[0].run is not None
@@ -549,7 +549,7 @@ def test_a_failing_cell_stops_no_other_and_a_study_can_grow(written: Written, fa
         "sft": "failed",
         "jsd": "done",
     }
-    assert cells_told(ended)[1]["problem"].startswith("the process ended")
+    assert cell_results(ended)[1]["problem"].startswith("the process ended")
     made = {run.id for run in run_folders(home())}
 
     grown = written(axes={"loss": {**losses, "forward_kl": {"train.loss": "forward_kl"}}})
@@ -565,7 +565,7 @@ def test_a_failing_cell_stops_no_other_and_a_study_can_grow(written: Written, fa
 
 def test_a_worker_that_was_killed_is_missed(written: Written, fake_engine: None, tmp_path: Path, monkeypatch: Any):
     from engine.study import start as starting
-    from tests.unit.test_runs_queue import ours, worker
+    from tests.unit.jobs.test_queue import ours, worker
 
     monkeypatch.setattr(starting, "_NUDGE_S", 0.2)
     path = written(axes={"loss": {"tvd": {"train.loss": "tvd", "notes": "waits"}, "sft": {"train.loss": "sft"}}})
@@ -677,7 +677,7 @@ def test_a_study_from_its_start_to_its_results(tiny_study: Path, draftbench: Dra
 
 def test_modes_that_are_not_measured_say_so(tiny_study: Path):
     found = study(home(), load_study(tiny_study))
-    assert [(row["difference"], row["reason"].startswith("not measured")) for row in modes_compared(found)] == [
+    assert [(row["difference"], row["reason"].startswith("not measured")) for row in mode_comparisons(found)] == [
         (None, True),
         (None, True),
     ]

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from engine.capture.batches import Batch
 from engine.capture.store import Capture
 from engine.config.schema import CaptureSpec, DraftSpec, LossTerm, OnPolicySpec, TrainSpec
 from engine.decode.sampling import Sampling, Uniforms
-from engine.decode.speculative import FixedLength, speculative_decode
+from engine.decode.settings import DecodeSettings, FixedLength
+from engine.decode.speculative import speculative_decode
 from engine.distill.losses import LOSSES
-from engine.distill.modes import MODES, Material
+from engine.distill.modes import Material, batch_source
 from engine.distill.modes.offline import OfflineBatches
 from engine.distill.modes.on_policy import OnPolicyBatches, anchors, block_weights, drafts_turn, until_stop
 from engine.distill.schedule import step_answers
@@ -103,14 +102,6 @@ def score(model: Any) -> dict[float, float]:
     """Stands in for the measured acceptance: some number between 0 and 1 that follows the weights."""
     total = sum(float(p.detach().double().abs().sum()) for p in model.parameters() if p.requires_grad)
     return {0.0: math.sin(total) ** 2}
-
-
-@pytest.fixture
-def any_precision() -> Iterator[None]:
-    """Accelerate keeps the precision of a process: before and after, it knows none."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -407,8 +398,8 @@ def test_as_many_are_accepted_as_in_decoding(target, capture, temperature: float
                 own = int(batch.weights[part][:, 0].sum())
                 accepted, judged = accepted + own, judged + min(own + 1, len(tokens))
                 contexts.append(ids[: len(ids) - len(tokens)])
-    options: dict[str, Any] = {"max_new_tokens": 5, "stop_ids": target.stop_ids, "seed": 1, "length": FixedLength(4)}
-    decoding = speculative_decode(target.model, draft.model, contexts, Sampling(temperature), **options)
+    decode_settings = DecodeSettings(Sampling(temperature), FixedLength(4), 5, target.stop_ids, seed=1)
+    decoding = speculative_decode(target.model, draft.model, contexts, decode_settings)
     first = [next(decoding) for _ in contexts]
     theirs = sum(r.accepted for r in first) / sum(r.accepted + r.rejected for r in first)
     assert accepted / judged == pytest.approx(
@@ -487,7 +478,7 @@ def test_a_draft_padded_otherwise_writes_the_targets_ids_alone(tmp_path, target,
 
 
 @pytest.mark.parametrize("form", ["sampled", "assisted"])
-def test_a_bfloat16_target_scores_a_float32_draft(tmp_path, any_precision, form: str):
+def test_a_bfloat16_target_scores_a_float32_draft(tmp_path, form: str):
     target = loaded(tiny_llama().to(torch.bfloat16), "tiny-bf16")
     capture = captured(tmp_path, target)
     made = trainer_in(tmp_path / "run", target, capture, settings(form=form, changes={"precision": "bfloat16"}))
@@ -499,7 +490,7 @@ def test_a_bfloat16_target_scores_a_float32_draft(tmp_path, any_precision, form:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("form", ["sampled", "assisted"])
 @pytest.mark.parametrize("trimmed", [False, True])
-def test_on_a_gpu_all_of_it_runs(tmp_path, any_precision, form: str, trimmed: bool):
+def test_on_a_gpu_all_of_it_runs(tmp_path, form: str, trimmed: bool):
     target = loaded(tiny_llama().cuda().to(torch.bfloat16), "tiny-cuda")
     capture = captured(tmp_path, target)
     draft = draft_of(target)
@@ -516,7 +507,7 @@ def test_a_capture_of_text_alone_is_refused(tmp_path, target):
 def test_the_mode_is_in_the_registry(tmp_path, target, capture):
     draft, spec = draft_of(target), settings(share=1.0)
     material = Material(draft, target, [], capture.format, capture, spec, LIMITS, tmp_path, lambda event: None)
-    made = MODES["on_policy"](material)
+    made = batch_source(material)
     assert all(
         same(a, b)
         for a, b in zip(made.micro_batches(2), source_of(target, capture, spec, draft).micro_batches(2), strict=True)

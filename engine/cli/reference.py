@@ -1,0 +1,39 @@
+"""The commands that print what a recipe may say: `losses` and `schema`."""
+
+from __future__ import annotations
+
+from engine.catalogue import LOSSES
+from engine.cli.options import Json
+from engine.cli.text import console
+from engine.config.reading import schema_rows
+
+
+def losses(as_json: Json = False) -> None:
+    """List the losses with formula and source.
+
+    \b
+    Example:
+      draftbench losses
+    """
+    rows = [
+        {"name": x.name, "formula": x.plain_formula, "parameter": x.parameter or "", "source": x.source}
+        for x in LOSSES.values()
+    ]
+    if as_json:
+        console.print_json(rows)
+    else:
+        console.entries((f"{r['name']} {r['parameter']}".strip(), f"{r['formula']}\n{r['source']}") for r in rows)
+
+
+def schema(as_json: Json = False) -> None:
+    """List every key of a recipe with its default and meaning.
+
+    \b
+    Example:
+      draftbench schema
+    """
+    rows = schema_rows()
+    if as_json:
+        console.print_json(rows)
+    else:
+        console.entries((f"{row['key']} = {row['default']}", row["meaning"]) for row in rows)

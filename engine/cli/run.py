@@ -1,0 +1,161 @@
+"""The commands that make a run or a part of one: `run`, `train`, `measure` and `capture`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from engine.cli.keys import confirmed
+from engine.cli.options import Json, MaybeRecipe, RecipeFile, ResumeRun, RunId, Settings, SkipBad
+from engine.cli.text import console
+from engine.config.schema import Recipe
+from engine.errors import DraftbenchError
+from engine.paths import home
+
+if TYPE_CHECKING:
+    from engine.runs.folder import RunFolder
+
+
+def run(
+    recipe: MaybeRecipe = None,
+    resume: ResumeRun = None,
+    settings: Settings = None,
+    skip_bad: SkipBad = False,
+    queue: Annotated[bool, typer.Option("--queue", help="Run in the background and return at once.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Capture, train, measure and index a run.
+
+    \b
+    Example:
+      draftbench run recipes/quickstart.yaml --set train.epochs=4
+      draftbench run recipes/jsd.yaml --queue
+      draftbench run --resume latest
+    """
+    source = _recipe_or_run(recipe, resume, settings, skip_bad)
+    if queue:
+        _enqueue(source, as_json)
+    else:
+        _execute(source, "measure", as_json)
+
+
+def train(
+    recipe: MaybeRecipe = None,
+    resume: ResumeRun = None,
+    settings: Settings = None,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
+) -> None:
+    """Capture and train without measuring.
+
+    \b
+    Example:
+      draftbench train recipes/quickstart.yaml
+    """
+    _execute(_recipe_or_run(recipe, resume, settings, skip_bad), "train", as_json)
+
+
+def measure(run_id: RunId, settings: Settings = None, as_json: Json = False) -> None:
+    """Measure a trained run again.
+
+    \b
+    Example:
+      draftbench measure latest --set measure.num_draft_tokens=5
+    """
+    from engine.cli.text.summary import summary as print_summary
+    from engine.runs.execution import measure_again
+    from engine.runs.folder import RunFolder
+    from engine.runs.provenance import provenance_of
+
+    folder = RunFolder.open(home(), run_id)
+    summary = measure_again(home(), folder, settings or [])
+    if as_json:
+        console.print_json({"run": folder.id, **summary})
+    else:
+        print_summary(folder.id, summary, provenance_of(folder.path))
+
+
+def capture(recipe: RecipeFile, settings: Settings = None, skip_bad: SkipBad = False, as_json: Json = False) -> None:
+    """Capture the target's answers to a recipe's prompts.
+
+    Keeps their text and signal, which every run with the same target and prompts reuses.
+
+    \b
+    Example:
+      draftbench capture recipes/from_layers.yaml --set capture.signal=compact
+    """
+    from engine.cli.text import runs
+    from engine.runs.execution import capture_only
+    from engine.runs.recipes import read_recipe
+
+    rows = capture_only(home(), confirmed(read_recipe(home(), recipe, settings or [], skip_bad=skip_bad)))
+    console.print_json(rows) if as_json else runs.captures(rows)
+
+
+def work() -> None:
+    """Work through the queue, one run after another. The queue starts this command by itself.
+
+    \b
+    Example:
+      draftbench work
+    """
+    from engine.jobs.queue import work as work_off
+
+    work_off(home())
+
+
+def _recipe_or_run(
+    recipe: str | None, resume: str | None, settings: list[str] | None, skip_bad: bool
+) -> Recipe | RunFolder:
+    """Read the recipe of a new run, or open the run to resume; refuse to change a run that has begun."""
+    from engine.runs.folder import RunFolder
+    from engine.runs.recipes import read_recipe
+
+    if (recipe is None) == (resume is None):
+        raise DraftbenchError(
+            "neither a recipe nor --resume was given" if recipe is None else "both a recipe and --resume were given",
+            "a run either starts from a recipe or is resumed from its own folder",
+            "for example `draftbench run recipes/quickstart.yaml`, or `draftbench run --resume latest`",
+        )
+    if recipe is not None:
+        return confirmed(read_recipe(home(), recipe, settings or [], skip_bad=skip_bad))
+    if settings or skip_bad:
+        raise DraftbenchError(
+            "--set and --skip-bad cannot change a run that has begun",
+            "the run would no longer be what its config.yaml says",
+            "start a new run with these options; it reuses the captures",
+        )
+    return RunFolder.open(home(), resume or "")
+
+
+def _execute(source: Recipe | RunFolder, until: str, as_json: bool) -> None:
+    from engine.cli.text.summary import summary as print_summary
+    from engine.runs.execution import execute
+    from engine.runs.folder import RunFolder
+    from engine.runs.provenance import provenance_of
+
+    folder = RunFolder.create(home(), source) if isinstance(source, Recipe) else source
+    console.err.print(f"run {folder.id} in {folder.path}", markup=False)
+    summary = execute(home(), folder, until=until)
+    if as_json:
+        state = folder.status()["state"]
+        console.print_json({"run": folder.id, "folder": str(folder.path), "state": state, **summary})
+    elif summary:
+        print_summary(folder.id, summary, provenance_of(folder.path))
+    else:
+        console.line(f"run {folder.id} is trained; measure it with `draftbench run --resume {folder.id}`")
+
+
+def _enqueue(source: Recipe | RunFolder, as_json: bool) -> None:
+    from engine.jobs.executors import chosen_place
+
+    place = chosen_place()
+    if isinstance(source, Recipe):
+        (folder,) = place.submit_all(home(), [source])
+    else:
+        folder = place.resume(home(), source)
+    if as_json:
+        console.print_json({"run": folder.id, "folder": str(folder.path), "state": folder.status()["state"]})
+    else:
+        console.line(f"run {folder.id} is in the queue; `draftbench runs` shows its progress")

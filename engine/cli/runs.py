@@ -1,0 +1,183 @@
+"""The commands about runs that exist: `runs` and its subcommands, `show`, `compare` and `index`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from engine.cli.options import Json, RunId
+from engine.cli.text import console
+from engine.cli.text import runs as text
+from engine.paths import home
+
+runs_app = typer.Typer(invoke_without_command=True)
+
+
+@runs_app.callback()
+def runs(context: typer.Context, as_json: Json = False) -> None:
+    """List runs, newest first. Subcommands cancel, archive or remove a run.
+
+    \b
+    Example:
+      draftbench runs
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from engine.runs.listing import list_runs
+
+    rows = list_runs(home())
+    if as_json:
+        console.print_json(rows)
+    elif rows:
+        text.runs(rows)
+    else:
+        console.line(f"there are no runs in {home().runs}; start one with `draftbench run recipes/quickstart.yaml`")
+        console.line("`draftbench runs samples` adds the finished runs that come with Draftbench")
+
+
+@runs_app.command("samples")
+def samples(as_json: Json = False) -> None:
+    """Add the finished sample runs to your home.
+
+    The workbench does the same on its first start.
+
+    \b
+    Example:
+      draftbench runs samples
+    """
+    from engine.runs.samples import lay_out_samples, sample_folders
+
+    added = lay_out_samples(home())
+    if as_json:
+        console.print_json({"home": str(home().root), "added": added})
+    else:
+        console.line(f"added {len(added)} of {len(sample_folders())} sample runs to {home().runs}")
+        if not added:
+            console.line("they were all added before, or DRAFTBENCH_SAMPLES=0 is set")
+
+
+@runs_app.command("cancel")
+def cancel(context: typer.Context, run_id: RunId, as_json: Json = False) -> None:
+    """Stop a running run after a checkpoint, or unqueue it.
+
+    \b
+    Example:
+      draftbench runs cancel latest
+    """
+    from engine.jobs.executors import chosen_place
+    from engine.runs.folder import RunFolder
+
+    folder = RunFolder.open(home(), run_id)
+    process = folder.status().get("pid") if folder.status()["state"] == "running" else None
+    message = chosen_place().cancel(home(), folder)
+    if as_json or (context.parent and context.parent.params["as_json"]):
+        console.print_json({"run": folder.id, "asked": process})
+    else:
+        console.line(message)
+
+
+@runs_app.command("archive")
+def archive(
+    run_id: RunId,
+    undo: Annotated[bool, typer.Option("--undo", help="Bring an archived run back.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Hide a run from lists and findings. Nothing is deleted.
+
+    \b
+    Example:
+      draftbench runs archive latest
+    """
+    from engine.runs.folder import RunFolder
+    from engine.runs.labels import change_labels
+
+    folder = RunFolder.open(home(), run_id)
+    change_labels(home(), folder, archived=not undo)
+    if as_json:
+        console.print_json({"run": folder.id, "archived": not undo})
+    else:
+        console.line(f"run {folder.id} is {'back in the lists' if undo else 'archived'}")
+
+
+@runs_app.command("remove")
+def remove(
+    run_id: RunId,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete a run's folder for good, after asking. Captures are kept.
+
+    \b
+    Example:
+      draftbench runs remove latest
+    """
+    from engine.runs.folder import RunFolder
+    from engine.runs.removing import remove_run
+
+    folder = RunFolder.open(home(), run_id)
+    if not yes:
+        typer.confirm(f"Delete {folder.path} and everything in it?", abort=True, err=True)
+    remove_run(home(), folder)
+    if as_json:
+        console.print_json({"run": folder.id, "removed": True})
+    else:
+        console.line(f"run {folder.id} is removed")
+
+
+def show(run_id: RunId, as_json: Json = False) -> None:
+    """Show a run's state, recipe, measurement and origin.
+
+    \b
+    Example:
+      draftbench show latest
+    """
+    from engine.runs.folder import RunFolder
+    from engine.runs.listing import describe
+
+    description = describe(RunFolder.open(home(), run_id))
+    console.print_json(description) if as_json else text.run(description)
+
+
+def compare(
+    a: RunId, b: Annotated[str, typer.Argument(help="Run to compare with the first one.")], as_json: Json = False
+) -> None:
+    """Compare two runs, B minus A, paired on the same target text.
+
+    \b
+    Example:
+      draftbench compare latest~1 latest
+    """
+    from engine.runs.comparison import compare_runs
+    from engine.runs.folder import RunFolder
+
+    comparison = compare_runs(RunFolder.open(home(), a), RunFolder.open(home(), b))
+    console.print_json(comparison) if as_json else text.comparison(comparison)
+
+
+def index(
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild the index from scratch.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Update the DuckDB index from the run folders.
+
+    \b
+    Example:
+      draftbench index --rebuild
+    """
+    from engine.index import ingest
+
+    where = home()
+    report = ingest.rebuild(where) if rebuild else ingest.ingest_all(where)
+    changes = {
+        "index": str(where.index),
+        "written": report.written,
+        "unchanged": len(report.unchanged),
+        "failed": report.failed,
+        "removed": [] if rebuild else ingest.remove_missing(where),
+        "damaged": ingest.damaged_runs(where),
+        "repaired": report.repaired,
+    }
+    console.print_json(changes) if as_json else text.indexed(changes)
+    if report.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,16 @@
+"""The checks of `draftbench doctor` as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from engine.cli.text import console
+
+
+def health(checks: Sequence[dict[str, Any]]) -> None:
+    """Print a row per check, then how to fix those that failed."""
+    console.table("", ["", "check", "result"], [["ok" if c["ok"] else "FIX", c["name"], c["found"]] for c in checks])
+    for check in checks:
+        if not check["ok"]:
+            console.line(f"fix {check['name']}: {check['fix']}")

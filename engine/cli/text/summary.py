@@ -1,0 +1,121 @@
+"""A run's measurement as text in 80 columns: acceptance, speed and certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.text import Text
+
+from engine.cli.text import console
+from engine.measure import speed_words
+from engine.numbers import number
+
+_DEFINITIONS = (
+    "exact: mean of sum min(p, q) over the target's own text; greedy_agreement: the target's choice = argmax q; "
+    "per_proposed, per_examined, per_emitted: accepted over proposed, judged, emitted tokens; "
+    "tau: tokens per target forward; [low, high]: 95% interval over prompts"
+)
+_SERVED_DEFINITIONS = (
+    "exact: mean of min(1, q(x)/p(x)) over the tokens x that the server drew, an estimate of the mean of "
+    "sum min(p, q) from one token per position; greedy_agreement: argmax q is the token that the server wrote at "
+    "T = 0; [low, high]: 95% interval over prompts"
+)
+
+
+def summary(run_id: str, measured: dict[str, Any], provenance: Mapping[str, Any] | None = None) -> None:
+    """Print acceptance before and after training, speed and where it was measured, and the certificate."""
+    conditions, served = measured["conditions"], measured.get("served")
+    gamma = "" if served else f"gamma {conditions['num_draft_tokens']}, "
+    console.line(
+        f"{run_id}\nheld-out: {conditions['heldout_prompts']} prompts, {gamma}"
+        f"{conditions['dtype']} on {conditions['device']}"
+    )
+    if served:
+        console.paragraph(f"measured against the text of the served model {conditions['served_by']}")
+    console.table("", ["", "before", "trained", "paired change"], _acceptance_rows(measured))
+    console.paragraph(_SERVED_DEFINITIONS if served else _DEFINITIONS)
+    if "speed" in measured:
+        _speed(measured["speed"], speed_words.measured_where(measured, provenance))
+    if served:
+        _served(served)
+    else:
+        _certificate(measured["certificate"])
+
+
+def _acceptance_rows(measured: dict[str, Any]) -> list[list[str]]:
+    """A heading per temperature, and below it a row per rate."""
+    metrics = {(m["draft"], m["temperature"], m["metric"]): m for m in measured["metrics"]}
+    gains = {(i["temperature"], i["metric"]): i for i in measured["improvement"]}
+    rows: list[list[str]] = []
+    heading = None
+    for (draft, temperature, metric), trained in metrics.items():
+        if draft != "trained":
+            continue
+        if temperature != heading:
+            heading = temperature
+            rows.append([f"T = {temperature:g}", "", "", ""])
+        cells = [metrics.get(("initial", temperature, metric)), trained, gains.get((temperature, metric))]
+        rows.append([metric, *(console.rate(cell) if cell else "" for cell in cells)])
+    return rows
+
+
+def _served(served: dict[str, Any]) -> None:
+    """Print how much of the server's text was used, and what cannot be measured without the target."""
+    console.line("")
+    for at in served["positions"]:
+        calibration = at["calibration"]
+        fit = (
+            f"; the text fits the log-probabilities that the server reports (z = {calibration['z']:+.1f})"
+            if calibration
+            else ""
+        )
+        left_out = f"{at['left_out']:,} with an uncertain id or probability left out" if at["left_out"] else "all"
+        console.paragraph(
+            f"T = {at['temperature']:g}: {at['used']:,} tokens ({left_out}) of {at['prompts']} of {at['asked']} "
+            f"answers{fit}"
+        )
+    console.paragraph(
+        "no sampled rates, tau, speed or certificate: they need the target itself on this machine "
+        "(`draftbench measure RUN --set measure.against=model` measures with the local model)"
+    )
+
+
+def _speed(speed: dict[str, Any], where: str) -> None:
+    rates, split, predicted = speed["tokens_per_s"], speed["time_split"], speed["predicted_speedup"]
+    console.line("")
+    console.paragraph(
+        f"speed at T={speed['temperature']:g}, batch 1, {speed['threads']} threads: "
+        f"plain {number(rates['plain']['value'], 1)} tokens/s, "
+        f"speculative {number(rates['speculative']['value'], 1)} tokens/s, "
+        f"speed-up {console.interval(speed['speedup'], 2)}"
+    )
+    if "speedup_over_transformers" in speed:  # earlier measurements have none
+        console.paragraph(
+            f"Transformers' plain generate {number(rates['transformers']['value'], 1)} tokens/s, "
+            f"speed-up over it {console.interval(speed['speedup_over_transformers'], 2)}",
+            indent=2,
+        )
+    console.paragraph(
+        f"c = {number(speed['cost_ratio'])}; time: draft {split['draft']:.0%}, verify {split['verify']:.0%}, "
+        f"overhead {split['overhead']:.0%}; predicted speed-up {number(predicted['formula'], 2)}x by the formula, "
+        f"{number(predicted['measured_times'], 2)}x with measured times",
+        indent=2,
+    )
+    console.paragraph(speed_words.told(speed) + (f"; measured on {where}" if where else ""), indent=2)
+    console.paragraph(_break_even(speed), indent=2)
+
+
+def _break_even(speed: dict[str, Any]) -> str:
+    """The acceptance from which speculation pays; JSON has no infinity, so None also says that none does."""
+    break_even = speed["break_even_alpha"]["some_gamma"]
+    if break_even is None or not break_even < 1:
+        return "speculation cannot pay: at this c a draft forward costs as much as a target forward"
+    return f"speculation pays above an acceptance of {break_even:.3f}; best gamma by the formula: {speed['best_gamma']}"
+
+
+def _certificate(certificate: dict[str, Any]) -> None:
+    verdict = Text("passed", style="bold green") if certificate["passed"] else Text("FAILED", style="bold red")
+    console.out.print("\ncertificate:", verdict)
+    marks = {True: Text("ok", style="green"), False: Text("FAIL", style="red"), None: Text("note")}
+    console.table("", ["", ""], [[marks[check["passed"]], check["detail"]] for check in certificate["checks"]])

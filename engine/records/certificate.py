@@ -1,0 +1,29 @@
+"""The certificate in a summary: whether the output is still exactly the target's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.records.record import Part, Text, Whole
+
+
+class Check(Part):
+    """One part of the certificate."""
+
+    name: Text = ""
+    passed: bool | None = None
+    """None for what is only reported."""
+    n_tokens: Whole | None = None
+    """Tokens that it looked at."""
+    detail: Text = ""
+    """What was found, in words."""
+    figures: dict[str, Any] = {}
+    """Numbers behind the words: others for each check, for people who want to look closer."""
+
+
+class Certificate(Part):
+    """All checks of a pair (`engine.measure.certificate`)."""
+
+    passed: bool | None = None
+    """Whether none of the checks failed."""
+    checks: list[Check] = []

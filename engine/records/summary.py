@@ -1,0 +1,160 @@
+"""`measure/summary.json`: what was measured of a run's draft. Written last, so its tables are whole where it is there."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from engine.records.certificate import Certificate
+from engine.records.interval import Interval
+from engine.records.provenance import ServedModel
+from engine.records.record import Part, Real, Record, Temperature, Text, Whole
+from engine.records.speed import Speed
+
+
+class Rate(Part):
+    """A value with its 95% interval over prompts; the interval is NaN where none can be made."""
+
+    temperature: Real = math.nan
+    metric: Text
+    """'exact', 'greedy_agreement', 'per_proposed', 'per_examined', 'per_emitted', 'tau'."""
+    value: Real = math.nan
+    low: Real = math.nan
+    high: Real = math.nan
+    n_prompts: Whole | None = None
+
+
+class Metric(Rate):
+    """One rate of one draft (`engine.measure.definitions` defines each)."""
+
+    draft: Text = ""
+    """'initial' (untrained) or 'trained'."""
+    n_tokens: Whole | None = None
+    """Tokens that the rate is of."""
+
+
+class Improvement(Rate):
+    """A rate after training less the same before, paired by prompt."""
+
+
+class BatchSizes(Part):
+    """Prompts decoded at once."""
+
+    trace: Whole | None = None
+    speed: Whole | None = None
+
+
+class Conditions(Part):
+    """What two measurements must have in common to be compared."""
+
+    heldout_hash: Text | None = None
+    """Of the measured prompts."""
+    heldout_prompts: Whole | None = None
+    num_draft_tokens: Whole | None = None
+    """gamma; None against a server's text, where it has no part in the rates."""
+    adaptive: bool | None = None
+    """Whether gamma follows the acceptance seen so far."""
+    top_p: Real = math.nan
+    top_k: Whole | None = None
+    max_new_tokens: Whole | None = None
+    dtype: Text | None = None
+    """Precision of target and draft."""
+    device: Text | None = None
+    """'cpu' or 'cuda'."""
+    threads: Whole | None = None
+    """Threads that torch computed with."""
+    seed: int | None = None
+    acceptance_rule: Text | None = None
+    batch_size: BatchSizes | None = None
+    served_by: Text | None = None
+    """Model and address of the server whose text was measured on; None for the model at hand."""
+
+
+class SlotAcceptance(Part):
+    """Acceptance at one place of a proposal (`engine.measure.trace.acceptance_by_slot`)."""
+
+    slot: Whole
+    """1 to gamma."""
+    joint: Real = math.nan
+    """This place and all before it were kept, over rounds that proposed so far."""
+    conditional: Real = math.nan
+    """Kept, over rounds in which the place was judged."""
+    n: Whole = 0
+    """Rounds in which the place was judged."""
+
+
+class OtherSystems(Part):
+    """What other systems would print for the same trace (`engine.measure.trace.Counts.as_others_report`)."""
+
+    vllm_mean_acceptance_length: Real = math.nan
+    vllm_draft_acceptance_rate: Real = math.nan
+    sglang_accept_length: Real = math.nan
+    spec_bench_mean_accepted_tokens: Real = math.nan
+    llama_cpp_accept: Real = math.nan
+
+
+class Calibration(Part):
+    """How far what happened lies from what was expected of it (`engine.measure.statistics.Calibration`)."""
+
+    z: Real = math.nan
+    """Standard deviations."""
+    p_value: Real = math.nan
+    n_tokens: Whole | None = None
+    observed: Real = math.nan
+    expected: Real = math.nan
+
+
+class ServedText(Part):
+    """How much of a server's text a measurement is of, at one temperature."""
+
+    temperature: Real = math.nan
+    used: Whole = 0
+    """Tokens in the figures."""
+    left_out: Whole = 0
+    """Tokens of which it is not certain which they were or how likely."""
+    prompts: Whole = 0
+    """Answers with tokens in the figures."""
+    asked: Whole = 0
+    """Answers in all."""
+    calibration: Calibration | None = None
+    """Whether the text was drawn from the probabilities that the server sent; None where that could not be checked."""
+
+
+class Served(ServedModel):
+    """A measurement against a served model's text: acceptance alone."""
+
+    positions: list[ServedText] = []
+
+
+class Summary(Record):
+    """Rates with intervals, the conditions they hold under, the timing and the certificate."""
+
+    FILE: ClassVar[str] = "measure/summary.json"
+    MOST_BYTES: ClassVar[int] = 16_000_000
+
+    conditions: Conditions = Conditions()
+    metrics: list[Metric] = []
+    improvement: list[Improvement] = []
+    by_slot: dict[Temperature, list[SlotAcceptance]] = {}
+    accepted_lengths: dict[Temperature, list[Whole]] = {}
+    """Rounds with 0, 1, ... gamma accepted tokens."""
+    as_others_report: dict[Temperature, OtherSystems] = {}
+    speed: Speed | None = None
+    """None where nothing was timed."""
+    certificate: Certificate | None = None
+    served: Served | None = None
+    """Set for a measurement against a server's text, which has neither speed nor certificate."""
+    stands_in_for: ServedModel | None = None
+    """The served model that the draft learnt from, where it was measured against the model at hand instead."""
+
+    def of(self, draft: str, metric: str) -> list[Metric]:
+        """The values of one rate of one draft, by rising temperature."""
+        rows = [row for row in self.metrics if (row.draft, row.metric) == (draft, metric)]
+        return sorted(rows, key=lambda row: row.temperature)
+
+    def gains(self) -> dict[float, Improvement]:
+        """Change of exact acceptance by training, by temperature."""
+        return {row.temperature: row for row in self.improvement if row.metric == "exact"}
+
+
+__all__ = ["Calibration", "Conditions", "Improvement", "Interval", "Metric", "Served", "ServedText", "Summary"]

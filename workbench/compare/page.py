@@ -1,0 +1,282 @@
+"""Compare: the heat map over all runs, then two to six drafts side by side, every figure and table to take away."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from engine.measure import definitions
+from engine.records.study_tag import of_study
+from workbench.compare import by_study, comparison, figures, report, tables
+from workbench.compare import prompts as compare_prompts
+from workbench.compare.comparison import Comparison
+from workbench.compare.every_run import cells as cells_of
+from workbench.compare.every_run import remarks, suggested
+from workbench.compare.figures import View
+from workbench.shared import charts, downloads, queries, theme, ui
+
+TABS = ["Rates", "Curves", "Positions", "Speed", "Prompts", "Configuration", "Report"]
+
+
+def render() -> None:
+    """Draw the page."""
+    ui.heading("compare")
+    runs = queries.runs()
+    measured = runs[~runs.exact.isna()]
+    if measured.empty:
+        ui.empty(
+            "Nothing is measured yet. As soon as one run is finished, its acceptance stands here; two can be set side by side.",
+            "Start a run",
+            "launch",
+        )
+        return
+    within = of_study(measured, by_study.choose(measured))
+    likely = suggested(every_run(within))
+    st.subheader("Side by side", anchor=False)
+    _offer(likely)
+    chosen = ui.pick_runs("Drafts", "runs", most=comparison.MOST, default=likely, among=list(within.run_id))
+    if not chosen:
+        st.info("Choose two to six drafts above.", icon=":material/compare_arrows:")
+        return
+    if len(chosen) == 1:
+        st.info("Choose a second draft: then every rate shows its paired change.", icon=":material/compare_arrows:")
+    if not comparison.temperatures(chosen):
+        st.info("None of these runs is measured yet.", icon=":material/info:")
+        return
+    found, metric = settings(chosen, measured)
+    marks(found)
+    side_by_side(found, metric)
+
+
+def pick_temperature(known: list[float], key: str) -> float:
+    """One of the measured temperatures, the lowest if none is named."""
+    labels = {f"{t:g}": f"{t:g} (greedy)" if t == 0 else f"{t:g}" for t in known}
+    return float(ui.choose_one("Temperature", list(labels), labels, key))
+
+
+def _offer(likely: list[str]) -> None:
+    """A way from the drafts chosen before to those of the domain that the map shows."""
+    chosen = st.query_params.get_all("runs")
+    if len(likely) > 1 and chosen and not set(chosen) & set(likely):
+
+        def change() -> None:
+            st.session_state.pop("runs", None)
+            st.query_params["runs"] = likely
+
+        st.button("Take the best of the domain shown above", on_click=change, icon=":material/swap_horiz:")
+
+
+def every_run(measured: pd.DataFrame) -> pd.DataFrame:
+    """The heat map over everything that is measured; the runs of the domain and target that it shows, or all."""
+    values = queries.exact_values()
+    domains = sorted(measured.domain.dropna().unique())
+    newest = measured.domain.dropna().iloc[0] if domains else None
+    domains.sort(key=lambda domain: domain != newest)
+    with st.expander("Every run by loss, scenario and mode", expanded=True, icon=":material/grid_on:"):
+        if not domains:
+            st.caption("No run tells its domain.")
+            return measured
+        left, middle, right = st.columns([2, 3, 2])
+        with left:
+            domain = ui.choose_one("Domain", domains, {}, "domain")
+        here = measured[measured.domain == domain]
+        targets = list(dict.fromkeys(here.target.fillna("not told")))
+        with middle:
+            target = ui.choose_one("Target", targets, {}, "target")
+        shown = here[here.target.fillna("not told") == target]
+        with right:
+            temperature = pick_temperature(comparison.temperatures(here.run_id), "map_temperature")
+        cells = cells_of(measured, values, domain, target, temperature)
+        if cells.empty:
+            st.caption("No run of this choice was measured at this temperature.")
+            return shown
+        n, seeds = int(cells.runs.sum()), int(cells.seeds.max())
+        several = ", of several runs the mean of their intervals" if (cells.runs > 1).any() else ""
+        note = f"T = {temperature:g}, {n} runs, up to {seeds} seed{'s' if seeds > 1 else ''} a cell; [{charts.INTERVAL}{several}]"
+        told = "; ".join(f"{c.loss}, {c.scenario}, {c.mode}: {c.value:.3f}" for c in cells.itertuples())
+        view = View(
+            f"acceptance-map-T{temperature:g}",
+            f"Exact acceptance. {told}",
+            lambda tone: charts.heat_map(cells, tone, note),
+            cells,
+        )
+        show(view, "map", wide=True)
+        for remark in remarks(cells):
+            st.caption(remark)
+    return shown
+
+
+def settings(chosen: list[str], measured: pd.DataFrame) -> tuple[Comparison, str]:
+    """Baseline, temperature and acceptance definition, then the comparison itself."""
+    labels = dict(zip(measured.run_id, measured.label, strict=True))
+    named = [run_id for run_id in measured[measured.baseline].run_id if run_id in chosen]
+    first, second, third = st.columns([3, 2, 3])
+    with first:
+        baseline = ui.choose_one("Baseline", sorted(chosen, key=lambda run_id: run_id not in named), labels, "baseline")
+    with second:
+        temperature = pick_temperature(comparison.temperatures(chosen), "temperature")
+    with third:
+        names = {name: f"{words} ({name})" for name, words in charts.RATES.items()}
+        metric = ui.choose_one("Acceptance definition", list(names), names, "rate")
+    st.caption(definitions.RATES[metric].definition)
+    return comparison.load(chosen, temperature, baseline), metric
+
+
+def marks(found: Comparison) -> None:
+    """What may not be compared, and certificates that failed."""
+    bad = [d.label for d in found.drafts if d.run.certificate is False]
+    if bad:
+        st.error(
+            f"The losslessness certificate failed: {ui.text(', '.join(bad))}. Do not trust its numbers.",
+            icon=":material/gpp_bad:",
+        )
+    told = [
+        f"**{ui.text('; '.join(labels))}**: {ui.text(why)} (not subtracted: {ui.text(', '.join(names))})"
+        for labels, why, names in report.reasons_together(found)
+    ]
+    if told:
+        st.warning("**Not comparable**\n\n" + "\n\n".join(told), icon=":material/block:")
+
+
+def side_by_side(found: Comparison, metric: str) -> None:
+    """The tabs; only the open one is worked out."""
+    sections = {
+        "Rates": rates,
+        "Curves": curves,
+        "Positions": positions,
+        "Speed": speed,
+        "Prompts": prompts,
+        "Configuration": configuration,
+        "Report": whole_report,
+    }
+    for name, tab in zip(TABS, st.tabs(TABS, key="view", bind="query-params"), strict=True):
+        if tab.open:
+            with tab:
+                sections[name](found, metric)
+
+
+def show(view: View, key: str, *, wide: bool = False) -> None:
+    """A figure and, under it, everything it can be saved as."""
+    ui.chart(view.draw(theme.mode()), key=key, name=view.name, alt=view.alt, save=False, wide=wide)
+    downloads.download_row(view.name, key, draw=view.draw, frame=view.frame, caption=view.alt)
+
+
+def rates(found: Comparison, metric: str) -> None:
+    show(figures.rates(found, metric), "rate-bars", wide=True)
+    st.html(f"<style>{report.TABLE_CSS}</style>{report.rates_table(found, metric)}")
+    st.caption(
+        "Under each rate its change to the baseline, paired on prompts that the target answered with the same text when it "
+        "was captured; above temperature 0 the sampled rates are of each draft's own answer to them. "
+        "▲ above and ▼ below with a 95% interval that leaves out zero, ≈ otherwise."
+    )
+    caption = f"Acceptance, {found.note}, {charts.INTERVAL}; Δ is the paired change to the baseline"
+    name = figures.file_name("rates", found, baseline=True)
+    downloads.download_row(name, "rates", frame=found.rates, paper=tables.paper_table(found), caption=caption)
+    agreement(found)
+    with st.expander("The same traces as vLLM, SGLang, Spec-Bench and llama.cpp would print them"):
+        name = figures.file_name("as-others", found)
+        table(tables.as_others(found), name, f"The same traces as others report them, {found.note}", "others")
+
+
+def table(frame: pd.DataFrame, name: str, caption: str, key: str) -> None:
+    """A table and, under it, what it can be saved as: files of that name."""
+    st.html(f"<style>{report.TABLE_CSS}</style>{report.table(frame)}")
+    downloads.download_row(name, key, frame=frame, caption=caption)
+
+
+def agreement(found: Comparison) -> None:
+    """Greedy agreement token by token: both, one, the other, neither."""
+    if found.agreement.empty:
+        return
+    told = found.agreement.assign(run_id=found.agreement.run_id.map(found.labels))
+    names = {"run_id": "draft", "only_a": "only baseline", "only_b": "only this draft", "p_value": "McNemar p"}
+    with st.expander("Greedy agreement token by token, against the baseline"):
+        told = told.rename(columns=names).assign(**{"McNemar p": [f"{p:.2g}" for p in told.p_value]})
+        name = figures.file_name("agreement", found, baseline=True)
+        table(told, name, f"Greedy agreement token by token against the baseline, {found.note}", "agreement")
+        st.caption("The test takes tokens for independent, so its p is too small; trust the interval over prompts.")
+
+
+def curves(found: Comparison, metric: str) -> None:
+    axis = ui.choose_axis()
+    rows = queries.curve(list(found.labels))
+    for kind in ("eval", "train"):
+        view = figures.curve(found, rows, axis, kind)
+        if view.frame.empty:
+            st.caption(f"No {'watched acceptance' if kind == 'eval' else 'loss'} was recorded for these runs.")
+        else:
+            show(view, f"curve-{kind}")
+
+
+def positions(found: Comparison, metric: str) -> None:
+    if found.slots.empty:
+        st.info("None of these runs was traced at this temperature.", icon=":material/info:")
+        return
+    show(figures.slots(found), "by-slot")
+    show(figures.lengths(found), "lengths")
+
+
+def speed(found: Comparison, metric: str) -> None:
+    told = comparison.speeds(found)
+    missing = [draft.label for draft in found.drafts if draft.label not in told]
+    if missing:
+        st.caption(f"Not timed: {ui.text(', '.join(missing))}. `measure.speed_prompts` sets how many prompts are.")
+    if not told:
+        st.info("None of these runs was timed.", icon=":material/timer_off:")
+        return
+    show(figures.speed(found), "speed")
+    caption = "Speed-up over plain decoding, 95% interval over prompts"
+    table(tables.speed_table(found), "speed-table", caption, "speed-table")
+    different = tables.timing_differs(found)
+    if different:
+        st.warning(f"Speed-ups are not comparable: {ui.text(different)}", icon=":material/block:")
+
+
+def prompts(found: Comparison, metric: str) -> None:
+    compare_prompts.section(found, metric)
+    st.subheader("By prompt group", anchor=False)
+    show(figures.groups(found, metric), "groups")
+
+
+def configuration(found: Comparison, metric: str) -> None:
+    frame = tables.configuration(found)
+    st.html(f"<style>{report.TABLE_CSS}</style>")
+    st.markdown("**≠ Recipe settings that differ**")
+    differing = frame[frame.differs].drop(columns="differs")
+    if differing.empty:
+        st.caption("The recipes are equal.")
+    else:
+        st.html(report.table(differing))
+    with st.expander(f"Equal in all: {int((~frame.differs).sum())} settings"):
+        st.html(report.table(frame[~frame.differs].drop(columns="differs").iloc[:, :2]))
+    downloads.download_row("configuration", "configuration", frame=frame, caption="Settings of the compared runs")
+    st.markdown("**Origin**")
+    table(tables.provenance(found), "origin", "Origin of the compared drafts", "origin")
+
+
+def whole_report(found: Comparison, metric: str) -> None:
+    st.write(
+        "One HTML file with figures, rates, settings, origin and definitions. It opens offline and asks the network for nothing."
+    )
+    title = st.text_input("Title", "Draft comparison", max_chars=120)
+    if downloads.chrome() is None:
+        st.caption(
+            "No Chrome or Chromium was found on the server: figures in the report will be interactive ones, about 5 MB."
+        )
+
+    axis = ui.axis()
+
+    def make() -> str:  # runs in another thread, after this script: it must not ask Streamlit for anything
+        return report.whole(found, metric, queries.curve(list(found.labels)), axis, title)
+
+    st.download_button(
+        "Download the report",
+        make,
+        "comparison.html",
+        "text/html",
+        key="save-report",
+        type="primary",
+        icon=":material/download:",
+        on_click="ignore",
+    )
+    st.caption("Drawing its figures takes some seconds.")

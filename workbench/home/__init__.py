@@ -1,0 +1,1 @@
+"""The home page: best drafts, running jobs, first steps, the machine."""
