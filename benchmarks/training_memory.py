@@ -1,12 +1,12 @@
-"""Peak memory of training with full-vocabulary forward KL, above that of the loaded target.
+"""Peak memory of training with full-vocabulary forward KL, in addition to that of the loaded target.
 
     python benchmarks/training_memory.py
 
-Three optimiser steps of a four-layer draft of SmolLM2-135M-Instruct, each one micro-batch of
-more than 4,096 response positions with exact signal, in a process of its own. Counted from the
-loaded target on, so the draft's weights, gradients and AdamW moments are in the figure; the
-goal is less than 3 GB. A second process takes all positions as one chunk, which is what a loss
-without chunks does. About 3 minutes on two idle cores; Linux only (it resets and reads VmHWM).
+Three optimiser steps of a four-layer draft of SmolLM2-135M-Instruct, each with one micro-batch of more than 4,096
+response positions with exact signal, in a process of its own. Memory is counted from the loaded target on, so the
+figure includes the draft's weights, gradients and AdamW moments; the goal is less than 3 GB. A second process takes all
+positions as one chunk, as a loss without chunks does. Takes about 3 minutes on two idle cores; Linux only (it resets
+and reads VmHWM).
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def random_batch(target: LoadedModel, rows: int) -> OneBatch:
 
 def resident_bytes(which: str) -> int:
     """VmRSS (now) or VmHWM (the most since it was reset) of this process."""
-    found = re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
+    match = re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match is not None
+    return int(match[1]) * 1024
 
 
 def train(model: str, positions: int, precision: str, one_chunk: bool) -> dict[str, Any]:
@@ -127,27 +127,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-unchunked", action="store_true", help="leave out the process that takes one chunk")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     parser.add_argument("--child", choices=["many", "one"], help=argparse.SUPPRESS)
-    chosen = parser.parse_args(arguments)
-    if chosen.child:
-        print(json.dumps(train(chosen.target, chosen.positions, chosen.precision, chosen.child == "one")))
+    options = parser.parse_args(arguments)
+    if options.child:
+        print(json.dumps(train(options.target, options.positions, options.precision, options.child == "one")))
         return 0
-    given = ["--target", chosen.target, "--positions", str(chosen.positions), "--precision", chosen.precision]
-    found = in_own_process(given, one_chunk=False)
-    whole = None if chosen.no_unchunked else in_own_process(given, one_chunk=True)
-    passed = found["above_target_bytes"] < GOAL_BYTES
-    if chosen.json:
-        print(json.dumps({"passed": passed, "chunked": found, "unchunked": whole}, indent=2))
+    given = ["--target", options.target, "--positions", str(options.positions), "--precision", options.precision]
+    chunked = in_own_process(given, one_chunk=False)
+    whole = None if options.no_unchunked else in_own_process(given, one_chunk=True)
+    passed = chunked["above_target_bytes"] < GOAL_BYTES
+    if options.json:
+        print(json.dumps({"passed": passed, "chunked": chunked, "unchunked": whole}, indent=2))
         return 0 if passed else 1
-    tensor = found["positions"] * found["vocab"] * 4
+    tensor = chunked["positions"] * chunked["vocab"] * 4
     print(
-        f"{found['positions']:,} response positions ({found['padded_tokens']:,} padded tokens), forward in "
-        f"{found['dtype']}, process with the {found['target_dtype']} target loaded: {found['target_bytes'] / 1e9:.2f} GB"
+        f"{chunked['positions']:,} response positions ({chunked['padded_tokens']:,} padded tokens), forward in "
+        f"{chunked['dtype']}, process with the {chunked['target_dtype']} target loaded: "
+        f"{chunked['target_bytes'] / 1e9:.2f} GB"
     )
-    print(f"one [{found['positions']}, {found['vocab']}] float32 tensor: {tensor / 1e9:.2f} GB")
+    print(f"one [{chunked['positions']}, {chunked['vocab']}] float32 tensor: {tensor / 1e9:.2f} GB")
     if whole:
         print(f"all positions in one chunk: {whole['above_target_bytes'] / 1e9:.2f} GB above the target")
     print(
-        f"chunks of {found['chunk']} positions: {found['above_target_bytes'] / 1e9:.2f} GB above the target, goal "
+        f"chunks of {chunked['chunk']} positions: {chunked['above_target_bytes'] / 1e9:.2f} GB above the target, goal "
         f"under {GOAL_BYTES / 1e9:g} GB: {'met' if passed else 'MISSED'}"
     )
     return 0 if passed else 1

@@ -2,7 +2,7 @@ r"""The catalogue: every loss, mode of training, acceptance rate and export form
 
 The schema, the form, the Learn page, the command line, the checks and the reports read these cards. What computes is
 elsewhere and has the same name: a loss in `engine.distill.losses.LOSSES`, a mode in `engine/distill/modes/<name>.py`,
-a rate in `engine.measure`, a format in `engine.export.EXPORTERS`. Tests hold the two sides together;
+a rate in `engine.measure`, a format in `engine/export/<name>.py`. Tests hold the two sides together;
 docs/extending.md adds one of each.
 
 p is the target's distribution, q the draft's. Formulas are LaTeX, texts are Markdown.
@@ -277,3 +277,4 @@ EXPORTERS = _by_name(
         source="https://huggingface.co/docs/transformers",
     ),
 )
+DEFAULT_FORMAT = "huggingface"

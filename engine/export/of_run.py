@@ -6,10 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from engine.catalogue import DEFAULT_FORMAT
 from engine.decode.bare import told_of_model
 from engine.errors import DraftbenchError
+from engine.export import Load, exporter
+from engine.export.check import paired_acceptance, same_greedy_text
 from engine.export.check_text import CheckText, fewer, text_at_hand
-from engine.export.huggingface import paired_acceptance, refuse_taken, same_greedy_text, write_folder
+from engine.export.folder import refuse_taken, write_folder
 from engine.export.model_card import model_card
 from engine.export.whole_vocabulary import with_whole_vocabulary
 from engine.measure.acceptance import draft_states
@@ -27,12 +30,15 @@ _GREEDY_PROMPTS = 4
 _STATES = 8192  # hidden states a row for the ids of a trimmed vocabulary is fitted to and checked on
 
 
-def export_run(home: Home, run: RunFolder, out: Path, *, overwrite: bool, check: bool) -> dict[str, Any]:
+def export_run(
+    home: Home, run: RunFolder, out: Path, *, overwrite: bool, check: bool, format_name: str = DEFAULT_FORMAT
+) -> dict[str, Any]:
     """Write the best draft of a measured run to `out`; with `check`, measure what was written.
 
     `ok` in the report is False if the folder is not the run's draft: if the two accept differently at the same
     positions of the same text, or if assisted generation writes another greedy text than our loop.
     """
+    form = exporter(format_name)
     refuse_taken(out, overwrite)  # before the minutes that loading may take
     summary, recipe, best = run.summary(), run.recipe(), best_draft(run)
     progress = Progress()
@@ -50,7 +56,8 @@ def export_run(home: Home, run: RunFolder, out: Path, *, overwrite: bool, check:
         draft = _with_all_ids(draft, text, home, target, progress)
     provenance, note = mapping(run.path / "provenance.json"), told_of_model(target.model)
     card = model_card(run.id, recipe, summary, provenance, settings_note=note)
-    write_folder(out, draft, target, card, gamma=recipe.measure.num_draft_tokens, overwrite=overwrite)
+    gamma = recipe.measure.num_draft_tokens
+    write_folder(out, card, lambda folder: form.write(folder, draft, target, gamma=gamma), overwrite=overwrite)
     report: dict[str, Any] = {
         "run": run.id,
         "folder": str(out),
@@ -61,12 +68,12 @@ def export_run(home: Home, run: RunFolder, out: Path, *, overwrite: bool, check:
         "notes": [note] if note else [],
     }
     if check and text is not None:
-        report |= _check(run, out, fewer(text, home, target), home, target, progress)
+        report |= _check(form.load, run, out, fewer(text, home, target), home, target, progress)
     return report
 
 
 def _check(
-    run: RunFolder, out: Path, text: CheckText, home: Home, target: LoadedModel, progress: Progress
+    load: Load, run: RunFolder, out: Path, text: CheckText, home: Home, target: LoadedModel, progress: Progress
 ) -> dict[str, Any]:
     """Compare the folder with the run's draft, both loaded again, on the same text."""
     settings = text.recipe.measure
@@ -75,13 +82,14 @@ def _check(
         for t, plan in text.plans(home, target).items()
     }
     names = [prompt.id for prompt in text.prompts.measured]
-    checked = paired_acceptance(out, load_draft(best_draft(run), target), target, captures, names, settings)
+    checked = paired_acceptance(load, out, load_draft(best_draft(run), target), target, captures, names, settings)
     measured = {
         m["temperature"]: m["value"]
         for m in run.summary()["metrics"]
         if (m["draft"], m["metric"]) == ("trained", "exact")
     }
     same = same_greedy_text(
+        load,
         out,
         in_float32(target),
         [a.prompt_ids for a in next(iter(captures.values())).answers[:_GREEDY_PROMPTS]],

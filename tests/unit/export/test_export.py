@@ -86,7 +86,7 @@ def test_its_files_may_be_read_by_a_server_of_another_user(run: RunFolder, tmp_p
 def test_a_folder_that_measures_something_else_ends_with_status_1(
     run: RunFolder, tmp_path: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
 ):
-    write = huggingface.write_folder
+    write = huggingface.write
 
     def spoiled(folder: Path, draft: Any, *rest: Any, **options: Any) -> None:
         with torch.no_grad():
@@ -94,7 +94,7 @@ def test_a_folder_that_measures_something_else_ends_with_status_1(
                 parameter.add_(torch.full_like(parameter, 0.5))
         write(folder, draft, *rest, **options)
 
-    monkeypatch.setattr("engine.export.of_run.write_folder", spoiled)
+    monkeypatch.setattr(huggingface, "write", spoiled)
     result = draftbench("export", "latest", "--out", str(tmp_path / "out"), "--json")
     assert result.code == 1
     assert not result.json()["ok"]

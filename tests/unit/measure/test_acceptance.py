@@ -10,14 +10,9 @@ from engine.measure import acceptance
 from engine.measure.acceptance import PromptAcceptance, exact_acceptance, mean_overlap
 from engine.models.head import Head
 from tests.conftest import tiny_llama
-from tests.tiny_pair import captured, loaded, noisy_copy
+from tests.tiny_pair import captured, noisy_copy
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def target():
-    return loaded(tiny_llama())
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +36,14 @@ from engine.served.capture import check_logprobs, make_served, plan_served
 from engine.served.logprobs import TokenBytes, certain_ids, decode_logprobs
 from engine.served.replies import Reply, ReplyToken
 from engine.served.request_rate import RateLimiter
-from tests.chat_server import MODEL, Said, Server, chat_server
+from tests.chat_server import MODEL, Said, Server
 from tests.conftest import byte_tokenizer, tiny_llama
-from tests.tiny_pair import as_draft, captured, loaded, noisy_copy
+from tests.tiny_pair import as_draft, captured, noisy_copy
 from tests.unit.conftest import Draftbench
 
 TOKENS = 24
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": f"question {i}"},)) for i in range(60)]
 Spoil = Callable[[list[dict[str, Any]]], None]
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with chat_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def target() -> LoadedModel:
-    return loaded(tiny_llama())
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +80,7 @@ def likeliest(target: LoadedModel, capture: Capture) -> dict[str, list[float]]:
 def serve(
     server: Server, target: LoadedModel, written: dict[float, Capture], spoil: Spoil = lambda content: None
 ) -> None:
-    """Let the server answer with these texts as bytes, and tell log-probabilities at temperature 1 for whatever it does."""
+    """Let the server answer with these texts as bytes, and report log-probabilities at temperature 1."""
     texts = {t: {a.prompt_id: a for a in capture.answers} for t, capture in written.items()}
     best = {t: likeliest(target, capture) for t, capture in written.items()}
     chances = {

@@ -8,7 +8,7 @@ import json
 import random
 import time
 import tracemalloc
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -43,12 +43,6 @@ class Clock:
         self.slept.append(seconds)
         self.now += seconds
         await asyncio.sleep(0)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with chat_server() as running:
-        yield running
 
 
 @pytest.fixture

@@ -205,7 +205,10 @@ def test_a_hub_that_cannot_be_reached_is_told_with_what_to_do(monkeypatch: pytes
 
 
 def test_a_gated_set_says_where_to_accept_its_terms(monkeypatch: pytest.MonkeyPatch):
-    message = "Dataset 'Salesforce/xlam-function-calling-60k' is a gated dataset on the Hub. You must be authenticated to access it."
+    message = (
+        "Dataset 'Salesforce/xlam-function-calling-60k' is a gated dataset on the Hub. "
+        "You must be authenticated to access it."
+    )
     refusing(monkeypatch, datasets.exceptions.DatasetNotFoundError(message))
     with pytest.raises(DraftbenchError, match="refuses access") as caught:
         fetch_preset("hub:xlam")
