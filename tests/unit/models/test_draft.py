@@ -24,7 +24,7 @@ from engine.models.draft import (
     parameter_counts,
     save_draft,
 )
-from engine.models.layers import layer_indices, evenly_spaced
+from engine.models.layers import evenly_spaced, layer_indices
 from engine.models.load import LoadedModel
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.tiny_pair import loaded
