@@ -105,8 +105,8 @@ def resolve_input(path: str, relative_to: Path | None = None) -> Path:
     """Find an input file or folder that a recipe or the command line names.
 
     A relative path is looked for in the working folder, beside the recipe, then in the project (for `sample_data/` and
-    `recipes/`). Raises DraftbenchError if there is none, or if it is a device or a pipe, which may never end and differs
-    when it is read again.
+    `recipes/`). Raises DraftbenchError if there is none, or if it is a device or a pipe, which may never end and cannot
+    be read twice.
     """
     # A name with a zero byte, a long name, a link to itself, an unknown home: each raises another exception.
     with boundary(f"could not look for {path!a}", "check the path"):

@@ -89,12 +89,12 @@ class Capture:
         return len(self._raw) // max(1, self.format.bytes_per_token)
 
     def raw_positions(self, part: slice) -> torch.Tensor:
-        """[position, bytes_per_token] uint8 of some positions in the order they lie on disk, copied out of the map."""
+        """[position, bytes_per_token] uint8 of a range of positions in the order on disk, copied out of the map."""
         stride = self.format.bytes_per_token
         return torch.from_numpy(np.array(self._raw[part.start * stride : part.stop * stride])).view(-1, stride)
 
     def places(self, answer: AnsweredPrompt) -> torch.Tensor:
-        """[token] int64: where each position of the answer lies in signal.bin, counted in positions; 0 without signal."""
+        """[token] int64: the number of each of the answer's positions in signal.bin; 0 without a signal."""
         first = answer.offset // max(1, self.format.bytes_per_token)
         return (
             torch.arange(first, first + len(answer.token_ids))

