@@ -13,6 +13,7 @@ import sys
 from functools import cache
 from typing import Any
 
+from engine.chat.prompt import Message, Tool, ToolCall
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash, write_json
 from engine.paths import cache_dir
@@ -108,7 +109,7 @@ def _in_child(template: str, marks: dict[str, str]) -> str:
     return ""
 
 
-def _talks() -> list[list[dict[str, Any]]]:
+def _talks() -> list[list[Message]]:
     """Conversations of each kind in recipes, and a long one, in which text that doubles per turn explodes."""
     user, answer = {"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}
     call = {"role": "assistant", "content": "", "tool_calls": [_call()]}
@@ -120,11 +121,11 @@ def _talks() -> list[list[dict[str, Any]]]:
     ]
 
 
-def _call() -> dict[str, Any]:
+def _call() -> ToolCall:
     return {"id": "call00001", "type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 2}}}
 
 
-def _tool() -> dict[str, Any]:
+def _tool() -> Tool:
     parameters = {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "number"}}}
     return {"type": "function", "function": {"name": "add", "description": "Add.", "parameters": parameters}}
 

@@ -26,6 +26,8 @@ from engine.untrusted.regular_files import read_text, require_regular
 if TYPE_CHECKING:
     import datasets
 
+Record = dict[str, Any]  # a row of a file: column -> value
+
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _BATCH_ROWS = 32
 # A larger file is no list of prompts, and reading it would only take time and memory.
@@ -41,7 +43,7 @@ class Row:
 
     line: int
     """From 1: the line at which the record starts in text formats (JSON lines, CSV), the row number in others."""
-    record: dict[str, Any] | None
+    record: Record | None
     problem: str = ""
     others: tuple[str, ...] = ()
     """Columns of a table that were not loaded."""
@@ -196,9 +198,7 @@ def read_parquet(path: Path, source: PromptSource) -> Iterator[Row]:
             yield _row_of_arrow(number, record, decode, others)
 
 
-def _row_of_arrow(
-    number: int, record: dict[str, Any], decode: Callable[[dict[str, Any]], dict[str, Any]], others: tuple[str, ...]
-) -> Row:
+def _row_of_arrow(number: int, record: Record, decode: Callable[[Record], Record], others: tuple[str, ...]) -> Row:
     try:
         with bad_records():
             return Row(number, plain(decode(record)), others=others)
@@ -219,7 +219,7 @@ def _refuse_unpacked(metadata: Any, columns: list[str], source: PromptSource) ->
             )
 
 
-def _parquet_decoder(schema: Any, columns: list[str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _parquet_decoder(schema: Any, columns: list[str]) -> Callable[[Record], Record]:
     """Undo the storage form of Datasets, which writes free-form objects as JSON text inside structs."""
     if b"huggingface" not in (schema.metadata or {}):
         return lambda record: record

@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.chat.messages import BadRecordError as BadRecordError
 from engine.chat.messages import decoded, kind, normal, normal_tools
-from engine.chat.prompt import Message, Prompt
+from engine.chat.prompt import Message, Prompt, Tool
 from engine.config.schema import PromptSource
 from engine.data.columns import at
 from engine.errors import Cancelled, DraftbenchError, first_line
@@ -91,7 +91,7 @@ def _says_more(text: Any, messages: tuple[Message, ...]) -> bool:
     return isinstance(text, str) and bool(text.strip()) and text.strip() not in {m["content"].strip() for m in messages}
 
 
-def tools_of(record: Mapping[str, Any], source: PromptSource) -> tuple[dict[str, Any], ...]:
+def tools_of(record: Mapping[str, Any], source: PromptSource) -> tuple[Tool, ...]:
     """The tool schemas of a record in OpenAI's form."""
     by_column = {column: normal_tools(at(record, column), column) for column in source.tools_columns()}
     present = {column: tools for column, tools in by_column.items() if tools}

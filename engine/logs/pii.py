@@ -139,7 +139,8 @@ _LONG_KEY_LABEL = r"""(?:(?:api|access|secret|private|auth|session|subscription|
 _KEY_LABEL = rf"""(?:{_LONG_KEY_LABEL}|(?<![A-Za-z])token|(?<![A-Za-z])secret|[_-](?:token|secret|key)|(?<![A-Za-z])key
   |(?-i:(?<=[a-z])(?:Key|Token|Secret))|authorization)"""
 _PASSWORD_LABEL = r"(?:pass[_\s-]?(?:word|phrase|code)|passwd|(?<![A-Za-z])pwd|\u5bc6\u7801|\u53e3\u4ee4)"
-_PHONE_LABEL = r"""(?:(?<![A-Za-z])(?:tele)?phone|(?<![A-Za-z])tel(?![a-z])|(?<![A-Za-z])mobile|cell(?:\ ?phone|\ number)
+_PHONE_LABEL = r"""(?:(?<![A-Za-z])(?:tele)?phone|(?<![A-Za-z])tel(?![a-z])|(?<![A-Za-z])mobile
+  |cell(?:\ ?phone|\ number)
   |my\ cell
   |whatsapp|(?<![A-Za-z])fax|call\ me\ (?:at|on)|reach\ me\ (?:at|on)
   |\u7535\u8bdd|\u624b\u673a|\u8054\u7cfb\u65b9\u5f0f|\u81f4\u7535|\u4f20\u771f)"""

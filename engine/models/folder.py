@@ -18,6 +18,9 @@ import torch
 
 from engine.errors import DraftbenchError, boundary
 
+Settings = dict[str, Any]
+"""The contents of a `config.json`."""
+
 FIX = "the folder needs config.json, safetensors of a causal language model, and its tokenizer"
 SETTINGS_BYTES = 16_000_000
 _TOKENIZER_BYTES = 200_000_000
@@ -68,7 +71,7 @@ def check_files(folder: Path) -> None:
             raise _refused(folder, f"{path.name} has {size:,} bytes")
 
 
-def check_settings(folder: Path) -> dict[str, Any]:
+def check_settings(folder: Path) -> Settings:
     """Read `config.json` after checking the folder's files and the counts in it."""
     check_files(folder)
     with boundary(f"could not load {folder}", FIX, "config.json cannot be read"):
@@ -79,7 +82,7 @@ def check_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _check_counts(folder: Path, settings: dict[str, Any]) -> None:
+def _check_counts(folder: Path, settings: Settings) -> None:
     for key, value in settings.items():
         if isinstance(value, dict):
             _check_counts(folder, value)
@@ -89,7 +92,7 @@ def _check_counts(folder: Path, settings: dict[str, Any]) -> None:
                 raise _refused(folder, f"config.json asks for {str(value)[:20]} {kind} ({key})")
 
 
-def check_quantised(folder: Path, settings: dict[str, Any]) -> None:
+def check_quantised(folder: Path, settings: Settings) -> None:
     """Refuse weights that are quantised for a library that is not installed, naming the library."""
     config = settings.get("quantization_config")
     if config is None:
@@ -200,7 +203,7 @@ def outline(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
-def check_size(folder: Path, settings: dict[str, Any], *, trust_remote_code: bool = False) -> None:
+def check_size(folder: Path, settings: Settings, *, trust_remote_code: bool = False) -> None:
     """Refuse settings that describe a larger model than the weights hold, before memory is allocated for it."""
     stored = stored_tensors(folder)
     packed = [name for name, (_, dtype) in stored.items() if dtype not in _PLAIN and name.endswith("weight")]

@@ -145,8 +145,8 @@ def load_model(spec: ModelSpec, *, dtype: str | None = None) -> LoadedModel:
     """Load `spec` in evaluation mode without gradients. `dtype` overrides the one in the spec.
 
     Weights are read from safetensors only; missing tensors, superfluous ones and other shapes are refused. An adapter
-    is merged into its base, so that the rest of the engine sees a plain model. Raises DraftbenchError if the folder holds
-    no usable causal model.
+    is merged into its base, so that the rest of the engine sees a plain model. Raises DraftbenchError if the folder
+    holds no usable causal model.
     """
     folder = locate_model(spec)
     device = resolve_device(spec.device)
