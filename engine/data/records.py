@@ -68,7 +68,12 @@ def messages_of(record: Mapping[str, Any], source: PromptSource, seen: Counter[s
     """The conversation of a record in normal form, with the system message of a column of its own."""
     value = decoded(at(record, source.messages_column), source.messages_column)
     messages = _plain_question(record, source, seen) if value is None else normal(value, source.messages_column, seen)
-    if value is not None and _says_more(at(record, source.prompt_column), messages):
+    text = at(record, source.prompt_column)
+    if (
+        value is not None
+        and isinstance(text, str)
+        and text.strip() not in {"", *(m["content"].strip() for m in messages)}
+    ):
         seen[f"{source.prompt_column!r} left aside beside {source.messages_column!r}, which says something else"] += 1
     system = next(
         (text for column in source.system_columns() if (text := at(record, column)) not in (None, "", [])), None
@@ -84,11 +89,6 @@ def messages_of(record: Mapping[str, Any], source: PromptSource, seen: Counter[s
     if messages[0]["content"].strip() != first["content"].strip():
         raise BadRecordError("has a system message, and a column 'system' that says something else")
     return messages
-
-
-def _says_more(text: Any, messages: tuple[Message, ...]) -> bool:
-    """Whether a record's plain text is the content of none of its messages."""
-    return isinstance(text, str) and bool(text.strip()) and text.strip() not in {m["content"].strip() for m in messages}
 
 
 def tools_of(record: Mapping[str, Any], source: PromptSource) -> tuple[Tool, ...]:

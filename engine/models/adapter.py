@@ -177,11 +177,8 @@ def _brings_ends(folder: Path) -> bool:
 
 def _touches_ends(adapted: Any) -> bool:
     base = adapted.get_base_model()
-    return any(not _is_plain(module) for module in (base.get_input_embeddings(), base.get_output_embeddings()))
-
-
-def _is_plain(module: Any) -> bool:
-    return not (hasattr(module, "base_layer") or hasattr(module, "original_module"))
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    return any(hasattr(end, "base_layer") or hasattr(end, "original_module") for end in ends)
 
 
 def _untie(adapted: Any) -> None:

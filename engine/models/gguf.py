@@ -127,20 +127,15 @@ def _check_settings(header: GgufHeader) -> None:
             raise ValueError(f"{arch}.{name} is {value}, which Transformers does not read from GGUF")
 
 
-def _outline(config: Any) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-
-
 def _write_by_tensor(header: GgufHeader, config: Any, folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     frequencies = next((t for t in header.tensors if t.name == "rope_freqs.weight"), None)
     if frequencies is not None:
         _scale_positions(config, frequencies)
-    model = _outline(config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     processor = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)(config=config.to_dict())
     places = get_gguf_hf_weights_map(model, processor)
     sources = _sources([t for t in header.tensors if t is not frequencies], places)

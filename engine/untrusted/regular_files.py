@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 
 from engine.errors import DraftbenchError, boundary
@@ -85,7 +84,7 @@ def regular_files(folder: Path, most_bytes: int, named: str | None = None) -> li
     shown = printable(named or folder)
     files: list[Path] = []
     left = most_bytes
-    for file in _walk(folder):
+    for file in (Path(parent) / name for parent, _, names in os.walk(folder) for name in names):
         files.append(file)
         if len(files) > _MAX_FILES:
             raise DraftbenchError(
@@ -95,11 +94,6 @@ def regular_files(folder: Path, most_bytes: int, named: str | None = None) -> li
             )
         left -= require_regular(file, left)
     return sorted(files)
-
-
-def _walk(folder: Path) -> Iterable[Path]:
-    for place, _, names in os.walk(folder):
-        yield from (Path(place) / name for name in names)
 
 
 def _system_devices() -> set[int]:

@@ -50,7 +50,8 @@ _JSON_TYPES = {"object", "number", "integer", "array", "string", "boolean", "nul
 def read(archive: Path) -> Iterator[Entry]:
     """Every query of the single-turn sets. Those without a right call have no reference."""
     for name, scenario in {**_ANSWERED, **_UNANSWERED}.items():
-        answers = _answers(archive, name) if name in _ANSWERED else {}
+        truths = _rows(archive, f"{_FOLDER}/possible_answer/BFCL_v4_{name}.json") if name in _ANSWERED else []
+        answers = {row["id"]: row["ground_truth"] for row in truths}
         for row in _rows(archive, f"{_FOLDER}/BFCL_v4_{name}.json"):
             if len(row["question"]) == 1:
                 yield _entry(row, name, scenario, answers.get(row["id"]))
@@ -58,11 +59,6 @@ def read(archive: Path) -> Iterator[Entry]:
 
 def _rows(archive: Path, member: str) -> list[Row]:
     return [json.loads(line) for line in read_member(archive, member).decode("utf-8").splitlines() if line.strip()]
-
-
-def _answers(archive: Path, name: str) -> dict[str, list[Any]]:
-    rows = _rows(archive, f"{_FOLDER}/possible_answer/BFCL_v4_{name}.json")
-    return {row["id"]: row["ground_truth"] for row in rows}
 
 
 def _entry(row: Row, name: str, scenario: Scenario, truth: list[Any] | None) -> Entry:
