@@ -15,6 +15,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from engine.chat.prompt import Message, Tool
 from engine.config.schema import RUN_DATE
 from engine.errors import DraftbenchError
 from engine.untrusted.time_limit import time_limit
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _DATE = "_draftbench_date"  # attributes of a tokenizer
 _PROBED = "_draftbench_probed"
-_PROBES: tuple[list[dict[str, Any]], ...] = (
+_PROBES: tuple[list[Message], ...] = (
     [{"role": "user", "content": "a"}],
     [
         {"role": "system", "content": "s"},
@@ -33,7 +34,7 @@ _PROBES: tuple[list[dict[str, Any]], ...] = (
         {"role": "user", "content": "c"},
     ],
 )
-_TOOL: dict[str, Any] = {
+_TOOL: Tool = {
     "type": "function",
     "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}},
 }
@@ -98,9 +99,7 @@ def check_steady(tokenizer: PreTrainedTokenizerBase) -> None:
 def _probes(tokenizer: PreTrainedTokenizerBase) -> list[Callable[[datetime.datetime], str | None]]:
     """Functions from a date to the text of a small conversation; None if the template refuses it."""
 
-    def probe(
-        messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]]
-    ) -> Callable[[datetime.datetime], str | None]:
+    def probe(messages: list[Message], tools: Sequence[Mapping[str, Any]]) -> Callable[[datetime.datetime], str | None]:
         def text(date: datetime.datetime) -> str | None:
             with contextlib.suppress(Exception):  # `render` reports it for a real prompt
                 return _applied(tokenizer, messages, tools, date, add_generation_prompt=True)
