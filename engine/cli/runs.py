@@ -148,16 +148,11 @@ def compare(
     Example:
       draftbench compare latest~1 latest
     """
-    from engine.measure.compare import compare as compare_measurements
+    from engine.runs.comparison import compare_runs
     from engine.runs.folder import RunFolder
 
-    left, right = RunFolder.open(home(), a), RunFolder.open(home(), b)
-    sides = [(folder.path / "measure", folder.summary()["conditions"]) for folder in (left, right)]
-    comparison = compare_measurements(*sides[0], *sides[1])
-    if as_json:
-        console.print_json({"a": left.id, "b": right.id, **comparison})
-    else:
-        text.comparison(left.id, right.id, comparison)
+    comparison = compare_runs(RunFolder.open(home(), a), RunFolder.open(home(), b))
+    console.print_json(comparison) if as_json else text.comparison(comparison)
 
 
 def index(

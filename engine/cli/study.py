@@ -185,11 +185,11 @@ def study_show(name: StudyName, only: Only = None, as_json: Json = False) -> Non
       draftbench study show recipes/studies/first.yaml --only domain=biology
     """
     from engine.study.known import find
-    from engine.study.results import cells_told, modes_compared
+    from engine.study.results import cell_results, mode_comparisons
     from engine.study.start import study as current_state
 
     current = current_state(home(), find(home(), name), only or [])
-    rows, compared = cells_told(current), modes_compared(current)
+    rows, compared = cell_results(current), mode_comparisons(current)
     if as_json:
         document = {"study": current.name, "counts": current.counts, "cells": rows, "modes_compared": compared}
         console.print_json(document)

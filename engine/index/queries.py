@@ -165,18 +165,15 @@ def studied(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
 
 
 def prompt_sums(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> pd.DataFrame:
-    """Exact acceptance a held-out prompt of many runs at once: run_id, draft, temperature, prompt_id, exact_sum,
-    n_positions, and `text`, a hash of the answer's tokens: equal for equal answers, 0 where they are not known."""
-    chosen = "run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))"
+    """Exact acceptance per held-out prompt of many runs at once: run_id, draft, temperature, prompt_id, exact_sum,
+    n_positions and `answer`, equal for equal answers of the target and None where its tokens are not known.
+
+    For a measurement of an earlier version the answers are known once `add_details` has read its tokens."""
     return _frame(
         con,
-        "WITH texts AS (SELECT run_id, round(temperature, 6) AS at, prompt_id, bit_xor(hash(position, token_id)) AS text"
-        f" FROM positions WHERE draft = 'trained' AND {chosen} GROUP BY ALL)"
-        " SELECT p.run_id, draft, temperature, p.prompt_id, exact_sum, n_positions, COALESCE(t.text, 0) AS text"
-        " FROM prompts AS p LEFT JOIN texts AS t"
-        " ON t.run_id = p.run_id AND t.prompt_id = p.prompt_id AND t.at = round(temperature, 6)"
-        f" WHERE p.{chosen}",
-        [list(run_ids), list(run_ids)],
+        "SELECT run_id, draft, temperature, prompt_id, exact_sum, n_positions, answer FROM prompts"
+        " WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))",
+        [list(run_ids)],
     )
 
 
@@ -200,16 +197,10 @@ def rounds_of(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str], temperatur
     return _of_runs(con, chosen, "ORDER BY run_id, prompt_id, round", run_ids, temperature)
 
 
-def answers_of(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str], temperature: float) -> pd.DataFrame:
-    """The target's answers: run_id, prompt_id, `answer` (the same for the same tokens), `agree` (a 0 or 1 a token;
-    empty, and another `answer` than any that has it, where it is not known)."""
-    chosen = (
-        "SELECT run_id, prompt_id, md5(string_agg(CAST(token_id AS VARCHAR) || CASE WHEN agree IS NULL THEN '?' ELSE '' END,"
-        " ' ' ORDER BY position)) AS answer,"
-        " coalesce(string_agg(CASE WHEN agree THEN '1' WHEN NOT agree THEN '0' END, '' ORDER BY position), '') AS agree"
-        " FROM positions"
-    )
-    return _of_runs(con, chosen, "GROUP BY run_id, prompt_id", run_ids, temperature)
+def agreement_of(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str], temperature: float) -> pd.DataFrame:
+    """Greedy agreement per token of the target's text at one temperature: run_id, prompt_id, position, agree."""
+    chosen = "SELECT run_id, prompt_id, position, agree FROM positions"
+    return _of_runs(con, chosen, "ORDER BY run_id, prompt_id, position", run_ids, temperature)
 
 
 def _of_runs(

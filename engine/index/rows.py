@@ -61,6 +61,7 @@ def add_details(con: duckdb.DuckDBPyConnection, runs: Sequence[RunContents]) -> 
     _delete(con, ids, schema.DETAILS)
     for table in schema.DETAILS:
         _insert_alike(con, table, _files(runs, table))
+    _fill_answers(con, ids)
     con.execute("UPDATE runs SET detailed = true WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))", [ids])
 
 
@@ -117,6 +118,19 @@ def replace_run(con: duckdb.DuckDBPyConnection, contents: RunContents, readable:
             _insert_parquet(con, table, run_id, contents.parquet[table], casts)
         except duckdb.Error as error:
             raise FileChangedError(f"{table}.parquet: {error}") from error
+    _fill_answers(con, [run_id])
+
+
+def _fill_answers(con: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> None:
+    """Compute `engine.measure.compare.answer_hash` for measurements of earlier versions, which did not write it."""
+    con.execute(
+        "UPDATE prompts SET answer = known.answer FROM (SELECT run_id, round(temperature, 6) AS near, prompt_id,"
+        " md5(string_agg(position || ':' || token_id, ' ' ORDER BY position)) AS answer FROM positions"
+        " WHERE draft = 'trained' AND run_id IN (SELECT unnest(CAST(? AS VARCHAR[]))) GROUP BY ALL) AS known"
+        " WHERE prompts.answer IS NULL AND prompts.run_id = known.run_id AND prompts.prompt_id = known.prompt_id"
+        " AND round(prompts.temperature, 6) = known.near",
+        [list(ids)],
+    )
 
 
 def delete_run(con: duckdb.DuckDBPyConnection, run_id: str) -> None:

@@ -81,7 +81,13 @@ ALTER TABLE runs ADD COLUMN detailed BOOLEAN;      -- false: its rows of DETAILS
 UPDATE runs SET fingerprint = NULL;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _LABELS_AND_SUMMARY, _DETAILS_LATER)
+# Two measurements are paired where the target's answers are the same.
+_ANSWERS = """
+ALTER TABLE prompts ADD COLUMN answer VARCHAR;     -- see `engine.measure.compare.answer_hash`
+UPDATE runs SET fingerprint = NULL;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _LABELS_AND_SUMMARY, _DETAILS_LATER, _ANSWERS)
 CURRENT = len(MIGRATIONS)
 
 PARQUET_TABLES = ("prompts", "positions", "rounds", "tokens")  # each from measure/<name>.parquet
@@ -89,7 +95,9 @@ DETAILS = ("positions", "rounds", "tokens")  # of PARQUET_TABLES, written when t
 DECODED_TABLES = frozenset({"rounds", "tokens"})  # of text that was decoded speculatively
 RUN_TABLES = ("runs", "metrics", "curve", *PARQUET_TABLES)  # all rows of a run lie in these
 RENAMED = {"prompt_group": "group"}  # column of the database -> column of the Parquet file
-ADDED_LATER = frozenset({"text"})  # a measurement of an earlier version lacks these, and is whole all the same
+ADDED_LATER = frozenset(
+    {"text", "answer"}
+)  # a measurement of an earlier version lacks these, and is whole all the same
 
 
 def version(con: duckdb.DuckDBPyConnection) -> int:

@@ -1,4 +1,7 @@
-"""What the measured rates are called and mean, and what other systems call theirs: the one table that every page reads."""
+"""The measured rates: what each is called, means and is a ratio of; and what other systems call theirs.
+
+The one table that measurements, comparisons, pages and reports read.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ SERVED_TEXT = "served text: mean of min(1, q(x)/p(x)) over the tokens x that the
 
 @dataclass(frozen=True)
 class Rate:
-    """A rate as people read it: its name, what is divided by what, and what to know before comparing."""
+    """A ratio of sums over prompts. `numerator`, `denominator`: columns of `measure/prompts.parquet`, added up."""
 
     title: str
-    formula: str
-    note: str
+    formula: str  # for people
+    note: str  # what to know before comparing
+    numerator: str
+    denominator: tuple[str, ...]
 
     @property
     def definition(self) -> str:
@@ -40,31 +45,43 @@ RATES: dict[str, Rate] = {
         "Exact acceptance",
         "mean of Σ min(p, q) over the positions of the target's own text",
         "Nothing is drawn: the least noise, the rate for comparing drafts.",
-    ),
-    "per_proposed": Rate(
-        "Acceptance per proposed token",
-        "accepted / proposed tokens",
-        "Falls as gamma grows: discarded tokens count as if refused.",
-    ),
-    "per_examined": Rate(
-        "Acceptance per examined token",
-        "accepted / (accepted + first refused) tokens",
-        "The alpha of the papers; free of gamma if tokens are independent.",
-    ),
-    "per_emitted": Rate(
-        "Acceptance per emitted token",
-        "accepted / emitted tokens",
-        "The share of the answer that the draft wrote.",
+        "exact_sum",
+        ("n_positions",),
     ),
     "greedy_agreement": Rate(
         "Greedy agreement",
         "share of positions of the target's text where the target's choice = argmax q",
         "What exact acceptance is at temperature 0. There the target's choice is the token it wrote, elsewhere argmax p.",
+        "agree_sum",
+        ("n_positions",),
+    ),
+    "per_proposed": Rate(
+        "Acceptance per proposed token",
+        "accepted / proposed tokens",
+        "Falls as gamma grows: discarded tokens count as if refused.",
+        "accepted",
+        ("drafted",),
+    ),
+    "per_examined": Rate(
+        "Acceptance per examined token",
+        "accepted / (accepted + first refused) tokens",
+        "The alpha of the papers; free of gamma if tokens are independent.",
+        "accepted",
+        ("accepted", "rejected"),
+    ),
+    "per_emitted": Rate(
+        "Acceptance per emitted token",
+        "accepted / emitted tokens",
+        "The share of the answer that the draft wrote.",
+        "accepted",
+        ("emitted",),
     ),
     "tau": Rate(
         "Tokens per target forward (tau)",
         "emitted tokens / target forwards",
         "Not a rate but a length, the corrected or bonus token included: what the speed-up starts from.",
+        "emitted",
+        ("rounds",),
     ),
 }
 

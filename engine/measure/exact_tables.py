@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from engine.measure.acceptance import PromptAcceptance
+from engine.measure.compare import answer_hash
 from engine.measure.statistics import Interval, bootstrap_ratio, paired_difference
 
 
@@ -42,7 +43,7 @@ def improvement(
 
 
 def position_rows(results: Sequence[PromptAcceptance], draft: str, temperature: float) -> pd.DataFrame:
-    """A row a token of the text."""
+    """A row per token of the text."""
     return pd.concat(
         [
             pd.DataFrame(
@@ -50,7 +51,7 @@ def position_rows(results: Sequence[PromptAcceptance], draft: str, temperature: 
                     "draft": draft,
                     "temperature": temperature,
                     "prompt_id": r.prompt_id,
-                    "position": range(len(r.token_ids)) if r.positions is None else r.positions,
+                    "position": r.positions or range(len(r.token_ids)),
                     "token_id": r.token_ids,
                     "overlap": r.overlap.numpy(),
                     "agree": pd.array(
@@ -73,7 +74,7 @@ def prompt_table(
     temperature: float,
     texts: Mapping[str, str],
 ) -> pd.DataFrame:
-    """A row a prompt: sums of exact acceptance, and its counts in the sampled trace if it was decoded."""
+    """A row per prompt: sums of exact acceptance, and its counts in the sampled trace if it was decoded."""
     table = pd.DataFrame(
         {
             "draft": draft,
@@ -81,6 +82,7 @@ def prompt_table(
             "prompt_id": r.prompt_id,
             "group": r.group,
             "text": texts.get(r.prompt_id),
+            "answer": answer_hash(r.positions or range(len(r.token_ids)), r.token_ids),
             "exact_sum": float(r.overlap.double().sum()),
             "agree_sum": None if r.agree is None else int(r.agree.sum()),
             "n_positions": len(r.token_ids),

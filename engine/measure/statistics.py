@@ -19,6 +19,9 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
+SAMPLES = 2000  # resamples of the prompts for an interval
+LEVEL = 0.95
+
 _Floats = NDArray[np.float64]
 
 
@@ -67,7 +70,7 @@ class Calibration:
 
 
 def bootstrap_ratio(
-    numerators: ArrayLike, denominators: ArrayLike, *, samples: int = 2000, seed: int = 0, level: float = 0.95
+    numerators: ArrayLike, denominators: ArrayLike, *, samples: int = SAMPLES, seed: int = 0, level: float = LEVEL
 ) -> Interval:
     """sum(numerators) / sum(denominators) with its interval, prompts resampled as clusters.
 
@@ -86,9 +89,9 @@ def paired_difference(
     num_b: ArrayLike,
     den_b: ArrayLike,
     *,
-    samples: int = 2000,
+    samples: int = SAMPLES,
     seed: int = 0,
-    level: float = 0.95,
+    level: float = LEVEL,
 ) -> Interval:
     """Rate of b minus rate of a, both on the same resampled prompts.
 
@@ -109,9 +112,9 @@ def paired_ratio(
     num_b: ArrayLike,
     den_b: ArrayLike,
     *,
-    samples: int = 2000,
+    samples: int = SAMPLES,
     seed: int = 0,
-    level: float = 0.95,
+    level: float = LEVEL,
 ) -> Interval:
     """Rate of b over rate of a, both on the same resampled prompts.
 
@@ -209,7 +212,7 @@ def _bootstrap(
 
 
 def percentile_interval(
-    value: float, draws: _Floats, n_prompts: int, *, strata: int = 1, level: float = 0.95
+    value: float, draws: _Floats, n_prompts: int, *, strata: int = 1, level: float = LEVEL
 ) -> Interval:
     """The interval between two percentiles of bootstrap draws [draw] of a value.
 

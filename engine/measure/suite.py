@@ -22,6 +22,7 @@ import torch
 from engine.capture.store import AnsweredPrompt, Capture
 from engine.chat.prompt import Prompt, prompts_hash
 from engine.config.schema import MeasureSpec
+from engine.decode.counts import count
 from engine.decode.events import Round
 from engine.decode.sampling import Sampling
 from engine.decode.settings import AdaptiveLength, DecodeSettings, DraftLength, FixedLength
@@ -349,7 +350,7 @@ def _summary(
         "improvement": [improvement(r.exact["initial"], r.exact["trained"], r.temperature, boot) for r in measured],
         "by_slot": {str(r.temperature): trace.acceptance_by_slot(r.rounds, gamma) for r in measured},
         "accepted_lengths": {str(r.temperature): trace.accepted_lengths(r.rounds, gamma) for r in measured},
-        "as_others_report": {str(r.temperature): trace.count(r.rounds).as_others_report() for r in measured},
+        "as_others_report": {str(r.temperature): count(r.rounds).as_others_report() for r in measured},
     }
     if timed:
         alpha = _examined(metrics, settings.speed_temperature)

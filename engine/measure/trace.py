@@ -6,68 +6,17 @@ systems would print can be compared on one trace.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from engine.decode.counts import count, share_of
 from engine.decode.events import Round
 from engine.decode.text import TextStream
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Tokens and rounds, added up."""
-
-    rounds: int
-    drafted: int
-    accepted: int
-    rejected: int
-    discarded: int
-    emitted: int
-
-    def rates(self) -> dict[str, float]:
-        """The sampled acceptance rates and tau; nan where nothing was drafted."""
-        return {
-            "per_proposed": _share(self.accepted, self.drafted),
-            "per_examined": _share(self.accepted, self.accepted + self.rejected),
-            "per_emitted": _share(self.accepted, self.emitted),
-            "tau": _share(self.emitted, self.rounds),
-        }
-
-    def as_others_report(self) -> dict[str, float]:
-        """What other systems would print for the same trace.
-
-        vLLM's mean acceptance length pools drafts and adds the target's token; SGLang divides
-        completion tokens by verify calls, as Spec-Bench's mean accepted tokens does; llama.cpp
-        prints accepted over drafted.
-        """
-        return {
-            "vllm_mean_acceptance_length": 1 + _share(self.accepted, self.rounds),
-            "vllm_draft_acceptance_rate": _share(self.accepted, self.drafted),
-            "sglang_accept_length": _share(self.emitted, self.rounds),
-            "spec_bench_mean_accepted_tokens": _share(self.emitted, self.rounds),
-            "llama_cpp_accept": _share(self.accepted, self.drafted),
-        }
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
-
-
-def count(rounds: Iterable[Round]) -> Counts:
-    """Add up rounds. The parts of what was drafted are asserted where each round is made."""
-    listed = list(rounds)
-    return Counts(
-        rounds=len(listed),
-        drafted=sum(r.drafted for r in listed),
-        accepted=sum(r.accepted for r in listed),
-        rejected=sum(r.rejected for r in listed),
-        discarded=sum(r.discarded for r in listed),
-        emitted=sum(len(r.emitted) for r in listed),
-    )
+from engine.measure.statistics import bootstrap_ratio
 
 
 def accepted_lengths(rounds: Sequence[Round], gamma: int) -> list[int]:
@@ -76,30 +25,52 @@ def accepted_lengths(rounds: Sequence[Round], gamma: int) -> list[int]:
     return [lengths.count(n) for n in range(gamma + 1)]
 
 
-def acceptance_by_slot(rounds: Sequence[Round], gamma: int) -> list[dict[str, float]]:
-    """Acceptance at each place 1..gamma of a proposal.
+def judged_at(rounds: pd.DataFrame, slot: int) -> dict[str, pd.Series]:
+    """Which rounds tell something of a place (1, 2, ...) of the proposal: for each kind of acceptance a bool [round].
 
-    joint: this place and all before it were kept, over rounds that proposed so far and did not
-    end before it. conditional: kept, over rounds in which the place was judged.
+    joint: this place and all before it were kept, so rounds count that proposed so far and did not end before it.
+    conditional: this place was kept given that it was judged, so rounds count in which it was. Of either, the rounds
+    that kept it have `accepted >= slot`. `rounds`: a row per round with num_draft_tokens, accepted, emitted.
     """
+    proposed, kept = rounds.num_draft_tokens >= slot, rounds.accepted >= slot
+    # a round emits its accepted tokens and one more, unless the answer ended: after a refusal the corrected token
+    refused = (rounds.emitted > rounds.accepted) & (rounds.accepted < rounds.num_draft_tokens)
+    return {
+        "joint": proposed & (refused | kept),
+        "conditional": proposed & (kept | (refused & (rounds.accepted == slot - 1))),
+    }
+
+
+def acceptance_by_slot(rounds: Sequence[Round], gamma: int) -> list[dict[str, float]]:
+    """Acceptance at each place 1..gamma of a proposal, joint and conditional (see `judged_at`); n: times it was judged."""
+    counts = [(r.num_draft_tokens, r.accepted, len(r.emitted)) for r in rounds]
+    table = pd.DataFrame(counts, columns=["num_draft_tokens", "accepted", "emitted"])
     rows = []
     for slot in range(1, gamma + 1):
-        judged = [r for r in rounds if r.drafted >= slot and r.accepted + r.rejected >= slot]
-        open_ = [r for r in rounds if r.drafted >= slot and (r.rejected or r.accepted >= slot)]
-        kept = sum(r.accepted >= slot for r in judged)
-        rows.append(
-            {
-                "slot": slot,
-                "joint": _share(kept, len(open_)),
-                "conditional": _share(kept, len(judged)),
-                "n": len(judged),
-            }
-        )
+        judged = judged_at(table, slot)
+        kept = int((judged["conditional"] & (table.accepted >= slot)).sum())
+        shares = {kind: share_of(kept, int(which.sum())) for kind, which in judged.items()}
+        rows.append({"slot": slot, **shares, "n": int(judged["conditional"].sum())})
     return rows
 
 
+def slot_intervals(rounds: pd.DataFrame) -> pd.DataFrame:
+    """The same with intervals over prompts: slot, kind, value, low, high, n_prompts, n. A row per place and kind.
+
+    `rounds`: as `judged_at` takes them, with prompt_id.
+    """
+    rows: list[dict[str, Any]] = []
+    for slot in range(1, int(rounds.num_draft_tokens.max() if len(rounds) else 0) + 1):
+        for kind, judged in judged_at(rounds, slot).items():
+            kept = judged & (rounds.accepted >= slot)
+            sums = pd.DataFrame({"kept": kept, "judged": judged}).groupby(rounds.prompt_id).sum()
+            interval = bootstrap_ratio(sums.kept, sums.judged)
+            rows.append({"slot": slot, "kind": kind, **interval.as_dict(), "n": int(judged.sum())})
+    return pd.DataFrame(rows, columns=["slot", "kind", "value", "low", "high", "n_prompts", "n"])
+
+
 def prompt_rows(rounds: Sequence[Round], prompt_ids: Sequence[str]) -> pd.DataFrame:
-    """Counts of each prompt: a row a prompt, in their order."""
+    """Counts of each prompt: a row per prompt, in their order."""
     by_row: dict[int, list[Round]] = {}
     for item in rounds:
         by_row.setdefault(item.row, []).append(item)
@@ -107,7 +78,7 @@ def prompt_rows(rounds: Sequence[Round], prompt_ids: Sequence[str]) -> pd.DataFr
 
 
 def round_rows(rounds: Sequence[Round], prompt_ids: Sequence[str]) -> pd.DataFrame:
-    """A row a round, with its seconds."""
+    """A row per round, with its seconds."""
     return pd.DataFrame(
         {
             "prompt_id": prompt_ids[r.row],
@@ -125,7 +96,7 @@ def round_rows(rounds: Sequence[Round], prompt_ids: Sequence[str]) -> pd.DataFra
 
 
 def token_rows(rounds: Sequence[Round], prompt_ids: Sequence[str], tokenizer: Any) -> pd.DataFrame:
-    """A row a token, refused and discarded ones included, with p, q, the draw and readable text.
+    """A row per token, refused and discarded ones included, with p, q, the draw and readable text.
 
     The likeliest tokens of its position are four lists of one length: ids, texts, p and q (float32).
     """
@@ -139,17 +110,17 @@ def token_rows(rounds: Sequence[Round], prompt_ids: Sequence[str], tokenizer: An
                 "slot": slot,
                 "position": t.position,
                 "token_id": t.token_id,
-                "text": piece.text,
+                "text": t.text,
                 "fate": str(t.fate),
                 "p": t.target_prob,
                 "q": t.draft_prob,
                 "u": t.uniform,
                 "overlap": t.overlap,
                 "alt_ids": np.array([a.token_id for a in t.alternatives], np.int32),
-                "alt_texts": list(piece.alternatives),
+                "alt_texts": [a.text for a in t.alternatives],
                 "alt_p": np.array([a.target_prob for a in t.alternatives], np.float32),
                 "alt_q": np.array([a.draft_prob for a in t.alternatives], np.float32),
             }
-            for slot, (t, piece) in enumerate(zip(r.tokens, streams[r.row].read(r), strict=True))
+            for slot, t in enumerate(streams[r.row].read(r).tokens)
         ]
     return pd.DataFrame(rows)

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser import harness
-from workbench.shared.view_state import PAGES, link
+from workbench.shared.pages import PAGES, link
 
 
 @pytest.mark.parametrize("samples", [False, True], ids=["empty", "samples"])

@@ -15,7 +15,7 @@ from engine.runs.folder import RunFolder
 from engine.runs.labels import change_labels
 from engine.runs.samples import sample_folders
 from tests.browser import harness
-from workbench.shared.view_state import PAGES, link
+from workbench.shared.pages import PAGES, link
 
 EVIL = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>"\'`$x$ **b** [a](javascript:alert(1))'
 

@@ -16,7 +16,7 @@ from playwright.sync_api import Frame, Page, expect
 from engine.paths import Home
 from engine.runs.folder import RunFolder, run_folders
 from tests.browser import harness
-from workbench.shared.view_state import link
+from workbench.shared.pages import link
 
 pytestmark = pytest.mark.slow
 MINUTE = 60_000  # Playwright counts milliseconds
@@ -116,7 +116,7 @@ def decode_live(page: Page, url: str, first: str, second: str) -> str:
     page.wait_for_timeout(2500)
     assert frame.locator(".tokens .tok").count() == stopped_at, "tokens came after the stop"
     assert frame.locator(".tokens .fate-rejected:visible").count()
-    frame.get_by_label("Show refused tokens").uncheck()
+    frame.get_by_label("Show rejected tokens").uncheck()
     expect(frame.locator(".tokens .fate-rejected:visible")).to_have_count(0)
     assert frame.locator(".tokens .fate-corrected:visible").count()
     frame.get_by_role("button", name="Save trace").click()

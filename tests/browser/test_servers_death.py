@@ -14,7 +14,7 @@ from engine.paths import Home
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import read_recipe
 from tests.browser import harness
-from workbench.shared.view_state import link
+from workbench.shared.pages import link
 
 pytestmark = pytest.mark.slow
 TELLS_WITHIN_S = 15

@@ -22,7 +22,7 @@ from playwright.sync_api import Page, expect
 from engine.paths import Home
 from engine.runs.folder import run_folders
 from tests.browser import harness
-from workbench.shared.view_state import link
+from workbench.shared.pages import link
 
 EVIL = "evil.test"  # the browser is told that it is this machine: what DNS rebinding does
 RULES = f"--host-resolver-rules=MAP {EVIL} 127.0.0.1, MAP *.{EVIL} 127.0.0.1"

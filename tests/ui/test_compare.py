@@ -152,10 +152,10 @@ def test_the_paired_change_is_the_difference(page: OpenPage, first: Path):
 
 
 def test_saved_files_name_temperature_and_baseline(page: OpenPage, first: Path, monkeypatch: pytest.MonkeyPatch):
-    from workbench.shared import exports
+    from workbench.shared import downloads
 
     names: list[str] = []
-    monkeypatch.setattr(exports, "download_row", lambda name, key, **given: names.append(name))
+    monkeypatch.setattr(downloads, "download_row", lambda name, key, **given: names.append(name))
     other = copy(first, "better", better=0.05)
     page("compare", runs=[first.name, other.name], baseline=other.name, temperature="1")
     ending = f"-to-{other.name}-T1"

@@ -1,29 +1,42 @@
-"""Drafts side by side: everything that the Compare page and the report show, worked out once.
+"""Drafts side by side: everything that the Compare page and its report show, prepared once.
 
-Two rates are subtracted only where they mean the same: on prompts that the target answered with the
-same tokens, under equal conditions. Where not, the reason stands in place of the difference.
+The statistics are those of `engine.measure.compare`. Where a rate may not be compared, the reason stands in place of
+the difference.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
 from engine.errors import DraftbenchError
 from engine.index.queries import Run
-from engine.measure.compare import RATES, blocking, differences, paired_rate
-from engine.measure.statistics import bootstrap_ratio, mcnemar
-from engine.traces.answer import Trace, trace_of_run
+from engine.measure.compare import (
+    SAME_TEMPERATURE,
+    Measurement,
+    RateDifference,
+    agreement,
+    compare,
+    differing_conditions,
+    paired,
+    rate_interval,
+    same_answers,
+)
+from engine.measure.definitions import RATES
+from engine.measure.statistics import SAMPLES
+from engine.measure.trace import slot_intervals
+from engine.traces.measured import trace_of_run
+from engine.traces.trace import Trace
 from workbench.shared import queries
 
 MOST = 6
-_SAME = 1e-6  # temperatures nearer than this are one
 _LETTERS = "ABCDEF"
-_SUMS = ("exact_sum", "agree_sum", "n_positions", "rounds", "drafted", "accepted", "rejected", "emitted")
 
 
 @dataclass(frozen=True)
@@ -39,8 +52,21 @@ class Draft:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.run.summary.get("conditions") or {}
-        return found
+        conditions: dict[str, Any] = self.run.summary.get("conditions") or {}
+        return conditions
+
+    @property
+    def temperatures(self) -> list[float]:
+        """Temperatures at which it was measured, ascending."""
+        return sorted({float(row["temperature"]) for row in self.run.summary.get("improvement") or []})
+
+    def was_measured_at(self, temperature: float) -> bool:
+        return any(abs(t - temperature) < SAME_TEMPERATURE for t in self.temperatures)
+
+    def measurement(self, prompts: pd.DataFrame) -> Measurement:
+        """Its sums out of the comparison's `prompts`, with the conditions that they were measured under."""
+        samples = (self.run.config.get("measure") or {}).get("bootstrap_samples") or SAMPLES
+        return Measurement(prompts[prompts.run_id == self.id], self.conditions, int(samples))
 
 
 @dataclass(frozen=True)
@@ -48,8 +74,8 @@ class Comparison:
     """Two to six drafts at one temperature.
 
     `rates`: run_id, label, metric, value, low, high, n_prompts, n_tokens, before (untrained), delta, delta_low,
-    delta_high, delta_prompts (to the baseline), reason (why there is no delta). `prompts`: sums a run and
-    prompt, with `answer`. `slots`: the frame of `charts.by_slot`. `agreement`: McNemar's counts a run.
+    delta_high, delta_prompts (to the baseline), reason (why there is no delta). `prompts`: sums per run and prompt, with
+    `answer`. `slots`: the frame of `charts.by_slot`. `agreement`: McNemar's counts of each draft against the baseline.
     """
 
     temperature: float
@@ -100,7 +126,7 @@ def compared(
     metrics: pd.DataFrame,
     prompts: pd.DataFrame,
     rounds: pd.DataFrame,
-    answers: pd.DataFrame,
+    tokens: pd.DataFrame,
     temperature: float,
     baseline: str,
 ) -> Comparison:
@@ -109,107 +135,76 @@ def compared(
         Draft(run, f"{letter} · {_short(run.title or run.name or run.run_id)}")
         for letter, run in zip(_LETTERS, runs, strict=False)
     )
-    whole = prompts.merge(answers, on=["run_id", "prompt_id"], how="left")
     first = next(draft for draft in drafts if draft.id == baseline)
-    pairs = {draft.id: _pair(whole, first, draft) for draft in drafts}
-    rates = [
-        _rate_row(draft, metric, metrics, temperature) | _delta(metric, first, draft, pairs[draft.id], temperature)
-        for draft in drafts
-        for metric in RATES
-    ]
-    counted = [{"run_id": draft.id, **_discordance(pairs[draft.id])} for draft in drafts if draft is not first]
+    rates, counts, slots = [], [], []
+    for draft in drafts:
+        deltas = [] if draft is first else compare(first.measurement(prompts), draft.measurement(prompts))
+        by_rate = {row.metric: row for row in deltas}
+        rates += [
+            _rate_row(draft, rate, metrics, temperature) | _delta(first, draft, by_rate, rate, temperature)
+            for rate in RATES
+        ]
+        if by_rate:
+            mine, baselines = (tokens[tokens.run_id == one.id] for one in (draft, first))
+            common = same_answers(*_sides(prompts, first, draft))[0].index
+            matrix = agreement(baselines, mine, common)
+            counts += [] if matrix is None else [{"run_id": draft.id, **matrix.as_dict()}]
+        slots.append(slot_intervals(rounds[rounds.run_id == draft.id]).assign(label=draft.label))
     return Comparison(
-        temperature, baseline, drafts, pd.DataFrame(rates), whole, _slots(rounds, drafts), pd.DataFrame(counted)
+        temperature, baseline, drafts, pd.DataFrame(rates), prompts, pd.concat(slots), pd.DataFrame(counts)
     )
 
 
-def _pair(prompts: pd.DataFrame, first: Draft, second: Draft) -> pd.DataFrame:
-    """Prompts of both drafts whose answers are the same tokens; columns end with _a (first) and _b."""
-    a, b = (prompts[prompts.run_id == draft.id].dropna(subset=["answer"]) for draft in (first, second))
-    both = a.merge(b, on="prompt_id", suffixes=("_a", "_b"))
-    return both[both.answer_a == both.answer_b]
+def _sides(prompts: pd.DataFrame, first: Draft, second: Draft) -> list[pd.DataFrame]:
+    """The sums of two drafts, indexed by prompt id."""
+    return [prompts[prompts.run_id == draft.id].set_index("prompt_id") for draft in (first, second)]
 
 
-def _rate_row(draft: Draft, metric: str, metrics: pd.DataFrame, temperature: float) -> dict[str, Any]:
-    here = metrics[
-        (metrics.run_id == draft.id) & (metrics.metric == metric) & ((metrics.temperature - temperature).abs() < _SAME)
-    ]
-    found = {row["draft"]: row for row in here.to_dict("records")}
-    trained, initial = found.get("trained", {}), found.get("initial", {})
-    values = {key: trained.get(key, float("nan")) for key in ("value", "low", "high", "n_prompts", "n_tokens")}
+def _rate_row(draft: Draft, rate: str, metrics: pd.DataFrame, temperature: float) -> dict[str, Any]:
+    near = (metrics.temperature - temperature).abs() < SAME_TEMPERATURE
+    rows = metrics[(metrics.run_id == draft.id) & (metrics.metric == rate) & near]
+    by_draft = {row["draft"]: row for row in rows.to_dict("records")}
+    trained, initial = by_draft.get("trained", {}), by_draft.get("initial", {})
     return {
         "run_id": draft.id,
         "label": draft.label,
-        "metric": metric,
-        **values,
-        "before": initial.get("value", float("nan")),
+        "metric": rate,
+        **{key: trained.get(key, math.nan) for key in ("value", "low", "high", "n_prompts", "n_tokens")},
+        "before": initial.get("value", math.nan),
     }
 
 
-def _delta(metric: str, first: Draft, draft: Draft, both: pd.DataFrame, temperature: float) -> dict[str, Any]:
-    """This draft less the baseline on the prompts of both, or why not."""
-    nothing = dict.fromkeys(("delta", "delta_low", "delta_high", "delta_prompts"), float("nan"))
-    if draft is first:
-        return {**nothing, "reason": ""}
-    reason, found = _reason(metric, first, draft, both, temperature), None
-    if not reason:
-        found = paired_rate(both, metric)
-        reason = "" if found else "no traced prompt in common with the baseline"
-    if not found:
-        return {**nothing, "reason": reason}
-    change = found["difference"]
-    told = {"delta": change["value"], "delta_low": change["low"], "delta_high": change["high"]}
-    return {**told, "delta_prompts": change["n_prompts"], "reason": ""}
+def _delta(
+    first: Draft, draft: Draft, deltas: Mapping[str, RateDifference], rate: str, temperature: float
+) -> dict[str, Any]:
+    """The change of this draft to the baseline, or why there is none."""
+    row = deltas.get(rate)
+    reason = "" if draft is first else _reason(first, draft, deltas, rate, temperature)
+    if row is None or reason:
+        return {**dict.fromkeys(("delta", "delta_low", "delta_high", "delta_prompts"), math.nan), "reason": reason}
+    change = row.difference
+    return {
+        "delta": change.value,
+        "delta_low": change.low,
+        "delta_high": change.high,
+        "delta_prompts": change.n_prompts,
+        "reason": "",
+    }
 
 
-def _reason(metric: str, first: Draft, draft: Draft, both: pd.DataFrame, temperature: float) -> str:
+def _reason(first: Draft, draft: Draft, deltas: Mapping[str, RateDifference], rate: str, temperature: float) -> str:
     for one, words in ((draft, "this draft"), (first, "the baseline")):
-        if not any(abs(t - temperature) < _SAME for t in _temperatures(one.run)):
+        if not one.was_measured_at(temperature):
             return f"{words} was not measured at T = {temperature:g}"
-    if both.empty:
+    if not deltas:
         return "no held-out answer in common with the baseline: other target, prompts or sampling"
-    odd = differences(first.conditions, draft.conditions)
-    told = [
-        f"{key} is {word(odd[key][1])} here and {word(odd[key][0])} in the baseline" for key in blocking(metric, odd)
-    ]
-    return "; ".join(told)
-
-
-def _temperatures(run: Run) -> list[float]:
-    return sorted({float(row["temperature"]) for row in run.summary.get("improvement") or []})
-
-
-def _discordance(both: pd.DataFrame) -> dict[str, Any]:
-    """McNemar's counts of greedy agreement, baseline against this draft, token by token."""
-    counts = dict.fromkeys(("11", "10", "01", "00"), 0)
-    for a, b in zip(both.agree_a, both.agree_b, strict=True):
-        for one, other in zip(a, b, strict=True):
-            counts[one + other] += 1
-    return mcnemar(counts["11"], counts["10"], counts["01"], counts["00"]).as_dict()
-
-
-def _slots(rounds: pd.DataFrame, drafts: Sequence[Draft]) -> pd.DataFrame:
-    """Acceptance at each place of the proposal with intervals over prompts; see `trace.acceptance_by_slot`."""
-    found = []
-    for draft in drafts:
-        rows = rounds[rounds.run_id == draft.id]
-        refused = (rows.emitted > rows.accepted) & (rows.accepted < rows.num_draft_tokens)
-        for slot in range(1, int(rows.num_draft_tokens.max() if len(rows) else 0) + 1):
-            proposed, kept = rows.num_draft_tokens >= slot, rows.accepted >= slot
-            cases = {
-                "joint": proposed & (refused | kept),
-                "conditional": proposed & (kept | (refused & (rows.accepted == slot - 1))),
-            }
-            for kind, judged in cases.items():
-                sums = (
-                    pd.DataFrame({"prompt": rows.prompt_id, "top": kept & judged, "bottom": judged})
-                    .groupby("prompt")
-                    .sum()
-                )
-                interval = bootstrap_ratio(sums.top, sums.bottom).as_dict()
-                found.append({"label": draft.label, "slot": slot, "kind": kind, **interval, "n": int(judged.sum())})
-    columns = ["label", "slot", "kind", "value", "low", "high", "n_prompts", "n"]
-    return pd.DataFrame(found, columns=columns)
+    if rate not in deltas:
+        return "no traced prompt in common with the baseline"
+    values = differing_conditions(first.conditions, draft.conditions)
+    return "; ".join(
+        f"{key} is {word(values[key][1])} here and {word(values[key][0])} in the baseline"
+        for key in deltas[rate].blocked_by
+    )
 
 
 def temperatures(run_ids: Iterable[str]) -> list[float]:
@@ -218,39 +213,45 @@ def temperatures(run_ids: Iterable[str]) -> list[float]:
     return sorted({float(t) for t in values[values.run_id.isin(list(run_ids))].temperature})
 
 
-def paired_prompts(found: Comparison, first: str, second: str, metric: str) -> pd.DataFrame:
+def paired_prompts(comparison: Comparison, first: str, second: str, rate: str) -> pd.DataFrame:
     """The frame of `charts.prompt_scatter`: prompts with the same answer under both drafts, the rate under each."""
-    both = _pair(found.prompts, found.draft(first), found.draft(second))
-    top, bottom = RATES[metric]
-    rows = pd.DataFrame({"prompt_id": both.prompt_id, "group": both.prompt_group_a.fillna(""), "text": both.text_a})
-    for side in "ab":
-        rows[f"n_{side}"] = sum(both[f"{name}_{side}"].astype(float) for name in bottom)
-        rows[side] = both[f"{top}_{side}"].astype(float) / rows[f"n_{side}"]
+    side_a, side_b = _sides(comparison.prompts, comparison.draft(first), comparison.draft(second))
+    pair = paired(side_a, side_b, rate)
+    if pair is None:
+        return pd.DataFrame(columns=["prompt_id", "group", "text", "n_a", "a", "n_b", "b"])
+    here = side_a.loc[pair.a.prompts]
+    rows = pd.DataFrame({"prompt_id": here.index, "group": here.prompt_group.fillna("").array, "text": here.text.array})
+    for side, sums in (("a", pair.a), ("b", pair.b)):
+        rows[f"n_{side}"] = sums.denominators
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rows[side] = sums.numerators / sums.denominators
     return rows.dropna(subset=["a", "b"]).sort_values("prompt_id")
 
 
-def groups(found: Comparison, metric: str) -> pd.DataFrame:
+def groups(comparison: Comparison, rate: str) -> pd.DataFrame:
     """The frame of `charts.group_bars`: the rate of each draft on each prompt group."""
-    top, bottom = RATES[metric]
     rows = []
-    for draft in found.drafts:
-        mine = found.prompts[found.prompts.run_id == draft.id].dropna(subset=[top, *bottom])
-        for group, part in mine.groupby(mine.prompt_group.fillna("")):
-            wholes = part[bottom].astype(float).sum(axis=1)
-            interval = bootstrap_ratio(part[top].astype(float), wholes).as_dict()
-            rows.append({"label": draft.label, "group": group, **interval, "n_tokens": float(wholes.sum())})
+    for draft in comparison.drafts:
+        prompts = comparison.prompts[comparison.prompts.run_id == draft.id].set_index("prompt_id")
+        for group, part in prompts.groupby(prompts.prompt_group.fillna("")):
+            interval, n_tokens = rate_interval(part, rate)
+            if interval.n_prompts:
+                rows.append({"label": draft.label, "group": group, **interval.as_dict(), "n_tokens": n_tokens})
     return pd.DataFrame(rows, columns=["label", "group", "value", "low", "high", "n_prompts", "n_tokens"])
 
 
-def lengths(found: Comparison) -> dict[str, list[int]]:
-    """Rounds with 0, 1, ... accepted tokens, of each draft that was traced at this temperature."""
-    told = {d.label: at_temperature(d.run.summary.get("accepted_lengths"), found.temperature) for d in found.drafts}
-    return {label: counts for label, counts in told.items() if counts}
+def lengths(comparison: Comparison) -> dict[str, list[int]]:
+    """Rounds with 0, 1, ... accepted tokens, for each draft that was traced at this temperature."""
+    counts = {
+        draft.label: at_temperature(draft.run.summary.get("accepted_lengths"), comparison.temperature)
+        for draft in comparison.drafts
+    }
+    return {label: rounds for label, rounds in counts.items() if rounds}
 
 
-def speeds(found: Comparison) -> dict[str, dict[str, Any]]:
+def speeds(comparison: Comparison) -> dict[str, dict[str, Any]]:
     """The timing of each draft that was timed."""
-    return {d.label: d.run.summary["speed"] for d in found.drafts if d.run.summary.get("speed")}
+    return {d.label: d.run.summary["speed"] for d in comparison.drafts if d.run.summary.get("speed")}
 
 
 def trace_of(draft: Draft, temperature: float, prompt: str) -> Trace | None:
@@ -262,7 +263,7 @@ def trace_of(draft: Draft, temperature: float, prompt: str) -> Trace | None:
 
 
 def at_temperature(by_temperature: Mapping[str, Any] | None, temperature: float) -> Any:
-    return next((v for t, v in (by_temperature or {}).items() if abs(float(t) - temperature) < _SAME), None)
+    return next((v for t, v in (by_temperature or {}).items() if abs(float(t) - temperature) < SAME_TEMPERATURE), None)
 
 
 def word(value: Any) -> str:

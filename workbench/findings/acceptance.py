@@ -13,7 +13,7 @@ from engine.findings.of_home import Evaluated
 from engine.findings.pairs import Run
 from engine.findings.pooling import Sums, rate
 from engine.findings.sums import Tables, tables_of
-from workbench.shared.methods import method_name
+from workbench.shared.method_names import method_name
 
 COLUMNS = (
     "domain",

@@ -14,8 +14,8 @@ from workbench.compare.every_run import suggested
 from workbench.live.decode import has_draft
 from workbench.run import files
 from workbench.shared import chart_parts, queries, ui
-from workbench.shared.methods import SUPERVISION, method_name
-from workbench.shared.view_state import page_of
+from workbench.shared.method_names import SUPERVISION, method_name
+from workbench.shared.pages import page_of
 
 CARDS_A_ROW = 3
 _EVERY_S = 4  # between two looks at what is at work

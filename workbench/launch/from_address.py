@@ -11,12 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from engine.config.reading import apply_overrides, one_line, put, value_at
 from engine.config.schema import Recipe
 from engine.config.section import Section, mark_of, section_of
 from engine.errors import DraftbenchError
+from engine.untrusted.yaml_text import is_plain_value
 
 _MOST_SETTINGS = 100
 _LONGEST = 2000  # characters of a setting
@@ -74,16 +73,8 @@ def _refuse_wild(setting: str) -> None:
     why = ""
     if len(setting) > _LONGEST:
         why = f"it is longer than {_LONGEST:,} characters"
-    else:
-        depth = 0
-        try:
-            for event in yaml.parse(setting.partition("=")[2], Loader=yaml.SafeLoader):
-                depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-                if depth > _DEEPEST or isinstance(event, yaml.AliasEvent):
-                    why = "it refers to itself or nests too deeply"
-                    break
-        except (yaml.YAMLError, RecursionError, ValueError):
-            return  # `apply_overrides` says what is wrong with it
+    elif not is_plain_value(setting.partition("=")[2], _DEEPEST):
+        why = "it refers to itself or nests too deeply"
     if why:
         raise DraftbenchError(
             f"the link's setting {setting[:_SHOWN]!r} is not taken", why, "set it in the form, or in a recipe"

@@ -22,7 +22,7 @@ from engine.untrusted.visible import visible
 from workbench.launch import cost_view, from_address, parts, starting, steps_view, studies_view, sweep_view
 from workbench.launch.form import Form
 from workbench.shared import queries, ui
-from workbench.shared.view_state import listed
+from workbench.shared.pages import listed
 
 ESSENTIAL = (
     ("name", "target.model"),

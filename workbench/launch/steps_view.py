@@ -9,7 +9,7 @@ import streamlit as st
 
 from engine.config.schema import Recipe, TrainSpec
 from workbench.shared import ui
-from workbench.shared.methods import method_of
+from workbench.shared.method_names import method_of
 
 
 def show(recipes: Sequence[Recipe]) -> None:

@@ -12,8 +12,8 @@ from engine.config.schema import Recipe
 from engine.study.sweep import settings_of
 from workbench.launch.form import field_at, shape_of
 from workbench.shared import ui
-from workbench.shared.methods import method_of
-from workbench.shared.view_state import listed
+from workbench.shared.method_names import method_of
+from workbench.shared.pages import listed
 
 AXES = ("losses", "scenarios", "modes", "seeds", "sizes")  # as the URL names them
 _PROMPTS = "train-"  # and the prompts of each scenario

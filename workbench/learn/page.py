@@ -9,7 +9,7 @@ from engine.decode.events import MARKS
 from engine.measure import definitions
 from engine.measure.cost_model import best_gamma, break_even_alpha, expected_speedup, expected_tokens
 from workbench.learn import prose, text
-from workbench.shared import asked, theme, tokens, ui
+from workbench.shared import theme, tokens, ui, url_warnings
 
 
 def show_words() -> None:
@@ -193,7 +193,7 @@ def render() -> None:
     ui.heading("learn")
     named = st.query_params.get("topic", "words")
     if named not in SHOW:
-        asked.not_here("topic", "words")
+        url_warnings.not_here("topic", "words")
     st.session_state.chosen_topic = named if named in SHOW else "words"
     chosen = st.segmented_control(
         "Topic",

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import pandas as pd
 import plotly.graph_objects as go
 
+from engine.decode.counts import Counts
 from engine.decode.events import Fate
 from engine.measure.cost_model import best_gamma, expected_speedup
 from engine.measure.definitions import OTHERS
-from engine.measure.trace import Counts
-from workbench.replay.view import acceptance, residual, short
+from workbench.replay.judgement import residual, short
 from workbench.shared import theme
 
 TOPICS = {
@@ -55,7 +55,7 @@ def worked_round(
     """
     steps: list[Step] = []
     for place, word in enumerate(proposed):
-        chance = acceptance(p[place][word], q[place][word])
+        chance = min(1.0, p[place][word] / q[place][word])
         ratio = f"p = {short(p[place][word])}, q = {short(q[place][word])}, min(1, p/q) = {short(chance)}"
         if draws[place] < chance:
             steps.append(

@@ -11,7 +11,7 @@ import streamlit as st
 
 from engine.config.schema import Recipe, TrainSpec
 from engine.index.run_folder import loss_label, recipe_columns
-from workbench.shared.methods import SUPERVISION, mode_word
+from workbench.shared.method_names import SUPERVISION, mode_word
 
 _CSS = """<style>
 .facts{display:flex;flex-wrap:wrap;gap:.3rem 1.6rem;font-size:.9rem}

@@ -12,8 +12,8 @@ from engine.runs.folder import RunFolder
 from engine.runs.labels import Labels, change_labels, edit_labels
 from workbench.runs import table as runs_table
 from workbench.runs.columns import COLUMNS, GROUP_COLUMNS
-from workbench.shared import actions, exports, label_form, queries, ui
-from workbench.shared.methods import SUPERVISION, mode_word
+from workbench.shared import actions, downloads, label_form, queries, ui
+from workbench.shared.method_names import SUPERVISION, mode_word
 
 _LABELS = {
     "loss": "Loss",
@@ -277,7 +277,7 @@ def render() -> None:
         f"{len(shown)} of {len(known)} runs, {measured} measured. "
         "Select rows to label, compare or archive them; a click on a column's name sorts."
     )
-    exports.download_row(
+    downloads.download_row(
         "runs",
         "runs",
         frame=runs_table.for_csv(shown),

@@ -11,8 +11,8 @@ import pandas as pd
 from engine.paths import Home, run_id_of
 from engine.records.documents import run_names
 from workbench.shared.chart_parts import bounds
-from workbench.shared.methods import SUPERVISION, method_name, mode_word
-from workbench.shared.view_state import link
+from workbench.shared.method_names import SUPERVISION, method_name, mode_word
+from workbench.shared.pages import link
 
 CHOOSABLE = (
     "state",

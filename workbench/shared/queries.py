@@ -17,7 +17,7 @@ from engine.jobs.queue import wake
 from engine.paths import Home
 from engine.paths import home as _home
 from engine.runs.folder import RunFolder
-from engine.traces.answer import holds_traces
+from engine.traces.measured import holds_traces
 
 if TYPE_CHECKING:
     from engine.planning.doctor import HealthCheck
@@ -131,13 +131,13 @@ def exact_values() -> pd.DataFrame:
 
 
 def measured(run_ids: list[str], temperature: float) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Prompts, rounds and target answers of the runs' trained drafts at one temperature."""
+    """Sums per prompt, rounds, and greedy agreement per token of the runs' trained drafts at one temperature."""
     add_details(home(), run_ids)
     with reading(home().index) as con:
         return (
             store.prompts_of(con, run_ids, temperature),
             store.rounds_of(con, run_ids, temperature),
-            store.answers_of(con, run_ids, temperature),
+            store.agreement_of(con, run_ids, temperature),
         )
 
 

@@ -18,8 +18,8 @@ import streamlit as st
 from engine import __version__
 from engine.errors import DraftbenchError
 from engine.untrusted.visible import visible
-from workbench.shared import asked, chart_parts, charts, exports, queries
-from workbench.shared.view_state import PAGES, page_of
+from workbench.shared import chart_parts, charts, downloads, queries, url_warnings
+from workbench.shared.pages import PAGES, page_of
 
 # A state is told by word and icon; colour only helps.
 STATES: dict[str, tuple[str, str, str]] = {
@@ -44,7 +44,7 @@ def heading(name: str) -> None:
     entry = PAGES[name]
     st.title(entry.title, anchor=False)
     st.html(f'<p class="purpose">{html.escape(entry.purpose)}</p>')
-    asked.begin(name)
+    url_warnings.begin(name)
 
 
 def text(value: object) -> str:
@@ -95,7 +95,7 @@ def chart(
 ) -> Any:
     """A figure with its description for screen readers, its camera, and under it what it can be saved as.
 
-    Without `save` the page itself puts `exports.download_row` there. A `wide` one keeps its width on a narrow screen
+    Without `save` the page itself puts `downloads.download_row` there. A `wide` one keeps its width on a narrow screen
     and is scrolled sideways: its labels would lie over each other.
     """
     kind = st.session_state.get(CAMERA, "SVG").lower()
@@ -108,7 +108,7 @@ def chart(
         shown = st.plotly_chart(figure, theme=None, key=key, alt=alt, config=config, **options)
     if save:
         with st.popover("Save", icon=":material/download:", type="tertiary", key=f"save-{key}"):
-            exports.download_row(name or key, key, draw=lambda tone: figure)
+            downloads.download_row(name or key, key, draw=lambda tone: figure)
     return shown
 
 
@@ -165,7 +165,7 @@ def _say_missing(key: str, options: Sequence[str]) -> None:
     """Runs that the URL names and that cannot be chosen: somebody shared them, so their absence is told."""
     missing = [value for value in st.query_params.get_all(key) if value not in options]
     if missing:
-        asked.handled(key)
+        url_warnings.handled(key)
         st.warning(
             f"Not shown, because there is no such run here or it is not measured: {text(', '.join(missing))}",
             icon=":material/link_off:",
@@ -186,7 +186,7 @@ def keep_view() -> None:
     unnamed = st.session_state.pop("_unnamed", None)
     if unnamed:
         st.query_params.update(unnamed)
-    asked.end()
+    url_warnings.end()
 
 
 def _write_url(key: str) -> None:
@@ -213,7 +213,7 @@ def axis() -> str:
     """What the URL wants learning curves drawn along: a key of `charts.AXES`."""
     named = st.query_params.get("axis", "steps")
     if named not in charts.AXES:
-        asked.not_here("axis", "steps")
+        url_warnings.not_here("axis", "steps")
     return named if named in charts.AXES else "steps"
 
 

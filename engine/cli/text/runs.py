@@ -73,9 +73,10 @@ def _origin(provenance: dict[str, Any]) -> str:
     return ", ".join(filter(None, [*packages, commit])) or "unknown"
 
 
-def comparison(a: str, b: str, compared: dict[str, Any]) -> None:
+def comparison(compared: dict[str, Any]) -> None:
     """Print B minus A; a rate that cannot be compared shows no difference, with the reason below the table."""
-    console.line(f"A = {a}\nB = {b}\nB - A with 95% intervals over prompts, paired on the same target text")
+    console.line(f"A = {compared['a']}\nB = {compared['b']}")
+    console.line("B - A with 95% intervals over prompts, paired on the same target text")
     rows = []
     for r in compared["rows"]:
         change = console.interval(r["difference"]) if r["comparable"] else "not comparable"

@@ -239,11 +239,11 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     [
         (BOMB, "values once its aliases are written out"),
         ("notes: " + "[" * 5000, "nested deeper"),
-        ("notes: &me [*me]", "holds itself"),
+        ("notes: &me [*me]", "contains itself"),
         ("? [a, b]\n: c\n", "no plain word"),
         ("notes: !!timestamp 2025-13-45", "month must be in"),
         (f"notes: {'7' * 4400}", "4300 digits"),
-        ('notes: "\\ud83d"', "half of a surrogate pair"),
+        ('notes: "\\ud83d"', "invalid Unicode character"),
         ("notes: a\n---\nnotes: b\n", "expected a single document"),
         ("notes: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
         ("notes: " + "x" * 600_000, "at most 524,288 are read"),

@@ -27,7 +27,7 @@ from engine.study.cells import Cell, Cells, expand, only
 from engine.study.identity import identity, project_path
 from engine.study.known import find, known, shipped
 from engine.study.overview import overview
-from engine.study.results import cells_told, modes_compared
+from engine.study.results import cell_results, mode_comparisons
 from engine.study.spec import StudySpec, dump_study, load_study
 from engine.study.start import start, study, wait
 from tests.unit.conftest import Draftbench
@@ -412,7 +412,7 @@ def test_a_run_of_prompts_that_were_edited_since_holds_no_cell(
     found = study(home(), load_study(path))
     assert (found.placed[0].state, found.placed[0].run) == ("to do", None)
     assert found.passed_over == [f"run {run.id} began with other {words} than lie there now"]
-    assert cells_told(found)[0]["problem"] == found.passed_over[0]
+    assert cell_results(found)[0]["problem"] == found.passed_over[0]
     assert (len(start(home(), found).submitted), run.status()["state"]) == (2, state)  # it is not resumed either
     (tmp_path / f"{name}.jsonl").write_text(before)
     assert study(home(), load_study(path)).placed[0].run is not None
@@ -549,7 +549,7 @@ def test_a_failing_cell_stops_no_other_and_a_study_can_grow(written: Written, fa
         "sft": "failed",
         "jsd": "done",
     }
-    assert cells_told(ended)[1]["problem"].startswith("the process ended")
+    assert cell_results(ended)[1]["problem"].startswith("the process ended")
     made = {run.id for run in run_folders(home())}
 
     grown = written(axes={"loss": {**losses, "forward_kl": {"train.loss": "forward_kl"}}})
@@ -677,7 +677,7 @@ def test_a_study_from_its_start_to_its_results(tiny_study: Path, draftbench: Dra
 
 def test_modes_that_are_not_measured_say_so(tiny_study: Path):
     found = study(home(), load_study(tiny_study))
-    assert [(row["difference"], row["reason"].startswith("not measured")) for row in modes_compared(found)] == [
+    assert [(row["difference"], row["reason"].startswith("not measured")) for row in mode_comparisons(found)] == [
         (None, True),
         (None, True),
     ]

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 import pandas as pd
 import pytest
 
-from engine.decode.events import Fate
+from engine.decode.events import Fate, Round, Token
 from engine.index.queries import Run
 from engine.measure.definitions import SERVED_TEXT
-from engine.traces.answer import Trace, TraceRound, TraceToken
+from engine.traces.trace import Trace
 from workbench.compare import comparison, every_run, figures, report, tables
-from workbench.shared import exports
+from workbench.shared import downloads
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 CONDITIONS = {
@@ -56,7 +56,7 @@ def run(run_id: str, **changes) -> Run:
 
 def frames(run_ids: list[str], accepted: dict[str, int]):
     """Six prompts; every prompt has 3 rounds of 2 proposals, `accepted[run]` of them kept in the first round."""
-    prompts, rounds, answers, metrics = [], [], [], []
+    prompts, rounds, tokens, metrics = [], [], [], []
     for run_id in run_ids:
         kept = accepted[run_id]
         for i in range(6):
@@ -64,6 +64,8 @@ def frames(run_ids: list[str], accepted: dict[str, int]):
             prompts.append(
                 key
                 | {
+                    "temperature": 0.0,
+                    "answer": f"same{i}",
                     "prompt_group": f"g{i % 2}",
                     "text": f"question {i}",
                     "exact_sum": 2.0 * kept + 0.1 * i,
@@ -77,18 +79,18 @@ def frames(run_ids: list[str], accepted: dict[str, int]):
                     "emitted": 3 + kept,
                 }
             )
-            answers.append(key | {"answer": f"same{i}", "agree": "110000" if kept > 1 else "100000"})
+            tokens += [key | {"position": n, "agree": n < min(kept, 2)} for n in range(6)]
             rounds += [key | {"num_draft_tokens": 2, "accepted": n, "emitted": n + 1} for n in (kept, 0, 0)]
         for metric, value in (("exact", kept / 3), ("per_proposed", kept / 6)):
             told = {"value": value, "low": value - 0.01, "high": value + 0.01, "n_prompts": 6, "n_tokens": 36}
             metrics.append({"run_id": run_id, "draft": "trained", "temperature": 0.0, "metric": metric, **told})
-    return (pd.DataFrame(part) for part in (metrics, prompts, rounds, answers))
+    return (pd.DataFrame(part) for part in (metrics, prompts, rounds, tokens))
 
 
 def found(*runs: Run, accepted: dict[str, int] | None = None):
     ids = [one.run_id for one in runs]
-    metrics, prompts, rounds, answers = frames(ids, accepted or {run_id: 1 + i for i, run_id in enumerate(ids)})
-    return comparison.compared(runs, metrics, prompts, rounds, answers, 0.0, ids[0])
+    metrics, prompts, rounds, tokens = frames(ids, accepted or {run_id: 1 + i for i, run_id in enumerate(ids)})
+    return comparison.compared(runs, metrics, prompts, rounds, tokens, 0.0, ids[0])
 
 
 def rate(result, run_id: str, metric: str) -> pd.Series:
@@ -115,9 +117,9 @@ def test_another_gamma_forbids_the_sampled_rates_only_and_says_why():
 
 def test_a_reason_that_holds_for_several_drafts_is_told_once():
     """Three times the same sentence filled a screen above the first figure."""
-    metrics, prompts, rounds, answers = frames(["a", "b", "c"], {"a": 1, "b": 2, "c": 2})
+    metrics, prompts, rounds, tokens = frames(["a", "b", "c"], {"a": 1, "b": 2, "c": 2})
     runs = [run("a"), *(run(name, conditions={"num_draft_tokens": 5}) for name in "bc")]
-    result = comparison.compared(runs, metrics, prompts, rounds, answers, 0.0, "a")
+    result = comparison.compared(runs, metrics, prompts, rounds, tokens, 0.0, "a")
     ((labels, reason, _),) = report.reasons_together(result)
     assert (labels, reason) == (["B · b", "C · c"], "num_draft_tokens is 5 here and 2 in the baseline")
     assert report.not_comparable(result).count("<li>") == 1
@@ -133,16 +135,16 @@ def test_the_table_for_a_paper_has_values_and_changes_with_intervals():
 
 def test_other_answers_are_not_paired():
     ids = ["a", "b"]
-    metrics, prompts, rounds, answers = frames(ids, {"a": 1, "b": 2})
-    answers.loc[answers.run_id == "b", "answer"] = "other"
-    result = comparison.compared([run("a"), run("b")], metrics, prompts, rounds, answers, 0.0, "a")
+    metrics, prompts, rounds, tokens = frames(ids, {"a": 1, "b": 2})
+    prompts.loc[prompts.run_id == "b", "answer"] = "other"
+    result = comparison.compared([run("a"), run("b")], metrics, prompts, rounds, tokens, 0.0, "a")
     assert all("no held-out answer in common" in reason for _, reason, _ in report.reasons(result))
     assert comparison.paired_prompts(result, "a", "b", "exact").empty
 
 
 def test_a_temperature_that_was_not_measured_is_told():
-    metrics, prompts, rounds, answers = frames(["a", "b"], {"a": 1, "b": 2})
-    cut = (part[part.run_id == "a"] for part in (metrics, prompts, rounds, answers))
+    metrics, prompts, rounds, tokens = frames(["a", "b"], {"a": 1, "b": 2})
+    cut = (part[part.run_id == "a"] for part in (metrics, prompts, rounds, tokens))
     other = run("b", summary={"conditions": CONDITIONS, "improvement": [{"temperature": 1.0}]})
     result = comparison.compared([run("a"), other], *cut, 0.0, "a")
     assert report.reasons(result)[0][1] == "this draft was not measured at T = 0"
@@ -299,8 +301,8 @@ def evil_comparison():
 
 def evil_report(**options) -> str:
     result = evil_comparison()
-    token = TraceToken(EVIL, 7, Fate.ACCEPTED, 0, 0.5, 0.5, 0.1, 0.5)
-    trace = Trace("", EVIL, EVIL, {}, (TraceRound(0, 1, (token,), 0.1, 0.1, 0.0),))
+    token = Token(7, Fate.ACCEPTED, 0, 0.5, 0.5, 0.1, 0.5, text=EVIL)
+    trace = Trace("", EVIL, EVIL, {}, (Round(0, 0, 1, (token,), 0.1, 0.1, 0.0),))
     views = [
         figures.rates(result, "exact"),
         figures.scatter(result, "a", "b", "exact"),
@@ -352,8 +354,8 @@ def test_the_report_holds_every_part(interactive: str):
 
 
 def test_figures_are_pictures_where_a_chrome_is(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(exports, "chrome", lambda: "/usr/bin/chrome")
-    monkeypatch.setattr(exports, "figures_bytes", lambda figs, kind, timeout_s: [b"<svg/>"] * len(figs))
+    monkeypatch.setattr(downloads, "chrome", lambda: "/usr/bin/chrome")
+    monkeypatch.setattr(downloads, "figures_bytes", lambda figs, kind, timeout_s: [b"<svg/>"] * len(figs))
     page = evil_report()
     assert page.count("data:image/svg+xml;base64,") == 3
     assert "<script" not in page

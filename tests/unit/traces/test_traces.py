@@ -1,4 +1,4 @@
-"""A decoded answer in one form: read from rounds, saved and loaded, put together from a measurement."""
+"""Traces: saved and loaded, and put together from a measurement."""
 
 import json
 import os
@@ -6,11 +6,14 @@ import os
 import pytest
 
 from engine.decode.events import Alternative, Fate, Round, Token
+from engine.decode.text import TextStream
 from engine.errors import DraftbenchError
 from engine.paths import Home, home
 from engine.runs.folder import RunFolder
-from engine.traces import answer
-from engine.traces.answer import Trace, from_rounds, list_traces, load_trace, save_trace, trace_of_run, traced_prompts
+from engine.traces import saved
+from engine.traces.measured import trace_of_run, traced_prompts
+from engine.traces.saved import list_traces, load_trace, save_trace
+from engine.traces.trace import Trace
 from tests.conftest import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -49,7 +52,9 @@ def trace(title="Why <b>?") -> Trace:
             "length",
         ),
     ]
-    return Trace("", title, "Why?\n<script>", {"seed": 3, "temperature": 1.0}, tuple(from_rounds(rounds, TOKENIZER)))
+    return Trace(
+        "", title, "Why?\n<script>", {"seed": 3, "temperature": 1.0}, tuple(map(TextStream(TOKENIZER).read, rounds))
+    )
 
 
 def test_rounds_are_read_with_text_numbers_and_alternatives():
@@ -58,12 +63,16 @@ def test_rounds_are_read_with_text_numbers_and_alternatives():
     assert [t.text for r in made.rounds for t in r.tokens] == ["x", "y", "", "", "你"]
     assert made.rounds[0].tokens[0].alternatives[1].text == "y"
     assert (made.counts.drafted, made.counts.accepted, made.counts.rejected, made.counts.emitted) == (3, 2, 1, 4)
-    assert made.seconds == pytest.approx(0.61)
+    assert sum(r.seconds for r in made.rounds) == pytest.approx(0.61)
 
 
-@pytest.mark.parametrize(("slot", "ratio"), [(0, 1.0), (1, 0.25), (2, None)])
-def test_the_ratio_is_of_tokens_that_were_judged(slot, ratio):
-    assert trace().rounds[0].tokens[slot].ratio == (ratio if ratio is None else pytest.approx(ratio))
+@pytest.mark.parametrize(("slot", "prob"), [(0, 1.0), (1, 0.25), (2, None)])
+def test_judged_tokens_have_an_acceptance_probability(slot, prob):
+    assert trace().rounds[0].tokens[slot].acceptance_prob == (prob if prob is None else pytest.approx(prob))
+
+
+def test_a_token_that_the_draft_could_not_have_proposed_is_never_accepted():
+    assert Token(1, Fate.REJECTED, 0, target_prob=0.6, draft_prob=0.0).acceptance_prob == 0.0
 
 
 def test_a_saved_trace_comes_back_as_it_was():
@@ -116,7 +125,7 @@ def test_a_list_reads_each_file_once_until_it_changes(monkeypatch):
     trace_id = save_trace(home(), trace("one"))
     assert [t.title for t in list_traces(home())] == ["one"]
     with monkeypatch.context() as patched:
-        patched.setattr(answer, "read_json", lambda path: pytest.fail(f"{path} was read again"))
+        patched.setattr(saved, "read_json", lambda path: pytest.fail(f"{path} was read again"))
         assert [t.title for t in list_traces(home())] == ["one"]
     path = home().trace(trace_id)
     path.write_text(path.read_text(encoding="utf-8").replace('"title":"one"', '"title":"two"'), encoding="utf-8")
@@ -124,10 +133,19 @@ def test_a_list_reads_each_file_once_until_it_changes(monkeypatch):
     assert [t.title for t in list_traces(home())] == ["two"]
 
 
-def test_a_round_without_tokens_is_damage():
+def drop_all_tokens(stored):
+    stored["rounds"][0]["tokens"] = []
+
+
+def claim_more_tokens_than_there_are(stored):
+    stored["rounds"][0]["num_draft_tokens"] = 5
+
+
+@pytest.mark.parametrize("damage", [drop_all_tokens, claim_more_tokens_than_there_are])
+def test_a_round_that_does_not_add_up_is_damage(damage):
     trace_id = save_trace(home(), trace())
     stored = json.loads(home().trace(trace_id).read_text(encoding="utf-8"))
-    stored["rounds"][0]["tokens"] = []
+    damage(stored)
     home().trace(trace_id).write_text(json.dumps(stored))
     with pytest.raises(DraftbenchError, match="damaged"):
         load_trace(home(), trace_id)
@@ -174,10 +192,10 @@ def test_a_stored_trace_has_the_likeliest_of_both_models(run):
                 assert token.alternatives == ()
                 continue
             assert len(token.alternatives) >= 10
-            ordered = [a.p for a in token.alternatives[:10]]
+            ordered = [a.target_prob for a in token.alternatives[:10]]
             assert ordered == sorted(ordered, reverse=True)
             mine = [a for a in token.alternatives if a.token_id == token.token_id]
-            assert all(a.p == pytest.approx(token.p, abs=1e-6) for a in mine)
+            assert all(a.target_prob == pytest.approx(token.target_prob, abs=1e-6) for a in mine)
 
 
 def test_an_untraced_prompt_is_told(run):
@@ -236,7 +254,22 @@ def test_a_summary_without_conditions_is_told(run, summary):
         trace_of_run(run, *traced_prompts(run)[0])
 
 
-def test_what_is_saved_is_plain_json():
+def test_the_stored_format_keeps_its_names():
     trace_id = save_trace(home(), trace())
     stored = json.loads(home().trace(trace_id).read_text(encoding="utf-8"))
-    assert stored["rounds"][0]["tokens"][0]["fate"] == "accepted"
+    assert stored.keys() == {"id", "title", "prompt", "settings", "rounds", "saved_at", "format"}
+    first = stored["rounds"][0]
+    seconds = {"draft_s", "verify_s", "overhead_s"}
+    assert first.keys() == {"number", "num_draft_tokens", "tokens", "finish_reason", *seconds}
+    assert first["tokens"][1] == {
+        "text": "y",
+        "token_id": ids_of("y")[0],
+        "fate": "rejected",
+        "position": 1,
+        "p": 0.1,
+        "q": 0.4,
+        "u": 0.9,
+        "overlap": 0.6,
+        "alternatives": [],
+    }
+    assert first["tokens"][0]["alternatives"][0] == {"text": "x", "token_id": ids_of("x")[0], "p": 0.5, "q": 0.25}

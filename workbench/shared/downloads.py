@@ -180,7 +180,7 @@ def _encoder() -> type[json.JSONEncoder]:
 def _run(jobs: str, browser: str, timeout_s: float) -> str:
     """The drawing process with its Chrome, both ended when time is up."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "workbench.shared.drawing"],
+        [sys.executable, "-m", "workbench.shared.kaleido_process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -8,7 +8,7 @@ from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from workbench.shared.address import KnownAddress
+from workbench.server.base_url import BaseUrl
 
 PAGE = "<html><head><title>x</title></head><body>" + "text " * 500 + "</body></html>"
 
@@ -22,7 +22,7 @@ def application() -> Starlette:
         return JSONResponse({"head": "<head>"})
 
     routes = [Route("/", page), Route("/launch", page), Route("/live/", page), Route("/data", data)]
-    return Starlette(routes=routes, middleware=[Middleware(KnownAddress, mounted="/live"), Middleware(GZipMiddleware)])
+    return Starlette(routes=routes, middleware=[Middleware(BaseUrl, mounted="/live"), Middleware(GZipMiddleware)])
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8501", "localhost", "[::1]:80"])

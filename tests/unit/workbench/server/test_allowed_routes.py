@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from workbench.server import needed
-from workbench.server.needed import MOST_BYTES, OnlyNeeded
+from workbench.server import allowed_routes
+from workbench.server.allowed_routes import MAX_BODY_BYTES, AllowedRoutes, for_live, for_pages
 
-PAGES = needed.of_pages("/live")
+PAGES = for_pages("/live")
 
 
 def scope_of(method: str, path: str, root: str = "") -> Scope:
@@ -31,7 +31,7 @@ def scope_of(method: str, path: str, root: str = "") -> Scope:
         ("GET", "/_stcore/host-config", True),
         ("WS", "/_stcore/stream", True),
         ("WS", "/behind/a/proxy/_stcore/stream", True),
-        ("POST", "/live/gradio_api/queue/join", True),  # decided by `of_live`
+        ("POST", "/live/gradio_api/queue/join", True),  # decided by `for_live`
         ("PUT", "/_stcore/upload_file/session/file", False),
         ("DELETE", "/_stcore/upload_file/session/file", False),
         ("OPTIONS", "/_stcore/upload_file/session/file", False),
@@ -88,8 +88,8 @@ def test_what_the_pages_need(method: str, path: str, expected: bool):
     ],
 )
 def test_what_the_live_view_needs(method: str, path: str, expected: bool):
-    assert needed.of_live(scope_of(method, path)) is expected
-    assert needed.of_live(scope_of(method, f"/live{path}", "/live")) is expected  # mounted
+    assert for_live(scope_of(method, path)) is expected
+    assert for_live(scope_of(method, f"/live{path}", "/live")) is expected  # mounted
 
 
 def post(chunks: list[bytes], pause_s: float = 0) -> tuple[int, bytes | None]:
@@ -113,21 +113,21 @@ def post(chunks: list[bytes], pause_s: float = 0) -> tuple[int, bytes | None]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(OnlyNeeded(application, lambda _: True)(scope_of("POST", "/x"), receive, send))
+    asyncio.run(AllowedRoutes(application, lambda _: True)(scope_of("POST", "/x"), receive, send))
     return int(sent[0]["status"]), reached[0] if reached else None
 
 
 def test_a_short_body_arrives_whole():
     assert post([b"ab", b"", b"cd"]) == (200, b"abcd")
-    assert post([b"x" * MOST_BYTES])[0] == 200
+    assert post([b"x" * MAX_BODY_BYTES])[0] == 200
 
 
 def test_a_long_body_is_refused_before_it_is_all_read():
-    assert post([b"x" * MOST_BYTES, b"x", b"never read"]) == (413, None)
+    assert post([b"x" * MAX_BODY_BYTES, b"x", b"never read"]) == (413, None)
 
 
 def test_a_body_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(needed, "_BODY_WITHIN_S", 0.05)
+    monkeypatch.setattr(allowed_routes, "_BODY_TIMEOUT_S", 0.05)
     assert post([b"x"] * 100, pause_s=0.01) == (408, None)
 
 
@@ -143,5 +143,5 @@ def test_what_is_not_needed_reaches_nobody():
     async def receive() -> Message:
         return {"type": "http.request"}
 
-    asyncio.run(OnlyNeeded(application, lambda _: False)(scope_of("PUT", "/x"), receive, send))
+    asyncio.run(AllowedRoutes(application, lambda _: False)(scope_of("PUT", "/x"), receive, send))
     assert sent[0]["status"] == 404

@@ -1,9 +1,9 @@
 """Draws figures with Chrome and Kaleido in a process of its own, which can be ended when it hangs.
 
-    python -m workbench.shared.drawing < jobs.json > drawn.json
+    python -m workbench.shared.kaleido_process < jobs.json > drawn.json
 
 Reads a JSON list of {"figure": ..., "kind": "svg" | "png" | "pdf", "scale": ...} and writes one of base64 texts.
-Not for people: `workbench.shared.exports.figures_bytes` starts it.
+Not for people: `workbench.shared.downloads.figures_bytes` starts it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the live view shows, as HTML: answers with fates, rounds, counters, errors. All text is escaped."""
+"""The live view's output as HTML: answers with fates, rounds, counters, errors. All text is escaped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.decode.events import EMITTED
 from engine.errors import DraftbenchError
 from workbench.live.decode import Ask, Choice, Live, Side
 from workbench.shared import tokens
-from workbench.shared.view_state import link
+from workbench.shared.pages import link
 
 CSS = """
 .live{font-size:15px}
@@ -19,14 +19,16 @@ CSS = """
 .live .about{opacity:.75;font-size:.86rem;margin:0 0 .6rem;overflow-wrap:anywhere}
 .live .stage{opacity:.8;margin-bottom:.8rem}
 .live .sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,260px),1fr));gap:1.4rem}
-.live .figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(7.6rem,1fr));gap:.5rem 1rem;margin:.2rem 0 .7rem}
+.live .figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(7.6rem,1fr));gap:.5rem 1rem;
+margin:.2rem 0 .7rem}
 .live .figures b{display:block;font-size:1.35rem;font-variant-numeric:tabular-nums;line-height:1.25}
 .live .figures span{display:block;font-size:.86rem}
 .live .figures small{display:block;opacity:.7;font-size:.78rem}
 .live .tokens{margin:.7rem 0 1.2rem}
 .live .legend{margin-top:1.2rem;border-top:1px solid rgba(128,128,128,.3);padding-top:.8rem}
 .live .plain{margin-top:1rem;border-top:1px solid rgba(128,128,128,.3);padding-top:.8rem}
-.live .box{border-left:4px solid #D55E00;background:#D55E0018;padding:.7rem 1rem;border-radius:.3rem;overflow-wrap:anywhere}
+.live .box{border-left:4px solid #D55E00;background:#D55E0018;padding:.7rem 1rem;border-radius:.3rem;
+overflow-wrap:anywhere}
 .live .box p{margin:.2rem 0}
 body:has(#refused input:not(:checked)) .tokens .tok:is(.fate-rejected,.fate-discarded){display:none}
 footer{display:none!important}
@@ -35,24 +37,25 @@ footer{display:none!important}
 
 _LONGEST_IN_ADDRESS = 1500  # characters of a prompt
 _STAGES = {
-    "loading": "Loading the models. This is done once; other visitors share them.",
-    "decoding": "Decoding. Press Stop to end after the present round.",
-    "plain": "Decoding the same length without a draft, to measure the speed-up.",
+    "loading": "Loading the models, once for all visitors.",
+    "decoding": "Decoding. Press Stop to end after the current round.",
+    "plain": "Decoding as many tokens without a draft, to measure the speed-up.",
     "stopped": "Stopped.",
     "done": "Done.",
 }
 
 
 def page(live: Live, known: Mapping[str, Choice]) -> str:
-    """Everything that is known of the answer so far. `known`: run id -> what people call it."""
+    """The answer so far. `known`: run id -> its name and description."""
     sides = "".join(_side(live, side, known.get(side.name) or Choice(side.name, side.name, "")) for side in live.sides)
     parts = [
-        f'<p class="stage" role="status">{_STAGES[live.stage]} {_told(live)}</p>',
+        f'<p class="stage" role="status">{_STAGES[live.stage]} {_settings(live)}</p>',
         f'<div class="sides">{sides}</div>',
     ]
     if live.busy:
         parts.append(
-            f'<p class="about">Run {html.escape(live.busy)} is at work on this machine: tokens/s and speed-up mean little now.</p>'
+            f'<p class="about">Run {html.escape(live.busy)} is in progress on this machine, '
+            "so tokens/s and speed-up are not reliable now.</p>"
         )
     if live.ask.compare_plain:
         parts.append(_plain(live.plain))
@@ -60,7 +63,7 @@ def page(live: Live, known: Mapping[str, Choice]) -> str:
 
 
 def address(ask: Ask) -> str | None:
-    """The address that fills the form with these settings; None for a prompt that is too long for one."""
+    """The URL that fills the form with these settings; None if the prompt is too long for a URL."""
     if len(ask.prompt) > _LONGEST_IN_ADDRESS:
         return None
     return link(
@@ -80,30 +83,29 @@ def address(ask: Ask) -> str | None:
 
 
 def _address(ask: Ask) -> str:
-    found = address(ask)
-    if found is None:
-        return '<p class="about">The prompt is too long for an address; save the trace to share it.</p>'
-    return (
-        f'<p><a href="{html.escape(found)}" target="_blank">Link to this view</a>: these settings and this prompt.</p>'
-    )
+    url = address(ask)
+    if url is None:
+        return '<p class="about">The prompt is too long for a link; save the trace to share it.</p>'
+    return f'<p><a href="{html.escape(url)}" target="_blank">Link to this view</a>: these settings and this prompt.</p>'
 
 
-def _told(live: Live) -> str:
+def _settings(live: Live) -> str:
     ask = live.ask
-    told = [f"gamma {ask.gamma}", f"temperature {ask.temperature:g}", f"seed {ask.seed}"]
-    told += [f"top-p {ask.top_p:g}"] if ask.top_p < 1 else []
-    told += [f"top-k {ask.top_k}"] if ask.top_k else []
-    told += [f"{live.conditions['dtype']} on {live.conditions['device']}"] if live.conditions else []
-    told += [f"with {live.context}"] if live.context else []
+    settings = [f"gamma {ask.gamma}", f"temperature {ask.temperature:g}", f"seed {ask.seed}"]
+    settings += [f"top-p {ask.top_p:g}"] if ask.top_p < 1 else []
+    settings += [f"top-k {ask.top_k}"] if ask.top_k else []
+    settings += [f"{live.conditions['dtype']} on {live.conditions['device']}"] if live.conditions else []
+    settings += [f"with {live.context}"] if live.context else []
     target = f"Target {live.target}; " if live.target else ""
-    return html.escape(target + ", ".join(told))
+    return html.escape(target + ", ".join(settings))
 
 
 def _side(live: Live, side: Side, choice: Choice) -> str:
     head = f'<h3>{html.escape(choice.name)}</h3><p class="about">{html.escape(choice.about)}</p>'
     if not side.rounds:
         return f"<section>{head}</section>"
-    return f"<section>{head}{_figures(live, side)}{tokens.strip_html(side.rounds)}{tokens.answer_html(side.rounds)}</section>"
+    answer = tokens.strip_html(side.rounds) + tokens.answer_html(side.rounds)
+    return f"<section>{head}{_figures(live, side)}{answer}</section>"
 
 
 def _figures(live: Live, side: Side) -> str:
@@ -113,21 +115,21 @@ def _figures(live: Live, side: Side) -> str:
     figures = [
         (_number(rates["per_examined"]), "acceptance per_examined", f"{counts.accepted} of {judged} judged"),
         (_number(rates["per_proposed"]), "acceptance per_proposed", f"{counts.accepted} of {counts.drafted} proposed"),
-        (_number(rates["tau"], 2), "tau, tokens a round", f"{counts.emitted} tokens, {counts.rounds} rounds"),
+        (_number(rates["tau"], 2), "tau, tokens per round", f"{counts.emitted} tokens, {counts.rounds} rounds"),
         (_number(side.tokens_per_s, 1), "tokens/s", f"{side.seconds:.2f} s of decoding"),
     ]
     if live.ask.compare_plain:
         gain = live.speedup(side)
-        told = f"first {gain[1]} tokens, 1 answer" if gain else "after plain decoding"
-        figures.append((f"{gain[0]:.2f}×" if gain else "–", "speed-up over plain", told))
+        note = f"first {gain[1]} tokens, 1 answer" if gain else "after plain decoding"
+        figures.append((f"{gain[0]:.2f}×" if gain else "–", "speed-up over plain", note))
     cells = "".join(f"<div><b>{value}</b><span>{name}</span><small>{n}</small></div>" for value, name, n in figures)
     return f'<div class="figures">{cells}</div>'
 
 
 def _plain(side: Side) -> str:
-    head = "<h3>Plain: the target alone</h3>"
+    head = "<h3>Plain decoding: the target alone</h3>"
     if not side.rounds:
-        return f'<section class="plain">{head}<p>comes after the drafts</p></section>'
+        return f'<section class="plain">{head}<p>starts after the drafts have finished</p></section>'
     text = "".join(tokens.visible(t.text) for r in side.rounds for t in r.tokens)
     return (
         f'<section class="plain">{head}<div class="figures"><div><b>{side.tokens_per_s:.1f}</b><span>tokens/s</span>'
@@ -141,7 +143,7 @@ def _number(value: float, digits: int = 3) -> str:
 
 
 def as_data(live: Live) -> dict[str, Any]:
-    """The same for programs: stage, and of each side the emitted token ids and the counts."""
+    """The state for programs: the stage, and each side's emitted token ids and counts."""
     sides = [{**_data(side), "speedup": (live.speedup(side) or (None,))[0]} for side in live.sides]
     return {"stage": live.stage, "sides": sides, "plain": _data(live.plain)}
 
@@ -160,26 +162,26 @@ def _data(side: Side) -> dict[str, Any]:
     }
 
 
-def error(told: DraftbenchError) -> str:
-    """What went wrong, why, what to do."""
-    lines = [f"<p><b>{html.escape(told.what)}</b></p>"]
+def error(error: DraftbenchError) -> str:
+    """A box with what went wrong, why, and what to do."""
+    lines = [f"<p><b>{html.escape(error.what)}</b></p>"]
     lines += [
-        f"<p>{name}: {html.escape(words)}</p>" for name, words in (("Why", told.why), ("What to do", told.fix)) if words
+        f"<p>{name}: {html.escape(text)}</p>" for name, text in (("Why", error.why), ("What to do", error.fix)) if text
     ]
     return _wrap(f'<div class="box" role="alert">{"".join(lines)}</div>')
 
 
 def not_here(wrong: Sequence[str]) -> str:
-    """For an address that asks for what is not there: a run without a draft, a sample, a number out of its range."""
+    """A box for a URL that asks for something unknown: a run without a draft, a sample, a number out of range."""
     return error(
         DraftbenchError(
-            "; ".join(wrong), "the address asks for it; the form shows what is used instead", "choose from the form"
+            "; ".join(wrong), "the URL asks for it; the form shows what is used instead", "choose in the form"
         )
     )
 
 
 def welcome(any_draft: bool) -> str:
-    """What stands there before anything is decoded."""
+    """The text shown before anything is decoded."""
     if not any_draft:
         return error(
             DraftbenchError(
@@ -187,8 +189,8 @@ def welcome(any_draft: bool) -> str:
             )
         )
     return _wrap(
-        "<p>Choose a prompt and a draft, then press Decode. Each token shows what became of it; "
-        "point at one, or touch it, for p, q and what else was likely.</p>" + tokens.legend_html()
+        "<p>Choose a prompt and a draft, then press Decode. The marks show what happened to each token; "
+        "point at one, or touch it, to see p, q and its alternatives.</p>" + tokens.legend_html()
     )
 
 
@@ -202,11 +204,11 @@ def saved(ids: Sequence[str]) -> str:
 
 
 def saved_as(files: Sequence[str]) -> str:
-    """Where the saved traces are, for a server without a Replay page."""
+    """The files of the saved traces, for a server without a Replay page."""
     places = ", ".join(f"<code>{html.escape(file)}</code>" for file in files)
-    return _wrap(f'<p role="status">Saved as {places}. The workbench replays it.</p>')
+    return _wrap(f'<p role="status">Saved as {places}. The workbench can replay it.</p>')
 
 
 def _wrap(inner: str) -> str:
-    # Gradio puts `dark` on the body, whose rules come later; so `light` here is right in both.
+    # In dark mode Gradio puts `dark` on the body, whose rules come later and win over `light` here.
     return f'<div class="live light">{inner}</div>'

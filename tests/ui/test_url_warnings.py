@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.ui.conftest import OpenPage
-from workbench.shared.asked import same
+from workbench.shared.url_warnings import same
 
 
 def warnings(shown: Any) -> str:

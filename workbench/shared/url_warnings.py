@@ -14,7 +14,7 @@ from typing import Any
 
 import streamlit as st
 
-from workbench.shared.view_state import PAGES
+from workbench.shared.pages import PAGES
 
 _ASKED, _PLACE, _SEEN, _NOTED, _PAGE = "_asked", "_asked_place", "_asked_seen", "_asked_noted", "_asked_page"
 _LONGEST = 80  # characters of a value that are repeated

@@ -1,0 +1,49 @@
+"""Two runs compared by what their folders hold: the document that `draftbench compare` prints."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from engine.errors import DraftbenchError
+from engine.measure.compare import (
+    Measurement,
+    agreement_by_temperature,
+    compare,
+    differing_conditions,
+    nothing_in_common,
+)
+from engine.measure.statistics import SAMPLES
+from engine.runs.folder import RunFolder
+
+
+def measurement_of(run: RunFolder, bootstrap_samples: int | None = None) -> Measurement:
+    """The run's measurement, ready to be compared; `bootstrap_samples` as in its recipe unless given.
+
+    Raises DraftbenchError if a part of it is missing or damaged.
+    """
+    if bootstrap_samples is None:
+        bootstrap_samples = SAMPLES
+        with contextlib.suppress(DraftbenchError):  # a run whose recipe is damaged can be compared all the same
+            bootstrap_samples = run.recipe().measure.bootstrap_samples
+    return Measurement.read(run.path / "measure", run.summary()["conditions"], bootstrap_samples)
+
+
+def compare_runs(a: RunFolder, b: RunFolder) -> dict[str, Any]:
+    """Run b less run a, paired on the same target text: every rate and temperature, and greedy agreement by token.
+
+    `differs`: conditions that differ, each with both values. Raises DraftbenchError if no answer is common.
+    """
+    side_a, side_b = measurement_of(a), measurement_of(b)
+    rows = compare(side_a, side_b)
+    if not rows:
+        raise nothing_in_common()
+    return {
+        "a": a.id,
+        "b": b.id,
+        "differs": {
+            key: list(values) for key, values in differing_conditions(side_a.conditions, side_b.conditions).items()
+        },
+        "rows": [row.as_dict() for row in rows],
+        "greedy_agreement": agreement_by_temperature(a.path / "measure", b.path / "measure"),
+    }
