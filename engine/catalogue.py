@@ -1,9 +1,9 @@
-r"""The catalogue: every loss, mode of training, acceptance rate and export format, described once and without torch.
+r"""The catalogue: every loss, mode of training and export format, described once and without torch.
 
 The schema, the form, the Learn page, the command line, the checks and the reports read these cards. What computes is
 elsewhere and has the same name: a loss in `engine.distill.losses.LOSSES`, a mode in `engine/distill/modes/<name>.py`,
-a rate in `engine.measure`, a format in `engine/export/<name>.py`. Tests hold the two sides together;
-docs/extending.md adds one of each.
+a format in `engine/export/<name>.py`. Tests hold the two sides together; docs/extending.md adds one of each. A rate is
+a ratio of counts, so its card says all that is needed to compute it: `engine.measure.definitions.RATES`.
 
 p is the target's distribution, q the draft's. Formulas are LaTeX, texts are Markdown.
 """
