@@ -1,13 +1,12 @@
-"""Which draft pays most: acceptance of trained drafts, costs of their shapes measured side by side.
+"""Which shape of draft gives the best speed-up: acceptance of trained drafts with their costs measured side by side.
 
     python benchmarks/generic_draft.py                 # all runs named grid in this home
     python benchmarks/generic_draft.py --runs grid --prompts 6 --tokens 48
 
-The runs are made by the commands in recipes/drafts/grid.yaml. What a draft costs does not depend
-on its training, so all shapes are timed in one process, in turn, prompt by prompt, each with a
-plain decoding of the same prompt beside it. `exact` is that of the last evaluation on the watched
-held-out prompts. The table gives c and the best speed-up over gamma 1 to 8 that the measured seconds
-predict from it.
+The runs are made by the commands in recipes/drafts/grid.yaml. The cost of a draft does not depend on its training, so
+all shapes are timed in one process, in turn, prompt by prompt, each beside plain decoding of the same prompt. `exact`
+is that of the last evaluation on the watched held-out prompts. The table gives c and the best speed-up over gamma 1 to
+8 that the measured times predict.
 """
 
 from __future__ import annotations

@@ -26,6 +26,13 @@ def loaded(model: Any, name: str = "tiny") -> LoadedModel:
     return LoadedModel(model, byte_tokenizer(), ModelSpec(model=name), fingerprint=name)
 
 
+def stopping_target() -> LoadedModel:
+    """A tiny target whose answers end at different lengths."""
+    target = loaded(tiny_llama())
+    target.model.generation_config.eos_token_id = list(range(40, 70))
+    return target
+
+
 def as_draft(model: Any) -> Draft:
     return Draft(model, DraftInfo("tiny", False, "random", []))
 

@@ -1,6 +1,14 @@
-"""Taking a trained draft elsewhere, in a format of the catalogue: a file each, named as the format.
+"""Export: a trained draft for use elsewhere.
 
-A format's file has two functions, `write` and `load`; the folder, the model card and the check are the same for all.
+of_run            export a run's draft and check the result
+huggingface       the Hugging Face folder, loaded again to check it
+model_card        its model card
+check_text        the text that an export is checked on
+whole_vocabulary  a trimmed draft with all of its target's ids
+small_draft       a checkpoint small enough to share
+
+A format of the catalogue is a file here, named after it, with `write` and `load`; the folder, the model card and the
+check are the same for all.
 """
 
 from __future__ import annotations

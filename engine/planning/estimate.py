@@ -14,14 +14,13 @@ import torch
 
 from engine.capture.plan import CapturePlan
 from engine.config.schema import MeasureSpec, ModelSpec, Recipe
-from engine.distill.chunked import CHUNK_VALUES
 from engine.distill.schedule import answers_per_step, planned_steps
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_json, read_lines
 from engine.models.assets import asset_path
 from engine.models.draft import model_of_config, read_card, shared_modules
 from engine.models.folder import outline
-from engine.models.head import text_config
+from engine.models.head import CHUNK_VALUES, text_config
 from engine.models.load import LoadedModel, load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
 from engine.models.locate import locate_model
 from engine.models.shallow import fitting_layers, shallow_model

@@ -142,7 +142,9 @@ def plan_heldout(captures: Path, recipe: Recipe, target: LoadedModel, prompts: P
     measure = recipe.measure
     if measure.against == "server":
         return {
-            temperature: _plan_served_heldout(captures, recipe, target, prompts.measured, temperature, told=True)
+            temperature: _plan_served_heldout(
+                captures, recipe, target, prompts.measured, temperature, with_logprobs=True
+            )
             for temperature in measure.temperatures
         }
     return {
@@ -171,10 +173,10 @@ def _plan_served_heldout(
     prompts: Sequence[Prompt],
     temperature: float,
     *,
-    told: bool = False,
+    with_logprobs: bool = False,
 ) -> CapturePlan:
     measure = recipe.measure
     sampling = {"temperature": temperature, "top_p": 1.0, "top_k": 0}
     limits = {"max_new_tokens": measure.max_new_tokens, "seed": measure.seed}
     spec = recipe.capture.model_copy(update={**sampling, **limits})
-    return plan_served(captures, target, prompts, spec, told=told)
+    return plan_served(captures, target, prompts, spec, with_logprobs=with_logprobs)

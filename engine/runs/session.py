@@ -27,7 +27,7 @@ from engine.paths import Home
 from engine.progress import Progress
 from engine.runs.folder import RunFolder
 from engine.runs.plan import PromptSplit, RunPlan, decodes, in_words, split_prompts
-from engine.served.capture import is_served, make_served, prove_told
+from engine.served.capture import check_logprobs, is_served, make_served
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def capture_for_training(
     settings = recipe.capture
     if recipe.measure.against == "server" and settings.server is not None:
         for heldout in plan.heldout.values():
-            prove_told(heldout, settings.server, target, progress=progress)
+            check_logprobs(heldout, settings.server, target, progress=progress)
     training = None
     if plan.training is not None and not plan.decodes_training:
         training = capture("training", plan.training, target, settings, progress)

@@ -49,12 +49,12 @@ def launch(page: Page, url: str, home: Home) -> RunFolder:
 def watch_cancel_resume(page: Page, url: str, run: RunFolder) -> None:
     """See it run, stop it, and let it go on to its end, all without loading the page again."""
     page.goto(url + link("run", run=run.id))
-    expect(page.get_by_text("is being worked on")).to_be_visible(timeout=MINUTE)
+    expect(page.get_by_text("in progress")).to_be_visible(timeout=MINUTE)
     page.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_text("was stopped on request")).to_be_visible(timeout=2 * MINUTE)
+    expect(page.get_by_text("stopped on request")).to_be_visible(timeout=2 * MINUTE)
     state_of(run, "cancelled", 10)
     page.get_by_role("button", name="Resume").click()
-    expect(page.get_by_text("is being worked on")).to_be_visible(timeout=MINUTE)
+    expect(page.get_by_text("in progress")).to_be_visible(timeout=MINUTE)
     expect(page.get_by_text("trained and measured")).to_be_visible(timeout=8 * MINUTE)
     state_of(run, "done", 5)
     expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=MINUTE)

@@ -21,7 +21,7 @@ def first(finished_home: Path) -> Path:
 
 
 def copy(first: Path, name: str, *, better: float = 0.0, settings: dict | None = None, **conditions) -> Path:
-    """The run again under another id: exact acceptance raised by `better` a token, or measured under other conditions."""
+    """The run under another id: exact acceptance raised by `better` per token, or measured under other conditions."""
     other = shutil.copytree(first, first.with_name(name))
     summary = json.loads((other / "measure" / "summary.json").read_text())
     summary["conditions"] |= conditions

@@ -18,19 +18,19 @@ def warnings(shown: Any) -> str:
 @pytest.mark.parametrize(
     ("page_name", "params", "words"),
     [
-        ("runs", {"order": "by luck"}, "order = by luck is not here"),  # a bound select box
-        ("runs", {"loss": ["tvd", "nonsense"]}, "loss = tvd, nonsense is not here"),  # a bound multiselect
-        ("runs", {"oder": "newest"}, "no setting oder; did you mean order?"),
-        ("run", {"view": "Cruves"}, "view = Cruves is not here; shown: Curves"),  # a bound segmented control
-        ("run", {"axis": "moons"}, "axis = moons is not here; shown: steps"),
-        ("compare", {"domain": "botany"}, "domain = botany is not here"),  # kept by the page, not bound
-        ("compare", {"temperature": "0.35"}, "temperature = 0.35 is not here"),
-        ("compare", {"rate": "luck"}, "rate = luck is not here; shown: exact"),
-        ("learn", {"topic": "cooking"}, "topic = cooking is not here; shown: words"),
-        ("learn", {"topic": "speed", "gamma": "99"}, "gamma = 99 is not here; shown: 3"),  # a bound slider
-        ("findings", {"study": "no-such"}, "study = no-such is not here"),
-        ("replay", {"round": "99"}, "round = 99 is not here"),
-        ("home", {"whatever": "1"}, "no setting whatever"),
+        ("runs", {"order": "by luck"}, "order = by luck does not exist here"),  # a bound select box
+        ("runs", {"loss": ["tvd", "nonsense"]}, "loss = tvd, nonsense does not exist here"),  # a bound multiselect
+        ("runs", {"oder": "newest"}, "no parameter oder; did you mean order?"),
+        ("run", {"view": "Cruves"}, "view = Cruves does not exist here; showing Curves"),  # a bound segmented control
+        ("run", {"axis": "moons"}, "axis = moons does not exist here; showing steps"),
+        ("compare", {"domain": "botany"}, "domain = botany does not exist here"),  # kept by the page, not bound
+        ("compare", {"temperature": "0.35"}, "temperature = 0.35 does not exist here"),
+        ("compare", {"rate": "luck"}, "rate = luck does not exist here; showing exact"),
+        ("learn", {"topic": "cooking"}, "topic = cooking does not exist here; showing words"),
+        ("learn", {"topic": "speed", "gamma": "99"}, "gamma = 99 does not exist here; showing 3"),  # a bound slider
+        ("findings", {"study": "no-such"}, "study = no-such does not exist here"),
+        ("replay", {"round": "99"}, "round = 99 does not exist here"),
+        ("home", {"whatever": "1"}, "no parameter whatever"),
     ],
 )
 def test_what_the_address_asks_for_in_vain_is_said(

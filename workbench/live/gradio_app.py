@@ -137,7 +137,7 @@ def _stop(request: gr.Request) -> None:
 
 
 def _save(request: gr.Request, replay: bool = True) -> tuple[str, list[str]]:
-    """Save this visitor's answers as traces; return a line with links, and the ids. `replay`: is there a Replay page?"""
+    """Save this visitor's answers as traces; return a line of links, and the ids. `replay`: is there a Replay page?"""
     session = SESSIONS.of(str(request.session_hash))
     sides = [side for side in session.live.sides if side.rounds] if session and session.live else []
     if session is None or session.live is None or not sides:

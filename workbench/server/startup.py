@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import logging
 import threading
@@ -44,7 +45,13 @@ def prepare(address: str | None) -> None:
 
 
 def _load() -> None:
-    """Load torch here and in the helper process of the checks, which takes seconds, before a visitor needs it."""
+    """Load torch here and in the helper process of the checks, which takes seconds, before a visitor needs it.
+
+    Streamlit collects garbage after every drawing of a page. What is loaded now stays: frozen, it is not
+    searched again each time, which cost more than the drawing itself (`benchmarks/watch_cost.py`).
+    """
     importlib.import_module("engine.planning.checks")
     with contextlib.suppress(DraftbenchError, OSError):
         HELPERS.warm()
+    gc.collect()
+    gc.freeze()

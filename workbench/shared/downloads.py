@@ -1,4 +1,4 @@
-"""Charts and tables as files: SVG, PNG and PDF through Chrome, CSV and LaTeX."""
+"""Charts and tables as files to download: SVG, PNG and PDF through Chrome, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -58,55 +58,55 @@ _FORMULA = re.compile(r"[=+\-@\t\r]")
 
 
 def chrome() -> str | None:
-    """Path of a Chrome or Chromium: `BROWSER_PATH`, or one that is installed; None without any."""
+    """The path of Chrome or Chromium: `BROWSER_PATH`, or an installed one; None if there is none."""
     named = os.environ.get("BROWSER_PATH")
     if named:
         return named if Path(named).is_file() else None
-    found = next((path for name in _NAMES if (path := shutil.which(name))), None)
-    return found or next((place for place in _PLACES if Path(place).is_file()), None)
+    installed = next((path for name in _NAMES if (path := shutil.which(name))), None)
+    return installed or next((place for place in _PLACES if Path(place).is_file()), None)
 
 
 def figure_bytes(figure: go.Figure, kind: str, *, timeout_s: float = 60) -> bytes:
-    """The figure as an SVG, PNG or PDF file on white. Raises DraftbenchError without a Chrome or when it hangs."""
+    """Render a figure as SVG, PNG or PDF on white. Raises DraftbenchError if Chrome is missing or hangs."""
     return figures_bytes([figure], kind, timeout_s=timeout_s)[0]
 
 
 def figures_bytes(figures: Sequence[go.Figure], kind: str, *, timeout_s: float = 60) -> list[bytes]:
-    """Several figures with one start of Chrome, which takes the most of the time."""
+    """Render several figures with one start of Chrome, which takes most of the time."""
     if kind not in MIME:
         raise DraftbenchError(f"a figure cannot be saved as {kind!r}", "", f"known: {', '.join(MIME)}")
     browser = chrome()
     if browser is None:
         raise DraftbenchError(
-            f"no Chrome or Chromium was found to draw the {kind.upper()} with",
-            "charts become files on the server through one",
-            "install Chromium or name it in BROWSER_PATH, or save an SVG or PNG with the camera button of the chart itself",
+            f"Chrome or Chromium is missing, which renders the {kind.upper()}",
+            "the server renders charts to files with it",
+            "install Chromium or set BROWSER_PATH, or save an SVG or PNG with the chart's own camera button",
         )
     jobs = [{"figure": printable(figure).to_plotly_json(), "kind": kind, "scale": _SCALE[kind]} for figure in figures]
     answer = _run(json.dumps(jobs, cls=_encoder()), browser, timeout_s)
     try:
         return [base64.b64decode(item) for item in json.loads(answer)]
     except (ValueError, binascii.Error):
-        raise _failed("it answered something else") from None
+        raise _failed("its output is not what was expected") from None
 
 
 def printable(figure: go.Figure) -> go.Figure:
-    """A copy for paper: dark text on white, also of a figure that was drawn for a dark page."""
-    light, told = theme.TONES["light"], figure.to_json()
+    """A copy for print: dark text on white, even if the figure was drawn for a dark page."""
+    light, document = theme.TONES["light"], figure.to_json()
     for part, dark in asdict(theme.TONES["dark"]).items():
-        told = told.replace(f'"{dark}"', f'"{getattr(light, part)}"')
-    copy = go.Figure(json.loads(told))
+        document = document.replace(f'"{dark}"', f'"{getattr(light, part)}"')
+    copy = go.Figure(json.loads(document))
     copy.update_layout(template=theme.template("light"), paper_bgcolor=light.background, plot_bgcolor=light.background)
     return copy.update_layout(margin_l=70, title_subtitle_font_color=light.faint)
 
 
 def csv(frame: pd.DataFrame) -> bytes:
-    """Comma-separated values in UTF-8. A text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    """The frame as CSV in UTF-8. An apostrophe precedes text that a spreadsheet would take for a formula."""
     return frame.map(_no_formula).rename(columns=_no_formula).to_csv(index=False).encode("utf-8")
 
 
 def latex(frame: pd.DataFrame, caption: str) -> str:
-    """A table for a paper with the rules of booktabs; numbers to three places, everything else escaped."""
+    """The frame as a booktabs table for a paper, with three decimals and all text escaped."""
     numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame]
     lines = [" & ".join(_tex(cell) for cell in row) + r" \\" for row in frame.itertuples(index=False, name=None)]
     head = " & ".join(_tex(column) for column in frame.columns) + r" \\"
@@ -138,14 +138,14 @@ def download_row(
     paper: pd.DataFrame | None = None,
     caption: str = "",
 ) -> None:
-    """Buttons that save a chart as SVG, PNG or PDF and its numbers as CSV or LaTeX; a file is made when it is asked for.
+    """Draw buttons that save a chart as SVG, PNG or PDF and its data as CSV or LaTeX; files are made on click.
 
-    `draw` makes the chart for a tone: a file is for paper, whatever the page looks like. `paper` is a shorter table
-    for LaTeX where `frame` is too wide for a page.
+    `draw` draws the chart for a tone; files always use the light one. `paper` is a narrower table for LaTeX
+    where `frame` is too wide for a page.
     """
     with st.container(horizontal=True, gap="small"):
         if draw is not None and chrome() is None:
-            st.caption("SVG or PNG: the chart's camera button. PDF needs a Chrome or Chromium on the server.")
+            st.caption("Save an SVG or PNG with the chart's camera button. PDF needs Chrome or Chromium on the server.")
         elif draw is not None:
             for kind in MIME:
                 _button(kind.upper(), _drawing(draw, kind), f"{name}.{kind}", MIME[kind], f"{key}-{kind}")
@@ -178,7 +178,7 @@ def _encoder() -> type[json.JSONEncoder]:
 
 
 def _run(jobs: str, browser: str, timeout_s: float) -> str:
-    """The drawing process with its Chrome, both ended when time is up."""
+    """Run the rendering process and its Chrome; both are killed after `timeout_s`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "workbench.shared.kaleido_process"],
         stdin=subprocess.PIPE,
@@ -197,7 +197,7 @@ def _run(jobs: str, browser: str, timeout_s: float) -> str:
         raise _failed(f"it took longer than {timeout_s:g} s") from None
     if process.returncode != 0:
         _end(process)
-        last = err.strip().splitlines()[-1:] or ["no reason given"]
+        last = err.strip().splitlines()[-1:] or ["it gave no reason"]
         raise _failed(last[0][:300])
     return out
 
@@ -211,7 +211,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _failed(why: str) -> DraftbenchError:
     return DraftbenchError(
-        "Chrome could not draw the figure", why, "try again, or save an SVG with the camera button of the chart itself"
+        "Chrome could not render the figure", why, "try again, or save an SVG with the chart's own camera button"
     )
 
 

@@ -1,9 +1,9 @@
-"""Draws figures with Chrome and Kaleido in a process of its own, which can be ended when it hangs.
+"""Render figures with Chrome and Kaleido in a process of their own, which can be killed when it hangs.
 
     python -m workbench.shared.kaleido_process < jobs.json > drawn.json
 
-Reads a JSON list of {"figure": ..., "kind": "svg" | "png" | "pdf", "scale": ...} and writes one of base64 texts.
-Not for people: `workbench.shared.downloads.figures_bytes` starts it.
+Reads a JSON list of {"figure": ..., "kind": "svg" | "png" | "pdf", "scale": ...} and writes a JSON list of base64
+texts. Internal: `workbench.shared.downloads.figures_bytes` starts it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ async def _draw(jobs: list[dict[str, Any]]) -> list[str]:
     from kaleido import Kaleido, PageGenerator
 
     page = PageGenerator(mathjax=False)  # its default would be fetched from the network
-    # A PDF's page has the figure's size. Kaleido prints with margins, which push the bottom and right of it off the page.
+    # A PDF page has the figure's size. Kaleido's print margins would push its bottom and right edge off the page.
     page.header += _WHOLE_PAGE
     drawn = []
     async with Kaleido(n=1, timeout=60, page_generator=page) as chrome:

@@ -1,4 +1,4 @@
-"""What a method of training is called, wherever runs of several modes are shown together. No Streamlit, no torch."""
+"""Display names of training methods: mode, supervision, and loss with mode. No Streamlit, no torch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ SUPERVISION = {name: card.title.lower() for name, card in catalogue.SUPERVISION.
 
 
 def mode_word(mode: str) -> str:
-    """'on-policy' for `on_policy`; what is no mode stays as it is."""
+    """'on-policy' for `on_policy`; an unknown mode is returned as it is."""
     return MODES[mode].called if mode in MODES else mode
 
 
 def method_name(loss: object, mode: object) -> str:
-    """'forward_kl' offline, which is the usual case, and 'online forward_kl', 'on-policy forward_kl'."""
-    word = mode_word(mode) if isinstance(mode, str) else ""
-    name = str(loss) if isinstance(loss, str) else "unknown loss"
-    return name if word in ("", "offline") else f"{word} {name}"
+    """'forward_kl' for offline, the usual mode, else 'online forward_kl' or 'on-policy forward_kl'."""
+    name = loss if isinstance(loss, str) else "unknown loss"
+    return f"{mode_word(mode)} {name}" if isinstance(mode, str) and mode not in ("", "offline") else name
 
 
 def method_of(train: TrainSpec) -> str:

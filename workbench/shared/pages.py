@@ -1,6 +1,6 @@
-"""Which pages there are, and links to them that restore a view.
+"""The pages of the workbench, and links to them that restore a view.
 
-A page keeps its view in the URL: widgets by `bind="query-params"` (the key is the name in the
+A page keeps its view in the URL: widgets with `bind="query-params"` (the key is the name in the
 URL), everything else through `st.query_params`. `link` makes such a URL for another page.
 """
 
@@ -21,7 +21,8 @@ FOLDER = PROJECT_ROOT / "pages"
 class Entry:
     """One page in the navigation.
 
-    `purpose` is the sentence at its top, `params` the names that its address may hold (`train-*`: all that begin so).
+    `purpose` is the sentence at its top, `params` the parameters that its URL may have (`train-*`: all with that
+    prefix).
     """
 
     title: str
@@ -37,14 +38,14 @@ PAGES: dict[str, Entry] = {
         "Home",
         ":material/home:",
         "",
-        "The best draft for each target, what is running, and where to begin.",
+        "The best draft for each target, running jobs, and first steps.",
         default=True,
     ),
     "launch": Entry(
         "Launch",
         ":material/rocket_launch:",
         "Train",
-        "Start a run, a sweep of runs, or a whole study, from a recipe.",
+        "Start a run, a sweep or a study from a recipe.",
         (
             "recipe",
             "from",
@@ -64,7 +65,7 @@ PAGES: dict[str, Entry] = {
         "Runs",
         ":material/table_rows:",
         "Train",
-        "Every run: find, group, label and set the baseline.",
+        "All runs: search, group, label, and set the baseline.",
         (
             "q",
             "order",
@@ -85,7 +86,7 @@ PAGES: dict[str, Entry] = {
         "Run",
         ":material/monitoring:",
         "Train",
-        "One run: live curves, log, configuration and origin.",
+        "One run: live curves, log, configuration and provenance.",
         ("run", "view", "axis", "log", "find", "lines", "wrap"),
     ),
     "compare": Entry(
@@ -119,7 +120,7 @@ PAGES: dict[str, Entry] = {
         "Live",
         ":material/play_circle:",
         "See tokens",
-        "Watch each proposed token being accepted or refused.",
+        "Watch each proposed token being accepted or rejected.",
         (
             "run",
             "run2",
@@ -138,27 +139,27 @@ PAGES: dict[str, Entry] = {
         "Replay",
         ":material/history:",
         "See tokens",
-        "Step through a stored trace: p, q, the draw and what followed.",
+        "Step through a stored trace: p, q, the draw and the outcome.",
         ("run", "temperature", "prompt", "trace", "round", "token"),
     ),
     "learn": Entry(
         "Learn",
         ":material/menu_book:",
         "Understand",
-        "The words, the losses with their formulas, and the traps.",
+        "The terms, the losses with their formulas, and common pitfalls.",
         ("topic", "alpha", "gamma", "c"),
     ),
 }
 
 
 def page_of(name: str) -> st.Page:
-    """The Streamlit page of a name in `PAGES`."""
+    """The Streamlit page for a name in `PAGES`."""
     entry = PAGES[name]
     return st.Page(FOLDER / f"{name}.py", title=entry.title, icon=entry.icon, url_path=name, default=entry.default)
 
 
 def link(name: str, **params: str | Sequence[str] | float | None) -> str:
-    """A URL of a page with its parameters; None leaves one out, a list repeats it."""
+    """The URL of a page with its parameters; None omits one, a list repeats it."""
     given: Mapping[str, object] = {key: value for key, value in params.items() if value is not None}
     query = urlencode(given, doseq=True, quote_via=quote)
     path = "/" if PAGES[name].default else f"/{name}"
@@ -166,5 +167,5 @@ def link(name: str, **params: str | Sequence[str] | float | None) -> str:
 
 
 def listed(key: str) -> list[str]:
-    """All values of a repeated parameter of the present URL."""
+    """All values of a repeated parameter of the current URL."""
     return st.query_params.get_all(key)

@@ -1,8 +1,8 @@
-"""Tokens, rounds and the legend as HTML, for the live view, the replay, the comparison and the report.
+"""Tokens, rounds and the legend as HTML, for the live view, replay, comparison and report.
 
-Every text is escaped and what would be invisible in it is shown. The looks come from the one
-table of marks (`theme.fate_css`) and `CSS` here; `tone` is 'light' or 'dark'. A token's numbers
-show when it is pointed at, focused with the keyboard or touched.
+All text is escaped, and invisible characters are made visible. The style comes from the table of marks
+(`theme.fate_css`) and `CSS` here; `tone` is 'light' or 'dark'. A token's numbers appear when it is
+pointed at, focused with the keyboard or touched.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from engine.decode.events import EMITTED, MARKS, Fate, Round, Token
 from engine.untrusted.visible import looked_at
 
-Href = Callable[[int], str]  # number of a round -> where a click on it leads
+Href = Callable[[int], str]  # number of a round -> URL of a click on it
 
 _SHOWN = 5  # alternatives in a token's tip
 _GLYPHS = {Fate.ACCEPTED: "", Fate.REJECTED: "×", Fate.DISCARDED: "·", Fate.CORRECTED: "=", Fate.BONUS: "+"}
@@ -38,7 +38,7 @@ text-align:center;text-decoration:none!important}
 
 
 def visible(text: str) -> str:
-    """Text safe in HTML, with control and direction-changing characters as signs; line breaks stay."""
+    """The text escaped for HTML, with signs for control and bidirectional characters; line breaks stay."""
     return "".join(_sign(c, hidden) for c, hidden in looked_at(text))
 
 
@@ -55,7 +55,7 @@ def _sign(c: str, hidden: bool) -> str:
 
 
 def plainly(text: str) -> str:
-    """The same on one line without markup, for tips and labels; not yet escaped."""
+    """The text on one line with signs but without markup, for tips and labels; not escaped."""
     shown = "".join(_word(c) if hidden or c in "\n\t" else c for c, hidden in looked_at(text))
     return f"'{shown}'" if shown else "part of a character"
 
@@ -65,17 +65,17 @@ def _word(c: str) -> str:
 
 
 def token_html(token: Token, href: str | None = None) -> str:
-    """One token marked by its fate, with its numbers in a tip."""
+    """A token marked by its fate, with its numbers in a tip."""
     text = visible(token.text) or '<span class="ctl">⋯</span>'
     if token.fate not in EMITTED:
-        text = text.replace("\n", "")  # a line that was refused does not break the answer's
+        text = text.replace("\n", "")  # a rejected line break must not break the answer's line
     tag = f'a href="{html.escape(href)}" target="_top"' if href else 'span tabindex="0"'
     shut = "a" if href else "span"
     return f'<{tag} class="tok fate-{token.fate}" data-tip="{html.escape(tip(token))}">{text}</{shut}>'
 
 
 def tip(token: Token) -> str:
-    """The numbers of a token, line by line; not yet escaped."""
+    """The numbers of a token, line by line; not escaped."""
     lines = [f"{plainly(token.text)} {token.fate}: {MARKS[token.fate].meaning}"]
     lines.append(f"position {token.position}, token id {token.token_id}")
     named = [("p", token.target_prob), ("q", token.draft_prob), ("min(1, p/q)", token.acceptance_prob)]
@@ -101,7 +101,7 @@ def answer_html(
     href: Href | None = None,
     highlight: int | None = None,
 ) -> str:
-    """The whole answer, refused tokens too. `highlight`: number of the round to frame."""
+    """The whole answer with its rejected tokens. `highlight`: number of the round to frame."""
     parts = []
     for item in rounds:
         link = href(item.number) if href else None
@@ -113,7 +113,7 @@ def answer_html(
 def strip_html(
     rounds: Sequence[Round], *, tone: str = "light", href: Href | None = None, highlight: int | None = None
 ) -> str:
-    """A bar a round, from its first token at the bottom to the target's own at the top."""
+    """One bar per round, from its first token at the bottom to the target's own token at the top."""
     bars = "".join(_bar(item, href(item.number) if href else None, item.number == highlight) for item in rounds)
     accepted, proposed = sum(r.accepted for r in rounds), sum(r.num_draft_tokens for r in rounds)
     label = f"{len(rounds)} rounds, one bar each: {accepted} of {proposed} proposed tokens accepted"
@@ -130,7 +130,7 @@ def _bar(item: Round, href: str | None, now: bool) -> str:
 
 
 def legend_html(*, tone: str = "light") -> str:
-    """What each mark means."""
+    """The legend of the marks."""
     entries = "".join(
         f'<span><i class="cell fate-{fate}">{_GLYPHS[fate]}</i>'
         f'<span class="tok fate-{fate}">{fate}</span> {html.escape(mark.meaning)}</span>'

@@ -1,10 +1,10 @@
-"""What an address asks for and its page cannot show: said at the top of the page, never passed over.
+"""Warnings at the top of a page about URL parameters that it cannot show.
 
-Somebody shared the address, or typed it. A name that the page does not know, or a value that is not among the choices,
-would otherwise show another view without a word: Streamlit's bound widgets drop such a value from the address.
+Without them an unknown parameter or value would silently open another view: Streamlit's bound widgets drop such a
+value from the URL.
 
-`begin` is called by the page's heading, `end` behind the page. Between them `not_here` notes a value that the page itself
-found wanting; values of widgets are compared with the address in `end`, once for each address.
+`begin` is called by the page's heading, `end` after the page. Between them `not_here` notes a value that the page
+cannot show; `end` compares the values of widgets with the URL, once per URL.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import streamlit as st
 from workbench.shared.pages import PAGES
 
 _ASKED, _PLACE, _SEEN, _NOTED, _PAGE = "_asked", "_asked_place", "_asked_seen", "_asked_noted", "_asked_page"
-_LONGEST = 80  # characters of a value that are repeated
+_LONGEST = 80  # characters of a value that are quoted
 
 
 def begin(page: str) -> None:
-    """Remember the address before widgets correct it, and keep a place for what is to be said."""
+    """Remember the URL before widgets correct it, and reserve a place for warnings."""
     state = st.session_state
     state[_PAGE], state[_NOTED] = page, {}
     state[_ASKED] = {key: st.query_params.get_all(key) for key in st.query_params if not key.startswith("_")}
@@ -29,17 +29,17 @@ def begin(page: str) -> None:
 
 
 def not_here(key: str, shown: str) -> None:
-    """What the address asks for under `key` cannot be shown; `shown` says what is there instead."""
+    """Note that the URL's value of `key` cannot be shown; `shown` is shown instead."""
     st.session_state.setdefault(_NOTED, {})[key] = shown
 
 
 def handled(key: str) -> None:
-    """The page says itself what is wrong with the value of `key`."""
+    """Leave out `key`, because the page itself reports its value."""
     st.session_state.get(_ASKED, {}).pop(key, None)
 
 
 def end() -> None:
-    """Say what the address asked for in vain."""
+    """Show the warnings."""
     from workbench.shared import ui
 
     state = st.session_state
@@ -47,32 +47,33 @@ def end() -> None:
     noted = state.pop(_NOTED, {})
     if page is None:
         return
-    new = state.get(_SEEN) != (page, asked)  # a click's own changes agree with the widgets by themselves
+    new = state.get(_SEEN) != (page, asked)  # changes made by a click always agree with the widgets
     lines = [_unknown(page, key) for key in asked if not _known(page, key)]
     for key, values in asked.items() if new else ():
         if key not in noted and key in state and _known(page, key) and not same(state[key], values):
             noted[key] = ", ".join(_texts(state[key])) or "nothing"
     lines += [
-        f"{ui.text(key)} \\= {ui.text(_short(asked[key]))} is not here; shown: {ui.text(shown)}"
+        f"{ui.text(key)} \\= {ui.text(_short(asked[key]))} does not exist here; showing {ui.text(shown)}"
         for key, shown in noted.items()
         if key in asked
     ]
     if lines:
         place.warning(
-            "**The address asks for what this page cannot show.**\n\n" + "\n\n".join(lines), icon=":material/link_off:"
+            "**This page cannot show everything that the URL asks for.**\n\n" + "\n\n".join(lines),
+            icon=":material/link_off:",
         )
     state[_SEEN] = (page, {key: st.query_params.get_all(key) for key in st.query_params if not key.startswith("_")})
 
 
 def same(shown: Any, asked: list[str]) -> bool:
-    """Whether a widget's value is what the address says: '0.70' is 0.7, 'True' is true, an order does not count."""
+    """Whether a widget's value equals the URL's: '0.70' is 0.7, 'True' is true, and order does not count."""
     return sorted(map(_plain, _texts(shown))) == sorted(set(map(_plain, asked)))
 
 
 def _texts(value: Any) -> list[str]:
     if value is None:
         return []
-    return [str(one) for one in value] if isinstance(value, (list, tuple, set)) else [str(value)]
+    return [str(item) for item in value] if isinstance(value, (list, tuple, set)) else [str(value)]
 
 
 def _plain(text: str) -> str:
@@ -91,7 +92,7 @@ def _unknown(page: str, key: str) -> str:
 
     near = difflib.get_close_matches(key, PAGES[page].params, n=1, cutoff=0.5)
     hint = f"; did you mean {ui.text(near[0])}?" if near else ""
-    return f"This page has no setting {ui.text(_short([key]))}{hint}"
+    return f"This page has no parameter {ui.text(_short([key]))}{hint}"
 
 
 def _short(values: list[str]) -> str:

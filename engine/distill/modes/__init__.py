@@ -1,6 +1,8 @@
-"""The modes of training, a file each, named as the catalogue and `train.mode` call them.
+"""The training modes, a file each with a function `source(material)` that gives its batches; see engine/catalogue.py.
 
-A file has a function `source(material)` that gives the mode's batches; nothing else needs to know it.
+offline    several epochs over a capture
+online     learns from refusals while it serves a stream of queries
+on_policy  the draft writes, the target scores
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ TURNS = (
 )
 # As Llama 3.2 has it: a date that the call may give, else today's.
 DATED = (
-    "{% if not date_string is defined %}{% if strftime_now is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
-    "{% endif %}{% endif %}{{ 'Today: ' + date_string + '\n' }}"
+    "{% if not date_string is defined %}{% if strftime_now is defined %}"
+    "{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{% endif %}{{ 'Today: ' + date_string + '\n' }}"
 )
 WITH_TOOLS_ONLY = "{% if tools %}{{ strftime_now('%H:%M') }}{% endif %}"
 ASKED = Prompt("a", ({"role": "user", "content": "Hello?"},))

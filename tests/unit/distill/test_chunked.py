@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.capture.signal import CompactSignal, ExactSignal, Signal, SignalFormat
 from engine.config.schema import LossTerm
-from engine.distill.chunked import CHUNK_VALUES, Positions, chunk_size, chunked_loss
+from engine.distill.chunked import Positions, chunked_loss
 from engine.distill.losses import LOSSES, Context, tvd_pp_rewards
-from engine.models.head import Head
+from engine.models.head import CHUNK_VALUES, Head, chunk_size
 
 POSITIONS, WIDTH, VOCAB = 10, 8, 23
 TERMS: dict[str, list[LossTerm]] = {

@@ -26,23 +26,11 @@ from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel
 from engine.progress import Progress
 from tests.conftest import tiny_llama
-from tests.tiny_pair import captured, loaded
+from tests.tiny_pair import loaded
 
 STEPS = 6
 IDS = torch.arange(2, 222, 2)
 OTHER_IDS = IDS + 1
-
-
-@pytest.fixture(scope="module")
-def target() -> LoadedModel:
-    made = loaded(tiny_llama())
-    made.model.generation_config.eos_token_id = list(range(40, 70))
-    return made
-
-
-@pytest.fixture(scope="module")
-def capture(tmp_path_factory: pytest.TempPathFactory, target: LoadedModel) -> Capture:
-    return captured(tmp_path_factory.mktemp("shared"), target)
 
 
 def settings(share: float = 0.4, loss: Any = "forward_kl", **changes: Any) -> TrainSpec:

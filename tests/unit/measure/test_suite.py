@@ -77,11 +77,6 @@ COLUMNS = {
 
 
 @pytest.fixture(scope="module")
-def target():
-    return loaded(tiny_llama())
-
-
-@pytest.fixture(scope="module")
 def captures(tmp_path_factory, target):
     folder = tmp_path_factory.mktemp("captures")
     return {t: captured(folder, target, temperature=t) for t in TEMPERATURES}

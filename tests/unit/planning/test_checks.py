@@ -1,4 +1,4 @@
-"""Checks and estimate before a run, on the tiny pair: nothing is loaded, nothing raises, numbers agree with what runs did."""
+"""Checks and estimate before a run, on the tiny pair: nothing is loaded or raises, numbers agree with real runs."""
 
 from __future__ import annotations
 

@@ -606,7 +606,8 @@ def test_looking_at_a_study_loads_no_torch():
     import subprocess
 
     code = (
-        "import sys\nfrom pathlib import Path\nfrom engine.paths import home\nfrom engine.study.spec import load_study\n"
+        "import sys\nfrom pathlib import Path\nfrom engine.paths import home\n"
+        "from engine.study.spec import load_study\n"
         "from engine.study.start import study\nstudy(home(), load_study(Path('recipes/studies/smoke.yaml')))\n"
         "sys.exit('torch' in sys.modules)"
     )

@@ -31,27 +31,10 @@ from engine.models.draft import Draft, initialise_draft
 from engine.models.load import LoadedModel
 from engine.progress import Progress
 from tests.conftest import tiny_llama
-from tests.tiny_pair import captured, loaded, noisy_copy, questions
+from tests.tiny_pair import captured, noisy_copy, questions
 
 LIMIT = 12
 CAPTURE = CaptureSpec(max_new_tokens=LIMIT)
-
-
-def make_target() -> LoadedModel:
-    """A tiny target whose answers end at different lengths."""
-    target = loaded(tiny_llama())
-    target.model.generation_config.eos_token_id = list(range(40, 70))
-    return target
-
-
-@pytest.fixture(scope="module")
-def target() -> LoadedModel:
-    return make_target()
-
-
-@pytest.fixture(scope="module")
-def capture(tmp_path_factory: pytest.TempPathFactory, target: LoadedModel) -> Capture:
-    return captured(tmp_path_factory.mktemp("shared"), target, max_new_tokens=LIMIT)
 
 
 def settings(stream: str = "decode", **changes: Any) -> TrainSpec:

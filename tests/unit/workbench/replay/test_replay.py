@@ -1,4 +1,4 @@
-"""The mathematics and the words of one replayed step, and the prose and formulas of Learn against the real engine."""
+"""The judgement of one replayed step: its numbers, its words and its figures."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from engine.decode.events import PROPOSED, Alternative, Fate, Round, Token
-from workbench.learn import prose as learn_prose
-from workbench.learn import text as learn_text
 from workbench.replay import figures, judgement
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -166,65 +164,3 @@ def test_figures_escape_what_tokens_say(tone: str):
     assert list(bars.data[0].y) == [0, 1]  # two tokens that read the same are two bars
     assert [trace.name for trace in bars.data] == ["target, p", "draft, q"]
     assert len(figures.probability_bars(shown, tone, draft=False).data) == 1
-
-
-# Learn
-
-
-def test_the_worked_round_is_what_the_engine_does():
-    torch = pytest.importorskip("torch")
-    from engine.decode.speculative import judge
-
-    steps = learn_text.worked_round()
-    verdict = judge(
-        torch.tensor(learn_text.EXAMPLE_P),
-        torch.tensor(learn_text.EXAMPLE_Q),
-        torch.tensor(learn_text.EXAMPLE_PROPOSED),
-        torch.tensor(learn_text.EXAMPLE_DRAWS, dtype=torch.float64),
-    )
-    assert sum(step.fate is Fate.ACCEPTED for step in steps) == verdict.accepted
-    assert steps[-1].word == learn_text.EXAMPLE_WORDS[verdict.next_token]
-    assert {step.fate for step in steps} == {Fate.ACCEPTED, Fate.REJECTED, Fate.DISCARDED, Fate.CORRECTED}
-
-
-@pytest.mark.parametrize("draws", [(0.9, 0.1, 0.99, 0.95), (0.9, 0.1, 0.8, 0.3), (0.1, 0.3, 0.2, 0.7)])
-def test_any_worked_round_is_what_the_engine_does(draws: tuple[float, ...]):
-    torch = pytest.importorskip("torch")
-    from engine.decode.speculative import judge
-
-    p, q, proposed = learn_text.EXAMPLE_P, learn_text.EXAMPLE_Q, (1, 1, 2)
-    steps = learn_text.worked_round(p, q, proposed, draws)
-    verdict = judge(torch.tensor(p), torch.tensor(q), torch.tensor(proposed), torch.tensor(draws, dtype=torch.float64))
-    assert sum(step.fate is Fate.ACCEPTED for step in steps) == verdict.accepted
-    assert (steps[-1].fate, steps[-1].word) == (
-        Fate.CORRECTED if verdict.refused else Fate.BONUS,
-        learn_text.EXAMPLE_WORDS[verdict.next_token],
-    )
-
-
-def test_the_example_trace_adds_up():
-    counts = learn_text.counts_of(learn_text.EXAMPLE_LENGTHS)
-    assert counts.drafted == counts.accepted + counts.rejected + counts.discarded == 400
-    assert counts.emitted == 275
-    rates = counts.rates()
-    # the trap "Five rates with one name" quotes these two
-    trap = next(t for t in learn_text.passages(learn_prose.TRAPS) if t.title == "Five rates with one name")
-    assert f"{rates['per_proposed']:.0%} or {rates['per_examined']:.0%}" in trap.text
-    table = learn_text.as_others_report(counts).set_index("prints").value
-    assert table["accept: accepted / proposed"] == rates["per_proposed"]
-
-
-def test_every_passage_is_whole():
-    for prose in (learn_prose.WORDS, learn_prose.STATISTICS, learn_prose.TRAPS):
-        assert all(part.title and part.text for part in learn_text.passages(prose))
-    assert all(trap.answer for trap in learn_text.passages(learn_prose.TRAPS))
-
-
-def test_the_speed_up_chart_marks_the_best_gamma():
-    from engine.measure.cost_model import best_gamma
-
-    figure = learn_text.speedup_chart(0.7, 3, 0.1, "light")
-    marked = {trace.name: trace.x[0] for trace in figure.data if len(trace.x) == 1}
-    assert marked == {"your gamma": 3, "best gamma": best_gamma(0.7, 0.1)}
-    hopeless = learn_text.speedup_chart(0.1, 3, 0.5, "dark")
-    assert "best gamma" not in {trace.name for trace in hopeless.data}

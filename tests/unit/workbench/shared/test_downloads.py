@@ -47,7 +47,7 @@ def test_latex_cannot_call_a_command():
 
 def test_without_a_chrome_one_clear_sentence(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(downloads, "chrome", lambda: None)
-    with pytest.raises(DraftbenchError, match="no Chrome or Chromium was found") as refused:
+    with pytest.raises(DraftbenchError, match="Chrome or Chromium is missing") as refused:
         downloads.figure_bytes(go.Figure(), "svg")
     assert "BROWSER_PATH" in refused.value.fix
 
