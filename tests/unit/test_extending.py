@@ -1,4 +1,4 @@
-"""docs/extending.md, followed to the letter: its blocks are applied to a copy of the project, which then uses them all."""
+"""docs/extending.md, followed to the letter: its blocks are applied to a copy of the project, which uses them all."""
 
 from __future__ import annotations
 
