@@ -34,7 +34,10 @@ def _answers(recipes: Sequence[Recipe]) -> str:
     server = recipes[0].capture.server
     if server is not None:
         where = ui.text(urlsplit(server.base_url).hostname or "the server")
-        return f"{ui.text(server.model)} at {where} answers the training prompts; the target here answers the held-out ones."
+        return (
+            f"{ui.text(server.model)} at {where} answers the training prompts; the target here answers the held-out "
+            "ones."
+        )
     if not any(recipe.train.needs_capture for recipe in recipes):
         return "The target answers the held-out prompts, or answers captured before are reused."
     return "The target answers the training and held-out prompts, or answers captured before are reused."
