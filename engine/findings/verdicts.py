@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from engine.findings.claims import Claim
+from engine.findings.claim import Claim
 from engine.measure.statistics import Interval
 
 REPRODUCED, SAME, NOT, FEW = "reproduced", "same direction", "not reproduced", "not enough runs"

@@ -7,9 +7,9 @@ import streamlit as st
 
 from engine.measure import definitions
 from engine.records.study_tag import of_study
-from workbench.compare import by_study, comparison, figures, report, tables
+from workbench.compare import by_study, figures, report, tables
 from workbench.compare import prompts as compare_prompts
-from workbench.compare.comparison import Comparison
+from workbench.compare.comparison import MOST_DRAFTS, Comparison, load_comparison, measured_temperatures, timings
 from workbench.compare.every_run import cells as cells_of
 from workbench.compare.every_run import remarks, suggested
 from workbench.compare.figures import View
@@ -34,18 +34,18 @@ def render() -> None:
     likely = suggested(every_run(within))
     st.subheader("Side by side", anchor=False)
     _offer(likely)
-    chosen = ui.pick_runs("Drafts", "runs", most=comparison.MOST, default=likely, among=list(within.run_id))
+    chosen = ui.pick_runs("Drafts", "runs", most=MOST_DRAFTS, default=likely, among=list(within.run_id))
     if not chosen:
         st.info("Choose two to six drafts above.", icon=":material/compare_arrows:")
         return
     if len(chosen) == 1:
         st.info("Choose a second draft: then every rate shows its paired change.", icon=":material/compare_arrows:")
-    if not comparison.temperatures(chosen):
+    if not measured_temperatures(chosen):
         st.info("None of these runs is measured yet.", icon=":material/info:")
         return
-    found, metric = settings(chosen, measured)
-    marks(found)
-    side_by_side(found, metric)
+    comparison, metric = settings(chosen, measured)
+    marks(comparison)
+    side_by_side(comparison, metric)
 
 
 def pick_temperature(known: list[float], key: str) -> float:
@@ -85,7 +85,7 @@ def every_run(measured: pd.DataFrame) -> pd.DataFrame:
             target = ui.choose_one("Target", targets, {}, "target")
         shown = here[here.target.fillna("not told") == target]
         with right:
-            temperature = pick_temperature(comparison.temperatures(here.run_id), "map_temperature")
+            temperature = pick_temperature(measured_temperatures(here.run_id), "map_temperature")
         cells = cells_of(measured, values, domain, target, temperature)
         if cells.empty:
             st.caption("No run of this choice was measured at this temperature.")
@@ -114,17 +114,17 @@ def settings(chosen: list[str], measured: pd.DataFrame) -> tuple[Comparison, str
     with first:
         baseline = ui.choose_one("Baseline", sorted(chosen, key=lambda run_id: run_id not in named), labels, "baseline")
     with second:
-        temperature = pick_temperature(comparison.temperatures(chosen), "temperature")
+        temperature = pick_temperature(measured_temperatures(chosen), "temperature")
     with third:
         names = {name: f"{words} ({name})" for name, words in charts.RATES.items()}
         metric = ui.choose_one("Acceptance definition", list(names), names, "rate")
     st.caption(definitions.RATES[metric].definition)
-    return comparison.load(chosen, temperature, baseline), metric
+    return load_comparison(chosen, temperature, baseline), metric
 
 
-def marks(found: Comparison) -> None:
+def marks(comparison: Comparison) -> None:
     """What may not be compared, and certificates that failed."""
-    bad = [d.label for d in found.drafts if d.run.certificate is False]
+    bad = [d.label for d in comparison.drafts if d.run.certificate is False]
     if bad:
         st.error(
             f"The losslessness certificate failed: {ui.text(', '.join(bad))}. Do not trust its numbers.",
@@ -132,13 +132,13 @@ def marks(found: Comparison) -> None:
         )
     told = [
         f"**{ui.text('; '.join(labels))}**: {ui.text(why)} (not subtracted: {ui.text(', '.join(names))})"
-        for labels, why, names in report.reasons_together(found)
+        for labels, why, names in report.reasons_together(comparison)
     ]
     if told:
         st.warning("**Not comparable**\n\n" + "\n\n".join(told), icon=":material/block:")
 
 
-def side_by_side(found: Comparison, metric: str) -> None:
+def side_by_side(comparison: Comparison, metric: str) -> None:
     """The tabs; only the open one is worked out."""
     sections = {
         "Rates": rates,
@@ -152,7 +152,7 @@ def side_by_side(found: Comparison, metric: str) -> None:
     for name, tab in zip(TABS, st.tabs(TABS, key="view", bind="query-params"), strict=True):
         if tab.open:
             with tab:
-                sections[name](found, metric)
+                sections[name](comparison, metric)
 
 
 def show(view: View, key: str, *, wide: bool = False) -> None:
@@ -161,21 +161,21 @@ def show(view: View, key: str, *, wide: bool = False) -> None:
     exports.download_row(view.name, key, draw=view.draw, frame=view.frame, caption=view.alt)
 
 
-def rates(found: Comparison, metric: str) -> None:
-    show(figures.rates(found, metric), "rate-bars", wide=True)
-    st.html(f"<style>{report.TABLE_CSS}</style>{report.rates_table(found, metric)}")
+def rates(comparison: Comparison, metric: str) -> None:
+    show(figures.rates(comparison, metric), "rate-bars", wide=True)
+    st.html(f"<style>{report.TABLE_CSS}</style>{report.rates_table(comparison, metric)}")
     st.caption(
         "Under each rate its change to the baseline, paired on prompts that the target answered with the same text when it "
         "was captured; above temperature 0 the sampled rates are of each draft's own answer to them. "
         "▲ above and ▼ below with a 95% interval that leaves out zero, ≈ otherwise."
     )
-    caption = f"Acceptance, {found.note}, {charts.INTERVAL}; Δ is the paired change to the baseline"
-    name = figures.file_name("rates", found, baseline=True)
-    exports.download_row(name, "rates", frame=found.rates, paper=tables.paper_table(found), caption=caption)
-    agreement(found)
+    caption = f"Acceptance, {comparison.note}, {charts.INTERVAL}; Δ is the paired change to the baseline"
+    name = figures.file_name("rates", comparison, baseline=True)
+    exports.download_row(name, "rates", frame=comparison.rates, paper=tables.paper_table(comparison), caption=caption)
+    agreement(comparison)
     with st.expander("The same traces as vLLM, SGLang, Spec-Bench and llama.cpp would print them"):
-        name = figures.file_name("as-others", found)
-        table(tables.as_others(found), name, f"The same traces as others report them, {found.note}", "others")
+        name = figures.file_name("as-others", comparison)
+        table(tables.as_others(comparison), name, f"The same traces as others report them, {comparison.note}", "others")
 
 
 def table(frame: pd.DataFrame, name: str, caption: str, key: str) -> None:
@@ -184,62 +184,62 @@ def table(frame: pd.DataFrame, name: str, caption: str, key: str) -> None:
     exports.download_row(name, key, frame=frame, caption=caption)
 
 
-def agreement(found: Comparison) -> None:
+def agreement(comparison: Comparison) -> None:
     """Greedy agreement token by token: both, one, the other, neither."""
-    if found.agreement.empty:
+    if comparison.agreement.empty:
         return
-    told = found.agreement.assign(run_id=found.agreement.run_id.map(found.labels))
+    told = comparison.agreement.assign(run_id=comparison.agreement.run_id.map(comparison.labels))
     names = {"run_id": "draft", "only_a": "only baseline", "only_b": "only this draft", "p_value": "McNemar p"}
     with st.expander("Greedy agreement token by token, against the baseline"):
         told = told.rename(columns=names).assign(**{"McNemar p": [f"{p:.2g}" for p in told.p_value]})
-        name = figures.file_name("agreement", found, baseline=True)
-        table(told, name, f"Greedy agreement token by token against the baseline, {found.note}", "agreement")
+        name = figures.file_name("agreement", comparison, baseline=True)
+        table(told, name, f"Greedy agreement token by token against the baseline, {comparison.note}", "agreement")
         st.caption("The test takes tokens for independent, so its p is too small; trust the interval over prompts.")
 
 
-def curves(found: Comparison, metric: str) -> None:
+def curves(comparison: Comparison, metric: str) -> None:
     axis = ui.choose_axis()
-    rows = queries.curve(list(found.labels))
+    rows = queries.curve(list(comparison.labels))
     for kind in ("eval", "train"):
-        view = figures.curve(found, rows, axis, kind)
+        view = figures.curve(comparison, rows, axis, kind)
         if view.frame.empty:
             st.caption(f"No {'watched acceptance' if kind == 'eval' else 'loss'} was recorded for these runs.")
         else:
             show(view, f"curve-{kind}")
 
 
-def positions(found: Comparison, metric: str) -> None:
-    if found.slots.empty:
+def positions(comparison: Comparison, metric: str) -> None:
+    if comparison.slots.empty:
         st.info("None of these runs was traced at this temperature.", icon=":material/info:")
         return
-    show(figures.slots(found), "by-slot")
-    show(figures.lengths(found), "lengths")
+    show(figures.slots(comparison), "by-slot")
+    show(figures.lengths(comparison), "lengths")
 
 
-def speed(found: Comparison, metric: str) -> None:
-    told = comparison.speeds(found)
-    missing = [draft.label for draft in found.drafts if draft.label not in told]
+def speed(comparison: Comparison, metric: str) -> None:
+    told = timings(comparison)
+    missing = [draft.label for draft in comparison.drafts if draft.label not in told]
     if missing:
         st.caption(f"Not timed: {ui.text(', '.join(missing))}. `measure.speed_prompts` sets how many prompts are.")
     if not told:
         st.info("None of these runs was timed.", icon=":material/timer_off:")
         return
-    show(figures.speed(found), "speed")
+    show(figures.speed(comparison), "speed")
     caption = "Speed-up over plain decoding, 95% interval over prompts"
-    table(tables.speed_table(found), "speed-table", caption, "speed-table")
-    different = tables.timing_differs(found)
+    table(tables.speed_table(comparison), "speed-table", caption, "speed-table")
+    different = tables.timing_differs(comparison)
     if different:
         st.warning(f"Speed-ups are not comparable: {ui.text(different)}", icon=":material/block:")
 
 
-def prompts(found: Comparison, metric: str) -> None:
-    compare_prompts.section(found, metric)
+def prompts(comparison: Comparison, metric: str) -> None:
+    compare_prompts.section(comparison, metric)
     st.subheader("By prompt group", anchor=False)
-    show(figures.groups(found, metric), "groups")
+    show(figures.groups(comparison, metric), "groups")
 
 
-def configuration(found: Comparison, metric: str) -> None:
-    frame = tables.configuration(found)
+def configuration(comparison: Comparison, metric: str) -> None:
+    frame = tables.configuration(comparison)
     st.html(f"<style>{report.TABLE_CSS}</style>")
     st.markdown("**≠ Recipe settings that differ**")
     differing = frame[frame.differs].drop(columns="differs")
@@ -251,23 +251,23 @@ def configuration(found: Comparison, metric: str) -> None:
         st.html(report.table(frame[~frame.differs].drop(columns="differs").iloc[:, :2]))
     exports.download_row("configuration", "configuration", frame=frame, caption="Settings of the compared runs")
     st.markdown("**Origin**")
-    table(tables.provenance(found), "origin", "Origin of the compared drafts", "origin")
+    table(tables.provenance(comparison), "origin", "Origin of the compared drafts", "origin")
 
 
-def whole_report(found: Comparison, metric: str) -> None:
+def whole_report(comparison: Comparison, metric: str) -> None:
     st.write(
         "One HTML file with figures, rates, settings, origin and definitions. It opens offline and asks the network for nothing."
     )
     title = st.text_input("Title", "Draft comparison", max_chars=120)
     if exports.chrome() is None:
         st.caption(
-            "No Chrome or Chromium was found on the server: figures in the report will be interactive ones, about 5 MB."
+            "No Chrome or Chromium was comparison on the server: figures in the report will be interactive ones, about 5 MB."
         )
 
     axis = ui.axis()
 
     def make() -> str:  # runs in another thread, after this script: it must not ask Streamlit for anything
-        return report.whole(found, metric, queries.curve(list(found.labels)), axis, title)
+        return report.whole(comparison, metric, queries.curve(list(comparison.labels)), axis, title)
 
     st.download_button(
         "Download the report",

@@ -21,8 +21,8 @@ from engine.errors import DraftbenchError
 from engine.measure import definitions
 from engine.numbers import number
 from engine.traces.answer import Trace
-from workbench.compare import comparison, figures, tables
-from workbench.compare.comparison import Comparison
+from workbench.compare import figures, tables
+from workbench.compare.comparison import Comparison, trace_of
 from workbench.compare.figures import View
 from workbench.shared import charts, exports, theme, tokens
 from workbench.shared.chart_parts import bounds
@@ -38,7 +38,7 @@ class Example:
 
 
 def comparison_report(
-    found: Comparison,
+    comparison: Comparison,
     views: Sequence[View],
     *,
     title: str = "Draft comparison",
@@ -50,20 +50,20 @@ def comparison_report(
     when = (made_at or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
     parts = [
         f"<h1>{_safe(title)}</h1>",
-        f'<p class="faint">{when} · Draftbench {__version__} · {_safe(found.note)} · {charts.INTERVAL}</p>',
-        _drafts(found),
+        f'<p class="faint">{when} · Draftbench {__version__} · {_safe(comparison.note)} · {charts.INTERVAL}</p>',
+        _drafts(comparison),
         "<h2>Rates</h2>",
-        rates_table(found),
-        not_comparable(found),
+        rates_table(comparison),
+        not_comparable(comparison),
         "<h2>Figures</h2>",
         *figures_html(views, interactive),
         _tokens(example),
         "<h2>As other systems would print it</h2>",
-        table(tables.as_others(found)),
+        table(tables.as_others(comparison)),
         "<h2>Configuration</h2>",
-        _configuration(found),
+        _configuration(comparison),
         "<h2>Origin</h2>",
-        table(tables.provenance(found)),
+        table(tables.provenance(comparison)),
         "<h2>Definitions</h2>",
         _definitions(),
     ]
@@ -82,24 +82,28 @@ def document(title: str, body: str) -> str:
     )
 
 
-def whole(found: Comparison, metric: str, curve: pd.DataFrame, axis: str, title: str) -> str:
+def whole(comparison: Comparison, metric: str, curve: pd.DataFrame, axis: str, title: str) -> str:
     """The report of a comparison with everything that the page shows of it; `curve` as `queries.curve` gives it."""
-    views = [figures.rates(found, metric)]
-    views += [figures.curve(found, curve, axis, kind) for kind in ("eval", "train")]
-    views += [figures.slots(found), figures.lengths(found), figures.speed(found)]
-    views += [figures.scatter(found, found.baseline, d.id, metric) for d in found.drafts if d.id != found.baseline]
-    views += [figures.groups(found, metric)]
+    views = [figures.rates(comparison, metric)]
+    views += [figures.curve(comparison, curve, axis, kind) for kind in ("eval", "train")]
+    views += [figures.slots(comparison), figures.lengths(comparison), figures.speed(comparison)]
+    views += [
+        figures.scatter(comparison, comparison.baseline, d.id, metric)
+        for d in comparison.drafts
+        if d.id != comparison.baseline
+    ]
+    views += [figures.groups(comparison, metric)]
     shown = [view for view in views if not view.frame.empty]
-    return comparison_report(found, shown, title=title, example=example_of(found))
+    return comparison_report(comparison, shown, title=title, example=example_of(comparison))
 
 
-def example_of(found: Comparison) -> Example | None:
+def example_of(comparison: Comparison) -> Example | None:
     """The first prompt that every draft has a trace of."""
-    traced = found.prompts.dropna(subset=["rounds"])
+    traced = comparison.prompts.dropna(subset=["rounds"])
     counts = traced.groupby("prompt_id", sort=False).run_id.nunique()
-    common = [str(prompt) for prompt, n in counts.items() if n == len(found.drafts)]
+    common = [str(prompt) for prompt, n in counts.items() if n == len(comparison.drafts)]
     for prompt in common[:1]:
-        told = [(draft.label, comparison.trace_of(draft, found.temperature, prompt)) for draft in found.drafts]
+        told = [(draft.label, trace_of(draft, comparison.temperature, prompt)) for draft in comparison.drafts]
         texts = traced[traced.prompt_id == prompt].text.dropna()
         traces = tuple((label, trace) for label, trace in told if trace is not None)
         asked = str(texts.iloc[0]) if len(texts) else next((t.prompt for _, t in traces), "") or prompt
@@ -107,18 +111,18 @@ def example_of(found: Comparison) -> Example | None:
     return None
 
 
-def rates_table(found: Comparison, metric: str = "") -> str:
+def rates_table(comparison: Comparison, metric: str = "") -> str:
     """Every rate of every draft with interval, and under it the paired change to the baseline, as HTML.
 
     The page shows it too. The row of `metric` is set off.
     """
     head = "".join(
-        f'<th scope="col">{_safe(d.label)}{"<br><small>baseline</small>" if d.id == found.baseline else ""}</th>'
-        for d in found.drafts
+        f'<th scope="col">{_safe(d.label)}{"<br><small>baseline</small>" if d.id == comparison.baseline else ""}</th>'
+        for d in comparison.drafts
     )
     rows = []
     for name, words in charts.RATES.items():
-        cells = "".join(_cell(row) for row in found.rates[found.rates.metric == name].itertuples())
+        cells = "".join(_cell(row) for row in comparison.rates[comparison.rates.metric == name].itertuples())
         chosen = ' class="chosen"' if name == metric else ""
         rows.append(f'<tr{chosen}><th scope="row">{words}<br><small>{name}</small></th>{cells}</tr>')
     return f'<div class="wide"><table class="rates"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
@@ -146,26 +150,26 @@ def _change(row: Any) -> str:
     return f'{arrow} {row.delta:+.3f} {within} <span class="faint">n = {number(row.delta_prompts, 0)}</span>'
 
 
-def reasons(found: Comparison) -> list[tuple[str, str, list[str]]]:
+def reasons(comparison: Comparison) -> list[tuple[str, str, list[str]]]:
     """(draft, reason, rates) of what was not subtracted."""
-    rows = found.rates[found.rates.reason != ""]
+    rows = comparison.rates[comparison.rates.reason != ""]
     grouped = rows.groupby(["label", "reason"], sort=False)
     return [(str(label), str(reason), list(part.metric)) for (label, reason), part in grouped]
 
 
-def reasons_together(found: Comparison) -> list[tuple[list[str], str, list[str]]]:
+def reasons_together(comparison: Comparison) -> list[tuple[list[str], str, list[str]]]:
     """(drafts, reason, rates): a reason that holds for the same rates of several drafts is told once."""
     together: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for label, reason, names in reasons(found):
+    for label, reason, names in reasons(comparison):
         together.setdefault((reason, tuple(names)), []).append(label)
     return [(labels, reason, list(names)) for (reason, names), labels in together.items()]
 
 
-def not_comparable(found: Comparison) -> str:
+def not_comparable(comparison: Comparison) -> str:
     """What was not subtracted and why, as HTML; nothing if all was."""
     items = "".join(
         f"<li><b>{_safe('; '.join(labels))}</b>: {_safe(reason)} ({', '.join(names)})</li>"
-        for labels, reason, names in reasons_together(found)
+        for labels, reason, names in reasons_together(comparison)
     )
     return f'<h3>Not comparable</h3><ul class="odd">{items}</ul>' if items else ""
 
@@ -180,11 +184,11 @@ def table(frame: pd.DataFrame) -> str:
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
-def _drafts(found: Comparison) -> str:
+def _drafts(comparison: Comparison) -> str:
     items = []
-    for draft in found.drafts:
+    for draft in comparison.drafts:
         run = draft.run
-        base = " · baseline" if draft.id == found.baseline else ""
+        base = " · baseline" if draft.id == comparison.baseline else ""
         facts = [
             run.domain,
             run.scenario,
@@ -197,7 +201,7 @@ def _drafts(found: Comparison) -> str:
         tags = f" · tags: {_safe(', '.join(run.tags))}" if run.tags else ""
         told = f"{_safe(run.run_id)} · {_safe(' · '.join(str(f) for f in facts if f))}"
         items.append(f"<li><b>{_safe(draft.label)}</b>{base}<br><small>{told}{tags}{note}</small></li>")
-    target = ", ".join(sorted({str(d.run.target) for d in found.drafts}))
+    target = ", ".join(sorted({str(d.run.target) for d in comparison.drafts}))
     return f"<p>Target: <b>{_safe(target)}</b></p><ul>{''.join(items)}</ul>"
 
 
@@ -255,8 +259,8 @@ def _tokens(example: Example | None) -> str:
     return f"<h2>The same prompt, token by token</h2>{asked}{tokens.legend_html()}{''.join(blocks)}"
 
 
-def _configuration(found: Comparison) -> str:
-    frame = tables.configuration(found)
+def _configuration(comparison: Comparison) -> str:
+    frame = tables.configuration(comparison)
     differing = frame[frame.differs].drop(columns="differs")
     same = frame[~frame.differs].drop(columns="differs").iloc[:, :2]
     told = table(differing) if len(differing) else "<p>The recipes are equal.</p>"

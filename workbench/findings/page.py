@@ -6,10 +6,9 @@ import streamlit as st
 from engine.findings.as_json import study_of
 from engine.findings.efforts import MEANING
 from engine.findings.evaluate import Finding, Outcome
-from engine.findings.of_home import Evaluated, evaluate_home
+from engine.findings.home import HomeFindings, evaluate_home
+from engine.findings.missing import missing_runs, near_misses, undecided
 from engine.findings.verdicts import ENOUGH_SEEDS, FEW
-from engine.findings.wanted import near_misses, wanted
-from engine.findings.wanted_study import undecided
 from engine.records.study_tag import studies_of
 from workbench.findings import acceptance, figures, report
 from workbench.findings import view as findings_view
@@ -22,7 +21,7 @@ MOST_SHOWN = 12  # comparisons in a figure that stands open; of more, the figure
 
 
 @st.cache_resource(max_entries=4, show_spinner="Comparing runs")  # shared as it is: nothing in it changes
-def evaluate(root: str, changed: str, study: str | None) -> tuple[Evaluated, pd.DataFrame]:
+def evaluate(root: str, changed: str, study: str | None) -> tuple[HomeFindings, pd.DataFrame]:
     """All findings and what the figures show; kept until a run is added, finished or relabelled (`changed` says so)."""
     evaluated = evaluate_home(queries.home(), study, up_to_date=True)
     return evaluated, acceptance.of_domains(acceptance.acceptance(evaluated))
@@ -51,7 +50,7 @@ def numbered(finding: Finding) -> str:
     return f"{finding.claim.number}." if finding.claim.number.isdigit() else "Also:"
 
 
-def show_summary(evaluated: Evaluated, rates: pd.DataFrame, study: str | None) -> None:
+def show_summary(evaluated: HomeFindings, rates: pd.DataFrame, study: str | None) -> None:
     """All verdicts at a glance, what they rest on, and the whole as a file."""
     for finding in evaluated.findings:
         line = (
@@ -72,7 +71,7 @@ def show_summary(evaluated: Evaluated, rates: pd.DataFrame, study: str | None) -
         show_report(evaluated, rates, study)
 
 
-def show_report(evaluated: Evaluated, rates: pd.DataFrame, study: str | None) -> None:
+def show_report(evaluated: HomeFindings, rates: pd.DataFrame, study: str | None) -> None:
     """The page as one file."""
 
     def make() -> str:
@@ -89,7 +88,7 @@ def show_report(evaluated: Evaluated, rates: pd.DataFrame, study: str | None) ->
     )
 
 
-def show(finding: Finding, evaluated: Evaluated) -> None:
+def show(finding: Finding, evaluated: HomeFindings) -> None:
     """One claim: what the paper says, what was measured, what is missing."""
     claim = finding.claim
     with st.container(border=True):
@@ -143,7 +142,7 @@ def show_taken_together(finding: Finding) -> None:
     ui.chart(figure, key=f"together_{claim.key}", alt=alt, name=f"finding-{claim.key}-pooled", wide=True)
 
 
-def show_cells(finding: Finding, outcome: Outcome, evaluated: Evaluated) -> None:
+def show_cells(finding: Finding, outcome: Outcome, evaluated: HomeFindings) -> None:
     """Every comparison as a figure, and as a table with its runs."""
     claim, cells = finding.claim, outcome.cells
     key = f"{claim.key}_{outcome.effort}".replace(" ", "_").strip("_")
@@ -181,7 +180,7 @@ def show_effects(finding: Finding, outcome: Outcome, key: str) -> None:
         ui.chart(figure, key=f"effects_{key}", alt=alt, name=f"finding-{key}", wide=True)
 
 
-def show_missing(finding: Finding, evaluated: Evaluated) -> None:
+def show_missing(finding: Finding, evaluated: HomeFindings) -> None:
     """The runs that would decide the claim, as a study and, where they are few, one by one."""
     near = [] if finding.cells or finding.verdict != FEW else near_misses(finding.claim, evaluated.runs)
     for base, other, odd in near:
@@ -206,7 +205,7 @@ def show_missing(finding: Finding, evaluated: Evaluated) -> None:
         )
         for line in study.commands:
             st.code(line, language="bash", wrap_lines=True)
-        for number, one in enumerate(wanted(finding, evaluated.runs) if study.commands else []):
+        for number, one in enumerate(missing_runs(finding, evaluated.runs) if study.commands else []):
             st.page_link(
                 page_of("launch"),
                 label=f"Open Launch for {ui.text(one.what)} ({number + 1})",
@@ -215,7 +214,7 @@ def show_missing(finding: Finding, evaluated: Evaluated) -> None:
             )
 
 
-def show_figures(frame: pd.DataFrame, evaluated: Evaluated) -> None:
+def show_figures(frame: pd.DataFrame, evaluated: HomeFindings) -> None:
     """Acceptance by method and domain, against data size, and how it was learnt."""
     if frame.empty:
         return

@@ -19,9 +19,9 @@ from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, write_atomic
 from engine.findings.as_json import run_json, study_of
 from engine.findings.evaluate import Finding
-from engine.findings.of_home import Evaluated, evaluate_home
+from engine.findings.home import HomeFindings, evaluate_home
+from engine.findings.missing import undecided
 from engine.findings.verdicts import ENOUGH_SEEDS
-from engine.findings.wanted_study import undecided
 from engine.index import queries
 from engine.index.connection import reading
 from engine.paths import home
@@ -36,7 +36,7 @@ LoadCurve = Callable[[list[str]], pd.DataFrame]  # run ids -> the frame of `engi
 
 
 def whole(
-    found: Evaluated,
+    evaluated: HomeFindings,
     rates: pd.DataFrame,
     load_curve: LoadCurve,
     study: str | None = None,
@@ -44,23 +44,23 @@ def whole(
     made_at: datetime | None = None,
     interactive: bool = False,
 ) -> str:
-    """The whole file as text. `rates` is `acceptance.acceptance(found)`; `interactive` forces Plotly figures."""
+    """The whole file as text. `rates` is `acceptance.acceptance(evaluated)`; `interactive` forces Plotly figures."""
     when = (made_at or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    views = claim_views(found) + figure_views(rates, load_curve)
+    views = claim_views(evaluated) + figure_views(rates, load_curve)
     drawn = dict(zip((view.name for view in views), report.figures_html(views, interactive), strict=True))
     of = f" of the study {study}" if study else ""
     parts = [
         "<h1>Findings</h1>",
-        f'<p class="faint">{_safe(f"{when} · Draftbench {__version__} · {len(found.runs)} runs{of} · {charts.INTERVAL}")}</p>',
+        f'<p class="faint">{_safe(f"{when} · Draftbench {__version__} · {len(evaluated.runs)} runs{of} · {charts.INTERVAL}")}</p>',
         f"<p>{_safe(HOW)}</p>",
-        report.table(summary(found.findings)),
-        *(_claim(finding, found, drawn) for finding in found.findings),
+        report.table(summary(evaluated.findings)),
+        *(_claim(finding, evaluated, drawn) for finding in evaluated.findings),
         "<h2>Figures</h2>",
         *(drawn[view.name] for view in views if not view.name.startswith("finding-")),
         "<h2>Acceptance</h2>",
         report.table(acceptance.table(rates)),
         "<h2>Runs and their origin</h2>",
-        report.table(origins(found)),
+        report.table(origins(evaluated)),
     ]
     return report.document("Findings", "".join(parts))
 
@@ -92,7 +92,7 @@ def summary(findings: Sequence[Finding]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def origins(found: Evaluated) -> pd.DataFrame:
+def origins(evaluated: HomeFindings) -> pd.DataFrame:
     """Every run that took part with what it was made from."""
     columns = {
         "run": "run",
@@ -107,8 +107,8 @@ def origins(found: Evaluated) -> pd.DataFrame:
         "draft_sha256": "draft",
     }
     rows = []
-    for run in found.runs:
-        told: dict[str, Any] = run_json(found, run.id)
+    for run in evaluated.runs:
+        told: dict[str, Any] = run_json(evaluated, run.id)
         told["seeds"] = ", ".join(f"{name} {seed}" for name, seed in (told["seeds"] or {}).items())
         told["commit"] = f"{str(told['commit'] or '–')[:12]}{' (changed)' if told['changed'] else ''}"
         for key in ("target_fingerprint", "train_hash", "heldout_hash", "draft_sha256"):
@@ -117,10 +117,10 @@ def origins(found: Evaluated) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(columns.values()))
 
 
-def claim_views(found: Evaluated) -> list[View]:
+def claim_views(evaluated: HomeFindings) -> list[View]:
     """A figure a claim and kind of effort that has comparisons."""
     views = []
-    for finding in found.findings:
+    for finding in evaluated.findings:
         for outcome in finding.outcomes:
             if any(cell.counts for cell in outcome.cells):
                 views.append(_claim_view(finding, outcome.effort, outcome.cells))
@@ -184,7 +184,7 @@ def _curve(curve: pd.DataFrame, labels: dict[str, str], axis: str, temperature: 
     return View(name, alt, lambda tone: figures.curves(curve, labels, axis, temperature, tone, of), curve)
 
 
-def _claim(finding: Finding, found: Evaluated, drawn: dict[str, str]) -> str:
+def _claim(finding: Finding, evaluated: HomeFindings, drawn: dict[str, str]) -> str:
     claim = finding.claim
     number = f"{claim.number}." if claim.number.isdigit() else "Also:"
     parts = [
@@ -204,7 +204,7 @@ def _claim(finding: Finding, found: Evaluated, drawn: dict[str, str]) -> str:
             parts.append(
                 f"<details><summary>{len(told)} comparisons and their runs{_safe(told_of)}</summary>{report.table(told)}</details>"
             )
-    study = study_of(finding, found) if undecided(finding) else None
+    study = study_of(finding, evaluated) if undecided(finding) else None
     if study is not None:
         parts.append(
             f"<details><summary>The study that would decide it: {_safe(study.why)}</summary><pre>{_safe(study.text)}</pre></details>"
@@ -224,13 +224,13 @@ def main(arguments: Sequence[str]) -> int:
     """Write the report of this home to a file; errors on standard error, for the command that started this."""
     path, study = Path(arguments[0]), arguments[1] if len(arguments) > 1 else None
     try:
-        found = evaluate_home(home(), study)
+        evaluated = evaluate_home(home(), study)
 
         def load(run_ids: list[str]) -> pd.DataFrame:
             with reading(home().index) as con:
                 return queries.curve(con, run_ids)
 
-        text = whole(found, acceptance.of_domains(acceptance.acceptance(found)), load, study)
+        text = whole(evaluated, acceptance.of_domains(acceptance.acceptance(evaluated)), load, study)
         with disk_errors(path):
             write_atomic(path, text)
     except DraftbenchError as error:
