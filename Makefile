@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8501
 
-.PHONY: run quickstart test lint unit browser screenshots install clean
+.PHONY: run quickstart test suite unit browser screenshots lint style types install clean
 
 run: install
 	$(BIN)/draftbench fetch
@@ -14,13 +14,17 @@ quickstart: install
 	$(BIN)/draftbench fetch
 	$(BIN)/draftbench run recipes/quickstart.yaml
 
-test: lint
+# The type checker runs beside the tests. Browser tests come after them, since they wait for pages with time limits.
+test: style
 	$(BIN)/draftbench fetch
+	$(MAKE) --no-print-directory --jobs 2 --keep-going types suite
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/browser
+
+suite: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/browser
-	$(BIN)/python -m pytest tests/browser
 
 unit: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/unit tests/ui
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/unit
 
 browser: install
 	$(BIN)/draftbench fetch
@@ -30,9 +34,13 @@ screenshots: install
 	$(BIN)/draftbench fetch
 	$(BIN)/python docs/screenshots.py
 
-lint: install
+lint: style types
+
+style: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: install
 	$(BIN)/mypy --strict engine workbench
 
 install: $(VENV)/.installed

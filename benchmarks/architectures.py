@@ -1,14 +1,15 @@
-"""Which architectures can be a target, and does a draft of some of their layers compute what those layers compute?
+"""Which architectures can be a target, and does a draft made of some of their layers compute what those layers compute?
 
     python benchmarks/architectures.py [NAME ...]
 
-Tries a tiny random model of every causal family that Transformers knows, of families that mix kinds of layers in
-several ways, and of models that also see. Each is saved, checked before the start (shapes alone), loaded and checked as
-a run does; both must say the same. Then drafts are made of its first and last layer, of three layers and of all:
-each must compute, in float32, what the target computes with its other layers passing on what they are given, and the
-same again after it was saved and loaded. What cannot be done must be refused in words.
+Tries a tiny random model of every causal family in Transformers, of families that mix several kinds of layers, and of
+models with vision. Each model is saved, checked before the start (from shapes alone), loaded and checked as in a run;
+both checks must agree. Then drafts are made of its first and last layer, of three layers and of all layers. Each draft
+must compute, in float32, what the target computes if its other layers pass on their input, and the same again after it
+was saved and loaded. Whatever is not possible must be refused with an explanation.
 
-Prints one line a model, then counts; exits with status 1 if anything was wrong or ended in a traceback. Three minutes.
+Prints one line per model, then counts. Exits with status 1 if anything was wrong or ended in a traceback. Takes three
+minutes.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ IDS = torch.tensor([[0, 5, 7, 90, 33, 12, 250, 2, 4, 77, 78]])
 
 @dataclass(frozen=True)
 class Outcome:
-    """`state`: works, refused, wrong, traceback or not made; `said` explains all but the first."""
+    """`state`: works, refused, wrong, traceback or not made; `message` explains all but the first."""
 
     state: str
-    said: str = ""
+    message: str = ""
 
 
 def attempt(work: Any) -> Outcome:
@@ -102,8 +103,8 @@ def checked_before(folder: Path, home: Home) -> Outcome:
             "prompts": {"train": "x.jsonl", "heldout": "y.jsonl"},
         }
     )
-    found = next(check for check in checks(home, recipe) if check.name == "target")
-    return Outcome("works" if found.ok else "refused", found.found)
+    target = next(check for check in checks(home, recipe) if check.name == "target")
+    return Outcome("works" if target.ok else "refused", target.found)
 
 
 def loaded_as_a_run(folder: Path) -> LoadedModel:
@@ -142,22 +143,22 @@ def try_model(kind: str, settings: dict[str, Any], folder: Path) -> dict[str, Ou
     before = checked_before(folder / "model", Home(folder / "home"))
     held: list[LoadedModel] = []
     run = attempt(lambda: held.append(loaded_as_a_run(folder / "model")) or usable(held[0]))
-    found = {"check": before, "run": run}
+    outcomes = {"check": before, "run": run}
     if before.state != run.state and run.state in ("works", "refused"):
-        found["check"] = Outcome(
-            "wrong", f"the check says {before.state} ({before.said}), the run {run.state} ({run.said})"
+        outcomes["check"] = Outcome(
+            "wrong", f"the check says {before.state} ({before.message}), the run {run.state} ({run.message})"
         )
     if held:
         depth = getattr(text_config(held[0].model), "num_hidden_layers", LAYERS)
         for name, wanted in (("ends", [0, depth - 1]), ("three", min(3, depth)), ("all", depth)):
-            found[name] = attempt(lambda wanted=wanted, name=name: drafted(held[0], wanted, folder / name))
-    return found
+            outcomes[name] = attempt(lambda wanted=wanted, name=name: drafted(held[0], wanted, folder / name))
+    return outcomes
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="model types or names printed here; all if left out")
-    parser.add_argument("--why", action="store_true", help="print what was said in refusing")
+    parser.add_argument("--why", action="store_true", help="print why a model was refused")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -167,13 +168,13 @@ def main() -> int:
     print(f"{'model':34} check    run      [0, last] three    all")
     for name in asked.names or models:
         with tempfile.TemporaryDirectory(prefix="architectures-") as folder:
-            found = try_model(*models[name], Path(folder))
-        for what, outcome in found.items():
+            outcomes = try_model(*models[name], Path(folder))
+        for what, outcome in outcomes.items():
             counts[what][outcome.state] += 1
-        print(f"{name:34} " + " ".join(f"{outcome.state:9}" for outcome in found.values()), flush=True)
-        for what, outcome in found.items():
+        print(f"{name:34} " + " ".join(f"{outcome.state:9}" for outcome in outcomes.values()), flush=True)
+        for what, outcome in outcomes.items():
             if outcome.state in ("wrong", "traceback", "not made") or (asked.why and outcome.state == "refused"):
-                print(f"    {what}: {outcome.said[:400]}")
+                print(f"    {what}: {outcome.message[:400]}")
     for what, tally in counts.items():
         print(f"{what}: " + ", ".join(f"{count} {state}" for state, count in sorted(tally.items())))
     return int(any(tally["wrong"] + tally["traceback"] for tally in counts.values()))

@@ -1,9 +1,10 @@
-"""What ten thousand runs cost: CPU a run at the first indexing, seconds of a look when nothing or one run has changed.
+"""What ten thousand runs cost: CPU time per run at the first indexing, and seconds to look at a home afterwards.
 
     python benchmarks/bench_index.py --runs 10000
 
-The runs are a measured sample run of full size over and over: hard links to its files, each with a status of its own. A
-look is what every page and `draftbench runs` do before they show anything.
+The runs are copies of one measured sample run of full size: hard links to its files, each with its own status. A look
+is what every page and `draftbench runs` do before they show anything; it is timed after no run and after one run has
+changed.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def make_runs(home: Home, source: Path, count: int) -> None:
         for path in (*source.iterdir(), *(source / "measure").iterdir()):
             if path.is_file() and path.name not in ("status.json", "log.txt"):
                 os.link(path, folder / path.relative_to(source))
-        told = {**status, "created_at": f"2026-01-{1 + number % 28:02}T10:00:{number % 60:02}+00:00"}
-        (folder / "status.json").write_text(json.dumps(told))
+        own_status = {**status, "created_at": f"2026-01-{1 + number % 28:02}T10:00:{number % 60:02}+00:00"}
+        (folder / "status.json").write_text(json.dumps(own_status))
 
 
 def look(home: Home) -> None:
@@ -57,19 +58,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark in a temporary home beside the samples, which hard links need."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10_000)
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     source = next(path for path in sample_folders() if (path / "measure" / "tokens.parquet").exists())
     with tempfile.TemporaryDirectory(prefix=".bench-index-", dir=source.parent.parent) as folder:
         home = Home(Path(folder))
         make_runs(home, source, 1)
         look(home)  # loads the libraries
-        make_runs(Home(home.root / "more"), source, chosen.runs)
+        make_runs(Home(home.root / "more"), source, options.runs)
         os.rename(home.runs, home.root / "first")
         os.rename(home.root / "more" / "runs", home.runs)
         cpu, wall = timed(lambda: ingest_all(home))
         size = home.index.stat().st_size / 1e6
         print(
-            f"{chosen.runs} runs as {source.name}: index of {size:.0f} MB, {1e3 * cpu / chosen.runs:.1f} ms CPU a run",
+            f"{options.runs} runs like {source.name}: index of {size:.0f} MB, "
+            f"{1e3 * cpu / options.runs:.1f} ms CPU per run",
             end="",
         )
         print(f" ({wall:.0f} s in all)")

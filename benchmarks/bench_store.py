@@ -1,11 +1,11 @@
-"""How the index holds up when many processes write and read it at once.
+"""How the index behaves when many processes write and read it at once.
 
     python benchmarks/bench_store.py --writers 8 --readers 20 --seconds 60
 
-Writers make a new run folder and index it, over and over; readers open the index, list the
-runs, fetch metrics and prompts of one, and check that no run is there by half. At the end
-every run that a writer was told is indexed must be there with all its rows. Prints counts
-and latencies (p50, p99) and exits with 1 on any error, half run or lost row.
+Writers repeatedly make a new run folder and index it. Readers open the index, list the runs, fetch metrics and prompts
+of one, and check that no run is there only in part. At the end every run that was reported to a writer as indexed must
+be there with all its rows. Prints counts and latencies (p50, p99), and exits with status 1 on any error, partial run or
+lost row.
 """
 
 from __future__ import annotations
@@ -168,15 +168,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--writers", type=int, default=8, help="processes that index new runs")
     parser.add_argument("--readers", type=int, default=20, help="processes that query")
     parser.add_argument("--seconds", type=float, default=60, help="how long, start of the processes included")
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="bench-store-") as folder:
         home = Home(Path(folder))
-        outcomes = run(home.root, chosen.writers, chosen.readers, chosen.seconds)
+        outcomes = run(home.root, options.writers, options.readers, options.seconds)
         lost = lost_rows(home, [run_id for outcome in outcomes for run_id in outcome.written])
         size = home.index.stat().st_size if home.index.exists() else 0
     errors = [error for outcome in outcomes for error in outcome.errors]
     idle = [outcome.role for outcome in outcomes if not outcome.latencies_s]
-    print(f"{chosen.writers} writers, {chosen.readers} readers, {chosen.seconds:g} s, {os.cpu_count()} cores")
+    print(f"{options.writers} writers, {options.readers} readers, {options.seconds:g} s, {os.cpu_count()} cores")
     print(latency(outcomes, "write"))
     print(latency(outcomes, "read"))
     print(f"processes without a turn: {len(idle)}, index: {size / 2**20:.1f} MiB")

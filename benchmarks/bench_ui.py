@@ -1,11 +1,11 @@
-"""How long the pages take to draw on the server, with a full store behind them.
+"""How long the server takes to draw the pages of a home with many runs.
 
     python benchmarks/bench_ui.py --runs 1000 --tokens 2000000
 
-Makes a home of that many runs out of the sample runs (their own tables, cut to the wanted number of token
-rows), indexes it, and draws pages with Streamlit's AppTest: script start to script end, in this process,
-without the browser. The first drawing is reported as `cold`, the following ones as `warm`. A home given by
---home is kept and used again. Prints JSON; exits with 1 if Home (1.5 s) or Compare of six (1 s) is slower warm.
+Makes a home of that many runs from the sample runs (their own tables, cut to the requested number of token rows),
+indexes it, and draws pages with Streamlit's AppTest: from script start to script end, in this process, without a
+browser. The first drawing is reported as `cold`, the following ones as `warm`. A home given by --home is kept and used
+again. Prints JSON; exits with status 1 if Home takes more than 1.5 s or Compare of six runs more than 1 s when warm.
 """
 
 from __future__ import annotations

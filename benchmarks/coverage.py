@@ -1,16 +1,17 @@
-"""How often an interval of ours holds the truth, over simulated prompts that are as uneven as measured ones.
+"""How often our intervals cover the truth, on simulated prompts that are as uneven as measured ones.
 
-    python benchmarks/coverage.py                     # 4,000 trials a case: two minutes on one core
+    python benchmarks/coverage.py                     # 4,000 trials per case: two minutes on one core
     python benchmarks/coverage.py --trials 1000
 
-Cases: a speed-up over 2 to 12 timed prompts (its own speed-up differs from prompt to prompt with a log spread of 5 or
-10%, and the clock adds skewed noise), and a rate over 6 to 60 prompts (rates of the prompts from a beta
-distribution, lengths from a skewed one), a paired difference, and an effect pooled over three domains. Ways:
-`plain` (the percentile bootstrap that was used before), `expanded` (its levels widened by Student's t:
-what `engine.measure.statistics` does), `stretched` (its distances from the estimate multiplied by the same factor, on
-the log scale for ratios). Exits with status 1 if the way in use covers less than 93% or more than 97%, by more than the
-simulation's own error, of a speed-up at six or more prompts or of a rate at sixteen or more. With fewer it holds less;
-the table shows how much, and `engine.measure.speed_words` calls nothing faster on fewer than six.
+Cases: a speed-up over 2 to 12 timed prompts (the speed-up differs between prompts with a log spread of 5 or 10%, and
+the clock adds skewed noise), a rate over 6 to 60 prompts (the prompts' rates follow a beta distribution, their lengths
+a skewed one), a paired difference, and an effect pooled over three domains. Methods: `plain` is the percentile
+bootstrap; `expanded` widens its levels by Student's t, as `engine.measure.statistics` does; `stretched` multiplies the
+distances from the estimate by the same factor, on the log scale for ratios.
+
+Exits with status 1 if the method in use covers less than 93% or more than 97%, beyond the simulation's own error, of a
+speed-up at six or more prompts or of a rate at sixteen or more. With fewer prompts it covers less; the table shows how
+much, and `engine.measure.speed_words` calls nothing faster on fewer than six.
 """
 
 from __future__ import annotations
@@ -64,17 +65,17 @@ def intervals(
     value: float, draws: Floats, n: int, *, strata: int = 1, log: bool = False
 ) -> dict[str, tuple[float, float]]:
     """The interval of each way."""
-    found = {}
+    intervals = {}
     for way, level in (("plain", 0.95), ("expanded", expanded_level(0.95, n, strata))):
         low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-        found[way] = (float(low), float(high))
+        intervals[way] = (float(low), float(high))
     factor = math.sqrt(n / (n - strata)) * scipy.stats.t.ppf(0.975, n - strata) / scipy.stats.norm.ppf(0.975)
-    low, high = found["plain"]
+    low, high = intervals["plain"]
     if log:
-        found["stretched"] = (value * (low / value) ** factor, value * (high / value) ** factor)
+        intervals["stretched"] = (value * (low / value) ** factor, value * (high / value) ** factor)
     else:
-        found["stretched"] = (value - factor * (value - low), value + factor * (high - value))
-    return found
+        intervals["stretched"] = (value - factor * (value - low), value + factor * (high - value))
+    return intervals
 
 
 def case_speedup(n: int, spread: float) -> Callable[[int], Any]:
@@ -127,18 +128,18 @@ def case_pooled(n: int) -> Callable[[int], Any]:
 
 def cases() -> dict[str, tuple[int, Callable[[int], Any]]]:
     """Name -> prompts and one trial."""
-    found: dict[str, tuple[int, Callable[[int], Any]]] = {}
+    cases: dict[str, tuple[int, Callable[[int], Any]]] = {}
     for n in (2, 3, 4, 6, 8, 12):
         for spread in (0.05, 0.10):
-            found[f"speed-up, spread {spread:.0%}, n = {n}"] = n, case_speedup(n, spread)
+            cases[f"speed-up, spread {spread:.0%}, n = {n}"] = n, case_speedup(n, spread)
     for n in (6, 16, 30, 60):
         for mean in (0.2, 0.5, 0.8):
-            found[f"rate {mean:g}, n = {n}"] = n, case_rate(n, mean)
+            cases[f"rate {mean:g}, n = {n}"] = n, case_rate(n, mean)
     for n in (16, 30, 60):
-        found[f"paired difference, n = {n}"] = n, case_difference(n)
+        cases[f"paired difference, n = {n}"] = n, case_difference(n)
     for n in (12, 40):
-        found[f"rate pooled over three domains, n = {n} each"] = n, case_pooled(n)
-    return found
+        cases[f"rate pooled over three domains, n = {n} each"] = n, case_pooled(n)
+    return cases
 
 
 def main() -> int:
@@ -152,8 +153,8 @@ def main() -> int:
     for name, (n, trial) in cases().items():
         hits = dict.fromkeys(WAYS, 0)
         for seed in range(trials):
-            truth, found = trial(seed)
-            for way, (low, high) in found.items():
+            truth, intervals = trial(seed)
+            for way, (low, high) in intervals.items():
                 hits[way] += low <= truth <= high
         shares = {way: hits[way] / trials for way in WAYS}
         off = n >= (6 if name.startswith("speed") else 16) and not 0.93 - error <= shares["expanded"] <= 0.97 + error

@@ -1,16 +1,16 @@
-"""What a domain costs a generic draft, and what training on the domain's prompts wins back.
+"""How much acceptance a generic draft loses on a domain, and how much training on the domain's prompts recovers.
 
-    python sample_data/drafts/make.py --home HOME          # the generic draft, or take the one that ships
+    python sample_data/drafts/make.py --home HOME          # the generic draft, or use the one that ships
     for domain in function_calling biology chinese; do
       draftbench run recipes/domains/$domain-historical.yaml
     done
     python benchmarks/domain_shift.py
 
-Reads the newest finished run of each name in this home. The drop compares one draft on two targets
-and two sets of queries, so it is not paired: each side's prompts are resampled by themselves. The
-gain is paired on the same tokens. A part of a drop may be that the draft has no ids for what the
-domain target writes, so that is told too. Exits with status 1 unless on every domain and at every
-temperature the generic draft drops and the lower end of the gain's interval is above zero.
+Reads the newest finished run of each name in this home. The drop compares one draft on two targets and two sets of
+queries, so it is not paired: the prompts of each side are resampled separately. The gain is paired on the same tokens.
+Part of a drop may be that the draft has no ids for what the domain target writes, so this is printed too. Exits with
+status 1 unless on every domain and at every temperature the generic draft drops and the lower end of the gain's
+interval is above zero.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.fileio import read_json
 from engine.measure.statistics import paired_difference
 from engine.paths import home
+from engine.runs.drafts import draft_folder
 from engine.runs.folder import RunFolder, run_folders
-from engine.runs.pipeline import draft_folder
 
 DOMAINS = ("function-calling", "biology", "chinese")
 SAMPLES, SEED = 4000, 0
 
 
 def newest(name: str) -> RunFolder:
-    found = [r for r in run_folders(home()) if r.recipe().name == name and r.summary_path.exists()]
-    if not found:
+    measured = [r for r in run_folders(home()) if r.recipe().name == name and r.summary_path.exists()]
+    if not measured:
         sys.exit(f"no finished run named {name} in {home().runs}; the commands are at the head of this file")
-    return found[0]
+    return measured[0]
 
 
 def prompts_of(run: RunFolder, draft: str, temperature: float) -> pd.DataFrame:
@@ -69,8 +69,8 @@ def ids_of(run: RunFolder) -> list[int]:
     folder = draft_folder(home(), str(run.recipe().draft.checkpoint))
     assert folder is not None
     with safe_open(folder / "draft.safetensors", framework="pt") as file:
-        found: list[int] = file.get_tensor("draft_token_ids").tolist()
-    return found
+        ids: list[int] = file.get_tensor("draft_token_ids").tolist()
+    return ids
 
 
 def known_share(run: RunFolder, ids: list[int], temperature: float) -> float:
@@ -104,8 +104,8 @@ def row(general: RunFolder, run: RunFolder, temperature: float) -> dict[str, Any
 
 def same_draft(general: RunFolder, run: RunFolder) -> bool:
     """Whether the domain run started from the very weights that the general run measured."""
-    made = read_json(general.path / "provenance.json")["measurement"]["draft_sha256"]
-    return bool(read_json(run.path / "provenance.json").get("checkpoint_sha256") == made)
+    sha256 = read_json(general.path / "provenance.json")["measurement"]["draft_sha256"]
+    return bool(read_json(run.path / "provenance.json").get("checkpoint_sha256") == sha256)
 
 
 def main() -> None:

@@ -1,13 +1,12 @@
-"""Which draft pays most: acceptance of trained drafts, costs of their shapes measured side by side.
+"""Which shape of draft gives the best speed-up: acceptance of trained drafts with their costs measured side by side.
 
     python benchmarks/generic_draft.py                 # all runs named grid in this home
     python benchmarks/generic_draft.py --runs grid --prompts 6 --tokens 48
 
-The runs are made by the commands in recipes/drafts/grid.yaml. What a draft costs does not depend
-on its training, so all shapes are timed in one process, in turn, prompt by prompt, each with a
-plain decoding of the same prompt beside it. `exact` is that of the last evaluation on the watched
-held-out prompts. The table gives c and the best speed-up over gamma 1 to 8 that the measured seconds
-predict from it.
+The runs are made by the commands in recipes/drafts/grid.yaml. The cost of a draft does not depend on its training, so
+all shapes are timed in one process, in turn, prompt by prompt, each beside plain decoding of the same prompt. `exact`
+is that of the last evaluation on the watched held-out prompts. The table gives c and the best speed-up over gamma 1 to
+8 that the measured times predict.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.config.schema import Recipe
 from engine.decode.sampling import Sampling
-from engine.decode.speculative import FixedLength
+from engine.decode.settings import DecodeSettings, FixedLength
 from engine.measure import speed
 from engine.measure.cost_model import speedup_table
 from engine.models.draft import load_draft
@@ -32,7 +31,8 @@ from engine.models.load import load_model
 from engine.paths import home
 from engine.progress import SILENT
 from engine.runs.folder import RunFolder
-from engine.runs.pipeline import Pipeline
+from engine.runs.plan import plan_heldout, split_prompts
+from engine.runs.session import capture
 
 GAMMA, MOST_GAMMA = 3, 8
 
@@ -81,23 +81,20 @@ class Shape:
 
 def time_shapes(shapes: list[Shape], prompts: int, tokens: int) -> None:
     """Adds to each shape the times of its forwards on each prompt; shapes take turns."""
-    target = load_model(shapes[0].recipe.target)
+    recipe = shapes[0].recipe
+    target = load_model(recipe.target)
     drafts = [load_draft(s.run.path / "draft" / "best", target).model for s in shapes]
-    pipeline = Pipeline(home(), shapes[0].recipe, None, SILENT)
-    plan = pipeline.heldout_plans()[min(shapes[0].recipe.measure.temperatures)]
-    answers = pipeline.capture("held-out", plan).answers[:prompts]
+    plans = plan_heldout(home().captures, recipe, target, split_prompts(recipe, target))
+    plan = plans[min(recipe.measure.temperatures)]
+    answers = capture("held-out", plan, target, recipe.capture, SILENT).answers[:prompts]
     for number, answer in enumerate(answers):
         order = list(zip(shapes, drafts, strict=True))
         for shape, draft in order[number % len(order) :] + order[: number % len(order)]:
             timed = speed.time_ways(
                 target.model,
                 draft,
-                [answer.prompt_ids],
-                [answer.prompt_id],
-                Sampling(0.0),
-                lambda: FixedLength(GAMMA),
-                max_new_tokens=tokens,
-                seed=0,
+                {answer.prompt_id: answer.prompt_ids},
+                DecodeSettings(Sampling(0.0), FixedLength(GAMMA), tokens, frozenset()),
                 ways=["plain", "speculative"],
             )
             shape.times.append(speed.forward_times(timed, GAMMA))

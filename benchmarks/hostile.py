@@ -1,4 +1,4 @@
-"""Is any damaged or hostile input answered by a traceback, a hang or too much memory?
+"""Does any damaged or hostile input lead to a traceback, a hang or too much memory?
 
     python benchmarks/hostile.py [runs recipes models gguf servers]
 
@@ -41,7 +41,7 @@ def main(wanted: list[str]) -> int:
         print(f"slowest {slowest:.1f} s, most memory {largest / 1e9:.2f} GB")
         for outcome in wrong:
             print(f"  {outcome.name}: {outcome.state}, {outcome.seconds:.1f} s, {outcome.bytes / 1e9:.2f} GB")
-            print("\n".join(f"    {line}" for line in outcome.said.splitlines()[-6:]))
+            print("\n".join(f"    {line}" for line in outcome.message.splitlines()[-6:]))
         bad += len(wrong)
     return 1 if bad else 0
 

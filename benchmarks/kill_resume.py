@@ -1,20 +1,20 @@
-"""SIGKILL at random moments of a run: does it go on each time, with nothing done twice and the same weights?
+"""SIGKILL at random moments of a run: does it resume each time, repeat no finished work and reach the same weights?
 
     python benchmarks/kill_resume.py
 
-`draftbench run` works on a tiny random pair and is killed 20 times, first in capture, then in training,
-then while it writes the index; each time `draftbench run --resume` takes it up again. A second home
-runs the same recipe unbroken. At the end the two must agree: captures byte for byte, weights bit for
-bit, the curve, the metrics and the rows of the index; and no answer that was on disk at a kill may be
-changed or written again. About 4 minutes on two idle cores.
+`draftbench run` works on a tiny random pair and is killed 20 times, first in capture, then in training, then while it
+writes the index; each time `draftbench run --resume` continues it. A second home runs the same recipe without
+interruption. At the end the two must agree: captures byte for byte, weights bit for bit, the curve, the metrics and the
+rows of the index; and no answer that was on disk at a kill may be changed or written again. Takes about 4 minutes on
+two idle cores.
 
-A kill falls after a random share of a phase's work (answers, steps) and a random delay, so it hits
-its phase on any machine; where it fell is read from the files it left. Moments come from --seed.
+A kill comes after a random share of a phase's work (answers, steps) and a random delay, so it hits its phase on any
+machine; the files that it left show where it came. The moments depend on --seed.
 
-Captures are made one prompt at a time here, since an answer then cannot depend on which others share
-its batch. A larger batch (--capture-batch 8) rounds otherwise once it is put together anew, so an
-interrupted capture equals an unbroken one only up to that rounding; the unbroken run is then given
-the finished captures of the other, and weights must be the same from there on.
+Captures are made one prompt at a time, so that an answer cannot depend on the other prompts of its batch. A larger
+batch (--capture-batch 8) rounds differently once it is composed differently, so an interrupted capture equals an
+uninterrupted one only up to that rounding; the uninterrupted run is then given the finished captures of the other, and
+the weights must be the same from there on.
 """
 
 from __future__ import annotations
@@ -91,20 +91,20 @@ def make_recipe(folder: Path, prompts: int, steps: int, capture_batch: int) -> P
 
 
 def draftbench(home: Home, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start the command in a home; what it says goes to `said.txt` there."""
+    """Start the command in a home; its output goes to `output.txt` there."""
     home.root.mkdir(parents=True, exist_ok=True)
     # One thread: these models are too small to share out, and threads that spin would slow the neighbours.
     environment = {**os.environ, "DRAFTBENCH_HOME": str(home.root), "OMP_NUM_THREADS": "1"}
-    with open(home.root / "said.txt", "ab") as said:
+    with open(home.root / "output.txt", "ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "engine", *arguments], cwd=ROOT, env=environment, stdout=said, stderr=said
+            [sys.executable, "-m", "engine", *arguments], cwd=ROOT, env=environment, stdout=output, stderr=output
         )
 
 
 def finished(process: subprocess.Popen[bytes], home: Home) -> None:
     """Wait for a command that must succeed; its words are the message if it does not."""
     if process.wait(TIMEOUT_S) != 0:
-        raise SystemExit(f"exit status {process.returncode}\n{(home.root / 'said.txt').read_text()[-3000:]}")
+        raise SystemExit(f"exit status {process.returncode}\n{(home.root / 'output.txt').read_text()[-3000:]}")
 
 
 def the_run(home: Home) -> Path:
@@ -113,7 +113,7 @@ def the_run(home: Home) -> Path:
 
 
 def work_done(home: Home, phase: str) -> int:
-    """Answers written or training steps told of, redone ones included."""
+    """Answers written or training steps reported, repeated ones included."""
     if phase == "capture":
         return sum(path.read_bytes().count(b"\n") for path in home.captures.glob("*/answers.jsonl"))
     events = the_run(home) / "events.jsonl"
@@ -123,8 +123,8 @@ def work_done(home: Home, phase: str) -> int:
 def is_indexing(home: Home, pid: int) -> bool:
     """Whether that process has written that its run is done, which it does just before it indexes."""
     status = the_run(home) / "status.json"
-    found = read_json(status) if status.exists() else {}
-    return bool(found.get("state") == "done" and found.get("pid") == pid)
+    document = read_json(status) if status.exists() else {}
+    return bool(document.get("state") == "done" and document.get("pid") == pid)
 
 
 def moment(home: Home, phase: str, pid: int, most: int, rng: random.Random) -> tuple[Callable[[], bool], float]:
@@ -266,7 +266,7 @@ def measure(folder: Path, kills: int, prompts: int, steps: int, capture_batch: i
         shutil.copytree(broken.captures, whole.captures)
         reference = draftbench(whole, "run", str(recipe))
     finished(reference, whole)
-    told = work_done(broken, "train")
+    steps_taken = work_done(broken, "train")
     checks = compare(broken, whole)
     if capture_batch > 1:
         del checks["captures byte-identical"]  # they were copied: it would say nothing
@@ -276,7 +276,7 @@ def measure(folder: Path, kills: int, prompts: int, steps: int, capture_batch: i
         "hits": {phase: fell[phase] for phase in fell},
         "prompts": prompts + 2 * 8,
         "steps": steps,
-        "steps_repeated": told - steps,
+        "steps_repeated": steps_taken - steps,
         "checkpoint_every": CHECKPOINT_EVERY,
         "capture_batch": capture_batch,
         "seed": seed,
@@ -293,10 +293,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--capture-batch", type=int, default=1, help="prompts answered at once; see above")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
-    chosen = vars(parser.parse_args(arguments))
-    as_json = chosen.pop("json")
+    options = vars(parser.parse_args(arguments))
+    as_json = options.pop("json")
     with tempfile.TemporaryDirectory(prefix="kill-resume-") as folder:
-        figures = measure(Path(folder), **chosen)
+        figures = measure(Path(folder), **options)
     if as_json:
         print(json.dumps(figures, indent=2))
     else:

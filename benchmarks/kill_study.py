@@ -1,15 +1,15 @@
-"""SIGKILL at random moments of a study: does it end with the same results as one that was left alone?
+"""SIGKILL at random moments of a study: does it end with the same results as an undisturbed one?
 
     python benchmarks/kill_study.py
 
-A study of six cells on a tiny random pair (two losses, offline and online, and offline cells of as many tokens and
-steps) is started with `draftbench study`. At random moments the command, the queue's worker and the job at work are
-all killed at once, ten times; each time the study is called again. A second home runs the same study unbroken. At
-the end every cell must be done once, and in each cell all that is no clock must be the same bit for bit: weights,
-curve, stream, effort, metrics and every table of the measurement; so must the captures. About four minutes on two
-idle cores. Moments come from --seed.
+A study of six cells on a tiny random pair (two losses, offline and online, and offline cells with as many tokens and
+steps) is started with `draftbench study`. At ten random moments the command, the queue's worker and the current job are
+all killed at once, and the study is called again. A second home runs the same study undisturbed. At the end every cell
+must be done once, and everything in it but times must be the same bit for bit: weights, curve, stream, effort, metrics
+and every table of the measurement; so must the captures. Takes about four minutes on two idle cores. The moments depend
+on --seed.
 
-Captures are made one prompt at a time, since an answer then cannot depend on which others share its batch.
+Captures are made one prompt at a time, so that an answer cannot depend on the other prompts of its batch.
 """
 
 from __future__ import annotations
@@ -90,23 +90,23 @@ def make_study(folder: Path, prompts: int, epochs: int) -> Path:
 
 
 def call(home: Home, recipe: Path) -> subprocess.Popen[bytes]:
-    """`draftbench study` in a home; what it says goes to `said.txt` there."""
+    """`draftbench study` in a home; its output goes to `output.txt` there."""
     home.root.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "DRAFTBENCH_HOME": str(home.root), "OMP_NUM_THREADS": "1"}
-    with open(home.root / "said.txt", "ab") as said:
+    with open(home.root / "output.txt", "ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "engine", "study", str(recipe), "--yes", "--no-estimate"],
             cwd=ROOT,
             env=environment,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
         )
 
 
 def finish(process: subprocess.Popen[bytes], home: Home) -> None:
     """Wait for a study that must end well; its words are the message if it does not."""
     if process.wait(TIMEOUT_S) != 0:
-        raise SystemExit(f"exit status {process.returncode}\n{(home.root / 'said.txt').read_text()[-3000:]}")
+        raise SystemExit(f"exit status {process.returncode}\n{(home.root / 'output.txt').read_text()[-3000:]}")
     ends = time.monotonic() + TIMEOUT_S
     while processes(home) and time.monotonic() < ends:  # the last job still brings the index up to date
         time.sleep(0.2)
@@ -114,24 +114,24 @@ def finish(process: subprocess.Popen[bytes], home: Home) -> None:
 
 def processes(home: Home) -> dict[str, psutil.Process]:
     """The home's live worker and job, found by the environment that they were started with."""
-    found = {}
+    roles = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             command = process.cmdline()
             ours = "engine" in command and process.environ().get("DRAFTBENCH_HOME") == str(home.root.absolute())
             if ours and process.status() != psutil.STATUS_ZOMBIE:
                 words = command[command.index("engine") + 1 :]
-                found["worker" if words == ["work"] else "job" if words[:2] == ["run", "--resume"] else "study"] = (
+                roles["worker" if words == ["work"] else "job" if words[:2] == ["run", "--resume"] else "study"] = (
                     process
                 )
-    return found
+    return roles
 
 
 def kill_all(home: Home) -> str:
     """SIGKILL to the command, the worker and the job at once; where the job was."""
     where = "between jobs"
-    while found := processes(home):  # again: a worker may have started a job while it was looked for
-        for role, process in found.items():
+    while alive := processes(home):  # again: a worker may have started a job while it was looked for
+        for role, process in alive.items():
             if role == "job":
                 with contextlib.suppress(Exception):
                     run = RunFolder(home.run(process.cmdline()[-1]))
@@ -142,7 +142,7 @@ def kill_all(home: Home) -> str:
 
 
 def work_done(home: Home) -> int:
-    """Answers captured and training steps told of, redone ones included: the clock that kills go by."""
+    """Answers captured and training steps reported, repeated ones included: the clock that kills go by."""
     answers = sum(path.read_bytes().count(b"\n") for path in home.captures.glob("*/answers.jsonl"))
     return answers + sum(path.read_bytes().count(b'"kind": "train"') for path in home.runs.glob("*/events.jsonl"))
 
@@ -193,8 +193,8 @@ def timeless(values: dict[str, Any]) -> dict[str, Any]:
 
 def _rows(table: Path) -> str:
     """Every row, the clock's columns left out, as text in which equal numbers, and only those, are equal."""
-    found = parquet.read_table(table)
-    return repr(found.select([name for name in found.column_names if not name.endswith("_s")]).to_pylist())
+    rows = parquet.read_table(table)
+    return repr(rows.select([name for name in rows.column_names if not name.endswith("_s")]).to_pylist())
 
 
 def differing(mine: dict[str, Any] | None, theirs: dict[str, Any]) -> list[str]:
@@ -250,10 +250,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=5, help="of the offline cells")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
-    chosen = vars(parser.parse_args(arguments))
-    as_json = chosen.pop("json")
+    options = vars(parser.parse_args(arguments))
+    as_json = options.pop("json")
     with tempfile.TemporaryDirectory(prefix="kill-study-", ignore_cleanup_errors=True) as folder:
-        figures = measure(Path(folder), **chosen)
+        figures = measure(Path(folder), **options)
     if as_json:
         print(json.dumps(figures, indent=2))
     else:

@@ -1,12 +1,11 @@
-"""Visitors of the live view at once: does each get only their own tokens, and how late is a stop?
+"""Several visitors of the live view at once: does each get only their own tokens, and how late is a stop?
 
     python benchmarks/live_visitors.py --run latest --seconds 60 --visitors 4
 
-Starts `python -m workbench.live` on a free port. Each visitor asks again and again, every time
-with another prompt and seed. Every step that arrives must be the beginning of what the same
-prompt and seed give when decoded alone (worked out before the visitors come). Some answers are
-stopped after a few rounds; `rounds_late` is how many rounds more than the visitor had received
-when Stop was answered are in the final answer. Prints JSON.
+Starts `python -m workbench.live` on a free port. Each visitor asks again and again, each time with another prompt and
+seed. Every step that arrives must be the beginning of what the same prompt and seed give when decoded alone (computed
+before the visitors come). Some answers are stopped after a few rounds; `rounds_late` is the number of rounds in the
+final answer beyond those that the visitor had received when Stop was answered. Prints JSON.
 """
 
 from __future__ import annotations
@@ -170,13 +169,13 @@ def main() -> None:
             visitor.start()
         for visitor in visitors:
             visitor.join(given.seconds + 120)
-        told = report(visitors, time.monotonic() - began)
+        figures = report(visitors, time.monotonic() - began)
     finally:
         server.terminate()
         server.wait(30)
-    print(json.dumps(told, indent=2))
-    late = told["rounds_late"]["max"] or 0
-    sys.exit(1 if told["steps_with_foreign_tokens"] or told["errors"] or late > 1 else 0)
+    print(json.dumps(figures, indent=2))
+    late = figures["rounds_late"]["max"] or 0
+    sys.exit(1 if figures["steps_with_foreign_tokens"] or figures["errors"] or late > 1 else 0)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-"""Is speculative decoding exactly the target? Each check on real text, and one that has to fail.
+"""Does speculative decoding write exactly the target's text? Checks on real text, and one that must fail.
 
     python benchmarks/losslessness.py                 # greedy identity with an untrained four-layer draft
     python benchmarks/losslessness.py --run RUN       # with the best draft of a run (and its target)
 
-In float32: the target as its own draft is never refused, at temperature 0, 0.7 and 1, with and
-without top-k and top-p; greedy text equals plain greedy text on 50 held-out prompts; 200,000
-emitted tokens of a tiny pair follow the target's exact distribution (chi-square, p > .0001). The
-same chi-square with the residual rule broken on purpose (a refused token is replaced from p, not
-from what p has over q) must fail, or the test could not see such a fault. About 10 minutes on
-two idle cores.
+In float32: the target as its own draft is never refused, at temperatures 0, 0.7 and 1, with and without top-k and
+top-p; greedy text equals plain greedy text on 50 held-out prompts; 200,000 emitted tokens of a tiny pair follow the
+target's exact distribution (chi-square, p > .0001). The same chi-square must fail when the residual rule is broken on
+purpose (a refused token is replaced from p instead of from what p has over q); otherwise the test could not see such a
+fault. Takes about 10 minutes on two idle cores.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -27,6 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.chat.rendering import render
 from engine.config.schema import DEFAULT_TARGET, DraftSpec, ModelSpec, PromptSource
 from engine.data.readers import read_prompts
+from engine.decode.sampling import Sampling
+from engine.decode.settings import DecodeSettings, FixedLength
 from engine.measure.certificate import Check, chi_square, greedy_identity, self_draft
 from engine.models.draft import Draft, initialise_draft, load_draft
 from engine.models.load import LoadedModel, load_model
@@ -61,31 +61,32 @@ def broken_chi_square(tokens: int) -> Check:
         return chi_square(tokens=tokens)
 
 
-def checks(chosen: argparse.Namespace) -> dict[str, tuple[Check, bool]]:
+def checks(args: argparse.Namespace) -> dict[str, tuple[Check, bool]]:
     """Every check and whether it went as it must; tells of each as it ends."""
-    target, draft = the_pair(chosen.run)
-    options: dict[str, Any] = {"gamma": chosen.gamma, "stop_ids": target.stop_ids}
-    few = rendered(target, chosen.prompts, chosen.self_prompts, chosen.self_tokens)
-    many = rendered(target, chosen.prompts, chosen.greedy_prompts, chosen.greedy_tokens)
+    target, draft = the_pair(args.run)
+
+    def settings(max_new_tokens: int) -> DecodeSettings:
+        return DecodeSettings(Sampling(0.0), FixedLength(args.gamma), max_new_tokens, target.stop_ids)
+
+    few = rendered(target, args.prompts, args.self_prompts, args.self_tokens)
+    many = rendered(target, args.prompts, args.greedy_prompts, args.greedy_tokens)
     steps: dict[str, Callable[[], Check]] = {
-        "self-draft": lambda: self_draft(target.model, few, max_new_tokens=chosen.self_tokens, seed=0, **options),
-        "greedy identity": lambda: greedy_identity(
-            target.model, draft.model, many, max_new_tokens=chosen.greedy_tokens, **options
-        ),
-        "chi-square": lambda: chi_square(tokens=chosen.tokens),
-        "chi-square, residual broken": lambda: broken_chi_square(chosen.tokens),
+        "self-draft": lambda: self_draft(target.model, few, settings(args.self_tokens)),
+        "greedy identity": lambda: greedy_identity(target.model, draft.model, many, settings(args.greedy_tokens)),
+        "chi-square": lambda: chi_square(tokens=args.tokens),
+        "chi-square, residual broken": lambda: broken_chi_square(args.tokens),
     }
-    found = {}
+    results = {}
     for name, step in steps.items():
         began = time.monotonic()
         check = step()
         must_fail = name.endswith("broken")
-        found[name] = check, check.passed is not must_fail
+        results[name] = check, check.passed is not must_fail
         seconds = time.monotonic() - began
         expected = "fails, as it must" if must_fail else "passes"
-        told = expected if found[name][1] else "NOT AS IT MUST BE"
-        print(f"{name}: {told}: {check.detail} [{seconds:.0f} s]", file=sys.stderr if chosen.json else sys.stdout)
-    return found
+        verdict = expected if results[name][1] else "NOT AS IT MUST BE"
+        print(f"{name}: {verdict}: {check.detail} [{seconds:.0f} s]", file=sys.stderr if args.json else sys.stdout)
+    return results
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,16 +101,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--greedy-tokens", type=int, default=48, help="tokens of each of their answers")
     parser.add_argument("--tokens", type=int, default=201_000, help="emitted tokens of each chi-square, at least")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
-    chosen = parser.parse_args(arguments)
-    found = checks(chosen)
-    passed = all(as_it_must for _, as_it_must in found.values())
-    if chosen.json:
-        shown = {name: {"as_it_must": ok, **check.as_dict()} for name, (check, ok) in found.items()}
+    args = parser.parse_args(arguments)
+    results = checks(args)
+    passed = all(as_it_must for _, as_it_must in results.values())
+    if args.json:
+        shown = {name: {"as_it_must": ok, **check.as_dict()} for name, (check, ok) in results.items()}
         print(json.dumps({"passed": passed, "checks": shown}, indent=2))
     else:
-        whole, broken = (check.figures for check, _ in found.values() if "p_value" in check.figures)
+        whole, broken = (check.figures for check, _ in results.values() if "p_value" in check.figures)
         print(
-            f"{sum(ok for _, ok in found.values())} of {len(found)} checks as they must be: chi-square over "
+            f"{sum(ok for _, ok in results.values())} of {len(results)} checks as they must be: chi-square over "
             f"{whole['cells']} cells {whole['statistic']:.0f} (p = {whole['p_value']:.3f}), "
             f"with the residual rule broken {broken['statistic']:,.0f} (p = {broken['p_value']:.0e})"
         )

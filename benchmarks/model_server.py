@@ -1,11 +1,12 @@
 """An OpenAI-compatible server over a model of Draftbench, for trying recipes that learn from a server.
 
     python benchmarks/model_server.py --port 8000                  # the embedded model, as "smollm2"
-    draftbench run recipes/server.yaml --set capture.server.base_url=http://127.0.0.1:8000/v1 --set capture.server.model=smollm2
+    draftbench run recipes/server.yaml --set capture.server.base_url=http://127.0.0.1:8000/v1 \\
+        --set capture.server.model=smollm2
 
-It answers POST /v1/chat/completions the way vLLM does: content, finish_reason, token_ids, log-probabilities of the whole
-distribution at temperature 1, usage. Requests that come together are answered in one batch. It listens to this
-machine alone and knows no keys, tools or streams: a stand-in for tests, not something to serve with.
+It answers POST /v1/chat/completions as vLLM does: content, finish_reason, token_ids, log-probabilities of the whole
+distribution at temperature 1, usage. Requests that arrive together are answered in one batch. It listens to this
+machine alone and supports no keys, tools or streams: it is for tests, not for serving.
 """
 
 from __future__ import annotations
@@ -123,8 +124,8 @@ class Answerer:
         logits = self.loaded.model(input_ids=given).logits[0, len(prompt_ids) - 1 : -1].float()
         every = torch.log_softmax(logits, -1)
         best, likeliest = every.max(-1)
-        told = every.gather(-1, torch.tensor(ids, device=every.device)[:, None])[:, 0]
-        rows = zip(ids, told.tolist(), likeliest.tolist(), best.tolist(), strict=True)
+        logprobs = every.gather(-1, torch.tensor(ids, device=every.device)[:, None])[:, 0]
+        rows = zip(ids, logprobs.tolist(), likeliest.tolist(), best.tolist(), strict=True)
         return [
             {"token": f"token_id:{i}", "logprob": p, "top_logprobs": [{"token": f"token_id:{j}", "logprob": most}]}
             for i, p, j, most in rows

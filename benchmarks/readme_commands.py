@@ -1,15 +1,16 @@
-"""README's commands as pasted, one after the other, in a fresh clone with an empty home.
+"""Run README's commands as pasted, one after another, in a fresh clone with an empty home.
 
     python benchmarks/readme_commands.py /some/empty/folder                 # all: an hour on two idle cores
-    python benchmarks/readme_commands.py FOLDER --list                      # what would run
+    python benchmarks/readme_commands.py FOLDER --list                      # list the commands
     python benchmarks/readme_commands.py FOLDER --skip-slow --only 'data|export'
-    python benchmarks/readme_commands.py FOLDER --python .venv              # with an environment that is there: no install
+    python benchmarks/readme_commands.py FOLDER --python .venv              # use this environment: no install
 
-FOLDER gets a clone of the committed tree, HOME, DRAFTBENCH_HOME and DRAFTBENCH_CACHE of its own, a log of each
-command, and done.jsonl: a second call goes on after what ended well. A command that serves for ever has ended well
-once the page it prints answers; it is then stopped. What README says the user must bring is brought: `my-logs.jsonl` is
-made, a server over the embedded model (benchmarks/model_server.py) is started, and its port and name put in the place of
-README's; RUN is a sample. "when both are done" waits. Prints a table; exits with status 1 unless all exit 0 or are served.
+FOLDER gets a clone of the committed tree, HOME, DRAFTBENCH_HOME and DRAFTBENCH_CACHE of its own, a log of each command,
+and done.jsonl: a second call continues after the commands that succeeded. A command that serves forever succeeds once
+the page that it prints answers; it is then stopped. What README asks the user to bring is provided: `my-logs.jsonl` is
+written, a server over the embedded model (benchmarks/model_server.py) is started, and its port and name replace those
+in README; RUN is a sample. "when both are done" waits. Prints a table; exits with status 1 unless every command exits
+with 0 or serves.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ def commands(text: str) -> list[Command]:
 
     Those about some RUN come last, when there is one.
     """
-    found = [*_blocks(text), *_inline(text)]
-    ordered = sorted(found, key=lambda command: ("RUN" in command.text, command.line))  # a run is there in the end
+    unordered = [*_blocks(text), *_inline(text)]
+    ordered = sorted(unordered, key=lambda command: ("RUN" in command.text, command.line))  # by then there is a run
     return list({command.text: command for command in reversed(ordered)}.values())[::-1]
 
 
@@ -92,7 +93,7 @@ def _blocks(text: str) -> Iterator[Command]:
 
 
 def _inline(text: str) -> Iterator[Command]:
-    """Commands in backticks that can be pasted as they stand; patterns such as `draftbench runs cancel RUN` are left out."""
+    """Commands in backticks that can be pasted; patterns such as `draftbench runs cancel RUN` are left out."""
     outside = re.sub(r"^```.*?^```", lambda m: "\n" * m[0].count("\n"), text, flags=re.M | re.S)
     for match in re.finditer(r"(?<!`)`([a-z][^`]+)`", outside):
         command = " ".join(match[1].split())
@@ -333,7 +334,7 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="also what ended well before")
     parser.add_argument("--list", action="store_true", help="print what would run")
     options = parser.parse_args()
-    chosen = [
+    selected = [
         command
         for command in commands((ROOT / "README.md").read_text(encoding="utf-8"))
         if re.search(options.only, command.text)
@@ -342,7 +343,7 @@ def main() -> int:
         and not (options.python and command.text.startswith("make "))
     ]
     if options.list:
-        print("\n".join(f"README.md:{c.line}: {c.text}" + (f"   # {c.comment}" if c.comment else "") for c in chosen))
+        print("\n".join(f"README.md:{c.line}: {c.text}" + (f"   # {c.comment}" if c.comment else "") for c in selected))
         return 0
     if shutil.which("git") is None:
         parser.error("git is needed to clone the tree")
@@ -351,7 +352,7 @@ def main() -> int:
     before = {} if options.again else place.finished()
     outcomes = []
     try:
-        for command in chosen:
+        for command in selected:
             outcome = before.get(command.text) or run(place, command, options.limit)
             outcomes.append(outcome)
             if command.text not in before:

@@ -1,11 +1,11 @@
-"""Does a cell of the shipped study come out the same when it is run again?
+"""Does a cell of the shipped study give the same result when it is run again?
 
     python benchmarks/rerun_cell.py --home /some/empty/folder --seed 5
 
-Picks one of the study's shipped runs at random, prints the command it was made with, runs its resolved recipe
-(`config.yaml`) in an empty home, captures and all, and compares: at each temperature the new rate of the trained
-draft must lie within the shipped run's 95% interval. Exits with status 1 if it does not. Needs `draftbench data
-fetch --all`; a few minutes on two cores.
+Picks one of the study's shipped runs at random, prints the command that made it, runs its resolved recipe
+(`config.yaml`) in an empty home, including its captures, and compares: at each temperature the new rate of the trained
+draft must lie within the shipped run's 95% interval. Exits with status 1 if it does not. Needs `draftbench data fetch
+--all`; takes a few minutes on two cores.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from engine.runs.samples import SAMPLES
 
 def exact(run: RunFolder) -> dict[float, tuple[float, float, float]]:
     """Temperature -> rate of the trained draft and its interval."""
-    found = run.summary()["metrics"]
-    wanted = [m for m in found if m["metric"] == "exact" and m["draft"] == "trained"]
+    metrics = run.summary()["metrics"]
+    wanted = [m for m in metrics if m["metric"] == "exact" and m["draft"] == "trained"]
     return {m["temperature"]: (m["value"], m["low"], m["high"]) for m in wanted}
 
 
@@ -50,9 +50,8 @@ def main() -> None:
     if not cells:
         sys.exit(f"no runs of the study {given.study} in {SAMPLES}")
     shipped = RunFolder(random.Random(given.seed).choice(cells).parent)
-    print(
-        f"one of {len(cells)} cells: {shipped.id}\nmade with: {shlex.join(read_json(shipped.path / 'provenance.json')['command'])}"
-    )
+    command = shlex.join(read_json(shipped.path / "provenance.json")["command"])
+    print(f"one of {len(cells)} cells: {shipped.id}\nmade with: {command}")
     before, now = exact(shipped), exact(again(shipped, Home(given.home.absolute())))
     inside = True
     for temperature, (value, low, high) in before.items():

@@ -1,10 +1,10 @@
-"""What the stored signal costs and how true it is: bytes a token, and divergence from the target's own distribution.
+"""The cost and the accuracy of the stored signal: bytes per token, and divergence from the target's own distribution.
 
     python benchmarks/signal_fidelity.py
 
-SmolLM2-135M-Instruct in float32 answers held-out biology prompts, once with each signal. Its own
-distribution at every token, from a fresh forward over prompt and answer, is compared with what is
-read back from disk. About 3 minutes on two idle cores. All divergences are in nats, mean over tokens:
+SmolLM2-135M-Instruct in float32 answers held-out biology prompts, once with each signal. Its own distribution at every
+token, from a fresh forward over prompt and answer, is compared with what is read back from disk. Takes about 3 minutes
+on two idle cores. All divergences are in nats, averaged over tokens:
 
 exact     KL(own || read): the last hidden state, kept in bfloat16, through the target's own head.
 compact   spread: KL(own || kept top-k, with the tail's mass spread evenly over all other ids), over
@@ -12,10 +12,10 @@ compact   spread: KL(own || kept top-k, with the tail's mass spread evenly over 
           lost: what forward KL to a draft loses by seeing the tail as one bucket,
           KL(own || draft) - KL(read || draft) with both summed up to k + 1 cells. By the chain rule
           it is tail mass x KL inside the tail (plus rounding): the part of the loss, and with it of
-          the gradient, that a compact signal cannot give. The draft is that of --run, else four
+          the gradient, that a compact signal cannot give. The draft is that of --run, otherwise four
           untrained layers of the target, which is as far off as a draft gets.
 
-Goals: exact at most 1.3 kB a token and KL at most 1e-4; compact at most 0.4 kB.
+Goals: exact at most 1.3 kB per token and KL at most 1e-4; compact at most 0.4 kB.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.capture.plan import plan_capture
 from engine.capture.signal import CompactSignal, ExactSignal, LogitsSignal
 from engine.capture.store import AnsweredPrompt, Capture, make_capture
+from engine.config.reading import parse_section
 from engine.config.schema import DEFAULT_TARGET, CaptureSpec, DraftSpec, ModelSpec, PromptSource
 from engine.data.readers import read_prompts
 from engine.distill.losses import Context, forward_kl
@@ -50,10 +51,12 @@ GOAL_NATS = 1e-4
 CHUNK = 128  # positions compared at once: some tensors of [128, vocabulary] in float32
 
 
-def captured(target: LoadedModel, kind: str, chosen: argparse.Namespace, folder: Path) -> Capture:
+def captured(target: LoadedModel, kind: str, options: argparse.Namespace, folder: Path) -> Capture:
     """The target's answers with one kind of signal; the same answers for both, since the seed is the same."""
-    prompts = read_prompts([PromptSource(path=chosen.file, limit=chosen.prompts)]).prompts
-    settings = CaptureSpec(max_new_tokens=chosen.tokens, signal=kind, signal_top_k=chosen.top_k)  # type: ignore[arg-type]
+    prompts = read_prompts([PromptSource(path=options.file, limit=options.prompts)]).prompts
+    settings = parse_section(
+        CaptureSpec, {"max_new_tokens": options.tokens, "signal": kind, "signal_top_k": options.top_k}
+    )
     plan = plan_capture(folder, target, prompts, settings)
     return make_capture(plan, target, batch_size=16, progress=Progress())
 
@@ -98,39 +101,39 @@ def divergences(exact: Capture, compact: Capture, target: LoadedModel, draft: Dr
             own, proposed = LogitsSignal(target_logits[part]), draft_logits[part]
             tokens = torch.tensor(one.token_ids[part])
             context = Context(tokens, torch.zeros(len(tokens)))  # forward KL looks at neither
-            found = {
+            values_of = {
                 "exact": forward_kl(head.logits(hidden.hidden), own, context),
                 "spread": forward_kl(spread(kept, vocab), own, context),
                 "kept": 1 - kept.tail_mass,
                 "to_draft": forward_kl(proposed, own, context),
                 "to_draft_compact": forward_kl(proposed, kept, context),
             }
-            for name, values in found.items():
+            for name, values in values_of.items():
                 parts.setdefault(name, []).append(values.double().cpu())
     return {name: torch.cat(values) for name, values in parts.items()}
 
 
-def measure(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both captures and all figures."""
-    if chosen.run is None:
+    if options.run is None:
         target = load_model(ModelSpec(model=DEFAULT_TARGET), dtype="float32")
         draft = initialise_draft(target, DraftSpec(layers=4), seed=0)
     else:
-        run = RunFolder.open(home(), chosen.run)
+        run = RunFolder.open(home(), options.run)
         target = load_model(run.recipe().target, dtype="float32")
         draft = load_draft(run.path / "draft" / "best", target)
-    exact, compact = (captured(target, kind, chosen, folder) for kind in ("exact", "compact"))
-    found = divergences(exact, compact, target, draft)
-    mean = {name: float(values.mean()) for name, values in found.items()}
+    exact, compact = (captured(target, kind, options, folder) for kind in ("exact", "compact"))
+    values_by_name = divergences(exact, compact, target, draft)
+    mean = {name: float(values.mean()) for name, values in values_by_name.items()}
     return {
         "tokens": exact.tokens,
         "prompts": len(exact.answers),
-        "exact": {"bytes": bytes_a_token(exact), "kl": mean["exact"], "kl_most": float(found["exact"].max())},
+        "exact": {"bytes": bytes_a_token(exact), "kl": mean["exact"], "kl_most": float(values_by_name["exact"].max())},
         "compact": {
-            "top_k": chosen.top_k,
+            "top_k": options.top_k,
             "bytes": bytes_a_token(compact),
             "kept_mass": mean["kept"],
-            "kept_mass_5th_percentile": float(found["kept"].quantile(0.05)),
+            "kept_mass_5th_percentile": float(values_by_name["kept"].quantile(0.05)),
             "kl_spread": mean["spread"],
             "kl_to_draft": mean["to_draft"],
             "kl_to_draft_bucketed": mean["to_draft_compact"],
@@ -148,13 +151,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=96, help="length limit of an answer")
     parser.add_argument("--top-k", type=int, default=64, help="log-probabilities kept by the compact signal")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="signal-") as folder:
-        figures = measure(chosen, Path(folder))
+        figures = measure(options, Path(folder))
     exact, compact = figures["exact"], figures["compact"]
     small = all(figures[kind]["bytes"]["signal"] <= goal for kind, goal in GOAL_BYTES.items())
     passed = small and exact["kl"] <= GOAL_NATS
-    if chosen.json:
+    if options.json:
         print(json.dumps({"passed": passed, **figures}, indent=2))
         return 0 if passed else 1
     print(f"{figures['prompts']} answers, {figures['tokens']:,} tokens; nats, mean over tokens")

@@ -1,12 +1,12 @@
-"""Peak memory of training with full-vocabulary forward KL, above that of the loaded target.
+"""Peak memory of training with full-vocabulary forward KL, in addition to that of the loaded target.
 
     python benchmarks/training_memory.py
 
-Three optimiser steps of a four-layer draft of SmolLM2-135M-Instruct, each one micro-batch of
-more than 4,096 response positions with exact signal, in a process of its own. Counted from the
-loaded target on, so the draft's weights, gradients and AdamW moments are in the figure; the
-goal is less than 3 GB. A second process takes all positions as one chunk, which is what a loss
-without chunks does. About 3 minutes on two idle cores; Linux only (it resets and reads VmHWM).
+Three optimiser steps of a four-layer draft of SmolLM2-135M-Instruct, each with one micro-batch of more than 4,096
+response positions with exact signal, in a process of its own. Memory is counted from the loaded target on, so the
+figure includes the draft's weights, gradients and AdamW moments; the goal is less than 3 GB. A second process takes all
+positions as one chunk, as a loss without chunks does. Takes about 3 minutes on two idle cores; Linux only (it resets
+and reads VmHWM).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.capture.batches import Batch
 from engine.capture.signal import Signal, SignalFormat, signal_format
 from engine.config.schema import DEFAULT_TARGET, DraftSpec, ModelSpec, TrainSpec
-from engine.distill import chunked
 from engine.distill.trainer import Trainer
+from engine.models import head
 from engine.models.draft import initialise_draft
 from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel, load_model
@@ -77,9 +77,9 @@ def random_batch(target: LoadedModel, rows: int) -> OneBatch:
 
 def resident_bytes(which: str) -> int:
     """VmRSS (now) or VmHWM (the most since it was reset) of this process."""
-    found = re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
+    match = re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match is not None
+    return int(match[1]) * 1024
 
 
 def train(model: str, positions: int, precision: str, one_chunk: bool) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def train(model: str, positions: int, precision: str, one_chunk: bool) -> dict[s
     base = resident_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # 5: VmHWM begins anew
     if one_chunk:
-        chunked.CHUNK_VALUES = source.batch.tokens * target.vocab_rows
+        head.CHUNK_VALUES = source.batch.tokens * target.vocab_rows
     draft = initialise_draft(target, DraftSpec(layers=4), seed=0)
     settings = TrainSpec.model_validate({"precision": precision})
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +103,7 @@ def train(model: str, positions: int, precision: str, one_chunk: bool) -> dict[s
         "positions": source.batch.tokens,
         "padded_tokens": source.batch.ids.numel(),
         "vocab": target.vocab_rows,
-        "chunk": chunked.chunk_size(target.vocab_rows),
+        "chunk": head.chunk_size(target.vocab_rows),
         "target_bytes": base,
         "above_target_bytes": resident_bytes("VmHWM") - base,
         "seconds_per_step": trainer.outcome.seconds / STEPS,
@@ -127,27 +127,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-unchunked", action="store_true", help="leave out the process that takes one chunk")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     parser.add_argument("--child", choices=["many", "one"], help=argparse.SUPPRESS)
-    chosen = parser.parse_args(arguments)
-    if chosen.child:
-        print(json.dumps(train(chosen.target, chosen.positions, chosen.precision, chosen.child == "one")))
+    options = parser.parse_args(arguments)
+    if options.child:
+        print(json.dumps(train(options.target, options.positions, options.precision, options.child == "one")))
         return 0
-    given = ["--target", chosen.target, "--positions", str(chosen.positions), "--precision", chosen.precision]
-    found = in_own_process(given, one_chunk=False)
-    whole = None if chosen.no_unchunked else in_own_process(given, one_chunk=True)
-    passed = found["above_target_bytes"] < GOAL_BYTES
-    if chosen.json:
-        print(json.dumps({"passed": passed, "chunked": found, "unchunked": whole}, indent=2))
+    given = ["--target", options.target, "--positions", str(options.positions), "--precision", options.precision]
+    chunked = in_own_process(given, one_chunk=False)
+    whole = None if options.no_unchunked else in_own_process(given, one_chunk=True)
+    passed = chunked["above_target_bytes"] < GOAL_BYTES
+    if options.json:
+        print(json.dumps({"passed": passed, "chunked": chunked, "unchunked": whole}, indent=2))
         return 0 if passed else 1
-    tensor = found["positions"] * found["vocab"] * 4
+    tensor = chunked["positions"] * chunked["vocab"] * 4
     print(
-        f"{found['positions']:,} response positions ({found['padded_tokens']:,} padded tokens), forward in "
-        f"{found['dtype']}, process with the {found['target_dtype']} target loaded: {found['target_bytes'] / 1e9:.2f} GB"
+        f"{chunked['positions']:,} response positions ({chunked['padded_tokens']:,} padded tokens), forward in "
+        f"{chunked['dtype']}, process with the {chunked['target_dtype']} target loaded: "
+        f"{chunked['target_bytes'] / 1e9:.2f} GB"
     )
-    print(f"one [{found['positions']}, {found['vocab']}] float32 tensor: {tensor / 1e9:.2f} GB")
+    print(f"one [{chunked['positions']}, {chunked['vocab']}] float32 tensor: {tensor / 1e9:.2f} GB")
     if whole:
         print(f"all positions in one chunk: {whole['above_target_bytes'] / 1e9:.2f} GB above the target")
     print(
-        f"chunks of {found['chunk']} positions: {found['above_target_bytes'] / 1e9:.2f} GB above the target, goal "
+        f"chunks of {chunked['chunk']} positions: {chunked['above_target_bytes'] / 1e9:.2f} GB above the target, goal "
         f"under {GOAL_BYTES / 1e9:g} GB: {'met' if passed else 'MISSED'}"
     )
     return 0 if passed else 1

@@ -1,10 +1,10 @@
-"""What does an open page cost the server while a run is at work? Speed is measured on the same cores.
+"""How much server time does an open page cost during a run, whose speed is measured on the same cores?
 
     python benchmarks/watch_cost.py --seconds 30
 
-Lays the sample runs into a home, makes one of them look as if it were at work (this process writes its heartbeat and
-its events), opens its page in a real Chromium, and prints the server's processor time as a share of one core: in
-training, while speed is being timed, and on Home. Exits with status 1 if it takes more than 5% of a core while speed is timed.
+Adds the sample runs to a home, makes one of them look as if it were running (this process writes its heartbeat and its
+events), opens its page in a real Chromium, and prints the server's processor time as a share of one core: in training,
+while speed is being timed, and on Home. Exits with status 1 if it takes more than 5% of a core while speed is timed.
 """
 
 from __future__ import annotations

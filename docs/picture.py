@@ -15,36 +15,28 @@ from rich.console import Console
 from rich.text import Text
 
 from engine.cli.text.console import coloured, legend
+from engine.decode.one_prompt import decode_prompt, question
+from engine.decode.sampling import Sampling
+from engine.decode.settings import DecodeSettings, FixedLength
 from engine.paths import home
-from engine.traces.one_prompt import decode_prompt
+from engine.runs.pair import load_pair
 
 PROMPT = "Why do leaves turn red in autumn?"
 
 
 def main(draft: str) -> None:
     """Decode PROMPT with a draft of the embedded target and save what the terminal shows as SVG."""
-    made = decode_prompt(
-        home(),
-        PROMPT,
-        run_id=None,
-        target=None,
-        draft=draft,
-        gamma=3,
-        temperature=0.0,
-        top_p=1.0,
-        top_k=0,
-        max_new_tokens=72,
-        seed=0,
-        dtype="auto",
-    )
+    pair = load_pair(home(), run_id=None, draft=draft)
+    settings = DecodeSettings(Sampling(0.0), FixedLength(3), 72, pair.target.stop_ids)
+    decoding = decode_prompt(pair.target, pair.draft, question(PROMPT), settings)
     canvas = Console(record=True, width=104, file=io.StringIO(), highlight=False)
     canvas.print(f'$ draftbench decode --draft {draft} --prompt "{PROMPT}"\n', style="bold")
     answer = Text()
-    for piece in coloured(made.rounds(), made.tokenizer, refused=True):
+    for piece in coloured(decoding.rounds(), pair.target.tokenizer, refused=True):
         answer.append_text(piece)
     canvas.print(answer, "\n")
     canvas.print(legend())
-    canvas.print(f"\n{made.told()}")
+    canvas.print(f"\n{decoding.figures()}")
     out = Path(__file__).with_name("decode.svg")
     canvas.save_svg(str(out), title="draftbench decode")
     print(out)

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.browser import harness
-from workbench.shared.view_state import PAGES
+from workbench.shared.pages import PAGES
 
 LOOKS = {
     "light": {},

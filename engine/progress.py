@@ -19,7 +19,7 @@ class Progress:
     """A bar on standard error, and a hook that the run's status file listens to.
 
     Work calls `start`, then `advance` at each safe point; `stop_if_asked` raises Cancelled once
-    somebody wants the work to end. `quiet` draws nothing.
+    somebody wants the work to end. `quiet` draws nothing; `log` is given every note, also then.
     """
 
     def __init__(
@@ -27,9 +27,10 @@ class Progress:
         *,
         quiet: bool = False,
         listen: Callable[[dict[str, Any]], None] | None = None,
+        log: Callable[[str], None] | None = None,
         stop_wanted: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._quiet, self._listen, self._stop_wanted = quiet, listen, stop_wanted
+        self._quiet, self._listen, self._log, self._stop_wanted = quiet, listen, log, stop_wanted
         self._bar: Any = None
         self._phase, self._done, self._total, self._unit, self._began = "", 0, 0, "", 0.0
 
@@ -60,7 +61,9 @@ class Progress:
         self._tell(numbers)
 
     def note(self, text: str) -> None:
-        """One line for the person watching, without breaking the bar."""
+        """One line for the person watching, without breaking the bar, and for the log."""
+        if self._log is not None:
+            self._log(text)
         if not self._quiet:
             tqdm.write(visible(text), file=sys.stderr)
 

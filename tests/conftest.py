@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -61,10 +65,27 @@ def tiny_llama(*, layers: int = 4, vocab: int = 258, seed: int = 0, **changes: A
         return LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).eval().requires_grad_(False)
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder for all tests of a session, made by whichever worker asks for it first. Tests only read it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            try:
+                folder.mkdir()
+                make(folder)
+            except BaseException:
+                shutil.rmtree(folder)
+                raise
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_target_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny target with its tokenizer, saved as a Hugging Face folder."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-target"
-    tiny_llama().save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
+
+    def make(folder: Path) -> None:
+        tiny_llama().save_pretrained(folder)
+        byte_tokenizer().save_pretrained(folder)
+
+    return made_once(tmp_path_factory, "tiny-target", make)

@@ -69,7 +69,7 @@ def write_gguf(
     for name, value in (settings or {}).items():
         (writer.add_string if isinstance(value, str) else writer.add_float32)(name, value)
     words = [word for word, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
-    words += [f"<unused{i}>" for i in range(config.vocab_size - len(words) - 1)] + ["Ġa"]  # the result of the one merge
+    words += [f"<unused{i}>" for i in range(config.vocab_size - len(words) - 1)] + ["Ġa"]  # the result of the merge
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(words)

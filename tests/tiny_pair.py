@@ -12,9 +12,10 @@ from engine.capture.plan import plan_capture
 from engine.capture.store import Capture, make_capture
 from engine.chat.prompt import Prompt
 from engine.config.schema import CaptureSpec, MeasureSpec, ModelSpec
-from engine.measure.suite import Measured, measure_drafts
+from engine.measure.suite import Measured, Pair, measure_drafts
 from engine.models.draft import Draft, DraftInfo
 from engine.models.load import LoadedModel
+from engine.progress import SILENT, Progress
 from tests.conftest import byte_tokenizer, tiny_llama
 
 QUESTIONS = ("hi", "What is 2 + 2?", "你好", "Name a river in Kenya.", "🙂?", "Why do leaves turn red in autumn?")
@@ -23,6 +24,13 @@ QUESTIONS = ("hi", "What is 2 + 2?", "你好", "Name a river in Kenya.", "🙂?"
 def loaded(model: Any, name: str = "tiny") -> LoadedModel:
     """A model that never was on disk, as if it had been loaded."""
     return LoadedModel(model, byte_tokenizer(), ModelSpec(model=name), fingerprint=name)
+
+
+def stopping_target() -> LoadedModel:
+    """A tiny target whose answers end at different lengths."""
+    target = loaded(tiny_llama())
+    target.model.generation_config.eos_token_id = list(range(40, 70))
+    return target
 
 
 def as_draft(model: Any) -> Draft:
@@ -72,6 +80,21 @@ def measured(
     target: LoadedModel, trained: Any, captures: dict[float, Capture], spec: MeasureSpec | None = None
 ) -> Measured:
     """A random draft 'initial' and the model `trained` on all questions of the captures."""
-    drafts = {"initial": as_draft(tiny_llama(layers=2, seed=5)), "trained": as_draft(trained)}
-    prompt_ids = [answer.prompt_id for answer in next(iter(captures.values())).answers]
-    return measure_drafts(target, target, drafts, drafts, captures, prompt_ids, spec or settings(), heldout_hash="h")
+    ids = {answer.prompt_id for answer in next(iter(captures.values())).answers}
+    prompts = [prompt for prompt in questions() if prompt.id in ids]
+    return measured_on(target, trained, captures, prompts, spec or settings())
+
+
+def measured_on(
+    target: LoadedModel,
+    trained: Any,
+    captures: dict[float, Capture],
+    prompts: Sequence[Prompt],
+    spec: MeasureSpec,
+    progress: Progress = SILENT,
+) -> Measured:
+    """The same on some prompts."""
+    pair = Pair(target, as_draft(trained))
+    return measure_drafts(
+        pair, as_draft(tiny_llama(layers=2, seed=5)), pair, captures, prompts, spec, progress=progress
+    )

@@ -1,6 +1,18 @@
-"""The browser workbench. It comes on top of `engine`, which never imports it.
+"""The browser application: a folder per page, its parts in `shared/`, the server around it in `server/`.
 
-The modules here are shared by all pages; a folder holds what only the page of its name is made of.
+app        the server: Streamlit, the live view and the guards in one process
+router     the script that opens the page of a URL
+home/      best drafts, running jobs, first steps
+launch/    start a run, a sweep or a study
+runs/      the table of runs
+run/       one run
+compare/   drafts side by side
+live/      decoding live
+replay/    a trace step by step
+findings/  the paper's claims
+learn/     words, losses, traps
+shared/    what several pages use
+server/    requests, routes, startup
 """
 
 import logging

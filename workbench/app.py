@@ -21,17 +21,17 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 
 from workbench.live import gradio_app
-from workbench.server import needed, startup
+from workbench.server import allowed_routes, startup
+from workbench.server.base_url import BaseUrl
 from workbench.server.guard import Guard, named_or_exit
 from workbench.shared import ui
-from workbench.shared.address import KnownAddress
 
 live_app = gradio_app.mounted()
 
 
 @contextlib.asynccontextmanager
 async def lifespan(_: Any) -> AsyncIterator[dict[str, Any]]:
-    """Say where the server listens, lay out the sample runs, wake the queue; the mounted app lives inside."""
+    """Prepare the home (samples, index, queue), and run the mounted app within this one's lifespan."""
     startup.prepare(st.get_option("server.address"))
     async with live_app.router.lifespan_context(live_app):
         yield {}
@@ -42,8 +42,8 @@ app = st.App(
     routes=[Mount(gradio_app.PATH, app=live_app)],
     middleware=[
         Middleware(Guard, named=named_or_exit()),  # the first is the outermost
-        Middleware(needed.OnlyNeeded, needed=needed.of_pages(gradio_app.PATH)),
-        Middleware(KnownAddress, mounted=gradio_app.PATH),
+        Middleware(allowed_routes.AllowedRoutes, allows=allowed_routes.for_pages(gradio_app.PATH)),
+        Middleware(BaseUrl, mounted=gradio_app.PATH),
     ],
     lifespan=lifespan,
     on_script_error=ui.show_error,

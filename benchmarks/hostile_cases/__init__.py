@@ -1,1 +1,1 @@
-"""Damaged and hostile inputs, a module a kind; each has `cases()`. `benchmarks/hostile.py` tries them."""
+"""Damaged and hostile inputs: a module per kind, each with `cases()`. `benchmarks/hostile.py` tries them."""

@@ -36,7 +36,7 @@ class Outcome:
 
     name: str
     state: str
-    said: str
+    message: str
     seconds: float
     bytes: int
 
@@ -58,13 +58,13 @@ def try_case(case: Case) -> Outcome:
             os._exit(_in_child(case, Path(folder), writer))
         os.close(writer)
         with os.fdopen(reader, "rb") as pipe:
-            told = pipe.read().decode(errors="replace")
+            report = pipe.read().decode(errors="replace")
         _, status, usage = os.wait4(child, 0)
         seconds = time.monotonic() - began
-    state, _, said = told.partition("\n")
+    state, _, message = report.partition("\n")
     if os.WIFSIGNALED(status) or not state:
-        state, said = "killed", f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "no answer"
-    return Outcome(case.name, state, said, seconds, max(0, usage.ru_maxrss - before) * 1024)
+        state, message = "killed", f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "no answer"
+    return Outcome(case.name, state, message, seconds, max(0, usage.ru_maxrss - before) * 1024)
 
 
 def _in_child(case: Case, folder: Path, writer: int) -> int:
@@ -73,12 +73,12 @@ def _in_child(case: Case, folder: Path, writer: int) -> int:
     os.environ["DRAFTBENCH_HOME"], os.environ["DRAFTBENCH_CACHE"] = str(folder / "home"), str(folder / "cache")
     try:
         case.attempt(folder)
-        told = "read\n"
+        report = "read\n"
     except DraftbenchError as error:
-        told = f"refused\n{error.what}"
+        report = f"refused\n{error.what}"
     except AssertionError as error:
-        told = f"wrong\n{error}"
+        report = f"wrong\n{error}"
     except BaseException:
-        told = f"traceback\n{traceback.format_exc(limit=-4)}"
-    os.write(writer, told.encode(errors="replace")[:60_000])
+        report = f"traceback\n{traceback.format_exc(limit=-4)}"
+    os.write(writer, report.encode(errors="replace")[:60_000])
     return 0

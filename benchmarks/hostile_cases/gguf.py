@@ -1,4 +1,4 @@
-"""GGUF files of strangers: one valid file, and every way its header can lie."""
+"""Hostile GGUF files: one valid file, and every way in which its header can be wrong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Change = Callable[[bytes], bytes]
 
 
 def cases() -> list[Case]:
-    """About 250 files: cut, with counts, lengths, types and dimensions that are wrong, doubled, missing and odd tensors."""
+    """About 250 files: cut off, with wrong counts, lengths, types or dimensions, or with wrong sets of tensors."""
     changes = [*_cuts(), *_numbers(), *_bytes(), *_settings(), *_arrays(), *_tensors()]
     return [Case(name, _attempt(change)) for name, change in changes] + [
         Case("the valid file itself", _attempt(lambda raw: raw, good=True)),
@@ -43,7 +43,7 @@ def _use(path: Path, good: bool = False) -> None:
 
     ids = torch.tensor([[0, 5, 7, 90, 33]])
     try:
-        found = load_model(ModelSpec(model=str(path), dtype="float32", device="cpu")).model(input_ids=ids).logits
+        logits = load_model(ModelSpec(model=str(path), dtype="float32", device="cpu")).model(input_ids=ids).logits
     except DraftbenchError:
         cache_folder = path.parent / "cache" / "models"
         kept = [p for p in cache_folder.iterdir() if p.is_dir()] if cache_folder.exists() else []
@@ -51,7 +51,7 @@ def _use(path: Path, good: bool = False) -> None:
         assert not good, "the valid file was refused"
         assert not any(p.name.startswith(".") for p in kept), "a conversion was left half made"
         raise
-    off = float((found - tiny_llama(vocab=259)(input_ids=ids).logits).abs().max())
+    off = float((logits - tiny_llama(vocab=259)(input_ids=ids).logits).abs().max())
     assert off < 1e-5 or not good, f"logits are {off:.3g} from the model's"
 
 

@@ -1,4 +1,4 @@
-"""Model folders and adapters of strangers: damaged, foreign, endless, or something else than they seem."""
+"""Hostile model folders and adapters: damaged, foreign, endless, or not what they seem."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from hostile_cases.case import Case
 
 Damage = Callable[[Path], None]
 NESTED = "{% for i in range(99999) %}" * 4 + "x" + "{% endfor %}" * 4
+
+DOUBLING = "{{% set n = namespace(x='aaaa') %}}{{% for m in {} %}}{{% set n.x = n.x ~ n.x %}}{{% endfor %}}"
 
 
 def cases() -> list[Case]:
@@ -44,7 +46,7 @@ def _save(folder: Path) -> None:
 
 
 def _attempt(damage: Damage, must: str = "either", *, same: bool = True) -> Callable[[Path], None]:
-    """`same`: what loads must be the model that was saved; other settings may make another model of the same weights."""
+    """`same`: what loads must be the saved model; other settings may make another model of the same weights."""
 
     def attempt(work: Path) -> None:
         import torch
@@ -64,13 +66,13 @@ def _attempt(damage: Damage, must: str = "either", *, same: bool = True) -> Call
             lambda: model_fingerprint(_spec(folder)),
         ):
             try:
-                found = use()
+                loaded = use()
             except DraftbenchError as error:
                 refusals.append(error)
             else:
-                if hasattr(found, "model"):
+                if hasattr(loaded, "model"):
                     ids = torch.tensor([[0, 5, 7, 90, 33]])
-                    off = float((found.model(input_ids=ids).logits - tiny_llama()(input_ids=ids).logits).abs().max())
+                    off = float((loaded.model(input_ids=ids).logits - tiny_llama()(input_ids=ids).logits).abs().max())
                     assert must != "refuse", f"loaded, {off:.3g} from the model that was saved"
                     assert off < 1e-4 or not same, f"loaded without a word, {off:.3g} from the model that was saved"
         assert not (must == "load" and refusals), f"refused: {refusals}"
@@ -162,29 +164,38 @@ def _weights() -> Iterator[tuple[str, Damage]]:
             path = folder / "model.safetensors"
             raw = path.read_bytes()
             size = struct.unpack("<Q", raw[:8])[0]
-            told = json.loads(raw[8 : 8 + size])
-            changed = change(told)
-            text = changed if isinstance(changed, bytes) else json.dumps(told).encode()
+            table = json.loads(raw[8 : 8 + size])
+            changed = change(table)
+            text = changed if isinstance(changed, bytes) else json.dumps(table).encode()
             path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + size :])
 
         return damage
 
-    def first(told: dict[str, Any]) -> dict[str, Any]:
-        return told["model.embed_tokens.weight"]  # type: ignore[no-any-return]
+    def first(table: dict[str, Any]) -> dict[str, Any]:
+        return table["model.embed_tokens.weight"]  # type: ignore[no-any-return]
 
     yield (
         "weights: the header claims 2^62 bytes",
         lambda f: _patch(f / "model.safetensors", 0, struct.pack("<Q", 2**62)),
     )
-    yield "weights: a shape of 2^40", header(lambda told: first(told).update(shape=[2**40, 32]))
-    yield "weights: offsets beyond the file", header(lambda told: first(told).update(data_offsets=[0, 2**40]))
-    yield "weights: offsets that overlap", header(lambda told: first(told).update(data_offsets=[4, 33028]))
-    yield "weights: an unknown dtype", header(lambda told: first(told).update(dtype="F4096"))
-    yield "weights: whole numbers", header(lambda told: first(told).update(dtype="I32"))
-    yield "weights: another shape of the same size", header(lambda told: first(told).update(shape=[32, 258]))
-    yield "weights: the header is a list", header(lambda told: b"[]")
-    yield "weights: the header is nested", header(lambda told: b"[" * 100_000)
-    yield "weights: no tensors", header(lambda told: b"{}")
+    yield "weights: a shape of 2^40", header(lambda table: first(table).update(shape=[2**40, 32]))
+    yield (
+        "weights: offsets beyond the file",
+        header(lambda table: first(table).update(data_offsets=[0, 2**40])),
+    )
+    yield (
+        "weights: offsets that overlap",
+        header(lambda table: first(table).update(data_offsets=[4, 33028])),
+    )
+    yield "weights: an unknown dtype", header(lambda table: first(table).update(dtype="F4096"))
+    yield "weights: whole numbers", header(lambda table: first(table).update(dtype="I32"))
+    yield (
+        "weights: another shape of the same size",
+        header(lambda table: first(table).update(shape=[32, 258])),
+    )
+    yield "weights: the header is a list", header(lambda table: b"[]")
+    yield "weights: the header is nested", header(lambda table: b"[" * 100_000)
+    yield "weights: no tensors", header(lambda table: b"{}")
     yield "weights: one byte", _write("model.safetensors", b"x")
     index = "model.safetensors.index.json"
 
@@ -292,22 +303,25 @@ def _tokenizers() -> Iterator[tuple[str, Damage]]:
     def tokenizer(change: Callable[[dict[str, Any]], Any]) -> Damage:
         def damage(folder: Path) -> None:
             path = folder / "tokenizer.json"
-            told = json.loads(path.read_text())
-            change(told)
-            path.write_text(json.dumps(told))
+            settings = json.loads(path.read_text())
+            change(settings)
+            path.write_text(json.dumps(settings))
 
         return damage
 
-    yield "tokenizer of a newer version", tokenizer(lambda told: told["model"].update(type="NextGenerationBPE"))
-    yield "tokenizer without vocabulary", tokenizer(lambda told: told["model"].update(vocab={}))
-    yield "tokenizer with ids that are texts", tokenizer(lambda told: told["model"].update(vocab={"a": "b"}))
-    yield "tokenizer with negative ids", tokenizer(lambda told: told["model"].update(vocab={"a": -1}))
-    yield "tokenizer with an id of 2^31", tokenizer(lambda told: told["model"]["vocab"].update(zz=2**31))
-    yield "tokenizer with merges of nothing", tokenizer(lambda told: told["model"].update(merges=["no such pair"]))
+    yield "tokenizer of a newer version", tokenizer(lambda settings: settings["model"].update(type="NextGenerationBPE"))
+    yield "tokenizer without vocabulary", tokenizer(lambda settings: settings["model"].update(vocab={}))
+    yield "tokenizer with ids that are texts", tokenizer(lambda settings: settings["model"].update(vocab={"a": "b"}))
+    yield "tokenizer with negative ids", tokenizer(lambda settings: settings["model"].update(vocab={"a": -1}))
+    yield "tokenizer with an id of 2^31", tokenizer(lambda settings: settings["model"]["vocab"].update(zz=2**31))
+    yield (
+        "tokenizer with merges of nothing",
+        tokenizer(lambda settings: settings["model"].update(merges=["no such pair"])),
+    )
     yield (
         "tokenizer whose pattern is no pattern",
         tokenizer(
-            lambda told: told.update(
+            lambda settings: settings.update(
                 pre_tokenizer={"type": "Split", "pattern": {"Regex": "((("}, "behavior": "Isolated", "invert": False}
             )
         ),
@@ -345,8 +359,8 @@ def _templates() -> Iterator[tuple[str, Damage]]:
         "multiplies a text": "{{ 'a' * 10000000000 }}",
         "multiplies a text that it computes": "{% set n = 99999 %}{{ 'a' * (n * n) }}",
         "pads a text": "{{ 'a'.ljust(9999999999) }}",
-        "doubles at each step": "{% set n = namespace(x='aaaa') %}{% for m in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-        "doubles at each turn": "{% set n = namespace(x='aaaa') %}{% for m in messages %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "doubles at each step": DOUBLING.format("range(60)"),
+        "doubles at each turn": DOUBLING.format("messages"),
         "counts to a power": "{{ 9 ** 9 ** 9 ** 9 }}",
         "is no template": "{% for %}",
         "raises": "{{ raise_exception('never') }}",
@@ -485,12 +499,12 @@ def _adapter(change: Callable[[Path], Any], must: str) -> Callable[[Path], None]
         wanted = adapted(input_ids=ids).logits
         change(work / "lora")
         try:
-            found = load_model(_spec(work / "model", adapter=str(work / "lora"))).model(input_ids=ids).logits
+            logits = load_model(_spec(work / "model", adapter=str(work / "lora"))).model(input_ids=ids).logits
         except DraftbenchError as error:
             if must == "load":
                 raise AssertionError(f"refused: {error}") from error
             raise
         assert must != "refuse", "loaded without a word"
-        assert float((found - wanted).abs().max()) < 1e-3, "not the adapter's logits"
+        assert float((logits - wanted).abs().max()) < 1e-3, "not the adapter's logits"
 
     return attempt

@@ -122,8 +122,8 @@ def _refused(attempt: Callable[[Path], object]) -> Callable[[Path], None]:
     def tried(folder: Path) -> None:
         (folder / "p.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
         os.chdir(folder)
-        found = attempt(folder)
-        raise AssertionError(f"read as {str(found)[:200]}")
+        value = attempt(folder)
+        raise AssertionError(f"read as {str(value)[:200]}")
 
     return tried
 
@@ -277,13 +277,13 @@ def _prompts(name: str, content: bytes, good: int | None, columns: dict[str, str
         path.write_bytes(content)
         source = parse_section(LogSource, {"path": str(path), **columns})
         try:
-            found = len(read_prompts([source], skip_bad=True).prompts)
+            count = len(read_prompts([source], skip_bad=True).prompts)
         except DraftbenchError:
             if good is None:
                 raise
             raise AssertionError("refused whole, although it holds good prompts") from None
-        if found != good:
-            raise AssertionError(f"{found} prompts were read")
+        if count != good:
+            raise AssertionError(f"{count} prompts were read")
 
     return tried
 

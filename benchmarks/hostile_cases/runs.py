@@ -1,7 +1,7 @@
-"""A home of fifty runs, one of them damaged: is any of the other forty-nine hidden, and is the bad one named?
+"""A home of fifty runs, one of them damaged: are the other forty-nine still shown, and is the damaged one named?
 
-Each case damages one run in one way, then asks all that reads run folders: the list, the index (also made again), the
-doctor, findings, the queue, labels, the time of earlier runs, `show`, `archive` and `remove`.
+Each case damages one run in one way, then calls everything that reads run folders: the list, the index (also rebuilt),
+the doctor, findings, the queue, labels, the time of earlier runs, `show`, `archive` and `remove`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _attempt(damage: Damage, folder: Path) -> None:
             frame = overview(con)
         check("index", {str(run): str(state) for run, state in zip(frame.run_id, frame.state, strict=True)})
         assert ingest_all(home).written == [], "index: written again although nothing has changed"
-    index = next(found for found in _runs(home) if found.name == "index")
+    index = next(check for check in _runs(home) if check.name == "index")
     assert index.ok, f"doctor: {index.found}"
     assert len(evaluate_home(home).runs) >= 3, "findings: the others take no part"
     waiting = [run.id for run in queue.waiting(home)]
@@ -123,9 +123,9 @@ def _print(home: Any, rows: list[dict[str, Any]]) -> None:
         for row in rows:
             if row["run"] not in {f"run-{number:02}" for number in range(RUNS)} - {BAD}:
                 try:
-                    told = describe(RunFolder.open(home, row["run"]))
-                    console.print_json(told)
-                    runs.run(told)
+                    description = describe(RunFolder.open(home, row["run"]))
+                    console.print_json(description)
+                    runs.run(description)
                 except DraftbenchError:
                     continue
         out.flush()
@@ -394,8 +394,12 @@ def _change(path: Path, values: dict[str, Any]) -> None:
 
 def _of_events() -> Kinds:
     lines = {
-        "values of other kinds": '{"kind": ["train"], "step": {}}\n{"kind": "train", "step": "x", "loss": []}\n7\n[]\nnull\n',
-        "steps beyond 64 bits": '{"kind": "train", "step": 1e999, "loss": 1}\n{"kind": "train", "step": 99999999999999999999}\n',
+        "values of other kinds": (
+            '{"kind": ["train"], "step": {}}\n{"kind": "train", "step": "x", "loss": []}\n7\n[]\nnull\n'
+        ),
+        "steps beyond 64 bits": (
+            '{"kind": "train", "step": 1e999, "loss": 1}\n{"kind": "train", "step": 99999999999999999999}\n'
+        ),
         "a line of 10 MB": '{"kind": "train", "step": 1, "loss": 1, "x": "' + "x" * 10_000_000 + '"}\n',
         "resumed at NaN": '{"kind": "train", "step": 2, "loss": 1}\n{"kind": "resumed", "step": NaN}\n',
         "resumed 20,000 times": '{"kind": "resumed", "step": 1}\n{"kind": "train", "step": 1, "loss": 1}\n' * 20_000,

@@ -1,7 +1,7 @@
-"""Servers that answer wrongly, too much, too slowly or somewhere else: each is asked for two answers and for its models.
+"""Servers that answer wrongly, too much, too slowly or elsewhere; each is asked for two answers and for its models.
 
-A server here is a function that gets the request's body and writes whatever it likes to the connection. A case goes
-well if both questions end in words or in the right text; text that the server did not write is a failure.
+A server here is a function that gets the request's body and writes whatever it likes to the connection. A case passes
+if both questions end in an explained error or in the right text; text that the server did not write is a failure.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _fetch(address: str, folder: Path) -> None:
     """Two prompts of the server; what is learnt must be the right text and nothing else."""
     from engine.config.schema import CaptureSpec
     from engine.served.capture import make_served, plan_served
-    from engine.served.request_rate import Pace
+    from engine.served.request_rate import RateLimiter
 
     async def no_sleep(seconds: float) -> None:
         await asyncio.sleep(0)
@@ -85,7 +85,7 @@ def _fetch(address: str, folder: Path) -> None:
     spec, (target, prompts) = _spec(address), _prepared()
     plan = plan_served(folder, target, prompts, CaptureSpec(max_new_tokens=40, signal="none", server=spec))
     try:
-        capture = make_served(plan, spec, target, pace=Pace(sleep=no_sleep))
+        capture = make_served(plan, spec, target, limiter=RateLimiter(sleep=no_sleep))
     except DraftbenchError as error:
         if KEY in str(error):
             raise AssertionError("the key is shown") from None
@@ -157,8 +157,8 @@ def _http(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
-def _says(said: Any, *headers: str, status: str = "200 OK") -> Server:
-    raw = said if isinstance(said, bytes) else json.dumps(said).encode()
+def _says(body: Any, *headers: str, status: str = "200 OK") -> Server:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     return lambda request, send: send(_http(raw, *headers, status=status))
 
 

@@ -1,1 +1,10 @@
-"""Captures: the target's answers to a prompt set with its distribution at every token, kept on disk."""
+"""Captures: the target's answers to a set of prompts with its distribution at every token, kept on disk and shared.
+
+plan      what a capture will hold and where, known before the target runs
+generate  the target answers many prompts in continuous batches
+signal    the target's distribution at a position: exact or compact, in bytes and in use
+store     a capture on disk: resumable at any moment
+adopt     copies answers that other captures already hold
+grouping  batches of similar length
+batches   answers with their signal as padded batches for training
+"""

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from engine.capture.grouping import group_by_length
+from engine.capture.grouping import FORWARD_TOKENS, group_by_length
 from engine.capture.signal import SignalFormat
 from engine.decode.runner import AnyRunner, runner_for
 from engine.decode.sampling import Sampling, Uniforms, next_ids
 
-_PREFILL_TOKENS = 4096  # padded prompt tokens of one forward: more at once was slower on a CPU, and needs more memory
 _REFILL_SHARE = 4  # new prompts enter once a quarter of the slots is free: each entry pays a prefill of its own
 
 
@@ -73,7 +72,7 @@ def answer_prompts(
         free = batch_size - len(slots)
         if waiting and (free >= max(1, batch_size // _REFILL_SHARE) or not slots):
             taken = [waiting.popleft() for _ in range(min(free, len(waiting)))]
-            for group in group_by_length([len(prompts[i]) for i in taken], _PREFILL_TOKENS):
+            for group in group_by_length([len(prompts[i]) for i in taken], FORWARD_TOKENS):
                 fresh = [_Slot(taken[i], Uniforms(seed, [names[taken[i]]])) for i in group]
                 entering = fresh_runner()
                 _step(entering, fresh, [list(prompts[slot.index]) for slot in fresh], sampling, signal, vocab)

@@ -1,8 +1,10 @@
-"""Sequences of like length together, so that little of a batch is padding."""
+"""Sequences of similar length in one batch, so that little of it is padding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+FORWARD_TOKENS = 4096  # padded tokens of one forward pass: more was slower on a CPU, and needs more memory
 
 
 def group_by_length(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:

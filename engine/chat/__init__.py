@@ -1,0 +1,9 @@
+"""Conversations: one form for all spellings, the target's chat template, and what ends an answer.
+
+messages         the normal form of a chat, made when a record is read
+prompt           a prompt, and the identity of a list of prompts
+rendering        a prompt as token ids, through the chat template
+template_date    pins the date that a template writes
+template_safety  refuses templates that do not end or take too much memory
+turns            which ids end an answer
+"""

@@ -1,20 +1,20 @@
-"""The one normal form of a chat, made when a record is read, whoever reads it.
+"""Convert chats to one normal form as soon as a record is read, whatever reads it.
 
 In normal form a conversation is a tuple of messages, and a message is an object with
 
 - `role`: system, user, assistant or tool. Other dialects are translated (`ROLES`): ShareGPT's human and gpt,
   `developer`, `function`, `observation`. ShareGPT's `from` and `value` become `role` and `content`.
-- `content`: text, always there. Parts of text are joined by line breaks. Beside `tool_calls` null and absent are "".
-- `tool_calls` of an assistant, only where there are some: {"type": "function", "function": {"name", "arguments"}},
-  where `arguments` is an object, as chat templates want it, and not the JSON text that the API has; an `id` is kept.
-  Calls without the shell `function`, OpenAI's former `function_call` and turns of the role `function_call` are
-  brought into this form.
-- all other keys as they were; null ones are left out.
+- `content`: text, always present. Parts of text are joined by line breaks. Beside `tool_calls`, null or missing
+  content is "".
+- `tool_calls` of an assistant, only if there are any: {"type": "function", "function": {"name", "arguments"}}, where
+  `arguments` is an object, as chat templates expect, and not JSON text as in the API; an `id` is kept. Calls without
+  the outer `function`, OpenAI's legacy `function_call` and turns of the role `function_call` are converted.
+- all other keys unchanged; null ones are left out.
 
-This is what serving engines make of a request before the template sees it (vLLM's `_postprocess_messages`, SGLang's
-`process_messages`): they decode `arguments` once and refuse text that is no JSON, join parts of text with line breaks
-and take null content for "". A message that is in normal form is returned with the same keys and values, so that a
-prompt keeps its identity. `for_api` is the way back to the API's form.
+Serving engines do the same to a request before the template sees it (vLLM's `_postprocess_messages`, SGLang's
+`process_messages`): they decode `arguments` once and refuse text that is not JSON, join parts of text with line breaks
+and read null content as "". A message in normal form is returned with the same keys and values, so that a prompt keeps
+its identity. `for_api` converts back to the API's form.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _CALLING_ROLES = ("function_call", "tool_call")  # their content is the call, as
 _CONTENT_KEYS = ("content", "value", "text", "message", "parts")
 _ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")
 _TEXT_PARTS = (None, "text", "input_text", "output_text", "refusal")
-# What a template for text leaves out without a word: Ollama's `images`, OpenAI's `audio`, a chat's attachments.
+# Media that a template for text silently leaves out: Ollama's `images`, OpenAI's `audio`, a chat's attachments.
 _NOT_TEXT = frozenset(
     {
         "image",
@@ -77,17 +77,17 @@ _NOT_TEXT = frozenset(
         "thought",
     }
 )
-# Beside a call's name, and no arguments by another name.
-_OF_A_CALL = frozenset({"id", "type", "name", "function", "index", "call_id", "tool_call_id", "status", "description"})
+# Keys of a call that are not its arguments under another name.
+_CALL_KEYS = frozenset({"id", "type", "name", "function", "index", "call_id", "tool_call_id", "status", "description"})
 _TOOL_SHAPE = '{"type": "function", "function": {"name": ..., "parameters": {...}}}'
 
 
 class BadRecordError(Exception):
-    """A record that is no prompt; the message is the reason, fit to be shown."""
+    """A record that is not a prompt; the message is a reason that can be shown."""
 
 
 def normal(messages: Any, column: str = "messages", seen: Counter[str] | None = None) -> tuple[Message, ...]:
-    """`messages` in normal form. `seen` counts what had to be translated. Raises BadRecordError."""
+    """Convert `messages` to normal form. `seen` counts the translations. Raises BadRecordError."""
     value = decoded(messages, column)
     if not isinstance(value, list | tuple):
         raise BadRecordError(f"{column!r} must be a list of messages, not {kind(value)}")
@@ -98,7 +98,7 @@ def normal(messages: Any, column: str = "messages", seen: Counter[str] | None = 
 
 
 def normal_tools(tools: Any, column: str = "tools") -> tuple[Tool, ...]:
-    """Tool schemas in OpenAI's form, also from those without the shell `function`. Raises BadRecordError."""
+    """Convert tool schemas to OpenAI's form, also those without the outer `function`. Raises BadRecordError."""
     value = decoded(tools, column)
     if value is None or value == {}:
         return ()
@@ -108,7 +108,7 @@ def normal_tools(tools: Any, column: str = "tools") -> tuple[Tool, ...]:
 
 
 def normal_call(call: Any, where: str = "a tool call") -> dict[str, Any]:
-    """One call in normal form: {"type": "function", "function": {"name", "arguments": {...}}}. Raises BadRecordError."""
+    """Convert a call to {"type": "function", "function": {"name", "arguments": {...}}}. Raises BadRecordError."""
     if not isinstance(call, Mapping):
         raise BadRecordError(f"{where} must be an object, not {kind(call)}")
     shell = {key: value for key, value in call.items() if value is not None}
@@ -124,12 +124,12 @@ def normal_call(call: Any, where: str = "a tool call") -> dict[str, Any]:
 
 
 def for_api(messages: Sequence[Message]) -> list[Message]:
-    """Messages in normal form as OpenAI's API has them: `arguments` as JSON text, an id for each call and its answer.
+    """Convert messages in normal form to that of OpenAI's API: `arguments` as JSON text, an id per call and its answer.
 
-    A call without an id gets `call_0`, `call_1` ... over the whole conversation; a tool's message
-    without one answers the first call that has no answer yet.
+    A call without an id gets `call_0`, `call_1` ... over the whole conversation; a tool's message without one answers
+    the first call that has no answer yet.
     """
-    sent: list[Message] = []
+    converted: list[Message] = []
     number, open_calls = 0, list[str]()
     for message in messages:
         out = dict(message)
@@ -145,9 +145,9 @@ def for_api(messages: Sequence[Message]) -> list[Message]:
         if message["role"] == "tool":
             answered = message.get("tool_call_id") or (open_calls[0] if open_calls else "call_0")
             out["tool_call_id"] = answered
-            open_calls = [identity for identity in open_calls if identity != answered]
-        sent.append(out)
-    return sent
+            open_calls = [call_id for call_id in open_calls if call_id != answered]
+        converted.append(out)
+    return converted
 
 
 def _message(number: int, value: Any, seen: Counter[str]) -> Message:
@@ -166,14 +166,14 @@ def _message(number: int, value: Any, seen: Counter[str]) -> Message:
     calls = _calls(message, where)
     if not calls and str(written).strip().lower() in _CALLING_ROLES:
         calls, content = _calls_in(content, where), ""
-    made: dict[str, Any] = {"role": role, "content": _written(content, role, where, bool(calls), seen)}
-    made |= {"tool_calls": calls} if calls else {}
-    return _in_order(value, made | message)
+    normal_message: Message = {"role": role, "content": _checked_content(content, role, where, bool(calls), seen)}
+    normal_message |= {"tool_calls": calls} if calls else {}
+    return _in_order(value, normal_message | message)
 
 
-def _in_order(before: Mapping[str, Any], made: Message) -> Message:
-    """The message with its keys in the order they came in, so that what was normal is written as it was."""
-    return {key: made[key] for key in (*(key for key in before if key in made), *(k for k in made if k not in before))}
+def _in_order(before: Mapping[str, Any], after: Message) -> Message:
+    """The message with its keys in their original order, so that one in normal form stays the same text."""
+    return {key: after[key] for key in dict.fromkeys((*before, *after)) if key in after}
 
 
 def _role(written: Any, where: str, seen: Counter[str]) -> str:
@@ -187,7 +187,7 @@ def _role(written: Any, where: str, seen: Counter[str]) -> str:
 
 
 def _content(message: dict[str, Any], where: str, seen: Counter[str]) -> Any:
-    """Takes the content out of `message`, under whichever name it stands."""
+    """Take the content out of `message`, whatever its name."""
     texts = {
         key: _text_of(message[key], key, where)
         for number, key in enumerate(key for key in _CONTENT_KEYS if key in message)
@@ -195,12 +195,12 @@ def _content(message: dict[str, Any], where: str, seen: Counter[str]) -> Any:
     }
     if not texts:
         return None
-    said = {key: text for key, text in texts.items() if text.strip()}
-    if len({text.strip() for text in said.values()}) > 1:
-        raise BadRecordError(f"{where} says one thing in {' and another in '.join(map(repr, said))}")
-    name = next(iter(said or texts))
+    filled = {key: text for key, text in texts.items() if text.strip()}
+    if len({text.strip() for text in filled.values()}) > 1:
+        raise BadRecordError(f"{where} says one thing in {' and another in '.join(map(repr, filled))}")
+    name = next(iter(filled or texts))
     content = message.pop(name)
-    message.pop("content", None)  # empty, where another name has the text
+    message.pop("content", None)  # empty if another key has the text
     if name != "content":
         seen[f"{name!r} read as 'content'"] += 1
     if isinstance(content, list | tuple):
@@ -210,14 +210,14 @@ def _content(message: dict[str, Any], where: str, seen: Counter[str]) -> Any:
 
 def _text_of(content: Any, name: str, where: str) -> str:
     if isinstance(content, list | tuple):
-        return "\n".join(_part(part, where) for part in content if not _is_mark(part))
+        return "\n".join(_part(part, where) for part in content if not _is_step_mark(part))
     if not isinstance(content, str):
         raise BadRecordError(f"{name} of {where} must be text, not {kind(content)}")
     return content
 
 
-def _is_mark(part: Any) -> bool:
-    """What the AI SDK writes between the steps of an answer."""
+def _is_step_mark(part: Any) -> bool:
+    """Whether the part is the AI SDK's mark between the steps of an answer."""
     return isinstance(part, Mapping) and part.get("type") == "step-start"
 
 
@@ -234,11 +234,8 @@ def _part(part: Any, where: str) -> str:
     raise BadRecordError(f"{where} holds a part of type {named}; only text can be used")
 
 
-def _written(content: Any, role: str, where: str, calls: bool, seen: Counter[str]) -> str:
-    """The content, where it may be empty: beside calls, of a tool that answered nothing, of an empty turn in a log.
-
-    Absent is another thing: only calls, and a tool, may stand without content.
-    """
+def _checked_content(content: Any, role: str, where: str, calls: bool, seen: Counter[str]) -> str:
+    """Return the content; it may be empty, but may be missing only beside calls and from a tool."""
     if content is None and not calls and role != "tool":
         raise BadRecordError(f"content of {where} ({role}) is missing or null")
     if not (content or "").strip() and not calls:
@@ -247,28 +244,28 @@ def _written(content: Any, role: str, where: str, calls: bool, seen: Counter[str
 
 
 def _calls(message: dict[str, Any], where: str) -> list[dict[str, Any]]:
-    """Takes the calls out of `message`, in the newer form or the former one."""
+    """Take the calls out of `message`, in the current form or the legacy one."""
     listed = decoded(message.pop("tool_calls", None), "tool_calls")
-    former = decoded(message.pop("function_call", None), "function_call")
+    legacy = decoded(message.pop("function_call", None), "function_call")
     if isinstance(listed, Mapping):
         listed = [listed]
     if listed is not None and not isinstance(listed, list | tuple):
         raise BadRecordError(f"tool_calls of {where} must be a list, not {kind(listed)}")
     calls = [normal_call(call, f"call {count} of {where}") for count, call in enumerate(listed or (), 1)]
-    if not former:
+    if not legacy:
         return calls
-    older = normal_call(former, f"the call of {where}")
-    if calls and _said(older) not in map(_said, calls):
-        raise BadRecordError(f"{where} has tool_calls, and a function_call that is another")
-    return calls or [older]
+    legacy_call = normal_call(legacy, f"the call of {where}")
+    if calls and _name_and_arguments(legacy_call) not in map(_name_and_arguments, calls):
+        raise BadRecordError(f"{where} has tool_calls and a different function_call")
+    return calls or [legacy_call]
 
 
-def _said(call: Mapping[str, Any]) -> tuple[Any, Any]:
+def _name_and_arguments(call: Mapping[str, Any]) -> tuple[Any, Any]:
     return call["function"]["name"], call["function"]["arguments"]
 
 
 def _calls_in(content: Any, where: str) -> list[dict[str, Any]]:
-    """The calls that a turn of the role `function_call` has as its text."""
+    """The calls in the text of a turn of the role `function_call`."""
     try:
         value = json_text.loads(content or "")
     except ValueError as error:
@@ -288,22 +285,22 @@ def _function(function: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _arguments(function: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
-    """The arguments of a call, whichever name they have there. Raises BadRecordError where two names hold two things."""
-    found: Mapping[str, Any] = {}
+    """The arguments of a call, whatever their key. Raises BadRecordError if two keys hold different arguments."""
+    arguments: Mapping[str, Any] = {}
     for key in _ARGUMENT_KEYS:
         value = function.get(key) or {}  # PHP writes an empty object as []
         if isinstance(value, str):
             value = _decoded_arguments(value, name, where)
         if not isinstance(value, Mapping):
             raise BadRecordError(f"the arguments of a call of {name} ({where}) must be an object, not {kind(value)}")
-        if found and value and found != value:
-            raise BadRecordError(f"a call of {name} ({where}) has arguments twice, and other ones in {key!r}")
-        found = found or value
-    return found
+        if arguments and value and arguments != value:
+            raise BadRecordError(f"a call of {name} ({where}) has arguments twice, and different ones in {key!r}")
+        arguments = arguments or value
+    return arguments
 
 
 def _joined(inner: Mapping[str, Any], outside: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """A function with the arguments that a log wrote beside it instead of into it."""
+    """A function with the arguments that a log wrote beside it instead of inside it."""
     twice = next((key for key in outside if inner.get(key) and inner[key] != outside[key]), None)
     if twice is not None:
         raise BadRecordError(f"{where} has {twice!r} twice, with two values")
@@ -311,16 +308,16 @@ def _joined(inner: Mapping[str, Any], outside: Mapping[str, Any], where: str) ->
 
 
 def _refuse_unread_arguments(function: Mapping[str, Any], where: str) -> None:
-    """A call without arguments is common; one whose arguments have a name that nobody knows would lose them."""
+    """Refuse a call with an unknown key instead of arguments, which would be lost; a call without any is common."""
     if any(key in function for key in _ARGUMENT_KEYS):
         return
-    other = next((key for key, value in function.items() if key not in _OF_A_CALL and value), None)
+    other = next((key for key, value in function.items() if key not in _CALL_KEYS and value), None)
     if other is not None:
-        raise BadRecordError(f"{where} has {other!r}, and no 'arguments'; {did_you_mean(str(other), _ARGUMENT_KEYS)}")
+        raise BadRecordError(f"{where} has {other!r} but no 'arguments'; {did_you_mean(str(other), _ARGUMENT_KEYS)}")
 
 
 def _decoded_arguments(text: str, name: str, where: str) -> Any:
-    """Decoded once, as serving engines do; text that is no JSON is refused by them and here."""
+    """Decode arguments once, as serving engines do; they also refuse text that is not JSON."""
     if not text.strip():
         return {}
     try:
@@ -338,7 +335,7 @@ def _tool(number: int, value: Any) -> Tool:
     value = {key: inner for key, inner in value.items() if inner is not None or key != "function"}
     function = value.get("function")
     bare = function is None and "name" in value
-    if bare:  # OpenAI's newer and former forms have it without the shell, Anthropic's calls its schema `input_schema`
+    if bare:  # OpenAI's other forms have no outer `function`, and Anthropic names the schema `input_schema`
         function = {("parameters" if key == "input_schema" else key): v for key, v in value.items() if key != "type"}
     if not isinstance(function, Mapping):
         raise BadRecordError(f"tool {number} has no 'function' object; the form is {_TOOL_SHAPE}")
@@ -357,11 +354,11 @@ def _tool(number: int, value: Any) -> Tool:
 
 
 def decoded(value: Any, column: str) -> Any:
-    """`value`, or the JSON in it if it is a string; None where there is nothing.
+    """Decode `value` if it is a string of JSON; None for a missing or blank value.
 
     CSV has only strings, and many Parquet files keep nested columns as JSON strings.
     """
-    if isinstance(value, float) and value != value:  # how pandas writes a place without a value
+    if isinstance(value, float) and value != value:  # how pandas writes a missing value
         return None
     if not isinstance(value, str):
         return value
@@ -374,6 +371,6 @@ def decoded(value: Any, column: str) -> Any:
 
 
 def kind(value: Any) -> str:
-    """What JSON calls the type of `value`."""
+    """The name of the type of `value` in JSON."""
     names = {bool: "true/false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
     return "null" if value is None else names.get(type(value), type(value).__name__)

@@ -1,4 +1,4 @@
-"""A prompt, and the identity of a list of prompts."""
+"""The Prompt, and the hash of a list of prompts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ Tool = dict[str, Any]
 
 @dataclass(frozen=True)
 class Prompt:
-    """One query to the target: a conversation that ends where the answer begins.
+    """A query to the target: a conversation that ends where the answer begins.
 
-    `messages` are {"role", "content", ...} dicts, `tools` OpenAI-style function schemas.
-    `group` names the part of the domain it belongs to ("" if none), for rates by group.
-    Treat the dicts as read-only: `key` is the prompt's identity.
+    `messages` are {"role", "content", ...} dicts, `tools` OpenAI-style function schemas. `group` names a part of the
+    domain ("" if none), for rates by group. Treat the dicts as read-only: `key` is the prompt's identity.
     """
 
     id: str
@@ -36,10 +35,10 @@ class Prompt:
         return ""
 
     def key(self) -> str:
-        """Messages and tools as canonical JSON: equal for prompts that ask the same thing.
+        """Messages and tools as canonical JSON, which is equal for equal prompts.
 
-        The order of keys inside a message or schema does not count, so the same prompt read
-        from JSON lines and from Parquet has one key.
+        The order of keys inside a message or schema does not matter, so the same prompt read from JSON lines and from
+        Parquet has one key.
         """
         content = {"messages": self.messages, "tools": self.tools}
         return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

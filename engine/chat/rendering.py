@@ -1,7 +1,7 @@
-"""A prompt as the token ids the target sees, through the tokenizer's own chat template.
+"""Render prompts as the token ids that the target sees, with the tokenizer's own chat template.
 
-The same function serves capture, training and measurement, so that the draft never learns
-from one form of a prompt and is measured on another.
+Capture, training and measurement use the same function, so that the draft never learns from one form of a prompt and
+is measured on another.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from engine.fileio import content_hash
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Part of `template_hash`: a change here makes new captures.
+# Part of `template_hash`: a change here changes the address of every capture.
 PLAIN_TOOLS_FORM = (
     "You can call these functions:\n"
     "{schemas}\n"
     'To call one, answer with nothing but a JSON object: {{"name": <function name>, "arguments": {{<name>: <value>}}}}'
 )
-_SURELY_ITSELF = 12  # characters; shorter text may also be part of another message, or of a mark
-_SHOWN_ROLES = 8  # of a long conversation, in an error
+_MIN_UNIQUE_CHARACTERS = 12  # shorter text may also be part of another message, or of a mark
+_MAX_SHOWN_ROLES = 8
 
 
 def render(
@@ -37,17 +37,17 @@ def render(
     max_new_tokens: int,
     rows: int | None = None,
 ) -> list[int]:
-    """Token ids of `prompt`, up to and with the header of the assistant's answer.
+    """Return the token ids of `prompt`, including the header of the assistant's answer.
 
-    Tools go to the template, or, if it ignores them, into the system message in the form of
-    `tools_as_system`. Special tokens written in a message become special tokens, as in vLLM
-    and Transformers by default. Raises DraftbenchError if the tokenizer has no chat template,
-    the template refuses the prompt or drops a tool call, the ids do not begin with exactly one
-    beginning-of-sequence token where the tokenizer uses one, an id is beyond the target's `rows` of
-    embeddings (None: not known here), or an answer of `max_new_tokens` would not fit after the prompt
-    into `context_tokens` (None: no limit).
+    Tools are given to the template or, if it ignores them, put into the system message by `tools_as_system`. Special
+    tokens in a message become special tokens, as in vLLM and Transformers by default. Raises DraftbenchError if the
+    tokenizer has no chat template, the template refuses the prompt or drops a tool call, the ids do not begin with
+    exactly one beginning-of-sequence token where the tokenizer uses one, an id is beyond the target's `rows` of
+    embeddings (None: unknown), or an answer of `max_new_tokens` would not fit after the prompt into `context_tokens`
+    (None: no limit).
     """
-    ids = _tokenise(tokenizer, _render_text(tokenizer, prompt))
+    # The template has written the special tokens, so none are added.
+    ids = list(tokenizer(_render_text(tokenizer, prompt), add_special_tokens=False)["input_ids"])
     check_rows(tokenizer, prompt, ids, rows)
     _check_beginning(tokenizer, prompt, ids)
     _check_length(prompt, len(ids), context_tokens, max_new_tokens)
@@ -61,7 +61,7 @@ def measurable(
     context_tokens: int | None,
     max_new_tokens: int,
 ) -> list[Prompt]:
-    """The held-out prompts but those over `limit` tokens after which an answer does not fit into the context."""
+    """Drop held-out prompts over `limit` tokens after which an answer does not fit into the context."""
     if limit is None or context_tokens is None:
         return list(heldout)
     most = max(limit, context_tokens - max_new_tokens)
@@ -69,29 +69,28 @@ def measurable(
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hex sha256 of what turns messages into text: the chat template and our plain form of tools."""
+    """Hex sha256 of the chat template and of the plain form of tools, which together turn messages into text."""
     return content_hash({"template": _require_template(tokenizer), "plain_tools": PLAIN_TOOLS_FORM})
 
 
 def check_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: Sequence[int], rows: int | None) -> None:
-    """Raise DraftbenchError for an id that the target has no embedding for; another token in its place is another prompt."""
+    """Raise DraftbenchError for an id that the target has no embedding for."""
     beyond = [i for i in ids if rows is not None and i >= rows]
     if beyond:
         raise DraftbenchError(
-            f"prompt {prompt.id!r} holds {tokenizer.convert_ids_to_tokens(beyond[0])!r}, which is id {beyond[0]:,}, "
-            f"and the target has {rows:,} embeddings",
-            "the tokenizer knows tokens that the model was never resized for, so it cannot read them",
-            "take the token out of the prompt, or give the weights that were resized for this tokenizer",
+            f"prompt {prompt.id!r} contains {tokenizer.convert_ids_to_tokens(beyond[0])!r}, which is id {beyond[0]:,}, "
+            f"but the target has {rows:,} embeddings",
+            "the tokenizer has tokens that the model was never resized for, so it cannot read them",
+            "take the token out of the prompt, or use the weights that were resized for this tokenizer",
         )
 
 
 def tools_as_system(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
-    """`messages` with the tools described in the system message, for templates that know none.
+    """Describe the tools in the system message, for templates without tools.
 
-    The form is `PLAIN_TOOLS_FORM`: a heading, one JSON object a line with the function's name,
-    description and parameters, and how to call one. It follows an existing first system
-    message after an empty line; otherwise it becomes the first message, which takes the place
-    of a default system message of the template.
+    The form is `PLAIN_TOOLS_FORM`: a heading, one JSON object per line with the function's name, description and
+    parameters, and how to call one. It is appended to a first system message after an empty line; otherwise it becomes
+    the first message, which replaces a default system message of the template.
     """
     schemas = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
     described = PLAIN_TOOLS_FORM.format(schemas=schemas)
@@ -102,7 +101,7 @@ def tools_as_system(messages: Sequence[Message], tools: Sequence[Tool]) -> list[
 
 
 def conversation(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[list[Message], tuple[Tool, ...]]:
-    """The messages and tools of `prompt` as the template gets them: what a server must be sent to see the same text.
+    """The messages and tools that are given to the template, and must be sent to a server for the same text.
 
     Tools that the template ignores are in the system message, and not among the tools.
     """
@@ -115,7 +114,7 @@ def conversation(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[li
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that a finished answer ends with (`engine.chat.turns`), as far as the tokenizer alone says it."""
+    """The token that a finished answer ends with (`engine.chat.turns`), as far as the tokenizer alone defines it."""
     return turns_of(tokenizer).end
 
 
@@ -137,18 +136,13 @@ def _apply_template(
         raise
     # Templates raise TemplateError on purpose, and whatever Python raises when a field is missing or of another type.
     except Exception as error:
-        roles = ", ".join(message["role"] for message in messages[:_SHOWN_ROLES])
-        roles += f" and {len(messages) - _SHOWN_ROLES} more" if len(messages) > _SHOWN_ROLES else ""
+        roles = ", ".join(message["role"] for message in messages[:_MAX_SHOWN_ROLES])
+        roles += f" and {len(messages) - _MAX_SHOWN_ROLES} more" if len(messages) > _MAX_SHOWN_ROLES else ""
         raise DraftbenchError(
             f"the chat template cannot render prompt {prompt_id!r} (roles: {roles}): {first_line(error)}",
             "the target would not see such a conversation in service either",
-            "change or remove the prompt: some models know no system or tool role, or want user and assistant in turn",
+            "change or remove the prompt: some models have no system or tool role, or need user and assistant in turn",
         ) from error
-
-
-def _tokenise(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of rendered text. The template has written the special tokens, so none are added."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _require_template(tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -156,8 +150,8 @@ def _require_template(tokenizer: PreTrainedTokenizerBase) -> Any:
     if not template:
         raise DraftbenchError(
             f"the tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has no chat template",
-            "how a conversation is written for a base model cannot be guessed, and a wrong guess spoils every rate",
-            "use the instruction-tuned model, or put the chat_template.jinja the model is served with "
+            "the form of a conversation for a base model cannot be guessed, and a wrong guess makes every rate wrong",
+            "use the instruction-tuned model, or put the chat_template.jinja that the model is served with "
             "beside its tokenizer, also for prompts that are plain text",
         )
     check_steady(tokenizer)
@@ -165,10 +159,10 @@ def _require_template(tokenizer: PreTrainedTokenizerBase) -> Any:
 
 
 def _check_beginning(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: Sequence[int]) -> None:
-    """Exactly one beginning-of-sequence token at the start, for tokenizers that use one.
+    """Refuse ids that do not start with exactly one beginning-of-sequence token, for tokenizers that use one.
 
-    Only the start counts: the bos of ChatML models opens every turn. A tokenizer that has a
-    bos but puts it neither into plain text nor into its template does not use it.
+    Only the start counts: the bos of ChatML models opens every turn. A tokenizer that has a bos but writes it neither
+    before plain text nor in its template does not use it.
     """
     bos = tokenizer.bos_token_id
     if bos is None:
@@ -182,7 +176,7 @@ def _check_beginning(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: Se
     if list(ids[:1]) != [bos] and list(tokenizer("a")["input_ids"][:1]) == [bos]:
         raise DraftbenchError(
             f"prompt {prompt.id!r} begins without {tokenizer.bos_token!r}, which the tokenizer puts before plain text",
-            "the chat template leaves it out, so the target would see a beginning it was not trained with",
+            "the chat template leaves it out, so the target would see a beginning that it was not trained with",
             "add {{ bos_token }} at the start of the chat template",
         )
 
@@ -201,10 +195,10 @@ def _check_length(prompt: Prompt, prompt_tokens: int, context_tokens: int | None
 def _check_messages(
     tokenizer: PreTrainedTokenizerBase, prompt_id: str, messages: list[Message], tools: Sequence[Tool], text: str
 ) -> None:
-    """Refuses a template that drops a message: another text in its place would make the same prompt.
+    """Refuse a template that drops a message: another text in its place would give the same prompt.
 
-    Some know no system message, some keep the last question, and those for images read a content in parts and take
-    the letters of a text for parts. What stands beside calls, and earlier reasoning, many leave out on purpose.
+    Some templates have no system message, some keep only the last question, and those for images iterate over the
+    letters of a text as if they were parts. Many drop text beside calls and earlier reasoning on purpose.
     """
     for number in _unseen(tokenizer, prompt_id, messages, tools, text):
         message = messages[number]
@@ -212,10 +206,10 @@ def _check_messages(
         try:
             dropped = text == _apply_template(tokenizer, prompt_id, others, tools)
         except DraftbenchError:
-            continue  # it does read the message
+            continue  # the template does read the message
         if dropped:
             raise DraftbenchError(
-                f"the chat template leaves message {number + 1} ({message['role']}) of prompt {prompt_id!r} out",
+                f"the chat template drops message {number + 1} ({message['role']}) of prompt {prompt_id!r}",
                 "the conversation would reach the target with a part missing",
                 "take the message out of the prompt, or put the chat_template.jinja that the model is served with, "
                 "one that reads content as text, beside its tokenizer",
@@ -225,20 +219,20 @@ def _check_messages(
 def _unseen(
     tokenizer: PreTrainedTokenizerBase, prompt_id: str, messages: list[Message], tools: Sequence[Tool], text: str
 ) -> list[int]:
-    """Numbers of the messages whose text is not surely in the prompt. One more rendering answers for most of them."""
-    said = [
+    """The indices of messages whose text may not be in the prompt. One more rendering decides most of them."""
+    texts = [
         "" if message.get("tool_calls") else message["content"].rpartition("</think>")[2].strip()
         for message in messages
     ]
-    short = [number for number, own in enumerate(said) if own and (len(own) < _SURELY_ITSELF or own not in text)]
-    if not short:
+    doubtful = [i for i, own in enumerate(texts) if own and (len(own) < _MIN_UNIQUE_CHARACTERS or own not in text)]
+    if not doubtful:
         return []
-    others = [{**m, "content": _another(n)} if n in short else m for n, m in enumerate(messages)]
+    others = [{**m, "content": _another(n)} if n in doubtful else m for n, m in enumerate(messages)]
     try:
         marked = _apply_template(tokenizer, prompt_id, others, tools)
     except DraftbenchError:
-        return short
-    return [number for number in short if _another(number) not in marked]
+        return doubtful
+    return [number for number in doubtful if _another(number) not in marked]
 
 
 def _another(number: int) -> str:
@@ -248,15 +242,15 @@ def _another(number: int) -> str:
 def _check_tool_calls(
     tokenizer: PreTrainedTokenizerBase, prompt_id: str, messages: list[Message], tools: Sequence[Tool], text: str
 ) -> None:
-    """Refuses a template that drops earlier tool calls: the tool's answer would follow nothing."""
+    """Refuse a template that drops earlier tool calls, so that a tool's answer would follow nothing."""
     without = [{"content": "", **{key: message[key] for key in message if key != "tool_calls"}} for message in messages]
     try:
         dropped = text == _apply_template(tokenizer, prompt_id, without, tools)
     except DraftbenchError:
-        return  # a template that misses the calls does read them
+        return  # a template that fails without the calls does read them
     if dropped:
         raise DraftbenchError(
-            f"the chat template leaves the tool calls of prompt {prompt_id!r} out",
+            f"the chat template drops the tool calls of prompt {prompt_id!r}",
             "the conversation would reach the target with a part missing",
-            "write the call into the assistant's content, or use a target whose template knows tool calls",
+            "write the call into the assistant's content, or use a target whose template has tool calls",
         )

@@ -1,9 +1,9 @@
-"""Templates that write today's date: the date is pinned, so that tomorrow's prompt is today's.
+"""Pin the date in chat templates that write today's date, so that a prompt stays the same on every day.
 
-Transformers gives every chat template `strftime_now`, and Llama 3.2's, Mistral's and gpt-oss' write the date with it.
-A capture of such a target would be another each day, and a draft be measured on other prompts than it learnt from.
-The date belongs to the tokenizer once it is loaded (`target.template_date`); all that render a template go through
-`apply_template`, which writes it. Other templates render as ever.
+Transformers gives every chat template `strftime_now`, and those of Llama 3.2, Mistral and gpt-oss write the date with
+it. A capture of such a target would change every day, and a draft would be measured on other prompts than it learnt
+from. The date is an attribute of the loaded tokenizer (`target.template_date`), and everything that renders a template
+calls `apply_template`, which writes it. Other templates are rendered unchanged.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ _DIRECTIVE = re.compile(r"%[-_0^#]*\d*[EO:]*[a-zA-Z]")
 _PLAIN = [f"%{flag}{letter}" for letter in string.ascii_letters for flag in ("", "-")]
 _PERCENT = "\ue000"  # in place of %%, which no directive begins with
 _SECONDS = 4.0  # rendering takes milliseconds; a template that passed `check_template` may still loop over a prompt
-_TRIES = 8  # a template that draws one of two words writes the same one each time once in 128
+_TRIES = 8  # a template that picks one of two words at random picks the same one each time once in 128
 # They differ in every part that a format can name.
 _TWO_DATES = (datetime.datetime(2001, 2, 3, 4, 5, 6), datetime.datetime(2031, 11, 28, 17, 48, 59))
 
 
 def pin_date(tokenizer: Any, date: str | None) -> None:
-    """Give the tokenizer's template a date, ISO 8601 (`run:` before it says who set it); None: today's, from now on."""
-    found = datetime.datetime.now() if date is None else datetime.datetime.fromisoformat(date.removeprefix(RUN_DATE))
-    setattr(tokenizer, _DATE, found)
+    """Set the date of the tokenizer's template, in ISO 8601 (with `run:` before it if the run set it); None: today."""
+    pinned = datetime.datetime.now() if date is None else datetime.datetime.fromisoformat(date.removeprefix(RUN_DATE))
+    setattr(tokenizer, _DATE, pinned)
 
 
 def apply_template(
@@ -59,21 +59,21 @@ def apply_template(
     tools: Sequence[Mapping[str, Any]] = (),
     **more: Any,
 ) -> str:
-    """The text of a conversation by the tokenizer's chat template, with the pinned date. Raises what templates raise."""
+    """Render a conversation with the tokenizer's chat template and the pinned date. Raises what templates raise."""
     if getattr(tokenizer, _DATE, None) is None:
         pin_date(tokenizer, None)
     return _applied(tokenizer, messages, tools, getattr(tokenizer, _DATE), **more)
 
 
 def reads_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the template writes something else on another day."""
+    """Whether the template's text depends on the day."""
     return bool(_has_clock(tokenizer)) and any(
         texts[0] != texts[1] for texts in ([text(date) for date in _TWO_DATES] for text in _probes(tokenizer))
     )
 
 
 def clock_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """What the date adds to the identity of what is made with the template: nothing, if it reads no clock."""
+    """The date for a hash of what depends on the template; empty if the template reads no clock."""
     if not reads_clock(tokenizer):
         return {}
     if getattr(tokenizer, _DATE, None) is None:
@@ -82,27 +82,27 @@ def clock_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
 
 
 def check_steady(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuses a template that writes the same conversation in more than one way, such as one that draws words."""
+    """Refuse a template that renders the same conversation in more than one way, such as one with random words."""
     if getattr(tokenizer, _PROBED, None) == tokenizer.chat_template:
         return
     for text in _probes(tokenizer):
         if len({text(_TWO_DATES[0]) for _ in range(_TRIES)}) > 1:
             raise DraftbenchError(
                 "the chat template writes the same conversation in more than one way",
-                "it draws at random, so a draft would be measured on other prompts than it learnt from",
-                "take what draws (`random`, `lipsum`) out of the chat template beside the tokenizer",
+                "it is random, so a draft would be measured on other prompts than it learnt from",
+                "remove the random parts (`random`, `lipsum`) from the chat template beside the tokenizer",
             )
     setattr(tokenizer, _PROBED, tokenizer.chat_template)
 
 
 def _probes(tokenizer: PreTrainedTokenizerBase) -> list[Callable[[datetime.datetime], str | None]]:
-    """Functions from a date to the text of a small conversation; None where the template refuses it."""
+    """Functions from a date to the text of a small conversation; None if the template refuses it."""
 
     def probe(
         messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]]
     ) -> Callable[[datetime.datetime], str | None]:
         def text(date: datetime.datetime) -> str | None:
-            with contextlib.suppress(Exception):  # it is refused in words where it is a prompt
+            with contextlib.suppress(Exception):  # `render` reports it for a real prompt
                 return _applied(tokenizer, messages, tools, date, add_generation_prompt=True)
             return None
 
@@ -128,10 +128,10 @@ def _applied(
 
 
 def _dated(template: str, date: datetime.datetime) -> str:
-    """The template with a `strftime_now` of its own, which comes before Transformers' global.
+    """The template with a `strftime_now` of its own, which takes precedence over Transformers' global.
 
-    A function cannot be handed in: what a call hands to a template is made plain data. A macro can write the parts of
-    the date in the place of their names in a format.
+    A function cannot be passed: arguments of a template become plain data. A macro can replace the directives in a
+    format by the parts of the date.
     """
     written = {name: date.strftime(name) for name in dict.fromkeys([*_DIRECTIVE.findall(template), *_PLAIN])}
     parts = "".join(f" | replace({name!r}, {text!r})" for name, text in written.items() if text != name)

@@ -1,8 +1,8 @@
-"""Chat templates are programs of strangers: one that does not end, or eats memory, is refused before it is used.
+"""Refuse chat templates that do not end or take too much memory before they are used: strangers wrote them.
 
-Jinja's sandbox keeps a template from the machine, not from running for ever: loops nest, and strings multiply. So a
-template is tried once on ordinary conversations in a process of its own, which the system can stop whatever thread asked
-for it, with limits of time and memory. That it passed is remembered by its hash.
+Jinja's sandbox protects the machine, but not against running for ever: loops nest, and strings multiply. So a template
+is tried once on ordinary conversations in a process of its own, with limits of time and memory, which can be stopped
+whatever thread started it. A success is remembered by the template's hash.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from engine.fileio import content_hash, write_json
 from engine.paths import cache_dir
 
 _MOST_CHARACTERS = 1_000_000
-_SECONDS, _BYTES = 4, 800_000_000  # of processor time and of memory, beyond what the start of the libraries takes
+_SECONDS, _BYTES = 4, 800_000_000  # of processor time and of memory, in addition to the start of the libraries
 _WAIT_S = 60  # of the clock: a busy machine may give the child little processor time
 _WRITTEN = 20_000_000  # characters that a few short conversations may become
 
@@ -46,7 +46,7 @@ for talk in asked["talks"]:
 
 
 def check_template(tokenizer: Any, name: str) -> None:
-    """Raise DraftbenchError for a chat template that is no text, is endless, or does not end."""
+    """Raise DraftbenchError for a chat template that is not text, is too long, or does not end."""
     template = tokenizer.chat_template
     if not template:
         return
@@ -57,14 +57,14 @@ def check_template(tokenizer: Any, name: str) -> None:
         if len(text) > _MOST_CHARACTERS:
             raise _refused(name, f"it has {len(text):,} characters")
         marks = {key: str(value) for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
-        reason = _tried(text, json.dumps(marks, sort_keys=True))
+        reason = _failure(text, json.dumps(marks, sort_keys=True))
         if reason:
             raise _refused(name, reason)
 
 
 @cache
-def _tried(template: str, marks: str) -> str:
-    """Why the template is refused; empty if it ended well, which is remembered on the disk too."""
+def _failure(template: str, marks: str) -> str:
+    """Why the template is refused; "" if it ended, which is remembered on disk too."""
     import transformers
 
     key = content_hash([template, marks, transformers.__version__])
@@ -109,7 +109,7 @@ def _in_child(template: str, marks: dict[str, str]) -> str:
 
 
 def _talks() -> list[list[dict[str, Any]]]:
-    """Conversations of each kind that a recipe may hold, and a long one, in which what doubles at each turn explodes."""
+    """Conversations of each kind that a recipe may have, and a long one, in which text that doubles per turn explodes."""
     user, answer = {"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}
     call = {"role": "assistant", "content": "", "tool_calls": [_call()]}
     return [

@@ -1,12 +1,12 @@
-"""What ends a turn of a model: one rule for capture, served text, tuning and the check before a start.
+"""Determine what ends a turn of a model: one rule for capture, served text, tuning and the checks before a start.
 
-Two sources say it, and they need not agree. The model names ids that end a text: `eos_token_id` of its generation
-settings and its tokenizer's end-of-sequence token. Its chat template writes a mark after each answer, and a
-fine-tune of that template writes the mark, whatever the settings of its base still say (llama3 #104). Both kinds stop
-an answer here. A finished answer ends with the template's mark.
+There are two sources, which need not agree. The model names ids that end a text: `eos_token_id` of its generation
+settings and its tokenizer's end-of-sequence token. Its chat template writes a mark after each answer, and a model that
+was tuned with that template writes the mark, whatever the settings of its base still say (llama3 #104). Both kinds
+stop an answer here. A finished answer ends with the template's mark.
 
 The mark is the first token after an answer that is not text: blanks may come before it (Mistral), blanks and further
-marks after it (ChatML, Phi-3). After a call of a function a template may write another one (GPT-OSS, FunctionGemma).
+marks after it (ChatML, Phi-3). After a function call a template may write another mark (GPT-OSS, FunctionGemma).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TOOL = {
         "parameters": {"type": "object", "properties": {"at": {"type": "string", "description": ""}}},
     },
 }
-_CLOSES_A_CALL = re.compile(r"^\W*/|end.*call|call.*end", re.IGNORECASE)  # </tool_call>: more may follow it
+_CLOSES_CALL = re.compile(r"^\W*/|end.*call|call.*end", re.IGNORECASE)  # </tool_call>: more may follow it
 _SHOWN_CHARACTERS = 40
 
 State = Literal["ok", "warning", "failed"]
@@ -39,35 +39,36 @@ State = Literal["ok", "warning", "failed"]
 
 @dataclass(frozen=True)
 class Mark:
-    """How a template ends an answer: `before` is the text between the answer and the id that ends the turn.
-
-    `id` is None where the template writes nothing there, or no single token. `written` is all that it writes after
-    the answer, None if it cannot write one. `is_text`: the id is of ordinary text, which an answer might say.
-    """
+    """How a template ends an answer."""
 
     id: int | None = None
+    """The token that ends the turn; None if the template writes nothing there, or no single token."""
     before: str = ""
+    """The text between the answer and `id`."""
     written: str | None = ""
+    """Everything that the template writes after an answer; None if it cannot write one."""
     is_text: bool = False
+    """Whether `id` is ordinary text, which an answer might contain."""
 
 
 @dataclass(frozen=True)
 class TemplateMarks:
-    """The marks of a chat template, read once: `turn` after an answer, `call` after a call of a function.
-
-    `next_turn`: the special token that opens the turn after an answer, looked up where the answer has no mark.
-    """
+    """The marks of a chat template."""
 
     turn: Mark = Mark()
+    """After an answer."""
     call: int | None = None
+    """After a function call."""
     next_turn: int | None = None
+    """The special token that opens the turn after an answer, if answers have no mark."""
 
 
 @dataclass(frozen=True)
 class Turns:
-    """What ends an answer. `declared`: ids of the generation settings and the tokenizer, where other engines stop."""
+    """What ends an answer of a model."""
 
     declared: frozenset[int]
+    """Ids of the generation settings and the tokenizer, at which other engines stop."""
     eos: int | None
     marks: TemplateMarks
 
@@ -80,8 +81,8 @@ class Turns:
     def end(self) -> int:
         """The id that a finished answer ends with.
 
-        The template's mark; without one the token that opens the next turn, if the model's settings name it
-        (GLM-4); else the end of sequence. Raises DraftbenchError if there is none of them.
+        It is the template's mark; without one the token that opens the next turn, if the model's settings name it
+        (GLM-4); else the end of sequence. Raises DraftbenchError if there is none of these.
         """
         if self.marks.turn.id is not None:
             return self.marks.turn.id
@@ -93,30 +94,30 @@ class Turns:
             return min(self.declared)
         raise DraftbenchError(
             "nothing ends an answer of this model",
-            "its chat template writes no mark after one, and neither its generation settings nor its tokenizer name "
-            "an end of sequence",
+            "its chat template writes no mark after an answer, and neither its generation settings nor its tokenizer "
+            "name an end of sequence",
             "name one as eos_token_id in the target's generation_config.json, or as eos_token in tokenizer_config.json",
         )
 
     @property
     def next_turn_ends(self) -> int | None:
-        """The id that opens the next turn, if it is declared as an end and answers have no mark of their own."""
+        """The id that opens the next turn, if it is declared as an end and answers have no mark."""
         return self.marks.next_turn if self.marks.next_turn in self.declared else None
 
     @property
     def before_end(self) -> str:
-        """Text that the template writes between an answer and its mark."""
+        """The text that the template writes between an answer and its mark."""
         return self.marks.turn.before if self.marks.turn.id is not None else ""
 
     def stops_identity(self) -> dict[str, Any]:
-        """The stop ids where the template adds to the declared ones, for a capture's address; else empty.
+        """The stop ids for a capture's address if the template adds some to the declared ones; else empty.
 
-        So captures of most models keep the address they had before the template was asked.
+        So captures of most models keep the address that they had before templates were considered.
         """
         return {"stop_ids": sorted(self.stop_ids)} if self.stop_ids != self.declared else {}
 
     def end_identity(self) -> dict[str, Any]:
-        """As `stops_identity`, for text that gets its end here: the end where it is not the first token after it."""
+        """As `stops_identity`, for text whose end is added here: also the end, if it is not the usual one."""
         mark = self.marks.turn
         first = mark.id is not None and not mark.before
         usual = first if mark.written else not mark.written and self.end == self.eos
@@ -124,20 +125,20 @@ class Turns:
 
 
 def turns_of(tokenizer: Any, generation_config: Any = None) -> Turns:
-    """What ends a turn, from a tokenizer with its chat template and the model's generation settings, if at hand.
+    """Determine what ends a turn from a tokenizer with its chat template and the model's generation settings, if given.
 
-    Never raises for a template that cannot be rendered: it then has no mark.
+    A template that cannot be rendered has no mark.
     """
     return Turns(declared_ids(tokenizer, generation_config), tokenizer.eos_token_id, template_marks(tokenizer))
 
 
 def declared_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:
-    """Ids that the generation settings and the tokenizer name as the end of a text."""
+    """The ids that the generation settings and the tokenizer name as the end of a text."""
     return frozenset(_ids([getattr(generation_config, "eos_token_id", None), tokenizer.eos_token_id]))
 
 
 def template_marks(tokenizer: Any) -> TemplateMarks:
-    """The marks that the tokenizer's chat template writes; none if it has no template."""
+    """Read the marks of the tokenizer's chat template; none if it has no template."""
     if not getattr(tokenizer, "chat_template", None):
         return TemplateMarks()
     answered = [_ASKED, {"role": "assistant", "content": _ANSWER}]
@@ -149,11 +150,11 @@ def template_marks(tokenizer: Any) -> TemplateMarks:
 
 
 def first_mark(tokenizer: Any, ids: Sequence[int]) -> tuple[list[int], int | None]:
-    """Ids of text up to the first added token that is no blank, and that token's id; None if there is none."""
+    """Split ids at the first added token that is not blank: the ids before it, and its id or None."""
     added = tokenizer.added_tokens_decoder
-    for place, token in enumerate(ids):
+    for index, token in enumerate(ids):
         if token in added and str(added[token].content).strip():
-            return list(ids[:place]), token
+            return list(ids[:index]), token
     return list(ids), None
 
 
@@ -161,31 +162,31 @@ def _mark(tokenizer: Any, written: str | None) -> Mark:
     ids = _split(tokenizer, written or "")
     text, mark = first_mark(tokenizer, ids)
     if written is not None and mark is not None:
-        spelt = str(tokenizer.added_tokens_decoder[mark].content)
-        before = written.partition(spelt)[0] if spelt in written else str(tokenizer.decode(text))
+        mark_text = str(tokenizer.added_tokens_decoder[mark].content)
+        before = written.partition(mark_text)[0] if mark_text in written else str(tokenizer.decode(text))
         return Mark(mark, before, written)
-    said = [bool(str(tokenizer.decode([token])).strip()) for token in ids]
-    if said.count(True) == 1 and said[0]:  # one token of plain text, right after the answer
+    visible = [bool(str(tokenizer.decode([token])).strip()) for token in ids]
+    if visible.count(True) == 1 and visible[0]:  # a single token of plain text, right after the answer
         return Mark(ids[0], "", written, is_text=True)
     return Mark(written=written)
 
 
 def _call_mark(tokenizer: Any) -> int | None:
-    """What ends a turn that calls a function: the last token of it, since what closes the call itself comes before."""
-    for arguments in ({"at": _ANSWER}, json.dumps({"at": _ANSWER})):  # templates want the one form or the other
+    """The last token of a turn with a function call, unless it only closes the call itself."""
+    for arguments in ({"at": _ANSWER}, json.dumps({"at": _ANSWER})):  # templates accept one form or the other
         call = {"id": "call00000", "type": "function", "function": {"name": "look", "arguments": arguments}}
         written = _after_answer(
             tokenizer, [_ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}], tools=[_TOOL]
         )
         if written:
             mark = first_mark(tokenizer, _split(tokenizer, written.rstrip())[-1:])[1]
-            closes = mark is None or _CLOSES_A_CALL.search(str(tokenizer.added_tokens_decoder[mark].content))
+            closes = mark is None or _CLOSES_CALL.search(str(tokenizer.added_tokens_decoder[mark].content))
             return None if closes else mark
     return None
 
 
 def _after_answer(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **more: Any) -> str | None:
-    """What the template writes after the marker of an answer; None if it cannot render these turns or drops it."""
+    """The text that the template writes after an answer; None if it cannot render these turns or drops the answer."""
     try:
         text = apply_template(tokenizer, list(turns), **more)
     except Exception:  # a template raises whatever it likes; `render` reports it where it matters
@@ -198,31 +199,31 @@ def _split(tokenizer: Any, text: str) -> list[int]:
 
 
 def _ids(named: Any) -> list[int]:
-    """Ids out of what settings hold: a number, a list, nothing, or -1 for none."""
+    """The ids in a setting: a number, a list, nothing, or -1 for none."""
     if isinstance(named, list | tuple):
         return [token for each in named for token in _ids(each)]
     return [named] if isinstance(named, int) and not isinstance(named, bool) and named >= 0 else []
 
 
 def check_turns(tokenizer: Any, generation_config: Any, vocab_rows: int | None = None) -> tuple[State, str, str]:
-    """Which ids stop an answer, for a check before a start: its state, what was looked up, and what to do.
+    """Check which ids stop an answer: the state of the check, a message, and what to do.
 
-    A warning where another engine would not stop there, where an answer cannot contain a text it may need, or where
-    the template ends its turns with no mark that could stop one.
+    It is a warning if another engine would not stop there, if an answer could not contain a text that it may need, or
+    if the template ends its turns without a mark that could stop one.
     """
     turns = turns_of(tokenizer, generation_config)
     names = _listed(tokenizer, sorted(turns.stop_ids))
-    told = f"an answer stops at {names}" if names else "no id stops an answer: each runs to max_new_tokens"
+    message = f"an answer stops at {names}" if names else "no id stops an answer: each runs to max_new_tokens"
     doubts = [*_doubts(tokenizer, turns), *_out_of_reach(tokenizer, turns.stop_ids, vocab_rows)]
     if not names:
         doubts.append(("", "name the mark of the template as eos_token_id in the target's generation_config.json"))
     if not doubts:
-        return "ok", told, ""
-    return "warning", "; ".join([told, *(doubt for doubt, _ in doubts if doubt)]), doubts[0][1]
+        return "ok", message, ""
+    return "warning", "; ".join([message, *(doubt for doubt, _ in doubts if doubt)]), doubts[0][1]
 
 
 def check_generation(folder: Path) -> None:
-    """Refuse generation settings that cannot be read: Transformers would go on without them, past what ends an answer."""
+    """Refuse generation settings that cannot be read: Transformers would ignore them and run past the end of answers."""
     path = folder / "generation_config.json"
     if not path.exists():
         return
@@ -232,13 +233,13 @@ def check_generation(folder: Path) -> None:
     if any(isinstance(token, bool) or not isinstance(token, int) for token in ids):
         raise DraftbenchError(
             f"{path} names {str(named)[:60]!r} as eos_token_id",
-            "an id is a whole number; as anything else it would end no answer",
+            "an id is a whole number; anything else would end no answer",
             "correct it",
         )
 
 
 def check_folder(folder: Path, tokenizer: Any, config: Any) -> tuple[State, str, str]:
-    """As `check_turns`, for a model whose weights are not loaded: with the generation settings of its folder."""
+    """As `check_turns`, for a model whose weights are not loaded, with the generation settings in its folder."""
     from transformers import GenerationConfig
 
     check_generation(folder)
@@ -251,48 +252,48 @@ def check_folder(folder: Path, tokenizer: Any, config: Any) -> tuple[State, str,
 
 
 def _doubts(tokenizer: Any, turns: Turns) -> list[tuple[str, str]]:
-    """What may go wrong with these ends, each with what to do."""
-    mark, found = turns.marks.turn, []
+    """Possible problems with these ends, each with what to do."""
+    mark, doubts = turns.marks.turn, []
     undeclared = sorted(turns.stop_ids - turns.declared)
     if undeclared:
-        found.append(
+        doubts.append(
             (
-                f"the chat template ends turns with {_listed(tokenizer, undeclared)}, which the model's own settings do not "
-                "name: here it stops an answer, other engines run on",
+                f"the chat template ends turns with {_listed(tokenizer, undeclared)}, which the model's own settings do "
+                "not name: here it stops an answer, other engines run on",
                 f"serve the target with eos_token_id {sorted(turns.stop_ids)} in its generation_config.json",
             )
         )
     texts = [token for token in sorted(turns.stop_ids) if token not in tokenizer.added_tokens_decoder]
     if texts:
-        found.append(
+        doubts.append(
             (
-                f"{_listed(tokenizer, texts)} is ordinary text: an answer that says it ends there",
+                f"{_listed(tokenizer, texts)} is ordinary text: an answer that contains it ends there",
                 "check eos_token_id of the target's generation_config.json and the end of a turn in its chat template",
             )
         )
     if mark.id is None and turns.next_turn_ends is None and turns.declared:
-        found.append(
+        doubts.append(
             (
-                f"the chat template {_instead(mark)}, so only the end of sequence stops an answer",
+                f"the chat template {_without_mark(mark)}, so only the end of sequence stops an answer",
                 "use the chat template that the target was tuned with, and a tokenizer that has its marks as tokens",
             )
         )
     elif mark.before.strip():
-        found.append(
+        doubts.append(
             (
                 f"the chat template writes {mark.before[:_SHOWN_CHARACTERS]!r} before the mark, as part of the answer",
                 "answers will contain it; if the served model does not write it, correct the chat template",
             )
         )
-    return found
+    return doubts
 
 
-def _instead(mark: Mark) -> str:
+def _without_mark(mark: Mark) -> str:
     if mark.written is None:
         return "cannot write an answer"
     if not mark.written.strip():
         return f"ends turns with {mark.written!r}" if mark.written else "ends turns with nothing"
-    return f"ends turns with {mark.written[:_SHOWN_CHARACTERS]!r}, which is no single token"
+    return f"ends turns with {mark.written[:_SHOWN_CHARACTERS]!r}, which is not a single token"
 
 
 def _out_of_reach(tokenizer: Any, stop_ids: Collection[int], rows: int | None) -> list[tuple[str, str]]:

@@ -31,9 +31,10 @@ from engine.paths import home
 _STOPPED = 130  # the exit status of a program ended by Ctrl-C
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (run, capture, train, measure, show, compare, export, decode, live, findings, tune):
-    app.command()(command)
-for command in (fetch, doctor, paths, losses, schema, index):
+for command in (
+    *(run, capture, train, measure, show, compare, export, decode, live, findings, tune),
+    *(fetch, doctor, paths, losses, schema, index),
+):
     app.command()(command)
 app.command("allow-key")(allow_key)
 app.command(hidden=True)(work)

@@ -11,6 +11,7 @@ import typer
 
 from engine.cli.options import DType, Json
 from engine.cli.text import console
+from engine.config.decode import DEFAULTS
 from engine.config.schema import DEFAULT_TARGET
 from engine.errors import DraftbenchError
 from engine.paths import home
@@ -27,12 +28,18 @@ def decode(
     ] = None,
     num_draft_tokens: Annotated[
         int, typer.Option("--num-draft-tokens", "--gamma", min=1, max=32, help="Number of tokens proposed per round.")
-    ] = 4,
-    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(min=0.01, max=1, help="Nucleus sampling; 1 turns it off.")] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Sample from the k likeliest tokens; 0 turns it off.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the answer in tokens.")] = 96,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed for sampling.")] = 0,
+    ] = DEFAULTS.num_draft_tokens,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")
+    ] = DEFAULTS.temperature,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1, help="Nucleus sampling; 1 turns it off.")] = DEFAULTS.top_p,
+    top_k: Annotated[
+        int, typer.Option(min=0, help="Sample from the k likeliest tokens; 0 turns it off.")
+    ] = DEFAULTS.top_k,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum length of the answer in tokens.")
+    ] = DEFAULTS.max_new_tokens,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for sampling.")] = DEFAULTS.seed,
     dtype: Annotated[
         DType, typer.Option(help="auto takes bfloat16 where the hardware supports it, otherwise float32.")
     ] = "auto",
@@ -52,33 +59,28 @@ def decode(
       draftbench decode --prompt 'Why is blood red?'
       draftbench decode --run latest --prompt 'Why is blood red?'
     """
-    from engine.traces.one_prompt import decode_prompt
+    from engine.decode.one_prompt import decode_prompt, question
+    from engine.decode.sampling import Sampling
+    from engine.decode.settings import DecodeSettings, FixedLength
+    from engine.runs.pair import load_pair
 
-    answer = decode_prompt(
-        home(),
-        prompt,
-        run_id=run_id,
-        target=target,
-        draft=draft,
-        gamma=num_draft_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        dtype=dtype,
-    )
+    asked = question(prompt)  # an empty one is refused before the models are loaded
+    pair = load_pair(home(), run_id=run_id, target=target, draft=draft, dtype=dtype)
+    sampling, length = Sampling(temperature, top_k, top_p), FixedLength(num_draft_tokens)
+    settings = DecodeSettings(sampling, length, max_new_tokens, pair.target.stop_ids, seed)
+    answer = decode_prompt(pair.target, pair.draft, asked, settings, draft_name=pair.draft_name)
     if as_json:
         console.print_json(answer.as_dict())
         return
     styled = console.out.is_terminal  # without styles, refused tokens would look like part of the answer
-    for piece in console.coloured(answer.rounds(), answer.tokenizer, refused=styled if refused is None else refused):
+    shown = styled if refused is None else refused
+    for piece in console.coloured(answer.rounds(), pair.target.tokenizer, refused=shown):
         console.out.print(piece, end="")
         console.flush()
     console.line("\n")
-    if answer.speculative and styled:
+    if pair.draft is not None and styled:
         console.out.print(console.legend())
-    console.paragraph(answer.told())
+    console.paragraph(answer.figures())
 
 
 def live(

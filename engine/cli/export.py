@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 
+from engine.catalogue import DEFAULT_FORMAT, EXPORTERS
 from engine.cli.options import Json, RunId
 from engine.cli.text import console, runs
 from engine.paths import home
@@ -19,6 +21,12 @@ def export(
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Load the folder with plain Transformers and measure it again.")
     ] = True,
+    format_name: Annotated[
+        str,
+        typer.Option(
+            "--format", click_type=click.Choice(list(EXPORTERS)), show_choices=True, help="Format of the folder."
+        ),
+    ] = DEFAULT_FORMAT,
     as_json: Json = False,
 ) -> None:
     """Write a run's best draft as a Hugging Face folder.
@@ -33,7 +41,9 @@ def export(
     from engine.runs.folder import RunFolder
 
     folder = RunFolder.open(home(), run_id)
-    report = export_run(home(), folder, out.expanduser().absolute(), overwrite=overwrite, check=check)
+    report = export_run(
+        home(), folder, out.expanduser().absolute(), overwrite=overwrite, check=check, format_name=format_name
+    )
     console.print_json(report) if as_json else runs.exported(report)
     if not report["ok"]:
         raise typer.Exit(1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from engine.catalogue import LOSSES
 from engine.cli.options import Json
 from engine.cli.text import console
+from engine.config.reading import schema_rows
 
 
 def losses(as_json: Json = False) -> None:
@@ -13,11 +15,9 @@ def losses(as_json: Json = False) -> None:
     Example:
       draftbench losses
     """
-    from engine.distill.losses import LOSSES
-
     rows = [
-        {"name": name, "formula": loss.formula, "parameter": loss.parameter or "", "source": loss.source}
-        for name, loss in LOSSES.items()
+        {"name": x.name, "formula": x.plain_formula, "parameter": x.parameter or "", "source": x.source}
+        for x in LOSSES.values()
     ]
     if as_json:
         console.print_json(rows)
@@ -32,8 +32,6 @@ def schema(as_json: Json = False) -> None:
     Example:
       draftbench schema
     """
-    from engine.config.reading import schema_rows
-
     rows = schema_rows()
     if as_json:
         console.print_json(rows)

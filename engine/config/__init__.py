@@ -1,0 +1,12 @@
+"""The configuration: the schema of a recipe by section, reading one, and what decides a run's results.
+
+schema    the recipe: all sections together
+section   what every section is, and the marks on its fields
+models    target and draft
+prompts   prompt files, folders and datasets
+capture   how training prompts are answered
+train     losses, modes, token selection, optimiser
+measure   what is measured on held-out prompts
+reading   a file and its bases, `--set`, checks; and writing a recipe
+identity  which settings decide the draft's weights and its exact acceptance: are two recipes the same?
+"""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from engine.config.schema import Recipe, Section
+from engine.config.schema import Recipe
+from engine.config.section import Section, Values, mark_of, section_of
 from engine.errors import DraftbenchError, boundary, did_you_mean
 from engine.untrusted.yaml_text import parse_yaml, read_yaml
 
@@ -19,6 +20,9 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     """A checked recipe. Raises DraftbenchError naming each bad key and the nearest known one."""
     return parse_section(Recipe, values)
 
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -44,16 +48,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def load_section(section: type[AnySection], path: Path, overrides: Sequence[str] = ()) -> AnySection:
     """As `load_recipe`, for a recipe of another kind."""
-    return parse_section(section, apply_overrides(_read_with_base(path), overrides))
+    return parse_section(section, apply_overrides(recipe_values(path), overrides))
 
 
 def recipe_values(path: Path) -> dict[str, Any]:
     """The unchecked values of a recipe file, laid over those of its base."""
-    return _read_with_base(path)
+    return _read_with_base(path, ())
 
 
-def _read_with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The mapping in a recipe file, laid over that of the file its `base` key names (beside it)."""
+def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise DraftbenchError(f"{path} is its own base", "bases may not form a circle", "remove one of the base keys")
     values = read_yaml(path)
@@ -74,41 +77,80 @@ def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def apply_overrides(values: Values, overrides: Sequence[str]) -> dict[str, Any]:
     """`values` with each `section.key=value` set; the value is read as YAML."""
+    return with_settings(values, parse_settings(overrides))
+
+
+def with_settings(values: Values, settings: Values) -> dict[str, Any]:
+    """A copy of `values` with dotted keys set."""
     result: dict[str, Any] = copy.deepcopy(dict(values))
-    for dotted, value in parse_settings(overrides).items():
-        *parents, last = dotted.split(".")
-        place = result
-        for parent in parents:
-            child = place.get(parent)
-            if isinstance(child, str) and parent == "target":
-                child = {"model": child}
-            place[parent] = child = child if isinstance(child, dict) else {}
-            place = child
-        place[last] = value
+    for key, value in settings.items():
+        put(result, key, value)
     return result
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in place; a section given by its shorthand, such as `target: asset:x`, becomes a whole one."""
+    *parents, last = key.split(".")
+    place, section = values, Recipe
+    for parent in parents:
+        section = section_of(section.model_fields.get(parent)) or Section
+        child = place.get(parent)
+        if isinstance(child, str) and section.shorthand:
+            child = {section.shorthand: child}
+        place[parent] = place = child if isinstance(child, dict) else {}
+    place[last] = value
+
+
+def value_at(values: Values, key: str) -> Any:
+    """The value at a dotted key; None if it, or a section around it, is missing."""
+    value: Any = values
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def map_paths(values: Values, change: Callable[[str, str], str], section: type[Section] = Recipe) -> dict[str, Any]:
+    """A copy of `values` with each path p in it as `change(p, kind)`, kind being 'file' or 'draft' as the schema marks it.
+
+    Shorthands are kept: a text in place of a section, and one item in place of a list.
+    """
+
+    def mapped(value: Any, key: str, owner: type[Section]) -> Any:
+        field = owner.model_fields.get(key)
+        inner = section_of(field)
+        if isinstance(value, list):
+            return [mapped(item, key, owner) for item in value]
+        if inner is not None and isinstance(value, Mapping):
+            return map_paths(value, change, inner)
+        if inner is not None and inner.shorthand and isinstance(value, str):
+            return mapped(value, inner.shorthand, inner)
+        kind = mark_of(field).path if field else None
+        return change(value, kind) if kind and isinstance(value, str) else value
+
+    return {key: mapped(value, key, section) for key, value in values.items()}
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     """`key=value` settings as key -> value, in order. A key set twice to different values is refused, and so is one
     that a later setting of the section around it would undo."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = (part.strip() if part != "=" else part for part in setting.partition("="))
         if not equals or not key:
             raise DraftbenchError(f"--set {setting!r} is not key=value", "", "for example --set train.epochs=2")
         fix = "quote text that holds brackets, braces or ': ', for example --set 'notes=\"[draft] a: b\"'"
         value = parse_yaml(text, f"--set {setting!r}", fix)
-        undone = next((earlier for earlier in found if earlier == key or earlier.startswith(f"{key}.")), None)
-        if undone is not None and (undone != key or found[key] != value):
+        undone = next((earlier for earlier in values if earlier == key or earlier.startswith(f"{key}.")), None)
+        if undone is not None and (undone != key or values[key] != value):
             raise DraftbenchError(
-                f"--set {undone}={one_line(found[undone])} is undone by --set {setting}",
+                f"--set {undone}={one_line(values[undone])} is undone by --set {setting}",
                 "one of them would be left out",
                 "give the one that is meant",
             )
-        found[key] = value
-    return found
+        values[key] = value
+    return values
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -122,33 +164,16 @@ def one_line(value: Any) -> str:
     return dumped.removesuffix("...\n").strip()
 
 
-def section_at(location: Sequence[str | int], root: type[BaseModel] = Recipe) -> type[BaseModel] | None:
+def section_at(location: Sequence[str | int], root: type[Section] = Recipe) -> type[Section] | None:
     """The schema class that holds the last element of a dotted location in `root`."""
-    current: Any = root
+    section: type[Section] | None = root
     for part in location[:-1]:
-        if isinstance(part, int):
-            continue
-        field = current.model_fields.get(part)
-        if field is None:
-            return None
-        current = _section_of(field.annotation)
-        if current is None:
-            return None
-    return current if isinstance(current, type) else None
+        if section is not None and isinstance(part, str):
+            section = section_of(section.model_fields.get(part))
+    return section
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """The Section class inside an annotation such as Annotated[list[PromptSource], ...]."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        found = _section_of(inner)
-        if found is not None:
-            return found
-    return None
-
-
-def _explain(item: Any, root: type[BaseModel]) -> str:
+def _explain(item: ErrorDetails, root: type[Section]) -> str:
     """One of pydantic's findings in words, with the nearest known key for an unknown one."""
     location = list(item["loc"])
     dotted = ".".join(str(part) for part in location) or "recipe"
@@ -158,7 +183,7 @@ def _explain(item: Any, root: type[BaseModel]) -> str:
         return f"unknown key {dotted!r} ({known})"
     if item["type"] == "missing":
         return f"{dotted!r} is missing"
-    hidden = isinstance(item["input"], (dict, BaseModel)) or location[-1:] in (["base_url"], ["key_env"])  # a key?
+    hidden = isinstance(item["input"], (dict, Section)) or location[-1:] in (["base_url"], ["key_env"])  # a key?
     shown = "" if hidden else f" (got {_short(item['input'])})"
     return f"{dotted}: {item['msg'].removeprefix('Value error, ')}{shown}"
 
@@ -172,11 +197,11 @@ def _short(value: Any) -> str:
     return written if len(written) <= 200 else f"{written[:200]}..."
 
 
-def schema_rows(section: type[BaseModel] = Recipe, prefix: str = "") -> list[dict[str, Any]]:
+def schema_rows(section: type[Section] = Recipe, prefix: str = "") -> list[dict[str, Any]]:
     """Every key of the schema: dotted name, type, default and meaning; for docs and the form."""
     rows: list[dict[str, Any]] = []
     for name, field in section.model_fields.items():
-        inner = _section_of(field.annotation)
+        inner = section_of(field)
         if inner is not None:
             many = "[]" if "list" in str(field.annotation) else ""
             rows += schema_rows(inner, f"{prefix}{name}{many}.")

@@ -1,8 +1,11 @@
 """Prompts: what a draft is trained and measured on.
 
-`prompts` says what a prompt is, `records` turns one record of a file into a prompt or a
-reason why not, `formats` reads the rows of each kind of file, and `readers` puts them
-together for the sources of a recipe. `rendering` makes a prompt into the token ids the
-target sees, through the tokenizer's own chat template. `overlap` keeps held-out queries
-out of the training prompts.
+readers       prompts from the sources that a recipe names
+formats       the rows of each kind of file
+columns       where the parts of a record are found
+records       one record as a prompt, or the reason why not
+overlap       queries that occur in both training and held-out prompts
+subsets       nested training sets of any size
+whole_folder  a results folder that appears complete or not at all
+packs/        prompt sets from published packages
 """

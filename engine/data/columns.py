@@ -1,27 +1,27 @@
-"""Where the parts of a record are: columns by name or by dotted path, which of them were there, and what was left aside.
+"""Read the columns of a record, by name or by dotted path, and record which columns were used.
 
-A dot goes into an object, a number into a list: `response.choices.0.message`. A column whose name
-holds the dots itself comes first. It is the same in every format; tables may keep objects as JSON text.
+A dot goes into an object, a number into a list: `response.choices.0.message`. A column whose own name contains the
+dots comes first. Paths work the same in every format; tables may keep objects as JSON text.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from engine.config.schema import PromptSource
 from engine.errors import DraftbenchError, did_you_mean
 from engine.untrusted import json_text
 
 _ABSENT = object()
-# Of the project's own records: what they are, not what is asked. `reference` is read by tuning.
+# Columns of the project's own records that say nothing about the question. `reference` is read by tuning.
 _LABELS = frozenset({"id", "group", "domain", "scenario", "source", "licence", "reference"})
-_SHOWN = 20
+_MAX_LISTED = 20
 
 
 def at(record: Mapping[str, Any], path: str | None) -> Any:
-    """The value under a column or a dotted path; None where there is none, or what pandas writes for none."""
+    """The value at a column or a dotted path; None if it is missing, or the NaN that pandas writes for a missing one."""
     value = None if path is None else _at(record, path)
     return None if value is _ABSENT or (isinstance(value, float) and value != value) else value
 
@@ -42,7 +42,7 @@ def _at(record: Mapping[str, Any], path: str) -> Any:
 
 
 def opened_text(value: Any) -> Any:
-    """An object or a list that a table keeps as JSON text; anything else as it is."""
+    """Decode an object or a list that a table keeps as JSON text; return anything else as it is."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
         return value
     try:
@@ -52,13 +52,13 @@ def opened_text(value: Any) -> Any:
 
 
 def head(path: str, present: Sequence[str]) -> str | None:
-    """The column of a table that holds a path; None if it has no such column."""
+    """The column of a table that a path starts at; None if it has no such column."""
     names = [path, path.partition(".")[0]]
     return next((name for name in names if name in present), None)
 
 
 def named_columns(source: PromptSource) -> dict[str, str]:
-    """Option -> column for those that the user named: the usual ones need not be there."""
+    """Option -> column for the columns that the user named; the default ones need not exist."""
     fields = type(source).model_fields
     return {
         option: value
@@ -68,16 +68,25 @@ def named_columns(source: PromptSource) -> dict[str, str]:
 
 
 def no_such_column(source: PromptSource, option: str, wrong: str, known: Sequence[str]) -> DraftbenchError:
-    """The error for a column that was named and is nowhere."""
+    """The error for a column that the user named and no row has."""
     return DraftbenchError(
         f"{source.path} has no column {wrong!r}, which {option} names",
-        "what was named would be left out silently",
+        "the column would be left out silently",
         f"{did_you_mean(wrong, known)}; a dot goes into an object, as in request.messages",
     )
 
 
+class ColumnUse(TypedDict, total=False):
+    """How the columns of a source were used. Keys without content are left out."""
+
+    left_aside: list[str]
+    """Columns that were not read."""
+    missing: dict[str, int]
+    """Column that the user named -> rows without a value in it."""
+
+
 class Usage:
-    """What of a source's columns was used, row by row."""
+    """Counts how the columns of a source are used, row by row."""
 
     def __init__(self, source: PromptSource) -> None:
         self.source = source
@@ -96,14 +105,14 @@ class Usage:
             value = _at(record, column)
             self._without[column] += value is _ABSENT or value is None or value == ""
             self._nowhere[column] += value is _ABSENT
-        for name in self._places(record):
+        for name in self._columns(record):
             self._known[name] = None
             if name not in self._paths and not any(path.startswith(f"{name}.") for path in self._paths):
                 self._aside[name] = None
         self._aside |= dict.fromkeys(others)
 
-    def _places(self, record: Mapping[str, Any]) -> list[str]:
-        """The columns of a record, and those beside each one that stands in an object."""
+    def _columns(self, record: Mapping[str, Any]) -> list[str]:
+        """The columns of a record, and those beside each used one inside an object."""
         names = [str(name) for name in record]
         for path in self._paths:
             parts = path.split(".")
@@ -114,31 +123,28 @@ class Usage:
         return names
 
     def refuse_unseen(self) -> None:
-        """Raises DraftbenchError for a column that was named and is in no row."""
+        """Raise DraftbenchError for a column that the user named and no row has."""
         for option, column in self.named.items():
             if self._rows and self._nowhere[column] == self._rows:
                 raise no_such_column(self.source, option, column, [*self._known, *self._aside])
 
-    def told(self) -> dict[str, Any]:
-        """For the report: `left_aside`, names of columns, and `missing`, rows without a value in a named column."""
-        aside = [name for name in self._aside if name not in (_LABELS if type(self.source) is PromptSource else {"id"})]
-        missing = {column: count for column, count in self._without.items() if count}
-        return {
-            **(
-                {"left_aside": aside[:_SHOWN] + ([f"and {len(aside) - _SHOWN} more"] if len(aside) > _SHOWN else [])}
-                if aside
-                else {}
-            ),
-            **({"missing": missing} if missing else {}),
-        }
+    def summary(self) -> ColumnUse:
+        """The columns that were left aside, and missing values in named ones."""
+        labels = _LABELS if type(self.source) is PromptSource else {"id"}
+        aside = [name for name in self._aside if name not in labels]
+        more = [f"and {len(aside) - _MAX_LISTED} more"] if len(aside) > _MAX_LISTED else []
+        use: ColumnUse = {"left_aside": aside[:_MAX_LISTED] + more} if aside else {}
+        if missing := {column: count for column, count in self._without.items() if count}:
+            use["missing"] = missing
+        return use
 
 
 def remarks(info: Mapping[str, Any]) -> list[str]:
-    """What a reader should know of a source: columns left aside, rows without a named one, forms that were translated."""
-    found = []
+    """Lines about a source: columns left aside, rows without a named column, and translations that were made."""
+    lines = []
     if aside := info.get("left_aside"):
-        found.append(f"left aside: {', '.join(aside)}")
-    found += [f"{count} rows have no {column!r}" for column, count in info.get("missing", {}).items()]
+        lines.append(f"left aside: {', '.join(aside)}")
+    lines += [f"{count} rows have no {column!r}" for column, count in info.get("missing", {}).items()]
     if translated := info.get("translated"):
-        found.append("read: " + ", ".join(f"{what} ({count})" for what, count in translated.items()))
-    return found
+        lines.append("read: " + ", ".join(f"{what} ({count})" for what, count in translated.items()))
+    return lines

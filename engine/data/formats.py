@@ -1,8 +1,8 @@
-"""The rows of each kind of prompt file, one after the other.
+"""Read the rows of each kind of prompt file, one after the other.
 
-Every reader yields `Row`s: a record, or why there is none at that place. What spoils the
-whole file (its encoding, its columns, a broken array) is a DraftbenchError. A new format is
-one function and one line in `FILE_READERS`.
+Every reader yields `Row`s: a record, or the reason why there is none at that place. What makes the whole file unusable
+(its encoding, its columns, a broken array) is a DraftbenchError. A new format is one function and one line in
+`FILE_READERS`.
 """
 
 from __future__ import annotations
@@ -28,51 +28,48 @@ if TYPE_CHECKING:
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _BATCH_ROWS = 32
-# Beyond these a file is no list of prompts, and reading it would only take time and memory.
-MOST_BYTES = 8 * 1024**3
-_MOST_ARRAY_BYTES = 1024**3
-_MOST_LINE_BYTES = 16 * 1024**2
-_LONGEST_LINE_BYTES = 512 * 1024**2
+# A larger file is no list of prompts, and reading it would only take time and memory.
+MAX_FILE_BYTES = 8 * 1024**3
+_MAX_ARRAY_BYTES = 1024**3
+_MAX_LINE_BYTES = 16 * 1024**2
+_MAX_SKIPPED_BYTES = 512 * 1024**2
 
 
 @dataclass(frozen=True)
 class Row:
-    """A record of a file, or the problem found in its place.
-
-    `line` counts from 1: the line of the file where the record starts for text formats
-    (JSON lines, CSV), the number of the row for all others. `others` names columns of a
-    table that were not loaded.
-    """
+    """A record of a file, or the problem in its place."""
 
     line: int
+    """From 1: the line at which the record starts in text formats (JSON lines, CSV), the number of the row in others."""
     record: dict[str, Any] | None
     problem: str = ""
     others: tuple[str, ...] = ()
+    """Columns of a table that were not loaded."""
 
 
 def read_jsonl(path: Path, source: PromptSource) -> Iterator[Row]:
-    """JSON lines, streamed. Blank lines are skipped; a half-written line is a problem of its own."""
-    require_regular(path, MOST_BYTES, source.path)
+    """Read JSON lines as a stream. Blank lines are skipped; a half-written line is a row with a problem."""
+    require_regular(path, MAX_FILE_BYTES, source.path)
     with open(path, "rb") as file:
         for number, raw in enumerate(_lines(file, source), 1):
             line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-            if len(line) > _MOST_LINE_BYTES:
-                yield Row(number, None, f"the line is longer than {_MOST_LINE_BYTES:,} bytes")
+            if len(line) > _MAX_LINE_BYTES:
+                yield Row(number, None, f"the line is longer than {_MAX_LINE_BYTES:,} bytes")
             elif line.strip():
                 yield _row_of_line(number, line, source)
 
 
 def _lines(file: BinaryIO, source: PromptSource) -> Iterator[bytes]:
-    """The lines of a file; of one that is too long only the beginning is kept in memory."""
-    while line := file.readline(_MOST_LINE_BYTES + 1):
+    """The lines of a file; only the beginning of a line that is too long is kept in memory."""
+    while line := file.readline(_MAX_LINE_BYTES + 1):
         dropped = 0
-        while line[-1:] != b"\n" and len(line) > _MOST_LINE_BYTES and (more := file.readline(_MOST_LINE_BYTES)):
+        while line[-1:] != b"\n" and len(line) > _MAX_LINE_BYTES and (more := file.readline(_MAX_LINE_BYTES)):
             dropped += len(more)
-            if dropped > _LONGEST_LINE_BYTES:
+            if dropped > _MAX_SKIPPED_BYTES:
                 raise DraftbenchError(
-                    f"{source.path} has a line of more than {_LONGEST_LINE_BYTES:,} bytes",
-                    "JSON lines have a record a line; this file is of another kind",
-                    "write one record a line, or name it by its real format",
+                    f"{source.path} has a line of more than {_MAX_SKIPPED_BYTES:,} bytes",
+                    "JSON lines have one record per line; this file is of another kind",
+                    "write one record per line, or name the file by its real format",
                 )
             if more[-1:] == b"\n":
                 break
@@ -93,7 +90,7 @@ def _row_of_line(number: int, line: bytes, source: PromptSource) -> Row:
 
 
 def _row_of_value(number: int, value: Any, *, spoilt: bool) -> Row:
-    """The record of a line or of an item; `spoilt`: something in the file must not be used, perhaps here."""
+    """The record of a line or of an item. `spoilt`: a part of the file must not be used, perhaps a part of this value."""
     reason = json_text.reason_in(value) if spoilt else ""
     if not reason and isinstance(value, dict):
         reason = "is nested too deeply" if json_text.too_deep(value) else ""
@@ -102,15 +99,15 @@ def _row_of_value(number: int, value: Any, *, spoilt: bool) -> Row:
 
 
 def read_json(path: Path, source: PromptSource) -> Iterator[Row]:
-    """A JSON array of records, or an object in which exactly one value is an array: the records."""
+    """Read a JSON array of records, or an object in which exactly one value is an array of them."""
     try:
-        text = read_text(path, _MOST_ARRAY_BYTES, source.path)
+        text = read_text(path, _MAX_ARRAY_BYTES, source.path)
         value, spoilt = json_text.loads_leniently(text) if text.strip() else ([], [])
     except ValueError as error:
         raise DraftbenchError(
             f"{source.path} {error}",
             "an array can only be read whole",
-            "correct the file, or name it .jsonl if it holds one record a line",
+            "correct the file, or name it .jsonl if it holds one record per line",
         ) from None
     for number, item in enumerate(_array_of_records(value, source), 1):
         yield _row_of_value(number, item, spoilt=bool(spoilt))
@@ -121,7 +118,7 @@ def _array_of_records(value: Any, source: PromptSource) -> list[Any]:
         return value
     if isinstance(value, json_text.Spoilt):
         raise DraftbenchError(
-            f"{source.path} {value.reason}", "which part is meant cannot be known", "correct the file"
+            f"{source.path} {value.reason}", "it cannot be known which part is meant", "correct the file"
         )
     arrays = (
         {name: inner for name, inner in value.items() if isinstance(inner, list)} if isinstance(value, dict) else {}
@@ -129,18 +126,18 @@ def _array_of_records(value: Any, source: PromptSource) -> list[Any]:
     # A lone record looks like an object with one array: its messages.
     if len(arrays) == 1 and not arrays.keys() & {source.messages_column, source.tools_column}:
         return next(iter(arrays.values()))
-    found = f"an object with {len(arrays)} arrays ({', '.join(arrays)})" if arrays else "no array"
+    content = f"an object with {len(arrays)} arrays ({', '.join(arrays)})" if arrays else "no array"
     raise DraftbenchError(
-        f"{source.path} is not an array of records: it holds {found}",
-        "which part holds the prompts cannot be told",
+        f"{source.path} is not an array of records: it holds {content}",
+        "it cannot be known which part holds the prompts",
         "give an array of records, or an object with one array of records",
     )
 
 
 def read_csv(path: Path, source: PromptSource) -> Iterator[Row]:
-    """Comma-separated records under a header; quoted fields may span lines."""
-    require_regular(path, MOST_BYTES, source.path)
-    csv.field_size_limit(_MOST_LINE_BYTES)  # Python's own limit is shorter than long prompts
+    """Read comma-separated records under a header; quoted fields may span lines."""
+    require_regular(path, MAX_FILE_BYTES, source.path)
+    csv.field_size_limit(_MAX_LINE_BYTES)  # Python's own limit is shorter than long prompts
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(_text_lines(file), strict=True)
         starts_at = 1
@@ -159,15 +156,15 @@ def read_csv(path: Path, source: PromptSource) -> Iterator[Row]:
         except csv.Error as error:
             raise DraftbenchError(
                 f"{source.path} is not valid CSV: the record that starts at line {starts_at}: {error}",
-                "from there on it cannot be told where a record ends",
+                "from there on it cannot be known where a record ends",
                 "close the quotes (a quote inside a field is doubled), or use .jsonl for long fields",
             ) from None
 
 
 def _text_lines(file: TextIO) -> Iterator[str]:
-    while line := file.readline(_MOST_LINE_BYTES + 1):
-        if len(line) > _MOST_LINE_BYTES:
-            raise csv.Error(f"a line is longer than {_MOST_LINE_BYTES:,} characters")
+    while line := file.readline(_MAX_LINE_BYTES + 1):
+        if len(line) > _MAX_LINE_BYTES:
+            raise csv.Error(f"a line is longer than {_MAX_LINE_BYTES:,} characters")
         yield line
 
 
@@ -178,16 +175,16 @@ def _row_of_fields(line: int, header: list[str], fields: list[str]) -> Row:
 
 
 def read_parquet(path: Path, source: PromptSource) -> Iterator[Row]:
-    """A Parquet file, in batches, only the columns that matter."""
+    """Read a Parquet file in batches, and only the columns that a prompt is made of."""
     import pyarrow.parquet as pq
 
-    require_regular(path, MOST_BYTES, source.path)
-    unread = boundary(
+    require_regular(path, MAX_FILE_BYTES, source.path)
+    unreadable = boundary(
         f"{source.path} cannot be read as Parquet",
         "write it again, or give the extension that fits its format",
         "the file is damaged or of another format",
     )
-    with unread, pq.ParquetFile(path) as file:
+    with unreadable, pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
         columns = require_columns(names, source)
         others = tuple(name for name in names if name not in columns)
@@ -210,27 +207,27 @@ def _row_of_arrow(
 
 
 def _refuse_unpacked(metadata: Any, columns: list[str], source: PromptSource) -> None:
-    """A few bytes can stand for gigabytes: what a group of rows says of its own size is held against a limit."""
+    """Refuse a row group whose unpacked size is over the limit: a few bytes can stand for gigabytes."""
     for group in range(metadata.num_row_groups):
         chunks = (metadata.row_group(group).column(index) for index in range(metadata.num_columns))
         size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns)
-        if size > MOST_BYTES:
+        if size > MAX_FILE_BYTES:
             raise DraftbenchError(
-                f"{source.path} unpacks to {size:,} bytes in one group of rows; at most {MOST_BYTES:,} are read",
+                f"{source.path} unpacks to {size:,} bytes in one group of rows; at most {MAX_FILE_BYTES:,} are read",
                 "it would fill the memory",
                 "write it in smaller groups of rows",
             )
 
 
 def _parquet_decoder(schema: Any, columns: list[str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Undoes the storage form of Datasets: it writes free-form objects as JSON text inside structs."""
+    """Undo the storage form of Datasets, which writes free-form objects as JSON text inside structs."""
     if b"huggingface" not in (schema.metadata or {}):
         return lambda record: record
     import datasets
 
     features = datasets.Features.from_arrow_schema(schema)
-    wanted = datasets.Features({name: features[name] for name in columns})
-    return lambda record: dict(wanted.decode_example(record))
+    selected = datasets.Features({name: features[name] for name in columns})
+    return lambda record: dict(selected.decode_example(record))
 
 
 FILE_READERS: dict[str, Callable[[Path, PromptSource], Iterator[Row]]] = {
@@ -242,11 +239,11 @@ FILE_READERS: dict[str, Callable[[Path, PromptSource], Iterator[Row]]] = {
 
 
 def read_file(path: Path, source: PromptSource) -> Iterator[Row]:
-    """The rows of a file, by its extension. Raises DraftbenchError for an unknown one."""
+    """Read a file in the format of its extension. Raises DraftbenchError for an unknown one."""
     reader = FILE_READERS.get(path.suffix.lower())
     if reader is None:
         raise DraftbenchError(
-            f"{source.path} has the extension {path.suffix!r}, which names no known format",
+            f"{source.path} has the extension {path.suffix!r}, which is no known format",
             "the format is taken from the extension and not guessed from the content",
             f"give one of {', '.join(FILE_READERS)}, a Datasets folder, or hub:NAME",
         )
@@ -254,7 +251,7 @@ def read_file(path: Path, source: PromptSource) -> Iterator[Row]:
 
 
 def read_folder(path: Path, source: PromptSource) -> Iterator[Row]:
-    """A folder written by `save_to_disk`, or one of data files that `load_dataset` understands."""
+    """Read a folder written by `save_to_disk`, or one of data files that `load_dataset` understands."""
     import datasets
 
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
@@ -267,7 +264,7 @@ def read_folder(path: Path, source: PromptSource) -> Iterator[Row]:
 
 
 def read_hub(name: str, source: PromptSource) -> Iterator[Row]:
-    """A dataset of the Hugging Face hub."""
+    """Read a dataset of the Hugging Face hub."""
     if not _HUB_NAME.fullmatch(name):
         raise DraftbenchError(
             f"{source.path!r} is not the name of a hub dataset",
@@ -289,7 +286,7 @@ def read_hub(name: str, source: PromptSource) -> Iterator[Row]:
 
 
 def _split_of(saved: datasets.Dataset | datasets.DatasetDict, source: PromptSource) -> datasets.Dataset:
-    """The split asked for. A Dataset saved on its own has none, so `split` does not apply to it."""
+    """The split that the source names. A Dataset saved on its own has none, so `split` does not apply to it."""
     import datasets
 
     if not isinstance(saved, datasets.DatasetDict):
@@ -312,9 +309,9 @@ def _rows_of_dataset(dataset: datasets.Dataset, source: PromptSource) -> Iterato
 
 
 def require_columns(present: Iterable[str], source: PromptSource) -> list[str]:
-    """Those of the present columns that a prompt is made of.
+    """Return the present columns that a prompt is made of.
 
-    Raises DraftbenchError without any text, for a column that was named and is not there, and for one that is there twice.
+    Raises DraftbenchError if there is no text, a column that was named is missing, or a column is there twice.
     """
     names = list(present)
     if head(source.messages_column, names) is None and head(source.prompt_column, names) is None:
@@ -327,18 +324,20 @@ def require_columns(present: Iterable[str], source: PromptSource) -> list[str]:
     for option, column in named_columns(source).items():
         if head(column, names) is None:
             raise no_such_column(source, option, column, names)
-    found = [name for path in source.columns() if (name := head(path, names)) is not None]
-    twice = next((name for name in found if names.count(name) > 1), None)
-    if twice is not None:
+    used = [name for path in source.columns() if (name := head(path, names)) is not None]
+    duplicate = next((name for name in used if names.count(name) > 1), None)
+    if duplicate is not None:
         raise DraftbenchError(
-            f"{source.path} has the column {twice!r} twice", "which one is meant cannot be known", "rename one of them"
+            f"{source.path} has the column {duplicate!r} twice",
+            "it cannot be known which one is meant",
+            "rename one of them",
         )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(used))
 
 
 @contextmanager
 def _datasets_errors(source: PromptSource, fix: str) -> Iterator[None]:
-    """Whatever Datasets raises for bad input or no network, in our words and with its cause."""
+    """Turn whatever Datasets raises for bad input or a missing network into one error with its cause."""
     try:
         with boundary(f"could not load {source.path}", fix):
             yield

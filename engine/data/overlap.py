@@ -1,10 +1,9 @@
-"""Queries that occur twice: between training and held-out prompts, or within one list.
+"""Detect queries that repeat: training prompts that repeat held-out ones, or repeats within one list.
 
-A draft that has seen a held-out query accepts more on it than it will in service. Exact
-repeats are found by normalised text and tools' names; near repeats by MinHash and
-locality-sensitive hashing over character 5-grams (which need no word boundaries, so Chinese
-works), and each candidate is then verified by its exact Jaccard similarity. The hashing can
-therefore miss a pair (with probability below 1e-4 at the threshold) but never invent one.
+A draft that has seen a held-out query accepts more on it than it will in service. Exact repeats have the same
+normalised text and tool names. Near repeats are candidates of MinHash and locality-sensitive hashing over character
+5-grams (which need no word boundaries, so Chinese works), each verified by its exact Jaccard similarity. The hashing
+can therefore miss a pair (with probability below 1e-4 at the threshold) but never invent one.
 """
 
 from __future__ import annotations
@@ -38,12 +37,11 @@ class Repeat(NamedTuple):
 def remove_overlap(
     train: Sequence[Prompt], heldout: Sequence[Prompt], *, threshold: float = 0.8
 ) -> tuple[list[Prompt], list[Repeat]]:
-    """Training prompts that repeat no held-out query, and the repeats that were removed.
+    """Split training prompts into those that repeat no held-out query, and the repeats that were removed.
 
-    "exact": a user message is the same after normalisation and so are the names of the tools;
-    of a training conversation every user message counts, of a held-out one the last, its query.
-    "near": Jaccard similarity of at least `threshold`, in (0, 1], whatever the tools: a held-out
-    query under other tools is still a query that was to be kept unseen.
+    "exact": a user message and the names of the tools are the same after normalisation; every user message of a
+    training conversation counts, but only the last of a held-out one, its query. "near": Jaccard similarity of at least
+    `threshold`, in (0, 1], whatever the tools, since a held-out query with other tools must stay unseen too.
     `repeats_id` is the most similar held-out prompt, the first of them on a tie.
     """
     index = _QueryIndex(threshold)
@@ -52,7 +50,7 @@ def remove_overlap(
     kept: list[Prompt] = []
     removed: list[Repeat] = []
     for prompt in train:
-        repeat = next((found for turn in _turns(prompt) if (found := index.find(turn))), None)
+        repeat = next((repeat for turn in _turns(prompt) if (repeat := index.find(turn))), None)
         if repeat is None:
             kept.append(prompt)
         else:
@@ -61,7 +59,7 @@ def remove_overlap(
 
 
 def _turns(prompt: Prompt) -> Iterator[Prompt]:
-    """The conversation as it stood at each user message, the last first: a held-out query may be asked early on."""
+    """The conversation up to each user message, the last first: a held-out query may come early in it."""
     yield prompt
     asked = [i for i, message in enumerate(prompt.messages) if message["role"] == "user"]
     for last in reversed(asked[:-1]):
@@ -69,9 +67,9 @@ def _turns(prompt: Prompt) -> Iterator[Prompt]:
 
 
 def duplicates_within(prompts: Sequence[Prompt], *, threshold: float = 0.8) -> list[Repeat]:
-    """Each prompt that repeats an earlier one, in order; the earlier one is never itself a repeat.
+    """Return each prompt that repeats an earlier one, in order; the earlier one is never itself a repeat.
 
-    Taking out every `prompt_id` leaves a list in which nothing repeats.
+    Removing every `prompt_id` leaves a list in which nothing repeats.
     """
     index = _QueryIndex(threshold)
     repeats: list[Repeat] = []
@@ -85,12 +83,13 @@ def duplicates_within(prompts: Sequence[Prompt], *, threshold: float = 0.8) -> l
 
 
 def normalise(text: str) -> str:
-    """`text` for comparison: NFKC, casefold, runs of whitespace and punctuation as one space.
+    """Normalise `text` for comparison: NFKC, casefold, runs of whitespace and punctuation as one space.
 
     Text of nothing but punctuation keeps it, or all such texts would be equal.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    collapsed = " ".join("".join(" " if _separates(character) else character for character in folded).split())
+    spaced = (" " if unicodedata.category(character).startswith("P") else character for character in folded)
+    collapsed = " ".join("".join(spaced).split())
     return collapsed or " ".join(folded.split())
 
 
@@ -105,12 +104,8 @@ def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
     return len(left & right) / len(left | right)
 
 
-def _separates(character: str) -> bool:
-    return unicodedata.category(character).startswith("P")
-
-
 def _query(prompt: Prompt) -> str:
-    """What is asked, for comparison: the last user message, or all of a conversation without one."""
+    """The text to compare: the last user message, or all of a conversation without one."""
     return normalise(prompt.text or prompt.key())
 
 
@@ -119,7 +114,7 @@ def _exact_key(prompt: Prompt) -> tuple[str, tuple[str, ...]]:
 
 
 class _QueryIndex:
-    """Prompts by what they ask. Positions, not ids, name them inside: ids may repeat."""
+    """Prompts by their query. They are stored by position, because ids may repeat."""
 
     def __init__(self, threshold: float) -> None:
         if not 0 < threshold <= 1:
@@ -145,7 +140,7 @@ class _QueryIndex:
         self._hashes.insert(position, _minhash(grams))
 
     def find(self, prompt: Prompt) -> Repeat | None:
-        """How `prompt` repeats one of the prompts added so far, if it does."""
+        """Return how `prompt` repeats one of the prompts added so far; None if it does not."""
         exact = self._first_with.get(_exact_key(prompt))
         if exact is not None:
             return Repeat(prompt.id, self._prompts[exact].id, "exact", 1.0)

@@ -1,4 +1,4 @@
-"""Prompts from the sources that a recipe names."""
+"""Read prompts from the sources that a recipe names."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import NotRequired
 
 from engine.chat.prompt import Prompt, prompts_hash
 from engine.config.schema import PromptSource
-from engine.data.columns import Usage
-from engine.data.formats import FILE_READERS, MOST_BYTES, Row, read_file, read_folder, read_hub
-from engine.data.packs.sets import PREFIX, set_file, set_origin
+from engine.data.columns import ColumnUse, Usage
+from engine.data.formats import FILE_READERS, MAX_FILE_BYTES, Row, read_file, read_folder, read_hub
+from engine.data.packs.sets import PREFIX, SetOrigin, set_file, set_origin
 from engine.data.records import BadRecordError, to_prompt
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import content_hash, sha256_file
@@ -21,41 +21,35 @@ from engine.untrusted.regular_files import printable, regular_files, require_reg
 
 _HUB = "hub:"
 _SHOWN = 5
-_SHOWN_TRANSLATIONS = 12
-_MOST_CHARACTERS = 512 * 1024**2  # of one source
+_MAX_TRANSLATIONS = 12
+_MAX_CHARACTERS = 512 * 1024**2  # of one source
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that is no prompt: the source as it was given, the line or row from 1, and why."""
+    """A row that is no prompt: the source as the recipe names it, the line or row from 1, and the reason."""
 
     file: str
     line: int
     reason: str
 
 
-class SourceInfo(TypedDict):
-    """A source for `provenance.json`.
-
-    `sha256` is of a file's bytes, of the names and bytes of a folder's files, or, for the hub,
-    of the prompts themselves. `rows` counts the rows read, bad ones included. `origin` says
-    what a set of packs is made of, and how many held-out queries were kept out of it.
-    `left_aside` names columns that were not read, `missing` counts the rows without a value in a
-    column that the user named, `translated` what was written in another form than the normal one.
-    """
+class SourceInfo(ColumnUse):
+    """A source of prompts in `provenance.json`."""
 
     path: str
     sha256: str
+    """Of a file's bytes, of the names and bytes of a folder's files, or, for the hub, of the prompts themselves."""
     rows: int
-    origin: NotRequired[dict[str, Any]]
-    left_aside: NotRequired[list[str]]
-    missing: NotRequired[dict[str, int]]
+    """Rows read, bad ones included."""
+    origin: NotRequired[SetOrigin]
     translated: NotRequired[dict[str, int]]
+    """Translation into the normal form -> count."""
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The prompts of some sources in order, the rows left out, and where all came from."""
+    """The prompts of some sources in order, the rows that were left out, and the sources."""
 
     prompts: list[Prompt]
     bad: list[BadRow]
@@ -65,11 +59,10 @@ class PromptSet:
 def read_prompts(
     sources: Sequence[PromptSource], *, skip_bad: bool = False, relative_to: Path | None = None
 ) -> PromptSet:
-    """All prompts of `sources`, each with an id of its own.
+    """Read all prompts of `sources`, each with a unique id.
 
-    A record without an `id` gets `<file stem>-<line>`. `relative_to` is the recipe's folder.
-    Raises DraftbenchError for a source that cannot be read or holds no prompt, and, unless
-    `skip_bad`, for any bad row.
+    A record without an `id` gets `<file stem>-<line>`. `relative_to` is the recipe's folder. Raises DraftbenchError for
+    a source that cannot be read or has no prompt, and, unless `skip_bad`, for any bad row.
     """
     whole = PromptSet([], [], [])
     taken: set[str] = set()
@@ -83,14 +76,14 @@ def read_prompts(
             _listed(
                 whole.bad, f"{len(whole.bad)} of {sum(info['rows'] for info in whole.sources)} rows are no prompts"
             ),
-            "leaving them out silently would change what the draft is trained and measured on",
-            "correct them, or go on without them: --skip-bad (`prompts.skip_bad: true`)",
+            "leaving them out silently would change the prompts that the draft is trained and measured on",
+            "correct them, or leave them out: --skip-bad (`prompts.skip_bad: true`)",
         )
     return whole
 
 
 def _read_source(source: PromptSource, stem: str, taken: set[str], relative_to: Path | None) -> PromptSet:
-    """The prompts of one source; adds their ids to `taken`."""
+    """Read the prompts of one source, and add their ids to `taken`."""
     rows, sha256 = open_source(source, relative_to)
     prompts: list[Prompt] = []
     bad: list[BadRow] = []
@@ -100,7 +93,12 @@ def _read_source(source: PromptSource, stem: str, taken: set[str], relative_to: 
         try:
             prompts.append(_prompt_of(row, source, f"{stem}-{row.line}", taken, usage, seen))
             characters += sum(len(message["content"]) for message in prompts[-1].messages)
-            _refuse_flood(characters, source)
+            if characters > _MAX_CHARACTERS:  # a few bytes of Parquet can stand for any number of prompts
+                raise DraftbenchError(
+                    f"{source.path} holds more than {_MAX_CHARACTERS:,} characters of prompts",
+                    "all prompts of a run are kept in memory",
+                    "take fewer with `limit`, or split the file",
+                )
         except BadRecordError as error:
             bad.append(BadRow(source.path, row.line, str(error)))
         if len(prompts) == source.limit:
@@ -108,23 +106,14 @@ def _read_source(source: PromptSource, stem: str, taken: set[str], relative_to: 
     usage.refuse_unseen()
     if not prompts:
         raise _nothing_in(source, bad)
-    info = SourceInfo(path=source.path, sha256=sha256 or prompts_hash(prompts), rows=len(prompts) + len(bad))
+    rows_read = len(prompts) + len(bad)
+    info: SourceInfo = {"path": source.path, "sha256": sha256 or prompts_hash(prompts), "rows": rows_read}
     if source.path.startswith(PREFIX):
         info["origin"] = set_origin(source.path)
-    info.update(cast(SourceInfo, usage.told()))
-    if translated := dict((+seen).most_common(_SHOWN_TRANSLATIONS)):
+    info = {**info, **usage.summary()}
+    if translated := dict((+seen).most_common(_MAX_TRANSLATIONS)):
         info["translated"] = translated
     return PromptSet(prompts, bad, [info])
-
-
-def _refuse_flood(characters: int, source: PromptSource) -> None:
-    """A few bytes of Parquet can stand for any number of prompts, which are all kept in memory."""
-    if characters > _MOST_CHARACTERS:
-        raise DraftbenchError(
-            f"{source.path} holds more than {_MOST_CHARACTERS:,} characters of prompts",
-            "all prompts of a run are kept in memory",
-            "take fewer with `limit`, or split the file",
-        )
 
 
 def _prompt_of(
@@ -141,29 +130,29 @@ def _prompt_of(
 
 
 def open_source(source: PromptSource, relative_to: Path | None) -> tuple[Iterator[Row], str | None]:
-    """The rows of a source and the hash of its bytes; None for the hub, whose files are not ours.
+    """Return the rows of a source and the hash of its bytes; None for the hub, whose files are not at hand.
 
-    Raises DraftbenchError if it cannot be opened, and while its rows are read if all of it is spoilt.
+    Raises DraftbenchError if it cannot be opened, and, while rows are read, if the whole source is unusable.
     """
     if source.path.startswith(_HUB):
         return read_hub(source.path.removeprefix(_HUB), source), None
     path = set_file(source.path) if source.path.startswith(PREFIX) else resolve_input(source.path, relative_to)
     with boundary(f"cannot read {printable(source.path)}", "check the path and its permissions"):
         if path.is_dir():
-            sha256 = _folder_hash(path, source)  # before Datasets opens what may be no file
+            sha256 = _folder_hash(path, source)  # before Datasets opens what may not be a file
             return read_folder(path, source), sha256
         reader = read_file(path, source)
-        require_regular(path, MOST_BYTES, source.path)
+        require_regular(path, MAX_FILE_BYTES, source.path)
         return reader, sha256_file(path)
 
 
 def _folder_hash(folder: Path, source: PromptSource) -> str:
-    files = regular_files(folder, MOST_BYTES, source.path)
+    files = regular_files(folder, MAX_FILE_BYTES, source.path)
     return content_hash([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files])
 
 
 def _stems(sources: Sequence[PromptSource]) -> list[str]:
-    """How made-up ids begin in each source: the file's stem, with its folder where two share a stem.
+    """The prefix of generated ids per source: the file's stem, with its folder where two sources share a stem.
 
     Several domains in one recipe usually come as <domain>/train.jsonl.
     """
@@ -174,7 +163,7 @@ def _stems(sources: Sequence[PromptSource]) -> list[str]:
 
 
 def _stem(path: Path, split: str) -> str:
-    """File stem; for a folder or a hub dataset its last name and the split."""
+    """The file's stem; for a folder or a hub dataset its last name and the split."""
     return path.stem if path.suffix.lower() in FILE_READERS else f"{path.name}-{split}"
 
 
@@ -189,7 +178,7 @@ def _nothing_in(source: PromptSource, bad: Sequence[BadRow]) -> DraftbenchError:
 
 
 def _listed(bad: Iterable[BadRow], heading: str) -> str:
-    """`heading` and the first few bad rows, a line each."""
+    """`heading` and the first few bad rows, one per line."""
     rows = list(bad)
     lines = [f"  {row.file}:{row.line}: {row.reason}" for row in rows[:_SHOWN]]
     more = [f"  ... and {len(rows) - _SHOWN} more"] if len(rows) > _SHOWN else []

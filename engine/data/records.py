@@ -1,4 +1,4 @@
-"""One record of a prompt file made into a Prompt, or into the reason why it is not one.
+"""Turn a record of a prompt file into a Prompt, or into the reason why it is not one.
 
 Pure functions; the reasons are shown to the user beside the file and the line.
 """
@@ -22,13 +22,13 @@ from engine.data.columns import at
 from engine.errors import Cancelled, DraftbenchError, first_line
 from engine.untrusted import json_text
 
-_MOST_CHARACTERS = 4 * 1024**2  # of a record: a million tokens
+_MAX_CHARACTERS = 4 * 1024**2  # of a record: a million tokens
 
 
 def to_prompt(
     record: Mapping[str, Any], source: PromptSource, fallback_id: str, seen: Counter[str] | None = None
 ) -> Prompt:
-    """The prompt in `record`, whose columns `source` names. `seen` counts what had to be translated.
+    """Read the prompt in `record`, whose columns `source` names. `seen` counts translations into the normal form.
 
     `messages` wins over `prompt`, which becomes one user message. Raises BadRecordError, whatever the record.
     """
@@ -40,7 +40,7 @@ def to_prompt(
 def prompt_of(
     record: Mapping[str, Any], messages: tuple[Message, ...], source: PromptSource, fallback_id: str
 ) -> Prompt:
-    """The prompt that asks `messages`, with the record's tools and labels. Raises BadRecordError."""
+    """Return the prompt of `messages` with the record's tools and labels. Raises BadRecordError."""
     prompt = Prompt(
         id=_identity(at(record, "id"), fallback_id),
         messages=messages,
@@ -53,7 +53,7 @@ def prompt_of(
 
 @contextlib.contextmanager
 def bad_records() -> Iterator[None]:
-    """Whatever a record makes fail is a fault of this record: a BadRecordError with the reason."""
+    """Turn whatever a record makes fail into a BadRecordError with the reason."""
     try:
         yield
     except (BadRecordError, DraftbenchError, Cancelled, MemoryError):
@@ -65,7 +65,7 @@ def bad_records() -> Iterator[None]:
 
 
 def messages_of(record: Mapping[str, Any], source: PromptSource, seen: Counter[str]) -> tuple[Message, ...]:
-    """The conversation in a record in normal form, with a system message that has a column of its own."""
+    """The conversation of a record in normal form, with the system message of a column of its own."""
     value = decoded(at(record, source.messages_column), source.messages_column)
     messages = _plain_question(record, source, seen) if value is None else normal(value, source.messages_column, seen)
     if value is not None and _says_more(at(record, source.prompt_column), messages):
@@ -87,27 +87,27 @@ def messages_of(record: Mapping[str, Any], source: PromptSource, seen: Counter[s
 
 
 def _says_more(text: Any, messages: tuple[Message, ...]) -> bool:
-    """Whether a record's plain text is none of its messages'."""
+    """Whether a record's plain text is the content of none of its messages."""
     return isinstance(text, str) and bool(text.strip()) and text.strip() not in {m["content"].strip() for m in messages}
 
 
 def tools_of(record: Mapping[str, Any], source: PromptSource) -> tuple[dict[str, Any], ...]:
     """The tool schemas of a record in OpenAI's form."""
-    found = {column: normal_tools(at(record, column), column) for column in source.tools_columns()}
-    given = {column: tools for column, tools in found.items() if tools}
-    first = next(iter(given.values()), ())
-    if any(tools != first for tools in given.values()):
-        raise BadRecordError(f"has tools in {' and other ones in '.join(map(repr, given))}")
+    by_column = {column: normal_tools(at(record, column), column) for column in source.tools_columns()}
+    present = {column: tools for column, tools in by_column.items() if tools}
+    first = next(iter(present.values()), ())
+    if any(tools != first for tools in present.values()):
+        raise BadRecordError(f"has tools in {' and other ones in '.join(map(repr, present))}")
     return first
 
 
 def plain(value: Any) -> Any:
-    """A value of Arrow as JSON has it, without the keys that Arrow filled with nulls, at every depth.
+    """Return a value of Arrow as JSON has it, without the keys that Arrow filled with nulls, at every depth.
 
-    Arrow gives every struct of a column the same keys; a key that a record never had comes
-    back as None. A null that the author wrote looks the same and goes as well. A dict whose
-    keys were all filled stays, empty: `{}` is how a tool without parameters was written.
-    Times become ISO text, decimals numbers, bytes text. Raises BadRecordError for bytes that are no text.
+    Arrow gives every struct of a column the same keys, so a key that a record never had comes back as None. A null
+    that the author wrote looks the same and is dropped as well. A dict in which all keys were filled stays as an empty
+    one: `{}` is how a tool without parameters was written. Times become ISO text, decimals numbers, and bytes text.
+    Raises BadRecordError for bytes that are not UTF-8.
     """
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items() if inner is not None}
@@ -142,7 +142,7 @@ def _identity(value: Any, fallback: str) -> str:
 
 
 def _plain_question(record: Mapping[str, Any], source: PromptSource, seen: Counter[str]) -> tuple[Message, ...]:
-    """The conversation of a record without messages: plain text, after what Alpaca's form has beside it."""
+    """The conversation of a record with plain text, after the other columns of Alpaca's form."""
     column = source.prompt_column
     text = at(record, column)
     if text is None:
@@ -155,18 +155,18 @@ def _plain_question(record: Mapping[str, Any], source: PromptSource, seen: Count
         raise BadRecordError(f"{column!r} is empty")
     if not source.is_alpaca:
         return ({"role": "user", "content": text},)
-    about = at(record, "input") or ""
-    if not isinstance(about, str):
-        raise BadRecordError(f"'input' must be text, not {kind(about)}")
-    asked = f"{text}\n{about}" if about.strip() else text
+    extra = at(record, "input") or ""
+    if not isinstance(extra, str):
+        raise BadRecordError(f"'input' must be text, not {kind(extra)}")
+    question = f"{text}\n{extra}" if extra.strip() else text
     before = _history(decoded(at(record, "history"), "history"))
-    seen["column 'input' joined to the instruction"] += bool(about.strip())
+    seen["column 'input' joined to the instruction"] += bool(extra.strip())
     seen["column 'history' read as earlier turns"] += bool(before)
-    return (*before, {"role": "user", "content": asked})
+    return (*before, {"role": "user", "content": question})
 
 
 def _history(value: Any) -> tuple[Message, ...]:
-    """Alpaca's earlier turns, pairs of a question and its answer."""
+    """Alpaca's earlier turns: pairs of a question and its answer."""
     if value is None:
         return ()
     pairs: list[Any] = value if isinstance(value, list) else [None]
@@ -177,17 +177,17 @@ def _history(value: Any) -> tuple[Message, ...]:
 
 
 def _asked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The messages of a prompt: a question or a tool's answer is the last of them."""
+    """Check that a question or a tool's answer is the last message, and return the messages."""
     last = messages[-1]
     if last["role"] not in ("user", "tool"):
         raise BadRecordError(f"the last message is from {last['role']!r}; a prompt ends with 'user' or 'tool'")
     if last["role"] == "user" and not last["content"].strip():
-        raise BadRecordError(f"content of message {len(messages)} (user) is empty, so nothing is asked")
+        raise BadRecordError(f"content of message {len(messages)} (user) is empty, so there is no question")
     return messages
 
 
 def _refuse_unwritable(prompt: Prompt) -> None:
-    """A prompt must be hashable and encodable: JSON can name half characters and infinities, Parquet other types."""
+    """Refuse what cannot be written as JSON in UTF-8: lone surrogates and infinities, or other types from Parquet."""
     try:
         key = prompt.key()
         (prompt.id + prompt.group + key).encode("utf-8")
@@ -204,5 +204,5 @@ def _refuse_unwritable(prompt: Prompt) -> None:
 
 
 def _refuse_long(characters: int) -> None:
-    if characters > _MOST_CHARACTERS:
-        raise BadRecordError(f"has {characters:,} characters; at most {_MOST_CHARACTERS:,} are read")
+    if characters > _MAX_CHARACTERS:
+        raise BadRecordError(f"has {characters:,} characters; at most {_MAX_CHARACTERS:,} are read")

@@ -1,4 +1,4 @@
-"""Nested subsets of a list of prompts, for curves over the amount of training data."""
+"""Take nested subsets of prompts, for curves over the amount of training data, and split held-out prompts."""
 
 from __future__ import annotations
 
@@ -10,35 +10,32 @@ from engine.errors import DraftbenchError
 
 
 def nested_subset(prompts: Sequence[Prompt], count: int | None) -> list[Prompt]:
-    """`count` of the prompts, in the order in which they came; all of them if `count` is None.
+    """Return `count` of the prompts in their order; all of them if `count` is None.
 
-    Which ones depends on nothing but their ids: those with the smallest sha256. A smaller subset
-    is therefore part of every larger one, whatever the order of the file and the seed of the run,
-    and is as mixed as the whole. Raises DraftbenchError if there are fewer than `count`.
+    The prompts whose ids have the smallest sha256 are taken. A smaller subset is therefore part of every larger one,
+    whatever the order of the file and the seed of the run, and is as mixed as the whole. Raises DraftbenchError if
+    there are fewer than `count`.
     """
     if count is None:
         return list(prompts)
     if count > len(prompts):
         raise DraftbenchError(
             f"prompts.train_prompts is {count:,}, but there are {len(prompts):,} training prompts",
-            "a curve over the amount of data is wrong if a point has less data than it says",
+            "a curve over the amount of data is wrong if a point has less data than its label says",
             f"set prompts.train_prompts to at most {len(prompts)}, or give more prompts.train",
         )
-    chosen = {prompt.id for prompt in sorted(prompts, key=_rank)[:count]}
-    return [prompt for prompt in prompts if prompt.id in chosen]
-
-
-def _rank(prompt: Prompt) -> bytes:
-    return hashlib.sha256(prompt.id.encode("utf-8")).digest()
+    ranked = sorted(prompts, key=lambda prompt: hashlib.sha256(prompt.id.encode("utf-8")).digest())
+    subset = {prompt.id for prompt in ranked[:count]}
+    return [prompt for prompt in prompts if prompt.id in subset]
 
 
 def split_heldout(prompts: list[Prompt], watched: int, measured: int | None) -> tuple[list[Prompt], list[Prompt]]:
-    """The first few held-out prompts to watch (at most a quarter), the following ones to measure on."""
+    """Split held-out prompts into the first few, watched in training (at most a quarter), and the rest, to measure on."""
     few = min(watched, max(1, len(prompts) // 4))
     if len(prompts) < 2:
         raise DraftbenchError(
             f"{len(prompts)} held-out prompt is not enough",
-            "one part chooses the draft, another measures it",
+            "one part selects the draft, another measures it",
             "give at least two, better fifty, in prompts.heldout",
         )
     rest = prompts[few:]

@@ -50,11 +50,12 @@ MARKS: dict[Fate, Mark] = {
 
 @dataclass(frozen=True)
 class Alternative:
-    """A token one of the models thought likely, with both probabilities."""
+    """A token one of the models thought likely, with both probabilities. `text`: see `Token`."""
 
     token_id: int
     target_prob: float
     draft_prob: float
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Token:
 
     `position` counts from the first token of the answer. `target_prob` is p(x), `draft_prob`
     q(x), `uniform` the number that decided; None where there is none (a discarded token is
-    never judged, a bonus token has no q). `overlap` is sum_v min(p, q) at the position.
+    never judged, a bonus token has no q). `overlap` is sum_v min(p, q) at the position. `text` is
+    empty until `TextStream.read` fills it in.
     """
 
     token_id: int
@@ -74,6 +76,14 @@ class Token:
     uniform: float | None = None
     overlap: float | None = None
     alternatives: tuple[Alternative, ...] = ()
+    text: str = ""
+
+    @property
+    def acceptance_prob(self) -> float | None:
+        """min(1, p/q), the probability that the target accepts the token; None if it was not judged."""
+        if self.target_prob is None or self.draft_prob is None or self.fate not in (Fate.ACCEPTED, Fate.REJECTED):
+            return None
+        return min(1.0, self.target_prob / self.draft_prob) if self.draft_prob > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,11 @@ class Round:
                 "the decoding loop lost count of a token: a defect of Draftbench, not of your models",
                 "please report it with the command you ran",
             )
+
+    @property
+    def seconds(self) -> float:
+        """Time spent drafting, verifying and judging; waiting and displaying are not included."""
+        return self.draft_s + self.verify_s + self.overhead_s
 
     @property
     def emitted(self) -> list[int]:

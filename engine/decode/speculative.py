@@ -11,58 +11,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from engine.decode.events import Alternative, Fate, Round, Token
 from engine.decode.runner import AnyRunner, runner_for
 from engine.decode.sampling import Sampling, Uniforms, distribution, draw, overlap, residual
+from engine.decode.settings import DecodeSettings
 from engine.models.vocabulary import align_logits, spread
 
 Observe = Callable[[int, torch.Tensor], None]
 """Row number, and what entered the target's head where it judged or drew the round's emitted tokens: [emitted, width]."""
-
-
-class DraftLength(Protocol):
-    """How many tokens to propose next, from what was seen so far."""
-
-    def next(self) -> int: ...
-
-    def saw(self, accepted: int, examined: int) -> None: ...
-
-
-@dataclass(frozen=True)
-class FixedLength:
-    """The same gamma every round."""
-
-    num_draft_tokens: int
-
-    def next(self) -> int:
-        return self.num_draft_tokens
-
-    def saw(self, accepted: int, examined: int) -> None:
-        """A fixed gamma learns nothing."""
-
-
-class AdaptiveLength:
-    """The gamma that `choose` favours at the acceptance seen lately, between 1 and `most`.
-
-    `choose` maps an acceptance rate to a gamma (see engine.measure.cost_model.best_gamma). Only
-    past rounds are looked at, so the output's distribution is untouched. `memory` is the weight
-    of the past at each round.
-    """
-
-    def __init__(self, most: int, choose: Callable[[float], int], memory: float = 0.9) -> None:
-        self.most, self.choose, self.memory = most, choose, memory
-        self._accepted, self._examined = 1.0, 2.0  # one success in two: an open mind to begin with
-
-    def next(self) -> int:
-        return min(self.most, max(1, self.choose(self._accepted / self._examined)))
-
-    def saw(self, accepted: int, examined: int) -> None:
-        self._accepted = self.memory * self._accepted + accepted
-        self._examined = self.memory * self._examined + examined
 
 
 @dataclass(frozen=True)
@@ -105,11 +65,26 @@ class _Row:
     """A row of the batch while it is being decoded."""
 
     number: int
-    limit: int
     target_pending: list[int]
     draft_pending: list[int]
     emitted: int = 0
     rounds: int = 0
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """One row's proposal in a round, the target's verdict on it, and what it makes of the row.
+
+    target_probs: [gamma + 1, vocab], draft_probs: [gamma, vocab], with the row's own gamma. `finish_reason`: why the row
+    ends, if it does.
+    """
+
+    row: _Row
+    target_probs: torch.Tensor
+    draft_probs: torch.Tensor
+    verdict: Verdict
+    tokens: tuple[Token, ...]
+    finish_reason: str | None
 
 
 @torch.no_grad()
@@ -117,52 +92,49 @@ def speculative_decode(
     target: Any,
     draft: Any | None,
     prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
+    settings: DecodeSettings,
     *,
-    length: DraftLength,
-    max_new_tokens: int,
-    stop_ids: frozenset[int],
-    seed: int,
     names: Sequence[str] | None = None,
     alternatives: int = 0,
     observe: Observe | None = None,
 ) -> Iterator[Round]:
     """Decode the prompts (ids, at least one each) together and yield each row's rounds as they end.
 
-    `target` and `draft` are Transformers causal models on one device. `names` seed the rows'
-    own random streams (their numbers by default): with a fixed length a row's rounds do not
-    depend on the rows beside it. `alternatives`: likeliest tokens of either model noted at each
-    judged position. A row never exceeds `max_new_tokens`: near it, it proposes less. `observe` is shown what
-    entered the target's head at the tokens of each round, before the round is yielded.
+    `target` and `draft` are Transformers causal models on one device. `names` seed the rows' own random streams (their
+    numbers by default): with a fixed length a row's rounds do not depend on the rows beside it. `alternatives` is the
+    number of likeliest tokens of either model to note at each judged position. A row never exceeds the limit of
+    `settings`: near it, it proposes less. `observe` is shown what entered the target's head at the tokens of each round,
+    before the round is yielded.
     """
-    uniforms = Uniforms(seed, list(names or map(str, range(len(prompts)))))
-    rows = [_Row(i, max_new_tokens, list(ids), list(ids)) for i, ids in enumerate(prompts) if max_new_tokens > 0]
+    uniforms = Uniforms(settings.seed, list(names or map(str, range(len(prompts)))))
+    limit, length = settings.max_new_tokens, settings.length.fresh()
+    rows = [_Row(i, list(ids), list(ids)) for i, ids in enumerate(prompts) if limit > 0]
     target_runner = runner_for(target)
     draft_runner = None if draft is None else runner_for(draft, is_draft=True)
+    vocab = target.get_output_embeddings().weight.shape[0]
     while rows:
         started = time.perf_counter()
-        wanted = length.next() if draft_runner else 0
-        gammas = [min(wanted, row.limit - row.emitted - 1) for row in rows]  # the target adds one token itself
-        draws = uniforms.take([row.number for row in rows], 2 * wanted + 1)
-        vocab = target.get_output_embeddings().weight.shape[0]
+        most = length.next() if draft_runner else 0
+        gammas = [min(most, limit - row.emitted - 1) for row in rows]  # the target adds one token itself
+        draws = uniforms.take([row.number for row in rows], 2 * most + 1)
         unread = [row.draft_pending for row in rows]
-        proposed, draft_probs = propose(draft_runner, unread, sampling, draws[:, : max(gammas)], vocab, target.device)
+        proposed, draft_probs = propose(
+            draft_runner, unread, settings.sampling, draws[:, : max(gammas)], vocab, target.device
+        )
         drafted = _synchronised(target)
         pending = [row.target_pending + ids for row, ids in zip(rows, proposed.tolist(), strict=True)]
-        target_probs = distribution(target_runner.feed(pending, last=max(gammas) + 1), sampling)
+        target_probs = distribution(target_runner.feed(pending, last=max(gammas) + 1), settings.sampling)
         verified = _synchronised(target)
-        parts = [  # a row's own gamma, whatever the others have room for
-            (p[: gamma + 1], q[:gamma], ids[:gamma], u[-gamma - 1 :])
-            for p, q, ids, u, gamma in zip(target_probs, draft_probs, proposed, draws, gammas, strict=True)
+        judged = [
+            _judged(row, gamma, target_probs[i], draft_probs[i], proposed[i], draws[i], settings)
+            for i, (row, gamma) in enumerate(zip(rows, gammas, strict=True))
         ]
-        verdicts = [judge(*part) for part in parts]
-        told = [_tell(row, verdict, *part, stop_ids) for row, verdict, part in zip(rows, verdicts, parts, strict=True)]
-        _roll_back(target_runner, draft_runner, rows, verdicts, proposed.tolist())
+        _roll_back(target_runner, draft_runner, judged, proposed.tolist())
         ended = time.perf_counter()
         seconds = (drafted - started, verified - drafted, ended - verified)
         rounds = [  # alternatives are for the eye: to look them up is not counted as decoding
-            Round(row.number, row.rounds, gamma, _with_alternatives(tokens, p, q, alternatives), *seconds, reason)
-            for row, gamma, (tokens, reason), (p, q, *_) in zip(rows, gammas, told, parts, strict=True)
+            Round(one.row.number, one.row.rounds, gamma, _alternatives(one, alternatives), *seconds, one.finish_reason)
+            for one, gamma in zip(judged, gammas, strict=True)
         ]
         length.saw(sum(r.accepted for r in rounds), sum(r.accepted + r.rejected for r in rounds))
         for place, (row, item) in enumerate(zip(rows, rounds, strict=True)):
@@ -170,7 +142,7 @@ def speculative_decode(
                 observe(row.number, target_runner.hidden[place, : len(item.emitted)])
             yield item
             row.rounds += 1
-        going = [i for i, (_, reason) in enumerate(told) if reason is None]
+        going = [i for i, one in enumerate(judged) if one.finish_reason is None]
         if len(going) < len(rows):
             rows = [rows[i] for i in going]
             target_runner.keep_rows(going)
@@ -178,9 +150,11 @@ def speculative_decode(
                 draft_runner.keep_rows(going)
 
 
-def plain_decode(target: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, **options: Any) -> Iterator[Round]:
+def plain_decode(
+    target: Any, prompts: Sequence[Sequence[int]], settings: DecodeSettings, *, names: Sequence[str] | None = None
+) -> Iterator[Round]:
     """Decode with the target alone: rounds of gamma 0, each with one token and no proposal."""
-    return speculative_decode(target, None, prompts, sampling, length=FixedLength(0), **options)
+    return speculative_decode(target, None, prompts, settings, names=names)
 
 
 @torch.no_grad()
@@ -211,58 +185,59 @@ def propose(
     return torch.stack(ids, 1), spread(torch.stack(probs, 1), own_ids, vocab)
 
 
-def _tell(
+def _judged(
     row: _Row,
-    verdict: Verdict,
+    gamma: int,
     target_probs: torch.Tensor,
     draft_probs: torch.Tensor,
-    proposed_ids: torch.Tensor,
-    uniforms: torch.Tensor,
-    stop_ids: frozenset[int],
-) -> tuple[tuple[Token, ...], str | None]:
-    """The round's tokens with their fates, and why the row ends if it does; tensors as in `judge`.
+    proposed: torch.Tensor,
+    draws: torch.Tensor,
+    settings: DecodeSettings,
+) -> _Judged:
+    """Judge the row's first `gamma` proposed tokens, whatever the others have room for, and count what it emits.
 
-    An end-of-sequence token among the accepted ends the answer there: what follows in the block
-    is discarded and no token is drawn after it.
+    An end-of-sequence token among the accepted ends the answer there: what follows in the block is discarded and no
+    token is drawn after it.
     """
-    proposed, draws = proposed_ids.tolist(), uniforms.tolist()
-    stop_at = next((i for i in range(verdict.accepted) if proposed[i] in stop_ids), None)
+    p, q, uniforms = target_probs[: gamma + 1], draft_probs[:gamma], draws[-gamma - 1 :]
+    verdict = judge(p, q, proposed[:gamma], uniforms)
+    ids, deciding = proposed[:gamma].tolist(), uniforms.tolist()
+    stop_at = next((i for i in range(verdict.accepted) if ids[i] in settings.stop_ids), None)
     accepted = verdict.accepted if stop_at is None else stop_at + 1
-    judged = accepted + (1 if verdict.refused and stop_at is None else 0)
-    overlaps = overlap(target_probs[:judged], draft_probs[:judged]).tolist()
+    examined = accepted + (1 if verdict.refused and stop_at is None else 0)
+    overlaps = overlap(p[:examined], q[:examined]).tolist()
     tokens = []
-    for i, token in enumerate(proposed):
-        if i >= judged:
-            tokens.append(Token(token, Fate.DISCARDED, row.emitted + i, draft_prob=float(draft_probs[i, token])))
+    for i, token in enumerate(ids):
+        if i >= examined:
+            tokens.append(Token(token, Fate.DISCARDED, row.emitted + i, draft_prob=float(q[i, token])))
             continue
         fate = Fate.ACCEPTED if i < accepted else Fate.REJECTED
-        p, q = float(target_probs[i, token]), float(draft_probs[i, token])
-        tokens.append(Token(token, fate, row.emitted + i, p, q, draws[i], overlaps[i]))
+        both = float(p[i, token]), float(q[i, token])
+        tokens.append(Token(token, fate, row.emitted + i, *both, deciding[i], overlaps[i]))
     if stop_at is None:
         fate, token = (Fate.CORRECTED if verdict.refused else Fate.BONUS), verdict.next_token
-        draft_prob = float(draft_probs[accepted, token]) if verdict.refused else None
-        p = float(target_probs[accepted, token])
-        tokens.append(Token(token, fate, row.emitted + accepted, p, draft_prob, draws[len(proposed)]))
+        draft_prob = float(q[accepted, token]) if verdict.refused else None
+        place = row.emitted + accepted
+        tokens.append(Token(token, fate, place, float(p[accepted, token]), draft_prob, deciding[gamma]))
     row.emitted += accepted + (stop_at is None)
-    stopped = (verdict.next_token if stop_at is None else proposed[stop_at]) in stop_ids
-    reason = "stop" if stopped else "length" if row.emitted >= row.limit else None
-    return tuple(tokens), reason
+    stopped = (verdict.next_token if stop_at is None else ids[stop_at]) in settings.stop_ids
+    reason = "stop" if stopped else "length" if row.emitted >= settings.max_new_tokens else None
+    return _Judged(row, p, q, verdict, tuple(tokens), reason)
 
 
-def _with_alternatives(
-    tokens: tuple[Token, ...], target_probs: torch.Tensor, draft_probs: torch.Tensor, count: int
-) -> tuple[Token, ...]:
-    """The round's tokens, each judged or drawn one with the likeliest of its position; tensors as in `judge`."""
+def _alternatives(judged: _Judged, count: int) -> tuple[Token, ...]:
+    """The round's tokens, each judged or drawn one with the `count` likeliest of its position."""
+    tokens, p, q = judged.tokens, judged.target_probs, judged.draft_probs
     if count == 0:
         return tokens
     # The token drawn in place of a refused one stands where that stood, so they have the same alternatives.
     accepted = sum(token.fate is Fate.ACCEPTED for token in tokens)
-    judged = min(accepted + 1, draft_probs.shape[0])
-    found = [_likeliest(p, q, count) for p, q in zip(target_probs[:judged], draft_probs[:judged], strict=True)]
+    examined = min(accepted + 1, q.shape[0])
+    likeliest = [_likeliest(p[i], q[i], count) for i in range(examined)]
     if tokens[-1].fate is Fate.BONUS:
-        found.append(_likeliest(target_probs[accepted], torch.zeros_like(target_probs[accepted]), count))
+        likeliest.append(_likeliest(p[accepted], torch.zeros_like(p[accepted]), count))
     return tuple(
-        token if token.fate is Fate.DISCARDED else replace(token, alternatives=found[min(i, accepted)])
+        token if token.fate is Fate.DISCARDED else replace(token, alternatives=likeliest[min(i, accepted)])
         for i, token in enumerate(tokens)
     )
 
@@ -276,31 +251,27 @@ def _likeliest(target_probs: torch.Tensor, draft_probs: torch.Tensor, count: int
 
 
 def _roll_back(
-    target_runner: AnyRunner,
-    draft_runner: AnyRunner | None,
-    rows: list[_Row],
-    verdicts: list[Verdict],
-    proposed: list[list[int]],
+    target_runner: AnyRunner, draft_runner: AnyRunner | None, judged: Sequence[_Judged], proposed: list[list[int]]
 ) -> None:
     """Make both caches end with the last accepted token and note what each model has yet to read.
 
-    The draft never reads the last token it proposed, so after full acceptance it has two to
-    read, the last proposal and the bonus; otherwise only the corrected one.
+    The draft never reads the last token it proposed, so after full acceptance it has two to read, the last proposal and
+    the bonus; otherwise only the corrected one.
     """
-    gamma = len(proposed[0]) if proposed else 0
-    target_runner.take_back([gamma - verdict.accepted for verdict in verdicts])
-    for row, verdict in zip(rows, verdicts, strict=True):
-        row.target_pending = [verdict.next_token]
+    gamma = len(proposed[0])
+    target_runner.take_back([gamma - one.verdict.accepted for one in judged])
+    for one in judged:
+        one.row.target_pending = [one.verdict.next_token]
     if draft_runner is None:
         return
     if gamma == 0:  # it read nothing this round
-        for row, verdict in zip(rows, verdicts, strict=True):
-            row.draft_pending = [*row.draft_pending, verdict.next_token]
+        for one in judged:
+            one.row.draft_pending = [*one.row.draft_pending, one.verdict.next_token]
         return
-    draft_runner.take_back([max(0, gamma - 1 - verdict.accepted) for verdict in verdicts])
-    for row, verdict, ids in zip(rows, verdicts, proposed, strict=True):
-        unread = ids[-1:] if verdict.accepted == gamma else []
-        row.draft_pending = [*unread, verdict.next_token]
+    draft_runner.take_back([max(0, gamma - 1 - one.verdict.accepted) for one in judged])
+    for one, ids in zip(judged, proposed, strict=True):
+        unread = ids[-1:] if one.verdict.accepted == gamma else []
+        one.row.draft_pending = [*unread, one.verdict.next_token]
 
 
 def _synchronised(model: Any) -> float:

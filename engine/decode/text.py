@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from engine.decode.events import EMITTED, Round
+from engine.decode.events import EMITTED, Round, Token
 
 _BROKEN = "\ufffd"
 _WINDOW = 16  # ids of context: enough for any character and for merges across a space
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Readable text of a token, and of each of its alternatives had it come instead."""
-
-    text: str
-    alternatives: tuple[str, ...] = ()
+def text_of(rounds: Iterable[Round]) -> str:
+    """The answer that rounds with text make up."""
+    return "".join(token.text for item in rounds for token in item.tokens if token.fate in EMITTED)
 
 
 class TextStream:
@@ -49,27 +46,27 @@ class TextStream:
         self._shown = len(self._ids)
         return text
 
-    def read(self, told: Round) -> list[Piece]:
-        """Add the answer's next round and return a piece for each of its tokens, in their order.
+    def read(self, new: Round) -> Round:
+        """Add the answer's next round and return it with the text of its tokens and of their alternatives.
 
         Refused tokens read as they would have read in their place. In the last round the final
-        token of the answer takes what is still held.
+        token of the answer takes the text that is still held back.
         """
-        pieces: list[Piece] = []
-        refused = [token.token_id for token in told.tokens if token.fate not in EMITTED]
-        ghosts: list[str] = []
-        for token in told.tokens:
-            others = tuple(self.peek([other.token_id])[0] for other in token.alternatives)
-            if token.fate not in EMITTED:
-                ghosts = ghosts or self.peek(refused)
-                text = ghosts[len(pieces) - told.accepted]
-            else:
+        refused_ids = [token.token_id for token in new.tokens if token.fate not in EMITTED]
+        refused: list[str] = []
+        tokens: list[Token] = []
+        for token in new.tokens:
+            others = tuple(replace(other, text=self.peek([other.token_id])[0]) for other in token.alternatives)
+            if token.fate in EMITTED:
                 text = self.emit(token.token_id)
-            pieces.append(Piece(text, others))
-        if told.finish_reason and told.emitted:
-            last = max(i for i, token in enumerate(told.tokens) if token.fate in EMITTED)
-            pieces[last] = Piece(pieces[last].text + self.finish(), pieces[last].alternatives)
-        return pieces
+            else:  # all refused tokens follow the accepted ones
+                refused = refused or self.peek(refused_ids)
+                text = refused[len(tokens) - new.accepted]
+            tokens.append(replace(token, text=text, alternatives=others))
+        if new.finish_reason and new.emitted:
+            last = max(i for i, token in enumerate(tokens) if token.fate in EMITTED)
+            tokens[last] = replace(tokens[last], text=tokens[last].text + self.finish())
+        return replace(new, tokens=tuple(tokens))
 
     def peek(self, token_ids: Sequence[int]) -> list[str]:
         """Pieces that ids not added to the answer would have had, such as refused ones."""

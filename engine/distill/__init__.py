@@ -1,1 +1,13 @@
-"""Distillation: losses, batches, the trainer, and one module a mode."""
+"""Distillation: losses, the trainer, and the modes that decide where batches come from.
+
+losses      the losses, one plain function each
+chunked     losses over many positions without a tensor of all logits
+trainer     optimiser steps, evaluation, best draft, resume
+modes/      offline, online, on-policy
+source      what a mode is: a source of batches
+schedule    which answers go into which step, at what learning rate
+reading     reading the signal of a batch
+selection   token selection on top of any mode
+stream      the log of an online stream
+checkpoint  checkpoints on disk
+"""

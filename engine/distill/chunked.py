@@ -17,11 +17,7 @@ import torch
 from engine.capture.signal import Signal
 from engine.config.schema import LossTerm
 from engine.distill.losses import LOSSES, Context, tvd_pp_rewards
-from engine.models.head import Head
-
-# Values of one [chunk, vocabulary] tensor. 2**22 in float32 are 16 MB: measured fastest where a
-# chunk stays in the last-level cache, and small enough that the allocator reuses it.
-CHUNK_VALUES = 2**22
+from engine.models.head import Head, chunk_size
 
 ReadSignal = Callable[[slice], Signal | None]
 
@@ -40,11 +36,6 @@ class Positions:
 
     def context(self, part: slice, temperature: float) -> Context:
         return Context(self.token_ids[part], self.uniforms[part], temperature)
-
-
-def chunk_size(vocab: int) -> int:
-    """Positions a chunk for a vocabulary of that size."""
-    return max(1, CHUNK_VALUES // vocab)
 
 
 def chunked_loss(
@@ -94,13 +85,13 @@ def position_losses(
     tvd_pp has no value, only a gradient: tvd, whose gradient it estimates, stands in for it.
     """
     terms = [term.model_copy(update={"name": "tvd"}) if term.name == "tvd_pp" else term for term in terms]
-    found = [hidden.new_zeros(0, dtype=torch.float32)]
+    losses = [hidden.new_zeros(0, dtype=torch.float32)]
     for part in _parts(hidden, head, chunk):
         logits, weights = head.logits(hidden[part]), None if positions.weights is None else positions.weights[part]
-        found.append(
+        losses.append(
             _weighted(logits, positions.read_signal(part), positions.context(part, temperature), terms, weights)
         )
-    return torch.cat(found)
+    return torch.cat(losses)
 
 
 def _weighted(
@@ -113,7 +104,7 @@ def _weighted(
     """The weighted sum of the terms: [position]. `weights`: [position, term], 1 if None."""
     total = logits.new_zeros(logits.shape[0], dtype=torch.float32)
     for number, term in enumerate(terms):
-        values = LOSSES[term.name].function(logits, signal, replace(base, beta=term.beta, eta=term.eta))  # type: ignore[arg-type]
+        values = LOSSES[term.name](logits, signal, replace(base, **term.parameters))  # type: ignore[arg-type]
         total = total + term.weight * (values if weights is None else weights[:, number] * values)
     return total
 
@@ -133,17 +124,17 @@ def rewards(
     hidden: torch.Tensor, head: Head, positions: Positions, *, temperature: float = 1.0, chunk: int | None = None
 ) -> torch.Tensor:
     """tvd_pp's rewards, 0 or 1: [position]."""
-    found = []
+    values = []
     for part in _parts(hidden, head, chunk):
         signal = positions.read_signal(part)
         assert signal is not None
-        found.append(tvd_pp_rewards(head.logits(hidden[part]), signal, positions.context(part, temperature)))
-    return torch.cat(found)
+        values.append(tvd_pp_rewards(head.logits(hidden[part]), signal, positions.context(part, temperature)))
+    return torch.cat(values)
 
 
-def scale_of(found: torch.Tensor) -> tuple[float, float]:
+def scale_of(values: torch.Tensor) -> tuple[float, float]:
     """Mean and deviation of rewards; the deviation is never quite zero."""
-    return float(found.mean()), max(float(found.std(correction=0)), 1e-6)
+    return float(values.mean()), max(float(values.std(correction=0)), 1e-6)
 
 
 class _GradientInForward(torch.autograd.Function):
@@ -167,8 +158,8 @@ class _GradientInForward(torch.autograd.Function):
                 loss = loss_of(part, leaves[0], replace(head, weight=leaves[1], bias=leaves[2]))  # type: ignore[arg-type]
             total += loss.detach()
             if needed:
-                found = torch.autograd.grad(loss, [t for i, t in enumerate(leaves) if t is not None and i in needed])
-                for i, grad in zip(needed, found, strict=True):
+                wanted = [t for i, t in enumerate(leaves) if t is not None and i in needed]
+                for i, grad in zip(needed, torch.autograd.grad(loss, wanted), strict=True):
                     kept = grads[i]
                     assert kept is not None
                     (kept[part] if i == 0 else kept).add_(grad)

@@ -1,21 +1,19 @@
 """Distillation losses, the reference mathematics: one plain function each.
 
 p is the target, q the draft. Every function maps draft logits [position, vocab] and a signal to
-one loss a position, [position], in nats unless said otherwise. Nothing here is chunked or fast;
+one loss per position, [position], in nats unless said otherwise. Nothing here is chunked or fast;
 engine.distill.chunked runs the same functions piece by piece.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from engine.capture.signal import Signal
-from engine.config.schema import LossTerm
 from engine.decode.sampling import draw
-from engine.errors import DraftbenchError, did_you_mean
 
 _LEAST_ACCEPTANCE = 1e-5  # where -log of the acceptance stops growing
 
@@ -100,7 +98,7 @@ def neg_log_acceptance(draft_logits: torch.Tensor, signal: Signal, context: Cont
 def lk_hybrid(draft_logits: torch.Tensor, signal: Signal, context: Context) -> torch.Tensor:
     """Forward KL while acceptance is low, total variation once it is high.
 
-    The weight of the KL, exp(-eta * acceptance), is taken a position and carries no gradient.
+    The weight of the KL, exp(-eta * acceptance), is taken per position and carries no gradient.
     """
     target, draft = signal.align(draft_logits, context.temperature)
     acceptance = _acceptance(target, draft)
@@ -117,54 +115,22 @@ def sft(draft_logits: torch.Tensor, signal: Signal | None, context: Context) -> 
     """-log q(x) of the target's token x: supervised fine-tuning, the black-box loss.
 
     It looks at the tokens alone, never at the signal. Temperature 1 always: the token is what
-    the target said, not a distribution that could be softened. A token the draft has no id for
+    the target wrote, not a distribution that could be softened. A token the draft has no id for
     (-1) teaches it nothing.
     """
     logprobs = torch.log_softmax(draft_logits.float(), dim=-1)
-    found = -logprobs.gather(-1, context.token_ids.clamp_min(0).unsqueeze(-1)).squeeze(-1)
-    return torch.where(context.token_ids < 0, torch.zeros_like(found), found)
+    losses = -logprobs.gather(-1, context.token_ids.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    return torch.where(context.token_ids < 0, torch.zeros_like(losses), losses)
 
 
-@dataclass(frozen=True)
-class Loss:
-    """A loss and what a reader wants to know of it."""
-
-    function: LossFunction
-    formula: str
-    source: str
-    black_box: bool = False
-    parameter: str | None = None
-
-
-LOSSES: dict[str, Loss] = {
-    "forward_kl": Loss(forward_kl, "sum p (log p - log q)", "Hinton et al. 2015; the best in arXiv 2503.07807"),
-    "reverse_kl": Loss(reverse_kl, "sum q (log q - log p)", "MiniLLM, arXiv 2306.08543"),
-    "jsd": Loss(
-        jsd, "beta KL(p||m) + (1 - beta) KL(q||m), m = beta p + (1 - beta) q", "GKD, arXiv 2306.13649", parameter="beta"
-    ),
-    "tvd": Loss(tvd, "sum |p - q| / 2 = 1 - acceptance", "DistillSpec, arXiv 2310.08461"),
-    "tvd_pp": Loss(
-        tvd_pp, "-A log q(x), x ~ q, A = normalised 1{p(x) > q(x)}", "arXiv 2403.00858, formula reconstructed"
-    ),
-    "neg_log_acceptance": Loss(neg_log_acceptance, "-log sum min(p, q)", "LK losses, arXiv 2602.23881"),
-    "lk_hybrid": Loss(
-        lk_hybrid, "w KL(p||q) + (1 - w) tvd, w = exp(-eta acceptance)", "LK losses, arXiv 2602.23881", parameter="eta"
-    ),
-    "sft": Loss(sft, "-log q(x), x the target's token", "sequence-level KD, arXiv 1606.07947", black_box=True),
+# A loss is a function here and a card of the same name in `engine.catalogue.LOSSES`.
+LOSSES: dict[str, LossFunction] = {
+    "forward_kl": forward_kl,
+    "reverse_kl": reverse_kl,
+    "jsd": jsd,
+    "tvd": tvd,
+    "tvd_pp": tvd_pp,
+    "neg_log_acceptance": neg_log_acceptance,
+    "lk_hybrid": lk_hybrid,
+    "sft": sft,
 }
-
-
-def check_terms(terms: Sequence[LossTerm]) -> None:
-    """Refuse a loss that is not in the registry, naming the nearest one."""
-    for term in terms:
-        if term.name not in LOSSES:
-            raise DraftbenchError(
-                f"unknown loss {term.name!r}",
-                "train.loss names a loss of the registry",
-                did_you_mean(term.name, LOSSES),
-            )
-
-
-def supervision(terms: Sequence[LossTerm]) -> str:
-    """'black_box' if every term needs the target's text alone, else 'white_box'."""
-    return "black_box" if all(LOSSES[term.name].black_box for term in terms) else "white_box"

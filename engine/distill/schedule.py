@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from engine.config.schema import OnlineSpec, TrainSpec
+from engine.config.schema import TrainSpec
 
 
 def total_steps(answers: int, settings: TrainSpec) -> int:
@@ -20,24 +20,16 @@ def total_steps(answers: int, settings: TrainSpec) -> int:
 
 def planned_steps(answers: int, settings: TrainSpec) -> int:
     """Optimiser steps of a run over that many answers, in whatever mode."""
-    return stream_steps(answers, settings.online) if settings.mode == "online" else total_steps(answers, settings)
+    return settings.own.steps(answers) if settings.own.one_pass else total_steps(answers, settings)
 
 
-def answers_a_step(answers: int, settings: TrainSpec) -> float:
-    """New answers that an optimiser step is made of, on the average."""
-    online = settings.online
-    return (
-        online.update_interval / online.steps_per_update if settings.mode == "online" else _step_size(answers, settings)
-    )
-
-
-def stream_steps(queries: int, online: OnlineSpec) -> int:
-    """Optimiser steps of an online run over a stream of that many queries."""
-    return math.ceil(queries / online.update_interval) * online.steps_per_update
+def answers_per_step(answers: int, settings: TrainSpec) -> float:
+    """New answers that an optimiser step is made of, on average."""
+    return settings.own.answers_per_step() if settings.own.one_pass else _step_size(answers, settings)
 
 
 def _step_size(answers: int, settings: TrainSpec) -> int:
-    """Answers a step: a batch larger than the capture would skip passes over it."""
+    """Answers per step: a batch larger than the capture would skip passes over it."""
     return min(settings.batch_size, answers)
 
 
@@ -49,8 +41,8 @@ def step_answers(answers: int, settings: TrainSpec, step: int) -> list[int]:
     size = _step_size(answers, settings)
     wanted = range(step * size, min((step + 1) * size, math.ceil(answers * settings.epochs)))
     orders = {epoch: _order(answers, settings.seed, epoch) for epoch in {i // answers for i in wanted}}
-    chosen = [int(orders[i // answers][i % answers]) for i in wanted]
-    return list(dict.fromkeys(chosen))  # an answer met twice across the seam of two epochs counts once
+    indices = [int(orders[i // answers][i % answers]) for i in wanted]
+    return list(dict.fromkeys(indices))  # an answer met twice across the seam of two epochs counts once
 
 
 def _order(answers: int, seed: int, epoch: int) -> np.ndarray:

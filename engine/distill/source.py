@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from engine.capture.batches import Batch, Sample, collate_samples, sequence_tokens
 from engine.capture.grouping import group_by_length
-from engine.capture.signal import Signal
-from engine.config.schema import LossTerm, TrainSpec
+from engine.capture.signal import Signal, SignalFormat
+from engine.capture.store import Capture
+from engine.config.schema import CaptureSpec, LossTerm, TrainSpec
 from engine.distill.reading import SignalReader
+from engine.models.draft import Draft
+from engine.models.head import Head
+from engine.models.load import LoadedModel
 
 
 class BatchSource:
@@ -48,6 +55,44 @@ class BatchSource:
         """Take back what `state` gave."""
 
     def grouped(self, samples: Sequence[Sample]) -> list[Batch]:
-        """Samples of similar length together, at most `micro_batch_tokens` padded tokens a batch."""
+        """Samples of similar length together, at most `micro_batch_tokens` padded tokens per batch."""
         groups = group_by_length([sequence_tokens(s) for s in samples], self.settings.micro_batch_tokens)
         return [collate_samples([samples[i] for i in group], self.device) for group in groups]
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query of a stream: its prompt's id and the ids it is rendered to."""
+
+    prompt_id: str
+    prompt_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a mode may make its batches from."""
+
+    draft: Draft  # in training
+    target: LoadedModel
+    queries: Sequence[Query]  # in the order of the prompt files
+    signal: SignalFormat
+    training: Capture | None  # the target's answers to them; None where a stream is decoded
+    settings: TrainSpec
+    capture: CaptureSpec
+    folder: Path  # of the run
+    emit: Callable[[dict[str, Any]], None]
+
+    @property
+    def head(self) -> Head:
+        return Head.of(self.target.model)
+
+    @property
+    def answers(self) -> Capture:
+        """The target's answers to the queries, for a mode that needs a capture."""
+        assert self.training is not None
+        return self.training
+
+    def reader(self, capture: Capture | None) -> SignalReader:
+        """Reads a signal of the training captures' format for the draft; `capture`: the one it is of, if any."""
+        ids = Head.of(self.draft.model).ids
+        return SignalReader(self.signal, self.head, self.target.device, ids, self.settings, capture)

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from engine.capture.batches import Batch
+from engine.catalogue import check_losses
 from engine.config.schema import TrainSpec
 from engine.decode.sampling import Uniforms
 from engine.distill.checkpoint import FOLDER, latest_checkpoint, load_checkpoint, load_source_state, save_checkpoint
 from engine.distill.chunked import Positions, chunked_loss, rewards, scale_of, uses_rewards
-from engine.distill.losses import check_terms
 from engine.distill.schedule import learning_rate
 from engine.distill.source import BatchSource
 from engine.errors import DraftbenchError
@@ -68,13 +67,11 @@ class Trainer:
         emit: Callable[[dict[str, Any]], None] = lambda event: None,
         progress: Progress = SILENT,
     ) -> None:
-        check_terms(settings.loss)
+        check_losses(term.name for term in settings.loss)
         self.draft, self.source, self.settings, self.folder = draft, source, settings, folder
         self.evaluate, self.emit, self.progress = evaluate, emit, progress
         device = draft.model.device
         self.dtype = resolve_dtype(settings.precision, device)
-        precision = "bf16" if self.dtype == torch.bfloat16 else "no"
-        self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
         self.trained = [p for p in draft.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
             self.trained,
@@ -120,15 +117,15 @@ class Trainer:
         outcome.tokens_seen += self.source.target_tokens(step, batches)
         outcome.positions_trained += positions
         outcome.seconds += seconds
-        told: dict[str, Any] = {"step": step + 1, "tokens_seen": outcome.tokens_seen, "seconds": outcome.seconds}
+        counts: dict[str, Any] = {"step": step + 1, "tokens_seen": outcome.tokens_seen, "seconds": outcome.seconds}
         if learnt is None:
             outcome.steps_skipped += 1
-            self.emit({"kind": "skipped", **told})
+            self.emit({"kind": "skipped", **counts})
             self.progress.advance(1)
             return
         loss, norm = learnt
         figures = {"loss": loss, "grad_norm": norm, "learning_rate": rate, "positions": positions}
-        self.emit({"kind": "train", **told, **figures})
+        self.emit({"kind": "train", **counts, **figures})
         self.progress.advance(1, loss=round(loss, 4), tokens_per_s=round(positions / seconds))
 
     def _update(self, batches: Sequence[Batch], step: int, positions: int) -> tuple[float, float]:
@@ -136,7 +133,7 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         scale = self._reward_scale(batches, step)
         loss = sum((self.backward(batch, step, positions, scale) for batch in batches), 0.0) / positions
-        norm = float(self.accelerator.clip_grad_norm_(self.trained, self.settings.max_grad_norm))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.trained, self.settings.max_grad_norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self._diverged(step, loss, norm)
         self.optimiser.step()
@@ -155,12 +152,13 @@ class Trainer:
             temperature=self.settings.distill_temperature,
             reward_scale=reward_scale,
         )
-        self.accelerator.backward(loss / tokens)
+        (loss / tokens).backward()
         return float(loss.detach())
 
     def _hidden(self, batch: Batch) -> torch.Tensor:
         """What enters the draft's head at the batch's response positions: [position, width]."""
-        with self.accelerator.autocast():
+        device = self.draft.model.device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             return hidden_states(self.draft.model, batch.ids, batch.mask, is_draft=True)[batch.responds]
 
     def _positions(self, batch: Batch, step: int) -> Positions:
@@ -178,8 +176,8 @@ class Trainer:
         if not uses_rewards(self.source.terms):
             return None
         head, temperature = Head.of(self.draft.model, self.dtype), self.settings.distill_temperature
-        found = [rewards(self._hidden(b), head, self._positions(b, step), temperature=temperature) for b in batches]
-        return scale_of(torch.cat(found))
+        parts = [rewards(self._hidden(b), head, self._positions(b, step), temperature=temperature) for b in batches]
+        return scale_of(torch.cat(parts))
 
     def _diverged(self, step: int, loss: float, norm: float) -> DraftbenchError:
         checkpoint = latest_checkpoint(self.folder / FOLDER)
@@ -210,19 +208,17 @@ class Trainer:
             self._save("best")
 
     def _save(self, which: str) -> None:
-        if self.accelerator.is_main_process:
-            save_draft(self.folder / "draft" / which, self.draft)
+        save_draft(self.folder / "draft" / which, self.draft)
 
     def _checkpoint(self) -> None:
-        if self.accelerator.is_main_process:
-            save_checkpoint(
-                self.folder / FOLDER,
-                self.outcome.steps_done,
-                self.draft,
-                self.optimiser,
-                vars(self.outcome),
-                self.source.state(),
-            )
+        save_checkpoint(
+            self.folder / FOLDER,
+            self.outcome.steps_done,
+            self.draft,
+            self.optimiser,
+            vars(self.outcome),
+            self.source.state(),
+        )
 
     def _resume(self) -> None:
         checkpoint = latest_checkpoint(self.folder / FOLDER)

@@ -1,1 +1,52 @@
-"""Taking a trained draft elsewhere: Hugging Face folders with a model card."""
+"""Export: a trained draft for use elsewhere.
+
+of_run            export a run's draft and check the result
+huggingface       the Hugging Face folder, loaded again to check it
+model_card        its model card
+check_text        the text that an export is checked on
+whole_vocabulary  a trimmed draft with all of its target's ids
+small_draft       a checkpoint small enough to share
+
+A format of the catalogue is a file here, named after it, with `write` and `load`; the folder, the model card and the
+check are the same for all.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from engine.catalogue import EXPORTERS
+from engine.errors import DraftbenchError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+
+    from engine.models.draft import Draft
+    from engine.models.load import LoadedModel
+
+
+class Load(Protocol):
+    """Loads an exported folder as a causal language model, without the code that trained it."""
+
+    def __call__(self, folder: Path, dtype: torch.dtype, device: torch.device, *, remote_code: bool = False) -> Any: ...
+
+
+class Exporter(Protocol):
+    """What the file of a format holds."""
+
+    load: Load
+
+    def write(self, folder: Path, draft: Draft, target: LoadedModel, *, gamma: int) -> None:
+        """Write the draft, which has all of its target's ids, into an empty folder."""
+        ...
+
+
+def exporter(name: str) -> Exporter:
+    """The format of that name. Raises DraftbenchError for a name that is not in the catalogue."""
+    if name not in EXPORTERS:
+        raise DraftbenchError(
+            f"unknown export format {name!r}", "it is not in the catalogue", did_you_mean(name, EXPORTERS)
+        )
+    return cast(Exporter, importlib.import_module(f"{__name__}.{name}"))

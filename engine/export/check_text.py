@@ -1,4 +1,4 @@
-"""Which text an exported folder is checked on: the run's own captures, else what is at hand.
+"""The text that an exported folder is checked on: the run's own captures, else what is at hand.
 
 The check asks only whether the folder is the draft, which any text of the target answers as long as
 both read the same. So a run whose prompt files, packs, captures or server are elsewhere (a
@@ -14,15 +14,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from engine.capture.plan import CapturePlan
 from engine.chat.prompt import Prompt, prompts_hash
 from engine.chat.rendering import render
 from engine.config.schema import PromptSource, Recipe
 from engine.data.readers import read_prompts
 from engine.data.subsets import split_heldout
 from engine.errors import DraftbenchError, boundary
-from engine.paths import PROJECT_ROOT
+from engine.models.load import LoadedModel
+from engine.paths import PROJECT_ROOT, Home
 from engine.runs.folder import RunFolder
-from engine.runs.pipeline import Pipeline, PromptSplit
+from engine.runs.plan import PromptSplit, plan_heldout, split_prompts
 
 _SHIPPED = "sample_data/prompts"
 _EACH = 24  # stand-in prompts of each kind
@@ -31,55 +33,64 @@ _CHECKED = 6  # prompts that are enough where the target has to answer them firs
 
 @dataclass(frozen=True)
 class CheckText:
-    """The prompts of a check, and in words where they come from."""
+    """The prompts that an export is checked on, where they come from in words, and how the target's text is captured.
 
-    prompts: list[Prompt]
+    `recipe` is the run's own as long as its captures or sources are at hand.
+    """
+
+    recipe: Recipe
+    prompts: PromptSplit
     origin: str
 
+    def plans(self, home: Home, target: LoadedModel) -> dict[float, CapturePlan]:
+        """The captures of the text, by temperature."""
+        return plan_heldout(home.captures, self.recipe, target, self.prompts)
 
-def text_at_hand(pipeline: Pipeline, run: RunFolder) -> CheckText:
-    """Prompts that this machine has, the run's own first; `pipeline` is set to capture those."""
-    measured, problem = _own_prompts(pipeline)
-    if measured:
-        if _captured(pipeline):
-            return CheckText(measured, f"{_own(measured, run)}, as captured for the run")
-        here = CheckText(measured, _own(measured, run))
+    def captured(self, home: Home, target: LoadedModel) -> bool:
+        """Whether the target need not answer anything."""
+        return all((plan.folder / "done.json").exists() for plan in self.plans(home, target).values())
+
+
+def text_at_hand(home: Home, run: RunFolder, recipe: Recipe, target: LoadedModel) -> CheckText:
+    """The prompts that this machine has, the run's own first."""
+    own, problem = _own_prompts(recipe, target)
+    if own.measured:
+        text = CheckText(recipe, own, f"{_own(own.measured, run)}, as captured for the run")
+        if text.captured(home, target):
+            return text
+        origin, prompts = _own(own.measured, run), own.measured
     else:
-        stored, shipped = _stored_questions(run), _shipped_prompts(pipeline.recipe)
-        usable = [prompt for prompt in _alternating(stored, shipped) if _renders(pipeline, prompt)]
+        stored, shipped = _stored_questions(run), _shipped_prompts(recipe)
+        prompts = [prompt for prompt in _alternating(stored, shipped) if _renders(recipe, target, prompt)]
         names = {prompt.id for prompt in stored}
-        counts = sum(prompt.id in names for prompt in usable)
+        counts = sum(prompt.id in names for prompt in prompts)
         parts = [f"{counts} questions that the run stored, without tools and earlier turns"] if counts else []
-        if len(usable) > counts:
-            parts.append(f"{len(usable) - counts} of {_shipped_name(pipeline.recipe)}")
-        here = CheckText(usable, f"{' and '.join(parts)}, not the run's held-out set ({problem})")
-    pipeline.recipe = _of_the_model(pipeline.recipe)
-    pipeline.prompts = PromptSplit([], [], here.prompts, {})
-    return here
+        if len(prompts) > counts:
+            parts.append(f"{len(prompts) - counts} of {_shipped_name(recipe)}")
+        origin = f"{' and '.join(parts)}, not the run's held-out set ({problem})"
+    return CheckText(_answered_here(recipe), PromptSplit([], [], prompts), origin)
 
 
-def fewer(pipeline: Pipeline, text: CheckText) -> CheckText:
+def fewer(text: CheckText, home: Home, target: LoadedModel) -> CheckText:
     """The text for the comparison itself: all of it where it is captured, else the first few prompts."""
-    if _captured(pipeline) or len(text.prompts) <= _CHECKED:
+    prompts = text.prompts.measured
+    if len(prompts) <= _CHECKED or text.captured(home, target):
         return text
-    few = text.prompts[:_CHECKED]
-    pipeline.prompts = PromptSplit([], [], few, {})
-    return CheckText(few, f"the first {len(few)} of {text.origin}")
+    return CheckText(text.recipe, PromptSplit([], [], prompts[:_CHECKED]), f"the first {_CHECKED} of {text.origin}")
 
 
-def _own_prompts(pipeline: Pipeline) -> tuple[list[Prompt], str]:
-    """The held-out prompts the recipe names, or none and why; prompts to train on are not needed here."""
+def _own_prompts(recipe: Recipe, target: LoadedModel) -> tuple[PromptSplit, str]:
+    """The held-out prompts that the recipe names, or none and why; no training prompts are needed here."""
     try:
-        return pipeline.prompts.measured, ""
+        return split_prompts(recipe, target), ""
     except DraftbenchError:
-        recipe = pipeline.recipe
+        pass
     try:
         heldout = read_prompts(recipe.prompts.heldout, skip_bad=recipe.prompts.skip_bad).prompts
         watched, measured = split_heldout(heldout, recipe.train.eval_prompts, recipe.measure.heldout_prompts)
     except DraftbenchError as error:
-        return [], error.what
-    pipeline.prompts = PromptSplit([], watched, measured, {})
-    return measured, ""
+        return PromptSplit([], [], []), error.what
+    return PromptSplit([], watched, measured), ""
 
 
 def _own(measured: list[Prompt], run: RunFolder) -> str:
@@ -91,12 +102,7 @@ def _own(measured: list[Prompt], run: RunFolder) -> str:
     )
 
 
-def _captured(pipeline: Pipeline) -> bool:
-    """Whether the target need not answer anything."""
-    return all((plan.folder / "done.json").exists() for plan in pipeline.heldout_plans().values())
-
-
-def _of_the_model(recipe: Recipe) -> Recipe:
+def _answered_here(recipe: Recipe) -> Recipe:
     """The recipe with answers of the target at hand instead of a server's, which may be gone."""
     return recipe.model_copy(
         update={
@@ -137,12 +143,11 @@ def _alternating(first: list[Prompt], second: list[Prompt]) -> list[Prompt]:
     return list({prompt.id: prompt for prompt in mixed if prompt is not None}.values())
 
 
-def _renders(pipeline: Pipeline, prompt: Prompt) -> bool:
+def _renders(recipe: Recipe, target: LoadedModel, prompt: Prompt) -> bool:
     """Whether the target's template takes the prompt, its embeddings the tokens, and its context the answer."""
-    target, tokens = pipeline.target, pipeline.recipe.measure.max_new_tokens
-    context, rows = target.context_tokens, target.input_rows
+    limits = {"context_tokens": target.context_tokens, "max_new_tokens": recipe.measure.max_new_tokens}
     try:
-        render(target.tokenizer, prompt, context_tokens=context, max_new_tokens=tokens, rows=rows)
+        render(target.tokenizer, prompt, **limits, rows=target.input_rows)
     except DraftbenchError:
         return False
     return True

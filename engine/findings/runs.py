@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
-from engine.config.identity import SECTIONS, without_idle
+from engine.config.identity import SECTIONS, decisive
 from engine.config.schema import LossTerm
 
 Facts = Mapping[str, Any]  # dotted name -> value
@@ -89,7 +89,7 @@ def _run(row: Mapping[Any, Any]) -> Run:
 
 def facts_of(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
     """What decides whether two runs may be compared: dotted name -> value, hashes of files rather than their paths."""
-    config = without_idle(config)
+    config = decisive(config)
     prompts, origin = config.get("prompts", {}), provenance.get("prompts", {})
     measure, train, capture = config.get("measure", {}), config.get("train", {}), config.get("capture", {})
     facts: dict[str, Any] = {

@@ -1,0 +1,11 @@
+"""The DuckDB index over the run folders; it can be rebuilt from them at any time.
+
+connection   one writer or many readers, across processes
+schema       the tables, as numbered migrations
+ingest       run folders into tables
+run_folder   what of a run folder is indexed
+rows         a run's documents as rows
+transaction  all or nothing
+curves       training events as points of a curve
+queries      the index as data frames
+"""

@@ -167,13 +167,12 @@ def _said(error: BaseException, path: Path) -> str:
 
 def recipe_columns(recipe: Recipe) -> Row:
     """The columns of `runs` that come from the recipe."""
-    black_box = all(term.name == "sft" for term in recipe.train.loss)
     return {
         "name": recipe.name,
         "domain": recipe.prompts.domain,
         "scenario": recipe.prompts.scenario,
         "mode": recipe.train.mode,
-        "supervision": "black_box" if black_box else "white_box",
+        "supervision": recipe.train.supervision,
         "loss": loss_label(recipe.train.loss),
         "target": recipe.target.label,
         "draft_init": recipe.draft.init,

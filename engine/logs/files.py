@@ -1,4 +1,4 @@
-"""The rows of a user's log files: which are queries, which cannot be read, and what to call each."""
+"""Read a user's log files into queries, bad rows and ids."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired
 
-from engine.data.columns import Usage
+from engine.data.columns import ColumnUse, Usage
 from engine.data.readers import BadRow, open_source
 from engine.data.records import BadRecordError
 from engine.errors import DraftbenchError
@@ -19,13 +19,23 @@ from engine.logs.queries import LogSource, Query, queries_of
 _SHOWN = 5
 
 
+class LogFile(ColumnUse):
+    """A log file in `import.json`. `columns`: option -> column, None where an option is not set."""
+
+    file: str
+    sha256: str | None
+    rows: int
+    columns: dict[str, str | None]
+    translated: NotRequired[dict[str, int]]
+
+
 @dataclass(frozen=True)
 class Log:
-    """What was read: queries in order of time, the rows that hold none, and a description of each file."""
+    """The contents of log files: queries in order of time, bad rows, and a description of each file."""
 
     queries: list[Query]
     bad: list[BadRow]
-    files: list[dict[str, Any]]
+    files: list[LogFile]
 
     @property
     def rows(self) -> int:
@@ -33,7 +43,7 @@ class Log:
 
 
 def read_logs(sources: Sequence[LogSource], *, every_turn: bool, skip_bad: bool) -> Log:
-    """All queries of the files. Raises DraftbenchError if no row is good, and for a bad one unless `skip_bad`."""
+    """Read all queries. Raises DraftbenchError if no row is good, and for any bad row unless `skip_bad`."""
     log = Log([], [], [])
     taken: set[str] = set()
     for number, source in enumerate(sources, 1):
@@ -46,21 +56,21 @@ def read_logs(sources: Sequence[LogSource], *, every_turn: bool, skip_bad: bool)
 
 
 def ids_of(queries: Sequence[Query], *, keep_pii: bool) -> list[str]:
-    """An id for each query, no two alike: the log's own, or one of the place where it has none or a personal one.
+    """A unique id per query: the log's own, or one made of its position if it has none or a personal one.
 
-    All that follows knows a record by its id: one that came twice would mix up two conversations.
+    Everything else knows a record by its id: a repeated id would mix up two conversations.
     """
-    stays = [q.named and (keep_pii or Scrubber().text(q.prompt.id) == q.prompt.id) for q in queries]
-    taken = {query.prompt.id for query, own in zip(queries, stays, strict=True) if own}
+    keeps_own = [q.named and (keep_pii or Scrubber().text(q.prompt.id) == q.prompt.id) for q in queries]
+    taken = {query.prompt.id for query, own in zip(queries, keeps_own, strict=True) if own}
     ids = []
-    for query, own in zip(queries, stays, strict=True):
+    for query, own in zip(queries, keeps_own, strict=True):
         ids.append(query.prompt.id if own else _free(query.fallback_id, taken))
         taken.add(ids[-1])
     return ids
 
 
 def _read_file(source: LogSource, stem: str, taken: set[str], log: Log, *, every_turn: bool) -> None:
-    """Add a file to `log`, and the names that its rows have to `taken`."""
+    """Add a file's rows to `log` and their ids to `taken`."""
     rows, sha256 = open_source(source, None)
     count = 0
     usage, seen = Usage(source), Counter[str]()
@@ -70,15 +80,18 @@ def _read_file(source: LogSource, stem: str, taken: set[str], log: Log, *, every
             if row.record is None:
                 raise BadRecordError(row.problem)
             usage.see(row.record, row.others)
-            fresh = queries_of(row.record, source, f"{stem}-{row.line}", every_turn=every_turn, seen=seen)
-            _refuse_taken(fresh, taken)
-            log.queries.extend(fresh)
+            queries = queries_of(row.record, source, f"{stem}-{row.line}", every_turn=every_turn, seen=seen)
+            _refuse_taken(queries, taken)
+            log.queries.extend(queries)
         except BadRecordError as error:
             log.bad.append(BadRow(source.path, row.line, str(error)))
     usage.refuse_unseen()
-    mapping = {key: value for key, value in source.model_dump().items() if key.endswith("_column")}
-    found = {**usage.told(), **({"translated": dict(+seen)} if +seen else {})}
-    log.files.append({"file": Path(source.path).name, "sha256": sha256, "rows": count, "columns": mapping, **found})
+    columns = {key: value for key, value in source.model_dump().items() if key.endswith("_column")}
+    name = Path(source.path).name
+    file: LogFile = {"file": name, "sha256": sha256, "rows": count, "columns": columns, **usage.summary()}
+    if +seen:
+        file["translated"] = dict(+seen)
+    log.files.append(file)
 
 
 def _refuse_taken(queries: Sequence[Query], taken: set[str]) -> None:
@@ -90,7 +103,7 @@ def _refuse_taken(queries: Sequence[Query], taken: set[str]) -> None:
 
 
 def _free(name: str, taken: Collection[str]) -> str:
-    """`name`, or the first of name-b2, name-b3 ... that nobody has."""
+    """`name`, or the first of name-b2, name-b3 ... that is not taken."""
     others = (f"{name}-b{number}" for number in itertools.count(2))
     return next(free for free in itertools.chain([name], others) if free not in taken)
 
@@ -100,6 +113,6 @@ def _bad_rows(bad: Sequence[BadRow], rows: int) -> DraftbenchError:
     lines += [f"  ... and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
     return DraftbenchError(
         "\n".join([f"{len(bad)} of {rows} rows are no conversations:", *lines]),
-        "leaving them out silently would change what the draft is trained and measured on",
-        "name the columns (--messages-column, --prompt-column, --id-column ...), or go on without these rows: --skip-bad",
+        "leaving them out silently would change the prompts that the draft is trained and measured on",
+        "name the columns (--messages-column, --prompt-column, --id-column ...), or leave these rows out: --skip-bad",
     )

@@ -1,13 +1,11 @@
 """Personal data and secrets in chat logs, replaced by placeholders such as <EMAIL_1>.
 
-One value has one placeholder throughout a `Scrubber`, so a conversation stays readable: who
-wrote to <EMAIL_1> still writes to the same. Numbers are judged by their form and, where there
-is one, by their check digit, so that years, measurements, versions and short order numbers
-stay. Names and postal addresses have no form and are not found; nor are e-mail addresses in
-scripts that write words without spaces, where nothing shows the address from the text before it.
+One value has one placeholder throughout a `Scrubber`, so a conversation stays readable. Numbers are recognised by
+their form and, where there is one, by their check digit, so that years, measurements, versions and short order numbers
+stay. Names and postal addresses have no form and stay; so do e-mail addresses in scripts that write words without
+spaces, where nothing separates the address from the text before it.
 
-A new kind is one `Kind` in `KINDS`. Their order counts: what an earlier one replaced, a later
-one no longer sees.
+A new kind is one `Kind` in `KINDS`. Their order matters: a later kind does not see what an earlier one replaced.
 """
 
 from __future__ import annotations
@@ -23,13 +21,13 @@ from typing import Any
 
 
 def luhn(digits: str) -> bool:
-    """Whether the last digit is the check digit of a payment card (ISO/IEC 7812-1)."""
+    """Whether the last digit is the check digit of a payment card number (ISO/IEC 7812-1)."""
     doubled = [int(d) * (1 + place % 2) for place, d in enumerate(reversed(digits))]
     return sum(n - 9 if n > 9 else n for n in doubled) % 10 == 0
 
 
 def is_resident_id(text: str) -> bool:
-    """Whether 18 characters are a Chinese resident identity number (GB 11643): a date inside, a check digit behind."""
+    """Whether 18 characters are a Chinese resident identity number (GB 11643), with its date and check digit."""
     try:
         born = date(int(text[6:10]), int(text[10:12]), int(text[12:14]))
     except ValueError:
@@ -39,7 +37,7 @@ def is_resident_id(text: str) -> bool:
 
 
 def is_iban(text: str) -> bool:
-    """Whether the check digits of an account number hold (ISO 13616: the number modulo 97 is 1)."""
+    """Whether the check digits of an account number are right (ISO 13616: the number modulo 97 is 1)."""
     plain = re.sub(r"\s", "", text).upper()
     number = "".join(str(int(character, 36)) for character in plain[4:] + plain[:4])
     return 15 <= len(plain) <= 34 and int(number) % 97 == 1
@@ -49,7 +47,7 @@ def _digits(text: str) -> str:
     return re.sub(r"\D", "", text)
 
 
-# First digits and lengths that payment networks give out: without them a tenth of all long numbers would pass Luhn.
+# First digits and lengths that payment networks use: without them a tenth of all long numbers would pass Luhn.
 _CARD = re.compile(
     r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
     r"|3(?:0[0-5]|[68]\d)\d{11}|35(?:2[89]|[3-8]\d)\d{12}|6(?:011|5\d\d|4[4-9]\d)\d{12}|62\d{14,17}"
@@ -62,9 +60,9 @@ def _is_card(match: re.Match[str]) -> bool:
 
 
 def _is_public_ip(match: re.Match[str]) -> bool:
-    """Private and reserved addresses name nobody.
+    """Whether it is an address of the public internet; private and reserved ones identify nobody.
 
-    Four small numbers are a section or an enzyme (EC 3.2.1.1), a last one of 0 a network or a browser's version.
+    Four small numbers are a section or an enzyme (EC 3.2.1.1); a last number of 0 is a network or a browser's version.
     """
     try:
         address = ipaddress.ip_address(match[0])
@@ -79,7 +77,7 @@ _DATE = re.compile(rf"\+?(?:{_YEAR}[-./]{_DAY}|{_DAY}[-./]{_YEAR}|{_YEAR}[-/]{_Y
 
 
 def _is_phone(match: re.Match[str]) -> bool:
-    """7 to 15 digits (E.164), 10 to 12 with a leading zero; a date, a round number or a decimal is none."""
+    """Whether it has 7 to 15 digits (E.164), 10 to 12 with a leading zero, and is no date, round number or decimal."""
     value = _value(match)
     digits = _digits(value)
     if digits.endswith("00000") or len(set(digits)) == 1 or re.fullmatch(r"\+?\d+[.,]\d+", value):
@@ -91,7 +89,7 @@ def _is_phone(match: re.Match[str]) -> bool:
 
 
 def _is_token(match: re.Match[str]) -> bool:
-    """Letters and digits mixed up; words and numbers joined by hyphens are a name somebody gave."""
+    """Whether letters and digits are mixed; words and numbers joined by hyphens are a name that somebody chose."""
     value = _value(match)
     pieces = re.split(r"[^A-Za-z0-9]+", value)
     return any(
@@ -100,30 +98,29 @@ def _is_token(match: re.Match[str]) -> bool:
 
 
 def _is_password(match: re.Match[str]) -> bool:
-    return bool(re.search(r"[\d!@#$%^&*]", _value(match)))  # 'the password is incorrect' gives none away
-
-
-def _any(match: re.Match[str]) -> bool:
-    return True
+    return bool(re.search(r"[\d!@#$%^&*]", _value(match)))  # 'the password is incorrect' reveals none
 
 
 def _value(match: re.Match[str]) -> str:
-    """The part of a match that is to be replaced: its group `value`, or all of it."""
+    """The part of a match to replace: its group `value`, or all of it."""
     return match["value"] if "value" in match.re.groupindex else match[0]
 
 
 def _phone_identity(text: str) -> str:
-    """The digits by which the same subscriber is known, with the country's code or without it."""
+    """The digits of a subscriber, the same with the country's code and without it."""
     return _digits(text)[-10:]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What is looked for, which matches count, and what makes two of them the same."""
+    """A kind of personal data.
+
+    `accepts` decides which matches of the pattern count; two matches with one `identity` are the same value.
+    """
 
     name: str
     pattern: re.Pattern[str]
-    accepts: Callable[[re.Match[str]], bool] = _any
+    accepts: Callable[[re.Match[str]], bool] = lambda match: True
     identity: Callable[[str], str] = str.strip
 
 
@@ -164,10 +161,10 @@ KINDS: tuple[Kind, ...] = (
         rf"""(?<![{_ALNUM}._%+-])(?!git@)[{_ALNUM}._%+-]{{1,64}}[@\uff20]
         (?:[{_ALNUM}](?:[{_ALNUM}-]{{0,62}})\.){{1,8}}
         (?!(?:png|jpe?g|gif|svg|webp|css|js)(?![A-Za-z0-9]))[A-Za-z{_LETTERS}]{{2,24}}(?![{_ALNUM}])""",
-        _any,
+        lambda match: True,
         str.casefold,
     ),
-    # A provider's own beginning, behind which nothing else stands: any letters are a key, with digits or without.
+    # Prefixes that only one provider uses: any letters after them are a key, with digits or without.
     _kind(
         "KEY",
         r"""(?a:(?<![A-Za-z0-9])(?:
@@ -179,7 +176,7 @@ KINDS: tuple[Kind, ...] = (
         | eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}   # a JSON web token
         )(?![A-Za-z0-9]))""",
     ),
-    # Beginnings that a name may have as well: OpenAI's older keys and those who followed them, AWS for a session.
+    # Prefixes that a name may have as well: OpenAI's older keys and those who followed them, AWS for a session.
     _kind("KEY", r"(?<![A-Za-z0-9])(?:sk-[A-Za-z0-9_-]{20,}|ASIA[0-9A-Z]{16})(?![A-Za-z0-9])", _is_token),
     _kind(
         "KEY",
@@ -256,7 +253,7 @@ NAMES = tuple(dict.fromkeys(kind.name for kind in KINDS))
 class Scrubber:
     """Replaces personal data in the texts and JSON values of one conversation.
 
-    `counts` is how often each kind was replaced, `distinct` how many different values that were.
+    `counts`: replacements by kind. `distinct`: different values by kind.
     """
 
     def __init__(self) -> None:
@@ -268,7 +265,7 @@ class Scrubber:
         return {name: len(values) for name, values in self._numbers.items()}
 
     def text(self, text: str) -> str:
-        """`text` with placeholders. A text that is a JSON object or array stays one."""
+        """Return `text` with placeholders. A text that is a JSON object or array stays one."""
         if text.lstrip()[:1] in ("{", "["):
             inside = self._json(text)
             if inside is not None:
@@ -278,9 +275,9 @@ class Scrubber:
         return text
 
     def value(self, value: Any, label: str = "") -> Any:
-        """A JSON value with placeholders in its texts, its keys and its long whole numbers.
+        """Return a JSON value with placeholders in its texts, its keys and its long whole numbers.
 
-        `label` is the key under which the value lies: {"token": "..."} says as much as "token=...".
+        `label` is the key of the value: {"token": "..."} says as much as "token=...".
         """
         if isinstance(value, dict):
             return {
@@ -291,19 +288,19 @@ class Scrubber:
         if isinstance(value, str):
             return self._labelled(value, label)
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**6:
-            found = self._labelled(str(value), label)
-            return found if re.fullmatch(r"<[A-Z]+_\d+>", found) else value
+            text = self._labelled(str(value), label)
+            return text if re.fullmatch(r"<[A-Z]+_\d+>", text) else value
         return value
 
     def _labelled(self, text: str, label: str) -> str:
         before = f"{label}: "
         if not label or text.lstrip()[:1] in ("{", "["):
             return self.text(text)
-        found = self.text(before + text)
-        return found.removeprefix(before) if found.startswith(before) else self.text(text)
+        scrubbed = self.text(before + text)
+        return scrubbed.removeprefix(before) if scrubbed.startswith(before) else self.text(text)
 
     def _json(self, text: str) -> str | None:
-        """The JSON document with placeholders inside, as it was if there are none; None if it is no JSON."""
+        """The JSON document with placeholders inside, unchanged if there are none; None if it is not JSON."""
         try:
             document = json.loads(text)
             changed = self.value(document)

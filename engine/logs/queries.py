@@ -1,8 +1,8 @@
-"""One row of a user's own chat log as the queries in it: where the answer began, and what it was.
+"""Split a row of a user's own chat log into queries and the answers that followed them.
 
-Logs come in several forms (OpenAI requests, ShareGPT turns, plain text); what they share is a
-list of messages, of which the last ones are an answer. The answer is cut off and kept as the
-query's reference. What cannot be read as a conversation is a BadRecordError, fit to be shown.
+Logs come in several forms (OpenAI requests, ShareGPT turns, plain text). All of them have a list of messages, of which
+the last ones are an answer. The answer is cut off and kept as the query's reference. A row that cannot be read as a
+conversation is a BadRecordError, whose message can be shown.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from engine.data.columns import at, opened_text
 from engine.data.packs.bfcl import calls_text
 from engine.data.records import bad_records, messages_of, to_prompt, tools_of
 
-# What a template may read of a message; what else a log has beside it (times, names of users) is no part of the chat.
+# The keys of a message that a template may read; what else a log keeps (times, names of users) is no part of the chat.
 _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking")
 _MOST_SECONDS = 1e11
 
 
 class LogSource(PromptSource):
-    """One file of a log and where its columns are. Dots in a name go into objects: `request.messages`."""
+    """A log file and its columns. Dots in a column's name go into objects: `request.messages`."""
 
     id_column: str = Field("id", description="column of the row's own name")
     conversation_column: str | None = Field(None, description="column that rows of one conversation share")
@@ -37,25 +37,25 @@ class LogSource(PromptSource):
     reference_column: str | None = Field(None, description="column of the answer, if it is not the last message")
 
     def columns(self) -> tuple[str, ...]:
-        """As for prompts, and those that only a log has."""
+        """The columns of a prompt source and those that only a log has."""
         more = (self.id_column, self.conversation_column, self.time_column, self.reference_column)
         return (*super().columns(), *(name for name in more if name))
 
 
 @dataclass(frozen=True)
 class Query:
-    """What a user asked in a log, and the answer that followed. `time` is in seconds, 0 where none is told.
-
-    `fallback_id` says where it stood; without the log's own name (`named`) it is the prompt's id too.
-    `conversation` is unlike all others, whether the log or the place named it.
-    """
+    """A user's query in a log, and the answer that followed."""
 
     prompt: Prompt
     reference: str
     conversation: str
+    """Unique, whether it is the log's own name or made of the row's position."""
     time: float
+    """Seconds since 1970; 0 if the log has no time."""
     fallback_id: str
+    """Made of the row's position: the prompt's id where the log has none."""
     named: bool
+    """Whether the log names the row."""
 
 
 def queries_of(
@@ -66,9 +66,9 @@ def queries_of(
     every_turn: bool,
     seen: Counter[str] | None = None,
 ) -> list[Query]:
-    """The last query of the conversation in `record`, or one for each turn of the user.
+    """Return the last query of the conversation in `record`, or one per turn of the user.
 
-    `seen` counts what had to be translated. Raises BadRecordError, whatever the record.
+    `seen` counts translations into the normal form. Raises BadRecordError, whatever the record.
     """
     with bad_records():
         return _queries_of(record, source, fallback_id, Counter() if seen is None else seen, every_turn=every_turn)
@@ -85,7 +85,7 @@ def _queries_of(
     conversation = f"named {shared}" if shared else f"row {fallback_id}"
     ends = _ends_of_turns(messages) if every_turn else []
     last = _end_of_last(messages)
-    made = []
+    queries = []
     for number, end in enumerate([*ends, last] if last not in ends else ends, 1):
         turn = f"-turn{number}" if every_turn else ""
         prompt = to_prompt(
@@ -95,14 +95,14 @@ def _queries_of(
         )
         answer = reference_of(messages[end]) if end < len(messages) else ""
         reference = given if given and end == last else answer
-        made.append(
+        queries.append(
             Query(prompt, reference, conversation, _time(record, source), fallback_id + turn, named=bool(own_name))
         )
-    return made
+    return queries
 
 
 def reference_of(message: Mapping[str, Any]) -> str:
-    """What an assistant's message in normal form says: its calls in the form a prompt asks for, else its text."""
+    """The text of an assistant's message in normal form: its calls in the form a prompt asks for, else its content."""
     if calls := message.get("tool_calls"):
         return calls_text({key: call["function"][key] for key in ("name", "arguments")} for call in calls)
     return str(message["content"]).strip()
@@ -122,7 +122,7 @@ def _messages(record: Mapping[str, Any], source: LogSource, seen: Counter[str]) 
 
 
 def _without_missing_answers(messages: list[Any]) -> list[Any]:
-    """The messages without last ones of an assistant that have no content: a logged failure is no empty answer."""
+    """Drop the assistant's last messages if they have no content: a logged failure is not an empty answer."""
     end = len(messages)
     while end and _is_missing(messages[end - 1]):
         end -= 1
@@ -132,8 +132,7 @@ def _without_missing_answers(messages: list[Any]) -> list[Any]:
 def _is_missing(message: Any) -> bool:
     if not isinstance(message, Mapping) or ROLES.get(str(message.get("role", message.get("from")))) != "assistant":
         return False
-    said = ("content", "value", "text", "tool_calls", "function_call")
-    return all(message.get(key) in (None, []) for key in said)
+    return all(message.get(key) in (None, []) for key in ("content", "value", "text", "tool_calls", "function_call"))
 
 
 def _given_reference(record: Mapping[str, Any], source: LogSource) -> str:
@@ -148,17 +147,17 @@ def _given_reference(record: Mapping[str, Any], source: LogSource) -> str:
 
 
 def _end_of_last(messages: list[Message]) -> int:
-    """Where the last answer begins."""
+    """The index at which the last answer begins."""
     end = len(messages)
     while end and messages[end - 1]["role"] == "assistant":
         end -= 1
     if not end:
-        raise BadRecordError("nobody asks anything: all messages are the assistant's")
+        raise BadRecordError("it has no question: all messages are the assistant's")
     return end
 
 
 def _ends_of_turns(messages: list[Message]) -> list[int]:
-    """Where an answer to the user begins, for each turn of the user that got one."""
+    """The index at which an answer begins, for each turn of the user that was answered."""
     roles = [*(message["role"] for message in messages), None]
     return [i + 1 for i, role in enumerate(roles[:-1]) if role == "user" and roles[i + 1] == "assistant"]
 
@@ -170,7 +169,7 @@ def _text(value: Any) -> str:
 
 
 def _time(record: Mapping[str, Any], source: LogSource) -> float:
-    """Seconds since 1970, also from thousandths and smaller parts; a date without a time zone is taken as UTC."""
+    """Seconds since 1970, also from milliseconds and smaller units; a date without a time zone is taken as UTC."""
     value = at(record, source.time_column)
     if value is None or value == "":
         return 0.0
@@ -193,9 +192,9 @@ def _time(record: Mapping[str, Any], source: LogSource) -> float:
 
 
 def _seconds(number: float, source: LogSource) -> float:
-    """A file may mix rows of two exporters: a number of seconds that is past the year 5000 counts thousandths."""
+    """A file may mix rows of two exporters: a number of seconds past the year 5000 is in milliseconds or less."""
     if not math.isfinite(number):
-        raise BadRecordError(f"{source.time_column!r} is {number}, which is no time")
+        raise BadRecordError(f"{source.time_column!r} is {number}, which is not a time")
     while number > _MOST_SECONDS:
         number /= 1000
     return number

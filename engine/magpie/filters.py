@@ -1,4 +1,4 @@
-"""Which of the queries a target wrote are kept, and why the others are not."""
+"""Filter the queries that a target wrote, and count the reasons for dropping one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from engine.chat.prompt import Prompt, Tool
 from engine.data.overlap import duplicates_within, remove_overlap
 from engine.magpie.recipe import FilterSpec
 
-_GRAM = 8  # characters: longer than a common word ending, shorter than the shortest phrase worth repeating
+_GRAM_CHARACTERS = 8  # longer than a common word ending, shorter than the shortest phrase worth repeating
 
 _CALL = re.compile(r'\[?\s*\{\s*"')  # a JSON object or a list of them; a user begins with words
 
 
 @dataclass(frozen=True)
 class WrittenQuery:
-    """A raw query: its number, the text without blanks around it, and whether the target ended its turn."""
+    """A raw query: its number, its stripped text, and whether the target ended its turn."""
 
     number: int
     text: str
@@ -29,7 +29,7 @@ class WrittenQuery:
 
 @dataclass
 class Removed:
-    """How many queries a filter took out, and the first of them."""
+    """The number of queries that a filter dropped, and the first of them."""
 
     meaning: str
     count: int = 0
@@ -37,8 +37,8 @@ class Removed:
 
 
 @dataclass(frozen=True)
-class Sieved:
-    """The prompts that were kept, and what each filter removed, by filter in the order they act."""
+class Filtered:
+    """The prompts that were kept, and what each filter removed, in the order of the filters."""
 
     kept: list[Prompt]
     removed: dict[str, Removed] = field(default_factory=dict)
@@ -46,22 +46,25 @@ class Sieved:
 
 Check = Callable[[WrittenQuery, FilterSpec, frozenset[str]], bool]
 
-# A query falls to the first check that is true of it.
+# A query is dropped by the first check that is true for it.
 CHECKS: dict[str, tuple[str, Check]] = {
     "empty": ("the target wrote nothing", lambda query, rules, marks: not query.text),
-    "template_tokens": ("tokens of the chat template inside", lambda query, rules, marks: _holds(query.text, marks)),
-    "broken_characters": ("half characters inside", lambda query, rules, marks: "\ufffd" in query.text),
+    "template_tokens": ("contains tokens of the chat template", lambda query, rules, marks: _holds(query.text, marks)),
+    "broken_characters": ("contains broken characters", lambda query, rules, marks: "\ufffd" in query.text),
     "call_not_query": (
-        "begins as a function call: the target spoke as the assistant",
+        "begins with a function call: the target wrote as the assistant",
         lambda query, rules, marks: _CALL.match(query.text) is not None,
     ),
     "unfinished": ("no end of turn within max_new_tokens", lambda query, rules, marks: not query.finished),
     "too_short": ("under min_characters", lambda query, rules, marks: len(query.text) < rules.min_characters),
     "too_long": ("over max_characters", lambda query, rules, marks: len(query.text) > rules.max_characters),
-    "ends_with_colon": ("announces what never comes", lambda query, rules, marks: query.text.endswith((":", "："))),
+    "ends_with_colon": (
+        "ends with a colon and nothing after it",
+        lambda query, rules, marks: query.text.endswith((":", "：")),
+    ),
     "wrong_script": ("not in the wanted script", lambda query, rules, marks: _wrong_script(query.text, rules)),
     "repeats_itself": (
-        "runs in a loop",
+        "repeats the same text",
         lambda query, rules, marks: distinct_share(query.text) < rules.distinct_share,
     ),
 }
@@ -72,12 +75,12 @@ SET_CHECKS = {
 }
 
 
-def sieve(
+def apply_filters(
     queries: Sequence[WrittenQuery], rules: FilterSpec, marks: frozenset[str], heldout: Sequence[Prompt], domain: str
-) -> Sieved:
-    """Prompts of the queries that pass every filter, in order, with ids `magpie-<domain>-<number>`.
+) -> Filtered:
+    """Return prompts of the queries that pass every filter, in order, with ids `magpie-<domain>-<number>`.
 
-    `marks` are the texts of `template_marks`. Every query is kept or counted under one filter.
+    `marks` are the texts of `template_marks`. Every query is kept or counted for one filter.
     """
     meanings = {name: meaning for name, (meaning, _) in CHECKS.items()} | SET_CHECKS
     removed = {name: Removed(meaning) for name, meaning in meanings.items()}
@@ -102,12 +105,12 @@ def sieve(
     kept, seen = remove_overlap(unique, heldout, threshold=rules.near_duplicate)
     for repeat in seen:
         drop("heldout_overlap", texts[repeat.prompt_id])
-    return Sieved(kept, removed)
+    return Filtered(kept, removed)
 
 
 def distinct_share(text: str) -> float:
-    """Share of different ones among the character 8-grams of a text: 1 for prose, towards 0 for a loop."""
-    grams = [text[start : start + _GRAM] for start in range(max(len(text) - _GRAM, 0) + 1)]
+    """The share of distinct 8-grams among all character 8-grams of a text: 1 for prose, towards 0 for a loop."""
+    grams = [text[start : start + _GRAM_CHARACTERS] for start in range(max(len(text) - _GRAM_CHARACTERS, 0) + 1)]
     return len(set(grams)) / len(grams)
 
 
@@ -115,19 +118,19 @@ _SENTENCE_END = re.compile(r"[。！？]+[”’」』）]*|[.!?]+[\"')]*(?=\s|$
 
 
 def first_sentence(text: str) -> tuple[str, bool]:
-    """`text` up to the end of its first sentence or line, and whether that end was there to be cut behind."""
+    """Cut `text` after its first sentence or line; also whether it has such an end."""
     end = _SENTENCE_END.search(text)
     return (text[: end.end()].strip(), True) if end else (text, False)
 
 
-_SCRIPT_NAMES = {"han": "CJK "}  # how Unicode's names of letters begin; other scripts by their own name
+_SCRIPT_NAMES = {"han": "CJK "}  # prefix of Unicode's names of letters; that of other scripts is the script's name
 
 
 def script_share(text: str, script: str) -> float:
-    """Share of a text's letters that belong to a script; 0 for a text without letters."""
-    begins = _SCRIPT_NAMES.get(script, script.upper() + " ")
+    """The share of a text's letters that belong to a script; 0 for a text without letters."""
+    prefix = _SCRIPT_NAMES.get(script, script.upper() + " ")
     letters = [character for character in text if character.isalpha()]
-    return sum(unicodedata.name(letter, "").startswith(begins) for letter in letters) / max(len(letters), 1)
+    return sum(unicodedata.name(letter, "").startswith(prefix) for letter in letters) / max(len(letters), 1)
 
 
 def _wrong_script(text: str, rules: FilterSpec) -> bool:

@@ -1,13 +1,13 @@
-"""Synthetic prompts: the target writes queries, what is unfit is sieved out, a prompt file comes of the rest.
+"""Generate synthetic prompts: the target writes queries, unfit ones are filtered out, the rest becomes a prompt file.
 
     <home>/magpie/<name>-<address>/
       spec.json     what the address is the hash of
-      raw.jsonl     a line a raw query, whole batches only, in order
-      prompts.jsonl the kept prompts, unless another file is named; prompts.json beside it says how they came about
+      raw.jsonl     one line per raw query, in order, complete batches only
+      prompts.jsonl the kept prompts, unless another file is named; prompts.json beside it describes them
 
-The address covers what changes the queries and not how many there are: asking for more goes on
-behind those that are there, and another filter writes nothing anew. Answers are not kept here:
-a capture of these prompts makes the target answer them.
+The address depends on what changes the queries, not on their number: a larger number continues after the existing
+queries, and other filters need no new ones. Answers are not stored here: a capture of these prompts makes the target
+answer them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from engine.capture.generate import answer_prompts
 from engine.capture.signal import SignalFormat
@@ -25,7 +24,7 @@ from engine.decode.sampling import Sampling
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import disk_errors, write_atomic, write_json
 from engine.magpie.plan import Plan, plan_queries
-from engine.magpie.prompt_file import as_lines, output_file, raw_lines, write_prompts
+from engine.magpie.prompt_file import MagpieResult, RawLine, as_lines, output_file, raw_lines, write_prompts
 from engine.magpie.recipe import MagpieRecipe
 from engine.magpie.user_turn import Opening
 from engine.models.load import LoadedModel, load_model
@@ -36,12 +35,11 @@ from engine.runs.execution import stop_on_signals
 
 def synthesise(
     home: Home, recipe: str, settings: Sequence[str], *, out: Path | None, overwrite: bool, quiet: bool = False
-) -> dict[str, Any]:
-    """Write the prompts of a Magpie recipe; returns what the file beside them says, with the paths of both.
+) -> MagpieResult:
+    """Write the prompts of a Magpie recipe; return their description, with the paths of prompts and raw queries.
 
-    Resumes what was begun. Raises Cancelled at Ctrl-C or SIGTERM, with whole batches kept, and
-    DraftbenchError for a target without a chat template, a file that is not ours to replace,
-    or when nothing passes the filters.
+    Continues earlier work. Raises Cancelled at Ctrl-C or SIGTERM, with complete batches kept, and DraftbenchError for a
+    target without a chat template, a file that this recipe did not write, or if nothing passes the filters.
     """
     with stop_on_signals() as stop_wanted:
         progress = Progress(quiet=quiet, stop_wanted=stop_wanted)
@@ -61,18 +59,21 @@ def synthesise(
 
 
 def write_raw(plan: Plan, progress: Progress) -> None:
-    """Bring the raw file to `queries` lines. A query's draws come from its number, so a resumed run equals an unbroken one."""
-    wanted, size = plan.recipe.queries, plan.recipe.batch_size
+    """Extend the raw file to `queries` lines.
+
+    A query's random numbers depend on its number alone, so a resumed run equals an uninterrupted one.
+    """
+    total, size = plan.recipe.queries, plan.recipe.batch_size
     done = _recover(plan)
-    if done >= wanted:
+    if done >= total:
         return
     target = load_model(plan.target)
     write_json(plan.folder / "spec.json", plan.spec)
     began, tokens = time.monotonic(), 0
-    progress.start("queries", wanted, "queries", done=done)
-    for start in range(done, wanted, size):
+    progress.start("queries", total, "queries", done=done)
+    for start in range(done, total, size):
         lines = []
-        for line in _write_batch(plan, target, range(start, min(start + size, wanted)), progress):
+        for line in _write_batch(plan, target, range(start, min(start + size, total)), progress):
             lines.append(line)
             tokens += line["tokens"]
             progress.advance(1, tokens_per_s=round(tokens / (time.monotonic() - began), 1))
@@ -81,12 +82,12 @@ def write_raw(plan: Plan, progress: Progress) -> None:
     progress.finish()
 
 
-def _write_batch(plan: Plan, target: LoadedModel, numbers: range, progress: Progress) -> Iterator[dict[str, Any]]:
-    """Raw lines of some queries, in the order the target ends them."""
+def _write_batch(plan: Plan, target: LoadedModel, numbers: range, progress: Progress) -> Iterator[RawLine]:
+    """Write some queries; yield their raw lines in the order in which the target ends them."""
     recipe, steering = plan.recipe, [plan.steering(number) for number in numbers]
-    found = {one: plan.opening(one) for one in set(steering)}
-    _refuse_too_long(target, max(len(opening.ids) for opening in found.values()), recipe.max_new_tokens)
-    openings = [found[one] for one in steering]
+    by_steering = {one: plan.opening(one) for one in set(steering)}
+    openings = [by_steering[one] for one in steering]
+    _refuse_too_long(target, max(len(opening.ids) for opening in openings), recipe.max_new_tokens)
     answers = answer_prompts(
         target.model,
         [opening.ids for opening in openings],
@@ -114,7 +115,7 @@ def _write_batch(plan: Plan, target: LoadedModel, numbers: range, progress: Prog
 
 
 def _query_text(plan: Plan, opening: Opening, written: Sequence[int]) -> tuple[str, bool]:
-    """The query from its first word on, "" where the target added nothing to the opening, and whether it was cut."""
+    """The query with its first words, "" if the target added nothing to the opening; and whether it was cut."""
 
     def text_of(ids: Sequence[int]) -> tuple[str, bool]:
         text, cut = opening.cut(plan.tokenizer.decode(ids, skip_special_tokens=False))
@@ -128,7 +129,7 @@ def _refuse_too_long(target: LoadedModel, opening_tokens: int, max_new_tokens: i
     context = target.context_tokens
     if context is not None and opening_tokens + max_new_tokens > context:
         raise DraftbenchError(
-            f"what comes before the query has {opening_tokens} tokens; with max_new_tokens {max_new_tokens} "
+            f"the text before the query has {opening_tokens} tokens; with max_new_tokens {max_new_tokens} "
             f"that is more than the context of {context}",
             "the query would run past the model's context",
             "shorten the system prompts, or lower max_tools_characters or max_new_tokens",
@@ -136,7 +137,7 @@ def _refuse_too_long(target: LoadedModel, opening_tokens: int, max_new_tokens: i
 
 
 def _recover(plan: Plan) -> int:
-    """Raw queries that are there, after cutting a batch that a kill has torn."""
+    """Cut off a batch that a kill has torn, and return the number of raw queries."""
     lines = raw_lines(plan)
     whole = len(lines)
     if whole < plan.recipe.queries:

@@ -1,4 +1,4 @@
-"""What a Magpie recipe will make the target write, known before its weights are loaded."""
+"""Plan what a Magpie recipe makes the target write, before the target's weights are loaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from engine.models.load import load_tokenizer, model_fingerprint, resolve_device
 from engine.paths import Home
 from engine.runs.recipes import absolute_model
 
-_FORMAT = 1  # raise it when the meaning of the raw lines changes
+_FORMAT = 1  # increase it when the meaning of the raw lines changes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ToolSet:
 
 
 class Steering(NamedTuple):
-    """What stands before the target's own words in one query: `words` begin the user's turn, "" leaves it open."""
+    """What comes before the target's own words in a query. `words` begin the user's turn; "" leaves it open."""
 
     system: str | None
     tool_set: int
@@ -44,12 +44,12 @@ class Steering(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What the target will write, known before it is loaded."""
+    """The inputs of a Magpie recipe: tokenizer, tool sets, held-out prompts, and the folder of the raw queries."""
 
     recipe: MagpieRecipe
     target: ModelSpec  # with absolute paths
     tokenizer: Any
-    tool_sets: list[ToolSet]  # one without tools if none are offered
+    tool_sets: list[ToolSet]  # a single empty one if no tools are offered
     heldout: list[Prompt]
     sources: dict[str, list[SourceInfo]]
     spec: dict[str, Any]
@@ -64,13 +64,13 @@ class Plan:
         return self.folder / "raw.jsonl"
 
     def steering(self, number: int) -> Steering:
-        """Of a query: the system prompt in turn, the tool set and the first words drawn from seed and number."""
+        """The steering of a query: system prompts take turns; tool set and first words are drawn by seed and number."""
         systems = self.recipe.system
         drawn = random.Random(f"{self.recipe.seed}:{number}").randrange(len(self.tool_sets))
         return Steering(systems[number % len(systems)], drawn, self._words(number, self.tool_sets[drawn].tools))
 
     def opening(self, steering: Steering) -> Opening:
-        """Where the user speaks, or goes on speaking, under a steering."""
+        """The ids before the target's own words, and what ends the user's turn."""
         return find_opening(
             self.tokenizer,
             system=steering.system,
@@ -81,11 +81,11 @@ class Plan:
         )
 
     def _words(self, number: int, tools: Sequence[Tool]) -> str:
-        """First words of a query. All openings come once a round, each round in another order."""
+        """The first words of a query. Each round uses all openings once, in an order of its own."""
         recipe = self.recipe
-        round_, place = divmod(number, len(recipe.openings))
+        round_, position = divmod(number, len(recipe.openings))
         order = random.Random(f"{recipe.seed}:openings:{round_}").sample(recipe.openings, len(recipe.openings))
-        words = order[place]
+        words = order[position]
         if words is None or not recipe.openings_from_tools:
             return words or ""
         tool = random.Random(f"{recipe.seed}:tool:{number}").choice(tools)
@@ -93,7 +93,7 @@ class Plan:
 
 
 def plan_queries(home: Home, recipe: MagpieRecipe, beside: Path) -> Plan:
-    """Read everything a recipe names and try the template, without the target's weights."""
+    """Read everything that a recipe names and try the template, without the target's weights."""
     target = absolute_model(recipe.target, beside)
     tokenizer = load_tokenizer(target)
     template = template_hash(tokenizer)
@@ -113,13 +113,13 @@ def plan_queries(home: Home, recipe: MagpieRecipe, beside: Path) -> Plan:
         "seed": recipe.seed,
         **clock_identity(tokenizer),
     }
-    if recipe.openings != [None]:  # recipes that leave the turn open keep the address of what they have written
+    if recipe.openings != [None]:  # the address of recipes without openings must not change
         spec |= {"openings": recipe.openings, "openings_from_tools": recipe.openings_from_tools}
     folder = home.root / "magpie" / f"{recipe.name}-{content_hash(spec)[:16]}"
     sources = {"tools": tool_sources, "heldout": heldout.sources if heldout else []}
     plan = Plan(recipe, target, tokenizer, tool_sets, heldout.prompts if heldout else [], sources, spec, folder)
     for number in range(max(len(recipe.system), len(recipe.openings))):
-        plan.opening(plan.steering(number))  # an unfit template or opening is told before the weights are loaded
+        plan.opening(plan.steering(number))  # refuses an unfit template or opening early
     return plan
 
 
@@ -130,17 +130,17 @@ def _spoken_name(tool: Tool) -> str:
 
 
 def _tool_sets(recipe: MagpieRecipe, beside: Path) -> tuple[list[ToolSet], list[SourceInfo]]:
-    """The different tool sets of the prompts in `tools_from` that are short enough, in order."""
+    """The distinct tool sets of the prompts in `tools_from` that are short enough, in order."""
     if not recipe.tools_from:
         return [ToolSet()], []
-    found = read_prompts(recipe.tools_from, relative_to=beside)
-    by_schema = {json.dumps(p.tools, sort_keys=True): ToolSet(p.tools, p.group) for p in found.prompts if p.tools}
+    offered = read_prompts(recipe.tools_from, relative_to=beside)
+    by_schema = {json.dumps(p.tools, sort_keys=True): ToolSet(p.tools, p.group) for p in offered.prompts if p.tools}
     short = [tool_set for schema, tool_set in by_schema.items() if len(schema) <= recipe.max_tools_characters]
     if not short:
         raise DraftbenchError(
             f"tools_from holds no tool set of at most {recipe.max_tools_characters} characters "
-            f"({len(by_schema)} longer ones, {len(found.prompts)} prompts)",
-            "each query is written under the tools of one of these prompts",
-            "name prompts that carry tools, raise max_tools_characters, or leave tools_from out",
+            f"({len(by_schema)} longer ones, {len(offered.prompts)} prompts)",
+            "each query is written with the tools of one of these prompts",
+            "name prompts with tools, raise max_tools_characters, or leave tools_from out",
         )
-    return short, found.sources
+    return short, offered.sources

@@ -1,41 +1,93 @@
-"""The prompt file that comes of the raw queries, and the description beside it."""
+"""Turn raw queries into a prompt file with a description beside it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from engine.chat.prompt import Prompt
+from engine.data.readers import SourceInfo
 from engine.errors import DraftbenchError
 from engine.fileio import json_object, read_json, write_atomic, write_json
-from engine.magpie.filters import Removed, Sieved, WrittenQuery, first_sentence, sieve
+from engine.magpie.filters import Filtered, WrittenQuery, apply_filters, first_sentence
 from engine.magpie.plan import Plan, ToolSet
 from engine.magpie.user_turn import Opening, template_marks
 from engine.runs.provenance import versions
 
 
-def raw_lines(plan: Plan) -> list[dict[str, Any]]:
-    """The raw queries from number 0 on, up to the first that is missing or damaged."""
-    lines: list[dict[str, Any]] = []
+class RawLine(TypedDict):
+    """A line of `raw.jsonl`. `tools`: index of the offered tool set, None if none are offered."""
+
+    number: int
+    seed: int
+    tools: int | None
+    finished: bool
+    tokens: int
+    text: str
+
+
+class RemovedInfo(TypedDict):
+    """A filter in a description: the number of queries it removed, what it checks, and the first of them."""
+
+    count: int
+    meaning: str
+    example: str
+
+
+class Description(TypedDict):
+    """The contents of the JSON file beside the prompts."""
+
+    name: str
+    domain: str
+    scenario: str
+    raw: int
+    kept: int
+    kept_share: float
+    removed: dict[str, RemovedInfo]
+    sha256: str
+    """Of the prompt file."""
+    address: str
+    target: str
+    dtype: str
+    template: str
+    seed: int
+    opening: str
+    """The text before the queries."""
+    system_place: str
+    sources: dict[str, list[SourceInfo]]
+    recipe: dict[str, Any]
+    versions: dict[str, str]
+
+
+class MagpieResult(Description):
+    """A description with the paths of the prompts and of the raw queries."""
+
+    file: str
+    raw_file: str
+
+
+def raw_lines(plan: Plan) -> list[RawLine]:
+    """Read the raw queries from number 0 on, up to the first that is missing or damaged."""
+    lines: list[RawLine] = []
     if plan.raw_file.exists():
         for raw in plan.raw_file.read_bytes().splitlines():
             line = json_object(raw)
             if line is None or line.get("number") != len(lines):
                 break
-            lines.append(line)
+            lines.append(cast(RawLine, line))
     return lines
 
 
-def as_lines(values: Sequence[dict[str, Any]]) -> bytes:
+def as_lines(values: Sequence[Mapping[str, Any]]) -> bytes:
     """JSON objects as the bytes of a JSON-lines file."""
     return b"".join(json.dumps(value, ensure_ascii=False).encode() + b"\n" for value in values)
 
 
 def output_file(plan: Plan, out: Path | None, *, overwrite: bool) -> Path:
-    """Where the prompts go; refused if something else is there."""
+    """The path of the prompt file. Raises DraftbenchError if something else is there."""
     file = (out or plan.folder / "prompts.jsonl").expanduser().absolute()
     if file.suffix != ".jsonl":
         raise DraftbenchError(
@@ -46,40 +98,41 @@ def output_file(plan: Plan, out: Path | None, *, overwrite: bool) -> Path:
     return file
 
 
-def write_prompts(plan: Plan, out: Path | None, *, overwrite: bool) -> dict[str, Any]:
-    """Sieve the raw queries, write the prompts and their description; returns the description with both paths.
+def write_prompts(plan: Plan, out: Path | None, *, overwrite: bool) -> MagpieResult:
+    """Filter the raw queries, and write the prompts and their description.
 
-    The description goes first: a kill between the two leaves a file that this recipe may replace.
+    The description is written first: a kill between the two leaves a file that this recipe may replace.
     """
     lines = raw_lines(plan)[: plan.recipe.queries]
     opening = plan.opening(plan.steering(0)._replace(words=""))
     marks = template_marks(plan.tokenizer, opening)
-    sieved = sieve([_query(plan, line) for line in lines], plan.recipe.filters, marks, plan.heldout, plan.recipe.domain)
-    if not sieved.kept:
-        raise _nothing_kept(plan, sieved, len(lines))
+    queries = [_query(plan, line) for line in lines]
+    filtered = apply_filters(queries, plan.recipe.filters, marks, plan.heldout, plan.recipe.domain)
+    if not filtered.kept:
+        raise _nothing_kept(plan, filtered, len(lines))
     file = output_file(plan, out, overwrite=overwrite)
-    data = as_lines([_record(plan, prompt) for prompt in sieved.kept])
-    told = _description(plan, opening, sieved, len(lines), hashlib.sha256(data).hexdigest())
-    write_json(file.with_suffix(".json"), told)
+    data = as_lines([_record(plan, prompt) for prompt in filtered.kept])
+    description = _description(plan, opening, filtered, len(lines), hashlib.sha256(data).hexdigest())
+    write_json(file.with_suffix(".json"), description)
     write_atomic(file, data)
-    return {"file": str(file), "raw_file": str(plan.raw_file), **told}
+    return {"file": str(file), "raw_file": str(plan.raw_file), **description}
 
 
 def _refuse_foreign(plan: Plan, file: Path) -> None:
-    """Refuse to replace prompts or a description that another recipe, or somebody, has made."""
+    """Refuse to replace prompts or a description that this recipe did not write."""
     beside = file.with_suffix(".json")
-    found = read_json(beside) if beside.exists() else None
-    ours = isinstance(found, dict) and found.get("address") == plan.address
-    there = next((path for path in (file, beside) if path.exists()), None)
-    if there is not None and not ours:
+    description = read_json(beside) if beside.exists() else None
+    is_ours = isinstance(description, dict) and description.get("address") == plan.address
+    existing = next((path for path in (file, beside) if path.exists()), None)
+    if existing is not None and not is_ours:
         raise DraftbenchError(
-            f"{there} is there already and was not made by this recipe",
-            "what was made from it could not be made again",
+            f"{existing} exists and was not written by this recipe",
+            "runs that used it could not be repeated",
             "choose another --out, or pass --overwrite",
         )
 
 
-def _query(plan: Plan, line: dict[str, Any]) -> WrittenQuery:
+def _query(plan: Plan, line: RawLine) -> WrittenQuery:
     offered = plan.tool_sets[line["tools"]] if line["tools"] is not None else ToolSet()
     text, cut = first_sentence(line["text"]) if plan.recipe.first_sentence else (line["text"], False)
     return WrittenQuery(line["number"], text, line["finished"] or cut, offered.tools, offered.group)
@@ -98,18 +151,24 @@ def _record(plan: Plan, prompt: Prompt) -> dict[str, Any]:
     return record
 
 
-def _description(plan: Plan, opening: Opening, sieved: Sieved, raw: int, sha256: str) -> dict[str, Any]:
+def _description(plan: Plan, opening: Opening, filtered: Filtered, raw: int, sha256: str) -> Description:
     return {
         "name": plan.recipe.name,
         "domain": plan.recipe.domain,
         "scenario": "synthetic",
         "raw": raw,
-        "kept": len(sieved.kept),
-        "kept_share": round(len(sieved.kept) / raw, 4),
-        "removed": {name: _told(removed) for name, removed in sieved.removed.items()},
+        "kept": len(filtered.kept),
+        "kept_share": round(len(filtered.kept) / raw, 4),
+        "removed": {
+            name: {"count": removed.count, "meaning": removed.meaning, "example": removed.example}
+            for name, removed in filtered.removed.items()
+        },
         "sha256": sha256,
         "address": plan.address,
-        **{key: plan.spec[key] for key in ("target", "dtype", "template", "seed")},
+        "target": plan.spec["target"],
+        "dtype": plan.spec["dtype"],
+        "template": plan.spec["template"],
+        "seed": plan.spec["seed"],
         "opening": plan.tokenizer.decode(opening.ids, skip_special_tokens=False),
         "system_place": opening.system_place,
         "sources": plan.sources,
@@ -118,12 +177,8 @@ def _description(plan: Plan, opening: Opening, sieved: Sieved, raw: int, sha256:
     }
 
 
-def _told(removed: Removed) -> dict[str, Any]:
-    return {"count": removed.count, "meaning": removed.meaning, "example": removed.example}
-
-
-def _nothing_kept(plan: Plan, sieved: Sieved, raw: int) -> DraftbenchError:
-    why = ", ".join(f"{name} {removed.count}" for name, removed in sieved.removed.items() if removed.count)
+def _nothing_kept(plan: Plan, filtered: Filtered, raw: int) -> DraftbenchError:
+    why = ", ".join(f"{name} {removed.count}" for name, removed in filtered.removed.items() if removed.count)
     return DraftbenchError(
         f"none of {raw} raw queries passed the filters: {why}",
         "there is nothing to train on",

@@ -1,4 +1,4 @@
-"""The recipe of synthetic prompts: which target writes them, how it is steered, what is thrown away."""
+"""The schema of a recipe for synthetic prompts: the target, its steering, and the filters."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from engine.config.schema import MOST_TOKENS, ModelField, ModelSpec, Section, SourcesField
+from engine.config.schema import MOST_TOKENS, ModelSpec, Section, SourcesField
 
 
 def _texts(value: Any) -> Any:
-    """One text or none as a list of one; blanks around a text say nothing and would split into other tokens."""
+    """Turn a single text or null into a list, and strip texts: blanks around them would change the tokens."""
     values = value if isinstance(value, list) else [value]
     return [text.strip() if isinstance(text, str) else text for text in values]
 
 
 class FilterSpec(Section):
-    """What a query must be like to be kept."""
+    """Conditions for keeping a query."""
 
     min_characters: int = Field(8, ge=1, description="a shorter query is dropped")
     max_characters: int = Field(800, ge=1, description="a longer query is dropped")
@@ -25,7 +25,7 @@ class FilterSpec(Section):
     )
     script_share: float = Field(0.5, gt=0, le=1, description="share of a query's letters in that script, at least")
     distinct_share: float = Field(
-        0.6, ge=0, le=1, description="share of different character 8-grams, at least; a loop has few; 0 is off"
+        0.6, ge=0, le=1, description="share of distinct character 8-grams, at least; a loop has few; 0 is off"
     )
     near_duplicate: float = Field(
         0.8, gt=0, le=1, description="Jaccard similarity of character 5-grams from which a query repeats another"
@@ -45,7 +45,7 @@ class MagpieRecipe(Section):
     domain: str = Field(
         "general", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="part of every prompt's id"
     )
-    target: ModelField = Field(ModelSpec(), validate_default=True, description="the model that writes the queries")
+    target: ModelSpec = Field(ModelSpec(), validate_default=True, description="the model that writes the queries")
     system: Annotated[list[str | None], BeforeValidator(_texts)] = Field(
         [None],
         min_length=1,
@@ -76,7 +76,7 @@ class MagpieRecipe(Section):
     seed: int = Field(0, ge=0, description="seed of the draws and of the choice of tools")
     batch_size: int = Field(64, ge=1, description="queries written at once; a kill loses one batch")
     first_sentence: bool = Field(
-        False, description="whether a query is cut behind its first sentence; for targets that seldom end a turn"
+        False, description="whether a query is cut after its first sentence; for targets that seldom end a turn"
     )
     filters: FilterSpec = FilterSpec()
     heldout: SourcesField = Field([], description="queries like these are dropped: drafts are measured on them")

@@ -1,10 +1,9 @@
-"""Magpie [Xu et al. 2024, arXiv 2406.08464]: where in a chat template the user speaks, found from the template itself.
+"""Find where the user speaks in a chat template, for Magpie [Xu et al. 2024, arXiv 2406.08464].
 
-The target is fed everything that comes before a user's first word and goes on writing: as the
-user. Nothing here knows a template by name. Two prompts that differ in nothing but the user's
-text are rendered; what their token ids have in common at the start is the opening, and what
-they have in common at the end begins with the end of the user's turn. The first words of the
-user's turn may be given: the target then goes on from there.
+The target is given everything that comes before a user's first word and continues it, as the user. No template is
+known by name. Two prompts that differ only in the user's text are rendered: the token ids that they share at the start
+are the opening, and those that they share at the end begin with the end of the user's turn. The first words of the
+user's turn may be given; the target then continues from there.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from engine.errors import DraftbenchError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_MARKERS = ("Quiet rivers bend", "How many")  # different letters at both ends, so no token is shared there
+_MARKERS = ("Quiet rivers bend", "How many")  # with different letters at both ends, so that they share no token
 
 
 class _Turn(NamedTuple):
@@ -34,26 +33,25 @@ class _Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class Opening:
-    """Where the user speaks: the ids before, and what ends the turn.
-
-    `ids` end with `begun`, the ids of the query's given first words, if there are any. `end_ids`
-    are special tokens that end the turn; `end_text` is what ends it where the template writes it
-    as plain text ("" otherwise). `system_place` says where the steering went: "system", or "user"
-    where the template knows no system role and it opens the user's turn.
-    """
+    """The ids before the user's text, and what ends the user's turn."""
 
     ids: tuple[int, ...]
+    """They end with `begun`."""
     end_ids: frozenset[int]
+    """Special tokens that end the turn."""
     end_text: str
+    """What ends the turn where the template writes plain text there; "" otherwise."""
     system_place: Literal["none", "system", "user"]
+    """The message that holds the steering: "user" where the template has no system role."""
     begun: tuple[int, ...] = ()
+    """The ids of the query's given first words."""
 
     def cut(self, text: str) -> tuple[str, bool]:
-        """`text` up to the end of the turn written as plain text, and whether it was there."""
+        """Cut `text` at the end of the turn if that is plain text; also whether it was there."""
         if not self.end_text:
             return text, False
-        before, found, _ = text.partition(self.end_text)
-        return before, bool(found)
+        before, end, _ = text.partition(self.end_text)
+        return before, bool(end)
 
 
 def find_opening(
@@ -65,14 +63,12 @@ def find_opening(
     context_tokens: int | None,
     max_new_tokens: int,
 ) -> Opening:
-    """The opening for a system prompt (None keeps the template's default) and tools, as `render` writes them.
+    """Find the opening for a system prompt (None keeps the template's default) and tools, as `render` writes them.
 
-    `words` begin the query: a turn that says them is rendered whole, so that they are split into
-    tokens as the tokenizer does behind this template, and is cut where the turn ends.
-    A template that refuses or ignores a system message gets it at the start of the user's turn,
-    as Gemma's newer templates do. Raises DraftbenchError for a tokenizer without a chat
-    template, a template or tokenizer that changes the user's text, and an opening too long for
-    the context.
+    `words` begin the query: a complete turn with them is rendered, so that they are tokenised as in their context, and
+    cut where the turn ends. A template that refuses or ignores a system message gets it at the start of the user's
+    turn, as Gemma's newer templates do. Raises DraftbenchError for a tokenizer without a chat template, a template or
+    tokenizer that changes the user's text, and an opening too long for the context.
     """
 
     def turn(*messages: Message, joined: str = "") -> _Turn:
@@ -98,7 +94,7 @@ def find_opening(
 
 
 def template_marks(tokenizer: PreTrainedTokenizerBase, opening: Opening) -> frozenset[str]:
-    """Texts that only a template writes: special tokens, added tokens it names, a plain end of the turn."""
+    """Texts that only the template writes: special tokens, added tokens in its text, a plain end of the turn."""
     template = str(tokenizer.chat_template)
     added = tokenizer.added_tokens_decoder.values()
     named = {str(token.content) for token in added if token.special or str(token.content) in template}
@@ -106,16 +102,16 @@ def template_marks(tokenizer: PreTrainedTokenizerBase, opening: Opening) -> froz
 
 
 def _begin(tokenizer: PreTrainedTokenizerBase, words: str, turn: _Turn) -> _Turn:
-    """The turn whose `begun` is cut from a whole prompt that says `words`.
+    """Cut the ids of `words` out of a complete prompt with them.
 
-    A tokenizer may write the last blank of the template and the first word as one token; it is the words' then.
+    A tokenizer may join the last blank of the template and the first word to one token, which then counts as a word's.
     """
     start, end = _common_length(turn.before, turn.begun), len(turn.begun) - len(turn.after)
     begun = turn.begun[start:end]
-    said = tokenizer.decode(begun, skip_special_tokens=False).strip()
-    if turn.begun[end:] != turn.after or said != words:
+    decoded = tokenizer.decode(begun, skip_special_tokens=False).strip()
+    if turn.begun[end:] != turn.after or decoded != words:
         raise DraftbenchError(
-            f"the opening {words!r} becomes {said!r} in the target's tokens",
+            f"the opening {words!r} becomes {decoded!r} in the target's tokens",
             "the query would not begin with it",
             "use another opening, or null to let the target begin",
         )
@@ -123,7 +119,7 @@ def _begin(tokenizer: PreTrainedTokenizerBase, words: str, turn: _Turn) -> _Turn
 
 
 def _common_ends(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[list[int]]) -> tuple[list[int], list[int]]:
-    """Ids that two renderings share at the start and at the end; what lies between must be the markers."""
+    """The ids that two renderings share at the start and at the end; the text between must be the markers."""
     first, second = rendered
     start = _common_length(first, second)
     end = _common_length(first[:start:-1], second[:start:-1])
@@ -132,7 +128,7 @@ def _common_ends(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[list[int
         if between.strip() != marker:
             raise DraftbenchError(
                 f"the chat template does not write a user's message as it is: {marker!r} became {between.strip()!r}",
-                "where the user speaks cannot be found in it, so the target cannot be asked to go on as the user",
+                "the place of the user's text cannot be found, so the target cannot continue as the user",
                 "use a target whose template copies the message once and unchanged",
             )
     return first[:start], first[len(first) - end :]
@@ -148,8 +144,8 @@ def _common_length(left: Sequence[int], right: Sequence[int]) -> int:
 
 
 def _opening(tokenizer: PreTrainedTokenizerBase, turn: _Turn, place: Literal["none", "system", "user"]) -> Opening:
-    """What follows the user's text ends the turn: its first token if that is a special one, else its text."""
-    written, mark = first_mark(tokenizer, turn.after)
-    text = tokenizer.decode(written, skip_special_tokens=False).strip()
+    """The opening of a turn, which is ended by the first token after the user's text if it is special, else by text."""
+    before_mark, mark = first_mark(tokenizer, turn.after)
+    text = tokenizer.decode(before_mark, skip_special_tokens=False).strip()
     ends = frozenset() if text or mark is None else frozenset([mark])
     return Opening((*turn.before, *turn.begun), ends, text, place, tuple(turn.begun))

@@ -1,1 +1,15 @@
-"""Measuring a draft: acceptance in every definition, speed, statistics, losslessness."""
+"""Measuring a draft: acceptance, speed, cost model, certificate, and comparisons with intervals.
+
+suite             everything that is measured of a draft, in order
+definitions       the measured rates, their meaning and other systems' names
+acceptance        exact acceptance: sum min(p, q) on the target's text
+exact_tables      exact acceptance as metrics and tables
+trace             rounds of decoding as tables
+speed             speed on the clock
+speed_words       a timing in words
+cost_model        expected speed-up
+certificate       is the output still exactly the target's?
+certificate_pair  checks of the certificate on this pair of models
+statistics        intervals and tests for ratios of sums
+compare           the paired comparison of two drafts
+"""

@@ -14,16 +14,13 @@ from typing import Any
 import torch
 
 from engine.capture.batches import collate, sequence_tokens
-from engine.capture.grouping import group_by_length
+from engine.capture.grouping import FORWARD_TOKENS, group_by_length
 from engine.capture.signal import ExactSignal
 from engine.capture.store import AnsweredPrompt, Capture
 from engine.decode.sampling import Sampling, distribution, one_hot, overlap
 from engine.errors import DraftbenchError
-from engine.models.head import Head, hidden_states
+from engine.models.head import Head, chunk_size, hidden_states
 from engine.models.vocabulary import align_logits, spread
-
-_FORWARD_TOKENS = 4096
-_CHUNK_VALUES = 2**22
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ def exact_acceptance(
     chosen = list(capture.answers if answers is None else answers)
     head = Head.of(draft_model)
     found: dict[int, PromptAcceptance] = {}
-    for group in group_by_length([sequence_tokens(a) for a in chosen], _FORWARD_TOKENS):
+    for group in group_by_length([sequence_tokens(a) for a in chosen], FORWARD_TOKENS):
         batch = collate(capture, [chosen[i] for i in group], draft_model.device)
         hidden = hidden_states(draft_model, batch.ids, batch.mask, is_draft=True)[batch.responds]
         signal = capture.format.decode(batch.raw_signal, target_head, draft_model.device)
@@ -93,7 +90,7 @@ def _compare(
 ) -> tuple[torch.Tensor, ...]:
     """overlap, agree, p(x), q(x) at each position, a chunk of positions at a time."""
     rows = signal.head.weight.shape[0]
-    size = max(1, _CHUNK_VALUES // rows)
+    size = chunk_size(rows)
     parts = []
     for start in range(0, hidden.shape[0], size):
         part = slice(start, start + size)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ from scipy import stats
 
 from engine.decode.events import Round
 from engine.decode.sampling import Sampling, distribution
-from engine.decode.speculative import FixedLength, plain_decode, speculative_decode
+from engine.decode.settings import DecodeSettings, FixedLength
+from engine.decode.speculative import plain_decode, speculative_decode
 from engine.models.head import Head, hidden_states
 
 SELF_DRAFT_SETTINGS = tuple(
@@ -46,7 +47,7 @@ class Check:
         return asdict(self)
 
 
-def texts(rounds: Sequence[Round], rows: int) -> list[list[int]]:
+def texts(rounds: Iterable[Round], rows: int) -> list[list[int]]:
     """Emitted ids of each row."""
     written: list[list[int]] = [[] for _ in range(rows)]
     for r in rounds:
@@ -57,29 +58,14 @@ def texts(rounds: Sequence[Round], rows: int) -> list[list[int]]:
 def self_draft(
     target: Any,
     prompts: Sequence[Sequence[int]],
-    *,
-    gamma: int,
-    max_new_tokens: int,
-    stop_ids: frozenset[int],
-    seed: int,
-    settings: Sequence[Sampling] = SELF_DRAFT_SETTINGS,
+    settings: DecodeSettings,
+    samplings: Sequence[Sampling] = SELF_DRAFT_SETTINGS,
 ) -> Check:
     """The target drafts for itself under every sampling setting: nothing may be refused."""
     rejected: dict[str, int] = {}
     examined = 0
-    for sampling in settings:
-        rounds = list(
-            speculative_decode(
-                target,
-                target,
-                prompts,
-                sampling,
-                length=FixedLength(gamma),
-                max_new_tokens=max_new_tokens,
-                stop_ids=stop_ids,
-                seed=seed,
-            )
-        )
+    for sampling in samplings:
+        rounds = list(speculative_decode(target, target, prompts, replace(settings, sampling=sampling)))
         name = f"T={sampling.temperature:g} top_k={sampling.top_k} top_p={sampling.top_p:g}"
         rejected[name] = sum(r.rejected for r in rounds)
         examined += sum(r.accepted + r.rejected for r in rounds)
@@ -88,28 +74,17 @@ def self_draft(
     return Check("self_draft", refused == 0, examined, detail, {"rejected": rejected})
 
 
-def greedy_identity(
-    target: Any,
-    draft: Any,
-    prompts: Sequence[Sequence[int]],
-    *,
-    gamma: int,
-    max_new_tokens: int,
-    stop_ids: frozenset[int],
-) -> Check:
+def greedy_identity(target: Any, draft: Any, prompts: Sequence[Sequence[int]], settings: DecodeSettings) -> Check:
     """Greedy speculative text against greedy plain text, in whatever precision the models are in.
 
     In float32 identity is required. Otherwise the first difference of each prompt is reported
     with the target's top-2 margin there.
     """
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "seed": 0}
-    greedy = Sampling(0.0)
+    greedy = replace(settings, sampling=Sampling(0.0))
     plain, speculative = [], []
     for ids in prompts:  # one at a time: a batch would add its own rounding
-        plain += texts(list(plain_decode(target, [ids], greedy, **options)), 1)
-        speculative += texts(
-            list(speculative_decode(target, draft, [ids], greedy, length=FixedLength(gamma), **options)), 1
-        )
+        plain += texts(plain_decode(target, [ids], greedy), 1)
+        speculative += texts(speculative_decode(target, draft, [ids], greedy), 1)
     parted = [
         _parting(target, list(prompt), a, b) for prompt, a, b in zip(prompts, plain, speculative, strict=True) if a != b
     ]
@@ -163,28 +138,17 @@ def chi_square(
     probabilities; both the accepted, the corrected and the bonus tokens are thereby tested
     jointly. At least `tokens` tokens are drawn.
     """
-    target, draft = tiny_model(vocab, seed=1), tiny_model(vocab, seed=2)
-    prompt, sampling = [1, 2, 3], Sampling(1.0)
+    target, draft, prompt = tiny_model(vocab, seed=1), tiny_model(vocab, seed=2), [1, 2, 3]
+    settings = DecodeSettings(Sampling(1.0), FixedLength(gamma), length, frozenset(), seed)
     cells = list(itertools.product(range(vocab), repeat=length))
-    expected = _text_probabilities(target, prompt, cells, sampling)
+    expected = _text_probabilities(target, prompt, cells, settings.sampling)
     needed = -(-tokens // length)
     seen: Counter[tuple[int, ...]] = Counter()
     accepted = examined = 0
     for start in range(0, needed, batch):
         size = min(batch, needed - start)
-        rounds = list(
-            speculative_decode(
-                target,
-                draft,
-                [prompt] * size,
-                sampling,
-                length=FixedLength(gamma),
-                max_new_tokens=length,
-                stop_ids=frozenset(),
-                seed=seed,
-                names=[f"{start + i}" for i in range(size)],
-            )
-        )
+        names = [f"{start + i}" for i in range(size)]
+        rounds = list(speculative_decode(target, draft, [prompt] * size, settings, names=names))
         seen.update(tuple(text) for text in texts(rounds, size))
         accepted += sum(r.accepted for r in rounds)
         examined += sum(r.accepted + r.rejected for r in rounds)

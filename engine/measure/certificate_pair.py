@@ -8,6 +8,7 @@ tokens emitted at some places of the held-out text must follow the target's own 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from engine.decode import speculative
 from engine.decode.columns import columns_of
 from engine.decode.runner import runner_for
 from engine.decode.sampling import Sampling, Uniforms, distribution, draw, overlap
-from engine.decode.speculative import DraftLength, propose, speculative_decode
+from engine.decode.settings import DecodeSettings
+from engine.decode.speculative import propose, speculative_decode
 from engine.measure.certificate import LEAST_P_VALUE, Check, pool_rare, texts
 from engine.models.head import Head, hidden_states
 
@@ -56,24 +58,14 @@ def ragged_rows(prompts: Sequence[Sequence[int]], rows: int) -> list[Sequence[in
     return [ordered[i * last // (count - 1)] for i in range(count)]
 
 
-def ragged_identity(
-    target: Any,
-    draft: Any,
-    prompts: Sequence[Sequence[int]],
-    *,
-    length: DraftLength,
-    max_new_tokens: int,
-    stop_ids: frozenset[int],
-) -> Check:
+def ragged_identity(target: Any, draft: Any, prompts: Sequence[Sequence[int]], settings: DecodeSettings) -> Check:
     """Prompts of different length decoded together at temperature 0, in float32, against the target alone.
 
     If each token is the target's choice after those before it, the text is the target's greedy text, so one forward
     a prompt proves it.
     """
-    rounds = speculative_decode(
-        target, draft, prompts, Sampling(0.0), length=length, max_new_tokens=max_new_tokens, stop_ids=stop_ids, seed=0
-    )
-    written = texts(list(rounds), len(prompts))
+    greedy = replace(settings, sampling=Sampling(0.0))
+    written = texts(speculative_decode(target, draft, prompts, greedy), len(prompts))
     wrong = [
         {"row": row, **found}
         for row, (prompt, text) in enumerate(zip(prompts, written, strict=True))

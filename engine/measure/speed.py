@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ import torch
 from engine.decode import bare
 from engine.decode.events import Round
 from engine.decode.sampling import Sampling
-from engine.decode.speculative import DraftLength, plain_decode, speculative_decode
+from engine.decode.settings import DecodeSettings
+from engine.decode.speculative import plain_decode, speculative_decode
 from engine.progress import SILENT, TIMING, Progress
 
 WAYS = ("plain", "speculative", "transformers")
@@ -60,37 +61,34 @@ class ForwardTimes:
 def time_ways(
     target: Any,
     draft: Any,
-    prompts: Sequence[Sequence[int]],
-    prompt_ids: Sequence[str],
-    sampling: Sampling,
-    make_length: Callable[[], DraftLength],
+    prompts: Mapping[str, Sequence[int]],
+    settings: DecodeSettings,
     *,
-    max_new_tokens: int,
-    seed: int,
     ways: Sequence[str] = WAYS,
     progress: Progress = SILENT,
 ) -> list[TimedAnswer]:
-    """An answer a prompt in each of the ways, in a turning order.
+    """Decode each prompt (token ids by its id) in each of the ways, in a turning order.
 
     The end-of-sequence token does not stop them, so that all ways do the same amount of work.
     """
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": frozenset(), "seed": seed}
+    settings = replace(settings, stop_ids=frozenset())
 
     def plain(ids: Sequence[int]) -> tuple[int, list[Round]]:
-        return _counted(plain_decode(target, [ids], sampling, **options))
+        return _counted(plain_decode(target, [ids], settings))
 
     def speculative(ids: Sequence[int]) -> tuple[int, list[Round]]:
-        return _counted(speculative_decode(target, draft, [ids], sampling, length=make_length(), **options))
+        return _counted(speculative_decode(target, draft, [ids], settings))
 
     def transformers(ids: Sequence[int]) -> tuple[int, list[Round]]:
-        return len(generated(target, ids, sampling, max_new_tokens=max_new_tokens, seed=seed)), []
+        limits = {"max_new_tokens": settings.max_new_tokens, "seed": settings.seed}
+        return len(generated(target, ids, settings.sampling, **limits)), []
 
     decode = dict(zip(WAYS, (plain, speculative, transformers), strict=True))
     timed = []
     for name in ways:
-        decode[name](prompts[0])  # warm-up
+        decode[name](next(iter(prompts.values())))  # warm-up
     progress.start(TIMING, len(ways) * len(prompts), "answers")
-    for number, (ids, prompt_id) in enumerate(zip(prompts, prompt_ids, strict=True)):
+    for number, (prompt_id, ids) in enumerate(prompts.items()):
         for name in turn(ways, number):
             began = time.perf_counter()
             tokens, rounds = decode[name](ids)

@@ -1,7 +1,7 @@
 """Everything that is measured of a draft, in order, written as Parquet tables and one summary.
 
 measure/positions.parquet   exact acceptance at every token of the target's own text
-measure/prompts.parquet     sums a prompt: exact acceptance and the sampled trace; the question in words
+measure/prompts.parquet     sums per prompt: exact acceptance and the sampled trace; the question in words
 measure/rounds.parquet      rounds of the trace with their seconds
 measure/tokens.parquet      every token of the trace: fate, p, q, u, and the likeliest of its position
 measure/speed.parquet       timed answers: plain, speculative and Transformers' own, in turn
@@ -10,8 +10,9 @@ measure/summary.json        metrics with intervals, conditions, cost model, cert
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,18 @@ import pandas as pd
 import torch
 
 from engine.capture.store import AnsweredPrompt, Capture
+from engine.chat.prompt import Prompt, prompts_hash
 from engine.config.schema import MeasureSpec
+from engine.decode.counts import count
 from engine.decode.events import Round
 from engine.decode.sampling import Sampling
-from engine.decode.speculative import AdaptiveLength, DraftLength, FixedLength, speculative_decode
+from engine.decode.settings import AdaptiveLength, DecodeSettings, DraftLength, FixedLength
+from engine.decode.speculative import speculative_decode
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, write_json
 from engine.measure import certificate as lossless
 from engine.measure import certificate_pair, cost_model, speed, trace
-from engine.measure.acceptance import exact_acceptance
+from engine.measure.acceptance import PromptAcceptance, exact_acceptance
 from engine.measure.exact_tables import exact_metrics, improvement, metric_row, position_rows, prompt_table
 from engine.measure.statistics import bootstrap_ratio, calibration_z, paired_ratio
 from engine.models.draft import Draft
@@ -64,168 +68,181 @@ class Measured:
         write_json(folder / "summary.json", self.summary)
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A target and a draft in memory, in one precision."""
+
+    target: LoadedModel
+    draft: Draft
+
+
+@dataclass(frozen=True)
+class AtTemperature:
+    """What was measured at one temperature.
+
+    `exact` holds the acceptance of the drafts 'initial' and 'trained' at every token of the target's own text. `rounds`
+    is the trace: the prompts with the ids `traced`, decoded speculatively with the trained draft.
+    """
+
+    temperature: float
+    exact: dict[str, list[PromptAcceptance]]
+    traced: list[str]
+    rounds: list[Round]
+
+    @cached_property
+    def counts(self) -> pd.DataFrame:
+        """Counts of the trace, a row per prompt."""
+        return trace.prompt_rows(self.rounds, self.traced)
+
+    def metrics(self, boot: dict[str, Any]) -> list[dict[str, Any]]:
+        """Exact acceptance of both drafts, and the sampled rates of the trained one, with intervals over prompts."""
+        counts, tokens = self.counts, int(self.counts.emitted.sum())
+        rates = {
+            "per_proposed": (counts.accepted, counts.drafted),
+            "per_examined": (counts.accepted, counts.accepted + counts.rejected),
+            "per_emitted": (counts.accepted, counts.emitted),
+            "tau": (counts.emitted, counts.rounds),
+        }
+        exact = [exact_metrics(results, name, self.temperature, boot) for name, results in self.exact.items()]
+        return [row for rows in exact for row in rows] + [
+            metric_row("trained", self.temperature, name, bootstrap_ratio(top, bottom, **boot), tokens)
+            for name, (top, bottom) in rates.items()
+        ]
+
+    def tables(self, texts: Mapping[str, str], tokenizer: Any) -> dict[str, list[pd.DataFrame]]:
+        """The rows of this temperature in each table. `texts`: what the prompts ask in words, by prompt id."""
+        at, exact = self.temperature, self.exact.items()
+        rounds = trace.round_rows(self.rounds, self.traced)
+        tokens = trace.token_rows(self.rounds, self.traced, tokenizer)
+        for table in (rounds, tokens):
+            table.insert(0, "draft", "trained")
+            table.insert(1, "temperature", at)
+        return {
+            "positions": [position_rows(results, name, at) for name, results in exact],
+            "prompts": [
+                prompt_table(results, self.counts if name == "trained" else None, name, at, texts)
+                for name, results in exact
+            ],
+            "rounds": [rounds],
+            "tokens": [tokens],
+        }
+
+
 def measure_drafts(
-    target: LoadedModel,
-    target_float32: LoadedModel,
-    drafts: Mapping[str, Draft],
-    drafts_float32: Mapping[str, Draft],
+    pair: Pair,
+    initial: Draft,
+    exact: Pair,
     captures: Mapping[float, Capture],
-    prompt_ids: Sequence[str],
+    prompts: Sequence[Prompt],
     settings: MeasureSpec,
     *,
-    heldout_hash: str,
-    texts: Mapping[str, str] | None = None,
     progress: Progress = SILENT,
 ) -> Measured:
-    """Measure 'initial' (exact acceptance only) and 'trained' (everything) on held-out prompts.
+    """Measure the pair's trained draft (everything) and the draft `initial` (exact acceptance only) on held-out prompts.
 
-    `captures` holds the target's answers to them at each temperature, `prompt_ids` those to
-    measure on, `texts` what each asks in words. The float32 pair serves the certificate.
+    `captures` holds the target's answers to the prompts, and perhaps to others, at each temperature. `exact` is the
+    pair in float32, for the certificate. Raises DraftbenchError if there is no prompt to measure on, Cancelled between
+    two steps if asked to stop.
     """
-    chosen = {t: [a for a in c.answers if a.prompt_id in set(prompt_ids)] for t, c in captures.items()}
-    order = {prompt_id: i for i, prompt_id in enumerate(prompt_ids)}
-    for answers in chosen.values():
-        answers.sort(key=lambda a: order[a.prompt_id])
-    if not prompt_ids or any(len(answers) != len(prompt_ids) for answers in chosen.values()):
+    answers = {temperature: _answers(capture, prompts) for temperature, capture in captures.items()}
+    first = answers[min(answers)]
+    boot = {"samples": settings.bootstrap_samples, "seed": settings.seed}
+    cost_ratio = _cost_ratio(pair, first, settings)
+    measured: list[AtTemperature] = []
+    checks: list[lossless.Check] = []
+    progress.start("measure", len(captures), "temperatures")
+    for temperature, capture in captures.items():
+        decoding = decode_settings(settings, temperature, pair.target.stop_ids, cost_ratio)
+        traced = answers[temperature][: settings.trace_prompts]
+        result = at_temperature(pair, initial, capture, answers[temperature], traced, decoding, progress)
+        measured.append(result)
+        checks += _trace_checks(result, traced, pair, exact)
+        progress.advance(1)
+        progress.stop_if_asked()
+    timed = (
+        _time(pair, first[: settings.speed_prompts], settings, cost_ratio, progress) if settings.speed_prompts else []
+    )
+    checks += certificate(pair, exact, first, settings, progress)
+    return Measured(
+        _summary(measured, timed, checks, pair.target, prompts, settings, boot),
+        _tables(measured, timed, pair.target, prompts),
+    )
+
+
+def _answers(capture: Capture, prompts: Sequence[Prompt]) -> list[AnsweredPrompt]:
+    """The answers to the prompts, in their order."""
+    by_id = {answer.prompt_id: answer for answer in capture.answers}
+    answers = [by_id[prompt.id] for prompt in prompts if prompt.id in by_id]
+    if not prompts or len(answers) != len(prompts):
         raise DraftbenchError(
             "no held-out prompt is left to measure on", "", "give more prompts.heldout, or lower train.eval_prompts"
         )
-    boot = {"samples": settings.bootstrap_samples, "seed": settings.seed}
-    metrics: list[dict[str, Any]] = []
-    tables: dict[str, list[pd.DataFrame]] = {"positions": [], "prompts": [], "rounds": [], "tokens": []}
-    gains: list[dict[str, Any]] = []
-    slots: dict[str, Any] = {}
-    histograms: dict[str, Any] = {}
-    others: dict[str, Any] = {}
-    checks: list[lossless.Check] = []
-    first = chosen[min(chosen)]
-    cost_ratio = _cost_ratio(target, drafts["trained"], first, settings)
-    progress.start("measure", len(captures), "temperatures")
-    for temperature, capture in captures.items():
-        sampling = Sampling(temperature, settings.top_k, settings.top_p)
-        exact = {
-            name: exact_acceptance(draft.model, Head.of(target.model), capture, sampling, chosen[temperature])
+    return answers
+
+
+def at_temperature(
+    pair: Pair,
+    initial: Draft,
+    capture: Capture,
+    answers: Sequence[AnsweredPrompt],
+    traced: Sequence[AnsweredPrompt],
+    decoding: DecodeSettings,
+    progress: Progress = SILENT,
+) -> AtTemperature:
+    """Read both drafts against the captured answers, and decode the prompts of the `traced` ones."""
+    drafts, head = {"initial": initial, "trained": pair.draft}, Head.of(pair.target.model)
+    return AtTemperature(
+        decoding.sampling.temperature,
+        {
+            name: exact_acceptance(draft.model, head, capture, decoding.sampling, answers)
             for name, draft in drafts.items()
-        }
-        for name, results in exact.items():
-            tables["positions"].append(position_rows(results, name, temperature))
-            metrics += exact_metrics(results, name, temperature, boot)
-        gains.append(improvement(exact["initial"], exact["trained"], temperature, boot))
-        traced = chosen[temperature][: settings.trace_prompts]
-        rounds = trace_prompts(target, drafts["trained"], traced, sampling, settings, cost_ratio, progress)
-        names = [a.prompt_id for a in traced]
-        by_prompt = trace.prompt_rows(rounds, names)
-        metrics += _sampled_metrics(by_prompt, temperature, boot)
-        for name, results in exact.items():
-            tables["prompts"].append(
-                prompt_table(results, by_prompt if name == "trained" else None, name, temperature, texts or {})
-            )
-        tables["rounds"].append(_of_trained(trace.round_rows(rounds, names), temperature))
-        tables["tokens"].append(_of_trained(trace.token_rows(rounds, names, target.tokenizer), temperature))
-        key = str(temperature)
-        slots[key] = trace.acceptance_by_slot(rounds, settings.num_draft_tokens)
-        histograms[key] = trace.accepted_lengths(rounds, settings.num_draft_tokens)
-        others[key] = trace.count(rounds).as_others_report()
-        checks.append(_agreement(rounds, temperature))
-        if temperature == 0:
-            written, exact_text = lossless.texts(rounds, len(traced)), target.dtype == torch.float32
-            checks.append(
-                certificate_pair.traced_equals_captured(target_float32.model, traced, written, exact=exact_text)
-            )
-        progress.advance(1)
-        progress.stop_if_asked()
-    summary: dict[str, Any] = {
-        "schema": 1,
-        "conditions": _conditions(target, settings, heldout_hash, len(prompt_ids)),
-        "metrics": metrics,
-        "improvement": gains,
-        "by_slot": slots,
-        "accepted_lengths": histograms,
-        "as_others_report": others,
-    }
-    whole = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
-    if settings.speed_prompts:
-        timed = _time(target, drafts["trained"], first[: settings.speed_prompts], settings, cost_ratio, progress)
-        alpha = _examined(metrics, settings.speed_temperature)
-        summary["speed"] = _speed_summary(timed, alpha, settings, boot)
-        whole["speed"] = pd.DataFrame(
-            [{"prompt_id": t.prompt_id, "way": t.way, "tokens": t.tokens, "seconds": t.seconds} for t in timed]
-        )
-    checks += certificate(
-        target, target_float32, drafts["trained"], drafts_float32["trained"], first, settings, progress
+        },
+        [answer.prompt_id for answer in traced],
+        trace_prompts(pair, traced, decoding, progress),
     )
-    summary["certificate"] = {
-        "passed": all(check.passed is not False for check in checks),
-        "checks": [check.as_dict() for check in checks],
-    }
-    return Measured(summary, whole)
 
 
-def _of_trained(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
-    table.insert(0, "draft", "trained")
-    table.insert(1, "temperature", temperature)
-    return table
+def decode_settings(
+    settings: MeasureSpec, temperature: float, stop_ids: frozenset[int], cost_ratio: float
+) -> DecodeSettings:
+    """How the trace of a temperature is decoded. `cost_ratio`, c, matters to an adaptive gamma only."""
+    sampling = Sampling(temperature, settings.top_k, settings.top_p)
+    length = draft_length(settings, cost_ratio)
+    return DecodeSettings(sampling, length, settings.max_new_tokens, stop_ids, settings.seed)
+
+
+def draft_length(settings: MeasureSpec, cost_ratio: float) -> DraftLength:
+    """The gamma rule of the settings. `cost_ratio`, c, matters to the adaptive one only."""
+    most = settings.num_draft_tokens
+    if not settings.adaptive:
+        return FixedLength(most)
+    return AdaptiveLength(most, lambda alpha: cost_model.best_gamma(alpha, cost_ratio, most))
 
 
 def trace_prompts(
-    target: LoadedModel,
-    draft: Draft,
-    answers: Sequence[AnsweredPrompt],
-    sampling: Sampling,
-    settings: MeasureSpec,
-    cost_ratio: float,
-    progress: Progress = SILENT,
+    pair: Pair, answers: Sequence[AnsweredPrompt], decoding: DecodeSettings, progress: Progress = SILENT
 ) -> list[Round]:
-    """Speculative decoding of the prompts in batches; `row` of a round counts over all of them."""
+    """Decode the prompts of some answers speculatively, in batches; `row` of a round counts over all of them."""
     rounds: list[Round] = []
     for start in range(0, len(answers), _TRACE_BATCH):
         part = answers[start : start + _TRACE_BATCH]
-        for item in speculative_decode(
-            target.model,
-            draft.model,
-            [a.prompt_ids for a in part],
-            sampling,
-            length=draft_length(settings, cost_ratio),
-            max_new_tokens=settings.max_new_tokens,
-            stop_ids=target.stop_ids,
-            seed=settings.seed,
-            names=[a.prompt_id for a in part],
-            alternatives=_ALTERNATIVES,
-        ):
+        prompts, names = [a.prompt_ids for a in part], [a.prompt_id for a in part]
+        models = pair.target.model, pair.draft.model
+        for item in speculative_decode(*models, prompts, decoding, names=names, alternatives=_ALTERNATIVES):
             rounds.append(replace(item, row=item.row + start))
             progress.stop_if_asked()  # nothing of a measurement is kept before it is whole, so any round will do
     return rounds
 
 
-def draft_length(settings: MeasureSpec, cost_ratio: float) -> DraftLength:
-    """The gamma rule of the settings. `cost_ratio`, c, matters to the adaptive one only."""
-    if not settings.adaptive:
-        return FixedLength(settings.num_draft_tokens)
-    most = settings.num_draft_tokens
-    return AdaptiveLength(most, lambda alpha: cost_model.best_gamma(alpha, cost_ratio, most))
-
-
-def _cost_ratio(target: LoadedModel, draft: Draft, answers: Sequence[AnsweredPrompt], settings: MeasureSpec) -> float:
-    """c, measured beforehand because the adaptive rule decides by it; 0 where gamma is fixed."""
-    if not settings.adaptive:
-        return 0.0
-    probe = settings.model_copy(update={"adaptive": False, "speed_tokens": 16})
-    timed = _time(target, draft, answers[:2], probe, 0.0, SILENT, ways=("plain", "speculative"))
-    return speed.forward_times(timed, settings.num_draft_tokens).cost_ratio
-
-
-def _sampled_metrics(by_prompt: pd.DataFrame, temperature: float, boot: dict[str, Any]) -> list[dict[str, Any]]:
-    parts = {
-        "per_proposed": ("accepted", by_prompt.drafted),
-        "per_examined": ("accepted", by_prompt.accepted + by_prompt.rejected),
-        "per_emitted": ("accepted", by_prompt.emitted),
-        "tau": ("emitted", by_prompt.rounds),
-    }
-    tokens = int(by_prompt.emitted.sum())
-    return [
-        metric_row("trained", temperature, name, bootstrap_ratio(by_prompt[top], bottom, **boot), tokens)
-        for name, (top, bottom) in parts.items()
-    ]
+def _trace_checks(
+    result: AtTemperature, traced: Sequence[AnsweredPrompt], pair: Pair, exact: Pair
+) -> list[lossless.Check]:
+    """Check the trace: as many tokens accepted as expected and, at temperature 0, the text that was captured."""
+    checks = [_agreement(result.rounds, result.temperature)]
+    if result.temperature == 0:
+        written, in_float32 = lossless.texts(result.rounds, len(traced)), pair.target.dtype == torch.float32
+        checks.append(certificate_pair.traced_equals_captured(exact.target.model, traced, written, exact=in_float32))
+    return checks
 
 
 def _agreement(rounds: Sequence[Round], temperature: float) -> lossless.Check:
@@ -240,47 +257,28 @@ def _agreement(rounds: Sequence[Round], temperature: float) -> lossless.Check:
 
 
 def certificate(
-    target: LoadedModel,
-    target_float32: LoadedModel,
-    draft: Draft,
-    draft_float32: Draft,
-    answers: Sequence[AnsweredPrompt],
-    settings: MeasureSpec,
-    progress: Progress,
+    pair: Pair, exact: Pair, answers: Sequence[AnsweredPrompt], settings: MeasureSpec, progress: Progress
 ) -> list[lossless.Check]:
-    """The losslessness checks of this pair, on held-out prompts."""
+    """The losslessness checks of a pair on held-out prompts; `exact` is the pair in float32."""
+    target, draft = exact.target.model, exact.draft.model
     prompts = [a.prompt_ids for a in answers[: settings.certificate_prompts]]
-    options: dict[str, Any] = {
-        "gamma": settings.num_draft_tokens,
-        "max_new_tokens": settings.certificate_tokens,
-        "stop_ids": target.stop_ids,
-    }
+    sampling = Sampling(max(settings.temperatures) or 1.0, settings.top_k, settings.top_p)
+    length = FixedLength(settings.num_draft_tokens)
+    short = DecodeSettings(sampling, length, settings.certificate_tokens, pair.target.stop_ids, settings.seed)
     places = certificate_pair.certified_prefixes(answers, settings.certificate_prompts, settings.seed)
     traced = [a.prompt_ids for a in answers[: min(settings.trace_prompts, _TRACE_BATCH)]]
-    checks = []
-    steps: list[Any] = [
-        lambda: lossless.self_draft(target_float32.model, prompts, seed=settings.seed, **options),
-        lambda: lossless.greedy_identity(target_float32.model, draft_float32.model, prompts, **options),
-        lambda: certificate_pair.ragged_identity(
-            target_float32.model,
-            draft_float32.model,
-            certificate_pair.ragged_rows(traced, settings.certificate_prompts),
-            length=FixedLength(settings.num_draft_tokens),
-            max_new_tokens=settings.certificate_tokens,
-            stop_ids=target.stop_ids,
-        ),
-        lambda: certificate_pair.pair_chi_square(
-            target_float32.model,
-            draft_float32.model,
-            places,
-            Sampling(max(settings.temperatures) or 1.0, settings.top_k, settings.top_p),
-            draws=PAIR_DRAWS // len(places),
-            seed=settings.seed,
-        ),
+    ragged = certificate_pair.ragged_rows(traced, settings.certificate_prompts)
+    draws = PAIR_DRAWS // len(places)
+    steps: list[Callable[[], lossless.Check]] = [
+        lambda: lossless.self_draft(target, prompts, short),
+        lambda: lossless.greedy_identity(target, draft, prompts, short),
+        lambda: certificate_pair.ragged_identity(target, draft, ragged, short),
+        lambda: certificate_pair.pair_chi_square(target, draft, places, sampling, draws=draws, seed=settings.seed),
         lambda: lossless.chi_square(tokens=12_000, seed=settings.seed),
     ]
-    if target.dtype != torch.float32:
-        steps.append(lambda: lossless.greedy_identity(target.model, draft.model, prompts, **options))
+    if pair.target.dtype != torch.float32:
+        steps.append(lambda: lossless.greedy_identity(pair.target.model, pair.draft.model, prompts, short))
+    checks = []
     progress.start("certificate", len(steps), "checks")
     for step in steps:
         checks.append(step())
@@ -291,26 +289,77 @@ def certificate(
 
 
 def _time(
-    target: LoadedModel,
-    draft: Draft,
+    pair: Pair,
     answers: Sequence[AnsweredPrompt],
     settings: MeasureSpec,
     cost_ratio: float,
     progress: Progress,
     ways: Sequence[str] = speed.WAYS,
 ) -> list[speed.TimedAnswer]:
+    decoding = decode_settings(settings, settings.speed_temperature, frozenset(), cost_ratio)
     return speed.time_ways(
-        target.model,
-        draft.model,
-        [a.prompt_ids for a in answers],
-        [a.prompt_id for a in answers],
-        Sampling(settings.speed_temperature, settings.top_k, settings.top_p),
-        lambda: draft_length(settings, cost_ratio),
-        max_new_tokens=settings.speed_tokens,
-        seed=settings.seed,
+        pair.target.model,
+        pair.draft.model,
+        {answer.prompt_id: answer.prompt_ids for answer in answers},
+        replace(decoding, max_new_tokens=settings.speed_tokens),
         ways=ways,
         progress=progress,
     )
+
+
+def _cost_ratio(pair: Pair, answers: Sequence[AnsweredPrompt], settings: MeasureSpec) -> float:
+    """c, measured beforehand because the adaptive rule decides by it; 0 where gamma is fixed."""
+    if not settings.adaptive:
+        return 0.0
+    probe = settings.model_copy(update={"adaptive": False, "speed_tokens": 16})
+    timed = _time(pair, answers[:2], probe, 0.0, SILENT, ways=("plain", "speculative"))
+    return speed.forward_times(timed, settings.num_draft_tokens).cost_ratio
+
+
+def _tables(
+    measured: Sequence[AtTemperature],
+    timed: Sequence[speed.TimedAnswer],
+    target: LoadedModel,
+    prompts: Sequence[Prompt],
+) -> dict[str, pd.DataFrame]:
+    texts = {prompt.id: prompt.text for prompt in prompts}
+    parts = [result.tables(texts, target.tokenizer) for result in measured]
+    tables = {name: pd.concat([t for part in parts for t in part[name]], ignore_index=True) for name in parts[0]}
+    if timed:
+        tables["speed"] = pd.DataFrame(
+            [{"prompt_id": t.prompt_id, "way": t.way, "tokens": t.tokens, "seconds": t.seconds} for t in timed]
+        )
+    return tables
+
+
+def _summary(
+    measured: Sequence[AtTemperature],
+    timed: Sequence[speed.TimedAnswer],
+    checks: Sequence[lossless.Check],
+    target: LoadedModel,
+    prompts: Sequence[Prompt],
+    settings: MeasureSpec,
+    boot: dict[str, Any],
+) -> dict[str, Any]:
+    gamma = settings.num_draft_tokens
+    metrics = [row for result in measured for row in result.metrics(boot)]
+    summary: dict[str, Any] = {
+        "schema": 1,
+        "conditions": _conditions(target, settings, prompts_hash(prompts), len(prompts)),
+        "metrics": metrics,
+        "improvement": [improvement(r.exact["initial"], r.exact["trained"], r.temperature, boot) for r in measured],
+        "by_slot": {str(r.temperature): trace.acceptance_by_slot(r.rounds, gamma) for r in measured},
+        "accepted_lengths": {str(r.temperature): trace.accepted_lengths(r.rounds, gamma) for r in measured},
+        "as_others_report": {str(r.temperature): count(r.rounds).as_others_report() for r in measured},
+    }
+    if timed:
+        alpha = _examined(metrics, settings.speed_temperature)
+        summary["speed"] = _speed_summary(timed, alpha, settings, boot)
+    summary["certificate"] = {
+        "passed": all(check.passed is not False for check in checks),
+        "checks": [check.as_dict() for check in checks],
+    }
+    return summary
 
 
 def _examined(metrics: Sequence[dict[str, Any]], temperature: float) -> float:

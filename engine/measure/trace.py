@@ -6,69 +6,17 @@ systems would print can be compared on one trace.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from engine.decode.counts import count, share_of
 from engine.decode.events import Round
 from engine.decode.text import TextStream
 from engine.measure.statistics import bootstrap_ratio
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Tokens and rounds, added up."""
-
-    rounds: int
-    drafted: int
-    accepted: int
-    rejected: int
-    discarded: int
-    emitted: int
-
-    def rates(self) -> dict[str, float]:
-        """The sampled acceptance rates and tau; nan where nothing was drafted."""
-        return {
-            "per_proposed": _share(self.accepted, self.drafted),
-            "per_examined": _share(self.accepted, self.accepted + self.rejected),
-            "per_emitted": _share(self.accepted, self.emitted),
-            "tau": _share(self.emitted, self.rounds),
-        }
-
-    def as_others_report(self) -> dict[str, float]:
-        """What other systems would print for the same trace.
-
-        vLLM's mean acceptance length pools drafts and adds the target's token; SGLang divides
-        completion tokens by verify calls, as Spec-Bench's mean accepted tokens does; llama.cpp
-        prints accepted over drafted.
-        """
-        return {
-            "vllm_mean_acceptance_length": 1 + _share(self.accepted, self.rounds),
-            "vllm_draft_acceptance_rate": _share(self.accepted, self.drafted),
-            "sglang_accept_length": _share(self.emitted, self.rounds),
-            "spec_bench_mean_accepted_tokens": _share(self.emitted, self.rounds),
-            "llama_cpp_accept": _share(self.accepted, self.drafted),
-        }
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
-
-
-def count(rounds: Iterable[Round]) -> Counts:
-    """Add up rounds. The parts of what was drafted are asserted where each round is made."""
-    listed = list(rounds)
-    return Counts(
-        rounds=len(listed),
-        drafted=sum(r.drafted for r in listed),
-        accepted=sum(r.accepted for r in listed),
-        rejected=sum(r.rejected for r in listed),
-        discarded=sum(r.discarded for r in listed),
-        emitted=sum(len(r.emitted) for r in listed),
-    )
 
 
 def accepted_lengths(rounds: Sequence[Round], gamma: int) -> list[int]:
@@ -101,7 +49,7 @@ def acceptance_by_slot(rounds: Sequence[Round], gamma: int) -> list[dict[str, fl
     for slot in range(1, gamma + 1):
         judged = judged_at(table, slot)
         kept = int((judged["conditional"] & (table.accepted >= slot)).sum())
-        shares = {kind: _share(kept, int(which.sum())) for kind, which in judged.items()}
+        shares = {kind: share_of(kept, int(which.sum())) for kind, which in judged.items()}
         rows.append({"slot": slot, **shares, "n": int(judged["conditional"].sum())})
     return rows
 
@@ -162,17 +110,17 @@ def token_rows(rounds: Sequence[Round], prompt_ids: Sequence[str], tokenizer: An
                 "slot": slot,
                 "position": t.position,
                 "token_id": t.token_id,
-                "text": piece.text,
+                "text": t.text,
                 "fate": str(t.fate),
                 "p": t.target_prob,
                 "q": t.draft_prob,
                 "u": t.uniform,
                 "overlap": t.overlap,
                 "alt_ids": np.array([a.token_id for a in t.alternatives], np.int32),
-                "alt_texts": list(piece.alternatives),
+                "alt_texts": [a.text for a in t.alternatives],
                 "alt_p": np.array([a.target_prob for a in t.alternatives], np.float32),
                 "alt_q": np.array([a.draft_prob for a in t.alternatives], np.float32),
             }
-            for slot, (t, piece) in enumerate(zip(r.tokens, streams[r.row].read(r), strict=True))
+            for slot, t in enumerate(streams[r.row].read(r).tokens)
         ]
     return pd.DataFrame(rows)

@@ -1,1 +1,19 @@
-"""Loading models: where they come from, how target and draft fit together, the draft's first weights."""
+"""Models: where they come from, how they are loaded and checked, and the draft's first weights.
+
+locate       from a name to a folder on this disk
+load         from a specification to a loaded model
+draft        the draft: its first weights and its files
+layers       settings that speak of layers, when some are taken out
+shallow      a model with some of its target's layers
+head         splitting a model at its output head
+vocabulary   do two models share ids; which ids a draft proposes
+embeddings   the identity of embeddings and head
+adapter      a PEFT adapter merged into its base
+tokenizer    the tokenizer of a target
+folder       a model folder, checked before it is built
+gguf         a GGUF file converted to a plain folder
+gguf_header  strict reading of a GGUF header
+tensor_file  a safetensors file written tensor by tensor
+assets       model files inside Python packages
+hashes       hashes of large files, remembered
+"""

@@ -1,0 +1,11 @@
+"""Before a start: checks, cost estimates, and the state of the machine.
+
+checks          checks of a recipe
+fitness         can target and draft be decoded and cut as asked? from shapes alone
+prompt_check    a report on prompt files
+estimate        memory, disk and time of a run
+earlier_runs    how fast earlier runs were here
+doctor          is this machine ready?
+bounded         work in a process with limits of time and memory
+bounded_checks  checks and estimates in such a process
+"""

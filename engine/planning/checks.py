@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import psutil
 
+from engine.catalogue import check_losses
 from engine.chat.prompt import Prompt
 from engine.chat.rendering import render, template_hash
 from engine.chat.template_date import reads_clock
@@ -24,7 +25,6 @@ from engine.data.overlap import Repeat, remove_overlap
 from engine.data.readers import PromptSet, read_prompts
 from engine.data.subsets import nested_subset, split_heldout
 from engine.decode.bare import told_of_folder
-from engine.distill.losses import check_terms
 from engine.errors import DraftbenchError, first_line
 from engine.models.adapter import other_base
 from engine.models.draft import Card, read_card
@@ -33,6 +33,7 @@ from engine.models.head import text_config
 from engine.models.load import load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
 from engine.models.locate import locate_adapter, locate_model
 from engine.models.vocabulary import check_vocabulary
+from engine.numbers import readable_bytes
 from engine.paths import Home
 from engine.planning.estimate import Estimate, at_hand, estimate
 from engine.planning.fitness import (
@@ -44,8 +45,8 @@ from engine.planning.fitness import (
     target_shapes,
     tokenizer_needs_own_code,
 )
+from engine.runs.drafts import draft_folder
 from engine.runs.folder import RunFolder
-from engine.runs.pipeline import draft_folder, readable_bytes
 from engine.served.client import listed_models, unknown_model
 
 __all__ = ["Check", "Estimate", "checks", "estimate"]
@@ -247,7 +248,7 @@ class _Preflight:
         return "warning", found, ""
 
     def loss(self) -> tuple[State, str, str]:
-        check_terms(self.recipe.train.loss)
+        check_losses(term.name for term in self.recipe.train.loss)
         return "ok", " + ".join(term.name for term in self.recipe.train.loss), ""
 
     def chat_template(self) -> tuple[State, str, str]:

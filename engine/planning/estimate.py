@@ -6,8 +6,7 @@ No weights are read and nothing is fetched. What cannot be known is said to be u
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,20 @@ import torch
 
 from engine.capture.plan import CapturePlan
 from engine.config.schema import MeasureSpec, ModelSpec, Recipe
-from engine.distill.chunked import CHUNK_VALUES
-from engine.distill.modes import needs_capture
-from engine.distill.schedule import answers_a_step, planned_steps
+from engine.distill.schedule import answers_per_step, planned_steps
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_json, read_lines
 from engine.models.assets import asset_path
 from engine.models.draft import model_of_config, read_card, shared_modules
 from engine.models.folder import outline
-from engine.models.head import text_config
+from engine.models.head import CHUNK_VALUES, text_config
 from engine.models.load import LoadedModel, load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
 from engine.models.locate import locate_model
 from engine.models.shallow import fitting_layers, shallow_model
 from engine.paths import Home
 from engine.planning.earlier_runs import best_pace, differences
-from engine.progress import SILENT
-from engine.runs.pipeline import Pipeline, draft_folder
+from engine.runs.drafts import draft_folder
+from engine.runs.plan import RunPlan, plan_run, split_prompts
 from engine.served.capture import is_served
 
 _FLOAT32 = 4  # bytes
@@ -76,21 +73,10 @@ class Estimate:
         return sum(self.disk.values()) if self.disk else None
 
 
-@dataclass(frozen=True)
-class RunPlans:
-    """What a run will capture, by what for, and the plan of its training answers, who- or whenever writes them.
-
-    `training` is none of `captures` where a stream is decoded, and None where there are too few prompts.
-    """
-
-    captures: Mapping[str, CapturePlan]
-    training: CapturePlan | None
-
-
-def estimate(home: Home, recipe: Recipe, plans: RunPlans | None = None) -> Estimate:
+def estimate(home: Home, recipe: Recipe, plan: RunPlan | None = None) -> Estimate:
     """Time, disk and memory that a run of this recipe will take on this machine. Never raises for what is unknown.
 
-    `plans`: of its captures, where they are known already; to read and render the prompts takes seconds.
+    `plan`: its captures, where they are planned already; reading and rendering the prompts takes seconds.
     """
     try:
         with boundary(f"{recipe.target.model} or its draft cannot be sized", "see the checks of target and draft"):
@@ -104,14 +90,14 @@ def estimate(home: Home, recipe: Recipe, plans: RunPlans | None = None) -> Estim
         unknown = f"not known: {error.what}" + (f" ({error.why})" if error.why else "")
         return Estimate(memory_unknown=unknown, disk_unknown=unknown, seconds_unknown=unknown)
     try:
-        plans = _plans(home, recipe, target) if plans is None else plans
+        plan = plan_run(home.captures, recipe, target, split_prompts(recipe, target)) if plan is None else plan
     except DraftbenchError as error:
         unknown = f"not known: {error.what}"
         return Estimate(memory=memory, disk_unknown=unknown, seconds_unknown=unknown)
-    disk = {"captures": sum(_still_to_write(plan) for plan in plans.captures.values()), **_draft_files(draft)}
-    if plans.training is not None and not needs_capture(recipe.train):
-        disk["stream"] = _most_to_write(plans.training)
-    return _with_time(home, recipe, plans, Estimate(memory=memory, disk=disk))
+    disk = {"captures": sum(_still_to_write(capture) for capture in plan.captures.values()), **_draft_files(draft)}
+    if plan.training is not None and plan.decodes_training:
+        disk["stream"] = _most_to_write(plan.training)
+    return _with_time(home, recipe, plan, Estimate(memory=memory, disk=disk))
 
 
 def capture_cost(home: Home, recipe: Recipe, plan: CapturePlan) -> tuple[int, float | None]:
@@ -219,31 +205,6 @@ def _cache_bytes(target: LoadedModel, recipe: Recipe) -> int:
     return 2 * int(config.num_hidden_layers) * heads * width * target.dtype.itemsize * tokens
 
 
-def outlined(home: Home, recipe: Recipe, target: LoadedModel) -> Pipeline:
-    """The recipe's prompts and plans on an outline of its target."""
-    pipeline = Pipeline(home, recipe, None, SILENT)
-    pipeline.__dict__["target"] = target  # in place of the cached property, which would load the weights
-    return pipeline
-
-
-def heldout_captures(pipeline: Pipeline) -> dict[str, CapturePlan]:
-    """What a run is watched and measured on, at the very addresses it will look for."""
-    heldout = {f"held-out T={t:g}": plan for t, plan in pipeline.heldout_plans().items()}
-    watched = {} if pipeline.recipe.capture.server is None else {"watched": pipeline.watched_plans()[0.0]}
-    return {**watched, **heldout}
-
-
-def run_plans(recipe: Recipe, training: CapturePlan | None, heldout: Mapping[str, CapturePlan]) -> RunPlans:
-    """The plans of a run; the training prompts are captured unless its stream is decoded."""
-    captured = training is not None and needs_capture(recipe.train)
-    return RunPlans({**({"training": training} if captured and training else {}), **heldout}, training)
-
-
-def _plans(home: Home, recipe: Recipe, target: LoadedModel) -> RunPlans:
-    pipeline = outlined(home, recipe, target)
-    return run_plans(recipe, pipeline.training_plan(), heldout_captures(pipeline))
-
-
 def _most_to_write(plan: CapturePlan) -> int:
     """Bytes of signal and text, if every answer is as long as it may be."""
     return plan.most_bytes + plan.most_tokens * _TEXT_BYTES
@@ -263,36 +224,32 @@ def _draft_files(draft: DraftSize) -> dict[str, int]:
     return {_PASSING: 2 * 3 * own, "drafts": 2 * own}
 
 
-def _with_time(home: Home, recipe: Recipe, plans: RunPlans, found: Estimate) -> Estimate:
+def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Estimate:
     """The estimate with seconds, if a run of this target was ever trained on this machine."""
     pace = best_pace(home, recipe)
     if pace is None:
-        return _replaced(found, seconds_unknown="not known yet: no earlier run of this target here")
+        return replace(known, seconds_unknown="not known yet: no earlier run of this target here")
     fill = pace.fill or 1.0
     seconds = {}
-    captures = plans.captures.values()
+    captures = plan.captures.values()
     if pace.capture_tokens_s:
-        open_tokens = sum(_tokens(plan, fill) * _open_share(plan) for plan in captures if not is_served(plan))
+        open_tokens = sum(_tokens(one, fill) * _open_share(one) for one in captures if not is_served(one))
         seconds["capture"] = open_tokens / pace.capture_tokens_s
-    asked = sum(len(plan.prompts) * _open_share(plan) for plan in captures if is_served(plan))
+    asked = sum(len(one.prompts) * _open_share(one) for one in captures if is_served(one))
     server = recipe.capture.server
     if server is not None and server.requests_per_minute and asked:  # how fast it answers is not known
         seconds["answers of the server"] = 60 * asked / server.requests_per_minute
-    if pace.train_tokens_s and plans.training is not None:
-        answers = len(plans.training.prompts)
+    if pace.train_tokens_s and plan.training is not None:
+        answers = len(plan.training.prompts)
         steps = planned_steps(answers, recipe.train)
-        per_step = answers_a_step(answers, recipe.train) * _tokens(plans.training, fill) / max(1, answers)
+        per_step = answers_per_step(answers, recipe.train) * _tokens(plan.training, fill) / max(1, answers)
         seconds["training"] = steps * per_step / pace.train_tokens_s
     if pace.measure_s and pace.recipe.measure.against == recipe.measure.against:
         seconds["measurement"] = pace.measure_s * _measure_work(recipe.measure) / _measure_work(pace.recipe.measure)
     parts = ("capture", "training", "measurement", *(["answers of the server"] if asked else []))
     missing = tuple(part for part in parts if part not in seconds)
     unlike = tuple(differences(recipe, pace.recipe))
-    return _replaced(found, seconds=seconds, seconds_missing=missing, based_on=pace.run, differs=unlike)
-
-
-def _replaced(found: Estimate, **changes: Any) -> Estimate:
-    return Estimate(**{**vars(found), **changes})
+    return replace(known, seconds=seconds, seconds_missing=missing, based_on=pace.run, differs=unlike)
 
 
 def _open_share(plan: CapturePlan) -> float:

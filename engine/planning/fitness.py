@@ -24,7 +24,8 @@ from engine.models.load import LoadedModel, resolve_device, resolve_dtype
 from engine.models.shallow import fitting_layers, shallow_model
 from engine.paths import Home
 from engine.planning.estimate import at_hand
-from engine.runs.pipeline import decodes, draft_folder
+from engine.runs.drafts import draft_folder
+from engine.runs.plan import decodes
 
 _FULL_ATTENTION = "use a causal language model with full attention in every layer"
 

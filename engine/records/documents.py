@@ -8,13 +8,9 @@ for a pipe or fills the memory. Nothing here knows DuckDB.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
-from yaml.constructor import ConstructorError
 
 from engine.config.reading import parse_recipe
 from engine.config.schema import Recipe
@@ -23,6 +19,7 @@ from engine.fileio import read_bounded, read_json
 from engine.numbers import is_number
 from engine.paths import Home, is_run_name, run_id_of
 from engine.records.values import shown
+from engine.untrusted.yaml_text import MAX_BYTES, parse_yaml
 
 CONFIG, STATUS = "config.yaml", "status.json"
 STATES = ("queued", "running", "done", "failed", "cancelled")  # that a status file may name
@@ -31,8 +28,6 @@ DAMAGED = "damaged"  # the state of a run whose recipe, status or measurement ca
 _SMALL, _LARGE = 1_000_000, 16_000_000  # most bytes of a document
 _MOST = {"provenance.json": _LARGE, "summary.json": _LARGE}
 EVENTS_BYTES = 32_000_000  # of a run: some 200,000 optimiser steps
-RECIPE_BYTES = 500_000  # most of a config.yaml
-_DEEPEST = 50  # brackets of a recipe: ours have two
 _TEXT = 20_000  # characters of a text in a status
 _LARGEST_PID = 2**31 - 1
 
@@ -100,55 +95,17 @@ def read_recipe(folder: Path) -> Recipe:
     """The resolved recipe of a run. Raises DraftbenchError if it is missing or not whole."""
     path = folder / CONFIG
     try:
-        raw = read_bounded(path, RECIPE_BYTES)
+        raw = read_bounded(path, MAX_BYTES)
     except FileNotFoundError:
         raise DraftbenchError(f"{path} is missing", "it says what the run is made from", _NO_RECIPE) from None
     with boundary(f"{path} is not valid", _NO_RECIPE, "the file is damaged"):
-        text = raw.decode("utf-8")
-        values = yaml.load(text, _QuickLoader if _is_plain(text) else _Loader)
+        values = parse_yaml(raw.decode("utf-8"), str(path), _NO_RECIPE)
         if not isinstance(values, dict):
             raise DraftbenchError(f"{path} holds no recipe", "a recipe is a mapping of sections", _NO_RECIPE)
         return parse_recipe(values)
 
 
 _NO_RECIPE = "restore it, or remove the run with `draftbench runs remove`"
-
-
-class _Strict:
-    """Refuses a key that is there twice (the last one would win without a word) and aliases, which a resolved recipe
-    has none of and which can make a gigabyte of a few lines."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        found: dict[Any, Any] = super().construct_mapping(node, deep)  # type: ignore[misc]
-        if len(found) < len(node.value):
-            raise ConstructorError(None, None, "a key is there twice", node.start_mark)
-        return found
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):  # type: ignore[attr-defined]
-            raise ConstructorError(None, None, "an alias", self.peek_event().start_mark)  # type: ignore[attr-defined]
-        return super().compose_node(parent, index)  # type: ignore[misc]
-
-
-class _Loader(_Strict, yaml.SafeLoader):
-    """In Python: whatever is nested too deep is an exception, brackets before they are all looked at."""
-
-    def fetch_flow_collection_start(self, token: Any) -> None:
-        if self.flow_level > _DEEPEST:
-            raise ConstructorError(None, None, "brackets nested too deep", self.get_mark())
-        super().fetch_flow_collection_start(token)
-
-
-class _QuickLoader(_Strict, yaml.CSafeLoader):
-    """In C, seven times faster: but values that are nested some thousand deep end the process."""
-
-
-_NESTED = re.compile(r"(?:[-?:] ){8}|^ {40}", re.MULTILINE)
-
-
-def _is_plain(text: str) -> bool:
-    """Whether YAML is like that of `dump_recipe`: without aliases, and not nested so deep that the loader in C fails."""
-    return "&" not in text and "*" not in text and text.count("[") + text.count("{") < 500 and not _NESTED.search(text)
 
 
 def read_status(folder: Path) -> tuple[dict[str, Any], list[str]]:

@@ -1,1 +1,21 @@
-"""Run folders: what a run is on disk, its life, and the pipeline that fills it."""
+"""Runs: their folders, and doing one from the first phase to the last.
+
+folder       a run's folder
+recipes      reading the recipe of a new run
+execution    working on a run, with its outcome written into its folder
+training     training the draft of a run
+status       whether a run's process is alive
+plan         what a run of a recipe will do: prompts and captures
+session      target, prompts and captures of a piece of work
+drafts       the draft that a recipe starts from
+measurement  measuring the trained draft against the untrained one
+pair         a target and its draft, loaded by name
+comparison   two runs compared: what `draftbench compare` prints
+listing      runs as rows
+labels       title, tags, note, pin, archive, baseline
+provenance   versions, commit, machine, hashes
+samples      the sample runs that come with Draftbench
+removing     deleting a run
+advice       what to do next with an unfinished run
+faults       faults of the machine, explained
+"""

@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.config.reading import dump_recipe, load_recipe
 from engine.config.schema import Recipe
+from engine.distill.checkpoint import drop_checkpoints
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import write_atomic
 from engine.index.ingest import ingest_run
@@ -20,9 +21,12 @@ from engine.progress import Progress
 from engine.runs.advice import best_draft, gives_a_draft
 from engine.runs.faults import explain
 from engine.runs.folder import RunFolder
-from engine.runs.pipeline import Pipeline
+from engine.runs.measurement import measure
+from engine.runs.plan import in_words, plan_run, split_prompts
 from engine.runs.provenance import git_commit, versions
+from engine.runs.session import capture_for_training, load_target, open_session
 from engine.runs.status import now
+from engine.runs.training import train
 
 _STOPPING = b"\nstopping at the next safe point; once more stops at once\n"
 
@@ -48,34 +52,48 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
 
 
 def capture_only(home: Home, recipe: Recipe) -> list[dict[str, Any]]:
-    """Make or reuse every capture of a recipe, without a run: what each is for, where it lies, what it holds."""
+    """Make or reuse every capture of a recipe, without a run.
+
+    Returns for each what it is for, its address and folder, and the counts of its `done.json`.
+    """
     with stop_on_signals() as stop_wanted:
+        progress = Progress(stop_wanted=stop_wanted)
         try:
-            training, heldout = Pipeline(home, recipe, None, Progress(stop_wanted=stop_wanted)).capture_all()
+            target = load_target(recipe)
+            prompts = split_prompts(recipe, target)
+            progress.note(f"prompts: {in_words(prompts.counts)}")
+            plan = plan_run(home.captures, recipe, target, prompts)
+            training, heldout = capture_for_training(plan, recipe, target, progress)
         except KeyboardInterrupt:
             raise Cancelled("capture") from None
     named = {} if training is None else {"training": training}
     named |= {f"held-out T={t:g}": capture for t, capture in heldout.items()}
     return [
-        {"what": what, "address": capture.address, "folder": str(capture.folder), **capture.done}
-        for what, capture in named.items()
+        {"what": name, "address": capture.address, "folder": str(capture.folder), **capture.done}
+        for name, capture in named.items()
     ]
 
 
 def execute(home: Home, run: RunFolder, *, quiet: bool = False, until: str = "measure") -> dict[str, Any]:
     """Work on a run to its end, or through the phase `until` ('train'); returns the summary.
 
-    Whatever happens is written into the run's status: done, cancelled (exit by Ctrl-C or
-    SIGTERM, resumable) or failed with the reason.
+    A phase whose result is there is skipped. Whatever happens is written into the run's status: done, cancelled (exit
+    by Ctrl-C or SIGTERM, resumable) or failed with the reason.
     """
     recipe = run.recipe()
     with _work(home, run, quiet=quiet) as progress:
-        pipeline = Pipeline(home, recipe, run, progress)
         run.emit({"kind": "started", "until": until, "versions": versions(), "source": git_commit()})
-        pipeline.train()
-        if until == "train":
-            return {}
-        return run.summary() if run.summary_path.exists() else pipeline.measure()
+        trained = (run.path / "training.json").exists()
+        measured = until != "measure" or run.summary_path.exists()
+        if trained:
+            drop_checkpoints(run.path)  # of a training that was killed before it had
+        if not (trained and measured):
+            session = open_session(home, run, recipe, progress)
+            if not trained:
+                train(session)
+            if not measured:
+                return measure(session)
+        return run.summary() if until == "measure" else {}
 
 
 def measure_again(home: Home, run: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
@@ -86,18 +104,18 @@ def measure_again(home: Home, run: RunFolder, overrides: Sequence[str]) -> dict[
     if not (run.path / "training.json").exists():
         raise DraftbenchError(f"run {run.id} is not trained yet", "there is no draft to measure", gives_a_draft(run))
     best_draft(run)
-    odd = [item for item in overrides if not item.startswith("measure.")]
-    if odd:
+    others = [item for item in overrides if not item.startswith("measure.")]
+    if others:
         raise DraftbenchError(
-            f"--set {odd[0]} is not about measuring",
+            f"--set {others[0]} is not about measuring",
             "the draft is trained already",
             "use keys of measure., or start a new run",
         )
     recipe = load_recipe(run.path / "config.yaml", overrides)
     with _work(home, run) as progress:
-        pipeline = Pipeline(home, recipe, run, progress)
-        summary = pipeline.measure()
-        write_atomic(run.path / "config.yaml", dump_recipe(pipeline.recipe))
+        session = open_session(home, run, recipe, progress)
+        summary = measure(session)
+        write_atomic(run.path / "config.yaml", dump_recipe(session.recipe))
         return summary
 
 
@@ -105,7 +123,7 @@ def measure_again(home: Home, run: RunFolder, overrides: Sequence[str]) -> dict[
 def _work(home: Home, run: RunFolder, *, quiet: bool = False) -> Iterator[Progress]:
     """Be the one process at work on a run; how it ends is written into the run, faults of the machine as errors."""
     with run.working(), stop_on_signals() as stop_wanted:
-        progress = Progress(quiet=quiet, listen=run.heartbeat, stop_wanted=stop_wanted)
+        progress = Progress(quiet=quiet, listen=run.heartbeat, log=run.log, stop_wanted=stop_wanted)
         try:
             yield progress
         except (Cancelled, KeyboardInterrupt):

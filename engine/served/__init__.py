@@ -1,0 +1,16 @@
+"""Everything that talks to an OpenAI-compatible server.
+
+client          the client: retries, waits, keeps the key secret
+http            one bounded HTTP exchange
+keys            which key may be sent to which server
+requests        many prompts at once
+request_rate    how fast requests may begin
+prompt_request  a prompt as a request, and its reply as token ids
+replies         the body of an answer
+reply_tokens    tokens and log-probabilities of an answer
+finish_reasons  how servers say that an answer ended
+capture         a capture whose text comes from a server
+logprobs        a server's token ids and log-probabilities
+acceptance      acceptance without the target's weights
+agreement       agreement with a server's greedy text
+"""

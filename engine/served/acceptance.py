@@ -1,12 +1,13 @@
-"""Acceptance of a draft by a served model, measured against that model's own text: no weights of it are at hand.
+"""Acceptance of a draft by a served model whose weights are not at hand, measured on that model's own text.
 
     sum_v min(p(v), q(v)) = E_{x ~ p} min(1, q(x) / p(x))
 
-So where the target drew x from p and told p(x), min(1, q(x) / p(x)) is an unbiased estimate of exact acceptance at
-that position, one token instead of the sum over all. At temperature 0 it is greedy agreement, which is exact.
+So where the target drew x from p and the server sent p(x), min(1, q(x) / p(x)) is an unbiased estimate of exact
+acceptance at that position, from one token instead of the sum over all. At temperature 0 it is greedy agreement,
+which is exact.
 
-It holds only if x was drawn from the p that was told: at temperature 1, nothing cut off. Servers have defaults of
-their own, so the text is held against the figures: the likeliest token must come as often as its probability says.
+It holds only if x was drawn from the p that was sent: at temperature 1, with nothing cut off. Servers have defaults
+of their own, so the text is checked: the likeliest token must come as often as its probability says.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pandas as pd
 import torch
 
 from engine.capture.batches import collate, sequence_tokens
-from engine.capture.grouping import group_by_length
+from engine.capture.grouping import FORWARD_TOKENS, group_by_length
 from engine.capture.store import AnsweredPrompt, Capture
 from engine.config.schema import MeasureSpec, ServerSpec
 from engine.decode.sampling import Sampling
@@ -29,13 +30,10 @@ from engine.measure.exact_tables import exact_metrics, improvement, position_row
 from engine.measure.statistics import Calibration, calibration_z
 from engine.measure.suite import ALARM_Z, Measured
 from engine.models.draft import Draft
-from engine.models.head import Head, hidden_states
+from engine.models.head import Head, chunk_size, hidden_states
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
-from engine.served.logprobs import read_told
-
-_FORWARD_TOKENS = 4096
-_CHUNK_VALUES = 2**22
+from engine.served.logprobs import decode_logprobs
 
 
 def measure_served(
@@ -50,11 +48,11 @@ def measure_served(
     texts: Mapping[str, str] | None = None,
     progress: Progress = SILENT,
 ) -> Measured:
-    """'initial' and 'trained' against the server's answers: what the suite measures, as far as text and p(x) go.
+    """Measure 'initial' and 'trained' against the server's answers: as the suite does, as far as text and p(x) go.
 
-    `captures`: answers with what the server told of its tokens, by temperature. `target`, the model at hand, gives
-    vocabulary, precision and device alone. No sampled rates, tau, speed or certificate: they need the target to
-    run here. Raises DraftbenchError if nothing can be used, or the text was not drawn from what was told.
+    `captures`: answers with the server's log-probabilities, by temperature. `target` is a model at hand, which gives
+    only vocabulary, precision and device. There are no sampled rates, tau, speed or certificate: they need the target
+    to run here. Raises DraftbenchError if no token can be used, or the text was not drawn from the probabilities sent.
     """
     boot = {"samples": settings.bootstrap_samples, "seed": settings.seed}
     summary: dict[str, Any] = {"schema": 1, "metrics": [], "improvement": []}
@@ -62,12 +60,13 @@ def measure_served(
     used: list[dict[str, Any]] = []
     progress.start("measure", len(captures), "temperatures")
     for temperature, capture in captures.items():
-        answers = _chosen(capture, prompt_ids)
-        calibration = _checked(capture, answers, temperature, server)
+        by_id = {answer.prompt_id: answer for answer in capture.answers}
+        answers = [by_id[prompt_id] for prompt_id in prompt_ids]
+        calibration = _calibration(capture, answers, temperature, server)
         if calibration is None and temperature > 0:
             progress.note(
-                f"{server.model} does not tell its likeliest tokens (`top_logprobs`): whether its text at temperature "
-                f"{temperature:g} is drawn from the probabilities it sends could not be checked"
+                f"{server.model} does not send its likeliest tokens (`top_logprobs`): it could not be checked that its "
+                f"text at temperature {temperature:g} is drawn from the probabilities it sends"
             )
         exact = {
             name: served_acceptance(draft.model, capture, temperature, target.vocab_rows, answers)
@@ -96,39 +95,35 @@ def served_acceptance(
     Answers without such a token are left out. `vocab_rows`: of the target. The draft runs in its own dtype.
     """
     head, sampling = Head.of(draft_model), Sampling(temperature)
-    found: dict[int, PromptAcceptance] = {}
-    for group in group_by_length([sequence_tokens(a) for a in answers], _FORWARD_TOKENS):
+    acceptance: dict[int, PromptAcceptance] = {}
+    for group in group_by_length([sequence_tokens(a) for a in answers], FORWARD_TOKENS):
         batch = collate(capture, [answers[i] for i in group], draft_model.device)
         hidden = hidden_states(draft_model, batch.ids, batch.mask, is_draft=True)[batch.responds]
         drawn, likeliest = _draft_at(head, hidden, batch.token_ids, sampling, vocab_rows)
-        told = read_told(batch.raw_signal)[0].exp()
+        target_prob = decode_logprobs(batch.raw_signal)[0].exp()
         agree = likeliest == batch.token_ids.cpu()
-        columns = [torch.split(column, batch.lengths) for column in (drawn, told, agree)]
+        columns = [torch.split(column, batch.lengths) for column in (drawn, target_prob, agree)]
         for row, (q, p, same) in zip(group, zip(*columns, strict=True), strict=True):
-            result = _of_answer(answers[row], q, p, same if temperature == 0 else None)
-            if result is not None:
-                found[row] = result
-    return [found[row] for row in sorted(found)]
+            if bool((torch.isfinite(p) & (p > 0)).any()):
+                acceptance[row] = _of_answer(answers[row], q, p, same if temperature == 0 else None)
+    return [acceptance[row] for row in sorted(acceptance)]
 
 
 def _of_answer(
     answer: AnsweredPrompt, q: torch.Tensor, p: torch.Tensor, agree: torch.Tensor | None
-) -> PromptAcceptance | None:
-    """The answer's acceptance where p is known; q and p of its tokens: [token], float32."""
-    places = (torch.isfinite(p) & (p > 0)).nonzero().squeeze(-1)
-    if not len(places):
-        return None
-    ids = [answer.token_ids[i] for i in places.tolist()]
-    q, p = q[places], p[places]
+) -> PromptAcceptance:
+    """The answer's acceptance at the positions where p is known; q and p of its tokens: [token], float32."""
+    known = (torch.isfinite(p) & (p > 0)).nonzero().squeeze(-1)
+    q, p = q[known], p[known]
     return PromptAcceptance(
         answer.prompt_id,
         answer.group,
-        ids,
-        (q / p).clamp_max(1.0),
-        None if agree is None else agree[places],
-        p,
-        q,
-        places.tolist(),
+        token_ids=[answer.token_ids[i] for i in known.tolist()],
+        overlap=(q / p).clamp_max(1.0),
+        agree=None if agree is None else agree[known],
+        target_prob=p,
+        draft_prob=q,
+        positions=known.tolist(),
     )
 
 
@@ -136,7 +131,7 @@ def _draft_at(
     head: Head, hidden: torch.Tensor, token_ids: torch.Tensor, sampling: Sampling, vocab_rows: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """q of the token written and the draft's likeliest id, [position] each, on the CPU. hidden: [position, width]."""
-    size = max(1, _CHUNK_VALUES // vocab_rows)
+    size = chunk_size(vocab_rows)
     parts = []
     for part, ids in zip(torch.split(hidden, size), torch.split(token_ids, size), strict=True):
         q, best = draft_side(head, part, sampling, vocab_rows)
@@ -145,61 +140,55 @@ def _draft_at(
     return torch.cat(drawn), torch.cat(likeliest)
 
 
-def _chosen(capture: Capture, prompt_ids: Sequence[str]) -> list[AnsweredPrompt]:
-    by_id = {answer.prompt_id: answer for answer in capture.answers}
-    return [by_id[name] for name in prompt_ids]
-
-
-def _checked(
+def _calibration(
     capture: Capture, answers: Sequence[AnsweredPrompt], temperature: float, server: ServerSpec
 ) -> Calibration | None:
-    """How often the likeliest token came, against how often it should; None where that says nothing."""
-    pieces = [read_told(capture.raw_signal(answer)) for answer in answers]
-    drawn, best = (torch.cat(column) for column in zip(*pieces, strict=True))
+    """Compare how often the likeliest token came with how often it should; None where nothing can be compared."""
+    pieces = [decode_logprobs(capture.raw_signal(answer)) for answer in answers]
+    drawn, top = (torch.cat(column) for column in zip(*pieces, strict=True))
     if not torch.isfinite(drawn).any():
-        raise _unusable(temperature, server)
-    both = torch.isfinite(drawn) & torch.isfinite(best)
+        raise DraftbenchError(
+            f"no token of {server.model} at temperature {temperature:g} has a certain id and a probability",
+            "the server sends no log-probabilities, or its tokens are not those of the model at hand",
+            "name a model with the served one's tokenizer in target.model, or measure with "
+            "`draftbench measure RUN --set measure.against=model`",
+        )
+    both = torch.isfinite(drawn) & torch.isfinite(top)
     if temperature == 0 or not both.any():
         return None
-    found = calibration_z((drawn[both] >= best[both]).numpy(), best[both].exp().numpy())
-    if abs(found.z) >= ALARM_Z:
-        raise _not_drawn_so(found, server)
-    return found
+    calibration = calibration_z((drawn[both] >= top[both]).numpy(), top[both].exp().numpy())
+    if abs(calibration.z) >= ALARM_Z:
+        raise _miscalibrated(calibration, server)
+    return calibration
 
 
-def _unusable(temperature: float, server: ServerSpec) -> DraftbenchError:
+def _miscalibrated(calibration: Calibration, server: ServerSpec) -> DraftbenchError:
     return DraftbenchError(
-        f"of no token of {server.model} at temperature {temperature:g} it is certain which one it is and how likely",
-        "the server sends no log-probabilities, or its tokens are not those of the model at hand",
-        "name a model with the served one's tokenizer in target.model, or measure with "
-        "`draftbench measure RUN --set measure.against=model`",
-    )
-
-
-def _not_drawn_so(found: Calibration, server: ServerSpec) -> DraftbenchError:
-    return DraftbenchError(
-        f"{server.model} wrote its likeliest token {found.observed:,.0f} times in {found.n_tokens:,}, and the "
-        f"probabilities it tells make that {found.expected:,.0f} (z = {found.z:+.1f})",
-        "its text is not drawn from what it tells: something cuts or sharpens it (top_k, min_p, a penalty), or the "
-        "figures are of another temperature, and acceptance would come out wrong",
+        f"{server.model} wrote its likeliest token {calibration.observed:,.0f} times in {calibration.n_tokens:,}, but "
+        f"by the probabilities it sends it would be {calibration.expected:,.0f} times (z = {calibration.z:+.1f})",
+        "its text is not drawn from these probabilities: something cuts or sharpens them (top_k, min_p, a penalty), or "
+        "they are of another temperature, and acceptance would be wrong",
         "start the server without sampling settings of its own (vLLM: --generation-config vllm), or measure at "
         "temperature 0 alone: `draftbench measure RUN --set measure.temperatures=[0]`",
     )
 
 
 def _used(
-    results: Sequence[PromptAcceptance], answers: Sequence[AnsweredPrompt], temperature: float, told: Calibration | None
+    results: Sequence[PromptAcceptance],
+    answers: Sequence[AnsweredPrompt],
+    temperature: float,
+    calibration: Calibration | None,
 ) -> dict[str, Any]:
-    """How much of the text is in the figures."""
+    """How much of the text the metrics cover."""
     tokens, whole = sum(len(r.token_ids) for r in results), sum(len(a.token_ids) for a in answers)
     counts = {"used": tokens, "left_out": whole - tokens, "prompts": len(results), "asked": len(answers)}
-    return {"temperature": temperature, **counts, "calibration": None if told is None else told.as_dict()}
+    return {"temperature": temperature, **counts, "calibration": calibration and calibration.as_dict()}
 
 
 def _conditions(
     target: LoadedModel, settings: MeasureSpec, server: ServerSpec, heldout_hash: str, used: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What two measurements must have in common to be compared. Gamma has no part in these rates."""
+    """The conditions that two comparable measurements share. These rates do not depend on gamma."""
     return {
         "heldout_hash": heldout_hash,
         "heldout_prompts": max(at["prompts"] for at in used),

@@ -1,8 +1,8 @@
-"""The words by which servers say how an answer ended.
+"""The finish reasons by which servers say how an answer ended.
 
-The API knows stop, length, tool_calls, function_call and content_filter. Servers have words of their own for the
-same (TGI's `eos_token`, Anthropic's `end_turn`, Gemini's `FinishReason.MAX_TOKENS`). A word that nobody knows counts
-as an end, unless it speaks of a limit, a filter or a failure. Every word beyond the API's is counted.
+The API defines stop, length, tool_calls, function_call and content_filter. Servers have words of their own for the
+same (TGI's `eos_token`, Anthropic's `end_turn`, Gemini's `FinishReason.MAX_TOKENS`). An unknown word counts as an end
+unless it speaks of a limit, a filter or a failure. Every word beyond the API's is counted.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ _WORDS: dict[Ending, frozenset[str]] = {
         }
     ),
 }
-# Of words that nobody knows: what they are about. Taken for an end, a cut answer would be learnt as one that ended.
+# What unknown words are about. If they all counted as an end, a cut answer would be learnt as one that ended.
 _ABOUT: tuple[tuple[re.Pattern[str], Ending], ...] = (
     (
         re.compile(
@@ -96,7 +96,7 @@ _ABOUT: tuple[tuple[re.Pattern[str], Ending], ...] = (
 
 
 def ending_of(word: str) -> Ending:
-    """What a word says, whatever its case: the answer ended, was cut, was kept from us, or did not come to its end."""
+    """Whether a finish reason, in any case, says that the answer ended, was cut, was refused, or failed."""
     plain = word.strip().rpartition(".")[2].lower().replace("-", "_").replace(" ", "_").removeprefix("finish_reason_")
     for ending, words in _WORDS.items():
         if plain in words:

@@ -1,8 +1,8 @@
-"""One HTTP exchange with a stranger's server, bounded in time, in bytes and in hops. All that speaks HTTP goes through here.
+"""HTTP requests to a stranger's server, bounded in time, in bytes and in hops. All HTTP goes through this module.
 
-The clock covers the whole call: the address looked up, the connection, headers that never end, the last byte of the
-body. The body counts as it is unpacked, so that 3 MB of gzip cannot become 2.7 GB. A redirect is handed back and not
-followed, since a key would follow it; cookies are forgotten.
+The time limit covers the whole call: looking up the address, the connection, headers that never end, the last byte of
+the body. The size limit holds for the unpacked body, so that 3 MB of gzip cannot become 2.7 GB. Redirects are
+returned and not followed, since a key would go with them; cookies are dropped.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-_PACKINGS = ("", "identity", "gzip", "deflate")
-ERROR_BYTES = 64 * 1024  # of a body with an error, whose beginning is all that is shown
+_ENCODINGS = ("", "identity", "gzip", "deflate")
+ERROR_BYTES = 64 * 1024  # of the body of an error, of which only the beginning is shown
 
 
 class NoResponse(Exception):
-    """No whole response came, which may pass: refused, broken off, too late."""
+    """No complete response came, for a reason that may be transient: refused, broken off, too late."""
 
 
-class NotAnAddress(Exception):
-    """No request can be sent to such an address."""
+class BadAddress(Exception):
+    """The URL is not one that a request can be sent to."""
 
 
-class TooMuch(Exception):
-    """The body is larger than was allowed for."""
+class TooLarge(Exception):
+    """The body is larger than its limit."""
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """A whole response. `body` is unpacked; that of an error is cut at ERROR_BYTES."""
+class Response:
+    """A complete response. `body` is unpacked; that of an error is cut at ERROR_BYTES."""
 
     status: int
     body: bytes
@@ -47,7 +47,7 @@ class Exchange:
 
     @property
     def location(self) -> str | None:
-        """Where a redirect points; None if it is none."""
+        """Where a redirect points; None for other responses."""
         return self.headers.get("location", "") if 300 <= self.status < 400 else None
 
     @property
@@ -56,7 +56,7 @@ class Exchange:
 
 
 class Client:
-    """Exchanges with the servers behind one address. Use as `async with`."""
+    """A connection pool for the server at one address. Use as `async with`."""
 
     def __init__(self, base_url: str) -> None:
         self._client = httpx2.AsyncClient(
@@ -74,7 +74,7 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """End its connections."""
+        """Close the connections."""
         await self._client.aclose()
 
     async def call(
@@ -86,11 +86,11 @@ class Client:
         body: Mapping[str, Any] | None = None,
         timeout_s: float,
         most_bytes: int,
-    ) -> Exchange:
+    ) -> Response:
         """Send `body` as JSON and read the response to its end.
 
-        Raises NoResponse if none came whole within `timeout_s`, TooMuch if it has more than `most_bytes` unpacked,
-        and NotAnAddress for a URL to which nothing can be sent.
+        Raises NoResponse if it is not complete within `timeout_s`, TooLarge if it has more than `most_bytes` unpacked,
+        and BadAddress for a URL to which nothing can be sent.
         """
         check_address(url)
         content = None if body is None else json.dumps(body).encode()  # escaped: half a character cannot break it
@@ -100,10 +100,10 @@ class Client:
                 return await self._exchange(method, url, sent, content, most_bytes)
         except TimeoutError:
             raise NoResponse(f"no answer within {timeout_s:g} s") from None
-        except (NoResponse, TooMuch):
+        except (NoResponse, TooLarge):
             raise
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, UnicodeError) as error:
-            raise NotAnAddress(str(error)) from None
+            raise BadAddress(str(error)) from None
         except Exception as error:  # refused, broken off, no HTTP, what a library makes of a stranger's bytes
             raise NoResponse(f"{type(error).__name__}: {error}") from None
         finally:
@@ -111,31 +111,31 @@ class Client:
 
     async def _exchange(
         self, method: str, url: str, headers: dict[str, str], content: bytes | None, most_bytes: int
-    ) -> Exchange:
+    ) -> Response:
         async with self._client.stream(method, url, headers=headers, content=content) as response:
-            packed = response.headers.get("content-encoding", "identity").strip().lower()
-            if packed not in _PACKINGS:  # among them several at once, each of which would unpack the next
-                raise NoResponse(f"a body packed as {packed[:40]!r}, though it was asked for as it is")
-            told, most = dict(response.headers), most_bytes if response.is_success else ERROR_BYTES
-            read = bytearray()
+            encoding = response.headers.get("content-encoding", "identity").strip().lower()
+            if encoding not in _ENCODINGS:  # among them several at once, each of which would unpack the next
+                raise NoResponse(f"a body with the encoding {encoding[:40]!r}, which was not asked for")
+            most = most_bytes if response.is_success else ERROR_BYTES
+            body = bytearray()
             async for piece in response.aiter_bytes():  # the library unpacks at most 1 MiB at a time
-                read += piece
-                if len(read) > most and response.is_success:
-                    raise TooMuch(f"more than {most_bytes / 1e6:,.1f} MB")
-                if len(read) > most:
+                body += piece
+                if len(body) > most and response.is_success:
+                    raise TooLarge(f"more than {most_bytes / 1e6:,.1f} MB")
+                if len(body) > most:
                     break
-            return Exchange(response.status_code, bytes(read[:most]), told)
+            return Response(response.status_code, bytes(body[:most]), dict(response.headers))
 
 
 def check_address(url: str) -> None:
-    """Raises NotAnAddress for a URL without a host, with a port that is none, or that cannot be read at all."""
+    """Raise BadAddress for a URL without a host, with an invalid port, or that cannot be parsed at all."""
     try:
         parts = urlsplit(url)
-        known = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        is_valid = bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError as error:
-        raise NotAnAddress(str(error)) from None
-    if not known:
-        raise NotAnAddress(f"{url!r} names no host")
+        raise BadAddress(str(error)) from None
+    if not is_valid:
+        raise BadAddress(f"{url!r} names no host")
 
 
 def is_this_machine(url: str) -> bool:

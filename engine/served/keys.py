@@ -1,8 +1,8 @@
-"""Which environment variable may be sent to which server: asked before a pair is first used, and remembered in the home.
+"""The environment variables that may be sent to each server, confirmed before first use and stored in the home.
 
-A recipe names the variable that holds a server's key. A stranger's recipe could name any variable
-and a server of the stranger's, so the pair is confirmed once: on the Launch page, in a terminal, or by
-`draftbench allow-key`. The value is never written anywhere.
+A recipe names the variable that holds a server's key. A stranger's recipe could name any variable and a server of the
+stranger's, so each pair is confirmed once: on the Launch page, in a terminal, or by `draftbench allow-key`. The value
+is never written anywhere.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def server_of(base_url: str) -> str:
-    """Scheme, host and port of a server: 'https://api.example:443'. Raises DraftbenchError for what is no address."""
+    """Scheme, host and port of a server: 'https://api.example:443'. Raises DraftbenchError for an invalid address."""
     try:
         parts = urlsplit(base_url)
         host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme)
     except ValueError:
         host, port = None, None
     if not host or not port:
-        raise DraftbenchError(f"{base_url!r} is no server's address", "", "for example https://api.example/v1")
+        raise DraftbenchError(f"{base_url!r} is not the address of a server", "", "for example https://api.example/v1")
     return f"{parts.scheme}://[{host}]:{port}" if ":" in host else f"{parts.scheme}://{host}:{port}"
 
 
 def is_allowed(home: Home, spec: ServerSpec) -> bool:
-    """Whether the key that a server is to be sent was confirmed, or it is sent none."""
+    """Whether the server's key was confirmed, or the server needs none."""
     return spec.key_env is None or [spec.key_env, server_of(spec.base_url)] in _pairs(home)
 
 
@@ -46,7 +46,7 @@ def allow(home: Home, variable: str, base_url: str) -> None:
         pairs = _pairs(home)
         if pair not in pairs:
             text = json.dumps([*pairs, pair], indent=2) + "\n"
-            write_atomic(home.root / _FILE, text, mode=0o600)  # nobody else is to add a pair, or read them
+            write_atomic(home.root / _FILE, text, mode=0o600)  # nobody else may add a pair or read them
 
 
 def require_allowed(home: Home, spec: ServerSpec) -> None:
@@ -62,7 +62,7 @@ def require_allowed(home: Home, spec: ServerSpec) -> None:
 def _pairs(home: Home) -> list[list[str]]:
     """The confirmed pairs; none where the file is damaged, so that they are asked for again."""
     try:
-        found = read_json(home.root / _FILE)
+        pairs = read_json(home.root / _FILE)
     except (OSError, ValueError, RecursionError, DraftbenchError):
         return []
-    return [pair for pair in found if isinstance(pair, list)] if isinstance(found, list) else []
+    return [pair for pair in pairs if isinstance(pair, list)] if isinstance(pairs, list) else []

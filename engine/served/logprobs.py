@@ -1,8 +1,8 @@
-"""What a server tells of its own tokens: which ids they certainly are, and how likely the target held them.
+"""What a server says about its own tokens: their ids where these are certain, and their log-probabilities.
 
-Acceptance needs q of the very token that was drawn, behind the very tokens that came before it. Text does not say
-which these were: a word can be spelt with other tokens than the tokenizer would choose. So an answer is followed
-as far as each of its tokens has one possible id, and what comes behind the first that has none is left out.
+Acceptance needs q of the very token that was drawn, after the very tokens that came before it. Text alone does not
+give them: a word can be split into other tokens than the tokenizer would choose. So an answer is followed as far as
+each of its tokens has one possible id, and everything after the first token that has none is left out.
 """
 
 from __future__ import annotations
@@ -14,116 +14,111 @@ from typing import Any
 
 import torch
 
-from engine.served.replies import Reply, ToldToken
+from engine.served.replies import Reply
+from engine.served.reply_tokens import ReplyToken
 
 _UNKNOWN = (math.nan, math.nan)
 _CERTAIN = (0.0, 0.0)  # at temperature 0 all probability is on the token that was written
 
 
-class Spelling:
-    """The bytes that each id of a tokenizer spells, and the ids that bytes may be."""
+class TokenBytes:
+    """The bytes that each id of a tokenizer stands for, and the ids that stand for given bytes."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._bytes = _spelt(tokenizer)
+        self._bytes = _bytes_of_ids(tokenizer)
         self._special = set(tokenizer.all_special_ids)
         self._ids: dict[bytes, list[int]] = {}
-        for token_id, spelt in self._bytes.items():
-            self._ids.setdefault(spelt, []).append(token_id)
+        for token_id, text in self._bytes.items():
+            self._ids.setdefault(text, []).append(token_id)
 
-    def only_id(self, spelt: bytes) -> int | None:
+    def unique_id(self, text: bytes) -> int | None:
         """The id that these bytes must be; None if there are none or several."""
-        found = self._ids.get(spelt, [])
-        return found[0] if len(found) == 1 and spelt else None
+        ids = self._ids.get(text, [])
+        return ids[0] if len(ids) == 1 and text else None
 
-    def may_be(self, token_id: int, spelt: bytes | None) -> bool:
-        """Whether an id can be the token that a server spells so. Marks such as the end of turn are spelt by few."""
-        ours = self._bytes.get(token_id)
-        if spelt is None or (not spelt and token_id in self._special):
+    def matches(self, token_id: int, text: bytes | None) -> bool:
+        """Whether an id can be the token with these bytes. Few servers send bytes for marks such as the end of turn."""
+        own = self._bytes.get(token_id)
+        if text is None or (not text and token_id in self._special):
             return True
-        return ours is None or ours == spelt
+        return own is None or own == text
 
 
-def certain_ids(reply: Reply, spelling: Spelling, vocab_rows: int) -> list[int]:
-    """Ids of the answer's tokens, up to the first that may be another one; none if they do not make the answer's text."""
-    told = reply.tokens
-    if not _are_the_text(reply):
+def certain_ids(reply: Reply, token_bytes: TokenBytes, vocab_rows: int) -> list[int]:
+    """Ids of the answer's tokens up to the first that is not certain; none if the tokens are not the answer's text."""
+    tokens = reply.tokens
+    if not _cover_the_text(reply):
         return []
-    known: Sequence[int | None] = [token.id for token in told]
-    if reply.token_ids is not None and len(reply.token_ids) - len(told) in (0, 1):  # the end of turn may have no entry
-        known = reply.token_ids
-    found: list[int] = []
-    for token, told_id in zip(told, known, strict=False):
-        token_id = told_id if told_id is not None else spelling.only_id(token.spelt or b"")
-        if token_id is None or not 0 <= token_id < vocab_rows or not spelling.may_be(token_id, token.spelt):
+    sent: Sequence[int | None] = [token.id for token in tokens]
+    if reply.token_ids is not None and len(reply.token_ids) - len(tokens) in (0, 1):  # an end of turn without an entry
+        sent = reply.token_ids
+    ids: list[int] = []
+    for token, sent_id in zip(tokens, sent, strict=False):
+        token_id = sent_id if sent_id is not None else token_bytes.unique_id(token.text or b"")
+        if token_id is None or not 0 <= token_id < vocab_rows or not token_bytes.matches(token_id, token.text):
             break
-        found.append(token_id)
-    return found
+        ids.append(token_id)
+    return ids
 
 
-def _are_the_text(reply: Reply) -> bool:
-    """Whether the tokens hold all that the answer says: a server may have left some out, as those of its reasoning."""
-    if any(token.spelt is None for token in reply.tokens):
-        return True  # by their ids alone
-    whole = spelt(reply.tokens)
+def _cover_the_text(reply: Reply) -> bool:
+    """Whether the tokens hold all of the answer: a server may have left some out, such as those of its reasoning."""
+    if any(token.text is None for token in reply.tokens):
+        return True  # known by their ids alone
+    whole = text_of(reply.tokens)
     return all(part.strip("\ufffd \t\n") in whole for part in (reply.text, reply.reasoning))
 
 
-def spelt(told: Sequence[ToldToken]) -> str:
+def text_of(tokens: Sequence[ReplyToken]) -> str:
     """The text of some tokens."""
-    return b"".join(token.spelt or b"" for token in told).decode("utf-8", "replace")
+    return b"".join(token.text or b"" for token in tokens).decode("utf-8", "replace")
 
 
-def told_signal(ids: Sequence[int], certain: int, told: Sequence[ToldToken], temperature: float) -> torch.Tensor:
-    """[token, 8] uint8: log p of the token drawn and of the likeliest one, as float32; NaN where it is not certain.
+def encode_logprobs(ids: Sequence[int], certain: int, tokens: Sequence[ReplyToken], temperature: float) -> torch.Tensor:
+    """[token, 8] uint8: log p of the token drawn and of the likeliest one, as float32; NaN where the id is not certain.
 
-    At temperature 0 both are 0 where the id is certain. Elsewhere the server's figures hold for temperature 1.
+    At temperature 0 both are 0 where the id is certain. At others the server's values hold for temperature 1.
     """
     rows = [_UNKNOWN] * len(ids)
-    for place in range(min(certain, len(ids))):
+    for position in range(min(certain, len(ids))):
         if temperature == 0:
-            rows[place] = _CERTAIN
-        elif place < len(told):
-            drawn, best = told[place].logprob, told[place].best
-            rows[place] = (math.nan if drawn is None else drawn, math.nan if best is None else best)
+            rows[position] = _CERTAIN
+        elif position < len(tokens):
+            drawn, top = tokens[position].logprob, tokens[position].top_logprob
+            rows[position] = (math.nan if drawn is None else drawn, math.nan if top is None else top)
     return torch.tensor(rows, dtype=torch.float32).reshape(len(ids), 2).view(torch.uint8)
 
 
-def read_told(raw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def decode_logprobs(raw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """raw: [position, 8] uint8 -> log p of the token drawn and of the likeliest one, both [position] float32."""
-    drawn, best = raw.contiguous().view(torch.float32).reshape(-1, 2).unbind(-1)
-    return drawn, torch.maximum(best, drawn)
+    drawn, top = raw.contiguous().view(torch.float32).reshape(-1, 2).unbind(-1)
+    return drawn, torch.maximum(top, drawn)
 
 
-def _spelt(tokenizer: Any) -> dict[int, bytes]:
-    """Bytes by id; without the ids of which it cannot be said."""
+def _bytes_of_ids(tokenizer: Any) -> dict[int, bytes]:
+    """Bytes by id, without the ids whose bytes are not known."""
     added = {i: str(token.content).encode("utf-8", "replace") for i, token in tokenizer.added_tokens_decoder.items()}
     fast = getattr(tokenizer, "backend_tokenizer", None)
     decoder = json.dumps(json.loads(fast.to_str()).get("decoder")) if fast is not None else ""
-    vocabulary = {i: piece for piece, i in tokenizer.get_vocab().items() if i not in added}
+    pieces = {i: piece for piece, i in tokenizer.get_vocab().items() if i not in added}
     if "ByteLevel" in decoder:
         letters = _byte_letters()
-        plain = {i: _of_letters(piece, letters) for i, piece in vocabulary.items()}
-    elif "ByteFallback" in decoder:
-        plain = {i: _of_piece(piece) for i, piece in vocabulary.items()}
-    else:
-        return added
-    return added | {i: found for i, found in plain.items() if found is not None}
+        known = {i: piece for i, piece in pieces.items() if all(letter in letters for letter in piece)}
+        return added | {i: bytes(letters[letter] for letter in piece) for i, piece in known.items()}
+    if "ByteFallback" in decoder:
+        return added | {i: _sentencepiece_bytes(piece) for i, piece in pieces.items()}
+    return added
 
 
 def _byte_letters() -> dict[str, int]:
-    """The letter that stands for each byte in byte-level vocabularies [GPT-2]: its own if it can be seen, else one
-    behind the first 256."""
-    seen = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    hidden = [byte for byte in range(256) if byte not in seen]
-    return {chr(byte): byte for byte in seen} | {chr(256 + n): byte for n, byte in enumerate(hidden)}
+    """The letter for each byte in byte-level vocabularies [GPT-2]: its own if visible, else one after the first 256."""
+    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + n): byte for n, byte in enumerate(hidden)}
 
 
-def _of_letters(piece: str, letters: dict[str, int]) -> bytes | None:
-    return bytes(letters[letter] for letter in piece) if all(letter in letters for letter in piece) else None
-
-
-def _of_piece(piece: str) -> bytes:
-    """Of a SentencePiece vocabulary: a byte such as <0x0A>, or text with a bar for each space."""
+def _sentencepiece_bytes(piece: str) -> bytes:
+    """The bytes of a SentencePiece token: a byte such as <0x0A>, or text with a bar for each space."""
     if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
         return bytes([int(piece[3:5], 16)])
     return piece.replace("\u2581", " ").encode("utf-8", "replace")

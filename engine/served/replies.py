@@ -1,8 +1,8 @@
-"""What a server's answer says: its body as a Reply, or why it is none.
+"""The body of a server's response as a Reply, or the reason why it is not one.
 
-A stranger writes these bodies, so nothing in them is taken to have the type that the API promises, and what is
-absent is not taken for empty: an answer without content is asked for again, never learnt as one that says nothing.
-What deviates and is still an answer is counted (`Reply.noted`).
+A stranger writes these bodies, so nothing in them is assumed to have the type that the API promises, and a missing
+part is not taken for an empty one: an answer without content is requested again, never learnt as an empty answer.
+Deviations in what is still an answer are counted (`Reply.noted`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, Literal
 
 from engine.chat.messages import kind
 from engine.served.finish_reasons import API, ending_of
-from engine.served.reply_tokens import ToldToken, is_count, told_tokens
+from engine.served.reply_tokens import ReplyToken, is_count, read_reply_tokens
 from engine.untrusted import json_text
 
-__all__ = ["Again", "Reply", "ToldToken", "Unanswered", "read_reply"]
+__all__ = ["Reply", "ReplyToken", "Retry", "Unanswered", "read_reply"]
 
 Shown = Callable[[object], str]
-_TOKENS_WITHOUT_TEXT = 8  # an end of turn and the like, which a server counts and does not write
-_TOKENS_OF_CALLS = 64  # the same for marks around calls, and what a parser leaves out of them
+_TOKENS_WITHOUT_TEXT = 8  # such as an end of turn, which a server counts and does not write
+_TOKENS_OF_CALLS = 64  # the same for the marks around calls, and what a parser leaves out of them
 _WORD_CHARACTERS = 60
 _A_WORD = re.compile(r"[\w.:-]{1,40}")
 _REASONING = re.compile(r"reasoning|think|thought|chain_of")  # LiteLLM's thinking_blocks, SGLang's reasoning_content
@@ -30,92 +30,92 @@ _REASONING = re.compile(r"reasoning|think|thought|chain_of")  # LiteLLM's thinki
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server answered. `token_ids` only from servers that tell them, end of turn included.
-
-    `tokens`: with log-probabilities, if they were asked for and the server tells them; else none. `noted`: in what it
-    deviates from the API though it is an answer, in words to be counted.
-    """
+    """A server's answer."""
 
     text: str
     finish_reason: Literal["stop", "length"]
     tool_calls: list[Mapping[str, Any]] = field(default_factory=list)
-    reasoning: str = ""  # text that the server took out of the answer
+    reasoning: str = ""
+    """Text that the server took out of the answer."""
     token_ids: list[int] | None = None
+    """With the end of turn; None from servers that send no ids."""
     prompt_tokens: int | None = None
-    tokens: list[ToldToken] = field(default_factory=list)
+    tokens: list[ReplyToken] = field(default_factory=list)
+    """With log-probabilities, if they were asked for and the server sends them."""
     completion_tokens: int | None = None
     noted: tuple[str, ...] = ()
+    """Deviations from the API, in words to be counted."""
 
 
 class Unanswered(Exception):
-    """One prompt got no usable answer; the message is the last cause, without the key.
+    """A prompt got no usable answer; the message is the last cause, without the key.
 
-    `in_vain`: every attempt failed in a way that may pass, so the server may be gone. Else the
-    server did answer, only not with something to learn from: it refused, or was not understood.
+    `exhausted`: every attempt failed for a transient reason, so the server may be gone. Otherwise the server did
+    answer, but with nothing to learn from: it refused, or could not be understood.
     """
 
-    def __init__(self, why: str, *, in_vain: bool = False) -> None:
+    def __init__(self, why: str, *, exhausted: bool = False) -> None:
         super().__init__(why)
-        self.in_vain = in_vain
+        self.exhausted = exhausted
 
 
-class Again(Exception):
-    """An attempt failed in a way that may pass."""
+class Retry(Exception):
+    """An attempt failed for a reason that may be transient."""
 
 
-def read_reply(body: bytes, shown: Shown, asked: Mapping[str, Any] | None = None) -> Reply:
-    """The reply in a response's body; `shown` makes a line of a stranger's text that may be repeated in an error.
+def read_reply(body: bytes, shown: Shown, request: Mapping[str, Any] | None = None) -> Reply:
+    """Read the reply in a response's body. `shown` turns a stranger's text into a line that an error may quote.
 
-    `asked`: the request's body, whose model and max_tokens the reply is held against. Raises Again if the body is
+    `request`: the request's body, with whose model and max_tokens the reply is compared. Raises Retry if the body is
     empty, broken, an error or has no content, and Unanswered if the answer was refused or cut off by a filter, is of
-    another API, or has calls that are none.
+    another API, or has malformed calls.
     """
     if not body.strip():
-        raise Again("an empty answer")
+        raise Retry("an empty answer")
     try:
-        told = json_text.loads(body)
+        value = json_text.loads(body)
     except ValueError:
-        raise Again(f"an answer that is not whole JSON: {shown(body.decode('utf-8', 'replace'))}") from None
+        raise Retry(f"an answer that is not whole JSON: {shown(body.decode('utf-8', 'replace'))}") from None
     try:
-        return _reply(told, shown, asked or {})
+        return _reply(value, shown, request or {})
     except RecursionError:
         raise Unanswered("an answer that is nested too deeply (not asked again)") from None
 
 
-def _reply(told: Any, shown: Shown, asked: Mapping[str, Any]) -> Reply:
-    choice = _choice(told, shown)
+def _reply(body: Any, shown: Shown, request: Mapping[str, Any]) -> Reply:
+    choice = _choice(body, shown)
     message = _message(choice)
-    usage = _object(told.get("usage"))
+    usage = _object(body.get("usage"))
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
     prompt_tokens, completion_tokens = (count if is_count(count) else None for count in counts)
-    finish_reason, words = _finish(choice, completion_tokens, asked, shown)
+    finish_reason, deviations = _finish(choice, completion_tokens, request, shown)
     text, parts = _text(message.get("content"), shown)
     reply = Reply(
         text,
         finish_reason,
-        _calls(message, shown),
-        _reasoning(message, usage),
-        _token_ids(choice.get("token_ids")),
-        prompt_tokens,
-        told_tokens(_object(choice.get("logprobs")).get("content")),
-        completion_tokens,
-        (*words, *parts, *_other_speaker(message, shown), *_other_model(told, asked, shown)),
+        tool_calls=_calls(message, shown),
+        reasoning=_reasoning(message, usage),
+        token_ids=_token_ids(choice.get("token_ids")),
+        prompt_tokens=prompt_tokens,
+        tokens=read_reply_tokens(_object(choice.get("logprobs")).get("content")),
+        completion_tokens=completion_tokens,
+        noted=(*deviations, *parts, *_other_speaker(message, shown), *_other_model(body, request, shown)),
     )
-    _refuse_what_is_absent(reply, message, shown)
+    _refuse_missing_text(reply, message, shown)
     return reply
 
 
-def _choice(told: Any, shown: Shown) -> Mapping[str, Any]:
-    """The first choice. Raises Again where there is none, as in an error that came with status 200."""
-    choices = told.get("choices") if isinstance(told, dict) else None
+def _choice(body: Any, shown: Shown) -> Mapping[str, Any]:
+    """The first choice. Raises Retry if there is none, as in an error that came with status 200."""
+    choices = body.get("choices") if isinstance(body, dict) else None
     listed = choices if isinstance(choices, list) else []
-    choice = next((each for each in listed if _object(each).get("index") == 0), listed[0] if listed else None)
-    for holder in (told, choice):
+    choice = next((entry for entry in listed if _object(entry).get("index") == 0), listed[0] if listed else None)
+    for holder in (body, choice):
         error = holder.get("error") if isinstance(holder, dict) else None
         if error:
-            raise Again(f"an error in place of an answer: {shown(_as_json(error))}")
+            raise Retry(f"an error in place of an answer: {shown(_as_json(error))}")
     if not isinstance(choice, dict):
-        raise Again(f"an answer without choices: {shown(_as_json(told))}")
+        raise Retry(f"an answer without choices: {shown(_as_json(body))}")
     return choice
 
 
@@ -127,53 +127,53 @@ def _message(choice: Mapping[str, Any]) -> Mapping[str, Any]:
         raise Unanswered("an answer of the completions API, which continues a text and holds no turn (not asked again)")
     if isinstance(choice.get("delta"), dict):
         raise Unanswered("a piece of a stream, which was not asked for (not asked again)")
-    raise Again("an answer without a message")
+    raise Retry("an answer without a message")
 
 
 def _finish(
-    choice: Mapping[str, Any], completion_tokens: int | None, asked: Mapping[str, Any], shown: Shown
+    choice: Mapping[str, Any], completion_tokens: int | None, request: Mapping[str, Any], shown: Shown
 ) -> tuple[Literal["stop", "length"], list[str]]:
-    """How the answer ended, and what is to be counted of it.
+    """How the answer ended, and deviations to be counted.
 
-    Where the server does not say, the count of its tokens does: at the limit it was cut, below it ended. Without a
-    count an answer that was cut would be learnt as one that ended, so it is none.
+    If the server gives no finish_reason, the token count decides: an answer at the limit was cut, a shorter one ended.
+    Without a count, an answer that was cut would be learnt as one that ended, so it is refused.
     """
-    word, most = choice.get("finish_reason"), asked.get("max_tokens")
-    if word is None and completion_tokens is not None and is_count(most):
-        return ("stop" if completion_tokens < most else "length"), ["no finish_reason"]
+    word, max_tokens = choice.get("finish_reason"), request.get("max_tokens")
+    if word is None and completion_tokens is not None and is_count(max_tokens):
+        return ("stop" if completion_tokens < max_tokens else "length"), ["no finish_reason"]
     if not isinstance(word, str) or not _A_WORD.fullmatch(word):
         raise Unanswered(f"the answer ended with finish_reason {shown(_as_json(word))} (not asked again)")
     ending, name = ending_of(word), shown(repr(word))[:_WORD_CHARACTERS]
     if ending == "refused":
         raise Unanswered(f"the answer ended with finish_reason {name} (not asked again)")
     if ending == "failed":
-        raise Again(f"the answer ended with finish_reason {name}")
+        raise Retry(f"the answer ended with finish_reason {name}")
     return ending, [] if word in API else [f"finish_reason {name}"]
 
 
 def _text(content: Any, shown: Shown) -> tuple[str, list[str]]:
-    """Text of a message, which some servers send in parts; and what is to be counted of parts without text."""
+    """The text of a message, which some servers send in parts; and notes on parts without text."""
     if not isinstance(content, list):
-        odd = content is not None and not isinstance(content, str)
-        return (content if isinstance(content, str) else ""), ([f"content that is {kind(content)}"] if odd else [])
+        if content is None or isinstance(content, str):
+            return content or "", []
+        return "", [f"content that is {kind(content)}"]
     texts = [_object(part).get("text") for part in content]
-    left = [part for part, text in zip(content, texts, strict=True) if not isinstance(text, str) and part is not None]
-    kinds = {shown(str(_object(part).get("type", kind(part))))[:_WORD_CHARACTERS] for part in left}
-    return "".join(text for text in texts if isinstance(text, str)), [
-        f"a part of the content, {k}" for k in sorted(kinds)
-    ]
+    others = [part for part, text in zip(content, texts, strict=True) if not isinstance(text, str) and part is not None]
+    kinds = {shown(str(_object(part).get("type", kind(part))))[:_WORD_CHARACTERS] for part in others}
+    notes = [f"a part of the content, {name}" for name in sorted(kinds)]
+    return "".join(text for text in texts if isinstance(text, str)), notes
 
 
 def _calls(message: Mapping[str, Any], shown: Shown) -> list[Mapping[str, Any]]:
     calls = message.get("tool_calls") or []
     if not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
         raise Unanswered(f"function calls that cannot be read: {shown(_as_json(calls))} (not asked again)")
-    older = message.get("function_call")  # of the API before it had several calls
-    return calls or ([{"type": "function", "function": older}] if isinstance(older, dict) and older else [])
+    legacy = message.get("function_call")  # of the API before it had several calls
+    return calls or ([{"type": "function", "function": legacy}] if isinstance(legacy, dict) and legacy else [])
 
 
 def _reasoning(message: Mapping[str, Any], usage: Mapping[str, Any]) -> str:
-    """Text that the server took out of the answer, or a word for it where it only counts its tokens."""
+    """Text that the server took out of the answer, or a note if the server only counts its tokens."""
     for name, value in message.items():
         if value and _REASONING.search(name):
             return value if isinstance(value, str) else _as_json(value)
@@ -193,17 +193,17 @@ def _other_speaker(message: Mapping[str, Any], shown: Shown) -> Iterator[str]:
         yield "a refusal beside the text"
 
 
-def _other_model(told: Mapping[str, Any], asked: Mapping[str, Any], shown: Shown) -> Iterator[str]:
-    name, wanted = told.get("model"), asked.get("model")
+def _other_model(body: Mapping[str, Any], request: Mapping[str, Any], shown: Shown) -> Iterator[str]:
+    name, wanted = body.get("model"), request.get("model")
     if isinstance(name, str) and name and wanted and name != wanted:
         yield f"answered as model {shown(repr(name))[:_WORD_CHARACTERS]}"
 
 
-def _refuse_what_is_absent(reply: Reply, message: Mapping[str, Any], shown: Shown) -> None:
-    """Raises Unanswered for a refusal, and Again where the text is missing, or too short for the tokens counted.
+def _refuse_missing_text(reply: Reply, message: Mapping[str, Any], shown: Shown) -> None:
+    """Raise Unanswered for a refusal, and Retry if the text is missing or too short for the number of tokens.
 
-    A token has at least a byte, so an answer of 57 tokens is no "" and no "yes". Content that is "" is an answer if
-    the server counts no tokens but its end.
+    A token has at least one byte, so an answer of 57 tokens is neither "" nor "yes". Empty content is an answer if
+    the server counts at most its end as a token.
     """
     refusal = message.get("refusal")
     if refusal and not reply.text:
@@ -214,24 +214,23 @@ def _refuse_what_is_absent(reply: Reply, message: Mapping[str, Any], shown: Show
     counted = reply.completion_tokens
     if not (reply.text or reply.tool_calls):
         content = message.get("content")
-        uncounted, nothing = counted is None and content == "", counted in (0, 1) and content in (None, "")
-        is_empty = reply.finish_reason == "stop" and (uncounted or nothing)
-        if not is_empty:
-            raise Again("an answer without text" + (f", of {counted} tokens" if counted else ""))
-    said = len(reply.text.encode("utf-8", "replace")) + sum(len(_as_json(call)) for call in reply.tool_calls)
-    least = said + _TOKENS_WITHOUT_TEXT + (_TOKENS_OF_CALLS if reply.tool_calls else 0)
-    if counted is not None and counted > least:
-        raise Again(f"an answer of {counted} tokens with {said} bytes of text: a part of it is missing")
+        may_be_empty = content == "" if counted is None else counted in (0, 1) and content in (None, "")
+        if not (reply.finish_reason == "stop" and may_be_empty):
+            raise Retry("an answer without text" + (f", of {counted} tokens" if counted else ""))
+    size = len(reply.text.encode("utf-8", "replace")) + sum(len(_as_json(call)) for call in reply.tool_calls)
+    most_tokens = size + _TOKENS_WITHOUT_TEXT + (_TOKENS_OF_CALLS if reply.tool_calls else 0)
+    if counted is not None and counted > most_tokens:
+        raise Retry(f"an answer of {counted} tokens with {size} bytes of text: a part of it is missing")
 
 
 def _object(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _token_ids(told: Any) -> list[int] | None:
-    """As they are told; which of them the model at hand has is for whoever knows it."""
-    whole = isinstance(told, list) and all(isinstance(each, int) and not isinstance(each, bool) for each in told)
-    return told if whole and told else None
+def _token_ids(value: Any) -> list[int] | None:
+    """The ids as they were sent; whether the model at hand has them is checked by the caller."""
+    is_list = isinstance(value, list) and all(isinstance(i, int) and not isinstance(i, bool) for i in value)
+    return value if is_list and value else None
 
 
 def _as_json(value: Any) -> str:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from engine.config.reading import parse_recipe
+from engine.config.reading import parse_recipe, with_settings
 from engine.config.schema import Recipe
-from engine.distill.schedule import stream_steps, total_steps
+from engine.distill.schedule import planned_steps, total_steps
 from engine.errors import DraftbenchError, did_you_mean
 from engine.paths import Home
 from engine.records.study_tag import STUDY_TAG, study_tag
 from engine.runs.recipes import with_absolute_paths
+from engine.study.grid import Settings, combinations, combined, run_name
 from engine.study.identity import identity
 from engine.study.spec import StudySpec
-from engine.study.sweep import run_name
 
 _NAMED_FIRST = ("domain", "scenario", "mode", "loss", "queries")  # order of the labels in a cell's name
 _REMEMBERED_S = 300.0
@@ -61,21 +58,21 @@ class Cells:
 
 def expand(spec: StudySpec, home: Home) -> Cells:
     """Every cell of the study. Raises DraftbenchError naming the cell whose recipe is not valid."""
-    found: dict[str, Cell] = {}
+    cells: dict[str, Cell] = {}
     pairs: dict[ModePair, None] = {}
     for grid in spec.grids:
         wanted = spec.match if grid.match is None else grid.match
-        for labels in _products(spec, grid.where):
+        for labels in combinations(spec.axes, grid.where):
             cell = _cell(spec, labels, home)
-            found.setdefault(cell.key, cell)
+            cells.setdefault(cell.key, cell)
             if cell.recipe.train.mode != "offline":
                 for equal, offline in _counterparts(spec, cell, wanted, home):
-                    found.setdefault(offline.key, offline)
+                    cells.setdefault(offline.key, offline)
                     pairs[ModePair(cell.key, offline.key, equal)] = None
                 own = _offline(spec, labels, home)
                 pairs[ModePair(cell.key, own.key, "own schedule")] = None
-    whole = [pair for pair in pairs if pair.offline in found]
-    return Cells(_named(spec, _together(list(found.values()))), whole)
+    whole = [pair for pair in pairs if pair.offline in cells]
+    return Cells(_named(spec, _together(list(cells.values()))), whole)
 
 
 def expanded(spec: StudySpec, home: Home) -> Cells:
@@ -108,60 +105,26 @@ def only(cells: Cells, choices: Sequence[str]) -> Cells:
     return Cells(kept, [pair for pair in cells.pairs if {pair.other, pair.offline} <= keys])
 
 
-def _products(spec: StudySpec, where: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
-    chosen = {axis: where.get(axis, list(labels)) for axis, labels in spec.axes.items()}
-    for labels in itertools.product(*chosen.values()):
-        yield dict(zip(chosen, labels, strict=True))
-
-
-def _cell(spec: StudySpec, labels: Mapping[str, str], home: Home, **changes: Any) -> Cell:
-    """The cell of these labels; `changes` are dotted keys over all else, with '__' for the dot."""
-    values = copy.deepcopy(spec.base) if isinstance(spec.base, dict) else {}
-    settings = [spec.set, *(spec.axes[axis][label] for axis, label in labels.items())]
-    settings.append({key.replace("__", "."): value for key, value in changes.items()})
-    for key, value in itertools.chain.from_iterable(one.items() for one in settings):
-        _put(values, key, _filled(value, labels))
-    others = [
-        one for one in values.get("tags") or [] if not str(one).startswith(STUDY_TAG)
-    ]  # the base may be a run's recipe
-    values |= {"name": spec.name, "tags": [*others, study_tag(spec.name)]}
+def _cell(spec: StudySpec, labels: Mapping[str, str], home: Home, changes: Settings | None = None) -> Cell:
+    """The cell of these labels; `changes` are set over all else."""
+    base = spec.base if isinstance(spec.base, dict) else {}
+    values = with_settings(combined(base, spec.axes, labels, common=spec.set), changes or {})
+    tags = [tag for tag in values.get("tags") or [] if not str(tag).startswith(STUDY_TAG)]  # the base may be a run's
+    values |= {"name": spec.name, "tags": [*tags, study_tag(spec.name)]}
     try:
         recipe = with_absolute_paths(parse_recipe(values), Path(spec.folder or "."), home)
     except DraftbenchError as error:
-        told = ", ".join(f"{axis} {label}" for axis, label in labels.items())
-        raise DraftbenchError(f"the study's cell {told or spec.name}: {error.what}", error.why, error.fix) from None
+        named = ", ".join(f"{axis} {label}" for axis, label in labels.items())
+        raise DraftbenchError(f"the study's cell {named or spec.name}: {error.what}", error.why, error.fix) from None
     return Cell(recipe, dict(labels), identity(recipe))
 
 
-def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set one key; a section that is only a name, such as `target: asset:x`, becomes a whole one."""
-    *parents, last = dotted.split(".")
-    place = values
-    for parent in parents:
-        inner = place.get(parent)
-        if isinstance(inner, str) and parent == "target":
-            inner = {"model": inner}
-        place[parent] = place = inner if isinstance(inner, dict) else {}
-    place[last] = value
-
-
-def _filled(value: Any, labels: Mapping[str, str]) -> Any:
-    """The value with each {axis} in its texts replaced by the axis' label."""
-    if isinstance(value, str):
-        for axis, label in labels.items():
-            value = value.replace(f"{{{axis}}}", label)
-        return value
-    if isinstance(value, Mapping):
-        return {key: _filled(inner, labels) for key, inner in value.items()}
-    return [_filled(inner, labels) for inner in value] if isinstance(value, list) else copy.deepcopy(value)
-
-
-def _offline(spec: StudySpec, labels: Mapping[str, str], home: Home, **changes: Any) -> Cell:
+def _offline(spec: StudySpec, labels: Mapping[str, str], home: Home, changes: Settings | None = None) -> Cell:
     """The offline cell that is alike in all but the mode."""
     for label in spec.axes.get("mode", {}):
-        found = _cell(spec, {**labels, "mode": label}, home, **changes)
-        if found.recipe.train.mode == "offline":
-            return found
+        cell = _cell(spec, {**labels, "mode": label}, home, changes)
+        if cell.recipe.train.mode == "offline":
+            return cell
     raise DraftbenchError(
         f"the study {spec.name} has no offline mode to compare with",
         "match sets an offline cell beside every online one",
@@ -173,11 +136,11 @@ def _counterparts(spec: StudySpec, cell: Cell, wanted: Sequence[str], home: Home
     """Offline cells of as many target tokens, or optimiser steps, as the online or on-policy cell."""
     for equal in wanted:
         changes = _schedule(cell, _offline(spec, cell.labels, home).recipe, equal)
-        offline = _offline(spec, cell.labels, home, **changes)
+        offline = _offline(spec, cell.labels, home, changes)
         yield equal, replace(offline, schedule=_SCHEDULES[equal]) if changes else offline
 
 
-def _schedule(cell: Cell, offline: Recipe, equal: str) -> dict[str, Any]:
+def _schedule(cell: Cell, offline: Recipe, equal: str) -> Settings:
     """What to change of the offline recipe; nothing if its own schedule fits already.
 
     A stream passes each query once, so as many target tokens are one epoch. An on-policy run has steps and
@@ -186,11 +149,9 @@ def _schedule(cell: Cell, offline: Recipe, equal: str) -> dict[str, Any]:
     train, queries = cell.recipe.train, cell.recipe.prompts.train_prompts
     own = offline.train
     if equal == "tokens":
-        epochs = 1.0 if train.mode == "online" else train.epochs
+        epochs = 1.0 if train.own.one_pass else train.epochs
         return (
-            {}
-            if own.epochs == epochs and own.max_steps is None
-            else {"train__epochs": epochs, "train__max_steps": None}
+            {} if own.epochs == epochs and own.max_steps is None else {"train.epochs": epochs, "train.max_steps": None}
         )
     if queries is None:
         raise DraftbenchError(
@@ -198,17 +159,17 @@ def _schedule(cell: Cell, offline: Recipe, equal: str) -> dict[str, Any]:
             "match: [steps] counts them from the number of queries",
             "set prompts.train_prompts, or give the study an axis queries",
         )
-    steps = stream_steps(queries, train.online) if train.mode == "online" else total_steps(queries, train)
+    steps = planned_steps(queries, train)
     if steps == total_steps(queries, own):
         return {}
     if steps == math.ceil(queries / min(own.batch_size, queries)):
-        return {"train__epochs": 1.0, "train__max_steps": None}  # the cell of as many tokens, made once
+        return {"train.epochs": 1.0, "train.max_steps": None}  # the cell of as many tokens, made once
     least = steps * min(own.batch_size, queries) / queries
-    return {"train__epochs": max(own.epochs, least), "train__max_steps": steps}
+    return {"train.epochs": max(own.epochs, least), "train.max_steps": steps}
 
 
 def _together(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells in their order, but those that train on the same prompts of the same target one behind the other."""
+    """The cells in their order, but those that train on the same prompts of the same target one after the other."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         recipe = cell.recipe

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.config.schema import Recipe
 from engine.data.subsets import nested_subset
-from engine.distill.modes import needs_capture
 from engine.errors import DraftbenchError
 from engine.models.load import LoadedModel
 from engine.paths import Home
-from engine.planning.estimate import (
-    RunPlans,
-    capture_cost,
-    estimate,
-    heldout_captures,
-    outlined,
-    run_plans,
-    target_outline,
-)
+from engine.planning.estimate import capture_cost, estimate, target_outline
 from engine.progress import SILENT, Progress
-from engine.runs.pipeline import Pipeline
+from engine.runs.plan import RunPlan, plan_run, plan_training, split_prompts
 from engine.study.state import Placed
 
 _UNFINISHED = ("to do", "stopped", "failed", "waiting", "running")
@@ -62,7 +53,7 @@ def costs(home: Home, placed: Sequence[Placed], progress: Progress = SILENT) -> 
 def _summed(
     home: Home,
     recipes: Sequence[Recipe],
-    plans: Mapping[str, RunPlans],
+    plans: Mapping[str, RunPlan],
     captures: tuple[int, int],
     notes: tuple[str, ...],
 ) -> Costs:
@@ -107,7 +98,7 @@ def _kind(recipe: Recipe) -> str:
 
 
 def _prompts_key(recipe: Recipe) -> str:
-    return repr((_source_key(recipe), recipe.prompts.train_prompts, needs_capture(recipe.train)))
+    return repr((_source_key(recipe), recipe.prompts.train_prompts, recipe.train.needs_capture))
 
 
 def _source_key(recipe: Recipe) -> str:
@@ -118,37 +109,39 @@ def _source_key(recipe: Recipe) -> str:
     return repr((recipe.target, prompts, recipe.capture, held, measure.seed, watched))
 
 
-def _plans(home: Home, recipes: Sequence[Recipe], progress: Progress) -> tuple[dict[str, RunPlans], tuple[str, ...]]:
+def _plans(home: Home, recipes: Sequence[Recipe], progress: Progress) -> tuple[dict[str, RunPlan], tuple[str, ...]]:
     """The captures of every distinct set of prompts, each source read once; and notes on sources that are too small."""
     sources: dict[str, list[Recipe]] = {}
     for recipe in recipes:
         sources.setdefault(_source_key(recipe), []).append(recipe)
-    plans: dict[str, RunPlans] = {}
+    plans: dict[str, RunPlan] = {}
     notes: dict[str, None] = {}
     outlines: dict[str, LoadedModel] = {}
     progress.start("reading prompts", len(sources), "sets")
     for group in sources.values():
-        pipeline = _pipeline(home, group[0], outlines)
-        heldout = heldout_captures(pipeline)
+        outline = _outline(group[0], outlines)
+        whole = group[0].prompts.model_copy(update={"train_prompts": None})
+        prompts = split_prompts(group[0].model_copy(update={"prompts": whole}), outline)
+        shared = plan_run(home.captures, group[0], outline, replace(prompts, train=[]))  # those differ by cell
         for recipe in {_prompts_key(recipe): recipe for recipe in group}.values():
-            training = None
+            training, decodes = None, not recipe.train.needs_capture
             try:
-                training = pipeline.training_plan(nested_subset(pipeline.prompts.train, recipe.prompts.train_prompts))
+                queries = nested_subset(prompts.train, recipe.prompts.train_prompts)
+                training = plan_training(home.captures, recipe, outline, queries)
             except DraftbenchError as error:
                 notes[f"{recipe.prompts.domain}, {recipe.prompts.scenario}: {error.what}"] = None
-            plans[_prompts_key(recipe)] = run_plans(recipe, training, heldout)
+            plans[_prompts_key(recipe)] = replace(shared, training=training, decodes_training=decodes)
         progress.advance()
     progress.finish()
     return plans, tuple(notes)
 
 
-def _pipeline(home: Home, recipe: Recipe, outlines: dict[str, LoadedModel]) -> Pipeline:
-    """The recipe's prompts and plans on an outline of its target, whose weights are not read."""
+def _outline(recipe: Recipe, outlines: dict[str, LoadedModel]) -> LoadedModel:
+    """The recipe's target without its weights, built once per study."""
     key = repr(recipe.target)
     if key not in outlines:
-        found = target_outline(recipe.target)
-        if found is None:
+        outline = target_outline(recipe.target)
+        if outline is None:
             raise DraftbenchError(f"{recipe.target.model} is fetched when the first run begins")
-        outlines[key] = found
-    whole = recipe.model_copy(update={"prompts": recipe.prompts.model_copy(update={"train_prompts": None})})
-    return outlined(home, whole, outlines[key])
+        outlines[key] = outline
+    return outlines[key]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import filecmp
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from engine.config.identity import without_idle
+from engine.config.identity import decisive
+from engine.config.reading import map_paths
 from engine.config.schema import Recipe
 from engine.fileio import content_hash
 from engine.paths import PROJECT_ROOT
@@ -20,26 +20,16 @@ def identity(recipe: Recipe) -> str:
 
     A path into the project counts as relative to it, also if it was written in another checkout.
     """
-    values = without_idle(recipe.model_dump(mode="json"))
-    _localise(values)
-    return content_hash(values)
+    values = recipe.model_dump(mode="json")
+    return content_hash(map_paths(decisive(values), lambda path, kind: project_path(path)))
 
 
-def _localise(values: dict[str, Any]) -> None:
-    for section, key in (("target", "model"), ("target", "adapter"), ("draft", "checkpoint")):
-        values[section][key] = project_path(values[section][key])
-    for source in (*values["prompts"]["train"], *values["prompts"]["heldout"]):
-        source["path"] = project_path(source["path"])
-    if "selection" in values["train"]:
-        values["train"]["selection"]["reference"] = project_path(values["train"]["selection"]["reference"])
-
-
-def project_path(name: str | None) -> str | None:
+def project_path(name: str) -> str:
     """An absolute path to what the project ships, relative to the project; anything else as it is.
 
     A path in another checkout counts if the same file lies here, or if that checkout is gone or elsewhere.
     """
-    if name is None or not name.startswith("/"):
+    if not name.startswith("/"):
         return name
     path = Path(name)
     if path.is_relative_to(PROJECT_ROOT):

@@ -117,9 +117,9 @@ def _files(path: str) -> list[Path]:
     if path.startswith("hub:"):
         raise LookupError(path)
     if path.startswith("pack:"):
-        from engine.data.packs.sets import find_place, sets_folder
+        from engine.data.packs.sets import find_set, sets_folder
 
-        file = sets_folder() / find_place(path).file_name
+        file = sets_folder() / find_set(path).file_name
         if not file.exists():
             from engine.data.packs.sets import set_file
 

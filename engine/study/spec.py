@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from engine.config.reading import parse_section, parse_settings, recipe_values
-from engine.config.schema import Section
+from engine.config.reading import map_paths, parse_section, parse_settings, recipe_values
+from engine.config.section import Section, Values
 from engine.errors import DraftbenchError, did_you_mean
 from engine.paths import resolve_input
+from engine.study.grid import Settings
 from engine.untrusted.yaml_text import read_yaml
 
 # The recipe key that an axis of plain values sets; an axis named like a key, such as `train.learning_rate`, sets that.
@@ -27,7 +28,6 @@ PLAIN_AXES = {
 _FETCHED = ("hub:", "asset:", "pack:")
 
 Match = Literal["tokens", "steps"]
-Settings = dict[str, Any]  # dotted recipe key -> value
 
 
 def label_of(value: Any) -> str:
@@ -71,8 +71,8 @@ def _grid(given: Any) -> Any:
     if not isinstance(given, Mapping) or "where" in given:
         return given
     where = {
-        str(axis): [label_of(value) for value in (chosen if isinstance(chosen, list) else [chosen])]
-        for axis, chosen in given.items()
+        str(axis): [label_of(value) for value in (values if isinstance(values, list) else [values])]
+        for axis, values in given.items()
         if axis != "match"
     }
     return {"where": where, "match": given.get("match")}
@@ -133,14 +133,14 @@ def dump_study(spec: StudySpec) -> str:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    found = read_yaml(path)
-    if not isinstance(found, dict) or not {"axes", "name"} <= found.keys():
+    values = read_yaml(path)
+    if not isinstance(values, dict) or not {"axes", "name"} <= values.keys():
         raise DraftbenchError(
             f"{path} holds no study",
             "a study has a name and axes; `draftbench run` is for the recipe of a single run",
             "see recipes/studies/smoke.yaml",
         )
-    return found
+    return values
 
 
 def _base(base: str | dict[str, Any], beside: Path) -> dict[str, Any]:
@@ -161,28 +161,11 @@ def _with_settings(spec: StudySpec, settings: Sequence[str]) -> StudySpec:
     return parse_section(StudySpec, {**spec.model_dump(mode="json"), "set": common, "name": name})
 
 
-def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _anchored(values: Values, folder: Path) -> dict[str, Any]:
     """A base recipe's values with the files that lie beside it as absolute paths."""
 
-    def path(value: Any) -> Any:
-        if not isinstance(value, str) or value.startswith(_FETCHED) or not (folder / value).exists():
-            return value
-        return str((folder / value).resolve())
+    def absolute(path: str, kind: str) -> str:
+        beside = not path.startswith(_FETCHED) and (folder / path).exists()
+        return str((folder / path).resolve()) if beside else path
 
-    def at(section: Any, *keys: str) -> Any:
-        return {k: path(v) if k in keys else v for k, v in section.items()} if isinstance(section, Mapping) else section
-
-    def source(value: Any) -> Any:
-        if isinstance(value, list):
-            return [source(item) for item in value]
-        return path(value) if isinstance(value, str) else at(value, "path")
-
-    found = dict(values)
-    for key, names in (("target", ("model", "adapter")), ("draft", ("checkpoint",))):
-        if key in found:
-            found[key] = path(found[key]) if isinstance(found[key], str) else at(found[key], *names)
-    if isinstance(found.get("prompts"), Mapping):
-        found["prompts"] = {k: source(v) if k in ("train", "heldout") else v for k, v in found["prompts"].items()}
-    if isinstance(found.get("train"), Mapping) and "selection" in found["train"]:
-        found["train"] = {**found["train"], "selection": at(found["train"]["selection"], "reference")}
-    return found
+    return map_paths(values, absolute)

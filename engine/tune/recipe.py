@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from engine.config.schema import MOST_TOKENS, ModelField, ModelSpec, Section, SourcesField, TrainSpec
+from engine.config.schema import MOST_TOKENS, ModelSpec, Section, SourcesField, TrainSpec
 
 # The draft shares these with the base, so an adapter on them would change the draft as well.
 _SHARED_NAMES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
@@ -88,7 +88,7 @@ class TuneRecipe(Section):
     """A domain target: a model, its domain's references, and the adapter that learns them."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="name of the target")
-    target: ModelField = Field(ModelSpec(), validate_default=True, description="the model to tune")
+    target: ModelSpec = Field(ModelSpec(), validate_default=True, description="the model to tune")
     data: TuneData
     adapter: AdapterSpec = AdapterSpec()
     train: TuneTraining = TuneTraining()

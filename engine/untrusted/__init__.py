@@ -1,0 +1,8 @@
+"""Limits on what others provide: files, text, and code in templates.
+
+regular_files  regular files of bounded size
+json_text      strict JSON
+yaml_text      strict YAML
+visible        hidden and steering characters made visible
+time_limit     a time limit for Python code
+"""

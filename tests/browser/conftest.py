@@ -1,4 +1,4 @@
-"""A real browser against a real server. Without a Chromium the tests are skipped, unless that is said to be a failure."""
+"""A real browser and a real server. Without Chromium these tests are skipped, or fail if a browser is required."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def a_browser() -> None:
-    """Skip with a word, or fail where a browser is demanded (`.ci/run`)."""
+    """Skip with an explanation, or fail if a browser is required (`.ci/run`)."""
     if harness.chromium() is None:
-        told = "no chromium on this machine: install it to test the pages in a real browser"
+        message = "no chromium on this machine: install it to test the pages in a real browser"
         if os.environ.get("DRAFTBENCH_NEEDS_BROWSER"):
-            pytest.fail(told)
-        pytest.skip(told)
+            pytest.fail(message)
+        pytest.skip(message)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser import harness
-from workbench.shared.view_state import PAGES, link
+from workbench.shared.pages import PAGES, link
 
 
 @pytest.mark.parametrize("samples", [False, True], ids=["empty", "samples"])
@@ -22,7 +22,7 @@ def test_every_page_opens_by_its_link_without_an_error(samples: bool, home: Path
                 harness.settle(page)
                 expect(page.get_by_role("heading", name=entry.title, exact=True)).to_be_visible()
                 expect(page.get_by_text(entry.purpose)).to_be_visible()
-                assert "Something in Draftbench itself is broken" not in page.content(), name
+                assert "This is a bug in Draftbench" not in page.content(), name
                 page.close()
             assert visitor.errors == []
             assert visitor.elsewhere == []

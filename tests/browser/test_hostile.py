@@ -15,7 +15,7 @@ from engine.runs.folder import RunFolder
 from engine.runs.labels import change_labels
 from engine.runs.samples import sample_folders
 from tests.browser import harness
-from workbench.shared.view_state import PAGES, link
+from workbench.shared.pages import PAGES, link
 
 EVIL = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>"\'`$x$ **b** [a](javascript:alert(1))'
 
@@ -74,6 +74,6 @@ def test_no_text_of_a_run_is_ever_run(hostile_home: tuple[Path, list[str]], real
                     assert frame.evaluate("window.hacked") is None, view
                     assert frame.locator("img[src=x]").count() == 0, view
                 assert page.get_by_text("root:x:0").count() == 0, view
-                assert "Something in Draftbench itself is broken" not in page.content(), view
+                assert "This is a bug in Draftbench" not in page.content(), view
     finally:
         server.stop()

@@ -16,7 +16,7 @@ from playwright.sync_api import Frame, Page, expect
 from engine.paths import Home
 from engine.runs.folder import RunFolder, run_folders
 from tests.browser import harness
-from workbench.shared.view_state import link
+from workbench.shared.pages import link
 
 pytestmark = pytest.mark.slow
 MINUTE = 60_000  # Playwright counts milliseconds
@@ -49,12 +49,12 @@ def launch(page: Page, url: str, home: Home) -> RunFolder:
 def watch_cancel_resume(page: Page, url: str, run: RunFolder) -> None:
     """See it run, stop it, and let it go on to its end, all without loading the page again."""
     page.goto(url + link("run", run=run.id))
-    expect(page.get_by_text("is being worked on")).to_be_visible(timeout=MINUTE)
+    expect(page.get_by_text("in progress")).to_be_visible(timeout=MINUTE)
     page.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_text("was stopped on request")).to_be_visible(timeout=2 * MINUTE)
+    expect(page.get_by_text("stopped on request")).to_be_visible(timeout=2 * MINUTE)
     state_of(run, "cancelled", 10)
     page.get_by_role("button", name="Resume").click()
-    expect(page.get_by_text("is being worked on")).to_be_visible(timeout=MINUTE)
+    expect(page.get_by_text("in progress")).to_be_visible(timeout=MINUTE)
     expect(page.get_by_text("trained and measured")).to_be_visible(timeout=8 * MINUTE)
     state_of(run, "done", 5)
     expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=MINUTE)
@@ -116,7 +116,7 @@ def decode_live(page: Page, url: str, first: str, second: str) -> str:
     page.wait_for_timeout(2500)
     assert frame.locator(".tokens .tok").count() == stopped_at, "tokens came after the stop"
     assert frame.locator(".tokens .fate-rejected:visible").count()
-    frame.get_by_label("Show refused tokens").uncheck()
+    frame.get_by_label("Show rejected tokens").uncheck()
     expect(frame.locator(".tokens .fate-rejected:visible")).to_have_count(0)
     assert frame.locator(".tokens .fate-corrected:visible").count()
     frame.get_by_role("button", name="Save trace").click()

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image
 
-from workbench.shared import exports, theme
+from workbench.shared import downloads, theme
 
 
 @pytest.mark.parametrize("height", [250, 700])
@@ -24,7 +24,7 @@ def test_the_page_of_a_pdf_holds_the_whole_figure(tmp_path: Path, height: int) -
     )
     figure.add_shape(type="rect", xref="paper", yref="paper", x0=0, x1=1, y0=0, y1=1, fillcolor="black")
     figure.add_bar(x=["a"], y=[1])
-    (tmp_path / "figure.pdf").write_bytes(exports.figure_bytes(figure, "pdf"))
+    (tmp_path / "figure.pdf").write_bytes(downloads.figure_bytes(figure, "pdf"))
     subprocess.run(["pdftoppm", "-r", "96", "-png", "-singlefile", "figure.pdf", "page"], cwd=tmp_path, check=True)
     page = np.asarray(Image.open(tmp_path / "page.png").convert("L"))
     assert page.shape[0] == pytest.approx(height, abs=2)

@@ -14,7 +14,7 @@ from engine.paths import Home
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import read_recipe
 from tests.browser import harness
-from workbench.shared.view_state import link
+from workbench.shared.pages import link
 
 pytestmark = pytest.mark.slow
 TELLS_WITHIN_S = 15
@@ -48,9 +48,9 @@ def test_a_run_outlives_the_server_and_its_own_death_is_told(
         with harness.browser() as visitor:
             page = visitor.page()
             page.goto(server.url + link("run", run=run.id))
-            page.get_by_text("is being worked on").wait_for()
+            page.get_by_text("in progress").wait_for()
             os.kill(process, signal.SIGKILL)
-            page.get_by_text("its process is gone").wait_for(timeout=TELLS_WITHIN_S * 1000)
+            page.get_by_text("its process has ended").wait_for(timeout=TELLS_WITHIN_S * 1000)
             page.get_by_role("button", name="Resume").wait_for(timeout=5000)
     finally:
         server.stop()

@@ -22,7 +22,7 @@ from playwright.sync_api import Page, expect
 from engine.paths import Home
 from engine.runs.folder import run_folders
 from tests.browser import harness
-from workbench.shared.view_state import link
+from workbench.shared.pages import link
 
 EVIL = "evil.test"  # the browser is told that it is this machine: what DNS rebinding does
 RULES = f"--host-resolver-rules=MAP {EVIL} 127.0.0.1, MAP *.{EVIL} 127.0.0.1"
@@ -34,7 +34,8 @@ TRIES = """async address => {
     const one = new WebSocket(address.replace('http', 'ws') + path, ['streamlit'])
     one.onopen = () => done('open'); one.onerror = () => done('refused')
   })
-  const ask = (path, how) => fetch(address + path, how).then(a => a.type == 'opaque' ? 'opaque' : String(a.status), () => 'refused')
+  const ask = (path, how) => fetch(address + path, how)
+    .then(a => a.type == 'opaque' ? 'opaque' : String(a.status), () => 'refused')
   const load = (tag, path) => new Promise(done => {
     const one = document.createElement(tag); one.onload = () => done('loaded'); one.onerror = () => done('refused')
     one.src = address + path; document.body.append(one)
@@ -42,7 +43,8 @@ TRIES = """async address => {
   return {
     socket: await socket('/_stcore/stream'),
     read: await ask('/_stcore/health', {}),
-    post: await ask('/live/gradio_api/queue/join', {method: 'POST', body: '{}', headers: {'content-type': 'application/json'}}),
+    post: await ask('/live/gradio_api/queue/join',
+      {method: 'POST', body: '{}', headers: {'content-type': 'application/json'}}),
     script: await load('script', '/live/theme.css'),
     image: await load('img', '/favicon.png'),
   }

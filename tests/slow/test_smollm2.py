@@ -164,7 +164,7 @@ def peak_of_forward_kl() -> dict[str, float]:
 
 
 def test_forward_kl_over_4096_positions_takes_less_than_3_gb_above_the_models(target: LoadedModel):
-    """One float32 tensor of these positions by the vocabulary is 0.8 GB, and a divergence in one piece holds several."""
+    """One float32 tensor of these positions by the vocabulary is 0.8 GB; a divergence in one piece holds several."""
     code = (
         "import json; from tests.slow.test_smollm2 import peak_of_forward_kl; print(json.dumps(peak_of_forward_kl()))"
     )

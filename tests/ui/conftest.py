@@ -1,4 +1,4 @@
-"""Pages under Streamlit's AppTest: a home with one finished run on the tiny pair, and pages started as the router starts them."""
+"""Pages under Streamlit's AppTest: a home with one finished run on the tiny pair, pages as the router opens them."""
 
 from __future__ import annotations
 

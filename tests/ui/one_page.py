@@ -6,7 +6,7 @@ import streamlit as st
 
 from engine.errors import DraftbenchError
 from workbench.shared import theme, ui
-from workbench.shared.view_state import FOLDER, PAGES, page_of
+from workbench.shared.pages import FOLDER, PAGES, page_of
 
 name = st.query_params["_page"]
 theme.inject()

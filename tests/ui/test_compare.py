@@ -21,7 +21,7 @@ def first(finished_home: Path) -> Path:
 
 
 def copy(first: Path, name: str, *, better: float = 0.0, settings: dict | None = None, **conditions) -> Path:
-    """The run again under another id: exact acceptance raised by `better` a token, or measured under other conditions."""
+    """The run under another id: exact acceptance raised by `better` per token, or measured under other conditions."""
     other = shutil.copytree(first, first.with_name(name))
     summary = json.loads((other / "measure" / "summary.json").read_text())
     summary["conditions"] |= conditions
@@ -152,10 +152,10 @@ def test_the_paired_change_is_the_difference(page: OpenPage, first: Path):
 
 
 def test_saved_files_name_temperature_and_baseline(page: OpenPage, first: Path, monkeypatch: pytest.MonkeyPatch):
-    from workbench.shared import exports
+    from workbench.shared import downloads
 
     names: list[str] = []
-    monkeypatch.setattr(exports, "download_row", lambda name, key, **given: names.append(name))
+    monkeypatch.setattr(downloads, "download_row", lambda name, key, **given: names.append(name))
     other = copy(first, "better", better=0.05)
     page("compare", runs=[first.name, other.name], baseline=other.name, temperature="1")
     ending = f"-to-{other.name}-T1"

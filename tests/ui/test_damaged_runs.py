@@ -1,4 +1,4 @@
-"""Pages of a home in which twenty runs are damaged, each in another way: the whole ones are shown, and so is what is wrong."""
+"""Pages of a home with twenty runs damaged in different ways: the intact ones are shown, and so is the damage."""
 
 from __future__ import annotations
 

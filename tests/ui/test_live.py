@@ -16,14 +16,17 @@ import uvicorn
 from gradio_client import Client
 
 from engine.chat.prompt import Prompt
+from engine.decode.one_prompt import decode_prompt, question
+from engine.decode.sampling import Sampling
+from engine.decode.settings import DecodeSettings, FixedLength
 from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.folder import RunFolder
-from engine.traces.answer import load_trace
-from engine.traces.one_prompt import decode_prompt
+from engine.runs.pair import load_pair
+from engine.traces.saved import load_trace
+from workbench.live import answer_html
 from workbench.live import decode as live_decode
 from workbench.live import gradio_app as live
-from workbench.live import view
 from workbench.live.decode import Ask, Live, Side, decode
 from workbench.live.pairs import Pairs
 
@@ -71,21 +74,10 @@ def visitor(address: str) -> Client:
 
 def alone(run_id: str, prompt: str, seed: int, gamma: int = 3, tokens: int = 24) -> list[int]:
     """Ids of the same answer, decoded by the command line's function."""
-    made = decode_prompt(
-        home(),
-        prompt,
-        run_id=run_id,
-        target=None,
-        draft=None,
-        gamma=gamma,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=0,
-        max_new_tokens=tokens,
-        seed=seed,
-        dtype="auto",
-    )
-    return [token for item in made.rounds() for token in item.emitted]
+    pair = load_pair(home(), run_id=run_id)
+    settings = DecodeSettings(Sampling(1.0), FixedLength(gamma), tokens, pair.target.stop_ids, seed)
+    decoding = decode_prompt(pair.target, pair.draft, question(prompt), settings)
+    return [token for item in decoding.rounds() for token in item.emitted]
 
 
 def status(address: str, path: str, method: str = "GET", **headers: str) -> int:
@@ -190,7 +182,7 @@ def test_a_trace_is_saved_with_what_it_depends_on(address: str, run_id: str):
     trace = load_trace(home(), trace_id)
     assert f"{trace_id}.json" in html  # served alone: there is no Replay page to link to
     assert "/replay" not in html
-    assert f"/replay?trace={trace_id}" in view.saved([trace_id])
+    assert f"/replay?trace={trace_id}" in answer_html.saved([trace_id])
     assert trace.prompt == "Why?"
     assert (trace.settings["draft"], trace.settings["seed"], trace.settings["num_draft_tokens"]) == (run_id, 5, 3)
     assert trace.counts.accepted == data["sides"][0]["accepted"]
@@ -208,7 +200,7 @@ def test_nothing_to_save_is_told(address: str):
     [
         ({"prompt": "  "}, "the prompt is empty"),
         ({"run": "nobody"}, "unknown run"),
-        ({"run": ""}, "no draft is chosen"),
+        ({"run": ""}, "no draft is selected"),
         ({"run": "../../etc"}, "not a valid name"),
         ({"prompt": "x" * 20_001}, "20,001 characters"),
         ({"prompt": "word " * 2000}, "tokens"),
@@ -260,7 +252,7 @@ def test_the_view_names_its_address_and_the_form_takes_it_back(run_id: str):
     from urllib.parse import parse_qsl, urlsplit
 
     ask = Ask("a & b?", (run_id,), 7, 0.5, 0.9, 3, 11, 40, compare_plain=False)
-    found = dict(parse_qsl(urlsplit(view.address(ask) or "").query))
+    found = dict(parse_qsl(urlsplit(answer_html.address(ask) or "").query))
 
     class Asked:
         query_params = found
@@ -269,8 +261,8 @@ def test_the_view_names_its_address_and_the_form_takes_it_back(run_id: str):
     assert (prompt, run["value"], plain["value"], context["value"]) == (ask.prompt, run_id, False, "")
     assert "Choose a prompt" in welcome
     assert [part["value"] for part in rest] == [7, 0.5, 0.9, 3, 11, 40]
-    assert "Link to this view" in view.page(Live(ask, [Side(run_id)], Side("plain")), {})
-    assert view.address(Ask("x" * 5000, (run_id,))) is None
+    assert "Link to this view" in answer_html.page(Live(ask, [Side(run_id)], Side("plain")), {})
+    assert answer_html.address(Ask("x" * 5000, (run_id,))) is None
 
 
 def test_an_archived_run_that_has_a_draft_may_be_named(run_id: str):
@@ -285,7 +277,7 @@ def test_an_archived_run_that_has_a_draft_may_be_named(run_id: str):
 
 
 def test_without_the_pages_a_saved_trace_is_told_by_its_file():
-    told = view.saved_as(["/home/traces/<x>.json"])
+    told = answer_html.saved_as(["/home/traces/<x>.json"])
     assert "/home/traces/&lt;x&gt;.json" in told
     assert "href" not in told
 
@@ -340,20 +332,19 @@ def test_what_a_prompt_is_asked_with_is_shown_saved_and_in_the_address(run_id: s
     monkeypatch.setattr(live_decode, "samples", lambda: {"tiny": (question,)})
     ask = Ask("Another question?", (run_id,), context=question.id, max_new_tokens=4)
     *_, live_ = decode(home(), ask, threading.Event())
-    assert "with 1 tool of sample t1" in view.page(live_, {})
+    assert "with 1 tool of sample t1" in answer_html.page(live_, {})
     assert live_.trace(live_.sides[0]).settings["context"] == live_.context
-    assert f"context={question.id}" in str(view.address(ask))
-    with pytest.raises(DraftbenchError, match="no sample question 'no-such'"):
+    assert f"context={question.id}" in str(answer_html.address(ask))
+    with pytest.raises(DraftbenchError, match="no sample prompt 'no-such'"):
         Ask("Why?", (run_id,), context="no-such").check()
 
 
 def test_a_speedup_compares_the_same_number_of_tokens():
-    from engine.decode.events import Fate
-    from engine.traces.answer import TraceRound, TraceToken
+    from engine.decode.events import Fate, Round, Token
 
-    def rounds(sizes: list[int], seconds: float) -> list[TraceRound]:
-        made = [tuple(TraceToken("x", 1, Fate.BONUS, 0) for _ in range(size)) for size in sizes]
-        return [TraceRound(i, 0, some, 0.0, seconds, 0.0) for i, some in enumerate(made)]
+    def rounds(sizes: list[int], seconds: float) -> list[Round]:
+        tokens = [tuple(Token(1, Fate.BONUS, 0, text="x") for _ in range(size)) for size in sizes]
+        return [Round(0, i, 0, some, 0.0, seconds, 0.0) for i, some in enumerate(tokens)]
 
     side, plain = Side("a", rounds([2, 3, 2], 1.0)), Side("plain", rounds([1] * 6, 0.6))
     live_ = Live(Ask("x", ("a",)), [side], plain)

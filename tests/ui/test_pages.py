@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.ui.conftest import OpenPage
-from workbench.shared.view_state import PAGES
+from workbench.shared.pages import PAGES
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -7,26 +7,28 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from engine.decode.events import Fate
+from engine.decode.events import Alternative, Fate, Round, Token
 from engine.paths import Home
 from engine.runs.folder import run_folders
-from engine.traces.answer import Trace, TraceAlternative, TraceRound, TraceToken, save_trace, traced_prompts
+from engine.traces.measured import traced_prompts
+from engine.traces.saved import save_trace
+from engine.traces.trace import Trace
 from tests.ui.conftest import OpenPage
 
 EVIL = "<img src=x onerror=alert(1)>"
 
 
-def saved(home: Path, rounds: int = 3) -> str:
-    others = tuple(TraceAlternative(i, f"{EVIL}{i}", 0.3 - 0.02 * i, 0.01 * i) for i in range(12))
+def saved(home: Path, count: int = 3) -> str:
+    others = tuple(Alternative(i, 0.3 - 0.02 * i, 0.01 * i, f"{EVIL}{i}") for i in range(12))
     tokens = (
-        TraceToken(EVIL, 5, Fate.ACCEPTED, 0, 0.4, 0.5, 0.1, 0.7, others),
-        TraceToken("no", 6, Fate.REJECTED, 1, 0.1, 0.5, 0.9, 0.4, others),
-        TraceToken("lost", 7, Fate.DISCARDED, 2, None, 0.3),
-        TraceToken("yes", 0, Fate.CORRECTED, 1, 0.3, 0.0, 0.2, None, others),
+        Token(5, Fate.ACCEPTED, 0, 0.4, 0.5, 0.1, 0.7, others, text=EVIL),
+        Token(6, Fate.REJECTED, 1, 0.1, 0.5, 0.9, 0.4, others, text="no"),
+        Token(7, Fate.DISCARDED, 2, None, 0.3, text="lost"),
+        Token(0, Fate.CORRECTED, 1, 0.3, 0.0, 0.2, None, others, text="yes"),
     )
-    told = tuple(TraceRound(i, 3, tokens, 0.01, 0.03, 0.001) for i in range(rounds))
+    rounds = tuple(Round(0, i, 3, tokens, 0.01, 0.03, 0.001) for i in range(count))
     return save_trace(
-        Home(home), Trace("", f"title {EVIL}", f"prompt {EVIL}", {"temperature": 1.0, "draft": "d"}, told)
+        Home(home), Trace("", f"title {EVIL}", f"prompt {EVIL}", {"temperature": 1.0, "draft": "d"}, rounds)
     )
 
 

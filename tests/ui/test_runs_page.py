@@ -78,8 +78,8 @@ def test_the_address_restores_the_filters(several: str, page: OpenPage, params: 
     test = page("runs", **params)
     if expected is None:
         assert not test.dataframe
-        assert "No run fits" in test.info[0].value
-        assert len(table(press(test, "Clear the filters"))) == 2
+        assert "No run matches" in test.info[0].value
+        assert len(table(press(test, "Clear filters"))) == 2
     else:
         assert {run_id.split("-")[0] for run_id in table(test)["run"]} == expected
 
@@ -148,4 +148,4 @@ def test_damaged_folders_are_listed_with_what_is_wrong(several: str, page: OpenP
     assert shown.loc["torn", "state"] == "⚠ damaged"
     assert "status.json" in shown.loc["torn", "problems"]
     assert "config.yaml" in shown.loc["bare", "problems"]
-    assert "⚠ not whole" in shown.loc["bare", "marks"]
+    assert "⚠ incomplete" in shown.loc["bare", "marks"]

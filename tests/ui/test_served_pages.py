@@ -1,4 +1,4 @@
-"""A run that was measured against a server's text, on every page that shows runs: less to show, and nothing that breaks."""
+"""A run that was measured against a server's text, on every page that shows runs: less to show, nothing broken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One finished run on the tiny pair, made once through the command line, and a copy of it for each test that wants one."""
+"""One finished run on the tiny pair, made once through the command line, and a copy for each test that asks for it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+
+from tests.conftest import made_once, tiny_llama
+
+if TYPE_CHECKING:
+    from engine.models.load import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,14 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def target() -> LoadedModel:
+    """The tiny target as if it had been loaded."""
+    from tests.tiny_pair import loaded
+
+    return loaded(tiny_llama())
+
+
 @pytest.fixture
 def draftbench() -> Iterator[Draftbench]:
     with quick():
@@ -80,10 +93,6 @@ def draftbench() -> Iterator[Draftbench]:
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_target_folder: Path) -> Path:
     """A recipe over a few prompts that trains two layers in a second, with paths relative to itself."""
-    folder = tmp_path_factory.mktemp("recipes")
-    for name, count in (("train", 8), ("heldout", 6)):
-        lines = [json.dumps({"id": f"{name}{i}", "prompt": f"{name} question number {i * 7}?"}) for i in range(count)]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     values: dict[str, Any] = {
         "name": "tiny",
         "target": {"model": str(tiny_target_folder), "dtype": "float32", "device": "cpu"},
@@ -101,19 +110,29 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_target_folder: Path) -
             "bootstrap_samples": 200,
         },
     }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    return path
+
+    def make(folder: Path) -> None:
+        for name, count in (("train", 8), ("heldout", 6)):
+            rows = [{"id": f"{name}{i}", "prompt": f"{name} question number {i * 7}?"} for i in range(count)]
+            (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        (folder / "tiny.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+
+    return made_once(tmp_path_factory, "recipes", make) / "tiny.yaml"
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, recipe: Path) -> tuple[Path, Result]:
-    """A home with one run, and what `draftbench run --json` said of it. Only `finished_home` touches it."""
-    home = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch, quick():
-        patch.setenv("DRAFTBENCH_HOME", str(home))
-        patch.setenv("DRAFTBENCH_CACHE", str(home / "cache"))
-        return home, call("run", str(recipe), "--json")
+    """A home with one run, and what `draftbench run --json` printed. Tests work on copies: `finished_home`."""
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch, quick():
+            patch.setenv("DRAFTBENCH_HOME", str(folder / "home"))
+            patch.setenv("DRAFTBENCH_CACHE", str(folder / "home" / "cache"))
+            result = call("run", str(recipe), "--json")
+        (folder / "result.json").write_text(json.dumps(asdict(result)), encoding="utf-8")
+
+    folder = made_once(tmp_path_factory, "finished", make)
+    return folder / "home", Result(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
 
 
 @pytest.fixture

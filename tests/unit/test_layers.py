@@ -27,6 +27,7 @@ ENGINE_LAYERS = [
     {"data", "models", "records"},
     {"chat", "packages"},
     {"config", "paths", "progress"},
+    {"catalogue"},
     {"fileio"},
     {"untrusted"},
     {"errors", "numbers"},

@@ -1,1 +1,11 @@
-"""What the Compare page is made of: the comparison, its figures and tables, the report."""
+"""The page that compares drafts.
+
+page        the page
+every_run   the heat map over all runs
+by_study    the filter by study
+comparison  everything that is shown of some drafts, prepared once
+figures     figures
+tables      tables
+prompts     single prompts
+report      a comparison as one HTML file
+"""

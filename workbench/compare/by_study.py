@@ -7,7 +7,7 @@ import streamlit as st
 
 from engine.records.study_tag import studies_of
 from workbench.shared import ui
-from workbench.shared.asked import handled
+from workbench.shared.url_warnings import handled
 
 _BEFORE = "compare:study"  # state of the session: the study of the drawing before
 

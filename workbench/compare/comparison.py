@@ -31,7 +31,8 @@ from engine.measure.compare import (
 from engine.measure.definitions import RATES
 from engine.measure.statistics import SAMPLES
 from engine.measure.trace import slot_intervals
-from engine.traces.answer import Trace, trace_of_run
+from engine.traces.measured import trace_of_run
+from engine.traces.trace import Trace
 from workbench.shared import queries
 
 MOST_DRAFTS = 6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from engine.measure.definitions import SERVED_TEXT
-from workbench.shared.methods import mode_word
+from workbench.shared.method_names import mode_word
 
 _SAME = 1e-6  # temperatures nearer than this are one
 _CELL = ["loss", "scenario", "mode"]

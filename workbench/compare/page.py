@@ -13,7 +13,7 @@ from workbench.compare.comparison import MOST_DRAFTS, Comparison, load_compariso
 from workbench.compare.every_run import cells as cells_of
 from workbench.compare.every_run import remarks, suggested
 from workbench.compare.figures import View
-from workbench.shared import charts, exports, queries, theme, ui
+from workbench.shared import charts, downloads, queries, theme, ui
 
 TABS = ["Rates", "Curves", "Positions", "Speed", "Prompts", "Configuration", "Report"]
 
@@ -158,7 +158,7 @@ def side_by_side(comparison: Comparison, metric: str) -> None:
 def show(view: View, key: str, *, wide: bool = False) -> None:
     """A figure and, under it, everything it can be saved as."""
     ui.chart(view.draw(theme.mode()), key=key, name=view.name, alt=view.alt, save=False, wide=wide)
-    exports.download_row(view.name, key, draw=view.draw, frame=view.frame, caption=view.alt)
+    downloads.download_row(view.name, key, draw=view.draw, frame=view.frame, caption=view.alt)
 
 
 def rates(comparison: Comparison, metric: str) -> None:
@@ -171,7 +171,7 @@ def rates(comparison: Comparison, metric: str) -> None:
     )
     caption = f"Acceptance, {comparison.note}, {charts.INTERVAL}; Δ is the paired change to the baseline"
     name = figures.file_name("rates", comparison, baseline=True)
-    exports.download_row(name, "rates", frame=comparison.rates, paper=tables.paper_table(comparison), caption=caption)
+    downloads.download_row(name, "rates", frame=comparison.rates, paper=tables.paper_table(comparison), caption=caption)
     agreement(comparison)
     with st.expander("The same traces as vLLM, SGLang, Spec-Bench and llama.cpp would print them"):
         name = figures.file_name("as-others", comparison)
@@ -181,7 +181,7 @@ def rates(comparison: Comparison, metric: str) -> None:
 def table(frame: pd.DataFrame, name: str, caption: str, key: str) -> None:
     """A table and, under it, what it can be saved as: files of that name."""
     st.html(f"<style>{report.TABLE_CSS}</style>{report.table(frame)}")
-    exports.download_row(name, key, frame=frame, caption=caption)
+    downloads.download_row(name, key, frame=frame, caption=caption)
 
 
 def agreement(comparison: Comparison) -> None:
@@ -249,7 +249,7 @@ def configuration(comparison: Comparison, metric: str) -> None:
         st.html(report.table(differing))
     with st.expander(f"Equal in all: {int((~frame.differs).sum())} settings"):
         st.html(report.table(frame[~frame.differs].drop(columns="differs").iloc[:, :2]))
-    exports.download_row("configuration", "configuration", frame=frame, caption="Settings of the compared runs")
+    downloads.download_row("configuration", "configuration", frame=frame, caption="Settings of the compared runs")
     st.markdown("**Origin**")
     table(tables.provenance(comparison), "origin", "Origin of the compared drafts", "origin")
 
@@ -259,9 +259,9 @@ def whole_report(comparison: Comparison, metric: str) -> None:
         "One HTML file with figures, rates, settings, origin and definitions. It opens offline and asks the network for nothing."
     )
     title = st.text_input("Title", "Draft comparison", max_chars=120)
-    if exports.chrome() is None:
+    if downloads.chrome() is None:
         st.caption(
-            "No Chrome or Chromium was comparison on the server: figures in the report will be interactive ones, about 5 MB."
+            "No Chrome or Chromium was found on the server: figures in the report will be interactive ones, about 5 MB."
         )
 
     axis = ui.axis()

@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from engine.traces.answer import Trace
+from engine.traces.trace import Trace
 from workbench.compare import figures
 from workbench.compare.comparison import Comparison, trace_of
-from workbench.shared import exports, theme, tokens, ui
-from workbench.shared.view_state import link
+from workbench.shared import downloads, theme, tokens, ui
+from workbench.shared.pages import link
 
 KEY = "prompt"  # of the URL, and of the select box
 
@@ -49,7 +49,7 @@ def section(comparison: Comparison, metric: str) -> None:
         on_select="rerun",
         selection_mode="points",
     )
-    exports.download_row(view.name, "scatter", draw=view.draw, frame=view.frame, caption=view.alt)
+    downloads.download_row(view.name, "scatter", draw=view.draw, frame=view.frame, caption=view.alt)
     _both(comparison, against, chosen, view.frame[view.frame.prompt_id == chosen].iloc[0], metric)
 
 

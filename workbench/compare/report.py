@@ -20,13 +20,13 @@ from engine import __version__
 from engine.errors import DraftbenchError
 from engine.measure import definitions
 from engine.numbers import number
-from engine.traces.answer import Trace
+from engine.traces.trace import Trace
 from workbench.compare import figures, tables
 from workbench.compare.comparison import Comparison, trace_of
 from workbench.compare.figures import View
-from workbench.shared import charts, exports, theme, tokens
+from workbench.shared import charts, downloads, theme, tokens
 from workbench.shared.chart_parts import bounds
-from workbench.shared.methods import mode_word
+from workbench.shared.method_names import mode_word
 
 
 @dataclass(frozen=True)
@@ -207,11 +207,11 @@ def _drafts(comparison: Comparison) -> str:
 
 def figures_html(views: Sequence[View], interactive: bool) -> Iterable[str]:
     """Each figure for paper: an SVG that Chrome drew, or Plotly's own where there is no Chrome."""
-    made = [exports.printable(view.draw("light")) for view in views]
+    made = [downloads.printable(view.draw("light")) for view in views]
     drawn: list[str] | None = None
-    if not interactive and exports.chrome() is not None and made:
+    if not interactive and downloads.chrome() is not None and made:
         try:
-            drawn = [_as_image(svg) for svg in exports.figures_bytes(made, "svg", timeout_s=120)]
+            drawn = [_as_image(svg) for svg in downloads.figures_bytes(made, "svg", timeout_s=120)]
         except DraftbenchError:
             drawn = None  # Chrome is there but does not work: the figures still can be interactive
     if drawn is None:

@@ -14,7 +14,7 @@ from engine.findings.pooling import Side, Tables, rate, tables_of
 from engine.findings.runs import Run
 from engine.measure.compare import Sums
 from engine.measure.definitions import RATES
-from workbench.shared.methods import method_name
+from workbench.shared.method_names import method_name
 
 COLUMNS = (
     "domain",

@@ -156,7 +156,7 @@ def _range(ends: Any, unit: str) -> str:
 
 def _hovers(part: pd.DataFrame) -> list[str]:
     return [
-        parts.told(
+        parts.hover(
             f"{parts.safe(r.method)}<br>{parts.safe(r.domain)}, {parts.safe(r.scenario)}, {r.n_train:,.0f} queries, "
             f"{r.seeds} seed{'s' if r.seeds != 1 else ''}, before training {r.initial:.3f}",
             r,

@@ -12,8 +12,8 @@ from engine.findings.verdicts import ENOUGH_SEEDS, FEW
 from engine.records.study_tag import studies_of
 from workbench.findings import acceptance, figures, report
 from workbench.findings import view as findings_view
-from workbench.shared import asked, charts, queries, theme, ui
-from workbench.shared.view_state import page_of
+from workbench.shared import charts, queries, theme, ui, url_warnings
+from workbench.shared.pages import page_of
 
 EVERY = "every run"
 USUAL_SIZE = "as most methods"
@@ -37,7 +37,7 @@ def choose_study(known: pd.DataFrame) -> str | None:
     """Whose runs are looked at: all of this home, or those of one study."""
     studies = studies_of(known)
     if not studies:
-        asked.not_here("study", EVERY)
+        url_warnings.not_here("study", EVERY)
         return None
     chosen = st.selectbox(
         "Runs", [EVERY, *studies], key="study", bind="query-params", help="A study's runs are tagged `study:NAME`."

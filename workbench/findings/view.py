@@ -17,7 +17,7 @@ from engine.findings.runs import Run
 from engine.findings.verdicts import FEW, NOT, REPRODUCED, SAME
 from engine.measure.statistics import Interval
 from workbench.shared import theme
-from workbench.shared.view_state import link
+from workbench.shared.pages import link
 
 # A verdict is told by word and icon; colour only helps.
 VERDICTS: dict[str, tuple[str, str]] = {

@@ -1,1 +1,4 @@
-"""The home page: best drafts, running jobs, first steps, the machine."""
+"""The home page.
+
+page  the page: best drafts, running jobs, first steps, the machine
+"""

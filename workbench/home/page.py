@@ -1,6 +1,6 @@
-"""Home: the best draft for each target, what is at work, where to begin, and whether this machine is ready.
+"""The Home page: the best draft for each target, running jobs, first steps, and whether this machine is ready.
 
-Drawn from the index alone; the look at the machine loads torch and therefore comes after the rest.
+It is drawn from the index; the checks of the machine load torch and therefore come last.
 """
 
 from __future__ import annotations
@@ -14,56 +14,56 @@ from workbench.compare.every_run import suggested
 from workbench.live.decode import has_draft
 from workbench.run import files
 from workbench.shared import chart_parts, queries, ui
-from workbench.shared.methods import SUPERVISION, method_name
-from workbench.shared.view_state import page_of
+from workbench.shared.method_names import SUPERVISION, method_name
+from workbench.shared.pages import page_of
 
-CARDS_A_ROW = 3
-_EVERY_S = 4  # between two looks at what is at work
+CARDS_PER_ROW = 3
+_REDRAW_S = 4  # of the list of running jobs
 STEPS: tuple[tuple[str, str, str, str, dict[str, str]], ...] = (
-    ("1. Watch", "Let a draft propose and see the target accept or refuse each token.", "Open Live", "live", {}),
+    ("1. Watch", "See the target accept or reject each token that a draft proposes.", "Open Live", "live", {}),
     (
         "2. Train",
-        "Distil a draft from a target on your own prompts.",
+        "Distill a draft from a target on your own prompts.",
         "Open the quick recipe",
         "launch",
         {"recipe": "quickstart"},
     ),
-    ("3. Compare", "Losses and drafts side by side, paired on the same text.", "Open Compare", "compare", {}),
+    ("3. Compare", "Compare losses and drafts side by side, paired on the same text.", "Open Compare", "compare", {}),
 )
 
 
 def best_drafts(best: pd.DataFrame) -> None:
-    """A card for each target and domain."""
+    """Draw a card for each target and domain."""
     st.subheader("Best draft for each target and domain", anchor=False)
     if best.empty:
         ui.empty(
-            "No draft is measured yet. The quick recipe trains one for the embedded target in a few minutes.",
+            "No draft measured yet. The quick recipe trains one for the embedded target in a few minutes.",
             "Train a first draft",
             "launch",
             key="best",
             recipe="quickstart",
         )
         return
-    rows = [best.iloc[start : start + CARDS_A_ROW] for start in range(0, len(best), CARDS_A_ROW)]
+    rows = [best.iloc[start : start + CARDS_PER_ROW] for start in range(0, len(best), CARDS_PER_ROW)]
     for row in rows:
-        for column, (_, run) in zip(st.columns(CARDS_A_ROW), row.iterrows(), strict=False):
+        for column, (_, run) in zip(st.columns(CARDS_PER_ROW), row.iterrows(), strict=False):
             with column:
                 draft_card(run)
     st.caption(
-        "exact: the chance that the target keeps a proposed token, mean of sum min(p, q) over the target's own text on "
-        "held-out prompts, with a 95% interval over prompts. Archived runs, drafts without a passed losslessness "
-        "certificate and runs measured on fewer prompts than others do not compete."
+        "Acceptance is exact acceptance: the probability that the target accepts a proposed token, as the mean of "
+        "sum min(p, q) over the target's own text on held-out prompts, with a 95% interval over prompts. Not ranked: "
+        "archived runs, runs without a passed losslessness certificate, and runs measured on fewer prompts than others."
     )
 
 
 def rivals(best: pd.Series) -> list[str]:
-    """Runs to set beside the best one of its target and domain."""
+    """Runs to compare with the best one for its target and domain."""
     known = queries.runs()
     return suggested(known[(known.target == best.target) & (known.domain == best.domain)]) or [best.run_id]
 
 
 def draft_card(run: pd.Series) -> None:
-    """One draft with its figure, its interval, and the three places to look next."""
+    """Draw one draft's acceptance, speed and origin, with links to its run, to Live and to Compare."""
     whole = queries.run(run.run_id)
     timing = whole.summary.get("speed") or {}
     with st.container(border=True):
@@ -73,7 +73,7 @@ def draft_card(run: pd.Series) -> None:
             f"acceptance, T = {run.temperature:g}",
             ui.number(run.exact),
             delta=f"{run.exact - run.initial:+.3f} by training" if pd.notna(run.initial) else None,
-            help="The chance that the target keeps a proposed token, on held-out prompts.",
+            help="The probability that the target accepts a proposed token, on held-out prompts.",
         )
         timed = pd.notna(run.speedup)
         speed.metric(
@@ -82,16 +82,20 @@ def draft_card(run: pd.Series) -> None:
             delta=speed_words.verdict(timing.get("speedup")) if timed else None,
             delta_color="off",
             delta_arrow="off",
-            help="Seconds of plain decoding over seconds of speculative decoding, on the machine of the run. Below 1 the draft costs "
-            "more than it saves; it is called faster only where the whole interval is above 1.",
+            help="Time of plain decoding divided by time of speculative decoding, on the run's machine. Below 1, the "
+            "draft costs more than it saves. It is called faster only if the whole interval is above 1.",
         )
+        bounds = chart_parts.bounds(run.exact_low, run.exact_high)
+        supervision = SUPERVISION.get(run.supervision, "unknown supervision")
+        interval = f"{bounds} (95%)" if bounds else "without interval"
+        method = ui.text(method_name(run.loss, run["mode"]))
+        precision = f"{ui.text(run['dtype'])} on {ui.text(run.device)}"
         facts = [
             f"**{ui.text(run.label)}**",
-            f"acceptance {chart_parts.bounds(run.exact_low, run.exact_high) or 'no interval'} (95%), n = {run.n_prompts:.0f} prompts",
+            f"acceptance {interval}, n = {run.n_prompts:.0f} prompts",
             *([f"speed: {ui.text(speed_words.told(timing))}"] if timed else []),
-            f"{ui.text(method_name(run.loss, run['mode']))} ({SUPERVISION.get(run.supervision, 'supervision not told')}), "
-            f"{ui.text(run.scenario)}, seed {run.seed:.0f}",
-            f"gamma {run.num_draft_tokens:.0f} (tokens proposed a round), {ui.text(run['dtype'])} on {ui.text(run.device)}",
+            f"{method} ({supervision}), {ui.text(run.scenario)}, seed {run.seed:.0f}",
+            f"gamma {run.num_draft_tokens:.0f} (tokens proposed per round), {precision}",
         ]
         where = speed_words.measured_where(whole.summary, whole.provenance)
         facts += [f"measured on {ui.text(where)}"] if where else []
@@ -111,21 +115,21 @@ def draft_card(run: pd.Series) -> None:
 
 
 def at_work() -> None:
-    """Runs that are queued or running, brought up to date while the page is open."""
+    """Draw the queued and running runs, updated while the page is open."""
     active = queries.active()
     statuses = [RunFolder(queries.home().run(run_id)).status() for run_id in active.run_id]
-    every = max((files.redraw_every(status, _EVERY_S) for status in statuses), default=_EVERY_S)
+    every = max((files.redraw_every(status, _REDRAW_S) for status in statuses), default=_REDRAW_S)
     st.fragment(run_every=every)(active_runs)(every)
 
 
 def active_runs(every: float) -> None:
-    """A row a run; the page is drawn again when it should be drawn more or less often than `every` seconds."""
+    """Draw one row per run. `every`: seconds between two drawings; the page is redrawn where they should be rarer."""
     active = queries.active()
     if active.empty:
-        st.caption("Nothing is running.")
+        st.caption("No runs are queued or running.")
     for run_id, label in zip(active.run_id, active.label, strict=True):
         status = RunFolder(queries.home().run(run_id)).status()
-        if files.redraw_every(status, _EVERY_S) > every:
+        if files.redraw_every(status, _REDRAW_S) > every:
             st.rerun()
         with st.container(border=True):
             with st.container(horizontal=True, horizontal_alignment="distribute"):
@@ -138,7 +142,7 @@ def active_runs(every: float) -> None:
 
 
 def first_steps() -> None:
-    """Three things to do first, each one click."""
+    """Draw the first three steps, one click each."""
     st.subheader("First steps", anchor=False)
     for column, (title, words, label, page, params) in zip(st.columns(3), STEPS, strict=True):
         with column, st.container(border=True, height="stretch"):
@@ -149,8 +153,8 @@ def first_steps() -> None:
 
 @st.fragment(parallel=True)
 def machine() -> None:
-    """What `draftbench doctor` would say. In parallel: the first look loads torch, which takes seconds."""
-    with st.spinner("Looking at this machine ..."):
+    """Draw the checks of `draftbench doctor`. In parallel, because the first time loads torch, which takes seconds."""
+    with st.spinner("Checking this machine ..."):
         checks = queries.health()
     lines = []
     for check in checks:
@@ -167,7 +171,7 @@ def render() -> None:
     first_steps()
     left, right = st.columns(2, gap="large")
     with left:
-        st.subheader("At work", anchor=False)
+        st.subheader("Running jobs", anchor=False)
         at_work()
     with right:
         st.subheader("This machine", anchor=False)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
-import yaml
 
 from engine.config.reading import dump_recipe, parse_recipe
 from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
 from engine.planning.bounded_checks import estimated
 from engine.progress import duration
+from engine.untrusted.yaml_text import parse_yaml
 from workbench.launch.sweep_view import by_prompts, told_of_first
 from workbench.shared import queries, ui
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 @st.cache_data(ttl=60, max_entries=50, show_spinner=False)
 def _cost(dumped: str, root: str) -> Any:
     """Estimate of a recipe; kept for a minute."""
-    return estimated(queries.home(), parse_recipe(yaml.safe_load(dumped)))
+    return estimated(queries.home(), parse_recipe(parse_yaml(dumped, "the recipe")))
 
 
 def show(recipes: Sequence[Recipe]) -> None:
     """Time, disk and memory of all runs together; what is made once is not counted twice."""
-    from engine.runs.pipeline import readable_bytes
+    from engine.numbers import readable_bytes
 
     groups = by_prompts(recipes)
     try:

@@ -2,7 +2,7 @@
 
 Anybody can write a link. It may name prompts, models and numbers, which the page shows and looks at
 only after a click. It may give no right and name no server or key: the fields that `engine.config.schema`
-marks as `BY_HAND` keep what they were, and the page says what the link asked for.
+marks as set `by_hand` keep what they were, and the page says what the link asked for.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-from pydantic import BaseModel
-
-from engine.config.reading import apply_overrides, one_line
+from engine.config.reading import apply_overrides, one_line, put, value_at
 from engine.config.schema import Recipe
+from engine.config.section import Section, mark_of, section_of
 from engine.errors import DraftbenchError
-from workbench.launch.form import shape_of
+from engine.untrusted.yaml_text import is_plain_value
 
 _MOST_SETTINGS = 100
 _LONGEST = 2000  # characters of a setting
@@ -35,11 +33,11 @@ class Taken:
     refused: tuple[str, ...]
 
 
-def by_hand(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
+def by_hand(section: type[Section] = Recipe, prefix: str = "") -> Iterator[str]:
     """Dotted keys, of fields or whole sections, that no address sets."""
     for name, field in section.model_fields.items():
-        inner = shape_of(field).section if shape_of(field).kind == "section" else None
-        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("by_hand"):
+        inner = section_of(field)
+        if mark_of(field).by_hand:
             yield prefix + name
         elif inner is not None:
             yield from by_hand(inner, f"{prefix}{name}.")
@@ -60,13 +58,13 @@ def taken(values: Mapping[str, Any], settings: Sequence[str]) -> Taken:
     asked = apply_overrides(values, settings)
     refused = []
     for key in by_hand():
-        wish, kept = _at(asked, key), _at(values, key)
+        wish, kept = value_at(asked, key), value_at(values, key)
         if wish != kept:
             refused.append(_shown(key, wish))
-            _put(asked, key, kept)
-    if _at(asked, _TRUST) and any(_at(asked, key) != _at(values, key) for key in _CODE):
+            put(asked, key, kept)
+    if value_at(asked, _TRUST) and any(value_at(asked, key) != value_at(values, key) for key in _CODE):
         refused.append(f"{_TRUST}=true, for another model")  # trust in one model is no trust in what a link names
-        _put(asked, _TRUST, False)
+        put(asked, _TRUST, False)
     return Taken(asked, tuple(refused))
 
 
@@ -75,36 +73,12 @@ def _refuse_wild(setting: str) -> None:
     why = ""
     if len(setting) > _LONGEST:
         why = f"it is longer than {_LONGEST:,} characters"
-    else:
-        depth = 0
-        try:
-            for event in yaml.parse(setting.partition("=")[2], Loader=yaml.SafeLoader):
-                depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-                if depth > _DEEPEST or isinstance(event, yaml.AliasEvent):
-                    why = "it refers to itself or nests too deeply"
-                    break
-        except (yaml.YAMLError, RecursionError, ValueError):
-            return  # `apply_overrides` says what is wrong with it
+    elif not is_plain_value(setting.partition("=")[2], _DEEPEST):
+        why = "it refers to itself or nests too deeply"
     if why:
         raise DraftbenchError(
             f"the link's setting {setting[:_SHOWN]!r} is not taken", why, "set it in the form, or in a recipe"
         )
-
-
-def _at(values: Mapping[str, Any], dotted: str) -> Any:
-    found: Any = values
-    for part in dotted.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
-
-
-def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    place: Any = values
-    for part in parents:
-        place = place.get(part) if isinstance(place, dict) else None
-    if isinstance(place, dict):
-        place[last] = value
 
 
 def _shown(key: str, wish: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import streamlit as st
 
+from engine.catalogue import LOSSES
 from engine.config.reading import apply_overrides, dump_recipe, parse_recipe
 from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
@@ -21,7 +22,7 @@ from engine.untrusted.visible import visible
 from workbench.launch import cost_view, from_address, parts, starting, steps_view, studies_view, sweep_view
 from workbench.launch.form import Form
 from workbench.shared import queries, ui
-from workbench.shared.view_state import listed
+from workbench.shared.pages import listed
 
 ESSENTIAL = (
     ("name", "target.model"),
@@ -37,14 +38,6 @@ STATES = {
     "warning": (":material/warning:", "orange", "look"),
     "failed": (":material/error:", "red", "fix"),
 }
-
-
-@st.cache_resource(show_spinner=False)
-def loss_names() -> list[str]:
-    """The registry's losses; it needs torch, so it is looked at once."""
-    from engine.distill.losses import LOSSES
-
-    return list(LOSSES)
 
 
 def choose_start() -> starting.Start:
@@ -119,7 +112,7 @@ def fill_in() -> tuple[dict[str, Any], dict[str, list[Any]]]:
     form = Form(
         st.session_state["launch:values"],
         prefix=f"form:{st.session_state['launch:form']}",
-        choices={"train.loss.name": loss_names()},
+        choices={"train.loss.name": list(LOSSES)},
         suggestions={
             "target.model": [*(f"asset:{name}" for name in ASSETS), *known.target.dropna().unique()],
             "draft.checkpoint": list(known.run_id[~known.exact.isna()]),
@@ -139,7 +132,7 @@ def fill_in() -> tuple[dict[str, Any], dict[str, list[Any]]]:
                     form.field(dotted)
     if form.values["draft"]["init"] != "checkpoint":
         form.put("draft.checkpoint", None)
-    axes = sweep_view.choose(loss_names(), form.values)
+    axes = sweep_view.choose(list(LOSSES), form.values)
     parts.show(form, axes)
     form.rest()
     return form.values, axes

@@ -17,10 +17,10 @@ from typing import Any
 import streamlit as st
 from pydantic import BaseModel
 
+from engine.catalogue import MODES
 from engine.config.schema import Recipe
 from workbench.launch.form import Form, default_of, field_at, leaves, shape_of, words_of
 from workbench.shared import ui
-from workbench.shared.methods import MODES
 
 # What the switch of an optional part says, and what to know before it is used. The schema says all else.
 SWITCHES = {
@@ -31,8 +31,6 @@ SWITCHES = {
         "A server sends text and no distribution: it needs `capture.signal` none and the loss sft.",
     ),
 }
-# How a mode takes what is set elsewhere.
-NOTES = {"online": "The stream decides how many steps there are: epochs, batch size and max steps are not used."}
 KEY_NAME = "capture.server.key_env"
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 _HOLDS_A_KEY = re.compile(r".*(_KEY|_TOKEN)$")
@@ -91,9 +89,10 @@ def _value(form: Form, dotted: str) -> Any:
 
 def _of_choice(form: Form, part: Part) -> None:
     choice = words_of(part.choice.rpartition(".")[2]).lower()
-    title = f"{MODES.get(part.option, words_of(part.option)).capitalize()} {choice}"
+    mode = MODES.get(part.option)
+    title = f"{(mode.called if mode else words_of(part.option)).capitalize()} {choice}"
     with st.expander(title, expanded=True, key=f"{form.prefix}:part:{part.key}"):
-        _about(part, NOTES.get(part.option, ""))
+        _about(part, mode.note if mode else "")
         form.grid(part.leaves)
 
 

@@ -9,7 +9,7 @@ import streamlit as st
 
 from engine.config.schema import Recipe, TrainSpec
 from workbench.shared import ui
-from workbench.shared.methods import method_of
+from workbench.shared.method_names import method_of
 
 
 def show(recipes: Sequence[Recipe]) -> None:
@@ -17,7 +17,7 @@ def show(recipes: Sequence[Recipe]) -> None:
     recipe, count = recipes[0], len(recipes)
     temperatures = ", ".join(f"{t:g}" for t in recipe.measure.temperatures)
     modes = list(dict.fromkeys(r.train.mode for r in recipes))
-    learning = [_LEARNS[mode](next(r.train for r in recipes if r.train.mode == mode)) for mode in modes]
+    learning = [_LEARNS.get(mode, _offline)(next(r.train for r in recipes if r.train.mode == mode)) for mode in modes]
     methods = ", ".join(dict.fromkeys(method_of(r.train) for r in recipes))
     lines = [
         _answers(recipes),
@@ -34,13 +34,9 @@ def _answers(recipes: Sequence[Recipe]) -> str:
     if server is not None:
         where = ui.text(urlsplit(server.base_url).hostname or "the server")
         return f"{ui.text(server.model)} at {where} answers the training prompts; the target here answers the held-out ones."
-    if all(_decodes(recipe.train) for recipe in recipes):
+    if not any(recipe.train.needs_capture for recipe in recipes):
         return "The target answers the held-out prompts, or answers captured before are reused."
     return "The target answers the training and held-out prompts, or answers captured before are reused."
-
-
-def _decodes(train: TrainSpec) -> bool:
-    return train.mode == "online" and train.online.stream == "decode"
 
 
 def _offline(train: TrainSpec) -> str:
@@ -50,7 +46,7 @@ def _offline(train: TrainSpec) -> str:
 
 def _online(train: TrainSpec) -> str:
     online = train.online
-    how = "decoded speculatively" if _decodes(train) else "replayed from a capture"
+    how = "replayed from a capture" if train.needs_capture else "decoded speculatively"
     where = "its refusals" if online.positions == "wrong" else "all judged positions"
     again = f", {online.replay_share:.0%} of them from earlier in the stream" if online.replay_share else ""
     return (

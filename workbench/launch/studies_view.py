@@ -128,7 +128,7 @@ def _cost(chosen: Study) -> None:
 
 
 def _show_cost(found: Costs) -> None:
-    from engine.runs.pipeline import readable_bytes
+    from engine.numbers import readable_bytes
 
     time, disk = found.seconds, found.disk_bytes
     with st.container(horizontal=True, gap="medium"):

@@ -9,11 +9,11 @@ from typing import Any
 import streamlit as st
 
 from engine.config.schema import Recipe
-from engine.study.sweep import flat
+from engine.study.sweep import settings_of
 from workbench.launch.form import field_at, shape_of
 from workbench.shared import ui
-from workbench.shared.methods import method_of
-from workbench.shared.view_state import listed
+from workbench.shared.method_names import method_of
+from workbench.shared.pages import listed
 
 AXES = ("losses", "scenarios", "modes", "seeds", "sizes")  # as the URL names them
 _PROMPTS = "train-"  # and the prompts of each scenario
@@ -98,7 +98,7 @@ def changed(recipe: Recipe, values: Mapping[str, Any], axes: Axes) -> dict[str, 
     dumped = recipe.model_dump(mode="json")
     typed = {str(value["scenario"]): value["train"] for value in axes.get("prompts", ())}
     made: dict[str, Any] = {**values, "name": dumped["name"]}
-    for key in flat({key: chosen[0] for key, chosen in axes.items()}):
+    for key in (key for axis, values in axes.items() for key in settings_of(axis, values[0])):
         section, name = key.split(".")
         made[section] = {**made[section], name: dumped[section][name]}
     if typed:

@@ -1,1 +1,6 @@
-"""What the Learn page is made of: its words, and the losses read from the registry."""
+"""The page that explains the words, losses and traps.
+
+page   the page
+prose  its texts
+text   its worked figures
+"""

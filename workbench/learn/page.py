@@ -1,15 +1,15 @@
 """The words, the rules and the traps of speculative decoding, as Draftbench uses them. `?topic=` opens one part."""
 
 import html
-from collections.abc import Sequence
 
 import streamlit as st
 
+from engine.catalogue import LOSSES, MODES, SELECTION, SUPERVISION, Card
 from engine.decode.events import MARKS
 from engine.measure import definitions
 from engine.measure.cost_model import best_gamma, break_even_alpha, expected_speedup, expected_tokens
-from workbench.learn import modes, prose, text
-from workbench.shared import asked, theme, tokens, ui
+from workbench.learn import prose, text
+from workbench.shared import theme, tokens, ui, url_warnings
 
 
 def show_words() -> None:
@@ -30,7 +30,7 @@ def show_round() -> None:
     )
     for step in text.worked_round():
         marked = f'<span class="tok fate-{step.fate}">{html.escape(step.word)}</span> <b>{step.fate}</b>'
-        st.html(f'<div class="tokens {theme.mode()}">{marked}. {html.escape(step.told)}</div>')
+        st.html(f'<div class="tokens {theme.mode()}">{marked}. {html.escape(step.explanation)}</div>')
     st.subheader("The marks", anchor="marks")
     st.html(tokens.legend_html(tone=theme.mode()))
     st.caption(
@@ -69,24 +69,30 @@ def show_losses() -> None:
     st.markdown(
         "p is the target's distribution, q the draft's. Sums run over the vocabulary; the mean is taken over the answers' tokens."
     )
-    for loss in text.losses():
+    for loss in LOSSES.values():
         with st.container(border=True):
             kind = "black box: needs the target's text only" if loss.black_box else "white box"
             own = f" · parameter `{loss.parameter}`" if loss.parameter else ""
-            st.markdown(f"**`{loss.name}`** · {kind}{own}  \n{ui.text(loss.meaning)}")
-            st.latex(text.latex(loss.formula))
+            st.markdown(f"**`{loss.name}`** · {kind}{own}  \n{ui.text(loss.text)}")
+            st.latex(loss.formula)
             st.caption(f"Source: {ui.text(loss.source)}")
     st.caption("Losses can be added up with weights: `train.loss` takes a list. `draftbench losses` prints this table.")
     ui.goto("findings", "Which is best on your runs?", icon=":material/science:")
 
 
 def show_modes() -> None:
-    st.markdown(modes.INTRODUCTION)
-    show_entries(modes.MODES)
+    st.markdown(prose.MODES)
+    for mode in MODES.values():
+        show_card(mode, f"train.mode: {mode.name}")
+        for variant in mode.variants:
+            show_card(variant, variant.name)
     st.subheader("What the draft sees of the target", anchor="supervision")
-    show_entries(modes.SUPERVISION)
+    show_card(SUPERVISION["white_box"])
+    show_card(SUPERVISION["black_box"], "train.loss: sft")
+    show_card(SELECTION, SELECTION.name)
     st.subheader("Comparing modes fairly", anchor="fair")
-    show_entries(modes.FAIRNESS)
+    for kind in text.passages(prose.FAIRNESS):
+        show_card(Card("", kind.title, kind.text, remark=kind.answer))
     ui.goto(
         "launch",
         "Train online",
@@ -96,17 +102,15 @@ def show_modes() -> None:
     ui.goto("findings", "Which is best on your runs?", icon=":material/science:")
 
 
-def show_entries(entries: Sequence[modes.Entry]) -> None:
-    for entry in entries:
-        with st.container(border=True):
-            key = f" · `{entry.key}`" if entry.key else ""
-            st.markdown(f"**{entry.title}**{key}  \n{entry.text}")
-            if entry.formula:
-                st.latex(entry.formula)
-            if entry.answer:
-                st.markdown(f":material/shield: {entry.answer}")
-            if entry.source:
-                st.caption(f"Source: {ui.text(entry.source)}")
+def show_card(card: Card, setting: str = "") -> None:
+    with st.container(border=True):
+        st.markdown(f"**{card.title}**{f' · `{setting}`' if setting else ''}  \n{card.text}")
+        if card.formula:
+            st.latex(card.formula)
+        if card.remark:
+            st.markdown(f":material/shield: {card.remark}")
+        if card.source:
+            st.caption(f"Source: {ui.text(card.source)}")
 
 
 def show_speed() -> None:
@@ -189,7 +193,7 @@ def render() -> None:
     ui.heading("learn")
     named = st.query_params.get("topic", "words")
     if named not in SHOW:
-        asked.not_here("topic", "words")
+        url_warnings.not_here("topic", "words")
     st.session_state.chosen_topic = named if named in SHOW else "words"
     chosen = st.segmented_control(
         "Topic",

@@ -154,3 +154,26 @@ tokens drawn many times at some places of the held-out text pass a chi-square te
 distribution there. One more chi-square is about this build, not about the pair: its sampling rule, on a built-in
 pair small enough to list every text. A pair that fails is kept off leaderboards and findings.
 """
+
+MODES = (
+    "A mode decides where the next batch of positions comes from, and nothing else: losses, trainer and measurements are "
+    "the same. D is the loss, p the target's distribution and q the draft's, both given the tokens before the position."
+)
+
+FAIRNESS = """
+Equal target tokens
+Both drafts were taught with the same amount of the target's text, each epoch counted. A stream passes every
+query once, so its counterpart is about one epoch offline. The question is which mode makes more of the text.
+
+Equal optimiser steps
+Both drafts' weights were changed equally often. An offline step learns from all positions of its answers, an
+online step perhaps from refused ones alone, so one step may rest on far more text than another. The question
+is which mode makes more of an update.
+
+Own schedule
+Each mode as one would use it: offline for several epochs, online for one pass. When offline wins here, part of
+that is simply *more epochs*. Seconds are shown beside it, since a decoded stream also spends the time of
+serving.
+-> Findings compares modes at all three, and never mixes them. Learning curves can be drawn against steps,
+tokens or seconds.
+"""

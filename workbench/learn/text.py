@@ -1,22 +1,18 @@
-"""What the Learn page says: words, a worked round, how others report, losses with formulas, traps. No Streamlit, no torch."""
+"""What the Learn page computes: a worked round, what other systems report, the expected speed-up. No Streamlit, no torch."""
 
 from __future__ import annotations
 
-import ast
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from engine.decode.counts import Counts
 from engine.decode.events import Fate
 from engine.measure.cost_model import best_gamma, expected_speedup
 from engine.measure.definitions import OTHERS
-from engine.measure.trace import Counts
-from engine.paths import PROJECT_ROOT
-from workbench.replay.view import acceptance, residual, short
+from workbench.replay.judgement import residual, short
 from workbench.shared import theme
 
 TOPICS = {
@@ -32,68 +28,12 @@ TOPICS = {
 
 
 @dataclass(frozen=True)
-class Loss:
-    """A loss as its registry describes it."""
-
-    name: str
-    formula: str
-    source: str
-    meaning: str
-    black_box: bool = False
-    parameter: str | None = None
-
-
-@lru_cache(maxsize=1)
-def losses() -> tuple[Loss, ...]:
-    """The registry of losses, read from its source text: importing it would load torch for a page of words."""
-    tree = ast.parse((PROJECT_ROOT / "engine" / "distill" / "losses.py").read_text(encoding="utf-8"))
-    told = {node.name: ast.get_docstring(node) or "" for node in tree.body if isinstance(node, ast.FunctionDef)}
-    registry = next(
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "LOSSES"
-    )
-    assert isinstance(registry, ast.Dict)
-    return tuple(_loss(key, value, told) for key, value in zip(registry.keys, registry.values, strict=True))
-
-
-def _loss(key: ast.expr | None, value: ast.expr, told: dict[str, str]) -> Loss:
-    assert isinstance(key, ast.Constant)
-    assert isinstance(value, ast.Call)
-    assert isinstance(value.args[0], ast.Name)
-    formula, source = (str(ast.literal_eval(argument)) for argument in value.args[1:3])
-    rest = {word.arg: ast.literal_eval(word.value) for word in value.keywords if word.arg}
-    return Loss(str(key.value), formula, source, told[value.args[0].id].splitlines()[0], **rest)
-
-
-# Names in a formula that LaTeX has commands for; any other word of two letters or more is set upright.
-_COMMANDS = {"sum": r"\sum", "log": r"\log", "min": r"\min", "exp": r"\exp", "beta": r"\beta", "eta": r"\eta"}
-_SIGNS = {"||": r"\,\|\,", "~": r"\sim ", "{": r"\{", "}": r"\}", "|": "|", "%": r"\%"}
-_PIECES = re.compile(r"[A-Za-z]+(?:'[a-z]+)?|\d+|\|\||\s+|.")
-
-
-def latex(formula: str) -> str:
-    """A formula of the registry as LaTeX: words become commands or upright text, nothing is executed."""
-    parts = []
-    for piece in _PIECES.findall(formula):
-        if piece in _COMMANDS:
-            parts.append(_COMMANDS[piece] + " ")
-        elif piece[0].isalpha() and len(piece) > 1:
-            parts.append(rf"\text{{{piece}}}")
-        elif piece.isspace():
-            parts.append(r"\ ")
-        else:
-            parts.append(_SIGNS.get(piece, piece))
-    return "".join(parts)
-
-
-@dataclass(frozen=True)
 class Step:
     """One token of the worked round."""
 
     word: str
     fate: Fate
-    told: str
+    explanation: str
 
 
 EXAMPLE_WORDS = ("cell", "gene", "leaf", "root")
@@ -115,7 +55,7 @@ def worked_round(
     """
     steps: list[Step] = []
     for place, word in enumerate(proposed):
-        chance = acceptance(p[place][word], q[place][word])
+        chance = min(1.0, p[place][word] / q[place][word])
         ratio = f"p = {short(p[place][word])}, q = {short(q[place][word])}, min(1, p/q) = {short(chance)}"
         if draws[place] < chance:
             steps.append(
@@ -216,10 +156,10 @@ class Passage:
 
 
 def passages(prose: str) -> list[Passage]:
-    """The blocks of a text of `workbench.learn_prose`, their lines joined."""
-    found = []
+    """The blocks of a text of `workbench.learn.prose`, their lines joined."""
+    blocks = []
     for block in prose.strip().split("\n\n"):
         title, _, rest = block.partition("\n")
         text, _, answer = rest.partition("\n-> ")
-        found.append(Passage(title, " ".join(text.split()), " ".join(answer.split())))
-    return found
+        blocks.append(Passage(title, " ".join(text.split()), " ".join(answer.split())))
+    return blocks

@@ -1,6 +1,6 @@
-"""Decoding for a visitor: one or two drafts on one seed, round by round, then the target alone to compare with.
+"""Decoding for a visitor: one or two drafts on the same seed, round by round, then the target alone for comparison.
 
-Knows nothing of Gradio. What it yields is all that the page shows.
+Independent of Gradio. What it yields is everything that the page shows.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from functools import lru_cache
 from typing import Any
 
 from engine.chat.prompt import Prompt
+from engine.config.decode import DEFAULTS
+from engine.decode.counts import Counts, count
+from engine.decode.events import Round
 from engine.errors import DraftbenchError
 from engine.jobs.queue import at_work
-from engine.measure.trace import Counts
 from engine.paths import PROJECT_ROOT, Home
-from engine.traces.answer import Trace, TraceRound, count_rounds
+from engine.traces.trace import Trace
 from workbench.live.pairs import PAIRS, Pair, in_turn
 
 LIMITS = {
@@ -33,59 +35,61 @@ _ALTERNATIVES = 10
 
 @dataclass(frozen=True)
 class Ask:
-    """What a visitor wants decoded. `run_ids`: one draft, or two of one target.
+    """What a visitor wants decoded. `run_ids`: one draft, or two with the same target.
 
-    `context`: id of the sample question whose tools and earlier messages the prompt is asked with; '' for none.
+    `context`: id of the sample prompt whose tools and earlier messages accompany the prompt; '' for none.
     """
 
     prompt: str
     run_ids: tuple[str, ...]
-    gamma: int = 4
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int = 0
-    max_new_tokens: int = 96
+    gamma: int = DEFAULTS.num_draft_tokens
+    temperature: float = DEFAULTS.temperature
+    top_p: float = DEFAULTS.top_p
+    top_k: int = DEFAULTS.top_k
+    seed: int = DEFAULTS.seed
+    max_new_tokens: int = DEFAULTS.max_new_tokens
     compare_plain: bool = False
     context: str = ""
 
     def check(self) -> None:
-        """Raise DraftbenchError for what cannot be decoded."""
+        """Raise DraftbenchError for settings that cannot be decoded."""
         if not self.prompt.strip():
             raise DraftbenchError(
-                "the prompt is empty", "there is nothing to answer", "type a question, or take a sample"
+                "the prompt is empty", "there is nothing to answer", "type a question, or choose a sample prompt"
             )
         if len(self.prompt) > _LONGEST_PROMPT:
             raise DraftbenchError(
                 f"the prompt has {len(self.prompt):,} characters",
-                f"at most {_LONGEST_PROMPT:,} are taken",
+                f"the limit is {_LONGEST_PROMPT:,}",
                 "shorten it",
             )
         if not self.run_ids:
-            raise DraftbenchError("no draft is chosen", "a draft proposes the tokens", "choose a run with a draft")
+            raise DraftbenchError(
+                "no draft is selected", "a draft proposes the tokens", "select a run that has a draft"
+            )
         for name, (low, high) in LIMITS.items():
             if not low <= getattr(self, name) <= high:
-                raise DraftbenchError(f"{name} is {getattr(self, name)}", "", f"give {low} to {high}")
+                raise DraftbenchError(f"{name} is {getattr(self, name)}", "", f"use a value from {low} to {high}")
         if self.seed < 0:
-            raise DraftbenchError(f"seed is {self.seed}", "", "give 0 or more")
+            raise DraftbenchError(f"seed is {self.seed}", "", "use 0 or more")
         if self.context and sample(self.context) is None:
             raise DraftbenchError(
-                f"there is no sample question {self.context!r}",
-                "its tools were asked for",
+                f"there is no sample prompt {self.context!r}",
+                "the prompt was to be sent with its tools",
                 "choose one from the list, or none",
             )
 
 
 @dataclass
 class Side:
-    """One draft's answer while it is being written."""
+    """One draft's answer while it is being decoded."""
 
     name: str
-    rounds: list[TraceRound] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
 
     @property
     def counts(self) -> Counts:
-        return count_rounds(self.rounds)
+        return count(self.rounds)
 
     @property
     def seconds(self) -> float:
@@ -102,7 +106,7 @@ class Side:
 
 @dataclass
 class Live:
-    """All that is known of one visitor's answer; `stage` is 'loading', 'decoding', 'plain', 'stopped' or 'done'."""
+    """The state of one visitor's answer; `stage` is 'loading', 'decoding', 'plain', 'stopped' or 'done'."""
 
     ask: Ask
     sides: list[Side]
@@ -110,13 +114,13 @@ class Live:
     stage: str = "loading"
     target: str = ""
     conditions: dict[str, Any] = field(default_factory=dict)
-    context: str = ""  # what the prompt is asked with, in words
-    busy: str = ""  # a run that is at work meanwhile, which spoils the timing
+    context: str = ""  # the tools and earlier messages sent with the prompt, in words
+    busy: str = ""  # a run in progress, which disturbs the timing
 
     def speedup(self, side: Side) -> tuple[float, int] | None:
-        """Plain seconds over the draft's for as many tokens, and that number; None before both have enough.
+        """Seconds of plain over speculative decoding, and the number of tokens compared; None before both have enough.
 
-        Plain decoding may have come less far than the draft: both are cut to the tokens that both have.
+        Both are cut to the tokens that both have decoded.
         """
         have = min(side.counts.emitted, len(self.plain.rounds))
         if have < 2:
@@ -124,14 +128,14 @@ class Live:
         plain = sum(r.seconds for r in self.plain.rounds[:have])
         tokens, seconds = 0, 0.0
         for item in side.rounds:
-            if tokens + item.emitted > have:
+            if tokens + len(item.emitted) > have:
                 break
-            tokens, seconds = tokens + item.emitted, seconds + item.seconds
+            tokens, seconds = tokens + len(item.emitted), seconds + item.seconds
         plain = sum(r.seconds for r in self.plain.rounds[:tokens])
         return (plain / seconds, tokens) if seconds and tokens else None
 
     def trace(self, side: Side) -> Trace:
-        """The side's answer as a trace to save."""
+        """The side's answer as a trace."""
         words = " ".join(self.ask.prompt.split())
         title = words if len(words) <= 60 else words[:59] + "…"
         settings = {
@@ -151,10 +155,10 @@ class Live:
 
 
 def decode(home: Home, ask: Ask, stop: threading.Event) -> Iterator[Live]:
-    """The same `Live`, filled further with every yield: a round a yield, the drafts in turn.
+    """Yield the same `Live` after every round, with the drafts taking turns.
 
-    Looks at `stop` before every round. Seconds are those of decoding alone; waiting for other
-    visitors is not in them.
+    Stops before the next round once `stop` is set. Seconds are those of decoding only, without
+    waiting for other visitors.
     """
     ask.check()
     live = Live(ask, [Side(run_id) for run_id in ask.run_ids], Side("plain"))
@@ -176,9 +180,9 @@ def decode(home: Home, ask: Ask, stop: threading.Event) -> Iterator[Live]:
 
 
 def _turn_by_turn(
-    live: Live, sides: list[Side], sources: list[Iterator[TraceRound]], stop: threading.Event
+    live: Live, sides: list[Side], sources: list[Iterator[Round]], stop: threading.Event
 ) -> Iterator[Live]:
-    """Fill the sides from their sources, a round each in turn, until all end or `stop` is set."""
+    """Add rounds to the sides from their sources in turn, until all end or `stop` is set."""
     waiting = list(zip(sides, sources, strict=True))
     while waiting:
         for side, source in list(waiting):
@@ -192,28 +196,28 @@ def _turn_by_turn(
             yield live
 
 
-def _rounds(pair: Pair, draft: int | None, ids: list[int], ask: Ask, most: int | None = None) -> Iterator[TraceRound]:
-    """Rounds of one draft; of the target alone, exactly `most` tokens, if `draft` is None."""
+def _rounds(pair: Pair, draft: int | None, ids: list[int], ask: Ask, most: int | None = None) -> Iterator[Round]:
+    """Rounds of one draft, or, if `draft` is None, exactly `most` tokens of the target alone."""
     from engine.decode.sampling import Sampling
-    from engine.decode.speculative import FixedLength, speculative_decode
-    from engine.traces.answer import from_rounds
+    from engine.decode.settings import DecodeSettings, FixedLength
+    from engine.decode.speculative import speculative_decode
+    from engine.decode.text import TextStream
 
-    rounds = speculative_decode(
-        pair.target.model,
-        None if draft is None else pair.drafts[draft].model,
-        [ids],
+    settings = DecodeSettings(
         Sampling(ask.temperature, ask.top_k, ask.top_p),
-        length=FixedLength(0 if draft is None else ask.gamma),
-        max_new_tokens=most or ask.max_new_tokens,
-        stop_ids=frozenset() if draft is None else pair.target.stop_ids,
-        seed=ask.seed,
-        alternatives=0 if draft is None else _ALTERNATIVES,
+        FixedLength(ask.gamma),
+        most or ask.max_new_tokens,
+        frozenset() if draft is None else pair.target.stop_ids,
+        ask.seed,
     )
-    return from_rounds(rounds, pair.target.tokenizer)
+    model = None if draft is None else pair.drafts[draft].model
+    alternatives = 0 if draft is None else _ALTERNATIVES
+    rounds = speculative_decode(pair.target.model, model, [ids], settings, alternatives=alternatives)
+    return map(TextStream(pair.target.tokenizer).read, rounds)
 
 
 def _render(pair: Pair, ask: Ask) -> tuple[Prompt, list[int]]:
-    """The prompt as the target reads it, with the tools and earlier messages that the visitor chose."""
+    """The prompt and its token ids, with the tools and earlier messages that the visitor chose."""
     from engine.chat.rendering import render
 
     target = pair.target
@@ -229,7 +233,7 @@ def _render(pair: Pair, ask: Ask) -> tuple[Prompt, list[int]]:
 
 
 def asked_with(words: str, context: Prompt | None) -> Prompt:
-    """These words in the place of a sample question's, its tools and other messages kept; alone without one."""
+    """Replace a sample prompt's question by these words, keeping its tools and other messages."""
     if context is None:
         return Prompt("prompt", ({"role": "user", "content": words},))
     last = max(i for i, message in enumerate(context.messages) if message["role"] == "user")
@@ -239,14 +243,14 @@ def asked_with(words: str, context: Prompt | None) -> Prompt:
 
 
 def brings(prompt: Prompt) -> str:
-    """'3 tools and 1 other message': what a sample question has besides its words; '' if nothing."""
+    """'3 tools and 1 other message': what a sample prompt has besides its question; '' if nothing."""
     counts = ((len(prompt.tools), "tool"), (len(prompt.messages) - 1, "other message"))
     return " and ".join(f"{n} {name}{'s' if n > 1 else ''}" for n, name in counts if n)
 
 
 @lru_cache(maxsize=1)
 def samples() -> dict[str, tuple[Prompt, ...]]:
-    """The held-out sample questions by domain; empty without sample_data."""
+    """The held-out sample prompts by domain; empty without sample_data."""
     from engine.config.schema import PromptSource
     from engine.data.readers import read_prompts
 
@@ -257,19 +261,19 @@ def samples() -> dict[str, tuple[Prompt, ...]]:
 
 
 def sample(prompt_id: str) -> Prompt | None:
-    """The sample question of that id."""
+    """The sample prompt with that id."""
     return next((p for prompts in samples().values() for p in prompts if p.id == prompt_id), None)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A run whose draft can be decoded with: what people call it, and what tells it from others."""
+    """A run with a draft: its name, and a description that distinguishes it from others."""
 
     run_id: str
     name: str
     about: str
     domain: str = ""
-    gamma: int | None = None  # that it was measured with
+    gamma: int | None = None  # of its measurement
 
     @property
     def label(self) -> str:
@@ -277,12 +281,12 @@ class Choice:
 
 
 def choices(home: Home) -> list[Choice]:
-    """Every finished run that has a draft, the baseline first, then newest first; archived ones left out."""
+    """Every finished run that has a draft, without archived ones: the baseline first, then newest first."""
     from engine.index import queries
     from engine.index.connection import reading
     from engine.index.ingest import ingest_all
 
-    with contextlib.suppress(DraftbenchError, OSError):  # an index that is busy shows what it knew
+    with contextlib.suppress(DraftbenchError, OSError):  # a busy index shows its last state
         ingest_all(home)
     with reading(home.index) as con:
         known = queries.overview(con)
@@ -292,12 +296,12 @@ def choices(home: Home) -> list[Choice]:
 
 
 def has_draft(home: Home, run_id: str) -> bool:
-    """Whether the run has a draft that can be decoded with."""
+    """Whether the run has a trained draft."""
     return (home.run(run_id) / "draft" / "best" / "draft.json").exists()
 
 
 def _choice(row: Mapping[Any, Any]) -> Choice:
-    # A frame holds NaN for a text that is not there.
+    # a data frame holds NaN where a text is missing
     domain, loss, target, title = (
         row[key] if isinstance(row[key], str) else "" for key in ("domain", "loss", "target", "title")
     )

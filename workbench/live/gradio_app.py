@@ -2,8 +2,8 @@
 
     python -m workbench.live --port 7860
 
-Each visitor's answer, stop sign and trace belong to the visitor's own session; the models are
-shared (`pairs`). Nothing of a page's load touches a model.
+Each visitor's answer, stop flag and trace belong to the visitor's own session; the models are
+shared (`pairs`). Loading the page does not touch a model.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
 from engine.chat.prompt import Prompt
+from engine.config.decode import DEFAULTS
 from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.faults import explain
-from engine.traces.answer import save_trace
-from workbench.live import view as live_view
+from engine.traces.saved import save_trace
+from workbench.live import answer_html
 from workbench.live.decode import LIMITS, Ask, Live, brings, choices, decode, has_draft, sample, samples
-from workbench.server import needed
+from workbench.server import allowed_routes
 from workbench.server.guard import Guard, named_or_exit
 from workbench.shared import theme
 
 PATH = "/live"
-VISITORS = 8  # who stream at the same time; more wait in Gradio's queue
+VISITORS = 8  # streaming at the same time; more wait in Gradio's queue
 _log = logging.getLogger("draftbench")
 _FONT = ["Source Sans 3", "Source Sans Pro", "system-ui", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
@@ -46,7 +47,7 @@ _NUMBERS = {"gamma": int, "temperature": float, "top_p": float, "top_k": int, "s
 
 @dataclass
 class Session:
-    """What belongs to one visitor: the stop sign of the answer being written, and that answer."""
+    """One visitor's answer and the flag that stops it."""
 
     stop: threading.Event = field(default_factory=threading.Event)
     live: Live | None = None
@@ -60,7 +61,7 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
 
     def begin(self, key: str) -> Session:
-        """A new session in place of the visitor's last one, which is told to stop."""
+        """Stop the visitor's last session and replace it by a new one."""
         with self._lock:
             if key in self._sessions:
                 self._sessions[key].stop.set()
@@ -72,7 +73,7 @@ class Sessions:
             return self._sessions.get(key)
 
     def end(self, key: str) -> None:
-        """The visitor has left: stop, and forget."""
+        """Stop and remove the session of a visitor who has left."""
         with self._lock:
             session = self._sessions.pop(key, None)
         if session:
@@ -96,12 +97,12 @@ def _decode(
     context: str | None,
     request: gr.Request,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Decode for this visitor: the page's HTML and the same as data, once a round."""
+    """Decode for this visitor; yield the page's HTML and the same as data after every round."""
     session = SESSIONS.begin(str(request.session_hash))
     runs = tuple(dict.fromkeys(name.strip() for name in (run, run2) if name and name.strip()))
     try:
         if None in (gamma, temperature, top_p, top_k, seed, max_new_tokens):
-            raise DraftbenchError("a setting is empty", "every one decides what comes out", "give it a number")
+            raise DraftbenchError("a setting is empty", "all of them affect the result", "enter a number")
         ask = Ask(
             prompt or "",
             runs,
@@ -117,15 +118,15 @@ def _decode(
         known = {choice.run_id: choice for choice in choices(home())}
         for live in decode(home(), ask, session.stop):
             session.live = live
-            yield live_view.page(live, known), live_view.as_data(live)
+            yield answer_html.page(live, known), answer_html.as_data(live)
     except Exception as error:
-        told = error if isinstance(error, DraftbenchError) else explain(error)
-        if told is None:
+        explained = error if isinstance(error, DraftbenchError) else explain(error)
+        if explained is None:
             _log.exception("the live view failed")
-            told = DraftbenchError(
-                f"{type(error).__name__}: {error}", "a defect of Draftbench", "the server's log has the details"
+            explained = DraftbenchError(
+                f"{type(error).__name__}: {error}", "this is a bug in Draftbench", "see the server's log for details"
             )
-        yield live_view.error(told), {"stage": "error", "error": told.as_dict()}
+        yield answer_html.error(explained), {"stage": "error", "error": explained.as_dict()}
 
 
 def _stop(request: gr.Request) -> None:
@@ -136,16 +137,18 @@ def _stop(request: gr.Request) -> None:
 
 
 def _save(request: gr.Request, replay: bool = True) -> tuple[str, list[str]]:
-    """Save this visitor's answers as traces; a line that leads to them, and the ids. `replay`: the server has that page."""
+    """Save this visitor's answers as traces; return a line of links, and the ids. `replay`: is there a Replay page?"""
     session = SESSIONS.of(str(request.session_hash))
     sides = [side for side in session.live.sides if side.rounds] if session and session.live else []
     if session is None or session.live is None or not sides:
-        return live_view.error(DraftbenchError("nothing to save", "no token has come yet", "press Decode first")), []
+        return answer_html.error(
+            DraftbenchError("nothing to save", "nothing has been decoded yet", "press Decode first")
+        ), []
     try:
         ids = [save_trace(home(), session.live.trace(side)) for side in sides]
     except DraftbenchError as error:
-        return live_view.error(error), []
-    return live_view.saved(ids) if replay else live_view.saved_as([str(home().trace(one)) for one in ids]), ids
+        return answer_html.error(error), []
+    return answer_html.saved(ids) if replay else answer_html.saved_as([str(home().trace(one)) for one in ids]), ids
 
 
 def _leave(request: gr.Request) -> None:
@@ -153,7 +156,7 @@ def _leave(request: gr.Request) -> None:
 
 
 def _prefill(request: gr.Request) -> list[Any]:
-    """The form as the page's address asks for it; what the address does not name keeps its default, what is not here is said."""
+    """Fill the form from the page's URL. What the URL leaves out keeps its default; unknown values are reported."""
     asked = {key: value for key, value in dict(request.query_params or {}).items() if value}
     drafts = choices(home())
     known = [(choice.label, choice.run_id) for choice in drafts]
@@ -166,7 +169,7 @@ def _prefill(request: gr.Request) -> list[Any]:
         for name in ("run", "run2")
         if name in asked and not _decodable(asked[name])
     ]
-    wrong += [f"there is no sample question {context!r}"] if context and sample(context) is None else []
+    wrong += [f"there is no sample prompt {context!r}"] if context and sample(context) is None else []
     numbers = {name: _asked_number(name, asked[name]) for name in _NUMBERS if name in asked}
     wrong += [f"{name} is {asked[name]!r}, not {_between(name)}" for name, value in numbers.items() if value is None]
     if measured_with:
@@ -180,12 +183,12 @@ def _prefill(request: gr.Request) -> list[Any]:
         *(gr.skip() if numbers.get(name) is None else gr.update(value=numbers[name]) for name in _NUMBERS),
         gr.update(value=plain == "1") if plain in ("0", "1") else gr.skip(),
         gr.update(value=context if sample(context) else ""),
-        live_view.not_here(wrong) if wrong else live_view.welcome(bool(known)),
+        answer_html.not_here(wrong) if wrong else answer_html.welcome(bool(known)),
     ]
 
 
 def _asked_prompt(asked: Mapping[str, str], domain: str) -> tuple[str, str]:
-    """Prompt and context of the address. A sample's id stands for its words and what it brings; without a prompt, one of the domain."""
+    """Prompt and context from the URL: its text, or a sample named by its id; without either a sample of the domain."""
     prompt = asked.get("prompt")
     if prompt is None:
         return _with_context(_prompt_of(domain))
@@ -200,7 +203,7 @@ def _with_context(prompt: Prompt | None) -> tuple[str, str]:
 
 
 def _asked_number(name: str, text: str) -> float | None:
-    """A number of the address; None where it is no number, or outside what the form takes."""
+    """A number from the URL; None if it is not a number, or outside the form's limits."""
     try:
         value = _NUMBERS[name](text)
     except ValueError:
@@ -210,19 +213,19 @@ def _asked_number(name: str, text: str) -> float | None:
 
 
 def _between(name: str) -> str:
-    """'a number from 1 to 16': what the form takes."""
+    """'a number from 1 to 16': the form's limits in words."""
     low, high = LIMITS.get(name, _SEEDS)
-    return f"a number from {low:g} to {high:g}" if name in LIMITS else "a whole number from 0 on"
+    return f"a number from {low:g} to {high:g}" if name in LIMITS else "a whole number of at least 0"
 
 
 def _prompt_of(domain: str) -> Prompt | None:
-    """A sample prompt of the domain; of any if there is none."""
+    """A sample prompt of the domain, or of any if it has none."""
     known = samples()
     return next((prompts[0] for prompts in (known.get(domain, ()), *known.values()) if prompts), None)
 
 
 def _decodable(run_id: str) -> bool:
-    """Whether the run has a draft; one that is archived is not offered, but may be named."""
+    """Whether the run has a draft. An archived one is not listed, but the URL may name it."""
     with contextlib.suppress(DraftbenchError):
         return has_draft(home(), run_id)
     return False
@@ -233,19 +236,19 @@ def _sample_choices() -> list[tuple[str, str]]:
 
 
 def _context_choices() -> list[tuple[str, str]]:
-    """Samples that bring more than their words: what they bring, and of which question it is."""
+    """Samples with tools or earlier messages, labelled by these."""
     every = [p for prompts in samples().values() for p in prompts]
     return [("none", ""), *((f"{brings(p)} of {p.id}: {p.text[:50]}", p.id) for p in every if brings(p))]
 
 
 def _take_sample(prompt_id: str | None) -> list[Any]:
-    """A sample's words, and its tools and earlier messages beside them, where they stay while the words are edited."""
+    """Fill in a sample: its question, and its tools and earlier messages, which stay while the question is edited."""
     chosen = sample(prompt_id or "")
     return [gr.skip(), gr.skip()] if chosen is None else list(_with_context(chosen))
 
 
 def build(*, replay: bool = True) -> gr.Blocks:
-    """The page: a form, buttons, and one HTML element that changes once a round."""
+    """The page: a form, buttons, and one HTML element that is updated every round."""
 
     def save(request: gr.Request) -> tuple[str, list[str]]:
         return _save(request, replay)
@@ -259,7 +262,7 @@ def build(*, replay: bool = True) -> gr.Blocks:
                     _context_choices(),
                     label="Tools and earlier messages",
                     value="",
-                    info="Of a sample prompt; they stay while the prompt is edited",
+                    info="From a sample prompt; kept while you edit the prompt",
                 )
             with gr.Column(scale=1, min_width=140):
                 start = gr.Button("Decode", variant="primary")
@@ -268,34 +271,49 @@ def build(*, replay: bool = True) -> gr.Blocks:
         note = gr.HTML()
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=270, elem_id="settings"):
-                run = gr.Dropdown(
-                    [], label="Draft", info="A finished run; it brings its target", allow_custom_value=True
-                )
+                run = gr.Dropdown([], label="Draft", info="A finished run, with its target", allow_custom_value=True)
                 run2 = gr.Dropdown(
-                    [], label="Second draft", info="Side by side on one seed; same target", allow_custom_value=True
+                    [],
+                    label="Second draft",
+                    info="Compared on the same seed; needs the same target",
+                    allow_custom_value=True,
                 )
-                gamma = gr.Slider(*LIMITS["gamma"], value=4, step=1, label="Gamma", info="Tokens proposed a round")
+                gamma = gr.Slider(
+                    *LIMITS["gamma"],
+                    value=DEFAULTS.num_draft_tokens,
+                    step=1,
+                    label="Gamma",
+                    info="Tokens proposed per round",
+                )
                 temperature = gr.Slider(
-                    *LIMITS["temperature"], value=0, step=0.05, label="Temperature", info="0 is greedy"
+                    *LIMITS["temperature"],
+                    value=DEFAULTS.temperature,
+                    step=0.05,
+                    label="Temperature",
+                    info="0 is greedy",
                 )
                 plain = gr.Checkbox(
-                    True, label="Measure the speed-up", info="Decodes as much without a draft afterwards"
+                    True, label="Measure the speed-up", info="Afterwards, decodes as many tokens without a draft"
                 )
-                # The page's own style sheet does it (live_view.CSS): no round trip, also while tokens come.
+                # done by the style sheet (answer_html.CSS) without a round trip, also while decoding
                 gr.Checkbox(
                     True,
-                    label="Show refused tokens",
-                    info="Struck through where they stood",
+                    label="Show rejected tokens",
+                    info="Struck through where they were proposed",
                     elem_id="refused",
                     interactive=True,
                 )
                 with gr.Accordion("More settings", open=False):
-                    top_p = gr.Slider(*LIMITS["top_p"], value=1, step=0.01, label="Top-p", info="1 is off")
-                    top_k = gr.Slider(*LIMITS["top_k"], value=0, step=1, label="Top-k", info="0 is off")
-                    seed = gr.Number(value=0, precision=0, minimum=0, label="Seed", info="Of every draw")
-                    most = gr.Slider(*LIMITS["max_new_tokens"], value=96, step=1, label="Most new tokens")
+                    top_p = gr.Slider(*LIMITS["top_p"], value=DEFAULTS.top_p, step=0.01, label="Top-p", info="1 is off")
+                    top_k = gr.Slider(*LIMITS["top_k"], value=DEFAULTS.top_k, step=1, label="Top-k", info="0 is off")
+                    seed = gr.Number(
+                        value=DEFAULTS.seed, precision=0, minimum=0, label="Seed", info="For all random draws"
+                    )
+                    most = gr.Slider(
+                        *LIMITS["max_new_tokens"], value=DEFAULTS.max_new_tokens, step=1, label="Max new tokens"
+                    )
             with gr.Column(scale=3, min_width=320):
-                view = gr.HTML(live_view.welcome(True), elem_id="view")
+                view = gr.HTML(answer_html.welcome(True), elem_id="view")
         data, ids = gr.JSON(visible=False), gr.JSON(visible=False)
         numbers = [gamma, temperature, top_p, top_k, seed, most]
         demo.load(
@@ -318,7 +336,7 @@ def build(*, replay: bool = True) -> gr.Blocks:
 
 
 def mounted(*, replay: bool = True) -> FastAPI:
-    """The live view as an application to mount under `PATH`; `replay`: the workbench's pages are beside it."""
+    """The live view as an application to mount under `PATH`; `replay`: it is served together with the workbench."""
     app: FastAPI = gr.mount_gradio_app(
         FastAPI(),
         build(replay=replay),
@@ -329,14 +347,14 @@ def mounted(*, replay: bool = True) -> FastAPI:
         footer_links=[],
         server_name="127.0.0.1",
         theme=_look(),
-        css=theme.fate_css() + live_view.CSS,
+        css=theme.fate_css() + answer_html.CSS,
     )
-    app.add_middleware(needed.OnlyNeeded, needed=needed.of_live)
+    app.add_middleware(allowed_routes.AllowedRoutes, allows=allowed_routes.for_live)
     return app
 
 
 def _look() -> gr.themes.Base:
-    """Fonts of the machine, since Gradio's own come from the network; colours of the pages around."""
+    """System fonts, since Gradio's own are fetched from the network, and the colours of the other pages."""
     light, dark = theme.TONES["light"], theme.TONES["dark"]
     accent = {"slider_color": theme.PALETTE[0], "button_primary_background_fill": theme.PALETTE[0]}
     return gr.themes.Base(font=_FONT, font_mono=_MONO, neutral_hue="slate").set(
@@ -370,7 +388,7 @@ def _look() -> gr.themes.Base:
 
 
 def alone(named: Sequence[str] = ()) -> FastAPI:
-    """The live view without the rest of the workbench, at the same path; `named` as for `Guard`."""
+    """The live view without the rest of the workbench, at the same path. `named`: see `Guard`."""
     inner = mounted(replay=False)
 
     @contextlib.asynccontextmanager
@@ -378,7 +396,7 @@ def alone(named: Sequence[str] = ()) -> FastAPI:
         async with inner.router.lifespan_context(inner):
             yield
 
-    outer = FastAPI(lifespan=lifespan, openapi_url=None)  # and so no page of its documentation
+    outer = FastAPI(lifespan=lifespan, openapi_url=None)  # which also disables the documentation pages
     outer.add_middleware(Guard, named=named)
     outer.add_api_route("/", lambda: RedirectResponse(f"{PATH}/"))
     outer.mount(PATH, inner)
@@ -392,16 +410,17 @@ def main(arguments: list[str] | None = None) -> None:
     from engine.runs.samples import lay_out_samples
     from workbench.server import startup
 
-    parser = argparse.ArgumentParser(prog="draftbench live", description="The live view alone, without the workbench.")
+    parser = argparse.ArgumentParser(
+        prog="draftbench live", description="Serve the live view without the rest of the workbench."
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=7860)
     given = parser.parse_args(arguments)
-    told = startup.warning(given.host)
-    if told:
-        print(f"warning: {told}", file=sys.stderr)
+    if message := startup.warning(given.host):
+        print(f"warning: {message}", file=sys.stderr)
     app = alone(named_or_exit())
     lay_out_samples(home())
     shown = "localhost" if given.host in ("0.0.0.0", "::") else f"[{given.host}]" if ":" in given.host else given.host
     print(f"http://{shown}:{given.port}{PATH}/", flush=True)
-    # An open page keeps a connection that never ends by itself: Ctrl-C does not wait for it.
+    # an open page holds a connection that never ends: Ctrl-C must not wait for it
     uvicorn.run(app, host=given.host, port=given.port, log_level="warning", timeout_graceful_shutdown=1)

@@ -1,4 +1,4 @@
-"""Live: the Gradio app of `workbench.live` in a frame, started with this page's parameters."""
+"""The Live page: the Gradio app in a frame, with the parameters of this page's URL."""
 
 from urllib.parse import urlencode
 
@@ -6,9 +6,7 @@ import streamlit as st
 
 from workbench.live.decode import has_draft
 from workbench.shared import queries, theme, ui
-from workbench.shared.view_state import PAGES
-
-PASSED_ON = PAGES["live"].params
+from workbench.shared.pages import PAGES
 
 
 def render() -> None:
@@ -16,12 +14,12 @@ def render() -> None:
     ui.heading("live")
     if not any(has_draft(queries.home(), run_id) for run_id in queries.runs().run_id):
         ui.empty(
-            "No run has a draft yet. Train one, and watch here how many of its tokens the target keeps.",
+            "No run has a draft yet. Train one to watch how many of its tokens the target accepts.",
             "Start a run",
             "launch",
         )
         return
-    given = [(key, value) for key in PASSED_ON if (value := st.query_params.get(key))]
-    address = "/live/?" + urlencode([("__theme", theme.mode()), *given])
-    st.iframe(address, height=1250, alt="Live decoding: form, answer with the fate of each token, counters")
-    st.link_button("Open it alone", address, icon=":material/open_in_new:")
+    params = [(key, value) for key in PAGES["live"].params if (value := st.query_params.get(key))]
+    url = "/live/?" + urlencode([("__theme", theme.mode()), *params])
+    st.iframe(url, height=1250, alt="Live decoding: form, answer with the fate of each token, counters")
+    st.link_button("Open in a new tab", url, icon=":material/open_in_new:")

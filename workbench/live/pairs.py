@@ -1,4 +1,4 @@
-"""Targets with their drafts in memory, loaded once for all visitors, and the one thread that computes with them."""
+"""Targets and their drafts, loaded once for all visitors, and the single thread that computes with them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import DraftbenchError
 from engine.paths import Home
@@ -19,21 +19,21 @@ if TYPE_CHECKING:  # torch takes seconds to load: not before a visitor decodes
     from engine.models.load import LoadedModel
 
 T = TypeVar("T")
-_MOST_DRAFTS = 6  # kept for one target when nobody uses them
+_MOST_DRAFTS = 6  # cached per target while nobody uses them
 
-# One thread computes, one round at a time, in the order of asking: several at once would fight for the processors,
-# and each visitor's seconds would hold the others' work.
+# One thread computes, one round at a time, first come first served: several at once would compete for the cores, and
+# each visitor's timing would include the others' work.
 _turns = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
 
 
 def in_turn(work: Callable[[], T]) -> T:
-    """Do a piece of work when its turn comes; who asks again waits behind those who asked meanwhile."""
+    """Run `work` in the decoding thread, after everything that was submitted before it."""
     return _turns.submit(work).result()
 
 
 @dataclass
 class Pair:
-    """A target and the drafts that were asked for, in their order."""
+    """A target and the requested drafts, in the order of the request."""
 
     target: LoadedModel
     drafts: list[Draft]
@@ -47,7 +47,7 @@ class _Kept:
 
 
 class Pairs:
-    """The cache. One target stays loaded; another one's coming lets it go when nobody uses it."""
+    """The cache. The target in use stays loaded; loading another one drops those that nobody uses."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -55,9 +55,9 @@ class Pairs:
 
     @contextlib.contextmanager
     def use(self, home: Home, run_ids: Sequence[str]) -> Iterator[Pair]:
-        """The runs' drafts with their common target, held in memory until the caller is done.
+        """Yield the runs' drafts with their common target, and keep them in memory until the caller is done.
 
-        Raises DraftbenchError for an unknown run, one without a draft, and drafts of different targets.
+        Raises DraftbenchError for an unknown run, a run without a draft, and drafts with different targets.
         """
         runs = [RunFolder.open(home, run_id) for run_id in run_ids]
         key = _target_of(runs)
@@ -87,7 +87,7 @@ class Pairs:
         from engine.models.draft import load_draft
 
         card = best_draft(run) / "draft.json"
-        key = f"{card} {card.stat().st_mtime_ns}"  # a run trained again has another draft
+        key = f"{card} {card.stat().st_mtime_ns}"  # training again replaces the draft
         if key not in kept.drafts:
             if len(kept.drafts) >= _MOST_DRAFTS and kept.users == 0:
                 kept.drafts.clear()
@@ -97,26 +97,27 @@ class Pairs:
 
 
 def _warm_up(target: LoadedModel, draft: Draft) -> None:
-    """A few rounds for nobody: the first forwards of a model are slow, and would count as its speed."""
+    """Decode a few rounds untimed: the first forward passes of a model are slow and would distort its speed."""
     from engine.decode.sampling import Sampling
-    from engine.decode.speculative import FixedLength, plain_decode, speculative_decode
+    from engine.decode.settings import DecodeSettings, FixedLength
+    from engine.decode.speculative import plain_decode, speculative_decode
 
-    options: dict[str, Any] = {"max_new_tokens": 6, "stop_ids": frozenset(), "seed": 0}
+    settings = DecodeSettings(Sampling(0.0), FixedLength(2), 6, frozenset())
     prompt = [sorted(target.stop_ids)[0] if target.stop_ids else 0] * 4
-    list(speculative_decode(target.model, draft.model, [prompt], Sampling(0.0), length=FixedLength(2), **options))
-    list(plain_decode(target.model, [prompt], Sampling(0.0), **options))
+    list(speculative_decode(target.model, draft.model, [prompt], settings))
+    list(plain_decode(target.model, [prompt], settings))
 
 
 def _target_of(runs: Sequence[RunFolder]) -> str:
-    """What the runs' target is loaded from: equal for runs that can share it."""
+    """A key of the runs' common target."""
     for run in runs:
-        best_draft(run)  # or the error that says how to get one
+        best_draft(run)  # raises an error that says how to get one
     targets = [run.recipe().target for run in runs]
     if any(target != targets[0] for target in targets):
         raise DraftbenchError(
             f"{runs[0].id} and {runs[1].id} have different targets",
-            f"{targets[0].model} and {targets[1].model}: their answers could not be compared",
-            "choose two drafts of one target",
+            f"{targets[0].model} and {targets[1].model}: their answers cannot be compared",
+            "choose two drafts with the same target",
         )
     return targets[0].model_dump_json()
 

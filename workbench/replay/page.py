@@ -1,50 +1,55 @@
-"""A stored trace step by step: what was proposed, how likely each model found it, the draw, and what followed.
+"""The Replay page: a stored trace step by step, with p, q and the draw behind each token's fate.
 
 The view is in the URL: `?run=RUN&temperature=T&prompt=ID` or `?trace=ID`, with `round` and `token`.
 """
 
+from __future__ import annotations
+
 import json
-from dataclasses import asdict
 
 import streamlit as st
 
+from engine.decode.events import Fate, Round, Token
 from engine.errors import DraftbenchError, did_you_mean
 from engine.runs.advice import measures_again
 from engine.runs.folder import RunFolder
-from engine.traces.answer import (
-    Trace,
-    TraceRound,
-    TraceToken,
-    list_traces,
-    load_trace,
-    no_traces,
-    trace_of_run,
-    traced_prompts,
+from engine.traces.measured import no_traces, trace_of_run, traced_prompts
+from engine.traces.saved import list_traces, load_trace
+from engine.traces.trace import Trace
+from workbench.replay import figures
+from workbench.replay.judgement import (
+    Judgement,
+    candidates,
+    corrected,
+    counters,
+    default_slot,
+    judgement,
+    rejected,
+    visible,
 )
-from workbench.replay import view
-from workbench.shared import asked, queries, theme, tokens, ui
-from workbench.shared.view_state import link
+from workbench.shared import queries, theme, tokens, ui, url_warnings
+from workbench.shared.pages import link
 
 MEASURED, SAVED = "A run's measurement", "Saved from the live view"
 OF_RUN = ("run", "temperature", "prompt")
 
 
 def forget_view(*names: str) -> None:
-    """Leave these out of the URL, and begin again at the first round."""
+    """Remove these from the URL and go back to the first round."""
     for name in (*names, "round", "token"):
         st.query_params.pop(name, None)
 
 
 def put(key: str, *forget: str) -> None:
-    """Keep a picked value in the URL; what depends on it is forgotten."""
+    """Keep a picked value in the URL and forget the parameters that depend on it."""
     st.query_params[key] = str(st.session_state[f"pick_{key}"])
     forget_view(*forget)
 
 
 def keep(**shown: str) -> None:
-    """Name in the URL what is shown, so that it opens this very trace elsewhere and later."""
+    """Put what is shown into the URL, so that a copy of it opens the same trace."""
     if any(st.query_params.get(key) != value for key, value in shown.items()):
-        st.query_params.update(shown)  # at once: each change is a step of the browser's history
+        st.query_params.update(shown)  # in one call: each change is an entry in the browser's history
 
 
 def pick(
@@ -56,7 +61,7 @@ def pick(
     forget: tuple[str, ...] = (),
     names: dict[str, str] | None = None,
 ) -> str:
-    """A choice that the URL holds. A value in the URL that is not among the options is an error, not another view."""
+    """A select box kept in the URL. Raises DraftbenchError if the URL asks for a value that is not an option."""
     named = named or st.query_params.get(key, options[0])
     if named not in options:
         raise DraftbenchError(
@@ -74,7 +79,7 @@ def pick(
 
 
 def source() -> str:
-    """Which kind of trace: by the URL, or as the visitor switches."""
+    """The kind of trace: from the URL, or as the visitor switches."""
 
     def switched() -> None:
         forget_view("trace", *OF_RUN)
@@ -83,30 +88,29 @@ def source() -> str:
         st.session_state.source = SAVED
     elif "source" not in st.session_state or any(name in st.query_params for name in OF_RUN):
         st.session_state.source = MEASURED
-    chosen = st.segmented_control("Source", [MEASURED, SAVED], key="source", required=True, on_change=switched)
-    return chosen or MEASURED
+    kind = st.segmented_control("Source", [MEASURED, SAVED], key="source", required=True, on_change=switched)
+    return kind or MEASURED
 
 
 def stamp() -> list[tuple[str, int]]:
-    """Changes when a trace is saved, replaced or removed."""
+    """A value that changes when a trace is saved, replaced or removed."""
     folder = queries.home().traces
     return [(path.name, path.stat().st_mtime_ns) for path in folder.glob("*.json")] if folder.is_dir() else []
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
 def saved_names(folder: str, changed: list[tuple[str, int]]) -> dict[str, str]:
-    """Id and name of every saved trace, newest first, kept until one changes. Two drafts of one prompt are told apart."""
-    known = list_traces(queries.home())
+    """Id and name of every saved trace, newest first; cached until a file changes."""
     names = {
-        one.id: " · ".join(part for part in (one.title, one.draft, one.saved_at[:16].replace("T", " ")) if part)
-        for one in known
+        trace.id: " · ".join(part for part in (trace.title, trace.draft, trace.saved_at[:16].replace("T", " ")) if part)
+        for trace in list_traces(queries.home())
     }
     return ui.distinct(names)
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
 def whole_trace(folder: str, changed: list[tuple[str, int]], trace_id: str) -> Trace:
-    """A saved trace with its rounds."""
+    """A saved trace with its rounds; cached until a file changes."""
     return load_trace(queries.home(), trace_id)
 
 
@@ -114,15 +118,13 @@ def saved_trace() -> Trace | None:
     folder, changed = str(queries.home().traces), stamp()
     names, wanted = saved_names(folder, changed), st.query_params.get("trace")
     if wanted and wanted not in names:
-        return load_trace(queries.home(), wanted)  # which says what is wrong with it
+        return load_trace(queries.home(), wanted)  # raises an error that says what is wrong
     if not names:
-        ui.empty(
-            "No trace was saved yet. Decode a prompt in the live view and press **Save trace**.", "Open Live", "live"
-        )
+        ui.empty("No traces saved yet. Decode a prompt in the live view and press **Save trace**.", "Open Live", "live")
         return None
-    chosen = pick("Trace", "trace", list(names), names=names)
-    keep(trace=chosen)
-    return whole_trace(folder, changed, chosen)
+    trace_id = pick("Trace", "trace", list(names), names=names)
+    keep(trace=trace_id)
+    return whole_trace(folder, changed, trace_id)
 
 
 def measured_trace() -> Trace | None:
@@ -131,7 +133,7 @@ def measured_trace() -> Trace | None:
     offered = known[(known.run_id.isin(queries.traced()) & ~known.archived) | (known.run_id == named)]
     if offered.empty:
         ui.empty(
-            "No run holds traces yet. A measurement decodes held-out prompts and keeps every token.",
+            "No run has traces yet. A measurement decodes held-out prompts and keeps every token.",
             "Start a run",
             "launch",
         )
@@ -139,27 +141,35 @@ def measured_trace() -> Trace | None:
     left, middle, right = st.columns([3, 1, 2])
     with left:
         labels = ui.distinct(dict(zip(offered.run_id, offered.label, strict=True)))
-        chosen = pick("Run", "run", list(offered.run_id), forget=("temperature", "prompt"), names=labels)
+        run_id = pick("Run", "run", list(offered.run_id), forget=("temperature", "prompt"), names=labels)
         if len(offered) < len(known):
-            st.caption(f"{len(offered)} of {len(known)} measured runs hold traces.")
-    run = queries.folder(chosen)
+            st.caption(f"{len(offered)} of {len(known)} measured runs have traces.")
+    run = queries.folder(run_id)
     traced = traced_prompts(run)
     if not traced:
         missing(run, list(offered.run_id))
         return None
     with middle:
         temperatures = list(dict.fromkeys(f"{t:g}" for t, _ in traced))
-        named = view.plain_number(st.query_params.get("temperature", ""))  # 0.0 and 0 are one
+        named = _plain_number(st.query_params.get("temperature", ""))
         temperature = pick("Temperature", "temperature", temperatures, named=named, forget=("prompt",))
     with right:
         prompt = pick("Prompt", "prompt", [p for t, p in traced if f"{t:g}" == temperature])
-    keep(run=chosen, temperature=temperature, prompt=prompt)
+    keep(run=run_id, temperature=temperature, prompt=prompt)
     return run_trace(str(run.path), run.summary_path.stat().st_mtime, run.id, float(temperature), prompt)
 
 
+def _plain_number(text: str) -> str:
+    """'0' for '0.0'; text that is no number is returned as it is."""
+    try:
+        return f"{float(text):g}"
+    except ValueError:
+        return text
+
+
 def missing(run: RunFolder, offered: list[str]) -> None:
-    """A run that the address names and that holds no traces: why, and the way to runs that do."""
-    ui.error_box(no_traces(run, "its measurement was kept without them, as those of most samples are"))
+    """Explain why a run that the URL names has no traces, and link to one that does."""
+    ui.error_box(no_traces(run, "its measurement was stored without them, as those of most sample runs are"))
     others = [run_id for run_id in offered if run_id != run.id]
     if others:
         ui.goto("replay", f"Replay {others[0]} instead", icon=":material/history:", run=others[0])
@@ -167,12 +177,12 @@ def missing(run: RunFolder, offered: list[str]) -> None:
 
 @st.cache_data(max_entries=32, show_spinner=False)
 def run_trace(path: str, changed: float, run_id: str, temperature: float, prompt: str) -> Trace:
-    """The trace, kept until the run is measured again (`path` and `changed` say when it is another)."""
+    """The trace; cached until the run is measured again (`path` and `changed` then differ)."""
     return trace_of_run(queries.folder(run_id), temperature, prompt)
 
 
 def whole(name: str) -> int | None:
-    """A count in the URL; None if there is none, or no count."""
+    """A count in the URL; None if it is missing or not a number."""
     try:
         return max(0, int(st.query_params[name]))
     except (KeyError, ValueError):
@@ -180,19 +190,19 @@ def whole(name: str) -> int | None:
 
 
 def say_nearest(name: str, shown: int) -> None:
-    """A round or a token that the trace does not have: the nearest is shown, and said."""
+    """Say that the URL asks for a round or token that does not exist, and that the nearest one is shown."""
     if name in st.query_params and st.query_params[name] != str(shown):
-        asked.not_here(name, str(shown))
+        url_warnings.not_here(name, str(shown))
 
 
 def go(number: int | None = None) -> None:
-    """Keep the round in the URL: this one, or the slider's."""
+    """Put a round into the URL; the slider's if no number is given."""
     forget_view()
     st.query_params["round"] = str(st.session_state.slider if number is None else number)
 
 
 def stepper(trace: Trace) -> int:
-    """The chosen round's number: slider, buttons and keys; kept in the URL."""
+    """The number of the round shown; slider, buttons and keys change it, and the URL keeps it."""
     last = len(trace.rounds) - 1
     st.session_state.slider = min(whole("round") or 0, last)
     say_nearest("round", st.session_state.slider)
@@ -217,39 +227,37 @@ def stepper(trace: Trace) -> int:
     return now
 
 
-def choose_token(told: TraceRound) -> int:
-    """The place in the round that is looked at: from the URL, else the one that tells most."""
+def choose_token(current: Round) -> int:
+    """The place of the token shown: from the URL, else `default_slot`."""
     named = whole("token")
-    place = named if named is not None and named < len(told.tokens) else view.telling_slot(told)
-    key = f"token_{told.number}"
+    place = named if named is not None and named < len(current.tokens) else default_slot(current)
+    key = f"token_{current.number}"
     st.session_state[key] = place
     say_nearest("token", place)
 
     def kept() -> None:
         st.query_params["token"] = str(st.session_state[key])
 
-    chosen = st.segmented_control(
+    picked = st.segmented_control(
         "Token of the round",
-        range(len(told.tokens)),
+        range(len(current.tokens)),
         key=key,
         required=True,
         on_change=kept,
         wrap=True,
-        format_func=lambda i: f"{ui.text(view.visible(told.tokens[i].text))} · {told.tokens[i].fate}",
+        format_func=lambda i: f"{ui.text(visible(current.tokens[i].text))} · {current.tokens[i].fate}",
     )
-    return place if chosen is None else chosen
+    return place if picked is None else picked
 
 
 def show_answer(trace: Trace, now: int) -> None:
-    """The prompt, and the answer up to this round."""
+    """The prompt and the answer up to this round."""
     address = {key: st.query_params.get(key) for key in ("trace", *OF_RUN)}
     past = trace.rounds[: now + 1]
     with st.container(border=True):
         st.caption("Prompt")
         st.text(trace.prompt)
-        st.caption(
-            f"Answer up to round {now}; the framed tokens are of this round. A click on a token goes to its round."
-        )
+        st.caption(f"Answer up to round {now}, whose tokens are framed. Click a token to go to its round.")
         shown = tokens.answer_html(
             past, tone=theme.mode(), highlight=now, href=lambda number: link("replay", **address, round=number)
         )
@@ -259,63 +267,57 @@ def show_answer(trace: Trace, now: int) -> None:
 
 def show_counters(trace: Trace, now: int) -> None:
     with st.container(horizontal=True, gap="large"):
-        for name, value in view.counters(trace.rounds[: now + 1]).items():
+        for name, value in counters(trace.rounds[: now + 1]).items():
             st.metric(f"{name}, so far", value, width="content")
 
 
 def show_judgement(trace: Trace, now: int) -> None:
-    """The chosen token: words, draw, p and q, and the residual where it was refused."""
-    told = trace.rounds[now]
+    """The selected token: verdict in words, p, q, the draw, and the residual where it was rejected."""
+    current = trace.rounds[now]
     st.subheader(f"Round {now}", anchor=False)
     st.caption(
-        f"{told.num_draft_tokens} proposed, {told.accepted} accepted, {told.emitted} emitted · drafting {1000 * told.draft_s:.1f} ms · "
-        f"verifying {1000 * told.verify_s:.1f} ms · the rest {1000 * told.overhead_s:.1f} ms"
-        + ("" if trace.id else " (of its whole batch)")  # a measurement decodes several prompts at once
+        f"{current.num_draft_tokens} proposed, {current.accepted} accepted, {len(current.emitted)} emitted · "
+        f"drafting {1000 * current.draft_s:.1f} ms · verifying {1000 * current.verify_s:.1f} ms · "
+        f"overhead {1000 * current.overhead_s:.1f} ms"
+        + ("" if trace.id else " (times of the whole batch)")  # a measurement decodes several prompts at once
     )
-    token = told.tokens[choose_token(told)]
-    greedy = trace.settings.get("temperature") == 0
-    judged = view.judgement(token, told, greedy=greedy)
-    st.markdown(f"**{ui.text(view.visible(token.text))}** {ui.text(judged.headline)}  \n{ui.text(judged.detail)}")
-    if token.fate == "discarded":
-        return
-    show_figures(trace, told, token, judged)
+    token = current.tokens[choose_token(current)]
+    judged = judgement(token, current, greedy=trace.settings.get("temperature") == 0)
+    st.markdown(f"**{ui.text(visible(token.text))}** {ui.text(judged.headline)}  \n{ui.text(judged.detail)}")
+    if token.fate is not Fate.DISCARDED:
+        show_figures(trace, current, token, judged)
 
 
-def again(trace: Trace) -> str:
-    """What measures the trace's run once more; nothing for a trace that was saved from the live view."""
-    return "" if trace.id else measures_again(queries.folder(str(trace.settings.get("draft"))))
-
-
-def show_figures(trace: Trace, told: TraceRound, token: TraceToken, judged: view.Judgement) -> None:
+def show_figures(trace: Trace, current: Round, token: Token, judged: Judgement) -> None:
+    """The candidates at the token's position, the draw, and the residual."""
     tone = theme.mode()
-    drawn = view.corrected(told) if token.fate in ("rejected", "corrected") else None
-    refused = view.refused(told) if token.fate in ("rejected", "corrected") else None
-    bars = view.candidates(refused or token, drawn, (refused or token).overlap)
+    replaced = token.fate in (Fate.REJECTED, Fate.CORRECTED)
+    refused, drawn = (rejected(current), corrected(current)) if replaced else (None, None)
+    bars = candidates(refused or token, drawn, (refused or token).overlap)
     left, right = st.columns(2)
     with left:
-        draft = token.fate != "bonus"
-        figure = view.probability_bars(bars, tone, draft=draft)
         ui.chart(
-            figure,
+            figures.probability_bars(bars, tone, draft=token.fate is not Fate.BONUS),
             key="replay_bars",
-            alt="Probabilities p and q of the likeliest tokens at this position",
+            alt="Probabilities p and q of the most likely tokens at this position",
             name="p-and-q",
         )
-        missing = "" if token.alternatives else view.alternatives_missing(again(trace))
-        st.caption(f"{view.marks(bars)} {missing}")
+        # a trace of the live view has nothing to measure again
+        again = "" if trace.id else measures_again(queries.folder(str(trace.settings.get("draft"))))
+        st.caption(f"{figures.marks(bars)} {'' if token.alternatives else figures.alternatives_missing(again)}")
     with right:
         if judged.chance is not None:
-            alt = f"{judged.headline}; the line from 0 to 1 with the draw and the chance of acceptance"
-            ui.chart(view.draw_line(judged, tone), key="replay_draw", alt=alt, name="draw")
+            alt = f"{judged.headline}; the line from 0 to 1 with the draw and the probability of acceptance"
+            ui.chart(figures.draw_line(judged, tone), key="replay_draw", alt=alt, name="draw")
         if drawn is not None and refused is not None and refused.overlap is not None:
-            alt = "The residual distribution from which the refused token was replaced, the drawn token marked"
-            ui.chart(view.residual_bars(bars, tone), key="replay_residual", alt=alt, name="residual")
-            st.caption(view.unlisted(bars))
+            alt = "The residual distribution that replaces the rejected token, with the drawn token marked"
+            ui.chart(figures.residual_bars(bars, tone), key="replay_residual", alt=alt, name="residual")
+            st.caption(figures.unlisted(bars))
 
 
 @st.fragment
 def show(trace: Trace) -> None:
-    """The step: drawn anew at each click or key, while the rest of the page stays."""
+    """One step; a click or key redraws this fragment alone."""
     now = stepper(trace)
     show_counters(trace, now)
     show_answer(trace, now)
@@ -323,14 +325,14 @@ def show(trace: Trace) -> None:
 
 
 def show_origin(trace: Trace) -> None:
-    """What the answer depends on, and the trace as a file."""
+    """The settings behind the answer, and the trace as a file."""
     with st.expander("Settings of this trace"):
         st.json(trace.settings)
     with st.container(horizontal=True):
         name = trace.id or "-".join(str(trace.settings.get(key, "")) for key in ("draft", "prompt_id", "temperature"))
         st.download_button(
             "Download as JSON",
-            json.dumps(asdict(trace), ensure_ascii=False, indent=1),
+            json.dumps(trace.as_dict(), ensure_ascii=False, indent=1),
             f"{name}.json",
             "application/json",
             icon=":material/download:",
@@ -344,11 +346,12 @@ def show_origin(trace: Trace) -> None:
 def render() -> None:
     """Draw the page."""
     ui.heading("replay")
-    found = saved_trace() if source() == SAVED else measured_trace()
-    if found is not None and not found.rounds:
+    trace = saved_trace() if source() == SAVED else measured_trace()
+    if trace is None:
+        return
+    if not trace.rounds:
         raise DraftbenchError(
             "this trace has no rounds", "nothing was decoded before it was saved", "save it again after a round"
         )
-    if found is not None:
-        show(found)
-        show_origin(found)
+    show(trace)
+    show_origin(trace)

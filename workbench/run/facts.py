@@ -11,7 +11,7 @@ import streamlit as st
 
 from engine.config.schema import Recipe, TrainSpec
 from engine.index.run_folder import loss_label, recipe_columns
-from workbench.shared.methods import MODES, SUPERVISION
+from workbench.shared.method_names import SUPERVISION, mode_word
 
 _CSS = """<style>
 .facts{display:flex;flex-wrap:wrap;gap:.3rem 1.6rem;font-size:.9rem}
@@ -45,7 +45,7 @@ def facts(recipe: Recipe, done: Effort) -> list[tuple[str, str]]:
     train = recipe.train
     columns = recipe_columns(recipe)
     told = [
-        ("Mode", MODES[train.mode]),
+        ("Mode", mode_word(train.mode)),
         ("Supervision", SUPERVISION[str(columns["supervision"])]),
         ("Loss", loss_label(train.loss)),
         *_of_mode(train),

@@ -10,8 +10,9 @@ import streamlit as st
 
 from engine.errors import DraftbenchError
 from engine.fileio import read_bounded
-from engine.records.documents import RECIPE_BYTES, whole_or_empty
+from engine.records.documents import whole_or_empty
 from engine.runs.folder import RunFolder
+from engine.untrusted.yaml_text import MAX_BYTES
 from workbench.run import export_job
 from workbench.run import files as run_files
 from workbench.run.files import rows as _rows
@@ -27,7 +28,7 @@ def configuration(run: RunFolder) -> None:
         st.info("The recipe of this run is missing.", icon=":material/broken_image:")
         return
     try:
-        raw = read_bounded(path, RECIPE_BYTES)
+        raw = read_bounded(path, MAX_BYTES)
     except DraftbenchError as error:
         ui.error_box(error)
         return

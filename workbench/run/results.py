@@ -12,7 +12,7 @@ from engine.index.queries import Run
 from engine.measure import definitions, speed_words
 from engine.runs.folder import RunFolder
 from workbench.run.files import rows as _rows
-from workbench.shared import charts, exports, queries, ui
+from workbench.shared import charts, downloads, queries, ui
 from workbench.shared.chart_parts import bounds
 
 _MARKS = {
@@ -60,7 +60,7 @@ def results(run: RunFolder, indexed: Run) -> None:
     with st.expander("All rates, before and after training", icon=":material/table_chart:"):
         frame = rates(values)
         st.dataframe(frame, hide_index=True, column_config=_RATE_COLUMNS, alt="Every acceptance rate with its interval")
-        exports.download_row(
+        downloads.download_row(
             f"{run.id}-rates", "all-rates", frame=frame, caption=f"Acceptance rates of run {run.id}, {charts.INTERVAL}"
         )
 

@@ -16,11 +16,11 @@ from engine.jobs.executors import chosen_place
 from engine.records.documents import whole_or_empty
 from engine.runs.folder import RunFolder
 from engine.runs.labels import Labels
-from engine.traces.answer import holds_traces
+from engine.traces.measured import holds_traces
 from workbench.live.decode import has_draft
 from workbench.run import facts as run_facts
 from workbench.run import files, stream_view
-from workbench.shared import actions, charts, exports, queries, theme, ui
+from workbench.shared import actions, charts, downloads, queries, theme, ui
 
 UNFINISHED = queries.UNFINISHED
 
@@ -276,7 +276,7 @@ def _chart(figure: Any, frame: pd.DataFrame, key: str, alt: str, name: str) -> N
     """A figure with everything it can be saved as under one button."""
     ui.chart(figure, key=key, alt=alt, name=name, save=False)
     with st.popover("Save", icon=":material/download:", type="tertiary", key=f"save-{key}"):
-        exports.download_row(name, key, draw=lambda tone: figure, frame=frame, caption=alt)
+        downloads.download_row(name, key, draw=lambda tone: figure, frame=frame, caption=alt)
 
 
 def _watched(run: RunFolder) -> str:

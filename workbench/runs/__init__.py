@@ -1,1 +1,6 @@
-"""What the Runs page is made of: the table of all runs and its columns."""
+"""The page of all runs.
+
+page     the page
+table    which runs are shown, and in what order
+columns  the columns of the table
+"""

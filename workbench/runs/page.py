@@ -1,4 +1,4 @@
-"""All runs in one table: find them, group them, label them, and take some along to another page."""
+"""The Runs page: all runs in one table, to search, group, label, and open on other pages."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from engine.runs.folder import RunFolder
 from engine.runs.labels import Labels, change_labels, edit_labels
 from workbench.runs import table as runs_table
 from workbench.runs.columns import COLUMNS, GROUP_COLUMNS
-from workbench.shared import actions, exports, label_form, queries, ui
-from workbench.shared.methods import SUPERVISION, mode_word
+from workbench.shared import actions, downloads, label_form, queries, ui
+from workbench.shared.method_names import SUPERVISION, mode_word
 
 _LABELS = {
     "loss": "Loss",
@@ -27,42 +27,44 @@ _LABELS = {
 
 
 def filters(known: pd.DataFrame) -> runs_table.Filters:
-    """The row of filters; each is kept in the address."""
+    """Draw the filters, which the URL keeps, and return them."""
     search, order, group, archived = st.columns([4, 2, 2, 2])
     search.text_input(
-        "Search", key="q", bind="query-params", type="search", placeholder="words in id, title, tags or note"
+        "Search", key="q", bind="query-params", type="search", placeholder="words in the id, title, tags or note"
     )
-    order.selectbox("Order", list(runs_table.ORDERS), key="order", bind="query-params", help="Pinned runs come first.")
+    order.selectbox(
+        "Order", list(runs_table.ORDERS), key="order", bind="query-params", help="Pinned runs are listed first."
+    )
     group.selectbox("Group by", ["nothing", *runs_table.GROUPS], key="group", bind="query-params")
     archived.selectbox("Archived", runs_table.ARCHIVED, key="archived", bind="query-params")
     narrowed = any(st.query_params.get_all(name) for name in (*runs_table.CHOOSABLE, "tag"))
-    chosen = {}
+    values = {}
     with st.expander("More filters", icon=":material/filter_list:", expanded=narrowed):
         places = st.columns(4)
         for index, column in enumerate((*runs_table.CHOOSABLE, "tags")):
             key = "tag" if column == "tags" else column
-            chosen[column] = tuple(
+            values[column] = tuple(
                 places[index % 4].multiselect(
                     _LABELS.get(column, "Tag"),
                     runs_table.choices(known, column),
                     key=key,
                     bind="query-params",
                     placeholder="all",
-                    format_func=words_of,
+                    format_func=filter_label,
                 )
             )
-    tags = chosen.pop("tags")
+    tags = values.pop("tags")
     state = st.session_state
-    return runs_table.Filters(state["q"] or "", tuple(chosen.items()), tags, state["archived"])
+    return runs_table.Filters(state["q"] or "", tuple(values.items()), tags, state["archived"])
 
 
-def words_of(value: str) -> str:
-    """A mode or a supervision as the table writes it; everything else as it is."""
+def filter_label(value: str) -> str:
+    """The display name of a mode or supervision; other values are returned as they are."""
     return SUPERVISION.get(value, mode_word(value))
 
 
 def clear() -> None:
-    """Let every run through again, in the address too."""
+    """Remove all filters, also from the URL."""
     st.session_state["q"] = ""
     for name in (*runs_table.CHOOSABLE, "tag"):
         st.session_state[name] = []
@@ -70,7 +72,7 @@ def clear() -> None:
 
 
 def groups(shown: pd.DataFrame, group: str) -> pd.DataFrame:
-    """A summary row for each group, and the rows of the group that was chosen."""
+    """Draw a summary row per group, and return the rows of the selected group."""
     summary = runs_table.group_summary(shown, group)
     st.dataframe(
         summary,
@@ -78,16 +80,17 @@ def groups(shown: pd.DataFrame, group: str) -> pd.DataFrame:
         column_config=GROUP_COLUMNS,
         placeholder="–",
         height=min(38 + 35 * len(summary), 320),
-        alt=f"Runs by {group}: count and best exact acceptance of each group",
+        alt=f"Runs by {group}: number of runs and best exact acceptance per group",
     )
     name = st.selectbox("Show", ["all groups", *runs_table.group_names(shown, group)], key="in", bind="query-params")
     return shown if name == "all groups" else runs_table.in_group(shown, group, name)
 
 
 def table(shown: pd.DataFrame) -> list[str]:
-    """The table; returns the ids of the selected rows.
+    """Draw the table and return the ids of the selected rows.
 
-    A selection is kept by row number, so the widget's key changes with the rows, and what was selected before is handed on.
+    Streamlit keeps a selection by row number, so the widget's key changes with the rows and the selection is passed
+    on to it.
     """
     ids = list(shown.run_id)
     key = "table-" + hashlib.sha1("\n".join(ids).encode(), usedforsecurity=False).hexdigest()[:12]
@@ -113,29 +116,32 @@ def table(shown: pd.DataFrame) -> list[str]:
     return selected
 
 
-def change(run_ids: list[str], told: str, **labels: Any) -> str:
-    """Give every run the labels."""
+def change(run_ids: list[str], message: str, **labels: Any) -> str:
+    """Change these labels of every run; return the message."""
     for run_id in run_ids:
         change_labels(queries.home(), queries.folder(run_id), **labels)
-    return told
+    return message
 
 
 def archive(run_ids: list[str]) -> str:
-    """Hide runs from lists, and say where they lie."""
-    where = [str(queries.folder(run_id).path) for run_id in run_ids]
-    places = where[0] if len(where) == 1 else f"{queries.home().runs} ({', '.join(run_ids)})"
-    told = f"Archived {count(run_ids)}: hidden from lists, nothing is deleted. To remove it for good, delete {places} yourself."
-    return change(run_ids, told, archived=True, pinned=False)
+    """Hide runs from lists, and say where their folders are."""
+    single = len(run_ids) == 1
+    where = str(queries.folder(run_ids[0]).path) if single else f"{queries.home().runs} ({', '.join(run_ids)})"
+    message = (
+        f"Archived {count(run_ids)}: hidden from lists; nothing is deleted. "
+        f"To remove {'it' if single else 'them'} for good, delete {where} yourself."
+    )
+    return change(run_ids, message, archived=True, pinned=False)
 
 
 def count(run_ids: list[str]) -> str:
     return f"{len(run_ids)} run{'s' if len(run_ids) != 1 else ''}"
 
 
-def bar(chosen: pd.DataFrame, known_tags: list[str]) -> None:
-    """What can be done with the selected runs."""
-    ids = list(chosen.run_id)
-    names = ", ".join(f"**{ui.text(label)}**" for label in chosen.label[:3])
+def selection_bar(selected: pd.DataFrame, known_tags: list[str]) -> None:
+    """Draw links and buttons for the selected runs."""
+    ids = list(selected.run_id)
+    names = ", ".join(f"**{ui.text(label)}**" for label in selected.label[:3])
     st.markdown(f"{count(ids)} selected: {names}{' …' if len(ids) > 3 else ''}")
     with st.container(horizontal=True, vertical_alignment="center"):
         if len(ids) == 1:
@@ -143,60 +149,60 @@ def bar(chosen: pd.DataFrame, known_tags: list[str]) -> None:
             ui.goto("launch", "Launch from it", icon=":material/rocket_launch:", **{"from": ids[0]})
         if 2 <= len(ids) <= 6:
             ui.goto("compare", f"Compare these {len(ids)}", icon=":material/compare_arrows:", runs=ids)
-        marked_buttons(ids, chosen)
+        mark_buttons(ids, selected)
     if len(ids) > 6:
-        st.caption("Compare takes two to six runs.")
-    labels_form(ids, chosen, known_tags)
+        st.caption("The Compare page takes two to six runs.")
+    labels_form(ids, selected, known_tags)
 
 
-def marked_buttons(ids: list[str], chosen: pd.DataFrame) -> None:
-    """Pin, baseline and archive, each with its opposite where it applies."""
-    if not chosen.pinned.all():
+def mark_buttons(ids: list[str], selected: pd.DataFrame) -> None:
+    """Draw the buttons for pin, baseline and archive, and their opposites where they apply."""
+    if not selected.pinned.all():
         actions.button(
             "Pin", lambda: change(ids, f"Pinned {count(ids)}.", pinned=True), key="pin", icon=":material/keep:"
         )
-    if chosen.pinned.any():
+    if selected.pinned.any():
         actions.button(
             "Unpin",
             lambda: change(ids, f"Unpinned {count(ids)}.", pinned=False),
             key="unpin",
             icon=":material/keep_off:",
         )
-    if len(ids) == 1 and not chosen.baseline.iloc[0]:
-        told = f"{chosen.label.iloc[0]} is the baseline now."
+    if len(ids) == 1 and not selected.baseline.iloc[0]:
+        message = f"{selected.label.iloc[0]} is now the baseline."
         actions.button(
-            "Set as baseline", lambda: change(ids, told, baseline=True), key="baseline", icon=":material/star:"
+            "Set as baseline", lambda: change(ids, message, baseline=True), key="baseline", icon=":material/star:"
         )
-    if chosen.baseline.any():
+    if selected.baseline.any():
         actions.button(
-            "Not the baseline",
-            lambda: change(ids, "There is no baseline now.", baseline=False),
+            "Unset baseline",
+            lambda: change(ids, "No run is the baseline now.", baseline=False),
             key="unbaseline",
             icon=":material/star_border:",
         )
-    if not chosen.archived.all():
+    if not selected.archived.all():
         actions.button(
             "Archive",
             lambda: archive(ids),
             key="archive",
             icon=":material/archive:",
-            help="Hides it from lists; nothing is deleted.",
+            help="Hides the runs from lists; nothing is deleted.",
         )
-    if chosen.archived.any():
+    if selected.archived.any():
         actions.button(
             "Unarchive",
-            lambda: change(ids, f"{count(ids)} shown in lists again.", archived=False),
+            lambda: change(ids, f"{count(ids)} restored to lists.", archived=False),
             key="unarchive",
             icon=":material/unarchive:",
         )
 
 
-def labels_form(ids: list[str], chosen: pd.DataFrame, known_tags: list[str]) -> None:
-    """Title, tags and note of one run; tags and an added note for several."""
+def labels_form(ids: list[str], selected: pd.DataFrame, known_tags: list[str]) -> None:
+    """Draw the form for the title, tags and note of one run, or for adding tags and a note to several."""
     mark = hashlib.sha1("\n".join(ids).encode(), usedforsecurity=False).hexdigest()[:8]
     with st.expander("Title, tags and note" if len(ids) == 1 else "Tags and note", icon=":material/label:"):
         if len(ids) > 1:
-            many_form(ids, mark, chosen, known_tags)
+            many_form(ids, mark, selected, known_tags)
             return
         run = queries.folder(ids[0])
         labels = label_form.labels_of(run)
@@ -205,7 +211,7 @@ def labels_form(ids: list[str], chosen: pd.DataFrame, known_tags: list[str]) -> 
 
 
 def one_form(run: RunFolder, mark: str, labels: Labels, known_tags: list[str]) -> None:
-    """The labels of one run, to be changed."""
+    """Draw the form for the labels of one run."""
     keys = {name: f"{name}-{mark}" for name in ("title", "tags", "notes")}
     labels = label_form.drawn_with(mark, keys, labels)
 
@@ -222,18 +228,18 @@ def one_form(run: RunFolder, mark: str, labels: Labels, known_tags: list[str]) -
         actions.submit("Save", save, key=f"save-{mark}", icon=":material/save:")
 
 
-def many_form(ids: list[str], mark: str, chosen: pd.DataFrame, known_tags: list[str]) -> None:
-    """Tags and a note to add to several runs, tags to take away."""
+def many_form(ids: list[str], mark: str, selected: pd.DataFrame, known_tags: list[str]) -> None:
+    """Draw the form that adds tags and a note to several runs and removes tags."""
     keys = {name: f"{name}-{mark}" for name in ("tags", "drop", "notes")}
     with st.form(f"labels-{mark}"):
         st.multiselect("Add tags", known_tags, key=keys["tags"], accept_new_options=True)
-        st.multiselect("Remove tags", sorted({tag for tags in chosen.tags for tag in tags}), key=keys["drop"])
-        st.text_area("Add to the note of each", key=keys["notes"])
+        st.multiselect("Remove tags", sorted({tag for tags in selected.tags for tag in tags}), key=keys["drop"])
+        st.text_area("Add to each note", key=keys["notes"])
         actions.submit("Save", lambda: save_many(ids, keys), key=f"save-{mark}", icon=":material/save:")
 
 
 def save_many(ids: list[str], keys: dict[str, str]) -> str:
-    """Each run keeps its own tags and note, and gets what was added."""
+    """Add tags and a note to each run's own, and remove tags."""
     state = st.session_state
 
     def added(present: Labels) -> dict[str, Any]:
@@ -253,20 +259,19 @@ def render() -> None:
     actions.outcome()
     if known.empty:
         ui.empty(
-            "There are no runs yet. A run trains one draft and measures it; the quick recipe takes minutes.",
+            "No runs yet. A run trains one draft and measures it; the quick recipe takes a few minutes.",
             "Start a run",
             "launch",
         )
         return
-    asked = filters(known)
-    shown = runs_table.matching(known, asked)
+    wanted = filters(known)
+    shown = runs_table.matching(known, wanted)
     group = st.session_state["group"]
     if shown.empty:
-        hidden = int(known.archived.sum()) if asked.archived == "hidden" else 0
-        st.info(
-            f"No run fits these filters; {len(known)} are known" + (f", {hidden} of them archived." if hidden else ".")
-        )
-        st.button("Clear the filters", key="clear", on_click=clear, icon=":material/filter_list_off:")
+        hidden = int(known.archived.sum()) if wanted.archived == "hidden" else 0
+        archived = f", {hidden} of them archived" if hidden else ""
+        st.info(f"No run matches these filters; there are {len(known)} runs{archived}.")
+        st.button("Clear filters", key="clear", on_click=clear, icon=":material/filter_list_off:")
         return
     if group != "nothing":
         shown = groups(shown, group)
@@ -275,14 +280,14 @@ def render() -> None:
     measured = int(shown.exact.notna().sum())
     st.caption(
         f"{len(shown)} of {len(known)} runs, {measured} measured. "
-        "Select rows to label, compare or archive them; a click on a column's name sorts."
+        "Select rows to label, compare or archive them; click a column's name to sort."
     )
-    exports.download_row(
+    downloads.download_row(
         "runs",
         "runs",
         frame=runs_table.for_csv(shown),
         paper=runs_table.for_paper(shown),
-        caption="Runs with their exact acceptance, 95% interval over prompts",
+        caption="Exact acceptance per run, with 95% interval over prompts",
     )
     if selected:
-        bar(shown[shown.run_id.isin(selected)], runs_table.choices(known, "tags"))
+        selection_bar(shown[shown.run_id.isin(selected)], runs_table.choices(known, "tags"))

@@ -1,4 +1,4 @@
-"""The table of runs: which are shown, in what order and groups, and what stands in its cells. Pure functions on data frames."""
+"""The runs table: filters, order, groups and cells, as pure functions on data frames."""
 
 from __future__ import annotations
 
@@ -11,18 +11,11 @@ import pandas as pd
 from engine.paths import Home, run_id_of
 from engine.records.documents import run_names
 from workbench.shared.chart_parts import bounds
-from workbench.shared.methods import SUPERVISION, method_name, mode_word
-from workbench.shared.view_state import link
+from workbench.shared.method_names import SUPERVISION, method_name, mode_word
+from workbench.shared.pages import link
 
-CHOOSABLE = (
-    "state",
-    "domain",
-    "loss",
-    "mode",
-    "supervision",
-    "scenario",
-    "target",
-)  # columns to filter by, besides tags
+# Columns to filter by, besides tags.
+CHOOSABLE = ("state", "domain", "loss", "mode", "supervision", "scenario", "target")
 GROUPS = ("domain", "method", "loss", "target", "scenario", "tag")
 ARCHIVED = ("hidden", "shown", "only")
 UNKNOWN = "–"
@@ -36,7 +29,7 @@ GLYPHS = {
     "damaged": "⚠",
 }
 
-# What the address calls an order -> column and direction; rows without a value come last.
+# Name of an order in the URL -> column and direction; rows without a value come last.
 ORDERS: dict[str, tuple[str, bool]] = {
     "newest": ("created_at", False),
     "oldest": ("created_at", True),
@@ -88,16 +81,16 @@ CSV_COLUMNS = (
 
 @dataclass(frozen=True)
 class Filters:
-    """What a visitor asked for; an empty choice lets everything through."""
+    """A visitor's filters; an empty one matches everything."""
 
     text: str = ""
-    chosen: tuple[tuple[str, tuple[str, ...]], ...] = ()  # column -> accepted values
+    values: tuple[tuple[str, tuple[str, ...]], ...] = ()  # column -> accepted values
     tags: tuple[str, ...] = ()
     archived: str = "hidden"
 
 
 def prepared(runs: pd.DataFrame) -> pd.DataFrame:
-    """The overview with `gain` over the untrained draft, lists where lists belong, and unknown words as a dash."""
+    """The overview with `gain` over the untrained draft, lists instead of arrays, and a dash for unknown labels."""
     frame = runs.reset_index(drop=True)
     frame["gain"] = frame["exact"] - frame["initial"]
     for column in ("tags", "problems"):
@@ -110,37 +103,37 @@ def prepared(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_unindexed(runs: pd.DataFrame, home: Home) -> pd.DataFrame:
-    """`runs` and a row for each folder that the index cannot take in because it has no recipe."""
-    lost = sorted(_folder_names(home) - set(runs.run_id))
-    if not lost:
+    """`runs` with a row for each folder that the index leaves out because it has no recipe."""
+    # by their names: reading a thousand folders takes a while
+    missing = sorted({run_id_of(name) for name in run_names(home)} - set(runs.run_id))
+    if not missing:
         return runs
-    rows = pd.DataFrame({"run_id": lost, "label": lost, "folder": [f"runs/{run_id}" for run_id in lost]})
+    rows = pd.DataFrame({"run_id": missing, "label": missing, "folder": [f"runs/{run_id}" for run_id in missing]})
     rows["state"] = "damaged"
-    rows["problems"] = [["config.yaml: missing, so nothing else of the run can be told"] for _ in lost]
+    rows["problems"] = [["config.yaml: missing, so nothing else of the run can be shown"] for _ in missing]
     rows[["pinned", "archived", "baseline"]] = False
     return pd.concat([runs, rows.reindex(columns=runs.columns).astype(runs.dtypes, errors="ignore")])
 
 
 def matching(runs: pd.DataFrame, filters: Filters) -> pd.DataFrame:
-    """The rows that fit every filter. Each word of the text must occur in id, title, a tag or the note."""
+    """The rows that match every filter. Each word of the text must occur in id, title, a tag or the note."""
     keep = pd.Series(True, index=runs.index)
     if filters.archived != "shown":
         keep &= runs.archived == (filters.archived == "only")
-    for column, values in filters.chosen:
+    for column, values in filters.values:
         if values:
             keep &= runs[column].isin(values)
     if filters.tags:
         keep &= pd.Series([bool(set(tags) & set(filters.tags)) for tags in runs.tags], index=runs.index, dtype=bool)
     words = filters.text.casefold().split()
     if words:
-        searched = (_searched(row) for row in runs[["run_id", "title", "tags", "notes"]].itertuples(index=False))
-        found = [all(word in text for word in words) for text in searched]
-        keep &= pd.Series(found, index=runs.index, dtype=bool)
+        texts = (_searched(row) for row in runs[["run_id", "title", "tags", "notes"]].itertuples(index=False))
+        keep &= pd.Series([all(word in text for word in words) for text in texts], index=runs.index, dtype=bool)
     return runs[keep]
 
 
 def ordered(runs: pd.DataFrame, order: str, group: str | None = None) -> pd.DataFrame:
-    """Pinned runs first, then by the order; inside their groups if a group is given. Equal rows keep their order."""
+    """Sort by group if one is given, then pinned runs first, then by the order. The sort is stable."""
     column, ascending = ORDERS[order]
     keyed = runs.assign(_group=_groups(runs, group) if group else "", _pinned=~runs.pinned)
     key: Callable[[Any], Any] = lambda c: c.str.casefold() if c.name == "label" else c  # noqa: E731
@@ -149,10 +142,10 @@ def ordered(runs: pd.DataFrame, order: str, group: str | None = None) -> pd.Data
 
 
 def group_summary(runs: pd.DataFrame, group: str) -> pd.DataFrame:
-    """One row a group: how many runs and measured ones, and the best exact acceptance with interval, n and run.
+    """One row per group: number of runs and of measured runs, and the best exact acceptance with interval, n and run.
 
-    A group of several domains has a row for each: a rate in one says nothing about another. A run with
-    several tags counts in each of their groups.
+    A group with several domains has a row for each, because rates of different domains are not comparable. A run
+    with several tags counts in each of their groups.
     """
     spread = _spread(runs, group)
     rows = []
@@ -170,25 +163,25 @@ def group_summary(runs: pd.DataFrame, group: str) -> pd.DataFrame:
 
 
 def group_names(runs: pd.DataFrame, group: str) -> list[str]:
-    """The groups that the rows fall into."""
+    """The names of the groups among the rows."""
     return sorted(set(_spread(runs, group)["_group"]))
 
 
 def in_group(runs: pd.DataFrame, group: str, name: str) -> pd.DataFrame:
     """The rows of one group."""
-    found = _spread(runs, group)
-    return found[found["_group"] == name].drop(columns="_group")
+    spread = _spread(runs, group)
+    return spread[spread["_group"] == name].drop(columns="_group")
 
 
 def choices(runs: pd.DataFrame, column: str) -> list[str]:
-    """The values of a column, or all tags, to choose from."""
+    """The values of a column, or all tags, as options."""
     if column == "tags":
         return sorted({tag for tags in runs.tags for tag in tags})
     return sorted({str(value) for value in runs[column]})
 
 
 def cells(runs: pd.DataFrame) -> pd.DataFrame:
-    """What the table shows: one column an aspect, in reading order. Texts are as typed: the table escapes nothing away."""
+    """The cells of the table, by the names in `COLUMNS`. The table renders text literally, so nothing is escaped."""
     return pd.DataFrame(
         {
             "state": [f"{GLYPHS.get(state, '?')} {state}" for state in runs.state],
@@ -224,46 +217,46 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def for_csv(runs: pd.DataFrame) -> pd.DataFrame:
-    """The shown rows with every column a spreadsheet may want; lists as one text."""
-    told = runs.reindex(columns=list(CSV_COLUMNS)).copy()
+    """The shown rows with all columns for a spreadsheet; lists become text."""
+    frame = runs.reindex(columns=list(CSV_COLUMNS)).copy()
     for column in ("tags", "problems"):
-        told[column] = ["; ".join(values) for values in told[column]]
-    return told
+        frame[column] = ["; ".join(values) for values in frame[column]]
+    return frame
 
 
 def for_paper(runs: pd.DataFrame) -> pd.DataFrame:
-    """The shown rows as a paper prints them."""
-    told = cells(runs)[["label", "domain", "scenario", "loss", "mode", "exact", "interval", "n", "temperature", "seed"]]
-    return told.rename(
+    """The shown rows with the columns for a table in a paper."""
+    columns = ["label", "domain", "scenario", "loss", "mode", "exact", "interval", "n", "temperature", "seed"]
+    return cells(runs)[columns].rename(
         columns={"label": "run", "exact": "exact acceptance", "interval": "95% interval", "temperature": "T"}
     )
 
 
 def marks(baseline: bool, pinned: bool, archived: bool, problems: Sequence[str]) -> str:
-    """'★ baseline, pinned': what was done to a run by hand, and whether its folder is whole."""
-    words = (
-        ("★ baseline", baseline),
-        ("● pinned", pinned),
-        ("▣ archived", archived),
-        ("⚠ not whole", bool(problems)),
-    )
-    return ", ".join(word for word, holds in words if holds)
+    """'★ baseline, ● pinned': the marks set by hand, and a warning for an incomplete folder."""
+    present = {
+        "★ baseline": baseline,
+        "● pinned": pinned,
+        "▣ archived": archived,
+        "⚠ incomplete": bool(problems),
+    }
+    return ", ".join(mark for mark, holds in present.items() if holds)
 
 
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:
-    """'[0.270, 0.304]', or a dash where there is none."""
+    """'[0.270, 0.304]', or a dash if there is no interval."""
     return bounds(low, high, digits) or UNKNOWN
 
 
 def certificate_word(passed: Any) -> str:
-    """The certificate of losslessness in a word and a mark."""
+    """The outcome of the losslessness certificate as a mark and a word."""
     if passed is None or pd.isna(passed):
         return UNKNOWN
     return "✓ passed" if passed else "✕ failed"
 
 
 def _listed(value: Any) -> list[str]:
-    """A list of the index comes as an array; a run without it has None or NaN."""
+    """A list column of the index: an array, or None or NaN for a run without one."""
     return [] if value is None or isinstance(value, float) else [str(item) for item in value]
 
 
@@ -278,20 +271,15 @@ def _line(value: Any) -> str:
 
 
 def _groups(runs: pd.DataFrame, group: str) -> list[str]:
-    """The group of each row; the first of its tags."""
+    """The group of each row; for tags, the first one."""
     if group == "tag":
         return [tags[0] if tags else UNKNOWN for tags in runs.tags]
     return [str(value) for value in runs[group]]
 
 
 def _spread(runs: pd.DataFrame, group: str) -> pd.DataFrame:
-    """The rows with `_group`; a row for each tag where runs are grouped by tag."""
+    """The rows with a column `_group`; grouped by tag, a row is repeated for each of its tags."""
     if group != "tag":
         return runs.assign(_group=_groups(runs, group))
     groups = pd.Series([tags or [UNKNOWN] for tags in runs.tags], index=runs.index, dtype=object)
     return runs.assign(_group=groups).explode("_group")
-
-
-def _folder_names(home: Home) -> set[str]:
-    """Ids of all runs; by their names alone, because reading a thousand of them takes a while."""
-    return {run_id_of(name) for name in run_names(home)}

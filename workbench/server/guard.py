@@ -1,15 +1,14 @@
-"""Who may ask this server: the outermost layer of the workbench and of the live view, for pages and websockets alike.
+"""Middleware that decides which requests are answered: the outermost layer of the workbench and of the live view.
 
-The server has no password: whoever reaches it can start processes as its user. A web page in the
-user's browser must therefore not reach it. Three things keep such pages out:
+The server has no password: whoever reaches it can start processes as its user. Web pages from
+elsewhere, open in the user's browser, must therefore not reach it. Three rules keep them out:
 
-- `Host` must name an address the server is bound to, or one that `DRAFTBENCH_HOSTS` names. A foreign
+- `Host` must name an address the server is bound to, or one listed in `DRAFTBENCH_HOSTS`. A foreign
   name that resolves to this machine (DNS rebinding) is refused.
-- `Origin` must be absent, or the very origin of that address. What a browser says of a request's
-  source (`Sec-Fetch-Site`) must not contradict it.
-- Answers forbid being shown in a frame of another site.
+- `Origin` must be absent or the origin of that address, and `Sec-Fetch-Site` must not contradict it.
+- Responses forbid being framed by another site.
 
-The two headers are passed on in one normal form, so that nothing further inside reads them otherwise.
+Both headers are passed on in a normal form, so that no inner layer reads them differently.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -44,9 +44,9 @@ HEADERS = (
 )
 _REFUSED = (
     "Draftbench does not answer this request: {why}.\n\n"
-    "why: whoever reaches this server can start processes on its machine, so it answers its own pages alone.\n"
-    f"fix: open it at the address it printed when it started. For another name or port, as through a proxy, a container "
-    f"or a tunnel, start it with {SETTING}=NAME:PORT (https://NAME where a proxy adds TLS; a comma between several).\n"
+    "why: whoever reaches this server can start processes on its machine, so it answers only its own pages.\n"
+    "fix: open it at the address it printed when it started. For another name or port, as with a proxy, a container or "
+    f"a tunnel, start it with {SETTING}=NAME:PORT (https://NAME where a proxy adds TLS; separate several by commas).\n"
 )
 
 
@@ -70,50 +70,50 @@ class Address:
 
 
 class Refused(Exception):
-    """The request is none of ours; the message is the reason."""
+    """The request is not answered; the message is the reason."""
 
 
 def parse_authority(text: str, scheme: str) -> Address:
-    """`host[:port]` as in a Host header. Raises Refused for whatever is not exactly that."""
-    found = _AUTHORITY.fullmatch(text)
-    if found is None:
+    """Parse `host[:port]` as in a Host header. Raises Refused for anything else."""
+    match = _AUTHORITY.fullmatch(text)
+    if match is None:
         raise Refused("its address is not a plain host and port")
-    name, port = found["name"].lower(), int(found["port"] or _PORTS[scheme])
+    name, port = match["name"].lower(), int(match["port"] or _PORTS[scheme])
     if port > 65535:
-        raise Refused("its port is none")
+        raise Refused("its port is out of range")
     if name.startswith("["):
         try:
             name = str(ipaddress.IPv6Address(name[1:-1]))
         except ValueError:
-            raise Refused("its address is no IPv6 address") from None
+            raise Refused("its address is not an IPv6 address") from None
     return Address(scheme, name, port)
 
 
 def parse_origin(text: str) -> Address:
-    """An Origin header. Raises Refused for `null` and for whatever is not exactly scheme, host and port."""
-    found = _ORIGIN.fullmatch(text)
-    if found is None:
+    """Parse an Origin header. Raises Refused for `null` and for anything but scheme, host and port."""
+    match = _ORIGIN.fullmatch(text)
+    if match is None:
         raise Refused("it comes from another origin")
-    return parse_authority(found["authority"], found["scheme"].lower())
+    return parse_authority(match["authority"], match["scheme"].lower())
 
 
 def named_addresses(setting: str | None) -> tuple[str, ...]:
-    """The addresses of `DRAFTBENCH_HOSTS`: `NAME`, `NAME:PORT` or `https://NAME`, a comma between them."""
-    given = tuple(one.strip() for one in (setting or "").split(",") if one.strip())
-    for one in given:
+    """The addresses in `DRAFTBENCH_HOSTS`: `NAME`, `NAME:PORT` or `https://NAME`, separated by commas."""
+    names = tuple(name.strip() for name in (setting or "").split(",") if name.strip())
+    for name in names:
         try:
-            _as_address(one, "http")
+            _as_address(name, "http")
         except Refused:
             raise DraftbenchError(
-                f"{SETTING} holds {one!r}, which is no address",
-                "the server answers only addresses that it knows, and there is no sign for all of them",
+                f"{SETTING} contains {name!r}, which is not an address",
+                "the server answers only addresses that it knows; there is no wildcard",
                 f"for example {SETTING}=bench.example:8501, or {SETTING}=https://bench.example,localhost:9000",
             ) from None
-    return given
+    return names
 
 
 def named_or_exit() -> tuple[str, ...]:
-    """The addresses of the setting; a program that is just starting ends with the error where there is one."""
+    """The addresses in `DRAFTBENCH_HOSTS`; print the error and exit with status 2 if one is malformed."""
     try:
         return named_addresses(os.environ.get(SETTING))
     except DraftbenchError as error:
@@ -122,33 +122,33 @@ def named_or_exit() -> tuple[str, ...]:
 
 
 def _as_address(named: str, scheme: str) -> Address:
-    """One of `named_addresses`, with the request's scheme where it names none."""
+    """Parse one of `named_addresses`, with the request's scheme where it names none."""
     return parse_origin(named if "://" in named else f"{scheme}://{named}")
 
 
 def bound_addresses(server: Sequence[object] | None, scheme: str) -> frozenset[Address]:
-    """What the socket that a request came in by may be called: its own address, and on this machine its usual names."""
+    """The addresses of the socket that accepted a request: its IP address, and for loopback its usual names."""
     if server is None or len(server) < 2 or not isinstance(server[1], int):
         return frozenset()
     try:
         ip = ipaddress.ip_address(str(server[0]).partition("%")[0])
     except ValueError:
         return frozenset()
-    ip = getattr(ip, "ipv4_mapped", None) or ip  # how a socket for both families names an IPv4 address
+    ip = getattr(ip, "ipv4_mapped", None) or ip  # a dual-stack socket maps IPv4 addresses
     hosts = {str(ip), *(_LOOPBACK if ip.is_loopback else ())}
     return frozenset(Address(scheme, host, server[1]) for host in hosts)
 
 
 def admitted(scope: Scope, named: Iterable[str]) -> Address:
-    """The address that a request was sent to. Raises Refused with the reason if it may not be answered."""
+    """Return the address that a request was sent to. Raises Refused, with the reason, if it may not be answered."""
     scheme: str = {"ws": "http", "wss": "https"}.get(scope["scheme"]) or scope["scheme"]
     headers = _Headers(scope)
     text = headers.only("host")
     if text is None:
-        raise Refused("it does not say which address it wants")
-    ours = [*bound_addresses(scope.get("server"), scheme), *(_as_address(one, scheme) for one in named)]
-    # read with each address's own scheme: behind a proxy that adds TLS, a Host without port means 443
-    address = next((one for one in ours if parse_authority(text, one.scheme) == one), None)
+        raise Refused("it does not name the address it wants")
+    known = [*bound_addresses(scope.get("server"), scheme), *(_as_address(name, scheme) for name in named)]
+    # parsed with each address's own scheme: behind a proxy that adds TLS, a Host without port means 443
+    address = next((candidate for candidate in known if parse_authority(text, candidate.scheme) == candidate), None)
     if address is None:
         raise Refused("it asks for an address that this server does not have")
     origin = headers.only("origin")
@@ -159,26 +159,26 @@ def admitted(scope: Scope, named: Iterable[str]) -> Address:
 
 
 def _refuse_foreign_source(headers: _Headers, scope: Scope) -> None:
-    """A link on another site may lead here as a page of its own; no other site may load anything from here."""
+    """Refuse what another site loads from here. A link on it may still lead here, as a page of its own."""
     source = headers.only("sec-fetch-site")
     if source in (None, "same-origin", "none"):
         return
     leads_here = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
     leads_here &= headers.only("sec-fetch-mode") == "navigate" and headers.only("sec-fetch-dest") == "document"
     if not leads_here:
-        raise Refused("another site asks for it")
+        raise Refused("another site requests it")
 
 
 class _Headers:
-    """The headers that are looked at. One that comes twice, or is not ASCII, is refused."""
+    """Request headers by name. A duplicate or non-ASCII one is refused when it is read."""
 
     def __init__(self, scope: Scope) -> None:
-        self._found: dict[str, list[bytes]] = {}
+        self._values: dict[str, list[bytes]] = {}
         for name, value in scope["headers"]:
-            self._found.setdefault(name.decode("latin-1").lower(), []).append(value)
+            self._values.setdefault(name.decode("latin-1").lower(), []).append(value)
 
     def only(self, name: str) -> str | None:
-        values = self._found.get(name, [])
+        values = self._values.get(name, [])
         if len(values) > 1:
             raise Refused(f"it has the header {name} twice")
         if not values:
@@ -190,11 +190,15 @@ class _Headers:
 
 
 class Guard:
-    """ASGI middleware that answers admitted requests alone, and with the headers that keep other sites' frames away."""
+    """ASGI middleware that answers admitted requests only, with headers that forbid framing by other sites."""
+
+    installed: ClassVar[bool] = False
+    """Whether an application of this process is guarded. The pages refuse to be drawn without."""
 
     def __init__(self, app: ASGIApp, named: Sequence[str] = ()) -> None:
-        """`named`: the addresses that the operator names, as `named_addresses` gives them."""
+        """`named`: the addresses listed by the operator, as returned by `named_addresses`."""
         self._app, self._named = app, tuple(named)
+        Guard.installed = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -209,7 +213,7 @@ class Guard:
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send, status: int, words: str) -> None:
-    """Answer with a plain text; a websocket is closed before it is accepted, which its client sees as status 403."""
+    """Respond with plain text. A websocket is closed before it is accepted, which its client sees as status 403."""
     if scope["type"] == "websocket":
         await receive()  # the request to connect
         await send({"type": "websocket.close", "code": 1008})
@@ -222,18 +226,18 @@ async def refuse(scope: Scope, receive: Receive, send: Send, status: int, words:
 
 
 def _normal(scope: Scope, address: Address) -> Scope:
-    """The request with Host and Origin in normal form."""
+    """Return the request with Host and Origin in normal form."""
     forms = {b"host": address.authority.encode(), b"origin": address.origin.encode()}
     return {**scope, "headers": [(name, forms.get(name.lower(), value)) for name, value in scope["headers"]]}
 
 
 def _framed(send: Send) -> Send:
-    """`send` with `HEADERS` in every answer, in place of the application's own of the same name."""
-    ours = {name for name, _ in HEADERS}
+    """Wrap `send` so that every response has `HEADERS`, replacing the application's headers of the same names."""
+    replaced = {name for name, _ in HEADERS}
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            kept = [pair for pair in message.get("headers", ()) if bytes(pair[0]).lower() not in ours]
+            kept = [pair for pair in message.get("headers", ()) if bytes(pair[0]).lower() not in replaced]
             message = {**message, "headers": [*kept, *HEADERS]}
         await send(message)
 

@@ -1,0 +1,18 @@
+"""What several pages use.
+
+pages            the pages, and links that restore a view
+url_warnings     warnings about parameters that a page cannot show
+ui               heading, error box, empty state, run picker, sidebar
+actions          buttons that act once
+label_form       the form of labels
+queries          all that pages read of the results
+charts           figures from data frames
+chart_parts      parts of figures
+theme            colours, marks of the fates, the Plotly template
+tokens           tokens and rounds as HTML
+downloads        charts and tables as files
+kaleido_process  figures drawn by a process of their own
+method_names     display names of methods
+icon.svg         the icon
+wordmark.svg     the wordmark
+"""

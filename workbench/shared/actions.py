@@ -1,8 +1,8 @@
-"""Buttons that change something: each click acts once, and its outcome is told on the next drawing of the page.
+"""Buttons that change something: each click acts once, and the page shows its outcome when it is drawn next.
 
-A page is a script that is run again for every click. A second click that comes while the first
-one's drawing is under way would act again, so each drawing's buttons are good for one action.
-Use them outside fragments only: a fragment redraws its own buttons and no others.
+A page is a script that runs again for every click. A second click while the page is being redrawn would act
+again, so the buttons of one drawing are good for one action. Use them outside fragments only: a fragment
+redraws its own buttons and no others.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ import streamlit as st
 from engine.errors import DraftbenchError
 from workbench.shared import queries, ui
 
-_TURN, _TOLD, _FAULT, _LAST = "_turn", "_told", "_fault", "_last_click"
+_TURN, _MESSAGE, _ERROR, _LAST = "_turn", "_message", "_error", "_last_click"
 _DOUBLE_CLICK_S = 1.0
 Action = Callable[[], str | None]
 
 
 def button(label: str, action: Action, *, key: str, **options: Any) -> None:
-    """A button that runs `action`; the sentence it returns is told by `outcome`."""
+    """A button that runs `action`; `outcome` shows the message it returns."""
     st.button(label, key=key, on_click=_act, args=(action, key, _turn()), **options)
 
 
 def submit(label: str, action: Action, *, key: str, **options: Any) -> None:
-    """The same as the button of a form; `action` reads the fields from the session's state."""
+    """The same as the submit button of a form; `action` reads the fields from the session state."""
     st.form_submit_button(label, key=key, on_click=_act, args=(action, key, _turn()), **options)
 
 
 def outcome() -> None:
-    """What the last action came to, once."""
-    told, fault = st.session_state.pop(_TOLD, None), st.session_state.pop(_FAULT, None)
-    if fault is not None:
-        ui.error_box(fault)
-    elif told:
-        st.success(ui.text(told), icon=":material/check:")
+    """Show the outcome of the last action, once."""
+    message, error = st.session_state.pop(_MESSAGE, None), st.session_state.pop(_ERROR, None)
+    if error is not None:
+        ui.error_box(error)
+    elif message:
+        st.success(ui.text(message), icon=":material/check:")
 
 
 def _turn() -> int:
@@ -51,8 +51,8 @@ def _act(action: Action, key: str, turn: int) -> None:
         return
     st.session_state[_TURN] = turn + 1
     try:
-        st.session_state[_TOLD] = action()
+        st.session_state[_MESSAGE] = action()
     except DraftbenchError as error:
-        st.session_state[_FAULT] = error
+        st.session_state[_ERROR] = error
     queries.refresh()
-    st.session_state[_LAST] = (key, time.monotonic())  # from the end: what took long may have been clicked meanwhile
+    st.session_state[_LAST] = (key, time.monotonic())  # after the action: a slow one may be clicked again meanwhile

@@ -1,4 +1,4 @@
-"""What the figures are made of: title and legend, the look of a series, error bars, hovers; all text escaped here."""
+"""Parts of figures: title and legend, the style of a series, error bars, hover texts. All text is escaped here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def titled(title: str, note: str, tone: str) -> go.Figure:
 
 
 def dress(figure: go.Figure, title: str, note: str, tone: str) -> go.Figure:
-    """Title with n and interval on its second line, the template, and the legend under the plot."""
+    """Set the title (with n and interval in its second line), the template, and the legend below the plot."""
     second = {"text": note, "font": {"size": 12, "color": theme.TONES[tone].faint}}
     figure.update_layout(
         template=theme.template(tone),
@@ -32,7 +32,7 @@ def dress(figure: go.Figure, title: str, note: str, tone: str) -> go.Figure:
 
 
 def panels(figure: go.Figure) -> go.Figure:
-    """Room for the panels' own titles under the figure's."""
+    """Make room for the panels' titles below the figure's."""
     figure.update_annotations(font_size=12.5)
     return figure.update_layout(margin={"t": 104})
 
@@ -79,7 +79,7 @@ def known(*values: Any) -> bool:
 
 
 def error_bar(row: Any) -> dict[str, Any] | None:
-    """The interval of one value as a bar that need not be symmetric."""
+    """The interval of one value as an asymmetric error bar."""
     if not known(row.low, row.high):
         return None
     return {
@@ -97,7 +97,7 @@ def error_bars(part: pd.DataFrame) -> dict[str, Any]:
 
 
 def bounds(low: Any, high: Any, digits: int = 3, sign: str = "") -> str:
-    """'[0.390, 0.433]', or nothing where there is no interval; `sign` "+" writes both signs."""
+    """'[0.390, 0.433]', or '' where there is no interval; `sign="+"` writes both signs."""
     return f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]" if known(low, high) else ""
 
 
@@ -105,15 +105,15 @@ def with_interval(row: Any) -> str:
     return f"{row.value:.3f} {bounds(row.low, row.high)}".rstrip()
 
 
-def told(name: str, row: Any) -> str:
-    """A hover: name, value with interval, n."""
+def hover(name: str, row: Any) -> str:
+    """A hover text: name, value with interval, n."""
     counts = [f"n = {row.n_prompts:.0f} prompts" if known(getattr(row, "n_prompts", None)) else ""]
     counts += [f"{row.n_tokens:,.0f} tokens" if known(getattr(row, "n_tokens", None)) else ""]
     return "<br>".join(filter(None, [name, with_interval(row), ", ".join(filter(None, counts))]))
 
 
 def cell_text(cell: Any, *, size: bool = False) -> str:
-    """What stands in a cell: value, interval, how many runs and prompts it rests on; `size`: on how many queries it trained."""
+    """The text of a heat map cell: value, interval, number of runs, prompts and, with `size`, training queries."""
     if cell is None:
         return ""
     within = f"<br>{bounds(cell.low, cell.high)}" if known(cell.low, cell.high) else ""
@@ -127,7 +127,9 @@ def cell_hover(cell: Any) -> str:
     if cell is None:
         return ""
     spread = (
-        f"<br>mean of its runs, {cell.least:.3f} to {cell.most:.3f}, and of their intervals" if cell.runs > 1 else ""
+        f"<br>mean over its runs ({cell.least:.3f} to {cell.most:.3f}) and over their intervals"
+        if cell.runs > 1
+        else ""
     )
-    other = "<br>its runs were measured on different held-out prompts" if cell.sets > 1 else ""
+    other = "<br>measured on different held-out prompts" if cell.sets > 1 else ""
     return f"{safe(cell.loss)}, {safe(cell.scenario)}, {safe(cell.mode)}<br>{cell_text(cell)}{spread}{other}"

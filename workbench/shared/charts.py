@@ -1,9 +1,9 @@
 """Figures: pure functions from data frames to Plotly figures, all in one style.
 
-Each takes `tone` ('light' or 'dark', see `theme.mode`). A title carries the unit, its second line
-n and what the interval is. Series differ by dash, symbol or pattern besides their colour, and a
-draft keeps its look in every figure because the order of `labels` decides it. What users or models
-wrote is escaped: Plotly renders a part of HTML in names, ticks and hovers.
+Each takes `tone` ('light' or 'dark', see `theme.mode`). The title has the unit, and its second line n
+and the kind of interval. Series differ in dash, symbol or pattern as well as in colour, and the order of
+`labels` decides the style, so a draft looks the same in every figure. Text of users and models is
+escaped, because Plotly renders some HTML in names, ticks and hovers.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from engine.measure import definitions
 from workbench.shared import chart_parts as parts
 from workbench.shared import theme
 
-# Axes of learning curves, as the URL calls them.
+# Horizontal axes of learning curves, by their names in the URL.
 AXES = {"steps": "optimiser steps", "tokens": "target tokens seen", "seconds": "seconds of training"}
 _COLUMNS = {"steps": "step", "tokens": "tokens_seen", "seconds": "seconds"}
 RATES = {name: rate.title for name, rate in definitions.RATES.items()}
 INTERVAL = "95% interval over prompts"
-_HOVER = "%{hovertext}<extra></extra>"  # user text goes in as data, never into a template
-_OPEN = {0: "", 1: "-open", 2: "-open-dot"}  # a second temperature of a draft has hollow marks
+_HOVER = "%{hovertext}<extra></extra>"  # user text is passed as data, never as a template
+_OPEN = {0: "", 1: "-open", 2: "-open-dot"}  # hollow marks for a draft's second temperature
 
 
 def learning_curve(
     frame: pd.DataFrame, axis: str, kind: str, labels: Mapping[str, str], tone: str, note: str = ""
 ) -> go.Figure:
-    """Curves of the runs in `labels` (run id -> name) against steps, tokens or seconds.
+    """Draw the curves of the runs in `labels` (run id -> name) against steps, tokens or seconds.
 
-    `frame` has the columns of `queries.curve`; `kind` is 'train' (loss) or 'eval' (exact acceptance,
-    a line a temperature). `note` tells n under the title.
+    `frame` has the columns of `queries.curve`; `kind` is 'train' (loss) or 'eval' (exact acceptance, one line
+    per temperature). `note` is the second line of the title.
     """
     column = _COLUMNS[axis]
     rows = frame[(frame.kind == kind) & frame.run_id.isin(list(labels)) & frame[column].notna() & frame.value.notna()]
     title = f"{'Training loss' if kind == 'train' else 'Exact acceptance while training'} by {AXES[axis]}"
-    told = note or ("watched prompts only, no interval" if kind == "eval" else "a point a step, no interval")
-    figure = parts.titled(title, told, tone)
+    default = "watched prompts only, no interval" if kind == "eval" else "one point per step, no interval"
+    figure = parts.titled(title, note or default, tone)
     temperatures = sorted(rows.temperature.dropna().unique())
     for place, (run_id, label) in enumerate(labels.items()):
         for temperature, part in rows[rows.run_id == run_id].groupby("temperature", dropna=False):
@@ -85,8 +85,8 @@ def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
     )
     parts.dress(figure, "Exact acceptance (fraction) by loss, scenario and mode", note or f"[{INTERVAL}]", tone)
     for place, mode in enumerate(modes, start=1):
-        found = {(row.loss, row.scenario): row for row in cells[cells["mode"] == mode].itertuples()}
-        grid = [[found.get((loss, scenario)) for scenario in scenarios] for loss in losses]
+        by_place = {(row.loss, row.scenario): row for row in cells[cells["mode"] == mode].itertuples()}
+        grid = [[by_place.get((loss, scenario)) for scenario in scenarios] for loss in losses]
         figure.add_heatmap(
             z=[[math.nan if cell is None else cell.value for cell in line] for line in grid],
             x=[parts.safe(s) for s in scenarios],
@@ -105,7 +105,7 @@ def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
         )
         for i, line in enumerate(grid):
             for j, cell in enumerate(line):
-                if cell is None:  # a gap has no text of its own in Plotly
+                if cell is None:  # Plotly draws no text in a gap
                     figure.add_annotation(x=j, y=i, text="no run", showarrow=False, opacity=0.6, row=1, col=place)
     figure.update_layout(
         coloraxis={
@@ -121,9 +121,9 @@ def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
 
 
 def rate_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> go.Figure:
-    """One rate of each draft with its interval: a frame of label, value, low, high, n_prompts and n_tokens.
+    """Draw one rate per draft with its interval. Columns: label, value, low, high, n_prompts, n_tokens.
 
-    A row may carry `before`, the same rate of the untrained draft: a hollow diamond.
+    An optional column `before` has the rate of the untrained draft, drawn as a hollow diamond.
     """
     figure, shown = parts.titled(f"{RATES[metric]}{parts.unit(metric)}", note or INTERVAL, tone), False
     for place, row in enumerate(frame.itertuples()):
@@ -137,7 +137,7 @@ def rate_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> go
             width=0.62,
             hovertemplate=_HOVER,
             showlegend=False,
-            hovertext=[parts.told(name, row)],
+            hovertext=[parts.hover(name, row)],
             error_x=parts.error_bar(row),
             marker=parts.filled(place, tone),
         )
@@ -164,7 +164,7 @@ def rate_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> go
 
 
 def by_slot(frame: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
-    """Acceptance at each place of the proposal: label, slot, and value, low, high, n of `joint` and `conditional`.
+    """Draw acceptance by position in the proposal.
 
     Columns: label, slot, kind ('joint' or 'conditional'), value, low, high, n.
     """
@@ -173,7 +173,7 @@ def by_slot(frame: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
         cols=2,
         shared_yaxes=True,
         horizontal_spacing=0.05,
-        subplot_titles=["joint: it and all before it kept", "conditional: kept when judged"],
+        subplot_titles=["joint: accepted with all before it", "conditional: accepted when judged"],
     )
     parts.dress(figure, "Acceptance (fraction) by position in the proposal", note or INTERVAL, tone)
     for place, label in enumerate(dict.fromkeys(frame.label)):
@@ -205,20 +205,20 @@ def by_slot(frame: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
 
 
 def accepted_lengths(counts: Mapping[str, Sequence[int]], tone: str, note: str = "") -> go.Figure:
-    """Shares of rounds with 0, 1, ... gamma accepted tokens; `counts` is label -> rounds of each length."""
+    """Draw the share of rounds with 0, 1, ..., gamma accepted tokens; `counts` is label -> rounds by that number."""
     figure = parts.titled("Rounds by number of accepted tokens (share of rounds)", note or "no interval: counts", tone)
     for place, (label, rounds) in enumerate(counts.items()):
-        whole = sum(rounds)
-        name = f"{parts.safe(label)}, n = {whole:,} rounds"
+        total = sum(rounds)
+        name = f"{parts.safe(label)}, n = {total:,} rounds"
         figure.add_bar(
             x=list(range(len(rounds))),
-            y=[count / whole if whole else math.nan for count in rounds],
+            y=[count / total if total else math.nan for count in rounds],
             name=name,
             marker=parts.filled(place, tone),
             hovertemplate=_HOVER,
             hovertext=[
-                f"{parts.safe(label)}<br>{kept} accepted: {count:,} of {whole:,} rounds"
-                for kept, count in enumerate(rounds)
+                f"{parts.safe(label)}<br>{accepted} accepted: {count:,} of {total:,} rounds"
+                for accepted, count in enumerate(rounds)
             ],
         )
     figure.update_xaxes(title="accepted tokens in a round", dtick=1)
@@ -228,10 +228,10 @@ def accepted_lengths(counts: Mapping[str, Sequence[int]], tone: str, note: str =
 
 
 def speedup_by_gamma(speeds: Mapping[str, Mapping[str, Any]], tone: str, note: str = "") -> go.Figure:
-    """Speed-up against gamma: `speeds` is label -> `speed` of a measurement's summary.
+    """Draw the speed-up against gamma; `speeds` is label -> `speed` of a measurement's summary.
 
-    Dotted is the plain formula, solid the same with measured times; the large mark with its interval
-    is what the clock said.
+    The dotted line is the formula, the solid line the formula with measured times, and the large mark with
+    its interval the measured speed-up.
     """
     figure = parts.titled(
         "Speed-up over plain decoding (times) by gamma", note or f"measured point with {INTERVAL}", tone
@@ -239,8 +239,8 @@ def speedup_by_gamma(speeds: Mapping[str, Mapping[str, Any]], tone: str, note: s
     for place, (label, speed) in enumerate(speeds.items()):
         name, rows = parts.safe(label), speed.get("by_gamma", [])
         for key, words, dash in (
-            ("measured", "model with measured times", "solid"),
-            ("formula", "plain formula", "dot"),
+            ("measured", "formula with measured times", "solid"),
+            ("formula", "formula", "dot"),
         ):
             figure.add_scatter(
                 x=[row["gamma"] for row in rows],
@@ -258,23 +258,23 @@ def speedup_by_gamma(speeds: Mapping[str, Mapping[str, Any]], tone: str, note: s
     figure.add_hline(
         y=1, line={"color": theme.TONES[tone].faint, "width": 1, "dash": "dash"}, annotation_text="no gain"
     )
-    figure.update_xaxes(title="gamma (tokens proposed a round)", dtick=1)
+    figure.update_xaxes(title="gamma (tokens proposed per round)", dtick=1)
     figure.update_yaxes(title="speed-up (times)", rangemode="tozero")
     return figure
 
 
 def prompt_scatter(
-    frame: pd.DataFrame, metric: str, names: tuple[str, str], tone: str, chosen: str | None = None, note: str = ""
+    frame: pd.DataFrame, metric: str, names: tuple[str, str], tone: str, selected: str | None = None, note: str = ""
 ) -> go.Figure:
-    """A point a prompt: the rate under the first draft against the rate under the second.
+    """Draw one point per prompt: its rate with the first draft against its rate with the second.
 
-    Columns: prompt_id, group, text, a, b, n_a, n_b. The point's customdata is its prompt id; `chosen`
-    is ringed.
+    Columns: prompt_id, group, text, a, b, n_a, n_b. A point's customdata is its prompt id; the prompt
+    `selected` is ringed.
     """
     first, second = (parts.safe(name) for name in names)
     edge = theme.TONES[tone].background
     figure = parts.titled(
-        f"{RATES[metric]} of each prompt", note or f"n = {len(frame)} prompts, no interval for one prompt", tone
+        f"{RATES[metric]} per prompt", note or f"n = {len(frame)} prompts, no interval for single prompts", tone
     )
     top = 1.06 * max(float(frame[["a", "b"]].max().max()) if len(frame) else 1.0, 0.05)
     figure.add_scatter(
@@ -307,12 +307,12 @@ def prompt_scatter(
                 for r in part.itertuples()
             ],
         )
-    for row in frame[frame.prompt_id == chosen].itertuples():
+    for row in frame[frame.prompt_id == selected].itertuples():
         figure.add_scatter(
             x=[row.a],
             y=[row.b],
             mode="markers",
-            name="opened below",
+            name="shown below",
             hoverinfo="skip",
             marker={"symbol": "circle-open", "size": 20, "color": theme.TONES[tone].text, "line": {"width": 2}},
         )
@@ -323,7 +323,7 @@ def prompt_scatter(
 
 
 def group_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> go.Figure:
-    """One rate by prompt group and draft: label, group, value, low, high, n_prompts."""
+    """Draw one rate by prompt group and draft. Columns: label, group, value, low, high, n_prompts."""
     figure = parts.titled(f"{RATES[metric]}{parts.unit(metric)} by prompt group", note or INTERVAL, tone)
     for place, label in enumerate(dict.fromkeys(frame.label)):
         part, name = frame[frame.label == label], parts.safe(label)
@@ -334,7 +334,7 @@ def group_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> g
             error_y=parts.error_bars(part),
             marker=parts.filled(place, tone),
             hovertemplate=_HOVER,
-            hovertext=[parts.told(f"{name}<br>{parts.safe(r.group)}", r) for r in part.itertuples()],
+            hovertext=[parts.hover(f"{name}<br>{parts.safe(r.group)}", r) for r in part.itertuples()],
         )
     figure.update_xaxes(type="category")
     figure.update_traces(error_y_color=theme.TONES[tone].text)
@@ -344,7 +344,7 @@ def group_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> g
 
 
 def _clocked(figure: go.Figure, place: int, name: str, speed: Mapping[str, Any], tone: str) -> None:
-    """The measured speed-up at its gamma, with its interval."""
+    """Add the measured speed-up at its gamma, with its interval."""
     found, gamma = speed.get("speedup") or {}, (speed.get("forward_s") or {}).get("num_draft_tokens")
     if gamma is None or found.get("value") is None:
         return
@@ -361,6 +361,6 @@ def _clocked(figure: go.Figure, place: int, name: str, speed: Mapping[str, Any],
             "color": parts.colour(place),
             "line": {"width": 1.5, "color": theme.TONES[tone].text},
         },
-        hovertext=[f"{parts.told(name, row)}<br>gamma {gamma}, on the clock"],
+        hovertext=[f"{parts.hover(name, row)}<br>gamma {gamma}, measured"],
         hovertemplate=_HOVER,
     )

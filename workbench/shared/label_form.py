@@ -1,4 +1,4 @@
-"""A form of labels that two people may have open: it saves what was edited in it, and says what somebody else changed."""
+"""A form for labels that several people may have open: it saves the edited fields and reports conflicting changes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from workbench.shared import queries, ui
 
 
 def drawn_with(mark: str, keys: Mapping[str, str], labels: Labels) -> Labels:
-    """The labels that the form's widgets began with. `keys`: label -> key of its widget, `mark`: the form's own name.
+    """The labels that the form's widgets started with. `keys`: label -> key of its widget; `mark`: the form's name.
 
-    A widget keeps what was typed while the labels on disk change, so the beginning is remembered with it.
+    A widget keeps its text while the labels on disk change, so the initial labels are remembered with it.
     """
     if not any(key in st.session_state for key in keys.values()):
         st.session_state[_seen(mark)] = labels
@@ -25,7 +25,7 @@ def drawn_with(mark: str, keys: Mapping[str, str], labels: Labels) -> Labels:
 
 
 def save(run: RunFolder, mark: str, keys: Mapping[str, str]) -> Labels:
-    """Save what was edited. After a conflict the same click again means it."""
+    """Save the edited fields. After a conflict, saving again overwrites the other change."""
     seen: Labels = st.session_state[_seen(mark)]
     given = {label: st.session_state[key] for label, key in keys.items()}
     if "title" in given:
@@ -38,14 +38,14 @@ def save(run: RunFolder, mark: str, keys: Mapping[str, str]) -> Labels:
         st.session_state[_seen(mark)] = replace(seen, **{key: getattr(conflict.present, key) for key in conflict.keys})
         raise
     st.session_state[_seen(mark)] = saved
-    for label, key in keys.items():  # what others changed meanwhile is shown from now on
+    for label, key in keys.items():  # show what others have changed meanwhile
         value = getattr(saved, label)
         st.session_state[key] = list(value) if isinstance(value, tuple) else value
     return saved
 
 
 def labels_of(run: RunFolder) -> Labels | None:
-    """The run's labels; None, and a box that says why, if they cannot be read."""
+    """The run's labels; if they are unreadable, show why and return None."""
     try:
         return read_labels(run)
     except (DraftbenchError, TypeError, ValueError, OSError) as error:

@@ -1,6 +1,6 @@
-"""All that pages know of the results, as data frames and plain values. No page speaks SQL or opens a run folder's tables.
+"""The results as data frames and plain values: the pages' only access to the index and to a run folder's tables.
 
-Frames are cached for a few seconds, or until the run they belong to changes.
+The overview is cached for a few seconds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from engine.jobs.queue import wake
 from engine.paths import Home
 from engine.paths import home as _home
 from engine.runs.folder import RunFolder
-from engine.traces.answer import holds_traces
+from engine.traces.measured import holds_traces
 
 if TYPE_CHECKING:
     from engine.planning.doctor import HealthCheck
@@ -26,29 +26,29 @@ UNFINISHED = ("queued", "running")
 
 
 def home() -> Home:
-    """The home whose results are shown."""
+    """The home folder whose results are shown."""
     return _home()
 
 
 @st.cache_data(ttl=4, show_spinner=False)
 def _indexed(root: str) -> float:
-    """Bring index and queue up to date with the run folders, at most once in a few seconds for all visitors."""
+    """Update index and queue from the run folders, at most once every few seconds for all visitors together."""
     ingest_all(home())
     remove_missing(home())
-    wake(home())  # a worker that was killed leaves its queue behind
+    wake(home())  # restarts the queue of a worker that was killed
     return 0.0
 
 
 def refresh() -> None:
-    """Forget what was cached: call it after changing a run from a page."""
+    """Clear the caches: to be called after changing a run from a page."""
     _indexed.clear()
     _overview.clear()
 
 
 def runs() -> pd.DataFrame:
-    """A row a run, newest first: the columns of `engine.index.queries.overview`, `label` for people to read, live state.
+    """One row per run, newest first: the columns of `engine.index.queries.overview`, and `label`, its display name.
 
-    `state` is what is true now: 'interrupted' where a running run's process is gone.
+    `state` is the current one: 'interrupted' if the process of a running run has ended.
     """
     _indexed(str(home().root))
     return _overview(str(home().root)).copy()
@@ -74,7 +74,7 @@ def _state_now(run_id: str) -> str:
 
 
 def traced() -> set[str]:
-    """Ids of the measured runs that hold traces to replay."""
+    """Ids of the measured runs that have traces to replay."""
     known = runs()
     return {run_id for run_id in known[~known.exact.isna()].run_id if holds_traces(RunFolder(home().run(run_id)))}
 
@@ -86,25 +86,25 @@ def active() -> pd.DataFrame:
 
 
 def run(run_id: str) -> store.Run:
-    """One run as indexed, with configuration, provenance and the measurement's summary."""
+    """One run from the index, with configuration, provenance and the summary of its measurement."""
     _indexed(str(home().root))
     with reading(home().index) as con:
         return store.get_run(con, run_id)
 
 
 def folder(run_id: str) -> RunFolder:
-    """The run's folder; an id that would leave the runs folder is refused."""
+    """The run's folder. Raises DraftbenchError for an unknown id, and for one that would leave the runs folder."""
     return RunFolder.open(home(), run_id)
 
 
 def metrics(run_ids: list[str]) -> pd.DataFrame:
-    """Every measured value of the runs with interval and conditions, one row a value."""
+    """Every measured value of the runs with interval and conditions, one row per value."""
     with reading(home().index) as con:
         return store.metrics(con, run_ids)
 
 
 def curve(run_ids: list[str]) -> pd.DataFrame:
-    """Loss and watched acceptance by step, tokens and seconds."""
+    """Training loss and watched acceptance by step, tokens and seconds."""
     with reading(home().index) as con:
         return store.curve(con, run_ids)
 
@@ -117,14 +117,14 @@ def studied() -> pd.DataFrame:
 
 
 def prompt_sums(run_ids: list[str]) -> pd.DataFrame:
-    """Exact acceptance a held-out prompt, of many runs and both drafts at once."""
+    """Exact acceptance per held-out prompt, for many runs and both drafts at once."""
     add_details(home(), run_ids)
     with reading(home().index) as con:
         return store.prompt_sums(con, run_ids)
 
 
 def exact_values() -> pd.DataFrame:
-    """Exact acceptance of every trained draft at every measured temperature, with its interval."""
+    """Exact acceptance of every trained draft at every measured temperature, with intervals."""
     _indexed(str(home().root))
     with reading(home().index) as con:
         return store.exact_values(con)
@@ -142,22 +142,22 @@ def measured(run_ids: list[str], temperature: float) -> tuple[pd.DataFrame, pd.D
 
 
 def leaderboard() -> pd.DataFrame:
-    """The best draft of each target and domain by exact acceptance, the fastest first.
+    """The best draft for each target and domain by exact acceptance, sorted by speed-up.
 
-    Archived runs and failed certificates do not compete, nor do runs measured on fewer held-out
-    prompts than others of the same target and domain: theirs is another, easier race.
+    Excludes archived runs, failed certificates, and runs measured on fewer held-out prompts than others with
+    the same target and domain, because their rates are not comparable.
     """
     known = runs()
-    fit = known[~known.exact.isna() & ~known.archived & known.certificate.fillna(False).astype(bool)]
-    race = ["target", "domain", "temperature"]
-    fit = fit[fit.n_prompts == fit.groupby(race).n_prompts.transform("max")]
-    best = fit.sort_values("exact", ascending=False).drop_duplicates(race)
+    eligible = known[~known.exact.isna() & ~known.archived & known.certificate.fillna(False).astype(bool)]
+    keys = ["target", "domain", "temperature"]
+    eligible = eligible[eligible.n_prompts == eligible.groupby(keys).n_prompts.transform("max")]
+    best = eligible.sort_values("exact", ascending=False).drop_duplicates(keys)
     return best.sort_values("speedup", ascending=False)
 
 
 @st.cache_data(ttl=30, show_spinner=False)
 def health() -> list[HealthCheck]:
-    """What `draftbench doctor` looks at. The first call loads torch."""
-    from engine.planning.doctor import health as look
+    """The checks of `draftbench doctor`. The first call loads torch."""
+    from engine.planning.doctor import health as checks
 
-    return look(home())
+    return checks(home())

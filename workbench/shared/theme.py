@@ -1,6 +1,6 @@
-"""Colours and styles, in one place: the palette, the marks of the fates as CSS, the Plotly template.
+"""Colours and styles: the palette, the marks of the fates as CSS, the Plotly template.
 
-Okabe-Ito colours, which people with any common colour blindness can tell apart. No meaning is
+The Okabe-Ito colours are distinguishable with any common colour blindness, and no meaning is
 carried by colour alone.
 """
 
@@ -19,13 +19,13 @@ from workbench.shared import tokens
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7f7f7f")
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
-SEQUENTIAL = "Cividis"  # perceptually even, and the same to colour-blind eyes
+SEQUENTIAL = "Cividis"  # perceptually uniform, and safe for colour blindness
 _TINT = {"light": "55", "dark": "66"}  # alpha of a fate's tint behind the text, hex
 
 
 @dataclass(frozen=True)
 class Tone:
-    """The colours that a figure needs of the page it stands on."""
+    """The colours of a page that its figures use."""
 
     text: str
     faint: str
@@ -40,12 +40,12 @@ TONES = {
 
 
 def mode() -> str:
-    """'light' or 'dark': what the visitor's page looks like now."""
+    """The current theme of the visitor's page: 'light' or 'dark'."""
     return "dark" if getattr(st.context.theme, "type", None) == "dark" else "light"
 
 
 def template(tone: str) -> go.layout.Template:
-    """The one Plotly template: quiet axes, readable labels, a transparent background."""
+    """The Plotly template of all figures: quiet axes, readable labels, a transparent background."""
     colours = TONES[tone]
     axis: dict[str, Any] = {
         "gridcolor": colours.grid,
@@ -73,7 +73,7 @@ def template(tone: str) -> go.layout.Template:
 
 
 def fate_css() -> str:
-    """CSS classes `fate-accepted` ... from the one table of marks. Text keeps the page's own colour."""
+    """The CSS classes `fate-accepted`, ... from the table of marks. Text keeps the page's own colour."""
     rules = []
     for fate, mark in MARKS.items():
         faint = "opacity:.6;" if mark.faint else ""
@@ -83,7 +83,7 @@ def fate_css() -> str:
     return "".join(rules) + _TOKEN_CSS + tokens.CSS
 
 
-# Tokens of an answer: white space is part of them, so it is kept; a long one may break anywhere.
+# White space is part of a token, so it is kept; a long token may break anywhere.
 _TOKEN_CSS = """
 .tokens{font-size:1.02rem;line-height:1.9;white-space:pre-wrap;overflow-wrap:anywhere}
 .tokens .tok{border-radius:.2em;padding:.08em 0;margin:0 .5px;cursor:default}
@@ -104,5 +104,5 @@ h1{letter-spacing:-.01em}
 
 
 def inject() -> None:
-    """Put the styles on the page, once a run of the script."""
+    """Add the styles to the page, once per script run."""
     st.html(f"<style>{_PAGE_CSS}{fate_css()}</style>")

@@ -1,8 +1,8 @@
-"""Tokens, rounds and the legend as HTML, for the live view, the replay, the comparison and the report.
+"""Tokens, rounds and the legend as HTML, for the live view, replay, comparison and report.
 
-Every text is escaped and what would be invisible in it is shown. The looks come from the one
-table of marks (`theme.fate_css`) and `CSS` here; `tone` is 'light' or 'dark'. A token's numbers
-show when it is pointed at, focused with the keyboard or touched.
+All text is escaped, and invisible characters are made visible. The style comes from the table of marks
+(`theme.fate_css`) and `CSS` here; `tone` is 'light' or 'dark'. A token's numbers appear when it is
+pointed at, focused with the keyboard or touched.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Sequence
 
-from engine.decode.events import EMITTED, MARKS, Fate
-from engine.traces.answer import TraceRound, TraceToken
+from engine.decode.events import EMITTED, MARKS, Fate, Round, Token
 from engine.untrusted.visible import looked_at
 
-Href = Callable[[int], str]  # number of a round -> where a click on it leads
+Href = Callable[[int], str]  # number of a round -> URL of a click on it
 
 _SHOWN = 5  # alternatives in a token's tip
 _GLYPHS = {Fate.ACCEPTED: "", Fate.REJECTED: "×", Fate.DISCARDED: "·", Fate.CORRECTED: "=", Fate.BONUS: "+"}
@@ -39,7 +38,7 @@ text-align:center;text-decoration:none!important}
 
 
 def visible(text: str) -> str:
-    """Text safe in HTML, with control and direction-changing characters as signs; line breaks stay."""
+    """The text escaped for HTML, with signs for control and bidirectional characters; line breaks stay."""
     return "".join(_sign(c, hidden) for c, hidden in looked_at(text))
 
 
@@ -56,7 +55,7 @@ def _sign(c: str, hidden: bool) -> str:
 
 
 def plainly(text: str) -> str:
-    """The same on one line without markup, for tips and labels; not yet escaped."""
+    """The text on one line with signs but without markup, for tips and labels; not escaped."""
     shown = "".join(_word(c) if hidden or c in "\n\t" else c for c, hidden in looked_at(text))
     return f"'{shown}'" if shown else "part of a character"
 
@@ -65,43 +64,44 @@ def _word(c: str) -> str:
     return {"\n": "↵", "\t": "⇥"}.get(c) or (chr(0x2400 + ord(c)) if c < " " else f"⟨U+{ord(c):04X}⟩")
 
 
-def token_html(token: TraceToken, href: str | None = None) -> str:
-    """One token marked by its fate, with its numbers in a tip."""
+def token_html(token: Token, href: str | None = None) -> str:
+    """A token marked by its fate, with its numbers in a tip."""
     text = visible(token.text) or '<span class="ctl">⋯</span>'
     if token.fate not in EMITTED:
-        text = text.replace("\n", "")  # a line that was refused does not break the answer's
+        text = text.replace("\n", "")  # a rejected line break must not break the answer's line
     tag = f'a href="{html.escape(href)}" target="_top"' if href else 'span tabindex="0"'
     shut = "a" if href else "span"
     return f'<{tag} class="tok fate-{token.fate}" data-tip="{html.escape(tip(token))}">{text}</{shut}>'
 
 
-def tip(token: TraceToken) -> str:
-    """The numbers of a token, line by line; not yet escaped."""
+def tip(token: Token) -> str:
+    """The numbers of a token, line by line; not escaped."""
     lines = [f"{plainly(token.text)} {token.fate}: {MARKS[token.fate].meaning}"]
     lines.append(f"position {token.position}, token id {token.token_id}")
-    named = [("p", token.p), ("q", token.q), ("min(1, p/q)", token.ratio)]
-    told = [f"{name} = {value:.4f}" for name, value in named if value is not None]
-    if told:
-        lines.append("   ".join(told))
-    if token.u is not None and token.ratio is not None:
-        verdict = "below it: kept" if token.fate is Fate.ACCEPTED else "not below it: refused"
-        lines.append(f"u = {token.u:.4f}, {verdict}")
+    named = [("p", token.target_prob), ("q", token.draft_prob), ("min(1, p/q)", token.acceptance_prob)]
+    if numbers := [f"{name} = {value:.4f}" for name, value in named if value is not None]:
+        lines.append("   ".join(numbers))
+    if token.uniform is not None and token.acceptance_prob is not None:
+        verdict = "below it: accepted" if token.fate is Fate.ACCEPTED else "not below it: rejected"
+        lines.append(f"u = {token.uniform:.4f}, {verdict}")
     if token.overlap is not None:
         lines.append(f"expected acceptance here, sum of min(p, q) = {token.overlap:.4f}")
     if token.alternatives:
-        lines += ["", "likeliest here       p        q"]
-        lines += [f"{plainly(a.text)[:16]:<16} {a.p:8.4f} {a.q:8.4f}" for a in token.alternatives[:_SHOWN]]
+        lines += ["", "most likely here     p        q"]
+        lines += [
+            f"{plainly(a.text)[:16]:<16} {a.target_prob:8.4f} {a.draft_prob:8.4f}" for a in token.alternatives[:_SHOWN]
+        ]
     return "\n".join(lines)
 
 
 def answer_html(
-    rounds: Sequence[TraceRound],
+    rounds: Sequence[Round],
     *,
     tone: str = "light",
     href: Href | None = None,
     highlight: int | None = None,
 ) -> str:
-    """The whole answer, refused tokens too. `highlight`: number of the round to frame."""
+    """The whole answer with its rejected tokens. `highlight`: number of the round to frame."""
     parts = []
     for item in rounds:
         link = href(item.number) if href else None
@@ -111,25 +111,26 @@ def answer_html(
 
 
 def strip_html(
-    rounds: Sequence[TraceRound], *, tone: str = "light", href: Href | None = None, highlight: int | None = None
+    rounds: Sequence[Round], *, tone: str = "light", href: Href | None = None, highlight: int | None = None
 ) -> str:
-    """A bar a round, from its first token at the bottom to the target's own at the top."""
+    """One bar per round, from its first token at the bottom to the target's own token at the top."""
     bars = "".join(_bar(item, href(item.number) if href else None, item.number == highlight) for item in rounds)
-    kept, proposed = sum(r.accepted for r in rounds), sum(r.num_draft_tokens for r in rounds)
-    label = f"{len(rounds)} rounds, each a bar: {kept} tokens kept of {proposed} proposed"
+    accepted, proposed = sum(r.accepted for r in rounds), sum(r.num_draft_tokens for r in rounds)
+    label = f"{len(rounds)} rounds, one bar each: {accepted} of {proposed} proposed tokens accepted"
     return f'<div class="strip {_tone(tone)}" role="group" aria-label="{label}">{bars}</div>'
 
 
-def _bar(item: TraceRound, href: str | None, now: bool) -> str:
+def _bar(item: Round, href: str | None, now: bool) -> str:
     cells = "".join(f'<i class="cell fate-{t.fate}">{_GLYPHS[t.fate]}</i>' for t in item.tokens)
-    told = f"round {item.number}: {item.accepted} of {item.num_draft_tokens} kept, {item.emitted} emitted, {1000 * item.seconds:.0f} ms"
+    judged = f"{item.accepted} of {item.num_draft_tokens} accepted, {len(item.emitted)} emitted"
+    summary = f"round {item.number}: {judged}, {1000 * item.seconds:.0f} ms"
     tag = f'a href="{html.escape(href)}" target="_top"' if href else "span"
     shut = "a" if href else "span"
-    return f'<{tag} class="round{" now" if now else ""}" data-tip="{told}">{cells}</{shut}>'
+    return f'<{tag} class="round{" now" if now else ""}" data-tip="{summary}">{cells}</{shut}>'
 
 
 def legend_html(*, tone: str = "light") -> str:
-    """What each mark means."""
+    """The legend of the marks."""
     entries = "".join(
         f'<span><i class="cell fate-{fate}">{_GLYPHS[fate]}</i>'
         f'<span class="tok fate-{fate}">{fate}</span> {html.escape(mark.meaning)}</span>'

@@ -1,4 +1,4 @@
-"""Pieces that every page is made of: heading, error box, empty state, chart, run picker, state in words."""
+"""Components shared by all pages: heading, error box, empty state, chart, run picker, state badge, sidebar."""
 
 from __future__ import annotations
 
@@ -18,66 +18,66 @@ import streamlit as st
 from engine import __version__
 from engine.errors import DraftbenchError
 from engine.untrusted.visible import visible
-from workbench.shared import asked, chart_parts, charts, exports, queries
-from workbench.shared.view_state import PAGES, page_of
+from workbench.shared import chart_parts, charts, downloads, queries, url_warnings
+from workbench.shared.pages import PAGES, page_of
 
-# A state is told by word and icon; colour only helps.
+# Icon, colour and explanation of each state; the word and the icon carry the meaning, colour only helps.
 STATES: dict[str, tuple[str, str, str]] = {
-    "queued": (":material/schedule:", "gray", "waits for its turn"),
-    "running": (":material/progress_activity:", "blue", "is being worked on"),
+    "queued": (":material/schedule:", "gray", "waiting for its turn"),
+    "running": (":material/progress_activity:", "blue", "in progress"),
     "done": (":material/check_circle:", "green", "trained and measured"),
-    "failed": (":material/error:", "red", "stopped with an error; what was finished is kept"),
-    "cancelled": (":material/stop_circle:", "orange", "was stopped on request; can be resumed"),
-    "interrupted": (":material/bolt:", "orange", "its process is gone; can be resumed"),
-    "damaged": (":material/broken_image:", "red", "its status file cannot be read"),
+    "failed": (":material/error:", "red", "stopped with an error; finished work is kept"),
+    "cancelled": (":material/stop_circle:", "orange", "stopped on request; can be resumed"),
+    "interrupted": (":material/bolt:", "orange", "its process has ended; can be resumed"),
+    "damaged": (":material/broken_image:", "red", "its status file is unreadable"),
 }
 ICON = Path(__file__).with_name("icon.svg")
 WORDMARK = ICON.with_name("wordmark.svg")
 _log = logging.getLogger("draftbench")
-CAMERA = "camera"  # state of the session: what the charts' own buttons save
+CAMERA = "camera"  # session state: the format that the charts' camera buttons save
 RESUMABLE = ("failed", "cancelled", "interrupted")
 
 
 def heading(name: str) -> None:
-    """The page's title and its one-sentence purpose."""
-    st.session_state.pop("_unnamed", None)  # of a page that did not come to its end
+    """Draw the page's title and its one-sentence purpose."""
+    st.session_state.pop("_unnamed", None)  # left by a page that was interrupted
     entry = PAGES[name]
     st.title(entry.title, anchor=False)
     st.html(f'<p class="purpose">{html.escape(entry.purpose)}</p>')
-    asked.begin(name)
+    url_warnings.begin(name)
 
 
 def text(value: object) -> str:
-    """Text of a user or a model, safe inside Markdown: every character that could mean something is escaped."""
+    """Escape text of a user or a model for use inside Markdown."""
     shown = visible(str(value).replace("\n", " "))
     return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-.!|~$:@^=&" else c for c in shown)
 
 
 def error_box(error: DraftbenchError) -> None:
-    """What went wrong, why it matters, what to do instead."""
+    """Show what went wrong, why it matters and what to do."""
     parts = [f"**{text(error.what)}**"]
-    parts += [f"{name}: {text(words)}" for name, words in (("Why", error.why), ("What to do", error.fix)) if words]
+    parts += [f"{name}: {text(part)}" for name, part in (("Why", error.why), ("What to do", error.fix)) if part]
     st.error("\n\n".join(parts), icon=":material/error:")
 
 
 def show_error(error: Exception) -> bool:
-    """Show whatever a page or a part of it raised; the application calls it for every uncaught error."""
+    """Show an error that a page or fragment raised. The application calls this for every uncaught error."""
     if isinstance(error, DraftbenchError):
         error_box(error)
         return True
     _log.error("a page failed", exc_info=error)
     st.error(
-        f"**Something in Draftbench itself is broken: {text(type(error).__name__)}**\n\nYour runs are not touched. "
-        "Reload the page; if it stays so, please report it with the text below.",
+        f"**This is a bug in Draftbench: {text(type(error).__name__)}**\n\nYour runs are not affected. "
+        "Reload the page; if the error persists, please report it with the text below.",
         icon=":material/bug_report:",
     )
-    with st.expander("For the report"):
+    with st.expander("Details to report"):
         st.code("".join(traceback.format_exception(error)), language=None)
     return True
 
 
 def empty(message: str, label: str, page: str, *, key: str = "empty", **params: str) -> None:
-    """What would stand here, and one button that leads to it."""
+    """An empty state: what will appear here, and a button that leads to the first step."""
     with st.container(border=True):
         st.write(message)
         if st.button(label, type="primary", key=f"{key}-{page}"):
@@ -85,7 +85,7 @@ def empty(message: str, label: str, page: str, *, key: str = "empty", **params: 
 
 
 def state_badge(state: str) -> str:
-    """A state as Markdown: icon, word and colour."""
+    """The state as a Markdown badge: icon, word and colour."""
     icon, colour, _ = STATES.get(state, (":material/help:", "gray", ""))
     return f":{colour}-badge[{icon} {state}]"
 
@@ -93,10 +93,10 @@ def state_badge(state: str) -> str:
 def chart(
     figure: go.Figure, *, key: str, alt: str, name: str = "", save: bool = True, wide: bool = False, **options: Any
 ) -> Any:
-    """A figure with its description for screen readers, its camera, and under it what it can be saved as.
+    """Draw a figure with a description for screen readers, its camera button, and a menu to save it.
 
-    Without `save` the page itself puts `exports.download_row` there. A `wide` one keeps its width on a narrow screen
-    and is scrolled sideways: its labels would lie over each other.
+    Without `save` the page places `downloads.download_row` itself. A `wide` figure keeps its width on a narrow screen
+    and scrolls sideways, because its labels would overlap.
     """
     kind = st.session_state.get(CAMERA, "SVG").lower()
     config = {
@@ -108,14 +108,14 @@ def chart(
         shown = st.plotly_chart(figure, theme=None, key=key, alt=alt, config=config, **options)
     if save:
         with st.popover("Save", icon=":material/download:", type="tertiary", key=f"save-{key}"):
-            exports.download_row(name or key, key, draw=lambda tone: figure)
+            downloads.download_row(name or key, key, draw=lambda tone: figure)
     return shown
 
 
 def distinct(labels: Mapping[str, str]) -> dict[str, str]:
-    """The labels by id, with the id added where two are the same: a choice is kept by its label, so it must be its own."""
+    """The labels by id, with the id added where labels are equal: widgets identify an option by its label."""
     counts = Counter(labels.values())
-    return {one: label if counts[label] == 1 or label == one else f"{label} ({one})" for one, label in labels.items()}
+    return {key: label if counts[label] == 1 or label == key else f"{label} ({key})" for key, label in labels.items()}
 
 
 def pick_runs(
@@ -127,9 +127,9 @@ def pick_runs(
     default: Sequence[str] = (),
     among: Sequence[str] | None = None,
 ) -> list[str]:
-    """Run ids chosen by the visitor and kept in the URL under `key`; archived runs are left out unless named there.
+    """Let the visitor choose runs, kept in the URL under `key`; archived runs are offered only if the URL names them.
 
-    `among`: the ids to choose from, besides those that the URL names; all if not given.
+    `among`: the ids to choose from, besides those in the URL; all runs if not given.
     """
     known = queries.runs()
     shown = known[(known.state == "done") | ~known.exact.isna()] if measured else known
@@ -142,7 +142,7 @@ def pick_runs(
     st.session_state[key] = st.session_state[key][:most]
     if key not in st.query_params:
         _note(key, st.session_state[key])
-    chosen: list[str] = st.multiselect(
+    run_ids: list[str] = st.multiselect(
         label,
         options,
         format_func=lambda run_id: labels.get(run_id, run_id),
@@ -151,42 +151,42 @@ def pick_runs(
         args=(key,),
         max_selections=most,
     )
-    return chosen
+    return run_ids
 
 
 def _follow_url(key: str, options: Sequence[str], default: list[str]) -> None:
-    """Give a picker of ids the value that the URL names. Not by `bind`: that would put the labels into the URL."""
+    """Set a picker of ids to the value in the URL. `bind` would put the labels into the URL instead of the ids."""
     named = [value for value in st.query_params.get_all(key) if value in options]
     held = [value for value in st.session_state.get(key, default) if value in options]
     st.session_state[key] = list(dict.fromkeys(named)) or held
 
 
 def _say_missing(key: str, options: Sequence[str]) -> None:
-    """Runs that the URL names and that cannot be chosen: somebody shared them, so their absence is told."""
+    """Warn about runs that the URL names and that cannot be shown."""
     missing = [value for value in st.query_params.get_all(key) if value not in options]
     if missing:
-        asked.handled(key)
+        url_warnings.handled(key)
         st.warning(
-            f"Not shown, because there is no such run here or it is not measured: {text(', '.join(missing))}",
+            f"Not shown, because the run does not exist here or is not measured: {text(', '.join(missing))}",
             icon=":material/link_off:",
         )
 
 
 def _note(key: str, value: str | list[str]) -> None:
-    """Remember a shown value that the URL does not name, for `keep_view`."""
+    """Remember a default value that is not in the URL, for `keep_view`."""
     if value:
         st.session_state.setdefault("_unnamed", {})[key] = value
 
 
 def keep_view() -> None:
-    """Write what pickers show by default into the URL, so that it opens this very view elsewhere and later.
+    """Write the pickers' default values into the URL, so that a copy of it opens the same view.
 
-    Called once, behind the page: each change of the URL is a step of the browser's history.
+    Called once, after the page: each change of the URL is an entry in the browser's history.
     """
     unnamed = st.session_state.pop("_unnamed", None)
     if unnamed:
         st.query_params.update(unnamed)
-    asked.end()
+    url_warnings.end()
 
 
 def _write_url(key: str) -> None:
@@ -197,34 +197,34 @@ def _write_url(key: str) -> None:
 
 
 def choose_one(label: str, options: Sequence[str], labels: Mapping[str, str], key: str) -> str:
-    """One id, shown by its label and kept in the URL as the id; the first option if none is named."""
-    labels = distinct({one: labels.get(one, one) for one in options})
+    """Let the visitor choose an id by its label; the URL keeps the id. The first option is the default."""
+    labels = distinct({option: labels.get(option, option) for option in options})
     named, held = st.query_params.get(key), st.session_state.get(key)
     st.session_state[key] = named if named in options else held if held in options else options[0]
     if named != st.session_state[key]:
         _note(key, st.session_state[key])
-    chosen: str = st.selectbox(
+    picked: str = st.selectbox(
         label, options, format_func=labels.__getitem__, key=key, on_change=_write_url, args=(key,)
     )
-    return chosen
+    return picked
 
 
 def axis() -> str:
-    """What the URL wants learning curves drawn along: a key of `charts.AXES`."""
+    """The horizontal axis of learning curves according to the URL: a key of `charts.AXES`."""
     named = st.query_params.get("axis", "steps")
     if named not in charts.AXES:
-        asked.not_here("axis", "steps")
+        url_warnings.not_here("axis", "steps")
     return named if named in charts.AXES else "steps"
 
 
 def choose_axis() -> str:
-    """The axis of learning curves, shown by its words and kept in the URL by its name."""
+    """Let the visitor choose the horizontal axis of learning curves; the URL keeps its key."""
 
     def kept() -> None:
         st.query_params["axis"] = st.session_state["_axis"]
 
     st.session_state["_axis"] = axis()
-    chosen: str | None = st.segmented_control(
+    picked: str | None = st.segmented_control(
         "Horizontal axis",
         list(charts.AXES),
         key="_axis",
@@ -232,41 +232,41 @@ def choose_axis() -> str:
         required=True,
         on_change=kept,
     )
-    return chosen or axis()
+    return picked or axis()
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """'.412' for a rate, '1.38' for what may exceed one, a dash for what is not known."""
+    """'0.412', or a dash for a missing value."""
     if value is None or pd.isna(value):
         return "–"
     return f"{value:,.{digits}f}"
 
 
 def interval(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
-    """'0.412 [0.390, 0.433]'; the value alone where no interval could be made."""
+    """'0.412 [0.390, 0.433]'; the value alone where there is no interval."""
     return f"{number(value, digits)} {chart_parts.bounds(low, high, digits)}".rstrip()
 
 
 def sidebar() -> None:
-    """What is the same on every page: whose results these are, and the version."""
+    """Draw the sidebar: logo, link to unfinished runs, chart format, version and home folder."""
     st.logo(str(WORDMARK), size="large", icon_image=str(ICON))
     with st.sidebar:
         running = queries.active()
         if len(running):
             st.page_link(
-                page_of("home"), label=f"{len(running)} at work or waiting", icon=":material/progress_activity:"
+                page_of("home"), label=f"{len(running)} running or queued", icon=":material/progress_activity:"
             )
         st.segmented_control(
-            "Charts' camera saves",
+            "Chart camera format",
             ["SVG", "PNG"],
             default="SVG",
             required=True,
             key=CAMERA,
-            help="What the camera button of a chart makes, in the browser and without the server.",
+            help="The format that a chart's camera button saves, in the browser and without the server.",
         )
         st.caption(f"Draftbench {__version__}  \n{text(queries.home().root)}")
 
 
 def goto(page: str, label: str, *, icon: str | None = None, **params: str | Sequence[str]) -> None:
-    """A link to another page, with the view to show there."""
+    """Draw a link to another page, with the parameters of the view to open there."""
     st.page_link(page_of(page), label=label, icon=icon, query_params=params or None)

@@ -1,1 +1,12 @@
-"""What the commands print: a file per group of commands, and `console` for what they share."""
+"""What the commands print: a file per kind of report.
+
+console   what all print with: JSON, tables, coloured tokens, errors
+summary   a run's measurement
+runs      runs, comparisons, captures, exports
+study     studies
+findings  findings, also as Markdown
+data      prompt files, packs, imports
+magpie    synthetic prompts
+tune      domain targets
+machine   the doctor's checks
+"""

@@ -138,9 +138,9 @@ def coloured(rounds: Iterable[Round], tokenizer: Any, *, refused: bool) -> Itera
     stream = TextStream(tokenizer)
     for r in rounds:
         text = Text()
-        for token, piece in zip(r.tokens, stream.read(r), strict=True):
+        for token in stream.read(r).tokens:
             if refused or token.fate in EMITTED:
-                text.append(harmless(piece.text), style=MARKS[token.fate].terminal)
+                text.append(harmless(token.text), style=MARKS[token.fate].terminal)
         yield text
 
 

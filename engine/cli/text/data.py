@@ -50,13 +50,14 @@ def pack(description: dict[str, Any]) -> None:
 
 
 def sets(counts: dict[str, Any]) -> None:
-    """Print the sets that a recipe can name, and how many training prompts were removed for repeating a held-out one."""
+    """Print the sets that a recipe can name, and how many training prompts repeated a held-out query."""
     names = ", ".join(one["name"] for one in counts["packs"])
     rows = [[row["set"], row["records"], row["with_reference"], _repeats(row)] for row in counts["sets"]]
     columns = ["set", "prompts", "with reference", "removed: repeats a held-out query"]
     console.table(f"sets for prompts.train and prompts.heldout, from the packs {names}:", columns, rows)
     console.line(
-        f"held-out queries kept out of every training set: {counts['heldout_queries']:,}, including those of sample_data"
+        f"{counts['heldout_queries']:,} held-out queries, including those of sample_data, are kept out of every "
+        "training set"
     )
 
 

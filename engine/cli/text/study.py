@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.cli.text import console
-from engine.numbers import number
+from engine.numbers import number, readable_bytes
 from engine.progress import duration
-from engine.runs.pipeline import readable_bytes
 
 _RUNS_NAMED = 5
 

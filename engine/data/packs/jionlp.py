@@ -1,4 +1,4 @@
-"""Chinese prompts from JioNLP: its hand-written test questions, idioms to explain and sayings to complete."""
+"""Read Chinese prompts from JioNLP: hand-written test questions, idioms to explain and sayings to complete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.packages import read_member
 
 LICENCE = "Apache-2.0"
 _DICTIONARY = "jionlp/dictionary"
-# The questions on ethics ask how to do harm, to see whether a model declines: nothing to train a draft on.
+# Questions on ethics are left out: they ask how to do harm, to see whether a model declines.
 _TESTS = (
     "jionlp_LLM_test_1.0",
     "jionlp_LLM_test_1.1",
@@ -48,9 +48,9 @@ def read(archive: Path) -> Iterator[Entry]:
     yield from _sayings(archive)
 
 
-def _entry(identity: str, text: str, group: str, source: str) -> Entry:
+def _entry(name: str, text: str, group: str, source: str) -> Entry:
     return {
-        "id": f"jionlp-{identity}",
+        "id": f"jionlp-{name}",
         "domain": "chinese",
         "scenario": "curated",
         "messages": user(text),
@@ -61,7 +61,7 @@ def _entry(identity: str, text: str, group: str, source: str) -> Entry:
 
 
 def _questions(archive: Path) -> Iterator[Entry]:
-    """What the files call the right answer is a note for whoever marks it, so there is no reference."""
+    """The test questions, without a reference: the files' right answers are notes for a human marker."""
     for name in _TESTS:
         text = read_member(archive, f"{_DICTIONARY}/jionlp_LLM_test/{name}.json").decode("utf-8")
         for number, row in enumerate(_objects(text)):
@@ -75,8 +75,8 @@ def _objects(text: str) -> list[dict[str, Any]]:
 
 def _idioms(archive: Path) -> Iterator[Entry]:
     counted = [line.split("\t") for line in _zipped_lines(archive, "chinese_idiom")]
-    often = sorted(((int(count), idiom) for idiom, count in counted), key=lambda pair: (-pair[0], pair[1]))
-    for _, idiom in often[:_IDIOMS]:
+    by_frequency = sorted(((int(count), idiom) for idiom, count in counted), key=lambda pair: (-pair[0], pair[1]))
+    for _, idiom in by_frequency[:_IDIOMS]:
         yield _entry(f"idiom-{idiom}", _form(_IDIOM_FORMS, idiom), "idiom", "idioms")
 
 

@@ -1,16 +1,16 @@
-"""Looks for held-out queries in training sets: those of sample_data, of the fetched packs, and a user's own files."""
+"""Look for held-out queries in training sets: of sample_data, of the fetched packs, and in a user's own files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, NotRequired, TypedDict
 
 from engine.chat.prompt import Prompt
 from engine.config.reading import parse_section
 from engine.config.schema import PromptSource
 from engine.data.overlap import remove_overlap
 from engine.data.packs.entry import Side
-from engine.data.packs.sets import PLACES, sample_files, set_counts
+from engine.data.packs.sets import PACK_SETS, sample_files, set_counts
 from engine.data.readers import read_prompts
 from engine.paths import PROJECT_ROOT
 from engine.progress import Progress
@@ -19,32 +19,62 @@ _FILES: dict[Side, tuple[str, ...]] = {"train": ("train", "synthetic"), "heldout
 
 
 class Part(NamedTuple):
-    """Some prompts under the name that a recipe gives them."""
+    """Prompts under the name that a recipe would give them."""
 
     name: str
     prompts: list[Prompt]
 
 
-def find_leaks(files: Sequence[str] = (), *, progress: Progress | None = None) -> dict[str, Any]:
-    """Every training prompt that repeats a held-out query, across domains and scenarios.
+class PartRow(TypedDict):
+    """A part in the report. `leaks`: training prompts that repeat a held-out query."""
 
-    Held-out: sample_data's heldout files and the held-out sets of the fetched packs. Training:
-    sample_data's train and synthetic files, the training sets of the packs, and `files`.
-    `leaks` lists the pairs, with both places, the kind (exact, near) and the Jaccard similarity;
-    `divided_tool_sets` the tool sets that the packs have on both sides.
+    name: str
+    prompts: int
+    leaks: NotRequired[int]
+
+
+class Leak(TypedDict):
+    """A training prompt that repeats a held-out query."""
+
+    training: str
+    id: str
+    text: str
+    heldout: str
+    heldout_id: str
+    heldout_text: str
+    kind: Literal["exact", "near"]
+    jaccard: float
+
+
+class LeakReport(TypedDict):
+    """The result of `find_leaks`. `divided_tool_sets`: tool sets that the packs have on both sides."""
+
+    ok: bool
+    packs: list[str]
+    heldout: list[PartRow]
+    training: list[PartRow]
+    leaks: list[Leak]
+    divided_tool_sets: list[str]
+
+
+def find_leaks(files: Sequence[str] = (), *, progress: Progress | None = None) -> LeakReport:
+    """Find every training prompt that repeats a held-out query, across domains and scenarios.
+
+    Held-out: sample_data's heldout files and the held-out sets of the fetched packs. Training: sample_data's train and
+    synthetic files, the training sets of the packs, and `files`.
     """
     progress = progress or Progress(quiet=True)
     heldout = [_read(*source) for source in _sources("heldout").items()]
     sources = _sources("train") | {name: name for name in files}
     progress.start("comparing with held-out queries", len(sources), "files")
-    training: list[dict[str, Any]] = []
-    leaks: list[dict[str, Any]] = []
+    training: list[PartRow] = []
+    leaks: list[Leak] = []
     tools: set[tuple[str, ...]] = set()
     for name, path in sources.items():
         part = _read(name, path)
-        found = list(_leaks_of(part, heldout))
-        training.append({"name": part.name, "prompts": len(part.prompts), "leaks": len(found)})
-        leaks += found
+        part_leaks = list(_leaks_of(part, heldout))
+        training.append({"name": part.name, "prompts": len(part.prompts), "leaks": len(part_leaks)})
+        leaks += part_leaks
         tools |= _tool_sets(part)
         progress.advance()
     progress.finish()
@@ -60,21 +90,21 @@ def find_leaks(files: Sequence[str] = (), *, progress: Progress | None = None) -
 
 
 def _sources(side: Side) -> dict[str, str]:
-    """Name -> what to read: the shipped files of that side by their place in the project, and the packs' sets."""
+    """Name -> source: the shipped files of that side by their path in the project, and the packs' sets."""
     shipped = [path for file in _FILES[side] for path in sample_files(file)]
-    of_packs = [row["set"] for row in set_counts()["sets"] if PLACES[row["set"]].side == side]
+    of_packs = [row["set"] for row in set_counts()["sets"] if PACK_SETS[row["set"]].side == side]
     return {path.relative_to(PROJECT_ROOT).as_posix(): str(path) for path in shipped} | {
         name: name for name in of_packs
     }
 
 
 def _read(name: str, path: str) -> Part:
-    """Unfit rows are left out here, as in a run with --skip-bad: what is not trained on leaks nothing."""
+    """Read a part without its bad rows: rows that are not trained on leak nothing."""
     return Part(name, read_prompts([parse_section(PromptSource, {"path": path})], skip_bad=True).prompts)
 
 
-def _leaks_of(part: Part, heldout: Sequence[Part]) -> Iterator[dict[str, Any]]:
-    """Ids may occur in several files, so positions stand for them while the prompts are compared."""
+def _leaks_of(part: Part, heldout: Sequence[Part]) -> Iterator[Leak]:
+    """Compare the prompts by their positions, since ids may occur in several files."""
     mine = {str(number): prompt for number, prompt in enumerate(part.prompts)}
     theirs = {f"{other.name}\n{prompt.id}": (other.name, prompt) for other in heldout for prompt in other.prompts}
     _, repeats = remove_overlap(
@@ -100,7 +130,7 @@ def _renamed(prompt: Prompt, key: str) -> Prompt:
 
 
 def _tool_sets(part: Part) -> set[tuple[str, ...]]:
-    """The tool sets of the packs' records. Those of sample_data are few and used on both sides on purpose."""
-    if part.name not in PLACES:
+    """The tool sets of a set of the packs. Those of sample_data are few, and on both sides on purpose."""
+    if part.name not in PACK_SETS:
         return set()
     return {tuple(sorted(tool["function"]["name"] for tool in p.tools)) for p in part.prompts if p.tools}

@@ -1,7 +1,7 @@
-"""The demonstration sets in LLaMA-Factory's source distribution: tool calls, Chinese and general conversations.
+"""Read the demonstration sets in LLaMA-Factory's source distribution: tool calls, Chinese and general conversations.
 
-The licence is the package's own label; the sets carry none of their own. alpaca_zh_demo is said to
-come from hfl/alpaca_zh_51k: that is what the card of llamafactory/alpaca_zh names as its origin.
+The licence is the package's own label; the sets have none of their own. The card of llamafactory/alpaca_zh names
+hfl/alpaca_zh_51k as the origin of alpaca_zh_demo.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Row = dict[str, Any]
 
 
 def read(archive: Path) -> Iterator[Entry]:
-    """All sets with a free lineage. The tool calls of the Chinese glaive set are left out: the translation changed
-    arguments ("John Doe" became a Chinese name), so its calls do not follow from what the user typed."""
+    """Yield the records of all sets with a free lineage, without the tool calls of the Chinese glaive set: the
+    translation changed arguments ("John Doe" became a Chinese name), so its calls do not follow from the queries."""
     for name, entry_of in _READERS.items():
         for number, row in enumerate(_rows(archive, name)):
             entry = entry_of(name, row)
@@ -61,7 +61,7 @@ def _entry(name: str, domain: Domain, messages: list[Message], reference: str, g
 
 
 def _glaive(name: str, row: Row) -> Entry | None:
-    """Tools: the turns up to the first call, or the first answer if there is none. No tools: the first question."""
+    """With tools: the turns up to the first call, or the first answer if there is none; without: the first question."""
     turns, tools = row["conversations"], json.loads(row["tools"] or "[]")
     chinese = "_zh_" in name
     if not tools:
@@ -87,12 +87,12 @@ def _call_text(written: str) -> str:
 
 
 def _tool_use(name: str, row: Row) -> Entry | None:
-    """The first question. The system message, which asks for reasoning that the reference has not, is left out."""
+    """The first question, without the system message, which asks for reasoning that the reference does not have."""
     question, answer = row["messages"][1], row["messages"][2]
     text = "".join(part["value"] for part in question["content"] if part["type"] == "text")
     calls = [json.loads(part["value"]) for part in answer["content"] if part["type"] == "tool_call"]
-    said = "".join(part["value"] for part in answer["content"] if part["type"] == "text")
-    reference = calls_text(calls) if calls else said
+    answer_text = "".join(part["value"] for part in answer["content"] if part["type"] == "text")
+    reference = calls_text(calls) if calls else answer_text
     group = "call" if calls else "no call"
     entry = _entry(name, "function_calling", [{"role": "user", "content": text}], reference, group)
     entry["tools"] = [as_tool(tool["function"]) for tool in json.loads(row["tools"])]

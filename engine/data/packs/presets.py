@@ -1,8 +1,8 @@
-"""Sets of the Hugging Face hub that become packs: `draftbench data fetch hub:NAME`.
+"""Make packs from datasets of the Hugging Face hub: `draftbench data fetch hub:NAME`.
 
-Nothing here is fetched by itself, and some of it may not be used commercially: `pack.json`
-carries the licence. A new preset is one function in `preset_rows` and one `Preset`.
-A folder in the same format takes the hub's place where there is no network (`--from`).
+None of them is fetched unless it is named, and some may not be used commercially: `pack.json` has the licence. A new
+preset is one function in `preset_rows` and one `Preset`. Where there is no network, a folder in the same format
+replaces the hub (`--from`).
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from filelock import FileLock
 
 from engine.config.schema import PromptSource
 from engine.data.formats import Row, read_folder, read_hub
-from engine.data.packs.build import ABOUT, HUB, describe_pack, hub_folders, is_whole, packs_folder, write_pack
+from engine.data.packs.build import ABOUT, HUB, PackInfo, describe_pack, hub_folders, is_whole, packs_folder, write_pack
 from engine.data.packs.catalogue import Pack
 from engine.data.packs.entry import Domain, Entry
-from engine.data.packs.preset_rows import Told, UnfitRowError, alpaca, camel, dolly, xlam
+from engine.data.packs.preset_rows import RowContent, UnfitRowError, alpaca, camel, dolly, xlam
 from engine.errors import DraftbenchError, did_you_mean
-from engine.fileio import content_hash, disk_errors, read_json, write_json
+from engine.fileio import content_hash, disk_errors, read_object, write_json
 from engine.paths import resolve_input
 
-_READER_VERSION = 1  # goes up with a change to what a row becomes
+_READER_VERSION = 1  # goes up with every change to the record that a row becomes
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A dataset of the hub: where it lies, which columns are read and what a row becomes.
-
-    `columns` must be there, `more` may be. `gated`: its owner wants terms to be accepted.
-    """
+    """A dataset of the hub and how its rows become records."""
 
     dataset: str
     domain: Domain
     columns: tuple[str, ...]
-    as_told: Callable[[Mapping[str, Any]], Told]
+    """Columns that are read; the first is the text."""
+    read_row: Callable[[Mapping[str, Any]], RowContent]
     licence: str
     attribution: str
     about: str
     size_bytes: int
     more: tuple[str, ...] = ()
+    """Columns that are read if they exist."""
     split: str = "train"
     gated: bool = False
+    """Users must accept its owner's terms."""
 
 
 class _HubSource(PromptSource):
@@ -65,7 +65,7 @@ PRESETS: dict[str, Preset] = {
         dataset="Salesforce/xlam-function-calling-60k",
         domain="function_calling",
         columns=("query", "tools", "answers"),
-        as_told=xlam,
+        read_row=xlam,
         licence="CC BY 4.0",
         attribution="APIGen function-calling datasets (Liu et al. 2024, Salesforce AI Research)",
         about="function calling: 60,000 queries with tools and verified calls, written by models (curated)",
@@ -77,7 +77,7 @@ PRESETS: dict[str, Preset] = {
         domain="biology",
         columns=("message_1", "message_2"),
         more=("topic;", "topic"),
-        as_told=camel,
+        read_row=camel,
         licence="CC BY-NC 4.0: not for commercial use",
         attribution="CAMEL (Li et al. 2023)",
         about="biology: 20,000 problems and solutions over 25 topics, written by GPT-4 (curated)",
@@ -88,7 +88,7 @@ PRESETS: dict[str, Preset] = {
         domain="chinese",
         columns=("instruction", "output"),
         more=("input",),
-        as_told=alpaca,
+        read_row=alpaca,
         licence="CC BY-NC 4.0 by its description (CC BY 4.0 by its label): not for commercial use",
         attribution="Instruction Tuning with GPT-4 (Peng et al. 2023)",
         about="Chinese: 48,818 instructions and answers, written by GPT-4 (curated)",
@@ -99,7 +99,7 @@ PRESETS: dict[str, Preset] = {
         domain="general",
         columns=("instruction", "response"),
         more=("context", "category"),
-        as_told=dolly,
+        read_row=dolly,
         licence="CC BY-SA 3.0",
         attribution="databricks-dolly-15k (Databricks 2023); parts of Wikipedia",
         about="general: 15,000 instructions and answers, written by people (curated)",
@@ -109,46 +109,45 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(name: str) -> Preset:
-    """The preset `hub:NAME`; an unknown one is refused with the nearest known name."""
+    """The preset `hub:NAME`. Raises DraftbenchError with the nearest known name for an unknown one."""
     short = name.removeprefix(HUB)
     if short not in PRESETS:
         known = [HUB + known for known in PRESETS]
         raise DraftbenchError(
             f"unknown preset {name!r}",
-            "a preset knows what the columns of a dataset mean",
+            "a preset knows the meaning of a dataset's columns",
             f"{did_you_mean(name, known)}; any other set can be named in a recipe: prompts.train: hub:ORG/NAME",
         )
     return PRESETS[short]
 
 
-def fetch_preset(name: str, *, folder: str | None = None, revision: str | None = None) -> dict[str, Any]:
-    """The description of the pack made of `hub:NAME`, or of a `folder` in the same format.
+def fetch_preset(name: str, *, folder: str | None = None, revision: str | None = None) -> PackInfo:
+    """Make a pack of `hub:NAME`, or of a `folder` in the same format, and return its description.
 
-    One that is there is taken as it is, unless `folder` or `revision` asks for another. Then
-    the new one takes its place once it is whole. Raises DraftbenchError if the hub cannot be
-    reached, does not give the set out, or the set has other columns than it had.
+    An existing pack is used as it is unless `folder` or `revision` is given; then the new one replaces it once it is
+    complete. Raises DraftbenchError if the hub cannot be reached or refuses access, or the dataset's columns changed.
     """
     preset = find_preset(name)
 
-    def is_there() -> bool:
+    def exists() -> bool:
         return is_whole(name) and folder is None and revision in (None, describe_pack(name).get("revision"))
 
-    if is_there():
+    if exists():
         return describe_pack(name)
     with disk_errors(packs_folder()):
         packs_folder().mkdir(parents=True, exist_ok=True)
         with FileLock(packs_folder() / f".{_stem(name)}.lock"):
-            return describe_pack(name) if is_there() else _make(name, preset, folder, revision)
+            return describe_pack(name) if exists() else _make(name, preset, folder, revision)
 
 
 def _stem(name: str) -> str:
     return name.replace(":", "-")
 
 
-def _make(name: str, preset: Preset, folder: str | None, revision: str | None) -> dict[str, Any]:
+def _make(name: str, preset: Preset, folder: str | None, revision: str | None) -> PackInfo:
     parent = packs_folder()
-    for left in parent.glob(f".{_stem(name)}-making-*"):  # of a killed process: this one holds the lock
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in parent.glob(f".{_stem(name)}-making-*"):  # of a killed process: this one holds the lock
+        shutil.rmtree(leftover, ignore_errors=True)
     entries, unfit = _entries(name, preset, folder, revision)
     pack = Pack(
         requirement=("a folder like " if folder else HUB) + preset.dataset + (f" at {revision}" if revision else ""),
@@ -160,17 +159,17 @@ def _make(name: str, preset: Preset, folder: str | None, revision: str | None) -
         attribution=f"{preset.attribution}, https://huggingface.co/datasets/{preset.dataset}",
         about=preset.about,
     )
-    with tempfile.TemporaryDirectory(dir=parent, prefix=f".{_stem(name)}-making-") as room:
-        built = Path(room) / "built"
+    with tempfile.TemporaryDirectory(dir=parent, prefix=f".{_stem(name)}-making-") as temporary:
+        built = Path(temporary) / "built"
         built.mkdir()
         write_pack(name, pack, Path(), built)
-        described = read_json(built / ABOUT)
-        described |= {"revision": revision, "read": described["read"] + unfit}
-        described["removed"] = {"no record": unfit, **described["removed"]}
-        write_json(built / ABOUT, described)
-        final = parent / f"{_stem(name)}-{content_hash(described)[:12]}"
-        if final.exists():  # the same records, or damaged ones
-            os.replace(final, Path(room) / "old")
+        info = read_object(built / ABOUT)
+        info |= {"revision": revision, "read": info["read"] + unfit}
+        info["removed"] = {"no record": unfit, **info["removed"]}
+        write_json(built / ABOUT, info)
+        final = parent / f"{_stem(name)}-{content_hash(info)[:12]}"
+        if final.exists():  # with the same records, or damaged
+            os.replace(final, Path(temporary) / "old")
         os.replace(built, final)
     for old in hub_folders(name):
         if old != final:
@@ -179,23 +178,23 @@ def _make(name: str, preset: Preset, folder: str | None, revision: str | None) -
 
 
 def _entries(name: str, preset: Preset, folder: str | None, revision: str | None) -> tuple[list[Entry], int]:
-    """A record for each row, and the number of rows that none could be made of."""
+    """Return the records, and the number of rows that could not become one."""
     entries: list[Entry] = []
     unfit = 0
     for row in _with_columns(preset, _rows(preset, folder, revision)):
         try:
-            told = preset.as_told(row.record or {})
+            content = preset.read_row(row.record or {})
         except (UnfitRowError, KeyError):  # a key that is missing in one row only was null there
             unfit += 1
             continue
-        entries.append(_entry(f"{_stem(name)}-{row.line}", preset, told))
+        entries.append(_entry(f"{_stem(name)}-{row.line}", preset, content))
     if not entries:
         raise _changed(preset, f"none of {unfit} rows could be read")
     return entries, unfit
 
 
 def _with_columns(preset: Preset, rows: Iterator[Row]) -> Iterator[Row]:
-    """The rows; what a recipe's author is told about missing columns is told of the preset instead."""
+    """Yield the rows; an error about missing columns, written for authors of recipes, becomes one about the preset."""
     try:
         yield from rows
     except DraftbenchError as error:
@@ -204,26 +203,29 @@ def _with_columns(preset: Preset, rows: Iterator[Row]) -> Iterator[Row]:
         raise _changed(preset, error.what) from error
 
 
-def _changed(preset: Preset, found: str) -> DraftbenchError:
+def _changed(preset: Preset, detail: str) -> DraftbenchError:
     return DraftbenchError(
-        f"{preset.dataset} has not the columns {', '.join(preset.columns)} that this version knows: {found}",
-        "the dataset has changed its form, or the folder holds another one",
-        "name a commit of that form with --revision, or check the folder",
+        f"{preset.dataset} does not have the columns {', '.join(preset.columns)} that this version expects: {detail}",
+        "the dataset has changed its format, or the folder holds another one",
+        "name a commit in the old format with --revision, or check the folder",
     )
 
 
-def _entry(identity: str, preset: Preset, told: Told) -> Entry:
+def _entry(entry_id: str, preset: Preset, content: RowContent) -> Entry:
     entry: Entry = {
-        "id": identity,
+        "id": entry_id,
         "domain": preset.domain,
         "scenario": "curated",
-        "messages": told["messages"],
+        "messages": content["messages"],
         "source": preset.dataset,
         "licence": preset.licence,
     }
-    for key in ("tools", "reference", "group"):
-        if told.get(key):
-            entry[key] = told[key]
+    if content.get("tools"):
+        entry["tools"] = content["tools"]
+    if content.get("reference"):
+        entry["reference"] = content["reference"]
+    if content.get("group"):
+        entry["group"] = content["group"]
     return entry
 
 
@@ -240,22 +242,22 @@ def _rows(preset: Preset, folder: str | None, revision: str | None) -> Iterator[
     try:
         return read_hub(preset.dataset, source)
     except DraftbenchError as error:
-        raise _not_given(preset, error) from error
+        raise _no_access(preset, error) from error
 
 
-def _not_given(preset: Preset, error: DraftbenchError) -> DraftbenchError:
-    """What the hub refused, and what to do about it."""
-    told = str(error.__cause__ or error.what)
+def _no_access(preset: Preset, error: DraftbenchError) -> DraftbenchError:
+    """The error for a dataset that the hub refuses or that cannot be reached."""
+    reason = str(error.__cause__ or error.what)
     page = f"https://huggingface.co/datasets/{preset.dataset}"
     local = f"or download its files elsewhere and give their folder: --from FOLDER ({preset.size_bytes / 1e6:.0f} MB)"
-    if re.search(r"gated|\b40[13]\b|authenticat", told, re.IGNORECASE):
+    if re.search(r"gated|\b40[13]\b|authenticat", reason, re.IGNORECASE):
         return DraftbenchError(
-            f"the hub does not give out {preset.dataset}: {told}",
-            "its owner wants each user to log in and accept the terms",
+            f"the hub refuses access to {preset.dataset}: {reason}",
+            "its owner requires each user to log in and accept the terms",
             f"accept them at {page}, log in with `hf auth login` and run the command again, {local}",
         )
     return DraftbenchError(
-        f"could not load {preset.dataset} from the hub: {told}",
-        "it is not reachable from here, or the set or revision is not there any more",
+        f"could not load {preset.dataset} from the hub: {reason}",
+        "it cannot be reached from here, or the dataset or revision no longer exists",
         f"check the network and {page}, {local}",
     )

@@ -1,4 +1,4 @@
-"""Questions that people typed into search engines, from the topics in Pyserini's jar."""
+"""Read questions that people typed into search engines, from the topics in Pyserini's jar."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _JAR = "pyserini/resources/jars/anserini-0.20.0-fatjar.jar"
 
 
 class Question(NamedTuple):
-    """A question under the name it has in its file, with the short answer that annotators found, if one."""
+    """A question, its name in its file, and the annotators' short answer, if there is one."""
 
     name: str
     text: str
@@ -26,7 +26,7 @@ class Question(NamedTuple):
 
 
 def read(archive: Path) -> Iterator[Entry]:
-    """Every question of the topics. English ones about living things are biology, the others general."""
+    """Yield every question of the topics. English ones about living things are biology, the others general."""
     with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
         jar = Path(folder) / "topics.jar"
         copy_member(archive, _JAR, jar)
@@ -43,7 +43,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _with_answers(text: str) -> Iterator[Question]:
-    """Question, tab, a list of short answers as Python writes it."""
+    """Lines of a question, a tab, and a list of short answers in Python's syntax."""
     for number, line in _lines(text):
         question, _, answers = line.partition("\t")
         listed = ast.literal_eval(answers)
@@ -56,14 +56,14 @@ def _json_lines(text: str) -> Iterator[Question]:
 
 
 def _numbered(text: str) -> Iterator[Question]:
-    """Number, tab, question."""
+    """Lines of a number, a tab, and a question."""
     for _, line in _lines(text):
         name, _, question = line.partition("\t")
         yield Question(name, question)
 
 
 class Topics(NamedTuple):
-    """One file of questions in the jar."""
+    """A file of questions in the jar."""
 
     name: str
     member: str

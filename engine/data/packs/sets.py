@@ -1,18 +1,16 @@
 """The sets that a recipe names `pack:<domain>/<scenario>` and `pack:<domain>/<scenario>-heldout`.
 
-A set is made of every fetched pack that has such records. No training set holds a query that
-is held out anywhere: in another pack, domain or scenario, or in sample_data. So the sets
-depend on which packs are there and are made together, under a hash of all they are made of.
+A set joins the records of all fetched packs. No training set contains a query that is held out anywhere: in another
+pack, domain or scenario, or in sample_data. So the sets depend on the packs that are fetched, and are built together in
+a folder named by a hash of everything they are built from.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict, cast
 
 from filelock import FileLock
 
@@ -35,17 +33,58 @@ from engine.data.packs.entry import DOMAINS, SCENARIOS, SIDES, Domain, Entry, Sc
 from engine.data.packs.split import order_key
 from engine.data.records import to_prompt
 from engine.errors import DraftbenchError, did_you_mean
-from engine.fileio import content_hash, disk_errors, read_json, sha256_file, write_json
+from engine.fileio import atomic_folder, content_hash, disk_errors, read_object, sha256_file, write_json
 from engine.paths import PROJECT_ROOT
 
 PREFIX = "pack:"
-_RULES = 4  # goes up with a change to how sets are made or described
+_RULES = 4  # goes up with every change to how sets are built or described
 _HELDOUT = "-heldout"
 _COUNTS = "sets.json"
 
 
-class Place(NamedTuple):
-    """Where records belong."""
+class RepeatCounts(TypedDict):
+    """Records that repeated a held-out query."""
+
+    exact: int
+    near: int
+
+
+class SetRow(TypedDict):
+    """A set in `sets.json`."""
+
+    set: str
+    records: int
+    with_reference: int
+    removed_as_heldout: RepeatCounts
+    sha256: str
+
+
+class PackVersion(TypedDict):
+    """A pack that the sets are built from; `built` is the name of its folder."""
+
+    name: str
+    archive_sha256: str
+    built: str
+
+
+class SetsInfo(TypedDict):
+    """The contents of `sets.json`. `heldout_queries`: number of queries kept out of training."""
+
+    packs: list[PackVersion]
+    heldout_queries: int
+    sets: list[SetRow]
+
+
+class SetOrigin(TypedDict):
+    """What a set was built from, in a run's provenance."""
+
+    packs: list[PackVersion]
+    heldout_queries: int
+    removed_as_heldout: RepeatCounts
+
+
+class PackSet(NamedTuple):
+    """The domain, scenario and side of a set's records."""
 
     domain: Domain
     scenario: Scenario
@@ -53,7 +92,7 @@ class Place(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As it is written in a recipe."""
+        """Its name in a recipe."""
         return f"{PREFIX}{self.domain}/{self.scenario}{_HELDOUT if self.side == 'heldout' else ''}"
 
     @property
@@ -61,68 +100,70 @@ class Place(NamedTuple):
         return f"{self.domain}-{self.scenario}-{self.side}.jsonl"
 
 
-PLACES = {p.name: p for p in (Place(d, s, side) for d in DOMAINS for s in SCENARIOS for side in SIDES)}
+PACK_SETS = {s.name: s for s in (PackSet(*key, side) for key in product(DOMAINS, SCENARIOS) for side in SIDES)}
 
 
-def find_place(name: str) -> Place:
-    """The place that `pack:<domain>/<scenario>[-heldout]` names. Raises DraftbenchError for any other."""
-    if name not in PLACES:
+def find_set(name: str) -> PackSet:
+    """The set named `pack:<domain>/<scenario>[-heldout]`. Raises DraftbenchError for any other name."""
+    if name not in PACK_SETS:
         raise DraftbenchError(
-            f"{name!r} names no set of the packs",
-            "a set is named by domain and scenario, with -heldout for the side that is measured on",
-            did_you_mean(name, PLACES),
+            f"{name!r} is not a set of the packs",
+            "a set is named by domain and scenario, with -heldout for the side to measure on",
+            did_you_mean(name, PACK_SETS),
         )
-    return PLACES[name]
+    return PACK_SETS[name]
 
 
 def set_file(name: str) -> Path:
-    """The JSON-lines file of `pack:...`, made unless it is there. Raises DraftbenchError if no fetched pack has any."""
-    place = find_place(name)
-    about = next((row for row in set_counts()["sets"] if row["set"] == name), None)
-    if about is None:
-        raise _nothing_there(place)
-    file = sets_folder() / place.file_name
-    refuse_damaged(file, about["sha256"], f"remove {file.parent}: it is made again from the packs")
+    """The JSON-lines file of a set, built if necessary. Raises DraftbenchError if no fetched pack has such records."""
+    pack_set = find_set(name)
+    row = next((row for row in set_counts()["sets"] if row["set"] == name), None)
+    if row is None:
+        raise _no_records(pack_set)
+    file = sets_folder() / pack_set.file_name
+    refuse_damaged(file, row["sha256"], f"remove {file.parent}: it is built again from the packs")
     return file
 
 
-def set_origin(name: str) -> dict[str, Any]:
-    """What `pack:...` is made of, for a run's provenance: packs with their hashes, records taken out as held out."""
-    counts = set_counts()
-    about = next(row for row in counts["sets"] if row["set"] == name)
+def set_origin(name: str) -> SetOrigin:
+    """What a set was built from, for a run's provenance."""
+    info = set_counts()
+    row = next(row for row in info["sets"] if row["set"] == name)
     return {
-        "packs": counts["packs"],
-        "heldout_queries": counts["heldout_queries"],
-        "removed_as_heldout": about["removed_as_heldout"],
+        "packs": info["packs"],
+        "heldout_queries": info["heldout_queries"],
+        "removed_as_heldout": row["removed_as_heldout"],
     }
 
 
-def set_counts() -> dict[str, Any]:
-    """What `sets.json` says of the packs that are there; the sets are made unless they are.
+def set_counts() -> SetsInfo:
+    """Describe the sets of the fetched packs, after building them if necessary.
 
-    `packs` with the hashes of their archives and folders, `heldout_queries` that were kept out
-    of training, and `sets`: a row each with its records, how many have a reference, and how
-    many were taken out for repeating a held-out query, exactly or nearly.
+    Concurrent callers wait for the first.
     """
     names = fetched_packs()
     if not names:
         return {"packs": [], "heldout_queries": 0, "sets": []}
-    counts: dict[str, Any] = read_json(_ready(names) / _COUNTS)
-    return counts
+    folder = _folder(names)
+    if not (folder / _COUNTS).exists():
+        with disk_errors(folder), FileLock(folder.parent / ".sets.lock"):
+            if not (folder / _COUNTS).exists():
+                _build(names, folder)
+    return cast(SetsInfo, read_object(folder / _COUNTS))
 
 
 def sets_folder() -> Path:
-    """Where the sets of the packs that are there lie."""
+    """The folder of the sets of the fetched packs."""
     return _folder(fetched_packs())
 
 
 def sample_files(name: str) -> list[Path]:
-    """The file of that name of every domain in sample_data."""
+    """The files of that name in all domains of sample_data."""
     return sorted((PROJECT_ROOT / "sample_data" / "prompts").glob(f"*/{name}.jsonl"))
 
 
 def sample_prompts(path: Path) -> list[Prompt]:
-    """The prompts of a file of sample_data."""
+    """Read the prompts of a file in sample_data."""
     source = PromptSource(path=str(path))
     rows = read_jsonl(path, source)
     return [to_prompt(row.record, source, f"{path.stem}-{row.line}") for row in rows if row.record is not None]
@@ -130,78 +171,53 @@ def sample_prompts(path: Path) -> list[Prompt]:
 
 def _folder(names: Sequence[str]) -> Path:
     heldout = [[path.parent.name, sha256_file(path)] for path in sample_files("heldout")]
-    made_of = content_hash([_RULES, [pack_folder(name).name for name in names], heldout])
-    return packs_folder() / f"sets-{made_of[:12]}"
+    sources = content_hash([_RULES, [pack_folder(name).name for name in names], heldout])
+    return packs_folder() / f"sets-{sources[:12]}"
 
 
-def _ready(names: Sequence[str]) -> Path:
-    """The sets' folder, made unless it is there. Processes that ask at once wait for the first."""
-    folder = _folder(names)
-    if not (folder / _COUNTS).exists():
-        with disk_errors(folder), FileLock(folder.parent / ".sets.lock"):
-            if not (folder / _COUNTS).exists():
-                _make(names, folder)
-    return folder
-
-
-def _make(names: Sequence[str], folder: Path) -> None:
-    for left in folder.parent.glob(".sets-*"):  # by a kill; this process holds the lock
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".sets-") as temporary:
-        made = Path(temporary) / "made"
-        made.mkdir()
+def _build(names: Sequence[str], folder: Path) -> None:
+    with atomic_folder(folder) as new:
         heldout = [entry for name in names for entry in read_side(name, "heldout")]
         train = [entry for name in names for entry in read_side(name, "train")]
         queries = [as_prompt(entry) for entry in heldout]
         queries += [prompt for path in sample_files("heldout") for prompt in sample_prompts(path)]
         _, repeats = remove_overlap([as_prompt(entry) for entry in train], queries)
-        rows = _write_sets(made, {"train": train, "heldout": heldout}, {r.prompt_id: r for r in repeats})
-        packs = [
+        rows = _write_sets(new, {"train": train, "heldout": heldout}, {r.prompt_id: r for r in repeats})
+        packs: list[PackVersion] = [
             {"name": name, "archive_sha256": describe_pack(name)["archive_sha256"], "built": pack_folder(name).name}
             for name in names
         ]
-        write_json(made / _COUNTS, {"packs": packs, "heldout_queries": len(queries), "sets": rows})
-        os.replace(made, folder)
+        info: SetsInfo = {"packs": packs, "heldout_queries": len(queries), "sets": rows}
+        write_json(new / _COUNTS, info)
 
 
-def _write_sets(folder: Path, sides: dict[Side, list[Entry]], repeats: dict[str, Repeat]) -> list[dict[str, Any]]:
-    rows = []
-    for place in PLACES.values():
-        here = [e for e in sides[place.side] if (e["domain"], e["scenario"]) == place[:2]]
-        kept = sorted((entry for entry in here if entry["id"] not in repeats), key=order_key)
+def _write_sets(folder: Path, sides: dict[Side, list[Entry]], repeats: dict[str, Repeat]) -> list[SetRow]:
+    rows: list[SetRow] = []
+    for pack_set in PACK_SETS.values():
+        entries = [e for e in sides[pack_set.side] if (e["domain"], e["scenario"]) == pack_set[:2]]
+        kept = sorted((entry for entry in entries if entry["id"] not in repeats), key=order_key)
         if kept:
-            write_entries(folder / place.file_name, kept)
-            kinds = [repeats[entry["id"]].kind for entry in here if entry["id"] in repeats]
+            path = folder / pack_set.file_name
+            write_entries(path, kept)
+            kinds = [repeats[entry["id"]].kind for entry in entries if entry["id"] in repeats]
             rows.append(
                 {
-                    "set": place.name,
+                    "set": pack_set.name,
                     "records": len(kept),
                     "with_reference": sum("reference" in entry for entry in kept),
                     "removed_as_heldout": {"exact": kinds.count("exact"), "near": kinds.count("near")},
-                    "sha256": sha256_file(folder / place.file_name),
+                    "sha256": sha256_file(path),
                 }
             )
     return rows
 
 
-# Which packs give a set: told when none of them is there.
-GIVERS: dict[tuple[Domain, Scenario], tuple[str, ...]] = {
-    ("general", "historical"): ("pyserini",),
-    ("general", "curated"): ("llamafactory",),
-    ("function_calling", "historical"): ("bfcl",),
-    ("function_calling", "curated"): ("bfcl", "llamafactory"),
-    ("biology", "historical"): ("pyserini",),
-    ("biology", "curated"): ("evals", "llamafactory"),
-    ("chinese", "historical"): ("pyserini",),
-    ("chinese", "curated"): ("llamafactory", "jionlp", "evals"),
-}
-
-
-def _nothing_there(place: Place) -> DraftbenchError:
-    missing = [name for name in GIVERS[place.domain, place.scenario] if not is_fetched(name)]
+def _no_records(pack_set: PackSet) -> DraftbenchError:
+    key = (pack_set.domain, pack_set.scenario)
+    missing = [name for name, pack in PACKS.items() if key in pack.gives and not is_fetched(name)]
     sizes = ", ".join(f"{name} ({PACKS[name].size_bytes / 1e6:.0f} MB)" for name in missing)
     return DraftbenchError(
-        f"{place.name}: no pack with such prompts is fetched",
-        f"prompts of this kind come with {sizes or 'no pack of this version'}",
+        f"{pack_set.name}: no fetched pack has such prompts",
+        f"these packs have them: {sizes}" if sizes else "no pack of this version has them",
         f"draftbench data fetch {' '.join(missing)}",
     )

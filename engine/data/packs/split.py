@@ -1,4 +1,4 @@
-"""Which side a record falls on: by hash, before anything is generated, the same for ever."""
+"""Assign records to the training or the held-out side by a hash that never changes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from engine.data.overlap import normalise
 from engine.data.packs.entry import Domain, Entry, Scenario, Side, as_prompt
 from engine.data.packs.filters import tool_names
 
-# Small sets hold out more of themselves, or too few prompts would be left to measure on; large ones need less.
+# Small sets hold out a larger share, or too few prompts would be left to measure on.
 HELDOUT_SHARE = 0.12
 HELDOUT_SHARES: dict[tuple[Domain, Scenario], float] = {
     ("general", "historical"): 0.05,
-    # One share for all tool sets: a set of tools that users and experts ask about must fall on one side.
+    # One share for both: a set of tools that users and experts ask about must be on one side.
     ("function_calling", "historical"): 0.15,
     ("function_calling", "curated"): 0.15,
     ("biology", "historical"): 0.2,
@@ -24,10 +24,10 @@ _SALT = "draftbench split 1"
 
 
 def split_key(entry: Entry) -> str:
-    """What must not be divided: the set of tools where there are any, else what the conversation opens with.
+    """The key whose records must stay on one side: the tools if there are any, else the first user message.
 
-    A draft that has seen a tool set knows the schemas that a held-out call copies from. A
-    conversation is known by its first user message, so its later turns stay with it.
+    A draft that has seen a tool set knows the schemas that a held-out call copies from. Later turns of a conversation
+    stay with its first message.
     """
     names = tool_names(entry)
     if names:
@@ -37,10 +37,10 @@ def split_key(entry: Entry) -> str:
 
 
 def side_of(entry: Entry, share: float | None = None) -> Side:
-    """`heldout` for the share of the keys that the entry's domain and scenario keep back, `train` for the others.
+    """Return `heldout` for the share of keys that the entry's domain and scenario hold out, else `train`.
 
-    One key has one place on the scale in every set, so what a set with a small share holds
-    out, one with a larger share holds out too. `share` takes the place of the table's.
+    A key has the same hash in every set, so a set with a larger share holds out all that one with a smaller share does.
+    `share` replaces the one in the table.
     """
     if share is None:
         share = HELDOUT_SHARES.get((entry["domain"], entry["scenario"]), HELDOUT_SHARE)
@@ -49,5 +49,5 @@ def side_of(entry: Entry, share: float | None = None) -> Side:
 
 
 def order_key(entry: Entry) -> str:
-    """Sorting by it mixes the sources: the first n of a set are a sample of it, for every n."""
+    """A sort key that mixes the sources: the first n records of a set are a sample of it, for every n."""
     return hashlib.sha256(f"{_SALT}\0{entry['id']}".encode()).hexdigest()

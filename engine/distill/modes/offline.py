@@ -11,9 +11,15 @@ from engine.capture.store import Capture
 from engine.config.schema import TrainSpec
 from engine.distill.reading import SignalReader
 from engine.distill.schedule import step_answers, total_steps
-from engine.distill.source import BatchSource
+from engine.distill.source import BatchSource, Material
 from engine.errors import DraftbenchError
 from engine.models.head import Head
+
+
+def source(material: Material) -> OfflineBatches:
+    """The batches of the mode."""
+    ids = Head.of(material.draft.model).ids
+    return OfflineBatches(material.answers, material.settings, material.head, material.target.device, ids)
 
 
 class OfflineBatches(BatchSource):
@@ -39,5 +45,6 @@ class OfflineBatches(BatchSource):
         self.steps = total_steps(len(capture.answers), settings)
 
     def micro_batches(self, step: int) -> Sequence[Batch]:
-        chosen = [self.capture.answers[i] for i in step_answers(len(self.capture.answers), self.settings, step)]
-        return self.grouped([captured(self.capture, answer) for answer in chosen])
+        answers = self.capture.answers
+        indices = step_answers(len(answers), self.settings, step)
+        return self.grouped([captured(self.capture, answers[i]) for i in indices])

@@ -6,7 +6,7 @@ the target, exactly as offline. The draft so learns on the text that it would go
 
 *Assisted* [Draft-OPD, arXiv 2605.29343; the details are a reconstruction]: from a few places in each captured
 answer the draft proposes a block, as it would in decoding. Tokens before the first refusal get
-`train.loss`; the refused one and those behind it get reverse KL, weighted decay^k.
+`train.loss`; the refused one and those after it get reverse KL, weighted decay^k.
 
 Sampling carries no gradient. The target scores a text in one teacher-forced pass, and what entered its
 head is kept as a capture keeps it, so the same reader turns it into distributions. All draws come from
@@ -26,15 +26,15 @@ from engine.capture.generate import answer_prompts
 from engine.capture.grouping import group_by_length
 from engine.capture.signal import SignalFormat
 from engine.capture.store import AnsweredPrompt, Capture
+from engine.catalogue import LOSSES
 from engine.config.schema import CaptureSpec, LossTerm, TrainSpec
 from engine.decode.runner import runner_for
 from engine.decode.sampling import Sampling, Uniforms, distribution
 from engine.decode.speculative import accepted_tokens, propose
 from engine.distill.chunked import chunk_size
-from engine.distill.losses import LOSSES
 from engine.distill.modes.offline import OfflineBatches
 from engine.distill.schedule import step_answers
-from engine.distill.source import BatchSource
+from engine.distill.source import BatchSource, Material
 from engine.errors import DraftbenchError
 from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel
@@ -42,11 +42,16 @@ from engine.models.load import LoadedModel
 _TEXT_ONLY = SignalFormat("none", 0, 0, 0)
 
 
+def source(material: Material) -> OnPolicyBatches:
+    """The batches of the mode."""
+    return OnPolicyBatches(material.draft.model, material.target, material.answers, material.settings, material.capture)
+
+
 @dataclass(frozen=True)
 class Block:
     """What the draft proposed from one place of an answer, and what judges it. Tensors are [token]."""
 
-    prompt_id: str  # with the place behind it
+    prompt_id: str  # followed by the place
     context_ids: list[int]  # the prompt and the answer up to the place
     token_ids: list[int]
     draft_prob: torch.Tensor  # q of each token, as it was drawn
@@ -79,7 +84,7 @@ class OnPolicyBatches(BatchSource):
 
     @property
     def terms(self) -> Sequence[LossTerm]:
-        """train.loss, and in the assisted form reverse KL behind it."""
+        """train.loss, and in the assisted form reverse KL after it."""
         extra = [LossTerm(name="reverse_kl")] if self.spec.form == "assisted" else []
         return [*self.settings.loss, *extra]
 
@@ -145,16 +150,16 @@ class OnPolicyBatches(BatchSource):
 
     def _blocks(self, step: int) -> list[Block]:
         """What the draft proposes from the anchors of the step's answers."""
-        seed, found = self.settings.seed, []
+        seed, places = self.settings.seed, []
         for answer in self._answers(step):
             for place in anchors(seed, step, answer.prompt_id, len(answer.token_ids), self.spec.anchors):
                 context = [*answer.prompt_ids, *answer.token_ids[:place]]
                 room = max(1, min(self.spec.block_tokens, self.limits.max_new_tokens - place))
-                found.append((f"{answer.prompt_id}@{place}", context, room))
+                places.append((f"{answer.prompt_id}@{place}", context, room))
         blocks: list[Block] = []
-        for group in group_by_length([len(context) for _, context, _ in found], self.settings.micro_batch_tokens):
+        for group in group_by_length([len(context) for _, context, _ in places], self.settings.micro_batch_tokens):
             for first in range(0, len(group), self.limits.batch_size):
-                blocks += self._propose([found[i] for i in group[first : first + self.limits.batch_size]], step)
+                blocks += self._propose([places[i] for i in group[first : first + self.limits.batch_size]], step)
         return blocks
 
     def _propose(self, places: Sequence[tuple[str, list[int], int]], step: int) -> list[Block]:
@@ -248,9 +253,9 @@ def target_states(
 
     One forward pass over the text, at most `most_tokens` padded tokens at once.
     """
-    found: dict[int, torch.Tensor] = {}
+    states_of: dict[int, torch.Tensor] = {}
     for group in group_by_length([sequence_tokens(s) for s in samples], most_tokens):
         batch = collate_samples([samples[i] for i in group], device)
         states = hidden_states(target_model, batch.ids, batch.mask)[batch.responds]
-        found.update(zip(group, torch.split(states, batch.lengths), strict=True))
-    return [found[i] for i in range(len(samples))]
+        states_of.update(zip(group, torch.split(states, batch.lengths), strict=True))
+    return [states_of[i] for i in range(len(samples))]

@@ -30,22 +30,40 @@ from engine.capture.store import Capture
 from engine.config.schema import OnlineSpec, TrainSpec
 from engine.decode.events import Round
 from engine.decode.sampling import Sampling, Uniforms
-from engine.decode.speculative import FixedLength, speculative_decode
+from engine.decode.settings import DecodeSettings, FixedLength
+from engine.decode.speculative import speculative_decode
 from engine.distill.reading import SignalReader
-from engine.distill.schedule import stream_steps
-from engine.distill.source import BatchSource
+from engine.distill.source import BatchSource, Material, Query
 from engine.distill.stream import Streamed, StreamLog, streamed
 from engine.errors import DraftbenchError
 from engine.measure.acceptance import PromptAcceptance, exact_acceptance
 from engine.models.head import Head
 
 
-@dataclass(frozen=True)
-class Query:
-    """A query of the stream: its prompt's id and the ids it is rendered to."""
+def source(material: Material) -> OnlineBatches:
+    """The batches of the mode."""
+    return OnlineBatches(
+        _stream(material),
+        material.queries,
+        material.settings,
+        material.reader(material.training),
+        material.draft.model,
+        material.folder / "stream",
+        dtype=material.target.dtype,
+        most_at_once=material.capture.batch_size,
+        emit=material.emit,
+    )
 
-    prompt_id: str
-    prompt_ids: list[int]
+
+def _stream(material: Material) -> Stream:
+    capture, spec = material.capture, material.settings.online
+    sampling = Sampling(capture.temperature, capture.top_k, capture.top_p)
+    gamma, most = spec.num_draft_tokens, capture.max_new_tokens
+    if material.training is not None:
+        seed = material.settings.seed
+        return ReplayedStream(material.training, material.head, sampling, gamma=gamma, max_new_tokens=most, seed=seed)
+    settings = DecodeSettings(sampling, FixedLength(gamma), most, material.target.stop_ids, capture.seed)
+    return DecodedStream(material.target.model, material.signal, settings)
 
 
 class Stream(Protocol):
@@ -74,19 +92,8 @@ class DecodedStream:
     rounding of batched kernels.
     """
 
-    def __init__(
-        self,
-        target: Any,
-        signal: SignalFormat,
-        sampling: Sampling,
-        *,
-        gamma: int,
-        max_new_tokens: int,
-        stop_ids: frozenset[int],
-        seed: int,
-    ) -> None:
-        self.target, self.signal, self.sampling = target, signal, sampling
-        self.gamma, self.max_new_tokens, self.stop_ids, self.seed = gamma, max_new_tokens, stop_ids, seed
+    def __init__(self, target: Any, signal: SignalFormat, settings: DecodeSettings) -> None:
+        self.target, self.signal, self.settings = target, signal, settings
 
     def answer(
         self, draft_model: Any, queries: Sequence[Query], first: int, update: int
@@ -97,11 +104,7 @@ class DecodedStream:
             self.target,
             draft_model,
             [query.prompt_ids for query in queries],
-            self.sampling,
-            length=FixedLength(self.gamma),
-            max_new_tokens=self.max_new_tokens,
-            stop_ids=self.stop_ids,
-            seed=self.seed,
+            self.settings,
             names=[query.prompt_id for query in queries],
             observe=lambda row, states: hidden[row].append(states),
         )
@@ -143,10 +146,10 @@ class ReplayedStream:
         self, draft_model: Any, queries: Sequence[Query], first: int, update: int
     ) -> list[tuple[Streamed, torch.Tensor | None]]:
         answers = [self._answers[query.prompt_id] for query in queries]
-        found = exact_acceptance(draft_model, self.head, self.capture, self.sampling, answers)
+        acceptance = exact_acceptance(draft_model, self.head, self.capture, self.sampling, answers)
         uniforms = Uniforms(self.seed, [f"stream:{query.prompt_id}" for query in queries])
         entries: list[tuple[Streamed, torch.Tensor | None]] = []
-        for i, (query, accepted) in enumerate(zip(queries, found, strict=True)):
+        for i, (query, accepted) in enumerate(zip(queries, acceptance, strict=True)):
             draws = uniforms.take([i], len(accepted.token_ids))[0]
             fates = replay_fates(accepted, draws, gamma=self.gamma, limit=self.max_new_tokens)
             expected = float(accepted.overlap[fates.judged].double().sum())
@@ -183,7 +186,7 @@ def replay_fates(text: PromptAcceptance, uniforms: torch.Tensor, *, gamma: int, 
     """The fates of the tokens of a target's text, drawn given the text.
 
     uniforms: [token] in [0, 1). `limit` is the most tokens the text could have had: near it less is proposed, as
-    in decoding. A refused position ends its round, and so does the bonus token behind a round without refusal,
+    in decoding. A refused position ends its round, and so does the bonus token after a round without refusal,
     which is neither judged nor wrong.
     """
     p, q = text.target_prob.double().tolist(), text.draft_prob.double().tolist()
@@ -232,7 +235,7 @@ class OnlineBatches(BatchSource):
         self.stream, self.online, self.emit, self.folder = stream, online, emit, folder
         self.most_at_once = most_at_once
         self.queries = in_order(queries, online, settings.seed)
-        self.steps = stream_steps(len(queries), online)
+        self.steps = online.steps(len(queries))
         self.draft_model = draft_model
         self.decoding = copy.deepcopy(draft_model).to(dtype).requires_grad_(False)  # the one that serves the stream
         self.log: StreamLog | None = None

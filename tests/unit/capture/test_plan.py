@@ -29,4 +29,4 @@ def test_the_address_of_a_capture_of_the_targets_own_answers(tmp_path: Path, set
 def test_the_address_of_a_capture_of_a_servers_answers(tmp_path: Path, told: bool, address: str):
     server = ServerSpec(base_url="http://127.0.0.1:8000/v1/", model="m")
     settings = CaptureSpec(signal="none", server=server)
-    assert plan_served(tmp_path, loaded(tiny_llama()), questions(), settings, told=told).address == address
+    assert plan_served(tmp_path, loaded(tiny_llama()), questions(), settings, with_logprobs=told).address == address

@@ -29,21 +29,14 @@ from engine.models.load import LoadedModel
 from engine.progress import Progress
 from tests.conftest import CHATML, byte_tokenizer, tiny_llama
 from tests.kill import kill_myself, run_until_killed
-from tests.tiny_pair import captured, loaded, questions
+from tests.tiny_pair import captured, loaded, questions, stopping_target
 
 SETTINGS = CaptureSpec(temperature=1.0, max_new_tokens=10, seed=2, signal="exact", signal_top_k=8)
 
 
-def make_target() -> LoadedModel:
-    """A tiny target whose answers end at different lengths."""
-    target = loaded(tiny_llama())
-    target.model.generation_config.eos_token_id = list(range(40, 70))
-    return target
-
-
 @pytest.fixture(scope="module")
 def target() -> LoadedModel:
-    return make_target()
+    return stopping_target()
 
 
 def plan_in(folder: Path, target: LoadedModel, prompts: Any = None, **changes: Any) -> CapturePlan:
@@ -136,7 +129,7 @@ def other_dtype() -> LoadedModel:
 
 def other_template() -> LoadedModel:
     """The same text for these prompts, but another template: not the same capture."""
-    target = make_target()
+    target = stopping_target()
     return LoadedModel(target.model, byte_tokenizer(CHATML + "{# v2 #}"), target.spec, target.fingerprint)
 
 
@@ -343,7 +336,7 @@ def test_progress_counts_what_was_finished_before(tmp_path: Path, target: Loaded
 
 def die_in_the_middle(folder: Path, prompts: int) -> None:
     """Captures until that many prompts are finished, then is killed."""
-    target = make_target()
+    target = stopping_target()
 
     def listen(told: dict[str, Any]) -> None:
         if told["done"] >= prompts:
@@ -448,7 +441,7 @@ def test_who_waits_can_be_stopped(tmp_path: Path, target: LoadedModel, capsys: p
 def test_a_model_that_cannot_be_split_at_its_head_is_refused_for_an_exact_signal_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    target = make_target()
+    target = stopping_target()
 
     def odd(model: Any) -> None:
         raise DraftbenchError("no head")

@@ -9,17 +9,19 @@ from typing import Any
 
 import pytest
 
+from engine.capture.plan import CapturePlan
 from engine.chat.prompt import Prompt
 from engine.chat.rendering import end_of_turn, render
 from engine.chat.template_date import apply_template, check_steady, clock_identity, pin_date, reads_clock
-from engine.config.identity import without_idle
+from engine.config.identity import decisive
 from engine.config.reading import parse_recipe, parse_section
 from engine.config.schema import ModelSpec
 from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.progress import SILENT
 from engine.runs.folder import RunFolder
-from engine.runs.pipeline import Pipeline
+from engine.runs.plan import plan_training, split_prompts
+from engine.runs.session import Session, load_target, open_session
 from tests.conftest import byte_tokenizer, tiny_llama
 
 TURNS = (
@@ -28,8 +30,8 @@ TURNS = (
 )
 # As Llama 3.2 has it: a date that the call may give, else today's.
 DATED = (
-    "{% if not date_string is defined %}{% if strftime_now is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
-    "{% endif %}{% endif %}{{ 'Today: ' + date_string + '\n' }}"
+    "{% if not date_string is defined %}{% if strftime_now is defined %}"
+    "{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{% endif %}{{ 'Today: ' + date_string + '\n' }}"
 )
 WITH_TOOLS_ONLY = "{% if tools %}{{ strftime_now('%H:%M') }}{% endif %}"
 ASKED = Prompt("a", ({"role": "user", "content": "Hello?"},))
@@ -91,9 +93,9 @@ def test_what_is_no_date_is_refused_at_the_recipe(date: Any):
 
 def test_a_date_that_nobody_chose_makes_no_other_recipe():
     plain = {"target": {"model": "m"}}
-    assert without_idle({"target": {"model": "m", "template_date": None}}) == plain
-    assert without_idle({"target": {"model": "m", "template_date": "run:2026-01-31"}}) == plain
-    assert without_idle({"target": {"model": "m", "template_date": "2026-01-31"}}) != plain
+    assert decisive({"target": {"model": "m", "template_date": None}}) == plain
+    assert decisive({"target": {"model": "m", "template_date": "run:2026-01-31"}}) == plain
+    assert decisive({"target": {"model": "m", "template_date": "2026-01-31"}}) != plain
 
 
 @pytest.fixture
@@ -112,24 +114,31 @@ def values(tmp_path: Path) -> dict[str, Any]:
     }
 
 
+def planned(session: Session) -> CapturePlan:
+    return plan_training(home().captures, session.recipe, session.target, session.prompts.train)
+
+
 def test_a_run_keeps_the_day_it_began_on(values: dict[str, Any]):
     run = RunFolder.create(home(), parse_recipe(values))
     run.set_status(created_at="2026-01-31T12:00:00+00:00")
-    first = Pipeline(home(), run.recipe(), run, SILENT).training_plan()
+    first = planned(open_session(home(), run, run.recipe(), SILENT))
     assert run.recipe().target.template_date == "run:2026-01-31"
     run.set_status(created_at="2026-02-01T12:00:00+00:00")
-    again = Pipeline(home(), run.recipe(), run, SILENT).training_plan()
+    again = planned(open_session(home(), run, run.recipe(), SILENT))
     assert (first.address, first.spec["date"]) == (again.address, "2026-01-31")
     other = parse_recipe({**values, "target": {"model": values["target"], "template_date": "2026-02-01"}})
-    assert Pipeline(home(), other, None, SILENT).training_plan().address != first.address
+    fixed = open_session(home(), RunFolder.create(home(), other), other, SILENT)
+    assert planned(fixed).address != first.address
 
 
 def test_heldout_prompts_that_leave_no_room_for_an_answer_are_left_out_and_counted(values: dict[str, Any]):
-    split = Pipeline(home(), parse_recipe(values), None, SILENT).prompts
+    recipe = parse_recipe(values)
+    target = load_target(recipe)
+    split = split_prompts(recipe, target)
     assert split.counts["heldout_beyond_context"] == 1
     assert [len(prompt.text) for prompt in split.watched + split.measured] == [3, 3, 120]
     without = parse_recipe({**values, "prompts": {**values["prompts"], "max_prompt_tokens": None}})
-    assert "heldout_beyond_context" not in Pipeline(home(), without, None, SILENT).prompts.counts
+    assert "heldout_beyond_context" not in split_prompts(without, target).counts
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,12 @@ from engine.errors import DraftbenchError
 from engine.fileio import read_lines, sha256_file
 from engine.paths import home
 from engine.progress import Progress
-from engine.runs import pipeline
+from engine.runs import execution, training
+from engine.runs import session as sessions
 from engine.runs.folder import RunFolder
-from engine.runs.pipeline import Pipeline
+from engine.runs.plan import split_prompts
 from engine.runs.recipes import read_recipe
+from engine.runs.session import Session, load_target
 from tests.unit.conftest import Draftbench, Result
 
 
@@ -156,14 +158,14 @@ def test_a_finished_training_leaves_no_checkpoint(
     assert not (RunFolder.open(home(), "latest").path / "checkpoints").exists()
     for name in ("write_json", "drop_checkpoints"):  # killed before training.json is written, and after
         with monkeypatch.context() as patch:
-            write = pipeline.write_json
+            write = training.write_json
 
             def end(path: Path, *values: Any, name: str = name, write: Any = write) -> None:
                 if name == "drop_checkpoints" or path.name == "training.json":
                     raise KeyboardInterrupt
                 write(path, *values)
 
-            patch.setattr(pipeline, name, end)
+            patch.setattr(training, name, end)
             assert draftbench("run", str(recipe), "--json").code == 130
         run = RunFolder.open(home(), "latest")
         assert (run.path / "training.json").exists() == (name == "drop_checkpoints")
@@ -178,7 +180,7 @@ def test_a_finished_training_leaves_no_checkpoint(
 def test_a_finished_run_is_not_worked_on_again(
     finished: tuple[Path, Result], finished_home: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(Pipeline, "measure", lambda self: pytest.fail("measured again"))
+    monkeypatch.setattr(execution, "measure", lambda session: pytest.fail("measured again"))
     told = draftbench("run", "--resume", "latest", "--json").json()
     assert exact(told) == exact(finished[1].json())
 
@@ -195,10 +197,10 @@ def test_measuring_again_replaces_the_measurement_and_the_recipe_together(finish
 def test_measuring_again_that_is_stopped_leaves_the_run_as_it_was(
     finished: tuple[Path, Result], finished_home: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
 ):
-    def stopped(self: Pipeline) -> dict[str, Any]:
+    def stopped(session: Session) -> dict[str, Any]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Pipeline, "measure", stopped)
+    monkeypatch.setattr(execution, "measure", stopped)
     assert draftbench("measure", "latest", "--set", "measure.num_draft_tokens=2").code == 130
     run = RunFolder.open(home(), "latest")
     assert run.recipe().measure.num_draft_tokens == 3
@@ -207,8 +209,10 @@ def test_measuring_again_that_is_stopped_leaves_the_run_as_it_was(
 
 
 def test_sizes_of_one_training_set_are_nested_and_share_their_heldout(recipe: Path):
+    target = load_target(read_recipe(home(), str(recipe), (), skip_bad=False))
+
     def split(*settings: str) -> Any:
-        return Pipeline(home(), read_recipe(home(), str(recipe), settings, skip_bad=False), None, Progress()).prompts
+        return split_prompts(read_recipe(home(), str(recipe), settings, skip_bad=False), target)
 
     whole, some, few = split(), split("prompts.train_prompts=5"), split("prompts.train_prompts=2", "train.seed=3")
     assert [len(part.train) for part in (few, some, whole)] == [2, 5, 8]
@@ -261,7 +265,7 @@ def test_a_trimmed_draft_goes_from_recipe_to_measurement_and_on_to_another_run(
 def test_a_vocabulary_that_does_not_fit_costs_no_capture(
     recipe: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(Pipeline, "capture", lambda self, what, plan: pytest.fail("captured"))
+    monkeypatch.setattr(sessions, "capture", lambda *_: pytest.fail("captured"))
     refused = draftbench("run", str(recipe), "--set", "draft.vocabulary=60000")
     assert refused.code == 2
     assert "the target has 258 ids" in refused.err

@@ -11,9 +11,10 @@ import pytest
 
 from engine.errors import DraftbenchError
 from engine.paths import home
+from engine.runs import execution
 from engine.runs.faults import explain
 from engine.runs.folder import RunFolder
-from engine.runs.pipeline import Pipeline
+from engine.runs.session import Session
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.unit.conftest import Draftbench, Result
 
@@ -159,10 +160,10 @@ def test_options_that_make_no_sense_are_refused(
 def test_a_fault_of_the_machine_fails_the_run_in_words(
     recipe: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch, error: Exception, words: list[str]
 ):
-    def broken(self: Pipeline) -> None:
+    def broken(session: Session) -> None:
         raise error
 
-    monkeypatch.setattr(Pipeline, "train", broken)
+    monkeypatch.setattr(execution, "train", broken)
     assert_explained(draftbench("run", str(recipe)), *words)
     status = RunFolder.open(home(), "latest").status()
     assert status["state"] == "failed"
@@ -170,10 +171,10 @@ def test_a_fault_of_the_machine_fails_the_run_in_words(
 
 
 def test_a_defect_of_ours_keeps_its_traceback(recipe: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch):
-    def broken(self: Pipeline) -> Any:
+    def broken(session: Session) -> Any:
         return {}["a key nobody set"]
 
-    monkeypatch.setattr(Pipeline, "train", broken)
+    monkeypatch.setattr(execution, "train", broken)
     with pytest.raises(KeyError, match="a key nobody set"):
         draftbench("run", str(recipe))
     run = RunFolder.open(home(), "latest")

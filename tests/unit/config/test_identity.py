@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine.config.identity import without_idle
+from engine.config.identity import decisive
 from engine.config.reading import apply_overrides, parse_recipe
 
 
@@ -34,7 +34,7 @@ def values(*changes: str) -> dict[str, Any]:
     ],
 )
 def test_what_changes_nothing_is_left_out(change: str):
-    assert without_idle(values(change)) == without_idle(values())
+    assert decisive(values(change)) == decisive(values())
 
 
 @pytest.mark.parametrize(
@@ -51,24 +51,24 @@ def test_what_changes_nothing_is_left_out(change: str):
     ],
 )
 def test_what_changes_the_draft_or_its_rate_stays(change: str):
-    assert without_idle(values(change)) != without_idle(values())
+    assert decisive(values(change)) != decisive(values())
 
 
 def test_a_stream_has_no_epochs_steps_or_batches_of_the_recipe():
     stream = "train.mode=online"
-    assert without_idle(values(stream, "train.max_steps=9", "train.batch_size=2", "train.epochs=1")) == without_idle(
+    assert decisive(values(stream, "train.max_steps=9", "train.batch_size=2", "train.epochs=1")) == decisive(
         values(stream)
     )
-    assert without_idle(values(stream, "train.online.update_interval=3")) != without_idle(values(stream))
+    assert decisive(values(stream, "train.online.update_interval=3")) != decisive(values(stream))
 
 
 def test_of_a_server_only_who_answers_counts_and_nothing_is_changed_in_place():
     server = ("capture.signal=none", "train.loss=sft", "capture.server={base_url: 'http://a/v1', model: m}")
     given = values(*server)
     kept = copy.deepcopy(given)
-    assert without_idle(given) == without_idle(values(*server, "capture.server.attempts=2"))
+    assert decisive(given) == decisive(values(*server, "capture.server.attempts=2"))
     assert given == kept
-    assert without_idle(given) != without_idle(values(*server, "capture.server.model=n"))
-    assert without_idle(values(*server[:2])) == without_idle(
+    assert decisive(given) != decisive(values(*server, "capture.server.model=n"))
+    assert decisive(values(*server[:2])) == decisive(
         {**values(*server[:2]), "capture": {k: v for k, v in values(*server[:2])["capture"].items() if k != "server"}}
     )  # an older recipe that lacks the key

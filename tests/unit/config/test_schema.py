@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import yaml
 from engine.config.reading import apply_overrides, dump_recipe, load_recipe, parse_recipe, schema_rows, section_at
 from engine.config.schema import LossTerm, Recipe
 from engine.errors import DraftbenchError
-from engine.paths import PROJECT_ROOT, resolve_input
+from engine.paths import resolve_input
 
 PROMPTS = {"train": "a.jsonl", "heldout": "b.jsonl"}
 
@@ -224,19 +222,6 @@ def test_a_recipe_cannot_be_changed_after_its_check():
         recipe().train.epochs = 5.0  # type: ignore[misc]
 
 
-def test_importing_the_schema_loads_no_heavy_library():
-    code = "import sys, engine.config.schema; print([m for m in ('torch', 'transformers', 'numpy', 'duckdb') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_the_parameters_of_losses_are_those_of_the_registry():
-    from engine.config.schema import LOSS_PARAMETERS
-    from engine.distill.losses import LOSSES
-
-    assert {name: loss.parameter for name, loss in LOSSES.items() if loss.parameter} == LOSS_PARAMETERS
-
-
 def test_a_key_twice_is_refused_with_both_lines(tmp_path: Path):
     path = tmp_path / "twice.yaml"
     path.write_text("name: twice\ntrain:\n  epochs: 1\nnotes: a\ntrain:\n  loss: tvd\n")
@@ -254,11 +239,11 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     [
         (BOMB, "values once its aliases are written out"),
         ("notes: " + "[" * 5000, "nested deeper"),
-        ("notes: &me [*me]", "holds itself"),
+        ("notes: &me [*me]", "contains itself"),
         ("? [a, b]\n: c\n", "no plain word"),
         ("notes: !!timestamp 2025-13-45", "month must be in"),
         (f"notes: {'7' * 4400}", "4300 digits"),
-        ('notes: "\\ud83d"', "half of a surrogate pair"),
+        ('notes: "\\ud83d"', "invalid Unicode character"),
         ("notes: a\n---\nnotes: b\n", "expected a single document"),
         ("notes: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
         ("notes: " + "x" * 600_000, "at most 524,288 are read"),

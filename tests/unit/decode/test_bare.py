@@ -8,6 +8,7 @@ from transformers import GenerationConfig
 
 from engine.decode.bare import asked_for, bare_generation, generate, told, told_of_folder
 from engine.decode.sampling import Sampling
+from engine.decode.settings import NO_DRAFT, DecodeSettings
 from engine.decode.speculative import plain_decode
 from engine.errors import DraftbenchError
 from tests.conftest import tiny_llama
@@ -50,7 +51,7 @@ OWN_SETTINGS = (
 
 
 def own_text():
-    rounds = plain_decode(TARGET, [PROMPT], GREEDY, max_new_tokens=COUNT, stop_ids=frozenset(), seed=0)
+    rounds = plain_decode(TARGET, [PROMPT], DecodeSettings(GREEDY, NO_DRAFT, COUNT, frozenset()))
     return [token for r in rounds for token in r.emitted]
 
 

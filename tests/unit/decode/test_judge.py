@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from engine.decode.events import Fate, Round, Token
-from engine.decode.speculative import AdaptiveLength, FixedLength, judge
+from engine.decode.settings import AdaptiveLength, FixedLength
+from engine.decode.speculative import judge
 from engine.errors import DraftbenchError
 from engine.measure.cost_model import best_gamma
 

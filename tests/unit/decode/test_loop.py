@@ -1,6 +1,7 @@
 """The speculative loop as a whole: what it writes is the target's, and every number it tells is recomputed here."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from transformers import (
 
 from engine.decode.events import EMITTED, PROPOSED, Fate
 from engine.decode.sampling import Sampling, distribution, overlap
-from engine.decode.speculative import AdaptiveLength, FixedLength, plain_decode, speculative_decode
+from engine.decode.settings import NO_DRAFT, AdaptiveLength, DecodeSettings, FixedLength
+from engine.decode.speculative import plain_decode, speculative_decode
 from engine.models.vocabulary import align_logits
 from tests.conftest import tiny_llama
 from tests.tiny_pair import noisy_copy
@@ -32,14 +34,13 @@ SETTINGS = [
 
 
 def decode(draft, prompts=PROMPTS, sampling=GREEDY, *, gamma=3, limit=14, stop=(), seed=0, **more):
-    options = {"max_new_tokens": limit, "stop_ids": frozenset(stop), "seed": seed}
     length = more.pop("length", None) or FixedLength(gamma)
-    return list(speculative_decode(TARGET, draft, prompts, sampling, length=length, **options, **more))
+    settings = DecodeSettings(sampling, length, limit, frozenset(stop), seed)
+    return list(speculative_decode(TARGET, draft, prompts, settings, **more))
 
 
 def plain(prompts=PROMPTS, sampling=GREEDY, *, limit=14, stop=(), seed=0):
-    options = {"max_new_tokens": limit, "stop_ids": frozenset(stop), "seed": seed}
-    return list(plain_decode(TARGET, prompts, sampling, **options))
+    return list(plain_decode(TARGET, prompts, DecodeSettings(sampling, NO_DRAFT, limit, frozenset(stop), seed)))
 
 
 def texts(rounds, rows=4):
@@ -104,14 +105,14 @@ def test_other_families_decode_as_transformers_does(make):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = make().eval()
-    options = {"max_new_tokens": 10, "stop_ids": frozenset(), "seed": 0}
+    settings = DecodeSettings(GREEDY, FixedLength(3), 10, frozenset())
     expected = [generated(model, prompt, max_new_tokens=10) for prompt in PROMPTS]
-    assert texts(plain_decode(model, PROMPTS, GREEDY, **options)) == expected
-    rounds = list(speculative_decode(model, NOISY, PROMPTS, GREEDY, length=FixedLength(3), **options))
+    assert texts(plain_decode(model, PROMPTS, settings)) == expected
+    rounds = list(speculative_decode(model, NOISY, PROMPTS, settings))
     assert texts(rounds) == expected
     with torch.no_grad():
         probs = torch.softmax(model(input_ids=torch.tensor([PROMPTS[3]])).logits[0, -1], -1)
-    sampled = next(plain_decode(model, [PROMPTS[3]], Sampling(1.0), **options)).tokens[0]
+    sampled = next(plain_decode(model, [PROMPTS[3]], replace(settings, sampling=Sampling(1.0)))).tokens[0]
     assert sampled.target_prob == pytest.approx(float(probs[sampled.token_id]), abs=1e-5)
 
 
@@ -429,9 +430,9 @@ def test_without_a_draft_every_tensor_stays_on_the_targets_device():
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(1.0, 20, 0.8)], ids=str)
 def test_on_a_gpu_all_of_it_runs(sampling):
     target, draft = tiny_llama().cuda(), noisy_copy().cuda()
-    options = {"max_new_tokens": 12, "stop_ids": frozenset(), "seed": 0}
-    rounds = list(speculative_decode(target, draft, PROMPTS, sampling, length=FixedLength(3), **options))
-    alone = list(plain_decode(target, PROMPTS, sampling, **options))
+    settings = DecodeSettings(sampling, FixedLength(3), 12, frozenset())
+    rounds = list(speculative_decode(target, draft, PROMPTS, settings))
+    alone = list(plain_decode(target, PROMPTS, settings))
     assert [len(t) for t in texts(rounds)] == [len(t) for t in texts(alone)] == [12] * 4
     if sampling.greedy:
         assert texts(rounds) == texts(alone)

@@ -16,7 +16,8 @@ from engine.decode import columns, runner
 from engine.decode.columns import columns_of, may_hold_holes, probe, rotary_limit
 from engine.decode.runner import RowByRow, Runner, runner_for
 from engine.decode.sampling import Sampling
-from engine.decode.speculative import FixedLength, plain_decode, speculative_decode
+from engine.decode.settings import NO_DRAFT, DecodeSettings, FixedLength
+from engine.decode.speculative import plain_decode, speculative_decode
 from engine.errors import DraftbenchError
 from engine.models.head import hidden_states
 from tests.conftest import tiny_llama
@@ -134,10 +135,8 @@ def texts(rounds, rows: int) -> list[list[int]]:
 def speculative(model, rows: list[list[int]]) -> list[list[int]]:
     """With a draft that is right only partly, so that each round leaves holes."""
     draft = blend(copy.deepcopy(model), _other(model), 0.15)
-    rounds = speculative_decode(
-        model, draft, rows, GREEDY, length=FixedLength(3), max_new_tokens=LENGTH, stop_ids=frozenset({1}), seed=0
-    )
-    found = list(rounds)
+    settings = DecodeSettings(GREEDY, FixedLength(3), LENGTH, frozenset({1}))
+    found = list(speculative_decode(model, draft, rows, settings))
     assert any(r.rejected for r in found), "nothing was taken back"
     assert any(r.accepted for r in found), "nothing was kept"
     return texts(found, len(rows))
@@ -305,13 +304,12 @@ def test_frequencies_that_depend_on_the_length_are_refused_beyond_their_limit(ki
 def test_a_target_refuses_an_id_it_has_no_embedding_for():
     model = tiny_llama(vocab=258)
     with pytest.raises(DraftbenchError, match="300") as refused:
-        list(plain_decode(model, [[5, 300]], GREEDY, max_new_tokens=2, stop_ids=frozenset(), seed=0))
+        list(plain_decode(model, [[5, 300]], DecodeSettings(GREEDY, NO_DRAFT, 2, frozenset())))
     assert "257" in refused.value.why
 
 
 def test_a_draft_guesses_on_where_only_its_target_can_read_an_id():
     target, draft = tiny_llama(vocab=320), tiny_llama(vocab=258, layers=2)
-    rounds = speculative_decode(
-        target, draft, [[5, 300], [6]], GREEDY, length=FixedLength(2), max_new_tokens=6, stop_ids=frozenset(), seed=0
-    )
+    settings = DecodeSettings(GREEDY, FixedLength(2), 6, frozenset())
+    rounds = speculative_decode(target, draft, [[5, 300], [6]], settings)
     assert [len(text) for text in texts(rounds, 2)] == [6, 6]

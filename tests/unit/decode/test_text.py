@@ -97,6 +97,7 @@ def test_a_round_is_read_token_by_token_with_what_could_have_come_instead():
         Token(y, Fate.DISCARDED, 3),
         Token(one, Fate.CORRECTED, 2),
     )
-    pieces = stream.read(Round(0, 0, 3, tokens, 0, 0, 0, finish_reason="length"))
-    assert [piece.text for piece in pieces] == ["", "\ufffdx", "y", TOKENIZER.decode([one, two, one])]
-    assert [piece.alternatives for piece in pieces] == [("\ufffdx",), ("你", "\ufffdy"), (), ()]
+    read = stream.read(Round(0, 0, 3, tokens, 0, 0, 0, finish_reason="length"))
+    assert [token.text for token in read.tokens] == ["", "\ufffdx", "y", TOKENIZER.decode([one, two, one])]
+    alternatives = [[other.text for other in token.alternatives] for token in read.tokens]
+    assert alternatives == [["\ufffdx"], ["你", "\ufffdy"], [], []]

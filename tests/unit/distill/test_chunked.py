@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.capture.signal import CompactSignal, ExactSignal, Signal, SignalFormat
 from engine.config.schema import LossTerm
-from engine.distill.chunked import CHUNK_VALUES, Positions, chunk_size, chunked_loss
+from engine.distill.chunked import Positions, chunked_loss
 from engine.distill.losses import LOSSES, Context, tvd_pp_rewards
-from engine.models.head import Head
+from engine.models.head import CHUNK_VALUES, Head, chunk_size
 
 POSITIONS, WIDTH, VOCAB = 10, 8, 23
 TERMS: dict[str, list[LossTerm]] = {
@@ -81,7 +81,7 @@ def all_at_once(
             float(rewards.mean()),
             max(float(rewards.std(correction=0)), 1e-6),
         )
-        total = total + term.weight * LOSSES[term.name].function(logits, signal, context).sum()
+        total = total + term.weight * LOSSES[term.name](logits, signal, context).sum()
     return total
 
 
@@ -124,7 +124,7 @@ def test_gradients_reach_what_made_the_hidden_states():
     signal = problem.positions.read_signal(slice(0, None))
     assert signal is not None
     context = Context(problem.positions.token_ids, problem.positions.uniforms)
-    LOSSES["forward_kl"].function(head.logits(layer(problem.hidden)), signal, context).sum().backward()
+    LOSSES["forward_kl"](head.logits(layer(problem.hidden)), signal, context).sum().backward()
     for mine, parameter in zip(found, layer.parameters(), strict=True):
         torch.testing.assert_close(mine, parameter.grad, rtol=1e-4, atol=1e-5)
 

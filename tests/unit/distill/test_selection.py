@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from engine.capture.batches import Batch
 from engine.capture.store import Capture
@@ -27,23 +26,11 @@ from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel
 from engine.progress import Progress
 from tests.conftest import tiny_llama
-from tests.tiny_pair import captured, loaded
+from tests.tiny_pair import loaded
 
 STEPS = 6
 IDS = torch.arange(2, 222, 2)
 OTHER_IDS = IDS + 1
-
-
-@pytest.fixture(scope="module")
-def target() -> LoadedModel:
-    made = loaded(tiny_llama())
-    made.model.generation_config.eos_token_id = list(range(40, 70))
-    return made
-
-
-@pytest.fixture(scope="module")
-def capture(tmp_path_factory: pytest.TempPathFactory, target: LoadedModel) -> Capture:
-    return captured(tmp_path_factory.mktemp("shared"), target)
 
 
 def settings(share: float = 0.4, loss: Any = "forward_kl", **changes: Any) -> TrainSpec:
@@ -298,7 +285,6 @@ def test_what_the_wrapped_source_keeps_in_a_checkpoint_is_kept(target, capture):
 
 
 def test_both_losses_are_taken_in_the_precision_of_training(target, capture):
-    AcceleratorState._reset_state(reset_partial_state=True)
     draft, spec = draft_of(target), settings(precision="bfloat16")
     source = SelectedBatches(offline(target, capture, spec, draft), draft.model, draft.model)
     assert not source.gap(source.source.micro_batches(0)[0]).any()

@@ -30,31 +30,9 @@ from engine.models.load import LoadedModel
 from engine.progress import Progress
 from tests.conftest import tiny_llama
 from tests.kill import kill_myself, run_until_killed
-from tests.tiny_pair import as_draft, captured, loaded
+from tests.tiny_pair import as_draft, captured, loaded, stopping_target
 
 STEPS = 7
-
-
-def make_target() -> LoadedModel:
-    """A tiny target whose answers end at different lengths."""
-    target = loaded(tiny_llama())
-    target.model.generation_config.eos_token_id = list(range(40, 70))
-    return target
-
-
-@pytest.fixture(scope="module")
-def target() -> LoadedModel:
-    return make_target()
-
-
-@pytest.fixture(scope="module")
-def capture(tmp_path_factory: pytest.TempPathFactory, target: LoadedModel) -> Capture:
-    return captured(tmp_path_factory.mktemp("shared"), target)
-
-
-@pytest.fixture(scope="module")
-def compact_capture(tmp_path_factory: pytest.TempPathFactory, target: LoadedModel) -> Capture:
-    return captured(tmp_path_factory.mktemp("compact"), target, signal="compact", signal_top_k=16)
 
 
 @pytest.fixture(scope="module")
@@ -438,7 +416,7 @@ def test_asking_to_stop_ends_after_a_checkpoint(tmp_path, target, capture, unbro
 
 def train_and_die(folder: Path, captures: Path) -> None:
     """Trains until step 5, then is killed: the last checkpoint is that of step 3."""
-    target = make_target()
+    target = stopping_target()
     capture = captured(captures, target)
 
     def listen(told: dict[str, Any]) -> None:

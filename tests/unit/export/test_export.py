@@ -16,7 +16,8 @@ import yaml
 
 from engine.config.schema import Recipe
 from engine.decode.sampling import Sampling
-from engine.decode.speculative import FixedLength, speculative_decode
+from engine.decode.settings import DecodeSettings, FixedLength
+from engine.decode.speculative import speculative_decode
 from engine.export import huggingface
 from engine.export.model_card import model_card, public_name
 from engine.models.load import load_model
@@ -70,11 +71,7 @@ def test_plain_transformers_loads_it_and_assisted_generation_writes_our_greedy_t
         target.model,
         draft,
         [prompt[0].tolist()],
-        Sampling(0.0),
-        length=FixedLength(3),
-        max_new_tokens=24,
-        stop_ids=target.stop_ids,
-        seed=0,
+        DecodeSettings(Sampling(0.0), FixedLength(3), 24, target.stop_ids),
     )
     assert [token for r in rounds for token in r.emitted] == assisted == plain
 
@@ -89,7 +86,7 @@ def test_its_files_may_be_read_by_a_server_of_another_user(run: RunFolder, tmp_p
 def test_a_folder_that_measures_something_else_ends_with_status_1(
     run: RunFolder, tmp_path: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
 ):
-    write = huggingface.write_folder
+    write = huggingface.write
 
     def spoiled(folder: Path, draft: Any, *rest: Any, **options: Any) -> None:
         with torch.no_grad():
@@ -97,7 +94,7 @@ def test_a_folder_that_measures_something_else_ends_with_status_1(
                 parameter.add_(torch.full_like(parameter, 0.5))
         write(folder, draft, *rest, **options)
 
-    monkeypatch.setattr("engine.export.of_run.write_folder", spoiled)
+    monkeypatch.setattr(huggingface, "write", spoiled)
     result = draftbench("export", "latest", "--out", str(tmp_path / "out"), "--json")
     assert result.code == 1
     assert not result.json()["ok"]

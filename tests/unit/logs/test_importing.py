@@ -166,7 +166,7 @@ def test_older_forms_of_tools_and_calls():
     ("record", "reason"),
     [
         ({"text": "a"}, "neither 'messages' nor 'prompt'; it has: text"),
-        ({"messages": [assistant("a")]}, "nobody asks"),
+        ({"messages": [assistant("a")]}, "has no question"),
         ({"messages": []}, "must be a list of messages"),
         ({"messages": "not json"}, "not valid JSON"),
         ({"messages": [user([{"type": "image_url", "image_url": {}}])]}, "type image_url"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.chat.prompt import Prompt
-from engine.magpie.filters import WrittenQuery, distinct_share, first_sentence, script_share, sieve
+from engine.magpie.filters import WrittenQuery, apply_filters, distinct_share, first_sentence, script_share
 from engine.magpie.recipe import FilterSpec
 
 GOOD = [
@@ -17,9 +17,9 @@ MARKS = frozenset({"<|im_start|>", "<tools>"})
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {}}}
 
 
-def sieved(texts, *, finished=True, rules=None, heldout=()):
+def filtered(texts, *, finished=True, rules=None, heldout=()):
     queries = [WrittenQuery(number, text, finished) for number, text in enumerate(texts)]
-    return sieve(queries, rules or FilterSpec(), MARKS, heldout, "general")
+    return apply_filters(queries, rules or FilterSpec(), MARKS, heldout, "general")
 
 
 def counts(found):
@@ -27,7 +27,7 @@ def counts(found):
 
 
 def test_good_queries_stay_in_order_with_ids_that_do_not_depend_on_what_was_removed():
-    found = sieved([GOOD[0], "", *GOOD[1:]])
+    found = filtered([GOOD[0], "", *GOOD[1:]])
     assert [(p.id, p.text) for p in found.kept] == [
         ("magpie-general-00000", GOOD[0]),
         ("magpie-general-00002", GOOD[1]),
@@ -55,7 +55,7 @@ def test_good_queries_stay_in_order_with_ids_that_do_not_depend_on_what_was_remo
     ],
 )
 def test_each_filter_takes_out_its_own_kind_and_keeps_it_as_the_example(name, text, rules):
-    found = sieved([GOOD[0] if "script" not in rules else "", text], rules=FilterSpec(**rules))
+    found = filtered([GOOD[0] if "script" not in rules else "", text], rules=FilterSpec(**rules))
     assert found.removed[name].count >= 1
     assert found.removed[name].example == text
     assert text not in [prompt.text for prompt in found.kept]
@@ -63,17 +63,17 @@ def test_each_filter_takes_out_its_own_kind_and_keeps_it_as_the_example(name, te
 
 def test_a_query_about_json_is_not_taken_for_a_call():
     texts = ['What is wrong with {"name": "weather"}?', "[Urgent] Is it raining in Vienna now?", "{x} or {y}, which?"]
-    assert len(sieved(texts).kept) == 3
+    assert len(filtered(texts).kept) == 3
 
 
 def test_a_query_whose_turn_never_ended_is_unfinished():
-    found = sieved([GOOD[0]], finished=False)
+    found = filtered([GOOD[0]], finished=False)
     assert (found.kept, counts(found)) == ([], {"unfinished": 1})
 
 
 def test_chinese_passes_where_chinese_is_wanted_and_mixed_text_by_its_share():
     rules = FilterSpec(script="han", script_share=0.5, min_characters=4)
-    assert len(sieved(["蕨类植物怎样繁殖？", "Python里的列表和元组到底有什么区别？"], rules=rules).kept) == 2
+    assert len(filtered(["蕨类植物怎样繁殖？", "Python里的列表和元组到底有什么区别？"], rules=rules).kept) == 2
     assert script_share("ab春天", "han") == pytest.approx(0.5)
     assert script_share("?!", "han") == 0
 
@@ -101,7 +101,7 @@ def test_prose_is_distinct_and_a_loop_is_not():
 def test_repeats_and_held_out_queries_are_taken_out_and_told_apart():
     near = GOOD[2].replace("in Python", "in python 3")
     heldout = [Prompt("h", ({"role": "user", "content": GOOD[1].upper()},))]
-    found = sieved([*GOOD, GOOD[0].lower() + " ", near], heldout=heldout)
+    found = filtered([*GOOD, GOOD[0].lower() + " ", near], heldout=heldout)
     assert counts(found) == {"exact_duplicate": 1, "near_duplicate": 1, "heldout_overlap": 1}
     assert [prompt.text for prompt in found.kept] == [GOOD[0], GOOD[2]]
     assert found.removed["near_duplicate"].example == near
@@ -109,7 +109,7 @@ def test_repeats_and_held_out_queries_are_taken_out_and_told_apart():
 
 def test_every_query_is_kept_or_counted_once():
     texts = [*GOOD, *GOOD, "", "Hi?", "List these:", "<tools>:", "no no no no no no no no no no", "w"]
-    found = sieved(texts)
+    found = filtered(texts)
     assert len(found.kept) + sum(counts(found).values()) == len(texts)
     assert [name for name in found.removed if found.removed[name].count] == [
         "empty",
@@ -123,6 +123,6 @@ def test_every_query_is_kept_or_counted_once():
 
 def test_the_same_words_under_other_tools_are_a_near_duplicate_and_tools_stay_with_their_query():
     queries = [WrittenQuery(0, GOOD[0], True, (TOOL,), "travel"), WrittenQuery(1, GOOD[0], True)]
-    found = sieve(queries, FilterSpec(), MARKS, [], "calls")
+    found = apply_filters(queries, FilterSpec(), MARKS, [], "calls")
     assert [(p.tools, p.group) for p in found.kept] == [((TOOL,), "travel")]
     assert counts(found) == {"near_duplicate": 1}

@@ -1,4 +1,4 @@
-"""Writing synthetic prompts with a tiny target that knows ASCII alone: resumable, repeatable, never over others' files."""
+"""Synthetic prompts of a tiny target that knows ASCII only: resumable, repeatable, never over others' files."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ LLAMA3 = (
     + "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
 GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
     "{% for m in messages %}{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n'"
     " + m['content'] | trim + '<end_of_turn>\n' }}{% endfor %}" + GENERATE + "{{ '<start_of_turn>model\n' }}{% endif %}"
 )

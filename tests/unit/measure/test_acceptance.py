@@ -10,14 +10,9 @@ from engine.measure import acceptance
 from engine.measure.acceptance import PromptAcceptance, exact_acceptance, mean_overlap
 from engine.models.head import Head
 from tests.conftest import tiny_llama
-from tests.tiny_pair import captured, loaded, noisy_copy
+from tests.tiny_pair import captured, noisy_copy
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def target():
-    return loaded(tiny_llama())
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +152,8 @@ def test_the_target_itself_overlaps_wholly(target, capture):
 def test_grouping_into_batches_and_chunks_does_not_change_it(draft, target, capture, monkeypatch):
     head = Head.of(target.model)
     together = exact_acceptance(draft, head, capture, Sampling(0.7, 20, 0.9))
-    monkeypatch.setattr(acceptance, "_FORWARD_TOKENS", 1)
-    monkeypatch.setattr(acceptance, "_CHUNK_VALUES", 258 * 5)
+    monkeypatch.setattr(acceptance, "FORWARD_TOKENS", 1)
+    monkeypatch.setattr(acceptance, "chunk_size", lambda vocab: 5)
     apart = exact_acceptance(draft, head, capture, Sampling(0.7, 20, 0.9))
     for a, b in zip(together, apart, strict=True):
         torch.testing.assert_close(a.overlap, b.overlap, rtol=0, atol=1e-5)

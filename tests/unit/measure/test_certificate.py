@@ -8,6 +8,7 @@ import torch
 
 from engine.decode import speculative
 from engine.decode.sampling import Sampling
+from engine.decode.settings import DecodeSettings, FixedLength
 from engine.decode.speculative import Verdict
 from engine.measure import certificate
 from engine.measure.certificate import chi_square, greedy_identity, self_draft
@@ -17,7 +18,7 @@ from tests.tiny_pair import noisy_copy
 torch.set_num_threads(1)
 TARGET, NOISY = tiny_llama(), noisy_copy()
 PROMPTS = [[5, 6, 7], [8] * 9, [200]]
-SHORT = {"gamma": 3, "max_new_tokens": 10, "stop_ids": frozenset()}
+SHORT = DecodeSettings(Sampling(0.0), FixedLength(3), 10, frozenset())
 
 
 def accept_all(target_probs, draft_probs, proposed, uniforms):
@@ -73,7 +74,7 @@ def test_rare_cells_that_are_rare_together_join_another():
 
 
 def test_a_draft_identical_to_its_target_passes():
-    check = self_draft(TARGET, PROMPTS, seed=0, **SHORT)
+    check = self_draft(TARGET, PROMPTS, SHORT)
     assert check.passed is True
     assert len(check.figures["rejected"]) == len(certificate.SELF_DRAFT_SETTINGS) == 12
     # 10 tokens with gamma 3: 3 + 1, 3 + 1, 1 + 1
@@ -83,14 +84,14 @@ def test_a_draft_identical_to_its_target_passes():
 def test_self_draft_fails_where_q_is_not_what_was_sampled(monkeypatch):
     sharpened = speculative.align_logits
     monkeypatch.setattr(speculative, "align_logits", lambda logits, rows: 0.5 * sharpened(logits, rows))
-    check = self_draft(TARGET, PROMPTS, seed=0, settings=[Sampling(0.0), Sampling(1.0)], **SHORT)
+    check = self_draft(TARGET, PROMPTS, SHORT, [Sampling(0.0), Sampling(1.0)])
     assert check.passed is False
     assert check.figures["rejected"]["T=0 top_k=0 top_p=1"] == 0  # half the logits have the same argmax
     assert check.figures["rejected"]["T=1 top_k=0 top_p=1"] > 0
 
 
 def test_greedy_identity_in_float32():
-    check = greedy_identity(TARGET, NOISY, PROMPTS, **SHORT)
+    check = greedy_identity(TARGET, NOISY, PROMPTS, SHORT)
     assert (check.name, check.passed, check.n_tokens) == ("greedy_identity_float32", True, 30)
     assert check.figures == {"dtype": "float32", "parted": []}
 
@@ -98,7 +99,7 @@ def test_greedy_identity_in_float32():
 def test_greedy_identity_fails_in_float32_with_a_wrong_rule(monkeypatch):
     monkeypatch.setattr(speculative, "judge", accept_all)
     # Plain rounds propose nothing, so the rule leaves them alone.
-    check = greedy_identity(TARGET, NOISY, PROMPTS, **SHORT)
+    check = greedy_identity(TARGET, NOISY, PROMPTS, SHORT)
     assert check.passed is False
     assert check.figures["parted"]
     assert f"{len(PROMPTS) - len(check.figures['parted'])} of {len(PROMPTS)}" in check.detail
@@ -107,7 +108,7 @@ def test_greedy_identity_fails_in_float32_with_a_wrong_rule(monkeypatch):
 def test_in_bfloat16_the_margin_where_texts_part_is_reported_and_nothing_fails(monkeypatch):
     target, draft = copy.deepcopy(TARGET).bfloat16(), copy.deepcopy(NOISY).bfloat16()
     monkeypatch.setattr(speculative, "judge", accept_all)
-    check = greedy_identity(target, draft, PROMPTS, **SHORT)
+    check = greedy_identity(target, draft, PROMPTS, SHORT)
     assert (check.name, check.passed) == ("greedy_margins_low_precision", None)
     assert check.figures["dtype"] == "bfloat16"
     assert check.figures["parted"]
@@ -123,5 +124,5 @@ def test_the_margin_is_the_targets_top_two_where_the_texts_part():
 
 
 def test_checks_go_into_json():
-    as_dict = greedy_identity(TARGET, NOISY, PROMPTS[:1], **SHORT).as_dict()
+    as_dict = greedy_identity(TARGET, NOISY, PROMPTS[:1], SHORT).as_dict()
     assert set(as_dict) == {"name", "passed", "n_tokens", "detail", "figures"}

@@ -6,7 +6,8 @@ import torch
 from engine.capture.store import AnsweredPrompt
 from engine.decode import runner, speculative
 from engine.decode.sampling import Sampling
-from engine.decode.speculative import FixedLength, Verdict, plain_decode
+from engine.decode.settings import NO_DRAFT, DecodeSettings, FixedLength
+from engine.decode.speculative import Verdict, plain_decode
 from engine.measure import certificate_pair
 from engine.measure.certificate import texts
 from engine.measure.certificate_pair import (
@@ -27,9 +28,8 @@ TARGET, NOISY, DRAWN = tiny_llama(), noisy_copy(), Sampling(1.0)
 
 
 def ragged(target, draft, rows=None):
-    return ragged_identity(
-        target, draft, rows or prompts(), length=FixedLength(3), max_new_tokens=20, stop_ids=frozenset({1})
-    )
+    settings = DecodeSettings(Sampling(0.0), FixedLength(3), 20, frozenset({1}))
+    return ragged_identity(target, draft, rows or prompts(), settings)
 
 
 def neo_pair():
@@ -38,8 +38,8 @@ def neo_pair():
 
 def answered(target, rows, count=20):
     """What the target writes for each prompt alone at temperature 0."""
-    options = {"max_new_tokens": count, "stop_ids": frozenset({1}), "seed": 0}
-    written = [texts(list(plain_decode(target, [ids], Sampling(0.0), **options)), 1)[0] for ids in rows]
+    settings = DecodeSettings(Sampling(0.0), NO_DRAFT, count, frozenset({1}))
+    written = [texts(plain_decode(target, [ids], settings), 1)[0] for ids in rows]
     return [
         AnsweredPrompt(f"q{i}", "", ids, text, "length", 0)
         for i, (ids, text) in enumerate(zip(rows, written, strict=True))

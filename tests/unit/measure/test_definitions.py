@@ -2,9 +2,9 @@
 
 from dataclasses import asdict
 
+from engine.decode.counts import Counts
 from engine.measure import compare
 from engine.measure.definitions import OTHERS, RATES
-from engine.measure.trace import Counts
 
 COUNTS = Counts(rounds=2, drafted=8, accepted=4, rejected=2, discarded=2, emitted=6)
 

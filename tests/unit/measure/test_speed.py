@@ -9,7 +9,8 @@ from transformers import GenerationConfig
 
 from engine.decode.events import Fate, Round, Token
 from engine.decode.sampling import Sampling
-from engine.decode.speculative import FixedLength, plain_decode
+from engine.decode.settings import NO_DRAFT, DecodeSettings, FixedLength
+from engine.decode.speculative import plain_decode
 from engine.measure import speed
 from engine.measure.speed import (
     WAYS,
@@ -28,9 +29,8 @@ TARGET, NOISY = tiny_llama(), noisy_copy()
 
 
 def timed(prompts, **options):
-    names = [f"p{i}" for i in range(len(prompts))]
-    options = {"max_new_tokens": 6, "seed": 0, **options}
-    return time_ways(TARGET, NOISY, prompts, names, Sampling(0.0), lambda: FixedLength(2), **options)
+    settings = DecodeSettings(Sampling(0.0), FixedLength(2), 6, frozenset())
+    return time_ways(TARGET, NOISY, {f"p{i}": ids for i, ids in enumerate(prompts)}, settings, **options)
 
 
 def test_the_ways_take_turns_and_do_the_same_work():
@@ -61,7 +61,7 @@ def test_no_way_is_favoured_by_its_place_or_by_the_one_before_it():
 
 
 def plain_text(ids, sampling, count):
-    rounds = plain_decode(TARGET, [ids], sampling, max_new_tokens=count, stop_ids=frozenset(), seed=0)
+    rounds = plain_decode(TARGET, [ids], DecodeSettings(sampling, NO_DRAFT, count, frozenset()))
     return [token for r in rounds for token in r.emitted]
 
 

@@ -2,22 +2,23 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 
+from engine.chat.prompt import prompts_hash
 from engine.decode import speculative
-from engine.decode.sampling import Sampling
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import finite
 from engine.measure import certificate as lossless
 from engine.measure import suite
-from engine.measure.suite import Measured
+from engine.measure.suite import Measured, Pair
 from engine.models.draft import Draft
 from engine.progress import Progress
 from tests.conftest import tiny_llama
-from tests.tiny_pair import as_draft, captured, loaded, measured, noisy_copy, settings
+from tests.tiny_pair import as_draft, captured, loaded, measured, measured_on, noisy_copy, questions, settings
 
 torch.set_num_threads(1)
 TEMPERATURES = (0.0, 1.0)
@@ -73,11 +74,6 @@ COLUMNS = {
     },
     "speed": {"prompt_id", "way", "tokens", "seconds"},
 }
-
-
-@pytest.fixture(scope="module")
-def target():
-    return loaded(tiny_llama())
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +198,7 @@ def test_the_certificate_holds_every_check(whole):
 
 def test_the_summary_says_under_which_conditions(whole):
     conditions = whole.summary["conditions"]
-    assert conditions["heldout_hash"] == "h"
+    assert conditions["heldout_hash"] == prompts_hash(questions())
     assert (conditions["heldout_prompts"], conditions["num_draft_tokens"]) == (6, 3)
     assert (conditions["dtype"], conditions["device"], conditions["threads"]) == ("float32", "cpu", 1)
     assert conditions["acceptance_rule"] == suite.ACCEPTANCE_RULE
@@ -260,8 +256,10 @@ def test_the_alarm_rings_where_the_recorded_q_is_not_the_one_sampled(target, cap
 def test_a_trace_does_not_depend_on_how_it_is_batched(target, captures, monkeypatch):
     answers, draft = captures[1.0].answers, as_draft(noisy_copy())
 
+    decoding = suite.decode_settings(settings(), 1.0, target.stop_ids, cost_ratio=0.0)
+
     def told():
-        rounds = suite.trace_prompts(target, draft, answers, Sampling(1.0), settings(), 0.0)
+        rounds = suite.trace_prompts(Pair(target, draft), answers, decoding)
         by_row = sorted(rounds, key=lambda r: (r.row, r.number))
         return [(r.row, r.number, [(t.token_id, t.fate) for t in r.tokens]) for r in by_row]
 
@@ -307,7 +305,8 @@ def test_low_precision_adds_margins_to_the_certificate(captures, no_chi_square, 
     low = loaded(tiny_llama().bfloat16())
     draft = as_draft(noisy_copy())
     draft16 = Draft(noisy_copy().bfloat16(), draft.info)
-    checks = suite.certificate(low, target, draft16, draft, captures[0.0].answers, settings(), Progress(quiet=True))
+    pair, exact = Pair(low, draft16), Pair(target, draft)
+    checks = suite.certificate(pair, exact, captures[0.0].answers, settings(), Progress(quiet=True))
     # What must hold is asked of the float32 pair; the pair in use is only reported on.
     assert seen == [
         ("self_draft", "torch.float32"),
@@ -320,29 +319,22 @@ def test_low_precision_adds_margins_to_the_certificate(captures, no_chi_square, 
 
 
 def test_prompts_are_measured_in_the_order_given(target, captures, no_chi_square):
-    drafts = {"initial": as_draft(tiny_llama(layers=2, seed=5)), "trained": as_draft(noisy_copy())}
-    spec = settings(speed_prompts=0, trace_prompts=1)
-    result = suite.measure_drafts(
-        target, target, drafts, drafts, {1.0: captures[1.0]}, ["q3", "q1"], spec, heldout_hash="h"
-    )
+    asked, spec = questions(), settings(speed_prompts=0, trace_prompts=1)
+    result = measured_on(target, noisy_copy(), {1.0: captures[1.0]}, [asked[3], asked[1]], spec)
     assert result.tables["prompts"].prompt_id.tolist() == ["q3", "q1"] * 2
     assert set(result.tables["tokens"].prompt_id) == {"q3"}
 
 
-@pytest.mark.parametrize("prompt_ids", [[], ["q0", "nowhere"]])
-def test_without_a_prompt_to_measure_on_it_says_so(target, captures, prompt_ids):
-    drafts = {"initial": as_draft(target.model), "trained": as_draft(target.model)}
+@pytest.mark.parametrize("prompts", [[], [questions()[0], replace(questions()[1], id="nowhere")]])
+def test_without_a_prompt_to_measure_on_it_says_so(target, captures, prompts):
     with pytest.raises(DraftbenchError, match="no held-out prompt"):
-        suite.measure_drafts(target, target, drafts, drafts, captures, prompt_ids, settings(), heldout_hash="h")
+        measured_on(target, target.model, captures, prompts, settings())
 
 
 def test_it_stops_when_asked(target, captures):
-    drafts = {"initial": as_draft(target.model), "trained": as_draft(target.model)}
     asked = Progress(quiet=True, stop_wanted=lambda: True)
     with pytest.raises(Cancelled):
-        suite.measure_drafts(
-            target, target, drafts, drafts, captures, ["q0"], settings(), heldout_hash="h", progress=asked
-        )
+        measured_on(target, target.model, captures, questions()[:1], settings(), asked)
 
 
 def test_what_is_saved_can_be_read_again(whole, tmp_path):
@@ -377,10 +369,8 @@ def test_a_measurement_cut_short_leaves_no_summary(whole, tmp_path):
 
 
 def test_a_single_prompt_has_a_value_and_no_interval(target, captures, no_chi_square, tmp_path):
-    drafts = {"initial": as_draft(tiny_llama(layers=2, seed=5)), "trained": as_draft(noisy_copy())}
-    result = suite.measure_drafts(
-        target, target, drafts, drafts, {1.0: captures[1.0]}, ["q0"], settings(speed_prompts=0), heldout_hash="h"
-    )
+    spec = settings(speed_prompts=0)
+    result = measured_on(target, noisy_copy(), {1.0: captures[1.0]}, questions()[:1], spec)
     found = metric(result, "exact", 1.0)
     assert 0 < found["value"] < 1
     assert math.isnan(found["low"])

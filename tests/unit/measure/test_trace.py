@@ -4,8 +4,9 @@ import math
 
 import pytest
 
+from engine.decode.counts import count
 from engine.decode.events import Alternative, Fate, Round, Token
-from engine.measure.trace import acceptance_by_slot, accepted_lengths, count, prompt_rows, round_rows, token_rows
+from engine.measure.trace import acceptance_by_slot, accepted_lengths, prompt_rows, round_rows, token_rows
 from tests.conftest import byte_tokenizer
 
 FATES = {"A": Fate.ACCEPTED, "R": Fate.REJECTED, "D": Fate.DISCARDED, "C": Fate.CORRECTED, "B": Fate.BONUS}

@@ -12,7 +12,8 @@ import torch
 from engine.capture.signal import ExactSignal, LogitsSignal, TrimmedSignal, log_totals
 from engine.config.schema import DraftSpec, LossTerm, TrainSpec
 from engine.decode.sampling import Sampling
-from engine.decode.speculative import FixedLength, plain_decode, speculative_decode
+from engine.decode.settings import DecodeSettings, FixedLength
+from engine.decode.speculative import speculative_decode
 from engine.distill.chunked import Positions, chunked_loss
 from engine.distill.losses import LOSSES, Context
 from engine.distill.modes.offline import OfflineBatches
@@ -44,13 +45,8 @@ def with_mean_direction() -> Any:
 
 
 def written(target: LoadedModel, draft: Any, sampling: Sampling, seed: int) -> list[int]:
-    options: dict[str, Any] = {"max_new_tokens": 14, "stop_ids": frozenset({1}), "seed": seed}
-    prompts = [[0, 104, 105]]
-    rounds = (
-        plain_decode(target.model, prompts, sampling, **options)
-        if draft is None
-        else speculative_decode(target.model, draft, prompts, sampling, length=FixedLength(3), **options)
-    )
+    settings = DecodeSettings(sampling, FixedLength(3), 14, frozenset({1}), seed)
+    rounds = speculative_decode(target.model, draft, [[0, 104, 105]], settings)
     return [token for r in rounds for token in r.emitted]
 
 
@@ -87,18 +83,8 @@ def test_a_draft_of_all_the_targets_layers_is_refused_only_where_it_has_no_id():
     target = loaded(tiny_llama())
     draft = trim(initialise_draft(target, DraftSpec(layers=4), seed=0), target, IDS)
     known = set(IDS.tolist())
-    rounds = list(
-        speculative_decode(
-            target.model,
-            draft.model,
-            [[0, 104, 105]] * 8,
-            Sampling(0.0),
-            length=FixedLength(3),
-            max_new_tokens=30,
-            stop_ids=frozenset(),
-            seed=0,
-        )
-    )
+    settings = DecodeSettings(Sampling(0.0), FixedLength(3), 30, frozenset())
+    rounds = list(speculative_decode(target.model, draft.model, [[0, 104, 105]] * 8, settings))
     proposed = [t for r in rounds for t in r.tokens if t.fate in ("accepted", "rejected", "discarded")]
     assert {t.token_id for t in proposed} <= known
     corrected = [t.token_id for r in rounds for t in r.tokens if t.fate == "corrected"]
@@ -113,17 +99,8 @@ def test_sampled_text_follows_the_targets_distribution():
     sampling, draws = Sampling(0.7), 1500
     first = Counter(
         next(
-            iter(
-                speculative_decode(
-                    target.model,
-                    draft.model,
-                    [[0, 104]],
-                    sampling,
-                    length=FixedLength(2),
-                    max_new_tokens=3,
-                    stop_ids=frozenset(),
-                    seed=seed,
-                )
+            speculative_decode(
+                target.model, draft.model, [[0, 104]], DecodeSettings(sampling, FixedLength(2), 3, frozenset(), seed)
             )
         ).emitted[0]
         for seed in range(draws)
@@ -158,9 +135,9 @@ def test_gradients_are_those_of_the_whole_vocabulary_with_q_zero_elsewhere(name:
     signal = TrimmedSignal(hidden, head.of_ids(IDS), log_totals(hidden, head, 1.0))
     context = Context(torch.zeros(6, dtype=torch.long), torch.rand(6))
     small = logits.clone().requires_grad_()
-    LOSSES[name].function(small, signal, context).sum().backward()
+    LOSSES[name](small, signal, context).sum().backward()
     wide = torch.full((6, VOCAB), -60.0).index_copy(1, IDS, logits).requires_grad_()
-    LOSSES[name].function(wide, LogitsSignal(head.logits(hidden)), context).sum().backward()
+    LOSSES[name](wide, LogitsSignal(head.logits(hidden)), context).sum().backward()
     assert small.grad is not None
     assert wide.grad is not None
     assert torch.allclose(small.grad, wide.grad[:, IDS], atol=2e-5)
@@ -172,7 +149,7 @@ def test_forward_kl_draws_q_to_p_renormalised_with_the_weight_of_what_the_draft_
     signal = TrimmedSignal(hidden, head.of_ids(IDS), log_totals(hidden, head, 1.0))
     context = Context(torch.zeros(6, dtype=torch.long), torch.rand(6))
     leaf = logits.clone().requires_grad_()
-    LOSSES["forward_kl"].function(leaf, signal, context).sum().backward()
+    LOSSES["forward_kl"](leaf, signal, context).sum().backward()
     p = torch.softmax(head.logits(hidden).double(), -1)[:, IDS]
     expected = p.sum(-1, keepdim=True) * torch.softmax(logits.double(), -1) - p
     assert leaf.grad is not None
@@ -185,7 +162,7 @@ def test_tvd_is_one_minus_the_acceptance():
     context = Context(torch.zeros(6, dtype=torch.long), torch.rand(6))
     q = spread(torch.softmax(logits, -1), IDS, VOCAB)
     acceptance = torch.minimum(torch.softmax(head.logits(hidden), -1), q).sum(-1)
-    assert torch.allclose(LOSSES["tvd"].function(logits, signal, context), 1 - acceptance, atol=1e-5)
+    assert torch.allclose(LOSSES["tvd"](logits, signal, context), 1 - acceptance, atol=1e-5)
 
 
 def test_sft_learns_nothing_from_a_token_the_draft_has_no_id_for():

@@ -1,4 +1,4 @@
-"""Checks and estimate before a run, on the tiny pair: nothing is loaded, nothing raises, numbers agree with what runs did."""
+"""Checks and estimate before a run, on the tiny pair: nothing is loaded or raises, numbers agree with real runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("weights were loaded")
 
     monkeypatch.setattr(load, "load_model", refuse)
-    monkeypatch.setattr("engine.runs.pipeline.load_model", refuse)
+    monkeypatch.setattr("engine.runs.session.load_model", refuse)
 
 
 def made(path: Path, *settings: str) -> Recipe:

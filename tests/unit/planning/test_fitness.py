@@ -16,9 +16,9 @@ from engine.paths import home
 from engine.planning import fitness
 from engine.planning.checks import Check, checks
 from engine.planning.fitness import check_draft, check_target, target_shapes
-from engine.progress import SILENT
-from engine.runs.pipeline import Pipeline
+from engine.runs.drafts import untrained_draft
 from engine.runs.recipes import read_recipe
+from engine.runs.session import load_target
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.tiny_families import MIXED, SEEING, random_model, small_config
 
@@ -89,8 +89,7 @@ def before(asked: Recipe) -> dict[str, Check]:
 @pytest.mark.parametrize("name", TRIED)
 def test_check_and_run_agree_about_a_target(recipe: Path, tmp_path: Path, name: str):
     asked = made(recipe, f"target.model={written(tmp_path / 'model', *TRIED[name])}", "draft.layers=[0, 1]")
-    pipeline = Pipeline(home(), asked, None, SILENT)
-    refused = refusal(lambda: pipeline.target)
+    refused = refusal(lambda: load_target(asked))
     found = before(asked)["target"]
     assert found.ok == (refused is None), (found, refused)
 
@@ -99,7 +98,7 @@ def test_check_and_run_agree_about_a_target(recipe: Path, tmp_path: Path, name: 
 @pytest.mark.parametrize("name", ["DeepSeek-V3, dense first", "GPT-2, scaled by place", "SmolLM-3, positions left out"])
 def test_check_and_run_agree_about_the_layers_of_a_draft(recipe: Path, tmp_path: Path, name: str, layers: str):
     asked = made(recipe, f"target.model={written(tmp_path / 'model', *TRIED[name])}", f"draft.layers={layers}")
-    refused = refusal(Pipeline(home(), asked, None, SILENT)._whole_draft)
+    refused = refusal(lambda: untrained_draft(home(), asked, load_target(asked)))
     found = before(asked)["draft"]
     assert found.ok == (refused is None)
     if refused is not None:
@@ -135,12 +134,12 @@ def test_check_and_run_agree_about_a_draft_of_another_model(
     draft().save_pretrained(tmp_path / "draft")
     byte_tokenizer().save_pretrained(tmp_path / "draft")
     asked = made(recipe, "draft.init=checkpoint", f"draft.checkpoint={tmp_path / 'draft'}", *settings)
-    pipeline = Pipeline(home(), asked, None, SILENT)
 
     def start() -> None:
-        whole = pipeline._whole_draft()
+        target = load_target(asked)
+        whole = untrained_draft(home(), asked, target)
         if asked.draft.vocabulary is not None:
-            fitness.check_trim(whole, pipeline.target, asked.draft.vocabulary)
+            fitness.check_trim(whole, target, asked.draft.vocabulary)
 
     refused, found = refusal(start), before(asked)["draft"]
     assert found.ok == (refused is None) == (told is None), (found, refused)
@@ -195,10 +194,10 @@ def test_a_draft_of_a_model_that_is_its_own_code_is_saved_and_loaded(recipe: Pat
     from engine.models.draft import load_draft, save_draft
 
     asked = made(recipe, f"target.model={own_code}", "target.trust_remote_code=true")
-    pipeline = Pipeline(home(), asked, None, SILENT)
-    draft = pipeline._whole_draft()
+    target = load_target(asked)
+    draft = untrained_draft(home(), asked, target)
     save_draft(tmp_path / "draft", draft)
-    again = load_draft(tmp_path / "draft", pipeline.target)
+    again = load_draft(tmp_path / "draft", target)
     assert type(again.model).__name__ == "OwnForCausalLM"
     ids = torch.tensor([[3, 5, 9]])
     assert torch.equal(again.model(input_ids=ids).logits, draft.model(input_ids=ids).logits)

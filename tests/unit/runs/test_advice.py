@@ -13,10 +13,10 @@ from engine.export.of_run import export_run
 from engine.jobs import queue
 from engine.paths import home
 from engine.runs.advice import gives_a_draft, measures_again
+from engine.runs.drafts import draft_folder
 from engine.runs.execution import measure_again
 from engine.runs.folder import RunFolder
-from engine.runs.pipeline import draft_folder
-from engine.traces.one_prompt import decode_prompt
+from engine.runs.pair import load_pair
 
 
 @pytest.fixture
@@ -30,20 +30,7 @@ def bare(finished_home: Path) -> RunFolder:
 NEEDS: dict[str, Callable[[RunFolder, Path], object]] = {
     "measure": lambda run, out: measure_again(home(), run, []),
     "export": lambda run, out: export_run(home(), run, out / "exported", overwrite=False, check=False),
-    "decode": lambda run, out: decode_prompt(
-        home(),
-        run_id=run.id,
-        target=None,
-        draft=None,
-        prompt="Why?",
-        gamma=2,
-        temperature=0.0,
-        top_p=1.0,
-        top_k=0,
-        max_new_tokens=4,
-        seed=0,
-        dtype="auto",
-    ),
+    "decode": lambda run, out: load_pair(home(), run_id=run.id),
     "start from": lambda run, out: draft_folder(home(), run.id),
 }
 

@@ -9,9 +9,10 @@ import pytest
 from engine.config.reading import load_recipe
 from engine.data.subsets import split_heldout
 from engine.errors import DraftbenchError
+from engine.numbers import readable_bytes
 from engine.paths import home
+from engine.runs.drafts import draft_folder
 from engine.runs.folder import RunFolder
-from engine.runs.pipeline import draft_folder, readable_bytes
 from engine.runs.recipes import read_recipe
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 
 from engine.capture.store import Capture
 from engine.chat.prompt import Prompt
-from engine.config.identity import without_idle
+from engine.config.identity import decisive
 from engine.config.schema import CaptureSpec, MeasureSpec, ServerSpec
 from engine.decode.sampling import Sampling
 from engine.errors import DraftbenchError
@@ -32,29 +32,18 @@ from engine.progress import Progress
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import read_recipe
 from engine.served.acceptance import measure_served, served_acceptance
-from engine.served.capture import make_served, plan_served, prove_told
-from engine.served.logprobs import Spelling, certain_ids, read_told
-from engine.served.replies import Reply, ToldToken
-from engine.served.request_rate import Pace
-from tests.chat_server import MODEL, Said, Server, chat_server
+from engine.served.capture import check_logprobs, make_served, plan_served
+from engine.served.logprobs import TokenBytes, certain_ids, decode_logprobs
+from engine.served.replies import Reply, ReplyToken
+from engine.served.request_rate import RateLimiter
+from tests.chat_server import MODEL, Said, Server
 from tests.conftest import byte_tokenizer, tiny_llama
-from tests.tiny_pair import as_draft, captured, loaded, noisy_copy
+from tests.tiny_pair import as_draft, captured, noisy_copy
 from tests.unit.conftest import Draftbench
 
 TOKENS = 24
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": f"question {i}"},)) for i in range(60)]
 Spoil = Callable[[list[dict[str, Any]]], None]
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with chat_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def target() -> LoadedModel:
-    return loaded(tiny_llama())
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +64,7 @@ def capture_temperature(capture: Capture) -> float:
 
 def spell(token_id: int) -> bytes:
     tokenizer = byte_tokenizer()
-    return Spelling(tokenizer)._bytes[token_id]
+    return TokenBytes(tokenizer)._bytes[token_id]
 
 
 def likeliest(target: LoadedModel, capture: Capture) -> dict[str, list[float]]:
@@ -91,7 +80,7 @@ def likeliest(target: LoadedModel, capture: Capture) -> dict[str, list[float]]:
 def serve(
     server: Server, target: LoadedModel, written: dict[float, Capture], spoil: Spoil = lambda content: None
 ) -> None:
-    """Let the server answer with these texts as bytes, and tell log-probabilities at temperature 1 for whatever it does."""
+    """Let the server answer with these texts as bytes, and report log-probabilities at temperature 1."""
     texts = {t: {a.prompt_id: a for a in capture.answers} for t, capture in written.items()}
     best = {t: likeliest(target, capture) for t, capture in written.items()}
     chances = {
@@ -123,8 +112,8 @@ def serve(
 def fetched(folder: Path, server: Server, target: LoadedModel, temperature: float) -> Capture:
     spec = ServerSpec(base_url=server.base_url, model=MODEL, attempts=1)
     asked = CaptureSpec(temperature=temperature, max_new_tokens=TOKENS, signal="none", server=spec)
-    plan = plan_served(folder / "captures", target, PROMPTS, asked, told=True)
-    return make_served(plan, spec, target, pace=Pace(rng=random.Random(0)))
+    plan = plan_served(folder / "captures", target, PROMPTS, asked, with_logprobs=True)
+    return make_served(plan, spec, target, limiter=RateLimiter(rng=random.Random(0)))
 
 
 def measured(
@@ -272,18 +261,18 @@ def test_ids_alone_are_enough_at_temperature_0(tmp_path: Path, server: Server, t
     choice = {"message": {"content": "ab"}, "finish_reason": "stop", "token_ids": [67, 68, 1]}
     server.script = lambda body, number: Said(body={"choices": [choice]})
     capture = fetched(tmp_path, server, target, 0.0)
-    assert read_told(capture.raw_signal(capture.answers[0]))[0].tolist() == [0.0, 0.0, 0.0]
+    assert decode_logprobs(capture.raw_signal(capture.answers[0]))[0].tolist() == [0.0, 0.0, 0.0]
     with pytest.raises(DraftbenchError, match="sends no log-probabilities"):
         fetched(tmp_path, server, target, 1.0)
 
 
-def told(*spelt: bytes | None, ids: list[int | None] | None = None) -> list[ToldToken]:
+def told(*spelt: bytes | None, ids: list[int | None] | None = None) -> list[ReplyToken]:
     named = ids or [None] * len(spelt)
-    return [ToldToken(-1.0, -0.5, i, each) for i, each in zip(named, spelt, strict=True)]
+    return [ReplyToken(-1.0, -0.5, i, each) for i, each in zip(named, spelt, strict=True)]
 
 
-def ids_of(text: str, tokens: list[ToldToken], **more: Any) -> list[int]:
-    return certain_ids(Reply(text, "stop", tokens=tokens, **more), Spelling(byte_tokenizer()), 258)
+def ids_of(text: str, tokens: list[ReplyToken], **more: Any) -> list[int]:
+    return certain_ids(Reply(text, "stop", tokens=tokens, **more), TokenBytes(byte_tokenizer()), 258)
 
 
 def test_ids_are_taken_only_where_they_spell_what_the_server_says():
@@ -300,16 +289,16 @@ def test_ids_are_taken_only_where_they_spell_what_the_server_says():
 
 def test_one_spelling_of_two_ids_is_not_certain():
     tokenizer = byte_tokenizer()
-    spelling = Spelling(tokenizer)
-    spelling._ids[b"a"].append(200)
-    assert spelling.only_id(b"a") is None
-    assert certain_ids(Reply("a", "stop", tokens=told(b"a")), spelling, 258) == []
+    token_bytes = TokenBytes(tokenizer)
+    token_bytes._ids[b"a"].append(200)
+    assert token_bytes.unique_id(b"a") is None
+    assert certain_ids(Reply("a", "stop", tokens=told(b"a")), token_bytes, 258) == []
 
 
 def test_every_id_of_a_byte_level_tokenizer_has_its_own_spelling():
-    spelling = Spelling(byte_tokenizer())
-    assert {spelling.only_id(bytes([i])) for i in range(256)} == set(range(2, 258))
-    assert spelling.only_id(b"<|im_end|>") == 1
+    token_bytes = TokenBytes(byte_tokenizer())
+    assert {token_bytes.unique_id(bytes([i])) for i in range(256)} == set(range(2, 258))
+    assert token_bytes.unique_id(b"<|im_end|>") == 1
 
 
 def test_pieces_of_a_sentencepiece_vocabulary_are_spelt_too():
@@ -319,8 +308,8 @@ def test_pieces_of_a_sentencepiece_vocabulary_are_spelt_too():
     vocab = [("<unk>", 0.0), ("\u2581the", -1.0), ("<0x0A>", -2.0), ("\u00e9", -3.0)]
     tokenizer = Tokenizer(models.Unigram(vocab, 0, byte_fallback=True))
     tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
-    spelling = Spelling(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>"))
-    assert [spelling.only_id(x) for x in (b" the", b"\n", "é".encode())] == [1, 2, 3]
+    token_bytes = TokenBytes(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>"))
+    assert [token_bytes.unique_id(x) for x in (b" the", b"\n", "é".encode())] == [1, 2, 3]
 
 
 def certain(body: dict[str, Any], number: int) -> Said:
@@ -403,9 +392,9 @@ def test_what_a_server_cannot_tell_is_refused_before_the_run(recipe: Path, value
 def test_recipes_of_before_are_the_same_recipes():
     plain = MeasureSpec().model_dump()
     older = {key: value for key, value in plain.items() if key != "against"}
-    assert without_idle({"measure": plain}) == without_idle({"measure": older})
+    assert decisive({"measure": plain}) == decisive({"measure": older})
     served = {**plain, "against": "server"}
-    assert without_idle({"measure": served}) != without_idle({"measure": older})
+    assert decisive({"measure": served}) != decisive({"measure": older})
 
 
 def test_a_server_that_tells_nothing_ends_a_run_before_its_training(
@@ -457,9 +446,9 @@ def test_the_proof_is_kept_and_not_asked_for_twice(tmp_path: Path, server: Serve
     server.script = certain
     spec = ServerSpec(base_url=server.base_url, model=MODEL, attempts=1)
     asked = CaptureSpec(temperature=0.0, max_new_tokens=TOKENS, signal="none", server=spec)
-    plan = plan_served(tmp_path / "captures", target, PROMPTS[:5], asked, told=True)
-    prove_told(plan, spec, target)
-    prove_told(plan, spec, target)
+    plan = plan_served(tmp_path / "captures", target, PROMPTS[:5], asked, with_logprobs=True)
+    check_logprobs(plan, spec, target)
+    check_logprobs(plan, spec, target)
     assert len(server.requests) == 1
     make_served(plan, spec, target)
     assert len(server.requests) == 5

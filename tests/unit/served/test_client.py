@@ -8,7 +8,7 @@ import json
 import random
 import time
 import tracemalloc
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -22,8 +22,8 @@ from engine.errors import Cancelled, DraftbenchError
 from engine.served.client import ChatServer, listed_models, read_key
 from engine.served.finish_reasons import ending_of
 from engine.served.replies import Reply, Unanswered, read_reply
-from engine.served.request_rate import Pace
-from engine.served.requests import fetch
+from engine.served.request_rate import RateLimiter
+from engine.served.requests import request_all
 from tests.chat_server import MODEL, Said, Server, chat_server, good, reply
 
 KEY = "sk-very/secret-0123456789"
@@ -46,12 +46,6 @@ class Clock:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with chat_server() as running:
-        yield running
-
-
-@pytest.fixture
 def clock() -> Clock:
     return Clock()
 
@@ -64,8 +58,8 @@ def ask(spec: ServerSpec, clock: Clock, bodies: int = 1, key: str | None = None)
     """The replies to some requests, one after the other."""
 
     async def work() -> list[Reply]:
-        pace = Pace(spec.requests_per_minute, clock, clock.sleep, random.Random(0))
-        async with ChatServer(spec, SecretStr(key) if key else None, pace) as client:
+        limiter = RateLimiter(spec.requests_per_minute, clock, clock.sleep, random.Random(0))
+        async with ChatServer(spec, SecretStr(key) if key else None, limiter) as client:
             return [await client.answer(BODY) for _ in range(bodies)]
 
     return asyncio.run(work())
@@ -159,13 +153,13 @@ def test_a_limit_by_the_minute_is_outlasted_where_the_server_names_no_time(
 
 
 def test_pauses_of_no_named_length_double_until_a_calm_minute(clock: Clock):
-    pace = Pace(None, clock, clock.sleep, random.Random(0))
+    limiter = RateLimiter(None, clock, clock.sleep, random.Random(0))
 
     def waits() -> float:
-        pace.pause_longer()
-        pace.pause_longer()  # of a request that had begun before the pause
+        limiter.pause_longer()
+        limiter.pause_longer()  # of a request that had begun before the pause
         begun = clock.now
-        asyncio.run(pace.turn())
+        asyncio.run(limiter.turn())
         return clock.now - begun
 
     for shortest in (4, 8, 16, 32, 60, 60):
@@ -184,9 +178,9 @@ def test_requests_do_not_begin_all_at_one_instant_after_a_pause(clock: Clock):
         clock.now = max(clock.now, until)
 
     async def work() -> None:
-        pace = Pace(None, clock, sleep, random.Random(0))
-        pace.pause(10)
-        await asyncio.gather(*(pace.turn() for _ in range(5)))
+        limiter = RateLimiter(None, clock, sleep, random.Random(0))
+        limiter.pause(10)
+        await asyncio.gather(*(limiter.turn() for _ in range(5)))
 
     asyncio.run(work())
     assert len(set(waits)) == 5
@@ -221,10 +215,10 @@ def many(
     spec = spec_of(server, **changes)
 
     async def work() -> list[tuple[int, str]]:
-        pace = Pace(spec.requests_per_minute, clock, sleep or clock.sleep, random.Random(0))
-        async with ChatServer(spec, None, pace) as client:
+        limiter = RateLimiter(spec.requests_per_minute, clock, sleep or clock.sleep, random.Random(0))
+        async with ChatServer(spec, None, limiter) as client:
             bodies = [{"model": MODEL, "messages": [{"role": "user", "content": f"p{i}"}]} for i in range(count)]
-            return await fetch(
+            return await request_all(
                 client, bodies, lambda i, r: kept.__setitem__(i, r.text), stop, has_answered=has_answered
             )
 
@@ -309,7 +303,7 @@ def test_what_came_with_an_answer_that_breaks_the_keeping_is_kept(server: Server
 
     async def work() -> None:
         async with AtOnce(spec_of(server, concurrency=5), None) as client:
-            await fetch(client, [{"number": i} for i in range(5)], keep, lambda: None)
+            await request_all(client, [{"number": i} for i in range(5)], keep, lambda: None)
 
     with pytest.raises(ValueError, match="no room for"):
         asyncio.run(work())
@@ -612,7 +606,7 @@ def test_without_a_word_the_count_says_how_an_answer_ended(server: Server, clock
     server.script = lambda body, number: Said(body=counted(reply("yes yes", None), tokens))
 
     async def work() -> Reply:
-        async with ChatServer(spec_of(server), None, Pace(None, clock, clock.sleep)) as client:
+        async with ChatServer(spec_of(server), None, RateLimiter(None, clock, clock.sleep)) as client:
             return await client.answer({**BODY, "max_tokens": 8})
 
     found = asyncio.run(work())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,8 @@ from engine.progress import SILENT, Progress
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import read_recipe
 from engine.served.capture import make_served, plan_served
-from engine.served.request_rate import Pace
-from tests.chat_server import MODEL, Said, Server, chat_server, good, reply
+from engine.served.request_rate import RateLimiter
+from tests.chat_server import MODEL, Said, Server, good, reply
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.tiny_pair import loaded, questions
 from tests.unit.conftest import Draftbench
@@ -44,17 +43,6 @@ TOOLS_TEMPLATE = (
 
 async def no_sleep(seconds: float) -> None:
     """Waits between attempts take no time here."""
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with chat_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def target() -> LoadedModel:
-    return loaded(tiny_llama())
 
 
 def settings_of(server: Server, **changes: Any) -> CaptureSpec:
@@ -78,7 +66,7 @@ def fetched(
 ) -> Capture:
     assert settings.server is not None
     plan = plan_in(folder, target, settings, prompts)
-    return make_served(plan, settings.server, target, pace=Pace(sleep=no_sleep), progress=progress)
+    return make_served(plan, settings.server, target, limiter=RateLimiter(sleep=no_sleep), progress=progress)
 
 
 def texts(capture: Capture) -> dict[str, str]:

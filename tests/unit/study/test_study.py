@@ -31,7 +31,7 @@ from engine.study.results import cell_results, mode_comparisons
 from engine.study.spec import StudySpec, dump_study, load_study
 from engine.study.start import start, study, wait
 from tests.unit.conftest import Draftbench
-from tests.unit.test_runs_queue import FAKE_ENGINE, until
+from tests.unit.jobs.test_queue import FAKE_ENGINE, until
 
 STUDIES = PROJECT_ROOT / "recipes" / "studies"
 ONLINE = {"train.mode": "online", "train.online.stream": "replay", "train.online.update_interval": 4}
@@ -295,7 +295,7 @@ def test_a_file_of_the_project_is_the_same_in_another_checkout(tmp_path: Path):
     identities._same.cache_clear()
     copy.write_text("{}\n")
     assert project_path(str(copy)) == str(copy)  # another file of the same name is another file
-    for kept in ("/gone/sample_data/no-such-file", "hub:a/sample_data/b", "pack:biology/historical", None):
+    for kept in ("/gone/sample_data/no-such-file", "hub:a/sample_data/b", "pack:biology/historical"):
         assert project_path(kept) == kept
 
 
@@ -339,7 +339,7 @@ def test_the_studies_that_come_with_this_version_can_be_made(path: Path):
 @pytest.fixture
 def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A queue whose jobs do what the run's notes say."""
-    from tests.unit.test_runs_queue import end_all
+    from tests.unit.jobs.test_queue import end_all
 
     script = tmp_path / "fake_engine.py"
     script.write_text(FAKE_ENGINE.format(root=str(PROJECT_ROOT)), encoding="utf-8")
@@ -565,7 +565,7 @@ def test_a_failing_cell_stops_no_other_and_a_study_can_grow(written: Written, fa
 
 def test_a_worker_that_was_killed_is_missed(written: Written, fake_engine: None, tmp_path: Path, monkeypatch: Any):
     from engine.study import start as starting
-    from tests.unit.test_runs_queue import ours, worker
+    from tests.unit.jobs.test_queue import ours, worker
 
     monkeypatch.setattr(starting, "_NUDGE_S", 0.2)
     path = written(axes={"loss": {"tvd": {"train.loss": "tvd", "notes": "waits"}, "sft": {"train.loss": "sft"}}})
@@ -606,7 +606,8 @@ def test_looking_at_a_study_loads_no_torch():
     import subprocess
 
     code = (
-        "import sys\nfrom pathlib import Path\nfrom engine.paths import home\nfrom engine.study.spec import load_study\n"
+        "import sys\nfrom pathlib import Path\nfrom engine.paths import home\n"
+        "from engine.study.spec import load_study\n"
         "from engine.study.start import study\nstudy(home(), load_study(Path('recipes/studies/smoke.yaml')))\n"
         "sys.exit('torch' in sys.modules)"
     )

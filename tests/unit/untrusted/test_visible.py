@@ -151,7 +151,8 @@ def test_logs_and_their_tracebacks_are_visible():
 
 def test_a_program_with_guarded_streams_prints_nothing_hidden():
     code = (
-        "import logging, warnings; from engine.cli.text import console; console.guard_streams(); console.guard_streams()\n"
+        "import logging, warnings; from engine.cli.text import console\n"
+        "console.guard_streams(); console.guard_streams()\n"
         f"bad = {ESCAPE!r}\n"
         "logging.getLogger('transformers').warning('a %s', bad); warnings.warn(bad); raise RuntimeError(bad)"
     )

@@ -205,9 +205,12 @@ def test_a_hub_that_cannot_be_reached_is_told_with_what_to_do(monkeypatch: pytes
 
 
 def test_a_gated_set_says_where_to_accept_its_terms(monkeypatch: pytest.MonkeyPatch):
-    message = "Dataset 'Salesforce/xlam-function-calling-60k' is a gated dataset on the Hub. You must be authenticated to access it."
+    message = (
+        "Dataset 'Salesforce/xlam-function-calling-60k' is a gated dataset on the Hub. "
+        "You must be authenticated to access it."
+    )
     refusing(monkeypatch, datasets.exceptions.DatasetNotFoundError(message))
-    with pytest.raises(DraftbenchError, match="does not give out") as caught:
+    with pytest.raises(DraftbenchError, match="refuses access") as caught:
         fetch_preset("hub:xlam")
     assert "accept the terms" in caught.value.why
     assert "https://huggingface.co/datasets/Salesforce/xlam-function-calling-60k" in caught.value.fix
@@ -217,7 +220,7 @@ def test_a_gated_set_says_where_to_accept_its_terms(monkeypatch: pytest.MonkeyPa
 def test_another_form_is_refused_and_nothing_is_left(tmp_path: Path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "data.jsonl").write_text('{"question": "a", "answer": "b"}', encoding="utf-8")
-    with pytest.raises(DraftbenchError, match="has not the columns instruction, response") as caught:
+    with pytest.raises(DraftbenchError, match="does not have the columns instruction, response") as caught:
         fetch_preset("hub:dolly", folder=str(tmp_path / "set"))
     assert "question" in caught.value.what
     half = tmp_path / "half"

@@ -15,7 +15,7 @@ from engine.data.packs.build import fetch_pack, packs_folder
 from engine.data.packs.catalogue import PACKS, Pack
 from engine.data.packs.entry import Entry
 from engine.data.packs.leaks import find_leaks
-from engine.data.packs.sets import find_place, set_counts, set_file, sets_folder
+from engine.data.packs.sets import find_set, set_counts, set_file, sets_folder
 from engine.data.packs.split import side_of
 from engine.data.readers import read_prompts
 from engine.errors import DraftbenchError
@@ -135,14 +135,14 @@ def test_sets_are_the_same_bytes_and_the_first_records_are_a_mixture(fetch: Fetc
 
 def test_a_wrong_place_names_the_nearest(fetch: Fetch):
     with pytest.raises(DraftbenchError) as caught:
-        find_place("pack:biologie/curated")
+        find_set("pack:biologie/curated")
     assert "did you mean 'pack:biology/curated'" in caught.value.fix
 
 
 def test_a_set_that_is_not_here_says_what_to_type_and_how_large_it_is():
     with pytest.raises(DraftbenchError) as caught:
         read_prompts([PromptSource(path="pack:function_calling/historical")])
-    assert "no pack with such prompts is fetched" in caught.value.what
+    assert "no fetched pack has such prompts" in caught.value.what
     assert "bfcl (2 MB)" in caught.value.why
     assert caught.value.fix == "draftbench data fetch bfcl"
 

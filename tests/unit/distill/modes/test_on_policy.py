@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from engine.capture.batches import Batch
 from engine.capture.store import Capture
 from engine.config.schema import CaptureSpec, DraftSpec, LossTerm, OnPolicySpec, TrainSpec
 from engine.decode.sampling import Sampling, Uniforms
-from engine.decode.speculative import FixedLength, speculative_decode
+from engine.decode.settings import DecodeSettings, FixedLength
+from engine.decode.speculative import speculative_decode
 from engine.distill.losses import LOSSES
-from engine.distill.modes import MODES, Material
+from engine.distill.modes import Material, batch_source
 from engine.distill.modes.offline import OfflineBatches
 from engine.distill.modes.on_policy import OnPolicyBatches, anchors, block_weights, drafts_turn, until_stop
 from engine.distill.schedule import step_answers
@@ -31,32 +30,10 @@ from engine.models.load import LoadedModel
 from engine.progress import Progress
 from tests.conftest import tiny_llama
 from tests.kill import kill_myself, run_until_killed
-from tests.tiny_pair import blend, captured, loaded, questions
+from tests.tiny_pair import blend, captured, loaded, questions, stopping_target
 
 STEPS, LIMITS = 7, CaptureSpec(max_new_tokens=12, batch_size=4)
 TRIMMED = torch.arange(2, 222, 2)
-
-
-def make_target() -> LoadedModel:
-    """A tiny target whose answers end at different lengths."""
-    target = loaded(tiny_llama())
-    target.model.generation_config.eos_token_id = list(range(40, 70))
-    return target
-
-
-@pytest.fixture(scope="module")
-def target() -> LoadedModel:
-    return make_target()
-
-
-@pytest.fixture(scope="module")
-def capture(tmp_path_factory: pytest.TempPathFactory, target: LoadedModel) -> Capture:
-    return captured(tmp_path_factory.mktemp("shared"), target)
-
-
-@pytest.fixture(scope="module")
-def compact_capture(tmp_path_factory: pytest.TempPathFactory, target: LoadedModel) -> Capture:
-    return captured(tmp_path_factory.mktemp("compact"), target, signal="compact", signal_top_k=16)
 
 
 def settings(loss: Any = "forward_kl", changes: dict[str, Any] | None = None, **on_policy: Any) -> TrainSpec:
@@ -103,14 +80,6 @@ def score(model: Any) -> dict[float, float]:
     """Stands in for the measured acceptance: some number between 0 and 1 that follows the weights."""
     total = sum(float(p.detach().double().abs().sum()) for p in model.parameters() if p.requires_grad)
     return {0.0: math.sin(total) ** 2}
-
-
-@pytest.fixture
-def any_precision() -> Iterator[None]:
-    """Accelerate keeps the precision of a process: before and after, it knows none."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -407,8 +376,8 @@ def test_as_many_are_accepted_as_in_decoding(target, capture, temperature: float
                 own = int(batch.weights[part][:, 0].sum())
                 accepted, judged = accepted + own, judged + min(own + 1, len(tokens))
                 contexts.append(ids[: len(ids) - len(tokens)])
-    options: dict[str, Any] = {"max_new_tokens": 5, "stop_ids": target.stop_ids, "seed": 1, "length": FixedLength(4)}
-    decoding = speculative_decode(target.model, draft.model, contexts, Sampling(temperature), **options)
+    decode_settings = DecodeSettings(Sampling(temperature), FixedLength(4), 5, target.stop_ids, seed=1)
+    decoding = speculative_decode(target.model, draft.model, contexts, decode_settings)
     first = [next(decoding) for _ in contexts]
     theirs = sum(r.accepted for r in first) / sum(r.accepted + r.rejected for r in first)
     assert accepted / judged == pytest.approx(
@@ -487,7 +456,7 @@ def test_a_draft_padded_otherwise_writes_the_targets_ids_alone(tmp_path, target,
 
 
 @pytest.mark.parametrize("form", ["sampled", "assisted"])
-def test_a_bfloat16_target_scores_a_float32_draft(tmp_path, any_precision, form: str):
+def test_a_bfloat16_target_scores_a_float32_draft(tmp_path, form: str):
     target = loaded(tiny_llama().to(torch.bfloat16), "tiny-bf16")
     capture = captured(tmp_path, target)
     made = trainer_in(tmp_path / "run", target, capture, settings(form=form, changes={"precision": "bfloat16"}))
@@ -499,7 +468,7 @@ def test_a_bfloat16_target_scores_a_float32_draft(tmp_path, any_precision, form:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("form", ["sampled", "assisted"])
 @pytest.mark.parametrize("trimmed", [False, True])
-def test_on_a_gpu_all_of_it_runs(tmp_path, any_precision, form: str, trimmed: bool):
+def test_on_a_gpu_all_of_it_runs(tmp_path, form: str, trimmed: bool):
     target = loaded(tiny_llama().cuda().to(torch.bfloat16), "tiny-cuda")
     capture = captured(tmp_path, target)
     draft = draft_of(target)
@@ -516,7 +485,7 @@ def test_a_capture_of_text_alone_is_refused(tmp_path, target):
 def test_the_mode_is_in_the_registry(tmp_path, target, capture):
     draft, spec = draft_of(target), settings(share=1.0)
     material = Material(draft, target, [], capture.format, capture, spec, LIMITS, tmp_path, lambda event: None)
-    made = MODES["on_policy"](material)
+    made = batch_source(material)
     assert all(
         same(a, b)
         for a, b in zip(made.micro_batches(2), source_of(target, capture, spec, draft).micro_batches(2), strict=True)
@@ -558,7 +527,7 @@ def test_a_run_broken_off_ends_with_the_same_weights(tmp_path, target, capture, 
 
 def train_and_die(folder: Path, captures: Path) -> None:
     """Trains until step 5, then is killed: the last checkpoint is that of step 3."""
-    target = make_target()
+    target = stopping_target()
     capture = captured(captures, target)
 
     def listen(told: dict[str, Any]) -> None:

@@ -18,10 +18,10 @@ from engine.capture.store import Capture
 from engine.config.schema import CaptureSpec, DraftSpec, OnlineSpec, Recipe, TrainSpec
 from engine.decode.events import Fate, Round
 from engine.decode.sampling import Sampling
-from engine.decode.speculative import FixedLength, speculative_decode
-from engine.distill.modes import MODES, Material, online
+from engine.decode.settings import DecodeSettings, FixedLength
+from engine.decode.speculative import speculative_decode
+from engine.distill.modes import Material, batch_source, online
 from engine.distill.modes.online import DecodedStream, OnlineBatches, Query, ReplayedStream, replay_fates
-from engine.distill.schedule import stream_steps
 from engine.distill.stream import StreamLog, streamed
 from engine.distill.trainer import Outcome, Trainer
 from engine.errors import DraftbenchError
@@ -31,27 +31,10 @@ from engine.models.draft import Draft, initialise_draft
 from engine.models.load import LoadedModel
 from engine.progress import Progress
 from tests.conftest import tiny_llama
-from tests.tiny_pair import captured, loaded, noisy_copy, questions
+from tests.tiny_pair import captured, noisy_copy, questions
 
 LIMIT = 12
 CAPTURE = CaptureSpec(max_new_tokens=LIMIT)
-
-
-def make_target() -> LoadedModel:
-    """A tiny target whose answers end at different lengths."""
-    target = loaded(tiny_llama())
-    target.model.generation_config.eos_token_id = list(range(40, 70))
-    return target
-
-
-@pytest.fixture(scope="module")
-def target() -> LoadedModel:
-    return make_target()
-
-
-@pytest.fixture(scope="module")
-def capture(tmp_path_factory: pytest.TempPathFactory, target: LoadedModel) -> Capture:
-    return captured(tmp_path_factory.mktemp("shared"), target, max_new_tokens=LIMIT)
 
 
 def settings(stream: str = "decode", **changes: Any) -> TrainSpec:
@@ -103,7 +86,7 @@ def material(
 def trainer_in(folder: Path, target: LoadedModel, capture: Capture, spec: TrainSpec, **more: Any) -> Trainer:
     emit = more.pop("emit", lambda event: None)
     made = material(folder, target, capture, spec, more.pop("draft", None), emit=emit)
-    return Trainer(made.draft, MODES["online"](made), spec, folder, evaluate=score, emit=emit, **more)
+    return Trainer(made.draft, batch_source(made), spec, folder, evaluate=score, emit=emit, **more)
 
 
 def score(model: Any) -> dict[float, float]:
@@ -118,11 +101,7 @@ def rounds_of(target: LoadedModel, draft: Any, queries: Sequence[Query], **more:
         target.model,
         draft,
         [q.prompt_ids for q in queries],
-        Sampling(1.0),
-        length=FixedLength(3),
-        max_new_tokens=LIMIT,
-        stop_ids=target.stop_ids,
-        seed=0,
+        DecodeSettings(Sampling(1.0), FixedLength(3), LIMIT, target.stop_ids),
         names=[q.prompt_id for q in queries],
         **more,
     ):
@@ -137,7 +116,7 @@ def test_a_bonus_token_never_enters_the_buffer(tmp_path: Path, target: LoadedMod
     spec = settings(positions="all", update_interval=6)
     made = material(tmp_path, target, capture, spec)
     rounds = rounds_of(target, made.draft.model, made.queries)
-    (batch, *rest) = MODES["online"](made).micro_batches(0)
+    (batch, *rest) = batch_source(made).micro_batches(0)
     assert not rest
     assert any(r.tokens[-1].fate is Fate.BONUS for row in rounds for r in row)
     place = {name: i for i, name in enumerate(batch.names)}
@@ -150,7 +129,7 @@ def test_a_bonus_token_never_enters_the_buffer(tmp_path: Path, target: LoadedMod
 
 @pytest.mark.parametrize("stream", ["decode", "replay"])
 def test_only_refused_positions_are_learnt_from(tmp_path: Path, target: LoadedModel, capture: Capture, stream: str):
-    made = MODES["online"](material(tmp_path, target, capture, settings(stream, update_interval=6)))
+    made = batch_source(material(tmp_path, target, capture, settings(stream, update_interval=6)))
     batches = made.micro_batches(0)
     lines = list(read_lines(tmp_path / "stream" / "answers.jsonl"))
     assert [line["query"] for line in lines] == list(range(6))
@@ -164,7 +143,7 @@ def test_only_refused_positions_are_learnt_from(tmp_path: Path, target: LoadedMo
 def test_a_decoded_query_keeps_the_targets_own_state_at_each_token(
     tmp_path: Path, target: LoadedModel, capture: Capture
 ):
-    made = MODES["online"](material(tmp_path, target, capture, settings(positions="all", update_interval=6)))
+    made = batch_source(material(tmp_path, target, capture, settings(positions="all", update_interval=6)))
     made.micro_batches(0)
     assert isinstance(made, OnlineBatches)
     assert made.log is not None
@@ -234,7 +213,7 @@ def test_at_all_positions_of_whole_answers_the_gradient_is_that_of_offline_train
     trainer = trainer_in(tmp_path, target, capture, spec)
     batches = trainer.source.micro_batches(0)
     offline = TrainSpec(batch_size=6, precision="float32")
-    source = MODES["offline"](replace(material(tmp_path, target, capture, spec), settings=offline))
+    source = batch_source(replace(material(tmp_path, target, capture, spec), settings=offline))
     judged = {line["prompt_id"]: line["judged"] for line in read_lines(tmp_path / "stream" / "answers.jsonl")}
     whole = source.micro_batches(0)
     chosen = [
@@ -289,9 +268,8 @@ def test_a_replayed_stream_has_the_distribution_of_a_decoded_one(target: LoadedM
     options: dict[str, Any] = {"max_new_tokens": 5, "stop_ids": frozenset({2}), "seed": 11}
     sampling, gamma = Sampling(0.9, top_k=12), 2
     rounds: list[list[Round]] = [[] for _ in range(rows)]
-    for item in speculative_decode(
-        model, draft, [prompt] * rows, sampling, length=FixedLength(gamma), names=names, **options
-    ):
+    settings = DecodeSettings(sampling, FixedLength(gamma), **options)
+    for item in speculative_decode(model, draft, [prompt] * rows, settings, names=names):
         rounds[item.row].append(item)
     decoded = [streamed(i, 0, names[i], prompt, rounds[i]) for i in range(rows)]
     replayed = replayed_texts(model, draft, prompt, names, sampling, gamma, **options)
@@ -346,7 +324,7 @@ class InMemory:
 def test_a_capture_without_probabilities_cannot_be_replayed(tmp_path: Path, target: LoadedModel):
     text_only = captured(tmp_path, target, signal="none", max_new_tokens=LIMIT)
     with pytest.raises(DraftbenchError, match="cannot be replayed from a capture with signal 'none'"):
-        MODES["online"](material(tmp_path, target, text_only, settings("replay", loss="sft")))
+        batch_source(material(tmp_path, target, text_only, settings("replay", loss="sft")))
 
 
 # ---- the stream -----------------------------------------------------------------------------
@@ -360,7 +338,7 @@ def test_the_queries_come_once_and_in_order(tmp_path: Path, target: LoadedModel,
     assert [e["query"] for e in stream] == [1, 2, 3, 4, 5, 6]
     assert [e["step"] for e in stream] == [0, 0, 1, 1, 2, 2]
     assert all(e["accepted"] <= e["examined"] <= e["drafted"] for e in stream)
-    assert outcome.steps == outcome.steps_done == stream_steps(6, OnlineSpec(update_interval=2)) == 3
+    assert outcome.steps == outcome.steps_done == OnlineSpec(update_interval=2).steps(6) == 3
     assert outcome.tokens_seen == sum(e["emitted"] for e in stream)
     assert outcome.positions_trained == sum(e["examined"] - e["accepted"] for e in stream)
 
@@ -408,7 +386,7 @@ def test_a_stream_without_refusal_changes_nothing_and_says_so(tmp_path: Path, ta
 
 
 def test_a_replay_share_brings_back_earlier_answers(tmp_path: Path, target: LoadedModel, capture: Capture):
-    made = MODES["online"](material(tmp_path, target, capture, settings(replay_share=0.5)))
+    made = batch_source(material(tmp_path, target, capture, settings(replay_share=0.5)))
     names = [{name for b in made.micro_batches(step) for name in b.names} for step in range(3)]
     assert names[0] <= {"q0", "q1"}
     assert {"q2", "q3"} & names[1]
@@ -455,7 +433,7 @@ def test_a_stream_broken_off_after_any_step_ends_the_same(
 
 def test_a_torn_line_and_torn_bytes_of_the_log_are_cut_off(tmp_path: Path, target: LoadedModel, capture: Capture):
     spec = settings(update_interval=1)
-    source = MODES["online"](material(tmp_path, target, capture, spec))
+    source = batch_source(material(tmp_path, target, capture, spec))
     for step in range(4):
         source.micro_batches(step)
     lines = (tmp_path / "stream" / "answers.jsonl").read_bytes().splitlines(keepends=True)
@@ -473,12 +451,12 @@ def test_a_torn_line_and_torn_bytes_of_the_log_are_cut_off(tmp_path: Path, targe
 def test_a_stream_that_lost_what_was_learnt_from_it_is_an_error(tmp_path: Path, target: LoadedModel, capture: Capture):
     """Or no query would be streamed again, and every later step would be skipped in silence."""
     spec = settings()
-    source = MODES["online"](material(tmp_path, target, capture, spec))
+    source = batch_source(material(tmp_path, target, capture, spec))
     for step in range(2):
         source.micro_batches(step)
     lines = (tmp_path / "stream" / "answers.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "stream" / "answers.jsonl").write_bytes(b"".join(lines[:3]))
-    resumed = MODES["online"](material(tmp_path, target, capture, spec))
+    resumed = batch_source(material(tmp_path, target, capture, spec))
     with pytest.raises(DraftbenchError, match="3 whole queries of the 4 that this run has passed"):
         resumed.micro_batches(2)
 
@@ -488,7 +466,7 @@ def test_no_more_queries_are_decoded_side_by_side_than_a_capture_answers(
 ):
     most = CAPTURE.model_copy(update={"batch_size": 4})
     made = replace(material(tmp_path, target, capture, settings(update_interval=6)), capture=most)
-    source = MODES["online"](made)
+    source = batch_source(made)
     assert isinstance(source, OnlineBatches)
     real, sizes = source.stream.answer, []
 
@@ -515,6 +493,6 @@ def test_a_decoded_stream_cannot_choose_a_vocabulary_from_answers_it_has_not_see
 
 
 def test_decoding_needs_no_capture_of_the_stream(tmp_path: Path, target: LoadedModel, capture: Capture):
-    made = MODES["online"](material(tmp_path, target, capture, settings()))
+    made = batch_source(material(tmp_path, target, capture, settings()))
     assert isinstance(made, OnlineBatches)
     assert isinstance(made.stream, DecodedStream)

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 import pandas as pd
 import pytest
 
-from engine.decode.events import Fate
+from engine.decode.events import Fate, Round, Token
 from engine.index.queries import Run
 from engine.measure.definitions import SERVED_TEXT
-from engine.traces.answer import Trace, TraceRound, TraceToken
+from engine.traces.trace import Trace
 from workbench.compare import comparison, every_run, figures, report, tables
-from workbench.shared import exports
+from workbench.shared import downloads
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 CONDITIONS = {
@@ -301,8 +301,8 @@ def evil_comparison():
 
 def evil_report(**options) -> str:
     result = evil_comparison()
-    token = TraceToken(EVIL, 7, Fate.ACCEPTED, 0, 0.5, 0.5, 0.1, 0.5)
-    trace = Trace("", EVIL, EVIL, {}, (TraceRound(0, 1, (token,), 0.1, 0.1, 0.0),))
+    token = Token(7, Fate.ACCEPTED, 0, 0.5, 0.5, 0.1, 0.5, text=EVIL)
+    trace = Trace("", EVIL, EVIL, {}, (Round(0, 0, 1, (token,), 0.1, 0.1, 0.0),))
     views = [
         figures.rates(result, "exact"),
         figures.scatter(result, "a", "b", "exact"),
@@ -354,8 +354,8 @@ def test_the_report_holds_every_part(interactive: str):
 
 
 def test_figures_are_pictures_where_a_chrome_is(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(exports, "chrome", lambda: "/usr/bin/chrome")
-    monkeypatch.setattr(exports, "figures_bytes", lambda figs, kind, timeout_s: [b"<svg/>"] * len(figs))
+    monkeypatch.setattr(downloads, "chrome", lambda: "/usr/bin/chrome")
+    monkeypatch.setattr(downloads, "figures_bytes", lambda figs, kind, timeout_s: [b"<svg/>"] * len(figs))
     page = evil_report()
     assert page.count("data:image/svg+xml;base64,") == 3
     assert "<script" not in page

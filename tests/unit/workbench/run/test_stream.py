@@ -13,7 +13,7 @@ from engine.config.reading import parse_recipe
 from engine.index.curves import StreamPoint
 from workbench.run import facts, stream_view
 from workbench.run.files import EventTail
-from workbench.shared.methods import method_name
+from workbench.shared.method_names import method_name
 
 
 def point(query: int, accepted: int, examined: int, expected: float | None, step: int = 0) -> StreamPoint:

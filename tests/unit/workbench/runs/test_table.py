@@ -101,8 +101,8 @@ def test_filters_narrow_together_and_archived_runs_are_hidden_unless_asked_for()
     assert ids(table.matching(runs, Filters())) == ["r0", "r2", "r3"]
     assert ids(table.matching(runs, Filters(archived="shown"))) == ["r0", "r1", "r2", "r3"]
     assert ids(table.matching(runs, Filters(archived="only"))) == ["r1"]
-    assert ids(table.matching(runs, Filters(chosen=(("loss", ("tvd", "sft")), ("domain", ("biology",)))))) == ["r0"]
-    assert ids(table.matching(runs, Filters(chosen=(("domain", (table.UNKNOWN,)),)))) == ["r2"]
+    assert ids(table.matching(runs, Filters(values=(("loss", ("tvd", "sft")), ("domain", ("biology",)))))) == ["r0"]
+    assert ids(table.matching(runs, Filters(values=(("domain", (table.UNKNOWN,)),)))) == ["r2"]
     assert ids(table.matching(runs, Filters(tags=("b", "c")))) == ["r3"]
 
 

@@ -1,4 +1,4 @@
-"""Who may ask the server: Host and Origin in every form that they come in, websockets too, and the headers of each answer."""
+"""Who may ask the server: Host and Origin in every form, websockets too, and the headers of each answer."""
 
 from __future__ import annotations
 

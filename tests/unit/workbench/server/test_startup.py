@@ -7,7 +7,7 @@ import pytest
 from engine.errors import DraftbenchError
 from engine.paths import home
 from workbench.server import startup
-from workbench.shared.view_state import PAGES, link
+from workbench.shared.pages import PAGES, link
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "::1"])

@@ -99,7 +99,9 @@ FIGURES = {
     "slots": lambda tone: charts.by_slot(slots(), tone),
     "lengths": lambda tone: charts.accepted_lengths({label: [5, 3, 2] for label in LABELS.values()}, tone),
     "speed": lambda tone: charts.speedup_by_gamma({label: dict(SPEED) for label in LABELS.values()}, tone),
-    "scatter": lambda tone: charts.prompt_scatter(prompts(), "exact", (LABELS["r1"], LABELS["r2"]), tone, chosen="p2"),
+    "scatter": lambda tone: charts.prompt_scatter(
+        prompts(), "exact", (LABELS["r1"], LABELS["r2"]), tone, selected="p2"
+    ),
     "groups": lambda tone: charts.group_bars(GROUPS, "tau", tone),
 }
 

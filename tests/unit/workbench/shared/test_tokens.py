@@ -4,8 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from engine.decode.events import Fate
-from engine.traces.answer import TraceAlternative, TraceRound, TraceToken
+from engine.decode.events import Alternative, Fate, Round, Token
 from workbench.shared import tokens
 
 HOSTILE = [
@@ -46,17 +45,18 @@ class Seen(HTMLParser):
 
 
 def token(text, fate=Fate.ACCEPTED, **numbers):
-    return TraceToken(text, 7, fate, 3, **{"p": 0.5, "q": 0.4, "u": 0.1, "overlap": 0.7, **numbers})
+    usual = {"target_prob": 0.5, "draft_prob": 0.4, "uniform": 0.1, "overlap": 0.7}
+    return Token(7, fate, 3, text=text, **{**usual, **numbers})
 
 
 def round_of(*some, number=0, reason=None):
     proposed = sum(t.fate in (Fate.ACCEPTED, Fate.REJECTED, Fate.DISCARDED) for t in some)
-    return TraceRound(number, proposed, tuple(some), 0.1, 0.2, 0.0, reason)
+    return Round(0, number, proposed, tuple(some), 0.1, 0.2, 0.0, reason)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_token_is_text_and_never_markup(text):
-    other = TraceAlternative(1, text, 0.5, 0.5)
+    other = Alternative(1, 0.5, 0.5, text)
     seen = Seen(tokens.answer_html([round_of(token(text, alternatives=(other,)))]))
     assert set(seen.tags) == {"div", "span"}
     assert {name for name, _ in seen.attributes} <= {"class", "dir", "tabindex", "data-tip"}
@@ -125,16 +125,16 @@ def test_each_fate_has_its_class_and_the_legend_explains_all():
 
 
 def test_the_tip_tells_the_numbers_that_decided():
-    told = tokens.tip(token("x", Fate.REJECTED, p=0.2, q=0.8, u=0.25, overlap=0.5))
+    told = tokens.tip(token("x", Fate.REJECTED, target_prob=0.2, draft_prob=0.8, uniform=0.25, overlap=0.5))
     assert "p = 0.2000" in told
     assert "q = 0.8000" in told
     assert "min(1, p/q) = 0.2500" in told
-    assert "not below it: refused" in told
+    assert "not below it: rejected" in told
     assert "= 0.5000" in told
 
 
 def test_the_tip_of_a_bonus_token_says_nothing_of_a_judgement():
-    told = tokens.tip(token("x", Fate.BONUS, q=None, overlap=None))
+    told = tokens.tip(token("x", Fate.BONUS, draft_prob=None, overlap=None))
     assert "min(" not in told
     assert "u =" not in told
 
@@ -149,8 +149,8 @@ def test_the_strip_has_a_bar_a_round_with_a_second_mark_besides_colour():
     assert html.count('class="round') == 2
     assert html.count('class="round now"') == 1
     assert "×" in html
-    assert 'data-tip="round 0: 1 of 2 kept, 2 emitted, 300 ms"' in html
-    assert "1 tokens kept of 2 proposed" in html
+    assert 'data-tip="round 0: 1 of 2 accepted, 2 emitted, 300 ms"' in html
+    assert "1 of 2 proposed tokens accepted" in html
 
 
 def test_the_round_looked_at_is_framed():

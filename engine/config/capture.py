@@ -1,0 +1,59 @@
+"""How the target, or a server in its stead, answers the training prompts, and what is kept of its distribution."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from engine.config.section import MOST_TOKENS, PACE, Mark, Section, used_if
+
+
+class ServerSpec(Section):
+    """An OpenAI-compatible server that answers in the target's stead: its text is all that is seen of the target."""
+
+    base_url: str = Field(
+        pattern=r"^https?://", description="where the server's API begins, such as http://127.0.0.1:8000/v1"
+    )
+    model: str = Field(min_length=1, description="name of the model there")
+    key_env: Annotated[str | None, PACE] = Field(
+        None,
+        pattern=r"^[A-Z_][A-Z0-9_]*$",  # capitals only: a key put here by mistake is no such name
+        description="environment variable, in capital letters, that holds the key; its value is never written anywhere",
+    )
+    concurrency: Annotated[int, PACE] = Field(4, ge=1, le=256, description="requests under way at once")
+    requests_per_minute: Annotated[int | None, PACE] = Field(
+        None, ge=1, le=1_000_000, description="begin at most so many a minute; no limit if empty"
+    )
+    timeout_s: Annotated[float, PACE] = Field(120.0, gt=0, le=86_400, description="seconds to wait for an answer")
+    attempts: Annotated[int, PACE] = Field(6, ge=1, le=50, description="tries of a request before it counts as failed")
+
+    @model_validator(mode="after")
+    def _address_holds_no_key(self) -> ServerSpec:
+        if any(mark in self.base_url for mark in "@?#"):
+            raise ValueError(
+                "base_url must not hold a user, a password or a query, since recipes are kept with runs: "
+                "put the key into an environment variable and its name into key_env"
+            )
+        return self
+
+
+class CaptureSpec(Section):
+    """How the target answers the training prompts and what of its distribution is kept."""
+
+    temperature: float = Field(1.0, ge=0, le=10, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 is off")
+    top_k: int = Field(0, ge=0, le=MOST_TOKENS, description="0 is off")
+    max_new_tokens: int = Field(160, ge=1, le=MOST_TOKENS, description="length limit of an answer, tokens")
+    seed: int = Field(0, ge=0, description="seed of the answers")
+    batch_size: Annotated[int, PACE] = Field(64, ge=1, description="prompts answered at once")
+    signal: Literal["exact", "compact", "none"] = Field(
+        "exact",
+        description="exact: last hidden state; compact: top-k log-probabilities and the tail's mass; none: text only",
+    )
+    signal_top_k: Annotated[int, used_if("signal", "compact")] = Field(
+        64, ge=1, le=4096, description="log-probabilities kept a token by the compact signal"
+    )
+    server: Annotated[ServerSpec | None, Mark(by_hand=True, used=lambda capture: bool(capture.get("server")))] = Field(
+        None, description="fetch the training answers from this server; needs signal: none"
+    )

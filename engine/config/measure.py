@@ -1,0 +1,70 @@
+"""What is measured on the held-out prompts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from engine.config.section import MEASUREMENT, MOST_TOKENS, Section, used_unless
+
+
+class MeasureSpec(Section):
+    """What is measured on the held-out prompts, and how long that may take."""
+
+    against: Annotated[Literal["model", "server"], used_unless("against", "model")] = Field(
+        "model",
+        description="model: the model at hand, everything; server: the text of capture.server and the log-probabilities "
+        "it tells, acceptance at temperature 0 and 1 alone",
+    )
+    temperatures: list[float] = Field([0.0, 1.0], min_length=1, description="each is captured and measured on its own")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus for target and draft alike; 1 is off")
+    top_k: int = Field(0, ge=0, le=MOST_TOKENS, description="for target and draft alike; 0 is off")
+    num_draft_tokens: Annotated[int, MEASUREMENT] = Field(3, ge=1, le=32, description="gamma: tokens proposed a round")
+    adaptive: Annotated[bool, MEASUREMENT] = Field(
+        False, description="choose gamma each round from the acceptance seen so far, up to num_draft_tokens"
+    )
+    max_new_tokens: int = Field(160, ge=2, le=MOST_TOKENS, description="length limit of an answer, tokens")
+    heldout_prompts: int | None = Field(
+        None, ge=1, description="measure on the first so many held-out prompts; all if empty"
+    )
+    trace_prompts: Annotated[int, MEASUREMENT] = Field(
+        24, ge=1, description="prompts decoded speculatively for the sampled rates"
+    )
+    speed_prompts: Annotated[int, MEASUREMENT] = Field(
+        8,
+        ge=0,
+        description="prompts timed plain, speculative and by Transformers' generate in turn; 0 skips the timing",
+    )
+    speed_tokens: Annotated[int, MEASUREMENT] = Field(
+        64, ge=2, le=MOST_TOKENS, description="tokens of each timed answer"
+    )
+    speed_temperature: Annotated[float, MEASUREMENT] = Field(
+        0.0, ge=0, le=10, description="temperature of the timed answers"
+    )
+    certificate_prompts: Annotated[int, MEASUREMENT] = Field(
+        4, ge=1, description="prompts of the losslessness certificate"
+    )
+    certificate_tokens: Annotated[int, MEASUREMENT] = Field(
+        32, ge=2, le=MOST_TOKENS, description="tokens of each answer in the certificate"
+    )
+    seed: int = Field(0, ge=0, description="seed of the draws")
+    bootstrap_samples: Annotated[int, MEASUREMENT] = Field(
+        2000, ge=100, le=1_000_000, description="resamples of the prompts for an interval"
+    )
+
+    @model_validator(mode="after")
+    def _temperatures_are_sane(self) -> MeasureSpec:
+        if (
+            len(set(self.temperatures)) != len(self.temperatures)
+            or not 0 <= min(self.temperatures) <= max(self.temperatures) <= 10
+        ):
+            raise ValueError("temperatures must be distinct, not negative and at most 10")
+        if self.against == "server" and not (
+            set(self.temperatures) <= {0.0, 1.0} and self.top_p == 1 and not self.top_k
+        ):
+            raise ValueError(
+                "against 'server' needs temperatures 0 and 1 alone, top_p 1 and top_k 0: what a server tells of its tokens "
+                "is its whole distribution at temperature 1"
+            )
+        return self

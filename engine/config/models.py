@@ -1,0 +1,97 @@
+"""The models of a recipe: the target, and where the draft's first weights come from."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from engine.config.section import Mark, Section, Values, used_unless
+from engine.errors import DraftbenchError
+
+RUN_DATE = "run:"  # before a date that nobody chose: it is that of the run's first day
+DEFAULT_TARGET = "asset:smollm2-135m-instruct"
+
+
+def _has_own_date(model: Values) -> bool:
+    """Whether somebody chose the date of the template; else it is the day the run began, or not written at all."""
+    return not str(model.get("template_date") or RUN_DATE).startswith(RUN_DATE)
+
+
+class ModelSpec(Section):
+    """A causal language model and how to load it."""
+
+    shorthand = "model"
+
+    model: Annotated[str, Mark(path="file")] = Field(
+        DEFAULT_TARGET,
+        min_length=1,
+        description="asset:NAME (fetched once), hub:ORG/NAME, a local folder, or a .gguf file",
+    )
+    revision: str | None = Field(None, description="branch, tag or commit of a hub model")
+    adapter: Annotated[str | None, Mark(path="file")] = Field(
+        None,
+        description="folder or hub:ORG/NAME of a PEFT adapter merged into the model; its own tokenizer or template is used",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: bfloat16 where the processor multiplies it natively, else float32"
+    )
+    device: str = Field("auto", description="auto (cuda, mps or cpu), or a torch device such as cuda:1")
+    trust_remote_code: Annotated[bool, Mark(by_hand=True)] = Field(
+        False, description="run Python code that ships with the model: only if you trust it"
+    )
+    template_date: Annotated[str | None, Mark(used=_has_own_date)] = Field(
+        None,
+        pattern=rf"^({RUN_DATE})?\d{{4}}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?$",
+        description="date for chat templates that write today's, such as 2026-01-31; empty: the day a run begins, "
+        "which its config.yaml then keeps as run:DATE",
+    )
+
+    @field_validator("template_date")
+    @classmethod
+    def _is_a_date(cls, date: str | None) -> str | None:
+        if date is not None:
+            datetime.datetime.fromisoformat(date.removeprefix(RUN_DATE))
+        return date
+
+    @field_validator("model", "adapter", "device", mode="before")
+    @classmethod
+    def _utf8(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode("utf-8")
+            except UnicodeEncodeError:
+                shown = value.encode("utf-8", "backslashreplace").decode("ascii", "replace")
+                raise DraftbenchError(
+                    f"the name {shown} is not UTF-8", "it is opened by libraries that need that", "rename it"
+                ) from None
+        return value
+
+    @property
+    def label(self) -> str:
+        """The model for people; one with an adapter is another target than its base."""
+        return f"{self.model} + {Path(self.adapter).name}" if self.adapter else self.model
+
+
+class DraftSpec(Section):
+    """Where the draft's first weights come from."""
+
+    init: Literal["layers", "checkpoint", "random"] = Field(
+        "layers", description="layers of the target, a checkpoint, or random weights"
+    )
+    layers: Annotated[int | list[int], used_unless("init", "checkpoint")] = Field(
+        4, description="how many evenly spaced layers, or the target's layer indices, first layer 0"
+    )
+    checkpoint: Annotated[str | None, Mark(path="draft")] = Field(
+        None, description="with init: checkpoint, a run id, a draft folder, or any model as in target.model"
+    )
+    vocabulary: int | None = Field(
+        None,
+        ge=2,
+        description="ids the draft can propose, the most frequent ones of the training answers; all (or those of the checkpoint) if empty",
+    )
+    share_embeddings: bool = Field(
+        True, description="the draft uses the target's embeddings and output head, frozen; they are not stored again"
+    )

@@ -1,0 +1,219 @@
+"""How a draft is trained: losses, modes, token selection, optimiser."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from engine.catalogue import LOSSES, MODES, Supervision, supervision_of
+from engine.config.section import (
+    MOST_TOKENS,
+    ONE_OR_MANY,
+    PACE,
+    Mark,
+    Section,
+    Values,
+    section_of,
+    used_if,
+    used_unless,
+)
+
+if TYPE_CHECKING:
+    ModeName = str
+else:  # one of the catalogue's modes, which a type checker cannot look up
+    ModeName = Literal[tuple(MODES)]
+
+
+def _parameter(name: str) -> Mark:
+    """A key that belongs to the losses of which it is the parameter."""
+    return Mark(used=lambda term: (card := LOSSES.get(str(term.get("name")))) is not None and card.parameter == name)
+
+
+class LossTerm(Section):
+    """One divergence, its weight in the sum and its own parameter."""
+
+    shorthand = "name"
+
+    name: str = Field(description="a loss of the catalogue: `draftbench losses` lists them")
+    weight: float = Field(1.0, gt=0, description="factor in the weighted sum")
+    beta: Annotated[float, _parameter("beta")] = Field(
+        0.5, gt=0, lt=1, description="share of the target in the mixture of jsd"
+    )
+    eta: Annotated[float, _parameter("eta")] = Field(
+        3.0, gt=0, description="how fast lk_hybrid moves from forward KL to total variation"
+    )
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The loss's own parameter by name; empty if it has none."""
+        card = LOSSES.get(self.name)
+        return {card.parameter: getattr(self, card.parameter)} if card and card.parameter else {}
+
+    @property
+    def own(self) -> tuple[str, float] | None:
+        """Name and value of the loss's own parameter; None if it has none or has its usual value."""
+        for name, value in self.parameters.items():
+            if value != type(self).model_fields[name].default:
+                return name, float(value)
+        return None
+
+
+class ModeSpec(Section):
+    """The settings of a mode of training. A mode's own section overrides what is not as here."""
+
+    # Whether each query is passed once, in as many steps as the mode makes of it: then `steps` and `answers_per_step`
+    # are the mode's, and the keys epochs, max_steps and batch_size of `train` are not used.
+    one_pass: ClassVar[bool] = False
+
+    @property
+    def needs_capture(self) -> bool:
+        """Whether the target must have answered the training prompts before training begins."""
+        return True
+
+    def steps(self, queries: int) -> int:
+        """Optimiser steps over a stream of that many queries."""
+        raise NotImplementedError
+
+    def answers_per_step(self) -> float:
+        """New answers that an optimiser step is made of, on average."""
+        raise NotImplementedError
+
+
+class OnlineSpec(ModeSpec):
+    """Online mode: the draft learns from its refusals while it serves a stream of queries [OSD, arXiv 2310.07177]."""
+
+    one_pass = True
+
+    stream: Literal["decode", "replay"] = Field(
+        "decode",
+        description="decode: every query is decoded speculatively; replay: fates are drawn for the text of a capture, "
+        "which has the same distribution and costs one pass instead of one a token",
+    )
+    order: Literal["given", "shuffled"] = Field(
+        "given", description="given: queries come as the prompt files have them; shuffled: mixed by train.seed"
+    )
+    num_draft_tokens: int = Field(3, ge=1, le=32, description="gamma of the stream")
+    update_interval: int = Field(8, ge=1, description="queries between updates")
+    steps_per_update: int = Field(1, ge=1, description="optimiser steps an update")
+    positions: Literal["wrong", "all"] = Field(
+        "wrong", description="learn from refused positions only, or from all that were judged; never from a bonus"
+    )
+    replay_share: float = Field(
+        0.0, ge=0, lt=1, description="share of an update's answers that come from earlier in the stream; 0 forgets them"
+    )
+    swap_every: int = Field(
+        1, ge=0, description="updates between swaps of the new weights into the draft that decodes; 0: never"
+    )
+
+    @property
+    def needs_capture(self) -> bool:
+        return self.stream != "decode"
+
+    def steps(self, queries: int) -> int:
+        return math.ceil(queries / self.update_interval) * self.steps_per_update
+
+    def answers_per_step(self) -> float:
+        return self.update_interval / self.steps_per_update
+
+
+_ASSISTED = used_unless("form", "sampled")
+
+
+class OnPolicySpec(ModeSpec):
+    """On-policy mode: the draft writes, the target scores."""
+
+    form: Literal["sampled", "assisted"] = Field(
+        "sampled",
+        description="sampled: whole answers of the draft [GKD]; assisted: blocks that it proposes from anchors in "
+        "the target's text [Draft-OPD]",
+    )
+    share: float = Field(
+        0.5, ge=0, le=1, description="lambda: probability that a step's batch is the draft's, not the target's"
+    )
+    temperature: float = Field(1.0, gt=0, le=10, description="temperature the draft writes at")
+    anchors: Annotated[int, _ASSISTED] = Field(
+        4, ge=1, le=MOST_TOKENS, description="assisted: places in an answer from which a block is proposed"
+    )
+    block_tokens: Annotated[int, _ASSISTED] = Field(5, ge=1, le=64, description="assisted: tokens of a block")
+    decay: Annotated[float, _ASSISTED] = Field(
+        0.8, gt=0, le=1, description="assisted: factor on the loss for each token after the first refused one"
+    )
+
+
+class SelectionSpec(Section):
+    """Token selection: learn where the draft lags most behind a reference [AdaSPEC, arXiv 2510.19779]."""
+
+    share: float = Field(
+        1.0, gt=0, le=1, description="share of an optimiser step's positions that is learnt from; 1: all"
+    )
+    reference: Annotated[str | None, Mark(path="draft")] = Field(
+        None, description="run or draft folder whose loss the gap is taken to"
+    )
+
+
+def _selects(train: Values) -> bool:
+    return bool((train.get("selection") or {}).get("share", 1) < 1)
+
+
+def _has_several_passes(train: Values) -> bool:
+    section = section_of(TrainSpec.model_fields.get(str(train.get("mode"))))
+    return not (section is not None and issubclass(section, ModeSpec) and section.one_pass)
+
+
+_SEVERAL_PASSES = Mark(used=_has_several_passes)
+
+
+class TrainSpec(Section):
+    """Distillation of the draft. A mode decides where the next batch comes from, nothing else."""
+
+    mode: ModeName = Field("offline", description="; ".join(f"{mode.name}: {mode.brief}" for mode in MODES.values()))
+    online: Annotated[OnlineSpec, used_if("mode", "online")] = OnlineSpec()
+    on_policy: Annotated[OnPolicySpec, used_if("mode", "on_policy")] = OnPolicySpec()
+    selection: Annotated[SelectionSpec, Mark(used=_selects)] = SelectionSpec()
+    loss: Annotated[list[LossTerm], ONE_OR_MANY] = Field(
+        [LossTerm(name="forward_kl")], min_length=1, validate_default=True, description="one loss or a weighted sum"
+    )
+    distill_temperature: float = Field(
+        1.0, gt=0, le=10, description="both distributions are softened by it before the loss"
+    )
+    epochs: Annotated[float, _SEVERAL_PASSES] = Field(
+        6.0, gt=0, le=1_000_000, description="passes over the training answers"
+    )
+    max_steps: Annotated[int | None, _SEVERAL_PASSES] = Field(
+        None, ge=1, description="stop after this many optimiser steps"
+    )
+    batch_size: Annotated[int, _SEVERAL_PASSES] = Field(16, ge=1, description="answers an optimiser step")
+    micro_batch_tokens: Annotated[int, PACE] = Field(
+        4096, ge=1, le=MOST_TOKENS, description="padded tokens a forward pass; smaller needs less memory, same result"
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning rate after the warm-up")
+    warmup_fraction: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay")
+    adam_beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second beta")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    precision: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="autocast of the forward pass; weights stay float32"
+    )
+    eval_every: int = Field(25, ge=1, description="steps between held-out evaluations")
+    eval_prompts: int = Field(16, ge=1, description="held-out prompts in an evaluation during training")
+    checkpoint_every: Annotated[int, PACE] = Field(25, ge=1, description="steps between checkpoints")
+    seed: int = Field(0, ge=0, description="seed of initialisation and shuffling")
+
+    @property
+    def own(self) -> ModeSpec:
+        """The section of the mode; the usual settings if it has none."""
+        section = getattr(self, self.mode, None)
+        return section if isinstance(section, ModeSpec) else ModeSpec()
+
+    @property
+    def needs_capture(self) -> bool:
+        """Whether the target must have answered the training prompts before training begins."""
+        return self.own.needs_capture
+
+    @property
+    def supervision(self) -> Supervision:
+        """What the draft sees of the target: its distribution, or its text alone."""
+        return supervision_of(term.name for term in self.loss)

@@ -1,0 +1,103 @@
+"""Decoding one prompt for the eye: the rounds as they come, and the figures at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from engine.chat.prompt import Prompt
+from engine.chat.rendering import render
+from engine.decode.counts import count
+from engine.decode.events import Round
+from engine.decode.settings import DecodeSettings
+from engine.decode.speculative import speculative_decode
+from engine.decode.text import TextStream, text_of
+from engine.errors import DraftbenchError
+from engine.models.draft import Draft
+from engine.models.load import LoadedModel
+from engine.numbers import number
+
+_ALTERNATIVES = 5  # likeliest tokens of either model noted at each position
+
+
+@dataclass
+class PromptDecoding:
+    """A rendered prompt to decode with some models; without a draft it is decoded plainly."""
+
+    target: LoadedModel
+    draft: Draft | None
+    draft_name: str | None
+    prompt_ids: list[int]
+    settings: DecodeSettings
+    decoded: list[Round] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def rounds(self) -> Iterator[Round]:
+        """Decode once; the rounds come as they end and are kept in `decoded`."""
+        began = time.perf_counter()
+        draft = None if self.draft is None else self.draft.model
+        models = self.target.model, draft
+        for item in speculative_decode(*models, [self.prompt_ids], self.settings, alternatives=_ALTERNATIVES):
+            self.decoded.append(item)
+            yield item
+        self.seconds = time.perf_counter() - began
+
+    def figures(self) -> str:
+        """One line of figures about what was decoded."""
+        counts = count(self.decoded)
+        speed = f"{counts.emitted} tokens in {self.seconds:.2f} s = {counts.emitted / self.seconds:.1f} tokens/s"
+        if self.draft is None:
+            return speed
+        rates = counts.rates()
+        return (
+            f"{speed}; accepted {counts.accepted} of {counts.drafted} proposed ({number(rates['per_proposed'], 2)}), "
+            f"per_examined {number(rates['per_examined'], 2)}, tau {number(rates['tau'], 2)}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Decode, and return text, settings, figures and every round, for `--json`."""
+        rounds = list(map(TextStream(self.target.tokenizer).read, self.rounds()))
+        counts = count(self.decoded)
+        return {
+            "text": text_of(rounds),
+            "settings": {
+                "target": self.target.spec.model,
+                "draft": self.draft_name,
+                "num_draft_tokens": 0 if self.draft is None else self.settings.length.next(),
+                **asdict(self.settings.sampling),
+                "max_new_tokens": self.settings.max_new_tokens,
+                "seed": self.settings.seed,
+                "dtype": self.target.dtype_name,
+                "device": str(self.target.device),
+            },
+            "seconds": self.seconds,
+            **asdict(counts),
+            **counts.rates(),
+            "rounds": [asdict(item) for item in rounds],
+        }
+
+
+def question(text: str) -> Prompt:
+    """A prompt of one user message; raises DraftbenchError if there is nothing in it."""
+    if not text.strip():
+        raise DraftbenchError("the prompt is empty", "there is nothing to answer", "for example --prompt 'Why?'")
+    return Prompt("prompt", ({"role": "user", "content": text},))
+
+
+def decode_prompt(
+    target: LoadedModel, draft: Draft | None, prompt: Prompt, settings: DecodeSettings, *, draft_name: str | None = None
+) -> PromptDecoding:
+    """Render a prompt for its decoding. `draft_name` is what the report calls the draft.
+
+    Raises DraftbenchError if the target's context has no room for the answer.
+    """
+    ids = render(
+        target.tokenizer,
+        prompt,
+        context_tokens=target.context_tokens,
+        max_new_tokens=settings.max_new_tokens,
+        rows=target.input_rows,
+    )
+    return PromptDecoding(target, draft, draft_name, ids, settings)

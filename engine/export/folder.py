@@ -1,0 +1,71 @@
+"""Writing an export: the folder appears whole or not at all, and replaces nothing but an earlier export."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.errors import DraftbenchError
+from engine.fileio import disk_errors
+
+CARD = "README.md"
+_TAG = "draftbench"  # in the model card's front matter: what is replaced must be an earlier export
+
+
+def write_folder(folder: Path, card: str, write: Callable[[Path], None], *, overwrite: bool = False) -> None:
+    """What `write` puts into an empty folder, and the model card.
+
+    An existing folder is refused, unless `overwrite` and it holds an earlier export.
+    """
+    refuse_taken(folder, overwrite)
+    with disk_errors(folder):
+        temporary = _beside(folder)
+        try:
+            new = temporary / "new"
+            new.mkdir()
+            write(new)
+            (new / CARD).write_text(card, encoding="utf-8")
+            for file in new.iterdir():
+                file.chmod(0o644)  # safetensors writes for the owner alone; a server often is another user
+            if folder.exists():
+                folder.rename(temporary / "old")
+            new.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(folder: Path) -> Path:
+    """A temporary folder on the same disk, so that what it holds can be renamed to `folder`."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
+        raise DraftbenchError(
+            f"cannot make {folder}: {error.strerror}", f"{folder.parent} is no folder", "choose another --out"
+        ) from error
+
+
+def refuse_taken(folder: Path, overwrite: bool) -> None:
+    """Raise DraftbenchError if an export to `folder` would destroy something."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not _is_export(folder):
+        raise DraftbenchError(
+            f"{folder} holds something that is no export of Draftbench",
+            "an export replaces the whole folder",
+            "choose another --out",
+        )
+    if not overwrite:
+        raise DraftbenchError(
+            f"{folder} is not empty", "an export replaces what is there", "choose another --out, or add --overwrite"
+        )
+
+
+def _is_export(folder: Path) -> bool:
+    card = folder / CARD
+    if not card.is_file():
+        return False
+    before, _, rest = card.read_text(encoding="utf-8", errors="replace").partition("---")
+    return not before and _TAG in rest.partition("---")[0]

@@ -1,0 +1,151 @@
+"""What every piece of work on a run begins with: its target in memory, its prompts, and captures made as planned."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from engine.capture.plan import CapturePlan
+from engine.capture.store import Capture, make_capture
+from engine.catalogue import check_losses
+from engine.chat.prompt import prompts_hash
+from engine.chat.template_date import pin_date, reads_clock
+from engine.config.reading import dump_recipe
+from engine.config.schema import RUN_DATE, CaptureSpec, Recipe
+from engine.decode.columns import apart
+from engine.decode.runner import runner_for
+from engine.errors import DraftbenchError
+from engine.fileio import read_json, write_atomic, write_json
+from engine.models.head import check_head
+from engine.models.load import LoadedModel, load_model
+from engine.numbers import readable_bytes
+from engine.paths import Home
+from engine.progress import Progress
+from engine.runs.folder import RunFolder
+from engine.runs.plan import PromptSplit, RunPlan, decodes, in_words, split_prompts
+from engine.served.capture import check_logprobs, is_served, make_served
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run being worked on. `recipe` and `target.spec` hold the date that the run's chat template writes."""
+
+    home: Home
+    run: RunFolder
+    recipe: Recipe
+    target: LoadedModel
+    prompts: PromptSplit
+    progress: Progress
+
+    @cached_property
+    def target_float32(self) -> LoadedModel:
+        return in_float32(self.target)
+
+
+def open_session(home: Home, run: RunFolder, recipe: Recipe, progress: Progress) -> Session:
+    """Load the target and read the prompts of a run.
+
+    Raises DraftbenchError if the prompts are not those that the run began with.
+    """
+    target = _with_kept_date(run, load_target(recipe), progress)
+    recipe = recipe.model_copy(update={"target": target.spec})
+    prompts = split_prompts(recipe, target)
+    progress.note(f"prompts: {in_words(prompts.counts)}")
+    _refuse_other_prompts(run, prompts)
+    return Session(home, run, recipe, target, prompts, progress)
+
+
+def load_target(recipe: Recipe) -> LoadedModel:
+    """Load the target of a recipe; raises DraftbenchError if it cannot be split at its head, or decoded where it must."""
+    check_losses(term.name for term in recipe.train.loss)
+    target = load_model(recipe.target)
+    check_head(target.model)
+    if decodes(recipe):  # now rather than at the first answer
+        runner_for(target.model)
+    return target
+
+
+def in_float32(target: LoadedModel) -> LoadedModel:
+    """The same target in float32, for what must not depend on rounding; itself if it is in float32."""
+    return target if target.dtype == torch.float32 else load_model(target.spec, dtype="float32")
+
+
+def _with_kept_date(run: RunFolder, target: LoadedModel, progress: Progress) -> LoadedModel:
+    """Give a template that writes today's date that of the run's first day, whenever the run goes on."""
+    if target.spec.template_date is not None or not reads_clock(target.tokenizer):
+        return target
+    date = RUN_DATE + str(run.status().get("created_at") or datetime.date.today())[:10]
+    spec = target.spec.model_copy(update={"template_date": date})
+    pin_date(target.tokenizer, date)
+    # into the run's own recipe, since the session's may measure other things
+    write_atomic(run.path / "config.yaml", dump_recipe(run.recipe().model_copy(update={"target": spec})))
+    progress.note(f"the chat template writes today's date: target.template_date is {date} from now on")
+    return replace(target, spec=spec)
+
+
+def _refuse_other_prompts(run: RunFolder, prompts: PromptSplit) -> None:
+    """A run keeps the prompts it began with: `pack:` sets grow when a pack is fetched, and files may be edited.
+
+    Of the held-out prompts all count, since a measurement may take more or fewer of them.
+    """
+    path = run.path / "prompts.json"
+    hashes = {"train": prompts_hash(prompts.train), "heldout": prompts.heldout_hash}
+    if not path.exists():
+        write_json(path, hashes)
+        return
+    changed = [name for name, recorded in read_json(path).items() if hashes[name] != recorded]
+    if changed:
+        raise DraftbenchError(
+            f"the {' and '.join(changed)} prompts of run {run.id} are not those it began with",
+            "a prompt file was changed since, or a pack was fetched or is gone: "
+            "the rest of the run would not fit what it has done",
+            "put the prompts back (`draftbench show` names the sources and packs), or start a new run",
+        )
+
+
+def capture(what: str, plan: CapturePlan, target: LoadedModel, settings: CaptureSpec, progress: Progress) -> Capture:
+    """Make or reuse one capture; says what it will cost before it begins.
+
+    `settings` name the server that answers, if any, and how many prompts the target answers side by side.
+    """
+    if (plan.folder / "done.json").exists():
+        progress.note(f"capture {plan.address} ({what}): {len(plan.prompts)} prompts, reused")
+    else:
+        progress.note(
+            f"capture {plan.address} ({what}): {len(plan.prompts)} prompts, {plan.signal.kind} signal, "
+            f"{plan.signal.bytes_per_token:,} bytes per token, at most {plan.most_tokens:,} tokens = "
+            f"{readable_bytes(plan.most_bytes)}"
+        )
+        if settings.server is None and (why := apart(target.model)):
+            progress.note(why)
+    if settings.server is not None and is_served(plan):
+        return make_served(plan, settings.server, target, progress=progress)
+    return make_capture(plan, target, batch_size=settings.batch_size, progress=progress)
+
+
+def capture_for_training(
+    plan: RunPlan, recipe: Recipe, target: LoadedModel, progress: Progress
+) -> tuple[Capture | None, dict[float, Capture]]:
+    """Make or reuse the captures that a training needs: training answers, unless decoded meanwhile, and watched ones.
+
+    Where the draft will be measured against a server, the server must first show that it tells what is needed.
+    """
+    settings = recipe.capture
+    if recipe.measure.against == "server" and settings.server is not None:
+        for heldout in plan.heldout.values():
+            check_logprobs(heldout, settings.server, target, progress=progress)
+    training = None
+    if plan.training is not None and not plan.decodes_training:
+        training = capture("training", plan.training, target, settings, progress)
+    return training, capture_heldout(plan.watched, target, settings, progress)
+
+
+def capture_heldout(
+    plans: Mapping[float, CapturePlan], target: LoadedModel, settings: CaptureSpec, progress: Progress
+) -> dict[float, Capture]:
+    """Make or reuse the held-out captures of some temperatures."""
+    return {t: capture(f"held-out T={t:g}", plan, target, settings, progress) for t, plan in plans.items()}

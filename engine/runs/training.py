@@ -1,0 +1,141 @@
+"""Training a run's draft: captures, the batches of the mode, the trainer, and the record of what was done.
+
+Each part leaves something whole on disk and is skipped when that is there, so a run that was killed anywhere goes on
+from the same folder.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from engine.capture.plan import CapturePlan
+from engine.capture.store import Capture
+from engine.chat.prompt import prompts_hash
+from engine.decode.sampling import Sampling
+from engine.distill.checkpoint import drop_checkpoints
+from engine.distill.modes import Material, Query, batch_source
+from engine.distill.selection import SelectedBatches
+from engine.distill.source import BatchSource
+from engine.distill.trainer import Trainer
+from engine.fileio import write_json
+from engine.measure.acceptance import exact_acceptance, mean_overlap
+from engine.models.draft import Draft, check_trim, parameter_counts
+from engine.models.head import Head
+from engine.runs.drafts import reference_draft, trim_to_answers, untrained_draft, weights_hash
+from engine.runs.plan import plan_run
+from engine.runs.provenance import provenance
+from engine.runs.session import Session, capture_for_training
+from engine.served.agreement import mean_agreement, text_agreement
+
+
+def train(session: Session) -> None:
+    """Train the run's draft, or go on training it; `training.json` says how it went."""
+    home, run, recipe, target = session.home, session.run, session.recipe, session.target
+    draft, size = untrained_draft(home, recipe, target), recipe.draft.vocabulary
+    if size is not None:  # before the captures: a draft that does not fit should not cost them first
+        check_trim(draft, target, size)
+    plan = plan_run(home.captures, recipe, target, session.prompts)
+    answers, watched = capture_for_training(plan, recipe, target, session.progress)
+    if size is not None:
+        assert answers is not None  # the schema refuses a trimmed vocabulary without captured answers
+        draft = trim_to_answers(draft, target, size, answers)
+    counts = parameter_counts(draft)
+    session.progress.note(f"draft: {counts['total']:,} parameters, {counts['own']:,} of its own")
+    if answers is not None:
+        _note_vocabulary(session, answers, Head.of(draft.model).ids)
+    assert plan.training is not None
+    trainer = Trainer(
+        draft,
+        _batches(session, draft, plan.training, answers),
+        recipe.train,
+        run.path,
+        evaluate=_watch(session, watched),
+        emit=run.emit,
+        progress=session.progress,
+    )
+    write_json(run.path / "provenance.json", _provenance(session, answers, watched, counts))
+    outcome = trainer.run()
+    write_json(run.path / "training.json", asdict(outcome))
+    drop_checkpoints(run.path)  # only now: without training.json a resume begins at the last of them
+    session.progress.note(
+        f"trained {outcome.steps_done} of {outcome.steps} steps on {outcome.tokens_seen:,} tokens "
+        f"in {outcome.seconds:.0f} s; best at step {outcome.best_step}"
+    )
+
+
+def _batches(session: Session, draft: Draft, plan: CapturePlan, answers: Capture | None) -> BatchSource:
+    """The batches of the recipe's mode, of selected tokens alone if the recipe says so."""
+    recipe, run = session.recipe, session.run
+    source = batch_source(
+        Material(
+            draft,
+            session.target,
+            [Query(prompt.id, ids) for prompt, ids in zip(plan.prompts, plan.prompt_ids, strict=True)],
+            plan.signal,
+            answers,
+            recipe.train,
+            recipe.capture,
+            run.path,
+            run.emit,
+        )
+    )
+    reference = reference_draft(session.home, recipe, draft, session.target)
+    return source if reference is None else SelectedBatches(source, draft.model, reference.model)
+
+
+def _note_vocabulary(session: Session, answers: Capture, ids: torch.Tensor | None) -> None:
+    """Note how much of what the target writes a trimmed draft can say at all, a bound on its acceptance."""
+    if ids is None:
+        return
+    written = torch.cat([torch.tensor(answer.token_ids) for answer in answers.answers])
+    known = float(torch.isin(written, ids.cpu()).double().mean())
+    session.progress.note(f"draft vocabulary: {len(ids):,} ids, {known:.1%} of the tokens of the training answers")
+
+
+def _watch(session: Session, captures: Mapping[float, Capture]) -> Callable[[Any], dict[float, float]]:
+    """Exact acceptance on the watched prompts, of the draft in the precision it will be served in."""
+    target, measure = session.target, session.recipe.measure
+    ids, head = {prompt.id for prompt in session.prompts.watched}, Head.of(target.model)
+
+    def evaluate(model: Any) -> dict[float, float]:
+        served = copy.deepcopy(model).to(target.dtype)
+        if session.recipe.capture.server is not None:  # of greedy text, acceptance is agreement with it
+            return {t: mean_agreement(text_agreement(served, capture)) for t, capture in captures.items()}
+        acceptance = {}
+        for temperature, capture in captures.items():
+            sampling = Sampling(temperature, measure.top_k, measure.top_p)
+            answers = [answer for answer in capture.answers if answer.prompt_id in ids]
+            acceptance[temperature] = mean_overlap(exact_acceptance(served, head, capture, sampling, answers))
+        return acceptance
+
+    return evaluate
+
+
+def _provenance(
+    session: Session, answers: Capture | None, watched: Mapping[float, Capture], counts: dict[str, int]
+) -> dict[str, Any]:
+    recipe, target, prompts = session.recipe, session.target, session.prompts
+    return provenance(
+        target_fingerprint=target.fingerprint,
+        target_dtype=target.dtype_name,
+        device=str(target.device),
+        supervision=recipe.train.supervision,
+        seeds={"capture": recipe.capture.seed, "train": recipe.train.seed, "measure": recipe.measure.seed},
+        prompts={
+            **prompts.counts,
+            "train_hash": prompts_hash(prompts.train),
+            "heldout_hash": prompts_hash(prompts.measured),
+        },
+        captures={
+            **({} if answers is None else {"training": {"address": answers.address, **answers.done}}),
+            **{f"heldout T={t:g}": {"address": c.address, **c.done} for t, c in watched.items()},
+        },
+        draft_parameters=counts,
+        checkpoint_sha256=weights_hash(session.home, recipe.draft.checkpoint),
+        reference_sha256=weights_hash(session.home, recipe.train.selection.reference),
+    )

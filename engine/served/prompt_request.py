@@ -1,0 +1,202 @@
+"""One prompt as a request to a server, and the server's reply as token ids.
+
+Servers send their answer as text, some of them also as token ids. Ids are used as they are. Text is tokenised here,
+and the end of turn (`engine.chat.turns`) is added where the server says that the answer ended.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from engine.capture.plan import CapturePlan
+from engine.chat.messages import BadRecordError, for_api, normal_call
+from engine.chat.prompt import Message, Prompt, Tool
+from engine.chat.rendering import conversation
+from engine.chat.template_date import apply_template
+from engine.errors import DraftbenchError
+from engine.fileio import content_hash
+from engine.logs.queries import reference_of
+from engine.models.load import LoadedModel
+from engine.served.logprobs import TokenBytes, certain_ids, encode_logprobs, text_of
+from engine.served.replies import Reply, Unanswered
+
+_NO_SIGNAL = torch.zeros(0, dtype=torch.uint8)
+_FACTOR, _SLACK = 2, 32  # token counts that differ by less may be another way to split the same text
+_MAX_SHOWN_ID = 10**12
+
+
+class TokenisedReply(NamedTuple):
+    """A reply as token ids."""
+
+    ids: list[int]
+    signal: torch.Tensor
+    """[token, bytes_per_token], uint8."""
+    source: str
+    """'server' for ids that the server sent, 'text' for its text tokenised here."""
+    noted: tuple[str, ...] = ()
+    """Where the server's counts contradict the ids, in words to be counted."""
+
+
+@dataclass(frozen=True)
+class PromptRequest:
+    """A prompt of a capture plan as a request; `answer` turns its reply into token ids."""
+
+    plan: CapturePlan
+    index: int
+    """Of the prompt in the plan."""
+    target: LoadedModel
+    token_bytes: TokenBytes | None = None
+    """Given where log-probabilities are asked for, which need to know which tokens were written."""
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.plan.prompts[self.index]
+
+    @cached_property
+    def _conversation(self) -> tuple[list[Message], tuple[Tool, ...]]:
+        return conversation(self.target.tokenizer, self.prompt)
+
+    def body(self) -> dict[str, Any]:
+        """The body of the request. Each prompt has its own seed."""
+        spec, (messages, tools) = self.plan.spec, self._conversation
+        body: dict[str, Any] = {
+            "model": spec["server"]["model"],
+            "messages": for_api(messages),
+            "temperature": spec["temperature"],
+            "top_p": spec["top_p"],
+            "max_tokens": spec["max_new_tokens"],
+            "seed": int(content_hash([spec["seed"], self.prompt.id])[:7], 16),
+            "stream": False,
+        }
+        body |= {"tools": list(tools)} if tools else {}
+        body |= {"logprobs": True, "top_logprobs": 1} if self.token_bytes is not None else {}
+        return body | ({"top_k": spec["top_k"]} if spec["top_k"] else {})
+
+    def answer(self, reply: Reply) -> TokenisedReply:
+        """Turn the reply into at most max_new_tokens ids, with the end of turn if the answer ended.
+
+        Raises Unanswered for calls that cannot be read, and DraftbenchError where no reply of this server can be used.
+        """
+        source = "text" if reply.token_ids is None else "server"
+        if self.token_bytes is None:
+            ids = list(self._checked(reply.token_ids)) if reply.token_ids is not None else self._ids_of_text(reply)
+            return TokenisedReply(self._ended(ids, reply), _NO_SIGNAL, source, _contradiction(len(ids), reply))
+        temperature = self.plan.spec["temperature"]
+        if reply.tokens:
+            certain = certain_ids(reply, self.token_bytes, self.target.vocab_rows)
+            rest = reply.tokens[len(certain) :]
+            ids = certain + (self._ids_of(text_of(rest)) if rest else [])
+            source = "text" if rest else "server"
+        elif temperature == 0 and reply.token_ids is not None:
+            ids = certain = list(self._checked(reply.token_ids))
+        else:
+            raise DraftbenchError(
+                "the server sends no log-probabilities with its answers"
+                + ("" if temperature else ", and no token ids"),
+                f"without them acceptance at temperature {temperature:g} cannot be measured against its text",
+                "use a server that answers `logprobs: true` (vLLM, SGLang, llama.cpp's own), or measure.against: model",
+            )
+        noted = _contradiction(len(reply.tokens or ids), reply)
+        ids = self._ended(ids, reply)
+        return TokenisedReply(ids, encode_logprobs(ids, len(certain), reply.tokens, temperature), source, noted)
+
+    def ending(self, ids: list[int], reply: Reply) -> Literal["stop", "length"]:
+        """How the answer ended: one longer than max_new_tokens was cut here, whatever the server says."""
+        is_whole = bool(ids) and ids[-1] in self.target.turns.stop_ids | {self.target.turns.end}
+        return reply.finish_reason if is_whole else "length"
+
+    def _ended(self, ids: list[int], reply: Reply) -> list[int]:
+        """Append the end of turn if the server says that the answer ended, and cut at max_new_tokens."""
+        turns = self.target.turns
+        if reply.finish_reason == "stop" and not (ids and ids[-1] in turns.stop_ids | {turns.end}):
+            ids = [*ids, turns.end]
+        return ids[: self.plan.spec["max_new_tokens"]]
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        unknown = next((token for token in ids if not 0 <= token < self.target.vocab_rows), None)
+        if unknown is None:
+            return ids
+        shown = f"{unknown:,}" if abs(unknown) < _MAX_SHOWN_ID else "of more than 12 digits"
+        raise DraftbenchError(
+            f"the server's answer to prompt {self.prompt.id!r} has the token id {shown}, "
+            f"but {self.target.spec.label} has {self.target.vocab_rows:,} tokens",
+            "the draft would learn other tokens than the served model writes",
+            "name a model with the tokenizer of the served one in target.model",
+        )
+
+    def _ids_of_text(self, reply: Reply) -> list[int]:
+        if reply.reasoning:
+            raise DraftbenchError(
+                "the server takes the reasoning out of its answers and sends no token ids",
+                "the draft would learn to leave out text that the target writes",
+                "start the server without a reasoning parser (vLLM: no --reasoning-parser; "
+                "llama.cpp: --reasoning-format none)",
+            )
+        return self._ids_of(_without_surrogates(self._text(reply)))
+
+    def _ids_of(self, text: str) -> list[int]:
+        return list(self.target.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _text(self, reply: Reply) -> str:
+        """The text that the target wrote. Calls that the server parsed out of it are written as the template writes
+        them, or, for a template without a form for calls, as the prompt asks for them."""
+        if not reply.tool_calls:
+            return reply.text
+        try:
+            calls = [_normal(call) for call in reply.tool_calls]
+            message = {"role": "assistant", "content": reply.text, "tool_calls": calls}
+            return self._by_template(message) or reference_of(message)
+        except (BadRecordError, RecursionError) as error:
+            raise Unanswered(f"a function call that cannot be read: {error} (not asked again)") from None
+
+    def _by_template(self, answer: Message) -> str:
+        """The assistant's turn as the template writes it, up to its end; "" if the template drops the calls."""
+        tokenizer, (messages, tools) = self.target.tokenizer, self._conversation
+        try:
+            before, whole, without = (
+                apply_template(tokenizer, turns, tools, **more)
+                for turns, more in (
+                    (messages, {"add_generation_prompt": True}),
+                    ([*messages, answer], {}),
+                    ([*messages, {**answer, "tool_calls": []}], {}),
+                )
+            )
+        except Exception:  # a template that does not know calls breaks on them in whatever way it does
+            return ""
+        if not whole.startswith(before) or whole == without:
+            return ""
+        turns = self.target.turns
+        marks = [re.escape(str(tokenizer.convert_ids_to_tokens(i))) for i in turns.stop_ids | {turns.end}]
+        written = whole[len(before) :]
+        ended = re.search(rf"((?:{'|'.join(marks)})\s*)+\Z", written)  # Phi-3 writes two marks
+        return written[: ended.start()] if ended else written.rstrip()
+
+
+def _normal(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A call in normal form, without its id, which most servers make up. Raises BadRecordError."""
+    if isinstance(call.get("function"), str) and not call.keys() & {"arguments", "parameters"}:
+        raise BadRecordError("it has no arguments")
+    return {"type": "function", "function": normal_call(call)["function"]}
+
+
+def _contradiction(tokens: int, reply: Reply) -> tuple[str, ...]:
+    """Note a server's count that is far from the number of tokens; the end of turn may or may not be counted."""
+    counted = reply.completion_tokens
+    if counted is None:
+        return ()
+    few, many = sorted((counted, tokens))
+    return ("another count of tokens than the answer has",) if many > _FACTOR * few + _SLACK else ()
+
+
+def _without_surrogates(text: str) -> str:
+    """Replace lone surrogates, which no tokenizer takes, by the mark for unreadable characters.
+
+    JSON can contain them, and a server that cuts an answer between two bytes may send one.
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,0 +1,46 @@
+"""The documents say what the code says: cards of the catalogue, paths of files, README's tree."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.paths import PROJECT_ROOT
+
+PAGES = [PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").glob("*.md"))]
+PATH = re.compile(
+    r"(?:engine|workbench|pages|tests|benchmarks|docs|recipes|sample_data)/[\w./-]*\w\.(?:py|md|yaml|jsonl|csv)\b"
+)
+EXAMPLES = re.compile(r"\b[A-Z]{3,}\b")  # recipes/NAME.yaml stands for any recipe
+
+
+@pytest.fixture(scope="module")
+def cards() -> dict[str, Any]:
+    return runpy.run_path(str(PROJECT_ROOT / "docs" / "cards.py"))
+
+
+def test_the_training_modes_are_explained_as_in_the_catalogue(cards: dict[str, Any]):
+    page = cards["PAGE"].read_text(encoding="utf-8")
+    assert cards["with_cards"](page) == page, "run `python docs/cards.py`"
+    assert set(re.findall("<!-- card: (.+?) -->", page)) == set(cards["CARDS"]), "each card has its place on the page"
+
+
+def test_a_page_with_another_text_would_be_seen(cards: dict[str, Any]):
+    page = "<!-- card: offline -->\nSomething else.\n<!-- end of card -->"
+    assert "Something else" not in cards["with_cards"](page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_exists(page: Path):
+    named = set(PATH.findall(page.read_text(encoding="utf-8")))
+    assert [name for name in sorted(named) if not EXAMPLES.search(name) and not (PROJECT_ROOT / name).exists()] == []
+
+
+def test_readmes_tree_has_every_room_of_the_engine():
+    tree = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8").partition("## Layout")[2]
+    rooms = {path.parent.name for path in (PROJECT_ROOT / "engine").glob("*/__init__.py")}
+    assert set(re.findall(r"^  (\w+)/ ", tree, re.MULTILINE)) == rooms
