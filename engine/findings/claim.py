@@ -23,7 +23,10 @@ ANY_TRAINING = "train.*"
 
 @dataclass(frozen=True)
 class MissingRun:
-    """A run that would help to decide a claim: made like `run`, with `changes` set. Upper-case words are to be filled in."""
+    """A run that would help to decide a claim: made like `run`, with `changes` set.
+
+    Upper-case words in the changes are for the reader to fill in.
+    """
 
     what: str
     run: str

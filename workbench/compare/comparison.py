@@ -74,8 +74,8 @@ class Comparison:
     """Two to six drafts at one temperature.
 
     `rates`: run_id, label, metric, value, low, high, n_prompts, n_tokens, before (untrained), delta, delta_low,
-    delta_high, delta_prompts (to the baseline), reason (why there is no delta). `prompts`: sums per run and prompt, with
-    `answer`. `slots`: the frame of `charts.by_slot`. `agreement`: McNemar's counts of each draft against the baseline.
+    delta_high, delta_prompts (from the baseline), reason (why there is no delta). `prompts`: sums per run and prompt,
+    with `answer`. `slots`: the frame of `charts.by_slot`. `agreement`: McNemar's counts per draft against the baseline.
     """
 
     temperature: float

@@ -1,4 +1,4 @@
-"""The figures of a comparison, the same for the page and the report: each drawn when asked for, in the tone asked for."""
+"""The figures of a comparison, shared by the page and the report; each is drawn on demand in a light or dark tone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 import plotly.graph_objects as go
 
+from engine.measure.compare import ON_TARGET_TEXT, SAME_TEMPERATURE
+from engine.measure.definitions import RATES
 from workbench.compare.comparison import Comparison, accepted_lengths, paired_prompts, rates_by_group, timings
 from workbench.shared import charts
 
@@ -16,7 +18,7 @@ Draw = Callable[[str], go.Figure]  # tone -> figure
 
 @dataclass(frozen=True)
 class View:
-    """A figure to be: file name, description for those who cannot see it, how to draw it, its numbers."""
+    """A figure before it is drawn: file name, alternative text, how to draw it, its numbers."""
 
     name: str
     alt: str
@@ -27,11 +29,11 @@ class View:
 def rates(comparison: Comparison, metric: str) -> View:
     """One rate of each draft with its interval, and the untrained draft's."""
     rows = comparison.rates[(comparison.rates.metric == metric) & comparison.rates.value.notna()]
-    told = "; ".join(f"{r.label} {r.value:.3f}" for r in rows.itertuples())
+    values = "; ".join(f"{r.label} {r.value:.3f}" for r in rows.itertuples())
     note = f"{comparison.noted(metric)}; {charts.INTERVAL}"
     return View(
         file_name(f"rate-{metric}", comparison),
-        f"{charts.RATES[metric]}: {told}",
+        f"{RATES[metric].title}: {values}",
         lambda tone: charts.rate_bars(rows, metric, tone, note),
         rows,
     )
@@ -39,7 +41,7 @@ def rates(comparison: Comparison, metric: str) -> View:
 
 def curve(comparison: Comparison, rows: pd.DataFrame, axis: str, kind: str) -> View:
     """Training curves of the drafts on one axis; `rows` as `queries.curve` gives them."""
-    near = (rows.temperature - comparison.temperature).abs() < 1e-6
+    near = (rows.temperature - comparison.temperature).abs() < SAME_TEMPERATURE
     shown = rows[(rows.kind == kind) & ((kind == "train") | near)]
     watched = sorted({str((d.run.provenance.get("prompts") or {}).get("watched", "?")) for d in comparison.drafts})
     note, what = "each point the mean of one batch, no interval", "Training loss"
@@ -82,37 +84,43 @@ def lengths(comparison: Comparison) -> View:
 
 def speed(comparison: Comparison) -> View:
     """Speed-up by gamma."""
-    told = timings(comparison)
-    frame = pd.DataFrame([{"label": label, **row} for label, one in told.items() for row in one.get("by_gamma", [])])
+    speeds = timings(comparison)
+    frame = pd.DataFrame([{"label": label, **row} for label, one in speeds.items() for row in one.get("by_gamma", [])])
     conditions = sorted(
-        {f"T = {one.get('temperature', 0):g}, {one.get('threads', '?')} threads" for one in told.values()}
+        {f"T = {one.get('temperature', 0):g}, {one.get('threads', '?')} threads" for one in speeds.values()}
     )
-    n = sorted({str((one.get("speedup") or {}).get("n_prompts", "?")) for one in told.values()})
-    note = f"n = {' or '.join(n)} prompts in pairs, {' or '.join(conditions)}, batch 1; measured point with {charts.INTERVAL}"
+    n = sorted({str((one.get("speedup") or {}).get("n_prompts", "?")) for one in speeds.values()})
+    note = (
+        f"n = {' or '.join(n)} prompts in pairs, {' or '.join(conditions)}, batch 1; "
+        f"measured point with {charts.INTERVAL}"
+    )
     alt = "Speed-up over plain decoding by gamma: two models as curves, and the measured point, for each draft"
-    return View("speed-up", alt, lambda tone: charts.speedup_by_gamma(told, tone, note), frame)
+    return View("speed-up", alt, lambda tone: charts.speedup_by_gamma(speeds, tone, note), frame)
 
 
 def groups(comparison: Comparison, metric: str) -> View:
     """The rate by prompt group."""
     frame = rates_by_group(comparison, metric)
     note = f"{comparison.noted(metric)}; {charts.INTERVAL}, none for a group of one prompt"
-    alt = f"{charts.RATES[metric]} by prompt group, a bar a draft"
+    alt = f"{RATES[metric].title} by prompt group, a bar a draft"
     return View(
         file_name("by-group", comparison), alt, lambda tone: charts.group_bars(frame, metric, tone, note), frame
     )
 
 
-def scatter(comparison: Comparison, first: str, second: str, metric: str, chosen: str | None = None) -> View:
+def scatter(comparison: Comparison, first: str, second: str, metric: str, prompt: str | None = None) -> View:
     """Each prompt under two drafts."""
     frame = paired_prompts(comparison, first, second, metric)
     names = (comparison.labels[first], comparison.labels[second])
     above = int((frame.b > frame.a).sum())
-    on_text = metric in ("exact", "greedy_agreement") or comparison.temperature == 0
+    on_text = metric in ON_TARGET_TEXT or comparison.temperature == 0
     of_what = "with the same target text" if on_text else "each draft's own sampled answer"
     note = f"n = {len(frame)} prompts, {of_what}, T = {comparison.temperature:g}; no interval for one prompt"
-    alt = f"{charts.RATES[metric]} of each prompt: {names[0]} across, {names[1]} up; {above} of {len(frame)} prompts above the diagonal"
-    draw: Draw = lambda tone: charts.prompt_scatter(frame, metric, names, tone, chosen, note)  # noqa: E731
+    alt = (
+        f"{RATES[metric].title} of each prompt: {names[0]} across, {names[1]} up; "
+        f"{above} of {len(frame)} prompts above the diagonal"
+    )
+    draw: Draw = lambda tone: charts.prompt_scatter(frame, metric, names, tone, prompt, note)  # noqa: E731
     return View(file_name(f"prompts-{metric}", comparison, baseline=True), alt, draw, frame)
 
 
@@ -123,6 +131,6 @@ def traced(comparison: Comparison) -> str:
 
 
 def file_name(what: str, comparison: Comparison, *, baseline: bool = False) -> str:
-    """A name for a file of it: files of two temperatures, and of two baselines where it matters, lie beside each other."""
+    """A name for its file, with the temperature, and with the baseline where that matters."""
     against = f"-to-{comparison.baseline}" if baseline else ""
     return f"{what}{against}-T{comparison.temperature:g}"

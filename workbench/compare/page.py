@@ -25,7 +25,7 @@ def render() -> None:
     measured = runs[~runs.exact.isna()]
     if measured.empty:
         ui.empty(
-            "Nothing is measured yet. As soon as one run is finished, its acceptance stands here; two can be set side by side.",
+            "Nothing is measured yet. The acceptance of finished runs is shown here, and two or more can be compared.",
             "Start a run",
             "launch",
         )
@@ -34,16 +34,16 @@ def render() -> None:
     likely = suggested(every_run(within))
     st.subheader("Side by side", anchor=False)
     _offer(likely)
-    chosen = ui.pick_runs("Drafts", "runs", most=MOST_DRAFTS, default=likely, among=list(within.run_id))
-    if not chosen:
+    run_ids = ui.pick_runs("Drafts", "runs", most=MOST_DRAFTS, default=likely, among=list(within.run_id))
+    if not run_ids:
         st.info("Choose two to six drafts above.", icon=":material/compare_arrows:")
         return
-    if len(chosen) == 1:
+    if len(run_ids) == 1:
         st.info("Choose a second draft: then every rate shows its paired change.", icon=":material/compare_arrows:")
-    if not measured_temperatures(chosen):
+    if not measured_temperatures(run_ids):
         st.info("None of these runs is measured yet.", icon=":material/info:")
         return
-    comparison, metric = settings(chosen, measured)
+    comparison, metric = settings(run_ids, measured)
     marks(comparison)
     side_by_side(comparison, metric)
 
@@ -55,15 +55,15 @@ def pick_temperature(known: list[float], key: str) -> float:
 
 
 def _offer(likely: list[str]) -> None:
-    """A way from the drafts chosen before to those of the domain that the map shows."""
-    chosen = st.query_params.get_all("runs")
-    if len(likely) > 1 and chosen and not set(chosen) & set(likely):
+    """A button that replaces the selected drafts by those of the domain that the map shows."""
+    selected = st.query_params.get_all("runs")
+    if len(likely) > 1 and selected and not set(selected) & set(likely):
 
         def change() -> None:
             st.session_state.pop("runs", None)
             st.query_params["runs"] = likely
 
-        st.button("Take the best of the domain shown above", on_click=change, icon=":material/swap_horiz:")
+        st.button("Compare the best of the domain shown above", on_click=change, icon=":material/swap_horiz:")
 
 
 def every_run(measured: pd.DataFrame) -> pd.DataFrame:
@@ -74,7 +74,7 @@ def every_run(measured: pd.DataFrame) -> pd.DataFrame:
     domains.sort(key=lambda domain: domain != newest)
     with st.expander("Every run by loss, scenario and mode", expanded=True, icon=":material/grid_on:"):
         if not domains:
-            st.caption("No run tells its domain.")
+            st.caption("No run has a domain.")
             return measured
         left, middle, right = st.columns([2, 3, 2])
         with left:
@@ -91,12 +91,15 @@ def every_run(measured: pd.DataFrame) -> pd.DataFrame:
             st.caption("No run of this choice was measured at this temperature.")
             return shown
         n, seeds = int(cells.runs.sum()), int(cells.seeds.max())
-        several = ", of several runs the mean of their intervals" if (cells.runs > 1).any() else ""
-        note = f"T = {temperature:g}, {n} runs, up to {seeds} seed{'s' if seeds > 1 else ''} a cell; [{charts.INTERVAL}{several}]"
-        told = "; ".join(f"{c.loss}, {c.scenario}, {c.mode}: {c.value:.3f}" for c in cells.itertuples())
+        several = ", for several runs the mean of their intervals" if (cells.runs > 1).any() else ""
+        note = (
+            f"T = {temperature:g}, {n} runs, up to {seeds} seed{'s' if seeds > 1 else ''} per cell; "
+            f"[{charts.INTERVAL}{several}]"
+        )
+        values = "; ".join(f"{c.loss}, {c.scenario}, {c.mode}: {c.value:.3f}" for c in cells.itertuples())
         view = View(
             f"acceptance-map-T{temperature:g}",
-            f"Exact acceptance. {told}",
+            f"Exact acceptance. {values}",
             lambda tone: charts.heat_map(cells, tone, note),
             cells,
         )
@@ -106,40 +109,42 @@ def every_run(measured: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def settings(chosen: list[str], measured: pd.DataFrame) -> tuple[Comparison, str]:
+def settings(run_ids: list[str], measured: pd.DataFrame) -> tuple[Comparison, str]:
     """Baseline, temperature and acceptance definition, then the comparison itself."""
     labels = dict(zip(measured.run_id, measured.label, strict=True))
-    named = [run_id for run_id in measured[measured.baseline].run_id if run_id in chosen]
+    named = [run_id for run_id in measured[measured.baseline].run_id if run_id in run_ids]
     first, second, third = st.columns([3, 2, 3])
     with first:
-        baseline = ui.choose_one("Baseline", sorted(chosen, key=lambda run_id: run_id not in named), labels, "baseline")
+        baseline = ui.choose_one(
+            "Baseline", sorted(run_ids, key=lambda run_id: run_id not in named), labels, "baseline"
+        )
     with second:
-        temperature = pick_temperature(measured_temperatures(chosen), "temperature")
+        temperature = pick_temperature(measured_temperatures(run_ids), "temperature")
     with third:
-        names = {name: f"{words} ({name})" for name, words in charts.RATES.items()}
+        names = {name: f"{rate.title} ({name})" for name, rate in definitions.RATES.items()}
         metric = ui.choose_one("Acceptance definition", list(names), names, "rate")
     st.caption(definitions.RATES[metric].definition)
-    return load_comparison(chosen, temperature, baseline), metric
+    return load_comparison(run_ids, temperature, baseline), metric
 
 
 def marks(comparison: Comparison) -> None:
-    """What may not be compared, and certificates that failed."""
+    """Warnings: failed certificates, and rates that may not be compared."""
     bad = [d.label for d in comparison.drafts if d.run.certificate is False]
     if bad:
         st.error(
             f"The losslessness certificate failed: {ui.text(', '.join(bad))}. Do not trust its numbers.",
             icon=":material/gpp_bad:",
         )
-    told = [
+    reasons = [
         f"**{ui.text('; '.join(labels))}**: {ui.text(why)} (not subtracted: {ui.text(', '.join(names))})"
         for labels, why, names in report.reasons_together(comparison)
     ]
-    if told:
-        st.warning("**Not comparable**\n\n" + "\n\n".join(told), icon=":material/block:")
+    if reasons:
+        st.warning("**Not comparable**\n\n" + "\n\n".join(reasons), icon=":material/block:")
 
 
 def side_by_side(comparison: Comparison, metric: str) -> None:
-    """The tabs; only the open one is worked out."""
+    """The tabs; only the open one is computed."""
     sections = {
         "Rates": rates,
         "Curves": curves,
@@ -156,7 +161,7 @@ def side_by_side(comparison: Comparison, metric: str) -> None:
 
 
 def show(view: View, key: str, *, wide: bool = False) -> None:
-    """A figure and, under it, everything it can be saved as."""
+    """A figure and, below it, buttons to save it."""
     ui.chart(view.draw(theme.mode()), key=key, name=view.name, alt=view.alt, save=False, wide=wide)
     downloads.download_row(view.name, key, draw=view.draw, frame=view.frame, caption=view.alt)
 
@@ -165,11 +170,11 @@ def rates(comparison: Comparison, metric: str) -> None:
     show(figures.rates(comparison, metric), "rate-bars", wide=True)
     st.html(f"<style>{report.TABLE_CSS}</style>{report.rates_table(comparison, metric)}")
     st.caption(
-        "Under each rate its change to the baseline, paired on prompts that the target answered with the same text when it "
-        "was captured; above temperature 0 the sampled rates are of each draft's own answer to them. "
-        "▲ above and ▼ below with a 95% interval that leaves out zero, ≈ otherwise."
+        "Below each rate is its change from the baseline, paired on prompts that the target answered with the same "
+        "text when it was captured. Above temperature 0 the sampled rates are of each draft's own answers to them. "
+        "▲ and ▼ mark changes whose 95% interval excludes zero, ≈ all others."
     )
-    caption = f"Acceptance, {comparison.note}, {charts.INTERVAL}; Δ is the paired change to the baseline"
+    caption = f"Acceptance, {comparison.note}, {charts.INTERVAL}; Δ is the paired change from the baseline"
     name = figures.file_name("rates", comparison, baseline=True)
     downloads.download_row(name, "rates", frame=comparison.rates, paper=tables.paper_table(comparison), caption=caption)
     agreement(comparison)
@@ -179,7 +184,7 @@ def rates(comparison: Comparison, metric: str) -> None:
 
 
 def table(frame: pd.DataFrame, name: str, caption: str, key: str) -> None:
-    """A table and, under it, what it can be saved as: files of that name."""
+    """A table and, below it, buttons to save it under that name."""
     st.html(f"<style>{report.TABLE_CSS}</style>{report.table(frame)}")
     downloads.download_row(name, key, frame=frame, caption=caption)
 
@@ -188,13 +193,13 @@ def agreement(comparison: Comparison) -> None:
     """Greedy agreement token by token: both, one, the other, neither."""
     if comparison.agreement.empty:
         return
-    told = comparison.agreement.assign(run_id=comparison.agreement.run_id.map(comparison.labels))
+    counts = comparison.agreement.assign(run_id=comparison.agreement.run_id.map(comparison.labels))
     names = {"run_id": "draft", "only_a": "only baseline", "only_b": "only this draft", "p_value": "McNemar p"}
     with st.expander("Greedy agreement token by token, against the baseline"):
-        told = told.rename(columns=names).assign(**{"McNemar p": [f"{p:.2g}" for p in told.p_value]})
+        counts = counts.rename(columns=names).assign(**{"McNemar p": [f"{p:.2g}" for p in counts.p_value]})
         name = figures.file_name("agreement", comparison, baseline=True)
-        table(told, name, f"Greedy agreement token by token against the baseline, {comparison.note}", "agreement")
-        st.caption("The test takes tokens for independent, so its p is too small; trust the interval over prompts.")
+        table(counts, name, f"Greedy agreement token by token against the baseline, {comparison.note}", "agreement")
+        st.caption("The test treats tokens as independent, so its p is too small; trust the interval over prompts.")
 
 
 def curves(comparison: Comparison, metric: str) -> None:
@@ -217,11 +222,13 @@ def positions(comparison: Comparison, metric: str) -> None:
 
 
 def speed(comparison: Comparison, metric: str) -> None:
-    told = timings(comparison)
-    missing = [draft.label for draft in comparison.drafts if draft.label not in told]
+    timed = timings(comparison)
+    missing = [draft.label for draft in comparison.drafts if draft.label not in timed]
     if missing:
-        st.caption(f"Not timed: {ui.text(', '.join(missing))}. `measure.speed_prompts` sets how many prompts are.")
-    if not told:
+        st.caption(
+            f"Not timed: {ui.text(', '.join(missing))}. `measure.speed_prompts` sets how many prompts are timed."
+        )
+    if not timed:
         st.info("None of these runs was timed.", icon=":material/timer_off:")
         return
     show(figures.speed(comparison), "speed")
@@ -256,12 +263,13 @@ def configuration(comparison: Comparison, metric: str) -> None:
 
 def whole_report(comparison: Comparison, metric: str) -> None:
     st.write(
-        "One HTML file with figures, rates, settings, origin and definitions. It opens offline and asks the network for nothing."
+        "One HTML file with figures, rates, settings, origin and definitions. It opens offline and loads nothing from "
+        "the network."
     )
     title = st.text_input("Title", "Draft comparison", max_chars=120)
     if downloads.chrome() is None:
         st.caption(
-            "No Chrome or Chromium was found on the server: figures in the report will be interactive ones, about 5 MB."
+            "No Chrome or Chromium was found on the server: the report will hold interactive figures, about 5 MB."
         )
 
     axis = ui.axis()

@@ -1,4 +1,4 @@
-"""The part of the Compare page about single prompts: a point a prompt, and the prompt that was chosen, for both drafts."""
+"""The Compare page's single prompts: a point per prompt, and the selected prompt under both drafts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEY = "prompt"  # of the URL, and of the select box
 
 
 def section(comparison: Comparison, metric: str) -> None:
-    """Scatter of the baseline against another draft; the chosen prompt opens below it."""
+    """Scatter of the baseline against another draft; the selected prompt opens below it."""
     others = [draft.id for draft in comparison.drafts if draft.id != comparison.baseline]
     if not others:
         st.info("Choose a second draft to set prompts against each other.", icon=":material/scatter_plot:")
@@ -29,17 +29,18 @@ def section(comparison: Comparison, metric: str) -> None:
     view = figures.scatter(comparison, comparison.baseline, against, metric)
     if view.frame.empty:
         st.info(
-            "These two drafts have no prompt in common that the target answered with the same text and that has this rate.",
+            "These two drafts have no prompt in common that the target answered with the same text and that was "
+            "measured for this rate.",
             icon=":material/link_off:",
         )
         return
     ids = _telling_first(comparison, against, view.frame)
     _take_click(ids)
     labels = {str(row.prompt_id): _named(row) for row in view.frame.itertuples()}
-    chosen = ui.choose_one(
+    prompt = ui.choose_one(
         "Prompt (click a point, or choose here: those traced first, by their difference)", ids, labels, KEY
     )
-    view = figures.scatter(comparison, comparison.baseline, against, metric, chosen)
+    view = figures.scatter(comparison, comparison.baseline, against, metric, prompt)
     ui.chart(
         view.draw(theme.mode()),
         key="scatter",
@@ -50,7 +51,7 @@ def section(comparison: Comparison, metric: str) -> None:
         selection_mode="points",
     )
     downloads.download_row(view.name, "scatter", draw=view.draw, frame=view.frame, caption=view.alt)
-    _both(comparison, against, chosen, view.frame[view.frame.prompt_id == chosen].iloc[0], metric)
+    _both(comparison, against, prompt, view.frame[view.frame.prompt_id == prompt].iloc[0], metric)
 
 
 def clicked(event: Any) -> str | None:
@@ -62,7 +63,7 @@ def clicked(event: Any) -> str | None:
 
 
 def _take_click(ids: list[str]) -> None:
-    """A newly clicked point becomes the chosen prompt; an old click does not undo what was chosen since."""
+    """A newly clicked point becomes the selected prompt; an old click does not undo a later selection."""
     prompt = clicked(st.session_state.get("scatter"))
     if prompt != st.session_state.get("_clicked"):
         st.session_state["_clicked"] = prompt
@@ -103,22 +104,23 @@ def _both(comparison: Comparison, against: str, prompt: str, row: pd.Series, met
             _one(comparison, run_id, prompt, traces[run_id], float(row[side]), metric)
 
 
-def _one(comparison: Comparison, run_id: str, prompt: str, told: Trace | None, rate: float, metric: str) -> None:
+def _one(comparison: Comparison, run_id: str, prompt: str, trace: Trace | None, rate: float, metric: str) -> None:
     draft = comparison.draft(run_id)
     base = " (baseline)" if run_id == comparison.baseline else ""
     st.markdown(f"**{ui.text(draft.label)}**{base}  \n{metric} {ui.number(rate)}")
-    if told is None:
+    if trace is None:
         st.caption(
-            "Not among the traced prompts of this run: only its exact rates are known. `measure.trace_prompts` sets how many are."
+            "This prompt was not traced in this run: only its exact rates are known. `measure.trace_prompts` sets how "
+            "many prompts are traced."
         )
         return
-    tau = told.counts.rates()["tau"]
-    st.caption(f"{len(told.rounds)} rounds, tau {'–' if math.isnan(tau) else f'{tau:.2f}'}")
+    tau = trace.counts.rates()["tau"]
+    st.caption(f"{len(trace.rounds)} rounds, tau {'–' if math.isnan(tau) else f'{tau:.2f}'}")
 
     def href(number: int) -> str:
         return link("replay", run=run_id, temperature=comparison.temperature, prompt=prompt, round=number)
 
-    st.html(tokens.answer_html(told.rounds, tone=theme.mode(), href=href))
+    st.html(tokens.answer_html(trace.rounds, tone=theme.mode(), href=href))
     ui.goto(
         "replay",
         "Replay round by round",

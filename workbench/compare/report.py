@@ -103,11 +103,11 @@ def example_of(comparison: Comparison) -> Example | None:
     counts = traced.groupby("prompt_id", sort=False).run_id.nunique()
     common = [str(prompt) for prompt, n in counts.items() if n == len(comparison.drafts)]
     for prompt in common[:1]:
-        told = [(draft.label, trace_of(draft, comparison.temperature, prompt)) for draft in comparison.drafts]
+        decoded = [(draft.label, trace_of(draft, comparison.temperature, prompt)) for draft in comparison.drafts]
         texts = traced[traced.prompt_id == prompt].text.dropna()
-        traces = tuple((label, trace) for label, trace in told if trace is not None)
-        asked = str(texts.iloc[0]) if len(texts) else next((t.prompt for _, t in traces), "") or prompt
-        return Example(asked, traces) if traces else None
+        traces = tuple((label, trace) for label, trace in decoded if trace is not None)
+        question = str(texts.iloc[0]) if len(texts) else next((t.prompt for _, t in traces), "") or prompt
+        return Example(question, traces) if traces else None
     return None
 
 
@@ -121,11 +121,12 @@ def rates_table(comparison: Comparison, metric: str = "") -> str:
         for d in comparison.drafts
     )
     rows = []
-    for name, words in charts.RATES.items():
+    for name, rate in definitions.RATES.items():
         cells = "".join(_cell(row) for row in comparison.rates[comparison.rates.metric == name].itertuples())
-        chosen = ' class="chosen"' if name == metric else ""
-        rows.append(f'<tr{chosen}><th scope="row">{words}<br><small>{name}</small></th>{cells}</tr>')
-    return f'<div class="wide"><table class="rates"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        css_class = ' class="chosen"' if name == metric else ""
+        rows.append(f'<tr{css_class}><th scope="row">{rate.title}<br><small>{name}</small></th>{cells}</tr>')
+    body = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'<div class="wide"><table class="rates">{body}</table></div>'
 
 
 def _cell(row: Any) -> str:
@@ -158,7 +159,7 @@ def reasons(comparison: Comparison) -> list[tuple[str, str, list[str]]]:
 
 
 def reasons_together(comparison: Comparison) -> list[tuple[list[str], str, list[str]]]:
-    """(drafts, reason, rates): a reason that holds for the same rates of several drafts is told once."""
+    """(drafts, reason, rates): a reason that holds for the same rates of several drafts is given once."""
     together: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for label, reason, names in reasons(comparison):
         together.setdefault((reason, tuple(names)), []).append(label)
@@ -199,19 +200,19 @@ def _drafts(comparison: Comparison) -> str:
         ]
         note = f"<br>{_safe(run.notes)}" if run.notes else ""
         tags = f" · tags: {_safe(', '.join(run.tags))}" if run.tags else ""
-        told = f"{_safe(run.run_id)} · {_safe(' · '.join(str(f) for f in facts if f))}"
-        items.append(f"<li><b>{_safe(draft.label)}</b>{base}<br><small>{told}{tags}{note}</small></li>")
+        line = f"{_safe(run.run_id)} · {_safe(' · '.join(str(f) for f in facts if f))}"
+        items.append(f"<li><b>{_safe(draft.label)}</b>{base}<br><small>{line}{tags}{note}</small></li>")
     target = ", ".join(sorted({str(d.run.target) for d in comparison.drafts}))
     return f"<p>Target: <b>{_safe(target)}</b></p><ul>{''.join(items)}</ul>"
 
 
 def figures_html(views: Sequence[View], interactive: bool) -> Iterable[str]:
     """Each figure for paper: an SVG that Chrome drew, or Plotly's own where there is no Chrome."""
-    made = [downloads.printable(view.draw("light")) for view in views]
+    printable = [downloads.printable(view.draw("light")) for view in views]
     drawn: list[str] | None = None
-    if not interactive and downloads.chrome() is not None and made:
+    if not interactive and downloads.chrome() is not None and printable:
         try:
-            drawn = [_as_image(svg) for svg in downloads.figures_bytes(made, "svg", timeout_s=120)]
+            drawn = [_as_image(svg) for svg in downloads.figures_bytes(printable, "svg", timeout_s=120)]
         except DraftbenchError:
             drawn = None  # Chrome is there but does not work: the figures still can be interactive
     if drawn is None:
@@ -222,7 +223,7 @@ def figures_html(views: Sequence[View], interactive: bool) -> Iterable[str]:
                 config={"displaylogo": False},
                 post_script=_save_script(view.name),
             )
-            for number, (view, figure) in enumerate(zip(views, made, strict=True))
+            for number, (view, figure) in enumerate(zip(views, printable, strict=True))
         ]
     for view, body in zip(views, drawn, strict=True):
         yield f'<figure role="img" aria-label="{_safe(view.alt)}">{body}</figure>'
@@ -250,30 +251,34 @@ def _tokens(example: Example | None) -> str:
         return ""
     blocks = []
     for label, trace in example.traces:
-        told = trace.counts.rates()
-        line = f"tau {told['tau']:.2f}, {told['per_examined']:.3f} of the examined tokens accepted, {len(trace.rounds)} rounds"
+        rates = trace.counts.rates()
+        line = (
+            f"tau {rates['tau']:.2f}, {rates['per_examined']:.3f} of the examined tokens accepted, "
+            f"{len(trace.rounds)} rounds"
+        )
         blocks.append(
             f"<h3>{_safe(label)}</h3><p class='faint'>{line}</p>{tokens.answer_html(trace.rounds, tone='light')}"
         )
-    asked = f"<p class='prompt'>{tokens.visible(example.prompt)}</p>"
-    return f"<h2>The same prompt, token by token</h2>{asked}{tokens.legend_html()}{''.join(blocks)}"
+    question = f"<p class='prompt'>{tokens.visible(example.prompt)}</p>"
+    return f"<h2>The same prompt, token by token</h2>{question}{tokens.legend_html()}{''.join(blocks)}"
 
 
 def _configuration(comparison: Comparison) -> str:
     frame = tables.configuration(comparison)
     differing = frame[frame.differs].drop(columns="differs")
     same = frame[~frame.differs].drop(columns="differs").iloc[:, :2]
-    told = table(differing) if len(differing) else "<p>The recipes are equal.</p>"
+    differences = table(differing) if len(differing) else "<p>The recipes are equal.</p>"
     rest = table(same.set_axis(["key", "value"], axis=1))
-    return f"<h3>≠ Differs</h3>{told}<details><summary>Equal in all ({len(same)} settings)</summary>{rest}</details>"
+    equal = f"<details><summary>Equal in all ({len(same)} settings)</summary>{rest}</details>"
+    return f"<h3>≠ Differs</h3>{differences}{equal}"
 
 
 def _definitions() -> str:
-    told = (
+    entries = (
         f"<dt>{_safe(rate.title)} <small>({name})</small></dt><dd>{_safe(rate.definition)}</dd>"
         for name, rate in definitions.RATES.items()
     )
-    return f"<dl>{''.join(told)}</dl>"
+    return f"<dl>{''.join(entries)}</dl>"
 
 
 def _text(cell: object) -> str:
@@ -307,9 +312,11 @@ PAGE_CSS = (
 @media(prefers-color-scheme:dark){:root{--back:#10161c;--text:#e8eef3;--line:#33414d}}
 body{margin:0;background:var(--back);color:var(--text);font:15px/1.55 system-ui,"Segoe UI",Roboto,sans-serif}
 main{max-width:1080px;margin:0 auto;padding:2.2rem 1.2rem 4rem}
-h1{font-size:1.8rem;margin:0 0 .2rem}h2{font-size:1.25rem;margin:2.2rem 0 .6rem;border-bottom:1px solid var(--line);padding-bottom:.2rem}
+h1{font-size:1.8rem;margin:0 0 .2rem}
+h2{font-size:1.25rem;margin:2.2rem 0 .6rem;border-bottom:1px solid var(--line);padding-bottom:.2rem}
 h3{font-size:1rem;margin:1.2rem 0 .3rem}
-figure{margin:0 0 1.2rem;background:#fff;border:1px solid var(--line);border-radius:6px;padding:.4rem;overflow-x:auto;break-inside:avoid}
+figure{margin:0 0 1.2rem;background:#fff;border:1px solid var(--line);
+border-radius:6px;padding:.4rem;overflow-x:auto;break-inside:avoid}
 figure img{width:100%;height:auto;display:block}
 .prompt{white-space:pre-wrap;border-left:3px solid var(--line);padding-left:.8rem}
 .light.tokens,.light.legend{background:#fff;color:#16202a;padding:.5rem .7rem;border-radius:6px}

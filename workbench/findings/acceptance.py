@@ -1,4 +1,4 @@
-"""Acceptance of every method, domain, scenario and size, its seeds together: what the figures of Findings show. No Streamlit."""
+"""Acceptance of every method, domain, scenario and size, seeds together: the frame of Findings' figures."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _SHORT = {TOKENS: "equal tokens", STEPS: "equal steps"}
 
 
 def acceptance(evaluated: HomeFindings) -> pd.DataFrame:
-    """A row a method, domain, scenario, size and temperature; `initial` is the same draft before training.
+    """A row per method, domain, scenario, size and temperature; `initial` is the same draft before training.
 
     In a domain only runs of one kind are shown together: one target, one set of held-out prompts, one way
     to begin and to measure; the kind with the most runs (`elsewhere` counts the others). Of
-    several schedules of one method the usual one is shown, offline runs cut to a stream's effort as methods of their own.
+    several schedules of one method the usual one is shown, offline runs cut to a stream's effort as their own methods.
     """
     schedules, tables = Schedules(evaluated.runs), tables_of(evaluated.sums)
     groups: dict[tuple[Any, ...], list[Run]] = {}
@@ -122,7 +122,7 @@ def _side(run: Run, table: pd.DataFrame) -> Side:
 
 
 def choices(frame: pd.DataFrame) -> Mapping[str, list[Any]]:
-    """What can be chosen of the figures: scenarios (the most frequent first), sizes (the largest first), temperatures."""
+    """The choices that the figures offer: scenarios (most frequent first), sizes (largest first), temperatures."""
     sizes = sorted(frame.n_train.dropna().unique(), reverse=True)
     return {
         "scenario": [str(name) for name in frame.scenario.value_counts().index],

@@ -39,10 +39,10 @@ def choose_study(known: pd.DataFrame) -> str | None:
     if not studies:
         url_warnings.not_here("study", EVERY)
         return None
-    chosen = st.selectbox(
+    study = st.selectbox(
         "Runs", [EVERY, *studies], key="study", bind="query-params", help="A study's runs are tagged `study:NAME`."
     )
-    return None if chosen == EVERY else chosen
+    return None if study == EVERY else study
 
 
 def numbered(finding: Finding) -> str:
@@ -63,9 +63,9 @@ def show_summary(evaluated: HomeFindings, rates: pd.DataFrame, study: str | None
     count = len(evaluated.runs)
     took = f"{count} run{'s' if count != 1 else ''} took part" + (f"; left out: {gone}." if gone else ".")
     st.caption(
-        f"{took} Acceptance is *exact* acceptance on the target's own text. Runs are compared only if all their settings are "
-        "equal but the one in question, on the same held-out prompts, paired by prompt. A claim's verdict is that of its weakest "
-        f"comparison. Nothing is called reproduced before {ENOUGH_SEEDS} seeds agree."
+        f"{took} Acceptance is *exact* acceptance on the target's own text. Runs are compared only if they differ in "
+        "nothing but the setting in question, on the same held-out prompts, paired by prompt. A claim's verdict is that "
+        f"of its weakest comparison. Nothing is called reproduced before {ENOUGH_SEEDS} seeds agree."
     )
     if evaluated.runs:
         show_report(evaluated, rates, study)
@@ -111,9 +111,9 @@ def show(finding: Finding, evaluated: HomeFindings) -> None:
 def show_efforts(finding: Finding) -> None:
     """The kinds of effort beside each other: offline's win is partly that it sees every query more than once."""
     for outcome in finding.outcomes:
-        told = f"**{outcome.effort}**: {ui.text(MEANING[outcome.effort])}"
+        line = f"**{outcome.effort}**: {ui.text(MEANING[outcome.effort])}"
         effect = "" if outcome.pooled is None else f" :gray[{ui.text(findings_view.brief(outcome.pooled))}]"
-        st.markdown(f"- {findings_view.badge(outcome.verdict)} {told}{effect}")
+        st.markdown(f"- {findings_view.badge(outcome.verdict)} {line}{effect}")
     st.caption("The verdict above is the one at each mode's own schedule, which is how the modes are used.")
 
 
@@ -130,7 +130,8 @@ def show_pooled(finding: Finding) -> None:
     )
     if claim.band:
         st.caption(
-            "Whether the paper means relative or absolute percent is not stated: both are shown, the figure is relative."
+            "The paper does not state whether it means relative or absolute percent: both are shown, and the figure is "
+            "relative."
         )
 
 
@@ -185,7 +186,8 @@ def show_missing(finding: Finding, evaluated: HomeFindings) -> None:
     near = [] if finding.cells or finding.verdict != FEW else near_misses(finding.claim, evaluated.runs)
     for base, other, odd in near:
         st.caption(
-            f"Nearly comparable: {ui.text(other)} and {ui.text(base)} also differ in {ui.text(findings_view.differences(odd))}."
+            f"Nearly comparable: {ui.text(other)} and {ui.text(base)} also differ in "
+            f"{ui.text(findings_view.differences(odd))}."
         )
     study = study_of(finding, evaluated) if undecided(finding) else None
     if study is None:
@@ -233,7 +235,8 @@ def show_figures(frame: pd.DataFrame, evaluated: HomeFindings) -> None:
     others = acceptance.elsewhere(evaluated.runs)
     if others:
         st.caption(
-            f"{others} runs are not in these figures: their target, held-out prompts or kind of draft is not that of most of their domain."
+            f"{others} runs are not in these figures: their target, held-out prompts or kind of draft differs from most "
+            "runs of their domain."
         )
 
 
@@ -246,7 +249,10 @@ def show_by_method(frame: pd.DataFrame, temperature: float, size: str) -> None:
     rows = rows[(rows.temperature - temperature).abs() < 1e-6]
     if rows.empty:
         return
-    alt = "Exact acceptance of each method by domain and scenario, with intervals; a dashed line for the draft before training"
+    alt = (
+        "Exact acceptance of each method by domain and scenario, with intervals; "
+        "a dashed line for the draft before training"
+    )
     ui.chart(
         figures.by_method(rows, temperature, theme.mode()),
         key="by_method",
@@ -261,7 +267,7 @@ def show_by_size(frame: pd.DataFrame, scenario: str, temperature: float) -> None
     rows = frame[frame.scenario == scenario]
     if rows.groupby(["domain", "method"]).n_train.nunique().max() < 2:
         st.caption(
-            "No method has runs of two sizes yet in this scenario: acceptance against data size is drawn as soon as there are."
+            "No method has runs of two sizes in this scenario yet, so acceptance is not drawn against data size."
         )
         return
     alt = "Exact acceptance against the number of training queries on a log axis, a line a method, a panel a domain"

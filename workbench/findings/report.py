@@ -49,9 +49,10 @@ def whole(
     views = claim_views(evaluated) + figure_views(rates, load_curve)
     drawn = dict(zip((view.name for view in views), report.figures_html(views, interactive), strict=True))
     of = f" of the study {study}" if study else ""
+    origin = f"{when} · Draftbench {__version__} · {len(evaluated.runs)} runs{of} · {charts.INTERVAL}"
     parts = [
         "<h1>Findings</h1>",
-        f'<p class="faint">{_safe(f"{when} · Draftbench {__version__} · {len(evaluated.runs)} runs{of} · {charts.INTERVAL}")}</p>',
+        f'<p class="faint">{_safe(origin)}</p>',
         f"<p>{_safe(HOW)}</p>",
         report.table(summary(evaluated.findings)),
         *(_claim(finding, evaluated, drawn) for finding in evaluated.findings),
@@ -66,15 +67,16 @@ def whole(
 
 
 HOW = (
-    "The claims of arXiv 2503.07807, tested on these runs. Acceptance is exact acceptance: the mean of sum min(p, q) over the target's "
-    "own text. Two runs are compared only if all their settings are equal but the one in question, on the same held-out prompts, paired "
-    "by prompt; intervals are bootstraps over prompts. A claim's verdict is that of its weakest comparison, and nothing is called "
-    f"reproduced before {ENOUGH_SEEDS} seeds agree. Whether the paper means relative or absolute percent is not stated: both are told."
+    "The claims of arXiv 2503.07807, tested on these runs. Acceptance is exact acceptance: the mean of sum min(p, q) "
+    "over the target's own text. Two runs are compared only if they differ in nothing but the setting in question, on "
+    "the same held-out prompts, paired by prompt; intervals are bootstraps over prompts. A claim's verdict is that of "
+    f"its weakest comparison, and nothing is called reproduced before {ENOUGH_SEEDS} seeds agree. The paper does not "
+    "state whether it means relative or absolute percent, so both are given."
 )
 
 
 def summary(findings: Sequence[Finding]) -> pd.DataFrame:
-    """A row a claim: verdict, effect over all comparisons, reason."""
+    """A row per claim: verdict, effect over all comparisons, reason."""
     rows = []
     for finding in findings:
         pooled = finding.headline.pooled
@@ -93,7 +95,7 @@ def summary(findings: Sequence[Finding]) -> pd.DataFrame:
 
 
 def origins(evaluated: HomeFindings) -> pd.DataFrame:
-    """Every run that took part with what it was made from."""
+    """Every run that took part, with its origin."""
     columns = {
         "run": "run",
         "commit": "commit",
@@ -108,17 +110,17 @@ def origins(evaluated: HomeFindings) -> pd.DataFrame:
     }
     rows = []
     for run in evaluated.runs:
-        told: dict[str, Any] = run_json(evaluated, run.id)
-        told["seeds"] = ", ".join(f"{name} {seed}" for name, seed in (told["seeds"] or {}).items())
-        told["commit"] = f"{str(told['commit'] or '–')[:12]}{' (changed)' if told['changed'] else ''}"
+        facts: dict[str, Any] = run_json(evaluated, run.id)
+        facts["seeds"] = ", ".join(f"{name} {seed}" for name, seed in (facts["seeds"] or {}).items())
+        facts["commit"] = f"{str(facts['commit'] or '–')[:12]}{' (changed)' if facts['changed'] else ''}"
         for key in ("target_fingerprint", "train_hash", "heldout_hash", "draft_sha256"):
-            told[key] = str(told[key] or "–")[:16]
-        rows.append({name: told[key] for key, name in columns.items()})
+            facts[key] = str(facts[key] or "–")[:16]
+        rows.append({name: facts[key] for key, name in columns.items()})
     return pd.DataFrame(rows, columns=list(columns.values()))
 
 
 def claim_views(evaluated: HomeFindings) -> list[View]:
-    """A figure a claim and kind of effort that has comparisons."""
+    """A figure for each claim and kind of effort with comparisons."""
     views = []
     for finding in evaluated.findings:
         for outcome in finding.outcomes:
@@ -142,7 +144,7 @@ def _name(finding: Finding, effort: str) -> str:
 
 
 def figure_views(rates: pd.DataFrame, load_curve: LoadCurve) -> list[View]:
-    """Acceptance by method and by size at every temperature, and the learning curves of each domain along every axis."""
+    """Acceptance by method and by size at every temperature, and learning curves of each domain along every axis."""
     if rates.empty:
         return []
     offered = acceptance.choices(rates)
@@ -198,16 +200,18 @@ def _claim(finding: Finding, evaluated: HomeFindings, drawn: dict[str, str]) -> 
     for outcome in finding.outcomes:
         if outcome.cells:
             parts.append(drawn.get(_name(finding, outcome.effort), ""))
-            told = findings_view.table(claim, outcome.cells)
-            told["runs"] = [", ".join(cell.runs) for cell in outcome.cells]
-            told_of = f", {outcome.effort}" if outcome.effort else ""
+            comparisons = findings_view.table(claim, outcome.cells)
+            comparisons["runs"] = [", ".join(cell.runs) for cell in outcome.cells]
+            effort = f", {outcome.effort}" if outcome.effort else ""
             parts.append(
-                f"<details><summary>{len(told)} comparisons and their runs{_safe(told_of)}</summary>{report.table(told)}</details>"
+                f"<details><summary>{len(comparisons)} comparisons and their runs{_safe(effort)}</summary>"
+                f"{report.table(comparisons)}</details>"
             )
     study = study_of(finding, evaluated) if undecided(finding) else None
     if study is not None:
         parts.append(
-            f"<details><summary>The study that would decide it: {_safe(study.why)}</summary><pre>{_safe(study.text)}</pre></details>"
+            f"<details><summary>The study that would decide it: {_safe(study.why)}</summary>"
+            f"<pre>{_safe(study.text)}</pre></details>"
         )
     return "".join(parts)
 
