@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import yaml
 from pydantic import ValidationError
@@ -93,7 +93,7 @@ def with_settings(values: Values, settings: Values) -> dict[str, Any]:
 def put(values: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key in place; a section given by its shorthand, such as `target: asset:x`, becomes a whole one."""
     *parents, last = key.split(".")
-    place, section = values, Recipe
+    place, section = values, cast(type[Section], Recipe)
     for parent in parents:
         section = section_of(section.model_fields.get(parent)) or Section
         child = place.get(parent)

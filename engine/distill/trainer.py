@@ -152,7 +152,7 @@ class Trainer:
             temperature=self.settings.distill_temperature,
             reward_scale=reward_scale,
         )
-        (loss / tokens).backward()
+        (loss / tokens).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
     def _hidden(self, batch: Batch) -> torch.Tensor:

@@ -145,9 +145,14 @@ def _alternating(first: list[Prompt], second: list[Prompt]) -> list[Prompt]:
 
 def _renders(recipe: Recipe, target: LoadedModel, prompt: Prompt) -> bool:
     """Whether the target's template takes the prompt, its embeddings the tokens, and its context the answer."""
-    limits = {"context_tokens": target.context_tokens, "max_new_tokens": recipe.measure.max_new_tokens}
     try:
-        render(target.tokenizer, prompt, **limits, rows=target.input_rows)
+        render(
+            target.tokenizer,
+            prompt,
+            context_tokens=target.context_tokens,
+            max_new_tokens=recipe.measure.max_new_tokens,
+            rows=target.input_rows,
+        )
     except DraftbenchError:
         return False
     return True

@@ -88,7 +88,8 @@ def _read_file(source: LogSource, stem: str, taken: set[str], log: Log, *, every
     usage.refuse_unseen()
     columns = {key: value for key, value in source.model_dump().items() if key.endswith("_column")}
     name = Path(source.path).name
-    file: LogFile = {"file": name, "sha256": sha256, "rows": count, "columns": columns, **usage.summary()}
+    file: LogFile = {"file": name, "sha256": sha256, "rows": count, "columns": columns}
+    file = {**file, **usage.summary()}
     if +seen:
         file["translated"] = dict(+seen)
     log.files.append(file)

@@ -57,7 +57,7 @@ def same_answers(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.Dat
         a, b = a.loc[common], b.loc[common]
     unknown = a.answer.isna().to_numpy() | b.answer.isna().to_numpy()
     same = (a.n_positions.to_numpy() == b.n_positions.to_numpy()) & (
-        unknown | (a.answer.to_numpy(object, na_value=None) == b.answer.to_numpy(object, na_value=None))
+        unknown | (a.answer.fillna("").to_numpy() == b.answer.fillna("").to_numpy())
     )
     return (a, b) if same.all() else (a[same], b[same])
 
@@ -258,8 +258,8 @@ def agreement_by_temperature(folder_a: Path, folder_b: Path) -> list[dict[str, A
     rows = []
     for temperature in sorted(set(a.temperature) & set(b.temperature)):
         sides = [side[side.temperature == temperature].set_index("prompt_id") for side in (a, b)]
-        tokens = [side[side.temperature == temperature] for side in (positions_a, positions_b)]
-        counts = agreement(*tokens, same_answers(*sides)[0].index)
+        tokens_a, tokens_b = (side[side.temperature == temperature] for side in (positions_a, positions_b))
+        counts = agreement(tokens_a, tokens_b, same_answers(*sides)[0].index)
         if counts is not None:
             rows.append({"temperature": float(temperature), **counts.as_dict()})
     return rows

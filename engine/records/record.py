@@ -171,9 +171,9 @@ def _existing(document: Document, location: tuple[str | int, ...]) -> Keys:
     keys: list[str | int] = []
     inner: Any = document
     for key in location:
-        if (isinstance(inner, dict) and key in inner) or (isinstance(inner, list) and isinstance(key, int)):
+        try:
             inner = inner[key]
-        else:
+        except (KeyError, IndexError, TypeError):
             break
         keys.append(key)
     return tuple(keys)

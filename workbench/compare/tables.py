@@ -9,8 +9,7 @@ import pandas as pd
 
 from engine.index.queries import Run
 from engine.measure import speed_words
-from engine.measure.compare import RATES
-from engine.measure.definitions import OTHERS
+from engine.measure.definitions import OTHERS, RATES
 from engine.numbers import number, share
 from workbench.compare.comparison import Comparison, Draft, at_temperature, word
 from workbench.shared.chart_parts import bounds

@@ -8,6 +8,11 @@ from typing import Any
 
 from engine.cli.text import console
 from engine.data.columns import remarks
+from engine.data.packs.build import PackInfo
+from engine.data.packs.fetch import Fetched, ListedPack
+from engine.data.packs.leaks import LeakReport
+from engine.data.packs.sets import SetsInfo
+from engine.logs.importing import ImportSummary
 
 _LEAKS_SHOWN = 20
 _QUERY_CHARACTERS = 100
@@ -27,7 +32,7 @@ def prompts(report: dict[str, Any]) -> None:
         console.line(f"bad: {bad['file']}:{bad['line']}: {bad['reason']}")
 
 
-def fetched(report: dict[str, Any]) -> None:
+def fetched(report: Fetched) -> None:
     """Print each fetched pack, then the sets that the packs form together."""
     for description in report["packs"]:
         pack(description)
@@ -35,21 +40,31 @@ def fetched(report: dict[str, Any]) -> None:
     sets(report["sets"])
 
 
-def pack(description: dict[str, Any]) -> None:
+def pack(description: PackInfo) -> None:
     """Print a pack's counts, what each filter removed, its licence and its attribution."""
     name, requirement = description["name"], description["requirement"]
     megabytes = sum(file["bytes"] for file in description["files"].values()) / 1e6
     console.line(f"{name}: {description['kept']:,} prompts, {megabytes:.1f} MB, from {requirement}")
     columns = ["domain", "scenario", "training", "with reference", "held-out", "with reference"]
-    keys = ("domain", "scenario", "train", "train_with_reference", "heldout", "heldout_with_reference")
-    console.table("", columns, [[row[key] for key in keys] for row in description["counts"]])
+    rows = [
+        [
+            row["domain"],
+            row["scenario"],
+            row["train"],
+            row["train_with_reference"],
+            row["heldout"],
+            row["heldout_with_reference"],
+        ]
+        for row in description["counts"]
+    ]
+    console.table("", columns, rows)
     console.table("", ["removed as", "number"], [["(read)", description["read"]], *description["removed"].items()])
     console.paragraph(f"licence: {description['licence']}")
     console.paragraph(f"attribution: {description['attribution']}")
     console.line(f"folder: {description['folder']}")
 
 
-def sets(counts: dict[str, Any]) -> None:
+def sets(counts: SetsInfo) -> None:
     """Print the sets that a recipe can name, and how many training prompts repeated a held-out query."""
     names = ", ".join(one["name"] for one in counts["packs"])
     rows = [[row["set"], row["records"], row["with_reference"], _repeats(row)] for row in counts["sets"]]
@@ -68,7 +83,7 @@ def _repeats(row: Mapping[str, Any]) -> str:
     return f"{removed['exact']} exact, {removed['near']} near"
 
 
-def listed(packs: Sequence[dict[str, Any]]) -> None:
+def listed(packs: Sequence[ListedPack]) -> None:
     """Print the packs that can be fetched, and which ones have been."""
     rows = [
         [one["name"], "yes" if one["fetched"] else "no", f"{one['megabytes']:.0f} MB", one["about"], one["licence"]]
@@ -92,7 +107,7 @@ def records(entries: Sequence[Mapping[str, Any]]) -> None:
             console.line(f"  reference: {entry['reference']}")
 
 
-def overlap(report: dict[str, Any]) -> None:
+def overlap(report: LeakReport) -> None:
     """Print the training sets that were compared and every held-out query that one of them contains."""
     console.table(
         "", ["training set", "prompts", "held-out queries in it"], [list(row.values()) for row in report["training"]]
@@ -114,7 +129,7 @@ def overlap(report: dict[str, Any]) -> None:
         console.line("HELD-OUT QUERIES ARE IN TRAINING SETS: remove these training prompts")
 
 
-def imported(report: dict[str, Any], folder: str) -> None:
+def imported(report: ImportSummary, folder: str) -> None:
     """Print what an import read, removed and replaced, and how a recipe names the result."""
     rows = sum(file["rows"] for file in report["files"])
     steps = [[step["step"], step["removed"], step["left"]] for step in report["steps"]]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from engine.cli.text import console
+from engine.magpie.prompt_file import MagpieResult
 
 _EXAMPLE_CHARACTERS = 48
 
 
-def magpie(report: dict[str, Any]) -> None:
+def magpie(report: MagpieResult) -> None:
     """Print how many queries were kept, why the others were removed, and where the prompts were written."""
     share = f"{report['kept']:,} of {report['raw']:,} raw queries kept ({report['kept_share']:.0%})"
     console.line(f"{report['name']}: {share}")

@@ -31,12 +31,11 @@ from engine.config.schema import CaptureSpec, LossTerm, TrainSpec
 from engine.decode.runner import runner_for
 from engine.decode.sampling import Sampling, Uniforms, distribution
 from engine.decode.speculative import accepted_tokens, propose
-from engine.distill.chunked import chunk_size
 from engine.distill.modes.offline import OfflineBatches
 from engine.distill.schedule import step_answers
 from engine.distill.source import BatchSource, Material
 from engine.errors import DraftbenchError
-from engine.models.head import Head, hidden_states
+from engine.models.head import Head, chunk_size, hidden_states
 from engine.models.load import LoadedModel
 
 _TEXT_ONLY = SignalFormat("none", 0, 0, 0)
