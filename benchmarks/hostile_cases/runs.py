@@ -23,7 +23,7 @@ import pandas as pd
 from engine.cli.text import console, runs
 from engine.config.reading import dump_recipe, parse_recipe
 from engine.errors import DraftbenchError
-from engine.findings.of_home import evaluate_home
+from engine.findings.home import evaluate_home
 from engine.index.connection import reading
 from engine.index.ingest import ingest_all, rebuild
 from engine.index.queries import overview
