@@ -48,7 +48,7 @@ def do(work: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def helpers() -> Iterator[Helpers]:
-    made = Helpers("tests.unit.test_bounded", _SECONDS, _MOST_BYTES)
+    made = Helpers("tests.unit.planning.test_bounded", _SECONDS, _MOST_BYTES)
     yield made
     made.close()
 
