@@ -42,7 +42,8 @@ def estimated(home: Home, recipe: Recipe) -> Estimate:
     from engine.planning.estimate import Estimate  # needs torch
 
     fields: dict[str, Any] = HELPERS.ask(_request("estimate", home, recipe))
-    return Estimate(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    return Estimate(**fields)
 
 
 def _request(kind: str, home: Home, recipe: Recipe) -> dict[str, Any]:
