@@ -1,5 +1,7 @@
 """Export: a trained draft for use elsewhere.
 
+folder            the folder appears complete or not at all, and replaces only an earlier export
+check             does the exported folder measure like the run's draft?
 of_run            export a run's draft and check the result
 huggingface       the Hugging Face folder
 folder            what every format writes beside its draft

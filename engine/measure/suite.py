@@ -32,6 +32,7 @@ from engine.fileio import disk_errors, write_json
 from engine.measure import certificate as lossless
 from engine.measure import certificate_pair, cost_model, speed, trace
 from engine.measure.acceptance import PromptAcceptance, exact_acceptance
+from engine.measure.definitions import RATES
 from engine.measure.exact_tables import exact_metrics, improvement, metric_row, position_rows, prompt_table
 from engine.measure.statistics import bootstrap_ratio, calibration_z, paired_ratio
 from engine.models.draft import Draft
@@ -97,16 +98,15 @@ class AtTemperature:
     def metrics(self, boot: dict[str, Any]) -> list[dict[str, Any]]:
         """Exact acceptance of both drafts, and the sampled rates of the trained one, with intervals over prompts."""
         counts, tokens = self.counts, int(self.counts.emitted.sum())
-        rates = {
-            "per_proposed": (counts.accepted, counts.drafted),
-            "per_examined": (counts.accepted, counts.accepted + counts.rejected),
-            "per_emitted": (counts.accepted, counts.emitted),
-            "tau": (counts.emitted, counts.rounds),
+        sampled = {
+            name: (counts[rate.numerator], counts[list(rate.denominator)].sum(axis=1))
+            for name, rate in RATES.items()
+            if {rate.numerator, *rate.denominator} <= set(counts.columns)
         }
         exact = [exact_metrics(results, name, self.temperature, boot) for name, results in self.exact.items()]
         return [row for rows in exact for row in rows] + [
             metric_row("trained", self.temperature, name, bootstrap_ratio(top, bottom, **boot), tokens)
-            for name, (top, bottom) in rates.items()
+            for name, (top, bottom) in sampled.items()
         ]
 
     def tables(self, texts: Mapping[str, str], tokenizer: Any) -> dict[str, list[pd.DataFrame]]:

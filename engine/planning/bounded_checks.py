@@ -42,8 +42,8 @@ def estimated(home: Home, recipe: Recipe) -> Estimate:
     from engine.planning.estimate import Estimate  # needs torch
 
     fields: dict[str, Any] = HELPERS.ask(_request("estimate", home, recipe))
-    fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-    return Estimate(**fields)
+    tuples: dict[str, Any] = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    return Estimate(**fields | tuples)
 
 
 def _request(kind: str, home: Home, recipe: Recipe) -> dict[str, Any]:

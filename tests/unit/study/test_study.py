@@ -642,9 +642,10 @@ def test_the_plan_starts_nothing(tiny_study: Path, draftbench: Draftbench):
     assert not home().runs.exists()
     shown = draftbench("study", "run", str(tiny_study), "--plan", "--only", "mode=online")
     assert "1 cells: 1 to do" in shown.out
-    assert "shared captures: 3, of which 0 are there" in shown.out
+    assert "shared captures: 3, of which 0 exist" in shown.out
 
 
+@pytest.mark.slow
 def test_a_study_from_its_start_to_its_results(tiny_study: Path, draftbench: Draftbench, no_worker: None):
     from engine.runs.execution import execute
 
