@@ -128,7 +128,7 @@ def test_types_of_arrow_become_those_of_json(tmp_path: Path):
     assert one.tools[0]["function"]["parameters"] == {"maximum": 2.5}
     pq.write_table(pa.table({"prompt": pa.array([b"\xff", b"good"], pa.binary())}), tmp_path / "x.parquet")
     assert [row.reason for row in read(tmp_path / "x.parquet", skip_bad=True).bad] == [
-        "holds bytes that are no text in UTF-8"
+        "holds bytes that are not UTF-8 text"
     ]
 
 

@@ -242,7 +242,7 @@ def test_one_prompt_that_is_refused_does_not_hold_up_the_others(server: Server, 
     server.script = lambda body, number: refuse if body["messages"][-1]["content"] == "p2" else good(body, number)
     kept, failed = many(server, clock, 6, concurrency=1)
     assert sorted(kept) == [0, 1, 3, 4, 5]
-    assert failed == [(2, 'status 400: {"error": "too long"} (not asked again)')]
+    assert failed == [(2, 'status 400: {"error": "too long"} (not retried)')]
 
 
 def prompt_number(body: Mapping[str, Any]) -> int:
