@@ -166,8 +166,8 @@ def test_a_long_field_of_csv_is_read(tmp_path: Path):
 
 
 def test_a_line_that_never_ends_is_refused_without_holding_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(formats, "_MOST_LINE_BYTES", 100)
-    monkeypatch.setattr(formats, "_LONGEST_LINE_BYTES", 1000)
+    monkeypatch.setattr(formats, "_MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(formats, "_MAX_SKIPPED_BYTES", 1000)
     (tmp_path / "x.jsonl").write_text("a" * 300 + '\n{"prompt": "good"}\n')
     assert [row.line for row in read(tmp_path / "x.jsonl", skip_bad=True).bad] == [1]
     (tmp_path / "x.jsonl").write_text("a" * 2000)

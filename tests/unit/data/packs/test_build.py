@@ -118,9 +118,9 @@ def test_a_build_that_breaks_leaves_nothing_and_can_be_tried_again(pack: Pack, m
 
 
 def test_what_a_kill_left_is_swept_and_never_taken_for_a_pack(pack: Pack):
-    left = build.packs_folder() / ".tiny-killed"
-    (left / "built").mkdir(parents=True)
-    (left / "built" / "train.jsonl").write_text("{}\n")
+    left = build.packs_folder() / f".{pack_folder('tiny').name}-making-killed"
+    (left / "new").mkdir(parents=True)
+    (left / "new" / "train.jsonl").write_text("{}\n")
     assert not is_fetched("tiny")
     fetch_pack("tiny")
     assert left_behind() == [pack_folder("tiny").name]

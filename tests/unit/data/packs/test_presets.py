@@ -197,7 +197,7 @@ def test_a_hub_that_cannot_be_reached_is_told_with_what_to_do(monkeypatch: pytes
     asked = refusing(monkeypatch, ConnectionError("Couldn't reach 'camel-ai/biology' on the Hub (ConnectError)"))
     with pytest.raises(DraftbenchError, match="could not load camel-ai/biology from the hub") as caught:
         fetch_preset("hub:camel-biology", revision="abc123")
-    assert "not reachable" in caught.value.why
+    assert "cannot be reached" in caught.value.why
     assert "--from FOLDER" in caught.value.fix
     assert asked[0]["name"] == "camel-ai/biology"
     assert asked[0]["revision"] == "abc123"
