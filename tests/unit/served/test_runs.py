@@ -19,7 +19,8 @@ from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import read_json, read_lines
 from engine.models.load import LoadedModel
 from engine.paths import home
-from engine.planning.checks import checks, estimate
+from engine.planning.checks import checks
+from engine.planning.estimate import estimate
 from engine.progress import SILENT, Progress
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import read_recipe
@@ -313,6 +314,7 @@ def holders_of(secret: str, folder: Path) -> list[Path]:
     return [p for p in paths if secret in str(p) or secret.encode() in p.read_bytes()]
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_a_servers_text_and_is_measured_on_the_model_at_hand(
     recipe: Path, server: Server, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
 ):
@@ -366,10 +368,10 @@ def test_a_look_before_the_run_knows_the_server(recipe: Path, server: Server, mo
         return {c.name: c for c in checks(home(), read_recipe(home(), str(recipe), values, skip_bad=False))}["server"]
 
     monkeypatch.delenv("MY_KEY", raising=False)
-    assert "MY_KEY is not set" in look().found
+    assert "MY_KEY is not set" in look().message
     monkeypatch.setenv("MY_KEY", KEY)
     assert look().state == "ok"
-    assert MODEL in look().found
+    assert MODEL in look().message
     assert look("capture.server.model=served-modal").state == "failed"
     assert "did you mean 'served-model'?" in look("capture.server.model=served-modal").fix
     server.models = []
