@@ -90,7 +90,7 @@ def serve(
 
     def answer(body: dict[str, Any], number: int) -> Said:
         at, name = float(body["temperature"]), "p" + body["messages"][-1]["content"].removeprefix("question ")
-        answer = texts[at][name]
+        stored = texts[at][name]
         content = [
             {
                 "token": spell(i).decode("utf-8", "replace"),
@@ -98,12 +98,12 @@ def serve(
                 "logprob": math.log(p),
                 "top_logprobs": [{"token": "?", "logprob": max(b, math.log(p))}],
             }
-            for i, p, b in zip(answer.token_ids, chances[at][name].tolist(), best[at][name], strict=True)
+            for i, p, b in zip(stored.token_ids, chances[at][name].tolist(), best[at][name], strict=True)
         ]
         text = b"".join(bytes(each["bytes"]) for each in content if each["token"] != "<|im_end|>")
         spoil(content)
         message = {"role": "assistant", "content": text.decode("utf-8", "replace")}
-        choice = {"message": message, "finish_reason": answer.finish_reason, "logprobs": {"content": content}}
+        choice = {"message": message, "finish_reason": stored.finish_reason, "logprobs": {"content": content}}
         return Said(body={"choices": [choice if body.get("logprobs") else {**choice, "logprobs": None}]})
 
     server.script = answer
