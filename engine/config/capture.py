@@ -1,4 +1,4 @@
-"""How the target, or a server in its stead, answers the training prompts, and what is kept of its distribution."""
+"""How the target, or a server in its place, answers the training prompts, and how much of its distribution is kept."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class LossTerm(Section):
 
 
 class ModeSpec(Section):
-    """The settings of a mode of training. A mode's own section overrides what is not as here."""
+    """The settings of a mode of training. A mode's own section overrides what differs from the usual."""
 
     # Whether each query is passed once, in as many steps as the mode makes of it: then `steps` and `answers_per_step`
     # are the mode's, and the keys epochs, max_steps and batch_size of `train` are not used.
