@@ -126,7 +126,7 @@ def paired(a: pd.DataFrame, b: pd.DataFrame, rate: str) -> Paired | None:
 
 
 def rate_interval(table: pd.DataFrame, rate: str) -> tuple[Interval, float]:
-    """A rate over the prompts of a table that were measured for it, with its interval, and the sum it is a share of."""
+    """A rate over the prompts of a table that were measured for it, with its interval; and its denominator's sum."""
     sums = Sums.of(table, RATES[rate])
     sums = sums[sums.measured]
     return bootstrap_ratio(sums.numerators, sums.denominators), float(sums.denominators.sum())
@@ -164,14 +164,14 @@ class Measurement:
 
 @dataclass(frozen=True)
 class RateDifference:
-    """One rate of two drafts at one temperature, on the same prompts. `blocked_by`: conditions that forbid comparing."""
+    """One rate of two drafts at one temperature, on the same prompts."""
 
     temperature: float
     metric: str
     a: float
     b: float
     difference: Interval  # b less a
-    blocked_by: tuple[str, ...] = ()
+    blocked_by: tuple[str, ...] = ()  # conditions that differ and forbid comparing
 
     @property
     def comparable(self) -> bool:
@@ -252,7 +252,7 @@ def agreement(a: pd.DataFrame, b: pd.DataFrame, prompts: pd.Index) -> McNemar | 
 
 
 def agreement_by_temperature(folder_a: Path, folder_b: Path) -> list[dict[str, Any]]:
-    """`agreement` of two runs' `measure` folders at each temperature that both have, as rows of `draftbench compare`."""
+    """`agreement` of two runs' `measure` folders at each temperature of both, as rows of `draftbench compare`."""
     a, b = prompt_sums(folder_a), prompt_sums(folder_b)
     positions_a, positions_b = _positions(folder_a), _positions(folder_b)
     rows = []

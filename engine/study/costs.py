@@ -10,7 +10,8 @@ from engine.data.subsets import nested_subset
 from engine.errors import DraftbenchError
 from engine.models.load import LoadedModel
 from engine.paths import Home
-from engine.planning.estimate import capture_cost, estimate, target_outline
+from engine.planning.estimate import capture_cost, estimate
+from engine.planning.outlines import target_outline
 from engine.progress import SILENT, Progress
 from engine.runs.plan import RunPlan, plan_run, plan_training, split_prompts
 from engine.study.state import Placed

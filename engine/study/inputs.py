@@ -238,7 +238,7 @@ def _tokenizer(dumped: str) -> Any:
     """The tokenizer of a target that is on this machine; nothing is fetched."""
     from engine.config.schema import ModelSpec
     from engine.models.load import load_tokenizer
-    from engine.planning.estimate import at_hand
+    from engine.planning.outlines import at_hand
 
     spec = ModelSpec.model_validate_json(dumped)
     if at_hand(spec) is None:

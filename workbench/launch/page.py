@@ -149,7 +149,7 @@ def show_checks(checks: Sequence[Check]) -> None:
         for check in sorted(checks, key=lambda check: ("failed", "warning", "ok").index(check.state)):
             icon, colour, word = STATES[check.state]
             fix = f"  \n→ {ui.text(check.fix)}" if check.fix and check.state != "ok" else ""
-            st.markdown(f":{colour}-badge[{icon} {word}] **{check.name}** – {ui.text(check.found)}{fix}")
+            st.markdown(f":{colour}-badge[{icon} {word}] **{check.name}** – {ui.text(check.message)}{fix}")
 
 
 def show_command(

@@ -262,6 +262,7 @@ def test_near_its_limit_a_text_is_proposed_less():
     assert (fates.judged, fates.drafted, fates.rounds) == ([0, 1, 2], 3, 1)
 
 
+@pytest.mark.slow
 def test_a_replayed_stream_has_the_distribution_of_a_decoded_one(target: LoadedModel):
     """1,500 texts of each kind: fates at the first three places, rounds and judged tokens agree within chance."""
     model, draft, rows = tiny_llama(vocab=23, seed=3), tiny_llama(vocab=23, seed=4), 1500
