@@ -1,4 +1,4 @@
-"""Measured numbers as text, where any of them may be missing: JSON has no NaN, so summaries hold None."""
+"""Format measured numbers, any of which may be missing: JSON has no NaN, so summaries hold None."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ MISSING = "-"
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """'0.412', or '-' for what is missing or no finite number."""
+    """'0.412', or '-' if the value is missing or not finite."""
     return f"{value:.{digits}f}" if is_number(value) else MISSING
 
 
 def share(value: Any) -> str:
-    """'76%', or '-' for what is missing."""
+    """'76%', or '-' if the value is missing."""
     return f"{value:.0%}" if is_number(value) else MISSING
 
 
 def bounds(numbers: Mapping[str, Any], digits: int = 3) -> str:
-    """'0.390 to 0.433', or '-' where no interval could be made, as of a single prompt."""
+    """'0.390 to 0.433', or '-' if there is no interval, as with a single prompt."""
     low, high = numbers.get("low"), numbers.get("high")
     return f"{number(low, digits)} to {number(high, digits)}" if is_number(low) and is_number(high) else MISSING
 
 
 def interval(numbers: Mapping[str, Any], digits: int = 3) -> str:
-    """'0.412 [0.390, 0.433]', the value alone where no interval could be made, or '-' without a value."""
+    """'0.412 [0.390, 0.433]', the value alone if there is no interval, or '-' without a value."""
     value, low, high = (numbers.get(key) for key in ("value", "low", "high"))
     if not is_number(value) or not (is_number(low) and is_number(high)):
         return number(value, digits)
@@ -34,7 +34,7 @@ def interval(numbers: Mapping[str, Any], digits: int = 3) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of a document is a finite number; an integer that no float can hold is none."""
+    """Whether a value is a finite number that a float can hold."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:

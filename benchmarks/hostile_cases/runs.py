@@ -106,7 +106,7 @@ def _archive(home: Any, run: Any) -> None:
 
 
 def _estimate(home: Any) -> None:
-    """The time of earlier runs, of a target that is not at hand here: the reading is what is tried."""
+    """The time of earlier runs, for a target that is absent: only the reading is tested."""
 
     for path in home.runs.iterdir():
         if not path.name.startswith("."):

@@ -14,8 +14,8 @@ class MeasureSpec(Section):
 
     against: Annotated[Literal["model", "server"], used_unless("against", "model")] = Field(
         "model",
-        description="model: the model at hand, everything; server: the text of capture.server and the log-probabilities "
-        "it tells, acceptance at temperature 0 and 1 alone",
+        description="model: everything, against the model here; server: acceptance at temperatures 0 and 1 alone, from "
+        "the text of capture.server and the log-probabilities that it sends",
     )
     temperatures: list[float] = Field([0.0, 1.0], min_length=1, description="each is captured and measured on its own")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus for target and draft alike; 1 is off")
@@ -64,7 +64,7 @@ class MeasureSpec(Section):
             set(self.temperatures) <= {0.0, 1.0} and self.top_p == 1 and not self.top_k
         ):
             raise ValueError(
-                "against 'server' needs temperatures 0 and 1 alone, top_p 1 and top_k 0: what a server tells of its tokens "
-                "is its whole distribution at temperature 1"
+                "against 'server' needs temperatures 0 and 1 alone, top_p 1 and top_k 0: the log-probabilities that a "
+                "server sends are of its whole distribution at temperature 1"
             )
         return self

@@ -44,9 +44,9 @@ class Streamed:
 
     def keep(self, positions: str) -> torch.Tensor:
         """[token] bool: where to learn from, `positions` being 'wrong' or 'all'."""
-        chosen = torch.zeros(len(self.token_ids), dtype=torch.bool)
-        chosen[self.wrong if positions == "wrong" else self.judged] = True
-        return chosen
+        keep = torch.zeros(len(self.token_ids), dtype=torch.bool)
+        keep[self.wrong if positions == "wrong" else self.judged] = True
+        return keep
 
     def event(self, steps_per_update: int) -> dict[str, object]:
         """The event of the run's folder; its step counts optimiser steps, as those of other events do."""

@@ -15,7 +15,7 @@ def model_card(
 ) -> str:
     """Markdown with the measured numbers, their intervals and conditions. Every figure is read from the run.
 
-    `settings_note`: what the target's own generation settings ask for (`engine.decode.bare.told`).
+    `settings_note`: what the target's own generation settings ask for (`engine.decode.bare.remark`).
     """
     source = provenance.get("source", {})
     conditions = summary["conditions"]
@@ -95,9 +95,9 @@ def model_card(
     return "\n".join(lines)
 
 
-def _certificate(found: dict[str, Any]) -> list[str]:
-    verdict = "passed" if found["passed"] else "FAILED"
-    checks = [f"- {check['name']}: {check['detail']}" for check in found["checks"]]
+def _certificate(certificate: dict[str, Any]) -> list[str]:
+    verdict = "passed" if certificate["passed"] else "FAILED"
+    checks = [f"- {check['name']}: {check['detail']}" for check in certificate["checks"]]
     return ["", f"Losslessness certificate: {verdict}.", "", *checks]
 
 

@@ -39,7 +39,7 @@ class _Ended(Exception):
 
 
 class Helpers:
-    """Processes that run `python -m module`, whose main calls `serve`. At most one waits for work when none is wanted."""
+    """Processes that run `python -m module`, whose main calls `serve`. Between requests at most one stays waiting."""
 
     def __init__(self, module: str, seconds: float, most_bytes: int | None = None) -> None:
         """`seconds` for each piece of work; `most_bytes` of memory, if not `MOST_BYTES` or half of the machine's."""
@@ -50,7 +50,7 @@ class Helpers:
         self._free = threading.BoundedSemaphore(_AT_ONCE)
 
     def ask(self, work: Any) -> Any:
-        """What `serve`'s function makes of `work`, both JSON values.
+        """Return what the function given to `serve` returns for `work`, both JSON values.
 
         Raises its DraftbenchError, or one that says that the limit of time or memory was reached.
         """
@@ -156,7 +156,7 @@ class _Helper:
         return bytes(read)
 
     def _look_at_memory(self) -> None:
-        """What it really holds: a limit on addresses would also count those that drivers of accelerators only reserve."""
+        """End a helper that holds too much: a limit on addresses would also count what drivers only reserve."""
         with contextlib.suppress(psutil.Error):
             if psutil.Process(self._process.pid).memory_info().rss > self._most_bytes:
                 raise _Ended(f"it took more than {self._most_bytes / 1e9:.1f} GB of memory")
@@ -194,10 +194,10 @@ def _answer(do: Callable[[Any], Any], request: dict[str, Any]) -> dict[str, Any]
     except DraftbenchError as error:
         return {"error": error.as_dict()}
     except MemoryError:
-        told = DraftbenchError("it needs too much memory", "", "name smaller files, or a smaller model")
-        return {"error": told.as_dict()}
+        too_large = DraftbenchError("it needs too much memory", "", "name smaller files, or a smaller model")
+        return {"error": too_large.as_dict()}
     except Exception as error:
-        told = DraftbenchError(
+        explained = DraftbenchError(
             f"{type(error).__name__}: {first_line(error)}", "", "look at the files and the model it names"
         )
-        return {"error": told.as_dict()}
+        return {"error": explained.as_dict()}

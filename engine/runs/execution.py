@@ -69,8 +69,7 @@ def capture_only(home: Home, recipe: Recipe) -> list[dict[str, Any]]:
     named = {} if training is None else {"training": training}
     named |= {f"held-out T={t:g}": capture for t, capture in heldout.items()}
     return [
-        {"what": name, "address": capture.address, "folder": str(capture.folder), **capture.done}
-        for name, capture in named.items()
+        {"what": name, "folder": str(capture.folder), **capture.counts.document()} for name, capture in named.items()
     ]
 
 

@@ -132,8 +132,8 @@ def _provenance(
             "heldout_hash": prompts_hash(prompts.measured),
         },
         captures={
-            **({} if answers is None else {"training": {"address": answers.address, **answers.done}}),
-            **{f"heldout T={t:g}": {"address": c.address, **c.done} for t, c in watched.items()},
+            **({} if answers is None else {"training": answers.counts.document()}),
+            **{f"heldout T={t:g}": capture.counts.document() for t, capture in watched.items()},
         },
         draft_parameters=counts,
         checkpoint_sha256=weights_hash(session.home, recipe.draft.checkpoint),

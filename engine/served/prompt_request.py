@@ -16,7 +16,7 @@ import torch
 
 from engine.capture.plan import CapturePlan
 from engine.chat.messages import BadRecordError, for_api, normal_call
-from engine.chat.prompt import Message, Prompt, Tool
+from engine.chat.prompt import Message, Prompt, Tool, ToolCall
 from engine.chat.rendering import conversation
 from engine.chat.template_date import apply_template
 from engine.errors import DraftbenchError
@@ -178,7 +178,7 @@ class PromptRequest:
         return written[: ended.start()] if ended else written.rstrip()
 
 
-def _normal(call: Mapping[str, Any]) -> dict[str, Any]:
+def _normal(call: Mapping[str, Any]) -> ToolCall:
     """A call in normal form, without its id, which most servers make up. Raises BadRecordError."""
     if isinstance(call.get("function"), str) and not call.keys() & {"arguments", "parameters"}:
         raise BadRecordError("it has no arguments")

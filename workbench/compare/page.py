@@ -96,10 +96,10 @@ def every_run(measured: pd.DataFrame) -> pd.DataFrame:
             f"T = {temperature:g}, {n} runs, up to {seeds} seed{'s' if seeds > 1 else ''} per cell; "
             f"[{charts.INTERVAL}{several}]"
         )
-        values = "; ".join(f"{c.loss}, {c.scenario}, {c.mode}: {c.value:.3f}" for c in cells.itertuples())
+        described = "; ".join(f"{c.loss}, {c.scenario}, {c.mode}: {c.value:.3f}" for c in cells.itertuples())
         view = View(
             f"acceptance-map-T{temperature:g}",
-            f"Exact acceptance. {values}",
+            f"Exact acceptance. {described}",
             lambda tone: charts.heat_map(cells, tone, note),
             cells,
         )

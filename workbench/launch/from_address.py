@@ -50,7 +50,7 @@ def is_by_hand(setting: str) -> bool:
 
 
 def taken(values: Mapping[str, Any], settings: Sequence[str]) -> Taken:
-    """`values` with a link's settings, as far as a link may set them. Raises DraftbenchError for what cannot be read."""
+    """`values` with a link's settings, as far as a link may set them. Raises DraftbenchError for unreadable ones."""
     for setting in settings[: _MOST_SETTINGS + 1]:
         _refuse_wild(setting)
     if len(settings) > _MOST_SETTINGS:

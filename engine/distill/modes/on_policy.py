@@ -127,7 +127,7 @@ class OnPolicyBatches(BatchSource):
         return [self._scored(sample, own, self._own_text(sample)) for sample, own in zip(samples, states, strict=True)]
 
     def _own_text(self, sample: Sample) -> torch.Tensor | None:
-        """[token, term] factors on text of the draft, None if they are 1: a loss that copies text learns the target's alone."""
+        """[token, term] factors on the draft's text, None if all are 1: a loss that copies text gets 0."""
         factors = learns_from_drafts(self.settings.loss)
         return None if bool(factors.all()) else factors.expand(len(sample.token_ids), -1)
 

@@ -211,7 +211,9 @@ def replay_fates(text: PromptAcceptance, uniforms: torch.Tensor, *, gamma: int, 
 
 
 class OnlineBatches(BatchSource):
-    """The refusals of a stream, update by update. `draft_model` is the one in training: its weights are read, never changed.
+    """The refusals of a stream, update by update.
+
+    `draft_model` is the one in training: its weights are read, never changed.
 
     What the stream leaves lies in `folder`, so that a run goes on where it was broken off. `most_at_once`: queries that
     are answered side by side.
@@ -269,7 +271,7 @@ class OnlineBatches(BatchSource):
             passed = min(len(self.queries), updates * self.online.update_interval)
             if len(self.log.entries) < passed:
                 raise DraftbenchError(
-                    f"{self.folder} holds {len(self.log.entries)} whole queries of the {passed} that this run has passed",
+                    f"{self.folder} holds {len(self.log.entries)} whole queries; this run has passed {passed}",
                     "the draft has learnt from the rest, which was lost or damaged since",
                     "start the run anew from its config.yaml",
                 )

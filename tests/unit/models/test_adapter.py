@@ -45,7 +45,7 @@ def save_adapter(folder: Path, config: Any, tied: bool = True) -> tuple[Path, to
 
 
 def load(folder: Path, adapter: Path, tied: bool = True, dtype: str = "float32") -> Any:
-    spec = ModelSpec(model=str(base(folder, tied)), adapter=str(adapter), dtype=dtype, device="cpu")  # type: ignore[arg-type]
+    spec = ModelSpec(model=str(base(folder, tied)), adapter=str(adapter), dtype=dtype, device="cpu")
     return load_model(spec)
 
 

@@ -22,7 +22,7 @@ from engine.fileio import read_json
 from engine.index.connection import reading
 from engine.index.queries import get_run, overview
 from engine.measure.acceptance import PromptAcceptance, exact_acceptance
-from engine.measure.compare import differences
+from engine.measure.compare import differing_conditions
 from engine.measure.definitions import SERVED_TEXT
 from engine.measure.suite import Measured
 from engine.models.head import Head
@@ -370,8 +370,8 @@ def test_it_is_never_compared_with_rates_of_full_distributions(
         "acceptance_rule": "sampled",
         **{k: v for k, v in ours.items() if k not in ("acceptance_rule", "served_by")},
     }
-    assert {"acceptance_rule", "served_by"} <= set(differences(ours, full_p))
-    assert not differences(ours, ours)
+    assert {"acceptance_rule", "served_by"} <= set(differing_conditions(ours, full_p))
+    assert not differing_conditions(ours, ours)
 
 
 BAD = [
@@ -427,7 +427,7 @@ def test_figures_of_another_tokenizer_end_a_run_before_its_training(
 def test_figures_that_cannot_be_held_against_the_text_are_said_to_be_so(
     tmp_path: Path, server: Server, target: LoadedModel, written: dict[float, Capture], monkeypatch: pytest.MonkeyPatch
 ):
-    serve(server, target, written, lambda content: [each.pop("top_logprobs") for each in content])  # type: ignore[arg-type,return-value]
+    serve(server, target, written, lambda content: [each.pop("top_logprobs") for each in content])
     notes: list[str] = []
     progress = Progress(quiet=True)
     monkeypatch.setattr(progress, "note", notes.append)

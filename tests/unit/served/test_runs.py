@@ -19,7 +19,8 @@ from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import read_json, read_lines
 from engine.models.load import LoadedModel
 from engine.paths import home
-from engine.planning.checks import checks, estimate
+from engine.planning.checks import checks
+from engine.planning.estimate import estimate
 from engine.progress import SILENT, Progress
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import read_recipe
@@ -80,7 +81,7 @@ def test_answers_become_a_capture_like_any_other(tmp_path: Path, server: Server,
     assert texts(capture)["q2"] == "about 你好<|im_end|>"
     assert [a.prompt_ids for a in capture.answers] == plan.prompt_ids
     assert capture.raw_signal(capture.answers[0]).shape == (len(capture.answers[0].token_ids), 0)
-    assert capture.done["server"] == {
+    assert capture.counts.server.document() == {
         "base_url": server.base_url,
         "model": MODEL,
         "ids_from_server": 0,
@@ -112,7 +113,7 @@ def test_an_answer_cut_at_the_limit_has_no_end_of_turn(tmp_path: Path, server: S
     server.script = lambda body, number: Said(body=reply("x" * 50, "length"))
     capture = fetched(tmp_path, target, settings_of(server))
     assert set(texts(capture).values()) == {"x" * 40}
-    assert capture.done["stopped"] == 0
+    assert capture.counts.stopped == 0
 
 
 def test_token_ids_are_taken_as_the_server_tells_them(tmp_path: Path, server: Server, target: LoadedModel):
@@ -120,8 +121,8 @@ def test_token_ids_are_taken_as_the_server_tells_them(tmp_path: Path, server: Se
     server.script = lambda body, number: Said(body=told)
     capture = fetched(tmp_path, target, settings_of(server))
     assert all(a.token_ids == [67, 68, 1] for a in capture.answers)
-    assert capture.done["server"]["ids_from_server"] == 6
-    assert capture.done["server"]["other_prompt_tokens"] == 6
+    assert capture.counts.server.ids_from_server == 6
+    assert capture.counts.server.other_prompt_tokens == 6
 
 
 def test_ids_that_the_model_at_hand_does_not_have_are_refused(tmp_path: Path, server: Server, target: LoadedModel):
@@ -313,6 +314,7 @@ def holders_of(secret: str, folder: Path) -> list[Path]:
     return [p for p in paths if secret in str(p) or secret.encode() in p.read_bytes()]
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_a_servers_text_and_is_measured_on_the_model_at_hand(
     recipe: Path, server: Server, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
 ):
@@ -366,10 +368,10 @@ def test_a_look_before_the_run_knows_the_server(recipe: Path, server: Server, mo
         return {c.name: c for c in checks(home(), read_recipe(home(), str(recipe), values, skip_bad=False))}["server"]
 
     monkeypatch.delenv("MY_KEY", raising=False)
-    assert "MY_KEY is not set" in look().found
+    assert "MY_KEY is not set" in look().message
     monkeypatch.setenv("MY_KEY", KEY)
     assert look().state == "ok"
-    assert MODEL in look().found
+    assert MODEL in look().message
     assert look("capture.server.model=served-modal").state == "failed"
     assert "did you mean 'served-model'?" in look("capture.server.model=served-modal").fix
     server.models = []
@@ -407,20 +409,20 @@ def test_what_deviates_and_is_still_an_answer_is_counted_and_said_also_where_it_
     progress = Notes()
     capture = fetched(tmp_path, target, settings_of(server), progress=progress)
     counts = {"finish_reason 'eos_token'": 6, "answered as model 'another'": 6}
-    assert capture.done["server"]["noted"] == counts
+    assert capture.counts.server.noted == counts
     assert all(any(what in note for note in progress.said) for what in counts)
     assert set(texts(capture).values()) == {"yes<|im_end|>"}
     copied = fetched(tmp_path, target, settings_of(server), questions(3))
-    assert copied.done["server"]["noted"] == dict.fromkeys(counts, 3)
-    assert copied.done["server"]["ids_from_text"] == 3
+    assert copied.counts.server.noted == dict.fromkeys(counts, 3)
+    assert copied.counts.server.ids_from_text == 3
 
 
 def test_a_count_that_is_far_from_the_text_is_noted(tmp_path: Path, server: Server, target: LoadedModel):
     server.script = lambda body, number: Said(body=reply("x" * 30, "length") | {"usage": {"completion_tokens": 9}})
-    assert "noted" not in fetched(tmp_path / "near", target, settings_of(server)).done["server"]
+    assert not fetched(tmp_path / "near", target, settings_of(server)).counts.server.noted
     server.script = lambda body, number: Said(body=reply("x" * 39, "length") | {"usage": {"completion_tokens": 2}})
     capture = fetched(tmp_path, target, settings_of(server))
-    assert capture.done["server"]["noted"] == {"another count of tokens than the answer has": 6}
+    assert capture.counts.server.noted == {"another count of tokens than the answer has": 6}
 
 
 MARKS = {

@@ -54,7 +54,7 @@ def fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fetch:
 
     def fetch_these(**packs: list[Entry]) -> None:
         for name, entries in packs.items():
-            made = Pack(f"{name}==1", "0" * 64, 1, lambda _, rows=entries: iter(rows), 1, "MIT", "nobody", "test")  # type: ignore[misc]
+            made = Pack(f"{name}==1", "0" * 64, 1, lambda _, rows=entries: iter(rows), 1, "MIT", "nobody", "test")
             monkeypatch.setitem(PACKS, name, made)
             fetch_pack(name)
 
