@@ -25,8 +25,8 @@ from engine.runs.session import Session, load_target
 from tests.unit.conftest import Draftbench, Result
 
 
-def exact(told: Any) -> list[float]:
-    return [m["value"] for m in told["metrics"] if m["metric"] == "exact" and m["draft"] == "trained"]
+def exact(document: Any) -> list[float]:
+    return [m["value"] for m in document["metrics"] if m["metric"] == "exact" and m["draft"] == "trained"]
 
 
 def at_training_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None]) -> None:
@@ -46,20 +46,20 @@ def at_training_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[
 def test_a_run_leaves_a_whole_folder_and_says_what_it_measured(finished: tuple[Path, Result], finished_home: Path):
     result = finished[1]
     assert result.code == 0, result.err
-    told = result.json()
-    assert told["state"] == "done"
-    assert told["certificate"]["passed"]
-    rates = {(m["draft"], m["metric"]) for m in told["metrics"]}
+    document = result.json()
+    assert document["state"] == "done"
+    assert document["certificate"]["passed"]
+    rates = {(m["draft"], m["metric"]) for m in document["metrics"]}
     assert {("initial", "exact"), ("trained", "exact"), ("trained", "per_examined"), ("trained", "tau")} <= rates
-    names = {p.name for p in (finished_home / "runs" / told["run"]).iterdir()}
+    names = {p.name for p in (finished_home / "runs" / document["run"]).iterdir()}
     assert {"config.yaml", "status.json", "events.jsonl", "log.txt", "provenance.json", "draft", "measure"} <= names
 
 
 def test_provenance_names_versions_commit_seeds_device_and_the_hashes_of_all_that_went_in(
     finished: tuple[Path, Result], finished_home: Path
 ):
-    told = finished[1].json()
-    run = RunFolder.open(home(), told["run"])
+    document = finished[1].json()
+    run = RunFolder.open(home(), document["run"])
     origin = json.loads((run.path / "provenance.json").read_text(encoding="utf-8"))
     assert origin["versions"]["draftbench"]
     assert origin["versions"]["torch"]
@@ -67,7 +67,7 @@ def test_provenance_names_versions_commit_seeds_device_and_the_hashes_of_all_tha
     assert origin["seeds"] == {"capture": 0, "train": 0, "measure": 0}
     assert origin["device"] == "cpu"
     assert len(origin["target_fingerprint"]) == 64
-    assert origin["prompts"]["heldout_hash"] == told["conditions"]["heldout_hash"]
+    assert origin["prompts"]["heldout_hash"] == document["conditions"]["heldout_hash"]
     assert len(origin["prompts"]["train_hash"]) == 64
     for capture in origin["captures"].values():
         assert (finished_home / "captures" / capture["address"] / "done.json").exists()
@@ -84,6 +84,7 @@ def test_events_tell_the_life_of_the_run(finished: tuple[Path, Result], finished
     assert [e["step"] for e in events if e["kind"] == "train"] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_second_run_reuses_the_captures_and_is_compared_pairwise(
     finished: tuple[Path, Result], finished_home: Path, recipe: Path, draftbench: Draftbench
 ):
@@ -92,9 +93,9 @@ def test_a_second_run_reuses_the_captures_and_is_compared_pairwise(
     second = draftbench("run", str(recipe), "--set", "train.loss=reverse_kl", "--json")
     assert second.code == 0, second.err
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in home().captures.glob("*/answers.jsonl")} == answers
-    told = draftbench("compare", "latest~1", "latest", "--json").json()
-    assert (told["a"], told["b"]) == (finished[1].json()["run"], second.json()["run"])
-    rows = [row for row in told["rows"] if row["metric"] == "exact"]
+    document = draftbench("compare", "latest~1", "latest", "--json").json()
+    assert (document["a"], document["b"]) == (finished[1].json()["run"], second.json()["run"])
+    rows = [row for row in document["rows"] if row["metric"] == "exact"]
     assert [row["a"] for row in rows] == pytest.approx(exact(finished[1].json()))
     assert [row["b"] for row in rows] == pytest.approx(exact(second.json()))
     assert exact(second.json()) != exact(finished[1].json())
@@ -123,6 +124,7 @@ def test_rates_measured_under_other_conditions_are_not_compared(
     assert "not comparable" in next(line for line in text.splitlines() if " tau " in line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [1, 2])
 def test_a_stopped_run_resumes_to_the_same_weights(
     finished: tuple[Path, Result],
@@ -149,6 +151,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(
     assert [e["step"] for e in read_lines(run.path / "events.jsonl") if e["kind"] == "resumed"] == [3 - signals]
 
 
+@pytest.mark.slow
 def test_a_finished_training_leaves_no_checkpoint(
     finished: tuple[Path, Result],
     finished_home: Path,
@@ -182,13 +185,13 @@ def test_a_finished_run_is_not_worked_on_again(
     finished: tuple[Path, Result], finished_home: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(execution, "measure", lambda session: pytest.fail("measured again"))
-    told = draftbench("run", "--resume", "latest", "--json").json()
-    assert exact(told) == exact(finished[1].json())
+    document = draftbench("run", "--resume", "latest", "--json").json()
+    assert exact(document) == exact(finished[1].json())
 
 
 def test_measuring_again_replaces_the_measurement_and_the_recipe_together(finished_home: Path, draftbench: Draftbench):
-    told = draftbench("measure", "latest", "--set", "measure.num_draft_tokens=2", "--json").json()
-    assert told["conditions"]["num_draft_tokens"] == 2
+    document = draftbench("measure", "latest", "--set", "measure.num_draft_tokens=2", "--json").json()
+    assert document["conditions"]["num_draft_tokens"] == 2
     run = RunFolder.open(home(), "latest")
     assert run.recipe().measure.num_draft_tokens == 2
     assert run.summary().document()["conditions"]["num_draft_tokens"] == 2
@@ -226,6 +229,7 @@ def test_sizes_of_one_training_set_are_nested_and_share_their_heldout(recipe: Pa
         split("prompts.train_prompts=9")
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_prompts_it_began_with(
     recipe: Path, tmp_path: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
 ):
@@ -243,10 +247,11 @@ def test_a_run_keeps_the_prompts_it_began_with(
     assert draftbench("train", "--resume", "latest").code == 0
 
 
+@pytest.mark.slow
 def test_a_trimmed_draft_goes_from_recipe_to_measurement_and_on_to_another_run(
     recipe: Path, tmp_path: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
 ):
-    """A vocabulary of 60 ids: chosen, trained, measured, taken on as a checkpoint, and measured as it came."""
+    """A vocabulary of 60 ids: trained, measured, used as the checkpoint of another run, and measured unchanged."""
     first = draftbench("run", str(recipe), "--set", "draft.vocabulary=60", "--set", "name=first", "--json")
     assert first.code == 0, first.err
     card = json.loads((RunFolder.open(home(), "first").path / "draft" / "best" / "draft.json").read_text())
@@ -255,8 +260,8 @@ def test_a_trimmed_draft_goes_from_recipe_to_measurement_and_on_to_another_run(
     second = draftbench("run", str(recipe), *[part for s in settings for part in ("--set", s)], "--json")
     assert second.code == 0, second.err
 
-    def rates(told: Any, draft: str) -> list[float]:
-        return [m["value"] for m in told["metrics"] if m["metric"] == "exact" and m["draft"] == draft]
+    def rates(document: Any, draft: str) -> list[float]:
+        return [m["value"] for m in document["metrics"] if m["metric"] == "exact" and m["draft"] == draft]
 
     assert rates(second.json(), "initial") == pytest.approx(rates(first.json(), "trained"))
     origin = json.loads((RunFolder.open(home(), "second").path / "provenance.json").read_text())

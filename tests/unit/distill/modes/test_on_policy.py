@@ -545,6 +545,7 @@ def train_and_die(folder: Path, captures: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_killed_process_is_resumed_to_the_same_weights(tmp_path, target, capture):
     run_until_killed(train_and_die, tmp_path / "run", capture.folder.parent.parent)
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]

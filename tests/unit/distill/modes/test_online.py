@@ -176,7 +176,8 @@ def plain_gradients(
     trainer: Trainer, target: LoadedModel, places: dict[str, list[int]], texts: dict[str, list[int]], shift: int = 0
 ) -> list[torch.Tensor]:
     """Forward KL by hand at some places of some texts: logits at index j - 1 judge token j."""
-    by_id = {answer.prompt_id: answer.prompt_ids for answer in trainer.source.capture_answers}  # type: ignore[attr-defined]
+    answers = trainer.source.capture_answers  # type: ignore[attr-defined]
+    by_id = {answer.prompt_id: answer.prompt_ids for answer in answers}
     trainer.optimiser.zero_grad(set_to_none=True)
     total, count = torch.zeros(()), 0
     for name, wrong in places.items():
@@ -267,6 +268,7 @@ def test_near_its_limit_a_text_is_proposed_less():
     assert (fates.judged, fates.drafted, fates.rounds) == ([0, 1, 2], 3, 1)
 
 
+@pytest.mark.slow
 def test_a_replayed_stream_has_the_distribution_of_a_decoded_one(target: LoadedModel):
     """1,500 texts of each kind: fates at the first three places, rounds and judged tokens agree within chance."""
     model, draft, rows = tiny_llama(vocab=23, seed=3), tiny_llama(vocab=23, seed=4), 1500
@@ -304,7 +306,8 @@ def replayed_texts(
     signal = signal_format("exact", model, 0)
     answers = answer_prompts(model, [prompt] * len(names), names, sampling, batch_size=512, signal=signal, **options)
     capture = InMemory(signal, {names[a.index]: a for a in answers}, prompt)
-    stream = ReplayedStream(capture, online.Head.of(model), sampling, gamma=gamma, max_new_tokens=5, seed=3)  # type: ignore[arg-type]
+    head = online.Head.of(model)
+    stream = ReplayedStream(capture, head, sampling, gamma=gamma, max_new_tokens=5, seed=3)  # type: ignore[arg-type]
     return [entry for entry, _ in stream.answer(draft, [Query(name, prompt) for name in names], 0, 0)]
 
 

@@ -190,7 +190,7 @@ def test_a_name_without_a_scheme_goes_with_the_servers_own():
 def test_a_setting_that_is_no_address_stops_the_start(
     hosts: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    with pytest.raises(DraftbenchError, match="is no address"):
+    with pytest.raises(DraftbenchError, match="is not an address"):
         guard.named_addresses(hosts)
     monkeypatch.setenv(SETTING, hosts)
     with pytest.raises(SystemExit) as ended:

@@ -81,7 +81,7 @@ def test_a_chrome_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(downloads.subprocess, "Popen", sleeper)
     began = time.monotonic()
-    with pytest.raises(DraftbenchError, match="could not draw") as refused:
+    with pytest.raises(DraftbenchError, match="could not render") as refused:
         downloads.figure_bytes(go.Figure(), "png", timeout_s=0.2)
     assert "0.2 s" in refused.value.why
     assert time.monotonic() - began < 10
