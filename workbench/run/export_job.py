@@ -60,7 +60,7 @@ class Started(Record):
 
 @dataclass(frozen=True)
 class Export:
-    """The last export of a run. `state`: none, running, done (what was written measures the same), differs or failed."""
+    """The last export of a run. `state`: none, running, done (it measures the same), differs or failed."""
 
     state: str
     folder: str = ""
@@ -97,7 +97,7 @@ def start(home: Home, run: RunFolder, folder: str, *, overwrite: bool, check: bo
 
 
 def read(run: RunFolder) -> Export:
-    """How the last export stands, told by its files alone."""
+    """How the last export stands, from its files alone."""
     started = Started.read_or_empty(run.path)
     if not started.out:
         return Export("none")

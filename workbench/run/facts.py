@@ -1,4 +1,4 @@
-"""What a run's page says of how the draft learns: mode, supervision, effort, and who answered. Pure functions and one drawing."""
+"""How the draft of a run learns: mode, supervision, effort, and who answered. Pure functions and one drawing."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def facts(recipe: Recipe, done: Training) -> list[tuple[str, str]]:
     """Name and value of each fact that applies, plain text."""
     train = recipe.train
     columns = recipe_columns(recipe)
-    told = [
+    rows = [
         ("Mode", mode_word(train.mode)),
         ("Supervision", SUPERVISION[str(columns["supervision"])]),
         ("Loss", loss_label(train.loss)),
         *_of_mode(train),
     ]
     if train.selection.share < 1:
-        told.append(("Token selection", f"{train.selection.share:.0%}, against {train.selection.reference}"))
-    return told + _of_effort(done) + _of_server(recipe)
+        rows.append(("Token selection", f"{train.selection.share:.0%}, against {train.selection.reference}"))
+    return rows + _of_effort(done) + _of_server(recipe)
 
 
 def _of_mode(train: TrainSpec) -> list[tuple[str, str]]:
@@ -61,18 +61,18 @@ def _of_stream(train: TrainSpec) -> list[tuple[str, str]]:
 
 
 def _of_effort(done: Training) -> list[tuple[str, str]]:
-    told = []
+    rows = []
     if done.steps_done is not None:
         asked = f" of {done.steps:,}" if done.steps is not None else ""
-        told.append(("Steps", f"{done.steps_done:,}{asked}"))
+        rows.append(("Steps", f"{done.steps_done:,}{asked}"))
     if done.tokens_seen is not None and done.positions_trained:  # runs of before this was counted have 0
         of = f" of {done.tokens_seen:,} tokens seen"
-        told.append(("Positions trained", f"{done.positions_trained:,}{of}{_share(done)}"))
+        rows.append(("Positions trained", f"{done.positions_trained:,}{of}{_share(done)}"))
     elif done.tokens_seen is not None:
-        told.append(("Target tokens seen", f"{done.tokens_seen:,}"))
+        rows.append(("Target tokens seen", f"{done.tokens_seen:,}"))
     if done.steps_skipped:
-        told.append(("Steps with nothing to learn", f"{done.steps_skipped:,}"))
-    return told
+        rows.append(("Steps with nothing to learn", f"{done.steps_skipped:,}"))
+    return rows
 
 
 def _share(done: Training) -> str:

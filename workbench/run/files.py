@@ -1,6 +1,6 @@
 """What a run's own files tell while it is at work: events, progress, log and sizes. Nothing here knows Streamlit.
 
-The index is told of a run when it ends; a page that watches reads the folder.
+A run is indexed when it ends; a page that watches it reads the folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from engine.records.status import Status
 LOGS = {"log.txt": "what the run did, a line a step", "output.txt": "what its process printed"}
 _SEARCHED_BYTES = 1_000_000
 _WHILE_TIMING_S = 20  # between two drawings of a page while speed is timed
-_RECENT = 20  # steps that throughput and time left are told by
+_RECENT = 20  # steps over which throughput and time left are computed
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _CURVE_COLUMNS = ("run_id", "step", "kind", "temperature", "value", "tokens_seen", "seconds")
 
@@ -109,7 +109,7 @@ class Now:
 
 
 def newest(points: Sequence[CurvePoint]) -> Now:
-    """The newest values; tokens/s over the last steps, evaluations in between included in neither tokens nor seconds."""
+    """The newest values; tokens/s over the last steps, without the evaluations in between."""
     train = [point for point in points if point.kind == "train"]
     watched = [point for point in points if point.kind == "eval"]
     last_step = max((point.step for point in watched), default=None)
@@ -142,7 +142,7 @@ class Stage:
 
 
 def stage(status: Status, present: Now) -> Stage:
-    """The phase and its progress as the status file tells them; anything odd in it counts as not told."""
+    """The phase and its progress as the status file has them."""
     progress = status.progress
     if progress is None:
         return Stage(None, status.phase or "getting ready", None)
@@ -156,7 +156,7 @@ def stage(status: Status, present: Now) -> Stage:
 
 
 def redraw_every(status: Status, usual_s: float) -> float:
-    """Seconds between two drawings of a run that is at work: seldom while speed is timed, since drawing takes its cores."""
+    """Seconds between two drawings of a run at work: seldom while speed is timed, since drawing takes its cores."""
     return _WHILE_TIMING_S if is_timing(status) else usual_s
 
 
@@ -215,7 +215,7 @@ def log_part(path: Path, lines: int, search: str = "") -> LogPart:
 
 
 def clean_line(line: str) -> str:
-    """A line as a terminal would leave it: a bar that redraws itself shows its last state, control characters do not show."""
+    """A line as a terminal would leave it: the last state of a bar that redraws itself, without control characters."""
     drawn = [part for part in _ANSI.sub("", line).split("\r") if part.strip()]
     last = drawn[-1] if drawn else ""
     return "".join(c for c in last if c == "\t" or unicodedata.category(c) not in ("Cc", "Cf"))

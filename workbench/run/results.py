@@ -96,14 +96,15 @@ def _speed_card(indexed: Run, summary: Summary) -> list[Card]:
         return []
     speed = summary.speed or Speed()
     note = f"95% interval over n = {speed.speedup.n_prompts if speed.speedup else '?'} prompts"
-    told = [f"{way} {ui.number(rate.value, 1)} tokens/s" for way, rate in speed.tokens_per_s.items()]
+    rates = [f"{way} {ui.number(rate.value, 1)} tokens/s" for way, rate in speed.tokens_per_s.items()]
     where = speed_words.measured_where(summary, indexed.provenance)
     return [
         (
             "Speed-up",
             f"{indexed.speedup:.2f}×",
             None,
-            f"{speed_words.told(speed)}  \n{note}  \n{', '.join(told)}" + (f"  \nmeasured on {where}" if where else ""),
+            f"{speed_words.told(speed)}  \n{note}  \n{', '.join(rates)}"
+            + (f"  \nmeasured on {where}" if where else ""),
             "Paired: each prompt decoded plainly and speculatively in turn.",
         )
     ]
@@ -142,9 +143,7 @@ def certificate(record: Certificate | None) -> None:
     icon = {"passed": ":material/verified:", "failed": ":material/gpp_bad:"}.get(word, ":material/help:")
     with st.expander(f"Certificate of losslessness: {word}", icon=icon, expanded=passed is False):
         if passed is False:
-            st.write(
-                "This pair is kept off leaderboards: speculative decoding was not shown to leave the target's output as it is."
-            )
+            st.write("This pair is kept off leaderboards: speculative decoding may have changed the target's output.")
         for check in record.checks:
             mark = _MARKS["passed" if check.passed else "failed" if check.passed is False else "reported"]
             name, n = CHECKS.get(check.name, check.name), ui.number(check.n_tokens, 0)

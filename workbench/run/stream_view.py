@@ -48,7 +48,7 @@ def along(points: Sequence[StreamedQuery], window: int = WINDOW) -> pd.DataFrame
 def figure(frame: pd.DataFrame, tone: str, window: int = WINDOW) -> go.Figure:
     """Rolling acceptance against the query's number, with what was expected and a mark at each update.
 
-    `frame` as `along` makes it. The two lines differ by the luck of the draws alone; they part for good only if the engine errs.
+    `frame`: from `along`. The two lines differ by chance alone; they part for good only if the engine errs.
     """
     note = f"n = {len(frame):,} queries, rolling over the last {min(window, len(frame))}, no interval"
     made = parts.titled("Acceptance along the stream (accepted / examined, fraction)", note, tone)

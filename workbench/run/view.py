@@ -85,11 +85,11 @@ def failure(run: RunFolder, state: str) -> None:
 
 def problems(run: RunFolder, indexed: Run | None) -> None:
     """What of the folder cannot be read."""
-    found = list(indexed.problems) if indexed else []
+    problems = list(indexed.problems) if indexed else []
     if not (run.path / "config.yaml").is_file():
-        found.append("config.yaml: missing, so the run cannot be resumed, measured or compared")
-    if found:
-        lines = "\n".join(f"- {ui.text(problem)}" for problem in found)
+        problems.append("config.yaml: missing, so the run cannot be resumed, measured or compared")
+    if problems:
+        lines = "\n".join(f"- {ui.text(problem)}" for problem in problems)
         st.warning(
             f"This run's folder is not whole. What can be read is shown.\n\n{lines}", icon=":material/broken_image:"
         )
@@ -184,22 +184,22 @@ def progress(run: RunFolder, present: files.Now) -> None:
     left = f", about {files.duration(stage.left_s)} left in this phase" if stage.left_s is not None else ""
     st.progress(stage.share or 0.0, text=ui.text(stage.words + left))
     st.caption(f"Heard from {files.duration(beat)} ago." if beat is not None else "Not heard from yet.")
-    told = _training(present) if present.step is not None else _before_training(status)
-    if not told:
+    metrics = _training(present) if present.step is not None else _before_training(status)
+    if not metrics:
         return
-    for place, (name, value, note) in zip(st.columns(len(told)), told, strict=True):
+    for place, (name, value, note) in zip(st.columns(len(metrics)), metrics, strict=True):
         place.metric(name, value)
         place.caption(note)
 
 
 def _training(present: files.Now) -> list[tuple[str, str, str]]:
     """Loss, watched acceptance and throughput, each with what it is of."""
-    told = [("Loss", ui.number(present.loss), f"after step {present.step:,}")]
+    metrics = [("Loss", ui.number(present.loss), f"after step {present.step:,}")]
     for temperature, value in present.acceptance:
         at = "" if temperature is None else f", T = {temperature:g}"
-        told.append((f"Acceptance (watched){at}", ui.number(value), f"exact, after step {present.evaluated_at:,}"))
+        metrics.append((f"Acceptance (watched){at}", ui.number(value), f"exact, after step {present.evaluated_at:,}"))
     speed = "–" if present.tokens_per_s is None else f"{present.tokens_per_s:,.0f}"
-    return [*told, ("Target tokens/s", speed, "seen in training, over the last 20 steps")]
+    return [*metrics, ("Target tokens/s", speed, "seen in training, over the last 20 steps")]
 
 
 def _before_training(status: Status) -> list[tuple[str, str, str]]:
@@ -306,8 +306,8 @@ def log(run: RunFolder) -> None:
     part = files.log_part(run.path / name, most, needle or "")
     with st.container(height=440, autoscroll=True, border=False):  # a log is read from its end
         st.code(part.text or ("(no such line)" if needle else "(empty)"), language=None, wrap_lines=wrapped)
-    told = f"{part.shown:,} of {part.found:,} lines" + (" that hold the search text" if needle else "")
-    st.caption(told + ("; only the end of this long file was looked through." if part.cut else "."))
+    count = f"{part.shown:,} of {part.found:,} lines" + (" that hold the search text" if needle else "")
+    st.caption(count + ("; only the end of this long file was looked through." if part.cut else "."))
 
 
 def indexed(run: RunFolder) -> Run | None:
