@@ -143,7 +143,10 @@ def studied(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     )
     frame["config"] = [json.loads(value) if isinstance(value, str) else {} for value in frame["config"]]
     for column in ("provenance", "training"):
-        frame[column] = [_RECORDS[column].of_json(value if isinstance(value, str) else None) for value in frame[column]]
+        records: list[Any] = [
+            _RECORDS[column].of_json(value if isinstance(value, str) else None) for value in frame[column]
+        ]
+        frame[column] = records
     return frame
 
 

@@ -49,7 +49,7 @@ def results(run: RunFolder, indexed: Run) -> None:
     summary, before = indexed.summary, exact[exact.draft == "initial"].set_index("temperature")
     tau = values[(values.metric == "tau") & (values.draft == "trained")].set_index("temperature")
     gains = summary.gains()
-    cards = [_exact_card(row, before, gains.get(row.temperature)) for row in trained.itertuples()]
+    cards = [_exact_card(row, before, gains.get(float(str(row.temperature)))) for row in trained.itertuples()]
     cards += [_tau_card(row) for row in tau.sort_index().head(1).reset_index().itertuples()]
     cards += _speed_card(indexed, summary)
     for place, (name, value, delta, note, help_text) in zip(st.columns(len(cards)), cards, strict=True):

@@ -29,7 +29,8 @@ FAKE_ENGINE = """
 import signal, sys, time
 sys.path.insert(0, {root!r})
 from engine.paths import home
-from engine.runs import queue
+from engine.jobs import queue
+from engine.records.events import Started
 from engine.runs.folder import RunFolder
 
 if sys.argv[1] == "work":
@@ -47,7 +48,7 @@ while what == "starts slowly":
 asked = []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
 with run.working():
-    run.emit({{"kind": "started"}})
+    run.emit(Started())
     while what == "waits" and not asked and not (home().root / "go").exists():
         time.sleep(0.02)
     run.set_status(state="cancelled" if asked else "done")

@@ -1,7 +1,6 @@
 """Labels: what people say of a run, beside its recipe, in the index too."""
 
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,9 @@ from engine.index import queries
 from engine.index.connection import reading
 from engine.index.ingest import ingest_run
 from engine.paths import Home
+from engine.records.labels import Labels
 from engine.runs.folder import RunFolder
-from engine.runs.labels import LabelConflict, Labels, change_labels, change_seen_labels, read_labels
+from engine.runs.labels import LabelConflict, change_labels, change_seen_labels, read_labels
 
 
 @pytest.fixture
@@ -113,8 +113,8 @@ def test_a_form_saves_what_was_edited_in_it_and_nothing_else(home: Home):
     run = make(home)
     seen = read_labels(run)
     change_labels(home, run, title="of another tab", pinned=True)
-    labels = change_seen_labels(home, run, seen, replace(seen, notes="mine"))
-    assert labels == Labels("of another tab", ("first",), "mine", pinned=True)
+    labels = change_seen_labels(home, run, seen, seen.model_copy(update={"notes": "mine"}))
+    assert labels == Labels(title="of another tab", tags=("first",), notes="mine", pinned=True)
 
 
 def test_what_two_people_edited_is_not_overwritten(home: Home):
@@ -122,13 +122,13 @@ def test_what_two_people_edited_is_not_overwritten(home: Home):
     seen = read_labels(run)
     change_labels(home, run, title="theirs")
     with pytest.raises(LabelConflict, match="the title of run") as raised:
-        change_seen_labels(home, run, seen, replace(seen, title="mine", notes="mine"))
+        change_seen_labels(home, run, seen, seen.model_copy(update={"title": "mine", "notes": "mine"}))
     assert "theirs" in raised.value.why
-    assert read_labels(run) == replace(seen, title="theirs")
+    assert read_labels(run) == seen.model_copy(update={"title": "theirs"})
 
 
 def test_the_same_edit_by_two_people_is_no_conflict(home: Home):
     run = make(home)
     seen = read_labels(run)
     change_labels(home, run, title="same")
-    assert change_seen_labels(home, run, seen, replace(seen, title="same", pinned=True)).pinned
+    assert change_seen_labels(home, run, seen, seen.model_copy(update={"title": "same", "pinned": True})).pinned
