@@ -323,6 +323,7 @@ ENDLESS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ENDLESS.values(), ids=ENDLESS)
 def test_a_template_without_end_is_refused_with_the_tokenizer(folder: Path, template: str):
     (folder / "chat_template.jinja").write_text(template)
