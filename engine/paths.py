@@ -127,7 +127,7 @@ def _existing(path: str, relative_to: Path | None) -> Path:
             raise DraftbenchError(
                 f"{printable(path)} is neither a file nor a folder",
                 "a device or a pipe may never end, and cannot be read twice",
-                "save what it gives in a file, and name that",
+                "save its output to a file, and name that file",
             )
     raise DraftbenchError(
         f"no such file or folder: {printable(path)}",

@@ -243,7 +243,7 @@ def read_file(path: Path, source: PromptSource) -> Iterator[Row]:
     reader = FILE_READERS.get(path.suffix.lower())
     if reader is None:
         raise DraftbenchError(
-            f"{source.path} has the extension {path.suffix!r}, which is no known format",
+            f"{source.path} has the extension {path.suffix!r}, which is not a known format",
             "the format is taken from the extension and not guessed from the content",
             f"give one of {', '.join(FILE_READERS)}, a Datasets folder, or hub:NAME",
         )

@@ -74,7 +74,7 @@ def read_prompts(
     if whole.bad and not skip_bad:
         raise DraftbenchError(
             _listed(
-                whole.bad, f"{len(whole.bad)} of {sum(info['rows'] for info in whole.sources)} rows are no prompts"
+                whole.bad, f"{len(whole.bad)} of {sum(info['rows'] for info in whole.sources)} rows are not prompts"
             ),
             "leaving them out silently would change the prompts that the draft is trained and measured on",
             "correct them, or leave them out: --skip-bad (`prompts.skip_bad: true`)",

@@ -127,7 +127,7 @@ def plain(value: Any) -> Any:
         try:
             return value.decode("utf-8")
         except UnicodeDecodeError:
-            raise BadRecordError("holds bytes that are no text in UTF-8") from None
+            raise BadRecordError("holds bytes that are not UTF-8 text") from None
     if isinstance(value, uuid.UUID):
         return str(value)
     return plain(value.tolist()) if hasattr(value, "tolist") else value

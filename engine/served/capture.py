@@ -195,9 +195,9 @@ class _Filling:
         def keep(number: int, reply: Reply) -> None:
             request, tokenised = requests[number], requests[number].answer(reply)
             if holds_key(f"{reply.text} {reply.reasoning} {reply.tool_calls} {text_of(reply.tokens)}", key):
-                raise Unanswered("an answer that repeats the key, which must not be kept (not asked again)")
+                raise Unanswered("an answer that repeats the key, which must not be kept (not retried)")
             if not tokenised.ids:
-                raise Unanswered("an answer without tokens (not asked again)")
+                raise Unanswered("an answer without tokens (not retried)")
             answer = Answer(number, tokenised.ids, request.ending(tokenised.ids, reply), tokenised.signal)
             noted = sorted({*reply.noted, *tokenised.noted})
             more = {"ids": tokenised.source, "prompt_tokens": reply.prompt_tokens} | ({"noted": noted} if noted else {})

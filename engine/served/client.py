@@ -174,7 +174,7 @@ class ChatServer:
         except NoResponse as error:
             raise Retry(self._shown(error)) from None
         except TooLarge as error:
-            raise Unanswered(f"an answer of {error} (not asked again)") from None
+            raise Unanswered(f"an answer of {error} (not retried)") from None
         except BadAddress as error:
             raise _bad_address(self.spec, self._shown(error)) from None
         finally:
@@ -196,7 +196,7 @@ class ChatServer:
             names = await self._names()
             if code == 404 or (names and self.spec.model not in names):
                 return unknown_model(self.spec, names, message)
-        return Unanswered(f"{message} (not asked again)")
+        return Unanswered(f"{message} (not retried)")
 
     def _heed(self, code: int, retry_after_s: float, message: str) -> None:
         """Pause all requests for as long as the server asks, or, if it only says "too many", for a growing time.

@@ -153,7 +153,7 @@ class PromptRequest:
             message = {"role": "assistant", "content": reply.text, "tool_calls": calls}
             return self._by_template(message) or reference_of(message)
         except (BadRecordError, RecursionError) as error:
-            raise Unanswered(f"a function call that cannot be read: {error} (not asked again)") from None
+            raise Unanswered(f"a function call that cannot be read: {error} (not retried)") from None
 
     def _by_template(self, answer: Message) -> str:
         """The assistant's turn as the template writes it, up to its end; "" if the template drops the calls."""

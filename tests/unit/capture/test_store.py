@@ -327,9 +327,9 @@ def test_progress_counts_what_was_finished_before(tmp_path: Path, target: Loaded
     plan = plan_in(tmp_path, target)
     with pytest.raises(KeyboardInterrupt):
         make_capture(plan, target, batch_size=1, progress=Progress(quiet=True, listen=interrupt_after(2)))
-    told: list[dict[str, Any]] = []
-    make_capture(plan, target, batch_size=1, progress=Progress(quiet=True, listen=told.append))
-    assert [(t["done"], t["total"]) for t in told] == [(done, 6) for done in range(2, 7)]
+    notes: list[dict[str, Any]] = []
+    make_capture(plan, target, batch_size=1, progress=Progress(quiet=True, listen=notes.append))
+    assert [(t["done"], t["total"]) for t in notes] == [(done, 6) for done in range(2, 7)]
 
 
 def die_in_the_middle(folder: Path, prompts: int) -> None:
