@@ -220,7 +220,7 @@ def test_a_tools_answer_that_the_template_drops_is_refused():
         {"role": "assistant", "content": "f()"},
         {"role": "tool", "content": "5"},
     )
-    with pytest.raises(DraftbenchError, match=r"leaves message 3 \(tool\)"):
+    with pytest.raises(DraftbenchError, match=r"drops message 3 \(tool\)"):
         rendered(make_tokenizer(template + ANSWER), Prompt("p1", asked))
 
 
