@@ -20,13 +20,15 @@ class MeasureSpec(Section):
     temperatures: list[float] = Field([0.0, 1.0], min_length=1, description="each is captured and measured on its own")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus for target and draft alike; 1 is off")
     top_k: int = Field(0, ge=0, le=MOST_TOKENS, description="for target and draft alike; 0 is off")
-    num_draft_tokens: Annotated[int, MEASUREMENT] = Field(3, ge=1, le=32, description="gamma: tokens proposed a round")
+    num_draft_tokens: Annotated[int, MEASUREMENT] = Field(
+        3, ge=1, le=32, description="gamma: tokens proposed per round"
+    )
     adaptive: Annotated[bool, MEASUREMENT] = Field(
-        False, description="choose gamma each round from the acceptance seen so far, up to num_draft_tokens"
+        False, description="set gamma in each round from the acceptance so far, up to num_draft_tokens"
     )
     max_new_tokens: int = Field(160, ge=2, le=MOST_TOKENS, description="length limit of an answer, tokens")
     heldout_prompts: int | None = Field(
-        None, ge=1, description="measure on the first so many held-out prompts; all if empty"
+        None, ge=1, description="number of held-out prompts to measure on, from the first; all if empty"
     )
     trace_prompts: Annotated[int, MEASUREMENT] = Field(
         24, ge=1, description="prompts decoded speculatively for the sampled rates"

@@ -1,7 +1,7 @@
-"""What a stream of queries leaves behind: each query's text, which of its tokens were judged and which refused.
+"""The log of a stream of queries: each query's text, and its tokens that were judged and refused.
 
     runs/<id>/stream/
-      answers.jsonl  a line a query, in stream order: text, fates, and where its signal lies
+      answers.jsonl  a line per query, in stream order: text, fates, and the offset of its signal
       signal.bin     the target's signal at each token of a decoded stream; a replayed one has its capture's
 
 Appended query by query, the signal before the line that points to it. A resumed run cuts what came
@@ -91,7 +91,7 @@ class StreamLog:
         self._offsets: list[int] = []
 
     def cut(self, updates: int) -> None:
-        """Open it for going on after so many updates: read what earlier ones left whole, drop the rest."""
+        """Open the log to resume after `updates` updates: keep the whole entries of earlier ones, drop the rest."""
         lines: list[dict[str, Any]] = []
         end = 0
         for line in read_lines(self.folder / "answers.jsonl"):

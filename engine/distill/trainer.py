@@ -54,7 +54,7 @@ class Outcome:
 
 
 class Trainer:
-    """Trains one draft. Everything that survives a kill lies under `folder`."""
+    """Trains one draft. Everything that survives a kill is under `folder`."""
 
     def __init__(
         self,

@@ -1,11 +1,11 @@
 """Export: a trained draft for use elsewhere.
 
-folder            what every format writes beside its draft
-check             the exported folder compared with the run's draft
 of_run            export a run's draft and check the result
 huggingface       the Hugging Face folder
+folder            the folder appears complete or not at all, and replaces only an earlier export
+check             does the exported folder measure like the run's draft?
+check_text        the text that this is measured on
 model_card        the model card
-check_text        the text that an export is checked on
 whole_vocabulary  a trimmed draft with all of its target's ids
 small_draft       a checkpoint small enough to share
 

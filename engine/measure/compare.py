@@ -28,6 +28,8 @@ ONLY_SAMPLED = ("num_draft_tokens", "adaptive")  # these leave the rates on the 
 ON_TARGET_TEXT = ("exact", "greedy_agreement")
 SAME_TEMPERATURE = 1e-6  # temperatures closer than this are one: 0.7 may have been stored as float32
 
+MOST_SAMPLES = 20_000  # resamples of a comparison: the recipe of a stranger's run may ask for gigabytes of them
+
 _TABLES_KEPT = 512  # per-prompt tables kept in memory: a study has some hundred runs
 
 
@@ -201,7 +203,7 @@ def compare(a: Measurement, b: Measurement, rates: Iterable[str] = tuple(RATES))
     Rates without a prompt in common are left out; the list is empty if the two have no answer in common.
     """
     differing = differing_conditions(a.conditions, b.conditions)
-    samples = max(a.bootstrap_samples, b.bootstrap_samples)
+    samples = min(max(a.bootstrap_samples, b.bootstrap_samples), MOST_SAMPLES)
     rows = []
     for temperature in a.temperatures:
         side_a, side_b = a.at(temperature), b.at(temperature)

@@ -17,7 +17,6 @@ from engine.records.documents import whole_or_empty
 _PACKAGES = (
     "torch",
     "transformers",
-    "accelerate",
     "peft",
     "datasets",
     "tokenizers",

@@ -21,7 +21,7 @@ _UNFINISHED = ("to do", "stopped", "failed", "waiting", "running")
 
 @dataclass(frozen=True)
 class Costs:
-    """Time and disk of what is not finished; None and a reason where not known."""
+    """Time and disk of the unfinished cells; None and a reason where not known."""
 
     captures: int  # distinct ones that the whole study needs
     captures_there: int
@@ -30,7 +30,7 @@ class Costs:
     unknown: str = ""
     based_on: str = ""  # the run that time is scaled from
     estimated: int = 0  # cells that were estimated; the others were taken to be like one of them
-    notes: tuple[str, ...] = ()  # what is not as the recipe asks, such as too few queries
+    notes: tuple[str, ...] = ()  # where the prompts are not as the recipe asks, such as too few queries
 
     def as_dict(self) -> dict[str, object]:
         """The fields by name."""

@@ -1,7 +1,7 @@
 """Whether a run was made from what its recipe names today.
 
 A recipe names prompts and drafts by path: a file may be edited, a `pack:` set grows when a pack is fetched, a draft is
-trained anew. A run notes hashes of what it read; here they are compared with those of what lies there now.
+trained again. A run records hashes of its inputs; here they are compared with those of the files of today.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Stamp = tuple[tuple[str, int, int], ...]  # name, time of change and size of eac
 
 
 class Inputs:
-    """What recipes name, as it lies there at one moment: each source's files are looked at once."""
+    """The inputs that recipes name, at one moment: each source's files are looked at once."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -78,7 +78,7 @@ class Inputs:
 
 
 def weights_hash(home: Home, name: str) -> str | None:
-    """The hash of a draft's weights, as its card has it; None for what is no draft of this project.
+    """The hash of a draft's weights, from its card; None for a model that is no draft of this project.
 
     `name`: its folder or run.
     """
@@ -116,7 +116,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _files(path: str) -> list[Path]:
-    """The files of a source. Raises if there are none, or they lie on the hub."""
+    """The files of a source. Raises if there are none, or they are on the hub."""
     if path.startswith("hub:"):
         raise LookupError(path)
     if path.startswith("pack:"):

@@ -1,4 +1,4 @@
-"""The results of a study: a row per cell, and the modes compared at their own schedule, equal tokens and equal steps."""
+"""The results of a study: a row per cell, and the modes compared at own schedule, equal tokens and equal steps."""
 
 from __future__ import annotations
 

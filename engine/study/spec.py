@@ -117,10 +117,10 @@ class StudySpec(Section):
 
 
 def load_study(path: Path, settings: Sequence[str] = ()) -> StudySpec:
-    """The study in a file, whole: its base read, its paths independent of where it lies.
+    """The study in a file, with its base read and its paths absolute.
 
     `settings`: `key=value` over the recipe of every cell, below the axes; `name=` names the study.
-    Raises DraftbenchError for what is not valid.
+    Raises DraftbenchError if it is not valid.
     """
     spec = parse_section(StudySpec, _mapping(path))
     beside = Path(spec.folder) if spec.folder else path.parent.absolute()

@@ -45,24 +45,19 @@ class Block:
         path.write_text("".join(lines), encoding="utf-8")
 
 
-def blocks() -> list[Block]:
+def blocks(section: str | None = None) -> list[Block]:
+    """The blocks of the page, or of one section of it."""
     text = PAGE.read_text(encoding="utf-8")
-    found = [Block(match[1], match[2], match[5]) for match in _BLOCK.finditer(text)]
-    assert len(found) == text.count("```python"), "a block of the page does not say where it belongs"
-    return found
-
-
-def lines_of(section: str) -> list[Block]:
-    """The blocks of one section of the page."""
-    text = PAGE.read_text(encoding="utf-8")
-    part = text[text.index(f"\n## {section}\n") :]
-    part = part[: part.find("\n## ", 5)]
-    return [Block(match[1], match[2], match[5]) for match in _BLOCK.finditer(part)]
+    if section is not None:
+        text = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    listed = [Block(match[1], match[2], match[5]) for match in _BLOCK.finditer(text)]
+    assert len(listed) == text.count("```python"), "a block of the page does not say where it belongs"
+    return listed
 
 
 @pytest.mark.parametrize("section", ["A mode", "An export format"])
 def test_it_takes_one_file_and_one_line(section: str):
-    new, line = lines_of(section)
+    new, line = blocks(section)
     assert (new.where, line.where.partition(" ")[0]) == ("(new file)", "in")
     assert line.code.count("\n") == 1
 

@@ -62,7 +62,7 @@ def by_method(frame: pd.DataFrame, temperature: float, tone: str) -> go.Figure:
 
 
 def by_size(frame: pd.DataFrame, scenario: str, temperature: float, tone: str) -> go.Figure:
-    """Acceptance against the number of training queries (log axis): a panel per domain, a line per method, with intervals."""
+    """Acceptance by number of training queries (log axis): a panel per domain, a line per method, with intervals."""
     rows = frame[
         ((frame.temperature - temperature).abs() < SAME_TEMPERATURE)
         & (frame.scenario == scenario)

@@ -64,8 +64,8 @@ def show_summary(evaluated: HomeFindings, rates: pd.DataFrame, study: str | None
     took = f"{count} run{'s' if count != 1 else ''} took part" + (f"; left out: {gone}." if gone else ".")
     st.caption(
         f"{took} Acceptance is *exact* acceptance on the target's own text. Runs are compared only if they differ in "
-        "nothing but the setting in question, on the same held-out prompts, paired by prompt. A claim's verdict is that "
-        f"of its weakest comparison. Nothing is called reproduced before {ENOUGH_SEEDS} seeds agree."
+        "nothing but the setting in question, on the same held-out prompts, paired by prompt. A claim's verdict is "
+        f"that of its weakest comparison. Nothing is called reproduced before {ENOUGH_SEEDS} seeds agree."
     )
     if evaluated.runs:
         show_report(evaluated, rates, study)
@@ -235,8 +235,8 @@ def show_figures(frame: pd.DataFrame, evaluated: HomeFindings) -> None:
     others = acceptance.elsewhere(evaluated.runs)
     if others:
         st.caption(
-            f"{others} runs are not in these figures: their target, held-out prompts or kind of draft differs from most "
-            "runs of their domain."
+            f"{others} runs are not in these figures: their target, held-out prompts or kind of draft differs from "
+            "most runs of their domain."
         )
 
 

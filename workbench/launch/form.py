@@ -203,7 +203,7 @@ class Form:
     def _sections(
         self, dotted: str, section: type[BaseModel], value: Sequence[Mapping[str, Any]]
     ) -> list[dict[str, Any]]:
-        """A list of sections: each with its first field in sight, the others behind a button."""
+        """A list of sections: each with its first field visible, the others in a popover."""
         slot = f"{self.prefix}:{dotted}#"
         shown: list[int] = st.session_state.setdefault(slot, list(range(len(value))))
         items = []
@@ -296,12 +296,12 @@ def read_text(text: str) -> Any:
 
 
 def _blank(section: type[BaseModel]) -> dict[str, Any]:
-    """The section's defaults; what is required begins empty."""
+    """The section's defaults; required fields begin empty."""
     return {name: default_of(field) for name, field in section.model_fields.items()}
 
 
 def default_of(field: FieldInfo) -> Any:
-    """What a widget begins with where there is no recipe: what is required begins empty."""
+    """The first value of a widget without a recipe; a required field begins empty."""
     return "" if field.is_required() else field.get_default(call_default_factory=True)
 
 

@@ -69,7 +69,7 @@ def taken(values: Mapping[str, Any], settings: Sequence[str]) -> Taken:
 
 
 def _refuse_wild(setting: str) -> None:
-    """Refuse what is small to write and large to read: long texts, references, nesting."""
+    """Refuse settings that are small to write and large to read: long texts, references, nesting."""
     why = ""
     if len(setting) > _LONGEST:
         why = f"it is longer than {_LONGEST:,} characters"

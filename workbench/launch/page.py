@@ -68,7 +68,7 @@ def choose_start() -> starting.Start:
 
 
 def begin(start: starting.Start) -> None:
-    """Fill the form anew where another start is selected or a link brings settings of its own.
+    """Fill the form again where another start is selected or a link brings settings of its own.
 
     What the form itself has written into the URL (`remember`) is no such link.
     """

@@ -1,4 +1,4 @@
-"""Sections inside a section, such as `train.online`: which of them a form shows, and what stands for those it does not.
+"""Sections inside a section, such as `train.online`, in the form: shown, or with the values that they began with.
 
 A section that is named like a value of a choice beside it belongs to that value: `train.online` is shown
 where `train.mode` is, or is swept over, online. What is not in sight stays in the recipe as it began, and the

@@ -24,7 +24,7 @@ _WAYS_OUT = (
     ("train.online.stream=replay", "Replay captured answers as the stream"),
     ("draft.vocabulary=null", "Choose no vocabulary anew"),
 )
-_COMMON = "common"  # what the recipes of a folder lie over: no recipe by itself
+_COMMON = "common"  # the base of a folder's recipes, which is no recipe by itself
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def overrides(before: Mapping[str, Any], after: Mapping[str, Any], prefix: tuple
 
 
 def _defaults(location: Sequence[str | int]) -> dict[str, Any]:
-    """The defaults of the section that holds a key; what is required has none."""
+    """The defaults of the section that holds a key; required keys have none."""
     section = section_at(location)
     assert section is not None
     return {name: field.default for name, field in section.model_fields.items() if not field.is_required()}

@@ -69,7 +69,7 @@ def _spec(name: str, shipped: dict[str, Path]) -> StudySpec:
 
 
 def _plan(current: Study) -> None:
-    """Cells by state, what is still to be spent, and the button."""
+    """The cells by state, the remaining cost, and the button."""
     counts, missing = current.counts, len(current.missing())
     with st.container(horizontal=True, gap="medium"):
         st.metric("Cells", len(current.placed), width="content")
@@ -113,7 +113,7 @@ def _start(current: Study) -> str:
 
 
 def _cost(current: Study) -> None:
-    """Time, disk and captures, worked out when asked: every prompt of the study is read for it."""
+    """Time, disk and captures, computed on request, since every prompt of the study is read for it."""
     if current.counts.get("done", 0) == len(current.placed):
         return
     mark = (dump_study(current.spec), tuple(current.counts.items()))

@@ -130,7 +130,7 @@ def show_speed() -> None:
         alpha = st.slider(
             "alpha, acceptance rate (per examined)", 0.0, 1.0, 0.7, 0.01, key="alpha", bind="query-params"
         )
-        gamma = st.slider("gamma, tokens proposed a round", 1, 16, 3, key="gamma", bind="query-params")
+        gamma = st.slider("gamma, tokens proposed per round", 1, 16, 3, key="gamma", bind="query-params")
         c = st.slider(
             "c, time of a draft pass / time of a target pass", 0.0, 1.0, 0.1, 0.01, key="c", bind="query-params"
         )

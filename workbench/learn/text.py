@@ -142,7 +142,7 @@ def speedup_chart(alpha: float, gamma: int, c: float, tone: str, most: int = 16)
                 name=name,
                 marker={"symbol": symbol, "size": 15, "color": theme.PALETTE[colour]},
             )
-    figure.update_xaxes(title="gamma (tokens proposed a round)", dtick=1)
+    figure.update_xaxes(title="gamma (tokens proposed per round)", dtick=1)
     figure.update_yaxes(title="speed-up (times)", rangemode="tozero")
     return figure
 

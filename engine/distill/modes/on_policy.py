@@ -211,7 +211,7 @@ def drafts_turn(seed: int, step: int, share: float) -> bool:
 
 
 def anchors(seed: int, step: int, prompt_id: str, tokens: int, count: int) -> list[int]:
-    """Up to `count` distinct places of a text of so many tokens, in order, the same whenever asked."""
+    """Up to `count` distinct positions in a text of `tokens` tokens, in order, the same for every call."""
     draws = Uniforms(seed, [f"anchors:{step}:{prompt_id}"]).take([0], tokens)[0]
     return sorted(draws.argsort()[:count].tolist())
 
