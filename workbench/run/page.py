@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import streamlit as st
 
+from engine.records.labels import Labels
 from engine.runs.folder import RunFolder
-from engine.runs.labels import Labels
 from workbench.run import files, folder_view, results, view
 from workbench.run import labels as run_labels
 from workbench.shared import actions, label_form, queries, ui

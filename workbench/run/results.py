@@ -49,7 +49,10 @@ def results(run: RunFolder, indexed: Run) -> None:
     summary, before = indexed.summary, exact[exact.draft == "initial"].set_index("temperature")
     tau = values[(values.metric == "tau") & (values.draft == "trained")].set_index("temperature")
     gains = summary.gains()
-    cards = [_exact_card(row, before, gains.get(row.temperature)) for row in trained.itertuples()]
+    cards = [
+        _exact_card(row, before, gains.get(temperature))
+        for row, temperature in zip(trained.itertuples(), trained.temperature.tolist(), strict=True)
+    ]
     cards += [_tau_card(row) for row in tau.sort_index().head(1).reset_index().itertuples()]
     cards += _speed_card(indexed, summary)
     for place, (name, value, delta, note, help_text) in zip(st.columns(len(cards)), cards, strict=True):
