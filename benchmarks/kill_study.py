@@ -135,7 +135,7 @@ def kill_all(home: Home) -> str:
             if role == "job":
                 with contextlib.suppress(Exception):
                     run = RunFolder(home.run(process.cmdline()[-1]))
-                    where = str(run.status().get("phase") or "start")
+                    where = run.status().phase or "start"
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGKILL)
     return where
@@ -229,7 +229,7 @@ def measure(folder: Path, kills: int, prompts: int, epochs: int, seed: int) -> d
         "cells": differs,
         "checks": {
             "every cell done": len(mine) == len(theirs) == CELLS,
-            "each cell one run": len(runs) == CELLS and all(run.status()["state"] == "done" for run in runs),
+            "each cell one run": len(runs) == CELLS and all(run.status().state == "done" for run in runs),
             "all that is no clock bit-identical": bool(differs) and not any(differs.values()),
             "captures byte-identical": captures(broken) == captures(whole),
             "steps done as asked": all(_steps_as_asked(run) for run in runs),

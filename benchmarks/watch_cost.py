@@ -24,7 +24,7 @@ from engine.fileio import append_line, read_lines, write_json
 from engine.paths import Home
 from engine.runs.folder import RunFolder
 from engine.runs.samples import lay_out_samples
-from engine.runs.status import now, this_process
+from engine.runs.status import now, process_identity
 from tests.browser import harness
 
 SAMPLE, LIMIT = "biology-forward-kl-20261122-101542-9142", 0.05
@@ -85,7 +85,7 @@ def at_work(run: RunFolder, phase: str, done: int) -> None:
         "phase_s": done + 1.0,
     }
     status = {"state": "running", "phase": phase, "progress": progress, "created_at": now(), "updated_at": now()}
-    write_json(run.path / "status.json", {**status, **this_process()})
+    write_json(run.path / "status.json", {**status, **process_identity()})
 
 
 if __name__ == "__main__":

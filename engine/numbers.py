@@ -1,10 +1,9 @@
-"""Measured numbers as text, where any of them may be missing: JSON has no NaN, so summaries hold None."""
+"""Measured numbers as text, where any of them may be missing: NaN, or None for what JSON holds in its place."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 MISSING = "-"
 
@@ -19,15 +18,26 @@ def share(value: Any) -> str:
     return f"{value:.0%}" if is_number(value) else MISSING
 
 
-def bounds(numbers: Mapping[str, Any], digits: int = 3) -> str:
+class Estimate(Protocol):
+    """A value with an interval around it, as `engine.records.interval.Interval`; NaN is what could not be had."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+def bounds(estimate: Estimate, digits: int = 3) -> str:
     """'0.390 to 0.433', or '-' where no interval could be made, as of a single prompt."""
-    low, high = numbers.get("low"), numbers.get("high")
+    low, high = estimate.low, estimate.high
     return f"{number(low, digits)} to {number(high, digits)}" if is_number(low) and is_number(high) else MISSING
 
 
-def interval(numbers: Mapping[str, Any], digits: int = 3) -> str:
+def interval(estimate: Estimate, digits: int = 3) -> str:
     """'0.412 [0.390, 0.433]', the value alone where no interval could be made, or '-' without a value."""
-    value, low, high = (numbers.get(key) for key in ("value", "low", "high"))
+    value, low, high = estimate.value, estimate.low, estimate.high
     if not is_number(value) or not (is_number(low) and is_number(high)):
         return number(value, digits)
     return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"

@@ -54,7 +54,7 @@ def _attempt(damage: Damage, folder: Path) -> None:
     """Damage one run of a home and use every reader of run folders."""
 
     home = _home()
-    others = {run.id: run.status()["state"] for run in run_folders(home) if run.id != BAD}
+    others = {run.id: run.status().state for run in run_folders(home) if run.id != BAD}
     assert len(others) == RUNS - 1, len(others)
     damage(home.runs / BAD)
     entries = [entry for entry in os.scandir(home.runs) if entry.name not in others]

@@ -35,6 +35,7 @@ from engine.fileio import append_line, disk_errors, read_json, read_lines, write
 from engine.models.head import check_head
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
+from engine.records.capture import CaptureCounts, LastSession, ServedAnswers
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Capture:
             raise DraftbenchError(
                 f"capture {folder.name} is not finished", "some prompts have no answer yet", "run it again: it resumes"
             )
-        self.done: dict[str, Any] = read_json(folder / "done.json")
+        counts = CaptureCounts.read(folder) or CaptureCounts()
+        self.counts = counts.model_copy(update={"address": folder.name})
         spec = read_json(folder / "spec.json") if (folder / "spec.json").exists() else {}
         self.greedy = spec.get("temperature") == 0  # then each token written was the target's choice
         self.answers = sorted(_answers(folder), key=lambda answer: answer.prompt_id)
@@ -201,24 +203,21 @@ class GrowingCapture:
         self._tokens += len(answer.token_ids)
         self.progress.advance(1, tokens_per_s=round(self._tokens / (time.monotonic() - self._began), 1))
 
-    def finish(self, **more: Any) -> None:
-        """Mark the capture as done once every prompt is answered: write its counts, and `more`."""
+    def finish(self, server: ServedAnswers | None = None) -> None:
+        """Mark the capture as done once every prompt is answered: write its counts."""
         self.progress.finish()
         folder, seconds = self.plan.folder, time.monotonic() - self._began
         (folder / "signal.bin").touch()
         answers = _answers(folder)
-        write_json(
-            folder / "done.json",
-            {
-                "prompts": len(answers),
-                "tokens": sum(len(a.token_ids) for a in answers),
-                "stopped": sum(a.finish_reason == "stop" for a in answers),
-                "bytes_per_token": self.plan.signal.bytes_per_token,
-                "signal_bytes": (folder / "signal.bin").stat().st_size,
-                "last_session": {"tokens": self._tokens, "seconds": round(seconds, 3)},
-                **more,
-            },
-        )
+        CaptureCounts(
+            prompts=len(answers),
+            tokens=sum(len(a.token_ids) for a in answers),
+            stopped=sum(a.finish_reason == "stop" for a in answers),
+            bytes_per_token=self.plan.signal.bytes_per_token,
+            signal_bytes=(folder / "signal.bin").stat().st_size,
+            last_session=LastSession(tokens=self._tokens, seconds=round(seconds, 3)),
+            **({} if server is None else {"server": server}),
+        ).write(folder)
 
     def _append(self, prompt_index: int, answer: Answer, more: Mapping[str, Any]) -> None:
         raw, prompt = answer.signal.numpy().tobytes(), self.plan.prompts[prompt_index]

@@ -64,16 +64,16 @@ def measure(run_id: RunId, settings: Settings = None, as_json: Json = False) -> 
       draftbench measure latest --set measure.num_draft_tokens=5
     """
     from engine.cli.text.summary import summary as print_summary
+    from engine.records.provenance import Provenance
     from engine.runs.execution import measure_again
     from engine.runs.folder import RunFolder
-    from engine.runs.provenance import provenance_of
 
     folder = RunFolder.open(home(), run_id)
     summary = measure_again(home(), folder, settings or [])
     if as_json:
-        console.print_json({"run": folder.id, **summary})
+        console.print_json({"run": folder.id, **summary.document()})
     else:
-        print_summary(folder.id, summary, provenance_of(folder.path))
+        print_summary(folder.id, summary, Provenance.read_or_empty(folder.path))
 
 
 def capture(recipe: RecipeFile, settings: Settings = None, skip_bad: SkipBad = False, as_json: Json = False) -> None:
@@ -131,18 +131,18 @@ def _recipe_or_run(
 
 def _execute(source: Recipe | RunFolder, until: str, as_json: bool) -> None:
     from engine.cli.text.summary import summary as print_summary
+    from engine.records.provenance import Provenance
     from engine.runs.execution import execute
     from engine.runs.folder import RunFolder
-    from engine.runs.provenance import provenance_of
 
     folder = RunFolder.create(home(), source) if isinstance(source, Recipe) else source
     console.err.print(f"run {folder.id} in {folder.path}", markup=False)
     summary = execute(home(), folder, until=until)
     if as_json:
-        state = folder.status()["state"]
-        console.print_json({"run": folder.id, "folder": str(folder.path), "state": state, **summary})
+        state, measured = folder.status().state, summary.document() if summary else {}
+        console.print_json({"run": folder.id, "folder": str(folder.path), "state": state, **measured})
     elif summary:
-        print_summary(folder.id, summary, provenance_of(folder.path))
+        print_summary(folder.id, summary, Provenance.read_or_empty(folder.path))
     else:
         console.line(f"run {folder.id} is trained; measure it with `draftbench run --resume {folder.id}`")
 
@@ -156,6 +156,6 @@ def _enqueue(source: Recipe | RunFolder, as_json: bool) -> None:
     else:
         folder = place.resume(home(), source)
     if as_json:
-        console.print_json({"run": folder.id, "folder": str(folder.path), "state": folder.status()["state"]})
+        console.print_json({"run": folder.id, "folder": str(folder.path), "state": folder.status().state})
     else:
         console.line(f"run {folder.id} is in the queue; `draftbench runs` shows its progress")

@@ -69,7 +69,7 @@ def cancel(context: typer.Context, run_id: RunId, as_json: Json = False) -> None
     from engine.runs.folder import RunFolder
 
     folder = RunFolder.open(home(), run_id)
-    process = folder.status().get("pid") if folder.status()["state"] == "running" else None
+    process = folder.status().pid if folder.status().state == "running" else None
     message = chosen_place().cancel(home(), folder)
     if as_json or (context.parent and context.parent.params["as_json"]):
         console.print_json({"run": folder.id, "asked": process})

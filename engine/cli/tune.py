@@ -55,6 +55,10 @@ def tune(
         else:
             folder = out.expanduser().absolute() if out else folder_of(home(), recipe, settings or [])
             report = {"folder": str(folder)} | fine_tune(
-                recipe, settings or [], folder, provenance=provenance(command=command), progress=progress
+                recipe,
+                settings or [],
+                folder,
+                provenance=provenance(command=command).model_dump(exclude_unset=True),
+                progress=progress,
             )
     console.print_json(report) if as_json else target(report)

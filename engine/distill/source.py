@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,6 +17,7 @@ from engine.distill.reading import SignalReader
 from engine.models.draft import Draft
 from engine.models.head import Head
 from engine.models.load import LoadedModel
+from engine.records.events import Event
 
 
 class BatchSource:
@@ -80,7 +80,7 @@ class Material:
     settings: TrainSpec
     capture: CaptureSpec
     folder: Path  # of the run
-    emit: Callable[[dict[str, Any]], None]
+    emit: Callable[[Event], None]
 
     @property
     def head(self) -> Head:

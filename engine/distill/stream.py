@@ -22,6 +22,7 @@ import torch
 
 from engine.decode.events import Fate, Round
 from engine.fileio import append_line, disk_errors, read_lines, write_atomic
+from engine.records.events import StreamedQuery
 
 JUDGED = (Fate.ACCEPTED, Fate.CORRECTED)
 """Emitted tokens that answer a proposal. A bonus token answers none: there was no refusal and no acceptance."""
@@ -48,19 +49,19 @@ class Streamed:
         chosen[self.wrong if positions == "wrong" else self.judged] = True
         return chosen
 
-    def event(self, steps_per_update: int) -> dict[str, object]:
+    def event(self, steps_per_update: int) -> StreamedQuery:
         """The event of the run's folder; its step counts optimiser steps, as those of other events do."""
-        counts = {"drafted": self.drafted, "accepted": len(self.judged) - len(self.wrong), "examined": len(self.judged)}
-        return {
-            "kind": "stream",
-            "query": self.query + 1,
-            "prompt_id": self.prompt_id,
-            "step": self.update * steps_per_update,
-            "emitted": len(self.token_ids),
-            "rounds": self.rounds,
-            **counts,
-            "expected": round(self.expected, 4),
-        }
+        return StreamedQuery(
+            query=self.query + 1,
+            prompt_id=self.prompt_id,
+            step=self.update * steps_per_update,
+            emitted=len(self.token_ids),
+            rounds=self.rounds,
+            drafted=self.drafted,
+            accepted=len(self.judged) - len(self.wrong),
+            examined=len(self.judged),
+            expected=round(self.expected, 4),
+        )
 
 
 def streamed(query: int, update: int, prompt_id: str, prompt_ids: Sequence[int], rounds: Sequence[Round]) -> Streamed:

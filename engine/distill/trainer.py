@@ -29,6 +29,7 @@ from engine.models.head import Head, hidden_states
 from engine.models.load import resolve_dtype
 from engine.models.vocabulary import known_rows
 from engine.progress import SILENT, Progress
+from engine.records.events import Evaluation, Event, Resumed, SkippedStep, TrainStep
 
 Evaluate = Callable[[Any], dict[float, float]]
 """Draft model -> exact acceptance by temperature."""
@@ -64,7 +65,7 @@ class Trainer:
         folder: Path,
         *,
         evaluate: Evaluate | None = None,
-        emit: Callable[[dict[str, Any]], None] = lambda event: None,
+        emit: Callable[[Event], None] = lambda event: None,
         progress: Progress = SILENT,
     ) -> None:
         check_losses(term.name for term in settings.loss)
@@ -117,15 +118,23 @@ class Trainer:
         outcome.tokens_seen += self.source.target_tokens(step, batches)
         outcome.positions_trained += positions
         outcome.seconds += seconds
-        counts: dict[str, Any] = {"step": step + 1, "tokens_seen": outcome.tokens_seen, "seconds": outcome.seconds}
         if learnt is None:
             outcome.steps_skipped += 1
-            self.emit({"kind": "skipped", **counts})
+            self.emit(SkippedStep(step=step + 1, tokens_seen=outcome.tokens_seen, seconds=outcome.seconds))
             self.progress.advance(1)
             return
         loss, norm = learnt
-        figures = {"loss": loss, "grad_norm": norm, "learning_rate": rate, "positions": positions}
-        self.emit({"kind": "train", **counts, **figures})
+        self.emit(
+            TrainStep(
+                step=step + 1,
+                tokens_seen=outcome.tokens_seen,
+                seconds=outcome.seconds,
+                loss=loss,
+                grad_norm=norm,
+                learning_rate=rate,
+                positions=positions,
+            )
+        )
         self.progress.advance(1, loss=round(loss, 4), tokens_per_s=round(positions / seconds))
 
     def _update(self, batches: Sequence[Batch], step: int, positions: int) -> tuple[float, float]:
@@ -198,8 +207,15 @@ class Trainer:
         exact = self.evaluate(self.draft.model)
         outcome = self.outcome
         for temperature, value in exact.items():
-            event = {"kind": "eval", "step": outcome.steps_done, "temperature": temperature, "exact": value}
-            self.emit({**event, "tokens_seen": outcome.tokens_seen, "seconds": outcome.seconds})
+            self.emit(
+                Evaluation(
+                    step=outcome.steps_done,
+                    temperature=temperature,
+                    exact=value,
+                    tokens_seen=outcome.tokens_seen,
+                    seconds=outcome.seconds,
+                )
+            )
         mean = sum(exact.values()) / len(exact)
         if outcome.steps_done == 0:
             outcome.first_exact = {str(t): v for t, v in exact.items()}
@@ -228,5 +244,5 @@ class Trainer:
         state.pop("step")
         self.source.restore(load_source_state(checkpoint))
         self.outcome = Outcome(**state)
-        self.emit({"kind": "resumed", "step": self.outcome.steps_done})
+        self.emit(Resumed(step=self.outcome.steps_done))
         self.progress.note(f"resumed after step {self.outcome.steps_done} of {self.outcome.steps}")

@@ -94,7 +94,7 @@ def _own_prompts(recipe: Recipe, target: LoadedModel) -> tuple[PromptSplit, str]
 
 
 def _own(measured: list[Prompt], run: RunFolder) -> str:
-    same = run.summary()["conditions"].get("heldout_hash") == prompts_hash(measured)
+    same = run.summary().conditions.heldout_hash == prompts_hash(measured)
     if same:
         return f"the run's {len(measured)} held-out prompts"
     return (

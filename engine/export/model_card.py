@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from engine.config.schema import Recipe
 from engine.measure.speed_words import measured_where, told
 from engine.numbers import bounds, number
+from engine.records.certificate import Certificate
+from engine.records.provenance import Provenance
+from engine.records.summary import Summary
 
 
 def model_card(
-    run_id: str, recipe: Recipe, summary: dict[str, Any], provenance: dict[str, Any], *, settings_note: str = ""
+    run_id: str, recipe: Recipe, summary: Summary, provenance: Provenance, *, settings_note: str = ""
 ) -> str:
     """Markdown with the measured numbers, their intervals and conditions. Every figure is read from the run.
 
     `settings_note`: what the target's own generation settings ask for (`engine.decode.bare.told`).
     """
-    source = provenance.get("source", {})
-    conditions = summary["conditions"]
+    source, conditions, served = provenance.source, summary.conditions, summary.served
     losses = ", ".join(term.name for term in recipe.train.loss)
     lines = [
         "---",
@@ -39,40 +40,37 @@ def model_card(
         "| temperature | metric | before training | trained | 95% interval | prompts | tokens |",
         "|---|---|---|---|---|---|---|",
     ]
-    before = {(m["temperature"], m["metric"]): m["value"] for m in summary["metrics"] if m["draft"] == "initial"}
-    for m in summary["metrics"]:
-        if m["draft"] == "trained":
-            old = before.get((m["temperature"], m["metric"]))
-            first = "" if old is None else number(old)
+    before = {(m.temperature, m.metric): number(m.value) for m in summary.metrics if m.draft == "initial"}
+    for m in summary.metrics:
+        if m.draft == "trained":
+            first = before.get((m.temperature, m.metric), "")
             lines.append(
-                f"| {m['temperature']:g} | {m['metric']} | {first} | {number(m['value'])} "
-                f"| {bounds(m)} | {m['n_prompts']} | {m['n_tokens']} |"
+                f"| {m.temperature:g} | {m.metric} | {first} | {number(m.value)} "
+                f"| {bounds(m)} | {m.n_prompts} | {m.n_tokens} |"
             )
-    served = "served" in summary
-    gamma = "" if served else f"gamma {conditions['num_draft_tokens']}, "
+    gamma = "" if served else f"gamma {conditions.num_draft_tokens}, "
     exact = (
-        f"Measured against the text of the served model {conditions['served_by']}: `exact` is the mean of "
+        f"Measured against the text of the served model {conditions.served_by}: `exact` is the mean of "
         "min(1, q(x)/p(x)) over the tokens x that it drew. No sampled rates, speed or certificate."
         if served
         else "`exact` is the mean of sum min(p, q) over the target's own text."
     )
     lines += [
         "",
-        f"Conditions: {gamma}{conditions['dtype']} on {conditions['device']}, "
-        f"top-p {conditions['top_p']:g}, top-k {conditions['top_k']}, seed {conditions['seed']}. {exact}",
+        f"Conditions: {gamma}{conditions.dtype} on {conditions.device}, "
+        f"top-p {conditions.top_p:g}, top-k {conditions.top_k}, seed {conditions.seed}. {exact}",
     ]
     if where := measured_where(summary, provenance):
         lines += ["", f"Measured on {where}."]
-    if "speed" in summary:
-        speed = summary["speed"]
+    if speed := summary.speed:
         lines += [
             "",
-            f"Speed there, batch 1, {speed['threads']} threads, temperature {speed['temperature']:g}: "
-            f"{told(speed)}; cost ratio c = {number(speed['cost_ratio'])}. On another machine it is another figure.",
+            f"Speed there, batch 1, {speed.threads} threads, temperature {speed.temperature:g}: "
+            f"{told(speed)}; cost ratio c = {number(speed.cost_ratio)}. On another machine it is another figure.",
         ]
     if settings_note:
         lines += ["", f"Note: {settings_note}."]
-    lines += [] if served else _certificate(summary["certificate"])
+    lines += [] if summary.certificate is None else _certificate(summary.certificate)
     lines += [
         "",
         "## Use",
@@ -80,24 +78,24 @@ def model_card(
         "```python",
         "from transformers import AutoModelForCausalLM",
         "",
-        f'draft = AutoModelForCausalLM.from_pretrained("THIS_FOLDER", dtype="{conditions["dtype"]}")',
+        f'draft = AutoModelForCausalLM.from_pretrained("THIS_FOLDER", dtype="{conditions.dtype}")',
         "target.generate(**inputs, assistant_model=draft)",
         "```",
         "",
         "## Origin",
         "",
-        f"- target fingerprint `{provenance.get('target_fingerprint', 'unknown')}`",
-        f"- Draftbench {provenance.get('versions', {}).get('draftbench', '?')}, "
-        f"commit `{source.get('commit', 'unknown')}`{' with changes' if source.get('changed') else ''}",
-        f"- seeds {provenance.get('seeds', {})}",
+        f"- target fingerprint `{provenance.target_fingerprint or 'unknown'}`",
+        f"- Draftbench {provenance.versions.get('draftbench', '?')}, "
+        f"commit `{source.commit or 'unknown'}`{' with changes' if source.changed else ''}",
+        f"- seeds {provenance.seeds.document()}",
         "",
     ]
     return "\n".join(lines)
 
 
-def _certificate(found: dict[str, Any]) -> list[str]:
-    verdict = "passed" if found["passed"] else "FAILED"
-    checks = [f"- {check['name']}: {check['detail']}" for check in found["checks"]]
+def _certificate(certificate: Certificate) -> list[str]:
+    verdict = "passed" if certificate.passed else "FAILED"
+    checks = [f"- {check.name}: {check.detail}" for check in certificate.checks]
     return ["", f"Losslessness certificate: {verdict}.", "", *checks]
 
 

@@ -21,7 +21,7 @@ from engine.models.head import Head
 from engine.models.load import LoadedModel
 from engine.paths import Home
 from engine.progress import Progress
-from engine.records.documents import mapping
+from engine.records.provenance import Provenance
 from engine.runs.advice import best_draft
 from engine.runs.folder import RunFolder
 from engine.runs.session import capture, in_float32, load_target
@@ -54,7 +54,7 @@ def export_run(
         )
     if trimmed and text is not None:
         draft = _with_all_ids(draft, text, home, target, progress)
-    provenance, note = mapping(run.path / "provenance.json"), told_of_model(target.model)
+    provenance, note = Provenance.read(run.path) or Provenance(), told_of_model(target.model)
     card = model_card(run.id, recipe, summary, provenance, settings_note=note)
     gamma = recipe.measure.num_draft_tokens
     write_folder(out, card, lambda folder: form.write(folder, draft, target, gamma=gamma), overwrite=overwrite)
@@ -83,11 +83,7 @@ def _check(
     }
     names = [prompt.id for prompt in text.prompts.measured]
     checked = paired_acceptance(load, out, load_draft(best_draft(run), target), target, captures, names, settings)
-    measured = {
-        m["temperature"]: m["value"]
-        for m in run.summary()["metrics"]
-        if (m["draft"], m["metric"]) == ("trained", "exact")
-    }
+    measured = {metric.temperature: metric.value for metric in run.summary().of("trained", "exact")}
     same = same_greedy_text(
         load,
         out,

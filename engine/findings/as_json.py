@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from engine.findings.verdicts import ENOUGH_SEEDS
 from engine.findings.wanted import command, wanted
 from engine.findings.wanted_study import wanted_study
 from engine.measure.statistics import Interval
+from engine.records.provenance import Provenance
 
 MOST_COMMANDS = 4  # a study of so few runs is also shown as commands
 _EFFORT = ("steps_done", "tokens_seen", "n_train")
@@ -159,8 +159,8 @@ def shifted(interval: Interval, by: float) -> Interval:
 def run_json(found: Evaluated, run_id: str) -> dict[str, Any]:
     """Where a number comes from: recipe, commit, seeds, hashes, and how much was trained."""
     run = next(run for run in found.runs if run.id == run_id)
-    origin: Mapping[str, Any] = found.provenance.get(run_id, {})
-    source, prompts = origin.get("source") or {}, origin.get("prompts") or {}
+    origin = found.provenance.get(run_id, Provenance())
+    source, prompts = origin.source, origin.prompts
     return {
         "run": run_id,
         "title": found.titles.get(run_id),
@@ -168,14 +168,14 @@ def run_json(found: Evaluated, run_id: str) -> dict[str, Any]:
         "scenario": run.facts["scenario"],
         "mode": run.facts["train.mode"],
         "loss": run.facts["loss"],
-        "command": " ".join(map(str, origin.get("command") or [])),
-        "commit": source.get("commit"),
-        "changed": source.get("changed"),
-        "seeds": origin.get("seeds"),
-        "target_fingerprint": origin.get("target_fingerprint"),
+        "command": " ".join(origin.command),
+        "commit": source.commit or None,
+        "changed": source.changed,
+        "seeds": origin.seeds.document() or None,
+        "target_fingerprint": origin.target_fingerprint,
         "draft_sha256": run.draft_sha256,
-        "train_hash": prompts.get("train_hash"),
-        "heldout_hash": prompts.get("heldout_hash"),
+        "train_hash": prompts.train_hash,
+        "heldout_hash": prompts.heldout_hash,
         **{key: run.effort.get(key) for key in _EFFORT},
     }
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from engine.config.identity import SECTIONS, decisive
 from engine.config.schema import LossTerm
+from engine.records.provenance import Provenance
 
 Facts = Mapping[str, Any]
 
@@ -60,27 +61,27 @@ def of_schedule(fact: str) -> bool:
     return fact.startswith("train.") and fact not in _SAME_TRAINING
 
 
-def facts_of(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
+def facts_of(config: Mapping[str, Any], provenance: Provenance) -> dict[str, Any]:
     """What decides whether two runs may be compared: dotted name -> value, hashes of files rather than their paths."""
     config = decisive(config)
-    prompts, seen = config.get("prompts", {}), provenance.get("prompts", {})
+    prompts, seen = config.get("prompts", {}), provenance.prompts
     measure, train = config.get("measure", {}), config.get("train", {})
     facts: dict[str, Any] = {
-        "target": provenance.get("target_fingerprint") or _text(config.get("target")),
+        "target": provenance.target_fingerprint or _text(config.get("target")),
         "domain": prompts.get("domain"),
         "scenario": prompts.get("scenario"),
-        "train_prompts": seen.get("train_hash") or _text(prompts.get("train")),
-        "n_train": seen.get("train"),
-        "heldout": seen.get("heldout_hash") or _text(prompts.get("heldout")),
-        "dtype": provenance.get("target_dtype"),
-        "device": str(provenance.get("device", "")).partition(":")[0],
+        "train_prompts": seen.train_hash or _text(prompts.get("train")),
+        "n_train": seen.train,
+        "heldout": seen.heldout_hash or _text(prompts.get("heldout")),
+        "dtype": provenance.target_dtype,
+        "device": (provenance.device or "").partition(":")[0],
         "loss": loss_name(train.get("loss", [])),
         "train.mode": train.get("mode"),
     }
     # a key without a value is as good as one that an older recipe never had
     facts |= {f"draft.{key}": _text(value) for key, value in config.get("draft", {}).items() if value is not None}
-    if provenance.get("checkpoint_sha256"):  # the weights themselves, rather than where they lay
-        facts["draft.checkpoint"] = provenance["checkpoint_sha256"]
+    if provenance.checkpoint_sha256:  # the weights themselves, rather than where they lay
+        facts["draft.checkpoint"] = provenance.checkpoint_sha256
     facts |= _capture_facts(config.get("capture", {}))
     facts |= _training_facts(train)
     return facts | {f"measure.{key}": measure.get(key) for key in _MEASURED_ON}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -17,6 +16,7 @@ from engine.index import queries
 from engine.index.connection import reading
 from engine.index.ingest import add_details, ingest_all, remove_missing
 from engine.paths import Home
+from engine.records.provenance import Provenance
 from engine.records.study_tag import of_study, studies_of
 
 
@@ -28,7 +28,7 @@ class Evaluated:
     runs: list[Run]
     runs_folder: Path
     left_out: Mapping[str, int]
-    provenance: Mapping[str, Mapping[str, Any]]  # of each run that took part
+    provenance: Mapping[str, Provenance]  # of each run that took part
     titles: Mapping[str, str]
     sums: pd.DataFrame  # per-prompt sums of all of them: see `engine.index.queries.prompt_sums`
 

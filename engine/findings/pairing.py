@@ -12,6 +12,7 @@ from engine.findings.claims import MODE, SEEDS, SIZE, Claim, facts_of, of_schedu
 from engine.findings.efforts import Usual, schedule
 from engine.findings.mode_pairs import lead_pairs, mode_pairs
 from engine.findings.pairs import Found, Pair, Place, Run, first_of_each, where_of
+from engine.records.training import Training
 
 DAMAGED = "damaged"  # why a run was left out whose notes or sums make no sense
 
@@ -19,8 +20,7 @@ DAMAGED = "damaged"  # why a run was left out whose notes or sums make no sense
 def select(runs: pd.DataFrame) -> tuple[list[Run], dict[str, int]]:
     """Runs that may take part, and how many of the others were left out for which reason.
 
-    `runs`: run_id, state, archived, certificate, config and provenance and training (mappings),
-    newest first.
+    `runs`: as `engine.index.queries.studied`, newest first.
     """
     left_out = {"not finished": 0, "archived": 0, "failed or without certificate": 0}
     chosen = []
@@ -38,25 +38,18 @@ def select(runs: pd.DataFrame) -> tuple[list[Run], dict[str, int]]:
 
 def _run(row: Mapping[Any, Any]) -> Run:
     """Raises if what the run has noted is not of the kind that a run notes."""
-    training, provenance = row.get("training") or {}, row.get("provenance") or {}
-    effort = {key: training.get(key) for key in ("steps_done", "tokens_seen", "best_step")}
+    training, provenance = row["training"], row["provenance"]
+    effort = {key: getattr(training, key) for key in ("steps_done", "tokens_seen", "best_step")}
     facts = facts_of(row["config"], provenance)
-    made = provenance.get("measurement", {}).get("draft_sha256")
     effort |= {"n_train": facts["n_train"], "evaluations": _evaluations(row["config"], training)}
-    odd = [
-        key
-        for key, value in effort.items()
-        if isinstance(value, bool) or not isinstance(value, (int, float, type(None)))
-    ]
-    if odd or not isinstance(made, (str, type(None))):
-        raise TypeError(f"{', '.join(odd)} of run {row['run_id']}")
     hash(tuple(facts.values()))  # they are compared, and are keys
-    return Run(str(row["run_id"]), facts, effort, row["config"], made)
+    measured = provenance.measurement
+    return Run(str(row["run_id"]), facts, effort, row["config"], measured.draft_sha256 if measured else None)
 
 
-def _evaluations(config: Mapping[str, Any], training: Mapping[str, Any]) -> int | None:
+def _evaluations(config: Mapping[str, Any], training: Training) -> int | None:
     """From how many evaluations the best draft was chosen: before the first step, every so many, after the last."""
-    steps, every = training.get("steps_done"), config.get("train", {}).get("eval_every")
+    steps, every = training.steps_done, config.get("train", {}).get("eval_every")
     return 1 + math.ceil(steps / every) if steps and every else None
 
 

@@ -35,7 +35,8 @@ from engine.index.rows import FileChangedError, check_parquet, delete_run, repla
 from engine.index.run_folder import RunContents, fingerprint, read_run, unreadable
 from engine.index.transaction import transaction
 from engine.paths import Home, run_id_of
-from engine.records.documents import CONFIG, DAMAGED, is_run_folder, run_names
+from engine.records.run_folders import CONFIG, is_run_folder, run_names
+from engine.records.status import DAMAGED
 from engine.records.values import encodable
 
 _TRIES = 3

@@ -16,8 +16,12 @@ import duckdb
 import pandas as pd
 
 from engine.errors import DraftbenchError, did_you_mean
+from engine.records.provenance import Provenance
+from engine.records.record import Record
+from engine.records.summary import Summary
+from engine.records.training import Training
 
-_JSON_COLUMNS = ("config", "provenance", "summary", "training")
+_RECORDS: dict[str, type[Record]] = {"provenance": Provenance, "summary": Summary, "training": Training}
 # A run of which nothing can be read has no lists, and pandas has three words for nothing.
 _LISTS = "REPLACE (coalesce(tags, []) AS tags, coalesce(problems, []) AS problems)"
 _OF_DRAFT = "run_id = ? AND draft = ? AND abs(temperature - ?) < 1e-6"
@@ -27,8 +31,8 @@ _OF_DRAFT = "run_id = ? AND draft = ? AND abs(temperature - ?) < 1e-6"
 class Run:
     """One run as indexed. Times are UTC without a zone; `folder` is relative to the home if inside it.
 
-    A field is None (an empty list, an empty mapping) where the folder does not tell;
-    `problems` says what of it could not be read.
+    A field is None (an empty list, mapping or record) where the folder does not say;
+    `problems` says what could not be read.
     """
 
     run_id: str
@@ -48,7 +52,7 @@ class Run:
     tags: list[str]
     notes: str
     config: dict[str, Any]
-    provenance: dict[str, Any]
+    provenance: Provenance
     folder: str
     fingerprint: str | None
     problems: list[str]
@@ -60,8 +64,9 @@ class Run:
     speedup: float | None
     speedup_low: float | None
     speedup_high: float | None
-    summary: dict[str, Any]
-    training: dict[str, Any]
+    summary: Summary
+    """Without its metrics, which have a table."""
+    training: Training
 
 
 def list_runs(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
@@ -109,7 +114,8 @@ def get_run(con: duckdb.DuckDBPyConnection, run_id: str) -> Run:
             did_you_mean(run_id, known) if known else "start one with `draftbench run`",
         )
     values = dict(zip(names, row, strict=True))
-    values |= {key: json.loads(values[key]) if values[key] else {} for key in _JSON_COLUMNS}
+    values["config"] = json.loads(values["config"]) if values["config"] else {}
+    values |= {key: kind.of_json(values[key]) for key, kind in _RECORDS.items()}
     values |= {key: bool(values[key]) for key in ("pinned", "archived", "baseline")}
     values |= {key: values[key] or [] for key in ("tags", "problems")}
     return Run(**{**values, "notes": values["notes"] or ""})
@@ -152,15 +158,16 @@ def prompt_acceptance(con: duckdb.DuckDBPyConnection, run_id: str, draft: str, t
 
 def studied(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     """What decides which runs may be compared, newest first: run_id, title, state, archived, certificate, created_at,
-    tags, and config, provenance and training as mappings (empty where not known)."""
+    tags, config as a mapping, and `Provenance` and `Training` in provenance and training (empty where not known)."""
     frame = _frame(
         con,
         "SELECT run_id, title, state, archived, certificate, created_at, coalesce(tags, []) AS tags, config, provenance,"
         " training FROM runs"
         " ORDER BY created_at DESC NULLS LAST, run_id",
     )
-    for column in ("config", "provenance", "training"):
-        frame[column] = [json.loads(value) if isinstance(value, str) else {} for value in frame[column]]
+    frame["config"] = [json.loads(value) if isinstance(value, str) else {} for value in frame["config"]]
+    for column in ("provenance", "training"):
+        frame[column] = [_RECORDS[column].of_json(value if isinstance(value, str) else None) for value in frame[column]]
     return frame
 
 

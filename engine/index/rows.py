@@ -144,7 +144,10 @@ def _insert(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Mapping[s
     if not rows:
         return
     types = schema.columns(con, table)
-    columns = {column: pa.array([row.get(column) for row in rows], _ARROW[kind]) for column, kind in types.items()}
+    columns = {
+        column: pa.array([row.get(column) for row in rows], _ARROW[kind], from_pandas=True)
+        for column, kind in types.items()
+    }
     names = ", ".join(f'"{column}"' for column in types)
     incoming = con.from_arrow(pa.table(columns))
     con.register("incoming", incoming)

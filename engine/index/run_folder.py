@@ -7,34 +7,35 @@ is not is named in `problems`. Nothing here writes, and nothing knows DuckDB.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from engine.config.schema import LossTerm, Recipe
 from engine.errors import DraftbenchError, first_line
-from engine.fileio import read_bounded
-from engine.index.curves import curve_points, parse_events, replay
+from engine.index.curves import curve_points
 from engine.index.schema import DECODED_TABLES, PARQUET_TABLES
 from engine.paths import run_id_of
-from engine.records.documents import CONFIG, DAMAGED, EVENTS_BYTES, STATUS, mapping, read_recipe, read_status
-from engine.records.values import integer, json_text, number, shown, text, timestamp
+from engine.records import events
+from engine.records.events import read_events, replay
+from engine.records.labels import Labels
+from engine.records.provenance import Provenance
+from engine.records.record import Record
+from engine.records.run_folders import CONFIG, read_recipe
+from engine.records.status import DAMAGED, Status
+from engine.records.summary import Summary
+from engine.records.training import Training
+from engine.records.values import encodable, json_text, utc
 
 _FILES = (
     CONFIG,
-    STATUS,
-    "events.jsonl",
-    "provenance.json",
-    "labels.json",
-    "training.json",
-    "measure/summary.json",
+    events.FILE,
+    *(kind.FILE for kind in (Status, Provenance, Labels, Training, Summary)),
     *(f"measure/{table}.parquet" for table in PARQUET_TABLES),
 )
 _CONDITIONS = ("num_draft_tokens", "dtype", "device", "heldout_hash", "acceptance_rule")
 _PARQUET_BYTES = 1_000_000_000
-_OTHERS = ("provenance", "training", "labels")  # documents that a run is whole without
-_T = TypeVar("_T")
 Row = dict[str, Any]
 
 
@@ -73,39 +74,33 @@ def read_run(folder: Path) -> RunContents:
     A run whose recipe, status or measurement cannot be read is in the state 'damaged'.
     """
     problems: list[str] = []
-    recipe = _read(folder / CONFIG, problems, lambda path: read_recipe(path.parent), None)
-    if recipe is not None and recipe.train.seed >= 2**63:
-        problems.append(f"{CONFIG}: train.seed: {recipe.train.seed} is not a whole number of 64 bits")
-        recipe = None
-    status = _read(folder / STATUS, problems, lambda path: _status(path.parent, problems), None)
-    summary = _read(folder / "measure" / "summary.json", problems, mapping, None)
-    nothing: dict[str, Any] = {}
-    others = [_read(folder / f"{name}.json", problems, mapping, nothing) for name in _OTHERS]
-    provenance, training, labels = (dict(found) for found in others)
-    for name, document in (
-        ("summary", summary),
-        ("provenance", provenance),
-        ("training", training),
-        ("labels", labels),
-    ):
-        _leave_out_odd(name, document or {}, problems)
+    recipe = _recipe(folder, problems)
+    status = _load(Status, folder, problems)
+    if status is not None and not status.model_fields_set and not (folder / Status.FILE).exists():
+        problems.append(f"{Status.FILE}: missing")
+    summary = _load(Summary, folder, problems)
+    provenance = _load(Provenance, folder, problems)
+    training = _load(Training, folder, problems)
+    labels = _load(Labels, folder, problems)
     run = {
         "run_id": run_id_of(folder.name),
-        **_status_columns(status or {}, problems),
+        "state": None,
+        **(_status_columns(status) if status else {}),
         **(recipe_columns(recipe) if recipe else {}),
-        **_label_columns(labels),
-        **_summary_columns(summary or {}, problems),
-        "provenance": json_text(provenance) if provenance else None,
-        "training": json_text(training) if training else None,
+        **_label_columns(labels or Labels()),
+        **(_summary_columns(summary) if summary and summary.model_fields_set else {}),
+        "provenance": provenance.json_text() if provenance else None,
+        "training": training.json_text() if training else None,
     }
     done = run["state"] == "done"
     if recipe is None or status is None or summary is None:
         run["state"] = DAMAGED
+    summary = summary or Summary()
     return RunContents(
         run=run,
-        metrics=_metrics(summary or {}, problems),
-        curve=_curve(folder / "events.jsonl", problems),
-        parquet=_parquet(folder / "measure", done, "served" in (summary or {}), problems),
+        metrics=_metrics(summary),
+        curve=_curve(folder, problems),
+        parquet=_parquet(folder / "measure", done, summary.served is not None, problems),
         problems=problems,
     )
 
@@ -114,55 +109,43 @@ def unreadable(folder: Path, error: BaseException) -> RunContents:
     """All that is known of a run that cannot be read at all, and why."""
     why = error.what if isinstance(error, DraftbenchError) else f"{type(error).__name__}: {first_line(error)}"
     run = {"run_id": run_id_of(folder.name), "state": DAMAGED}
-    return RunContents(run, [], [], {}, [f"it cannot be indexed: {text(why)}"])
+    return RunContents(run, [], [], {}, [f"it cannot be indexed: {encodable(why)}"])
 
 
-_NUMBER = (int, float)
-_KINDS: dict[str, dict[str, Any]] = {
-    "summary": {
-        "metrics": list,
-        "improvement": list,
-        **dict.fromkeys(("conditions", "certificate", "speed", "served"), dict),
-    },
-    "provenance": dict.fromkeys(("prompts", "captures", "machine", "measurement", "versions", "source"), dict),
-    "training": dict.fromkeys(("steps", "steps_done", "tokens_seen", "best_step", "seconds"), _NUMBER),
-    "labels": {"tags": list},
-}  # what readers of the index may rely on
+_RecordT = TypeVar("_RecordT", bound=Record)
 
 
-def _leave_out_odd(name: str, document: dict[str, Any], problems: list[str]) -> None:
-    """Take values of another kind than ours out of a document, and say so."""
-    for key, kind in _KINDS[name].items():
-        value = document.get(key)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            problems.append(f"{name}.json: {key}: {shown(document.pop(key))} makes no sense")
-
-
-def _status(folder: Path, problems: list[str]) -> Mapping[str, Any]:
-    status, odd = read_status(folder)
-    problems += odd
-    if not status and not (folder / STATUS).exists():
-        problems.append(f"{STATUS}: missing")
-    return status
-
-
-def _read(path: Path, problems: list[str], read: Callable[[Path], _T], otherwise: _T) -> _T:
-    """What the file holds; `otherwise`, and a problem that begins with its name, if it cannot be read."""
+def _load(kind: type[_RecordT], folder: Path, problems: list[str]) -> _RecordT | None:
+    """A document of the run, with what is wrong with it added to the problems; None if it cannot be read."""
+    path = folder / kind.FILE
     try:
-        return read(path)
+        record, left_out = kind.load(folder)
     except (DraftbenchError, OSError) as error:
-        name = f"measure/{path.name}" if path.parent.name == "measure" else path.name
-        problems.append(f"{name}: {_said(error, path)}")
-        return otherwise
+        problems.append(f"{path.name}: {_reason(error, path)}")
+        return None
+    problems += left_out
+    return record or kind()
 
 
-def _said(error: BaseException, path: Path) -> str:
+def _recipe(folder: Path, problems: list[str]) -> Recipe | None:
+    try:
+        recipe = read_recipe(folder)
+    except (DraftbenchError, OSError) as error:
+        problems.append(f"{CONFIG}: {_reason(error, folder / CONFIG)}")
+        return None
+    if recipe.train.seed >= 2**63:
+        problems.append(f"{CONFIG}: train.seed: {recipe.train.seed} is not a whole number of 64 bits")
+        return None
+    return recipe
+
+
+def _reason(error: BaseException, path: Path) -> str:
     """An error about a file in one line, without the path that everyone who reads it has before them."""
     if not isinstance(error, DraftbenchError):
         return first_line(error)
     what = error.what.splitlines()[0].replace(f"{path}: ", "").replace(f"{path} ", "").removeprefix("is ")
     why = error.why.removeprefix("the file is damaged").strip(" ()")
-    return str(text(f"{what}: {why}" if why and why not in what else what))[:500]
+    return encodable(f"{what}: {why}" if why and why not in what else what)[:500]
 
 
 def recipe_columns(recipe: Recipe) -> Row:
@@ -193,90 +176,50 @@ def _term_label(term: LossTerm) -> str:
     return f"{weight}{term.name}" + (f"({term.own[0]}={term.own[1]:g})" if term.own else "")
 
 
-def _status_columns(status: Mapping[str, Any], problems: list[str]) -> Row:
-    def get(key: str, read: Callable[[Any], _T]) -> _T | None:
-        try:
-            return read(status.get(key))
-        except ValueError as error:
-            problems.append(f"status.json: {key}: {first_line(error)}")
-            return None
-
+def _status_columns(status: Status) -> Row:
     return {
-        "state": get("state", text),
-        "phase": get("phase", text),
-        "created_at": get("created_at", timestamp),
-        "updated_at": get("updated_at", timestamp),
+        "state": None if status.state == "unknown" else status.state,
+        "phase": status.phase or None,
+        "created_at": status.created_at and utc(status.created_at),
+        "updated_at": status.updated_at and utc(status.updated_at),
     }
 
 
-def _label_columns(labels: Mapping[str, Any]) -> Row:
-    """What people said of the run; tags and notes only where they differ from the recipe's."""
-    row: Row = {key: labels.get(key) is True for key in ("pinned", "archived", "baseline")}
-    row["title"] = str(labels["title"]) if labels.get("title") else None
-    if isinstance(labels.get("tags"), list):
-        row["tags"] = [str(tag) for tag in labels["tags"]]
-    if isinstance(labels.get("notes"), str):
-        row["notes"] = labels["notes"]
-    return row
+def _label_columns(labels: Labels) -> Row:
+    """What people said about the run; tags and notes only where they differ from the recipe's."""
+    row: Row = {key: getattr(labels, key) for key in ("pinned", "archived", "baseline")}
+    row["title"] = labels.title or None
+    return row | {key: getattr(labels, key) for key in ("tags", "notes") if key in labels.model_fields_set}
 
 
-def _summary_columns(summary: Mapping[str, Any], problems: list[str]) -> Row:
+def _summary_columns(summary: Summary) -> Row:
     """What a leaderboard needs of the measurement, and the whole of it but the metrics, which have a table."""
-    if not summary:
-        return {}
-    certificate, speed = summary.get("certificate"), summary.get("speed")
-    passed = certificate.get("passed") if isinstance(certificate, dict) else None
-    speedup = speed.get("speedup") if isinstance(speed, dict) else None
-    row: Row = {
-        "certificate": passed if isinstance(passed, bool) else None,
-        "summary": json_text({key: value for key, value in summary.items() if key != "metrics"}),
+    speedup = summary.speed.speedup if summary.speed else None
+    return {
+        "certificate": summary.certificate.passed if summary.certificate else None,
+        "summary": summary.json_text("metrics"),
+        "speedup": speedup and speedup.value,
+        "speedup_low": speedup and speedup.low,
+        "speedup_high": speedup and speedup.high,
     }
-    for column, key in (("speedup", "value"), ("speedup_low", "low"), ("speedup_high", "high")):
-        try:
-            row[column] = number(speedup.get(key)) if isinstance(speedup, dict) else None
-        except ValueError as error:
-            problems.append(f"summary.json: speedup: {first_line(error)}")
-    return row
 
 
-def _metrics(summary: Mapping[str, Any], problems: list[str]) -> list[Row]:
-    conditions, listed = summary.get("conditions"), summary.get("metrics")
-    shared = {key: conditions.get(key) for key in _CONDITIONS} if isinstance(conditions, dict) else {}
-    rows = []
-    for index, raw in enumerate(listed if isinstance(listed, list) else []):
-        try:
-            rows.append(_metric_row({**shared, **raw}))
-        except (ValueError, TypeError) as error:
-            problems.append(f"summary.json: metric {index}: {first_line(error)}")
-    return rows
+def _metrics(summary: Summary) -> list[Row]:
+    conditions = {key: getattr(summary.conditions, key) for key in _CONDITIONS}
+    return [{**conditions, **vars(metric)} for metric in summary.metrics]
 
 
-def _metric_row(raw: Mapping[str, Any]) -> Row:
-    row: Row = {key: number(raw.get(key)) for key in ("temperature", "value", "low", "high")}
-    row |= {key: integer(raw.get(key)) for key in ("n_prompts", "n_tokens", "num_draft_tokens")}
-    row |= {
-        key: text(raw.get(key)) for key in ("draft", "metric", "dtype", "device", "heldout_hash", "acceptance_rule")
-    }
-    if row["metric"] is None:
-        raise ValueError("it has no name")
-    return row
-
-
-def _curve(path: Path, problems: list[str]) -> list[Row]:
+def _curve(folder: Path, problems: list[str]) -> list[Row]:
     try:
-        raw = read_bounded(path, EVENTS_BYTES)
-    except FileNotFoundError:
-        return []
+        parsed = read_events(folder)
     except DraftbenchError as error:
-        problems.append(f"{path.name}: {_said(error, path)}")
+        problems.append(f"{events.FILE}: {_reason(error, folder / events.FILE)}")
         return []
-    events, torn = parse_events(raw)
-    points, senseless = curve_points(replay(events))
-    if torn:
-        problems.append(f"{path.name}: {torn} torn or damaged line(s) left out")
-    if senseless:
-        problems.append(f"{path.name}: {senseless} event(s) without usable numbers left out")
-    return [vars(point) for point in points]  # as asdict(), which copies each value for a third of a run's time
+    if parsed.torn:
+        problems.append(f"{events.FILE}: {parsed.torn} torn or damaged line(s) left out")
+    if parsed.senseless:
+        problems.append(f"{events.FILE}: {parsed.senseless} event(s) without usable numbers left out")
+    return [vars(point) for point in curve_points(replay(parsed.events))]
 
 
 def _parquet(measure: Path, done: bool, served: bool, problems: list[str]) -> dict[str, Path]:

@@ -6,9 +6,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Sequence
-from typing import IO, Any
-
-import psutil
+from typing import IO
 
 from engine.paths import PROJECT_ROOT, Home, cache_dir
 
@@ -35,11 +33,3 @@ def start_detached(
 def wait_aside(process: subprocess.Popen[bytes]) -> None:
     """Wait for the process in a thread: a child that nobody waits for stays behind as a zombie while this process lives."""
     threading.Thread(target=process.wait, daemon=True, name=f"waits-for-{process.pid}").start()
-
-
-def identity(pid: int) -> dict[str, Any]:
-    """Process id and start time, as in a run's status."""
-    try:
-        return {"pid": pid, "pid_started": psutil.Process(pid).create_time()}
-    except psutil.Error:
-        return {"pid": pid, "pid_started": 0.0}

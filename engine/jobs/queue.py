@@ -15,22 +15,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from filelock import FileLock, Timeout
 
 from engine.config.schema import Recipe
 from engine.errors import DraftbenchError, first_line
-from engine.fileio import disk_errors, read_json, write_json
-from engine.jobs.detached import identity, start_detached, wait_aside
+from engine.fileio import disk_errors
+from engine.jobs.detached import start_detached, wait_aside
 from engine.paths import Home
-from engine.records.documents import run_names
+from engine.records.record import Record, Whole
+from engine.records.run_folders import run_names
+from engine.records.status import Status
 from engine.runs.advice import measures_again
 from engine.runs.faults import explain
 from engine.runs.folder import RunFolder
-from engine.runs.status import is_alive, now
+from engine.runs.status import is_alive, now, process_identity
 
 OUTPUT = "output.txt"  # what a job wrote to its terminal, in the run's folder
 _POLL_S = 1.0
@@ -62,13 +64,13 @@ def resume(home: Home, run: RunFolder) -> RunFolder:
     """Queue a run that stopped, behind those that wait already. One that waits or runs is left as it is."""
     with _changing(home):
         status = run.status()
-        if status["state"] == "done":
+        if status.state == "done":
             raise DraftbenchError(
                 f"run {run.id} is done",
                 "there is nothing left to do",
                 f"start another run from its recipe; {measures_again(run)}",
             )
-        if status["state"] != "running" and not _is_waiting(status):
+        if status.state != "running" and not _is_waiting(status):
             run.set_status(state="queued", queued_at=now(), error=None, ended_at=None)
     wake(home)
     return run
@@ -77,14 +79,16 @@ def resume(home: Home, run: RunFolder) -> RunFolder:
 def cancel(home: Home, run: RunFolder) -> str:
     """Take a waiting run out of the queue, or ask a running one to stop; a sentence that says what will happen."""
     with _changing(home):
-        if run.status()["state"] == "queued":
+        if run.status().state == "queued":
             run.set_status(state="cancelled", ended_at=now())
-            job = _job(home)
-            if job.get("run") == run.id and is_alive(job):  # started a moment ago, not yet at work
+            job = _last_job(home)
+            if (
+                job and job.run == run.id and is_alive(job.pid, job.pid_started)
+            ):  # started a moment ago, not yet at work
                 with contextlib.suppress(OSError):
-                    os.kill(int(job["pid"]), signal.SIGTERM)
+                    os.kill(job.pid, signal.SIGTERM)
             return f"Run {run.id} was taken out of the queue. It can be resumed."
-    again = "stop_asked_at" in run.status()
+    again = run.status().stop_asked_at is not None
     process = run.ask_to_stop()
     if again:
         return f"Process {process} was told to stop run {run.id} at once. What was finished at its last checkpoint is kept."
@@ -96,16 +100,16 @@ def cancel(home: Home, run: RunFolder) -> str:
 
 def waiting(home: Home) -> list[RunFolder]:
     """The runs that wait for their turn, the next one first."""
-    queued = [(str(status["queued_at"]), run.id, run) for run, status in _statuses(home) if _is_waiting(status)]
+    queued = [(status.queued_at or "", run.id, run) for run, status in _statuses(home) if _is_waiting(status)]
     return [run for _, _, run in sorted(queued, key=lambda item: item[:2])]
 
 
 def at_work(home: Home) -> RunFolder | None:
     """The run that is being worked on now, by the queue or from a terminal, or whose process is just starting."""
-    job = _job(home)
-    if is_alive(job):
-        return RunFolder(home.run(str(job["run"])))
-    return next((run for run, status in _statuses(home) if status["state"] == "running"), None)
+    job = _last_job(home)
+    if job and is_alive(job.pid, job.pid_started):
+        return RunFolder(home.run(job.run))
+    return next((run for run, status in _statuses(home) if status.state == "running"), None)
 
 
 def wake(home: Home) -> None:
@@ -135,12 +139,12 @@ def job_command(run_id: str) -> list[str]:
     return [*_ENGINE, "run", "--resume", run_id]
 
 
-def _is_waiting(status: Mapping[str, Any]) -> bool:
+def _is_waiting(status: Status) -> bool:
     """A run that a terminal is about to work on is 'queued' for a moment too, but was never put into the queue."""
-    return status["state"] == "queued" and bool(status.get("queued_at"))
+    return status.state == "queued" and bool(status.queued_at)
 
 
-def _statuses(home: Home) -> list[tuple[RunFolder, dict[str, Any]]]:
+def _statuses(home: Home) -> list[tuple[RunFolder, Status]]:
     """Every run with its status, each read once, by name."""
     return [(run, run.status()) for run in (RunFolder(home.runs / name) for name in run_names(home))]
 
@@ -186,42 +190,51 @@ def _start_job(home: Home, run: RunFolder) -> subprocess.Popen[bytes]:
         raise DraftbenchError(
             f"{path} is not a file", "what the job prints goes there", "remove it, then resume the run"
         )
-    noted = {"run": run.id, "queued_at": run.status()["queued_at"], "output_from": _size(path)}
+    start = _size(path)
     with disk_errors(path), open(path, "ab") as output:
         job = start_detached(home, job_command(run.id), output)
-    write_json(home.root / "queue.json", {**noted, **identity(job.pid)})
+    _Job(run=run.id, queued_at=run.status().queued_at or "", output_from=start, **process_identity(job.pid)).write(
+        home.root
+    )
     return job
 
 
 def _settle(home: Home, code: int | None = None) -> None:
     """If the last job ended before it could say so, say it: otherwise it would be started again and again."""
-    job = _job(home)
+    job = _last_job(home)
     if not job:
         return
     with _changing(home):
-        run = RunFolder(home.run(str(job["run"])))
+        run = RunFolder(home.run(job.run))
         status = run.status()
-        if _is_waiting(status) and status["queued_at"] == job["queued_at"]:
+        if _is_waiting(status) and status.queued_at == job.queued_at:
             ended = "" if code is None else f" with exit status {code}" if code >= 0 else f" by signal {-code}"
             error = DraftbenchError(
                 f"the process ended{ended} before the work began",
-                _last_lines(run.path / OUTPUT, int(job["output_from"])) or "it printed nothing",
+                _last_lines(run.path / OUTPUT, job.output_from) or "it printed nothing",
                 f"correct that, then resume; `draftbench run --resume {run.id}` shows what happens",
             )
             run.set_status(state="failed", ended_at=now(), error=error.as_dict())
-        (home.root / "queue.json").unlink(missing_ok=True)
+        (home.root / _Job.FILE).unlink(missing_ok=True)
 
 
-def _job(home: Home) -> dict[str, Any]:
-    """The job that was started last and not yet settled: run, process, and since when it was queued."""
-    try:
-        found = read_json(home.root / "queue.json")
-    except (OSError, ValueError, DraftbenchError):
-        return {}
-    if not isinstance(found, dict) or not isinstance(found.get("output_from"), int):
-        return {}
-    known = isinstance(found.get("run"), str) and RunFolder.exists(home, found["run"])
-    return found if known and isinstance(found.get("queued_at"), str) else {}
+class _Job(Record):
+    """`queue.json`: the job that was started last and not yet settled."""
+
+    FILE: ClassVar[str] = "queue.json"
+
+    run: str = ""
+    queued_at: str = ""
+    """Since when its run waited: a run that was queued again meanwhile is another job's."""
+    output_from: Whole = 0
+    """Bytes that the run's output had before."""
+    pid: int = 0
+    pid_started: float = 0.0
+
+
+def _last_job(home: Home) -> _Job | None:
+    job = _Job.read_or_empty(home.root)
+    return job if job.queued_at and RunFolder.exists(home, job.run) else None
 
 
 @contextlib.contextmanager

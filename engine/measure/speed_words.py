@@ -5,75 +5,73 @@ One place for every report, card and page, so that none calls 1.07 [0.97, 1.18] 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any
-
 from engine.numbers import MISSING, bounds, is_number, number
+from engine.records.interval import Interval
+from engine.records.provenance import Machine, Provenance
+from engine.records.speed import Speed
+from engine.records.summary import Summary
 
 _LEAST_PROMPTS = 6  # of fewer, intervals cover less than they say (benchmarks/coverage.py): 50% of two, 88% of four
-_WAYS = (("speedup", "plain decoding"), ("speedup_over_transformers", "Transformers' own generate"))
 
 
-def verdict(ratio: Mapping[str, Any] | None) -> str:
+def verdict(ratio: Interval | None) -> str:
     """'faster', 'slower' or 'not clearly faster': whether the whole interval of a ratio is above 1, or below.
 
-    `ratio`: `value`, `low`, `high` and `n_prompts` if known. 'not known to be faster' without an interval, and with
-    one of so few prompts that it does not hold what it says.
+    'not known to be faster' without an interval, and with one of so few prompts that it does not hold what it says.
     """
-    value, low, high = (_number((ratio or {}).get(key)) for key in ("value", "low", "high"))
-    few = _number((ratio or {}).get("n_prompts")) < _LEAST_PROMPTS
-    if few or math.isnan(value) or math.isnan(low) or math.isnan(high):
+    if (
+        ratio is None
+        or ratio.n_prompts < _LEAST_PROMPTS
+        or not all(map(is_number, (ratio.value, ratio.low, ratio.high)))
+    ):
         return "not known to be faster"
-    if low > 1:
+    if ratio.low > 1:
         return "faster"
-    return "slower" if high < 1 else "not clearly faster"
+    return "slower" if ratio.high < 1 else "not clearly faster"
 
 
-def is_faster(speed: Mapping[str, Any]) -> bool:
+def is_faster(speed: Speed) -> bool:
     """Whether speculative decoding beat every other way that was timed, each by more than its interval."""
-    timed = [speed[key] for key, _ in _WAYS if speed.get(key)]
-    return bool(timed) and all(verdict(ratio) == "faster" for ratio in timed)
+    ratios = [ratio for ratio, _ in _timed(speed)]
+    return bool(ratios) and all(verdict(ratio) == "faster" for ratio in ratios)
 
 
-def told(speed: Mapping[str, Any]) -> str:
+def told(speed: Speed) -> str:
     """Each way that was timed and how speculative decoding compares with it; '' if nothing was timed.
 
     For example: '1.07x plain decoding [1.02, 1.13]: faster; 1.02x Transformers' own generate [0.98, 1.07]: not
     clearly faster'.
     """
-    return "; ".join(_told(speed[key], name) for key, name in _WAYS if speed.get(key))
+    return "; ".join(_told(ratio, name) for ratio, name in _timed(speed))
 
 
-def _told(ratio: Mapping[str, Any], name: str) -> str:
-    within = "" if bounds(ratio) == MISSING else f" [{number(ratio['low'], 2)}, {number(ratio['high'], 2)}]"
-    return f"{number(ratio.get('value'), 2)}x {name}{within}: {verdict(ratio)}"
+def _timed(speed: Speed) -> list[tuple[Interval, str]]:
+    ratios = ((speed.speedup, "plain decoding"), (speed.speedup_over_transformers, "Transformers' own generate"))
+    return [(ratio, name) for ratio, name in ratios if ratio is not None]
 
 
-def measured_where(summary: Mapping[str, Any], provenance: Mapping[str, Any] | None) -> str:
+def _told(ratio: Interval, name: str) -> str:
+    within = "" if bounds(ratio) == MISSING else f" [{number(ratio.low, 2)}, {number(ratio.high, 2)}]"
+    return f"{number(ratio.value, 2)}x {name}{within}: {verdict(ratio)}"
+
+
+def measured_where(summary: Summary, provenance: Provenance) -> str:
     """The machine a measurement was made on: 'AMD EPYC, 2 cores, 2 threads, bfloat16 on cpu'.
 
-    `summary`: of the measurement; `provenance`: of the run, whose `measurement` part is newer than its training.
     What is not on record is left out; '' if nothing is.
     """
-    origin = provenance or {}
-    machine = (origin.get("measurement") or {}).get("machine") or origin.get("machine") or {}
-    conditions, speed = summary.get("conditions") or {}, summary.get("speed") or {}
-    device, dtype = conditions.get("device"), conditions.get("dtype")
-    threads = speed.get("threads") or conditions.get("threads") or machine.get("threads")
-    cards = machine.get("cuda") if device == "cuda" else None
-    parts: list[Any] = (
-        [", ".join(dict.fromkeys(cards))] if cards else [machine.get("processor"), _count(machine.get("cores"), "core")]
-    )
+    machine, conditions = provenance.measured_on or Machine(), summary.conditions
+    device, dtype = conditions.device, conditions.dtype
+    threads = (summary.speed and summary.speed.threads) or conditions.threads or machine.threads
+    if device == "cuda" and machine.cuda:
+        parts = [", ".join(dict.fromkeys(machine.cuda))]
+    else:
+        parts = [machine.processor, _count(machine.cores, "core")]
     if device != "cuda":
         parts.append(_count(threads, "thread"))
-    parts.append(f"{dtype} on {device}" if dtype and device else dtype or device)
-    return ", ".join(str(part) for part in parts if part)
+    parts.append(f"{dtype} on {device}" if dtype and device else dtype or device or "")
+    return ", ".join(filter(None, parts))
 
 
-def _count(number: Any, unit: str) -> str:
+def _count(number: int | None, unit: str) -> str:
     return f"{number} {unit}{'' if number == 1 else 's'}" if number else ""
-
-
-def _number(value: Any) -> float:
-    return float(value) if is_number(value) else math.nan

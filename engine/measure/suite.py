@@ -28,7 +28,7 @@ from engine.decode.sampling import Sampling
 from engine.decode.settings import AdaptiveLength, DecodeSettings, DraftLength, FixedLength
 from engine.decode.speculative import speculative_decode
 from engine.errors import DraftbenchError
-from engine.fileio import disk_errors, write_json
+from engine.fileio import disk_errors
 from engine.measure import certificate as lossless
 from engine.measure import certificate_pair, cost_model, speed, trace
 from engine.measure.acceptance import PromptAcceptance, exact_acceptance
@@ -38,6 +38,7 @@ from engine.models.draft import Draft
 from engine.models.head import Head
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
+from engine.records.summary import Summary
 
 ACCEPTANCE_RULE = "sampled: u < p/q, q the sampled distribution; greedy: one-hot p and q"
 ALARM_Z = 4.0  # an engine without fault exceeds it once in 16,000 traces
@@ -50,14 +51,14 @@ _ALTERNATIVES = 10  # likeliest tokens of p and of q kept at each position of a 
 class Measured:
     """Summary and tables of one measurement, not yet on disk."""
 
-    summary: dict[str, Any]
+    summary: Summary
     tables: dict[str, pd.DataFrame]
 
     def save(self, folder: Path) -> None:
         """Write tables first, the summary last: a summary means the tables are whole, and all of this measurement."""
         folder.mkdir(parents=True, exist_ok=True)
         with disk_errors(folder):
-            (folder / "summary.json").unlink(missing_ok=True)
+            (folder.parent / Summary.FILE).unlink(missing_ok=True)
             for name, table in self.tables.items():
                 temporary = folder / f".{name}.new"
                 table.to_parquet(temporary, index=False)
@@ -65,7 +66,7 @@ class Measured:
             for earlier in folder.glob("*.parquet"):
                 if earlier.stem not in self.tables:
                     earlier.unlink()
-        write_json(folder / "summary.json", self.summary)
+        self.summary.write(folder.parent)
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def measure_drafts(
     )
     checks += certificate(pair, exact, first, settings, progress)
     return Measured(
-        _summary(measured, timed, checks, pair.target, prompts, settings, boot),
+        Summary.of_values(_summary(measured, timed, checks, pair.target, prompts, settings, boot)),
         _tables(measured, timed, pair.target, prompts),
     )
 
@@ -344,7 +345,6 @@ def _summary(
     gamma = settings.num_draft_tokens
     metrics = [row for result in measured for row in result.metrics(boot)]
     summary: dict[str, Any] = {
-        "schema": 1,
         "conditions": _conditions(target, settings, prompts_hash(prompts), len(prompts)),
         "metrics": metrics,
         "improvement": [improvement(r.exact["initial"], r.exact["trained"], r.temperature, boot) for r in measured],

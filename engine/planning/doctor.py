@@ -13,7 +13,8 @@ from engine.index.run_folder import fingerprint
 from engine.models.assets import ASSETS, asset_path, is_whole
 from engine.models.load import resolve_device, resolve_dtype
 from engine.paths import Home, cache_dir, run_id_of
-from engine.records.documents import DAMAGED, run_names
+from engine.records.run_folders import run_names
+from engine.records.status import DAMAGED
 from engine.runs.provenance import versions
 
 _LEAST_FREE_GB = 3.0

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
-from engine.fileio import read_bounded
-from engine.index.curves import parse_events
 from engine.models.load import model_fingerprint
 from engine.paths import Home
-from engine.records.documents import EVENTS_BYTES, mapping
+from engine.records.events import Ended, Evaluation, Started, TrainStep, read_events
+from engine.records.provenance import Machine, Provenance
+from engine.records.training import Training
+from engine.records.values import utc
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.provenance import machine
 from engine.runs.samples import laid_out
-from engine.runs.status import effective_state
 
 _NEWEST = 200  # runs that are looked at
 _READ_FROM = ("config.yaml", "provenance.json", "training.json", "status.json")
@@ -61,8 +60,8 @@ def _samples(home: Home) -> set[str]:
     return set()
 
 
-def _machine_key(found: Mapping[str, Any]) -> tuple[Any, ...]:
-    return found.get("processor"), found.get("cores"), tuple(found.get("cuda", ()))
+def _machine_key(machine: Machine) -> tuple[Any, ...]:
+    return machine.processor, machine.cores, tuple(machine.cuda)
 
 
 def _target_key(recipe: Recipe, fingerprint: str) -> tuple[str, ...]:
@@ -86,20 +85,18 @@ def _pace(folder: Path, stamp: tuple[tuple[int, int], ...]) -> Pace | None:
     if len(stamp) < len(_READ_FROM):
         return None
     try:
-        provenance, training = mapping(run.path / "provenance.json"), mapping(run.path / "training.json")
-        recipe = run.recipe()
-        capture = provenance["captures"]["training"]
-        last = capture.get("last_session", {})
-        most = int(capture["prompts"]) * recipe.capture.max_new_tokens
+        provenance, training = Provenance.read_or_empty(run.path), Training.read_or_empty(run.path)
+        recipe, capture = run.recipe(), provenance.captures["training"]
+        most = capture.prompts * recipe.capture.max_new_tokens
         return Pace(
             run.id,
-            None if recipe.capture.server else _ratio(last.get("tokens"), last.get("seconds")),
-            _ratio(capture["tokens"], most),
-            _ratio(training["tokens_seen"], training["seconds"]),
+            None if recipe.capture.server else _ratio(capture.last_session.tokens, capture.last_session.seconds),
+            _ratio(capture.tokens, most),
+            _ratio(training.tokens_seen, training.seconds),
             _measure_seconds(run),
             recipe,
-            _target_key(recipe, provenance["target_fingerprint"]),
-            _machine_key(provenance["machine"]),
+            _target_key(recipe, provenance.target_fingerprint or ""),
+            _machine_key(provenance.machine or Machine()),
         )
     except Exception:  # of a run that somebody else may have written: nothing of it is needed
         return None
@@ -112,19 +109,17 @@ def _ratio(upper: Any, lower: Any) -> float | None:
 
 def _measure_seconds(run: RunFolder) -> float | None:
     """From the last evaluation to the end of the same session; None if the run was not measured in one go."""
-    if effective_state(run.status()) != "done":
+    if run.status().state != "done":
         return None
     began = ended = None
-    for event in parse_events(read_bounded(run.path / "events.jsonl", EVENTS_BYTES))[0]:
-        if event.get("kind") in ("train", "eval"):
-            began, ended = event, None
-        elif event.get("kind") == "started":
+    for event in read_events(run.path).events:
+        if isinstance(event, TrainStep | Evaluation):
+            began, ended = event.at, None
+        elif isinstance(event, Started):
             began = None
-        elif event.get("kind") == "ended" and event.get("state") == "done" and ended is None:
-            ended = event
-    if began is None or ended is None:
-        return None
-    return (datetime.fromisoformat(ended["at"]) - datetime.fromisoformat(began["at"])).total_seconds()
+        elif isinstance(event, Ended) and event.state == "done" and ended is None:
+            ended = event.at
+    return (utc(ended) - utc(began)).total_seconds() if began and ended else None
 
 
 def differences(recipe: Recipe, other: Recipe) -> Iterable[str]:

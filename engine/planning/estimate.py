@@ -16,7 +16,7 @@ from engine.capture.plan import CapturePlan
 from engine.config.schema import MeasureSpec, ModelSpec, Recipe
 from engine.distill.schedule import answers_per_step, planned_steps
 from engine.errors import DraftbenchError, boundary
-from engine.fileio import read_json, read_lines
+from engine.fileio import read_lines
 from engine.models.assets import asset_path
 from engine.models.draft import model_of_config, read_card, shared_modules
 from engine.models.folder import outline
@@ -26,6 +26,7 @@ from engine.models.locate import locate_model
 from engine.models.shallow import fitting_layers, shallow_model
 from engine.paths import Home
 from engine.planning.earlier_runs import best_pace, differences
+from engine.records.capture import CaptureCounts
 from engine.runs.drafts import draft_folder
 from engine.runs.plan import RunPlan, plan_run, split_prompts
 from engine.served.capture import is_served
@@ -261,8 +262,8 @@ def _open_share(plan: CapturePlan) -> float:
 
 def _tokens(plan: CapturePlan, fill: float) -> float:
     """Tokens of the answers: counted where they exist, else as full as those of the earlier run."""
-    done = plan.folder / "done.json"
-    return float(read_json(done)["tokens"]) if done.exists() else plan.most_tokens * fill
+    counts = CaptureCounts.read(plan.folder)
+    return plan.most_tokens * fill if counts is None else float(counts.tokens)
 
 
 def _measure_work(spec: MeasureSpec) -> float:

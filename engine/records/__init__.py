@@ -1,9 +1,8 @@
 """A run's documents on disk: typed models with a schema number each, and readers that survive damage.
 
 record       what all documents share: a model, a schema number, a reader
-documents    reading a run's documents, damaged or not
-status       status.json
-events       events.jsonl
+status       status.json, stop.json
+events       events.jsonl: each kind of event; parsing, replaying, appending
 training     training.json
 provenance   provenance.json
 labels       labels.json
@@ -13,5 +12,6 @@ speed        the timing in a summary
 interval     a value with its interval
 capture      a capture's done.json
 study_tag    the tag of a study
-values       values of damaged files as text
+run_folders  the folders of runs, and the recipe in each
+values       times and JSON, for the index and the disk
 """

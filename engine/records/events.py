@@ -17,7 +17,7 @@ from pydantic import Discriminator, Field, TypeAdapter, ValidationError, model_v
 
 from engine.fileio import append_line, json_object, read_bounded
 from engine.records.provenance import Source
-from engine.records.record import Document, Part, Real, Text, Time, Whole
+from engine.records.record import Document, Part, Real, Text, Whole
 
 FILE = "events.jsonl"
 MOST_BYTES = 32_000_000  # some 200,000 optimiser steps
@@ -29,7 +29,8 @@ class Event(Part):
     TRAINS: ClassVar[bool] = False
     """Whether training leaves it: a session that begins again from nothing makes all of these anew."""
 
-    at: Time | None = None
+    at: Text | None = None
+    """UTC, ISO 8601."""
     kind: str = ""
 
     def came_before(self, step: int) -> bool:

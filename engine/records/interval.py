@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from engine.records.record import Real
 
@@ -17,6 +19,12 @@ class Interval:
     high: Real = math.nan
     n_prompts: int = 0
     """Prompts that were resampled."""
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, Any] | None) -> Interval:
+        """The interval in a JSON object that holds it among other things; undefined without one."""
+        known = {key: value for key, value in (numbers or {}).items() if key in cls.__dataclass_fields__}
+        return cls(**{key: value for key, value in known.items() if value is not None})
 
     def as_dict(self) -> dict[str, float | int]:
         """The fields by name."""

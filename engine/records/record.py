@@ -11,22 +11,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from engine.errors import DraftbenchError
-from engine.fileio import read_bounded, read_json, write_json
-from engine.records.values import shown
+from engine.fileio import finite, read_bounded, read_json, write_json
+from engine.records.values import shown, utc
 
 Document = dict[str, Any]
 """A JSON object before it is read into a model."""
 
 
-def _iso_8601(text: str) -> str:
-    datetime.fromisoformat(text)
+def _time(text: str) -> str:
+    utc(text)
     return text
 
 
@@ -35,7 +34,7 @@ Real = Annotated[float, BeforeValidator(lambda value: math.nan if value is None 
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 """A whole number of 64 bits, as the index holds it."""
 Text = Annotated[str, Field(max_length=20_000)]
-Time = Annotated[Text, AfterValidator(_iso_8601)]
+Time = Annotated[Text, AfterValidator(_time)]
 """A time in ISO 8601; UTC if it names no zone."""
 Temperature = Annotated[float, Field(strict=False)]
 """A sampling temperature as the key of a JSON object, where it is a text: '0.7'."""
@@ -67,7 +66,24 @@ class Record(Part):
     """What to do about a damaged file."""
 
     def document(self) -> Document:
-        return {"schema": self.SCHEMA} | self.model_dump(exclude_unset=True, exclude={"schema"})
+        return {"schema": self.SCHEMA} | self.model_dump(exclude_unset=True)
+
+    @classmethod
+    def of_values(cls, values: Document) -> Self:
+        """The record of values that were computed now. Raises ValueError if one is not as the model says."""
+        return cls.model_validate_json(json.dumps(finite(values)))
+
+    def json_text(self, *without: str) -> str:
+        """The document as JSON on one line, without a schema number and the keys `without`."""
+        return self.model_dump_json(exclude_unset=True, exclude=set(without))
+
+    @classmethod
+    def of_json(cls, text: str | None) -> Self:
+        """The record of which `json_text` has made the text; an empty one of none."""
+        try:
+            return cls.model_validate_json(text) if text else cls()
+        except ValidationError:  # an index that an earlier version has made, and that is not up to date yet
+            return cls.parse(json.loads(text or "{}"))[0]
 
     def write(self, folder: Path) -> None:
         """Replace the file in `folder` atomically."""
@@ -82,7 +98,7 @@ class Record(Part):
         path = folder / cls.FILE
         try:
             record = cls.model_validate_json(read_bounded(path, cls.MOST_BYTES))
-            if cls._is_current((record.model_extra or {}).get("schema", 0)):
+            if cls._is_current(_take_number(record)):
                 return record, []
         except FileNotFoundError:
             if path.is_symlink():
@@ -121,7 +137,7 @@ class Record(Part):
             )
         for step in range(number, cls.SCHEMA):
             document = cls.UPGRADES.get(step, dict)(document)
-        record, left_out = tolerant(cls, {**document, "schema": cls.SCHEMA})
+        record, left_out = tolerant(cls, {key: value for key, value in document.items() if key != "schema"})
         for keys, value in left_out:
             if keys[0] in cls.ESSENTIAL:
                 raise DraftbenchError(f"{where} is damaged: {keys[0]} is {shown(value)}", "there is no such", cls.FIX)
@@ -133,6 +149,12 @@ class Record(Part):
     @classmethod
     def _is_current(cls, schema: object) -> bool:
         return schema == cls.SCHEMA or (schema == 0 and not cls.UPGRADES)
+
+
+def _take_number(record: Record) -> object:
+    """The schema number of a document, which is no part of what it says."""
+    record.model_fields_set.discard("schema")
+    return (record.model_extra or {}).pop("schema", 0)
 
 
 _PartT = TypeVar("_PartT", bound="Part")

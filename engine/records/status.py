@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self, get_args
 
@@ -33,6 +34,10 @@ class PhaseProgress(Part):
     """What is counted: 'prompts', 'steps', 'checks', ..."""
     phase_s: Real = 0.0
     """Seconds since the phase began in this session."""
+    loss: Real = math.nan
+    """Per position, of the last training step."""
+    tokens_per_s: Real = math.nan
+    """Tokens written by the target in a capture, positions trained on in training."""
 
 
 class Failure(Part):

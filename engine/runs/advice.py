@@ -15,7 +15,7 @@ from engine.runs.folder import RunFolder
 def best_draft(run: RunFolder) -> Path:
     """The folder of the run's best draft. Raises DraftbenchError, with what makes one, if there is none."""
     if not has_weights(run):
-        raise DraftbenchError(f"run {run.id} has no draft", f"its state is {run.status()['state']}", gives_a_draft(run))
+        raise DraftbenchError(f"run {run.id} has no draft", f"its state is {run.status().state}", gives_a_draft(run))
     return run.path / "draft" / "best"
 
 
@@ -26,7 +26,7 @@ def measures_again(run: RunFolder) -> str:
 
 def gives_a_draft(run: RunFolder) -> str:
     """What makes the draft of a run whose weights are not here."""
-    state = run.status()["state"]
+    state = run.status().state
     if state in ("queued", "running"):
         return "wait for the run, which is still to make one"
     if state != "done":

@@ -18,12 +18,14 @@ from engine.fileio import write_atomic
 from engine.index.ingest import ingest_run
 from engine.paths import Home
 from engine.progress import Progress
+from engine.records.events import Ended, Started
+from engine.records.summary import Summary
 from engine.runs.advice import best_draft, gives_a_draft
 from engine.runs.faults import explain
 from engine.runs.folder import RunFolder
 from engine.runs.measurement import measure
 from engine.runs.plan import in_words, plan_run, split_prompts
-from engine.runs.provenance import git_commit, versions
+from engine.runs.provenance import source, versions
 from engine.runs.session import capture_for_training, load_target, open_session
 from engine.runs.status import now
 from engine.runs.training import train
@@ -69,20 +71,19 @@ def capture_only(home: Home, recipe: Recipe) -> list[dict[str, Any]]:
     named = {} if training is None else {"training": training}
     named |= {f"held-out T={t:g}": capture for t, capture in heldout.items()}
     return [
-        {"what": name, "address": capture.address, "folder": str(capture.folder), **capture.done}
-        for name, capture in named.items()
+        {"what": name, "folder": str(capture.folder), **capture.counts.document()} for name, capture in named.items()
     ]
 
 
-def execute(home: Home, run: RunFolder, *, quiet: bool = False, until: str = "measure") -> dict[str, Any]:
-    """Work on a run to its end, or through the phase `until` ('train'); returns the summary.
+def execute(home: Home, run: RunFolder, *, quiet: bool = False, until: str = "measure") -> Summary | None:
+    """Work on a run to its end, or through the phase `until` ('train'); returns the summary, None after training.
 
     A phase whose result is there is skipped. Whatever happens is written into the run's status: done, cancelled (exit
     by Ctrl-C or SIGTERM, resumable) or failed with the reason.
     """
     recipe = run.recipe()
     with _work(home, run, quiet=quiet) as progress:
-        run.emit({"kind": "started", "until": until, "versions": versions(), "source": git_commit()})
+        run.emit(Started(until=until, versions=versions(), source=source()))
         trained = (run.path / "training.json").exists()
         measured = until != "measure" or run.summary_path.exists()
         if trained:
@@ -93,10 +94,10 @@ def execute(home: Home, run: RunFolder, *, quiet: bool = False, until: str = "me
                 train(session)
             if not measured:
                 return measure(session)
-        return run.summary() if until == "measure" else {}
+        return run.summary() if until == "measure" else None
 
 
-def measure_again(home: Home, run: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
+def measure_again(home: Home, run: RunFolder, overrides: Sequence[str]) -> Summary:
     """Measure a trained run anew, with overrides of its `measure` section if wanted; replaces its measurement.
 
     Until the new one is whole, the run keeps its recipe and the measurement it had.
@@ -157,7 +158,7 @@ def _end(home: Home, run: RunFolder, state: str, **more: Any) -> None:
         state = "done"
     try:
         run.set_status(state=state, ended_at=now(), **more)
-        run.emit({"kind": "ended", "state": state})
+        run.emit(Ended(state=state))
         ingest_run(home.index, run.path)
     except Exception as error:
         with contextlib.suppress(DraftbenchError, OSError):

@@ -22,7 +22,7 @@ import secrets
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,15 @@ from filelock import FileLock, Timeout
 from engine.config.reading import dump_recipe
 from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
-from engine.fileio import append_line, disk_errors, write_atomic, write_json
+from engine.fileio import disk_errors, write_atomic
 from engine.paths import Home, is_run_name, run_id_of
-from engine.records.documents import CONFIG, DAMAGED, STATUS, belongs_to, mapping, read_recipe, read_status, run_names
-from engine.runs.status import effective_state, now, this_process
+from engine.records.events import Event, append_event
+from engine.records.run_folders import CONFIG, read_recipe, run_names
+from engine.records.status import DAMAGED, Status, StopNote
+from engine.records.summary import Summary
+from engine.runs.status import now, present_state, process_identity
 
 _LATEST = re.compile(r"latest(?:~(\d{1,6}))?")
-STOP_NOTE = "stop.json"  # that the running process was asked to stop, and when
 _HEARTBEAT_S = 2.0  # at most this often is the status file rewritten for progress alone
 
 
@@ -112,53 +114,45 @@ class RunFolder:
         """The resolved recipe this run was made from."""
         return read_recipe(self.path)
 
-    def status(self) -> dict[str, Any]:
-        """The status file as far as it makes sense, with `state` 'damaged' if it is not whole.
+    def status(self) -> Status:
+        """What the run is doing: its status file, as far as that is still true.
 
-        'interrupted' is one that says 'running' where the process is gone, or where the folder is a copy: the process
-        and the place in the queue are the original's.
+        `state` is 'damaged' if the file is not whole, and 'interrupted' if it says 'running' and the process is gone,
+        or the folder is a copy: the process and the place in the queue are the original's.
         """
-        raw = self._read_status()
-        if raw is None:
-            return {"state": DAMAGED}
-        if raw.get("state") in ("queued", "running") and not belongs_to(raw, self.path):
-            return {**raw, "state": "interrupted"}
-        status = {**raw, "state": effective_state(raw)}
-        if status["state"] == "running" and (asked := self._stop_asked(raw)):
-            status["stop_asked_at"] = asked
-        return status
+        status = self._stored_status()
+        if status.state in ("queued", "running") and not status.belongs_to(self.path):
+            return status.model_copy(update={"state": "interrupted"})
+        state = present_state(status)
+        note = StopNote.read_or_empty(self.path) if state == "running" else StopNote()
+        asked = note.asked_at if note.pid == status.pid else None  # not by a note for an earlier process
+        if asked is None and state == status.state:
+            return status
+        return status.model_copy(update={"state": state, "stop_asked_at": asked})
 
-    def _stop_asked(self, status: dict[str, Any]) -> str | None:
-        """Since when the running process has been asked to stop. A note for an earlier process does not count."""
+    def _stored_status(self) -> Status:
+        """The status file as it stands, empty if there is none, with the state 'damaged' if it is not whole."""
         try:
-            note = mapping(self.path / STOP_NOTE)
-        except (OSError, DraftbenchError):
-            return None
-        return (
-            str(note["asked_at"]) if {"pid", "asked_at"} <= note.keys() and note["pid"] == status.get("pid") else None
-        )
-
-    def _read_status(self) -> dict[str, Any] | None:
-        """What of the status file makes sense: nothing if it is absent, None if it is damaged."""
-        try:
-            return known_status(self.path)
+            return stored_status(self.path)
         except DraftbenchError:
-            return None
+            return Status(state=DAMAGED)
 
     def set_status(self, **changes: Any) -> None:
         """Change some keys of the status file, replaced atomically; a damaged one is begun anew."""
-        old = self._read_status() or {}
-        write_json(self.path / STATUS, {**old, "run_id": self.id, **changes, "updated_at": now()})
+        old = self._stored_status()
+        kept = {} if old.state == DAMAGED else old.document()
+        changes |= {"updated_at": now()}
+        Status.model_validate({**kept, "run_id": self.id, **changes}).write(self.path)
         self._beat = time.monotonic()
 
-    def heartbeat(self, progress: dict[str, Any]) -> None:
-        """Tell how far the work is, every few seconds at most and whenever a phase begins."""
+    def heartbeat(self, progress: Mapping[str, Any]) -> None:
+        """Note how far the work is, every few seconds at most and whenever a phase begins."""
         if progress["done"] == 0 or time.monotonic() - self._beat > _HEARTBEAT_S:
             self.set_status(phase=progress["phase"], progress=progress)
 
-    def emit(self, event: dict[str, Any]) -> None:
-        """Append an event with its time."""
-        append_line(self.path / "events.jsonl", {"at": now(), **event})
+    def emit(self, event: Event) -> None:
+        """Append an event with the present time."""
+        append_event(self.path, event)
 
     def log(self, text: str) -> None:
         """Append a line for people, with its time."""
@@ -174,17 +168,17 @@ class RunFolder:
                 lock.acquire(timeout=0)
         except Timeout:
             raise DraftbenchError(
-                f"run {self.id} is being worked on by process {self.status().get('pid', 'unknown')}",
+                f"run {self.id} is being worked on by process {self.status().pid or 'unknown'}",
                 "two processes would overwrite each other's checkpoints",
                 f"wait for it, or cancel it with `draftbench runs cancel {self.id}`",
             ) from None
         try:
-            (self.path / STOP_NOTE).unlink(missing_ok=True)
-            self.set_status(state="running", error=None, ended_at=None, **this_process())
+            (self.path / StopNote.FILE).unlink(missing_ok=True)
+            self.set_status(state="running", error=None, ended_at=None, **process_identity())
             yield
         finally:
             with contextlib.suppress(OSError):
-                (self.path / STOP_NOTE).unlink(missing_ok=True)
+                (self.path / StopNote.FILE).unlink(missing_ok=True)
             lock.release()
 
     def ask_to_stop(self) -> int:
@@ -194,13 +188,13 @@ class RunFolder:
         asked (`stop_asked_at` of the status): the next safe point may be a minute away.
         """
         status = self.status()
-        if status["state"] != "running":
+        process = status.pid
+        if status.state != "running" or process is None:
             raise DraftbenchError(
-                f"run {self.id} is {status['state']}",
+                f"run {self.id} is {status.state}",
                 "only a running run can be cancelled",
                 "`draftbench runs` shows the states",
             )
-        process: int = status["pid"]
         try:
             os.kill(process, signal.SIGTERM)
         except OSError as error:
@@ -209,37 +203,36 @@ class RunFolder:
                 str(error.strerror),
                 "it has just ended, or belongs to another user: `draftbench runs` shows the state",
             ) from None
-        if "stop_asked_at" not in status:
+        if status.stop_asked_at is None:
             with contextlib.suppress(DraftbenchError, OSError):  # a full disk does not keep a run from being stopped
-                write_json(self.path / STOP_NOTE, {"pid": process, "asked_at": now()})
+                StopNote(pid=process, asked_at=now()).write(self.path)
         return process
 
     @property
     def summary_path(self) -> Path:
-        return self.path / "measure" / "summary.json"
+        return self.path / Summary.FILE
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Summary:
         """The measurement's summary; an error if the run was not measured yet."""
         if not self.summary_path.exists():
             raise DraftbenchError(
                 f"run {self.id} has no measurement",
-                f"its state is {self.status()['state']}",
+                f"its state is {self.status().state}",
                 f"finish it with `draftbench run --resume {self.id}`",
             )
         try:
-            found = mapping(self.summary_path)
+            return Summary.read(self.path) or Summary()
         except DraftbenchError as error:
             from engine.runs.advice import measures_again  # which is about run folders
 
             why = str(error).splitlines()[0]
             raise DraftbenchError(f"{self.summary_path} is damaged", why, measures_again(self)) from None
-        return found
 
 
 def run_folders(home: Home) -> list[RunFolder]:
     """Every run, the one created last first; a damaged one is among them."""
     runs = [RunFolder(home.runs / name) for name in run_names(home)]
-    return sorted(runs, key=lambda run: (str((run._read_status() or {}).get("created_at", "")), run.id), reverse=True)
+    return sorted(runs, key=lambda run: (run._stored_status().created_at or "", run.id), reverse=True)
 
 
 def _is_there(path: Path) -> bool:
@@ -250,26 +243,26 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def known_status(folder: Path) -> dict[str, Any]:
-    """As `read_status`, read again only when the file has changed: queue and pages ask for every run's, every second.
+def stored_status(folder: Path) -> Status:
+    """The status file, read again only when it has changed: queue and pages ask for every run's, every second.
 
-    Raises DraftbenchError if the file is damaged.
+    Empty if there is none. Raises DraftbenchError if it is damaged.
     """
     try:
-        stat = os.stat(folder / STATUS)
+        stat = os.stat(f"{folder}/{Status.FILE}")
         key = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
     except OSError:
-        return read_status(folder)[0]
-    known = _STATUSES.get(folder)
-    if known is None or known[0] != key:
+        return Status.read(folder) or Status()
+    cached = _STATUSES.get(folder)
+    if cached is None or cached[0] != key:
         if len(_STATUSES) >= _MOST_STATUSES:
             _STATUSES.clear()
-        known = (key, read_status(folder)[0])
-        _STATUSES[folder] = known
-    return dict(known[1])
+        cached = (key, Status.read(folder) or Status())
+        _STATUSES[folder] = cached
+    return cached[1]
 
 
-_STATUSES: dict[Path, tuple[tuple[int, ...], dict[str, Any]]] = {}
+_STATUSES: dict[Path, tuple[tuple[int, ...], Status]] = {}
 _MOST_STATUSES = 50_000
 
 

@@ -9,40 +9,24 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from filelock import FileLock
 
 from engine.errors import DraftbenchError, did_you_mean
-from engine.fileio import disk_errors, write_json
+from engine.fileio import disk_errors
 from engine.paths import Home
-from engine.records.documents import mapping
+from engine.records.labels import Labels
 from engine.runs.folder import RunFolder, run_folders
 
-FILE = "labels.json"
 _LONGEST = {"title": 120, "notes": 20_000}
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Labels of one run. An archived run is left out of lists, not deleted."""
-
-    title: str = ""
-    tags: tuple[str, ...] = ()
-    notes: str = ""
-    pinned: bool = False
-    archived: bool = False
-    baseline: bool = False
 
 
 def read_labels(run: RunFolder) -> Labels:
     """The labels in the run's folder, or those of its recipe; a run whose recipe is lost can be labelled too."""
-    path = run.path / FILE
-    if not os.path.lexists(path):
-        return _of_recipe(run)
+    path = run.path / Labels.FILE
     try:
-        return _labels(mapping(path))
+        return Labels.read(run.path) or _of_recipe(run)
     except DraftbenchError as error:
         fix = "remove it: the run itself is not touched"
         raise DraftbenchError(f"{path} is damaged", f"{error.what} {error.why}".strip(), fix) from error
@@ -53,15 +37,6 @@ def _of_recipe(run: RunFolder) -> Labels:
         recipe = run.recipe()
         return Labels(tags=tuple(recipe.tags), notes=recipe.notes)
     return Labels()
-
-
-def _labels(stored: Mapping[str, Any]) -> Labels:
-    """What is usable of a labels file; the index reads it in the same way."""
-    title, notes = (str(stored.get(key) or "") for key in ("title", "notes"))
-    pinned, archived, baseline = (stored.get(key) is True for key in ("pinned", "archived", "baseline"))
-    tags = stored.get("tags")
-    kept = tuple(str(tag) for tag in tags) if isinstance(tags, list) else ()
-    return Labels(title, kept, notes, pinned, archived, baseline)
 
 
 def change_labels(home: Home, run: RunFolder, **changes: Any) -> Labels:
@@ -77,7 +52,7 @@ def change_seen_labels(home: Home, run: RunFolder, seen: Labels, wanted: Labels)
 
     Raises `LabelConflict` where somebody else has changed what was edited; then nothing is saved.
     """
-    edited = {key: value for key, value in vars(wanted).items() if value != getattr(seen, key)}
+    edited = {key: value for key, value in wanted if value != getattr(seen, key)}
 
     def edit(present: Labels) -> Mapping[str, Any]:
         meanwhile = [key for key, value in edited.items() if getattr(present, key) not in (getattr(seen, key), value)]
@@ -110,16 +85,16 @@ def edit_labels(home: Home, run: RunFolder, edit: Callable[[Labels], Mapping[str
             for other in run_folders(home):
                 if other.id != run.id:
                     _unmark(other)
-        labels = replace(present, **changes)
-        _write(run, labels)
+        labels = present.model_copy(update=changes)
+        labels.write(run.path)
     return labels
 
 
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     changes = dict(given)
-    unknown = [key for key in changes if key not in asdict(Labels())]
+    unknown = [key for key in changes if key not in Labels.model_fields]
     if unknown:
-        raise DraftbenchError(f"no label {unknown[0]!r}", "", did_you_mean(unknown[0], asdict(Labels())))
+        raise DraftbenchError(f"no label {unknown[0]!r}", "", did_you_mean(unknown[0], Labels.model_fields))
     for key, longest in _LONGEST.items():
         if len(str(changes.get(key, ""))) > longest:
             raise DraftbenchError(
@@ -135,9 +110,9 @@ def _labels_or_aside(run: RunFolder) -> Labels:
     try:
         return read_labels(run)
     except DraftbenchError:
-        path = run.path / FILE
+        path = run.path / Labels.FILE
         with disk_errors(path):
-            os.replace(path, path.with_name(f"{FILE}.damaged"))
+            os.replace(path, path.with_name(f"{path.name}.damaged"))
         return _of_recipe(run)
 
 
@@ -146,8 +121,4 @@ def _unmark(run: RunFolder) -> None:
     with contextlib.suppress(DraftbenchError, OSError):
         labels = read_labels(run)
         if labels.baseline:
-            _write(run, replace(labels, baseline=False))
-
-
-def _write(run: RunFolder, labels: Labels) -> None:
-    write_json(run.path / FILE, asdict(labels))
+            labels.model_copy(update={"baseline": False}).write(run.path)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import duckdb
 
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
 from engine.index.connection import reading
 from engine.index.ingest import ingest_all, remove_missing
 from engine.index.run_folder import RunContents, read_run, unreadable
 from engine.numbers import number
 from engine.paths import Home
-from engine.records.documents import DAMAGED, mapping, run_names
+from engine.records.provenance import Provenance
+from engine.records.record import Record
+from engine.records.run_folders import run_names
+from engine.records.status import DAMAGED, Status
+from engine.records.summary import Summary
+from engine.records.training import Training
 from engine.records.values import encodable
 from engine.runs.folder import RunFolder
 
+_T = TypeVar("_T")
 _UNFINISHED = ("queued", "running")
 _COLUMNS = ("run_id", "state", "domain", "loss", "created_at", "problems")  # of the index
 
@@ -68,7 +76,7 @@ def _exact(metrics: Iterable[Mapping[str, Any]]) -> list[tuple[Any, Any]]:
 def _row(home: Home, told: Mapping[str, Any], exact: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     state = told["state"] or DAMAGED
     if state in _UNFINISHED:  # what is true now
-        state = RunFolder(home.run(told["run_id"])).status()["state"]
+        state = RunFolder(home.run(told["run_id"])).status().state
     created = told["created_at"]
     return {
         "run": told["run_id"],
@@ -86,21 +94,45 @@ def _worst(problems: Sequence[str]) -> str:
     return problems[0] if problems else "status.json: missing"
 
 
-def describe(run: RunFolder) -> dict[str, Any]:
-    """Everything about one run that is not a table; None, and a problem, for what cannot be read."""
-    told: dict[str, Any] = {"run": run.id, "folder": encodable(str(run.path)), "status": run.status()}
+@dataclass(frozen=True)
+class Description:
+    """Everything about one run that is not a table. What is None is not there yet, or `problem` says what is wrong."""
+
+    run: str
+    folder: str
+    status: Status
+    recipe: Recipe | None
+    training: Training | None
+    provenance: Provenance | None
+    summary: Summary | None
+    problem: str
+
+    def document(self) -> dict[str, Any]:
+        """The JSON that `draftbench show --json` prints."""
+        records = {
+            key: record and record.document() for key, record in vars(self).items() if isinstance(record, Record)
+        }
+        return {**vars(self), "recipe": self.recipe and self.recipe.model_dump(mode="json"), **records}
+
+
+def describe(run: RunFolder) -> Description:
+    """One run, as far as its files can be read."""
     problems: list[str] = []
 
-    def read(name: str, value: Any) -> Any:
+    def read(reader: Callable[[], _T]) -> _T | None:
         try:
-            return value()
+            return reader()
         except DraftbenchError as error:
             problems.append(f"{error.what}: {error.fix}" if error.fix else error.what)
             return None
 
-    told["recipe"] = read("recipe", lambda: run.recipe().model_dump(mode="json"))
-    for name in ("training", "provenance"):
-        told[name] = read(name, lambda name=name: mapping(run.path / f"{name}.json") or None)
-    told["summary"] = read("summary", lambda: run.summary() if run.summary_path.exists() else None)
-    told["problem"] = "; ".join(problems)
-    return told
+    return Description(
+        run.id,
+        encodable(str(run.path)),
+        run.status(),
+        recipe=read(run.recipe),
+        training=read(lambda: Training.read(run.path)),
+        provenance=read(lambda: Provenance.read(run.path)),
+        summary=read(run.summary) if run.summary_path.exists() else None,
+        problem="; ".join(problems),
+    )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 from engine.capture.store import Capture
 from engine.chat.prompt import prompts_hash
-from engine.fileio import read_json, write_json
+from engine.fileio import read_json
 from engine.measure.suite import Measured, Pair, measure_drafts
 from engine.models.draft import Draft, load_draft, trim
 from engine.models.head import Head
+from engine.records.provenance import Provenance, ServedModel
+from engine.records.summary import Summary
 from engine.runs.drafts import untrained_draft
 from engine.runs.plan import plan_heldout
 from engine.runs.provenance import measured_by
@@ -19,7 +21,7 @@ from engine.runs.session import Session, capture_heldout
 from engine.served.acceptance import measure_served
 
 
-def measure(session: Session) -> dict[str, Any]:
+def measure(session: Session) -> Summary:
     """Measure the best draft against the untrained one; writes the tables and returns the summary."""
     recipe, target, folder = session.recipe, session.target, session.run.path
     plans = plan_heldout(session.home.captures, recipe, target, session.prompts)
@@ -61,7 +63,8 @@ def _against_model(session: Session, initial: Draft, trained: Draft, heldout: Ma
             f"measured against {session.recipe.target.label}, the model at hand: the draft learnt from {server.model} "
             f"at {server.base_url}, which would accept other tokens unless the two are the same"
         )
-        measured.summary["stands_in_for"] = {"base_url": server.base_url, "model": server.model}
+        replaced = {"stands_in_for": ServedModel(base_url=server.base_url, model=server.model)}
+        return replace(measured, summary=measured.summary.model_copy(update=replaced))
     return measured
 
 
@@ -89,10 +92,10 @@ def _against_server(session: Session, initial: Draft, trained: Draft, heldout: M
 def _add_provenance(session: Session, heldout: Mapping[float, Capture]) -> None:
     """Record what was measured: a draft may be measured long after it was trained, by another version."""
     run = session.run
-    path = run.path / "provenance.json"
     measurement = measured_by(
         draft_sha256=read_json(run.path / "draft" / "best" / "draft.json")["weights_sha256"],
         captures={f"heldout T={t:g}": c.address for t, c in heldout.items()},
-        stands_in_for=read_json(run.summary_path).get("stands_in_for"),
+        stands_in_for=run.summary().stands_in_for,
     )
-    write_json(path, {**(read_json(path) if path.exists() else {}), "measurement": measurement})
+    origin = Provenance.read(run.path) or Provenance()
+    origin.model_copy(update={"measurement": measurement}).write(run.path)

@@ -32,7 +32,7 @@ def remove_run(home: Home, run: RunFolder) -> None:
 
 
 def _refuse_if_at_work(run: RunFolder) -> None:
-    at_work = run.status()["state"] == "running"
+    at_work = run.status().state == "running"
     lock = run.path / ".lock"
     if not at_work and lock.is_file():
         try:

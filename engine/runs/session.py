@@ -78,7 +78,7 @@ def _with_kept_date(run: RunFolder, target: LoadedModel, progress: Progress) -> 
     """Give a template that writes today's date that of the run's first day, whenever the run goes on."""
     if target.spec.template_date is not None or not reads_clock(target.tokenizer):
         return target
-    date = RUN_DATE + str(run.status().get("created_at") or datetime.date.today())[:10]
+    date = RUN_DATE + str(run.status().created_at or datetime.date.today())[:10]
     spec = target.spec.model_copy(update={"template_date": date})
     pin_date(target.tokenizer, date)
     # into the run's own recipe, since the session's may measure other things

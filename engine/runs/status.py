@@ -1,14 +1,13 @@
-"""What a run is doing, told by its status file and believed only while its process lives."""
+"""The process that works on a run: named in the run's status, which is believed only while that process lives."""
 
 from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from typing import Any
 
 import psutil
 
-STATES = ("queued", "running", "done", "failed", "cancelled")
+from engine.records.status import State, Status
 
 
 def now() -> str:
@@ -16,22 +15,25 @@ def now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-def this_process() -> dict[str, Any]:
-    """Process id and start time: the pair tells a process from a later one with the same id."""
-    return {"pid": os.getpid(), "pid_started": psutil.Process().create_time()}
-
-
-def is_alive(status: dict[str, Any]) -> bool:
-    """Whether the process that wrote the status still runs; a zombie does not."""
+def process_identity(pid: int | None = None) -> dict[str, int | float]:
+    """Id and start time of a process (default: this one): the pair tells it from a later one with the same id."""
     try:
-        process = psutil.Process(int(status["pid"]))
-        same = abs(process.create_time() - float(status["pid_started"])) < 1.0
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except (LookupError, TypeError, ValueError, ArithmeticError, psutil.Error):  # also of a number that is no process
+        return {"pid": pid or os.getpid(), "pid_started": psutil.Process(pid).create_time()}
+    except psutil.Error:
+        return {"pid": pid or os.getpid(), "pid_started": 0.0}
+
+
+def is_alive(pid: int | None, pid_started: float | None) -> bool:
+    """Whether that very process still runs; a zombie does not."""
+    if pid is None or pid_started is None:
+        return False
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - pid_started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
         return False
 
 
-def effective_state(status: dict[str, Any]) -> str:
+def present_state(status: Status) -> State:
     """The state in the file, or 'interrupted' for a running one whose process is gone."""
-    state = str(status.get("state", "unknown"))
-    return "interrupted" if state == "running" and not is_alive(status) else state
+    return "interrupted" if status.state == "running" and not is_alive(status.pid, status.pid_started) else status.state

@@ -22,10 +22,11 @@ from engine.distill.modes import Material, Query, batch_source
 from engine.distill.selection import SelectedBatches
 from engine.distill.source import BatchSource
 from engine.distill.trainer import Trainer
-from engine.fileio import write_json
 from engine.measure.acceptance import exact_acceptance, mean_overlap
 from engine.models.draft import Draft, check_trim, parameter_counts
 from engine.models.head import Head
+from engine.records.provenance import DraftParameters, PromptCounts, Provenance, Seeds
+from engine.records.training import Training
 from engine.runs.drafts import reference_draft, trim_to_answers, untrained_draft, weights_hash
 from engine.runs.plan import plan_run
 from engine.runs.provenance import provenance
@@ -58,9 +59,9 @@ def train(session: Session) -> None:
         emit=run.emit,
         progress=session.progress,
     )
-    write_json(run.path / "provenance.json", _provenance(session, answers, watched, counts))
+    _provenance(session, answers, watched, counts).write(run.path)
     outcome = trainer.run()
-    write_json(run.path / "training.json", asdict(outcome))
+    Training(**asdict(outcome)).write(run.path)
     drop_checkpoints(run.path)  # only now: without training.json a resume begins at the last of them
     session.progress.note(
         f"trained {outcome.steps_done} of {outcome.steps} steps on {outcome.tokens_seen:,} tokens "
@@ -118,24 +119,22 @@ def _watch(session: Session, captures: Mapping[float, Capture]) -> Callable[[Any
 
 def _provenance(
     session: Session, answers: Capture | None, watched: Mapping[float, Capture], counts: dict[str, int]
-) -> dict[str, Any]:
+) -> Provenance:
     recipe, target, prompts = session.recipe, session.target, session.prompts
     return provenance(
         target_fingerprint=target.fingerprint,
         target_dtype=target.dtype_name,
         device=str(target.device),
         supervision=recipe.train.supervision,
-        seeds={"capture": recipe.capture.seed, "train": recipe.train.seed, "measure": recipe.measure.seed},
-        prompts={
-            **prompts.counts,
-            "train_hash": prompts_hash(prompts.train),
-            "heldout_hash": prompts_hash(prompts.measured),
-        },
+        seeds=Seeds(capture=recipe.capture.seed, train=recipe.train.seed, measure=recipe.measure.seed),
+        prompts=PromptCounts(
+            **prompts.counts, train_hash=prompts_hash(prompts.train), heldout_hash=prompts_hash(prompts.measured)
+        ),
         captures={
-            **({} if answers is None else {"training": {"address": answers.address, **answers.done}}),
-            **{f"heldout T={t:g}": {"address": c.address, **c.done} for t, c in watched.items()},
+            **({} if answers is None else {"training": answers.counts}),
+            **{f"heldout T={t:g}": capture.counts for t, capture in watched.items()},
         },
-        draft_parameters=counts,
+        draft_parameters=DraftParameters(**counts),
         checkpoint_sha256=weights_hash(session.home, recipe.draft.checkpoint),
         reference_sha256=weights_hash(session.home, recipe.train.selection.reference),
     )

@@ -33,6 +33,7 @@ from engine.models.draft import Draft
 from engine.models.head import Head, chunk_size, hidden_states
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
+from engine.records.summary import Summary
 from engine.served.logprobs import decode_logprobs
 
 
@@ -55,7 +56,7 @@ def measure_served(
     to run here. Raises DraftbenchError if no token can be used, or the text was not drawn from the probabilities sent.
     """
     boot = {"samples": settings.bootstrap_samples, "seed": settings.seed}
-    summary: dict[str, Any] = {"schema": 1, "metrics": [], "improvement": []}
+    summary: dict[str, Any] = {"metrics": [], "improvement": []}
     tables: dict[str, list[pd.DataFrame]] = {"positions": [], "prompts": []}
     used: list[dict[str, Any]] = []
     progress.start("measure", len(captures), "temperatures")
@@ -83,7 +84,9 @@ def measure_served(
     progress.finish()
     summary["conditions"] = _conditions(target, settings, server, heldout_hash, used)
     summary["served"] = {"base_url": server.base_url, "model": server.model, "positions": used}
-    return Measured(summary, {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()})
+    return Measured(
+        Summary.of_values(summary), {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+    )
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import content_hash, disk_errors, read_json, read_lines, write_json
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
+from engine.records.capture import ServedAnswers
 from engine.served.client import ChatServer, holds_key, read_key
 from engine.served.logprobs import TokenBytes, decode_logprobs, text_of
 from engine.served.prompt_request import PromptRequest
@@ -143,14 +144,14 @@ class _Filling:
             )
             raise _unanswered(self.plan, self.spec, failed)
         counts, prompts = _counts(self.plan), len(self.plan.prompts)
-        if counts["other_prompt_tokens"]:
+        if counts.other_prompt_tokens:
             self.progress.note(
-                f"{counts['other_prompt_tokens']} of {prompts} prompts have another number of tokens on the server: if "
+                f"{counts.other_prompt_tokens} of {prompts} prompts have another number of tokens on the server: if "
                 "its chat template is not the local one, the draft learns from other prompts than it is served with"
             )
-        for deviation, count in counts.get("noted", {}).items():
+        for deviation, count in counts.noted.items():
             self.progress.note(f"in {count} of {prompts} answers of {self.spec.model}: {deviation}")
-        self.growing.finish(server={**self.plan.spec["server"], **counts})
+        self.growing.finish(server=counts)
 
     def probe(self) -> None:
         """Request one prompt, then a few, until an answer has a token with a certain id and a probability."""
@@ -216,17 +217,18 @@ class _Filling:
         return [(requests[number].prompt.id, why) for number, why in asyncio.run(request_them())]
 
 
-def _counts(plan: CapturePlan) -> dict[str, Any]:
+def _counts(plan: CapturePlan) -> ServedAnswers:
     """Count how the answers became ids, prompts that the server counts differently, and deviations in answers."""
     lines = list(read_lines(plan.folder / "answers.jsonl"))
     counted = [line for line in lines if isinstance(line.get("prompt_tokens"), int)]
     noted = Counter(deviation for line in lines for deviation in line.get("noted", []))
-    return {
-        "ids_from_server": sum(line.get("ids") == "server" for line in lines),
-        "ids_from_text": sum(line.get("ids") == "text" for line in lines),
-        "other_prompt_tokens": sum(line["prompt_tokens"] != len(line["prompt_ids"]) for line in counted),
+    return ServedAnswers(
+        **plan.spec["server"],
+        ids_from_server=sum(line.get("ids") == "server" for line in lines),
+        ids_from_text=sum(line.get("ids") == "text" for line in lines),
+        other_prompt_tokens=sum(line["prompt_tokens"] != len(line["prompt_ids"]) for line in counted),
         **({"noted": dict(noted.most_common(_MAX_NOTED))} if noted else {}),
-    }
+    )
 
 
 def _unanswered(plan: CapturePlan, spec: ServerSpec, failed: list[tuple[str, str]]) -> DraftbenchError:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from engine.errors import first_line
 from engine.measure.compare import compare, nothing_in_common
-from engine.records.documents import mapping
+from engine.records.summary import Summary
+from engine.records.training import Training
 from engine.runs.comparison import measurement_of
 from engine.study.start import Study
 from engine.study.state import Placed
@@ -37,10 +37,10 @@ def _row(placed: Placed) -> dict[str, Any]:
         return row
     try:
         if placed.state == "failed":
-            row["problem"] = str((placed.run.status().get("error") or {}).get("what", ""))
-        if (placed.run.path / "training.json").exists():
-            training = mapping(placed.run.path / "training.json")
-            row |= {key: training.get(key) for key in _EFFORT}
+            error = placed.run.status().error
+            row["problem"] = error.what if error else ""
+        if training := Training.read(placed.run.path):
+            row |= {key: getattr(training, key) for key in _EFFORT}
         if placed.run.summary_path.exists():
             row["exact"] = _exact(placed.run.summary())
     except Exception as error:  # a damaged run says so in its row, and the others are shown
@@ -48,16 +48,15 @@ def _row(placed: Placed) -> dict[str, Any]:
     return row
 
 
-def _exact(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _exact(summary: Summary) -> list[dict[str, Any]]:
     """Exact acceptance of the trained draft and its gain over the untrained one, at each temperature."""
-    gains = {gain["temperature"]: gain for gain in summary["improvement"] if gain["metric"] == "exact"}
+    gains = {temperature: gain.document() for temperature, gain in summary.gains().items()}
     return [
         {
-            **{key: value[key] for key in ("temperature", "value", "low", "high", "n_prompts")},
-            "gain": gains.get(value["temperature"]),
+            **{key: getattr(metric, key) for key in ("temperature", "value", "low", "high", "n_prompts")},
+            "gain": gains.get(metric.temperature),
         }
-        for value in summary["metrics"]
-        if value["draft"] == "trained" and value["metric"] == "exact"
+        for metric in summary.of("trained", "exact")
     ]
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from engine.config.schema import Recipe
 from engine.paths import Home
+from engine.records.status import Status
 from engine.runs.folder import RunFolder, run_folders
 from engine.study.cells import Cell
 from engine.study.identity import identity
@@ -80,19 +80,18 @@ def counted(placed: Sequence[Placed]) -> dict[str, int]:
     return {state: counts[state] for state in STATES if counts[state]}
 
 
-def _state(status: dict[str, Any]) -> str:
+def _state(status: Status) -> str:
     """A run's state as that of a cell: 'stopped' is whatever can be resumed and did not fail."""
-    state = status["state"]
-    if state in ("done", "running", "failed"):
-        return str(state)
-    if state == "queued" and (status.get("queued_at") or _is_fresh(status)):
+    if status.state in ("done", "running", "failed"):
+        return status.state
+    if status.state == "queued" and (status.queued_at or _is_fresh(status)):
         return "waiting"
     return "stopped"
 
 
-def _is_fresh(status: dict[str, Any]) -> bool:
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        age = datetime.now(UTC) - datetime.fromisoformat(status["created_at"])
+def _is_fresh(status: Status) -> bool:
+    with contextlib.suppress(TypeError, ValueError):  # a time without a zone, or none
+        age = datetime.now(UTC) - datetime.fromisoformat(status.created_at or "")
         return age.total_seconds() < _ABOUT_TO_BEGIN_S
     return False
 

@@ -79,9 +79,8 @@ def _damaged(run: RunFolder, name: str, why: str) -> DraftbenchError:
 
 
 def _settings(run: RunFolder, temperature: float, prompt_id: str) -> dict[str, Any]:
-    recipe, summary = run.recipe(), run.summary()
-    conditions = summary.get("conditions") if isinstance(summary, dict) else None
-    if not isinstance(conditions, dict):
+    recipe, conditions = run.recipe(), run.summary().conditions.document()
+    if not conditions:
         raise _damaged(run, "summary.json", "it does not say how the run was measured")
     kept = ("num_draft_tokens", "adaptive", "top_p", "top_k", "max_new_tokens", "seed", "dtype", "device")
     named = {"target": recipe.target.model, "draft": run.id, "prompt_id": prompt_id, "temperature": temperature}
@@ -96,7 +95,7 @@ def _prompt_text(run: RunFolder, here: list[tuple[str, str, Any]]) -> str:
 
 def _table(run: RunFolder, name: str, **options: Any) -> pd.DataFrame:
     path = run.path / "measure" / f"{name}.parquet"
-    if not path.exists() and run.summary_path.exists() and "served" in run.summary():
+    if not path.exists() and run.summary_path.exists() and run.summary().served:
         raise DraftbenchError(
             f"run {run.id} has no traces",
             "it was measured against a server's text, and nothing was decoded",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -31,12 +31,16 @@ from engine.measure.compare import (
 from engine.measure.definitions import RATES
 from engine.measure.statistics import SAMPLES
 from engine.measure.trace import slot_intervals
+from engine.records.speed import Speed
 from engine.traces.measured import trace_of_run
 from engine.traces.trace import Trace
 from workbench.shared import queries
 
 MOST = 6
 _LETTERS = "ABCDEF"
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,12 @@ class Draft:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        conditions: dict[str, Any] = self.run.summary.get("conditions") or {}
-        return conditions
+        return self.run.summary.conditions.document()
 
     @property
     def temperatures(self) -> list[float]:
         """Temperatures at which it was measured, ascending."""
-        return sorted({float(row["temperature"]) for row in self.run.summary.get("improvement") or []})
+        return sorted({row.temperature for row in self.run.summary.improvement})
 
     def was_measured_at(self, temperature: float) -> bool:
         return any(abs(t - temperature) < SAME_TEMPERATURE for t in self.temperatures)
@@ -243,15 +246,15 @@ def groups(comparison: Comparison, rate: str) -> pd.DataFrame:
 def lengths(comparison: Comparison) -> dict[str, list[int]]:
     """Rounds with 0, 1, ... accepted tokens, for each draft that was traced at this temperature."""
     counts = {
-        draft.label: at_temperature(draft.run.summary.get("accepted_lengths"), comparison.temperature)
+        draft.label: at_temperature(draft.run.summary.accepted_lengths, comparison.temperature)
         for draft in comparison.drafts
     }
     return {label: rounds for label, rounds in counts.items() if rounds}
 
 
-def speeds(comparison: Comparison) -> dict[str, dict[str, Any]]:
+def speeds(comparison: Comparison) -> dict[str, Speed]:
     """The timing of each draft that was timed."""
-    return {d.label: d.run.summary["speed"] for d in comparison.drafts if d.run.summary.get("speed")}
+    return {d.label: d.run.summary.speed for d in comparison.drafts if d.run.summary.speed}
 
 
 def trace_of(draft: Draft, temperature: float, prompt: str) -> Trace | None:
@@ -262,8 +265,8 @@ def trace_of(draft: Draft, temperature: float, prompt: str) -> Trace | None:
         return None
 
 
-def at_temperature(by_temperature: Mapping[str, Any] | None, temperature: float) -> Any:
-    return next((v for t, v in (by_temperature or {}).items() if abs(float(t) - temperature) < SAME_TEMPERATURE), None)
+def at_temperature(by_temperature: Mapping[float, _T], temperature: float) -> _T | None:
+    return next((v for t, v in by_temperature.items() if abs(t - temperature) < SAME_TEMPERATURE), None)
 
 
 def word(value: Any) -> str:

@@ -42,7 +42,7 @@ def curve(found: Comparison, rows: pd.DataFrame, axis: str, kind: str) -> View:
     """Training curves of the drafts on one axis; `rows` as `queries.curve` gives them."""
     near = (rows.temperature - found.temperature).abs() < 1e-6
     shown = rows[(rows.kind == kind) & ((kind == "train") | near)]
-    watched = sorted({str((d.run.provenance.get("prompts") or {}).get("watched", "?")) for d in found.drafts})
+    watched = sorted({str(d.run.provenance.prompts.watched or "?") for d in found.drafts})
     note, what = "each point the mean of one batch, no interval", "Training loss"
     if len({draft.run.loss for draft in found.drafts}) > 1:
         note = "different losses: the shapes compare, the heights do not; each point one batch, no interval"
@@ -78,15 +78,14 @@ def lengths(found: Comparison) -> View:
 
 def speed(found: Comparison) -> View:
     """Speed-up by gamma."""
-    told = comparison.speeds(found)
-    frame = pd.DataFrame([{"label": label, **row} for label, one in told.items() for row in one.get("by_gamma", [])])
-    conditions = sorted(
-        {f"T = {one.get('temperature', 0):g}, {one.get('threads', '?')} threads" for one in told.values()}
-    )
-    n = sorted({str((one.get("speedup") or {}).get("n_prompts", "?")) for one in told.values()})
+    timings = comparison.speeds(found)
+    rows = [{"label": label, **row.document()} for label, speed in timings.items() for row in speed.by_gamma]
+    frame = pd.DataFrame(rows)
+    conditions = sorted({f"T = {speed.temperature:g}, {speed.threads or '?'} threads" for speed in timings.values()})
+    n = sorted({str(speed.speedup.n_prompts if speed.speedup else "?") for speed in timings.values()})
     note = f"n = {' or '.join(n)} prompts in pairs, {' or '.join(conditions)}, batch 1; measured point with {charts.INTERVAL}"
     alt = "Speed-up over plain decoding by gamma: two models as curves, and the measured point, for each draft"
-    return View("speed-up", alt, lambda tone: charts.speedup_by_gamma(told, tone, note), frame)
+    return View("speed-up", alt, lambda tone: charts.speedup_by_gamma(timings, tone, note), frame)
 
 
 def groups(found: Comparison, metric: str) -> View:

@@ -11,6 +11,9 @@ from engine.index.queries import Run
 from engine.measure import speed_words
 from engine.measure.definitions import OTHERS, RATES
 from engine.numbers import number, share
+from engine.records.interval import Interval
+from engine.records.summary import Conditions
+from engine.records.training import Training
 from workbench.compare.comparison import Comparison, Draft, at_temperature, word
 from workbench.shared.chart_parts import bounds
 
@@ -39,49 +42,51 @@ def speed_table(found: Comparison) -> pd.DataFrame:
     """What the clock said of each timed draft: a row a draft."""
     rows = []
     for draft in found.drafts:
-        told = draft.run.summary.get("speed")
-        if not told:
+        speed = draft.run.summary.speed
+        if not speed:
             continue
-        rates, gain, split = told["tokens_per_s"], told["speedup"], told["time_split"]
+        gain, split = speed.speedup or Interval(), speed.time_split
         rows.append(
             {
                 "draft": draft.label,
                 "speed-up (times)": _measured(gain, 2),
-                "plain (tokens/s)": _measured(rates["plain"], 1),
-                "speculative (tokens/s)": _measured(rates["speculative"], 1),
-                "said": speed_words.told(told),
-                "c": number(told["cost_ratio"]),
-                "time: draft, verify, rest": ", ".join(share(split[part]) for part in ("draft", "verify", "overhead")),
-                "best gamma by the formula": str(told["best_gamma"] or "none: do not speculate"),
-                "n": f"{gain['n_prompts']} prompts",
+                "plain (tokens/s)": _measured(speed.tokens_per_s.get("plain", Interval()), 1),
+                "speculative (tokens/s)": _measured(speed.tokens_per_s.get("speculative", Interval()), 1),
+                "said": speed_words.told(speed),
+                "c": number(speed.cost_ratio),
+                "time: draft, verify, rest": ", ".join(map(share, (split.draft, split.verify, split.overhead))),
+                "best gamma by the formula": str(speed.best_gamma or "none: do not speculate"),
+                "n": f"{gain.n_prompts} prompts",
                 "measured on": speed_words.measured_where(draft.run.summary, draft.run.provenance),
             }
         )
     return pd.DataFrame(rows)
 
 
-def _measured(told: Mapping[str, Any], digits: int) -> str:
-    return f"{told['value']:.{digits}f} {bounds(told.get('low'), told.get('high'), digits)}".rstrip()
+def _measured(estimate: Interval, digits: int) -> str:
+    return f"{number(estimate.value, digits)} {bounds(estimate.low, estimate.high, digits)}".rstrip()
 
 
 def timing_differs(found: Comparison) -> str:
     """Why the speed-ups of these drafts may not be set against each other; empty if they may."""
     keys = {"device": "device", "dtype": "dtype", "threads": "threads", "num_draft_tokens": "gamma"}
-    timed = [draft for draft in found.drafts if draft.run.summary.get("speed")]
+    timed = [draft for draft in found.drafts if draft.run.summary.speed]
     seen = {words: {str(draft.conditions.get(key, "?")) for draft in timed} for key, words in keys.items()}
-    seen["temperature"] = {f"{draft.run.summary['speed']['temperature']:g}" for draft in timed}
-    machines = [draft.run.provenance.get("measurement") or draft.run.provenance for draft in timed]
-    seen["processor"] = {str((origin.get("machine") or {}).get("processor", "?")) for origin in machines}
+    seen["temperature"] = {f"{draft.run.summary.speed.temperature:g}" for draft in timed if draft.run.summary.speed}
+    machines = [draft.run.provenance.measured_on for draft in timed]
+    seen["processor"] = {machine.processor if machine else "?" for machine in machines}
     return "; ".join(f"{name} is {' or '.join(sorted(values))}" for name, values in seen.items() if len(values) > 1)
 
 
 def as_others(found: Comparison) -> pd.DataFrame:
     """What other systems would print of the same traces: a row a figure, a column a draft."""
-    told = {
-        d.label: at_temperature(d.run.summary.get("as_others_report"), found.temperature) or {} for d in found.drafts
-    }
+    reports = {d.label: at_temperature(d.run.summary.as_others_report, found.temperature) for d in found.drafts}
     rows = [
-        {"figure": other.title, "how": other.formula, **{label: values.get(key) for label, values in told.items()}}
+        {
+            "figure": other.title,
+            "how": other.formula,
+            **{label: getattr(report, key, None) for label, report in reports.items()},
+        }
         for key, other in OTHERS.items()
     ]
     return pd.DataFrame(rows)
@@ -108,34 +113,39 @@ def provenance(found: Comparison) -> pd.DataFrame:
 
 def _origin(draft: Draft) -> dict[str, str]:
     origin, training = draft.run.provenance, draft.run.training
-    versions, source, told = origin.get("versions") or {}, origin.get("source") or {}, draft.conditions
-    prompts, done = origin.get("prompts") or {}, training.get("steps_done")
-    commit = str(source.get("commit") or "–")[:12] + (" with changes" if source.get("changed") else "")
+    versions, source, conditions = origin.versions, origin.source, draft.run.summary.conditions
+    prompts, measurement = origin.prompts, origin.measurement
+    commit = (source.commit or "–")[:12] + (" with changes" if source.changed else "")
     return {
         "run": draft.id,
         "target": str(draft.run.target),
-        "target hash": _hash(origin.get("target_fingerprint")),
-        "draft hash": _hash((origin.get("measurement") or {}).get("draft_sha256")),
-        "training prompts": f"{prompts.get('train', '–')}, hash {_hash(prompts.get('train_hash'))}",
-        "held-out prompts": f"{told.get('heldout_prompts', '–')}, hash {_hash(told.get('heldout_hash'))}",
-        "seeds": ", ".join(f"{k} {v}" for k, v in (origin.get("seeds") or {}).items()) or "–",
-        "training": "–" if done is None else _training(training),
-        "measured with": _measured_with(told),
-        "acceptance rule": str(told.get("acceptance_rule", "–")),
+        "target hash": _hash(origin.target_fingerprint),
+        "draft hash": _hash(measurement and measurement.draft_sha256),
+        "training prompts": f"{_known(prompts.train)}, hash {_hash(prompts.train_hash)}",
+        "held-out prompts": f"{_known(conditions.heldout_prompts)}, hash {_hash(conditions.heldout_hash)}",
+        "seeds": ", ".join(f"{k} {v}" for k, v in origin.seeds.document().items()) or "–",
+        "training": "–" if training.steps_done is None else _training(training),
+        "measured with": _measured_with(conditions),
+        "acceptance rule": _known(conditions.acceptance_rule),
         "versions": ", ".join(f"{k} {versions[k]}" for k in ("draftbench", "torch", "transformers") if k in versions)
         or "–",
         "commit": commit,
-        "machine": str((origin.get("machine") or {}).get("processor", "–")),
+        "machine": _known(origin.machine and origin.machine.processor),
     }
 
 
-def _training(told: Mapping[str, Any]) -> str:
-    return f"{told['steps_done']} of {told.get('steps')} steps, {told.get('tokens_seen', 0):,} tokens, {told.get('seconds', 0):.0f} s"
+def _training(training: Training) -> str:
+    done = f"{training.steps_done} of {training.steps} steps, {training.tokens_seen or 0:,} tokens"
+    return f"{done}, {number(training.seconds, 0)} s"
 
 
-def _measured_with(told: Mapping[str, Any]) -> str:
-    gamma, dtype, device, threads = (told.get(k, "–") for k in ("num_draft_tokens", "dtype", "device", "threads"))
-    return f"gamma {gamma}, {dtype} on {device}, {threads} threads"
+def _measured_with(conditions: Conditions) -> str:
+    gamma, threads = _known(conditions.num_draft_tokens), _known(conditions.threads)
+    return f"gamma {gamma}, {_known(conditions.dtype)} on {_known(conditions.device)}, {threads} threads"
+
+
+def _known(value: Any) -> str:
+    return str(value or "–")
 
 
 def certificate(run: Run) -> str:

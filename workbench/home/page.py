@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from engine.measure import speed_words
+from engine.records.speed import Speed
 from engine.runs.folder import RunFolder
 from workbench.compare.every_run import suggested
 from workbench.live.decode import has_draft
@@ -65,7 +66,7 @@ def rivals(best: pd.Series) -> list[str]:
 def draft_card(run: pd.Series) -> None:
     """Draw one draft's acceptance, speed and origin, with links to its run, to Live and to Compare."""
     whole = queries.run(run.run_id)
-    timing = whole.summary.get("speed") or {}
+    timing = whole.summary.speed or Speed()
     with st.container(border=True):
         st.markdown(f"**{ui.text(run.domain)}**  \n:gray[{ui.text(run.target)}]")
         acceptance, speed = st.columns(2)
@@ -79,7 +80,7 @@ def draft_card(run: pd.Series) -> None:
         speed.metric(
             "speed",
             f"{run.speedup:.2f}×" if timed else "not timed",
-            delta=speed_words.verdict(timing.get("speedup")) if timed else None,
+            delta=speed_words.verdict(timing.speedup) if timed else None,
             delta_color="off",
             delta_arrow="off",
             help="Time of plain decoding divided by time of speculative decoding, on the run's machine. Below 1, the "
@@ -134,10 +135,10 @@ def active_runs(every: float) -> None:
         with st.container(border=True):
             with st.container(horizontal=True, horizontal_alignment="distribute"):
                 ui.goto("run", ui.text(label), run=run_id)
-                st.markdown(ui.state_badge(str(status.get("state"))))
-            if status.get("state") == "running":
+                st.markdown(ui.state_badge(status.state))
+            if status.state == "running":
                 stage = files.stage(status, files.Now())
-                stopping = "stopping at the next safe point; " if "stop_asked_at" in status else ""
+                stopping = "stopping at the next safe point; " if status.stop_asked_at else ""
                 st.progress(stage.share or 0.0, text=ui.text(stopping + stage.words))
 
 

@@ -239,7 +239,7 @@ def show_started() -> None:
     states: dict[str, list[str]] = {"queued": [], "running": []}
     for run_id in st.session_state.get("launch:started", []):
         if RunFolder.exists(queries.home(), run_id):
-            states.setdefault(queries.folder(run_id).status()["state"], []).append(run_id)
+            states.setdefault(queries.folder(run_id).status().state, []).append(run_id)
     waiting, running = states["queued"], states["running"]
     if not waiting + running:
         st.session_state.pop("launch:started", None)

@@ -6,24 +6,56 @@ when the browser or the server is closed.
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from filelock import FileLock
 
 from engine.errors import DraftbenchError
-from engine.fileio import disk_errors, write_json
+from engine.fileio import disk_errors
 from engine.jobs import queue
-from engine.jobs.detached import identity, start_detached, wait_aside
+from engine.jobs.detached import start_detached, wait_aside
 from engine.paths import Home
-from engine.records.documents import whole_or_empty
+from engine.records.record import Part, Real, Record
 from engine.runs.folder import RunFolder
-from engine.runs.status import is_alive, now
+from engine.runs.status import is_alive, now, process_identity
 from workbench.run.files import log_part
 
-STARTED, REPORT, OUTPUT = "export.json", "export-report.json", "export.txt"
+OUTPUT = "export.txt"
+
+
+class CheckedRow(Part):
+    """Exact acceptance of the run's draft and of the exported folder on the same text, at one temperature."""
+
+    temperature: Real = math.nan
+    run: Real = math.nan
+    exported: Real = math.nan
+
+
+class Report(Record):
+    """What `draftbench export --json` printed; empty where it failed."""
+
+    FILE: ClassVar[str] = "export-report.json"
+
+    ok: bool | None = None
+    """Whether what was written measures the same as the run's draft."""
+    megabytes: Real = math.nan
+    checked: list[CheckedRow] = []  # noqa: RUF012  Pydantic copies it
+
+
+class Started(Record):
+    """`export.json`: the process of the last export of a run."""
+
+    FILE: ClassVar[str] = "export.json"
+
+    out: str = ""
+    """The folder that it writes."""
+    started_at: str = ""
+    pid: int = 0
+    pid_started: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +66,7 @@ class Export:
     folder: str = ""
     started_at: str = ""
     output: str = ""
-    report: dict[str, Any] = field(default_factory=dict)
+    report: Report = field(default_factory=Report)
 
 
 def default_folder(home: Home, run: RunFolder) -> Path:
@@ -57,26 +89,25 @@ def start(home: Home, run: RunFolder, folder: str, *, overwrite: bool, check: bo
             raise DraftbenchError(
                 f"run {run.id} is being exported already", "two exports would write the same files", "wait for it"
             )
-        with open(run.path / REPORT, "wb") as report, open(run.path / OUTPUT, "wb") as output:
+        with open(run.path / Report.FILE, "wb") as report, open(run.path / OUTPUT, "wb") as output:
             process = start_detached(home, command, report, output)
         wait_aside(process)
-        write_json(run.path / STARTED, {"out": str(out), "started_at": now(), **identity(process.pid)})
+        Started(out=str(out), started_at=now(), **process_identity(process.pid)).write(run.path)
     return f"Writing the draft to {out}."
 
 
 def read(run: RunFolder) -> Export:
     """How the last export stands, told by its files alone."""
-    begun = whole_or_empty(run.path / STARTED)
-    if not begun:
+    started = Started.read_or_empty(run.path)
+    if not started.out:
         return Export("none")
-    told = Export(
-        "running", str(begun.get("out", "")), str(begun.get("started_at", "")), log_part(run.path / OUTPUT, 12).text
-    )
-    if is_alive(begun):
-        return told
-    report = whole_or_empty(run.path / REPORT)
-    state = "failed" if "ok" not in report else "done" if report["ok"] is True else "differs"
-    return Export(state, told.folder, told.started_at, log_part(run.path / OUTPUT, 12).text, report)
+    alive = is_alive(started.pid, started.pid_started)
+    output = log_part(run.path / OUTPUT, 12).text
+    if alive:
+        return Export("running", started.out, started.started_at, output)
+    report = Report.read_or_empty(run.path)
+    state = {None: "failed", True: "done", False: "differs"}[report.ok]
+    return Export(state, started.out, started.started_at, output, report)
 
 
 def _check_machine_is_free(home: Home) -> None:

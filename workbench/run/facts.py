@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import streamlit as st
 
 from engine.config.schema import Recipe, TrainSpec
 from engine.index.run_folder import loss_label, recipe_columns
+from engine.records.training import Training
 from workbench.shared.method_names import SUPERVISION, mode_word
 
 _CSS = """<style>
@@ -19,28 +17,12 @@ _CSS = """<style>
 </style>"""
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How much was done so far; None where it is not known."""
-
-    steps: int | None = None
-    steps_done: int | None = None
-    tokens_seen: int | None = None
-    positions_trained: int | None = None
-    steps_skipped: int | None = None
+def effort(training: Training, skipped: int) -> Training:
+    """The training so far. A run at work has no `training.json` yet; `skipped` is the count of its events."""
+    return training if training.steps_skipped is not None else training.model_copy(update={"steps_skipped": skipped})
 
 
-def effort(training: Mapping[str, Any], skipped: int) -> Effort:
-    """From `training.json`, which a run that is still at work does not have; `skipped` is what its events tell."""
-    found = {key: _count(training.get(key)) for key in Effort.__dataclass_fields__}
-    return Effort(**{**found, "steps_skipped": skipped if found["steps_skipped"] is None else found["steps_skipped"]})
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def facts(recipe: Recipe, done: Effort) -> list[tuple[str, str]]:
+def facts(recipe: Recipe, done: Training) -> list[tuple[str, str]]:
     """Name and value of each fact that applies, plain text."""
     train = recipe.train
     columns = recipe_columns(recipe)
@@ -78,7 +60,7 @@ def _of_stream(train: TrainSpec) -> list[tuple[str, str]]:
     ]
 
 
-def _of_effort(done: Effort) -> list[tuple[str, str]]:
+def _of_effort(done: Training) -> list[tuple[str, str]]:
     told = []
     if done.steps_done is not None:
         asked = f" of {done.steps:,}" if done.steps is not None else ""
@@ -93,7 +75,7 @@ def _of_effort(done: Effort) -> list[tuple[str, str]]:
     return told
 
 
-def _share(done: Effort) -> str:
+def _share(done: Training) -> str:
     return f" ({done.positions_trained / done.tokens_seen:.0%})" if done.tokens_seen and done.positions_trained else ""
 
 
@@ -104,7 +86,7 @@ def _of_server(recipe: Recipe) -> list[tuple[str, str]]:
     return [("Answers from", f"{server.model} at {server.base_url}")]
 
 
-def show(recipe: Recipe, done: Effort) -> None:
+def show(recipe: Recipe, done: Training) -> None:
     """The facts in a row that wraps."""
     items = "".join(
         f'<div role="listitem"><span class="name">{html.escape(name)}</span>{html.escape(value)}</div>'

@@ -5,6 +5,7 @@ The index is told of a run when it ends; a page that watches reads the folder.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -16,20 +17,16 @@ from typing import Any
 import pandas as pd
 
 from engine.index.curves import (
-    TRAINING,
     CurvePoint,
-    Event,
-    StreamPoint,
     curve_points,
-    parse_events,
-    replay,
     skipped_steps,
-    stream_points,
+    streamed_queries,
 )
 from engine.progress import TIMING
+from engine.records.events import Event, StreamedQuery, parse_events, replay
+from engine.records.status import Status
 
 LOGS = {"log.txt": "what the run did, a line a step", "output.txt": "what its process printed"}
-_KEPT = (*TRAINING, "started", "resumed", "ended")
 _SEARCHED_BYTES = 1_000_000
 _WHILE_TIMING_S = 20  # between two drawings of a page while speed is timed
 _RECENT = 20  # steps that throughput and time left are told by
@@ -45,7 +42,7 @@ class EventTail:
         self._offset = 0
         self._events: list[Event] = []
         self._points: list[CurvePoint] = []
-        self._stream: list[StreamPoint] = []
+        self._stream: list[StreamedQuery] = []
         self._skipped = 0
 
     def points(self) -> list[CurvePoint]:
@@ -53,7 +50,7 @@ class EventTail:
         self._follow()
         return self._points
 
-    def stream(self) -> list[StreamPoint]:
+    def stream(self) -> list[StreamedQuery]:
         """The queries of an online run's stream so far, each once; empty for other runs."""
         self._follow()
         return self._stream
@@ -66,7 +63,7 @@ class EventTail:
     def _follow(self) -> None:
         if self._read():
             whole = replay(self._events)
-            self._points, self._stream = curve_points(whole)[0], stream_points(whole)[0]
+            self._points, self._stream = curve_points(whole), streamed_queries(whole)
             self._skipped = skipped_steps(whole)
 
     def _read(self) -> bool:
@@ -84,9 +81,9 @@ class EventTail:
             return False
         whole = raw[: raw.rfind(b"\n") + 1]
         self._offset += len(whole)
-        found = [event for event in parse_events(whole)[0] if event.get("kind") in _KEPT]
-        self._events += found
-        return bool(found)
+        events = parse_events(whole).events
+        self._events += events
+        return bool(events)
 
 
 def curve_frame(run_id: str, points: Sequence[CurvePoint], most: int = 600) -> pd.DataFrame:
@@ -144,28 +141,28 @@ class Stage:
     left_s: float | None
 
 
-def stage(status: Mapping[str, Any], present: Now) -> Stage:
+def stage(status: Status, present: Now) -> Stage:
     """The phase and its progress as the status file tells them; anything odd in it counts as not told."""
-    progress = status.get("progress")
-    if not isinstance(progress, Mapping):
-        return Stage(None, str(status.get("phase") or "getting ready"), None)
-    done, total, spent = (_number(progress.get(key)) for key in ("done", "total", "phase_s"))
-    phase = str(progress.get("phase") or "working")
-    if done is None or not total:
+    progress = status.progress
+    if progress is None:
+        return Stage(None, status.phase or "getting ready", None)
+    done, total, spent = progress.done, progress.total, progress.phase_s
+    phase = progress.phase or "working"
+    if math.isnan(done) or not total > 0:
         return Stage(None, phase, None)
-    words = f"{phase}: {done:,.0f} of {total:,.0f} {progress.get('unit') or ''}".rstrip()
-    pace = present.s_per_step if progress.get("unit") == "steps" else (spent / done if spent and done else None)
+    words = f"{phase}: {done:,.0f} of {total:,.0f} {progress.unit}".rstrip()
+    pace = present.s_per_step if progress.unit == "steps" else (spent / done if spent > 0 and done > 0 else None)
     return Stage(min(1.0, max(0.0, done / total)), words, None if pace is None else pace * max(0.0, total - done))
 
 
-def redraw_every(status: Mapping[str, Any], usual_s: float) -> float:
+def redraw_every(status: Status, usual_s: float) -> float:
     """Seconds between two drawings of a run that is at work: seldom while speed is timed, since drawing takes its cores."""
     return _WHILE_TIMING_S if is_timing(status) else usual_s
 
 
-def is_timing(status: Mapping[str, Any]) -> bool:
+def is_timing(status: Status) -> bool:
     """Whether the run is measuring its speed now."""
-    return status.get("state") == "running" and status.get("phase") == TIMING
+    return status.state == "running" and status.phase == TIMING
 
 
 def since(stamp: object, at: datetime | None = None) -> float | None:
@@ -253,10 +250,6 @@ def files(folder: Path, most: int = 200) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["file", "kilobytes", "written"])
 
 
-def rows(value: object) -> list[Mapping[str, Any]]:
-    return [row for row in value if isinstance(row, Mapping)] if isinstance(value, list) else []
-
-
 def _measured(folder: Path) -> dict[str, Any]:
     stats = [path.stat() for path in folder.iterdir() if path.is_file()]
     written = _time(max(stat.st_mtime for stat in stats)) if stats else None
@@ -272,10 +265,6 @@ def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     if isinstance(value, list):
         return [row for place, inner in enumerate(value) for row in flat(inner, f"{name}[{place}]")]
     return [(name, "" if value is None else str(value))]
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _time(stamp: float) -> datetime:

@@ -9,13 +9,13 @@ import pandas as pd
 import streamlit as st
 
 from engine.errors import DraftbenchError
-from engine.fileio import read_bounded
-from engine.records.documents import whole_or_empty
+from engine.fileio import finite, read_bounded
+from engine.records.provenance import Provenance
+from engine.records.training import Training
 from engine.runs.folder import RunFolder
 from engine.untrusted.yaml_text import MAX_BYTES
 from workbench.run import export_job
 from workbench.run import files as run_files
-from workbench.run.files import rows as _rows
 from workbench.shared import actions, queries, ui
 
 _COLUMN = st.column_config
@@ -49,20 +49,19 @@ def configuration(run: RunFolder) -> None:
 
 def origin(run: RunFolder) -> None:
     """Versions, commit, seeds, device and hashes, as a table and as JSON."""
-    found = whole_or_empty(run.path / "provenance.json")
-    training = whole_or_empty(run.path / "training.json")
-    if not found and not training:
+    records = {"provenance": Provenance.read_or_empty(run.path), "training": Training.read_or_empty(run.path)}
+    documents = {name: record.model_dump(exclude_unset=True) for name, record in records.items()}
+    if not any(documents.values()):
         st.info(
             "Nothing is noted yet: versions, seeds and hashes are written when the prompts are read.",
             icon=":material/fingerprint:",
         )
         return
-    rows = [("training", *row) for row in run_files.flat(training)] + [
-        ("origin", *row) for row in run_files.flat(found)
-    ]
+    rows = [("training", *row) for row in run_files.flat(documents["training"])]
+    rows += [("origin", *row) for row in run_files.flat(documents["provenance"])]
     frame = pd.DataFrame(rows, columns=["part", "name", "value"])
     st.dataframe(frame, hide_index=True, height=480, alt="Versions, seeds, hashes and device of the run")
-    whole = json.dumps({"provenance": found, "training": training}, indent=2, ensure_ascii=False)
+    whole = json.dumps(finite(documents), indent=2, ensure_ascii=False)
     st.download_button(
         "Origin (JSON)",
         whole,
@@ -78,8 +77,7 @@ def files(run: RunFolder) -> None:
     """Checkpoints, drafts, every file, and where they lie."""
     st.caption("Everything about this run lies here; the index can be made again from it.")
     st.code(str(run.path), language=None)
-    best = whole_or_empty(run.path / "training.json").get("best_step")
-    weights = run_files.weights(run.path, best)
+    weights = run_files.weights(run.path, Training.read_or_empty(run.path).best_step)
     size, when = (
         _COLUMN.NumberColumn("MB", format="%.1f"),
         _COLUMN.DatetimeColumn("Written (UTC)", format="YYYY-MM-DD HH:mm:ss"),
@@ -147,12 +145,11 @@ def _exported(last: export_job.Export) -> None:
     """How the last export ended."""
     if last.state == "done":
         checked = "; ".join(
-            f"T = {c['temperature']:g}: {c['run']:.3f} here, {c['exported']:.3f} there"
-            for c in _rows(last.report.get("checked"))
+            f"T = {row.temperature:g}: {row.run:.3f} here, {row.exported:.3f} there" for row in last.report.checked
         )
         st.success(
             ui.text(
-                f"Written to {last.folder}, {last.report.get('megabytes', 0):.0f} MB. "
+                f"Written to {last.folder}, {last.report.megabytes:.0f} MB. "
                 + (f"Measures the same: {checked}." if checked else "Not measured again.")
             )
         )

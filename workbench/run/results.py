@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -10,15 +9,17 @@ import streamlit as st
 
 from engine.index.queries import Run
 from engine.measure import definitions, speed_words
+from engine.records.certificate import Certificate
+from engine.records.speed import Speed
+from engine.records.summary import Improvement, Served, Summary
 from engine.runs.folder import RunFolder
-from workbench.run.files import rows as _rows
 from workbench.shared import charts, downloads, queries, ui
 from workbench.shared.chart_parts import bounds
 
 _MARKS = {
     "passed": ":material/check: passed",
     "failed": ":material/close: failed",
-    "told": ":material/info: for information",
+    "reported": ":material/info: for information",
 }
 _COLUMN = st.column_config
 EXACT_MEANS = (
@@ -47,7 +48,7 @@ def results(run: RunFolder, indexed: Run) -> None:
         return
     summary, before = indexed.summary, exact[exact.draft == "initial"].set_index("temperature")
     tau = values[(values.metric == "tau") & (values.draft == "trained")].set_index("temperature")
-    gains = {row.get("temperature"): row for row in _rows(summary.get("improvement")) if row.get("metric") == "exact"}
+    gains = summary.gains()
     cards = [_exact_card(row, before, gains.get(row.temperature)) for row in trained.itertuples()]
     cards += [_tau_card(row) for row in tau.sort_index().head(1).reset_index().itertuples()]
     cards += _speed_card(indexed, summary)
@@ -55,8 +56,8 @@ def results(run: RunFolder, indexed: Run) -> None:
         with place.container(border=True, height="stretch"):
             st.metric(name, value, delta, help=help_text)
             st.caption(note)
-    served(summary.get("served"))
-    certificate(summary.get("certificate"))
+    served(summary.served)
+    certificate(summary.certificate)
     with st.expander("All rates, before and after training", icon=":material/table_chart:"):
         frame = rates(values)
         st.dataframe(frame, hide_index=True, column_config=_RATE_COLUMNS, alt="Every acceptance rate with its interval")
@@ -65,7 +66,7 @@ def results(run: RunFolder, indexed: Run) -> None:
         )
 
 
-def _exact_card(row: Any, before: pd.DataFrame, gain: Mapping[str, Any] | None) -> Card:
+def _exact_card(row: Any, before: pd.DataFrame, gain: Improvement | None) -> Card:
     notes = [f"95% {_range(row)}, {_counted(row)}, {ui.number(row.n_tokens, 0)} tokens"]
     delta = None
     if row.temperature in before.index:
@@ -73,7 +74,7 @@ def _exact_card(row: Any, before: pd.DataFrame, gain: Mapping[str, Any] | None) 
         delta = f"{row.value - old.value:+.3f} by training"
         notes.append(f"untrained: {ui.interval(old.value, old.low, old.high)}")
     if gain:
-        notes.append(f"gain: {ui.interval(gain.get('value'), gain.get('low'), gain.get('high'))}, paired by prompt")
+        notes.append(f"gain: {ui.interval(gain.value, gain.low, gain.high)}, paired by prompt")
     explained = f"{definitions.RATES['exact'].definition} {EXACT_MEANS}"
     return f"Exact acceptance, T = {row.temperature:g}", ui.number(row.value), delta, "  \n".join(notes), explained
 
@@ -90,15 +91,12 @@ def _tau_card(row: Any) -> Card:
     )
 
 
-def _speed_card(indexed: Run, summary: Mapping[str, Any]) -> list[Card]:
+def _speed_card(indexed: Run, summary: Summary) -> list[Card]:
     if indexed.speedup is None or pd.isna(indexed.speedup):
         return []
-    speed = summary.get("speed") or {}
-    asked = (speed.get("speedup") or {}).get("n_prompts", "?")
-    note = f"95% interval over n = {asked} prompts"
-    rates = speed.get("tokens_per_s") or {}
-    names = [name for name in ("plain", "speculative", "transformers") if name in rates or name != "transformers"]
-    told = [f"{name} {ui.number((rates.get(name) or {}).get('value'), 1)} tokens/s" for name in names]
+    speed = summary.speed or Speed()
+    note = f"95% interval over n = {speed.speedup.n_prompts if speed.speedup else '?'} prompts"
+    told = [f"{way} {ui.number(rate.value, 1)} tokens/s" for way, rate in speed.tokens_per_s.items()]
     where = speed_words.measured_where(summary, indexed.provenance)
     return [
         (
@@ -119,28 +117,27 @@ def _range(row: Any, digits: int = 3) -> str:
     return bounds(row.low, row.high, digits) or "no interval"
 
 
-def served(found: object) -> None:
-    """Of a measurement against a served model's text: whose, how much of it counts, and what it cannot tell."""
-    if not isinstance(found, Mapping):
+def served(measured: Served | None) -> None:
+    """Of a measurement against a served model's text: whose, how much of it counts, and what it cannot measure."""
+    if measured is None:
         return
     parts = []
-    for at in _rows(found.get("positions")):
-        out = at.get("left_out")
-        why = f" {ui.number(out, 0)} left out: not certain which they were or how likely" if out else " all of them"
-        parts.append(f"T = {at.get('temperature', 0):g}: {ui.number(at.get('used'), 0)} tokens,{why}")
+    for at in measured.positions:
+        out = f" {at.left_out:,} left out: not certain which they were or how likely" if at.left_out else " all of them"
+        parts.append(f"T = {at.temperature:g}: {at.used:,} tokens,{out}")
     st.info(
-        f"Measured against the text of **{ui.text(str(found.get('model')))}** at {ui.text(str(found.get('base_url')))}: exact "
+        f"Measured against the text of **{ui.text(measured.model)}** at {ui.text(measured.base_url)}: exact "
         "acceptance is the mean of min(1, q(x)/p(x)) over the tokens x that it drew. Sampled rates, tau, speed and a "
         f"certificate need the target to run here.  \n{'; '.join(parts)}.",
         icon=":material/dns:",
     )
 
 
-def certificate(found: object) -> None:
+def certificate(record: Certificate | None) -> None:
     """Whether the output of the target is left as it is, check by check, in words."""
-    if not isinstance(found, Mapping):
+    if record is None:
         return
-    passed = found.get("passed")
+    passed = record.passed
     word = "passed" if passed is True else "failed" if passed is False else "not complete"
     icon = {"passed": ":material/verified:", "failed": ":material/gpp_bad:"}.get(word, ":material/help:")
     with st.expander(f"Certificate of losslessness: {word}", icon=icon, expanded=passed is False):
@@ -148,13 +145,10 @@ def certificate(found: object) -> None:
             st.write(
                 "This pair is kept off leaderboards: speculative decoding was not shown to leave the target's output as it is."
             )
-        for check in _rows(found.get("checks")):
-            held = check.get("passed")
-            mark = _MARKS["passed" if held is True else "failed" if held is False else "told"]
-            name = CHECKS.get(str(check.get("name")), str(check.get("name")))
-            st.markdown(
-                f"{mark} · **{ui.text(name)}**  \n{ui.text(check.get('detail', ''))} (n = {ui.number(check.get('n_tokens'), 0)} tokens)"
-            )
+        for check in record.checks:
+            mark = _MARKS["passed" if check.passed else "failed" if check.passed is False else "reported"]
+            name, n = CHECKS.get(check.name, check.name), ui.number(check.n_tokens, 0)
+            st.markdown(f"{mark} · **{ui.text(name)}**  \n{ui.text(check.detail)} (n = {n} tokens)")
 
 
 _RATE_COLUMNS: dict[str, Any] = {

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from engine.index.curves import StreamPoint
+from engine.records.events import StreamedQuery
 from workbench.shared import chart_parts as parts
 from workbench.shared import theme
 
@@ -18,14 +17,14 @@ COLUMNS = (*_COUNTS, "acceptance", "expected_acceptance", "window_examined")
 _HOVER = "%{hovertext}<extra></extra>"
 
 
-def along(points: Sequence[StreamPoint], window: int = WINDOW) -> pd.DataFrame:
+def along(points: Sequence[StreamedQuery], window: int = WINDOW) -> pd.DataFrame:
     """A row a query with the rolling rates over the last `window` queries, fewer at the start.
 
     `acceptance` is accepted / examined, `expected_acceptance` the sum of sum_v min(p, q) over the same judged
     positions by their number; both NaN as long as nothing was judged. An `expected` that is not known leaves its
     query out of the expected rate.
     """
-    frame = pd.DataFrame([asdict(point) for point in points], columns=list(_COUNTS))
+    frame = pd.DataFrame([vars(point) for point in points], columns=list(_COUNTS))
     frame["expected"] = frame.expected.astype(float)
     told = frame.examined.where(frame.expected.notna(), 0)
     recent = (

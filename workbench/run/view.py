@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import math
 from typing import Any
 
 import pandas as pd
@@ -13,9 +13,12 @@ from engine.errors import DraftbenchError
 from engine.index.queries import Run
 from engine.jobs import queue
 from engine.jobs.executors import chosen_place
-from engine.records.documents import whole_or_empty
+from engine.records.events import FILE as EVENTS
+from engine.records.labels import Labels
+from engine.records.provenance import Provenance
+from engine.records.status import Status
+from engine.records.training import Training
 from engine.runs.folder import RunFolder
-from engine.runs.labels import Labels
 from engine.traces.measured import holds_traces
 from workbench.live.decode import has_draft
 from workbench.run import facts as run_facts
@@ -58,7 +61,7 @@ def _unknown(asked: str, error: DraftbenchError, known: pd.DataFrame) -> None:
 
 def state_of(run: RunFolder) -> str:
     """What the run is doing now; a status that says nothing counts as damaged."""
-    state = str(run.status().get("state", "damaged"))
+    state = run.status().state
     return state if state in ui.STATES else "damaged"
 
 
@@ -75,10 +78,9 @@ def title(run: RunFolder, state: str, labels: Labels | None) -> None:
 
 def failure(run: RunFolder, state: str) -> None:
     """Why a run failed, in the words it left behind."""
-    error = run.status().get("error")
-    if state == "failed" and isinstance(error, Mapping):
-        parts = [str(error.get(key) or "") for key in ("what", "why", "fix")]
-        ui.error_box(DraftbenchError(parts[0] or "no reason was noted", *parts[1:]))
+    error = run.status().error
+    if state == "failed" and error is not None:
+        ui.error_box(DraftbenchError(error.what or "no reason was noted", error.why, error.fix))
 
 
 def problems(run: RunFolder, indexed: Run | None) -> None:
@@ -99,7 +101,7 @@ def buttons(run: RunFolder, state: str) -> None:
     measured = run.summary_path.is_file()
     with st.container(horizontal=True, vertical_alignment="center"):
         if state in UNFINISHED:
-            asked = "stop_asked_at" in run.status()
+            asked = run.status().stop_asked_at is not None
             actions.button(
                 "Stop at once" if asked else "Cancel",
                 lambda: chosen_place().cancel(home, run),
@@ -158,31 +160,31 @@ def _again(run: RunFolder) -> str:
 def events(run: RunFolder) -> files.EventTail:
     """The visitor's own reader of the run's events, which remembers how far it has read."""
     tail = st.session_state.get("_events")
-    if not isinstance(tail, files.EventTail) or tail.path != run.path / "events.jsonl":
-        tail = st.session_state["_events"] = files.EventTail(run.path / "events.jsonl")
+    if not isinstance(tail, files.EventTail) or tail.path != run.path / EVENTS:
+        tail = st.session_state["_events"] = files.EventTail(run.path / EVENTS)
     return tail
 
 
 def progress(run: RunFolder, present: files.Now) -> None:
     """Phase, bar, time left and the newest numbers of a run that waits or is at work."""
     status = run.status()
-    if status.get("state") == "queued":
+    if status.state == "queued":
         st.info(_place(run), icon=":material/schedule:")
         return
     stage = files.stage(status, present)
-    if "stop_asked_at" in status:
-        waited = files.duration(files.since(status["stop_asked_at"]))
+    if status.stop_asked_at:
+        waited = files.duration(files.since(status.stop_asked_at))
         st.warning(
             f"Stopping, asked {waited} ago: it ends at its next safe point and keeps what is finished.",
             icon=":material/stop_circle:",
         )
     if files.is_timing(status):
         st.caption("Speed is being timed: this page is drawn seldom now, so that it does not take the clock's cores.")
-    beat = files.since(status.get("updated_at"))
+    beat = files.since(status.updated_at)
     left = f", about {files.duration(stage.left_s)} left in this phase" if stage.left_s is not None else ""
     st.progress(stage.share or 0.0, text=ui.text(stage.words + left))
     st.caption(f"Heard from {files.duration(beat)} ago." if beat is not None else "Not heard from yet.")
-    told = _training(present) if present.step is not None else _before(status)
+    told = _training(present) if present.step is not None else _before_training(status)
     if not told:
         return
     for place, (name, value, note) in zip(st.columns(len(told)), told, strict=True):
@@ -200,11 +202,10 @@ def _training(present: files.Now) -> list[tuple[str, str, str]]:
     return [*told, ("Target tokens/s", speed, "seen in training, over the last 20 steps")]
 
 
-def _before(status: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Before the first step only the capture has a throughput to tell."""
-    progress = status.get("progress")
-    speed = progress.get("tokens_per_s") if isinstance(progress, Mapping) else None
-    return [("Target tokens/s", f"{speed:,.0f}", "written by the target")] if isinstance(speed, int | float) else []
+def _before_training(status: Status) -> list[tuple[str, str, str]]:
+    """Before the first step only the capture has a throughput."""
+    speed = math.nan if status.progress is None else status.progress.tokens_per_s
+    return [] if math.isnan(speed) else [("Target tokens/s", f"{speed:,.0f}", "written by the target")]
 
 
 def _place(run: RunFolder) -> str:
@@ -227,8 +228,7 @@ def facts(run: RunFolder) -> None:
         recipe = run.recipe()
     except (DraftbenchError, OSError, ValueError, RecursionError):
         return  # `problems` says so
-    training = whole_or_empty(run.path / "training.json")
-    run_facts.show(recipe, run_facts.effort(training, events(run).skipped()))
+    run_facts.show(recipe, run_facts.effort(Training.read_or_empty(run.path), events(run).skipped()))
 
 
 def curves(run: RunFolder, label: str, axis: str) -> None:
@@ -281,8 +281,7 @@ def _chart(figure: Any, frame: pd.DataFrame, key: str, alt: str, name: str) -> N
 
 def _watched(run: RunFolder) -> str:
     """n of the evaluations during training, as the run noted it."""
-    told = whole_or_empty(run.path / "provenance.json").get("prompts")
-    watched = told.get("watched") if isinstance(told, Mapping) else None
+    watched = Provenance.read_or_empty(run.path).prompts.watched
     return f"n = {watched} watched prompts, no interval" if watched else "watched prompts only, no interval"
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from engine.measure import definitions
+from engine.records.speed import Speed
 from workbench.shared import chart_parts as parts
 from workbench.shared import theme
 
@@ -227,7 +227,7 @@ def accepted_lengths(counts: Mapping[str, Sequence[int]], tone: str, note: str =
     return figure
 
 
-def speedup_by_gamma(speeds: Mapping[str, Mapping[str, Any]], tone: str, note: str = "") -> go.Figure:
+def speedup_by_gamma(speeds: Mapping[str, Speed], tone: str, note: str = "") -> go.Figure:
     """Draw the speed-up against gamma; `speeds` is label -> `speed` of a measurement's summary.
 
     The dotted line is the formula, the solid line the formula with measured times, and the large mark with
@@ -237,14 +237,14 @@ def speedup_by_gamma(speeds: Mapping[str, Mapping[str, Any]], tone: str, note: s
         "Speed-up over plain decoding (times) by gamma", note or f"measured point with {INTERVAL}", tone
     )
     for place, (label, speed) in enumerate(speeds.items()):
-        name, rows = parts.safe(label), speed.get("by_gamma", [])
+        name, rows = parts.safe(label), speed.by_gamma
         for key, words, dash in (
             ("measured", "formula with measured times", "solid"),
             ("formula", "formula", "dot"),
         ):
             figure.add_scatter(
-                x=[row["gamma"] for row in rows],
-                y=[row[key] for row in rows],
+                x=[row.gamma for row in rows],
+                y=[getattr(row, key) for row in rows],
                 mode="lines+markers",
                 name=words,
                 legendgroup=key,
@@ -252,7 +252,7 @@ def speedup_by_gamma(speeds: Mapping[str, Mapping[str, Any]], tone: str, note: s
                 hovertemplate=_HOVER,
                 line={"color": parts.colour(place), "dash": dash, "width": 1.6},
                 marker={"symbol": parts.symbol_of(place) + "-open", "size": 6},
-                hovertext=[f"{name}<br>{words}: {row[key]:.2f}x at gamma {row['gamma']}" for row in rows],
+                hovertext=[f"{name}<br>{words}: {getattr(row, key):.2f}x at gamma {row.gamma}" for row in rows],
             )
         _clocked(figure, place, name, speed, tone)
     figure.add_hline(
@@ -343,15 +343,15 @@ def group_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> g
     return figure
 
 
-def _clocked(figure: go.Figure, place: int, name: str, speed: Mapping[str, Any], tone: str) -> None:
+def _clocked(figure: go.Figure, place: int, name: str, speed: Speed, tone: str) -> None:
     """Add the measured speed-up at its gamma, with its interval."""
-    found, gamma = speed.get("speedup") or {}, (speed.get("forward_s") or {}).get("num_draft_tokens")
-    if gamma is None or found.get("value") is None:
+    speedup, gamma = speed.speedup, speed.forward_s.num_draft_tokens
+    if gamma is None or speedup is None or math.isnan(speedup.value):
         return
-    row = pd.Series({"low": None, "high": None, "n_prompts": None, **found})
+    row = pd.Series(speedup.as_dict())
     figure.add_scatter(
         x=[gamma],
-        y=[found["value"]],
+        y=[speedup.value],
         mode="markers",
         name=f"{name}, measured",
         error_y=parts.error_bar(row),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import streamlit as st
 
@@ -33,9 +32,10 @@ def save(run: RunFolder, mark: str, keys: Mapping[str, str]) -> Labels:
     if "tags" in given:
         given["tags"] = tuple(given["tags"])
     try:
-        saved = change_seen_labels(queries.home(), run, seen, replace(seen, **given))
+        saved = change_seen_labels(queries.home(), run, seen, seen.model_copy(update=given))
     except LabelConflict as conflict:
-        st.session_state[_seen(mark)] = replace(seen, **{key: getattr(conflict.present, key) for key in conflict.keys})
+        stored = {key: getattr(conflict.present, key) for key in conflict.keys}
+        st.session_state[_seen(mark)] = seen.model_copy(update=stored)
         raise
     st.session_state[_seen(mark)] = saved
     for label, key in keys.items():  # show what others have changed meanwhile

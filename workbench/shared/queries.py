@@ -70,7 +70,7 @@ def _overview(root: str) -> pd.DataFrame:
 
 
 def _state_now(run_id: str) -> str:
-    return str(RunFolder(home().run(run_id)).status().get("state", "damaged"))
+    return RunFolder(home().run(run_id)).status().state
 
 
 def traced() -> set[str]:

@@ -23,6 +23,7 @@ from engine.decode.events import EMITTED, MARKS, Round
 from engine.decode.text import TextStream
 from engine.errors import DraftbenchError
 from engine.fileio import finite
+from engine.numbers import Estimate
 from engine.numbers import interval as interval  # of every table that is printed here
 from engine.untrusted.visible import VisibleLog, visible, visible_json
 
@@ -128,9 +129,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     out.print(grid, soft_wrap=False)
 
 
-def rate(numbers: dict[str, Any]) -> str:
+def rate(estimate: Estimate) -> str:
     """Format like `interval` without the leading zero: three of '.412 [.390, .433]' fit side by side."""
-    return re.sub(r"\b0\.", ".", interval(numbers))
+    return re.sub(r"\b0\.", ".", interval(estimate))
 
 
 def coloured(rounds: Iterable[Round], tokenizer: Any, *, refused: bool) -> Iterable[Text]:

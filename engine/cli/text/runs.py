@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from engine.cli.text import console
 from engine.cli.text.summary import summary
-from engine.config.schema import Recipe
-from engine.errors import first_line
 from engine.numbers import number
+from engine.records.interval import Interval
+from engine.records.provenance import Provenance
+from engine.records.training import Training
+from engine.runs.listing import Description
 
 
 def runs(rows: Sequence[dict[str, Any]]) -> None:
@@ -21,15 +23,17 @@ def runs(rows: Sequence[dict[str, Any]]) -> None:
             console.paragraph(f"{row['run']}: {row['problem']}")
 
 
-def run(description: dict[str, Any]) -> None:
+def run(description: Description) -> None:
     """Print one run: state, recipe, origin, and its measurement if there is one."""
-    status = description["status"]
-    recipe = None if description["recipe"] is None else Recipe.model_validate(description["recipe"])
-    state = f"{status['state']}, phase {status['phase']}" if status["state"] == "running" else status["state"]
-    console.line(f"{description['run']}: {state}")
-    for key, value in (status.get("error") or {}).items():
-        console.line(f"  {key}: {value}")
-    rows = [("folder", description["folder"])]
+    status, recipe = description.status, description.recipe
+    console.line(
+        f"{description.run}: {status.state}" + (f", phase {status.phase}" if status.state == "running" else "")
+    )
+    if status.error:
+        for key in ("what", "why", "fix"):
+            if text := getattr(status.error, key):
+                console.line(f"  {key}: {text}")
+    rows = [("folder", description.folder)]
     if recipe is not None:
         rows += [
             ("target", recipe.target.label),
@@ -37,38 +41,27 @@ def run(description: dict[str, Any]) -> None:
             ("loss", " + ".join(term.name for term in recipe.train.loss)),
         ]
     rows += [
-        ("trained", _or_problem(lambda: _training(description["training"]))),
-        ("origin", _or_problem(lambda: _origin(description["provenance"] or {}))),
+        ("trained", _training(description.training)),
+        ("origin", _origin(description.provenance or Provenance())),
     ]
     for name, text in rows:
         console.line(f"  {name:<8} {text}")
-    if description["problem"]:
-        console.line(f"  problem  {description['problem']}")
-    if description["summary"]:
+    if description.problem:
+        console.line(f"  problem  {description.problem}")
+    if description.summary:
         console.line("")
-        try:
-            summary(description["run"], description["summary"], description["provenance"])
-        except Exception as error:  # the file may have been written by something else
-            console.line(f"  problem  the measurement cannot be shown: {type(error).__name__}: {first_line(error)}")
+        summary(description.run, description.summary, description.provenance or Provenance())
 
 
-def _or_problem(describe: Callable[[], str]) -> str:
-    """The description of one of the run's files, or why there is none: it may have been written by something else."""
-    try:
-        return describe()
-    except Exception as error:
-        return f"cannot be shown ({type(error).__name__}: {first_line(error)})"
-
-
-def _training(training: dict[str, Any] | None) -> str:
+def _training(training: Training | None) -> str:
     if training is None:
         return "not yet"
-    return f"{training['steps_done']} of {training['steps']} steps, best at step {training['best_step']}"
+    return f"{training.steps_done} of {training.steps} steps, best at step {training.best_step}"
 
 
-def _origin(provenance: dict[str, Any]) -> str:
-    versions, source = provenance.get("versions", {}), provenance.get("source", {})
-    commit = f"commit {source['commit'][:12]}" + (" with changes" if source.get("changed") else "") if source else ""
+def _origin(provenance: Provenance) -> str:
+    versions, source = provenance.versions, provenance.source
+    commit = f"commit {source.commit[:12]}" + (" with changes" if source.changed else "") if source.commit else ""
     packages = [f"{name} {versions[name]}" for name in ("draftbench", "torch", "transformers") if name in versions]
     return ", ".join(filter(None, [*packages, commit])) or "unknown"
 
@@ -79,7 +72,7 @@ def comparison(compared: dict[str, Any]) -> None:
     console.line("B - A with 95% intervals over prompts, paired on the same target text")
     rows = []
     for r in compared["rows"]:
-        change = console.interval(r["difference"]) if r["comparable"] else "not comparable"
+        change = console.interval(Interval.of(r["difference"])) if r["comparable"] else "not comparable"
         rows.append([f"{r['temperature']:g}", r["metric"], number(r["a"]), number(r["b"]), change])
     console.table("", ["T", "rate", "A", "B", "B - A"], rows)
     if not all(r["comparable"] for r in compared["rows"]):

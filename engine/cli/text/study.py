@@ -8,6 +8,7 @@ from typing import Any
 from engine.cli.text import console
 from engine.numbers import number, readable_bytes
 from engine.progress import duration
+from engine.records.interval import Interval
 
 _RUNS_NAMED = 5
 
@@ -60,7 +61,7 @@ def _cell(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[Any]:
     figures = []
     for temperature in temperatures:
         exact = by_temperature.get(temperature)
-        figures += ["-", "-"] if exact is None else [number(exact["value"]), console.rate(exact["gain"] or {})]
+        figures += ["-", "-"] if exact is None else [number(exact["value"]), console.rate(Interval.of(exact["gain"]))]
     effort = ["-" if row[key] is None else round(row[key]) for key in ("steps_done", "tokens_seen", "seconds")]
     return [row["cell"], row["state"], *figures, *effort]
 
@@ -74,7 +75,7 @@ def modes(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         if row["difference"] is not None:
             at = differences.setdefault((row["other"], row["temperature"]), {})
-            at[row["equal"]] = console.rate(row["difference"])
+            at[row["equal"]] = console.rate(Interval.of(row["difference"]))
     console.line("")
     console.table(
         "modes compared: offline minus online or on-policy, exact acceptance, paired by prompt, [95% interval]",

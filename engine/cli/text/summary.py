@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.text import Text
 
 from engine.cli.text import console
 from engine.measure import speed_words
-from engine.numbers import number
+from engine.numbers import MISSING, number, share
+from engine.records.certificate import Certificate
+from engine.records.interval import Interval
+from engine.records.provenance import Provenance
+from engine.records.speed import Speed
+from engine.records.summary import Served, Summary
 
 _DEFINITIONS = (
     "exact: mean of sum min(p, q) over the target's own text; greedy_agreement: the target's choice = argmax q; "
@@ -23,57 +25,55 @@ _SERVED_DEFINITIONS = (
 )
 
 
-def summary(run_id: str, measured: dict[str, Any], provenance: Mapping[str, Any] | None = None) -> None:
+def summary(run_id: str, measured: Summary, provenance: Provenance) -> None:
     """Print acceptance before and after training, speed and where it was measured, and the certificate."""
-    conditions, served = measured["conditions"], measured.get("served")
-    gamma = "" if served else f"gamma {conditions['num_draft_tokens']}, "
+    conditions, served = measured.conditions, measured.served
+    gamma = "" if served else f"gamma {conditions.num_draft_tokens}, "
     console.line(
-        f"{run_id}\nheld-out: {conditions['heldout_prompts']} prompts, {gamma}"
-        f"{conditions['dtype']} on {conditions['device']}"
+        f"{run_id}\nheld-out: {conditions.heldout_prompts} prompts, {gamma}{conditions.dtype} on {conditions.device}"
     )
     if served:
-        console.paragraph(f"measured against the text of the served model {conditions['served_by']}")
+        console.paragraph(f"measured against the text of the served model {conditions.served_by}")
     console.table("", ["", "before", "trained", "paired change"], _acceptance_rows(measured))
     console.paragraph(_SERVED_DEFINITIONS if served else _DEFINITIONS)
-    if "speed" in measured:
-        _speed(measured["speed"], speed_words.measured_where(measured, provenance))
+    if measured.speed:
+        _speed(measured.speed, speed_words.measured_where(measured, provenance))
     if served:
         _served(served)
-    else:
-        _certificate(measured["certificate"])
+    elif measured.certificate:
+        _certificate(measured.certificate)
 
 
-def _acceptance_rows(measured: dict[str, Any]) -> list[list[str]]:
+def _acceptance_rows(measured: Summary) -> list[list[str]]:
     """A heading per temperature, and below it a row per rate."""
-    metrics = {(m["draft"], m["temperature"], m["metric"]): m for m in measured["metrics"]}
-    gains = {(i["temperature"], i["metric"]): i for i in measured["improvement"]}
+    before = {(m.temperature, m.metric): m for m in measured.metrics if m.draft == "initial"}
+    gains = {(gain.temperature, gain.metric): gain for gain in measured.improvement}
     rows: list[list[str]] = []
     heading = None
-    for (draft, temperature, metric), trained in metrics.items():
-        if draft != "trained":
+    for trained in measured.metrics:
+        if trained.draft != "trained":
             continue
-        if temperature != heading:
-            heading = temperature
-            rows.append([f"T = {temperature:g}", "", "", ""])
-        cells = [metrics.get(("initial", temperature, metric)), trained, gains.get((temperature, metric))]
-        rows.append([metric, *(console.rate(cell) if cell else "" for cell in cells)])
+        if trained.temperature != heading:
+            heading = trained.temperature
+            rows.append([f"T = {heading:g}", "", "", ""])
+        key = (trained.temperature, trained.metric)
+        cells = [before.get(key), trained, gains.get(key)]
+        rows.append([trained.metric, *(console.rate(cell) if cell else "" for cell in cells)])
     return rows
 
 
-def _served(served: dict[str, Any]) -> None:
+def _served(served: Served) -> None:
     """Print how much of the server's text was used, and what cannot be measured without the target."""
     console.line("")
-    for at in served["positions"]:
-        calibration = at["calibration"]
+    for at in served.positions:
         fit = (
-            f"; the text fits the log-probabilities that the server reports (z = {calibration['z']:+.1f})"
-            if calibration
+            f"; the text fits the log-probabilities that the server reports (z = {at.calibration.z:+.1f})"
+            if at.calibration
             else ""
         )
-        left_out = f"{at['left_out']:,} with an uncertain id or probability left out" if at["left_out"] else "all"
+        left_out = f"{at.left_out:,} with an uncertain id or probability left out" if at.left_out else "all"
         console.paragraph(
-            f"T = {at['temperature']:g}: {at['used']:,} tokens ({left_out}) of {at['prompts']} of {at['asked']} "
-            f"answers{fit}"
+            f"T = {at.temperature:g}: {at.used:,} tokens ({left_out}) of {at.prompts} of {at.asked} answers{fit}"
         )
     console.paragraph(
         "no sampled rates, tau, speed or certificate: they need the target itself on this machine "
@@ -81,41 +81,41 @@ def _served(served: dict[str, Any]) -> None:
     )
 
 
-def _speed(speed: dict[str, Any], where: str) -> None:
-    rates, split, predicted = speed["tokens_per_s"], speed["time_split"], speed["predicted_speedup"]
+def _speed(speed: Speed, where: str) -> None:
+    split, predicted = speed.time_split, speed.predicted_speedup
+    rates = {way: number(rate.value, 1) for way, rate in speed.tokens_per_s.items()}
     console.line("")
     console.paragraph(
-        f"speed at T={speed['temperature']:g}, batch 1, {speed['threads']} threads: "
-        f"plain {number(rates['plain']['value'], 1)} tokens/s, "
-        f"speculative {number(rates['speculative']['value'], 1)} tokens/s, "
-        f"speed-up {console.interval(speed['speedup'], 2)}"
+        f"speed at T={speed.temperature:g}, batch 1, {speed.threads} threads: "
+        f"plain {rates.get('plain', MISSING)} tokens/s, speculative {rates.get('speculative', MISSING)} tokens/s, "
+        f"speed-up {console.interval(speed.speedup or Interval(), 2)}"
     )
-    if "speedup_over_transformers" in speed:  # earlier measurements have none
+    if speed.speedup_over_transformers:
         console.paragraph(
-            f"Transformers' plain generate {number(rates['transformers']['value'], 1)} tokens/s, "
-            f"speed-up over it {console.interval(speed['speedup_over_transformers'], 2)}",
+            f"Transformers' plain generate {rates.get('transformers', MISSING)} tokens/s, "
+            f"speed-up over it {console.interval(speed.speedup_over_transformers, 2)}",
             indent=2,
         )
     console.paragraph(
-        f"c = {number(speed['cost_ratio'])}; time: draft {split['draft']:.0%}, verify {split['verify']:.0%}, "
-        f"overhead {split['overhead']:.0%}; predicted speed-up {number(predicted['formula'], 2)}x by the formula, "
-        f"{number(predicted['measured_times'], 2)}x with measured times",
+        f"c = {number(speed.cost_ratio)}; time: draft {share(split.draft)}, verify {share(split.verify)}, "
+        f"overhead {share(split.overhead)}; predicted speed-up {number(predicted.formula, 2)}x by the formula, "
+        f"{number(predicted.measured_times, 2)}x with measured times",
         indent=2,
     )
     console.paragraph(speed_words.told(speed) + (f"; measured on {where}" if where else ""), indent=2)
     console.paragraph(_break_even(speed), indent=2)
 
 
-def _break_even(speed: dict[str, Any]) -> str:
-    """The acceptance from which speculation pays; JSON has no infinity, so None also says that none does."""
-    break_even = speed["break_even_alpha"]["some_gamma"]
-    if break_even is None or not break_even < 1:
+def _break_even(speed: Speed) -> str:
+    """The acceptance from which speculation pays; NaN where none does."""
+    break_even = speed.break_even_alpha.some_gamma
+    if not break_even < 1:
         return "speculation cannot pay: at this c a draft forward costs as much as a target forward"
-    return f"speculation pays above an acceptance of {break_even:.3f}; best gamma by the formula: {speed['best_gamma']}"
+    return f"speculation pays above an acceptance of {break_even:.3f}; best gamma by the formula: {speed.best_gamma}"
 
 
-def _certificate(certificate: dict[str, Any]) -> None:
-    verdict = Text("passed", style="bold green") if certificate["passed"] else Text("FAILED", style="bold red")
+def _certificate(certificate: Certificate) -> None:
+    verdict = Text("passed", style="bold green") if certificate.passed else Text("FAILED", style="bold red")
     console.out.print("\ncertificate:", verdict)
     marks = {True: Text("ok", style="green"), False: Text("FAIL", style="red"), None: Text("note")}
-    console.table("", ["", ""], [[marks[check["passed"]], check["detail"]] for check in certificate["checks"]])
+    console.table("", ["", ""], [[marks[check.passed], check.detail] for check in certificate.checks])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.cli.text import console
+from engine.records.interval import Interval
 
 _RATES = (
     ("valid", "valid calls"),
@@ -35,12 +36,12 @@ def target(report: dict[str, Any]) -> None:
 
 def _rows(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     size = after["perplexity"]
-    cells = [console.interval(side["perplexity"], 2) for side in (before, after)]
+    cells = [console.interval(Interval.of(side["perplexity"]), 2) for side in (before, after)]
     rows = [("perplexity per reference token", *cells, f"{size['n_prompts']} prompts, {size['n_tokens']:,} tokens")]
     if "function_calls" in after:
         sides = (before["function_calls"], after["function_calls"])
         for key, name in _RATES:
-            cells = [console.interval(side[key]) for side in sides]
+            cells = [console.interval(Interval.of(side[key])) for side in sides]
             rows.append((name, *cells, f"{sides[1][key]['n_prompts']} prompts"))
     return [(name, old, new, n) for name, old, new, n in rows]
 
@@ -48,7 +49,7 @@ def _rows(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str,
 def _differences(differences: dict[str, Any]) -> list[tuple[str, str, str]]:
     rows = [("mean log-probability per reference token, nats", differences["logprob_per_token"])]
     rows += [(name, differences["function_calls"][key]) for key, name in _RATES if "function_calls" in differences]
-    return [(name, console.interval(numbers), f"{numbers['n_prompts']} prompts") for name, numbers in rows]
+    return [(name, console.interval(Interval.of(numbers)), f"{numbers['n_prompts']} prompts") for name, numbers in rows]
 
 
 def _invalid(before: dict[str, Any], after: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ from engine.distill.stream import Streamed, StreamLog, streamed
 from engine.errors import DraftbenchError
 from engine.measure.acceptance import PromptAcceptance, exact_acceptance
 from engine.models.head import Head
+from engine.records.events import Event
 
 
 def source(material: Material) -> OnlineBatches:
@@ -228,7 +229,7 @@ class OnlineBatches(BatchSource):
         *,
         dtype: torch.dtype,
         most_at_once: int,
-        emit: Callable[[dict[str, Any]], None] = lambda event: None,
+        emit: Callable[[Event], None] = lambda event: None,
     ) -> None:
         super().__init__(settings, reader, draft_model.device)
         online = settings.online

