@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from engine.catalogue import DEFAULT_FORMAT, EXPORTERS
@@ -22,10 +21,7 @@ def export(
         bool, typer.Option("--check/--no-check", help="Load the folder with plain Transformers and measure it again.")
     ] = True,
     format_name: Annotated[
-        str,
-        typer.Option(
-            "--format", click_type=click.Choice(list(EXPORTERS)), show_choices=True, help="Format of the folder."
-        ),
+        str, typer.Option("--format", help=f"Format of the folder: {', '.join(EXPORTERS)}.")
     ] = DEFAULT_FORMAT,
     as_json: Json = False,
 ) -> None:

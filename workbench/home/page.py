@@ -13,7 +13,8 @@ from engine.records.speed import Speed
 from engine.runs.folder import RunFolder
 from workbench.compare.every_run import suggested
 from workbench.live.decode import has_draft
-from workbench.run import files
+from workbench.run.stage import redraw_every, stage
+from workbench.run.training_curve import Now
 from workbench.shared import chart_parts, queries, ui
 from workbench.shared.method_names import SUPERVISION, method_name
 from workbench.shared.pages import page_of
@@ -119,7 +120,7 @@ def at_work() -> None:
     """Draw the queued and running runs, updated while the page is open."""
     active = queries.active()
     statuses = [RunFolder(queries.home().run(run_id)).status() for run_id in active.run_id]
-    every = max((files.redraw_every(status, _REDRAW_S) for status in statuses), default=_REDRAW_S)
+    every = max((redraw_every(status, _REDRAW_S) for status in statuses), default=_REDRAW_S)
     st.fragment(run_every=every)(active_runs)(every)
 
 
@@ -130,16 +131,16 @@ def active_runs(every: float) -> None:
         st.caption("No runs are queued or running.")
     for run_id, label in zip(active.run_id, active.label, strict=True):
         status = RunFolder(queries.home().run(run_id)).status()
-        if files.redraw_every(status, _REDRAW_S) > every:
+        if redraw_every(status, _REDRAW_S) > every:
             st.rerun()
         with st.container(border=True):
             with st.container(horizontal=True, horizontal_alignment="distribute"):
                 ui.goto("run", ui.text(label), run=run_id)
                 st.markdown(ui.state_badge(status.state))
             if status.state == "running":
-                stage = files.stage(status, files.Now())
+                phase = stage(status, Now())
                 stopping = "stopping at the next safe point; " if status.stop_asked_at else ""
-                st.progress(stage.share or 0.0, text=ui.text(stopping + stage.words))
+                st.progress(phase.share or 0.0, text=ui.text(stopping + phase.text))
 
 
 def first_steps() -> None:

@@ -1,4 +1,4 @@
-"""What a run's page says of how the draft learns: mode, supervision, effort, and who answered. Pure functions and one drawing."""
+"""The facts on a run's page: mode, supervision, loss, effort, and the server that answered."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def effort(training: Training, skipped: int) -> Training:
 
 
 def facts(recipe: Recipe, done: Training) -> list[tuple[str, str]]:
-    """Name and value of each fact that applies, plain text."""
+    """Name and value of each fact that applies, as plain text."""
     train = recipe.train
     columns = recipe_columns(recipe)
-    told = [
+    rows = [
         ("Mode", mode_word(train.mode)),
         ("Supervision", SUPERVISION[str(columns["supervision"])]),
         ("Loss", loss_label(train.loss)),
         *_of_mode(train),
     ]
     if train.selection.share < 1:
-        told.append(("Token selection", f"{train.selection.share:.0%}, against {train.selection.reference}"))
-    return told + _of_effort(done) + _of_server(recipe)
+        rows.append(("Token selection", f"{train.selection.share:.0%}, against {train.selection.reference}"))
+    return rows + _of_effort(done) + _of_server(recipe)
 
 
 def _of_mode(train: TrainSpec) -> list[tuple[str, str]]:
@@ -43,7 +43,7 @@ def _of_mode(train: TrainSpec) -> list[tuple[str, str]]:
     if train.mode == "on_policy":
         policy = train.on_policy
         form = "answers of the draft" if policy.form == "sampled" else f"blocks of {policy.block_tokens} from anchors"
-        return [("The draft writes", form), ("Share of such steps", f"{policy.share:.0%}")]
+        return [("The draft writes", form), ("Share of on-policy steps", f"{policy.share:.0%}")]
     return []
 
 
@@ -54,25 +54,25 @@ def _of_stream(train: TrainSpec) -> list[tuple[str, str]]:
     return [
         ("Stream", f"{'decoded' if online.stream == 'decode' else 'replayed'}, gamma {online.num_draft_tokens}"),
         ("Update", f"every {online.update_interval} queries{steps}"),
-        ("Learns from", "refused positions" if online.positions == "wrong" else "all judged positions"),
+        ("Learns from", "rejected positions" if online.positions == "wrong" else "all judged positions"),
         ("Replay share", f"{online.replay_share:.0%}"),
-        ("New weights decode", swap),
+        ("New weights used", swap),
     ]
 
 
 def _of_effort(done: Training) -> list[tuple[str, str]]:
-    told = []
+    rows = []
     if done.steps_done is not None:
         asked = f" of {done.steps:,}" if done.steps is not None else ""
-        told.append(("Steps", f"{done.steps_done:,}{asked}"))
-    if done.tokens_seen is not None and done.positions_trained:  # runs of before this was counted have 0
+        rows.append(("Steps", f"{done.steps_done:,}{asked}"))
+    if done.tokens_seen is not None and done.positions_trained:  # 0 in runs made before this was counted
         of = f" of {done.tokens_seen:,} tokens seen"
-        told.append(("Positions trained", f"{done.positions_trained:,}{of}{_share(done)}"))
+        rows.append(("Positions trained", f"{done.positions_trained:,}{of}{_share(done)}"))
     elif done.tokens_seen is not None:
-        told.append(("Target tokens seen", f"{done.tokens_seen:,}"))
+        rows.append(("Target tokens seen", f"{done.tokens_seen:,}"))
     if done.steps_skipped:
-        told.append(("Steps with nothing to learn", f"{done.steps_skipped:,}"))
-    return told
+        rows.append(("Steps with nothing to learn", f"{done.steps_skipped:,}"))
+    return rows
 
 
 def _share(done: Training) -> str:
@@ -87,7 +87,7 @@ def _of_server(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def show(recipe: Recipe, done: Training) -> None:
-    """The facts in a row that wraps."""
+    """Draw the facts in a row that wraps."""
     items = "".join(
         f'<div role="listitem"><span class="name">{html.escape(name)}</span>{html.escape(value)}</div>'
         for name, value in facts(recipe, done)
