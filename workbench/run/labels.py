@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
+from engine.records.labels import Labels
 from engine.runs.folder import RunFolder
-from engine.runs.labels import Labels
 from workbench.shared import actions, label_form
 
 

@@ -49,7 +49,7 @@ def results(run: RunFolder, indexed: Run) -> None:
     summary, before = indexed.summary, exact[exact.draft == "initial"].set_index("temperature")
     tau = values[(values.metric == "tau") & (values.draft == "trained")].set_index("temperature")
     gains = summary.gains()
-    cards = [_exact_card(row, before, gains.get(row.temperature)) for row in trained.itertuples()]
+    cards = [_exact_card(row, before, gains) for row in trained.itertuples()]
     cards += [_tau_card(row) for row in tau.sort_index().head(1).reset_index().itertuples()]
     cards += _speed_card(indexed, summary)
     for place, (name, value, delta, note, help_text) in zip(st.columns(len(cards)), cards, strict=True):
@@ -66,14 +66,14 @@ def results(run: RunFolder, indexed: Run) -> None:
         )
 
 
-def _exact_card(row: Any, before: pd.DataFrame, gain: Improvement | None) -> Card:
+def _exact_card(row: Any, before: pd.DataFrame, gains: Mapping[float, Improvement]) -> Card:
     notes = [f"95% {_range(row)}, {_counted(row)}, {ui.number(row.n_tokens, 0)} tokens"]
     delta = None
     if row.temperature in before.index:
         old = before.loc[row.temperature]
         delta = f"{row.value - old.value:+.3f} by training"
         notes.append(f"untrained: {ui.interval(old.value, old.low, old.high)}")
-    if gain:
+    if gain := gains.get(row.temperature):
         notes.append(f"gain: {ui.interval(gain.value, gain.low, gain.high)}, paired by prompt")
     explained = f"{definitions.RATES['exact'].definition} {EXACT_MEANS}"
     return f"Exact acceptance, T = {row.temperature:g}", ui.number(row.value), delta, "  \n".join(notes), explained

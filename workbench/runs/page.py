@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from engine.records.labels import Labels
 from engine.runs.folder import RunFolder
-from engine.runs.labels import Labels, change_labels, edit_labels
+from engine.runs.labels import change_labels, edit_labels
 from workbench.runs import table as runs_table
 from workbench.runs.columns import COLUMNS, GROUP_COLUMNS
 from workbench.shared import actions, downloads, label_form, queries, ui
