@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import streamlit as st
 
 from engine.errors import DraftbenchError
+from engine.records.labels import Labels
 from engine.runs.folder import RunFolder
-from engine.runs.labels import LabelConflict, Labels, change_seen_labels, read_labels
+from engine.runs.labels import LabelConflict, change_seen_labels, read_labels
 from workbench.shared import queries, ui
 
 
