@@ -112,7 +112,7 @@ def read(home: Home, name: str, until: float) -> Outcome:
 def look(home: Home, choose: random.Random, seen: int) -> int:
     """What a page does; returns how many runs there are."""
     with reading(home.index) as con:
-        runs = queries.list_runs(con)
+        runs = queries.overview(con)
         half = half_runs(con)
         if len(runs):
             run_id = choose.choice(list(runs.run_id))
@@ -149,7 +149,7 @@ def run(root: Path, writers: int, readers: int, seconds: float) -> list[Outcome]
 def lost_rows(home: Home, written: list[str]) -> list[str]:
     """Runs that a writer was told are indexed, but are not, or not wholly."""
     with reading(home.index) as con:
-        there = set(queries.list_runs(con).run_id)
+        there = set(queries.overview(con).run_id)
         return sorted((set(written) - there) | set(half_runs(con)))
 
 

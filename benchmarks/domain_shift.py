@@ -27,9 +27,9 @@ from safetensors import safe_open
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.fileio import read_json
 from engine.measure.statistics import paired_difference
 from engine.paths import home
+from engine.records.provenance import Provenance
 from engine.runs.drafts import draft_folder
 from engine.runs.folder import RunFolder, run_folders
 
@@ -104,8 +104,8 @@ def row(general: RunFolder, run: RunFolder, temperature: float) -> dict[str, Any
 
 def same_draft(general: RunFolder, run: RunFolder) -> bool:
     """Whether the domain run started from the very weights that the general run measured."""
-    sha256 = read_json(general.path / "provenance.json")["measurement"]["draft_sha256"]
-    return bool(read_json(run.path / "provenance.json").get("checkpoint_sha256") == sha256)
+    measurement = Provenance.read_or_empty(general.path).measurement
+    return measurement is not None and Provenance.read_or_empty(run.path).checkpoint_sha256 == measurement.draft_sha256
 
 
 def main() -> None:

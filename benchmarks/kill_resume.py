@@ -39,11 +39,13 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.fileio import read_json, read_lines, sha256_file
-from engine.index.curves import parse_events, replay
+from engine.fileio import read_lines, sha256_file
 from engine.index.run_folder import fingerprint
 from engine.index.schema import RUN_TABLES
 from engine.paths import Home
+from engine.records.events import read_events, replay
+from engine.records.status import Status
+from engine.records.summary import Summary
 from tests.conftest import byte_tokenizer, tiny_llama
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,9 +124,8 @@ def work_done(home: Home, phase: str) -> int:
 
 def is_indexing(home: Home, pid: int) -> bool:
     """Whether that process has written that its run is done, which it does just before it indexes."""
-    status = the_run(home) / "status.json"
-    document = read_json(status) if status.exists() else {}
-    return bool(document.get("state") == "done" and document.get("pid") == pid)
+    status = Status.read_or_empty(the_run(home))
+    return status.state == "done" and status.pid == pid
 
 
 def moment(home: Home, phase: str, pid: int, most: int, rng: random.Random) -> tuple[Callable[[], bool], float]:
@@ -150,7 +151,7 @@ def kill(process: subprocess.Popen[bytes], reached: Callable[[], bool], delay_s:
 def where_it_fell(home: Home) -> str:
     """The phase that a killed process was in, from the files it left."""
     run = the_run(home)
-    if read_json(run / "status.json")["state"] == "done":
+    if Status.read_or_empty(run).state == "done":
         return "end" if is_indexed(home) else "index"
     if (run / "training.json").exists():
         return "measure"
@@ -223,8 +224,8 @@ def capture_bytes(home: Home) -> dict[str, Any]:
 
 def curve(home: Home) -> list[dict[str, Any]]:
     """Training and evaluation as they count, without the clock."""
-    events = replay(parse_events((the_run(home) / "events.jsonl").read_bytes())[0])
-    kept = [event for event in events if event["kind"] in ("train", "eval")]
+    events = replay(read_events(the_run(home)).events)
+    kept = [event.document() for event in events if event.kind in ("train", "eval")]
     return [{key: value for key, value in event.items() if key not in ("at", "seconds")} for event in kept]
 
 
@@ -238,7 +239,7 @@ def compare(broken: Home, whole: Home) -> dict[str, bool]:
     """What the broken and the unbroken run must have in common."""
     answered = [[line["id"] for line in lines] for lines, _ in capture_bytes(broken).values()]
     weights = [[sha256_file(p) for p in sorted(the_run(h).glob("draft/*/*.safetensors"))] for h in (broken, whole)]
-    metrics = [read_json(the_run(h) / "measure" / "summary.json")["metrics"] for h in (broken, whole)]
+    metrics = [Summary.read_or_empty(the_run(h)).metrics for h in (broken, whole)]
     complete = is_indexed(broken) and index_rows(broken) == index_rows(whole)
     finished(draftbench(broken, "index", "--rebuild"), broken)
     return {

@@ -35,8 +35,10 @@ from pyarrow import parquet
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.fileio import read_json, read_lines, sha256_file
-from engine.index.curves import parse_events, replay, stream_points
+from engine.index.curves import streamed_queries
 from engine.paths import Home
+from engine.records.events import read_events, replay
+from engine.records.training import Training
 from engine.runs.folder import RunFolder
 from engine.study.cells import expand
 from engine.study.spec import load_study
@@ -175,11 +177,11 @@ def results(home: Home, recipe: Path) -> dict[str, dict[str, Any]]:
 
 def outcome(run: Path) -> dict[str, Any]:
     """All that a run leaves but for clocks: by part, in a form that two can be compared in."""
-    events = replay(parse_events((run / "events.jsonl").read_bytes())[0])
+    events = replay(read_events(run).events)
     return {
         "weights": {path.parent.name: sha256_file(path) for path in sorted(run.glob("draft/*/*.safetensors"))},
-        "curve": [timeless(event) for event in events if event["kind"] in ("train", "eval", "skipped")],
-        "stream": stream_points(events)[0],
+        "curve": [timeless(event.document()) for event in events if event.kind in ("train", "eval", "skipped")],
+        "stream": [timeless(query.document()) for query in streamed_queries(events)],
         "effort": timeless(read_json(run / "training.json")),
         "metrics": read_json(run / "measure" / "summary.json")["metrics"],
         **{path.stem: _rows(path) for path in sorted(run.glob("measure/*.parquet"))},
@@ -238,8 +240,8 @@ def measure(folder: Path, kills: int, prompts: int, epochs: int, seed: int) -> d
 
 
 def _steps_as_asked(run: RunFolder) -> bool:
-    training = read_json(run.path / "training.json")
-    return bool(training["steps_done"] == training["steps"])
+    training = Training.read_or_empty(run.path)
+    return training.steps is not None and training.steps_done == training.steps
 
 
 def main(arguments: list[str] | None = None) -> int:

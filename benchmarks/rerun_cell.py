@@ -20,17 +20,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.fileio import read_json
 from engine.paths import PROJECT_ROOT, Home
+from engine.records.provenance import Provenance
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.samples import SAMPLES
 
 
 def exact(run: RunFolder) -> dict[float, tuple[float, float, float]]:
     """Temperature -> rate of the trained draft and its interval."""
-    metrics = run.summary()["metrics"]
-    wanted = [m for m in metrics if m["metric"] == "exact" and m["draft"] == "trained"]
-    return {m["temperature"]: (m["value"], m["low"], m["high"]) for m in wanted}
+    return {m.temperature: (m.value, m.low, m.high) for m in run.summary().of("trained", "exact")}
 
 
 def again(run: RunFolder, home: Home) -> RunFolder:
@@ -50,7 +48,7 @@ def main() -> None:
     if not cells:
         sys.exit(f"no runs of the study {given.study} in {SAMPLES}")
     shipped = RunFolder(random.Random(given.seed).choice(cells).parent)
-    command = shlex.join(read_json(shipped.path / "provenance.json")["command"])
+    command = shlex.join(Provenance.read_or_empty(shipped.path).command)
     print(f"one of {len(cells)} cells: {shipped.id}\nmade with: {command}")
     before, now = exact(shipped), exact(again(shipped, Home(given.home.absolute())))
     inside = True

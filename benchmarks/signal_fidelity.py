@@ -64,7 +64,7 @@ def captured(target: LoadedModel, kind: str, options: argparse.Namespace, folder
 def bytes_a_token(capture: Capture) -> dict[str, float]:
     """Of the signal alone, and of the whole folder, ids and names included."""
     on_disk = sum(path.stat().st_size for path in capture.folder.iterdir())
-    return {"signal": capture.done["signal_bytes"] / capture.tokens, "folder": on_disk / capture.tokens}
+    return {"signal": capture.counts.signal_bytes / capture.tokens, "folder": on_disk / capture.tokens}
 
 
 @torch.no_grad()

@@ -24,7 +24,6 @@ from engine.records.training import Training
 _RECORDS: dict[str, type[Record]] = {"provenance": Provenance, "summary": Summary, "training": Training}
 # A run of which nothing can be read has no lists, and pandas has three words for nothing.
 _LISTS = "REPLACE (coalesce(tags, []) AS tags, coalesce(problems, []) AS problems)"
-_OF_DRAFT = "run_id = ? AND draft = ? AND abs(temperature - ?) < 1e-6"
 
 
 @dataclass(frozen=True)
@@ -69,21 +68,13 @@ class Run:
     training: Training
 
 
-def list_runs(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
-    """One row a run, newest first: every column of `runs` but config, provenance, fingerprint, summary, training."""
-    return _frame(
-        con,
-        f"SELECT r.* EXCLUDE (config, provenance, fingerprint, summary, training, detailed) {_LISTS} FROM runs r"
-        " ORDER BY created_at DESC NULLS LAST, run_id",
-    )
-
-
 def overview(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
-    """`list_runs` with each run's headline: the trained draft's exact acceptance at its lowest temperature.
+    """One row per run, newest first, with its headline: the trained draft's exact acceptance at its lowest temperature.
 
-    Adds temperature, exact, exact_low, exact_high, n_prompts, n_tokens, num_draft_tokens,
-    dtype, device, heldout_hash, acceptance_rule and initial (the untrained draft's exact acceptance); NaN where not measured.
-    n_train and steps_done: training queries and optimiser steps, NaN where not told.
+    Every column of `runs` but config, provenance, fingerprint, summary and training; and temperature, exact,
+    exact_low, exact_high, n_prompts, n_tokens, num_draft_tokens, dtype, device, heldout_hash, acceptance_rule and
+    initial (the untrained draft's exact acceptance), NaN where not measured; and n_train and steps_done (training
+    queries and optimiser steps), NaN where not known.
     """
     return _frame(
         con,
@@ -138,21 +129,6 @@ def curve(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> pd.DataFram
         "SELECT * FROM curve WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))"
         " ORDER BY run_id, kind, temperature, step",
         [list(run_ids)],
-    )
-
-
-def prompt_acceptance(con: duckdb.DuckDBPyConnection, run_id: str, draft: str, temperature: float) -> pd.DataFrame:
-    """One row a held-out prompt: the sums and counts that every acceptance rate is a ratio of.
-
-    `exact` and `greedy_agreement` are added as the prompt's own means (NaN without positions);
-    pool the sums, not these, to get the rate of a run.
-    """
-    return _frame(
-        con,
-        "SELECT *, exact_sum / nullif(n_positions, 0) AS exact,"
-        " agree_sum / nullif(n_positions, 0) AS greedy_agreement"
-        f" FROM prompts WHERE {_OF_DRAFT} ORDER BY prompt_id",
-        [run_id, draft, temperature],
     )
 
 
@@ -217,44 +193,6 @@ def _of_runs(
         "WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[]))) AND draft = 'trained' AND abs(temperature - ?) < 1e-6"
     )
     return _frame(con, f"{chosen} {where} {end}", [list(run_ids), temperature])
-
-
-def positions(
-    con: duckdb.DuckDBPyConnection, run_id: str, draft: str, temperature: float, prompt_id: str | None = None
-) -> pd.DataFrame:
-    """Positions of the target's own text with sum_v min(p,q) as `overlap`; of one prompt, or of all."""
-    return _of_prompt(con, "positions", "position", run_id, draft, temperature, prompt_id)
-
-
-def rounds(
-    con: duckdb.DuckDBPyConnection, run_id: str, draft: str, temperature: float, prompt_id: str | None = None
-) -> pd.DataFrame:
-    """Rounds of the speculative traces with their counts and seconds; of one prompt, or of all."""
-    return _of_prompt(con, "rounds", "round", run_id, draft, temperature, prompt_id)
-
-
-def tokens(
-    con: duckdb.DuckDBPyConnection, run_id: str, draft: str, temperature: float, prompt_id: str | None = None
-) -> pd.DataFrame:
-    """Tokens of the speculative traces with their fate, p, q and draw; of one prompt, or of all."""
-    return _of_prompt(con, "tokens", "round, slot", run_id, draft, temperature, prompt_id)
-
-
-def _of_prompt(
-    con: duckdb.DuckDBPyConnection,
-    table: str,
-    order: str,
-    run_id: str,
-    draft: str,
-    temperature: float,
-    prompt_id: str | None,
-) -> pd.DataFrame:
-    return _frame(
-        con,
-        f'SELECT * FROM "{table}" WHERE {_OF_DRAFT} AND (CAST(? AS VARCHAR) IS NULL OR prompt_id = ?)'
-        f" ORDER BY prompt_id, {order}",
-        [run_id, draft, temperature, prompt_id, prompt_id],
-    )
 
 
 def _frame(con: duckdb.DuckDBPyConnection, statement: str, values: Sequence[Any] = ()) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from engine.config.schema import LossTerm, Recipe
 from engine.errors import DraftbenchError, first_line
 from engine.index.curves import curve_points
-from engine.index.schema import DECODED_TABLES, PARQUET_TABLES
+from engine.index.schema import PARQUET_TABLES
 from engine.paths import run_id_of
 from engine.records import events
 from engine.records.events import read_events, replay
@@ -32,8 +32,9 @@ _FILES = (
     CONFIG,
     events.FILE,
     *(kind.FILE for kind in (Status, Provenance, Labels, Training, Summary)),
-    *(f"measure/{table}.parquet" for table in PARQUET_TABLES),
+    *(f"measure/{table}.parquet" for table in (*PARQUET_TABLES, "tokens")),
 )
+_DECODED = ("rounds", "tokens")  # tables of text that was decoded speculatively
 _CONDITIONS = ("num_draft_tokens", "dtype", "device", "heldout_hash", "acceptance_rule")
 _PARQUET_BYTES = 1_000_000_000
 Row = dict[str, Any]
@@ -223,9 +224,9 @@ def _curve(folder: Path, problems: list[str]) -> list[Row]:
 
 
 def _parquet(measure: Path, done: bool, served: bool, problems: list[str]) -> dict[str, Path]:
-    """The measurement's files by table. Only a run that says it is done must have them; against a server's text
-    nothing is decoded, so there are no rounds."""
-    found = {}
+    """The measurement's files by table. Only a run that says it is done must have them, and those of a trace; against
+    a server's text nothing is decoded."""
+    files = {}
     for table in PARQUET_TABLES:
         path = measure / f"{table}.parquet"
         try:
@@ -237,12 +238,11 @@ def _parquet(measure: Path, done: bool, served: bool, problems: list[str]) -> di
         elif stat.st_size > _PARQUET_BYTES:
             problems.append(f"{path.name}: has {stat.st_size:,} bytes, at most {_PARQUET_BYTES:,} are read")
         else:
-            found[table] = path
+            files[table] = path
     if done and not measure.is_dir():
         problems.append("measure: missing, though the run is done")
     elif done:
-        wanted = [table for table in PARQUET_TABLES if not (served and table in DECODED_TABLES)]
-        expected = [f"{table}.parquet" for table in wanted if table not in found]
-        expected += [] if (measure / "summary.json").exists() else ["summary.json"]
-        problems += [f"{name}: missing, though the run is done" for name in expected]
-    return found
+        tables = [table for table in (*PARQUET_TABLES, "tokens") if not (served and table in _DECODED)]
+        names = [*(f"{table}.parquet" for table in tables), "summary.json"]
+        problems += [f"{name}: missing, though the run is done" for name in names if not (measure / name).exists()]
+    return files

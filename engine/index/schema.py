@@ -87,17 +87,21 @@ ALTER TABLE prompts ADD COLUMN answer VARCHAR;     -- see `engine.measure.compar
 UPDATE runs SET fingerprint = NULL;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _LABELS_AND_SUMMARY, _DETAILS_LATER, _ANSWERS)
+# No page asks the index for tokens: a trace is read from its Parquet file. What a run's documents say is read again,
+# through their models.
+_WITHOUT_TOKENS = """
+DROP TABLE tokens;
+UPDATE runs SET fingerprint = NULL;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _LABELS_AND_SUMMARY, _DETAILS_LATER, _ANSWERS, _WITHOUT_TOKENS)
 CURRENT = len(MIGRATIONS)
 
-PARQUET_TABLES = ("prompts", "positions", "rounds", "tokens")  # each from measure/<name>.parquet
-DETAILS = ("positions", "rounds", "tokens")  # of PARQUET_TABLES, written when they are first asked for
-DECODED_TABLES = frozenset({"rounds", "tokens"})  # of text that was decoded speculatively
+PARQUET_TABLES = ("prompts", "positions", "rounds")  # each from measure/<name>.parquet
+DETAILS = ("positions", "rounds")  # of PARQUET_TABLES, written when they are first asked for
 RUN_TABLES = ("runs", "metrics", "curve", *PARQUET_TABLES)  # all rows of a run lie in these
 RENAMED = {"prompt_group": "group"}  # column of the database -> column of the Parquet file
-ADDED_LATER = frozenset(
-    {"text", "answer"}
-)  # a measurement of an earlier version lacks these, and is whole all the same
+ADDED_LATER = frozenset({"text", "answer"})  # a measurement by an earlier version lacks these and is whole
 
 
 def version(con: duckdb.DuckDBPyConnection) -> int:

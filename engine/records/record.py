@@ -184,7 +184,7 @@ def tolerant(kind: type[_PartT], document: Document) -> tuple[_PartT, list[tuple
             if any(keys[:length] in items for length in range(1, len(keys))):
                 continue  # what it stands in is left out
             value = _at(document, keys[:-1]).pop(keys[-1])
-            if value is not None:
+            if value is not None or isinstance(keys[-1], int):
                 left_out.append((keys, value))
 
 

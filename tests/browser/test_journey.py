@@ -25,7 +25,7 @@ MINUTE = 60_000  # Playwright counts milliseconds
 def state_of(run: RunFolder, wanted: str, seconds: float) -> None:
     """Wait until the run itself says so."""
     deadline = time.monotonic() + seconds
-    while run.status()["state"] != wanted:
+    while run.status().state != wanted:
         status = run.status()
         assert status["state"] not in ("failed", "damaged"), status
         assert time.monotonic() < deadline, status

@@ -43,7 +43,7 @@ def test_a_run_outlives_the_server_and_its_own_death_is_told(
         server.process.send_signal(signal.SIGKILL)
         server.process.wait()
         time.sleep(3)
-        assert run.status()["state"] == "running"
+        assert run.status().state == "running"
         server = harness.start(home, tmp_path / "server.log", samples=False)
         with harness.browser() as visitor:
             page = visitor.page()

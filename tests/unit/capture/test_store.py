@@ -82,10 +82,13 @@ def test_a_capture_holds_each_prompt_once_with_its_signal(tmp_path: Path, target
         assert answer.prompt_ids == plan.prompt_ids[int(answer.prompt_id[1:])]
         assert tuple(capture.raw_signal(answer).shape) == (len(answer.token_ids), stride)
     assert (
-        capture.done["tokens"] == capture.tokens == sum(len(a.token_ids) for a in capture.answers) <= plan.most_tokens
+        capture.counts.document()["tokens"]
+        == capture.tokens
+        == sum(len(a.token_ids) for a in capture.answers)
+        <= plan.most_tokens
     )
-    assert capture.done["signal_bytes"] == capture.tokens * stride <= plan.most_bytes
-    assert capture.done["stopped"] == sum(a.finish_reason == "stop" for a in capture.answers)
+    assert capture.counts.document()["signal_bytes"] == capture.tokens * stride <= plan.most_bytes
+    assert capture.counts.document()["stopped"] == sum(a.finish_reason == "stop" for a in capture.answers)
     assert len({len(a.token_ids) for a in capture.answers}) > 2
 
 
@@ -273,8 +276,8 @@ def test_after_a_kill_only_what_is_missing_is_made_again(
 
     assert sorted(generated) == sorted(line["id"] for line in parsed[kept:])
     assert content(resumed) == whole
-    assert resumed.done["signal_bytes"] == resumed.tokens * resumed.format.bytes_per_token
-    assert resumed.done["prompts"] == len(whole)
+    assert resumed.counts.document()["signal_bytes"] == resumed.tokens * resumed.format.bytes_per_token
+    assert resumed.counts.document()["prompts"] == len(whole)
 
 
 def test_a_text_only_capture_resumes_too(tmp_path: Path, target: LoadedModel, generated: list[str]):

@@ -137,7 +137,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(
     assert stopped.code == 130
     run = RunFolder.open(home(), "latest")
     assert f"draftbench run --resume {run.id}" in stopped.json()["error"]["fix"]
-    assert run.status()["state"] == "cancelled"
+    assert run.status().state == "cancelled"
     assert [path.name for path in (run.path / "checkpoints").iterdir()] == [f"step-{2 if signals == 1 else 1:08d}"]
     resumed = draftbench("train", "--resume", run.id, "--json")
     assert resumed.code == 0, resumed.err
@@ -190,8 +190,8 @@ def test_measuring_again_replaces_the_measurement_and_the_recipe_together(finish
     assert told["conditions"]["num_draft_tokens"] == 2
     run = RunFolder.open(home(), "latest")
     assert run.recipe().measure.num_draft_tokens == 2
-    assert run.summary()["conditions"]["num_draft_tokens"] == 2
-    assert run.status()["state"] == "done"
+    assert run.summary().document()["conditions"]["num_draft_tokens"] == 2
+    assert run.status().state == "done"
 
 
 def test_measuring_again_that_is_stopped_leaves_the_run_as_it_was(
@@ -205,7 +205,7 @@ def test_measuring_again_that_is_stopped_leaves_the_run_as_it_was(
     run = RunFolder.open(home(), "latest")
     assert run.recipe().measure.num_draft_tokens == 3
     assert exact(run.summary()) == exact(finished[1].json())
-    assert run.status()["state"] == "done"
+    assert run.status().state == "done"
 
 
 def test_sizes_of_one_training_set_are_nested_and_share_their_heldout(recipe: Path):

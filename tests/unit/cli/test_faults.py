@@ -62,8 +62,8 @@ def test_what_only_the_model_can_tell_is_refused_before_the_captures(
 ):
     assert_explained(draftbench("run", str(recipe), "--set", setting), word)
     run = RunFolder.open(home(), "latest")
-    assert run.status()["state"] == "failed"
-    assert word in json.dumps(run.status()["error"])
+    assert run.status().state == "failed"
+    assert word in str(run.status().error)
     assert not home().captures.exists()
 
 
@@ -116,7 +116,7 @@ def test_a_diverging_run_fails_with_a_reason_and_keeps_the_untrained_draft(recip
     settings = ("--set", "train.learning_rate=1e30", "--set", "train.warmup_fraction=0")
     assert_explained(draftbench("run", str(recipe), *settings), "diverged", "learning_rate")
     run = RunFolder.open(home(), "latest")
-    assert run.status()["state"] == "failed"
+    assert run.status().state == "failed"
     assert (run.path / "draft" / "best" / "draft.json").exists()
 
 
@@ -178,7 +178,7 @@ def test_a_defect_of_ours_keeps_its_traceback(recipe: Path, draftbench: Draftben
     with pytest.raises(KeyError, match="a key nobody set"):
         draftbench("run", str(recipe))
     run = RunFolder.open(home(), "latest")
-    assert run.status()["state"] == "failed"
+    assert run.status().state == "failed"
     assert "a key nobody set" in (run.path / "log.txt").read_text(encoding="utf-8")
     assert explain(KeyError("x")) is None
 

@@ -41,7 +41,7 @@ def test_it_measures_what_the_run_measured(run: RunFolder, tmp_path: Path, draft
     report = export(draftbench, tmp_path / "out")
     measured = {
         m["temperature"]: m["value"]
-        for m in run.summary()["metrics"]
+        for m in run.summary().document()["metrics"]
         if (m["draft"], m["metric"]) == ("trained", "exact")
     }
     assert {row["temperature"]: row["exported"] for row in report["checked"]} == pytest.approx(measured)
@@ -153,8 +153,10 @@ def test_the_model_card_holds_every_measured_number(run: RunFolder, tmp_path: Pa
     export(draftbench, tmp_path / "out", "--no-check")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     rows = {tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in card.splitlines() if line.startswith("|")}
-    before = {(m["temperature"], m["metric"]): m for m in run.summary()["metrics"] if m["draft"] == "initial"}
-    trained = [m for m in run.summary()["metrics"] if m["draft"] == "trained"]
+    before = {
+        (m["temperature"], m["metric"]): m for m in run.summary().document()["metrics"] if m["draft"] == "initial"
+    }
+    trained = [m for m in run.summary().document()["metrics"] if m["draft"] == "trained"]
     assert len(trained) == 12
     for m in trained:
         old = before.get((m["temperature"], m["metric"]))
@@ -162,7 +164,7 @@ def test_the_model_card_holds_every_measured_number(run: RunFolder, tmp_path: Pa
         first = f"{old['value']:.3f}" if old else ""
         row = (f"{m['temperature']:g}", m["metric"], first, f"{m['value']:.3f}", interval)
         assert (*row, str(m["n_prompts"]), str(m["n_tokens"])) in rows
-    assert f"{run.summary()['speed']['speedup']['value']:.2f}x plain decoding" in card
+    assert f"{run.summary().document()['speed']['speedup']['value']:.2f}x plain decoding" in card
     assert "certificate: passed" in card
     assert run.id in card
 

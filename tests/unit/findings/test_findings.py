@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import zlib
 from pathlib import Path
@@ -19,6 +18,7 @@ from engine.findings.claims import BEST_LOSS, CLAIMS, GENERIC, MODE, SCENARIO, S
 from engine.findings.efforts import OWN, STEPS, TOKENS, efforts_of
 from engine.findings.evaluate import Finding, evaluate
 from engine.findings.pairing import select
+from engine.findings.pairs import Run
 from engine.findings.pooling import Sums, effect
 from engine.findings.sums import seed_mean
 from engine.findings.verdicts import FEW, NOT, REPRODUCED, SAME, judge_cell, overall
@@ -26,6 +26,8 @@ from engine.findings.wanted import near_misses, wanted
 from engine.findings.wanted_study import wanted_study
 from engine.measure.statistics import Interval
 from engine.paths import PROJECT_ROOT
+from engine.records.provenance import Provenance
+from engine.records.training import Training
 
 PROMPTS, POSITIONS = 40, 50
 
@@ -55,6 +57,12 @@ def row(run_id: str, **changes: Any) -> dict[str, Any]:
     if isinstance(values["train"]["loss"], str):
         values["train"]["loss"] = [{"name": values["train"]["loss"], "weight": 1.0, "beta": 0.5, "eta": 3.0}]
     return {"run_id": run_id, **state, "config": values, "provenance": origin, "training": training}
+
+
+def selected(rows: list[dict[str, Any]]) -> tuple[list[Run], dict[str, int]]:
+    """Select from rows as the index gives them, with records in place of their JSON."""
+    kinds = {"provenance": Provenance, "training": Training}
+    return select(pd.DataFrame([row | {key: kind.of_values(row[key]) for key, kind in kinds.items()} for row in rows]))
 
 
 class Store:
@@ -90,7 +98,7 @@ class Store:
         return every[every.run_id.isin(run_ids)]
 
     def findings(self) -> dict[str, Finding]:
-        runs, _ = select(pd.DataFrame(self.rows))
+        runs, _ = selected(self.rows)
         return {finding.claim.key: finding for finding in evaluate(runs, self.load)}
 
 
@@ -225,7 +233,7 @@ def test_archived_unfinished_and_uncertified_runs_stay_out_and_are_counted():
         row("none", certificate=None),
         row("busy", state="running"),
     ]
-    runs, left_out = select(pd.DataFrame(rows))
+    runs, left_out = selected(rows)
     assert [run.id for run in runs] == ["good"]
     assert left_out == {"not finished": 1, "archived": 1, "failed or without certificate": 2}
 
@@ -415,7 +423,7 @@ def test_other_text_of_the_same_length_is_left_out_and_told():
 def test_missing_seeds_are_asked_for_on_both_sides():
     store = Store()
     pair(store, 1, 0.4, 0.42)
-    runs, _ = select(pd.DataFrame(store.rows))
+    runs, _ = selected(store.rows)
     asked = wanted(store.findings()["white_box"], runs)
     assert {(one.run, one.changes) for one in asked} == {
         (run, (f"train.seed={seed}",)) for run in ("sft0", "kl0") for seed in (1, 2)
@@ -423,20 +431,20 @@ def test_missing_seeds_are_asked_for_on_both_sides():
 
 
 def test_the_other_side_is_asked_for_from_a_run_that_exists():
-    runs, _ = select(pd.DataFrame([row("kl")]))
+    runs, _ = selected([row("kl")])
     found = {finding.claim.key: finding for finding in evaluate(runs, lambda _: pd.DataFrame())}
     assert [one.changes for one in wanted(found["white_box"], runs)] == [("train.loss=sft",)]
     assert wanted(found["size"], runs)[0].changes == ("prompts.train_prompts=75",)
 
 
 def test_the_other_mode_is_asked_for():
-    runs, _ = select(pd.DataFrame([row("kl")]))
+    runs, _ = selected([row("kl")])
     offline = next(f for f in evaluate(runs, lambda _: pd.DataFrame()) if f.claim is MODE)
     assert [one.changes for one in wanted(offline, runs)] == [("train.mode=online",)]
 
 
 def test_near_misses_name_the_difference():
-    runs, _ = select(pd.DataFrame([row("kl"), row("sft", **{"train.loss": "sft", "train.epochs": 2.0})]))
+    runs, _ = selected([row("kl"), row("sft", **{"train.loss": "sft", "train.epochs": 2.0})])
     ((base, other, odd),) = near_misses(SUPERVISION, runs)
     assert (base, other) == ("sft", "kl")
     assert odd == {"train.epochs": ("2.0", "6.0")}
@@ -445,8 +453,13 @@ def test_near_misses_name_the_difference():
 def test_facts_prefer_hashes_to_paths():
     here, there = row("a"), row("b")
     there["config"]["prompts"]["train"][0]["path"] = "/elsewhere/train.jsonl"
-    assert facts_of(here["config"], here["provenance"]) == facts_of(there["config"], there["provenance"])
-    assert facts_of(there["config"], {})["train_prompts"] != facts_of(here["config"], {})["train_prompts"]
+    assert facts_of(here["config"], Provenance.of_values(here["provenance"])) == facts_of(
+        there["config"], Provenance.of_values(there["provenance"])
+    )
+    assert (
+        facts_of(there["config"], Provenance())["train_prompts"]
+        != facts_of(here["config"], Provenance())["train_prompts"]
+    )
 
 
 def test_the_modes_may_have_schedules_of_their_own_but_the_same_softening():
@@ -467,7 +480,7 @@ def test_an_old_run_and_a_new_one_with_the_same_used_settings_have_equal_facts()
     assert not {"online", "on_policy", "selection"} & old["train"].keys()  # it was made before there were modes
     new = parse_recipe(old).model_dump(mode="json")
     assert {"online", "on_policy", "selection"} <= new["train"].keys()
-    origin = json.loads(SAMPLE.with_name("provenance.json").read_text(encoding="utf-8"))
+    origin = Provenance.read_or_empty(SAMPLE.parent)
     assert facts_of(old, origin) == facts_of(new, origin)
     new["train"]["online"]["update_interval"] = 99
     new["train"]["on_policy"]["share"] = 0.1
@@ -479,7 +492,7 @@ def test_the_settings_of_the_mode_that_is_used_are_facts():
     def facts(**train: Any) -> dict[str, Any]:
         values = row("a")["config"]
         values["train"] |= train
-        return facts_of(values, {})
+        return facts_of(values, Provenance())
 
     online = row("a")["config"]["train"]["online"]
     assert facts(mode="online") != facts(mode="online", online={**online, "update_interval": 99})
@@ -493,11 +506,11 @@ def test_a_server_is_known_by_who_answers():
     def facts(**server: Any) -> dict[str, Any]:
         values = row("a")["config"]
         values["capture"]["server"] = {"base_url": "http://a/v1", "model": "m", "concurrency": 4} | server
-        return facts_of(values, {})
+        return facts_of(values, Provenance())
 
     assert facts() == facts(concurrency=9)
     assert facts() != facts(model="n")
-    assert facts() != facts_of(row("a")["config"], {})
+    assert facts() != facts_of(row("a")["config"], Provenance())
 
 
 # ---------------------------------------------------------------- kinds of effort
@@ -554,7 +567,7 @@ def test_one_run_may_be_equal_in_both_and_counts_for_both():
 @pytest.mark.parametrize(("tokens", "kind"), [(1019, TOKENS), (981, TOKENS), (1030, OWN), (970, OWN)])
 def test_equal_means_within_two_percent(tokens: int, kind: str):
     stream, offline = (
-        select(pd.DataFrame([r]))[0][0] for r in (row("on", tokens=1000, steps=10, **STREAM), row("off", tokens=tokens))
+        selected([r])[0][0] for r in (row("on", tokens=1000, steps=10, **STREAM), row("off", tokens=tokens))
     )
     assert efforts_of(stream, offline) == {kind}
 
@@ -584,12 +597,12 @@ def test_the_number_of_evaluations_that_the_best_was_chosen_from_is_told():
 
 def test_what_a_stream_does_not_use_makes_no_other_schedule():
     values = [row("on", **STREAM, **changes)["config"] for changes in ({}, {"train.max_steps": 9}, {"train.epochs": 2})]
-    assert facts_of(values[0], {}) == facts_of(values[1], {}) == facts_of(values[2], {})
+    assert len({str(facts_of(config, Provenance())) for config in values}) == 1
 
 
 def test_one_epoch_is_one_pass_though_the_answers_are_others():
     stream, once = (
-        select(pd.DataFrame([r]))[0][0]
+        selected([r])[0][0]
         for r in (row("on", tokens=1000, steps=10, **STREAM), row("off", tokens=1060, **{"train.epochs": 1.0}))
     )
     assert efforts_of(stream, once) == {TOKENS}
@@ -733,7 +746,7 @@ def test_prompts_of_different_sets_are_drawn_on_their_own():
 
 
 def study(store: Store, key: str) -> dict[str, Any]:
-    runs, _ = select(pd.DataFrame(store.rows))
+    runs, _ = selected(store.rows)
     found = {finding.claim.key: finding for finding in evaluate(runs, store.load)}
     made = wanted_study(found[key], runs, Path("/home/runs"))
     assert made is not None
@@ -794,7 +807,7 @@ def test_every_study_that_is_wanted_is_one_that_can_be_read(tmp_path: Path):
     streams_and_epochs(store)
     pair(store, 1, 0.4, 0.42)
     folder = tmp_path / "runs"
-    runs, _ = select(pd.DataFrame(store.rows))
+    runs, _ = selected(store.rows)
     for run in runs:
         (folder / run.id).mkdir(parents=True)
         (folder / run.id / "config.yaml").write_text(yaml.safe_dump(dict(run.config)), encoding="utf-8")
@@ -811,5 +824,5 @@ def test_every_study_that_is_wanted_is_one_that_can_be_read(tmp_path: Path):
 def test_a_decided_claim_wants_no_study():
     store = Store()
     pair(store, 3, 0.400, 0.424)
-    runs, _ = select(pd.DataFrame(store.rows))
+    runs, _ = selected(store.rows)
     assert wanted_study(store.findings()["white_box"], runs) is None

@@ -114,7 +114,7 @@ def until(true: Callable[[], Any], seconds: float = 20.0) -> Any:
 
 
 def state(run: RunFolder) -> str:
-    return str(run.status()["state"])
+    return str(run.status().state)
 
 
 def starts(run: RunFolder) -> int:
@@ -131,7 +131,7 @@ def test_runs_are_worked_on_in_order_one_at_a_time(tmp_path: Path):
     until(lambda: all(state(run) == "done" for run in runs) and not ours(tmp_path))
     times = [next(json.loads(line)["at"] for line in (run.path / "events.jsonl").open()) for run in runs]
     assert times == sorted(times)
-    ends = [run.status()["updated_at"] for run in runs]
+    ends = [run.status().updated_at for run in runs]
     assert all(end < begin for end, begin in zip(ends, times[1:], strict=False))
     assert not (home().root / "queue.json").exists()
 
@@ -208,7 +208,7 @@ def test_a_running_run_is_asked_to_stop(tmp_path: Path):
 
 def test_a_run_can_be_cancelled_while_its_process_is_starting(tmp_path: Path):
     run = queue.submit(home(), recipe("starts slowly"))
-    until(lambda: queue._job(home()).get("run") == run.id)
+    until(lambda: (queue._last_job(home()) or queue._Job()).run == run.id)
     queue.cancel(home(), run)
     until(lambda: not ours(tmp_path))
     assert state(run) == "cancelled"
@@ -241,9 +241,9 @@ def test_a_job_that_dies_before_it_begins_fails_once_with_its_last_words(tmp_pat
     bad, good = queue.submit_all(home(), [recipe("dies early"), recipe()])
     until(lambda: state(good) == "done" and not ours(tmp_path))
     status = bad.status()
-    assert status["state"] == "failed"
-    assert "exit status 3" in status["error"]["what"]
-    assert status["error"]["why"] == "no such model"
+    assert status.state == "failed"
+    assert "exit status 3" in status.error.what
+    assert status.error.why == "no such model"
     assert (bad.path / queue.OUTPUT).read_text().count("no such model") == 1
     queue.resume(home(), bad)
     until(lambda: state(bad) == "failed" and not ours(tmp_path))
@@ -253,7 +253,7 @@ def test_a_job_that_dies_before_it_begins_fails_once_with_its_last_words(tmp_pat
 def test_a_killed_job_shows_as_interrupted_and_the_next_one_starts(tmp_path: Path):
     first, second = queue.submit_all(home(), [recipe("waits"), recipe()])
     until(lambda: state(first) == "running")
-    os.kill(first.status()["pid"], signal.SIGKILL)
+    os.kill(first.status().pid, signal.SIGKILL)
     until(lambda: state(second) == "done" and not ours(tmp_path))
     assert state(first) == "interrupted"
     queue.resume(home(), first)
@@ -277,14 +277,14 @@ def test_a_killed_worker_leaves_the_job_at_work_and_the_next_worker_waits_for_it
 
 def test_a_job_whose_worker_was_killed_while_it_started_is_not_started_again(tmp_path: Path):
     run = queue.submit(home(), recipe("starts slowly"))
-    job = until(lambda: queue._job(home()))
+    job = until(lambda: queue._last_job(home()))
     kill_worker(tmp_path)
     until(lambda: len(ours(tmp_path)) == 1)
     queue.wake(home())
     until(lambda: len(ours(tmp_path)) == 2)
     time.sleep(0.3)
     assert len(ours(tmp_path)) == 2
-    os.kill(job["pid"], signal.SIGKILL)
+    os.kill(job.pid, signal.SIGKILL)
     until(lambda: state(run) == "failed" and not ours(tmp_path))
 
 

@@ -40,7 +40,7 @@ def folders(tmp_path_factory):
         for name, model in {"a": noisy_copy(), "b": target.model}.items():
             result = measured(target, model, captures, spec)
             result.save(root / name)
-            conditions[name] = result.summary["conditions"]
+            conditions[name] = result.summary.document()["conditions"]
     return root, conditions
 
 

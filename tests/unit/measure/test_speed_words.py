@@ -6,10 +6,14 @@ import pytest
 
 from engine.measure.speed_words import is_faster, measured_where, told, verdict
 from engine.numbers import bounds, interval, number
+from engine.records.interval import Interval
+from engine.records.provenance import Machine, MeasuredBy, Provenance
+from engine.records.speed import Speed
+from engine.records.summary import Conditions, Summary
 
 
 def ratio(value, low, high, n=12):
-    return {"value": value, "low": low, "high": high, "n_prompts": n}
+    return Interval.of({"value": value, "low": low, "high": high, "n_prompts": n})
 
 
 @pytest.mark.parametrize(
@@ -24,8 +28,7 @@ def ratio(value, low, high, n=12):
         (ratio(1.5, math.nan, math.nan), "not known to be faster"),
         (ratio(None, None, None), "not known to be faster"),
         (ratio(1.5, 1.4, 1.6, n=4), "not known to be faster"),
-        ({"value": 1.5, "low": 1.4, "high": 1.6}, "faster"),
-        ({}, "not known to be faster"),
+        (Interval(), "not known to be faster"),
         (None, "not known to be faster"),
     ],
 )
@@ -34,40 +37,40 @@ def test_verdict(found, words):
 
 
 def test_every_way_that_was_timed_counts():
-    speed = {"speedup": ratio(1.07, 1.02, 1.13), "speedup_over_transformers": ratio(1.02, 0.98, 1.07)}
+    speed = Speed(speedup=ratio(1.07, 1.02, 1.13), speedup_over_transformers=ratio(1.02, 0.98, 1.07))
     assert not is_faster(speed)
     assert told(speed) == (
         "1.07x plain decoding [1.02, 1.13]: faster; 1.02x Transformers' own generate [0.98, 1.07]: not clearly faster"
     )
-    assert is_faster({"speedup": ratio(1.07, 1.02, 1.13)})
-    assert told({}) == ""
-    assert not is_faster({})
-    assert told({"speedup": ratio(None, None, None, 1)}) == "-x plain decoding: not known to be faster"
+    assert is_faster(Speed(speedup=ratio(1.07, 1.02, 1.13)))
+    assert told(Speed()) == ""
+    assert not is_faster(Speed())
+    assert told(Speed(speedup=ratio(None, None, None, 1))) == "-x plain decoding: not known to be faster"
 
 
 def test_where_it_was_measured():
-    summary = {"conditions": {"device": "cpu", "dtype": "bfloat16", "threads": 2}}
-    trained, measured = ({"machine": {"processor": name, "cores": 2}} for name in ("OLD", "AMD EPYC"))
-    assert (
-        measured_where(summary, {**trained, "measurement": measured}) == "AMD EPYC, 2 cores, 2 threads, bfloat16 on cpu"
-    )
-    assert measured_where(summary, trained) == "OLD, 2 cores, 2 threads, bfloat16 on cpu"
-    card = {"machine": {"processor": "x", "cores": 8, "cuda": ["H100", "H100"]}}
-    assert measured_where({"conditions": {"device": "cuda", "dtype": "float32"}}, card) == "H100, float32 on cuda"
-    assert measured_where(summary, None) == "2 threads, bfloat16 on cpu"
-    assert measured_where({}, {}) == ""
+    summary = Summary(conditions=Conditions(device="cpu", dtype="bfloat16", threads=2))
+    old, new = (Machine(processor=name, cores=2) for name in ("OLD", "AMD EPYC"))
+    both = Provenance(machine=old, measurement=MeasuredBy(machine=new))
+    assert measured_where(summary, both) == "AMD EPYC, 2 cores, 2 threads, bfloat16 on cpu"
+    assert measured_where(summary, Provenance(machine=old)) == "OLD, 2 cores, 2 threads, bfloat16 on cpu"
+    card = Provenance(machine=Machine(processor="x", cores=8, cuda=["H100", "H100"]))
+    on_card = Summary(conditions=Conditions(device="cuda", dtype="float32"))
+    assert measured_where(on_card, card) == "H100, float32 on cuda"
+    assert measured_where(summary, Provenance()) == "2 threads, bfloat16 on cpu"
+    assert measured_where(Summary(), Provenance()) == ""
 
 
 @pytest.mark.parametrize("missing", [None, math.nan, math.inf, "x", True])
 def test_missing_numbers_as_text(missing):
     assert number(missing) == "-"
-    assert interval({"value": missing}) == "-"
-    assert interval({"value": 0.5, "low": missing, "high": 1}) == "0.500"
-    assert bounds({"low": 0.5, "high": missing}) == bounds({}) == "-"
-    assert (number(0), bounds({"low": 0, "high": 1}, 1)) == ("0.000", "0.0 to 1.0")
+    assert interval(Interval(missing)) == "-"
+    assert interval(Interval(0.5, missing, 1)) == "0.500"
+    assert bounds(Interval(low=0.5, high=missing)) == bounds(Interval()) == "-"
+    assert (number(0), bounds(Interval(low=0, high=1), 1)) == ("0.000", "0.0 to 1.0")
 
 
 @pytest.mark.parametrize("value", [10**400, float("inf"), float("nan"), None, "1", True, [1]])
 def test_what_is_no_finite_number_is_missing_and_never_an_exception(value: object):
-    assert number(value) == interval({"value": value}) == "-"
-    assert verdict({"value": value, "low": value, "high": value}) == "not known to be faster"
+    assert number(value) == interval(Interval(value)) == "-"
+    assert verdict(Interval(value, value, value, 12)) == "not known to be faster"

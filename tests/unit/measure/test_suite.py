@@ -97,7 +97,7 @@ def no_chi_square(monkeypatch):
 
 def metric(result, name, temperature, draft="trained"):
     key = {"metric": name, "temperature": temperature, "draft": draft}
-    (found,) = [m for m in result.summary["metrics"] if key.items() <= m.items()]
+    (found,) = [m for m in result.summary.document()["metrics"] if key.items() <= m.items()]
     return found
 
 
@@ -165,7 +165,7 @@ def test_metrics_are_the_ratios_of_the_sums_within_their_intervals(whole):
             assert found["low"] <= found["value"] <= found["high"]
             assert found["n_prompts"] == (6 if name in ("exact", "greedy_agreement") else 5)
             assert 1 <= found["value"] <= 4 if name == "tau" else 0 < found["value"] < 1
-    initial = {m["metric"] for m in whole.summary["metrics"] if m["draft"] == "initial"}
+    initial = {m["metric"] for m in whole.summary.document()["metrics"] if m["draft"] == "initial"}
     assert initial == {"exact", "greedy_agreement"}
 
 
@@ -176,14 +176,14 @@ def test_at_temperature_zero_exact_is_greedy_agreement(whole):
 
 
 def test_sampled_acceptance_agrees_with_the_expected(whole):
-    checks = [c for c in whole.summary["certificate"]["checks"] if c["name"] == "sampled_equals_expected"]
+    checks = [c for c in whole.summary.document()["certificate"]["checks"] if c["name"] == "sampled_equals_expected"]
     assert [c["passed"] for c in checks] == [True, True]
     assert all(c["n_tokens"] > 30 for c in checks)
     assert checks[1]["figures"]["z"] != 0
 
 
 def test_the_certificate_holds_every_check(whole):
-    certificate = whole.summary["certificate"]
+    certificate = whole.summary.document()["certificate"]
     assert certificate["passed"] is True
     names = [c["name"] for c in certificate["checks"]]
     traced = ["sampled_equals_expected", "traced_equals_captured", "sampled_equals_expected"]
@@ -197,22 +197,22 @@ def test_the_certificate_holds_every_check(whole):
 
 
 def test_the_summary_says_under_which_conditions(whole):
-    conditions = whole.summary["conditions"]
+    conditions = whole.summary.document()["conditions"]
     assert conditions["heldout_hash"] == prompts_hash(questions())
     assert (conditions["heldout_prompts"], conditions["num_draft_tokens"]) == (6, 3)
     assert (conditions["dtype"], conditions["device"], conditions["threads"]) == ("float32", "cpu", 1)
     assert conditions["acceptance_rule"] == suite.ACCEPTANCE_RULE
-    assert whole.summary["as_others_report"]["1.0"]["sglang_accept_length"] == pytest.approx(
+    assert whole.summary.document()["as_others_report"][1.0]["sglang_accept_length"] == pytest.approx(
         metric(whole, "tau", 1.0)["value"]
     )
-    assert len(whole.summary["by_slot"]["0.0"]) == 3
+    assert len(whole.summary.document()["by_slot"][0.0]) == 3
     rounds = whole.tables["rounds"]
     drafting = rounds[(rounds.num_draft_tokens > 0) & (rounds.temperature == 0)]
-    assert sum(whole.summary["accepted_lengths"]["0.0"]) == len(drafting)
+    assert sum(whole.summary.document()["accepted_lengths"][0.0]) == len(drafting)
 
 
 def test_speed_is_measured_and_compared_with_the_formula(whole):
-    speed = whole.summary["speed"]
+    speed = whole.summary.document()["speed"]
     assert set(speed["tokens_per_s"]) == {"plain", "speculative", "transformers"}
     plain, fast, other = (speed["tokens_per_s"][way]["value"] for way in ("plain", "speculative", "transformers"))
     assert speed["speedup"]["value"] == pytest.approx(fast / plain)
@@ -225,7 +225,7 @@ def test_speed_is_measured_and_compared_with_the_formula(whole):
 
 def test_improvement_is_positive_for_the_target_itself_against_a_random_draft(target, captures, no_chi_square):
     result = measured(target, target.model, captures, settings(speed_prompts=0))
-    for found in result.summary["improvement"]:
+    for found in result.summary.document()["improvement"]:
         trained, initial = (metric(result, "exact", found["temperature"], d)["value"] for d in ("trained", "initial"))
         assert found["value"] == pytest.approx(trained - initial)
         assert found["low"] > 0
@@ -247,10 +247,10 @@ def test_the_alarm_rings_where_the_recorded_q_is_not_the_one_sampled(target, cap
     monkeypatch.setattr(speculative, "propose", recorded_sharper)
     spec = settings(speed_prompts=0, max_new_tokens=80)
     result = measured(target, noisy_copy(0.1), {1.0: captures[1.0]}, spec)
-    (alarm,) = [c for c in result.summary["certificate"]["checks"] if c["name"] == "sampled_equals_expected"]
+    (alarm,) = [c for c in result.summary.document()["certificate"]["checks"] if c["name"] == "sampled_equals_expected"]
     assert alarm["passed"] is False
     assert abs(alarm["figures"]["z"]) > suite.ALARM_Z
-    assert result.summary["certificate"]["passed"] is False
+    assert result.summary.document()["certificate"]["passed"] is False
 
 
 def test_a_trace_does_not_depend_on_how_it_is_batched(target, captures, monkeypatch):
@@ -288,7 +288,7 @@ def test_the_gamma_rule_follows_the_settings():
 def test_adaptive_gamma_stays_within_num_draft_tokens(target, captures, no_chi_square):
     spec = settings(adaptive=True, num_draft_tokens=4, max_new_tokens=30, speed_prompts=1)
     result = measured(target, target.model, {1.0: captures[1.0]}, spec)
-    assert result.summary["conditions"]["adaptive"] is True
+    assert result.summary.document()["conditions"]["adaptive"] is True
     assert result.tables["rounds"].num_draft_tokens.between(0, 4).all()
 
 

@@ -184,10 +184,10 @@ def test_a_run_that_was_asked_to_stop_says_since_when_until_it_ends(made: Recipe
         with run.working():
             assert "stop_asked_at" not in run.status()
             run.ask_to_stop()
-            since = run.status()["stop_asked_at"]
+            since = run.status().stop_asked_at
             run.heartbeat({"phase": "train", "done": 0})  # the process at work knows nothing of the note and keeps it
             run.ask_to_stop()  # once more: at once
-            assert run.status()["stop_asked_at"] == since
+            assert run.status().stop_asked_at == since
     finally:
         signal.signal(signal.SIGTERM, before)
     assert len(asked) == 2

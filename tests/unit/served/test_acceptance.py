@@ -143,7 +143,7 @@ def test_at_temperature_1_it_is_an_unbiased_estimate_of_exact_acceptance(
     assert abs(off.sum() / (off.square().sum().sqrt())) < 4
     found = {
         (m["draft"], m["temperature"], m["metric"]): m
-        for m in measured(server, target, {1.0: capture}, draft).summary["metrics"]
+        for m in measured(server, target, {1.0: capture}, draft).summary.document()["metrics"]
     }
     rate = found["trained", 1.0, "exact"]
     assert rate["value"] == pytest.approx(float(estimate.mean()), abs=1e-6)
@@ -167,7 +167,9 @@ def test_at_temperature_0_it_is_exact_and_greedy_agreement(
         assert wrote_its_best.double().mean() > 0.8
         assert one.overlap[wrote_its_best].tolist() == other.overlap[wrote_its_best].tolist()
         assert one.agree[wrote_its_best].tolist() == other.agree[wrote_its_best].tolist()
-    rates = {m["metric"]: m["value"] for m in measured(server, target, {0.0: capture}, draft).summary["metrics"]}
+    rates = {
+        m["metric"]: m["value"] for m in measured(server, target, {0.0: capture}, draft).summary.document()["metrics"]
+    }
     assert rates["exact"] == rates["greedy_agreement"]
 
 
@@ -188,18 +190,22 @@ def test_the_change_is_paired_and_gamma_and_sampled_rates_are_absent(
     serve(server, target, written)
     found = measured(server, target, {t: fetched(tmp_path, server, target, t) for t in (0.0, 1.0)}, noisy_copy())
     assert set(found.tables) == {"positions", "prompts"}
-    assert {m["metric"] for m in found.summary["metrics"]} == {"exact", "greedy_agreement"}
+    assert {m["metric"] for m in found.summary.document()["metrics"]} == {"exact", "greedy_agreement"}
     assert not {"certificate", "speed", "by_slot", "stands_in_for"} & set(found.summary)
-    assert "num_draft_tokens" not in found.summary["conditions"]
-    rates = {(m["draft"], m["temperature"]): m["value"] for m in found.summary["metrics"] if m["metric"] == "exact"}
-    for gain in found.summary["improvement"]:
+    assert "num_draft_tokens" not in found.summary.document()["conditions"]
+    rates = {
+        (m["draft"], m["temperature"]): m["value"]
+        for m in found.summary.document()["metrics"]
+        if m["metric"] == "exact"
+    }
+    for gain in found.summary.document()["improvement"]:
         at = gain["temperature"]
         assert gain["value"] == pytest.approx(rates["trained", at] - rates["initial", at])
         assert gain["n_prompts"] == 60
     whole = found.tables["positions"].query("draft == 'trained' and temperature == 1")
     assert (whole.overlap - (whole.q / whole.p).clip(upper=1)).abs().max() < 1e-6
     assert whole.agree.isna().all()
-    assert abs(found.summary["served"]["positions"][1]["calibration"]["z"]) < 4
+    assert abs(found.summary.document()["served"]["positions"][1]["calibration"]["z"]) < 4
 
 
 def test_tokens_that_are_not_certain_and_all_behind_them_are_left_out_and_counted(
@@ -219,7 +225,7 @@ def test_tokens_that_are_not_certain_and_all_behind_them_are_left_out_and_counte
         assert result.token_ids == before[result.prompt_id].token_ids[: len(result.token_ids)]
         q = before[result.prompt_id].draft_prob[: len(result.token_ids)]
         assert torch.allclose(result.draft_prob, q, atol=1e-5)
-    told = measured(server, target, {1.0: capture}, draft).summary["served"]["positions"][0]
+    told = measured(server, target, {1.0: capture}, draft).summary.document()["served"]["positions"][0]
     assert told["used"] == sum(len(r.token_ids) for r in found)
     assert told["left_out"] > 60
 
@@ -339,7 +345,7 @@ def test_a_run_is_measured_shown_compared_and_exported_without_the_targets_weigh
     assert "no sampled rates, tau, speed or certificate" in " ".join(done.out.split())
     run = RunFolder.open(home(), "latest")
     assert {body["temperature"] for body in server.requests if body.get("logprobs")} == {0.0, 1.0}
-    assert run.summary()["served"]["model"] == MODEL
+    assert run.summary().document()["served"]["model"] == MODEL
     shown = draftbench("show", run.id)
     assert shown.code == 0, shown.err
     assert "served model" in shown.out
@@ -365,7 +371,9 @@ def test_it_is_never_compared_with_rates_of_full_distributions(
     tmp_path: Path, server: Server, target: LoadedModel, written: dict[float, Capture]
 ):
     serve(server, target, written)
-    ours = measured(server, target, {0.0: fetched(tmp_path, server, target, 0.0)}, noisy_copy()).summary["conditions"]
+    ours = measured(server, target, {0.0: fetched(tmp_path, server, target, 0.0)}, noisy_copy()).summary.document()[
+        "conditions"
+    ]
     full_p = {
         "acceptance_rule": "sampled",
         **{k: v for k, v in ours.items() if k not in ("acceptance_rule", "served_by")},
@@ -438,7 +446,7 @@ def test_figures_that_cannot_be_held_against_the_text_are_said_to_be_so(
     found = measure_served(
         target, drafts, captures, [p.id for p in PROMPTS], spec, told, heldout_hash="h", progress=progress
     )
-    assert [at["calibration"] for at in found.summary["served"]["positions"]] == [None, None]
+    assert [at["calibration"] for at in found.summary.document()["served"]["positions"]] == [None, None]
     assert len([note for note in notes if "top_logprobs" in note]) == 1
 
 

@@ -80,7 +80,7 @@ def test_answers_become_a_capture_like_any_other(tmp_path: Path, server: Server,
     assert texts(capture)["q2"] == "about 你好<|im_end|>"
     assert [a.prompt_ids for a in capture.answers] == plan.prompt_ids
     assert capture.raw_signal(capture.answers[0]).shape == (len(capture.answers[0].token_ids), 0)
-    assert capture.done["server"] == {
+    assert capture.counts.document()["server"] == {
         "base_url": server.base_url,
         "model": MODEL,
         "ids_from_server": 0,
@@ -112,7 +112,7 @@ def test_an_answer_cut_at_the_limit_has_no_end_of_turn(tmp_path: Path, server: S
     server.script = lambda body, number: Said(body=reply("x" * 50, "length"))
     capture = fetched(tmp_path, target, settings_of(server))
     assert set(texts(capture).values()) == {"x" * 40}
-    assert capture.done["stopped"] == 0
+    assert capture.counts.document()["stopped"] == 0
 
 
 def test_token_ids_are_taken_as_the_server_tells_them(tmp_path: Path, server: Server, target: LoadedModel):
@@ -120,8 +120,8 @@ def test_token_ids_are_taken_as_the_server_tells_them(tmp_path: Path, server: Se
     server.script = lambda body, number: Said(body=told)
     capture = fetched(tmp_path, target, settings_of(server))
     assert all(a.token_ids == [67, 68, 1] for a in capture.answers)
-    assert capture.done["server"]["ids_from_server"] == 6
-    assert capture.done["server"]["other_prompt_tokens"] == 6
+    assert capture.counts.document()["server"]["ids_from_server"] == 6
+    assert capture.counts.document()["server"]["other_prompt_tokens"] == 6
 
 
 def test_ids_that_the_model_at_hand_does_not_have_are_refused(tmp_path: Path, server: Server, target: LoadedModel):
@@ -329,7 +329,7 @@ def test_a_run_trains_on_a_servers_text_and_is_measured_on_the_model_at_hand(
     assert origin["supervision"] == "black_box"
     assert origin["captures"]["training"]["server"]["model"] == MODEL
     assert origin["measurement"]["stands_in_for"] == {"base_url": server.base_url, "model": MODEL}
-    assert run.summary()["stands_in_for"]["model"] == MODEL
+    assert run.summary().document()["stands_in_for"]["model"] == MODEL
     assert MODEL in (run.path / "log.txt").read_text(encoding="utf-8")
     assert not holders_of(KEY, home().root)
     assert KEY not in done.out + done.err
@@ -348,8 +348,8 @@ def test_a_failed_run_says_why_shows_no_key_and_goes_on_later(
     failed = draftbench("train", str(recipe), *server_settings(server, "capture.server.concurrency=1"), "--json")
     assert failed.code == 2
     run = RunFolder.open(home(), "latest")
-    assert run.status()["state"] == "failed"
-    assert str(status) in json.dumps(run.status()["error"])
+    assert run.status().state == "failed"
+    assert str(status) in str(run.status().error)
     assert "[key]" in failed.err + failed.out
     assert KEY not in failed.err + failed.out
     assert not holders_of(KEY, home().root)
@@ -407,20 +407,20 @@ def test_what_deviates_and_is_still_an_answer_is_counted_and_said_also_where_it_
     progress = Notes()
     capture = fetched(tmp_path, target, settings_of(server), progress=progress)
     counts = {"finish_reason 'eos_token'": 6, "answered as model 'another'": 6}
-    assert capture.done["server"]["noted"] == counts
+    assert capture.counts.document()["server"]["noted"] == counts
     assert all(any(what in note for note in progress.said) for what in counts)
     assert set(texts(capture).values()) == {"yes<|im_end|>"}
     copied = fetched(tmp_path, target, settings_of(server), questions(3))
-    assert copied.done["server"]["noted"] == dict.fromkeys(counts, 3)
-    assert copied.done["server"]["ids_from_text"] == 3
+    assert copied.counts.document()["server"]["noted"] == dict.fromkeys(counts, 3)
+    assert copied.counts.document()["server"]["ids_from_text"] == 3
 
 
 def test_a_count_that_is_far_from_the_text_is_noted(tmp_path: Path, server: Server, target: LoadedModel):
     server.script = lambda body, number: Said(body=reply("x" * 30, "length") | {"usage": {"completion_tokens": 9}})
-    assert "noted" not in fetched(tmp_path / "near", target, settings_of(server)).done["server"]
+    assert "noted" not in fetched(tmp_path / "near", target, settings_of(server)).counts.document()["server"]
     server.script = lambda body, number: Said(body=reply("x" * 39, "length") | {"usage": {"completion_tokens": 2}})
     capture = fetched(tmp_path, target, settings_of(server))
-    assert capture.done["server"]["noted"] == {"another count of tokens than the answer has": 6}
+    assert capture.counts.document()["server"]["noted"] == {"another count of tokens than the answer has": 6}
 
 
 MARKS = {

@@ -413,7 +413,7 @@ def test_a_run_of_prompts_that_were_edited_since_holds_no_cell(
     assert (found.placed[0].state, found.placed[0].run) == ("to do", None)
     assert found.passed_over == [f"run {run.id} began with other {words} than lie there now"]
     assert cell_results(found)[0]["problem"] == found.passed_over[0]
-    assert (len(start(home(), found).submitted), run.status()["state"]) == (2, state)  # it is not resumed either
+    assert (len(start(home(), found).submitted), run.status().state) == (2, state)  # it is not resumed either
     (tmp_path / f"{name}.jsonl").write_text(before)
     assert study(home(), load_study(path)).placed[0].run is not None
     assert study(home(), load_study(path)).passed_over == []
@@ -501,7 +501,7 @@ def test_a_run_that_ends_while_its_worker_is_looked_for_stops_nobody(written: Wr
     for state in ("done", "cancelled"):
         run.set_status(state=state)
         nudge(home(), seen)  # as it stood a moment ago
-        assert run.status()["state"] == state
+        assert run.status().state == state
     assert woken == [home(), home()]
 
 

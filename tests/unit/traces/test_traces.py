@@ -170,7 +170,9 @@ def test_a_run_tells_which_prompts_it_traced(run):
 
 
 def test_a_trace_of_a_run_has_the_prompt_its_settings_and_every_round(run):
-    summary = {(m["metric"], m["temperature"]): m for m in run.summary()["metrics"] if m["draft"] == "trained"}
+    summary = {
+        (m["metric"], m["temperature"]): m for m in run.summary().document()["metrics"] if m["draft"] == "trained"
+    }
     for temperature in (0.0, 1.0):
         answer = [trace_of_run(run, t, p) for t, p in traced_prompts(run) if t == temperature]
         accepted, drafted = sum(t.counts.accepted for t in answer), sum(t.counts.drafted for t in answer)

@@ -10,6 +10,9 @@ import pytest
 from engine.decode.events import Fate, Round, Token
 from engine.index.queries import Run
 from engine.measure.definitions import SERVED_TEXT
+from engine.records.provenance import Provenance
+from engine.records.summary import Summary
+from engine.records.training import Training
 from engine.traces.trace import Trace
 from workbench.compare import comparison, every_run, figures, report, tables
 from workbench.shared import downloads
@@ -33,7 +36,7 @@ def run(run_id: str, **changes) -> Run:
     conditions = {**CONDITIONS, **changes.pop("conditions", {})}
     summary = {
         "conditions": conditions,
-        "improvement": [{"temperature": 0.0}],
+        "improvement": [{"temperature": 0.0, "metric": "exact"}],
         "accepted_lengths": {"0.0": [3, 2, 1]},
         "as_others_report": {"0.0": {"vllm_mean_acceptance_length": 1.5}},
     }
@@ -43,10 +46,10 @@ def run(run_id: str, **changes) -> Run:
         "tags": [],
         "notes": "",
         "config": {"name": run_id, "train": {"loss": [{"name": "tvd"}], "seed": 0}},
-        "provenance": {},
+        "provenance": Provenance(),
         "problems": [],
-        "summary": summary,
-        "training": {},
+        "summary": Summary.of_values(summary),
+        "training": Training(),
         "certificate": True,
         "seed": 0,
         "target": "t",
@@ -145,7 +148,8 @@ def test_other_answers_are_not_paired():
 def test_a_temperature_that_was_not_measured_is_told():
     metrics, prompts, rounds, tokens = frames(["a", "b"], {"a": 1, "b": 2})
     cut = (part[part.run_id == "a"] for part in (metrics, prompts, rounds, tokens))
-    other = run("b", summary={"conditions": CONDITIONS, "improvement": [{"temperature": 1.0}]})
+    measured = {"conditions": CONDITIONS, "improvement": [{"temperature": 1.0, "metric": "exact"}]}
+    other = run("b", summary=Summary.of_values(measured))
     result = comparison.compared([run("a"), other], *cut, 0.0, "a")
     assert report.reasons(result)[0][1] == "this draft was not measured at T = 0"
     assert "not measured" in report.rates_table(result)

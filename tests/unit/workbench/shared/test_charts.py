@@ -5,6 +5,8 @@ import json
 import pandas as pd
 import pytest
 
+from engine.records.interval import Interval
+from engine.records.speed import ForwardSeconds, GammaRow, Speed
 from workbench.shared import charts
 
 EVIL = "<img src=x onerror=alert(1)> %{x} & <b>bold</b>"
@@ -76,11 +78,11 @@ def cells() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-SPEED = {
-    "speedup": {"value": 0.7, "low": 0.6, "high": 0.8, "n_prompts": 6},
-    "forward_s": {"num_draft_tokens": 3},
-    "by_gamma": [{"gamma": g, "formula": 1.0 / g, "measured": 0.9 / g} for g in (1, 2, 3)],
-}
+SPEED = Speed(
+    speedup=Interval(0.7, 0.6, 0.8, 6),
+    forward_s=ForwardSeconds(num_draft_tokens=3),
+    by_gamma=[GammaRow(gamma=g, formula=1.0 / g, measured=0.9 / g) for g in (1, 2, 3)],
+)
 GROUPS = pd.DataFrame(
     {
         "label": list(LABELS.values()),
@@ -98,7 +100,7 @@ FIGURES = {
     "rates": lambda tone: charts.rate_bars(rated(), "exact", tone),
     "slots": lambda tone: charts.by_slot(slots(), tone),
     "lengths": lambda tone: charts.accepted_lengths({label: [5, 3, 2] for label in LABELS.values()}, tone),
-    "speed": lambda tone: charts.speedup_by_gamma({label: dict(SPEED) for label in LABELS.values()}, tone),
+    "speed": lambda tone: charts.speedup_by_gamma(dict.fromkeys(LABELS.values(), SPEED), tone),
     "scatter": lambda tone: charts.prompt_scatter(
         prompts(), "exact", (LABELS["r1"], LABELS["r2"]), tone, selected="p2"
     ),
