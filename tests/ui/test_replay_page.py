@@ -64,8 +64,8 @@ def test_a_deep_link_to_a_run_restores_round_and_token(page: OpenPage, finished_
 
 
 def test_stepping_forward_and_back_and_to_the_ends(page: OpenPage, finished_home: Path):
-    saved(finished_home, rounds=4)
-    trace = saved(finished_home, rounds=4)
+    saved(finished_home, count=4)
+    trace = saved(finished_home, count=4)
     shown = page("replay", trace=trace)
     assert shown.button(key="step_Back").disabled
     for key, number in (("Forward", 1), ("Forward", 2), ("Back", 1), ("Last", 3), ("First", 0)):

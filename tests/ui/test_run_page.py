@@ -300,7 +300,7 @@ def test_a_damaged_folder_still_has_a_page(
         path.write_text(content)
     test = page("run", run=run_id, view=view)
     assert test.subheader[0].value.replace("\\", "") == run_id
-    assert file in words(test).replace("\\", "") or file in ("status.json", "training.json")
+    assert Path(file).name in words(test).replace("\\", "") or file in ("status.json", "training.json")
 
 
 def test_the_log_is_searched_and_its_markup_is_text(finished_home: Path, page: OpenPage):
@@ -310,7 +310,7 @@ def test_the_log_is_searched_and_its_markup_is_text(finished_home: Path, page: O
     assert test.code[0].value == "train: 99%\n<img src=x onerror=alert(1)>\nlast"
     test.text_input(key="find").set_value("LAST").run()
     assert test.code[0].value == "last"
-    assert "1 of 1 lines" in words(test)
+    assert "1 of 1 matching lines" in words(test)
 
 
 def test_an_export_is_started_in_the_folder_named_and_watched(
@@ -343,8 +343,8 @@ def test_the_outcome_of_an_export_is_told(finished_home: Path, page: OpenPage, r
     run_id = finished_id(finished_home)
     folder = finished_home / "runs" / run_id
     begun = {"out": "/somewhere", "started_at": "2026-01-01T00:00:00+00:00", **process_identity(), "pid_started": 1.0}
-    (folder / export_job.STARTED).write_text(json.dumps(begun))
-    (folder / export_job.REPORT).write_text(report)
+    (folder / export_job.Started.FILE).write_text(json.dumps(begun))
+    (folder / export_job.Report.FILE).write_text(report)
     assert said in words(page("run", run=run_id, view="Export"))
 
 
