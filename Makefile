@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8501
+WORKERS ?= 2
 
 .PHONY: run quickstart test suite unit browser screenshots lint style types install clean
 
@@ -18,13 +19,16 @@ quickstart: install
 test: style
 	$(BIN)/draftbench fetch
 	$(MAKE) --no-print-directory --jobs 2 --keep-going types suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/browser
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/browser
+
+# A thread per worker: with more, tiny tensors and the processes that tests start wait for each other most of the time.
+suite unit: export OMP_NUM_THREADS = 1
 
 suite: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/browser
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/browser
 
 unit: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/unit
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" tests/unit
 
 browser: install
 	$(BIN)/draftbench fetch

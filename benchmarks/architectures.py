@@ -104,7 +104,7 @@ def checked_before(folder: Path, home: Home) -> Outcome:
         }
     )
     target = next(check for check in checks(home, recipe) if check.name == "target")
-    return Outcome("works" if target.ok else "refused", target.found)
+    return Outcome("works" if target.ok else "refused", target.message)
 
 
 def loaded_as_a_run(folder: Path) -> LoadedModel:

@@ -114,9 +114,9 @@ def main() -> None:
     arguments = parser.parse_args()
     general = newest("generic")
     runs = [newest(f"{domain}-historical") for domain in DOMAINS]
-    strangers = [run.id for run in runs if not same_draft(general, run)]
-    if strangers:
-        sys.exit(f"{', '.join(strangers)} did not start from the draft of {general.id}")
+    others = [run.id for run in runs if not same_draft(general, run)]
+    if others:
+        sys.exit(f"{', '.join(others)} did not start from the draft of {general.id}")
     rows = [row(general, run, t) for run in runs for t in run.recipe().measure.temperatures]
     if arguments.json:
         print(json.dumps(rows, indent=2))

@@ -159,7 +159,7 @@ def where_it_fell(home: Home) -> str:
 
 
 def is_indexed(home: Home) -> bool:
-    """Whether the index holds the run as its folder is now. Looks at a copy, so as to mend nothing."""
+    """Whether the index holds the run as its folder is now. Reads a copy, so that nothing is repaired."""
     with tempfile.TemporaryDirectory() as folder:
         for path in home.root.glob("index.duckdb*"):
             shutil.copy(path, folder)
@@ -236,7 +236,7 @@ def index_rows(home: Home) -> dict[str, int]:
 
 
 def compare(broken: Home, whole: Home) -> dict[str, bool]:
-    """What the broken and the unbroken run must have in common."""
+    """What the interrupted and the uninterrupted run must have in common."""
     answered = [[line["id"] for line in lines] for lines, _ in capture_bytes(broken).values()]
     weights = [[sha256_file(p) for p in sorted(the_run(h).glob("draft/*/*.safetensors"))] for h in (broken, whole)]
     metrics = [Summary.read_or_empty(the_run(h)).metrics for h in (broken, whole)]
@@ -305,7 +305,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"steps repeated after the last checkpoint: {figures['steps_repeated']} in {figures['kills']} kills")
         print("\n".join(f"{'ok' if ok else 'NO':4}{what}" for what, ok in figures["checks"].items()))
         print(f"{figures['resumed']} of {figures['kills']} resumed, ", end="")
-        print("finished work kept, all as unbroken" if all(figures["checks"].values()) else "but not as unbroken")
+        print(
+            "finished work kept, all as uninterrupted"
+            if all(figures["checks"].values())
+            else "but not as uninterrupted"
+        )
     return 0 if all(figures["checks"].values()) else 1
 
 

@@ -154,7 +154,7 @@ def break_and_resume(home: Home, recipe: Path, kills: int, whole_work: int, rng:
     fell: list[str] = []
     while len(fell) < kills:
         process = call(home, recipe)
-        # at most half of what is left for each: the work goes on a little between the count and the kill
+        # at most half of what is left for each: the work continues a little between the count and the kill
         until = work_done(home) + rng.randint(1, max(2, whole_work // (2 * (kills + 1))))
         ends = time.monotonic() + TIMEOUT_S
         while process.poll() is None and work_done(home) < until and time.monotonic() < ends:

@@ -43,7 +43,7 @@ _NEVER = re.compile(
 
 @dataclass(frozen=True)
 class Command:
-    """One command of README: as pasted, and the comment behind it."""
+    """One command of README as pasted, and the comment after it."""
 
     line: int
     text: str
@@ -298,7 +298,7 @@ def wait_for_runs(place: Place, limit_s: float) -> None:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End the process and what it started, politely first. Queued runs have a session of their own and go on."""
+    """End the process and what it started, politely first. Queued runs have a session of their own and continue."""
     for how, patience_s in ((signal.SIGINT, 15), (signal.SIGTERM, 10), (signal.SIGKILL, 10)):
         if process.poll() is not None:
             return

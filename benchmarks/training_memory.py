@@ -89,7 +89,7 @@ def train(model: str, positions: int, precision: str, one_chunk: bool) -> dict[s
     source = random_batch(target, rows)
     gc.collect()
     base = resident_bytes("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # 5: VmHWM begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # 5 resets VmHWM
     if one_chunk:
         head.CHUNK_VALUES = source.batch.tokens * target.vocab_rows
     draft = initialise_draft(target, DraftSpec(layers=4), seed=0)

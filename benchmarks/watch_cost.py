@@ -59,7 +59,7 @@ def main() -> int:
 def watched(
     server: harness.Server, run: RunFolder, events: list[dict[str, object]], phase: str, path: str, seconds: float
 ) -> float:
-    """The server's processor time over wall time while the page is open and the run goes on."""
+    """The server's processor time over wall time while the page is open during the run."""
     at_work(run, phase, 0)
     with harness.browser() as browser:
         page = browser.page()

@@ -1,4 +1,4 @@
-"""Copy the cards of engine/catalogue.py into docs/training-modes.md, where each mode is then explained in the same words.
+"""Copy the cards of engine/catalogue.py into docs/training-modes.md, so that each mode has one explanation.
 
     python docs/cards.py
 

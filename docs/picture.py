@@ -1,8 +1,8 @@
-"""Draws docs/decode.svg, the README's picture: one answer with the fate of each token.
+"""Draw docs/decode.svg for README: one answer with the fate of each token.
 
     python docs/picture.py
 
-The draft is the generic one that comes with Draftbench; half a minute on two cores.
+Uses the generic draft that comes with Draftbench; takes half a minute on two cores.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROMPT = "Why do leaves turn red in autumn?"
 
 
 def main(draft: str) -> None:
-    """Decode PROMPT with a draft of the embedded target and save what the terminal shows as SVG."""
+    """Decode PROMPT with a draft of the embedded target and save the terminal's output as SVG."""
     pair = load_pair(home(), run_id=None, draft=draft)
     settings = DecodeSettings(Sampling(0.0), FixedLength(3), 72, pair.target.stop_ids)
     decoding = decode_prompt(pair.target, pair.draft, question(PROMPT), settings)

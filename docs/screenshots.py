@@ -1,9 +1,9 @@
-"""Screenshots of every page of the workbench: light, dark, narrow, and with an empty store.
+"""Take screenshots of every page of the workbench: light, dark, narrow, and with an empty home.
 
     python docs/screenshots.py --out build/screenshots [--only compare run]
 
-Starts a workbench of its own with the sample runs in a temporary home, and one without any run. Prints
-what the browser's console complained about and exits with 1 if it did.
+Starts a workbench with the sample runs in a temporary home, and one without any run. Prints the errors in the
+browser's console, and exits with status 1 if there are any.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ LOOKS = {
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--out", type=Path, default=Path("build/screenshots"))
-    arguments.add_argument("--only", nargs="*", choices=list(PAGES), default=list(PAGES))
-    arguments.add_argument("--looks", nargs="*", choices=[*LOOKS, "empty"], default=[*LOOKS, "empty"])
-    given = arguments.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    complaints: list[str] = []
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("build/screenshots"))
+    parser.add_argument("--only", nargs="*", choices=list(PAGES), default=list(PAGES))
+    parser.add_argument("--looks", nargs="*", choices=[*LOOKS, "empty"], default=[*LOOKS, "empty"])
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    errors: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         for samples, looks in (
-            (True, [x for x in LOOKS if x in given.looks]),
-            (False, ["empty"] if "empty" in given.looks else []),
+            (True, [x for x in LOOKS if x in args.looks]),
+            (False, ["empty"] if "empty" in args.looks else []),
         ):
             if not looks:
                 continue
@@ -44,15 +44,15 @@ def main() -> None:
             server = harness.start(home, home.with_suffix(".log"), samples=samples)
             try:
                 for look in looks:
-                    complaints += take(server.url, look, given.only, given.out)
+                    errors += take(server.url, look, args.only, args.out)
             finally:
                 server.stop()
-    print("\n".join(complaints) or "no errors in the browser's console")
-    sys.exit(bool(complaints))
+    print("\n".join(errors) or "no errors in the browser's console")
+    sys.exit(bool(errors))
 
 
 def take(url: str, look: str, names: list[str], out: Path) -> list[str]:
-    """One picture of each page; returns what the console said."""
+    """Take a picture of each page and return the console's errors."""
     with harness.browser(**LOOKS.get(look, {})) as visitor:
         for name in names:
             page = visitor.page()

@@ -1,9 +1,9 @@
-r"""The catalogue: every loss, mode of training, acceptance rate and export format, described once and without torch.
+r"""The catalogue: every loss, mode of training and export format, described once and without torch.
 
 The schema, the form, the Learn page, the command line, the checks and the reports read these cards. What computes is
 elsewhere and has the same name: a loss in `engine.distill.losses.LOSSES`, a mode in `engine/distill/modes/<name>.py`,
-a rate in `engine.measure`, a format in `engine/export/<name>.py`. Tests hold the two sides together;
-docs/extending.md adds one of each.
+a format in `engine/export/<name>.py`. Tests hold the two sides together; docs/extending.md adds one of each. A rate is
+a ratio of counts, so its card says all that is needed to compute it: `engine.measure.definitions.RATES`.
 
 p is the target's distribution, q the draft's. Formulas are LaTeX, texts are Markdown.
 """
@@ -238,15 +238,16 @@ SUPERVISION = _by_name(
     Card(
         "white_box",
         "White box",
-        "The target's weights are at hand, so at each position the draft sees how likely the target found *every* token. "
+        "The target's weights are at hand, so at each position the draft sees the probability of *every* token. "
         "One position then teaches as much as many draws from it would.",
         r"L_t = D(p_t, q_t)",
     ),
     Card(
         "black_box",
         "Black box",
-        "Only the target's text is seen, as when it answers through an API. The draft is trained on the token x that was "
-        "written. Averaged over what the target might have written, that is forward KL plus a constant: the same goal, "
+        "Only the target's text is seen, as when it answers through an API. The draft is trained on the token x of "
+        "that text. Averaged over what the target might have written, that is forward KL plus a constant: the same "
+        "goal, "
         "seen through one draw per position, so it takes more text to learn it.",
         r"\mathbb{E}_{x \sim p}\left[-\log q(x)\right] = \mathrm{KL}(p \,\|\, q) + H(p)",
         "sequence-level distillation; see also arXiv 2310.08461",
@@ -259,8 +260,8 @@ SELECTION = Card(
     "train.selection.share",
     "Token selection",
     "Some tokens are beyond a small draft, others it knows already. A reference draft, trained before on everything, "
-    "shows the difference: only the share S of positions is kept at which the draft lags most behind it, and the sum is "
-    "divided by the number kept.",
+    "shows the difference: only the share S of positions is kept at which the draft lags most behind it, and the sum "
+    "is divided by the number kept.",
     r"\begin{gathered} L = \frac{1}{|S|} \sum_{t \in S} D(p_t, q_t) \\[6pt]"
     r"S = \text{the largest } D(p_t, q_t) - D(p_t, q^{\text{ref}}_t) \end{gathered}",
     "AdaSPEC, arXiv 2510.19779",

@@ -1,8 +1,7 @@
-"""The one error a user sees: what went wrong, why it matters, what to do instead.
+"""The error that users see: what went wrong, why it matters, and what to do instead.
 
-Commands turn it into three lines on standard error and exit status 2; the browser
-turns it into a box. Anything else that escapes is a defect of ours and keeps its
-traceback.
+Commands print it as three lines on standard error and exit with status 2; the browser shows it in a box. Any other
+exception that escapes is a defect of Draftbench and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -13,10 +12,9 @@ from collections.abc import Iterable, Iterator
 
 
 class DraftbenchError(Exception):
-    """Bad input or a fault of the machine, told in three parts.
+    """Bad input or a fault of the machine.
 
-    `what` names the thing and its value, `why` says what it breaks, `fix` what to type
-    or change instead.
+    `what` names the thing and its value, `why` its consequence, and `fix` what to type or change instead.
     """
 
     def __init__(self, what: str, why: str = "", fix: str = "") -> None:
@@ -42,19 +40,19 @@ class Cancelled(Exception):
 
 @contextlib.contextmanager
 def boundary(what: str, fix: str, why: str = "") -> Iterator[None]:
-    """Around a library that reads a stranger's input: whatever it raises becomes one `DraftbenchError`.
+    """Turn whatever a library raises about a stranger's input into a `DraftbenchError`.
 
-    A list of exception classes is always too short here: the reader of a tokenizer, an archive or a template raises
-    what its own dependencies raise. The library's class and first line follow `why`. Errors that are already explained,
-    a cancel and a lack of memory pass through: they have an explanation of their own.
+    A list of exception classes is always too short: the reader of a tokenizer, an archive or a template raises what its
+    own dependencies raise. The exception's class and first line follow `why`. A DraftbenchError, Cancelled and
+    MemoryError pass through, since they already explain themselves.
     """
     try:
         yield
     except (DraftbenchError, Cancelled, MemoryError):
         raise
     except Exception as error:
-        said = f"{type(error).__name__}: {first_line(error)}"
-        raise DraftbenchError(what, f"{why} ({said})" if why else said, fix) from error
+        cause = f"{type(error).__name__}: {first_line(error)}"
+        raise DraftbenchError(what, f"{why} ({cause})" if why else cause, fix) from error
 
 
 def first_line(error: BaseException) -> str:

@@ -77,7 +77,7 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder to write into, which replaces `folder` at the end; if the work fails, nothing is left of it.
+    """Yield an empty folder to write into, which replaces `folder` at the end; a failure leaves nothing of it.
 
     The caller keeps other writers of `folder` out by a lock. What a killed process left is removed, or put back if it
     was the former `folder`.

@@ -9,12 +9,12 @@ MISSING = "-"
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """'0.412', or '-' for what is missing or no finite number."""
+    """'0.412', or '-' if the value is missing or not finite."""
     return f"{value:.{digits}f}" if is_number(value) else MISSING
 
 
 def share(value: Any) -> str:
-    """'76%', or '-' for what is missing."""
+    """'76%', or '-' if the value is missing."""
     return f"{value:.0%}" if is_number(value) else MISSING
 
 
@@ -44,7 +44,7 @@ def interval(estimate: Estimate, digits: int = 3) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of a document is a finite number; an integer that no float can hold is none."""
+    """Whether a value is a finite number that a float can hold."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:

@@ -1,7 +1,7 @@
-"""Where things lie on disk.
+"""The folders that Draftbench uses.
 
-`DRAFTBENCH_HOME` holds what a user made (runs, captures, the index); the cache holds what
-can be fetched again (models, packs) and is shared between homes.
+`DRAFTBENCH_HOME` holds a user's results (runs, captures, the index); the cache holds what can be fetched again (models,
+packs) and is shared between homes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ENCODED_ID = re.compile(r"[A-Za-z0-9%][A-Za-z0-9._%-]*")  # of a folder that so
 
 @dataclass(frozen=True)
 class Home:
-    """The folder of one user's results. Nothing is created before it is written to."""
+    """The folder of a user's results. No folder is created before something is written to it."""
 
     root: Path
 
@@ -45,7 +45,7 @@ class Home:
         return self.root / "traces"
 
     def trace(self, trace_id: str) -> Path:
-        """File of a saved trace; refuses any id that could name a path outside `traces`."""
+        """The file of a saved trace. Raises DraftbenchError for an id that could name a path outside `traces`."""
         if not _RUN_ID.fullmatch(trace_id) or ".." in trace_id:
             raise DraftbenchError(
                 f"trace id {trace_id!r} is not a valid name",
@@ -55,7 +55,7 @@ class Home:
         return self.traces / f"{trace_id}.json"
 
     def run(self, run_id: str) -> Path:
-        """Folder of a run; refuses any id that could name a path outside `runs`. The reverse of `run_id_of`."""
+        """The folder of a run. Raises DraftbenchError for an id that could name a path outside `runs`."""
         name = urllib.parse.unquote_to_bytes(run_id) if "%" in run_id and _ENCODED_ID.fullmatch(run_id) else None
         folder = os.fsdecode(name) if name is not None else run_id
         plain = name is None and _RUN_ID.fullmatch(run_id) and ".." not in run_id
@@ -69,15 +69,15 @@ class Home:
 
 
 def is_run_name(name: str) -> bool:
-    """Whether an entry of `runs` may be a run: hidden ones are not, nor is what would lead out of the folder."""
+    """Whether an entry of `runs` may be a run: not if it is hidden, or would lead out of the folder."""
     return bool(name) and not name.startswith(".") and "/" not in name and "\0" not in name
 
 
 def run_id_of(name: str) -> str:
-    """The id of the run in the folder of that name.
+    """The id of the run in the folder of that name; `Home.run` is the reverse.
 
-    It is the name, with what an id does not have (blanks, brackets, bytes that are no UTF-8) percent-encoded: so a
-    folder that somebody copied or renamed is a run like any other, and an id is harmless wherever it is shown.
+    It is the name, with everything that an id cannot contain (blanks, brackets, bytes that are not UTF-8)
+    percent-encoded, so that a folder that somebody copied or renamed is a run, and an id is harmless where it is shown.
     """
     if _RUN_ID.fullmatch(name) and ".." not in name:
         return name
@@ -85,30 +85,30 @@ def run_id_of(name: str) -> str:
     first = encoded[:1]
     plain = first.isalnum() or first in ("", "%")
     whole = encoded if plain else f"%{ord(first):02X}{encoded[1:]}"
-    # a name that is only too long has nothing to encode but is told from plain ids by its first character
+    # a name that is only too long needs no encoding, so its first character is encoded to distinguish it from plain ids
     return whole if "%" in whole else f"%{ord(whole[0]):02X}{whole[1:]}"
 
 
 def home() -> Home:
     """`DRAFTBENCH_HOME`, or the platform's folder for user data."""
-    chosen = os.environ.get("DRAFTBENCH_HOME")
-    return Home(Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_path("draftbench")))
+    folder = os.environ.get("DRAFTBENCH_HOME")
+    return Home(Path(folder).expanduser() if folder else Path(platformdirs.user_data_path("draftbench")))
 
 
 def cache_dir() -> Path:
     """`DRAFTBENCH_CACHE`, or the platform's cache folder: fetched files, shared by homes."""
-    chosen = os.environ.get("DRAFTBENCH_CACHE")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_path("draftbench"))
+    folder = os.environ.get("DRAFTBENCH_CACHE")
+    return Path(folder).expanduser() if folder else Path(platformdirs.user_cache_path("draftbench"))
 
 
 def resolve_input(path: str, relative_to: Path | None = None) -> Path:
-    """An existing input file or folder named in a recipe or on the command line.
+    """Find an input file or folder that a recipe or the command line names.
 
-    A relative path is looked for in the working folder, beside the recipe, then in the
-    project (for `sample_data/` and `recipes/`). Raises DraftbenchError if nowhere, or if it is a
-    device or a pipe: such a file may never end, and is not the same when it is read again.
+    A relative path is looked for in the working folder, beside the recipe, then in the project (for `sample_data/` and
+    `recipes/`). Raises DraftbenchError if there is none, or if it is a device or a pipe, which may never end and cannot
+    be read twice.
     """
-    # A name with a zero byte, one too long, a link to itself, the home of nobody: each has an exception of its own.
+    # A name with a zero byte, a long name, a link to itself, an unknown home: each raises another exception.
     with boundary(f"could not look for {path!a}", "check the path"):
         return _existing(path, relative_to)
 
@@ -127,7 +127,7 @@ def _existing(path: str, relative_to: Path | None) -> Path:
             raise DraftbenchError(
                 f"{printable(path)} is neither a file nor a folder",
                 "a device or a pipe may never end, and cannot be read twice",
-                "save what it gives in a file, and name that",
+                "save its output to a file, and name that file",
             )
     raise DraftbenchError(
         f"no such file or folder: {printable(path)}",
@@ -137,7 +137,7 @@ def _existing(path: str, relative_to: Path | None) -> Path:
 
 
 def _nameable(path: Path) -> Path:
-    """A path that a run's config.yaml can hold, which is UTF-8."""
+    """Return the path if a run's config.yaml, which is UTF-8, can hold it."""
     if printable(path) != str(path):
         raise DraftbenchError(
             f"the name {printable(path)} is not UTF-8",

@@ -1,4 +1,4 @@
-"""Telling a person how far long work is, and letting them stop it at a safe point."""
+"""Show the progress of long work, and let it be stopped at a safe point."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 from engine.errors import Cancelled
 from engine.untrusted.visible import visible
 
-TIMING = "speed"  # the phase whose clock everything else on the machine spoils
+TIMING = "speed"  # the phase whose times any other work on the machine would spoil
 
 
 class Progress:
@@ -39,7 +39,7 @@ class Progress:
         self.finish()
         self._phase, self._done, self._total, self._unit, self._began = phase, done, total, unit, time.monotonic()
         if not self._quiet:
-            every = 0.5 if sys.stderr.isatty() else 15.0  # a log file wants few lines
+            every = 0.5 if sys.stderr.isatty() else 15.0  # few lines in a log file
             self._bar = tqdm(
                 total=total,
                 initial=done,
@@ -49,16 +49,16 @@ class Progress:
                 file=sys.stderr,
                 dynamic_ncols=True,
             )
-        self._tell({})
+        self._report({})
 
     def advance(self, units: int = 1, **numbers: Any) -> None:
-        """`units` more are done; `numbers` are shown beside the bar, such as loss or tokens/s."""
+        """Count `units` as done; show `numbers` beside the bar, such as the loss or tokens per second."""
         self._done += units
         if self._bar is not None:
             if numbers:
                 self._bar.set_postfix(numbers, refresh=False)
             self._bar.update(units)
-        self._tell(numbers)
+        self._report(numbers)
 
     def note(self, text: str) -> None:
         """One line for the person watching, without breaking the bar, and for the log."""
@@ -68,7 +68,7 @@ class Progress:
             tqdm.write(visible(text), file=sys.stderr)
 
     def finish(self) -> None:
-        """The phase is over."""
+        """End the phase."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -79,12 +79,12 @@ class Progress:
         return self._stop_wanted()
 
     def stop_if_asked(self) -> None:
-        """Raise Cancelled if somebody asked the work to end. Called where nothing is half-done."""
+        """Raise Cancelled if somebody asked the work to end. Call it where nothing is half-done."""
         if self._stop_wanted():
             self.finish()
             raise Cancelled(self._phase)
 
-    def _tell(self, numbers: dict[str, Any]) -> None:
+    def _report(self, numbers: dict[str, Any]) -> None:
         if self._listen is not None:
             seconds = time.monotonic() - self._began
             self._listen(
@@ -106,7 +106,7 @@ _TIME_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
 def duration(seconds: float) -> str:
-    """'7 min', '2.5 h': as exact as an estimate deserves."""
+    """Format a duration as '7 min' or '2.5 h': as precise as an estimate."""
     for size, unit in _TIME_UNITS:
         if seconds >= size:
             value = seconds / size

@@ -1,4 +1,4 @@
-"""A server of the chat completions API on this machine, in a thread, which misbehaves as it is told."""
+"""A server of the chat completions API on this machine, in a thread, which misbehaves on request."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ import pandas as pd
 from engine.cli.text import console, runs
 from engine.config.reading import dump_recipe, parse_recipe
 from engine.errors import DraftbenchError
-from engine.findings.of_home import evaluate_home
+from engine.findings.home import evaluate_home
 from engine.index.connection import reading
 from engine.index.ingest import ingest_all, rebuild
 from engine.index.queries import overview
@@ -106,7 +106,7 @@ def _archive(home: Any, run: Any) -> None:
 
 
 def _estimate(home: Any) -> None:
-    """The time of earlier runs, of a target that is not at hand here: the reading is what is tried."""
+    """The time of earlier runs, for a target that is absent: only the reading is tested."""
 
     for path in home.runs.iterdir():
         if not path.name.startswith("."):

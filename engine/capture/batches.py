@@ -1,4 +1,4 @@
-"""Teacher forcing: texts with the target's signal as padded batches, for training and for exact acceptance."""
+"""Pad texts with the target's signal into batches for teacher forcing, in training and for exact acceptance."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from engine.capture.store import AnsweredPrompt, Capture
 
 @dataclass(frozen=True)
 class Sample:
-    """One text to learn from: a prompt, what was written behind it, and the target's signal at each written token."""
+    """A text to learn from: a prompt, the tokens written after it, and the target's signal at each of them."""
 
     prompt_id: str
     prompt_ids: list[int]
     token_ids: list[int]
     raw_signal: torch.Tensor  # [token, bytes_per_token], uint8, on the CPU
-    places: torch.Tensor  # [token], int64: number of the position in its capture; -1: of no capture
+    places: torch.Tensor  # [token], int64: number of the position in its capture; -1: not in a capture
     keep: torch.Tensor | None = None  # [token], bool: tokens to learn from; None: all
     weights: torch.Tensor | None = None  # [token, term], float32: factor on each loss term; None: 1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples, padded on the right.
+    """Samples padded on the right.
 
-    `responds` marks the positions whose logits predict a token that is learnt from: at most the last of the
-    prompt to the last but one of the text. Flat tensors follow those positions row by row.
+    `responds` marks the positions whose logits predict a token to learn from: at most the last of the prompt to the
+    last but one of the text. Flat tensors have one entry per such position, row by row.
     """
 
     ids: torch.Tensor  # [row, position], int64
@@ -43,44 +43,44 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Positions that are learnt from."""
+        """The number of positions to learn from."""
         return int(self.token_ids.shape[0])
 
-    def only(self, chosen: torch.Tensor) -> Batch:
-        """The batch with some of its response positions left out. chosen: [response position], bool."""
+    def only(self, selected: torch.Tensor) -> Batch:
+        """Return the batch with only the selected response positions. selected: [response position], bool."""
         responds = self.responds.clone()
-        responds[self.responds] = chosen.to(responds.device)
-        kept = chosen.cpu()
+        responds[self.responds] = selected.to(responds.device)
+        kept = selected.cpu()
         return replace(
             self,
             responds=responds,
-            token_ids=self.token_ids[chosen.to(self.token_ids.device)],
+            token_ids=self.token_ids[selected.to(self.token_ids.device)],
             raw_signal=self.raw_signal[kept],
             places=self.places[kept],
             lengths=[int(part.sum()) for part in torch.split(kept, self.lengths)],
-            weights=None if self.weights is None else self.weights[chosen.to(self.weights.device)],
+            weights=None if self.weights is None else self.weights[selected.to(self.weights.device)],
         )
 
 
 def sequence_tokens(sample: AnsweredPrompt | Sample) -> int:
-    """Positions a text takes in a batch: its last token is predicted, never read."""
+    """The positions of a text in a batch: its last token is predicted, never read."""
     return len(sample.prompt_ids) + len(sample.token_ids) - 1
 
 
 def captured(capture: Capture, answer: AnsweredPrompt, keep: torch.Tensor | None = None) -> Sample:
-    """An answer of a capture, to learn from it all or where `keep` [token] says."""
+    """An answer of a capture as a sample; `keep` [token] selects the tokens to learn from, None all."""
     return Sample(
         answer.prompt_id, answer.prompt_ids, answer.token_ids, capture.raw_signal(answer), capture.places(answer), keep
     )
 
 
 def collate(capture: Capture, answers: Sequence[AnsweredPrompt], device: torch.device) -> Batch:
-    """Pad some answers of a capture, whole, to one batch on `device`."""
+    """Pad complete answers of a capture into a batch on `device`."""
     return collate_samples([captured(capture, answer) for answer in answers], device)
 
 
 def collate_samples(samples: Sequence[Sample], device: torch.device) -> Batch:
-    """Pad some samples to one batch on `device`. Either all of them have weights or none."""
+    """Pad samples into a batch on `device`. Either all of them have weights or none."""
     width = max(sequence_tokens(sample) for sample in samples)
     ids = torch.zeros(len(samples), width, dtype=torch.long)
     mask, responds = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Answering many prompts with the target: a batch whose free slots are filled as rows finish."""
+"""Generate the target's answers to many prompts, in a batch whose free slots are refilled as rows finish."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from engine.capture.signal import SignalFormat
 from engine.decode.runner import AnyRunner, runner_for
 from engine.decode.sampling import Sampling, Uniforms, next_ids
 
-_REFILL_SHARE = 4  # new prompts enter once a quarter of the slots is free: each entry pays a prefill of its own
+_REFILL_SHARE = 4  # new prompts enter once a quarter of the slots is free, since each entry costs a prefill
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the target wrote for one prompt, with its signal: [token, bytes_per_token] uint8.
+    """The target's answer to a prompt, with its signal: [token, bytes_per_token] uint8.
 
-    `beside`: what else a capture that it was copied from keeps of it.
+    `beside`: other values that the capture it was copied from stores beside it.
     """
 
     index: int
@@ -55,13 +55,13 @@ def answer_prompts(
     before_forward: Callable[[], None] = lambda: None,
     vocab: int | None = None,
 ) -> Iterator[Answer]:
-    """Answers in the order they finish; `index` says to which prompt.
+    """Yield answers in the order in which they finish; `index` is that of the prompt.
 
-    `before_forward` is called before each forward; it may raise to stop there. `vocab`: rows of the target's head
-    where `model` is a draft, which writes its target's ids and no others.
+    `before_forward` is called before each forward pass; it may raise to stop. `vocab`: rows of the target's head if
+    `model` is a draft, which writes only ids of its target.
 
-    Each prompt has its own random stream, seeded by its name, so its answer does not depend on
-    which others share the batch (up to the rounding of batched kernels).
+    Each prompt has its own random stream, seeded by its name, so its answer does not depend on the other prompts in the
+    batch (up to the rounding of batched kernels).
     """
     waiting = deque(sorted(range(len(prompts)), key=lambda i: len(prompts[i])))  # neighbours need little padding
     slots: list[_Slot] = []
@@ -101,7 +101,7 @@ def _step(
     signal: SignalFormat,
     vocab: int | None,
 ) -> None:
-    """One forward: every slot gains a token and that position's signal."""
+    """Run one forward pass, which adds a token and its signal to every slot."""
     logits = runner.feed(pending, last=1)[:, -1]
     raw = signal.encode(runner.hidden[:, -1], logits)
     uniforms = torch.cat([slot.uniforms.take([0], 1)[:, 0] for slot in slots])

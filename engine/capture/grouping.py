@@ -8,9 +8,9 @@ FORWARD_TOKENS = 4096  # padded tokens of one forward pass: more was slower on a
 
 
 def group_by_length(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
-    """Indices in groups of similar length whose padded size stays within `most_tokens`.
+    """Group indices by similar length so that the padded size of each group is at most `most_tokens`.
 
-    A single sequence longer than that is a group of its own.
+    A sequence that is longer is a group of its own.
     """
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):

@@ -1,9 +1,8 @@
-"""The signal: the target's distribution at each generated position, in bytes and in use.
+"""The signal: the target's distribution at each generated position, its layout in bytes and its use.
 
-*exact* keeps the last hidden state in bfloat16, from which the target's own head gives all
-logits again. *compact* keeps the top-k log-probabilities and the mass of everything else; that
-tail stays one bucket of the distribution, since dropping it and renormalising would bias the
-draft towards what the top-k happens to hold.
+*exact* stores the last hidden state in bfloat16, from which the target's own head computes all logits again. *compact*
+stores the top-k log-probabilities and the mass of everything else; this tail stays one bucket of the distribution,
+since dropping it and renormalising would bias the draft towards the top-k.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ class Signal(Protocol):
     def align(self, draft_logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities of target and draft on one support: two tensors [position, support], float32.
 
-        draft_logits: [position, draft vocab]. Rows that only one of the models has are padding
-        of its embedding and left out of both distributions.
+        draft_logits: [position, draft vocab]. Rows that only one of the models has are padding of its embedding, and
+        are left out of both distributions.
         """
         ...
 
@@ -50,7 +49,7 @@ class ExactSignal:
 
 @dataclass(frozen=True)
 class LogitsSignal:
-    """Full distributions given as logits: what on-the-fly scoring and the tests use."""
+    """Full distributions given as logits, for on-the-fly scoring and tests."""
 
     target_logits: torch.Tensor  # [position, vocab]
 
@@ -62,12 +61,11 @@ class LogitsSignal:
 
 @dataclass(frozen=True)
 class TrimmedSignal:
-    """Full distributions seen by a draft of a trimmed vocabulary: p at the draft's ids, not renormalised.
+    """Full distributions for a draft with a trimmed vocabulary: p at the draft's ids, not renormalised.
 
-    p sums to less than one there. What it has elsewhere no draft of these ids can win, so it adds
-    nothing to a gradient; renormalising p would say that the draft could be accepted always. Only
-    the draft's rows of the head are multiplied; the normaliser over all rows is given, since it
-    is the same in every epoch.
+    There p sums to less than one. No draft with these ids can win the rest, so it adds nothing to a gradient;
+    renormalising p would say that the draft could always be accepted. Only the draft's rows of the head are multiplied;
+    the normaliser over all rows is given, since it is the same in every epoch.
     """
 
     hidden: torch.Tensor  # [position, width]
@@ -100,12 +98,12 @@ class CompactSignal:
         if temperature != 1:
             raise DraftbenchError(
                 f"a compact signal cannot be read at temperature {temperature}",
-                "the probabilities inside its tail are not known, so they cannot be softened",
+                "the probabilities inside its tail are not known, so the temperature cannot be applied to them",
                 "capture with signal: exact",
             )
         draft, ids, kept = _log_softmax(draft_logits[..., : self.vocab], 1.0), self.token_ids, self.logprobs
         if draft.shape[-1] < self.vocab:
-            # a padding row of the target among its best is no token of the draft: no mass on either side
+            # a padding row of the target in its top-k is no token of the draft: no mass on either side
             padding, nothing = ids >= draft.shape[-1], math.log(_TAIL_FLOOR)
             ids, kept = ids.masked_fill(padding, draft.shape[-1]), kept.masked_fill(padding, nothing)
             draft = torch.nn.functional.pad(draft, (0, 1), value=nothing)
@@ -155,7 +153,7 @@ class SignalFormat:
         return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=-1).cpu()
 
     def decode(self, raw: torch.Tensor, head: Head | None, device: torch.device | None = None) -> Signal:
-        """raw: [position, bytes_per_token] uint8 -> a signal on `device`. The exact form needs the target's head."""
+        """raw: [position, bytes_per_token] uint8 -> a signal on `device`. An exact signal needs the target's head."""
         if self.kind == "exact":
             if head is None:
                 raise DraftbenchError(
@@ -164,7 +162,7 @@ class SignalFormat:
             return ExactSignal(raw.contiguous().view(torch.bfloat16).to(device), head)
         if self.kind in ("none", SERVER_LOGPROBS):
             raise DraftbenchError(
-                "this capture kept no signal", "it was made with capture.signal: none", "use the loss sft"
+                "this capture has no signal", "it was captured with capture.signal: none", "use the loss sft"
             )
         ids_end = self.top_k * self.id_dtype.itemsize
         probs_end = ids_end + 2 * self.top_k
@@ -177,7 +175,7 @@ class SignalFormat:
 
 
 def signal_format(kind: str, model: object, top_k: int) -> SignalFormat:
-    """The format for a model; top_k is at most one less than its vocabulary, so a tail remains."""
+    """The format for a model; top_k is limited to one less than its vocabulary, so that a tail remains."""
     weight: torch.Tensor = model.get_output_embeddings().weight  # type: ignore[attr-defined]
     vocab, width = weight.shape
     return SignalFormat(kind, width, vocab, min(top_k, vocab - 1))

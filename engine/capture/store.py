@@ -55,11 +55,11 @@ class Capture:
 
     def __init__(self, folder: Path, signal: SignalFormat) -> None:
         self.folder, self.format = folder, signal
-        if not (folder / "done.json").exists():
+        counts = CaptureCounts.read(folder)
+        if counts is None:
             raise DraftbenchError(
                 f"capture {folder.name} is not finished", "some prompts have no answer yet", "run it again: it resumes"
             )
-        counts = CaptureCounts.read(folder) or CaptureCounts()
         self.counts = counts.model_copy(update={"address": folder.name})
         spec = read_json(folder / "spec.json") if (folder / "spec.json").exists() else {}
         self.greedy = spec.get("temperature") == 0  # then each token written was the target's choice
@@ -91,12 +91,12 @@ class Capture:
         return len(self._raw) // max(1, self.format.bytes_per_token)
 
     def raw_positions(self, part: slice) -> torch.Tensor:
-        """[position, bytes_per_token] uint8 of some positions in the order they lie on disk, copied out of the map."""
+        """[position, bytes_per_token] uint8 of a range of positions in the order on disk, copied out of the map."""
         stride = self.format.bytes_per_token
         return torch.from_numpy(np.array(self._raw[part.start * stride : part.stop * stride])).view(-1, stride)
 
     def places(self, answer: AnsweredPrompt) -> torch.Tensor:
-        """[token] int64: where each position of the answer lies in signal.bin, counted in positions; 0 without signal."""
+        """[token] int64: the number of each of the answer's positions in signal.bin; 0 without a signal."""
         first = answer.offset // max(1, self.format.bytes_per_token)
         return (
             torch.arange(first, first + len(answer.token_ids))
@@ -204,20 +204,20 @@ class GrowingCapture:
         self.progress.advance(1, tokens_per_s=round(self._tokens / (time.monotonic() - self._began), 1))
 
     def finish(self, server: ServedAnswers | None = None) -> None:
-        """Mark the capture as done once every prompt is answered: write its counts."""
+        """Mark the capture as done once every prompt is answered: write its counts, and those of a server's answers."""
         self.progress.finish()
         folder, seconds = self.plan.folder, time.monotonic() - self._began
         (folder / "signal.bin").touch()
         answers = _answers(folder)
-        CaptureCounts(
+        counts = CaptureCounts(
             prompts=len(answers),
             tokens=sum(len(a.token_ids) for a in answers),
             stopped=sum(a.finish_reason == "stop" for a in answers),
             bytes_per_token=self.plan.signal.bytes_per_token,
             signal_bytes=(folder / "signal.bin").stat().st_size,
             last_session=LastSession(tokens=self._tokens, seconds=round(seconds, 3)),
-            **({} if server is None else {"server": server}),
-        ).write(folder)
+        )
+        (counts if server is None else counts.model_copy(update={"server": server})).write(folder)
 
     def _append(self, prompt_index: int, answer: Answer, more: Mapping[str, Any]) -> None:
         raw, prompt = answer.signal.numpy().tobytes(), self.plan.prompts[prompt_index]

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.chat.prompt import Message, Tool
+from engine.chat.prompt import Message, Tool, ToolCall
 from engine.errors import did_you_mean
 from engine.untrusted import json_text
 
@@ -107,7 +107,7 @@ def normal_tools(tools: Any, column: str = "tools") -> tuple[Tool, ...]:
     return tuple(_tool(number, tool) for number, tool in enumerate(value, 1))
 
 
-def normal_call(call: Any, where: str = "a tool call") -> dict[str, Any]:
+def normal_call(call: Any, where: str = "a tool call") -> ToolCall:
     """Convert a call to {"type": "function", "function": {"name", "arguments": {...}}}. Raises BadRecordError."""
     if not isinstance(call, Mapping):
         raise BadRecordError(f"{where} must be an object, not {kind(call)}")
@@ -186,7 +186,7 @@ def _role(written: Any, where: str, seen: Counter[str]) -> str:
     return role
 
 
-def _content(message: dict[str, Any], where: str, seen: Counter[str]) -> Any:
+def _content(message: Message, where: str, seen: Counter[str]) -> Any:
     """Take the content out of `message`, whatever its name."""
     texts = {
         key: _text_of(message[key], key, where)
@@ -243,7 +243,7 @@ def _checked_content(content: Any, role: str, where: str, calls: bool, seen: Cou
     return content or ""
 
 
-def _calls(message: dict[str, Any], where: str) -> list[dict[str, Any]]:
+def _calls(message: Message, where: str) -> list[ToolCall]:
     """Take the calls out of `message`, in the current form or the legacy one."""
     listed = decoded(message.pop("tool_calls", None), "tool_calls")
     legacy = decoded(message.pop("function_call", None), "function_call")
@@ -264,7 +264,7 @@ def _name_and_arguments(call: Mapping[str, Any]) -> tuple[Any, Any]:
     return call["function"]["name"], call["function"]["arguments"]
 
 
-def _calls_in(content: Any, where: str) -> list[dict[str, Any]]:
+def _calls_in(content: Any, where: str) -> list[ToolCall]:
     """The calls in the text of a turn of the role `function_call`."""
     try:
         value = json_text.loads(content or "")

@@ -10,7 +10,11 @@ from typing import Any
 from engine.fileio import content_hash
 
 Message = dict[str, Any]
+"""{"role", "content", ...}; see `engine.chat.messages` for the normal form."""
 Tool = dict[str, Any]
+"""A function schema in OpenAI's form."""
+ToolCall = dict[str, Any]
+"""{"type": "function", "function": {"name", "arguments"}}."""
 
 
 @dataclass(frozen=True)

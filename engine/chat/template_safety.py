@@ -13,6 +13,7 @@ import sys
 from functools import cache
 from typing import Any
 
+from engine.chat.prompt import Message, Tool
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash, write_json
 from engine.paths import cache_dir
@@ -22,6 +23,8 @@ _SECONDS, _BYTES = 4, 800_000_000  # of processor time and of memory, in additio
 _WAIT_S = 60  # of the clock: a busy machine may give the child little processor time
 _WRITTEN = 20_000_000  # characters that a few short conversations may become
 
+_PARAMETERS = {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "number"}}}
+_TOOL: Tool = {"type": "function", "function": {"name": "add", "description": "Add.", "parameters": _PARAMETERS}}
 _CHILD = """
 import json, resource, sys
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -82,7 +85,7 @@ def _in_child(template: str, marks: dict[str, str]) -> str:
         "template": template,
         "marks": marks,
         "talks": _talks(),
-        "tools": [_tool()],
+        "tools": [_TOOL],
         "seconds": _SECONDS,
         "bytes": _BYTES,
         "written": _WRITTEN,
@@ -108,25 +111,21 @@ def _in_child(template: str, marks: dict[str, str]) -> str:
     return ""
 
 
-def _talks() -> list[list[dict[str, Any]]]:
-    """Conversations of each kind that a recipe may have, and a long one, in which text that doubles per turn explodes."""
+def _talks() -> list[list[Message]]:
+    """Conversations of each kind in recipes, and a long one, in which text that doubles per turn explodes."""
     user, answer = {"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}
-    call = {"role": "assistant", "content": "", "tool_calls": [_call()]}
+    function = {"name": "add", "arguments": {"a": 2, "b": 2}}
+    call = {"id": "call00001", "type": "function", "function": function}
     return [
         [user],
         [{"role": "system", "content": "Be brief."}, user],
         [user, answer] * 40 + [user],
-        [user, call, {"role": "tool", "name": "add", "content": "4"}],
+        [
+            user,
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "name": "add", "content": "4"},
+        ],
     ]
-
-
-def _call() -> dict[str, Any]:
-    return {"id": "call00001", "type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 2}}}
-
-
-def _tool() -> dict[str, Any]:
-    parameters = {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "number"}}}
-    return {"type": "function", "function": {"name": "add", "description": "Add.", "parameters": parameters}}
 
 
 def _refused(name: str, why: str) -> DraftbenchError:

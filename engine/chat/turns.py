@@ -223,7 +223,7 @@ def check_turns(tokenizer: Any, generation_config: Any, vocab_rows: int | None =
 
 
 def check_generation(folder: Path) -> None:
-    """Refuse generation settings that cannot be read: Transformers would ignore them and run past the end of answers."""
+    """Refuse unreadable generation settings: Transformers would ignore them and run past the end of answers."""
     path = folder / "generation_config.json"
     if not path.exists():
         return
@@ -258,8 +258,8 @@ def _doubts(tokenizer: Any, turns: Turns) -> list[tuple[str, str]]:
     if undeclared:
         doubts.append(
             (
-                f"the chat template ends turns with {_listed(tokenizer, undeclared)}, which the model's own settings do "
-                "not name: here it stops an answer, other engines run on",
+                f"the chat template ends turns with {_listed(tokenizer, undeclared)}, which the model's own settings "
+                "do not name: here it stops an answer, other engines run on",
                 f"serve the target with eos_token_id {sorted(turns.stop_ids)} in its generation_config.json",
             )
         )

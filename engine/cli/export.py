@@ -21,8 +21,7 @@ def export(
         bool, typer.Option("--check/--no-check", help="Load the folder with plain Transformers and measure it again.")
     ] = True,
     format_name: Annotated[
-        str,
-        typer.Option("--format", help=f"Format of the folder: {', '.join(EXPORTERS)}."),
+        str, typer.Option("--format", help=f"Format of the folder: {', '.join(EXPORTERS)}.")
     ] = DEFAULT_FORMAT,
     as_json: Json = False,
 ) -> None:

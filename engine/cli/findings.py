@@ -38,7 +38,7 @@ def findings(
     """
     from engine.cli.text import findings as text
     from engine.findings.as_json import as_json as findings_as_json
-    from engine.findings.of_home import evaluate_home, measured_studies
+    from engine.findings.home import evaluate_home, measured_studies
 
     if as_json and (markdown or recipe):
         raise DraftbenchError(

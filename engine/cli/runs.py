@@ -136,7 +136,7 @@ def show(run_id: RunId, as_json: Json = False) -> None:
     from engine.runs.listing import describe
 
     description = describe(RunFolder.open(home(), run_id))
-    console.print_json(description) if as_json else text.run(description)
+    console.print_json(description.document()) if as_json else text.run(description)
 
 
 def compare(

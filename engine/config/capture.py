@@ -1,4 +1,4 @@
-"""How the target, or a server in its stead, answers the training prompts, and what is kept of its distribution."""
+"""How the target, or a server in its place, answers the training prompts, and how much of its distribution is kept."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class ServerSpec(Section):
         pattern=r"^[A-Z_][A-Z0-9_]*$",  # capitals only: a key put here by mistake is no such name
         description="environment variable, in capital letters, that holds the key; its value is never written anywhere",
     )
-    concurrency: Annotated[int, PACE] = Field(4, ge=1, le=256, description="requests under way at once")
+    concurrency: Annotated[int, PACE] = Field(4, ge=1, le=256, description="requests in flight at once")
     requests_per_minute: Annotated[int | None, PACE] = Field(
-        None, ge=1, le=1_000_000, description="begin at most so many a minute; no limit if empty"
+        None, ge=1, le=1_000_000, description="most requests per minute; no limit if empty"
     )
     timeout_s: Annotated[float, PACE] = Field(120.0, gt=0, le=86_400, description="seconds to wait for an answer")
     attempts: Annotated[int, PACE] = Field(6, ge=1, le=50, description="tries of a request before it counts as failed")
@@ -46,13 +46,13 @@ class CaptureSpec(Section):
     top_k: int = Field(0, ge=0, le=MOST_TOKENS, description="0 is off")
     max_new_tokens: int = Field(160, ge=1, le=MOST_TOKENS, description="length limit of an answer, tokens")
     seed: int = Field(0, ge=0, description="seed of the answers")
-    batch_size: Annotated[int, PACE] = Field(64, ge=1, description="prompts answered at once")
+    batch_size: Annotated[int, PACE] = Field(64, ge=1, description="prompts answered together")
     signal: Literal["exact", "compact", "none"] = Field(
         "exact",
         description="exact: last hidden state; compact: top-k log-probabilities and the tail's mass; none: text only",
     )
     signal_top_k: Annotated[int, used_if("signal", "compact")] = Field(
-        64, ge=1, le=4096, description="log-probabilities kept a token by the compact signal"
+        64, ge=1, le=4096, description="log-probabilities per token in the compact signal"
     )
     server: Annotated[ServerSpec | None, Mark(by_hand=True, used=lambda capture: bool(capture.get("server")))] = Field(
         None, description="fetch the training answers from this server; needs signal: none"

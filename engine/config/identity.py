@@ -1,7 +1,7 @@
-"""What of a recipe decides the draft's weights and its exact acceptance, by the marks on the schema's fields.
+"""The part of a recipe that decides the draft's weights and its exact acceptance, by the marks on the schema's fields.
 
-Findings compare two runs, and a study knows a cell again, by what is left here. Evaluations during training
-(`eval_every`, `eval_prompts`) stay: they choose which step's weights are measured.
+Findings compare two runs by it, and a study recognises its cells by it. Evaluations during training
+(`eval_every`, `eval_prompts`) belong to it: they choose which step's weights are measured.
 """
 
 from __future__ import annotations

@@ -14,19 +14,21 @@ class MeasureSpec(Section):
 
     against: Annotated[Literal["model", "server"], used_unless("against", "model")] = Field(
         "model",
-        description="model: the model at hand, everything; server: the text of capture.server and the log-probabilities "
-        "it tells, acceptance at temperature 0 and 1 alone",
+        description="model: everything, against the model here; server: acceptance at temperatures 0 and 1 alone, from "
+        "the text of capture.server and the log-probabilities that it sends",
     )
     temperatures: list[float] = Field([0.0, 1.0], min_length=1, description="each is captured and measured on its own")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus for target and draft alike; 1 is off")
     top_k: int = Field(0, ge=0, le=MOST_TOKENS, description="for target and draft alike; 0 is off")
-    num_draft_tokens: Annotated[int, MEASUREMENT] = Field(3, ge=1, le=32, description="gamma: tokens proposed a round")
+    num_draft_tokens: Annotated[int, MEASUREMENT] = Field(
+        3, ge=1, le=32, description="gamma: tokens proposed per round"
+    )
     adaptive: Annotated[bool, MEASUREMENT] = Field(
-        False, description="choose gamma each round from the acceptance seen so far, up to num_draft_tokens"
+        False, description="set gamma in each round from the acceptance so far, up to num_draft_tokens"
     )
     max_new_tokens: int = Field(160, ge=2, le=MOST_TOKENS, description="length limit of an answer, tokens")
     heldout_prompts: int | None = Field(
-        None, ge=1, description="measure on the first so many held-out prompts; all if empty"
+        None, ge=1, description="number of held-out prompts to measure on, from the first; all if empty"
     )
     trace_prompts: Annotated[int, MEASUREMENT] = Field(
         24, ge=1, description="prompts decoded speculatively for the sampled rates"
@@ -64,7 +66,7 @@ class MeasureSpec(Section):
             set(self.temperatures) <= {0.0, 1.0} and self.top_p == 1 and not self.top_k
         ):
             raise ValueError(
-                "against 'server' needs temperatures 0 and 1 alone, top_p 1 and top_k 0: what a server tells of its tokens "
-                "is its whole distribution at temperature 1"
+                "against 'server' needs temperatures 0 and 1 alone, top_p 1 and top_k 0: the log-probabilities that a "
+                "server sends are of its whole distribution at temperature 1"
             )
         return self

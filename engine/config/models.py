@@ -33,7 +33,8 @@ class ModelSpec(Section):
     revision: str | None = Field(None, description="branch, tag or commit of a hub model")
     adapter: Annotated[str | None, Mark(path="file")] = Field(
         None,
-        description="folder or hub:ORG/NAME of a PEFT adapter merged into the model; its own tokenizer or template is used",
+        description="folder or hub:ORG/NAME of a PEFT adapter to merge into the model; its tokenizer and template "
+        "are used",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 where the processor multiplies it natively, else float32"
@@ -90,7 +91,9 @@ class DraftSpec(Section):
     vocabulary: int | None = Field(
         None,
         ge=2,
-        description="ids the draft can propose, the most frequent ones of the training answers; all (or those of the checkpoint) if empty",
+        description="number of ids the draft can propose, the most frequent ones of the training answers; if empty, "
+        "all, "
+        "or those of the checkpoint",
     )
     share_embeddings: bool = Field(
         True, description="the draft uses the target's embeddings and output head, frozen; they are not stored again"

@@ -78,12 +78,14 @@ class PromptsSpec(Section):
     max_prompt_tokens: int | None = Field(
         None,
         ge=1,
-        description="leave out longer training prompts, in tokens, and of the held-out ones those of them that leave no room "
-        "for an answer in the context; counted",
+        description="leave out longer training prompts, in tokens, and longer held-out prompts that leave no room "
+        "for an "
+        "answer in the context; counted",
     )
     train_prompts: int | None = Field(
         None,
         ge=1,
-        description="train on so many of the training prompts, chosen by their ids: a smaller set is part of a larger one; "
-        "all if empty",
+        description="train on this many of the training prompts, selected by their ids, so that a smaller set is "
+        "part of "
+        "a larger one; all if empty",
     )

@@ -112,7 +112,7 @@ def value_at(values: Values, key: str) -> Any:
 
 
 def map_paths(values: Values, change: Callable[[str, str], str], section: type[Section] = Recipe) -> dict[str, Any]:
-    """A copy of `values` with each path p in it as `change(p, kind)`, kind being 'file' or 'draft' as the schema marks it.
+    """A copy of `values` with each path p as `change(p, kind)`, kind being 'file' or 'draft' as the schema marks it.
 
     Shorthands are kept: a text in place of a section, and one item in place of a list.
     """

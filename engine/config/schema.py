@@ -73,7 +73,8 @@ class Recipe(Section):
             )
         if self.capture.signal == "compact" and self.train.distill_temperature != 1:
             raise ValueError(
-                "a compact signal holds probabilities at temperature 1; distill_temperature needs capture.signal 'exact'"
+                "a compact signal holds probabilities at temperature 1; distill_temperature needs "
+                "capture.signal 'exact'"
             )
         return self
 
@@ -82,7 +83,8 @@ class Recipe(Section):
         train, black_box = self.train, self.train.supervision == "black_box"
         if (black_box or self.capture.signal == "none") and "black_box" not in MODES[train.mode].supervision:
             raise ValueError(
-                f"{train.mode} learns from the target's distribution on the draft's text: sft and signal 'none' have none"
+                f"{train.mode} learns from the target's distribution on the draft's text: sft and signal 'none' "
+                "have none"
             )
         if not train.needs_capture and self.draft.vocabulary is not None:
             raise ValueError(

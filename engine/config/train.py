@@ -61,7 +61,7 @@ class LossTerm(Section):
 
 
 class ModeSpec(Section):
-    """The settings of a mode of training. A mode's own section overrides what is not as here."""
+    """The settings of a mode of training. A mode's own section overrides what differs from the usual."""
 
     # Whether each query is passed once, in as many steps as the mode makes of it: then `steps` and `answers_per_step`
     # are the mode's, and the keys epochs, max_steps and batch_size of `train` are not used.
@@ -89,14 +89,14 @@ class OnlineSpec(ModeSpec):
     stream: Literal["decode", "replay"] = Field(
         "decode",
         description="decode: every query is decoded speculatively; replay: fates are drawn for the text of a capture, "
-        "which has the same distribution and costs one pass instead of one a token",
+        "which has the same distribution and costs one pass instead of one per token",
     )
     order: Literal["given", "shuffled"] = Field(
-        "given", description="given: queries come as the prompt files have them; shuffled: mixed by train.seed"
+        "given", description="given: the order of the prompt files; shuffled: shuffled by train.seed"
     )
     num_draft_tokens: int = Field(3, ge=1, le=32, description="gamma of the stream")
     update_interval: int = Field(8, ge=1, description="queries between updates")
-    steps_per_update: int = Field(1, ge=1, description="optimiser steps an update")
+    steps_per_update: int = Field(1, ge=1, description="optimiser steps per update")
     positions: Literal["wrong", "all"] = Field(
         "wrong", description="learn from refused positions only, or from all that were judged; never from a bonus"
     )
@@ -104,7 +104,7 @@ class OnlineSpec(ModeSpec):
         0.0, ge=0, lt=1, description="share of an update's answers that come from earlier in the stream; 0 forgets them"
     )
     swap_every: int = Field(
-        1, ge=0, description="updates between swaps of the new weights into the draft that decodes; 0: never"
+        1, ge=0, description="updates between two copies of the new weights to the draft that decodes; 0: never"
     )
 
     @property
@@ -132,11 +132,11 @@ class OnPolicySpec(ModeSpec):
     share: float = Field(
         0.5, ge=0, le=1, description="lambda: probability that a step's batch is the draft's, not the target's"
     )
-    temperature: float = Field(1.0, gt=0, le=10, description="temperature the draft writes at")
+    temperature: float = Field(1.0, gt=0, le=10, description="sampling temperature of the draft")
     anchors: Annotated[int, _ASSISTED] = Field(
-        4, ge=1, le=MOST_TOKENS, description="assisted: places in an answer from which a block is proposed"
+        4, ge=1, le=MOST_TOKENS, description="assisted: positions in an answer from which a block is proposed"
     )
-    block_tokens: Annotated[int, _ASSISTED] = Field(5, ge=1, le=64, description="assisted: tokens of a block")
+    block_tokens: Annotated[int, _ASSISTED] = Field(5, ge=1, le=64, description="assisted: tokens per block")
     decay: Annotated[float, _ASSISTED] = Field(
         0.8, gt=0, le=1, description="assisted: factor on the loss for each token after the first refused one"
     )
@@ -145,11 +145,9 @@ class OnPolicySpec(ModeSpec):
 class SelectionSpec(Section):
     """Token selection: learn where the draft lags most behind a reference [AdaSPEC, arXiv 2510.19779]."""
 
-    share: float = Field(
-        1.0, gt=0, le=1, description="share of an optimiser step's positions that is learnt from; 1: all"
-    )
+    share: float = Field(1.0, gt=0, le=1, description="share of an optimiser step's positions to learn from; 1: all")
     reference: Annotated[str | None, Mark(path="draft")] = Field(
-        None, description="run or draft folder whose loss the gap is taken to"
+        None, description="run or draft folder that the draft's loss is compared with"
     )
 
 
@@ -175,18 +173,19 @@ class TrainSpec(Section):
     loss: Annotated[list[LossTerm], ONE_OR_MANY] = Field(
         [LossTerm(name="forward_kl")], min_length=1, validate_default=True, description="one loss or a weighted sum"
     )
-    distill_temperature: float = Field(
-        1.0, gt=0, le=10, description="both distributions are softened by it before the loss"
-    )
+    distill_temperature: float = Field(1.0, gt=0, le=10, description="temperature of both distributions in the loss")
     epochs: Annotated[float, _SEVERAL_PASSES] = Field(
         6.0, gt=0, le=1_000_000, description="passes over the training answers"
     )
     max_steps: Annotated[int | None, _SEVERAL_PASSES] = Field(
         None, ge=1, description="stop after this many optimiser steps"
     )
-    batch_size: Annotated[int, _SEVERAL_PASSES] = Field(16, ge=1, description="answers an optimiser step")
+    batch_size: Annotated[int, _SEVERAL_PASSES] = Field(16, ge=1, description="answers per optimiser step")
     micro_batch_tokens: Annotated[int, PACE] = Field(
-        4096, ge=1, le=MOST_TOKENS, description="padded tokens a forward pass; smaller needs less memory, same result"
+        4096,
+        ge=1,
+        le=MOST_TOKENS,
+        description="padded tokens per forward pass; a smaller value needs less memory and gives the same result",
     )
     learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning rate after the warm-up")

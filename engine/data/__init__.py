@@ -1,11 +1,10 @@
 """Prompts: what a draft is trained and measured on.
 
-readers       prompts from the sources that a recipe names
-formats       the rows of each kind of file
-columns       where the parts of a record are found
-records       one record as a prompt, or the reason why not
-overlap       queries that occur in both training and held-out prompts
-subsets       nested training sets of any size
-whole_folder  a results folder that appears complete or not at all
-packs/        prompt sets from published packages
+readers  prompts from the sources that a recipe names
+formats  the rows of each kind of file
+columns  where the parts of a record are found
+records  one record as a prompt, or the reason why not
+overlap  queries that occur in both training and held-out prompts
+subsets  nested training sets of any size
+packs/   prompt sets from published packages
 """

@@ -21,7 +21,7 @@ _MAX_LISTED = 20
 
 
 def at(record: Mapping[str, Any], path: str | None) -> Any:
-    """The value at a column or a dotted path; None if it is missing, or the NaN that pandas writes for a missing one."""
+    """The value at a column or a dotted path; None if it is missing, or NaN, as pandas writes it."""
     value = None if path is None else _at(record, path)
     return None if value is _ABSENT or (isinstance(value, float) and value != value) else value
 

@@ -26,6 +26,8 @@ from engine.untrusted.regular_files import read_text, require_regular
 if TYPE_CHECKING:
     import datasets
 
+Record = dict[str, Any]  # a row of a file: column -> value
+
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _BATCH_ROWS = 32
 # A larger file is no list of prompts, and reading it would only take time and memory.
@@ -40,8 +42,8 @@ class Row:
     """A record of a file, or the problem in its place."""
 
     line: int
-    """From 1: the line at which the record starts in text formats (JSON lines, CSV), the number of the row in others."""
-    record: dict[str, Any] | None
+    """From 1: the line at which the record starts in text formats (JSON lines, CSV), the row number in others."""
+    record: Record | None
     problem: str = ""
     others: tuple[str, ...] = ()
     """Columns of a table that were not loaded."""
@@ -90,7 +92,7 @@ def _row_of_line(number: int, line: bytes, source: PromptSource) -> Row:
 
 
 def _row_of_value(number: int, value: Any, *, spoilt: bool) -> Row:
-    """The record of a line or of an item. `spoilt`: a part of the file must not be used, perhaps a part of this value."""
+    """The record of a line or of an item. `spoilt`: a part of the file must not be used, perhaps of this value."""
     reason = json_text.reason_in(value) if spoilt else ""
     if not reason and isinstance(value, dict):
         reason = "is nested too deeply" if json_text.too_deep(value) else ""
@@ -196,9 +198,7 @@ def read_parquet(path: Path, source: PromptSource) -> Iterator[Row]:
             yield _row_of_arrow(number, record, decode, others)
 
 
-def _row_of_arrow(
-    number: int, record: dict[str, Any], decode: Callable[[dict[str, Any]], dict[str, Any]], others: tuple[str, ...]
-) -> Row:
+def _row_of_arrow(number: int, record: Record, decode: Callable[[Record], Record], others: tuple[str, ...]) -> Row:
     try:
         with bad_records():
             return Row(number, plain(decode(record)), others=others)
@@ -219,7 +219,7 @@ def _refuse_unpacked(metadata: Any, columns: list[str], source: PromptSource) ->
             )
 
 
-def _parquet_decoder(schema: Any, columns: list[str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _parquet_decoder(schema: Any, columns: list[str]) -> Callable[[Record], Record]:
     """Undo the storage form of Datasets, which writes free-form objects as JSON text inside structs."""
     if b"huggingface" not in (schema.metadata or {}):
         return lambda record: record
@@ -243,7 +243,7 @@ def read_file(path: Path, source: PromptSource) -> Iterator[Row]:
     reader = FILE_READERS.get(path.suffix.lower())
     if reader is None:
         raise DraftbenchError(
-            f"{source.path} has the extension {path.suffix!r}, which is no known format",
+            f"{source.path} has the extension {path.suffix!r}, which is not a known format",
             "the format is taken from the extension and not guessed from the content",
             f"give one of {', '.join(FILE_READERS)}, a Datasets folder, or hub:NAME",
         )

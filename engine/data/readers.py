@@ -74,7 +74,7 @@ def read_prompts(
     if whole.bad and not skip_bad:
         raise DraftbenchError(
             _listed(
-                whole.bad, f"{len(whole.bad)} of {sum(info['rows'] for info in whole.sources)} rows are no prompts"
+                whole.bad, f"{len(whole.bad)} of {sum(info['rows'] for info in whole.sources)} rows are not prompts"
             ),
             "leaving them out silently would change the prompts that the draft is trained and measured on",
             "correct them, or leave them out: --skip-bad (`prompts.skip_bad: true`)",
@@ -139,32 +139,27 @@ def open_source(source: PromptSource, relative_to: Path | None) -> tuple[Iterato
     path = set_file(source.path) if source.path.startswith(PREFIX) else resolve_input(source.path, relative_to)
     with boundary(f"cannot read {printable(source.path)}", "check the path and its permissions"):
         if path.is_dir():
-            sha256 = _folder_hash(path, source)  # before Datasets opens what may not be a file
+            files = regular_files(path, MAX_FILE_BYTES, source.path)  # before Datasets opens what may not be a file
+            sha256 = content_hash([[file.relative_to(path).as_posix(), sha256_file(file)] for file in files])
             return read_folder(path, source), sha256
         reader = read_file(path, source)
         require_regular(path, MAX_FILE_BYTES, source.path)
         return reader, sha256_file(path)
 
 
-def _folder_hash(folder: Path, source: PromptSource) -> str:
-    files = regular_files(folder, MAX_FILE_BYTES, source.path)
-    return content_hash([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files])
-
-
 def _stems(sources: Sequence[PromptSource]) -> list[str]:
     """The prefix of generated ids per source: the file's stem, with its folder where two sources share a stem.
 
+    For a folder or a hub dataset it is the last part of its name and the split.
     Several domains in one recipe usually come as <domain>/train.jsonl.
     """
     paths = [Path(source.path.removeprefix(_HUB)) for source in sources]
-    stems = [_stem(path, source.split) for path, source in zip(paths, sources, strict=True)]
+    stems = [
+        path.stem if path.suffix.lower() in FILE_READERS else f"{path.name}-{source.split}"
+        for path, source in zip(paths, sources, strict=True)
+    ]
     counts = Counter(stems)
     return [f"{path.parent.name}-{stem}" if counts[stem] > 1 else stem for path, stem in zip(paths, stems, strict=True)]
-
-
-def _stem(path: Path, split: str) -> str:
-    """The file's stem; for a folder or a hub dataset its last name and the split."""
-    return path.stem if path.suffix.lower() in FILE_READERS else f"{path.name}-{split}"
 
 
 def _nothing_in(source: PromptSource, bad: Sequence[BadRow]) -> DraftbenchError:

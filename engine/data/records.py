@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.chat.messages import BadRecordError as BadRecordError
 from engine.chat.messages import decoded, kind, normal, normal_tools
-from engine.chat.prompt import Message, Prompt
+from engine.chat.prompt import Message, Prompt, Tool
 from engine.config.schema import PromptSource
 from engine.data.columns import at
 from engine.errors import Cancelled, DraftbenchError, first_line
@@ -68,7 +68,12 @@ def messages_of(record: Mapping[str, Any], source: PromptSource, seen: Counter[s
     """The conversation of a record in normal form, with the system message of a column of its own."""
     value = decoded(at(record, source.messages_column), source.messages_column)
     messages = _plain_question(record, source, seen) if value is None else normal(value, source.messages_column, seen)
-    if value is not None and _says_more(at(record, source.prompt_column), messages):
+    text = at(record, source.prompt_column)
+    if (
+        value is not None
+        and isinstance(text, str)
+        and text.strip() not in {"", *(m["content"].strip() for m in messages)}
+    ):
         seen[f"{source.prompt_column!r} left aside beside {source.messages_column!r}, which says something else"] += 1
     system = next(
         (text for column in source.system_columns() if (text := at(record, column)) not in (None, "", [])), None
@@ -86,12 +91,7 @@ def messages_of(record: Mapping[str, Any], source: PromptSource, seen: Counter[s
     return messages
 
 
-def _says_more(text: Any, messages: tuple[Message, ...]) -> bool:
-    """Whether a record's plain text is the content of none of its messages."""
-    return isinstance(text, str) and bool(text.strip()) and text.strip() not in {m["content"].strip() for m in messages}
-
-
-def tools_of(record: Mapping[str, Any], source: PromptSource) -> tuple[dict[str, Any], ...]:
+def tools_of(record: Mapping[str, Any], source: PromptSource) -> tuple[Tool, ...]:
     """The tool schemas of a record in OpenAI's form."""
     by_column = {column: normal_tools(at(record, column), column) for column in source.tools_columns()}
     present = {column: tools for column, tools in by_column.items() if tools}
@@ -127,7 +127,7 @@ def plain(value: Any) -> Any:
         try:
             return value.decode("utf-8")
         except UnicodeDecodeError:
-            raise BadRecordError("holds bytes that are no text in UTF-8") from None
+            raise BadRecordError("holds bytes that are not UTF-8 text") from None
     if isinstance(value, uuid.UUID):
         return str(value)
     return plain(value.tolist()) if hasattr(value, "tolist") else value

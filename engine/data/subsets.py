@@ -30,7 +30,7 @@ def nested_subset(prompts: Sequence[Prompt], count: int | None) -> list[Prompt]:
 
 
 def split_heldout(prompts: list[Prompt], watched: int, measured: int | None) -> tuple[list[Prompt], list[Prompt]]:
-    """Split held-out prompts into the first few, watched in training (at most a quarter), and the rest, to measure on."""
+    """Split held-out prompts into those watched in training, at most the first quarter, and those measured on."""
     few = min(watched, max(1, len(prompts) // 4))
     if len(prompts) < 2:
         raise DraftbenchError(

@@ -84,7 +84,7 @@ _OF_BEAMS = frozenset({"length_penalty", "diversity_penalty", "num_beam_groups"}
 
 
 def bare_settings(model: Any, stop_ids: Collection[int] = ()) -> Any:
-    """A GenerationConfig of the ids alone: beginning, padding, and `stop_ids` as what ends an answer (none if empty)."""
+    """A GenerationConfig of the ids alone: beginning, padding, and `stop_ids` as those that end an answer."""
     from transformers import GenerationConfig
 
     own = model.generation_config
@@ -152,7 +152,7 @@ def proposing(num_draft_tokens: int) -> dict[str, Any]:
 
 
 def asked_for(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a model's own generation settings that make `generate` write another text than the bare model.
+    """The model's own generation settings that make `generate` write another text than the bare model.
 
     What Transformers knows no setting of that name for has no effect, and is left out.
     """
@@ -170,8 +170,8 @@ def _acts(key: str, value: Any) -> bool:
     return not (isinstance(value, (str, list, tuple, dict)) and len(value) == 0)
 
 
-def told(settings: Mapping[str, Any]) -> str:
-    """What a reader should know of a model's own generation settings; '' if they change no text."""
+def remark(settings: Mapping[str, Any]) -> str:
+    """A sentence on a model's own generation settings, for the reader of a result; '' if they change no text."""
     asked = asked_for(settings)
     if not asked:
         return ""
@@ -187,13 +187,13 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def told_of_model(model: Any) -> str:
-    """`told` of a loaded model."""
-    return told(model.generation_config.to_diff_dict())
+def remark_on_model(model: Any) -> str:
+    """`remark` of a loaded model."""
+    return remark(model.generation_config.to_diff_dict())
 
 
-def told_of_folder(folder: Path) -> str:
-    """`told` of a model folder, read without weights. Raises DraftbenchError if the file is no JSON object.
+def remark_on_folder(folder: Path) -> str:
+    """`remark` of a model folder, read without weights. Raises DraftbenchError if the file is no JSON object.
 
     Folders of before generation_config.json hold such settings in config.json, where Transformers reads them too.
     """
@@ -206,7 +206,7 @@ def told_of_folder(folder: Path) -> str:
         settings = read_json(path)
     if not isinstance(settings, dict):
         raise DraftbenchError(f"{path} is no JSON object", "it holds settings of the model", "repair it")
-    return told(settings)
+    return remark(settings)
 
 
 def _cuda_devices(model: Any) -> list[int]:

@@ -1,4 +1,4 @@
-"""Whether rows of different length may share a cache, asked of the model itself.
+"""Measure whether rows of different length may share a cache of a model.
 
 In a ragged batch some columns of the cache hold nothing for some rows: padding, and tokens that were taken back.
 A mask hides them and positions do not count them, which is enough for a model that reads both. One that counts
@@ -37,7 +37,7 @@ _known: weakref.WeakKeyDictionary[Any, Columns] = weakref.WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Columns:
-    """What a model makes of columns that hold nothing. `difference`: see `_difference`; None where none was measured."""
+    """Whether a model may be given empty cache columns; `difference` is that of `_difference` if it was measured."""
 
     holes: bool  # whether it may be given any
     why_not: str = ""
@@ -45,31 +45,31 @@ class Columns:
 
 
 def takes_positions(model: Any) -> bool:
-    """Whether the model can be told the position of each token."""
+    """Return whether the model's forward takes the position of each token."""
     return "position_ids" in inspect.signature(body(model).forward).parameters
 
 
 def may_hold_holes(model: Any) -> bool:
-    """Whether rows of different length may share a cache of this model. Asked once a model."""
+    """Return whether rows of different length may share a cache of this model; measured once per model."""
     return columns_of(model).holes
 
 
 def apart(model: Any) -> str:
-    """In a sentence, that rows of this model are decoded one at a time, and why; empty if they are not."""
+    """A sentence that says why rows of this model are decoded one at a time; empty if they are not."""
     why = columns_of(model).why_not
     return f"{why}: its rows are decoded one at a time, each with a cache of its own" if why else ""
 
 
 def columns_of(model: Any) -> Columns:
-    """What the model makes of holes, measured when it is first asked.
+    """Return what the model makes of holes, measured at the first call.
 
     Raises DraftbenchError for a model that does not forget what was taken out of its cache: it cannot be decoded
     speculatively at all.
     """
-    found = _known.get(model)
-    if found is None:
-        found = _known[model] = probe(model)
-    return found
+    columns = _known.get(model)
+    if columns is None:
+        columns = _known[model] = probe(model)
+    return columns
 
 
 @torch.no_grad()
@@ -85,8 +85,8 @@ def probe(model: Any) -> Columns:
         if not forgot <= tolerance:  # a NaN is no agreement either
             raise DraftbenchError(
                 f"{type(model).__name__} does not forget tokens taken out of its cache",
-                f"after three tokens were taken back its logits differ by {forgot:.2g} standard deviations, so what the "
-                "target refused would still have a say",
+                f"after three tokens were taken back its logits differ by {forgot:.2g} standard deviations, so "
+                "what the target refused would still have a say",
                 _FIX,
             )
         hole = _hole(model)
@@ -170,24 +170,24 @@ def _hole(model: Any) -> int | None:
 def _forward(
     model: Any, ids: list[list[int]], cache: Any, positions: list[list[int]], mask: list[list[int]] | None = None
 ) -> Any:
-    told = {"position_ids": _tensor(positions, model)} if takes_positions(model) else {}
+    placed = {"position_ids": _tensor(positions, model)} if takes_positions(model) else {}
     return body(model)(
         input_ids=_tensor(ids, model),
         attention_mask=None if mask is None else _tensor(mask, model),
         past_key_values=cache,
         use_cache=True,
-        **told,
+        **placed,
     )
 
 
 def _logits(model: Any, output: Any) -> torch.Tensor:
-    """Of the compared block: [row, token, vocab], float32."""
+    """Logits of the compared block: [row, token, vocab], float32."""
     return Head.of(model).logits(output.last_hidden_state[:, _MIDDLE - _TEXT :].contiguous()).float()
 
 
-def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+def _difference(logits: torch.Tensor, expected: torch.Tensor) -> float:
     """Root mean square difference of logits in their standard deviations; both [1, token, vocab]."""
-    apart = (found - found.mean(-1, keepdim=True)) - (expected - expected.mean(-1, keepdim=True))
+    apart = (logits - logits.mean(-1, keepdim=True)) - (expected - expected.mean(-1, keepdim=True))
     return float(apart.square().mean().sqrt() / expected.std().clamp_min(1e-9))
 
 
@@ -209,8 +209,8 @@ def rotary_limit(model: Any) -> int | None:
     limit a row's logits depend on the rows beside it, and on how many tokens are read at once.
     """
     config = text_config(model)
-    told = getattr(config, "rope_parameters", None) or {}
-    kinds = [told, *(value for value in told.values() if isinstance(value, dict))]
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
     limits = [
         kind.get("original_max_position_embeddings") or config.max_position_embeddings
         for kind in kinds

@@ -29,7 +29,7 @@ class Counts:
         }
 
     def as_others_report(self) -> dict[str, float]:
-        """What other systems would print for the same trace.
+        """The figures that other systems would print for the same trace.
 
         vLLM's mean acceptance length pools drafts and adds the target's token; SGLang divides
         completion tokens by verify calls, as Spec-Bench's mean accepted tokens does; llama.cpp

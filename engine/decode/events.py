@@ -1,4 +1,4 @@
-"""What happens in decoding, told once: fates, tokens, rounds and how each fate is marked.
+"""The events of decoding: fates, tokens, rounds, and how each fate is marked.
 
 The command line, the measurements, the stored traces and the tests all read these, so they
 cannot disagree about what was accepted.
@@ -13,7 +13,7 @@ from engine.errors import DraftbenchError
 
 
 class Fate(StrEnum):
-    """What became of a token."""
+    """The fate of a token."""
 
     ACCEPTED = "accepted"  # proposed by the draft, kept by the target
     REJECTED = "rejected"  # the first refusal of a round
@@ -28,7 +28,7 @@ PROPOSED = frozenset({Fate.ACCEPTED, Fate.REJECTED, Fate.DISCARDED})
 
 @dataclass(frozen=True)
 class Mark:
-    """How a fate looks. Never by colour alone: each has a second mark besides its tint."""
+    """The look of a fate, never by colour alone: each has a second mark besides its tint."""
 
     tint: str  # Okabe-Ito colour behind the text
     decoration: str  # CSS text-decoration

@@ -37,9 +37,8 @@ class PromptDecoding:
     def rounds(self) -> Iterator[Round]:
         """Decode once; the rounds come as they end and are kept in `decoded`."""
         began = time.perf_counter()
-        draft = None if self.draft is None else self.draft.model
-        models = self.target.model, draft
-        for item in speculative_decode(*models, [self.prompt_ids], self.settings, alternatives=_ALTERNATIVES):
+        target, draft = self.target.model, None if self.draft is None else self.draft.model
+        for item in speculative_decode(target, draft, [self.prompt_ids], self.settings, alternatives=_ALTERNATIVES):
             self.decoded.append(item)
             yield item
         self.seconds = time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""Rules of sampling: from logits to the distribution that is really sampled, and draws from it.
+"""Rules of sampling: the distribution that is really sampled, and draws from it.
 
 Both models pass through the same `distribution`, and the q recorded for a draft token is the
 one it was drawn from. A draft identical to its target therefore accepts everything.
@@ -60,8 +60,8 @@ def _keep_nucleus(probs: torch.Tensor, top_p: float) -> torch.Tensor:
     ordered, ids = probs.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
     kept = torch.where(before < top_p, ordered, torch.zeros_like(ordered))
-    chosen = torch.zeros_like(probs).scatter(-1, ids, kept)
-    return chosen / chosen.sum(-1, keepdim=True)
+    nucleus = torch.zeros_like(probs).scatter(-1, ids, kept)
+    return nucleus / nucleus.sum(-1, keepdim=True)
 
 
 def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
@@ -93,7 +93,7 @@ def _invert(masses: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor,
     masses: [..., n] float64 of positive total, uniforms: [...] in [0, 1) -> indices [...], shares [...] in [0, 1).
     """
     cumulative = masses.cumsum(-1)
-    # the product may round up to the total itself, behind which nothing lies
+    # the product may round up to the total itself, after which nothing lies
     threshold = torch.minimum(uniforms * cumulative[..., -1], cumulative[..., -1] * _BELOW_ONE).unsqueeze(-1)
     index = torch.searchsorted(cumulative, threshold, right=True)
     mass = masses.gather(-1, index)

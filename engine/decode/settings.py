@@ -1,4 +1,4 @@
-"""What a decoding depends on besides its models and prompts: sampling, draft length, limits and seed."""
+"""Settings of a decoding: sampling, draft length, limits and seed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DraftLength(Protocol):
 
 @dataclass(frozen=True)
 class FixedLength:
-    """The same gamma every round."""
+    """A draft length that never changes."""
 
     num_draft_tokens: int
 
@@ -64,7 +64,7 @@ NO_DRAFT = FixedLength(0)  # the draft length of plain decoding
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """Settings of a decoding.
+    """The settings that a decoding depends on besides its models and prompts.
 
     A row ends at `max_new_tokens` or after one of `stop_ids`. `seed` and a row's name decide its random draws.
     """

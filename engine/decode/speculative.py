@@ -22,7 +22,7 @@ from engine.decode.settings import DecodeSettings
 from engine.models.vocabulary import align_logits, spread
 
 Observe = Callable[[int, torch.Tensor], None]
-"""Row number, and what entered the target's head where it judged or drew the round's emitted tokens: [emitted, width]."""
+"""Called with a row's number and the target's last hidden states at the round's emitted tokens: [emitted, width]."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Verdict:
 
 
 def accepted_tokens(target_prob: torch.Tensor, draft_prob: torch.Tensor, uniforms: torch.Tensor) -> int:
-    """How many of a block's tokens are kept before the first refusal.
+    """Count the tokens of a block that are kept before the first refusal.
 
     p and q of each proposed token and the draws that judge them: [token] each.
     """
@@ -75,8 +75,8 @@ class _Row:
 class _Judged:
     """One row's proposal in a round, the target's verdict on it, and what it makes of the row.
 
-    target_probs: [gamma + 1, vocab], draft_probs: [gamma, vocab], with the row's own gamma. `finish_reason`: why the row
-    ends, if it does.
+    target_probs: [gamma + 1, vocab], draft_probs: [gamma, vocab], with the row's own gamma. `finish_reason` is None
+    unless the row ends.
     """
 
     row: _Row
@@ -103,8 +103,7 @@ def speculative_decode(
     `target` and `draft` are Transformers causal models on one device. `names` seed the rows' own random streams (their
     numbers by default): with a fixed length a row's rounds do not depend on the rows beside it. `alternatives` is the
     number of likeliest tokens of either model to note at each judged position. A row never exceeds the limit of
-    `settings`: near it, it proposes less. `observe` is shown what entered the target's head at the tokens of each round,
-    before the round is yielded.
+    `settings`: near it, it proposes less. `observe` is called for each round before the round is yielded.
     """
     uniforms = Uniforms(settings.seed, list(names or map(str, range(len(prompts)))))
     limit, length = settings.max_new_tokens, settings.length.fresh()

@@ -41,7 +41,7 @@ class TextStream:
         return text
 
     def finish(self) -> str:
-        """What is still held when the answer ends: bytes that no token will complete any more."""
+        """Return the text still held when the answer ends: bytes that no token will complete any more."""
         text = self._new_text(self._ids) if self._shown < len(self._ids) else ""
         self._shown = len(self._ids)
         return text
@@ -82,7 +82,7 @@ class TextStream:
         return whole[len(before) :]
 
     def _before_last_character(self, text: str) -> tuple[str, int]:
-        """Of held bytes that make no sense, the text that no later id can change, and where it ends."""
+        """The part of held bytes that no later id can change, as text, and where it ends."""
         for end in range(len(self._ids) - 1, self._shown, -1):
             piece = self._new_text(self._ids[:end])
             if piece + self._tokenizer.decode(self._ids[end:]) == text:

@@ -88,11 +88,11 @@ def _named(draft: Draft) -> dict[str, torch.nn.Parameter]:
 
 def _moments(draft: Draft, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """AdamW's per-parameter tensors as 'name/key'."""
-    found = {}
+    tensors = {}
     for name, parameter in _named(draft).items():
         for key, value in optimiser.state.get(parameter, {}).items():
-            found[f"{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
-    return found
+            tensors[f"{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    return tensors
 
 
 def _restore_moments(draft: Draft, optimiser: torch.optim.Optimizer, moments: dict[str, torch.Tensor]) -> None:

@@ -66,7 +66,8 @@ def chunked_loss(
         weights = None if positions.weights is None else positions.weights[part]
         return _weighted(logits, signal, context, terms, weights).sum()
 
-    loss: torch.Tensor = _GradientInForward.apply(hidden, head.weight, head.bias, head, loss_of, parts)  # type: ignore[no-untyped-call]
+    apply = _GradientInForward.apply
+    loss: torch.Tensor = apply(hidden, head.weight, head.bias, head, loss_of, parts)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -155,7 +156,8 @@ class _GradientInForward(torch.autograd.Function):
             leaves = [None if t is None else t[part] if i == 0 else t for i, t in enumerate(inputs)]
             leaves = [None if t is None else t.detach().requires_grad_(i in needed) for i, t in enumerate(leaves)]
             with torch.enable_grad():
-                loss = loss_of(part, leaves[0], replace(head, weight=leaves[1], bias=leaves[2]))  # type: ignore[arg-type]
+                own_head = replace(head, weight=leaves[1], bias=leaves[2])  # type: ignore[arg-type]
+                loss = loss_of(part, leaves[0], own_head)
             total += loss.detach()
             if needed:
                 wanted = [t for i, t in enumerate(leaves) if t is not None and i in needed]

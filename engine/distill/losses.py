@@ -2,7 +2,8 @@
 
 p is the target, q the draft. Every function maps draft logits [position, vocab] and a signal to
 one loss per position, [position], in nats unless said otherwise. Nothing here is chunked or fast;
-engine.distill.chunked runs the same functions piece by piece.
+engine.distill.chunked runs the same functions piece by piece. A loss is a function here, and a card
+of the same name in `engine.catalogue.LOSSES`.
 """
 
 from __future__ import annotations
@@ -123,7 +124,6 @@ def sft(draft_logits: torch.Tensor, signal: Signal | None, context: Context) -> 
     return torch.where(context.token_ids < 0, torch.zeros_like(losses), losses)
 
 
-# A loss is a function here and a card of the same name in `engine.catalogue.LOSSES`.
 LOSSES: dict[str, LossFunction] = {
     "forward_kl": forward_kl,
     "reverse_kl": reverse_kl,

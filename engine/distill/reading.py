@@ -18,8 +18,8 @@ class SignalReader:
     """Turns the raw signal of a batch into distributions over the ids that the draft knows.
 
     `draft_ids`: [rows], the target's ids that a draft of a trimmed vocabulary knows; None if it knows all.
-    With a capture the normaliser of each of its positions is worked out once; a signal that is of no
-    capture (place -1) is normalised whenever it is read.
+    The normaliser of each position of a capture is computed once; a signal outside any capture (place -1) is
+    normalised whenever it is read.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class SignalReader:
         if draft_ids is not None and signal.kind == "compact":
             raise DraftbenchError(
                 "a draft of a trimmed vocabulary cannot learn from a compact signal",
-                "which of its ids lie in the tail, and how likely each is, is not known",
+                "the probabilities of its ids in the tail are not known",
                 "set capture.signal: exact, or leave draft.vocabulary out",
             )
         self.format, self.head, self.device, self.capture = signal, target_head, device, capture

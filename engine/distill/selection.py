@@ -54,8 +54,8 @@ class SelectedBatches(BatchSource):
         if self.share == 1 or not batches:
             return batches
         gaps = torch.cat([self.gap(batch) for batch in batches])
-        chosen = torch.split(largest(gaps, self.share), [batch.tokens for batch in batches])
-        kept = [batch.only(own) for batch, own in zip(batches, chosen, strict=True)]
+        keep = torch.split(largest(gaps, self.share), [batch.tokens for batch in batches])
+        kept = [batch.only(own) for batch, own in zip(batches, keep, strict=True)]
         return [batch for batch in kept if batch.tokens]
 
     def gap(self, batch: Batch) -> torch.Tensor:
@@ -100,9 +100,9 @@ class SelectedBatches(BatchSource):
 def largest(gaps: torch.Tensor, share: float) -> torch.Tensor:
     """[position] bool: the `share` of positions with the largest gaps, at least one; of equal ones the earlier."""
     count = min(len(gaps), max(1, math.floor(share * len(gaps) + 0.5)))
-    chosen = torch.zeros(len(gaps), dtype=torch.bool)
-    chosen[gaps.argsort(descending=True, stable=True)[:count]] = True
-    return chosen
+    keep = torch.zeros(len(gaps), dtype=torch.bool)
+    keep[gaps.argsort(descending=True, stable=True)[:count]] = True
+    return keep
 
 
 def load_reference(folder: Path, draft: Draft, target: LoadedModel) -> Draft:

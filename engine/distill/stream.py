@@ -1,7 +1,7 @@
-"""What a stream of queries leaves behind: each query's text, which of its tokens were judged and which refused.
+"""The log of a stream of queries: each query's text, and its tokens that were judged and refused.
 
     runs/<id>/stream/
-      answers.jsonl  a line a query, in stream order: text, fates, and where its signal lies
+      answers.jsonl  a line per query, in stream order: text, fates, and the offset of its signal
       signal.bin     the target's signal at each token of a decoded stream; a replayed one has its capture's
 
 Appended query by query, the signal before the line that points to it. A resumed run cuts what came
@@ -45,9 +45,9 @@ class Streamed:
 
     def keep(self, positions: str) -> torch.Tensor:
         """[token] bool: where to learn from, `positions` being 'wrong' or 'all'."""
-        chosen = torch.zeros(len(self.token_ids), dtype=torch.bool)
-        chosen[self.wrong if positions == "wrong" else self.judged] = True
-        return chosen
+        keep = torch.zeros(len(self.token_ids), dtype=torch.bool)
+        keep[self.wrong if positions == "wrong" else self.judged] = True
+        return keep
 
     def event(self, steps_per_update: int) -> StreamedQuery:
         """The event of the run's folder; its step counts optimiser steps, as those of other events do."""
@@ -92,7 +92,7 @@ class StreamLog:
         self._offsets: list[int] = []
 
     def cut(self, updates: int) -> None:
-        """Open it for going on after so many updates: read what earlier ones left whole, drop the rest."""
+        """Open the log to resume after `updates` updates: keep the whole entries of earlier ones, drop the rest."""
         lines: list[dict[str, Any]] = []
         end = 0
         for line in read_lines(self.folder / "answers.jsonl"):

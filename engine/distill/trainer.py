@@ -55,7 +55,7 @@ class Outcome:
 
 
 class Trainer:
-    """Trains one draft. Everything that survives a kill lies under `folder`."""
+    """Trains one draft. Everything that survives a kill is under `folder`."""
 
     def __init__(
         self,
@@ -198,7 +198,9 @@ class Trainer:
         return DraftbenchError(
             f"step {step + 1}: the loss is {loss} and the gradient norm {norm}",
             f"training has diverged; this step was not applied and {kept}",
-            f"lower train.learning_rate (now {self.settings.learning_rate:g}), raise warmup_fraction, or use precision: float32",
+            f"lower train.learning_rate (now {self.settings.learning_rate:g}), raise warmup_fraction, or use "
+            f"precision: "
+            "float32",
         )
 
     def _evaluate(self) -> None:

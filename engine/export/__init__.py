@@ -1,9 +1,11 @@
 """Export: a trained draft for use elsewhere.
 
 of_run            export a run's draft and check the result
-huggingface       the Hugging Face folder, loaded again to check it
-model_card        its model card
-check_text        the text that an export is checked on
+huggingface       the Hugging Face folder
+folder            the folder appears complete or not at all, and replaces only an earlier export
+check             does the exported folder measure like the run's draft?
+check_text        the text that this is measured on
+model_card        the model card
 whole_vocabulary  a trimmed draft with all of its target's ids
 small_draft       a checkpoint small enough to share
 
@@ -34,7 +36,7 @@ class Load(Protocol):
 
 
 class Exporter(Protocol):
-    """What the file of a format holds."""
+    """The contents of an exported format."""
 
     load: Load
 

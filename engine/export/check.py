@@ -1,4 +1,4 @@
-"""Whether an exported folder is the run's draft: both measured on the same text, the folder loaded without us."""
+"""Check that an exported folder is the run's draft: Transformers loads it, and both are measured on the same text."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Checked:
 
     @property
     def same(self) -> bool:
-        """Whether the folder is the draft, as far as this text shows."""
+        """The folder is the draft, as far as this text shows."""
         return self.difference <= _SAME
 
 
@@ -66,18 +66,18 @@ def paired_acceptance(
         copy.deepcopy(draft.model).float(),
         load(folder, target.dtype, target.device, remote_code=remote).float(),
     )
-    chosen = set(prompt_ids)
+    asked = set(prompt_ids)
     checked = []
     for temperature, capture in captures.items():
-        answers = [a for a in capture.answers if a.prompt_id in chosen]
+        answers = [a for a in capture.answers if a.prompt_id in asked]
 
         def overlaps(model: Any, at: float = temperature, on: Capture = capture, of: Any = answers) -> torch.Tensor:
             if settings.against == "server":
-                found = served_acceptance(model, on, at, target.vocab_rows, of)
+                results = served_acceptance(model, on, at, target.vocab_rows, of)
             else:
                 sampling = Sampling(at, settings.top_k, settings.top_p)
-                found = exact_acceptance(model, Head.of(target.model), on, sampling, of)
-            return torch.cat([result.overlap for result in found]).double()
+                results = exact_acceptance(model, Head.of(target.model), on, sampling, of)
+            return torch.cat([result.overlap for result in results]).double()
 
         ours, theirs = (overlaps(model) for model in models)
         apart = float((ours - theirs).abs().mean())
@@ -95,7 +95,7 @@ def same_greedy_text(
     gamma: int,
     max_new_tokens: int,
 ) -> list[bool]:
-    """Whether Transformers' assisted generation writes what our loop writes, per prompt, in float32."""
+    """Return for each prompt whether assisted generation writes the text of our loop, in float32."""
     target = target_float32.model
     remote = target_float32.spec.trust_remote_code
     draft = load(folder, torch.float32, target_float32.device, remote_code=remote)

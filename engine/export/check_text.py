@@ -47,7 +47,7 @@ class CheckText:
         return plan_heldout(home.captures, self.recipe, target, self.prompts)
 
     def captured(self, home: Home, target: LoadedModel) -> bool:
-        """Whether the target need not answer anything."""
+        """Return whether every answer of the text is captured already."""
         return all((plan.folder / "done.json").exists() for plan in self.plans(home, target).values())
 
 
@@ -113,7 +113,7 @@ def _answered_here(recipe: Recipe) -> Recipe:
 
 
 def _stored_questions(run: RunFolder) -> list[Prompt]:
-    """What the held-out prompts of the measurement ask in words."""
+    """Prompts made from the questions that the measurement stored."""
     path = run.path / "measure" / "prompts.parquet"
     if not path.is_file():
         return []
@@ -144,7 +144,7 @@ def _alternating(first: list[Prompt], second: list[Prompt]) -> list[Prompt]:
 
 
 def _renders(recipe: Recipe, target: LoadedModel, prompt: Prompt) -> bool:
-    """Whether the target's template takes the prompt, its embeddings the tokens, and its context the answer."""
+    """Return whether the target can read the prompt, and has room for an answer."""
     try:
         render(
             target.tokenizer,

@@ -15,7 +15,7 @@ _TAG = "draftbench"  # in the model card's front matter: what is replaced must b
 
 
 def write_folder(folder: Path, card: str, write: Callable[[Path], None], *, overwrite: bool = False) -> None:
-    """What `write` puts into an empty folder, and the model card.
+    """Write an export: the files that `write` puts into an empty folder, and the model card.
 
     An existing folder is refused, unless `overwrite` and it holds an earlier export.
     """

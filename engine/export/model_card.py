@@ -17,7 +17,7 @@ def model_card(
 ) -> str:
     """Markdown with the measured numbers, their intervals and conditions. Every figure is read from the run.
 
-    `settings_note`: what the target's own generation settings ask for (`engine.decode.bare.told`).
+    `settings_note`: what the target's own generation settings ask for (`engine.decode.bare.remark`).
     """
     source, conditions, served = provenance.source, summary.conditions, summary.served
     losses = ", ".join(term.name for term in recipe.train.loss)

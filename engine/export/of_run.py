@@ -1,4 +1,4 @@
-"""Exporting a run: write the folder, then load it without us and measure it against the run's draft on the same text."""
+"""Export a run: write the folder, then load it with Transformers and compare it with the run's draft."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.catalogue import DEFAULT_FORMAT
-from engine.decode.bare import told_of_model
+from engine.decode.bare import remark_on_model
 from engine.errors import DraftbenchError
 from engine.export import Load, exporter
 from engine.export.check import paired_acceptance, same_greedy_text
@@ -54,7 +54,7 @@ def export_run(
         )
     if trimmed and text is not None:
         draft = _with_all_ids(draft, text, home, target, progress)
-    provenance, note = Provenance.read(run.path) or Provenance(), told_of_model(target.model)
+    provenance, note = Provenance.read(run.path) or Provenance(), remark_on_model(target.model)
     card = model_card(run.id, recipe, summary, provenance, settings_note=note)
     gamma = recipe.measure.num_draft_tokens
     write_folder(out, card, lambda folder: form.write(folder, draft, target, gamma=gamma), overwrite=overwrite)

@@ -3,7 +3,7 @@
 The rows that were cut off cannot simply be put back: the draft never learned to keep its
 probability away from them. Nor can they be zero, for a logit of zero may be a good one. What is
 wanted is a row that reads a very low logit at every hidden state the draft can be in. Hidden
-states behind a final norm have a strong mean, so such a row exists: the least-squares fit of a
+states after a final norm have a strong mean, so such a row exists: the least-squares fit of a
 constant to a sample of them.
 """
 

@@ -1,4 +1,4 @@
-"""Findings as plain values: what `draftbench findings --json` prints and every report is made from."""
+"""Findings as plain values: the document that `draftbench findings --json` prints and every report is made from."""
 
 from __future__ import annotations
 
@@ -6,42 +6,41 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from engine.findings.claims import SEEDS, Claim
+from engine.findings.claim import Claim
 from engine.findings.efforts import MEANING
 from engine.findings.evaluate import Cell, Finding, Outcome, Pooled
-from engine.findings.of_home import Evaluated
-from engine.findings.pooling import LEVEL
-from engine.findings.study_grid import WantedStudy
+from engine.findings.home import HomeFindings
+from engine.findings.missing import command, missing_runs, missing_study
+from engine.findings.runs import SEEDS
+from engine.findings.study_grid import MissingStudy
 from engine.findings.verdicts import ENOUGH_SEEDS
-from engine.findings.wanted import command, wanted
-from engine.findings.wanted_study import wanted_study
-from engine.measure.statistics import Interval
+from engine.measure.statistics import LEVEL, Interval
 from engine.records.provenance import Provenance
 
 MOST_COMMANDS = 4  # a study of so few runs is also shown as commands
 _EFFORT = ("steps_done", "tokens_seen", "n_train")
 
 
-def as_json(found: Evaluated, study: str | None = None) -> dict[str, Any]:
+def as_json(evaluated: HomeFindings, study: str | None = None) -> dict[str, Any]:
     """Everything: the claims, the runs behind them with their origin, and what was left out."""
-    used = sorted({run for finding in found.findings for cell in finding.cells for run in cell.runs})
+    used = sorted({run for finding in evaluated.findings for cell in finding.cells for run in cell.runs})
     return {
         "paper": "arXiv 2503.07807",
         "study": study,
         "metric": "exact acceptance: mean over positions of the target's own text of sum_v min(p, q)",
         "interval": f"{LEVEL:.0%}, bootstrap over prompts, both sides on the same draws",
         "seeds_needed": ENOUGH_SEEDS,
-        "runs_compared": len(found.runs),
-        "left_out": dict(found.left_out),
-        "claims": [claim_json(finding, found) for finding in found.findings],
-        "runs": [run_json(found, run_id) for run_id in used],
+        "runs_compared": len(evaluated.runs),
+        "left_out": dict(evaluated.left_out),
+        "claims": [claim_json(finding, evaluated) for finding in evaluated.findings],
+        "runs": [run_json(evaluated, run_id) for run_id in used],
     }
 
 
-def claim_json(finding: Finding, found: Evaluated) -> dict[str, Any]:
+def claim_json(finding: Finding, evaluated: HomeFindings) -> dict[str, Any]:
     """One claim: verdict, headline, by effort, by domain, cells, and the study that would decide it."""
     claim, headline = finding.claim, finding.headline
-    study = study_of(finding, found)
+    study = study_of(finding, evaluated)
     return {
         "key": claim.key,
         "number": claim.number,
@@ -59,17 +58,17 @@ def claim_json(finding: Finding, found: Evaluated) -> dict[str, Any]:
             else {}
         ),
         "by_domain": {name: pooled_json(claim, pooled) for name, pooled in headline.by_domain.items()},
-        "cells": [cell_json(claim, cell, found) for cell in finding.cells],
+        "cells": [cell_json(claim, cell, evaluated) for cell in finding.cells],
         "would_decide": None if study is None else study_json(study),
     }
 
 
-def study_of(finding: Finding, found: Evaluated) -> WantedStudy | None:
+def study_of(finding: Finding, evaluated: HomeFindings) -> MissingStudy | None:
     """The study that would decide the claim, with the single runs that come first where those are only a few."""
-    study = wanted_study(finding, found.runs, found.runs_folder)
+    study = missing_study(finding, evaluated.runs, evaluated.runs_folder)
     if study is None or (study.n_runs > MOST_COMMANDS and finding.headline.cells):
         return study
-    lines = [command(one, found.runs_folder) for one in wanted(finding, found.runs)]
+    lines = [command(one, evaluated.runs_folder) for one in missing_runs(finding, evaluated.runs)]
     return replace(study, commands=tuple(lines))
 
 
@@ -114,7 +113,7 @@ def pooled_json(claim: Claim, pooled: Pooled | None) -> dict[str, Any] | None:
     }
 
 
-def cell_json(claim: Claim, cell: Cell, found: Evaluated) -> dict[str, Any]:
+def cell_json(claim: Claim, cell: Cell, evaluated: HomeFindings) -> dict[str, Any]:
     """One comparison with its runs; `counts` is false where it is shown but not judged."""
     seeds = [dict(zip(SEEDS, pair.seed, strict=True)) for pair in cell.pairs]
     sides = [{"base": [run for run, _ in pair.base], "other": [run for run, _ in pair.other]} for pair in cell.pairs]
@@ -156,14 +155,14 @@ def shifted(interval: Interval, by: float) -> Interval:
     return Interval(interval.value + by, interval.low + by, interval.high + by, interval.n_prompts)
 
 
-def run_json(found: Evaluated, run_id: str) -> dict[str, Any]:
+def run_json(evaluated: HomeFindings, run_id: str) -> dict[str, Any]:
     """Where a number comes from: recipe, commit, seeds, hashes, and how much was trained."""
-    run = next(run for run in found.runs if run.id == run_id)
-    origin = found.provenance.get(run_id, Provenance())
+    run = next(run for run in evaluated.runs if run.id == run_id)
+    origin = evaluated.provenance.get(run_id, Provenance())
     source, prompts = origin.source, origin.prompts
     return {
         "run": run_id,
-        "title": found.titles.get(run_id),
+        "title": evaluated.titles.get(run_id),
         "domain": run.facts["domain"],
         "scenario": run.facts["scenario"],
         "mode": run.facts["train.mode"],
@@ -180,6 +179,6 @@ def run_json(found: Evaluated, run_id: str) -> dict[str, Any]:
     }
 
 
-def study_json(study: WantedStudy) -> dict[str, Any]:
+def study_json(study: MissingStudy) -> dict[str, Any]:
     """The study that would decide a claim; `commands` are the runs to begin with, where they are a few."""
     return {"why": study.why, "new_runs": study.n_runs, "recipe": study.text, "commands": list(study.commands)}

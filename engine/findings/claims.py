@@ -1,118 +1,27 @@
 """The claims of "Training Domain Draft Models for Speculative Decoding" (arXiv 2503.07807) as comparisons of runs.
 
-Each claim says which facts of two runs may differ and what makes the one and the other side;
-all other facts must be equal. What is known of the paper is its abstract and captions, so a
-band is what those state, and whether it is relative or absolute is not known but for one.
+What is known of the paper is its abstract and captions, so a band is what those state, and whether it is relative or
+absolute is not known but for one.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
+from engine.findings import remarks
+from engine.findings.claim import ANY_TRAINING, BothSides, Claim, MissingRun, placed_pair
+from engine.findings.efforts import EFFORTS, OWN, STEPS, TOKENS, Schedules, efforts_of, schedule
+from engine.findings.pairs import Pair, Place, PlacedPair, place_name
+from engine.findings.runs import Facts, Run, first_of_each
+from engine.findings.study_grid import Settings, short_sources
+from engine.paths import PROJECT_ROOT
 
-from engine.config.identity import SECTIONS, decisive
-from engine.config.schema import LossTerm
-from engine.records.provenance import Provenance
+MATCH = {TOKENS: "tokens", STEPS: "steps"}  # kind of effort -> what a study matches to make runs of it
+OTHER_LOSSES = ("reverse_kl", "tvd")  # that forward KL is set against first
 
-Facts = Mapping[str, Any]
-
-# Facts that tell which of the repetitions it is. What changes no weight and no exact rate is no fact: see `harmless`.
-SEEDS = ("train.seed", "capture.seed")
-_SIGNAL = ("signal", "signal_top_k")  # of `capture`: how it is stored, which black box does without
-_MEASURED_ON = ("top_p", "top_k", "max_new_tokens", "seed")
-# Another mode of training sets its own schedule: all of `train` may differ then, but for these.
-ANY_TRAINING = "train.*"
-_SAME_TRAINING = {"train.mode", "train.seed", "train.distill_temperature", "train.precision"}
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim. The measured effect is the exact acceptance of `other` over that of `base`, less one."""
-
-    key: str
-    number: str  # among the paper's five; 'also' for what it says besides
-    title: str
-    statement: str
-    base: str  # words for the two sides
-    other: str
-    is_base: Callable[[Facts], bool]
-    is_other: Callable[[Facts], bool]
-    varies: frozenset[str]
-    sign: int  # of the effect that the paper reports
-    band: tuple[float, float] | None = None  # of the effect, as the paper states it
-    band_of: tuple[str, ...] = ("relative", "absolute")  # which differences the band may mean
-    breadth: tuple[str, int] = ("", 0)  # how many different ones of what it must be seen in to be called reproduced
-    paired: bool = True
-    must_differ: frozenset[str] = frozenset()  # facts without whose difference the two sides are one and the same
-    by_effort: bool = False  # judged at each kind of effort (see `efforts`), the headline at the modes' own schedules
-
-    def may_differ(self, fact: str) -> bool:
-        """Whether the two runs of a pair may differ in this fact."""
-        return fact in self.varies or (ANY_TRAINING in self.varies and of_schedule(fact))
-
-
-def of_schedule(fact: str) -> bool:
-    """Whether a fact belongs to how long and in which steps a draft was trained, rather than to what it was taught."""
-    return fact.startswith("train.") and fact not in _SAME_TRAINING
-
-
-def facts_of(config: Mapping[str, Any], provenance: Provenance) -> dict[str, Any]:
-    """What decides whether two runs may be compared: dotted name -> value, hashes of files rather than their paths."""
-    config = decisive(config)
-    prompts, seen = config.get("prompts", {}), provenance.prompts
-    measure, train = config.get("measure", {}), config.get("train", {})
-    facts: dict[str, Any] = {
-        "target": provenance.target_fingerprint or _text(config.get("target")),
-        "domain": prompts.get("domain"),
-        "scenario": prompts.get("scenario"),
-        "train_prompts": seen.train_hash or _text(prompts.get("train")),
-        "n_train": seen.train,
-        "heldout": seen.heldout_hash or _text(prompts.get("heldout")),
-        "dtype": provenance.target_dtype,
-        "device": (provenance.device or "").partition(":")[0],
-        "loss": loss_name(train.get("loss", [])),
-        "train.mode": train.get("mode"),
-    }
-    # a key without a value is as good as one that an older recipe never had
-    facts |= {f"draft.{key}": _text(value) for key, value in config.get("draft", {}).items() if value is not None}
-    if provenance.checkpoint_sha256:  # the weights themselves, rather than where they lay
-        facts["draft.checkpoint"] = provenance.checkpoint_sha256
-    facts |= _capture_facts(config.get("capture", {}))
-    facts |= _training_facts(train)
-    return facts | {f"measure.{key}": measure.get(key) for key in _MEASURED_ON}
-
-
-def _capture_facts(capture: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the text of the answers. Of a server, who answers."""
-    facts = {f"capture.{key}": value for key, value in capture.items() if key not in ("server", *_SIGNAL)}
-    return facts | {f"capture.server.{key}": value for key, value in capture.get("server", {}).items()}
-
-
-def _training_facts(train: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of training that this run used, those of its mode's own section too."""
-    facts = {key: value for key, value in train.items() if key not in {"mode", "loss", *SECTIONS}}
-    for name in SECTIONS:
-        facts |= {f"{name}.{key}": value for key, value in (train.get(name) or {}).items()}
-    return {f"train.{key}": _text(value) for key, value in facts.items()}
-
-
-def loss_name(terms: Any) -> str:
-    """The name of a loss that is one term with its usual parameters; else the whole of it."""
-    if isinstance(terms, list) and len(terms) == 1 and isinstance(terms[0], dict):
-        with contextlib.suppress(ValidationError):
-            term = LossTerm.model_validate(terms[0])
-            if term.weight == 1.0 and term.own is None:
-                return term.name
-    return _text(terms)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+_Twins = tuple[Run, Run, str]  # online, offline, kind of effort
 
 
 def _loss(name: str) -> Callable[[Facts], bool]:
@@ -123,7 +32,233 @@ def _is(key: str, value: Any) -> Callable[[Facts], bool]:
     return lambda facts: facts[key] == value
 
 
-GENERIC = Claim(
+class GenericClaim(Claim):
+    """A general draft on its own target against the same draft, untrained, at the start of a domain run."""
+
+    def places(self, runs: Sequence[Run]) -> list[Place]:
+        """The draft is known by the hash of its weights, wherever it lies, or by its run's id.
+
+        What the domain run went on to do does not matter, so of all that started from the draft the newest stands for
+        its seed.
+        """
+        bases = [run for run in reversed(runs) if self.is_base(run.facts)]
+        general = {name: run for run in bases for name in (run.id, run.draft_sha256) if name}
+        places: dict[str, Place] = {}
+        for run in runs:
+            source = general.get(str(run.facts.get("draft.checkpoint")))
+            if source is None or not self.is_other(run.facts) or run.facts["target"] == source.facts["target"]:
+                continue  # the same target on other prompts is another question
+            measured = [(name, run.facts[name]) for name in sorted(run.facts) if name.startswith("measure.")]
+            place_facts = (
+                run.facts["target"],
+                source.facts["target"],
+                run.facts["domain"],
+                run.facts["heldout"],
+                measured,
+            )
+            key = repr(place_facts)
+            place = places.setdefault(key, Place({"domain": run.facts["domain"]}, [], key))
+            if source.seed not in {pair.seed for pair in place.pairs}:
+                place.pairs.append(Pair(((source.id, 1),), ((run.id, 1),), source.seed, other_draft="initial"))
+        return list(places.values())
+
+    def remark(self, pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
+        return ""  # a draft is compared with itself: there is no training to speak of
+
+    def start(self, runs: Sequence[Run]) -> Run | None:
+        return next((run for run in runs if self.is_base(run.facts)), None)
+
+    def missing(self, start: Run) -> BothSides:
+        return BothSides(
+            "the general draft under a domain target", {"domain": {"YOUR_DOMAIN": _domain_settings(start)}}
+        )
+
+    def counterparts(self, start: Run) -> list[MissingRun]:
+        changes = tuple(f"{key}={value}" for key, value in _domain_settings(start).items())
+        return [MissingRun("the general draft under a domain target", start.id, changes)]
+
+
+def _domain_settings(general: Run) -> Settings:
+    return {
+        "target.model": "YOUR_DOMAIN_MODEL",
+        "prompts.domain": "YOUR_DOMAIN",
+        "prompts.train": "YOUR_PROMPTS.jsonl",
+        "prompts.heldout": "YOUR_HELDOUT.jsonl",
+        "draft.init": "checkpoint",
+        "draft.checkpoint": general.id,
+    }
+
+
+class ModeClaim(Claim):
+    """Offline against online training, at each kind of effort."""
+
+    def pairs(self, group: Sequence[Run], schedules: Schedules) -> list[PlacedPair]:
+        """Every stream of the group against the offline run of each kind of effort.
+
+        Where several offline runs are of one kind, the usual schedule is taken; that is ranked over all runs, so it is
+        the same one under every seed.
+        """
+        return [
+            PlacedPair(
+                place_name(offline) | {"queries": online.facts.get("n_train")},
+                Pair(((online.id, 1),), ((offline.id, 1),), offline.seed),
+                _schedules(online, offline, effort),
+                (schedules.rank(online), schedules.rank(offline)),
+                effort,
+            )
+            for online, offline, effort in _twins(group, schedules)
+        ]
+
+    def missing(self, start: Run) -> BothSides:
+        grids: list[Settings] = [{"mode": "offline"}, {"mode": "online", "match": list(MATCH.values())}]
+        return BothSides(f"no comparable {self.base} and {self.other}", {"mode": _modes(start)}, grids)
+
+    def counterparts(self, start: Run) -> list[MissingRun]:
+        mode = "online" if start.facts["train.mode"] == "offline" else "offline"
+        return [MissingRun(f"{mode} training", start.id, (f"train.mode={mode}",))]
+
+
+class LeadClaim(ModeClaim):
+    """How offline's lead over online changes with the data: a side is a difference of two runs."""
+
+    def pairs(self, group: Sequence[Run], schedules: Schedules) -> list[PlacedPair]:
+        """Offline less online at the least and at the most queries that both were trained on, per kind of effort."""
+        leads: dict[tuple[str, str], dict[int, _Twins]] = {}
+        for size in sorted({run.facts["n_train"] for run in group if run.facts["n_train"]}):
+            for twins in _twins([run for run in group if run.facts["n_train"] == size], schedules):
+                if twins[1].facts["loss"] == "forward_kl":  # which is what the claim speaks of
+                    leads.setdefault((_schedules(*twins), twins[2]), {})[size] = twins
+        pairs = []
+        for (name, effort), sizes in leads.items():
+            if len(sizes) > 1:
+                least, most = min(sizes), max(sizes)
+                online, offline, _ = sizes[most]
+                sides = [((sizes[size][1].id, 1), (sizes[size][0].id, -1)) for size in (least, most)]
+                where = {"queries": f"{least} to {most}", "train.mode": "offline - online"}
+                rank = (schedules.rank(online), schedules.rank(offline))
+                pair = Pair(sides[0], sides[1], offline.seed)
+                pairs.append(PlacedPair(place_name(offline) | where, pair, name, rank, effort))
+        return pairs
+
+    def remark(self, pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
+        modes = [replace(pair, base=pair.other[1:], other=pair.other[:1]) for pair in pairs]  # with the most queries
+        return remarks.unequal_training(modes, pairs, known)
+
+    def missing(self, start: Run) -> BothSides:
+        both = super().missing(start)
+        return replace(both, axes=both.axes | {"queries": _two_sizes(start)}, fixed={"train.loss": "forward_kl"})
+
+
+class LossClaim(Claim):
+    """One loss against others."""
+
+    def missing(self, start: Run) -> BothSides:
+        if self.breadth[0] == "against":
+            return BothSides("no comparable losses", {"loss": ["forward_kl", *OTHER_LOSSES]})
+        return BothSides("no comparable sft and forward_kl", {"loss": ["sft", "forward_kl"]})
+
+    def counterparts(self, start: Run) -> list[MissingRun]:
+        return [
+            MissingRun(f"the same with {name}", start.id, (f"train.loss={name}",))
+            for name in self.missing(start).axes["loss"]
+            if start.facts["loss"] != name
+        ]
+
+
+class ScenarioClaim(Claim):
+    """Training prompts of one source against those of another."""
+
+    def missing(self, start: Run) -> BothSides:
+        """The prompts of both scenarios: the run's own, and those that come with Draftbench for its domain."""
+        prompts, domain = start.config.get("prompts", {}), start.facts["domain"]
+        heldout = prompts.get("heldout") or [{}]
+        from_pack = str(heldout[0].get("path", "")).startswith("pack:")
+        axis: Settings = {}
+        for name in ("historical", "synthetic"):
+            train = prompts.get("train") if start.facts["scenario"] == name else None
+            if train is None:
+                shipped = f"sample_data/prompts/{domain}/{name}.jsonl"
+                train = shipped if (PROJECT_ROOT / shipped).is_file() else f"YOUR_{name.upper()}_PROMPTS.jsonl"
+                train = f"pack:{domain}/{name}" if from_pack and name == "historical" else train
+            axis[name] = {"prompts.scenario": name, "prompts.train": short_sources(train)}
+        return BothSides("no comparable scenarios", {"scenario": axis})
+
+    def counterparts(self, start: Run) -> list[MissingRun]:
+        return [
+            MissingRun(
+                f"{name} queries",
+                start.id,
+                (f"prompts.scenario={name}", f"prompts.train=YOUR_{name.upper()}_PROMPTS.jsonl"),
+            )
+            for name in ("historical", "synthetic")
+            if start.facts["scenario"] != name
+        ]
+
+
+class SizeClaim(Claim):
+    """Few training queries against many."""
+
+    def pairs(self, group: Sequence[Run], schedules: Schedules) -> list[PlacedPair]:
+        """The least against the most queries; runs of sizes between are in the figure."""
+        by_size = first_of_each([run for run in group if self.is_base(run.facts)], "n_train")
+        sizes = {size: run for (size,), run in by_size.items()}
+        if len(sizes) < 2:
+            return []
+        least, most = min(sizes), max(sizes)
+        return [placed_pair(sizes[least], sizes[most], schedules, queries=f"{least} to {most}")]
+
+    def remark(self, pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
+        return remarks.unequal_training(pairs, pairs, known, of_queries=False)
+
+    def missing(self, start: Run) -> BothSides:
+        return BothSides("no two sizes of one setting; two domains are needed", {"queries": _two_sizes(start)})
+
+    def counterparts(self, start: Run) -> list[MissingRun]:
+        sizes = [max(1, int(start.facts["n_train"] or part) // part) for part in (4, 2)]
+        return [
+            MissingRun(f"the same with {size:,} queries", start.id, (f"prompts.train_prompts={size}",))
+            for size in sizes
+        ]
+
+
+def _two_sizes(run: Run) -> list[int]:
+    count = int(run.facts["n_train"] or 4)
+    return [max(1, count // 4), count]
+
+
+def _modes(run: Run) -> Settings:
+    """Both modes; a stream replays a capture where the draft's ids are chosen from the target's answers."""
+    trimmed = run.config.get("draft", {}).get("vocabulary") is not None
+    online = {"train.mode": "online"} | ({"train.online.stream": "replay"} if trimmed else {})
+    return {"offline": {"train.mode": "offline"}, "online": online}
+
+
+def _twins(group: Sequence[Run], schedules: Schedules) -> list[_Twins]:
+    """(online, offline, effort): for each stream and kind of effort the offline run to compare it with."""
+    twins = []
+    for stream in _newest_of_each_schedule(run for run in group if run.facts["train.mode"] == "online"):
+        size = stream.facts["n_train"]
+        offline = [run for run in group if run.facts["train.mode"] == "offline" and run.facts["n_train"] == size]
+        for effort in EFFORTS:
+            candidates = [run for run in offline if effort in efforts_of(stream, run)]
+            if candidates:
+                twins.append((stream, min(candidates, key=schedules.rank), effort))
+    return twins
+
+
+def _newest_of_each_schedule(runs: Iterable[Run]) -> list[Run]:
+    newest: dict[str, Run] = {}
+    for run in runs:
+        newest.setdefault(schedule(run), run)
+    return list(newest.values())
+
+
+def _schedules(online: Run, offline: Run, effort: str) -> str:
+    """What the pairs of one place have in common. A matched run's schedule follows from the stream's."""
+    return repr((schedule(online), schedule(offline) if effort == OWN else effort))
+
+
+GENERIC = GenericClaim(
     "generic",
     "1",
     "A generic draft loses acceptance on a domain target",
@@ -136,8 +271,9 @@ GENERIC = Claim(
     sign=-1,
     band=(-0.38, 0.0),
     paired=False,
+    told_apart=False,
 )
-MODE = Claim(
+MODE = ModeClaim(
     "offline",
     "2",
     "Offline training beats online training",
@@ -151,7 +287,7 @@ MODE = Claim(
     band=(0.11, 0.25),
     by_effort=True,
 )
-SUPERVISION = Claim(
+SUPERVISION = LossClaim(
     "white_box",
     "3",
     "White box beats black box",
@@ -164,7 +300,7 @@ SUPERVISION = Claim(
     sign=1,
     band=(0.02, 0.10),
 )
-SCENARIO = Claim(
+SCENARIO = ScenarioClaim(
     "synthetic",
     "4",
     "Synthetic queries nearly replace historical ones",
@@ -179,7 +315,7 @@ SCENARIO = Claim(
     band_of=("relative",),  # "80% to 93% of" is a ratio
     must_differ=frozenset({"train_prompts"}),  # or `scenario` is only another label on the same prompts
 )
-SIZE = Claim(
+SIZE = SizeClaim(
     "size",
     "5",
     "More training queries help, in every domain",
@@ -191,8 +327,9 @@ SIZE = Claim(
     frozenset({"train_prompts", "n_train"}),
     sign=1,
     breadth=("domain", 2),
+    told_apart=False,
 )
-LEAD = Claim(
+LEAD = LeadClaim(
     "lead",
     "5",
     "Offline's lead over online grows with the data",
@@ -204,8 +341,10 @@ LEAD = Claim(
     frozenset({"train_prompts", "n_train", *MODE.varies}),
     sign=1,
     by_effort=True,
+    has_ratio=False,
+    told_apart=False,
 )
-BEST_LOSS = Claim(
+BEST_LOSS = LossClaim(
     "best_loss",
     "also",
     "Forward KL is the best loss",

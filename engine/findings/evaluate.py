@@ -16,14 +16,16 @@ from typing import Any
 
 import pandas as pd
 
-from engine.findings.claims import CLAIMS, GENERIC, LEAD, SIZE, Claim
+from engine.findings.claim import Claim
+from engine.findings.claims import CLAIMS
 from engine.findings.efforts import EFFORTS
-from engine.findings.pairing import pairs_of
-from engine.findings.pairs import Pair, Place, Run
-from engine.findings.pooling import Part, Sums, effect
-from engine.findings.remarks import other_schedule, other_texts, unequal_choice, unequal_effort, untrained
-from engine.findings.sums import Tables, rate_of, same_text, seed_mean, side_of, tables_of, temperatures_of
+from engine.findings.pairs import Pair, Place
+from engine.findings.pooling import Part, Side, Tables, effect, seed_mean, table_of, tables_of, temperatures_of
+from engine.findings.remarks import other_schedule, other_texts
+from engine.findings.runs import Run
 from engine.findings.verdicts import ENOUGH_SEEDS, FEW, NOT, contrary_by_chance, judge_cell, overall
+from engine.measure.compare import Paired, Sums, paired
+from engine.measure.definitions import RATES
 from engine.measure.statistics import Interval
 
 LoadSums = Callable[[list[str]], pd.DataFrame]  # as `queries.prompt_sums`
@@ -113,9 +115,9 @@ class _Measured:
 
 
 def evaluate(runs: Sequence[Run], load_sums: LoadSums) -> list[Finding]:
-    """Every claim's verdict. `runs`: newest first; `load_sums` gives the per-prompt sums of the runs it is asked for."""
-    places = {key: pairs_of(claim, runs) for key, claim in CLAIMS.items()}
-    needed = {run for found in places.values() for place in found for pair in place.pairs for run in pair.runs}
+    """Every claim's verdict. `runs`: newest first; `load_sums` returns the per-prompt sums of the runs it is given."""
+    places = {key: claim.places(runs) for key, claim in CLAIMS.items()}
+    needed = {run for of_claim in places.values() for place in of_claim for pair in place.pairs for run in pair.runs}
     tables = tables_of(load_sums(sorted(needed))) if needed else {}
     known = {run.id: run for run in runs}
     return [_finding(claim, places[key], tables, known) for key, claim in CLAIMS.items()]
@@ -131,10 +133,10 @@ def _finding(claim: Claim, places: Sequence[Place], tables: Tables, known: Mappi
 
 def _usual(places: Iterable[Place]) -> dict[tuple[str, str], Place]:
     """Of the places that differ in the schedule only, the one that counts."""
-    found: dict[tuple[str, str], Place] = {}
+    usual: dict[tuple[str, str], Place] = {}
     for place in sorted(places, key=lambda place: place.rank):
-        found.setdefault((place.key, place.effort), place)
-    return found
+        usual.setdefault((place.key, place.effort), place)
+    return usual
 
 
 def _outcome(claim: Claim, effort: str, measured: Sequence[_Measured]) -> Outcome:
@@ -156,15 +158,15 @@ def _without_chance(cells: Sequence[Cell]) -> tuple[Cell, ...]:
     contrary, chance = contrary_by_chance([cell.verdict for cell in few])
     if not chance:
         return tuple(cells)
-    told = f"; so do {contrary} of {len(few)} comparisons with fewer than {ENOUGH_SEEDS} seeds, which may be chance"
+    remark = f"; so do {contrary} of {len(few)} comparisons with fewer than {ENOUGH_SEEDS} seeds, which may be chance"
     known = {id(cell) for cell in few if cell.verdict == NOT}
-    return tuple(replace(c, verdict=FEW, reason=c.reason + told) if id(c) in known else c for c in cells)
+    return tuple(replace(c, verdict=FEW, reason=c.reason + remark) if id(c) in known else c for c in cells)
 
 
 def _pool(claim: Claim, domains: Sequence[Sequence[_Measured]]) -> Pooled:
     """The cells of some domains as one; judged by the seeds that all of them have."""
     every = [m for group in domains for m in group]
-    whole = effect([[m.part for m in group] for group in domains], ratio=claim is not LEAD)
+    whole = effect([[m.part for m in group] for group in domains], ratio=claim.has_ratio)
     seeds = [seed for seed in every[0].by_seed if all(seed in m.by_seed for m in every)]
     by_seed = tuple(_difference([[m.by_seed[seed] for m in group] for group in domains]) for seed in seeds)
     verdict, reason = judge_cell(claim, whole.relative, whole.absolute, by_seed)
@@ -179,70 +181,55 @@ def _difference(domains: Sequence[Sequence[Part]]) -> float:
 
 
 def _cells(claim: Claim, place: Place, usual: Place, tables: Tables, known: Mapping[str, Run]) -> list[_Measured]:
-    """One cell a temperature at which both sides were measured."""
-    found = []
+    """One cell per temperature at which both sides were measured."""
+    cells = []
     for temperature in temperatures_of((run for pair in place.pairs for run in pair.runs), tables):
         measured = _measure(claim, place, temperature, tables, known)
         if measured is not None:
-            remarks = [_fairness(claim, measured.cell.pairs, known), measured.cell.remark]
+            remarks = [claim.remark(measured.cell.pairs, known), measured.cell.remark]
             remarks += [] if place is usual else [other_schedule(place, usual, known)]
             cell = replace(measured.cell, remark=" ".join(filter(None, remarks)), counts=place is usual)
-            found.append(replace(measured, cell=cell))
-    return found
+            cells.append(replace(measured, cell=cell))
+    return cells
 
 
 def _measure(
     claim: Claim, place: Place, temperature: float, tables: Tables, known: Mapping[str, Run]
 ) -> _Measured | None:
     """The effect of a place at one temperature; None if no prompt is common."""
-    used: dict[Pair, Part] = {}
+    parts: dict[Pair, Part] = {}
     left_out: set[str] = set()
     for pair in place.pairs:
-        a = side_of(pair.base, pair.base_draft, temperature, tables)
-        b = side_of(pair.other, pair.other_draft, temperature, tables)
+        a = table_of(pair.base, pair.base_draft, temperature, tables)
+        b = table_of(pair.other, pair.other_draft, temperature, tables)
+        if a is None or b is None:
+            continue
         if claim.paired:
-            common = a.index.intersection(b.index)
-            a, b = same_text(a, b)
-            left_out.update(common.difference(a.index))
-        if len(a) and len(b):
-            used[pair] = (Sums(_heldout(pair.base, known), a), Sums(_heldout(pair.other, known), b))
-    if not used:
+            both, common = paired(a, b, "exact"), a.index.intersection(b.index)
+            left_out.update(common if both is None else common.difference(both.a.prompts))
+        else:
+            both = Paired(Sums.of(a, RATES["exact"]), Sums.of(b, RATES["exact"]))
+        if both is not None:
+            base_heldout, other_heldout = (known[side[0][0]].facts["heldout"] for side in (pair.base, pair.other))
+            parts[pair] = (Side(str(base_heldout), both.a), Side(str(other_heldout), both.b))
+    if not parts:
         return None
-    part = (seed_mean([base for base, _ in used.values()]), seed_mean([other for _, other in used.values()]))
-    made = effect([[part]], ratio=claim is not LEAD)
-    by_seed = tuple(rate_of(other.table) - rate_of(base.table) for base, other in used.values())
-    verdict, reason = judge_cell(claim, made.relative, made.absolute, by_seed)
+    part = (seed_mean([base for base, _ in parts.values()]), seed_mean([other for _, other in parts.values()]))
+    whole = effect([[part]], ratio=claim.has_ratio)
+    by_seed = tuple(other.sums.rate - base.sums.rate for base, other in parts.values())
+    verdict, reason = judge_cell(claim, whole.relative, whole.absolute, by_seed)
     cell = Cell(
         place.where,
         temperature,
-        tuple(used),
-        made.relative,
-        made.absolute,
-        made.base_rate,
-        made.other_rate,
+        tuple(parts),
+        whole.relative,
+        whole.absolute,
+        whole.base_rate,
+        whole.other_rate,
         by_seed,
         verdict,
         reason,
         other_texts(len(left_out)),
         place.effort,
     )
-    return _Measured(cell, part, {pair.seed: part for pair, part in used.items()})
-
-
-def _heldout(side: Sequence[tuple[str, int]], known: Mapping[str, Run]) -> str:
-    return str(known[side[0][0]].facts["heldout"])
-
-
-def _fairness(claim: Claim, pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
-    """A generic draft is compared with itself, untrained: there is no effort to speak of."""
-    if claim is GENERIC:
-        return ""
-    compared = pairs
-    if claim is LEAD:  # of the two modes, with the most queries
-        compared = [replace(pair, base=pair.other[1:], other=pair.other[:1]) for pair in pairs]
-    told = (
-        unequal_effort(compared, known, of_queries=claim is not SIZE),
-        unequal_choice(compared, known),
-        untrained(pairs, known),
-    )
-    return " ".join(filter(None, told))
+    return _Measured(cell, part, {pair.seed: part for pair, part in parts.items()})

@@ -1,39 +1,24 @@
-"""What comparisons are made of: runs, pairs of them under one seed, and the places in which a claim is tested."""
+"""What comparisons are made of: pairs of runs under one seed, and the places in which a claim is tested."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from engine.findings.claims import SEEDS, Facts
+from engine.findings.runs import Run
 
 _WHERE = ("domain", "scenario", "train.mode", "loss")  # what names a place for people
 
-Side = tuple[tuple[str, int], ...]  # runs whose sums are added, each with its sign
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run with the facts that decide what it may be compared with."""
-
-    id: str
-    facts: Facts
-    effort: Mapping[str, Any] = field(default_factory=dict)  # steps and tokens of its training
-    config: Mapping[str, Any] = field(default_factory=dict)
-    draft_sha256: str | None = None  # of the weights it was measured with
-
-    @property
-    def seed(self) -> tuple[Any, ...]:
-        return tuple(self.facts.get(key) for key in SEEDS)
+SignedRuns = tuple[tuple[str, int], ...]  # ids of runs whose sums are added, each with its sign
 
 
 @dataclass(frozen=True)
 class Pair:
     """One comparison under one seed. A side is a run, or a difference of two (the lead of one over the other)."""
 
-    base: Side
-    other: Side
+    base: SignedRuns
+    other: SignedRuns
     seed: tuple[Any, ...]
     base_draft: str = "trained"
     other_draft: str = "trained"
@@ -44,11 +29,22 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Comparable pairs of one place and schedule, one a seed.
+class PlacedPair:
+    """A pair with the place that it belongs to."""
 
-    Places of one `key` and `effort` differ in the schedule of training only; the one of the lowest
-    `rank` is the usual one.
+    where: Mapping[str, Any]
+    pair: Pair
+    schedule: str
+    rank: tuple[Any, ...]
+    effort: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Comparable pairs of one place and schedule, one per seed.
+
+    Places of one `key` and `effort` differ in the schedule of training only; the one of the lowest `rank` is the usual
+    one.
     """
 
     where: Mapping[str, Any]
@@ -59,25 +55,6 @@ class Place:
     rank: tuple[Any, ...] = ()
 
 
-@dataclass(frozen=True)
-class Found:
-    """A pair before it is sorted into its place."""
-
-    where: Mapping[str, Any]
-    pair: Pair
-    schedule: str
-    rank: tuple[Any, ...]
-    effort: str = ""
-
-
-def first_of_each(runs: Iterable[Run], *keys: str) -> dict[tuple[Any, ...], Run]:
-    """The first run (the newest, in lists of newest first) of each combination of these facts."""
-    found: dict[tuple[Any, ...], Run] = {}
-    for run in runs:
-        found.setdefault(tuple(run.facts[key] for key in keys), run)
-    return found
-
-
-def where_of(run: Run) -> dict[str, Any]:
-    """What names a place for people."""
+def place_name(run: Run) -> dict[str, Any]:
+    """The facts that name a place for people."""
     return {key: run.facts.get(key) for key in _WHERE}

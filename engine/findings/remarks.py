@@ -5,42 +5,64 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Mapping, Sequence
 
-from engine.findings.pairs import Pair, Place, Run, Side
+from engine.findings.pairs import Pair, Place, SignedRuns
+from engine.findings.runs import Run
 
-_SIDES: tuple[Callable[[Pair], Side], ...] = (lambda pair: pair.base, lambda pair: pair.other)
+_SIDES: tuple[Callable[[Pair], SignedRuns], ...] = (lambda pair: pair.base, lambda pair: pair.other)
 _MOST = 3
 
 
-def unequal_effort(pairs: Sequence[Pair], known: Mapping[str, Run], *, of_queries: bool = True) -> str:
-    """Says so if the two sides saw different amounts: then part of the effect may be that.
+def unequal_training(
+    compared: Sequence[Pair], pairs: Sequence[Pair], known: Mapping[str, Run], *, of_queries: bool = True
+) -> str:
+    """How the training of the two sides of `compared` differed in amount, and which drafts of `pairs` kept their
+    first weights: part of the effect may be that. `of_queries`: as in `unequal_effort`."""
+    sentences = (
+        unequal_effort(compared, known, of_queries=of_queries),
+        unequal_choice(compared, known),
+        untrained(pairs, known),
+    )
+    return " ".join(filter(None, sentences))
 
-    `of_queries`: whether the number of queries is to be told too; not where the claim is about it.
+
+def unequal_effort(pairs: Sequence[Pair], known: Mapping[str, Run], *, of_queries: bool = True) -> str:
+    """Says so if the two sides were trained on different amounts.
+
+    `of_queries`: whether the number of queries is one of them; not where the claim is about it.
     """
-    told = []
+    amounts = []
     for key, unit in (("n_train", "queries"), ("steps_done", "optimiser steps"), ("tokens_seen", "target tokens")):
-        sides = [[known[run].effort.get(key) for pair in pairs for run, _ in side(pair)] for side in _SIDES]
-        if any(not value for side in sides for value in side) or (key == "n_train" and not of_queries):
+        sides = _efforts(pairs, known, key)
+        if sides is None or (key == "n_train" and not of_queries):
             continue
-        base, other = (float(sum(side)) / len(side) for side in sides)  # type: ignore[arg-type]
+        base, other = (sum(side) / len(side) for side in sides)
         if base and abs(other / base - 1) > 0.02:
-            told.append(f"{base:,.0f} against {other:,.0f} {unit}")
-    if not told:
+            amounts.append(f"{base:,.0f} against {other:,.0f} {unit}")
+    if not amounts:
         return ""
     if not of_queries:
-        return f"More queries were more training too: {', '.join(told)}."
-    return f"The sides were not trained on equally much: {', '.join(told)}."
+        return f"More queries were more training too: {', '.join(amounts)}."
+    return f"The sides were not trained on equally much: {', '.join(amounts)}."
 
 
 def unequal_choice(pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
     """Says so if the measured weights were chosen from other numbers of evaluations: the best of more is better."""
-    sides = [[known[run].effort.get("evaluations") for pair in pairs for run, _ in side(pair)] for side in _SIDES]
-    if any(not value for side in sides for value in side):
+    sides = _efforts(pairs, known, "evaluations")
+    if sides is None:
         return ""
-    base, other = (sorted(set(map(int, side))) for side in sides)  # type: ignore[arg-type]
+    base, other = (sorted(set(map(int, side))) for side in sides)
     if base == other:
         return ""
-    told = " against ".join(f"{side[0]} to {side[-1]}" if len(side) > 1 else str(side[0]) for side in (base, other))
-    return f"The best weights of {told} evaluations during training were measured."
+    counts = " against ".join(f"{side[0]} to {side[-1]}" if len(side) > 1 else str(side[0]) for side in (base, other))
+    return f"The best weights of {counts} evaluations during training were measured."
+
+
+def _efforts(pairs: Sequence[Pair], known: Mapping[str, Run], key: str) -> list[list[float]] | None:
+    """An amount for every run of the two sides; None if it is not known of all of them."""
+    sides = [[known[run].effort.get(key) for pair in pairs for run, _ in side(pair)] for side in _SIDES]
+    if not all(value for side in sides for value in side):
+        return None
+    return [[float(value) for value in side if value] for side in sides]
 
 
 def other_texts(left_out: int) -> str:
@@ -66,19 +88,19 @@ def untrained(pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
 def other_schedule(place: Place, usual: Place, known: Mapping[str, Run]) -> str:
     """How the training of a place that does not count differs from that of the one that does."""
     mine, theirs = (_settings(known, one) for one in (place, usual))
-    odd = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
-    told = ", ".join(f"{key} {mine.get(key, 'unset')} instead of {theirs.get(key, 'unset')}" for key in odd[:_MOST])
-    return f"Another schedule of training than the usual one ({told}): shown, not counted."
+    differing = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
+    values = (f"{key} {mine.get(key, 'unset')} instead of {theirs.get(key, 'unset')}" for key in differing[:_MOST])
+    return f"Another schedule of training than the usual one ({', '.join(values)}): shown, not counted."
 
 
 def _settings(known: Mapping[str, Run], place: Place) -> dict[str, str]:
     """The training settings of a place's first pair, of both sides."""
-    found: dict[str, str] = {}
+    settings: dict[str, str] = {}
     for run in place.pairs[0].runs:
         facts = known[run].facts
         mode = f"{facts['train.mode']} " if place.effort else ""
-        found |= {mode + key: _brief(value) for key, value in facts.items() if key.startswith("train.")}
-    return found
+        settings |= {mode + key: _brief(value) for key, value in facts.items() if key.startswith("train.")}
+    return settings
 
 
 def _brief(value: object) -> str:

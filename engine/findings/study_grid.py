@@ -12,15 +12,15 @@ from typing import Any
 import yaml
 
 from engine.config.schema import PromptSource
-from engine.findings.pairs import Run
+from engine.findings.runs import Run
 
 Settings = dict[str, Any]  # dotted recipe key -> value
 _NOT_SETTINGS = ("name", "tags", "notes", "train.seed")  # of a run, not of what it is compared by
 
 
 @dataclass(frozen=True)
-class WantedStudy:
-    """A study that is missing. Upper-case words in `text` are for the reader to fill in."""
+class MissingStudy:
+    """A study that would decide a claim. Upper-case words in `text` are for the reader to fill in."""
 
     name: str
     why: str
@@ -33,9 +33,10 @@ class WantedStudy:
         return f"{self.name}.yaml"
 
 
-def written(
+def study_recipe(
     name: str, why: str, base: Run, axes: Settings, grids: list[Settings], n_runs: int, folder: Path, fixed: Settings
-) -> WantedStudy:
+) -> MissingStudy:
+    """The recipe of a study on the recipe of `base`, a run of `folder`; `fixed` is set in every cell."""
     values: Settings = {
         "name": name,
         "base": str(folder / base.id / "config.yaml"),
@@ -43,7 +44,7 @@ def written(
         "axes": axes,
     }
     values |= {"grids": grids} if grids else {}
-    told = (
+    lines = (
         f"{why}.",
         f"About {n_runs} run{'s' if n_runs != 1 else ''}.",
         "",
@@ -51,14 +52,14 @@ def written(
         f"  draftbench study {name}.yaml",
         "",
     )
-    head = "".join(f"# {line}".rstrip() + "\n" for line in told)
+    head = "".join(f"# {line}".rstrip() + "\n" for line in lines)
     text = head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-    return WantedStudy(name, why, text, n_runs)
+    return MissingStudy(name, why, text, n_runs)
 
 
 def grid_of(
     name: str, why: str, runs: Sequence[Run], seeds: list[int], folder: Path, match: Sequence[str] = ()
-) -> WantedStudy:
+) -> MissingStudy:
     """Exactly these runs, but for their seeds: what differs between them becomes axes."""
     flat = {run.id: _flat(run.config) for run in runs}
     counts = {key: Counter(repr(one.get(key)) for one in flat.values()) for one in flat.values() for key in one}
@@ -70,16 +71,15 @@ def grid_of(
     for axis in ("place", "training", "loss", "queries"):
         mine = [key for key in varying if _axis(key) == axis]
         if mine:
-            axes[axis] = _values(
-                axis, runs, {run.id: {key: flat[run.id].get(key) for key in mine} for run in runs}, labels
-            )
+            settings = {run.id: {key: flat[run.id].get(key) for key in mine} for run in runs}
+            axes[axis] = _values(axis, runs, settings, labels)
     distinct = list({repr(sorted(one.items())): one for one in labels.values()}.values())
     grids = _merged(distinct)
     for grid in grids:  # an axis of which a grid takes everything need not be named
         for axis in [axis for axis, value in grid.items() if len(value) == len(axes[axis])]:
             del grid[axis]
     usual = flat[base.id]
-    axes = {axis: _plain(axis, _odd(values, usual)) for axis, values in axes.items()} | {"seed": seeds}
+    axes = {axis: _plain(axis, _changes(values, usual)) for axis, values in axes.items()} | {"seed": seeds}
     for grid in grids:
         if "queries" in grid and isinstance(axes["queries"], list):
             grid["queries"] = [int(label) for label in grid["queries"]]
@@ -88,7 +88,7 @@ def grid_of(
         online = sorted({labels[run.id]["training"] for run in runs if run.facts["train.mode"] == "online"})
         n_runs += len(seeds) * len(match) * sum(one["training"] in online for one in distinct)
         grids += [{"training": online, "match": list(match)}]
-    return written(name, why, base, axes, [grid for grid in grids if grid], n_runs, folder, {})
+    return study_recipe(name, why, base, axes, [grid for grid in grids if grid], n_runs, folder, {})
 
 
 def _axis(key: str) -> str:
@@ -98,30 +98,30 @@ def _axis(key: str) -> str:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Settings:
-    """Dotted key -> value; a list is one value. Without what is no setting of a comparison."""
-    found: Settings = {}
+    """Dotted key -> value; a list is one value. Names and notes of a run, and its seed, are left out."""
+    flat: Settings = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
+            flat |= _flat(value, f"{prefix}{key}.")
         elif prefix + key not in _NOT_SETTINGS:
-            found[prefix + key] = value
-    return found
+            flat[prefix + key] = value
+    return flat
 
 
 def _values(axis: str, runs: Sequence[Run], settings: Mapping[str, Settings], labels: dict[str, Settings]) -> Settings:
     """Label -> settings of one axis, a label for each combination that occurs; notes each run's label."""
     known: dict[str, str] = {}
-    found: Settings = {}
+    values: Settings = {}
     for run in runs:
         one = settings[run.id]
         if repr(one) not in known:
-            known[repr(one)] = label = _free(_label(axis, run), found)
-            found[label] = one
+            known[repr(one)] = label = _free(_label(axis, run), values)
+            values[label] = one
         labels[run.id][axis] = known[repr(one)]
-    return found
+    return values
 
 
-def _odd(values: Settings, usual: Settings) -> Settings:
+def _changes(values: Settings, usual: Settings) -> Settings:
     """The settings of each label that are not the base's; prompt sources as short as a recipe takes them."""
     return {
         label: {key: short_sources(value) for key, value in one.items() if repr(value) != repr(usual.get(key))}
@@ -167,9 +167,10 @@ def _merged(cells: Sequence[Settings]) -> list[Settings]:
     while merged:
         merged = False
         for i, j in itertools.combinations(range(len(grids)), 2):
-            odd = [axis for axis in grids[i] if sorted(grids[i][axis]) != sorted(grids[j][axis])]
-            if len(odd) == 1:
-                grids[i] = grids[i] | {odd[0]: grids[i][odd[0]] + grids[j][odd[0]]}
+            differing = [axis for axis in grids[i] if sorted(grids[i][axis]) != sorted(grids[j][axis])]
+            if len(differing) == 1:
+                (axis,) = differing
+                grids[i] = grids[i] | {axis: grids[i][axis] + grids[j][axis]}
                 del grids[j]
                 merged = True
                 break

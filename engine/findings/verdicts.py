@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from engine.findings.claims import Claim
+from engine.findings.claim import Claim
 from engine.measure.statistics import Interval
 
 REPRODUCED, SAME, NOT, FEW = "reproduced", "same direction", "not reproduced", "not enough runs"
@@ -57,7 +57,7 @@ def contrary_by_chance(few_seeds: Sequence[str]) -> tuple[int, bool]:
 
 
 def overall(claim: Claim, cells: Sequence[tuple[str, str]], seen_in: int) -> tuple[str, str]:
-    """A claim's verdict from those of its cells (verdict, reason): the weakest that was decided, so that no place is hidden.
+    """A claim's verdict from those of its cells (verdict, reason): the weakest decided one, so that no place is hidden.
 
     It is reproduced only if every cell is. `seen_in`: in how many domains, or against how many other
     losses, if the claim speaks of all of them.
@@ -69,11 +69,11 @@ def overall(claim: Claim, cells: Sequence[tuple[str, str]], seen_in: int) -> tup
         return FEW, cells[0][1]
     worst = max(decided, key=(REPRODUCED, SAME, NOT).index)
     counts = ", ".join(f"{decided.count(name)} {name}" for name in (REPRODUCED, SAME, NOT) if name in decided)
-    told = f"{len(decided)} of {len(cells)} comparisons could be decided ({counts})"
+    decisions = f"{len(decided)} of {len(cells)} comparisons could be decided ({counts})"
     of_what, needed = claim.breadth
     if worst == REPRODUCED and len(decided) < len(cells):
-        return SAME, f"{told}; all are needed before it can be called reproduced"
+        return SAME, f"{decisions}; all are needed before it can be called reproduced"
     if worst == REPRODUCED and seen_in < needed:
         where = "domain" if of_what == "domain" else "other loss"
-        return SAME, f"{told}, with {seen_in} {where} only; {needed} are needed"
-    return worst, told if len(set(decided)) == 1 else f"{told}; the weakest counts"
+        return SAME, f"{decisions}, with {seen_in} {where} only; {needed} are needed"
+    return worst, decisions if len(set(decided)) == 1 else f"{decisions}; the weakest counts"

@@ -155,7 +155,8 @@ def prompt_sums(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> pd.Da
     return _frame(
         con,
         "SELECT run_id, draft, temperature, prompt_id, exact_sum, n_positions, answer FROM prompts"
-        " WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))",
+        " WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))"
+        " ORDER BY run_id, draft, temperature, prompt_id",  # a sum depends on its order, in the last bit
         [list(run_ids)],
     )
 

@@ -113,7 +113,7 @@ def _bad_rows(bad: Sequence[BadRow], rows: int) -> DraftbenchError:
     lines = [f"  {row.file}:{row.line}: {row.reason}" for row in bad[:_SHOWN]]
     lines += [f"  ... and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
     return DraftbenchError(
-        "\n".join([f"{len(bad)} of {rows} rows are no conversations:", *lines]),
+        "\n".join([f"{len(bad)} of {rows} rows are not conversations:", *lines]),
         "leaving them out silently would change the prompts that the draft is trained and measured on",
         "name the columns (--messages-column, --prompt-column, --id-column ...), or leave these rows out: --skip-bad",
     )

@@ -129,14 +129,19 @@ def _kind(name: str, pattern: str, *rest: Callable[..., Any]) -> Kind:
 
 
 # Between a label and its value: 'is', a sign, or both.
-_IS = r"""["'`\u201d]?\s{0,3}(?:(?:\bis|[\u662f\u4e3a])\s{0,2}[=:\uff1a]|=>|:=|[=:\uff1a]|\bis\b|[\u662f\u4e3a])\s{0,3}["'`\u201c]?"""
+_IS = (
+    r"""["'`\u201d]?\s{0,3}(?:(?:\bis|[\u662f\u4e3a])\s{0,2}[=:\uff1a]|=>|:=|[=:\uff1a]|\bis\b|[\u662f\u4e3a])"""
+    r"""\s{0,3}["'`\u201c]?"""
+)
 # A label of several words may be followed by nothing but a space; 'token' or 'key' alone may not.
 _LONG_KEY_LABEL = r"""(?:(?:api|access|secret|private|auth|session|subscription|encryption|signing|account)[_\s-]?
   (?:key|token|secret)(?:[_\s-]?id)?|client[_\s-]?secret|\u5bc6\u94a5|\u79d8\u94a5|\u4ee4\u724c)"""
 _KEY_LABEL = rf"""(?:{_LONG_KEY_LABEL}|(?<![A-Za-z])token|(?<![A-Za-z])secret|[_-](?:token|secret|key)|(?<![A-Za-z])key
   |(?-i:(?<=[a-z])(?:Key|Token|Secret))|authorization)"""
 _PASSWORD_LABEL = r"(?:pass[_\s-]?(?:word|phrase|code)|passwd|(?<![A-Za-z])pwd|\u5bc6\u7801|\u53e3\u4ee4)"
-_PHONE_LABEL = r"""(?:(?<![A-Za-z])(?:tele)?phone|(?<![A-Za-z])tel(?![a-z])|(?<![A-Za-z])mobile|cell(?:\ ?phone|\ number)|my\ cell
+_PHONE_LABEL = r"""(?:(?<![A-Za-z])(?:tele)?phone|(?<![A-Za-z])tel(?![a-z])|(?<![A-Za-z])mobile
+  |cell(?:\ ?phone|\ number)
+  |my\ cell
   |whatsapp|(?<![A-Za-z])fax|call\ me\ (?:at|on)|reach\ me\ (?:at|on)
   |\u7535\u8bdd|\u624b\u673a|\u8054\u7cfb\u65b9\u5f0f|\u81f4\u7535|\u4f20\u771f)"""
 # No word or decimal goes on into the number; a Chinese character may stand on either side.
@@ -153,7 +158,8 @@ _UNIT = r"(?:[\u00b5\u03bcmcknM]?(?:g|m|l|L|s|W|V|A|Hz|eV|mol)|kcal|bytes?|[KMGT
 KINDS: tuple[Kind, ...] = (
     _kind(
         "KEY",
-        r"""-----BEGIN\ [A-Z\ ]{0,30}PRIVATE\ KEY-----[A-Za-z0-9+/=\s\\]{16,}?-----END\ [A-Z\ ]{0,30}PRIVATE\ KEY-----""",
+        r"""-----BEGIN\ [A-Z\ ]{0,30}PRIVATE\ KEY-----[A-Za-z0-9+/=\s\\]{16,}?
+        -----END\ [A-Z\ ]{0,30}PRIVATE\ KEY-----""",
     ),
     _kind("PASSWORD", r"://[^/\s:@]{1,64}:(?P<value>[^/\s@]{1,128})@(?=[\w.-])"),
     _kind(
@@ -226,7 +232,7 @@ KINDS: tuple[Kind, ...] = (
           (?:(?:\+|00)86[ -]?)?1[3-9]\d(?:\d{{8}}|[ -]\d{{4}}[ -]\d{{4}})           # Chinese mobile
         | (?:0\d{{2,3}}[ -]|\(0\d{{2,3}}\)[ -]?)[2-9]\d{{6,7}}                        # Chinese landline
         | (?:\+?1[ .-]?)?(?:\([2-9]\d\d\)\ ?|[2-9]\d\d[.-])[2-9]\d\d[ .-]\d{{4}}      # North America
-        | (?<!\d\ )(?:1\ )?[2-9]\d\d\ [2-9]\d\d\ \d{{4}}(?!\ ?(?:\d|{_UNIT}))                 # the same, bare: no row of numbers
+        | (?<!\d\ )(?:1\ )?[2-9]\d\d\ [2-9]\d\d\ \d{{4}}(?!\ ?(?:\d|{_UNIT}))  # the same, bare: no row of numbers
         | 0[1-9]\d{{1,3}}[ -]\d{{3,4}}(?:[ -]\d{{3,4}}|\d{{3}})                           # British and alike
         | 0[1-9](?:[ .-]\d\d){{4}}                                                  # French
         ){_ENDS}""",

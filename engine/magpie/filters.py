@@ -49,7 +49,10 @@ Check = Callable[[WrittenQuery, FilterSpec, frozenset[str]], bool]
 # A query is dropped by the first check that is true for it.
 CHECKS: dict[str, tuple[str, Check]] = {
     "empty": ("the target wrote nothing", lambda query, rules, marks: not query.text),
-    "template_tokens": ("contains tokens of the chat template", lambda query, rules, marks: _holds(query.text, marks)),
+    "template_tokens": (
+        "contains tokens of the chat template",
+        lambda query, rules, marks: any(mark in query.text for mark in marks),
+    ),
     "broken_characters": ("contains broken characters", lambda query, rules, marks: "\ufffd" in query.text),
     "call_not_query": (
         "begins with a function call: the target wrote as the assistant",
@@ -93,7 +96,8 @@ def apply_filters(
     for query in queries:
         reason = next((name for name, (_, check) in CHECKS.items() if check(query, rules, marks)), None)
         if reason is None:
-            passed.append(_prompt(query, domain))
+            message = {"role": "user", "content": query.text}
+            passed.append(Prompt(f"magpie-{domain}-{query.number:05d}", (message,), query.tools, query.group))
         else:
             drop(reason, query.text)
     texts = {prompt.id: prompt.text for prompt in passed}
@@ -135,12 +139,3 @@ def script_share(text: str, script: str) -> float:
 
 def _wrong_script(text: str, rules: FilterSpec) -> bool:
     return rules.script != "any" and script_share(text, rules.script) < rules.script_share
-
-
-def _holds(text: str, marks: frozenset[str]) -> bool:
-    return any(mark in text for mark in marks)
-
-
-def _prompt(query: WrittenQuery, domain: str) -> Prompt:
-    message = {"role": "user", "content": query.text}
-    return Prompt(f"magpie-{domain}-{query.number:05d}", (message,), query.tools, query.group)

@@ -49,11 +49,11 @@ def exact_acceptance(
 
     Both distributions pass through `sampling`. The draft runs in its own dtype.
     """
-    chosen = list(capture.answers if answers is None else answers)
+    answers = list(capture.answers if answers is None else answers)
     head = Head.of(draft_model)
-    found: dict[int, PromptAcceptance] = {}
-    for group in group_by_length([sequence_tokens(a) for a in chosen], FORWARD_TOKENS):
-        batch = collate(capture, [chosen[i] for i in group], draft_model.device)
+    by_row: dict[int, PromptAcceptance] = {}
+    for group in group_by_length([sequence_tokens(a) for a in answers], FORWARD_TOKENS):
+        batch = collate(capture, [answers[i] for i in group], draft_model.device)
         hidden = hidden_states(draft_model, batch.ids, batch.mask, is_draft=True)[batch.responds]
         signal = capture.format.decode(batch.raw_signal, target_head, draft_model.device)
         if not isinstance(signal, ExactSignal):
@@ -63,11 +63,11 @@ def exact_acceptance(
                 "capture with signal: exact",
             )
         columns = _compare(hidden, head, signal, batch.token_ids, sampling, greedy_text=capture.greedy)
-        by_row = [torch.split(column.cpu(), batch.lengths) for column in columns]
-        for row, pieces in zip(group, zip(*by_row, strict=True), strict=True):
-            answer = chosen[row]
-            found[row] = PromptAcceptance(answer.prompt_id, answer.group, answer.token_ids, *pieces)
-    return [found[i] for i in range(len(chosen))]
+        pieces_of_columns = [torch.split(column.cpu(), batch.lengths) for column in columns]
+        for row, pieces in zip(group, zip(*pieces_of_columns, strict=True), strict=True):
+            answer = answers[row]
+            by_row[row] = PromptAcceptance(answer.prompt_id, answer.group, answer.token_ids, *pieces)
+    return [by_row[i] for i in range(len(answers))]
 
 
 def target_choice(target_logits: torch.Tensor, token_ids: torch.Tensor, *, greedy_text: bool) -> torch.Tensor:
@@ -108,13 +108,13 @@ def _compare(
 @torch.no_grad()
 def draft_states(draft_model: Any, capture: Capture, *, most_tokens: int) -> torch.Tensor:
     """What enters the draft's head where it predicts the capture's first answers: [position, width]."""
-    found: list[torch.Tensor] = []
+    states: list[torch.Tensor] = []
     for answer in capture.answers:
-        if sum(len(states) for states in found) >= most_tokens:
+        if sum(map(len, states)) >= most_tokens:
             break
         batch = collate(capture, [answer], draft_model.device)
-        found.append(hidden_states(draft_model, batch.ids, batch.mask, is_draft=True)[batch.responds])
-    return torch.cat(found)[:most_tokens]
+        states.append(hidden_states(draft_model, batch.ids, batch.mask, is_draft=True)[batch.responds])
+    return torch.cat(states)[:most_tokens]
 
 
 def draft_side(head: Head, hidden: torch.Tensor, sampling: Sampling, rows: int) -> tuple[torch.Tensor, torch.Tensor]:

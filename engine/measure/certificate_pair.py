@@ -42,7 +42,7 @@ def shortfalls(target: Any, prompt: Sequence[int], text: Sequence[int]) -> tuple
 
 
 def first_wrong(target: Any, prompt: Sequence[int], text: Sequence[int]) -> dict[str, Any] | None:
-    """The first token that is not the target's choice, ties apart: its position and by how many logits; None if none."""
+    """The first token that is not the target's choice, ties apart: position and by how many logits; None if none."""
     behind, ties = shortfalls(target, prompt, text)
     wrong = (behind > ties).nonzero().flatten().tolist()
     return {"position": wrong[0], "logits": float(behind[wrong[0]])} if wrong else None
@@ -67,9 +67,9 @@ def ragged_identity(target: Any, draft: Any, prompts: Sequence[Sequence[int]], s
     greedy = replace(settings, sampling=Sampling(0.0))
     written = texts(speculative_decode(target, draft, prompts, greedy), len(prompts))
     wrong = [
-        {"row": row, **found}
+        {"row": row, **wrong_token}
         for row, (prompt, text) in enumerate(zip(prompts, written, strict=True))
-        if (found := first_wrong(target, prompt, text))
+        if (wrong_token := first_wrong(target, prompt, text))
     ]
     together = {name: columns_of(model) for name, model in (("target", target), ("draft", draft))}
     lengths = sorted(map(len, prompts))
@@ -77,13 +77,13 @@ def ragged_identity(target: Any, draft: Any, prompts: Sequence[Sequence[int]], s
         f"{len(prompts) - len(wrong)} of {len(prompts)} texts, decoded together from prompts of {lengths[0]} to "
         f"{lengths[-1]} tokens, are the target's own choice token for token in float32"
     )
-    apart = [found.why_not for found in together.values() if not found.holes]
+    apart = [columns.why_not for columns in together.values() if not columns.holes]
     if apart:
         detail += f"; {' and '.join(dict.fromkeys(apart))}, so its rows have a cache each"
     figures = {
         "wrong": wrong,
         "prompt_tokens": lengths,
-        "side_by_side": {name: found.holes for name, found in together.items()},
+        "side_by_side": {name: columns.holes for name, columns in together.items()},
     }
     return Check("ragged_identity_float32", not wrong, sum(map(len, written)), detail, figures)
 
@@ -101,16 +101,16 @@ def traced_equals_captured(
         pairs = list(zip(answer.token_ids, text, strict=False))
         at = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
         if at is not None:
-            found: dict[str, Any] = {"row": row, "position": at}
+            parting: dict[str, Any] = {"row": row, "position": at}
             for name, ids in (("captured", answer.token_ids), ("traced", text)):
                 behind, ties = shortfalls(target_float32, answer.prompt_ids, ids[: at + 1])
-                found |= {name: float(behind[at]), f"{name}_is_choice": bool(behind[at] <= ties[at])}
-            parted.append(found)
+                parting |= {name: float(behind[at]), f"{name}_is_choice": bool(behind[at] <= ties[at])}
+            parted.append(parting)
     detail = f"{len(traced) - len(parted)} of {len(traced)} traced texts at temperature 0 are the captured ones"
     if parted:
-        most = max(max(found["captured"], found["traced"]) for found in parted)
+        most = max(max(parting["captured"], parting["traced"]) for parting in parted)
         detail += f"; where they part, one is at most {most:.4f} logits behind the other in float32"
-    fair = all(found["captured_is_choice"] and found["traced_is_choice"] for found in parted)
+    fair = all(parting["captured_is_choice"] and parting["traced_is_choice"] for parting in parted)
     return Check("traced_equals_captured", fair if exact else None, sum(map(len, traced)), detail, {"parted": parted})
 
 
@@ -173,11 +173,11 @@ def _emitted(p: torch.Tensor, q: torch.Tensor, uniforms: torch.Tensor) -> torch.
 
 
 def _cells(p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A cell for each id, -1 where p is zero, and the mass of each cell. p, q: [vocab] -> [vocab] int64, [cell] float64."""
+    """A cell for each id, -1 where p is zero, and each cell's mass. p, q: [vocab] -> [vocab] int64, [cell] float64."""
     p, q = p.double().cpu(), q.double().cpu()
     cells = torch.full_like(p, -1, dtype=torch.long)
-    for side, chosen in enumerate((q > p, q <= p)):
-        ids = (chosen & (p > 0)).nonzero().flatten()
+    for side, on_side in enumerate((q > p, q <= p)):
+        ids = (on_side & (p > 0)).nonzero().flatten()
         ids = ids[p[ids].argsort(descending=True)]
         before = p[ids].cumsum(0) - p[ids]
         cells[ids] = side * _CELLS + (before / p[ids].sum() * _CELLS).long().clamp_max(_CELLS - 1)

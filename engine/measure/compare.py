@@ -28,6 +28,8 @@ ONLY_SAMPLED = ("num_draft_tokens", "adaptive")  # these leave the rates on the 
 ON_TARGET_TEXT = ("exact", "greedy_agreement")
 SAME_TEMPERATURE = 1e-6  # temperatures closer than this are one: 0.7 may have been stored as float32
 
+MOST_SAMPLES = 20_000  # resamples of a comparison: the recipe of a stranger's run may ask for gigabytes of them
+
 _TABLES_KEPT = 512  # per-prompt tables kept in memory: a study has some hundred runs
 
 
@@ -126,7 +128,7 @@ def paired(a: pd.DataFrame, b: pd.DataFrame, rate: str) -> Paired | None:
 
 
 def rate_interval(table: pd.DataFrame, rate: str) -> tuple[Interval, float]:
-    """A rate over the prompts of a table that were measured for it, with its interval, and the sum it is a share of."""
+    """A rate over the prompts of a table that were measured for it, with its interval; and its denominator's sum."""
     sums = Sums.of(table, RATES[rate])
     sums = sums[sums.measured]
     return bootstrap_ratio(sums.numerators, sums.denominators), float(sums.denominators.sum())
@@ -164,14 +166,14 @@ class Measurement:
 
 @dataclass(frozen=True)
 class RateDifference:
-    """One rate of two drafts at one temperature, on the same prompts. `blocked_by`: conditions that forbid comparing."""
+    """One rate of two drafts at one temperature, on the same prompts."""
 
     temperature: float
     metric: str
     a: float
     b: float
     difference: Interval  # b less a
-    blocked_by: tuple[str, ...] = ()
+    blocked_by: tuple[str, ...] = ()  # conditions that differ and forbid comparing
 
     @property
     def comparable(self) -> bool:
@@ -201,7 +203,7 @@ def compare(a: Measurement, b: Measurement, rates: Iterable[str] = tuple(RATES))
     Rates without a prompt in common are left out; the list is empty if the two have no answer in common.
     """
     differing = differing_conditions(a.conditions, b.conditions)
-    samples = max(a.bootstrap_samples, b.bootstrap_samples)
+    samples = min(max(a.bootstrap_samples, b.bootstrap_samples), MOST_SAMPLES)
     rows = []
     for temperature in a.temperatures:
         side_a, side_b = a.at(temperature), b.at(temperature)
@@ -252,7 +254,7 @@ def agreement(a: pd.DataFrame, b: pd.DataFrame, prompts: pd.Index) -> McNemar | 
 
 
 def agreement_by_temperature(folder_a: Path, folder_b: Path) -> list[dict[str, Any]]:
-    """`agreement` of two runs' `measure` folders at each temperature that both have, as rows of `draftbench compare`."""
+    """`agreement` of two runs' `measure` folders at each temperature of both, as rows of `draftbench compare`."""
     a, b = prompt_sums(folder_a), prompt_sums(folder_b)
     positions_a, positions_b = _positions(folder_a), _positions(folder_b)
     rows = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,6 @@ class CostRow:
     expected_tokens: float  # a round, bonus or corrected token included
     formula: float
     measured: float
-
-    @property
-    def formula_error(self) -> float:
-        """How far the plain formula is off: 0.2 says that it promises 20% too much."""
-        return self.formula / self.measured - 1
-
-    def as_dict(self) -> dict[str, float | int]:
-        """The fields and `formula_error` by name: a row of a table."""
-        return {**asdict(self), "formula_error": self.formula_error}
 
 
 def expected_tokens(alpha: float, gamma: int) -> float:
@@ -104,7 +95,7 @@ def speedup_table(
 ) -> list[CostRow]:
     """A row for each gamma from 1 to `max_gamma`; `verify_s(gamma)` is of a pass over gamma + 1 tokens.
 
-    The plain formula takes c = draft_s / plain_s. Of a dict of measured times give
+    The plain formula takes c = draft_s / plain_s. For a dict of measured times pass
     `times.__getitem__`: a gamma that was not measured is then a KeyError, not a guess.
     """
     return [

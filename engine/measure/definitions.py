@@ -51,7 +51,7 @@ RATES: dict[str, Rate] = {
     "greedy_agreement": Rate(
         "Greedy agreement",
         "share of positions of the target's text where the target's choice = argmax q",
-        "What exact acceptance is at temperature 0. There the target's choice is the token it wrote, elsewhere argmax p.",
+        "Equals exact acceptance at temperature 0, where the target's choice is the token it wrote; else argmax p.",
         "agree_sum",
         ("n_positions",),
     ),

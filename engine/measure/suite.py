@@ -28,10 +28,11 @@ from engine.decode.sampling import Sampling
 from engine.decode.settings import AdaptiveLength, DecodeSettings, DraftLength, FixedLength
 from engine.decode.speculative import speculative_decode
 from engine.errors import DraftbenchError
-from engine.fileio import disk_errors
+from engine.fileio import disk_errors, write_json
 from engine.measure import certificate as lossless
 from engine.measure import certificate_pair, cost_model, speed, trace
 from engine.measure.acceptance import PromptAcceptance, exact_acceptance
+from engine.measure.definitions import RATES
 from engine.measure.exact_tables import exact_metrics, improvement, metric_row, position_rows, prompt_table
 from engine.measure.statistics import bootstrap_ratio, calibration_z, paired_ratio
 from engine.models.draft import Draft
@@ -58,7 +59,7 @@ class Measured:
         """Write tables first, the summary last: a summary means the tables are whole, and all of this measurement."""
         folder.mkdir(parents=True, exist_ok=True)
         with disk_errors(folder):
-            (folder.parent / Summary.FILE).unlink(missing_ok=True)
+            (folder / Path(Summary.FILE).name).unlink(missing_ok=True)
             for name, table in self.tables.items():
                 temporary = folder / f".{name}.new"
                 table.to_parquet(temporary, index=False)
@@ -66,7 +67,7 @@ class Measured:
             for earlier in folder.glob("*.parquet"):
                 if earlier.stem not in self.tables:
                     earlier.unlink()
-        self.summary.write(folder.parent)
+        write_json(folder / Path(Summary.FILE).name, self.summary.document())
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class AtTemperature:
-    """What was measured at one temperature.
+    """The measurement at one temperature.
 
     `exact` holds the acceptance of the drafts 'initial' and 'trained' at every token of the target's own text. `rounds`
     is the trace: the prompts with the ids `traced`, decoded speculatively with the trained draft.
@@ -98,16 +99,15 @@ class AtTemperature:
     def metrics(self, boot: dict[str, Any]) -> list[dict[str, Any]]:
         """Exact acceptance of both drafts, and the sampled rates of the trained one, with intervals over prompts."""
         counts, tokens = self.counts, int(self.counts.emitted.sum())
-        rates = {
-            "per_proposed": (counts.accepted, counts.drafted),
-            "per_examined": (counts.accepted, counts.accepted + counts.rejected),
-            "per_emitted": (counts.accepted, counts.emitted),
-            "tau": (counts.emitted, counts.rounds),
+        sampled = {
+            name: (counts[rate.numerator], counts[list(rate.denominator)].sum(axis=1))
+            for name, rate in RATES.items()
+            if {rate.numerator, *rate.denominator} <= set(counts.columns)
         }
         exact = [exact_metrics(results, name, self.temperature, boot) for name, results in self.exact.items()]
         return [row for rows in exact for row in rows] + [
             metric_row("trained", self.temperature, name, bootstrap_ratio(top, bottom, **boot), tokens)
-            for name, (top, bottom) in rates.items()
+            for name, (top, bottom) in sampled.items()
         ]
 
     def tables(self, texts: Mapping[str, str], tokenizer: Any) -> dict[str, list[pd.DataFrame]]:
@@ -139,7 +139,7 @@ def measure_drafts(
     *,
     progress: Progress = SILENT,
 ) -> Measured:
-    """Measure the pair's trained draft (everything) and the draft `initial` (exact acceptance only) on held-out prompts.
+    """Measure the pair's trained draft in full, and the exact acceptance of the draft `initial`, on held-out prompts.
 
     `captures` holds the target's answers to the prompts, and perhaps to others, at each temperature. `exact` is the
     pair in float32, for the certificate. Raises DraftbenchError if there is no prompt to measure on, Cancelled between
@@ -206,7 +206,7 @@ def at_temperature(
 def decode_settings(
     settings: MeasureSpec, temperature: float, stop_ids: frozenset[int], cost_ratio: float
 ) -> DecodeSettings:
-    """How the trace of a temperature is decoded. `cost_ratio`, c, matters to an adaptive gamma only."""
+    """The decode settings of a temperature's trace. `cost_ratio`, c, matters to an adaptive gamma only."""
     sampling = Sampling(temperature, settings.top_k, settings.top_p)
     length = draft_length(settings, cost_ratio)
     return DecodeSettings(sampling, length, settings.max_new_tokens, stop_ids, settings.seed)
@@ -227,9 +227,14 @@ def trace_prompts(
     rounds: list[Round] = []
     for start in range(0, len(answers), _TRACE_BATCH):
         part = answers[start : start + _TRACE_BATCH]
-        prompts, names = [a.prompt_ids for a in part], [a.prompt_id for a in part]
-        models = pair.target.model, pair.draft.model
-        for item in speculative_decode(*models, prompts, decoding, names=names, alternatives=_ALTERNATIVES):
+        for item in speculative_decode(
+            pair.target.model,
+            pair.draft.model,
+            [answer.prompt_ids for answer in part],
+            decoding,
+            names=[answer.prompt_id for answer in part],
+            alternatives=_ALTERNATIVES,
+        ):
             rounds.append(replace(item, row=item.row + start))
             progress.stop_if_asked()  # nothing of a measurement is kept before it is whole, so any round will do
     return rounds
@@ -418,7 +423,7 @@ def _speed_summary(
 
 
 def _conditions(target: LoadedModel, settings: MeasureSpec, heldout_hash: str, prompts: int) -> dict[str, Any]:
-    """What two measurements must have in common to be compared."""
+    """The conditions that two measurements must share to be compared."""
     return {
         "heldout_hash": heldout_hash,
         "heldout_prompts": prompts,

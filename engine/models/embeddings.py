@@ -1,4 +1,4 @@
-"""What identifies the embeddings and the output head of a model: the part that drafts share with their target."""
+"""Hash the embeddings and the output head of a model: the part that drafts share with their target."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from engine.fileio import read_json
+from engine.fileio import read_object
 from engine.models.adapter import CONFIG
 
 _INPUT = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
@@ -17,10 +17,10 @@ _OUTPUT = ("lm_head.weight", "embed_out.weight")
 
 
 def embeddings_hash(weights: Iterable[torch.Tensor]) -> str:
-    """Hex sha256 of the input embeddings, and of the head where it is another tensor.
+    """Hex sha256 of the input embeddings, and of the head if it is another tensor.
 
-    Of the bfloat16 values, so that a target has the same in every dtype it is loaded in; a
-    fine-tuned target whose embeddings were left alone has that of its base.
+    The values are hashed as bfloat16, so that a target has the same hash in every dtype; a fine-tuned target whose
+    embeddings were not changed has the hash of its base.
     """
     digest = hashlib.sha256()
     for tensor in weights:
@@ -29,22 +29,22 @@ def embeddings_hash(weights: Iterable[torch.Tensor]) -> str:
 
 
 def stored_embeddings_hash(folder: Path) -> str | None:
-    """The same of a model on disk, read without loading the rest; None if its tensors go by other names."""
-    tied = read_json(folder / "config.json").get("tie_word_embeddings", False)
+    """The `embeddings_hash` of a model on disk, without loading the rest; None if its tensors have other names."""
+    tied = read_object(folder / "config.json").get("tie_word_embeddings", False)
     kinds = (_INPUT,) if tied else (_INPUT, _OUTPUT)
-    found: dict[tuple[str, ...], torch.Tensor] = {}
+    weights: dict[tuple[str, ...], torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a dict
                 for kind in kinds:
                     if name.endswith(kind):
-                        found[kind] = tensors.get_tensor(name)
-    return embeddings_hash([found[kind] for kind in kinds if kind in found]) if _INPUT in found else None
+                        weights[kind] = tensors.get_tensor(name)
+    return embeddings_hash([weights[kind] for kind in kinds if kind in weights]) if _INPUT in weights else None
 
 
 def touches_embeddings(adapter: Path) -> bool:
     """Whether a PEFT adapter changes its base's embeddings or head."""
-    config = read_json(adapter / CONFIG)
+    config = read_object(adapter / CONFIG)
     parts = [name.removesuffix(".weight") for name in (*_INPUT, *_OUTPUT)]
     if config.get("trainable_token_indices"):  # rows of the embeddings, trained one by one
         return True

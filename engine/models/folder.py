@@ -1,8 +1,8 @@
-"""A stranger's model folder, looked at before a library builds anything of it.
+"""Check a stranger's model folder before a library builds anything from it.
 
-The libraries believe `config.json`: a billion layers are built until memory ends, a FIFO in a weight's place is read for
-ever, and what the weights lack is filled with random numbers. What can be known from file names, sizes and the headers
-of the safetensors is held against the settings here, which takes milliseconds.
+The libraries trust `config.json`: a billion layers are built until memory ends, a FIFO in place of the weights is read
+for ever, and missing weights become random numbers. Here the settings are compared with file names, sizes and the
+headers of the safetensors, which takes milliseconds.
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ import torch
 
 from engine.errors import DraftbenchError, boundary
 
+Settings = dict[str, Any]
+"""The contents of a `config.json`."""
+
 FIX = "the folder needs config.json, safetensors of a causal language model, and its tokenizer"
 SETTINGS_BYTES = 16_000_000
 _TOKENIZER_BYTES = 200_000_000
-_READ = (".json", ".safetensors", ".jinja", ".model", ".txt", ".tiktoken", ".py")
+_READ_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".tiktoken", ".py")
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
-# How many of each the settings may ask for; the deepest models known have about 200 layers and 512 experts.
-_MOST = {"layers": 2_000, "experts": 20_000}
+# The deepest known models have about 200 layers and 512 experts.
+_MAX_COUNTS = {"layers": 2_000, "experts": 20_000}
 _COUNTED = {
     "layers": re.compile(r"^(n|num)_.*layers?$|^n_layer$|^(encoder|decoder)_layers$|^(num_)?(layers|blocks|depth)$"),
     "experts": re.compile(r"experts?$"),
 }
-_PLAIN = ("F64", "F32", "F16", "BF16")  # what weights are stored in that are numbers as they stand
-# The method in `quantization_config` and the package that Transformers needs for it.
+_PLAIN = ("F64", "F32", "F16", "BF16")  # dtypes of weights that are not quantised
+# Method in `quantization_config` -> package that Transformers needs for it.
 _QUANTISED = {
     "aqlm": "aqlm",
     "auto-round": "auto_round",
@@ -54,9 +57,9 @@ _QUANTISED = {
 
 
 def check_files(folder: Path) -> None:
-    """Refuse a folder in which a name that a library would read is no regular file, or is larger than such files are."""
+    """Refuse a folder in which a file that a library would read is not regular, or larger than such files are."""
     for path in sorted(folder.iterdir()):
-        if path.suffix not in _READ:
+        if path.suffix not in _READ_SUFFIXES:
             continue
         try:
             regular, size = path.is_file(), path.stat().st_size
@@ -68,85 +71,84 @@ def check_files(folder: Path) -> None:
             raise _refused(folder, f"{path.name} has {size:,} bytes")
 
 
-def check_settings(folder: Path) -> dict[str, Any]:
-    """What `config.json` says, after its counts were held against the weights beside it, where there are any."""
+def check_settings(folder: Path) -> Settings:
+    """Read `config.json` after checking the folder's files and the counts in it."""
     check_files(folder)
     with boundary(f"could not load {folder}", FIX, "config.json cannot be read"):
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if not isinstance(settings, dict):
-        raise _refused(folder, f"config.json holds {type(settings).__name__}, not settings by name")
+        raise _refused(folder, f"config.json holds {type(settings).__name__}, not an object of settings")
     _check_counts(folder, settings)
     return settings
 
 
-def _check_counts(folder: Path, settings: dict[str, Any]) -> None:
+def _check_counts(folder: Path, settings: Settings) -> None:
     for key, value in settings.items():
         if isinstance(value, dict):
             _check_counts(folder, value)
         for kind, pattern in _COUNTED.items():
-            counts = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if counts and pattern.search(key) and not value <= _MOST[kind]:
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if is_number and pattern.search(key) and not value <= _MAX_COUNTS[kind]:
                 raise _refused(folder, f"config.json asks for {str(value)[:20]} {kind} ({key})")
 
 
-def check_quantised(folder: Path, settings: dict[str, Any]) -> None:
-    """Refuse weights that are quantised for a library that is not here, naming the library."""
-    how = settings.get("quantization_config")
-    if how is None:
+def check_quantised(folder: Path, settings: Settings) -> None:
+    """Refuse weights that are quantised for a library that is not installed, naming the library."""
+    config = settings.get("quantization_config")
+    if config is None:
         return
-    method = str(how.get("quant_method") or _old_style(how)) if isinstance(how, dict) else str(how)
+    method = str(config)
+    if isinstance(config, dict):
+        older = "bitsandbytes" if config.get("load_in_4bit") or config.get("load_in_8bit") else "?"
+        method = str(config.get("quant_method") or older)
     method = method.lower()[:60]
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
     if method not in AUTO_QUANTIZATION_CONFIG_MAPPING and method != "bitsandbytes":
         raise DraftbenchError(
             f"could not load {folder}: its weights are quantised by {method!r}",
-            "no such method is known here, and without it the numbers in the file are not the weights",
-            "use the model in bfloat16 or float16, from which it was quantised",
+            "this method is not known, and without it the numbers in the file are not the weights",
+            "use the original model in bfloat16 or float16",
         )
     library = _QUANTISED.get(method)
     if library is not None and not _installed(library):
         package = library.replace("_", "-").partition(".")[0]
         raise DraftbenchError(
             f"could not load {folder}: its weights are quantised by {method}",
-            f"they are read by the package {package}, which is not installed",
-            f"pip install {package}, or use the model in bfloat16 or float16, from which it was quantised",
+            f"reading them needs the package {package}, which is not installed",
+            f"pip install {package}, or use the original model in bfloat16 or float16",
         )
-
-
-def _old_style(how: dict[str, Any]) -> str:
-    return "bitsandbytes" if how.get("load_in_4bit") or how.get("load_in_8bit") else "?"
 
 
 def _installed(library: str) -> bool:
     try:
         return importlib.util.find_spec(library) is not None
-    except ModuleNotFoundError:  # the package around a dotted name
+    except ModuleNotFoundError:  # of the package that contains a dotted name
         return False
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors of a model, all of them there; pickles are not read, and an index may not point elsewhere."""
+    """The safetensors of a model, all present. Pickles are not read, and an index may not point out of the folder."""
     index = folder / _INDEX
     if (folder / _SINGLE).exists():
         if index.exists() and _SINGLE not in _named(folder, index):
             raise DraftbenchError(
                 f"could not load {folder}: it holds two models, {_SINGLE} and the files that {_INDEX} names",
-                "one engine would read the one, and another the other",
-                "remove the files that an earlier save left there",
+                "one engine would read the first and another the second",
+                "remove the files of an earlier save",
             )
         return [folder / _SINGLE]
     if not index.exists():
         pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
         raise DraftbenchError(
             f"could not load {folder}: it has no {_SINGLE}",
-            f"pickled weights ({pickled[0]}) can run code when they are read, so they are not" if pickled else "",
+            f"pickled weights ({pickled[0]}) are not read, because they can run code" if pickled else "",
             "save the model again with save_pretrained, which writes safetensors" if pickled else FIX,
         )
     names = _named(folder, index)
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise _refused(folder, f"{_INDEX} names {name[:80]!r}, which is no file of this folder")
+            raise _refused(folder, f"{_INDEX} names {name[:80]!r}, which is not a file of this folder")
         if not (folder / name).is_file():
             raise _refused(folder, f"{_INDEX} names {name}, which is missing")
     if not names:
@@ -161,7 +163,7 @@ def _named(folder: Path, index: Path) -> list[str]:
 
 
 def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and dtype of every tensor in a model's safetensors, by name, from their headers alone."""
+    """Read shape and dtype of every tensor in a model's safetensors, by name, from the headers alone."""
     from safetensors import safe_open
 
     stored: dict[str, tuple[tuple[int, ...], str]] = {}
@@ -170,9 +172,7 @@ def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         with damaged, safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a dict
                 if name in stored:
-                    raise _refused(
-                        folder, f"{name} is in two of its files, and which of them was meant cannot be known"
-                    )
+                    raise _refused(folder, f"{name} is in two of its files, and it cannot be known which is meant")
                 tensor = file.get_slice(name)
                 stored[name] = tuple(tensor.get_shape()), str(tensor.get_dtype())
     if not stored:
@@ -181,11 +181,11 @@ def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """The model's configuration as Transformers makes it, of a folder whose settings were checked."""
+    """Return Transformers' configuration of the model, after checking the folder's settings."""
     from transformers import AutoConfig
 
     check_settings(folder)
-    with boundary(f"could not load {folder}", FIX, "its config.json does not describe a model that is known here"):
+    with boundary(f"could not load {folder}", FIX, "its config.json does not describe a known model"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         depth = getattr(config.get_text_config(), "num_hidden_layers", 1)
     if depth is not None and not isinstance(depth, int):
@@ -194,7 +194,7 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
 
 
 def outline(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Any:
-    """A model of the folder's configuration on the meta device: shapes without a byte of weights."""
+    """Create a model of the folder's configuration on the meta device, which has shapes but no weights."""
     from transformers import AutoModelForCausalLM
 
     config = read_config(folder, trust_remote_code=trust_remote_code)
@@ -203,8 +203,8 @@ def outline(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
-def check_size(folder: Path, settings: dict[str, Any], *, trust_remote_code: bool = False) -> None:
-    """Refuse settings that describe a larger model than the weights are, before memory is taken for it."""
+def check_size(folder: Path, settings: Settings, *, trust_remote_code: bool = False) -> None:
+    """Refuse settings that describe a larger model than the weights hold, before memory is allocated for it."""
     stored = stored_tensors(folder)
     packed = [name for name, (_, dtype) in stored.items() if dtype not in _PLAIN and name.endswith("weight")]
     if packed and settings.get("quantization_config") is None:
@@ -215,7 +215,7 @@ def check_size(folder: Path, settings: dict[str, Any], *, trust_remote_code: boo
     if depth > len(stored):
         raise _refused(folder, f"config.json asks for {depth:,} layers, and its weights are {len(stored):,} tensors")
     if trust_remote_code and "auto_map" in settings:
-        return  # code of the user's choice, which may not be able to build a model without memory
+        return  # the user's own code, which may not support the meta device
     model = outline(folder, torch.float32)
     described = sum(p.numel() for p in model.parameters())
     held = sum(math.prod(shape) for shape, _ in stored.values())
@@ -224,19 +224,6 @@ def check_size(folder: Path, settings: dict[str, Any], *, trust_remote_code: boo
         raise _refused(folder, f"config.json describes {described:,} parameters, and its files hold {held:,}")
     if buffers > held + 200_000_000:
         raise _refused(folder, f"config.json describes tables of {buffers:,} numbers beside {held:,} parameters")
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a small file of a stranger's. Raises DraftbenchError for anything else."""
-    if not path.is_file() or path.stat().st_size > SETTINGS_BYTES:
-        raise DraftbenchError(f"{path} cannot be read", "it is no regular file, or too large", "fetch it again")
-    with boundary(f"{path} cannot be read", "fetch it again"):
-        value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise DraftbenchError(
-            f"{path} cannot be read", f"it holds {type(value).__name__}, not settings", "fetch it again"
-        )
-    return value
 
 
 def _refused(folder: Path, why: str) -> DraftbenchError:

@@ -1,7 +1,8 @@
-"""A GGUF file as a plain model folder in the cache, converted once, a tensor at a time.
+"""Convert a GGUF file to a plain model folder in the cache, once, one tensor at a time.
 
-Transformers reads GGUF whole, several copies of it at once, fills what the file lacks with random numbers and drops what
-it has no place for. Its tables (which tensor goes where, how llama.cpp permuted it) are used here; the reading is not.
+Transformers reads a GGUF file as a whole, with several copies in memory, fills missing tensors with random numbers and
+drops those that it cannot place. Its tables (the parameter of each tensor, llama.cpp's permutations) are used here, but
+not its reader.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from engine.models.hashes import remembered_sha256, sha256_now
 from engine.models.tensor_file import TensorFile, TensorPlan
 from engine.paths import cache_dir
 
-# Goes up with a change to what a file becomes, so that folders made before are not taken for good.
-# 2: conversions of before could hold random numbers where the file lacked tensors.
+# Goes up with every change to the conversion, so that older folders are not used.
+# 2: earlier conversions could contain random numbers where the file lacked tensors.
 _VERSION = 2
 _FLOAT32, _FLOAT16, _BFLOAT16 = 0, 1, 30
 _HALVES = {_FLOAT16: torch.float16, _BFLOAT16: torch.bfloat16}
@@ -33,16 +34,16 @@ _WHOLE_MODEL = ("qwen35", "qwen35moe", "lfm2")  # architectures that Transformer
 
 
 def gguf_as_folder(path: Path, *, read: bool = False) -> Path:
-    """The folder with `config.json`, safetensors and tokenizer that a GGUF file becomes; all parts of a split one.
+    """Return the folder with `config.json`, safetensors and tokenizer of a GGUF file, or of all parts of a split one.
 
-    Values keep the precision they have: float16 and bfloat16 matrices stay that, and blocks become float32, because
-    they stand for values that bfloat16 cannot hold. The folder is addressed by the file's hash, and what was written is
-    compared with what is there, so that a damaged conversion is made again; `read`: whatever is remembered of it.
-    Raises DraftbenchError for a file that is not a whole model; nothing is kept of it.
+    Values keep their precision: float16 and bfloat16 matrices keep their dtype, and quantised blocks become float32,
+    because bfloat16 cannot hold their values. The folder is named by the file's hash, and its files are compared with
+    the hashes of what was written, so that a damaged conversion is repeated; `read`: ignore the remembered hashes.
+    Raises DraftbenchError for a file that is not a complete model, of which nothing is kept.
     """
     hashes = [remembered_sha256(part) for part in parts_of(path)]
-    made_of = hashes[0] if len(hashes) == 1 else content_hash(hashes)
-    folder = cache_dir() / "models" / f"gguf-{made_of[:16]}-{_VERSION}"
+    source_hash = hashes[0] if len(hashes) == 1 else content_hash(hashes)
+    folder = cache_dir() / "models" / f"gguf-{source_hash[:16]}-{_VERSION}"
     if _is_whole(folder, read):
         return folder
     with disk_errors(folder):
@@ -54,11 +55,11 @@ def gguf_as_folder(path: Path, *, read: bool = False) -> Path:
 
 
 def _record(folder: Path) -> Path:
-    return folder.with_suffix(".json")  # beside the folder: what is in it makes the model's fingerprint
+    return folder.with_suffix(".json")  # beside the folder, whose contents determine the model's fingerprint
 
 
 def _is_whole(folder: Path, read: bool) -> bool:
-    """Whether the folder holds what its conversion wrote."""
+    """Whether the folder still holds what its conversion wrote."""
     if not (folder.is_dir() and _record(folder).is_file()):
         return False
     return json_object(_record(folder).read_bytes()) == _hashes(folder, sha256_now if read else remembered_sha256)
@@ -69,29 +70,29 @@ def _hashes(folder: Path, sha256: Callable[[Path], str]) -> dict[str, str]:
 
 
 def _convert(path: Path, folder: Path) -> None:
-    """Make the folder whole or not at all. The caller holds the lock."""
-    for left in folder.parent.glob(f".{folder.name}-*"):  # by a kill
-        shutil.rmtree(left, ignore_errors=True)
+    """Convert the file to a complete folder, or to none. The caller holds the lock."""
+    for leftover in folder.parent.glob(f".{folder.name}-*"):  # of a killed process
+        shutil.rmtree(leftover, ignore_errors=True)
     header = read_whole(path)
-    made = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-    made.mkdir()  # not mkdtemp, whose 0700 would lock others out of a shared cache
+    temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    temporary.mkdir()  # not mkdtemp, whose 0700 would lock others out of a shared cache
     try:
         with boundary(
             f"{path} could not be read as a GGUF model",
             "check that the file is whole and of an architecture that Transformers reads from GGUF",
         ):
-            _write_model(header, made)
+            _write_model(header, temporary)
         shutil.rmtree(folder, ignore_errors=True)
-        made.rename(folder)
+        temporary.rename(folder)
         write_json(_record(folder), _hashes(folder, sha256_now))
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_model(header: GgufHeader, folder: Path) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
-    # The library looks for more files beside the one that it is given, so it gets a folder of its own.
+    # The library looks for more files beside the given one, so it gets a folder with nothing else.
     with tempfile.TemporaryDirectory(prefix="draftbench-gguf-") as alone:
         (Path(alone) / "model.gguf").symlink_to(parts_of(header.path)[0].resolve())
         source: dict[str, Any] = {"pretrained_model_name_or_path": alone, "gguf_file": "model.gguf"}
@@ -103,14 +104,14 @@ def _write_model(header: GgufHeader, folder: Path) -> None:
         else:
             config.tie_word_embeddings = all(tensor.name != "output.weight" for tensor in header.tensors)
             model = _write_by_tensor(header, config, folder)
-    if "local_files_only" in tokenizer.init_kwargs:  # whether the hub was to be asked is no property of the model
+    if "local_files_only" in tokenizer.init_kwargs:  # not a property of the model
         tokenizer.init_kwargs["local_files_only"] = False
     tokenizer.save_pretrained(folder)
     _write_settings(model, folder)
 
 
 def _check_settings(header: GgufHeader) -> None:
-    """Refuse what changes the model's numbers and has no place in the configuration that Transformers makes."""
+    """Refuse settings that change the model's numbers and that Transformers does not read into its configuration."""
     arch, values = header.architecture, header.values
     odd = {
         "rope.scaling.type": ("none", ""),
@@ -121,25 +122,20 @@ def _check_settings(header: GgufHeader) -> None:
         "attention.scale": (0,),
     }
     for name, neutral in odd.items():
-        found = values.get(f"{arch}.{name}")
-        if found is not None and found not in neutral and arch not in _WHOLE_MODEL:
-            raise ValueError(f"{arch}.{name} is {found}, which Transformers does not read from GGUF")
-
-
-def _outline(config: Any) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        value = values.get(f"{arch}.{name}")
+        if value is not None and value not in neutral and arch not in _WHOLE_MODEL:
+            raise ValueError(f"{arch}.{name} is {value}, which Transformers does not read from GGUF")
 
 
 def _write_by_tensor(header: GgufHeader, config: Any, folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     frequencies = next((t for t in header.tensors if t.name == "rope_freqs.weight"), None)
     if frequencies is not None:
         _scale_positions(config, frequencies)
-    model = _outline(config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     processor = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)(config=config.to_dict())
     places = get_gguf_hf_weights_map(model, processor)
     sources = _sources([t for t in header.tensors if t is not frequencies], places)
@@ -164,19 +160,19 @@ def _write_by_tensor(header: GgufHeader, config: Any, folder: Path) -> Any:
 
 
 def _sources(tensors: list[GgufTensor], places: dict[str, str]) -> dict[str, list[GgufTensor]]:
-    """The tensors of the file by the parameter they go into; some hold a part of one (gate and up of experts)."""
+    """The tensors of the file by their parameter; some hold a part of one (gate and up of experts)."""
     sources: dict[str, list[GgufTensor]] = {}
-    nowhere = []
+    unplaced = []
     for tensor in tensors:
         name = places.get(tensor.name) or places.get(tensor.name.removesuffix(".weight"))
         if name is None and tensor.name == "output.weight":
             name = "lm_head.weight"  # architectures whose processor places the head itself
         if name is None:
-            nowhere.append(tensor.name)
+            unplaced.append(tensor.name)
         else:
             sources.setdefault(name, []).append(tensor)
-    if nowhere:
-        raise ValueError(f"{len(nowhere)} of its tensors have no place in the model, such as {min(nowhere)}")
+    if unplaced:
+        raise ValueError(f"{len(unplaced)} of its tensors have no place in the model, such as {min(unplaced)}")
     return sources
 
 
@@ -195,14 +191,14 @@ def _check_sources(sources: dict[str, list[GgufTensor]], wanted: dict[str, tuple
 
 
 def _dtype(tensors: list[GgufTensor]) -> torch.dtype:
-    """The dtype that holds the values of the file; vectors are float32 there, and some are shifted or take a logarithm."""
+    """The dtype that holds the values; vectors are float32, since some are shifted or their logarithm is taken."""
     kinds = {tensor.kind for tensor in tensors}
     matrices = all(len(t.shape) > 1 and "norm" not in t.name and "ssm_a" not in t.name for t in tensors)
     return _HALVES.get(kinds.pop(), torch.float32) if len(kinds) == 1 and matrices else torch.float32
 
 
 def _read(tensor: GgufTensor, dtype: torch.dtype) -> Any:
-    """The tensor's values as float32 or float16; bfloat16, which NumPy does not know, as int16 of the same bits."""
+    """The tensor's values as float32 or float16; bfloat16, which NumPy does not have, as int16 with the same bits."""
     import numpy as np
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize, quant_shape_to_byte_shape
@@ -227,7 +223,7 @@ def _torch(array: Any) -> torch.Tensor:
 
 
 def _scale_positions(config: Any, tensor: GgufTensor) -> None:
-    """Llama 3.1 and later: llama.cpp writes the stretched positions as a table, Transformers as the rule behind it."""
+    """Set the rule for stretched positions (Llama 3.1 and later), of which llama.cpp writes the resulting table."""
     stretch = _torch(_read(tensor, torch.float32)).double()
     factor = float(stretch.max())
     rule = {
@@ -245,7 +241,7 @@ def _scale_positions(config: Any, tensor: GgufTensor) -> None:
 
 
 def _llama3_stretch(rule: dict[str, Any], width: int) -> torch.Tensor:
-    """By how much each rotary frequency is divided, [width / 2]: the rule of Llama 3.1."""
+    """The divisor of each rotary frequency, [width / 2], by the rule of Llama 3.1."""
     wavelength = 2 * math.pi * rule["rope_theta"] ** (torch.arange(0, width, 2).double() / width)
     turns = rule["original_max_position_embeddings"] / wavelength
     low, high = rule["low_freq_factor"], rule["high_freq_factor"]
@@ -255,7 +251,7 @@ def _llama3_stretch(rule: dict[str, Any], width: int) -> torch.Tensor:
 
 
 def _write_whole(header: GgufHeader, source: dict[str, Any], folder: Path) -> Any:
-    """For architectures whose tensors Transformers reads one at a time itself; its report is checked."""
+    """Convert an architecture whose tensors Transformers itself reads one at a time, and check its report."""
     from transformers import AutoModelForCausalLM
 
     kinds = {tensor.kind for tensor in header.tensors}
@@ -264,8 +260,8 @@ def _write_whole(header: GgufHeader, source: dict[str, Any], folder: Path) -> An
         dtype = torch.float32
     if len({tensor.file for tensor in header.tensors}) > 1:
         raise ValueError(f"a split file of {header.architecture} must be joined with `gguf-split --merge` first")
-    model, found = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, output_loading_info=True)
-    wrong = sorted({*found["missing_keys"], *found["unexpected_keys"], *(k[0] for k in found["mismatched_keys"])})
+    model, report = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, output_loading_info=True)
+    wrong = sorted({*report["missing_keys"], *report["unexpected_keys"], *(k[0] for k in report["mismatched_keys"])})
     if wrong:
         raise ValueError(f"{len(wrong)} of its tensors are missing or fit nothing, such as {wrong[0]}")
     state = dict(model.named_parameters())

@@ -1,7 +1,7 @@
-"""The header of a GGUF file, read strictly: every count and length is held against the file before it is believed.
+"""Read the header of a GGUF file strictly: every count and length is checked against the file before it is used.
 
-The libraries that read GGUF trust the header, so a file of a few bytes can ask them for any amount of time or memory,
-and a file that was cut gives them fewer weights without a word. They see a file only after this module has.
+The libraries that read GGUF trust the header, so a file of a few bytes can make them use any amount of time or memory,
+and from a truncated file they silently read fewer weights. They get a file only after this module has checked it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 from engine.errors import DraftbenchError
 
 _VERSIONS = (2, 3)
-_MOST_KEYS, _MOST_TENSORS, _MOST_DIMENSIONS = 4_096, 200_000, 4
-_MOST_NAME_BYTES, _MOST_TEXT_BYTES = 65_535, 4_000_000
-_MOST_ELEMENTS = 1_500_000  # of all lists: a vocabulary of 262,144 with its scores, types and merges has 1.3 million
-_MOST_OTHERS = 100_000  # of a list that is not the tokenizer's; the library takes 20 s and 0.5 GB for a million
+_MAX_KEYS, _MAX_TENSORS, _MAX_DIMENSIONS = 4_096, 200_000, 4
+_MAX_NAME_BYTES, _MAX_TEXT_BYTES = 65_535, 4_000_000
+_MAX_ELEMENTS = 1_500_000  # of all lists: a vocabulary of 262,144 with its scores, types and merges has 1.3 million
+_MAX_OTHERS = 100_000  # of a list that is not the tokenizer's; the library needs 20 s and 0.5 GB for a million
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -28,7 +28,7 @@ _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """One tensor of a file: `shape` in torch's order, and where its bytes are."""
+    """A tensor of a file: its `shape` in torch's order, and the place of its bytes."""
 
     name: str
     shape: tuple[int, ...]
@@ -40,7 +40,7 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What a file says of itself: `values` has its single values, `lengths` the number of elements of its lists."""
+    """The header of a file: `values` has its single values, `lengths` the number of elements of its lists."""
 
     path: Path
     values: dict[str, Any]
@@ -53,15 +53,15 @@ class GgufHeader:
 
 
 def parts_of(path: Path) -> list[Path]:
-    """All files of the model that `path` is or is a part of, in order.
+    """All files of the model in `path`, in order, which may be one of several parts.
 
-    Raises DraftbenchError if parts are missing: the layers they hold cannot be made up.
+    Raises DraftbenchError if parts are missing.
     """
     named = _PART.fullmatch(path.name)
     if named is None:
         return [path]
     count = int(named["count"])
-    if not 1 <= int(named["number"]) <= count <= _MOST_KEYS:
+    if not 1 <= int(named["number"]) <= count <= _MAX_KEYS:
         raise _refused(path, f"its name says part {int(named['number'])} of {count}")
     parts = [path.with_name(f"{named['stem']}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1)]
     missing = [part.name for part in parts if not part.is_file()]
@@ -75,7 +75,7 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def read_header(path: Path) -> GgufHeader:
-    """The header of one file. Raises DraftbenchError if it contradicts itself or the file's size."""
+    """Read the header of a file. Raises DraftbenchError if it contradicts itself or the file's size."""
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as blob:
             return _Reader(path, blob).header()
@@ -84,33 +84,33 @@ def read_header(path: Path) -> GgufHeader:
 
 
 def read_whole(path: Path) -> GgufHeader:
-    """The header of a model that may be split over several files, with the tensors of all of them."""
+    """Read the header of a model that may be split over several files, with the tensors of all of them."""
     headers = [read_header(part) for part in parts_of(path)]
     first = headers[0]
     split = int(first.values.get("split.count", 1) or 1)
     if split > len(headers):
         raise DraftbenchError(
             f"{path} is one part of a model of {split}",
-            "its header says so, and its name does not say what the other parts are called",
-            "give the parts the names they came with (NAME-00001-of-00002.gguf), or join them with `gguf-split --merge`",
+            "its header says so, and the names of the other parts do not follow from its own",
+            "give the parts their original names (NAME-00001-of-00002.gguf), or join them with `gguf-split --merge`",
         )
     tensors = tuple(tensor for header in headers for tensor in header.tensors)
     names = {tensor.name for tensor in tensors}
     if len(names) < len(tensors):
         raise _refused(path, "two of its parts hold a tensor of the same name")
-    told = first.values.get("split.tensors.count")
-    if told is not None and told != len(tensors):
-        raise _refused(path, f"its header counts {told} tensors and its parts hold {len(tensors)}")
+    declared = first.values.get("split.tensors.count")
+    if declared is not None and declared != len(tensors):
+        raise _refused(path, f"its header counts {declared} tensors and its parts hold {len(tensors)}")
     _check_layers(path, first, names)
     return GgufHeader(path, first.values, first.lengths, tensors)
 
 
 def _check_layers(path: Path, header: GgufHeader, names: set[str]) -> None:
-    """As many layers as the header counts must be there: checked before a model of that depth is built."""
+    """Check that all layers that the header counts are there, before a model of that depth is built."""
     claimed = header.values.get(f"{header.architecture}.block_count")
     if not isinstance(claimed, int) or isinstance(claimed, bool) or claimed < 1:
         raise _refused(path, f"{header.architecture}.block_count is {claimed!r}, not a number of layers")
-    held = {int(found[1]) for name in names if (found := re.match(r"blk\.(\d{1,6})\.", name))}
+    held = {int(match[1]) for name in names if (match := re.match(r"blk\.(\d{1,6})\.", name))}
     if len(held) < claimed or held != set(range(len(held))):
         absent = next(i for i in range(claimed + 1) if i not in held)
         raise _refused(
@@ -127,7 +127,7 @@ def _refused(path: Path, why: str) -> DraftbenchError:
 
 
 class _Reader:
-    """A place in the bytes of one file; every read is checked against what is left."""
+    """A position in the bytes of a file; every read is checked against the number of bytes that are left."""
 
     def __init__(self, path: Path, blob: mmap.mmap) -> None:
         self.path, self.blob, self.place, self.elements = path, blob, 0, 0
@@ -139,7 +139,7 @@ class _Reader:
         if version not in _VERSIONS:
             raise ValueError(f"GGUF version {version} is not known (byte order, or a newer format)")
         tensor_count, key_count = self.number("Q"), self.number("Q")
-        if tensor_count > _MOST_TENSORS or key_count > _MOST_KEYS:
+        if tensor_count > _MAX_TENSORS or key_count > _MAX_KEYS:
             raise ValueError(f"it claims {tensor_count:,} tensors and {key_count:,} keys")
         values, lengths = self.keys(key_count)
         architecture = values.get("general.architecture")
@@ -171,7 +171,7 @@ class _Reader:
         values: dict[str, Any] = {}
         lengths: dict[str, int] = {}
         for _ in range(count):
-            key = self.text(_MOST_NAME_BYTES)
+            key = self.text(_MAX_NAME_BYTES)
             if key in values or key in lengths:
                 raise ValueError(f"the key {key[:80]!r} is there twice")
             kind = self.number("I")
@@ -183,7 +183,7 @@ class _Reader:
 
     def value(self, kind: int) -> Any:
         if kind == _STRING:
-            return self.text(_MOST_TEXT_BYTES)
+            return self.text(_MAX_TEXT_BYTES)
         if kind not in _SCALARS:
             raise ValueError(f"a value in its header has the unknown type {kind}")
         return self.number(_SCALARS[kind])
@@ -191,11 +191,11 @@ class _Reader:
     def skip_array(self, key: str) -> int:
         kind, count = self.number("I"), self.number("Q")
         self.elements += count
-        if self.elements > _MOST_ELEMENTS or (count > _MOST_OTHERS and not key.startswith("tokenizer.ggml.")):
+        if self.elements > _MAX_ELEMENTS or (count > _MAX_OTHERS and not key.startswith("tokenizer.ggml.")):
             raise ValueError(f"the list {key[:80]!r} in its header claims {count:,} elements")
         if kind == _STRING:
             for _ in range(count):
-                self.text(_MOST_TEXT_BYTES)
+                self.text(_MAX_TEXT_BYTES)
         elif kind in _SCALARS:
             self.take(count * struct.calcsize("<" + _SCALARS[kind]))
         else:
@@ -203,8 +203,8 @@ class _Reader:
         return int(count)
 
     def entry(self) -> tuple[str, tuple[int, ...], int, int]:
-        name, dimensions = self.text(_MOST_NAME_BYTES), self.number("I")
-        if not 1 <= dimensions <= _MOST_DIMENSIONS:
+        name, dimensions = self.text(_MAX_NAME_BYTES), self.number("I")
+        if not 1 <= dimensions <= _MAX_DIMENSIONS:
             raise ValueError(f"the tensor {name[:80]!r} has {dimensions:,} dimensions")
         shape = tuple(reversed([self.number("Q") for _ in range(dimensions)]))
         return name, shape, self.number("I"), self.number("Q")

@@ -1,22 +1,22 @@
-"""Hashes of large files, remembered so that a start does not read gigabytes again."""
+"""Remember the hashes of large files, so that a start does not read gigabytes again."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from engine.fileio import content_hash, json_object, sha256_file, write_json
+from engine.fileio import content_hash, json_object, sha256_file, whole_characters, write_json
 from engine.paths import cache_dir
 
 _SMALL_BYTES = 10_000_000
 
 
 def remembered_sha256(file: Path) -> str:
-    """Hex sha256 of a file's bytes; read again only where the file system says that it may have changed.
+    """Hex sha256 of a file; it is read again only if the file system says that it may have changed.
 
-    Remembered by path, inode, size, and the times of the last change of content and of status. The last one cannot be
-    set by a program, so a byte that was changed and given its old time back is noticed. Damage below the file system
-    (a failing disk) is not: `draftbench fetch` reads everything again.
+    The key is the path, inode, size, and the times of the last change of content and of status. A program cannot set
+    the last one, so a change is noticed even if the file got its old time back. Damage below the file system (a failing
+    disk) is not noticed: `draftbench fetch` reads everything again.
     """
     if file.stat().st_size < _SMALL_BYTES:
         return sha256_file(file)
@@ -26,12 +26,12 @@ def remembered_sha256(file: Path) -> str:
 
 
 def sha256_now(file: Path) -> str:
-    """Hex sha256 of a file's bytes, read now; it replaces what was remembered."""
-    note = _note(file)  # of before the reading: a change in the meantime makes another note
-    found = sha256_file(file)
+    """Hex sha256 of a file, read now; it replaces the remembered one."""
+    note = _note(file)  # before reading, so that a change in the meantime has another key
+    sha256 = sha256_file(file)
     if file.stat().st_size >= _SMALL_BYTES:
-        write_json(note, {"file": os.fsdecode(file).encode("utf-8", "replace").decode(), "sha256": found})
-    return found
+        write_json(note, {"file": whole_characters(os.fsdecode(file)), "sha256": sha256})
+    return sha256
 
 
 def _note(file: Path) -> Path:

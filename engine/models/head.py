@@ -1,7 +1,7 @@
-"""Splitting a causal model at its output head: hidden states first, logits later.
+"""Split a causal model at its output head into hidden states and logits.
 
-The exact signal stores hidden states, and losses are computed a chunk of positions at a time;
-both need `logits = head(hidden)` outside the model's own forward.
+The exact signal stores hidden states, and losses are computed for a chunk of positions at a time; both need
+`logits = head(hidden)` outside the model's own forward pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ROWS = 16  # rows of the head that stands in for a model's own where there are 
 
 @dataclass(frozen=True)
 class Head:
-    """A model's output projection with the scalings some families put behind it."""
+    """A model's output projection with the scalings that some families apply after it."""
 
     weight: torch.Tensor  # [rows, width]
     bias: torch.Tensor | None  # [rows]
@@ -60,7 +60,7 @@ class Head:
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
     def of_ids(self, ids: torch.Tensor) -> Head:
-        """The rows of those ids alone: what a draft of a trimmed vocabulary has of its target's head."""
+        """The head with the rows of these ids alone, as a draft with a trimmed vocabulary has it."""
         return replace(self, weight=self.weight[ids], bias=None if self.bias is None else self.bias[ids], ids=ids)
 
 
@@ -70,7 +70,7 @@ def chunk_size(vocab: int) -> int:
 
 
 def text_config(model: Any) -> Any:
-    """The configuration of the part that writes text: the model's own, or one inside that of a model that also sees."""
+    """The configuration of the part that writes text: the model's own, or one inside that of a vision model."""
     return model.config.get_text_config()
 
 
@@ -84,16 +84,16 @@ def body(model: Any) -> Any:
 
 
 def readable(draft_model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """The ids as a draft reads them: those that it has no embedding for become its last one; any shape.
+    """Replace ids without an embedding in the draft by its last one; any shape.
 
-    For drafts alone: a target with padding rows may write such an id, and a draft that cannot read it may still
-    guess on. A target reads its own tokenizer's ids: see `refuse_unknown`.
+    Only for drafts: a target with padding rows may write such an id, and a draft that cannot read it may still propose
+    tokens after it. A target reads its own tokenizer's ids: see `refuse_unknown`.
     """
     return ids.clamp_max(draft_model.get_input_embeddings().weight.shape[0] - 1)
 
 
 def refuse_unknown(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """The same ids; raises DraftbenchError if the model has no embedding for one. Any shape."""
+    """Return the ids, of any shape. Raises DraftbenchError if the model has no embedding for one."""
     rows = int(model.get_input_embeddings().weight.shape[0])
     if not ids.numel():
         return ids
@@ -110,10 +110,10 @@ def refuse_unknown(model: Any, ids: torch.Tensor) -> torch.Tensor:
 def hidden_states(
     model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None, *, is_draft: bool = False
 ) -> torch.Tensor:
-    """What enters the head: [batch, position, width] for ids [batch, position].
+    """Compute the input of the head: [batch, position, width] for ids [batch, position].
 
-    `mask`: [batch, position], 1 for real tokens; padding stands on the right. An id without an embedding raises
-    DraftbenchError, unless `is_draft`: a draft reads what its target wrote, as far as it can.
+    `mask`: [batch, position], 1 for real tokens; padding is on the right. An id without an embedding raises
+    DraftbenchError, unless `is_draft`: then it is replaced (`readable`).
     """
     known = readable(model, ids) if is_draft else refuse_unknown(model, ids)
     output = body(model)(input_ids=known, attention_mask=mask, use_cache=False)
@@ -129,11 +129,11 @@ def check_head(model: Any) -> None:
         ids = torch.arange(1, _PROBED + 1, device=model.device).unsqueeze(0)
         expected = model(input_ids=ids, use_cache=False).logits.float()
         hidden = hidden_states(model, ids)
-        found = Head.of(model).logits(hidden).float()
+        actual = Head.of(model).logits(hidden).float()
         half = _PROBED // 2
-        other = torch.cat([ids[:, :half], ids[:, half:].flip(-1)], dim=-1)  # of this the first half must know nothing
+        other = torch.cat([ids[:, :half], ids[:, half:].flip(-1)], dim=-1)  # the first half must not depend on this
         moved = (hidden - hidden_states(model, other))[:, :half].float()
-    if expected.shape != found.shape or not torch.allclose(expected, found, rtol=1e-2, atol=1e-2):
+    if expected.shape != actual.shape or not torch.allclose(expected, actual, rtol=1e-2, atol=1e-2):
         raise _not_its_head(name)
     if float(moved.norm()) > 5e-2 * float(hidden[:, :half].float().norm()):
         raise _reads_ahead(name)
@@ -141,9 +141,9 @@ def check_head(model: Any) -> None:
 
 @torch.no_grad()
 def check_head_outline(model: Any) -> None:
-    """`check_head` for a model on the meta device, without weights: only what follows its layers is computed.
+    """`check_head` for a model on the meta device, without weights: only the part after its layers is computed.
 
-    The layers are left out and the head is one of a few random rows, so that any size takes milliseconds.
+    The layers are left out and the head has a few random rows, so that any size takes milliseconds.
     """
     name, own = type(model).__name__, model.get_output_embeddings()
     if any(getattr(part, "is_causal", None) is False and not _CROSS.search(at) for at, part in model.named_modules()):
@@ -155,13 +155,13 @@ def check_head_outline(model: Any) -> None:
         hidden = torch.randn(1, _PROBED, width)
         with _stand_ins(model, small, hidden):
             expected = model(input_ids=torch.ones(1, _PROBED, dtype=torch.long), use_cache=False).logits
-            found = Head.of(model).logits(hidden)
-    if expected.shape != found.shape or not torch.allclose(expected.float(), found, rtol=1e-2, atol=1e-2):
+            actual = Head.of(model).logits(hidden)
+    if expected.shape != actual.shape or not torch.allclose(expected.float(), actual, rtol=1e-2, atol=1e-2):
         raise _not_its_head(name)
 
 
-class _Said:
-    """The output of a body that was not run: its hidden states, and nothing of all else that families add."""
+class _BodyOutput:
+    """The output of a body that was not run: its hidden states, and None for everything else that families add."""
 
     def __init__(self, hidden: torch.Tensor) -> None:
         self.last_hidden_state = hidden
@@ -175,11 +175,11 @@ class _Said:
 
 @contextlib.contextmanager
 def _stand_ins(model: Any, head: torch.nn.Module, hidden: torch.Tensor) -> Iterator[None]:
-    """The model with another head and with a body that only says `hidden`; undone on leaving."""
+    """Give the model another head and a body that only returns `hidden`; undone on leaving."""
     own = model.get_output_embeddings()
     silent = {id(module): module for module in (body(model), model.get_decoder()) if module is not model}.values()
     for module in silent:
-        module.forward = lambda *_, **__: _Said(hidden)
+        module.forward = lambda *_, **__: _BodyOutput(hidden)
     model.set_output_embeddings(head)
     try:
         yield
@@ -199,7 +199,7 @@ def _not_its_head(name: str) -> DraftbenchError:
 
 def _reads_ahead(name: str) -> DraftbenchError:
     return DraftbenchError(
-        f"{name} reads the tokens that follow: what it says of a position changes with later ones",
+        f"{name} reads the tokens that follow: its output at a position changes with later ones",
         "it is an encoder, which cannot be decoded token by token",
         "use a causal model; if it is one, its config.json says is_decoder: true",
     )

@@ -1,10 +1,10 @@
-"""Which settings of a configuration speak of layers, and what they become when only some of the layers stay.
+"""Translate the settings of a configuration that describe layers when only some of the layers are kept.
 
-Transformers has no one word for the kind of a layer. Some families list one entry a layer, some list the indices of
-the special ones, some count from the front ("the first 3 are dense") or from the back ("the last 10 share their
-keys"), some say "every fourth". A setting that is left as it was turns a dense layer into a mixture of experts, so
-each way is translated here; `engine.models.shallow` compares the result with the target, so that a way that is not
-known here is refused and never guessed.
+Transformers has no common form for the kinds of layers. Some families list one entry per layer, some list the indices
+of the special ones, some count from the front ("the first 3 are dense") or from the back ("the last 10 share their
+keys"), some say "every fourth". An untranslated setting could turn a dense layer into a mixture of experts, so each
+form is translated here; `engine.models.shallow` compares the result with the target, so that an unknown form is refused
+and never guessed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 from engine.errors import DraftbenchError
 
-# Lists with one entry a layer whose name does not say "layer".
-_ONE_A_LAYER = {
+# Lists with one entry per layer whose name does not contain "layer".
+_PER_LAYER = {
     "activation_sparsity_pattern",
     "block_types",
     "indexer_types",
@@ -52,12 +52,12 @@ _FROM_FRONT = {"first_k_dense_replace", "max_window_layers", "num_dense_layers",
 _FROM_BACK = {"num_kv_shared_layers", "num_last_full_attention_layers"}
 # Settings by layer index: {"5": {...}}.
 _BY_INDEX = {"per_layer_config"}
-# What belongs to the extra layers that predict further tokens, which are no part of the model's own list.
+# Settings of extra layers that predict further tokens, which are not in the model's own list.
 _OTHER_LAYERS = ("mtp_", "num_nextn_", "num_mtp_")
 
 
 def evenly_spaced(count: int, total: int) -> list[int]:
-    """`count` layer indices of `total`, first and last included; a single one is the first."""
+    """`count` evenly spaced layer indices of `total`, with the first and the last; a single one is the first."""
     if not 1 <= count <= total:
         raise DraftbenchError(
             f"draft.layers is {count}, the target has {total} layers", "", f"choose a number from 1 to {total}"
@@ -65,8 +65,8 @@ def evenly_spaced(count: int, total: int) -> list[int]:
     return [0] if count == 1 else [round(i * (total - 1) / (count - 1)) for i in range(count)]
 
 
-def chosen_layers(layers: int | list[int], total: int) -> list[int]:
-    """The layer indices a DraftSpec asks for, checked against the target's number of layers."""
+def layer_indices(layers: int | list[int], total: int) -> list[int]:
+    """The layer indices of a DraftSpec, checked against the target's number of layers."""
     if isinstance(layers, int):
         return evenly_spaced(layers, total)
     if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < total:
@@ -79,9 +79,9 @@ def chosen_layers(layers: int | list[int], total: int) -> list[int]:
 
 
 def settings_of_layers(settings: Mapping[str, Any], layers: Sequence[int], depth: int, count: str) -> dict[str, Any]:
-    """The settings of a model that has only `layers` of `depth`, each as it was.
+    """Return the settings of a model with only `layers` of `depth`, each unchanged.
 
-    `count` is the setting that holds the number of layers. Nothing else is changed, and nothing is checked.
+    `count` is the setting with the number of layers. Nothing else is changed, and nothing is checked.
     """
     kept = copy.deepcopy(dict(settings))
     for name, value in settings.items():
@@ -94,10 +94,10 @@ def settings_of_layers(settings: Mapping[str, Any], layers: Sequence[int], depth
 
 
 def _of_layers(name: str, value: Any, layers: Sequence[int], depth: int) -> Any:
-    """One setting for the layers that stay."""
+    """Translate one setting for the layers that are kept."""
     if name in _INDICES and isinstance(value, (list, tuple)):
         return [new for new, old in enumerate(layers) if old in value]
-    if isinstance(value, (list, tuple)) and len(value) == depth and ("layer" in name or name in _ONE_A_LAYER):
+    if isinstance(value, (list, tuple)) and len(value) == depth and ("layer" in name or name in _PER_LAYER):
         return [value[old] for old in layers]
     if name in _FROM_FRONT and isinstance(value, int):
         return sum(old < value for old in layers)
@@ -109,7 +109,7 @@ def _of_layers(name: str, value: Any, layers: Sequence[int], depth: int) -> Any:
 
 
 def _without_steps(settings: Mapping[str, Any], layers: Sequence[int], depth: int) -> dict[str, Any]:
-    """What says a kind by a rule ('every n-th layer'), said layer by layer: the n-th of those that stay is another."""
+    """Replace rules such as 'every n-th layer' by lists, since the n-th of the kept layers is another one."""
     changed: dict[str, Any] = {}
     if {"attention_types", "attention_layers"} <= settings.keys():  # GPT-Neo's: the first is the second, shortened
         changed["attention_types"] = [[[settings["attention_layers"][old] for old in layers], 1]]
@@ -131,10 +131,10 @@ def _without_steps(settings: Mapping[str, Any], layers: Sequence[int], depth: in
 
 
 def needed_layers(config: Any) -> dict[int, int]:
-    """For each layer that reuses what an earlier one computed, that earlier one: {29: 19}.
+    """Layer that reuses the result of an earlier one -> that earlier one, such as {29: 19}.
 
-    Gemma's last layers take keys and values from the last layer of their type that has its own; sparse attention
-    takes its choice of tokens from the nearest full indexer before it.
+    Gemma's last layers take keys and values from the last layer of their type that has its own; sparse attention takes
+    its selection of tokens from the nearest full indexer before it.
     """
     modes, types = getattr(config, "kv_sharing_modes", None), getattr(config, "layer_types", None)
     needs: dict[int, int] = {}
@@ -150,5 +150,5 @@ def needed_layers(config: Any) -> dict[int, int]:
 
 
 def with_needed(layers: Sequence[int], needs: Mapping[int, int]) -> list[int]:
-    """The layers and those that they cannot do without, ascending."""
+    """The layers and those that they depend on, ascending."""
     return sorted({*layers, *(needs[i] for i in layers if i in needs)})

@@ -1,4 +1,4 @@
-"""Loading a model specification into memory, ready to decode or to distil."""
+"""Load a model specification into memory, ready to decode or to distil."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from engine.models.folder import FIX, check_quantised, check_settings, check_siz
 from engine.models.locate import fingerprint, locate_adapter, locate_model
 from engine.models.tokenizer import adapted_tokenizer, check_ids, read_tokenizer
 
-# Tables that older versions saved with the weights, and that every model computes for itself.
+# Tables that older versions saved with the weights, and that every model now computes.
 _COMPUTED = re.compile(r"(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias|position_ids)$")
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A causal language model in evaluation mode, its tokenizer and what identifies it."""
+    """A causal language model in evaluation mode, its tokenizer and its fingerprint."""
 
     model: Any
     tokenizer: Any
@@ -49,23 +49,23 @@ class LoadedModel:
 
     @cached_property
     def embeddings_hash(self) -> str:
-        """Of the embeddings and the head: two targets with the same can have one draft that shares them."""
+        """Hash of the embeddings and the head: targets with the same hash can use one draft that shares them."""
         rows, head = self.model.get_input_embeddings().weight, self.model.get_output_embeddings().weight
         return embeddings_hash([rows] if rows is head else [rows, head])
 
     @property
     def vocab_rows(self) -> int:
-        """Rows of the output head: the tokenizer's ids, padding rows included."""
+        """Rows of the output head, padding rows included."""
         return int(self.model.get_output_embeddings().weight.shape[0])
 
     @property
     def input_rows(self) -> int:
-        """Rows of the input embeddings: ids from here on are no tokens to the model."""
+        """Rows of the input embeddings: larger ids are not tokens of the model."""
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     @property
     def context_tokens(self) -> int | None:
-        """Longest sequence the model was made for, if its configuration says."""
+        """The longest sequence that the model supports; None if its configuration does not say."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
     @property
@@ -80,7 +80,7 @@ class LoadedModel:
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Ids that end an answer: those of the generation settings, the tokenizer and the chat template."""
+        """The ids that end an answer: those of the generation settings, the tokenizer and the chat template."""
         return self.turns.stop_ids
 
 
@@ -99,7 +99,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The torch dtype of that name; 'auto' is bfloat16 only where it is native, since emulation is slower than float32."""
+    """The torch dtype of that name; 'auto' is bfloat16 only where it is native: emulation is slower than float32."""
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
         return dtype
@@ -116,10 +116,10 @@ def _native_bfloat16(device: torch.device) -> bool:
 
 
 def load_tokenizer(spec: ModelSpec) -> Any:
-    """The tokenizer alone, for rendering prompts without the weights: the base's, or what came with its adapter.
+    """Load the tokenizer without the weights, for rendering prompts: the base's, or that of its adapter.
 
-    Raises DraftbenchError if it cannot be read, or an adapter's own does not fit the base. Its template writes the date
-    of the spec (`engine.chat.template_date`).
+    Its template writes the date of the spec (`engine.chat.template_date`). Raises DraftbenchError if it cannot be read,
+    or an adapter's tokenizer does not fit the base.
     """
     tokenizer = read_tokenizer(locate_model(spec), trust_remote_code=spec.trust_remote_code)
     if spec.adapter is not None:
@@ -136,17 +136,17 @@ def context_tokens(spec: ModelSpec) -> int | None:
 
 
 def model_fingerprint(spec: ModelSpec) -> str:
-    """What identifies the weights of a specification, adapter included, without loading them."""
+    """The fingerprint of the weights of a specification, adapter included, without loading them."""
     base = fingerprint(locate_model(spec))
     return content_hash([base, fingerprint(locate_adapter(spec.adapter))]) if spec.adapter else base
 
 
 def load_model(spec: ModelSpec, *, dtype: str | None = None) -> LoadedModel:
-    """Load `spec` in evaluation mode, gradients off. `dtype` overrides the one in the spec.
+    """Load `spec` in evaluation mode without gradients. `dtype` overrides the one in the spec.
 
-    Weights come from safetensors only, and all of them: what is missing, left over or of another shape is refused.
-    An adapter is merged into its base, so what follows sees a plain model. Raises DraftbenchError if the folder holds
-    no usable causal model.
+    Weights are read from safetensors only; missing tensors, superfluous ones and other shapes are refused. An adapter
+    is merged into its base, so that the rest of the engine sees a plain model. Raises DraftbenchError if the folder
+    holds no usable causal model.
     """
     folder = locate_model(spec)
     device = resolve_device(spec.device)
@@ -165,7 +165,7 @@ def load_model(spec: ModelSpec, *, dtype: str | None = None) -> LoadedModel:
 
 
 def _whole_model(folder: Path, dtype: torch.dtype, spec: ModelSpec) -> Any:
-    """The model with every tensor of its checkpoint in its place."""
+    """Load the model and check that it has every tensor of its checkpoint."""
     from transformers import AutoModelForCausalLM
 
     with boundary(f"could not load {spec.model}", FIX):
@@ -176,11 +176,11 @@ def _whole_model(folder: Path, dtype: torch.dtype, spec: ModelSpec) -> Any:
             trust_remote_code=spec.trust_remote_code,
             output_loading_info=True,
         )
-    # Transformers fills what is missing with random numbers, leaves out what is left over, and goes on.
+    # Transformers fills missing tensors with random numbers, ignores superfluous ones, and only warns.
     over = [name for name in report["unexpected_keys"] if not _COMPUTED.search(name)]
     kinds = {
         "lack": report["missing_keys"],
-        "hold what has no place in the model:": over,
+        "hold more than the model has:": over,
         "have another shape than the model:": [name for name, *_ in report["mismatched_keys"]],
     }
     for how, names in kinds.items():
@@ -193,26 +193,26 @@ def _whole_model(folder: Path, dtype: torch.dtype, spec: ModelSpec) -> Any:
             )
     if model.get_output_embeddings() is None or model.get_input_embeddings() is None:
         raise DraftbenchError(
-            f"could not load {spec.model}: {type(model).__name__} has no head that gives each token a probability",
+            f"could not load {spec.model}: {type(model).__name__} has no output head over the vocabulary",
             "a target is a causal language model",
             FIX,
         )
     if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
-        # Weights with a head of their own beside settings that call it tied: what is made from the settings has one too.
+        # The weights have a head although the settings tie it: models that are created from the settings need one too.
         model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
     _check_causal(model, spec)
     return model
 
 
 def _saved_as(model: Any) -> str:
-    """The architecture that the folder names, where it is another than was loaded."""
+    """The architecture that the folder names, if another one was loaded."""
     named = getattr(model.config, "architectures", None) or []
     return ", ".join(str(name) for name in named if name != type(model).__name__)
 
 
 @torch.no_grad()
 def _check_causal(model: Any, spec: ModelSpec) -> None:
-    """Refuse a model in which a later token changes an earlier prediction: an encoder that was loaded as a decoder."""
+    """Refuse a model in which a later token changes an earlier prediction, such as an encoder loaded as a decoder."""
     rows = model.get_input_embeddings().weight.shape[0]
     ids = torch.arange(1, 9).remainder(rows).unsqueeze(0).repeat(2, 1)
     ids[1, -1] = 0
@@ -224,7 +224,9 @@ def _check_causal(model: Any, spec: ModelSpec) -> None:
             "its weights or settings are damaged, or too large for the dtype",
             "fetch the model again, or set target.dtype: float32",
         )
-    near = 1e-4 if model.dtype == torch.float32 else 2e-2  # masked tokens weigh nothing, so only sums differ in order
+    near = (
+        1e-4 if model.dtype == torch.float32 else 2e-2
+    )  # masked tokens have no weight, so only the order of sums differs
     masked = any(str(name).endswith("ForMaskedLM") for name in getattr(model.config, "architectures", None) or [])
     if masked or not torch.allclose(one, other, rtol=near, atol=near * float(one.abs().max())):
         raise DraftbenchError(

@@ -1,7 +1,7 @@
-"""From a model's name to a plain folder on this disk, and that folder's fingerprint.
+"""Resolve a model's name to a local folder, and compute the folder's fingerprint.
 
-Hub models, GGUF files and packaged assets all become local folders of safetensors, so that
-everything after this module knows one kind of model.
+Hub models, GGUF files and packaged assets all become local folders of safetensors, so that the rest of the engine knows
+one kind of model.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from engine.paths import resolve_input
 # Weights and tokenizer, nothing executable: pickles (.bin, .pt) are never fetched.
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.tiktoken"]
 _FINGERPRINTED = (".safetensors", ".json", ".jinja", ".model", ".py")
-_RECORDS = ("tuning.json",)  # says how a target was made and measured, and changes nothing it computes
+_RECORDS = ("tuning.json",)  # describes how a target was tuned and measured; the model does not depend on it
 
 
 def locate_model(spec: ModelSpec) -> Path:
-    """Local folder with `config.json`, safetensors and tokenizer for `spec.model`.
+    """Return the local folder with `config.json`, safetensors and tokenizer of `spec.model`.
 
-    Fetches and converts where needed. Raises DraftbenchError for what cannot be found.
+    Fetches and converts it if necessary. Raises DraftbenchError if there is no such model.
     """
     name = spec.model
     if name.startswith("asset:"):
@@ -71,7 +71,7 @@ def locate_adapter(name: str) -> Path:
     if not (folder / ADAPTER_WEIGHTS).exists():
         raise DraftbenchError(
             f"the adapter {name} has no adapter_model.safetensors",
-            "pickled weights (.bin) can run code when they are read, so they are not",
+            "pickled weights (.bin) are not read, because they can run code",
             "save it again with PEFT's save_pretrained, which writes safetensors",
         )
     return folder

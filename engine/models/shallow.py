@@ -1,9 +1,9 @@
-"""A model with some of its target's layers: built from a configuration, and compared with the target layer by layer.
+"""Build a model from some of its target's layers, and compare it with the target layer by layer.
 
-What a layer is depends on its place in ways that each family writes down differently. So nothing is believed: the
-shallow model is first built on the meta device, without weights, and each layer must be the target's one, module by
-module and setting by setting, before a tensor is copied. Its configuration has been through its own file format, so
-what is saved builds the same model again.
+A layer depends on its position in ways that each family configures differently. So nothing is assumed: the shallow
+model is first built on the meta device, without weights, and each layer must equal the target's, module by module and
+setting by setting, before a tensor is copied. Its configuration is written to its file format and read back, so that a
+saved one builds the same model again.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import torch
 
 from engine.errors import DraftbenchError, boundary
 from engine.models.head import body, text_config
-from engine.models.layers import chosen_layers, evenly_spaced, needed_layers, settings_of_layers, with_needed
+from engine.models.layers import evenly_spaced, layer_indices, needed_layers, settings_of_layers, with_needed
 
 _OTHER_INIT = "use draft.init: checkpoint with a small model of the same family"
-_PROBED = 8  # tokens that a fresh draft and its target are compared on
-_EXACT, _ROUNDED = 1e-3, 0.1  # of the logits' length, in float32 and in half precision
+_PROBED = 8  # tokens on which a new draft and its target are compared
+_EXACT, _ROUNDED = 1e-3, 0.1  # largest difference, as a share of the logits' norm, in float32 and in half precision
 _TINY = 1e-30
-# Attributes that may differ: what a layer stores for others depends on whether they were kept.
+# Attributes that may differ: what a layer stores for other layers depends on whether these were kept.
 _FREE = {"config", "training", "store_full_length_kv", "gradient_checkpointing"}
 
 
 def depth_of(model: Any) -> int:
-    """How many decoder layers a model has, by its configuration."""
+    """The number of decoder layers in a model's configuration."""
     depth = getattr(text_config(model), "num_hidden_layers", None)
     if not isinstance(depth, int) or depth < 1:
         raise DraftbenchError(
@@ -40,7 +40,7 @@ def depth_of(model: Any) -> int:
 
 
 def shallow_config(target: Any, layers: Sequence[int]) -> Any:
-    """The target's configuration with only those layers, through its own file format and back."""
+    """The target's configuration with only these layers, written to its file format and read back."""
     own = text_config(target)
     count = own.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     settings = settings_of_layers(own.to_dict(), layers, depth_of(target), count)
@@ -53,9 +53,9 @@ def shallow_config(target: Any, layers: Sequence[int]) -> Any:
 
 
 def shallow_model(target: Any, layers: Sequence[int]) -> Any:
-    """A float32 model with freshly made weights of the target's kind, with only those layers, on torch's device.
+    """Create a float32 model of the target's kind with only these layers and new weights, on torch's current device.
 
-    Of a model that also sees or hears it is the part that writes.
+    For a multimodal model it is the text model.
     """
     with boundary(
         f"{type(target).__name__} cannot be built with layers {list(layers)} alone",
@@ -71,12 +71,12 @@ def shallow_model(target: Any, layers: Sequence[int]) -> Any:
 
 
 def fitting_layers(target: Any, wanted: int | list[int]) -> list[int]:
-    """The layers that a draft is made of; raises DraftbenchError, naming a choice that works, if they cannot be.
+    """Return the layers of a draft. Raises DraftbenchError, with layers that work, if it cannot have these.
 
     `target` may be on the meta device.
     """
     depth = depth_of(target)
-    layers = chosen_layers(wanted, depth)
+    layers = layer_indices(wanted, depth)
     why = unfit(target, layers)
     if not why:
         return layers
@@ -89,7 +89,7 @@ def fitting_layers(target: Any, wanted: int | list[int]) -> list[int]:
 
 
 def unfit(target: Any, layers: Sequence[int]) -> str:
-    """Why a model of those layers would not be the target's own layers; '' if it would."""
+    """Why a model of these layers would differ from the target's layers; '' if it would not."""
     for layer, source in needed_layers(text_config(target)).items():
         if layer in layers and source not in layers:
             return f"layer {layer} reuses what layer {source} computes, which is left out"
@@ -102,7 +102,7 @@ def unfit(target: Any, layers: Sequence[int]) -> str:
 
 
 def _another_choice(target: Any, count: int, depth: int) -> list[int] | None:
-    """The first of a few choices of about as many layers that works."""
+    """The first of a few selections of about as many layers that works."""
     needs = needed_layers(text_config(target))
     tried: list[list[int]] = []
     for size in range(count, min(count + 3, depth - 1) + 1):
@@ -113,24 +113,24 @@ def _another_choice(target: Any, count: int, depth: int) -> list[int] | None:
 
 
 def layer_lists(target: Any, draft: Any, layers: Sequence[int]) -> list[str]:
-    """Names of the lists that hold one module a layer in both, such as ['model.layers']; names are the draft's.
+    """The draft's names of the lists with one module per layer in both models, such as ['model.layers'].
 
-    A list that happens to be as long as the model is deep, but does not get shorter with it, is none.
+    A list that is as long as the target is deep only by chance does not become shorter in the draft.
     """
     depth, theirs = depth_of(target), _text_part(target, draft)
-    found: list[str] = []
+    names: list[str] = []
     for name, module in draft.named_modules():
         other = theirs.get(name)
         if not isinstance(module, torch.nn.ModuleList) or not isinstance(other, torch.nn.ModuleList):
             continue
-        inside = any(name.startswith(f"{outer}.") for outer in found)
+        inside = any(name.startswith(f"{outer}.") for outer in names)
         if not inside and (len(module), len(other)) == (len(layers), depth):
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def _text_part(target: Any, draft: Any) -> dict[str, Any]:
-    """The target's modules by the draft's names: of a model that also sees, those of its decoder and its head."""
+    """The target's modules by the draft's names: for a multimodal model, those of its decoder and its head."""
     if text_config(target) is target.config:
         return dict(target.named_modules())
     prefix = next(name for name, module in draft.named_modules() if module is body(draft))
@@ -140,31 +140,31 @@ def _text_part(target: Any, draft: Any) -> dict[str, Any]:
 
 
 def _difference(target: Any, draft: Any, layers: Sequence[int]) -> str:
-    """The first way in which a layer of the draft is not the target's; '' if there is none."""
+    """The first difference between a layer of the draft and the target's; '' if there is none."""
     lists = layer_lists(target, draft, layers)
     if not lists:
         return f"{type(target).__name__} has no list of its {depth_of(target)} layers"
     theirs, mine = _text_part(target, draft), dict(draft.named_modules())
     for place in lists:
         for new, old in enumerate(layers):
-            told = _unlike(theirs[f"{place}.{old}"], mine[f"{place}.{new}"], new, layers)
-            if told:
-                return f"layer {old} of the target would be another one as layer {new} of the draft: {told}"
+            difference = _unlike(theirs[f"{place}.{old}"], mine[f"{place}.{new}"], new, layers)
+            if difference:
+                return f"layer {old} of the target would be another one as layer {new} of the draft: {difference}"
     return ""
 
 
 def _unlike(theirs: Any, mine: Any, new: int, layers: Sequence[int]) -> str:
-    """How a layer of the draft differs in modules, shapes and settings from the one it was; '' if it does not."""
+    """How a layer of the draft differs from its original in modules, shapes and settings; '' if it does not."""
     their_parts, my_parts = dict(theirs.named_modules()), dict(mine.named_modules())
     for name in sorted(their_parts.keys() | my_parts.keys()):
         a, b = their_parts.get(name), my_parts.get(name)
         if type(a) is not type(b):
             return f"{name or 'it'} is {_named(a)} there and {_named(b)} here"
     for name, part in their_parts.items():
-        found = _settings(part)
+        settings = _settings(part)
         for key, value in _settings(my_parts[name]).items():
-            if key in found and not _same(found[key], value, new, layers):
-                return f"{f'{name}.' if name else ''}{key} is {found[key]!r} there and {value!r} here"
+            if key in settings and not _same(settings[key], value, new, layers):
+                return f"{f'{name}.' if name else ''}{key} is {settings[key]!r} there and {value!r} here"
     shapes = {name: tuple(tensor.shape) for name, tensor in mine.state_dict().items()}
     for name, tensor in theirs.state_dict().items():
         if shapes.get(name) != tuple(tensor.shape):
@@ -173,7 +173,7 @@ def _unlike(theirs: Any, mine: Any, new: int, layers: Sequence[int]) -> str:
 
 
 def _same(theirs: Any, mine: Any, new: int, layers: Sequence[int]) -> bool:
-    """Whether a setting says the same of a layer: it may be its place, or be a list of all layers' values."""
+    """Whether a setting is the same for a layer: it may be the layer's index, or a list of all layers' values."""
     if isinstance(theirs, float) and isinstance(mine, float):
         return math.isclose(theirs, mine, rel_tol=1e-9)
     listed = isinstance(theirs, list) and isinstance(mine, list) and len(theirs) > layers[-1]
@@ -187,7 +187,7 @@ def _named(module: Any) -> str:
 
 
 def _settings(module: Any) -> dict[str, Any]:
-    """The plain values that a module keeps: what it was made with."""
+    """The plain values among a module's attributes."""
     plain = (bool, int, float, str, type(None), torch.Size, tuple, list)
     return {
         name: value
@@ -197,10 +197,10 @@ def _settings(module: Any) -> dict[str, Any]:
 
 
 def copy_layers(target: Any, draft: Any, layers: Sequence[int]) -> None:
-    """Give the draft the target's weights of those layers, and all that is outside of its layers. In the draft's dtype.
+    """Copy the target's weights of these layers, and of everything outside of its layers, in the draft's dtype.
 
-    Tensors with a part for each layer (the embeddings per layer of Gemma 3n and 4) are cut to the parts that stay.
-    Raises DraftbenchError if a tensor of either has no counterpart.
+    Tensors with a part for each layer (the per-layer embeddings of Gemma 3n and 4) are cut to the kept parts. Raises
+    DraftbenchError if a tensor of either model has no counterpart.
     """
     lists, depth = layer_lists(target, draft, layers), depth_of(target)
     theirs = _state_by_draft_names(target, draft)
@@ -220,20 +220,20 @@ def copy_layers(target: Any, draft: Any, layers: Sequence[int]) -> None:
 def _state_by_draft_names(target: Any, draft: Any) -> dict[str, torch.Tensor]:
     if text_config(target) is target.config:
         return dict(target.state_dict())
-    found: dict[str, torch.Tensor] = {}
+    state: dict[str, torch.Tensor] = {}
     for name, module in _text_part(target, draft).items():
         own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
         kept = {f"{name}.{key}": value.detach() for key, value in own.items()}
-        found |= {
+        state |= {
             key: value
             for key, value in kept.items()
             if key.rpartition(".")[2] not in module._non_persistent_buffers_set
         }
-    return found
+    return state
 
 
 def _source_name(name: str, lists: Sequence[str], layers: Sequence[int]) -> str:
-    """The name in the target of a tensor of the draft: that of the layer it was."""
+    """The target's name of a tensor of the draft, with the original index of its layer."""
     for place in lists:
         if name.startswith(f"{place}."):
             index, _, rest = name.removeprefix(f"{place}.").partition(".")
@@ -242,7 +242,7 @@ def _source_name(name: str, lists: Sequence[str], layers: Sequence[int]) -> str:
 
 
 def _fit(name: str, tensor: torch.Tensor, shape: torch.Size, layers: Sequence[int], depth: int) -> torch.Tensor:
-    """The tensor, or of one with a part for each layer along one of its dimensions the parts of those layers."""
+    """The tensor; if it has a part for each layer along one of its dimensions, the parts of these layers."""
     if tensor.shape == shape:
         return tensor
     unlike = [d for d in range(len(shape)) if len(shape) == tensor.dim() and tensor.shape[d] != shape[d]]
@@ -252,18 +252,18 @@ def _fit(name: str, tensor: torch.Tensor, shape: torch.Size, layers: Sequence[in
         return tensor.reshape(apart).index_select(at, torch.tensor(list(layers), device=tensor.device)).reshape(shape)
     raise DraftbenchError(
         f"{name} is {tuple(tensor.shape)} in the target and {tuple(shape)} in a draft of {len(layers)} layers",
-        "which part belongs to which layer is not known",
+        "it is not known which part belongs to which layer",
         _OTHER_INIT,
     )
 
 
-def _no_counterpart(target: Any, told: str) -> DraftbenchError:
-    return DraftbenchError(f"a draft cannot be cut out of {type(target).__name__}", told, _OTHER_INIT)
+def _no_counterpart(target: Any, reason: str) -> DraftbenchError:
+    return DraftbenchError(f"a draft cannot be cut out of {type(target).__name__}", reason, _OTHER_INIT)
 
 
 @contextlib.contextmanager
 def skipping(target: Any, draft: Any, layers: Sequence[int]) -> Iterator[None]:
-    """The target with every other layer passing on what it was given: what a draft of `layers` must compute."""
+    """Make every other layer of the target return its input: a draft of `layers` must compute the same."""
     theirs, handles = _text_part(target, draft), []
     for place in layer_lists(target, draft, layers):
         for index, layer in enumerate(theirs[place]):
@@ -283,9 +283,9 @@ def _pass_on(module: Any, args: tuple[Any, ...], given: Mapping[str, Any], outpu
 
 @torch.no_grad()
 def check_copied(target: Any, draft: Any, layers: Sequence[int]) -> None:
-    """Raise DraftbenchError unless a draft just made of `layers` computes what they compute in the target.
+    """Raise DraftbenchError unless a new draft of `layers` computes what they compute in the target.
 
-    The last guard: a family whose layers depend on each other in a way that no setting shows is refused here.
+    This refuses families whose layers depend on each other in a way that no setting shows.
     """
     name = type(target).__name__
     with boundary(f"a draft of {name} cannot be compared with it", _OTHER_INIT):
@@ -293,7 +293,7 @@ def check_copied(target: Any, draft: Any, layers: Sequence[int]) -> None:
         mine = draft(input_ids=ids, use_cache=False).logits.float()
         with skipping(target, draft, layers):
             theirs = target(input_ids=ids, use_cache=False).logits.float()
-    # of each position, the middle one counts: in half precision a token may go to another expert, in all it may not
+    # the median over positions: in half precision a single token may be routed to another expert
     gap = float((mine - theirs).norm(dim=-1).median() / theirs.norm(dim=-1).mean().clamp_min(_TINY))
     allowed = _EXACT if target.dtype == torch.float32 else _ROUNDED
     if not gap <= allowed:

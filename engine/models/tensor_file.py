@@ -1,7 +1,7 @@
-"""A safetensors file written a tensor at a time, so that a model need not fit into memory to be converted.
+"""Write a safetensors file one tensor at a time, so that a model need not fit into memory to be converted.
 
-The library's own `save_file` wants all tensors at once. The format is a length, a JSON header and the bytes
-(https://github.com/huggingface/safetensors#format); the file is the one that `save_file` would write.
+The library's own `save_file` needs all tensors at once. The format is a length, a JSON header and the bytes
+(https://github.com/huggingface/safetensors#format); the file is identical to the one that `save_file` would write.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """Shape and dtype of a tensor that is still to come."""
+    """Shape and dtype of a tensor that will be written."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -67,14 +67,14 @@ class TensorFile:
 
     @property
     def missing(self) -> list[str]:
-        """Names of the planned tensors that have not come yet."""
+        """Names of the planned tensors that are not written yet."""
         return sorted(set(self._plans) - self._written)
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Put a tensor in its place, in the dtype planned for it. Raises ValueError for another shape or a second time."""
+        """Write a tensor in its planned dtype. Raises ValueError for another shape or a second write."""
         plan = self._plans[name]
         if tuple(tensor.shape) != plan.shape:
-            raise ValueError(f"{name} has shape {list(tensor.shape)}, and the model wants {list(plan.shape)}")
+            raise ValueError(f"{name} has shape {list(tensor.shape)}, but the model needs {list(plan.shape)}")
         if name in self._written:
             raise ValueError(f"{name} is there twice")
         raw = tensor.detach().to("cpu", plan.dtype).contiguous().flatten().view(torch.uint8)

@@ -1,4 +1,4 @@
-"""The tokenizer of a target: its base's, or that of its adapter, and whether its ids are ids of the model."""
+"""Load the tokenizer of a target, its base's or that of its adapter, and check that its ids are ids of the model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 from engine.chat.template_date import apply_template
 from engine.chat.template_safety import check_template
 from engine.errors import DraftbenchError, boundary
-from engine.models.folder import check_files, check_settings, read_object
+from engine.fileio import read_object
+from engine.models.folder import SETTINGS_BYTES, check_files, check_settings
 
 _FIX = (
     "the folder needs tokenizer.json or its family's own files; one of a newer version needs a newer tokenizers package"
@@ -18,9 +19,9 @@ _TEMPLATE = "chat_template.jinja"
 
 
 def read_tokenizer(folder: Path, *, trust_remote_code: bool = False, settings: bool = True) -> Any:
-    """The tokenizer in a folder. Raises DraftbenchError if it cannot be read or its chat template is out of bounds.
+    """Load the tokenizer in a folder. Raises DraftbenchError if it cannot be read or its chat template is unsafe.
 
-    `settings`: the folder is a model's, with a `config.json` that is looked at first.
+    `settings`: the folder is a model's, whose `config.json` is checked first.
     """
     from transformers import AutoTokenizer
 
@@ -33,16 +34,16 @@ def read_tokenizer(folder: Path, *, trust_remote_code: bool = False, settings: b
         size = len(tokenizer)
         tokenizer("a")
     if size == 0:
-        raise DraftbenchError(f"could not load the tokenizer of {folder}", "it knows no tokens", _FIX)
+        raise DraftbenchError(f"could not load the tokenizer of {folder}", "it has no tokens", _FIX)
     check_template(tokenizer, str(folder))
     return tokenizer
 
 
 def adapted_tokenizer(base: Any, folder: Path, name: str) -> Any:
-    """The tokenizer of a base with the adapter in `folder`: prompts are written the way the adapter was trained.
+    """Return the tokenizer of a base with the adapter in `folder`, so that prompts are written as in its training.
 
-    An adapter that brings a tokenizer is used with it, if its ids mean what the base's mean; one that brings a chat
-    template alone, with that. Raises DraftbenchError where the ids differ.
+    An adapter's own tokenizer is used if its ids mean the same as the base's, and so is a chat template without a
+    tokenizer. Raises DraftbenchError if the ids differ.
     """
     check_files(folder)
     if any((folder / file).exists() for file in _TOKENIZER_FILES):
@@ -63,33 +64,33 @@ def _own_template(folder: Path, name: str) -> Any:
         with boundary(f"could not read the chat template of the adapter {name}", "save it as UTF-8 text"):
             return (folder / _TEMPLATE).read_text(encoding="utf-8")
     if (folder / "tokenizer_config.json").is_file():
-        return read_object(folder / "tokenizer_config.json").get("chat_template")
+        return read_object(folder / "tokenizer_config.json", SETTINGS_BYTES).get("chat_template")
     return None
 
 
 def _check_same_ids(base: Any, own: Any, name: str) -> None:
-    mine, theirs = own.get_vocab(), base.get_vocab()
-    moved = [token for token, i in theirs.items() if mine.get(token) != i]
+    own_ids, base_ids = own.get_vocab(), base.get_vocab()
+    moved = [token for token, i in base_ids.items() if own_ids.get(token) != i]
     if moved:
-        token = min(moved, key=lambda token: theirs[token])
+        token = min(moved, key=lambda token: base_ids[token])
         raise DraftbenchError(
-            f"the adapter {name} has a tokenizer with other ids than its base: {token!r} is {theirs[token]} in the base "
-            f"and {mine.get(token, 'unknown')} in the adapter's ({len(moved):,} differ)",
-            "the base's weights read ids, and would read other words",
-            "give the adapter's own base, or take the tokenizer's files out of the adapter's folder",
+            f"the adapter {name} has a tokenizer with other ids than its base: {token!r} is {base_ids[token]} in the "
+            f"base and {own_ids.get(token, 'unknown')} in the adapter's ({len(moved):,} differ)",
+            "the base's weights read ids, which would stand for other words",
+            "use the adapter's own base, or remove the tokenizer's files from the adapter's folder",
         )
 
 
 def beyond(tokenizer: Any, rows: int) -> dict[str, int]:
-    """The tokens whose ids a model with that many embeddings has no row for."""
+    """The tokens whose ids have no row in a model with that many embeddings."""
     return {token: i for token, i in tokenizer.get_vocab().items() if i >= rows}
 
 
 def check_ids(tokenizer: Any, rows: int, label: str) -> None:
-    """Refuse a tokenizer that writes ids which the model has no embedding for, in any prompt at all.
+    """Refuse a tokenizer that writes ids without an embedding in every prompt.
 
-    A few added tokens beyond the embeddings are common (a padding token nobody writes); a prompt that holds one is
-    refused where it is rendered. But those of the chat template are in every prompt.
+    A few added tokens beyond the embeddings are common (a padding token that is never written); a prompt with one is
+    refused when it is rendered. But tokens of the chat template are in every prompt.
     """
     lost = beyond(tokenizer, rows)
     if not lost:
@@ -105,8 +106,8 @@ def check_ids(tokenizer: Any, rows: int, label: str) -> None:
     raise DraftbenchError(
         f"could not load {label}: its tokenizer has {len(lost):,} tokens beyond the model's {rows:,} embeddings, "
         f"such as {example!r} ({lost.get(example, needed[0] if needed else rows)})",
-        "every prompt would hold ids that the model cannot read",
-        "give the tokenizer the model was trained with, or the weights whose embeddings were resized for this one",
+        "every prompt would contain ids that the model cannot read",
+        "use the tokenizer that the model was trained with, or the weights whose embeddings were resized for this one",
     )
 
 
@@ -116,6 +117,6 @@ def _written_by_template(tokenizer: Any) -> list[int]:
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     try:
         text = apply_template(tokenizer, turns, add_generation_prompt=True)
-    except Exception:  # a template that wants other turns says so when a prompt is rendered
+    except Exception:  # a template that needs other turns is reported when a prompt is rendered
         return []
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

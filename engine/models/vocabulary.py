@@ -1,11 +1,11 @@
-"""Do two models mean the same tokens by the same ids, and which of them does a draft propose?
+"""Check that two models have the same tokens for the same ids, and map the ids of a trimmed vocabulary.
 
-Equal sizes do not mean equal ids, and embeddings padded for speed make sizes differ for equal
-tokenizers (Qwen: 151,936 against 152,064 rows). So ids are probed, not counted.
+Equal sizes do not imply equal ids, and embeddings padded for speed make sizes differ for equal tokenizers (Qwen:
+151,936 and 152,064 rows). So ids are compared, not counted.
 
-A draft may know fewer tokens than its target: its head is most of what it costs, and most of the
-head's rows are never proposed. Its q is zero everywhere else, which speculative sampling allows:
-the output stays the target's, and a token the draft cannot say is refused its place at worst.
+A draft may have fewer tokens than its target: its head is most of its cost, and most of the head's rows are never
+proposed. Its q is zero for the other tokens, which speculative sampling allows: the output stays the target's, and at
+worst a proposal is rejected where the target writes a token that the draft does not have.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def check_vocabulary(target_tokenizer: Any, draft_tokenizer: Any) -> None:
     ids = list(range(size))
     target_tokens = target_tokenizer.convert_ids_to_tokens(ids)
     draft_tokens = draft_tokenizer.convert_ids_to_tokens(ids)
-    wrong = [i for i in ids if target_tokens[i] != draft_tokens[i]]
-    if wrong:
-        first = wrong[0]
+    different = [i for i in ids if target_tokens[i] != draft_tokens[i]]
+    if different:
+        first = different[0]
         raise _mismatch(
-            f"{len(wrong):,} of {size:,} ids differ; id {first} is {target_tokens[first]!r} in the target "
+            f"{len(different):,} of {size:,} ids differ; id {first} is {target_tokens[first]!r} in the target "
             f"and {draft_tokens[first]!r} in the draft"
         )
     for text in PROBES:
@@ -55,7 +55,7 @@ def _mismatch(detail: str) -> DraftbenchError:
 
 
 def align_logits(draft_logits: torch.Tensor, target_rows: int) -> torch.Tensor:
-    """Draft logits [..., draft_rows] cut or padded with -inf to [..., target_rows].
+    """Cut draft logits [..., draft_rows] or pad them with -inf to [..., target_rows].
 
     Rows beyond the target's can never be accepted, and a missing row has probability zero.
     """
@@ -66,7 +66,7 @@ def align_logits(draft_logits: torch.Tensor, target_rows: int) -> torch.Tensor:
 
 
 def spread(draft_probs: torch.Tensor, ids: torch.Tensor | None, target_rows: int) -> torch.Tensor:
-    """Probabilities over a draft's own rows [..., rows] as probabilities over the target's ids [..., target_rows].
+    """Convert probabilities over a draft's own rows [..., rows] to ones over the target's ids [..., target_rows].
 
     `ids`: [rows], the target's id of each row; None if they are the target's first rows.
     """
@@ -78,29 +78,29 @@ def spread(draft_probs: torch.Tensor, ids: torch.Tensor | None, target_rows: int
 
 
 def row_of_ids(ids: torch.Tensor, vocab: int) -> torch.Tensor:
-    """The row of each of the target's ids in a trimmed head, -1 where it has none. ids: [rows] -> [vocab], int64."""
+    """The row of each of the target's ids in a trimmed head, -1 if it has none. ids: [rows] -> [vocab], int64."""
     rows = torch.full((vocab,), -1, dtype=torch.long, device=ids.device)
     return rows.index_copy_(0, ids, torch.arange(len(ids), device=ids.device))
 
 
 def known_rows(token_ids: torch.Tensor, rows: int, ids: torch.Tensor | None, vocab: int) -> torch.Tensor:
-    """The row that a draft's head has for each token, -1 for one it cannot say; the shape of `token_ids`.
+    """The row of each token in a draft's head, -1 for one that it does not have; in the shape of `token_ids`.
 
-    `rows`: of the head. `ids`: [rows], the target's id of each row; None if they are the target's first
-    rows. `vocab`: ids that the draft can read, fewer than its target's where that has padding rows.
+    `rows`: of the head. `ids`: [rows], the target's id of each row; None if they are the target's first rows. `vocab`:
+    number of ids that the draft can read, fewer than its target's if that has padding rows.
     """
     if ids is None:
         return torch.where(token_ids < rows, token_ids, -1)
-    found = row_of_ids(ids, vocab)[token_ids.clamp_max(vocab - 1)]
-    return torch.where(token_ids < vocab, found, -1)
+    head_rows = row_of_ids(ids, vocab)[token_ids.clamp_max(vocab - 1)]
+    return torch.where(token_ids < vocab, head_rows, -1)
 
 
 def frequent_ids(counts: torch.Tensor, size: int, *, always: Iterable[int], then: Sequence[int] = ()) -> torch.Tensor:
-    """The `size` ids a trimmed draft keeps, most frequent first: [size], int64.
+    """Select the `size` ids of a trimmed draft, most frequent first: [size], int64.
 
-    counts: [vocab], how often each id was written. `always` are kept whatever their count (those
-    that end an answer). Where fewer ids were seen than there is room for, those of `then` follow
-    in their order, and then the lowest ids, which in a byte-pair vocabulary are the earliest merges.
+    counts: [vocab], the number of times each id was written. `always` are kept whatever their count (ids that end an
+    answer). If fewer ids occurred than `size`, those of `then` follow in their order, and then the lowest ids, which in
+    a byte-pair vocabulary are the earliest merges.
     """
     ranked = counts.argsort(descending=True, stable=True)
     seen = ranked[: int((counts > 0).sum())].tolist()

@@ -1,6 +1,7 @@
 """Before a start: checks, cost estimates, and the state of the machine.
 
-checks          checks of a recipe
+checks/         checks of a recipe
+outlines        models on this machine without their weights
 fitness         can target and draft be decoded and cut as asked? from shapes alone
 prompt_check    a report on prompt files
 estimate        memory, disk and time of a run

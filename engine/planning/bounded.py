@@ -30,16 +30,16 @@ MOST_BYTES = 4_000_000_000  # of memory a helper may hold, or half of the machin
 _MOST_ANSWER = 16_000_000  # bytes of an answer
 _BEGINS_WITHIN_S = 180.0  # importing torch on a busy machine
 _AT_ONCE = 4
-_LOOKED_AT_EVERY_S = 0.2
+_MEMORY_CHECK_S = 0.2
 _READY = b'"ready"\n'
 
 
 class _Ended(Exception):
-    """The helper is gone, or was ended because it took too long."""
+    """The helper is gone, or was ended because it took too much time or memory."""
 
 
 class Helpers:
-    """Processes that run `python -m module`, whose main calls `serve`. At most one waits for work when none is wanted."""
+    """Processes that run `python -m module`, whose main calls `serve`. Between requests at most one stays waiting."""
 
     def __init__(self, module: str, seconds: float, most_bytes: int | None = None) -> None:
         """`seconds` for each piece of work; `most_bytes` of memory, if not `MOST_BYTES` or half of the machine's."""
@@ -50,12 +50,12 @@ class Helpers:
         self._free = threading.BoundedSemaphore(_AT_ONCE)
 
     def ask(self, work: Any) -> Any:
-        """What `serve`'s function makes of `work`, both JSON values.
+        """Return what the function given to `serve` returns for `work`, both JSON values.
 
         Raises its DraftbenchError, or one that says that the limit of time or memory was reached.
         """
         if not self._free.acquire(timeout=self.seconds):
-            raise DraftbenchError("too much is being looked at already", "", "try again in a minute")
+            raise DraftbenchError("too many checks are running already", "", "try again in a minute")
         try:
             helper = self._take()
             try:
@@ -66,9 +66,9 @@ class Helpers:
             self._give_back(helper)
         except _Ended as error:
             raise DraftbenchError(
-                f"it was given up: {error}",
-                "something that is named here is too large, or never ends",
-                "look at the files and the model; on the command line there is no such limit",
+                f"the check was stopped: {error}",
+                "a file or model that is named here is too large, or reading it never ends",
+                "check the files and the model; the command line has no such limit",
             ) from None
         finally:
             self._free.release()
@@ -146,8 +146,8 @@ class _Helper:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise _Ended(f"not finished after {seconds:g} s")
-                if not selector.select(min(left, _LOOKED_AT_EVERY_S)):
-                    self._look_at_memory()
+                if not selector.select(min(left, _MEMORY_CHECK_S)):
+                    self._check_memory()
                     continue
                 piece = os.read(self._process.stdout.fileno(), 65536)
                 if not piece or len(read) > _MOST_ANSWER:
@@ -155,8 +155,8 @@ class _Helper:
                 read += piece
         return bytes(read)
 
-    def _look_at_memory(self) -> None:
-        """What it really holds: a limit on addresses would also count those that drivers of accelerators only reserve."""
+    def _check_memory(self) -> None:
+        """End a helper that holds too much: a limit on addresses would also count what drivers only reserve."""
         with contextlib.suppress(psutil.Error):
             if psutil.Process(self._process.pid).memory_info().rss > self._most_bytes:
                 raise _Ended(f"it took more than {self._most_bytes / 1e9:.1f} GB of memory")
@@ -194,10 +194,10 @@ def _answer(do: Callable[[Any], Any], request: dict[str, Any]) -> dict[str, Any]
     except DraftbenchError as error:
         return {"error": error.as_dict()}
     except MemoryError:
-        told = DraftbenchError("it needs too much memory", "", "name smaller files, or a smaller model")
-        return {"error": told.as_dict()}
+        too_large = DraftbenchError("the check needs too much memory", "", "name smaller files, or a smaller model")
+        return {"error": too_large.as_dict()}
     except Exception as error:
-        told = DraftbenchError(
-            f"{type(error).__name__}: {first_line(error)}", "", "look at the files and the model it names"
+        explained = DraftbenchError(
+            f"{type(error).__name__}: {first_line(error)}", "", "check the files and the model that it names"
         )
-        return {"error": told.as_dict()}
+        return {"error": explained.as_dict()}

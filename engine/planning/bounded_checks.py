@@ -2,7 +2,7 @@
 
     python -m engine.planning.bounded_checks SECONDS
 
-The same as `preflight.checks` and `estimate` make, as far as the limits go.
+The same as `engine.planning.checks` and `engine.planning.estimate` make, as far as the limits go.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from engine.paths import Home
 from engine.planning.bounded import Helpers, serve
 
 if TYPE_CHECKING:
-    from engine.planning.checks import Check, Estimate
+    from engine.planning.checks import Check
+    from engine.planning.estimate import Estimate
 
 SECONDS = 120.0
 HELPERS = Helpers("engine.planning.bounded_checks", SECONDS)
@@ -29,7 +30,7 @@ def checked(home: Home, recipe: Recipe) -> list[Check]:
     from engine.planning.checks import Check  # needs torch
 
     try:
-        return [Check(**found) for found in HELPERS.ask(_request("checks", home, recipe))]
+        return [Check(**fields) for fields in HELPERS.ask(_request("checks", home, recipe))]
     except DraftbenchError as error:
         return [
             Check("time and memory", "failed", f"{error.what}: {error.why}" if error.why else error.what, error.fix)
@@ -38,11 +39,11 @@ def checked(home: Home, recipe: Recipe) -> list[Check]:
 
 def estimated(home: Home, recipe: Recipe) -> Estimate:
     """The estimate of a recipe. Raises DraftbenchError where it takes too long."""
-    from engine.planning.checks import Estimate  # needs torch
+    from engine.planning.estimate import Estimate  # needs torch
 
-    found: dict[str, Any] = HELPERS.ask(_request("estimate", home, recipe))
-    parts: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
-    return Estimate(**parts)
+    fields: dict[str, Any] = HELPERS.ask(_request("estimate", home, recipe))
+    tuples: dict[str, Any] = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    return Estimate(**fields | tuples)
 
 
 def _request(kind: str, home: Home, recipe: Recipe) -> dict[str, Any]:
@@ -50,12 +51,13 @@ def _request(kind: str, home: Home, recipe: Recipe) -> dict[str, Any]:
 
 
 def _do(request: dict[str, Any]) -> Any:
-    from engine.planning import checks
+    from engine.planning.checks import checks
+    from engine.planning.estimate import estimate
 
     home, recipe = Home(Path(request["home"])), parse_recipe(request["recipe"])
     if request["kind"] == "checks":
-        return [dataclasses.asdict(check) for check in checks.checks(home, recipe)]
-    return dataclasses.asdict(checks.estimate(home, recipe))
+        return [dataclasses.asdict(check) for check in checks(home, recipe)]
+    return dataclasses.asdict(estimate(home, recipe))
 
 
 if __name__ == "__main__":

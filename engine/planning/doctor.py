@@ -1,4 +1,4 @@
-"""What `draftbench doctor` looks at: is this machine ready, and if not, what to type."""
+"""Checks of the machine and the home for `draftbench doctor`, each with the command that fixes it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from engine.records.status import DAMAGED
 from engine.runs.provenance import versions
 
 _LEAST_FREE_GB = 3.0
-_MOST_TOLD = 5  # damaged runs that are named
+_MOST_NAMED = 5  # damaged runs that are named
 
 
 @dataclass(frozen=True)
 class HealthCheck:
-    """One thing looked at: what was found, and what to do if it is not right."""
+    """One part of the machine or the home: its condition (`found`), and what to do if it is not right."""
 
     name: str
     ok: bool
@@ -63,12 +63,12 @@ def _disk(name: str, path: Path) -> HealthCheck:
 
 def _asset(name: str) -> HealthCheck:
     path = asset_path(name)
-    found = "not fetched" if not path.exists() else str(path) if is_whole(name) else f"{path}, damaged"
-    return HealthCheck(f"asset {name}", is_whole(name), found, f"draftbench fetch {name}")
+    state = "not fetched" if not path.exists() else str(path) if is_whole(name) else f"{path}, damaged"
+    return HealthCheck(f"asset {name}", is_whole(name), state, f"draftbench fetch {name}")
 
 
 def _runs(home: Home) -> list[HealthCheck]:
-    """Whether the index has every run as its folder is now, and whether all of them are whole."""
+    """Check that the index has every run as its folder is now, and that all of them are whole."""
     try:
         names = run_names(home)
         with reading(home.index) as con:
@@ -78,11 +78,11 @@ def _runs(home: Home) -> list[HealthCheck]:
     known = {run_id: mark for run_id, mark, _, _ in rows}
     current = sum(known.get(run_id_of(name)) == fingerprint(home.runs / name) for name in names)
     gone = len(known.keys() - {run_id_of(name) for name in names})
-    found = f"{current} of {len(names)} runs" + (f", and {gone} whose folder is gone" if gone else "")
-    checks = [HealthCheck("index", current == len(names) and not gone, found, "draftbench index")]
+    indexed = f"{current} of {len(names)} runs" + (f", and {gone} whose folder is gone" if gone else "")
+    checks = [HealthCheck("index", current == len(names) and not gone, indexed, "draftbench index")]
     damaged = [f"{run_id} ({problem})" for run_id, _, state, problem in sorted(rows) if state in (None, DAMAGED)]
-    told = "; ".join(damaged[:_MOST_TOLD]) + (
-        f" and {len(damaged) - _MOST_TOLD} more" if len(damaged) > _MOST_TOLD else ""
+    named = "; ".join(damaged[:_MOST_NAMED]) + (
+        f" and {len(damaged) - _MOST_NAMED} more" if len(damaged) > _MOST_NAMED else ""
     )
     fix = "restore what is damaged, or remove the run with `draftbench runs remove RUN`"
-    return [*checks, HealthCheck("runs", not damaged, f"damaged: {told}" if damaged else "none is damaged", fix)]
+    return [*checks, HealthCheck("runs", not damaged, f"damaged: {named}" if damaged else "none is damaged", fix)]

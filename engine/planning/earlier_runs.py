@@ -1,4 +1,4 @@
-"""How fast earlier runs were on this machine: what the time of a new run is scaled from."""
+"""How fast earlier runs were on this machine; the time of a new run is scaled from the most similar one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _READ_FROM = ("config.yaml", "provenance.json", "training.json", "status.json")
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast one earlier run was: capture and training in tokens a second, measurement in all."""
+    """The speed of one earlier run: capture and training in tokens per second, measurement in seconds."""
 
     run: str
     capture_tokens_s: float | None
@@ -45,11 +45,12 @@ def best_pace(home: Home, recipe: Recipe) -> Pace | None:
 
     The target must be at hand: it is known by its weights, wherever they lie, as a checkout may have moved.
     """
-    here, target = _machine_key(machine()), _target_key(recipe, model_fingerprint(recipe.target))
+    here = _machine_key(Machine.model_validate(machine()))
+    target = _target_key(recipe, model_fingerprint(recipe.target))
     samples = _samples(home)  # made on another machine, however alike
     newest = [run for run in run_folders(home)[:_NEWEST] if run.id not in samples]
-    found = [_pace(run.path, _stamp(run.path)) for run in newest]
-    paces = [pace for pace in found if pace and pace.target == target and pace.machine == here]
+    known = [_pace(run.path, _stamp(run.path)) for run in newest]
+    paces = [pace for pace in known if pace and pace.target == target and pace.machine == here]
     # of equals, min takes the first, which is the newest
     return min(paces, key=lambda pace: len(list(differences(recipe, pace.recipe))), default=None)
 
@@ -70,12 +71,12 @@ def _target_key(recipe: Recipe, fingerprint: str) -> tuple[str, ...]:
 
 def _stamp(folder: Path) -> tuple[tuple[int, int], ...]:
     """Time of change and size of the files that a run's speed is read from; shorter where one is missing."""
-    found = []
+    stamps = []
     for name in _READ_FROM:
         with contextlib.suppress(OSError):
             stat = (folder / name).stat()
-            found.append((stat.st_mtime_ns, stat.st_size))
-    return tuple(found)
+            stamps.append((stat.st_mtime_ns, stat.st_size))
+    return tuple(stamps)
 
 
 @lru_cache(maxsize=2 * _NEWEST)
@@ -85,26 +86,28 @@ def _pace(folder: Path, stamp: tuple[tuple[int, int], ...]) -> Pace | None:
     if len(stamp) < len(_READ_FROM):
         return None
     try:
-        provenance, training = Provenance.read_or_empty(run.path), Training.read_or_empty(run.path)
-        recipe, capture = run.recipe(), provenance.captures["training"]
-        most = capture.prompts * recipe.capture.max_new_tokens
+        provenance, training, recipe = Provenance.read(folder), Training.read(folder), run.recipe()
+        if provenance is None or training is None or provenance.machine is None or not provenance.target_fingerprint:
+            return None
+        capture = provenance.captures["training"]
+        last = capture.last_session
         return Pace(
             run.id,
-            None if recipe.capture.server else _ratio(capture.last_session.tokens, capture.last_session.seconds),
-            _ratio(capture.tokens, most),
+            None if recipe.capture.server else _ratio(last.tokens, last.seconds),
+            _ratio(capture.tokens, capture.prompts * recipe.capture.max_new_tokens),
             _ratio(training.tokens_seen, training.seconds),
             _measure_seconds(run),
             recipe,
-            _target_key(recipe, provenance.target_fingerprint or ""),
-            _machine_key(provenance.machine or Machine()),
+            _target_key(recipe, provenance.target_fingerprint),
+            _machine_key(provenance.machine),
         )
     except Exception:  # of a run that somebody else may have written: nothing of it is needed
         return None
 
 
-def _ratio(upper: Any, lower: Any) -> float | None:
-    found = float(upper) / float(lower) if upper and lower else None
-    return found if found is not None and math.isfinite(found) and found > 0 else None
+def _ratio(upper: float | None, lower: float | None) -> float | None:
+    ratio = upper / lower if upper and lower else None
+    return ratio if ratio is not None and math.isfinite(ratio) and ratio > 0 else None
 
 
 def _measure_seconds(run: RunFolder) -> float | None:
@@ -123,7 +126,7 @@ def _measure_seconds(run: RunFolder) -> float | None:
 
 
 def differences(recipe: Recipe, other: Recipe) -> Iterable[str]:
-    """What makes the other run's speed a worse guess, in words."""
+    """The differences that make the other run's speed a worse guess, in words."""
     yield from _other_modes(recipe, other)
     if (recipe.draft.init, recipe.draft.layers) != (other.draft.init, other.draft.layers):
         yield f"its draft has layers: {other.draft.layers}"
@@ -139,7 +142,7 @@ def differences(recipe: Recipe, other: Recipe) -> Iterable[str]:
 
 
 def _other_modes(recipe: Recipe, other: Recipe) -> Iterable[str]:
-    """Where the other run spends its time on something else: a stream is decoded, a draft writes, positions are chosen."""
+    """Differences in mode: a stream that is decoded, a draft that writes, or selected positions take other time."""
     ours, theirs = recipe.train, other.train
     if ours.mode != theirs.mode:
         yield f"its train.mode is {theirs.mode}"

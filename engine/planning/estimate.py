@@ -1,40 +1,33 @@
-"""What a run will cost before it begins: memory from configurations, disk from the captures' plans, time from earlier runs.
+"""The cost of a run before it begins: memory from configurations, disk from planned captures, time from earlier runs.
 
-No weights are read and nothing is fetched. What cannot be known is said to be unknown, not guessed.
+No weights are read and nothing is fetched. What cannot be known is reported as unknown, not guessed.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from engine.capture.plan import CapturePlan
-from engine.config.schema import MeasureSpec, ModelSpec, Recipe
+from engine.config.schema import MeasureSpec, Recipe
 from engine.distill.schedule import answers_per_step, planned_steps
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_lines
-from engine.models.assets import asset_path
-from engine.models.draft import model_of_config, read_card, shared_modules
-from engine.models.folder import outline
+from engine.models.draft import shared_modules
 from engine.models.head import CHUNK_VALUES, text_config
-from engine.models.load import LoadedModel, load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
-from engine.models.locate import locate_model
-from engine.models.shallow import fitting_layers, shallow_model
+from engine.models.load import LoadedModel
 from engine.paths import Home
 from engine.planning.earlier_runs import best_pace, differences
+from engine.planning.outlines import draft_shapes, target_outline
 from engine.records.capture import CaptureCounts
-from engine.runs.drafts import draft_folder
 from engine.runs.plan import RunPlan, plan_run, split_prompts
 from engine.served.capture import is_served
 
 _FLOAT32 = 4  # bytes
 _PASSING = "checkpoints"  # the part of the disk that is free again after the training
 _LOGIT_TENSORS = 8  # tensors of one chunk's size that a divergence and its gradient hold at once
-_TEXT_BYTES = 12  # of answers.jsonl, a token
+_TEXT_BYTES = 12  # of answers.jsonl, per token
 
 
 @dataclass(frozen=True)
@@ -102,7 +95,7 @@ def estimate(home: Home, recipe: Recipe, plan: RunPlan | None = None) -> Estimat
 
 
 def capture_cost(home: Home, recipe: Recipe, plan: CapturePlan) -> tuple[int, float | None]:
-    """Bytes and seconds that a capture still takes; no seconds where no earlier run tells how fast they are made."""
+    """Bytes and seconds that a capture still takes; None where no earlier run says how fast they are made."""
     size, share = _still_to_write(plan), _open_share(plan)
     pace = best_pace(home, recipe)
     if not share:
@@ -112,31 +105,6 @@ def capture_cost(home: Home, recipe: Recipe, plan: CapturePlan) -> tuple[int, fl
     return size, _tokens(plan, pace.fill or 1.0) * share / pace.capture_tokens_s
 
 
-def at_hand(spec: ModelSpec) -> Path | None:
-    """The folder of a model that is on this machine already, else None. Nothing is fetched."""
-    if spec.model.startswith("asset:"):
-        fetched = asset_path(spec.model.removeprefix("asset:")).exists()
-        return locate_model(spec) if fetched else None
-    if spec.model.startswith("hub:"):
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(spec.model.removeprefix("hub:"), "config.json", revision=spec.revision)
-        return Path(found).parent if isinstance(found, (str, os.PathLike)) else None
-    return locate_model(spec)
-
-
-def target_outline(spec: ModelSpec) -> LoadedModel | None:
-    """The target as far as it is known without its weights: enough to plan captures. None if it must be fetched first."""
-    folder = at_hand(spec)
-    if folder is None:
-        return None
-    # the pages' process does not run code that ships with a model: its architecture is then not known here
-    model = outline(folder, resolve_dtype(spec.dtype, resolve_device(spec.device)))
-    return LoadedModel(
-        model, load_tokenizer(spec.model_copy(update={"trust_remote_code": False})), spec, model_fingerprint(spec)
-    )
-
-
 @dataclass(frozen=True)
 class DraftSize:
     """Parameters of a draft: in all, those that are trained, and what a position costs to train through."""
@@ -144,12 +112,14 @@ class DraftSize:
     total: int
     trained: int
     layers: int
-    activation_values: int  # a token
+    activation_values: int  # per token
 
 
 def draft_parameters(home: Home, recipe: Recipe, target: LoadedModel) -> DraftSize:
     """The size of the draft that the recipe asks for; raises if its layers or checkpoint do not fit."""
-    model = _draft_outline(home, recipe, target.model)
+    model = draft_shapes(home, recipe, target.model)
+    if model is None:
+        raise DraftbenchError(f"{recipe.draft.checkpoint} is not on this machine yet")
     total = sum(p.numel() for p in model.parameters())
     shared = {id(p): p.numel() for module in shared_modules(model) for p in module.parameters()}
     trained = total - (sum(shared.values()) if recipe.draft.share_embeddings else 0)
@@ -159,23 +129,6 @@ def draft_parameters(home: Home, recipe: Recipe, target: LoadedModel) -> DraftSi
     width, inner = int(config.hidden_size), max(inner) if isinstance(inner, (list, tuple)) else int(inner)
     layers = int(config.num_hidden_layers)
     return DraftSize(total, trained, layers, layers * (8 * width + 4 * inner))
-
-
-def _draft_outline(home: Home, recipe: Recipe, target: Any) -> Any:
-    spec = recipe.draft
-    if spec.init != "checkpoint":
-        layers = fitting_layers(target, spec.layers)
-        with torch.device("meta"):
-            return shallow_model(target, layers)
-    assert spec.checkpoint is not None
-    folder = draft_folder(home, spec.checkpoint)
-    if folder is None:
-        found = at_hand(ModelSpec(model=spec.checkpoint))
-        if found is None:
-            raise DraftbenchError(f"{spec.checkpoint} is not on this machine yet")
-        return outline(found, torch.float32)
-    with torch.device("meta"):
-        return model_of_config(read_card(folder).config, target, torch.float32)
 
 
 def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, int]:

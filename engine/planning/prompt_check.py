@@ -1,4 +1,4 @@
-"""Looking at prompts before anything is made of them."""
+"""Checking prompt files against a target before anything is made of them."""
 
 from __future__ import annotations
 
@@ -7,31 +7,41 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from engine.chat.rendering import render
 from engine.config.reading import parse_section
 from engine.config.schema import ModelSpec, PromptSource
 from engine.data.overlap import duplicates_within
 from engine.data.readers import read_prompts
-from engine.models.load import context_tokens, load_tokenizer
+from engine.models.folder import outline
+from engine.models.load import load_tokenizer
+from engine.models.locate import locate_model
 
 
 def check_prompts(files: Sequence[str], target: str, *, skip_bad: bool) -> dict[str, Any]:
     """Counts of the prompts in `files`: groups, tools, repeats, tokens under the target's template, bad rows.
 
-    `too_long` counts prompts that fill the target's context, so that no token of an answer fits.
+    `too_long` counts prompts that fill the target's context, so that no token of an answer fits. Raises DraftbenchError
+    for a prompt that cannot be rendered, or holds an id that the target has no embedding for.
     """
-    found = read_prompts([parse_section(PromptSource, {"path": name}) for name in files], skip_bad=skip_bad)
+    prompt_set = read_prompts([parse_section(PromptSource, {"path": name}) for name in files], skip_bad=skip_bad)
     spec = parse_section(ModelSpec, {"model": target})
-    tokenizer, context = load_tokenizer(spec), context_tokens(spec)
-    lengths = sorted(len(render(tokenizer, p, context_tokens=None, max_new_tokens=0)) for p in found.prompts)
+    tokenizer, shapes = load_tokenizer(spec), outline(locate_model(spec), torch.float32)
+    context = getattr(shapes.config, "max_position_embeddings", None)
+    rows = int(shapes.get_input_embeddings().weight.shape[0])
+    lengths = sorted(
+        len(render(tokenizer, prompt, context_tokens=None, max_new_tokens=0, rows=rows))
+        for prompt in prompt_set.prompts
+    )
     return {
-        "prompts": len(found.prompts),
-        "bad_rows": [asdict(row) for row in found.bad],
-        "with_tools": sum(bool(prompt.tools) for prompt in found.prompts),
-        "repeated": len(duplicates_within(found.prompts)),
+        "prompts": len(prompt_set.prompts),
+        "bad_rows": [asdict(row) for row in prompt_set.bad],
+        "with_tools": sum(bool(prompt.tools) for prompt in prompt_set.prompts),
+        "repeated": len(duplicates_within(prompt_set.prompts)),
         "too_long": sum(length >= context for length in lengths) if context else 0,
         "context_tokens": context,
         "tokens": {"least": lengths[0], "median": lengths[len(lengths) // 2], "most": lengths[-1]},
-        "groups": dict(Counter(prompt.group or "-" for prompt in found.prompts)),
-        "sources": list(found.sources),
+        "groups": dict(Counter(prompt.group or "-" for prompt in prompt_set.prompts)),
+        "sources": list(prompt_set.sources),
     }

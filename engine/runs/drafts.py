@@ -1,4 +1,4 @@
-"""The draft that a recipe starts from: found by its name, or made of its target's layers, with all ids or some."""
+"""The draft that a recipe starts from: looked up by name or made from layers of its target, and trimmed if asked."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def change_seen_labels(home: Home, run: RunFolder, seen: Labels, wanted: Labels)
 
     Raises `LabelConflict` where somebody else has changed what was edited; then nothing is saved.
     """
-    edited = {key: value for key, value in wanted if value != getattr(seen, key)}
+    edited = {key: getattr(wanted, key) for key in Labels.model_fields if getattr(wanted, key) != getattr(seen, key)}
 
     def edit(present: Labels) -> Mapping[str, Any]:
         meanwhile = [key for key, value in edited.items() if getattr(present, key) not in (getattr(seen, key), value)]

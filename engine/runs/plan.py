@@ -1,4 +1,4 @@
-"""What a run of a recipe will do: its prompts, split, and the captures it makes or reuses.
+"""The plan of a run: how its prompts are split, and which captures it makes or reuses.
 
 Nothing is captured, trained or written here, and the target may be an outline without weights. Estimates, checks, the
 costs of a study, exports and the run itself read the same plan, so they cannot disagree.
@@ -63,7 +63,7 @@ class RunPlan:
 
 
 def decodes(recipe: Recipe) -> bool:
-    """Whether a run decodes its models, rather than reading text that a server writes."""
+    """Return whether a run decodes its models, rather than reading text that a server writes."""
     return recipe.capture.server is None or recipe.measure.against == "model"
 
 
@@ -77,7 +77,7 @@ def split_prompts(recipe: Recipe, target: LoadedModel) -> PromptSplit:
     heldout = read_prompts(spec.heldout, skip_bad=spec.skip_bad)
     kept, repeats = remove_overlap(train.prompts, heldout.prompts)
     short = _within_limit(kept, spec.max_prompt_tokens, target)
-    chosen = nested_subset(short, spec.train_prompts) if short else []
+    training = nested_subset(short, spec.train_prompts) if short else []
     # Only prompts that are over the limit and leave no room for an answer go: what drafts are measured on must not
     # depend on what they are trained on.
     fit = measurable(
@@ -86,22 +86,22 @@ def split_prompts(recipe: Recipe, target: LoadedModel) -> PromptSplit:
     watched, measured = split_heldout(fit, recipe.train.eval_prompts, measure.heldout_prompts)
     beyond_context = len(heldout.prompts) - len(fit)
     counts = {
-        "train": len(chosen),
+        "train": len(training),
         "watched": len(watched),
         "measured": len(measured),
         "bad_rows": len(train.bad) + len(heldout.bad),
         "removed_as_heldout": len(repeats),
         "removed_as_too_long": len(kept) - len(short),
-        "beyond_train_prompts": len(short) - len(chosen),
+        "beyond_train_prompts": len(short) - len(training),
         **({"heldout_beyond_context": beyond_context} if beyond_context else {}),
     }
-    if not chosen:
+    if not training:
         raise DraftbenchError(
             "no training prompt is left",
             in_words(counts),
             "check prompts.train and prompts.max_prompt_tokens",
         )
-    return PromptSplit(chosen, watched, measured, counts, prompts_hash(heldout.prompts))
+    return PromptSplit(training, watched, measured, counts, prompts_hash(heldout.prompts))
 
 
 def in_words(counts: Mapping[str, int]) -> str:

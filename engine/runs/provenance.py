@@ -16,7 +16,6 @@ from engine.records.provenance import Machine, MeasuredBy, Provenance, Source
 _PACKAGES = (
     "torch",
     "transformers",
-    "accelerate",
     "peft",
     "datasets",
     "tokenizers",

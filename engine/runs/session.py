@@ -1,4 +1,4 @@
-"""What every piece of work on a run begins with: its target in memory, its prompts, and captures made as planned."""
+"""A session of work on a run: the target in memory, the prompts, and the captures of the plan."""
 
 from __future__ import annotations
 
@@ -60,7 +60,10 @@ def open_session(home: Home, run: RunFolder, recipe: Recipe, progress: Progress)
 
 
 def load_target(recipe: Recipe) -> LoadedModel:
-    """Load the target of a recipe; raises DraftbenchError if it cannot be split at its head, or decoded where it must."""
+    """Load the target of a recipe.
+
+    Raises DraftbenchError if it cannot be split at its head, or cannot be decoded where the recipe decodes.
+    """
     check_losses(term.name for term in recipe.train.loss)
     target = load_model(recipe.target)
     check_head(target.model)
@@ -70,7 +73,7 @@ def load_target(recipe: Recipe) -> LoadedModel:
 
 
 def in_float32(target: LoadedModel) -> LoadedModel:
-    """The same target in float32, for what must not depend on rounding; itself if it is in float32."""
+    """Return the same target in float32, for checks that must not depend on rounding; itself if it is in float32."""
     return target if target.dtype == torch.float32 else load_model(target.spec, dtype="float32")
 
 

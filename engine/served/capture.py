@@ -151,7 +151,7 @@ class _Filling:
             )
         for deviation, count in counts.noted.items():
             self.progress.note(f"in {count} of {prompts} answers of {self.spec.model}: {deviation}")
-        self.growing.finish(server=counts)
+        self.growing.finish(counts)
 
     def probe(self) -> None:
         """Request one prompt, then a few, until an answer has a token with a certain id and a probability."""
@@ -195,9 +195,9 @@ class _Filling:
         def keep(number: int, reply: Reply) -> None:
             request, tokenised = requests[number], requests[number].answer(reply)
             if holds_key(f"{reply.text} {reply.reasoning} {reply.tool_calls} {text_of(reply.tokens)}", key):
-                raise Unanswered("an answer that repeats the key, which must not be kept (not asked again)")
+                raise Unanswered("an answer that repeats the key, which must not be kept (not retried)")
             if not tokenised.ids:
-                raise Unanswered("an answer without tokens (not asked again)")
+                raise Unanswered("an answer without tokens (not retried)")
             answer = Answer(number, tokenised.ids, request.ending(tokenised.ids, reply), tokenised.signal)
             noted = sorted({*reply.noted, *tokenised.noted})
             more = {"ids": tokenised.source, "prompt_tokens": reply.prompt_tokens} | ({"noted": noted} if noted else {})
@@ -222,13 +222,14 @@ def _counts(plan: CapturePlan) -> ServedAnswers:
     lines = list(read_lines(plan.folder / "answers.jsonl"))
     counted = [line for line in lines if isinstance(line.get("prompt_tokens"), int)]
     noted = Counter(deviation for line in lines for deviation in line.get("noted", []))
-    return ServedAnswers(
-        **plan.spec["server"],
+    counts = ServedAnswers(
+        base_url=plan.spec["server"]["base_url"],
+        model=plan.spec["server"]["model"],
         ids_from_server=sum(line.get("ids") == "server" for line in lines),
         ids_from_text=sum(line.get("ids") == "text" for line in lines),
         other_prompt_tokens=sum(line["prompt_tokens"] != len(line["prompt_ids"]) for line in counted),
-        **({"noted": dict(noted.most_common(_MAX_NOTED))} if noted else {}),
     )
+    return counts.model_copy(update={"noted": dict(noted.most_common(_MAX_NOTED))}) if noted else counts
 
 
 def _unanswered(plan: CapturePlan, spec: ServerSpec, failed: list[tuple[str, str]]) -> DraftbenchError:

@@ -158,6 +158,8 @@ class ChatServer:
 
     async def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Response:
         """Return a complete response. Raises Retry if none came, and Unanswered if it is too large."""
+        reply_bytes = _REPLY_BYTES + _TOKEN_BYTES * int((body or {}).get("max_tokens", 0))
+        most_bytes = _LIST_BYTES if body is None else min(_MOST_REPLY_BYTES, reply_bytes)
         task = asyncio.current_task()
         self.in_flight.add(task)
         try:
@@ -167,12 +169,12 @@ class ChatServer:
                 headers=_headers(self._key),
                 body=body,
                 timeout_s=self.spec.timeout_s,
-                most_bytes=_LIST_BYTES if body is None else _most_bytes(body),
+                most_bytes=most_bytes,
             )
         except NoResponse as error:
             raise Retry(self._shown(error)) from None
         except TooLarge as error:
-            raise Unanswered(f"an answer of {error} (not asked again)") from None
+            raise Unanswered(f"an answer of {error} (not retried)") from None
         except BadAddress as error:
             raise _bad_address(self.spec, self._shown(error)) from None
         finally:
@@ -194,7 +196,7 @@ class ChatServer:
             names = await self._names()
             if code == 404 or (names and self.spec.model not in names):
                 return unknown_model(self.spec, names, message)
-        return Unanswered(f"{message} (not asked again)")
+        return Unanswered(f"{message} (not retried)")
 
     def _heed(self, code: int, retry_after_s: float, message: str) -> None:
         """Pause all requests for as long as the server asks, or, if it only says "too many", for a growing time.
@@ -262,11 +264,6 @@ def _headers(key: SecretStr | None) -> dict[str, str]:
 
 def _address(spec: ServerSpec, path: str) -> str:
     return f"{spec.base_url.rstrip('/')}/{path}"
-
-
-def _most_bytes(body: Mapping[str, Any]) -> int:
-    """The most bytes that the response to a request may have."""
-    return min(_MOST_REPLY_BYTES, _REPLY_BYTES + _TOKEN_BYTES * int(body.get("max_tokens", 0)))
 
 
 def _retry_after_s(value: str | None) -> float:

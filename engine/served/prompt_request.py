@@ -16,7 +16,7 @@ import torch
 
 from engine.capture.plan import CapturePlan
 from engine.chat.messages import BadRecordError, for_api, normal_call
-from engine.chat.prompt import Message, Prompt, Tool
+from engine.chat.prompt import Message, Prompt, Tool, ToolCall
 from engine.chat.rendering import conversation
 from engine.chat.template_date import apply_template
 from engine.errors import DraftbenchError
@@ -153,7 +153,7 @@ class PromptRequest:
             message = {"role": "assistant", "content": reply.text, "tool_calls": calls}
             return self._by_template(message) or reference_of(message)
         except (BadRecordError, RecursionError) as error:
-            raise Unanswered(f"a function call that cannot be read: {error} (not asked again)") from None
+            raise Unanswered(f"a function call that cannot be read: {error} (not retried)") from None
 
     def _by_template(self, answer: Message) -> str:
         """The assistant's turn as the template writes it, up to its end; "" if the template drops the calls."""
@@ -178,7 +178,7 @@ class PromptRequest:
         return written[: ended.start()] if ended else written.rstrip()
 
 
-def _normal(call: Mapping[str, Any]) -> dict[str, Any]:
+def _normal(call: Mapping[str, Any]) -> ToolCall:
     """A call in normal form, without its id, which most servers make up. Raises BadRecordError."""
     if isinstance(call.get("function"), str) and not call.keys() & {"arguments", "parameters"}:
         raise BadRecordError("it has no arguments")

@@ -79,7 +79,7 @@ def read_reply(body: bytes, shown: Shown, request: Mapping[str, Any] | None = No
     try:
         return _reply(value, shown, request or {})
     except RecursionError:
-        raise Unanswered("an answer that is nested too deeply (not asked again)") from None
+        raise Unanswered("an answer that is nested too deeply (not retried)") from None
 
 
 def _reply(body: Any, shown: Shown, request: Mapping[str, Any]) -> Reply:
@@ -124,9 +124,9 @@ def _message(choice: Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(message, dict):
         return message
     if isinstance(choice.get("text"), str):
-        raise Unanswered("an answer of the completions API, which continues a text and holds no turn (not asked again)")
+        raise Unanswered("an answer of the completions API, which continues a text and holds no turn (not retried)")
     if isinstance(choice.get("delta"), dict):
-        raise Unanswered("a piece of a stream, which was not asked for (not asked again)")
+        raise Unanswered("a piece of a stream, which was not asked for (not retried)")
     raise Retry("an answer without a message")
 
 
@@ -142,10 +142,10 @@ def _finish(
     if word is None and completion_tokens is not None and is_count(max_tokens):
         return ("stop" if completion_tokens < max_tokens else "length"), ["no finish_reason"]
     if not isinstance(word, str) or not _A_WORD.fullmatch(word):
-        raise Unanswered(f"the answer ended with finish_reason {shown(_as_json(word))} (not asked again)")
+        raise Unanswered(f"the answer ended with finish_reason {shown(_as_json(word))} (not retried)")
     ending, name = ending_of(word), shown(repr(word))[:_WORD_CHARACTERS]
     if ending == "refused":
-        raise Unanswered(f"the answer ended with finish_reason {name} (not asked again)")
+        raise Unanswered(f"the answer ended with finish_reason {name} (not retried)")
     if ending == "failed":
         raise Retry(f"the answer ended with finish_reason {name}")
     return ending, [] if word in API else [f"finish_reason {name}"]
@@ -167,7 +167,7 @@ def _text(content: Any, shown: Shown) -> tuple[str, list[str]]:
 def _calls(message: Mapping[str, Any], shown: Shown) -> list[Mapping[str, Any]]:
     calls = message.get("tool_calls") or []
     if not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
-        raise Unanswered(f"function calls that cannot be read: {shown(_as_json(calls))} (not asked again)")
+        raise Unanswered(f"function calls that cannot be read: {shown(_as_json(calls))} (not retried)")
     legacy = message.get("function_call")  # of the API before it had several calls
     return calls or ([{"type": "function", "function": legacy}] if isinstance(legacy, dict) and legacy else [])
 
@@ -208,7 +208,7 @@ def _refuse_missing_text(reply: Reply, message: Mapping[str, Any], shown: Shown)
     refusal = message.get("refusal")
     if refusal and not reply.text:
         words = refusal if isinstance(refusal, str) else _as_json(refusal)
-        raise Unanswered(f"the server refuses: {shown(words)} (not asked again)")
+        raise Unanswered(f"the server refuses: {shown(words)} (not retried)")
     if reply.token_ids is not None or reply.reasoning:
         return
     counted = reply.completion_tokens

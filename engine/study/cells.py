@@ -41,7 +41,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class ModePair:
-    """An online or on-policy cell and the offline one it is compared with, by key; what is equal between them."""
+    """The keys of an online or on-policy cell and of the offline one that it is compared with."""
 
     other: str
     offline: str

@@ -1,4 +1,4 @@
-"""What the missing cells of a study will take: captures made once, time and disk of each. Needs torch, reads no weights."""
+"""Time and disk of a study's missing cells, each capture counted once. Needs torch, reads no weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from engine.data.subsets import nested_subset
 from engine.errors import DraftbenchError
 from engine.models.load import LoadedModel
 from engine.paths import Home
-from engine.planning.estimate import capture_cost, estimate, target_outline
+from engine.planning.estimate import capture_cost, estimate
+from engine.planning.outlines import target_outline
 from engine.progress import SILENT, Progress
 from engine.runs.plan import RunPlan, plan_run, plan_training, split_prompts
 from engine.study.state import Placed
@@ -20,7 +21,7 @@ _UNFINISHED = ("to do", "stopped", "failed", "waiting", "running")
 
 @dataclass(frozen=True)
 class Costs:
-    """Time and disk of what is not finished; None and a reason where not known."""
+    """Time and disk of the unfinished cells; None and a reason where not known."""
 
     captures: int  # distinct ones that the whole study needs
     captures_there: int
@@ -29,7 +30,7 @@ class Costs:
     unknown: str = ""
     based_on: str = ""  # the run that time is scaled from
     estimated: int = 0  # cells that were estimated; the others were taken to be like one of them
-    notes: tuple[str, ...] = ()  # what is not as the recipe asks, such as too few queries
+    notes: tuple[str, ...] = ()  # where the prompts are not as the recipe asks, such as too few queries
 
     def as_dict(self) -> dict[str, object]:
         """The fields by name."""
@@ -64,15 +65,14 @@ def _summed(
     seconds, disk, passing, known_time, known_disk, unknown, based = 0.0, 0, 0, True, True, "", ""
     open_captures: dict[object, tuple[int, float | None]] = {}
     for group in groups.values():
-        mine = plans[_prompts_key(group[0])]
-        found = estimate(home, group[0], mine)
-        unknown = unknown or found.seconds_unknown or found.disk_unknown
-        based = based or found.based_on
-        known_time &= bool(found.seconds)
-        known_disk &= found.disk_bytes is not None
-        seconds += len(group) * sum(value for part, value in found.seconds.items() if part != "capture")
-        disk += len(group) * sum(value for part, value in found.lasting.items() if part != "captures")
-        passing = max(passing, found.passing_bytes)
+        one = estimate(home, group[0], plans[_prompts_key(group[0])])
+        unknown = unknown or one.seconds_unknown or one.disk_unknown
+        based = based or one.based_on
+        known_time &= bool(one.seconds)
+        known_disk &= one.disk_bytes is not None
+        seconds += len(group) * sum(value for part, value in one.seconds.items() if part != "capture")
+        disk += len(group) * sum(value for part, value in one.lasting.items() if part != "captures")
+        passing = max(passing, one.passing_bytes)
     for recipe in {_prompts_key(recipe): recipe for recipe in recipes}.values():
         for plan in plans[_prompts_key(recipe)].captures.values():
             if plan.folder not in open_captures:
@@ -92,7 +92,7 @@ def _summed(
 
 
 def _kind(recipe: Recipe) -> str:
-    """Cells of one target, mode, schedule and number of queries are taken to cost the same, whatever loss and prompts."""
+    """Cells with one key are taken to cost the same: they differ in loss, seed and prompts alone."""
     train = recipe.train.model_dump(exclude={"loss", "seed"})
     return repr((recipe.target, recipe.prompts.train_prompts, recipe.capture, recipe.draft, train, recipe.measure))
 

@@ -1,6 +1,6 @@
 """The product of axes: which labels go together, the recipe of each combination, and names that tell them apart.
 
-A study names its axes and their values; a sweep is a study whose axes are recipe keys and whose labels come from values.
+A study names its axes and their values; the axes of a sweep are recipe keys, and its labels come from the values.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _LONGEST_NAME = 64
 
 
 def combinations(axes: Axes, where: Mapping[str, Sequence[str]] | None = None) -> Iterator[dict[str, str]]:
-    """A label for each axis, the last axis changing fastest. An axis that `where` does not name takes all its labels."""
+    """A label for each axis, the last axis changing fastest. An axis that is not in `where` takes all its labels."""
     labels = {axis: (where or {}).get(axis, list(values)) for axis, values in axes.items()}
     for combination in itertools.product(*labels.values()):
         yield dict(zip(labels, combination, strict=True))
 
 
 def combined(base: Mapping[str, Any], axes: Axes, labels: Mapping[str, str], *, common: Settings) -> dict[str, Any]:
-    """The base recipe's values with the common settings and those of each label; {axis} in a text is the axis' label."""
+    """The base recipe's values with the common settings and each label's; {axis} in a text is the axis' label."""
     settings = dict(common)
     for axis, label in labels.items():
         for key, value in axes[axis][label].items():
@@ -48,7 +48,7 @@ def _filled(value: Any, labels: Mapping[str, str]) -> Any:
 
 
 def run_name(base: str, parts: Sequence[str], taken: set[str]) -> str:
-    """The name of a run: a beginning and some parts, unlike those `taken`, to which it is added; a long beginning is cut."""
+    """The name of a run: a beginning, cut if it is long, and parts. It is unlike those `taken` and is added to them."""
     ending = "".join(f"-{plain(part)}" for part in parts if plain(part))
     return unique(base[: max(1, _LONGEST_NAME - len(ending))] + ending[: _LONGEST_NAME - 1], taken)
 

@@ -1,4 +1,4 @@
-"""What makes two recipes the same cell: everything that changes the draft or its exact acceptance, and nothing else."""
+"""The identity of a recipe: a hash of everything that changes the draft or its exact acceptance, and nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OURS = ("sample_data", "recipes")  # folders of the project that recipes name
 
 
 def identity(recipe: Recipe) -> str:
-    """Hex hash of the recipe without labels, what its mode does not use, and what changes no exact rate.
+    """Hex hash of the recipe without labels, unused keys and keys that change no exact rate.
 
     A path into the project counts as relative to it, also if it was written in another checkout.
     """
@@ -27,7 +27,7 @@ def identity(recipe: Recipe) -> str:
 def project_path(name: str) -> str:
     """An absolute path to what the project ships, relative to the project; anything else as it is.
 
-    A path in another checkout counts if the same file lies here, or if that checkout is gone or elsewhere.
+    A path in another checkout counts if the same file is here, or if that checkout is gone or elsewhere.
     """
     if not name.startswith("/"):
         return name

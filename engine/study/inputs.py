@@ -1,7 +1,7 @@
 """Whether a run was made from what its recipe names today.
 
 A recipe names prompts and drafts by path: a file may be edited, a `pack:` set grows when a pack is fetched, a draft is
-trained anew. A run notes hashes of what it read; here they are compared with those of what lies there now.
+trained again. A run records hashes of its inputs; here they are compared with those of the files of today.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ _WORDS = {
 }
 _NOTES = ("prompts.json", "provenance.json")  # of a run
 _UNREADABLE = (DraftbenchError, OSError, ValueError, LookupError, TypeError, AttributeError)
-_UNKNOWN: set[str] = set()  # keys of what could not be worked out in this process
+_UNKNOWN: set[str] = set()  # keys of hashes that could not be computed in this process
 _MORE = 1.3  # times as many prompts are filtered as are wanted, before all are
 
 Stamp = tuple[tuple[str, int, int], ...]  # name, time of change and size of each file
 
 
 class Inputs:
-    """What recipes name, as it lies there at one moment: each source's files are looked at once."""
+    """The inputs that recipes name, at one moment: each source's files are looked at once."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
         self._stamps: dict[str, Stamp | None] = {}
 
     def differing(self, run: RunFolder, recipe: Recipe) -> list[str]:
-        """What the run was made from that `recipe`, of the same identity, would not find now, in words.
+        """The inputs of the run that are others today, in words, for a `recipe` of the same identity.
 
-        Empty also where it cannot be known: the run notes nothing, or a source is not on this machine.
+        Empty also where that cannot be known: the run notes nothing, or a source is not on this machine.
         """
         then = _noted(run.path, _stamp_of([run.path / name for name in _NOTES]))
-        found = [name for name in ("checkpoint", "reference") if self._other_weights(name, then.get(name), recipe)]
+        names = [name for name in ("checkpoint", "reference") if self._other_weights(name, then.get(name), recipe)]
         with contextlib.suppress(*_UNREADABLE):
-            found += self._other_prompts(then, recipe)
-        return [_WORDS[name] for name in found]
+            names += self._other_prompts(then, recipe)
+        return [_WORDS[name] for name in names]
 
     def _other_weights(self, name: str, then: str | None, recipe: Recipe) -> bool:
         named = recipe.draft.checkpoint if name == "checkpoint" else recipe.train.selection.reference
@@ -69,7 +69,7 @@ class Inputs:
         return _compared(key, tuple(sorted(then.items())), lambda: _now(recipe, then, repr(stamps)))
 
     def _stamp(self, source: PromptSource) -> Stamp | None:
-        """Of the files of a source; None if they are not ours to look at, or are not there."""
+        """The stamp of a source's files; None if they are not local, or are not there."""
         if source.path not in self._stamps:
             self._stamps[source.path] = None
             with contextlib.suppress(*_UNREADABLE):
@@ -78,7 +78,10 @@ class Inputs:
 
 
 def weights_hash(home: Home, name: str) -> str | None:
-    """Of the weights of a draft of this project, named by its folder or run, without reading them; None for others."""
+    """The hash of a draft's weights, from its card; None for a model that is no draft of this project.
+
+    `name`: its folder or run.
+    """
     folders = [Path(name), PROJECT_ROOT / name]
     with contextlib.suppress(DraftbenchError):
         folders.append(home.run(name) / "draft" / "best")
@@ -90,8 +93,8 @@ def weights_hash(home: Home, name: str) -> str | None:
 
 @lru_cache(maxsize=256)
 def _card_hash(card: Path, changed_ns: int) -> str:
-    found = read_json(card)
-    return str(found.get("rounded_from") or found["weights_sha256"])
+    values = read_json(card)
+    return str(values.get("rounded_from") or values["weights_sha256"])
 
 
 @lru_cache(maxsize=4096)
@@ -99,21 +102,21 @@ def _noted(folder: Path, stamp: Stamp) -> dict[str, str]:
     """The hashes that a run keeps of what it began with; older and half-made runs lack some."""
     began, seen = (_object(folder / name) for name in _NOTES)
     prompts = seen.get("prompts") or {}
-    found: dict[str, Any] = {"train": began.get("train") or prompts.get("train_hash"), "heldout": began.get("heldout")}
-    found["measured"] = None if found["heldout"] else prompts.get("heldout_hash")
-    found |= {name: seen.get(f"{name}_sha256") for name in ("checkpoint", "reference")}
-    return {name: str(value) for name, value in found.items() if value}
+    hashes: dict[str, Any] = {"train": began.get("train") or prompts.get("train_hash"), "heldout": began.get("heldout")}
+    hashes["measured"] = None if hashes["heldout"] else prompts.get("heldout_hash")
+    hashes |= {name: seen.get(f"{name}_sha256") for name in ("checkpoint", "reference")}
+    return {name: str(value) for name, value in hashes.items() if value}
 
 
 def _object(path: Path) -> dict[str, Any]:
     with contextlib.suppress(DraftbenchError, OSError, ValueError):
-        found = read_json(path)
-        return found if isinstance(found, dict) else {}
+        document = read_json(path)
+        return document if isinstance(document, dict) else {}
     return {}
 
 
 def _files(path: str) -> list[Path]:
-    """The files of a source. Raises if there are none, or they lie on the hub."""
+    """The files of a source. Raises if there are none, or they are on the hub."""
     if path.startswith("hub:"):
         raise LookupError(path)
     if path.startswith("pack:"):
@@ -130,34 +133,34 @@ def _files(path: str) -> list[Path]:
 
 
 def _stamp_of(files: Sequence[Path]) -> Stamp:
-    found = []
+    stamp = []
     for file in files:
         with contextlib.suppress(FileNotFoundError):
             stat = file.stat()
-            found.append((str(file), stat.st_mtime_ns, stat.st_size))
-    return tuple(found)
+            stamp.append((str(file), stat.st_mtime_ns, stat.st_size))
+    return tuple(stamp)
 
 
 def _settings(recipe: Recipe) -> Any:
-    """All but the files that decides which prompts a run takes."""
+    """Everything but the files that decides which prompts a run takes."""
     target = recipe.target.model_dump() if recipe.prompts.max_prompt_tokens else None
     prompts = recipe.prompts.model_dump(exclude={"domain", "scenario"})
     return [prompts, target, recipe.train.eval_prompts, recipe.measure.heldout_prompts]
 
 
 def _compared(key: str, then: tuple[tuple[str, str], ...], now: Callable[[], dict[str, str]]) -> list[str]:
-    """Names of the hashes that are others now; what was worked out once is kept in the cache folder."""
+    """Names of the hashes that differ now; those of today are kept in the cache folder."""
     path = cache_dir() / "prompt-hashes" / f"{key[:32]}.json"
-    found = _kept(path, path.stat().st_mtime_ns) if path.exists() else None
-    if found is None:
+    hashes = _kept(path, path.stat().st_mtime_ns) if path.exists() else None
+    if hashes is None:
         if key in _UNKNOWN:
             return []
         _UNKNOWN.add(key)  # unless what follows succeeds: a study that is waited for is looked at every second
-        found = now()
+        hashes = now()
         _UNKNOWN.discard(key)
         with contextlib.suppress(DraftbenchError, OSError):  # a cache that cannot be written to costs time only
-            write_json(path, found)
-    return [name for name, value in then if found.get(name, value) != value]
+            write_json(path, hashes)
+    return [name for name, value in then if hashes.get(name, value) != value]
 
 
 @lru_cache(maxsize=4096)
@@ -172,18 +175,18 @@ def _now(recipe: Recipe, then: dict[str, str], stamps: str) -> dict[str, str]:
     spec = recipe.prompts
     held = _read(_dumped(spec.heldout), spec.skip_bad, stamps)
     _, measured = split_heldout(held, recipe.train.eval_prompts, recipe.measure.heldout_prompts)
-    found = {"heldout": prompts_hash(held), "measured": prompts_hash(measured)}
-    if found["measured"] != then.get("measured", found["measured"]) and spec.max_prompt_tokens is not None:
+    hashes = {"heldout": prompts_hash(held), "measured": prompts_hash(measured)}
+    if hashes["measured"] != then.get("measured", hashes["measured"]) and spec.max_prompt_tokens is not None:
         fit = _measurable(held, recipe)  # a look at the lengths takes seconds, and few held-out prompts are so long
         _, measured = split_heldout(fit, recipe.train.eval_prompts, recipe.measure.heldout_prompts)
-        found["measured"] = prompts_hash(measured)
+        hashes["measured"] = prompts_hash(measured)
     train = _read(_dumped(spec.train), spec.skip_bad, stamps)
-    if found["heldout"] == then.get("heldout") and spec.train_prompts is not None:
+    if hashes["heldout"] == then.get("heldout") and spec.train_prompts is not None:
         # the first of all by rank are what the run had: so none of them was left out then, nor would be now
         first = prompts_hash(nested_subset(train, min(spec.train_prompts, len(train))))
         if first == then["train"]:
-            return {**found, "train": first}
-    return {**found, "train": prompts_hash(_chosen(train, held, recipe))}
+            return {**hashes, "train": first}
+    return {**hashes, "train": prompts_hash(_training_prompts(train, held, recipe))}
 
 
 def _dumped(sources: Sequence[PromptSource]) -> tuple[str, ...]:
@@ -195,7 +198,7 @@ def _read(sources: tuple[str, ...], skip_bad: bool, stamps: str) -> list[Prompt]
     return read_prompts([PromptSource.model_validate_json(one) for one in sources], skip_bad=skip_bad).prompts
 
 
-def _chosen(train: list[Prompt], held: list[Prompt], recipe: Recipe) -> list[Prompt]:
+def _training_prompts(train: list[Prompt], held: list[Prompt], recipe: Recipe) -> list[Prompt]:
     """The training prompts of a run. Whether one is left out does not depend on the others, so few are looked at."""
     wanted = recipe.prompts.train_prompts
     for most in (len(train),) if wanted is None else (min(math.ceil(_MORE * wanted), len(train)), len(train)):
@@ -232,10 +235,10 @@ def _measurable(held: list[Prompt], recipe: Recipe) -> list[Prompt]:
 
 @lru_cache(maxsize=4)
 def _tokenizer(dumped: str) -> Any:
-    """Of a target that is on this machine; nothing is fetched for a look."""
+    """The tokenizer of a target that is on this machine; nothing is fetched."""
     from engine.config.schema import ModelSpec
     from engine.models.load import load_tokenizer
-    from engine.planning.estimate import at_hand
+    from engine.planning.outlines import at_hand
 
     spec = ModelSpec.model_validate_json(dumped)
     if at_hand(spec) is None:

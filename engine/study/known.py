@@ -1,4 +1,4 @@
-"""The studies of a home: a copy of each recipe as it was submitted last, so that a later call can show or continue it."""
+"""The studies of a home: a copy of each recipe as last submitted, so that a later call can show or continue it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results of a study: a row per cell, and the modes compared at their own schedule, at equal tokens, at equal steps."""
+"""The results of a study: a row per cell, and the modes compared at own schedule, equal tokens and equal steps."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _exact(summary: Summary) -> list[dict[str, Any]]:
 
 
 def mode_comparisons(study: Study) -> list[dict[str, Any]]:
-    """Exact acceptance of offline less online (or on-policy), paired by prompt: a row per pair of cells and temperature.
+    """Exact acceptance of offline less online (or on-policy), by prompt: a row per pair of cells and temperature.
 
     `difference` is None, with a `reason`, where one of the two is not measured or they may not be compared.
     """

@@ -83,20 +83,21 @@ class StudySpec(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$", description="begins the name of every cell")
     base: str | dict[str, Any] = Field(
-        {}, description="recipe that every cell starts from, found beside the study's; or its values"
+        {}, description="recipe that every cell starts from, looked for beside the study's; or its values"
     )
     set: Settings = Field({}, description="dotted recipe keys over the base, for every cell")
     axes: Annotated[dict[str, dict[str, Settings]], BeforeValidator(_axes)] = Field(
         {},
         description="axis -> label -> dotted recipe keys; {axis} in a value is replaced by that axis' label. "
-        "A list of plain values will do for domain, scenario, loss, mode, queries, seed, and for an axis named like a key",
+        "A list of plain values will do for domain, scenario, loss, mode, queries, seed and an axis named like a key",
     )
     grids: list[Annotated[Grid, BeforeValidator(_grid)]] = Field(
         [Grid()], min_length=1, description="products of axes, whose union is run; everything if empty"
     )
     match: list[Match] = Field(
         [],
-        description="for every online or on-policy cell also an offline one of as many target tokens, or optimiser steps",
+        description="for every online or on-policy cell also an offline one of as many target tokens or optimiser "
+        "steps",
     )
     folder: str | None = Field(None, description="where relative paths are looked for; the study recipe's own if empty")
 
@@ -116,10 +117,10 @@ class StudySpec(Section):
 
 
 def load_study(path: Path, settings: Sequence[str] = ()) -> StudySpec:
-    """The study in a file, whole: its base read, its paths independent of where it lies.
+    """The study in a file, with its base read and its paths absolute.
 
     `settings`: `key=value` over the recipe of every cell, below the axes; `name=` names the study.
-    Raises DraftbenchError for what is not valid.
+    Raises DraftbenchError if it is not valid.
     """
     spec = parse_section(StudySpec, _mapping(path))
     beside = Path(spec.folder) if spec.folder else path.parent.absolute()

@@ -42,7 +42,7 @@ class Study:
 
     @property
     def passed_over(self) -> list[str]:
-        """Why runs of the recipes of cells that are to do do not hold them, a sentence a run."""
+        """Why runs with the recipe of a missing cell do not hold it, a sentence per run."""
         return [words for one in self.placed if one.run is None for words in one.passed_over]
 
     def missing(self, *, retry_failed: bool = True) -> list[Placed]:
@@ -53,7 +53,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Started:
-    """What a start did: runs that were made and those that go on."""
+    """The runs that a start queued anew, and those that it resumed."""
 
     submitted: list[RunFolder]
     resumed: list[RunFolder]
@@ -72,9 +72,9 @@ def again(home: Home, seen: Study) -> Study:
 
 
 def start(home: Home, wanted: Study, *, retry_failed: bool = True) -> Started:
-    """Put the missing cells into the queue and go on with those that stopped; two callers at once start each once.
+    """Queue the missing cells and resume those that stopped; of two callers at once, each cell is started once.
 
-    Runs that were made before the study, or by another one, are adopted: they get its tag.
+    Runs from before the study, or of another one, are adopted: they get its tag.
     """
     keep(home, wanted.spec)
     path = home.root / "studies" / ".start.lock"

@@ -1,4 +1,4 @@
-"""How far a study is: each cell and the run that holds it, found in the run folders by what they were made from."""
+"""The state of a study: each cell with the run that holds it, matched by the identity of the recipe in its folder."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from engine.study.inputs import Inputs
 
 STATES = ("done", "running", "waiting", "failed", "stopped", "to do")
 _BEST_FIRST = {state: place for place, state in enumerate(STATES)}
-_ABOUT_TO_BEGIN_S = 60.0  # a run that a terminal has made and not yet begun
+_ABOUT_TO_BEGIN_S = 60.0  # a run that a terminal has created and not yet started
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A cell, what became of it, and the run that holds it; none if it is to do.
+    """A cell, its state, and the run that holds it; none if it is to do.
 
     `passed_over`: why runs of the same recipe do not hold it, in words.
     """

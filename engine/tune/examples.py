@@ -89,7 +89,7 @@ def read_examples(
 
 
 def _references(sources: Sequence[PromptSource], infos: Sequence[SourceInfo], beside: Path | None) -> Iterator[Any]:
-    """What each record has under `reference`, in the order of the prompts: a Prompt does not hold it."""
+    """The `reference` of each record in the order of the prompts, since a Prompt does not hold it."""
     for source, info in zip(sources, infos, strict=True):
         answered = _Answered(**source.model_dump())
         rows = itertools.islice(open_source(answered, beside)[0], info["rows"])
@@ -111,7 +111,7 @@ def encode(
     (None: not known here).
     """
     turns = turns or turns_of(tokenizer)
-    made = []
+    encoded = []
     for example in examples:
         prompt_ids = render(tokenizer, example.prompt, context_tokens=None, max_new_tokens=0, rows=rows)
         reference_ids = [
@@ -122,8 +122,8 @@ def encode(
         check_rows(tokenizer, example.prompt, reference_ids, rows)
         fits = context_tokens is None or len(prompt_ids) + len(reference_ids) <= context_tokens
         if len(prompt_ids) <= data.max_prompt_tokens and fits:
-            made.append(Encoded(example, prompt_ids, reference_ids))
-    return made
+            encoded.append(Encoded(example, prompt_ids, reference_ids))
+    return encoded
 
 
 def example_set(
@@ -156,9 +156,9 @@ def example_set(
 
 
 def _no_reference(prompt_id: str, reference: Any) -> DraftbenchError:
-    found = "no reference" if reference is None else f"the reference {reference!r}"
+    held = "no reference" if reference is None else f"the reference {reference!r}"
     return DraftbenchError(
-        f"record {prompt_id!r} has {found}",
+        f"record {prompt_id!r} has {held}",
         "tuning learns the assistant's reference; without one there is nothing to learn",
         "add a text under 'reference', or leave such records out with --set data.unanswered=leave_out",
     )

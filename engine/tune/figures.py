@@ -1,4 +1,4 @@
-"""What tuning changed: perplexity on held-out references, and the rate of valid function calls."""
+"""Figures before and after tuning: perplexity on held-out references, and the rate of valid function calls."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RATES: dict[str, Callable[[Judgement], bool]] = {
 
 @dataclass(frozen=True)
 class Observed:
-    """What one model did on the held-out records, record by record, so that two models can be paired.
+    """The results of one model on the held-out records, record by record, so that two models can be paired.
 
     `losses`: sum of -log probability over each record's reference; `tokens`: how many those are.
     `judged`, `answers`: of the records that are to be answered with calls, empty if none were asked for.
@@ -47,7 +47,7 @@ class Observed:
     judged: list[Judgement] = field(default_factory=list)
 
     def outcomes(self, rate: str) -> list[bool]:
-        """Which answers count for a rate of RATES."""
+        """Whether each answer counts for a rate of RATES."""
         return [RATES[rate](judgement) for judgement in self.judged]
 
 
@@ -70,10 +70,8 @@ def observe(
 
 def figures(seen: Observed, settings: TuneMeasure) -> dict[str, Any]:
     """All figures of one model, by name, fit for JSON."""
-    found: dict[str, Any] = {"perplexity": perplexity(seen, settings)}
-    if settings.function_calls:
-        found["function_calls"] = function_calls(seen, settings)
-    return found
+    calls = {"function_calls": function_calls(seen, settings)} if settings.function_calls else {}
+    return {"perplexity": perplexity(seen, settings), **calls}
 
 
 def differences(before: Observed, after: Observed, settings: TuneMeasure) -> dict[str, Any]:
@@ -84,13 +82,13 @@ def differences(before: Observed, after: Observed, settings: TuneMeasure) -> dic
     """
     paired = partial(paired_difference, samples=settings.bootstrap_samples, seed=settings.seed)
     old, new = ([-loss for loss in seen.losses] for seen in (before, after))
-    found: dict[str, Any] = {"logprob_per_token": paired(old, before.tokens, new, after.tokens).as_dict()}
+    intervals: dict[str, Any] = {"logprob_per_token": paired(old, before.tokens, new, after.tokens).as_dict()}
     if settings.function_calls:
         ones = [1] * len(before.judged)
-        found["function_calls"] = {
+        intervals["function_calls"] = {
             rate: paired(before.outcomes(rate), ones, after.outcomes(rate), ones).as_dict() for rate in RATES
         }
-    return found
+    return intervals
 
 
 def perplexity(seen: Observed, settings: TuneMeasure) -> dict[str, float | int]:
@@ -104,7 +102,7 @@ def perplexity(seen: Observed, settings: TuneMeasure) -> dict[str, float | int]:
 def _losses(
     model: Any, heldout: Sequence[Encoded], recipe: TuneRecipe, progress: Progress
 ) -> tuple[list[float], list[int]]:
-    """Of each record, the sum of -log probability over its reference's tokens, and their number."""
+    """For each record, the sum of -log probability over its reference's tokens, and their number."""
     groups = group_by_length([row.tokens for row in heldout], recipe.train.micro_batch_tokens)
     sums, counts = [0.0] * len(heldout), [0] * len(heldout)
     progress.start("perplexity", len(heldout), "records")

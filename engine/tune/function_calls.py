@@ -2,7 +2,7 @@
 
 The judgement is strict, as a program that reads the answer would be: the whole answer is one
 JSON object `{"name": ..., "arguments": {...}}` or an array of such objects. A fence of
-Markdown around it or a sentence behind it makes it invalid, and the reason says so.
+Markdown around it or a sentence after it makes it invalid, and the reason says so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from engine.chat.prompt import Tool
 
 @dataclass(frozen=True)
 class Judgement:
-    """What an answer is worth as function calls. `reason` is "" for a valid answer, else why it is not one.
+    """The judgement of an answer as function calls. `reason` says why it is not valid, and is empty if it is.
 
     `misfit` is "" if, beyond that, all arguments are known and of the schema's types.
     `names_match` and `arguments_match` compare with the reference's calls, in any order.
@@ -48,20 +48,20 @@ def judge(answer: str, tools: Sequence[Tool], reference: str) -> Judgement:
     except _NotCalls as why:
         return Judgement(str(why))
     schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
-    reason = next((found for call in calls if (found := _problem(call, schemas))), "")
-    misfit = reason or next((found for call in calls if (found := _misfit(call, schemas))), "")
-    wanted = parse_calls(reference)
+    reason = next((problem for call in calls if (problem := _problem(call, schemas))), "")
+    misfit = reason or next((problem for call in calls if (problem := _misfit(call, schemas))), "")
+    expected = parse_calls(reference)
     return Judgement(
         reason,
         misfit,
-        _ordered(calls, _name_only) == _ordered(wanted, _name_only),
-        _ordered(calls, _canonical) == _ordered(wanted, _canonical),
+        _ordered(calls, _name_only) == _ordered(expected, _name_only),
+        _ordered(calls, _canonical) == _ordered(expected, _canonical),
         calls,
     )
 
 
 def is_calls(text: str) -> bool:
-    """Whether a reference consists of calls; a plain sentence says that no function fits."""
+    """Return whether a reference consists of calls; a plain sentence says that no function fits."""
     try:
         parse_calls(text)
     except _NotCalls:
@@ -103,7 +103,7 @@ def _why_no_json(text: str, error: json.JSONDecodeError) -> str:
 
 
 def _problem(call: Mapping[str, Any], schemas: Mapping[str, Mapping[str, Any]]) -> str:
-    """Why a call cannot be made; "" if it can."""
+    """The reason why a call cannot be made; "" if it can."""
     schema = schemas.get(call["name"])
     if schema is None:
         return "unknown function"
@@ -112,7 +112,7 @@ def _problem(call: Mapping[str, Any], schemas: Mapping[str, Mapping[str, Any]]) 
 
 
 def _misfit(call: Mapping[str, Any], schemas: Mapping[str, Mapping[str, Any]]) -> str:
-    """What of a call that can be made does not fit its schema; "" if nothing."""
+    """How a call that can be made does not fit its schema; "" if it does."""
     arguments, properties = call["arguments"], schemas[call["name"]].get("properties") or {}
     if any(name not in properties for name in arguments):
         return "unknown argument"
@@ -137,7 +137,7 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
 
 
 def _fits(value: Any, schema: Any) -> bool:
-    """Whether a value is of the type that the schema names; unknown types and no type take anything."""
+    """Return whether a value is of the type that the schema names; unknown types and no type take anything."""
     named = schema.get("type") if isinstance(schema, Mapping) else None
     types = named if isinstance(named, list) else [named]
     return any(not isinstance(kind, str) or kind not in _TYPES or _TYPES[kind](value) for kind in types)

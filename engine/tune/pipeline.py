@@ -49,7 +49,7 @@ def tune(
             return done
         _note_turns(loaded, progress)
         trained = _adapter(recipe, loaded, train, folder, identity, progress)
-        told = {
+        record = {
             "recipe": recipe.model_dump(mode="json"),
             "identity": identity,
             "adapter": {name: sha256_file(folder / name) for name in (WEIGHTS, CONFIG)},
@@ -60,20 +60,20 @@ def tune(
             "figures": measured(recipe, heldout, folder, progress),
             **provenance,
         }
-        write_json(folder / TUNING, told)
+        write_json(folder / TUNING, record)
         sweep(folder)
-        return told
+        return record
 
 
 def _note_turns(loaded: LoadedModel, progress: Progress) -> None:
-    """What the references teach as the end of a turn, where that is not plain."""
-    state, said, fix = check_turns(loaded.tokenizer, loaded.model.generation_config, loaded.vocab_rows)
+    """Note what the references teach as the end of a turn, where that is not plain."""
+    state, message, fix = check_turns(loaded.tokenizer, loaded.model.generation_config, loaded.vocab_rows)
     if state != "ok":
-        progress.note(f"end of turn: {said} ({fix})")
+        progress.note(f"end of turn: {message} ({fix})")
 
 
 def folder_of(home: Home, path: str, settings: Sequence[str]) -> Path:
-    """Where the target of a recipe goes if no folder is named."""
+    """Return the folder of a recipe's target if no other is named."""
     return home.root / "targets" / load_section(TuneRecipe, resolve_input(path), settings).name
 
 
@@ -146,17 +146,17 @@ def _identity(recipe: TuneRecipe, loaded: LoadedModel, train: ExampleSet, heldou
 
 
 def _finished(folder: Path, identity: str) -> dict[str, Any] | None:
-    """What an earlier, finished call wrote, if it was for the same; a target of another recipe is an error."""
-    found = {name: read_json(folder / name) for name in (TUNING, STATE) if (folder / name).exists()}
-    unknown = (folder / WEIGHTS).exists() and not found
-    if unknown or any(state.get("identity") != identity for state in found.values()):
+    """Return the record of an earlier, finished call; raises if the folder holds another recipe's target."""
+    records = {name: read_json(folder / name) for name in (TUNING, STATE) if (folder / name).exists()}
+    unknown = (folder / WEIGHTS).exists() and not records
+    if unknown or any(state.get("identity") != identity for state in records.values()):
         raise DraftbenchError(
             f"{folder} holds "
             + ("an adapter without its record" if unknown else "the target of another recipe or data"),
             "it would be overwritten, or its figures and its adapter would not belong together",
             "choose another folder with --out, or remove this one",
         )
-    return found.get(TUNING)
+    return records.get(TUNING)
 
 
 def _adapter(
@@ -186,7 +186,7 @@ def _curve(path: Path) -> Callable[[dict[str, Any]], None]:
     """Appends a step's figures to the curve.
 
     After a kill the steps since the checkpoint are done again: what the curve says of them and of
-    later ones goes with the first step that is told.
+    later ones goes with the first step that is reported.
     """
     begun = False
 

@@ -65,7 +65,7 @@ class TuneTraining(Section):
     seed: int = Field(0, ge=0, description="seed of the adapter's first weights and of shuffling")
 
     def plan(self) -> TrainSpec:
-        """The same settings as the planner of engine.distill reads them: order of records, learning rate."""
+        """The settings as engine.distill reads them for the order of records and the learning rate."""
         names = ("epochs", "max_steps", "batch_size", "learning_rate", "schedule", "warmup_fraction", "seed")
         return TrainSpec(**{name: getattr(self, name) for name in names})
 

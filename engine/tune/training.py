@@ -35,7 +35,7 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass
 class Trained:
-    """How far training is. Steps asked for and steps done must be equal in the end."""
+    """The progress of a training. Steps asked for and steps done must be equal in the end."""
 
     steps: int
     steps_done: int = 0

@@ -1,7 +1,7 @@
-"""JSON as strangers write it: what Python's reader lets through, or dies of, is a `ValueError` in words here.
+"""Parse JSON from strangers strictly: whatever is wrong with it is a `ValueError` with a reason that can be shown.
 
-Python reads an object with a key twice and keeps the last value, and raises one class for bad syntax, another
-for an integer of 4,400 digits and a third for deep nesting. Reasons are verb phrases: "is not valid JSON: ...".
+Python's parser keeps the last value of a key that comes twice, and raises one class for bad syntax, another for an
+integer of 4,400 digits and a third for deep nesting. Reasons are verb phrases: "is not valid JSON: ...".
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_MOST_LEVELS = 200
+_MAX_LEVELS = 200
 
 
 class Spoilt:
-    """In place of a value that must not be used: `reason` says why."""
+    """A placeholder for a value that must not be used, with the reason."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
 
 def loads(text: str | bytes) -> Any:
-    """The value in `text`. Raises ValueError with a reason fit to be shown; nothing else, whatever the text."""
+    """Parse `text`. Raises ValueError with a reason that can be shown, and nothing else, whatever the text."""
     try:
         value, spoilt = loads_leniently(text)
     except UnicodeDecodeError:
@@ -32,10 +32,10 @@ def loads(text: str | bytes) -> Any:
 
 
 def loads_leniently(text: str | bytes) -> tuple[Any, list[Spoilt]]:
-    """The value in `text` with a `Spoilt` at each place that must not be used, and a list of them.
+    """Parse `text` with a `Spoilt` in place of each value that must not be used; also return a list of them.
 
-    For files of many records, of which one is spoilt. Raises ValueError where it is no JSON at all
-    (UnicodeDecodeError, which is one, for bytes that are no UTF-8).
+    For files of many records, of which a few are unusable. Raises ValueError if it is not JSON at all
+    (UnicodeDecodeError, a subclass, for bytes that are not UTF-8).
     """
     spoilt: list[Spoilt] = []
 
@@ -50,9 +50,9 @@ def loads_leniently(text: str | bytes) -> tuple[Any, list[Spoilt]]:
             return mark(f"holds an integer of {len(digits.lstrip('-')):,} digits")
 
     def members(pairs: list[tuple[str, Any]]) -> Any:
-        found = dict(pairs)
-        if len(found) == len(pairs):
-            return found
+        members_by_name = dict(pairs)
+        if len(members_by_name) == len(pairs):
+            return members_by_name
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         return mark(f"has the key {twice!r} twice")
@@ -69,12 +69,12 @@ def loads_leniently(text: str | bytes) -> tuple[Any, list[Spoilt]]:
 
 
 def reason_in(value: Any) -> str:
-    """Why a part of a leniently read value must not be used; "" if all of it may."""
+    """Why a part of a leniently parsed value must not be used; "" if all of it may be."""
     return next((inner.reason for inner in walk(value) if isinstance(inner, Spoilt)), "")
 
 
 def walk(value: Any) -> Iterator[Any]:
-    """`value` and everything in it, without recursion: no nesting is too deep. Keys are not part of it."""
+    """Yield `value` and every value in it, without recursion, so that no nesting is too deep."""
     waiting = [value]
     while waiting:
         current = waiting.pop()
@@ -86,7 +86,7 @@ def walk(value: Any) -> Iterator[Any]:
 
 
 def is_deeper(value: Any, levels: int) -> bool:
-    """Whether containers are nested more than `levels` deep, which would break what goes through them by recursion."""
+    """Whether containers are nested more than `levels` deep, so that recursive functions would fail."""
     level = [value]
     for _ in range(levels):
         inner: list[Any] = []
@@ -102,5 +102,5 @@ def is_deeper(value: Any, levels: int) -> bool:
 
 
 def too_deep(value: Any) -> bool:
-    """Whether a value is nested deeper than any chat is, so that functions that recurse would break on it."""
-    return is_deeper(value, _MOST_LEVELS)
+    """Whether a value is nested deeper than any chat is, so that recursive functions would fail."""
+    return is_deeper(value, _MAX_LEVELS)

@@ -1,14 +1,13 @@
-"""Input files that others made: regular files of a bounded size, read once and in words when they are neither.
+"""Read input files from others only if they are regular files of a bounded size.
 
-A path can name a device that never ends, a FIFO that nobody writes to, or a file of /proc, which is
-regular, says that it is empty and has content all the same.
+A path can name a device that never ends, a FIFO that nobody writes to, or a file of /proc, which is regular and has
+content although its size is 0.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 
 from engine.errors import DraftbenchError, boundary
@@ -21,47 +20,47 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
 }
 _SYSTEM_FOLDERS = ("/proc", "/sys")
-_MOST_FILES = 10_000
+_MAX_FILES = 10_000
 
 
 def kind_of(mode: int) -> str:
-    """What a path is that is no regular file: 'a folder', 'a FIFO', 'a device', 'a socket'. `mode`: of its stat."""
+    """Name the type of a path that is not a regular file: 'a folder', 'a FIFO', ... `mode`: from its stat."""
     return _KINDS.get(stat.S_IFMT(mode), "no regular file")
 
 
 def printable(name: object) -> str:
-    """A file's name for people: bytes that are no UTF-8 are written as escapes."""
+    """A file's name for messages: bytes that are not UTF-8 are written as escapes."""
     return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def require_regular(path: Path, most_bytes: int, named: str | None = None) -> int:
-    """Bytes of a regular file. Raises DraftbenchError for anything else, and for more than `most_bytes`."""
+    """Return the size of a regular file. Raises DraftbenchError for others, and for more than `most_bytes`."""
     shown = printable(named or path)
     with boundary(f"could not read {shown}", "check the path and its permissions"):
-        found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
+        status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise DraftbenchError(
-            f"{shown} is {kind_of(found.st_mode)}",
-            "only a regular file can be read as a whole, and be read again with the same result",
-            "give the path of a file; what a program writes goes into a file first",
+            f"{shown} is {kind_of(status.st_mode)}",
+            "only a regular file can be read completely, and again with the same result",
+            "give the path of a file; save the output of a program to a file first",
         )
-    if found.st_dev in _system_devices():
+    if status.st_dev in _system_devices():
         raise DraftbenchError(
             f"{shown} is a file of the system, not one on a disk",
-            "it shows the state of this machine, without a size, and changes as it is read",
+            "it shows the state of this machine, has no size, and changes as it is read",
             "give the path of a file on a disk",
         )
-    if found.st_size > most_bytes:
+    if status.st_size > most_bytes:
         raise DraftbenchError(
-            f"{shown} has {found.st_size:,} bytes; at most {most_bytes:,} are read",
+            f"{shown} has {status.st_size:,} bytes; at most {most_bytes:,} are read",
             "a file of that size is of another kind, or would fill the memory",
             "give a smaller file",
         )
-    return found.st_size
+    return status.st_size
 
 
 def read_text(path: Path, most_bytes: int, named: str | None = None) -> str:
-    """The text of a small file in UTF-8, with or without its mark. Raises DraftbenchError."""
+    """Read a small file in UTF-8, with or without a byte order mark. Raises DraftbenchError."""
     require_regular(path, most_bytes, named)
     shown = printable(named or path)
     with boundary(f"could not read {shown}", "check the path and its permissions"), path.open("rb") as file:
@@ -77,28 +76,24 @@ def read_text(path: Path, most_bytes: int, named: str | None = None) -> str:
 
 
 def regular_files(folder: Path, most_bytes: int, named: str | None = None) -> list[Path]:
-    """All files in a folder and below, sorted, each regular and together of at most `most_bytes`.
+    """List all files in a folder and below, sorted.
 
-    Raises DraftbenchError for a folder with anything else in it, or with more than 10,000 files.
+    Raises DraftbenchError if any of them is not regular, they have more than `most_bytes` together, or there are more
+    than 10,000.
     """
     shown = printable(named or folder)
     files: list[Path] = []
     left = most_bytes
-    for file in _walk(folder):
+    for file in (Path(parent) / name for parent, _, names in os.walk(folder) for name in names):
         files.append(file)
-        if len(files) > _MOST_FILES:
+        if len(files) > _MAX_FILES:
             raise DraftbenchError(
-                f"{shown} holds more than {_MOST_FILES:,} files",
+                f"{shown} holds more than {_MAX_FILES:,} files",
                 "a data set has few; this folder holds something else as well",
                 "give the folder of the data set itself",
             )
         left -= require_regular(file, left)
     return sorted(files)
-
-
-def _walk(folder: Path) -> Iterable[Path]:
-    for place, _, names in os.walk(folder):
-        yield from (Path(place) / name for name in names)
 
 
 def _system_devices() -> set[int]:

@@ -1,7 +1,7 @@
-"""A time limit for Python code that may not end, in whatever thread it runs.
+"""A time limit for Python code that may not end, in any thread.
 
-A signal reaches the main thread alone, and the workbench's pages run in others. The interpreter can be asked to raise an
-exception in any thread; it does so between two of the thread's instructions, so a single call into C is not cut short.
+A signal reaches only the main thread, and the workbench's pages run in others. The interpreter can raise an exception
+in any thread; it does so between two of the thread's instructions, so a single call into C is not interrupted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 
 class OutOfTime(Exception):
-    """Raised inside the block whose time is over."""
+    """Raised inside a block that ran longer than its time limit."""
 
 
 @contextlib.contextmanager
@@ -37,7 +37,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         timer.cancel()
         with lock:
             over = True
-            _raise_in(thread, None)  # what was asked for and has not been raised yet must not come later
+            _raise_in(thread, None)  # an exception that was requested and not yet raised must not come later
 
 
 def _raise_in(thread: int, exception: type[BaseException] | None) -> None:

@@ -1,4 +1,4 @@
-"""Characters that show nothing, or that steer what shows them, made visible.
+"""Make characters visible that show nothing, or that control how text is shown.
 
 Names, prompts, tokens, errors and server replies are strangers' text. In a terminal an escape
 sequence can clear the screen or rename the window (C0 and C1 controls); anywhere, a
@@ -27,7 +27,7 @@ _FLAGS = re.compile(f"\U0001f3f4(?:{'|'.join(_REGIONS)})\U000e007f")
 
 
 def visible(text: str) -> str:
-    r"""The text with each hidden character as a sign: `␛` for escape, `\x9b` for a C1 control, `\u202e` for an override."""
+    r"""Replace each hidden character by a sign: `␛` for escape, `\x9b` for a C1 control, `\u202e` for an override."""
     if _PLAIN.fullmatch(text):
         return text
     return replaced(text, _sign)
@@ -39,11 +39,11 @@ def replaced(text: str, sign: Callable[[str], str]) -> str:
 
 
 def looked_at(text: str) -> Iterator[tuple[str, bool]]:
-    """Each character with whether it is hidden: shows nothing where it stands, or steers what shows it."""
-    flags = {place for found in _FLAGS.finditer(text) for place in range(*found.span())}
-    for place, c in enumerate(text):
-        before, after = text[place - 1 : place], text[place + 1 : place + 2]
-        yield c, place not in flags and _is_hidden(c, before, after)
+    """Yield each character and whether it is hidden: shows nothing, or controls how text is shown."""
+    flags = {i for flag in _FLAGS.finditer(text) for i in range(*flag.span())}
+    for i, c in enumerate(text):
+        before, after = text[i - 1 : i], text[i + 1 : i + 2]
+        yield c, i not in flags and _is_hidden(c, before, after)
 
 
 def _is_hidden(c: str, before: str, after: str) -> bool:
@@ -83,7 +83,7 @@ def _json_escape(c: str) -> str:
 
 
 class VisibleLog(logging.Filter):
-    """Makes the records of a logger or handler visible, tracebacks too."""
+    """Makes hidden characters visible in the records of a logger or handler, tracebacks included."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = visible(record.getMessage()), ()

@@ -32,7 +32,7 @@ _RESOLVERS = {
 
 
 class _Refused(Exception):
-    """Valid YAML that is no recipe; the message says why."""
+    """Valid YAML that is not a recipe; the message says why."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -139,7 +139,7 @@ def _refuse_duplicate_keys(loader: _Loader | _QuickLoader, mapping: yaml.Mapping
     lines: dict[Any, int] = {}
     for key, _ in mapping.value:
         if not isinstance(key, yaml.ScalarNode):
-            raise _Refused(f"the key at line {key.start_mark.line + 1} is no plain word")
+            raise _Refused(f"the key at line {key.start_mark.line + 1} is not a plain word")
         # `<<` brings in another mapping, whose keys those beside it override on purpose.
         name = key.value if key.tag == _TAG + "merge" else loader.construct_object(key)
         line = key.start_mark.line + 1
@@ -157,5 +157,5 @@ def _copied(value: Any) -> Any:
     if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
         raise _Refused(f"{value[:40]!a} holds half of a surrogate pair, which is not a character")
     if value is not None and not isinstance(value, str | int | float):  # of a tag such as !!binary or !!set
-        raise _Refused(f"a value of type {type(value).__name__} is no setting")
+        raise _Refused(f"a value of type {type(value).__name__} is not a setting")
     return value

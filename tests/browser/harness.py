@@ -47,7 +47,7 @@ class Server:
     log: Path
 
     def stop(self) -> None:
-        """End the server and nothing else: runs that it started go on."""
+        """End the server and nothing else: runs that it started continue."""
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(20)

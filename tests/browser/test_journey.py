@@ -27,13 +27,13 @@ def state_of(run: RunFolder, wanted: str, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while run.status().state != wanted:
         status = run.status()
-        assert status["state"] not in ("failed", "damaged"), status
+        assert status.state not in ("failed", "damaged"), status
         assert time.monotonic() < deadline, status
         time.sleep(0.5)
 
 
 def launch(page: Page, url: str, home: Home) -> RunFolder:
-    """Launch the smoke recipe from the form; the run that this made."""
+    """Launch the smoke recipe from the form and return its run."""
     before = {run.id for run in run_folders(home)}
     page.goto(url + link("launch", recipe="smoke"))
     harness.settle(page)
@@ -41,13 +41,13 @@ def launch(page: Page, url: str, home: Home) -> RunFolder:
     expect(page.get_by_text("draftbench run recipes/smoke.yaml").first).to_be_visible()
     page.get_by_role("button", name="Add to queue").dblclick()
     expect(page.get_by_text(re.compile("smoke-[0-9]{8}")).first).to_be_visible(timeout=MINUTE)
-    made = [run for run in run_folders(home) if run.id not in before]
-    assert len(made) == 1, "a double click must make one run"
-    return made[0]
+    new = [run for run in run_folders(home) if run.id not in before]
+    assert len(new) == 1, "a double click must make one run"
+    return new[0]
 
 
 def watch_cancel_resume(page: Page, url: str, run: RunFolder) -> None:
-    """See it run, stop it, and let it go on to its end, all without loading the page again."""
+    """Watch the run, stop it and resume it to its end, all without reloading the page."""
     page.goto(url + link("run", run=run.id))
     expect(page.get_by_text("in progress")).to_be_visible(timeout=MINUTE)
     page.get_by_role("button", name="Cancel").click()

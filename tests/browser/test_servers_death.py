@@ -25,9 +25,9 @@ def running(run: RunFolder, seconds: float = 120) -> int:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         status = run.status()
-        if status["state"] == "running":
-            return int(status["pid"])
-        assert status["state"] == "queued", status
+        if status.state == "running":
+            return int(status.pid)
+        assert status.state == "queued", status
         time.sleep(0.3)
     raise AssertionError("the run did not begin")
 

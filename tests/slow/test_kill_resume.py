@@ -1,4 +1,4 @@
-"""A run that is killed in each of its phases: it goes on each time and ends as an unbroken one."""
+"""A run that is killed in each of its phases resumes each time and ends like an uninterrupted one."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_every_phase_ends_as_an_unbroken_one():
+def test_a_run_killed_in_every_phase_ends_like_an_uninterrupted_one():
     sizes = ["--kills", "3", "--prompts", "12", "--steps", "60"]
     result = subprocess.run(
         [sys.executable, "benchmarks/kill_resume.py", *sizes, "--json"],
@@ -22,7 +22,7 @@ def test_a_run_killed_in_every_phase_ends_as_an_unbroken_one():
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    found = json.loads(result.stdout)
-    assert all(found["hits"][phase] >= 1 for phase in ("capture", "train", "index"))
-    assert found["checks"]
-    assert all(found["checks"].values())
+    figures = json.loads(result.stdout)
+    assert all(figures["hits"][phase] >= 1 for phase in ("capture", "train", "index"))
+    assert figures["checks"]
+    assert all(figures["checks"].values())

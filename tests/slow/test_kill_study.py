@@ -1,4 +1,4 @@
-"""A study whose command, worker and job are killed at once: called again it goes on, and ends as one left alone."""
+"""A study whose command, worker and job are killed at once continues when called again, with the same results."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_a_study_that_is_killed_ends_as_one_left_alone():
+def test_a_study_that_is_killed_ends_like_an_undisturbed_one():
     sizes = ["--kills", "3", "--prompts", "12", "--epochs", "2"]
     result = subprocess.run(
         [sys.executable, "benchmarks/kill_study.py", *sizes, "--json"],
@@ -22,7 +22,7 @@ def test_a_study_that_is_killed_ends_as_one_left_alone():
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    found = json.loads(result.stdout)
-    assert found["kills"] == 3
-    assert len(found["cells"]) == 6
-    assert all(found["checks"].values())
+    figures = json.loads(result.stdout)
+    assert figures["kills"] == 3
+    assert len(figures["cells"]) == 6
+    assert all(figures["checks"].values())

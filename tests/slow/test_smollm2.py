@@ -173,8 +173,8 @@ def test_forward_kl_over_4096_positions_takes_less_than_3_gb_above_the_models(ta
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(f"\nforward KL, {POSITIONS} positions: {found['above'] / 1e9:.2f} GB above {found['base'] / 1e9:.2f} GB")
-    assert found["gradients"] > 30
-    assert found["loss"] > 0
-    assert 0 < found["above"] < LIMIT_BYTES
+    figures = json.loads(done.stdout.splitlines()[-1])
+    print(f"\nforward KL, {POSITIONS} positions: {figures['above'] / 1e9:.2f} GB above {figures['base'] / 1e9:.2f} GB")
+    assert figures["gradients"] > 30
+    assert figures["loss"] > 0
+    assert 0 < figures["above"] < LIMIT_BYTES

@@ -205,4 +205,4 @@ def test_a_prompt_that_was_not_traced_says_so(page: OpenPage, first: Path):
     copy(first, "better", better=0.05)
     table = pd.read_parquet(first / "measure" / "prompts.parquet")
     untraced = table[(table.draft == "trained") & table.rounds.isna()].prompt_id.iloc[0]
-    assert "Not among the traced prompts" in told(page("compare", view="Prompts", prompt=untraced))
+    assert "was not traced in this run" in told(page("compare", view="Prompts", prompt=untraced))

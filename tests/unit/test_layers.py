@@ -37,26 +37,26 @@ INTERFACE_LIBRARIES = {"streamlit", "gradio", "plotly", "uvicorn", "starlette", 
 
 def imports(path: Path, module: str) -> set[str]:
     """Dotted names a module imports anywhere in its body, functions included; relative ones resolved."""
-    found: set[str] = set()
+    names: set[str] = set()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = package.rsplit(".", node.level - 1)[0] if node.level else ""
             source = ".".join(part for part in (base, node.module) if part)
             # `from engine import x` and `from engine.runs import x` name modules in their last part
-            found |= {f"{source}.{alias.name}" for alias in node.names}
-    return found
+            names |= {f"{source}.{alias.name}" for alias in node.names}
+    return names
 
 
 def modules(folder: str) -> dict[str, Path]:
     """Dotted name -> file of every module under a top-level folder."""
-    found = {}
+    modules_by_name = {}
     for path in sorted((PROJECT_ROOT / folder).rglob("*.py")):
         parts = path.relative_to(PROJECT_ROOT).with_suffix("").parts
-        found[".".join(part for part in parts if part != "__init__")] = path
-    return found
+        modules_by_name[".".join(part for part in parts if part != "__init__")] = path
+    return modules_by_name
 
 
 def layer(name: str) -> int:

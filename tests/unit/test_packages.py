@@ -72,28 +72,28 @@ def offline(index: Path) -> tuple[str, ...]:
 
 def test_a_wheel_is_fetched_as_it_lies_on_the_index(index: Path, tmp_path: Path):
     wheel = write_wheel(index, {"tiny/data.json": b"[1]"})
-    found = download("tiny==1.0", sha256(wheel), tmp_path / "to", offline(index))
-    assert found == tmp_path / "to" / wheel.name
-    assert found.read_bytes() == wheel.read_bytes()
-    assert list((tmp_path / "to").iterdir()) == [found]
-    assert read_member(found, "tiny/data.json") == b"[1]"
+    path = download("tiny==1.0", sha256(wheel), tmp_path / "to", offline(index))
+    assert path == tmp_path / "to" / wheel.name
+    assert path.read_bytes() == wheel.read_bytes()
+    assert list((tmp_path / "to").iterdir()) == [path]
+    assert read_member(path, "tiny/data.json") == b"[1]"
 
 
 def test_of_a_source_distribution_the_archive_is_kept(index: Path, tmp_path: Path):
     files = {"pyproject.toml": PROJECT, "backend.py": BACKEND.format(marker=str(tmp_path / "m")), "data/x.json": "[2]"}
     sdist = write_sdist(index, {name: text.encode() for name, text in files.items()})
-    found = download("tiny==1.0", sha256(sdist), tmp_path / "to", offline(index), source_distribution=True)
-    assert list((tmp_path / "to").iterdir()) == [found]
-    assert read_member(found, "tiny-1.0/data/x.json") == b"[2]"
+    path = download("tiny==1.0", sha256(sdist), tmp_path / "to", offline(index), source_distribution=True)
+    assert list((tmp_path / "to").iterdir()) == [path]
+    assert read_member(path, "tiny-1.0/data/x.json") == b"[2]"
 
 
 def test_a_replaced_source_distribution_is_refused_before_its_code_runs(index: Path, tmp_path: Path):
     marker = tmp_path / "marker"
     files = {"pyproject.toml": PROJECT, "backend.py": BACKEND.format(marker=str(marker))}
-    found = sha256(write_sdist(index, {name: text.encode() for name, text in files.items()}))
+    digest = sha256(write_sdist(index, {name: text.encode() for name, text in files.items()}))
     with pytest.raises(DraftbenchError) as caught:
         download("tiny==1.0", "0" * 64, tmp_path / "to", offline(index), source_distribution=True)
-    assert found in caught.value.what
+    assert digest in caught.value.what
     assert "0" * 64 in caught.value.what
     assert "nothing was kept" in caught.value.fix
     assert not marker.exists()

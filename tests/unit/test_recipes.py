@@ -44,13 +44,13 @@ def test_its_header_says_what_it_does_how_long_it_takes_and_how_to_start_it(path
 
 def test_every_domain_has_the_three_scenarios_on_one_held_out_set():
     for domain in ("function_calling", "biology", "chinese"):
-        found = {
+        recipes = {
             s: load_recipe(RECIPES / "domains" / f"{domain}-{s}.yaml") for s in ("historical", "curated", "synthetic")
         }
-        assert {recipe.prompts.scenario for recipe in found.values()} == set(found)
-        assert len({str(recipe.prompts.heldout) for recipe in found.values()}) == 1
-        assert len({recipe.target for recipe in found.values()}) == 1
-        assert all(recipe.draft.checkpoint == "sample_data/drafts/generic" for recipe in found.values())
+        assert {recipe.prompts.scenario for recipe in recipes.values()} == set(recipes)
+        assert len({str(recipe.prompts.heldout) for recipe in recipes.values()}) == 1
+        assert len({recipe.target for recipe in recipes.values()}) == 1
+        assert all(recipe.draft.checkpoint == "sample_data/drafts/generic" for recipe in recipes.values())
 
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "magpie").glob("*.yaml")), ids=named)

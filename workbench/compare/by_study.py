@@ -13,19 +13,19 @@ _BEFORE = "compare:study"  # state of the session: the study of the drawing befo
 
 
 def choose(runs: pd.DataFrame) -> str:
-    """The study to look at, kept in the URL as `study`; '' is all runs. Drawn only where there are studies."""
-    known, asked = studies_of(runs), st.query_params.get("study", "")
-    if asked and asked not in known:
+    """Let the user choose a study, kept in the URL as `study`; '' is all runs. Drawn only where there are studies."""
+    known, named = studies_of(runs), st.query_params.get("study", "")
+    if named and named not in known:
         handled("study")
         st.warning(
-            f"No measured run here belongs to the study {ui.text(asked)}: all runs are shown.",
+            f"No measured run here belongs to the study {ui.text(named)}: all runs are shown.",
             icon=":material/link_off:",
         )
     if not known:
         return ""
-    chosen = ui.choose_one("Study", ["", *known], {"": "all runs"}, "study")
-    if st.session_state.get(_BEFORE, chosen) != chosen:  # drafts of another study are not what is meant now
+    study = ui.choose_one("Study", ["", *known], {"": "all runs"}, "study")
+    if st.session_state.get(_BEFORE, study) != study:  # the drafts selected before are of another study
         st.query_params.pop("runs", None)
         st.session_state.pop("runs", None)
-    st.session_state[_BEFORE] = chosen
-    return chosen
+    st.session_state[_BEFORE] = study
+    return study

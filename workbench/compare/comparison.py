@@ -36,7 +36,7 @@ from engine.traces.measured import trace_of_run
 from engine.traces.trace import Trace
 from workbench.shared import queries
 
-MOST = 6
+MOST_DRAFTS = 6
 _LETTERS = "ABCDEF"
 
 
@@ -77,8 +77,8 @@ class Comparison:
     """Two to six drafts at one temperature.
 
     `rates`: run_id, label, metric, value, low, high, n_prompts, n_tokens, before (untrained), delta, delta_low,
-    delta_high, delta_prompts (to the baseline), reason (why there is no delta). `prompts`: sums per run and prompt, with
-    `answer`. `slots`: the frame of `charts.by_slot`. `agreement`: McNemar's counts of each draft against the baseline.
+    delta_high, delta_prompts (from the baseline), reason (why there is no delta). `prompts`: sums per run and prompt,
+    with `answer`. `slots`: the frame of `charts.by_slot`. `agreement`: McNemar's counts per draft against the baseline.
     """
 
     temperature: float
@@ -109,7 +109,7 @@ class Comparison:
         return f"n = {several} prompts, T = {self.temperature:g}, training seed {', '.join(seeds) or 'not known'}"
 
 
-def load(run_ids: Sequence[str], temperature: float, baseline: str) -> Comparison:
+def load_comparison(run_ids: Sequence[str], temperature: float, baseline: str) -> Comparison:
     """The comparison of these runs; kept until one of them is measured again or renamed."""
     known = queries.runs()
     rows = known[known.run_id.isin(list(run_ids))][["run_id", "updated_at", "title", "notes", "exact", "certificate"]]
@@ -210,7 +210,7 @@ def _reason(first: Draft, draft: Draft, deltas: Mapping[str, RateDifference], ra
     )
 
 
-def temperatures(run_ids: Iterable[str]) -> list[float]:
+def measured_temperatures(run_ids: Iterable[str]) -> list[float]:
     """Temperatures that any of the runs was measured at, the lowest first."""
     values = queries.exact_values()
     return sorted({float(t) for t in values[values.run_id.isin(list(run_ids))].temperature})
@@ -231,7 +231,7 @@ def paired_prompts(comparison: Comparison, first: str, second: str, rate: str) -
     return rows.dropna(subset=["a", "b"]).sort_values("prompt_id")
 
 
-def groups(comparison: Comparison, rate: str) -> pd.DataFrame:
+def rates_by_group(comparison: Comparison, rate: str) -> pd.DataFrame:
     """The frame of `charts.group_bars`: the rate of each draft on each prompt group."""
     rows = []
     for draft in comparison.drafts:
@@ -243,7 +243,7 @@ def groups(comparison: Comparison, rate: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["label", "group", "value", "low", "high", "n_prompts", "n_tokens"])
 
 
-def lengths(comparison: Comparison) -> dict[str, list[int]]:
+def accepted_lengths(comparison: Comparison) -> dict[str, list[int]]:
     """Rounds with 0, 1, ... accepted tokens, for each draft that was traced at this temperature."""
     counts = {
         draft.label: at_temperature(draft.run.summary.accepted_lengths, comparison.temperature)
@@ -252,7 +252,7 @@ def lengths(comparison: Comparison) -> dict[str, list[int]]:
     return {label: rounds for label, rounds in counts.items() if rounds}
 
 
-def speeds(comparison: Comparison) -> dict[str, Speed]:
+def timings(comparison: Comparison) -> dict[str, Speed]:
     """The timing of each draft that was timed."""
     return {d.label: d.run.summary.speed for d in comparison.drafts if d.run.summary.speed}
 

@@ -1,13 +1,13 @@
-"""What Compare shows of all runs at once, and which of them it suggests to set side by side."""
+"""The Compare page's map of all runs, and the runs that it suggests to compare."""
 
 from __future__ import annotations
 
 import pandas as pd
 
+from engine.measure.compare import SAME_TEMPERATURE
 from engine.measure.definitions import SERVED_TEXT
 from workbench.shared.method_names import mode_word
 
-_SAME = 1e-6  # temperatures nearer than this are one
 _CELL = ["loss", "scenario", "mode"]
 _EFFORT = ("n_train", "steps_done")
 
@@ -15,10 +15,10 @@ _EFFORT = ("n_train", "steps_done")
 def cells(runs: pd.DataFrame, values: pd.DataFrame, domain: str, target: str, temperature: float) -> pd.DataFrame:
     """The frame of `charts.heat_map`: exact acceptance of the runs of a domain and target, by loss, scenario and mode.
 
-    A cell shows the runs of the most training queries and, of these, the most steps: a mean over several sizes would
-    say nothing of the loss. `n_train` tells their size, `passed_over` counts the others. Where several remain, as of
-    other seeds, the cell holds the mean of their values and of their bounds, and in `sets` on how many sets of held-out
-    prompts they were measured. Archived runs and those whose certificate failed are left out.
+    A cell shows the runs with the most training queries and, among these, the most steps: a mean over several sizes
+    would say nothing about the loss. `n_train` is their size, `passed_over` counts the others. Where several remain, as
+    with other seeds, the cell holds the mean of their values and of their bounds; `sets` counts the sets of held-out
+    prompts that they were measured on. Archived runs and those whose certificate failed are left out.
     """
     fit = runs[
         runs.acceptance_rule.ne(SERVED_TEXT)
@@ -27,13 +27,13 @@ def cells(runs: pd.DataFrame, values: pd.DataFrame, domain: str, target: str, te
         & ~runs.archived
         & ~runs.certificate.eq(False)
     ]
-    here = values[(values.temperature - temperature).abs() < _SAME]
+    here = values[(values.temperature - temperature).abs() < SAME_TEMPERATURE]
     known = fit[["run_id", *_CELL, "seed", "heldout_hash", *_EFFORT]].merge(here, on="run_id").dropna(subset=["value"])
     known[_CELL] = known[_CELL].fillna("not told")
     known["mode"] = known["mode"].map(mode_word)
     before = known.groupby(_CELL).run_id.nunique().rename("before")
     known = _most_trained(known)
-    told = known.groupby(_CELL).agg(
+    cells = known.groupby(_CELL).agg(
         value=("value", "mean"),
         low=("low", "mean"),
         high=("high", "mean"),
@@ -45,12 +45,12 @@ def cells(runs: pd.DataFrame, values: pd.DataFrame, domain: str, target: str, te
         most=("value", "max"),
         n_train=("n_train", "max"),
     )
-    told = told.join(before)
-    return told.assign(passed_over=told.before - told.runs).drop(columns="before").reset_index()
+    cells = cells.join(before)
+    return cells.assign(passed_over=cells.before - cells.runs).drop(columns="before").reset_index()
 
 
 def _most_trained(known: pd.DataFrame) -> pd.DataFrame:
-    """Of each cell the runs of the most queries, then of the most steps."""
+    """In each cell, the runs with the most queries, then with the most steps."""
     for effort in _EFFORT:
         amount = known[effort].fillna(-1.0)
         known = known[amount == amount.groupby([known[key] for key in _CELL]).transform("max")]
@@ -59,26 +59,26 @@ def _most_trained(known: pd.DataFrame) -> pd.DataFrame:
 
 def remarks(cells: pd.DataFrame) -> list[str]:
     """What a reader should know before comparing the cells with each other."""
-    said, sizes = [], cells.n_train.dropna()
+    notes, sizes = [], cells.n_train.dropna()
     if sizes.nunique() > 1:
-        said.append(
-            f"The cells differ in training queries, {sizes.min():,.0f} to {sizes.max():,.0f}: part of what lies between them is that. "
-            "Choose a study to set runs of one size beside each other."
+        notes.append(
+            f"The cells differ in training queries, {sizes.min():,.0f} to {sizes.max():,.0f}, which explains part of "
+            "their differences. Choose a study to compare runs of one size."
         )
     if (cells.passed_over > 0).any():
-        said.append(
-            f"A cell shows the runs of the most training queries, and of these the most steps: {int(cells.passed_over.sum())} "
-            "of fewer are not in it."
+        notes.append(
+            "A cell shows the runs with the most training queries and, among these, the most steps: "
+            f"{int(cells.passed_over.sum())} runs with fewer are not shown."
         )
     if (cells.runs > 1).any():
-        said.append("Where several remain it shows the mean of their values and of their bounds.")
+        notes.append("Where several remain, it shows the mean of their values and of their bounds.")
     if (cells.sets > 1).any():
-        said.append("Some were measured on different held-out prompts.")
-    return said
+        notes.append("Some were measured on different held-out prompts.")
+    return notes
 
 
 def suggested(runs: pd.DataFrame, most: int = 4) -> list[str]:
-    """Runs worth comparing when nobody chose: the best that were measured alike, the baseline among them."""
+    """Runs worth comparing when none are selected: the best that were measured alike, the baseline among them."""
     fit = runs[~runs.exact.isna() & runs.acceptance_rule.ne(SERVED_TEXT) & ~runs.archived & ~runs.certificate.eq(False)]
     if fit.empty:
         return []

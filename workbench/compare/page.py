@@ -7,9 +7,9 @@ import streamlit as st
 
 from engine.measure import definitions
 from engine.records.study_tag import of_study
-from workbench.compare import by_study, comparison, figures, report, tables
+from workbench.compare import by_study, figures, report, tables
 from workbench.compare import prompts as compare_prompts
-from workbench.compare.comparison import Comparison
+from workbench.compare.comparison import MOST_DRAFTS, Comparison, load_comparison, measured_temperatures, timings
 from workbench.compare.every_run import cells as cells_of
 from workbench.compare.every_run import remarks, suggested
 from workbench.compare.figures import View
@@ -25,7 +25,7 @@ def render() -> None:
     measured = runs[~runs.exact.isna()]
     if measured.empty:
         ui.empty(
-            "Nothing is measured yet. As soon as one run is finished, its acceptance stands here; two can be set side by side.",
+            "Nothing is measured yet. The acceptance of finished runs is shown here, and two or more can be compared.",
             "Start a run",
             "launch",
         )
@@ -34,18 +34,18 @@ def render() -> None:
     likely = suggested(every_run(within))
     st.subheader("Side by side", anchor=False)
     _offer(likely)
-    chosen = ui.pick_runs("Drafts", "runs", most=comparison.MOST, default=likely, among=list(within.run_id))
-    if not chosen:
+    run_ids = ui.pick_runs("Drafts", "runs", most=MOST_DRAFTS, default=likely, among=list(within.run_id))
+    if not run_ids:
         st.info("Choose two to six drafts above.", icon=":material/compare_arrows:")
         return
-    if len(chosen) == 1:
+    if len(run_ids) == 1:
         st.info("Choose a second draft: then every rate shows its paired change.", icon=":material/compare_arrows:")
-    if not comparison.temperatures(chosen):
+    if not measured_temperatures(run_ids):
         st.info("None of these runs is measured yet.", icon=":material/info:")
         return
-    found, metric = settings(chosen, measured)
-    marks(found)
-    side_by_side(found, metric)
+    comparison, metric = settings(run_ids, measured)
+    marks(comparison)
+    side_by_side(comparison, metric)
 
 
 def pick_temperature(known: list[float], key: str) -> float:
@@ -55,15 +55,15 @@ def pick_temperature(known: list[float], key: str) -> float:
 
 
 def _offer(likely: list[str]) -> None:
-    """A way from the drafts chosen before to those of the domain that the map shows."""
-    chosen = st.query_params.get_all("runs")
-    if len(likely) > 1 and chosen and not set(chosen) & set(likely):
+    """A button that replaces the selected drafts by those of the domain that the map shows."""
+    selected = st.query_params.get_all("runs")
+    if len(likely) > 1 and selected and not set(selected) & set(likely):
 
         def change() -> None:
             st.session_state.pop("runs", None)
             st.query_params["runs"] = likely
 
-        st.button("Take the best of the domain shown above", on_click=change, icon=":material/swap_horiz:")
+        st.button("Compare the best of the domain shown above", on_click=change, icon=":material/swap_horiz:")
 
 
 def every_run(measured: pd.DataFrame) -> pd.DataFrame:
@@ -74,7 +74,7 @@ def every_run(measured: pd.DataFrame) -> pd.DataFrame:
     domains.sort(key=lambda domain: domain != newest)
     with st.expander("Every run by loss, scenario and mode", expanded=True, icon=":material/grid_on:"):
         if not domains:
-            st.caption("No run tells its domain.")
+            st.caption("No run has a domain.")
             return measured
         left, middle, right = st.columns([2, 3, 2])
         with left:
@@ -85,18 +85,21 @@ def every_run(measured: pd.DataFrame) -> pd.DataFrame:
             target = ui.choose_one("Target", targets, {}, "target")
         shown = here[here.target.fillna("not told") == target]
         with right:
-            temperature = pick_temperature(comparison.temperatures(here.run_id), "map_temperature")
+            temperature = pick_temperature(measured_temperatures(here.run_id), "map_temperature")
         cells = cells_of(measured, values, domain, target, temperature)
         if cells.empty:
             st.caption("No run of this choice was measured at this temperature.")
             return shown
         n, seeds = int(cells.runs.sum()), int(cells.seeds.max())
-        several = ", of several runs the mean of their intervals" if (cells.runs > 1).any() else ""
-        note = f"T = {temperature:g}, {n} runs, up to {seeds} seed{'s' if seeds > 1 else ''} a cell; [{charts.INTERVAL}{several}]"
-        told = "; ".join(f"{c.loss}, {c.scenario}, {c.mode}: {c.value:.3f}" for c in cells.itertuples())
+        several = ", for several runs the mean of their intervals" if (cells.runs > 1).any() else ""
+        note = (
+            f"T = {temperature:g}, {n} runs, up to {seeds} seed{'s' if seeds > 1 else ''} per cell; "
+            f"[{charts.INTERVAL}{several}]"
+        )
+        described = "; ".join(f"{c.loss}, {c.scenario}, {c.mode}: {c.value:.3f}" for c in cells.itertuples())
         view = View(
             f"acceptance-map-T{temperature:g}",
-            f"Exact acceptance. {told}",
+            f"Exact acceptance. {described}",
             lambda tone: charts.heat_map(cells, tone, note),
             cells,
         )
@@ -106,40 +109,42 @@ def every_run(measured: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def settings(chosen: list[str], measured: pd.DataFrame) -> tuple[Comparison, str]:
+def settings(run_ids: list[str], measured: pd.DataFrame) -> tuple[Comparison, str]:
     """Baseline, temperature and acceptance definition, then the comparison itself."""
     labels = dict(zip(measured.run_id, measured.label, strict=True))
-    named = [run_id for run_id in measured[measured.baseline].run_id if run_id in chosen]
+    named = [run_id for run_id in measured[measured.baseline].run_id if run_id in run_ids]
     first, second, third = st.columns([3, 2, 3])
     with first:
-        baseline = ui.choose_one("Baseline", sorted(chosen, key=lambda run_id: run_id not in named), labels, "baseline")
+        baseline = ui.choose_one(
+            "Baseline", sorted(run_ids, key=lambda run_id: run_id not in named), labels, "baseline"
+        )
     with second:
-        temperature = pick_temperature(comparison.temperatures(chosen), "temperature")
+        temperature = pick_temperature(measured_temperatures(run_ids), "temperature")
     with third:
-        names = {name: f"{words} ({name})" for name, words in charts.RATES.items()}
+        names = {name: f"{rate.title} ({name})" for name, rate in definitions.RATES.items()}
         metric = ui.choose_one("Acceptance definition", list(names), names, "rate")
     st.caption(definitions.RATES[metric].definition)
-    return comparison.load(chosen, temperature, baseline), metric
+    return load_comparison(run_ids, temperature, baseline), metric
 
 
-def marks(found: Comparison) -> None:
-    """What may not be compared, and certificates that failed."""
-    bad = [d.label for d in found.drafts if d.run.certificate is False]
+def marks(comparison: Comparison) -> None:
+    """Warnings: failed certificates, and rates that may not be compared."""
+    bad = [d.label for d in comparison.drafts if d.run.certificate is False]
     if bad:
         st.error(
             f"The losslessness certificate failed: {ui.text(', '.join(bad))}. Do not trust its numbers.",
             icon=":material/gpp_bad:",
         )
-    told = [
+    reasons = [
         f"**{ui.text('; '.join(labels))}**: {ui.text(why)} (not subtracted: {ui.text(', '.join(names))})"
-        for labels, why, names in report.reasons_together(found)
+        for labels, why, names in report.reasons_together(comparison)
     ]
-    if told:
-        st.warning("**Not comparable**\n\n" + "\n\n".join(told), icon=":material/block:")
+    if reasons:
+        st.warning("**Not comparable**\n\n" + "\n\n".join(reasons), icon=":material/block:")
 
 
-def side_by_side(found: Comparison, metric: str) -> None:
-    """The tabs; only the open one is worked out."""
+def side_by_side(comparison: Comparison, metric: str) -> None:
+    """The tabs; only the open one is computed."""
     sections = {
         "Rates": rates,
         "Curves": curves,
@@ -152,94 +157,96 @@ def side_by_side(found: Comparison, metric: str) -> None:
     for name, tab in zip(TABS, st.tabs(TABS, key="view", bind="query-params"), strict=True):
         if tab.open:
             with tab:
-                sections[name](found, metric)
+                sections[name](comparison, metric)
 
 
 def show(view: View, key: str, *, wide: bool = False) -> None:
-    """A figure and, under it, everything it can be saved as."""
+    """A figure and, below it, buttons to save it."""
     ui.chart(view.draw(theme.mode()), key=key, name=view.name, alt=view.alt, save=False, wide=wide)
     downloads.download_row(view.name, key, draw=view.draw, frame=view.frame, caption=view.alt)
 
 
-def rates(found: Comparison, metric: str) -> None:
-    show(figures.rates(found, metric), "rate-bars", wide=True)
-    st.html(f"<style>{report.TABLE_CSS}</style>{report.rates_table(found, metric)}")
+def rates(comparison: Comparison, metric: str) -> None:
+    show(figures.rates(comparison, metric), "rate-bars", wide=True)
+    st.html(f"<style>{report.TABLE_CSS}</style>{report.rates_table(comparison, metric)}")
     st.caption(
-        "Under each rate its change to the baseline, paired on prompts that the target answered with the same text when it "
-        "was captured; above temperature 0 the sampled rates are of each draft's own answer to them. "
-        "▲ above and ▼ below with a 95% interval that leaves out zero, ≈ otherwise."
+        "Below each rate is its change from the baseline, paired on prompts that the target answered with the same "
+        "text when it was captured. Above temperature 0 the sampled rates are of each draft's own answers to them. "
+        "▲ and ▼ mark changes whose 95% interval excludes zero, ≈ all others."
     )
-    caption = f"Acceptance, {found.note}, {charts.INTERVAL}; Δ is the paired change to the baseline"
-    name = figures.file_name("rates", found, baseline=True)
-    downloads.download_row(name, "rates", frame=found.rates, paper=tables.paper_table(found), caption=caption)
-    agreement(found)
+    caption = f"Acceptance, {comparison.note}, {charts.INTERVAL}; Δ is the paired change from the baseline"
+    name = figures.file_name("rates", comparison, baseline=True)
+    downloads.download_row(name, "rates", frame=comparison.rates, paper=tables.paper_table(comparison), caption=caption)
+    agreement(comparison)
     with st.expander("The same traces as vLLM, SGLang, Spec-Bench and llama.cpp would print them"):
-        name = figures.file_name("as-others", found)
-        table(tables.as_others(found), name, f"The same traces as others report them, {found.note}", "others")
+        name = figures.file_name("as-others", comparison)
+        table(tables.as_others(comparison), name, f"The same traces as others report them, {comparison.note}", "others")
 
 
 def table(frame: pd.DataFrame, name: str, caption: str, key: str) -> None:
-    """A table and, under it, what it can be saved as: files of that name."""
+    """A table and, below it, buttons to save it under that name."""
     st.html(f"<style>{report.TABLE_CSS}</style>{report.table(frame)}")
     downloads.download_row(name, key, frame=frame, caption=caption)
 
 
-def agreement(found: Comparison) -> None:
+def agreement(comparison: Comparison) -> None:
     """Greedy agreement token by token: both, one, the other, neither."""
-    if found.agreement.empty:
+    if comparison.agreement.empty:
         return
-    told = found.agreement.assign(run_id=found.agreement.run_id.map(found.labels))
+    counts = comparison.agreement.assign(run_id=comparison.agreement.run_id.map(comparison.labels))
     names = {"run_id": "draft", "only_a": "only baseline", "only_b": "only this draft", "p_value": "McNemar p"}
     with st.expander("Greedy agreement token by token, against the baseline"):
-        told = told.rename(columns=names).assign(**{"McNemar p": [f"{p:.2g}" for p in told.p_value]})
-        name = figures.file_name("agreement", found, baseline=True)
-        table(told, name, f"Greedy agreement token by token against the baseline, {found.note}", "agreement")
-        st.caption("The test takes tokens for independent, so its p is too small; trust the interval over prompts.")
+        counts = counts.rename(columns=names).assign(**{"McNemar p": [f"{p:.2g}" for p in counts.p_value]})
+        name = figures.file_name("agreement", comparison, baseline=True)
+        table(counts, name, f"Greedy agreement token by token against the baseline, {comparison.note}", "agreement")
+        st.caption("The test treats tokens as independent, so its p is too small; trust the interval over prompts.")
 
 
-def curves(found: Comparison, metric: str) -> None:
+def curves(comparison: Comparison, metric: str) -> None:
     axis = ui.choose_axis()
-    rows = queries.curve(list(found.labels))
+    rows = queries.curve(list(comparison.labels))
     for kind in ("eval", "train"):
-        view = figures.curve(found, rows, axis, kind)
+        view = figures.curve(comparison, rows, axis, kind)
         if view.frame.empty:
             st.caption(f"No {'watched acceptance' if kind == 'eval' else 'loss'} was recorded for these runs.")
         else:
             show(view, f"curve-{kind}")
 
 
-def positions(found: Comparison, metric: str) -> None:
-    if found.slots.empty:
+def positions(comparison: Comparison, metric: str) -> None:
+    if comparison.slots.empty:
         st.info("None of these runs was traced at this temperature.", icon=":material/info:")
         return
-    show(figures.slots(found), "by-slot")
-    show(figures.lengths(found), "lengths")
+    show(figures.slots(comparison), "by-slot")
+    show(figures.lengths(comparison), "lengths")
 
 
-def speed(found: Comparison, metric: str) -> None:
-    told = comparison.speeds(found)
-    missing = [draft.label for draft in found.drafts if draft.label not in told]
+def speed(comparison: Comparison, metric: str) -> None:
+    timed = timings(comparison)
+    missing = [draft.label for draft in comparison.drafts if draft.label not in timed]
     if missing:
-        st.caption(f"Not timed: {ui.text(', '.join(missing))}. `measure.speed_prompts` sets how many prompts are.")
-    if not told:
+        st.caption(
+            f"Not timed: {ui.text(', '.join(missing))}. `measure.speed_prompts` sets how many prompts are timed."
+        )
+    if not timed:
         st.info("None of these runs was timed.", icon=":material/timer_off:")
         return
-    show(figures.speed(found), "speed")
+    show(figures.speed(comparison), "speed")
     caption = "Speed-up over plain decoding, 95% interval over prompts"
-    table(tables.speed_table(found), "speed-table", caption, "speed-table")
-    different = tables.timing_differs(found)
+    table(tables.speed_table(comparison), "speed-table", caption, "speed-table")
+    different = tables.timing_differs(comparison)
     if different:
         st.warning(f"Speed-ups are not comparable: {ui.text(different)}", icon=":material/block:")
 
 
-def prompts(found: Comparison, metric: str) -> None:
-    compare_prompts.section(found, metric)
+def prompts(comparison: Comparison, metric: str) -> None:
+    compare_prompts.section(comparison, metric)
     st.subheader("By prompt group", anchor=False)
-    show(figures.groups(found, metric), "groups")
+    show(figures.groups(comparison, metric), "groups")
 
 
-def configuration(found: Comparison, metric: str) -> None:
-    frame = tables.configuration(found)
+def configuration(comparison: Comparison, metric: str) -> None:
+    frame = tables.configuration(comparison)
     st.html(f"<style>{report.TABLE_CSS}</style>")
     st.markdown("**≠ Recipe settings that differ**")
     differing = frame[frame.differs].drop(columns="differs")
@@ -251,23 +258,24 @@ def configuration(found: Comparison, metric: str) -> None:
         st.html(report.table(frame[~frame.differs].drop(columns="differs").iloc[:, :2]))
     downloads.download_row("configuration", "configuration", frame=frame, caption="Settings of the compared runs")
     st.markdown("**Origin**")
-    table(tables.provenance(found), "origin", "Origin of the compared drafts", "origin")
+    table(tables.provenance(comparison), "origin", "Origin of the compared drafts", "origin")
 
 
-def whole_report(found: Comparison, metric: str) -> None:
+def whole_report(comparison: Comparison, metric: str) -> None:
     st.write(
-        "One HTML file with figures, rates, settings, origin and definitions. It opens offline and asks the network for nothing."
+        "One HTML file with figures, rates, settings, origin and definitions. It opens offline and loads nothing from "
+        "the network."
     )
     title = st.text_input("Title", "Draft comparison", max_chars=120)
     if downloads.chrome() is None:
         st.caption(
-            "No Chrome or Chromium was found on the server: figures in the report will be interactive ones, about 5 MB."
+            "No Chrome or Chromium was found on the server: the report will hold interactive figures, about 5 MB."
         )
 
     axis = ui.axis()
 
     def make() -> str:  # runs in another thread, after this script: it must not ask Streamlit for anything
-        return report.whole(found, metric, queries.curve(list(found.labels)), axis, title)
+        return report.whole(comparison, metric, queries.curve(list(comparison.labels)), axis, title)
 
     st.download_button(
         "Download the report",

@@ -21,8 +21,8 @@ from engine.errors import DraftbenchError
 from engine.measure import definitions
 from engine.numbers import number
 from engine.traces.trace import Trace
-from workbench.compare import comparison, figures, tables
-from workbench.compare.comparison import Comparison
+from workbench.compare import figures, tables
+from workbench.compare.comparison import Comparison, trace_of
 from workbench.compare.figures import View
 from workbench.shared import charts, downloads, theme, tokens
 from workbench.shared.chart_parts import bounds
@@ -38,7 +38,7 @@ class Example:
 
 
 def comparison_report(
-    found: Comparison,
+    comparison: Comparison,
     views: Sequence[View],
     *,
     title: str = "Draft comparison",
@@ -50,20 +50,20 @@ def comparison_report(
     when = (made_at or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
     parts = [
         f"<h1>{_safe(title)}</h1>",
-        f'<p class="faint">{when} · Draftbench {__version__} · {_safe(found.note)} · {charts.INTERVAL}</p>',
-        _drafts(found),
+        f'<p class="faint">{when} · Draftbench {__version__} · {_safe(comparison.note)} · {charts.INTERVAL}</p>',
+        _drafts(comparison),
         "<h2>Rates</h2>",
-        rates_table(found),
-        not_comparable(found),
+        rates_table(comparison),
+        not_comparable(comparison),
         "<h2>Figures</h2>",
         *figures_html(views, interactive),
         _tokens(example),
         "<h2>As other systems would print it</h2>",
-        table(tables.as_others(found)),
+        table(tables.as_others(comparison)),
         "<h2>Configuration</h2>",
-        _configuration(found),
+        _configuration(comparison),
         "<h2>Origin</h2>",
-        table(tables.provenance(found)),
+        table(tables.provenance(comparison)),
         "<h2>Definitions</h2>",
         _definitions(),
     ]
@@ -82,46 +82,51 @@ def document(title: str, body: str) -> str:
     )
 
 
-def whole(found: Comparison, metric: str, curve: pd.DataFrame, axis: str, title: str) -> str:
+def whole(comparison: Comparison, metric: str, curve: pd.DataFrame, axis: str, title: str) -> str:
     """The report of a comparison with everything that the page shows of it; `curve` as `queries.curve` gives it."""
-    views = [figures.rates(found, metric)]
-    views += [figures.curve(found, curve, axis, kind) for kind in ("eval", "train")]
-    views += [figures.slots(found), figures.lengths(found), figures.speed(found)]
-    views += [figures.scatter(found, found.baseline, d.id, metric) for d in found.drafts if d.id != found.baseline]
-    views += [figures.groups(found, metric)]
+    views = [figures.rates(comparison, metric)]
+    views += [figures.curve(comparison, curve, axis, kind) for kind in ("eval", "train")]
+    views += [figures.slots(comparison), figures.lengths(comparison), figures.speed(comparison)]
+    views += [
+        figures.scatter(comparison, comparison.baseline, d.id, metric)
+        for d in comparison.drafts
+        if d.id != comparison.baseline
+    ]
+    views += [figures.groups(comparison, metric)]
     shown = [view for view in views if not view.frame.empty]
-    return comparison_report(found, shown, title=title, example=example_of(found))
+    return comparison_report(comparison, shown, title=title, example=example_of(comparison))
 
 
-def example_of(found: Comparison) -> Example | None:
+def example_of(comparison: Comparison) -> Example | None:
     """The first prompt that every draft has a trace of."""
-    traced = found.prompts.dropna(subset=["rounds"])
+    traced = comparison.prompts.dropna(subset=["rounds"])
     counts = traced.groupby("prompt_id", sort=False).run_id.nunique()
-    common = [str(prompt) for prompt, n in counts.items() if n == len(found.drafts)]
+    common = [str(prompt) for prompt, n in counts.items() if n == len(comparison.drafts)]
     for prompt in common[:1]:
-        told = [(draft.label, comparison.trace_of(draft, found.temperature, prompt)) for draft in found.drafts]
+        decoded = [(draft.label, trace_of(draft, comparison.temperature, prompt)) for draft in comparison.drafts]
         texts = traced[traced.prompt_id == prompt].text.dropna()
-        traces = tuple((label, trace) for label, trace in told if trace is not None)
-        asked = str(texts.iloc[0]) if len(texts) else next((t.prompt for _, t in traces), "") or prompt
-        return Example(asked, traces) if traces else None
+        traces = tuple((label, trace) for label, trace in decoded if trace is not None)
+        question = str(texts.iloc[0]) if len(texts) else next((t.prompt for _, t in traces), "") or prompt
+        return Example(question, traces) if traces else None
     return None
 
 
-def rates_table(found: Comparison, metric: str = "") -> str:
+def rates_table(comparison: Comparison, metric: str = "") -> str:
     """Every rate of every draft with interval, and under it the paired change to the baseline, as HTML.
 
     The page shows it too. The row of `metric` is set off.
     """
     head = "".join(
-        f'<th scope="col">{_safe(d.label)}{"<br><small>baseline</small>" if d.id == found.baseline else ""}</th>'
-        for d in found.drafts
+        f'<th scope="col">{_safe(d.label)}{"<br><small>baseline</small>" if d.id == comparison.baseline else ""}</th>'
+        for d in comparison.drafts
     )
     rows = []
-    for name, words in charts.RATES.items():
-        cells = "".join(_cell(row) for row in found.rates[found.rates.metric == name].itertuples())
-        chosen = ' class="chosen"' if name == metric else ""
-        rows.append(f'<tr{chosen}><th scope="row">{words}<br><small>{name}</small></th>{cells}</tr>')
-    return f'<div class="wide"><table class="rates"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    for name, rate in definitions.RATES.items():
+        cells = "".join(_cell(row) for row in comparison.rates[comparison.rates.metric == name].itertuples())
+        css_class = ' class="chosen"' if name == metric else ""
+        rows.append(f'<tr{css_class}><th scope="row">{rate.title}<br><small>{name}</small></th>{cells}</tr>')
+    body = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'<div class="wide"><table class="rates">{body}</table></div>'
 
 
 def _cell(row: Any) -> str:
@@ -146,26 +151,26 @@ def _change(row: Any) -> str:
     return f'{arrow} {row.delta:+.3f} {within} <span class="faint">n = {number(row.delta_prompts, 0)}</span>'
 
 
-def reasons(found: Comparison) -> list[tuple[str, str, list[str]]]:
+def reasons(comparison: Comparison) -> list[tuple[str, str, list[str]]]:
     """(draft, reason, rates) of what was not subtracted."""
-    rows = found.rates[found.rates.reason != ""]
+    rows = comparison.rates[comparison.rates.reason != ""]
     grouped = rows.groupby(["label", "reason"], sort=False)
     return [(str(label), str(reason), list(part.metric)) for (label, reason), part in grouped]
 
 
-def reasons_together(found: Comparison) -> list[tuple[list[str], str, list[str]]]:
-    """(drafts, reason, rates): a reason that holds for the same rates of several drafts is told once."""
+def reasons_together(comparison: Comparison) -> list[tuple[list[str], str, list[str]]]:
+    """(drafts, reason, rates): a reason that holds for the same rates of several drafts is given once."""
     together: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for label, reason, names in reasons(found):
+    for label, reason, names in reasons(comparison):
         together.setdefault((reason, tuple(names)), []).append(label)
     return [(labels, reason, list(names)) for (reason, names), labels in together.items()]
 
 
-def not_comparable(found: Comparison) -> str:
+def not_comparable(comparison: Comparison) -> str:
     """What was not subtracted and why, as HTML; nothing if all was."""
     items = "".join(
         f"<li><b>{_safe('; '.join(labels))}</b>: {_safe(reason)} ({', '.join(names)})</li>"
-        for labels, reason, names in reasons_together(found)
+        for labels, reason, names in reasons_together(comparison)
     )
     return f'<h3>Not comparable</h3><ul class="odd">{items}</ul>' if items else ""
 
@@ -180,11 +185,11 @@ def table(frame: pd.DataFrame) -> str:
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
-def _drafts(found: Comparison) -> str:
+def _drafts(comparison: Comparison) -> str:
     items = []
-    for draft in found.drafts:
+    for draft in comparison.drafts:
         run = draft.run
-        base = " · baseline" if draft.id == found.baseline else ""
+        base = " · baseline" if draft.id == comparison.baseline else ""
         facts = [
             run.domain,
             run.scenario,
@@ -195,19 +200,19 @@ def _drafts(found: Comparison) -> str:
         ]
         note = f"<br>{_safe(run.notes)}" if run.notes else ""
         tags = f" · tags: {_safe(', '.join(run.tags))}" if run.tags else ""
-        told = f"{_safe(run.run_id)} · {_safe(' · '.join(str(f) for f in facts if f))}"
-        items.append(f"<li><b>{_safe(draft.label)}</b>{base}<br><small>{told}{tags}{note}</small></li>")
-    target = ", ".join(sorted({str(d.run.target) for d in found.drafts}))
+        line = f"{_safe(run.run_id)} · {_safe(' · '.join(str(f) for f in facts if f))}"
+        items.append(f"<li><b>{_safe(draft.label)}</b>{base}<br><small>{line}{tags}{note}</small></li>")
+    target = ", ".join(sorted({str(d.run.target) for d in comparison.drafts}))
     return f"<p>Target: <b>{_safe(target)}</b></p><ul>{''.join(items)}</ul>"
 
 
 def figures_html(views: Sequence[View], interactive: bool) -> Iterable[str]:
     """Each figure for paper: an SVG that Chrome drew, or Plotly's own where there is no Chrome."""
-    made = [downloads.printable(view.draw("light")) for view in views]
+    printable = [downloads.printable(view.draw("light")) for view in views]
     drawn: list[str] | None = None
-    if not interactive and downloads.chrome() is not None and made:
+    if not interactive and downloads.chrome() is not None and printable:
         try:
-            drawn = [_as_image(svg) for svg in downloads.figures_bytes(made, "svg", timeout_s=120)]
+            drawn = [_as_image(svg) for svg in downloads.figures_bytes(printable, "svg", timeout_s=120)]
         except DraftbenchError:
             drawn = None  # Chrome is there but does not work: the figures still can be interactive
     if drawn is None:
@@ -218,7 +223,7 @@ def figures_html(views: Sequence[View], interactive: bool) -> Iterable[str]:
                 config={"displaylogo": False},
                 post_script=_save_script(view.name),
             )
-            for number, (view, figure) in enumerate(zip(views, made, strict=True))
+            for number, (view, figure) in enumerate(zip(views, printable, strict=True))
         ]
     for view, body in zip(views, drawn, strict=True):
         yield f'<figure role="img" aria-label="{_safe(view.alt)}">{body}</figure>'
@@ -246,30 +251,34 @@ def _tokens(example: Example | None) -> str:
         return ""
     blocks = []
     for label, trace in example.traces:
-        told = trace.counts.rates()
-        line = f"tau {told['tau']:.2f}, {told['per_examined']:.3f} of the examined tokens accepted, {len(trace.rounds)} rounds"
+        rates = trace.counts.rates()
+        line = (
+            f"tau {rates['tau']:.2f}, {rates['per_examined']:.3f} of the examined tokens accepted, "
+            f"{len(trace.rounds)} rounds"
+        )
         blocks.append(
             f"<h3>{_safe(label)}</h3><p class='faint'>{line}</p>{tokens.answer_html(trace.rounds, tone='light')}"
         )
-    asked = f"<p class='prompt'>{tokens.visible(example.prompt)}</p>"
-    return f"<h2>The same prompt, token by token</h2>{asked}{tokens.legend_html()}{''.join(blocks)}"
+    question = f"<p class='prompt'>{tokens.visible(example.prompt)}</p>"
+    return f"<h2>The same prompt, token by token</h2>{question}{tokens.legend_html()}{''.join(blocks)}"
 
 
-def _configuration(found: Comparison) -> str:
-    frame = tables.configuration(found)
+def _configuration(comparison: Comparison) -> str:
+    frame = tables.configuration(comparison)
     differing = frame[frame.differs].drop(columns="differs")
     same = frame[~frame.differs].drop(columns="differs").iloc[:, :2]
-    told = table(differing) if len(differing) else "<p>The recipes are equal.</p>"
+    differences = table(differing) if len(differing) else "<p>The recipes are equal.</p>"
     rest = table(same.set_axis(["key", "value"], axis=1))
-    return f"<h3>≠ Differs</h3>{told}<details><summary>Equal in all ({len(same)} settings)</summary>{rest}</details>"
+    equal = f"<details><summary>Equal in all ({len(same)} settings)</summary>{rest}</details>"
+    return f"<h3>≠ Differs</h3>{differences}{equal}"
 
 
 def _definitions() -> str:
-    told = (
+    entries = (
         f"<dt>{_safe(rate.title)} <small>({name})</small></dt><dd>{_safe(rate.definition)}</dd>"
         for name, rate in definitions.RATES.items()
     )
-    return f"<dl>{''.join(told)}</dl>"
+    return f"<dl>{''.join(entries)}</dl>"
 
 
 def _text(cell: object) -> str:
@@ -303,9 +312,11 @@ PAGE_CSS = (
 @media(prefers-color-scheme:dark){:root{--back:#10161c;--text:#e8eef3;--line:#33414d}}
 body{margin:0;background:var(--back);color:var(--text);font:15px/1.55 system-ui,"Segoe UI",Roboto,sans-serif}
 main{max-width:1080px;margin:0 auto;padding:2.2rem 1.2rem 4rem}
-h1{font-size:1.8rem;margin:0 0 .2rem}h2{font-size:1.25rem;margin:2.2rem 0 .6rem;border-bottom:1px solid var(--line);padding-bottom:.2rem}
+h1{font-size:1.8rem;margin:0 0 .2rem}
+h2{font-size:1.25rem;margin:2.2rem 0 .6rem;border-bottom:1px solid var(--line);padding-bottom:.2rem}
 h3{font-size:1rem;margin:1.2rem 0 .3rem}
-figure{margin:0 0 1.2rem;background:#fff;border:1px solid var(--line);border-radius:6px;padding:.4rem;overflow-x:auto;break-inside:avoid}
+figure{margin:0 0 1.2rem;background:#fff;border:1px solid var(--line);
+border-radius:6px;padding:.4rem;overflow-x:auto;break-inside:avoid}
 figure img{width:100%;height:auto;display:block}
 .prompt{white-space:pre-wrap;border-left:3px solid var(--line);padding-left:.8rem}
 .light.tokens,.light.legend{background:#fff;color:#16202a;padding:.5rem .7rem;border-radius:6px}

@@ -18,14 +18,14 @@ from workbench.compare.comparison import Comparison, Draft, at_temperature, word
 from workbench.shared.chart_parts import bounds
 
 
-def paper_table(found: Comparison) -> pd.DataFrame:
+def paper_table(comparison: Comparison) -> pd.DataFrame:
     """The rates as a paper prints them: a row a rate, for each draft its value and its change, with intervals."""
     rows: list[dict[str, str]] = []
     for metric in RATES:
         row = {"rate": metric}
-        for told in found.rates[found.rates.metric == metric].to_dict("records"):
+        for told in comparison.rates[comparison.rates.metric == metric].to_dict("records"):
             row[told["label"]] = _with_bounds(told, "value", "low", "high", "")
-            if told["run_id"] != found.baseline:
+            if told["run_id"] != comparison.baseline:
                 change = _with_bounds(told, "delta", "delta_low", "delta_high", "+")
                 row[f"Δ {told['label']}"] = "not comparable" if told["reason"] else change
         rows.append(row)
@@ -38,10 +38,10 @@ def _with_bounds(told: Mapping[Any, Any], value: str, low: str, high: str, sign:
     return f"{told[value]:{sign}.3f} {bounds(told[low], told[high], sign=sign)}".rstrip()
 
 
-def speed_table(found: Comparison) -> pd.DataFrame:
+def speed_table(comparison: Comparison) -> pd.DataFrame:
     """What the clock said of each timed draft: a row a draft."""
     rows = []
-    for draft in found.drafts:
+    for draft in comparison.drafts:
         speed = draft.run.summary.speed
         if not speed:
             continue
@@ -67,10 +67,10 @@ def _measured(estimate: Interval, digits: int) -> str:
     return f"{number(estimate.value, digits)} {bounds(estimate.low, estimate.high, digits)}".rstrip()
 
 
-def timing_differs(found: Comparison) -> str:
+def timing_differs(comparison: Comparison) -> str:
     """Why the speed-ups of these drafts may not be set against each other; empty if they may."""
     keys = {"device": "device", "dtype": "dtype", "threads": "threads", "num_draft_tokens": "gamma"}
-    timed = [draft for draft in found.drafts if draft.run.summary.speed]
+    timed = [draft for draft in comparison.drafts if draft.run.summary.speed]
     seen = {words: {str(draft.conditions.get(key, "?")) for draft in timed} for key, words in keys.items()}
     seen["temperature"] = {f"{draft.run.summary.speed.temperature:g}" for draft in timed if draft.run.summary.speed}
     machines = [draft.run.provenance.measured_on for draft in timed]
@@ -78,9 +78,11 @@ def timing_differs(found: Comparison) -> str:
     return "; ".join(f"{name} is {' or '.join(sorted(values))}" for name, values in seen.items() if len(values) > 1)
 
 
-def as_others(found: Comparison) -> pd.DataFrame:
+def as_others(comparison: Comparison) -> pd.DataFrame:
     """What other systems would print of the same traces: a row a figure, a column a draft."""
-    reports = {d.label: at_temperature(d.run.summary.as_others_report, found.temperature) for d in found.drafts}
+    reports = {
+        d.label: at_temperature(d.run.summary.as_others_report, comparison.temperature) for d in comparison.drafts
+    }
     rows = [
         {
             "figure": other.title,
@@ -92,9 +94,9 @@ def as_others(found: Comparison) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def configuration(found: Comparison) -> pd.DataFrame:
+def configuration(comparison: Comparison) -> pd.DataFrame:
     """Recipe keys: key, differs, and a column of values a draft; the differing ones first."""
-    flat = {d.label: _flat(d.run.config) for d in found.drafts}
+    flat = {d.label: _flat(d.run.config) for d in comparison.drafts}
     keys = list(dict.fromkeys(key for values in flat.values() for key in values))
     rows = []
     for key in keys:
@@ -104,9 +106,9 @@ def configuration(found: Comparison) -> pd.DataFrame:
     return frame.sort_values("differs", ascending=False, kind="stable", ignore_index=True)
 
 
-def provenance(found: Comparison) -> pd.DataFrame:
+def provenance(comparison: Comparison) -> pd.DataFrame:
     """Where each draft comes from: versions, commit, hashes, seeds, training done; a row a fact, a column a draft."""
-    told = {d.label: _origin(d) for d in found.drafts}
+    told = {d.label: _origin(d) for d in comparison.drafts}
     keys = list(dict.fromkeys(key for values in told.values() for key in values))
     return pd.DataFrame([{"fact": k, **{label: v.get(k, "–") for label, v in told.items()}} for k in keys])
 

@@ -1,4 +1,4 @@
-"""Acceptance of every method, domain, scenario and size, its seeds together: what the figures of Findings show. No Streamlit."""
+"""Acceptance of every method, domain, scenario and size, seeds together: the frame of Findings' figures."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from engine.findings.efforts import OWN, STEPS, TOKENS, Usual
-from engine.findings.of_home import Evaluated
-from engine.findings.pairs import Run
-from engine.findings.pooling import Sums, rate
-from engine.findings.sums import Tables, tables_of
+from engine.findings.efforts import OWN, STEPS, TOKENS, Schedules
+from engine.findings.home import HomeFindings
+from engine.findings.pooling import Side, Tables, rate, tables_of
+from engine.findings.runs import Run
+from engine.measure.compare import Sums
+from engine.measure.definitions import RATES
 from workbench.shared.method_names import method_name
 
 COLUMNS = (
@@ -35,17 +36,17 @@ COLUMNS = (
 _SHORT = {TOKENS: "equal tokens", STEPS: "equal steps"}
 
 
-def acceptance(found: Evaluated) -> pd.DataFrame:
-    """A row a method, domain, scenario, size and temperature; `initial` is the same draft before training.
+def acceptance(evaluated: HomeFindings) -> pd.DataFrame:
+    """A row per method, domain, scenario, size and temperature; `initial` is the same draft before training.
 
     In a domain only runs of one kind are shown together: one target, one set of held-out prompts, one way
     to begin and to measure; the kind with the most runs (`elsewhere` counts the others). Of
-    several schedules of one method the usual one is shown, offline runs cut to a stream's effort as methods of their own.
+    several schedules of one method the usual one is shown, offline runs cut to a stream's effort as their own methods.
     """
-    usual, tables = Usual(found.runs), tables_of(found.sums)
+    schedules, tables = Schedules(evaluated.runs), tables_of(evaluated.sums)
     groups: dict[tuple[Any, ...], list[Run]] = {}
-    for run in sorted(_shown(found.runs), key=usual.rank):
-        kinds = usual.matched.get(run.id) or {OWN}
+    for run in sorted(_shown(evaluated.runs), key=schedules.rank):
+        kinds = schedules.cut.get(run.id) or {OWN}
         for effort in sorted(kinds):
             facts = run.facts
             key = (facts["domain"], facts["scenario"], facts["n_train"], facts["loss"], facts["train.mode"], effort)
@@ -88,9 +89,11 @@ def _rows(key: tuple[Any, ...], group: Sequence[Run], tables: Tables) -> list[di
     method = method_name(loss, mode) + (f", {_SHORT[effort]}" if effort in _SHORT else "")
     rows = []
     for temperature in sorted({t for run, draft, t in tables if draft == "trained" and run in {r.id for r in group}}):
-        made = [run for run in group if (run.id, "trained", temperature) in tables]
-        trained = rate([Sums(str(run.facts["heldout"]), tables[run.id, "trained", temperature]) for run in made])
-        before = [tables[run.id, "initial", temperature] for run in made if (run.id, "initial", temperature) in tables]
+        measured = [run for run in group if (run.id, "trained", temperature) in tables]
+        trained = rate([_side(run, tables[run.id, "trained", temperature]) for run in measured])
+        before = [
+            tables[run.id, "initial", temperature] for run in measured if (run.id, "initial", temperature) in tables
+        ]
         initial = sum(t.exact_sum.sum() for t in before) / max(1, sum(t.n_positions.sum() for t in before))
         rows.append(
             {
@@ -106,16 +109,20 @@ def _rows(key: tuple[Any, ...], group: Sequence[Run], tables: Tables) -> list[di
                 "low": trained.low,
                 "high": trained.high,
                 "n_prompts": trained.n_prompts,
-                "seeds": len({run.seed for run in made}),
+                "seeds": len({run.seed for run in measured}),
                 "initial": initial if before else float("nan"),
-                "runs": [run.id for run in made],
+                "runs": [run.id for run in measured],
             }
         )
     return rows
 
 
+def _side(run: Run, table: pd.DataFrame) -> Side:
+    return Side(str(run.facts["heldout"]), Sums.of(table, RATES["exact"]))
+
+
 def choices(frame: pd.DataFrame) -> Mapping[str, list[Any]]:
-    """What can be chosen of the figures: scenarios (the most frequent first), sizes (the largest first), temperatures."""
+    """The choices that the figures offer: scenarios (most frequent first), sizes (largest first), temperatures."""
     sizes = sorted(frame.n_train.dropna().unique(), reverse=True)
     return {
         "scenario": [str(name) for name in frame.scenario.value_counts().index],

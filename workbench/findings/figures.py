@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from engine.measure.compare import SAME_TEMPERATURE
 from workbench.shared import chart_parts as parts
 from workbench.shared import charts, theme
 
@@ -17,15 +18,15 @@ _HOVER = "%{hovertext}<extra></extra>"
 
 
 def by_method(frame: pd.DataFrame, temperature: float, tone: str) -> go.Figure:
-    """Acceptance of each method (rows) in each domain (panels), a mark a scenario, with intervals.
+    """Acceptance of each method (rows) in each domain (panels), a mark per scenario, with intervals.
 
-    `frame`: rows of `acceptance`, one size a domain and scenario. The dashed line is the draft before training.
+    `frame`: rows of `acceptance`, one size per domain and scenario. The dashed line is the draft before training.
     """
-    rows = frame[(frame.temperature - temperature).abs() < 1e-6]
+    rows = frame[(frame.temperature - temperature).abs() < SAME_TEMPERATURE]
     methods = list(rows.groupby("method").value.mean().sort_values(ascending=False).index)
     scenarios, domains = sorted(rows.scenario.unique()), sorted(rows.domain.unique())
     figure = _panels(
-        domains, f"Exact acceptance (fraction) by method and domain, T = {temperature:g}", _told(rows), tone
+        domains, f"Exact acceptance (fraction) by method and domain, T = {temperature:g}", _counts(rows), tone
     )
     for column, domain in enumerate(domains, start=1):
         for number, scenario in enumerate(scenarios):
@@ -61,13 +62,15 @@ def by_method(frame: pd.DataFrame, temperature: float, tone: str) -> go.Figure:
 
 
 def by_size(frame: pd.DataFrame, scenario: str, temperature: float, tone: str) -> go.Figure:
-    """Acceptance against the number of training queries on a log axis: a panel a domain, a line a method, intervals."""
+    """Acceptance by number of training queries (log axis): a panel per domain, a line per method, with intervals."""
     rows = frame[
-        ((frame.temperature - temperature).abs() < 1e-6) & (frame.scenario == scenario) & frame.n_train.notna()
+        ((frame.temperature - temperature).abs() < SAME_TEMPERATURE)
+        & (frame.scenario == scenario)
+        & frame.n_train.notna()
     ]
     domains, methods = sorted(rows.domain.unique()), sorted(rows.method.unique())
     title = f"Exact acceptance (fraction) by number of training queries, {parts.safe(scenario)}, T = {temperature:g}"
-    figure = _panels(domains, title, _told(rows), tone)
+    figure = _panels(domains, title, _counts(rows), tone)
     sizes = sorted(rows.n_train.unique())
     for column, domain in enumerate(domains, start=1):
         for number, method in enumerate(methods):
@@ -104,7 +107,7 @@ def curves(
 ) -> go.Figure:
     """Acceptance on the watched prompts while training, of at most a dozen runs (`labels`: id -> name)."""
     shown = dict(list(labels.items())[:MOST_CURVES])
-    rows = frame[(frame.kind == "eval") & ((frame.temperature - temperature).abs() < 1e-6)]
+    rows = frame[(frame.kind == "eval") & ((frame.temperature - temperature).abs() < SAME_TEMPERATURE)]
     note = ", ".join(filter(None, [of, f"T = {temperature:g}", "watched prompts only, no interval"]))
     figure = charts.learning_curve(rows, axis, "eval", shown, tone, parts.safe(note))
     places = {run: number for number, run in enumerate(shown)}
@@ -141,12 +144,12 @@ def _panels(domains: Sequence[str], title: str, note: str, tone: str) -> go.Figu
     return parts.panels(figure).update_layout(showlegend=True, margin_b=100)
 
 
-def _told(rows: pd.DataFrame) -> str:
+def _counts(rows: pd.DataFrame) -> str:
     if rows.empty:
         return charts.INTERVAL
     prompts, seeds = rows.n_prompts.agg(["min", "max"]), rows.seeds.agg(["min", "max"])
-    told = [_range(prompts, "prompts"), _range(seeds, "seed" if seeds["max"] == 1 else "seeds")]
-    return f"{charts.INTERVAL}; " + ", ".join(told)
+    counts = [_range(prompts, "prompts"), _range(seeds, "seed" if seeds["max"] == 1 else "seeds")]
+    return f"{charts.INTERVAL}; " + ", ".join(counts)
 
 
 def _range(ends: Any, unit: str) -> str:

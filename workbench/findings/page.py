@@ -6,10 +6,9 @@ import streamlit as st
 from engine.findings.as_json import study_of
 from engine.findings.efforts import MEANING
 from engine.findings.evaluate import Finding, Outcome
-from engine.findings.of_home import Evaluated, evaluate_home
+from engine.findings.home import HomeFindings, evaluate_home
+from engine.findings.missing import missing_runs, near_misses, undecided
 from engine.findings.verdicts import ENOUGH_SEEDS, FEW
-from engine.findings.wanted import near_misses, wanted
-from engine.findings.wanted_study import undecided
 from engine.records.study_tag import studies_of
 from workbench.findings import acceptance, figures, report
 from workbench.findings import view as findings_view
@@ -22,7 +21,7 @@ MOST_SHOWN = 12  # comparisons in a figure that stands open; of more, the figure
 
 
 @st.cache_resource(max_entries=4, show_spinner="Comparing runs")  # shared as it is: nothing in it changes
-def evaluate(root: str, changed: str, study: str | None) -> tuple[Evaluated, pd.DataFrame]:
+def evaluate(root: str, changed: str, study: str | None) -> tuple[HomeFindings, pd.DataFrame]:
     """All findings and what the figures show; kept until a run is added, finished or relabelled (`changed` says so)."""
     evaluated = evaluate_home(queries.home(), study, up_to_date=True)
     return evaluated, acceptance.of_domains(acceptance.acceptance(evaluated))
@@ -40,10 +39,10 @@ def choose_study(known: pd.DataFrame) -> str | None:
     if not studies:
         url_warnings.not_here("study", EVERY)
         return None
-    chosen = st.selectbox(
+    study = st.selectbox(
         "Runs", [EVERY, *studies], key="study", bind="query-params", help="A study's runs are tagged `study:NAME`."
     )
-    return None if chosen == EVERY else chosen
+    return None if study == EVERY else study
 
 
 def numbered(finding: Finding) -> str:
@@ -51,7 +50,7 @@ def numbered(finding: Finding) -> str:
     return f"{finding.claim.number}." if finding.claim.number.isdigit() else "Also:"
 
 
-def show_summary(evaluated: Evaluated, rates: pd.DataFrame, study: str | None) -> None:
+def show_summary(evaluated: HomeFindings, rates: pd.DataFrame, study: str | None) -> None:
     """All verdicts at a glance, what they rest on, and the whole as a file."""
     for finding in evaluated.findings:
         line = (
@@ -64,15 +63,15 @@ def show_summary(evaluated: Evaluated, rates: pd.DataFrame, study: str | None) -
     count = len(evaluated.runs)
     took = f"{count} run{'s' if count != 1 else ''} took part" + (f"; left out: {gone}." if gone else ".")
     st.caption(
-        f"{took} Acceptance is *exact* acceptance on the target's own text. Runs are compared only if all their settings are "
-        "equal but the one in question, on the same held-out prompts, paired by prompt. A claim's verdict is that of its weakest "
-        f"comparison. Nothing is called reproduced before {ENOUGH_SEEDS} seeds agree."
+        f"{took} Acceptance is *exact* acceptance on the target's own text. Runs are compared only if they differ in "
+        "nothing but the setting in question, on the same held-out prompts, paired by prompt. A claim's verdict is "
+        f"that of its weakest comparison. Nothing is called reproduced before {ENOUGH_SEEDS} seeds agree."
     )
     if evaluated.runs:
         show_report(evaluated, rates, study)
 
 
-def show_report(evaluated: Evaluated, rates: pd.DataFrame, study: str | None) -> None:
+def show_report(evaluated: HomeFindings, rates: pd.DataFrame, study: str | None) -> None:
     """The page as one file."""
 
     def make() -> str:
@@ -89,7 +88,7 @@ def show_report(evaluated: Evaluated, rates: pd.DataFrame, study: str | None) ->
     )
 
 
-def show(finding: Finding, evaluated: Evaluated) -> None:
+def show(finding: Finding, evaluated: HomeFindings) -> None:
     """One claim: what the paper says, what was measured, what is missing."""
     claim = finding.claim
     with st.container(border=True):
@@ -112,9 +111,9 @@ def show(finding: Finding, evaluated: Evaluated) -> None:
 def show_efforts(finding: Finding) -> None:
     """The kinds of effort beside each other: offline's win is partly that it sees every query more than once."""
     for outcome in finding.outcomes:
-        told = f"**{outcome.effort}**: {ui.text(MEANING[outcome.effort])}"
+        line = f"**{outcome.effort}**: {ui.text(MEANING[outcome.effort])}"
         effect = "" if outcome.pooled is None else f" :gray[{ui.text(findings_view.brief(outcome.pooled))}]"
-        st.markdown(f"- {findings_view.badge(outcome.verdict)} {told}{effect}")
+        st.markdown(f"- {findings_view.badge(outcome.verdict)} {line}{effect}")
     st.caption("The verdict above is the one at each mode's own schedule, which is how the modes are used.")
 
 
@@ -131,7 +130,8 @@ def show_pooled(finding: Finding) -> None:
     )
     if claim.band:
         st.caption(
-            "Whether the paper means relative or absolute percent is not stated: both are shown, the figure is relative."
+            "The paper does not state whether it means relative or absolute percent: both are shown, and the figure is "
+            "relative."
         )
 
 
@@ -143,7 +143,7 @@ def show_taken_together(finding: Finding) -> None:
     ui.chart(figure, key=f"together_{claim.key}", alt=alt, name=f"finding-{claim.key}-pooled", wide=True)
 
 
-def show_cells(finding: Finding, outcome: Outcome, evaluated: Evaluated) -> None:
+def show_cells(finding: Finding, outcome: Outcome, evaluated: HomeFindings) -> None:
     """Every comparison as a figure, and as a table with its runs."""
     claim, cells = finding.claim, outcome.cells
     key = f"{claim.key}_{outcome.effort}".replace(" ", "_").strip("_")
@@ -181,12 +181,13 @@ def show_effects(finding: Finding, outcome: Outcome, key: str) -> None:
         ui.chart(figure, key=f"effects_{key}", alt=alt, name=f"finding-{key}", wide=True)
 
 
-def show_missing(finding: Finding, evaluated: Evaluated) -> None:
+def show_missing(finding: Finding, evaluated: HomeFindings) -> None:
     """The runs that would decide the claim, as a study and, where they are few, one by one."""
     near = [] if finding.cells or finding.verdict != FEW else near_misses(finding.claim, evaluated.runs)
     for base, other, odd in near:
         st.caption(
-            f"Nearly comparable: {ui.text(other)} and {ui.text(base)} also differ in {ui.text(findings_view.differences(odd))}."
+            f"Nearly comparable: {ui.text(other)} and {ui.text(base)} also differ in "
+            f"{ui.text(findings_view.differences(odd))}."
         )
     study = study_of(finding, evaluated) if undecided(finding) else None
     if study is None:
@@ -206,7 +207,7 @@ def show_missing(finding: Finding, evaluated: Evaluated) -> None:
         )
         for line in study.commands:
             st.code(line, language="bash", wrap_lines=True)
-        for number, one in enumerate(wanted(finding, evaluated.runs) if study.commands else []):
+        for number, one in enumerate(missing_runs(finding, evaluated.runs) if study.commands else []):
             st.page_link(
                 page_of("launch"),
                 label=f"Open Launch for {ui.text(one.what)} ({number + 1})",
@@ -215,7 +216,7 @@ def show_missing(finding: Finding, evaluated: Evaluated) -> None:
             )
 
 
-def show_figures(frame: pd.DataFrame, evaluated: Evaluated) -> None:
+def show_figures(frame: pd.DataFrame, evaluated: HomeFindings) -> None:
     """Acceptance by method and domain, against data size, and how it was learnt."""
     if frame.empty:
         return
@@ -234,7 +235,8 @@ def show_figures(frame: pd.DataFrame, evaluated: Evaluated) -> None:
     others = acceptance.elsewhere(evaluated.runs)
     if others:
         st.caption(
-            f"{others} runs are not in these figures: their target, held-out prompts or kind of draft is not that of most of their domain."
+            f"{others} runs are not in these figures: their target, held-out prompts or kind of draft differs from "
+            "most runs of their domain."
         )
 
 
@@ -247,7 +249,10 @@ def show_by_method(frame: pd.DataFrame, temperature: float, size: str) -> None:
     rows = rows[(rows.temperature - temperature).abs() < 1e-6]
     if rows.empty:
         return
-    alt = "Exact acceptance of each method by domain and scenario, with intervals; a dashed line for the draft before training"
+    alt = (
+        "Exact acceptance of each method by domain and scenario, with intervals; "
+        "a dashed line for the draft before training"
+    )
     ui.chart(
         figures.by_method(rows, temperature, theme.mode()),
         key="by_method",
@@ -262,7 +267,7 @@ def show_by_size(frame: pd.DataFrame, scenario: str, temperature: float) -> None
     rows = frame[frame.scenario == scenario]
     if rows.groupby(["domain", "method"]).n_train.nunique().max() < 2:
         st.caption(
-            "No method has runs of two sizes yet in this scenario: acceptance against data size is drawn as soon as there are."
+            "No method has runs of two sizes in this scenario yet, so acceptance is not drawn against data size."
         )
         return
     alt = "Exact acceptance against the number of training queries on a log axis, a line a method, a panel a domain"

@@ -19,9 +19,9 @@ from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, write_atomic
 from engine.findings.as_json import run_json, study_of
 from engine.findings.evaluate import Finding
-from engine.findings.of_home import Evaluated, evaluate_home
+from engine.findings.home import HomeFindings, evaluate_home
+from engine.findings.missing import undecided
 from engine.findings.verdicts import ENOUGH_SEEDS
-from engine.findings.wanted_study import undecided
 from engine.index import queries
 from engine.index.connection import reading
 from engine.paths import home
@@ -36,7 +36,7 @@ LoadCurve = Callable[[list[str]], pd.DataFrame]  # run ids -> the frame of `engi
 
 
 def whole(
-    found: Evaluated,
+    evaluated: HomeFindings,
     rates: pd.DataFrame,
     load_curve: LoadCurve,
     study: str | None = None,
@@ -44,37 +44,39 @@ def whole(
     made_at: datetime | None = None,
     interactive: bool = False,
 ) -> str:
-    """The whole file as text. `rates` is `acceptance.acceptance(found)`; `interactive` forces Plotly figures."""
+    """The whole file as text. `rates` is `acceptance.acceptance(evaluated)`; `interactive` forces Plotly figures."""
     when = (made_at or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    views = claim_views(found) + figure_views(rates, load_curve)
+    views = claim_views(evaluated) + figure_views(rates, load_curve)
     drawn = dict(zip((view.name for view in views), report.figures_html(views, interactive), strict=True))
     of = f" of the study {study}" if study else ""
+    origin = f"{when} · Draftbench {__version__} · {len(evaluated.runs)} runs{of} · {charts.INTERVAL}"
     parts = [
         "<h1>Findings</h1>",
-        f'<p class="faint">{_safe(f"{when} · Draftbench {__version__} · {len(found.runs)} runs{of} · {charts.INTERVAL}")}</p>',
+        f'<p class="faint">{_safe(origin)}</p>',
         f"<p>{_safe(HOW)}</p>",
-        report.table(summary(found.findings)),
-        *(_claim(finding, found, drawn) for finding in found.findings),
+        report.table(summary(evaluated.findings)),
+        *(_claim(finding, evaluated, drawn) for finding in evaluated.findings),
         "<h2>Figures</h2>",
         *(drawn[view.name] for view in views if not view.name.startswith("finding-")),
         "<h2>Acceptance</h2>",
         report.table(acceptance.table(rates)),
         "<h2>Runs and their origin</h2>",
-        report.table(origins(found)),
+        report.table(origins(evaluated)),
     ]
     return report.document("Findings", "".join(parts))
 
 
 HOW = (
-    "The claims of arXiv 2503.07807, tested on these runs. Acceptance is exact acceptance: the mean of sum min(p, q) over the target's "
-    "own text. Two runs are compared only if all their settings are equal but the one in question, on the same held-out prompts, paired "
-    "by prompt; intervals are bootstraps over prompts. A claim's verdict is that of its weakest comparison, and nothing is called "
-    f"reproduced before {ENOUGH_SEEDS} seeds agree. Whether the paper means relative or absolute percent is not stated: both are told."
+    "The claims of arXiv 2503.07807, tested on these runs. Acceptance is exact acceptance: the mean of sum min(p, q) "
+    "over the target's own text. Two runs are compared only if they differ in nothing but the setting in question, on "
+    "the same held-out prompts, paired by prompt; intervals are bootstraps over prompts. A claim's verdict is that of "
+    f"its weakest comparison, and nothing is called reproduced before {ENOUGH_SEEDS} seeds agree. The paper does not "
+    "state whether it means relative or absolute percent, so both are given."
 )
 
 
 def summary(findings: Sequence[Finding]) -> pd.DataFrame:
-    """A row a claim: verdict, effect over all comparisons, reason."""
+    """A row per claim: verdict, effect over all comparisons, reason."""
     rows = []
     for finding in findings:
         pooled = finding.headline.pooled
@@ -92,8 +94,8 @@ def summary(findings: Sequence[Finding]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def origins(found: Evaluated) -> pd.DataFrame:
-    """Every run that took part with what it was made from."""
+def origins(evaluated: HomeFindings) -> pd.DataFrame:
+    """Every run that took part, with its origin."""
     columns = {
         "run": "run",
         "commit": "commit",
@@ -107,20 +109,20 @@ def origins(found: Evaluated) -> pd.DataFrame:
         "draft_sha256": "draft",
     }
     rows = []
-    for run in found.runs:
-        told: dict[str, Any] = run_json(found, run.id)
-        told["seeds"] = ", ".join(f"{name} {seed}" for name, seed in (told["seeds"] or {}).items())
-        told["commit"] = f"{str(told['commit'] or '–')[:12]}{' (changed)' if told['changed'] else ''}"
+    for run in evaluated.runs:
+        facts: dict[str, Any] = run_json(evaluated, run.id)
+        facts["seeds"] = ", ".join(f"{name} {seed}" for name, seed in (facts["seeds"] or {}).items())
+        facts["commit"] = f"{str(facts['commit'] or '–')[:12]}{' (changed)' if facts['changed'] else ''}"
         for key in ("target_fingerprint", "train_hash", "heldout_hash", "draft_sha256"):
-            told[key] = str(told[key] or "–")[:16]
-        rows.append({name: told[key] for key, name in columns.items()})
+            facts[key] = str(facts[key] or "–")[:16]
+        rows.append({name: facts[key] for key, name in columns.items()})
     return pd.DataFrame(rows, columns=list(columns.values()))
 
 
-def claim_views(found: Evaluated) -> list[View]:
-    """A figure a claim and kind of effort that has comparisons."""
+def claim_views(evaluated: HomeFindings) -> list[View]:
+    """A figure for each claim and kind of effort with comparisons."""
     views = []
-    for finding in found.findings:
+    for finding in evaluated.findings:
         for outcome in finding.outcomes:
             if any(cell.counts for cell in outcome.cells):
                 views.append(_claim_view(finding, outcome.effort, outcome.cells))
@@ -142,7 +144,7 @@ def _name(finding: Finding, effort: str) -> str:
 
 
 def figure_views(rates: pd.DataFrame, load_curve: LoadCurve) -> list[View]:
-    """Acceptance by method and by size at every temperature, and the learning curves of each domain along every axis."""
+    """Acceptance by method and by size at every temperature, and learning curves of each domain along every axis."""
     if rates.empty:
         return []
     offered = acceptance.choices(rates)
@@ -184,7 +186,7 @@ def _curve(curve: pd.DataFrame, labels: dict[str, str], axis: str, temperature: 
     return View(name, alt, lambda tone: figures.curves(curve, labels, axis, temperature, tone, of), curve)
 
 
-def _claim(finding: Finding, found: Evaluated, drawn: dict[str, str]) -> str:
+def _claim(finding: Finding, evaluated: HomeFindings, drawn: dict[str, str]) -> str:
     claim = finding.claim
     number = f"{claim.number}." if claim.number.isdigit() else "Also:"
     parts = [
@@ -198,16 +200,18 @@ def _claim(finding: Finding, found: Evaluated, drawn: dict[str, str]) -> str:
     for outcome in finding.outcomes:
         if outcome.cells:
             parts.append(drawn.get(_name(finding, outcome.effort), ""))
-            told = findings_view.table(claim, outcome.cells)
-            told["runs"] = [", ".join(cell.runs) for cell in outcome.cells]
-            told_of = f", {outcome.effort}" if outcome.effort else ""
+            comparisons = findings_view.table(claim, outcome.cells)
+            comparisons["runs"] = [", ".join(cell.runs) for cell in outcome.cells]
+            effort = f", {outcome.effort}" if outcome.effort else ""
             parts.append(
-                f"<details><summary>{len(told)} comparisons and their runs{_safe(told_of)}</summary>{report.table(told)}</details>"
+                f"<details><summary>{len(comparisons)} comparisons and their runs{_safe(effort)}</summary>"
+                f"{report.table(comparisons)}</details>"
             )
-    study = study_of(finding, found) if undecided(finding) else None
+    study = study_of(finding, evaluated) if undecided(finding) else None
     if study is not None:
         parts.append(
-            f"<details><summary>The study that would decide it: {_safe(study.why)}</summary><pre>{_safe(study.text)}</pre></details>"
+            f"<details><summary>The study that would decide it: {_safe(study.why)}</summary>"
+            f"<pre>{_safe(study.text)}</pre></details>"
         )
     return "".join(parts)
 
@@ -224,13 +228,13 @@ def main(arguments: Sequence[str]) -> int:
     """Write the report of this home to a file; errors on standard error, for the command that started this."""
     path, study = Path(arguments[0]), arguments[1] if len(arguments) > 1 else None
     try:
-        found = evaluate_home(home(), study)
+        evaluated = evaluate_home(home(), study)
 
         def load(run_ids: list[str]) -> pd.DataFrame:
             with reading(home().index) as con:
                 return queries.curve(con, run_ids)
 
-        text = whole(found, acceptance.of_domains(acceptance.acceptance(found)), load, study)
+        text = whole(evaluated, acceptance.of_domains(acceptance.acceptance(evaluated)), load, study)
         with disk_errors(path):
             write_atomic(path, text)
     except DraftbenchError as error:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from engine.findings.claims import Claim
+from engine.findings.claim import Claim
 from engine.findings.efforts import MEANING
 from engine.findings.evaluate import Cell, Finding, Outcome, Pooled
-from engine.findings.pairs import Run
+from engine.findings.runs import Run
 from engine.findings.verdicts import FEW, NOT, REPRODUCED, SAME
 from engine.measure.statistics import Interval
 from workbench.shared import theme
 from workbench.shared.pages import link
 
-# A verdict is told by word and icon; colour only helps.
+# A verdict is shown by word and icon; colour only helps.
 VERDICTS: dict[str, tuple[str, str]] = {
     REPRODUCED: (":material/check_circle:", "green"),
     SAME: (":material/trending_flat:", "blue"),
@@ -51,16 +51,16 @@ def points(interval: Interval) -> str:
     return _ranged(interval, lambda value: f"{value:+.3f}")
 
 
-def _ranged(interval: Interval, told: Any) -> str:
+def _ranged(interval: Interval, formatted: Callable[[float], str]) -> str:
     if math.isnan(interval.value):
         return "–"
     if math.isnan(interval.low):
-        return str(told(interval.value))
-    return f"{told(interval.value)} [{told(interval.low)}, {told(interval.high)}]"
+        return formatted(interval.value)
+    return f"{formatted(interval.value)} [{formatted(interval.low)}, {formatted(interval.high)}]"
 
 
 def table(claim: Claim, cells: Sequence[Cell]) -> pd.DataFrame:
-    """A row a comparison, with a link to its runs: one on its own page, several side by side."""
+    """A row per comparison, with a link to its runs side by side."""
     return pd.DataFrame(
         {
             "where": place(cell.where),
@@ -87,10 +87,10 @@ def pooled_table(claim: Claim, outcomes: Sequence[Outcome]) -> pd.DataFrame:
     for outcome in outcomes:
         if outcome.pooled is None:
             continue
-        told = {"effort": outcome.effort} if outcome.effort else {}
-        rows.append(told | {"place": "all together"} | _pooled_row(claim, outcome.pooled))
+        effort = {"effort": outcome.effort} if outcome.effort else {}
+        rows.append(effort | {"place": "all together"} | _pooled_row(claim, outcome.pooled))
         if len(outcome.by_domain) > 1:
-            rows += [told | {"place": name} | _pooled_row(claim, one) for name, one in outcome.by_domain.items()]
+            rows += [effort | {"place": name} | _pooled_row(claim, one) for name, one in outcome.by_domain.items()]
     return pd.DataFrame(rows)
 
 
@@ -115,7 +115,7 @@ def ratio(relative: Interval) -> str:
 
 
 def effort_lines(finding: Finding) -> list[str]:
-    """For a claim on modes: what each kind of effort means and what came of it, in plain words."""
+    """For a claim on modes: what each kind of effort means, with its verdict."""
     if not finding.claim.by_effort:
         return []
     return [
@@ -133,7 +133,10 @@ def headline(finding: Finding) -> str:
     parts.append(f"absolute {points(pooled.absolute)}")
     if not math.isnan(pooled.relative.value):
         parts.insert(0, f"ratio {ratio(pooled.relative)}")
-    counted = f"{pooled.n_cells} comparisons of {len(pooled.runs)} runs, {pooled.absolute.n_prompts} prompts, {len(pooled.by_seed)} seed(s)"
+    counted = (
+        f"{pooled.n_cells} comparisons of {len(pooled.runs)} runs, {pooled.absolute.n_prompts} prompts, "
+        f"{len(pooled.by_seed)} seed(s)"
+    )
     return f"{'; '.join(parts)} (over {counted})"
 
 
@@ -143,7 +146,7 @@ def brief(pooled: Pooled) -> str:
 
 
 def runs_table(runs: Sequence[str], known: Mapping[str, Run]) -> pd.DataFrame:
-    """A row a run with a link to its own page: what it is, and how much it was trained."""
+    """A row per run with a link to its own page, its method, and how much it was trained."""
     return pd.DataFrame(
         {
             "run": link("run", run=run),
@@ -170,9 +173,9 @@ def remarks(cells: Sequence[Cell]) -> list[str]:
     return list(dict.fromkeys(cell.remark for cell in cells if cell.remark))
 
 
-def differences(odd: Mapping[str, tuple[Any, Any]]) -> str:
+def differences(facts: Mapping[str, tuple[Any, Any]]) -> str:
     """'train.epochs (5 and 1)': what keeps two runs from being compared."""
-    return ", ".join(f"{key} ({_brief(a)} and {_brief(b)})" for key, (a, b) in odd.items())
+    return ", ".join(f"{key} ({_brief(a)} and {_brief(b)})" for key, (a, b) in facts.items())
 
 
 def _brief(value: Any) -> str:

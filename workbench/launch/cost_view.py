@@ -13,7 +13,7 @@ from engine.errors import DraftbenchError
 from engine.planning.bounded_checks import estimated
 from engine.progress import duration
 from engine.untrusted.yaml_text import parse_yaml
-from workbench.launch.sweep_view import by_prompts, told_of_first
+from workbench.launch.sweep_view import by_prompts, estimate_note
 from workbench.shared import queries, ui
 
 if TYPE_CHECKING:
@@ -27,50 +27,51 @@ def _cost(dumped: str, root: str) -> Any:
 
 
 def show(recipes: Sequence[Recipe]) -> None:
-    """Time, disk and memory of all runs together; what is made once is not counted twice."""
+    """Time, disk and memory of all runs together; a shared capture counts once."""
     from engine.numbers import readable_bytes
 
     groups = by_prompts(recipes)
     try:
         with st.spinner("Estimating ..."):
-            found = [(_cost(dump_recipe(group[0]), str(queries.home().root)), len(group)) for group in groups]
+            estimates = [(_cost(dump_recipe(group[0]), str(queries.home().root)), len(group)) for group in groups]
     except DraftbenchError as error:
         ui.error_box(error)
         return
-    known = [estimate for estimate, _ in found]
+    known = [estimate for estimate, _ in estimates]
     least = any(estimate.seconds_missing for estimate in known)
-    seconds = sum(_shared(estimate.seconds, "capture", count) for estimate, count in found)
-    disk = sum(_shared(estimate.lasting, "captures", count) for estimate, count in found)
+    seconds = sum(_shared(estimate.seconds, "capture", count) for estimate, count in estimates)
+    disk = sum(_shared(estimate.lasting, "captures", count) for estimate, count in estimates)
     disk += max((estimate.passing_bytes for estimate in known), default=0)
     memory = max((estimate.memory_bytes or 0 for estimate in known), default=0)
     with st.container(horizontal=True, gap="medium"):
-        for label, value, told in (
+        for label, value, is_known in (
             ("Time, at least" if least else "Time, about", duration(seconds), all(e.seconds for e in known)),
             ("Disk, at most", readable_bytes(int(disk)), all(e.disk for e in known)),
             ("Memory, about", readable_bytes(memory), all(e.memory for e in known)),
         ):
-            st.metric(label, value if told else "not known", width="content")
+            st.metric(label, value if is_known else "not known", width="content")
     _show_parts(known[0], len(recipes))
     for words in dict.fromkeys(w for e in known for w in (e.seconds_unknown, e.disk_unknown, e.memory_unknown)):
         if words:
             st.caption(ui.text(words[0].upper() + words[1:]))
-    if seconds and told_of_first(recipes):
-        st.caption(told_of_first(recipes))
+    if seconds and (note := estimate_note(recipes)):
+        st.caption(note)
 
 
-def _show_parts(found: Estimate, count: int) -> None:
+def _show_parts(estimate: Estimate, count: int) -> None:
     """Where the time goes, which run says so, and what that run does not tell."""
-    parts = [f"{name} {duration(value)}" for name, value in found.seconds.items()]
-    each = " a run" if count > 1 else ""
+    parts = [f"{name} {duration(value)}" for name, value in estimate.seconds.items()]
+    each = " per run" if count > 1 else ""
     if parts:
-        differs = f" ({'; '.join(found.differs)})" if found.differs else ""
+        differs = f" ({'; '.join(estimate.differs)})" if estimate.differs else ""
         st.caption(
-            f"Time{each}: {', '.join(parts)}. Scaled from run {ui.text(found.based_on + differs)}, on this machine."
+            f"Time{each}: {', '.join(parts)}. Scaled from run {ui.text(estimate.based_on + differs)}, on this machine."
         )
-    if found.seconds_missing:
+    if estimate.seconds_missing:
         st.caption(
-            f"Not counted: {' and '.join(found.seconds_missing)}. Run {ui.text(found.based_on)} does not tell how long "
-            f"{'that takes' if len(found.seconds_missing) == 1 else 'they take'}."
+            f"Not counted: {' and '.join(estimate.seconds_missing)}. Run {ui.text(estimate.based_on)} does not tell "
+            f"how "
+            f"long {'that takes' if len(estimate.seconds_missing) == 1 else 'they take'}."
         )
 
 

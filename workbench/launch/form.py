@@ -1,4 +1,4 @@
-"""A form made from the recipe's schema: types become widgets, constraints their limits, descriptions their help.
+"""The form of a recipe, from its schema: types become widgets, constraints their limits, descriptions their help.
 
 No key, default or limit is written down here; a key that the schema gains appears in the form by
 itself. A `Form` draws fields where the page wants them and then whatever is left, section by
@@ -69,15 +69,15 @@ def _is_section(annotation: Any) -> bool:
 
 
 def _limits(field: FieldInfo, *, whole: bool) -> tuple[float | None, float | None]:
-    """Smallest and largest value a widget should offer; an excluded limit of a float is left to the schema to refuse."""
-    found = {
+    """Smallest and largest value of a widget; an excluded limit of a float is left to the schema to refuse."""
+    limits = {
         name: getattr(item, name) for item in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(item, name)
     }
-    lowest, highest = found.get("ge"), found.get("le")
-    if "gt" in found:
-        lowest = found["gt"] + 1 if whole else found["gt"]
-    if "lt" in found:
-        highest = found["lt"] - 1 if whole else found["lt"]
+    lowest, highest = limits.get("ge"), limits.get("le")
+    if "gt" in limits:
+        lowest = limits["gt"] + 1 if whole else limits["gt"]
+    if "lt" in limits:
+        highest = limits["lt"] - 1 if whole else limits["lt"]
     return lowest, highest
 
 
@@ -113,7 +113,7 @@ class Form:
         choices: Mapping[str, Sequence[str]] | None = None,
         suggestions: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """`initial`: a whole recipe as nested mapping. `choices` close a text field to some values, `suggestions` do not."""
+        """`initial`: a whole recipe. `choices` limit a text field to some values, `suggestions` do not."""
         self.initial, self.prefix = initial, prefix
         self.choices, self.suggestions = dict(choices or {}), dict(suggestions or {})
         self.values: dict[str, Any] = {}
@@ -163,12 +163,12 @@ class Form:
 
     def initial_of(self, dotted: str) -> Any:
         """What the field began with; the schema's default inside a section that the recipe leaves out."""
-        found: Any = self.initial
+        value: Any = self.initial
         for part in dotted.split("."):
-            if found is None:
+            if value is None:
                 return default_of(field_at(dotted))
-            found = found[part]
-        return found
+            value = value[part]
+        return value
 
     def _widget(self, dotted: str, key: str, field: FieldInfo, value: Any, label: str) -> Any:
         """One widget. `dotted` is the schema's key, `key` tells the items of a list apart."""
@@ -191,29 +191,29 @@ class Form:
         options = list(
             dict.fromkeys([*([value] if value else []), *(self.choices if closed else self.suggestions)[dotted]])
         )
-        chosen = st.selectbox(
+        value = st.selectbox(
             options=options,
             index=options.index(value) if value else None,
             accept_new_options=not closed,
             placeholder="none" if optional else "choose or type",
             **common,
         )
-        return chosen if optional or chosen is not None else ""
+        return value if optional or value is not None else ""
 
     def _sections(
         self, dotted: str, section: type[BaseModel], value: Sequence[Mapping[str, Any]]
     ) -> list[dict[str, Any]]:
-        """A list of sections: each with its first field in sight, the others behind a button."""
+        """A list of sections: each with its first field visible, the others in a popover."""
         slot = f"{self.prefix}:{dotted}#"
         shown: list[int] = st.session_state.setdefault(slot, list(range(len(value))))
-        made = []
+        items = []
         for item in list(shown):
             given = value[item] if item < len(value) else _blank(section)
-            made.append(self._item(dotted, item, section, given, removable=len(shown) > 1))
+            items.append(self._item(dotted, item, section, given, removable=len(shown) > 1))
         if st.button("add", icon=":material/add:", key=f"{slot}add", type="tertiary", help=f"one more of `{dotted}`"):
             shown.append(max(shown) + 1)
             st.rerun()
-        return made
+        return items
 
     def _item(
         self, dotted: str, item: int, section: type[BaseModel], given: Mapping[str, Any], *, removable: bool
@@ -296,12 +296,12 @@ def read_text(text: str) -> Any:
 
 
 def _blank(section: type[BaseModel]) -> dict[str, Any]:
-    """The section's defaults; what is required begins empty."""
+    """The section's defaults; required fields begin empty."""
     return {name: default_of(field) for name, field in section.model_fields.items()}
 
 
 def default_of(field: FieldInfo) -> Any:
-    """What a widget begins with where there is no recipe: what is required begins empty."""
+    """The first value of a widget without a recipe; a required field begins empty."""
     return "" if field.is_required() else field.get_default(call_default_factory=True)
 
 

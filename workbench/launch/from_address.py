@@ -50,7 +50,7 @@ def is_by_hand(setting: str) -> bool:
 
 
 def taken(values: Mapping[str, Any], settings: Sequence[str]) -> Taken:
-    """`values` with a link's settings, as far as a link may set them. Raises DraftbenchError for what cannot be read."""
+    """`values` with a link's settings, as far as a link may set them. Raises DraftbenchError for unreadable ones."""
     for setting in settings[: _MOST_SETTINGS + 1]:
         _refuse_wild(setting)
     if len(settings) > _MOST_SETTINGS:
@@ -69,7 +69,7 @@ def taken(values: Mapping[str, Any], settings: Sequence[str]) -> Taken:
 
 
 def _refuse_wild(setting: str) -> None:
-    """Refuse what is small to write and large to read: long texts, references, nesting."""
+    """Refuse settings that are small to write and large to read: long texts, references, nesting."""
     why = ""
     if len(setting) > _LONGEST:
         why = f"it is longer than {_LONGEST:,} characters"

@@ -1,11 +1,11 @@
-"""Start a run, a sweep or a study: a form from the schema, checks, an estimate, the same as a command line, a place in the queue."""
+"""Start a run, a sweep or a study: form, checks, estimate, the same as a command line, and a place in the queue."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -23,6 +23,9 @@ from workbench.launch import cost_view, from_address, parts, starting, steps_vie
 from workbench.launch.form import Form
 from workbench.shared import queries, ui
 from workbench.shared.pages import listed
+
+if TYPE_CHECKING:
+    from engine.planning.checks import Check
 
 ESSENTIAL = (
     ("name", "target.model"),
@@ -65,7 +68,7 @@ def choose_start() -> starting.Start:
 
 
 def begin(start: starting.Start) -> None:
-    """Fill the form anew where another start is chosen or a link brings settings of its own.
+    """Fill the form again where another start is selected or a link brings settings of its own.
 
     What the form itself has written into the URL (`remember`) is no such link.
     """
@@ -138,15 +141,15 @@ def fill_in() -> tuple[dict[str, Any], dict[str, list[Any]]]:
     return form.values, axes
 
 
-def show_checks(found: Sequence[Any]) -> None:
-    """Checks as a list: word and icon, what was found, what to do."""
-    failed, warned = (sum(check.state == state for check in found) for state in ("failed", "warning"))
-    told = "all is well" if not failed + warned else f"{failed} to fix, {warned} to look at"
-    with st.expander(f"Checks: {told}", expanded=bool(failed + warned), icon=":material/fact_check:"):
-        for check in sorted(found, key=lambda check: ("failed", "warning", "ok").index(check.state)):
+def show_checks(checks: Sequence[Check]) -> None:
+    """Checks as a list: word and icon, the result, what to do."""
+    failed, warned = (sum(check.state == state for check in checks) for state in ("failed", "warning"))
+    summary = "all is well" if not failed + warned else f"{failed} to fix, {warned} to look at"
+    with st.expander(f"Checks: {summary}", expanded=bool(failed + warned), icon=":material/fact_check:"):
+        for check in sorted(checks, key=lambda check: ("failed", "warning", "ok").index(check.state)):
             icon, colour, word = STATES[check.state]
             fix = f"  \n→ {ui.text(check.fix)}" if check.fix and check.state != "ok" else ""
-            st.markdown(f":{colour}-badge[{icon} {word}] **{check.name}** – {ui.text(check.found)}{fix}")
+            st.markdown(f":{colour}-badge[{icon} {word}] **{check.name}** – {ui.text(check.message)}{fix}")
 
 
 def show_command(
@@ -161,19 +164,19 @@ def show_command(
     st.code("\n".join(lines), language="bash", wrap_lines=True)
 
 
-def check(recipes: Sequence[Recipe]) -> list[Any]:
-    """The checks of each set of training prompts; what a sweep changes besides, its recipes were refused for already."""
+def check(recipes: Sequence[Recipe]) -> list[Check]:
+    """The checks of each set of training prompts; nothing else that a sweep changes is checked here."""
     first, *others = sweep_view.by_prompts(recipes)
-    found = checked(queries.home(), first[0])
+    checks = checked(queries.home(), first[0])
     for group in others:
         scenario = group[0].prompts.scenario
         more = [
             replace(one, name=f"{one.name}, {scenario}")
             for one in checked(queries.home(), group[0])
-            if one not in found
+            if one not in checks
         ]
-        found += more
-    return found
+        checks += more
+    return checks
 
 
 def may_send_key(recipe: Recipe) -> bool:
@@ -222,9 +225,9 @@ def launch(recipes: Sequence[Recipe]) -> None:
         if not may_send_key(recipes[0]):
             return
         with st.spinner("Checking ..."):
-            found = check(recipes)
-        st.session_state["launch:checks"] = (fingerprint(recipes), found)
-        if pressed and all(check.ok for check in found):
+            checks = check(recipes)
+        st.session_state["launch:checks"] = (fingerprint(recipes), checks)
+        if pressed and all(check.ok for check in checks):
             st.session_state["launch:token"] = uuid.uuid4().hex  # from here to the submission nothing is drawn
             runs = chosen_place().submit_all(queries.home(), recipes)
             st.session_state["launch:started"] = [run.id for run in runs]
@@ -245,13 +248,13 @@ def show_started() -> None:
         st.session_state.pop("launch:started", None)
         return
     with st.container(border=True):
-        for found, words in (
+        for run_ids, words in (
             (running, "At work."),
             (waiting, "In the queue: it starts as soon as nothing else is being worked on."),
         ):
-            if found:
+            if run_ids:
                 st.success(words, icon=":material/check_circle:")
-            for run_id in found:
+            for run_id in run_ids:
                 ui.goto("run", ui.text(run_id), icon=":material/monitoring:", run=run_id)
 
 
@@ -303,7 +306,9 @@ def run_or_sweep() -> None:
             show_command(start, recipes, values, axes)
             if st.session_state["launch:unasked"]:
                 st.caption(
-                    "These settings come from a link. Look at them, then press **Check**: until then nothing they name is read."
+                    "These settings come from a link. Look at them, then press **Check**: until then nothing they "
+                    "name is "
+                    "read."
                 )
             else:
                 cost_view.show(recipes)

@@ -1,4 +1,4 @@
-"""Sections inside a section, such as `train.online`: which of them a form shows, and what stands for those it does not.
+"""Sections inside a section, such as `train.online`, in the form: shown, or with the values that they began with.
 
 A section that is named like a value of a choice beside it belongs to that value: `train.online` is shown
 where `train.mode` is, or is swept over, online. What is not in sight stays in the recipe as it began, and the
@@ -53,16 +53,16 @@ class Part:
 
 def parts() -> list[Part]:
     """Every section inside a section of a recipe, in the schema's order."""
-    found = []
+    listed = []
     for outer, field in Recipe.model_fields.items():
         section = shape_of(field).section if shape_of(field).kind == "section" else None
         for name, inner in section.model_fields.items() if section else ():
             shape = shape_of(inner)
             if section and shape.kind == "section" and shape.section:
                 choice = _choice_with(section, name)
-                chosen = {"choice": f"{outer}.{choice}", "option": name} if choice else {}
-                found.append(Part(f"{outer}.{name}", shape.section, shape.optional, **chosen))
-    return found
+                belongs = {"choice": f"{outer}.{choice}", "option": name} if choice else {}
+                listed.append(Part(f"{outer}.{name}", shape.section, shape.optional, **belongs))
+    return listed
 
 
 def _choice_with(section: type[BaseModel], option: str) -> str | None:
@@ -135,7 +135,7 @@ def _check_name(form: Form) -> None:
         form.put(KEY_NAME, None)
         st.error(
             "**This is no name of an environment variable**\n\nWhy: a key must never be typed here; it would end up in "
-            "files and links. It was not taken over.\n\nWhat to do: set the key where the server is started, for example "
-            "`export API_KEY=...`, and choose its name, `API_KEY`.",
+            "files and links. It was not taken over.\n\nWhat to do: set the key where the server is started, for "
+            "example `export API_KEY=...`, and choose its name, `API_KEY`.",
             icon=":material/key_off:",
         )

@@ -24,7 +24,7 @@ _WAYS_OUT = (
     ("train.online.stream=replay", "Replay captured answers as the stream"),
     ("draft.vocabulary=null", "Choose no vocabulary anew"),
 )
-_COMMON = "common"  # what the recipes of a folder lie over: no recipe by itself
+_COMMON = "common"  # the base of a folder's recipes, which is no recipe by itself
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Start:
 
 def recipe_names() -> list[str]:
     """Recipes of runs that come with this version, the first to try first, then those of the domains."""
-    found = [path for folder in _FOLDERS for path in sorted((RECIPES / folder).glob("*.yaml")) if path.stem != _COMMON]
-    names = [path.relative_to(RECIPES).with_suffix("").as_posix() for path in found]
+    paths = [path for folder in _FOLDERS for path in sorted((RECIPES / folder).glob("*.yaml")) if path.stem != _COMMON]
+    names = [path.relative_to(RECIPES).with_suffix("").as_posix() for path in paths]
     return sorted(names, key=lambda name: name != _FIRST)
 
 
@@ -54,7 +54,7 @@ def from_recipe(name: str) -> Start:
 
 
 def from_run(home: Home, run_id: str) -> Start:
-    """What an earlier run was made from."""
+    """The recipe of an earlier run."""
     run = RunFolder.open(home, run_id)
     path = run.path / "config.yaml"
     return Start(run.id, str(path), "", run.path, run.recipe().model_dump(mode="json"))
@@ -106,20 +106,20 @@ def _file(name: str, beside: Path) -> str:
 
 def overrides(before: Mapping[str, Any], after: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> list[str]:
     """`key.sub=value` for everything in which `after` differs, as `--set` takes it."""
-    found: list[str] = []
+    settings: list[str] = []
     for name, value in after.items():
         old, place = before.get(name), (*prefix, name)
         if isinstance(value, Mapping) and old is None:
             old = _defaults([*place, 0])  # a section that the start leaves out
         if isinstance(value, Mapping) and isinstance(old, Mapping):
-            found += overrides(old, value, place)
+            settings += overrides(old, value, place)
         elif value != old:
-            found.append(f"{'.'.join(place)}={one_line(_compact(place, value))}")
-    return found
+            settings.append(f"{'.'.join(place)}={one_line(_compact(place, value))}")
+    return settings
 
 
 def _defaults(location: Sequence[str | int]) -> dict[str, Any]:
-    """The defaults of the section that holds a key; what is required has none."""
+    """The defaults of the section that holds a key; required keys have none."""
     section = section_at(location)
     assert section is not None
     return {name: field.default for name, field in section.model_fields.items() if not field.is_required()}

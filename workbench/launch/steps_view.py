@@ -19,9 +19,10 @@ def show(recipes: Sequence[Recipe]) -> None:
     modes = list(dict.fromkeys(r.train.mode for r in recipes))
     learning = [_LEARNS.get(mode, _offline)(next(r.train for r in recipes if r.train.mode == mode)) for mode in modes]
     methods = ", ".join(dict.fromkeys(method_of(r.train) for r in recipes))
+    subject = "A draft learns" if count == 1 else f"{count} drafts learn"
     lines = [
         _answers(recipes),
-        f"{'A draft learns' if count == 1 else f'{count} drafts learn'} with {ui.text(methods)}, {'; '.join(learning)}.",
+        f"{subject} with {ui.text(methods)}, {'; '.join(learning)}.",
         f"Acceptance, speed and losslessness are measured on the held-out prompts at temperature {temperatures}.",
     ]
     numbered = "\n".join(f"{place}. {line}" for place, line in enumerate(lines, start=1))
@@ -33,7 +34,10 @@ def _answers(recipes: Sequence[Recipe]) -> str:
     server = recipes[0].capture.server
     if server is not None:
         where = ui.text(urlsplit(server.base_url).hostname or "the server")
-        return f"{ui.text(server.model)} at {where} answers the training prompts; the target here answers the held-out ones."
+        return (
+            f"{ui.text(server.model)} at {where} answers the training prompts; the target here answers the held-out "
+            "ones."
+        )
     if not any(recipe.train.needs_capture for recipe in recipes):
         return "The target answers the held-out prompts, or answers captured before are reused."
     return "The target answers the training and held-out prompts, or answers captured before are reused."

@@ -32,9 +32,9 @@ def section() -> None:
     actions.outcome()
     left, right = st.columns([3, 2], gap="large")
     with left:
-        chosen = _choose()
-        if chosen is not None:
-            _plan(chosen)
+        current = _choose()
+        if current is not None:
+            _plan(current)
     with right:
         _begun()
 
@@ -68,20 +68,20 @@ def _spec(name: str, shipped: dict[str, Path]) -> StudySpec:
     return find(queries.home(), name.removeprefix("begun here: ").strip())
 
 
-def _plan(chosen: Study) -> None:
-    """Cells by state, what is still to be spent, and the button."""
-    counts, missing = chosen.counts, len(chosen.missing())
+def _plan(current: Study) -> None:
+    """The cells by state, the remaining cost, and the button."""
+    counts, missing = current.counts, len(current.missing())
     with st.container(horizontal=True, gap="medium"):
-        st.metric("Cells", len(chosen.placed), width="content")
+        st.metric("Cells", len(current.placed), width="content")
         for state, count in counts.items():
             st.metric(state.capitalize(), count, width="content")
-    if chosen.passed_over:
-        st.warning(ui.text(_passed_over(chosen.passed_over)), icon=":material/sync_problem:")
-    _cost(chosen)
+    if current.passed_over:
+        st.warning(ui.text(_passed_over(current.passed_over)), icon=":material/sync_problem:")
+    _cost(current)
     if missing:
         actions.button(
             f"Start {missing} missing run{'s' if missing > 1 else ''}",
-            lambda: _start(chosen),
+            lambda: _start(current),
             key="study-start",
             type="primary",
             icon=":material/playlist_add:",
@@ -90,12 +90,12 @@ def _plan(chosen: Study) -> None:
             "Runs that are done are kept, also those made before the study. What failed or was stopped goes on. "
             "A cell that fails stops no other."
         )
-    if counts.get("done") and chosen.name in studies_of(queries.runs()):
+    if counts.get("done") and current.name in studies_of(queries.runs()):
         with st.container(horizontal=True, gap="medium"):
-            ui.goto("findings", "What it found", icon=":material/science:", study=chosen.name)
-            ui.goto("compare", "Compare its runs", icon=":material/compare_arrows:", study=chosen.name)
-    with st.expander(f"All {len(chosen.placed)} cells"):
-        st.dataframe(_table(chosen), hide_index=True)
+            ui.goto("findings", "What it found", icon=":material/science:", study=current.name)
+            ui.goto("compare", "Compare its runs", icon=":material/compare_arrows:", study=current.name)
+    with st.expander(f"All {len(current.placed)} cells"):
+        st.dataframe(_table(current), hide_index=True)
 
 
 def _passed_over(sentences: list[str]) -> str:
@@ -104,50 +104,50 @@ def _passed_over(sentences: list[str]) -> str:
     return f"{first[0].upper()}{first[1:]}, so its cell is made anew.{more}"
 
 
-def _start(chosen: Study) -> str:
-    for server in (one.cell.recipe.capture.server for one in chosen.missing()):
+def _start(current: Study) -> str:
+    for server in (one.cell.recipe.capture.server for one in current.missing()):
         if server is not None:
             require_allowed(queries.home(), server)
-    done = start(queries.home(), chosen)
-    return f"{len(done.submitted)} runs of study {chosen.name} were queued, {len(done.resumed)} go on."
+    done = start(queries.home(), current)
+    return f"{len(done.submitted)} runs of study {current.name} were queued, {len(done.resumed)} go on."
 
 
-def _cost(chosen: Study) -> None:
-    """Time, disk and captures, worked out when asked: every prompt of the study is read for it."""
-    if chosen.counts.get("done", 0) == len(chosen.placed):
+def _cost(current: Study) -> None:
+    """Time, disk and captures, computed on request, since every prompt of the study is read for it."""
+    if current.counts.get("done", 0) == len(current.placed):
         return
-    mark = (dump_study(chosen.spec), tuple(chosen.counts.items()))
+    mark = (dump_study(current.spec), tuple(current.counts.items()))
     if st.button("Estimate time and disk", key="study-cost", icon=":material/timer:", help="Reads all its prompts."):
         from engine.study.costs import costs  # needs torch
 
         with st.spinner("Reading prompts ..."):
-            st.session_state["study:costs"] = (mark, costs(queries.home(), chosen.placed))
+            st.session_state["study:costs"] = (mark, costs(queries.home(), current.placed))
     seen: tuple[Any, Costs] | None = st.session_state.get("study:costs")
     if seen and seen[0] == mark:
         _show_cost(seen[1])
 
 
-def _show_cost(found: Costs) -> None:
+def _show_cost(cost: Costs) -> None:
     from engine.numbers import readable_bytes
 
-    time, disk = found.seconds, found.disk_bytes
+    time, disk = cost.seconds, cost.disk_bytes
     with st.container(horizontal=True, gap="medium"):
         st.metric("Time, about", "not known" if time is None else duration(time), width="content")
         st.metric("Disk, at most", "not known" if disk is None else readable_bytes(int(disk)), width="content")
-        st.metric("Shared captures", f"{found.captures_there} of {found.captures} there", width="content")
-    if found.based_on:
+        st.metric("Shared captures", f"{cost.captures_there} of {cost.captures} there", width="content")
+    if cost.based_on:
         st.caption(
-            f"One cell of each target, mode, schedule and size was estimated ({found.estimated}), scaled from run "
-            f"{ui.text(found.based_on)}; the others are taken to be alike."
+            f"One cell of each target, mode, schedule and size was estimated ({cost.estimated}), scaled from run "
+            f"{ui.text(cost.based_on)}; the others are taken to be alike."
         )
-    for words in filter(None, (found.unknown, *found.notes)):
+    for words in filter(None, (cost.unknown, *cost.notes)):
         st.caption(ui.text(words[0].upper() + words[1:]))
 
 
-def _table(chosen: Study) -> pd.DataFrame:
+def _table(current: Study) -> pd.DataFrame:
     rows = [
         {"cell": one.cell.name, "state": one.state, **one.cell.labels, "run": one.run.id if one.run else ""}
-        for one in chosen.placed
+        for one in current.placed
     ]
     return pd.DataFrame(rows)
 
@@ -169,10 +169,10 @@ def _known(row: dict[str, Any]) -> None:
         st.markdown(f"**{ui.text(name)}**")
         st.error(ui.text(row["problem"]), icon=":material/error:")
         return
-    told = [f"{row['done']} of {row['cells']} done"]
-    told += [f"{row['under_way']} under way"] if row["under_way"] else []
-    told += [f"{row['failed']} failed"] if row["failed"] else []
-    st.progress(row["done"] / max(1, row["cells"]), text=f"**{ui.text(name)}**: {', '.join(told)}")
+    counts = [f"{row['done']} of {row['cells']} done"]
+    counts += [f"{row['under_way']} under way"] if row["under_way"] else []
+    counts += [f"{row['failed']} failed"] if row["failed"] else []
+    st.progress(row["done"] / max(1, row["cells"]), text=f"**{ui.text(name)}**: {', '.join(counts)}")
     with st.container(horizontal=True):
         ui.goto("compare", "Compare", icon=":material/compare_arrows:", study=name)
         ui.goto("findings", "Findings", icon=":material/science:", study=name)

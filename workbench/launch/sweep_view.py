@@ -45,7 +45,7 @@ def choose(losses: Sequence[str], values: Mapping[str, Any]) -> dict[str, list[A
             "prompts": _choose_scenarios(right, values["prompts"]),
             "prompts.train_prompts": _choose_sizes(left),
         }
-    return {key: chosen for key, chosen in axes.items() if chosen}
+    return {key: values for key, values in axes.items() if values}
 
 
 def named_in_address() -> Iterator[str]:
@@ -72,10 +72,9 @@ def _choose_sizes(place: Any) -> list[int]:
 
 
 def _choose_scenarios(place: Any, prompts: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The chosen scenarios, each with training prompts of its own: a scenario says where these come from."""
-    chosen = place.multiselect("Scenarios", _options("prompts.scenario"), key="scenarios", bind="query-params")
-    found = []
-    for scenario in chosen:
+    """The selected scenarios, each with training prompts of its own: a scenario says where these come from."""
+    axis = []
+    for scenario in place.multiselect("Scenarios", _options("prompts.scenario"), key="scenarios", bind="query-params"):
         own = prompts["train"][0]["path"] if scenario == prompts["scenario"] and prompts["train"] else ""
         path = st.text_input(
             f"Training prompts, {scenario}",
@@ -85,8 +84,8 @@ def _choose_scenarios(place: Any, prompts: Mapping[str, Any]) -> list[dict[str, 
             placeholder="file, folder or hub:NAME",
             help=f"The {scenario} queries. Each scenario needs its own.",
         )
-        found.append({"scenario": scenario, "train": path.strip()})
-    return found
+        axis.append({"scenario": scenario, "train": path.strip()})
+    return axis
 
 
 def _options(dotted: str) -> tuple[str, ...]:
@@ -97,13 +96,14 @@ def changed(recipe: Recipe, values: Mapping[str, Any], axes: Axes) -> dict[str, 
     """The form's values with what the sweep changed in one of its recipes; paths as they were typed."""
     dumped = recipe.model_dump(mode="json")
     typed = {str(value["scenario"]): value["train"] for value in axes.get("prompts", ())}
-    made: dict[str, Any] = {**values, "name": dumped["name"]}
-    for key in (key for axis, values in axes.items() for key in settings_of(axis, values[0])):
-        section, name = key.split(".")
-        made[section] = {**made[section], name: dumped[section][name]}
+    variant: dict[str, Any] = {**values, "name": dumped["name"]}
+    for axis, settings in axes.items():
+        for key in settings_of(axis, settings[0]):
+            section, name = key.split(".")
+            variant[section] = {**variant[section], name: dumped[section][name]}
     if typed:
-        made["prompts"]["train"] = [{"path": typed[recipe.prompts.scenario]}]
-    return made
+        variant["prompts"]["train"] = [{"path": typed[recipe.prompts.scenario]}]
+    return variant
 
 
 def by_prompts(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
@@ -114,8 +114,8 @@ def by_prompts(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
     return list(groups.values())
 
 
-def told_of_first(recipes: Sequence[Recipe]) -> str:
-    """What an estimate leaves out that was made for one loss, or one mode, only; nothing if there is one."""
+def estimate_note(recipes: Sequence[Recipe]) -> str:
+    """What an estimate for the first loss, or the first mode, leaves out; empty if there is one only."""
     modes = {recipe.train.mode for recipe in recipes}
     losses = list(dict.fromkeys(" + ".join(term.name for term in recipe.train.loss) for recipe in recipes))
     if len(modes) > 1:

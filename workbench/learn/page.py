@@ -19,14 +19,16 @@ def show_words() -> None:
 
 def show_round() -> None:
     st.markdown(
-        "The draft writes gamma tokens, one after the other, each drawn from its q. The target reads all of them in **one** pass, which "
-        "gives its p at every place. Then the tokens are judged from left to right: a token is kept with the chance **min(1, p/q)**. "
-        "At the first refusal the rest is thrown away, and the target draws a token from what p has more of than q. If all are kept, it "
-        "adds one more. In this way every token that comes out is distributed exactly as if the target had written alone."
+        "The draft writes gamma tokens, one after the other, each drawn from its q. The target reads all of them in "
+        "**one** pass, which gives its p at every place. Then the tokens are judged from left to right: a token is "
+        "kept "
+        "with probability **min(1, p/q)**. At the first refusal the rest is thrown away, and the target draws a token "
+        "from what p has more of than q. If all are kept, it adds one more. In this way every token that comes out is "
+        "distributed exactly as if the target had written alone."
     )
     st.subheader("A round worked out", anchor="example")
     st.caption(
-        f"A vocabulary of four words ({', '.join(text.EXAMPLE_WORDS)}), gamma 3. The numbers are computed as you read this."
+        f"A vocabulary of four words ({', '.join(text.EXAMPLE_WORDS)}), gamma 3. The numbers are computed as you read."
     )
     for step in text.worked_round():
         marked = f'<span class="tok fate-{step.fate}">{html.escape(step.word)}</span> <b>{step.fate}</b>'
@@ -34,7 +36,8 @@ def show_round() -> None:
     st.subheader("The marks", anchor="marks")
     st.html(tokens.legend_html(tone=theme.mode()))
     st.caption(
-        f"The same {len(MARKS)} marks in the live view, the replay, reports and the terminal. None is told by colour alone."
+        f"The same {len(MARKS)} marks are used in the live view, the replay, reports and the terminal. None relies on "
+        "colour alone."
     )
     ui.goto("live", "See it happen", icon=":material/play_circle:")
     ui.goto("replay", "Step through a real round", icon=":material/history:")
@@ -49,7 +52,8 @@ def show_rates() -> None:
     counts = text.counts_of(text.EXAMPLE_LENGTHS)
     st.subheader("One trace, many numbers", anchor="others")
     st.markdown(
-        f"{counts.rounds} rounds of gamma {counts.drafted // counts.rounds}: {counts.drafted} tokens proposed, {counts.accepted} accepted, "
+        f"{counts.rounds} rounds of gamma {counts.drafted // counts.rounds}: {counts.drafted} tokens proposed, "
+        f"{counts.accepted} accepted, "
         f"{counts.rejected} refused first, {counts.discarded} discarded, {counts.emitted} emitted."
     )
     ours, others = st.columns(2)
@@ -60,14 +64,16 @@ def show_rates() -> None:
         "`exact` and `greedy_agreement` need p and q of every token of the vocabulary, which the counts do not hold."
     )
     st.markdown(
-        "Expected (`exact` on the trace) and sampled (`per_examined`) acceptance must agree. Each measurement checks it and raises an "
-        "alarm if not."
+        "Expected (`exact` on the trace) and sampled (`per_examined`) acceptance must agree. Each measurement checks "
+        "it "
+        "and raises an alarm if not."
     )
 
 
 def show_losses() -> None:
     st.markdown(
-        "p is the target's distribution, q the draft's. Sums run over the vocabulary; the mean is taken over the answers' tokens."
+        "p is the target's distribution, q the draft's. Sums run over the vocabulary; the mean is taken over the "
+        "answers' tokens."
     )
     for loss in LOSSES.values():
         with st.container(border=True):
@@ -115,15 +121,16 @@ def show_card(card: Card, setting: str = "") -> None:
 
 def show_speed() -> None:
     st.markdown(
-        "With acceptance alpha, a round of gamma proposals gives (1 - alpha^(gamma+1)) / (1 - alpha) tokens and costs gamma draft passes "
-        "and one target pass. Try your own numbers; a measured run shows its alpha and c on its page."
+        "With acceptance alpha, a round of gamma proposals gives (1 - alpha^(gamma+1)) / (1 - alpha) tokens and costs "
+        "gamma draft passes and one target pass. Try your own numbers; a measured run shows its alpha and c on its "
+        "page."
     )
     settings, result = st.columns([1, 2])
     with settings:
         alpha = st.slider(
             "alpha, acceptance rate (per examined)", 0.0, 1.0, 0.7, 0.01, key="alpha", bind="query-params"
         )
-        gamma = st.slider("gamma, tokens proposed a round", 1, 16, 3, key="gamma", bind="query-params")
+        gamma = st.slider("gamma, tokens proposed per round", 1, 16, 3, key="gamma", bind="query-params")
         c = st.slider(
             "c, time of a draft pass / time of a target pass", 0.0, 1.0, 0.1, 0.01, key="c", bind="query-params"
         )
@@ -132,8 +139,10 @@ def show_speed() -> None:
         alt = f"Expected speed-up by gamma at alpha {alpha:g} and c {c:g}"
         ui.chart(text.speedup_chart(alpha, gamma, c, theme.mode()), key="speedup", alt=alt, name="expected-speedup")
     st.caption(
-        "After Leviathan et al., arXiv 2211.17192. The formula takes a pass over gamma + 1 tokens to cost as much as one over a single "
-        "token, which is too kind: each run also has the prediction with measured times, and the speed-up on the clock."
+        "After Leviathan et al., arXiv 2211.17192. The formula takes a pass over gamma + 1 tokens to cost as much as "
+        "one "
+        "over a single token, which is too kind: each run also has the prediction with measured times, and the "
+        "speed-up on the clock."
     )
 
 

@@ -1,4 +1,4 @@
-"""The prose of the Learn page. A block: its title, then its text; '->' begins what Draftbench does about it. Markdown."""
+"""The prose of the Learn page, Markdown. A block is its title, then its text; '->' begins what Draftbench does."""
 
 WORDS = """
 target
@@ -156,8 +156,9 @@ pair small enough to list every text. A pair that fails is kept off leaderboards
 """
 
 MODES = (
-    "A mode decides where the next batch of positions comes from, and nothing else: losses, trainer and measurements are "
-    "the same. D is the loss, p the target's distribution and q the draft's, both given the tokens before the position."
+    "A mode decides where the next batch of positions comes from, and nothing else: losses, trainer and measurements "
+    "are the same. D is the loss, p the target's distribution and q the draft's, both given the tokens before the "
+    "position."
 )
 
 FAIRNESS = """

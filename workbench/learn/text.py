@@ -1,4 +1,4 @@
-"""What the Learn page computes: a worked round, what other systems report, the expected speed-up. No Streamlit, no torch."""
+"""What the Learn page computes: a worked round, what other systems report, the expected speed-up. No torch."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def _correction(p: Sequence[float], q: Sequence[float], draw: float) -> Step:
     return Step(
         EXAMPLE_WORDS[drawn],
         Fate.CORRECTED,
-        f"Drawn from what p has more of than q, max(0, p - q) made to sum to 1: {listed}. With u = {short(draw)} that gives this word.",
+        f"Drawn from what p has more of than q, max(0, p - q) scaled to sum to 1: {listed}. "
+        f"With u = {short(draw)} that gives this word.",
     )
 
 
@@ -122,7 +123,7 @@ def as_others_report(counts: Counts) -> pd.DataFrame:
 
 
 def speedup_chart(alpha: float, gamma: int, c: float, tone: str, most: int = 16) -> go.Figure:
-    """The expected speed-up at each gamma, the chosen and the best one marked, and the line below which it is a loss."""
+    """The expected speed-up at each gamma, the current and the best one marked, and the line of plain decoding."""
     places = list(range(1, most + 1))
     values = [expected_speedup(alpha, place, c) for place in places]
     figure = go.Figure(layout={"template": theme.template(tone)})
@@ -141,7 +142,7 @@ def speedup_chart(alpha: float, gamma: int, c: float, tone: str, most: int = 16)
                 name=name,
                 marker={"symbol": symbol, "size": 15, "color": theme.PALETTE[colour]},
             )
-    figure.update_xaxes(title="gamma (tokens proposed a round)", dtick=1)
+    figure.update_xaxes(title="gamma (tokens proposed per round)", dtick=1)
     figure.update_yaxes(title="speed-up (times)", rangemode="tozero")
     return figure
 

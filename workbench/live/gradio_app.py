@@ -157,29 +157,29 @@ def _leave(request: gr.Request) -> None:
 
 def _prefill(request: gr.Request) -> list[Any]:
     """Fill the form from the page's URL. What the URL leaves out keeps its default; unknown values are reported."""
-    asked = {key: value for key, value in dict(request.query_params or {}).items() if value}
+    params = {key: value for key, value in dict(request.query_params or {}).items() if value}
     drafts = choices(home())
     known = [(choice.label, choice.run_id) for choice in drafts]
-    first = asked.get("run") or (drafts[0].run_id if drafts else None)
+    first = params.get("run") or (drafts[0].run_id if drafts else None)
     domain = next((choice.domain for choice in drafts if choice.run_id == first), "")
-    prompt, context = _asked_prompt(asked, domain)
+    prompt, context = _prompt_from_url(params, domain)
     measured_with = next((choice.gamma for choice in drafts if choice.run_id == first), None)
     wrong = [
-        f"there is no draft {asked[name]!r}"
+        f"there is no draft {params[name]!r}"
         for name in ("run", "run2")
-        if name in asked and not _decodable(asked[name])
+        if name in params and not _decodable(params[name])
     ]
     wrong += [f"there is no sample prompt {context!r}"] if context and sample(context) is None else []
-    numbers = {name: _asked_number(name, asked[name]) for name in _NUMBERS if name in asked}
-    wrong += [f"{name} is {asked[name]!r}, not {_between(name)}" for name, value in numbers.items() if value is None]
+    numbers = {name: _number_from_url(name, params[name]) for name in _NUMBERS if name in params}
+    wrong += [f"{name} is {params[name]!r}, not {_between(name)}" for name, value in numbers.items() if value is None]
     if measured_with:
         numbers.setdefault("gamma", measured_with)
-    plain = asked.get("plain")
+    plain = params.get("plain")
     wrong += [f"plain is {plain!r}, not 0 or 1"] if plain not in (None, "0", "1") else []
     return [
         prompt,
         gr.update(choices=known, value=first),
-        gr.update(choices=[("none", ""), *known], value=asked.get("run2") or ""),
+        gr.update(choices=[("none", ""), *known], value=params.get("run2") or ""),
         *(gr.skip() if numbers.get(name) is None else gr.update(value=numbers[name]) for name in _NUMBERS),
         gr.update(value=plain == "1") if plain in ("0", "1") else gr.skip(),
         gr.update(value=context if sample(context) else ""),
@@ -187,13 +187,13 @@ def _prefill(request: gr.Request) -> list[Any]:
     ]
 
 
-def _asked_prompt(asked: Mapping[str, str], domain: str) -> tuple[str, str]:
+def _prompt_from_url(params: Mapping[str, str], domain: str) -> tuple[str, str]:
     """Prompt and context from the URL: its text, or a sample named by its id; without either a sample of the domain."""
-    prompt = asked.get("prompt")
+    prompt = params.get("prompt")
     if prompt is None:
         return _with_context(_prompt_of(domain))
     named = sample(prompt)
-    return _with_context(named) if named else (prompt, asked.get("context", ""))
+    return _with_context(named) if named else (prompt, params.get("context", ""))
 
 
 def _with_context(prompt: Prompt | None) -> tuple[str, str]:
@@ -202,7 +202,7 @@ def _with_context(prompt: Prompt | None) -> tuple[str, str]:
     return prompt.text, prompt.id if brings(prompt) else ""
 
 
-def _asked_number(name: str, text: str) -> float | None:
+def _number_from_url(name: str, text: str) -> float | None:
     """A number from the URL; None if it is not a number, or outside the form's limits."""
     try:
         value = _NUMBERS[name](text)
@@ -243,8 +243,8 @@ def _context_choices() -> list[tuple[str, str]]:
 
 def _take_sample(prompt_id: str | None) -> list[Any]:
     """Fill in a sample: its question, and its tools and earlier messages, which stay while the question is edited."""
-    chosen = sample(prompt_id or "")
-    return [gr.skip(), gr.skip()] if chosen is None else list(_with_context(chosen))
+    prompt = sample(prompt_id or "")
+    return [gr.skip(), gr.skip()] if prompt is None else list(_with_context(prompt))
 
 
 def build(*, replay: bool = True) -> gr.Blocks:

@@ -168,14 +168,12 @@ _RATE_COLUMNS: dict[str, Any] = {
 
 def rates(values: pd.DataFrame) -> pd.DataFrame:
     """All measured rates with intervals. Columns: temperature, metric, trained, n, initial."""
-    order = list(charts.RATES)
+    order = list(definitions.RATES)
     rows: dict[tuple[float, str], dict[str, Any]] = {}
     row: Any
     for row in values.itertuples():
-        place = rows.setdefault(
-            (row.temperature, row.metric),
-            {"temperature": row.temperature, "metric": charts.RATES.get(row.metric, row.metric)},
-        )
+        title = definitions.RATES[row.metric].title if row.metric in definitions.RATES else row.metric
+        place = rows.setdefault((row.temperature, row.metric), {"temperature": row.temperature, "metric": title})
         place[row.draft] = ui.interval(row.value, row.low, row.high)
         if row.draft == "trained":
             place["n"] = f"{ui.number(row.n_prompts, 0)} prompts, {ui.number(row.n_tokens, 0)} tokens"

@@ -15,7 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from engine.measure import definitions
+from engine.measure.definitions import RATES
 from engine.records.speed import Speed
 from workbench.shared import chart_parts as parts
 from workbench.shared import theme
@@ -23,7 +23,6 @@ from workbench.shared import theme
 # Horizontal axes of learning curves, by their names in the URL.
 AXES = {"steps": "optimiser steps", "tokens": "target tokens seen", "seconds": "seconds of training"}
 _COLUMNS = {"steps": "step", "tokens": "tokens_seen", "seconds": "seconds"}
-RATES = {name: rate.title for name, rate in definitions.RATES.items()}
 INTERVAL = "95% interval over prompts"
 _HOVER = "%{hovertext}<extra></extra>"  # user text is passed as data, never as a template
 _OPEN = {0: "", 1: "-open", 2: "-open-dot"}  # hollow marks for a draft's second temperature
@@ -125,7 +124,7 @@ def rate_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> go
 
     An optional column `before` has the rate of the untrained draft, drawn as a hollow diamond.
     """
-    figure, shown = parts.titled(f"{RATES[metric]}{parts.unit(metric)}", note or INTERVAL, tone), False
+    figure, shown = parts.titled(f"{RATES[metric].title}{parts.unit(metric)}", note or INTERVAL, tone), False
     for place, row in enumerate(frame.itertuples()):
         name = parts.safe(row.label)
         line = f"{name}<br>{parts.with_interval(row)}"
@@ -274,7 +273,7 @@ def prompt_scatter(
     first, second = (parts.safe(name) for name in names)
     edge = theme.TONES[tone].background
     figure = parts.titled(
-        f"{RATES[metric]} per prompt", note or f"n = {len(frame)} prompts, no interval for single prompts", tone
+        f"{RATES[metric].title} per prompt", note or f"n = {len(frame)} prompts, no interval for single prompts", tone
     )
     top = 1.06 * max(float(frame[["a", "b"]].max().max()) if len(frame) else 1.0, 0.05)
     figure.add_scatter(
@@ -324,7 +323,7 @@ def prompt_scatter(
 
 def group_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> go.Figure:
     """Draw one rate by prompt group and draft. Columns: label, group, value, low, high, n_prompts."""
-    figure = parts.titled(f"{RATES[metric]}{parts.unit(metric)} by prompt group", note or INTERVAL, tone)
+    figure = parts.titled(f"{RATES[metric].title}{parts.unit(metric)} by prompt group", note or INTERVAL, tone)
     for place, label in enumerate(dict.fromkeys(frame.label)):
         part, name = frame[frame.label == label], parts.safe(label)
         figure.add_bar(

@@ -109,20 +109,6 @@ def curve(run_ids: list[str]) -> pd.DataFrame:
         return store.curve(con, run_ids)
 
 
-def studied() -> pd.DataFrame:
-    """Every run with all that decides what it may be compared with; see `engine.index.queries.studied`."""
-    _indexed(str(home().root))
-    with reading(home().index) as con:
-        return store.studied(con)
-
-
-def prompt_sums(run_ids: list[str]) -> pd.DataFrame:
-    """Exact acceptance per held-out prompt, for many runs and both drafts at once."""
-    add_details(home(), run_ids)
-    with reading(home().index) as con:
-        return store.prompt_sums(con, run_ids)
-
-
 def exact_values() -> pd.DataFrame:
     """Exact acceptance of every trained draft at every measured temperature, with intervals."""
     _indexed(str(home().root))

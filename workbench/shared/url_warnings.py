@@ -16,7 +16,8 @@ import streamlit as st
 
 from workbench.shared.pages import PAGES
 
-_ASKED, _PLACE, _SEEN, _NOTED, _PAGE = "_asked", "_asked_place", "_asked_seen", "_asked_noted", "_asked_page"
+_PAGE, _REQUESTED, _PLACE = "_url_page", "_url_requested", "_url_place"
+_NOTED, _SEEN = "_url_noted", "_url_seen"
 _LONGEST = 80  # characters of a value that are quoted
 
 
@@ -24,7 +25,7 @@ def begin(page: str) -> None:
     """Remember the URL before widgets correct it, and reserve a place for warnings."""
     state = st.session_state
     state[_PAGE], state[_NOTED] = page, {}
-    state[_ASKED] = {key: st.query_params.get_all(key) for key in st.query_params if not key.startswith("_")}
+    state[_REQUESTED] = {key: st.query_params.get_all(key) for key in st.query_params if not key.startswith("_")}
     state[_PLACE] = st.container()
 
 
@@ -35,7 +36,7 @@ def not_here(key: str, shown: str) -> None:
 
 def handled(key: str) -> None:
     """Leave out `key`, because the page itself reports its value."""
-    st.session_state.get(_ASKED, {}).pop(key, None)
+    st.session_state.get(_REQUESTED, {}).pop(key, None)
 
 
 def end() -> None:
@@ -43,19 +44,19 @@ def end() -> None:
     from workbench.shared import ui
 
     state = st.session_state
-    page, asked, place = (state.pop(name, None) for name in (_PAGE, _ASKED, _PLACE))
+    page, requested, place = (state.pop(name, None) for name in (_PAGE, _REQUESTED, _PLACE))
     noted = state.pop(_NOTED, {})
     if page is None:
         return
-    new = state.get(_SEEN) != (page, asked)  # changes made by a click always agree with the widgets
-    lines = [_unknown(page, key) for key in asked if not _known(page, key)]
-    for key, values in asked.items() if new else ():
+    new = state.get(_SEEN) != (page, requested)  # changes made by a click always agree with the widgets
+    lines = [_unknown(page, key) for key in requested if not _known(page, key)]
+    for key, values in requested.items() if new else ():
         if key not in noted and key in state and _known(page, key) and not same(state[key], values):
             noted[key] = ", ".join(_texts(state[key])) or "nothing"
     lines += [
-        f"{ui.text(key)} \\= {ui.text(_short(asked[key]))} does not exist here; showing {ui.text(shown)}"
+        f"{ui.text(key)} \\= {ui.text(_short(requested[key]))} does not exist here; showing {ui.text(shown)}"
         for key, shown in noted.items()
-        if key in asked
+        if key in requested
     ]
     if lines:
         place.warning(
@@ -65,9 +66,9 @@ def end() -> None:
     state[_SEEN] = (page, {key: st.query_params.get_all(key) for key in st.query_params if not key.startswith("_")})
 
 
-def same(shown: Any, asked: list[str]) -> bool:
+def same(shown: Any, requested: list[str]) -> bool:
     """Whether a widget's value equals the URL's: '0.70' is 0.7, 'True' is true, and order does not count."""
-    return sorted(map(_plain, _texts(shown))) == sorted(set(map(_plain, asked)))
+    return sorted(map(_plain, _texts(shown))) == sorted(set(map(_plain, requested)))
 
 
 def _texts(value: Any) -> list[str]:

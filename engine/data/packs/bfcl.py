@@ -7,8 +7,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from engine.chat.prompt import Tool
 from engine.data.packs.entry import Entry, Scenario
 from engine.packages import read_member
+
+Row = dict[str, Any]
+JsonSchema = dict[str, Any]
 
 LICENCE = "Apache-2.0"
 _FOLDER = "bfcl_eval/data"
@@ -46,22 +50,18 @@ _JSON_TYPES = {"object", "number", "integer", "array", "string", "boolean", "nul
 def read(archive: Path) -> Iterator[Entry]:
     """Every query of the single-turn sets. Those without a right call have no reference."""
     for name, scenario in {**_ANSWERED, **_UNANSWERED}.items():
-        answers = _answers(archive, name) if name in _ANSWERED else {}
+        truths = _rows(archive, f"{_FOLDER}/possible_answer/BFCL_v4_{name}.json") if name in _ANSWERED else []
+        answers = {row["id"]: row["ground_truth"] for row in truths}
         for row in _rows(archive, f"{_FOLDER}/BFCL_v4_{name}.json"):
             if len(row["question"]) == 1:
                 yield _entry(row, name, scenario, answers.get(row["id"]))
 
 
-def _rows(archive: Path, member: str) -> list[dict[str, Any]]:
+def _rows(archive: Path, member: str) -> list[Row]:
     return [json.loads(line) for line in read_member(archive, member).decode("utf-8").splitlines() if line.strip()]
 
 
-def _answers(archive: Path, name: str) -> dict[str, list[Any]]:
-    rows = _rows(archive, f"{_FOLDER}/possible_answer/BFCL_v4_{name}.json")
-    return {row["id"]: row["ground_truth"] for row in rows}
-
-
-def _entry(row: dict[str, Any], name: str, scenario: Scenario, truth: list[Any] | None) -> Entry:
+def _entry(row: Row, name: str, scenario: Scenario, truth: list[Any] | None) -> Entry:
     tools = [as_tool(function) for function in row["function"]]
     entry: Entry = {
         "id": f"bfcl-{row['id']}",
@@ -79,7 +79,7 @@ def _entry(row: dict[str, Any], name: str, scenario: Scenario, truth: list[Any] 
     return entry
 
 
-def as_tool(function: dict[str, Any]) -> dict[str, Any]:
+def as_tool(function: Row) -> Tool:
     """A function of the leaderboard in OpenAI's form, its parameters a valid JSON schema."""
     described = {"name": function["name"], "description": function.get("description", "")}
     parameters = as_schema(function.get("parameters") or {})
@@ -88,9 +88,9 @@ def as_tool(function: dict[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": {**described, "parameters": parameters}}
 
 
-def as_schema(schema: dict[str, Any]) -> dict[str, Any]:
+def as_schema(schema: JsonSchema) -> JsonSchema:
     """Return `schema` with JSON's names of types at every depth, and without keys that JSON schema does not define."""
-    clean: dict[str, Any] = {}
+    clean: JsonSchema = {}
     for key, value in schema.items():
         if key == "type":
             clean[key] = _json_type(value)
@@ -107,7 +107,7 @@ def as_schema(schema: dict[str, Any]) -> dict[str, Any]:
     return clean
 
 
-def _property(value: Any) -> dict[str, Any]:
+def _property(value: Any) -> JsonSchema:
     """The schema of an argument; some consist of a description or a type alone."""
     return as_schema(value) if isinstance(value, dict) else {"type": "string", "description": str(value)}
 
@@ -120,7 +120,7 @@ def _json_type(value: Any) -> Any:
     return name if name in _JSON_TYPES else "string"
 
 
-def as_calls(truth: list[dict[str, dict[str, list[Any]]]], tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def as_calls(truth: list[dict[str, dict[str, list[Any]]]], tools: list[Tool]) -> list[dict[str, Any]]:
     """The calls of the ground truth: the first permitted value of each argument, without those that may be left out.
 
     No calls at all if one of them would lack an argument that its tool requires: in some rows the ground truth permits

@@ -13,7 +13,8 @@ biolog\w* | (?:micro|neuro|physio|cyto|zoo|eco|histo|embryo|immuno|patho|entomo|
 | organelles? | eukaryot\w+ | prokaryot\w+ | mitosis | meiosis | cytokinesis | osmosis | nucleus\ of\ (?:a|the)\ cell
 | (?:animal|plant|blood|nerve|stem|sperm|egg|human|body|white|red|muscle|skin|brain|immune|t|b|somatic|germ|bacterial)
   \ (?:blood\ )?cells? | cell\ (?:membrane|wall|cycle|division|biology|theory|nucleus)s? | cellular\ respiration
-| enzymes? | proteins? | amino\ acids? | peptides? | lipids? | carbohydrates? | glucose | glycolysis | krebs | metaboli\w+
+| enzymes? | proteins? | amino\ acids? | peptides? | lipids? | carbohydrates? | glucose
+| glycolysis | krebs | metaboli\w+
 | hormones? | insulin | adrenal\w* | thyroid | pituitary | hypothalamus | estrogen | testosterone
 | bacteri\w+ | virus(?:es)? | fung(?:i|us|al) | microb\w+ | pathogens? | parasit\w+ | antibod(?:y|ies) | antigens?
 | lymph\w* | antibiotics? | vaccines?
@@ -22,11 +23,13 @@ biolog\w* | (?:micro|neuro|physio|cyto|zoo|eco|histo|embryo|immuno|patho|entomo|
 | digesti\w+ | stomach | intestin\w+ | pancrea\w+ | liver | kidneys? | nephrons? | urinary | bladder | spleen
 | lungs? | alveoli | diaphragm | trachea | skelet\w+ | vertebra\w* | femur | tibia | cartilage | ligaments? | tendons?
 | neurons? | synap\w+ | axons? | cerebell\w+ | cerebr\w+ | cortex | hippocampus | spinal | nervous\ system | retina
-| cornea | cochlea | epiderm\w+ | placenta | uterus | ovar(?:y|ies|ian) | fallopian | testes | embryos? | fetus | zygotes?
+| cornea | cochlea | epiderm\w+ | placenta | uterus | ovar(?:y|ies|ian) | fallopian | testes
+| embryos? | fetus | zygotes?
 | pollinat\w+ | pollen | stamens? | pistil | angiosperm\w* | gymnosperm\w* | xylem | phloem | stomata | germinat\w+
 | seeds? | algae | mosses | ferns?
 | muscles? | nerves? | blood | brain | vitamins? | diseases? | trees? | birds? | snakes? | sharks? | whales? | bees?
-| mammals? | reptiles? | amphibians? | vertebrates? | invertebrates? | arthropods? | insects? | mollus[ck]s? | crustaceans?
+| mammals? | reptiles? | amphibians? | vertebrates? | invertebrates? | arthropods? | insects?
+| mollus[ck]s? | crustaceans?
 | predators? | prey | herbivores? | carnivores? | omnivores? | hibernat\w+ | metamorphosis | species | taxonom\w+
 | phylum | phyla | evolution(?:ary)? | natural\ selection | darwin\w* | fossils? | organisms? | animals? | plants?
 """

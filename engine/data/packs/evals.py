@@ -15,6 +15,8 @@ from engine.data.packs.biology import is_biology
 from engine.data.packs.entry import Entry, user
 from engine.packages import read_member
 
+Row = dict[str, Any]
+
 _FOLDER = "evals/registry/data"
 _BASIC_SCIENCE = {"Anatomy", "Physiology", "Biochemistry", "Microbiology", "Pathology", "Pharmacology"}
 _CHOICE = re.compile(r"\s*([A-E])[):]\s*")
@@ -32,16 +34,16 @@ def read(archive: Path) -> Iterator[Entry]:
         yield from _parable(number, row)
 
 
-def _rows(archive: Path, member: str) -> list[dict[str, Any]]:
+def _rows(archive: Path, member: str) -> list[Row]:
     text = read_member(archive, f"{_FOLDER}/{member}").decode("utf-8")
     return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
-def _question(row: dict[str, Any]) -> str:
+def _question(row: Row) -> str:
     return str(row["input"][-1]["content"])
 
 
-def _medmcqa(number: int, row: dict[str, Any]) -> Iterator[Entry]:
+def _medmcqa(number: int, row: Row) -> Iterator[Entry]:
     subject, _, question = _question(row).partition("\n\n")
     name = subject.removeprefix("Subject: ")
     if name in _BASIC_SCIENCE:
@@ -57,7 +59,7 @@ def _medmcqa(number: int, row: dict[str, Any]) -> Iterator[Entry]:
         }
 
 
-def _quartz(number: int, row: dict[str, Any]) -> Iterator[Entry]:
+def _quartz(number: int, row: Row) -> Iterator[Entry]:
     text = _question(row)
     choices = dict(re.findall(r"^\s*([A-D]):\s*(.+?)\s*$", text, re.MULTILINE))
     if is_biology(text) and row["ideal"] in choices:
@@ -73,7 +75,7 @@ def _quartz(number: int, row: dict[str, Any]) -> Iterator[Entry]:
         }
 
 
-def _parable(number: int, row: dict[str, Any]) -> Iterator[Entry]:
+def _parable(number: int, row: Row) -> Iterator[Entry]:
     """The story with a question in Chinese instead of the English one, and the text of the right choice."""
     story, _, rest = _question(row).partition(_MORAL_QUESTION)
     listed = rest.partition("\n")[2].partition("\nThe output should look like")[0]

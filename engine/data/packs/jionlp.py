@@ -8,7 +8,6 @@ import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from engine.data.packs.entry import Entry, user
 from engine.packages import read_member
@@ -64,13 +63,9 @@ def _questions(archive: Path) -> Iterator[Entry]:
     """The test questions, without a reference: the files' right answers are notes for a human marker."""
     for name in _TESTS:
         text = read_member(archive, f"{_DICTIONARY}/jionlp_LLM_test/{name}.json").decode("utf-8")
-        for number, row in enumerate(_objects(text)):
+        for number, row in enumerate(json.loads(line) for line in text.split("\n") if line.strip()):
             if _ETHICS not in row["question_type"]:
                 yield _entry(f"{name}-{number}", row["question"].strip(), "question", name)
-
-
-def _objects(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
 def _idioms(archive: Path) -> Iterator[Entry]:

@@ -74,16 +74,12 @@ def _glaive(name: str, row: Row) -> Entry | None:
     if any(turn["from"] not in _ROLES for turn in turns[:at]):
         return None
     called = answer["from"] == "function_call"
-    reference = _call_text(answer["value"]) if called else answer["value"]
+    calls = json.loads(answer["value"]) if called else []
+    reference = calls_text(calls if isinstance(calls, list) else [calls]) if called else answer["value"]
     group = ("call" if at == 1 else "call after questions") if called else "no call"
     entry = _entry(name, "function_calling", [_message(turn) for turn in turns[:at]], reference, group)
     entry["tools"] = [as_tool(tool) for tool in tools]
     return entry
-
-
-def _call_text(written: str) -> str:
-    value = json.loads(written)
-    return calls_text(value if isinstance(value, list) else [value])
 
 
 def _tool_use(name: str, row: Row) -> Entry | None:

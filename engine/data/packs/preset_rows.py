@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
 from engine.chat.prompt import Message, Tool
-from engine.data.packs.bfcl import as_schema, calls_text
+from engine.data.packs.bfcl import JsonSchema, as_schema, calls_text
 from engine.data.packs.entry import user
 
 
@@ -55,7 +55,7 @@ def dolly(row: Mapping[str, Any]) -> RowContent:
     return {"messages": user(question), "reference": _words(row["response"]), "group": str(row.get("category") or "")}
 
 
-def xlam_tool(tool: Any) -> dict[str, Any]:
+def xlam_tool(tool: Any) -> Tool:
     """A tool of APIGen, whose parameters have Python's types and optional ones a default, in OpenAI's form."""
     if not isinstance(tool, dict) or not isinstance(tool.get("name"), str):
         raise UnfitRowError("a tool has no name")
@@ -74,7 +74,7 @@ def xlam_tool(tool: Any) -> dict[str, Any]:
     return {"type": "function", "function": {**described, "parameters": schema}}
 
 
-def _property(value: Mapping[str, Any]) -> dict[str, Any]:
+def _property(value: Mapping[str, Any]) -> JsonSchema:
     kept = {key: value[key] for key in ("description", "default", "enum") if value.get(key) not in (None, "")}
     return {**_json_schema(str(value.get("type", ""))), **kept}
 
@@ -101,7 +101,7 @@ _PYTHON_TYPES = {
 }
 
 
-def _json_schema(python_type: str) -> dict[str, Any]:
+def _json_schema(python_type: str) -> JsonSchema:
     """'List[int], optional' as {"type": "array", "items": {"type": "integer"}}; an unknown type is text."""
     plain = re.sub(r",\s*(optional|default.*)$", "", python_type.strip(), flags=re.IGNORECASE)
     plain = re.sub(r"^Optional\[(.*)\]$", r"\1", plain)

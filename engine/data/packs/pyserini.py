@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.data.packs.biology import is_biology
-from engine.data.packs.entry import Domain, Entry, user
+from engine.data.packs.entry import Entry, user
 from engine.packages import copy_member, read_member
 
 _JAR = "pyserini/resources/jars/anserini-0.20.0-fatjar.jar"
@@ -90,7 +90,7 @@ _TOPICS = (
 def _entry(topics: Topics, question: Question) -> Entry:
     entry: Entry = {
         "id": f"pyserini-{topics.name}-{question.name}",
-        "domain": _domain(topics, question.text),
+        "domain": "chinese" if topics.chinese else "biology" if is_biology(question.text) else "general",
         "scenario": "historical",
         "messages": user(question.text.strip()),
         "source": f"{topics.origin} ({topics.name})",
@@ -100,9 +100,3 @@ def _entry(topics: Topics, question: Question) -> Entry:
     if question.answer.strip():
         entry["reference"] = question.answer.strip()
     return entry
-
-
-def _domain(topics: Topics, text: str) -> Domain:
-    if topics.chinese:
-        return "chinese"
-    return "biology" if is_biology(text) else "general"

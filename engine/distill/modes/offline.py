@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 
@@ -18,8 +19,7 @@ from engine.models.head import Head
 
 def source(material: Material) -> OfflineBatches:
     """The batches of the mode."""
-    ids = Head.of(material.draft.model).ids
-    return OfflineBatches(material.answers, material.settings, material.head, material.target.device, ids)
+    return OfflineBatches.of(material)
 
 
 class OfflineBatches(BatchSource):
@@ -43,6 +43,12 @@ class OfflineBatches(BatchSource):
         )
         self.capture = capture
         self.steps = total_steps(len(capture.answers), settings)
+
+    @classmethod
+    def of(cls, material: Material) -> Self:
+        """The batches of a run."""
+        ids = Head.of(material.draft.model).ids
+        return cls(material.answers, material.settings, material.head, material.target.device, ids)
 
     def micro_batches(self, step: int) -> Sequence[Batch]:
         answers = self.capture.answers

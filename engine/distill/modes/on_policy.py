@@ -127,7 +127,7 @@ class OnPolicyBatches(BatchSource):
         return [self._scored(sample, own, self._own_text(sample)) for sample, own in zip(samples, states, strict=True)]
 
     def _own_text(self, sample: Sample) -> torch.Tensor | None:
-        """[token, term] factors on text of the draft, None if they are 1: a loss that copies text learns the target's alone."""
+        """[token, term] factors on the draft's text, None if all are 1: a loss that copies text gets 0."""
         factors = learns_from_drafts(self.settings.loss)
         return None if bool(factors.all()) else factors.expand(len(sample.token_ids), -1)
 
@@ -211,7 +211,7 @@ def drafts_turn(seed: int, step: int, share: float) -> bool:
 
 
 def anchors(seed: int, step: int, prompt_id: str, tokens: int, count: int) -> list[int]:
-    """Up to `count` distinct places of a text of so many tokens, in order, the same whenever asked."""
+    """Up to `count` distinct positions in a text of `tokens` tokens, in order, the same for every call."""
     draws = Uniforms(seed, [f"anchors:{step}:{prompt_id}"]).take([0], tokens)[0]
     return sorted(draws.argsort()[:count].tolist())
 

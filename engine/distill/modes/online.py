@@ -175,7 +175,7 @@ class ReplayedStream:
 
 @dataclass
 class Fates:
-    """Of a text's tokens, by place from 0: which were judged, which of them were refused."""
+    """The tokens of a text, by index from 0, that were judged, and those of them that were refused."""
 
     judged: list[int]
     wrong: list[int]
@@ -212,9 +212,11 @@ def replay_fates(text: PromptAcceptance, uniforms: torch.Tensor, *, gamma: int, 
 
 
 class OnlineBatches(BatchSource):
-    """The refusals of a stream, update by update. `draft_model` is the one in training: its weights are read, never changed.
+    """The refusals of a stream, update by update.
 
-    What the stream leaves lies in `folder`, so that a run goes on where it was broken off. `most_at_once`: queries that
+    `draft_model` is the one in training: its weights are read, never changed.
+
+    The stream is logged in `folder`, so that an interrupted run can be resumed. `most_at_once`: queries that
     are answered side by side.
     """
 
@@ -242,7 +244,7 @@ class OnlineBatches(BatchSource):
         self.log: StreamLog | None = None
 
     def micro_batches(self, step: int) -> Sequence[Batch]:
-        """Streams the update's queries if this is its first step, and batches what is learnt from."""
+        """Stream the update's queries if this is its first step, and return the batches to learn from."""
         update = step // self.online.steps_per_update
         log = self._opened(step)
         first = update * self.online.update_interval
@@ -270,9 +272,9 @@ class OnlineBatches(BatchSource):
             passed = min(len(self.queries), updates * self.online.update_interval)
             if len(self.log.entries) < passed:
                 raise DraftbenchError(
-                    f"{self.folder} holds {len(self.log.entries)} whole queries of the {passed} that this run has passed",
+                    f"{self.folder} holds {len(self.log.entries)} whole queries; this run has passed {passed}",
                     "the draft has learnt from the rest, which was lost or damaged since",
-                    "start the run anew from its config.yaml",
+                    "start a new run from its config.yaml",
                 )
         return self.log
 
@@ -289,7 +291,7 @@ class OnlineBatches(BatchSource):
         return self.stream.sample(entry, log.raw_signal(number), entry.keep(self.online.positions))
 
     def _replayed(self, first: int, fresh: int, step: int) -> list[int]:
-        """Earlier queries to learn from once more: so many that they are `replay_share` of the batch."""
+        """Earlier queries to learn from once more, as many as make `replay_share` of the batch."""
         share = self.online.replay_share
         wanted = min(first, round(fresh * share / (1 - share)))
         generator = np.random.default_rng([self.settings.seed, step])

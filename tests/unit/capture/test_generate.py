@@ -34,9 +34,9 @@ def answers(model: Any, sampling: Sampling, batch_size: int, **changes: Any) -> 
         **changes,
     }
     prompts, names = settings.pop("prompts", PROMPTS), settings.pop("names", NAMES)
-    found = list(answer_prompts(model, prompts, names, sampling, batch_size=batch_size, **settings))
-    assert sorted(a.index for a in found) == list(range(len(prompts)))
-    return {a.index: a for a in found}
+    result = list(answer_prompts(model, prompts, names, sampling, batch_size=batch_size, **settings))
+    assert sorted(a.index for a in result) == list(range(len(prompts)))
+    return {a.index: a for a in result}
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
@@ -71,9 +71,9 @@ def test_the_seed_and_the_name_choose_the_draws(model: Any):
 
 
 def test_an_answer_ends_with_its_stop_token_or_at_the_limit(model: Any):
-    found = answers(model, Sampling(1.0), 4, max_new_tokens=6)
-    assert {a.finish_reason for a in found.values()} == {"stop", "length"}
-    for answer in found.values():
+    result = answers(model, Sampling(1.0), 4, max_new_tokens=6)
+    assert {a.finish_reason for a in result.values()} == {"stop", "length"}
+    for answer in result.values():
         stopped = answer.finish_reason == "stop"
         assert (answer.token_ids[-1] in STOPS) == stopped
         assert stopped or len(answer.token_ids) == 6
@@ -94,13 +94,13 @@ def test_no_prompts_give_no_answers(model: Any):
 @pytest.mark.parametrize("kind", ["exact", "compact"])
 def test_each_signal_row_is_the_targets_distribution_where_its_token_was_drawn(model: Any, kind: str, batch_size: int):
     form = signal_format(kind, model, 64)
-    found = answers(model, Sampling(1.0), batch_size, signal=form)
+    result = answers(model, Sampling(1.0), batch_size, signal=form)
     for index, prompt in enumerate(PROMPTS):
-        tokens = found[index].token_ids
+        tokens = result[index].token_ids
         with torch.no_grad():
             forced = model(input_ids=torch.tensor([prompt + tokens[:-1]])).logits[0, len(prompt) - 1 :]
-        assert found[index].signal.shape == (len(tokens), form.bytes_per_token)
-        target, truth = form.decode(found[index].signal, Head.of(model)).align(forced, 1.0)
+        assert result[index].signal.shape == (len(tokens), form.bytes_per_token)
+        target, truth = form.decode(result[index].signal, Head.of(model)).align(forced, 1.0)
         total_variation = (target.exp() - truth.exp()).abs().sum(-1) / 2
         # bfloat16 keeps 8 bits of each of 32 hidden numbers; a row off by one would be at 0.9
         assert total_variation.max() < 0.02
@@ -121,7 +121,7 @@ def test_sampling_settings_do_not_touch_the_signal(model: Any):
 def test_draws_follow_the_distribution(model: Any):
     """The first tokens of 3,000 names are spread as the target says, within five standard errors."""
     count = 3000
-    found = answers(
+    result = answers(
         model,
         Sampling(0.5),
         1500,
@@ -131,7 +131,7 @@ def test_draws_follow_the_distribution(model: Any):
     )
     with torch.no_grad():
         probs = distribution(model(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1], Sampling(0.5)).double()
-    seen = torch.bincount(torch.tensor([found[i].token_ids[0] for i in range(count)]), minlength=258) / count
+    seen = torch.bincount(torch.tensor([result[i].token_ids[0] for i in range(count)]), minlength=258) / count
     error = (probs * (1 - probs) / count).sqrt()
     assert ((seen - probs).abs() <= 5 * error + 1e-3).all()
 

@@ -81,14 +81,9 @@ def test_a_capture_holds_each_prompt_once_with_its_signal(tmp_path: Path, target
     for answer in capture.answers:
         assert answer.prompt_ids == plan.prompt_ids[int(answer.prompt_id[1:])]
         assert tuple(capture.raw_signal(answer).shape) == (len(answer.token_ids), stride)
-    assert (
-        capture.counts.document()["tokens"]
-        == capture.tokens
-        == sum(len(a.token_ids) for a in capture.answers)
-        <= plan.most_tokens
-    )
-    assert capture.counts.document()["signal_bytes"] == capture.tokens * stride <= plan.most_bytes
-    assert capture.counts.document()["stopped"] == sum(a.finish_reason == "stop" for a in capture.answers)
+    assert capture.counts.tokens == capture.tokens == sum(len(a.token_ids) for a in capture.answers) <= plan.most_tokens
+    assert capture.counts.signal_bytes == capture.tokens * stride <= plan.most_bytes
+    assert capture.counts.stopped == sum(a.finish_reason == "stop" for a in capture.answers)
     assert len({len(a.token_ids) for a in capture.answers}) > 2
 
 
@@ -276,8 +271,8 @@ def test_after_a_kill_only_what_is_missing_is_made_again(
 
     assert sorted(generated) == sorted(line["id"] for line in parsed[kept:])
     assert content(resumed) == whole
-    assert resumed.counts.document()["signal_bytes"] == resumed.tokens * resumed.format.bytes_per_token
-    assert resumed.counts.document()["prompts"] == len(whole)
+    assert resumed.counts.signal_bytes == resumed.tokens * resumed.format.bytes_per_token
+    assert resumed.counts.prompts == len(whole)
 
 
 def test_a_text_only_capture_resumes_too(tmp_path: Path, target: LoadedModel, generated: list[str]):
@@ -332,9 +327,9 @@ def test_progress_counts_what_was_finished_before(tmp_path: Path, target: Loaded
     plan = plan_in(tmp_path, target)
     with pytest.raises(KeyboardInterrupt):
         make_capture(plan, target, batch_size=1, progress=Progress(quiet=True, listen=interrupt_after(2)))
-    told: list[dict[str, Any]] = []
-    make_capture(plan, target, batch_size=1, progress=Progress(quiet=True, listen=told.append))
-    assert [(t["done"], t["total"]) for t in told] == [(done, 6) for done in range(2, 7)]
+    notes: list[dict[str, Any]] = []
+    make_capture(plan, target, batch_size=1, progress=Progress(quiet=True, listen=notes.append))
+    assert [(t["done"], t["total"]) for t in notes] == [(done, 6) for done in range(2, 7)]
 
 
 def die_in_the_middle(folder: Path, prompts: int) -> None:

@@ -38,10 +38,10 @@ ASKED = Prompt("a", ({"role": "user", "content": "Hello?"},))
 
 
 def tokenizer(head: str, date: str | None = None) -> Any:
-    made = byte_tokenizer(head + TURNS)
+    dated = byte_tokenizer(head + TURNS)
     if date is not None:
-        pin_date(made, date)
-    return made
+        pin_date(dated, date)
+    return dated
 
 
 def text(made: Any) -> str:
@@ -57,25 +57,25 @@ def test_the_pinned_date_is_in_the_prompt_whatever_the_day():
     ("head", "reads"), [(DATED, True), (WITH_TOOLS_ONLY, True), ("", False), ("strftime_now", False)]
 )
 def test_only_templates_that_read_the_clock_have_a_date_in_their_identity(head: str, reads: bool):
-    made = tokenizer(head, "2026-01-31")
-    assert reads_clock(made) is reads
-    assert clock_identity(made) == ({"date": "2026-01-31"} if reads else {})
+    dated = tokenizer(head, "2026-01-31")
+    assert reads_clock(dated) is reads
+    assert clock_identity(dated) == ({"date": "2026-01-31"} if reads else {})
 
 
 def test_every_part_of_a_date_is_written_as_strftime_writes_it():
     form = "%A %-d %B %y, %H:%M:%S %p %j %% %Y-%m-%d"
     at_noon = datetime.datetime(2026, 1, 3, 12, 5, 9)
-    made = tokenizer(
+    dated = tokenizer(
         "{% macro inner() %}{{ strftime_now(format='" + form + "') }}{% endmacro %}{{ inner() }}|", str(at_noon)
     )
-    assert text(made).split("|")[0] == at_noon.strftime(form)
+    assert text(dated).split("|")[0] == at_noon.strftime(form)
 
 
 def test_without_a_date_it_is_one_day_for_all_that_is_rendered():
-    made = tokenizer(DATED)
-    assert text(made) == text(made)
-    assert text(made).split("\n")[0] == apply_template(made, ASKED.messages).split("\n")[0]
-    assert end_of_turn(made) == end_of_turn(tokenizer(""))
+    dated = tokenizer(DATED)
+    assert text(dated) == text(dated)
+    assert text(dated).split("\n")[0] == apply_template(dated, ASKED.messages).split("\n")[0]
+    assert end_of_turn(dated) == end_of_turn(tokenizer(""))
 
 
 @pytest.mark.parametrize("head", ["{{ ['a', 'b'] | random }}", "{{ range(100) | random }}", "{{ lipsum() }}"])
@@ -145,9 +145,9 @@ def test_heldout_prompts_that_leave_no_room_for_an_answer_are_left_out_and_count
     "form", ["%F", "%e %B %Y", "%-d.%-m.%y", "%D %T", "%R", "%_d", "%^a", "%h %C", "%k", "%%Y is %Y, 100%", "%n%t|%P"]
 )
 def test_every_directive_of_strftime_is_written_as_python_writes_it(form: str):
-    made = tokenizer("{{ strftime_now('" + form + "') }}", "2025-03-09T14:05")
+    dated = tokenizer("{{ strftime_now('" + form + "') }}", "2025-03-09T14:05")
     wanted = datetime.datetime(2025, 3, 9, 14, 5).strftime(form)
-    assert text(made).partition("<|im_start|>")[0] == wanted
+    assert text(dated).partition("<|im_start|>")[0] == wanted
     composed = tokenizer("{% set f = '%' ~ 'F' %}{{ strftime_now(f) }}", "2025-03-09")
     assert text(composed).startswith("2025-03-09<")
     assert reads_clock(composed)

@@ -109,9 +109,9 @@ def test_the_templates_mark_ends_a_turn_and_the_settings_ids_stop_one_too(name: 
     assert turns.before_end == case.before
     wanted = {case.end, case.eos, *case.settings, *case.more_stops}
     assert turns.stop_ids == {id_of(mark) for mark in wanted}
-    state, told, fix = check_turns(tokenizer, settings)
-    assert state == case.state, told
-    assert all(str(id_of(mark)) in told for mark in wanted)
+    state, message, fix = check_turns(tokenizer, settings)
+    assert state == case.state, message
+    assert all(str(id_of(mark)) in message for mark in wanted)
     assert bool(fix) is (state != "ok")
 
 
@@ -143,17 +143,17 @@ def test_a_mark_of_one_plain_token_stops_and_is_doubted():
     turns = turns_of(tokenizer)
     assert tokenizer.decode([turns.end]) == "#"
     assert turns.end in turns.stop_ids
-    state, told, _ = check_turns(tokenizer, None)
+    state, message, _ = check_turns(tokenizer, None)
     assert state == "warning"
-    assert "ordinary text" in told
+    assert "ordinary text" in message
 
 
 def test_nothing_that_ends_an_answer_is_an_error_in_words():
     tokenizer = tokenizer_of(EACH + "{{ m['content'] }}{% endfor %}", None)
     with pytest.raises(DraftbenchError, match="nothing ends an answer"):
         _ = turns_of(tokenizer).end
-    state, told, fix = check_turns(tokenizer, None)
-    assert (state, "max_new_tokens" in told, "eos_token_id" in fix) == ("warning", True, True)
+    state, message, fix = check_turns(tokenizer, None)
+    assert (state, "max_new_tokens" in message, "eos_token_id" in fix) == ("warning", True, True)
 
 
 def test_a_mark_that_the_model_cannot_write_is_said():
@@ -207,8 +207,8 @@ def test_the_check_before_a_start_reads_the_settings_without_the_weights(
     (folder / "config.json").write_bytes((tiny_target_folder / "config.json").read_bytes())
     if written:
         (folder / "generation_config.json").write_text(json.dumps(written), encoding="utf-8")
-    found = check_folder(folder, byte_tokenizer(), tiny_llama().config)
-    assert found[0] == state, found
+    result = check_folder(folder, byte_tokenizer(), tiny_llama().config)
+    assert result[0] == state, result
     (folder / "generation_config.json").write_text("[1", encoding="utf-8")
     with pytest.raises(DraftbenchError, match="generation settings"):
         check_folder(folder, byte_tokenizer(), tiny_llama().config)

@@ -116,8 +116,8 @@ def test_json_is_one_document_on_stdout_and_text_is_no_json(
     arguments = [part.format(**places) for part in given]
     machine = draftbench(*arguments, "--json")
     assert machine.code == code, machine.err
-    told = json.loads(machine.out)  # fails on a second document or a stray line
-    assert ("error" in told and "fix" in told["error"]) == (code == 2)
+    document = json.loads(machine.out)  # fails on a second document or a stray line
+    assert ("error" in document and "fix" in document["error"]) == (code == 2)
     if name == "export":
         arguments.append("--overwrite")
     people = draftbench(*arguments)
@@ -130,8 +130,10 @@ def test_json_is_one_document_on_stdout_and_text_is_no_json(
 def test_fetch_tells_where_the_model_lies(draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("engine.models.assets.fetch_asset", lambda name: tmp_path / f"{name}.gguf")
     monkeypatch.setattr("engine.models.gguf.gguf_as_folder", lambda path, **_: tmp_path / "model")
-    told = draftbench("fetch", "--json").json()
-    assert [(asset["name"], asset["folder"]) for asset in told] == [("smollm2-135m-instruct", str(tmp_path / "model"))]
+    document = draftbench("fetch", "--json").json()
+    assert [(asset["name"], asset["folder"]) for asset in document] == [
+        ("smollm2-135m-instruct", str(tmp_path / "model"))
+    ]
     assert str(tmp_path / "model") in "".join(draftbench("fetch").out.split())  # a long path wraps
 
 
@@ -168,10 +170,10 @@ def test_piped_tables_are_not_cut_to_a_screen(finished_home: Path, draftbench: D
 
 def test_decode_in_a_pipe_prints_the_answer_alone(finished_home: Path, draftbench: Draftbench):
     arguments = ("decode", "--run", "latest", "--prompt", "hello", "--max-new-tokens", "8")
-    told = draftbench(*arguments, "--json").json()
-    assert told["drafted"] == told["accepted"] + told["rejected"] + told["discarded"]
-    assert told["settings"]["num_draft_tokens"] == 4
-    assert told["settings"]["draft"].startswith("tiny-")
+    document = draftbench(*arguments, "--json").json()
+    assert document["drafted"] == document["accepted"] + document["rejected"] + document["discarded"]
+    assert document["settings"]["num_draft_tokens"] == 4
+    assert document["settings"]["draft"].startswith("tiny-")
     text = draftbench(*arguments).out
-    assert console.harmless(told["text"]).strip() in text
+    assert console.harmless(document["text"]).strip() in text
     assert len(draftbench(*arguments, "--refused").out) > len(text)

@@ -54,9 +54,9 @@ def test_a_token_cannot_steer_the_terminal():
 
 def test_an_error_is_three_lines_on_standard_error(capsys: pytest.CaptureFixture[str]):
     console.print_error(DraftbenchError("no [model] here", "it is \x1b gone", "try another"))
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.splitlines() == ["error: no [model] here", "  why: it is ␛ gone", "  fix: try another"]
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == ["error: no [model] here", "  why: it is ␛ gone", "  fix: try another"]
 
 
 def test_json_has_no_words_for_infinity(capsys: pytest.CaptureFixture[str]):

@@ -15,6 +15,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import read_lines, sha256_file
 from engine.paths import home
 from engine.progress import Progress
+from engine.records.training import Training
 from engine.runs import execution, training
 from engine.runs import session as sessions
 from engine.runs.folder import RunFolder
@@ -24,8 +25,8 @@ from engine.runs.session import Session, load_target
 from tests.unit.conftest import Draftbench, Result
 
 
-def exact(told: Any) -> list[float]:
-    return [m["value"] for m in told["metrics"] if m["metric"] == "exact" and m["draft"] == "trained"]
+def exact(document: Any) -> list[float]:
+    return [m["value"] for m in document["metrics"] if m["metric"] == "exact" and m["draft"] == "trained"]
 
 
 def at_training_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None]) -> None:
@@ -45,20 +46,20 @@ def at_training_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[
 def test_a_run_leaves_a_whole_folder_and_says_what_it_measured(finished: tuple[Path, Result], finished_home: Path):
     result = finished[1]
     assert result.code == 0, result.err
-    told = result.json()
-    assert told["state"] == "done"
-    assert told["certificate"]["passed"]
-    rates = {(m["draft"], m["metric"]) for m in told["metrics"]}
+    document = result.json()
+    assert document["state"] == "done"
+    assert document["certificate"]["passed"]
+    rates = {(m["draft"], m["metric"]) for m in document["metrics"]}
     assert {("initial", "exact"), ("trained", "exact"), ("trained", "per_examined"), ("trained", "tau")} <= rates
-    names = {p.name for p in (finished_home / "runs" / told["run"]).iterdir()}
+    names = {p.name for p in (finished_home / "runs" / document["run"]).iterdir()}
     assert {"config.yaml", "status.json", "events.jsonl", "log.txt", "provenance.json", "draft", "measure"} <= names
 
 
 def test_provenance_names_versions_commit_seeds_device_and_the_hashes_of_all_that_went_in(
     finished: tuple[Path, Result], finished_home: Path
 ):
-    told = finished[1].json()
-    run = RunFolder.open(home(), told["run"])
+    document = finished[1].json()
+    run = RunFolder.open(home(), document["run"])
     origin = json.loads((run.path / "provenance.json").read_text(encoding="utf-8"))
     assert origin["versions"]["draftbench"]
     assert origin["versions"]["torch"]
@@ -66,7 +67,7 @@ def test_provenance_names_versions_commit_seeds_device_and_the_hashes_of_all_tha
     assert origin["seeds"] == {"capture": 0, "train": 0, "measure": 0}
     assert origin["device"] == "cpu"
     assert len(origin["target_fingerprint"]) == 64
-    assert origin["prompts"]["heldout_hash"] == told["conditions"]["heldout_hash"]
+    assert origin["prompts"]["heldout_hash"] == document["conditions"]["heldout_hash"]
     assert len(origin["prompts"]["train_hash"]) == 64
     for capture in origin["captures"].values():
         assert (finished_home / "captures" / capture["address"] / "done.json").exists()
@@ -83,6 +84,7 @@ def test_events_tell_the_life_of_the_run(finished: tuple[Path, Result], finished
     assert [e["step"] for e in events if e["kind"] == "train"] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_second_run_reuses_the_captures_and_is_compared_pairwise(
     finished: tuple[Path, Result], finished_home: Path, recipe: Path, draftbench: Draftbench
 ):
@@ -91,9 +93,9 @@ def test_a_second_run_reuses_the_captures_and_is_compared_pairwise(
     second = draftbench("run", str(recipe), "--set", "train.loss=reverse_kl", "--json")
     assert second.code == 0, second.err
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in home().captures.glob("*/answers.jsonl")} == answers
-    told = draftbench("compare", "latest~1", "latest", "--json").json()
-    assert (told["a"], told["b"]) == (finished[1].json()["run"], second.json()["run"])
-    rows = [row for row in told["rows"] if row["metric"] == "exact"]
+    document = draftbench("compare", "latest~1", "latest", "--json").json()
+    assert (document["a"], document["b"]) == (finished[1].json()["run"], second.json()["run"])
+    rows = [row for row in document["rows"] if row["metric"] == "exact"]
     assert [row["a"] for row in rows] == pytest.approx(exact(finished[1].json()))
     assert [row["b"] for row in rows] == pytest.approx(exact(second.json()))
     assert exact(second.json()) != exact(finished[1].json())
@@ -122,6 +124,7 @@ def test_rates_measured_under_other_conditions_are_not_compared(
     assert "not comparable" in next(line for line in text.splitlines() if " tau " in line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [1, 2])
 def test_a_stopped_run_resumes_to_the_same_weights(
     finished: tuple[Path, Result],
@@ -148,6 +151,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(
     assert [e["step"] for e in read_lines(run.path / "events.jsonl") if e["kind"] == "resumed"] == [3 - signals]
 
 
+@pytest.mark.slow
 def test_a_finished_training_leaves_no_checkpoint(
     finished: tuple[Path, Result],
     finished_home: Path,
@@ -156,16 +160,16 @@ def test_a_finished_training_leaves_no_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ):
     assert not (RunFolder.open(home(), "latest").path / "checkpoints").exists()
-    for name in ("write_json", "drop_checkpoints"):  # killed before training.json is written, and after
+    for where, name in (
+        (Training, "write"),
+        (training, "drop_checkpoints"),
+    ):  # killed before training.json is there, and after
         with monkeypatch.context() as patch:
-            write = training.write_json
 
-            def end(path: Path, *values: Any, name: str = name, write: Any = write) -> None:
-                if name == "drop_checkpoints" or path.name == "training.json":
-                    raise KeyboardInterrupt
-                write(path, *values)
+            def end(*_: Any) -> None:
+                raise KeyboardInterrupt
 
-            patch.setattr(training, name, end)
+            patch.setattr(where, name, end)
             assert draftbench("run", str(recipe), "--json").code == 130
         run = RunFolder.open(home(), "latest")
         assert (run.path / "training.json").exists() == (name == "drop_checkpoints")
@@ -181,13 +185,13 @@ def test_a_finished_run_is_not_worked_on_again(
     finished: tuple[Path, Result], finished_home: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(execution, "measure", lambda session: pytest.fail("measured again"))
-    told = draftbench("run", "--resume", "latest", "--json").json()
-    assert exact(told) == exact(finished[1].json())
+    document = draftbench("run", "--resume", "latest", "--json").json()
+    assert exact(document) == exact(finished[1].json())
 
 
 def test_measuring_again_replaces_the_measurement_and_the_recipe_together(finished_home: Path, draftbench: Draftbench):
-    told = draftbench("measure", "latest", "--set", "measure.num_draft_tokens=2", "--json").json()
-    assert told["conditions"]["num_draft_tokens"] == 2
+    document = draftbench("measure", "latest", "--set", "measure.num_draft_tokens=2", "--json").json()
+    assert document["conditions"]["num_draft_tokens"] == 2
     run = RunFolder.open(home(), "latest")
     assert run.recipe().measure.num_draft_tokens == 2
     assert run.summary().document()["conditions"]["num_draft_tokens"] == 2
@@ -204,7 +208,7 @@ def test_measuring_again_that_is_stopped_leaves_the_run_as_it_was(
     assert draftbench("measure", "latest", "--set", "measure.num_draft_tokens=2").code == 130
     run = RunFolder.open(home(), "latest")
     assert run.recipe().measure.num_draft_tokens == 3
-    assert exact(run.summary()) == exact(finished[1].json())
+    assert exact(run.summary().document()) == exact(finished[1].json())
     assert run.status().state == "done"
 
 
@@ -225,6 +229,7 @@ def test_sizes_of_one_training_set_are_nested_and_share_their_heldout(recipe: Pa
         split("prompts.train_prompts=9")
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_prompts_it_began_with(
     recipe: Path, tmp_path: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
 ):
@@ -242,10 +247,11 @@ def test_a_run_keeps_the_prompts_it_began_with(
     assert draftbench("train", "--resume", "latest").code == 0
 
 
+@pytest.mark.slow
 def test_a_trimmed_draft_goes_from_recipe_to_measurement_and_on_to_another_run(
     recipe: Path, tmp_path: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
 ):
-    """A vocabulary of 60 ids: chosen, trained, measured, taken on as a checkpoint, and measured as it came."""
+    """A vocabulary of 60 ids: trained, measured, used as the checkpoint of another run, and measured unchanged."""
     first = draftbench("run", str(recipe), "--set", "draft.vocabulary=60", "--set", "name=first", "--json")
     assert first.code == 0, first.err
     card = json.loads((RunFolder.open(home(), "first").path / "draft" / "best" / "draft.json").read_text())
@@ -254,8 +260,8 @@ def test_a_trimmed_draft_goes_from_recipe_to_measurement_and_on_to_another_run(
     second = draftbench("run", str(recipe), *[part for s in settings for part in ("--set", s)], "--json")
     assert second.code == 0, second.err
 
-    def rates(told: Any, draft: str) -> list[float]:
-        return [m["value"] for m in told["metrics"] if m["metric"] == "exact" and m["draft"] == draft]
+    def rates(document: Any, draft: str) -> list[float]:
+        return [m["value"] for m in document["metrics"] if m["metric"] == "exact" and m["draft"] == draft]
 
     assert rates(second.json(), "initial") == pytest.approx(rates(first.json(), "trained"))
     origin = json.loads((RunFolder.open(home(), "second").path / "provenance.json").read_text())

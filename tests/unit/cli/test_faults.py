@@ -166,8 +166,8 @@ def test_a_fault_of_the_machine_fails_the_run_in_words(
     monkeypatch.setattr(execution, "train", broken)
     assert_explained(draftbench("run", str(recipe)), *words)
     status = RunFolder.open(home(), "latest").status()
-    assert status["state"] == "failed"
-    assert words[0] in json.dumps(status["error"])
+    assert status.state == "failed"
+    assert words[0] in str(status.error)
 
 
 def test_a_defect_of_ours_keeps_its_traceback(recipe: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch):
@@ -217,14 +217,14 @@ def test_a_half_written_event_spoils_itself_alone(finished_home: Path, draftbenc
     assert draftbench("run", "--resume", run.id).code == 0
     last = (run.path / "events.jsonl").read_text(encoding="utf-8").splitlines()[-1]
     assert json.loads(last)["state"] == "done"
-    told = draftbench("index", "--json")
-    assert (told.code, told.json()["failed"]) == (0, {})
+    result = draftbench("index", "--json")
+    assert (result.code, result.json()["failed"]) == (0, {})
 
 
 def test_an_error_carries_all_three_parts_to_json(draftbench: Draftbench):
-    told = draftbench("show", "nothing", "--json")
-    assert told.code == 2
-    assert set(told.json()["error"]) == set(DraftbenchError("", "", "").as_dict())
+    result = draftbench("show", "nothing", "--json")
+    assert result.code == 2
+    assert set(result.json()["error"]) == set(DraftbenchError("", "", "").as_dict())
 
 
 def test_ctrl_c_in_any_command_ends_with_status_130(draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch):
@@ -232,6 +232,6 @@ def test_ctrl_c_in_any_command_ends_with_status_130(draftbench: Draftbench, monk
         raise KeyboardInterrupt
 
     monkeypatch.setattr("engine.runs.listing.list_runs", stopped)
-    told = draftbench("runs", "--json")
-    assert (told.code, told.json()["error"]["what"]) == (130, "stopped")
+    result = draftbench("runs", "--json")
+    assert (result.code, result.json()["error"]["what"]) == (130, "stopped")
     assert "error: stopped" in draftbench("runs").err

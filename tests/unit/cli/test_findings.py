@@ -1,4 +1,4 @@
-"""`draftbench findings` on made-up run folders: JSON, text, Markdown, recipes, the report, one study, an empty home."""
+"""`draftbench findings` on run folders that the test writes: text, JSON, Markdown, recipes, report, an empty home."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ def a_study(root: Path) -> None:
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as ended:
         main(["findings", *arguments])
-    told = capsys.readouterr()
-    return int(ended.value.code or 0), told.out, told.err
+    printed = capsys.readouterr()
+    return int(ended.value.code or 0), printed.out, printed.err
 
 
 def test_an_empty_home_says_what_to_type(root: Path, capsys: pytest.CaptureFixture[str]):
@@ -157,8 +157,8 @@ def test_an_empty_home_says_what_to_type(root: Path, capsys: pytest.CaptureFixtu
 def test_the_json_has_every_claim_with_ratio_interval_runs_and_verdict(root: Path, capsys: pytest.CaptureFixture[str]):
     a_study(root)
     code, out, _ = run(capsys, "--json")
-    found = json.loads(out)
-    claims = {claim["key"]: claim for claim in found["claims"]}
+    report = json.loads(out)
+    claims = {claim["key"]: claim for claim in report["claims"]}
     assert code == 0
     assert {claim["number"] for claim in claims.values()} >= {"1", "2", "3", "4", "5"}
     white = claims["white_box"]
@@ -170,15 +170,15 @@ def test_the_json_has_every_claim_with_ratio_interval_runs_and_verdict(root: Pat
     assert head["absolute"]["value"] == pytest.approx(0.01, abs=0.02)
     assert (head["n_cells"], head["n_runs"], head["seeds"], head["n_prompts"]) == (4, 8, 1, PROMPTS)
     assert set(white["by_domain"]) == {"biology"}
-    told = {run["run"]: run for run in found["runs"]}
+    runs = {run["run"]: run for run in report["runs"]}
     for claim in claims.values():
         for cell in claim["cells"]:
             assert cell["runs"]
             assert cell["absolute"]["low"] <= cell["absolute"]["value"] <= cell["absolute"]["high"]
-            assert set(cell["runs"]) <= told.keys()
-    assert told["sft-200"]["commit"] == "abc123"
-    assert told["sft-200"]["draft_sha256"] == "sha-sft-200"
-    assert told["sft-200"]["seeds"] == {"train": 0}
+            assert set(cell["runs"]) <= runs.keys()
+    assert runs["sft-200"]["commit"] == "abc123"
+    assert runs["sft-200"]["draft_sha256"] == "sha-sft-200"
+    assert runs["sft-200"]["seeds"] == {"train": 0}
     assert claims["generic"]["headline"] is None
 
 
@@ -199,8 +199,8 @@ def test_claims_on_modes_are_told_at_every_effort(root: Path, capsys: pytest.Cap
 def test_a_study_is_looked_at_alone(root: Path, capsys: pytest.CaptureFixture[str]):
     a_study(root)
     assert json.loads(run(capsys, "--json")[1])["runs_compared"] == 9
-    found = json.loads(run(capsys, "--json", "--study", "mine")[1])
-    assert (found["runs_compared"], found["study"]) == (8, "mine")
+    report = json.loads(run(capsys, "--json", "--study", "mine")[1])
+    assert (report["runs_compared"], report["study"]) == (8, "mine")
     code, out, err = run(capsys, "--study", "nothing")
     assert (code, out) == (2, "")
     assert "no measured run here belongs to a study 'nothing'" in err
@@ -229,6 +229,7 @@ def test_one_form_is_printed(root: Path, capsys: pytest.CaptureFixture[str]):
     assert run(capsys, "--json", "--markdown")[0] == 2
 
 
+@pytest.mark.slow
 def test_the_report_is_one_file_with_everything(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -238,7 +239,7 @@ def test_the_report_is_one_file_with_everything(
     assert (code, err) == (0, "")
     assert "f.html" in out
     text = (root / "deep" / "f.html").read_text(encoding="utf-8")
-    for told in (
+    for part in (
         "White box beats black box",
         "same direction",
         "sft-200",
@@ -246,11 +247,12 @@ def test_the_report_is_one_file_with_everything(
         "Runs and their origin",
         "equal target tokens",
     ):
-        assert told in text
+        assert part in text
     assert "stranger" not in text
     assert text.count("<figure") >= 7
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_says_why(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -272,6 +274,7 @@ def test_without_the_workbench_the_report_is_refused_in_words(
     assert not (root / "f.html").exists()
 
 
+@pytest.mark.slow
 def test_the_samples_from_the_command_line_decide_all_five_claims(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -12,6 +12,8 @@ from engine.paths import home
 from engine.runs.folder import RunFolder
 from tests.unit.conftest import Draftbench
 
+pytestmark = pytest.mark.slow  # whole runs
+
 MODES: dict[str, list[str]] = {
     "decoded stream": ["train.mode=online", "train.online.update_interval=3"],
     "replayed stream": ["train.mode=online", "train.online.stream=replay", "train.online.update_interval=3"],
@@ -26,10 +28,10 @@ def test_a_run_of_every_mode_is_trained_and_measured(draftbench: Draftbench, rec
     settings = [part for setting in MODES[mode] for part in ("--set", setting)]
     result = draftbench("run", str(recipe), "--json", *settings)
     assert result.code == 0, result.err
-    told = result.json()
-    assert told["state"] == "done"
-    assert told["certificate"]["passed"]
-    run = RunFolder.open(home(), told["run"])
+    document = result.json()
+    assert document["state"] == "done"
+    assert document["certificate"]["passed"]
+    run = RunFolder.open(home(), document["run"])
     training = read_json(run.path / "training.json")
     assert training["steps_done"] == training["steps"] > 0
     assert training["positions_trained"] > 0
@@ -80,8 +82,8 @@ def test_a_stream_that_was_stopped_goes_on_where_it_was(
 
 def test_token_selection_learns_from_the_share_that_lags_behind_a_reference(draftbench: Draftbench, recipe: Path):
     first = draftbench("run", str(recipe), "--json")
-    chosen = ["train.selection.share=0.25", f"train.selection.reference={first.json()['run']}"]
-    result = draftbench("run", str(recipe), "--json", *(part for setting in chosen for part in ("--set", setting)))
+    settings = ["train.selection.share=0.25", f"train.selection.reference={first.json()['run']}"]
+    result = draftbench("run", str(recipe), "--json", *(part for setting in settings for part in ("--set", setting)))
     assert result.code == 0, result.err
     training = read_json(RunFolder.open(home(), result.json()["run"]).path / "training.json")
     assert training["positions_trained"] == pytest.approx(training["tokens_seen"] / 4, rel=0.05)
@@ -90,7 +92,7 @@ def test_token_selection_learns_from_the_share_that_lags_behind_a_reference(draf
 def test_a_reference_that_is_no_draft_is_refused_by_name(
     draftbench: Draftbench, recipe: Path, tiny_target_folder: Path
 ):
-    chosen = ["train.selection.share=0.5", f"train.selection.reference={tiny_target_folder}"]
-    result = draftbench("run", str(recipe), "--json", *(part for setting in chosen for part in ("--set", setting)))
+    settings = ["train.selection.share=0.5", f"train.selection.reference={tiny_target_folder}"]
+    result = draftbench("run", str(recipe), "--json", *(part for setting in settings for part in ("--set", setting)))
     assert result.code == 2
     assert "is not a draft" in result.json()["error"]["what"]

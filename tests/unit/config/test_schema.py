@@ -240,7 +240,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         (BOMB, "values once its aliases are written out"),
         ("notes: " + "[" * 5000, "nested deeper"),
         ("notes: &me [*me]", "contains itself"),
-        ("? [a, b]\n: c\n", "no plain word"),
+        ("? [a, b]\n: c\n", "not a plain word"),
         ("notes: !!timestamp 2025-13-45", "month must be in"),
         (f"notes: {'7' * 4400}", "4300 digits"),
         ('notes: "\\ud83d"', "invalid Unicode character"),

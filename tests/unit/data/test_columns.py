@@ -54,9 +54,9 @@ def written(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_dotted_path_names_a_column_in_every_format(name: str, tmp_path: Path):
     rows = [{"id": str(i), "request": {"messages": ASKED, "model": "m"}, "at": "noon"} for i in range(3)]
-    found = read(written(tmp_path, name, rows), messages_column="request.messages")
-    assert [prompt.messages for prompt in found.prompts] == [tuple(ASKED)] * 3
-    assert set(found.sources[0]["left_aside"]) == {"request.model", "at"}
+    prompt_set = read(written(tmp_path, name, rows), messages_column="request.messages")
+    assert [prompt.messages for prompt in prompt_set.prompts] == [tuple(ASKED)] * 3
+    assert set(prompt_set.sources[0]["left_aside"]) == {"request.model", "at"}
     with pytest.raises(DraftbenchError, match=r"no column 'request\.mesages'"):
         read(written(tmp_path, name, rows), messages_column="request.mesages", prompt_column="at", skip_bad=True)
 
@@ -74,10 +74,10 @@ def test_a_named_column_that_is_nowhere_is_refused_with_the_nearest(name: str, o
 def test_rows_without_a_named_column_are_counted(name: str, tmp_path: Path):
     tool = {"type": "function", "function": {"name": "f"}}
     rows = [{"messages": ASKED, "offered": [tool]}, {"messages": ASKED}]
-    found = read(written(tmp_path, name, rows), tools_column="offered")
-    assert found.sources[0]["missing"] == {"offered": 1}
-    assert [len(prompt.tools) for prompt in found.prompts] == [1, 0]
-    assert "1 rows have no 'offered'" in remarks(found.sources[0])
+    prompt_set = read(written(tmp_path, name, rows), tools_column="offered")
+    assert prompt_set.sources[0]["missing"] == {"offered": 1}
+    assert [len(prompt.tools) for prompt in prompt_set.prompts] == [1, 0]
+    assert "1 rows have no 'offered'" in remarks(prompt_set.sources[0])
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -89,17 +89,17 @@ def test_sharegpt_and_alpaca_are_read_whole_in_every_format(name: str, tmp_path:
     assert chat.messages == ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where?"})
     rows = [{"instruction": "Sum up.", "input": "A text.", "output": "T.", "history": [["Hi", "Hello"]]}]
     (tmp_path / "more").mkdir()
-    found = read(written(tmp_path / "more", name, rows), prompt_column="instruction")
-    assert [m["content"] for m in found.prompts[0].messages] == ["Hi", "Hello", "Sum up.\nA text."]
-    assert found.sources[0]["left_aside"] == ["output"]
+    prompt_set = read(written(tmp_path / "more", name, rows), prompt_column="instruction")
+    assert [m["content"] for m in prompt_set.prompts[0].messages] == ["Hi", "Hello", "Sum up.\nA text."]
+    assert prompt_set.sources[0]["left_aside"] == ["output"]
 
 
 def test_a_system_column_that_contradicts_the_messages_is_a_bad_row(tmp_path: Path):
     messages = [{"role": "system", "content": "Be brief."}, *ASKED]
     rows = [{"messages": messages, "system": system} for system in ("Be brief.", "", "Be long.")]
-    found = read(written(tmp_path, "x.jsonl", rows), skip_bad=True)
-    assert [len(prompt.messages) for prompt in found.prompts] == [2, 2]
-    assert "says something else" in found.bad[0].reason
+    prompt_set = read(written(tmp_path, "x.jsonl", rows), skip_bad=True)
+    assert [len(prompt.messages) for prompt in prompt_set.prompts] == [2, 2]
+    assert "says something else" in prompt_set.bad[0].reason
 
 
 def test_tools_and_system_beside_the_messages_of_a_request_are_read(tmp_path: Path):
@@ -128,7 +128,7 @@ def test_types_of_arrow_become_those_of_json(tmp_path: Path):
     assert one.tools[0]["function"]["parameters"] == {"maximum": 2.5}
     pq.write_table(pa.table({"prompt": pa.array([b"\xff", b"good"], pa.binary())}), tmp_path / "x.parquet")
     assert [row.reason for row in read(tmp_path / "x.parquet", skip_bad=True).bad] == [
-        "holds bytes that are no text in UTF-8"
+        "holds bytes that are not UTF-8 text"
     ]
 
 
@@ -148,9 +148,9 @@ def test_types_of_arrow_become_those_of_json(tmp_path: Path):
 def test_a_spoilt_record_is_one_bad_row(row: str, reason: str, name: str, tmp_path: Path):
     good = '{"prompt": "good", "id": NaN}'
     (tmp_path / name).write_text("\n".join([good, row]) if name == "x.jsonl" else f"[{good}, {row}]")
-    found = read(tmp_path / name, skip_bad=True)
-    assert [(p.text, p.id) for p in found.prompts] == [("good", "x-1")]
-    (bad,) = found.bad
+    prompt_set = read(tmp_path / name, skip_bad=True)
+    assert [(p.text, p.id) for p in prompt_set.prompts] == [("good", "x-1")]
+    (bad,) = prompt_set.bad
     assert reason in bad.reason or (name == "x.json" and "at most 4,194,304 are read" in bad.reason)
 
 
@@ -166,8 +166,8 @@ def test_a_long_field_of_csv_is_read(tmp_path: Path):
 
 
 def test_a_line_that_never_ends_is_refused_without_holding_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(formats, "_MOST_LINE_BYTES", 100)
-    monkeypatch.setattr(formats, "_LONGEST_LINE_BYTES", 1000)
+    monkeypatch.setattr(formats, "_MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(formats, "_MAX_SKIPPED_BYTES", 1000)
     (tmp_path / "x.jsonl").write_text("a" * 300 + '\n{"prompt": "good"}\n')
     assert [row.line for row in read(tmp_path / "x.jsonl", skip_bad=True).bad] == [1]
     (tmp_path / "x.jsonl").write_text("a" * 2000)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from engine.decode.bare import asked_for, bare_generation, generate, told, told_of_folder
+from engine.decode.bare import asked_for, bare_generation, generate, remark, remark_on_folder
 from engine.decode.sampling import Sampling
 from engine.decode.settings import NO_DRAFT, DecodeSettings
 from engine.decode.speculative import plain_decode
@@ -99,21 +99,21 @@ def test_what_the_settings_ask_for_is_told():
         "eos_token_id": [1, 2],
     }
     assert asked_for(qwen) == {"repetition_penalty": 1.05}
-    assert "repetition_penalty 1.05" in told(qwen)
+    assert "repetition_penalty 1.05" in remark(qwen)
     assert asked_for({"num_beams": 1, "length_penalty": 2.0, "repetition_penalty": 1.0, "max_length": 20}) == {}
     assert asked_for({"num_beams": 2, "length_penalty": 2.0}) == {"num_beams": 2, "length_penalty": 2.0}
     assert asked_for({"suppress_tokens": [], "bad_words_ids": None, "no_such_setting": 3}) == {}
-    assert told(GenerationConfig().to_dict()) == told({}) == ""
-    assert len(told({"suppress_tokens": list(range(9999))})) < 300
+    assert remark(GenerationConfig().to_dict()) == remark({}) == ""
+    assert len(remark({"suppress_tokens": list(range(9999))})) < 300
 
 
 def test_they_are_read_without_weights_wherever_a_folder_keeps_them(tmp_path):
-    assert told_of_folder(tmp_path) == ""
+    assert remark_on_folder(tmp_path) == ""
     (tmp_path / "config.json").write_text(json.dumps({"no_repeat_ngram_size": 3, "hidden_size": 4}))
-    assert "no_repeat_ngram_size 3" in told_of_folder(tmp_path)
+    assert "no_repeat_ngram_size 3" in remark_on_folder(tmp_path)
     (tmp_path / "generation_config.json").write_text(json.dumps({"num_beams": 4}))
-    assert "num_beams 4" in told_of_folder(tmp_path)
+    assert "num_beams 4" in remark_on_folder(tmp_path)
     for damaged in ("[1]", "{", "\xff", "[" * 100_000):
         (tmp_path / "generation_config.json").write_text(damaged, encoding="latin-1")
         with pytest.raises(DraftbenchError):
-            told_of_folder(tmp_path)
+            remark_on_folder(tmp_path)

@@ -28,11 +28,17 @@ from engine.models.draft import Draft, initialise_draft, load_draft
 from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel
 from engine.progress import Progress
+from engine.records.events import Event
 from tests.conftest import tiny_llama
 from tests.kill import kill_myself, run_until_killed
 from tests.tiny_pair import as_draft, captured, loaded, stopping_target
 
 STEPS = 7
+
+
+def into(documents: list[dict[str, Any]]) -> Callable[[Event], None]:
+    """Collect events as the documents that they are written as."""
+    return lambda event: documents.append(event.document())
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +210,11 @@ def test_black_box_training_makes_the_targets_text_likelier_and_reads_no_signal(
     spec = settings(loss="sft", batch_size=6, max_steps=30)
     events: list[dict[str, Any]] = []
     made = Trainer(
-        draft_of(target), OfflineBatches(text_capture, spec, None, target.device), spec, tmp_path, emit=events.append
+        draft_of(target),
+        OfflineBatches(text_capture, spec, None, target.device),
+        spec,
+        tmp_path,
+        emit=into(events),
     )
     assert made.run().steps_done == 30
     assert events[-1]["loss"] < 0.5 * events[0]["loss"]
@@ -235,7 +245,13 @@ def test_a_distillation_temperature_reaches_the_loss(tmp_path, target, capture):
 def test_steps_asked_for_are_steps_done(tmp_path, target, capture):
     events: list[dict[str, Any]] = []
     told: list[dict[str, Any]] = []
-    made = trainer_in(tmp_path, target, capture, emit=events.append, progress=Progress(quiet=True, listen=told.append))
+    made = trainer_in(
+        tmp_path,
+        target,
+        capture,
+        emit=into(events),
+        progress=Progress(quiet=True, listen=told.append),
+    )
     outcome = made.run()
     train = [e for e in events if e["kind"] == "train"]
     assert outcome.steps == outcome.steps_done == STEPS == len(train)
@@ -248,7 +264,7 @@ def test_steps_asked_for_are_steps_done(tmp_path, target, capture):
 
 def test_evaluation_is_made_before_the_first_step_on_the_way_and_at_the_end(tmp_path, target, capture):
     events: list[dict[str, Any]] = []
-    trainer_in(tmp_path, target, capture, emit=events.append).run()
+    trainer_in(tmp_path, target, capture, emit=into(events)).run()
     evaluations = [(e["step"], e["temperature"]) for e in events if e["kind"] == "eval"]
     assert evaluations == [(step, t) for step in (0, 2, 4, 6, 7) for t in (0.0, 1.0)]
 
@@ -288,7 +304,7 @@ def test_a_draft_with_fewer_rows_learns_from_text_that_it_cannot_wholly_read(tmp
     assert max(i for answer in text.answers for i in answer.token_ids) >= 258
     draft = as_draft(tiny_llama(layers=2).requires_grad_(True))
     told: list[dict[str, Any]] = []
-    trainer_in(tmp_path, padded, text, settings(loss=name), draft=draft, emit=told.append).run()
+    trainer_in(tmp_path, padded, text, settings(loss=name), draft=draft, emit=into(told)).run()
     losses = [event["loss"] for event in told if event["kind"] == "train"]
     assert len(losses) == STEPS
     assert losses[-1] < losses[0]
@@ -328,7 +344,7 @@ def test_a_run_broken_off_after_any_step_ends_with_the_same_weights(tmp_path, ta
     with pytest.raises(PowerCut):
         trainer_in(tmp_path, target, capture, progress=Progress(quiet=True, listen=listen)).run()
     events: list[dict[str, Any]] = []
-    outcome = trainer_in(tmp_path, target, capture, emit=events.append).run()
+    outcome = trainer_in(tmp_path, target, capture, emit=into(events)).run()
     assert fingerprint(tmp_path, outcome) == unbroken
     resumed = [e["step"] for e in events if e["kind"] == "resumed"]
     assert resumed == ([(step - 1) // 3 * 3] if step > 3 else [])  # a checkpoint every 3 steps, made after the cut
@@ -400,7 +416,7 @@ def test_a_run_broken_off_at_every_checkpoint_ends_with_the_same_weights(tmp_pat
 def test_a_finished_run_is_not_trained_again(tmp_path, target, capture, unbroken):
     trainer_in(tmp_path, target, capture).run()
     events: list[dict[str, Any]] = []
-    outcome = trainer_in(tmp_path, target, capture, emit=events.append).run()
+    outcome = trainer_in(tmp_path, target, capture, emit=into(events)).run()
     assert [e["kind"] for e in events] == ["resumed"]
     assert fingerprint(tmp_path, outcome) == unbroken
 
@@ -426,6 +442,7 @@ def train_and_die(folder: Path, captures: Path) -> None:
     trainer_in(folder, target, capture, progress=Progress(quiet=True, listen=listen)).run()
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_killed_process_is_resumed_to_the_same_weights(tmp_path, target, capture, unbroken):
     run_until_killed(train_and_die, tmp_path / "run", capture.folder.parent.parent)

@@ -14,16 +14,14 @@ import pytest
 import yaml
 
 from engine.config.reading import parse_recipe
-from engine.findings.claims import BEST_LOSS, CLAIMS, GENERIC, MODE, SCENARIO, SUPERVISION, facts_of
+from engine.findings.claims import BEST_LOSS, CLAIMS, GENERIC, MODE, SCENARIO, SUPERVISION
 from engine.findings.efforts import OWN, STEPS, TOKENS, efforts_of
 from engine.findings.evaluate import Finding, evaluate
-from engine.findings.pairing import select
-from engine.findings.pairs import Run
-from engine.findings.pooling import Sums, effect
-from engine.findings.sums import seed_mean
+from engine.findings.missing import missing_runs, missing_study, near_misses
+from engine.findings.pooling import Side, effect, seed_mean
+from engine.findings.runs import Run, facts_of, select
 from engine.findings.verdicts import FEW, NOT, REPRODUCED, SAME, judge_cell, overall
-from engine.findings.wanted import near_misses, wanted
-from engine.findings.wanted_study import wanted_study
+from engine.measure.compare import Sums
 from engine.measure.statistics import Interval
 from engine.paths import PROJECT_ROOT
 from engine.records.provenance import Provenance
@@ -88,6 +86,7 @@ class Store:
                         "prompt_id": [f"p{i}" for i in range(PROMPTS)],
                         "exact_sum": sums,
                         "n_positions": POSITIONS,
+                        "answer": None,
                     }
                 )
             )
@@ -413,8 +412,8 @@ def test_other_text_of_the_same_length_is_left_out_and_told():
     store = Store()
     pair(store, 1, 0.40, 0.42)
     for table in store.tables:
-        table["text"] = range(1, PROMPTS + 1)
-    store.tables[0].loc[store.tables[0].prompt_id == "p3", "text"] = 999  # of sft0, trained
+        table["answer"] = [f"answer {i}" for i in range(PROMPTS)]
+    store.tables[0].loc[store.tables[0].prompt_id == "p3", "answer"] = "another"  # of sft0, trained
     (cell,) = store.findings()["white_box"].cells
     assert cell.absolute.n_prompts == PROMPTS - 1
     assert "Left out: 1 prompt" in cell.remark
@@ -424,7 +423,7 @@ def test_missing_seeds_are_asked_for_on_both_sides():
     store = Store()
     pair(store, 1, 0.4, 0.42)
     runs, _ = selected(store.rows)
-    asked = wanted(store.findings()["white_box"], runs)
+    asked = missing_runs(store.findings()["white_box"], runs)
     assert {(one.run, one.changes) for one in asked} == {
         (run, (f"train.seed={seed}",)) for run in ("sft0", "kl0") for seed in (1, 2)
     }
@@ -433,14 +432,14 @@ def test_missing_seeds_are_asked_for_on_both_sides():
 def test_the_other_side_is_asked_for_from_a_run_that_exists():
     runs, _ = selected([row("kl")])
     found = {finding.claim.key: finding for finding in evaluate(runs, lambda _: pd.DataFrame())}
-    assert [one.changes for one in wanted(found["white_box"], runs)] == [("train.loss=sft",)]
-    assert wanted(found["size"], runs)[0].changes == ("prompts.train_prompts=75",)
+    assert [one.changes for one in missing_runs(found["white_box"], runs)] == [("train.loss=sft",)]
+    assert missing_runs(found["size"], runs)[0].changes == ("prompts.train_prompts=75",)
 
 
 def test_the_other_mode_is_asked_for():
     runs, _ = selected([row("kl")])
     offline = next(f for f in evaluate(runs, lambda _: pd.DataFrame()) if f.claim is MODE)
-    assert [one.changes for one in wanted(offline, runs)] == [("train.mode=online",)]
+    assert [one.changes for one in missing_runs(offline, runs)] == [("train.mode=online",)]
 
 
 def test_near_misses_name_the_difference():
@@ -724,10 +723,16 @@ def test_one_cell_pooled_is_that_cell():
     assert (pooled.relative, pooled.absolute) == (cell.relative, cell.absolute)
 
 
+def side(heldout: str, accepted: list[float], positions: float = 50.0) -> Side:
+    prompts = pd.Index([f"p{i}" for i in range(len(accepted))])
+    return Side(heldout, Sums(prompts, np.array(accepted), np.full(len(accepted), positions)))
+
+
 def test_more_seeds_in_a_cell_do_not_weigh_more():
-    a = Sums("h", pd.DataFrame({"exact_sum": [10.0, 20.0], "n_positions": [50.0, 50.0]}, index=["p", "q"]))
-    assert seed_mean([a, a, a]).table.equals(a.table)
-    b = Sums("h", a.table.assign(exact_sum=[20.0, 40.0]))
+    a, b = side("h", [10.0, 20.0]), side("h", [20.0, 40.0])
+    mean = seed_mean([a, a, a])
+    assert list(mean.sums.prompts) == ["p0", "p1"]
+    assert (list(mean.sums.numerators), list(mean.sums.denominators)) == ([10.0, 20.0], [50.0, 50.0])
     three = effect([[(a, seed_mean([b, b, b]))]])
     assert three == effect([[(a, b)]])
     assert three.relative.value == pytest.approx(1.0)
@@ -735,9 +740,9 @@ def test_more_seeds_in_a_cell_do_not_weigh_more():
 
 
 def test_prompts_of_different_sets_are_drawn_on_their_own():
-    table = pd.DataFrame({"exact_sum": [5.0, 45.0] * 20, "n_positions": [50.0] * 40}, index=range(40))
-    same = effect([[(Sums("h", table), Sums("h", table))]])
-    apart = effect([[(Sums("h", table), Sums("other", table))]])
+    accepted = [5.0, 45.0] * 20
+    same = effect([[(side("h", accepted), side("h", accepted))]])
+    apart = effect([[(side("h", accepted), side("other", accepted))]])
     assert (same.absolute.low, same.absolute.high) == (0, 0)
     assert apart.absolute.low < -0.05 < 0.05 < apart.absolute.high
 
@@ -748,7 +753,7 @@ def test_prompts_of_different_sets_are_drawn_on_their_own():
 def study(store: Store, key: str) -> dict[str, Any]:
     runs, _ = selected(store.rows)
     found = {finding.claim.key: finding for finding in evaluate(runs, store.load)}
-    made = wanted_study(found[key], runs, Path("/home/runs"))
+    made = missing_study(found[key], runs, Path("/home/runs"))
     assert made is not None
     return yaml.safe_load(made.text) | {"n_runs": made.n_runs}
 
@@ -813,7 +818,7 @@ def test_every_study_that_is_wanted_is_one_that_can_be_read(tmp_path: Path):
         (folder / run.id / "config.yaml").write_text(yaml.safe_dump(dict(run.config)), encoding="utf-8")
     read = 0
     for finding in evaluate(runs, store.load):
-        made = wanted_study(finding, runs, folder)
+        made = missing_study(finding, runs, folder)
         if made is not None:
             (tmp_path / made.file_name).write_text(made.text, encoding="utf-8")
             assert load_study(tmp_path / made.file_name).name == made.name
@@ -825,4 +830,4 @@ def test_a_decided_claim_wants_no_study():
     store = Store()
     pair(store, 3, 0.400, 0.424)
     runs, _ = selected(store.rows)
-    assert wanted_study(store.findings()["white_box"], runs) is None
+    assert missing_study(store.findings()["white_box"], runs) is None

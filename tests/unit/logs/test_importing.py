@@ -83,8 +83,8 @@ def everything(tmp_path: Path) -> list[dict[str, Any]]:
 
 def read(record: dict[str, Any], every_turn: bool = False, **columns: str) -> list[tuple[list[str], str]]:
     """What is asked (roles and texts) and the reference, of each query in one row."""
-    found = queries_of(record, LogSource(path="x.jsonl", **columns), "x-1", every_turn=every_turn)
-    return [([f"{m['role'][0]}:{m['content']}" for m in q.prompt.messages], q.reference) for q in found]
+    result = queries_of(record, LogSource(path="x.jsonl", **columns), "x-1", every_turn=every_turn)
+    return [([f"{m['role'][0]}:{m['content']}" for m in q.prompt.messages], q.reference) for q in result]
 
 
 # --- where a conversation is cut ---
@@ -188,14 +188,14 @@ def test_a_row_that_is_no_conversation_says_why(record: dict[str, Any], reason: 
 
 
 def test_an_import_is_two_files_that_a_recipe_can_name(tmp_path: Path):
-    told = imported(tmp_path, chats())
+    summary = imported(tmp_path, chats())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["heldout.jsonl", "import.json", "train.jsonl"]
-    assert json.loads((tmp_path / "out" / "import.json").read_text(encoding="utf-8")) == told
+    assert json.loads((tmp_path / "out" / "import.json").read_text(encoding="utf-8")) == summary
     train, heldout = (
         read_prompts([PromptSource(path=str(tmp_path / "out" / f"{side}.jsonl"))]).prompts
         for side in ("train", "heldout")
     )
-    assert (len(train), len(heldout)) == (told["counts"]["train"], told["counts"]["heldout"])
+    assert (len(train), len(heldout)) == (summary["counts"]["train"], summary["counts"]["heldout"])
     assert len(train) + len(heldout) == 60
     assert 1 <= len(heldout) <= 20
     assert remove_overlap(train, heldout)[1] == []
@@ -227,7 +227,7 @@ def test_scrubbing_reaches_messages_calls_references_and_names(tmp_path: Path):
             assistant(None, tool_calls=[call]),
         ],
     }
-    told = imported(tmp_path, [row, *chats(30)])
+    summary = imported(tmp_path, [row, *chats(30)])
     text = "".join(
         (tmp_path / "out" / f).read_text(encoding="utf-8") for f in ("train.jsonl", "heldout.jsonl", "import.json")
     )
@@ -239,7 +239,7 @@ def test_scrubbing_reaches_messages_calls_references_and_names(tmp_path: Path):
     assert record["group"] == "<EMAIL_1>"
     assert record["messages"][1]["tool_calls"][0]["function"]["arguments"] == {"to": "<EMAIL_2>", "phone": "<PHONE_1>"}
     assert json.loads(record["reference"])["arguments"] == {"to": "<EMAIL_2>", "phone": "<PHONE_1>"}
-    assert told["pii"] == {
+    assert summary["pii"] == {
         "scrubbed": True,
         "found": {"EMAIL": 6, "PHONE": 3},
         "prompts": 1,
@@ -259,10 +259,10 @@ def test_one_person_has_one_placeholder_in_all_rows_of_a_conversation(tmp_path: 
 
 
 def test_personal_data_stays_if_it_is_asked_to(tmp_path: Path):
-    told = imported(tmp_path, [{"prompt": "Write to bob@example.com now"}, *chats(20)], keep_pii=True)
+    summary = imported(tmp_path, [{"prompt": "Write to bob@example.com now"}, *chats(20)], keep_pii=True)
     assert any("bob@example.com" in r["messages"][0]["content"] for r in everything(tmp_path))
-    assert told["pii"]["scrubbed"] is False
-    assert told["pii"]["found"] == {}
+    assert summary["pii"]["scrubbed"] is False
+    assert summary["pii"]["found"] == {}
 
 
 def test_a_conversation_falls_on_one_side_however_many_rows_and_turns_it_has(tmp_path: Path):
@@ -270,8 +270,8 @@ def test_a_conversation_falls_on_one_side_however_many_rows_and_turns_it_has(tmp
         {"chat": i // 3, "messages": [user(question(i)), assistant("b"), user(question(1000 + i)), assistant("d")]}
         for i in range(240)
     ]
-    told = imported(tmp_path, rows, {"conversation_column": "chat"}, every_turn=True)
-    assert told["counts"]["train"] + told["counts"]["heldout"] == 480
+    summary = imported(tmp_path, rows, {"conversation_column": "chat"}, every_turn=True)
+    assert summary["counts"]["train"] + summary["counts"]["heldout"] == 480
     number_of = {question(i): (i % 1000) // 3 for i in [*range(240), *range(1000, 1240)]}
     sides = [
         {number_of[r["messages"][-1]["content"]] for r in records(tmp_path, side)} for side in ("train", "heldout")
@@ -282,47 +282,47 @@ def test_a_conversation_falls_on_one_side_however_many_rows_and_turns_it_has(tmp
 
 def test_sets_of_tools_fall_on_one_side_where_there_are_enough_of_them(tmp_path: Path):
     rows = [{"prompt": question(i), "tools": [tool(f"tool_{i % 40}")]} for i in range(200)]
-    told = imported(tmp_path, rows)
+    summary = imported(tmp_path, rows)
     names = [{r["tools"][0]["function"]["name"] for r in records(tmp_path, side)} for side in ("train", "heldout")]
     assert all(names)
     assert not names[0] & names[1]
-    assert told["split_by"] == "conversation and set of tools"
+    assert summary["split_by"] == "conversation and set of tools"
 
 
 def test_a_conversation_that_changes_its_tools_brings_no_heldout_set_to_training(tmp_path: Path):
     rows = [{"chat": i % 50, "prompt": question(i), "tools": [tool(f"tool_{i % 41}")]} for i in range(200)]
-    told = imported(tmp_path, rows, {"conversation_column": "chat"})
+    summary = imported(tmp_path, rows, {"conversation_column": "chat"})
     names = [{r["tools"][0]["function"]["name"] for r in records(tmp_path, side)} for side in ("train", "heldout")]
     assert not names[0] & names[1]
-    removed = {step["step"]: step["removed"] for step in told["steps"]}
+    removed = {step["step"]: step["removed"] for step in summary["steps"]}
     assert removed["has a held-out set of tools"] > 0
 
 
 def test_a_log_of_one_set_of_tools_is_split_by_conversation_and_says_so(tmp_path: Path):
-    told = imported(tmp_path, [{"prompt": question(i), "tools": [tool("only")]} for i in range(100)])
-    assert told["counts"]["train"] > told["counts"]["heldout"] > 0
-    assert told["split_by"] == "conversation"
-    assert any("both sides have the same" in note for note in told["notes"])
+    summary = imported(tmp_path, [{"prompt": question(i), "tools": [tool("only")]} for i in range(100)])
+    assert summary["counts"]["train"] > summary["counts"]["heldout"] > 0
+    assert summary["split_by"] == "conversation"
+    assert any("both sides have the same" in note for note in summary["notes"])
 
 
 def test_each_step_says_what_it_took_out(tmp_path: Path):
     again = [{"prompt": question(i) + " !"} for i in range(7)]
     near = [{"prompt": question(i).replace("Tell", "tell").replace("about", "abouts")} for i in range(3)]
     other_tools = [{"prompt": question(i), "tools": [tool("f")]} for i in range(60)]
-    told = imported(tmp_path, [*chats(), *again, *near, {"nothing": 1}, *other_tools], skip_bad=True)
-    removed = {step["step"]: step["removed"] for step in told["steps"]}
-    assert removed["is no conversation"] == told["bad_rows"] == 1
+    summary = imported(tmp_path, [*chats(), *again, *near, {"nothing": 1}, *other_tools], skip_bad=True)
+    removed = {step["step"]: step["removed"] for step in summary["steps"]}
+    assert removed["is no conversation"] == summary["bad_rows"] == 1
     assert removed["exact repeat of an earlier one"] == 7
     assert removed["near repeat of an earlier one"] == 3
-    assert removed["is held out"] == told["counts"]["heldout"]
-    assert told["steps"][-1]["left"] == told["counts"]["train"]
-    assert told["files"][0]["rows"] == 131
+    assert removed["is held out"] == summary["counts"]["heldout"]
+    assert summary["steps"][-1]["left"] == summary["counts"]["train"]
+    assert summary["files"][0]["rows"] == 131
 
 
 def test_a_query_that_is_held_out_under_other_tools_leaves_the_training_side(tmp_path: Path):
     rows = [{"prompt": question(i % 100), "tools": [tool(f"tool_{i}")]} for i in range(200)]
-    told = imported(tmp_path, rows)
-    removed = {step["step"]: step["removed"] for step in told["steps"]}
+    summary = imported(tmp_path, rows)
+    removed = {step["step"]: step["removed"] for step in summary["steps"]}
     assert removed["near repeat of a held-out one"] > 0
     texts = [{r["messages"][0]["content"] for r in records(tmp_path, side)} for side in ("train", "heldout")]
     assert not texts[0] & texts[1]
@@ -348,21 +348,21 @@ def test_columns_of_parquet_and_csv_reach_the_import(tmp_path: Path):
     lines = ["q,a,n,chat", *(f'"{q}",{a},{n},{c}' for q, a, n, c, _ in zip(*table.values(), strict=True))]
     (tmp_path / "log.csv").write_text("\n".join(lines), encoding="utf-8")
     columns = {"prompt_column": "q", "reference_column": "a", "id_column": "n", "conversation_column": "chat"}
-    made = []
+    created = []
     for name in ("log.parquet", "log.csv"):
         out = tmp_path / name.partition(".")[2]
         import_logs([LogSource(path=str(tmp_path / name), **columns)], out, ImportOptions())
-        made.append((out / "train.jsonl").read_bytes())
-    assert made[0] == made[1]
-    assert json.loads(made[0].splitlines()[0])["id"].startswith("row")
+        created.append((out / "train.jsonl").read_bytes())
+    assert created[0] == created[1]
+    assert json.loads(created[0].splitlines()[0])["id"].startswith("row")
 
 
 def test_two_files_make_one_import(tmp_path: Path):
     (tmp_path / "sub").mkdir()
     first, second = log(tmp_path, chats(30)), log(tmp_path / "sub", chats(40)[30:])
-    told = import_logs([LogSource(path=str(p)) for p in (first, second)], tmp_path / "out", ImportOptions())
-    assert told["counts"]["train"] + told["counts"]["heldout"] == 40
-    assert [file["rows"] for file in told["files"]] == [30, 10]
+    summary = import_logs([LogSource(path=str(p)) for p in (first, second)], tmp_path / "out", ImportOptions())
+    assert summary["counts"]["train"] + summary["counts"]["heldout"] == 40
+    assert [file["rows"] for file in summary["files"]] == [30, 10]
 
 
 # --- what must not happen ---
@@ -406,9 +406,9 @@ def test_no_two_records_have_one_id_where_a_place_is_the_name_of_another_row(tmp
 def test_a_repeat_takes_out_no_row_whose_place_has_its_name(tmp_path: Path):
     again = {"id": "log-2", "prompt": question(1)}
     rows = [{"id": "b@example.com", "prompt": question(1)}, {"id": "c@example.com", "prompt": question(2)}, again]
-    told = imported(tmp_path, rows, heldout_share=1e-9)
+    summary = imported(tmp_path, rows, heldout_share=1e-9)
     assert {record["messages"][0]["content"] for record in everything(tmp_path)} == {question(1), question(2)}
-    assert {step["step"]: step["removed"] for step in told["steps"]}["exact repeat of an earlier one"] == 1
+    assert {step["step"]: step["removed"] for step in summary["steps"]}["exact repeat of an earlier one"] == 1
 
 
 def test_a_conversation_named_like_the_place_of_a_row_is_another(tmp_path: Path):
@@ -455,7 +455,7 @@ def test_what_exists_is_replaced_only_if_asked_and_only_if_it_is_an_import(tmp_p
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work", encoding="utf-8")
-    with pytest.raises(DraftbenchError, match="no folder that this command wrote"):
+    with pytest.raises(DraftbenchError, match="was not written by this command"):
         import_logs([source], mine, ImportOptions(), overwrite=True)
     assert left_behind(tmp_path) == ["mine", "out"]
 
@@ -497,14 +497,14 @@ def test_the_command_shows_each_step_and_what_was_scrubbed(tmp_path: Path, draft
     shown = draftbench("data", "import", str(path), "--out", str(tmp_path / "out"))
     assert shown.code == 0, shown.err
     assert "EMAIL 1" in shown.out
-    said = " ".join(shown.out.split())
-    assert "e-mail addresses, numbers and keys of a recognisable form; names and postal addresses stay" in said
-    assert "look at a sample before you share it" in said
+    output = " ".join(shown.out.split())
+    assert "keys of a recognisable form were replaced; names and postal addresses were not" in output
+    assert "look at a sample before you share it" in output
     assert "exact repeat of a held-out one" in shown.out
-    told = draftbench(
+    report = draftbench(
         "data", "import", str(path), "--out", str(tmp_path / "out"), "--overwrite", "--keep-pii", "--json"
     )
-    assert told.json()["pii"]["scrubbed"] is False
+    assert report.json()["pii"]["scrubbed"] is False
     again = draftbench("data", "import", str(path), "--out", str(tmp_path / "out"))
     assert (again.code, "--overwrite" in again.err) == (2, True)
 

@@ -295,8 +295,8 @@ def test_json_without_personal_data_keeps_its_very_bytes():
 def test_json_inside_json_is_reached():
     inner = json.dumps({"email": "a@x.org"})
     message = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": inner}}]}
-    found = Scrubber().value(message)
-    assert json.loads(found["tool_calls"][0]["function"]["arguments"]) == {"email": "<EMAIL_1>"}
+    result = Scrubber().value(message)
+    assert json.loads(result["tool_calls"][0]["function"]["arguments"]) == {"email": "<EMAIL_1>"}
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ def counts(found):
 
 
 def test_good_queries_stay_in_order_with_ids_that_do_not_depend_on_what_was_removed():
-    found = filtered([GOOD[0], "", *GOOD[1:]])
-    assert [(p.id, p.text) for p in found.kept] == [
+    result = filtered([GOOD[0], "", *GOOD[1:]])
+    assert [(p.id, p.text) for p in result.kept] == [
         ("magpie-general-00000", GOOD[0]),
         ("magpie-general-00002", GOOD[1]),
         ("magpie-general-00003", GOOD[2]),
@@ -55,10 +55,10 @@ def test_good_queries_stay_in_order_with_ids_that_do_not_depend_on_what_was_remo
     ],
 )
 def test_each_filter_takes_out_its_own_kind_and_keeps_it_as_the_example(name, text, rules):
-    found = filtered([GOOD[0] if "script" not in rules else "", text], rules=FilterSpec(**rules))
-    assert found.removed[name].count >= 1
-    assert found.removed[name].example == text
-    assert text not in [prompt.text for prompt in found.kept]
+    result = filtered([GOOD[0] if "script" not in rules else "", text], rules=FilterSpec(**rules))
+    assert result.removed[name].count >= 1
+    assert result.removed[name].example == text
+    assert text not in [prompt.text for prompt in result.kept]
 
 
 def test_a_query_about_json_is_not_taken_for_a_call():
@@ -67,8 +67,8 @@ def test_a_query_about_json_is_not_taken_for_a_call():
 
 
 def test_a_query_whose_turn_never_ended_is_unfinished():
-    found = filtered([GOOD[0]], finished=False)
-    assert (found.kept, counts(found)) == ([], {"unfinished": 1})
+    result = filtered([GOOD[0]], finished=False)
+    assert (result.kept, counts(result)) == ([], {"unfinished": 1})
 
 
 def test_chinese_passes_where_chinese_is_wanted_and_mixed_text_by_its_share():
@@ -101,17 +101,17 @@ def test_prose_is_distinct_and_a_loop_is_not():
 def test_repeats_and_held_out_queries_are_taken_out_and_told_apart():
     near = GOOD[2].replace("in Python", "in python 3")
     heldout = [Prompt("h", ({"role": "user", "content": GOOD[1].upper()},))]
-    found = filtered([*GOOD, GOOD[0].lower() + " ", near], heldout=heldout)
-    assert counts(found) == {"exact_duplicate": 1, "near_duplicate": 1, "heldout_overlap": 1}
-    assert [prompt.text for prompt in found.kept] == [GOOD[0], GOOD[2]]
-    assert found.removed["near_duplicate"].example == near
+    result = filtered([*GOOD, GOOD[0].lower() + " ", near], heldout=heldout)
+    assert counts(result) == {"exact_duplicate": 1, "near_duplicate": 1, "heldout_overlap": 1}
+    assert [prompt.text for prompt in result.kept] == [GOOD[0], GOOD[2]]
+    assert result.removed["near_duplicate"].example == near
 
 
 def test_every_query_is_kept_or_counted_once():
     texts = [*GOOD, *GOOD, "", "Hi?", "List these:", "<tools>:", "no no no no no no no no no no", "w"]
-    found = filtered(texts)
-    assert len(found.kept) + sum(counts(found).values()) == len(texts)
-    assert [name for name in found.removed if found.removed[name].count] == [
+    result = filtered(texts)
+    assert len(result.kept) + sum(counts(result).values()) == len(texts)
+    assert [name for name in result.removed if result.removed[name].count] == [
         "empty",
         "template_tokens",
         "too_short",
@@ -123,6 +123,6 @@ def test_every_query_is_kept_or_counted_once():
 
 def test_the_same_words_under_other_tools_are_a_near_duplicate_and_tools_stay_with_their_query():
     queries = [WrittenQuery(0, GOOD[0], True, (TOOL,), "travel"), WrittenQuery(1, GOOD[0], True)]
-    found = apply_filters(queries, FilterSpec(), MARKS, [], "calls")
-    assert [(p.tools, p.group) for p in found.kept] == [((TOOL,), "travel")]
-    assert counts(found) == {"near_duplicate": 1}
+    result = apply_filters(queries, FilterSpec(), MARKS, [], "calls")
+    assert [(p.tools, p.group) for p in result.kept] == [((TOOL,), "travel")]
+    assert counts(result) == {"near_duplicate": 1}

@@ -93,28 +93,28 @@ def raw_bytes(told: dict[str, Any]) -> bytes:
 def test_the_command_prints_what_was_kept_and_why_the_others_went(recipe: Path, draftbench: Draftbench, tmp_path: Path):
     out = tmp_path / "mine.jsonl"
     first = draftbench("data", "magpie", str(recipe), "--out", str(out), "--json")
-    told = first.json()
+    report = first.json()
     assert first.code == 0, first.err
-    assert told["raw"] == 11
-    assert 0 < told["kept"] < 11
-    assert told["kept"] + sum(removed["count"] for removed in told["removed"].values()) == 11
+    assert report["raw"] == 11
+    assert 0 < report["kept"] < 11
+    assert report["kept"] + sum(removed["count"] for removed in report["removed"].values()) == 11
     text = draftbench("data", "magpie", str(recipe), "--out", str(out)).out
-    assert f"tiny: {told['kept']} of 11 raw queries kept" in text
-    for name, removed in told["removed"].items():
+    assert f"tiny: {report['kept']} of 11 raw queries kept" in text
+    for name, removed in report["removed"].items():
         assert (re.search(rf"^{name} +{removed['count']} ", text, re.MULTILINE) is not None) == (removed["count"] > 0)
     assert str(out) in text
 
 
 def test_the_file_is_a_prompt_file_and_the_description_says_how_it_came_about(recipe: Path, tmp_path: Path):
-    told = synthesise(recipe, out=tmp_path / "mine.jsonl")
-    found = read_prompts([PromptSource(path=told["file"])])
-    records = [json.loads(line) for line in Path(told["file"]).read_text(encoding="utf-8").splitlines()]
+    description = synthesise(recipe, out=tmp_path / "mine.jsonl")
+    prompt_set = read_prompts([PromptSource(path=description["file"])])
+    records = [json.loads(line) for line in Path(description["file"]).read_text(encoding="utf-8").splitlines()]
     described = json.loads((tmp_path / "mine.json").read_text(encoding="utf-8"))
-    assert len(found.prompts) == described["kept"] == told["kept"]
-    assert all(re.fullmatch(r"magpie-ascii-000\d\d", prompt.id) for prompt in found.prompts)
+    assert len(prompt_set.prompts) == described["kept"] == description["kept"]
+    assert all(re.fullmatch(r"magpie-ascii-000\d\d", prompt.id) for prompt in prompt_set.prompts)
     assert {(r["domain"], r["scenario"], r["licence"]) for r in records} == {("ascii", "synthetic", "CC0-1.0")}
     assert all(list(r["messages"]) == [{"role": "user", "content": r["messages"][0]["content"]}] for r in records)
-    assert described["sha256"] == found.sources[0]["sha256"]
+    assert described["sha256"] == prompt_set.sources[0]["sha256"]
     assert described["opening"] == "<|im_start|>user\n"
     assert described["recipe"]["queries"] == 11
     assert str(tmp_path) not in json.dumps({**described, "recipe": ""})
@@ -122,10 +122,10 @@ def test_the_file_is_a_prompt_file_and_the_description_says_how_it_came_about(re
 
 def test_every_query_is_written_under_a_tool_set_drawn_by_seed_and_keeps_it(recipe: Path):
     def offered(seed: int) -> list[str]:
-        told = synthesise(recipe, "tools_from=tools.jsonl", f"seed={seed}", "queries=16")
-        prompts = read_prompts([PromptSource(path=told["file"])]).prompts
+        description = synthesise(recipe, "tools_from=tools.jsonl", f"seed={seed}", "queries=16")
+        prompts = read_prompts([PromptSource(path=description["file"])]).prompts
         assert all((p.group == "g0") == (p.tools[0]["function"]["name"] == "rain") for p in prompts)
-        return [json.loads(line)["tools"] for line in raw_bytes(told).splitlines()]
+        return [json.loads(line)["tools"] for line in raw_bytes(description).splitlines()]
 
     assert set(offered(0)) == {0, 1}
     assert offered(0) != offered(1)
@@ -144,10 +144,10 @@ def test_queries_begin_with_the_openings_and_every_one_is_used_before_one_comes_
     openings = [None, "Why do", "Tell me"]
 
     def begun_with(*settings: str) -> list[str | None]:
-        told = synthesise(recipe, f"openings={json.dumps(openings)}", "queries=12", *settings)
-        assert told["opening"] == "<|im_start|>user\n"
-        assert told["recipe"]["openings"] == openings
-        texts = [line["text"] for line in raw_lines(told)]
+        description = synthesise(recipe, f"openings={json.dumps(openings)}", "queries=12", *settings)
+        assert description["opening"] == "<|im_start|>user\n"
+        assert description["recipe"]["openings"] == openings
+        texts = [line["text"] for line in raw_lines(description)]
         return [next((words for words in openings[1:] if text.startswith(words)), None) for text in texts]
 
     drawn = begun_with()
@@ -158,9 +158,9 @@ def test_queries_begin_with_the_openings_and_every_one_is_used_before_one_comes_
 
 
 def test_the_filters_see_the_opening_as_part_of_the_query(recipe: Path):
-    told = synthesise(recipe, "openings=[null, '[{\"name']")
-    assert told["removed"]["call_not_query"]["count"] > 0
-    assert told["removed"]["call_not_query"]["example"].startswith('[{"name')
+    description = synthesise(recipe, "openings=[null, '[{\"name']")
+    assert description["removed"]["call_not_query"]["count"] > 0
+    assert description["removed"]["call_not_query"]["example"].startswith('[{"name')
 
 
 def test_an_opening_that_the_target_added_nothing_to_is_no_query(recipe: Path):
@@ -182,11 +182,11 @@ def test_cutting_behind_the_first_sentence_makes_a_query_finished_and_leaves_the
 
 
 def test_openings_from_tools_name_a_tool_that_is_offered_and_an_open_turn_stays_open(recipe: Path):
-    told = synthesise(
+    description = synthesise(
         recipe, "tools_from=tools.jsonl", "openings_from_tools=true", "openings=[Can you, null]", "queries=12"
     )
     names = {0: "rain", 1: "bus"}
-    named = [line["text"].startswith(f"Can you {names[line['tools']]}") for line in raw_lines(told)]
+    named = [line["text"].startswith(f"Can you {names[line['tools']]}") for line in raw_lines(description)]
     assert [sum(named[start : start + 2]) for start in range(0, 12, 2)] == [1] * 6
 
 
@@ -375,9 +375,9 @@ def test_the_shipped_recipes_read_and_steer():
     from engine.paths import PROJECT_ROOT
 
     for path in sorted((PROJECT_ROOT / "recipes" / "magpie").glob("*.yaml")):
-        made = load_section(MagpieRecipe, path)
-        assert made.name == made.domain == path.stem
-        assert any(made.system) or any(made.openings)
+        loaded_recipe = load_section(MagpieRecipe, path)
+        assert loaded_recipe.name == loaded_recipe.domain == path.stem
+        assert any(loaded_recipe.system) or any(loaded_recipe.openings)
         assert f"draftbench data magpie recipes/magpie/{path.name}" in path.read_text(encoding="utf-8")
 
 

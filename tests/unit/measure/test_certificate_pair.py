@@ -21,7 +21,7 @@ from engine.measure.certificate_pair import (
 from engine.models.draft import trim
 from tests.conftest import tiny_llama
 from tests.tiny_pair import as_draft, blend, loaded, noisy_copy
-from tests.unit.test_decode_ragged import NEO, SIDE_BY_SIDE, made, prompts
+from tests.unit.decode.test_ragged import NEO, SIDE_BY_SIDE, made, prompts
 
 torch.set_num_threads(1)
 TARGET, NOISY, DRAWN = tiny_llama(), noisy_copy(), Sampling(1.0)

@@ -196,16 +196,15 @@ def test_one_temperature_in_common_is_compared_alone(folders, tmp_path):
     assert [c["temperature"] for c in agreement_by_temperature(edit[0] / "a", edit[0] / "b")] == [1.0]
 
 
-def test_the_interval_is_of_as_many_resamples_as_either_recipe_asks_for(folders, monkeypatch):
+@pytest.mark.parametrize(("asked", "taken"), [((150, 300), 300), ((150, 10**6), comparisons.MOST_SAMPLES)])
+def test_the_interval_is_of_as_many_resamples_as_either_recipe_asks_for(folders, monkeypatch, asked, taken):
     root, conditions = folders
-    asked = []
-    whole = comparisons.paired_difference
-    monkeypatch.setattr(
-        comparisons, "paired_difference", lambda *a, samples: asked.append(samples) or whole(*a, samples=samples)
+    samples = []
+    monkeypatch.setattr(comparisons, "paired_difference", lambda *_, **options: samples.append(options["samples"]))
+    compare(
+        *(Measurement.read(root / n, conditions[n], count) for n, count in zip("ab", asked, strict=True)), ["exact"]
     )
-    a, b = (Measurement.read(root / n, conditions[n], samples) for n, samples in (("a", 150), ("b", 300)))
-    compare(a, b, ["exact"])
-    assert asked == [300, 300]
+    assert samples == [taken, taken]
 
 
 @pytest.mark.parametrize(("key", "value"), [("num_draft_tokens", 5), ("adaptive", True)])

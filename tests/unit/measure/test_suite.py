@@ -33,6 +33,7 @@ COLUMNS = {
         "exact_sum",
         "agree_sum",
         "n_positions",
+        "answer",
         "rounds",
         "drafted",
         "accepted",

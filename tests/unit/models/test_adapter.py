@@ -45,7 +45,7 @@ def save_adapter(folder: Path, config: Any, tied: bool = True) -> tuple[Path, to
 
 
 def load(folder: Path, adapter: Path, tied: bool = True, dtype: str = "float32") -> Any:
-    spec = ModelSpec(model=str(base(folder, tied)), adapter=str(adapter), dtype=dtype, device="cpu")  # type: ignore[arg-type]
+    spec = ModelSpec(model=str(base(folder, tied)), adapter=str(adapter), dtype=dtype, device="cpu")
     return load_model(spec)
 
 
@@ -99,8 +99,8 @@ def test_other_kinds_that_merge_are_held_to_the_same(tmp_path: Path, kind: str):
 
 def test_in_bfloat16_the_merged_adapter_is_as_near_as_rounding_allows(tmp_path: Path):
     path, wanted = save_adapter(tmp_path, lora())
-    found = load(tmp_path, path, dtype="bfloat16").model(input_ids=IDS).logits.float()
-    assert float((found - wanted).abs().max()) < 0.08 * float(wanted.abs().max())
+    result = load(tmp_path, path, dtype="bfloat16").model(input_ids=IDS).logits.float()
+    assert float((result - wanted).abs().max()) < 0.08 * float(wanted.abs().max())
 
 
 def rewritten(path: Path, change: Any) -> None:

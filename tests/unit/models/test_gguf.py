@@ -35,8 +35,8 @@ def tiny(**changes: Any) -> Any:
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_float32_file_becomes_the_same_model(tmp_path: Path, tied: bool):
     model = tiny(tie_word_embeddings=tied)
-    found = model_of(write_gguf(tmp_path / "a.gguf", model, byte_tokenizer()))
-    assert torch.equal(found(input_ids=IDS).logits, model(input_ids=IDS).logits)
+    result = model_of(write_gguf(tmp_path / "a.gguf", model, byte_tokenizer()))
+    assert torch.equal(result(input_ids=IDS).logits, model(input_ids=IDS).logits)
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("F16", torch.float16), ("BF16", torch.bfloat16), ("Q8_0", torch.float32)])
@@ -65,8 +65,8 @@ def test_the_converted_file_is_the_one_that_the_library_would_write(tmp_path: Pa
     with TensorFile(tmp_path / "ours", {n: TensorPlan(tuple(t.shape), t.dtype) for n, t in state.items()}) as file:
         for name, tensor in reversed(state.items()):
             file.write(name, tensor)
-    found = load_file(tmp_path / "ours")
-    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+    result = load_file(tmp_path / "ours")
+    assert all(torch.equal(result[name], tensor) for name, tensor in state.items())
     assert (tmp_path / "ours").stat().st_size == (tmp_path / "library").stat().st_size
 
 
@@ -137,10 +137,10 @@ def test_llama_3_positions_are_kept(tmp_path: Path):
     }
     model = tiny(rope_parameters=rule)
     table = ("rope_freqs.weight", _llama3_stretch(rule, 8).float())
-    found = model_of(write_gguf(tmp_path / "a.gguf", model, byte_tokenizer(), more=[table]))
+    result = model_of(write_gguf(tmp_path / "a.gguf", model, byte_tokenizer(), more=[table]))
     long = torch.arange(400).remainder(259).unsqueeze(0)
     assert float(table[1].max()) == 8
-    assert torch.equal(found(input_ids=long).logits, model(input_ids=long).logits)
+    assert torch.equal(result(input_ids=long).logits, model(input_ids=long).logits)
     odd = ("rope_freqs.weight", torch.tensor([1.0, 2.0, 3.0, 4.0]))
     refused_path = write_gguf(tmp_path / "b.gguf", model, byte_tokenizer(), more=[odd])
     with pytest.raises(DraftbenchError, match="no rule"):
@@ -181,13 +181,13 @@ def test_a_converted_file_is_not_converted_again_unless_it_was_damaged(tmp_path:
     path = write_gguf(tmp_path / "a.gguf", tiny(), byte_tokenizer())
     folder = gguf_as_folder(path)
     weights = folder / "model.safetensors"
-    before, made = sha256_file(weights), weights.stat().st_mtime_ns
+    before, modified_ns = sha256_file(weights), weights.stat().st_mtime_ns
     assert gguf_as_folder(path) == folder
-    assert weights.stat().st_mtime_ns == made
+    assert weights.stat().st_mtime_ns == modified_ns
     raw = bytearray(weights.read_bytes())
     raw[-1] ^= 1
     weights.write_bytes(raw)
-    os.utime(weights, ns=(made, made))  # the time that it had does not hide the damage
+    os.utime(weights, ns=(modified_ns, modified_ns))  # the time that it had does not hide the damage
     assert gguf_as_folder(path) == folder
     assert sha256_file(weights) == before
     (folder / "config.json").unlink()

@@ -50,17 +50,17 @@ FAMILIES = {
 def model(request: pytest.FixtureRequest) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = FAMILIES[request.param]().eval().requires_grad_(False)
-        head = made.get_output_embeddings()
+        created = FAMILIES[request.param]().eval().requires_grad_(False)
+        head = created.get_output_embeddings()
         if head.bias is not None:
             torch.nn.init.normal_(head.bias)
-    return made
+    return created
 
 
 def test_head_of_hidden_states_is_the_models_logits(model: Any):
     ids = torch.tensor([[1, 5, 9, 30], [7, 7, 7, 60]])
-    found = Head.of(model).logits(hidden_states(model, ids))
-    torch.testing.assert_close(found, model(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+    result = Head.of(model).logits(hidden_states(model, ids))
+    torch.testing.assert_close(result, model(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
     check_head(model)
 
 

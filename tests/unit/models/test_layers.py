@@ -36,8 +36,8 @@ def tiny(name: str) -> LoadedModel:
 
 @torch.no_grad()
 def logits(model: Any) -> torch.Tensor:
-    found: torch.Tensor = model(input_ids=IDS, use_cache=False).logits
-    return found
+    result: torch.Tensor = model(input_ids=IDS, use_cache=False).logits
+    return result
 
 
 @pytest.mark.parametrize("name", [*MIXED, "Gemma-3 with eyes", "Gemma-4 with eyes"])
@@ -142,8 +142,8 @@ def test_a_setting_left_alone_would_be_caught(monkeypatch: pytest.MonkeyPatch):
     ],
 )
 def test_settings_that_speak_of_layers_follow_them(settings: dict[str, Any], layers: list[int], expected: Any):
-    found = settings_of_layers({"num_hidden_layers": 6, "vocab_size": 6, **settings}, layers, 6, "num_hidden_layers")
-    assert found == {"num_hidden_layers": len(layers), "vocab_size": 6, **expected}
+    result = settings_of_layers({"num_hidden_layers": 6, "vocab_size": 6, **settings}, layers, 6, "num_hidden_layers")
+    assert result == {"num_hidden_layers": len(layers), "vocab_size": 6, **expected}
 
 
 def test_settings_given_are_not_changed():

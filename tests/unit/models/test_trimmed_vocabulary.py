@@ -107,15 +107,15 @@ def test_sampled_text_follows_the_targets_distribution():
     )
     logits = target.model(input_ids=torch.tensor([[0, 104]])).logits[0, -1] / 0.7
     truth = torch.softmax(logits.double(), -1)
-    found = torch.tensor([first[i] / draws for i in range(VOCAB)], dtype=torch.float64)
+    result = torch.tensor([first[i] / draws for i in range(VOCAB)], dtype=torch.float64)
     expected_noise = float((truth * (1 - truth) / draws).sqrt().sum()) / 2
-    assert float((found - truth).abs().sum()) / 2 < 1.5 * expected_noise
+    assert float((result - truth).abs().sum()) / 2 < 1.5 * expected_noise
 
 
 def problem(temperature: float) -> tuple[torch.Tensor, torch.Tensor, Head]:
-    made = torch.Generator().manual_seed(4)
-    hidden, weight = torch.randn(6, 32, generator=made), torch.randn(VOCAB, 32, generator=made) / 3
-    return torch.randn(6, len(IDS), generator=made), hidden, Head(weight, None)
+    generator = torch.Generator().manual_seed(4)
+    hidden, weight = torch.randn(6, 32, generator=generator), torch.randn(VOCAB, 32, generator=generator) / 3
+    return torch.randn(6, len(IDS), generator=generator), hidden, Head(weight, None)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
@@ -166,9 +166,9 @@ def test_tvd_is_one_minus_the_acceptance():
 
 
 def test_sft_learns_nothing_from_a_token_the_draft_has_no_id_for():
-    made = torch.Generator().manual_seed(0)
-    hidden = torch.randn(2, 32, generator=made, requires_grad=True)
-    head = Head(torch.randn(VOCAB, 32, generator=made), None).of_ids(IDS)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 32, generator=generator, requires_grad=True)
+    head = Head(torch.randn(VOCAB, 32, generator=generator), None).of_ids(IDS)
     tokens = row_of_ids(IDS, VOCAB)[torch.tensor([101, 102])]  # 102 is none of IDS
     loss = chunked_loss(hidden, head, Positions(tokens, torch.rand(2), lambda part: None), [LossTerm(name="sft")])
     loss.backward()
@@ -242,8 +242,8 @@ def test_training_raises_the_acceptance_and_resumes_bit_for_bit(tmp_path: Path):
         return draft
 
     def acceptance(draft: Draft) -> float:
-        found = exact_acceptance(draft.model, Head.of(target.model), capture, Sampling(1.0))
-        return float(torch.cat([r.overlap for r in found]).mean())
+        result = exact_acceptance(draft.model, Head.of(target.model), capture, Sampling(1.0))
+        return float(torch.cat([r.overlap for r in result]).mean())
 
     whole = train(tmp_path / "whole")
     assert acceptance(whole) > acceptance(trimmed(target, ids)) + 0.01

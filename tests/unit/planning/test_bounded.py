@@ -48,7 +48,7 @@ def do(work: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def helpers() -> Iterator[Helpers]:
-    made = Helpers("tests.unit.test_bounded", _SECONDS, _MOST_BYTES)
+    made = Helpers("tests.unit.planning.test_bounded", _SECONDS, _MOST_BYTES)
     yield made
     made.close()
 
@@ -71,7 +71,7 @@ def test_what_does_not_end_is_ended_and_the_next_is_answered(helpers: Helpers, w
         os.mkfifo(tmp_path / "pipe")
         work = ["read", str(tmp_path / "pipe")]
     first, began = helpers.ask(["pid"]), time.monotonic()
-    with pytest.raises(DraftbenchError, match="it was given up"):
+    with pytest.raises(DraftbenchError, match="the check was stopped"):
         helpers.ask(work)
     assert time.monotonic() - began < 60
     assert isinstance(helpers.ask(["pid"]), int)
@@ -115,7 +115,7 @@ def test_no_more_than_some_at_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bounded, "_AT_ONCE", 1)
     full = Helpers("engine.no_such_module", 0.1)
     full._free.acquire()
-    with pytest.raises(DraftbenchError, match="too much is being looked at"):
+    with pytest.raises(DraftbenchError, match="too many checks are running"):
         full.ask(None)
 
 

@@ -16,9 +16,10 @@ from engine.config.schema import Recipe
 from engine.fileio import read_json, write_json
 from engine.models import load
 from engine.paths import home
-from engine.planning import checks as preflight
-from engine.planning.checks import Check, checks, estimate
+from engine.planning.checks import Check, checks
+from engine.planning.checks import machine as machine_checks
 from engine.planning.earlier_runs import best_pace, differences
+from engine.planning.estimate import estimate
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import read_recipe
 from tests.conftest import byte_tokenizer, tiny_llama
@@ -55,9 +56,9 @@ def test_a_good_recipe_passes_every_check_with_the_vocabulary_first(recipe: Path
     assert found[0].name == "vocabulary"
     assert all(check.ok for check in found), [check for check in found if not check.ok]
     told = named(found)
-    assert told["training prompts"].found == "8 prompts"
-    assert "1 to choose the draft by, 5 to measure on" in told["held-out prompts"].found
-    assert "2 of the target's 4 layers: 0, 3" in told["draft"].found
+    assert told["training prompts"].message == "8 prompts"
+    assert "1 to choose the draft by, 5 to measure on" in told["held-out prompts"].message
+    assert "2 of the target's 4 layers: 0, 3" in told["draft"].message
 
 
 def test_a_draft_with_another_vocabulary_fails_first_and_is_not_loaded(recipe: Path, tmp_path: Path):
@@ -68,7 +69,7 @@ def test_a_draft_with_another_vocabulary_fails_first_and_is_not_loaded(recipe: P
     tokenizer.save_pretrained(folder)
     first = checks(home(), made(recipe, "draft.init=checkpoint", f"draft.checkpoint={folder}"))[0]
     assert (first.name, first.ok) == ("vocabulary", False)
-    assert "do not share a vocabulary" in first.found
+    assert "do not share a vocabulary" in first.message
     assert "draft.init: layers" in first.fix
 
 
@@ -78,20 +79,20 @@ def test_a_draft_with_the_same_vocabulary_passes(recipe: Path, tmp_path: Path):
     byte_tokenizer().save_pretrained(folder)
     first = checks(home(), made(recipe, "draft.init=checkpoint", f"draft.checkpoint={folder}"))[0]
     assert first.ok
-    assert "258 ids" in first.found
+    assert "258 ids" in first.message
 
 
 def test_a_draft_of_an_earlier_run_is_known_by_its_target(finished_home: Path, recipe: Path, tmp_path: Path):
     settings = ("draft.init=checkpoint", "draft.checkpoint=latest")
     first = checks(home(), made(recipe, *settings))[0]
     assert first.ok
-    assert "this very target" in first.found
+    assert "this very target" in first.message
     other = tmp_path / "other-target"
     tiny_llama(seed=5).save_pretrained(other)
     byte_tokenizer().save_pretrained(other)
     first = checks(home(), made(recipe, *settings, f"target.model={other}"))[0]
     assert not first.ok
-    assert "another target" in first.found
+    assert "another target" in first.message
 
 
 def test_a_draft_fits_a_tuned_target_that_kept_its_embeddings(finished_home: Path, recipe: Path, tmp_path: Path):
@@ -103,7 +104,7 @@ def test_a_draft_fits_a_tuned_target_that_kept_its_embeddings(finished_home: Pat
     settings = ("draft.init=checkpoint", "draft.checkpoint=latest", f"target.model={tmp_path / 'tuned'}")
     first = checks(home(), made(recipe, *settings))[0]
     assert first.ok
-    assert "same embeddings" in first.found
+    assert "same embeddings" in first.message
 
 
 def test_a_target_without_chat_template_fails_in_words(recipe: Path, tmp_path: Path):
@@ -112,7 +113,7 @@ def test_a_target_without_chat_template_fails_in_words(recipe: Path, tmp_path: P
     byte_tokenizer(template=None).save_pretrained(folder)
     check = named(checks(home(), made(recipe, f"target.model={folder}")))["chat template"]
     assert not check.ok
-    assert "no chat template" in check.found
+    assert "no chat template" in check.message
 
 
 def write(path: Path, *texts: str) -> Path:
@@ -126,10 +127,10 @@ def test_bad_rows_overlap_and_long_prompts_are_counted(recipe: Path, tmp_path: P
     heldout = write(tmp_path / "heldout.jsonl", "why is the SKY blue", "How do birds sing?")
     found = named(checks(home(), made(recipe, f"prompts.train={train}", f"prompts.heldout={heldout}")))
     assert found["training prompts"].state == "failed"
-    assert "1 bad rows" in found["training prompts"].found
-    assert "1 training prompts repeat" in found["overlap"].found
+    assert "1 bad rows" in found["training prompts"].message
+    assert "1 training prompts repeat" in found["overlap"].message
     assert found["prompt length"].state == "failed"
-    assert "1 training and 0 held-out" in found["prompt length"].found
+    assert "1 training and 0 held-out" in found["prompt length"].message
     assert found["held-out prompts"].state == "warning"
     mended = named(
         checks(
@@ -145,18 +146,18 @@ def test_bad_rows_overlap_and_long_prompts_are_counted(recipe: Path, tmp_path: P
     )
     assert mended["training prompts"].state == "warning"
     assert mended["prompt length"].ok
-    assert "1 longer than prompts.max_prompt_tokens" in mended["prompt length"].found
+    assert "1 longer than prompts.max_prompt_tokens" in mended["prompt length"].message
 
 
 def test_lengths_that_leave_nothing_out_of_too_much_are_said_before_the_start(recipe: Path, tmp_path: Path):
     train, heldout = write(tmp_path / "t.jsonl", "a?", "b?"), write(tmp_path / "h.jsonl", "c?", "d?")
     asked = [f"prompts.train={train}", f"prompts.heldout={heldout}"]
     nothing = named(checks(home(), made(recipe, *asked, "prompts.max_prompt_tokens=2")))["prompt length"]
-    assert (nothing.state, "no training prompt is left" in nothing.found) == ("failed", True)
+    assert (nothing.state, "no training prompt is left" in nothing.message) == ("failed", True)
     long = ["prompts.max_prompt_tokens=40", "capture.max_new_tokens=8", "measure.max_new_tokens=500"]
     write(tmp_path / "h.jsonl", "c" * 60, "d" * 60)
     few = named(checks(home(), made(recipe, *asked, *long)))["prompt length"]
-    assert (few.state, "too few held-out prompts are left" in few.found) == ("failed", True)
+    assert (few.state, "too few held-out prompts are left" in few.message) == ("failed", True)
 
 
 def test_prompts_that_vanished_spoil_only_what_needs_them(recipe: Path, tmp_path: Path):
@@ -165,7 +166,7 @@ def test_prompts_that_vanished_spoil_only_what_needs_them(recipe: Path, tmp_path
     train.unlink()
     found = named(checks(home(), wanted))
     assert [name for name, check in found.items() if not check.ok] == ["training prompts"]
-    assert "not looked at" in found["overlap"].found
+    assert "not looked at" in found["overlap"].message
 
 
 def test_everything_training_repeats_means_nothing_to_train_on(recipe: Path, tmp_path: Path):
@@ -204,7 +205,7 @@ def test_what_does_not_fit_fails_its_own_check(recipe: Path, setting: str, check
 
 def test_a_full_disk_fails(recipe: Path, monkeypatch: pytest.MonkeyPatch):
     usage = type(shutil.disk_usage("/"))(10**9, 10**9 - 5000, 5000)
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(machine_checks.shutil, "disk_usage", lambda _: usage)
     assert not named(checks(home(), made(recipe)))["disk"].ok
 
 
@@ -212,7 +213,7 @@ def test_a_model_that_is_not_here_yet_is_not_fetched(recipe: Path):
     wanted = made(recipe, "target.model=asset:smollm2-135m-instruct")
     found = named(checks(home(), wanted))
     assert found["chat template"].state == "warning"
-    assert "not on this machine yet" in found["chat template"].found
+    assert "not on this machine yet" in found["chat template"].message
     assert "fetched when the run begins" in estimate(home(), wanted).memory_unknown
 
 
@@ -367,7 +368,7 @@ def test_looking_at_a_model_never_asks_to_run_its_code(recipe: Path, monkeypatch
 def test_more_training_prompts_than_there_are_fail_one_check_that_says_how_many(recipe: Path):
     found = checks(home(), made(recipe, "prompts.train_prompts=9"))
     assert [check.name for check in found if not check.ok] == ["overlap"]
-    assert "there are 8 training prompts" in named(found)["overlap"].found
+    assert "there are 8 training prompts" in named(found)["overlap"].message
     assert all(check.ok for check in checks(home(), made(recipe, "prompts.train_prompts=8")))
 
 

@@ -12,6 +12,7 @@ from engine.errors import DraftbenchError
 from engine.export.of_run import export_run
 from engine.jobs import queue
 from engine.paths import home
+from engine.records.status import Status
 from engine.runs.advice import gives_a_draft, measures_again
 from engine.runs.drafts import draft_folder
 from engine.runs.execution import measure_again
@@ -60,5 +61,5 @@ def test_a_damaged_summary_and_a_done_run_are_not_sent_to_a_measurement_that_can
 def test_a_run_that_is_not_done_is_finished_or_waited_for(
     bare: RunFolder, state: str, said: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(RunFolder, "status", lambda self: {"state": state})
+    monkeypatch.setattr(RunFolder, "status", lambda self: Status(state=state))
     assert said in gives_a_draft(bare)

@@ -20,6 +20,7 @@ from engine.fileio import read_lines
 from engine.paths import home
 from engine.records.events import TrainStep
 from engine.records.status import Status
+from engine.records.summary import Summary
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.status import is_alive, present_state, process_identity
 
@@ -173,7 +174,7 @@ def test_a_summary_that_is_absent_or_damaged_names_the_command_that_makes_it(mad
     with pytest.raises(DraftbenchError, match=f"draftbench measure {run.id}"):
         run.summary()
     run.summary_path.write_text(json.dumps({"metrics": []}), encoding="utf-8")
-    assert run.summary() == {"metrics": []}
+    assert run.summary() == Summary(metrics=[])
 
 
 def test_a_run_that_was_asked_to_stop_says_since_when_until_it_ends(made: Recipe):

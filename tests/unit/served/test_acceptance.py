@@ -22,7 +22,7 @@ from engine.fileio import read_json
 from engine.index.connection import reading
 from engine.index.queries import get_run, overview
 from engine.measure.acceptance import PromptAcceptance, exact_acceptance
-from engine.measure.compare import differences
+from engine.measure.compare import differing_conditions
 from engine.measure.definitions import SERVED_TEXT
 from engine.measure.suite import Measured
 from engine.models.head import Head
@@ -69,12 +69,12 @@ def spell(token_id: int) -> bytes:
 
 def likeliest(target: LoadedModel, capture: Capture) -> dict[str, list[float]]:
     """Log-probability of the likeliest token at each position, by prompt."""
-    found = {}
+    outcome = {}
     for answer in capture.answers:
         signal = capture.format.decode(capture.raw_signal(answer), Head.of(target.model))
         logits = Head.of(target.model).logits(signal.hidden).float()  # type: ignore[attr-defined]
-        found[answer.prompt_id] = torch.log_softmax(logits, -1).max(-1).values.tolist()
-    return found
+        outcome[answer.prompt_id] = torch.log_softmax(logits, -1).max(-1).values.tolist()
+    return outcome
 
 
 def serve(
@@ -90,7 +90,7 @@ def serve(
 
     def answer(body: dict[str, Any], number: int) -> Said:
         at, name = float(body["temperature"]), "p" + body["messages"][-1]["content"].removeprefix("question ")
-        told = texts[at][name]
+        stored = texts[at][name]
         content = [
             {
                 "token": spell(i).decode("utf-8", "replace"),
@@ -98,12 +98,12 @@ def serve(
                 "logprob": math.log(p),
                 "top_logprobs": [{"token": "?", "logprob": max(b, math.log(p))}],
             }
-            for i, p, b in zip(told.token_ids, chances[at][name].tolist(), best[at][name], strict=True)
+            for i, p, b in zip(stored.token_ids, chances[at][name].tolist(), best[at][name], strict=True)
         ]
         text = b"".join(bytes(each["bytes"]) for each in content if each["token"] != "<|im_end|>")
         spoil(content)
         message = {"role": "assistant", "content": text.decode("utf-8", "replace")}
-        choice = {"message": message, "finish_reason": told.finish_reason, "logprobs": {"content": content}}
+        choice = {"message": message, "finish_reason": stored.finish_reason, "logprobs": {"content": content}}
         return Said(body={"choices": [choice if body.get("logprobs") else {**choice, "logprobs": None}]})
 
     server.script = answer
@@ -121,8 +121,8 @@ def measured(
 ) -> Measured:
     drafts = {"initial": as_draft(tiny_llama(layers=2, seed=5)), "trained": as_draft(draft)}
     spec = MeasureSpec(**{"against": "server", "max_new_tokens": TOKENS, "bootstrap_samples": 200, **changes})
-    told = ServerSpec(base_url=server.base_url, model=MODEL)
-    return measure_served(target, drafts, captures, [p.id for p in PROMPTS], spec, told, heldout_hash="h")
+    server_spec = ServerSpec(base_url=server.base_url, model=MODEL)
+    return measure_served(target, drafts, captures, [p.id for p in PROMPTS], spec, server_spec, heldout_hash="h")
 
 
 def pooled(results: list[PromptAcceptance]) -> torch.Tensor:
@@ -141,15 +141,15 @@ def test_at_temperature_1_it_is_an_unbiased_estimate_of_exact_acceptance(
     off = estimate - exact  # given what came before, each is 0 in expectation: a martingale
     assert off.std() > 0.1
     assert abs(off.sum() / (off.square().sum().sqrt())) < 4
-    found = {
+    outcome = {
         (m["draft"], m["temperature"], m["metric"]): m
         for m in measured(server, target, {1.0: capture}, draft).summary.document()["metrics"]
     }
-    rate = found["trained", 1.0, "exact"]
+    rate = outcome["trained", 1.0, "exact"]
     assert rate["value"] == pytest.approx(float(estimate.mean()), abs=1e-6)
     width = rate["high"] - rate["low"]  # 95%: twice as far from the middle is all but impossible
     assert rate["value"] - width < float(exact.mean()) < rate["value"] + width
-    assert ("trained", 1.0, "greedy_agreement") not in found  # of a sampled text it is not known
+    assert ("trained", 1.0, "greedy_agreement") not in outcome  # of a sampled text it is not known
 
 
 def test_at_temperature_0_it_is_exact_and_greedy_agreement(
@@ -179,33 +179,33 @@ def test_a_draft_of_the_served_model_itself_is_always_accepted(
     serve(server, target, written)
     for temperature in (0.0, 1.0):
         capture = fetched(tmp_path, server, target, temperature)
-        found = pooled(served_acceptance(target.model, capture, temperature, target.vocab_rows, capture.answers))
-        assert found.min() > 0.97  # what the server tells here went through bfloat16
-        assert found.mean() > 0.998
+        outcome = pooled(served_acceptance(target.model, capture, temperature, target.vocab_rows, capture.answers))
+        assert outcome.min() > 0.97  # what the server tells here went through bfloat16
+        assert outcome.mean() > 0.998
 
 
 def test_the_change_is_paired_and_gamma_and_sampled_rates_are_absent(
     tmp_path: Path, server: Server, target: LoadedModel, written: dict[float, Capture]
 ):
     serve(server, target, written)
-    found = measured(server, target, {t: fetched(tmp_path, server, target, t) for t in (0.0, 1.0)}, noisy_copy())
-    assert set(found.tables) == {"positions", "prompts"}
-    assert {m["metric"] for m in found.summary.document()["metrics"]} == {"exact", "greedy_agreement"}
-    assert not {"certificate", "speed", "by_slot", "stands_in_for"} & set(found.summary)
-    assert "num_draft_tokens" not in found.summary.document()["conditions"]
+    outcome = measured(server, target, {t: fetched(tmp_path, server, target, t) for t in (0.0, 1.0)}, noisy_copy())
+    assert set(outcome.tables) == {"positions", "prompts"}
+    assert {m["metric"] for m in outcome.summary.document()["metrics"]} == {"exact", "greedy_agreement"}
+    assert not {"certificate", "speed", "by_slot", "stands_in_for"} & set(outcome.summary.document())
+    assert "num_draft_tokens" not in outcome.summary.document()["conditions"]
     rates = {
         (m["draft"], m["temperature"]): m["value"]
-        for m in found.summary.document()["metrics"]
+        for m in outcome.summary.document()["metrics"]
         if m["metric"] == "exact"
     }
-    for gain in found.summary.document()["improvement"]:
+    for gain in outcome.summary.document()["improvement"]:
         at = gain["temperature"]
         assert gain["value"] == pytest.approx(rates["trained", at] - rates["initial", at])
         assert gain["n_prompts"] == 60
-    whole = found.tables["positions"].query("draft == 'trained' and temperature == 1")
+    whole = outcome.tables["positions"].query("draft == 'trained' and temperature == 1")
     assert (whole.overlap - (whole.q / whole.p).clip(upper=1)).abs().max() < 1e-6
     assert whole.agree.isna().all()
-    assert abs(found.summary.document()["served"]["positions"][1]["calibration"]["z"]) < 4
+    assert abs(outcome.summary.document()["served"]["positions"][1]["calibration"]["z"]) < 4
 
 
 def test_tokens_that_are_not_certain_and_all_behind_them_are_left_out_and_counted(
@@ -217,17 +217,17 @@ def test_tokens_that_are_not_certain_and_all_behind_them_are_left_out_and_counte
 
     serve(server, target, written, spoil)
     draft, capture = noisy_copy(), fetched(tmp_path, server, target, 1.0)
-    found = served_acceptance(draft, capture, 1.0, target.vocab_rows, capture.answers)
+    outcome = served_acceptance(draft, capture, 1.0, target.vocab_rows, capture.answers)
     before = {r.prompt_id: r for r in full(target, draft, written[1.0])}
-    for result in found:
+    for result in outcome:
         assert result.positions == list(range(len(result.token_ids)))
         assert len(result.token_ids) == min(9, len(before[result.prompt_id].token_ids))
         assert result.token_ids == before[result.prompt_id].token_ids[: len(result.token_ids)]
         q = before[result.prompt_id].draft_prob[: len(result.token_ids)]
         assert torch.allclose(result.draft_prob, q, atol=1e-5)
-    told = measured(server, target, {1.0: capture}, draft).summary.document()["served"]["positions"][0]
-    assert told["used"] == sum(len(r.token_ids) for r in found)
-    assert told["left_out"] > 60
+    row = measured(server, target, {1.0: capture}, draft).summary.document()["served"]["positions"][0]
+    assert row["used"] == sum(len(r.token_ids) for r in outcome)
+    assert row["left_out"] > 60
 
 
 def test_a_token_without_its_log_probability_costs_only_its_own_place(
@@ -378,8 +378,8 @@ def test_it_is_never_compared_with_rates_of_full_distributions(
         "acceptance_rule": "sampled",
         **{k: v for k, v in ours.items() if k not in ("acceptance_rule", "served_by")},
     }
-    assert {"acceptance_rule", "served_by"} <= set(differences(ours, full_p))
-    assert not differences(ours, ours)
+    assert {"acceptance_rule", "served_by"} <= set(differing_conditions(ours, full_p))
+    assert not differing_conditions(ours, ours)
 
 
 BAD = [
@@ -419,11 +419,11 @@ def test_figures_of_another_tokenizer_end_a_run_before_its_training(
     recipe: Path, server: Server, draftbench: Draftbench
 ):
     def foreign(body: dict[str, Any], number: int) -> Said:
-        said = certain(body, number).body
-        for choice in said["choices"]:
+        output = certain(body, number).body
+        for choice in output["choices"]:
             for token in choice.get("logprobs", {}).get("content", []):
                 token |= {"token": "?!", "bytes": [63, 33]}
-        return Said(body=said)
+        return Said(body=output)
 
     server.script = foreign
     failed = draftbench("run", str(recipe), *settings_of(server))
@@ -435,18 +435,18 @@ def test_figures_of_another_tokenizer_end_a_run_before_its_training(
 def test_figures_that_cannot_be_held_against_the_text_are_said_to_be_so(
     tmp_path: Path, server: Server, target: LoadedModel, written: dict[float, Capture], monkeypatch: pytest.MonkeyPatch
 ):
-    serve(server, target, written, lambda content: [each.pop("top_logprobs") for each in content])  # type: ignore[arg-type,return-value]
+    serve(server, target, written, lambda content: [each.pop("top_logprobs") for each in content])
     notes: list[str] = []
     progress = Progress(quiet=True)
     monkeypatch.setattr(progress, "note", notes.append)
     drafts = {name: as_draft(noisy_copy()) for name in ("initial", "trained")}
     captures = {t: fetched(tmp_path, server, target, t) for t in (0.0, 1.0)}
     spec = MeasureSpec(against="server", max_new_tokens=TOKENS, bootstrap_samples=200)
-    told = ServerSpec(base_url=server.base_url, model=MODEL)
-    found = measure_served(
-        target, drafts, captures, [p.id for p in PROMPTS], spec, told, heldout_hash="h", progress=progress
+    server_spec = ServerSpec(base_url=server.base_url, model=MODEL)
+    outcome = measure_served(
+        target, drafts, captures, [p.id for p in PROMPTS], spec, server_spec, heldout_hash="h", progress=progress
     )
-    assert [at["calibration"] for at in found.summary.document()["served"]["positions"]] == [None, None]
+    assert [at["calibration"] for at in outcome.summary.document()["served"]["positions"]] == [None, None]
     assert len([note for note in notes if "top_logprobs" in note]) == 1
 
 

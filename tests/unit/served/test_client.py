@@ -242,7 +242,7 @@ def test_one_prompt_that_is_refused_does_not_hold_up_the_others(server: Server, 
     server.script = lambda body, number: refuse if body["messages"][-1]["content"] == "p2" else good(body, number)
     kept, failed = many(server, clock, 6, concurrency=1)
     assert sorted(kept) == [0, 1, 3, 4, 5]
-    assert failed == [(2, 'status 400: {"error": "too long"} (not asked again)')]
+    assert failed == [(2, 'status 400: {"error": "too long"} (not retried)')]
 
 
 def prompt_number(body: Mapping[str, Any]) -> int:
@@ -432,16 +432,16 @@ def test_an_odd_count_of_tokens_is_none(server: Server, clock: Clock, usage: Any
 
 def test_parts_of_an_odd_kind_have_no_text(server: Server, clock: Clock):
     parts = [{"text": "a"}, {"text": None}, {"text": 3}, "b", None, {"type": "image"}, {"text": "c"}]
-    told = reply()
-    told["choices"][0]["message"]["content"] = parts
-    server.script = lambda body, number: Said(body=told)
+    response = reply()
+    response["choices"][0]["message"]["content"] = parts
+    server.script = lambda body, number: Said(body=response)
     assert ask(spec_of(server), clock)[0].text == "ac"
 
 
 def test_ids_reasoning_and_prompt_tokens_are_read_where_a_server_tells_them(server: Server, clock: Clock):
-    told = reply("yes", token_ids=[5, 6, 1]) | {"usage": {"prompt_tokens": 9}}
-    told["choices"][0]["message"]["reasoning_content"] = "hm"
-    server.script = lambda body, number: Said(body=told)
+    response = reply("yes", token_ids=[5, 6, 1]) | {"usage": {"prompt_tokens": 9}}
+    response["choices"][0]["message"]["reasoning_content"] = "hm"
+    server.script = lambda body, number: Said(body=response)
     assert ask(spec_of(server), clock) == [Reply("yes", "stop", [], "hm", [5, 6, 1], 9)]
 
 
@@ -553,9 +553,9 @@ OTHER = {
 
 @pytest.mark.parametrize("name", OTHER)
 def test_what_asking_again_does_not_change_is_not_asked_again(server: Server, clock: Clock, name: str):
-    said, words = OTHER[name]
+    output, words = OTHER[name]
     with pytest.raises(Unanswered, match=words):
-        answer_of(said, server, clock)
+        answer_of(output, server, clock)
     assert len(server.requests) == 1
 
 
@@ -589,8 +589,8 @@ ENDS = [
 
 @pytest.mark.parametrize(("word", "ending"), ENDS)
 def test_words_of_a_servers_own_for_an_end_are_read_and_counted(server: Server, clock: Clock, word: str, ending: str):
-    found = answer_of(reply("yes", word), server, clock)
-    assert (found.text, found.finish_reason, found.noted) == ("yes", ending, (f"finish_reason {word!r}",))
+    result = answer_of(reply("yes", word), server, clock)
+    assert (result.text, result.finish_reason, result.noted) == ("yes", ending, (f"finish_reason {word!r}",))
     assert len(server.requests) == 1
 
 
@@ -609,21 +609,21 @@ def test_without_a_word_the_count_says_how_an_answer_ended(server: Server, clock
         async with ChatServer(spec_of(server), None, RateLimiter(None, clock, clock.sleep)) as client:
             return await client.answer({**BODY, "max_tokens": 8})
 
-    found = asyncio.run(work())
-    assert (found.finish_reason, found.noted) == (ending, ("no finish_reason",))
+    result = asyncio.run(work())
+    assert (result.finish_reason, result.noted) == (ending, ("no finish_reason",))
 
 
 def test_another_model_and_parts_without_text_are_counted(server: Server, clock: Clock):
     parts = [{"type": "text", "text": "yes"}, {"type": "image_url"}]
-    found = answer_of({**message_of(content=parts), "model": "another"}, server, clock)
-    assert found.text == "yes"
-    assert found.noted == ("a part of the content, image_url", "answered as model 'another'")
+    result = answer_of({**message_of(content=parts), "model": "another"}, server, clock)
+    assert result.text == "yes"
+    assert result.noted == ("a part of the content, image_url", "answered as model 'another'")
 
 
 def test_a_call_of_the_older_form_is_a_call(server: Server, clock: Clock):
     call = {"name": "add", "arguments": "{}"}
-    found = answer_of(message_of(content=None, function_call=call), server, clock)
-    assert found.tool_calls == [{"type": "function", "function": call}]
+    result = answer_of(message_of(content=None, function_call=call), server, clock)
+    assert result.tool_calls == [{"type": "function", "function": call}]
 
 
 def test_a_pause_of_a_year_ends_the_work(server: Server, clock: Clock):
@@ -729,8 +729,8 @@ def test_a_word_that_speaks_of_a_limit_a_filter_or_a_failure_is_no_end(word: str
 
 
 def of_message(**message: Any) -> Reply:
-    said = {"choices": [{"message": {"role": "assistant", **message}, "finish_reason": "stop"}]}
-    return read_reply(json.dumps(said).encode(), str)
+    output = {"choices": [{"message": {"role": "assistant", **message}, "finish_reason": "stop"}]}
+    return read_reply(json.dumps(output).encode(), str)
 
 
 @pytest.mark.parametrize(

@@ -62,10 +62,10 @@ def test_what_is_no_address_is_refused(address: str):
 
 def test_no_key_is_read_for_another_machine_before_that(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MY_KEY", "secret")
-    with pytest.raises(DraftbenchError, match=r"never sent to https://api\.example:443") as told:
+    with pytest.raises(DraftbenchError, match=r"never sent to https://api\.example:443") as message:
         read_key(spec())
-    assert "draftbench allow-key MY_KEY https://api.example/v1" in told.value.fix
-    assert "secret" not in str(told.value)
+    assert "draftbench allow-key MY_KEY https://api.example/v1" in message.value.fix
+    assert "secret" not in str(message.value)
     with pytest.raises(SystemExit) as ended:
         main(["allow-key", "MY_KEY", "https://api.example/v1"])
     assert ended.value.code == 0

@@ -19,7 +19,8 @@ from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import read_json, read_lines
 from engine.models.load import LoadedModel
 from engine.paths import home
-from engine.planning.checks import checks, estimate
+from engine.planning.checks import checks
+from engine.planning.estimate import estimate
 from engine.progress import SILENT, Progress
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import read_recipe
@@ -80,7 +81,7 @@ def test_answers_become_a_capture_like_any_other(tmp_path: Path, server: Server,
     assert texts(capture)["q2"] == "about 你好<|im_end|>"
     assert [a.prompt_ids for a in capture.answers] == plan.prompt_ids
     assert capture.raw_signal(capture.answers[0]).shape == (len(capture.answers[0].token_ids), 0)
-    assert capture.counts.document()["server"] == {
+    assert capture.counts.server.document() == {
         "base_url": server.base_url,
         "model": MODEL,
         "ids_from_server": 0,
@@ -98,30 +99,30 @@ def test_answers_become_a_capture_like_any_other(tmp_path: Path, server: Server,
 def test_a_server_that_keeps_its_own_sampling_is_noted(
     tmp_path: Path, server: Server, target: LoadedModel, monkeypatch: pytest.MonkeyPatch, knows: bool
 ):
-    told: list[str] = []
+    notes: list[str] = []
     progress = Progress(quiet=True)
-    monkeypatch.setattr(progress, "note", told.append)
+    monkeypatch.setattr(progress, "note", notes.append)
     server.script = lambda body, number: (
         Said(400, {"error": "unknown field"}) if "min_p" in body and not knows else good(body, number)
     )
     fetched(tmp_path, target, settings_of(server), progress=progress)
-    assert any("draws with its own settings" in note for note in told) is not knows
+    assert any("draws with its own settings" in note for note in notes) is not knows
 
 
 def test_an_answer_cut_at_the_limit_has_no_end_of_turn(tmp_path: Path, server: Server, target: LoadedModel):
     server.script = lambda body, number: Said(body=reply("x" * 50, "length"))
     capture = fetched(tmp_path, target, settings_of(server))
     assert set(texts(capture).values()) == {"x" * 40}
-    assert capture.counts.document()["stopped"] == 0
+    assert capture.counts.stopped == 0
 
 
 def test_token_ids_are_taken_as_the_server_tells_them(tmp_path: Path, server: Server, target: LoadedModel):
-    told = reply("ab", token_ids=[67, 68, 1]) | {"usage": {"prompt_tokens": 3}}
-    server.script = lambda body, number: Said(body=told)
+    response = reply("ab", token_ids=[67, 68, 1]) | {"usage": {"prompt_tokens": 3}}
+    server.script = lambda body, number: Said(body=response)
     capture = fetched(tmp_path, target, settings_of(server))
     assert all(a.token_ids == [67, 68, 1] for a in capture.answers)
-    assert capture.counts.document()["server"]["ids_from_server"] == 6
-    assert capture.counts.document()["server"]["other_prompt_tokens"] == 6
+    assert capture.counts.server.ids_from_server == 6
+    assert capture.counts.server.other_prompt_tokens == 6
 
 
 def test_ids_that_the_model_at_hand_does_not_have_are_refused(tmp_path: Path, server: Server, target: LoadedModel):
@@ -132,17 +133,17 @@ def test_ids_that_the_model_at_hand_does_not_have_are_refused(tmp_path: Path, se
 
 
 def test_reasoning_that_was_taken_out_is_refused(tmp_path: Path, server: Server, target: LoadedModel):
-    told = reply("yes")
-    told["choices"][0]["message"]["reasoning_content"] = "let me think"
-    server.script = lambda body, number: Said(body=told)
+    response = reply("yes")
+    response["choices"][0]["message"]["reasoning_content"] = "let me think"
+    server.script = lambda body, number: Said(body=response)
     with pytest.raises(DraftbenchError, match="takes the reasoning out"):
         fetched(tmp_path, target, settings_of(server))
 
 
 def called(body: dict[str, Any], number: int) -> Said:
-    told = reply("", "tool_calls")
-    told["choices"][0]["message"] |= {"content": None, "tool_calls": [CALL]}
-    return Said(body=told)
+    response = reply("", "tool_calls")
+    response["choices"][0]["message"] |= {"content": None, "tool_calls": [CALL]}
+    return Said(body=response)
 
 
 def test_calls_are_written_as_the_prompt_asks_where_the_template_knows_none(
@@ -194,9 +195,9 @@ def test_calls_of_an_odd_kind_cost_only_their_own_prompt(
     tmp_path: Path, server: Server, target: LoadedModel, calls: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("MY_KEY", KEY)
-    told = reply("", "tool_calls")
-    told["choices"][0]["message"]["tool_calls"] = calls
-    server.script = lambda body, number: Said(body=told) if number == 0 else good(body, number)
+    response = reply("", "tool_calls")
+    response["choices"][0]["message"]["tool_calls"] = calls
+    server.script = lambda body, number: Said(body=response) if number == 0 else good(body, number)
     with pytest.raises(DraftbenchError, match=r"function call|arguments of a call") as error:
         fetched(tmp_path, target, settings_of(server, how={"key_env": "MY_KEY"}))
     assert "5 of 6 prompts are answered" in error.value.why
@@ -206,9 +207,9 @@ def test_calls_of_an_odd_kind_cost_only_their_own_prompt(
 
 @pytest.mark.parametrize("arguments", [{"a": 1}, ' {"a": 1}'])
 def test_arguments_may_come_as_an_object(tmp_path: Path, server: Server, target: LoadedModel, arguments: Any):
-    told = reply("", "tool_calls")
-    told["choices"][0]["message"]["tool_calls"] = [{"function": {"name": "add", "arguments": arguments}}]
-    server.script = lambda body, number: Said(body=told)
+    response = reply("", "tool_calls")
+    response["choices"][0]["message"]["tool_calls"] = [{"function": {"name": "add", "arguments": arguments}}]
+    server.script = lambda body, number: Said(body=response)
     capture = fetched(tmp_path, target, settings_of(server, max_new_tokens=99))
     assert set(texts(capture).values()) == {'{"name": "add", "arguments": {"a": 1}}<|im_end|>'}
 
@@ -217,10 +218,10 @@ def test_arguments_may_come_as_an_object(tmp_path: Path, server: Server, target:
 def test_half_a_character_is_learnt_as_unreadable(
     tmp_path: Path, server: Server, target: LoadedModel, arguments: str | None
 ):
-    told = reply("x\ud800y 😀", "stop")
+    response = reply("x\ud800y 😀", "stop")
     if arguments:
-        told["choices"][0]["message"]["tool_calls"] = [{"function": {"name": "f", "arguments": arguments}}]
-    server.script = lambda body, number: Said(body=told)
+        response["choices"][0]["message"]["tool_calls"] = [{"function": {"name": "f", "arguments": arguments}}]
+    server.script = lambda body, number: Said(body=response)
     capture = fetched(tmp_path, target, settings_of(server, max_new_tokens=99))
     whole = '{"name": "f", "arguments": {"a": "\ufffd"}}' if arguments else "x\ufffdy 😀"
     assert set(texts(capture).values()) == {f"{whole}<|im_end|>"}
@@ -313,6 +314,7 @@ def holders_of(secret: str, folder: Path) -> list[Path]:
     return [p for p in paths if secret in str(p) or secret.encode() in p.read_bytes()]
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_a_servers_text_and_is_measured_on_the_model_at_hand(
     recipe: Path, server: Server, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
 ):
@@ -366,10 +368,10 @@ def test_a_look_before_the_run_knows_the_server(recipe: Path, server: Server, mo
         return {c.name: c for c in checks(home(), read_recipe(home(), str(recipe), values, skip_bad=False))}["server"]
 
     monkeypatch.delenv("MY_KEY", raising=False)
-    assert "MY_KEY is not set" in look().found
+    assert "MY_KEY is not set" in look().message
     monkeypatch.setenv("MY_KEY", KEY)
     assert look().state == "ok"
-    assert MODEL in look().found
+    assert MODEL in look().message
     assert look("capture.server.model=served-modal").state == "failed"
     assert "did you mean 'served-model'?" in look("capture.server.model=served-modal").fix
     server.models = []
@@ -380,10 +382,10 @@ def test_a_look_before_the_run_knows_the_server(recipe: Path, server: Server, mo
 
 def test_the_time_of_a_rate_limited_fetch_is_told_before(finished_home: Path, recipe: Path, server: Server):
     values = server_settings(server, "capture.server.requests_per_minute=3")[1::2]
-    found = estimate(home(), read_recipe(home(), str(recipe), values, skip_bad=False))
-    assert found.seconds["answers of the server"] == pytest.approx(180)
-    found = estimate(home(), read_recipe(home(), str(recipe), [*values, "measure.against=server"], skip_bad=False))
-    assert found.seconds["answers of the server"] == pytest.approx(20 * (8 + 1 + 2 * 5))
+    result = estimate(home(), read_recipe(home(), str(recipe), values, skip_bad=False))
+    assert result.seconds["answers of the server"] == pytest.approx(180)
+    result = estimate(home(), read_recipe(home(), str(recipe), [*values, "measure.against=server"], skip_bad=False))
+    assert result.seconds["answers of the server"] == pytest.approx(20 * (8 + 1 + 2 * 5))
     assert not {"MY_KEY"} & set(os.environ)
 
 
@@ -407,20 +409,20 @@ def test_what_deviates_and_is_still_an_answer_is_counted_and_said_also_where_it_
     progress = Notes()
     capture = fetched(tmp_path, target, settings_of(server), progress=progress)
     counts = {"finish_reason 'eos_token'": 6, "answered as model 'another'": 6}
-    assert capture.counts.document()["server"]["noted"] == counts
+    assert capture.counts.server.noted == counts
     assert all(any(what in note for note in progress.said) for what in counts)
     assert set(texts(capture).values()) == {"yes<|im_end|>"}
     copied = fetched(tmp_path, target, settings_of(server), questions(3))
-    assert copied.counts.document()["server"]["noted"] == dict.fromkeys(counts, 3)
-    assert copied.counts.document()["server"]["ids_from_text"] == 3
+    assert copied.counts.server.noted == dict.fromkeys(counts, 3)
+    assert copied.counts.server.ids_from_text == 3
 
 
 def test_a_count_that_is_far_from_the_text_is_noted(tmp_path: Path, server: Server, target: LoadedModel):
     server.script = lambda body, number: Said(body=reply("x" * 30, "length") | {"usage": {"completion_tokens": 9}})
-    assert "noted" not in fetched(tmp_path / "near", target, settings_of(server)).counts.document()["server"]
+    assert not fetched(tmp_path / "near", target, settings_of(server)).counts.server.noted
     server.script = lambda body, number: Said(body=reply("x" * 39, "length") | {"usage": {"completion_tokens": 2}})
     capture = fetched(tmp_path, target, settings_of(server))
-    assert capture.counts.document()["server"]["noted"] == {"another count of tokens than the answer has": 6}
+    assert capture.counts.server.noted == {"another count of tokens than the answer has": 6}
 
 
 MARKS = {

@@ -642,9 +642,10 @@ def test_the_plan_starts_nothing(tiny_study: Path, draftbench: Draftbench):
     assert not home().runs.exists()
     shown = draftbench("study", "run", str(tiny_study), "--plan", "--only", "mode=online")
     assert "1 cells: 1 to do" in shown.out
-    assert "shared captures: 3, of which 0 are there" in shown.out
+    assert "shared captures: 3, of which 0 exist" in shown.out
 
 
+@pytest.mark.slow
 def test_a_study_from_its_start_to_its_results(tiny_study: Path, draftbench: Draftbench, no_worker: None):
     from engine.runs.execution import execute
 
@@ -699,7 +700,8 @@ def test_a_decoded_stream_and_too_few_prompts_are_planned_also_after_an_earlier_
 
 
 def test_a_served_study_looks_for_the_captures_its_runs_make(tiny_study: Path, monkeypatch: pytest.MonkeyPatch):
-    from engine.planning.estimate import _plans, target_outline
+    from engine.planning.outlines import target_outline
+    from engine.runs.plan import plan_run, split_prompts
     from engine.study import costs as costing
 
     values = yaml.safe_load(tiny_study.read_text())
@@ -711,7 +713,7 @@ def test_a_served_study_looks_for_the_captures_its_runs_make(tiny_study: Path, m
     recipe = placed[0].cell.recipe
     outlined = target_outline(recipe.target)
     assert outlined is not None
-    single = _plans(home(), recipe, outlined)
+    single = plan_run(home().captures, recipe, outlined, split_prompts(recipe, outlined))
     found, _ = costing._plans(home(), [recipe], costing.SILENT)
     assert [plans.captures for plans in found.values()] == [single.captures]
     assert "server" in single.captures["training"].spec

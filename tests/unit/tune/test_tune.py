@@ -418,10 +418,10 @@ def test_the_command_tells_the_figures_and_repeats_them_without_writing(draftben
     first = draftbench("tune", str(recipe), "--out", str(folder))
     assert first.code == 0
     assert "6 of 6 steps" in first.out
-    assert "perplexity of a reference token" in first.out
+    assert "perplexity per reference token" in first.out
     assert "valid calls" in first.out
     assert "after - before on the same records" in first.out
-    assert "mean log-probability of a reference token, nats" in first.out
+    assert "mean log-probability per reference token, nats" in first.out
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     again = draftbench("tune", str(recipe), "--measure-only", "--adapter", str(folder))
     assert again.code == 0

@@ -117,11 +117,11 @@ def test_everything_the_console_prints_is_visible(capsys: pytest.CaptureFixture[
     console.print_json({bad: bad})
     console.print_document(bad)
     console.print_error(DraftbenchError(bad, bad, bad))
-    told = capsys.readouterr()
-    for text in (told.out, told.err):
+    captured = capsys.readouterr()
+    for text in (captured.out, captured.err):
         assert text
         assert visible.visible(text) == text
-    assert "\\x9b31m" in told.out
+    assert "\\x9b31m" in captured.out
 
 
 def test_a_table_stays_in_line_though_its_cells_hide_something(capsys: pytest.CaptureFixture[str]):

@@ -25,7 +25,7 @@ from engine.errors import DraftbenchError
 
 
 def entry(identity: str, text: str, *tools: str, reference: str | None = None, **changes: Any) -> Entry:
-    made: Any = {
+    created: Any = {
         "id": identity,
         "domain": "function_calling" if tools else "general",
         "scenario": "curated",
@@ -35,10 +35,10 @@ def entry(identity: str, text: str, *tools: str, reference: str | None = None, *
         **changes,
     }
     if tools:
-        made["tools"] = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in tools]
+        created["tools"] = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in tools]
     if reference is not None:
-        made["reference"] = reference
-    return made  # type: ignore[no-any-return]
+        created["reference"] = reference
+    return created  # type: ignore[no-any-return]
 
 
 def some_entries(_: Path) -> Iterator[Entry]:
@@ -52,13 +52,13 @@ def some_entries(_: Path) -> Iterator[Entry]:
 @pytest.fixture
 def pack(monkeypatch: pytest.MonkeyPatch) -> Pack:
     """The catalogue holds one pack `tiny`, which needs no download."""
-    made = Pack("tiny==1.0", "0" * 64, 10, some_entries, 1, "MIT", "nobody", "test")
+    new_pack = Pack("tiny==1.0", "0" * 64, 10, some_entries, 1, "MIT", "nobody", "test")
     for name in list(PACKS):
         monkeypatch.delitem(PACKS, name)
-    monkeypatch.setitem(PACKS, "tiny", made)
+    monkeypatch.setitem(PACKS, "tiny", new_pack)
     monkeypatch.setattr(build, "download", lambda requirement, sha256, folder, *_, **__: folder / "tiny.whl")
     monkeypatch.setattr(sets, "sample_files", lambda name: [])
-    return made
+    return new_pack
 
 
 def left_behind() -> list[str]:
@@ -67,13 +67,13 @@ def left_behind() -> list[str]:
 
 
 def test_every_record_read_is_kept_or_counted_under_a_filter(pack: Pack):
-    told = fetch_pack("tiny")
-    assert told["read"] == 122
-    assert told["removed"]["empty"] == 1
-    assert told["removed"]["exact duplicate"] == 1
-    assert told["read"] == told["kept"] + sum(told["removed"].values())
-    assert told["kept"] == sum(row["train"] + row["heldout"] for row in told["counts"])
-    by_place = {row["domain"]: row for row in told["counts"]}
+    info = fetch_pack("tiny")
+    assert info["read"] == 122
+    assert info["removed"]["empty"] == 1
+    assert info["removed"]["exact duplicate"] == 1
+    assert info["read"] == info["kept"] + sum(info["removed"].values())
+    assert info["kept"] == sum(row["train"] + row["heldout"] for row in info["counts"])
+    by_place = {row["domain"]: row for row in info["counts"]}
     assert by_place["general"]["train_with_reference"] == by_place["general"]["train"]
     assert by_place["function_calling"]["train_with_reference"] == 0
     assert by_place["general"]["heldout"] > 0
@@ -118,9 +118,9 @@ def test_a_build_that_breaks_leaves_nothing_and_can_be_tried_again(pack: Pack, m
 
 
 def test_what_a_kill_left_is_swept_and_never_taken_for_a_pack(pack: Pack):
-    left = build.packs_folder() / ".tiny-killed"
-    (left / "built").mkdir(parents=True)
-    (left / "built" / "train.jsonl").write_text("{}\n")
+    left = build.packs_folder() / f".{pack_folder('tiny').name}-making-killed"
+    (left / "new").mkdir(parents=True)
+    (left / "new" / "train.jsonl").write_text("{}\n")
     assert not is_fetched("tiny")
     fetch_pack("tiny")
     assert left_behind() == [pack_folder("tiny").name]
@@ -134,15 +134,15 @@ def test_who_asks_second_waits_and_builds_nothing(pack: Pack, monkeypatch):
     monkeypatch.setattr(build, "download", lambda *_, **__: pytest.fail("downloaded twice"))
     first = FileLock(folder.parent / ".tiny.lock", thread_local=False)
     first.acquire()
-    found: list[int] = []
-    waiting = threading.Thread(target=lambda: found.append(fetch_pack("tiny")["kept"]))
+    result: list[int] = []
+    waiting = threading.Thread(target=lambda: result.append(fetch_pack("tiny")["kept"]))
     waiting.start()
     time.sleep(0.1)
-    assert found == []
+    assert result == []
     hidden.rename(folder)
     first.release()
     waiting.join(timeout=10)
-    assert found == [120]
+    assert result == [120]
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
@@ -248,5 +248,5 @@ def test_every_pack_of_the_catalogue_is_pinned_licensed_and_attributed():
 
 
 def test_a_description_is_plain_json(pack: Pack):
-    told = fetch_packs(["tiny"])
-    assert json.loads(json.dumps(told)) == told
+    info = fetch_packs(["tiny"])
+    assert json.loads(json.dumps(info)) == info

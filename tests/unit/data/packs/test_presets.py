@@ -75,24 +75,24 @@ def entries(name: str) -> list[Any]:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_each_preset_makes_a_pack_of_its_datasets_form(name: str, tmp_path: Path):
-    told = fetch_preset(f"hub:{name}", folder=local(tmp_path / "set", name))
+    info = fetch_preset(f"hub:{name}", folder=local(tmp_path / "set", name))
     preset = PRESETS[name]
-    assert (told["read"], told["kept"]) == (80, 80)
-    assert told["licence"] == preset.licence
-    assert preset.dataset in told["attribution"]
-    (row,) = told["counts"]
+    assert (info["read"], info["kept"]) == (80, 80)
+    assert info["licence"] == preset.licence
+    assert preset.dataset in info["attribution"]
+    (row,) = info["counts"]
     assert (row["domain"], row["scenario"]) == (preset.domain, "curated")
     assert row["train"] > row["heldout"] > 0
     assert row["train_with_reference"] + row["heldout_with_reference"] == 80
     assert f"hub:{name}" in fetched_packs()
-    made = read_prompts([PromptSource(path=f"pack:{preset.domain}/curated")]).prompts
-    assert len(made) == row["train"]
+    prompts = read_prompts([PromptSource(path=f"pack:{preset.domain}/curated")]).prompts
+    assert len(prompts) == row["train"]
 
 
 def test_what_a_row_becomes():
-    told = preset_rows.xlam(xlam_row(7))
-    assert told["messages"] == [{"role": "user", "content": question(7)}]
-    assert told["reference"] == '{"name": "tool_3", "arguments": {"days": [7]}}'
+    content = preset_rows.xlam(xlam_row(7))
+    assert content["messages"] == [{"role": "user", "content": question(7)}]
+    assert content["reference"] == '{"name": "tool_3", "arguments": {"days": [7]}}'
     several = xlam_row(7) | {
         "answers": json.dumps([{"name": "a", "arguments": {}}, {"name": "b", "arguments": {"x": 1}}])
     }
@@ -137,8 +137,8 @@ def test_pythons_types_become_a_json_schema():
     ],
 )
 def test_types(told: str, schema: dict[str, Any]):
-    made = xlam_tool({"name": "f", "parameters": {"x": {"type": told}}})
-    assert made["function"]["parameters"]["properties"]["x"] == schema
+    created = xlam_tool({"name": "f", "parameters": {"x": {"type": told}}})
+    assert created["function"]["parameters"]["properties"]["x"] == schema
 
 
 def test_tools_that_are_a_schema_already_stay_one():
@@ -148,10 +148,10 @@ def test_tools_that_are_a_schema_already_stay_one():
 
 def test_rows_that_no_record_can_be_made_of_are_counted(tmp_path: Path):
     bad = [xlam_row(900) | {"tools": "[oops"}, xlam_row(901) | {"answers": None}, xlam_row(902) | {"query": None}]
-    told = fetch_preset("hub:xlam", folder=local(tmp_path / "set", "xlam", extra=[*bad, xlam_row(3) | {"id": 903}]))
-    assert told["removed"]["no record"] == 3
-    assert told["removed"]["exact duplicate"] == 1
-    assert told["read"] == told["kept"] + sum(told["removed"].values()) == 84
+    info = fetch_preset("hub:xlam", folder=local(tmp_path / "set", "xlam", extra=[*bad, xlam_row(3) | {"id": 903}]))
+    assert info["removed"]["no record"] == 3
+    assert info["removed"]["exact duplicate"] == 1
+    assert info["read"] == info["kept"] + sum(info["removed"].values()) == 84
 
 
 def test_the_split_keeps_sets_of_tools_together(tmp_path: Path):
@@ -197,7 +197,7 @@ def test_a_hub_that_cannot_be_reached_is_told_with_what_to_do(monkeypatch: pytes
     asked = refusing(monkeypatch, ConnectionError("Couldn't reach 'camel-ai/biology' on the Hub (ConnectError)"))
     with pytest.raises(DraftbenchError, match="could not load camel-ai/biology from the hub") as caught:
         fetch_preset("hub:camel-biology", revision="abc123")
-    assert "not reachable" in caught.value.why
+    assert "cannot be reached" in caught.value.why
     assert "--from FOLDER" in caught.value.fix
     assert asked[0]["name"] == "camel-ai/biology"
     assert asked[0]["revision"] == "abc123"
@@ -250,7 +250,7 @@ def test_the_commands_know_presets(tmp_path: Path, draftbench: Draftbench):
     assert "CC BY-SA 3.0" in shown.out
     assert "pack:general/curated" in shown.out
     assert draftbench("data", "show", "hub:dolly").code == 0
-    told = {row["name"]: row["fetched"] for row in draftbench("data", "list", "--json").json()}
-    assert (told["hub:dolly"], told["hub:xlam"]) == (True, False)
+    report = {row["name"]: row["fetched"] for row in draftbench("data", "list", "--json").json()}
+    assert (report["hub:dolly"], report["hub:xlam"]) == (True, False)
     wrong = draftbench("data", "fetch", "hub:doly")
     assert (wrong.code, "did you mean" in wrong.err) == (2, True)

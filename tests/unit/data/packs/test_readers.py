@@ -24,11 +24,11 @@ def lines(*rows: Any) -> bytes:
 
 
 def zip_bytes(files: dict[str, bytes]) -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content)
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 def wheel(folder: Path, files: dict[str, bytes]) -> Path:
@@ -50,7 +50,7 @@ def bfcl_files(**sets: tuple[list[Any], list[Any]]) -> dict[str, bytes]:
     names = [*bfcl._ANSWERED, *bfcl._UNANSWERED]
     files = {f"bfcl_eval/data/BFCL_v4_{name}.json": lines(*sets.get(name, ([], []))[0]) for name in names}
     answers = {name: lines(*sets.get(name, ([], []))[1]) for name in bfcl._ANSWERED}
-    return files | {f"bfcl_eval/data/possible_answer/BFCL_v4_{name}.json": found for name, found in answers.items()}
+    return files | {f"bfcl_eval/data/possible_answer/BFCL_v4_{name}.json": result for name, result in answers.items()}
 
 
 def bfcl_row(identity: str, *functions: dict[str, Any]) -> dict[str, Any]:
@@ -128,12 +128,12 @@ def test_bfcl_live_sets_are_historical_and_irrelevant_queries_have_no_reference(
             irrelevance=([bfcl_row("irrelevance_1", FUNCTION)], []),
         ),
     )
-    found = by_id(list(bfcl.read(archive)))
-    assert found["bfcl-live_1"]["scenario"] == "historical"
-    assert found["bfcl-parallel_1"]["scenario"] == "curated"
-    assert json.loads(found["bfcl-live_1"]["reference"]) == {"name": "geo.area", "arguments": {"base": 1}}
-    assert len(json.loads(found["bfcl-parallel_1"]["reference"])) == 2
-    assert "reference" not in found["bfcl-irrelevance_1"]
+    prompt_set = by_id(list(bfcl.read(archive)))
+    assert prompt_set["bfcl-live_1"]["scenario"] == "historical"
+    assert prompt_set["bfcl-parallel_1"]["scenario"] == "curated"
+    assert json.loads(prompt_set["bfcl-live_1"]["reference"]) == {"name": "geo.area", "arguments": {"base": 1}}
+    assert len(json.loads(prompt_set["bfcl-parallel_1"]["reference"])) == 2
+    assert "reference" not in prompt_set["bfcl-irrelevance_1"]
 
 
 # --- llamafactory ---
@@ -177,7 +177,7 @@ def llama(tmp_path: Path) -> dict[str, Entry]:
         "tools": json.dumps([{"type": "function", "function": {"name": "look", "parameters": {"type": "dict"}}}]),
     }
     preferred = {"conversations": [turn("system", "Be kind."), turn("human", "你好吗")], "chosen": turn("gpt", "好")}
-    said = {"role": "assistant", "content": "Said."}
+    message = {"role": "assistant", "content": "Said."}
     asked = {"role": "user", "content": "What does a ribosome do?"}
     files = {
         "glaive_toolcall_en_demo.json": json.dumps(glaive),
@@ -187,7 +187,7 @@ def llama(tmp_path: Path) -> dict[str, Entry]:
         "dpo_zh_demo.json": json.dumps([preferred]),
         "dpo_en_demo.json": json.dumps([preferred]),
         "kto_en_demo.json": json.dumps(
-            [{"messages": [asked, said], "label": True}, {"messages": [asked, said], "label": False}]
+            [{"messages": [asked, message], "label": True}, {"messages": [asked, message], "label": False}]
         ),
     }
     path = tmp_path / "llamafactory-0.9.5.tar.gz"
@@ -215,10 +215,10 @@ def test_translated_tool_calls_are_left_out_and_translated_talk_is_chinese(llama
 
 
 def test_several_calls_are_an_array_and_the_reasoning_is_left_out(llama: dict[str, Entry]):
-    found = llama["llamafactory-reason_tool_use_demo_50-0"]
-    assert json.loads(found["reference"]) == [json.loads(CALL)] * 2
-    assert [m["role"] for m in found["messages"]] == ["user"]
-    assert found["tools"][0]["function"]["parameters"]["type"] == "object"
+    result = llama["llamafactory-reason_tool_use_demo_50-0"]
+    assert json.loads(result["reference"]) == [json.loads(CALL)] * 2
+    assert [m["role"] for m in result["messages"]] == ["user"]
+    assert result["tools"][0]["function"]["parameters"]["type"] == "object"
 
 
 def test_instructions_with_input_preferred_and_desirable_answers(llama: dict[str, Entry]):
@@ -241,15 +241,15 @@ def test_topics_are_read_out_of_the_jar_inside_the_wheel(tmp_path: Path):
     topics["topics.miracl-v1.0-zh-dev.tsv"] = "17#0\t复旦大学在哪个城市？\n".encode()
     jar = zip_bytes({f"topics-and-qrels/{name}": content for name, content in topics.items()})
     archive = wheel(tmp_path, {pyserini._JAR: jar})
-    found = by_id(list(pyserini.read(archive)))
-    assert {name: (entry["domain"], entry.get("reference")) for name, entry in found.items()} == {
+    prompt_set = by_id(list(pyserini.read(archive)))
+    assert {name: (entry["domain"], entry.get("reference")) for name, entry in prompt_set.items()} == {
         "pyserini-nq-dev-0": ("general", "A's B"),
         "pyserini-nq-dev-1": ("biology", None),
         "pyserini-wq-test-0": ("general", None),
         "pyserini-mrtydi-test-4447": ("general", None),
         "pyserini-miracl-zh-dev-17#0": ("chinese", None),
     }
-    assert {entry["scenario"] for entry in found.values()} == {"historical"}
+    assert {entry["scenario"] for entry in prompt_set.values()} == {"historical"}
     assert list(tmp_path.iterdir()) == [archive]  # the jar is not left beside it
 
 
@@ -301,14 +301,14 @@ def test_evals_gives_basic_science_and_parables_with_the_right_choice(tmp_path: 
             ),
         },
     )
-    found = by_id(list(evals.read(archive)))
-    assert {name: entry["reference"] for name, entry in found.items()} == {
+    prompt_set = by_id(list(evals.read(archive)))
+    assert {name: entry["reference"] for name, entry in prompt_set.items()} == {
         "evals-medmcqa-0": "The correct answer is b) Tibia.",
         "evals-quartz-0": "The correct answer is B: fewer.",
         "evals-parable-zh-0": "要勤劳。",
     }
-    assert found["evals-parable-zh-0"]["messages"][0]["content"] == "有人守株待兔。\n\n这则故事说明了什么道理？"
-    assert found["evals-medmcqa-0"]["messages"][0]["content"].startswith("Which bone?")
+    assert prompt_set["evals-parable-zh-0"]["messages"][0]["content"] == "有人守株待兔。\n\n这则故事说明了什么道理？"
+    assert prompt_set["evals-medmcqa-0"]["messages"][0]["content"].startswith("Which bone?")
 
 
 # --- jionlp ---
@@ -326,12 +326,12 @@ def test_jionlp_gives_questions_idioms_by_use_and_sayings_with_their_second_half
     files[f"{folder}/chinese_idiom.zip"] = zip_bytes({"chinese_idiom.txt": idioms.encode()})
     sayings = "一个模子出来的\t一个样\n一个模子出来的\t一模一样\n一丈厚的烧饼\t吃不透\n"
     files[f"{folder}/xiehouyu.zip"] = zip_bytes({"xiehouyu.txt": sayings.encode()})
-    found = by_id(list(jionlp.read(wheel(tmp_path, files))))
-    groups = [entry["group"] for entry in found.values()]
+    prompt_set = by_id(list(jionlp.read(wheel(tmp_path, files))))
+    groups = [entry["group"] for entry in prompt_set.values()]
     assert (groups.count("question"), groups.count("idiom"), groups.count("saying")) == (1, 300, 2)
-    assert "jionlp-idiom-成语399" in found
-    assert "jionlp-idiom-成语99" not in found  # the least used
-    assert found["jionlp-saying-一个模子出来的"]["reference"] == "一个模子出来的——一个样。"
-    question = found[f"jionlp-{jionlp._TESTS[0]}-0"]
+    assert "jionlp-idiom-成语399" in prompt_set
+    assert "jionlp-idiom-成语99" not in prompt_set  # the least used
+    assert prompt_set["jionlp-saying-一个模子出来的"]["reference"] == "一个模子出来的——一个样。"
+    question = prompt_set[f"jionlp-{jionlp._TESTS[0]}-0"]
     assert question["messages"][0]["content"] == "为什么？"
     assert "reference" not in question  # the file's answers are notes for whoever marks them

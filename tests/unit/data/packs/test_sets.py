@@ -25,7 +25,7 @@ Fetch = Callable[..., None]
 
 
 def entry(identity: str, text: str, domain: str = "general", scenario: str = "curated", *tools: str) -> Entry:
-    made: Any = {
+    created: Any = {
         "id": identity,
         "domain": domain,
         "scenario": scenario,
@@ -34,8 +34,8 @@ def entry(identity: str, text: str, domain: str = "general", scenario: str = "cu
         "licence": "MIT",
     }
     if tools:
-        made["tools"] = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in tools]
-    return made  # type: ignore[no-any-return]
+        created["tools"] = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in tools]
+    return created  # type: ignore[no-any-return]
 
 
 def text_on(side: str, words: str, domain: str = "general") -> str:
@@ -54,8 +54,8 @@ def fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fetch:
 
     def fetch_these(**packs: list[Entry]) -> None:
         for name, entries in packs.items():
-            made = Pack(f"{name}==1", "0" * 64, 1, lambda _, rows=entries: iter(rows), 1, "MIT", "nobody", "test")  # type: ignore[misc]
-            monkeypatch.setitem(PACKS, name, made)
+            new_pack = Pack(f"{name}==1", "0" * 64, 1, lambda _, rows=entries: iter(rows), 1, "MIT", "nobody", "test")
+            monkeypatch.setitem(PACKS, name, new_pack)
             fetch_pack(name)
 
     return fetch_these

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,18 @@ from engine.models.draft import Draft, initialise_draft, trim
 from engine.models.head import Head
 from engine.models.load import LoadedModel
 from engine.progress import Progress
+from engine.records.events import Event
 from tests.conftest import tiny_llama
 from tests.kill import kill_myself, run_until_killed
 from tests.tiny_pair import blend, captured, loaded, questions, stopping_target
 
 STEPS, LIMITS = 7, CaptureSpec(max_new_tokens=12, batch_size=4)
 TRIMMED = torch.arange(2, 222, 2)
+
+
+def into(documents: list[dict[str, Any]]) -> Callable[[Event], None]:
+    """Collect events as the documents that they are written as."""
+    return lambda event: documents.append(event.document())
 
 
 def settings(loss: Any = "forward_kl", changes: dict[str, Any] | None = None, **on_policy: Any) -> TrainSpec:
@@ -538,6 +545,7 @@ def train_and_die(folder: Path, captures: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_killed_process_is_resumed_to_the_same_weights(tmp_path, target, capture):
     run_until_killed(train_and_die, tmp_path / "run", capture.folder.parent.parent)
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
@@ -551,7 +559,13 @@ def test_a_killed_process_is_resumed_to_the_same_weights(tmp_path, target, captu
 def test_every_divergence_takes_a_step(tmp_path, target, capture, compact_capture, name: str, form: str):
     for kept in (capture, compact_capture):
         events: list[dict[str, Any]] = []
-        made = trainer_in(tmp_path / kept.format.kind, target, kept, settings(name, form=form), emit=events.append)
+        made = trainer_in(
+            tmp_path / kept.format.kind,
+            target,
+            kept,
+            settings(name, form=form),
+            emit=into(events),
+        )
         made._step(0)
         assert math.isfinite(events[0]["loss"])
         assert events[0]["grad_norm"] > 0
@@ -560,6 +574,6 @@ def test_every_divergence_takes_a_step(tmp_path, target, capture, compact_captur
 def test_training_on_its_own_text_brings_the_draft_nearer_to_its_target(tmp_path, target, capture):
     spec = settings(changes={"batch_size": 6, "max_steps": 30, "checkpoint_every": 1000})
     events: list[dict[str, Any]] = []
-    trainer_in(tmp_path, target, capture, spec, evaluate=None, emit=events.append).run()
+    trainer_in(tmp_path, target, capture, spec, evaluate=None, emit=into(events)).run()
     losses = [event["loss"] for event in events if event["kind"] == "train"]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,17 @@ from engine.measure.acceptance import PromptAcceptance
 from engine.models.draft import Draft, initialise_draft
 from engine.models.load import LoadedModel
 from engine.progress import Progress
+from engine.records.events import Event
 from tests.conftest import tiny_llama
 from tests.tiny_pair import captured, noisy_copy, questions
 
 LIMIT = 12
 CAPTURE = CaptureSpec(max_new_tokens=LIMIT)
+
+
+def into(documents: list[dict[str, Any]]) -> Callable[[Event], None]:
+    """Collect events as the documents that they are written as."""
+    return lambda event: documents.append(event.document())
 
 
 def settings(stream: str = "decode", **changes: Any) -> TrainSpec:
@@ -170,7 +176,8 @@ def plain_gradients(
     trainer: Trainer, target: LoadedModel, places: dict[str, list[int]], texts: dict[str, list[int]], shift: int = 0
 ) -> list[torch.Tensor]:
     """Forward KL by hand at some places of some texts: logits at index j - 1 judge token j."""
-    by_id = {answer.prompt_id: answer.prompt_ids for answer in trainer.source.capture_answers}  # type: ignore[attr-defined]
+    answers = trainer.source.capture_answers  # type: ignore[attr-defined]
+    by_id = {answer.prompt_id: answer.prompt_ids for answer in answers}
     trainer.optimiser.zero_grad(set_to_none=True)
     total, count = torch.zeros(()), 0
     for name, wrong in places.items():
@@ -261,6 +268,7 @@ def test_near_its_limit_a_text_is_proposed_less():
     assert (fates.judged, fates.drafted, fates.rounds) == ([0, 1, 2], 3, 1)
 
 
+@pytest.mark.slow
 def test_a_replayed_stream_has_the_distribution_of_a_decoded_one(target: LoadedModel):
     """1,500 texts of each kind: fates at the first three places, rounds and judged tokens agree within chance."""
     model, draft, rows = tiny_llama(vocab=23, seed=3), tiny_llama(vocab=23, seed=4), 1500
@@ -298,7 +306,8 @@ def replayed_texts(
     signal = signal_format("exact", model, 0)
     answers = answer_prompts(model, [prompt] * len(names), names, sampling, batch_size=512, signal=signal, **options)
     capture = InMemory(signal, {names[a.index]: a for a in answers}, prompt)
-    stream = ReplayedStream(capture, online.Head.of(model), sampling, gamma=gamma, max_new_tokens=5, seed=3)  # type: ignore[arg-type]
+    head = online.Head.of(model)
+    stream = ReplayedStream(capture, head, sampling, gamma=gamma, max_new_tokens=5, seed=3)  # type: ignore[arg-type]
     return [entry for entry, _ in stream.answer(draft, [Query(name, prompt) for name in names], 0, 0)]
 
 
@@ -332,7 +341,7 @@ def test_a_capture_without_probabilities_cannot_be_replayed(tmp_path: Path, targ
 
 def test_the_queries_come_once_and_in_order(tmp_path: Path, target: LoadedModel, capture: Capture):
     events: list[dict[str, Any]] = []
-    outcome = trainer_in(tmp_path, target, capture, settings(), emit=events.append).run()
+    outcome = trainer_in(tmp_path, target, capture, settings(), emit=into(events)).run()
     stream = [e for e in events if e["kind"] == "stream"]
     assert [e["prompt_id"] for e in stream] == [prompt.id for prompt in questions()]
     assert [e["query"] for e in stream] == [1, 2, 3, 4, 5, 6]
@@ -379,7 +388,7 @@ def test_a_stream_without_refusal_changes_nothing_and_says_so(tmp_path: Path, ta
     draft = initialise_draft(target, DraftSpec(layers=4), seed=0)  # all layers: the target itself
     before = weights(draft.model)
     events: list[dict[str, Any]] = []
-    outcome = trainer_in(tmp_path, target, capture, settings(), draft=draft, emit=events.append).run()
+    outcome = trainer_in(tmp_path, target, capture, settings(), draft=draft, emit=into(events)).run()
     assert [e["kind"] for e in events if e["kind"] in ("train", "skipped")] == ["skipped"] * 3
     assert (outcome.steps_done, outcome.steps_skipped, outcome.positions_trained) == (3, 3, 0)
     assert torch.equal(weights(draft.model), before)

@@ -11,13 +11,15 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from engine.findings.claim import MissingRun
 from engine.findings.claims import LEAD, MODE, SUPERVISION
 from engine.findings.efforts import EFFORTS
 from engine.findings.evaluate import Cell, Finding, Outcome, Pooled
-from engine.findings.of_home import Evaluated
-from engine.findings.pairs import Pair, Run
+from engine.findings.home import HomeFindings
+from engine.findings.missing import command
+from engine.findings.pairs import Pair
+from engine.findings.runs import Run
 from engine.findings.verdicts import FEW, NOT, REPRODUCED, SAME
-from engine.findings.wanted import Wanted, command
 from engine.measure.statistics import Interval
 from workbench.findings import acceptance, view
 from workbench.findings import figures as findings_figures
@@ -64,7 +66,7 @@ def test_intervals_that_are_not_there_are_not_made_up():
 
 
 def test_the_command_survives_odd_names():
-    line = command(Wanted("x", "run-1", ('prompts.train=[{"path": "a b"}]',)), Path("/my home/runs"))
+    line = command(MissingRun("x", "run-1", ('prompts.train=[{"path": "a b"}]',)), Path("/my home/runs"))
     assert line == "draftbench run '/my home/runs/run-1/config.yaml' --set 'prompts.train=[{\"path\": \"a b\"}]'"
 
 
@@ -129,7 +131,7 @@ def run(name: str, **facts: object) -> Run:
     return Run(name, usual | facts)
 
 
-def evaluated(runs: list[Run]) -> Evaluated:
+def evaluated(runs: list[Run]) -> HomeFindings:
     rows = [
         {
             "run_id": r.id,
@@ -138,13 +140,14 @@ def evaluated(runs: list[Run]) -> Evaluated:
             "prompt_id": f"p{i}",
             "exact_sum": (10.0 + i) * share,
             "n_positions": 50.0,
+            "answer": f"answer {i}",
         }
         for r in runs
         for draft, share in (("trained", 1.0), ("initial", 0.5))
         for t in (0.0, 1.0)
         for i in range(6)
     ]
-    return Evaluated([], runs, Path("runs"), {}, {}, {}, pd.DataFrame(rows))
+    return HomeFindings([], runs, Path("runs"), {}, {}, {}, pd.DataFrame(rows))
 
 
 def test_acceptance_adds_seeds_up_and_keeps_sizes_methods_and_temperatures_apart():

@@ -1,0 +1,59 @@
+"""Checks of a recipe before anything is started: each says what it found, and what to do if that is not right.
+
+Vocabulary comes first, because a draft that means other tokens by the same ids wastes everything after it. Nothing is
+fetched, no weights are read, and no check raises.
+
+subject  the recipe that is checked, with its parts read once, and the result of a check
+models   target and draft: vocabulary, shapes, chat template, generation settings
+prompts  the prompts: reading, overlap, length
+machine  device, memory, disk and server
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from engine.config.schema import Recipe
+from engine.errors import DraftbenchError, first_line
+from engine.paths import Home
+from engine.planning.checks import machine, models, prompts
+from engine.planning.checks.subject import Check, Finding, Subject, failed
+
+__all__ = ["Check", "checks"]
+
+CHECKS: dict[str, Callable[[Subject], Finding]] = {
+    "vocabulary": models.vocabulary,
+    "target": models.target,
+    "draft": models.draft,
+    "loss": models.loss,
+    "chat template": models.chat_template,
+    "end of turn": models.end_of_turn,
+    "generation settings": models.generation_settings,
+    "training prompts": partial(prompts.source, side="train"),
+    "held-out prompts": partial(prompts.source, side="heldout"),
+    "overlap": prompts.overlap,
+    "prompt length": prompts.length,
+    "remote code": models.remote_code,
+    "device": machine.device,
+    "memory": machine.memory,
+    "disk": machine.disk,
+    "server": machine.server,
+}
+
+
+def checks(home: Home, recipe: Recipe) -> list[Check]:
+    """Every check in order, each made even if an earlier one failed; the server's only where there is one."""
+    subject = Subject(home, recipe)
+    names = [name for name in CHECKS if name != "server" or recipe.capture.server is not None]
+    return [_checked(name, subject) for name in names]
+
+
+def _checked(name: str, subject: Subject) -> Check:
+    try:
+        finding = CHECKS[name](subject)
+    except DraftbenchError as error:
+        finding = failed(f"{error.what} ({error.why})" if error.why else error.what, error.fix)
+    except Exception as error:  # a stranger's model can break a library in many ways; the page must still be drawn
+        finding = failed(f"{type(error).__name__}: {first_line(error)}", "look at the model and the prompts it names")
+    return Check(name, *finding)

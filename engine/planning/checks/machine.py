@@ -1,0 +1,69 @@
+"""Checks of what a run needs from the machine it runs on, and from the server that answers."""
+
+from __future__ import annotations
+
+import shutil
+
+import psutil
+
+from engine.models.load import resolve_device, resolve_dtype
+from engine.numbers import readable_bytes
+from engine.planning.checks.subject import Finding, Subject, failed, ok, warning
+from engine.served.client import listed_models, unknown_model
+
+_SPARE_BYTES = 500_000_000  # that must stay free on the disk
+
+
+def device(subject: Subject) -> Finding:
+    """Resolve the device and the precision that the target will be loaded in."""
+    spec = subject.recipe.target
+    resolved = resolve_device(spec.device)
+    dtype = str(resolve_dtype(spec.dtype, resolved)).removeprefix("torch.")
+    return ok(f"{resolved}, the target in {dtype}")
+
+
+def memory(subject: Subject) -> Finding:
+    """Check that the models fit into the memory that is free."""
+    need = subject.estimate.memory_bytes
+    if need is None:
+        return warning(subject.estimate.memory_unknown)
+    free = _free_memory(resolve_device(subject.recipe.target.device).type)
+    message = f"about {readable_bytes(need)} at most, {readable_bytes(free)} free"
+    if need < free:
+        return ok(message)
+    return warning(
+        message, "lower train.micro_batch_tokens and capture.batch_size (same result), or use a smaller target"
+    )
+
+
+def disk(subject: Subject) -> Finding:
+    """Check that captures, checkpoints and drafts fit on the disk of the home."""
+    need, root = subject.estimate.disk_bytes, subject.home.root
+    free = shutil.disk_usage(next(p for p in (root, *root.absolute().parents) if p.exists())).free
+    if need is None:
+        return warning(f"{subject.estimate.disk_unknown}; {readable_bytes(free)} free")
+    message = f"at most {readable_bytes(need)}, {readable_bytes(free)} free"
+    if need + _SPARE_BYTES < free:
+        return ok(message)
+    return failed(message, "free some space, use capture.signal: compact, or point DRAFTBENCH_HOME at a larger disk")
+
+
+def server(subject: Subject) -> Finding:
+    """Check that the server that gives the training answers is there, and has the model."""
+    spec = subject.recipe.capture.server
+    assert spec is not None  # `checks` looks only where there is one
+    names = listed_models(spec)
+    if not names:
+        return warning(f"{spec.base_url} is there, but does not list {spec.model}: the first answer will tell")
+    if spec.model not in names:
+        raise unknown_model(spec, names)
+    return ok(f"{spec.base_url} has {spec.model}")
+
+
+def _free_memory(device: str) -> int:
+    """Return the bytes that can still be allocated, on the accelerator if there is one."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0])
+    return int(psutil.virtual_memory().available)

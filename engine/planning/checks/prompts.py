@@ -1,0 +1,101 @@
+"""Checks of the prompts: whether they can be read, whether they overlap, and whether answers to them have room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.chat.prompt import Prompt
+from engine.chat.rendering import render
+from engine.data.columns import remarks
+from engine.data.subsets import nested_subset, split_heldout
+from engine.planning.checks.subject import Finding, Subject, failed, ok, warning
+
+_LONGEST = 2000  # prompts whose tokens are counted: the longest in characters
+_FEW = 20  # measured prompts: with fewer the intervals are wide
+_UNREADABLE = "not looked at: the prompts could not be read"
+
+
+def source(subject: Subject, side: str) -> Finding:
+    """Check that the prompts of a side, 'train' or 'heldout', can be read, and count them."""
+    recipe, read = subject.recipe, subject.prompts(side)
+    message = f"{len(read.prompts):,} prompts" + (f"; {len(read.bad)} bad rows" if read.bad else "")
+    message += "".join(f"; {remark}" for info in read.sources for remark in remarks(info))
+    if read.bad and not recipe.prompts.skip_bad:
+        first = read.bad[0]
+        return failed(
+            f"{message}, the first in {first.file}, row {first.line}: {first.reason}",
+            "correct them, or set prompts.skip_bad to go on without them",
+        )
+    if side == "heldout":
+        watched, measured = split_heldout(read.prompts, recipe.train.eval_prompts, recipe.measure.heldout_prompts)
+        message += f": {len(watched)} to choose the draft by, {len(measured)} to measure on"
+        return (
+            warning(message, f"with fewer than {_FEW} the intervals are wide") if len(measured) < _FEW else ok(message)
+        )
+    if recipe.prompts.train_prompts:
+        message += f", {recipe.prompts.train_prompts:,} of them to train on"
+    return warning(message) if read.bad else ok(message)
+
+
+def overlap(subject: Subject) -> Finding:
+    """Check for training prompts that repeat held-out ones, and that enough are left without them."""
+    if not subject.readable():
+        return warning(_UNREADABLE)
+    kept, repeats = subject.without_overlap
+    if not kept:
+        return failed("every training prompt repeats a held-out one", "give other prompts to train on")
+    nested_subset(kept, subject.recipe.prompts.train_prompts)
+    if not repeats:
+        return ok("no training prompt repeats a held-out one")
+    example = f"such as {repeats[0].prompt_id} of {repeats[0].repeats_id}"
+    return warning(f"{len(repeats)} training prompts repeat a held-out one and are left out, {example}")
+
+
+def length(subject: Subject) -> Finding:
+    """Check that the target's context has room for the prompts and an answer to each."""
+    if not subject.readable():
+        return warning(_UNREADABLE)
+    if unseen := subject.unseen(tokenizer=True):
+        return unseen
+    recipe, context = subject.recipe, getattr(subject.config, "max_position_embeddings", None)
+    limit, answer = recipe.prompts.max_prompt_tokens, recipe.measure.max_new_tokens
+    training = _training_prompts(subject)
+    all_train = _token_counts(subject, training)
+    train = [n for n in all_train if not limit or n <= limit]
+    heldout = _token_counts(subject, subject.prompts("heldout").prompts)
+    message = f"the longest has {max([*train, *heldout], default=0):,} tokens, the context {context or 'no limit'}"
+    if over_limit := len(all_train) - len(train):
+        message += f"; {over_limit} longer than prompts.max_prompt_tokens are left out"
+        if over_limit == len(training):
+            return failed(f"no training prompt is left: {message}", "raise prompts.max_prompt_tokens")
+    if context is None:
+        return ok(message)
+    long_train = sum(n + recipe.capture.max_new_tokens > context for n in train)
+    long_heldout = sum(n + answer > context for n in heldout)
+    if limit and (left_out := sum(n > max(limit, context - answer) for n in heldout)):
+        long_heldout -= left_out
+        message += f"; {left_out} held-out ones leave no room for an answer and are left out"
+        if len(subject.prompts("heldout").prompts) - left_out < 2:
+            return failed(f"too few held-out prompts are left: {message}", "lower measure.max_new_tokens")
+    if not long_train + long_heldout:
+        return ok(message)
+    return failed(
+        f"{long_train} training and {long_heldout} held-out prompts are too long for an answer: {message}",
+        "lower max_new_tokens, set prompts.max_prompt_tokens, or take the held-out ones out",
+    )
+
+
+def _training_prompts(subject: Subject) -> list[Prompt]:
+    """The prompts that the run will train on, before long ones are left out."""
+    spec = subject.recipe.prompts
+    if spec.train_prompts is None or spec.max_prompt_tokens is not None:  # then the length decides who is chosen
+        return subject.prompts("train").prompts
+    kept, _ = subject.without_overlap
+    return nested_subset(kept, min(spec.train_prompts, len(kept)))  # the check of the overlap says if there are too few
+
+
+def _token_counts(subject: Subject, prompts: Sequence[Prompt]) -> list[int]:
+    """Tokens of the longest prompts as the target reads them; an id that it has no embedding for is refused."""
+    longest = sorted(prompts, key=lambda p: sum(len(str(m["content"])) for m in p.messages), reverse=True)[:_LONGEST]
+    rows = int(subject.outline.get_input_embeddings().weight.shape[0])
+    return [len(render(subject.tokenizer, p, context_tokens=None, max_new_tokens=0, rows=rows)) for p in longest]

@@ -1,0 +1,58 @@
+"""Runs that ship with Draftbench, made before a measurement wrote a hash of its answers, are compared by their tokens."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engine.errors import DraftbenchError
+from engine.index import queries
+from engine.index.connection import reading
+from engine.index.ingest import add_details, ingest_all
+from engine.measure.compare import prompt_sums
+from engine.paths import Home
+from engine.runs.comparison import compare_runs, measurement_of
+from engine.runs.folder import RunFolder
+from engine.runs.samples import SAMPLES
+
+FORWARD_KL, SFT = "biology-forward-kl-20261122-101542-9142", "biology-sft-20261122-101923-9812"
+OTHER_TARGET = "generic-20261122-144122-4cdf"
+
+
+def shipped(run_id: str) -> RunFolder:
+    return RunFolder(SAMPLES / run_id)
+
+
+def test_two_shipped_runs_are_compared_at_every_rate_and_temperature():
+    comparison = compare_runs(shipped(FORWARD_KL), shipped(SFT))
+    assert (comparison["a"], comparison["b"], comparison["differs"]) == (FORWARD_KL, SFT, {})
+    assert {(row["temperature"], row["comparable"]) for row in comparison["rows"]} == {(0.0, True), (1.0, True)}
+    assert len(comparison["rows"]) == 12
+    assert [row["temperature"] for row in comparison["greedy_agreement"]] == [0.0, 1.0]
+
+
+def test_runs_of_another_target_have_no_answer_in_common():
+    with pytest.raises(DraftbenchError, match="no held-out answer in common") as refused:
+        compare_runs(shipped(FORWARD_KL), shipped(OTHER_TARGET))
+    assert "same target" in refused.value.fix
+
+
+def test_the_interval_takes_the_resamples_of_the_recipe_unless_told_otherwise():
+    assert measurement_of(shipped(SFT)).bootstrap_samples == shipped(SFT).recipe().measure.bootstrap_samples
+    assert measurement_of(shipped(SFT), 100).bootstrap_samples == 100
+
+
+def test_the_index_knows_an_answer_by_the_hash_that_a_measurement_writes(tmp_path: Path):
+    home = Home(tmp_path)
+    for run_id in (FORWARD_KL, SFT):
+        shutil.copytree(SAMPLES / run_id, home.run(run_id))
+    ingest_all(home)
+    with reading(home.index) as con:
+        assert queries.prompt_sums(con, [SFT]).answer.isna().all()  # its tokens have not been read yet
+    add_details(home, [FORWARD_KL, SFT])
+    with reading(home.index) as con:
+        indexed = queries.prompt_sums(con, [SFT])
+    answers = prompt_sums(SAMPLES / SFT / "measure").set_index(["temperature", "prompt_id"]).answer.to_dict()
+    trained = indexed[indexed.draft == "trained"]
+    assert len(answers) == len(trained) == 80
+    assert trained.set_index(["temperature", "prompt_id"]).answer.to_dict() == answers
