@@ -92,7 +92,8 @@ def start(home: Home, run: RunFolder, folder: str, *, overwrite: bool, check: bo
         with open(run.path / Report.FILE, "wb") as report, open(run.path / OUTPUT, "wb") as output:
             process = start_detached(home, command, report, output)
         wait_aside(process)
-        Started(out=str(out), started_at=now(), **process_identity(process.pid)).write(run.path)
+        pid_started = float(process_identity(process.pid)["pid_started"])
+        Started(out=str(out), started_at=now(), pid=process.pid, pid_started=pid_started).write(run.path)
     return f"Writing the draft to {out}."
 
 
