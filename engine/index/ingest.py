@@ -113,14 +113,14 @@ def _ingest_all(home: Home, timeout_s: float) -> IngestReport:
 
 def _repair(home: Home, damage: IndexDamagedError, timeout_s: float) -> IngestReport:
     """Set the index aside and make it again from the run folders; of several processes one does it."""
-    said = ""
+    message = ""
     with exclusive(home.index, timeout_s):
         if _is_damaged(home):  # else another process was quicker
             aside = set_aside(home.index)
-            said = f"{damage.what}; it was moved to {aside} and made again from the run folders"
-            _log.warning("%s", said)
+            message = f"{damage.what}; it was moved to {aside} and made again from the run folders"
+            _log.warning("%s", message)
     report = _ingest_all(home, timeout_s)
-    report.repaired = said
+    report.repaired = message
     return report
 
 
@@ -164,11 +164,13 @@ def add_details(home: Home, run_ids: Sequence[str] | None = None, timeout_s: flo
     `ingest_all` leaves them out: call this before asking for any. A run whose files turn out to be damaged is read
     again with care, and its problems are noted.
     """
-    chosen = "NOT detailed AND (? IS NULL OR run_id IN (SELECT unnest(CAST(? AS VARCHAR[]))))"
+    condition = "NOT detailed AND (? IS NULL OR run_id IN (SELECT unnest(CAST(? AS VARCHAR[]))))"
     wanted = None if run_ids is None else list(run_ids)
     with reading(home.index, timeout_s) as con:
-        found = con.execute(f"SELECT run_id FROM runs WHERE {chosen} ORDER BY run_id", [wanted, wanted]).fetchall()
-    lacking = [run_id for (run_id,) in found]
+        undetailed = con.execute(
+            f"SELECT run_id FROM runs WHERE {condition} ORDER BY run_id", [wanted, wanted]
+        ).fetchall()
+    lacking = [run_id for (run_id,) in undetailed]
     while lacking:
         with open_writer(home.index, timeout_s) as con:
             until = time.monotonic() + _HOLD_S
@@ -197,11 +199,11 @@ def _detail(con: duckdb.DuckDBPyConnection, folders: Sequence[Path], home: Home)
 def damaged_runs(home: Home, timeout_s: float = TIMEOUT_S) -> dict[str, str]:
     """Why each damaged run of the index is one, by run id."""
     with reading(home.index, timeout_s) as con:
-        found = con.execute(
+        damaged = con.execute(
             "SELECT run_id, coalesce(problems[1], '') FROM runs WHERE coalesce(state, ?) = ? ORDER BY run_id",
             [DAMAGED, DAMAGED],
         ).fetchall()
-    return dict(found)
+    return dict(damaged)
 
 
 def remove_missing(home: Home, timeout_s: float = TIMEOUT_S) -> list[str]:
@@ -242,7 +244,7 @@ def _ingest_into(con: duckdb.DuckDBPyConnection, folders: Sequence[Path], home: 
 
 
 def _ingest_one(con: duckdb.DuckDBPyConnection, folder: Path, root: Path, report: IngestReport) -> None:
-    """One run, with care. What makes it impossible to index is written in its place, where it is the run's own fault."""
+    """Index one run; what makes that impossible is written in its place if the run is at fault."""
     run_id = run_id_of(folder.name)
     try:
         written = _write_if_changed(con, folder, root)
@@ -263,8 +265,8 @@ def _write_together(con: duckdb.DuckDBPyConnection, folders: Sequence[Path], roo
     """Replace the rows of runs, all in one transaction; raises if any of them is not whole."""
     marks = {folder: fingerprint(folder) for folder in folders}
     ids = [run_id_of(folder.name) for folder in folders]
-    chosen = "run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))"
-    known = dict(con.execute(f"SELECT run_id, fingerprint FROM runs WHERE {chosen}", [ids]).fetchall())
+    condition = "run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))"
+    known = dict(con.execute(f"SELECT run_id, fingerprint FROM runs WHERE {condition}", [ids]).fetchall())
     new = [folder for folder in folders if known.get(run_id_of(folder.name)) != marks[folder]]
     runs = [_stored(read_run(folder), folder, root, marks[folder]) for folder in new]
     if runs:
@@ -318,11 +320,11 @@ def _known(con: duckdb.DuckDBPyConnection, run_id: str) -> str | None:
 
 
 def _missing(con: duckdb.DuckDBPyConnection, home: Home) -> list[str]:
-    found = con.execute("SELECT run_id, folder FROM runs ORDER BY run_id").fetchall()
+    indexed = con.execute("SELECT run_id, folder FROM runs ORDER BY run_id").fetchall()
     inside = {run_id_of(name) for name in run_names(home)}
     return [
         run_id
-        for run_id, folder in found
+        for run_id, folder in indexed
         if run_id not in inside and (folder is None or not is_run_folder(home.root / folder))
     ]
 

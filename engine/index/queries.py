@@ -137,8 +137,8 @@ def studied(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     tags, config as a mapping, and `Provenance` and `Training` in provenance and training (empty where not known)."""
     frame = _frame(
         con,
-        "SELECT run_id, title, state, archived, certificate, created_at, coalesce(tags, []) AS tags, config, provenance,"
-        " training FROM runs"
+        "SELECT run_id, title, state, archived, certificate, created_at, coalesce(tags, []) AS tags, config,"
+        " provenance, training FROM runs"
         " ORDER BY created_at DESC NULLS LAST, run_id",
     )
     frame["config"] = [json.loads(value) if isinstance(value, str) else {} for value in frame["config"]]
@@ -162,7 +162,7 @@ def prompt_sums(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> pd.Da
 
 
 def exact_values(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
-    """Exact acceptance of every trained draft at every temperature: run_id, temperature, value, low, high, n_prompts."""
+    """Exact acceptance of every trained draft by temperature: run_id, temperature, value, low, high, n_prompts."""
     return _frame(
         con,
         "SELECT run_id, temperature, value, low, high, n_prompts FROM metrics"
@@ -177,23 +177,23 @@ def prompts_of(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str], temperatu
 
 def rounds_of(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str], temperature: float) -> pd.DataFrame:
     """Counts of every round of the runs' traces at one temperature."""
-    chosen = "SELECT run_id, prompt_id, num_draft_tokens, accepted, emitted FROM rounds"
-    return _of_runs(con, chosen, "ORDER BY run_id, prompt_id, round", run_ids, temperature)
+    select = "SELECT run_id, prompt_id, num_draft_tokens, accepted, emitted FROM rounds"
+    return _of_runs(con, select, "ORDER BY run_id, prompt_id, round", run_ids, temperature)
 
 
 def agreement_of(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str], temperature: float) -> pd.DataFrame:
     """Greedy agreement per token of the target's text at one temperature: run_id, prompt_id, position, agree."""
-    chosen = "SELECT run_id, prompt_id, position, agree FROM positions"
-    return _of_runs(con, chosen, "ORDER BY run_id, prompt_id, position", run_ids, temperature)
+    select = "SELECT run_id, prompt_id, position, agree FROM positions"
+    return _of_runs(con, select, "ORDER BY run_id, prompt_id, position", run_ids, temperature)
 
 
 def _of_runs(
-    con: duckdb.DuckDBPyConnection, chosen: str, end: str, run_ids: Sequence[str], temperature: float
+    con: duckdb.DuckDBPyConnection, select: str, end: str, run_ids: Sequence[str], temperature: float
 ) -> pd.DataFrame:
     where = (
         "WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[]))) AND draft = 'trained' AND abs(temperature - ?) < 1e-6"
     )
-    return _frame(con, f"{chosen} {where} {end}", [list(run_ids), temperature])
+    return _frame(con, f"{select} {where} {end}", [list(run_ids), temperature])
 
 
 def _frame(con: duckdb.DuckDBPyConnection, statement: str, values: Sequence[Any] = ()) -> pd.DataFrame:

@@ -52,21 +52,21 @@ class RunContents:
 
 
 def fingerprint(folder: Path | str) -> str:
-    """16 hex digits that change whenever a file that the index is made from is written, replaced or removed.
+    """16 hex digits that change whenever a file that the index reads is written, replaced or removed.
 
     Ten thousand runs are looked at for every page, so it asks for the files by their known names and reads none.
     Inode and time of the last change of any kind belong to it: they tell a file that was replaced by one of the same
     size within one tick of the clock, or with its old time.
     """
-    found: list[int] = []
+    stats: list[int] = []
     for name in _FILES:
         try:
             stat = os.stat(f"{folder}/{name}")
         except OSError as error:
-            found.append(error.errno or -1)
+            stats.append(error.errno or -1)
         else:
-            found += (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-    return f"{hash(tuple(found)) % 2**64:016x}"  # of integers alone: the same in every process
+            stats += (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    return f"{hash(tuple(stats)) % 2**64:016x}"  # of integers alone: the same in every process
 
 
 def read_run(folder: Path) -> RunContents:

@@ -31,5 +31,5 @@ def start_detached(
 
 
 def wait_aside(process: subprocess.Popen[bytes]) -> None:
-    """Wait for the process in a thread: a child that nobody waits for stays behind as a zombie while this process lives."""
+    """Wait for the process in a thread: a child that nobody waits for stays a zombie while this process lives."""
     threading.Thread(target=process.wait, daemon=True, name=f"waits-for-{process.pid}").start()

@@ -46,7 +46,7 @@ def submit(home: Home, recipe: Recipe) -> RunFolder:
 
 
 def submit_all(home: Home, recipes: Sequence[Recipe]) -> list[RunFolder]:
-    """New runs that wait for their turn in the order given: all of them, or none if one cannot be made."""
+    """New runs that wait for their turn in the order given: all of them, or none if one cannot be created."""
     runs: list[RunFolder] = []
     with _changing(home):  # until all are there, no worker takes one
         try:
@@ -61,7 +61,7 @@ def submit_all(home: Home, recipes: Sequence[Recipe]) -> list[RunFolder]:
 
 
 def resume(home: Home, run: RunFolder) -> RunFolder:
-    """Queue a run that stopped, behind those that wait already. One that waits or runs is left as it is."""
+    """Queue a run that stopped, after those that wait already. One that waits or runs is left as it is."""
     with _changing(home):
         status = run.status()
         if status.state == "done":
@@ -91,7 +91,7 @@ def cancel(home: Home, run: RunFolder) -> str:
     again = run.status().stop_asked_at is not None
     process = run.ask_to_stop()
     if again:
-        return f"Process {process} was told to stop run {run.id} at once. What was finished at its last checkpoint is kept."
+        return f"Process {process} was asked to stop run {run.id} at once. The last checkpoint is kept."
     return (
         f"Process {process} was asked to stop run {run.id}. It stops at its next safe point "
         "and keeps what is finished, so it can be resumed. Cancel it once more to stop it at once."
@@ -179,7 +179,7 @@ def _take(home: Home) -> subprocess.Popen[bytes] | None:
 
 
 def _cannot_start(run: RunFolder, error: DraftbenchError | OSError) -> None:
-    """Note in the run why no job can be started in its folder. Raises if not even that can be written: then nothing can."""
+    """Note in the run why no job can be started in its folder. Raises if not even that can be written."""
     explained = explain(error) or DraftbenchError(f"no job could be started: {first_line(error)}")
     run.set_status(state="failed", ended_at=now(), error=explained.as_dict())
 
@@ -261,7 +261,7 @@ def _size(path: Path) -> int:
 
 
 def _last_lines(path: Path, start: int) -> str:
-    """The last lines that were written behind `start` bytes."""
+    """The last lines that were written after `start` bytes."""
     if not path.exists():
         return ""
     with open(path, "rb") as file:

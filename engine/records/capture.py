@@ -1,6 +1,6 @@
 """A capture's `done.json`: what it holds, there only when every prompt is answered.
 
-Its `spec.json` is what its address is the hash of, key by key, so nothing may be added to it: see `engine.capture.store`.
+The address of a capture is the hash of its `spec.json`, so nothing may be added to that (`engine.capture.plan`).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ class Check(Part):
     n_tokens: Whole | None = None
     """Tokens that it looked at."""
     detail: Text = ""
-    """What was found, in words."""
+    """The result in words."""
     figures: dict[str, Any] = {}
     """Numbers behind the words: others for each check, for people who want to look closer."""
 

@@ -191,7 +191,7 @@ def event_of(document: Document) -> Event | None:
 
 
 def read_events(folder: Path) -> ParsedEvents:
-    """The events of a run's folder; none without a file. Raises DraftbenchError if it is no regular file or too large."""
+    """The events of a run's folder; none without a file. Raises DraftbenchError for a pipe or a file that is too large."""
     try:
         return parse_events(read_bounded(folder / FILE, MOST_BYTES))
     except FileNotFoundError:
@@ -207,7 +207,7 @@ def replay(events: Iterable[Event]) -> list[Event]:
     """The events of the run as if it had never been broken off, in order.
 
     `Resumed` says from which step the run went on; what came before it in the file but has a larger step was done
-    again, and only the second time counts. A session that trains after `Started` without `Resumed` found no
+    again, and only the second time counts. A session that trains after `Started` without `Resumed` had no
     checkpoint: it did everything again.
     """
     # In the order of their steps, so that what was done again is at the end, however often a run was resumed.

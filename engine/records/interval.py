@@ -12,7 +12,7 @@ from engine.records.record import Real
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its bootstrap interval; `low` and `high` are NaN where none can be made, as of a single prompt."""
+    """An estimate and its bootstrap interval; `low` and `high` are NaN without one, as for a single prompt."""
 
     value: Real = math.nan
     low: Real = math.nan

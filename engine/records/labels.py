@@ -1,4 +1,4 @@
-"""`labels.json`: what people say about a run. A recipe says what a run was made from and never changes."""
+"""`labels.json`: what people say about a run. The recipe of a run never changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`provenance.json`: where a run's results come from. Written before the first step, and again with each measurement."""
+"""`provenance.json`: where a run's results come from. Written before the first step and after each measurement."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class PromptCounts(Part):
     train: Whole | None = None
     """Prompts trained on."""
     watched: Whole | None = None
-    """Held-out prompts that the best draft was chosen on."""
+    """Held-out prompts on which the best draft was selected."""
     measured: Whole | None = None
     """Held-out prompts that the figures are of."""
     bad_rows: Whole | None = None

@@ -79,10 +79,10 @@ class Record(Part):
 
     @classmethod
     def of_json(cls, text: str | None) -> Self:
-        """The record of which `json_text` has made the text; an empty one of none."""
+        """Read what `json_text` returned; an empty record for no text."""
         try:
             return cls.model_validate_json(text) if text else cls()
-        except ValidationError:  # an index that an earlier version has made, and that is not up to date yet
+        except ValidationError:  # the index of an earlier version, not up to date yet
             return cls.parse(json.loads(text or "{}"))[0]
 
     def write(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The folders of runs: which there are, and the recipe that each was made from."""
+"""List the folders of runs, and read the recipe of each."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def read_recipe(folder: Path) -> Recipe:
     try:
         raw = read_bounded(path, MAX_BYTES)
     except FileNotFoundError:
-        raise DraftbenchError(f"{path} is missing", "it says what the run is made from", _NO_RECIPE) from None
+        raise DraftbenchError(f"{path} is missing", "it is the recipe of the run", _NO_RECIPE) from None
     with boundary(f"{path} is not valid", _NO_RECIPE, "the file is damaged"):
         values = parse_yaml(raw.decode("utf-8"), str(path), _NO_RECIPE)
         if not isinstance(values, dict):

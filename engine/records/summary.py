@@ -1,4 +1,4 @@
-"""`measure/summary.json`: what was measured of a run's draft. Written last, so its tables are whole where it is there."""
+"""`measure/summary.json`: the measurement of a run's draft. Written last: where it exists, the tables are whole."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.records.speed import Speed
 
 
 class Rate(Part):
-    """A value with its 95% interval over prompts; the interval is NaN where none can be made."""
+    """A value with its 95% interval over prompts; NaN bounds where there is no interval."""
 
     temperature: Real = math.nan
     metric: Text

@@ -10,7 +10,7 @@ from engine.fileio import finite
 
 
 def utc(text: str) -> datetime:
-    """A time in ISO 8601 as UTC without a zone; one without a zone is taken as UTC. Raises ValueError for anything else."""
+    """Read an ISO 8601 time as UTC without a zone; no zone means UTC. Raises ValueError for anything else."""
     parsed = datetime.fromisoformat(text)
     try:
         return parsed.astimezone(UTC).replace(tzinfo=None) if parsed.tzinfo else parsed

@@ -1,4 +1,4 @@
-"""Faults of the machine in words: what went wrong, why, what to do. Everything else is a defect and keeps its traceback."""
+"""Explain faults of the machine: what went wrong, why, what to do. Any other exception is a defect and is shown whole."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def change_seen_labels(home: Home, run: RunFolder, seen: Labels, wanted: Labels)
 
 
 class LabelConflict(DraftbenchError):
-    """The labels `keys` were changed by somebody else between the drawing of a form and its saving; `present` is stored."""
+    """Somebody else changed the labels `keys` while a form was edited; `present` is stored."""
 
     def __init__(self, run: RunFolder, present: Labels, keys: list[str]) -> None:
         stored = "; ".join(f"{key}: {getattr(present, key) or 'nothing'}" for key in keys)
@@ -106,7 +106,7 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _labels_or_aside(run: RunFolder) -> Labels:
-    """The labels to change. Damaged ones would keep the run from ever being archived: they are kept under another name."""
+    """The labels to change. Damaged ones are moved aside, or they would keep the run from ever being archived."""
     try:
         return read_labels(run)
     except DraftbenchError:

@@ -168,7 +168,7 @@ def test_empty_places_for_images_are_none():
     [
         ({"role": "user", "content": "A", "value": "B"}, "one thing in 'content' and another in 'value'"),
         ({"role": "assistant", "from": "human", "content": "A"}, "role 'assistant', and is from 'human'"),
-        ({**SAID, "function_call": {"name": "other", "arguments": "{}"}}, "a function_call that is another"),
+        ({**SAID, "function_call": {"name": "other", "arguments": "{}"}}, "a different function_call"),
         (
             {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"a": 1}, "parameters": {"b": 2}}]},
             "arguments twice",

@@ -22,6 +22,8 @@ from engine.export import huggingface
 from engine.export.model_card import model_card, public_name
 from engine.models.load import load_model
 from engine.paths import home
+from engine.records.provenance import Provenance
+from engine.records.summary import Summary
 from engine.runs.folder import RunFolder
 from tests.unit.conftest import Draftbench
 
@@ -171,7 +173,7 @@ def test_the_model_card_holds_every_measured_number(run: RunFolder, tmp_path: Pa
 
 def test_the_model_card_tells_nobody_where_the_target_lay(run: RunFolder):
     recipe: Recipe = run.recipe()
-    card = model_card(run.id, recipe, run.summary(), {})
+    card = model_card(run.id, recipe, run.summary(), Provenance())
     assert "`tiny-target`" in card
     assert str(Path(recipe.target.model).parent) not in card
     assert public_name("hub:org/name") == "org/name"
@@ -263,11 +265,11 @@ def test_a_run_without_provenance_is_exported(run: RunFolder, tmp_path: Path, dr
 
 @pytest.mark.parametrize("missing", [None, math.nan])
 def test_a_card_of_figures_without_intervals_or_values(run: RunFolder, missing: float | None):
-    summary = run.summary()
+    summary = run.summary().document()
     for row in summary["metrics"]:
         row["low"] = row["high"] = missing
     summary["metrics"][-1]["value"] = missing
     summary["speed"] |= {"cost_ratio": missing, "speedup": dict.fromkeys(("value", "low", "high"), missing)}
-    card = model_card(run.id, run.recipe(), summary, {})
+    card = model_card(run.id, run.recipe(), Summary.parse(summary)[0], Provenance())
     assert "None" not in card
     assert "nan" not in card
