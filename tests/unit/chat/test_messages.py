@@ -195,7 +195,7 @@ def test_the_same_thing_under_two_names_is_said_once():
 
 
 def test_arguments_are_not_lost_with_an_unknown_name_or_place():
-    with pytest.raises(BadRecordError, match="'kwargs', and no 'arguments'; did you mean 'args'"):
+    with pytest.raises(BadRecordError, match="'kwargs' but no 'arguments'; did you mean 'args'"):
         normal_call({"name": "add", "kwargs": {"a": 1}})
     with pytest.raises(BadRecordError, match="'params'"):
         normal_call({"type": "function", "function": {"name": "add", "params": {"a": 1}}})

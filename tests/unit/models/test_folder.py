@@ -305,7 +305,7 @@ def test_an_added_token_that_nobody_writes_is_refused_in_the_prompt_that_holds_i
     limits = {"context_tokens": None, "max_new_tokens": 0, "rows": loaded.input_rows}
     assert render(loaded.tokenizer, Prompt("p", ({"role": "user", "content": "hi"},)), **limits)
     with pytest.raises(
-        DraftbenchError, match=r"prompt 'p' holds '<\|rare\|>', which is id 258, and the target has 258"
+        DraftbenchError, match=r"prompt 'p' contains '<\|rare\|>', which is id 258, but the target has 258"
     ):
         render(loaded.tokenizer, Prompt("p", ({"role": "user", "content": "a <|rare|> b"},)), **limits)
 
@@ -346,7 +346,7 @@ def test_that_a_template_ends_is_tried_once(folder: Path, monkeypatch: pytest.Mo
     (folder / "chat_template.jinja").write_text(own)
     load_tokenizer(spec(folder))
     load_tokenizer(spec(folder))
-    template_safety._tried.cache_clear()  # another process
+    template_safety._failure.cache_clear()  # another process
     load_tokenizer(spec(folder))
     assert tried == [own]
 
