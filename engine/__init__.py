@@ -1,4 +1,4 @@
-"""The library of Draftbench: everything but the browser. Imports point one way, see tests/unit/test_layers.py.
+"""The library of Draftbench: everything but the browser. Imports point one way, see tests/unit/test_import_rule.py.
 
 capture/    the target's answers to prompts with their signal, on disk
 chat/       conversations in one form, chat templates, what ends an answer

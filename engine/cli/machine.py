@@ -21,9 +21,9 @@ def doctor(as_json: Json = False) -> None:
     """
     from engine.planning.doctor import health
 
-    checks = [check.as_dict() for check in health(home())]
-    console.print_json(checks) if as_json else print_health(checks)
-    if not all(check["ok"] for check in checks):
+    checks = health(home())
+    console.print_json([check.as_dict() for check in checks]) if as_json else print_health(checks)
+    if not all(check.ok for check in checks):
         raise typer.Exit(1)
 
 

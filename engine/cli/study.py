@@ -110,10 +110,10 @@ def _costs(planned: Study, as_json: bool) -> dict[str, Any]:
     from engine.progress import Progress
     from engine.study.costs import costs
 
-    estimate = costs(home(), planned.placed, Progress(quiet=as_json)).as_dict()
+    estimate = costs(home(), planned.placed, Progress(quiet=as_json))
     if not as_json:
         text.costs(estimate)
-    return estimate
+    return estimate.as_dict()
 
 
 def _wait(planned: Study) -> Study:

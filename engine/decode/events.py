@@ -38,12 +38,16 @@ class Mark:
 
 
 MARKS: dict[Fate, Mark] = {
-    Fate.ACCEPTED: Mark("#56B4E9", "none", False, "on #1f4e68", "proposed and kept"),
-    Fate.REJECTED: Mark("#D55E00", "line-through", False, "strike on #7a3600", "the first token refused in its round"),
-    Fate.DISCARDED: Mark("#999999", "line-through", True, "dim strike", "proposed after the refusal, never judged"),
+    Fate.ACCEPTED: Mark("#56B4E9", "none", False, "on #1f4e68", "proposed and accepted"),
+    Fate.REJECTED: Mark("#D55E00", "line-through", False, "strike on #7a3600", "the first token rejected in its round"),
+    Fate.DISCARDED: Mark("#999999", "line-through", True, "dim strike", "proposed after the rejection, never judged"),
     Fate.CORRECTED: Mark("#E69F00", "underline", False, "underline on #6b4a00", "drawn by the target instead"),
     Fate.BONUS: Mark(
-        "#009E73", "underline dotted", False, "bold underline on #00523b", "one more from the target, all were kept"
+        "#009E73",
+        "underline dotted",
+        False,
+        "bold underline on #00523b",
+        "one more from the target, as all were accepted",
     ),
 }
 

@@ -142,11 +142,15 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         scale = self._reward_scale(batches, step)
         loss = sum((self.backward(batch, step, positions, scale) for batch in batches), 0.0) / positions
-        norm = float(torch.nn.utils.clip_grad_norm_(self.trained, self.settings.max_grad_norm))
+        norm = self.clip()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self._diverged(step, loss, norm)
         self.optimiser.step()
         return loss, norm
+
+    def clip(self) -> float:
+        """Clip the gradient of a step; returns its norm before."""
+        return float(torch.nn.utils.clip_grad_norm_(self.trained, self.settings.max_grad_norm))
 
     def backward(self, batch: Batch, step: int, tokens: int, reward_scale: tuple[float, float] | None = None) -> float:
         """Add one micro-batch's share to the gradient; returns its loss summed over positions.

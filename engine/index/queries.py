@@ -143,10 +143,8 @@ def studied(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     )
     frame["config"] = [json.loads(value) if isinstance(value, str) else {} for value in frame["config"]]
     for column in ("provenance", "training"):
-        records: list[Any] = [
-            _RECORDS[column].of_json(value if isinstance(value, str) else None) for value in frame[column]
-        ]
-        frame[column] = records
+        texts = [value if isinstance(value, str) else None for value in frame[column]]
+        frame[column] = pd.Series([_RECORDS[column].of_json(text) for text in texts], frame.index, dtype=object)
     return frame
 
 

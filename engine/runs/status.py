@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from typing import Any
+from typing import TypedDict
 
 import psutil
 
@@ -16,7 +16,14 @@ def now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-def process_identity(pid: int | None = None) -> dict[str, Any]:
+class ProcessIdentity(TypedDict):
+    """What tells a process from a later one with the same id."""
+
+    pid: int
+    pid_started: float
+
+
+def process_identity(pid: int | None = None) -> ProcessIdentity:
     """Id and start time of a process (default: this one): the pair tells it from a later one with the same id."""
     try:
         return {"pid": pid or os.getpid(), "pid_started": psutil.Process(pid).create_time()}

@@ -69,7 +69,7 @@ def test_no_text_of_a_run_is_ever_run(hostile_home: tuple[Path, list[str]], real
             for view in views:
                 page.goto(server.url + view)
                 harness.settle(page)
-                page.wait_for_timeout(600)
+                page.wait_for_timeout(200)  # for handlers of broken images
                 for frame in page.frames:
                     assert frame.evaluate("window.hacked") is None, view
                     assert frame.locator("img[src=x]").count() == 0, view

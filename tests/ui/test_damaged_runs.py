@@ -133,7 +133,7 @@ def test_damaged_runs_compete_with_nobody(damaged: str, page: OpenPage):
 def test_the_page_of_a_damaged_run_says_what_is_wrong(damaged: str, page: OpenPage, name: str):
     drawn = page("run", run=run_id_of(name))
     if name not in READ_WHOLE:
-        assert "not whole" in text_of(drawn) or drawn.error
+        assert "incomplete" in text_of(drawn) or drawn.error
 
 
 @pytest.mark.parametrize("name", ["odd-summary", "odd-provenance", "odd-training", "infinite-table", "beyond-table"])

@@ -48,7 +48,7 @@ def test_every_page_shows_a_run_that_was_measured_against_a_server(page: OpenPag
     for name in ("home", "runs", "findings"):
         page(name)
     shown = page("run", run=a)
-    assert any(ui.text(MODEL) in note.value and "all of them" in note.value for note in shown.info)
+    assert any(ui.text(MODEL) in note.value and "all used" in note.value for note in shown.info)
     assert not any("Measured against" in note.value for note in page("run", run=ordinary).info)
     for temperature in ("0", "1"):
         for view in ("Overview", "Prompts"):

@@ -5,15 +5,19 @@ It is drawn from the index; the checks of the machine load torch and therefore c
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import pandas as pd
 import streamlit as st
 
 from engine.measure import speed_words
 from engine.records.speed import Speed
+from engine.records.status import Status
 from engine.runs.folder import RunFolder
 from workbench.compare.every_run import suggested
 from workbench.live.decode import has_draft
-from workbench.run import files
+from workbench.run.stage import redraw_every, stage
+from workbench.run.training_curve import Now
 from workbench.shared import chart_parts, queries, ui
 from workbench.shared.method_names import SUPERVISION, method_name
 from workbench.shared.pages import page_of
@@ -115,31 +119,47 @@ def draft_card(run: pd.Series) -> None:
             )
 
 
-def at_work() -> None:
+def running_jobs() -> None:
     """Draw the queued and running runs, updated while the page is open."""
-    active = queries.active()
-    statuses = [RunFolder(queries.home().run(run_id)).status() for run_id in active.run_id]
-    every = max((files.redraw_every(status, _REDRAW_S) for status in statuses), default=_REDRAW_S)
-    st.fragment(run_every=every)(active_runs)(every)
+    labels = _active_labels()
+    every = _redraw_interval(_statuses(labels))
+    st.fragment(run_every=every)(job_rows)(labels, every)
 
 
-def active_runs(every: float) -> None:
-    """Draw one row per run. `every`: seconds between two drawings; the page is redrawn where they should be rarer."""
-    active = queries.active()
-    if active.empty:
+def job_rows(labels: Mapping[str, str], every: float) -> None:
+    """Draw one row per run, every `every` seconds; the page is redrawn when that interval changes.
+
+    While speed is measured, only the status files of the runs in `labels` are read: bringing the index up to date
+    takes far more of the cores.
+    """
+    labels = _active_labels() if every == _REDRAW_S else labels
+    statuses = _statuses(labels)
+    if _redraw_interval(statuses) != every:
+        st.rerun()
+    if not statuses:
         st.caption("No runs are queued or running.")
-    for run_id, label in zip(active.run_id, active.label, strict=True):
-        status = RunFolder(queries.home().run(run_id)).status()
-        if files.redraw_every(status, _REDRAW_S) > every:
-            st.rerun()
+    for run_id, status in statuses.items():
         with st.container(border=True):
             with st.container(horizontal=True, horizontal_alignment="distribute"):
-                ui.goto("run", ui.text(label), run=run_id)
+                ui.goto("run", ui.text(labels[run_id]), run=run_id)
                 st.markdown(ui.state_badge(status.state))
             if status.state == "running":
-                stage = files.stage(status, files.Now())
+                phase = stage(status, Now())
                 stopping = "stopping at the next safe point; " if status.stop_asked_at else ""
-                st.progress(stage.share or 0.0, text=ui.text(stopping + stage.words))
+                st.progress(phase.share or 0.0, text=ui.text(stopping + phase.text))
+
+
+def _active_labels() -> dict[str, str]:
+    active = queries.active()
+    return dict(zip(active.run_id, active.label, strict=True))
+
+
+def _statuses(run_ids: Iterable[str]) -> dict[str, Status]:
+    return {run_id: RunFolder(queries.home().run(run_id)).status() for run_id in run_ids}
+
+
+def _redraw_interval(statuses: Mapping[str, Status]) -> float:
+    return max((redraw_every(status, _REDRAW_S) for status in statuses.values()), default=_REDRAW_S)
 
 
 def first_steps() -> None:
@@ -173,7 +193,7 @@ def render() -> None:
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("Running jobs", anchor=False)
-        at_work()
+        running_jobs()
     with right:
         st.subheader("This machine", anchor=False)
         machine()

@@ -1,12 +1,20 @@
 """The page of one run.
 
-page         the page
-view         its state, log and next steps
-facts        how the draft learns
-results      the measurement
-stream_view  acceptance along an online stream
-folder_view  configuration, origin, files
-files        what the run's files say while it works
-labels       its labels
-export_job   exporting its draft in the background
+page            the page
+header          run picker, name, state, and what went wrong
+controls        cancel, resume, run again, and links to other pages
+progress        the progress of an unfinished run
+stage           how far its current phase is, from the status file
+facts           mode, supervision, loss and effort
+results         metrics, rates and certificate
+curves          section Curves
+training_curve  the curve of a run in training, from its events
+stream_chart    acceptance along an online run's stream
+log             section Log
+configuration   section Configuration
+origin          section Origin
+files           section Files
+export          section Export
+export_job      an export in a process of its own
+labels          section Labels
 """

@@ -1,6 +1,6 @@
-"""Exporting a run from a page: a process of its own, whose outcome is read from files in the run's folder.
+"""Exporting a run from a page, in a separate process whose outcome is read from files in the run's folder.
 
-It loads the models and takes a minute or more, so it must not run in the server, and it goes on
+An export loads the models and takes a minute or more, so it does not run in the server, and it continues
 when the browser or the server is closed.
 """
 
@@ -22,7 +22,7 @@ from engine.paths import Home
 from engine.records.record import Part, Real, Record
 from engine.runs.folder import RunFolder
 from engine.runs.status import is_alive, now, process_identity
-from workbench.run.files import log_part
+from workbench.run.log import log_part
 
 OUTPUT = "export.txt"
 
@@ -60,7 +60,7 @@ class Started(Record):
 
 @dataclass(frozen=True)
 class Export:
-    """The last export of a run. `state`: none, running, done (it measures the same), differs or failed."""
+    """The last export of a run. `state`: none, running, done (its measurement agrees), differs or failed."""
 
     state: str
     folder: str = ""
@@ -70,14 +70,14 @@ class Export:
 
 
 def default_folder(home: Home, run: RunFolder) -> Path:
-    """Where a run is exported to if nobody says otherwise."""
+    """The default folder of an export."""
     return home.root.absolute() / "exports" / run.id
 
 
 def start(home: Home, run: RunFolder, folder: str, *, overwrite: bool, check: bool) -> str:
-    """Start the export and return at once with a sentence.
+    """Start an export and return a message at once.
 
-    Refused while this run is being exported already, and while any run is being worked on.
+    Raises DraftbenchError while this run is already being exported, and while any run is in progress.
     """
     out = _destination(home, folder)
     _check_machine_is_free(home)
@@ -87,17 +87,18 @@ def start(home: Home, run: RunFolder, folder: str, *, overwrite: bool, check: bo
     with disk_errors(run.path), FileLock(run.path / ".export.lock"):
         if read(run).state == "running":
             raise DraftbenchError(
-                f"run {run.id} is being exported already", "two exports would write the same files", "wait for it"
+                f"run {run.id} is already being exported", "two exports would write the same files", "wait for it"
             )
         with open(run.path / Report.FILE, "wb") as report, open(run.path / OUTPUT, "wb") as output:
             process = start_detached(home, command, report, output)
         wait_aside(process)
-        Started(out=str(out), started_at=now(), **process_identity(process.pid)).write(run.path)
+        pid_started = float(process_identity(process.pid)["pid_started"])
+        Started(out=str(out), started_at=now(), pid=process.pid, pid_started=pid_started).write(run.path)
     return f"Writing the draft to {out}."
 
 
 def read(run: RunFolder) -> Export:
-    """How the last export stands, from its files alone."""
+    """The state of the last export, according to its files."""
     started = Started.read_or_empty(run.path)
     if not started.out:
         return Export("none")
@@ -111,24 +112,24 @@ def read(run: RunFolder) -> Export:
 
 
 def _check_machine_is_free(home: Home) -> None:
-    """One thing at a time is worked on: an export loads both models, as a run does."""
+    """Raise DraftbenchError while a run is in progress: an export loads both models, as a run does."""
     busy = queue.at_work(home)
     if busy is not None:
         raise DraftbenchError(
-            f"run {busy.id} is being worked on",
-            "an export loads target and draft too, and both at once may not fit into memory",
-            "export when it is done, or cancel it first: it can be resumed",
+            f"run {busy.id} is in progress",
+            "an export also loads target and draft, and both at once may not fit into memory",
+            "export when the run is done, or cancel it first; it can be resumed",
         )
 
 
 def _destination(home: Home, folder: str) -> Path:
-    """The folder as an absolute path; one among the runs would be taken for a run."""
+    """The folder as an absolute path. Raises DraftbenchError for one among the runs, which would be read as a run."""
     if not folder.strip():
         raise DraftbenchError(
-            "no folder is named", "the draft must be written somewhere", "name an empty or new folder"
+            "no folder is given", "the draft must be written somewhere", "enter a new or empty folder"
         )
     out = Path(folder.strip()).expanduser()
     out = out if out.is_absolute() else home.root.absolute() / out
     if out.resolve().is_relative_to(home.runs.resolve()):
-        raise DraftbenchError(f"{out} lies among the runs", "it would be taken for a run", "choose a folder elsewhere")
+        raise DraftbenchError(f"{out} is inside the runs folder", "it would be read as a run", "choose another folder")
     return out

@@ -1,4 +1,4 @@
-"""How the draft of a run learns: mode, supervision, effort, and who answered. Pure functions and one drawing."""
+"""The facts on a run's page: mode, supervision, loss, effort, and the server that answered."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def effort(training: Training, skipped: int) -> Training:
 
 
 def facts(recipe: Recipe, done: Training) -> list[tuple[str, str]]:
-    """Name and value of each fact that applies, plain text."""
+    """Name and value of each fact that applies, as plain text."""
     train = recipe.train
     columns = recipe_columns(recipe)
     rows = [
@@ -43,7 +43,7 @@ def _of_mode(train: TrainSpec) -> list[tuple[str, str]]:
     if train.mode == "on_policy":
         policy = train.on_policy
         form = "answers of the draft" if policy.form == "sampled" else f"blocks of {policy.block_tokens} from anchors"
-        return [("The draft writes", form), ("Share of such steps", f"{policy.share:.0%}")]
+        return [("The draft writes", form), ("Share of on-policy steps", f"{policy.share:.0%}")]
     return []
 
 
@@ -54,9 +54,9 @@ def _of_stream(train: TrainSpec) -> list[tuple[str, str]]:
     return [
         ("Stream", f"{'decoded' if online.stream == 'decode' else 'replayed'}, gamma {online.num_draft_tokens}"),
         ("Update", f"every {online.update_interval} queries{steps}"),
-        ("Learns from", "refused positions" if online.positions == "wrong" else "all judged positions"),
+        ("Learns from", "rejected positions" if online.positions == "wrong" else "all judged positions"),
         ("Replay share", f"{online.replay_share:.0%}"),
-        ("New weights decode", swap),
+        ("New weights used", swap),
     ]
 
 
@@ -65,7 +65,7 @@ def _of_effort(done: Training) -> list[tuple[str, str]]:
     if done.steps_done is not None:
         asked = f" of {done.steps:,}" if done.steps is not None else ""
         rows.append(("Steps", f"{done.steps_done:,}{asked}"))
-    if done.tokens_seen is not None and done.positions_trained:  # runs of before this was counted have 0
+    if done.tokens_seen is not None and done.positions_trained:  # 0 in runs made before this was counted
         of = f" of {done.tokens_seen:,} tokens seen"
         rows.append(("Positions trained", f"{done.positions_trained:,}{of}{_share(done)}"))
     elif done.tokens_seen is not None:
@@ -87,7 +87,7 @@ def _of_server(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def show(recipe: Recipe, done: Training) -> None:
-    """The facts in a row that wraps."""
+    """Draw the facts in a row that wraps."""
     items = "".join(
         f'<div role="listitem"><span class="name">{html.escape(name)}</span>{html.escape(value)}</div>'
         for name, value in facts(recipe, done)

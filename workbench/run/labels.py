@@ -1,4 +1,4 @@
-"""The labels of one run: read, and the form that changes them."""
+"""The Labels section of a run's page: the form for title, tags, note and marks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workbench.shared import actions, label_form
 
 
 def labels_form(run: RunFolder, labels: Labels, known_tags: Sequence[str]) -> None:
-    """Title, tags, note and marks of the run."""
+    """Draw the form."""
     key = {name: f"{name}-{run.id}" for name in ("title", "tags", "notes", "pinned", "baseline", "archived")}
     labels = label_form.drawn_with(run.id, key, labels)
     with st.form(f"labels-{run.id}"):
@@ -22,20 +22,20 @@ def labels_form(run: RunFolder, labels: Labels, known_tags: Sequence[str]) -> No
         )
         st.text_area("Note", labels.notes, key=key["notes"], max_chars=20_000, height=160)
         pinned, baseline, archived = st.columns(3)
-        pinned.toggle("Pinned", labels.pinned, key=key["pinned"], help="Comes first in lists.")
+        pinned.toggle("Pinned", labels.pinned, key=key["pinned"], help="Listed first.")
         baseline.toggle(
-            "Baseline", labels.baseline, key=key["baseline"], help="Others are compared with it; there is one at most."
+            "Baseline", labels.baseline, key=key["baseline"], help="The run that others are compared with; at most one."
         )
         archived.toggle(
             "Archived",
             labels.archived,
             key=key["archived"],
-            help="Left out of lists and leaderboards; nothing is deleted.",
+            help="Hidden from lists and not ranked; nothing is deleted.",
         )
         actions.submit("Save", lambda: _save(run, key), key=f"save-{run.id}", icon=":material/save:")
 
 
 def _save(run: RunFolder, key: Mapping[str, str]) -> str:
     saved = label_form.save(run, run.id, key)
-    where = f" It is left out of lists; its folder stays where it is: {run.path}" if saved.archived else ""
+    where = f" It is hidden from lists; its folder stays at {run.path}" if saved.archived else ""
     return f"Saved.{where}"

@@ -1,4 +1,4 @@
-"""One run: what it is doing, what it measured, what it was made from, and what can be done with it.
+"""The Run page: one run's progress, results and files, and what can be done with it.
 
 While the run is unfinished, fragments redraw its numbers, curves and log; they read its folder, not the index.
 """
@@ -9,78 +9,91 @@ import streamlit as st
 
 from engine.records.labels import Labels
 from engine.runs.folder import RunFolder
-from workbench.run import files, folder_view, results, view
-from workbench.run import labels as run_labels
+from workbench.run import controls, header, results
+from workbench.run.configuration import configuration
+from workbench.run.curves import curves, events
+from workbench.run.export import export
+from workbench.run.files import files
+from workbench.run.labels import labels_form
+from workbench.run.log import log
+from workbench.run.origin import origin
+from workbench.run.progress import progress
+from workbench.run.stage import is_timing, redraw_every
+from workbench.run.training_curve import newest
 from workbench.shared import actions, label_form, queries, ui
 
 SECTIONS = ("Curves", "Log", "Configuration", "Origin", "Files", "Export", "Labels")
-_PROGRESS_S, _PARTS_S = 2, 6  # between two drawings: figures and logs take the server a hundred times what a bar does
+_PROGRESS_S, _SECTION_S = 2, 6  # between two redraws: figures and logs cost the server a hundred times what a bar does
 
 
 def watch(run: RunFolder, drawn: tuple[str, bool]) -> None:
-    """Progress and newest numbers; draws the whole page again once what it was drawn for is no longer so."""
+    """Draw the progress; redraw the whole page when the run's state, or whether it is timing, is no longer `drawn`."""
     status = run.status()
-    if (view.state_of(run), files.is_timing(status)) != drawn:
+    if (header.state_of(run), is_timing(status)) != drawn:
         queries.refresh()
         st.rerun()
-    view.progress(run, files.newest(view.events(run).points()))
+    progress(run, newest(events(run).points()))
 
 
 def section(name: str, run: RunFolder, label: str, state: str, labels: Labels | None) -> None:
-    """The chosen part of the page; curves and log redraw themselves while the run is unfinished."""
-    live = st.fragment(run_every=files.redraw_every(run.status(), _PARTS_S) if state in queries.UNFINISHED else None)
+    """Draw the selected section; curves and log redraw themselves while the run is unfinished."""
+    live = st.fragment(run_every=redraw_every(run.status(), _SECTION_S) if state in queries.UNFINISHED else None)
     if name == "Curves":
-        live(view.curves)(run, label, ui.choose_axis())
+        live(curves)(run, label, ui.choose_axis())
     elif name == "Log":
-        live(view.log)(run)
+        live(log)(run)
     elif name == "Configuration":
-        folder_view.configuration(run)
+        configuration(run)
     elif name == "Origin":
-        folder_view.origin(run)
+        origin(run)
     elif name == "Files":
-        folder_view.files(run)
+        files(run)
     elif name == "Export":
-        folder_view.export(run)
+        export(run)
     elif labels is None:
-        st.info(
-            "The labels of this run cannot be read or made: its folder is not whole.", icon=":material/broken_image:"
-        )
+        st.info("This run cannot be labelled, because its folder is incomplete.", icon=":material/broken_image:")
     else:
-        known = queries.runs().tags.dropna()
-        run_labels.labels_form(run, labels, sorted({str(tag) for tags in known for tag in tags}))
+        tags = queries.runs().tags.dropna()
+        labels_form(run, labels, sorted({str(tag) for listed in tags for tag in listed}))
 
 
 def render() -> None:
     """Draw the page."""
     ui.heading("run")
-    run = view.choose()
+    run = header.choose()
     actions.outcome()
     if run is None:
         if not st.query_params.get("run"):
             ui.empty(
-                "There are no runs yet. A run trains one draft and measures it; the quick recipe takes minutes.",
+                "No runs yet. A run trains one draft and measures it; the quick recipe takes a few minutes.",
                 "Start a run",
                 "launch",
             )
         return
-    state = view.state_of(run)
+    state = header.state_of(run)
     labels = label_form.labels_of(run)
-    indexed = view.indexed(run)
+    indexed = header.indexed(run)
     label = (labels.title if labels else "") or run.id
-    view.title(run, state, labels)
-    view.problems(run, indexed)
-    view.failure(run, state)
-    view.facts(run)
-    view.buttons(run, state)
+    header.title(run, state, labels)
+    header.problems(run, indexed)
+    header.failure(run, state)
+    header.facts(run)
+    controls.buttons(run, state)
     if state in queries.UNFINISHED:
         status = run.status()
-        st.fragment(run_every=files.redraw_every(status, _PROGRESS_S))(watch)(run, (state, files.is_timing(status)))
+        st.fragment(run_every=redraw_every(status, _PROGRESS_S))(watch)(run, (state, is_timing(status)))
     if indexed is not None and run.summary_path.is_file():
         results.results(run, indexed)
     if labels is not None and labels.notes:
         st.text(labels.notes)
     offered = [name for name in SECTIONS if name != "Export" or run.summary_path.is_file()]
-    chosen = st.segmented_control(
-        "Part", offered, default="Curves", key="view", bind="query-params", required=True, label_visibility="collapsed"
+    selected = st.segmented_control(
+        "Section",
+        offered,
+        default="Curves",
+        key="view",
+        bind="query-params",
+        required=True,
+        label_visibility="collapsed",
     )
-    section(chosen or "Curves", run, label, state, labels)
+    section(selected or "Curves", run, label, state, labels)

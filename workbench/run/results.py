@@ -1,7 +1,8 @@
-"""What a run's page shows of its measurement: cards of the main figures, every rate, and the certificate."""
+"""The results on a run's page: cards of the main metrics, all rates, and the certificate."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -23,24 +24,24 @@ _MARKS = {
 }
 _COLUMN = st.column_config
 EXACT_MEANS = (
-    "It is the chance that the target keeps a token proposed at a position of its own text; "
-    "tokens discarded after a refusal do not count."
+    "It is the probability that the target accepts a token proposed at a position of its own text; "
+    "tokens discarded after a rejection do not count."
 )
-Card = tuple[str, str, str | None, str, str]  # name, value, difference, what stands below, help
+Card = tuple[str, str, str | None, str, str]  # name, value, difference, note, help
 CHECKS = {
-    "sampled_equals_expected": "Sampled acceptance agrees with the expected one",
+    "sampled_equals_expected": "Sampled acceptance agrees with expected acceptance",
     "self_draft": "A draft identical to the target is always accepted",
     "greedy_identity_float32": "Greedy text is the target's own, token for token (float32)",
-    "greedy_margins_low_precision": "Greedy text in low precision, where rounding may make texts part",
+    "greedy_margins_low_precision": "Greedy text in low precision, where rounding may lead to another token",
     "traced_equals_captured": "The trace's text at temperature 0 is the target's captured text",
-    "ragged_identity_float32": "Rows of different length decoded together are the target's own choice (float32)",
+    "ragged_identity_float32": "Rows of different lengths decoded together give the target's own text (float32)",
     "chi_square_pair": "Tokens of this pair follow the target's distribution (chi-square)",
-    "chi_square": "The sampling rule of this build, on a built-in pair (chi-square)",
+    "chi_square": "The sampling rule of this build on a built-in pair (chi-square)",
 }
 
 
 def results(run: RunFolder, indexed: Run) -> None:
-    """What was measured: cards of the main figures, every rate, and the certificate."""
+    """Draw cards of the main metrics, the certificate, and all rates."""
     values = queries.metrics([run.id])
     exact = values[values.metric == "exact"]
     trained = exact[exact.draft == "trained"].sort_values("temperature")
@@ -49,7 +50,7 @@ def results(run: RunFolder, indexed: Run) -> None:
     summary, before = indexed.summary, exact[exact.draft == "initial"].set_index("temperature")
     tau = values[(values.metric == "tau") & (values.draft == "trained")].set_index("temperature")
     gains = summary.gains()
-    cards = [_exact_card(row, before, gains.get(float(str(row.temperature)))) for row in trained.itertuples()]
+    cards = [_exact_card(row, before, gains) for row in trained.itertuples()]
     cards += [_tau_card(row) for row in tau.sort_index().head(1).reset_index().itertuples()]
     cards += _speed_card(indexed, summary)
     for place, (name, value, delta, note, help_text) in zip(st.columns(len(cards)), cards, strict=True):
@@ -66,14 +67,14 @@ def results(run: RunFolder, indexed: Run) -> None:
         )
 
 
-def _exact_card(row: Any, before: pd.DataFrame, gain: Improvement | None) -> Card:
+def _exact_card(row: Any, before: pd.DataFrame, gains: Mapping[float, Improvement]) -> Card:
     notes = [f"95% {_range(row)}, {_counted(row)}, {ui.number(row.n_tokens, 0)} tokens"]
     delta = None
     if row.temperature in before.index:
         old = before.loc[row.temperature]
         delta = f"{row.value - old.value:+.3f} by training"
         notes.append(f"untrained: {ui.interval(old.value, old.low, old.high)}")
-    if gain:
+    if gain := gains.get(row.temperature):
         notes.append(f"gain: {ui.interval(gain.value, gain.low, gain.high)}, paired by prompt")
     explained = f"{definitions.RATES['exact'].definition} {EXACT_MEANS}"
     return f"Exact acceptance, T = {row.temperature:g}", ui.number(row.value), delta, "  \n".join(notes), explained
@@ -96,16 +97,16 @@ def _speed_card(indexed: Run, summary: Summary) -> list[Card]:
         return []
     speed = summary.speed or Speed()
     note = f"95% interval over n = {speed.speedup.n_prompts if speed.speedup else '?'} prompts"
-    rates = [f"{way} {ui.number(rate.value, 1)} tokens/s" for way, rate in speed.tokens_per_s.items()]
+    speeds = [f"{way} {ui.number(rate.value, 1)} tokens/s" for way, rate in speed.tokens_per_s.items()]
     where = speed_words.measured_where(summary, indexed.provenance)
     return [
         (
             "Speed-up",
             f"{indexed.speedup:.2f}×",
             None,
-            f"{speed_words.told(speed)}  \n{note}  \n{', '.join(rates)}"
+            f"{speed_words.told(speed)}  \n{note}  \n{', '.join(speeds)}"
             + (f"  \nmeasured on {where}" if where else ""),
-            "Paired: each prompt decoded plainly and speculatively in turn.",
+            "Paired: each prompt is decoded both plainly and speculatively.",
         )
     ]
 
@@ -119,31 +120,37 @@ def _range(row: Any, digits: int = 3) -> str:
 
 
 def served(measured: Served | None) -> None:
-    """Of a measurement against a served model's text: whose, how much of it counts, and what it cannot measure."""
+    """Describe a measurement against a served model's text: its source, the tokens used, and its limits."""
     if measured is None:
         return
     parts = []
     for at in measured.positions:
-        out = f" {at.left_out:,} left out: not certain which they were or how likely" if at.left_out else " all of them"
+        out = (
+            f" {at.left_out:,} left out because their identity or probability is uncertain"
+            if at.left_out
+            else " all used"
+        )
         parts.append(f"T = {at.temperature:g}: {at.used:,} tokens,{out}")
     st.info(
         f"Measured against the text of **{ui.text(measured.model)}** at {ui.text(measured.base_url)}: exact "
-        "acceptance is the mean of min(1, q(x)/p(x)) over the tokens x that it drew. Sampled rates, tau, speed and a "
-        f"certificate need the target to run here.  \n{'; '.join(parts)}.",
+        "acceptance is the mean of min(1, q(x)/p(x)) over the tokens x that it drew. Sampled rates, tau, speed and the "
+        f"certificate require running the target on this machine.  \n{'; '.join(parts)}.",
         icon=":material/dns:",
     )
 
 
 def certificate(record: Certificate | None) -> None:
-    """Whether the output of the target is left as it is, check by check, in words."""
+    """Draw the losslessness certificate with its checks."""
     if record is None:
         return
     passed = record.passed
-    word = "passed" if passed is True else "failed" if passed is False else "not complete"
+    word = "passed" if passed is True else "failed" if passed is False else "incomplete"
     icon = {"passed": ":material/verified:", "failed": ":material/gpp_bad:"}.get(word, ":material/help:")
-    with st.expander(f"Certificate of losslessness: {word}", icon=icon, expanded=passed is False):
+    with st.expander(f"Losslessness certificate: {word}", icon=icon, expanded=passed is False):
         if passed is False:
-            st.write("This pair is kept off leaderboards: speculative decoding may have changed the target's output.")
+            st.write(
+                "This run is not ranked: speculative decoding was not shown to leave the target's output unchanged."
+            )
         for check in record.checks:
             mark = _MARKS["passed" if check.passed else "failed" if check.passed is False else "reported"]
             name, n = CHECKS.get(check.name, check.name), ui.number(check.n_tokens, 0)
@@ -152,7 +159,7 @@ def certificate(record: Certificate | None) -> None:
 
 _RATE_COLUMNS: dict[str, Any] = {
     "temperature": _COLUMN.NumberColumn("T", format="%g"),
-    "metric": _COLUMN.TextColumn("Rate", help="The Learn page defines each."),
+    "metric": _COLUMN.TextColumn("Rate", help="The Learn page defines the rates."),
     "trained": _COLUMN.TextColumn("Trained [95% interval]"),
     "n": _COLUMN.TextColumn("n"),
     "initial": _COLUMN.TextColumn("Untrained [95% interval]"),
@@ -160,7 +167,7 @@ _RATE_COLUMNS: dict[str, Any] = {
 
 
 def rates(values: pd.DataFrame) -> pd.DataFrame:
-    """Every measured rate with its interval: temperature, metric, trained, n, initial."""
+    """All measured rates with intervals. Columns: temperature, metric, trained, n, initial."""
     order = list(definitions.RATES)
     rows: dict[tuple[float, str], dict[str, Any]] = {}
     row: Any

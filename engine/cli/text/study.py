@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.cli.text import console
 from engine.numbers import number, readable_bytes
 from engine.progress import duration
 from engine.records.interval import Interval
+
+if TYPE_CHECKING:
+    from engine.study.costs import Costs
 
 _RUNS_NAMED = 5
 
@@ -27,22 +30,22 @@ def passed_over(reasons: Sequence[str]) -> None:
         console.paragraph(f"note: the same holds for {len(reasons) - _RUNS_NAMED} more runs")
 
 
-def costs(estimate: Mapping[str, Any]) -> None:
+def costs(estimate: Costs) -> None:
     """Print the captures, time and disk space that the unfinished cells need."""
-    if estimate["captures"]:
-        console.line(f"shared captures: {estimate['captures']}, of which {estimate['captures_there']} exist")
-    seconds, disk = estimate["seconds"], estimate["disk_bytes"]
-    if estimate["unknown"]:
-        console.paragraph(f"time: {estimate['unknown']}")
-    if seconds is not None and estimate["estimated"]:
-        source = f", scaled from run {estimate['based_on']}" if estimate["based_on"] else ""
+    if estimate.captures:
+        console.line(f"shared captures: {estimate.captures}, of which {estimate.captures_there} exist")
+    seconds, disk = estimate.seconds, estimate.disk_bytes
+    if estimate.unknown:
+        console.paragraph(f"time: {estimate.unknown}")
+    if seconds is not None and estimate.estimated:
+        source = f", scaled from run {estimate.based_on}" if estimate.based_on else ""
         console.paragraph(
-            f"time: about {duration(seconds)}{source}; estimated from {estimate['estimated']} cells, one per target, "
+            f"time: about {duration(seconds)}{source}; estimated from {estimate.estimated} cells, one per target, "
             "mode, schedule and size, assuming that the others take as long"
         )
-    if disk is not None and estimate["estimated"]:
+    if disk is not None and estimate.estimated:
         console.line(f"disk: at most {readable_bytes(int(disk))}")
-    for note in estimate["notes"]:
+    for note in estimate.notes:
         console.paragraph(f"note: {note}")
 
 

@@ -79,7 +79,7 @@ def test_a_text_only_capture_has_no_bytes_and_no_signal():
     form = SignalFormat("none", WIDTH, VOCAB, 8)
     raw = form.encode(torch.zeros(3, WIDTH), torch.zeros(3, VOCAB))
     assert raw.shape == (3, 0) == (3, form.bytes_per_token)
-    with pytest.raises(DraftbenchError, match="kept no signal"):
+    with pytest.raises(DraftbenchError, match="has no signal"):
         form.decode(raw, None)
 
 

@@ -168,7 +168,7 @@ def test_empty_places_for_images_are_none():
     [
         ({"role": "user", "content": "A", "value": "B"}, "one thing in 'content' and another in 'value'"),
         ({"role": "assistant", "from": "human", "content": "A"}, "role 'assistant', and is from 'human'"),
-        ({**SAID, "function_call": {"name": "other", "arguments": "{}"}}, "a function_call that is another"),
+        ({**SAID, "function_call": {"name": "other", "arguments": "{}"}}, "a different function_call"),
         (
             {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"a": 1}, "parameters": {"b": 2}}]},
             "arguments twice",
@@ -195,7 +195,7 @@ def test_the_same_thing_under_two_names_is_said_once():
 
 
 def test_arguments_are_not_lost_with_an_unknown_name_or_place():
-    with pytest.raises(BadRecordError, match="'kwargs', and no 'arguments'; did you mean 'args'"):
+    with pytest.raises(BadRecordError, match="'kwargs' but no 'arguments'; did you mean 'args'"):
         normal_call({"name": "add", "kwargs": {"a": 1}})
     with pytest.raises(BadRecordError, match="'params'"):
         normal_call({"type": "function", "function": {"name": "add", "params": {"a": 1}}})

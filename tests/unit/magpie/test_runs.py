@@ -327,13 +327,13 @@ def test_a_target_without_a_chat_template_is_told_before_its_weights_are_loaded(
 def test_files_of_others_are_not_replaced_unless_asked(recipe: Path, tmp_path: Path, name: str):
     precious = tmp_path / name
     precious.write_text("[]", encoding="utf-8")
-    with pytest.raises(DraftbenchError, match="was not made by this recipe"):
+    with pytest.raises(DraftbenchError, match="was not written by this recipe"):
         synthesise(recipe, out=tmp_path / "mine.jsonl")
     assert precious.read_text(encoding="utf-8") == "[]"
     assert list(home().root.glob("magpie/*/raw.jsonl")) == []
     synthesise(recipe, out=tmp_path / "mine.jsonl", overwrite=True)
     synthesise(recipe, out=tmp_path / "mine.jsonl")
-    with pytest.raises(DraftbenchError, match="was not made by this recipe"):
+    with pytest.raises(DraftbenchError, match="was not written by this recipe"):
         synthesise(recipe, "seed=1", out=tmp_path / "mine.jsonl")
 
 

@@ -216,7 +216,7 @@ def test_marks_are_special_tokens_added_tokens_the_template_names_and_a_plain_en
 @pytest.mark.parametrize("change", ["{{ m['content'] | upper }}", "{{ m['content'] }} {{ m['content'] }}", "hello"])
 def test_a_template_that_does_not_copy_the_message_once_is_refused(change: str):
     tokenizer = chatml("{% for m in messages %}<|im_start|>" + change + "<|im_end|>{% endfor %}")
-    with pytest.raises(DraftbenchError, match=r"does not write a user's message as it is|leaves message 1 \(user\)"):
+    with pytest.raises(DraftbenchError, match=r"does not write a user's message as it is|drops message 1 \(user\)"):
         opening_of(tokenizer)
 
 

@@ -92,6 +92,7 @@ def test_a_draft_of_all_the_targets_layers_is_refused_only_where_it_has_no_id():
     assert not known & set(corrected)
 
 
+@pytest.mark.slow
 def test_sampled_text_follows_the_targets_distribution():
     """The first token over many seeds, against the target's own probabilities: total variation within its noise."""
     target = loaded(tiny_llama())

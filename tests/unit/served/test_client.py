@@ -640,7 +640,7 @@ BOMB = gzip.compress(b" " * 50_000_000)
 def test_a_body_is_not_unpacked_beyond_its_limit(server: Server, clock: Clock, packed: str):
     server.script = lambda body, number: Said(body=BOMB, headers={"Content-Encoding": packed})
     tracemalloc.start()
-    with pytest.raises(Unanswered, match=r"MB|packed"):
+    with pytest.raises(Unanswered, match=r"MB|encoding"):
         ask(spec_of(server, attempts=1, timeout_s=60), clock)
     assert tracemalloc.get_traced_memory()[1] < 30e6
     tracemalloc.stop()

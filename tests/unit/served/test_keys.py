@@ -56,7 +56,7 @@ def test_a_damaged_file_allows_nothing_and_is_replaced(damage: str):
 
 @pytest.mark.parametrize("address", ["api.example", "https://", "https://a:99999", "https://[x", ""])
 def test_what_is_no_address_is_refused(address: str):
-    with pytest.raises(DraftbenchError, match="is no server's address"):
+    with pytest.raises(DraftbenchError, match="is not the address of a server"):
         keys.allow(home(), "MY_KEY", address)
 
 

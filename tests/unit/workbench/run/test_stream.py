@@ -12,8 +12,8 @@ import pytest
 from engine.config.reading import parse_recipe
 from engine.records.events import StreamedQuery
 from engine.records.training import Training
-from workbench.run import facts, stream_view
-from workbench.run.files import EventTail
+from workbench.run import facts, stream_chart
+from workbench.run.training_curve import EventTail
 from workbench.shared.method_names import method_name
 
 
@@ -23,37 +23,37 @@ def point(query: int, accepted: int, examined: int, expected: float | None, step
 
 
 def test_the_rolling_rate_is_of_sums_over_the_last_queries():
-    frame = stream_view.along([point(1, 1, 4, 2.0), point(2, 0, 0, 0.0), point(3, 6, 8, 4.0)], window=2)
+    frame = stream_chart.along([point(1, 1, 4, 2.0), point(2, 0, 0, 0.0), point(3, 6, 8, 4.0)], window=2)
     assert list(frame.acceptance) == [1 / 4, 1 / 4, 6 / 8]
     assert list(frame.expected_acceptance) == [2 / 4, 2 / 4, 4 / 8]
     assert list(frame.window_examined) == [4, 4, 8]
 
 
 def test_what_nobody_judged_has_no_rate():
-    frame = stream_view.along([point(1, 0, 0, 0.0), point(2, 1, 2, None)], window=4)
+    frame = stream_chart.along([point(1, 0, 0, 0.0), point(2, 1, 2, None)], window=4)
     assert math.isnan(frame.acceptance[0])
     assert math.isnan(frame.expected_acceptance[1])  # what was to be expected of the second is not known
     assert frame.acceptance[1] == 1 / 2
-    assert stream_view.along([]).empty
+    assert stream_chart.along([]).empty
 
 
 def test_an_expectation_that_is_not_known_does_not_count_as_none():
-    frame = stream_view.along([point(1, 2, 4, None), point(2, 2, 4, 3.0)], window=4)
+    frame = stream_chart.along([point(1, 2, 4, None), point(2, 2, 4, 3.0)], window=4)
     assert frame.expected_acceptance[1] == 3 / 4
 
 
 @pytest.mark.parametrize("tone", ["light", "dark"])
 def test_the_chart_has_both_lines_and_a_mark_before_the_first_query_after_an_update(tone: str):
     points = [point(i, i % 3, 4, 1.5, step=(i - 1) // 2) for i in range(1, 7)]
-    accepted, expected, updates = stream_view.figure(stream_view.along(points), tone).data
+    accepted, expected, updates = stream_chart.figure(stream_chart.along(points), tone).data
     assert (len(accepted.y), len(expected.y)) == (6, 6)
     assert accepted.line.dash != expected.line.dash
     assert list(updates.x) == [2.5, 4.5]
 
 
 def test_the_chart_of_a_stream_without_updates_is_drawn():
-    assert stream_view.figure(stream_view.along([point(1, 0, 0, None)]), "light").data
-    assert "not known accepted" in stream_view.alt(stream_view.along([point(1, 0, 0, None)]), "it")
+    assert stream_chart.figure(stream_chart.along([point(1, 0, 0, None)]), "light").data
+    assert "unknown accepted" in stream_chart.alt(stream_chart.along([point(1, 0, 0, None)]), "it")
 
 
 def test_a_tail_follows_a_stream_through_a_torn_line_and_a_resume(tmp_path: Path):
@@ -94,7 +94,7 @@ def test_facts_of_an_online_run():
     assert found["Stream"] == "replayed, gamma 3"
     assert found["Positions trained"] == "1,000 of 4,000 tokens seen (25%)"
     assert (found["Steps"], found["Steps with nothing to learn"]) == ("8 of 8", "2")
-    assert found["New weights decode"] == "never"
+    assert found["New weights used"] == "never"
 
 
 def test_facts_name_what_applies_and_nothing_else():

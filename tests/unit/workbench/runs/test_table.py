@@ -17,7 +17,8 @@ from engine.paths import Home
 from engine.records.status import PhaseProgress, Status
 from engine.runs.folder import RunFolder
 from engine.runs.status import now, process_identity
-from workbench.run import export_job, files
+from workbench.run import export_job, files, log, origin, training_curve
+from workbench.run import stage as stages
 from workbench.runs import table
 from workbench.runs.table import Filters
 
@@ -232,7 +233,7 @@ def event(step: int, **more: Any) -> str:
 
 def test_only_whole_new_lines_are_read_and_a_torn_one_is_taken_when_it_is_whole(tmp_path: Path):
     path = tmp_path / "events.jsonl"
-    tail = files.EventTail(path)
+    tail = training_curve.EventTail(path)
     assert tail.points() == []
     path.write_text(event(1) + "\n" + event(2)[:9])
     assert [p.step for p in tail.points()] == [1]
@@ -252,7 +253,7 @@ def test_steps_that_were_done_again_after_a_resume_count_once(tmp_path: Path):
     path = tmp_path / "events.jsonl"
     lines = [event(1), event(2), event(3), '{"kind": "started"}', '{"kind": "resumed", "step": 1}', event(2, loss=9.0)]
     path.write_text("\n".join(lines) + "\n")
-    assert [(p.step, p.value) for p in files.EventTail(path).points()] == [(1, 1.0), (2, 9.0)]
+    assert [(p.step, p.value) for p in training_curve.EventTail(path).points()] == [(1, 1.0), (2, 9.0)]
 
 
 def test_newest_values_and_time_left(tmp_path: Path):
@@ -262,45 +263,45 @@ def test_newest_values_and_time_left(tmp_path: Path):
             [event(i) for i in range(1, 31)] + ['{"kind": "eval", "step": 30, "temperature": 0.0, "exact": 0.25}', ""]
         )
     )
-    present = files.newest(files.EventTail(path).points())
+    present = training_curve.newest(training_curve.EventTail(path).points())
     assert (present.step, present.loss, present.acceptance, present.evaluated_at) == (30, 1 / 30, ((0.0, 0.25),), 30)
     assert (present.tokens_per_s, present.s_per_step) == (50.0, 2.0)
     status = Status(progress=PhaseProgress(phase="train", done=30, total=100, unit="steps", phase_s=1.0))
-    assert files.stage(status, present) == files.Stage(0.3, "train: 30 of 100 steps", 140.0)
+    assert stages.stage(status, present) == stages.Stage(0.3, "train: 30 of 100 steps", 140.0)
 
 
 @pytest.mark.parametrize(
     "progress", [None, 3, {}, {"done": "x", "total": []}, {"done": 1, "total": 0}, {"done": True, "total": None}]
 )
 def test_a_senseless_progress_is_no_progress(progress: Any):
-    assert files.stage(Status.parse({"progress": progress})[0], files.Now()).share is None
+    assert stages.stage(Status.parse({"progress": progress})[0], training_curve.Now()).share is None
 
 
 def test_a_long_curve_is_thinned_to_its_shape_and_keeps_its_end(tmp_path: Path):
     path = tmp_path / "events.jsonl"
     path.write_text("".join(event(i) + "\n" for i in range(1, 5002)))
-    frame = files.curve_frame("r", files.EventTail(path).points(), most=500)
+    frame = training_curve.curve_frame("r", training_curve.EventTail(path).points(), most=500)
     assert len(frame) <= 502
     assert (frame.step.iloc[0], frame.step.iloc[-1]) == (1, 5001)
 
 
 def test_a_bar_shows_its_last_state_and_control_characters_do_not_show():
-    assert files.clean_line("\rtrain:  1%\rtrain: 50%\r") == "train: 50%"
-    assert files.clean_line("\x1b[31mred\x1b[0m\x07 \x1b]0;title\x07end") == "red end"
-    assert files.clean_line("a\tb‮c\x00") == "a\tbc"
-    assert files.clean_line("<script>") == "<script>"
+    assert log.clean_line("\rtrain:  1%\rtrain: 50%\r") == "train: 50%"
+    assert log.clean_line("\x1b[31mred\x1b[0m\x07 \x1b]0;title\x07end") == "red end"
+    assert log.clean_line("a\tb‮c\x00") == "a\tbc"
+    assert log.clean_line("<script>") == "<script>"
 
 
 def test_a_log_is_searched_and_cut_to_its_end(tmp_path: Path):
     path = tmp_path / "log.txt"
-    assert files.log_part(path, 5) == files.LogPart("", 0, 0, False)
+    assert log.log_part(path, 5) == log.LogPart("", 0, 0, False)
     path.write_bytes(b"".join(b"line %d\n" % i for i in range(100)) + b"\xff broken \n")
-    assert files.log_part(path, 2).text == "line 99\n\ufffd broken "
-    found = files.log_part(path, 3, "LINE 1")
-    assert (found.text, found.shown, found.found) == ("line 17\nline 18\nline 19", 3, 11)
+    assert log.log_part(path, 2).text == "line 99\n\ufffd broken "
+    found = log.log_part(path, 3, "LINE 1")
+    assert (found.text, found.shown, found.matching) == ("line 17\nline 18\nline 19", 3, 11)
     path.write_text("".join(f"line {i}\n" for i in range(200_000)))
-    assert files.log_part(path, 1).cut
-    assert files.log_part(path, 1).text == "line 199999"
+    assert log.log_part(path, 1).cut
+    assert log.log_part(path, 1).text == "line 199999"
 
 
 def test_weights_and_files_are_listed_with_sizes_and_links_are_left_out(tmp_path: Path):
@@ -311,11 +312,11 @@ def test_weights_and_files_are_listed_with_sizes_and_links_are_left_out(tmp_path
     (tmp_path / ".lock").touch()
     weights = files.weights(tmp_path, 21)
     assert weights[["step", "megabytes"]].values.tolist() == [[21, 2.0], [21, 0.0]]
-    assert list(files.files(tmp_path).file) == ["checkpoints/step-00000021/draft.safetensors"]
+    assert list(files.all_files(tmp_path).file) == ["checkpoints/step-00000021/draft.safetensors"]
 
 
 def test_nested_provenance_becomes_rows():
-    assert files.flat({"a": {"b": 1}, "c": ["x", 2], "d": [{"e": None}]}) == [
+    assert origin.flat({"a": {"b": 1}, "c": ["x", 2], "d": [{"e": None}]}) == [
         ("a.b", "1"),
         ("c", "x 2"),
         ("d[0].e", ""),
@@ -353,7 +354,7 @@ def test_an_export_waits_for_the_run_at_work(tmp_path: Path, monkeypatch: pytest
     run, other = RunFolder(home.runs / "r"), RunFolder(home.runs / "busy")
     for folder in (run, other):
         folder.path.mkdir(parents=True)
-    with other.working(), pytest.raises(DraftbenchError, match="run busy is being worked on") as told:
+    with other.working(), pytest.raises(DraftbenchError, match="run busy is in progress") as told:
         export_job.start(home, run, "exports/r", overwrite=False, check=True)
     assert told.value.fix
     assert export_job.read(run).state == "none"

@@ -1,4 +1,4 @@
-"""The chart "Acceptance along the stream" of an online run: what was accepted of late, and what was to be expected."""
+"""The chart "Acceptance along the stream" of an online run: recent acceptance, sampled and expected."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ _HOVER = "%{hovertext}<extra></extra>"
 
 
 def along(points: Sequence[StreamedQuery], window: int = WINDOW) -> pd.DataFrame:
-    """A row a query with the rolling rates over the last `window` queries, fewer at the start.
+    """One row per query with rolling rates over the last `window` queries, fewer at the start.
 
-    `acceptance` is accepted / examined, `expected_acceptance` the sum of sum_v min(p, q) over the same judged
-    positions by their number; both NaN as long as nothing was judged. An `expected` that is not known leaves its
-    query out of the expected rate.
+    `acceptance` is accepted / examined; `expected_acceptance` is the mean of sum_v min(p, q) over the same judged
+    positions. Both are NaN until a position has been judged. Queries with unknown `expected` do not count in the
+    expected rate.
     """
     frame = pd.DataFrame([vars(point) for point in points], columns=list(_COUNTS))
     frame["expected"] = frame.expected.astype(float)
-    told = frame.examined.where(frame.expected.notna(), 0)
+    with_expected = frame.examined.where(frame.expected.notna(), 0)
     recent = (
         pd.DataFrame(
             {
                 "accepted": frame.accepted,
                 "examined": frame.examined,
                 "expected": frame.expected.fillna(0.0),
-                "told": told,
+                "with_expected": with_expected,
             }
         )
         .rolling(window, min_periods=1)
         .sum()
     )
     frame["acceptance"] = recent.accepted / recent.examined.where(recent.examined > 0)
-    frame["expected_acceptance"] = recent.expected / recent.told.where(recent.told > 0)
+    frame["expected_acceptance"] = recent.expected / recent.with_expected.where(recent.with_expected > 0)
     frame["window_examined"] = recent.examined.astype(int)
     return frame
 
 
 def figure(frame: pd.DataFrame, tone: str, window: int = WINDOW) -> go.Figure:
-    """Rolling acceptance against the query's number, with what was expected and a mark at each update.
+    """Draw rolling acceptance against the number of the query, with the expected rate and a mark at each update.
 
-    `frame`: from `along`. The two lines differ by chance alone; they part for good only if the engine errs.
+    `frame` is returned by `along`. The two lines differ by chance only; a lasting gap would be an error of the engine.
     """
     note = f"n = {len(frame):,} queries, rolling over the last {min(window, len(frame))}, no interval"
-    made = parts.titled("Acceptance along the stream (accepted / examined, fraction)", note, tone)
+    chart = parts.titled("Acceptance along the stream (accepted / examined, fraction)", note, tone)
     for place, (column, name) in enumerate(
         (("acceptance", "accepted"), ("expected_acceptance", "expected, sum min(p, q)"))
     ):
-        made.add_scatter(
+        chart.add_scatter(
             x=frame["query"],
             y=frame[column],
             name=name,
@@ -66,7 +66,7 @@ def figure(frame: pd.DataFrame, tone: str, window: int = WINDOW) -> go.Figure:
             marker={"symbol": parts.symbol_of(place), "size": 7},
         )
     updates = frame[frame.step > frame.step.shift(fill_value=0)]
-    made.add_scatter(
+    chart.add_scatter(
         x=updates["query"] - 0.5,
         y=[0.0] * len(updates),
         name="update of the draft",
@@ -79,15 +79,15 @@ def figure(frame: pd.DataFrame, tone: str, window: int = WINDOW) -> go.Figure:
         marker={"symbol": "line-ns-open", "size": 9, "color": theme.TONES[tone].faint, "line": {"width": 1.3}},
         cliponaxis=False,
     )
-    made.update_xaxes(title="query of the stream", rangemode="tozero")
-    made.update_yaxes(title="acceptance (fraction)", rangemode="tozero")
-    return made.update_layout(showlegend=True, uirevision="keep")
+    chart.update_xaxes(title="query of the stream", rangemode="tozero")
+    chart.update_yaxes(title="acceptance (fraction)", rangemode="tozero")
+    return chart.update_layout(showlegend=True, uirevision="keep")
 
 
 def _hovers(frame: pd.DataFrame, column: str, name: str) -> list[str]:
     return [
-        f"{name}: {'not known' if pd.isna(value) else f'{value:.3f}'}<br>up to query {query:,}, "
-        f"{judged:,} judged positions<br>draft after {step:,} optimiser steps"
+        f"{name}: {'unknown' if pd.isna(value) else f'{value:.3f}'}<br>up to query {query:,}, "
+        f"{judged:,} judged positions<br>draft after {step:,} optimizer steps"
         for value, query, judged, step in zip(
             frame[column], frame["query"], frame.window_examined, frame.step, strict=True
         )
@@ -95,10 +95,10 @@ def _hovers(frame: pd.DataFrame, column: str, name: str) -> list[str]:
 
 
 def alt(frame: pd.DataFrame, label: str) -> str:
-    """The chart in words."""
+    """The chart's description for screen readers."""
     last = frame.iloc[-1]
     rates = [
-        f"{'not known' if pd.isna(value) else f'{value:.3f}'} {word}"
+        f"{'unknown' if pd.isna(value) else f'{value:.3f}'} {word}"
         for value, word in ((last.acceptance, "accepted"), (last.expected_acceptance, "expected"))
     ]
     return f"Acceptance along the stream of {label}: after {last['query']:,} queries {', '.join(rates)}"

@@ -1,0 +1,81 @@
+"""The Export section of a run's page: write the draft as a Hugging Face folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import streamlit as st
+
+from engine.errors import DraftbenchError
+from engine.runs.folder import RunFolder
+from workbench.run import export_job
+from workbench.run.stage import duration, since
+from workbench.shared import actions, queries, ui
+
+
+def export(run: RunFolder) -> None:
+    """Draw the export form, or the progress and outcome of the last export."""
+    last = export_job.read(run)
+    home = queries.home()
+    st.write("Writes the best draft as a folder that Transformers and vLLM can load, then measures the written draft.")
+    if last.state == "running":
+        st.fragment(run_every=2)(lambda: _exporting(run))()
+        return
+    _exported(last)
+    key = {name: f"export-{name}-{run.id}" for name in ("out", "overwrite", "check")}
+    with st.form(f"export-{run.id}"):
+        st.text_input("Folder", str(export_job.default_folder(home, run)), key=key["out"])
+        left, right = st.columns(2)
+        left.toggle("Replace an earlier export", key=key["overwrite"])
+        right.toggle(
+            "Measure the export",
+            True,
+            key=key["check"],
+            help="Loads the folder with plain Transformers and measures the same prompts. Takes a minute or more.",
+        )
+        actions.submit("Export", lambda: _start_export(run, key), key=f"export-go-{run.id}", icon=":material/upload:")
+
+
+def _start_export(run: RunFolder, key: Mapping[str, str]) -> str:
+    given = {name: st.session_state[widget] for name, widget in key.items()}
+    return export_job.start(queries.home(), run, given["out"], overwrite=given["overwrite"], check=given["check"])
+
+
+def _exporting(run: RunFolder) -> None:
+    now = export_job.read(run)
+    if now.state != "running":
+        st.rerun()
+    elapsed = duration(since(now.started_at))
+    st.info(
+        f"Writing to {ui.text(now.folder)} for {elapsed}. You can close this page.", icon=":material/progress_activity:"
+    )
+    if now.output:
+        st.code(now.output, language=None, wrap_lines=True)
+
+
+def _exported(last: export_job.Export) -> None:
+    """Show the outcome of the last export."""
+    if last.state == "done":
+        checked = "; ".join(
+            f"T = {row.temperature:g}: {row.run:.3f} (run), {row.exported:.3f} (export)" for row in last.report.checked
+        )
+        st.success(
+            ui.text(
+                f"Written to {last.folder}, {last.report.megabytes:.0f} MB. "
+                + (f"It measures the same: {checked}." if checked else "Not measured again.")
+            )
+        )
+    elif last.state == "differs":
+        ui.error_box(
+            DraftbenchError(
+                f"the draft written to {last.folder} does not measure the same as the run",
+                "in service it would not perform as measured",
+                "do not use it; export again, and report this if it happens again",
+            )
+        )
+    elif last.state == "failed":
+        ui.error_box(
+            DraftbenchError(f"the export to {last.folder} failed", "", "fix the error below, then export again")
+        )
+    if last.state in ("differs", "failed") and last.output:
+        st.code(last.output, language=None, wrap_lines=True)

@@ -1,0 +1,102 @@
+"""The top of a run's page: run picker, name, state, facts of the recipe, and what went wrong."""
+
+from __future__ import annotations
+
+import difflib
+
+import pandas as pd
+import streamlit as st
+
+from engine.errors import DraftbenchError
+from engine.index.queries import Run
+from engine.records.labels import Labels
+from engine.records.training import Training
+from engine.runs.folder import RunFolder
+from workbench.run import facts as run_facts
+from workbench.run.curves import events
+from workbench.shared import queries, ui
+
+
+def choose() -> RunFolder | None:
+    """The run that the URL's `?run=` names, or the newest, with a picker. None if it cannot be shown."""
+    run_id = st.query_params.get("run")
+    known = queries.runs()
+    if run_id:
+        try:
+            folder = queries.folder(run_id)
+        except DraftbenchError as error:
+            _suggest_others(run_id, error, known)
+            return None
+        if folder.id != run_id:  # 'latest', or the beginning of an id
+            st.query_params["run"] = folder.id
+        run_id = folder.id
+    shown = known[~known.archived | (known.run_id == run_id)]
+    options = list((shown if len(shown) else known).run_id)
+    options = [run_id, *options] if run_id and run_id not in options else options
+    if not options:
+        return None
+    labels = {i: label if label == i else f"{label} ({i})" for i, label in zip(known.run_id, known.label, strict=True)}
+    return RunFolder(queries.home().run(ui.choose_one("Run", options, labels, "run")))
+
+
+def _suggest_others(run_id: str, error: DraftbenchError, known: pd.DataFrame) -> None:
+    """Show what is wrong with the URL, and link to runs with a similar id."""
+    ui.error_box(error)
+    for similar in difflib.get_close_matches(run_id, list(known.run_id), n=3, cutoff=0.4):
+        ui.goto("run", ui.text(similar), icon=":material/monitoring:", run=similar)
+    ui.goto("runs", "All runs", icon=":material/table_rows:")
+
+
+def state_of(run: RunFolder) -> str:
+    """The run's current state; an unknown one counts as damaged."""
+    state = run.status().state
+    return state if state in ui.STATES else "damaged"
+
+
+def indexed(run: RunFolder) -> Run | None:
+    """The run's entry in the index; None if it could not be indexed."""
+    try:
+        return queries.run(run.id)
+    except DraftbenchError:
+        return None
+
+
+def title(run: RunFolder, state: str, labels: Labels | None) -> None:
+    """Draw the name, the state in words, marks and tags."""
+    st.subheader(ui.text((labels and labels.title) or run.id), anchor=False)
+    parts = [f"{ui.state_badge(state)} {ui.STATES[state][2]}"]
+    if labels is not None:
+        marks = {"★ baseline": labels.baseline, "● pinned": labels.pinned, "▣ archived": labels.archived}
+        extras = [mark for mark, holds in marks.items() if holds]
+        extras += [f":gray-badge[{ui.text(tag)}]" for tag in labels.tags]
+        parts += [" ".join(extras)] if extras else []
+    st.markdown("  ".join(parts))
+
+
+def failure(run: RunFolder, state: str) -> None:
+    """Show the error that a failed run has recorded."""
+    error = run.status().error
+    if state == "failed" and error is not None:
+        ui.error_box(DraftbenchError(error.what or "the run recorded no reason", error.why, error.fix))
+
+
+def problems(run: RunFolder, indexed: Run | None) -> None:
+    """Warn about missing and unreadable parts of the folder."""
+    listed = list(indexed.problems) if indexed else []
+    if not (run.path / "config.yaml").is_file():
+        listed.append("config.yaml: missing, so the run cannot be resumed, measured or compared")
+    if listed:
+        lines = "\n".join(f"- {ui.text(problem)}" for problem in listed)
+        st.warning(
+            f"This run's folder is incomplete. The readable parts are shown.\n\n{lines}",
+            icon=":material/broken_image:",
+        )
+
+
+def facts(run: RunFolder) -> None:
+    """Draw mode, supervision and effort, if the recipe is readable."""
+    try:
+        recipe = run.recipe()
+    except (DraftbenchError, OSError, ValueError, RecursionError):
+        return  # reported by `problems`
+    run_facts.show(recipe, run_facts.effort(Training.read_or_empty(run.path), events(run).skipped()))

@@ -1,0 +1,69 @@
+"""The progress of an unfinished run: phase, bar, time left and newest numbers."""
+
+from __future__ import annotations
+
+import math
+
+import streamlit as st
+
+from engine.jobs import queue
+from engine.records.status import Status
+from engine.runs.folder import RunFolder
+from workbench.run import stage as stages
+from workbench.run.training_curve import Now
+from workbench.shared import queries, ui
+
+
+def progress(run: RunFolder, newest: Now) -> None:
+    """Draw phase, bar, time left and newest numbers of a queued or running run."""
+    status = run.status()
+    if status.state == "queued":
+        st.info(_queue_position(run), icon=":material/schedule:")
+        return
+    phase = stages.stage(status, newest)
+    if status.stop_asked_at:
+        waited = stages.duration(stages.since(status.stop_asked_at))
+        st.warning(
+            f"Stopping, requested {waited} ago: the run ends at its next safe point and keeps finished work.",
+            icon=":material/stop_circle:",
+        )
+    if stages.is_timing(status):
+        st.caption("Speed is being measured, so this page updates rarely to leave the cores to the measurement.")
+    heartbeat = stages.since(status.updated_at)
+    left = f", about {stages.duration(phase.left_s)} left in this phase" if phase.left_s is not None else ""
+    st.progress(phase.share or 0.0, text=ui.text(phase.text + left))
+    st.caption("No heartbeat yet." if heartbeat is None else f"Last heartbeat {stages.duration(heartbeat)} ago.")
+    metrics = _training(newest) if newest.step is not None else _before_training(status)
+    for column, (name, value, note) in zip(st.columns(len(metrics) or 1), metrics, strict=False):
+        column.metric(name, value)
+        column.caption(note)
+
+
+def _training(newest: Now) -> list[tuple[str, str, str]]:
+    """Name, value and note of loss, watched acceptance and throughput."""
+    metrics = [("Loss", ui.number(newest.loss), f"after step {newest.step:,}")]
+    for temperature, value in newest.acceptance:
+        at = "" if temperature is None else f", T = {temperature:g}"
+        metrics.append((f"Acceptance (watched){at}", ui.number(value), f"exact, after step {newest.evaluated_at:,}"))
+    speed = "–" if newest.tokens_per_s is None else f"{newest.tokens_per_s:,.0f}"
+    return [*metrics, ("Target tokens/s", speed, "seen in training, over the last 20 steps")]
+
+
+def _before_training(status: Status) -> list[tuple[str, str, str]]:
+    """Throughput of the capture, the only metric before the first training step."""
+    speed = math.nan if status.progress is None else status.progress.tokens_per_s
+    return [] if math.isnan(speed) else [("Target tokens/s", f"{speed:,.0f}", "written by the target")]
+
+
+def _queue_position(run: RunFolder) -> str:
+    """How many runs are ahead of a queued one, and what is running."""
+    ids = [waiting.id for waiting in queue.waiting(queries.home())]
+    if run.id not in ids:
+        return "Waiting to be started."
+    ahead = ids.index(run.id)
+    known = queries.active()
+    running = ", ".join(known[known.state == "running"].run_id)
+    suffix = f" Running: {ui.text(running)}." if running else ""
+    if ahead:
+        return f"Queued; {ahead} run{'s' if ahead > 1 else ''} ahead of it.{suffix}"
+    return f"Next in the queue.{suffix}"
