@@ -344,7 +344,7 @@ def test_what_is_saved_can_be_read_again(whole, tmp_path):
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / f"{name}.parquet"), table)
     assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {f"{n}.parquet" for n in COLUMNS} | {"summary.json"}
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary == json.loads(json.dumps(finite(whole.summary)))
+    assert summary == json.loads(json.dumps(finite(whole.summary.document())))
 
 
 def test_the_summary_is_saved_last(whole, tmp_path, monkeypatch):
