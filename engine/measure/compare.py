@@ -8,7 +8,7 @@ differs that it depends on (`differing_conditions`, `blocking`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from engine.errors import DraftbenchError, boundary
 from engine.measure.definitions import RATES, Rate
 from engine.measure.statistics import SAMPLES, Interval, McNemar, bootstrap_ratio, mcnemar, paired_difference
+from engine.records.summary import Conditions
 
 # What must be equal before two rates mean the same thing. Prompts may differ if some are common.
 MUST_MATCH = ("num_draft_tokens", "adaptive", "top_p", "top_k", "dtype", "device", "acceptance_rule", "served_by")
@@ -146,11 +147,11 @@ class Measurement:
     """
 
     prompts: pd.DataFrame
-    conditions: Mapping[str, Any]
+    conditions: Conditions
     bootstrap_samples: int = SAMPLES
 
     @classmethod
-    def read(cls, folder: Path, conditions: Mapping[str, Any], bootstrap_samples: int = SAMPLES) -> Measurement:
+    def read(cls, folder: Path, conditions: Conditions, bootstrap_samples: int = SAMPLES) -> Measurement:
         """The measurement of a run's `measure` folder. Raises DraftbenchError if a table is missing or damaged."""
         return cls(prompt_sums(folder), conditions, bootstrap_samples)
 
@@ -216,9 +217,11 @@ def compare(a: Measurement, b: Measurement, rates: Iterable[str] = tuple(RATES))
     return rows
 
 
-def differing_conditions(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Conditions that differ between two measurements and matter for comparing them."""
-    return {key: (a.get(key), b.get(key)) for key in MUST_MATCH if a.get(key) != b.get(key)}
+def differing_conditions(a: Conditions, b: Conditions) -> dict[str, tuple[Any, Any]]:
+    """Conditions that differ between two measurements and matter for comparing them: name -> value of a and of b."""
+    values_a, values_b = a.document(), b.document()
+    values = {key: (values_a.get(key), values_b.get(key)) for key in MUST_MATCH}
+    return {key: (one, other) for key, (one, other) in values.items() if one != other}
 
 
 def blocking(rate: str, differing: Iterable[str]) -> list[str]:

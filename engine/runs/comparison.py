@@ -26,7 +26,7 @@ def measurement_of(run: RunFolder, bootstrap_samples: int | None = None) -> Meas
         bootstrap_samples = SAMPLES
         with contextlib.suppress(DraftbenchError):  # a run whose recipe is damaged can be compared all the same
             bootstrap_samples = run.recipe().measure.bootstrap_samples
-    return Measurement.read(run.path / "measure", run.summary().conditions.document(), bootstrap_samples)
+    return Measurement.read(run.path / "measure", run.summary().conditions, bootstrap_samples)
 
 
 def compare_runs(a: RunFolder, b: RunFolder) -> dict[str, Any]:

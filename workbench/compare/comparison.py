@@ -32,14 +32,13 @@ from engine.measure.definitions import RATES
 from engine.measure.statistics import SAMPLES
 from engine.measure.trace import slot_intervals
 from engine.records.speed import Speed
+from engine.records.summary import Conditions
 from engine.traces.measured import trace_of_run
 from engine.traces.trace import Trace
 from workbench.shared import queries
 
 MOST_DRAFTS = 6
 _LETTERS = "ABCDEF"
-
-
 _T = TypeVar("_T")
 
 
@@ -55,8 +54,8 @@ class Draft:
         return self.run.run_id
 
     @property
-    def conditions(self) -> dict[str, Any]:
-        return self.run.summary.conditions.document()
+    def conditions(self) -> Conditions:
+        return self.run.summary.conditions
 
     @property
     def temperatures(self) -> list[float]:

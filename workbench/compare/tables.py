@@ -1,4 +1,4 @@
-"""What a comparison prints beside its figures: tables for papers, speeds, settings that differ, where each draft comes from."""
+"""The tables of a comparison: rates as a paper prints them, speeds, settings that differ, the origin of each draft."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from workbench.shared.chart_parts import bounds
 
 
 def paper_table(comparison: Comparison) -> pd.DataFrame:
-    """The rates as a paper prints them: a row a rate, for each draft its value and its change, with intervals."""
+    """The rates as a paper prints them: a row per rate, with each draft's value and its change, with intervals."""
     rows: list[dict[str, str]] = []
     for metric in RATES:
         row = {"rate": metric}
-        for told in comparison.rates[comparison.rates.metric == metric].to_dict("records"):
-            row[told["label"]] = _with_bounds(told, "value", "low", "high", "")
-            if told["run_id"] != comparison.baseline:
-                change = _with_bounds(told, "delta", "delta_low", "delta_high", "+")
-                row[f"Δ {told['label']}"] = "not comparable" if told["reason"] else change
+        for rate in comparison.rates[comparison.rates.metric == metric].to_dict("records"):
+            row[rate["label"]] = _with_bounds(rate, "value", "low", "high", "")
+            if rate["run_id"] != comparison.baseline:
+                change = _with_bounds(rate, "delta", "delta_low", "delta_high", "+")
+                row[f"Δ {rate['label']}"] = "not comparable" if rate["reason"] else change
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _with_bounds(told: Mapping[Any, Any], value: str, low: str, high: str, sign: str) -> str:
-    if pd.isna(told[value]):
+def _with_bounds(rate: Mapping[Any, Any], value: str, low: str, high: str, sign: str) -> str:
+    if pd.isna(rate[value]):
         return "–"
-    return f"{told[value]:{sign}.3f} {bounds(told[low], told[high], sign=sign)}".rstrip()
+    return f"{rate[value]:{sign}.3f} {bounds(rate[low], rate[high], sign=sign)}".rstrip()
 
 
 def speed_table(comparison: Comparison) -> pd.DataFrame:
-    """What the clock said of each timed draft: a row a draft."""
+    """The measured speed of each timed draft, a row per draft."""
     rows = []
     for draft in comparison.drafts:
         speed = draft.run.summary.speed
@@ -68,10 +68,10 @@ def _measured(estimate: Interval, digits: int) -> str:
 
 
 def timing_differs(comparison: Comparison) -> str:
-    """Why the speed-ups of these drafts may not be set against each other; empty if they may."""
+    """Why the speed-ups of these drafts may not be compared; empty if they may."""
     keys = {"device": "device", "dtype": "dtype", "threads": "threads", "num_draft_tokens": "gamma"}
     timed = [draft for draft in comparison.drafts if draft.run.summary.speed]
-    seen = {words: {str(draft.conditions.get(key, "?")) for draft in timed} for key, words in keys.items()}
+    seen = {words: {str(getattr(draft.conditions, key) or "?") for draft in timed} for key, words in keys.items()}
     seen["temperature"] = {f"{draft.run.summary.speed.temperature:g}" for draft in timed if draft.run.summary.speed}
     machines = [draft.run.provenance.measured_on for draft in timed]
     seen["processor"] = {machine.processor if machine else "?" for machine in machines}
@@ -79,7 +79,7 @@ def timing_differs(comparison: Comparison) -> str:
 
 
 def as_others(comparison: Comparison) -> pd.DataFrame:
-    """What other systems would print of the same traces: a row a figure, a column a draft."""
+    """What other systems would print for the same traces: a row per figure, a column per draft."""
     reports = {
         d.label: at_temperature(d.run.summary.as_others_report, comparison.temperature) for d in comparison.drafts
     }
@@ -95,22 +95,22 @@ def as_others(comparison: Comparison) -> pd.DataFrame:
 
 
 def configuration(comparison: Comparison) -> pd.DataFrame:
-    """Recipe keys: key, differs, and a column of values a draft; the differing ones first."""
+    """Recipe keys: key, differs, and a column of values per draft; differing ones first."""
     flat = {d.label: _flat(d.run.config) for d in comparison.drafts}
     keys = list(dict.fromkeys(key for values in flat.values() for key in values))
     rows = []
     for key in keys:
-        told = {label: values.get(key, "–") for label, values in flat.items()}
-        rows.append({"key": key, "differs": len(set(told.values())) > 1, **told})
+        values = {label: settings.get(key, "–") for label, settings in flat.items()}
+        rows.append({"key": key, "differs": len(set(values.values())) > 1, **values})
     frame = pd.DataFrame(rows, columns=["key", "differs", *flat])
     return frame.sort_values("differs", ascending=False, kind="stable", ignore_index=True)
 
 
 def provenance(comparison: Comparison) -> pd.DataFrame:
-    """Where each draft comes from: versions, commit, hashes, seeds, training done; a row a fact, a column a draft."""
-    told = {d.label: _origin(d) for d in comparison.drafts}
-    keys = list(dict.fromkeys(key for values in told.values() for key in values))
-    return pd.DataFrame([{"fact": k, **{label: v.get(k, "–") for label, v in told.items()}} for k in keys])
+    """Where each draft comes from: versions, commit, hashes, seeds, training done; a row per fact, a column per draft."""
+    origins = {d.label: _origin(d) for d in comparison.drafts}
+    keys = list(dict.fromkeys(key for facts in origins.values() for key in facts))
+    return pd.DataFrame([{"fact": k, **{label: v.get(k, "–") for label, v in origins.items()}} for k in keys])
 
 
 def _origin(draft: Draft) -> dict[str, str]:

@@ -20,6 +20,7 @@ from engine.measure.compare import (
     same_answers,
 )
 from engine.measure.definitions import RATES
+from engine.records.summary import Conditions
 from tests.conftest import tiny_llama
 from tests.tiny_pair import captured, loaded, measured, noisy_copy, settings
 
@@ -40,14 +41,14 @@ def folders(tmp_path_factory):
         for name, model in {"a": noisy_copy(), "b": target.model}.items():
             result = measured(target, model, captures, spec)
             result.save(root / name)
-            conditions[name] = result.summary.document()["conditions"]
+            conditions[name] = result.summary.conditions
     return root, conditions
 
 
 def compared(folders, **changes):
     root, conditions = folders
     a = Measurement.read(root / "a", conditions["a"])
-    return compare(a, Measurement.read(root / "b", {**conditions["b"], **changes}))
+    return compare(a, Measurement.read(root / "b", conditions["b"].model_copy(update=changes)))
 
 
 def row(rows, metric, temperature=1.0):
@@ -209,9 +210,8 @@ def test_the_interval_is_of_as_many_resamples_as_either_recipe_asks_for(folders,
 
 @pytest.mark.parametrize(("key", "value"), [("num_draft_tokens", 5), ("adaptive", True)])
 def test_another_gamma_blocks_the_sampled_rates_only(folders, key, value):
-    assert differing_conditions(folders[1]["a"], {**folders[1]["b"], key: value}) == {
-        key: (folders[1]["a"][key], value)
-    }
+    a, b = folders[1]["a"], folders[1]["b"].model_copy(update={key: value})
+    assert differing_conditions(a, b) == {key: (getattr(a, key), value)}
     for r in compared(folders, **{key: value}):
         exact = r.metric in ("exact", "greedy_agreement")
         assert r.comparable is exact
@@ -227,7 +227,7 @@ def test_other_conditions_block_every_rate(folders, key, value):
 
 def test_what_does_not_change_a_rate_does_not_block_it(folders):
     assert all(r.comparable for r in compared(folders, heldout_hash="other", seed=9, threads=2))
-    assert differing_conditions({"dtype": "float32"}, {}) == {"dtype": ("float32", None)}
+    assert differing_conditions(Conditions(dtype="float32"), Conditions()) == {"dtype": ("float32", None)}
 
 
 def test_greedy_agreement_is_counted_token_by_token(folders):
