@@ -9,6 +9,7 @@ import pytest
 from engine.cli.text import console
 from engine.decode.events import Fate, Round, Token
 from engine.errors import DraftbenchError
+from engine.records.interval import Interval
 from tests.conftest import byte_tokenizer
 
 
@@ -65,14 +66,14 @@ def test_json_has_no_words_for_infinity(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "expected"),
+    ("interval", "expected"),
     [
-        ({"value": 0.4123, "low": 0.39, "high": 0.4336}, ".412 [.390, .434]"),
-        ({"value": -0.012, "low": -0.03, "high": 0.006}, "-.012 [-.030, .006]"),
-        ({"value": 10.05, "low": 9.9, "high": 10.2}, "10.050 [9.900, 10.200]"),
-        ({"value": 0.5, "low": float("nan"), "high": float("nan")}, ".500"),
-        ({"value": None}, "-"),
+        (Interval(0.4123, 0.39, 0.4336), ".412 [.390, .434]"),
+        (Interval(-0.012, -0.03, 0.006), "-.012 [-.030, .006]"),
+        (Interval(10.05, 9.9, 10.2), "10.050 [9.900, 10.200]"),
+        (Interval(0.5), ".500"),
+        (Interval(), "-"),
     ],
 )
-def test_a_rate_is_written_without_the_zero_before_its_point(numbers: dict[str, float | None], expected: str):
-    assert console.rate(numbers) == expected
+def test_a_rate_is_written_without_the_zero_before_its_point(interval: Interval, expected: str):
+    assert console.rate(interval) == expected

@@ -120,7 +120,7 @@ def test_the_gradient_is_that_of_the_kept_positions_divided_by_their_number(tmp_
     found: list[torch.Tensor] = []
     made.clip = lambda: found.extend(p.grad.clone() for p in made.trained if p.grad is not None) or 1.0
     events: list[dict[str, Any]] = []
-    made.emit = events.append
+    made.emit = lambda event: events.append(event.document())
     made._step(0)
     assert events[0]["loss"] == pytest.approx(float(losses[chosen].detach().mean()), rel=1e-4)
     assert events[0]["positions"] == len(chosen)

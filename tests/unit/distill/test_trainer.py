@@ -90,7 +90,7 @@ def step_gradients(trainer: Trainer, step: int = 0) -> tuple[float, list[torch.T
 
     trainer.clip = keep
     events: list[dict[str, Any]] = []
-    trainer.emit = events.append
+    trainer.emit = into(events)
     trainer._step(step)
     return events[-1]["loss"], kept
 
