@@ -191,7 +191,7 @@ def event_of(document: Document) -> Event | None:
 
 
 def read_events(folder: Path) -> ParsedEvents:
-    """The events of a run's folder; none without a file. Raises DraftbenchError for a pipe or a file that is too large."""
+    """The events of a run's folder; none without a file. Raises DraftbenchError if it is too large or not a file."""
     try:
         return parse_events(read_bounded(folder / FILE, MOST_BYTES))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Explain faults of the machine: what went wrong, why, what to do. Any other exception is a defect and is shown whole."""
+"""Explain faults of the machine: what went wrong, why, what to do. Any other exception is a defect, shown whole."""
 
 from __future__ import annotations
 

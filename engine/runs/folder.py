@@ -58,7 +58,7 @@ class RunFolder:
 
     @staticmethod
     def create(home: Home, recipe: Recipe, **status: Any) -> RunFolder:
-        """Create the folder with its recipe and first status; the id is the recipe's name, the time and random letters."""
+        """Create the folder with its recipe and first status; the id is the recipe's name, the time and random hex."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         run = RunFolder(home.run(f"{recipe.name}-{stamp}-{secrets.token_hex(2)}"))
         begun = RunFolder(run.path.with_name(f".{run.path.name}.new"))  # hidden: half a run is none

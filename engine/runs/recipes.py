@@ -1,4 +1,4 @@
-"""Reading a recipe for a new run: checked, and independent of where it was read, so that the run can be resumed anywhere."""
+"""Reading a recipe for a new run: checked, and independent of its folder, so that the run can be resumed anywhere."""
 
 from __future__ import annotations
 

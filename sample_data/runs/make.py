@@ -184,7 +184,7 @@ def pack(run: RunFolder, place: Path, *, weights: bool, whole: bool = True) -> N
 
 
 def _thin(measure: Path) -> None:
-    """Tables without the rows that a study's runs can do without; positions of the trained draft pair it with others."""
+    """Drop rows that a study's runs can do without; positions of the trained draft pair it with others."""
     for name in ("rounds", "tokens"):
         path = measure / f"{name}.parquet"
         pq.write_table(pq.read_table(path).slice(0, 0), path)

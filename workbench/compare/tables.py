@@ -107,7 +107,7 @@ def configuration(comparison: Comparison) -> pd.DataFrame:
 
 
 def provenance(comparison: Comparison) -> pd.DataFrame:
-    """Where each draft comes from: versions, commit, hashes, seeds, training done; a row per fact, a column per draft."""
+    """Where each draft comes from: versions, commit, hashes, seeds, training; a row per fact, a column per draft."""
     origins = {d.label: _origin(d) for d in comparison.drafts}
     keys = list(dict.fromkeys(key for facts in origins.values() for key in facts))
     return pd.DataFrame([{"fact": k, **{label: v.get(k, "–") for label, v in origins.items()}} for k in keys])

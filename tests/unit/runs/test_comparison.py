@@ -1,4 +1,4 @@
-"""Runs that ship with Draftbench, made before a measurement wrote a hash of its answers, are compared by their tokens."""
+"""Shipped runs, made before a measurement wrote a hash of its answers, are compared by their tokens."""
 
 import shutil
 from pathlib import Path
