@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.fileio import append_line, read_lines, write_json
 from engine.paths import Home
 from engine.runs.folder import RunFolder
+from engine.runs.process import now, process_identity
 from engine.runs.samples import lay_out_samples
-from engine.runs.status import now, process_identity
 from tests.browser import harness
 
 SAMPLE, LIMIT = "biology-forward-kl-20261122-101542-9142", 0.05

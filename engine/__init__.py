@@ -23,7 +23,7 @@ study/      grids of runs
 traces/     answers token by token, live and stored
 tune/       domain targets: LoRA and its effect
 untrusted/  limits on files, text and code of others
-catalogue   losses, modes, rates and exporters by name, without torch
+catalogue   losses, modes and export formats by name, without torch
 errors      what went wrong, why it matters, how to fix it
 fileio      JSON and Parquet on disk: atomic, append-only
 numbers     numbers and intervals as text

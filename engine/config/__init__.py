@@ -9,5 +9,5 @@ train     losses, modes, token selection, optimiser
 measure   what is measured on held-out prompts
 decode    defaults of decoding one prompt
 reading   a file and its bases, `--set`, checks; and writing a recipe
-identity  which settings decide the draft's weights and its exact acceptance: are two recipes the same?
+decisive  which settings decide the draft's weights and its exact acceptance
 """

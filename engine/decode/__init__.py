@@ -6,7 +6,7 @@ settings     gamma, temperature, limits and seed of a decoding
 events       fates, tokens and rounds
 counts       rounds added up, and the rates of their sums
 runner       a model with its key-value cache for ragged rows
-columns      whether rows of different length may share a cache
+cache_columns  whether rows of different length may share a cache
 bare         Transformers' generate without a model's own settings
 text         token ids to readable text as they come
 one_prompt   one prompt decoded for a reader

@@ -4,7 +4,7 @@ Rows of a batch accept different numbers of tokens, so after a round their cache
 different places. What every row refused is cropped; what only some refused stays as a hole
 that the attention mask hides and that positions do not count. Holes are squeezed out when they
 grow. Padding on the left is just another hole. A model that would read the holes (see
-`engine.decode.columns`) has a cache for each row, which then never has any.
+`engine.decode.cache_columns`) has a cache for each row, which then never has any.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from engine.decode.columns import may_hold_holes, new_cache, refuse_unfit_cache, rotary_limit, takes_positions
+from engine.decode.cache_columns import may_hold_holes, new_cache, refuse_unfit_cache, rotary_limit, takes_positions
 from engine.errors import DraftbenchError
 from engine.models.head import Head, body, readable, refuse_unknown
 

@@ -13,13 +13,13 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
-from engine.config.identity import SECTIONS, decisive
+from engine.config.decisive import SECTIONS, decisive
 from engine.config.schema import LossTerm
 from engine.records.provenance import Provenance
 
 Facts = Mapping[str, Any]  # dotted name -> value
 
-# Facts that tell repetitions apart. What changes neither weights nor exact rates is no fact (`engine.config.identity`).
+# Facts that tell repetitions apart. What changes neither weights nor exact rates is no fact (`engine.config.decisive`).
 SEEDS = ("train.seed", "capture.seed")
 DAMAGED = "damaged"  # why a run was left out whose documents or sums are not valid
 _SIGNAL = ("signal", "signal_top_k")  # of `capture`: how the signal is stored, which black-box training does without

@@ -3,7 +3,7 @@
 connection   one writer or many readers, across processes
 schema       the tables, as numbered migrations
 ingest       run folders into tables
-run_folder   what of a run folder is indexed
+contents     what of a run folder is indexed
 rows         a run's documents as rows
 transaction  all or nothing
 curves       training events as points of a curve

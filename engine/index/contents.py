@@ -19,10 +19,10 @@ from engine.index.schema import PARQUET_TABLES
 from engine.paths import run_id_of
 from engine.records import events
 from engine.records.events import read_events, replay
+from engine.records.folders import CONFIG, read_recipe
 from engine.records.labels import Labels
 from engine.records.provenance import Provenance
 from engine.records.record import Record
-from engine.records.run_folders import CONFIG, read_recipe
 from engine.records.status import DAMAGED, Status
 from engine.records.summary import Summary
 from engine.records.training import Training

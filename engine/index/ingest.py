@@ -31,11 +31,11 @@ from engine.index.connection import (
     set_aside,
     was_found_damaged,
 )
+from engine.index.contents import RunContents, fingerprint, read_run, unreadable
 from engine.index.rows import FileChangedError, check_parquet, delete_run, replace_run, replace_runs
-from engine.index.run_folder import RunContents, fingerprint, read_run, unreadable
 from engine.index.transaction import transaction
 from engine.paths import Home, run_id_of
-from engine.records.run_folders import CONFIG, is_run_folder, run_names
+from engine.records.folders import CONFIG, is_run_folder, run_names
 from engine.records.status import DAMAGED
 from engine.records.values import encodable
 

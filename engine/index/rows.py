@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from engine.errors import first_line
 from engine.index import schema
-from engine.index.run_folder import RunContents
+from engine.index.contents import RunContents
 
 Casts = Mapping[str, str]  # column of ours -> expression over the columns of a Parquet file
 

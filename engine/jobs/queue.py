@@ -26,13 +26,13 @@ from engine.errors import DraftbenchError, first_line
 from engine.fileio import disk_errors
 from engine.jobs.detached import start_detached, wait_aside
 from engine.paths import Home
+from engine.records.folders import run_names
 from engine.records.record import Record, Whole
-from engine.records.run_folders import run_names
 from engine.records.status import Status
 from engine.runs.advice import measures_again
 from engine.runs.faults import explain
 from engine.runs.folder import RunFolder
-from engine.runs.status import is_alive, now, process_identity
+from engine.runs.process import is_alive, now, process_identity
 
 OUTPUT = "output.txt"  # what a job wrote to its terminal, in the run's folder
 _POLL_S = 1.0

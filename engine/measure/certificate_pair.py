@@ -16,7 +16,7 @@ from scipy import stats
 
 from engine.capture.store import AnsweredPrompt
 from engine.decode import speculative
-from engine.decode.columns import columns_of
+from engine.decode.cache_columns import columns_of
 from engine.decode.runner import runner_for
 from engine.decode.sampling import Sampling, Uniforms, distribution, draw, overlap
 from engine.decode.settings import DecodeSettings

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from engine.errors import DraftbenchError
 from engine.index.connection import reading
-from engine.index.run_folder import fingerprint
+from engine.index.contents import fingerprint
 from engine.models.assets import ASSETS, asset_path, is_whole
 from engine.models.load import resolve_device, resolve_dtype
 from engine.paths import Home, cache_dir, run_id_of
-from engine.records.run_folders import run_names
+from engine.records.folders import run_names
 from engine.records.status import DAMAGED
 from engine.runs.provenance import versions
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.config.schema import Recipe
-from engine.decode.columns import new_cache
+from engine.decode.cache_columns import new_cache
 from engine.decode.runner import Runner
 from engine.errors import DraftbenchError, boundary
 from engine.models.draft import Draft, DraftInfo, check_shared, check_trim, read_card
@@ -28,7 +28,7 @@ from engine.runs.plan import decodes
 def check_decodable(model: Any) -> None:
     """Raise DraftbenchError if the model's past cannot be kept, and forgotten, by the cache that decoding uses.
 
-    The model may be on the meta device. A run also tries it (`engine.decode.columns`), which takes weights.
+    The model may be on the meta device. A run also tries it (`engine.decode.cache_columns`), which takes weights.
     """
     name = type(model).__name__
     with boundary(f"{name} cannot be decoded", FULL_ATTENTION):

@@ -12,6 +12,6 @@ speed        the timing in a summary
 interval     a value with its interval
 capture      a capture's done.json
 study_tag    the tag of a study
-run_folders  the folders of runs, and the recipe in each
+folders      the folders of runs, and the recipe in each
 values       times and JSON, for the index and the disk
 """

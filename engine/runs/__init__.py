@@ -4,7 +4,7 @@ folder       a run's folder
 recipes      reading the recipe of a new run
 execution    working on a run, with its outcome written into its folder
 training     training the draft of a run
-status       whether a run's process is alive
+process      whether a run's process is alive
 plan         what a run of a recipe will do: prompts and captures
 session      target, prompts and captures of a piece of work
 drafts       the draft that a recipe starts from

@@ -25,9 +25,9 @@ from engine.runs.faults import explain
 from engine.runs.folder import RunFolder
 from engine.runs.measurement import measure
 from engine.runs.plan import in_words, plan_run, split_prompts
+from engine.runs.process import now
 from engine.runs.provenance import source, versions
 from engine.runs.session import capture_for_training, load_target, open_session
-from engine.runs.status import now
 from engine.runs.training import train
 
 _STOPPING = b"\nstopping at the next safe point; once more stops at once\n"

@@ -35,10 +35,10 @@ from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, write_atomic
 from engine.paths import Home, is_run_name, run_id_of
 from engine.records.events import Event, append_event
-from engine.records.run_folders import CONFIG, read_recipe, run_names
+from engine.records.folders import CONFIG, read_recipe, run_names
 from engine.records.status import DAMAGED, Status, StopNote
 from engine.records.summary import Summary
-from engine.runs.status import now, present_state, process_identity
+from engine.runs.process import now, present_state, process_identity
 
 _LATEST = re.compile(r"latest(?:~(\d{1,6}))?")
 _HEARTBEAT_S = 2.0  # at most this often is the status file rewritten for progress alone

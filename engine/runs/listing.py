@@ -11,13 +11,13 @@ import duckdb
 from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
 from engine.index.connection import reading
+from engine.index.contents import RunContents, read_run, unreadable
 from engine.index.ingest import ingest_all, remove_missing
-from engine.index.run_folder import RunContents, read_run, unreadable
 from engine.numbers import number
 from engine.paths import Home
+from engine.records.folders import run_names
 from engine.records.provenance import Provenance
 from engine.records.record import Record
-from engine.records.run_folders import run_names
 from engine.records.status import DAMAGED, Status
 from engine.records.summary import Summary
 from engine.records.training import Training

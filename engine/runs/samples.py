@@ -14,7 +14,7 @@ from pathlib import Path
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, read_json, write_json
 from engine.paths import PROJECT_ROOT, Home
-from engine.records.run_folders import is_run_folder
+from engine.records.folders import is_run_folder
 
 SAMPLES = PROJECT_ROOT / "sample_data" / "runs"
 _NOTE = "samples.json"  # ids that were laid out before

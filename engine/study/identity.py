@@ -6,7 +6,7 @@ import filecmp
 from functools import lru_cache
 from pathlib import Path
 
-from engine.config.identity import decisive
+from engine.config.decisive import decisive
 from engine.config.reading import map_paths
 from engine.config.schema import Recipe
 from engine.fileio import content_hash

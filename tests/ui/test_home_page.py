@@ -5,7 +5,7 @@ from pathlib import Path
 import streamlit as st
 
 from engine.progress import TIMING
-from engine.runs.status import process_identity
+from engine.runs.process import process_identity
 from tests.ui.conftest import OpenPage
 from tests.ui.run_homes import add_run, finished_id
 

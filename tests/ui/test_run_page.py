@@ -22,7 +22,7 @@ from engine.jobs import queue
 from engine.paths import home
 from engine.runs.folder import RunFolder
 from engine.runs.labels import read_labels
-from engine.runs.status import process_identity
+from engine.runs.process import process_identity
 from tests.ui.conftest import OpenPage
 from tests.ui.run_homes import EVIL, add_run, finished_id
 from workbench.run import export_job

@@ -100,7 +100,7 @@ def test_supervision_is_black_box_only_if_every_loss_is():
 
 def test_the_catalogue_and_the_schema_load_no_heavy_library():
     heavy = "('torch', 'transformers', 'numpy', 'duckdb')"
-    modules = "engine.catalogue, engine.config.identity, engine.config.reading"
+    modules = "engine.catalogue, engine.config.decisive, engine.config.reading"
     code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT, check=True)
     assert done.stdout.strip() == "[]"

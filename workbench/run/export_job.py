@@ -21,7 +21,7 @@ from engine.jobs.detached import start_detached, wait_aside
 from engine.paths import Home
 from engine.records.record import Part, Real, Record
 from engine.runs.folder import RunFolder
-from engine.runs.status import is_alive, now, process_identity
+from engine.runs.process import is_alive, now, process_identity
 from workbench.run.log import log_part
 
 OUTPUT = "export.txt"

@@ -7,7 +7,7 @@ import html
 import streamlit as st
 
 from engine.config.schema import Recipe, TrainSpec
-from engine.index.run_folder import loss_label, recipe_columns
+from engine.index.contents import loss_label, recipe_columns
 from engine.records.training import Training
 from workbench.shared.method_names import SUPERVISION, mode_word
 

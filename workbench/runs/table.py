@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from engine.paths import Home, run_id_of
-from engine.records.run_folders import run_names
+from engine.records.folders import run_names
 from workbench.shared.chart_parts import bounds
 from workbench.shared.method_names import SUPERVISION, method_name, mode_word
 from workbench.shared.pages import link

@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine import catalogue
 from engine.catalogue import MODES
 from engine.config.schema import TrainSpec
-from engine.index.run_folder import loss_label
+from engine.index.contents import loss_label
 
 SUPERVISION = {name: card.title.lower() for name, card in catalogue.SUPERVISION.items()}
 

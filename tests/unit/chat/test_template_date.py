@@ -13,7 +13,7 @@ from engine.capture.plan import CapturePlan
 from engine.chat.prompt import Prompt
 from engine.chat.rendering import end_of_turn, render
 from engine.chat.template_date import apply_template, check_steady, clock_identity, pin_date, reads_clock
-from engine.config.identity import decisive
+from engine.config.decisive import decisive
 from engine.config.reading import parse_recipe, parse_section
 from engine.config.schema import ModelSpec
 from engine.errors import DraftbenchError

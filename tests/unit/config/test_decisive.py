@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine.config.identity import decisive
+from engine.config.decisive import decisive
 from engine.config.reading import apply_overrides, parse_recipe
 
 

@@ -12,8 +12,8 @@ from engine.capture.generate import answer_prompts
 from engine.capture.plan import plan_capture
 from engine.capture.signal import SignalFormat
 from engine.config.schema import CaptureSpec
-from engine.decode import columns, runner
-from engine.decode.columns import columns_of, may_hold_holes, probe, rotary_limit
+from engine.decode import cache_columns, runner
+from engine.decode.cache_columns import columns_of, may_hold_holes, probe, rotary_limit
 from engine.decode.runner import RowByRow, Runner, runner_for
 from engine.decode.sampling import Sampling
 from engine.decode.settings import NO_DRAFT, DecodeSettings, FixedLength
@@ -248,7 +248,7 @@ def test_the_probe_leaves_a_model_in_training_as_it_was():
 
 def test_the_probe_is_made_once_a_model(monkeypatch):
     asked = []
-    monkeypatch.setattr(columns, "probe", lambda model: asked.append(model) or columns.Columns(True))
+    monkeypatch.setattr(cache_columns, "probe", lambda model: asked.append(model) or cache_columns.Columns(True))
     model = tiny_llama()
     assert may_hold_holes(model)
     assert may_hold_holes(model)
@@ -279,10 +279,10 @@ def test_a_model_that_remembers_beside_its_cache_is_refused():
 
 def test_the_hole_is_longer_than_a_window_however_wide_the_model(monkeypatch):
     model = made("gpt_neo", {**NEO, "window_size": 256, "max_position_embeddings": 2048})
-    monkeypatch.setattr(columns, "_HOLE_BYTES", 1)
+    monkeypatch.setattr(cache_columns, "_HOLE_BYTES", 1)
     assert not probe(model).holes
     assert probe(model).difference > 0.01
-    monkeypatch.setattr(columns, "_MOST_HOLE_BYTES", 1)
+    monkeypatch.setattr(cache_columns, "_MOST_HOLE_BYTES", 1)
     assert "too long to try" in probe(model).why_not
     assert probe(tiny_llama()).holes  # names no window
 

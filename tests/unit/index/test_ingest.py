@@ -13,10 +13,11 @@ import pytest
 
 from engine.config.reading import dump_recipe, parse_recipe
 from engine.errors import DraftbenchError
-from engine.index import ingest, queries, rows, run_folder
+from engine.index import contents as run_folder
+from engine.index import ingest, queries, rows
 from engine.index.connection import reading, writing
+from engine.index.contents import fingerprint, loss_label, read_run
 from engine.index.ingest import ingest_all, ingest_run, rebuild, remove_missing
-from engine.index.run_folder import fingerprint, loss_label, read_run
 from engine.index.schema import PARQUET_TABLES, RUN_TABLES
 from engine.paths import Home
 from engine.records.summary import Summary

@@ -19,12 +19,12 @@ from engine.paths import home, run_id_of
 from engine.planning.doctor import _runs
 from engine.planning.earlier_runs import _measure_seconds
 from engine.records.events import Resumed, TrainStep, replay
-from engine.records.run_folders import read_recipe
+from engine.records.folders import read_recipe
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.labels import change_labels, read_labels
 from engine.runs.listing import list_runs
+from engine.runs.process import process_identity
 from engine.runs.removing import remove_run
-from engine.runs.status import process_identity
 from tests.unit.conftest import Draftbench
 
 

@@ -22,7 +22,7 @@ from engine.records.events import TrainStep
 from engine.records.status import Status
 from engine.records.summary import Summary
 from engine.runs.folder import RunFolder, run_folders
-from engine.runs.status import is_alive, present_state, process_identity
+from engine.runs.process import is_alive, present_state, process_identity
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from engine.config.reading import dump_recipe, parse_recipe
 from engine.errors import DraftbenchError
-from engine.index.run_folder import read_run
+from engine.index.contents import read_run
 from engine.paths import PROJECT_ROOT, Home, resolve_input
 from engine.runs.folder import RunFolder
 from engine.runs.samples import lay_out_samples, sample_folders

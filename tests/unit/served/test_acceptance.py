@@ -14,7 +14,7 @@ import torch
 
 from engine.capture.store import Capture
 from engine.chat.prompt import Prompt
-from engine.config.identity import decisive
+from engine.config.decisive import decisive
 from engine.config.schema import CaptureSpec, MeasureSpec, ServerSpec
 from engine.decode.sampling import Sampling
 from engine.errors import DraftbenchError

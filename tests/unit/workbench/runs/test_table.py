@@ -16,7 +16,7 @@ from engine.errors import DraftbenchError
 from engine.paths import Home
 from engine.records.status import PhaseProgress, Status
 from engine.runs.folder import RunFolder
-from engine.runs.status import now, process_identity
+from engine.runs.process import now, process_identity
 from workbench.run import export_job, files, log, origin, training_curve
 from workbench.run import stage as stages
 from workbench.runs import table
