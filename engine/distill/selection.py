@@ -124,7 +124,7 @@ def check_reference(draft_model: Any, reference_model: Any) -> None:
     if mine is not None and theirs is not None and torch.equal(mine.sort().values, theirs.sort().values):
         return
     raise DraftbenchError(
-        f"the draft proposes {_told(mine)}, the reference of train.selection {_told(theirs)}"
+        f"the draft proposes {_id_count(mine)}, the reference of train.selection {_id_count(theirs)}"
         + (", and not the same" if mine is not None and theirs is not None and len(mine) == len(theirs) else ""),
         "a gap between their losses says something only if both could say the same tokens",
         "take a reference from a run with the same draft.vocabulary and the same training answers, "
@@ -132,5 +132,5 @@ def check_reference(draft_model: Any, reference_model: Any) -> None:
     )
 
 
-def _told(ids: torch.Tensor | None) -> str:
+def _id_count(ids: torch.Tensor | None) -> str:
     return "all ids" if ids is None else f"{len(ids):,} ids"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.config.schema import Recipe
-from engine.measure.speed_words import measured_where, told
+from engine.measure.speed_words import describe, measured_where
 from engine.numbers import bounds, number
 from engine.records.certificate import Certificate
 from engine.records.provenance import Provenance
@@ -66,7 +66,7 @@ def model_card(
         lines += [
             "",
             f"Speed there, batch 1, {speed.threads} threads, temperature {speed.temperature:g}: "
-            f"{told(speed)}; cost ratio c = {number(speed.cost_ratio)}. On another machine it is another figure.",
+            f"{describe(speed)}; cost ratio c = {number(speed.cost_ratio)}. On another machine it is another figure.",
         ]
     if settings_note:
         lines += ["", f"Note: {settings_note}."]

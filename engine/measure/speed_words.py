@@ -36,13 +36,13 @@ def is_faster(speed: Speed) -> bool:
     return bool(ratios) and all(verdict(ratio) == "faster" for ratio in ratios)
 
 
-def told(speed: Speed) -> str:
+def describe(speed: Speed) -> str:
     """Each way that was timed and how speculative decoding compares with it; '' if nothing was timed.
 
     For example: '1.07x plain decoding [1.02, 1.13]: faster; 1.02x Transformers' own generate [0.98, 1.07]: not
     clearly faster'.
     """
-    return "; ".join(_told(ratio, name) for ratio, name in _timed(speed))
+    return "; ".join(_compared(ratio, name) for ratio, name in _timed(speed))
 
 
 def _timed(speed: Speed) -> list[tuple[Interval, str]]:
@@ -50,7 +50,7 @@ def _timed(speed: Speed) -> list[tuple[Interval, str]]:
     return [(ratio, name) for ratio, name in ratios if ratio is not None]
 
 
-def _told(ratio: Interval, name: str) -> str:
+def _compared(ratio: Interval, name: str) -> str:
     within = "" if bounds(ratio) == MISSING else f" [{number(ratio.low, 2)}, {number(ratio.high, 2)}]"
     return f"{number(ratio.value, 2)}x {name}{within}: {verdict(ratio)}"
 

@@ -41,20 +41,20 @@ def list_runs(home: Home) -> list[dict[str, Any]]:
         ingest_all(home, timeout_s=_PATIENCE_S)
         remove_missing(home, timeout_s=_PATIENCE_S)
         with reading(home.index, timeout_s=_PATIENCE_S) as con:
-            told = con.execute(f"SELECT {', '.join(_COLUMNS)} FROM runs").fetchall()
+            runs = con.execute(f"SELECT {', '.join(_COLUMNS)} FROM runs").fetchall()
             values = con.execute(
                 "SELECT run_id, value, temperature FROM metrics"
                 " WHERE draft = 'trained' AND metric = 'exact' ORDER BY run_id, temperature"
             ).fetchall()
     except (DraftbenchError, OSError, duckdb.Error):
         contents = [_contents(home, name) for name in run_names(home)]
-        told = [tuple((one.run | {"problems": one.problems}).get(column) for column in _COLUMNS) for one in contents]
+        runs = [tuple((one.run | {"problems": one.problems}).get(column) for column in _COLUMNS) for one in contents]
         values = [(one.run["run_id"], *value) for one in contents for value in _exact(one.metrics)]
     exact: dict[str, list[str]] = {}
     for run_id, value, temperature in values:
         if value is not None and temperature is not None:
             exact.setdefault(run_id, []).append(f"{number(value)} (T={temperature:g})")
-    rows = [_row(home, dict(zip(_COLUMNS, one, strict=True)), exact) for one in told]
+    rows = [_row(home, dict(zip(_COLUMNS, one, strict=True)), exact) for one in runs]
     return sorted(rows, key=lambda row: (row["created"], row["run"]), reverse=True)
 
 
@@ -73,19 +73,19 @@ def _exact(metrics: Iterable[Mapping[str, Any]]) -> list[tuple[Any, Any]]:
     return [(m["value"], m["temperature"]) for m in metrics if m["draft"] == "trained" and m["metric"] == "exact"]
 
 
-def _row(home: Home, told: Mapping[str, Any], exact: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    state = told["state"] or DAMAGED
+def _row(home: Home, run: Mapping[str, Any], exact: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    state = run["state"] or DAMAGED
     if state in _UNFINISHED:  # what is true now
-        state = RunFolder(home.run(told["run_id"])).status().state
-    created = told["created_at"]
+        state = RunFolder(home.run(run["run_id"])).status().state
+    created = run["created_at"]
     return {
-        "run": told["run_id"],
+        "run": run["run_id"],
         "state": state,
-        "domain": told["domain"] or "",
-        "loss": told["loss"] or "",
-        "exact": ", ".join(exact.get(told["run_id"], ())),
+        "domain": run["domain"] or "",
+        "loss": run["loss"] or "",
+        "exact": ", ".join(exact.get(run["run_id"], ())),
         "created": created.isoformat(timespec="seconds") if created else "",
-        "problem": _worst(told["problems"] or ()) if state == DAMAGED else "",
+        "problem": _worst(run["problems"] or ()) if state == DAMAGED else "",
     }
 
 

@@ -29,12 +29,12 @@ def laid_out(home: Home) -> set[str]:
     """Ids of the samples that this home has had."""
     note = home.root / _NOTE
     try:
-        found = read_json(note)
+        names = read_json(note)
     except FileNotFoundError:
         return set()
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DraftbenchError(f"{note} is damaged", "it says which samples this home has had", "remove it")
-    return set(found)
+    return set(names)
 
 
 def lay_out_samples(home: Home, source: Path = SAMPLES) -> list[str]:

@@ -98,7 +98,7 @@ def _why_no_json(text: str, error: json.JSONDecodeError) -> str:
     if text[0] not in "{[":
         return "prose with JSON in it" if '{"' in text or "{'" in text else "prose"
     if error.msg == "Extra data":
-        return "text behind the JSON"
+        return "text after the JSON"
     return "JSON breaks off" if error.pos >= len(text) - 1 or "Unterminated" in error.msg else "not JSON"
 
 

@@ -23,13 +23,13 @@ def cells(runs: pd.DataFrame, values: pd.DataFrame, domain: str, target: str, te
     fit = runs[
         runs.acceptance_rule.ne(SERVED_TEXT)
         & (runs.domain == domain)
-        & (runs.target.fillna("not told") == target)
+        & (runs.target.fillna("unknown") == target)
         & ~runs.archived
         & ~runs.certificate.eq(False)
     ]
     here = values[(values.temperature - temperature).abs() < SAME_TEMPERATURE]
     known = fit[["run_id", *_CELL, "seed", "heldout_hash", *_EFFORT]].merge(here, on="run_id").dropna(subset=["value"])
-    known[_CELL] = known[_CELL].fillna("not told")
+    known[_CELL] = known[_CELL].fillna("unknown")
     known["mode"] = known["mode"].map(mode_word)
     before = known.groupby(_CELL).run_id.nunique().rename("before")
     known = _most_trained(known)

@@ -80,10 +80,10 @@ def every_run(measured: pd.DataFrame) -> pd.DataFrame:
         with left:
             domain = ui.choose_one("Domain", domains, {}, "domain")
         here = measured[measured.domain == domain]
-        targets = list(dict.fromkeys(here.target.fillna("not told")))
+        targets = list(dict.fromkeys(here.target.fillna("unknown")))
         with middle:
             target = ui.choose_one("Target", targets, {}, "target")
-        shown = here[here.target.fillna("not told") == target]
+        shown = here[here.target.fillna("unknown") == target]
         with right:
             temperature = pick_temperature(measured_temperatures(here.run_id), "map_temperature")
         cells = cells_of(measured, values, domain, target, temperature)

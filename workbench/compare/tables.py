@@ -52,7 +52,7 @@ def speed_table(comparison: Comparison) -> pd.DataFrame:
                 "speed-up (times)": _measured(gain, 2),
                 "plain (tokens/s)": _measured(speed.tokens_per_s.get("plain", Interval()), 1),
                 "speculative (tokens/s)": _measured(speed.tokens_per_s.get("speculative", Interval()), 1),
-                "said": speed_words.told(speed),
+                "said": speed_words.describe(speed),
                 "c": number(speed.cost_ratio),
                 "time: draft, verify, rest": ", ".join(map(share, (split.draft, split.verify, split.overhead))),
                 "best gamma by the formula": str(speed.best_gamma or "none: do not speculate"),

@@ -98,7 +98,7 @@ def draft_card(run: pd.Series) -> None:
         facts = [
             f"**{ui.text(run.label)}**",
             f"acceptance {interval}, n = {run.n_prompts:.0f} prompts",
-            *([f"speed: {ui.text(speed_words.told(timing))}"] if timed else []),
+            *([f"speed: {ui.text(speed_words.describe(timing))}"] if timed else []),
             f"{method} ({supervision}), {ui.text(run.scenario)}, seed {run.seed:.0f}",
             f"gamma {run.num_draft_tokens:.0f} (tokens proposed per round), {precision}",
         ]

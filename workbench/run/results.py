@@ -104,7 +104,7 @@ def _speed_card(indexed: Run, summary: Summary) -> list[Card]:
             "Speed-up",
             f"{indexed.speedup:.2f}×",
             None,
-            f"{speed_words.told(speed)}  \n{note}  \n{', '.join(speeds)}"
+            f"{speed_words.describe(speed)}  \n{note}  \n{', '.join(speeds)}"
             + (f"  \nmeasured on {where}" if where else ""),
             "Paired: each prompt is decoded both plainly and speculatively.",
         )

@@ -102,7 +102,7 @@ def _speed(speed: Speed, where: str) -> None:
         f"{number(predicted.measured_times, 2)}x with measured times",
         indent=2,
     )
-    console.paragraph(speed_words.told(speed) + (f"; measured on {where}" if where else ""), indent=2)
+    console.paragraph(speed_words.describe(speed) + (f"; measured on {where}" if where else ""), indent=2)
     console.paragraph(_break_even(speed), indent=2)
 
 

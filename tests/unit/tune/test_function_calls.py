@@ -54,7 +54,7 @@ def test_spaces_around_it_and_the_order_of_keys_do_not_count():
     [
         ("", "empty answer"),
         (f"```json\n{REFERENCE}\n```", "Markdown fence"),
-        (f"{REFERENCE}\nThat gives the weather.", "text behind the JSON"),
+        (f"{REFERENCE}\nThat gives the weather.", "text after the JSON"),
         (f"Sure: {REFERENCE}", "prose with JSON in it"),
         ("It will rain.", "prose"),
         (REFERENCE[:-4], "JSON breaks off"),
