@@ -117,7 +117,7 @@ def look(home: Home, choose: random.Random, seen: int) -> int:
         if len(runs):
             run_id = choose.choice(list(runs.run_id))
             queries.metrics(con, [run_id])
-            queries.prompt_acceptance(con, run_id, "trained", 1.0)
+            queries.prompt_sums(con, [run_id])
     if half:
         raise RuntimeError(f"runs that are there by half: {half}")
     if len(runs) < seen:

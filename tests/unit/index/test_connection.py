@@ -194,13 +194,13 @@ def test_a_file_that_is_no_database_tells_how_to_make_it_again(tmp_path, content
 def test_damage_that_only_shows_while_reading_is_told_too(tmp_path):
     path = tmp_path / "index.duckdb"
     with writing(path) as con:
-        con.execute("INSERT INTO tokens (run_id, text) SELECT 'r', md5(range::VARCHAR) FROM range(200_000)")
+        con.execute("CREATE TABLE bulk AS SELECT 'r' AS run_id, md5(range::VARCHAR) AS text FROM range(200_000)")
     content = bytearray(path.read_bytes())
     for place in range(len(content) // 4, len(content), 4096):
         content[place] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(DraftbenchError, match="cannot be read") as told, reading(path) as con:
-        con.execute("SELECT max(text), max(run_id) FROM tokens").fetchall()
+        con.execute("SELECT max(text), max(run_id) FROM bulk").fetchall()
     assert "--rebuild" in told.value.fix
 
 

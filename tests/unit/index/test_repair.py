@@ -109,13 +109,13 @@ def test_a_folder_in_the_place_of_the_log(home):
 
 def test_damage_that_shows_only_while_reading_is_mended_at_the_next_look(home):
     with writing(home.index) as con:
-        con.execute("INSERT INTO tokens (run_id, text) SELECT 'r', md5(range::VARCHAR) FROM range(200_000)")
+        con.execute("CREATE TABLE bulk AS SELECT 'r' AS run_id, md5(range::VARCHAR) AS text FROM range(200_000)")
     content = bytearray(home.index.read_bytes())
     for place in range(len(content) // 4, len(content), 4096):
         content[place] ^= 0xFF
     home.index.write_bytes(content)
     with pytest.raises(IndexDamagedError), reading(home.index) as con:
-        con.execute("SELECT max(text), max(run_id) FROM tokens").fetchall()
+        con.execute("SELECT max(text), max(run_id) FROM bulk").fetchall()
     assert ingest_all(home).repaired
     assert counts(home) == WHOLE
     assert not damage_mark(home.index).exists()

@@ -439,6 +439,6 @@ def test_what_may_be_given_away_names_no_place_and_no_text_of_the_data(draftbenc
 
 def test_a_reference_with_an_id_beyond_the_target_s_embeddings_is_refused():
     prompt = Prompt("p", ({"role": "user", "content": "hi"},))
-    with pytest.raises(DraftbenchError, match="prompt 'p' holds"):
+    with pytest.raises(DraftbenchError, match="prompt 'p' contains"):
         encode(byte_tokenizer(), [Example(prompt, "é")], DATA, None, rows=200)
     assert encode(byte_tokenizer(), [Example(prompt, "é")], DATA, None, rows=258)
