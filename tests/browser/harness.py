@@ -62,6 +62,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+# urlopen's own opener keeps the proxies of its first use, which one test sets.
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
 def start(home: Path, log: Path, *, samples: bool = True, port: int | None = None) -> Server:
     """Start the workbench as the README says, and wait until it answers."""
     port = port or free_port()
@@ -82,7 +86,7 @@ def start(home: Path, log: Path, *, samples: bool = True, port: int | None = Non
     server = Server(f"http://127.0.0.1:{port}", process, home, log)
     deadline = time.monotonic() + 240  # a first start lays the samples out, which a busy machine takes minutes for
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{server.url}/_stcore/health", timeout=2) as answer:
+        with contextlib.suppress(OSError), _DIRECTLY.open(f"{server.url}/_stcore/health", timeout=2) as answer:
             if answer.status == 200:
                 return server
         if process.poll() is not None:
