@@ -219,7 +219,9 @@ def test_a_link_gives_no_right_and_names_no_server(stage: Stage):
     page.goto(stage.server.url + link("launch", recipe="smoke", set=asked))
     harness.settle(page)
     expect(page.get_by_text("This link also asked for")).to_be_visible()
-    refused, command = page.get_by_test_id("stCode").all_inner_texts()
+    code = page.get_by_test_id("stCode")  # its part of Streamlit is loaded when it is first drawn
+    expect(code).to_have_count(2, timeout=MINUTE)
+    refused, command = code.all_inner_texts()
     assert "target.trust_remote_code=true" in refused
     assert stage.stranger.url in refused
     assert "STRANGERS_WANT_KEY" in refused
