@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from engine.measure.suite import Measured, Pair, measure_drafts
 from engine.models.draft import Draft, DraftInfo
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
+from engine.records.events import Event
 from tests.conftest import byte_tokenizer, tiny_llama
 
 QUESTIONS = ("hi", "What is 2 + 2?", "你好", "Name a river in Kenya.", "🙂?", "Why do leaves turn red in autumn?")
@@ -98,3 +99,8 @@ def measured_on(
     return measure_drafts(
         pair, as_draft(tiny_llama(layers=2, seed=5)), pair, captures, prompts, spec, progress=progress
     )
+
+
+def into(documents: list[dict[str, Any]]) -> Callable[[Event], None]:
+    """Collect events as the documents that they are written as."""
+    return lambda event: documents.append(event.document())

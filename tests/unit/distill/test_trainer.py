@@ -28,17 +28,11 @@ from engine.models.draft import Draft, initialise_draft, load_draft
 from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel
 from engine.progress import Progress
-from engine.records.events import Event
 from tests.conftest import tiny_llama
 from tests.kill import kill_myself, run_until_killed
-from tests.tiny_pair import as_draft, captured, loaded, stopping_target
+from tests.tiny_pair import as_draft, captured, into, loaded, stopping_target
 
 STEPS = 7
-
-
-def into(documents: list[dict[str, Any]]) -> Callable[[Event], None]:
-    """Collect events as the documents that they are written as."""
-    return lambda event: documents.append(event.document())
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,18 +28,12 @@ from engine.models.draft import Draft, initialise_draft, trim
 from engine.models.head import Head
 from engine.models.load import LoadedModel
 from engine.progress import Progress
-from engine.records.events import Event
 from tests.conftest import tiny_llama
 from tests.kill import kill_myself, run_until_killed
-from tests.tiny_pair import blend, captured, loaded, questions, stopping_target
+from tests.tiny_pair import blend, captured, into, loaded, questions, stopping_target
 
 STEPS, LIMITS = 7, CaptureSpec(max_new_tokens=12, batch_size=4)
 TRIMMED = torch.arange(2, 222, 2)
-
-
-def into(documents: list[dict[str, Any]]) -> Callable[[Event], None]:
-    """Collect events as the documents that they are written as."""
-    return lambda event: documents.append(event.document())
 
 
 def settings(loss: Any = "forward_kl", changes: dict[str, Any] | None = None, **on_policy: Any) -> TrainSpec:

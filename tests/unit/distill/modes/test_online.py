@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,11 @@ from engine.measure.acceptance import PromptAcceptance
 from engine.models.draft import Draft, initialise_draft
 from engine.models.load import LoadedModel
 from engine.progress import Progress
-from engine.records.events import Event
 from tests.conftest import tiny_llama
-from tests.tiny_pair import captured, noisy_copy, questions
+from tests.tiny_pair import captured, into, noisy_copy, questions
 
 LIMIT = 12
 CAPTURE = CaptureSpec(max_new_tokens=LIMIT)
-
-
-def into(documents: list[dict[str, Any]]) -> Callable[[Event], None]:
-    """Collect events as the documents that they are written as."""
-    return lambda event: documents.append(event.document())
 
 
 def settings(stream: str = "decode", **changes: Any) -> TrainSpec:
