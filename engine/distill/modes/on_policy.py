@@ -30,7 +30,8 @@ from engine.catalogue import LOSSES
 from engine.config.schema import CaptureSpec, LossTerm, TrainSpec
 from engine.decode.runner import runner_for
 from engine.decode.sampling import Sampling, Uniforms, distribution
-from engine.decode.speculative import accepted_tokens, propose
+from engine.decode.speculative import propose
+from engine.decode.verdicts import accepted_tokens
 from engine.distill.modes.offline import OfflineBatches
 from engine.distill.schedule import step_answers
 from engine.distill.source import BatchSource, Material
