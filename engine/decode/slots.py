@@ -40,7 +40,7 @@ class Slots:
     where: slice | torch.Tensor = field(default_factory=lambda: slice(0, 0))
 
 
-class SlotLayer(CacheLayerMixin):
+class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # Transformers is not followed
     """Keys and values of one layer, [row, slot, head, size]."""
 
     def __init__(self, slots: Slots) -> None:
@@ -98,7 +98,7 @@ def _write(buffer: torch.Tensor, states: torch.Tensor, slots: Slots) -> None:
         buffer.flatten(0, 1).index_copy_(0, slots.where, by_token.flatten(0, 1))
 
 
-class SlotCache(Cache):
+class SlotCache(Cache):  # type: ignore[misc]
     """The cache of a model for ragged rows. `lengths` are the tokens of each row; they are always known on the host."""
 
     def __init__(self, model: Any, *, capacity: int = 0) -> None:
@@ -108,6 +108,11 @@ class SlotCache(Cache):
         self.moves = 0  # how often the buffers were allocated anew
         self._wanted = capacity
         super().__init__(layers=[SlotLayer(self.slots) for _ in self.kinds])
+
+    @property
+    def bytes(self) -> int:
+        """Size of the buffers."""
+        return sum(buffer.nbytes for buffer in self._buffers())
 
     def begin_step(self, rows: int, width: int, device: torch.device) -> torch.Tensor:
         """Say where `width` tokens of each row go; returns their positions [row, width], or [1, width] if all agree."""

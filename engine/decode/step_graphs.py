@@ -91,13 +91,13 @@ def _weights(model: Any) -> tuple[Any, ...]:
 
 # Decoding prompt after prompt makes a runner each time; what was recorded is worth more than the memory it holds.
 _left: weakref.WeakKeyDictionary[Any, list[tuple[SlotCache, StepGraphs]]] = weakref.WeakKeyDictionary()
-_MOST_LEFT = 2  # a target may draft for itself
+_MOST_LEFT, _MOST_LEFT_BYTES = 2, 2**30  # a target may draft for itself
 
 
 def leave(model: Any, cache: SlotCache, graphs: StepGraphs) -> None:
     """Keep a cache and what was recorded on it for the next runner of the model."""
     left = _left.setdefault(model, [])
-    if len(left) < _MOST_LEFT:
+    if len(left) < _MOST_LEFT and cache.bytes <= _MOST_LEFT_BYTES:
         left.append((cache, graphs))
 
 
@@ -133,7 +133,8 @@ class _Recorded:
                 run()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        # Other threads, such as one that writes a capture, may use the device meanwhile.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             run()
         self._again = graph.replay
 
