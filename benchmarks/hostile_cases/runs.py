@@ -31,9 +31,10 @@ from engine.jobs import queue
 from engine.paths import Home
 from engine.planning.doctor import _runs
 from engine.planning.earlier_runs import _pace, _stamp
+from engine.runs.description import describe
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.labels import change_labels, read_labels
-from engine.runs.listing import describe, list_runs
+from engine.runs.listing import list_runs
 from engine.runs.removing import remove_run
 from hostile_cases.case import Case
 

@@ -8,7 +8,6 @@ import typer
 
 from engine.cli.options import Json, RunId
 from engine.cli.text import console
-from engine.cli.text import runs as text
 from engine.paths import home
 
 runs_app = typer.Typer(invoke_without_command=True)
@@ -24,13 +23,14 @@ def runs(context: typer.Context, as_json: Json = False) -> None:
     """
     if context.invoked_subcommand is not None:
         return
+    from engine.cli.text import listing
     from engine.runs.listing import list_runs
 
     rows = list_runs(home())
     if as_json:
         console.print_json(rows)
     elif rows:
-        text.runs(rows)
+        listing.runs(rows)
     else:
         console.line(f"there are no runs in {home().runs}; start one with `draftbench run recipes/quickstart.yaml`")
         console.line("`draftbench runs samples` adds the finished runs that come with Draftbench")
@@ -132,8 +132,9 @@ def show(run_id: RunId, as_json: Json = False) -> None:
     Example:
       draftbench show latest
     """
+    from engine.cli.text import runs as text
+    from engine.runs.description import describe
     from engine.runs.folder import RunFolder
-    from engine.runs.listing import describe
 
     description = describe(RunFolder.open(home(), run_id))
     console.print_json(description.document()) if as_json else text.run(description)
@@ -148,6 +149,7 @@ def compare(
     Example:
       draftbench compare latest~1 latest
     """
+    from engine.cli.text import runs as text
     from engine.runs.comparison import compare_runs
     from engine.runs.folder import RunFolder
 
@@ -165,6 +167,7 @@ def index(
     Example:
       draftbench index --rebuild
     """
+    from engine.cli.text import runs as text
     from engine.index import ingest
 
     where = home()

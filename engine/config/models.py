@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from engine.config.defaults import DEFAULT_TARGET
 from engine.config.section import Mark, Section, Values, used_unless
 from engine.errors import DraftbenchError
 
 RUN_DATE = "run:"  # before a date that nobody chose: it is that of the run's first day
-DEFAULT_TARGET = "asset:smollm2-135m-instruct"
 
 
 def _has_own_date(model: Values) -> bool:

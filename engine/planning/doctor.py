@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.errors import DraftbenchError
+from engine.index.changes import fingerprint
 from engine.index.connection import reading
-from engine.index.contents import fingerprint
 from engine.models.assets import ASSETS, asset_path, is_whole
 from engine.models.load import resolve_device, resolve_dtype
 from engine.paths import Home, cache_dir, run_id_of
-from engine.records.folders import run_names
-from engine.records.status import DAMAGED
+from engine.records.folders import DAMAGED, run_names
 from engine.runs.provenance import versions
 
 _LEAST_FREE_GB = 3.0

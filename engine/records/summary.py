@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+from engine.records import files
 from engine.records.certificate import Certificate
 from engine.records.interval import Interval
 from engine.records.provenance import ServedModel
@@ -129,7 +130,7 @@ class Served(ServedModel):
 class Summary(Record):
     """Rates with intervals, the conditions they hold under, the timing and the certificate."""
 
-    FILE: ClassVar[str] = "measure/summary.json"
+    FILE: ClassVar[str] = files.SUMMARY
     MOST_BYTES: ClassVar[int] = 16_000_000
 
     conditions: Conditions = Conditions()

@@ -13,10 +13,10 @@ import pytest
 
 from engine.config.reading import dump_recipe, parse_recipe
 from engine.errors import DraftbenchError
-from engine.index import contents as run_folder
-from engine.index import ingest, queries, rows
+from engine.index import changes, ingest, queries, rows
+from engine.index.changes import fingerprint
 from engine.index.connection import reading, writing
-from engine.index.contents import fingerprint, loss_label, read_run
+from engine.index.contents import loss_label, read_run
 from engine.index.ingest import ingest_all, ingest_run, rebuild, remove_missing
 from engine.index.schema import PARQUET_TABLES, RUN_TABLES
 from engine.paths import Home
@@ -187,7 +187,7 @@ def test_an_unchanged_run_is_not_written_again(home):
     assert home.index.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("name", run_folder._FILES)
+@pytest.mark.parametrize("name", changes._FILES)
 def test_any_change_of_a_file_is_noticed(home, name):
     folder = make_run(home)
     before = fingerprint(folder)
