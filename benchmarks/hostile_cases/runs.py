@@ -77,7 +77,7 @@ def _attempt(damage: Damage, folder: Path) -> None:
         check("index", {str(run): str(state) for run, state in zip(frame.run_id, frame.state, strict=True)})
         assert ingest_all(home).written == [], "index: written again although nothing has changed"
     index = next(check for check in _runs(home) if check.name == "index")
-    assert index.ok, f"doctor: {index.found}"
+    assert index.ok, f"doctor: {index.condition}"
     assert len(evaluate_home(home).runs) >= 3, "findings: the others take no part"
     waiting = [run.id for run in queue.waiting(home)]
     assert QUEUED in waiting, f"queue: {waiting}"

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from engine.errors import DraftbenchError, boundary
 from engine.measure.definitions import RATES, Rate
-from engine.measure.statistics import SAMPLES, Interval, McNemar, bootstrap_ratio, mcnemar, paired_difference
+from engine.measure.statistics import SAMPLES, McNemar, bootstrap_ratio, mcnemar, paired_difference
+from engine.records.interval import Interval
 from engine.records.summary import Conditions
 
 # What must be equal before two rates mean the same thing. Prompts may differ if some are common.

@@ -22,11 +22,11 @@ _MOST_NAMED = 5  # damaged runs that are named
 
 @dataclass(frozen=True)
 class HealthCheck:
-    """One part of the machine or the home: its condition (`found`), and what to do if it is not right."""
+    """One part of the machine or the home: its condition, and what to do if that is not right."""
 
     name: str
     ok: bool
-    found: str
+    condition: str
     fix: str = ""
 
     def as_dict(self) -> dict[str, str | bool]:

@@ -22,8 +22,8 @@ from engine.findings.pooling import Side, effect, seed_mean
 from engine.findings.runs import Run, facts_of, select
 from engine.findings.verdicts import FEW, NOT, REPRODUCED, SAME, judge_cell, overall
 from engine.measure.compare import Sums
-from engine.measure.statistics import Interval
 from engine.paths import PROJECT_ROOT
+from engine.records.interval import Interval
 from engine.records.provenance import Provenance
 from engine.records.training import Training
 

@@ -20,7 +20,7 @@ from engine.findings.missing import command
 from engine.findings.pairs import Pair
 from engine.findings.runs import Run
 from engine.findings.verdicts import FEW, NOT, REPRODUCED, SAME
-from engine.measure.statistics import Interval
+from engine.records.interval import Interval
 from workbench.findings import acceptance, view
 from workbench.findings import figures as findings_figures
 
