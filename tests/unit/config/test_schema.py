@@ -38,7 +38,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(sections, wrong, n
     assert f"unknown key {wrong!r} (did you mean {nearest!r}?" in caught.value.what
 
 
-def test_every_finding_is_told_at_once():
+def test_every_finding_is_reported_at_once():
     with pytest.raises(DraftbenchError) as caught:
         recipe(train={"epochs": -1, "batchsize": 2}, capture={"top_p": 0})
     assert all(part in caught.value.what for part in ("train.epochs", "train.batchsize", "capture.top_p"))

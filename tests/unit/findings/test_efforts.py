@@ -70,7 +70,7 @@ def test_an_unrelated_stream_as_long_as_offline_s_own_schedule_changes_nothing()
     assert ["on", "off"] in [cell.runs for cell in store.findings()["offline"].outcomes[0].cells]
 
 
-def test_the_number_of_evaluations_that_the_best_was_chosen_from_is_told():
+def test_the_number_of_evaluations_that_the_best_was_chosen_from_is_reported():
     store = Store()
     store.add("on", 0.40, tokens=1000, steps=50, **{"train.eval_every": 15}, **STREAM)
     store.add("off", 0.46, tokens=6000, steps=75, **{"train.eval_every": 15})
@@ -140,7 +140,7 @@ def test_more_queries_that_were_more_training_are_remarked():
     )
 
 
-def test_the_lead_is_told_at_each_kind_of_effort():
+def test_the_lead_is_reported_at_each_kind_of_effort():
     store = Store()
     for n, online in ((75, 0.40), (300, 0.38)):
         streams_and_epochs(store, seeds=3, n=n, online=online)

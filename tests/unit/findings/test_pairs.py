@@ -76,7 +76,7 @@ def test_only_the_sums_of_runs_in_a_pair_are_loaded():
     assert store.asked == ["kl0", "sft0"]
 
 
-def test_other_text_of_the_same_length_is_left_out_and_told():
+def test_other_text_of_the_same_length_is_left_out_and_reported():
     store = Store()
     pair(store, 1, 0.40, 0.42)
     for table in store.tables:

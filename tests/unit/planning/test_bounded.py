@@ -90,9 +90,9 @@ def test_an_end_in_the_middle_is_an_error_and_the_next_is_answered(helpers: Help
 
 
 def test_errors_come_back_in_three_parts(helpers: Helpers):
-    with pytest.raises(DraftbenchError) as told:
+    with pytest.raises(DraftbenchError) as refused:
         helpers.ask(["explain"])
-    assert told.value.as_dict() == {"what": "what", "why": "why", "fix": "fix"}
+    assert refused.value.as_dict() == {"what": "what", "why": "why", "fix": "fix"}
     with pytest.raises(DraftbenchError, match="KeyError"):
         helpers.ask(["break"])
 

@@ -1,4 +1,4 @@
-"""One idea of what a run is, and damaged runs: told, never in the way, and always possible to get rid of."""
+"""One idea of what a run is, and damaged runs: reported, never in the way, and always possible to get rid of."""
 
 from __future__ import annotations
 

@@ -17,10 +17,10 @@ def test_a_server_for_this_machine_alone_needs_no_warning(address: str):
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.168.1.4", "::", None, ""])
 def test_a_server_that_others_reach_is_warned_about(address: str | None):
-    told = startup.warning(address)
-    assert told is not None
-    assert "start processes" in told
-    assert "127.0.0.1" in told
+    warning = startup.warning(address)
+    assert warning is not None
+    assert "start processes" in warning
+    assert "127.0.0.1" in warning
 
 
 @pytest.mark.parametrize(("address", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
