@@ -26,7 +26,7 @@ from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel
 from engine.progress import Progress
 from tests.conftest import tiny_llama
-from tests.tiny_pair import loaded
+from tests.tiny_pair import draft_of, loaded
 
 STEPS = 6
 IDS = torch.arange(2, 222, 2)
@@ -48,10 +48,6 @@ def settings(share: float = 0.4, loss: Any = "forward_kl", **changes: Any) -> Tr
             **changes,
         }
     )
-
-
-def draft_of(target: LoadedModel, **spec: Any) -> Draft:
-    return initialise_draft(target, DraftSpec(**{"layers": 2, **spec}), seed=0)
 
 
 def reference_of(target: LoadedModel) -> Any:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from engine.capture.batches import Batch, collate
 from engine.capture.signal import ExactSignal
 from engine.capture.store import Capture
-from engine.config.schema import DraftSpec, LossTerm, TrainSpec
+from engine.config.schema import LossTerm, TrainSpec
 from engine.distill import checkpoint, trainer
 from engine.distill.chunked import Positions, chunked_loss
 from engine.distill.losses import LOSSES
@@ -24,13 +24,13 @@ from engine.distill.schedule import learning_rate
 from engine.distill.trainer import Outcome, Trainer
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import sha256_file
-from engine.models.draft import Draft, initialise_draft, load_draft
+from engine.models.draft import Draft, load_draft
 from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel
 from engine.progress import Progress
 from tests.conftest import tiny_llama
 from tests.kill import kill_myself, run_until_killed
-from tests.tiny_pair import as_draft, captured, into, loaded, stopping_target
+from tests.tiny_pair import as_draft, captured, draft_of, into, loaded, stopping_target
 
 STEPS = 7
 
@@ -53,10 +53,6 @@ def settings(**changes: Any) -> TrainSpec:
             **changes,
         }
     )
-
-
-def draft_of(target: LoadedModel, **spec: Any) -> Draft:
-    return initialise_draft(target, DraftSpec(**{"layers": 2, **spec}), seed=0)
 
 
 def score(model: Any) -> dict[float, float]:

@@ -287,19 +287,17 @@ def test_a_decoded_stream_writes_its_own_text_and_makes_no_training_capture(fini
 
 
 def test_a_pace_is_taken_from_a_run_that_works_alike_or_says_what_is_unlike(recipe: Path):
-    def differs(ours: list[str], theirs: list[str]) -> list[str]:
-        return list(differs(made(recipe, *ours), made(recipe, *theirs)))
+    def unlike(ours: list[str], theirs: list[str]) -> list[str]:
+        return list(differences(made(recipe, *ours), made(recipe, *theirs)))
 
     online, on_policy = "train.mode=online", "train.mode=on_policy"
-    assert differs([], []) == []
-    assert differs([], [online]) == ["its train.mode is online"]
-    assert differs([online], [online, "train.online.stream=replay"]) == ["its train.online.stream is replay"]
-    assert differs([], ["train.online.stream=replay"]) == []
-    assert differs([on_policy], [on_policy, "train.on_policy.form=assisted"]) == [
-        "its train.on_policy.form is assisted"
-    ]
+    assert unlike([], []) == []
+    assert unlike([], [online]) == ["its train.mode is online"]
+    assert unlike([online], [online, "train.online.stream=replay"]) == ["its train.online.stream is replay"]
+    assert unlike([], ["train.online.stream=replay"]) == []
+    assert unlike([on_policy], [on_policy, "train.on_policy.form=assisted"]) == ["its train.on_policy.form is assisted"]
     chosen = ["train.selection={share: 0.5, reference: " + str(recipe.parent) + "}"]
-    assert differs([], chosen) == ["its train.selection.share is 0.5"]
+    assert unlike([], chosen) == ["its train.selection.share is 0.5"]
 
 
 def test_the_speed_of_a_server_is_not_that_of_the_target(finished_home: Path, recipe: Path):
@@ -310,7 +308,7 @@ def test_the_speed_of_a_server_is_not_that_of_the_target(finished_home: Path, re
     found = best_pace(home(), made(recipe))
     assert found is not None
     assert found.capture_tokens_s is None
-    assert "its answers came from a server" in differs(made(recipe), found.recipe)
+    assert "its answers came from a server" in differences(made(recipe), found.recipe)
 
 
 def test_time_is_not_invented(recipe: Path):
