@@ -83,6 +83,7 @@ def _figures(report: Report, row: Row) -> str:
             f"**{row.title}** (`{row.name}`; {conditions}; {counts} rounds; {_where(report)}).{mark}\n",
             *("| figure | |", "|---|---|"),
             *(f"| {name} | {shown(figure)} |" for name, figure in row.figures.items()),
+            *(f"\n{note}" for note in row.notes),
             "",
         ]
     )

@@ -98,8 +98,10 @@ def decode_row(
     plain, library = OurLoop(target, None, prompts, 0, tokens), Generate(target, prompts, tokens)
     ways: dict[str, Way] = {"plain": plain, "generate": library}
     ratios = [("plain", "generate")]
-    if static_cache:
-        ways["static"] = Generate(target, prompts, tokens, {"static_cache": True})
+    static = Generate(target, prompts, tokens, {"static_cache": True})
+    notes = [_why_not(static)] if static_cache else []
+    if notes == [""]:
+        ways["static"] = static
         ratios.append(("plain", "static"))
     loops = {gamma: OurLoop(target, subject.draft.model, prompts, gamma, tokens) for gamma in GAMMAS}
     for gamma, loop in loops.items():
@@ -116,7 +118,16 @@ def decode_row(
     figures: dict[str, Figure] = {"same_text": _same_texts(plain.texts(), list(library.written.values()))}
     for gamma, loop in loops.items():
         figures |= loop_figures(loop, paired, f"speculative_{gamma}", str(gamma))
-    return row.model_copy(update={"figures": {**row.figures, **figures}})
+    return row.model_copy(update={"figures": {**row.figures, **figures}, "notes": [note for note in notes if note]})
+
+
+def _why_not(way: Generate) -> str:
+    """Why `generate` does not work with a static cache here, such as a compiler that is missing; '' if it does."""
+    try:
+        way(0)
+    except Exception as error:  # whatever a compiler raises; the other ways can still be measured
+        return f"generate with a static cache failed: {type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    return ""
 
 
 def _same_texts(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> Figure:

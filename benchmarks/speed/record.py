@@ -61,6 +61,7 @@ class Row(_Part):
     unit: str
     samples: dict[str, list[tuple[float, float]]]  # way -> amount and seconds of each round
     figures: dict[str, Figure]
+    notes: list[str] = []
     seconds: float = 0.0  # the row took, preparation included
     company: Company | None = None
 

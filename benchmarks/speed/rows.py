@@ -48,7 +48,7 @@ class Scale:
 
 
 CPU = Scale(8, 48, 8, 24, 32, 32, 64, 16, 48, 6)
-CUDA = Scale(8, 96, 8, 64, 256, 512, 64, 128, 128, 20)
+CUDA = Scale(6, 64, 6, 48, 256, 512, 64, 128, 128, 6)
 SMALL = Scale(3, 24, 4, 12, 4, 6, 6, 4, 6, 2)  # the same code in seconds
 
 
@@ -89,34 +89,39 @@ class Rows:
 
     def planned(self) -> dict[str, Planned]:
         """Every row that this machine can measure, in the order in which they are measured."""
-        rows = [*self._decoding(), *self._training(), *self._commands()]
+        rows = self._on_processor() if self.device.type == "cpu" and not self.tiny else self._on_gpu()
         return {row.name: row for row in rows}
 
-    def _decoding(self) -> list[Planned]:
-        scale, domains = self.scale, DOMAINS if self.real else ()
+    def _on_processor(self) -> list[Planned]:
         return [
-            Planned("decode", 120, self._decode),
-            Planned(
-                "verify", 60, lambda _: decoding.verify_row(self.few, tokens=scale.tokens // 2, rounds=scale.rounds)
-            ),
-            Planned(
-                "batches",
-                90,
-                lambda _: decoding.batches_row(self.few, tokens=scale.batch_tokens, rounds=scale.rounds // 2),
-            ),
-            *(Planned(f"domain_{name}", 45, partial(self._domain, name)) for name in domains),
-            Planned("capture", 90, self._capture),
+            Planned("decode", 150, self._decode),
+            Planned("verify", 80, self._verify),
+            Planned("batches", 60, self._batches),
+            *(Planned(f"domain_{name}", 75, partial(self._domain, name)) for name in DOMAINS),
+            Planned("capture", 80, self._capture),
+            Planned("training", 170, self._training),
+            Planned("start", 60, self._start),
+            Planned("quickstart", 320, commands.quickstart_row),
         ]
 
-    def _training(self) -> list[Planned]:
-        if self.device.type == "cpu" and not self.tiny:
-            return [Planned("training", 170, self._training_beside)]
-        rows = [Planned("trainer", 40, self._trainer), Planned("inner", 20, self._inner)]
-        return [*rows, Planned("large", 60, self._large), Planned("verify_large", 40, self._verify_large)]
+    def _on_gpu(self) -> list[Planned]:
+        return [
+            Planned("decode", 130, self._decode),
+            Planned("verify", 40, self._verify),
+            Planned("capture", 60, self._capture),
+            Planned("trainer", 25, self._trainer),
+            Planned("inner", 15, self._inner),
+            *([Planned("quickstart", 100, commands.quickstart_row)] if self.real else []),
+            Planned("large", 40, self._large),
+            Planned("verify_large", 30, self._verify_large),
+            Planned("batches", 40, self._batches),
+        ]
 
-    def _commands(self) -> list[Planned]:
-        rows = [Planned("start", 30, self._start)] if self.device.type == "cpu" and not self.tiny else []
-        return [*rows, Planned("quickstart", 200, commands.quickstart_row)] if self.real else rows
+    def _verify(self, folder: Path) -> Row:
+        return decoding.verify_row(self.few, tokens=self.scale.tokens // 2, rounds=self.scale.rounds)
+
+    def _batches(self, folder: Path) -> Row:
+        return decoding.batches_row(self.few, tokens=self.scale.batch_tokens, rounds=self.scale.rounds // 2)
 
     def _decode(self, folder: Path) -> Row:
         few, scale, more = self.few, self.scale, {}
@@ -148,7 +153,7 @@ class Rows:
                 batch_size=scale.capture_batch,
                 prompts_a_round=scale.capture_prompts,
                 max_new_tokens=scale.capture_tokens,
-                rounds=max(2, scale.rounds // 2),
+                rounds=max(3, scale.rounds // 2),
                 more_ways=more,
             )
 
@@ -173,9 +178,9 @@ class Rows:
 
         return way
 
-    def _training_beside(self, folder: Path) -> Row:
+    def _training(self, folder: Path) -> Row:
         return training.training_row(
-            folder, rounds=5, steps=self.scale.train_steps, baseline=self.baseline, trl=self.trl
+            folder, rounds=4, steps=self.scale.train_steps, baseline=self.baseline, trl=self.trl
         )
 
     def _random_training(self) -> AbstractContextManager[Training]:
@@ -187,7 +192,7 @@ class Rows:
 
     def _trainer(self, folder: Path) -> Row:
         with self._random_training() as made:
-            return training.trainer_row(made, self.shape, steps=self.scale.train_steps, rounds=4)
+            return training.trainer_row(made, self.shape, steps=self.scale.train_steps, rounds=3)
 
     def _inner(self, folder: Path) -> Row:
         with self._random_training() as made:

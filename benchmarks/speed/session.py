@@ -75,9 +75,8 @@ def lines_of(row: Row) -> list[str]:
     mark = ""
     if row.company is not None and row.company.disturbed:
         mark = f" (DISTURBED: others used {row.company.others + row.company.stolen:.0%} of the machine)"
-    return [f"{row.title}, {row.seconds:.0f} s{mark}"] + [
-        f"  {name:<28} {shown(figure)}" for name, figure in row.figures.items()
-    ]
+    figures = [f"  {name:<28} {shown(figure)}" for name, figure in row.figures.items()]
+    return [f"{row.title}, {row.seconds:.0f} s{mark}", *figures, *(f"  note: {note}" for note in row.notes)]
 
 
 def shown(figure: Figure) -> str:
@@ -110,4 +109,4 @@ def verdict_of(one: Judged) -> str:
         return f"not measured{': ' + one.why_not if one.why_not else ''}"
     if one.verdict == "met":
         return f"{shown(one.figure)}: met{'' if one.surely else ', though not by the whole interval'}"
-    return f"{shown(one.figure)}: missed, {one.share:.2f} of the goal"
+    return f"{shown(one.figure)}: missed, {number_of(one.share)} of the goal"

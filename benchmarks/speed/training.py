@@ -143,6 +143,8 @@ def inner_row(training: Training, shape: Shape, *, rounds: int) -> Row:
         source = training.source(settings, Path(folder))
         trainer = Trainer(training.draft, source, settings, Path(folder))
         batches = source.micro_batches(0)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         positions = sum(batch.tokens for batch in batches)
 
         def way(number: int) -> float:
