@@ -24,7 +24,7 @@ from benchmarks.speed.rows import Rows
 from benchmarks.speed.session import goal_table, run
 from engine.errors import DraftbenchError, did_you_mean
 
-LIMIT_S = 470
+LIMIT_S = 440
 
 
 def main(arguments: list[str] | None = None) -> int:

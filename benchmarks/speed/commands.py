@@ -23,14 +23,13 @@ COMMANDS = {"help": ["--help"], "runs": ["runs"]}
 
 def start_row(folder: Path, *, rounds: int, baseline: Path | None = None) -> Row:
     """Seconds until a command that needs no model has answered, in a home with the sample runs."""
-    home = Home(folder / "home")
-    lay_out_samples(home)
     checkouts = {"": PROJECT_ROOT} | ({"baseline_": baseline} if baseline else {})
-    ways: dict[str, Way] = {
-        f"{prefix}{name}": partial(_command, home, checkout, arguments)
-        for prefix, checkout in checkouts.items()
-        for name, arguments in COMMANDS.items()
-    }
+    ways: dict[str, Way] = {}
+    for prefix, checkout in checkouts.items():
+        own = Home(folder / f"{prefix}home")  # two versions would rebuild each other's index
+        lay_out_samples(own)
+        ways |= {f"{prefix}{name}": partial(_command, own, checkout, args) for name, args in COMMANDS.items()}
+    home = Home(folder / "home")
     paired = interleave(ways, rounds, unit="commands")
     ratios = pairs_of(*((name, f"baseline_{name}") for name in COMMANDS if baseline))
     conditions = {"sample runs": len(list(home.runs.iterdir())), "device": "cpu"}

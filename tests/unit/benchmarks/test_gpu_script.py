@@ -37,6 +37,12 @@ def test_ways_do_the_same_amount_of_work(tiny: Report):
     assert decode.figures["same_text"].value == 1, "float32 or not, the same kernels wrote the same ids"
 
 
+def test_the_trainer_learns_from_every_token_of_every_step(tiny: Report):
+    trainer, scale = next(row for row in tiny.rows if row.name == "trainer"), Rows(torch.device("cpu"), tiny=True).scale
+    amount = scale.train_answers * scale.train_tokens * scale.train_steps
+    assert {done for done, _ in trainer.samples["ours"]} == {amount}
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_without_a_device_it_says_so(capsys: pytest.CaptureFixture[str]):
     assert gpu.main([]) == 2
