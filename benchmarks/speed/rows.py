@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -183,11 +184,10 @@ class Rows:
             folder, rounds=4, steps=self.scale.train_steps, baseline=self.baseline, trl=self.trl
         )
 
-    def _random_training(self) -> AbstractContextManager[Training]:
-        scale = self.scale
-        more = {"loss": "forward_kl", "micro_batch_tokens": 2**16}
+    def _random_training(self, **more: Any) -> AbstractContextManager[Training]:
+        scale, train = self.scale, {"loss": "forward_kl", **more}
         return training.random_training(
-            self.shape, self.device, answers=scale.train_answers, tokens=scale.train_tokens, layers=4, more=more
+            self.shape, self.device, answers=scale.train_answers, tokens=scale.train_tokens, layers=4, more=train
         )
 
     def _trainer(self, folder: Path) -> Row:
@@ -195,7 +195,7 @@ class Rows:
             return training.trainer_row(made, self.shape, steps=self.scale.train_steps, rounds=3)
 
     def _inner(self, folder: Path) -> Row:
-        with self._random_training() as made:
+        with self._random_training(micro_batch_tokens=2**16) as made:  # all positions of a step at once
             return training.inner_row(made, self.shape, rounds=6)
 
     @cached_property
