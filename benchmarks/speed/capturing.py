@@ -98,9 +98,13 @@ def capture_row(
 
     ways: dict[str, Way] = {"ours": ours("exact"), "generate": library}
     ratios = [("ours", "generate")]
-    if more_ways:
-        ways |= {"without_signal": ours("none"), **more_ways}
-        ratios += [("without_signal", other) for other in more_ways]
+    for other, way in (more_ways or {}).items():
+        ways[other] = way
+        if other == "baseline":  # which encodes and writes the signal as we do
+            ratios.append(("ours", other))
+        else:
+            ways["without_signal"] = ours("none")
+            ratios.append(("without_signal", other))
     paired = interleave(ways, rounds, unit="tokens", warm_up=warm_up, wait=waiting(target.device))
     conditions = {
         **subject.conditions,

@@ -111,8 +111,10 @@ def decode_row(
         ratios += [(ours, "plain"), (ours, "generate"), (ours, theirs)]
     for name, way in (more_ways or {}).items():
         ways[name] = way
-        ratios += [(name, "plain"), (name, "generate")]
-    paired = interleave(ways, rounds, unit="tokens", warm_up=2, wait=waiting(subject.target.device))
+        before = name.removeprefix("baseline_")
+        ratios += [(before, name)] if before in ways and before != name else [(name, "plain"), (name, "generate")]
+    # a static cache is compiled at the second length that it meets
+    paired = interleave(ways, rounds, unit="tokens", warm_up=1 + static_cache, wait=waiting(subject.target.device))
     title = "Decoding, batch 1, temperature 0"
     row = row_of("decode", title, paired, pairs_of(*ratios), {**subject.conditions, "tokens": tokens})
     figures: dict[str, Figure] = {"same_text": _same_texts(plain.texts(), list(library.written.values()))}
@@ -183,7 +185,7 @@ def verify_row(subject: Subject, *, tokens: int, rounds: int, gammas: Sequence[i
         return Sample(float(len(times)), sum(times))
 
     ways: dict[str, Way] = {name: partial(way, loop) for name, loop in loops.items()}
-    paired = interleave(ways, rounds, unit="forwards", warm_up=2, wait=waiting(subject.target.device))
+    paired = interleave(ways, rounds, unit="forwards", wait=waiting(subject.target.device))
     # seconds of a verification over those of a plain step: the rates the other way round
     ratios = {f"verify_{gamma + 1}": ("1 tokens", f"{gamma + 1} tokens") for gamma in gammas}
     row = row_of("verify", "Target forwards over several tokens", paired, ratios, subject.conditions)
@@ -214,7 +216,7 @@ def domain_row(subject: Subject, *, tokens: int, rounds: int) -> Row:
         "speculative": loop,
         "generate": Generate(target, prompts, tokens),
     }
-    paired = interleave(ways, rounds, unit="tokens", warm_up=2, wait=waiting(subject.target.device))
+    paired = interleave(ways, rounds, unit="tokens", wait=waiting(subject.target.device))
     ratios = pairs_of(("speculative", "plain"), ("speculative", "generate"))
     conditions = {**subject.conditions, "gamma": subject.gamma, "tokens": tokens}
     row = row_of(f"domain_{subject.name}", f"The draft served for {subject.name}", paired, ratios, conditions)

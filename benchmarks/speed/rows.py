@@ -48,7 +48,7 @@ class Scale:
     train_steps: int
 
 
-CPU = Scale(8, 48, 8, 24, 32, 32, 64, 16, 48, 6)
+CPU = Scale(6, 48, 6, 24, 32, 32, 64, 16, 48, 6)
 CUDA = Scale(6, 64, 6, 48, 256, 512, 64, 128, 128, 6)
 SMALL = Scale(3, 24, 4, 12, 4, 6, 6, 4, 6, 2)  # the same code in seconds
 
@@ -125,8 +125,14 @@ class Rows:
         return decoding.batches_row(self.few, tokens=self.scale.batch_tokens, rounds=self.scale.rounds // 2)
 
     def _decode(self, folder: Path) -> Row:
-        few, scale, more = self.few, self.scale, {}
+        few, scale = self.few, self.scale
+        more: dict[str, Way] = {}
         with ExitStack() as stack:
+            if self.baseline is not None:
+                peer = self._before(stack, folder, few)
+                for gamma in (0, few.gamma):
+                    name = f"baseline_speculative_{gamma}" if gamma else "baseline_plain"
+                    more[name] = asked(peer, few, 1, work="decode", gamma=gamma, tokens=scale.tokens)
             if self.vllm is not None:
                 more["vllm"] = self._vllm(stack, folder, few, tokens=scale.tokens, rows=1)
             return decoding.decode_row(
@@ -142,8 +148,13 @@ class Rows:
         return decoding.domain_row(subject, tokens=self.scale.tokens, rounds=self.scale.rounds)
 
     def _capture(self, folder: Path) -> Row:
-        scale, more = self.scale, {}
+        scale = self.scale
+        more: dict[str, Way] = {}
         with ExitStack() as stack:
+            if self.baseline is not None:
+                job = {"work": "capture", "batch": scale.capture_batch, "tokens": scale.capture_tokens}
+                peer = self._before(stack, folder, self.subject)
+                more["baseline"] = asked(peer, self.subject, scale.capture_prompts, **job)
             if self.vllm is not None:
                 more["vllm"] = self._vllm(
                     stack, folder, self.subject, tokens=scale.capture_tokens, rows=scale.capture_prompts, stopping=True
@@ -157,6 +168,11 @@ class Rows:
                 rounds=max(3, scale.rounds // 2),
                 more_ways=more,
             )
+
+    def _before(self, stack: ExitStack, folder: Path, subject: Subject) -> Peer:
+        """The engine of the other checkout, with the same pair."""
+        job = {"domain": subject.name}
+        return stack.enter_context(Peer("decode_rounds.py", job, folder / "baseline.log", checkout=self.baseline))
 
     def _vllm(
         self, stack: ExitStack, folder: Path, subject: Subject, *, tokens: int, rows: int, stopping: bool = False
@@ -172,12 +188,7 @@ class Rows:
             Peer("vllm_generate.py", job, folder / "vllm.log", python=environment(self.vllm, "vllm"))
         )
 
-        def way(number: int) -> Sample:
-            prompts = decoding.in_turn(subject.prompts, number, rows)
-            answer = peer.ask(prompts=[list(ids) for ids in prompts], tokens=tokens, stop_ids=stops)
-            return Sample(answer["amount"], answer["seconds"])
-
-        return way
+        return asked(peer, subject, rows, tokens=tokens, stop_ids=stops)
 
     def _training(self, folder: Path) -> Row:
         return training.training_row(
@@ -230,3 +241,14 @@ class Rows:
 
     def _start(self, folder: Path) -> Row:
         return commands.start_row(folder, rounds=8, baseline=self.baseline)
+
+
+def asked(peer: Peer, subject: Subject, rows: int, **request: Any) -> Way:
+    """A way that sends a peer the prompts of the round, and believes its own clock."""
+
+    def way(number: int) -> Sample:
+        prompts = [list(ids) for ids in decoding.in_turn(subject.prompts, number, rows)]
+        answer = peer.ask(prompts=prompts, **request)
+        return Sample(answer["amount"], answer["seconds"])
+
+    return way
