@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 8501
 WORKERS ?= 2
 
-.PHONY: run quickstart test suite unit browser screenshots lint style types install clean
+.PHONY: run quickstart test suite unit browser bench screenshots lint style types install clean
 
 run: install
 	$(BIN)/draftbench fetch
@@ -33,6 +33,11 @@ unit: install
 browser: install
 	$(BIN)/draftbench fetch
 	$(BIN)/python -m pytest tests/browser
+
+# Speed beside other programs: a quarter of an hour on an idle machine. OPTIONS, e.g. "--rows decode --baseline DIR".
+bench: install
+	$(BIN)/draftbench fetch
+	$(BIN)/python benchmarks/bench.py --out bench.json $(OPTIONS)
 
 screenshots: install
 	$(BIN)/draftbench fetch

@@ -1,0 +1,254 @@
+"""The rows of a machine: what `make bench` and benchmarks/gpu.py measure, with the counts of each kind of machine."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.peers.train_steps import Training
+from benchmarks.speed import capturing, commands, decoding, training
+from benchmarks.speed.pairs import Sample, Way
+from benchmarks.speed.peers import Peer, environment
+from benchmarks.speed.record import Row
+from benchmarks.speed.session import Planned
+from benchmarks.speed.subjects import (
+    DOMAINS,
+    LLAMA_8B,
+    SMOLLM2,
+    TINY,
+    Shape,
+    Subject,
+    embedded,
+    has_embedded_model,
+    random_subject,
+)
+from engine.errors import DraftbenchError
+
+_MANY = 96  # prompts: more than a domain's held-out set has
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of each row is done. Tokens are those of an answer."""
+
+    prompts: int
+    tokens: int
+    rounds: int
+    batch_tokens: int
+    capture_batch: int
+    capture_prompts: int
+    capture_tokens: int
+    train_answers: int
+    train_tokens: int
+    train_steps: int
+
+
+CPU = Scale(6, 48, 6, 24, 32, 32, 64, 16, 48, 6)
+CUDA = Scale(6, 64, 6, 48, 256, 512, 64, 128, 128, 6)
+SMALL = Scale(3, 24, 4, 12, 4, 6, 6, 4, 6, 2)  # the same code in seconds
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Everything that the rows of a machine need. `tiny`: random weights of a tiny shape in place of real ones."""
+
+    device: torch.device
+    tiny: bool
+    baseline: Path | None = None
+    trl: Path | None = None
+    vllm: Path | None = None
+
+    @property
+    def scale(self) -> Scale:
+        return SMALL if self.tiny else CUDA if self.device.type == "cuda" else CPU
+
+    @property
+    def shape(self) -> Shape:
+        return TINY if self.tiny else SMOLLM2
+
+    @property
+    def real(self) -> bool:
+        """Whether the embedded model is used."""
+        return not self.tiny and has_embedded_model()
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The pair that most rows are about, with as many prompts as there are."""
+        if self.real:
+            return embedded("function_calling", prompts=_MANY, device=str(self.device))
+        return random_subject(self.shape, self.device, prompts=self.scale.capture_prompts)
+
+    @property
+    def few(self) -> Subject:
+        """The same with the prompts of a decoding row."""
+        return self.subject.first(self.scale.prompts)
+
+    def planned(self) -> dict[str, Planned]:
+        """Every row that this machine can measure, in the order in which they are measured."""
+        rows = self._on_processor() if self.device.type == "cpu" and not self.tiny else self._on_gpu()
+        return {row.name: row for row in rows}
+
+    def _on_processor(self) -> list[Planned]:
+        return [
+            Planned("decode", 150, self._decode),
+            Planned("verify", 80, self._verify),
+            Planned("batches", 60, self._batches),
+            *(Planned(f"domain_{name}", 75, partial(self._domain, name)) for name in DOMAINS),
+            Planned("capture", 80, self._capture),
+            Planned("training", 170, self._training),
+            Planned("start", 60, self._start),
+            Planned("quickstart", 320, commands.quickstart_row),
+        ]
+
+    def _on_gpu(self) -> list[Planned]:
+        return [
+            Planned("decode", 130, self._decode),
+            Planned("verify", 40, self._verify),
+            Planned("capture", 60, self._capture),
+            Planned("trainer", 25, self._trainer),
+            Planned("inner", 15, self._inner),
+            *([Planned("quickstart", 100, commands.quickstart_row)] if self.real else []),
+            Planned("large", 40, self._large),
+            Planned("verify_large", 30, self._verify_large),
+            Planned("batches", 40, self._batches),
+        ]
+
+    def _verify(self, folder: Path) -> Row:
+        return decoding.verify_row(self.few, tokens=self.scale.tokens // 2, rounds=self.scale.rounds)
+
+    def _batches(self, folder: Path) -> Row:
+        return decoding.batches_row(self.few, tokens=self.scale.batch_tokens, rounds=self.scale.rounds // 2)
+
+    def _decode(self, folder: Path) -> Row:
+        few, scale = self.few, self.scale
+        more: dict[str, Way] = {}
+        with ExitStack() as stack:
+            if self.baseline is not None:
+                peer = self._before(stack, folder, few)
+                for gamma in (0, few.gamma):
+                    name = f"baseline_speculative_{gamma}" if gamma else "baseline_plain"
+                    more[name] = asked(peer, few, 1, work="decode", gamma=gamma, tokens=scale.tokens)
+            if self.vllm is not None:
+                more["vllm"] = self._vllm(stack, folder, few, tokens=scale.tokens, rows=1)
+            return decoding.decode_row(
+                few,
+                tokens=scale.tokens,
+                rounds=scale.rounds,
+                static_cache=self.device.type == "cuda" or self.tiny,
+                more_ways=more,
+            )
+
+    def _domain(self, name: str, folder: Path) -> Row:
+        subject = embedded(name, prompts=self.scale.prompts, device=str(self.device))
+        return decoding.domain_row(subject, tokens=self.scale.tokens, rounds=self.scale.rounds)
+
+    def _capture(self, folder: Path) -> Row:
+        scale = self.scale
+        more: dict[str, Way] = {}
+        with ExitStack() as stack:
+            if self.baseline is not None:
+                job = {"work": "capture", "batch": scale.capture_batch, "tokens": scale.capture_tokens}
+                peer = self._before(stack, folder, self.subject)
+                more["baseline"] = asked(peer, self.subject, scale.capture_prompts, **job)
+            if self.vllm is not None:
+                more["vllm"] = self._vllm(
+                    stack, folder, self.subject, tokens=scale.capture_tokens, rows=scale.capture_prompts, stopping=True
+                )
+            return capturing.capture_row(
+                self.subject,
+                folder,
+                batch_size=scale.capture_batch,
+                prompts_a_round=scale.capture_prompts,
+                max_new_tokens=scale.capture_tokens,
+                rounds=max(3, scale.rounds // 2),
+                more_ways=more,
+            )
+
+    def _before(self, stack: ExitStack, folder: Path, subject: Subject) -> Peer:
+        """The engine of the other checkout, with the same pair."""
+        job = {"domain": subject.name}
+        return stack.enter_context(Peer("decode_rounds.py", job, folder / "baseline.log", checkout=self.baseline))
+
+    def _vllm(
+        self, stack: ExitStack, folder: Path, subject: Subject, *, tokens: int, rows: int, stopping: bool = False
+    ) -> Way:
+        """vLLM's own engine on the same weights and prompts, in an environment of its own."""
+        assert self.vllm is not None
+        place = folder / "vllm-target"
+        subject.target.model.save_pretrained(place)
+        subject.target.tokenizer.save_pretrained(place)
+        stops = sorted(subject.stop_ids) if stopping else []
+        job = {"model": str(place), "dtype": subject.target.dtype_name, "most_rows": rows}
+        peer = stack.enter_context(
+            Peer("vllm_generate.py", job, folder / "vllm.log", python=environment(self.vllm, "vllm"))
+        )
+
+        return asked(peer, subject, rows, tokens=tokens, stop_ids=stops)
+
+    def _training(self, folder: Path) -> Row:
+        return training.training_row(
+            folder, rounds=4, steps=self.scale.train_steps, baseline=self.baseline, trl=self.trl
+        )
+
+    def _random_training(self, **more: Any) -> AbstractContextManager[Training]:
+        scale, train = self.scale, {"loss": "forward_kl", **more}
+        return training.random_training(
+            self.shape, self.device, answers=scale.train_answers, tokens=scale.train_tokens, layers=4, more=train
+        )
+
+    def _trainer(self, folder: Path) -> Row:
+        with self._random_training() as made:
+            return training.trainer_row(made, self.shape, steps=self.scale.train_steps, rounds=3)
+
+    def _inner(self, folder: Path) -> Row:
+        with self._random_training(micro_batch_tokens=2**16) as made:  # all positions of a step at once
+            return training.inner_row(made, self.shape, rounds=6)
+
+    @cached_property
+    def _large_subject(self) -> Subject:
+        shape = TINY if self.tiny else LLAMA_8B
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            if free < 2 * shape.weight_bytes:
+                raise DraftbenchError(
+                    f"{free / 1e9:.0f} GB of the device are free",
+                    f"the {shape.name} and its draft need {2 * shape.weight_bytes / 1e9:.0f} GB",
+                    "use a larger device",
+                )
+        return random_subject(shape, self.device, prompts=self.scale.prompts, assisted=False)
+
+    def _large(self, folder: Path) -> Row:
+        shape, scale = TINY if self.tiny else LLAMA_8B, self.scale
+        return decoding.large_row(
+            self._large_subject,
+            shape.weight_bytes,
+            tokens=scale.tokens // 2,
+            rounds=scale.rounds // 2,
+            gigabytes=0.01 if self.tiny else 2.0,
+        )
+
+    def _verify_large(self, folder: Path) -> Row:
+        scale = self.scale
+        row = decoding.verify_row(
+            self._large_subject, tokens=scale.tokens // 2, rounds=scale.rounds // 2, gammas=(1, 3, 5)
+        )
+        return row.model_copy(update={"name": "verify_large", "title": f"{row.title}, {self._large_subject.name}"})
+
+    def _start(self, folder: Path) -> Row:
+        return commands.start_row(folder, rounds=8, baseline=self.baseline)
+
+
+def asked(peer: Peer, subject: Subject, rows: int, **request: Any) -> Way:
+    """A way that sends a peer the prompts of the round, and believes its own clock."""
+
+    def way(number: int) -> Sample:
+        prompts = [list(ids) for ids in decoding.in_turn(subject.prompts, number, rows)]
+        answer = peer.ask(prompts=prompts, **request)
+        return Sample(answer["amount"], answer["seconds"])
+
+    return way
