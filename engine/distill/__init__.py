@@ -1,6 +1,7 @@
 """Distillation: losses, the trainer, and the modes that decide where batches come from.
 
 losses      the losses, one plain function each
+fused       their values and gradients in closed form, faster
 chunked     losses over many positions without a tensor of all logits
 trainer     optimiser steps, evaluation, best draft, resume
 modes/      offline, online, on-policy
