@@ -202,7 +202,7 @@ class TrainSpec(Section):
     adam_beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second beta")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     precision: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="autocast of the forward pass; weights stay float32"
+        "auto", description="of the forward and backward pass; the weights that are optimised stay float32"
     )
     eval_every: int = Field(25, ge=1, description="steps between held-out evaluations")
     eval_prompts: int = Field(16, ge=1, description="held-out prompts in an evaluation during training")

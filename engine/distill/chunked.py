@@ -16,12 +16,14 @@ import torch
 
 from engine.capture.signal import Signal
 from engine.config.schema import LossTerm
-from engine.distill.fused import has_fused_form, target_logits, value_and_gradient
+from engine.distill.fused import Scratch, has_fused_form, target_of, value_and_gradient
 from engine.distill.losses import LOSSES, Context, tvd_pp_rewards
 from engine.models.head import Head, chunk_size
 
-# Values of one block of logits whose loss and gradient are worked out at once. Measured: TODO
-BLOCK_VALUES = 2**19
+# Values of the logits of a chunk that the head multiplies at once, and of a block of them whose gradient is then worked
+# out in float32. On a CPU the one pays with many rows, the other where a block stays in the cache of a core.
+CPU_CHUNK_VALUES, CPU_BLOCK_VALUES = 2**25, 2**19
+GPU_BLOCK_VALUES = 2**24
 ReadSignal = Callable[[slice], Signal | None]
 
 
@@ -50,6 +52,7 @@ def chunked_loss(
     temperature: float = 1.0,
     chunk: int | None = None,
     reward_scale: tuple[float, float] | None = None,
+    scratch: Scratch | None = None,
     reference: bool = False,
 ) -> torch.Tensor:
     """Weighted sum of the terms, summed over positions: a scalar with gradients to `hidden` and the head.
@@ -57,13 +60,16 @@ def chunked_loss(
     hidden: [position, width]. The mean is the caller's to take, over all tokens of an optimiser
     step, so that accumulation does not change the result. For the same reason tvd_pp takes the
     mean and deviation of its rewards over the step (`reward_scale`); without, over these positions.
-    Gradients have a closed form where all terms do (`fused`), else they come from autograd; `reference`: always.
+    Gradients have a closed form where all terms do (`fused`), else they come from autograd; `reference`: always. One
+    `scratch` for all calls saves time.
     """
     if reward_scale is None and uses_rewards(terms):
         reward_scale = scale_of(rewards(hidden, head, positions, temperature=temperature, chunk=chunk))
-    loss = _Loss(head, positions, terms, temperature, reward_scale or (0.0, 1.0), reference)
+    closed = has_fused_form(terms) and not reference
+    loss = _Loss(head, positions, terms, temperature, reward_scale or (0.0, 1.0), scratch or Scratch(), closed)
     apply = _GradientInForward.apply
-    parts = _parts(hidden, chunk or chunk_size(len(head.weight), hidden.device))
+    size = closed_chunk_size if closed else chunk_size
+    parts = _parts(hidden, chunk or size(len(head.weight), hidden.device))
     total: torch.Tensor = apply(hidden, head.weight, head.bias, loss, parts)  # type: ignore[no-untyped-call]
     return total
 
@@ -81,14 +87,14 @@ class _Loss:
     terms: Sequence[LossTerm]
     temperature: float
     reward_scale: tuple[float, float]
-    reference: bool
+    scratch: Scratch
+    closed: bool  # by the closed forms
 
     def gradients(self, part: slice, inputs: Inputs, needed: Sequence[int]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The sum over some positions and its gradients with respect to the inputs of these numbers."""
         signal = self.positions.read_signal(part)
-        if self.reference or not has_fused_form(self.terms, signal):
-            return self._by_autograd(part, signal, inputs, needed)
-        return self._in_closed_form(part, signal, inputs, needed)
+        run = self._in_closed_form if self.closed else self._by_autograd
+        return run(part, signal, inputs, needed)
 
     def _by_autograd(
         self, part: slice, signal: Signal | None, inputs: Inputs, needed: Sequence[int]
@@ -109,13 +115,13 @@ class _Loss:
         """The same without autograd: the gradient of the logits takes their place, block by block."""
         hidden, weight, bias = inputs
         states, head = hidden.to(weight.dtype), replace(self.head, weight=weight, bias=bias)
-        logits, target = head.logits(states), target_logits(signal, self.terms)
+        logits, target = self.scratch.logits("draft", head, states), target_of(signal, self.terms, self.scratch)
         context, weights = self._context(part), self._weights(part)
         total = torch.zeros((), device=hidden.device)
-        for block in _parts(logits, max(1, BLOCK_VALUES // logits.shape[-1])):
+        for block in _parts(logits, _block_size(logits.shape[-1], logits.device)):
             values, gradient = value_and_gradient(
                 logits[block],
-                None if target is None else target[block],
+                None if target is None else target.at(block),
                 context.at(block),
                 self.terms,
                 None if weights is None else weights[block],
@@ -173,6 +179,15 @@ def _weighted(
     return total
 
 
+def closed_chunk_size(vocab: int, device: torch.device) -> int:
+    """Positions per chunk where gradients have a closed form: more than with autograd, which keeps many tensors."""
+    return chunk_size(vocab, device) if device.type == "cuda" else max(1, CPU_CHUNK_VALUES // vocab)
+
+
+def _block_size(vocab: int, device: torch.device) -> int:
+    return max(1, (GPU_BLOCK_VALUES if device.type == "cuda" else CPU_BLOCK_VALUES) // vocab)
+
+
 def _parts(rows: torch.Tensor, size: int) -> list[slice]:
     """Slices of at most `size` rows that cover a tensor's first dimension."""
     return [slice(i, min(i + size, rows.shape[0])) for i in range(0, rows.shape[0], size)]
@@ -211,7 +226,7 @@ class _GradientInForward(torch.autograd.Function):
         inputs: list[torch.Tensor | None] = [hidden.detach(), weight.detach(), None if bias is None else bias.detach()]
         needed = [i for i, t in enumerate(inputs) if t is not None and ctx.needs_input_grad[i]]
         grads = [  # the head's is a sum over all parts: in float32, or bfloat16 would round the later ones away
-            torch.zeros_like(t, dtype=torch.float32 if i else t.dtype) if t is not None and i in needed else None
+            torch.zeros_like(t, dtype=torch.float32) if t is not None and i in needed else None
             for i, t in enumerate(inputs)
         ]
         total = torch.zeros((), device=hidden.device)
@@ -222,9 +237,13 @@ class _GradientInForward(torch.autograd.Function):
                 kept = grads[i]
                 assert kept is not None
                 (kept[part] if i == 0 else kept).add_(grad)
-        ctx.grads = [None if g is None or t is None else g.to(t.dtype) for g, t in zip(grads, inputs, strict=True)]
+        ctx.grads = [(g, t.dtype) for g, t in zip(grads, inputs, strict=True) if g is not None and t is not None]
+        ctx.needed = needed
         return total
 
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[Any, ...]:
-        return (*(None if g is None else g * grad_output for g in ctx.grads), None, None)
+        scaled: list[torch.Tensor | None] = [None, None, None]
+        for i, (grad, dtype) in zip(ctx.needed, ctx.grads, strict=True):
+            scaled[i] = (grad * grad_output).to(dtype)
+        return (*scaled, None, None)

@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 
-from engine.capture.signal import ExactSignal, LogitsSignal, Signal, TrimmedSignal
+from engine.capture.signal import CompactSignal, ExactSignal, LogitsSignal, Signal, TrimmedSignal
 from engine.config.schema import LossTerm
 from engine.distill.losses import LEAST_ACCEPTANCE, Context
+from engine.models.head import Head
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Both:
     q: torch.Tensor
 
 
+SlopeAt = Callable[[Both], torch.Tensor]
 FusedLoss = Callable[[Both, Context], tuple[torch.Tensor, torch.Tensor]]
 """Value [position] and slope [position, support], a tensor of its own. The formulas are those of `losses`."""
 
@@ -85,6 +88,21 @@ DIVERGENCES: dict[str, FusedLoss] = {
 _TEXT = "sft"  # looks at the token alone, at temperature 1, over all rows of the draft
 
 
+class Scratch:
+    """Memory for logits, kept from one chunk to the next: on a CPU fresh pages cost a fifth of the multiplication."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, torch.Tensor] = {}
+
+    def logits(self, owner: str, head: Head, hidden: torch.Tensor) -> torch.Tensor:
+        """`head.logits(hidden)`, where the last one of this owner was. hidden: [position, width]."""
+        shape, like = (len(hidden), len(head.weight)), head.weight
+        kept = self._kept.get(owner)
+        if kept is None or (kept.dtype, kept.device) != (like.dtype, like.device) or kept.numel() < shape[0] * shape[1]:
+            kept = self._kept[owner] = torch.empty(shape[0] * shape[1], dtype=like.dtype, device=like.device)
+        return head.logits(hidden, kept[: shape[0] * shape[1]].view(shape))
+
+
 @dataclass(frozen=True)
 class TargetLogits:
     """What an exact signal says at some positions, multiplied out: logits [position, rows] in the head's dtype.
@@ -95,42 +113,77 @@ class TargetLogits:
     logits: torch.Tensor
     log_totals: torch.Tensor | None = None
 
-    def __getitem__(self, part: slice) -> TargetLogits:
+    def at(self, part: slice) -> TargetLogits:
+        """The same at some of the positions."""
         return TargetLogits(self.logits[part], None if self.log_totals is None else self.log_totals[part])
 
-    def log_p(self, rows: int, temperature: float) -> torch.Tensor:
-        """Log-probabilities of the first `rows` ids: [position, rows], float32."""
-        scores = _scores(self.logits[..., :rows], temperature)
-        if self.log_totals is None:
-            return torch.log_softmax(scores, dim=-1)
-        return scores.sub_(self.log_totals.unsqueeze(-1))
+    def gradient(self, draft_logits: torch.Tensor, temperature: float, slope_at: SlopeAt) -> torch.Tensor:
+        """The gradient of the draft's logits: [position, rows], float32, its own tensor."""
+        common = min(draft_logits.shape[-1], self.logits.shape[-1])
+        scores = _scores(self.logits[..., :common], temperature)
+        log_p = scores.log_softmax(-1) if self.log_totals is None else scores.sub_(self.log_totals.unsqueeze(-1))
+        log_q = _scores(draft_logits[..., :common], temperature).log_softmax(-1)
+        both = Both(log_p, log_q, log_p.exp(), log_q.exp())
+        slope = slope_at(both)
+        gradient = torch.addcmul(slope, both.q, slope.sum(-1, keepdim=True), value=-1)
+        return _widened(gradient if temperature == 1 else gradient.div_(temperature), draft_logits.shape[-1])
 
 
-def has_fused_form(terms: Sequence[LossTerm], signal: Signal | None) -> bool:
-    """Whether `value_and_gradient` knows all these losses on such a signal."""
-    if all(term.name == _TEXT for term in terms):
-        return True
-    known = all(term.name == _TEXT or term.name in DIVERGENCES for term in terms)
-    return known and isinstance(signal, (ExactSignal, LogitsSignal, TrimmedSignal))
+@dataclass(frozen=True)
+class TargetSupport:
+    """What a compact signal says at some positions: the likeliest ids and one bucket for all others."""
+
+    signal: CompactSignal
+
+    def at(self, part: slice) -> TargetSupport:
+        """The same at some of the positions."""
+        own = self.signal
+        return TargetSupport(
+            replace(own, token_ids=own.token_ids[part], logprobs=own.logprobs[part], tail_mass=own.tail_mass[part])
+        )
+
+    def gradient(self, draft_logits: torch.Tensor, temperature: float, slope_at: SlopeAt) -> torch.Tensor:
+        """As of `TargetLogits`. The bucket's slope is shared by what is in it, each id by its part of the mass."""
+        rows = draft_logits.shape[-1]
+        log_q = _scores(draft_logits[..., : self.signal.vocab], temperature).log_softmax(-1)
+        log_p, log_support, ids = self.signal.on_support(log_q)
+        both = Both(log_p, log_support, log_p.exp(), log_support.exp())
+        slope = slope_at(both)
+        known = slope[..., :-1].masked_fill(ids == log_q.shape[-1], 0)
+        bucket, total = slope[..., -1:], known.sum(-1, keepdim=True) + slope[..., -1:]
+        gradient = (log_q - log_support[..., -1:]).exp_().mul_(bucket).sub_(log_q.exp_().mul_(total))
+        columns = log_q.shape[-1]
+        inside = _widened(gradient, columns + (columns < self.signal.vocab))
+        inside.scatter_(-1, ids, torch.addcmul(known, both.q[..., :-1], total, value=-1))
+        return _widened(inside[..., :columns], rows)
+
+
+Target = TargetLogits | TargetSupport
+
+
+def has_fused_form(terms: Sequence[LossTerm]) -> bool:
+    """Whether `value_and_gradient` knows all these losses."""
+    return all(term.name == _TEXT or term.name in DIVERGENCES for term in terms)
 
 
 @torch.no_grad()
-def target_logits(signal: Signal | None, terms: Sequence[LossTerm]) -> TargetLogits | None:
-    """A signal multiplied out, if one of the terms looks at it."""
+def target_of(signal: Signal | None, terms: Sequence[LossTerm], scratch: Scratch | None = None) -> Target | None:
+    """What a signal says, multiplied out if it is exact; None if none of the terms looks at it."""
     if all(term.name == _TEXT for term in terms):
         return None
-    if isinstance(signal, TrimmedSignal):
-        return TargetLogits(signal.head.logits(signal.hidden), signal.log_totals)
-    if isinstance(signal, ExactSignal):
-        return TargetLogits(signal.head.logits(signal.hidden))
-    assert isinstance(signal, LogitsSignal)
-    return TargetLogits(signal.target_logits.detach())
+    if isinstance(signal, CompactSignal):
+        return TargetSupport(signal)
+    if isinstance(signal, LogitsSignal):
+        return TargetLogits(signal.target_logits.detach())
+    assert isinstance(signal, (ExactSignal, TrimmedSignal))
+    logits = (scratch or Scratch()).logits("target", signal.head, signal.hidden)
+    return TargetLogits(logits, signal.log_totals if isinstance(signal, TrimmedSignal) else None)
 
 
 @torch.no_grad()
 def value_and_gradient(
     draft_logits: torch.Tensor,
-    target: TargetLogits | None,
+    target: Target | None,
     base: Context,
     terms: Sequence[LossTerm],
     weights: torch.Tensor | None = None,
@@ -139,30 +192,29 @@ def value_and_gradient(
 
     draft_logits: [position, rows]. weights: [position, term], factors at each position; 1 if None.
     """
-    values = draft_logits.new_zeros(draft_logits.shape[0], dtype=torch.float32)
-    gradient = None
+    values = torch.zeros(len(draft_logits), device=draft_logits.device)
     factors = [values + term.weight if weights is None else term.weight * weights[:, i] for i, term in enumerate(terms)]
-    divergences = [(t, f) for t, f in zip(terms, factors, strict=True) if t.name != _TEXT]
-    if divergences:
-        assert target is not None
-        common = min(draft_logits.shape[-1], target.logits.shape[-1])
-        log_p = target.log_p(common, base.temperature)
-        log_q = torch.log_softmax(_scores(draft_logits[..., :common], base.temperature), dim=-1)
-        both = Both(log_p, log_q, log_p.exp(), log_q.exp())
+    divergences = [(term, factor) for term, factor in zip(terms, factors, strict=True) if term.name != _TEXT]
+    texts = [factor for term, factor in zip(terms, factors, strict=True) if term.name == _TEXT]
+
+    def slope_at(both: Both) -> torch.Tensor:
+        """The weighted sum of the slopes; adds the values to `values` on the way."""
         slope = None
         for term, factor in divergences:
             value, own = DIVERGENCES[term.name](both, replace(base, **term.parameters))
-            values += factor * value
+            values.add_(factor * value)
             own.mul_(factor.unsqueeze(-1))
             slope = own if slope is None else slope.add_(own)
         assert slope is not None
-        gradient = _through_softmax(slope, both.q).div_(base.temperature)
-        if common < draft_logits.shape[-1]:
-            gradient = torch.nn.functional.pad(gradient, (0, draft_logits.shape[-1] - common))
-    text = sum((f for t, f in zip(terms, factors, strict=True) if t.name == _TEXT), torch.zeros_like(values))
-    if len(divergences) < len(terms):
-        value, own = _text(draft_logits, base.token_ids, text)
-        values += value
+        return slope
+
+    gradient = None
+    if divergences:
+        assert target is not None
+        gradient = target.gradient(draft_logits, base.temperature, slope_at)
+    if texts:
+        value, own = _text(draft_logits, base.token_ids, torch.stack(texts).sum(0))
+        values.add_(value)
         gradient = own if gradient is None else gradient.add_(own)
     assert gradient is not None
     return values, gradient
@@ -180,9 +232,10 @@ def _text(
     return value.squeeze(-1), gradient
 
 
-def _through_softmax(slope: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """The gradient of the scores from that of their log-softmax."""
-    return torch.addcmul(slope, q, slope.sum(-1, keepdim=True), value=-1)
+def _widened(gradient: torch.Tensor, rows: int) -> torch.Tensor:
+    """With columns of zeros, of what the other model has no id for."""
+    missing = rows - gradient.shape[-1]
+    return F.pad(gradient, (0, missing)) if missing else gradient
 
 
 def _scores(logits: torch.Tensor, temperature: float) -> torch.Tensor:

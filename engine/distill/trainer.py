@@ -1,7 +1,8 @@
 """The trainer: optimiser steps over batches, evaluation, best and last draft, resume.
 
 A mode (engine.distill.modes.offline, online, on_policy) decides where the next batch comes from, nothing else.
-Weights stay float32; the forward pass runs under autocast when the precision says so.
+The weights that are optimised and kept are float32. In half precision the passes run in a copy of the draft in that
+dtype, as it will be served, and their gradients are summed in float32.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engine.capture.batches import Batch
 from engine.catalogue import LOSSES, check_losses
@@ -23,12 +23,15 @@ from engine.config.schema import TrainSpec
 from engine.decode.sampling import Uniforms
 from engine.distill.checkpoint import FOLDER, latest_checkpoint, load_checkpoint, load_source_state, save_checkpoint
 from engine.distill.chunked import Positions, chunked_loss, rewards, scale_of, uses_rewards
+from engine.distill.forward import draft_states
+from engine.distill.fused import Scratch
 from engine.distill.schedule import learning_rate
 from engine.distill.source import Ahead, BatchSource
 from engine.errors import DraftbenchError
-from engine.models.draft import Draft, save_draft
-from engine.models.head import Head, hidden_states
+from engine.models.draft import Draft, in_dtype, save_draft
+from engine.models.head import Head
 from engine.models.load import resolve_dtype
+from engine.models.masters import Masters
 from engine.models.vocabulary import known_rows
 from engine.progress import SILENT, Progress
 from engine.records.events import Evaluation, Event, Resumed, SkippedStep, TrainStep
@@ -93,6 +96,10 @@ class Trainer:
         device = draft.model.device
         self.dtype = resolve_dtype(settings.precision, device)
         self.trained = [p for p in draft.model.parameters() if p.requires_grad]
+        self.model, self.masters = draft.model, Masters({}, {})
+        if self.dtype != draft.model.dtype:
+            self.model = in_dtype(draft, self.dtype)
+            self.masters = Masters(_learning(self.model), _learning(draft.model))
         self.optimiser = torch.optim.AdamW(
             self.trained,
             lr=settings.learning_rate,
@@ -103,10 +110,10 @@ class Trainer:
         self.outcome = Outcome(source.steps)
         self.read_every = 1 if device.type == "cpu" else _GPU_READ_EVERY
         self._batches: BatchSource | Ahead = source
+        self.scratch = Scratch()
         self._taken: list[_Taken] = []
         self._began = 0.0
         self._diverged_yet = torch.zeros((), device=device)  # 1 from the first step that is no number
-        self._frozen_head: Head | None = None
 
     def run(self) -> Outcome:
         """Train to the last step, from the newest checkpoint if there is one.
@@ -175,6 +182,7 @@ class Trainer:
         self._diverged_yet = torch.maximum(self._diverged_yet, 1 - figures.isfinite().all().float())
         self.optimiser.found_inf = self._diverged_yet  # type: ignore[attr-defined]
         self.optimiser.step()
+        self.masters.publish()
         return figures
 
     def _read(self) -> None:
@@ -227,35 +235,20 @@ class Trainer:
         """
         loss = chunked_loss(
             self._hidden(batch),
-            self._head(),
+            Head.of(self.model),
             self._positions(batch, step),
             self.source.terms,
             temperature=self.settings.distill_temperature,
             reward_scale=reward_scale,
+            scratch=self.scratch,
         )
         (loss / tokens).backward()  # type: ignore[no-untyped-call]
+        self.masters.collect()
         return loss.detach()
 
     def _hidden(self, batch: Batch) -> torch.Tensor:
-        """What enters the draft's head at the batch's response positions: [position, width].
-
-        Without a mask: padding is on the right and no model here reads ahead, so what it holds reaches no position that
-        is learnt from, and attention that is causal and nothing else takes half the time.
-        """
-        device = self.draft.model.device
-        half = self.dtype == torch.bfloat16
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half), _attention_of_any_shape(device):
-            states = hidden_states(self.draft.model, batch.ids, is_draft=True)
-        return states.flatten(0, 1).index_select(0, batch.flat_places)
-
-    def _head(self) -> Head:
-        """The draft's head in the precision of training: cast once if it is frozen."""
-        if self._frozen_head is not None:
-            return self._frozen_head
-        head, own = Head.of(self.draft.model, self.dtype), Head.of(self.draft.model)
-        if not any(t is not None and t.requires_grad for t in (own.weight, own.bias)):
-            self._frozen_head = head
-        return head
+        """What enters the draft's head at the batch's response positions: [position, width]."""
+        return draft_states(self.model, batch, self.dtype)
 
     def _positions(self, batch: Batch, step: int) -> Positions:
         """Tokens, signal and draws of a batch; an answer's draws do not depend on the rows beside it."""
@@ -276,7 +269,7 @@ class Trainer:
         """Mean and deviation of tvd_pp's rewards over all micro-batches of a step; None if they are not needed."""
         if not uses_rewards(self.source.terms):
             return None
-        head, temperature = self._head(), self.settings.distill_temperature
+        head, temperature = Head.of(self.model), self.settings.distill_temperature
         parts = [rewards(self._hidden(b), head, self._positions(b, step), temperature=temperature) for b in batches]
         return scale_of(torch.cat(parts))
 
@@ -335,6 +328,7 @@ class Trainer:
         if checkpoint is None:
             return
         state = load_checkpoint(checkpoint, self.draft, self.optimiser)
+        self.masters.publish()
         state.pop("step")
         self.source.restore(load_source_state(checkpoint))
         self.outcome = Outcome(**state)
@@ -342,11 +336,5 @@ class Trainer:
         self.progress.note(f"resumed after step {self.outcome.steps_done} of {self.outcome.steps}")
 
 
-def _attention_of_any_shape(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """On a GPU, attention without cuDNN, which plans anew for each shape: .16 to 2.3 s each where a step takes .03."""
-    if device.type != "cuda":
-        return contextlib.nullcontext()
-    kept: contextlib.AbstractContextManager[None] = sdpa_kernel(
-        [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    )
-    return kept
+def _learning(model: Any) -> dict[str, torch.Tensor]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -54,9 +54,18 @@ class Head:
             weight, bias, scale, getattr(config, "final_logit_softcapping", None), getattr(model, DRAFT_IDS, None)
         )
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden: [..., width] -> logits: [..., rows], in the head's dtype."""
-        logits = F.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+    def logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """hidden: [..., width] -> logits: [..., rows], in the head's dtype.
+
+        `out`: memory for those of hidden states [position, width], where nothing needs a gradient.
+        """
+        states = hidden.to(self.weight.dtype)
+        if out is None:
+            logits = F.linear(states, self.weight, self.bias)
+        elif self.bias is None:
+            logits = torch.mm(states, self.weight.t(), out=out)
+        else:
+            logits = torch.addmm(self.bias, states, self.weight.t(), out=out)
         if self.scale != 1.0:
             logits = logits * self.scale
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
