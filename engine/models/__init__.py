@@ -3,6 +3,7 @@
 locate       from a name to a folder on this disk
 load         from a specification to a loaded model
 draft        the draft: its first weights and its files
+masters      float32 masters of a model that trains in another dtype
 layers       settings that speak of layers, when some are taken out
 shallow      a model with some of its target's layers
 head         splitting a model at its output head

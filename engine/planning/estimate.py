@@ -11,12 +11,12 @@ import torch
 
 from engine.capture.plan import CapturePlan
 from engine.config.schema import MeasureSpec, Recipe
-from engine.distill.schedule import answers_per_step, planned_steps
+from engine.distill.schedule import answers_per_step, forward_tokens, planned_steps
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_lines
 from engine.models.draft import shared_modules
-from engine.models.head import CHUNK_VALUES, text_config
-from engine.models.load import LoadedModel
+from engine.models.head import chunk_size, text_config
+from engine.models.load import LoadedModel, resolve_device
 from engine.paths import Home
 from engine.planning.earlier_runs import best_pace, differences
 from engine.planning.outlines import draft_shapes, target_outline
@@ -135,9 +135,10 @@ def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, 
     """Bytes by part; training and measurement do not happen at once."""
     parameters = sum(p.numel() for p in target.model.parameters())
     size = target.dtype.itemsize
-    positions = recipe.train.micro_batch_tokens
+    device, rows = resolve_device(recipe.target.device), int(target.model.get_output_embeddings().weight.shape[0])
+    positions, values = forward_tokens(recipe.train, device), chunk_size(rows, device) * rows
     weights = draft.total * _FLOAT32 + draft.trained * _FLOAT32 * 3  # weights; gradients and AdamW's two moments
-    activations = positions * draft.activation_values * _FLOAT32 + CHUNK_VALUES * _FLOAT32 * _LOGIT_TENSORS
+    activations = positions * draft.activation_values * _FLOAT32 + values * _FLOAT32 * _LOGIT_TENSORS
     exact_copy = 0 if target.dtype == torch.float32 else parameters * _FLOAT32  # for the losslessness certificate
     return {
         "target": parameters * size,
@@ -194,9 +195,9 @@ def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Es
     if server is not None and server.requests_per_minute and asked:  # how fast it answers is not known
         seconds["answers of the server"] = 60 * asked / server.requests_per_minute
     if pace.train_tokens_s and plan.training is not None:
-        answers = len(plan.training.prompts)
-        steps = planned_steps(answers, recipe.train)
-        per_step = answers_per_step(answers, recipe.train) * _tokens(plan.training, fill) / max(1, answers)
+        answers, tokens = len(plan.training.prompts), _tokens(plan.training, fill)
+        steps = planned_steps(answers, recipe.train, tokens)
+        per_step = answers_per_step(answers, recipe.train, tokens) * tokens / max(1, answers)
         seconds["training"] = steps * per_step / pace.train_tokens_s
     if pace.measure_s and pace.recipe.measure.against == recipe.measure.against:
         seconds["measurement"] = pace.measure_s * _measure_work(recipe.measure) / _measure_work(pace.recipe.measure)

@@ -32,7 +32,7 @@ from engine.decode.runner import runner_for
 from engine.decode.sampling import Sampling, Uniforms, distribution
 from engine.decode.speculative import accepted_tokens, propose
 from engine.distill.modes.offline import OfflineBatches
-from engine.distill.schedule import step_answers
+from engine.distill.schedule import forward_tokens
 from engine.distill.source import BatchSource, Material
 from engine.errors import DraftbenchError
 from engine.models.head import Head, chunk_size, hidden_states
@@ -93,8 +93,7 @@ class OnPolicyBatches(BatchSource):
         return self.grouped(self._written(step) if self.spec.form == "sampled" else self._proposed(step))
 
     def _answers(self, step: int) -> list[AnsweredPrompt]:
-        answers = self.capture.answers
-        return [answers[i] for i in step_answers(len(answers), self.settings, step)]
+        return [self.capture.answers[i] for i in self.offline.passes.answers(step)]
 
     def _captured(self, step: int) -> Sequence[Batch]:
         """The offline step. Assisted, it leaves out the reverse KL."""
@@ -156,7 +155,8 @@ class OnPolicyBatches(BatchSource):
                 room = max(1, min(self.spec.block_tokens, self.limits.max_new_tokens - place))
                 places.append((f"{answer.prompt_id}@{place}", context, room))
         blocks: list[Block] = []
-        for group in group_by_length([len(context) for _, context, _ in places], self.settings.micro_batch_tokens):
+        most = forward_tokens(self.settings, self.device)
+        for group in group_by_length([len(context) for _, context, _ in places], most):
             for first in range(0, len(group), self.limits.batch_size):
                 blocks += self._propose([places[i] for i in group[first : first + self.limits.batch_size]], step)
         return blocks
@@ -192,7 +192,7 @@ class OnPolicyBatches(BatchSource):
     # ---- scoring ----------------------------------------------------------------------------
 
     def _states(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
-        return target_states(self.target.model, samples, self.settings.micro_batch_tokens, self.device)
+        return target_states(self.target.model, samples, forward_tokens(self.settings, self.device), self.device)
 
     @torch.no_grad()
     def _scored(self, sample: Sample, states: torch.Tensor, weights: torch.Tensor | None) -> Sample:

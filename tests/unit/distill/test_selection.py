@@ -114,7 +114,7 @@ def test_the_gradient_is_that_of_the_kept_positions_divided_by_their_number(tmp_
     expected = [g for g in torch.autograd.grad(losses[chosen].mean(), learning, allow_unused=True) if g is not None]
 
     found: list[torch.Tensor] = []
-    made.clip = lambda: found.extend(p.grad.clone() for p in made.trained if p.grad is not None) or 1.0
+    made.clip = lambda: found.extend(p.grad.clone() for p in made.trained if p.grad is not None) or torch.ones(())
     events: list[dict[str, Any]] = []
     made.emit = lambda event: events.append(event.document())
     made._step(0)

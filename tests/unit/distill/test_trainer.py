@@ -15,12 +15,14 @@ from safetensors.torch import load_file
 from engine.capture.batches import Batch, collate
 from engine.capture.signal import ExactSignal
 from engine.capture.store import Capture
+from engine.catalogue import LOSSES as LOSS_CARDS
 from engine.config.schema import LossTerm, TrainSpec
 from engine.distill import checkpoint, trainer
 from engine.distill.chunked import Positions, chunked_loss
 from engine.distill.losses import LOSSES
 from engine.distill.modes.offline import OfflineBatches
 from engine.distill.schedule import learning_rate
+from engine.distill.source import Ahead
 from engine.distill.trainer import Outcome, Trainer
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import sha256_file
@@ -30,6 +32,7 @@ from engine.models.load import LoadedModel
 from engine.progress import Progress
 from tests.conftest import tiny_llama
 from tests.kill import kill_myself, run_until_killed
+from tests.tiny_families import random_model, small_config
 from tests.tiny_pair import as_draft, captured, draft_of, into, loaded, stopping_target
 
 STEPS = 7
@@ -74,9 +77,9 @@ def step_gradients(trainer: Trainer, step: int = 0) -> tuple[float, list[torch.T
     """Loss a token and gradients of one optimiser step, before clipping."""
     kept: list[torch.Tensor] = []
 
-    def keep() -> float:
+    def keep() -> torch.Tensor:
         kept.extend(p.grad.clone() for p in trainer.trained if p.grad is not None)
-        return 1.0
+        return torch.ones(())
 
     trainer.clip = keep
     events: list[dict[str, Any]] = []
@@ -129,7 +132,7 @@ def test_padding_leaks_into_nothing(tmp_path, target, capture, name: str):
 
     def backward(batches: Sequence[Batch]) -> tuple[float, list[torch.Tensor]]:
         made.optimiser.zero_grad(set_to_none=True)
-        loss = sum(made.backward(batch, 0, 1, (0.5, 0.5)) for batch in batches)
+        loss = sum(float(made.backward(batch, 0, 1, (0.5, 0.5))) for batch in batches)
         return loss, [p.grad.clone() for p in made.trained if p.grad is not None]
 
     padded = collate(capture, capture.answers, target.device)
@@ -146,6 +149,37 @@ def test_what_stands_in_the_padding_does_not_matter(tmp_path, target, capture):
     batch = collate(capture, capture.answers, target.device)
     noisy = replace(batch, ids=torch.where(batch.mask.bool(), batch.ids, torch.full_like(batch.ids, 77)))
     assert made.backward(batch, 0, 1) == made.backward(noisy, 0, 1)
+
+
+PADDED: dict[str, dict[str, Any]] = {
+    "gemma3_text": {"sliding_window": 8},
+    "gpt_neo": {"attention_types": [[["global", "local"], 3]], "window_size": 8},
+    "opt": {},
+    "bloom": {},
+    "mixtral": {},
+    "qwen3_next": {},
+    "mamba": {},
+}
+
+
+@pytest.mark.parametrize("kind", PADDED)
+def test_padding_on_the_right_needs_no_mask(kind: str):
+    """Windows, absolute and relative positions, experts and recurrences: none reads what stands after a position."""
+    model = random_model(small_config(kind, **PADDED[kind]))
+    ids = torch.randint(2, 250, (3, 24), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 15:], mask[2, 4:] = 0, 0
+    with torch.no_grad():
+        masked, open_ = (hidden_states(model, ids, m, is_draft=True) for m in (mask, None))
+    torch.testing.assert_close(open_[mask.bool()], masked[mask.bool()], rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_drawn_where_no_loss_draws(tmp_path, target, capture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trainer, "Uniforms", None)
+    assert LOSS_CARDS["tvd_pp"].samples
+    trainer_in(tmp_path, target, capture, settings(loss=["forward_kl", "sft"])).run()
+    with pytest.raises(TypeError):
+        trainer_in(tmp_path / "drawn", target, capture, settings(loss=["forward_kl", "tvd_pp"])).run()
 
 
 def test_the_same_answer_gets_the_same_draws_whatever_stands_beside_it(tmp_path, target, capture):
@@ -300,6 +334,76 @@ def test_a_draft_with_fewer_rows_learns_from_text_that_it_cannot_wholly_read(tmp
     assert losses[-1] < losses[0]
 
 
+# ---- as on a GPU: losses read every few steps, batches made ahead ----------------------------
+
+
+def test_reading_losses_seldom_changes_no_weight_and_no_event(tmp_path, target, capture, unbroken):
+    runs: list[list[dict[str, Any]]] = []
+    for every in (1, 4):
+        events: list[dict[str, Any]] = []
+        made = trainer_in(tmp_path / str(every), target, capture, emit=into(events))
+        made.read_every = every
+        assert fingerprint(tmp_path / str(every), made.run()) == unbroken
+        runs.append([{k: v for k, v in event.items() if k not in ("seconds", "at")} for event in events])
+    assert runs[0] == runs[1]
+
+
+def test_losses_are_read_before_anything_is_kept_or_evaluated(tmp_path, target, capture):
+    """A kill after a checkpoint must not lose the events of the steps that it holds."""
+    told: list[int] = []
+    made = trainer_in(tmp_path, target, capture, settings(eval_every=5, checkpoint_every=3))
+    made.read_every = 99
+    made.progress = Progress(quiet=True, listen=lambda state: told.append(state["done"]))
+    seen: list[tuple[int, int]] = []
+    keep, evaluate = made._checkpoint, made._evaluate
+    made._checkpoint = lambda: (seen.append((made.outcome.steps_done, told[-1])), keep())
+    made._evaluate = lambda: (seen.append((made.outcome.steps_done, told[-1] if told else 0)), evaluate())
+    made.run()
+    assert seen == [(step, step) for step in (0, 3, 5, 6, STEPS, STEPS)]
+
+
+def test_a_diverged_step_that_is_read_late_was_not_applied_nor_any_after_it(tmp_path, target, capture):
+    spec = settings(eval_every=99, checkpoint_every=99)
+    good = trainer_in(tmp_path / "good", target, capture, spec)
+    for step in range(4):
+        good._step(step)
+    events: list[dict[str, Any]] = []
+    made = trainer_in(tmp_path / "bad", target, capture, spec, source=Poisoned, emit=into(events))
+    made.read_every = 99
+    with pytest.raises(DraftbenchError, match="step 5: the loss is nan"):
+        made.run()
+    assert [e["step"] for e in events if e["kind"] == "train"] == [1, 2, 3, 4]
+    assert made.outcome.steps_done == 4
+    assert all(torch.equal(a, b) for a, b in zip(good.trained, made.trained, strict=True))
+    moments = [[opt.state[p] for p in t.trained] for t, opt in ((good, good.optimiser), (made, made.optimiser))]
+    for mine, theirs in zip(*moments, strict=True):
+        assert all(torch.equal(mine[key], theirs[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
+
+
+def test_batches_made_ahead_are_the_same_in_their_order(target, capture):
+    source = OfflineBatches(capture, settings(), Head.of(target.model), target.device)
+    ahead = Ahead(source)
+    for step in [*range(3), 5, 6]:  # the fourth was made for nothing
+        mine, theirs = ahead.micro_batches(step), source.micro_batches(step)
+        assert [b.names for b in mine] == [b.names for b in theirs]
+        assert all(torch.equal(a.ids, b.ids) for a, b in zip(mine, theirs, strict=True))
+    ahead.close()
+
+
+def test_an_error_of_the_thread_that_makes_batches_ends_the_training(target, capture):
+    class Lost(OfflineBatches):
+        def micro_batches(self, step: int) -> Sequence[Batch]:
+            if step == 1:
+                raise OSError("the disk is gone")
+            return super().micro_batches(step)
+
+    ahead = Ahead(Lost(capture, settings(), Head.of(target.model), target.device))
+    ahead.micro_batches(0)
+    with pytest.raises(OSError, match="the disk is gone"):
+        ahead.micro_batches(1)
+    ahead.close()
+
+
 # ---- broken off and resumed -----------------------------------------------------------------
 
 
@@ -433,7 +537,6 @@ def train_and_die(folder: Path, captures: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_killed_process_is_resumed_to_the_same_weights(tmp_path, target, capture, unbroken):
     run_until_killed(train_and_die, tmp_path / "run", capture.folder.parent.parent)
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
@@ -499,7 +602,7 @@ def test_a_loss_that_is_no_number_stops_before_it_is_applied(tmp_path, target, c
 
 def test_an_infinite_gradient_stops_too(tmp_path, target, capture, monkeypatch: pytest.MonkeyPatch):
     made = trainer_in(tmp_path, target, capture)
-    monkeypatch.setattr(made, "clip", lambda: math.inf)
+    monkeypatch.setattr(made, "clip", lambda: torch.tensor(math.inf))
     before = [p.detach().clone() for p in made.trained]
     with pytest.raises(DraftbenchError, match="gradient norm inf"):
         made.run()
@@ -527,4 +630,4 @@ def test_hidden_states_of_response_positions_are_what_the_loss_sees(tmp_path, ta
     hidden = hidden_states(made.draft.model, batch.ids, batch.mask)[batch.responds]
     positions = Positions(batch.token_ids, torch.zeros(batch.tokens), lambda part: made.source.read_signal(batch, part))
     expected = chunked_loss(hidden, Head.of(made.draft.model), positions, settings().loss)
-    assert made.backward(batch, 0, 1) == pytest.approx(float(expected.detach()), rel=1e-6)
+    assert float(made.backward(batch, 0, 1)) == pytest.approx(float(expected.detach()), rel=1e-6)

@@ -107,7 +107,7 @@ def gradients(trainer: Trainer, step: int = 0) -> tuple[float, list[torch.Tensor
     batches = trainer.source.micro_batches(step)
     tokens = sum(batch.tokens for batch in batches)
     trainer.optimiser.zero_grad(set_to_none=True)
-    loss = sum(trainer.backward(batch, step, tokens) for batch in batches) / tokens
+    loss = sum(float(trainer.backward(batch, step, tokens)) for batch in batches) / tokens
     return loss, [p.grad.clone() for p in trainer.trained if p.grad is not None]
 
 
