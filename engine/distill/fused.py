@@ -117,11 +117,15 @@ class TargetLogits:
         """The same at some of the positions."""
         return TargetLogits(self.logits[part], None if self.log_totals is None else self.log_totals[part])
 
+    def log_p(self, rows: int, temperature: float) -> torch.Tensor:
+        """Log-probabilities of the first `rows` ids: [position, rows], float32."""
+        scores = _scores(self.logits[..., :rows], temperature)
+        return scores.log_softmax(-1) if self.log_totals is None else scores.sub_(self.log_totals.unsqueeze(-1))
+
     def gradient(self, draft_logits: torch.Tensor, temperature: float, slope_at: SlopeAt) -> torch.Tensor:
         """The gradient of the draft's logits: [position, rows], float32, its own tensor."""
         common = min(draft_logits.shape[-1], self.logits.shape[-1])
-        scores = _scores(self.logits[..., :common], temperature)
-        log_p = scores.log_softmax(-1) if self.log_totals is None else scores.sub_(self.log_totals.unsqueeze(-1))
+        log_p = self.log_p(common, temperature)
         log_q = _scores(draft_logits[..., :common], temperature).log_softmax(-1)
         both = Both(log_p, log_q, log_p.exp(), log_q.exp())
         slope = slope_at(both)
@@ -218,6 +222,15 @@ def value_and_gradient(
         gradient = own if gradient is None else gradient.add_(own)
     assert gradient is not None
     return values, gradient
+
+
+@torch.no_grad()
+def softmax_in_place(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Put the probabilities where the logits were, [position, rows]; returns the log of what they were divided by."""
+    scores = _scores(logits, temperature)
+    probs = scores.softmax(-1)
+    logits.copy_(probs)
+    return scores.amax(-1) - probs.amax(-1).log()  # of the likeliest id, whose probability is never tiny
 
 
 def _text(

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 
 from engine.capture.batches import Batch, collate
-from engine.capture.signal import ExactSignal
 from engine.capture.store import Capture
 from engine.catalogue import LOSSES as LOSS_CARDS
 from engine.config.schema import DraftSpec, LossTerm, TrainSpec
@@ -624,18 +623,11 @@ def test_a_checkpoint_holds_what_differs_from_the_target_and_its_moments(tmp_pat
 
 
 class Poisoned(OfflineBatches):
-    """The signal of step 4 (from 0) is not a number, or its values are infinite."""
-
-    value = math.nan
+    """The losses of step 4 (from 0) are weighted with something that is not a number."""
 
     def micro_batches(self, step: int) -> Sequence[Batch]:
-        self.step = step
-        return super().micro_batches(step)
-
-    def read_signal(self, batch: Batch, part: slice) -> Any:
-        signal = super().read_signal(batch, part)
-        assert isinstance(signal, ExactSignal)
-        return replace(signal, hidden=signal.hidden * self.value) if self.step == 4 else signal
+        batches = super().micro_batches(step)
+        return batches if step != 4 else [replace(b, weights=torch.full((b.tokens, 1), math.nan)) for b in batches]
 
 
 def test_a_loss_that_is_no_number_stops_before_it_is_applied(tmp_path, target, capture, unbroken):
