@@ -16,7 +16,14 @@ import torch
 
 from engine.capture.signal import Signal
 from engine.config.schema import LossTerm
-from engine.distill.fused import Scratch, has_fused_form, softmax_in_place, target_of, value_and_gradient
+from engine.distill.fused import (
+    Scratch,
+    expected_rows,
+    has_fused_form,
+    softmax_in_place,
+    target_of,
+    value_and_gradient,
+)
 from engine.distill.losses import LOSSES, Context, tvd_pp_rewards
 from engine.distill.moments import Moments
 from engine.models.head import Head, chunk_size
@@ -148,11 +155,14 @@ class _Loss:
         own = moments.weighted(self.terms, self._weights(part), self.positions.token_ids[part], self.head)
         factor = self.head.scale / self.temperature
         values = own.log_mean - factor * torch.linalg.vecdot(states.float(), own.mean_row)
+        half_on_cpu = weight.dtype == torch.bfloat16 and weight.device.type == "cpu"  # a GPU would wait for the ids
+        largest = torch.zeros(len(weight)) if half_on_cpu else None
         for block in _parts(logits, _block_size(logits.shape[-1], logits.device)):
-            values[block] += own.mass[block] * softmax_in_place(logits[block], self.temperature)
+            values[block] += own.mass[block] * softmax_in_place(logits[block], self.temperature, largest)
         if not needed:
             return values.sum(), []
-        return values.sum(), [((logits @ weight).float() * own.mass.unsqueeze(-1) - own.mean_row) * factor]
+        expected = expected_rows(logits, weight, largest).float()
+        return values.sum(), [(expected * own.mass.unsqueeze(-1) - own.mean_row) * factor]
 
     def _context(self, part: slice) -> Context:
         mean, deviation = self.reward_scale
