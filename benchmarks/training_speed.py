@@ -3,11 +3,11 @@
     git worktree add /tmp/before 1f670fd
     python benchmarks/training_speed.py --against /tmp/before
 
-The target answers 64 prompts once. Then two processes, one a checkout, train the same draft from those answers, with
-whole-vocabulary forward KL by default, and take turns: a step of one, the same step of the other. So both see the same
-machine, the ratio is one of pairs, and the losses printed beside each other show that the work is the same. Each
-process also reports the memory that it took beyond the loaded target. Without --against, this checkout alone is timed.
-About a minute and a half on two idle cores. Memory is Linux's (VmHWM is reset and read).
+The target answers 64 prompts once. Then two processes, one a checkout, train the same draft from those answers, six
+epochs of four steps with whole-vocabulary forward KL by default, and take turns: a step of one, the same step of the
+other. So both see the same machine, the ratio is one of pairs, and the losses printed beside each other show that the
+work is the same. Each process also reports the memory that it took beyond the loaded target. Without --against, this
+checkout alone is timed. About two minutes on two idle cores. Memory is Linux's (VmHWM is reset and read).
 
 `time_steps` and `random_text` are for benchmarks/gpu.py: steps of any size on any device, without a prompt or a file.
 """
@@ -35,10 +35,11 @@ sys.path.insert(0, os.environ.get("DRAFTBENCH_CHECKOUT") or str(Path(__file__).r
 
 from engine.capture.batches import Batch, Sample
 from engine.capture.plan import plan_capture
-from engine.capture.signal import signal_format
-from engine.capture.store import make_capture
+from engine.capture.signal import SignalFormat, signal_format
+from engine.capture.store import Capture, make_capture
 from engine.config.schema import DEFAULT_TARGET, CaptureSpec, DraftSpec, ModelSpec, PromptSource, TrainSpec
 from engine.data.readers import read_prompts
+from engine.distill.modes.offline import OfflineBatches
 from engine.distill.reading import SignalReader
 from engine.distill.source import BatchSource
 from engine.distill.trainer import Trainer
@@ -50,24 +51,7 @@ from engine.records.events import Event
 
 PROMPTS = "sample_data/prompts/biology/train.jsonl"
 ANSWERS = 64
-WARM_UP = 2  # steps of each process that are not counted
-
-
-class Answers(BatchSource):
-    """Some answers over and over, so many a step, in their order."""
-
-    reads_weights = False
-
-    def __init__(self, samples: Sequence[Sample], size: int, target: LoadedModel, kind: str, settings: TrainSpec):
-        form = signal_format(kind, target.model, 64)
-        super().__init__(
-            settings, SignalReader(form, Head.of(target.model), target.device, None, settings), target.device
-        )
-        self.samples, self.size, self.steps = samples, size, 1_000_000
-
-    def micro_batches(self, step: int) -> Sequence[Batch]:
-        first = step * self.size % len(self.samples)
-        return self.grouped([self.samples[(first + i) % len(self.samples)] for i in range(self.size)])
+WARM_UP = 1  # steps of each process that are not counted
 
 
 class Enough(Exception):
@@ -75,7 +59,7 @@ class Enough(Exception):
 
 
 def run_steps(trainer: Trainer, after_step: Callable[[float, float, int], None]) -> None:
-    """Train; `after_step` gets each step's seconds, loss and positions, and raises Enough in the end."""
+    """Train; `after_step` gets each step's seconds, loss and positions, and may raise Enough."""
     began = time.monotonic()
 
     def emit(event: Event) -> None:
@@ -90,14 +74,39 @@ def run_steps(trainer: Trainer, after_step: Callable[[float, float, int], None])
         trainer.run()
 
 
-def trainer_of(target: LoadedModel, samples: Sequence[Sample], size: int, changes: dict[str, Any], layers: int) -> Any:
-    """A trainer of a fresh draft that keeps nothing on disk before its first checkpoint, which is never reached."""
-    settings = TrainSpec.model_validate(
-        {"checkpoint_every": 10**6, "eval_every": 10**6, "schedule": "constant", "learning_rate": 1e-4, **changes}
-    )
-    source = Answers(samples, size, target, "exact", settings)
-    draft = initialise_draft(target, DraftSpec(layers=layers), seed=0)
-    return Trainer(draft, source, settings, Path(tempfile.mkdtemp()), progress=SILENT)
+def settings_of(**changes: Any) -> TrainSpec:
+    """Nothing is evaluated or kept on the way."""
+    return TrainSpec.model_validate({"checkpoint_every": 10**6, "eval_every": 10**6, **changes})
+
+
+# ---- steps of any size on any device ------------------------------------------------------------
+
+
+class Kept:
+    """A capture in memory, as far as a signal is read from it."""
+
+    def __init__(self, samples: Sequence[Sample], form: SignalFormat) -> None:
+        self.raw, self.format = torch.cat([sample.raw_signal for sample in samples]), form
+        self.positions = len(self.raw)
+
+    def raw_positions(self, part: slice) -> torch.Tensor:
+        """[position, bytes_per_token] uint8 of a range of positions."""
+        return self.raw[part]
+
+
+class AllAtOnce(BatchSource):
+    """All samples in every step."""
+
+    reads_weights = False
+
+    def __init__(self, samples: Sequence[Sample], target: LoadedModel, settings: TrainSpec, steps: int) -> None:
+        form = signal_format("exact", target.model, 0)
+        reader = SignalReader(form, Head.of(target.model), target.device, None, settings, Kept(samples, form))  # type: ignore[arg-type]
+        super().__init__(settings, reader, target.device)
+        self.samples, self.steps, self.visits = samples, steps, float(steps)
+
+    def micro_batches(self, step: int) -> Sequence[Batch]:
+        return self.grouped(self.samples)
 
 
 @torch.no_grad()
@@ -110,8 +119,8 @@ def random_text(target: LoadedModel, rows: int, prompt_tokens: int, answer_token
         states = hidden_states(target.model, row[None, :-1].to(target.device))[0, prompt_tokens - 1 :]
         ids = row.tolist()
         raw = form.encode(states, states)
-        nowhere = torch.full((answer_tokens,), -1)
-        samples.append(Sample(str(number), ids[:prompt_tokens], ids[prompt_tokens:], raw.cpu(), nowhere))
+        places = torch.arange(number * answer_tokens, (number + 1) * answer_tokens)
+        samples.append(Sample(str(number), ids[:prompt_tokens], ids[prompt_tokens:], raw.cpu(), places))
     return samples
 
 
@@ -123,16 +132,19 @@ def time_steps(
     answer_tokens: int = 128,
     layers: int = 4,
     steps: int = 32,
+    once: bool = False,
     changes: dict[str, Any] | None = None,
 ) -> dict[str, float]:
     """Response positions a second of whole optimiser steps on random text, on the target's device.
 
-    `steps` are counted after as many uncounted ones; on a GPU take a multiple of 16, after which losses are read.
+    `steps` are counted after as many uncounted ones; on a GPU take a multiple of 16, after which losses are read. With
+    `once`, as if each text were seen once: forward KL then needs the target's logits at every step.
     """
     rows = max(1, positions // answer_tokens)
-    trainer = trainer_of(
-        target, random_text(target, rows, prompt_tokens, answer_tokens), rows, {**(changes or {})}, layers
-    )
+    settings = settings_of(**(changes or {}))
+    source = AllAtOnce(random_text(target, rows, prompt_tokens, answer_tokens), target, settings, 2 * steps)
+    source.visits = 1.0 if once else source.visits
+    draft = initialise_draft(target, DraftSpec(layers=layers), seed=0)
     seconds: list[float] = []
 
     def after_step(took: float, loss: float, count: int) -> None:
@@ -140,7 +152,8 @@ def time_steps(
         if len(seconds) == 2 * steps:
             raise Enough
 
-    run_steps(trainer, after_step)
+    with tempfile.TemporaryDirectory() as folder:
+        run_steps(Trainer(draft, source, settings, Path(folder), progress=SILENT), after_step)
     spent = sum(seconds[steps:])
     return {
         "positions_per_step": rows * answer_tokens,
@@ -160,56 +173,37 @@ def resident_bytes(which: str) -> int:
     return int(match[1]) * 1024
 
 
-def answered(options: argparse.Namespace, folder: Path) -> Path:
-    """A file with the target's answers to the first prompts, which every checkout can read."""
+def capture(options: argparse.Namespace, folder: Path) -> None:
+    """Let the target answer the first prompts."""
     target = load_model(ModelSpec(model=options.target))
     prompts = read_prompts([PromptSource(path=options.prompts, limit=ANSWERS)]).prompts
-    plan = plan_capture(folder / "captures", target, prompts, CaptureSpec(max_new_tokens=options.tokens))
-    capture = make_capture(plan, target, batch_size=ANSWERS, progress=Progress(quiet=True))
-    rows = [
-        {
-            "prompt_id": a.prompt_id,
-            "prompt_ids": a.prompt_ids,
-            "token_ids": a.token_ids,
-            "raw": capture.raw_signal(a).numpy().tobytes().hex(),
-        }
-        for a in capture.answers
-    ]
-    path = folder / "answers.json"
-    path.write_text(json.dumps(rows))
-    return path
-
-
-def read_answers(path: Path) -> list[Sample]:
-    """The answers of `answered` as samples."""
-    samples = []
-    for row in json.loads(path.read_text()):
-        count = len(row["token_ids"])
-        raw = torch.frombuffer(bytearray.fromhex(row["raw"]), dtype=torch.uint8).view(count, -1)
-        samples.append(Sample(row["prompt_id"], row["prompt_ids"], row["token_ids"], raw, torch.full((count,), -1)))
-    return samples
+    plan = plan_capture(folder, target, prompts, CaptureSpec(max_new_tokens=options.tokens))
+    make_capture(plan, target, batch_size=ANSWERS, progress=Progress(quiet=True))
 
 
 def child(options: argparse.Namespace) -> int:
     """Train a step whenever a line comes in, and say how long it took; at the end say how much memory was needed."""
     target = load_model(ModelSpec(model=options.target))
-    samples = read_answers(Path(options.child))
+    (folder,) = (path for path in Path(options.child).iterdir() if path.is_dir())
+    answers = Capture(folder, signal_format("exact", target.model, 0))
     base = resident_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # 5 resets VmHWM
-    changes = {"loss": options.loss.split("+"), **json.loads(options.train)}
-    trainer = trainer_of(target, samples, options.answers, changes, options.layers)
-
-    def say(**figures: float) -> None:
-        print(json.dumps(figures), flush=True)
-        if not sys.stdin.readline().strip():
-            print(json.dumps({"above_target_bytes": resident_bytes("VmHWM") - base}), flush=True)
-            raise Enough
+    epochs = (WARM_UP + options.steps) * options.answers / len(answers.answers)
+    settings = settings_of(
+        loss=options.loss.split("+"), batch_size=options.answers, epochs=epochs, **json.loads(options.train)
+    )
+    source = OfflineBatches(answers, settings, Head.of(target.model), target.device)
+    draft = initialise_draft(target, DraftSpec(layers=options.layers), seed=0)
 
     def after_step(took: float, loss: float, count: int) -> None:
-        say(seconds=took, loss=loss, positions=count)
+        print(json.dumps({"seconds": took, "loss": loss, "positions": count}), flush=True)
+        if not sys.stdin.readline().strip():
+            raise Enough
 
     sys.stdin.readline()
-    run_steps(trainer, after_step)
+    with tempfile.TemporaryDirectory() as run:
+        run_steps(Trainer(draft, source, settings, Path(run), progress=SILENT), after_step)
+    print(json.dumps({"above_target_bytes": resident_bytes("VmHWM") - base}), flush=True)
     return 0
 
 
@@ -255,7 +249,9 @@ def compare(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, 
     here = Path(__file__).resolve().parent.parent
     checkouts = {"this": here, **({"other": Path(options.against).resolve()} if options.against else {})}
     with tempfile.TemporaryDirectory() as folder:
-        data = answered(options, Path(folder))
+        data = Path(folder) / "captures"
+        oldest = list(checkouts.values())[-1]  # a newer one reads what an older one wrote
+        Worker(oldest, data, [*arguments, "--capture"]).process.wait()
         workers = {name: Worker(path, data, arguments) for name, path in checkouts.items()}
         steps: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
         for number in range(WARM_UP + options.steps):
@@ -291,12 +287,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=48, help="most tokens of an answer")
     parser.add_argument("--answers", type=int, default=16, help="answers a step")
     parser.add_argument("--layers", type=int, default=4, help="of the draft")
-    parser.add_argument("--steps", type=int, default=16, help="counted steps of each")
+    parser.add_argument("--steps", type=int, default=23, help="counted steps of each, after one that is not")
     parser.add_argument("--loss", default="forward_kl", help="a loss, or several joined by +")
     parser.add_argument("--train", default="{}", help="other keys of the section train, as JSON")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--capture", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.capture:
+        capture(options, Path(options.child))
+        return 0
     if options.child:
         return child(options)
     given = list(sys.argv[1:] if arguments is None else arguments)

@@ -16,8 +16,16 @@ import torch
 
 from engine.capture.signal import Signal
 from engine.config.schema import LossTerm
-from engine.distill.fused import Scratch, has_fused_form, target_of, value_and_gradient
+from engine.distill.fused import (
+    Scratch,
+    expected_rows,
+    has_fused_form,
+    softmax_in_place,
+    target_of,
+    value_and_gradient,
+)
 from engine.distill.losses import LOSSES, Context, tvd_pp_rewards
+from engine.distill.moments import Moments
 from engine.models.head import Head, chunk_size
 
 # Values of the logits of a chunk that the head multiplies at once, and of a block of them whose gradient is then worked
@@ -38,6 +46,7 @@ class Positions:
     uniforms: torch.Tensor
     read_signal: ReadSignal
     weights: torch.Tensor | None = None  # [position, term]: factor on each term's loss at each position
+    read_moments: Callable[[slice], Moments | None] = lambda part: None  # in place of the signal, where they will do
 
     def context(self, part: slice, temperature: float) -> Context:
         return Context(self.token_ids[part], self.uniforms[part], temperature)
@@ -92,6 +101,9 @@ class _Loss:
 
     def gradients(self, part: slice, inputs: Inputs, needed: Sequence[int]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The sum over some positions and its gradients with respect to the inputs of these numbers."""
+        moments = self.positions.read_moments(part) if self.closed else None
+        if moments is not None:
+            return self._by_moments(part, moments, inputs, needed)
         signal = self.positions.read_signal(part)
         run = self._in_closed_form if self.closed else self._by_autograd
         return run(part, signal, inputs, needed)
@@ -131,6 +143,26 @@ class _Loss:
                 logits[block] = head.before_scaling(gradient, logits[block])
         ways = (lambda: logits @ weight, lambda: logits.t() @ states, lambda: logits.sum(0, dtype=torch.float32))
         return total, [ways[i]() for i in needed]
+
+    def _by_moments(
+        self, part: slice, moments: Moments, inputs: Inputs, needed: Sequence[int]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The same for forward KL and text, of a linear head that does not learn: see `moments`."""
+        hidden, weight, _ = inputs
+        assert set(needed) <= {0}
+        states = hidden.to(weight.dtype)
+        logits = self.scratch.logits("draft", self.head, states)
+        own = moments.weighted(self.terms, self._weights(part), self.positions.token_ids[part], self.head)
+        factor = self.head.scale / self.temperature
+        values = own.log_mean - factor * torch.linalg.vecdot(states.float(), own.mean_row)
+        half_on_cpu = weight.dtype == torch.bfloat16 and weight.device.type == "cpu"  # a GPU would wait for the ids
+        largest = torch.zeros(len(weight)) if half_on_cpu else None
+        for block in _parts(logits, _block_size(logits.shape[-1], logits.device)):
+            values[block] += own.mass[block] * softmax_in_place(logits[block], self.temperature, largest)
+        if not needed:
+            return values.sum(), []
+        expected = expected_rows(logits, weight, largest).float()
+        return values.sum(), [(expected * own.mass.unsqueeze(-1) - own.mean_row) * factor]
 
     def _context(self, part: slice) -> Context:
         mean, deviation = self.reward_scale

@@ -42,6 +42,12 @@ class Passes:
         epoch, place = divmod(last, len(self.tokens))
         return _bounded(self._begin(epoch)[place] // self._step_tokens + 1, self.settings)
 
+    @property
+    def visits(self) -> float:
+        """Times that an answer is learnt from, on average."""
+        each = answers_per_step(len(self.tokens), self.settings, sum(self.tokens)) / len(self.tokens)
+        return min(self.settings.epochs, self.steps * each)
+
     def answers(self, step: int) -> list[int]:
         """Indices of the answers of one step."""
         if self.settings.batch_tokens is None:

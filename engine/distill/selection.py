@@ -42,7 +42,7 @@ class SelectedBatches(BatchSource):
         self.source, self.draft_model, self.reference_model = source, draft_model, reference_model
         self.share = self.settings.selection.share
         self.dtype = resolve_dtype(self.settings.precision, self.device)
-        self.steps = source.steps
+        self.steps, self.visits = source.steps, self.share * source.visits
         self._seen = (-1, 0)
 
     @property
@@ -83,6 +83,9 @@ class SelectedBatches(BatchSource):
 
     def read_signal(self, batch: Batch, part: slice) -> Signal | None:
         return self.source.read_signal(batch, part)
+
+    def reads_capture(self) -> bool:
+        return self.source.reads_capture()
 
     def target_tokens(self, step: int, batches: Sequence[Batch]) -> int:
         """Those of the whole step: the target wrote them, whatever is learnt from them."""

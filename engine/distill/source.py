@@ -29,6 +29,7 @@ class BatchSource:
     """
 
     steps: int
+    visits = 1.0  # times that a position of the capture is learnt from
     reads_weights = True  # whether a step's batches depend on the draft as it is then; if not they can be made ahead
 
     def __init__(self, settings: TrainSpec, reader: SignalReader, device: torch.device) -> None:
@@ -45,6 +46,10 @@ class BatchSource:
     def read_signal(self, batch: Batch, part: slice) -> Signal | None:
         """The signal of some of a batch's response positions; None if only text was kept."""
         return self.reader.read(batch, part)
+
+    def reads_capture(self) -> bool:
+        """Whether the signal at a place of the capture is what is kept there, and nothing that the mode made of it."""
+        return type(self).read_signal is BatchSource.read_signal
 
     def target_tokens(self, step: int, batches: Sequence[Batch]) -> int:
         """Tokens of the target's text that the step saw for the first time in its epoch: what the step's data cost."""

@@ -25,6 +25,7 @@ from engine.distill.checkpoint import FOLDER, latest_checkpoint, load_checkpoint
 from engine.distill.chunked import Positions, chunked_loss, rewards, scale_of, uses_rewards
 from engine.distill.forward import draft_states
 from engine.distill.fused import Scratch
+from engine.distill.moments import moment_table
 from engine.distill.schedule import learning_rate
 from engine.distill.source import Ahead, BatchSource
 from engine.errors import DraftbenchError
@@ -109,6 +110,7 @@ class Trainer:
         )
         self.outcome = Outcome(source.steps)
         self.read_every = 1 if device.type == "cpu" else _GPU_READ_EVERY
+        self.moments = moment_table(source, Head.of(self.model))
         self._batches: BatchSource | Ahead = source
         self.scratch = Scratch()
         self._taken: list[_Taken] = []
@@ -255,7 +257,13 @@ class Trainer:
         head = Head.of(self.draft.model)
         tokens = known_rows(batch.token_ids, len(head.weight), head.ids, self.draft.model.config.vocab_size)
         uniforms = self._draws(batch, step).to(batch.token_ids.device)
-        return Positions(tokens, uniforms, lambda part: self.source.read_signal(batch, part), batch.weights)
+        return Positions(
+            tokens,
+            uniforms,
+            lambda part: self.source.read_signal(batch, part),
+            batch.weights,
+            lambda part: None if self.moments is None else self.moments.read(batch.places[part]),
+        )
 
     def _draws(self, batch: Batch, step: int) -> torch.Tensor:
         """[position] in [0, 1): those of losses that sample; zeros if none does."""

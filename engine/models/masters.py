@@ -39,4 +39,5 @@ class Masters:
     @torch.no_grad()
     def publish(self) -> None:
         """Round the masters into the model."""
-        torch._foreach_copy_(list(self.inside.values()), list(self.outside.values()))
+        for name, parameter in self.inside.items():
+            parameter.copy_(self.outside[name])

@@ -11,6 +11,8 @@ import torch
 
 from engine.capture.plan import CapturePlan
 from engine.config.schema import MeasureSpec, Recipe
+from engine.distill.chunked import closed_chunk_size
+from engine.distill.fused import has_fused_form
 from engine.distill.schedule import answers_per_step, forward_tokens, planned_steps
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_lines
@@ -136,9 +138,12 @@ def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, 
     parameters = sum(p.numel() for p in target.model.parameters())
     size = target.dtype.itemsize
     device, rows = resolve_device(recipe.target.device), int(target.model.get_output_embeddings().weight.shape[0])
-    positions, values = forward_tokens(recipe.train, device), chunk_size(rows, device) * rows
-    weights = draft.total * _FLOAT32 + draft.trained * _FLOAT32 * 3  # weights; gradients and AdamW's two moments
-    activations = positions * draft.activation_values * _FLOAT32 + values * _FLOAT32 * _LOGIT_TENSORS
+    positions = forward_tokens(recipe.train, device)
+    values = chunk_size(rows, device) * rows * _LOGIT_TENSORS
+    if has_fused_form(recipe.train.loss):
+        values = closed_chunk_size(rows, device) * rows * 2  # the logits of target and draft
+    weights = draft.total * (_FLOAT32 + size) + draft.trained * _FLOAT32 * 3  # also gradients and AdamW's two moments
+    activations = positions * draft.activation_values * _FLOAT32 + values * _FLOAT32
     exact_copy = 0 if target.dtype == torch.float32 else parameters * _FLOAT32  # for the losslessness certificate
     return {
         "target": parameters * size,

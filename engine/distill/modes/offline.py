@@ -45,7 +45,7 @@ class OfflineBatches(BatchSource):
         )
         self.capture = capture
         self.passes = Passes([len(answer.token_ids) for answer in capture.answers], settings)
-        self.steps = self.passes.steps
+        self.steps, self.visits = self.passes.steps, self.passes.visits
 
     @classmethod
     def of(cls, material: Material) -> Self:

@@ -79,7 +79,7 @@ class OnPolicyBatches(BatchSource):
         self.draft_model, self.target, self.target_head = draft_model, target, head
         self.capture, self.limits, self.spec = capture, limits, settings.on_policy
         self.sampling = Sampling(self.spec.temperature)
-        self.steps = self.offline.steps
+        self.steps, self.visits = self.offline.steps, (1 - self.spec.share) * self.offline.visits
 
     @property
     def terms(self) -> Sequence[LossTerm]:

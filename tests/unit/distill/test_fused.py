@@ -12,7 +12,14 @@ from engine.capture.signal import ExactSignal, LogitsSignal, Signal, SignalForma
 from engine.config.schema import LossTerm
 from engine.distill import chunked
 from engine.distill.chunked import Positions, chunked_loss
-from engine.distill.fused import DIVERGENCES, has_fused_form, target_of, value_and_gradient
+from engine.distill.fused import (
+    DIVERGENCES,
+    expected_rows,
+    has_fused_form,
+    softmax_in_place,
+    target_of,
+    value_and_gradient,
+)
 from engine.distill.losses import LOSSES
 from engine.models.head import Head
 from tests.unit.distill import test_losses as plain
@@ -148,3 +155,20 @@ def test_nothing_is_learnt_where_no_token_is_known():
     assert float(loss) == 0.0
     assert not hidden.any()
     assert not head.any()
+
+
+@pytest.mark.parametrize("sharpness", [0.1, 6.0], ids=["flat", "sharp"])
+def test_ids_without_weight_are_left_out_of_a_product_in_half_precision(sharpness: float):
+    """What is left out is bounded by what bfloat16 rounds off; a flat distribution leaves out nothing."""
+    logits, weight = plain.normal(6, 4096, seed=0) * sharpness, plain.normal(4096, 32, seed=1)
+    probs, largest = logits.clone(), torch.zeros(4096)
+    totals = torch.cat([softmax_in_place(probs[part], 1.0, largest) for part in (slice(0, 2), slice(2, 6))])
+    torch.testing.assert_close(totals, logits.logsumexp(-1))
+    torch.testing.assert_close(probs, logits.softmax(-1))
+    assert torch.equal(largest, probs.amax(0))
+    kept = largest > 2.0**-9 / 4096
+    assert bool(kept.all()) == (sharpness < 1)
+    assert float((probs * ~kept).sum(-1).max()) <= 2.0**-9
+    narrow, whole = expected_rows(probs, weight, largest), expected_rows(probs, weight, None)
+    assert float((narrow - whole).norm() / whole.norm()) < 1e-3
+    assert torch.equal(narrow, whole) == (sharpness < 1)

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 
 from engine.capture.batches import Batch, collate
-from engine.capture.signal import ExactSignal
 from engine.capture.store import Capture
 from engine.catalogue import LOSSES as LOSS_CARDS
 from engine.config.schema import LossTerm, TrainSpec
@@ -26,7 +25,7 @@ from engine.distill.source import Ahead
 from engine.distill.trainer import Outcome, Trainer
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import sha256_file
-from engine.models.draft import Draft, load_draft
+from engine.models.draft import Draft, in_dtype, load_draft, trim
 from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel
 from engine.progress import Progress
@@ -334,6 +333,62 @@ def test_a_draft_with_fewer_rows_learns_from_text_that_it_cannot_wholly_read(tmp
     assert losses[-1] < losses[0]
 
 
+# ---- half precision --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{}, {"share_embeddings": False}], ids=["frozen head", "trained head"])
+def test_half_precision_trains_float32_weights_in_a_rounded_copy(tmp_path, target, capture, changes: dict[str, Any]):
+    spec = settings(precision="bfloat16", batch_size=6)
+    made = trainer_in(tmp_path, target, capture, spec, draft=draft_of(target, **changes))
+    exact = trainer_in(tmp_path / "exact", target, capture, settings(batch_size=6), draft=draft_of(target, **changes))
+    for mine, theirs in zip(step_gradients(made)[1], step_gradients(exact)[1], strict=True):
+        assert mine.dtype == torch.float32
+        assert float((mine - theirs).norm()) < 0.05 * float(theirs.norm()) + 1e-5
+    masters, copies = dict(made.draft.model.named_parameters()), dict(made.model.named_parameters())
+    assert masters.keys() == copies.keys()
+    for name, copied in copies.items():
+        assert (copied.dtype, masters[name].dtype) == (torch.bfloat16, torch.float32)
+        assert torch.equal(copied, masters[name].bfloat16()), name
+        assert copied.grad is None
+
+
+def test_the_copy_computes_what_the_draft_will_compute_when_it_is_served(tmp_path, target, capture):
+    """Not what a cast model would: a cast rounds the rotary frequencies too."""
+    made = trainer_in(tmp_path, target, capture, settings(precision="bfloat16"))
+    made.run()
+    served = load_draft(tmp_path / "draft" / "last", target, dtype=torch.bfloat16).model
+    ids = torch.randint(258, (2, 30), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        mine, theirs = (hidden_states(model, ids, is_draft=True) for model in (made.model, served))
+    assert torch.equal(mine, theirs)
+
+
+def test_a_run_in_half_precision_that_is_broken_off_ends_with_the_same_weights(tmp_path, target, capture):
+    spec = settings(precision="bfloat16")
+    whole = fingerprint(tmp_path / "whole", trainer_in(tmp_path / "whole", target, capture, spec).run())
+
+    def listen(told: dict[str, Any]) -> None:
+        if told["done"] == 5:
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        trainer_in(tmp_path, target, capture, spec, progress=Progress(quiet=True, listen=listen)).run()
+    assert fingerprint(tmp_path, trainer_in(tmp_path, target, capture, spec).run()) == whole
+
+
+@pytest.mark.parametrize("trimmed", [False, True], ids=["all ids", "trimmed vocabulary"])
+def test_a_copy_in_another_dtype_says_the_same(target, trimmed: bool):
+    draft = draft_of(target, share_embeddings=trimmed)
+    if trimmed:
+        draft = trim(draft, target, torch.arange(3, 90))
+    copied = in_dtype(draft, torch.float32)
+    ids = torch.randint(258, (2, 30), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(copied(input_ids=ids).logits, draft.model(input_ids=ids).logits)
+    marks = [{n: p.requires_grad for n, p in model.named_parameters()} for model in (copied, draft.model)]
+    assert marks[0] == marks[1]
+    assert not {p.data_ptr() for p in copied.parameters()} & {p.data_ptr() for p in draft.model.parameters()}
+
+
 # ---- as on a GPU: losses read every few steps, batches made ahead ----------------------------
 
 
@@ -564,18 +619,11 @@ def test_a_checkpoint_holds_what_differs_from_the_target_and_its_moments(tmp_pat
 
 
 class Poisoned(OfflineBatches):
-    """The signal of step 4 (from 0) is not a number, or its values are infinite."""
-
-    value = math.nan
+    """The losses of step 4 (from 0) are weighted with something that is not a number."""
 
     def micro_batches(self, step: int) -> Sequence[Batch]:
-        self.step = step
-        return super().micro_batches(step)
-
-    def read_signal(self, batch: Batch, part: slice) -> Any:
-        signal = super().read_signal(batch, part)
-        assert isinstance(signal, ExactSignal)
-        return replace(signal, hidden=signal.hidden * self.value) if self.step == 4 else signal
+        batches = super().micro_batches(step)
+        return batches if step != 4 else [replace(b, weights=torch.full((b.tokens, 1), math.nan)) for b in batches]
 
 
 def test_a_loss_that_is_no_number_stops_before_it_is_applied(tmp_path, target, capture, unbroken):
