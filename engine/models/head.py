@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from engine.errors import DraftbenchError, boundary
+from engine.models.fused_linears import linear
 
 # The buffer in which a draft of a trimmed vocabulary keeps the target's id of each row of its head.
 DRAFT_IDS = "draft_token_ids"
@@ -54,7 +54,7 @@ class Head:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden: [..., width] -> logits: [..., rows], in the head's dtype."""
-        logits = F.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+        logits = linear(hidden.to(self.weight.dtype), self.weight, self.bias)
         if self.scale != 1.0:
             logits = logits * self.scale
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
