@@ -84,7 +84,10 @@ class Siblings:
         if latest is not None and latest[0] is hidden and latest[1] == hidden._version:
             parts = latest[2]
         elif self._all_at_once.usable(hidden):
-            parts = self._all_at_once.product(hidden).split(self._sizes, -1)
+            whole = self._all_at_once.product(hidden)
+            if len(self.layers) == 1:
+                return whole
+            parts = whole.split(self._sizes, -1)
         else:
             return F.linear(hidden, self.layers[place].weight, self.layers[place].bias)
         last = place == len(self.layers) - 1  # called last: nothing is held until the next step

@@ -15,8 +15,9 @@ from engine.distill.schedule import answers_per_step, planned_steps
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_lines
 from engine.models.draft import shared_modules
+from engine.models.fused_linears import packs
 from engine.models.head import CHUNK_VALUES, text_config
-from engine.models.load import LoadedModel
+from engine.models.load import LoadedModel, resolve_device
 from engine.paths import Home
 from engine.planning.earlier_runs import best_pace, differences
 from engine.planning.outlines import draft_shapes, target_outline
@@ -134,7 +135,7 @@ def draft_parameters(home: Home, recipe: Recipe, target: LoadedModel) -> DraftSi
 def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, int]:
     """Bytes by part; training and measurement do not happen at once."""
     parameters = sum(p.numel() for p in target.model.parameters())
-    size = target.dtype.itemsize
+    size = target.dtype.itemsize * (2 if packs(resolve_device(target.spec.device), target.dtype) else 1)  # with copies
     positions = recipe.train.micro_batch_tokens
     weights = draft.total * _FLOAT32 + draft.trained * _FLOAT32 * 3  # weights; gradients and AdamW's two moments
     activations = positions * draft.activation_values * _FLOAT32 + CHUNK_VALUES * _FLOAT32 * _LOGIT_TENSORS
