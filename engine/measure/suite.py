@@ -433,6 +433,7 @@ def _conditions(target: LoadedModel, settings: MeasureSpec, heldout_hash: str, p
         "top_k": settings.top_k,
         "max_new_tokens": settings.max_new_tokens,
         "dtype": target.dtype_name,
+        "quantize": target.spec.quantize,
         "device": target.device.type,
         "threads": speed.threads(),
         "seed": settings.seed,

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from engine.config.schema import DraftSpec, ModelSpec
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import disk_errors, read_object, sha256_file, write_json
+from engine.models.fused_linears import fuse_linears
 from engine.models.head import DRAFT_IDS, check_head
 from engine.models.load import LoadedModel, load_model
 from engine.models.shallow import check_copied, copy_layers, fitting_layers, shallow_model
@@ -266,7 +267,9 @@ def load_draft(folder: Path, target: LoadedModel, *, dtype: torch.dtype | None =
         model.tie_weights()
     if info.share_embeddings:
         _share(model, target.model, dtype or target.dtype)
-    return Draft(model.requires_grad_(False), info)
+    model.requires_grad_(False)
+    fuse_linears(model)
+    return Draft(model, info)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from engine.errors import DraftbenchError, boundary
+from engine.models.fused_linears import linear
 
 # The buffer in which a draft of a trimmed vocabulary keeps the target's id of each row of its head.
 DRAFT_IDS = "draft_token_ids"
@@ -61,7 +61,7 @@ class Head:
         """
         states = hidden.to(self.weight.dtype)
         if out is None:
-            logits = F.linear(states, self.weight, self.bias)
+            logits = linear(states, self.weight, self.bias)
         elif self.bias is None:
             logits = torch.mm(states, self.weight.t(), out=out)
         else:

@@ -17,6 +17,7 @@ from engine.distill.schedule import answers_per_step, forward_tokens, planned_st
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_lines
 from engine.models.draft import shared_modules
+from engine.models.fused_linears import packs
 from engine.models.head import chunk_size, text_config
 from engine.models.load import LoadedModel, resolve_device
 from engine.paths import Home
@@ -136,8 +137,8 @@ def draft_parameters(home: Home, recipe: Recipe, target: LoadedModel) -> DraftSi
 def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, int]:
     """Bytes by part; training and measurement do not happen at once."""
     parameters = sum(p.numel() for p in target.model.parameters())
-    size = target.dtype.itemsize
     device, rows = resolve_device(recipe.target.device), int(target.model.get_output_embeddings().weight.shape[0])
+    size = target.dtype.itemsize * (2 if packs(device, target.dtype) else 1)  # with the packed copies
     positions = forward_tokens(recipe.train, device)
     values = chunk_size(rows, device) * rows * _LOGIT_TENSORS
     if has_fused_form(recipe.train.loss):

@@ -107,6 +107,8 @@ class Provenance(Record):
     target_fingerprint: Text | None = None
     """Hash of the target's weights."""
     target_dtype: Text | None = None
+    target_quantize: Text | None = None
+    """How the target's weights were rounded: 'int8', or None."""
     device: Text | None = None
     """torch's name: 'cpu', 'cuda:0'."""
     supervision: Text | None = None

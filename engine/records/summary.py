@@ -60,6 +60,8 @@ class Conditions(Part):
     max_new_tokens: Whole | None = None
     dtype: Text | None = None
     """Precision of target and draft."""
+    quantize: Text | None = None
+    """How the target's weights were rounded: 'int8', or None."""
     device: Text | None = None
     """'cpu' or 'cuda'."""
     threads: Whole | None = None
@@ -69,6 +71,11 @@ class Conditions(Part):
     batch_size: BatchSizes | None = None
     served_by: Text | None = None
     """Model and address of the server whose text was measured on; None for the model at hand."""
+
+    @property
+    def precision(self) -> str | None:
+        """Precision in words, such as 'bfloat16 with int8 weights'."""
+        return f"{self.dtype} with {self.quantize} weights" if self.quantize else self.dtype
 
 
 class SlotAcceptance(Part):

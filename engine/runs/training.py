@@ -124,6 +124,7 @@ def _provenance(
     return provenance(
         target_fingerprint=target.fingerprint,
         target_dtype=target.dtype_name,
+        target_quantize=target.spec.quantize,
         device=str(target.device),
         supervision=recipe.train.supervision,
         seeds=Seeds(capture=recipe.capture.seed, train=recipe.train.seed, measure=recipe.measure.seed),

@@ -6,6 +6,7 @@ import shutil
 
 import psutil
 
+from engine.models.int8 import refuse_int8
 from engine.models.load import resolve_device, resolve_dtype
 from engine.numbers import readable_bytes
 from engine.planning.checks.subject import Finding, Subject, failed, ok, warning
@@ -19,7 +20,13 @@ def device(subject: Subject) -> Finding:
     spec = subject.recipe.target
     resolved = resolve_device(spec.device)
     dtype = str(resolve_dtype(spec.dtype, resolved)).removeprefix("torch.")
-    return ok(f"{resolved}, the target in {dtype}")
+    if spec.quantize is None:
+        return ok(f"{resolved}, the target in {dtype}")
+    refuse_int8(resolved)
+    message = f"{resolved}, the target in {dtype} with {spec.quantize} weights"
+    if dtype == "float32":
+        return warning(f"{message}, which are rounded but not faster in float32", "set target.dtype: bfloat16")
+    return ok(message)
 
 
 def memory(subject: Subject) -> Finding:

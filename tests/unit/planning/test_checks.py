@@ -15,6 +15,7 @@ from engine.config.reading import dump_recipe
 from engine.config.schema import Recipe
 from engine.fileio import read_json, write_json
 from engine.models import load
+from engine.models.fused_linears import packs
 from engine.paths import home
 from engine.planning.checks import Check, checks
 from engine.planning.checks import machine as machine_checks
@@ -231,7 +232,8 @@ def test_memory_is_counted_from_the_shapes(recipe: Path):
     target = tiny_llama()
     assert found.memory["target"] == sum(p.numel() for p in target.parameters()) * 4
     halved = estimate(home(), made(recipe, "target.dtype=bfloat16"))
-    assert halved.memory["target"] * 2 == found.memory["target"]
+    copies = 2 if packs(torch.device("cpu"), torch.bfloat16) else 1
+    assert halved.memory["target"] * 2 == found.memory["target"] * copies
     assert halved.memory["measurement"] > found.memory["measurement"], "the certificate needs a float32 copy"
     assert found.memory_bytes == found.memory["target"] + max(
         found.memory[part] for part in ("capture", "training", "measurement")
