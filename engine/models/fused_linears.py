@@ -21,8 +21,8 @@ import torch.nn.functional as F
 
 # More rows than this are a prefill: there the copy is a small part, and torch is left to choose the kernel.
 MOST_ROWS = 64
-_COMPARED_ROWS = (1, 2, 3, 4, 5, 8, 13, 32, MOST_ROWS)
-_COMPARED_SHAPES = ((1, 1), (1, 3), (2, 1), (3, 4))  # rows and columns of the ids that whole models are compared on
+_COMPARED_ROWS = (1, 2, 3, 4, 5, 8, 17, MOST_ROWS)
+_COMPARED_SHAPES = ((1, 1), (2, 3))  # rows and columns of the ids that whole models are compared on
 _ATTRIBUTE = "packed_head"  # of the plain weight of an output head; a copy of the weight does not have it
 
 _in_use: ContextVar[bool] = ContextVar("fused_linears_in_use", default=True)
@@ -163,6 +163,11 @@ def as_loaded() -> Iterator[None]:
         yield
     finally:
         _in_use.reset(token)
+
+
+def in_use() -> bool:
+    """Whether models compute in the ways of this room, and not as they were loaded."""
+    return _in_use.get()
 
 
 @torch.no_grad()
