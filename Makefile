@@ -19,16 +19,16 @@ quickstart: install
 test: style
 	$(BIN)/draftbench fetch
 	$(MAKE) --no-print-directory --jobs 2 --keep-going types suite
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/browser
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/browser
 
 # A thread per worker: with more, tiny tensors and the processes that tests start wait for each other most of the time.
 suite unit: export OMP_NUM_THREADS = 1
 
 suite: install
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/browser
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/browser
 
 unit: install
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" tests/unit
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" tests/unit
 
 browser: install
 	$(BIN)/draftbench fetch

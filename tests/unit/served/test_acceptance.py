@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,13 @@ def capture_temperature(capture: Capture) -> float:
     return float(read_json(capture.folder / "spec.json")["temperature"])
 
 
+@cache
+def spelling() -> TokenBytes:
+    return TokenBytes(byte_tokenizer())
+
+
 def spell(token_id: int) -> bytes:
-    tokenizer = byte_tokenizer()
-    return TokenBytes(tokenizer)._bytes[token_id]
+    return spelling()._bytes[token_id]
 
 
 def likeliest(target: LoadedModel, capture: Capture) -> dict[str, list[float]]:

@@ -376,6 +376,7 @@ def test_the_shipped_recipes_are_valid():
     assert [load_section(TuneRecipe, file).name for file in files] == ["biology", "chinese", "function_calling"]
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_after_a_kill_and_ends_as_if_unbroken(recipe: Path, tmp_path: Path):
     command = [
         sys.executable,
