@@ -35,9 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", help="names separated by commas; without: all but the quickstart")
     parser.add_argument("--out", type=Path, help="JSON file, written after every row")
-    parser.add_argument(
-        "--baseline", type=Path, help="another checkout, for the rows decode, capture, training and start"
-    )
+    parser.add_argument("--baseline", type=Path, help="another checkout: rows decode, capture, training, start")
     parser.add_argument("--trl", type=Path, help="environment with TRL, for the row training")
     parser.add_argument("--vllm", type=Path, help="environment with vLLM, for the rows decode and capture")
     parser.add_argument("--anyway", action="store_true", help="measure on a busy machine; disturbed rows are marked")
