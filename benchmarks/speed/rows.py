@@ -27,6 +27,7 @@ from benchmarks.speed.subjects import (
     has_embedded_model,
     random_subject,
 )
+from engine.config.schema import ModelSpec
 from engine.errors import DraftbenchError
 
 _MANY = 96  # prompts: more than a domain's held-out set has
@@ -126,7 +127,7 @@ class Rows:
 
     def _decode(self, folder: Path) -> Row:
         few, scale = self.few, self.scale
-        more: dict[str, Way] = {}
+        more = self._with_int8(few)
         with ExitStack() as stack:
             if self.baseline is not None:
                 peer = self._before(stack, folder, few)
@@ -168,6 +169,17 @@ class Rows:
                 rounds=max(3, scale.rounds // 2),
                 more_ways=more,
             )
+
+    def _with_int8(self, few: Subject) -> dict[str, Way]:
+        """Our loop with int8 weights of the target, plain and speculative."""
+        if self.device.type != "cpu" or not self.real or "quantize" not in ModelSpec.model_fields:
+            return {}
+        int8, tokens = embedded(few.name, prompts=1, device="cpu", quantize="int8"), self.scale.tokens
+        target, draft = int8.target.model, int8.draft.model
+        return {
+            "int8": decoding.OurLoop(target, None, few.prompts, 0, tokens),
+            f"int8_speculative_{few.gamma}": decoding.OurLoop(target, draft, few.prompts, few.gamma, tokens),
+        }
 
     def _before(self, stack: ExitStack, folder: Path, subject: Subject) -> Peer:
         """The engine of the other checkout, with the same pair."""
