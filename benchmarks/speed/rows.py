@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,12 @@ class Rows:
     baseline: Path | None = None
     trl: Path | None = None
     vllm: Path | None = None
+    rounds: int | None = None
 
     @property
     def scale(self) -> Scale:
-        return SMALL if self.tiny else CUDA if self.device.type == "cuda" else CPU
+        scale = SMALL if self.tiny else CUDA if self.device.type == "cuda" else CPU
+        return scale if self.rounds is None else replace(scale, rounds=self.rounds)
 
     @property
     def shape(self) -> Shape:
@@ -123,7 +125,7 @@ class Rows:
         return decoding.verify_row(self.few, tokens=self.scale.tokens // 2, rounds=self.scale.rounds)
 
     def _batches(self, folder: Path) -> Row:
-        return decoding.batches_row(self.few, tokens=self.scale.batch_tokens, rounds=self.scale.rounds // 2)
+        return decoding.batches_row(self.few, tokens=self.scale.batch_tokens, rounds=max(2, self.scale.rounds // 2))
 
     def _decode(self, folder: Path) -> Row:
         few, scale = self.few, self.scale
@@ -204,7 +206,11 @@ class Rows:
 
     def _training(self, folder: Path) -> Row:
         return training.training_row(
-            folder, rounds=4, steps=self.scale.train_steps, baseline=self.baseline, trl=self.trl
+            folder,
+            rounds=max(2, self.scale.rounds - 2),
+            steps=self.scale.train_steps,
+            baseline=self.baseline,
+            trl=self.trl,
         )
 
     def _random_training(self, **more: Any) -> AbstractContextManager[Training]:
@@ -240,7 +246,7 @@ class Rows:
             self._large_subject,
             shape.weight_bytes,
             tokens=scale.tokens // 2,
-            rounds=scale.rounds // 2,
+            rounds=max(2, scale.rounds // 2),
             gigabytes=0.01 if self.tiny else 2.0,
         )
 
@@ -252,7 +258,7 @@ class Rows:
         return row.model_copy(update={"name": "verify_large", "title": f"{row.title}, {self._large_subject.name}"})
 
     def _start(self, folder: Path) -> Row:
-        return commands.start_row(folder, rounds=8, baseline=self.baseline)
+        return commands.start_row(folder, rounds=max(2, self.scale.rounds), baseline=self.baseline)
 
 
 def asked(peer: Peer, subject: Subject, rows: int, **request: Any) -> Way:
