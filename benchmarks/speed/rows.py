@@ -104,6 +104,7 @@ class Rows:
             *(Planned(f"domain_{name}", 75, partial(self._domain, name)) for name in DOMAINS),
             Planned("capture", 80, self._capture),
             Planned("training", 170, self._training),
+            Planned("exact", 130, commands.exact_row),
             Planned("start", 60, self._start),
             Planned("quickstart", 320, commands.quickstart_row),
         ]
