@@ -30,7 +30,7 @@ from benchmarks.speed.subjects import (
 from engine.config.schema import ModelSpec
 from engine.errors import DraftbenchError
 
-_MANY = 96  # prompts: more than a domain's held-out set has
+_MANY = 96  # prompts, so that three rounds of a capture on a processor have none in common
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Rows:
     def subject(self) -> Subject:
         """The pair that most rows are about, with as many prompts as there are."""
         if self.real:
-            return embedded("function_calling", prompts=_MANY, device=str(self.device))
+            return embedded("function_calling", prompts=max(_MANY, self.scale.capture_prompts), device=str(self.device))
         return random_subject(self.shape, self.device, prompts=self.scale.capture_prompts)
 
     @property

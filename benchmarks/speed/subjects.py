@@ -27,6 +27,7 @@ from engine.runs.session import load_target
 
 DOMAINS = ("function_calling", "biology", "chinese")
 MOST_PROMPT_TOKENS = 384  # a longer prompt would make a round mostly prefill
+_PARTS = ("heldout", "synthetic", "train")
 _STATES = 4096  # hidden states that a row for ids which the draft has not is fitted to
 
 
@@ -111,14 +112,14 @@ def has_embedded_model() -> bool:
 
 
 def embedded(domain: str, *, prompts: int, device: str = "auto", quantize: str | None = None) -> Subject:
-    """The domain's target with the draft that was trained to be served with it, and its held-out prompts."""
+    """The domain's target with the draft that was trained to be served with it, and prompts of the domain."""
     run = _served_run(domain)
     recipe = run.recipe()
     rounding = {} if quantize is None else {"quantize": quantize}  # a key that other checkouts may not know
     spec = recipe.target.model_copy(update={"device": device, **rounding})
     target = load_target(recipe.model_copy(update={"target": spec}))
     draft = load_draft(best_draft(run), target)
-    rendered = _heldout(domain, target, None if prompts > 20 else 4 * prompts)
+    rendered = _texts(domain, target, 4 * prompts)
     kept = [ids for ids in rendered if len(ids) <= MOST_PROMPT_TOKENS][:prompts]
     gamma, plain = recipe.measure.num_draft_tokens, _as_the_library_has_it(target.model)
     whole = _whole(draft, target, rendered)
@@ -177,9 +178,10 @@ def _served_run(domain: str) -> RunFolder:
     return RunFolder(next(folder for folder in sample_folders() if folder.name.startswith(name)))
 
 
-def _heldout(domain: str, target: LoadedModel, count: int | None) -> list[list[int]]:
-    path = f"sample_data/prompts/{domain}/heldout.jsonl"
-    prompts = read_prompts([PromptSource(path=path, limit=count)]).prompts
+def _texts(domain: str, target: LoadedModel, count: int) -> list[list[int]]:
+    """Rendered prompts of a domain, all different: the held-out ones first."""
+    sources = [PromptSource(path=f"sample_data/prompts/{domain}/{part}.jsonl") for part in _PARTS]
+    prompts = read_prompts(sources).prompts[:count]
     return [render(target.tokenizer, p, context_tokens=target.context_tokens, max_new_tokens=64) for p in prompts]
 
 
