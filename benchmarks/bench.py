@@ -35,11 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", help="names separated by commas; without: all but the quickstart")
     parser.add_argument("--out", type=Path, help="JSON file, written after every row")
-    parser.add_argument(
-        "--baseline", type=Path, help="another checkout, for the rows decode, capture, training and start"
-    )
+    parser.add_argument("--baseline", type=Path, help="another checkout: rows decode, capture, training, start")
     parser.add_argument("--trl", type=Path, help="environment with TRL, for the row training")
     parser.add_argument("--vllm", type=Path, help="environment with vLLM, for the rows decode and capture")
+    parser.add_argument("--rounds", type=int, help="turns of each way in a decoding row, and fewer in slower rows")
     parser.add_argument("--anyway", action="store_true", help="measure on a busy machine; disturbed rows are marked")
     parser.add_argument("--set-up", choices=sorted(SET_UP), help="print how an environment is made, and end")
     given = parser.parse_args(arguments)
@@ -50,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         places = {
             name: None if path is None else path.resolve() for name, path in vars(given).items() if name in _PLACES
         }
-        planned = Rows(torch.device("cpu"), tiny=False, **places).planned()
+        planned = Rows(torch.device("cpu"), tiny=False, rounds=given.rounds, **places).planned()
         names = given.rows.split(",") if given.rows else [name for name in planned if name not in ONLY_ASKED]
         for name in names:
             if name not in planned:

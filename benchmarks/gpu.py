@@ -42,7 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given.device == "cpu" and not given.tiny:
         print("--device cpu goes with --tiny: `make bench` measures the processor", file=sys.stderr)
         return 2
-    planned = Rows(torch.device(given.device), tiny=given.tiny).planned()
+    device = torch.device("cuda", 0) if given.device == "cuda" else torch.device("cpu")
+    planned = Rows(device, tiny=given.tiny).planned()
     names = given.rows.split(",") if given.rows else list(planned)
     for name in names:
         if name not in planned:

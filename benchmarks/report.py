@@ -77,7 +77,7 @@ def _figures(report: Report, row: Row) -> str:
     conditions = ", ".join(
         f"{key} {number_of(value) if isinstance(value, float) else value}" for key, value in plain.items()
     )
-    counts = max((len(listed) for listed in row.samples.values()), default=0)
+    counts = max((len(listed) for listed in row.samples.values()), default=1)
     return "\n".join(
         [
             f"**{row.title}** (`{row.name}`; {conditions}; {counts} rounds; {_where(report)}).{mark}\n",

@@ -2,8 +2,8 @@
 
     PYTHONPATH=CHECKOUT python benchmarks/peers/decode_rounds.py '{"domain": "function_calling"}'
 
-PYTHONPATH names the checkout. What surrounds the engine is this checkout's, so that both do the same: `benchmarks` is a package without a file of its
-own, whose parts Python finds in either place.
+PYTHONPATH names the checkout. What surrounds the engine is this checkout's, so that both do the same: `benchmarks` is a
+package without a file of its own, whose parts Python finds in either place.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def capture_row(
         ordered, written = sorted(texts(number), key=len), 0
         for start in range(0, len(ordered), batch_size):
             answers = generate(
-                target.model,
+                subject.library_target,
                 ordered[start : start + batch_size],
                 max_new_tokens=max_new_tokens,
                 stop_ids=stops,

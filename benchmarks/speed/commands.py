@@ -65,6 +65,27 @@ def _loads_torch(home: Home, arguments: list[str]) -> Figure:
     return Figure(value=float(bool(re.search(r"\|\s+torch$", told, re.MULTILINE))), unit="imports of torch")
 
 
+def exact_row(folder: Path) -> Row:
+    """How much sooner `exact` is known to +-.01 than the rate of decoded text: benchmarks/exact_speed.py's figures."""
+    from benchmarks.exact_speed import exact_speed
+
+    measured = exact_speed()
+    figures = {
+        "exact/decoding": Figure(**measured["ratio"], n=measured["prompts"], unit="times sooner"),
+        "with_capture": Figure(**measured["ratio_with_capture"], n=measured["prompts"], unit="times sooner"),
+        **{f"{way}_s": Figure(value=measured[way]["seconds_to_half_width"], unit="s") for way in ("exact", "decoding")},
+    }
+    kept = ("temperature", "num_draft_tokens", "dtype", "prompts", "half_width")
+    return Row(
+        name="exact",
+        title="Acceptance to +-.01, by `exact` on captured text and by decoding",
+        conditions={"device": "cpu", **{name: measured[name] for name in kept}},
+        unit="seconds",
+        samples={},
+        figures=figures,
+    )
+
+
 def quickstart_row(folder: Path, recipe: str = "recipes/quickstart.yaml") -> Row:
     """The whole quickstart in a home without captures, once: seconds, those of its training, and its speed-up."""
     home = Home(folder / "home")

@@ -95,10 +95,10 @@ def decode_row(
     programs or other weights; each is compared with our plain decoding and with `generate`.
     """
     target, prompts = subject.target.model, subject.prompts
-    plain, library = OurLoop(target, None, prompts, 0, tokens), Generate(target, prompts, tokens)
+    plain, library = OurLoop(target, None, prompts, 0, tokens), Generate(subject.library_target, prompts, tokens)
     ways: dict[str, Way] = {"plain": plain, "generate": library}
     ratios = [("plain", "generate")]
-    static = Generate(target, prompts, tokens, {"static_cache": True})
+    static = Generate(subject.library_target, prompts, tokens, {"static_cache": True})
     notes = [_why_not(static)] if static_cache else []
     if notes == [""]:
         ways["static"] = static
@@ -107,7 +107,8 @@ def decode_row(
     for gamma, loop in loops.items():
         ours, theirs = f"speculative_{gamma}", f"assisted_{gamma}"
         ways[ours] = loop
-        ways[theirs] = Generate(target, prompts, tokens, {"assistant": subject.whole_draft, "num_draft_tokens": gamma})
+        assisted = {"assistant": subject.library_draft, "num_draft_tokens": gamma}
+        ways[theirs] = Generate(subject.library_target, prompts, tokens, assisted)
         ratios += [(ours, "plain"), (ours, "generate"), (ours, theirs)]
     for name, way in (more_ways or {}).items():
         ways[name] = way
@@ -214,7 +215,7 @@ def domain_row(subject: Subject, *, tokens: int, rounds: int) -> Row:
     ways: dict[str, Way] = {
         "plain": OurLoop(target, None, prompts, 0, tokens),
         "speculative": loop,
-        "generate": Generate(target, prompts, tokens),
+        "generate": Generate(subject.library_target, prompts, tokens),
     }
     paired = interleave(ways, rounds, unit="tokens", wait=waiting(subject.target.device))
     ratios = pairs_of(("speculative", "plain"), ("speculative", "generate"))
@@ -240,7 +241,7 @@ def large_row(subject: Subject, weight_bytes: int, *, tokens: int, rounds: int, 
     """Plain decoding of a large target beside `generate` and beside what reading its weights takes."""
     target, prompts = subject.target.model, subject.prompts
     loop = OurLoop(target, None, prompts, 0, tokens)
-    ways: dict[str, Way] = {"plain": loop, "generate": Generate(target, prompts, tokens)}
+    ways: dict[str, Way] = {"plain": loop, "generate": Generate(subject.library_target, prompts, tokens)}
     paired = interleave(ways, rounds, unit="tokens", warm_up=2, wait=waiting(subject.target.device))
     row = row_of("large", "A large target, plain", paired, pairs_of(("plain", "generate")), subject.conditions)
     limit_s = weight_bytes / bandwidth(subject.target.device, gigabytes)

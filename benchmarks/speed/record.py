@@ -129,15 +129,15 @@ def pairs_of(*names: tuple[str, str]) -> dict[str, tuple[str, str]]:
 @contextmanager
 def watched() -> Iterator[dict[str, Any]]:
     """Fill in `seconds` and `company` at the end: what this process and its children did not do, others did."""
-    found: dict[str, Any] = {}
+    seen: dict[str, Any] = {}
     before, own, began = psutil.cpu_times(), _own_seconds(), time.perf_counter()
-    yield found
+    yield seen
     after, seconds = psutil.cpu_times(), time.perf_counter() - began
     whole = seconds * (psutil.cpu_count() or 1)
     busy = sum(getattr(after, kind) - getattr(before, kind) for kind in ("user", "system"))
     stolen = getattr(after, "steal", 0.0) - getattr(before, "steal", 0.0)
     others = max(0.0, busy - (_own_seconds() - own)) / whole
-    found.update(seconds=round(seconds, 2), company=Company(others=round(others, 4), stolen=round(stolen / whole, 4)))
+    seen.update(seconds=round(seconds, 2), company=Company(others=round(others, 4), stolen=round(stolen / whole, 4)))
 
 
 def _own_seconds() -> float:

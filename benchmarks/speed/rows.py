@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ from benchmarks.speed.subjects import (
     has_embedded_model,
     random_subject,
 )
+from engine.config.schema import ModelSpec
 from engine.errors import DraftbenchError
 
-_MANY = 96  # prompts: more than a domain's held-out set has
+_MANY = 96  # prompts, so that three rounds of a capture on a processor have none in common
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,12 @@ class Rows:
     baseline: Path | None = None
     trl: Path | None = None
     vllm: Path | None = None
+    rounds: int | None = None
 
     @property
     def scale(self) -> Scale:
-        return SMALL if self.tiny else CUDA if self.device.type == "cuda" else CPU
+        scale = SMALL if self.tiny else CUDA if self.device.type == "cuda" else CPU
+        return scale if self.rounds is None else replace(scale, rounds=self.rounds)
 
     @property
     def shape(self) -> Shape:
@@ -80,7 +83,7 @@ class Rows:
     def subject(self) -> Subject:
         """The pair that most rows are about, with as many prompts as there are."""
         if self.real:
-            return embedded("function_calling", prompts=_MANY, device=str(self.device))
+            return embedded("function_calling", prompts=max(_MANY, self.scale.capture_prompts), device=str(self.device))
         return random_subject(self.shape, self.device, prompts=self.scale.capture_prompts)
 
     @property
@@ -101,6 +104,7 @@ class Rows:
             *(Planned(f"domain_{name}", 75, partial(self._domain, name)) for name in DOMAINS),
             Planned("capture", 80, self._capture),
             Planned("training", 170, self._training),
+            Planned("exact", 130, commands.exact_row),
             Planned("start", 60, self._start),
             Planned("quickstart", 320, commands.quickstart_row),
         ]
@@ -122,11 +126,11 @@ class Rows:
         return decoding.verify_row(self.few, tokens=self.scale.tokens // 2, rounds=self.scale.rounds)
 
     def _batches(self, folder: Path) -> Row:
-        return decoding.batches_row(self.few, tokens=self.scale.batch_tokens, rounds=self.scale.rounds // 2)
+        return decoding.batches_row(self.few, tokens=self.scale.batch_tokens, rounds=max(2, self.scale.rounds // 2))
 
     def _decode(self, folder: Path) -> Row:
         few, scale = self.few, self.scale
-        more: dict[str, Way] = {}
+        more = self._with_int8(few)
         with ExitStack() as stack:
             if self.baseline is not None:
                 peer = self._before(stack, folder, few)
@@ -169,6 +173,17 @@ class Rows:
                 more_ways=more,
             )
 
+    def _with_int8(self, few: Subject) -> dict[str, Way]:
+        """Our loop with int8 weights of the target, plain and speculative."""
+        if self.device.type != "cpu" or not self.real or "quantize" not in ModelSpec.model_fields:
+            return {}
+        int8, tokens = embedded(few.name, prompts=1, device="cpu", quantize="int8"), self.scale.tokens
+        target, draft = int8.target.model, int8.draft.model
+        return {
+            "int8": decoding.OurLoop(target, None, few.prompts, 0, tokens),
+            f"int8_speculative_{few.gamma}": decoding.OurLoop(target, draft, few.prompts, few.gamma, tokens),
+        }
+
     def _before(self, stack: ExitStack, folder: Path, subject: Subject) -> Peer:
         """The engine of the other checkout, with the same pair."""
         job = {"domain": subject.name}
@@ -192,7 +207,11 @@ class Rows:
 
     def _training(self, folder: Path) -> Row:
         return training.training_row(
-            folder, rounds=4, steps=self.scale.train_steps, baseline=self.baseline, trl=self.trl
+            folder,
+            rounds=max(2, self.scale.rounds - 2),
+            steps=self.scale.train_steps,
+            baseline=self.baseline,
+            trl=self.trl,
         )
 
     def _random_training(self, **more: Any) -> AbstractContextManager[Training]:
@@ -228,7 +247,7 @@ class Rows:
             self._large_subject,
             shape.weight_bytes,
             tokens=scale.tokens // 2,
-            rounds=scale.rounds // 2,
+            rounds=max(2, scale.rounds // 2),
             gigabytes=0.01 if self.tiny else 2.0,
         )
 
@@ -240,7 +259,7 @@ class Rows:
         return row.model_copy(update={"name": "verify_large", "title": f"{row.title}, {self._large_subject.name}"})
 
     def _start(self, folder: Path) -> Row:
-        return commands.start_row(folder, rounds=8, baseline=self.baseline)
+        return commands.start_row(folder, rounds=max(2, self.scale.rounds), baseline=self.baseline)
 
 
 def asked(peer: Peer, subject: Subject, rows: int, **request: Any) -> Way:

@@ -6,6 +6,7 @@ every figure but those that need a draft which is right about something; these a
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +27,7 @@ from engine.runs.session import load_target
 
 DOMAINS = ("function_calling", "biology", "chinese")
 MOST_PROMPT_TOKENS = 384  # a longer prompt would make a round mostly prefill
+_PARTS = ("heldout", "synthetic", "train")
 _STATES = 4096  # hidden states that a row for ids which the draft has not is fitted to
 
 
@@ -33,14 +35,16 @@ _STATES = 4096  # hidden states that a row for ids which the draft has not is fi
 class Subject:
     """A target with a draft and prompts of its domain.
 
-    `gamma`: the draft's own. `whole_draft`: the draft as plain Transformers has it, with all of the target's ids.
-    `weights`: 'embedded' or 'random'.
+    `gamma`: the draft's own. `library_target`, `library_draft`: both as plain Transformers has them, without anything
+    that the engine made of their layers when it loaded them, the draft with all of the target's ids. `weights`:
+    'embedded' or 'random'.
     """
 
     name: str
     target: LoadedModel
     draft: Draft
-    whole_draft: Any
+    library_target: Any
+    library_draft: Any
     gamma: int
     prompts: list[list[int]]
     stop_ids: frozenset[int]
@@ -107,18 +111,19 @@ def has_embedded_model() -> bool:
     return is_whole("smollm2-135m-instruct")
 
 
-def embedded(domain: str, *, prompts: int, device: str = "auto") -> Subject:
-    """The domain's target with the draft that was trained to be served with it, and its held-out prompts."""
+def embedded(domain: str, *, prompts: int, device: str = "auto", quantize: str | None = None) -> Subject:
+    """The domain's target with the draft that was trained to be served with it, and prompts of the domain."""
     run = _served_run(domain)
     recipe = run.recipe()
-    spec = recipe.target.model_copy(update={"device": device})
+    rounding = {} if quantize is None else {"quantize": quantize}  # a key that other checkouts may not know
+    spec = recipe.target.model_copy(update={"device": device, **rounding})
     target = load_target(recipe.model_copy(update={"target": spec}))
     draft = load_draft(best_draft(run), target)
-    rendered = _heldout(domain, target, None if prompts > 20 else 4 * prompts)
+    rendered = _texts(domain, target, 4 * prompts)
     kept = [ids for ids in rendered if len(ids) <= MOST_PROMPT_TOKENS][:prompts]
+    gamma, plain = recipe.measure.num_draft_tokens, _as_the_library_has_it(target.model)
     whole = _whole(draft, target, rendered)
-    gamma = recipe.measure.num_draft_tokens
-    return Subject(domain, target, draft, whole, gamma, _longest_first(kept), target.stop_ids, "embedded")
+    return Subject(domain, target, draft, plain, whole, gamma, _longest_first(kept), target.stop_ids, "embedded")
 
 
 def random_subject(
@@ -132,8 +137,8 @@ def random_subject(
     draft = trim(initialise_draft(target, ends, seed=0), target, torch.arange(shape.trimmed))
     draft.model.to(target.dtype).requires_grad_(False)
     whole = initialise_draft(target, ends, seed=0).model.to(target.dtype) if assisted else None
-    texts = random_prompts(shape, prompts, prompt_tokens)
-    return Subject(shape.name, target, draft, whole, 2, _longest_first(texts), target.stop_ids, "random")
+    texts = _longest_first(random_prompts(shape, prompts, prompt_tokens))
+    return Subject(shape.name, target, draft, target.model, whole, 2, texts, target.stop_ids, "random")
 
 
 def random_target(shape: Shape, device: torch.device) -> LoadedModel:
@@ -173,9 +178,10 @@ def _served_run(domain: str) -> RunFolder:
     return RunFolder(next(folder for folder in sample_folders() if folder.name.startswith(name)))
 
 
-def _heldout(domain: str, target: LoadedModel, count: int | None) -> list[list[int]]:
-    path = f"sample_data/prompts/{domain}/heldout.jsonl"
-    prompts = read_prompts([PromptSource(path=path, limit=count)]).prompts
+def _texts(domain: str, target: LoadedModel, count: int) -> list[list[int]]:
+    """Rendered prompts of a domain, all different: the held-out ones first."""
+    sources = [PromptSource(path=f"sample_data/prompts/{domain}/{part}.jsonl") for part in _PARTS]
+    prompts = read_prompts(sources).prompts[:count]
     return [render(target.tokenizer, p, context_tokens=target.context_tokens, max_new_tokens=64) for p in prompts]
 
 
@@ -183,13 +189,18 @@ def _heldout(domain: str, target: LoadedModel, count: int | None) -> list[list[i
 def _whole(draft: Draft, target: LoadedModel, texts: list[list[int]]) -> Any:
     """The draft with all of the target's ids, as an export has it."""
     if Head.of(draft.model).ids is None:
-        return draft.model
+        return _as_the_library_has_it(draft.model)
     states: list[torch.Tensor] = []
     for ids in texts:
         states.append(hidden_states(draft.model, torch.tensor([ids], device=target.device), is_draft=True)[0])
         if sum(map(len, states)) >= _STATES:
             break
     return with_whole_vocabulary(draft, torch.cat(states), target.vocab_rows)
+
+
+def _as_the_library_has_it(model: Any) -> Any:
+    """A copy of a model on a processor, whose layers compute as Transformers has them; elsewhere nothing is changed."""
+    return copy.deepcopy(model) if model.device.type == "cpu" else model
 
 
 def _longest_first(prompts: list[list[int]]) -> list[list[int]]:

@@ -23,6 +23,7 @@ from engine.chat.rendering import render
 from engine.config.schema import DEFAULT_TARGET, DraftSpec, ModelSpec, PromptSource, TrainSpec
 from engine.data.readers import read_prompts
 from engine.distill.trainer import Trainer
+from engine.errors import DraftbenchError
 from engine.fileio import write_json
 from engine.models.draft import initialise_draft
 from engine.models.load import load_model
@@ -49,6 +50,7 @@ def training_row(
         "tokens": TOKENS,
         "train": {"loss": "forward_kl"},
     }
+    notes: list[str] = []
     with ExitStack() as stack:
         start = partial(_started, stack, folder)
         peers = {"ours": start("ours", "train_steps.py", job)}
@@ -60,7 +62,12 @@ def training_row(
                 "draft": str(folder / "draft"),
                 "texts": str(folder / "texts.json"),
             }
-            peers["trl"] = start("trl", "trl_gkd.py", texts, python=environment(trl, "trl"))
+            try:
+                peers["trl"] = start("trl", "trl_gkd.py", texts, python=environment(trl, "trl"))
+                peers["trl"].ask(steps=1)
+            except DraftbenchError as error:  # of another environment: the checkouts can still be compared
+                peers.pop("trl", None)
+                notes.append(f"TRL could not train: {error.what}: {error.why}")
         memory: dict[str, int] = {}
 
         def way(name: str, number: int) -> Sample:
@@ -84,7 +91,7 @@ def training_row(
     row = row_of("training", "Training, forward KL over the whole vocabulary", paired, ratios, conditions)
     figures = {f"memory_{name}": Figure(value=most / 1e9, unit="GB") for name, most in memory.items()}
     figures |= {f"memory/{name}": Figure(value=memory["ours"] / memory[name], unit="x") for name in others}
-    return row.model_copy(update={"figures": {**row.figures, **figures}})
+    return row.model_copy(update={"figures": {**row.figures, **figures}, "notes": notes})
 
 
 def _started(stack: ExitStack, folder: Path, name: str, program: str, job: dict[str, Any], **where: Any) -> Peer:

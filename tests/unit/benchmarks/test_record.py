@@ -83,7 +83,7 @@ def disturbed_report() -> Report:
 
 def test_the_page_shows_goals_reasons_and_what_was_disturbed():
     text = page_maker.page([disturbed_report()], {"cpu decode plain/generate": "the kernel reads its weights twice"})
-    assert "| plain decoding over `generate` | >= 1.3 | 0.900 [0.900, 0.900] x: missed, 0.69 of the goal |" in text
+    assert "| plain decoding over `generate` | >= 1.3 | 0.900 [0.900, 0.900] x: missed, 0.692 of the goal |" in text
     assert "the kernel reads its weights twice" in text
     assert "**Disturbed:** other programs used 30%" in text
     assert "## On a GPU\n\nNot measured yet." in text
