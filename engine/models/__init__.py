@@ -6,6 +6,7 @@ draft        the draft: its first weights and its files
 layers       settings that speak of layers, when some are taken out
 shallow      a model with some of its target's layers
 head         splitting a model at its output head
+precision    a model converted to another precision
 vocabulary   do two models share ids; which ids a draft proposes
 embeddings   the identity of embeddings and head
 adapter      a PEFT adapter merged into its base
