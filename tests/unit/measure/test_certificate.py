@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from engine.decode import speculative
-from engine.decode.sampling import Sampling, SamplingByRow
+from engine.decode.sampling import Sampling
 from engine.decode.settings import DecodeSettings, FixedLength
-from engine.decode.speculative import Verdict, speculative_decode
+from engine.decode.speculative import Verdict
 from engine.measure import certificate
 from engine.measure.certificate import chi_square, greedy_identity, self_draft, texts
 from tests.conftest import tiny_llama
@@ -94,14 +94,14 @@ def test_self_draft_fails_where_q_is_not_what_was_sampled(monkeypatch):
 def test_settings_decoded_together_write_what_each_writes_alone():
     """Else the self-draft would try other rules than those that are decoded with."""
     rows = [(sampling, ids) for sampling in certificate.SELF_DRAFT_SETTINGS for ids in PROMPTS]
-    by_row = SamplingByRow(rows=tuple(sampling for sampling, _ in rows))
+    by_row = certificate.SamplingByRow(rows=tuple(sampling for sampling, _ in rows))
     names = [str(row % len(PROMPTS)) for row in range(len(rows))]
-    together = speculative_decode(
-        TARGET, TARGET, [ids for _, ids in rows], replace(SHORT, sampling=by_row), names=names
-    )
-    written = texts(together, len(rows))
+    settings, prompts = replace(SHORT, sampling=by_row), [ids for _, ids in rows]
+    written = texts(certificate.speculative_decode(TARGET, TARGET, prompts, settings, names=names), len(rows))
     for number, sampling in enumerate(certificate.SELF_DRAFT_SETTINGS):
-        alone = texts(speculative_decode(TARGET, TARGET, PROMPTS, replace(SHORT, sampling=sampling)), len(PROMPTS))
+        alone = texts(
+            certificate.speculative_decode(TARGET, TARGET, PROMPTS, replace(SHORT, sampling=sampling)), len(PROMPTS)
+        )
         assert written[number * len(PROMPTS) : (number + 1) * len(PROMPTS)] == alone, sampling
     assert len({tuple(text) for text in written}) > 2 * len(PROMPTS)
 
@@ -117,13 +117,14 @@ def test_the_self_draft_does_not_depend_on_how_many_rows_are_decoded_together(mo
 @pytest.mark.parametrize("sampling", certificate.SELF_DRAFT_SETTINGS[4:], ids=str)
 def test_the_self_draft_fails_where_one_setting_alone_is_wrong(monkeypatch, sampling):
     """The draft is asked for another temperature than the target, in the rows of one setting."""
-    propose, wrong = speculative.propose, replace(sampling, temperature=3.0)
+    distribution, wrong = speculative.distribution, replace(sampling, temperature=3.0)
 
-    def proposed(runner, pending, by_row, *more):
-        rows = tuple(wrong if own == sampling else own for own in by_row.rows)
-        return propose(runner, pending, replace(by_row, rows=rows), *more)
+    def distorted(logits, by_row):
+        of_the_draft = logits.dim() == 2  # the target's have a dimension for the positions
+        rows = tuple(wrong if of_the_draft and own == sampling else own for own in by_row.rows)
+        return distribution(logits, replace(by_row, rows=rows))
 
-    monkeypatch.setattr(speculative, "propose", proposed)
+    monkeypatch.setattr(speculative, "distribution", distorted)
     check = self_draft(TARGET, PROMPTS, replace(SHORT, max_new_tokens=24))
     assert check.passed is False
     assert [name for name, count in check.figures["rejected"].items() if count] == [certificate._in_words(sampling)]
@@ -141,9 +142,9 @@ def test_a_text_of_the_targets_own_choices_is_not_decoded_plainly_as_well(monkey
     monkeypatch.setattr(certificate, "plain_decode", lambda *args: decoded.append(args) or plainly(*args))
     assert greedy_identity(TARGET, NOISY, PROMPTS, SHORT).passed is True
     assert decoded == []
-    monkeypatch.setattr(speculative, "judge", accept_all)
-    assert greedy_identity(TARGET, NOISY, PROMPTS, SHORT).passed is False
-    assert decoded
+    monkeypatch.setattr(certificate, "_is_greedy", lambda *_: False)
+    assert greedy_identity(TARGET, NOISY, PROMPTS, SHORT).passed is True
+    assert len(decoded) == len(PROMPTS)
 
 
 @pytest.mark.parametrize(
