@@ -118,7 +118,7 @@ class OnPolicyBatches(BatchSource):
             max_new_tokens=self.limits.max_new_tokens,
             stop_ids=self.target.stop_ids,
             seed=self.settings.seed,
-            batch_size=self.limits.batch_size,
+            batch_size=self.limits.side_by_side,
             signal=_TEXT_ONLY,
             vocab=self.target.vocab_rows,
         )
@@ -158,8 +158,8 @@ class OnPolicyBatches(BatchSource):
                 places.append((f"{answer.prompt_id}@{place}", context, room))
         blocks: list[Block] = []
         for group in group_by_length([len(context) for _, context, _ in places], self.settings.micro_batch_tokens):
-            for first in range(0, len(group), self.limits.batch_size):
-                blocks += self._propose([places[i] for i in group[first : first + self.limits.batch_size]], step)
+            for first in range(0, len(group), self.limits.side_by_side):
+                blocks += self._propose([places[i] for i in group[first : first + self.limits.side_by_side]], step)
         return blocks
 
     def _propose(self, places: Sequence[tuple[str, list[int], int]], step: int) -> list[Block]:
@@ -200,7 +200,7 @@ class OnPolicyBatches(BatchSource):
         """The sample with the target's signal. states: [token, width], what entered the target's head."""
         kept = self.capture.format
         parts = [  # the exact form has no use for logits
-            kept.encode(part, part if kept.kind == "exact" else self.target_head.logits(part))
+            kept.encode(part, part if kept.kind == "exact" else self.target_head.logits(part)).cpu()
             for part in torch.split(states, chunk_size(kept.vocab))
         ]
         return replace(sample, raw_signal=torch.cat(parts), weights=weights)
