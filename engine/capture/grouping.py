@@ -44,7 +44,7 @@ def families(prompts: Sequence[Sequence[int]], indices: Sequence[int], pass_toke
     if pass_tokens is None:
         return [Family([i]) for i in by_length]
     found: list[Family] = []
-    for index in sorted(by_length, key=lambda i: prompts[i]):
+    for index in sorted(by_length, key=lambda i: list(prompts[i])):
         joined = _joined(found[-1], index, prompts) if found else Family([index])
         apart = _to_read([*found[-1:], Family([index])], prompts, pass_tokens)
         if joined.shared and _to_read([joined], prompts, pass_tokens) < apart:

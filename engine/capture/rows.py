@@ -173,7 +173,7 @@ class Rows:
         """Leave what was recorded of the steps to the next batch of the model."""
         self._runner.close()
 
-    def _read_prompts(self, families: Sequence[Family]) -> tuple[AnyRunner, torch.Tensor]:
+    def _read_prompts(self, families: Sequence[Family]) -> tuple[Any, torch.Tensor]:
         """A runner that has read the prompts of some families, and the logits after each: [prompt, vocab].
 
         What a family shares is read in one row; then each of its prompts has a copy of it and reads its own rest.

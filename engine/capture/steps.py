@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 
@@ -34,9 +35,9 @@ class Steps:
         self.used += 1
         if ids.device.type != "cuda":
             return _no_wait
-        written = torch.cuda.Event()
+        written: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         written.record(torch.cuda.current_stream(ids.device))
-        return written.synchronize
+        return cast(Callable[[], None], written.synchronize)
 
 
 def _no_wait() -> None:

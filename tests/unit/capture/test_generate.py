@@ -176,9 +176,11 @@ def test_generating_leaves_no_hook_behind(model: Any):
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Make the host read ids some passes late, as it does on a GPU."""
-    return lambda lag: monkeypatch.setattr(
-        generate, "Rows", lambda task, size, lag_here, lag=lag: Rows(task, size, lag)
-    )
+
+    def read_late(passes: int) -> None:
+        monkeypatch.setattr(generate, "Rows", lambda task, size, lag: Rows(task, size, passes))
+
+    return read_late
 
 
 @pytest.mark.parametrize("lag", [1, 2, 5])
