@@ -150,16 +150,16 @@ class SignalFormat:
         return self.top_k * (self.id_dtype.itemsize + 2) + 4 if self.kind == "compact" else 0
 
     def encode(self, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """hidden: [row, width], logits: [row, vocab] -> bytes: [row, bytes_per_token], uint8 on the CPU."""
+        """hidden: [row, width], logits: [row, vocab] -> bytes: [row, bytes_per_token], uint8 on the same device."""
         if self.kind == "exact":
-            return hidden.to(torch.bfloat16).contiguous().view(torch.uint8).cpu()
+            return hidden.to(torch.bfloat16).contiguous().view(torch.uint8)
         if self.kind == "none":
-            return torch.zeros(logits.shape[0], 0, dtype=torch.uint8)
+            return torch.zeros(logits.shape[0], 0, dtype=torch.uint8, device=logits.device)
         best = torch.log_softmax(logits.float(), dim=-1).topk(self.top_k, dim=-1)
         kept = best.values.half()
         tail = (1 - kept.double().exp().sum(-1, keepdim=True)).clamp_min(0).float()
         parts = [best.indices.to(self.id_dtype), kept, tail]
-        return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=-1).cpu()
+        return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=-1)
 
     def decode(self, raw: torch.Tensor, head: Head | None, device: torch.device | None = None) -> Signal:
         """raw: [position, bytes_per_token] uint8 -> a signal on `device`. An exact signal needs the target's head."""

@@ -6,7 +6,8 @@ settings     gamma, temperature, limits and seed of a decoding
 events       fates, tokens and rounds
 counts       rounds added up, and the rates of their sums
 runner       a model with its key-value cache for ragged rows
-cache_columns  whether rows of different length may share a cache
+slots        the key-value cache of ragged rows
+slot_fit     whether a model decodes right in it
 bare         Transformers' generate without a model's own settings
 text         token ids to readable text as they come
 one_prompt   one prompt decoded for a reader

@@ -4,60 +4,31 @@ A round: the draft proposes gamma tokens, one forward of the target judges them 
 is kept while u_i <= p_i(x_i) / q_i(x_i), the first refused one is drawn anew from the residual,
 and a round without refusal earns a bonus token. With `draft=None` gamma is 0 and every
 round is one plain target token, so plain decoding runs through the same code.
+
+Draft, target and judgement of all rows run on the device, one after the other; the host waits for it once a round,
+in `to_host`, and writes down what happened.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from engine.decode.device import Stopwatch, on_device, to_host
 from engine.decode.events import Alternative, Fate, Round, Token
 from engine.decode.runner import AnyRunner, runner_for
-from engine.decode.sampling import Sampling, Uniforms, distribution, draw, overlap, residual
+from engine.decode.sampling import Sampling, Uniforms, distribution, draw, one_hot
 from engine.decode.settings import DecodeSettings
+from engine.decode.verdicts import Verdicts, judge_greedy_rows, judge_rows
 from engine.models.vocabulary import align_logits, spread
 
 Observe = Callable[[int, torch.Tensor], None]
 """Called with a row's number and the target's last hidden states at the round's emitted tokens: [emitted, width]."""
 
-
-@dataclass(frozen=True)
-class Verdict:
-    """The target's judgement of one row's proposal: how many were kept, and the token after them."""
-
-    accepted: int
-    next_token: int
-    refused: bool
-
-
-def accepted_tokens(target_prob: torch.Tensor, draft_prob: torch.Tensor, uniforms: torch.Tensor) -> int:
-    """Count the tokens of a block that are kept before the first refusal.
-
-    p and q of each proposed token and the draws that judge them: [token] each.
-    """
-    # u < p / q without dividing. In double, or u would round to 1 and refuse p = q; strict, so that p = 0 is refused.
-    kept = uniforms.double() * draft_prob.cpu().double() < target_prob.cpu().double()
-    return int(kept.long().cumprod(0).sum())
-
-
-def judge(
-    target_probs: torch.Tensor, draft_probs: torch.Tensor, proposed: torch.Tensor, uniforms: torch.Tensor
-) -> Verdict:
-    """Accept or refuse a proposal; the mathematics of speculative sampling, nothing else.
-
-    target_probs: [gamma + 1, vocab], draft_probs: [gamma, vocab], proposed: [gamma] ids,
-    uniforms: [gamma + 1] in [0, 1), the last one for the token that follows.
-    """
-    gamma = proposed.shape[0]
-    index = torch.arange(gamma, device=proposed.device)
-    accepted = accepted_tokens(target_probs[index, proposed], draft_probs[index, proposed], uniforms[:gamma])
-    refused = accepted < gamma
-    source = residual(target_probs[accepted], draft_probs[accepted]) if refused else target_probs[gamma]
-    return Verdict(accepted, int(draw(source, uniforms[gamma])), refused)
+_SPARE_SLOTS = 16  # a block near the limit may be longer than what its row has room for
 
 
 @dataclass
@@ -65,29 +36,35 @@ class _Row:
     """A row of the batch while it is being decoded."""
 
     number: int
-    target_pending: list[int]
-    draft_pending: list[int]
+    ids: list[int]  # the prompt, and what was emitted
     emitted: int = 0
     rounds: int = 0
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """One row's proposal in a round, the target's verdict on it, and what it makes of the row.
+class Proposal:
+    """What the draft proposes in a round: ids [row, gamma], and the distributions q that they were drawn from.
 
-    target_probs: [gamma + 1, vocab], draft_probs: [gamma, vocab], with the row's own gamma. `finish_reason` is None
-    unless the row ends.
+    `probs`: [row, gamma, vocab]; None at temperature 0, where all of q lies on the ids.
     """
 
-    row: _Row
-    target_probs: torch.Tensor
-    draft_probs: torch.Tensor
-    verdict: Verdict
+    ids: torch.Tensor
+    probs: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The target's verdict on one row's proposal, and what it makes of the row.
+
+    `accepted`: what the models keep in their caches, which is more than is written where a stop id ends the row.
+    `finish_reason` is None unless the row ends.
+    """
+
+    accepted: int
     tokens: tuple[Token, ...]
     finish_reason: str | None
 
 
-@torch.no_grad()
 def speculative_decode(
     target: Any,
     draft: Any | None,
@@ -106,47 +83,72 @@ def speculative_decode(
     `settings`: near it, it proposes less. `observe` is called for each round before the round is yielded.
     """
     uniforms = Uniforms(settings.seed, list(names or map(str, range(len(prompts)))))
-    limit, length = settings.max_new_tokens, settings.length.fresh()
-    rows = [_Row(i, list(ids), list(ids)) for i, ids in enumerate(prompts) if limit > 0]
-    target_runner = runner_for(target)
-    draft_runner = None if draft is None else runner_for(draft, is_draft=True)
+    rows = [_Row(i, list(ids)) for i, ids in enumerate(prompts) if settings.max_new_tokens > 0]
+    longest = max(map(len, prompts), default=0) + settings.max_new_tokens + _SPARE_SLOTS
+    target_runner = runner_for(target, slots=longest)
+    draft_runner = None if draft is None else runner_for(draft, is_draft=True, slots=longest)
+    try:
+        yield from _rounds(target_runner, draft_runner, rows, settings, uniforms, alternatives, observe)
+    finally:  # also where the caller stops early
+        for runner in filter(None, (target_runner, draft_runner)):
+            runner.close()
+
+
+@torch.no_grad()
+def _rounds(
+    target_runner: AnyRunner,
+    draft_runner: AnyRunner | None,
+    rows: list[_Row],
+    settings: DecodeSettings,
+    uniforms: Uniforms,
+    alternatives: int,
+    observe: Observe | None,
+) -> Iterator[Round]:
+    target, limit, length, sampling = (
+        target_runner.model,
+        settings.max_new_tokens,
+        settings.length.fresh(),
+        settings.sampling,
+    )
     vocab = target.get_output_embeddings().weight.shape[0]
     while rows:
-        started = time.perf_counter()
+        watch = Stopwatch(target.device)
         most = length.next() if draft_runner else 0
         gammas = [min(most, limit - row.emitted - 1) for row in rows]  # the target adds one token itself
+        gamma = max(gammas)
         draws = uniforms.take([row.number for row in rows], 2 * most + 1)
-        unread = [row.draft_pending for row in rows]
-        proposed, draft_probs = propose(
-            draft_runner, unread, settings.sampling, draws[:, : max(gammas)], vocab, target.device
+        proposal = proposals(
+            draft_runner, _unread(draft_runner, rows), sampling, draws[:, :gamma], vocab, target.device
         )
-        drafted = _synchronised(target)
-        pending = [row.target_pending + ids for row, ids in zip(rows, proposed.tolist(), strict=True)]
-        target_probs = distribution(target_runner.feed(pending, last=max(gammas) + 1), settings.sampling)
-        verified = _synchronised(target)
-        judged = [
-            _judged(row, gamma, target_probs[i], draft_probs[i], proposed[i], draws[i], settings)
-            for i, (row, gamma) in enumerate(zip(rows, gammas, strict=True))
+        watch.mark()
+        logits = target_runner.feed(_unread(target_runner, rows), last=gamma + 1, tail=proposal.ids)
+        watch.mark()
+        deciding = _deciding(draws, gammas)
+        probs, verdicts = _verdicts(logits, proposal, deciding, gammas, sampling)
+        judged = _judged(rows, gammas, deciding, to_host(proposal.ids, *verdicts.columns()), settings)
+        if gamma:
+            # The target has read the whole proposal and keeps what it accepted. The draft has not read the last token,
+            # and gives back one more: it begins every round by reading two tokens, so that no round is ragged.
+            for runner in filter(None, (target_runner, draft_runner)):
+                runner.take_back([gamma - one.accepted for one in judged])
+        seconds = watch.seconds()
+        rounds = [
+            Round(row.number, row.rounds, own, one.tokens, *seconds, one.finish_reason)
+            for row, own, one in zip(rows, gammas, judged, strict=True)
         ]
-        _roll_back(target_runner, draft_runner, judged, proposed.tolist())
-        ended = time.perf_counter()
-        seconds = (drafted - started, verified - drafted, ended - verified)
-        rounds = [  # alternatives are for the eye: to look them up is not counted as decoding
-            Round(one.row.number, one.row.rounds, gamma, _alternatives(one, alternatives), *seconds, one.finish_reason)
-            for one, gamma in zip(judged, gammas, strict=True)
-        ]
+        if alternatives:  # they are for the eye: to look them up is not counted as decoding
+            rounds = _with_alternatives(rounds, alternatives, logits, probs, proposal, sampling)
         length.saw(sum(r.accepted for r in rounds), sum(r.accepted + r.rejected for r in rounds))
         for place, (row, item) in enumerate(zip(rows, rounds, strict=True)):
             if observe is not None:
                 observe(row.number, target_runner.hidden[place, : len(item.emitted)])
             yield item
             row.rounds += 1
-        going = [i for i, one in enumerate(judged) if one.finish_reason is None]
+        going = [place for place, one in enumerate(judged) if one.finish_reason is None]
         if len(going) < len(rows):
-            rows = [rows[i] for i in going]
-            target_runner.keep_rows(going)
-            if draft_runner is not None:
-                draft_runner.keep_rows(going)
+            rows = [rows[place] for place in going]
+            for runner in filter(None, (target_runner, draft_runner)):
+                runner.keep_rows(going)
 
 
 def plain_decode(
@@ -156,10 +158,9 @@ def plain_decode(
     return speculative_decode(target, None, prompts, settings, names=names)
 
 
-@torch.no_grad()
 def propose(
     draft_runner: AnyRunner | None,
-    pending: list[list[int]],
+    pending: Sequence[Sequence[int]],
     sampling: Sampling,
     draws: torch.Tensor,
     vocab: int,
@@ -170,74 +171,139 @@ def propose(
     `pending`: what the draft has yet to read of each row. `vocab`: rows of the target's head.
     draws: [row, gamma] -> proposed: [row, gamma] ids, draft_probs: [row, gamma, vocab], on `device`.
     """
+    proposal = proposals(draft_runner, pending, sampling, draws, vocab, device)
+    return proposal.ids, one_hot(proposal.ids, vocab) if proposal.probs is None else proposal.probs
+
+
+@torch.no_grad()
+def proposals(
+    draft_runner: AnyRunner | None,
+    pending: Sequence[Sequence[int]],
+    sampling: Sampling,
+    draws: torch.Tensor,
+    vocab: int,
+    device: torch.device,
+) -> Proposal:
+    """`propose` without q where it is one-hot. The host waits for nothing."""
     gamma = draws.shape[1]
     if draft_runner is None or gamma == 0:
-        empty = torch.zeros(len(pending), 0, vocab, device=device)
-        return torch.zeros(len(pending), 0, dtype=torch.long, device=device), empty
+        none = torch.zeros(len(pending), 0, dtype=torch.long, device=device)
+        return Proposal(none, None if sampling.greedy else torch.zeros(len(pending), 0, vocab, device=device))
     ids, probs, own_ids = [], [], draft_runner.head.ids
+    uniforms = on_device(draws, device)
     for step in range(gamma):
-        logits = draft_runner.feed(pending, last=1)[:, -1]
-        probs.append(distribution(logits if own_ids is not None else align_logits(logits, vocab), sampling))
-        drawn = draw(probs[-1], draws[:, step])
+        logits = (draft_runner.feed_ids(ids[-1].unsqueeze(1)) if step else draft_runner.feed(pending, last=1))[:, -1]
+        own = logits if own_ids is not None else align_logits(logits, vocab)
+        if sampling.greedy:
+            drawn = own.argmax(-1)
+        else:
+            probs.append(distribution(own, sampling))
+            drawn = draw(probs[-1], uniforms[:, step])
         ids.append(drawn if own_ids is None else own_ids[drawn])
-        pending = [[token] for token in ids[-1].tolist()]
-    return torch.stack(ids, 1), spread(torch.stack(probs, 1), own_ids, vocab)
+    return Proposal(torch.stack(ids, 1), spread(torch.stack(probs, 1), own_ids, vocab) if probs else None)
+
+
+def _unread(runner: AnyRunner | None, rows: Sequence[_Row]) -> list[list[int]]:
+    """What a model has yet to read of each row."""
+    lengths = runner.lengths if runner is not None and runner.lengths else [0] * len(rows)
+    return [row.ids[length:] for row, length in zip(rows, lengths, strict=True)]
+
+
+def _deciding(draws: torch.Tensor, gammas: Sequence[int]) -> torch.Tensor:
+    """The draws that judge each row's own gamma tokens, then the one for the token that follows.
+
+    draws: [row, 2 * most + 1], which end with them -> [row, gamma + 1].
+    """
+    end = draws.shape[1] - 1
+    first = end - torch.tensor(gammas).unsqueeze(1)
+    index = (first + torch.arange(max(gammas))).clamp_max(end)
+    return torch.cat([draws.gather(1, index), draws[:, end:]], dim=1)
+
+
+def _verdicts(
+    logits: torch.Tensor, proposal: Proposal, deciding: torch.Tensor, gammas: Sequence[int], sampling: Sampling
+) -> tuple[torch.Tensor | None, Verdicts]:
+    """p [row, gamma + 1, vocab], None at temperature 0, and the verdicts on all rows. logits: as p."""
+    own = on_device(torch.tensor(gammas), logits.device)
+    if proposal.probs is None:
+        return None, judge_greedy_rows(logits.argmax(-1), proposal.ids, own)
+    probs = distribution(logits, sampling)
+    return probs, judge_rows(probs, proposal.probs, proposal.ids, on_device(deciding, logits.device), own)
 
 
 def _judged(
-    row: _Row,
-    gamma: int,
-    target_probs: torch.Tensor,
-    draft_probs: torch.Tensor,
-    proposed: torch.Tensor,
-    draws: torch.Tensor,
+    rows: Sequence[_Row],
+    gammas: Sequence[int],
+    deciding: torch.Tensor,
+    columns: Sequence[Sequence[Sequence[Any]]],
     settings: DecodeSettings,
+) -> list[_Judged]:
+    """Write down each row's round. columns: what was proposed, and those of `Verdicts`, each [row, any]."""
+    uniforms = deciding.numpy().tolist()
+    return [
+        _judged_row(row, gamma, uniforms[place], [column[place] for column in columns], settings)
+        for place, (row, gamma) in enumerate(zip(rows, gammas, strict=True))
+    ]
+
+
+def _judged_row(
+    row: _Row, gamma: int, uniforms: Sequence[float], columns: Sequence[Sequence[Any]], settings: DecodeSettings
 ) -> _Judged:
-    """Judge the row's first `gamma` proposed tokens, whatever the others have room for, and count what it emits.
+    """Write down the verdict on the row's first `gamma` proposed tokens, whatever the others have room for.
 
     An end-of-sequence token among the accepted ends the answer there: what follows in the block is discarded and no
     token is drawn after it.
     """
-    p, q, uniforms = target_probs[: gamma + 1], draft_probs[:gamma], draws[-gamma - 1 :]
-    verdict = judge(p, q, proposed[:gamma], uniforms)
-    ids, deciding = proposed[:gamma].tolist(), uniforms.tolist()
-    stop_at = next((i for i in range(verdict.accepted) if ids[i] in settings.stop_ids), None)
-    accepted = verdict.accepted if stop_at is None else stop_at + 1
-    examined = accepted + (1 if verdict.refused and stop_at is None else 0)
-    overlaps = overlap(p[:examined], q[:examined]).tolist()
+    ids, (kept,), (next_token,), p, q, overlaps, (next_p,), (next_q,) = columns
+    refused = kept < gamma
+    stop_at = next((i for i in range(kept) if ids[i] in settings.stop_ids), None)
+    accepted = kept if stop_at is None else stop_at + 1
+    examined = accepted + (1 if refused and stop_at is None else 0)
     tokens = []
-    for i, token in enumerate(ids):
+    for i, token in enumerate(ids[:gamma]):
         if i >= examined:
-            tokens.append(Token(token, Fate.DISCARDED, row.emitted + i, draft_prob=float(q[i, token])))
+            tokens.append(Token(token, Fate.DISCARDED, row.emitted + i, draft_prob=q[i]))
             continue
         fate = Fate.ACCEPTED if i < accepted else Fate.REJECTED
-        both = float(p[i, token]), float(q[i, token])
-        tokens.append(Token(token, fate, row.emitted + i, *both, deciding[i], overlaps[i]))
+        tokens.append(Token(token, fate, row.emitted + i, p[i], q[i], uniforms[i], overlaps[i]))
     if stop_at is None:
-        fate, token = (Fate.CORRECTED if verdict.refused else Fate.BONUS), verdict.next_token
-        draft_prob = float(q[accepted, token]) if verdict.refused else None
-        place = row.emitted + accepted
-        tokens.append(Token(token, fate, place, float(p[accepted, token]), draft_prob, deciding[gamma]))
+        fate, draft_prob = (Fate.CORRECTED, next_q) if refused else (Fate.BONUS, None)
+        tokens.append(Token(next_token, fate, row.emitted + accepted, next_p, draft_prob, uniforms[-1]))
+    row.ids += [*ids[:accepted], *([next_token] if stop_at is None else [])]
     row.emitted += accepted + (stop_at is None)
-    stopped = (verdict.next_token if stop_at is None else ids[stop_at]) in settings.stop_ids
+    stopped = row.ids[-1] in settings.stop_ids
     reason = "stop" if stopped else "length" if row.emitted >= settings.max_new_tokens else None
-    return _Judged(row, p, q, verdict, tuple(tokens), reason)
+    return _Judged(kept, tuple(tokens), reason)
 
 
-def _alternatives(judged: _Judged, count: int) -> tuple[Token, ...]:
-    """The round's tokens, each judged or drawn one with the `count` likeliest of its position."""
-    tokens, p, q = judged.tokens, judged.target_probs, judged.draft_probs
-    if count == 0:
-        return tokens
+def _with_alternatives(
+    rounds: Sequence[Round],
+    count: int,
+    logits: torch.Tensor,
+    probs: torch.Tensor | None,
+    proposal: Proposal,
+    sampling: Sampling,
+) -> list[Round]:
+    """The rounds, each judged or drawn token with the `count` likeliest of its position."""
+    vocab = logits.shape[-1]
+    target_probs = distribution(logits, sampling) if probs is None else probs
+    draft_probs = one_hot(proposal.ids, vocab) if proposal.probs is None else proposal.probs
+    return [
+        replace(item, tokens=_alternatives(item, target_probs[place], draft_probs[place], count))
+        for place, item in enumerate(rounds)
+    ]
+
+
+def _alternatives(item: Round, p: torch.Tensor, q: torch.Tensor, count: int) -> tuple[Token, ...]:
+    """The round's tokens with their alternatives. p: [gamma + 1, vocab], q: [gamma, vocab], of the whole batch."""
     # The token drawn in place of a refused one stands where that stood, so they have the same alternatives.
-    accepted = sum(token.fate is Fate.ACCEPTED for token in tokens)
-    examined = min(accepted + 1, q.shape[0])
+    examined = min(item.accepted + 1, item.drafted)
     likeliest = [_likeliest(p[i], q[i], count) for i in range(examined)]
-    if tokens[-1].fate is Fate.BONUS:
-        likeliest.append(_likeliest(p[accepted], torch.zeros_like(p[accepted]), count))
+    if item.tokens[-1].fate is Fate.BONUS:
+        likeliest.append(_likeliest(p[item.accepted], torch.zeros_like(p[item.accepted]), count))
     return tuple(
-        token if token.fate is Fate.DISCARDED else replace(token, alternatives=likeliest[min(i, accepted)])
-        for i, token in enumerate(tokens)
+        token if token.fate is Fate.DISCARDED else replace(token, alternatives=likeliest[min(i, item.accepted)])
+        for i, token in enumerate(item.tokens)
     )
 
 
@@ -247,34 +313,3 @@ def _likeliest(target_probs: torch.Tensor, draft_probs: torch.Tensor, count: int
     ids = list(dict.fromkeys(best[0] + best[1]))
     both = torch.stack([target_probs[ids], draft_probs[ids]]).tolist()
     return tuple(Alternative(i, p, q) for i, p, q in zip(ids, *both, strict=True) if p > 0 or q > 0)
-
-
-def _roll_back(
-    target_runner: AnyRunner, draft_runner: AnyRunner | None, judged: Sequence[_Judged], proposed: list[list[int]]
-) -> None:
-    """Make both caches end with the last accepted token and note what each model has yet to read.
-
-    The draft never reads the last token it proposed, so after full acceptance it has two to read, the last proposal and
-    the bonus; otherwise only the corrected one.
-    """
-    gamma = len(proposed[0])
-    target_runner.take_back([gamma - one.verdict.accepted for one in judged])
-    for one in judged:
-        one.row.target_pending = [one.verdict.next_token]
-    if draft_runner is None:
-        return
-    if gamma == 0:  # it read nothing this round
-        for one in judged:
-            one.row.draft_pending = [*one.row.draft_pending, one.verdict.next_token]
-        return
-    draft_runner.take_back([max(0, gamma - 1 - one.verdict.accepted) for one in judged])
-    for one, ids in zip(judged, proposed, strict=True):
-        unread = ids[-1:] if one.verdict.accepted == gamma else []
-        one.row.draft_pending = [*unread, one.verdict.next_token]
-
-
-def _synchronised(model: Any) -> float:
-    """The clock, after the device has finished what it was given."""
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-    return time.perf_counter()

@@ -15,17 +15,19 @@ import torch
 from scipy import stats
 
 from engine.capture.store import AnsweredPrompt
-from engine.decode import speculative
-from engine.decode.cache_columns import columns_of
+from engine.decode import verdicts
+from engine.decode.device import on_device
 from engine.decode.runner import runner_for
 from engine.decode.sampling import Sampling, Uniforms, distribution, draw, overlap
 from engine.decode.settings import DecodeSettings
+from engine.decode.slot_fit import slot_fit
 from engine.decode.speculative import propose, speculative_decode
 from engine.measure.certificate import LEAST_P_VALUE, Check, pool_rare, target_logits, texts
 from engine.models.head import Head, hidden_states
 
 _TIE = 1e-4  # of the largest logit: what kernels for one row and for several may differ by in float32
 _CELLS = 10  # of equal mass, on each side of p = q
+_DRAWS_AT_ONCE = 64  # each is a row of the vocabulary
 _ROWS = 2  # at least; as many as the certificate has prompts
 
 
@@ -68,19 +70,19 @@ def ragged_identity(target: Any, draft: Any, prompts: Sequence[Sequence[int]], s
         for row, (prompt, text) in enumerate(zip(prompts, written, strict=True))
         if (wrong_token := first_wrong(target, prompt, text))
     ]
-    together = {name: columns_of(model) for name, model in (("target", target), ("draft", draft))}
+    together = {name: slot_fit(model) for name, model in (("target", target), ("draft", draft))}
     lengths = sorted(map(len, prompts))
     detail = (
         f"{len(prompts) - len(wrong)} of {len(prompts)} texts, decoded together from prompts of {lengths[0]} to "
         f"{lengths[-1]} tokens, are the target's own choice token for token in float32"
     )
-    apart = [columns.why_not for columns in together.values() if not columns.holes]
+    apart = [fit.why_not for fit in together.values() if not fit.side_by_side]
     if apart:
         detail += f"; {' and '.join(dict.fromkeys(apart))}, so its rows have a cache each"
     figures = {
         "wrong": wrong,
         "prompt_tokens": lengths,
-        "side_by_side": {name: columns.holes for name, columns in together.items()},
+        "side_by_side": {name: fit.side_by_side for name, fit in together.items()},
     }
     return Check("ragged_identity_float32", not wrong, sum(map(len, written)), detail, figures)
 
@@ -161,13 +163,14 @@ def pair_chi_square(
 
 def _emitted(p: torch.Tensor, q: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """The first token of a round proposing one, for each row of uniforms [draw, 3]. p, q: [vocab] -> ids [draw]."""
-    proposed = torch.cat([draw(q.expand(len(part), -1), part[:, 0]) for part in torch.split(uniforms, 64)])
-    two = torch.stack([p, p])
-    verdicts = [
-        speculative.judge(two, q.unsqueeze(0), own.unsqueeze(0), deciding)
-        for own, deciding in zip(proposed, uniforms[:, 1:], strict=True)
-    ]
-    return torch.tensor([v.next_token if v.refused else int(x) for v, x in zip(verdicts, proposed, strict=True)])
+    emitted = []
+    for part in torch.split(on_device(uniforms, p.device), _DRAWS_AT_ONCE):
+        rows = len(part)
+        proposed = draw(q.expand(rows, -1), part[:, 0])
+        two, one = p.expand(rows, 2, -1), torch.ones(rows, dtype=torch.long, device=p.device)
+        judged = verdicts.judge_rows(two, q.expand(rows, 1, -1), proposed.unsqueeze(1), part[:, 1:], one)
+        emitted.append(torch.where(judged.accepted == 1, proposed, judged.next_tokens))
+    return torch.cat(emitted).cpu()
 
 
 def _cells(p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

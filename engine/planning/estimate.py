@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from engine.capture.batch_size import key_value_bytes
 from engine.capture.plan import CapturePlan
 from engine.config.schema import MeasureSpec, Recipe
 from engine.distill.chunked import closed_chunk_size
@@ -159,11 +160,8 @@ def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, 
 
 def _cache_bytes(target: LoadedModel, recipe: Recipe) -> int:
     """The keys and values of one full batch of answers, prompts of ordinary length counted as half as long."""
-    config = text_config(target.model)
-    heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-    width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    tokens = recipe.capture.batch_size * recipe.capture.max_new_tokens * 3 // 2
-    return 2 * int(config.num_hidden_layers) * heads * width * target.dtype.itemsize * tokens
+    tokens = recipe.capture.side_by_side * recipe.capture.max_new_tokens * 3 // 2
+    return key_value_bytes(target.model) * tokens
 
 
 def _most_to_write(plan: CapturePlan) -> int:

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.config.schema import Recipe
-from engine.decode.cache_columns import new_cache
-from engine.decode.runner import Runner
+from engine.decode.slots import layer_kinds
 from engine.errors import DraftbenchError, boundary
 from engine.models.draft import Draft, DraftInfo, check_shared, check_trim, read_card
 from engine.models.head import body, check_head_outline, text_config
@@ -28,7 +27,7 @@ from engine.runs.plan import decodes
 def check_decodable(model: Any) -> None:
     """Raise DraftbenchError if the model's past cannot be kept, and forgotten, by the cache that decoding uses.
 
-    The model may be on the meta device. A run also tries it (`engine.decode.cache_columns`), which takes weights.
+    The model may be on the meta device. A run also tries it (`engine.decode.slot_fit`), which takes weights.
     """
     name = type(model).__name__
     with boundary(f"{name} cannot be decoded", FULL_ATTENTION):
@@ -38,12 +37,12 @@ def check_decodable(model: Any) -> None:
                 "refused tokens must be taken out of a cache of keys and values again",
                 FULL_ATTENTION,
             )
-        Runner(model)
+        kinds = layer_kinds(model)
         if _decoder(model) is body(model):
             return
         # The decoder of a model that was made with an encoder: its cache is laid out by the settings, which may
         # count the encoder's layers.
-        cached = len(new_cache(model).layers)
+        cached = len(kinds)
         layers = 1 + max((getattr(part, "layer_idx", None) or 0 for part in _decoder(model).modules()), default=0)
         if cached and cached < layers:
             raise DraftbenchError(

@@ -16,8 +16,8 @@ from engine.chat.prompt import prompts_hash
 from engine.chat.template_date import pin_date, reads_clock
 from engine.config.reading import dump_recipe
 from engine.config.schema import RUN_DATE, CaptureSpec, Recipe
-from engine.decode.cache_columns import apart
 from engine.decode.runner import runner_for
+from engine.decode.slot_fit import apart
 from engine.errors import DraftbenchError
 from engine.fileio import read_json, write_atomic, write_json
 from engine.models.head import check_head

@@ -30,7 +30,8 @@ from engine.catalogue import LOSSES
 from engine.config.schema import CaptureSpec, LossTerm, TrainSpec
 from engine.decode.runner import runner_for
 from engine.decode.sampling import Sampling, Uniforms, distribution
-from engine.decode.speculative import accepted_tokens, propose
+from engine.decode.speculative import propose
+from engine.decode.verdicts import accepted_tokens
 from engine.distill.modes.offline import OfflineBatches
 from engine.distill.schedule import forward_tokens
 from engine.distill.source import BatchSource, Material
@@ -116,7 +117,7 @@ class OnPolicyBatches(BatchSource):
             max_new_tokens=self.limits.max_new_tokens,
             stop_ids=self.target.stop_ids,
             seed=self.settings.seed,
-            batch_size=self.limits.batch_size,
+            batch_size=self.limits.side_by_side,
             signal=_TEXT_ONLY,
             vocab=self.target.vocab_rows,
         )
@@ -157,8 +158,8 @@ class OnPolicyBatches(BatchSource):
         blocks: list[Block] = []
         most = forward_tokens(self.settings, self.device)
         for group in group_by_length([len(context) for _, context, _ in places], most):
-            for first in range(0, len(group), self.limits.batch_size):
-                blocks += self._propose([places[i] for i in group[first : first + self.limits.batch_size]], step)
+            for first in range(0, len(group), self.limits.side_by_side):
+                blocks += self._propose([places[i] for i in group[first : first + self.limits.side_by_side]], step)
         return blocks
 
     def _propose(self, places: Sequence[tuple[str, list[int], int]], step: int) -> list[Block]:
@@ -199,7 +200,7 @@ class OnPolicyBatches(BatchSource):
         """The sample with the target's signal. states: [token, width], what entered the target's head."""
         kept = self.capture.format
         parts = [  # the exact form has no use for logits
-            kept.encode(part, part if kept.kind == "exact" else self.target_head.logits(part))
+            kept.encode(part, part if kept.kind == "exact" else self.target_head.logits(part)).cpu()
             for part in torch.split(states, chunk_size(kept.vocab))
         ]
         return replace(sample, raw_signal=torch.cat(parts), weights=weights)

@@ -52,7 +52,7 @@ def source(material: Material) -> OnlineBatches:
         material.draft.model,
         material.folder / "stream",
         dtype=material.target.dtype,
-        most_at_once=material.capture.batch_size,
+        most_at_once=material.capture.side_by_side,
         emit=material.emit,
     )
 
@@ -120,7 +120,7 @@ class DecodedStream:
     def _signal(self, hidden: Sequence[torch.Tensor]) -> torch.Tensor:
         states = torch.cat(list(hidden))
         logits = states if self.signal.kind == "exact" else Head.of(self.target).logits(states)
-        return self.signal.encode(states, logits)
+        return self.signal.encode(states, logits).cpu()
 
     def sample(self, entry: Streamed, raw_signal: torch.Tensor, keep: torch.Tensor) -> Sample:
         nowhere = torch.full((len(entry.token_ids),), -1)

@@ -9,7 +9,7 @@ import torch
 
 from engine.decode.events import Fate, Round, Token
 from engine.decode.settings import AdaptiveLength, FixedLength
-from engine.decode.speculative import judge
+from engine.decode.verdicts import judge
 from engine.errors import DraftbenchError
 from engine.measure.cost_model import best_gamma
 

@@ -1,7 +1,9 @@
 """Rows of different length, decoded together, write what Transformers writes for each of them alone."""
 
+import contextlib
 import copy
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,11 +14,16 @@ from engine.capture.generate import answer_prompts
 from engine.capture.plan import plan_capture
 from engine.capture.signal import SignalFormat
 from engine.config.schema import CaptureSpec
-from engine.decode import cache_columns, runner
-from engine.decode.cache_columns import columns_of, may_hold_holes, probe, rotary_limit
-from engine.decode.runner import RowByRow, Runner, runner_for
+from engine.decode import runner, slots
+from engine.decode import slot_fit as slot_fit_module
+from engine.decode.positions import rotary_limit
+from engine.decode.row_by_row import RowByRow
+from engine.decode.runner import runner_for
 from engine.decode.sampling import Sampling
 from engine.decode.settings import NO_DRAFT, DecodeSettings, FixedLength
+from engine.decode.slot_fit import fits_slots, probe, slot_fit
+from engine.decode.slot_runner import SlotRunner
+from engine.decode.slots import layer_kinds
 from engine.decode.speculative import plain_decode, speculative_decode
 from engine.errors import DraftbenchError
 from engine.models.head import hidden_states
@@ -78,21 +85,27 @@ SIDE_BY_SIDE = {
     "bloom": {"hidden_size": 32, "n_layer": 3, "n_head": 4},  # its slopes are over the mask
     "gpt_neo-global": {**NEO, "attention_types": [[["global"], 4]], "max_position_embeddings": 2048},
 }
-ROW_BY_ROW = {
-    "gpt_neo": NEO,
-    "gpt_neo-short": {**NEO, "attention_types": [[["global"], 4]]},  # holes would run into the end of its buffer
-    "mpt": {"d_model": 32, "n_layers": 3, "n_heads": 4},
-}
-KINDS = SIDE_BY_SIDE | ROW_BY_ROW
-REFUSED = {  # a window of 8 that the cache keeps by dropping what left it
-    "mistral": {**LLAMA, "sliding_window": WINDOW},
-    "qwen2": {**LLAMA, "sliding_window": WINDOW, "use_sliding_window": True, "max_window_layers": 0},
+WINDOWED = {  # a window or chunk of 8 tokens, which most of the texts leave
+    "mistral-window": {**LLAMA, "sliding_window": WINDOW},
+    "mixtral-window": {**LLAMA, "num_local_experts": 4, "sliding_window": WINDOW},
+    "qwen2-window": {**LLAMA, "sliding_window": WINDOW, "use_sliding_window": True, "max_window_layers": 1},
+    "qwen3_moe-window": {
+        **LLAMA,
+        "head_dim": 8,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "sliding_window": WINDOW,
+        "use_sliding_window": True,
+        "max_window_layers": 0,
+    },
     "gemma2": {**LLAMA, "head_dim": 8, "sliding_window": WINDOW},
-    "gemma3_text": {**LLAMA, "head_dim": 8, "sliding_window": WINDOW},
-    "cohere2": {**LLAMA, "sliding_window": WINDOW},
-    "phi3": {**LLAMA, "sliding_window": WINDOW},
+    "gemma3_text": {**LLAMA, "head_dim": 8, "sliding_window": WINDOW, "num_hidden_layers": 6},
+    "cohere2": {**LLAMA, "sliding_window": WINDOW, "num_hidden_layers": 4},
+    "phi3-window": {**LLAMA, "sliding_window": WINDOW},
     "gpt_oss": {**LLAMA, "head_dim": 8, "sliding_window": WINDOW, "num_local_experts": 2, "num_experts_per_tok": 1},
-    "olmo3": {**LLAMA, "sliding_window": WINDOW},
+    "olmo3": {**LLAMA, "sliding_window": WINDOW, "num_hidden_layers": 4},
+    "exaone4": {**LLAMA, "sliding_window": WINDOW, "sliding_window_pattern": 4, "num_hidden_layers": 4},
     "llama4_text": {
         **LLAMA,
         "head_dim": 8,
@@ -101,6 +114,13 @@ REFUSED = {  # a window of 8 that the cache keeps by dropping what left it
         "intermediate_size_mlp": 64,
     },
 }
+ROW_BY_ROW = {
+    "gpt_neo": NEO,
+    "gpt_neo-short": {**NEO, "attention_types": [[["global"], 4]]},  # its own mask is of columns too
+    "mpt": {"d_model": 32, "n_layers": 3, "n_heads": 4},
+}
+SIDE_BY_SIDE |= WINDOWED
+KINDS = SIDE_BY_SIDE | ROW_BY_ROW
 
 
 def made(name: str, settings: dict, seed: int = 0):
@@ -133,7 +153,7 @@ def texts(rounds, rows: int) -> list[list[int]]:
 
 
 def speculative(model, rows: list[list[int]]) -> list[list[int]]:
-    """With a draft that is right only partly, so that each round leaves holes."""
+    """With a draft that is right only partly, so that each round leaves rows of other lengths."""
     draft = blend(copy.deepcopy(model), _other(model), 0.15)
     settings = DecodeSettings(GREEDY, FixedLength(3), LENGTH, frozenset({1}))
     found = list(speculative_decode(model, draft, rows, settings))
@@ -190,27 +210,46 @@ def test_padding_on_the_right_changes_nothing(name):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_who_may_hold_holes_is_known_without_a_list(name):
+def test_who_decodes_side_by_side_is_known_without_a_list(name):
     model = made(name, KINDS[name])
-    assert may_hold_holes(model) is (name in SIDE_BY_SIDE)
-    assert type(runner_for(model)) is (Runner if name in SIDE_BY_SIDE else RowByRow)
-    assert bool(columns_of(model).why_not) is (name in ROW_BY_ROW)
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_cache_that_drops_what_left_the_window_is_refused(name):
-    model = made(name, REFUSED[name])
-    with pytest.raises(DraftbenchError) as refused:
-        runner_for(model)
-    assert "full attention" in refused.value.fix
+    assert fits_slots(model) is (name in SIDE_BY_SIDE)
+    assert type(runner_for(model)) is (SlotRunner if name in SIDE_BY_SIDE else RowByRow)
+    assert bool(slot_fit(model).why_not) is (name in ROW_BY_ROW)
 
 
 @pytest.mark.parametrize("name", ["gpt_neo", "mpt"])
-def test_holes_let_in_on_purpose_change_the_text(name, monkeypatch):
+def test_slots_let_in_on_purpose_change_the_text(name, monkeypatch):
     """Else the tests above would prove nothing: the same prompts, in one cache."""
     model, rows = made(name, KINDS[name]), prompts()
-    monkeypatch.setattr(runner, "may_hold_holes", lambda _: True)
-    assert speculative(model, rows) != [alone(model, ids) for ids in rows]
+    monkeypatch.setattr(runner, "fits_slots", lambda _: True)
+    with contextlib.suppress(RuntimeError, ValueError):  # it may also not take such a mask
+        assert speculative(model, rows) != [alone(model, ids) for ids in rows]
+
+
+def told(rounds) -> list:
+    """What rounds say, less the clock and the last digits of probabilities."""
+    return sorted(
+        (r.row, r.number, r.finish_reason, [(t.token_id, t.fate, t.position, t.uniform) for t in r.tokens])
+        for r in rounds
+    )
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(1.0), Sampling(0.7, 20, 0.8)], ids=str)
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "mistral-window", "gpt2"])
+def test_rounds_are_those_of_the_reference(name, sampling, monkeypatch):
+    """Each of one row and of a ragged batch, by the cache of slots and row by row."""
+    model, rows = made(name, KINDS[name]), prompts()
+    draft = blend(copy.deepcopy(model), _other(model), 0.15)
+    settings = DecodeSettings(sampling, FixedLength(3), LENGTH, frozenset({1, *range(40, 60)}))
+
+    def rounds():
+        together = list(speculative_decode(model, draft, rows, settings))
+        single = [r for ids in rows for r in speculative_decode(model, draft, [ids], settings, names=["alone"])]
+        return told(together), told(single)
+
+    by_slots = rounds()
+    monkeypatch.setattr(runner, "fits_slots", lambda _: False)
+    assert rounds() == by_slots
 
 
 def test_captures_that_were_made_with_holes_are_not_used_again(tmp_path):
@@ -225,33 +264,55 @@ def test_captures_that_were_made_with_holes_are_not_used_again(tmp_path):
 @pytest.mark.parametrize("window", [2, 3, 8, 40, 256, 900])
 def test_a_window_of_columns_is_noticed_whatever_its_width(window):
     settings = {**NEO, "window_size": window, "max_position_embeddings": 2048, "initializer_range": 0.02}
-    assert columns_of(made("gpt_neo", settings)).holes is False
+    assert slot_fit(made("gpt_neo", settings)).side_by_side is False
 
 
-def test_the_probe_reaches_past_a_window_longer_than_its_usual_hole():
+def test_the_probe_reaches_past_a_window_longer_than_its_usual_row():
     settings = {**NEO, "window_size": 1500, "max_position_embeddings": 4096}
-    assert columns_of(made("gpt_neo", settings)).difference > 0.01
+    assert slot_fit(made("gpt_neo", settings)).difference > 0.01
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_the_probe_leaves_windows_as_they_were(name):
+    model = made(name, KINDS[name])
+    before = copy.deepcopy(model.config.to_dict())
+    assert fits_slots(model)
+    assert model.config.to_dict() == before
+
+
+def test_a_window_as_long_as_those_of_real_models_is_tried():
+    """It is made short for the probe, so that a text of a few tokens leaves it."""
+    assert probe(made("mistral", {**LLAMA, "sliding_window": 4096, "max_position_embeddings": 32768})).side_by_side
+
+
+def test_a_model_whose_windows_are_not_ours_is_decoded_row_by_row(monkeypatch):
+    def wider(model):
+        return [replace(kind, width=kind.width and kind.width + 1) for kind in layer_kinds(model)]
+
+    monkeypatch.setattr(slots, "layer_kinds", wider)
+    assert "counts columns" in probe(made("mistral", {**LLAMA, "sliding_window": 4096})).why_not
 
 
 def test_the_probe_is_as_sure_in_bfloat16():
-    assert may_hold_holes(tiny_llama().bfloat16())
+    assert fits_slots(tiny_llama().bfloat16())
+    assert fits_slots(made("gemma3_text", KINDS["gemma3_text"]).bfloat16())
     settings = {**NEO, "window_size": 256, "max_position_embeddings": 2048}
-    assert not may_hold_holes(made("gpt_neo", settings).bfloat16())
+    assert not fits_slots(made("gpt_neo", settings).bfloat16())
 
 
 def test_the_probe_leaves_a_model_in_training_as_it_was():
     model = made("gpt2", {**GPT2, "resid_pdrop": 0.5})
     model.train()
-    assert probe(model).holes
+    assert probe(model).side_by_side
     assert model.training
 
 
 def test_the_probe_is_made_once_a_model(monkeypatch):
     asked = []
-    monkeypatch.setattr(cache_columns, "probe", lambda model: asked.append(model) or cache_columns.Columns(True))
+    monkeypatch.setattr(slot_fit_module, "probe", lambda model: asked.append(model) or slot_fit_module.SlotFit(True))
     model = tiny_llama()
-    assert may_hold_holes(model)
-    assert may_hold_holes(model)
+    assert fits_slots(model)
+    assert fits_slots(model)
     assert asked == [model]
 
 
@@ -277,14 +338,14 @@ def test_a_model_that_remembers_beside_its_cache_is_refused():
         runner_for(model)
 
 
-def test_the_hole_is_longer_than_a_window_however_wide_the_model(monkeypatch):
+def test_the_other_row_is_longer_than_a_window_however_wide_the_model(monkeypatch):
     model = made("gpt_neo", {**NEO, "window_size": 256, "max_position_embeddings": 2048})
-    monkeypatch.setattr(cache_columns, "_HOLE_BYTES", 1)
-    assert not probe(model).holes
+    monkeypatch.setattr(slot_fit_module, "_FARTHER_BYTES", 1)
+    assert not probe(model).side_by_side
     assert probe(model).difference > 0.01
-    monkeypatch.setattr(cache_columns, "_MOST_HOLE_BYTES", 1)
+    monkeypatch.setattr(slot_fit_module, "_MOST_FARTHER_BYTES", 1)
     assert "too long to try" in probe(model).why_not
-    assert probe(tiny_llama()).holes  # names no window
+    assert probe(tiny_llama()).side_by_side  # names no window
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])

@@ -7,10 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.decode import speculative
+from engine.decode import speculative, verdicts
 from engine.decode.sampling import Sampling
 from engine.decode.settings import DecodeSettings, FixedLength
-from engine.decode.speculative import Verdict
 from engine.measure import certificate
 from engine.measure.certificate import chi_square, greedy_identity, self_draft, texts
 from tests.conftest import tiny_llama
@@ -22,9 +21,9 @@ PROMPTS = [[5, 6, 7], [8] * 9, [200]]
 SHORT = DecodeSettings(Sampling(0.0), FixedLength(3), 10, frozenset())
 
 
-def accept_all(target_probs, draft_probs, proposed, uniforms):
+def accept_all(target_prob, draft_prob, uniforms, gammas):
     """A wrong rule: whatever the draft says is kept."""
-    return Verdict(len(proposed), int(target_probs[-1].argmax()), False)
+    return gammas
 
 
 def test_chi_square_passes():
@@ -39,11 +38,11 @@ def test_chi_square_passes():
     ("name", "wrong"),
     [
         ("residual", lambda p, q: p),
-        ("judge", accept_all),
+        ("kept_before_refusal", accept_all),
     ],
 )
 def test_chi_square_fails_with_a_wrong_rule(monkeypatch, name, wrong):
-    monkeypatch.setattr(speculative, name, wrong)
+    monkeypatch.setattr(verdicts, name, wrong)
     check = chi_square(tokens=6_000)
     assert check.passed is False
     assert check.figures["p_value"] < 1e-6
@@ -162,7 +161,7 @@ def test_a_text_is_proven_by_its_tokens_and_its_end(monkeypatch, text, proven):
 
 
 def test_greedy_identity_fails_in_float32_with_a_wrong_rule(monkeypatch):
-    monkeypatch.setattr(speculative, "judge", accept_all)
+    monkeypatch.setattr(verdicts, "kept_before_refusal", accept_all)
     # Plain rounds propose nothing, so the rule leaves them alone.
     check = greedy_identity(TARGET, NOISY, PROMPTS, SHORT)
     assert check.passed is False
@@ -172,7 +171,7 @@ def test_greedy_identity_fails_in_float32_with_a_wrong_rule(monkeypatch):
 
 def test_in_bfloat16_the_margin_where_texts_part_is_reported_and_nothing_fails(monkeypatch):
     target, draft = copy.deepcopy(TARGET).bfloat16(), copy.deepcopy(NOISY).bfloat16()
-    monkeypatch.setattr(speculative, "judge", accept_all)
+    monkeypatch.setattr(verdicts, "kept_before_refusal", accept_all)
     check = greedy_identity(target, draft, PROMPTS, SHORT)
     assert (check.name, check.passed) == ("greedy_margins_low_precision", None)
     assert check.figures["dtype"] == "bfloat16"

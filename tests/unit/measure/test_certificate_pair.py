@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from engine.capture.store import AnsweredPrompt
-from engine.decode import runner, speculative
+from engine.decode import runner, slot_runner, verdicts
+from engine.decode.row_by_row import RowByRow
 from engine.decode.sampling import Sampling
 from engine.decode.settings import NO_DRAFT, DecodeSettings, FixedLength
-from engine.decode.speculative import Verdict, plain_decode
+from engine.decode.speculative import plain_decode
 from engine.measure import certificate_pair
 from engine.measure.certificate import texts
 from engine.measure.certificate_pair import (
@@ -62,8 +63,8 @@ def test_a_model_that_counts_columns_passes_and_says_how():
     assert "a cache each" in check.detail
 
 
-def test_it_fails_when_holes_are_let_in(monkeypatch):
-    monkeypatch.setattr(runner, "may_hold_holes", lambda _: True)
+def test_it_fails_where_rows_share_slots_that_the_model_counts(monkeypatch):
+    monkeypatch.setattr(runner, "fits_slots", lambda _: True)
     check = ragged(*neo_pair())
     assert check.passed is False
     assert check.figures["wrong"]
@@ -72,15 +73,12 @@ def test_it_fails_when_holes_are_let_in(monkeypatch):
 
 
 def test_it_fails_when_a_mask_is_forgotten(monkeypatch):
-    """Holes that a sound model would have been told of."""
-    feed = runner.Runner.feed
+    """Empty slots that a sound model would have been told of."""
 
-    def unmasked(self, pending, *, last):
-        mask, self.mask = self.mask, torch.ones_like(self.mask)
-        self.mask[:, :1] = mask[:, :1]
-        return feed(self, pending, last=last)
+    def all_seen(model, kinds, positions, view):
+        return torch.ones(len(positions), 1, positions.shape[1], view, dtype=torch.bool)
 
-    monkeypatch.setattr(runner.Runner, "feed", unmasked)
+    monkeypatch.setattr(slot_runner, "step_mask", all_seen)
     assert ragged(TARGET, NOISY).passed is False
 
 
@@ -162,22 +160,26 @@ def test_its_seed_is_that_of_the_run():
     assert chi(seed=1).figures["statistic"] != chi(seed=2).figures["statistic"]
 
 
-def accept_all(target_probs, draft_probs, proposed, uniforms):
-    return Verdict(len(proposed), int(target_probs[-1].argmax()), False)
+def accept_all(target_prob, draft_prob, uniforms, gammas):
+    return gammas
+
+
+def refuse_all(target_prob, draft_prob, uniforms, gammas):
+    return torch.zeros_like(gammas)
 
 
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
         ("residual", lambda p, q: p),
-        ("residual", lambda p, q: torch.full_like(p, 1 / len(p))),
-        ("judge", accept_all),
-        ("accepted_tokens", lambda p, q, u: 0),
+        ("residual", lambda p, q: torch.full_like(p, 1 / p.shape[-1])),
+        ("kept_before_refusal", accept_all),
+        ("kept_before_refusal", refuse_all),
     ],
     ids=["residual is p", "residual is anything", "all accepted", "all refused"],
 )
 def test_it_fails_with_a_wrong_rule(monkeypatch, name, wrong):
-    monkeypatch.setattr(speculative, name, wrong)
+    monkeypatch.setattr(verdicts, name, wrong)
     check = chi()
     assert check.passed is False
     assert check.figures["p_value"] < 1e-6
@@ -192,7 +194,7 @@ def test_it_fails_where_q_is_not_the_distribution_that_was_drawn_from(monkeypatc
 def test_it_fails_where_holes_change_the_targets_distribution(monkeypatch):
     target, draft = neo_pair()
     assert chi(target, draft).passed is True
-    monkeypatch.setattr(runner.Runner, "feed", _with_other_tokens(runner.Runner.feed))
+    monkeypatch.setattr(RowByRow, "feed", _with_other_tokens(RowByRow.feed))
     assert chi(target, draft).passed is False
 
 
@@ -201,7 +203,7 @@ def _with_other_tokens(feed):
 
 
 def test_a_token_outside_the_targets_nucleus_is_impossible(monkeypatch):
-    monkeypatch.setattr(speculative, "judge", accept_all)
+    monkeypatch.setattr(verdicts, "kept_before_refusal", accept_all)
     check = chi(sampling=Sampling(1.0, 0, 0.3))
     assert check.figures["impossible"] > 0
     assert check.figures["p_value"] == 0

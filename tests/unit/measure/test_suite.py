@@ -239,13 +239,16 @@ def test_improvement_is_positive_for_the_target_itself_against_a_random_draft(ta
 
 
 def test_the_alarm_rings_where_the_recorded_q_is_not_the_one_sampled(target, captures, no_chi_square, monkeypatch):
-    propose = speculative.propose
+    proposals = speculative.proposals
 
     def recorded_sharper(*args):
-        ids, probs = propose(*args)
-        return ids, (probs**2) / (probs**2).sum(-1, keepdim=True)
+        proposal = proposals(*args)
+        if proposal.probs is None:
+            return proposal
+        squared = proposal.probs**2
+        return speculative.Proposal(proposal.ids, squared / squared.sum(-1, keepdim=True))
 
-    monkeypatch.setattr(speculative, "propose", recorded_sharper)
+    monkeypatch.setattr(speculative, "proposals", recorded_sharper)
     spec = settings(speed_prompts=0, max_new_tokens=80)
     result = measured(target, noisy_copy(0.1), {1.0: captures[1.0]}, spec)
     (alarm,) = [c for c in result.summary.document()["certificate"]["checks"] if c["name"] == "sampled_equals_expected"]
