@@ -206,7 +206,7 @@ def value_and_gradient(
         """The weighted sum of the slopes; adds the values to `values` on the way."""
         slope = None
         for term, factor in divergences:
-            value, own = DIVERGENCES[term.name](both, replace(base, **term.parameters))
+            value, own = DIVERGENCES[term.name](both, replace(base, **term.parameters))  # type: ignore[arg-type]
             values.add_(factor * value)
             own.mul_(factor.unsqueeze(-1))
             slope = own if slope is None else slope.add_(own)
