@@ -58,16 +58,16 @@ class Enough(Exception):
     """Ends a training after the steps that were wanted."""
 
 
-def run_steps(trainer: Trainer, after_step: Callable[[float, float, int], None]) -> None:
-    """Train; `after_step` gets each step's seconds, loss and positions, and may raise Enough."""
-    began = time.monotonic()
+def run_steps(trainer: Trainer, after_step: Callable[[float, float, float, int], None]) -> None:
+    """Train; `after_step` gets each step's seconds, CPU seconds, loss and positions, and may raise Enough."""
+    began, began_cpu = time.monotonic(), time.process_time()
 
     def emit(event: Event) -> None:
-        nonlocal began
+        nonlocal began, began_cpu
         if event.kind == "train":
-            now = time.monotonic()
-            after_step(now - began, event.loss, event.positions)  # type: ignore[attr-defined]
-            began = time.monotonic()
+            took = time.monotonic() - began, time.process_time() - began_cpu
+            after_step(*took, event.loss, event.positions)  # type: ignore[attr-defined]
+            began, began_cpu = time.monotonic(), time.process_time()
 
     trainer.emit, trainer.evaluate = emit, None
     with contextlib.suppress(Enough):
@@ -147,7 +147,7 @@ def time_steps(
     draft = initialise_draft(target, DraftSpec(layers=layers), seed=0)
     seconds: list[float] = []
 
-    def after_step(took: float, loss: float, count: int) -> None:
+    def after_step(took: float, cpu: float, loss: float, count: int) -> None:
         seconds.append(took)
         if len(seconds) == 2 * steps:
             raise Enough
@@ -195,8 +195,8 @@ def child(options: argparse.Namespace) -> int:
     source = OfflineBatches(answers, settings, Head.of(target.model), target.device)
     draft = initialise_draft(target, DraftSpec(layers=options.layers), seed=0)
 
-    def after_step(took: float, loss: float, count: int) -> None:
-        print(json.dumps({"seconds": took, "loss": loss, "positions": count}), flush=True)
+    def after_step(took: float, cpu: float, loss: float, count: int) -> None:
+        print(json.dumps({"seconds": took, "cpu_s": cpu, "loss": loss, "positions": count}), flush=True)
         if not sys.stdin.readline().strip():
             raise Enough
 
@@ -271,8 +271,9 @@ def compare(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, 
         for name, taken in counted.items()
     }
     if "other" in counted:
-        pairs = zip(counted["this"], counted["other"], strict=True)
-        result["ratio"] = interval([theirs["seconds"] / mine["seconds"] for mine, theirs in pairs])
+        for key, name in (("seconds", "ratio"), ("cpu_s", "cpu_ratio")):
+            pairs = zip(counted["this"], counted["other"], strict=True)
+            result[name] = interval([theirs[key] / mine[key] for mine, theirs in pairs])
         losses = zip(steps["this"], steps["other"], strict=True)
         result["largest_loss_difference"] = max(abs(a["loss"] - b["loss"]) for a, b in losses)
     return {"threads": torch.get_num_threads(), "loss": options.loss, "steps": options.steps, **result}
@@ -315,6 +316,8 @@ def main(arguments: list[str] | None = None) -> int:
     if "ratio" in result:
         ratio, low, high = result["ratio"]
         print(f"this checkout trains {ratio:.2f} [{low:.2f}, {high:.2f}] times as fast as the other")
+        ratio, low, high = result["cpu_ratio"]  # what other work on the machine disturbs less, with one thread
+        print(f"and takes 1/{ratio:.2f} [{low:.2f}, {high:.2f}] of its CPU time")
         print(f"losses differ by at most {result['largest_loss_difference']:.1e}")
     return 0
 

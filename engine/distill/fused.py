@@ -20,13 +20,47 @@ from engine.models.head import Head
 
 
 @dataclass(frozen=True)
-class Both:
-    """Target (p) and draft (q) on one support: tensors [position, support], float32. p may sum to less than one."""
+class Scores:
+    """One side's distribution at some positions: log-probabilities are `scores` less `total`. Tensors are float32."""
 
-    log_p: torch.Tensor
-    log_q: torch.Tensor
-    p: torch.Tensor
-    q: torch.Tensor
+    scores: torch.Tensor  # [position, support]
+    total: torch.Tensor  # [position, 1]
+    probs: torch.Tensor  # [position, support]; a target's may sum to less than one
+
+    @staticmethod
+    def of(scores: torch.Tensor) -> Scores:
+        """The softmax of some scores."""
+        probs = scores.softmax(-1)  # the likeliest id's probability is never tiny, so its log gives the total
+        return Scores(scores, scores.amax(-1, keepdim=True) - probs.amax(-1, keepdim=True).log(), probs)
+
+    @staticmethod
+    def of_logs(log_probs: torch.Tensor) -> Scores:
+        """Log-probabilities as they are."""
+        return Scores(log_probs, torch.zeros_like(log_probs[..., :1]), log_probs.exp())
+
+    @property
+    def log_probs(self) -> torch.Tensor:
+        return self.scores - self.total
+
+
+@dataclass(frozen=True)
+class Both:
+    """Target (p) and draft (q) on one support."""
+
+    target: Scores
+    draft: Scores
+
+    @property
+    def p(self) -> torch.Tensor:
+        return self.target.probs
+
+    @property
+    def q(self) -> torch.Tensor:
+        return self.draft.probs
+
+    def gap(self) -> torch.Tensor:
+        """log p - log q: [position, support], its own tensor."""
+        return (self.target.scores - self.draft.scores).sub_(self.target.total - self.draft.total)
 
 
 SlopeAt = Callable[[Both], torch.Tensor]
@@ -35,19 +69,20 @@ FusedLoss = Callable[[Both, Context], tuple[torch.Tensor, torch.Tensor]]
 
 
 def forward_kl(both: Both, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.linalg.vecdot(both.p, both.log_p - both.log_q), -both.p
+    return torch.linalg.vecdot(both.p, both.gap()), -both.p
 
 
 def reverse_kl(both: Both, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
-    slope = (both.log_q - both.log_p).mul_(both.q)
+    slope = both.gap().neg_().mul_(both.q)
     return slope.sum(-1), slope
 
 
 def jsd(both: Both, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
     weights = torch.tensor([context.beta, 1 - context.beta]).log().tolist()
-    log_m = torch.logaddexp(both.log_p + weights[0], both.log_q + weights[1])
-    target_part = torch.linalg.vecdot(both.p, both.log_p - log_m)
-    slope = (both.log_q - log_m).mul_(both.q).mul_(1 - context.beta)
+    log_p, log_q = both.target.log_probs, both.draft.log_probs
+    log_m = torch.logaddexp(log_p + weights[0], log_q + weights[1])
+    target_part = torch.linalg.vecdot(both.p, log_p - log_m)
+    slope = (log_q - log_m).mul_(both.q).mul_(1 - context.beta)
     return context.beta * target_part + slope.sum(-1), slope
 
 
@@ -118,17 +153,16 @@ class TargetLogits:
         """The same at some of the positions."""
         return TargetLogits(self.logits[part], None if self.log_totals is None else self.log_totals[part])
 
-    def log_p(self, rows: int, temperature: float) -> torch.Tensor:
-        """Log-probabilities of the first `rows` ids: [position, rows], float32."""
+    def scores(self, rows: int, temperature: float) -> Scores:
+        """The distribution over the first `rows` ids."""
         scores = _scores(self.logits[..., :rows], temperature)
-        return scores.log_softmax(-1) if self.log_totals is None else scores.sub_(self.log_totals.unsqueeze(-1))
+        return Scores.of(scores) if self.log_totals is None else Scores.of_logs(scores - self.log_totals.unsqueeze(-1))
 
     def gradient(self, draft_logits: torch.Tensor, temperature: float, slope_at: SlopeAt) -> torch.Tensor:
         """The gradient of the draft's logits: [position, rows], float32, its own tensor."""
         common = min(draft_logits.shape[-1], self.logits.shape[-1])
-        log_p = self.log_p(common, temperature)
-        log_q = _scores(draft_logits[..., :common], temperature).log_softmax(-1)
-        both = Both(log_p, log_q, log_p.exp(), log_q.exp())
+        draft = Scores.of(_scores(draft_logits[..., :common], temperature))
+        both = Both(self.scores(common, temperature), draft)
         slope = slope_at(both)
         gradient = torch.addcmul(slope, both.q, slope.sum(-1, keepdim=True), value=-1)
         return _widened(gradient if temperature == 1 else gradient.div_(temperature), draft_logits.shape[-1])
@@ -152,7 +186,7 @@ class TargetSupport:
         rows = draft_logits.shape[-1]
         log_q = _scores(draft_logits[..., : self.signal.vocab], temperature).log_softmax(-1)
         log_p, log_support, ids = self.signal.on_support(log_q)
-        both = Both(log_p, log_support, log_p.exp(), log_support.exp())
+        both = Both(Scores.of_logs(log_p), Scores.of_logs(log_support))
         slope = slope_at(both)
         known = slope[..., :-1].masked_fill(ids == log_q.shape[-1], 0)
         bucket, total = slope[..., -1:], known.sum(-1, keepdim=True) + slope[..., -1:]
@@ -206,7 +240,7 @@ def value_and_gradient(
         """The weighted sum of the slopes; adds the values to `values` on the way."""
         slope = None
         for term, factor in divergences:
-            value, own = DIVERGENCES[term.name](both, replace(base, **term.parameters))
+            value, own = DIVERGENCES[term.name](both, replace(base, **term.parameters))  # type: ignore[arg-type]
             values.add_(factor * value)
             own.mul_(factor.unsqueeze(-1))
             slope = own if slope is None else slope.add_(own)
@@ -231,12 +265,11 @@ def softmax_in_place(logits: torch.Tensor, temperature: float, largest: torch.Te
 
     `largest`: [rows] float32, raised to each id's largest probability.
     """
-    scores = _scores(logits, temperature)
-    probs = scores.softmax(-1)
-    logits.copy_(probs)
+    own = Scores.of(_scores(logits, temperature))
+    logits.copy_(own.probs)
     if largest is not None:
-        torch.maximum(largest, probs.amax(0), out=largest)
-    return scores.amax(-1) - probs.amax(-1).log()  # of the likeliest id, whose probability is never tiny
+        torch.maximum(largest, own.probs.amax(0), out=largest)
+    return own.total.squeeze(-1)
 
 
 def expected_rows(probs: torch.Tensor, weight: torch.Tensor, largest: torch.Tensor | None) -> torch.Tensor:

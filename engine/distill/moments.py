@@ -88,10 +88,10 @@ class MomentTable:
             self._weight = self.head.weight.float()
         target = target_of(self.reader.read_positions(part), [LossTerm(name="forward_kl")])
         assert isinstance(target, TargetLogits)
-        log_p = target.log_p(len(self.head.weight), self.reader.temperature)
-        p = log_p.exp()
-        self._table[part, :-2] = p @ self._weight
-        self._table[part, -2], self._table[part, -1] = torch.linalg.vecdot(p, log_p), p.sum(-1)
+        scores = target.scores(len(self.head.weight), self.reader.temperature)
+        self._table[part, :-2] = scores.probs @ self._weight
+        self._table[part, -2] = torch.linalg.vecdot(scores.probs, scores.log_probs)
+        self._table[part, -1] = scores.probs.sum(-1)
         self._open[block] = False
         if not self._open.any():
             self._weight = None  # as large as the head, and of no more use

@@ -23,7 +23,7 @@ from engine.config.schema import TrainSpec
 from engine.decode.sampling import Uniforms
 from engine.distill.checkpoint import FOLDER, latest_checkpoint, load_checkpoint, load_source_state, save_checkpoint
 from engine.distill.chunked import Positions, chunked_loss, rewards, scale_of, uses_rewards
-from engine.distill.forward import draft_states
+from engine.distill.forward import draft_states, shortcuts_of
 from engine.distill.fused import Scratch
 from engine.distill.moments import moment_table
 from engine.distill.schedule import learning_rate
@@ -110,6 +110,7 @@ class Trainer:
         )
         self.outcome = Outcome(source.steps)
         self.read_every = 1 if device.type == "cpu" else _GPU_READ_EVERY
+        self.shortcuts = shortcuts_of(draft.model)
         self.moments = moment_table(source, Head.of(self.model))
         self._batches: BatchSource | Ahead = source
         self.scratch = Scratch()
@@ -250,7 +251,7 @@ class Trainer:
 
     def _hidden(self, batch: Batch) -> torch.Tensor:
         """What enters the draft's head at the batch's response positions: [position, width]."""
-        return draft_states(self.model, batch, self.dtype)
+        return draft_states(self.model, batch, self.dtype, self.shortcuts)
 
     def _positions(self, batch: Batch, step: int) -> Positions:
         """Tokens, signal and draws of a batch; an answer's draws do not depend on the rows beside it."""

@@ -126,15 +126,17 @@ def refuse_unknown(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 def hidden_states(
-    model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None, *, is_draft: bool = False
+    model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None, *, is_draft: bool = False, cache: Any = None
 ) -> torch.Tensor:
     """Compute the input of the head: [batch, position, width] for ids [batch, position].
 
     `mask`: [batch, position], 1 for real tokens; padding is on the right. An id without an embedding raises
-    DraftbenchError, unless `is_draft`: then it is replaced (`readable`).
+    DraftbenchError, unless `is_draft`: then it is replaced (`readable`). `cache`: what stands before the ids, to which
+    they are added.
     """
     known = readable(model, ids) if is_draft else refuse_unknown(model, ids)
-    output = body(model)(input_ids=known, attention_mask=mask, use_cache=False)
+    before = {} if cache is None else {"past_key_values": cache}
+    output = body(model)(input_ids=known, attention_mask=mask, use_cache=cache is not None, **before)
     states: torch.Tensor = output.last_hidden_state
     return states
 
