@@ -15,7 +15,7 @@ from engine.decode.sampling import Sampling
 from engine.errors import is_out_of_memory
 
 _REFILL_SHARE = 8  # new prompts enter once so large a part of the rows is free, since each entry costs a forward pass
-_PASS_TOKENS = 16  # read on a CPU in the time that a forward pass costs beside its tokens
+PASS_TOKENS = 16  # read on a CPU in the time that a forward pass costs beside its tokens
 _SHRINK_SHARE = 4  # with none left, free rows are dropped once they are so large a part, since that copies the cache
 
 
@@ -67,7 +67,7 @@ def _in_rows(task: Task, size: int, indices: Sequence[int], before_forward: Call
     on_gpu = task.model.device.type == "cuda"
     rows = Rows(task, size, lag=1 if on_gpu else 0)
     refill_at = 1 if rows.apart else max(1, size // _REFILL_SHARE)
-    waiting = deque(families(task.prompts, indices, None if rows.apart or on_gpu else _PASS_TOKENS))
+    waiting = deque(families(task.prompts, indices, None if rows.apart or on_gpu else PASS_TOKENS))
     while waiting or rows.busy:
         if waiting and (rows.free >= refill_at or not rows.busy):
             for group in read_together(_taken(waiting, rows.free), task.prompts):
@@ -91,6 +91,6 @@ def _taken(waiting: deque[Family], count: int) -> list[Family]:
         if rest.indices:
             waiting.appendleft(rest)
         count -= len(family.indices)
-        pays = (len(family.indices) - 1) * family.shared >= _PASS_TOKENS
+        pays = (len(family.indices) - 1) * family.shared >= PASS_TOKENS
         taken += [family] if pays else [Family([i]) for i in family.indices]
     return taken

@@ -93,8 +93,9 @@ class Rows:
     def __init__(self, task: Task, size: int, lag: int) -> None:
         self.task, self.lag = task, lag
         self.device = torch.device(task.model.device)
+        on_gpu = self.device.type == "cuda"  # there buffers that grow are recorded anew; elsewhere they fill memory
         longest = max(map(len, task.prompts), default=0) + task.max_new_tokens
-        self._runner = self._fresh_runner(slots=longest)
+        self._runner = self._fresh_runner(slots=longest if on_gpu else 0)
         self._runner.feed([[0]] * size, last=1)  # any token: it gives the rows their place
         self._slots = [_Slot(-1, None, row, ended=True) for row in range(size)]  # of each row; one that ended may stay
         self._free = set(range(size))
@@ -170,8 +171,12 @@ class Rows:
             slot.row = row
 
     def close(self) -> None:
-        """Leave what was recorded of the steps to the next batch of the model."""
-        self._runner.close()
+        """Leave what was recorded of the steps to the next batch of the model, if there may be one soon.
+
+        A capture with a signal is made once, and its cache is too large to be kept beside what follows.
+        """
+        if self.task.signal.kind == "none":
+            self._runner.close()
 
     def _read_prompts(self, families: Sequence[Family]) -> tuple[Any, torch.Tensor]:
         """A runner that has read the prompts of some families, and the logits after each: [prompt, vocab].

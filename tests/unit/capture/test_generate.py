@@ -78,7 +78,7 @@ def test_what_prompts_share_is_read_once_and_changes_no_answer(
     names = [f"p{i}" for i in range(len(prompts))]
     given = {"prompts": prompts, "names": names, "signal": signal_format("exact", model, 1)}
     expected = answers(model, Sampling(1.0), 1, **given)
-    monkeypatch.setattr(generate, "_PASS_TOKENS", pass_tokens)
+    monkeypatch.setattr(generate, "PASS_TOKENS", pass_tokens)
     assert_same(answers(model, Sampling(1.0), batch_size, **given), expected)
 
 
