@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.speed.decoding import in_turn, waiting
 from benchmarks.speed.generation import generate
-from benchmarks.speed.pairs import Way, interleave
+from benchmarks.speed.pairs import Rounds, Way, interleave
 from benchmarks.speed.record import Row, pairs_of, row_of
 from benchmarks.speed.subjects import Subject
 from engine.capture.plan import CapturePlan
@@ -58,7 +58,7 @@ def capture_row(
     batch_size: int,
     prompts_a_round: int,
     max_new_tokens: int,
-    rounds: int,
+    rounds: Rounds,
     more_ways: Mapping[str, Way] | None = None,
     name: str = "capture",
     warm_up: int = 1,

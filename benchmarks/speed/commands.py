@@ -10,7 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from benchmarks.speed.pairs import Paired, Way, interleave
+from benchmarks.speed.pairs import Paired, Rounds, Way, interleave
 from benchmarks.speed.record import Figure, Row, pairs_of, row_of
 from engine.errors import DraftbenchError
 from engine.measure.statistics import Interval, bootstrap_ratio
@@ -21,7 +21,7 @@ from engine.runs.samples import lay_out_samples
 COMMANDS = {"help": ["--help"], "runs": ["runs"]}
 
 
-def start_row(folder: Path, *, rounds: int, baseline: Path | None = None) -> Row:
+def start_row(folder: Path, *, rounds: Rounds, baseline: Path | None = None) -> Row:
     """Seconds until a command that needs no model has answered, in a home with the sample runs."""
     checkouts = {"": PROJECT_ROOT} | ({"baseline_": baseline} if baseline else {})
     ways: dict[str, Way] = {}

@@ -6,7 +6,7 @@ All at temperature 0 and without stop ids, so that every way writes the same num
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.speed.generation import generate
-from benchmarks.speed.pairs import Paired, Sample, Way, interleave
+from benchmarks.speed.pairs import Paired, Rounds, Sample, Way, interleave
 from benchmarks.speed.record import Figure, Row, pairs_of, row_of
 from benchmarks.speed.subjects import Subject
 from engine.decode.events import Round
@@ -85,14 +85,14 @@ def decode_row(
     subject: Subject,
     *,
     tokens: int,
-    rounds: int,
+    rounds: Rounds,
     static_cache: bool = False,
     more_ways: dict[str, Way] | None = None,
 ) -> Row:
     """Plain and speculative decoding, each beside `generate`, in one turning order.
 
     `static_cache`: `generate` also with the cache for which Transformers compiles the step. `more_ways`: of other
-    programs or other weights; each is compared with our plain decoding and with `generate`.
+    programs; each is compared with our plain decoding and with `generate`.
     """
     target, prompts = subject.target.model, subject.prompts
     plain, library = OurLoop(target, None, prompts, 0, tokens), Generate(subject.library_target, prompts, tokens)
@@ -112,8 +112,7 @@ def decode_row(
         ratios += [(ours, "plain"), (ours, "generate"), (ours, theirs)]
     for name, way in (more_ways or {}).items():
         ways[name] = way
-        before = name.removeprefix("baseline_")
-        ratios += [(before, name)] if before in ways and before != name else [(name, "plain"), (name, "generate")]
+        ratios += [(name, "plain"), (name, "generate")]
     # a static cache is compiled at the second length that it meets
     paired = interleave(ways, rounds, unit="tokens", warm_up=1 + static_cache, wait=waiting(subject.target.device))
     title = "Decoding, batch 1, temperature 0"
@@ -122,6 +121,25 @@ def decode_row(
     for gamma, loop in loops.items():
         figures |= loop_figures(loop, paired, f"speculative_{gamma}", str(gamma))
     return row.model_copy(update={"figures": {**row.figures, **figures}, "notes": [note for note in notes if note]})
+
+
+def beside_row(
+    name: str,
+    title: str,
+    subject: Subject,
+    ways: Mapping[str, Way],
+    ratios: Mapping[str, tuple[str, str]],
+    *,
+    tokens: int,
+    rounds: Rounds,
+) -> Row:
+    """Other ways of decoding beside our plain loop and `generate`."""
+    usual: dict[str, Way] = {
+        "plain": OurLoop(subject.target.model, None, subject.prompts, 0, tokens),
+        "generate": Generate(subject.library_target, subject.prompts, tokens),
+    }
+    paired = interleave({**usual, **ways}, rounds, unit="tokens", wait=waiting(subject.target.device))
+    return row_of(name, title, paired, ratios, {**subject.conditions, "tokens": tokens})
 
 
 def _why_not(way: Generate) -> str:
@@ -172,7 +190,7 @@ def _allowed_seconds(listed: Sequence[Sequence[Round]]) -> list[float]:
     ]
 
 
-def verify_row(subject: Subject, *, tokens: int, rounds: int, gammas: Sequence[int] = (1, 2, 3, 4, 5)) -> Row:
+def verify_row(subject: Subject, *, tokens: int, rounds: Rounds, gammas: Sequence[int] = (1, 2, 3, 4, 5)) -> Row:
     """Target forwards over several tokens beside those over one, as the loop itself times them."""
     target, prompts = subject.target.model, subject.prompts
     loops = {
@@ -195,7 +213,7 @@ def verify_row(subject: Subject, *, tokens: int, rounds: int, gammas: Sequence[i
     return row.model_copy(update={"figures": {**row.figures, "step_ms": Figure.of(rate, "ms")}})
 
 
-def batches_row(subject: Subject, *, tokens: int, rounds: int, sizes: Sequence[int] = (1, 4, 8)) -> Row:
+def batches_row(subject: Subject, *, tokens: int, rounds: Rounds, sizes: Sequence[int] = (1, 4, 8)) -> Row:
     """Plain and speculative decoding of several prompts together."""
     target, draft = subject.target.model, subject.draft.model
     ways: dict[str, Way] = {}
@@ -208,7 +226,7 @@ def batches_row(subject: Subject, *, tokens: int, rounds: int, sizes: Sequence[i
     return row_of("batches", "Decoding several prompts together", paired, ratios, conditions)
 
 
-def domain_row(subject: Subject, *, tokens: int, rounds: int) -> Row:
+def domain_row(subject: Subject, *, tokens: int, rounds: Rounds) -> Row:
     """The draft that is served for a domain, at its own gamma."""
     target, prompts = subject.target.model, subject.prompts
     loop = OurLoop(target, subject.draft.model, prompts, subject.gamma, tokens)
@@ -234,10 +252,10 @@ def bandwidth(device: torch.device, gigabytes: float) -> float:
             place.copy_(source)
         return 5 * 2.0 * source.numel() * source.element_size()
 
-    return interleave({"copy": copy}, 4, unit="bytes", wait=wait).rate("copy").value
+    return interleave({"copy": copy}, Rounds(4), unit="bytes", wait=wait).rate("copy").value
 
 
-def large_row(subject: Subject, weight_bytes: int, *, tokens: int, rounds: int, gigabytes: float) -> Row:
+def large_row(subject: Subject, weight_bytes: int, *, tokens: int, rounds: Rounds, gigabytes: float) -> Row:
     """Plain decoding of a large target beside `generate` and beside what reading its weights takes."""
     target, prompts = subject.target.model, subject.prompts
     loop = OurLoop(target, None, prompts, 0, tokens)

@@ -62,7 +62,7 @@ _DOMAINS = ("function_calling", "biology", "chinese")
 GOALS: Sequence[Goal] = (
     _cpu("plain decoding over `generate`", "decode", "plain/generate", 1.3),
     _cpu("prompts at which plain decoding and `generate` write the same ids", "decode", "same_text", 1),
-    _cpu("plain decoding with int8 weights over `generate`", "decode", "int8/generate", 1.8),
+    _cpu("plain decoding with int8 weights over `generate`", "int8", "int8/generate", 1.8),
     _cpu("speculative over assisted `generate`, gamma 2", "decode", "speculative_2/assisted_2", 2),
     _cpu("speculative over assisted `generate`, gamma 3", "decode", "speculative_3/assisted_3", 2),
     _cpu("speculative, of what its forwards and acceptance allow, gamma 2", "decode", "reached_2", 0.9),

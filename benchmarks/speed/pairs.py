@@ -7,6 +7,7 @@ rates with an interval over the rounds.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,25 +50,40 @@ class Paired:
         return [sample.seconds for sample in self.samples[way]]
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """How often ways take turns: `most` times, or from `limit_s` seconds on no more than `least` times."""
+
+    most: int
+    limit_s: float = math.inf
+    least: int = 3
+
+    def enough(self, done: int, seconds: float) -> bool:
+        return done >= self.most or (done >= self.least and seconds > self.limit_s)
+
+
 def interleave(
     ways: Mapping[str, Way],
-    rounds: int,
+    rounds: Rounds,
     *,
     unit: str,
     warm_up: int = 1,
     wait: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Paired:
-    """Let the ways do each round's work in a turning order.
+    """Let the ways do each round's work in a turning order. The limit of `rounds` counts the warm-up too.
 
     The first `warm_up` rounds are done once before, without being counted. `wait` returns when the device has done
     all it was given, and is called before the clock is read.
     """
+    started = clock()
     for number in range(warm_up):
         for way in ways.values():
             way(number)
     samples: dict[str, list[Sample]] = {name: [] for name in ways}
-    for number in range(rounds):
+    number = -1
+    while not rounds.enough(number + 1, clock() - started):
+        number += 1
         for name in turn(list(ways), number):
             wait()
             began = clock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -12,9 +13,9 @@ import torch
 
 from benchmarks.peers.train_steps import Training
 from benchmarks.speed import capturing, commands, decoding, training
-from benchmarks.speed.pairs import Sample, Way
+from benchmarks.speed.pairs import Rounds, Sample, Way
 from benchmarks.speed.peers import Peer, environment
-from benchmarks.speed.record import Row
+from benchmarks.speed.record import Row, pairs_of
 from benchmarks.speed.session import Planned
 from benchmarks.speed.subjects import (
     DOMAINS,
@@ -31,6 +32,7 @@ from engine.config.schema import ModelSpec
 from engine.errors import DraftbenchError
 
 _MANY = 96  # prompts, so that three rounds of a capture on a processor have none in common
+_USUAL = ("plain", "generate")  # what a new way of decoding is compared with
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Scale:
 
 CPU = Scale(6, 48, 6, 24, 32, 32, 64, 16, 48, 6)
 CUDA = Scale(6, 64, 6, 48, 256, 512, 64, 128, 128, 6)
-SMALL = Scale(3, 24, 4, 12, 4, 6, 6, 4, 6, 2)  # the same code in seconds
+SMALL = Scale(3, 24, 3, 12, 4, 6, 6, 4, 6, 2)  # the same code in seconds
 
 
 @dataclass(frozen=True)
@@ -97,67 +99,91 @@ class Rows:
         return {row.name: row for row in rows}
 
     def _on_processor(self) -> list[Planned]:
+        turns = self._in_turns
         return [
-            Planned("decode", 150, self._decode),
-            Planned("verify", 80, self._verify),
-            Planned("batches", 60, self._batches),
-            *(Planned(f"domain_{name}", 75, partial(self._domain, name)) for name in DOMAINS),
-            Planned("capture", 80, self._capture),
-            Planned("training", 170, self._training),
+            turns("decode", 130, self._decode),
+            *([turns("int8", 70, self._int8)] if "quantize" in ModelSpec.model_fields else []),
+            *([turns("before", 70, self._before)] if self.baseline is not None else []),
+            turns("verify", 60, self._verify),
+            turns("batches", 60, self._batches),
+            *(turns(f"domain_{name}", 50, partial(self._domain, name)) for name in DOMAINS),
+            turns("capture", 90, self._capture),
+            turns("training", 150, self._training),
             Planned("exact", 130, commands.exact_row),
-            Planned("start", 60, self._start),
+            turns("start", 40, self._start),
             Planned("quickstart", 320, commands.quickstart_row),
         ]
 
     def _on_gpu(self) -> list[Planned]:
+        turns = self._in_turns
         return [
-            Planned("decode", 130, self._decode),
-            Planned("verify", 40, self._verify),
-            Planned("capture", 60, self._capture),
-            Planned("trainer", 25, self._trainer),
-            Planned("inner", 15, self._inner),
+            turns("decode", 120, self._decode),
+            turns("verify", 40, self._verify),
+            turns("capture", 50, self._capture),
+            turns("trainer", 25, self._trainer),
+            turns("inner", 15, self._inner),
             *([Planned("quickstart", 100, commands.quickstart_row)] if self.real else []),
-            Planned("large", 40, self._large),
-            Planned("verify_large", 30, self._verify_large),
-            Planned("batches", 40, self._batches),
+            turns("large", 35, self._large),
+            turns("verify_large", 30, self._verify_large),
+            turns("batches", 30, self._batches),
         ]
 
-    def _verify(self, folder: Path) -> Row:
-        return decoding.verify_row(self.few, tokens=self.scale.tokens // 2, rounds=self.scale.rounds)
+    def _in_turns(self, name: str, needs_s: float, measure: Callable[..., Row]) -> Planned:
+        """A row whose rounds end when its time is over."""
+        return Planned(name, needs_s, partial(measure, rounds=Rounds(self.scale.rounds, needs_s)))
 
-    def _batches(self, folder: Path) -> Row:
-        return decoding.batches_row(self.few, tokens=self.scale.batch_tokens, rounds=max(2, self.scale.rounds // 2))
+    def _verify(self, folder: Path, *, rounds: Rounds) -> Row:
+        return decoding.verify_row(self.few, tokens=self.scale.tokens // 2, rounds=rounds)
 
-    def _decode(self, folder: Path) -> Row:
-        few, scale = self.few, self.scale
-        more = self._with_int8(few)
+    def _batches(self, folder: Path, *, rounds: Rounds) -> Row:
+        return decoding.batches_row(self.few, tokens=self.scale.batch_tokens, rounds=rounds)
+
+    def _decode(self, folder: Path, *, rounds: Rounds) -> Row:
+        few, tokens = self.few, self.scale.tokens
+        more: dict[str, Way] = {}
         with ExitStack() as stack:
-            if self.baseline is not None:
-                peer = self._before(stack, folder, few)
-                for gamma in (0, few.gamma):
-                    name = f"baseline_speculative_{gamma}" if gamma else "baseline_plain"
-                    more[name] = asked(peer, few, 1, work="decode", gamma=gamma, tokens=scale.tokens)
             if self.vllm is not None:
-                more["vllm"] = self._vllm(stack, folder, few, tokens=scale.tokens, rows=1)
-            return decoding.decode_row(
-                few,
-                tokens=scale.tokens,
-                rounds=scale.rounds,
-                static_cache=self.device.type == "cuda" or self.tiny,
-                more_ways=more,
-            )
+                more["vllm"] = self._vllm(stack, folder, few, tokens=tokens, rows=1)
+            compiles = self.device.type == "cuda" or self.tiny
+            return decoding.decode_row(few, tokens=tokens, rounds=rounds, static_cache=compiles, more_ways=more)
 
-    def _domain(self, name: str, folder: Path) -> Row:
+    def _int8(self, folder: Path, *, rounds: Rounds) -> Row:
+        """The target with int8 weights in our loop, plain and speculative."""
+        few, tokens = self.few, self.scale.tokens
+        int8 = embedded(few.name, prompts=1, device="cpu", quantize="int8")
+        gamma, target, draft = few.gamma, int8.target.model, int8.draft.model
+        ways: dict[str, Way] = {
+            "int8": decoding.OurLoop(target, None, few.prompts, 0, tokens),
+            f"int8_speculative_{gamma}": decoding.OurLoop(target, draft, few.prompts, gamma, tokens),
+        }
+        title, ratios = "Decoding with int8 weights", pairs_of(*((way, over) for way in ways for over in _USUAL))
+        return decoding.beside_row("int8", title, few, ways, ratios, tokens=tokens, rounds=rounds)
+
+    def _before(self, folder: Path, *, rounds: Rounds) -> Row:
+        """Our loop beside that of the other checkout."""
+        few, tokens, gamma = self.few, self.scale.tokens, self.few.gamma
+        speculative = f"speculative_{gamma}"
+        with self._other_checkout(folder, few) as peer:
+            ways: dict[str, Way] = {
+                speculative: decoding.OurLoop(few.target.model, few.draft.model, few.prompts, gamma, tokens),
+                "baseline_plain": asked(peer, few, 1, work="decode", gamma=0, tokens=tokens),
+                f"baseline_{speculative}": asked(peer, few, 1, work="decode", gamma=gamma, tokens=tokens),
+            }
+            ratios = pairs_of(("plain", "baseline_plain"), (speculative, f"baseline_{speculative}"))
+            title = "Decoding beside another checkout"
+            return decoding.beside_row("before", title, few, ways, ratios, tokens=tokens, rounds=rounds)
+
+    def _domain(self, name: str, folder: Path, *, rounds: Rounds) -> Row:
         subject = embedded(name, prompts=self.scale.prompts, device=str(self.device))
-        return decoding.domain_row(subject, tokens=self.scale.tokens, rounds=self.scale.rounds)
+        return decoding.domain_row(subject, tokens=self.scale.tokens, rounds=rounds)
 
-    def _capture(self, folder: Path) -> Row:
+    def _capture(self, folder: Path, *, rounds: Rounds) -> Row:
         scale = self.scale
         more: dict[str, Way] = {}
         with ExitStack() as stack:
             if self.baseline is not None:
                 job = {"work": "capture", "batch": scale.capture_batch, "tokens": scale.capture_tokens}
-                peer = self._before(stack, folder, self.subject)
+                peer = stack.enter_context(self._other_checkout(folder, self.subject))
                 more["baseline"] = asked(peer, self.subject, scale.capture_prompts, **job)
             if self.vllm is not None:
                 more["vllm"] = self._vllm(
@@ -169,25 +195,13 @@ class Rows:
                 batch_size=scale.capture_batch,
                 prompts_a_round=scale.capture_prompts,
                 max_new_tokens=scale.capture_tokens,
-                rounds=max(3, scale.rounds // 2),
+                rounds=rounds,
                 more_ways=more,
             )
 
-    def _with_int8(self, few: Subject) -> dict[str, Way]:
-        """Our loop with int8 weights of the target, plain and speculative."""
-        if self.device.type != "cpu" or not self.real or "quantize" not in ModelSpec.model_fields:
-            return {}
-        int8, tokens = embedded(few.name, prompts=1, device="cpu", quantize="int8"), self.scale.tokens
-        target, draft = int8.target.model, int8.draft.model
-        return {
-            "int8": decoding.OurLoop(target, None, few.prompts, 0, tokens),
-            f"int8_speculative_{few.gamma}": decoding.OurLoop(target, draft, few.prompts, few.gamma, tokens),
-        }
-
-    def _before(self, stack: ExitStack, folder: Path, subject: Subject) -> Peer:
+    def _other_checkout(self, folder: Path, subject: Subject) -> Peer:
         """The engine of the other checkout, with the same pair."""
-        job = {"domain": subject.name}
-        return stack.enter_context(Peer("decode_rounds.py", job, folder / "baseline.log", checkout=self.baseline))
+        return Peer("decode_rounds.py", {"domain": subject.name}, folder / "baseline.log", checkout=self.baseline)
 
     def _vllm(
         self, stack: ExitStack, folder: Path, subject: Subject, *, tokens: int, rows: int, stopping: bool = False
@@ -205,13 +219,9 @@ class Rows:
 
         return asked(peer, subject, rows, tokens=tokens, stop_ids=stops)
 
-    def _training(self, folder: Path) -> Row:
+    def _training(self, folder: Path, *, rounds: Rounds) -> Row:
         return training.training_row(
-            folder,
-            rounds=max(2, self.scale.rounds - 2),
-            steps=self.scale.train_steps,
-            baseline=self.baseline,
-            trl=self.trl,
+            folder, rounds=rounds, steps=self.scale.train_steps, baseline=self.baseline, trl=self.trl
         )
 
     def _random_training(self, **more: Any) -> AbstractContextManager[Training]:
@@ -220,13 +230,13 @@ class Rows:
             self.shape, self.device, answers=scale.train_answers, tokens=scale.train_tokens, layers=4, more=train
         )
 
-    def _trainer(self, folder: Path) -> Row:
+    def _trainer(self, folder: Path, *, rounds: Rounds) -> Row:
         with self._random_training() as made:
-            return training.trainer_row(made, self.shape, steps=self.scale.train_steps, rounds=3)
+            return training.trainer_row(made, self.shape, steps=self.scale.train_steps, rounds=rounds)
 
-    def _inner(self, folder: Path) -> Row:
+    def _inner(self, folder: Path, *, rounds: Rounds) -> Row:
         with self._random_training(micro_batch_tokens=2**16) as made:  # all positions of a step at once
-            return training.inner_row(made, self.shape, rounds=6)
+            return training.inner_row(made, self.shape, rounds=rounds)
 
     @cached_property
     def _large_subject(self) -> Subject:
@@ -241,25 +251,23 @@ class Rows:
                 )
         return random_subject(shape, self.device, prompts=self.scale.prompts, assisted=False)
 
-    def _large(self, folder: Path) -> Row:
+    def _large(self, folder: Path, *, rounds: Rounds) -> Row:
         shape, scale = TINY if self.tiny else LLAMA_8B, self.scale
         return decoding.large_row(
             self._large_subject,
             shape.weight_bytes,
             tokens=scale.tokens // 2,
-            rounds=max(2, scale.rounds // 2),
+            rounds=rounds,
             gigabytes=0.01 if self.tiny else 2.0,
         )
 
-    def _verify_large(self, folder: Path) -> Row:
-        scale = self.scale
-        row = decoding.verify_row(
-            self._large_subject, tokens=scale.tokens // 2, rounds=scale.rounds // 2, gammas=(1, 3, 5)
-        )
+    def _verify_large(self, folder: Path, *, rounds: Rounds) -> Row:
+        tokens = self.scale.tokens // 2
+        row = decoding.verify_row(self._large_subject, tokens=tokens, rounds=rounds, gammas=(1, 3, 5))
         return row.model_copy(update={"name": "verify_large", "title": f"{row.title}, {self._large_subject.name}"})
 
-    def _start(self, folder: Path) -> Row:
-        return commands.start_row(folder, rounds=max(2, self.scale.rounds), baseline=self.baseline)
+    def _start(self, folder: Path, *, rounds: Rounds) -> Row:
+        return commands.start_row(folder, rounds=rounds, baseline=self.baseline)
 
 
 def asked(peer: Peer, subject: Subject, rows: int, **request: Any) -> Way:

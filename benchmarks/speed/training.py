@@ -15,7 +15,7 @@ import torch
 from benchmarks.peers.train_steps import Training
 from benchmarks.speed.capturing import captured, plan_of
 from benchmarks.speed.decoding import waiting
-from benchmarks.speed.pairs import Sample, Way, interleave
+from benchmarks.speed.pairs import Rounds, Sample, Way, interleave
 from benchmarks.speed.peers import Peer, environment
 from benchmarks.speed.record import Figure, Row, pairs_of, row_of
 from benchmarks.speed.subjects import RandomModel, Shape, random_prompts, random_target
@@ -34,7 +34,7 @@ _ASKED = 40  # prompts, of which enough have answers of the full length
 
 
 def training_row(
-    folder: Path, *, rounds: int, steps: int, baseline: Path | None = None, trl: Path | None = None
+    folder: Path, *, rounds: Rounds, steps: int, baseline: Path | None = None, trl: Path | None = None
 ) -> Row:
     """Response tokens a second: this checkout, another one, and TRL's GKD trainer in an environment of its own.
 
@@ -130,7 +130,7 @@ def random_training(
         yield Training(endless, plan.folder, layers=layers, answers=answers, tokens=tokens, more=more)
 
 
-def trainer_row(training: Training, shape: Shape, *, steps: int, rounds: int) -> Row:
+def trainer_row(training: Training, shape: Shape, *, steps: int, rounds: Rounds) -> Row:
     """Response tokens a second through the whole trainer, with all answers of a capture in a step."""
 
     def way(number: int) -> Sample:
@@ -142,7 +142,7 @@ def trainer_row(training: Training, shape: Shape, *, steps: int, rounds: int) ->
     return row_of("trainer", "The whole trainer, forward KL", paired, {}, _conditions(training, shape))
 
 
-def inner_row(training: Training, shape: Shape, *, rounds: int) -> Row:
+def inner_row(training: Training, shape: Shape, *, rounds: Rounds) -> Row:
     """Positions a second through the draft's body, its head and the loss, forward and backward, and nothing else."""
     settings = TrainSpec.model_validate({"batch_size": training.answers, **training.more})
     device = training.target.device
