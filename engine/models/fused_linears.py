@@ -87,7 +87,7 @@ class Siblings:
             whole = self._all_at_once.product(hidden)
             if len(self.layers) == 1:
                 return whole
-            parts = whole.split(self._sizes, -1)
+            parts = torch.split(whole, self._sizes, -1)
         else:
             return F.linear(hidden, self.layers[place].weight, self.layers[place].bias)
         last = place == len(self.layers) - 1  # called last: nothing is held until the next step

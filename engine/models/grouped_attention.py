@@ -109,8 +109,8 @@ def _same_bits(heads: int, groups: int, size: int, tokens: int) -> bool:
     for rows, slots in _COMPARED:
         query, key, value = states(rows, heads, tokens), states(rows, groups, slots), states(rows, groups, slots)
         mask = torch.ones(tokens, slots, dtype=torch.bool).tril(slots - tokens).expand(rows, 1, tokens, slots)
-        repeated = [part.repeat_interleave(heads // groups, dim=1) for part in (key, value)]
-        plain = F.scaled_dot_product_attention(query, *repeated, attn_mask=mask)
+        keys, values = (part.repeat_interleave(heads // groups, dim=1) for part in (key, value))
+        plain = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
         if not torch.equal(plain, _by_groups(query, key, value, mask, None)):
             return False
     return True

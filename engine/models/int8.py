@@ -34,8 +34,8 @@ class Int8Weights:
         self._middle = torch.zeros(len(self._scale), dtype=torch.int64)
         whole = torch.cat([numbers for numbers, _ in rounded])
         self._weight = torch.ops.onednn.qlinear_prepack(whole, None)  # opaque
-        biases = [layer.bias for layer in layers]
-        self._bias = None if biases[0] is None else torch.cat(biases).float()
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        self._bias = torch.cat(biases).float() if biases else None
 
     def usable(self, hidden: torch.Tensor) -> bool:
         """Always: there is no other way that gives the same. A gradient cannot pass through the rounding."""
@@ -122,7 +122,15 @@ def _computes_exactly() -> bool:
 
 def _sums(numbers: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
     """Sums of products times the outputs' scale: [..., out], float32. numbers: [..., in], uint8."""
-    settings = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, no scale of the result, no activation
+    settings: tuple[Any, ...] = (
+        None,
+        1.0,
+        0,
+        torch.float32,
+        "none",
+        [],
+        "",
+    )  # no bias, no scale of the result, no activation
     return cast(
         torch.Tensor, torch.ops.onednn.qlinear_pointwise(numbers, 1.0, _MIDDLE, weight, scale, zeros, *settings)
     )
