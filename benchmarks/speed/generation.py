@@ -1,6 +1,7 @@
 """Transformers' own `generate`, as somebody would call it for speed: one batch, a static cache, or an assistant.
 
-Nothing but lengths and stop ids ends a text, and no setting that ships with a model changes it (engine.decode.bare).
+Nothing but lengths and stop ids ends a text, no setting that ships with a model changes it (engine.decode.bare), and
+every layer computes as Transformers has it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def generate(
 
     `static_cache`: Transformers then compiles the decoding step where it can. An assistant takes a batch of one.
     """
+    from engine.models.fused_linears import as_loaded  # here, since an earlier checkout may lack it (decode_rounds.py)
+
     width = max(map(len, prompts))
     settings = bare_settings(target, stop_ids)
     settings.update(max_new_tokens=max_new_tokens, do_sample=temperature > 0)
@@ -38,7 +41,7 @@ def generate(
     ids = torch.tensor([[settings.pad_token_id] * (width - len(row)) + list(row) for row in prompts])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
     models = [target] if assistant is None else [target, assistant]
-    with bare_generation(*models, stop_ids=stop_ids):
+    with bare_generation(*models, stop_ids=stop_ids), as_loaded():
         more: dict[str, Any] = {}
         if assistant is not None:
             assistant.generation_config.update(**proposing(num_draft_tokens))
