@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-_BLOCK = 256  # ids summed at once when drawing
+_BLOCK = 256  # ids looked at or summed at once when choosing
 _BELOW_ONE = 1 - 2**-53  # the largest float64 below one
 
 
@@ -47,12 +47,26 @@ def distribution(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     if isinstance(sampling, SamplingByRow):
         return torch.stack([distribution(row, own) for row, own in zip(logits, sampling.rows, strict=True)])
     if sampling.greedy:
-        return one_hot(logits.argmax(-1), logits.shape[-1])
+        return one_hot(likeliest(logits), logits.shape[-1])
     scores = logits.float() if sampling.temperature == 1 else logits.float() / sampling.temperature
     if 0 < sampling.top_k < scores.shape[-1]:
         scores = _keep_top_k(scores, sampling.top_k)
     probs = torch.softmax(scores, dim=-1)
     return probs if sampling.top_p >= 1 else _keep_nucleus(probs, sampling.top_p)
+
+
+def likeliest(logits: torch.Tensor) -> torch.Tensor:
+    """The id of the largest logit, the lowest of equal ones: [..., vocab] -> [...].
+
+    In two steps, first over blocks of ids and then inside one: on a CPU torch's own argmax takes eight times as long
+    for bfloat16, since only its maximum is vectorised.
+    """
+    if logits.device.type != "cpu" or logits.shape[-1] % _BLOCK:
+        return logits.argmax(-1)
+    blocks = logits.unflatten(-1, (-1, _BLOCK))
+    best = blocks.amax(-1).argmax(-1)
+    inside = blocks.gather(-2, best[..., None, None].expand(*best.shape, 1, _BLOCK)).squeeze(-2).argmax(-1)
+    return best * _BLOCK + inside
 
 
 def one_hot(ids: torch.Tensor, vocab: int) -> torch.Tensor:
@@ -118,7 +132,7 @@ def _invert(masses: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor,
 def next_ids(logits: torch.Tensor, sampling: Sampling, uniforms: torch.Tensor) -> torch.Tensor:
     """Ids sampled from logits [..., vocab] with uniforms [...]: [...]. The draw itself, where q is not asked for."""
     if sampling.greedy:
-        return logits.argmax(-1)
+        return likeliest(logits)
     return draw(distribution(logits, sampling), uniforms)
 
 

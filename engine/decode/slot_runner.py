@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 
+from engine.decode.attention import packed
 from engine.decode.device import on_device
 from engine.decode.positions import refuse_beyond, rotary_limit, takes_positions
-from engine.decode.slots import SlotCache, step_mask, within_windows
+from engine.decode.slots import SlotCache, step_mask
 from engine.decode.step_graphs import (
     WIDEST,
     StepGraphs,
@@ -134,13 +136,12 @@ class SlotRunner:
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """ids: [row, width], positions: the same or [1, width] -> hidden states [row, width, size]."""
         cache, view, (rows, width) = self.cache, self.cache.slots.view, ids.shape
-        # From nothing, or one token behind rows of equal length, a model's own causal path is right, and faster.
-        even = isinstance(cache.slots.where, slice)
-        own = view == 0 or (even and width == 1 and within_windows(cache.kinds, view))
-        with planless_attention(ids.device):
+        # From nothing the model's own causal path is right, and faster.
+        mask = step_mask(self.model, cache.kinds, positions, view) if view else None
+        with planless_attention(ids.device), packed(self.model) if view else nullcontext():
             output = body(self.model)(
                 input_ids=ids,
-                attention_mask=None if own else step_mask(self.model, cache.kinds, positions, view),
+                attention_mask=mask,
                 past_key_values=cache,
                 use_cache=True,
                 **({"position_ids": positions.expand(rows, width)} if self._takes_positions else {}),

@@ -218,11 +218,6 @@ def step_mask(model: Any, kinds: Sequence[LayerKind], positions: torch.Tensor, v
     return seen[named.pop()] if len(named) == 1 else seen
 
 
-def within_windows(kinds: Sequence[LayerKind], tokens: int) -> bool:
-    """Whether a text of so many tokens lies in every layer's window or chunk, so that none hides any of it."""
-    return all(kind.width == 0 or tokens <= kind.width for kind in kinds)
-
-
 def plain_cache(model: Any) -> DynamicCache:
     """Transformers' own growing cache, which keeps all of a text, also what has left a window."""
     layer_kinds(model)

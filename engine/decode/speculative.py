@@ -20,7 +20,7 @@ import torch
 from engine.decode.device import Stopwatch, on_device, to_host
 from engine.decode.events import Alternative, Fate, Round, Token
 from engine.decode.runner import AnyRunner, runner_for
-from engine.decode.sampling import Sampling, Uniforms, distribution, draw, one_hot
+from engine.decode.sampling import Sampling, Uniforms, distribution, draw, likeliest, one_hot
 from engine.decode.settings import DecodeSettings
 from engine.decode.verdicts import Verdicts, judge_greedy_rows, judge_rows
 from engine.models.vocabulary import align_logits, spread
@@ -195,7 +195,7 @@ def proposals(
         logits = (draft_runner.feed_ids(ids[-1].unsqueeze(1)) if step else draft_runner.feed(pending, last=1))[:, -1]
         own = logits if own_ids is not None else align_logits(logits, vocab)
         if sampling.greedy:
-            drawn = own.argmax(-1)
+            drawn = likeliest(own)
         else:
             probs.append(distribution(own, sampling))
             drawn = draw(probs[-1], uniforms[:, step])
@@ -226,7 +226,7 @@ def _verdicts(
     """p [row, gamma + 1, vocab], None at temperature 0, and the verdicts on all rows. logits: as p."""
     own = on_device(torch.tensor(gammas), logits.device)
     if proposal.probs is None:
-        return None, judge_greedy_rows(logits.argmax(-1), proposal.ids, own)
+        return None, judge_greedy_rows(likeliest(logits), proposal.ids, own)
     probs = distribution(logits, sampling)
     return probs, judge_rows(probs, proposal.probs, proposal.ids, on_device(deciding, logits.device), own)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.decode.sampling import Sampling, Uniforms, distribution, draw, next_ids, overlap, residual
+from engine.decode.sampling import Sampling, Uniforms, distribution, draw, likeliest, next_ids, overlap, residual
 
 FOUR = torch.tensor([0.15, 0.5, 0.1, 0.25]).log()
 LARGEST_UNIFORM = 1 - 2**-53  # what numpy's generator can return at most
@@ -136,3 +136,14 @@ def test_next_ids_are_draws_from_the_distribution(sampling):
     torch.manual_seed(2)
     logits, uniforms = torch.randn(200, 30), torch.rand(200, dtype=torch.float64)
     assert next_ids(logits, sampling, uniforms).tolist() == draw(distribution(logits, sampling), uniforms).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(512,), (3, 1024), (2, 4, 768), (2, 300), (5, 256), (0, 512)])
+def test_the_likeliest_id_is_torchs_argmax_also_among_equals(shape, dtype):
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert torch.equal(likeliest(logits), logits.argmax(-1))
+    for rounded in (logits.round(), torch.zeros_like(logits), torch.full_like(logits, float("-inf"))):
+        largest = rounded == rounded.amax(-1, keepdim=True)
+        first = largest & (largest.cumsum(-1) == 1)
+        assert torch.equal(likeliest(rounded), first.int().argmax(-1))

@@ -118,6 +118,11 @@ def windowed() -> Any:
     return random_model(small_config("mistral", tie_word_embeddings=True))
 
 
+def with_state() -> Any:
+    kind, settings = MIXED["LFM-2-MoE, dense first"]
+    return random_model(small_config(kind, **settings))
+
+
 def untied() -> Any:
     return tiny_llama(layers=1, tie_word_embeddings=False)
 
@@ -128,7 +133,8 @@ def untied() -> Any:
         (narrow, (), "can be shared only when they have the same shape"),
         (narrow, ("draft.share_embeddings=false",), None),
         (untied, (), None),
-        (windowed, ("draft.share_embeddings=false",), "keeps its past in DynamicSlidingWindowLayer"),
+        (windowed, ("draft.share_embeddings=false",), None),
+        (with_state, ("draft.share_embeddings=false",), "keeps its past in layers of conv"),
         (narrow, ("draft.share_embeddings=false", "draft.vocabulary=300"), "the target has 258 ids"),
     ],
 )
