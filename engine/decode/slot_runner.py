@@ -6,6 +6,7 @@ counts its own tokens; a step writes behind them and sees what lies before them 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ from engine.decode.step_graphs import (
     rounded_slots,
     taken_over,
 )
-from engine.models.head import Head, body, readable, refuse_unknown
+from engine.models.head import Head, body, readable, refuse_unknown, text_config
 
 
 class SlotRunner:
@@ -40,6 +41,7 @@ class SlotRunner:
         self._limit = rotary_limit(model)
         self._takes_positions = takes_positions(model)
         self._reads_what_it_writes = _reads_what_it_writes(model)
+        self._positions = getattr(text_config(model), "max_position_embeddings", None) or sys.maxsize
         self.graphs: StepGraphs | None = None
         if model.device.type == "cuda" if recorded is None else recorded:
             left = taken_over(model)
@@ -60,7 +62,7 @@ class SlotRunner:
         """
         known = (readable if self.is_draft else refuse_unknown)(self.model, padded(pending))
         ids, counts = on_device(known, self.model.device), [len(row) for row in pending]
-        if tail is not None:
+        if tail is not None and tail.shape[1]:
             ids = appended(ids, counts, self._known(tail))
             counts = [count + tail.shape[1] for count in counts]
         return self._run(ids, counts, last)
@@ -85,7 +87,7 @@ class SlotRunner:
     def join(self, other: SlotRunner) -> None:
         """Take over the rows of another runner of the same model, below one's own."""
         if not self.lengths:
-            self.cache = other.cache
+            self.cache, self.graphs = other.cache, other.graphs
             return
         first = len(self.lengths)
         self.cache.add_rows(len(other.lengths))
@@ -117,7 +119,7 @@ class SlotRunner:
         if self.graphs is None:
             return self._forward(ids, self.cache.begin_step(rows, width, ids.device))
         longest = max(self.lengths)
-        all_rows, view = rounded(rows), rounded_slots(longest + width)
+        all_rows, view = rounded(rows), max(longest + width, min(rounded_slots(longest + width), self._positions))
         self.cache.reserve(all_rows, view)
         if longest == 0 or width > WIDEST:
             return self._forward(ids, self.cache.begin_step(rows, width, ids.device))

@@ -165,7 +165,7 @@ class SlotCache(Cache):
         """Let the rows of another cache of the same model, in their order, take the place of these rows."""
         used = max(other.lengths)
         self.reserve(self.slots.rows, used)
-        index = on_device(torch.tensor(rows), self.layers[0].keys.device)
+        index = on_device(torch.tensor(rows), self._buffers()[0].device)
         for mine, theirs in zip(self._buffers(), other._buffers(), strict=True):
             mine[:, :used].index_copy_(0, index, theirs[: len(rows), :used])
         self.lengths = list(self.lengths)

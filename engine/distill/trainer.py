@@ -40,6 +40,7 @@ from engine.records.events import Evaluation, Event, Resumed, SkippedStep, Train
 Evaluate = Callable[[Any], dict[float, float]]
 """Draft model -> exact acceptance by temperature."""
 
+_GUARDED = ("cpu", "cuda")  # devices on which one kernel moves all weights, and can be told to leave them as they are
 _GPU_READ_EVERY = 16  # steps between two readings of losses on a GPU, each of which waits for it to be idle
 
 
@@ -106,10 +107,10 @@ class Trainer:
             lr=settings.learning_rate,
             betas=(0.9, settings.adam_beta2),
             weight_decay=settings.weight_decay,
-            fused=True,  # one kernel over all weights, and one that can be told to leave them as they are
+            fused=device.type in _GUARDED,
         )
         self.outcome = Outcome(source.steps)
-        self.read_every = 1 if device.type == "cpu" else _GPU_READ_EVERY
+        self.read_every = _GPU_READ_EVERY if device.type == "cuda" else 1
         self.shortcuts = shortcuts_of(draft.model)
         self.moments = moment_table(source, Head.of(self.model))
         self._batches: BatchSource | Ahead = source
@@ -136,7 +137,7 @@ class Trainer:
     @contextlib.contextmanager
     def _made_ahead(self) -> Iterator[None]:
         """Batches made in a thread while a GPU trains; on a CPU the thread would only take a core from the training."""
-        if self.draft.model.device.type == "cpu" or self.source.reads_weights:
+        if self.draft.model.device.type != "cuda" or self.source.reads_weights:
             yield
             return
         ahead = Ahead(self.source)
@@ -182,8 +183,11 @@ class Trainer:
         scale = self._reward_scale(batches, step)
         loss = torch.stack([self.backward(batch, step, positions, scale) for batch in batches]).sum() / positions
         figures = torch.stack([loss, torch.as_tensor(self.clip(), dtype=loss.dtype, device=loss.device)])
-        self._diverged_yet = torch.maximum(self._diverged_yet, 1 - figures.isfinite().all().float())
-        self.optimiser.found_inf = self._diverged_yet  # type: ignore[attr-defined]
+        if figures.device.type in _GUARDED:
+            self._diverged_yet = torch.maximum(self._diverged_yet, 1 - figures.isfinite().all().float())
+            self.optimiser.found_inf = self._diverged_yet  # type: ignore[attr-defined]
+        elif not bool(figures.isfinite().all()):
+            raise self._diverged(step, *figures.tolist())
         self.optimiser.step()
         self.masters.publish()
         return figures

@@ -171,7 +171,7 @@ def load_model(spec: ModelSpec, *, dtype: str | None = None) -> LoadedModel:
     if spec.quantize:
         quantise(model)
     fuse_linears(model)
-    fold_attention(model)
+    fold_attention(model, every_step=spec.quantize is not None)
     return LoadedModel(model, tokenizer, spec, model_fingerprint(spec))
 
 

@@ -19,7 +19,7 @@ from engine.models.head import body, check_head_outline, text_config
 from engine.models.load import LoadedModel
 from engine.models.shallow import fitting_layers
 from engine.paths import Home
-from engine.planning.outlines import FULL_ATTENTION, draft_shapes
+from engine.planning.outlines import WITH_ATTENTION, draft_shapes
 from engine.runs.drafts import draft_folder
 from engine.runs.plan import decodes
 
@@ -30,12 +30,12 @@ def check_decodable(model: Any) -> None:
     The model may be on the meta device. A run also tries it (`engine.decode.slot_fit`), which takes weights.
     """
     name = type(model).__name__
-    with boundary(f"{name} cannot be decoded", FULL_ATTENTION):
+    with boundary(f"{name} cannot be decoded", WITH_ATTENTION):
         if "past_key_values" not in _parameters(_decoder(model)):
             raise DraftbenchError(
                 f"{name} keeps its past in a way of its own, or stands on an encoder",
                 "refused tokens must be taken out of a cache of keys and values again",
-                FULL_ATTENTION,
+                WITH_ATTENTION,
             )
         kinds = layer_kinds(model)
         if _decoder(model) is body(model):
@@ -48,7 +48,7 @@ def check_decodable(model: Any) -> None:
             raise DraftbenchError(
                 f"{name} has {layers} layers, and its settings count {cached}",
                 "a cache is made for as many layers as the settings count",
-                FULL_ATTENTION,
+                WITH_ATTENTION,
             )
 
 

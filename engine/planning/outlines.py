@@ -20,7 +20,7 @@ from engine.models.shallow import fitting_layers, shallow_model
 from engine.paths import Home
 from engine.runs.drafts import draft_folder
 
-FULL_ATTENTION = "use a causal language model with full attention in every layer"
+WITH_ATTENTION = "use a causal language model with attention in every layer"
 
 
 def at_hand(spec: ModelSpec) -> Path | None:
@@ -86,7 +86,7 @@ def target_shapes(spec: ModelSpec) -> Any:
 
 
 def _shapes(folder: Path, name: str, dtype: torch.dtype) -> Any:
-    with boundary(f"{name} is no causal language model that Transformers can build", FULL_ATTENTION):
+    with boundary(f"{name} is no causal language model that Transformers can build", WITH_ATTENTION):
         return outline(folder, dtype)
 
 

@@ -5,14 +5,14 @@ from functools import partial
 
 import pytest
 import torch
-from transformers import LlamaConfig, MambaConfig, MambaForCausalLM
+from transformers import LlamaConfig
 
 from engine.decode.row_by_row import RowByRow
 from engine.decode.slot_runner import SlotRunner
 from engine.decode.slots import SlotCache
 from engine.errors import DraftbenchError
 from tests.conftest import tiny_llama
-from tests.tiny_families import random_model, small_config
+from tests.tiny_families import MIXED, random_model, small_config
 
 torch.set_num_threads(1)
 MODEL = tiny_llama()
@@ -172,9 +172,10 @@ def test_any_order_of_these_keeps_the_cache_right(make, seed):
 
 
 def test_a_state_is_refused():
-    config = MambaConfig(vocab_size=20, hidden_size=16, num_hidden_layers=2, state_size=4)
-    with pytest.raises(DraftbenchError, match="MambaForCausalLM keeps its past in layers of") as refused:
-        SlotRunner(MambaForCausalLM(config))
+    kind, settings = MIXED["LFM-2-MoE, dense first"]
+    model = random_model(small_config(kind, **settings))
+    with pytest.raises(DraftbenchError, match="keeps its past in layers of conv") as refused:
+        SlotRunner(model)
     assert "without a recurrent" in refused.value.fix
 
 

@@ -198,7 +198,7 @@ def test_clipping_and_rate_are_those_of_the_recipe(tmp_path, target, capture):
     """With plain SGD in AdamW's place a step moves the weights by rate x clipped gradient."""
     spec = settings(max_grad_norm=0.01, warmup_fraction=0.0, schedule="constant")
     made = trainer_in(tmp_path, target, capture, spec)
-    made.optimiser = torch.optim.SGD(made.trained, lr=123.0)
+    made.optimiser = torch.optim.SGD(made.trained, lr=123.0, fused=True)
     before = [p.detach().clone() for p in made.trained]
     made._step(0)
     moved = math.sqrt(sum(float((a - b.detach()).square().sum()) for a, b in zip(before, made.trained, strict=True)))

@@ -21,8 +21,8 @@ from engine.measure.certificate_pair import (
 )
 from engine.models.draft import trim
 from tests.conftest import tiny_llama
+from tests.tiny_decoders import KINDS, NEO, made, prompts
 from tests.tiny_pair import as_draft, blend, loaded, noisy_copy
-from tests.unit.decode.test_ragged import NEO, SIDE_BY_SIDE, made, prompts
 
 torch.set_num_threads(1)
 TARGET, NOISY, DRAWN = tiny_llama(), noisy_copy(), Sampling(1.0)
@@ -137,8 +137,8 @@ def test_the_chi_square_of_the_pair_passes(sampling):
 
 @pytest.mark.parametrize("name", ["falcon-alibi", "gpt2"])
 def test_the_chi_square_passes_for_other_families(name):
-    target = made(name, SIDE_BY_SIDE[name])
-    assert chi(target, blend(made(name, SIDE_BY_SIDE[name]), made(name, SIDE_BY_SIDE[name], seed=9), 0.15)).passed
+    target = made(name, KINDS[name])
+    assert chi(target, blend(made(name, KINDS[name]), made(name, KINDS[name], seed=9), 0.15)).passed
 
 
 def test_the_chi_square_passes_for_a_draft_of_a_trimmed_vocabulary():

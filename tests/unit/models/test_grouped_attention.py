@@ -89,3 +89,19 @@ def test_models_without_groups_or_in_float32_are_left_alone():
     fold_attention(tiny_llama(num_key_value_heads=4).bfloat16())
     fold_attention(tiny_llama())
     assert grouped_attention._folded == {}
+
+
+@torch.no_grad()
+def test_a_model_with_other_bits_anyway_folds_every_step(used: list[torch.Size]):
+    model, other = tiny_llama().bfloat16(), tiny_llama().bfloat16()
+    fold_attention(model, every_step=True)
+    fold_attention(other)
+    fast, plain = runner_for(model), runner_for(other)
+    for tokens in (40, 1, 1, 2, 3, 1):
+        ids = [[(5 * tokens + place) % 250 + 2 for place in range(tokens)]]
+        used.clear()
+        ours = fast.feed(ids, last=tokens)
+        assert len(used) == (4 if tokens < 40 else 0)
+        used.clear()
+        torch.testing.assert_close(ours, plain.feed(ids, last=tokens), rtol=2e-2, atol=2e-2)
+        assert not used or tokens in grouped_attention._folded[SHAPE]
