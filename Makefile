@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 8501
 WORKERS ?= 2
 
-.PHONY: run quickstart test suite unit browser screenshots lint style types install clean
+.PHONY: run quickstart test suite unit browser bench screenshots lint style types install clean
 
 run: install
 	$(BIN)/draftbench fetch
@@ -19,20 +19,25 @@ quickstart: install
 test: style
 	$(BIN)/draftbench fetch
 	$(MAKE) --no-print-directory --jobs 2 --keep-going types suite
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/browser
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/browser
 
 # A thread per worker: with more, tiny tensors and the processes that tests start wait for each other most of the time.
 suite unit: export OMP_NUM_THREADS = 1
 
 suite: install
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/browser
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/browser
 
 unit: install
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" tests/unit
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" tests/unit
 
 browser: install
 	$(BIN)/draftbench fetch
 	$(BIN)/python -m pytest tests/browser
+
+# Speed beside other programs: a quarter of an hour on an idle machine. OPTIONS, e.g. "--rows decode --baseline DIR".
+bench: install
+	$(BIN)/draftbench fetch
+	$(BIN)/python benchmarks/bench.py --out bench.json $(OPTIONS)
 
 screenshots: install
 	$(BIN)/draftbench fetch

@@ -40,7 +40,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.fileio import read_lines, sha256_file
-from engine.index.contents import fingerprint
+from engine.index.changes import fingerprint
 from engine.index.schema import RUN_TABLES
 from engine.paths import Home
 from engine.records.events import read_events, replay

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.capture.batches import Batch
-from engine.capture.signal import Signal, SignalFormat, signal_format
+from engine.capture.signal import signal_format
 from engine.config.schema import DEFAULT_TARGET, DraftSpec, ModelSpec, TrainSpec
+from engine.distill import chunked
+from engine.distill.reading import SignalReader
+from engine.distill.source import BatchSource
 from engine.distill.trainer import Trainer
 from engine.models import head
 from engine.models.draft import initialise_draft
@@ -41,23 +43,23 @@ GOAL_BYTES = 3e9
 PROMPT_TOKENS, ANSWER_TOKENS, STEPS = 40, 256, 3
 
 
-@dataclass
-class OneBatch:
-    """The same micro-batch at every step: random text with the target's real hidden states."""
+class OneBatch(BatchSource):
+    """The same micro-batch at every step."""
 
-    batch: Batch
-    format: SignalFormat
-    head: Head
-    steps: int = STEPS
+    steps = STEPS
+
+    def __init__(self, batch: Batch, target: LoadedModel, settings: TrainSpec) -> None:
+        signal = SignalReader(
+            signal_format("exact", target.model, 0), Head.of(target.model), target.device, None, settings
+        )
+        super().__init__(settings, signal, target.device)
+        self.batch = batch
 
     def micro_batches(self, step: int) -> Sequence[Batch]:
         return [self.batch]
 
-    def read_signal(self, batch: Batch, part: slice) -> Signal:
-        return self.format.decode(batch.raw_signal[part], self.head, batch.ids.device)
 
-
-def random_batch(target: LoadedModel, rows: int) -> OneBatch:
+def random_batch(target: LoadedModel, rows: int) -> Batch:
     """Rows of 40 prompt and 256 answer tokens. Memory depends on shapes alone, not on what is said."""
     width = PROMPT_TOKENS + ANSWER_TOKENS
     text = torch.randint(100, target.vocab_rows, (rows, width), generator=torch.Generator().manual_seed(0))
@@ -71,8 +73,7 @@ def random_batch(target: LoadedModel, rows: int) -> OneBatch:
     answers = text[:, PROMPT_TOKENS:].reshape(-1).to(target.device)
     names = [str(row) for row in range(rows)]
     places = torch.arange(len(answers))
-    batch = Batch(ids, torch.ones_like(ids), responds, answers, raw, places, [ANSWER_TOKENS] * rows, names)
-    return OneBatch(batch, form, Head.of(target.model))
+    return Batch(ids, torch.ones_like(ids), responds, answers, raw, places, [ANSWER_TOKENS] * rows, names)
 
 
 def resident_bytes(which: str) -> int:
@@ -86,22 +87,22 @@ def train(model: str, positions: int, precision: str, one_chunk: bool) -> dict[s
     """What the training process itself does and measures."""
     target = load_model(ModelSpec(model=model))
     rows = -(-positions // ANSWER_TOKENS)
-    source = random_batch(target, rows)
+    batch = random_batch(target, rows)
     gc.collect()
     base = resident_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # 5 resets VmHWM
     if one_chunk:
-        head.CHUNK_VALUES = source.batch.tokens * target.vocab_rows
+        head.CHUNK_VALUES = chunked.CPU_CHUNK_VALUES = chunked.CPU_BLOCK_VALUES = batch.tokens * target.vocab_rows
     draft = initialise_draft(target, DraftSpec(layers=4), seed=0)
     settings = TrainSpec.model_validate({"precision": precision})
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(draft, source, settings, Path(folder), progress=SILENT)
+        trainer = Trainer(draft, OneBatch(batch, target, settings), settings, Path(folder), progress=SILENT)
         trainer.run()
     return {
         "dtype": str(trainer.dtype).removeprefix("torch."),
         "target_dtype": target.dtype_name,
-        "positions": source.batch.tokens,
-        "padded_tokens": source.batch.ids.numel(),
+        "positions": batch.tokens,
+        "padded_tokens": batch.ids.numel(),
         "vocab": target.vocab_rows,
         "chunk": head.chunk_size(target.vocab_rows),
         "target_bytes": base,

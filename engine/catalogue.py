@@ -57,6 +57,7 @@ class Loss(Card):
 
     black_box: bool = False  # needs the target's tokens alone, never its distribution
     parameter: str | None = None
+    samples: bool = False  # draws tokens, so each position needs a random number
 
 
 LOSSES = _by_name(
@@ -95,6 +96,7 @@ LOSSES = _by_name(
         "Policy-gradient form of total variation: tokens are drawn from q and rewarded where p(x) > q(x).",
         r"-A\,\log q(x),\ x \sim q,\ A = \text{normalised}\ 1\{p(x) > q(x)\}",
         "arXiv 2403.00858, formula reconstructed",
+        samples=True,
     ),
     Loss(
         "neg_log_acceptance",

@@ -66,6 +66,15 @@ def first_line(error: BaseException) -> str:
     return lines[0][:300] if lines else "no message"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, CUDA or torch's own allocator had no memory left; only the first has a class without torch."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
 def did_you_mean(wrong: str, choices: Iterable[str]) -> str:
     """'did you mean X?' for the nearest choice, then all choices; for the `fix` part."""
     known = sorted(set(choices))

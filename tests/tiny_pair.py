@@ -11,9 +11,9 @@ import torch
 from engine.capture.plan import plan_capture
 from engine.capture.store import Capture, make_capture
 from engine.chat.prompt import Prompt
-from engine.config.schema import CaptureSpec, MeasureSpec, ModelSpec
+from engine.config.schema import CaptureSpec, DraftSpec, MeasureSpec, ModelSpec
 from engine.measure.suite import Measured, Pair, measure_drafts
-from engine.models.draft import Draft, DraftInfo
+from engine.models.draft import Draft, DraftInfo, initialise_draft
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
 from engine.records.events import Event
@@ -36,6 +36,11 @@ def stopping_target() -> LoadedModel:
 
 def as_draft(model: Any) -> Draft:
     return Draft(model, DraftInfo("tiny", False, "random", []))
+
+
+def draft_of(target: LoadedModel, **spec: Any) -> Draft:
+    """A draft of two of the target's layers, unless `spec` says otherwise."""
+    return initialise_draft(target, DraftSpec(**{"layers": 2, **spec}), seed=0)
 
 
 def questions(count: int = len(QUESTIONS)) -> list[Prompt]:

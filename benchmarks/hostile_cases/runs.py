@@ -31,9 +31,10 @@ from engine.jobs import queue
 from engine.paths import Home
 from engine.planning.doctor import _runs
 from engine.planning.earlier_runs import _pace, _stamp
+from engine.runs.description import describe
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.labels import change_labels, read_labels
-from engine.runs.listing import describe, list_runs
+from engine.runs.listing import list_runs
 from engine.runs.removing import remove_run
 from hostile_cases.case import Case
 
@@ -76,7 +77,7 @@ def _attempt(damage: Damage, folder: Path) -> None:
         check("index", {str(run): str(state) for run, state in zip(frame.run_id, frame.state, strict=True)})
         assert ingest_all(home).written == [], "index: written again although nothing has changed"
     index = next(check for check in _runs(home) if check.name == "index")
-    assert index.ok, f"doctor: {index.found}"
+    assert index.ok, f"doctor: {index.condition}"
     assert len(evaluate_home(home).runs) >= 3, "findings: the others take no part"
     waiting = [run.id for run in queue.waiting(home)]
     assert QUEUED in waiting, f"queue: {waiting}"

@@ -2,8 +2,12 @@
 
 plan      what a capture will hold and where, known before the target runs
 generate  the target answers many prompts in continuous batches
+rows      a batch whose rows are given to the next prompts in place
+steps     what forward passes write, copied to the host meanwhile
+batch_size  how many rows fit into memory
 signal    the target's distribution at a position: exact or compact, in bytes and in use
 store     a capture on disk: resumable at any moment
+writer    a thread that writes in order
 adopt     copies answers that other captures already hold
 grouping  batches of similar length
 batches   answers with their signal as padded batches for training

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from engine.capture.generate import Answer
+from engine.capture.rows import Answer
 from engine.fileio import read_json, read_lines
 
 _SERVED_KEYS = ("ids", "prompt_tokens", "noted")  # stored beside a server's answer (engine.served.capture)

@@ -9,6 +9,8 @@ import torch
 
 from engine.capture.store import AnsweredPrompt, Capture
 
+_GPU_WIDTHS = 64  # positions between two widths of a batch on a GPU
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -35,11 +37,17 @@ class Batch:
     mask: torch.Tensor  # [row, position], int64, 1 for real tokens
     responds: torch.Tensor  # [row, position], bool
     token_ids: torch.Tensor  # [response position], int64: the token to predict
-    raw_signal: torch.Tensor  # [response position, bytes_per_token], uint8, on the CPU
+    raw_signal: torch.Tensor  # [response position, bytes_per_token], uint8
     places: torch.Tensor  # [response position], int64, on the CPU: number of the position in its capture, or -1
     lengths: list[int]  # response positions of each row
     names: list[str]  # prompt id of each row
     weights: torch.Tensor | None = None  # [response position, term], float32
+    flat: torch.Tensor | None = None  # [response position], int64: where `responds` is set; None: not looked up yet
+
+    @property
+    def flat_places(self) -> torch.Tensor:
+        """[response position], int64: index of each in the flattened rows. `flat` saves a GPU from being waited for."""
+        return self.responds.flatten().nonzero().squeeze(-1) if self.flat is None else self.flat
 
     @property
     def tokens(self) -> int:
@@ -55,10 +63,11 @@ class Batch:
             self,
             responds=responds,
             token_ids=self.token_ids[selected.to(self.token_ids.device)],
-            raw_signal=self.raw_signal[kept],
+            raw_signal=self.raw_signal[selected.to(self.raw_signal.device)],
             places=self.places[kept],
             lengths=[int(part.sum()) for part in torch.split(kept, self.lengths)],
             weights=None if self.weights is None else self.weights[selected.to(self.weights.device)],
+            flat=None if self.flat is None else self.flat[selected.to(self.flat.device)],
         )
 
 
@@ -79,9 +88,20 @@ def collate(capture: Capture, answers: Sequence[AnsweredPrompt], device: torch.d
     return collate_samples([captured(capture, answer) for answer in answers], device)
 
 
+def padded_tokens(tokens: int, device: torch.device) -> int:
+    """The width that a text of so many positions gets in a batch.
+
+    A GPU works best on few shapes, so there it is a multiple of 64; on a CPU padding only costs time.
+    """
+    return tokens if device.type == "cpu" else -(-tokens // _GPU_WIDTHS) * _GPU_WIDTHS
+
+
 def collate_samples(samples: Sequence[Sample], device: torch.device) -> Batch:
-    """Pad samples into a batch on `device`. Either all of them have weights or none."""
-    width = max(sequence_tokens(sample) for sample in samples)
+    """Pad samples into a batch on `device`. Either all of them have weights or none.
+
+    What goes to a GPU is copied without waiting, from memory that cannot be paged out; the signal goes with it.
+    """
+    width = padded_tokens(max(sequence_tokens(sample) for sample in samples), device)
     ids = torch.zeros(len(samples), width, dtype=torch.long)
     mask, responds = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
     kept = [torch.ones(len(s.token_ids), dtype=torch.bool) if s.keep is None else s.keep for s in samples]
@@ -93,13 +113,18 @@ def collate_samples(samples: Sequence[Sample], device: torch.device) -> Batch:
     tokens = torch.cat([torch.tensor(s.token_ids)[keep] for s, keep in zip(samples, kept, strict=True)])
     weights = [s.weights[keep] for s, keep in zip(samples, kept, strict=True) if s.weights is not None]
     return Batch(
-        ids.to(device),
-        mask.to(device),
-        responds.to(device),
-        tokens.to(device),
-        torch.cat([s.raw_signal[keep] for s, keep in zip(samples, kept, strict=True)]),
+        _on(ids, device),
+        _on(mask, device),
+        _on(responds, device),
+        _on(tokens, device),
+        _on(torch.cat([s.raw_signal[keep] for s, keep in zip(samples, kept, strict=True)]), device),
         torch.cat([s.places[keep] for s, keep in zip(samples, kept, strict=True)]),
         [int(keep.sum()) for keep in kept],
         [s.prompt_id for s in samples],
-        torch.cat(weights).to(device) if weights else None,
+        _on(torch.cat(weights), device) if weights else None,
+        _on(responds.flatten().nonzero().squeeze(-1), device),
     )
+
+
+def _on(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,43 +1,22 @@
-"""Generate the target's answers to many prompts, in a batch whose free slots are refilled as rows finish."""
+"""Generate the target's answers to many prompts, in a batch whose rows are refilled as answers end."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
-from engine.capture.grouping import FORWARD_TOKENS, group_by_length
+from engine.capture.grouping import Family, families, read_together
+from engine.capture.rows import Answer, Rows, Task
 from engine.capture.signal import SignalFormat
-from engine.decode.runner import AnyRunner, runner_for
-from engine.decode.sampling import Sampling, Uniforms, next_ids
+from engine.decode.sampling import Sampling
+from engine.errors import is_out_of_memory
 
-_REFILL_SHARE = 4  # new prompts enter once a quarter of the slots is free, since each entry costs a prefill
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The target's answer to a prompt, with its signal: [token, bytes_per_token] uint8.
-
-    `beside`: other values that the capture it was copied from stores beside it.
-    """
-
-    index: int
-    token_ids: list[int]
-    finish_reason: str
-    signal: torch.Tensor
-    beside: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class _Slot:
-    index: int
-    uniforms: Uniforms
-    token_ids: list[int] = field(default_factory=list)
-    signal: list[torch.Tensor] = field(default_factory=list)
+_REFILL_SHARE = 8  # new prompts enter once so large a part of the rows is free, since each entry costs a forward pass
+PASS_TOKENS = 16  # read on a CPU in the time that a forward pass costs beside its tokens
+_SHRINK_SHARE = 4  # with none left, free rows are dropped once they are so large a part, since that copies the cache
 
 
 @torch.no_grad()
@@ -53,60 +32,65 @@ def answer_prompts(
     batch_size: int,
     signal: SignalFormat,
     before_forward: Callable[[], None] = lambda: None,
+    halved: Callable[[int], None] | None = None,
     vocab: int | None = None,
 ) -> Iterator[Answer]:
     """Yield answers in the order in which they finish; `index` is that of the prompt.
 
-    `before_forward` is called before each forward pass; it may raise to stop. `vocab`: rows of the target's head if
-    `model` is a draft, which writes only ids of its target.
+    `before_forward` is called before each forward pass; it may raise to stop. `halved`: where the memory does not
+    suffice, the batch is halved and its answers are begun again, and this is called with the new size; without it the
+    error is raised. `vocab`: rows of the target's head if `model` is a draft, which writes only ids of its target.
 
     Each prompt has its own random stream, seeded by its name, so its answer does not depend on the other prompts in the
     batch (up to the rounding of batched kernels).
     """
-    waiting = deque(sorted(range(len(prompts)), key=lambda i: len(prompts[i])))  # neighbours need little padding
-    slots: list[_Slot] = []
-    fresh_runner = partial(runner_for, model, is_draft=vocab is not None)
-    runner = fresh_runner()
-    while waiting or slots:
-        before_forward()
-        free = batch_size - len(slots)
-        if waiting and (free >= max(1, batch_size // _REFILL_SHARE) or not slots):
-            taken = [waiting.popleft() for _ in range(min(free, len(waiting)))]
-            for group in group_by_length([len(prompts[i]) for i in taken], FORWARD_TOKENS):
-                fresh = [_Slot(taken[i], Uniforms(seed, [names[taken[i]]])) for i in group]
-                entering = fresh_runner()
-                _step(entering, fresh, [list(prompts[slot.index]) for slot in fresh], sampling, signal, vocab)
-                runner.join(entering)
-                slots += fresh
+    task = Task(model, prompts, names, sampling, max_new_tokens, stop_ids, seed, signal, vocab)
+    waiting, size = list(range(len(prompts))), batch_size
+    while waiting:
+        size, unanswered = min(size, len(waiting)), set(waiting)
+        try:
+            for answer in _in_rows(task, size, waiting, before_forward):
+                unanswered.remove(answer.index)
+                yield answer
+        except Exception as error:
+            if halved is None or size == 1 or not is_out_of_memory(error):
+                raise
+        waiting = sorted(unanswered)
+        if waiting:  # outside of `except`, where the error still holds the memory
+            size //= 2
+            assert halved is not None
+            halved(size)
+
+
+def _in_rows(task: Task, size: int, indices: Sequence[int], before_forward: Callable[[], None]) -> Iterator[Answer]:
+    """Answer some prompts of the task, `size` at a time."""
+    on_gpu = task.model.device.type == "cuda"
+    rows = Rows(task, size, lag=1 if on_gpu else 0)
+    refill_at = 1 if rows.apart else max(1, size // _REFILL_SHARE)
+    waiting = deque(families(task.prompts, indices, None if rows.apart or on_gpu else PASS_TOKENS))
+    while waiting or rows.busy:
+        if waiting and (rows.free >= refill_at or not rows.busy):
+            for group in read_together(_taken(waiting, rows.free), task.prompts):
+                before_forward()
+                rows.enter(group)
         else:
-            _step(runner, slots, [slot.token_ids[-1:] for slot in slots], sampling, signal, vocab)
-        going = []
-        for row, slot in enumerate(slots):
-            stopped = slot.token_ids[-1] in stop_ids
-            if stopped or len(slot.token_ids) >= max_new_tokens:
-                yield Answer(slot.index, slot.token_ids, "stop" if stopped else "length", torch.stack(slot.signal))
-            else:
-                going.append(row)
-        if len(going) < len(slots):
-            slots = [slots[row] for row in going]
-            runner = runner if slots else fresh_runner()
-            runner.keep_rows(going)
+            before_forward()
+            rows.step()
+        yield from rows.finished()
+        if not waiting and rows.busy and (rows.apart or rows.free * _SHRINK_SHARE >= rows.free + rows.busy):
+            rows.shrink()
+    yield from rows.finished(lag=0)
+    rows.close()
 
 
-def _step(
-    runner: AnyRunner,
-    slots: list[_Slot],
-    pending: list[list[int]],
-    sampling: Sampling,
-    signal: SignalFormat,
-    vocab: int | None,
-) -> None:
-    """Run one forward pass, which adds a token and its signal to every slot."""
-    logits = runner.feed(pending, last=1)[:, -1]
-    raw = signal.encode(runner.hidden[:, -1], logits)
-    uniforms = torch.cat([slot.uniforms.take([0], 1)[:, 0] for slot in slots])
-    drawn = next_ids(logits[:, :vocab], sampling, uniforms)
-    ids = drawn if runner.head.ids is None else runner.head.ids[drawn]
-    for slot, token, row in zip(slots, ids.tolist(), raw, strict=True):
-        slot.token_ids.append(token)
-        slot.signal.append(row)
+def _taken(waiting: deque[Family], count: int) -> list[Family]:
+    """Take the next `count` prompts, or all that are left. A few of a family may gain nothing by what they share."""
+    taken: list[Family] = []
+    while waiting and count:
+        family, rest = waiting.popleft().split(count)
+        if rest.indices:
+            waiting.appendleft(rest)
+        count -= len(family.indices)
+        pays = (len(family.indices) - 1) * family.shared >= PASS_TOKENS
+        taken += [family] if pays else [Family([i]) for i in family.indices]
+    return taken

@@ -101,7 +101,16 @@ class CompactSignal:
                 "the probabilities inside its tail are not known, so the temperature cannot be applied to them",
                 "capture with signal: exact",
             )
-        draft, ids, kept = _log_softmax(draft_logits[..., : self.vocab], 1.0), self.token_ids, self.logprobs
+        target, draft, _ = self.on_support(_log_softmax(draft_logits[..., : self.vocab], 1.0))
+        return target, draft
+
+    def on_support(self, draft: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Log-probabilities of target and draft on the support: [position, k + 1] each; the draft's columns of the k.
+
+        draft: [position, rows] log-probabilities, `rows` at most `vocab`. A column of the k is `rows` where the draft
+        has no such token.
+        """
+        ids, kept = self.token_ids, self.logprobs
         if draft.shape[-1] < self.vocab:
             # a padding row of the target in its top-k is no token of the draft: no mass on either side
             padding, nothing = ids >= draft.shape[-1], math.log(_TAIL_FLOOR)
@@ -111,7 +120,7 @@ class CompactSignal:
         target = torch.cat([kept, tail], dim=-1)
         target = target - target.logsumexp(-1, keepdim=True)  # float16 rounding leaves the sum just off one
         rest = draft.scatter(-1, ids, float("-inf")).logsumexp(-1, keepdim=True)
-        return target, torch.cat([draft.gather(-1, ids), rest], dim=-1)
+        return target, torch.cat([draft.gather(-1, ids), rest], dim=-1), ids
 
 
 def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -141,16 +150,16 @@ class SignalFormat:
         return self.top_k * (self.id_dtype.itemsize + 2) + 4 if self.kind == "compact" else 0
 
     def encode(self, hidden: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """hidden: [row, width], logits: [row, vocab] -> bytes: [row, bytes_per_token], uint8 on the CPU."""
+        """hidden: [row, width], logits: [row, vocab] -> bytes: [row, bytes_per_token], uint8 on the same device."""
         if self.kind == "exact":
-            return hidden.to(torch.bfloat16).contiguous().view(torch.uint8).cpu()
+            return hidden.to(torch.bfloat16).contiguous().view(torch.uint8)
         if self.kind == "none":
-            return torch.zeros(logits.shape[0], 0, dtype=torch.uint8)
+            return torch.zeros(logits.shape[0], 0, dtype=torch.uint8, device=logits.device)
         best = torch.log_softmax(logits.float(), dim=-1).topk(self.top_k, dim=-1)
         kept = best.values.half()
         tail = (1 - kept.double().exp().sum(-1, keepdim=True)).clamp_min(0).float()
         parts = [best.indices.to(self.id_dtype), kept, tail]
-        return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=-1).cpu()
+        return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=-1)
 
     def decode(self, raw: torch.Tensor, head: Head | None, device: torch.device | None = None) -> Signal:
         """raw: [position, bytes_per_token] uint8 -> a signal on `device`. An exact signal needs the target's head."""

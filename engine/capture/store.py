@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,13 @@ import torch
 from filelock import FileLock, Timeout
 
 from engine.capture.adopt import answers_elsewhere
-from engine.capture.generate import Answer, answer_prompts
+from engine.capture.batch_size import most_rows
+from engine.capture.generate import answer_prompts
 from engine.capture.plan import CapturePlan
+from engine.capture.rows import Answer
 from engine.capture.signal import SignalFormat
+from engine.capture.writer import WriterThread
+from engine.config.capture import BatchSize
 from engine.decode.sampling import Sampling
 from engine.errors import DraftbenchError
 from engine.fileio import append_line, disk_errors, read_json, read_lines, write_json
@@ -36,6 +40,8 @@ from engine.models.head import check_head
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
 from engine.records.capture import CaptureCounts, LastSession, ServedAnswers
+
+SMALLER = "out of memory: the target answers {rows} prompts at a time from here on"
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,9 @@ class Capture:
         )
 
 
-def make_capture(plan: CapturePlan, target: LoadedModel, *, batch_size: int, progress: Progress = SILENT) -> Capture:
+def make_capture(
+    plan: CapturePlan, target: LoadedModel, *, batch_size: BatchSize, progress: Progress = SILENT
+) -> Capture:
     """Return the capture of a plan: a finished one is read, one that was begun is resumed.
 
     Of two processes that want the same capture, the second waits for the first and reuses its work. Raises Cancelled
@@ -144,25 +152,32 @@ def exclusive(folder: Path, progress: Progress, what: str) -> Iterator[None]:
         lock.release()
 
 
-def _fill(plan: CapturePlan, target: LoadedModel, batch_size: int, progress: Progress) -> None:
+def _fill(plan: CapturePlan, target: LoadedModel, batch_size: BatchSize, progress: Progress) -> None:
     if plan.signal.kind == "exact":
         check_head(target.model)
     growing = GrowingCapture(plan, progress)
     missing = growing.missing
+    prompts = [plan.prompt_ids[i] for i in missing]
+    most = most_rows(target.model, prompts, plan.spec["max_new_tokens"]) if batch_size == "auto" else batch_size
+
     answers = answer_prompts(
         target.model,
-        [plan.prompt_ids[i] for i in missing],
+        prompts,
         [plan.prompts[i].id for i in missing],
         Sampling(plan.spec["temperature"], plan.spec["top_k"], plan.spec["top_p"]),
         max_new_tokens=plan.spec["max_new_tokens"],
         stop_ids=target.stop_ids,
         seed=plan.spec["seed"],
-        batch_size=batch_size,
+        batch_size=most,
         signal=plan.signal,
         before_forward=progress.stop_if_asked,
+        halved=(lambda rows: progress.note(SMALLER.format(rows=rows))) if batch_size == "auto" else None,
     )
-    for answer in answers:
-        growing.add(missing[answer.index], answer)
+    with WriterThread(growing.store) as writer:
+        for answer in answers:
+            writer.put((missing[answer.index], answer))
+            growing.count(answer for _, answer in writer.written())
+    growing.count(answer for _, answer in writer.written())
     growing.finish()
 
 
@@ -170,7 +185,8 @@ class GrowingCapture:
     """A capture that is being written: an interrupted one is continued, and answers in other captures are copied.
 
     `missing`: indices into `plan.prompts` without an answer. Call `add` for each of them, in any order, then `finish`.
-    Only the process that holds the folder's lock (`completed`) may use it.
+    `add` is `store` and `count` in one; a thread may store while another counts what was stored. Only the process that
+    holds the folder's lock (`completed`) may use it.
     """
 
     def __init__(self, plan: CapturePlan, progress: Progress) -> None:
@@ -200,8 +216,17 @@ class GrowingCapture:
     def add(self, prompt_index: int, answer: Answer, **more: Any) -> None:
         """Store the answer to a prompt of the plan, with the values of `more` beside it."""
         self._append(prompt_index, answer, more)
-        self._tokens += len(answer.token_ids)
-        self.progress.advance(1, tokens_per_s=round(self._tokens / (time.monotonic() - self._began), 1))
+        self.count([answer])
+
+    def store(self, answered: tuple[int, Answer]) -> None:
+        """Store the answer to a prompt of the plan, given as the prompt's index and the answer."""
+        self._append(*answered, {})
+
+    def count(self, stored: Iterable[Answer]) -> None:
+        """Report answers that were stored as progress."""
+        for answer in stored:
+            self._tokens += len(answer.token_ids)
+            self.progress.advance(1, tokens_per_s=round(self._tokens / (time.monotonic() - self._began), 1))
 
     def finish(self, server: ServedAnswers | None = None) -> None:
         """Mark the capture as done once every prompt is answered: write its counts, and those of a server's answers."""

@@ -9,8 +9,7 @@ import typer
 
 from engine.cli.options import Json, Settings, SkipBad
 from engine.cli.text import console
-from engine.cli.text import data as text
-from engine.config.schema import DEFAULT_TARGET
+from engine.config.defaults import DEFAULT_TARGET
 from engine.paths import home
 
 data_app = typer.Typer(no_args_is_help=True)
@@ -41,6 +40,7 @@ def data_check(
     Example:
       draftbench data check sample_data/prompts/biology/train.jsonl
     """
+    from engine.cli.text import data as text
     from engine.planning.prompt_check import check_prompts
 
     report = check_prompts(files, target, skip_bad=skip_bad)
@@ -86,6 +86,7 @@ def data_fetch(
     Example:
       draftbench data fetch bfcl pyserini
     """
+    from engine.cli.text import data as text
     from engine.data.packs.catalogue import PACKS, default_packs
     from engine.data.packs.fetch import fetch_packs
     from engine.progress import Progress
@@ -103,6 +104,7 @@ def data_list(as_json: Json = False) -> None:
     Example:
       draftbench data list
     """
+    from engine.cli.text import data as text
     from engine.data.packs.fetch import list_packs
 
     packs = list_packs()
@@ -121,6 +123,7 @@ def data_show(
     Example:
       draftbench data show pack:function_calling/historical --records 5
     """
+    from engine.cli.text import data as text
     from engine.data.packs.fetch import describe, first_records
     from engine.data.packs.sets import PREFIX
 
@@ -166,6 +169,7 @@ def data_import(
     Example:
       draftbench data import sample_data/prompts/biology/train.jsonl --out prompts/mine
     """
+    from engine.cli.text import data as text
     from engine.config.reading import parse_section
     from engine.logs.importing import ImportOptions, import_logs
     from engine.logs.queries import LogSource
@@ -200,6 +204,7 @@ def data_overlap(
     Example:
       draftbench data overlap sample_data/prompts/general/train.jsonl
     """
+    from engine.cli.text import data as text
     from engine.data.packs.leaks import find_leaks
     from engine.progress import Progress
 

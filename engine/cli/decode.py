@@ -11,8 +11,7 @@ import typer
 
 from engine.cli.options import DType, Json
 from engine.cli.text import console
-from engine.config.decode import DEFAULTS
-from engine.config.schema import DEFAULT_TARGET
+from engine.config.defaults import DECODE, DEFAULT_TARGET
 from engine.errors import DraftbenchError
 from engine.paths import home
 
@@ -28,18 +27,16 @@ def decode(
     ] = None,
     num_draft_tokens: Annotated[
         int, typer.Option("--num-draft-tokens", "--gamma", min=1, max=32, help="Number of tokens proposed per round.")
-    ] = DEFAULTS.num_draft_tokens,
-    temperature: Annotated[
-        float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")
-    ] = DEFAULTS.temperature,
-    top_p: Annotated[float, typer.Option(min=0.01, max=1, help="Nucleus sampling; 1 turns it off.")] = DEFAULTS.top_p,
+    ] = DECODE.num_draft_tokens,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = DECODE.temperature,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1, help="Nucleus sampling; 1 turns it off.")] = DECODE.top_p,
     top_k: Annotated[
         int, typer.Option(min=0, help="Sample from the k likeliest tokens; 0 turns it off.")
-    ] = DEFAULTS.top_k,
+    ] = DECODE.top_k,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Maximum length of the answer in tokens.")
-    ] = DEFAULTS.max_new_tokens,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed for sampling.")] = DEFAULTS.seed,
+    ] = DECODE.max_new_tokens,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for sampling.")] = DECODE.seed,
     dtype: Annotated[
         DType, typer.Option(help="auto takes bfloat16 where the hardware supports it, otherwise float32.")
     ] = "auto",

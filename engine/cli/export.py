@@ -9,7 +9,7 @@ import typer
 
 from engine.catalogue import DEFAULT_FORMAT, EXPORTERS
 from engine.cli.options import Json, RunId
-from engine.cli.text import console, runs
+from engine.cli.text import console
 from engine.paths import home
 
 
@@ -33,6 +33,7 @@ def export(
     Example:
       draftbench export latest --out my-draft
     """
+    from engine.cli.text import runs
     from engine.export.of_run import export_run
     from engine.runs.folder import RunFolder
 

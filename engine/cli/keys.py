@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.cli.options import Json
 from engine.cli.text import console
-from engine.config.schema import Recipe
 from engine.paths import home
-from engine.served.keys import allow, is_allowed, require_allowed, server_of
+
+if TYPE_CHECKING:
+    from engine.config.schema import Recipe
 
 
 def allow_key(
@@ -27,6 +28,8 @@ def allow_key(
     Example:
       draftbench allow-key OPENAI_API_KEY https://api.openai.com/v1
     """
+    from engine.served.keys import allow, server_of
+
     allow(home(), variable, server)
     if as_json:
         console.print_json({"variable": variable, "server": server_of(server)})
@@ -40,6 +43,7 @@ def confirmed(recipe: Recipe) -> Recipe:
     Asks in a terminal. Raises DraftbenchError if nobody can be asked or the answer is no.
     """
     from engine.served.http import is_this_machine  # loads an HTTP client
+    from engine.served.keys import allow, is_allowed, require_allowed, server_of
 
     spec = recipe.capture.server
     if spec is None or is_this_machine(spec.base_url) or is_allowed(home(), spec):

@@ -8,7 +8,6 @@ import typer
 
 from engine.cli.options import Json
 from engine.cli.text import console
-from engine.cli.text.machine import health as print_health
 from engine.paths import cache_dir, home
 
 
@@ -19,6 +18,7 @@ def doctor(as_json: Json = False) -> None:
     Example:
       draftbench doctor
     """
+    from engine.cli.text.machine import health as print_health
     from engine.planning.doctor import health
 
     checks = health(home())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from engine.catalogue import LOSSES
 from engine.cli.options import Json
 from engine.cli.text import console
-from engine.config.reading import schema_rows
 
 
 def losses(as_json: Json = False) -> None:
@@ -32,6 +31,8 @@ def schema(as_json: Json = False) -> None:
     Example:
       draftbench schema
     """
+    from engine.config.reading import schema_rows
+
     rows = schema_rows()
     if as_json:
         console.print_json(rows)

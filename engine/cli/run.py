@@ -9,11 +9,11 @@ import typer
 from engine.cli.keys import confirmed
 from engine.cli.options import Json, MaybeRecipe, RecipeFile, ResumeRun, RunId, Settings, SkipBad
 from engine.cli.text import console
-from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
 from engine.paths import home
 
 if TYPE_CHECKING:
+    from engine.config.schema import Recipe
     from engine.runs.folder import RunFolder
 
 
@@ -135,7 +135,7 @@ def _execute(source: Recipe | RunFolder, until: str, as_json: bool) -> None:
     from engine.runs.execution import execute
     from engine.runs.folder import RunFolder
 
-    folder = RunFolder.create(home(), source) if isinstance(source, Recipe) else source
+    folder = source if isinstance(source, RunFolder) else RunFolder.create(home(), source)
     console.err.print(f"run {folder.id} in {folder.path}", markup=False)
     summary = execute(home(), folder, until=until)
     if as_json:
@@ -149,12 +149,13 @@ def _execute(source: Recipe | RunFolder, until: str, as_json: bool) -> None:
 
 def _enqueue(source: Recipe | RunFolder, as_json: bool) -> None:
     from engine.jobs.executors import chosen_place
+    from engine.runs.folder import RunFolder
 
     place = chosen_place()
-    if isinstance(source, Recipe):
-        (folder,) = place.submit_all(home(), [source])
-    else:
+    if isinstance(source, RunFolder):
         folder = place.resume(home(), source)
+    else:
+        (folder,) = place.submit_all(home(), [source])
     if as_json:
         console.print_json({"run": folder.id, "folder": str(folder.path), "state": folder.status().state})
     else:

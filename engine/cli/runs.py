@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.cli.options import Json, RunId
 from engine.cli.text import console
-from engine.cli.text import runs as text
 from engine.paths import home
+
+if TYPE_CHECKING:
+    from engine.runs.folder import RunFolder
 
 runs_app = typer.Typer(invoke_without_command=True)
 
@@ -24,13 +26,14 @@ def runs(context: typer.Context, as_json: Json = False) -> None:
     """
     if context.invoked_subcommand is not None:
         return
+    from engine.cli.text import listing
     from engine.runs.listing import list_runs
 
     rows = list_runs(home())
     if as_json:
         console.print_json(rows)
     elif rows:
-        text.runs(rows)
+        listing.runs(rows)
     else:
         console.line(f"there are no runs in {home().runs}; start one with `draftbench run recipes/quickstart.yaml`")
         console.line("`draftbench runs samples` adds the finished runs that come with Draftbench")
@@ -71,14 +74,12 @@ def cancel(context: typer.Context, run_id: RunId, as_json: Json = False) -> None
     folder = RunFolder.open(home(), run_id)
     process = folder.status().pid if folder.status().state == "running" else None
     message = chosen_place().cancel(home(), folder)
-    if as_json or (context.parent and context.parent.params["as_json"]):
-        console.print_json({"run": folder.id, "asked": process})
-    else:
-        console.line(message)
+    _print_change(context, as_json, folder, message, asked=process)
 
 
 @runs_app.command("archive")
 def archive(
+    context: typer.Context,
     run_id: RunId,
     undo: Annotated[bool, typer.Option("--undo", help="Bring an archived run back.")] = False,
     as_json: Json = False,
@@ -94,14 +95,13 @@ def archive(
 
     folder = RunFolder.open(home(), run_id)
     change_labels(home(), folder, archived=not undo)
-    if as_json:
-        console.print_json({"run": folder.id, "archived": not undo})
-    else:
-        console.line(f"run {folder.id} is {'back in the lists' if undo else 'archived'}")
+    where = "back in the lists" if undo else "archived"
+    _print_change(context, as_json, folder, f"run {folder.id} is {where}", archived=not undo)
 
 
 @runs_app.command("remove")
 def remove(
+    context: typer.Context,
     run_id: RunId,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: Json = False,
@@ -119,10 +119,15 @@ def remove(
     if not yes:
         typer.confirm(f"Delete {folder.path} and everything in it?", abort=True, err=True)
     remove_run(home(), folder)
-    if as_json:
-        console.print_json({"run": folder.id, "removed": True})
+    _print_change(context, as_json, folder, f"run {folder.id} is removed", removed=True)
+
+
+def _print_change(context: typer.Context, as_json: bool, run: RunFolder, text: str, **outcome: object) -> None:
+    """Print what became of a run; `--json` may stand before or after the subcommand."""
+    if as_json or (context.parent and context.parent.params["as_json"]):
+        console.print_json({"run": run.id, **outcome})
     else:
-        console.line(f"run {folder.id} is removed")
+        console.line(text)
 
 
 def show(run_id: RunId, as_json: Json = False) -> None:
@@ -132,8 +137,9 @@ def show(run_id: RunId, as_json: Json = False) -> None:
     Example:
       draftbench show latest
     """
+    from engine.cli.text import runs as text
+    from engine.runs.description import describe
     from engine.runs.folder import RunFolder
-    from engine.runs.listing import describe
 
     description = describe(RunFolder.open(home(), run_id))
     console.print_json(description.document()) if as_json else text.run(description)
@@ -148,6 +154,7 @@ def compare(
     Example:
       draftbench compare latest~1 latest
     """
+    from engine.cli.text import runs as text
     from engine.runs.comparison import compare_runs
     from engine.runs.folder import RunFolder
 
@@ -165,6 +172,7 @@ def index(
     Example:
       draftbench index --rebuild
     """
+    from engine.cli.text import runs as text
     from engine.index import ingest
 
     where = home()

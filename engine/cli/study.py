@@ -11,7 +11,6 @@ from typer.core import TyperGroup
 from engine.cli.keys import confirmed
 from engine.cli.options import Json, Settings
 from engine.cli.text import console
-from engine.cli.text import study as text
 from engine.paths import home
 
 if TYPE_CHECKING:
@@ -69,6 +68,7 @@ def study_run(
       draftbench study recipes/studies/smoke.yaml --plan
       draftbench study recipes/studies/first.yaml --only domain=biology --queue
     """
+    from engine.cli.text import study as text
     from engine.study.known import find
     from engine.study.start import start
     from engine.study.start import study as current_state
@@ -107,6 +107,7 @@ def _costs(planned: Study, as_json: bool) -> dict[str, Any]:
     """What the unfinished cells will cost; nothing is estimated once all are done."""
     if planned.counts.get("done", 0) == len(planned.placed):
         return {}
+    from engine.cli.text import study as text
     from engine.progress import Progress
     from engine.study.costs import costs
 
@@ -165,6 +166,7 @@ def study_list(as_json: Json = False) -> None:
     Example:
       draftbench study list
     """
+    from engine.cli.text import study as text
     from engine.study.overview import overview
 
     rows = overview(home())
@@ -184,6 +186,7 @@ def study_show(name: StudyName, only: Only = None, as_json: Json = False) -> Non
     Example:
       draftbench study show recipes/studies/first.yaml --only domain=biology
     """
+    from engine.cli.text import study as text
     from engine.study.known import find
     from engine.study.results import cell_results, mode_comparisons
     from engine.study.start import study as current_state

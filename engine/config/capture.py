@@ -38,6 +38,10 @@ class ServerSpec(Section):
         return self
 
 
+_SIDE_BY_SIDE = 64  # rows where `auto` must mean the same on every machine
+BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
+
+
 class CaptureSpec(Section):
     """How the target answers the training prompts and what of its distribution is kept."""
 
@@ -46,7 +50,9 @@ class CaptureSpec(Section):
     top_k: int = Field(0, ge=0, le=MOST_TOKENS, description="0 is off")
     max_new_tokens: int = Field(160, ge=1, le=MOST_TOKENS, description="length limit of an answer, tokens")
     seed: int = Field(0, ge=0, description="seed of the answers")
-    batch_size: Annotated[int, PACE] = Field(64, ge=1, description="prompts answered together")
+    batch_size: Annotated[BatchSize, PACE] = Field(
+        "auto", description="prompts answered together; auto: as many as the memory holds and as pay on the device"
+    )
     signal: Literal["exact", "compact", "none"] = Field(
         "exact",
         description="exact: last hidden state; compact: top-k log-probabilities and the tail's mass; none: text only",
@@ -57,3 +63,8 @@ class CaptureSpec(Section):
     server: Annotated[ServerSpec | None, Mark(by_hand=True, used=lambda capture: bool(capture.get("server")))] = Field(
         None, description="fetch the training answers from this server; needs signal: none"
     )
+
+    @property
+    def side_by_side(self) -> int:
+        """Rows of a batch that is decoded during training, which must be the same again after a kill."""
+        return _SIDE_BY_SIDE if self.batch_size == "auto" else self.batch_size

@@ -8,11 +8,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from engine.config.defaults import DEFAULT_TARGET
 from engine.config.section import Mark, Section, Values, used_unless
 from engine.errors import DraftbenchError
 
 RUN_DATE = "run:"  # before a date that nobody chose: it is that of the run's first day
-DEFAULT_TARGET = "asset:smollm2-135m-instruct"
+
+
+def _is_quantised(model: Values) -> bool:
+    return model.get("quantize") is not None
 
 
 def _has_own_date(model: Values) -> bool:
@@ -38,6 +42,11 @@ class ModelSpec(Section):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 where the processor multiplies it natively, else float32"
+    )
+    quantize: Annotated[Literal["int8"] | None, Mark(used=_is_quantised)] = Field(
+        None,
+        description="int8: the target is the model with its layers' weights rounded to 8 bits, faster on a CPU; "
+        "empty: the model as it is",
     )
     device: str = Field("auto", description="auto (cuda, mps or cpu), or a torch device such as cuda:1")
     trust_remote_code: Annotated[bool, Mark(by_hand=True)] = Field(
@@ -72,8 +81,9 @@ class ModelSpec(Section):
 
     @property
     def label(self) -> str:
-        """The model for people; one with an adapter is another target than its base."""
-        return f"{self.model} + {Path(self.adapter).name}" if self.adapter else self.model
+        """The model for people; one with an adapter or int8 weights is another target than its base."""
+        merged = f"{self.model} + {Path(self.adapter).name}" if self.adapter else self.model
+        return f"{merged}, {self.quantize} weights" if self.quantize else merged
 
 
 class DraftSpec(Section):

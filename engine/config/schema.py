@@ -12,8 +12,9 @@ from pydantic import Field, model_validator
 
 from engine.catalogue import MODES, supervision_of
 from engine.config.capture import CaptureSpec, ServerSpec
+from engine.config.defaults import DEFAULT_TARGET
 from engine.config.measure import MeasureSpec
-from engine.config.models import DEFAULT_TARGET, RUN_DATE, DraftSpec, ModelSpec
+from engine.config.models import RUN_DATE, DraftSpec, ModelSpec
 from engine.config.prompts import PromptSource, PromptsSpec, SourcesField
 from engine.config.section import LABEL, MOST_TOKENS, Section
 from engine.config.train import LossTerm, OnlineSpec, OnPolicySpec, SelectionSpec, TrainSpec

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from engine.catalogue import LOSSES, MODES, Supervision, supervision_of
 from engine.config.section import (
@@ -64,7 +64,7 @@ class ModeSpec(Section):
     """The settings of a mode of training. A mode's own section overrides what differs from the usual."""
 
     # Whether each query is passed once, in as many steps as the mode makes of it: then `steps` and `answers_per_step`
-    # are the mode's, and the keys epochs, max_steps and batch_size of `train` are not used.
+    # are the mode's, and the keys epochs, max_steps, batch_size and batch_tokens of `train` are not used.
     one_pass: ClassVar[bool] = False
 
     @property
@@ -161,6 +161,8 @@ def _has_several_passes(train: Values) -> bool:
 
 
 _SEVERAL_PASSES = Mark(used=_has_several_passes)
+_COUNTS_TOKENS = Mark(used=lambda train: _has_several_passes(train) and train.get("batch_tokens") is not None)
+_COUNTS_ANSWERS = Mark(used=lambda train: _has_several_passes(train) and train.get("batch_tokens") is None)
 
 
 class TrainSpec(Section):
@@ -180,12 +182,18 @@ class TrainSpec(Section):
     max_steps: Annotated[int | None, _SEVERAL_PASSES] = Field(
         None, ge=1, description="stop after this many optimiser steps"
     )
-    batch_size: Annotated[int, _SEVERAL_PASSES] = Field(16, ge=1, description="answers per optimiser step")
-    micro_batch_tokens: Annotated[int, PACE] = Field(
-        4096,
+    batch_size: Annotated[int | None, _COUNTS_ANSWERS] = Field(
+        16, ge=1, description="answers per optimiser step; not used where batch_tokens is given"
+    )
+    batch_tokens: Annotated[int | None, _COUNTS_TOKENS] = Field(
+        None, ge=1, description="tokens of the target's answers per optimiser step, about; instead of batch_size"
+    )
+    micro_batch_tokens: Annotated[int | None, PACE] = Field(
+        None,
         ge=1,
         le=MOST_TOKENS,
-        description="padded tokens per forward pass; a smaller value needs less memory and gives the same result",
+        description="padded tokens per forward pass; a smaller value needs less memory and gives the same result; "
+        "empty: 4,096 on a CPU, 16,384 on a GPU",
     )
     learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning rate after the warm-up")
@@ -194,12 +202,31 @@ class TrainSpec(Section):
     adam_beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second beta")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     precision: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="autocast of the forward pass; weights stay float32"
+        "auto", description="of the forward and backward pass; the weights that are optimised stay float32"
     )
     eval_every: int = Field(25, ge=1, description="steps between held-out evaluations")
     eval_prompts: int = Field(16, ge=1, description="held-out prompts in an evaluation during training")
     checkpoint_every: Annotated[int, PACE] = Field(25, ge=1, description="steps between checkpoints")
     seed: int = Field(0, ge=0, description="seed of initialisation and shuffling")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_batch_size(cls, values: Any) -> Any:
+        """A batch is so many answers or so many tokens: what is not named is empty."""
+        if not isinstance(values, dict) or values.get("batch_tokens") is None:
+            return values
+        if values.get("batch_size") is not None:
+            raise ValueError(
+                f"batch_size is {values['batch_size']} and batch_tokens {values['batch_tokens']}: a step takes so many "
+                "answers or so many tokens; set the other one to null"
+            )
+        return {**values, "batch_size": None}
+
+    @model_validator(mode="after")
+    def _some_batch_size(self) -> TrainSpec:
+        if self.batch_size is None and self.batch_tokens is None:
+            raise ValueError("batch_size and batch_tokens are both empty: a step needs one of them")
+        return self
 
     @property
     def own(self) -> ModeSpec:

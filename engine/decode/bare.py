@@ -19,6 +19,7 @@ import torch
 from engine.decode.sampling import Sampling
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_json
+from engine.models.fused_linears import as_loaded
 
 # Keys that leave the text as it is, or that a recipe sets itself: ids, lengths, temperature, what is returned, caches.
 _NOT_ASKED = frozenset(
@@ -97,12 +98,16 @@ def bare_settings(model: Any, stop_ids: Collection[int] = ()) -> Any:
 
 @contextmanager
 def bare_generation(*models: Any, stop_ids: Collection[int] = ()) -> Iterator[None]:
-    """The models without their own settings for `generate`; they are put back at the end."""
+    """The models without their own settings for `generate`, computing as Transformers does for everybody.
+
+    Their settings are put back at the end.
+    """
     own = [model.generation_config for model in models]
     for model in models:
         model.generation_config = bare_settings(model, stop_ids)
     try:
-        yield
+        with as_loaded():
+            yield
     finally:
         for model, settings in zip(models, own, strict=True):
             model.generation_config = settings

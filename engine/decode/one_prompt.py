@@ -69,6 +69,7 @@ class PromptDecoding:
                 "max_new_tokens": self.settings.max_new_tokens,
                 "seed": self.settings.seed,
                 "dtype": self.target.dtype_name,
+                "quantize": self.target.spec.quantize,
                 "device": str(self.target.device),
             },
             "seconds": self.seconds,

@@ -7,6 +7,7 @@ one it was drawn from. A draft identical to its target therefore accepts everyth
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +31,21 @@ class Sampling:
         return self.temperature == 0
 
 
+@dataclass(frozen=True)
+class SamplingByRow(Sampling):
+    """A sampling for each row of a batch, so that different ones are decoded together. No row may end before others."""
+
+    temperature: float = math.nan  # that of no row, so that reading it spoils the result for all to see
+    rows: tuple[Sampling, ...] = ()
+
+
 def distribution(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """logits: [..., vocab] -> probabilities: [..., vocab], float32, one-hot when greedy."""
+    """logits: [..., vocab] -> probabilities: [..., vocab], float32, one-hot when greedy.
+
+    With a sampling for each row, logits are [row, ..., vocab]; ValueError if there are more or fewer rows.
+    """
+    if isinstance(sampling, SamplingByRow):
+        return torch.stack([distribution(row, own) for row, own in zip(logits, sampling.rows, strict=True)])
     if sampling.greedy:
         return one_hot(likeliest(logits), logits.shape[-1])
     scores = logits.float() if sampling.temperature == 1 else logits.float() / sampling.temperature

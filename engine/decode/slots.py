@@ -157,7 +157,8 @@ class SlotCache(Cache):  # type: ignore[misc]
         self.reserve(self.slots.rows, 0)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop all other rows; the kept ones move to the front, in this order."""
+        """Drop all other rows; the kept ones move to the front, in this order. A row may be kept several times."""
+        self.reserve(len(rows), 0)
         if list(rows) != list(range(len(rows))):
             used = max((self.lengths[row] for row in rows), default=0)
             for buffer in self._buffers():

@@ -1,7 +1,10 @@
 """Distillation: losses, the trainer, and the modes that decide where batches come from.
 
 losses      the losses, one plain function each
+fused       their values and gradients in closed form, faster
+moments     forward KL without the target's logits
 chunked     losses over many positions without a tensor of all logits
+forward     the draft's forward pass over a batch
 trainer     optimiser steps, evaluation, best draft, resume
 modes/      offline, online, on-policy
 source      what a mode is: a source of batches

@@ -101,4 +101,5 @@ def _restore_moments(draft: Draft, optimiser: torch.optim.Optimizer, moments: di
         for full in keys:
             key = full.rpartition("/")[2]
             value = moments[full]
-            optimiser.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+            counts = key == "step" and not optimiser.defaults.get("fused")  # stay on the CPU, except in one kernel
+            optimiser.state[parameter][key] = value if counts else value.to(parameter.device)

@@ -9,14 +9,14 @@ of the same name in `engine.catalogue.LOSSES`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from engine.capture.signal import Signal
 from engine.decode.sampling import draw
 
-_LEAST_ACCEPTANCE = 1e-5  # where -log of the acceptance stops growing
+LEAST_ACCEPTANCE = 1e-5  # where -log of the acceptance stops growing
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class Context:
     eta: float = 3.0
     reward_mean: float = 0.0  # of tvd_pp's rewards over the whole batch
     reward_std: float = 1.0
+
+    def at(self, part: slice) -> Context:
+        """The same at some of the positions."""
+        return replace(self, token_ids=self.token_ids[part], uniforms=self.uniforms[part])
 
 
 LossFunction = Callable[[torch.Tensor, Signal, Context], torch.Tensor]
@@ -93,7 +97,7 @@ def _sampled_rewards(target: torch.Tensor, draft: torch.Tensor, context: Context
 def neg_log_acceptance(draft_logits: torch.Tensor, signal: Signal, context: Context) -> torch.Tensor:
     """-log sum_v min(p, q): the likelihood of acceptance itself."""
     target, draft = signal.align(draft_logits, context.temperature)
-    return -_acceptance(target, draft).clamp_min(_LEAST_ACCEPTANCE).log()
+    return -_acceptance(target, draft).clamp_min(LEAST_ACCEPTANCE).log()
 
 
 def lk_hybrid(draft_logits: torch.Tensor, signal: Signal, context: Context) -> torch.Tensor:

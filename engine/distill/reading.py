@@ -46,11 +46,19 @@ class SignalReader:
         """The signal of some of a batch's response positions; None if only text was kept."""
         if self.format.kind == "none":
             return None
-        signal = self.format.decode(batch.raw_signal[part], self.head, self.device)
+        return self._of(batch.raw_signal[part], batch.places[part])
+
+    def read_positions(self, part: slice) -> Signal:
+        """The signal of a range of the capture's positions, in the order on disk."""
+        assert self.capture is not None
+        return self._of(self.capture.raw_positions(part), torch.arange(part.start, part.stop))
+
+    def _of(self, raw: torch.Tensor, places: torch.Tensor) -> Signal:
+        signal = self.format.decode(raw, self.head, self.device)
         if self.own_head is None:
             return signal
         assert isinstance(signal, ExactSignal)
-        totals = self._totals(signal, batch.places[part])
+        totals = self._totals(signal, places)
         return TrimmedSignal(signal.hidden, self.own_head, totals.to(signal.hidden.device))
 
     def _totals(self, signal: ExactSignal, places: torch.Tensor) -> torch.Tensor:

@@ -21,10 +21,11 @@ from engine.capture.batches import Batch
 from engine.capture.signal import Signal
 from engine.config.schema import LossTerm
 from engine.distill.chunked import Positions, position_losses
+from engine.distill.forward import draft_states
 from engine.distill.source import BatchSource
 from engine.errors import DraftbenchError
 from engine.models.draft import Draft, load_draft
-from engine.models.head import Head, hidden_states
+from engine.models.head import Head
 from engine.models.load import LoadedModel, resolve_dtype
 from engine.models.vocabulary import known_rows, row_of_ids
 
@@ -41,7 +42,7 @@ class SelectedBatches(BatchSource):
         self.source, self.draft_model, self.reference_model = source, draft_model, reference_model
         self.share = self.settings.selection.share
         self.dtype = resolve_dtype(self.settings.precision, self.device)
-        self.steps = source.steps
+        self.steps, self.visits = source.steps, self.share * source.visits
         self._seen = (-1, 0)
 
     @property
@@ -65,9 +66,7 @@ class SelectedBatches(BatchSource):
 
     @torch.no_grad()
     def _losses(self, model: Any, batch: Batch) -> torch.Tensor:
-        half = self.dtype == torch.bfloat16
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
-            hidden = hidden_states(model, batch.ids, batch.mask, is_draft=True)[batch.responds]
+        hidden = draft_states(model, batch, self.dtype)
         head, own = self._head(model), Head.of(self.draft_model)
         rows = known_rows(batch.token_ids, len(own.weight), own.ids, self.draft_model.config.vocab_size)
         unused = torch.zeros(batch.tokens, device=self.device)  # no loss with a value draws anything
@@ -84,6 +83,9 @@ class SelectedBatches(BatchSource):
 
     def read_signal(self, batch: Batch, part: slice) -> Signal | None:
         return self.source.read_signal(batch, part)
+
+    def reads_capture(self) -> bool:
+        return self.source.reads_capture()
 
     def target_tokens(self, step: int, batches: Sequence[Batch]) -> int:
         """Those of the whole step: the target wrote them, whatever is learnt from them."""

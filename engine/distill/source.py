@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from engine.capture.batches import Batch, Sample, collate_samples, sequence_tokens
+from engine.capture.batches import Batch, Sample, collate_samples, padded_tokens, sequence_tokens
 from engine.capture.grouping import group_by_length
 from engine.capture.signal import Signal, SignalFormat
 from engine.capture.store import Capture
 from engine.config.schema import CaptureSpec, LossTerm, TrainSpec
 from engine.distill.reading import SignalReader
+from engine.distill.schedule import forward_tokens
 from engine.models.draft import Draft
 from engine.models.head import Head
 from engine.models.load import LoadedModel
@@ -27,6 +29,8 @@ class BatchSource:
     """
 
     steps: int
+    visits = 1.0  # times that a position of the capture is learnt from
+    reads_weights = True  # whether a step's batches depend on the draft as it is then; if not they can be made ahead
 
     def __init__(self, settings: TrainSpec, reader: SignalReader, device: torch.device) -> None:
         self.settings, self.reader, self.device = settings, reader, device
@@ -43,6 +47,10 @@ class BatchSource:
         """The signal of some of a batch's response positions; None if only text was kept."""
         return self.reader.read(batch, part)
 
+    def reads_capture(self) -> bool:
+        """Whether the signal at a place of the capture is what is kept there, and nothing that the mode made of it."""
+        return type(self).read_signal is BatchSource.read_signal
+
     def target_tokens(self, step: int, batches: Sequence[Batch]) -> int:
         """Tokens of the target's text that the step saw for the first time in its epoch: what the step's data cost."""
         return sum(batch.tokens for batch in batches)
@@ -56,8 +64,35 @@ class BatchSource:
 
     def grouped(self, samples: Sequence[Sample]) -> list[Batch]:
         """Samples of similar length together, at most `micro_batch_tokens` padded tokens per batch."""
-        groups = group_by_length([sequence_tokens(s) for s in samples], self.settings.micro_batch_tokens)
+        widths = [padded_tokens(sequence_tokens(s), self.device) for s in samples]
+        groups = group_by_length(widths, forward_tokens(self.settings, self.device))
         return [collate_samples([samples[i] for i in group], self.device) for group in groups]
+
+
+class Ahead:
+    """The batches of a source that reads no weights, each step's made in a thread while the step before it trains.
+
+    `micro_batches` gives what the source would have given. The thread ends with the training, or with `close`.
+    """
+
+    def __init__(self, source: BatchSource) -> None:
+        self.source = source
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._next: tuple[int, Future[Sequence[Batch]]] | None = None
+
+    def micro_batches(self, step: int) -> Sequence[Batch]:
+        """The batches of a step; those of the next one are begun before this returns."""
+        made = self._next[1] if self._next is not None and self._next[0] == step else None
+        batches = self.source.micro_batches(step) if made is None else made.result()
+        after = step + 1
+        self._next = (
+            (after, self._worker.submit(self.source.micro_batches, after)) if after < self.source.steps else None
+        )
+        return batches
+
+    def close(self) -> None:
+        """Let the thread finish what it makes, and end it."""
+        self._worker.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
 """The trainer: optimiser steps over batches, evaluation, best and last draft, resume.
 
 A mode (engine.distill.modes.offline, online, on_policy) decides where the next batch comes from, nothing else.
-Weights stay float32; the forward pass runs under autocast when the precision says so.
+The weights that are optimised and kept are float32. In half precision the passes run in a copy of the draft in that
+dtype, as it will be served, and their gradients are summed in float32.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,23 +18,30 @@ from typing import Any
 import torch
 
 from engine.capture.batches import Batch
-from engine.catalogue import check_losses
+from engine.catalogue import LOSSES, check_losses
 from engine.config.schema import TrainSpec
 from engine.decode.sampling import Uniforms
 from engine.distill.checkpoint import FOLDER, latest_checkpoint, load_checkpoint, load_source_state, save_checkpoint
 from engine.distill.chunked import Positions, chunked_loss, rewards, scale_of, uses_rewards
+from engine.distill.forward import draft_states, shortcuts_of
+from engine.distill.fused import Scratch
+from engine.distill.moments import moment_table
 from engine.distill.schedule import learning_rate
-from engine.distill.source import BatchSource
+from engine.distill.source import Ahead, BatchSource
 from engine.errors import DraftbenchError
-from engine.models.draft import Draft, save_draft
-from engine.models.head import Head, hidden_states
+from engine.models.draft import Draft, in_dtype, save_draft
+from engine.models.head import Head
 from engine.models.load import resolve_dtype
+from engine.models.masters import Masters
 from engine.models.vocabulary import known_rows
 from engine.progress import SILENT, Progress
 from engine.records.events import Evaluation, Event, Resumed, SkippedStep, TrainStep
 
 Evaluate = Callable[[Any], dict[float, float]]
 """Draft model -> exact acceptance by temperature."""
+
+_GUARDED = ("cpu", "cuda")  # devices on which one kernel moves all weights, and can be told to leave them as they are
+_GPU_READ_EVERY = 16  # steps between two readings of losses on a GPU, each of which waits for it to be idle
 
 
 @dataclass
@@ -54,8 +63,23 @@ class Outcome:
     first_exact: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """An optimiser step whose loss and norm are still on the device."""
+
+    step: int  # from 0
+    learning_rate: float
+    positions: int
+    tokens_seen: int
+    figures: torch.Tensor | None  # [2]: loss a position, gradient norm before clipping; None: it was skipped
+
+
 class Trainer:
-    """Trains one draft. Everything that survives a kill is under `folder`."""
+    """Trains one draft. Everything that survives a kill is under `folder`.
+
+    Losses are read, and events emitted, every `read_every` steps and before anything is evaluated or kept. A step whose
+    loss or gradient is no number is not applied, nor is any after it: the optimiser itself sees to that, on the device.
+    """
 
     def __init__(
         self,
@@ -74,13 +98,26 @@ class Trainer:
         device = draft.model.device
         self.dtype = resolve_dtype(settings.precision, device)
         self.trained = [p for p in draft.model.parameters() if p.requires_grad]
+        self.model, self.masters = draft.model, Masters({}, {})
+        if self.dtype != draft.model.dtype:
+            self.model = in_dtype(draft, self.dtype)
+            self.masters = Masters(_learning(self.model), _learning(draft.model))
         self.optimiser = torch.optim.AdamW(
             self.trained,
             lr=settings.learning_rate,
             betas=(0.9, settings.adam_beta2),
             weight_decay=settings.weight_decay,
+            fused=device.type in _GUARDED,
         )
         self.outcome = Outcome(source.steps)
+        self.read_every = _GPU_READ_EVERY if device.type == "cuda" else 1
+        self.shortcuts = shortcuts_of(draft.model)
+        self.moments = moment_table(source, Head.of(self.model))
+        self._batches: BatchSource | Ahead = source
+        self.scratch = Scratch()
+        self._taken: list[_Taken] = []
+        self._began = 0.0
+        self._diverged_yet = torch.zeros((), device=device)  # 1 from the first step that is no number
 
     def run(self) -> Outcome:
         """Train to the last step, from the newest checkpoint if there is one.
@@ -91,104 +128,161 @@ class Trainer:
         self._resume()
         if self.outcome.steps_done == 0:
             self._evaluate()
-        self.progress.start("train", self.source.steps, "steps", done=self.outcome.steps_done)
-        while self.outcome.steps_done < self.source.steps:
-            self._step(self.outcome.steps_done)
-            done, settings = self.outcome.steps_done, self.settings
-            last = done == self.source.steps
-            if last or done % settings.eval_every == 0:
-                self._evaluate()
-            if last or done % settings.checkpoint_every == 0 or self.progress.stop_wanted:
-                self._checkpoint()
-            self.progress.stop_if_asked()
+        with self._made_ahead():
+            self._train()
         self.progress.finish()
         self._save("last")
         return self.outcome
 
+    @contextlib.contextmanager
+    def _made_ahead(self) -> Iterator[None]:
+        """Batches made in a thread while a GPU trains; on a CPU the thread would only take a core from the training."""
+        if self.draft.model.device.type != "cuda" or self.source.reads_weights:
+            yield
+            return
+        ahead = Ahead(self.source)
+        self._batches = ahead
+        try:
+            yield
+        finally:
+            ahead.close()
+            self._batches = self.source
+
+    def _train(self) -> None:
+        self.progress.start("train", self.source.steps, "steps", done=self.outcome.steps_done)
+        for step in range(self.outcome.steps_done, self.source.steps):
+            self._step(step)
+            done, settings = step + 1, self.settings
+            last = done == self.source.steps
+            evaluates = last or done % settings.eval_every == 0
+            keeps = last or done % settings.checkpoint_every == 0 or self.progress.stop_wanted
+            if evaluates or keeps:
+                self._read()
+            if evaluates:
+                self._evaluate()
+            if keeps:
+                self._checkpoint()
+            self.progress.stop_if_asked()
+
     def _step(self, step: int) -> None:
-        began = time.monotonic()
+        if not self._taken:
+            self._began = time.monotonic()
         rate = learning_rate(step, self.source.steps, self.settings)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        batches = self.source.micro_batches(step)
+        batches = self._batches.micro_batches(step)
         positions = sum(batch.tokens for batch in batches)
-        learnt = self._update(batches, step, positions) if positions else None  # a stream may pass without a refusal
-        outcome, seconds = self.outcome, time.monotonic() - began
-        outcome.steps_done = step + 1
-        outcome.tokens_seen += self.source.target_tokens(step, batches)
-        outcome.positions_trained += positions
+        figures = self._update(batches, step, positions) if positions else None  # a stream may pass without a refusal
+        self._taken.append(_Taken(step, rate, positions, self.source.target_tokens(step, batches), figures))
+        if len(self._taken) >= self.read_every:
+            self._read()
+
+    def _update(self, batches: Sequence[Batch], step: int, positions: int) -> torch.Tensor:
+        """One optimiser step on the batches: [2], loss a position and the gradient's norm before clipping."""
+        self.optimiser.zero_grad(set_to_none=True)
+        scale = self._reward_scale(batches, step)
+        loss = torch.stack([self.backward(batch, step, positions, scale) for batch in batches]).sum() / positions
+        figures = torch.stack([loss, torch.as_tensor(self.clip(), dtype=loss.dtype, device=loss.device)])
+        if figures.device.type in _GUARDED:
+            self._diverged_yet = torch.maximum(self._diverged_yet, 1 - figures.isfinite().all().float())
+            self.optimiser.found_inf = self._diverged_yet  # type: ignore[attr-defined]
+        elif not bool(figures.isfinite().all()):
+            raise self._diverged(step, *figures.tolist())
+        self.optimiser.step()
+        self.masters.publish()
+        return figures
+
+    def _read(self) -> None:
+        """Wait for the steps taken since the last reading, and report them. Raises DraftbenchError if one diverged."""
+        taken, self._taken = self._taken, []
+        on_device = [item.figures for item in taken if item.figures is not None]
+        numbers = iter(torch.stack(on_device).tolist() if on_device else [])
+        seconds = (time.monotonic() - self._began) / max(1, len(taken))
+        for item in taken:
+            self._report(item, None if item.figures is None else next(numbers), seconds)
+
+    def _report(self, item: _Taken, figures: Sequence[float] | None, seconds: float) -> None:
+        """Count a step and emit its event. figures: loss a position and gradient norm; None if it was skipped."""
+        loss, norm = figures or (0.0, 0.0)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self._diverged(item.step, loss, norm)
+        outcome = self.outcome
+        outcome.steps_done = item.step + 1
+        outcome.tokens_seen += item.tokens_seen
+        outcome.positions_trained += item.positions
         outcome.seconds += seconds
-        if learnt is None:
+        if figures is None:
             outcome.steps_skipped += 1
-            self.emit(SkippedStep(step=step + 1, tokens_seen=outcome.tokens_seen, seconds=outcome.seconds))
+            self.emit(SkippedStep(step=item.step + 1, tokens_seen=outcome.tokens_seen, seconds=outcome.seconds))
             self.progress.advance(1)
             return
-        loss, norm = learnt
         self.emit(
             TrainStep(
-                step=step + 1,
+                step=item.step + 1,
                 tokens_seen=outcome.tokens_seen,
                 seconds=outcome.seconds,
                 loss=loss,
                 grad_norm=norm,
-                learning_rate=rate,
-                positions=positions,
+                learning_rate=item.learning_rate,
+                positions=item.positions,
             )
         )
-        self.progress.advance(1, loss=round(loss, 4), tokens_per_s=round(positions / seconds))
+        self.progress.advance(1, loss=round(loss, 4), tokens_per_s=round(item.positions / seconds))
 
-    def _update(self, batches: Sequence[Batch], step: int, positions: int) -> tuple[float, float]:
-        """One optimiser step on the batches: loss a position and the gradient's norm before clipping."""
-        self.optimiser.zero_grad(set_to_none=True)
-        scale = self._reward_scale(batches, step)
-        loss = sum((self.backward(batch, step, positions, scale) for batch in batches), 0.0) / positions
-        norm = self.clip()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise self._diverged(step, loss, norm)
-        self.optimiser.step()
-        return loss, norm
+    def clip(self) -> torch.Tensor:
+        """Clip the gradient of a step; returns its norm before, a scalar on the device."""
+        return torch.nn.utils.clip_grad_norm_(self.trained, self.settings.max_grad_norm)
 
-    def clip(self) -> float:
-        """Clip the gradient of a step; returns its norm before."""
-        return float(torch.nn.utils.clip_grad_norm_(self.trained, self.settings.max_grad_norm))
-
-    def backward(self, batch: Batch, step: int, tokens: int, reward_scale: tuple[float, float] | None = None) -> float:
-        """Add one micro-batch's share to the gradient; returns its loss summed over positions.
+    def backward(
+        self, batch: Batch, step: int, tokens: int, reward_scale: tuple[float, float] | None = None
+    ) -> torch.Tensor:
+        """Add one micro-batch's share to the gradient; returns its loss summed over positions, a scalar on the device.
 
         Dividing by the tokens of the whole step, not of the micro-batch, makes accumulation exact.
         """
         loss = chunked_loss(
             self._hidden(batch),
-            Head.of(self.draft.model, self.dtype),
+            Head.of(self.model),
             self._positions(batch, step),
             self.source.terms,
             temperature=self.settings.distill_temperature,
             reward_scale=reward_scale,
+            scratch=self.scratch,
         )
         (loss / tokens).backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+        self.masters.collect()
+        return loss.detach()
 
     def _hidden(self, batch: Batch) -> torch.Tensor:
         """What enters the draft's head at the batch's response positions: [position, width]."""
-        device = self.draft.model.device.type
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            return hidden_states(self.draft.model, batch.ids, batch.mask, is_draft=True)[batch.responds]
+        return draft_states(self.model, batch, self.dtype, self.shortcuts)
 
     def _positions(self, batch: Batch, step: int) -> Positions:
         """Tokens, signal and draws of a batch; an answer's draws do not depend on the rows beside it."""
         head = Head.of(self.draft.model)
         tokens = known_rows(batch.token_ids, len(head.weight), head.ids, self.draft.model.config.vocab_size)
+        uniforms = self._draws(batch, step).to(batch.token_ids.device)
+        return Positions(
+            tokens,
+            uniforms,
+            lambda part: self.source.read_signal(batch, part),
+            batch.weights,
+            lambda part: None if self.moments is None else self.moments.read(batch.places[part]),
+        )
+
+    def _draws(self, batch: Batch, step: int) -> torch.Tensor:
+        """[position] in [0, 1): those of losses that sample; zeros if none does."""
+        if not any(LOSSES[term.name].samples for term in self.source.terms):
+            return torch.zeros(batch.tokens)
         streams = Uniforms(self.settings.seed, [f"{step}:{name}" for name in batch.names])
-        draws = [streams.take([row], length)[0] for row, length in enumerate(batch.lengths)]
-        uniforms = torch.cat(draws).to(batch.token_ids.device)
-        return Positions(tokens, uniforms, lambda part: self.source.read_signal(batch, part), batch.weights)
+        return torch.cat([streams.take([row], length)[0] for row, length in enumerate(batch.lengths)])
 
     @torch.no_grad()
     def _reward_scale(self, batches: Sequence[Batch], step: int) -> tuple[float, float] | None:
         """Mean and deviation of tvd_pp's rewards over all micro-batches of a step; None if they are not needed."""
         if not uses_rewards(self.source.terms):
             return None
-        head, temperature = Head.of(self.draft.model, self.dtype), self.settings.distill_temperature
+        head, temperature = Head.of(self.model), self.settings.distill_temperature
         parts = [rewards(self._hidden(b), head, self._positions(b, step), temperature=temperature) for b in batches]
         return scale_of(torch.cat(parts))
 
@@ -247,8 +341,13 @@ class Trainer:
         if checkpoint is None:
             return
         state = load_checkpoint(checkpoint, self.draft, self.optimiser)
+        self.masters.publish()
         state.pop("step")
         self.source.restore(load_source_state(checkpoint))
         self.outcome = Outcome(**state)
         self.emit(Resumed(step=self.outcome.steps_done))
         self.progress.note(f"resumed after step {self.outcome.steps_done} of {self.outcome.steps}")
+
+
+def _learning(model: Any) -> dict[str, torch.Tensor]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -57,7 +57,7 @@ def model_card(
     )
     lines += [
         "",
-        f"Conditions: {gamma}{conditions.dtype} on {conditions.device}, "
+        f"Conditions: {gamma}{conditions.precision} on {conditions.device}, "
         f"top-p {conditions.top_p:g}, top-k {conditions.top_k}, seed {conditions.seed}. {exact}",
     ]
     if where := measured_where(summary, provenance):

@@ -14,7 +14,8 @@ from engine.findings.missing import command, missing_runs, missing_study
 from engine.findings.runs import SEEDS
 from engine.findings.study_grid import MissingStudy
 from engine.findings.verdicts import ENOUGH_SEEDS
-from engine.measure.statistics import LEVEL, Interval
+from engine.measure.statistics import LEVEL
+from engine.records.interval import Interval
 from engine.records.provenance import Provenance
 
 MOST_COMMANDS = 4  # a study of so few runs is also shown as commands

@@ -48,7 +48,7 @@ class Claim:
     """One claim. The measured effect is the exact acceptance of `other` over that of `base`, less one."""
 
     key: str
-    number: str  # among the paper's five; 'also' for what it says besides
+    number: str  # among the paper's five, the fifth of which says two things; 'also' for what it says besides
     title: str
     statement: str
     base: str  # words for the two sides
@@ -140,6 +140,11 @@ class Claim:
     def counterparts(self, start: Run) -> list[MissingRun]:
         """Single runs that make the other side of `start`, and this side too where it is neither."""
         raise NotImplementedError
+
+
+def ordinal(number: str) -> str:
+    """A claim's number before its title: '3.', or 'Also:' for what the paper does not number."""
+    return "Also:" if number == "also" else f"{number}."
 
 
 def placed_pair(base: Run, other: Run, schedules: Schedules, **where: Any) -> PlacedPair:

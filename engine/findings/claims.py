@@ -317,7 +317,7 @@ SCENARIO = ScenarioClaim(
 )
 SIZE = SizeClaim(
     "size",
-    "5",
+    "5a",
     "More training queries help, in every domain",
     "Acceptance grows with the number of training queries, in every domain.",
     "fewest queries",
@@ -331,7 +331,7 @@ SIZE = SizeClaim(
 )
 LEAD = LeadClaim(
     "lead",
-    "5",
+    "5b",
     "Offline's lead over online grows with the data",
     "The lead of offline forward KL over online forward KL grows with the number of training queries.",
     "lead with the fewest queries",

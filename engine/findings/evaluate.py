@@ -26,7 +26,7 @@ from engine.findings.runs import Run
 from engine.findings.verdicts import ENOUGH_SEEDS, FEW, NOT, contrary_by_chance, judge_cell, overall
 from engine.measure.compare import Paired, Sums, paired
 from engine.measure.definitions import RATES
-from engine.measure.statistics import Interval
+from engine.records.interval import Interval
 
 LoadSums = Callable[[list[str]], pd.DataFrame]  # as `queries.prompt_sums`
 

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from engine.findings.pairs import SignedRuns
 from engine.measure.compare import Sums, same_answers
-from engine.measure.statistics import LEVEL, SAMPLES, Interval, percentile_interval
+from engine.measure.statistics import LEVEL, SAMPLES, percentile_interval
+from engine.records.interval import Interval
 
 NO_VALUE = Interval(math.nan, math.nan, math.nan, 0)
 _ROUNDED = 1 + 1e-5  # a sum of float32 may be a little too large

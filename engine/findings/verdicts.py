@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from engine.findings.claim import Claim
-from engine.measure.statistics import Interval
+from engine.records.interval import Interval
 
 REPRODUCED, SAME, NOT, FEW = "reproduced", "same direction", "not reproduced", "not enough runs"
 ENOUGH_SEEDS = 3

@@ -3,6 +3,7 @@
 connection   one writer or many readers, across processes
 schema       the tables, as numbered migrations
 ingest       run folders into tables
+changes      which run folders the index does not hold as they are now
 contents     what of a run folder is indexed
 rows         a run's documents as rows
 transaction  all or nothing

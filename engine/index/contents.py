@@ -6,7 +6,6 @@ is not is named in `problems`. Nothing here writes, and nothing knows DuckDB.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,21 +18,17 @@ from engine.index.schema import PARQUET_TABLES
 from engine.paths import run_id_of
 from engine.records import events
 from engine.records.events import read_events, replay
-from engine.records.folders import CONFIG, read_recipe
+from engine.records.files import CONFIG
+from engine.records.folders import DAMAGED
 from engine.records.labels import Labels
 from engine.records.provenance import Provenance
+from engine.records.recipe import read_recipe
 from engine.records.record import Record
-from engine.records.status import DAMAGED, Status
+from engine.records.status import Status
 from engine.records.summary import Summary
 from engine.records.training import Training
 from engine.records.values import encodable, json_text, utc
 
-_FILES = (
-    CONFIG,
-    events.FILE,
-    *(kind.FILE for kind in (Status, Provenance, Labels, Training, Summary)),
-    *(f"measure/{table}.parquet" for table in (*PARQUET_TABLES, "tokens")),
-)
 _DECODED = ("rounds", "tokens")  # tables of text that was decoded speculatively
 _CONDITIONS = ("num_draft_tokens", "dtype", "device", "heldout_hash", "acceptance_rule")
 _PARQUET_BYTES = 1_000_000_000
@@ -49,24 +44,6 @@ class RunContents:
     curve: list[Row]
     parquet: dict[str, Path]
     problems: list[str] = field(default_factory=list)
-
-
-def fingerprint(folder: Path | str) -> str:
-    """16 hex digits that change whenever a file that the index reads is written, replaced or removed.
-
-    Ten thousand runs are looked at for every page, so it asks for the files by their known names and reads none.
-    Inode and time of the last change of any kind belong to it: they tell a file that was replaced by one of the same
-    size within one tick of the clock, or with its old time.
-    """
-    stats: list[int] = []
-    for name in _FILES:
-        try:
-            stat = os.stat(f"{folder}/{name}")
-        except OSError as error:
-            stats.append(error.errno or -1)
-        else:
-            stats += (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-    return f"{hash(tuple(stats)) % 2**64:016x}"  # of integers alone: the same in every process
 
 
 def read_run(folder: Path) -> RunContents:

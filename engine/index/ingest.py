@@ -19,6 +19,7 @@ import psutil
 
 from engine.errors import DraftbenchError
 from engine.index import rows
+from engine.index.changes import changed_runs, fingerprint, missing_runs
 from engine.index.connection import (
     TIMEOUT_S,
     IndexDamagedError,
@@ -31,12 +32,12 @@ from engine.index.connection import (
     set_aside,
     was_found_damaged,
 )
-from engine.index.contents import RunContents, fingerprint, read_run, unreadable
+from engine.index.contents import RunContents, read_run, unreadable
 from engine.index.rows import FileChangedError, check_parquet, delete_run, replace_run, replace_runs
 from engine.index.transaction import transaction
 from engine.paths import Home, run_id_of
-from engine.records.folders import CONFIG, is_run_folder, run_names
-from engine.records.status import DAMAGED
+from engine.records.files import CONFIG
+from engine.records.folders import DAMAGED, is_run_folder, run_names
 from engine.records.values import encodable
 
 _TRIES = 3
@@ -91,17 +92,10 @@ def ingest_all(home: Home, timeout_s: float = TIMEOUT_S) -> IngestReport:
 def _ingest_all(home: Home, timeout_s: float) -> IngestReport:
     if was_found_damaged(home.index):
         raise IndexDamagedError(f"the index {home.index} was damaged when it was read")
-    report = IngestReport()
     with reading(home.index, timeout_s) as con:
-        known = dict(con.execute("SELECT run_id, fingerprint FROM runs").fetchall())
-    changed = []
-    runs = str(home.runs.absolute())
-    for name in run_names(home):
-        run_id = run_id_of(name)
-        if known.get(run_id) == fingerprint(f"{runs}/{name}"):
-            report.unchanged.append(run_id)
-        else:
-            changed.append(Path(runs, name))
+        names, unchanged = changed_runs(con, home)
+    report = IngestReport(unchanged=unchanged)
+    changed = [home.runs.absolute() / name for name in names]
     while changed:
         with open_writer(home.index, timeout_s) as con:
             until = time.monotonic() + _HOLD_S
@@ -209,10 +203,10 @@ def damaged_runs(home: Home, timeout_s: float = TIMEOUT_S) -> dict[str, str]:
 def remove_missing(home: Home, timeout_s: float = TIMEOUT_S) -> list[str]:
     """Forget the runs whose folder is gone; returns their ids."""
     with reading(home.index, timeout_s) as con:
-        if not _missing(con, home):
+        if not missing_runs(con, home):
             return []
     with open_writer(home.index, timeout_s) as con, transaction(con):
-        gone = _missing(con, home)
+        gone = missing_runs(con, home)
         for run_id in gone:
             delete_run(con, run_id)
     return gone
@@ -317,16 +311,6 @@ def _known(con: duckdb.DuckDBPyConnection, run_id: str) -> str | None:
     """Fingerprint of what the index holds of the run; None if it holds nothing."""
     row = con.execute("SELECT fingerprint FROM runs WHERE run_id = ?", [run_id]).fetchone()
     return row[0] if row else None
-
-
-def _missing(con: duckdb.DuckDBPyConnection, home: Home) -> list[str]:
-    indexed = con.execute("SELECT run_id, folder FROM runs ORDER BY run_id").fetchall()
-    inside = {run_id_of(name) for name in run_names(home)}
-    return [
-        run_id
-        for run_id, folder in indexed
-        if run_id not in inside and (folder is None or not is_run_folder(home.root / folder))
-    ]
 
 
 def _stored_folder(folder: Path, root: Path) -> str:

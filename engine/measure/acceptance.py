@@ -7,7 +7,7 @@ target's choice is the token it wrote; elsewhere it is the argmax of the signal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,10 @@ from engine.capture.batches import collate, sequence_tokens
 from engine.capture.grouping import FORWARD_TOKENS, group_by_length
 from engine.capture.signal import ExactSignal
 from engine.capture.store import AnsweredPrompt, Capture
-from engine.decode.sampling import Sampling, distribution, one_hot, overlap
+from engine.decode.sampling import Sampling, distribution, overlap
 from engine.errors import DraftbenchError
 from engine.models.head import Head, chunk_size, hidden_states
-from engine.models.vocabulary import align_logits, spread
+from engine.models.vocabulary import align_logits, known_rows
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ class PromptAcceptance:
     positions: list[int] | None = None  # of these tokens in the answer, if they are not all of it
 
 
-@torch.no_grad()
 def exact_acceptance(
     draft_model: Any,
     target_head: Head,
@@ -45,29 +44,47 @@ def exact_acceptance(
     sampling: Sampling,
     answers: Sequence[AnsweredPrompt] | None = None,
 ) -> list[PromptAcceptance]:
-    """Acceptance of a draft on a capture with exact signal, in the order of `answers` (default: all).
+    """Acceptance of one draft: see `exact_of_drafts`."""
+    return exact_of_drafts({"draft": draft_model}, target_head, capture, sampling, answers)["draft"]
 
-    Both distributions pass through `sampling`. The draft runs in its own dtype.
+
+@torch.no_grad()
+def exact_of_drafts(
+    draft_models: Mapping[str, Any],
+    target_head: Head,
+    capture: Capture,
+    sampling: Sampling,
+    answers: Sequence[AnsweredPrompt] | None = None,
+) -> dict[str, list[PromptAcceptance]]:
+    """Acceptance of some drafts, by name, on a capture with exact signal, in the order of `answers` (default: all).
+
+    p and q pass through `sampling`. The target's logits, most of the work, are computed once for all drafts. Each draft
+    runs in its own dtype; all are on one device.
     """
     answers = list(capture.answers if answers is None else answers)
-    head = Head.of(draft_model)
-    by_row: dict[int, PromptAcceptance] = {}
+    heads = {name: Head.of(model) for name, model in draft_models.items()}
+    device = next(iter(draft_models.values())).device
+    by_row: dict[str, dict[int, PromptAcceptance]] = {name: {} for name in draft_models}
     for group in group_by_length([sequence_tokens(a) for a in answers], FORWARD_TOKENS):
-        batch = collate(capture, [answers[i] for i in group], draft_model.device)
-        hidden = hidden_states(draft_model, batch.ids, batch.mask, is_draft=True)[batch.responds]
-        signal = capture.format.decode(batch.raw_signal, target_head, draft_model.device)
+        batch = collate(capture, [answers[i] for i in group], device)
+        signal = capture.format.decode(batch.raw_signal, target_head, device)
         if not isinstance(signal, ExactSignal):
             raise DraftbenchError(
                 "exact acceptance needs an exact signal",
                 f"this capture is {capture.format.kind}",
                 "capture with signal: exact",
             )
-        columns = _compare(hidden, head, signal, batch.token_ids, sampling, greedy_text=capture.greedy)
-        pieces_of_columns = [torch.split(column.cpu(), batch.lengths) for column in columns]
-        for row, pieces in zip(group, zip(*pieces_of_columns, strict=True), strict=True):
-            answer = answers[row]
-            by_row[row] = PromptAcceptance(answer.prompt_id, answer.group, answer.token_ids, *pieces)
-    return [by_row[i] for i in range(len(answers))]
+        sides = {
+            name: (heads[name], hidden_states(model, batch.ids, batch.mask, is_draft=True)[batch.responds])
+            for name, model in draft_models.items()
+        }
+        compared = _compare(sides, signal, batch.token_ids, sampling, greedy_text=capture.greedy)
+        for name, columns in compared.items():
+            pieces_of_columns = [torch.split(column.cpu(), batch.lengths) for column in columns]
+            for row, pieces in zip(group, zip(*pieces_of_columns, strict=True), strict=True):
+                answer = answers[row]
+                by_row[name][row] = PromptAcceptance(answer.prompt_id, answer.group, answer.token_ids, *pieces)
+    return {name: [rows[i] for i in range(len(answers))] for name, rows in by_row.items()}
 
 
 def target_choice(target_logits: torch.Tensor, token_ids: torch.Tensor, *, greedy_text: bool) -> torch.Tensor:
@@ -80,29 +97,76 @@ def target_choice(target_logits: torch.Tensor, token_ids: torch.Tensor, *, greed
 
 
 def _compare(
-    hidden: torch.Tensor,
-    head: Head,
+    sides: Mapping[str, tuple[Head, torch.Tensor]],
     signal: ExactSignal,
     token_ids: torch.Tensor,
     sampling: Sampling,
     *,
     greedy_text: bool,
-) -> tuple[torch.Tensor, ...]:
-    """overlap, agree, p(x), q(x) at each position, a chunk of positions at a time."""
-    rows = signal.head.weight.shape[0]
-    size = chunk_size(rows)
-    parts = []
-    for start in range(0, hidden.shape[0], size):
+) -> dict[str, tuple[torch.Tensor, ...]]:
+    """overlap, agree, p(x), q(x) at each position by draft, a chunk of positions at a time.
+
+    `sides`: each draft's head and its hidden states [position, width].
+    """
+    size = chunk_size(signal.head.weight.shape[0])
+    parts: dict[str, list[tuple[torch.Tensor, ...]]] = {name: [] for name in sides}
+    for start in range(0, token_ids.shape[0], size):
         part = slice(start, start + size)
-        ids, target_logits = token_ids[part], signal.head.logits(signal.hidden[part]).float()
-        q, draft_best = draft_side(head, hidden[part], sampling, rows)
-        choice = target_choice(target_logits, ids, greedy_text=greedy_text)
-        p = one_hot(choice, rows) if sampling.greedy else distribution(target_logits, sampling)
-        ids = ids.unsqueeze(-1)
-        parts.append(
-            (overlap(p, q), choice == draft_best, p.gather(-1, ids).squeeze(-1), q.gather(-1, ids).squeeze(-1))
-        )
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+        target = _target_side(signal, part, token_ids[part], sampling, greedy_text=greedy_text)
+        for name, (head, hidden) in sides.items():
+            draft = draft_side(head, hidden[part], sampling, target.rows)
+            parts[name].append(
+                (draft.overlap(target), target.choice == draft.likeliest, target.written, draft.of(token_ids[part]))
+            )
+    return {name: tuple(torch.cat(column) for column in zip(*rows, strict=True)) for name, rows in parts.items()}
+
+
+@dataclass(frozen=True)
+class _TargetSide:
+    """p at some positions. `probs` is None at temperature 0, where p is all on `choice`."""
+
+    rows: int
+    choice: torch.Tensor  # [position], int64: the token that the target prefers
+    probs: torch.Tensor | None  # [position, rows]
+    written: torch.Tensor  # [position], p of the token written
+
+
+def _target_side(
+    signal: ExactSignal, part: slice, token_ids: torch.Tensor, sampling: Sampling, *, greedy_text: bool
+) -> _TargetSide:
+    """p at a chunk of positions, whose written tokens are `token_ids`. Of greedy text at temperature 0 all is known."""
+    rows = signal.head.weight.shape[0]
+    if sampling.greedy and greedy_text:
+        return _TargetSide(rows, token_ids, None, torch.ones(token_ids.shape, device=token_ids.device))
+    target_logits = signal.head.logits(signal.hidden[part]).float()
+    choice = target_choice(target_logits, token_ids, greedy_text=greedy_text)
+    if sampling.greedy:
+        return _TargetSide(rows, choice, None, (choice == token_ids).float())
+    probs = distribution(target_logits, sampling)
+    return _TargetSide(rows, choice, probs, probs.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1))
+
+
+@dataclass(frozen=True)
+class DraftSide:
+    """q at some positions. `probs` is None at temperature 0, where q is all on `likeliest`."""
+
+    likeliest: torch.Tensor  # [position], int64, the target's ids
+    probs: torch.Tensor | None  # [position, column]
+    ids: torch.Tensor | None  # [column], the target's id of each column; None: column i is id i
+    rows: int  # ids of the target
+
+    def of(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """q of a token at each position: [position] ids of the target -> [position], float32."""
+        if self.probs is None:
+            return (self.likeliest == token_ids).float()
+        column = known_rows(token_ids, self.probs.shape[-1], self.ids, self.rows)
+        return self.probs.gather(-1, column.clamp_min(0).unsqueeze(-1)).squeeze(-1) * (column >= 0)
+
+    def overlap(self, target: _TargetSide) -> torch.Tensor:
+        """sum_v min(p, q): [position]. Ids that the draft does not have add nothing, so they are not looked at."""
+        if self.probs is None or target.probs is None:
+            return (self.likeliest == target.choice).float()
+        return overlap(target.probs if self.ids is None else target.probs.index_select(-1, self.ids), self.probs)
 
 
 @torch.no_grad()
@@ -117,13 +181,13 @@ def draft_states(draft_model: Any, capture: Capture, *, most_tokens: int) -> tor
     return torch.cat(states)[:most_tokens]
 
 
-def draft_side(head: Head, hidden: torch.Tensor, sampling: Sampling, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """q over the target's ids [position, rows], and the id the draft thinks likeliest [position]."""
+def draft_side(head: Head, hidden: torch.Tensor, sampling: Sampling, rows: int) -> DraftSide:
+    """q where a draft's head reads `hidden` [position, width], for a target of `rows` ids."""
     logits = head.logits(hidden).float()
     if head.ids is None:
         logits = align_logits(logits, rows)
-        return distribution(logits, sampling), logits.argmax(-1)
-    return spread(distribution(logits, sampling), head.ids, rows), head.ids[logits.argmax(-1)]
+    likeliest = logits.argmax(-1) if head.ids is None else head.ids[logits.argmax(-1)]
+    return DraftSide(likeliest, None if sampling.greedy else distribution(logits, sampling), head.ids, rows)
 
 
 def mean_overlap(results: Sequence[PromptAcceptance]) -> float:

@@ -22,7 +22,7 @@ from engine.decode.sampling import Sampling, Uniforms, distribution, draw, overl
 from engine.decode.settings import DecodeSettings
 from engine.decode.slot_fit import slot_fit
 from engine.decode.speculative import propose, speculative_decode
-from engine.measure.certificate import LEAST_P_VALUE, Check, pool_rare, texts
+from engine.measure.certificate import LEAST_P_VALUE, Check, pool_rare, target_logits, texts
 from engine.models.head import Head, hidden_states
 
 _TIE = 1e-4  # of the largest logit: what kernels for one row and for several may differ by in float32
@@ -31,21 +31,18 @@ _DRAWS_AT_ONCE = 64  # each is a row of the vocabulary
 _ROWS = 2  # at least; as many as the certificate has prompts
 
 
-@torch.no_grad()
-def shortfalls(target: Any, prompt: Sequence[int], text: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """How far each written token is behind the target's likeliest, by the target alone: no cache, no padding.
+def shortfalls(logits: torch.Tensor, tokens: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far each token is behind the likeliest of its position, and what counts as a tie there.
 
-    Returns logits [token], float32, and what counts as a tie at each token [token].
+    logits: [token, vocab], float32 -> logits [token] each, on the CPU.
     """
-    ids = torch.tensor([[*prompt, *text[:-1]]], device=target.device)
-    logits = Head.of(target).logits(hidden_states(target, ids)[0, len(prompt) - 1 :]).float()
-    own = logits.gather(-1, torch.tensor(text, device=target.device).unsqueeze(-1)).squeeze(-1)
+    own = logits.gather(-1, torch.tensor(tokens, device=logits.device).unsqueeze(-1)).squeeze(-1)
     return (logits.max(-1).values - own).cpu(), (_TIE * logits.abs().max(-1).values).cpu()
 
 
 def first_wrong(target: Any, prompt: Sequence[int], text: Sequence[int]) -> dict[str, Any] | None:
     """The first token that is not the target's choice, ties apart: position and by how many logits; None if none."""
-    behind, ties = shortfalls(target, prompt, text)
+    behind, ties = shortfalls(target_logits(target, prompt, text), text)
     wrong = (behind > ties).nonzero().flatten().tolist()
     return {"position": wrong[0], "logits": float(behind[wrong[0]])} if wrong else None
 
@@ -103,10 +100,11 @@ def traced_equals_captured(
         pairs = list(zip(answer.token_ids, text, strict=False))
         at = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
         if at is not None:
+            common = target_logits(target_float32, answer.prompt_ids, answer.token_ids[: at + 1])[-1]
+            behind, ties = shortfalls(common.expand(2, -1), [answer.token_ids[at], text[at]])
             parting: dict[str, Any] = {"row": row, "position": at}
-            for name, ids in (("captured", answer.token_ids), ("traced", text)):
-                behind, ties = shortfalls(target_float32, answer.prompt_ids, ids[: at + 1])
-                parting |= {name: float(behind[at]), f"{name}_is_choice": bool(behind[at] <= ties[at])}
+            for name, gap, tie in zip(("captured", "traced"), behind.tolist(), ties.tolist(), strict=True):
+                parting |= {name: gap, f"{name}_is_choice": gap <= tie}
             parted.append(parting)
     detail = f"{len(traced) - len(parted)} of {len(traced)} traced texts at temperature 0 are the captured ones"
     if parted:

@@ -20,11 +20,22 @@ from numpy.typing import NDArray
 
 from engine.errors import DraftbenchError, boundary
 from engine.measure.definitions import RATES, Rate
-from engine.measure.statistics import SAMPLES, Interval, McNemar, bootstrap_ratio, mcnemar, paired_difference
+from engine.measure.statistics import SAMPLES, McNemar, bootstrap_ratio, mcnemar, paired_difference
+from engine.records.interval import Interval
 from engine.records.summary import Conditions
 
 # What must be equal before two rates mean the same thing. Prompts may differ if some are common.
-MUST_MATCH = ("num_draft_tokens", "adaptive", "top_p", "top_k", "dtype", "device", "acceptance_rule", "served_by")
+MUST_MATCH = (
+    "num_draft_tokens",
+    "adaptive",
+    "top_p",
+    "top_k",
+    "dtype",
+    "quantize",
+    "device",
+    "acceptance_rule",
+    "served_by",
+)
 ONLY_SAMPLED = ("num_draft_tokens", "adaptive")  # these leave the rates on the target's own text as they are
 ON_TARGET_TEXT = ("exact", "greedy_agreement")
 SAME_TEMPERATURE = 1e-6  # temperatures closer than this are one: 0.7 may have been stored as float32

@@ -9,7 +9,8 @@ import pandas as pd
 
 from engine.measure.acceptance import PromptAcceptance
 from engine.measure.compare import answer_hash
-from engine.measure.statistics import Interval, bootstrap_ratio, paired_difference
+from engine.measure.statistics import bootstrap_ratio, paired_difference
+from engine.records.interval import Interval
 
 
 def exact_metrics(

@@ -25,6 +25,7 @@ from engine.decode.speculative import plain_decode, speculative_decode
 from engine.progress import SILENT, TIMING, Progress
 
 WAYS = ("plain", "speculative", "transformers")
+_WARM_UP_TOKENS = 8  # two rounds and more, after the prompt
 
 
 @dataclass(frozen=True)
@@ -73,31 +74,35 @@ def time_ways(
     """
     settings = replace(settings, stop_ids=frozenset())
 
-    def plain(ids: Sequence[int]) -> tuple[int, list[Round]]:
-        return _counted(plain_decode(target, [ids], settings))
+    def plain(ids: Sequence[int], tokens: int) -> tuple[int, list[Round]]:
+        return _counted(plain_decode(target, [ids], replace(settings, max_new_tokens=tokens)))
 
-    def speculative(ids: Sequence[int]) -> tuple[int, list[Round]]:
-        return _counted(speculative_decode(target, draft, [ids], settings))
+    def speculative(ids: Sequence[int], tokens: int) -> tuple[int, list[Round]]:
+        return _counted(speculative_decode(target, draft, [ids], replace(settings, max_new_tokens=tokens)))
 
-    def transformers(ids: Sequence[int]) -> tuple[int, list[Round]]:
-        limits = {"max_new_tokens": settings.max_new_tokens, "seed": settings.seed}
-        return len(generated(target, ids, settings.sampling, **limits)), []
+    def transformers(ids: Sequence[int], tokens: int) -> tuple[int, list[Round]]:
+        return len(generated(target, ids, settings.sampling, max_new_tokens=tokens, seed=settings.seed)), []
 
     decode = dict(zip(WAYS, (plain, speculative, transformers), strict=True))
     timed = []
     for name in ways:
-        decode[name](next(iter(prompts.values())))  # warm-up
+        decode[name](next(iter(prompts.values())), _warm_up_tokens(target, settings.max_new_tokens))
     progress.start(TIMING, len(ways) * len(prompts), "answers")
     for number, (prompt_id, ids) in enumerate(prompts.items()):
         for name in turn(ways, number):
             began = time.perf_counter()
-            tokens, rounds = decode[name](ids)
+            tokens, rounds = decode[name](ids, settings.max_new_tokens)
             seconds = time.perf_counter() - began
             timed.append(TimedAnswer(prompt_id, name, tokens, seconds, rounds))
             progress.advance(1)
             progress.stop_if_asked()
     progress.finish()
     return timed
+
+
+def _warm_up_tokens(target: Any, tokens: int) -> int:
+    """Tokens of the warm-up of an answer of `tokens`: a CPU has nothing to prepare for each length of the cache."""
+    return min(tokens, _WARM_UP_TOKENS) if target.device.type == "cpu" else tokens
 
 
 def turn(ways: Sequence[str], number: int) -> list[str]:

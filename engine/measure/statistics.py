@@ -19,24 +19,12 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
+from engine.records.interval import Interval
+
 SAMPLES = 2000  # resamples of the prompts for an interval
 LEVEL = 0.95
 
 _Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate and its bootstrap interval; `low` and `high` are NaN where none can be had."""
-
-    value: float
-    low: float
-    high: float
-    n_prompts: int
-
-    def as_dict(self) -> dict[str, float | int]:
-        """The fields by name, as `measure/summary.json` holds them."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

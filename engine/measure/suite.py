@@ -31,7 +31,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, write_json
 from engine.measure import certificate as lossless
 from engine.measure import certificate_pair, cost_model, speed, trace
-from engine.measure.acceptance import PromptAcceptance, exact_acceptance
+from engine.measure.acceptance import PromptAcceptance, exact_of_drafts
 from engine.measure.definitions import RATES
 from engine.measure.exact_tables import exact_metrics, improvement, metric_row, position_rows, prompt_table
 from engine.measure.statistics import bootstrap_ratio, calibration_z, paired_ratio
@@ -44,6 +44,7 @@ from engine.records.summary import Summary
 ACCEPTANCE_RULE = "sampled: u < p/q, q the sampled distribution; greedy: one-hot p and q"
 ALARM_Z = 4.0  # an engine without fault exceeds it once in 16,000 traces
 _TRACE_BATCH = 12
+_SELF_DRAFT_TOKENS = 16  # of a prompt, its last ones
 PAIR_DRAWS = 4000  # of the chi-square of the pair, at all its places
 _ALTERNATIVES = 10  # likeliest tokens of p and of q kept at each position of a trace
 
@@ -163,7 +164,7 @@ def measure_drafts(
     timed = (
         _time(pair, first[: settings.speed_prompts], settings, cost_ratio, progress) if settings.speed_prompts else []
     )
-    checks += certificate(pair, exact, first, settings, progress)
+    checks += certificate(pair, exact, first, settings, progress, timed)
     return Measured(
         Summary.of_values(_summary(measured, timed, checks, pair.target, prompts, settings, boot)),
         _tables(measured, timed, pair.target, prompts),
@@ -191,13 +192,10 @@ def at_temperature(
     progress: Progress = SILENT,
 ) -> AtTemperature:
     """Read both drafts against the captured answers, and decode the prompts of the `traced` ones."""
-    drafts, head = {"initial": initial, "trained": pair.draft}, Head.of(pair.target.model)
+    drafts, head = {"initial": initial.model, "trained": pair.draft.model}, Head.of(pair.target.model)
     return AtTemperature(
         decoding.sampling.temperature,
-        {
-            name: exact_acceptance(draft.model, head, capture, decoding.sampling, answers)
-            for name, draft in drafts.items()
-        },
+        exact_of_drafts(drafts, head, capture, decoding.sampling, answers),
         [answer.prompt_id for answer in traced],
         trace_prompts(pair, traced, decoding, progress),
     )
@@ -221,7 +219,12 @@ def draft_length(settings: MeasureSpec, cost_ratio: float) -> DraftLength:
 
 
 def trace_prompts(
-    pair: Pair, answers: Sequence[AnsweredPrompt], decoding: DecodeSettings, progress: Progress = SILENT
+    pair: Pair,
+    answers: Sequence[AnsweredPrompt],
+    decoding: DecodeSettings,
+    progress: Progress = SILENT,
+    *,
+    alternatives: int = _ALTERNATIVES,
 ) -> list[Round]:
     """Decode the prompts of some answers speculatively, in batches; `row` of a round counts over all of them."""
     rounds: list[Round] = []
@@ -233,7 +236,7 @@ def trace_prompts(
             [answer.prompt_ids for answer in part],
             decoding,
             names=[answer.prompt_id for answer in part],
-            alternatives=_ALTERNATIVES,
+            alternatives=alternatives,
         ):
             rounds.append(replace(item, row=item.row + start))
             progress.stop_if_asked()  # nothing of a measurement is kept before it is whole, so any round will do
@@ -263,9 +266,17 @@ def _agreement(rounds: Sequence[Round], temperature: float) -> lossless.Check:
 
 
 def certificate(
-    pair: Pair, exact: Pair, answers: Sequence[AnsweredPrompt], settings: MeasureSpec, progress: Progress
+    pair: Pair,
+    exact: Pair,
+    answers: Sequence[AnsweredPrompt],
+    settings: MeasureSpec,
+    progress: Progress,
+    timed: Sequence[speed.TimedAnswer] = (),
 ) -> list[lossless.Check]:
-    """The losslessness checks of a pair on held-out prompts; `exact` is the pair in float32."""
+    """The losslessness checks of a pair on held-out prompts; `exact` is the pair in float32, `timed` the pair's timing.
+
+    The self-draft tries the rules of sampling, which need little text before them; the other checks read whole prompts.
+    """
     target, draft = exact.target.model, exact.draft.model
     prompts = [a.prompt_ids for a in answers[: settings.certificate_prompts]]
     sampling = Sampling(max(settings.temperatures) or 1.0, settings.top_k, settings.top_p)
@@ -276,14 +287,14 @@ def certificate(
     ragged = certificate_pair.ragged_rows(traced, settings.certificate_prompts)
     draws = PAIR_DRAWS // len(places)
     steps: list[Callable[[], lossless.Check]] = [
-        lambda: lossless.self_draft(target, prompts, short),
+        lambda: lossless.self_draft(target, [ids[-_SELF_DRAFT_TOKENS:] for ids in prompts], short),
         lambda: lossless.greedy_identity(target, draft, prompts, short),
         lambda: certificate_pair.ragged_identity(target, draft, ragged, short),
         lambda: certificate_pair.pair_chi_square(target, draft, places, sampling, draws=draws, seed=settings.seed),
         lambda: lossless.chi_square(tokens=12_000, seed=settings.seed),
     ]
     if pair.target.dtype != torch.float32:
-        steps.append(lambda: lossless.greedy_identity(pair.target.model, pair.draft.model, prompts, short))
+        steps.append(lambda: _margins(pair, answers, prompts, short, timed if settings.speed_temperature == 0 else ()))
     checks = []
     progress.start("certificate", len(steps), "checks")
     for step in steps:
@@ -292,6 +303,25 @@ def certificate(
         progress.stop_if_asked()
     progress.finish()
     return checks
+
+
+def _margins(
+    pair: Pair,
+    answers: Sequence[AnsweredPrompt],
+    prompts: Sequence[Sequence[int]],
+    short: DecodeSettings,
+    timed: Sequence[speed.TimedAnswer],
+) -> lossless.Check:
+    """Greedy texts in low precision, both ways: those that were timed at temperature 0, else those of the prompts."""
+    plain, speculative = (
+        {t.prompt_id: lossless.texts(t.rounds, 1)[0] for t in timed if t.way == way} for way in ("plain", "speculative")
+    )
+    if not plain:
+        return lossless.greedy_identity(pair.target.model, pair.draft.model, prompts, short)
+    asked = {a.prompt_id: a.prompt_ids for a in answers}
+    return lossless.same_greedy_text(
+        pair.target.model, [asked[name] for name in plain], list(plain.values()), [speculative[name] for name in plain]
+    )
 
 
 def _time(
@@ -433,6 +463,7 @@ def _conditions(target: LoadedModel, settings: MeasureSpec, heldout_hash: str, p
         "top_k": settings.top_k,
         "max_new_tokens": settings.max_new_tokens,
         "dtype": target.dtype_name,
+        "quantize": target.spec.quantize,
         "device": target.device.type,
         "threads": speed.threads(),
         "seed": settings.seed,

@@ -3,10 +3,15 @@
 locate       from a name to a folder on this disk
 load         from a specification to a loaded model
 draft        the draft: its first weights and its files
+masters      float32 masters of a model that trains in another dtype
 layers       settings that speak of layers, when some are taken out
 shallow      a model with some of its target's layers
 head         splitting a model at its output head
+precision    a model converted to another precision
 vocabulary   do two models share ids; which ids a draft proposes
+fused_linears  linear layers on a CPU: one product from packed weights for all that read the same input
+grouped_attention  attention on a CPU where several query heads share keys
+int8           linear layers with int8 weights on a CPU
 embeddings   the identity of embeddings and head
 adapter      a PEFT adapter merged into its base
 tokenizer    the tokenizer of a target

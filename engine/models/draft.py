@@ -19,6 +19,8 @@ from safetensors.torch import save_file
 from engine.config.schema import DraftSpec, ModelSpec
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import disk_errors, read_object, sha256_file, write_json
+from engine.models.fused_linears import fuse_linears
+from engine.models.grouped_attention import fold_attention
 from engine.models.head import DRAFT_IDS, check_head
 from engine.models.load import LoadedModel, load_model
 from engine.models.shallow import check_copied, copy_layers, fitting_layers, shallow_model
@@ -266,7 +268,10 @@ def load_draft(folder: Path, target: LoadedModel, *, dtype: torch.dtype | None =
         model.tie_weights()
     if info.share_embeddings:
         _share(model, target.model, dtype or target.dtype)
-    return Draft(model.requires_grad_(False), info)
+    model.requires_grad_(False)
+    fuse_linears(model)
+    fold_attention(model)
+    return Draft(model, info)
 
 
 @dataclass(frozen=True)
@@ -326,6 +331,29 @@ def model_of_config(config: dict[str, Any], target: Any, dtype: torch.dtype) -> 
         return type(target)._from_config(type(own).from_dict(config), dtype=dtype)
     settings = {name: value for name, value in config.items() if name != "model_type"}
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings), dtype=dtype)
+
+
+def in_dtype(draft: Draft, dtype: torch.dtype) -> Any:
+    """A copy of the draft's model in another dtype, built as one that is loaded to be served.
+
+    Parameters have the same values, rounded, and the same marks of what is trained.
+    """
+    config = json.loads(draft.model.config.to_json_string(use_diff=False))
+    with torch.random.fork_rng(devices=[]):  # its first, random weights are of no use
+        model = model_of_config(config, draft.model, dtype).to(draft.model.device).eval()
+    ids = getattr(draft.model, DRAFT_IDS, None)
+    if ids is None:
+        model.tie_weights()
+    else:
+        cut_head(model, ids)
+    own, kept = dict(model.named_parameters()), _kept_buffers(model, draft.info)
+    with torch.no_grad():
+        for name, parameter in draft.model.named_parameters():
+            own[name].copy_(parameter)
+            own[name].requires_grad_(parameter.requires_grad)
+        for name, buffer in _kept_buffers(draft.model, draft.info).items():
+            kept[name].copy_(buffer)
+    return model
 
 
 def _share(draft_model: Any, target_model: Any, dtype: torch.dtype) -> None:

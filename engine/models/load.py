@@ -18,6 +18,9 @@ from engine.fileio import content_hash
 from engine.models.adapter import merge_adapter
 from engine.models.embeddings import embeddings_hash
 from engine.models.folder import FIX, check_quantised, check_settings, check_size, read_config
+from engine.models.fused_linears import fuse_linears
+from engine.models.grouped_attention import fold_attention
+from engine.models.int8 import quantise, refuse_int8
 from engine.models.locate import fingerprint, locate_adapter, locate_model
 from engine.models.tokenizer import adapted_tokenizer, check_ids, read_tokenizer
 
@@ -136,23 +139,27 @@ def context_tokens(spec: ModelSpec) -> int | None:
 
 
 def model_fingerprint(spec: ModelSpec) -> str:
-    """The fingerprint of the weights of a specification, adapter included, without loading them."""
+    """The fingerprint of the weights of a specification, adapter and rounding included, without loading them."""
     base = fingerprint(locate_model(spec))
-    return content_hash([base, fingerprint(locate_adapter(spec.adapter))]) if spec.adapter else base
+    merged = content_hash([base, fingerprint(locate_adapter(spec.adapter))]) if spec.adapter else base
+    return content_hash([merged, spec.quantize]) if spec.quantize else merged
 
 
 def load_model(spec: ModelSpec, *, dtype: str | None = None) -> LoadedModel:
     """Load `spec` in evaluation mode without gradients. `dtype` overrides the one in the spec.
 
     Weights are read from safetensors only; missing tensors, superfluous ones and other shapes are refused. An adapter
-    is merged into its base, so that the rest of the engine sees a plain model. Raises DraftbenchError if the folder
-    holds no usable causal model.
+    is merged into its base, so that the rest of the engine sees a plain model; `spec.quantize` rounds the weights after
+    that. Raises DraftbenchError if the folder holds no usable causal model.
     """
     folder = locate_model(spec)
     device = resolve_device(spec.device)
     torch_dtype = resolve_dtype(dtype or spec.dtype, device)
     settings = check_settings(folder)
     check_quantised(folder, settings)
+    refuse_twice_rounded(spec, settings.get("quantization_config"))
+    if spec.quantize is not None:
+        refuse_int8(device)
     check_generation(folder)
     check_size(folder, settings, trust_remote_code=spec.trust_remote_code)
     tokenizer = load_tokenizer(spec)
@@ -161,7 +168,21 @@ def load_model(spec: ModelSpec, *, dtype: str | None = None) -> LoadedModel:
     if spec.adapter:
         model = merge_adapter(model, locate_adapter(spec.adapter), spec.adapter)
     model = model.to(device).eval().requires_grad_(False)
+    if spec.quantize:
+        quantise(model)
+    fuse_linears(model)
+    fold_attention(model, every_step=spec.quantize is not None)
     return LoadedModel(model, tokenizer, spec, model_fingerprint(spec))
+
+
+def refuse_twice_rounded(spec: ModelSpec, quantization: Any) -> None:
+    """Raise DraftbenchError if the weights, quantised as config.json says, would be rounded once more."""
+    if spec.quantize is not None and quantization is not None:
+        raise DraftbenchError(
+            f"target.quantize: the weights of {spec.model} are quantised already",
+            "rounding them once more would add a second error to the first",
+            "leave target.quantize out, or use the original model",
+        )
 
 
 def _whole_model(folder: Path, dtype: torch.dtype, spec: ModelSpec) -> Any:

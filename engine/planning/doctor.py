@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.errors import DraftbenchError
+from engine.index.changes import fingerprint
 from engine.index.connection import reading
-from engine.index.contents import fingerprint
 from engine.models.assets import ASSETS, asset_path, is_whole
 from engine.models.load import resolve_device, resolve_dtype
 from engine.paths import Home, cache_dir, run_id_of
-from engine.records.folders import run_names
-from engine.records.status import DAMAGED
+from engine.records.folders import DAMAGED, run_names
 from engine.runs.provenance import versions
 
 _LEAST_FREE_GB = 3.0
@@ -23,11 +22,11 @@ _MOST_NAMED = 5  # damaged runs that are named
 
 @dataclass(frozen=True)
 class HealthCheck:
-    """One part of the machine or the home: its condition (`found`), and what to do if it is not right."""
+    """One part of the machine or the home: its condition, and what to do if that is not right."""
 
     name: str
     ok: bool
-    found: str
+    condition: str
     fix: str = ""
 
     def as_dict(self) -> dict[str, str | bool]:

@@ -137,7 +137,7 @@ def differences(recipe: Recipe, other: Recipe) -> Iterable[str]:
             yield f"its train.{name} is {getattr(other.train, name)}"
     if recipe.measure.against != other.measure.against:
         yield f"its measure.against is {other.measure.against}"
-    if recipe.capture.batch_size != other.capture.batch_size:
+    if recipe.capture.side_by_side != other.capture.side_by_side:
         yield f"its capture.batch_size is {other.capture.batch_size}"
 
 

@@ -9,14 +9,18 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from engine.capture.batch_size import key_value_bytes
 from engine.capture.plan import CapturePlan
 from engine.config.schema import MeasureSpec, Recipe
-from engine.distill.schedule import answers_per_step, planned_steps
+from engine.distill.chunked import closed_chunk_size
+from engine.distill.fused import has_fused_form
+from engine.distill.schedule import answers_per_step, forward_tokens, planned_steps
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_lines
 from engine.models.draft import shared_modules
-from engine.models.head import CHUNK_VALUES, text_config
-from engine.models.load import LoadedModel
+from engine.models.fused_linears import packs
+from engine.models.head import chunk_size, text_config
+from engine.models.load import LoadedModel, resolve_device
 from engine.paths import Home
 from engine.planning.earlier_runs import best_pace, differences
 from engine.planning.outlines import draft_shapes, target_outline
@@ -134,10 +138,14 @@ def draft_parameters(home: Home, recipe: Recipe, target: LoadedModel) -> DraftSi
 def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, int]:
     """Bytes by part; training and measurement do not happen at once."""
     parameters = sum(p.numel() for p in target.model.parameters())
-    size = target.dtype.itemsize
-    positions = recipe.train.micro_batch_tokens
-    weights = draft.total * _FLOAT32 + draft.trained * _FLOAT32 * 3  # weights; gradients and AdamW's two moments
-    activations = positions * draft.activation_values * _FLOAT32 + CHUNK_VALUES * _FLOAT32 * _LOGIT_TENSORS
+    device, rows = resolve_device(recipe.target.device), int(target.model.get_output_embeddings().weight.shape[0])
+    size = target.dtype.itemsize * (2 if packs(device, target.dtype) else 1)  # with the packed copies
+    positions = forward_tokens(recipe.train, device)
+    values = chunk_size(rows, device) * rows * _LOGIT_TENSORS
+    if has_fused_form(recipe.train.loss):
+        values = closed_chunk_size(rows, device) * rows * 2  # the logits of target and draft
+    weights = draft.total * (_FLOAT32 + size) + draft.trained * _FLOAT32 * 3  # also gradients and AdamW's two moments
+    activations = positions * draft.activation_values * _FLOAT32 + values * _FLOAT32
     exact_copy = 0 if target.dtype == torch.float32 else parameters * _FLOAT32  # for the losslessness certificate
     return {
         "target": parameters * size,
@@ -152,11 +160,8 @@ def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, 
 
 def _cache_bytes(target: LoadedModel, recipe: Recipe) -> int:
     """The keys and values of one full batch of answers, prompts of ordinary length counted as half as long."""
-    config = text_config(target.model)
-    heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-    width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    tokens = recipe.capture.batch_size * recipe.capture.max_new_tokens * 3 // 2
-    return 2 * int(config.num_hidden_layers) * heads * width * target.dtype.itemsize * tokens
+    tokens = recipe.capture.side_by_side * recipe.capture.max_new_tokens * 3 // 2
+    return key_value_bytes(target.model) * tokens
 
 
 def _most_to_write(plan: CapturePlan) -> int:
@@ -194,9 +199,9 @@ def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Es
     if server is not None and server.requests_per_minute and asked:  # how fast it answers is not known
         seconds["answers of the server"] = 60 * asked / server.requests_per_minute
     if pace.train_tokens_s and plan.training is not None:
-        answers = len(plan.training.prompts)
-        steps = planned_steps(answers, recipe.train)
-        per_step = answers_per_step(answers, recipe.train) * _tokens(plan.training, fill) / max(1, answers)
+        answers, tokens = len(plan.training.prompts), _tokens(plan.training, fill)
+        steps = planned_steps(answers, recipe.train, tokens)
+        per_step = answers_per_step(answers, recipe.train, tokens) * tokens / max(1, answers)
         seconds["training"] = steps * per_step / pace.train_tokens_s
     if pace.measure_s and pace.recipe.measure.against == recipe.measure.against:
         seconds["measurement"] = pace.measure_s * _measure_work(recipe.measure) / _measure_work(pace.recipe.measure)

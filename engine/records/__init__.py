@@ -12,6 +12,8 @@ speed        the timing in a summary
 interval     a value with its interval
 capture      a capture's done.json
 study_tag    the tag of a study
-folders      the folders of runs, and the recipe in each
+recipe       config.yaml
+folders      the folders of runs
+files        the names of a run's files
 values       times and JSON, for the index and the disk
 """

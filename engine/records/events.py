@@ -16,10 +16,11 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Discriminator, Field, TypeAdapter, ValidationError, model_validator
 
 from engine.fileio import append_line, json_object, read_bounded
+from engine.records import files
 from engine.records.provenance import Source
 from engine.records.record import Document, Part, Real, Text, Whole
 
-FILE = "events.jsonl"
+FILE = files.EVENTS
 MOST_BYTES = 32_000_000  # some 200,000 optimiser steps
 
 

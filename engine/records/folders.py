@@ -1,18 +1,16 @@
-"""List the folders of runs, and read the recipe of each."""
+"""The folders of runs."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
-from engine.config.reading import parse_recipe
-from engine.config.schema import Recipe
-from engine.errors import DraftbenchError, boundary
-from engine.fileio import read_bounded
+from engine.errors import DraftbenchError
 from engine.paths import Home, is_run_name
-from engine.untrusted.yaml_text import MAX_BYTES, parse_yaml
+from engine.records.files import CONFIG
 
-CONFIG = "config.yaml"
+DAMAGED: Final = "damaged"  # the state of a run whose documents cannot be read
 
 
 def run_names(home: Home) -> list[str]:
@@ -48,20 +46,3 @@ def is_run_folder(folder: Path) -> bool:
         return (folder / CONFIG).is_file()
     except (OSError, ValueError):
         return False
-
-
-def read_recipe(folder: Path) -> Recipe:
-    """The resolved recipe of a run. Raises DraftbenchError if it is missing or not whole."""
-    path = folder / CONFIG
-    try:
-        raw = read_bounded(path, MAX_BYTES)
-    except FileNotFoundError:
-        raise DraftbenchError(f"{path} is missing", "it is the recipe of the run", _NO_RECIPE) from None
-    with boundary(f"{path} is not valid", _NO_RECIPE, "the file is damaged"):
-        values = parse_yaml(raw.decode("utf-8"), str(path), _NO_RECIPE)
-        if not isinstance(values, dict):
-            raise DraftbenchError(f"{path} holds no recipe", "a recipe is a mapping of sections", _NO_RECIPE)
-        return parse_recipe(values)
-
-
-_NO_RECIPE = "restore it, or remove the run with `draftbench runs remove`"

@@ -6,13 +6,14 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from engine.records import files
 from engine.records.record import Record, Text
 
 
 class Labels(Record):
     """Labels of one run. An archived run is left out of lists, not deleted."""
 
-    FILE: ClassVar[str] = "labels.json"
+    FILE: ClassVar[str] = files.LABELS
 
     title: Text = ""
     tags: Annotated[tuple[Text, ...], Field(strict=False)] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from engine.records import files
 from engine.records.capture import CaptureCounts
 from engine.records.record import Part, Record, Text, Whole
 
@@ -95,7 +96,7 @@ class MeasuredBy(Part):
 class Provenance(Record):
     """Versions, commit, machine, seeds, and hashes of all that went in."""
 
-    FILE: ClassVar[str] = "provenance.json"
+    FILE: ClassVar[str] = files.PROVENANCE
     MOST_BYTES: ClassVar[int] = 16_000_000
 
     command: list[Text] = []
@@ -106,6 +107,8 @@ class Provenance(Record):
     target_fingerprint: Text | None = None
     """Hash of the target's weights."""
     target_dtype: Text | None = None
+    target_quantize: Text | None = None
+    """How the target's weights were rounded: 'int8', or None."""
     device: Text | None = None
     """torch's name: 'cpu', 'cuda:0'."""
     supervision: Text | None = None

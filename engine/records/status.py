@@ -10,6 +10,7 @@ from pydantic import Field
 
 from engine.errors import DraftbenchError
 from engine.paths import run_id_of
+from engine.records import files
 from engine.records.record import Part, Real, Record, Text, Time
 
 StoredState = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -17,7 +18,6 @@ StoredState = Literal["queued", "running", "done", "failed", "cancelled"]
 State = Literal[StoredState, "interrupted", "damaged", "unknown"]
 """Those, and what becomes of one whose process is gone, whose file cannot be read, or that names no state."""
 STATES: tuple[StoredState, ...] = get_args(StoredState)
-DAMAGED: State = "damaged"
 _LARGEST_PID = 2**31 - 1
 
 
@@ -51,7 +51,7 @@ class Failure(Part):
 class Status(Record):
     """The state of a run, and the process that works on it."""
 
-    FILE: ClassVar[str] = "status.json"
+    FILE: ClassVar[str] = files.STATUS
     ESSENTIAL: ClassVar[frozenset[str]] = frozenset({"state"})
     FIX: ClassVar[str] = "`draftbench run --resume` writes it again"
 
@@ -94,7 +94,7 @@ class Status(Record):
 class StopNote(Record):
     """`stop.json`: that the process at work was asked to stop. Removed when it has."""
 
-    FILE: ClassVar[str] = "stop.json"
+    FILE: ClassVar[str] = files.STOP
 
     pid: int | None = None
     """The process that was asked: a note for an earlier one does not count."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+from engine.records import files
 from engine.records.certificate import Certificate
 from engine.records.interval import Interval
 from engine.records.provenance import ServedModel
@@ -59,6 +60,8 @@ class Conditions(Part):
     max_new_tokens: Whole | None = None
     dtype: Text | None = None
     """Precision of target and draft."""
+    quantize: Text | None = None
+    """How the target's weights were rounded: 'int8', or None."""
     device: Text | None = None
     """'cpu' or 'cuda'."""
     threads: Whole | None = None
@@ -68,6 +71,11 @@ class Conditions(Part):
     batch_size: BatchSizes | None = None
     served_by: Text | None = None
     """Model and address of the server whose text was measured on; None for the model at hand."""
+
+    @property
+    def precision(self) -> str | None:
+        """Precision in words, such as 'bfloat16 with int8 weights'."""
+        return f"{self.dtype} with {self.quantize} weights" if self.quantize else self.dtype
 
 
 class SlotAcceptance(Part):
@@ -129,7 +137,7 @@ class Served(ServedModel):
 class Summary(Record):
     """Rates with intervals, the conditions they hold under, the timing and the certificate."""
 
-    FILE: ClassVar[str] = "measure/summary.json"
+    FILE: ClassVar[str] = files.SUMMARY
     MOST_BYTES: ClassVar[int] = 16_000_000
 
     conditions: Conditions = Conditions()

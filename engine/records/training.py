@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+from engine.records import files
 from engine.records.record import Document, Real, Record, Temperature, Whole
 
 
@@ -18,7 +19,7 @@ def _before_modes(document: Document) -> Document:
 class Training(Record):
     """How much was trained, and which draft was kept."""
 
-    FILE: ClassVar[str] = "training.json"
+    FILE: ClassVar[str] = files.TRAINING
     UPGRADES = {0: _before_modes}
 
     steps: Whole | None = None

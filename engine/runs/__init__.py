@@ -12,6 +12,7 @@ measurement  measuring the trained draft against the untrained one
 pair         a target and its draft, loaded by name
 comparison   two runs compared: what `draftbench compare` prints
 listing      runs as rows
+description  everything about one run
 labels       title, tags, note, pin, archive, baseline
 provenance   versions, commit, machine, hashes
 samples      the sample runs that come with Draftbench

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from engine.errors import DraftbenchError
+from engine.errors import DraftbenchError, is_out_of_memory
 
 _DISK = {
     errno.ENOSPC: "the disk is full",
@@ -19,7 +19,7 @@ def explain(error: BaseException) -> DraftbenchError | None:
     if isinstance(error, DraftbenchError):
         return error
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if _out_of_memory(error, text):
+    if is_out_of_memory(error):
         return DraftbenchError(
             "out of memory",
             text,
@@ -40,12 +40,3 @@ def explain(error: BaseException) -> DraftbenchError | None:
             "`draftbench paths` shows the folders; choose others with DRAFTBENCH_HOME and DRAFTBENCH_CACHE",
         )
     return None
-
-
-def _out_of_memory(error: BaseException, text: str) -> bool:
-    """Python's, CUDA's or torch's own allocator: only the first has a class that can be named without torch."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "can't allocate memory" in text)
-    )

@@ -25,20 +25,22 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from engine.config.reading import dump_recipe
-from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, write_atomic
 from engine.paths import Home, is_run_name, run_id_of
-from engine.records.events import Event, append_event
-from engine.records.folders import CONFIG, read_recipe, run_names
-from engine.records.status import DAMAGED, Status, StopNote
-from engine.records.summary import Summary
+from engine.records.files import CONFIG, STATUS, SUMMARY
+from engine.records.folders import DAMAGED, run_names
+from engine.records.status import Status, StopNote
 from engine.runs.process import now, present_state, process_identity
+
+if TYPE_CHECKING:
+    from engine.config.schema import Recipe
+    from engine.records.events import Event
+    from engine.records.summary import Summary
 
 _LATEST = re.compile(r"latest(?:~(\d{1,6}))?")
 _HEARTBEAT_S = 2.0  # at most this often is the status file rewritten for progress alone
@@ -59,6 +61,8 @@ class RunFolder:
     @staticmethod
     def create(home: Home, recipe: Recipe, **status: Any) -> RunFolder:
         """Create the folder with its recipe and first status; the id is the recipe's name, the time and random hex."""
+        from engine.config.reading import dump_recipe  # the schema, which a list of states does without
+
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         run = RunFolder(home.run(f"{recipe.name}-{stamp}-{secrets.token_hex(2)}"))
         begun = RunFolder(run.path.with_name(f".{run.path.name}.new"))  # hidden: half a run is none
@@ -112,6 +116,8 @@ class RunFolder:
 
     def recipe(self) -> Recipe:
         """The resolved recipe this run was made from."""
+        from engine.records.recipe import read_recipe
+
         return read_recipe(self.path)
 
     def status(self) -> Status:
@@ -152,6 +158,8 @@ class RunFolder:
 
     def emit(self, event: Event) -> None:
         """Append an event with the present time."""
+        from engine.records.events import append_event
+
         append_event(self.path, event)
 
     def log(self, text: str) -> None:
@@ -210,7 +218,7 @@ class RunFolder:
 
     @property
     def summary_path(self) -> Path:
-        return self.path / Summary.FILE
+        return self.path / SUMMARY
 
     def summary(self) -> Summary:
         """The measurement's summary; an error if the run was not measured yet."""
@@ -220,6 +228,8 @@ class RunFolder:
                 f"its state is {self.status().state}",
                 f"finish it with `draftbench run --resume {self.id}`",
             )
+        from engine.records.summary import Summary
+
         try:
             return Summary.read(self.path) or Summary()
         except DraftbenchError as error:
@@ -249,7 +259,7 @@ def stored_status(folder: Path) -> Status:
     Empty if there is none. Raises DraftbenchError if it is damaged.
     """
     try:
-        stat = os.stat(f"{folder}/{Status.FILE}")
+        stat = os.stat(f"{folder}/{STATUS}")
         key = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
     except OSError:
         return Status.read(folder) or Status()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ from engine.fileio import read_json
 from engine.measure.suite import Measured, Pair, measure_drafts
 from engine.models.draft import Draft, load_draft, trim
 from engine.models.head import Head
+from engine.models.precision import cast
 from engine.records.provenance import Provenance, ServedModel
 from engine.records.summary import Summary
 from engine.runs.drafts import untrained_draft
@@ -28,7 +28,7 @@ def measure(session: Session) -> Summary:
     heldout = capture_heldout(plans, target, recipe.capture, session.progress)
     trained = load_draft(folder / "draft" / "best", target)
     initial = _untrained(session, trained)
-    served = Draft(copy.deepcopy(initial.model).to(target.dtype).requires_grad_(False), initial.info)
+    served = Draft(cast(initial.model, target.dtype).requires_grad_(False), initial.info)
     compare = _against_server if recipe.measure.against == "server" else _against_model
     measured = compare(session, served, trained, heldout)
     measured.save(folder / "measure")

@@ -25,6 +25,7 @@ from engine.distill.trainer import Trainer
 from engine.measure.acceptance import exact_acceptance, mean_overlap
 from engine.models.draft import Draft, check_trim, parameter_counts
 from engine.models.head import Head
+from engine.models.precision import cast, renew
 from engine.records.provenance import DraftParameters, PromptCounts, Provenance, Seeds
 from engine.records.training import Training
 from engine.runs.drafts import reference_draft, trim_to_answers, untrained_draft, weights_hash
@@ -103,8 +104,10 @@ def _watch(session: Session, captures: Mapping[float, Capture]) -> Callable[[Any
     target, measure = session.target, session.recipe.measure
     ids, head = {prompt.id for prompt in session.prompts.watched}, Head.of(target.model)
 
+    in_precision = _in_precision(target.dtype)
+
     def evaluate(model: Any) -> dict[float, float]:
-        served = copy.deepcopy(model).to(target.dtype)
+        served = in_precision(model)
         if session.recipe.capture.server is not None:  # of greedy text, acceptance is agreement with it
             return {t: mean_agreement(text_agreement(served, capture)) for t, capture in captures.items()}
         acceptance = {}
@@ -117,6 +120,22 @@ def _watch(session: Session, captures: Mapping[float, Capture]) -> Callable[[Any
     return evaluate
 
 
+def _in_precision(dtype: torch.dtype) -> Callable[[Any], Any]:
+    """A function that returns a model in training as it is served: itself, or one copy that gets its weights."""
+    copies: list[Any] = []
+
+    def served(model: Any) -> Any:
+        if model.dtype == dtype:
+            return model
+        if copies:
+            renew(copies[0], model)
+        else:
+            copies.append(cast(copy.deepcopy(model), dtype).requires_grad_(False))
+        return copies[0]
+
+    return served
+
+
 def _provenance(
     session: Session, answers: Capture | None, watched: Mapping[float, Capture], counts: dict[str, int]
 ) -> Provenance:
@@ -124,6 +143,7 @@ def _provenance(
     return provenance(
         target_fingerprint=target.fingerprint,
         target_dtype=target.dtype_name,
+        target_quantize=target.spec.quantize,
         device=str(target.device),
         supervision=recipe.train.supervision,
         seeds=Seeds(capture=recipe.capture.seed, train=recipe.train.seed, measure=recipe.measure.seed),

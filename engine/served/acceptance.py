@@ -137,8 +137,8 @@ def _draft_at(
     size = chunk_size(vocab_rows)
     parts = []
     for part, ids in zip(torch.split(hidden, size), torch.split(token_ids, size), strict=True):
-        q, best = draft_side(head, part, sampling, vocab_rows)
-        parts.append((q.gather(-1, ids.unsqueeze(-1)).squeeze(-1).float().cpu(), best.cpu()))
+        side = draft_side(head, part, sampling, vocab_rows)
+        parts.append((side.of(ids).cpu(), side.likeliest.cpu()))
     drawn, likeliest = zip(*parts, strict=True)
     return torch.cat(drawn), torch.cat(likeliest)
 
@@ -199,6 +199,7 @@ def _conditions(
         "top_k": settings.top_k,
         "max_new_tokens": settings.max_new_tokens,
         "dtype": target.dtype_name,
+        "quantize": target.spec.quantize,
         "device": target.device.type,
         "seed": settings.seed,
         "acceptance_rule": SERVED_TEXT,

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from engine.capture.generate import Answer
 from engine.capture.plan import CapturePlan, plan_for_writer
+from engine.capture.rows import Answer
 from engine.capture.signal import SERVER_LOGPROBS
 from engine.capture.store import Capture, GrowingCapture, completed, exclusive
 from engine.chat.prompt import Prompt

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine.config.reading import parse_recipe, with_settings
 from engine.config.schema import Recipe
-from engine.distill.schedule import planned_steps, total_steps
+from engine.distill.schedule import answers_per_step, planned_steps, total_steps
 from engine.errors import DraftbenchError, did_you_mean
 from engine.paths import Home
 from engine.records.study_tag import STUDY_TAG, study_tag
@@ -159,12 +159,19 @@ def _schedule(cell: Cell, offline: Recipe, equal: str) -> Settings:
             "match: [steps] counts them from the number of queries",
             "set prompts.train_prompts, or give the study an axis queries",
         )
+    counted = next((spec for spec in (train, own) if spec.batch_size is None and not spec.own.one_pass), None)
+    if counted is not None:
+        raise DraftbenchError(
+            f"how many steps {cell.labels} takes is not known before the target has answered",
+            f"match: [steps] counts queries, and a step of train.batch_tokens {counted.batch_tokens} takes tokens",
+            "set train.batch_size, or match: [tokens]",
+        )
     steps = planned_steps(queries, train)
     if steps == total_steps(queries, own):
         return {}
-    if steps == math.ceil(queries / min(own.batch_size, queries)):
+    if steps == planned_steps(queries, own.model_copy(update={"epochs": 1.0, "max_steps": None})):
         return {"train.epochs": 1.0, "train.max_steps": None}  # the cell of as many tokens, made once
-    least = steps * min(own.batch_size, queries) / queries
+    least = steps * answers_per_step(queries, own) / queries
     return {"train.epochs": max(own.epochs, least), "train.max_steps": steps}
 
 

@@ -82,7 +82,7 @@ def _settings(run: RunFolder, temperature: float, prompt_id: str) -> dict[str, A
     recipe, conditions = run.recipe(), run.summary().conditions.document()
     if not conditions:
         raise _damaged(run, "summary.json", "it does not say how the run was measured")
-    kept = ("num_draft_tokens", "adaptive", "top_p", "top_k", "max_new_tokens", "seed", "dtype", "device")
+    kept = ("num_draft_tokens", "adaptive", "top_p", "top_k", "max_new_tokens", "seed", "dtype", "quantize", "device")
     named = {"target": recipe.target.model, "draft": run.id, "prompt_id": prompt_id, "temperature": temperature}
     return {**named, **{key: conditions[key] for key in kept if key in conditions}}
 

@@ -16,6 +16,7 @@ import torch
 from engine.errors import DraftbenchError, did_you_mean
 from engine.fileio import write_atomic, write_json
 from engine.models.adapter import CONFIG, WEIGHTS
+from engine.models.masters import Masters
 from engine.tune.recipe import AdapterSpec
 
 
@@ -55,35 +56,10 @@ def _check_modules(model: Any, spec: AdapterSpec) -> None:
             )
 
 
-class Masters:
-    """Float32 copies of an adapter's parameters, with gradients summed in float32."""
-
-    def __init__(self, adapted: Any) -> None:
-        self.inside = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
-        self.outside = {name: p.detach().float().clone() for name, p in self.inside.items()}
-        for master in self.outside.values():
-            master.grad = torch.zeros_like(master)
-
-    def collect(self) -> None:
-        """Add the gradients of one backward pass to the sums, and clear them inside the model."""
-        for name, parameter in self.inside.items():
-            if parameter.grad is not None:
-                grad = self.outside[name].grad
-                assert grad is not None
-                grad.add_(parameter.grad)
-                parameter.grad = None
-
-    def clear(self) -> None:
-        """Set the sums to zero."""
-        for master in self.outside.values():
-            assert master.grad is not None
-            master.grad.zero_()
-
-    @torch.no_grad()
-    def publish(self) -> None:
-        """Round the copies back into the model."""
-        for name, parameter in self.inside.items():
-            parameter.copy_(self.outside[name])
+def masters_of(adapted: Any) -> Masters:
+    """Float32 copies of an adapter's parameters."""
+    inside = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
+    return Masters(inside, {name: p.detach().float().clone() for name, p in inside.items()})
 
 
 def write_adapter(folder: Path, adapted: Any) -> None:

@@ -15,9 +15,10 @@ from engine.capture.generate import answer_prompts
 from engine.capture.grouping import group_by_length
 from engine.capture.signal import signal_format
 from engine.decode.sampling import Sampling
-from engine.measure.statistics import Interval, bootstrap_ratio, paired_difference
+from engine.measure.statistics import bootstrap_ratio, paired_difference
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
+from engine.records.interval import Interval
 from engine.tune.examples import Encoded
 from engine.tune.function_calls import Judgement, is_calls, judge
 from engine.tune.recipe import TuneMeasure, TuneRecipe

@@ -26,7 +26,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import write_atomic
 from engine.models.head import Head, hidden_states
 from engine.progress import SILENT, Progress
-from engine.tune.adapter import Masters
+from engine.tune.adapter import masters_of
 from engine.tune.examples import Encoded
 from engine.tune.recipe import TuneTraining
 
@@ -80,7 +80,7 @@ class Tuner:
     ) -> None:
         self.model, self.examples, self.settings, self.folder = adapted.get_base_model(), examples, settings, folder
         self.identity, self.emit, self.progress = identity, emit, progress
-        self.masters = Masters(adapted)
+        self.masters = masters_of(adapted)
         self.plan = settings.plan()
         self.trained = Trained(total_steps(len(examples), self.plan))
         self.optimiser = torch.optim.AdamW(

@@ -32,7 +32,7 @@ def running(run: RunFolder, seconds: float = 120) -> int:
     raise AssertionError("the run did not begin")
 
 
-def test_a_run_outlives_the_server_and_its_own_death_is_told(
+def test_a_run_outlives_the_server_and_its_own_death_is_reported(
     home: Path, real_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("DRAFTBENCH_HOME", str(home))

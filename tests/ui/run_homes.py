@@ -30,13 +30,13 @@ def add_run(
     folder.mkdir()
     for file in ("config.yaml", *files):
         shutil.copy(source / file, folder / file)
-    told = {
+    values = {
         "state": state,
         "phase": "",
         "created_at": "2026-01-01T00:00:00+00:00",
         "updated_at": "2026-01-01T00:00:00+00:00",
     }
-    (folder / "status.json").write_text(json.dumps({**told, **status}))
+    (folder / "status.json").write_text(json.dumps({**values, **status}))
     if labels:
         (folder / "labels.json").write_text(json.dumps(labels))
     return folder

@@ -39,7 +39,7 @@ def copy(first: Path, name: str, *, better: float = 0.0, settings: dict | None =
     return other
 
 
-def told(test) -> str:
+def wording(test) -> str:
     """Everything on the page that is text."""
     parts = [element.proto.body for element in test.get("html")]
     parts += [e.value for kind in ("markdown", "caption", "warning", "error", "info") for e in getattr(test, kind)]
@@ -54,8 +54,8 @@ def test_with_no_run_one_button_leads_on(page: OpenPage):
 def test_with_one_run_its_rates_stand_and_a_second_is_asked_for(page: OpenPage, first: Path):
     test = page("compare")
     assert test.multiselect(key="runs").value == [first.name]
-    assert "Choose a second draft" in told(test)
-    assert "Exact acceptance" in told(test)
+    assert "Choose a second draft" in wording(test)
+    assert "Exact acceptance" in wording(test)
 
 
 def test_without_a_choice_in_the_url_the_best_are_shown(page: OpenPage, first: Path):
@@ -114,7 +114,7 @@ def test_the_url_names_what_is_shown_by_default(page: OpenPage, first: Path):
     assert again.multiselect(key="runs").value == [better.name, first.name]
 
 
-def test_a_run_of_the_url_that_is_not_here_is_told(page: OpenPage, first: Path):
+def test_a_run_of_the_url_that_is_not_here_is_reported(page: OpenPage, first: Path):
     test = page("compare", runs=["gone", first.name])
     assert any("gone" in box.value for box in test.warning)
     assert not any("no such run" in box.value for box in page("compare", runs=[first.name]).warning)
@@ -141,12 +141,12 @@ def test_a_titled_run_is_found_by_its_id(page: OpenPage, first: Path):
     (first / "labels.json").write_text(json.dumps({"title": "My best"}))
     test = page("compare", runs=[first.name], baseline=first.name)
     assert test.multiselect(key="runs").value == [first.name]
-    assert "A · My best" in told(test)
+    assert "A · My best" in wording(test)
 
 
 def test_the_paired_change_is_the_difference(page: OpenPage, first: Path):
     other = copy(first, "better", better=0.05)
-    shown = told(page("compare", runs=[first.name, other.name]))
+    shown = wording(page("compare", runs=[first.name, other.name]))
     assert "▲ +0.050 [+0.050, +0.050]" in shown
     assert "Not comparable" not in shown
 
@@ -166,13 +166,13 @@ def test_saved_files_name_temperature_and_baseline(page: OpenPage, first: Path, 
 def test_what_may_not_be_compared_says_why(page: OpenPage, first: Path):
     other = copy(first, "longer", num_draft_tokens=9)
     test = page("compare", runs=[first.name, other.name])
-    shown = told(test).replace("\\", "")
+    shown = wording(test).replace("\\", "")
     assert "⊘ not comparable" in shown
     assert any("num_draft_tokens is 9 here and" in box.value.replace("\\", "") for box in test.warning)
     assert "≈ +0.000" in shown  # exact acceptance does not depend on gamma
 
 
-def test_a_failed_certificate_is_told(page: OpenPage, first: Path):
+def test_a_failed_certificate_is_reported(page: OpenPage, first: Path):
     path = first / "measure" / "summary.json"
     summary = json.loads(path.read_text())
     summary["certificate"]["passed"] = False
@@ -184,7 +184,7 @@ def test_a_failed_certificate_is_told(page: OpenPage, first: Path):
 def test_every_part_draws_and_escapes_titles(page: OpenPage, first: Path, view: str):
     other = copy(first, "better", better=0.05, settings={"epochs": 3})
     (other / "labels.json").write_text(json.dumps({"title": EVIL, "notes": EVIL, "tags": [EVIL]}))
-    shown = told(page("compare", view=view))
+    shown = wording(page("compare", view=view))
     assert EVIL not in shown
     if view == "Configuration":
         assert "train.epochs" in shown
@@ -195,7 +195,7 @@ def test_a_prompt_opens_for_both_drafts_with_its_tokens(page: OpenPage, first: P
     copy(first, "better", better=0.05)
     test = page("compare", view="Prompts", prompt="heldout2")
     assert test.selectbox(key="prompt").value == "heldout2"
-    shown = told(test)
+    shown = wording(test)
     assert shown.count('class="tokens light"') == 2
     assert f"run={first.name}" in shown
     assert "prompt=heldout2" in shown
@@ -205,4 +205,4 @@ def test_a_prompt_that_was_not_traced_says_so(page: OpenPage, first: Path):
     copy(first, "better", better=0.05)
     table = pd.read_parquet(first / "measure" / "prompts.parquet")
     untraced = table[(table.draft == "trained") & table.rounds.isna()].prompt_id.iloc[0]
-    assert "was not traced in this run" in told(page("compare", view="Prompts", prompt=untraced))
+    assert "was not traced in this run" in wording(page("compare", view="Prompts", prompt=untraced))

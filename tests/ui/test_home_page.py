@@ -16,8 +16,8 @@ def test_a_card_names_the_draft_and_tells_acceptance_and_speed(page: OpenPage, f
     assert labels == ["acceptance, T = 0", "speed"]
     speed = test.metric[1]
     assert speed.value.endswith("×") or speed.value == "not timed"
-    told = "".join(caption.value for caption in test.caption).replace("\\", "")
-    assert finished_id(finished_home) in told or "**tiny" in told
+    wording = "".join(caption.value for caption in test.caption).replace("\\", "")
+    assert finished_id(finished_home) in wording or "**tiny" in wording
 
 
 def test_queued_and_running_jobs_are_listed_also_while_speed_is_measured(page: OpenPage, finished_home: Path):

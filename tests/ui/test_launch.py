@@ -269,8 +269,8 @@ def test_a_checkpoint_is_asked_for_when_it_is_wanted(page: OpenPage, finished_ho
 def test_the_estimate_names_the_run_it_comes_from(page: OpenPage, finished_home: Path):
     run = RunFolder.open(home(), "latest")
     shown = page("launch", **{"from": run.id})
-    told = " ".join(caption.value for caption in shown.caption).replace("\\", "")
-    assert f"Scaled from run {run.id}" in told
+    wording = " ".join(caption.value for caption in shown.caption).replace("\\", "")
+    assert f"Scaled from run {run.id}" in wording
     assert {metric.label for metric in shown.metric} == {"Time, about", "Disk, at most", "Memory, about"}
 
 
@@ -281,8 +281,8 @@ def test_without_an_earlier_run_no_time_is_invented(page: OpenPage, tiny: None):
 
 
 def test_what_a_recipe_says_of_itself_is_escaped(page: OpenPage, tiny: None):
-    told = [caption.value for caption in page("launch").caption]
-    assert any("\\<b\\>tiny" in text for text in told)
+    wording = [caption.value for caption in page("launch").caption]
+    assert any("\\<b\\>tiny" in text for text in wording)
 
 
 def test_no_path_of_this_machine_is_in_a_shared_url(page: OpenPage):
@@ -414,7 +414,7 @@ def test_modes_can_be_swept_with_losses(page: OpenPage, tiny: None):
     assert sorted(made) == [(m, loss, 0.25) for m in ("offline", "online") for loss in ("forward_kl", "sft")]
 
 
-def test_what_will_happen_is_told_for_each_mode(page: OpenPage):
+def test_what_will_happen_is_reported_for_each_mode(page: OpenPage):
     shown = page("launch", recipe="from_layers")
     for mode, words in (
         ("offline", "epochs"),

@@ -38,9 +38,9 @@ def test_a_topic_that_is_chosen_goes_into_the_url(page: OpenPage):
 
 def test_the_topic_of_modes_has_every_mode_with_its_formula(page: OpenPage):
     shown = page("learn", topic="modes")
-    told = " ".join(part.value for part in shown.markdown)
+    wording = " ".join(part.value for part in shown.markdown)
     for mode in get_args(TrainSpec.model_fields["mode"].annotation):
-        assert f"`train.mode: {mode}`" in told
+        assert f"`train.mode: {mode}`" in wording
     assert any("min" in formula.value and "accepted" in formula.value for formula in shown.latex)
 
 
@@ -63,8 +63,8 @@ def twin(home: Path, run: RunFolder, name: str, loss: str) -> None:
 def test_findings_without_runs_say_what_is_missing(page: OpenPage):
     shown = page("findings")
     assert len([b for b in shown.button if b.label == "Start a run"]) == 1
-    told = [part.value for part in shown.markdown if "not enough runs" in part.value]
-    assert len(told) == 14 + 6  # the list, each claim, and three kinds of effort of two of them
+    wording = [part.value for part in shown.markdown if "not enough runs" in part.value]
+    assert len(wording) == 14 + 6  # the list, each claim, and three kinds of effort of two of them
 
 
 def test_one_run_asks_for_its_counterpart(page: OpenPage, finished_home: Path):

@@ -189,14 +189,14 @@ def test_a_trace_is_saved_with_what_it_depends_on(address: str, run_id: str):
     assert trace.rounds[0].tokens[0].alternatives
 
 
-def test_nothing_to_save_is_told(address: str):
+def test_nothing_to_save_is_reported(address: str):
     html, ids = visitor(address).predict(api_name="/save")
     assert ids == []
     assert "nothing to save" in html
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reason"),
     [
         ({"prompt": "  "}, "the prompt is empty"),
         ({"run": "nobody"}, "unknown run"),
@@ -207,10 +207,10 @@ def test_nothing_to_save_is_told(address: str):
         ({"seed": None}, "a setting is empty"),
     ],
 )
-def test_what_cannot_be_decoded_is_told_in_the_page(address: str, run_id: str, changes: dict[str, Any], told: str):
+def test_what_cannot_be_decoded_is_shown_in_the_page(address: str, run_id: str, changes: dict[str, Any], reason: str):
     html, data = visitor(address).predict(api_name="/decode", **form(**{"run_id": run_id, **named(changes)}))
     assert data["stage"] == "error"
-    assert told in html
+    assert reason in html
     assert 'role="alert"' in html
 
 
@@ -276,13 +276,13 @@ def test_an_archived_run_that_has_a_draft_may_be_named(run_id: str):
     assert "there is no draft" not in live._prefill(Asked())[-1]  # type: ignore[arg-type]
 
 
-def test_without_the_pages_a_saved_trace_is_told_by_its_file():
-    told = answer_html.saved_as(["/home/traces/<x>.json"])
-    assert "/home/traces/&lt;x&gt;.json" in told
-    assert "href" not in told
+def test_without_the_pages_a_saved_trace_is_named_by_its_file():
+    wording = answer_html.saved_as(["/home/traces/<x>.json"])
+    assert "/home/traces/&lt;x&gt;.json" in wording
+    assert "href" not in wording
 
 
-def test_an_address_that_names_no_draft_is_told(run_id: str):
+def test_an_address_that_names_no_draft_is_reported(run_id: str):
     class Asked:
         query_params = {"run": "<b>gone"}  # noqa: RUF012
 
@@ -377,5 +377,5 @@ def test_the_command_serves_the_live_view_alone_and_warns_when_others_can_reach_
             raise AssertionError("it does not answer")
     finally:
         process.terminate()
-        _, told = process.communicate(timeout=120)
-    assert "warning: Draftbench listens on 0.0.0.0" in told
+        _, errors = process.communicate(timeout=120)
+    assert "warning: Draftbench listens on 0.0.0.0" in errors

@@ -95,7 +95,7 @@ def test_a_saved_trace_is_opened_again_by_its_url(page: OpenPage, finished_home:
     assert f"trace={trace}" in html_of(shown)
 
 
-def test_a_round_whose_tokens_are_lost_is_told(page: OpenPage, finished_home: Path):
+def test_a_round_whose_tokens_are_lost_is_reported(page: OpenPage, finished_home: Path):
     import pandas as pd
 
     path = run_folders(Home(finished_home))[0].path / "measure" / "tokens.parquet"
@@ -163,7 +163,7 @@ def test_a_run_without_alternatives_names_the_command(page: OpenPage, finished_h
         ({"prompt": "nobody"}, "there is no prompt"),
     ],
 )
-def test_what_does_not_exist_is_told_in_three_parts(
+def test_what_does_not_exist_is_reported_in_three_parts(
     page: OpenPage, finished_home: Path, params: dict[str, str], what: str
 ):
     shown = page("replay", **params)

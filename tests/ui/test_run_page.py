@@ -75,9 +75,9 @@ def test_a_measured_run_shows_before_after_interval_and_n(finished_home: Path, p
     cards = {metric.label: metric for metric in test.metric}
     assert "by training" in cards["Exact acceptance, T = 0"].delta
     assert {"tau, T = 0", "Speed-up"} <= set(cards)
-    told = words(test)
-    assert "n = 5 prompts" in told
-    assert "95% [" in told
+    wording = words(test)
+    assert "n = 5 prompts" in wording
+    assert "95% [" in wording
     assert any("Losslessness certificate" in box.label for box in test.expander)
     assert "Resume" not in buttons(test)
 
@@ -141,12 +141,12 @@ def test_the_axis_of_the_url_is_drawn(finished_home: Path, page: OpenPage, view:
     assert test.segmented_control(key="_axis").value == ("tokens" if view == "tokens" else "steps")
 
 
-def test_a_failure_is_told_in_its_three_parts_as_text(finished_home: Path, page: OpenPage):
+def test_a_failure_is_reported_in_its_three_parts_as_text(finished_home: Path, page: OpenPage):
     add_run(finished_home, "it", "failed", error={"what": f"no room {EVIL}", "why": "it matters", "fix": "make room"})
-    told = page("run", run="it").error[0].value
-    assert "it matters" in told
-    assert "make room" in told
-    assert "<img" not in told.replace("\\<", "")
+    wording = page("run", run="it").error[0].value
+    assert "it matters" in wording
+    assert "make room" in wording
+    assert "<img" not in wording.replace("\\<", "")
 
 
 def test_a_running_run_is_followed_and_its_death_is_noticed(
@@ -158,10 +158,10 @@ def test_a_running_run_is_followed_and_its_death_is_noticed(
     lines.append({"kind": "eval", "step": 2, "temperature": 0.0, "exact": 0.321, "tokens_seen": 200, "seconds": 4.0})
     (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     test = page("run", run="live")
-    told = {metric.label: metric.value for metric in test.metric}
-    assert told["Loss"] == "3.000"
-    assert told["Acceptance (watched), T = 0"] == "0.321"
-    assert told["Target tokens/s"] == "50"
+    figures = {metric.label: metric.value for metric in test.metric}
+    assert figures["Loss"] == "3.000"
+    assert figures["Acceptance (watched), T = 0"] == "0.321"
+    assert figures["Target tokens/s"] == "50"
     assert "Cancel" in buttons(test)
     with open(folder / "events.jsonl", "a") as file:
         file.write(json.dumps({**lines[0], "step": 3, "loss": 1.5}) + "\n")
@@ -339,7 +339,7 @@ def test_an_export_is_started_in_the_folder_named_and_watched(
     ("report", "said"),
     [('{"ok": false}', "does not measure the same"), ("", "failed"), ('{"ok": true, "megabytes": 3.0}', "Written to")],
 )
-def test_the_outcome_of_an_export_is_told(finished_home: Path, page: OpenPage, report: str, said: str):
+def test_the_outcome_of_an_export_is_reported(finished_home: Path, page: OpenPage, report: str, said: str):
     run_id = finished_id(finished_home)
     folder = finished_home / "runs" / run_id
     begun = {"out": "/somewhere", "started_at": "2026-01-01T00:00:00+00:00", **process_identity(), "pid_started": 1.0}

@@ -57,11 +57,11 @@ def test_every_page_shows_a_run_that_was_measured_against_a_server(page: OpenPag
     page("replay", run=a)
 
 
-def test_it_is_told_apart_from_one_of_full_distributions(page: OpenPage, served: list[str]):
+def test_it_is_distinguished_from_one_of_full_distributions(page: OpenPage, served: list[str]):
     a, _, ordinary = served
     found = call("compare", a, ordinary)
     assert found.code == 2  # no answer in common
     assert "no held-out answer in common" in found.err
     test = page("compare", runs=[ordinary, a], baseline=ordinary)
-    told = " ".join(element.value for element in [*test.warning, *test.markdown, *test.caption, *test.info])
-    assert "Not comparable" in told
+    wording = " ".join(element.value for element in [*test.warning, *test.markdown, *test.caption, *test.info])
+    assert "Not comparable" in wording

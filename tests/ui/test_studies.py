@@ -88,20 +88,20 @@ def test_the_missing_runs_are_started_once_and_those_there_are_adopted(
     assert len(run_folders(home())) == 3
 
 
-def test_time_and_disk_are_told_when_asked(page: OpenPage, finished_home: Path, study_file: Path):
+def test_time_and_disk_are_reported_when_asked(page: OpenPage, finished_home: Path, study_file: Path):
     shown = open_file(page, study_file)
     button(shown, "study-cost").click().run()
-    told = metrics(shown)
-    assert told["Shared captures"] == "3 of 3 there"
-    assert told["Time, about"] != "not known"
-    assert "MB" in told["Disk, at most"] or "kB" in told["Disk, at most"]
+    figures = metrics(shown)
+    assert figures["Shared captures"] == "3 of 3 there"
+    assert figures["Time, about"] != "not known"
+    assert "MB" in figures["Disk, at most"] or "kB" in figures["Disk, at most"]
 
 
 def test_a_study_that_is_not_valid_is_an_error_in_words(page: OpenPage, tmp_path: Path):
     (tmp_path / "bad.yaml").write_text("name: x\naxes: {los: [sft]}")
-    for path, told in ((tmp_path / "bad.yaml", "did you mean"), ("nowhere.yaml", "no such file")):
+    for path, words in ((tmp_path / "bad.yaml", "did you mean"), ("nowhere.yaml", "no such file")):
         shown = open_file(page, path)
-        assert told in "\n".join(box.value for box in shown.error).replace("\\", "")
+        assert words in "\n".join(box.value for box in shown.error).replace("\\", "")
         assert button(shown, "study-start") is None
 
 

@@ -106,6 +106,7 @@ print(json.dumps([
     assert "hellinger" in call(project, tmp_path, "-m", "engine", "losses")
 
 
+@pytest.mark.slow
 def test_a_run_learns_with_the_loss_in_the_mode_and_is_exported_in_the_format(
     project: Path, tmp_path: Path, recipe: Path
 ):

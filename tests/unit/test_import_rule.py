@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ ENGINE_LAYERS = [
 INTERFACE_LIBRARIES = {"streamlit", "gradio", "plotly", "uvicorn", "starlette", "fastapi"}
 
 
+@cache
 def imports(path: Path, module: str) -> set[str]:
     """Dotted names a module imports anywhere in its body, functions included; relative ones resolved."""
     names: set[str] = set()

@@ -100,7 +100,7 @@ def test_a_replaced_source_distribution_is_refused_before_its_code_runs(index: P
     assert list((tmp_path / "to").iterdir()) == []
 
 
-def test_a_package_that_is_not_there_is_told_with_the_command_to_type_again(index: Path, tmp_path: Path):
+def test_a_package_that_is_not_there_is_reported_with_the_command_to_type_again(index: Path, tmp_path: Path):
     with pytest.raises(DraftbenchError, match=r"could not download tiny==1\.0") as caught:
         download("tiny==1.0", "0" * 64, tmp_path / "to", offline(index), again="draftbench data fetch tiny")
     assert "tiny" in caught.value.why
@@ -140,7 +140,7 @@ def test_what_breaks_in_the_middle_leaves_nothing(monkeypatch, tmp_path: Path, r
     assert list((tmp_path / "to").iterdir()) == []
 
 
-def test_a_full_disk_here_is_told_as_such(monkeypatch, tmp_path: Path):
+def test_a_full_disk_here_is_reported_as_such(monkeypatch, tmp_path: Path):
     def full(_: Path) -> tuple[int, str]:
         raise OSError(errno.ENOSPC, "No space left on device")
 

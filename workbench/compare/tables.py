@@ -69,7 +69,7 @@ def _measured(estimate: Interval, digits: int) -> str:
 
 def timing_differs(comparison: Comparison) -> str:
     """Why the speed-ups of these drafts may not be compared; empty if they may."""
-    keys = {"device": "device", "dtype": "dtype", "threads": "threads", "num_draft_tokens": "gamma"}
+    keys = {"device": "device", "precision": "dtype", "threads": "threads", "num_draft_tokens": "gamma"}
     timed = [draft for draft in comparison.drafts if draft.run.summary.speed]
     seen = {words: {str(getattr(draft.conditions, key) or "?") for draft in timed} for key, words in keys.items()}
     seen["temperature"] = {f"{draft.run.summary.speed.temperature:g}" for draft in timed if draft.run.summary.speed}
@@ -143,7 +143,7 @@ def _training(training: Training) -> str:
 
 def _measured_with(conditions: Conditions) -> str:
     gamma, threads = _known(conditions.num_draft_tokens), _known(conditions.threads)
-    return f"gamma {gamma}, {_known(conditions.dtype)} on {_known(conditions.device)}, {threads} threads"
+    return f"gamma {gamma}, {_known(conditions.precision)} on {_known(conditions.device)}, {threads} threads"
 
 
 def _known(value: Any) -> str:

@@ -4,6 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from engine.findings.as_json import study_of
+from engine.findings.claim import ordinal
 from engine.findings.efforts import MEANING
 from engine.findings.evaluate import Finding, Outcome
 from engine.findings.home import HomeFindings, evaluate_home
@@ -45,17 +46,11 @@ def choose_study(known: pd.DataFrame) -> str | None:
     return None if study == EVERY else study
 
 
-def numbered(finding: Finding) -> str:
-    """'3.' of the paper's five, or 'Also:'."""
-    return f"{finding.claim.number}." if finding.claim.number.isdigit() else "Also:"
-
-
 def show_summary(evaluated: HomeFindings, rates: pd.DataFrame, study: str | None) -> None:
     """All verdicts at a glance, what they rest on, and the whole as a file."""
     for finding in evaluated.findings:
-        line = (
-            f"{findings_view.badge(finding.verdict)} {numbered(finding)} [{finding.claim.title}](#{finding.claim.key})"
-        )
+        claim = finding.claim
+        line = f"{findings_view.badge(finding.verdict)} {ordinal(claim.number)} [{claim.title}](#{claim.key})"
         pooled = finding.headline.pooled
         effect = "" if pooled is None else f" :gray[{ui.text(findings_view.brief(pooled))}]"
         st.markdown(line + effect)
@@ -92,7 +87,7 @@ def show(finding: Finding, evaluated: HomeFindings) -> None:
     """One claim: what the paper says, what was measured, what is missing."""
     claim = finding.claim
     with st.container(border=True):
-        st.subheader(f"{numbered(finding)} {claim.title}", anchor=claim.key)
+        st.subheader(f"{ordinal(finding.claim.number)} {claim.title}", anchor=claim.key)
         reason = ui.text(finding.reason[:1].upper() + finding.reason[1:])
         st.markdown(f"{findings_view.badge(finding.verdict)} {reason}.")
         st.markdown(f"The paper: {ui.text(claim.statement)}")

@@ -18,6 +18,7 @@ from engine import __version__
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, write_atomic
 from engine.findings.as_json import run_json, study_of
+from engine.findings.claim import ordinal
 from engine.findings.evaluate import Finding
 from engine.findings.home import HomeFindings, evaluate_home
 from engine.findings.missing import undecided
@@ -188,9 +189,8 @@ def _curve(curve: pd.DataFrame, labels: dict[str, str], axis: str, temperature: 
 
 def _claim(finding: Finding, evaluated: HomeFindings, drawn: dict[str, str]) -> str:
     claim = finding.claim
-    number = f"{claim.number}." if claim.number.isdigit() else "Also:"
     parts = [
-        f"<h2>{_safe(f'{number} {claim.title}')}</h2>",
+        f"<h2>{_safe(f'{ordinal(claim.number)} {claim.title}')}</h2>",
         f"<p>The paper: {_safe(claim.statement)}</p>",
         f"<p><b>{_safe(finding.verdict)}</b>: {_safe(finding.reason)}.</p>",
         _list(findings_view.effort_lines(finding)),

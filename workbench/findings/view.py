@@ -15,7 +15,7 @@ from engine.findings.efforts import MEANING
 from engine.findings.evaluate import Cell, Finding, Outcome, Pooled
 from engine.findings.runs import Run
 from engine.findings.verdicts import FEW, NOT, REPRODUCED, SAME
-from engine.measure.statistics import Interval
+from engine.records.interval import Interval
 from workbench.shared import theme
 from workbench.shared.pages import link
 

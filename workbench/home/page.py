@@ -181,7 +181,7 @@ def machine() -> None:
     for check in checks:
         mark = ":green[:material/check_circle:]" if check.ok else ":orange[:material/build:]"
         todo = "" if check.ok else f"  \n**What to do:** {ui.text(check.fix)}"
-        lines.append(f"{mark} **{ui.text(check.name)}** :gray[{ui.text(check.found)}]{todo}")
+        lines.append(f"{mark} **{ui.text(check.name)}** :gray[{ui.text(check.condition)}]{todo}")
     st.markdown("  \n".join(lines))
 
 

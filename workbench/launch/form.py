@@ -242,7 +242,8 @@ def _simple(shape: Shape, value: Any, common: dict[str, Any]) -> Any:
     if shape.kind == "switch":
         return st.toggle(value=bool(value), **common)
     if shape.kind == "choice":
-        return st.selectbox(options=shape.options, index=shape.options.index(value), **common)
+        place = None if value is None else shape.options.index(value)
+        return st.selectbox(options=shape.options, index=place, placeholder="none", **common)
     if shape.kind in ("integer", "number") and not _too_large(value):
         return _number(shape, value, common)
     if shape.kind == "texts":

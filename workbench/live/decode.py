@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from engine.chat.prompt import Prompt
-from engine.config.decode import DEFAULTS
+from engine.config.defaults import DECODE
 from engine.decode.counts import Counts, count
 from engine.decode.events import Round
 from engine.errors import DraftbenchError
@@ -42,12 +42,12 @@ class Ask:
 
     prompt: str
     run_ids: tuple[str, ...]
-    gamma: int = DEFAULTS.num_draft_tokens
-    temperature: float = DEFAULTS.temperature
-    top_p: float = DEFAULTS.top_p
-    top_k: int = DEFAULTS.top_k
-    seed: int = DEFAULTS.seed
-    max_new_tokens: int = DEFAULTS.max_new_tokens
+    gamma: int = DECODE.num_draft_tokens
+    temperature: float = DECODE.temperature
+    top_p: float = DECODE.top_p
+    top_k: int = DECODE.top_k
+    seed: int = DECODE.seed
+    max_new_tokens: int = DECODE.max_new_tokens
     compare_plain: bool = False
     context: str = ""
 

@@ -25,7 +25,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
 from engine.chat.prompt import Prompt
-from engine.config.decode import DEFAULTS
+from engine.config.defaults import DECODE
 from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.faults import explain
@@ -280,14 +280,14 @@ def build(*, replay: bool = True) -> gr.Blocks:
                 )
                 gamma = gr.Slider(
                     *LIMITS["gamma"],
-                    value=DEFAULTS.num_draft_tokens,
+                    value=DECODE.num_draft_tokens,
                     step=1,
                     label="Gamma",
                     info="Tokens proposed per round",
                 )
                 temperature = gr.Slider(
                     *LIMITS["temperature"],
-                    value=DEFAULTS.temperature,
+                    value=DECODE.temperature,
                     step=0.05,
                     label="Temperature",
                     info="0 is greedy",
@@ -304,13 +304,13 @@ def build(*, replay: bool = True) -> gr.Blocks:
                     interactive=True,
                 )
                 with gr.Accordion("More settings", open=False):
-                    top_p = gr.Slider(*LIMITS["top_p"], value=DEFAULTS.top_p, step=0.01, label="Top-p", info="1 is off")
-                    top_k = gr.Slider(*LIMITS["top_k"], value=DEFAULTS.top_k, step=1, label="Top-k", info="0 is off")
+                    top_p = gr.Slider(*LIMITS["top_p"], value=DECODE.top_p, step=0.01, label="Top-p", info="1 is off")
+                    top_k = gr.Slider(*LIMITS["top_k"], value=DECODE.top_k, step=1, label="Top-k", info="0 is off")
                     seed = gr.Number(
-                        value=DEFAULTS.seed, precision=0, minimum=0, label="Seed", info="For all random draws"
+                        value=DECODE.seed, precision=0, minimum=0, label="Seed", info="For all random draws"
                     )
                     most = gr.Slider(
-                        *LIMITS["max_new_tokens"], value=DEFAULTS.max_new_tokens, step=1, label="Max new tokens"
+                        *LIMITS["max_new_tokens"], value=DECODE.max_new_tokens, step=1, label="Max new tokens"
                     )
             with gr.Column(scale=3, min_width=320):
                 view = gr.HTML(answer_html.welcome(True), elem_id="view")

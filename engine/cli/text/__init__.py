@@ -2,7 +2,8 @@
 
 console   what all print with: JSON, tables, coloured tokens, errors
 summary   a run's measurement
-runs      runs, comparisons, captures, exports
+listing   the list of runs
+runs      a run, comparisons, captures, exports
 study     studies
 findings  findings, also as Markdown
 data      prompt files, packs, imports

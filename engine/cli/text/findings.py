@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.cli.text import console
+from engine.findings.claim import ordinal
 from engine.numbers import number
 
 _Claim = Mapping[str, Any]
@@ -62,7 +63,7 @@ def _claim(claim: _Claim) -> None:
 
 def heading(claim: _Claim) -> str:
     """'3. White box beats black box', or 'Also: ...' for a statement that the paper does not number."""
-    return f"{claim['number']}. {claim['title']}" if claim["number"].isdigit() else f"Also: {claim['title']}"
+    return f"{ordinal(claim['number'])} {claim['title']}"
 
 
 def effect_rows(claim: _Claim) -> list[list[str]]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def health(checks: Sequence[HealthCheck]) -> None:
     """Print a row per check, then how to fix those that failed."""
-    console.table("", ["", "check", "result"], [["ok" if c.ok else "FIX", c.name, c.found] for c in checks])
+    console.table("", ["", "check", "result"], [["ok" if c.ok else "FIX", c.name, c.condition] for c in checks])
     for check in checks:
         if not check.ok:
             console.line(f"fix {check.name}: {check.fix}")

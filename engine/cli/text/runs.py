@@ -1,4 +1,4 @@
-"""Runs, comparisons, captures and exports as text. `--json` prints the same values in full."""
+"""A run, comparisons, captures and exports as text. `--json` prints the same values in full."""
 
 from __future__ import annotations
 
@@ -11,16 +11,7 @@ from engine.numbers import number
 from engine.records.interval import Interval
 from engine.records.provenance import Provenance
 from engine.records.training import Training
-from engine.runs.listing import Description
-
-
-def runs(rows: Sequence[dict[str, Any]]) -> None:
-    """Print a row per run, newest first."""
-    columns = ["run", "state", "domain", "loss", "exact"]
-    console.table("", columns, [[row[c] for c in columns[:-1]] + [row["exact"].replace(", ", "\n")] for row in rows])
-    for row in rows:
-        if row["problem"]:
-            console.paragraph(f"{row['run']}: {row['problem']}")
+from engine.runs.description import Description
 
 
 def run(description: Description) -> None:

@@ -29,9 +29,8 @@ def summary(run_id: str, measured: Summary, provenance: Provenance) -> None:
     """Print acceptance before and after training, speed and where it was measured, and the certificate."""
     conditions, served = measured.conditions, measured.served
     gamma = "" if served else f"gamma {conditions.num_draft_tokens}, "
-    console.line(
-        f"{run_id}\nheld-out: {conditions.heldout_prompts} prompts, {gamma}{conditions.dtype} on {conditions.device}"
-    )
+    measured_with = f"{gamma}{conditions.precision} on {conditions.device}"
+    console.line(f"{run_id}\nheld-out: {conditions.heldout_prompts} prompts, {measured_with}")
     if served:
         console.paragraph(f"measured against the text of the served model {conditions.served_by}")
     console.table("", ["", "before", "trained", "paired change"], _acceptance_rows(measured))

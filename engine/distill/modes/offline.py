@@ -11,7 +11,7 @@ from engine.capture.batches import Batch, captured
 from engine.capture.store import Capture
 from engine.config.schema import TrainSpec
 from engine.distill.reading import SignalReader
-from engine.distill.schedule import step_answers, total_steps
+from engine.distill.schedule import Passes
 from engine.distill.source import BatchSource, Material
 from engine.errors import DraftbenchError
 from engine.models.head import Head
@@ -28,6 +28,8 @@ class OfflineBatches(BatchSource):
     `draft_ids`: [rows], the target's ids that a draft of a trimmed vocabulary knows; None if it knows all.
     """
 
+    reads_weights = False
+
     def __init__(
         self,
         capture: Capture,
@@ -42,7 +44,8 @@ class OfflineBatches(BatchSource):
             settings, SignalReader(capture.format, target_head, device, draft_ids, settings, capture), device
         )
         self.capture = capture
-        self.steps = total_steps(len(capture.answers), settings)
+        self.passes = Passes([len(answer.token_ids) for answer in capture.answers], settings)
+        self.steps, self.visits = self.passes.steps, self.passes.visits
 
     @classmethod
     def of(cls, material: Material) -> Self:
@@ -52,5 +55,4 @@ class OfflineBatches(BatchSource):
 
     def micro_batches(self, step: int) -> Sequence[Batch]:
         answers = self.capture.answers
-        indices = step_answers(len(answers), self.settings, step)
-        return self.grouped([captured(self.capture, answers[i]) for i in indices])
+        return self.grouped([captured(self.capture, answers[i]) for i in self.passes.answers(step)])

@@ -33,7 +33,7 @@ from engine.decode.sampling import Sampling, Uniforms, distribution
 from engine.decode.speculative import propose
 from engine.decode.verdicts import accepted_tokens
 from engine.distill.modes.offline import OfflineBatches
-from engine.distill.schedule import step_answers
+from engine.distill.schedule import forward_tokens
 from engine.distill.source import BatchSource, Material
 from engine.errors import DraftbenchError
 from engine.models.head import Head, chunk_size, hidden_states
@@ -80,7 +80,7 @@ class OnPolicyBatches(BatchSource):
         self.draft_model, self.target, self.target_head = draft_model, target, head
         self.capture, self.limits, self.spec = capture, limits, settings.on_policy
         self.sampling = Sampling(self.spec.temperature)
-        self.steps = self.offline.steps
+        self.steps, self.visits = self.offline.steps, (1 - self.spec.share) * self.offline.visits
 
     @property
     def terms(self) -> Sequence[LossTerm]:
@@ -94,8 +94,7 @@ class OnPolicyBatches(BatchSource):
         return self.grouped(self._written(step) if self.spec.form == "sampled" else self._proposed(step))
 
     def _answers(self, step: int) -> list[AnsweredPrompt]:
-        answers = self.capture.answers
-        return [answers[i] for i in step_answers(len(answers), self.settings, step)]
+        return [self.capture.answers[i] for i in self.offline.passes.answers(step)]
 
     def _captured(self, step: int) -> Sequence[Batch]:
         """The offline step. Assisted, it leaves out the reverse KL."""
@@ -118,7 +117,7 @@ class OnPolicyBatches(BatchSource):
             max_new_tokens=self.limits.max_new_tokens,
             stop_ids=self.target.stop_ids,
             seed=self.settings.seed,
-            batch_size=self.limits.batch_size,
+            batch_size=self.limits.side_by_side,
             signal=_TEXT_ONLY,
             vocab=self.target.vocab_rows,
         )
@@ -157,9 +156,10 @@ class OnPolicyBatches(BatchSource):
                 room = max(1, min(self.spec.block_tokens, self.limits.max_new_tokens - place))
                 places.append((f"{answer.prompt_id}@{place}", context, room))
         blocks: list[Block] = []
-        for group in group_by_length([len(context) for _, context, _ in places], self.settings.micro_batch_tokens):
-            for first in range(0, len(group), self.limits.batch_size):
-                blocks += self._propose([places[i] for i in group[first : first + self.limits.batch_size]], step)
+        most = forward_tokens(self.settings, self.device)
+        for group in group_by_length([len(context) for _, context, _ in places], most):
+            for first in range(0, len(group), self.limits.side_by_side):
+                blocks += self._propose([places[i] for i in group[first : first + self.limits.side_by_side]], step)
         return blocks
 
     def _propose(self, places: Sequence[tuple[str, list[int], int]], step: int) -> list[Block]:
@@ -193,14 +193,14 @@ class OnPolicyBatches(BatchSource):
     # ---- scoring ----------------------------------------------------------------------------
 
     def _states(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
-        return target_states(self.target.model, samples, self.settings.micro_batch_tokens, self.device)
+        return target_states(self.target.model, samples, forward_tokens(self.settings, self.device), self.device)
 
     @torch.no_grad()
     def _scored(self, sample: Sample, states: torch.Tensor, weights: torch.Tensor | None) -> Sample:
         """The sample with the target's signal. states: [token, width], what entered the target's head."""
         kept = self.capture.format
         parts = [  # the exact form has no use for logits
-            kept.encode(part, part if kept.kind == "exact" else self.target_head.logits(part))
+            kept.encode(part, part if kept.kind == "exact" else self.target_head.logits(part)).cpu()
             for part in torch.split(states, chunk_size(kept.vocab))
         ]
         return replace(sample, raw_signal=torch.cat(parts), weights=weights)

@@ -38,6 +38,7 @@ from engine.distill.stream import Streamed, StreamLog, streamed
 from engine.errors import DraftbenchError
 from engine.measure.acceptance import PromptAcceptance, exact_acceptance
 from engine.models.head import Head
+from engine.models.precision import cast
 from engine.records.events import Event
 
 
@@ -51,7 +52,7 @@ def source(material: Material) -> OnlineBatches:
         material.draft.model,
         material.folder / "stream",
         dtype=material.target.dtype,
-        most_at_once=material.capture.batch_size,
+        most_at_once=material.capture.side_by_side,
         emit=material.emit,
     )
 
@@ -119,7 +120,7 @@ class DecodedStream:
     def _signal(self, hidden: Sequence[torch.Tensor]) -> torch.Tensor:
         states = torch.cat(list(hidden))
         logits = states if self.signal.kind == "exact" else Head.of(self.target).logits(states)
-        return self.signal.encode(states, logits)
+        return self.signal.encode(states, logits).cpu()
 
     def sample(self, entry: Streamed, raw_signal: torch.Tensor, keep: torch.Tensor) -> Sample:
         nowhere = torch.full((len(entry.token_ids),), -1)
@@ -240,7 +241,7 @@ class OnlineBatches(BatchSource):
         self.queries = in_order(queries, online, settings.seed)
         self.steps = online.steps(len(queries))
         self.draft_model = draft_model
-        self.decoding = copy.deepcopy(draft_model).to(dtype).requires_grad_(False)  # the one that serves the stream
+        self.decoding = cast(copy.deepcopy(draft_model), dtype).requires_grad_(False)  # the one that serves the stream
         self.log: StreamLog | None = None
 
     def micro_batches(self, step: int) -> Sequence[Batch]:

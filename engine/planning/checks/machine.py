@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 
-import psutil
-
+from engine.capture.batch_size import free_bytes
+from engine.models.int8 import refuse_int8
 from engine.models.load import resolve_device, resolve_dtype
 from engine.numbers import readable_bytes
 from engine.planning.checks.subject import Finding, Subject, failed, ok, warning
@@ -19,7 +19,13 @@ def device(subject: Subject) -> Finding:
     spec = subject.recipe.target
     resolved = resolve_device(spec.device)
     dtype = str(resolve_dtype(spec.dtype, resolved)).removeprefix("torch.")
-    return ok(f"{resolved}, the target in {dtype}")
+    if spec.quantize is None:
+        return ok(f"{resolved}, the target in {dtype}")
+    refuse_int8(resolved)
+    message = f"{resolved}, the target in {dtype} with {spec.quantize} weights"
+    if dtype == "float32":
+        return warning(f"{message}, which are rounded but not faster in float32", "set target.dtype: bfloat16")
+    return ok(message)
 
 
 def memory(subject: Subject) -> Finding:
@@ -27,7 +33,7 @@ def memory(subject: Subject) -> Finding:
     need = subject.estimate.memory_bytes
     if need is None:
         return warning(subject.estimate.memory_unknown)
-    free = _free_memory(resolve_device(subject.recipe.target.device).type)
+    free = free_bytes(resolve_device(subject.recipe.target.device).type)
     message = f"about {readable_bytes(need)} at most, {readable_bytes(free)} free"
     if need < free:
         return ok(message)
@@ -58,12 +64,3 @@ def server(subject: Subject) -> Finding:
     if spec.model not in names:
         raise unknown_model(spec, names)
     return ok(f"{spec.base_url} has {spec.model}")
-
-
-def _free_memory(device: str) -> int:
-    """Return the bytes that can still be allocated, on the accelerator if there is one."""
-    if device == "cuda":
-        import torch
-
-        return int(torch.cuda.mem_get_info()[0])
-    return int(psutil.virtual_memory().available)

@@ -13,7 +13,7 @@ from engine.errors import DraftbenchError
 from engine.models.adapter import other_base
 from engine.models.draft import Card, read_card
 from engine.models.embeddings import stored_embeddings_hash, touches_embeddings
-from engine.models.load import load_tokenizer, model_fingerprint
+from engine.models.load import load_tokenizer, model_fingerprint, refuse_twice_rounded
 from engine.models.locate import locate_adapter, locate_model
 from engine.models.vocabulary import check_vocabulary
 from engine.planning.checks.subject import Finding, Subject, failed, ok, warning
@@ -67,6 +67,7 @@ def target(subject: Subject) -> Finding:
     if unseen := subject.unseen():
         return unseen
     spec, shape = subject.recipe.target, check_target(subject.recipe, subject.outline)
+    refuse_twice_rounded(spec, getattr(subject.config, "quantization_config", None))
     base = None if spec.adapter is None else other_base(locate_adapter(spec.adapter), spec.model)
     if base is None:
         return ok(shape)

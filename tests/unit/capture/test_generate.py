@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from engine.capture.generate import Answer, answer_prompts
+from engine.capture import generate
+from engine.capture.generate import answer_prompts
+from engine.capture.grouping import Family
+from engine.capture.rows import Answer, Rows, Task
 from engine.capture.signal import SignalFormat, signal_format
 from engine.config.schema import CaptureSpec
 from engine.decode.sampling import Sampling, distribution
 from engine.models.head import Head
 from tests.conftest import tiny_llama
+from tests.tiny_families import random_model, small_config
 
 # Prompts of very different lengths, more than one batch of them.
 PROMPTS = [[0, 9], list(range(2, 40)), [0, 200, 7], [5], list(range(60, 75)), [0, 0, 8, 8], [100, 3], [0, 17, 4, 99, 6]]
@@ -61,6 +66,20 @@ def test_a_sampled_answer_does_not_depend_on_its_batch(model: Any, sampling: Sam
         assert {i: a.token_ids for i, a in together.items()} == {i: a.token_ids for i, a in alone.items()}
     some = answers(model, sampling, 3, prompts=PROMPTS[::-2], names=NAMES[::-2])
     assert [some[i].token_ids for i in range(4)] == [alone[i].token_ids for i in (7, 5, 3, 1)]
+
+
+@pytest.mark.parametrize("pass_tokens", [0, 5, 10**6])
+@pytest.mark.parametrize("batch_size", [2, 5, 16])
+def test_what_prompts_share_is_read_once_and_changes_no_answer(
+    model: Any, monkeypatch: pytest.MonkeyPatch, pass_tokens: int, batch_size: int
+):
+    beginnings = [[*range(100, 130)], [*range(200, 212)], [0, 1]]
+    prompts = [[*beginning, *prompt] for prompt in PROMPTS for beginning in beginnings]
+    names = [f"p{i}" for i in range(len(prompts))]
+    given = {"prompts": prompts, "names": names, "signal": signal_format("exact", model, 1)}
+    expected = answers(model, Sampling(1.0), 1, **given)
+    monkeypatch.setattr(generate, "PASS_TOKENS", pass_tokens)
+    assert_same(answers(model, Sampling(1.0), batch_size, **given), expected)
 
 
 def test_the_seed_and_the_name_choose_the_draws(model: Any):
@@ -152,6 +171,99 @@ def test_generating_leaves_no_hook_behind(model: Any):
     next(stream)
     stream.close()
     assert not model.get_output_embeddings()._forward_pre_hooks
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Make the host read ids some passes late, as it does on a GPU."""
+
+    def read_late(passes: int) -> None:
+        monkeypatch.setattr(generate, "Rows", lambda task, size, lag: Rows(task, size, passes))
+
+    return read_late
+
+
+@pytest.mark.parametrize("lag", [1, 2, 5])
+@pytest.mark.parametrize("most", [1, 2, 20, 70])
+def test_ids_that_are_read_late_change_nothing(model: Any, late: Callable[[int], None], lag: int, most: int):
+    """Not the texts, nor the signal: what a row writes after its end is dropped."""
+    form = signal_format("exact", model, 1)
+    for sampling in (Sampling(0), Sampling(1.0)):
+        at_once = answers(model, sampling, 3, max_new_tokens=most, signal=form)
+        late(lag)
+        assert_same(answers(model, sampling, 3, max_new_tokens=most, signal=form), at_once)
+        late(0)
+
+
+def test_only_finished_reads_the_device(model: Any, monkeypatch: pytest.MonkeyPatch):
+    """Once a pass; a step itself is launched without waiting for any value."""
+    task = Task(model, PROMPTS, NAMES, Sampling(1.0), 20, STOPS, 3, signal_format("exact", model, 1), None)
+    rows, waits = Rows(task, 4, lag=1), list[str]()
+    rows.enter([Family([0]), Family([1])])
+    rows.enter([Family([2]), Family([3])])
+    for name in ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__"):
+        real = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor, name, lambda *given, real=real, name=name: (waits.append(name), real(*given))[1]
+        )
+    rows.step()
+    rows.step()
+    assert waits == []
+    list(rows.finished())
+    assert waits == ["tolist"] * 3  # of two entries and a step; the last step is still on its way
+
+
+def assert_same(some: dict[int, Answer], others: dict[int, Answer]) -> None:
+    assert {i: (a.token_ids, a.finish_reason) for i, a in some.items()} == {
+        i: (a.token_ids, a.finish_reason) for i, a in others.items()
+    }
+    for index, answer in some.items():
+        assert answer.signal.shape == others[index].signal.shape
+        close = answer.signal.view(torch.bfloat16).float() - others[index].signal.view(torch.bfloat16).float()
+        assert close.abs().max() < 0.05  # rows beside it differ, and so does the rounding
+
+
+def test_no_row_reads_beyond_the_end_of_the_context(late: Callable[[int], None]):
+    """GPT-2 has a table of positions. Rows that ended, and rows whose end is not known yet, decode on within it."""
+    longest = max(map(len, PROMPTS))
+    small = random_model(small_config("gpt2", n_positions=longest + 20, vocab_size=258))
+    expected = answers(small, Sampling(0), 1, signal=signal_format("exact", small, 1))
+    for lag in (0, 1, 4):
+        late(lag)
+        assert_same(answers(small, Sampling(0), 3, signal=signal_format("exact", small, 1)), expected)
+
+
+def test_where_memory_does_not_suffice_the_batch_is_halved_and_nothing_is_lost(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+):
+    expected = answers(model, Sampling(1.0), 1)
+    real, fed = Rows.step, list[int]()
+
+    def step(rows: Rows) -> None:
+        fed.append(rows.busy)
+        if len(fed) > 3 and rows.free + rows.busy > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        real(rows)
+
+    monkeypatch.setattr(Rows, "step", step)
+    with pytest.raises(torch.OutOfMemoryError):
+        answers(model, Sampling(1.0), 8)
+    fed.clear()
+    sizes: list[int] = []
+    result = answers(model, Sampling(1.0), 8, halved=sizes.append)
+    assert sizes == [4, 2]
+    assert {i: a.token_ids for i, a in result.items()} == {i: a.token_ids for i, a in expected.items()}
+
+
+def test_one_row_without_memory_is_an_error(model: Any, monkeypatch: pytest.MonkeyPatch):
+    def step(rows: Rows) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Rows, "step", step)
+    sizes: list[int] = []
+    with pytest.raises(torch.OutOfMemoryError):
+        answers(model, Sampling(1.0), 5, halved=sizes.append)
+    assert sizes == [2, 1]
 
 
 def test_the_default_answer_is_sampled_at_temperature_one():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -20,10 +21,11 @@ from engine.capture.adopt import answers_elsewhere
 from engine.capture.batches import collate, sequence_tokens
 from engine.capture.grouping import group_by_length
 from engine.capture.plan import CapturePlan, plan_capture
+from engine.capture.rows import Rows
 from engine.capture.store import AnsweredPrompt, Capture, make_capture
 from engine.config.schema import CaptureSpec, ServerSpec
 from engine.errors import Cancelled, DraftbenchError
-from engine.fileio import read_json
+from engine.fileio import read_json, read_lines
 from engine.models.head import Head
 from engine.models.load import LoadedModel
 from engine.progress import Progress
@@ -292,7 +294,7 @@ def test_two_kills_in_a_row_are_no_worse_than_one(tmp_path: Path, target: Loaded
     broken = plan_in(tmp_path / "broken", target)
     generated.clear()
     for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt):  # of the second, if the first had written everything
             make_capture(broken, target, batch_size=1, progress=Progress(quiet=True, listen=interrupt_after(2)))
         with open(broken.folder / "answers.jsonl", "ab") as file:
             file.write(b'{"id": "torn')
@@ -329,7 +331,9 @@ def test_progress_counts_what_was_finished_before(tmp_path: Path, target: Loaded
         make_capture(plan, target, batch_size=1, progress=Progress(quiet=True, listen=interrupt_after(2)))
     notes: list[dict[str, Any]] = []
     make_capture(plan, target, batch_size=1, progress=Progress(quiet=True, listen=notes.append))
-    assert [(t["done"], t["total"]) for t in notes] == [(done, 6) for done in range(2, 7)]
+    before = notes[0]["done"]
+    assert before >= 2  # what was said to be done is done; the writing may be ahead of what is said
+    assert [(t["done"], t["total"]) for t in notes] == [(done, 6) for done in range(before, 7)]
 
 
 def die_in_the_middle(folder: Path, prompts: int) -> None:
@@ -343,14 +347,30 @@ def die_in_the_middle(folder: Path, prompts: int) -> None:
     make_capture(plan_in(folder, target), target, batch_size=2, progress=Progress(quiet=True, listen=listen))
 
 
+def die_in_the_writing_thread(folder: Path, prompts: int) -> None:
+    """Is killed between the signal of an answer and its line."""
+    target, lines = stopping_target(), list[Any]()
+    real = store.append_line
+
+    def append_line(path: Path, value: Any) -> None:
+        if len(lines) == prompts:
+            kill_myself()
+        real(path, value)
+        lines.append(value)
+
+    store.append_line = append_line
+    make_capture(plan_in(folder, target), target, batch_size=2)
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("die", [die_in_the_middle, die_in_the_writing_thread])
 def test_a_killed_process_is_resumed_without_answering_a_finished_prompt_again(
-    tmp_path: Path, target: LoadedModel, generated: list[str]
+    tmp_path: Path, target: LoadedModel, generated: list[str], die: Callable[[Path, int], None]
 ):
-    run_until_killed(die_in_the_middle, tmp_path / "killed", 3)
+    run_until_killed(die, tmp_path / "killed", 3)
     plan = plan_in(tmp_path / "killed", target)
-    finished = [json.loads(line)["id"] for line in (plan.folder / "answers.jsonl").read_text().splitlines()]
-    assert len(finished) == 3
+    finished = [line["id"] for line in read_lines(plan.folder / "answers.jsonl")]
+    assert 3 <= len(finished) < 6
     assert not (plan.folder / "done.json").exists()
     resumed = make_capture(plan, target, batch_size=2)
     assert sorted(generated + finished) == [p.id for p in questions()]
@@ -390,12 +410,13 @@ def test_a_disk_that_fills_up_meanwhile_keeps_what_is_finished(
     tmp_path: Path, target: LoadedModel, generated: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     plan = plan_in(tmp_path, target)
-    real = store.append_line
+    real, written = store.append_line, list[Any]()
 
     def full_after_two(path: Path, value: Any) -> None:
-        if len(generated) > 2:
+        if len(written) == 2:
             raise OSError(28, "No space left on device")
         real(path, value)
+        written.append(value)
 
     monkeypatch.setattr(store, "append_line", full_after_two)
     with pytest.raises(DraftbenchError, match="disk is full"):
@@ -404,6 +425,39 @@ def test_a_disk_that_fills_up_meanwhile_keeps_what_is_finished(
     generated.clear()
     make_capture(plan, target, batch_size=1)
     assert len(generated) == 4
+
+
+def test_a_slow_disk_loses_nothing_that_was_answered_before_the_end(
+    tmp_path: Path, target: LoadedModel, generated: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    plan = plan_in(tmp_path, target)
+    real = store.append_line
+    monkeypatch.setattr(store, "append_line", lambda path, value: (time.sleep(0.05), real(path, value)))
+    with pytest.raises(Cancelled):
+        make_capture(plan, target, batch_size=1, progress=Progress(quiet=True, stop_wanted=lambda: len(generated) >= 4))
+    assert [line["id"] for line in read_lines(plan.folder / "answers.jsonl")] == generated
+    assert len(generated) == 4
+
+
+def test_a_batch_that_is_found_by_memory_says_when_memory_was_too_small(
+    tmp_path: Path, target: LoadedModel, monkeypatch: pytest.MonkeyPatch
+):
+    real, notes = Rows.step, list[str]()
+
+    def step(rows: Rows) -> None:
+        if rows.free + rows.busy > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        real(rows)
+
+    monkeypatch.setattr(Rows, "step", step)
+    auto = make_capture(
+        plan_in(tmp_path, target), target, batch_size="auto", progress=Progress(quiet=True, log=notes.append)
+    )
+    assert [note for note in notes if "memory" in note] == [
+        "out of memory: the target answers 3 prompts at a time from here on"
+    ]
+    one = make_capture(plan_in(tmp_path / "one", target), target, batch_size=1)
+    assert [a.token_ids for a in auto.answers] == [a.token_ids for a in one.answers]
 
 
 def test_who_asks_second_waits_and_reuses(tmp_path: Path, target: LoadedModel, generated: list[str]):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
+from random import Random
 
 import pytest
+from rich.console import Console
 
 from engine.cli.text import console
 from engine.decode.events import Fate, Round, Token
@@ -77,3 +81,23 @@ def test_json_has_no_words_for_infinity(capsys: pytest.CaptureFixture[str]):
 )
 def test_a_rate_is_written_without_the_zero_before_its_point(interval: Interval, expected: str):
     assert console.rate(interval) == expected
+
+
+def printed(capture: io.StringIO, show: Callable[[], None]) -> list[str]:
+    capture.truncate(0)
+    capture.seek(0)
+    show()
+    return [text.rstrip() for text in capture.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_table_that_fits_is_written_as_rich_writes_it(seed: int, monkeypatch: pytest.MonkeyPatch):
+    random = Random(seed)
+    words = ["", "a", "0.243 (T=0)\n0.251 (T=1)", "细胞", "[bold]x[/]", "\x1b[2J", "🙂 ok", "-", 7, 3.25]
+    columns = random.choice([["run", "状态", ""], ["", "", ""]])
+    rows = [[random.choice(words) for _ in columns] for _ in range(random.randrange(5))]
+    capture = io.StringIO()
+    monkeypatch.setattr(console, "out", Console(file=capture, width=100, highlight=False, soft_wrap=True))
+    numeric = [console._numeric([row[index] for row in rows]) for index in range(len(columns))]
+    plain = printed(capture, lambda: console.table("", columns, rows))
+    assert plain == printed(capture, lambda: console._print_wrapped(columns, rows, numeric))

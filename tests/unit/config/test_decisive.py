@@ -44,6 +44,7 @@ def test_what_changes_nothing_is_left_out(change: str):
         "train.eval_prompts=7",
         "train.epochs=2",
         "train.max_steps=9",
+        "train={batch_tokens: 99}",
         "capture.seed=1",
         "measure.heldout_prompts=9",
         "draft.layers=2",

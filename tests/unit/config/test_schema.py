@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from engine.config.reading import apply_overrides, dump_recipe, load_recipe, parse_recipe, schema_rows, section_at
-from engine.config.schema import LossTerm, Recipe
+from engine.config.schema import LossTerm, Recipe, TrainSpec
 from engine.errors import DraftbenchError
 from engine.paths import resolve_input
 
@@ -38,7 +38,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(sections, wrong, n
     assert f"unknown key {wrong!r} (did you mean {nearest!r}?" in caught.value.what
 
 
-def test_every_finding_is_told_at_once():
+def test_every_finding_is_reported_at_once():
     with pytest.raises(DraftbenchError) as caught:
         recipe(train={"epochs": -1, "batchsize": 2}, capture={"top_p": 0})
     assert all(part in caught.value.what for part in ("train.epochs", "train.batchsize", "capture.top_p"))
@@ -333,3 +333,25 @@ def test_merge_keys_are_merged_and_may_be_overridden_but_not_repeated(tmp_path: 
     path.write_text(head + "  <<: {max_new_tokens: 7}\n")
     with pytest.raises(DraftbenchError, match="'<<' stands at line 4 and again at line 5"):
         load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("train", "batch"),
+    [({}, (16, None)), ({"batch_tokens": 4096}, (None, 4096)), ({"batch_tokens": 9, "batch_size": None}, (None, 9))],
+)
+def test_a_batch_is_so_many_answers_or_so_many_tokens(train: dict[str, Any], batch: tuple[int | None, int | None]):
+    spec = TrainSpec.model_validate(train)
+    assert (spec.batch_size, spec.batch_tokens) == batch
+    assert TrainSpec.model_validate(spec.model_dump()) == spec  # as a run's config.yaml is read again
+
+
+@pytest.mark.parametrize(
+    ("train", "reason"),
+    [
+        ({"batch_size": 16, "batch_tokens": 4096}, "set the other one to null"),
+        ({"batch_size": None}, "a step needs one of them"),
+    ],
+)
+def test_two_batch_sizes_or_none_are_refused(train: dict[str, Any], reason: str):
+    with pytest.raises(ValueError, match=reason):
+        TrainSpec.model_validate(train)

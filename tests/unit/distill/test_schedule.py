@@ -7,9 +7,18 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import torch
 
 from engine.config.schema import TrainSpec
-from engine.distill.schedule import learning_rate, step_answers, total_steps
+from engine.distill.schedule import (
+    Passes,
+    answers_per_step,
+    forward_tokens,
+    learning_rate,
+    planned_steps,
+    step_answers,
+    total_steps,
+)
 
 
 def settings(**changes: Any) -> TrainSpec:
@@ -97,3 +106,64 @@ def test_the_last_step_ends_with_the_last_epoch(answers: int, batch: int, epochs
     if epochs == 1:
         assert sorted(counts) == list(range(answers))
         assert set(counts.values()) == {1}
+
+
+# ---- steps of so many tokens ----------------------------------------------------------------
+
+
+LENGTHS = [3, 40, 7, 12, 1, 25, 9, 9, 18, 30]  # tokens of each answer, 154 in all
+
+
+@pytest.mark.parametrize("epochs", [1, 2.5, 4])
+@pytest.mark.parametrize("tokens", [40, 64, 100])
+def test_a_step_of_tokens_takes_about_that_many(tokens: int, epochs: float):
+    passes = Passes(LENGTHS, settings(epochs=epochs, batch_tokens=tokens))
+    steps = [passes.answers(step) for step in range(passes.steps)]
+    sizes = [sum(LENGTHS[i] for i in step) for step in steps]
+    assert all(steps)
+    assert all(size < tokens + max(LENGTHS) for size in sizes)
+    assert not passes.answers(passes.steps)  # nothing is left
+    seen = Counter(i for step in steps for i in step)
+    if epochs == int(epochs):
+        lost = len(LENGTHS) * int(epochs) - sum(seen.values())  # met twice within a step, across a seam
+        assert set(seen) == set(range(len(LENGTHS)))
+        assert 0 <= lost <= epochs
+    else:
+        assert sum(seen.values()) <= math.ceil(len(LENGTHS) * epochs)
+
+
+def test_one_epoch_of_token_steps_is_each_answer_once():
+    passes = Passes(LENGTHS, settings(epochs=1, batch_tokens=50))
+    assert sorted(i for step in range(passes.steps) for i in passes.answers(step)) == list(range(len(LENGTHS)))
+
+
+def test_a_batch_of_tokens_is_no_smaller_than_an_answer_and_no_larger_than_all():
+    small, large = (Passes(LENGTHS, settings(epochs=2, batch_tokens=tokens)) for tokens in (1, 10**6))
+    assert all(small.answers(step) for step in range(small.steps))
+    assert [sorted(large.answers(step)) for step in range(large.steps)] == [list(range(len(LENGTHS)))] * 2
+
+
+def test_steps_of_tokens_are_shuffled_by_seed_and_epoch_and_bounded():
+    one, other = (Passes(LENGTHS, settings(epochs=99, batch_tokens=60, seed=seed)) for seed in (1, 2))
+    assert one.answers(3) == one.answers(3)
+    assert [one.answers(step) for step in range(4)] != [other.answers(step) for step in range(4)]
+    assert Passes(LENGTHS, settings(epochs=99, batch_tokens=60, max_steps=5)).steps == 5
+
+
+def test_the_number_of_token_steps_is_known_about_before_the_answers_are():
+    spec = settings(epochs=3, batch_tokens=60)
+    assert abs(planned_steps(len(LENGTHS), spec, sum(LENGTHS)) - Passes(LENGTHS, spec).steps) <= 1
+    assert answers_per_step(len(LENGTHS), spec, sum(LENGTHS)) == pytest.approx(60 / 154 * 10)
+
+
+def test_passes_of_a_number_of_answers_are_those_there_always_were():
+    spec = settings(epochs=3, batch_size=4)
+    passes = Passes(LENGTHS, spec)
+    assert passes.steps == total_steps(10, spec)
+    assert [passes.answers(s) for s in range(passes.steps)] == [step_answers(10, spec, s) for s in range(passes.steps)]
+
+
+def test_a_forward_pass_is_larger_on_a_gpu_unless_the_recipe_says_how_large():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert forward_tokens(settings(), cpu) < forward_tokens(settings(), gpu)
+    assert forward_tokens(settings(micro_batch_tokens=99), cpu) == forward_tokens(settings(micro_batch_tokens=99), gpu)

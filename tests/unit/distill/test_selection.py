@@ -26,7 +26,7 @@ from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel
 from engine.progress import Progress
 from tests.conftest import tiny_llama
-from tests.tiny_pair import loaded
+from tests.tiny_pair import draft_of, loaded
 
 STEPS = 6
 IDS = torch.arange(2, 222, 2)
@@ -48,10 +48,6 @@ def settings(share: float = 0.4, loss: Any = "forward_kl", **changes: Any) -> Tr
             **changes,
         }
     )
-
-
-def draft_of(target: LoadedModel, **spec: Any) -> Draft:
-    return initialise_draft(target, DraftSpec(**{"layers": 2, **spec}), seed=0)
 
 
 def reference_of(target: LoadedModel) -> Any:
@@ -118,7 +114,7 @@ def test_the_gradient_is_that_of_the_kept_positions_divided_by_their_number(tmp_
     expected = [g for g in torch.autograd.grad(losses[chosen].mean(), learning, allow_unused=True) if g is not None]
 
     found: list[torch.Tensor] = []
-    made.clip = lambda: found.extend(p.grad.clone() for p in made.trained if p.grad is not None) or 1.0
+    made.clip = lambda: found.extend(p.grad.clone() for p in made.trained if p.grad is not None) or torch.ones(())
     events: list[dict[str, Any]] = []
     made.emit = lambda event: events.append(event.document())
     made._step(0)

@@ -13,24 +13,26 @@ import torch
 from safetensors.torch import load_file
 
 from engine.capture.batches import Batch, collate
-from engine.capture.signal import ExactSignal
 from engine.capture.store import Capture
-from engine.config.schema import DraftSpec, LossTerm, TrainSpec
+from engine.catalogue import LOSSES as LOSS_CARDS
+from engine.config.schema import LossTerm, TrainSpec
 from engine.distill import checkpoint, trainer
 from engine.distill.chunked import Positions, chunked_loss
 from engine.distill.losses import LOSSES
 from engine.distill.modes.offline import OfflineBatches
 from engine.distill.schedule import learning_rate
+from engine.distill.source import Ahead
 from engine.distill.trainer import Outcome, Trainer
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import sha256_file
-from engine.models.draft import Draft, initialise_draft, load_draft
+from engine.models.draft import Draft, in_dtype, load_draft, trim
 from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel
 from engine.progress import Progress
 from tests.conftest import tiny_llama
 from tests.kill import kill_myself, run_until_killed
-from tests.tiny_pair import as_draft, captured, into, loaded, stopping_target
+from tests.tiny_families import random_model, small_config
+from tests.tiny_pair import as_draft, captured, draft_of, into, loaded, stopping_target
 
 STEPS = 7
 
@@ -55,10 +57,6 @@ def settings(**changes: Any) -> TrainSpec:
     )
 
 
-def draft_of(target: LoadedModel, **spec: Any) -> Draft:
-    return initialise_draft(target, DraftSpec(**{"layers": 2, **spec}), seed=0)
-
-
 def score(model: Any) -> dict[float, float]:
     """Stands in for the measured acceptance: some number between 0 and 1 that follows the weights."""
     total = sum(float(p.detach().double().abs().sum()) for p in model.parameters() if p.requires_grad)
@@ -78,9 +76,9 @@ def step_gradients(trainer: Trainer, step: int = 0) -> tuple[float, list[torch.T
     """Loss a token and gradients of one optimiser step, before clipping."""
     kept: list[torch.Tensor] = []
 
-    def keep() -> float:
+    def keep() -> torch.Tensor:
         kept.extend(p.grad.clone() for p in trainer.trained if p.grad is not None)
-        return 1.0
+        return torch.ones(())
 
     trainer.clip = keep
     events: list[dict[str, Any]] = []
@@ -133,7 +131,7 @@ def test_padding_leaks_into_nothing(tmp_path, target, capture, name: str):
 
     def backward(batches: Sequence[Batch]) -> tuple[float, list[torch.Tensor]]:
         made.optimiser.zero_grad(set_to_none=True)
-        loss = sum(made.backward(batch, 0, 1, (0.5, 0.5)) for batch in batches)
+        loss = sum(float(made.backward(batch, 0, 1, (0.5, 0.5))) for batch in batches)
         return loss, [p.grad.clone() for p in made.trained if p.grad is not None]
 
     padded = collate(capture, capture.answers, target.device)
@@ -150,6 +148,37 @@ def test_what_stands_in_the_padding_does_not_matter(tmp_path, target, capture):
     batch = collate(capture, capture.answers, target.device)
     noisy = replace(batch, ids=torch.where(batch.mask.bool(), batch.ids, torch.full_like(batch.ids, 77)))
     assert made.backward(batch, 0, 1) == made.backward(noisy, 0, 1)
+
+
+PADDED: dict[str, dict[str, Any]] = {
+    "gemma3_text": {"sliding_window": 8},
+    "gpt_neo": {"attention_types": [[["global", "local"], 3]], "window_size": 8},
+    "opt": {},
+    "bloom": {},
+    "mixtral": {},
+    "qwen3_next": {},
+    "mamba": {},
+}
+
+
+@pytest.mark.parametrize("kind", PADDED)
+def test_padding_on_the_right_needs_no_mask(kind: str):
+    """Windows, absolute and relative positions, experts and recurrences: none reads what stands after a position."""
+    model = random_model(small_config(kind, **PADDED[kind]))
+    ids = torch.randint(2, 250, (3, 24), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 15:], mask[2, 4:] = 0, 0
+    with torch.no_grad():
+        masked, open_ = (hidden_states(model, ids, m, is_draft=True) for m in (mask, None))
+    torch.testing.assert_close(open_[mask.bool()], masked[mask.bool()], rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_drawn_where_no_loss_draws(tmp_path, target, capture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trainer, "Uniforms", None)
+    assert LOSS_CARDS["tvd_pp"].samples
+    trainer_in(tmp_path, target, capture, settings(loss=["forward_kl", "sft"])).run()
+    with pytest.raises(TypeError):
+        trainer_in(tmp_path / "drawn", target, capture, settings(loss=["forward_kl", "tvd_pp"])).run()
 
 
 def test_the_same_answer_gets_the_same_draws_whatever_stands_beside_it(tmp_path, target, capture):
@@ -169,7 +198,7 @@ def test_clipping_and_rate_are_those_of_the_recipe(tmp_path, target, capture):
     """With plain SGD in AdamW's place a step moves the weights by rate x clipped gradient."""
     spec = settings(max_grad_norm=0.01, warmup_fraction=0.0, schedule="constant")
     made = trainer_in(tmp_path, target, capture, spec)
-    made.optimiser = torch.optim.SGD(made.trained, lr=123.0)
+    made.optimiser = torch.optim.SGD(made.trained, lr=123.0, fused=True)
     before = [p.detach().clone() for p in made.trained]
     made._step(0)
     moved = math.sqrt(sum(float((a - b.detach()).square().sum()) for a, b in zip(before, made.trained, strict=True)))
@@ -302,6 +331,132 @@ def test_a_draft_with_fewer_rows_learns_from_text_that_it_cannot_wholly_read(tmp
     losses = [event["loss"] for event in told if event["kind"] == "train"]
     assert len(losses) == STEPS
     assert losses[-1] < losses[0]
+
+
+# ---- half precision --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{}, {"share_embeddings": False}], ids=["frozen head", "trained head"])
+def test_half_precision_trains_float32_weights_in_a_rounded_copy(tmp_path, target, capture, changes: dict[str, Any]):
+    spec = settings(precision="bfloat16", batch_size=6)
+    made = trainer_in(tmp_path, target, capture, spec, draft=draft_of(target, **changes))
+    exact = trainer_in(tmp_path / "exact", target, capture, settings(batch_size=6), draft=draft_of(target, **changes))
+    for mine, theirs in zip(step_gradients(made)[1], step_gradients(exact)[1], strict=True):
+        assert mine.dtype == torch.float32
+        assert float((mine - theirs).norm()) < 0.05 * float(theirs.norm()) + 1e-5
+    masters, copies = dict(made.draft.model.named_parameters()), dict(made.model.named_parameters())
+    assert masters.keys() == copies.keys()
+    for name, copied in copies.items():
+        assert (copied.dtype, masters[name].dtype) == (torch.bfloat16, torch.float32)
+        assert torch.equal(copied, masters[name].bfloat16()), name
+        assert copied.grad is None
+
+
+def test_the_copy_computes_what_the_draft_will_compute_when_it_is_served(tmp_path, target, capture):
+    """Not what a cast model would: a cast rounds the rotary frequencies too."""
+    made = trainer_in(tmp_path, target, capture, settings(precision="bfloat16"))
+    made.run()
+    served = load_draft(tmp_path / "draft" / "last", target, dtype=torch.bfloat16).model
+    ids = torch.randint(258, (2, 30), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        mine, theirs = (hidden_states(model, ids, is_draft=True) for model in (made.model, served))
+    assert torch.equal(mine, theirs)
+
+
+def test_a_run_in_half_precision_that_is_broken_off_ends_with_the_same_weights(tmp_path, target, capture):
+    spec = settings(precision="bfloat16")
+    whole = fingerprint(tmp_path / "whole", trainer_in(tmp_path / "whole", target, capture, spec).run())
+
+    def listen(told: dict[str, Any]) -> None:
+        if told["done"] == 5:
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        trainer_in(tmp_path, target, capture, spec, progress=Progress(quiet=True, listen=listen)).run()
+    assert fingerprint(tmp_path, trainer_in(tmp_path, target, capture, spec).run()) == whole
+
+
+@pytest.mark.parametrize("trimmed", [False, True], ids=["all ids", "trimmed vocabulary"])
+def test_a_copy_in_another_dtype_says_the_same(target, trimmed: bool):
+    draft = draft_of(target, share_embeddings=trimmed)
+    if trimmed:
+        draft = trim(draft, target, torch.arange(3, 90))
+    copied = in_dtype(draft, torch.float32)
+    ids = torch.randint(258, (2, 30), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(copied(input_ids=ids).logits, draft.model(input_ids=ids).logits)
+    marks = [{n: p.requires_grad for n, p in model.named_parameters()} for model in (copied, draft.model)]
+    assert marks[0] == marks[1]
+    assert not {p.data_ptr() for p in copied.parameters()} & {p.data_ptr() for p in draft.model.parameters()}
+
+
+# ---- as on a GPU: losses read every few steps, batches made ahead ----------------------------
+
+
+def test_reading_losses_seldom_changes_no_weight_and_no_event(tmp_path, target, capture, unbroken):
+    runs: list[list[dict[str, Any]]] = []
+    for every in (1, 4):
+        events: list[dict[str, Any]] = []
+        made = trainer_in(tmp_path / str(every), target, capture, emit=into(events))
+        made.read_every = every
+        assert fingerprint(tmp_path / str(every), made.run()) == unbroken
+        runs.append([{k: v for k, v in event.items() if k not in ("seconds", "at")} for event in events])
+    assert runs[0] == runs[1]
+
+
+def test_losses_are_read_before_anything_is_kept_or_evaluated(tmp_path, target, capture):
+    """A kill after a checkpoint must not lose the events of the steps that it holds."""
+    told: list[int] = []
+    made = trainer_in(tmp_path, target, capture, settings(eval_every=5, checkpoint_every=3))
+    made.read_every = 99
+    made.progress = Progress(quiet=True, listen=lambda state: told.append(state["done"]))
+    seen: list[tuple[int, int]] = []
+    keep, evaluate = made._checkpoint, made._evaluate
+    made._checkpoint = lambda: (seen.append((made.outcome.steps_done, told[-1])), keep())
+    made._evaluate = lambda: (seen.append((made.outcome.steps_done, told[-1] if told else 0)), evaluate())
+    made.run()
+    assert seen == [(step, step) for step in (0, 3, 5, 6, STEPS, STEPS)]
+
+
+def test_a_diverged_step_that_is_read_late_was_not_applied_nor_any_after_it(tmp_path, target, capture):
+    spec = settings(eval_every=99, checkpoint_every=99)
+    good = trainer_in(tmp_path / "good", target, capture, spec)
+    for step in range(4):
+        good._step(step)
+    events: list[dict[str, Any]] = []
+    made = trainer_in(tmp_path / "bad", target, capture, spec, source=Poisoned, emit=into(events))
+    made.read_every = 99
+    with pytest.raises(DraftbenchError, match="step 5: the loss is nan"):
+        made.run()
+    assert [e["step"] for e in events if e["kind"] == "train"] == [1, 2, 3, 4]
+    assert made.outcome.steps_done == 4
+    assert all(torch.equal(a, b) for a, b in zip(good.trained, made.trained, strict=True))
+    moments = [[opt.state[p] for p in t.trained] for t, opt in ((good, good.optimiser), (made, made.optimiser))]
+    for mine, theirs in zip(*moments, strict=True):
+        assert all(torch.equal(mine[key], theirs[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
+
+
+def test_batches_made_ahead_are_the_same_in_their_order(target, capture):
+    source = OfflineBatches(capture, settings(), Head.of(target.model), target.device)
+    ahead = Ahead(source)
+    for step in [*range(3), 5, 6]:  # the fourth was made for nothing
+        mine, theirs = ahead.micro_batches(step), source.micro_batches(step)
+        assert [b.names for b in mine] == [b.names for b in theirs]
+        assert all(torch.equal(a.ids, b.ids) for a, b in zip(mine, theirs, strict=True))
+    ahead.close()
+
+
+def test_an_error_of_the_thread_that_makes_batches_ends_the_training(target, capture):
+    class Lost(OfflineBatches):
+        def micro_batches(self, step: int) -> Sequence[Batch]:
+            if step == 1:
+                raise OSError("the disk is gone")
+            return super().micro_batches(step)
+
+    ahead = Ahead(Lost(capture, settings(), Head.of(target.model), target.device))
+    ahead.micro_batches(0)
+    with pytest.raises(OSError, match="the disk is gone"):
+        ahead.micro_batches(1)
+    ahead.close()
 
 
 # ---- broken off and resumed -----------------------------------------------------------------
@@ -437,7 +592,6 @@ def train_and_die(folder: Path, captures: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_killed_process_is_resumed_to_the_same_weights(tmp_path, target, capture, unbroken):
     run_until_killed(train_and_die, tmp_path / "run", capture.folder.parent.parent)
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
@@ -465,18 +619,11 @@ def test_a_checkpoint_holds_what_differs_from_the_target_and_its_moments(tmp_pat
 
 
 class Poisoned(OfflineBatches):
-    """The signal of step 4 (from 0) is not a number, or its values are infinite."""
-
-    value = math.nan
+    """The losses of step 4 (from 0) are weighted with something that is not a number."""
 
     def micro_batches(self, step: int) -> Sequence[Batch]:
-        self.step = step
-        return super().micro_batches(step)
-
-    def read_signal(self, batch: Batch, part: slice) -> Any:
-        signal = super().read_signal(batch, part)
-        assert isinstance(signal, ExactSignal)
-        return replace(signal, hidden=signal.hidden * self.value) if self.step == 4 else signal
+        batches = super().micro_batches(step)
+        return batches if step != 4 else [replace(b, weights=torch.full((b.tokens, 1), math.nan)) for b in batches]
 
 
 def test_a_loss_that_is_no_number_stops_before_it_is_applied(tmp_path, target, capture, unbroken):
@@ -503,7 +650,7 @@ def test_a_loss_that_is_no_number_stops_before_it_is_applied(tmp_path, target, c
 
 def test_an_infinite_gradient_stops_too(tmp_path, target, capture, monkeypatch: pytest.MonkeyPatch):
     made = trainer_in(tmp_path, target, capture)
-    monkeypatch.setattr(made, "clip", lambda: math.inf)
+    monkeypatch.setattr(made, "clip", lambda: torch.tensor(math.inf))
     before = [p.detach().clone() for p in made.trained]
     with pytest.raises(DraftbenchError, match="gradient norm inf"):
         made.run()
@@ -531,4 +678,4 @@ def test_hidden_states_of_response_positions_are_what_the_loss_sees(tmp_path, ta
     hidden = hidden_states(made.draft.model, batch.ids, batch.mask)[batch.responds]
     positions = Positions(batch.token_ids, torch.zeros(batch.tokens), lambda part: made.source.read_signal(batch, part))
     expected = chunked_loss(hidden, Head.of(made.draft.model), positions, settings().loss)
-    assert made.backward(batch, 0, 1) == pytest.approx(float(expected.detach()), rel=1e-6)
+    assert float(made.backward(batch, 0, 1)) == pytest.approx(float(expected.detach()), rel=1e-6)

@@ -120,13 +120,13 @@ def test_a_reader_that_leaves_does_not_open_the_door_for_others(index):
 
 
 def test_writer_gives_up_on_a_reader_that_stays(index):
-    with reading(index), pytest.raises(DraftbenchError, match="in use") as told:
+    with reading(index), pytest.raises(DraftbenchError, match="in use") as refused:
         in_thread(lambda: write_one(index, "second", timeout_s=0.2))
-    assert "try again" in told.value.fix
+    assert "try again" in refused.value.fix
     assert count(index) == 1
 
 
-def test_a_busy_index_is_told_to_writers_and_readers(index):
+def test_a_busy_index_is_reported_to_writers_and_readers(index):
     with writing(index):
         for attempt in (lambda: write_one(index, "second", timeout_s=0.1), lambda: read_one(index, timeout_s=0.1)):
             with pytest.raises(DraftbenchError, match="in use"):
@@ -186,12 +186,12 @@ def test_a_file_that_is_no_database_tells_how_to_make_it_again(tmp_path, content
     path = tmp_path / "index.duckdb"
     path.write_bytes(content)
     for use in (reading, writing):
-        with pytest.raises(DraftbenchError, match="cannot be read") as told, use(path):
+        with pytest.raises(DraftbenchError, match="cannot be read") as refused, use(path):
             pass
-        assert "draftbench index --rebuild" in told.value.fix
+        assert "draftbench index --rebuild" in refused.value.fix
 
 
-def test_damage_that_only_shows_while_reading_is_told_too(tmp_path):
+def test_damage_that_only_shows_while_reading_is_reported_too(tmp_path):
     path = tmp_path / "index.duckdb"
     with writing(path) as con:
         con.execute("CREATE TABLE bulk AS SELECT 'r' AS run_id, md5(range::VARCHAR) AS text FROM range(200_000)")
@@ -199,9 +199,9 @@ def test_damage_that_only_shows_while_reading_is_told_too(tmp_path):
     for place in range(len(content) // 4, len(content), 4096):
         content[place] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(DraftbenchError, match="cannot be read") as told, reading(path) as con:
+    with pytest.raises(DraftbenchError, match="cannot be read") as refused, reading(path) as con:
         con.execute("SELECT max(text), max(run_id) FROM bulk").fetchall()
-    assert "--rebuild" in told.value.fix
+    assert "--rebuild" in refused.value.fix
 
 
 def test_a_full_disk_is_not_called_damage(index):
@@ -238,9 +238,9 @@ def test_an_index_of_a_newer_program_is_refused_with_a_way_out(index):
     with writing(index) as con:
         con.execute("INSERT INTO schema_version VALUES (?)", [schema.CURRENT + 1])
     for use in (reading, writing):
-        with pytest.raises(DraftbenchError, match="schema version") as told, use(index):
+        with pytest.raises(DraftbenchError, match="schema version") as refused, use(index):
             pass
-        assert "--rebuild" in told.value.fix
+        assert "--rebuild" in refused.value.fix
 
 
 def test_a_home_that_may_only_be_read_is_read_without_the_lock(index, monkeypatch):

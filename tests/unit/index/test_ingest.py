@@ -13,10 +13,10 @@ import pytest
 
 from engine.config.reading import dump_recipe, parse_recipe
 from engine.errors import DraftbenchError
-from engine.index import contents as run_folder
-from engine.index import ingest, queries, rows
+from engine.index import changes, ingest, queries, rows
+from engine.index.changes import fingerprint
 from engine.index.connection import reading, writing
-from engine.index.contents import fingerprint, loss_label, read_run
+from engine.index.contents import loss_label, read_run
 from engine.index.ingest import ingest_all, ingest_run, rebuild, remove_missing
 from engine.index.schema import PARQUET_TABLES, RUN_TABLES
 from engine.paths import Home
@@ -187,7 +187,7 @@ def test_an_unchanged_run_is_not_written_again(home):
     assert home.index.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("name", run_folder._FILES)
+@pytest.mark.parametrize("name", changes._FILES)
 def test_any_change_of_a_file_is_noticed(home, name):
     folder = make_run(home)
     before = fingerprint(folder)
@@ -286,11 +286,11 @@ def test_a_damaged_part_does_not_lose_the_run(home):
     assert len(ingest_all(home).written) == len(DAMAGES)
     ingest.add_details(home)
     with reading(home.index) as con:
-        for number, (_, told, changed) in enumerate(DAMAGES):
+        for number, (_, problem, changed) in enumerate(DAMAGES):
             run_id = f"run-{number:02}"
             found = queries.get_run(con, run_id).problems
-            assert (len(found), told in found[0]) == (1, True), (run_id, told, found)
-            assert row_counts(con, run_id) == WHOLE | changed, (run_id, told)
+            assert (len(found), problem in found[0]) == (1, True), (run_id, problem, found)
+            assert row_counts(con, run_id) == WHOLE | changed, (run_id, problem)
 
 
 def test_a_damaged_status_leaves_the_rest(home):
@@ -328,7 +328,7 @@ def test_senseless_metrics_are_left_out_one_by_one(home):
     assert len(contents.problems) == len(bad)
 
 
-def test_missing_columns_are_told_and_unknown_ones_ignored(home):
+def test_missing_columns_are_reported_and_unknown_ones_ignored(home):
     folder = make_run(home)
     frame = frames()["rounds"].drop(columns="overhead_s").assign(run_id="stranger", later_idea=1)
     frame.to_parquet(folder / "measure" / "rounds.parquet")
@@ -525,9 +525,9 @@ def test_list_runs_has_a_row_a_run_without_the_long_columns(con):
 
 
 def test_get_run_suggests_the_nearest(con):
-    with pytest.raises(DraftbenchError, match="'run-9'") as told:
+    with pytest.raises(DraftbenchError, match="'run-9'") as refused:
         queries.get_run(con, "run-9")
-    assert "did you mean 'run-" in told.value.fix
+    assert "did you mean 'run-" in refused.value.fix
 
 
 def test_metrics_carry_their_conditions(con):

@@ -126,10 +126,10 @@ def test_an_index_that_another_process_holds_is_not_damaged(home):
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(DraftbenchError, match="in use") as told:
+        with pytest.raises(DraftbenchError, match="in use") as refused:
             ingest_all(home, timeout_s=0.3)
         other.communicate()
-    assert not isinstance(told.value, IndexDamagedError)
+    assert not isinstance(refused.value, IndexDamagedError)
     assert ingest_all(home).unchanged == ["run-1"]
     assert not list(home.root.glob("*.damaged*"))
 

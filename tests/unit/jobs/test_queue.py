@@ -358,9 +358,9 @@ def test_a_damaged_note_of_the_last_job_stops_nobody(tmp_path: Path):
 def test_the_command_line_submits_resumes_and_cancels(tmp_path: Path, recipe_file: Path, draftbench: Any):
     blocking = queue.submit(home(), recipe("waits", "first"))
     until(lambda: state(blocking) == "running")
-    told = draftbench("run", str(recipe_file), "--set", "name=second", "--queue", "--json").json()
-    run = RunFolder.open(home(), told["run"])
-    assert (told["state"], [waits.id for waits in queue.waiting(home())]) == ("queued", [run.id])
+    output = draftbench("run", str(recipe_file), "--set", "name=second", "--queue", "--json").json()
+    run = RunFolder.open(home(), output["run"])
+    assert (output["state"], [waits.id for waits in queue.waiting(home())]) == ("queued", [run.id])
     assert "out of the queue" in draftbench("runs", "cancel", run.id).out
     assert state(run) == "cancelled"
     assert run.id in draftbench("run", "--resume", run.id, "--queue").out

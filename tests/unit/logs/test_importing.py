@@ -372,7 +372,7 @@ def left_behind(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name not in ("log.jsonl", "home", "cache"))
 
 
-def test_bad_rows_are_told_and_stop_the_import(tmp_path: Path):
+def test_bad_rows_are_reported_and_stop_the_import(tmp_path: Path):
     with pytest.raises(DraftbenchError, match="1 of 61 rows") as caught:
         imported(tmp_path, [*chats(), {"text": "a"}])
     assert "log.jsonl:61: has neither" in caught.value.what

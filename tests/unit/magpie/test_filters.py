@@ -98,7 +98,7 @@ def test_prose_is_distinct_and_a_loop_is_not():
     assert distinct_share("ha ha ha ha ha ha ha ha") < 0.3
 
 
-def test_repeats_and_held_out_queries_are_taken_out_and_told_apart():
+def test_repeats_and_held_out_queries_are_taken_out_and_distinguished():
     near = GOOD[2].replace("in Python", "in python 3")
     heldout = [Prompt("h", ({"role": "user", "content": GOOD[1].upper()},))]
     result = filtered([*GOOD, GOOD[0].lower() + " ", near], heldout=heldout)

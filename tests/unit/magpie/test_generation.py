@@ -83,8 +83,8 @@ def synthesise(recipe: Path, *settings: str, out: Path | None = None, overwrite:
     return generation.synthesise(home(), str(recipe), settings, out=out, overwrite=overwrite, quiet=True)
 
 
-def raw_bytes(told: dict[str, Any]) -> bytes:
-    return Path(told["raw_file"]).read_bytes()
+def raw_bytes(report: dict[str, Any]) -> bytes:
+    return Path(report["raw_file"]).read_bytes()
 
 
 # -- what is written -------------------------------------------------------------------------
@@ -136,8 +136,8 @@ def test_tool_sets_over_the_limit_are_left_out_and_none_left_is_an_error(recipe:
         synthesise(recipe, "tools_from=tools.jsonl", "max_tools_characters=20")
 
 
-def raw_lines(told: dict[str, Any]) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in raw_bytes(told).splitlines()]
+def raw_lines(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in raw_bytes(report).splitlines()]
 
 
 def test_queries_begin_with_the_openings_and_every_one_is_used_before_one_comes_again(recipe: Path):
@@ -276,8 +276,8 @@ def die_after(recipe: Path, home_folder: Path, queries: int) -> None:
     """Writes until that many queries have ended, then is killed."""
     os.environ["DRAFTBENCH_HOME"] = str(home_folder)
 
-    def listen(told: dict[str, Any]) -> None:
-        if told["done"] >= queries:
+    def listen(progress: dict[str, Any]) -> None:
+        if progress["done"] >= queries:
             kill_myself()
 
     plan = plan_queries(home(), load_section(MagpieRecipe, recipe), recipe.parent)
@@ -315,7 +315,7 @@ def test_a_second_process_waits_for_the_first(recipe: Path, monkeypatch: pytest.
 # -- refusals --------------------------------------------------------------------------------
 
 
-def test_a_target_without_a_chat_template_is_told_before_its_weights_are_loaded(recipe: Path, tmp_path: Path):
+def test_a_target_without_a_chat_template_is_reported_before_its_weights_are_loaded(recipe: Path, tmp_path: Path):
     folder = save_target(tmp_path / "base", template=None)
     for weights in folder.glob("*.safetensors"):
         weights.write_bytes(b"")
@@ -353,7 +353,7 @@ def test_an_opening_longer_than_the_context_is_refused(recipe: Path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "reason"),
     [
         (["querys=3"], "unknown key 'querys' (did you mean 'queries'?"),
         (["filters.scripts=han"], "unknown key 'filters.scripts' (did you mean 'script'?"),
@@ -365,10 +365,10 @@ def test_an_opening_longer_than_the_context_is_refused(recipe: Path):
         (["filters.min_characters=900"], "min_characters 900 is above max_characters 800"),
     ],
 )
-def test_a_recipe_that_makes_no_sense_is_refused_in_words(recipe: Path, settings: list[str], told: str):
+def test_a_recipe_that_makes_no_sense_is_refused_in_words(recipe: Path, settings: list[str], reason: str):
     with pytest.raises(DraftbenchError) as caught:
         load_section(MagpieRecipe, recipe, settings)
-    assert told in caught.value.what
+    assert reason in caught.value.what
 
 
 def test_the_shipped_recipes_read_and_steer():

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from engine.decode.sampling import Sampling
+from engine.decode.sampling import Sampling, distribution
 from engine.errors import DraftbenchError
 from engine.measure import acceptance
-from engine.measure.acceptance import PromptAcceptance, exact_acceptance, mean_overlap
-from engine.models.head import Head
+from engine.measure.acceptance import PromptAcceptance, exact_acceptance, exact_of_drafts, mean_overlap
+from engine.models.draft import trim
+from engine.models.head import Head, hidden_states
+from engine.models.vocabulary import spread
 from tests.conftest import tiny_llama
-from tests.tiny_pair import captured, noisy_copy
+from tests.tiny_pair import as_draft, captured, noisy_copy
 
 torch.set_num_threads(1)
 
@@ -158,6 +160,45 @@ def test_grouping_into_batches_and_chunks_does_not_change_it(draft, target, capt
     for a, b in zip(together, apart, strict=True):
         torch.testing.assert_close(a.overlap, b.overlap, rtol=0, atol=1e-5)
         assert a.agree.tolist() == b.agree.tolist()
+
+
+@pytest.mark.parametrize("sampling", [Sampling(0.0), Sampling(1.0), Sampling(0.7, 20, 0.9)], ids=str)
+@pytest.mark.parametrize("text", ["capture", "greedy_capture"])
+def test_drafts_read_together_measure_what_each_measures_alone(draft, target, sampling, text, request):
+    capture, head = request.getfixturevalue(text), Head.of(target.model)
+    trimmed = trim(as_draft(noisy_copy(0.3)), target, torch.arange(2, 258, 3)).model
+    drafts = {"whole": draft, "trimmed": trimmed, "fewer": with_fewer_rows(noisy_copy(0.1), 150)}
+    for name, together in exact_of_drafts(drafts, head, capture, sampling).items():
+        alone = exact_acceptance(drafts[name], head, capture, sampling)
+        for a, b in zip(together, alone, strict=True):
+            assert (a.prompt_id, a.token_ids) == (b.prompt_id, b.token_ids)
+            for column in ("overlap", "agree", "target_prob", "draft_prob"):
+                assert torch.equal(getattr(a, column), getattr(b, column)), (name, column)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1.0), Sampling(0.7, 20, 0.9)], ids=str)
+def test_ids_that_a_trimmed_draft_lacks_have_no_probability(target, capture, sampling):
+    """Against its distribution spread over all ids of the target."""
+    kept = torch.arange(2, 258, 3)
+    draft = trim(as_draft(noisy_copy()), target, kept).model
+    head, own = Head.of(target.model), Head.of(draft)
+    for result, answer in zip(exact_acceptance(draft, head, capture, sampling), capture.answers, strict=True):
+        ids = torch.tensor([answer.prompt_ids + answer.token_ids])
+        with torch.no_grad():
+            hidden = hidden_states(draft, ids, is_draft=True)[0, len(answer.prompt_ids) - 1 : -1]
+            q = spread(distribution(own.logits(hidden), sampling), kept, 258)
+            p = distribution(head.logits(capture.raw_signal(answer).view(torch.bfloat16)), sampling)
+        written = torch.tensor(answer.token_ids).unsqueeze(-1)
+        torch.testing.assert_close(result.overlap, torch.minimum(p, q).sum(-1), rtol=0, atol=1e-5)
+        torch.testing.assert_close(result.draft_prob, q.gather(-1, written).squeeze(-1), rtol=0, atol=1e-5)
+        assert (result.draft_prob[~torch.isin(written.squeeze(-1), kept)] == 0).all()
+
+
+def test_of_greedy_text_at_temperature_zero_the_target_is_not_asked(draft, target, greedy_capture, monkeypatch):
+    expected = exact_acceptance(draft, Head.of(target.model), greedy_capture, Sampling(0.0))
+    nothing = Head(torch.full_like(target.model.get_output_embeddings().weight, float("nan")), None)
+    found = exact_acceptance(draft, nothing, greedy_capture, Sampling(0.0))
+    assert all(torch.equal(a.overlap, b.overlap) for a, b in zip(found, expected, strict=True))
 
 
 def test_answers_come_in_the_order_asked_for(draft, target, capture):

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from engine.decode import speculative, verdicts
 from engine.decode.sampling import Sampling
 from engine.decode.settings import DecodeSettings, FixedLength
 from engine.measure import certificate
-from engine.measure.certificate import chi_square, greedy_identity, self_draft
+from engine.measure.certificate import chi_square, greedy_identity, self_draft, texts
 from tests.conftest import tiny_llama
 from tests.tiny_pair import noisy_copy
 
@@ -89,10 +90,74 @@ def test_self_draft_fails_where_q_is_not_what_was_sampled(monkeypatch):
     assert check.figures["rejected"]["T=1 top_k=0 top_p=1"] > 0
 
 
+def test_settings_decoded_together_write_what_each_writes_alone():
+    """Else the self-draft would try other rules than those that are decoded with."""
+    rows = [(sampling, ids) for sampling in certificate.SELF_DRAFT_SETTINGS for ids in PROMPTS]
+    by_row = certificate.SamplingByRow(rows=tuple(sampling for sampling, _ in rows))
+    names = [str(row % len(PROMPTS)) for row in range(len(rows))]
+    settings, prompts = replace(SHORT, sampling=by_row), [ids for _, ids in rows]
+    written = texts(certificate.speculative_decode(TARGET, TARGET, prompts, settings, names=names), len(rows))
+    for number, sampling in enumerate(certificate.SELF_DRAFT_SETTINGS):
+        alone = texts(
+            certificate.speculative_decode(TARGET, TARGET, PROMPTS, replace(SHORT, sampling=sampling)), len(PROMPTS)
+        )
+        assert written[number * len(PROMPTS) : (number + 1) * len(PROMPTS)] == alone, sampling
+    assert len({tuple(text) for text in written}) > 2 * len(PROMPTS)
+
+
+def test_the_self_draft_does_not_depend_on_how_many_rows_are_decoded_together(monkeypatch):
+    whole = self_draft(TARGET, PROMPTS, SHORT)
+    monkeypatch.setattr(certificate, "_SELF_DRAFT_ROWS", 7)
+    assert self_draft(TARGET, PROMPTS, SHORT) == whole
+    monkeypatch.setattr(certificate, "_SELF_DRAFT_ROWS", 1)
+    assert self_draft(TARGET, PROMPTS, SHORT) == whole
+
+
+@pytest.mark.parametrize("sampling", certificate.SELF_DRAFT_SETTINGS[4:], ids=str)
+def test_the_self_draft_fails_where_one_setting_alone_is_wrong(monkeypatch, sampling):
+    """The draft is asked for another temperature than the target, in the rows of one setting."""
+    distribution, wrong = speculative.distribution, replace(sampling, temperature=3.0)
+
+    def distorted(logits, by_row):
+        of_the_draft = logits.dim() == 2  # the target's have a dimension for the positions
+        rows = tuple(wrong if of_the_draft and own == sampling else own for own in by_row.rows)
+        return distribution(logits, replace(by_row, rows=rows))
+
+    monkeypatch.setattr(speculative, "distribution", distorted)
+    check = self_draft(TARGET, PROMPTS, replace(SHORT, max_new_tokens=24))
+    assert check.passed is False
+    assert [name for name, count in check.figures["rejected"].items() if count] == [certificate._in_words(sampling)]
+
+
 def test_greedy_identity_in_float32():
     check = greedy_identity(TARGET, NOISY, PROMPTS, SHORT)
     assert (check.name, check.passed, check.n_tokens) == ("greedy_identity_float32", True, 30)
     assert check.figures == {"dtype": "float32", "parted": []}
+
+
+def test_a_text_of_the_targets_own_choices_is_not_decoded_plainly_as_well(monkeypatch):
+    decoded = []
+    plainly = certificate.plain_decode
+    monkeypatch.setattr(certificate, "plain_decode", lambda *args: decoded.append(args) or plainly(*args))
+    assert greedy_identity(TARGET, NOISY, PROMPTS, SHORT).passed is True
+    assert decoded == []
+    monkeypatch.setattr(certificate, "_is_greedy", lambda *_: False)
+    assert greedy_identity(TARGET, NOISY, PROMPTS, SHORT).passed is True
+    assert len(decoded) == len(PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "proven"),
+    [((40, 41, 42), True), ((40, 41), False), ((40, 43, 42), False), ((40, 2), True), ((2, 41, 42), False)],
+    ids=["whole", "too short", "another token", "ended", "went on after its end"],
+)
+def test_a_text_is_proven_by_its_tokens_and_its_end(monkeypatch, text, proven):
+    choices = torch.tensor([40, 41, 42]) if text[1] != 2 else torch.tensor([40, 2, 42])
+    choices = torch.tensor([2, 41, 42]) if text[0] == 2 else choices
+    logits = torch.nn.functional.one_hot(choices, 50).float()
+    monkeypatch.setattr(certificate, "target_logits", lambda target, prompt, written: logits[: len(written)])
+    settings = DecodeSettings(Sampling(0.0), FixedLength(3), 3, frozenset({2}))
+    assert certificate._is_greedy(None, [1], text, settings) is proven
 
 
 def test_greedy_identity_fails_in_float32_with_a_wrong_rule(monkeypatch):

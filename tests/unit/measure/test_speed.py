@@ -107,6 +107,15 @@ def test_each_way_is_warmed_up_once_before_the_clock(monkeypatch):
     assert "generated" not in calls
 
 
+def test_on_a_cpu_the_warm_up_is_short(monkeypatch):
+    limits = []
+    plainly = speed.plain_decode
+    monkeypatch.setattr(speed, "plain_decode", lambda *args: (limits.append(args[2].max_new_tokens), plainly(*args))[1])
+    long = DecodeSettings(Sampling(0.0), FixedLength(2), 30, frozenset())
+    (answer,) = speed.time_ways(TARGET, TARGET, {"p": [5, 6]}, long, ways=["plain"])
+    assert (limits, answer.tokens) == ([8, 30], 30)
+
+
 def fake_round(drafted, draft_s, verify_s, overhead_s, number=1):
     fates = [Fate.ACCEPTED] * drafted + [Fate.BONUS]
     return Round(0, number, drafted, tuple(Token(5, f, 0) for f in fates), draft_s, verify_s, overhead_s)

@@ -322,6 +322,18 @@ def test_low_precision_adds_margins_to_the_certificate(captures, no_chi_square, 
     assert "greedy_identity_float32" in [c.name for c in checks]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_in_low_precision_the_texts_that_were_timed_are_not_decoded_again(captures, no_chi_square, temperature):
+    low, settled = loaded(tiny_llama().bfloat16()), settings(speed_prompts=3, speed_temperature=temperature)
+    low_draft, draft = as_draft(noisy_copy().bfloat16()), as_draft(noisy_copy())
+    pair, exact, answers = Pair(low, low_draft), Pair(loaded(tiny_llama()), draft), captures[0.0].answers
+    timed = suite._time(pair, answers[:3], settled, 0.0, Progress(quiet=True))
+    *_, margins = suite.certificate(pair, exact, answers, settled, Progress(quiet=True), timed)
+    assert (margins.name, margins.passed) == ("greedy_margins_low_precision", None)
+    # three answers of six tokens were timed; of drawn ones nothing follows, and two of four are decoded
+    assert margins.n_tokens == (18 if temperature == 0 else 8)
+
+
 def test_prompts_are_measured_in_the_order_given(target, captures, no_chi_square):
     asked, spec = questions(), settings(speed_prompts=0, trace_prompts=1)
     result = measured_on(target, noisy_copy(), {1.0: captures[1.0]}, [asked[3], asked[1]], spec)

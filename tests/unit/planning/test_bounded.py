@@ -47,6 +47,13 @@ def do(work: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
+def impatient() -> Iterator[Helpers]:
+    made = Helpers("tests.unit.planning.test_bounded", 2.0, _MOST_BYTES)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
 def helpers() -> Iterator[Helpers]:
     made = Helpers("tests.unit.planning.test_bounded", _SECONDS, _MOST_BYTES)
     yield made
@@ -66,7 +73,8 @@ def test_one_helper_answers_again_and_again_and_sees_todays_environment(
 @pytest.mark.parametrize(
     "work", [["sleep", 60], ["read", "/dev/zero"], ["read", "pipe"]], ids=["sleeps", "endless", "pipe"]
 )
-def test_what_does_not_end_is_ended_and_the_next_is_answered(helpers: Helpers, work: list[Any], tmp_path: Path):
+def test_what_does_not_end_is_ended_and_the_next_is_answered(impatient: Helpers, work: list[Any], tmp_path: Path):
+    helpers = impatient
     if work[-1] == "pipe":
         os.mkfifo(tmp_path / "pipe")
         work = ["read", str(tmp_path / "pipe")]
@@ -90,9 +98,9 @@ def test_an_end_in_the_middle_is_an_error_and_the_next_is_answered(helpers: Help
 
 
 def test_errors_come_back_in_three_parts(helpers: Helpers):
-    with pytest.raises(DraftbenchError) as told:
+    with pytest.raises(DraftbenchError) as refused:
         helpers.ask(["explain"])
-    assert told.value.as_dict() == {"what": "what", "why": "why", "fix": "fix"}
+    assert refused.value.as_dict() == {"what": "what", "why": "why", "fix": "fix"}
     with pytest.raises(DraftbenchError, match="KeyError"):
         helpers.ask(["break"])
 

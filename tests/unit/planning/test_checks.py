@@ -15,6 +15,7 @@ from engine.config.reading import dump_recipe
 from engine.config.schema import Recipe
 from engine.fileio import read_json, write_json
 from engine.models import load
+from engine.models.fused_linears import packs
 from engine.paths import home
 from engine.planning.checks import Check, checks
 from engine.planning.checks import machine as machine_checks
@@ -55,10 +56,10 @@ def test_a_good_recipe_passes_every_check_with_the_vocabulary_first(recipe: Path
     found = checks(home(), made(recipe))
     assert found[0].name == "vocabulary"
     assert all(check.ok for check in found), [check for check in found if not check.ok]
-    told = named(found)
-    assert told["training prompts"].message == "8 prompts"
-    assert "1 to choose the draft by, 5 to measure on" in told["held-out prompts"].message
-    assert "2 of the target's 4 layers: 0, 3" in told["draft"].message
+    by_name = named(found)
+    assert by_name["training prompts"].message == "8 prompts"
+    assert "1 to choose the draft by, 5 to measure on" in by_name["held-out prompts"].message
+    assert "2 of the target's 4 layers: 0, 3" in by_name["draft"].message
 
 
 def test_a_draft_with_another_vocabulary_fails_first_and_is_not_loaded(recipe: Path, tmp_path: Path):
@@ -231,7 +232,8 @@ def test_memory_is_counted_from_the_shapes(recipe: Path):
     target = tiny_llama()
     assert found.memory["target"] == sum(p.numel() for p in target.parameters()) * 4
     halved = estimate(home(), made(recipe, "target.dtype=bfloat16"))
-    assert halved.memory["target"] * 2 == found.memory["target"]
+    copies = 2 if packs(torch.device("cpu"), torch.bfloat16) else 1
+    assert halved.memory["target"] * 2 == found.memory["target"] * copies
     assert halved.memory["measurement"] > found.memory["measurement"], "the certificate needs a float32 copy"
     assert found.memory_bytes == found.memory["target"] + max(
         found.memory[part] for part in ("capture", "training", "measurement")
@@ -287,17 +289,17 @@ def test_a_decoded_stream_writes_its_own_text_and_makes_no_training_capture(fini
 
 
 def test_a_pace_is_taken_from_a_run_that_works_alike_or_says_what_is_unlike(recipe: Path):
-    def told(ours: list[str], theirs: list[str]) -> list[str]:
+    def unlike(ours: list[str], theirs: list[str]) -> list[str]:
         return list(differences(made(recipe, *ours), made(recipe, *theirs)))
 
     online, on_policy = "train.mode=online", "train.mode=on_policy"
-    assert told([], []) == []
-    assert told([], [online]) == ["its train.mode is online"]
-    assert told([online], [online, "train.online.stream=replay"]) == ["its train.online.stream is replay"]
-    assert told([], ["train.online.stream=replay"]) == []
-    assert told([on_policy], [on_policy, "train.on_policy.form=assisted"]) == ["its train.on_policy.form is assisted"]
+    assert unlike([], []) == []
+    assert unlike([], [online]) == ["its train.mode is online"]
+    assert unlike([online], [online, "train.online.stream=replay"]) == ["its train.online.stream is replay"]
+    assert unlike([], ["train.online.stream=replay"]) == []
+    assert unlike([on_policy], [on_policy, "train.on_policy.form=assisted"]) == ["its train.on_policy.form is assisted"]
     chosen = ["train.selection={share: 0.5, reference: " + str(recipe.parent) + "}"]
-    assert told([], chosen) == ["its train.selection.share is 0.5"]
+    assert unlike([], chosen) == ["its train.selection.share is 0.5"]
 
 
 def test_the_speed_of_a_server_is_not_that_of_the_target(finished_home: Path, recipe: Path):

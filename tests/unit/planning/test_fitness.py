@@ -128,7 +128,7 @@ def untied() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("draft", "settings", "told"),
+    ("draft", "settings", "reason"),
     [
         (narrow, (), "can be shared only when they have the same shape"),
         (narrow, ("draft.share_embeddings=false",), None),
@@ -139,7 +139,7 @@ def untied() -> Any:
     ],
 )
 def test_check_and_run_agree_about_a_draft_of_another_model(
-    recipe: Path, tmp_path: Path, draft: Any, settings: tuple[str, ...], told: str | None
+    recipe: Path, tmp_path: Path, draft: Any, settings: tuple[str, ...], reason: str | None
 ):
     draft().save_pretrained(tmp_path / "draft")
     byte_tokenizer().save_pretrained(tmp_path / "draft")
@@ -152,10 +152,10 @@ def test_check_and_run_agree_about_a_draft_of_another_model(
             fitness.check_trim(whole, target, asked.draft.vocabulary)
 
     refused, found = refusal(start), before(asked)["draft"]
-    assert found.ok == (refused is None) == (told is None), (found, refused)
-    if told is not None:
-        assert told in found.message
-        assert told in str(refused)
+    assert found.ok == (refused is None) == (reason is None), (found, refused)
+    if reason is not None:
+        assert reason in found.message
+        assert reason in str(refused)
 
 
 def test_a_draft_of_an_earlier_run_is_looked_at_by_its_card(finished_home: Path, recipe: Path):

@@ -37,7 +37,7 @@ def test_runs_of_another_target_have_no_answer_in_common():
     assert "same target" in refused.value.fix
 
 
-def test_the_interval_takes_the_resamples_of_the_recipe_unless_told_otherwise():
+def test_the_interval_takes_the_resamples_of_the_recipe_unless_another_number_is_given():
     assert measurement_of(shipped(SFT)).bootstrap_samples == shipped(SFT).recipe().measure.bootstrap_samples
     assert measurement_of(shipped(SFT), 100).bootstrap_samples == 100
 

@@ -1,4 +1,4 @@
-"""One idea of what a run is, and damaged runs: told, never in the way, and always possible to get rid of."""
+"""One idea of what a run is, and damaged runs: reported, never in the way, and always possible to get rid of."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.paths import home, run_id_of
 from engine.planning.doctor import _runs
 from engine.planning.earlier_runs import _measure_seconds
 from engine.records.events import Resumed, TrainStep, replay
-from engine.records.folders import read_recipe
+from engine.records.recipe import read_recipe
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.labels import change_labels, read_labels
 from engine.runs.listing import list_runs

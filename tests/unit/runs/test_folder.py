@@ -123,7 +123,7 @@ def test_a_later_process_with_the_same_number_is_another_one():
     assert present_state(Status(state="done", pid=1, pid_started=0.0)) == "done"
 
 
-def test_a_damaged_status_is_told_and_begun_anew(made: Recipe):
+def test_a_damaged_status_is_reported_and_begun_anew(made: Recipe):
     run = create(made)
     for damage in (b'{"state": "run', b"\xff\x00", b"[1]"):
         (run.path / "status.json").write_bytes(damage)
@@ -141,7 +141,7 @@ def test_progress_alone_rewrites_the_status_rarely(made: Recipe):
     run.heartbeat({"phase": "train", "done": 2})
     assert run.status().progress.done == 2
     run.heartbeat({"phase": "measure", "done": 0})
-    assert run.status().phase == "measure", "a new phase is told at once"
+    assert run.status().phase == "measure", "a new phase is reported at once"
 
 
 def test_a_torn_last_event_does_not_take_the_next_one_with_it(made: Recipe):

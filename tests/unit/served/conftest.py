@@ -7,9 +7,15 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chat_server import Server, chat_server
+from tests.unit.served.asking import Clock
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     with chat_server() as running:
         yield running
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()

@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,13 @@ def capture_temperature(capture: Capture) -> float:
     return float(read_json(capture.folder / "spec.json")["temperature"])
 
 
+@cache
+def spelling() -> TokenBytes:
+    return TokenBytes(byte_tokenizer())
+
+
 def spell(token_id: int) -> bytes:
-    tokenizer = byte_tokenizer()
-    return TokenBytes(tokenizer)._bytes[token_id]
+    return spelling()._bytes[token_id]
 
 
 def likeliest(target: LoadedModel, capture: Capture) -> dict[str, list[float]]:
@@ -241,7 +246,7 @@ def test_a_token_without_its_log_probability_costs_only_its_own_place(
             assert result.positions[:3] == [0, 1, 3]
 
 
-def test_text_that_was_not_drawn_from_what_is_told_is_refused(
+def test_text_that_was_not_drawn_from_what_is_reported_is_refused(
     tmp_path: Path, server: Server, target: LoadedModel, written: dict[float, Capture]
 ):
     cut = captured(tmp_path, target, PROMPTS, temperature=1.0, top_k=3, max_new_tokens=TOKENS)
@@ -272,7 +277,7 @@ def test_ids_alone_are_enough_at_temperature_0(tmp_path: Path, server: Server, t
         fetched(tmp_path, server, target, 1.0)
 
 
-def told(*spelt: bytes | None, ids: list[int | None] | None = None) -> list[ReplyToken]:
+def spelt_tokens(*spelt: bytes | None, ids: list[int | None] | None = None) -> list[ReplyToken]:
     named = ids or [None] * len(spelt)
     return [ReplyToken(-1.0, -0.5, i, each) for i, each in zip(named, spelt, strict=True)]
 
@@ -283,14 +288,14 @@ def ids_of(text: str, tokens: list[ReplyToken], **more: Any) -> list[int]:
 
 def test_ids_are_taken_only_where_they_spell_what_the_server_says():
     a, b = (byte_tokenizer().convert_tokens_to_ids(x) for x in "ab")
-    assert ids_of("ab", told(b"a", b"b")) == [a, b]
-    assert ids_of("ab", told(b"a", b"b", b""), token_ids=[a, b, 1]) == [a, b, 1]
-    assert ids_of("ab", told(b"a", b"b"), token_ids=[a, b, 1]) == [a, b]  # the end of turn has no entry
-    assert ids_of("ab", told(b"a", b"b", ids=[a, a])) == [a]  # another tokenizer
-    assert ids_of("ab", told(b"ab")) == []  # a token that is not ours
-    assert ids_of("ab", told(b"a", b"b", ids=[a, 999])) == [a]
-    assert ids_of("ab", told(None, None, ids=[a, b])) == [a, b]
-    assert ids_of("thinking", told(b"a", b"b")) == []  # something was left out of the tokens
+    assert ids_of("ab", spelt_tokens(b"a", b"b")) == [a, b]
+    assert ids_of("ab", spelt_tokens(b"a", b"b", b""), token_ids=[a, b, 1]) == [a, b, 1]
+    assert ids_of("ab", spelt_tokens(b"a", b"b"), token_ids=[a, b, 1]) == [a, b]  # the end of turn has no entry
+    assert ids_of("ab", spelt_tokens(b"a", b"b", ids=[a, a])) == [a]  # another tokenizer
+    assert ids_of("ab", spelt_tokens(b"ab")) == []  # a token that is not ours
+    assert ids_of("ab", spelt_tokens(b"a", b"b", ids=[a, 999])) == [a]
+    assert ids_of("ab", spelt_tokens(None, None, ids=[a, b])) == [a, b]
+    assert ids_of("thinking", spelt_tokens(b"a", b"b")) == []  # something was left out of the tokens
 
 
 def test_one_spelling_of_two_ids_is_not_certain():
@@ -298,7 +303,7 @@ def test_one_spelling_of_two_ids_is_not_certain():
     token_bytes = TokenBytes(tokenizer)
     token_bytes._ids[b"a"].append(200)
     assert token_bytes.unique_id(b"a") is None
-    assert certain_ids(Reply("a", "stop", tokens=told(b"a")), token_bytes, 258) == []
+    assert certain_ids(Reply("a", "stop", tokens=spelt_tokens(b"a")), token_bytes, 258) == []
 
 
 def test_every_id_of_a_byte_level_tokenizer_has_its_own_spelling():

@@ -380,7 +380,7 @@ def test_a_look_before_the_run_knows_the_server(recipe: Path, server: Server, mo
     assert server.requests == []
 
 
-def test_the_time_of_a_rate_limited_fetch_is_told_before(finished_home: Path, recipe: Path, server: Server):
+def test_the_time_of_a_rate_limited_fetch_is_reported_before(finished_home: Path, recipe: Path, server: Server):
     values = server_settings(server, "capture.server.requests_per_minute=3")[1::2]
     result = estimate(home(), read_recipe(home(), str(recipe), values, skip_bad=False))
     assert result.seconds["answers of the server"] == pytest.approx(180)

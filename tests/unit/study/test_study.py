@@ -117,7 +117,7 @@ def test_a_run_can_be_the_base_of_another_study(written: Written, no_worker: Non
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reason"),
     [
         ({"axes": {"los": ["sft"]}}, "did you mean 'loss'"),
         ({"axes": {"loss": []}}, "axis 'loss' has no values"),
@@ -132,8 +132,8 @@ def test_a_run_can_be_the_base_of_another_study(written: Written, no_worker: Non
         ({"set": {"prompts.train": "gone.jsonl"}}, "gone.jsonl"),
     ],
 )
-def test_what_is_not_valid_is_named(written: Written, changes: dict[str, Any], told: str):
-    with pytest.raises(DraftbenchError, match=told):
+def test_what_is_not_valid_is_named(written: Written, changes: dict[str, Any], reason: str):
+    with pytest.raises(DraftbenchError, match=reason):
         cells_of(written(**changes))
 
 
@@ -153,10 +153,10 @@ def test_settings_of_the_command_line_lie_below_the_axes(written: Written):
 def test_only_keeps_the_cells_of_a_label(written: Written):
     cells = cells_of(written(axes={"loss": ["forward_kl", "sft", "tvd"], "queries": [5, 20]}))
     assert names(only(cells, ["loss=sft,tvd", "queries=5"])) == ["s-sft-5", "s-tvd-5"]
-    for wrong, told in (("loss=stf", "'sft'"), ("los=sft", "'loss'"), ("loss", "axis=value")):
+    for wrong, reason in (("loss=stf", "'sft'"), ("los=sft", "'loss'"), ("loss", "axis=value")):
         with pytest.raises(DraftbenchError) as refused:
             only(cells, [wrong])
-        assert told in str(refused.value)
+        assert reason in str(refused.value)
 
 
 def test_names_stay_names_of_runs_and_apart_however_long(written: Written):
@@ -590,7 +590,7 @@ def test_a_study_that_ships_is_found_by_name_until_the_home_has_its_own(written:
     assert "domain" not in find(home(), "first").axes
 
 
-def test_an_unknown_study_is_told_with_the_known_ones(written: Written, no_worker: None):
+def test_an_unknown_study_is_reported_with_the_known_ones(written: Written, no_worker: None):
     with pytest.raises(DraftbenchError, match="no study 'frist'"):
         find(home(), "frist")
     start(home(), study(home(), load_study(written(name="firts"))))
@@ -632,13 +632,13 @@ def tiny_study(recipe: Path, tmp_path: Path) -> Path:
 
 
 def test_the_plan_starts_nothing(tiny_study: Path, draftbench: Draftbench):
-    told = draftbench("study", str(tiny_study), "--plan", "--json").json()
-    assert told["counts"] == {"to do": 3}
-    assert told["costs"]["captures"] == 3
-    assert told["costs"]["captures_there"] == 0
-    assert told["costs"]["disk_bytes"] > 0
-    assert told["costs"]["seconds"] is None
-    assert told["costs"]["unknown"]
+    output = draftbench("study", str(tiny_study), "--plan", "--json").json()
+    assert output["counts"] == {"to do": 3}
+    assert output["costs"]["captures"] == 3
+    assert output["costs"]["captures_there"] == 0
+    assert output["costs"]["disk_bytes"] > 0
+    assert output["costs"]["seconds"] is None
+    assert output["costs"]["unknown"]
     assert not home().runs.exists()
     shown = draftbench("study", "run", str(tiny_study), "--plan", "--only", "mode=online")
     assert "1 cells: 1 to do" in shown.out
@@ -693,10 +693,10 @@ def test_a_decoded_stream_and_too_few_prompts_are_planned_also_after_an_earlier_
     decoded = {"train.mode": "online", "train.online.stream": "decode"}
     values |= {"axes": {"loss": ["sft"], "mode": {"offline": {}, "online": decoded}, "queries": [8, 999]}, "match": []}
     tiny_study.write_text(yaml.safe_dump(values))
-    told = draftbench("study", str(tiny_study), "--plan", "--json").json()
-    assert told["costs"]["captures"] == 3  # two held out, one of the offline cell
-    assert told["costs"]["based_on"]
-    assert "999" in told["costs"]["notes"][0]
+    output = draftbench("study", str(tiny_study), "--plan", "--json").json()
+    assert output["costs"]["captures"] == 3  # two held out, one of the offline cell
+    assert output["costs"]["based_on"]
+    assert "999" in output["costs"]["notes"][0]
 
 
 def test_a_served_study_looks_for_the_captures_its_runs_make(tiny_study: Path, monkeypatch: pytest.MonkeyPatch):

@@ -93,7 +93,7 @@ def test_each_scenario_brings_its_own_training_prompts(recipe: Recipe):
 
 
 @pytest.mark.parametrize(
-    ("axes", "told"),
+    ("axes", "reason"),
     [
         ({"prompts.scenario": ["historical", "synthetic"]}, "scenarios have the same prompts"),
         (
@@ -112,7 +112,7 @@ def test_each_scenario_brings_its_own_training_prompts(recipe: Recipe):
     ],
 )
 def test_scenarios_that_differ_in_their_label_alone_are_refused(
-    recipe: Recipe, axes: dict[str, list[object]], told: str
+    recipe: Recipe, axes: dict[str, list[object]], reason: str
 ):
-    with pytest.raises(DraftbenchError, match=told):
+    with pytest.raises(DraftbenchError, match=reason):
         expand(recipe, axes)

@@ -107,13 +107,13 @@ def test_an_id_cannot_leave_the_folder(trace_id):
         load_trace(home(), trace_id)
 
 
-def test_an_unknown_trace_is_told():
+def test_an_unknown_trace_is_reported():
     with pytest.raises(DraftbenchError, match="no saved trace"):
         load_trace(home(), "none")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"format": 99}', '{"format": 1, "rounds": [{"tokens": [1]}]}'])
-def test_a_damaged_file_is_told_and_left_out_of_the_list(content):
+def test_a_damaged_file_is_reported_and_left_out_of_the_list(content):
     good = save_trace(home(), trace())
     (home().traces / "bad.json").write_text(content)
     with pytest.raises(DraftbenchError, match=r"damaged|not valid JSON|format 99"):
@@ -200,7 +200,7 @@ def test_a_stored_trace_has_the_likeliest_of_both_models(run):
             assert all(a.target_prob == pytest.approx(token.target_prob, abs=1e-6) for a in mine)
 
 
-def test_an_untraced_prompt_is_told(run):
+def test_an_untraced_prompt_is_reported(run):
     with pytest.raises(DraftbenchError, match="no trace of prompt"):
         trace_of_run(run, 0.0, "nobody")
     with pytest.raises(DraftbenchError, match="no trace of prompt"):
@@ -223,19 +223,19 @@ def test_a_measurement_of_an_earlier_version_is_read_without_alternatives(run):
     assert all(t.alternatives == () for r in found.rounds for t in r.tokens)
 
 
-def test_a_run_without_measurement_is_told(run):
+def test_a_run_without_measurement_is_reported(run):
     (run.path / "measure" / "rounds.parquet").unlink()
     with pytest.raises(DraftbenchError, match="has no traces"):
         traced_prompts(run)
 
 
-def test_a_damaged_table_is_told(run):
+def test_a_damaged_table_is_reported(run):
     (run.path / "measure" / "rounds.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(DraftbenchError, match="damaged"):
         traced_prompts(run)
 
 
-def test_a_round_whose_tokens_are_lost_is_told(run):
+def test_a_round_whose_tokens_are_lost_is_reported(run):
     import pandas as pd
 
     key = traced_prompts(run)[0]
@@ -250,7 +250,7 @@ def test_a_round_whose_tokens_are_lost_is_told(run):
 
 
 @pytest.mark.parametrize("summary", ["{}", '{"conditions": null}', "[]"])
-def test_a_summary_without_conditions_is_told(run, summary):
+def test_a_summary_without_conditions_is_reported(run, summary):
     run.summary_path.write_text(summary)
     with pytest.raises(DraftbenchError, match=r"summary\.json"):
         trace_of_run(run, *traced_prompts(run)[0])

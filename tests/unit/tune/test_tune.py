@@ -118,16 +118,16 @@ def test_a_record_without_reference_is_refused_or_left_out(recipe: Path, tmp_pat
     with pytest.raises(DraftbenchError, match="'bare' has no reference") as caught:
         made(recipe, tmp_path / "out")
     assert "data.unanswered=leave_out" in caught.value.fix
-    told = made(recipe, tmp_path / "out", "data.unanswered=leave_out", "train.max_steps=1")
-    assert told["data"]["train"]["without_reference"] == 1
-    assert told["data"]["train"]["records"] == 6
+    report = made(recipe, tmp_path / "out", "data.unanswered=leave_out", "train.max_steps=1")
+    assert report["data"]["train"]["without_reference"] == 1
+    assert report["data"]["train"]["records"] == 6
 
 
 def test_a_heldout_query_is_taken_out_of_training(recipe: Path, tmp_path: Path):
     write(tmp_path / "train.jsonl", [*records(5), {**records(1, "heldout")[0], "id": "leak"}])
-    told = made(recipe, tmp_path / "out", "train.max_steps=1")
-    assert told["data"]["overlap_removed"] == 1
-    assert told["data"]["train"]["records"] == 5
+    report = made(recipe, tmp_path / "out", "train.max_steps=1")
+    assert report["data"]["overlap_removed"] == 1
+    assert report["data"]["train"]["records"] == 5
 
 
 # -- loss and adapter
@@ -217,19 +217,19 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path):
 
 def test_tuning_leaves_an_adapter_that_loads_as_it_was_trained_and_its_record(recipe: Path, tmp_path: Path):
     folder = tmp_path / "out"
-    told = made(recipe, folder)
+    report = made(recipe, folder)
     assert {path.name for path in folder.iterdir()} - {".lock"} == {WEIGHTS, CONFIG, "tuning.json", "curve.jsonl"}
-    assert told["training"]["steps_done"] == told["training"]["steps"] == 6
-    before, after = (told["figures"][side]["perplexity"] for side in ("before", "after"))
+    assert report["training"]["steps_done"] == report["training"]["steps"] == 6
+    before, after = (report["figures"][side]["perplexity"] for side in ("before", "after"))
     assert after["value"] < before["value"]
     assert before["n_prompts"] == 4
-    assert told["figures"]["after"]["function_calls"]["valid"]["n_prompts"] == 3
+    assert report["figures"]["after"]["function_calls"]["valid"]["n_prompts"] == 3
     assert str(tmp_path) not in (folder / CONFIG).read_text(encoding="utf-8").replace(
-        told["recipe"]["target"]["model"], ""
+        report["recipe"]["target"]["model"], ""
     )
-    assert made(recipe, folder) == told, "a finished target is not made again"
+    assert made(recipe, folder) == report, "a finished target is not made again"
     again = measure_again(str(recipe), [], str(folder))
-    assert again["figures"] == told["figures"]
+    assert again["figures"] == report["figures"]
 
 
 def test_a_difference_is_paired_record_by_record():
@@ -251,16 +251,16 @@ def test_a_difference_is_paired_record_by_record():
 
 
 def test_the_difference_agrees_with_the_figures_before_and_after(recipe: Path, tmp_path: Path):
-    told = made(recipe, tmp_path / "out")["figures"]
-    before, after = (told[side]["perplexity"]["value"] for side in ("before", "after"))
-    found = told["difference"]
+    report = made(recipe, tmp_path / "out")["figures"]
+    before, after = (report[side]["perplexity"]["value"] for side in ("before", "after"))
+    found = report["difference"]
     assert found["logprob_per_token"]["value"] == pytest.approx(math.log(before / after))
     assert found["logprob_per_token"]["low"] > 0
-    rates = [told[side]["function_calls"]["valid"]["value"] for side in ("before", "after")]
+    rates = [report[side]["function_calls"]["valid"]["value"] for side in ("before", "after")]
     assert found["function_calls"]["valid"]["value"] == pytest.approx(rates[1] - rates[0])
 
 
-def test_a_target_without_differences_is_still_told(capsys: pytest.CaptureFixture[str]):
+def test_a_target_without_differences_is_still_reported(capsys: pytest.CaptureFixture[str]):
     shipped = PROJECT_ROOT / "sample_data" / "targets" / "function_calling" / "tuning.json"
     reports_tune.target(json.loads(shipped.read_text(encoding="utf-8")))
     assert "valid calls" in capsys.readouterr().out
@@ -351,8 +351,8 @@ def test_a_call_killed_between_adapter_and_figures_trains_no_second_time(
     before = (tmp_path / "out" / WEIGHTS).read_bytes()
     monkeypatch.undo()
     monkeypatch.setattr("engine.tune.pipeline.add_adapter", no_figures)
-    told = made(recipe, tmp_path / "out", progress=Progress(quiet=True))
-    assert told["training"]["steps_done"] == 6
+    report = made(recipe, tmp_path / "out", progress=Progress(quiet=True))
+    assert report["training"]["steps_done"] == 6
     assert (tmp_path / "out" / WEIGHTS).read_bytes() == before
 
 
@@ -376,6 +376,7 @@ def test_the_shipped_recipes_are_valid():
     assert [load_section(TuneRecipe, file).name for file in files] == ["biology", "chinese", "function_calling"]
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_after_a_kill_and_ends_as_if_unbroken(recipe: Path, tmp_path: Path):
     command = [
         sys.executable,
@@ -407,10 +408,10 @@ def test_the_command_goes_on_after_a_kill_and_ends_as_if_unbroken(recipe: Path, 
         for name in ("killed", "unbroken")
     ]
     assert "resumed after step" in done[0].stderr
-    told = [json.loads(result.stdout) for result in done]
-    assert told[0]["adapter"] == told[1]["adapter"]
-    assert told[0]["figures"] == told[1]["figures"]
-    assert told[0]["training"]["tokens_seen"] == told[1]["training"]["tokens_seen"]
+    report = [json.loads(result.stdout) for result in done]
+    assert report[0]["adapter"] == report[1]["adapter"]
+    assert report[0]["figures"] == report[1]["figures"]
+    assert report[0]["training"]["tokens_seen"] == report[1]["training"]["tokens_seen"]
 
 
 def test_the_command_tells_the_figures_and_repeats_them_without_writing(draftbench: Any, recipe: Path, tmp_path: Path):
@@ -430,8 +431,8 @@ def test_the_command_tells_the_figures_and_repeats_them_without_writing(draftben
 
 
 def test_what_may_be_given_away_names_no_place_and_no_text_of_the_data(draftbench: Any, recipe: Path, tmp_path: Path):
-    told = draftbench("tune", str(recipe), "--out", str(tmp_path / "out"), "--json").json()
-    assert told["command"][0] == "draftbench"
+    report = draftbench("tune", str(recipe), "--out", str(tmp_path / "out"), "--json").json()
+    assert report["command"][0] == "draftbench"
     rows = records(4, "heldout")
     written = (tmp_path / "out" / "tuning.json").read_text(encoding="utf-8")
     assert not [row["id"] for row in rows if row["messages"][0]["content"] in written]

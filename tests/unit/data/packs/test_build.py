@@ -166,7 +166,7 @@ def test_fetching_a_damaged_pack_makes_it_again(pack: Pack, file: str):
     assert path.read_bytes() == before
 
 
-def test_a_wrong_name_is_told_before_anything_is_fetched(pack: Pack):
+def test_a_wrong_name_is_reported_before_anything_is_fetched(pack: Pack):
     with pytest.raises(DraftbenchError, match="unknown pack 'tinny'") as caught:
         fetch_packs(["tiny", "tinny"])
     assert "did you mean 'tiny'" in caught.value.fix

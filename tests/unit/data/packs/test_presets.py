@@ -122,7 +122,7 @@ def test_pythons_types_become_a_json_schema():
 
 
 @pytest.mark.parametrize(
-    ("told", "schema"),
+    ("spelling", "schema"),
     [
         ("int", {"type": "integer"}),
         ("Optional[float]", {"type": "number"}),
@@ -136,8 +136,8 @@ def test_pythons_types_become_a_json_schema():
         ("set", {"type": "array", "items": {}}),
     ],
 )
-def test_types(told: str, schema: dict[str, Any]):
-    created = xlam_tool({"name": "f", "parameters": {"x": {"type": told}}})
+def test_types(spelling: str, schema: dict[str, Any]):
+    created = xlam_tool({"name": "f", "parameters": {"x": {"type": spelling}}})
     assert created["function"]["parameters"]["properties"]["x"] == schema
 
 
@@ -193,7 +193,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[dict[str
     return asked
 
 
-def test_a_hub_that_cannot_be_reached_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch):
+def test_a_hub_that_cannot_be_reached_is_reported_with_what_to_do(monkeypatch: pytest.MonkeyPatch):
     asked = refusing(monkeypatch, ConnectionError("Couldn't reach 'camel-ai/biology' on the Hub (ConnectError)"))
     with pytest.raises(DraftbenchError, match="could not load camel-ai/biology from the hub") as caught:
         fetch_preset("hub:camel-biology", revision="abc123")

@@ -266,7 +266,7 @@ def test_topics_are_read_out_of_the_jar_inside_the_wheel(tmp_path: Path):
         ("when was the general store opened", False),
     ],
 )
-def test_biology_is_told_by_its_words(text: str, biological: bool):
+def test_biology_is_recognised_by_its_words(text: str, biological: bool):
     assert is_biology(text) is biological
 
 

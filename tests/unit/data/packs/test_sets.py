@@ -110,7 +110,7 @@ def test_what_sample_data_holds_out_trains_nowhere(fetch: Fetch, monkeypatch, tm
     assert read("pack:general/curated") == ["fine"]
 
 
-def test_the_origin_of_a_set_is_told_for_provenance(fetch: Fetch):
+def test_the_origin_of_a_set_is_reported_for_provenance(fetch: Fetch):
     fetch(first=[entry("a", text_on("train", "one")), entry("b", text_on("heldout", "two"))])
     (info,) = read_prompts([PromptSource(path="pack:general/curated")]).sources
     assert [pack["name"] for pack in info["origin"]["packs"]] == ["first"]

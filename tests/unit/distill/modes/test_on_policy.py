@@ -12,7 +12,7 @@ import torch
 
 from engine.capture.batches import Batch
 from engine.capture.store import Capture
-from engine.config.schema import CaptureSpec, DraftSpec, LossTerm, OnPolicySpec, TrainSpec
+from engine.config.schema import CaptureSpec, LossTerm, OnPolicySpec, TrainSpec
 from engine.decode.sampling import Sampling, Uniforms
 from engine.decode.settings import DecodeSettings, FixedLength
 from engine.decode.speculative import speculative_decode
@@ -24,13 +24,13 @@ from engine.distill.schedule import step_answers
 from engine.distill.trainer import Outcome, Trainer
 from engine.errors import DraftbenchError
 from engine.fileio import sha256_file
-from engine.models.draft import Draft, initialise_draft, trim
+from engine.models.draft import Draft, trim
 from engine.models.head import Head
 from engine.models.load import LoadedModel
 from engine.progress import Progress
 from tests.conftest import tiny_llama
 from tests.kill import kill_myself, run_until_killed
-from tests.tiny_pair import blend, captured, into, loaded, questions, stopping_target
+from tests.tiny_pair import blend, captured, draft_of, into, loaded, questions, stopping_target
 
 STEPS, LIMITS = 7, CaptureSpec(max_new_tokens=12, batch_size=4)
 TRIMMED = torch.arange(2, 222, 2)
@@ -52,10 +52,6 @@ def settings(loss: Any = "forward_kl", changes: dict[str, Any] | None = None, **
             **(changes or {}),
         }
     )
-
-
-def draft_of(target: LoadedModel, **spec: Any) -> Draft:
-    return initialise_draft(target, DraftSpec(**{"layers": 2, **spec}), seed=0)
 
 
 def near_draft(target: LoadedModel) -> Draft:
@@ -111,7 +107,7 @@ def gradients(trainer: Trainer, step: int = 0) -> tuple[float, list[torch.Tensor
     batches = trainer.source.micro_batches(step)
     tokens = sum(batch.tokens for batch in batches)
     trainer.optimiser.zero_grad(set_to_none=True)
-    loss = sum(trainer.backward(batch, step, tokens) for batch in batches) / tokens
+    loss = sum(float(trainer.backward(batch, step, tokens)) for batch in batches) / tokens
     return loss, [p.grad.clone() for p in trainer.trained if p.grad is not None]
 
 

@@ -85,8 +85,8 @@ def frames(run_ids: list[str], accepted: dict[str, int]):
             tokens += [key | {"position": n, "agree": n < min(kept, 2)} for n in range(6)]
             rounds += [key | {"num_draft_tokens": 2, "accepted": n, "emitted": n + 1} for n in (kept, 0, 0)]
         for metric, value in (("exact", kept / 3), ("per_proposed", kept / 6)):
-            told = {"value": value, "low": value - 0.01, "high": value + 0.01, "n_prompts": 6, "n_tokens": 36}
-            metrics.append({"run_id": run_id, "draft": "trained", "temperature": 0.0, "metric": metric, **told})
+            interval = {"value": value, "low": value - 0.01, "high": value + 0.01, "n_prompts": 6, "n_tokens": 36}
+            metrics.append({"run_id": run_id, "draft": "trained", "temperature": 0.0, "metric": metric, **interval})
     return (pd.DataFrame(part) for part in (metrics, prompts, rounds, tokens))
 
 
@@ -118,7 +118,7 @@ def test_another_gamma_forbids_the_sampled_rates_only_and_says_why():
     assert "⊘ not comparable" in report.rates_table(result)
 
 
-def test_a_reason_that_holds_for_several_drafts_is_told_once():
+def test_a_reason_that_holds_for_several_drafts_is_given_once():
     """Three times the same sentence filled a screen above the first figure."""
     metrics, prompts, rounds, tokens = frames(["a", "b", "c"], {"a": 1, "b": 2, "c": 2})
     runs = [run("a"), *(run(name, conditions={"num_draft_tokens": 5}) for name in "bc")]
@@ -145,7 +145,7 @@ def test_other_answers_are_not_paired():
     assert comparison.paired_prompts(result, "a", "b", "exact").empty
 
 
-def test_a_temperature_that_was_not_measured_is_told():
+def test_a_temperature_that_was_not_measured_is_reported():
     metrics, prompts, rounds, tokens = frames(["a", "b"], {"a": 1, "b": 2})
     cut = (part[part.run_id == "a"] for part in (metrics, prompts, rounds, tokens))
     measured = {"conditions": CONDITIONS, "improvement": [{"temperature": 1.0, "metric": "exact"}]}
@@ -253,7 +253,7 @@ def test_cells_take_the_mean_of_their_runs_and_leave_out_what_failed():
     assert (cell.runs, cell.seeds, cell.sets, cell.least, cell.most, cell.passed_over) == (2, 2, 2, 0.2, 0.4, 0)
 
 
-def test_cells_of_different_size_are_told_and_of_one_size_are_not():
+def test_cells_of_different_size_are_reported_and_of_one_size_are_not():
     cells = pd.DataFrame({"n_train": [200.0, 1600.0], "passed_over": 0, "runs": 1, "sets": 1})
     (said,) = every_run.remarks(cells)
     assert "200 to 1,600" in said

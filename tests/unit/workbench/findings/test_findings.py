@@ -20,7 +20,7 @@ from engine.findings.missing import command
 from engine.findings.pairs import Pair
 from engine.findings.runs import Run
 from engine.findings.verdicts import FEW, NOT, REPRODUCED, SAME
-from engine.measure.statistics import Interval
+from engine.records.interval import Interval
 from workbench.findings import acceptance, view
 from workbench.findings import figures as findings_figures
 
@@ -107,7 +107,7 @@ def test_a_figure_of_one_kind_of_effort_says_which():
     assert "equal target tokens" in view.effects(MODE, (cell(),), "light", "equal target tokens").layout.title.text
 
 
-def test_each_kind_of_effort_is_told_in_words():
+def test_each_kind_of_effort_is_reported_in_words():
     lines = view.effort_lines(Finding(MODE, tuple(Outcome(e, FEW, "none", ()) for e in EFFORTS)))
     assert len(lines) == 3
     assert lines[0].startswith("own schedule (offline as it is usually trained")
@@ -223,6 +223,6 @@ def test_names_are_text_in_figures(tone: str):
         assert "&lt;img" in drawn(one)
 
 
-def test_what_keeps_runs_apart_is_told_briefly():
+def test_what_keeps_runs_apart_is_reported_briefly():
     assert view.differences({"train.epochs": ("1.0", "5.0")}) == "train.epochs (1.0 and 5.0)"
     assert len(view.differences({"x": ("a" * 100, "b")})) < 50

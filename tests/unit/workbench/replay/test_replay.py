@@ -68,14 +68,14 @@ def test_an_overlap_that_rounding_lifted_over_one_leaves_nothing():
     assert judgement.residual([(0.5, 0.5)], 1.0000002) == [0.0]
 
 
-def test_a_refused_token_is_told_with_its_draw():
+def test_a_refused_token_is_reported_with_its_draw():
     judged = judgement.judgement(REFUSED, a_round(REFUSED, CORRECTED), greedy=False)
     assert judged.headline == "u = .50 ≥ .33: rejected"
     assert "p/q = .20/.60" in judged.detail
     assert (judged.chance, judged.draw) == (pytest.approx(1 / 3), 0.5)
 
 
-def test_an_accepted_token_is_told_with_its_draw():
+def test_an_accepted_token_is_reported_with_its_draw():
     kept = token(Fate.ACCEPTED, target_prob=0.31, draft_prob=0.5, uniform=0.31)
     assert judgement.judgement(kept, a_round(kept), greedy=False).headline == "u = .31 < .62: accepted"
     sure = token(Fate.ACCEPTED, target_prob=0.5, draft_prob=0.31, uniform=0.99)

@@ -60,8 +60,8 @@ def test_a_tail_follows_a_stream_through_a_torn_line_and_a_resume(tmp_path: Path
     path = tmp_path / "events.jsonl"
 
     def line(query: int, accepted: int, step: int = 0) -> str:
-        told = {"kind": "stream", "query": query, "accepted": accepted, "examined": 4, "expected": 1.0, "step": step}
-        return json.dumps(told) + "\n"
+        event = {"kind": "stream", "query": query, "accepted": accepted, "examined": 4, "expected": 1.0, "step": step}
+        return json.dumps(event) + "\n"
 
     tail = EventTail(path)
     assert tail.stream() == []
@@ -80,7 +80,7 @@ def recipe(train: dict[str, Any], **more: Any) -> Any:
     return parse_recipe({"prompts": prompts, "train": train, **more})
 
 
-def told(
+def figures(
     train: dict[str, Any], training: dict[str, Any] | None = None, skipped: int = 0, **more: Any
 ) -> dict[str, str]:
     return dict(facts.facts(recipe(train, **more), facts.effort(Training.of_values(training or {}), skipped)))
@@ -89,7 +89,7 @@ def told(
 def test_facts_of_an_online_run():
     spec = {"mode": "online", "online": {"stream": "replay", "replay_share": 0.25, "swap_every": 0}}
     done = {"steps": 8, "steps_done": 8, "tokens_seen": 4000, "positions_trained": 1000, "steps_skipped": 2}
-    found = told(spec, done)
+    found = figures(spec, done)
     assert (found["Mode"], found["Supervision"], found["Replay share"]) == ("online", "white box", "25%")
     assert found["Stream"] == "replayed, gamma 3"
     assert found["Positions trained"] == "1,000 of 4,000 tokens seen (25%)"
@@ -98,17 +98,17 @@ def test_facts_of_an_online_run():
 
 
 def test_facts_name_what_applies_and_nothing_else():
-    found = told({})
+    found = figures({})
     assert found == {"Mode": "offline", "Supervision": "white box", "Loss": "forward_kl"}
-    assert told({}, skipped=3)["Steps with nothing to learn"] == "3"  # of a run at work its events tell
-    assert "Token selection" in told({"selection": {"share": 0.4, "reference": "r"}})
+    assert figures({}, skipped=3)["Steps with nothing to learn"] == "3"  # of a run at work its events tell
+    assert "Token selection" in figures({"selection": {"share": 0.4, "reference": "r"}})
     old = {"steps": 2, "steps_done": 2, "tokens_seen": 50, "positions_trained": 0}  # from before positions were counted
-    assert told({}, old)["Target tokens seen"] == "50"
+    assert figures({}, old)["Target tokens seen"] == "50"
 
 
 def test_a_server_is_named_with_its_address():
     server = {"base_url": "http://127.0.0.1:8000/v1", "model": "m", "key_env": "A_KEY"}
-    found = told({"loss": "sft"}, capture={"signal": "none", "server": server})
+    found = figures({"loss": "sft"}, capture={"signal": "none", "server": server})
     assert found["Answers from"] == "m at http://127.0.0.1:8000/v1"
     assert found["Supervision"] == "black box"
     assert "A_KEY" not in str(found)

@@ -119,7 +119,7 @@ def test_names_are_ordered_without_regard_to_case():
     assert ids(table.ordered(runs, "name")) == ["r1", "r2", "r0"]
 
 
-def test_a_group_is_told_by_count_and_its_best_measured_run():
+def test_a_group_is_summed_up_by_count_and_its_best_measured_run():
     runs = overview(
         {"loss": "tvd", "exact": 0.2, "exact_low": 0.1, "exact_high": 0.3, "n_prompts": 40},
         {
@@ -154,8 +154,8 @@ def test_a_method_is_named_by_mode_and_loss():
         {}, {"mode": "online"}, {"mode": "on_policy", "loss": "jsd(beta=0.1)"}, {"mode": None, "loss": None}
     )
     assert list(runs.method) == ["forward_kl", "online forward_kl", "on-policy jsd(beta=0.1)", "–"]
-    told = table.cells(overview({"mode": "online", "supervision": "black_box"}, {}))
-    assert list(told.supervision) == ["black box", "–"]
+    cells = table.cells(overview({"mode": "online", "supervision": "black_box"}, {}))
+    assert list(cells.supervision) == ["black box", "–"]
     assert list(table.cells(overview({"mode": "on_policy"}))["mode"]) == ["on-policy"]
 
 
@@ -192,10 +192,10 @@ def test_every_state_has_a_mark():
 
 
 def test_csv_holds_every_column_and_no_lists():
-    told = table.for_csv(overview({"tags": np.array(["a", "b"]), "problems": np.array(["x: gone"])}))
-    assert list(told.columns) == list(table.CSV_COLUMNS)
-    assert told.tags[0] == "a; b"
-    assert told.problems[0] == "x: gone"
+    frame = table.for_csv(overview({"tags": np.array(["a", "b"]), "problems": np.array(["x: gone"])}))
+    assert list(frame.columns) == list(table.CSV_COLUMNS)
+    assert frame.tags[0] == "a; b"
+    assert frame.problems[0] == "x: gone"
 
 
 def test_a_folder_without_a_recipe_is_listed_as_damaged(tmp_path: Path):
@@ -354,9 +354,9 @@ def test_an_export_waits_for_the_run_at_work(tmp_path: Path, monkeypatch: pytest
     run, other = RunFolder(home.runs / "r"), RunFolder(home.runs / "busy")
     for folder in (run, other):
         folder.path.mkdir(parents=True)
-    with other.working(), pytest.raises(DraftbenchError, match="run busy is in progress") as told:
+    with other.working(), pytest.raises(DraftbenchError, match="run busy is in progress") as refused:
         export_job.start(home, run, "exports/r", overwrite=False, check=True)
-    assert told.value.fix
+    assert refused.value.fix
     assert export_job.read(run).state == "none"
 
 

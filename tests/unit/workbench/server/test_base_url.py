@@ -27,7 +27,7 @@ def application() -> Starlette:
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8501", "localhost", "[::1]:80"])
 @pytest.mark.parametrize("path", ["/", "/launch"])
-def test_a_page_on_this_machine_is_told(application: Starlette, host: str, path: str):
+def test_a_page_on_this_machine_is_recognised(application: Starlette, host: str, path: str):
     answer = TestClient(application).get(path, headers={"host": host})
     assert answer.text.startswith("<html><head><script>")
     assert answer.text.endswith(PAGE[-2000:])

@@ -236,9 +236,9 @@ def test_the_application_sees_host_and_origin_in_one_form():
 
 def test_a_refusal_says_what_to_do_and_repeats_nothing_of_the_request():
     sent, _ = ask([("host", "evil.test")])
-    told = sent[1]["body"].decode()
-    assert SETTING in told
-    assert "evil" not in told
+    body = sent[1]["body"].decode()
+    assert SETTING in body
+    assert "evil" not in body
     assert ask([("host", "evil.test")], method="HEAD")[0][1]["body"] == b""
 
 

@@ -17,14 +17,18 @@ def test_a_server_for_this_machine_alone_needs_no_warning(address: str):
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.168.1.4", "::", None, ""])
 def test_a_server_that_others_reach_is_warned_about(address: str | None):
-    told = startup.warning(address)
-    assert told is not None
-    assert "start processes" in told
-    assert "127.0.0.1" in told
+    warning = startup.warning(address)
+    assert warning is not None
+    assert "start processes" in warning
+    assert "127.0.0.1" in warning
 
 
 @pytest.mark.parametrize(("address", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
-def test_the_warning_is_said_when_the_server_starts(address: str, warned: bool, caplog: pytest.LogCaptureFixture):
+def test_the_warning_is_said_when_the_server_starts(
+    address: str, warned: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DRAFTBENCH_SAMPLES", "0")
+    monkeypatch.setattr(startup, "_load", lambda: None)
     startup.prepare(address)
     assert ("start processes" in caplog.text) is warned
 
@@ -34,6 +38,7 @@ def test_preparing_makes_an_index_even_if_one_step_fails(monkeypatch: pytest.Mon
         raise DraftbenchError("the disk is full", "", "")
 
     monkeypatch.setattr(startup, "lay_out_samples", broken)
+    monkeypatch.setattr(startup, "_load", lambda: None)
     home().runs.mkdir(parents=True)
     startup.prepare("127.0.0.1")
     assert "the disk is full" in caplog.text

@@ -120,10 +120,10 @@ def test_every_figure_has_a_title_and_says_n_or_interval(name: str, tone: str):
 def test_user_text_is_never_markup(name: str):
     figure = FIGURES[name]("light").to_plotly_json()
     shown = [{key: value for key, value in trace.items() if key != "customdata"} for trace in figure["data"]]
-    told = json.dumps([shown, figure["layout"]], default=list)  # customdata is never drawn
-    assert "<img" not in told
-    assert "<b>bold" not in told
-    assert "&lt;img" in told
+    wording = json.dumps([shown, figure["layout"]], default=list)  # customdata is never drawn
+    assert "<img" not in wording
+    assert "<b>bold" not in wording
+    assert "&lt;img" in wording
     templates = [trace.get("hovertemplate") or "" for trace in figure["data"]] + [
         t.get("texttemplate") or "" for t in figure["data"]
     ]
@@ -153,10 +153,10 @@ def test_a_live_curve_without_points_still_draws():
 
 def test_the_map_writes_value_interval_and_runs_and_names_gaps():
     figure = FIGURES["map"]("light")
-    told = json.dumps([trace.text for trace in figure.data], default=list)
-    assert "0.300" in told
-    assert "[0.250, 0.350]" in told
-    assert "3 runs, 2 seeds, n = 40<br>2 held-out sets" in told
+    wording = json.dumps([trace.text for trace in figure.data], default=list)
+    assert "0.300" in wording
+    assert "[0.250, 0.350]" in wording
+    assert "3 runs, 2 seeds, n = 40<br>2 held-out sets" in wording
     assert (
         sum(note.text == "no run" for note in figure.layout.annotations) == 6
     )  # 2 losses x 2 scenarios x 2 modes, 2 filled

@@ -125,18 +125,18 @@ def test_each_fate_has_its_class_and_the_legend_explains_all():
 
 
 def test_the_tip_tells_the_numbers_that_decided():
-    told = tokens.tip(token("x", Fate.REJECTED, target_prob=0.2, draft_prob=0.8, uniform=0.25, overlap=0.5))
-    assert "p = 0.2000" in told
-    assert "q = 0.8000" in told
-    assert "min(1, p/q) = 0.2500" in told
-    assert "not below it: rejected" in told
-    assert "= 0.5000" in told
+    tip = tokens.tip(token("x", Fate.REJECTED, target_prob=0.2, draft_prob=0.8, uniform=0.25, overlap=0.5))
+    assert "p = 0.2000" in tip
+    assert "q = 0.8000" in tip
+    assert "min(1, p/q) = 0.2500" in tip
+    assert "not below it: rejected" in tip
+    assert "= 0.5000" in tip
 
 
 def test_the_tip_of_a_bonus_token_says_nothing_of_a_judgement():
-    told = tokens.tip(token("x", Fate.BONUS, draft_prob=None, overlap=None))
-    assert "min(" not in told
-    assert "u =" not in told
+    tip = tokens.tip(token("x", Fate.BONUS, draft_prob=None, overlap=None))
+    assert "min(" not in tip
+    assert "u =" not in tip
 
 
 def test_a_tip_is_reached_by_keyboard():

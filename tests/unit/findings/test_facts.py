@@ -1,0 +1,74 @@
+"""The facts of a run, which say what it may be compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from engine.config.reading import parse_recipe
+from engine.findings.claims import GENERIC, MODE, SUPERVISION
+from engine.findings.runs import facts_of
+from engine.paths import PROJECT_ROOT
+from engine.records.provenance import Provenance
+from tests.unit.findings.made_up_runs import row
+
+
+def test_facts_prefer_hashes_to_paths():
+    here, there = row("a"), row("b")
+    there["config"]["prompts"]["train"][0]["path"] = "/elsewhere/train.jsonl"
+    assert facts_of(here["config"], Provenance.of_values(here["provenance"])) == facts_of(
+        there["config"], Provenance.of_values(there["provenance"])
+    )
+    assert (
+        facts_of(there["config"], Provenance())["train_prompts"]
+        != facts_of(here["config"], Provenance())["train_prompts"]
+    )
+
+
+def test_the_modes_may_have_schedules_of_their_own_but_the_same_softening():
+    assert MODE.may_differ("train.epochs")
+    assert not MODE.may_differ("train.distill_temperature")
+    assert not SUPERVISION.may_differ("train.epochs")
+    assert not GENERIC.paired
+
+
+SAMPLE = next((PROJECT_ROOT / "sample_data" / "runs").glob("biology-forward-kl-*/config.yaml"))
+
+
+def test_an_old_run_and_a_new_one_with_the_same_used_settings_have_equal_facts():
+    old = yaml.safe_load(SAMPLE.read_text(encoding="utf-8"))
+    assert not {"online", "on_policy", "selection"} & old["train"].keys()  # it was made before there were modes
+    new = parse_recipe(old).model_dump(mode="json")
+    assert {"online", "on_policy", "selection"} <= new["train"].keys()
+    origin = Provenance.read_or_empty(SAMPLE.parent)
+    assert facts_of(old, origin) == facts_of(new, origin)
+    new["train"]["online"]["update_interval"] = 99
+    new["train"]["on_policy"]["share"] = 0.1
+    new["capture"]["server"] = None
+    assert facts_of(old, origin) == facts_of(new, origin)
+
+
+def test_the_settings_of_the_mode_that_is_used_are_facts():
+    def facts(**train: Any) -> dict[str, Any]:
+        values = row("a")["config"]
+        values["train"] |= train
+        return facts_of(values, Provenance())
+
+    online = row("a")["config"]["train"]["online"]
+    assert facts(mode="online") != facts(mode="online", online={**online, "update_interval": 99})
+    assert facts(mode="online") == facts(mode="online", epochs=99.0)  # a stream has no epochs
+    assert facts(mode="on_policy") != facts(mode="on_policy", on_policy={"share": 0.1})
+    assert facts(selection={"share": 1.0}) == facts()
+    assert facts(selection={"share": 0.5, "reference": "x"}) != facts()
+
+
+def test_a_server_is_known_by_who_answers():
+    def facts(**server: Any) -> dict[str, Any]:
+        values = row("a")["config"]
+        values["capture"]["server"] = {"base_url": "http://a/v1", "model": "m", "concurrency": 4} | server
+        return facts_of(values, Provenance())
+
+    assert facts() == facts(concurrency=9)
+    assert facts() != facts(model="n")
+    assert facts() != facts_of(row("a")["config"], Provenance())
