@@ -1,9 +1,9 @@
 """Attention of a few tokens a row to the slots of a cache, without copying its keys and values.
 
 Where several query heads share a head of keys, Transformers repeats keys and values for each of them as soon as there
-is a mask and more than one token: for a few tokens and a long cache that is most of the work. Here the queries that
-share a head are laid behind each other instead, which gives the same sums. (A single token comes to the same through
-Transformers' own path, but only with a mask; without one, torch computes bfloat16 on a CPU five times as slowly.)
+is a mask and more than one token: for a few tokens and a long cache that is most of the work. In recorded steps the
+queries that share a head are laid behind each other instead, which gives the same sums up to the order of their terms.
+On a CPU `engine.models.grouped_attention` does so where no bit changes.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from engine.models.head import body, text_config
 
-_NAME, _PLAIN = "packed_sdpa", "sdpa"
+PACKED, PLAIN = "packed_sdpa", "sdpa"
 
 
 def packed_attention(
@@ -31,7 +30,7 @@ def packed_attention(
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What `sdpa_attention_forward` returns, [row, token, head, size].
+    """What attention by torch returns in Transformers, [row, token, head, size].
 
     query: [row, head, token, size], key and value: [row, fewer heads, slot, size], attention_mask: [row or 1, 1, token,
     slot], True where a token sees a slot.
@@ -40,7 +39,7 @@ def packed_attention(
     rows, heads, width, size = query.shape
     ours = attention_mask is not None and attention_mask.shape[1] == 1 and not any(_unusual(more))
     if shared == 1 or width == 1 or not ours:
-        usual: tuple[torch.Tensor, None] = sdpa_attention_forward(
+        usual: tuple[torch.Tensor, None] = ALL_ATTENTION_FUNCTIONS[PLAIN](
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
         return usual
@@ -60,18 +59,18 @@ def _unusual(more: dict[str, Any]) -> Iterator[bool]:
     return (more.get(name) is not None for name in ("position_bias", "softcap", "cache", "s_aux"))
 
 
-ALL_ATTENTION_FUNCTIONS.register(_NAME, packed_attention)
+ALL_ATTENTION_FUNCTIONS.register(PACKED, packed_attention)
 
 
 @contextmanager
 def packed(model: Any) -> Iterator[None]:
     """The model with that attention, if it uses torch's and takes another by name; without a mask all is as ever."""
     config = text_config(model)
-    if config._attn_implementation != _PLAIN or not getattr(body(model), "_supports_attention_backend", False):
+    if config._attn_implementation != PLAIN or not getattr(body(model), "_supports_attention_backend", False):
         yield
         return
-    config._attn_implementation = _NAME
+    config._attn_implementation = PACKED
     try:
         yield
     finally:
-        config._attn_implementation = _PLAIN
+        config._attn_implementation = PLAIN

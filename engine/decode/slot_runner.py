@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from engine.decode.attention import packed
 from engine.decode.device import on_device
 from engine.decode.positions import refuse_beyond, rotary_limit, takes_positions
-from engine.decode.slots import SlotCache, step_mask
+from engine.decode.slots import SlotCache, step_mask, within_windows
 from engine.decode.step_graphs import (
     WIDEST,
     StepGraphs,
@@ -131,17 +130,19 @@ class SlotRunner:
 
     def _ragged_step(self, view: int, ids: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         """A step of the same shape whatever the rows hold, from device tensors alone."""
-        return self._forward(ids, self.cache.begin_ragged_step(starts, ids.shape[1], view))
+        with packed(self.model):
+            return self._forward(ids, self.cache.begin_ragged_step(starts, ids.shape[1], view))
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """ids: [row, width], positions: the same or [1, width] -> hidden states [row, width, size]."""
         cache, view, (rows, width) = self.cache, self.cache.slots.view, ids.shape
-        # From nothing the model's own causal path is right, and faster.
-        mask = step_mask(self.model, cache.kinds, positions, view) if view else None
-        with planless_attention(ids.device), packed(self.model) if view else nullcontext():
+        # From nothing the model's own causal path is right, and faster. One token of one row of a target takes it too:
+        # it is slower there, but computes the bits of Transformers' `generate`.
+        plain = rows == width == 1 and not self.is_draft and self.graphs is None and within_windows(cache.kinds, view)
+        with planless_attention(ids.device):
             output = body(self.model)(
                 input_ids=ids,
-                attention_mask=mask,
+                attention_mask=None if view == 0 or plain else step_mask(self.model, cache.kinds, positions, view),
                 past_key_values=cache,
                 use_cache=True,
                 **({"position_ids": positions.expand(rows, width)} if self._takes_positions else {}),

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, get_layer_types_and_kwargs
 
+from engine.decode.attention import PACKED, PLAIN
 from engine.decode.device import on_device
 from engine.errors import DraftbenchError
 from engine.models.head import text_config
@@ -216,11 +217,16 @@ def step_mask(model: Any, kinds: Sequence[LayerKind], positions: torch.Tensor, v
             seen[_SLIDING] = seen[_FULL] & (slot > at - kind.width)
         elif kind.name == _CHUNKED:
             seen[_CHUNKED] = seen[_FULL] & (slot // kind.width == at // kind.width)
-    if text_config(model)._attn_implementation != "sdpa":
+    if text_config(model)._attn_implementation not in (PLAIN, PACKED):
         lowest = torch.finfo(model.dtype).min
         seen = {name: torch.zeros((), dtype=model.dtype, device=at.device).where(s, lowest) for name, s in seen.items()}
     named = {kind.name for kind in kinds} - {_WITHOUT}
     return seen[named.pop()] if len(named) == 1 else seen
+
+
+def within_windows(kinds: Sequence[LayerKind], tokens: int) -> bool:
+    """Whether a text of so many tokens lies in every layer's window or chunk, so that none hides any of it."""
+    return all(kind.width == 0 or tokens <= kind.width for kind in kinds)
 
 
 def plain_cache(model: Any) -> DynamicCache:
