@@ -1,9 +1,9 @@
 """Attention of a few tokens a row to the slots of a cache, without copying its keys and values.
 
 Where several query heads share a head of keys, Transformers repeats keys and values for each of them as soon as there
-is a mask and more than one token: for a few tokens and a long cache that is most of the work. In recorded steps the
-queries that share a head are laid behind each other instead, which gives the same sums up to the order of their terms.
-On a CPU `engine.models.grouped_attention` does so where no bit changes.
+is a mask and more than one token: for a few tokens and a long cache that is most of the work. In batches and recorded
+steps the queries that share a head are laid behind each other instead, which gives the same sums up to the order of
+their terms. For a single row on a CPU `engine.models.grouped_attention` does so where no bit changes.
 """
 
 from __future__ import annotations

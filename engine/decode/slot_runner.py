@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -130,16 +131,16 @@ class SlotRunner:
 
     def _ragged_step(self, view: int, ids: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         """A step of the same shape whatever the rows hold, from device tensors alone."""
-        with packed(self.model):
-            return self._forward(ids, self.cache.begin_ragged_step(starts, ids.shape[1], view))
+        return self._forward(ids, self.cache.begin_ragged_step(starts, ids.shape[1], view))
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """ids: [row, width], positions: the same or [1, width] -> hidden states [row, width, size]."""
         cache, view, (rows, width) = self.cache, self.cache.slots.view, ids.shape
         # From nothing the model's own causal path is right, and faster. One token of one row of a target takes it too:
         # it is slower there, but computes the bits of Transformers' `generate`.
-        plain = rows == width == 1 and not self.is_draft and self.graphs is None and within_windows(cache.kinds, view)
-        with planless_attention(ids.device):
+        alone = rows == 1 and self.graphs is None
+        plain = alone and width == 1 and not self.is_draft and within_windows(cache.kinds, view)
+        with planless_attention(ids.device), nullcontext() if alone else packed(self.model):
             output = body(self.model)(
                 input_ids=ids,
                 attention_mask=None if view == 0 or plain else step_mask(self.model, cache.kinds, positions, view),
