@@ -64,7 +64,10 @@ ALL_ATTENTION_FUNCTIONS.register(PACKED, packed_attention)
 
 @contextmanager
 def packed(model: Any) -> Iterator[None]:
-    """The model with that attention, if it uses torch's and takes another by name; without a mask all is as ever."""
+    """The model with that attention, if it uses torch's and takes another by name. Its forwards must bring their mask.
+
+    Transformers makes none for an attention that it does not know.
+    """
     config = text_config(model)
     if config._attn_implementation != PLAIN or not getattr(body(model), "_supports_attention_backend", False):
         yield

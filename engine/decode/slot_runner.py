@@ -140,10 +140,11 @@ class SlotRunner:
         # it is slower there, but computes the bits of Transformers' `generate`.
         alone = rows == 1 and self.graphs is None
         plain = alone and width == 1 and not self.is_draft and within_windows(cache.kinds, view)
-        with planless_attention(ids.device), nullcontext() if alone else packed(self.model):
+        mask = None if view == 0 or plain else step_mask(self.model, cache.kinds, positions, view)
+        with planless_attention(ids.device), nullcontext() if mask is None or alone else packed(self.model):
             output = body(self.model)(
                 input_ids=ids,
-                attention_mask=None if view == 0 or plain else step_mask(self.model, cache.kinds, positions, view),
+                attention_mask=mask,
                 past_key_values=cache,
                 use_cache=True,
                 **({"position_ids": positions.expand(rows, width)} if self._takes_positions else {}),
