@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from engine.models.head import body, text_config
@@ -60,13 +61,14 @@ def _unusual(more: dict[str, Any]) -> Iterator[bool]:
 
 
 ALL_ATTENTION_FUNCTIONS.register(PACKED, packed_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(PACKED, ALL_MASK_ATTENTION_FUNCTIONS[PLAIN])  # or it would make no masks
 
 
 @contextmanager
 def packed(model: Any) -> Iterator[None]:
-    """The model with that attention, if it uses torch's and takes another by name. Its forwards must bring their mask.
+    """The model with that attention, if it uses torch's and takes another by name.
 
-    Transformers makes none for an attention that it does not know.
+    A forward in another thread computes meanwhile what it always does: masks are made as for torch's attention.
     """
     config = text_config(model)
     if config._attn_implementation != PLAIN or not getattr(body(model), "_supports_attention_backend", False):

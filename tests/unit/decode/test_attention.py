@@ -55,3 +55,11 @@ def test_only_models_that_look_their_attention_up_get_it_and_only_meanwhile():
         with packed(model):
             assert model.config._attn_implementation == name
         assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_forward_that_brings_no_mask_sees_its_windows_meanwhile():
+    """As one of another thread may."""
+    model, ids = made("gemma3_text", KINDS["gemma3_text"]), torch.arange(40).unsqueeze(0)
+    expected = model(input_ids=ids).logits
+    with packed(model):
+        torch.testing.assert_close(model(input_ids=ids).logits, expected)
