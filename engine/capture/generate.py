@@ -16,6 +16,7 @@ from engine.errors import is_out_of_memory
 
 _REFILL_SHARE = 8  # new prompts enter once so large a part of the rows is free, since each entry costs a forward pass
 PASS_TOKENS = 16  # read on a CPU in the time that a forward pass costs beside its tokens
+_GPU_PASS_TOKENS = 1024  # on a GPU, where each width is also one more shape
 _SHRINK_SHARE = 4  # with none left, free rows are dropped once they are so large a part, since that copies the cache
 
 
@@ -65,12 +66,13 @@ def answer_prompts(
 def _in_rows(task: Task, size: int, indices: Sequence[int], before_forward: Callable[[], None]) -> Iterator[Answer]:
     """Answer some prompts of the task, `size` at a time."""
     on_gpu = task.model.device.type == "cuda"
+    pass_tokens = _GPU_PASS_TOKENS if on_gpu else PASS_TOKENS
     rows = Rows(task, size, lag=1 if on_gpu else 0)
     refill_at = 1 if rows.apart else max(1, size // _REFILL_SHARE)
     waiting = deque(families(task.prompts, indices, None if rows.apart or on_gpu else PASS_TOKENS))
     while waiting or rows.busy:
         if waiting and (rows.free >= refill_at or not rows.busy):
-            for group in read_together(_taken(waiting, rows.free), task.prompts):
+            for group in read_together(_taken(waiting, rows.free), task.prompts, pass_tokens):
                 before_forward()
                 rows.enter(group)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 FORWARD_TOKENS = 4096  # padded tokens of one forward pass: more was slower on a CPU, and needs more memory
@@ -70,24 +70,42 @@ def _to_read(some: Sequence[Family], prompts: Sequence[Sequence[int]], pass_toke
 
 
 def read_together(
-    some: Sequence[Family], prompts: Sequence[Sequence[int]], most_tokens: int = FORWARD_TOKENS
-) -> Iterator[list[Family]]:
-    """Group families in their order so that those of a group, read together, are at most `most_tokens` when padded.
+    some: Sequence[Family], prompts: Sequence[Sequence[int]], pass_tokens: int, most_tokens: int = FORWARD_TOKENS
+) -> list[list[Family]]:
+    """Group families in their order, a large one in parts, so that reading them costs least.
 
-    Families that share nothing are by themselves: they are read in one pass, the others in two.
+    The prompts of a group are padded to the longest, and so are the beginnings that its families share, which are read
+    in a pass before. `pass_tokens`: how many tokens could be read in the time that one more forward pass costs. No pass
+    has more than `most_tokens` with padding, unless one prompt alone has. What shares nothing is read by itself.
     """
-    group: list[Family] = []
-    for family in some:
-        larger = [*group, family]
-        if group and (bool(family.shared) != bool(group[0].shared) or _padded(larger, prompts) > most_tokens):
-            yield group
-            larger = [family]
-        group = larger
-    if group:
-        yield group
+    items = [(number, index) for number, family in enumerate(some) for index in family.indices]
+    least, first_of = [0] + [2**62] * len(items), [0] * (len(items) + 1)  # for the items before each place
+    for end in range(1, len(items) + 1):
+        beginning = rest = 0
+        members = set[int]()
+        for first in range(end - 1, -1, -1):
+            number, index = items[first]
+            if members and (some[number].shared > 0) != (beginning > 0):
+                break
+            members.add(number)
+            beginning = max(beginning, some[number].shared)
+            rest = max(rest, len(prompts[index]) - some[number].shared)
+            passes = [rest * (end - first), *([beginning * len(members)] if beginning else [])]
+            if first < end - 1 and max(passes) > most_tokens:
+                break
+            cost = least[first] + sum(passes) + pass_tokens * len(passes)
+            if cost < least[end]:
+                least[end], first_of[end] = cost, first
+    groups: list[list[Family]] = []
+    end = len(items)
+    while end:
+        first = first_of[end]
+        groups.append(_regrouped(some, items[first:end]))
+        end = first
+    return groups[::-1]
 
 
-def _padded(some: Sequence[Family], prompts: Sequence[Sequence[int]]) -> int:
-    """Tokens of the larger of the passes in which families are read, with padding."""
-    rests = [len(prompts[i]) - family.shared for family in some for i in family.indices]
-    return max(len(some) * max(family.shared for family in some), len(rests) * max(rests))
+def _regrouped(some: Sequence[Family], items: Sequence[tuple[int, int]]) -> list[Family]:
+    """The families of some prompts, with these prompts alone. items: the number of a family, and a prompt's index."""
+    numbers = dict.fromkeys(number for number, _ in items)
+    return [replace(some[number], indices=[index for own, index in items if own == number]) for number in numbers]
