@@ -145,7 +145,7 @@ def _mlp_of(model: Any) -> Any:
 @torch.no_grad()
 def shortcuts_of(model: Any) -> Shortcuts:
     """The shortcuts that give what the plain pass gives, tried on a few tokens. `model`: in float32."""
-    ids = torch.arange(2, 2 + 3 * _TRIED, device=model.device).view(3, _TRIED) % model.config.vocab_size
+    ids = torch.arange(2, 2 + 3 * _TRIED, device=model.device).view(3, _TRIED) % text_config(model).vocab_size
     ids[:, : _TRIED // 2] = ids[0, : _TRIED // 2]
     places = torch.tensor([_TRIED - 1, 2 * _TRIED - 2, 3 * _TRIED - 1], device=model.device)
     plain = hidden_states(model, ids, is_draft=True).flatten(0, 1)[places]
