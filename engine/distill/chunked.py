@@ -20,6 +20,7 @@ from engine.distill.fused import (
     Scratch,
     expected_rows,
     has_fused_form,
+    leaves_out,
     softmax_in_place,
     target_of,
     value_and_gradient,
@@ -155,8 +156,7 @@ class _Loss:
         own = moments.weighted(self.terms, self._weights(part), self.positions.token_ids[part], self.head)
         factor = self.head.scale / self.temperature
         values = own.log_mean - factor * torch.linalg.vecdot(states.float(), own.mean_row)
-        half_on_cpu = weight.dtype == torch.bfloat16 and weight.device.type == "cpu"  # a GPU would wait for the ids
-        largest = torch.zeros(len(weight)) if half_on_cpu else None
+        largest = torch.zeros(len(weight)) if leaves_out(weight) else None
         for block in _parts(logits, _block_size(logits.shape[-1], logits.device)):
             values[block] += own.mass[block] * softmax_in_place(logits[block], self.temperature, largest)
         if not needed:

@@ -49,15 +49,18 @@ def draft_states(model: Any, batch: Batch, dtype: torch.dtype, shortcuts: Shortc
     device = batch.ids.device
     half = dtype == torch.bfloat16 != model.dtype
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
-        if device.type == "cpu":
-            return _in_pieces(model, batch, shortcuts)
-        with _kernel(device, batch.ids.shape[1]), _last_mlp(model, batch.flat_places, shortcuts.last_mlp):
-            # few shapes, and no wait for the lengths of rows
-            return hidden_states(model, batch.ids, is_draft=True).flatten(0, 1).index_select(0, batch.flat_places)
+        return (in_pieces if device.type == "cpu" else at_once)(model, batch, shortcuts)
 
 
-def _in_pieces(model: Any, batch: Batch, shortcuts: Shortcuts) -> torch.Tensor:
-    device, width = batch.ids.device, batch.ids.shape[1]
+def at_once(model: Any, batch: Batch, shortcuts: Shortcuts) -> torch.Tensor:
+    """All rows together, as a GPU likes it: few shapes, and no wait for the lengths of rows. As `draft_states`."""
+    with _kernel(batch.ids.device, batch.ids.shape[1]), _last_mlp(model, batch.flat_places, shortcuts.last_mlp):
+        return hidden_states(model, batch.ids, is_draft=True).flatten(0, 1).index_select(0, batch.flat_places)
+
+
+def in_pieces(model: Any, batch: Batch, shortcuts: Shortcuts) -> torch.Tensor:
+    """Rows of similar length together, on a CPU. As `draft_states`."""
+    device = batch.ids.device
     first = shared_positions(batch) if shortcuts.prefix else 0
     cache_for: Callable[[int], Any] = lambda rows: None  # noqa: E731
     if first:
@@ -145,7 +148,7 @@ def _mlp_of(model: Any) -> Any:
 @torch.no_grad()
 def shortcuts_of(model: Any) -> Shortcuts:
     """The shortcuts that give what the plain pass gives, tried on a few tokens. `model`: in float32."""
-    ids = torch.arange(2, 2 + 3 * _TRIED, device=model.device).view(3, _TRIED) % model.config.vocab_size
+    ids = torch.arange(2, 2 + 3 * _TRIED, device=model.device).view(3, _TRIED) % text_config(model).vocab_size
     ids[:, : _TRIED // 2] = ids[0, : _TRIED // 2]
     places = torch.tensor([_TRIED - 1, 2 * _TRIED - 2, 3 * _TRIED - 1], device=model.device)
     plain = hidden_states(model, ids, is_draft=True).flatten(0, 1)[places]

@@ -272,6 +272,11 @@ def softmax_in_place(logits: torch.Tensor, temperature: float, largest: torch.Te
     return own.total.squeeze(-1)
 
 
+def leaves_out(weight: torch.Tensor) -> bool:
+    """Whether a product with such a head leaves out what is rounded off. A GPU would wait for which ids these are."""
+    return weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+
+
 def expected_rows(probs: torch.Tensor, weight: torch.Tensor, largest: torch.Tensor | None) -> torch.Tensor:
     """probs @ weight: [position, width].
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.schema import Recipe
+from engine.distill.schedule import forward_tokens
 from engine.errors import DraftbenchError
-from engine.models.load import model_fingerprint
+from engine.models.load import model_fingerprint, resolve_device
 from engine.paths import Home
 from engine.records.events import Ended, Evaluation, Started, TrainStep, read_events
 from engine.records.provenance import Machine, Provenance
@@ -132,9 +133,11 @@ def differences(recipe: Recipe, other: Recipe) -> Iterable[str]:
         yield f"its draft has layers: {other.draft.layers}"
     if [t.name for t in recipe.train.loss] != [t.name for t in other.train.loss]:
         yield f"its loss is {' + '.join(t.name for t in other.train.loss)}"
-    for name in ("precision", "micro_batch_tokens"):
-        if getattr(recipe.train, name) != getattr(other.train, name):
-            yield f"its train.{name} is {getattr(other.train, name)}"
+    if recipe.train.precision != other.train.precision:
+        yield f"its train.precision is {other.train.precision}"
+    device = resolve_device(recipe.target.device)
+    if (most := forward_tokens(other.train, device)) != forward_tokens(recipe.train, device):
+        yield f"its train.micro_batch_tokens is {most}"
     if recipe.measure.against != other.measure.against:
         yield f"its measure.against is {other.measure.against}"
     if recipe.capture.side_by_side != other.capture.side_by_side:

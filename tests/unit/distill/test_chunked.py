@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.capture.signal import CompactSignal, ExactSignal, Signal, SignalFormat
 from engine.config.schema import LossTerm
-from engine.distill.chunked import Positions, chunked_loss
+from engine.distill.chunked import Positions, chunked_loss, closed_chunk_size
 from engine.distill.losses import LOSSES, Context, tvd_pp_rewards
-from engine.models.head import CHUNK_VALUES, Head, chunk_size
+from engine.models.head import CHUNK_VALUES, GPU_CHUNK_VALUES, Head, chunk_size
 
 POSITIONS, WIDTH, VOCAB = 10, 8, 23
 TERMS: dict[str, list[LossTerm]] = {
@@ -200,3 +200,10 @@ def test_a_compact_signal_is_what_the_compact_tests_really_use():
     signal = Problem("compact").positions.read_signal(slice(0, 2))
     assert isinstance(signal, CompactSignal)
     assert isinstance(Problem().positions.read_signal(slice(0, 2)), ExactSignal)
+
+
+def test_a_gpu_multiplies_more_at_once():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert chunk_size(49_152, gpu) == GPU_CHUNK_VALUES // 49_152 > chunk_size(49_152, cpu) == chunk_size(49_152)
+    assert closed_chunk_size(49_152, gpu) > closed_chunk_size(49_152, cpu) > chunk_size(49_152, cpu)
+    assert closed_chunk_size(10**9, cpu) == 1

@@ -9,9 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from engine.capture.batches import Batch, Sample, collate_samples
+from engine.capture.batches import Batch, Sample, collate_samples, padded_tokens
 from engine.distill import forward
-from engine.distill.forward import NONE, Shortcuts, draft_states, pieces, shared_positions, shortcuts_of
+from engine.distill.forward import (
+    NONE,
+    Shortcuts,
+    at_once,
+    draft_states,
+    in_pieces,
+    pieces,
+    shared_positions,
+    shortcuts_of,
+)
 from engine.models.head import hidden_states
 from tests.conftest import tiny_llama
 from tests.tiny_families import random_model, small_config
@@ -92,6 +101,28 @@ def test_a_shortcut_that_changes_the_result_is_not_taken():
 
     mlp.__class__ = Mixing
     assert shortcuts_of(model) == Shortcuts(prefix=False, last_mlp=False)
+
+
+@pytest.mark.parametrize("shortcuts", [NONE, Shortcuts(prefix=True, last_mlp=True)], ids=["plain", "shortcuts"])
+def test_all_rows_at_once_as_on_a_gpu_give_the_same(shortcuts: Shortcuts):
+    model, made = tiny_llama(layers=3), batch(ROWS, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(at_once(model, made, shortcuts), in_pieces(model, made, NONE), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_attention_gives_the_same_with_each_devices_kernels(device: str):
+    model, ids = tiny_llama(layers=2), torch.randint(250, (2, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        plain = hidden_states(model, ids)
+        with forward._kernel(torch.device(device), ids.shape[1]):
+            torch.testing.assert_close(hidden_states(model, ids), plain, rtol=1e-4, atol=1e-5)
+
+
+def test_batches_on_a_gpu_have_few_widths():
+    gpu = torch.device("cuda")
+    assert [padded_tokens(n, CPU) for n in (1, 64, 65)] == [1, 64, 65]
+    assert [padded_tokens(n, gpu) for n in (1, 64, 65, 200)] == [64, 64, 128, 256]
 
 
 def test_the_model_is_as_it_was_after_a_shortcut():
