@@ -1,76 +1,70 @@
-"""Linear layers with int8 weights on a CPU: half the bytes of bfloat16, and sums of whole numbers.
+"""Linear layers with int8 weights on a CPU: half the bytes of bfloat16 for a token that is decoded alone.
 
 Each output of a layer gets a scale, and its weights become whole numbers from -127 to 127: w = scale * q. What a layer
-reads is rounded in the same way, a scale for each token, at every product. The sum of products is then one of whole
-numbers, which the processor computes exactly, so a token's result does not depend on the tokens beside it.
+reads is not rounded. The plain weights get the rounded values too, so that everything else in the engine (other numbers
+of tokens, a draft made of the target's layers, the target in float32 for its certificate) is of the same model.
 Embeddings and the output head stay as they are.
-
-The plain weights get the rounded values, so that a draft made of the target's layers, and the target in float32, in
-which the certificate is checked, have the same weights. In float32 the inputs are not rounded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from engine.errors import DraftbenchError
-from engine.models.fused_linears import compute_at_once, readers_of_one_input
+from engine.models.fused_linears import Packed, compute_at_once, packs, readers_of_one_input
 
 _MOST = 127  # the largest whole number of either sign
-_MIDDLE = 128  # what stands for zero in the inputs, which oneDNN wants unsigned
 _TINY = 1e-30
+_CLOSE = 2e-2  # of the largest value: products of bfloat16, which keeps eight bits
+
+
+Rounded = tuple[torch.Tensor, torch.Tensor]  # whole numbers [out, in], int8, and their scale [out], float32
 
 
 class Int8Weights:
-    """The weights of layers that read the same input, as whole numbers in oneDNN's own order."""
+    """The weights of layers that read the same input, as whole numbers for one token and in bfloat16 for several."""
 
-    def __init__(self, layers: Sequence[torch.nn.Linear]) -> None:
-        rounded = [round_weight(layer.weight) for layer in layers]
-        self._scale = torch.cat([scale for _, scale in rounded])
-        self._middle = torch.zeros(len(self._scale), dtype=torch.int64)
-        whole = torch.cat([numbers for numbers, _ in rounded])
-        self._weight = torch.ops.onednn.qlinear_prepack(whole, None)  # opaque
+    def __init__(self, layers: Sequence[torch.nn.Linear], rounded: Sequence[Rounded]) -> None:
+        self._numbers = torch.cat([numbers for numbers, _ in rounded])
+        self._scale = torch.cat([scale for _, scale in rounded]).to(torch.bfloat16)  # it loses nothing
         biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
-        self._bias = torch.cat(biases).float() if biases else None
+        self._bias = torch.cat(biases) if biases else None
+        self._packed = Packed(layers)
 
     def usable(self, hidden: torch.Tensor) -> bool:
-        """Always: there is no other way that gives the same. A gradient cannot pass through the rounding."""
-        if torch.is_grad_enabled() and hidden.requires_grad:
-            raise RuntimeError("a model with int8 weights has no gradients")
-        return True
+        """As `Packed.usable`: otherwise the plain weights compute, which have the rounded values."""
+        return self._packed.usable(hidden)
 
     def product(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden: [..., in] -> [..., out of all layers], in the dtype of `hidden`."""
-        numbers, scale = round_inputs(hidden)
-        sums = _sums(numbers, self._weight, self._scale, self._middle) * scale
-        return (sums if self._bias is None else sums + self._bias).to(hidden.dtype)
+        """hidden: [..., in] -> [..., out of all layers], bfloat16."""
+        if hidden.numel() > hidden.shape[-1]:
+            return self._packed.product(hidden)
+        sums = torch._weight_int8pack_mm(hidden.view(1, -1), self._numbers, self._scale)
+        return (sums if self._bias is None else sums + self._bias).view(*hidden.shape[:-1], -1)
 
 
-def round_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """[out, in] -> whole numbers: [out, in], int8, and their scale: [out], float32; the same from float32 as from
-    bfloat16."""
+def round_weight(weight: torch.Tensor) -> Rounded:
+    """The nearest whole numbers of a weight [out, in]; the same from float32 as from bfloat16.
+
+    The scale has no more digits than bfloat16.
+    """
     values = weight.detach().to(torch.bfloat16).float()
-    scale = values.abs().amax(1).clamp_min(_TINY) / _MOST
-    return (values / scale.unsqueeze(1)).round().to(torch.int8), scale
-
-
-def round_inputs(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """[..., in] -> whole numbers, 128 for zero: [..., in], uint8, and their scale: [..., 1], float32."""
-    scale = hidden.abs().amax(-1, keepdim=True).float().clamp_min(_TINY) / _MOST
-    return (hidden / scale).round_().add_(_MIDDLE).to(torch.uint8), scale
+    scale = (values.abs().amax(1).clamp_min(_TINY) / _MOST).to(torch.bfloat16).float()
+    return (values / scale.unsqueeze(1)).round().clamp(-_MOST, _MOST).to(torch.int8), scale
 
 
 @torch.no_grad()
 def quantise(model: Any) -> None:
     """Give the linear layers of a Transformers model int8 weights, in place, all but its output head.
 
-    Raises DraftbenchError where there are none, or the processor does not compute them exactly (`refuse_int8`).
+    Raises DraftbenchError where there are none, or the device is no CPU (`refuse_int8`).
     """
-    refuse_int8(torch.device(model.device))
+    device = torch.device(model.device)
+    refuse_int8(device)
     head = model.get_output_embeddings()
     groups = [group for group in readers_of_one_input(model) if head not in group]
     if not groups:
@@ -79,12 +73,24 @@ def quantise(model: Any) -> None:
             "its family computes with modules of its own",
             "leave target.quantize out",
         )
+    right: dict[Any, bool] = {}
     for layers in groups:
-        if model.dtype != torch.float32:
-            compute_at_once(layers, Int8Weights(layers))
-        for layer in layers:
-            numbers, scale = round_weight(layer.weight)
+        rounded = [round_weight(layer.weight) for layer in layers]
+        for layer, (numbers, scale) in zip(layers, rounded, strict=True):
             layer.weight.copy_(numbers * scale.unsqueeze(1))
+        if packs(device, model.dtype):
+            products, kind = Int8Weights(layers, rounded), tuple(layer.weight.shape for layer in layers)
+            if kind not in right:
+                right[kind] = _is_right(products, layers)
+            if right[kind]:
+                compute_at_once(layers, products)
+
+
+def _is_right(products: Int8Weights, layers: Sequence[torch.nn.Linear]) -> bool:
+    """Whether this processor's kernel for one token gives what the plain weights give, but for the last digits."""
+    hidden = torch.randn(1, 1, layers[0].in_features, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    plain = torch.cat([F.linear(hidden, layer.weight, layer.bias) for layer in layers], dim=-1).float()
+    return bool((products.product(hidden).float() - plain).abs().max() <= _CLOSE * plain.abs().max())
 
 
 def refuse_int8(device: torch.device) -> None:
@@ -95,42 +101,3 @@ def refuse_int8(device: torch.device) -> None:
             "its kernels are those of the processor",
             "set target.device: cpu, or leave target.quantize out",
         )
-    if not _computes_exactly():
-        raise DraftbenchError(
-            "target.quantize: int8 cannot be used on this processor",
-            "its products of 8-bit numbers overflow or are not there, so that results would be wrong",
-            "leave target.quantize out",
-        )
-
-
-@lru_cache(maxsize=1)
-def _computes_exactly() -> bool:
-    """Whether the processor's sums are right, also the largest: without VNNI pairs of products overflow 16 bits."""
-    rows, width, outputs = 3, 96, 20
-    inputs = torch.arange(rows * width).remainder(2 * _MOST + 1).add(1).view(rows, width).to(torch.uint8)
-    inputs[0] = 2 * _MOST + 1
-    weights = torch.arange(outputs * width).mul(7).remainder(2 * _MOST + 1).sub(_MOST).view(outputs, width)
-    weights[0], weights[1] = _MOST, -_MOST
-    weights = weights.to(torch.int8)
-    try:
-        packed = torch.ops.onednn.qlinear_prepack(weights, None)
-        sums = _sums(inputs, packed, torch.ones(outputs), torch.zeros(outputs, dtype=torch.int64))
-    except (RuntimeError, AttributeError, NotImplementedError):
-        return False
-    return torch.equal(sums.double(), (inputs.double() - _MIDDLE) @ weights.double().T)
-
-
-def _sums(numbers: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
-    """Sums of products times the outputs' scale: [..., out], float32. numbers: [..., in], uint8."""
-    settings: tuple[Any, ...] = (
-        None,
-        1.0,
-        0,
-        torch.float32,
-        "none",
-        [],
-        "",
-    )  # no bias, no scale of the result, no activation
-    return cast(
-        torch.Tensor, torch.ops.onednn.qlinear_pointwise(numbers, 1.0, _MIDDLE, weight, scale, zeros, *settings)
-    )

@@ -23,8 +23,8 @@ def device(subject: Subject) -> Finding:
         return ok(f"{resolved}, the target in {dtype}")
     refuse_int8(resolved)
     message = f"{resolved}, the target in {dtype} with {spec.quantize} weights"
-    if dtype == "float32":
-        return warning(f"{message}, which are rounded but not faster in float32", "set target.dtype: bfloat16")
+    if dtype != "bfloat16":
+        return warning(f"{message}, which are rounded but not faster in {dtype}", "set target.dtype: bfloat16")
     return ok(message)
 
 

@@ -1,4 +1,4 @@
-"""int8 weights: sums of whole numbers that are exact, a target of its own, and refusals where it cannot be."""
+"""int8 weights: the nearest whole numbers, one model in every dtype, and refusals where it cannot be."""
 
 from __future__ import annotations
 
@@ -17,66 +17,58 @@ from engine.decode.speculative import plain_decode, speculative_decode
 from engine.errors import DraftbenchError
 from engine.models import int8
 from engine.models.draft import initialise_draft
-from engine.models.fused_linears import as_loaded
-from engine.models.int8 import Int8Weights, quantise, round_inputs, round_weight
+from engine.models.fused_linears import as_loaded, packs
+from engine.models.int8 import Int8Weights, quantise, round_weight
 from engine.models.load import load_model, model_fingerprint, refuse_twice_rounded
 from engine.study.identity import identity
 from engine.tune.recipe import TuneRecipe
 from tests.conftest import tiny_llama
 from tests.tiny_pair import loaded
 
-pytestmark = pytest.mark.skipif(not int8._computes_exactly(), reason="this processor has no exact 8-bit products")
+native = pytest.mark.skipif(
+    not packs(torch.device("cpu"), torch.bfloat16), reason="this processor has no bfloat16 products"
+)
 
 
 def layer(width: int, out: int, *, bias: bool = False) -> torch.nn.Linear:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(width * out)
-        return torch.nn.Linear(width, out, bias=bias).requires_grad_(False)
+        return torch.nn.Linear(width, out, bias=bias, dtype=torch.bfloat16).requires_grad_(False)
 
 
-def by_the_definition(hidden: torch.Tensor, linear: torch.nn.Linear) -> torch.Tensor:
-    """The product in float64, from the whole numbers and scales."""
-    numbers, scale = round_inputs(hidden)
-    weights, weight_scale = round_weight(linear.weight)
-    product = (numbers.double() - 128) @ weights.double().T * weight_scale.double() * scale.double()
-    return product if linear.bias is None else product + linear.bias.double()
+def test_whole_numbers_and_scale_are_the_nearest_of_each_output():
+    weight = layer(64, 24).weight.clone()
+    weight[3] = 0
+    numbers, scale = round_weight(weight)
+    assert numbers.abs().amax() == 127
+    assert torch.equal(scale, scale.bfloat16().float())
+    error = (numbers * scale.unsqueeze(1) - weight.float()).abs()
+    assert (error <= scale.unsqueeze(1) * 0.51 + weight.abs() * 2**-8).all()
+    assert not numbers[3].any()
+    again = round_weight(weight.float())
+    assert torch.equal(again[0], numbers)
+    assert torch.equal(again[1], scale)
 
 
-@pytest.mark.parametrize(
-    ("width", "out", "bias"), [(64, 64, False), (576, 192, True), (33, 17, True), (3000, 5, False)]
-)
-def test_a_product_is_the_definitions_to_the_last_digits(width: int, out: int, bias: bool):
-    one, hidden = layer(width, out, bias=bias), torch.randn(3, 7, width)
-    actual = Int8Weights([one]).product(hidden)
-    torch.testing.assert_close(actual.double(), by_the_definition(hidden, one), rtol=1e-6, atol=1e-7)
-
-
-def test_the_largest_sums_do_not_overflow():
-    one = layer(4096, 8)
-    one.weight.copy_(torch.where(one.weight > 0, 1.0, -1.0))
-    one.weight[0] = 1.0
-    hidden = torch.ones(1, 4096)
-    torch.testing.assert_close(Int8Weights([one]).product(hidden), F.linear(hidden, one.weight), rtol=1e-6, atol=1e-3)
-
-
-def test_a_tokens_result_does_not_depend_on_the_tokens_beside_it():
-    one, hidden = layer(576, 192), torch.randn(70, 576)
-    together = Int8Weights([one]).product(hidden)
-    assert torch.equal(together, torch.cat([Int8Weights([one]).product(row) for row in hidden.split(1)]))
-
-
-def test_zeros_stay_zeros():
-    one = layer(64, 8)
-    one.weight[3] = 0
-    assert not Int8Weights([one]).product(torch.zeros(2, 64)).any()
-    assert not Int8Weights([one]).product(torch.randn(2, 64))[:, 3].any()
-
-
-def test_layers_that_read_the_same_input_are_rounded_one_by_one():
-    first, second, hidden = layer(64, 8), layer(64, 24), torch.randn(2, 64)
-    second.weight.mul_(100)
-    apart = torch.cat([Int8Weights([first]).product(hidden), Int8Weights([second]).product(hidden)], dim=-1)
-    assert torch.equal(Int8Weights([first, second]).product(hidden), apart)
+@native
+@pytest.mark.parametrize(("width", "out", "bias"), [(64, 64, False), (576, 192, True), (1536, 48, True)])
+@torch.no_grad()
+def test_a_product_is_that_of_the_rounded_weights(width: int, out: int, bias: bool):
+    one, other = layer(width, out, bias=bias), layer(width, 2 * out, bias=bias)
+    rounded = [round_weight(each.weight) for each in (one, other)]
+    exact = [(numbers.double() * scale.double().unsqueeze(1)) for numbers, scale in rounded]
+    for each, values in zip((one, other), exact, strict=True):
+        each.weight.copy_(values)
+    products = Int8Weights([one, other], rounded)
+    for rows in (1, 2, 5):
+        hidden = torch.randn(1, rows, width).bfloat16()
+        parts = [
+            F.linear(hidden.double(), values, each.bias.double() if bias else None)
+            for each, values in zip((one, other), exact, strict=True)
+        ]
+        expected = torch.cat(parts, dim=-1)
+        off = (products.product(hidden).double() - expected).abs().max()
+        assert off <= 1e-2 * expected.abs().max()
 
 
 WIDE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 160}
@@ -94,7 +86,7 @@ IDS = torch.arange(2, 12).unsqueeze(0)
 @torch.no_grad()
 def test_the_model_is_another_one_and_close_to_the_first():
     plain, rounded = tiny_llama(**WIDE).bfloat16()(input_ids=IDS).logits, quantised()(input_ids=IDS).logits
-    assert 0 < float((plain - rounded).float().norm() / plain.float().norm()) < 0.2
+    assert 0 < float((plain - rounded).float().norm() / plain.float().norm()) < 0.1
 
 
 @torch.no_grad()
@@ -108,11 +100,12 @@ def test_the_plain_weights_are_the_rounded_ones_in_every_dtype():
 
 
 @torch.no_grad()
-def test_the_library_as_it_is_computes_with_the_same_weights():
-    model = quantised()
-    inside = model(input_ids=IDS).logits
+def test_several_tokens_have_the_bits_of_the_rounded_plain_weights_and_one_token_nearly():
+    model, single = quantised(), IDS[:, :1]
+    several, one = model(input_ids=IDS).logits, model(input_ids=single).logits
     with as_loaded():
-        assert torch.equal(model(input_ids=IDS).logits, inside)
+        assert torch.equal(model(input_ids=IDS).logits, several)
+        torch.testing.assert_close(model(input_ids=single).logits, one, rtol=5e-2, atol=5e-2)
 
 
 def test_a_draft_of_its_layers_fits_it():
@@ -121,7 +114,7 @@ def test_a_draft_of_its_layers_fits_it():
 
 
 def test_speculative_text_is_the_quantised_targets_own():
-    target, draft = quantised(), tiny_llama(**WIDE, layers=2, seed=1).bfloat16()
+    target, draft = quantised(torch.float32), tiny_llama(**WIDE, layers=2, seed=1)
     settings = DecodeSettings(Sampling(0.0), FixedLength(3), 24, frozenset())
     prompts = [[5, 6, 7, 8], [9, 10]]
     texts = []
@@ -133,10 +126,10 @@ def test_speculative_text_is_the_quantised_targets_own():
     assert texts[0] == texts[1]
 
 
-def test_it_has_no_gradients():
-    hidden = torch.randn(1, 64, requires_grad=True)
-    with pytest.raises(RuntimeError, match="no gradients"):
-        quantised().model.layers[0].self_attn.q_proj(hidden)
+def test_a_kernel_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch):
+    right = Int8Weights.product
+    monkeypatch.setattr(Int8Weights, "product", lambda self, hidden: right(self, hidden) * 1.1)
+    assert not any("forward" in vars(module) for module in quantised().modules())
 
 
 def spec(folder: Path, **settings: Any) -> ModelSpec:
@@ -158,16 +151,13 @@ def test_a_recipe_with_it_is_another_cell_and_one_without_is_as_before():
     assert identity(plain) == identity(parse_recipe(prompts)) != identity(rounded)
 
 
-def test_it_is_refused_where_it_cannot_be(tiny_target_folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_it_is_refused_where_it_cannot_be(tiny_target_folder: Path):
     with pytest.raises(DraftbenchError, match="is for the CPU"):
         int8.refuse_int8(torch.device("cuda:0"))
     with pytest.raises(DraftbenchError, match="quantised already"):
         refuse_twice_rounded(spec(tiny_target_folder, quantize="int8"), {"quant_method": "gptq"})
-    monkeypatch.setattr(int8, "_computes_exactly", lambda: False)
-    with pytest.raises(DraftbenchError, match="cannot be used on this processor"):
-        load_model(spec(tiny_target_folder, quantize="int8"))
 
 
 def test_a_target_that_is_tuned_is_not_rounded():
-    with pytest.raises(ValueError, match="have no gradients"):
+    with pytest.raises(ValueError, match="tune the plain model"):
         TuneRecipe(name="x", target=ModelSpec(quantize="int8"), data={"train": ["a"], "heldout": ["b"]})
