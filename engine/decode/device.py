@@ -24,7 +24,7 @@ def to_host(*columns: torch.Tensor) -> list[list[list[Any]]]:
     Ids must fit into 32 bits.
     """
     bits = [part.view(torch.int32) if part.dtype == torch.float32 else part.to(torch.int32) for part in columns]
-    together = torch.cat(bits, dim=1).cpu().split([part.shape[1] for part in columns], dim=1)
+    together = torch.split(torch.cat(bits, dim=1).cpu(), [part.shape[1] for part in columns], dim=1)
     return [
         host.contiguous().view(torch.float32).numpy().tolist() if part.dtype == torch.float32 else host.numpy().tolist()
         for host, part in zip(together, columns, strict=True)
@@ -49,7 +49,7 @@ class Stopwatch:
     def _mark(self) -> Any:
         if not self._on_gpu:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 

@@ -90,7 +90,7 @@ def speculative_decode(
     try:
         yield from _rounds(target_runner, draft_runner, rows, settings, uniforms, alternatives, observe)
     finally:  # also where the caller stops early
-        for runner in filter(None, (target_runner, draft_runner)):
+        for runner in _both(target_runner, draft_runner):
             runner.close()
 
 
@@ -129,11 +129,11 @@ def _rounds(
         if gamma:
             # The target has read the whole proposal and keeps what it accepted. The draft has not read the last token,
             # and gives back one more: it begins every round by reading two tokens, so that no round is ragged.
-            for runner in filter(None, (target_runner, draft_runner)):
+            for runner in _both(target_runner, draft_runner):
                 runner.take_back([gamma - one.accepted for one in judged])
-        seconds = watch.seconds()
+        draft_s, verify_s, overhead_s = watch.seconds()
         rounds = [
-            Round(row.number, row.rounds, own, one.tokens, *seconds, one.finish_reason)
+            Round(row.number, row.rounds, own, one.tokens, draft_s, verify_s, overhead_s, one.finish_reason)
             for row, own, one in zip(rows, gammas, judged, strict=True)
         ]
         if alternatives:  # they are for the eye: to look them up is not counted as decoding
@@ -147,7 +147,7 @@ def _rounds(
         going = [place for place, one in enumerate(judged) if one.finish_reason is None]
         if len(going) < len(rows):
             rows = [rows[place] for place in going]
-            for runner in filter(None, (target_runner, draft_runner)):
+            for runner in _both(target_runner, draft_runner):
                 runner.keep_rows(going)
 
 
@@ -189,7 +189,9 @@ def proposals(
     if draft_runner is None or gamma == 0:
         none = torch.zeros(len(pending), 0, dtype=torch.long, device=device)
         return Proposal(none, None if sampling.greedy else torch.zeros(len(pending), 0, vocab, device=device))
-    ids, probs, own_ids = [], [], draft_runner.head.ids
+    ids: list[torch.Tensor] = []
+    probs: list[torch.Tensor] = []
+    own_ids = draft_runner.head.ids
     uniforms = on_device(draws, device)
     for step in range(gamma):
         logits = (draft_runner.feed_ids(ids[-1].unsqueeze(1)) if step else draft_runner.feed(pending, last=1))[:, -1]
@@ -201,6 +203,10 @@ def proposals(
             drawn = draw(probs[-1], uniforms[:, step])
         ids.append(drawn if own_ids is None else own_ids[drawn])
     return Proposal(torch.stack(ids, 1), spread(torch.stack(probs, 1), own_ids, vocab) if probs else None)
+
+
+def _both(target_runner: AnyRunner, draft_runner: AnyRunner | None) -> tuple[AnyRunner, ...]:
+    return (target_runner,) if draft_runner is None else (target_runner, draft_runner)
 
 
 def _unread(runner: AnyRunner | None, rows: Sequence[_Row]) -> list[list[int]]:

@@ -126,7 +126,7 @@ class _Recorded:
         if not on_gpu:
             self._again = run
             return
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_WARM_UPS):  # they write the same tokens into the same slots
