@@ -63,8 +63,8 @@ def likeliest(logits: torch.Tensor) -> torch.Tensor:
     """
     if logits.device.type != "cpu" or logits.shape[-1] % _BLOCK:
         return logits.argmax(-1)
-    blocks = logits.reshape(*logits.shape[:-1], -1, _BLOCK)
-    best: torch.Tensor = blocks.amax(-1).argmax(-1)
+    blocks = logits.reshape(*logits.shape[:-1], logits.shape[-1] // _BLOCK, _BLOCK)
+    best = blocks.amax(-1).argmax(-1)
     inside = blocks.gather(-2, best[..., None, None].expand(*best.shape, 1, _BLOCK)).squeeze(-2).argmax(-1)
     return best * _BLOCK + inside
 

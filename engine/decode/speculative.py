@@ -205,8 +205,8 @@ def proposals(
     return Proposal(torch.stack(ids, 1), spread(torch.stack(probs, 1), own_ids, vocab) if probs else None)
 
 
-def _both(target_runner: AnyRunner, draft_runner: AnyRunner | None) -> list[AnyRunner]:
-    return [target_runner] if draft_runner is None else [target_runner, draft_runner]
+def _both(target_runner: AnyRunner, draft_runner: AnyRunner | None) -> tuple[AnyRunner, ...]:
+    return (target_runner,) if draft_runner is None else (target_runner, draft_runner)
 
 
 def _unread(runner: AnyRunner | None, rows: Sequence[_Row]) -> list[list[int]]:
