@@ -31,7 +31,7 @@ from engine.models.head import Head, chunk_size
 
 # Values of the logits of a chunk that the head multiplies at once, and of a block of them whose gradient is then worked
 # out in float32. On a CPU the one pays with many rows, the other where a block stays in the cache of a core.
-CPU_CHUNK_VALUES, CPU_BLOCK_VALUES = 2**25, 2**19
+CPU_CHUNK_VALUES, CPU_BLOCK_VALUES = 2**24, 2**19
 GPU_BLOCK_VALUES = 2**24
 ReadSignal = Callable[[slice], Signal | None]
 
