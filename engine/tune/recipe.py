@@ -100,9 +100,7 @@ class TuneRecipe(Section):
         if self.target.dtype == "float16":
             raise ValueError("target.dtype: gradients vanish in float16; tune in bfloat16 or float32")
         if self.target.quantize is not None:
-            raise ValueError(
-                "target.quantize: an adapter is made for unrounded weights; tune the plain model"
-            )
+            raise ValueError("target.quantize: an adapter is made for unrounded weights; tune the plain model")
         if self.target.adapter is not None:
             raise ValueError("target.adapter: an adapter is made for the plain model; merge the first one before")
         return self
