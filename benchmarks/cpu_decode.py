@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from benchmarks.speed.decoding import Generate, OurLoop
-from benchmarks.speed.pairs import Way, interleave
+from benchmarks.speed.pairs import Rounds, Way, interleave
 from benchmarks.speed.record import Figure, Row, begin, pairs_of, row_of
 from benchmarks.speed.session import Planned, refuse_busy, run
 from benchmarks.speed.subjects import Subject, embedded
@@ -89,7 +89,7 @@ def forwards_row(subject: Subject, quantised: LoadedModel, rounds: int, folder: 
         for width in WIDTHS
         if not name.endswith("_loaded")
     ]
-    paired = interleave(ways, rounds, unit="forwards", warm_up=2)
+    paired = interleave(ways, Rounds(rounds), unit="forwards", warm_up=2)
     title = f"One forward, {CACHED} tokens cached"
     return row_of("forwards", title, paired, pairs_of(*pairs), subject.conditions)
 
@@ -97,15 +97,15 @@ def forwards_row(subject: Subject, quantised: LoadedModel, rounds: int, folder: 
 def decode_row(subject: Subject, quantised: LoadedModel, rounds: int, tokens: int, folder: Path) -> Row:
     """Plain and speculative decoding, in bfloat16 and with int8 weights, beside `generate`."""
     target, rounded, draft, prompts = subject.target.model, quantised.model, subject.draft.model, subject.prompts
-    assisted = {"assistant": subject.whole_draft, "num_draft_tokens": GAMMA}
+    library, assisted = subject.library_target, {"assistant": subject.library_draft, "num_draft_tokens": GAMMA}
     loops = {
         "plain": OurLoop(target, None, prompts, 0, tokens),
         "plain_int8": OurLoop(rounded, None, prompts, 0, tokens),
         "speculative": OurLoop(target, draft, prompts, GAMMA, tokens),
         "speculative_int8": OurLoop(rounded, draft, prompts, GAMMA, tokens),
     }
-    generate = Generate(target, prompts, tokens)
-    ways: dict[str, Way] = {"generate": generate, "assisted": Generate(target, prompts, tokens, assisted), **loops}
+    generate = Generate(library, prompts, tokens)
+    ways: dict[str, Way] = {"generate": generate, "assisted": Generate(library, prompts, tokens, assisted), **loops}
     pairs = pairs_of(
         ("plain", "generate"),
         ("plain_int8", "generate"),
@@ -115,7 +115,7 @@ def decode_row(subject: Subject, quantised: LoadedModel, rounds: int, tokens: in
         ("speculative_int8", "plain_int8"),
         ("speculative_int8", "assisted"),
     )
-    paired = interleave(ways, rounds, unit="tokens", warm_up=1)
+    paired = interleave(ways, Rounds(rounds), unit="tokens", warm_up=1)
     conditions = {**subject.conditions, "tokens": tokens, "gamma": GAMMA, "temperature": 0}
     row = row_of("decode", f"Decoding {DOMAIN}, batch 1", paired, pairs, conditions)
     same = [ours == theirs for ours, theirs in zip(loops["plain"].texts(), generate.written.values(), strict=True)]

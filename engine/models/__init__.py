@@ -10,7 +10,6 @@ head         splitting a model at its output head
 precision    a model converted to another precision
 vocabulary   do two models share ids; which ids a draft proposes
 fused_linears  linear layers on a CPU: one product from packed weights for all that read the same input
-grouped_attention  attention on a CPU where several query heads share keys
 int8           linear layers with int8 weights on a CPU
 embeddings   the identity of embeddings and head
 adapter      a PEFT adapter merged into its base

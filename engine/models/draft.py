@@ -20,7 +20,6 @@ from engine.config.schema import DraftSpec, ModelSpec
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import disk_errors, read_object, sha256_file, write_json
 from engine.models.fused_linears import fuse_linears
-from engine.models.grouped_attention import fold_attention
 from engine.models.head import DRAFT_IDS, check_head
 from engine.models.load import LoadedModel, load_model
 from engine.models.shallow import check_copied, copy_layers, fitting_layers, shallow_model
@@ -270,7 +269,6 @@ def load_draft(folder: Path, target: LoadedModel, *, dtype: torch.dtype | None =
         _share(model, target.model, dtype or target.dtype)
     model.requires_grad_(False)
     fuse_linears(model)
-    fold_attention(model)
     return Draft(model, info)
 
 

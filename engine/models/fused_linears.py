@@ -165,11 +165,6 @@ def as_loaded() -> Iterator[None]:
         _in_use.reset(token)
 
 
-def in_use() -> bool:
-    """Whether models compute in the ways of this room, and not as they were loaded."""
-    return _in_use.get()
-
-
 @torch.no_grad()
 def readers_of_one_input(model: Any) -> list[list[torch.nn.Linear]]:
     """The linear layers that a forward calls once, grouped by what they read, each group in the order of its calls.

@@ -19,7 +19,6 @@ from engine.models.adapter import merge_adapter
 from engine.models.embeddings import embeddings_hash
 from engine.models.folder import FIX, check_quantised, check_settings, check_size, read_config
 from engine.models.fused_linears import fuse_linears
-from engine.models.grouped_attention import fold_attention
 from engine.models.int8 import quantise, refuse_int8
 from engine.models.locate import fingerprint, locate_adapter, locate_model
 from engine.models.tokenizer import adapted_tokenizer, check_ids, read_tokenizer
@@ -171,7 +170,6 @@ def load_model(spec: ModelSpec, *, dtype: str | None = None) -> LoadedModel:
     if spec.quantize:
         quantise(model)
     fuse_linears(model)
-    fold_attention(model, every_step=spec.quantize is not None)
     return LoadedModel(model, tokenizer, spec, model_fingerprint(spec))
 
 
