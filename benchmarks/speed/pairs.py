@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from engine.measure.speed import turn
 from engine.measure.statistics import Interval, bootstrap_ratio, paired_ratio
 
+_FEWEST = 2  # rounds without which there is no interval
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -73,6 +75,8 @@ def interleave(
 ) -> Paired:
     """Let the ways do each round's work in a turning order. The limit of `rounds` counts the warm-up too.
 
+    A KeyboardInterrupt ends the comparison with the rounds that are whole, if there are at least two.
+
     The first `warm_up` rounds are done once before, without being counted. `wait` returns when the device has done
     all it was given, and is called before the clock is read.
     """
@@ -82,13 +86,18 @@ def interleave(
             way(number)
     samples: dict[str, list[Sample]] = {name: [] for name in ways}
     number = -1
-    while not rounds.enough(number + 1, clock() - started):
-        number += 1
-        for name in turn(list(ways), number):
-            wait()
-            began = clock()
-            done = ways[name](number)
-            wait()
-            seconds = clock() - began
-            samples[name].append(done if isinstance(done, Sample) else Sample(done, seconds))
+    try:
+        while not rounds.enough(number + 1, clock() - started):
+            number += 1
+            for name in turn(list(ways), number):
+                wait()
+                began = clock()
+                done = ways[name](number)
+                wait()
+                seconds = clock() - began
+                samples[name].append(done if isinstance(done, Sample) else Sample(done, seconds))
+    except KeyboardInterrupt:
+        if number < _FEWEST:
+            raise
+        samples = {name: listed[:number] for name, listed in samples.items()}
     return Paired(unit, samples)

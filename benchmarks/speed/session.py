@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,11 +42,23 @@ def refuse_busy() -> None:
 
 
 def run(planned: Sequence[Planned], report: Report, out: Path | None, *, limit_s: float | None = None) -> Report:
-    """Measure the rows one after the other; one that fails, or has no time left, is noted and the next one begins."""
+    """Measure the rows one after the other; one that fails, or has no time left, is noted and the next one begins.
+
+    Ctrl-C or SIGTERM ends the row at work with the rounds that it has, and begins no other.
+    """
+    with _stopping() as stopped:
+        return _run(planned, report, out, limit_s, stopped)
+
+
+def _run(
+    planned: Sequence[Planned], report: Report, out: Path | None, limit_s: float | None, stopped: threading.Event
+) -> Report:
     began = time.monotonic()
     for plan in planned:
         left = None if limit_s is None else limit_s - (time.monotonic() - began)
-        if left is not None and left < plan.needs_s:
+        if stopped.is_set():
+            report = _skipped(report, plan.name, "stopped before")
+        elif left is not None and left < plan.needs_s:
             report = _skipped(report, plan.name, f"{left:.0f} s were left, it needs about {plan.needs_s:.0f}")
         else:
             report = _measured(report, plan)
@@ -58,11 +73,30 @@ def _measured(report: Report, plan: Planned) -> Report:
     try:
         with tempfile.TemporaryDirectory(prefix="draftbench-speed-") as folder, watched() as seen:
             row = plan.measure(Path(folder))
+    except KeyboardInterrupt:
+        return _skipped(report, plan.name, "stopped before two rounds were done")
     except Exception as error:  # another row may still be measured
         return _skipped(report, plan.name, f"{type(error).__name__}: {' '.join(str(error).split())}"[:400])
     row = row.model_copy(update=seen)
     print("\n".join(lines_of(row)), file=sys.stderr, flush=True)
     return report.model_copy(update={"rows": [*report.rows, row]})
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """Inside, SIGTERM interrupts as Ctrl-C does, and the event remembers that either came."""
+    stopped = threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        stopped.set()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _skipped(report: Report, name: str, why: str) -> Report:

@@ -61,3 +61,19 @@ def test_when_the_time_is_over_no_round_begins_but_those_that_are_needed():
     assert rounds_done(Rounds(9, limit_s=45)) == 4, "the warm-up and four rounds are 50 s"
     assert rounds_done(Rounds(9, limit_s=0)) == 3
     assert rounds_done(Rounds(2)) == 2
+
+
+def test_an_interrupted_comparison_keeps_its_whole_rounds():
+    def until(last: int):
+        def work(number: int) -> float:
+            if number == last:
+                raise KeyboardInterrupt
+            return 1.0
+
+        return work
+
+    ways = {"a": lambda number: 1.0, "b": until(3)}
+    paired = interleave(ways, Rounds(9), unit="x")
+    assert [len(listed) for listed in paired.samples.values()] == [3, 3]
+    with pytest.raises(KeyboardInterrupt):
+        interleave({"b": until(1)}, Rounds(9), unit="x")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -38,6 +40,20 @@ def test_a_row_that_fails_or_has_no_time_left_is_noted_and_the_others_are_measur
     assert [row.name for row in report.rows] == ["decode"]
     assert report.skipped["a"] == "ValueError: no such model"
     assert "were left" in report.skipped["b"]
+
+
+def test_a_stop_keeps_what_was_measured_and_begins_no_other_row(tmp_path: Path):
+    def stopped(folder: Path) -> Row:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal interrupts first")
+
+    planned = [Planned("decode", 1, lambda folder: decode_row(9)), Planned("a", 1, stopped), Planned("b", 1, stopped)]
+    before = signal.getsignal(signal.SIGTERM)
+    report = run(planned, begin("bench", [], "cpu"), tmp_path / "out.json")
+    assert [row.name for row in report.rows] == ["decode"]
+    assert report.skipped == {"a": "stopped before two rounds were done", "b": "stopped before"}
+    assert read(tmp_path / "out.json") == report
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_way_that_did_nothing_has_no_rate():
