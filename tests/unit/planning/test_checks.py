@@ -33,8 +33,8 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("weights were loaded")
 
+    monkeypatch.setattr("engine.runs.session.load_model", refuse)  # first: it is imported here, with the real one
     monkeypatch.setattr(load, "load_model", refuse)
-    monkeypatch.setattr("engine.runs.session.load_model", refuse)
 
 
 def made(path: Path, *settings: str) -> Recipe:
