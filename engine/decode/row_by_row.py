@@ -6,6 +6,7 @@ Slow and right for every model that can be decoded at all. Models that do not fi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,9 +68,14 @@ class RowByRow:
         self.lengths = [length - count for length, count in zip(self.lengths, counts, strict=True)]
 
     def keep_rows(self, rows: Sequence[int]) -> None:
-        """Drop all other rows."""
+        """Drop all other rows. A row may be kept several times."""
         if self.caches:  # something was fed
-            self.caches, self.lengths = [self.caches[row] for row in rows], [self.lengths[row] for row in rows]
+            first_of = {row: place for place, row in reversed(list(enumerate(rows)))}
+            self.caches = [  # each row has a cache of its own
+                self.caches[row] if first_of[row] == place else copy.deepcopy(self.caches[row])
+                for place, row in enumerate(rows)
+            ]
+            self.lengths = [self.lengths[row] for row in rows]
 
     def replace(self, rows: Sequence[int], other: RowByRow) -> None:
         """Let the rows of another runner of the same model, in their order, take the place of these rows."""
@@ -78,7 +84,3 @@ class RowByRow:
 
     def close(self) -> None:
         """Nothing is left to a next runner."""
-
-    def join(self, other: RowByRow) -> None:
-        """Take over the rows of another runner of the same model, below one's own."""
-        self.caches, self.lengths = [*self.caches, *other.caches], [*self.lengths, *other.lengths]

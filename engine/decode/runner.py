@@ -1,6 +1,6 @@
 """The runner of a model: all its rows in one cache of slots where the model fits it, else each row by itself.
 
-Both have the same methods: `feed`, `feed_ids`, `take_back`, `keep_rows`, `replace` and `join`.
+Both have the same methods: `feed`, `feed_ids`, `take_back`, `keep_rows`, `replace` and `close`.
 """
 
 from __future__ import annotations

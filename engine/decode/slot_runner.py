@@ -78,22 +78,13 @@ class SlotRunner:
         self.cache.lengths = [length - count for length, count in zip(self.lengths, counts, strict=True)]
 
     def keep_rows(self, rows: Sequence[int]) -> None:
-        """Drop all other rows."""
+        """Drop all other rows. A row may be kept several times."""
         if self.lengths:  # something was fed
             self.cache.keep(rows)
 
     def replace(self, rows: Sequence[int], other: SlotRunner) -> None:
         """Let the rows of another runner of the same model, in their order, take the place of these rows."""
         self.cache.put(rows, other.cache)
-
-    def join(self, other: SlotRunner) -> None:
-        """Take over the rows of another runner of the same model, below one's own."""
-        if not self.lengths:
-            self.cache, self.graphs = other.cache, other.graphs
-            return
-        first = len(self.lengths)
-        self.cache.add_rows(len(other.lengths))
-        self.replace(range(first, len(self.lengths)), other)
 
     def _known(self, ids: torch.Tensor) -> torch.Tensor:
         """Ids on the device that the model can read. A target writes none that it cannot, unless its head is larger."""

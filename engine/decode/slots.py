@@ -151,12 +151,6 @@ class SlotCache(Cache):  # type: ignore[misc]
             if layer.is_initialized:
                 layer.resize()
 
-    def add_rows(self, count: int) -> None:
-        """Add empty rows."""
-        self.lengths = [*self.lengths, *[0] * count]
-        self.slots.rows = len(self.lengths)
-        self.reserve(self.slots.rows, 0)
-
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all other rows; the kept ones move to the front, in this order. A row may be kept several times."""
         self.reserve(len(rows), 0)

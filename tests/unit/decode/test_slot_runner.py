@@ -58,18 +58,13 @@ class Checked:
 
     def keep_rows(self, *rows):
         self.runner.keep_rows(list(rows))
-        self.rows = [self.rows[i] for i in rows]
+        self.rows = [list(self.rows[i]) for i in rows]
         return self
 
     def replace(self, rows, other):
         self.runner.replace(rows, other.runner)
         for row, ids in zip(rows, other.rows, strict=True):
             self.rows[row] = ids
-        return self
-
-    def join(self, other):
-        self.runner.join(other.runner)
-        self.rows += other.rows
         return self
 
 
@@ -127,18 +122,6 @@ def test_rows_take_the_place_of_others(ragged):
     ragged.take_back(1, 0, 2).replace([2, 0], other).feed([40], [41], [42]).feed_ids([50, 51], [52, 53], [54, 55])
 
 
-@pytest.mark.parametrize("first_is_longer", [True, False])
-def test_after_other_rows_joined(make, first_is_longer):
-    checked = Checked(make).feed([5, 6, 7], [8] * 9, [9, 10, 11, 12, 13]).take_back(1, 2, 0)
-    pair = (checked, Checked(make).feed([60, 61], [62]))
-    joined = pair[0].join(pair[1]) if first_is_longer else pair[1].join(pair[0])
-    joined.feed(*[[70 + i] for i in range(5)]).take_back(0, 1, 0, 1, 0).feed(*[[80 + i] for i in range(5)])
-
-
-def test_joining_an_empty_runner_takes_the_other_over(make):
-    Checked(make).join(Checked(make).feed([5, 6], [7])).feed([40], [41])
-
-
 def test_keeping_rows_before_anything_was_fed_does_nothing(make):
     checked = Checked(make)
     checked.runner.keep_rows([0])
@@ -154,7 +137,7 @@ def test_any_order_of_these_keeps_the_cache_right(make, seed):
 
     checked = Checked(make, WINDOWED if seed else MODEL).feed(ids(6), ids(6), ids(6))
     for _ in range(20):
-        action = rng.choice(["feed", "feed_ids", "take_back", "keep_rows", "replace", "join"])
+        action = rng.choice(["feed", "feed_ids", "take_back", "keep_rows", "replace", "repeat"])
         if action == "feed":
             checked.feed(*[ids(4) for _ in checked.rows])
         elif action == "feed_ids":
@@ -166,8 +149,8 @@ def test_any_order_of_these_keeps_the_cache_right(make, seed):
         elif action == "replace":
             place = rng.randrange(len(checked.rows))
             checked.replace([place], Checked(make, checked.model).feed(ids(9)))
-        elif action == "join" and len(checked.rows) < 5:
-            checked.join(Checked(make, checked.model).feed(ids(8), ids(3)))
+        elif action == "repeat" and len(checked.rows) < 5:
+            checked.keep_rows(*range(len(checked.rows)), rng.randrange(len(checked.rows)))
     checked.feed(*[ids(2) for _ in checked.rows])
 
 
