@@ -29,10 +29,11 @@ from engine.distill.moments import moment_table
 from engine.distill.schedule import learning_rate
 from engine.distill.source import Ahead, BatchSource
 from engine.errors import DraftbenchError
-from engine.models.draft import Draft, in_dtype, save_draft
+from engine.models.draft import Draft, save_draft
 from engine.models.head import Head
 from engine.models.load import resolve_dtype
 from engine.models.masters import Masters
+from engine.models.precision import copy_in
 from engine.models.vocabulary import known_rows
 from engine.progress import SILENT, Progress
 from engine.records.events import Evaluation, Event, Resumed, SkippedStep, TrainStep
@@ -100,7 +101,7 @@ class Trainer:
         self.trained = [p for p in draft.model.parameters() if p.requires_grad]
         self.model, self.masters = draft.model, Masters({}, {})
         if self.dtype != draft.model.dtype:
-            self.model = in_dtype(draft, self.dtype)
+            self.model = copy_in(draft.model, self.dtype)
             self.masters = Masters(_learning(self.model), _learning(draft.model))
         self.optimiser = torch.optim.AdamW(
             self.trained,

@@ -108,7 +108,7 @@ def _compare(
 
     `sides`: each draft's head and its hidden states [position, width].
     """
-    size = chunk_size(signal.head.weight.shape[0])
+    size = chunk_size(signal.head.weight.shape[0], token_ids.device)
     parts: dict[str, list[tuple[torch.Tensor, ...]]] = {name: [] for name in sides}
     for start in range(0, token_ids.shape[0], size):
         part = slice(start, start + size)

@@ -331,29 +331,6 @@ def model_of_config(config: dict[str, Any], target: Any, dtype: torch.dtype) -> 
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings), dtype=dtype)
 
 
-def in_dtype(draft: Draft, dtype: torch.dtype) -> Any:
-    """A copy of the draft's model in another dtype, built as one that is loaded to be served.
-
-    Parameters have the same values, rounded, and the same marks of what is trained.
-    """
-    config = json.loads(draft.model.config.to_json_string(use_diff=False))
-    with torch.random.fork_rng(devices=[]):  # its first, random weights are of no use
-        model = model_of_config(config, draft.model, dtype).to(draft.model.device).eval()
-    ids = getattr(draft.model, DRAFT_IDS, None)
-    if ids is None:
-        model.tie_weights()
-    else:
-        cut_head(model, ids)
-    own, kept = dict(model.named_parameters()), _kept_buffers(model, draft.info)
-    with torch.no_grad():
-        for name, parameter in draft.model.named_parameters():
-            own[name].copy_(parameter)
-            own[name].requires_grad_(parameter.requires_grad)
-        for name, buffer in _kept_buffers(draft.model, draft.info).items():
-            kept[name].copy_(buffer)
-    return model
-
-
 def _share(draft_model: Any, target_model: Any, dtype: torch.dtype) -> None:
     """Use the target's own tensors if the dtype is the same, else copy their values."""
     if getattr(draft_model, DRAFT_IDS, None) is not None:

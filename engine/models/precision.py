@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -22,6 +23,11 @@ def cast(model: Any, dtype: torch.dtype) -> Any:
                 setattr(module, name, buffer.to(dtype))
     model.config.dtype = dtype
     return model
+
+
+def copy_in(model: Any, dtype: torch.dtype) -> Any:
+    """A copy of a model in another precision, with the same marks of what is trained."""
+    return cast(copy.deepcopy(model), dtype)
 
 
 @torch.no_grad()

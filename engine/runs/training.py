@@ -6,7 +6,6 @@ from the same folder.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -25,7 +24,7 @@ from engine.distill.trainer import Trainer
 from engine.measure.acceptance import exact_acceptance, mean_overlap
 from engine.models.draft import Draft, check_trim, parameter_counts
 from engine.models.head import Head
-from engine.models.precision import cast, renew
+from engine.models.precision import copy_in, renew
 from engine.records.provenance import DraftParameters, PromptCounts, Provenance, Seeds
 from engine.records.training import Training
 from engine.runs.drafts import reference_draft, trim_to_answers, untrained_draft, weights_hash
@@ -130,7 +129,7 @@ def _in_precision(dtype: torch.dtype) -> Callable[[Any], Any]:
         if copies:
             renew(copies[0], model)
         else:
-            copies.append(cast(copy.deepcopy(model), dtype).requires_grad_(False))
+            copies.append(copy_in(model, dtype).requires_grad_(False))
         return copies[0]
 
     return served

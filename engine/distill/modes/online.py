@@ -15,7 +15,6 @@ modes learn from the very same text.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,7 @@ from engine.distill.stream import Streamed, StreamLog, streamed
 from engine.errors import DraftbenchError
 from engine.measure.acceptance import PromptAcceptance, exact_acceptance
 from engine.models.head import Head
-from engine.models.precision import cast
+from engine.models.precision import copy_in
 from engine.records.events import Event
 
 
@@ -241,7 +240,7 @@ class OnlineBatches(BatchSource):
         self.queries = in_order(queries, online, settings.seed)
         self.steps = online.steps(len(queries))
         self.draft_model = draft_model
-        self.decoding = cast(copy.deepcopy(draft_model), dtype).requires_grad_(False)  # the one that serves the stream
+        self.decoding = copy_in(draft_model, dtype).requires_grad_(False)  # the one that serves the stream
         self.log: StreamLog | None = None
 
     def micro_batches(self, step: int) -> Sequence[Batch]:

@@ -25,9 +25,10 @@ from engine.distill.source import Ahead
 from engine.distill.trainer import Outcome, Trainer
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import sha256_file
-from engine.models.draft import Draft, in_dtype, load_draft, trim
+from engine.models.draft import Draft, load_draft, trim
 from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel
+from engine.models.precision import copy_in
 from engine.progress import Progress
 from tests.conftest import tiny_llama
 from tests.kill import kill_myself, run_until_killed
@@ -381,7 +382,7 @@ def test_a_copy_in_another_dtype_says_the_same(target, trimmed: bool):
     draft = draft_of(target, share_embeddings=trimmed)
     if trimmed:
         draft = trim(draft, target, torch.arange(3, 90))
-    copied = in_dtype(draft, torch.float32)
+    copied = copy_in(draft.model, torch.float32)
     ids = torch.randint(258, (2, 30), generator=torch.Generator().manual_seed(0))
     assert torch.equal(copied(input_ids=ids).logits, draft.model(input_ids=ids).logits)
     marks = [{n: p.requires_grad for n, p in model.named_parameters()} for model in (copied, draft.model)]
