@@ -3,7 +3,7 @@
 Where several query heads share a head of keys, Transformers repeats keys and values for each of them as soon as there
 is a mask and more than one token: for a few tokens and a long cache that is most of the work. In batches and recorded
 steps the queries that share a head are laid behind each other instead, which gives the same sums up to the order of
-their terms. For a single row on a CPU `engine.models.grouped_attention` does so where no bit changes.
+their terms. Plain decoding of a single row never gets here: one token without a mask keeps the bits of `generate`.
 """
 
 from __future__ import annotations
