@@ -90,8 +90,9 @@ def quickstart_row(folder: Path, recipe: str = "recipes/quickstart.yaml") -> Row
     """The whole quickstart in a home without captures, once: seconds, those of its training, and its speed-up."""
     home = Home(folder / "home")
     began = time.perf_counter()
-    _draftbench(home, PROJECT_ROOT, ["run", recipe])
+    done = _draftbench(home, PROJECT_ROOT, ["run", recipe])
     seconds = time.perf_counter() - began
+    print(done.stdout)  # the result is worth reading, too
     run = RunFolder.open(home, "latest")
     speed = run.summary().speed
     figures = {"whole_s": Figure(value=seconds, unit="s")}
