@@ -89,7 +89,7 @@ def begin(script: str, arguments: list[str], device: str) -> Report:
     source, memory = provenance.source(), psutil.virtual_memory().total
     return Report(
         script=script,
-        arguments=arguments,
+        arguments=[Path(a).name if Path(a).is_absolute() else a for a in arguments],  # a page shows no one's folders
         began=datetime.now(UTC).isoformat(timespec="seconds"),
         device=device,
         machine={**provenance.machine().model_dump(exclude_none=True), "memory_gib": round(memory / 2**30, 1)},
