@@ -1,7 +1,7 @@
 """Speed and peak memory of training, of this checkout against another one, on the same answers.
 
-    git worktree add /tmp/before 1f670fd
-    python benchmarks/training_speed.py --against /tmp/before
+    git worktree add ../before 1f670fd
+    python benchmarks/training_speed.py --against ../before
 
 The target answers 64 prompts once. Then two processes, one a checkout, train the same draft from those answers, six
 epochs of four steps with whole-vocabulary forward KL by default, and take turns: a step of one, the same step of the
