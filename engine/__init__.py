@@ -6,6 +6,7 @@ cli/        the `draftbench` command
 config/     the schema of a recipe, reading it, its identity
 data/       prompts: reading, overlap, packs of real prompts
 decode/     sampling rules, the speculative loop, its events
+deploy/     a draft on the server that people use
 distill/    losses, the trainer, the training modes
 export/     a draft as a Hugging Face folder
 findings/   the paper's claims and their verdicts
@@ -19,11 +20,12 @@ planning/   checks and estimates before a start, the doctor
 records/    a run's documents on disk as typed models
 runs/       run folders, and doing a run
 served/     everything that talks to a server
+slices/     where a draft fails
 study/      grids of runs
 traces/     answers token by token, live and stored
 tune/       domain targets: LoRA and its effect
 untrusted/  limits on files, text and code of others
-catalogue   losses, modes and export formats by name, without torch
+catalogue   losses, modes, export formats and servers by name, without torch
 errors      what went wrong, why it matters, how to fix it
 fileio      JSON and Parquet on disk: atomic, append-only
 numbers     numbers and intervals as text

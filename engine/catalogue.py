@@ -18,6 +18,8 @@ from typing import Literal, TypeVar
 from engine.errors import DraftbenchError, did_you_mean
 
 Supervision = Literal["white_box", "black_box"]
+Proposals = Literal["sampled", "argmax"]
+"""How a token is proposed: drawn from q, or always the draft's likeliest. At temperature 0 they are one."""
 
 _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm)\{(.*?)\}")
 _SPACE_COMMAND = re.compile(r"\\[,; ]")
@@ -281,3 +283,66 @@ EXPORTERS = _by_name(
     ),
 )
 DEFAULT_FORMAT = "huggingface"
+
+# ---- servers --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Server(Card):
+    """An engine that serves a draft.
+
+    `proposals`: the rules that it can propose by, its default first. `weights`: the export format (a name of EXPORTERS)
+    that it loads. `acceptance`: what it calls accepted over proposed tokens.
+    """
+
+    proposals: tuple[Proposals, ...] = ("argmax",)
+    weights: str = "huggingface"
+    acceptance: str = ""
+
+
+SERVERS = _by_name(
+    Server(
+        "transformers",
+        "Transformers",
+        "`generate(assistant_model=...)`, one prompt at a time.",
+        source="https://huggingface.co/docs/transformers/generation_strategies",
+        proposals=("sampled",),
+    ),
+    Server(
+        "vllm",
+        "vLLM",
+        "Proposes the draft's likeliest token also above temperature 0, unless `draft_sample_method` is "
+        "`probabilistic`.",
+        source="https://docs.vllm.ai/en/latest/features/spec_decode.html",
+        proposals=("argmax", "sampled"),
+        acceptance="draft acceptance rate",
+    ),
+    Server(
+        "sglang",
+        "SGLang",
+        "The algorithm STANDALONE with one branch; proposes the draft's likeliest token.",
+        source="https://docs.sglang.ai/advanced_features/speculative_decoding.html",
+        acceptance="accept rate",
+    ),
+    Server(
+        "llama.cpp",
+        "llama.cpp",
+        "`llama-server` with a draft in GGUF; keeps a proposal where it is the token that the target drew.",
+        source="https://github.com/ggml-org/llama.cpp/tree/master/tools/server",
+        acceptance="draft acceptance",
+    ),
+    Server(
+        "tensorrt-llm",
+        "TensorRT-LLM",
+        "`DraftTargetDecodingConfig`; proposes the draft's likeliest token.",
+        source="https://nvidia.github.io/TensorRT-LLM/features/speculative-decoding.html",
+        acceptance="acceptance rate",
+    ),
+    Server(
+        "lm-studio",
+        "LM Studio",
+        "Serves GGUF models with a draft that the request names.",
+        source="https://lmstudio.ai/docs/app/advanced/speculative-decoding",
+        acceptance="accepted draft tokens",
+    ),
+)

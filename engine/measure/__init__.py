@@ -5,6 +5,7 @@ definitions       the measured rates, their meaning and other systems' names
 acceptance        exact acceptance: sum min(p, q) on the target's text
 exact_tables      exact acceptance as metrics and tables
 trace             rounds of decoding as tables
+text_rounds       the rounds that a server makes over a text
 speed             speed on the clock
 speed_words       a timing in words
 cost_model        expected speed-up

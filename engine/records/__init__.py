@@ -11,6 +11,7 @@ certificate  the certificate in a summary
 speed        the timing in a summary
 interval     a value with its interval
 capture      a capture's done.json
+served       what a server reported of a draft
 study_tag    the tag of a study
 recipe       config.yaml
 folders      the folders of runs

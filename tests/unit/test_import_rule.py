@@ -15,7 +15,8 @@ from engine.paths import PROJECT_ROOT
 ENGINE_LAYERS = [
     {"__main__"},
     {"cli"},
-    {"export", "findings", "magpie", "study", "traces", "tune"},
+    {"deploy"},
+    {"export", "findings", "magpie", "slices", "study", "traces", "tune"},
     {"planning"},
     {"jobs"},
     {"runs"},

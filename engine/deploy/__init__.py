@@ -1,0 +1,1 @@
+"""From a measured draft to the server that people use: what to expect of it there, and what the server reported."""
