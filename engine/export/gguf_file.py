@@ -144,8 +144,8 @@ def _architecture(model: Any) -> MODEL_ARCH:
         if wrong:
             raise DraftbenchError(
                 f"{type(model).__name__} cannot be written as GGUF: {why}",
-                f"this writer knows {', '.join(ARCHITECTURES)} with plain or Llama 3's positions; llama.cpp would compute "
-                "something else than was measured, or it could not be checked",
+                f"this writer knows {', '.join(ARCHITECTURES)} with plain or Llama 3's positions; llama.cpp would "
+                "compute something else than was measured, or it could not be checked",
                 "export with --for transformers and convert the folder with llama.cpp's convert_hf_to_gguf.py",
             )
     return ARCHITECTURES[config.model_type]

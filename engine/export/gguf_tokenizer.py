@@ -144,7 +144,7 @@ def _with_rows(fields: Fields, rows: int) -> Fields:
     have = len(fields[_PREFIX + "tokens"].value)
     if have > rows:
         raise _unknown(f"it has {have:,} tokens and the model {rows:,} rows")
-    more = {
+    more: dict[str, list[Any]] = {
         "tokens": [_unused(i) for i in range(have, rows)],
         "token_type": [int(TokenType.UNUSED)] * (rows - have),
         "scores": [-1e4] * (rows - have),

@@ -1,4 +1,4 @@
-"""A written GGUF file is the same model with the same tokenizer, read by Transformers and by the engine's own reader."""
+"""A written GGUF file is the same model with the same tokenizer, for Transformers and for our own reader."""
 
 from __future__ import annotations
 
