@@ -281,6 +281,12 @@ EXPORTERS = _by_name(
         "and other engines load.",
         source="https://huggingface.co/docs/transformers",
     ),
+    Card(
+        "gguf",
+        "GGUF file",
+        "Settings, weights, tokenizer and chat template in one file: what llama.cpp and LM Studio load.",
+        source="https://github.com/ggml-org/ggml/blob/master/docs/gguf.md",
+    ),
 )
 DEFAULT_FORMAT = "huggingface"
 
@@ -329,6 +335,7 @@ SERVERS = _by_name(
         "llama.cpp",
         "`llama-server` with a draft in GGUF; keeps a proposal where it is the token that the target drew.",
         source="https://github.com/ggml-org/llama.cpp/tree/master/tools/server",
+        weights="gguf",
         acceptance="draft acceptance",
     ),
     Server(
@@ -343,6 +350,7 @@ SERVERS = _by_name(
         "LM Studio",
         "Serves GGUF models with a draft that the request names.",
         source="https://lmstudio.ai/docs/app/advanced/speculative-decoding",
+        weights="gguf",
         acceptance="accepted draft tokens",
     ),
 )
