@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from engine.catalogue import Proposals
 from engine.config.section import MEASUREMENT, MOST_TOKENS, Section, used_unless
 
 
@@ -25,6 +26,11 @@ class MeasureSpec(Section):
     )
     adaptive: Annotated[bool, MEASUREMENT] = Field(
         False, description="set gamma in each round from the acceptance so far, up to num_draft_tokens"
+    )
+    proposals: Annotated[Proposals, MEASUREMENT] = Field(
+        "sampled",
+        description="how the draft proposes when it is decoded: sampled: drawn from q, as Transformers does; argmax: "
+        "always its likeliest token, as vLLM, SGLang, llama.cpp and TensorRT-LLM do unless told otherwise",
     )
     max_new_tokens: int = Field(160, ge=2, le=MOST_TOKENS, description="length limit of an answer, tokens")
     heldout_prompts: int | None = Field(

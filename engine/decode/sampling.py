@@ -1,14 +1,16 @@
 """Rules of sampling: the distribution that is really sampled, and draws from it.
 
 Both models pass through the same `distribution`, and the q recorded for a draft token is the
-one it was drawn from. A draft identical to its target therefore accepts everything.
+one it was drawn from. A draft identical to its target therefore accepts everything, unless it proposes its
+likeliest token whatever the target draws: then q is one-hot, and not what the target samples from.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,13 +32,20 @@ class Sampling:
     def greedy(self) -> bool:
         return self.temperature == 0
 
+    def at(self, rows: Sequence[int]) -> Sampling:
+        """The sampling of some rows of a batch."""
+        return self
+
 
 @dataclass(frozen=True)
 class SamplingByRow(Sampling):
-    """A sampling for each row of a batch, so that different ones are decoded together. No row may end before others."""
+    """A sampling for each row of a batch, so that different ones are decoded together."""
 
     temperature: float = math.nan  # that of no row, so that reading it spoils the result for all to see
     rows: tuple[Sampling, ...] = ()
+
+    def at(self, rows: Sequence[int]) -> SamplingByRow:
+        return replace(self, rows=tuple(self.rows[row] for row in rows))
 
 
 def distribution(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from engine.catalogue import Proposals
 from engine.decode.sampling import Sampling
 
 
@@ -60,13 +61,16 @@ class AdaptiveLength:
 
 
 NO_DRAFT = FixedLength(0)  # the draft length of plain decoding
+GREEDY = Sampling(0.0)
 
 
 @dataclass(frozen=True)
 class DecodeSettings:
     """The settings that a decoding depends on besides its models and prompts.
 
-    A row ends at `max_new_tokens` or after one of `stop_ids`. `seed` and a row's name decide its random draws.
+    A row ends at `max_new_tokens` or after one of `stop_ids`. `seed` and a row's name decide its random draws. With
+    `proposals` 'argmax' the draft proposes its likeliest token at any temperature, as most servers have it: q is
+    one-hot there, so x is kept with probability p(x), and what replaces it is drawn from p without x.
     """
 
     sampling: Sampling
@@ -74,3 +78,9 @@ class DecodeSettings:
     max_new_tokens: int
     stop_ids: frozenset[int]
     seed: int = 0
+    proposals: Proposals = "sampled"
+
+    @property
+    def draft_sampling(self) -> Sampling:
+        """How the draft draws what it proposes: as the target draws, or without drawing."""
+        return self.sampling if self.proposals == "sampled" else GREEDY

@@ -45,11 +45,15 @@ class _Row:
 class Proposal:
     """What the draft proposes in a round: ids [row, gamma], and the distributions q that they were drawn from.
 
-    `probs`: [row, gamma, vocab]; None at temperature 0, where all of q lies on the ids.
+    `probs`: [row, gamma, vocab]; None where all of q lies on the ids: at temperature 0, and of argmax proposals.
     """
 
     ids: torch.Tensor
     probs: torch.Tensor | None
+
+    def draft_probs(self, vocab: int) -> torch.Tensor:
+        """q written out: [row, gamma, vocab]."""
+        return one_hot(self.ids, vocab) if self.probs is None else self.probs
 
 
 @dataclass(frozen=True)
@@ -104,12 +108,8 @@ def _rounds(
     alternatives: int,
     observe: Observe | None,
 ) -> Iterator[Round]:
-    target, limit, length, sampling = (
-        target_runner.model,
-        settings.max_new_tokens,
-        settings.length.fresh(),
-        settings.sampling,
-    )
+    target, limit, length = target_runner.model, settings.max_new_tokens, settings.length.fresh()
+    sampling, draft_sampling = settings.sampling, settings.draft_sampling
     vocab = target.get_output_embeddings().weight.shape[0]
     while rows:
         watch = Stopwatch(target.device)
@@ -118,7 +118,7 @@ def _rounds(
         gamma = max(gammas)
         draws = uniforms.take([row.number for row in rows], 2 * most + 1)
         proposal = proposals(
-            draft_runner, _unread(draft_runner, rows), sampling, draws[:, :gamma], vocab, target.device
+            draft_runner, _unread(draft_runner, rows), draft_sampling, draws[:, :gamma], vocab, target.device
         )
         watch.mark()
         logits = target_runner.feed(_unread(target_runner, rows), last=gamma + 1, tail=proposal.ids)
@@ -146,7 +146,7 @@ def _rounds(
             row.rounds += 1
         going = [place for place, one in enumerate(judged) if one.finish_reason is None]
         if len(going) < len(rows):
-            rows = [rows[place] for place in going]
+            rows, sampling, draft_sampling = [rows[i] for i in going], sampling.at(going), draft_sampling.at(going)
             for runner in _both(target_runner, draft_runner):
                 runner.keep_rows(going)
 
@@ -168,11 +168,12 @@ def propose(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """gamma tokens a row from the draft, and the distributions they were drawn from.
 
-    `pending`: what the draft has yet to read of each row. `vocab`: rows of the target's head.
+    `pending`: what the draft has yet to read of each row. `sampling`: the draft's (`DecodeSettings.draft_sampling`).
+    `vocab`: rows of the target's head.
     draws: [row, gamma] -> proposed: [row, gamma] ids, draft_probs: [row, gamma, vocab], on `device`.
     """
     proposal = proposals(draft_runner, pending, sampling, draws, vocab, device)
-    return proposal.ids, one_hot(proposal.ids, vocab) if proposal.probs is None else proposal.probs
+    return proposal.ids, proposal.draft_probs(vocab)
 
 
 @torch.no_grad()
@@ -231,10 +232,12 @@ def _verdicts(
 ) -> tuple[torch.Tensor | None, Verdicts]:
     """p [row, gamma + 1, vocab], None at temperature 0, and the verdicts on all rows. logits: as p."""
     own = on_device(torch.tensor(gammas), logits.device)
-    if proposal.probs is None:
+    if sampling.greedy:
         return None, judge_greedy_rows(likeliest(logits), proposal.ids, own)
     probs = distribution(logits, sampling)
-    return probs, judge_rows(probs, proposal.probs, proposal.ids, on_device(deciding, logits.device), own)
+    return probs, judge_rows(
+        probs, proposal.draft_probs(probs.shape[-1]), proposal.ids, on_device(deciding, logits.device), own
+    )
 
 
 def _judged(
@@ -293,7 +296,7 @@ def _with_alternatives(
     """The rounds, each judged or drawn token with the `count` likeliest of its position."""
     vocab = logits.shape[-1]
     target_probs = distribution(logits, sampling) if probs is None else probs
-    draft_probs = one_hot(proposal.ids, vocab) if proposal.probs is None else proposal.probs
+    draft_probs = proposal.draft_probs(vocab)
     return [
         replace(item, tokens=_alternatives(item, target_probs[place], draft_probs[place], count))
         for place, item in enumerate(rounds)

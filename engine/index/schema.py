@@ -94,14 +94,22 @@ DROP TABLE tokens;
 UPDATE runs SET fingerprint = NULL;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _LABELS_AND_SUMMARY, _DETAILS_LATER, _ANSWERS, _WITHOUT_TOKENS)
+_ARGMAX = """
+ALTER TABLE prompts ADD COLUMN argmax_sum DOUBLE;
+ALTER TABLE positions ADD COLUMN argmax_prob DOUBLE;  -- p(argmax q)
+ALTER TABLE positions ADD COLUMN hit BOOLEAN;         -- the token written is argmax q
+UPDATE runs SET fingerprint = NULL;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _LABELS_AND_SUMMARY, _DETAILS_LATER, _ANSWERS, _WITHOUT_TOKENS, _ARGMAX)
 CURRENT = len(MIGRATIONS)
 
 PARQUET_TABLES = ("prompts", "positions", "rounds")  # each from measure/<name>.parquet
 DETAILS = ("positions", "rounds")  # of PARQUET_TABLES, written when they are first asked for
 RUN_TABLES = ("runs", "metrics", "curve", *PARQUET_TABLES)  # all rows of a run lie in these
 RENAMED = {"prompt_group": "group"}  # column of the database -> column of the Parquet file
-ADDED_LATER = frozenset({"text", "answer"})  # a measurement by an earlier version lacks these and is whole
+# a measurement by an earlier version lacks these and is whole
+ADDED_LATER = frozenset({"text", "answer", "argmax_sum", "argmax_prob", "hit"})
 
 
 def version(con: duckdb.DuckDBPyConnection) -> int:

@@ -1,8 +1,10 @@
 """`exact` acceptance: sum_v min(p, q) at every position of the target's own text.
 
-Nothing is sampled, so it is the metric with the least noise for comparing drafts. Greedy
-agreement (the target's choice = argmax q) comes with it. Of text written at temperature 0 the
-target's choice is the token it wrote; elsewhere it is the argmax of the signal.
+Nothing is sampled, so it is the metric with the least noise for comparing drafts. Two others come
+with it. `argmax`, p(argmax q), is what is expected where the draft proposes its likeliest token
+whatever the temperature, as most servers have it. Greedy agreement: the target's choice = argmax q.
+Of text written at temperature 0 the target's choice is the token it wrote, and all three are one;
+elsewhere it is the argmax of the signal.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ class PromptAcceptance:
     agree: torch.Tensor | None  # the target's choice == argmax q, bool; None where the choice is not known
     target_prob: torch.Tensor  # p(x) of the token written
     draft_prob: torch.Tensor  # q(x)
+    argmax_prob: torch.Tensor  # p(argmax q)
+    hit: torch.Tensor  # the token written == argmax q, bool
     positions: list[int] | None = None  # of these tokens in the answer, if they are not all of it
 
 
@@ -104,7 +108,7 @@ def _compare(
     *,
     greedy_text: bool,
 ) -> dict[str, tuple[torch.Tensor, ...]]:
-    """overlap, agree, p(x), q(x) at each position by draft, a chunk of positions at a time.
+    """The columns of `PromptAcceptance` from `overlap` on, by draft, a chunk of positions at a time.
 
     `sides`: each draft's head and its hidden states [position, width].
     """
@@ -116,7 +120,14 @@ def _compare(
         for name, (head, hidden) in sides.items():
             draft = draft_side(head, hidden[part], sampling, target.rows)
             parts[name].append(
-                (draft.overlap(target), target.choice == draft.likeliest, target.written, draft.of(token_ids[part]))
+                (
+                    draft.overlap(target),
+                    target.choice == draft.likeliest,
+                    target.written,
+                    draft.of(token_ids[part]),
+                    target.of(draft.likeliest),
+                    token_ids[part] == draft.likeliest,
+                )
             )
     return {name: tuple(torch.cat(column) for column in zip(*rows, strict=True)) for name, rows in parts.items()}
 
@@ -129,6 +140,12 @@ class _TargetSide:
     choice: torch.Tensor  # [position], int64: the token that the target prefers
     probs: torch.Tensor | None  # [position, rows]
     written: torch.Tensor  # [position], p of the token written
+
+    def of(self, ids: torch.Tensor) -> torch.Tensor:
+        """p of an id at each position: [position] -> [position], float32."""
+        if self.probs is None:
+            return (self.choice == ids).float()
+        return self.probs.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
 
 
 def _target_side(

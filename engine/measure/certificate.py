@@ -1,6 +1,8 @@
 """The losslessness certificate: is the output still exactly the target's?
 
-Checks, each with its figures: a draft identical to the target is always accepted; greedy
+Each check runs with proposals as they are measured, sampled or argmax. With their figures:
+a draft identical to the target is always accepted (of argmax proposals above temperature 0: as
+often as p(argmax q) says); greedy
 speculative text equals greedy plain text token for token in float32; the sampling rule of this
 build gives texts that follow a target's distribution (chi-square, on a built-in pair with a
 vocabulary small enough to know it exactly); and in low precision, where kernels for one row and
@@ -20,10 +22,12 @@ from typing import Any
 import torch
 from scipy import stats
 
-from engine.decode.events import Round
+from engine.catalogue import Proposals
+from engine.decode.events import Fate, Round
 from engine.decode.sampling import Sampling, SamplingByRow, distribution
 from engine.decode.settings import DecodeSettings, FixedLength
 from engine.decode.speculative import plain_decode, speculative_decode
+from engine.measure.statistics import calibration_z
 from engine.models.head import Head, hidden_states
 
 SELF_DRAFT_SETTINGS = tuple(
@@ -31,6 +35,7 @@ SELF_DRAFT_SETTINGS = tuple(
     for temperature, (top_k, top_p) in itertools.product((0.0, 0.7, 1.0), ((0, 1.0), (0, 0.9), (50, 1.0), (50, 0.9)))
 )
 _SELF_DRAFT_ROWS = 32  # decoded together
+ALARM_Z = 4.0  # an engine without fault exceeds it once in 16,000 traces
 LEAST_P_VALUE = 1e-4  # a sound pair falls below it once in ten thousand seeds; a broken rule by many powers of ten
 
 
@@ -48,6 +53,11 @@ class Check:
         return asdict(self)
 
 
+def in_words(proposals: Proposals) -> str:
+    """How tokens were proposed, for the end of a phrase; nothing for sampled ones, as in the papers."""
+    return " with argmax proposals" if proposals == "argmax" else ""
+
+
 def texts(rounds: Iterable[Round], rows: int) -> list[list[int]]:
     """Emitted ids of each row."""
     written: list[list[int]] = [[] for _ in range(rows)]
@@ -62,25 +72,54 @@ def self_draft(
     settings: DecodeSettings,
     samplings: Sequence[Sampling] = SELF_DRAFT_SETTINGS,
 ) -> Check:
-    """The target drafts for itself under every sampling setting: nothing may be refused.
+    """The target drafts for itself under every sampling setting.
 
-    Different settings are rows of one batch, since a forward costs little more for many rows than for one.
+    Sampled proposals are those of the very distribution that judges them: none may be refused. Of argmax proposals
+    none may be refused at temperature 0; above it as many are kept as sum p(x) says, and none comes back after its
+    refusal. Different settings are rows of one batch, since a forward costs little more for many rows than for one.
     """
     rejected = dict.fromkeys(map(_in_words, samplings), 0)
     examined, at_once = 0, max(1, _SELF_DRAFT_ROWS // len(prompts))
+    certain = settings.proposals == "sampled"  # whether nothing may be refused above temperature 0 either
+    drawn: list[Round] = []
     for start in range(0, len(samplings), at_once):
         rows = [(own, ids) for own in samplings[start : start + at_once] for ids in prompts]
         by_row = SamplingByRow(rows=tuple(own for own, _ in rows))
-        together = replace(settings, sampling=by_row, stop_ids=frozenset())  # none accepted ends before the others
+        together = replace(settings, sampling=by_row, stop_ids=frozenset())  # none ends before its last token
         names = [str(row % len(prompts)) for row in range(len(rows))]
         for item in speculative_decode(target, target, [ids for _, ids in rows], together, names=names):
             rejected[_in_words(rows[item.row][0])] += item.rejected
             examined += item.accepted + item.rejected
-            if item.row == len(rows) - 1 and any(rejected.values()):
-                break  # it has failed, and from here on rows would go on unequally
+            if certain and item.row == len(rows) - 1 and any(rejected.values()):
+                break  # it has failed
+            if not (certain or rows[item.row][0].greedy):
+                drawn.append(item)
     refused = sum(rejected.values())
+    if not certain:
+        return _argmax_self_draft(drawn, rejected, sum(rejected[_in_words(own)] for own in samplings if own.greedy))
     detail = f"{examined - refused:,} of {examined:,} proposals of a draft identical to the target were accepted"
     return Check("self_draft", refused == 0, examined, detail, {"rejected": rejected})
+
+
+def _argmax_self_draft(drawn: Sequence[Round], rejected: dict[str, int], greedy_refused: int) -> Check:
+    """The self-draft with argmax proposals. `drawn`: the rounds above temperature 0, `rejected`: by sampling."""
+    judged = [t for r in drawn for t in r.tokens if t.overlap is not None]
+    result = calibration_z([t.fate is Fate.ACCEPTED for t in judged], [min(1.0, t.overlap or 0.0) for t in judged])
+    refusals = [dict(_of_refusal(r)) for r in drawn if r.rejected]
+    came_back = sum(pair.get(Fate.REJECTED) == pair.get(Fate.CORRECTED) for pair in refusals)
+    detail = (
+        f"of argmax proposals of a draft identical to the target, {greedy_refused} were refused at temperature 0; "
+        f"above it {result.observed:,.0f} of {result.n_tokens:,} were accepted, {result.expected:,.1f} were expected "
+        f"from p(argmax q) (z = {result.z:+.2f}), and {came_back} of {len(refusals)} refused tokens came back"
+    )
+    passed = greedy_refused == 0 and came_back == 0 and abs(result.z) < ALARM_Z
+    figures = {"rejected": rejected, "came_back": came_back, **result.as_dict()}
+    return Check("self_draft", passed, result.n_tokens, detail, figures)
+
+
+def _of_refusal(item: Round) -> list[tuple[Fate, int]]:
+    """The refused token of a round and what was drawn in its place, by fate."""
+    return [(t.fate, t.token_id) for t in item.tokens if t.fate in (Fate.REJECTED, Fate.CORRECTED)]
 
 
 def _in_words(sampling: Sampling) -> str:
@@ -168,7 +207,14 @@ def tiny_model(vocab: int, seed: int) -> Any:
 
 
 def chi_square(
-    *, tokens: int, vocab: int = 7, length: int = 3, gamma: int = 2, seed: int = 0, batch: int = 4096
+    *,
+    tokens: int,
+    vocab: int = 7,
+    length: int = 3,
+    gamma: int = 2,
+    seed: int = 0,
+    batch: int = 4096,
+    proposals: Proposals = "sampled",
 ) -> Check:
     """Emitted texts of a tiny pair against the target's exact distribution over all texts.
 
@@ -179,7 +225,7 @@ def chi_square(
     jointly. At least `tokens` tokens are drawn.
     """
     target, draft, prompt = tiny_model(vocab, seed=1), tiny_model(vocab, seed=2), [1, 2, 3]
-    settings = DecodeSettings(Sampling(1.0), FixedLength(gamma), length, frozenset(), seed)
+    settings = DecodeSettings(Sampling(1.0), FixedLength(gamma), length, frozenset(), seed, proposals)
     cells = list(itertools.product(range(vocab), repeat=length))
     expected = _text_probabilities(target, prompt, cells, settings.sampling)
     needed = -(-tokens // length)
@@ -197,7 +243,8 @@ def chi_square(
     result = stats.chisquare(counts.numpy(), wanted.numpy())
     p_value = float(result.pvalue)
     detail = (
-        f"the sampling rule of this build, on a built-in pair of {vocab} tokens: chi-square of {needed * length:,} "
+        f"the sampling rule of this build{in_words(proposals)}, on a built-in pair of {vocab} tokens: chi-square of "
+        f"{needed * length:,} "
         f"emitted tokens over {len(counts)} cells: p = {p_value:.3f} (acceptance {accepted / examined:.2f})"
     )
     figures = {

@@ -15,14 +15,15 @@ import torch
 from scipy import stats
 
 from engine.capture.store import AnsweredPrompt
+from engine.catalogue import Proposals
 from engine.decode import verdicts
 from engine.decode.device import on_device
 from engine.decode.runner import runner_for
 from engine.decode.sampling import Sampling, Uniforms, distribution, draw, overlap
-from engine.decode.settings import DecodeSettings
+from engine.decode.settings import GREEDY, DecodeSettings
 from engine.decode.slot_fit import slot_fit
 from engine.decode.speculative import propose, speculative_decode
-from engine.measure.certificate import LEAST_P_VALUE, Check, pool_rare, target_logits, texts
+from engine.measure.certificate import LEAST_P_VALUE, Check, in_words, pool_rare, target_logits, texts
 from engine.models.head import Head, hidden_states
 
 _TIE = 1e-4  # of the largest logit: what kernels for one row and for several may differ by in float32
@@ -116,7 +117,14 @@ def traced_equals_captured(
 
 @torch.no_grad()
 def pair_chi_square(
-    target: Any, draft: Any, prefixes: Sequence[Sequence[int]], sampling: Sampling, *, draws: int, seed: int
+    target: Any,
+    draft: Any,
+    prefixes: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    draws: int,
+    seed: int,
+    proposals: Proposals = "sampled",
 ) -> Check:
     """The first token of a round, drawn many times at each of some prefixes, against the target's own distribution.
 
@@ -129,7 +137,8 @@ def pair_chi_square(
     pending = [list(ids) for ids in prefixes]
     p = distribution(runner_for(target).feed(pending, last=1)[:, -1], sampling)
     first = uniforms.take(list(range(len(prefixes))), 1)
-    _, q = propose(runner_for(draft, is_draft=True), pending, sampling, first, vocab, target.device)
+    draft_sampling = sampling if proposals == "sampled" else GREEDY
+    _, q = propose(runner_for(draft, is_draft=True), pending, draft_sampling, first, vocab, target.device)
     counts, expected, impossible = [], [], 0
     for row, prefix in enumerate(prefixes):
         hidden = hidden_states(target, torch.tensor([list(prefix)], device=target.device))[0, -1]
@@ -147,8 +156,9 @@ def pair_chi_square(
     acceptance = float(overlap(p, q[:, 0]).mean())
     total = draws * len(prefixes)
     detail = (
-        f"chi-square of {total:,} tokens of this pair, the first of a round at {len(prefixes)} places of the held-out "
-        f"text, over {sum(map(len, counts))} cells: p = {p_value:.3f} (acceptance {acceptance:.2f})"
+        f"chi-square of {total:,} tokens of this pair{in_words(proposals)}, the first of a round at {len(prefixes)} "
+        f"places of the held-out text, over {sum(map(len, counts))} cells: p = {p_value:.3f} (acceptance "
+        f"{acceptance:.2f})"
     )
     figures = {
         "p_value": p_value,

@@ -28,6 +28,7 @@ from engine.records.summary import Conditions
 MUST_MATCH = (
     "num_draft_tokens",
     "adaptive",
+    "proposals",
     "top_p",
     "top_k",
     "dtype",
@@ -36,8 +37,12 @@ MUST_MATCH = (
     "acceptance_rule",
     "served_by",
 )
-ONLY_SAMPLED = ("num_draft_tokens", "adaptive")  # these leave the rates on the target's own text as they are
-ON_TARGET_TEXT = ("exact", "greedy_agreement")
+ONLY_SAMPLED = (
+    "num_draft_tokens",
+    "adaptive",
+    "proposals",
+)  # these leave the rates on the target's own text as they are
+ON_TARGET_TEXT = ("exact", "argmax", "greedy_agreement")
 SAME_TEMPERATURE = 1e-6  # temperatures closer than this are one: 0.7 may have been stored as float32
 
 MOST_SAMPLES = 20_000  # resamples of a comparison: the recipe of a stranger's run may ask for gigabytes of them
@@ -230,7 +235,7 @@ def compare(a: Measurement, b: Measurement, rates: Iterable[str] = tuple(RATES))
 
 def differing_conditions(a: Conditions, b: Conditions) -> dict[str, tuple[Any, Any]]:
     """Conditions that differ between two measurements and matter for comparing them: name -> value of a and of b."""
-    values_a, values_b = a.document(), b.document()
+    values_a, values_b = ({"proposals": own.proposals, **own.document()} for own in (a, b))  # not written before
     values = {key: (values_a.get(key), values_b.get(key)) for key in MUST_MATCH}
     return {key: (one, other) for key, (one, other) in values.items() if one != other}
 

@@ -48,6 +48,14 @@ RATES: dict[str, Rate] = {
         "exact_sum",
         ("n_positions",),
     ),
+    "argmax": Rate(
+        "Argmax acceptance",
+        "mean of p(argmax q) over the positions of the target's own text",
+        "What a server accepts that proposes the draft's likeliest token at any temperature; exact is for one that "
+        "draws it. Equal to exact acceptance at temperature 0.",
+        "argmax_sum",
+        ("n_positions",),
+    ),
     "greedy_agreement": Rate(
         "Greedy agreement",
         "share of positions of the target's text where the target's choice = argmax q",

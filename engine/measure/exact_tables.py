@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -16,9 +16,9 @@ from engine.records.interval import Interval
 def exact_metrics(
     results: Sequence[PromptAcceptance], draft: str, temperature: float, boot: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Exact acceptance, and greedy agreement where it is known, with intervals over prompts."""
+    """Exact acceptance, argmax acceptance, and greedy agreement where it is known, with intervals over prompts."""
     lengths = [len(r.token_ids) for r in results]
-    sums: dict[str, list[float]] = {"exact": [float(r.overlap.double().sum()) for r in results]}
+    sums: dict[str, list[float]] = {name: _sums(results, name) for name in ("exact", "argmax")}
     agreed = [r.agree for r in results if r.agree is not None]
     if len(agreed) == len(results):
         sums["greedy_agreement"] = [int(agree.sum()) for agree in agreed]
@@ -35,12 +35,20 @@ def metric_row(draft: str, temperature: float, name: str, interval: Interval, n_
 
 def improvement(
     before: Sequence[PromptAcceptance], after: Sequence[PromptAcceptance], temperature: float, boot: dict[str, Any]
-) -> dict[str, Any]:
-    """Exact acceptance after training less before, paired on the same tokens."""
+) -> list[dict[str, Any]]:
+    """Exact and argmax acceptance after training less before, paired on the same tokens."""
     lengths = [len(r.token_ids) for r in before]
-    sums = [[float(r.overlap.double().sum()) for r in results] for results in (before, after)]
-    interval = paired_difference(sums[0], lengths, sums[1], lengths, **boot)
-    return {"temperature": temperature, "metric": "exact", **interval.as_dict()}
+    rows = []
+    for name in ("exact", "argmax"):
+        sums = [_sums(results, name) for results in (before, after)]
+        interval = paired_difference(sums[0], lengths, sums[1], lengths, **boot)
+        rows.append({"temperature": temperature, "metric": name, **interval.as_dict()})
+    return rows
+
+
+def _sums(results: Sequence[PromptAcceptance], rate: Literal["exact", "argmax"]) -> list[float]:
+    """The expected acceptance of each prompt, added up over its positions."""
+    return [float((r.overlap if rate == "exact" else r.argmax_prob).double().sum()) for r in results]
 
 
 def position_rows(results: Sequence[PromptAcceptance], draft: str, temperature: float) -> pd.DataFrame:
@@ -60,6 +68,8 @@ def position_rows(results: Sequence[PromptAcceptance], draft: str, temperature: 
                     ),
                     "p": r.target_prob.numpy(),
                     "q": r.draft_prob.numpy(),
+                    "argmax_prob": r.argmax_prob.numpy(),
+                    "hit": r.hit.numpy(),
                 }
             )
             for r in results
@@ -75,7 +85,7 @@ def prompt_table(
     temperature: float,
     texts: Mapping[str, str],
 ) -> pd.DataFrame:
-    """A row per prompt: sums of exact acceptance, and its counts in the sampled trace if it was decoded."""
+    """A row per prompt: sums of expected acceptance, and its counts in the sampled trace if it was decoded."""
     table = pd.DataFrame(
         {
             "draft": draft,
@@ -84,11 +94,12 @@ def prompt_table(
             "group": r.group,
             "text": texts.get(r.prompt_id),
             "answer": answer_hash(r.positions or range(len(r.token_ids)), r.token_ids),
-            "exact_sum": float(r.overlap.double().sum()),
+            "exact_sum": exact_sum,
+            "argmax_sum": argmax_sum,
             "agree_sum": None if r.agree is None else int(r.agree.sum()),
             "n_positions": len(r.token_ids),
         }
-        for r in results
+        for r, exact_sum, argmax_sum in zip(results, _sums(results, "exact"), _sums(results, "argmax"), strict=True)
     )
     empty = pd.DataFrame(columns=["prompt_id", "rounds", "drafted", "accepted", "rejected", "discarded", "emitted"])
     counts = empty if traced is None else traced

@@ -1,7 +1,7 @@
 """Everything that is measured of a draft, in order, written as Parquet tables and one summary.
 
-measure/positions.parquet   exact acceptance at every token of the target's own text
-measure/prompts.parquet     sums per prompt: exact acceptance and the sampled trace; the question in words
+measure/positions.parquet   expected acceptance at every token of the target's own text
+measure/prompts.parquet     sums per prompt: expected acceptance and the sampled trace; the question in words
 measure/rounds.parquet      rounds of the trace with their seconds
 measure/tokens.parquet      every token of the trace: fate, p, q, u, and the likeliest of its position
 measure/speed.parquet       timed answers: plain, speculative and Transformers' own, in turn
@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from engine.capture.store import AnsweredPrompt, Capture
+from engine.catalogue import Proposals
 from engine.chat.prompt import Prompt, prompts_hash
 from engine.config.schema import MeasureSpec
 from engine.decode.counts import count
@@ -42,7 +43,6 @@ from engine.progress import SILENT, Progress
 from engine.records.summary import Summary
 
 ACCEPTANCE_RULE = "sampled: u < p/q, q the sampled distribution; greedy: one-hot p and q"
-ALARM_Z = 4.0  # an engine without fault exceeds it once in 16,000 traces
 _TRACE_BATCH = 12
 _SELF_DRAFT_TOKENS = 16  # of a prompt, its last ones
 PAIR_DRAWS = 4000  # of the chi-square of the pair, at all its places
@@ -158,7 +158,7 @@ def measure_drafts(
         traced = answers[temperature][: settings.trace_prompts]
         result = at_temperature(pair, initial, capture, answers[temperature], traced, decoding, progress)
         measured.append(result)
-        checks += _trace_checks(result, traced, pair, exact)
+        checks += _trace_checks(result, traced, pair, exact, settings.proposals)
         progress.advance(1)
         progress.stop_if_asked()
     timed = (
@@ -207,7 +207,7 @@ def decode_settings(
     """The decode settings of a temperature's trace. `cost_ratio`, c, matters to an adaptive gamma only."""
     sampling = Sampling(temperature, settings.top_k, settings.top_p)
     length = draft_length(settings, cost_ratio)
-    return DecodeSettings(sampling, length, settings.max_new_tokens, stop_ids, settings.seed)
+    return DecodeSettings(sampling, length, settings.max_new_tokens, stop_ids, settings.seed, settings.proposals)
 
 
 def draft_length(settings: MeasureSpec, cost_ratio: float) -> DraftLength:
@@ -244,25 +244,31 @@ def trace_prompts(
 
 
 def _trace_checks(
-    result: AtTemperature, traced: Sequence[AnsweredPrompt], pair: Pair, exact: Pair
+    result: AtTemperature, traced: Sequence[AnsweredPrompt], pair: Pair, exact: Pair, proposals: Proposals
 ) -> list[lossless.Check]:
     """Check the trace: as many tokens accepted as expected and, at temperature 0, the text that was captured."""
-    checks = [_agreement(result.rounds, result.temperature)]
+    checks = [_agreement(result.rounds, result.temperature, proposals)]
     if result.temperature == 0:
         written, in_float32 = lossless.texts(result.rounds, len(traced)), pair.target.dtype == torch.float32
         checks.append(certificate_pair.traced_equals_captured(exact.target.model, traced, written, exact=in_float32))
     return checks
 
 
-def _agreement(rounds: Sequence[Round], temperature: float) -> lossless.Check:
-    """Sampled against expected acceptance on one trace: the alarm that the engine has a fault."""
+def _agreement(rounds: Sequence[Round], temperature: float, proposals: Proposals) -> lossless.Check:
+    """Sampled against expected acceptance on one trace: the alarm that the engine has a fault.
+
+    The overlap of a token that was proposed as the likeliest is p of it, as q is one-hot.
+    """
     judged = [t for r in rounds for t in r.tokens if t.overlap is not None]
     result = calibration_z([t.fate == "accepted" for t in judged], [min(1.0, t.overlap or 0.0) for t in judged])
+    expected_from = "sum min(p, q)" if proposals == "sampled" else "p(argmax q)"
     detail = (
         f"at temperature {temperature:g}, {result.observed:,.0f} of {result.n_tokens:,} judged tokens were accepted, "
-        f"{result.expected:,.1f} were expected from sum min(p, q) (z = {result.z:+.2f})"
+        f"{result.expected:,.1f} were expected from {expected_from} (z = {result.z:+.2f})"
     )
-    return lossless.Check("sampled_equals_expected", abs(result.z) < ALARM_Z, result.n_tokens, detail, result.as_dict())
+    return lossless.Check(
+        "sampled_equals_expected", abs(result.z) < lossless.ALARM_Z, result.n_tokens, detail, result.as_dict()
+    )
 
 
 def certificate(
@@ -280,8 +286,10 @@ def certificate(
     target, draft = exact.target.model, exact.draft.model
     prompts = [a.prompt_ids for a in answers[: settings.certificate_prompts]]
     sampling = Sampling(max(settings.temperatures) or 1.0, settings.top_k, settings.top_p)
-    length = FixedLength(settings.num_draft_tokens)
-    short = DecodeSettings(sampling, length, settings.certificate_tokens, pair.target.stop_ids, settings.seed)
+    length, proposals = FixedLength(settings.num_draft_tokens), settings.proposals
+    short = DecodeSettings(
+        sampling, length, settings.certificate_tokens, pair.target.stop_ids, settings.seed, proposals
+    )
     places = certificate_pair.certified_prefixes(answers, settings.certificate_prompts, settings.seed)
     traced = [a.prompt_ids for a in answers[: min(settings.trace_prompts, _TRACE_BATCH)]]
     ragged = certificate_pair.ragged_rows(traced, settings.certificate_prompts)
@@ -290,8 +298,10 @@ def certificate(
         lambda: lossless.self_draft(target, [ids[-_SELF_DRAFT_TOKENS:] for ids in prompts], short),
         lambda: lossless.greedy_identity(target, draft, prompts, short),
         lambda: certificate_pair.ragged_identity(target, draft, ragged, short),
-        lambda: certificate_pair.pair_chi_square(target, draft, places, sampling, draws=draws, seed=settings.seed),
-        lambda: lossless.chi_square(tokens=12_000, seed=settings.seed),
+        lambda: certificate_pair.pair_chi_square(
+            target, draft, places, sampling, draws=draws, seed=settings.seed, proposals=proposals
+        ),
+        lambda: lossless.chi_square(tokens=12_000, seed=settings.seed, proposals=proposals),
     ]
     if pair.target.dtype != torch.float32:
         steps.append(lambda: _margins(pair, answers, prompts, short, timed if settings.speed_temperature == 0 else ()))
@@ -382,7 +392,9 @@ def _summary(
     summary: dict[str, Any] = {
         "conditions": _conditions(target, settings, prompts_hash(prompts), len(prompts)),
         "metrics": metrics,
-        "improvement": [improvement(r.exact["initial"], r.exact["trained"], r.temperature, boot) for r in measured],
+        "improvement": [
+            row for r in measured for row in improvement(r.exact["initial"], r.exact["trained"], r.temperature, boot)
+        ],
         "by_slot": {str(r.temperature): trace.acceptance_by_slot(r.rounds, gamma) for r in measured},
         "accepted_lengths": {str(r.temperature): trace.accepted_lengths(r.rounds, gamma) for r in measured},
         "as_others_report": {str(r.temperature): count(r.rounds).as_others_report() for r in measured},
@@ -459,6 +471,7 @@ def _conditions(target: LoadedModel, settings: MeasureSpec, heldout_hash: str, p
         "heldout_prompts": prompts,
         "num_draft_tokens": settings.num_draft_tokens,
         "adaptive": settings.adaptive,
+        "proposals": settings.proposals,
         "top_p": settings.top_p,
         "top_k": settings.top_k,
         "max_new_tokens": settings.max_new_tokens,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+from engine.catalogue import Proposals
 from engine.records import files
 from engine.records.certificate import Certificate
 from engine.records.interval import Interval
@@ -18,7 +19,7 @@ class Rate(Part):
 
     temperature: Real = math.nan
     metric: Text
-    """'exact', 'greedy_agreement', 'per_proposed', 'per_examined', 'per_emitted', 'tau'."""
+    """'exact', 'argmax', 'greedy_agreement', 'per_proposed', 'per_examined', 'per_emitted', 'tau'."""
     value: Real = math.nan
     low: Real = math.nan
     high: Real = math.nan
@@ -55,6 +56,8 @@ class Conditions(Part):
     """gamma; None against a server's text, where it has no part in the rates."""
     adaptive: bool | None = None
     """Whether gamma follows the acceptance seen so far."""
+    proposals: Proposals = "sampled"
+    """How the draft proposed; earlier measurements know sampling alone."""
     top_p: Real = math.nan
     top_k: Whole | None = None
     max_new_tokens: Whole | None = None

@@ -6,6 +6,9 @@ So where the target drew x from p and the server sent p(x), min(1, q(x) / p(x)) 
 acceptance at that position, from one token instead of the sum over all. At temperature 0 it is greedy agreement,
 which is exact.
 
+In the same way 1{x = argmax q} is an unbiased estimate of p(argmax q): the acceptance of a draft that proposes its
+likeliest token.
+
 It holds only if x was drawn from the p that was sent: at temperature 1, with nothing cut off. Servers have defaults
 of their own, so the text is checked: the likeliest token must come as often as its probability says.
 """
@@ -25,10 +28,11 @@ from engine.config.schema import MeasureSpec, ServerSpec
 from engine.decode.sampling import Sampling
 from engine.errors import DraftbenchError
 from engine.measure.acceptance import PromptAcceptance, draft_side
+from engine.measure.certificate import ALARM_Z
 from engine.measure.definitions import SERVED_TEXT
 from engine.measure.exact_tables import exact_metrics, improvement, position_rows, prompt_table
 from engine.measure.statistics import Calibration, calibration_z
-from engine.measure.suite import ALARM_Z, Measured
+from engine.measure.suite import Measured
 from engine.models.draft import Draft
 from engine.models.head import Head, chunk_size, hidden_states
 from engine.models.load import LoadedModel
@@ -77,7 +81,7 @@ def measure_served(
             tables["positions"].append(position_rows(results, name, temperature))
             tables["prompts"].append(prompt_table(results, None, name, temperature, texts or {}))
             summary["metrics"] += exact_metrics(results, name, temperature, boot)
-        summary["improvement"].append(improvement(exact["initial"], exact["trained"], temperature, boot))
+        summary["improvement"] += improvement(exact["initial"], exact["trained"], temperature, boot)
         used.append(_used(exact["trained"], answers, temperature, calibration))
         progress.advance(1)
         progress.stop_if_asked()
@@ -104,28 +108,33 @@ def served_acceptance(
         hidden = hidden_states(draft_model, batch.ids, batch.mask, is_draft=True)[batch.responds]
         drawn, likeliest = _draft_at(head, hidden, batch.token_ids, sampling, vocab_rows)
         target_prob = decode_logprobs(batch.raw_signal)[0].exp()
-        agree = likeliest == batch.token_ids.cpu()
-        columns = [torch.split(column, batch.lengths) for column in (drawn, target_prob, agree)]
+        hit = likeliest == batch.token_ids.cpu()
+        columns = [torch.split(column, batch.lengths) for column in (drawn, target_prob, hit)]
         for row, (q, p, same) in zip(group, zip(*columns, strict=True), strict=True):
             if bool((torch.isfinite(p) & (p > 0)).any()):
-                acceptance[row] = _of_answer(answers[row], q, p, same if temperature == 0 else None)
+                acceptance[row] = _of_answer(answers[row], q, p, same, greedy=temperature == 0)
     return [acceptance[row] for row in sorted(acceptance)]
 
 
 def _of_answer(
-    answer: AnsweredPrompt, q: torch.Tensor, p: torch.Tensor, agree: torch.Tensor | None
+    answer: AnsweredPrompt, q: torch.Tensor, p: torch.Tensor, hit: torch.Tensor, *, greedy: bool
 ) -> PromptAcceptance:
-    """The answer's acceptance at the positions where p is known; q and p of its tokens: [token], float32."""
+    """The answer's acceptance at the positions where p is known; q and p of its tokens: [token], float32.
+
+    hit: [token], whether a token is the draft's likeliest; of greedy text that is agreement with the target's choice.
+    """
     known = (torch.isfinite(p) & (p > 0)).nonzero().squeeze(-1)
-    q, p = q[known], p[known]
+    q, p, hit = q[known], p[known], hit[known]
     return PromptAcceptance(
         answer.prompt_id,
         answer.group,
         token_ids=[answer.token_ids[i] for i in known.tolist()],
         overlap=(q / p).clamp_max(1.0),
-        agree=None if agree is None else agree[known],
+        agree=hit if greedy else None,
         target_prob=p,
         draft_prob=q,
+        argmax_prob=hit.float(),
+        hit=hit,
         positions=known.tolist(),
     )
 

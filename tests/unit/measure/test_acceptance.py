@@ -43,7 +43,7 @@ def probabilities(logits, sampling):
 
 @torch.no_grad()
 def recomputed(draft_model, target, capture, answer, sampling):
-    """overlap, agree, p(x), q(x) at each token of the answer."""
+    """overlap, agree, p(x), q(x), p(argmax q), x = argmax q at each token of the answer."""
     ids = torch.tensor([answer.prompt_ids + answer.token_ids])
     first = len(answer.prompt_ids) - 1
     head = target.model.get_output_embeddings().weight.double()
@@ -55,7 +55,8 @@ def recomputed(draft_model, target, capture, answer, sampling):
     columns = []
     for p_logits, q_logits, token in zip(target_logits, draft_logits, answer.token_ids, strict=True):
         p, q = probabilities(p_logits, sampling), probabilities(q_logits, sampling)
-        columns.append((np.minimum(p, q).sum(), p_logits.argmax() == q_logits.argmax(), p[token], q[token]))
+        best = q_logits.argmax()
+        columns.append((np.minimum(p, q).sum(), p_logits.argmax() == best, p[token], q[token], p[best], token == best))
     return [np.array(column) for column in zip(*columns, strict=True)]
 
 
@@ -63,10 +64,12 @@ def check(draft_model, target, capture, sampling):
     results = exact_acceptance(draft_model, Head.of(target.model), capture, sampling)
     assert [r.prompt_id for r in results] == [a.prompt_id for a in capture.answers]
     for result, answer in zip(results, capture.answers, strict=True):
-        overlap, agree, p, q = recomputed(draft_model, target, capture, answer, sampling)
+        overlap, agree, p, q, argmax_prob, hit = recomputed(draft_model, target, capture, answer, sampling)
         np.testing.assert_allclose(result.overlap, overlap, atol=1e-4)  # float32 against float64
         np.testing.assert_allclose(result.target_prob, p, atol=1e-4)
         np.testing.assert_allclose(result.draft_prob, q, atol=1e-4)
+        np.testing.assert_allclose(result.argmax_prob, argmax_prob, atol=1e-4)
+        assert result.hit.tolist() == hit.tolist()
         assert result.agree.tolist() == agree.tolist()
         assert (result.token_ids, result.group) == (answer.token_ids, answer.group)
     return results
@@ -85,7 +88,7 @@ def test_equals_a_float64_recomputation(draft, target, capture, sampling):
 def test_at_temperature_zero_it_is_greedy_agreement(draft, target, capture):
     results = check(draft, target, capture, Sampling(0.0))
     for result in results:
-        assert result.overlap.tolist() == result.agree.float().tolist()
+        assert result.overlap.tolist() == result.argmax_prob.tolist() == result.agree.float().tolist()
     assert 0 < mean_overlap(results) < 1
 
 
@@ -110,7 +113,8 @@ def test_of_greedy_text_the_targets_choice_is_the_token_it_wrote(draft, target, 
         expected = (best == torch.tensor(answer.token_ids)).tolist()
         assert result.agree.tolist() == expected
         assert result.overlap.tolist() == [float(same) for same in expected]
-        assert result.draft_prob.tolist() == result.overlap.tolist()
+        assert result.draft_prob.tolist() == result.overlap.tolist() == result.argmax_prob.tolist()
+        assert result.hit.tolist() == expected
         assert result.target_prob.tolist() == [1.0] * len(answer.token_ids)
         states = greedy_capture.raw_signal(answer).view(torch.bfloat16).float()
         stored_differs += int((head.logits(states).argmax(-1) != torch.tensor(answer.token_ids)).sum())
@@ -172,7 +176,7 @@ def test_drafts_read_together_measure_what_each_measures_alone(draft, target, sa
         alone = exact_acceptance(drafts[name], head, capture, sampling)
         for a, b in zip(together, alone, strict=True):
             assert (a.prompt_id, a.token_ids) == (b.prompt_id, b.token_ids)
-            for column in ("overlap", "agree", "target_prob", "draft_prob"):
+            for column in ("overlap", "agree", "target_prob", "draft_prob", "argmax_prob", "hit"):
                 assert torch.equal(getattr(a, column), getattr(b, column)), (name, column)
 
 
@@ -191,6 +195,10 @@ def test_ids_that_a_trimmed_draft_lacks_have_no_probability(target, capture, sam
         written = torch.tensor(answer.token_ids).unsqueeze(-1)
         torch.testing.assert_close(result.overlap, torch.minimum(p, q).sum(-1), rtol=0, atol=1e-5)
         torch.testing.assert_close(result.draft_prob, q.gather(-1, written).squeeze(-1), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            result.argmax_prob, p.gather(-1, q.argmax(-1, keepdim=True)).squeeze(-1), rtol=0, atol=1e-5
+        )
+        assert result.hit.tolist() == (q.argmax(-1) == written.squeeze(-1)).tolist()
         assert (result.draft_prob[~torch.isin(written.squeeze(-1), kept)] == 0).all()
 
 
@@ -220,6 +228,6 @@ def test_a_compact_signal_is_refused(draft, target, tmp_path):
 def test_the_mean_is_over_tokens_not_over_prompts():
     def result(*overlaps):
         column = torch.tensor(overlaps)
-        return PromptAcceptance("p", "", [0] * len(overlaps), column, column > 0, column, column)
+        return PromptAcceptance("p", "", [0] * len(overlaps), column, column > 0, column, column, column, column > 0)
 
     assert mean_overlap([result(1.0), result(0.0, 0.5, 0.5)]) == pytest.approx(0.5)

@@ -14,6 +14,7 @@ from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import finite
 from engine.measure import certificate as lossless
 from engine.measure import suite
+from engine.measure.certificate import ALARM_Z
 from engine.measure.suite import Measured, Pair
 from engine.models.draft import Draft
 from engine.progress import Progress
@@ -253,7 +254,7 @@ def test_the_alarm_rings_where_the_recorded_q_is_not_the_one_sampled(target, cap
     result = measured(target, noisy_copy(0.1), {1.0: captures[1.0]}, spec)
     (alarm,) = [c for c in result.summary.document()["certificate"]["checks"] if c["name"] == "sampled_equals_expected"]
     assert alarm["passed"] is False
-    assert abs(alarm["figures"]["z"]) > suite.ALARM_Z
+    assert abs(alarm["figures"]["z"]) > ALARM_Z
     assert result.summary.document()["certificate"]["passed"] is False
 
 

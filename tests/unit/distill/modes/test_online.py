@@ -237,7 +237,17 @@ def test_at_all_positions_of_whole_answers_the_gradient_is_that_of_offline_train
 def text(p: list[float], q: list[float]) -> PromptAcceptance:
     count = len(p)
     nothing = torch.zeros(count)
-    return PromptAcceptance("x", "-", list(range(count)), nothing, nothing.bool(), torch.tensor(p), torch.tensor(q))
+    return PromptAcceptance(
+        "x",
+        "-",
+        list(range(count)),
+        overlap=nothing,
+        agree=nothing.bool(),
+        target_prob=torch.tensor(p),
+        draft_prob=torch.tensor(q),
+        argmax_prob=nothing,
+        hit=nothing.bool(),
+    )
 
 
 def test_fates_of_a_draft_that_is_always_right_are_judged_but_for_every_bonus():
