@@ -1,1 +1,4 @@
-"""From a measured draft to the server that people use: what to expect of it there, and what the server reported."""
+"""From a measured draft to the server that people use: what to expect of it there, and what the server reported.
+
+readers/  what servers report, read
+"""
