@@ -60,6 +60,7 @@ def position_rows(results: Sequence[PromptAcceptance], draft: str, temperature: 
                     ),
                     "p": r.target_prob.numpy(),
                     "q": r.draft_prob.numpy(),
+                    **({} if r.entropy is None else {"entropy": r.entropy.numpy()}),
                 }
             )
             for r in results
@@ -87,6 +88,7 @@ def prompt_table(
             "exact_sum": float(r.overlap.double().sum()),
             "agree_sum": None if r.agree is None else int(r.agree.sum()),
             "n_positions": len(r.token_ids),
+            "prompt_tokens": r.prompt_tokens,
         }
         for r in results
     )
@@ -94,6 +96,6 @@ def prompt_table(
     counts = empty if traced is None else traced
     merged = table.merge(counts, on="prompt_id", how="left")
     whole = [c for c in empty.columns if c != "prompt_id"]
-    whole.append("agree_sum")
+    whole += ["agree_sum", "prompt_tokens"]
     merged[whole] = merged[whole].astype("Int64")
     return merged

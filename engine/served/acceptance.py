@@ -127,6 +127,7 @@ def _of_answer(
         target_prob=p,
         draft_prob=q,
         positions=known.tolist(),
+        prompt_tokens=len(answer.prompt_ids),
     )
 
 
