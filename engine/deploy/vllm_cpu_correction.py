@@ -18,7 +18,7 @@ from typing import Any
 def register() -> None:
     """Replace the kernel. Nothing happens in a vLLM that has no such kernel."""
     try:
-        kernels = importlib.import_module("vllm.utils.cpu_triton_utils")
+        kernels: Any = importlib.import_module("vllm.utils.cpu_triton_utils")
     except ImportError:
         return
     if hasattr(kernels, "_expand_kernel_impl"):

@@ -10,7 +10,7 @@ elsewhere it is the argmax of the signal.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -93,14 +93,8 @@ def exact_of_drafts(
             pieces_of_columns = [torch.split(column.cpu(), batch.lengths) for column in columns]
             for row, entropy, pieces in zip(group, entropies, zip(*pieces_of_columns, strict=True), strict=True):
                 answer = answers[row]
-                by_row[name][row] = PromptAcceptance(
-                    answer.prompt_id,
-                    answer.group,
-                    answer.token_ids,
-                    *pieces,
-                    prompt_tokens=len(answer.prompt_ids),
-                    entropy=entropy,
-                )
+                rates = PromptAcceptance(answer.prompt_id, answer.group, answer.token_ids, *pieces)
+                by_row[name][row] = replace(rates, prompt_tokens=len(answer.prompt_ids), entropy=entropy)
     return {name: [rows[i] for i in range(len(answers))] for name, rows in by_row.items()}
 
 
