@@ -116,6 +116,15 @@ LOSSES = _by_name(
         parameter="eta",
     ),
     Loss(
+        "argmax_ce",
+        "Argmax cross-entropy",
+        "Cross-entropy to the target's likeliest token a, for drafts that propose their own likeliest one: only which "
+        "token is first counts there. A hard weight below one blends in forward KL.",
+        r"-h\,\log q(a) + (1 - h)\,\mathrm{KL}(p\|q),\ a = \text{argmax}\ p",
+        "hard labels of knowledge distillation, arXiv 1503.02531, with the teacher's argmax for the label",
+        parameter="hard_weight",
+    ),
+    Loss(
         "sft",
         "Supervised fine-tuning",
         "-log q(x) of the target's token x: the black-box loss.",
