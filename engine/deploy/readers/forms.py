@@ -1,0 +1,146 @@
+"""The forms of figures that can be read, recognised by what is in a file and not by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.deploy.readers import aiperf, llama_cpp, lm_studio, prometheus, sglang, tensorrt_llm, vllm, vllm_bench
+from engine.deploy.readers.documents import MOST_RECORDS, Document, read_document
+from engine.deploy.readers.reading import Located, Reading, refused
+from engine.errors import did_you_mean
+
+_MOST_FILES = 1_000
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form. `claims`, `read`: of JSON objects; None for a form that is text."""
+
+    name: str
+    title: str
+    claims: Callable[[Mapping[str, Any]], bool] | None = None
+    read: Callable[[Sequence[Located]], Reading] | None = None
+
+
+FORMS = {
+    form.name: form
+    for form in (
+        Form("vllm", "vLLM's answers with metrics.speculative_decoding", vllm.claims, vllm.read),
+        Form("vllm-bench", "the result of vllm bench serve", vllm_bench.claims, vllm_bench.read),
+        Form("prometheus", "one or two scrapes of /metrics"),
+        Form("sglang", "SGLang's answers with meta_info", sglang.claims, sglang.read),
+        Form("llama.cpp", "llama-server's answers with timings, or its log", llama_cpp.claims, llama_cpp.read),
+        Form("tensorrt-llm", "TensorRT-LLM's iterations or answers", tensorrt_llm.claims, tensorrt_llm.read),
+        Form("lm-studio", "LM Studio's answers with stats", lm_studio.claims, lm_studio.read),
+        Form("aiperf", "AIPerf's profile_export.jsonl", aiperf.claims, aiperf.read),
+    )
+}
+
+
+def read_files(
+    paths: Sequence[Path], form: str | None = None, model: str | None = None
+) -> tuple[Reading, str, list[Document]]:
+    """The figures in some files of one form, the form's name, and the files.
+
+    Of Prometheus text the first file is the scrape before, the second the one after. `form`: its name, where it cannot
+    be recognised. `model`: the one that is meant, where a server has several. Raises DraftbenchError.
+    """
+    if form is not None and form not in FORMS:
+        raise refused(f"unknown form {form!r}", "--from names a form", did_you_mean(form, FORMS))
+    if not 0 < len(paths) <= _MOST_FILES:
+        raise refused(f"{len(paths)} files", f"1 to {_MOST_FILES:,} can be read at once", "give some of them")
+    documents = [read_document(path) for path in paths]
+    reading, name = read_documents(documents, form, model)
+    return reading, name, documents
+
+
+def read_documents(
+    documents: Sequence[Document], form: str | None = None, model: str | None = None
+) -> tuple[Reading, str]:
+    """As `read_files`, of documents that were read already."""
+    texts = [item for item in documents if item.objects is None]
+    if texts and len(texts) < len(documents):
+        raise refused(
+            f"{texts[0].name} is text, {next(d.name for d in documents if d.objects is not None)} is JSON",
+            "files of one import are of one form",
+            "import each on its own",
+        )
+    if texts:
+        return _of_text(documents, form, model)
+    values = [located for item in documents for located in item.objects or []]
+    if len(values) > MOST_RECORDS:
+        raise refused(f"{len(values):,} records", f"at most {MOST_RECORDS:,} are read", "give some of the files")
+    chosen = _recognised(values, form)
+    assert chosen.read is not None
+    return chosen.read(values), chosen.name
+
+
+def _of_text(documents: Sequence[Document], form: str | None, model: str | None) -> tuple[Reading, str]:
+    first = documents[0]
+    is_log = llama_cpp.claims_text(first.text)
+    is_metrics = prometheus.claims_text(first.text)
+    if form == "prometheus" or (form is None and is_metrics and not is_log):
+        if len(documents) > 2:
+            raise refused(
+                f"{len(documents)} scrapes", "two are compared: before and after", "give the first and the last"
+            )
+        before = documents[0] if len(documents) == 2 else None
+        after = documents[-1]
+        return (
+            prometheus.read(
+                after.text, after.name, before.text if before else None, before.name if before else "", model
+            ),
+            "prometheus",
+        )
+    if form == "llama.cpp" or (form is None and is_log and not is_metrics):
+        if len(documents) > 1:
+            raise refused(f"{len(documents)} logs", "task numbers begin anew in each", "import them one by one")
+        if not is_log:
+            raise refused(
+                f"{first.name} has no line `draft acceptance = ...`",
+                "llama-server writes one for each answer in which it proposed something",
+                "start it with a draft: -md DRAFT.gguf --spec-type draft-simple",
+            )
+        return llama_cpp.read_text(first.text, first.name), "llama.cpp"
+    if is_log and is_metrics:
+        raise refused(
+            f"{first.name} is a log and a scrape at once", "", "name its form: --from llama.cpp or prometheus"
+        )
+    raise _unknown(first.name)
+
+
+def _recognised(values: Sequence[Located], form: str | None) -> Form:
+    """The one form that some of the objects are of."""
+    fitting = [
+        candidate for candidate in FORMS.values() if candidate.claims and any(candidate.claims(v.value) for v in values)
+    ]
+    if form is not None:
+        if FORMS[form] not in fitting:
+            others = f"; it looks like {', '.join(other.name for other in fitting)}" if fitting else ""
+            raise refused(
+                f"{values[0].where} has nothing of the form {form} ({FORMS[form].title}){others}",
+                "its figures are missing, or of another version of the server",
+                "leave --from out, or take the figures again",
+            )
+        return FORMS[form]
+    if len(fitting) > 1:
+        raise refused(
+            f"{values[0].where} can be read as {' or '.join(other.name for other in fitting)}",
+            "they count differently",
+            f"name the form: --from {fitting[0].name}",
+        )
+    if not fitting:
+        raise _unknown(values[0].where)
+    return fitting[0]
+
+
+def _unknown(where: str) -> Exception:
+    forms = "; ".join(f"{form.name}: {form.title}" for form in FORMS.values())
+    return refused(
+        f"{where} holds no figures of speculation that are known here",
+        "the server did not speculate or report it, or a newer version of it reports it otherwise",
+        forms,
+    )

@@ -1,0 +1,141 @@
+"""llama.cpp: `timings` of llama-server's answers, or the lines of its log.
+
+`draft_n` counts proposed and `draft_n_accepted` accepted tokens, without the target's own; both are missing where
+nothing was proposed. `predicted_n` counts the answer's tokens. Rounds are in neither: only `/metrics` counts them
+(`spec_decode_num_drafts_total`), and the log prints a mean length rounded to two digits. A proposal ends early where
+the answer's limit is near and where the draft is less sure than `--spec-draft-p-min`. Source: build 10434,
+`tools/server/server-context.cpp` (`print_timings`) and `server-task.cpp` (`result_timings`), looked at on a running
+server too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.deploy.readers.reading import (
+    Located,
+    Reading,
+    checked,
+    contradiction,
+    one_of,
+    optional_whole,
+    part,
+    refused,
+    seconds,
+    whole,
+    words,
+)
+from engine.records.served import RoundTotals, added
+
+_SPECULATION_OFF = (
+    "none of the answers has a proposal in it",
+    "start llama-server with a draft: -md DRAFT.gguf --spec-type draft-simple",
+)
+_LINE = re.compile(
+    r"draft acceptance(?: rate)? = +(?P<rate>[\d.]+) \( *(?P<accepted>\d{1,15}) accepted / *(?P<proposed>\d{1,15}) "
+    r"generated\)(?:, mean len = +(?P<length>[\d.]+))?"
+)
+_TASK = re.compile(r"id +(?P<slot>\d+) \| task (?P<task>-?\d+) \|")
+_EVAL = re.compile(r"(?<!prompt )eval time = +(?P<ms>[\d.]+) ms / +(?P<tokens>\d{1,15}) tokens")
+_RATE_DIGITS = 5e-5  # of the rate as it is printed
+
+
+def claims(value: Mapping[str, Any]) -> bool:
+    """Whether a JSON object is an answer of llama-server."""
+    return "predicted_n" in part(value, "timings")
+
+
+def claims_text(text: str) -> bool:
+    """Whether a text is a log of llama-server in which something was proposed."""
+    return _LINE.search(text) is not None
+
+
+def read(values: Sequence[Located]) -> Reading:
+    """The figures of some answers; of a streamed one the last chunk counts. Raises DraftbenchError."""
+    told = [located for located in values if claims(located.value)]
+    requests, speeds = [], []
+    for value, where in told:
+        timings = part(value, "timings")
+        emitted = whole(timings, "predicted_n", where)
+        if ("draft_n" in timings) != ("draft_n_accepted" in timings):
+            raise contradiction(where, "one of draft_n and draft_n_accepted is there", "the other one is not")
+        proposed, accepted = (optional_whole(timings, name, where) or 0 for name in ("draft_n", "draft_n_accepted"))
+        totals = RoundTotals(requests=1, proposed=proposed, accepted=accepted, emitted=emitted)
+        requests.append(checked(totals, where))
+        taken = seconds(timings, "predicted_ms", where, per_unit=1e-3)
+        if taken and emitted:
+            speeds.append((emitted, taken))
+    silent = sum(not totals.proposed for totals in requests)
+    if silent == len(requests):
+        raise refused(f"{told[0].where}: no tokens were proposed", *_SPECULATION_OFF)
+    temperatures = {setting.get("temperature") for value, _ in told if (setting := part(value, "generation_settings"))}
+    return Reading(
+        "llama.cpp",
+        "llama-server's answers, timings",
+        added(requests),
+        tuple(requests),
+        temperature=_one_number(temperatures),
+        model=one_of([words(value, "model") for value, _ in told]),
+        version=one_of([words(value, "system_fingerprint") for value, _ in told]),
+        prompt_tokens=_prompt_tokens(told),
+        seconds_by_request=tuple(speeds),
+        notes=(
+            *_left_out(len(values) - len(told), len(values)),
+            *([f"in {silent:,} of {len(requests):,} answers nothing was proposed"] if silent else []),
+            "rounds are not in llama-server's answers, so there are no tokens per round and no acceptance by place: "
+            "its /metrics has both",
+        ),
+    )
+
+
+def read_text(text: str, where: str) -> Reading:
+    """The figures of a log. A line of figures belongs to the slot and task that it names. Raises DraftbenchError."""
+    requests, speeds, sizes = [], [], {}
+    for number, line in enumerate(text.splitlines(), 1):
+        task = _TASK.search(line)
+        key = (task["slot"], task["task"]) if task else None
+        if timed := _EVAL.search(line):
+            sizes[key] = (int(timed["tokens"]), float(timed["ms"]) / 1000)
+        found = _LINE.search(line)
+        if found is None:
+            continue
+        accepted, proposed = int(found["accepted"]), int(found["proposed"])
+        if proposed and abs(accepted / proposed - float(found["rate"])) > _RATE_DIGITS:
+            raise contradiction(
+                f"{where}, line {number}", f"a rate of {found['rate']}", f"{accepted} accepted of {proposed}"
+            )
+        emitted, taken = sizes.pop(key, (None, None)) if key else (None, None)
+        totals = RoundTotals(requests=1, proposed=proposed, accepted=accepted, emitted=emitted)
+        requests.append(checked(totals, f"{where}, line {number}"))
+        if emitted and taken:
+            speeds.append((emitted, taken))
+    return Reading(
+        "llama.cpp",
+        "llama-server's log",
+        added(requests),
+        tuple(requests),
+        seconds_by_request=tuple(speeds),
+        notes=("answers in which nothing was proposed leave no line in the log",),
+    )
+
+
+def _left_out(count: int, of: int) -> list[str]:
+    return [f"{count:,} of {of:,} records have no timings and are left out"] if count else []
+
+
+def _one_number(values: set[Any]) -> float | None:
+    numbers = {float(value) for value in values if isinstance(value, (int, float))}
+    return numbers.pop() if len(numbers) == 1 else None
+
+
+def _prompt_tokens(values: Sequence[Located]) -> int | None:
+    """Tokens of the prompts, those that came from the cache included."""
+    total = 0
+    for value, where in values:
+        counts = [optional_whole(part(value, "timings"), name, where) for name in ("prompt_n", "cache_n")]
+        if counts[0] is None or counts[1] is None:
+            return None
+        total += counts[0] + counts[1]
+    return total
