@@ -31,7 +31,7 @@ def predict(
         list[str] | None, typer.Option("--for", help=f"Only this server: {', '.join(SERVERS)}. Repeatable.")
     ] = None,
     gamma: Annotated[
-        int | None, typer.Option("--gamma", min=1, max=64, help="Draft tokens per round. [the run's]")
+        int | None, typer.Option("--gamma", min=1, max=64, help="Draft tokens per round; by default the run's.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -44,7 +44,7 @@ def predict(
     Example:
       draftbench served predict latest --for vllm
     """
-    from engine.cli.text import served as text
+    from engine.cli.text import expected as text
     from engine.deploy.expected import expectations
     from engine.runs.folder import RunFolder
 
