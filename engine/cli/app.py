@@ -22,6 +22,7 @@ from engine.cli.machine import doctor, fetch, paths
 from engine.cli.reference import losses, schema
 from engine.cli.run import capture, measure, run, train, work
 from engine.cli.runs import compare, index, runs_app, show
+from engine.cli.served import served_app
 from engine.cli.study import study_app
 from engine.cli.text import console
 from engine.cli.tune import tune
@@ -41,6 +42,7 @@ app.command(hidden=True)(work)
 app.add_typer(runs_app, name="runs")
 app.add_typer(study_app, name="study")
 app.add_typer(data_app, name="data")
+app.add_typer(served_app, name="served")
 
 
 def _print_version(requested: bool) -> None:
