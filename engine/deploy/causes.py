@@ -103,11 +103,12 @@ def ranked(evidence: Evidence) -> list[Cause]:
 
 
 def _explained(evidence: Evidence, left: float, most: float) -> float:
-    """The weight of a cause that can be undone: `most` if nothing but chance is left of the gap."""
+    """The weight of a cause that can be undone: `most` if nothing is left of the gap, little if more than chance is."""
     if not left < evidence.gap:
         return 0.0
-    share = 1.0 if math.isinf(evidence.gap) else 1 - left / evidence.gap
-    return most * (0.8 + 0.2 * share) if left <= Z else 0.3 * most * share
+    if left <= Z:
+        return most * (1 - 0.3 * (left / Z) ** 2)
+    return 0.3 * most * (1.0 if math.isinf(evidence.gap) else 1 - left / evidence.gap)
 
 
 def other_rule(evidence: Evidence) -> Cause | None:
@@ -175,7 +176,7 @@ def other_temperature(evidence: Evidence) -> Cause | None:
         "temperature",
         "another temperature",
         # a probe sets the temperature itself, and some answers carry it
-        _explained(evidence, best[0], 0.3 if evidence.measurement.form in ("probe", "llama.cpp") else 0.6),
+        _explained(evidence, best[0], 0.3 if evidence.measurement.form in ("probe", "llama.cpp") else 0.85),
         f"it agrees better with the prediction at temperature {best[1]:g}",
         "check temperature, top_p, top_k and min_p of the requests: a server's defaults may sharpen the distribution",
     )

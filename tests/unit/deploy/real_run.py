@@ -28,12 +28,12 @@ Change = Callable[[Chances, np.random.Generator], Chances]
 def predictor() -> Predictor:
     """The sample's, with the column that it was made before: where the draft's likeliest token stands in the text.
 
-    Where q is over a half it is the likeliest; elsewhere it is drawn to be, as often as q says.
+    Where q is over a third it is taken to be the likeliest; elsewhere it is drawn to be, as often as q says.
     """
     rows = pd.read_parquet(RUN / "measure" / "positions.parquet")
     rows = rows[rows.draft == "trained"].copy()
-    drawn = np.random.default_rng(0).random(len(rows)) < 0.6 * rows.q
-    rows["hit"] = np.where(rows.temperature == 0, rows.agree, (rows.q > 0.5) | drawn)
+    drawn = np.random.default_rng(0).random(len(rows)) < rows.q
+    rows["hit"] = np.where(rows.temperature == 0, rows.agree, (rows.q > 0.34) | drawn)
     summary = Summary.read(RUN)
     assert summary is not None
     return Predictor("sample", summary.conditions, rows)
@@ -51,7 +51,7 @@ def texts(temperature: float, column: str = "hit") -> dict[str, Chances]:
 def request(
     chances: Chances, rng: np.random.Generator, *, gamma: int = GAMMA, sure: Chances | None = None
 ) -> RoundTotals:
-    """One answer, served. `sure`: how sure the draft is of each token; it stops proposing where it is less than half."""
+    """One answer, served. `sure`: of each token, how sure the draft is; under a half it stops proposing."""
     start, rounds, proposed, places = 0, 0, 0, [0] * gamma
     while start < len(chances):
         width = gamma
