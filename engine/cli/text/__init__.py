@@ -5,6 +5,7 @@ summary   a run's measurement
 listing   the list of runs
 runs      a run, comparisons, captures, exports
 expected  what to expect of a server, and step times
+served    served measurements
 study     studies
 findings  findings, also as Markdown
 data      prompt files, packs, imports
