@@ -1,8 +1,10 @@
 """The speed-up that each gamma should give, from tokens per round and timed rounds, and the best gamma by it.
 
-speed-up(gamma) = tokens per round(gamma) * seconds of a plain step / seconds of a round(gamma)
+speed-up(gamma) = tokens per round(gamma) / cost(gamma), cost = seconds of a round / seconds of a plain step
 
-Tokens per round come from the prompts, seconds from the turns of a timing; both are resampled, the prompts alike for
+The cost is the median over the turns of a timing, in each of which the two were timed one after the other: what slows
+a machine down for a while slows both.
+Tokens per round come from the prompts, costs from the turns; both are resampled, the prompts alike for
 all gammas and the turns too, so that what gammas share does not blur which is better. A batch of rows that are all
 still going is meant: at batch size b a plain step writes b tokens and a round b times the tokens per round.
 """
@@ -83,10 +85,10 @@ def predict_speed(tokens: TokensPerRound, costs: RoundCosts, *, samples: int = S
     clusters = len(emitted) if len(plain) == 1 else min(len(emitted), len(plain))
     speeds, draws = [], {0: np.ones(samples)}
     for gamma in gammas:
-        rounds, seconds = _array(tokens.rounds[gamma]), _array(costs.round_s[gamma])
+        rounds, over_plain = _array(tokens.rounds[gamma]), _array(costs.round_s[gamma]) / plain
         token_draws = (weights @ emitted) / (weights @ rounds)
-        cost_draws = np.median(seconds[turns], axis=1) / np.median(plain[turns], axis=1)
-        per_round, cost = emitted.sum() / rounds.sum(), np.median(seconds) / np.median(plain)
+        cost_draws = np.median(over_plain[turns], axis=1)
+        per_round, cost = emitted.sum() / rounds.sum(), np.median(over_plain)
         draws[gamma] = token_draws / cost_draws
         speeds.append(
             GammaSpeed(
