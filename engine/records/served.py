@@ -114,6 +114,8 @@ class ServedMeasurement(Record):
     """Precision of the served target: 'BF16', 'Q4_K_M'."""
     prompts_hash: Text | None = None
     """Of the prompts that a probe sent, as `Conditions.heldout_hash` of a summary."""
+    prompt_ids: list[Text] = []
+    """Of the requests in `per_request`, where a probe sent the prompts."""
     prompt_tokens: Whole | None = None
     """Of all requests, as the server counts them."""
     max_new_tokens: Whole | None = None

@@ -24,12 +24,13 @@ from engine.deploy.readers.reading import (
 )
 from engine.records.served import RoundTotals
 
+_NAMES = ("num_drafts", "draft_tokens", "accepted_tokens")
 _NEAR = 0.01  # of a round: what is left of a count after its share was written and read
 
 
 def claims(value: Mapping[str, Any]) -> bool:
     """Whether a JSON object is such a result, of a server that speculated."""
-    return any(str(name).startswith("spec_decode_") for name in value)
+    return any(f"spec_decode_{name}" in value for name in _NAMES)
 
 
 def read(values: Sequence[Located]) -> Reading:
@@ -42,9 +43,7 @@ def read(values: Sequence[Located]) -> Reading:
             "import them one by one",
         )
     value, where = told[0]
-    rounds, proposed, accepted = (
-        whole(value, f"spec_decode_{name}", where) for name in ("num_drafts", "draft_tokens", "accepted_tokens")
-    )
+    rounds, proposed, accepted = (whole(value, f"spec_decode_{name}", where) for name in _NAMES)
     check_rate(value.get("spec_decode_acceptance_rate"), accepted, proposed, f"{where}: acceptance rate", scale=100.0)
     check_rate(value.get("spec_decode_acceptance_length"), accepted, rounds, f"{where}: acceptance length", plus=1.0)
     places = _places(value.get("spec_decode_per_position_acceptance_rates"), rounds, where)

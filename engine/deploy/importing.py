@@ -1,0 +1,111 @@
+"""A server's figures as a served measurement of a run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from engine.catalogue import SERVERS, Proposals
+from engine.deploy.readers.reading import Reading, refused
+from engine.errors import did_you_mean
+from engine.measure.statistics import bootstrap_ratio
+from engine.records.interval import Interval
+from engine.records.served import RoundTotals, ServedMeasurement
+
+MOST_REQUESTS = 20_000  # kept one by one
+_MOST_GAMMA = 64
+_SAME = 1e-6
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What the user says of the requests, where the figures do not. None: not said."""
+
+    server: str | None = None
+    temperature: float | None = None
+    gamma: int | None = None
+    proposals: Proposals | None = None
+    p_min: float | None = None
+    weights: str | None = None
+    concurrency: int | None = None
+    max_new_tokens: int | None = None
+
+
+def measurement_of(reading: Reading, form: str, stated: Stated, now: datetime | None = None) -> ServedMeasurement:
+    """The measurement. Raises DraftbenchError where what is stated is impossible or contradicts the figures."""
+    _check(stated)
+    server = stated.server or reading.server
+    temperature = _agreed("temperature", stated.temperature, reading.temperature)
+    gamma = _agreed("gamma", stated.gamma, reading.gamma)
+    if gamma is not None:
+        _check_gamma(reading.totals, int(gamma))
+    concurrency = _agreed("concurrency", stated.concurrency, reading.concurrency)
+    notes = list(reading.notes)
+    per_request = list(reading.per_request)
+    if len(per_request) > MOST_REQUESTS:
+        notes.append(f"{len(per_request):,} requests: only their sums are kept")
+        per_request = []
+    values = {
+        "server": server,
+        "version": reading.version,
+        "model": reading.model,
+        "form": form,
+        "source": reading.source,
+        "recorded_at": (now or datetime.now(UTC)).isoformat(timespec="seconds"),
+        "temperature": math.nan if temperature is None else float(temperature),
+        "num_draft_tokens": None if gamma is None else int(gamma),
+        "proposals": stated.proposals,
+        "draft_p_min": math.nan if stated.p_min is None else stated.p_min,
+        "weights": stated.weights,
+        "prompt_tokens": reading.prompt_tokens,
+        "max_new_tokens": stated.max_new_tokens,
+        "totals": reading.totals.document(),
+        "per_request": [request.document() for request in per_request],
+        "tokens_per_s": _speed(reading),
+        "concurrency": None if concurrency is None else int(concurrency),
+        "notes": notes,
+    }
+    return ServedMeasurement.of_values({name: value for name, value in values.items() if value is not None})
+
+
+def _check(stated: Stated) -> None:
+    if stated.server is not None and stated.server not in SERVERS:
+        raise refused(f"unknown server {stated.server!r}", "--server names one", did_you_mean(stated.server, SERVERS))
+    limits = (
+        ("temperature", stated.temperature, 0.0, 10.0),
+        ("gamma", stated.gamma, 1, _MOST_GAMMA),
+        ("p-min", stated.p_min, 0.0, 1.0),
+        ("concurrency", stated.concurrency, 1, 1_000_000),
+        ("max-new-tokens", stated.max_new_tokens, 1, 10_000_000),
+    )
+    for name, value, low, high in limits:
+        if value is not None and not low <= value <= high:  # NaN is not either
+            raise refused(f"--{name} is {value:g}", f"it lies between {low:g} and {high:g}", f"correct --{name}")
+
+
+def _agreed(name: str, stated: float | None, read: float | None) -> float | None:
+    if stated is not None and read is not None and abs(stated - read) > _SAME:
+        raise refused(
+            f"--{name} is {stated:g}, the figures say {read:g}",
+            "one of them is wrong",
+            f"leave --{name} out, or check that these are the figures you mean",
+        )
+    return read if read is not None else stated
+
+
+def _check_gamma(totals: RoundTotals, gamma: int) -> None:
+    if totals.rounds is not None and totals.proposed is not None and totals.proposed > gamma * totals.rounds:
+        raise refused(
+            f"{totals.proposed:,} tokens were proposed in {totals.rounds:,} rounds",
+            f"that is more than {gamma} in each",
+            "correct --gamma",
+        )
+
+
+def _speed(reading: Reading) -> dict[str, float | int] | None:
+    """Emitted tokens a second, with an interval over requests where each is timed."""
+    if reading.seconds_by_request:
+        tokens, seconds = zip(*reading.seconds_by_request, strict=True)
+        return bootstrap_ratio(tokens, seconds).as_dict()
+    return None if reading.tokens_per_s is None else Interval(reading.tokens_per_s).as_dict()
