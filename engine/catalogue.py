@@ -273,19 +273,28 @@ SELECTION = Card(
 
 # ---- export formats -------------------------------------------------------------------------
 
+
+@dataclass(frozen=True)
+class Format(Card):
+    """A format of an exported draft. `precisions`: how its weights can be rounded, its default first."""
+
+    precisions: tuple[str, ...] = ()
+
+
 EXPORTERS = _by_name(
-    Card(
+    Format(
         "huggingface",
         "Hugging Face folder",
         "Config, all weights as safetensors, tokenizer, generation settings and a model card: what Transformers, vLLM "
         "and other engines load.",
         source="https://huggingface.co/docs/transformers",
     ),
-    Card(
+    Format(
         "gguf",
         "GGUF file",
         "Settings, weights, tokenizer and chat template in one file: what llama.cpp and LM Studio load.",
         source="https://github.com/ggml-org/ggml/blob/master/docs/gguf.md",
+        precisions=("f16", "q8_0", "q4_k_m", "bf16", "f32"),
     ),
 )
 DEFAULT_FORMAT = "huggingface"
