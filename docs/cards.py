@@ -11,11 +11,12 @@ import re
 import textwrap
 from pathlib import Path
 
-from engine.catalogue import MODES, SELECTION, Card
+from engine.catalogue import LORA, MODES, SELECTION, Card
 
 PAGE = Path(__file__).with_name("training-modes.md")
 CARDS: dict[str, Card] = {
-    card.name: card for card in (*MODES.values(), *(v for mode in MODES.values() for v in mode.variants), SELECTION)
+    card.name: card
+    for card in (*MODES.values(), *(v for mode in MODES.values() for v in mode.variants), SELECTION, LORA)
 }
 _WIDTH = 120
 _BLOCK = re.compile(r"<!-- card: (?P<name>.+?) -->\n.*?<!-- end of card -->", re.DOTALL)

@@ -271,6 +271,19 @@ SELECTION = Card(
     "AdaSPEC, arXiv 2510.19779",
 )
 
+LORA = Card(
+    "draft.lora",
+    "A draft for each fine-tune",
+    "A target with many fine-tunes needs a draft for each of them, and these drafts are mostly the same. So one draft "
+    "is shared, and for each fine-tune an adapter is trained on it: every adapted weight W of the shared draft gets "
+    "an update of low rank r. A and B alone are trained and kept, by every loss and mode; embeddings and output head "
+    "stay as they are.",
+    r"W' = W + \frac{\alpha}{r}\, B A,\ A \in \mathbb{R}^{r \times n},\ B \in \mathbb{R}^{m \times r}",
+    "LoRA, arXiv 2106.09685",
+    "A run keeps the adapter, the hash of the shared draft, and that draft by a link to the file that is there "
+    "already. What is measured, decoded and exported is the merged draft, which must give the logits of the two apart.",
+)
+
 # ---- export formats -------------------------------------------------------------------------
 
 EXPORTERS = _by_name(
@@ -280,6 +293,12 @@ EXPORTERS = _by_name(
         "Config, all weights as safetensors, tokenizer, generation settings and a model card: what Transformers, vLLM "
         "and other engines load.",
         source="https://huggingface.co/docs/transformers",
+    ),
+    Card(
+        "gguf",
+        "GGUF file",
+        "Settings, weights, tokenizer and chat template in one file: what llama.cpp and LM Studio load.",
+        source="https://github.com/ggml-org/ggml/blob/master/docs/gguf.md",
     ),
 )
 DEFAULT_FORMAT = "huggingface"
@@ -329,6 +348,7 @@ SERVERS = _by_name(
         "llama.cpp",
         "`llama-server` with a draft in GGUF; keeps a proposal where it is the token that the target drew.",
         source="https://github.com/ggml-org/llama.cpp/tree/master/tools/server",
+        weights="gguf",
         acceptance="draft acceptance",
     ),
     Server(
@@ -343,6 +363,7 @@ SERVERS = _by_name(
         "LM Studio",
         "Serves GGUF models with a draft that the request names.",
         source="https://lmstudio.ai/docs/app/advanced/speculative-decoding",
+        weights="gguf",
         acceptance="accepted draft tokens",
     ),
 )

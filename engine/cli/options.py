@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from engine.errors import DraftbenchError
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 RecipeFile = Annotated[str, typer.Argument(help="Recipe file, for example recipes/quickstart.yaml.")]
 MaybeRecipe = Annotated[str | None, typer.Argument(help="Recipe file, for example recipes/quickstart.yaml.")]
@@ -16,3 +18,16 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip and count invali
 ResumeRun = Annotated[str | None, typer.Option("--resume", help="Resume this run instead of starting a new one.")]
 RunId = Annotated[str, typer.Argument(help="Run id or its beginning; `latest`, or `latest~1` for the run before it.")]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def whole_numbers(option: str, text: str, *, least: int = 1, most: int) -> list[int]:
+    """The numbers of '1,2,4', sorted, each once. Raises DraftbenchError for anything else, or one out of range."""
+    parts = [part.strip() for part in text.split(",")]
+    wrong = [part for part in parts if not (part.isascii() and part.isdecimal() and least <= int(part) <= most)]
+    if wrong:
+        raise DraftbenchError(
+            f"{option} {text}: {wrong[0]!r} is no whole number from {least} to {most:,}",
+            "",
+            f"separate whole numbers by commas, as in {option} {least},{2 * least}",
+        )
+    return sorted({int(part) for part in parts})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.cli.keys import confirmed
-from engine.cli.options import Json, MaybeRecipe, RecipeFile, ResumeRun, RunId, Settings, SkipBad
+from engine.cli.options import Json, MaybeRecipe, RecipeFile, ResumeRun, RunId, Settings, SkipBad, whole_numbers
 from engine.cli.text import console
 from engine.errors import DraftbenchError
 from engine.paths import home
@@ -15,6 +15,8 @@ from engine.paths import home
 if TYPE_CHECKING:
     from engine.config.schema import Recipe
     from engine.runs.folder import RunFolder
+
+MOST_BATCH, MOST_CONTEXT = 1024, 1_000_000
 
 
 def run(
@@ -56,12 +58,27 @@ def train(
     _execute(_recipe_or_run(recipe, resume, settings, skip_bad), "train", as_json)
 
 
-def measure(run_id: RunId, settings: Settings = None, as_json: Json = False) -> None:
+def measure(
+    run_id: RunId,
+    settings: Settings = None,
+    batch_sizes: Annotated[
+        str | None,
+        typer.Option("--batch-sizes", help="Only add times of a round at these batch sizes: 1,2,4,8."),
+    ] = None,
+    contexts: Annotated[
+        str | None,
+        typer.Option("--contexts", help="With --batch-sizes: tokens before a round: 256,1024."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Measure a trained run again.
+
+    With --batch-sizes, add the seconds of a round by batch size and gamma instead: what schedules are made from.
 
     \b
     Example:
       draftbench measure latest --set measure.num_draft_tokens=5
+      draftbench measure latest --batch-sizes 1,2,4,8 --contexts 256,1024
     """
     from engine.cli.text.summary import summary as print_summary
     from engine.records.provenance import Provenance
@@ -69,11 +86,34 @@ def measure(run_id: RunId, settings: Settings = None, as_json: Json = False) -> 
     from engine.runs.folder import RunFolder
 
     folder = RunFolder.open(home(), run_id)
+    if batch_sizes is not None or contexts is not None:
+        _time_steps(folder, batch_sizes, contexts, settings, as_json)
+        return
     summary = measure_again(home(), folder, settings or [])
     if as_json:
         console.print_json({"run": folder.id, **summary.document()})
     else:
         print_summary(folder.id, summary, Provenance.read_or_empty(folder.path))
+
+
+def _time_steps(
+    folder: RunFolder, batch_sizes: str | None, contexts: str | None, settings: list[str] | None, as_json: bool
+) -> None:
+    from engine.cli.text import served as text
+    from engine.runs.execution import time_steps_again
+
+    if batch_sizes is None:
+        raise DraftbenchError("--contexts without --batch-sizes", "a round is timed at both", "add --batch-sizes 1")
+    if settings:
+        raise DraftbenchError(
+            f"--set {settings[0]} with --batch-sizes",
+            "timing adds to the measurement as it is, under the settings that it was made with",
+            "measure with --set first, then time without it",
+        )
+    sizes = whole_numbers("--batch-sizes", batch_sizes, most=MOST_BATCH)
+    lengths = None if contexts is None else whole_numbers("--contexts", contexts, least=2, most=MOST_CONTEXT)
+    times = time_steps_again(home(), folder, sizes, lengths)
+    console.print_json({"run": folder.id, **times.document()}) if as_json else text.step_times(folder.id, times)
 
 
 def capture(recipe: RecipeFile, settings: Settings = None, skip_bad: SkipBad = False, as_json: Json = False) -> None:

@@ -3,6 +3,7 @@
 schema    the recipe: all sections together
 section   what every section is, and the marks on its fields
 models    target and draft
+lora      the adapter of a draft or of a domain target
 prompts   prompt files, folders and datasets
 capture   how training prompts are answered
 train     losses, modes, token selection, optimiser

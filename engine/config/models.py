@@ -6,9 +6,10 @@ import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from engine.config.defaults import DEFAULT_TARGET
+from engine.config.lora import DraftLoraSpec
 from engine.config.section import Mark, Section, Values, used_unless
 from engine.errors import DraftbenchError
 
@@ -17,6 +18,10 @@ RUN_DATE = "run:"  # before a date that nobody chose: it is that of the run's fi
 
 def _is_quantised(model: Values) -> bool:
     return model.get("quantize") is not None
+
+
+def _is_adapted(draft: Values) -> bool:
+    return draft.get("lora") is not None
 
 
 def _has_own_date(model: Values) -> bool:
@@ -108,3 +113,14 @@ class DraftSpec(Section):
     share_embeddings: bool = Field(
         True, description="the draft uses the target's embeddings and output head, frozen; they are not stored again"
     )
+    lora: Annotated[DraftLoraSpec | None, Mark(used=_is_adapted)] = Field(
+        None,
+        description="train a LoRA adapter on the draft that init gives, which all fine-tunes can share, instead of all "
+        "its weights; {} takes the defaults, empty trains all weights",
+    )
+
+    @model_validator(mode="after")
+    def _something_to_adapt(self) -> DraftSpec:
+        if self.lora is not None and self.init == "random":
+            raise ValueError("draft.lora adapts a draft that can do something already: init 'random' has no such draft")
+        return self

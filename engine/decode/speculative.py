@@ -158,6 +158,18 @@ def plain_decode(
     return speculative_decode(target, None, prompts, settings, names=names)
 
 
+def rounds_from(
+    target_runner: AnyRunner, draft_runner: AnyRunner | None, texts: Sequence[Sequence[int]], settings: DecodeSettings
+) -> Iterator[Round]:
+    """Go on in the middle of texts (ids) that the runners have read but for their last tokens, as `speculative_decode`.
+
+    Each runner has at least one token of each text yet to read. They stay open, and `take_back` leads back.
+    """
+    rows = [_Row(number, list(ids)) for number, ids in enumerate(texts)]
+    uniforms = Uniforms(settings.seed, [str(row.number) for row in rows])
+    return _rounds(target_runner, draft_runner, rows, settings, uniforms, 0, None)
+
+
 def propose(
     draft_runner: AnyRunner | None,
     pending: Sequence[Sequence[int]],

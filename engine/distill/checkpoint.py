@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, read_json, write_json
-from engine.models.draft import Draft, own_state
+from engine.models.draft import Draft, kept_state, trained_parameters
 
 FOLDER = "checkpoints"  # in a run's folder
 _PREFIX = "step-"
@@ -39,7 +39,7 @@ def save_checkpoint(
     with disk_errors(folder):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        weights = {name: t.cpu().contiguous() for name, t in own_state(draft.model, draft.info).items()}
+        weights = {name: t.cpu().contiguous() for name, t in kept_state(draft).items()}
         save_file(weights, temporary / "draft.safetensors")
         save_file(_moments(draft, optimiser), temporary / "optimiser.safetensors")
         if source_state:
@@ -65,7 +65,7 @@ def drop_checkpoints(run_folder: Path) -> None:
 def load_checkpoint(path: Path, draft: Draft, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     """Put weights and optimiser moments back, bit for bit; returns the saved state."""
     weights = load_file(path / "draft.safetensors")
-    own = own_state(draft.model, draft.info)
+    own = kept_state(draft)
     if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in own.items()}:
         raise DraftbenchError(
             f"checkpoint {path} is of another draft", "its tensors differ in name or shape", "start a new run"
@@ -82,21 +82,17 @@ def load_source_state(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path / _SOURCE) if (path / _SOURCE).exists() else {}
 
 
-def _named(draft: Draft) -> dict[str, torch.nn.Parameter]:
-    return {name: p for name, p in draft.model.named_parameters() if p.requires_grad}
-
-
 def _moments(draft: Draft, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """AdamW's per-parameter tensors as 'name/key'."""
     tensors = {}
-    for name, parameter in _named(draft).items():
+    for name, parameter in trained_parameters(draft).items():
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
     return tensors
 
 
 def _restore_moments(draft: Draft, optimiser: torch.optim.Optimizer, moments: dict[str, torch.Tensor]) -> None:
-    for name, parameter in _named(draft).items():
+    for name, parameter in trained_parameters(draft).items():
         keys = [key for key in moments if key.rpartition("/")[0] == name]
         for full in keys:
             key = full.rpartition("/")[2]

@@ -2,7 +2,9 @@
 
 A mode (engine.distill.modes.offline, online, on_policy) decides where the next batch comes from, nothing else.
 The weights that are optimised and kept are float32. In half precision the passes run in a copy of the draft in that
-dtype, as it will be served, and their gradients are summed in float32.
+dtype, as it will be served, and their gradients are summed in float32. Of a draft with an adapter, these weights are
+the adapter's alone; the passes run in a copy with the adapter inside, and each step ends by merging it into the draft,
+so that a mode decodes with, and an evaluation measures, what will be served.
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ from engine.distill.moments import moment_table
 from engine.distill.schedule import learning_rate
 from engine.distill.source import Ahead, BatchSource
 from engine.errors import DraftbenchError
-from engine.models.draft import Draft, save_draft
+from engine.models.draft import Draft, save_draft, trained_parameters
 from engine.models.head import Head
 from engine.models.load import resolve_dtype
+from engine.models.lora import dropping
 from engine.models.masters import Masters
 from engine.models.precision import copy_in
 from engine.models.vocabulary import known_rows
@@ -98,11 +101,15 @@ class Trainer:
         self.evaluate, self.emit, self.progress = evaluate, emit, progress
         device = draft.model.device
         self.dtype = resolve_dtype(settings.precision, device)
-        self.trained = [p for p in draft.model.parameters() if p.requires_grad]
+        learning = trained_parameters(draft)
+        self.trained = list(learning.values())
         self.model, self.masters = draft.model, Masters({}, {})
-        if self.dtype != draft.model.dtype:
+        if draft.lora is not None:
+            self.model, inside = draft.lora.training_copy(self.dtype)
+            self.masters = Masters(inside, learning)
+        elif self.dtype != draft.model.dtype:
             self.model = copy_in(draft.model, self.dtype)
-            self.masters = Masters(_learning(self.model), _learning(draft.model))
+            self.masters = Masters(_learning(self.model), learning)
         self.optimiser = torch.optim.AdamW(
             self.trained,
             lr=settings.learning_rate,
@@ -190,8 +197,14 @@ class Trainer:
         elif not bool(figures.isfinite().all()):
             raise self._diverged(step, *figures.tolist())
         self.optimiser.step()
-        self.masters.publish()
+        self._publish()
         return figures
+
+    def _publish(self) -> None:
+        """Give what computes the weights of the last step."""
+        self.masters.publish()
+        if self.draft.lora is not None:
+            self.draft.lora.merge()
 
     def _read(self) -> None:
         """Wait for the steps taken since the last reading, and report them. Raises DraftbenchError if one diverged."""
@@ -242,7 +255,7 @@ class Trainer:
         Dividing by the tokens of the whole step, not of the micro-batch, makes accumulation exact.
         """
         loss = chunked_loss(
-            self._hidden(batch),
+            self._hidden(batch, step),
             Head.of(self.model),
             self._positions(batch, step),
             self.source.terms,
@@ -254,9 +267,10 @@ class Trainer:
         self.masters.collect()
         return loss.detach()
 
-    def _hidden(self, batch: Batch) -> torch.Tensor:
+    def _hidden(self, batch: Batch, step: int) -> torch.Tensor:
         """What enters the draft's head at the batch's response positions: [position, width]."""
-        return draft_states(self.model, batch, self.dtype, self.shortcuts)
+        with dropping(self.model, self.settings.seed, step, batch.names):
+            return draft_states(self.model, batch, self.dtype, self.shortcuts)
 
     def _positions(self, batch: Batch, step: int) -> Positions:
         """Tokens, signal and draws of a batch; an answer's draws do not depend on the rows beside it."""
@@ -284,7 +298,9 @@ class Trainer:
         if not uses_rewards(self.source.terms):
             return None
         head, temperature = Head.of(self.model), self.settings.distill_temperature
-        parts = [rewards(self._hidden(b), head, self._positions(b, step), temperature=temperature) for b in batches]
+        parts = [
+            rewards(self._hidden(b, step), head, self._positions(b, step), temperature=temperature) for b in batches
+        ]
         return scale_of(torch.cat(parts))
 
     def _diverged(self, step: int, loss: float, norm: float) -> DraftbenchError:
@@ -342,7 +358,7 @@ class Trainer:
         if checkpoint is None:
             return
         state = load_checkpoint(checkpoint, self.draft, self.optimiser)
-        self.masters.publish()
+        self._publish()
         state.pop("step")
         self.source.restore(load_source_state(checkpoint))
         self.outcome = Outcome(**state)

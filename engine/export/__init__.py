@@ -2,6 +2,9 @@
 
 of_run            export a run's draft and check the result
 huggingface       the Hugging Face folder
+gguf              the GGUF file, and reading it back with Transformers
+gguf_file         a model as a GGUF file
+gguf_tokenizer    its tokenizer as metadata of that file
 folder            the folder appears complete or not at all, and replaces only an earlier export
 check             does the exported folder measure like the run's draft?
 check_text        the text that this is measured on

@@ -7,7 +7,9 @@ exact_tables      exact acceptance as metrics and tables
 trace             rounds of decoding as tables
 text_rounds       the rounds that a server makes over a text
 speed             speed on the clock
+step_times        seconds of a round by batch size, context and gamma
 speed_words       a timing in words
+step_words        step times in words
 cost_model        expected speed-up
 certificate       is the output still exactly the target's?
 certificate_pair  checks of the certificate on this pair of models

@@ -10,7 +10,7 @@ elsewhere it is the argmax of the signal.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,8 @@ class PromptAcceptance:
     argmax_prob: torch.Tensor  # p(argmax q)
     hit: torch.Tensor  # the token written == argmax q, bool
     positions: list[int] | None = None  # of these tokens in the answer, if they are not all of it
+    prompt_tokens: int | None = None  # length of the prompt
+    entropy: torch.Tensor | None = None  # of the target at temperature 1, nats: how open its choice was; if asked for
 
 
 def exact_acceptance(
@@ -59,11 +61,14 @@ def exact_of_drafts(
     capture: Capture,
     sampling: Sampling,
     answers: Sequence[AnsweredPrompt] | None = None,
+    *,
+    with_entropy: bool = False,
 ) -> dict[str, list[PromptAcceptance]]:
     """Acceptance of some drafts, by name, on a capture with exact signal, in the order of `answers` (default: all).
 
     p and q pass through `sampling`. The target's logits, most of the work, are computed once for all drafts. Each draft
-    runs in its own dtype; all are on one device.
+    runs in its own dtype; all are on one device. `with_entropy`: the target's entropy too, which at temperature 0 is
+    the only figure of greedy text that needs its logits.
     """
     answers = list(capture.answers if answers is None else answers)
     heads = {name: Head.of(model) for name, model in draft_models.items()}
@@ -83,11 +88,13 @@ def exact_of_drafts(
             for name, model in draft_models.items()
         }
         compared = _compare(sides, signal, batch.token_ids, sampling, greedy_text=capture.greedy)
+        entropies = torch.split(target_entropy(signal).cpu(), batch.lengths) if with_entropy else [None] * len(group)
         for name, columns in compared.items():
             pieces_of_columns = [torch.split(column.cpu(), batch.lengths) for column in columns]
-            for row, pieces in zip(group, zip(*pieces_of_columns, strict=True), strict=True):
+            for row, entropy, pieces in zip(group, entropies, zip(*pieces_of_columns, strict=True), strict=True):
                 answer = answers[row]
-                by_row[name][row] = PromptAcceptance(answer.prompt_id, answer.group, answer.token_ids, *pieces)
+                rates = PromptAcceptance(answer.prompt_id, answer.group, answer.token_ids, *pieces)
+                by_row[name][row] = replace(rates, prompt_tokens=len(answer.prompt_ids), entropy=entropy)
     return {name: [rows[i] for i in range(len(answers))] for name, rows in by_row.items()}
 
 
@@ -98,6 +105,20 @@ def target_choice(target_logits: torch.Tensor, token_ids: torch.Tensor, *, greed
     is another one (1 of 391 tokens on the shipped pair).
     """
     return token_ids if greedy_text else target_logits.argmax(-1)
+
+
+def target_entropy(signal: ExactSignal) -> torch.Tensor:
+    """Entropy of the target at each position, in nats: [position], float32.
+
+    Of its distribution at temperature 1 with nothing cut off, whatever the text was written with, so that positions of
+    texts at different temperatures are sorted by one measure.
+    """
+    rows = signal.head.weight.shape[0]
+    parts = []
+    for hidden in torch.split(signal.hidden, chunk_size(rows, signal.hidden.device)):
+        log_probs = signal.head.logits(hidden).float().log_softmax(-1)
+        parts.append(-(log_probs.exp() * log_probs).sum(-1))
+    return torch.cat(parts)
 
 
 def _compare(

@@ -70,6 +70,7 @@ def position_rows(results: Sequence[PromptAcceptance], draft: str, temperature: 
                     "q": r.draft_prob.numpy(),
                     "argmax_prob": r.argmax_prob.numpy(),
                     "hit": r.hit.numpy(),
+                    **({} if r.entropy is None else {"entropy": r.entropy.numpy()}),
                 }
             )
             for r in results
@@ -98,6 +99,7 @@ def prompt_table(
             "argmax_sum": argmax_sum,
             "agree_sum": None if r.agree is None else int(r.agree.sum()),
             "n_positions": len(r.token_ids),
+            "prompt_tokens": r.prompt_tokens,
         }
         for r, exact_sum, argmax_sum in zip(results, _sums(results, "exact"), _sums(results, "argmax"), strict=True)
     )
@@ -105,6 +107,6 @@ def prompt_table(
     counts = empty if traced is None else traced
     merged = table.merge(counts, on="prompt_id", how="left")
     whole = [c for c in empty.columns if c != "prompt_id"]
-    whole.append("agree_sum")
+    whole += ["agree_sum", "prompt_tokens"]
     merged[whole] = merged[whole].astype("Int64")
     return merged

@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,6 +25,7 @@ from engine.decode.speculative import plain_decode, speculative_decode
 from engine.progress import SILENT, TIMING, Progress
 
 WAYS = ("plain", "speculative", "transformers")
+Way = TypeVar("Way")
 _WARM_UP_TOKENS = 8  # two rounds and more, after the prompt
 
 
@@ -105,7 +106,7 @@ def _warm_up_tokens(target: Any, tokens: int) -> int:
     return min(tokens, _WARM_UP_TOKENS) if target.device.type == "cpu" else tokens
 
 
-def turn(ways: Sequence[str], number: int) -> list[str]:
+def turn(ways: Sequence[Way], number: int) -> list[Way]:
     """The order of the ways at the prompt of this number.
 
     Each way goes first, second and last equally often, and the next time round the order is

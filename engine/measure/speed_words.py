@@ -61,15 +61,22 @@ def measured_where(summary: Summary, provenance: Provenance) -> str:
     What is not on record is left out; '' if nothing is.
     """
     machine, conditions = provenance.measured_on or Machine(), summary.conditions
-    device, dtype = conditions.device, conditions.dtype
     threads = (summary.speed and summary.speed.threads) or conditions.threads or machine.threads
+    return machine_words(machine, conditions.device, conditions.dtype, threads)
+
+
+def machine_words(
+    machine: Machine, device: str | None, dtype: str | None, threads: int | None, quantize: str | None = None
+) -> str:
+    """A machine and how it computed: 'AMD EPYC, 2 cores, 2 threads, bfloat16 on cpu'; what is None is left out."""
     if device == "cuda" and machine.cuda:
         parts = [", ".join(dict.fromkeys(machine.cuda))]
     else:
         parts = [machine.processor, _count(machine.cores, "core")]
     if device != "cuda":
         parts.append(_count(threads, "thread"))
-    parts.append(f"{dtype} on {device}" if dtype and device else dtype or device or "")
+    precision = f"{dtype} with {quantize} weights" if dtype and quantize else dtype
+    parts.append(f"{precision} on {device}" if precision and device else precision or device or "")
     return ", ".join(filter(None, parts))
 
 

@@ -195,7 +195,7 @@ def at_temperature(
     drafts, head = {"initial": initial.model, "trained": pair.draft.model}, Head.of(pair.target.model)
     return AtTemperature(
         decoding.sampling.temperature,
-        exact_of_drafts(drafts, head, capture, decoding.sampling, answers),
+        exact_of_drafts(drafts, head, capture, decoding.sampling, answers, with_entropy=True),
         [answer.prompt_id for answer in traced],
         trace_prompts(pair, traced, decoding, progress),
     )

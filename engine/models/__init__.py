@@ -3,6 +3,7 @@
 locate       from a name to a folder on this disk
 load         from a specification to a loaded model
 draft        the draft: its first weights and its files
+ends         embeddings and head, which a draft can share with its target
 masters      float32 masters of a model that trains in another dtype
 layers       settings that speak of layers, when some are taken out
 shallow      a model with some of its target's layers
@@ -13,6 +14,7 @@ fused_linears  linear layers on a CPU: one product from packed weights for all t
 int8           linear layers with int8 weights on a CPU
 embeddings   the identity of embeddings and head
 adapter      a PEFT adapter merged into its base
+lora         a draft's own adapter: its weights, merged and as PEFT keeps it
 tokenizer    the tokenizer of a target
 folder       a model folder, checked before it is built
 gguf         a GGUF file converted to a plain folder

@@ -16,14 +16,50 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from engine.config.lora import DraftLoraSpec
 from engine.config.schema import DraftSpec, ModelSpec
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import disk_errors, read_object, sha256_file, write_json
+from engine.models.ends import (
+    check_shared,
+    copy_shared,
+    cut_head,
+    mark_trainable,
+    share,
+    shared_modules,
+)
 from engine.models.fused_linears import fuse_linears
 from engine.models.head import DRAFT_IDS, check_head
 from engine.models.load import LoadedModel, load_model
+from engine.models.lora import AdapterInfo, Lora, fresh_adapter, shared_folder, stored_adapter
+from engine.models.precision import cast
 from engine.models.shallow import check_copied, copy_layers, fitting_layers, shallow_model
 from engine.models.vocabulary import check_vocabulary
+
+__all__ = [
+    "CARD",
+    "WEIGHTS",
+    "Card",
+    "Draft",
+    "DraftInfo",
+    "check_shared",
+    "check_trim",
+    "copy_shared",
+    "cut_head",
+    "initialise_draft",
+    "kept_state",
+    "load_draft",
+    "mark_trainable",
+    "model_of_config",
+    "own_state",
+    "parameter_counts",
+    "read_card",
+    "save_draft",
+    "shared_modules",
+    "trained_parameters",
+    "trim",
+    "with_adapter",
+]
 
 WEIGHTS = "draft.safetensors"
 CARD = "draft.json"
@@ -42,14 +78,21 @@ class DraftInfo:
     """Of the shared embeddings and head; "" in older cards."""
     vocabulary: int | None = None
     """Number of ids that it can propose; None: all of the target's."""
+    lora: AdapterInfo | None = None
+    """Of a draft that is an adapter on a shared draft: its folder holds the adapter alone."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A draft model in memory and its description."""
+    """A draft model in memory and its description.
+
+    `lora`: the adapter that is trained instead of the model's weights, merged into them; None for any other draft, and
+    for one that was loaded to be used.
+    """
 
     model: Any
     info: DraftInfo
+    lora: Lora | None = None
 
 
 def initialise_draft(target: LoadedModel, spec: DraftSpec, *, seed: int, checkpoint: Path | None = None) -> Draft:
@@ -71,6 +114,7 @@ def initialise_draft(target: LoadedModel, spec: DraftSpec, *, seed: int, checkpo
         share_embeddings=spec.share_embeddings,
         target_fingerprint=target.fingerprint,
         embeddings_hash=target.embeddings_hash,
+        lora=None,  # of a checkpoint with an adapter: it is merged, and trained on as a plain draft
     )
     if spec.share_embeddings:
         copy_shared(draft.model, target.model)
@@ -99,51 +143,17 @@ def _from_other_model(target: LoadedModel, spec: DraftSpec) -> Draft:
     return Draft(other.model, DraftInfo(target.fingerprint, False, f"checkpoint {spec.checkpoint}", []))
 
 
-def shared_modules(model: Any) -> list[Any]:
-    """The two modules that a draft can share with its target: input embeddings and output head."""
-    return [model.get_input_embeddings(), model.get_output_embeddings()]
+def with_adapter(draft: Draft, spec: DraftLoraSpec, shared: Path, *, name: str, seed: int) -> Draft:
+    """The draft with a fresh adapter, in training instead of its weights. `shared`: the folder that it is kept in.
 
-
-@torch.no_grad()
-def copy_shared(draft_model: Any, target_model: Any) -> None:
-    """Set the draft's embeddings and head to the target's values."""
-    check_shared(draft_model, target_model)
-    for own, source in zip(shared_modules(draft_model), shared_modules(target_model), strict=True):
-        rows = slice(None) if own is draft_model.get_input_embeddings() else _head_rows(draft_model)
-        own.weight.copy_(source.weight[rows])
-        if getattr(own, "bias", None) is not None and getattr(source, "bias", None) is not None:
-            own.bias.copy_(source.bias[rows])
-
-
-def check_shared(draft_model: Any, target_model: Any) -> None:
-    """Raise DraftbenchError if the draft cannot use the target's embeddings and head. Both may have no weights."""
-    if _tied(draft_model) and not _tied(target_model):
-        raise DraftbenchError(
-            "the draft ties its embeddings to its head, the target does not",
-            "a single tensor cannot hold the values of two",
-            "set draft.share_embeddings: false",
-        )
-    for own, source in zip(shared_modules(draft_model), shared_modules(target_model), strict=True):
-        rows = slice(None) if own is draft_model.get_input_embeddings() else _head_rows(draft_model)
-        if own.weight.shape != source.weight[rows].shape:
-            raise DraftbenchError(
-                f"the draft's embeddings are {tuple(own.weight.shape)}, the target's {tuple(source.weight.shape)}",
-                "they can be shared only when they have the same shape",
-                "set draft.share_embeddings: false",
-            )
-        has_bias = [getattr(module, "bias", None) is not None for module in (own, source)]
-        if has_bias[0] != has_bias[1]:
-            raise DraftbenchError(
-                f"the head of the {'draft' if has_bias[0] else 'target'} has a bias, the other one has none",
-                "they cannot share a head",
-                "set draft.share_embeddings: false",
-            )
-
-
-def _head_rows(draft_model: Any) -> Any:
-    """The rows of its target's head that a draft has: some ids, or all."""
-    ids = getattr(draft_model, DRAFT_IDS, None)
-    return slice(None) if ids is None else ids
+    Its model is changed by the training. `name` is what the recipe calls the shared draft.
+    """
+    sha256 = read_card(shared).weights_sha256
+    lora = fresh_adapter(draft.model, spec, seed=seed, shared_sha256=sha256, shared_name=name)
+    draft.model.requires_grad_(False)
+    for layer in lora.layers.values():
+        layer.weight.requires_grad_(True)  # what changes in training: a copy that is renewed takes these
+    return Draft(draft.model, replace(draft.info, lora=lora.info), lora)
 
 
 def trim(draft: Draft, target: LoadedModel, ids: torch.Tensor) -> Draft:
@@ -180,30 +190,6 @@ def check_trim(draft: Draft, target: LoadedModel, size: int) -> None:
         )
 
 
-def cut_head(model: Any, ids: torch.Tensor) -> None:
-    """Give the model an untied head of len(ids) rows, still without values, and store the ids of its rows."""
-    old = model.get_output_embeddings()
-    new = torch.nn.Linear(
-        old.weight.shape[1], len(ids), bias=old.bias is not None, device=old.weight.device, dtype=old.weight.dtype
-    )
-    model.config.tie_word_embeddings = False
-    model.set_output_embeddings(new)
-    model.register_buffer(DRAFT_IDS, ids.long(), persistent=False)  # own_state keeps it, not the model's state dict
-
-
-def _tied(model: Any) -> bool:
-    embeddings, head = shared_modules(model)
-    return embeddings.weight is head.weight
-
-
-def mark_trainable(model: Any, share_embeddings: bool) -> None:
-    """Train all parameters, except embeddings and head if they belong to the target."""
-    model.requires_grad_(True)
-    if share_embeddings:
-        for module in shared_modules(model):
-            module.requires_grad_(False)
-
-
 def own_state(model: Any, info: DraftInfo) -> dict[str, torch.Tensor]:
     """The draft's tensors by name, without those shared with its target and without tied duplicates."""
     shared = (
@@ -222,19 +208,43 @@ def _kept_buffers(model: Any, info: DraftInfo) -> dict[str, torch.Tensor]:
     return {name: b.detach() for name, b in model.named_buffers() if name in kept and id(b) not in shared}
 
 
-def save_draft(folder: Path, draft: Draft) -> None:
-    """Write a draft's own tensors as safetensors, and its configuration and description as JSON.
+def trained_parameters(draft: Draft) -> dict[str, torch.nn.Parameter]:
+    """The float32 parameters that training changes, by name: an adapter's, or those of the model."""
+    if draft.lora is not None:
+        return draft.lora.parameters
+    return {name: parameter for name, parameter in draft.model.named_parameters() if parameter.requires_grad}
 
-    The card is written last and holds the weights' hash, so that a half-written pair is noticed.
+
+def kept_state(draft: Draft) -> dict[str, torch.Tensor]:
+    """The tensors that a draft's folder holds: its own or, of a draft with an adapter, the adapter's.
+
+    The ids of a trimmed draft with an adapter are among them, since they need not be those of the shared draft.
+    """
+    if draft.lora is None:
+        return own_state(draft.model, draft.info)
+    ids = getattr(draft.model, DRAFT_IDS, None)
+    return draft.lora.state() if ids is None else {**draft.lora.state(), DRAFT_IDS: ids}
+
+
+def save_draft(folder: Path, draft: Draft) -> None:
+    """Write what a draft's folder holds (`kept_state`) as safetensors, its configuration and description as JSON.
+
+    The card is written last and holds the weights' hash, so that a half-written pair is noticed. Equal adapters on two
+    shared drafts differ in that hash, for which the file names the shared draft.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.cpu().contiguous() for name, tensor in own_state(draft.model, draft.info).items()}
+    state = {name: tensor.cpu().contiguous() for name, tensor in kept_state(draft).items()}
+    # a single entry: safetensors writes several in any order, and the same weights must give the same bytes
+    named = {"format": "pt"} if draft.lora is None else {"shared_sha256": draft.lora.info.shared_sha256}
     with disk_errors(folder):
         temporary = folder / f".{WEIGHTS}.new"
-        save_file(state, temporary, metadata={"format": "pt"})
+        save_file(state, temporary, metadata=named)
         temporary.chmod(0o644)  # safetensors writes 0600, which would lock others out of a shared home
         temporary.replace(folder / WEIGHTS)
-    card = {"info": asdict(draft.info), "config": json.loads(draft.model.config.to_json_string(use_diff=False))}
+    info = asdict(draft.info)
+    if draft.info.lora is None:
+        del info["lora"]  # a card of an earlier version has none
+    card = {"info": info, "config": json.loads(draft.model.config.to_json_string(use_diff=False))}
     write_json(folder / CARD, {**card, "weights_sha256": sha256_file(folder / WEIGHTS)})
 
 
@@ -243,33 +253,55 @@ def load_draft(folder: Path, target: LoadedModel, *, dtype: torch.dtype | None =
 
     Raises DraftbenchError for a folder that is damaged or was made for another target.
     """
-    card = read_card(folder)
-    info = card.info
-    if sha256_file(folder / WEIGHTS) != card.weights_sha256:
-        raise DraftbenchError(
-            f"{folder / WEIGHTS} is damaged", "its hash is not the one in its card", "train or copy it again"
-        )
-    if info.share_embeddings and not _same_embeddings(info, target):
-        raise DraftbenchError(
-            f"the draft in {folder} shares embeddings with another target",
-            f"it was made for {info.target_fingerprint[:12]}, this target is {target.fingerprint[:12]}",
-            "load it with its own target, or `draftbench export` it and use the folder as draft.checkpoint",
-        )
+    card, dtype = read_card(folder), dtype or target.dtype
+    read = _read_plain if card.info.lora is None else _read_adapted
+    draft = read(folder, card, target, dtype)
+    if draft.info.share_embeddings:
+        share(draft.model, target.model, dtype)
+    draft.model.requires_grad_(False)
+    fuse_linears(draft.model)
+    return draft
+
+
+def _read_plain(folder: Path, card: Card, target: LoadedModel, dtype: torch.dtype) -> Draft:
+    """The draft as its folder holds it, without the target's embeddings and head."""
+    info, state = card.info, _stored(folder, card)
+    _refuse_other_embeddings(folder, info, target)
     with boundary(f"{folder} cannot be read", "train or copy it again"):
-        model = model_of_config(card.config, target.model, dtype or target.dtype).to(target.device).eval()
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        model = model_of_config(card.config, target.model, dtype).to(target.device).eval()
     if DRAFT_IDS in state:
         cut_head(model, state[DRAFT_IDS].to(target.device))
     _refuse_unlike(folder, state, own_state(model, info))
     model.load_state_dict({name: tensor for name, tensor in state.items() if name != DRAFT_IDS}, strict=False)
     if DRAFT_IDS not in state:
         model.tie_weights()
-    if info.share_embeddings:
-        _share(model, target.model, dtype or target.dtype)
-    model.requires_grad_(False)
-    fuse_linears(model)
     return Draft(model, info)
+
+
+def _read_adapted(folder: Path, card: Card, target: LoadedModel, dtype: torch.dtype) -> Draft:
+    """As `_read_plain`, of an adapter merged into its shared draft: in float32, and rounded once."""
+    info, state = card.info, _stored(folder, card)
+    assert info.lora is not None
+    _refuse_other_embeddings(folder, info, target)
+    ids = state.pop(DRAFT_IDS, None)
+    shared = shared_folder(folder, info.lora)
+    draft = _read_plain(shared, read_card(shared), target, torch.float32)
+    if draft.info.share_embeddings:
+        copy_shared(draft.model, target.model)
+    stored_adapter(draft.model, info.lora, state).check_merge()
+    if ids is not None:
+        draft = trim(draft, target, ids)
+    return Draft(cast(draft.model, dtype), info)
+
+
+def _stored(folder: Path, card: Card) -> dict[str, torch.Tensor]:
+    """The tensors in a draft's folder. Raises DraftbenchError if they are not those of its card."""
+    if sha256_file(folder / WEIGHTS) != card.weights_sha256:
+        raise DraftbenchError(
+            f"{folder / WEIGHTS} is damaged", "its hash is not the one in its card", "train or copy it again"
+        )
+    with boundary(f"{folder} cannot be read", "train or copy it again"), safe_open(folder / WEIGHTS, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
 
 
 @dataclass(frozen=True)
@@ -292,7 +324,10 @@ def read_card(folder: Path) -> Card:
     if not {"info", "config", "weights_sha256"} <= card.keys():
         raise DraftbenchError(f"{folder / CARD} is damaged", "a part of it is missing", "train or copy it again")
     with boundary(f"{folder / CARD} is damaged", "train or copy it again"):
-        return Card(DraftInfo(**card["info"]), {**card["config"]}, str(card["weights_sha256"]))
+        info = {**card["info"]}
+        if info.get("lora") is not None:
+            info["lora"] = AdapterInfo(**info["lora"])
+        return Card(DraftInfo(**info), {**card["config"]}, str(card["weights_sha256"]))
 
 
 def _refuse_unlike(folder: Path, stored: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -307,6 +342,15 @@ def _refuse_unlike(folder: Path, stored: dict[str, torch.Tensor], expected: dict
     if problems:
         raise DraftbenchError(
             f"{folder} does not fit its own configuration: {problems[0]}", "the folder is damaged", "train it again"
+        )
+
+
+def _refuse_other_embeddings(folder: Path, info: DraftInfo, target: LoadedModel) -> None:
+    if info.share_embeddings and not _same_embeddings(info, target):
+        raise DraftbenchError(
+            f"the draft in {folder} shares embeddings with another target",
+            f"it was made for {info.target_fingerprint[:12]}, this target is {target.fingerprint[:12]}",
+            "load it with its own target, or `draftbench export` it and use the folder as draft.checkpoint",
         )
 
 
@@ -331,22 +375,10 @@ def model_of_config(config: dict[str, Any], target: Any, dtype: torch.dtype) -> 
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings), dtype=dtype)
 
 
-def _share(draft_model: Any, target_model: Any, dtype: torch.dtype) -> None:
-    """Use the target's own tensors if the dtype is the same, else copy their values."""
-    if getattr(draft_model, DRAFT_IDS, None) is not None:
-        copy_shared(draft_model, target_model)
-        if dtype == target_model.dtype:
-            draft_model.set_input_embeddings(target_model.get_input_embeddings())
-    elif dtype == target_model.dtype:
-        draft_model.set_input_embeddings(target_model.get_input_embeddings())
-        draft_model.set_output_embeddings(target_model.get_output_embeddings())
-    else:
-        copy_shared(draft_model, target_model)
-
-
 def parameter_counts(draft: Draft) -> dict[str, int]:
-    """The number of the draft's parameters: in total, and its own (not shared with the target)."""
+    """The number of the draft's parameters: in total, its own (not shared with the target), and those trained."""
     return {
         "total": sum(p.numel() for p in draft.model.parameters()),
         "own": sum(t.numel() for t in own_state(draft.model, draft.info).values()),
+        "trained": sum(p.numel() for p in trained_parameters(draft).values()),
     }

@@ -133,7 +133,7 @@ def _write_by_tensor(header: GgufHeader, config: Any, folder: Path) -> Any:
 
     frequencies = next((t for t in header.tensors if t.name == "rope_freqs.weight"), None)
     if frequencies is not None:
-        _scale_positions(config, frequencies)
+        scale_positions(config, frequencies)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     processor = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)(config=config.to_dict())
@@ -222,7 +222,7 @@ def _torch(array: Any) -> torch.Tensor:
     return torch.from_numpy(np.array(array))
 
 
-def _scale_positions(config: Any, tensor: GgufTensor) -> None:
+def scale_positions(config: Any, tensor: GgufTensor) -> None:
     """Set the rule for stretched positions (Llama 3.1 and later), of which llama.cpp writes the resulting table."""
     stretch = _torch(_read(tensor, torch.float32)).double()
     factor = float(stretch.max())

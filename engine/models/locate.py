@@ -55,6 +55,16 @@ def locate_model(spec: ModelSpec) -> Path:
     )
 
 
+def gguf_source(spec: ModelSpec) -> Path | None:
+    """The GGUF file that the model of a specification is read from; None if it comes from safetensors."""
+    if spec.model.startswith("asset:"):
+        return use_asset(spec.model.removeprefix("asset:"))
+    if spec.model.startswith("hub:"):
+        return None
+    path = _readable(spec.model)
+    return path if path.is_file() and path.suffix == ".gguf" else None
+
+
 def _readable(name: str) -> Path:
     """The file or folder of that name."""
     with boundary(f"{name[:200]!r} cannot be looked at", "check the path"):

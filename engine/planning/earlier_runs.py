@@ -131,6 +131,8 @@ def differences(recipe: Recipe, other: Recipe) -> Iterable[str]:
     yield from _other_modes(recipe, other)
     if (recipe.draft.init, recipe.draft.layers) != (other.draft.init, other.draft.layers):
         yield f"its draft has layers: {other.draft.layers}"
+    if recipe.draft.lora != other.draft.lora:
+        yield _what_is_trained(other)
     if [t.name for t in recipe.train.loss] != [t.name for t in other.train.loss]:
         yield f"its loss is {' + '.join(t.name for t in other.train.loss)}"
     if recipe.train.precision != other.train.precision:
@@ -142,6 +144,11 @@ def differences(recipe: Recipe, other: Recipe) -> Iterable[str]:
         yield f"its measure.against is {other.measure.against}"
     if recipe.capture.side_by_side != other.capture.side_by_side:
         yield f"its capture.batch_size is {other.capture.batch_size}"
+
+
+def _what_is_trained(recipe: Recipe) -> str:
+    lora = recipe.draft.lora
+    return "it trained all weights of its draft" if lora is None else f"it trained an adapter of rank {lora.rank}"
 
 
 def _other_modes(recipe: Recipe, other: Recipe) -> Iterable[str]:

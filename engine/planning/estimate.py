@@ -6,6 +6,7 @@ No weights are read and nothing is fetched. What cannot be known is reported as 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -17,14 +18,16 @@ from engine.distill.fused import has_fused_form
 from engine.distill.schedule import answers_per_step, forward_tokens, planned_steps
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_lines
-from engine.models.draft import shared_modules
+from engine.models.draft import read_card, shared_modules
 from engine.models.fused_linears import packs
 from engine.models.head import chunk_size, text_config
 from engine.models.load import LoadedModel, resolve_device
+from engine.models.lora import adapted_layers, adapter_size
 from engine.paths import Home
 from engine.planning.earlier_runs import best_pace, differences
 from engine.planning.outlines import draft_shapes, target_outline
 from engine.records.capture import CaptureCounts
+from engine.runs.drafts import draft_folder
 from engine.runs.plan import RunPlan, plan_run, split_prompts
 from engine.served.capture import is_served
 
@@ -111,12 +114,18 @@ def capture_cost(home: Home, recipe: Recipe, plan: CapturePlan) -> tuple[int, fl
 
 @dataclass(frozen=True)
 class DraftSize:
-    """Parameters of a draft: in all, those that are trained, and what a position costs to train through."""
+    """Parameters of a draft: in all, those that are trained, and what a position costs to train through.
+
+    `adapted`: weights that an adapter changes, which are held once more without it. `shared`: of the draft that the
+    run keeps beside its adapter, unless it can be a link.
+    """
 
     total: int
     trained: int
     layers: int
     activation_values: int  # per token
+    adapted: int = 0
+    shared: int = 0
 
 
 def draft_parameters(home: Home, recipe: Recipe, target: LoadedModel) -> DraftSize:
@@ -132,7 +141,26 @@ def draft_parameters(home: Home, recipe: Recipe, target: LoadedModel) -> DraftSi
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     width, inner = int(config.hidden_size), max(inner) if isinstance(inner, (list, tuple)) else int(inner)
     layers = int(config.num_hidden_layers)
-    return DraftSize(total, trained, layers, layers * (8 * width + 4 * inner))
+    size = DraftSize(total, trained, layers, layers * (8 * width + 4 * inner))
+    return size if recipe.draft.lora is None else _adapted(size, home, recipe, model)
+
+
+def _adapted(size: DraftSize, home: Home, recipe: Recipe, model: Any) -> DraftSize:
+    """The size of a draft of which an adapter alone is trained."""
+    spec = recipe.draft.lora
+    assert spec is not None
+    weights = adapter_size(model, spec)
+    layers = adapted_layers(model, spec.modules, key="draft.lora.modules").values()
+    places = len(layers) * spec.rank  # each update also keeps what its down projection gives
+    folder = None if recipe.draft.checkpoint is None else draft_folder(home, recipe.draft.checkpoint)
+    linked = folder is not None and read_card(folder).info.lora is None
+    return replace(
+        size,
+        trained=weights,
+        activation_values=size.activation_values + places,
+        adapted=sum(layer.weight.numel() for layer in layers),
+        shared=0 if linked else size.trained,
+    )
 
 
 def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, int]:
@@ -145,6 +173,8 @@ def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, 
     if has_fused_form(recipe.train.loss):
         values = closed_chunk_size(rows, device) * rows * 2  # the logits of target and draft
     weights = draft.total * (_FLOAT32 + size) + draft.trained * _FLOAT32 * 3  # also gradients and AdamW's two moments
+    if recipe.draft.lora is not None:  # the adapter beside the merged draft, and the adapted weights without it
+        weights += draft.trained * (_FLOAT32 + size) + draft.adapted * _FLOAT32
     activations = positions * draft.activation_values * _FLOAT32 + values * _FLOAT32
     exact_copy = 0 if target.dtype == torch.float32 else parameters * _FLOAT32  # for the losslessness certificate
     return {
@@ -180,7 +210,7 @@ def _still_to_write(plan: CapturePlan) -> int:
 def _draft_files(draft: DraftSize) -> dict[str, int]:
     own = draft.trained * _FLOAT32
     # the newest checkpoint and the one being written, both gone after the training; best and last draft
-    return {_PASSING: 2 * 3 * own, "drafts": 2 * own}
+    return {_PASSING: 2 * 3 * own, "drafts": 2 * own + draft.shared * _FLOAT32}
 
 
 def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Estimate:

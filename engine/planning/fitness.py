@@ -17,6 +17,7 @@ from engine.errors import DraftbenchError, boundary
 from engine.models.draft import Draft, DraftInfo, check_shared, check_trim, read_card
 from engine.models.head import body, check_head_outline, text_config
 from engine.models.load import LoadedModel
+from engine.models.lora import adapter_size
 from engine.models.shallow import fitting_layers
 from engine.paths import Home
 from engine.planning.outlines import WITH_ATTENTION, draft_shapes
@@ -100,6 +101,20 @@ def check_draft(home: Home, recipe: Recipe, target: Any) -> str:
     if spec.vocabulary is not None:
         known = read_card(own).info if own else DraftInfo("", spec.share_embeddings, spec.init, [])
         check_trim(Draft(draft, known), LoadedModel(target, None, recipe.target, ""), spec.vocabulary)
+    return _start(recipe, target) + _trained(recipe, draft)
+
+
+def _trained(recipe: Recipe, draft: Any) -> str:
+    """What is trained, if that is an adapter; raises DraftbenchError if the draft has no such layers."""
+    if recipe.draft.lora is None:
+        return ""
+    size = adapter_size(draft, recipe.draft.lora)
+    return f"; a LoRA adapter of rank {recipe.draft.lora.rank} is trained, {size:,} parameters"
+
+
+def _start(recipe: Recipe, target: Any) -> str:
+    """What the draft's first weights are."""
+    spec = recipe.draft
     if spec.checkpoint is not None:
         return f"starts from {spec.checkpoint}"
     layers, total = fitting_layers(target, spec.layers), text_config(target).num_hidden_layers

@@ -12,6 +12,7 @@ speed        the timing in a summary
 interval     a value with its interval
 capture      a capture's done.json
 served       what a server reported of a draft
+step_times   seconds of a round by batch size and context
 study_tag    the tag of a study
 recipe       config.yaml
 folders      the folders of runs

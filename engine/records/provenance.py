@@ -70,6 +70,8 @@ class DraftParameters(Part):
     total: Whole | None = None
     own: Whole | None = None
     """Without those that it shares with the target."""
+    trained: Whole | None = None
+    """Those that training changes: an adapter's, where the draft is one on a shared draft."""
 
 
 class ServedModel(Part):

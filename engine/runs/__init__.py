@@ -9,6 +9,7 @@ plan         what a run of a recipe will do: prompts and captures
 session      target, prompts and captures of a piece of work
 drafts       the draft that a recipe starts from
 measurement  measuring the trained draft against the untrained one
+step_times   timing a run's draft by batch size and context length
 pair         a target and its draft, loaded by name
 comparison   two runs compared: what `draftbench compare` prints
 listing      runs as rows

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -11,10 +15,11 @@ from engine.config.schema import Recipe
 from engine.decode.runner import runner_for
 from engine.distill.selection import load_reference
 from engine.errors import DraftbenchError, boundary
-from engine.fileio import read_json
-from engine.models.draft import Draft, initialise_draft, trim
+from engine.fileio import disk_errors, read_json, sha256_file
+from engine.models.draft import CARD, WEIGHTS, Draft, initialise_draft, read_card, save_draft, trim, with_adapter
 from engine.models.head import DRAFT_IDS
 from engine.models.load import LoadedModel
+from engine.models.lora import SHARED
 from engine.models.vocabulary import frequent_ids
 from engine.paths import PROJECT_ROOT, Home
 from engine.runs.advice import best_draft
@@ -45,6 +50,57 @@ def untrained_draft(home: Home, recipe: Recipe, target: LoadedModel) -> Draft:
     if decodes(recipe):  # a draft that cannot be decoded should not be trained first
         runner_for(draft.model, is_draft=True)
     return draft
+
+
+def keep_shared(home: Home, run: RunFolder, recipe: Recipe, draft: Draft) -> Path:
+    """Keep the draft that a run's adapter is made for in the run, which so needs no other folder; returns where.
+
+    It costs no room where the file system has hard links: the weights are then those of the recipe's checkpoint, or of
+    another run with the same shared draft. `draft`: as `untrained_draft` made it.
+    """
+    place = run.path / "draft" / SHARED
+    if (place / CARD).exists():
+        return place
+    source = None if recipe.draft.checkpoint is None else draft_folder(home, recipe.draft.checkpoint)
+    if source is None or read_card(source).info.lora is not None:
+        save_draft(place, draft)  # nowhere else as a plain draft
+        source = place
+    with disk_errors(place):
+        place.mkdir(parents=True, exist_ok=True)
+        if not _linked(place, _holders(home, source)) and source != place:
+            shutil.copyfile(source / WEIGHTS, place / WEIGHTS)
+        if source != place:
+            shutil.copyfile(source / CARD, place / CARD)  # last: a folder with a card is whole
+    return place
+
+
+def _linked(place: Path, holders: Iterator[Path]) -> bool:
+    """Make the weights in `place` those of a holder, without a copy; False if no file system allows it."""
+    temporary = place / f".{WEIGHTS}.new"
+    temporary.unlink(missing_ok=True)
+    for held in holders:
+        if held != place:
+            with contextlib.suppress(OSError):  # another file system, or one without links
+                os.link(held / WEIGHTS, temporary)
+                temporary.replace(place / WEIGHTS)
+                return True
+    return False
+
+
+def _holders(home: Home, source: Path) -> Iterator[Path]:
+    """The folders that hold the weights of the draft in `source`: itself, and the shared drafts of runs."""
+    sha256 = read_card(source).weights_sha256
+    yield source
+    for card in sorted(home.runs.glob(f"*/draft/{SHARED}/{CARD}")):
+        with contextlib.suppress(DraftbenchError):
+            if read_json(card).get("weights_sha256") == sha256 == sha256_file(card.parent / WEIGHTS):
+                yield card.parent
+
+
+def adapted(draft: Draft, recipe: Recipe, shared: Path) -> Draft:
+    """The draft with the recipe's adapter, fresh; `shared` as `keep_shared` gave it."""
+    assert recipe.draft.lora is not None
+    return with_adapter(draft, recipe.draft.lora, shared, name=recipe.draft.checkpoint or "", seed=recipe.train.seed)
 
 
 def trim_to_answers(draft: Draft, target: LoadedModel, size: int, answers: Capture) -> Draft:

@@ -19,6 +19,7 @@ from engine.index.ingest import ingest_run
 from engine.paths import Home
 from engine.progress import Progress
 from engine.records.events import Ended, Started
+from engine.records.step_times import StepTimes
 from engine.records.summary import Summary
 from engine.runs.advice import best_draft, gives_a_draft
 from engine.runs.faults import explain
@@ -28,6 +29,7 @@ from engine.runs.plan import in_words, plan_run, split_prompts
 from engine.runs.process import now
 from engine.runs.provenance import source, versions
 from engine.runs.session import capture_for_training, load_target, open_session
+from engine.runs.step_times import check_can_be_timed, time_steps
 from engine.runs.training import train
 
 _STOPPING = b"\nstopping at the next safe point; once more stops at once\n"
@@ -118,6 +120,16 @@ def measure_again(home: Home, run: RunFolder, overrides: Sequence[str]) -> Summa
         summary = measure(session)
         write_atomic(run.path / "config.yaml", dump_recipe(session.recipe))
         return summary
+
+
+def time_steps_again(
+    home: Home, run: RunFolder, batch_sizes: Sequence[int], contexts: Sequence[int] | None
+) -> StepTimes:
+    """Time a measured run's draft by batch size and context length; the rest of its measurement stays as it is."""
+    best_draft(run)
+    check_can_be_timed(run)
+    with _work(home, run) as progress:
+        return time_steps(open_session(home, run, run.recipe(), progress), batch_sizes, contexts)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from engine.models.head import Head
 from engine.models.precision import copy_in, renew
 from engine.records.provenance import DraftParameters, PromptCounts, Provenance, Seeds
 from engine.records.training import Training
-from engine.runs.drafts import reference_draft, trim_to_answers, untrained_draft, weights_hash
+from engine.runs.drafts import adapted, keep_shared, reference_draft, trim_to_answers, untrained_draft, weights_hash
 from engine.runs.plan import plan_run
 from engine.runs.provenance import provenance
 from engine.runs.session import Session, capture_for_training
@@ -40,13 +40,19 @@ def train(session: Session) -> None:
     draft, size = untrained_draft(home, recipe, target), recipe.draft.vocabulary
     if size is not None:  # before the captures: a draft that does not fit should not cost them first
         check_trim(draft, target, size)
+    shared = None if recipe.draft.lora is None else keep_shared(home, run, recipe, draft)
     plan = plan_run(home.captures, recipe, target, session.prompts)
     answers, watched = capture_for_training(plan, recipe, target, session.progress)
     if size is not None:
         assert answers is not None  # the schema refuses a trimmed vocabulary without captured answers
         draft = trim_to_answers(draft, target, size, answers)
+    if shared is not None:
+        draft = adapted(draft, recipe, shared)
     counts = parameter_counts(draft)
-    session.progress.note(f"draft: {counts['total']:,} parameters, {counts['own']:,} of its own")
+    session.progress.note(
+        f"draft: {counts['total']:,} parameters, {counts['own']:,} of its own, {counts['trained']:,} trained"
+        + ("" if recipe.draft.lora is None else f" (LoRA of rank {recipe.draft.lora.rank} on a shared draft)")
+    )
     if answers is not None:
         _note_vocabulary(session, answers, Head.of(draft.model).ids)
     assert plan.training is not None

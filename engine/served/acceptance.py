@@ -136,6 +136,7 @@ def _of_answer(
         argmax_prob=hit.float(),
         hit=hit,
         positions=known.tolist(),
+        prompt_tokens=len(answer.prompt_ids),
     )
 
 

@@ -13,9 +13,7 @@ from typing import Any
 
 import torch
 
-from engine.errors import DraftbenchError, did_you_mean
-from engine.fileio import write_atomic, write_json
-from engine.models.adapter import CONFIG, WEIGHTS
+from engine.models.lora import adapted_layers, write_peft
 from engine.models.masters import Masters
 from engine.tune.recipe import AdapterSpec
 
@@ -28,7 +26,7 @@ def add_adapter(model: Any, spec: AdapterSpec, *, base_name: str, seed: int) -> 
     """
     from peft import LoraConfig, get_peft_model
 
-    _check_modules(model, spec)
+    adapted_layers(model, spec.modules, key="adapter.modules")
     layers = int(model.config.num_hidden_layers)
     config = LoraConfig(
         r=spec.rank,
@@ -45,17 +43,6 @@ def add_adapter(model: Any, spec: AdapterSpec, *, base_name: str, seed: int) -> 
     return adapted
 
 
-def _check_modules(model: Any, spec: AdapterSpec) -> None:
-    linear = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "." in n}
-    for name in spec.modules:
-        if name not in linear:
-            raise DraftbenchError(
-                f"the model has no linear layers called {name!r}",
-                "the adapter would leave out what the recipe says it changes",
-                f"correct adapter.modules; {did_you_mean(name, linear)}",
-            )
-
-
 def masters_of(adapted: Any) -> Masters:
     """Float32 copies of an adapter's parameters."""
     inside = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
@@ -65,11 +52,7 @@ def masters_of(adapted: Any) -> Masters:
 def write_adapter(folder: Path, adapted: Any) -> None:
     """The adapter as PEFT reads it, in bfloat16; the same weights give the same bytes."""
     from peft import get_peft_model_state_dict
-    from safetensors.torch import save
 
     state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    weights = {name: tensor.to(torch.bfloat16).cpu().contiguous() for name, tensor in sorted(state.items())}
-    config = adapted.peft_config["default"].to_dict()
-    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-    write_json(folder / CONFIG, {**plain, "inference_mode": True})
-    write_atomic(folder / WEIGHTS, save(weights))  # last: a folder with weights is whole
+    weights = {name: tensor.to(torch.bfloat16) for name, tensor in state.items()}
+    write_peft(folder, adapted.peft_config["default"].to_dict(), weights)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from engine.config.lora import LoraSpec
 from engine.config.schema import MOST_TOKENS, ModelSpec, Section, SourcesField, TrainSpec
-
-# The draft shares these with the base, so an adapter on them would change the draft as well.
-_SHARED_NAMES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 
 
 class TuneData(Section):
@@ -26,25 +24,10 @@ class TuneData(Section):
     max_reference_tokens: int = Field(256, ge=1, description="longer references are cut there, in tokens; counted")
 
 
-class AdapterSpec(Section):
-    """The LoRA adapter. Embeddings and output head are never adapted: the draft shares them."""
+class AdapterSpec(LoraSpec):
+    """The LoRA adapter of a target. Embeddings and output head are never adapted: the draft shares them."""
 
-    rank: int = Field(16, ge=1, le=10000, description="rank of each low-rank update")
-    alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
     layers: int = Field(14, ge=1, description="adapt the last so many layers; those below need no backward pass")
-    modules: list[str] = Field(
-        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        min_length=1,
-        description="names of the linear layers to adapt",
-    )
-
-    @field_validator("modules")
-    @classmethod
-    def _nothing_shared(cls, modules: list[str]) -> list[str]:
-        shared = sorted(set(modules) & set(_SHARED_NAMES))
-        if shared:
-            raise ValueError(f"{shared[0]} is shared with the draft and cannot be adapted")
-        return modules
 
 
 class TuneTraining(Section):

@@ -21,6 +21,7 @@ CARDS: list[Card] = [
     *(variant for mode in MODES.values() for variant in mode.variants),
     *catalogue.SUPERVISION.values(),
     catalogue.SELECTION,
+    catalogue.LORA,
     *catalogue.EXPORTERS.values(),
 ]
 

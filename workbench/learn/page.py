@@ -4,7 +4,7 @@ import html
 
 import streamlit as st
 
-from engine.catalogue import LOSSES, MODES, SELECTION, SUPERVISION, Card
+from engine.catalogue import LORA, LOSSES, MODES, SELECTION, SUPERVISION, Card
 from engine.decode.events import MARKS
 from engine.measure import definitions
 from engine.measure.cost_model import best_gamma, break_even_alpha, expected_speedup, expected_tokens
@@ -96,6 +96,7 @@ def show_modes() -> None:
     show_card(SUPERVISION["white_box"])
     show_card(SUPERVISION["black_box"], "train.loss: sft")
     show_card(SELECTION, SELECTION.name)
+    show_card(LORA, LORA.name)
     st.subheader("Comparing modes fairly", anchor="fair")
     for kind in text.passages(prose.FAIRNESS):
         show_card(Card("", kind.title, kind.text, remark=kind.answer))

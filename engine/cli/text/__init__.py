@@ -4,7 +4,8 @@ console   what all print with: JSON, tables, coloured tokens, errors
 summary   a run's measurement
 listing   the list of runs
 runs      a run, comparisons, captures, exports
-served    served measurements
+served    a draft on a server: step times and predictions
+served_figures  served measurements with their verdicts
 study     studies
 findings  findings, also as Markdown
 data      prompt files, packs, imports

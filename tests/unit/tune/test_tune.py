@@ -177,7 +177,7 @@ def test_only_the_upper_layers_are_adapted_and_nothing_shared_with_a_draft(tmp_p
     names = weights(tuner(tmp_path, rows_of(*ROWS))).keys()
     assert names
     assert all(".layers.2." in name or ".layers.3." in name for name in names)
-    with pytest.raises(ValueError, match="shared with the draft"):
+    with pytest.raises(ValueError, match="shared by target and draft"):
         AdapterSpec(modules=["q_proj", "lm_head"])
 
 

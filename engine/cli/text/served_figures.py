@@ -1,0 +1,102 @@
+"""Served measurements with their verdicts, for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from engine.cli.text import console
+from engine.deploy.prediction import Predictor
+from engine.deploy.verdict import Verdict, judge
+from engine.errors import DraftbenchError
+from engine.numbers import number
+from engine.records.served import ServedMeasurement
+from engine.runs.folder import RunFolder
+
+_BASES = {
+    "prompts": "over the same prompts, in pairs",
+    "requests": "over requests",
+    "rounds": "over rounds, as if they were independent",
+    "proposed tokens": "from the number of proposed tokens alone",
+}
+_SHOWN_CAUSES = 4
+
+Measured = tuple[str, ServedMeasurement | None, str]
+"""Name, measurement, and what of it could not be read."""
+
+
+def report(run: RunFolder, measured: Sequence[Measured], *, as_json: bool) -> None:
+    """Print some served measurements of a run, each with its verdict."""
+    judged = [(name, measurement, problem, _verdict(run, measurement)) for name, measurement, problem in measured]
+    if as_json:
+        console.print_json({"run": run.id, "served": [_document(*one) for one in judged]})
+        return
+    if not judged:
+        console.line(f"run {run.id} has no served measurement: see `draftbench served import --help`")
+    for number_, (name, measurement, problem, verdict) in enumerate(judged):
+        if number_:
+            console.line("")
+        _print(name, measurement, problem, verdict)
+
+
+def _verdict(run: RunFolder, measurement: ServedMeasurement | None) -> Verdict | None:
+    if measurement is None:
+        return None
+    try:
+        return judge(measurement, Predictor.of_run(run.path, run.id))
+    except DraftbenchError as error:
+        return Verdict("open", f"{error.what}: {error.why}" if error.why else error.what, fix=error.fix)
+
+
+def _document(
+    name: str, measurement: ServedMeasurement | None, problem: str, verdict: Verdict | None
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "measurement": measurement and measurement.document(),
+        "problem": problem,
+        "verdict": verdict and verdict.document(),
+    }
+
+
+def _print(name: str, measurement: ServedMeasurement | None, problem: str, verdict: Verdict | None) -> None:
+    if measurement is None or verdict is None:
+        console.line(f"{name}: {problem}")
+        return
+    console.line(f"{name}: {heading(measurement)}")
+    if problem:
+        console.line(f"  left out: {problem}")
+    for note in measurement.notes:
+        console.line(f"  note: {note}")
+    for sentence in verdict.taken:
+        console.line(f"  taken for granted: {sentence}")
+    rows = [
+        [figure.title, console.rate(figure.predicted), console.rate(figure.served), f"{figure.distance:+.1f}"]
+        for figure in (*verdict.figures, *verdict.places)
+    ]
+    if rows:
+        bases = {_BASES[figure.basis] for figure in verdict.figures}
+        console.table("", ["", "predicted", "served", "standard errors apart"], rows)
+        console.line(f"  intervals: predicted over prompts, served {' and '.join(sorted(bases))}")
+    console.line(f"{verdict.outcome}: {verdict.sentence}")
+    for place, cause in enumerate(verdict.causes[:_SHOWN_CAUSES], 1):
+        console.line(f"  {place}. {cause.title} ({cause.weight:.2f}): {cause.why}")
+        console.line(f"     fix: {cause.fix}")
+    if verdict.fix:
+        console.line(f"  fix: {verdict.fix}")
+
+
+def heading(measurement: ServedMeasurement) -> str:
+    """What a measurement is of, in a line."""
+    totals = measurement.totals
+    parts = [measurement.source or measurement.server]
+    if not math.isnan(measurement.temperature):
+        parts.append(f"T = {measurement.temperature:g}")
+    if measurement.num_draft_tokens is not None:
+        parts.append(f"gamma {measurement.num_draft_tokens}")
+    counts = (("requests", totals.requests), ("rounds", totals.rounds), ("tokens", totals.emitted))
+    parts += [f"{count:,} {word}" for word, count in counts if count is not None]
+    if measurement.tokens_per_s is not None:
+        parts.append(f"{number(measurement.tokens_per_s.value, 1)} tokens/s")
+    return ", ".join(parts)

@@ -1,0 +1,162 @@
+"""llama.cpp's `llama-server`: how it is started with a draft, asked and read.
+
+Read in build 10434. It proposes the draft's likeliest token (`draft-simple` with `p_min` 0) and keeps it if it is the
+token that the target's sampler drew. A round proposes up to n_max tokens, but never more than are still wanted less
+one; a round without a proposal is no round in its counters. The first token comes from the pass over the prompt.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from engine.chat.prompt import Message, Tool
+from engine.deploy.server_process import Program
+from engine.deploy.server_rounds import ServerRule
+from engine.deploy.serving import Asked, Deployment, ServedAnswer, exchange, exchange_json, ids, unexpected, whole
+from engine.errors import DraftbenchError
+from engine.records.served import RoundTotals
+from engine.served.http import Client
+
+_COUNTER = re.compile(r'^llamacpp:spec_decode_(num_drafts|num_accepted_tokens_per_pos)_total(?:\{position="(\d+)"\})? (\S+)$')
+
+
+@dataclass(frozen=True)
+class LlamaServer:
+    """`llama-server` on the CPU, one slot, so that its counters are those of one request at a time."""
+
+    name: str = "llama.cpp"
+    rule: ServerRule = ServerRule(stops_at_limit=True)
+    health: str = "/health"
+    startup_s: float = 120.0
+    concurrency: int = 1
+
+    def program(self, executable: Path, deployment: Deployment) -> Program:
+        """The command that serves a target in GGUF, with or without a draft in GGUF."""
+        threads = str(psutil.cpu_count(logical=False) or 1)
+        command = [str(executable), "-m", str(deployment.target), "-c", str(deployment.context_tokens), "-np", "1"]
+        command += ["-ngl", "0", "--device", "none", "-t", threads, "--metrics", "--offline", "--log-colors", "off"]
+        if deployment.draft is not None:
+            command += ["-md", str(deployment.draft), "--spec-type", "draft-simple"]
+            command += ["--spec-draft-n-max", str(deployment.gamma), "--spec-draft-p-min", "0"]
+            command += ["--spec-draft-ngl", "0", "--spec-draft-device", "none", "--spec-draft-threads", threads]
+        return Program(tuple(command), {"LD_LIBRARY_PATH": str(executable.resolve().parent)})
+
+    def version(self, executable: Path) -> str:
+        """The version as the program prints it."""
+        environment = {"LD_LIBRARY_PATH": str(executable.resolve().parent)}
+        try:
+            done = subprocess.run(
+                [str(executable), "--version"], capture_output=True, text=True, timeout=60, check=False, env=environment
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise DraftbenchError(
+                f"{executable} cannot be started: {error}",
+                "it should print its version",
+                "name another with --program, or `draftbench served setup llama.cpp`",
+            ) from None
+        printed = re.search(r"version: (.+)", done.stdout + done.stderr)
+        if printed is None:
+            raise DraftbenchError(
+                f"{executable} prints no version of llama.cpp",
+                f"it ended with status {done.returncode}",
+                "name another with --program, or `draftbench served setup llama.cpp`",
+            )
+        return printed[1].strip()
+
+    async def ask(self, client: Client, url: str, asked: Asked, *, timed: bool) -> ServedAnswer:
+        """Answer one prompt. The counters by place are read before and after, so nobody else may ask meanwhile."""
+        body = {
+            "prompt": list(asked.prompt_ids),
+            "n_predict": asked.limit,
+            "temperature": asked.temperature,
+            "top_k": 0,
+            "top_p": 1.0,
+            "min_p": 0.0,
+            "samplers": ["temperature"],  # penalties, DRY, XTC and the like are not in the chain at all
+            "seed": asked.seed,
+            "cache_prompt": False,  # or the prompt's last token alone would be read, in a batch of another shape
+            "return_tokens": True,
+        }
+        before = await _counters(client, url)
+        where = f"{url}/completion"
+        reply = await exchange_json(client, where, body)
+        after = await _counters(client, url)
+        tokens = ids(reply.get("tokens"), "list of tokens", where)
+        timings = reply.get("timings")
+        if not isinstance(timings, dict):
+            raise unexpected(where, "timings", timings)
+        milliseconds = timings.get("predicted_ms")
+        if not isinstance(milliseconds, (int, float)):
+            raise unexpected(where, "timings.predicted_ms", milliseconds)
+        totals = _totals(timings, before, after, len(tokens), where)
+        return ServedAnswer(asked.prompt_id, asked.temperature, tokens, totals, milliseconds / 1000)
+
+    async def chat_ids(self, client: Client, url: str, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
+        """The ids of `/apply-template`, which is the chat route without the answer."""
+        body: dict[str, Any] = {"messages": list(messages)} | ({"tools": list(tools)} if tools else {})
+        where = f"{url}/apply-template"
+        text = (await exchange_json(client, where, body)).get("prompt")
+        if not isinstance(text, str):
+            raise unexpected(where, "prompt", text)
+        where = f"{url}/tokenize"
+        asked = {"content": text, "add_special": False, "parse_special": True}
+        return ids((await exchange_json(client, where, asked)).get("tokens"), "list of tokens", where)
+
+
+@dataclass(frozen=True)
+class _Counters:
+    """What `/metrics` counts: rounds, and accepted tokens by place. Both None without a draft."""
+
+    rounds: int | None
+    accepted_at: list[int]
+
+
+async def _counters(client: Client, url: str) -> _Counters:
+    where = f"{url}/metrics"
+    text = (await exchange(client, where)).decode("utf-8", "replace")
+    rounds: int | None = None
+    places: dict[int, int] = {}
+    for line in text.splitlines():
+        found = _COUNTER.match(line)
+        if found is None:
+            continue
+        try:
+            count = int(float(found[3]))
+        except (ValueError, OverflowError):
+            raise unexpected(where, "count", line) from None
+        if found[1] == "num_drafts":
+            rounds = count
+        elif found[2] is not None:
+            places[int(found[2])] = count
+    return _Counters(rounds, [places.get(place, 0) for place in range(max(places, default=-1) + 1)])
+
+
+def _totals(
+    timings: dict[str, Any], before: _Counters, after: _Counters, emitted: int, where: str
+) -> RoundTotals | None:
+    """The rounds of one request. None without a draft; an answer of one token has a draft, but no round."""
+    if after.rounds is None or before.rounds is None or not after.accepted_at:
+        return None
+    earlier = before.accepted_at + [0] * (len(after.accepted_at) - len(before.accepted_at))
+    totals = RoundTotals(
+        requests=1,
+        rounds=after.rounds - before.rounds,
+        proposed=whole(timings.get("draft_n", 0), "timings.draft_n", where),
+        accepted=whole(timings.get("draft_n_accepted", 0), "timings.draft_n_accepted", where),
+        accepted_at=[late - early for late, early in zip(after.accepted_at, earlier, strict=True)],
+        emitted=emitted,
+    )
+    if sum(totals.accepted_at or []) != totals.accepted:
+        raise DraftbenchError(
+            f"llama-server reports {totals.accepted} accepted tokens in its reply and {totals.accepted_at} by place",
+            "the two are of one request only if nobody else asks meanwhile",
+            "let nothing else use the server",
+        )
+    return totals

@@ -1,0 +1,94 @@
+"""The two ends of a model, input embeddings and output head, which a draft can share with its target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from engine.errors import DraftbenchError
+from engine.models.head import DRAFT_IDS
+
+
+def shared_modules(model: Any) -> list[Any]:
+    """The two modules that a draft can share with its target: input embeddings and output head."""
+    return [model.get_input_embeddings(), model.get_output_embeddings()]
+
+
+@torch.no_grad()
+def copy_shared(draft_model: Any, target_model: Any) -> None:
+    """Set the draft's embeddings and head to the target's values."""
+    check_shared(draft_model, target_model)
+    for own, source in zip(shared_modules(draft_model), shared_modules(target_model), strict=True):
+        rows = slice(None) if own is draft_model.get_input_embeddings() else _head_rows(draft_model)
+        own.weight.copy_(source.weight[rows])
+        if getattr(own, "bias", None) is not None and getattr(source, "bias", None) is not None:
+            own.bias.copy_(source.bias[rows])
+
+
+def check_shared(draft_model: Any, target_model: Any) -> None:
+    """Raise DraftbenchError if the draft cannot use the target's embeddings and head. Both may have no weights."""
+    if tied(draft_model) and not tied(target_model):
+        raise DraftbenchError(
+            "the draft ties its embeddings to its head, the target does not",
+            "a single tensor cannot hold the values of two",
+            "set draft.share_embeddings: false",
+        )
+    for own, source in zip(shared_modules(draft_model), shared_modules(target_model), strict=True):
+        rows = slice(None) if own is draft_model.get_input_embeddings() else _head_rows(draft_model)
+        if own.weight.shape != source.weight[rows].shape:
+            raise DraftbenchError(
+                f"the draft's embeddings are {tuple(own.weight.shape)}, the target's {tuple(source.weight.shape)}",
+                "they can be shared only when they have the same shape",
+                "set draft.share_embeddings: false",
+            )
+        has_bias = [getattr(module, "bias", None) is not None for module in (own, source)]
+        if has_bias[0] != has_bias[1]:
+            raise DraftbenchError(
+                f"the head of the {'draft' if has_bias[0] else 'target'} has a bias, the other one has none",
+                "they cannot share a head",
+                "set draft.share_embeddings: false",
+            )
+
+
+def _head_rows(draft_model: Any) -> Any:
+    """The rows of its target's head that a draft has: some ids, or all."""
+    ids = getattr(draft_model, DRAFT_IDS, None)
+    return slice(None) if ids is None else ids
+
+
+def cut_head(model: Any, ids: torch.Tensor) -> None:
+    """Give the model an untied head of len(ids) rows, still without values, and store the ids of its rows."""
+    old = model.get_output_embeddings()
+    new = torch.nn.Linear(
+        old.weight.shape[1], len(ids), bias=old.bias is not None, device=old.weight.device, dtype=old.weight.dtype
+    )
+    model.config.tie_word_embeddings = False
+    model.set_output_embeddings(new)
+    model.register_buffer(DRAFT_IDS, ids.long(), persistent=False)  # own_state keeps it, not the model's state dict
+
+
+def tied(model: Any) -> bool:
+    embeddings, head = shared_modules(model)
+    return embeddings.weight is head.weight
+
+
+def mark_trainable(model: Any, share_embeddings: bool) -> None:
+    """Train all parameters, except embeddings and head if they belong to the target."""
+    model.requires_grad_(True)
+    if share_embeddings:
+        for module in shared_modules(model):
+            module.requires_grad_(False)
+
+
+def share(draft_model: Any, target_model: Any, dtype: torch.dtype) -> None:
+    """Use the target's own tensors if the dtype is the same, else copy their values."""
+    if getattr(draft_model, DRAFT_IDS, None) is not None:
+        copy_shared(draft_model, target_model)
+        if dtype == target_model.dtype:
+            draft_model.set_input_embeddings(target_model.get_input_embeddings())
+    elif dtype == target_model.dtype:
+        draft_model.set_input_embeddings(target_model.get_input_embeddings())
+        draft_model.set_output_embeddings(target_model.get_output_embeddings())
+    else:
+        copy_shared(draft_model, target_model)

@@ -1,0 +1,50 @@
+"""The fewest prompts that hold a share of a draft's refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.errors import DraftbenchError
+
+
+@dataclass(frozen=True)
+class ScoredPrompt:
+    """A prompt whose answer was read by the draft: `refusals` is the sum of 1 - sum min(p, q) over `tokens` of it.
+
+    `tokens` counts the tokens of the slice alone where a slice was asked for.
+    """
+
+    prompt_id: str
+    group: str
+    refusals: float
+    tokens: int
+
+    @property
+    def acceptance(self) -> float:
+        """Mean of sum min(p, q); NaN without a token."""
+        return 1 - self.refusals / self.tokens if self.tokens else float("nan")
+
+
+def worst_prompts(scored: Sequence[ScoredPrompt], share: float) -> list[ScoredPrompt]:
+    """The fewest prompts that together hold `share` of all refusals, those with most first; ties by id.
+
+    A long answer holds more refusals than a short one that is as hard: it also gives more tokens to learn from, and the
+    report says how many. Raises DraftbenchError for a share outside (0, 1], or if nothing was refused.
+    """
+    if not 0 < share <= 1:
+        raise DraftbenchError(
+            f"--worst is {share:g}", "it is a share of the refusals", "give a number above 0 and at most 1, such as 0.6"
+        )
+    ranked = sorted((item for item in scored if item.refusals > 0), key=lambda item: (-item.refusals, item.prompt_id))
+    sums = np.cumsum([item.refusals for item in ranked])
+    if not len(sums):
+        raise DraftbenchError(
+            "no token of these prompts is refused in this slice",
+            "there is nothing to learn from them",
+            "choose another slice, or other prompts",
+        )
+    enough = int(np.searchsorted(sums, share * sums[-1] * (1 - 1e-12)))
+    return ranked[: min(enough, len(ranked) - 1) + 1]
