@@ -8,7 +8,7 @@ target's choice is the token it wrote; elsewhere it is the argmax of the signal.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,8 +35,9 @@ class PromptAcceptance:
     target_prob: torch.Tensor  # p(x) of the token written
     draft_prob: torch.Tensor  # q(x)
     positions: list[int] | None = None  # of these tokens in the answer, if they are not all of it
-    prompt_tokens: int | None = None  # length of the prompt
-    entropy: torch.Tensor | None = None  # of the target at temperature 1, nats: how open its choice was; if asked for
+    prompt_tokens: int | None = field(default=None, kw_only=True)  # length of the prompt
+    # of the target at temperature 1, in nats: how open its choice was; None unless asked for
+    entropy: torch.Tensor | None = field(default=None, kw_only=True)
 
 
 def exact_acceptance(

@@ -4,6 +4,7 @@ console   what all print with: JSON, tables, coloured tokens, errors
 summary   a run's measurement
 listing   the list of runs
 runs      a run, comparisons, captures, exports
+slices    where a draft fails, and focused training sets
 study     studies
 findings  findings, also as Markdown
 data      prompt files, packs, imports

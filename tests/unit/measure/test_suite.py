@@ -23,7 +23,7 @@ from tests.tiny_pair import as_draft, captured, loaded, measured, measured_on, n
 torch.set_num_threads(1)
 TEMPERATURES = (0.0, 1.0)
 COLUMNS = {
-    "positions": {"draft", "temperature", "prompt_id", "position", "token_id", "overlap", "agree", "p", "q"},
+    "positions": {"draft", "temperature", "prompt_id", "position", "token_id", "overlap", "agree", "entropy", "p", "q"},
     "prompts": {
         "draft",
         "temperature",
