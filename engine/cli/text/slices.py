@@ -42,7 +42,9 @@ def _alone(shown: Sliced) -> None:
     if len(shown.slices) > _MOST_ROWS:
         console.line(f"... and {len(shown.slices) - _MOST_ROWS} more, with `--json`")
     overall = interval(shown.overall)
-    console.line(f"all: {overall}, {shown.n_tokens:,} {_UNITS.get(shown.metric, 'tokens')} of {shown.overall.n_prompts} prompts")
+    console.line(
+        f"all: {overall}, {shown.n_tokens:,} {_UNITS.get(shown.metric, 'tokens')} of {shown.overall.n_prompts} prompts"
+    )
     if sentence := _best_chance(shown):
         console.paragraph(sentence)
     few = any(item.few for item in shown.slices) and shown.by != "prompt"

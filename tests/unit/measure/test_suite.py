@@ -33,6 +33,7 @@ COLUMNS = {
         "exact_sum",
         "agree_sum",
         "n_positions",
+        "prompt_tokens",
         "answer",
         "rounds",
         "drafted",

@@ -18,7 +18,9 @@ def scored(*refusals: float) -> list[ScoredPrompt]:
     return [ScoredPrompt(f"p{i}", "", value, 10) for i, value in enumerate(refusals)]
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.4, ["p1"]), (0.5, ["p1"]), (0.51, ["p1", "p2"]), (1.0, ["p1", "p2", "p0"])])
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.4, ["p1"]), (0.5, ["p1"]), (0.51, ["p1", "p2"]), (1.0, ["p1", "p2", "p0"])]
+)
 def test_the_fewest_prompts_that_hold_the_share(share: float, expected: list[str]):
     assert [item.prompt_id for item in worst_prompts(scored(1, 5, 4, 0), share)] == expected
 
@@ -52,7 +54,10 @@ def test_the_set_is_training_prompts_that_hold_the_share_and_a_run_trains_on_it(
     report = made.json()
     prompts = read_prompts([PromptSource(path=str(out))]).prompts
     assert [prompt.id for prompt in prompts] == [row["prompt_id"] for row in report["selected"]]
-    own = {prompt.id: prompt.key() for prompt in read_prompts([PromptSource(path=str(recipe.parent / "train.jsonl"))]).prompts}
+    own = {
+        prompt.id: prompt.key()
+        for prompt in read_prompts([PromptSource(path=str(recipe.parent / "train.jsonl"))]).prompts
+    }
     assert all(own[prompt.id] == prompt.key() for prompt in prompts)
     assert len(prompts) == report["n_selected"] < report["n_scored"] == 8
     refusals = [row["refusals"] for row in report["selected"]]
@@ -73,7 +78,9 @@ def test_one_slice_s_refusals_can_be_what_counts(draftbench: Draftbench, name: s
     assert sum(row["tokens"] for row in report["selected"]) <= 8 * 8
     assert (report["by"], report["only"]) == ("position", "0 to 7")
     for by in ("kind", "entropy", "context", "group", "category"):
-        wrong = draftbench("slices", name, "--worst", "1", "--out", str(tmp_path / "b.jsonl"), "--by", by, "--only", "?")
+        wrong = draftbench(
+            "slices", name, "--worst", "1", "--out", str(tmp_path / "b.jsonl"), "--by", by, "--only", "?"
+        )
         assert wrong.code == 2
         assert f"no token is in the slice '?' by {by}" in wrong.err
     assert not (tmp_path / "b.jsonl").exists()
@@ -89,7 +96,10 @@ def test_a_file_with_held_out_prompts_is_refused(draftbench: Draftbench, name: s
     assert "heldout2 (exact)" in refused.err
     assert not (tmp_path / "f.jsonl").exists()
     whole = str(recipe.parent / "heldout.jsonl")
-    assert "6 of the 6" in draftbench("slices", name, "--worst", "1", "--out", str(tmp_path / "f.jsonl"), "--prompts", whole).err
+    assert (
+        "6 of the 6"
+        in draftbench("slices", name, "--worst", "1", "--out", str(tmp_path / "f.jsonl"), "--prompts", whole).err
+    )
 
 
 def test_other_prompts_can_be_chosen_from(draftbench: Draftbench, name: str, tmp_path: Path):

@@ -170,7 +170,9 @@ def test_runs_on_other_texts_or_under_other_conditions_are_not_subtracted(run: R
         slices_against(shipped(FORWARD_KL), shipped(CALLS), by="position")
     other = RunFolder(shutil.copytree(run.path, run.path.with_name("other")))
     summary = other.summary()
-    summary.model_copy(update={"conditions": summary.conditions.model_copy(update={"dtype": "bfloat16"})}).write(other.path)
+    summary.model_copy(update={"conditions": summary.conditions.model_copy(update={"dtype": "bfloat16"})}).write(
+        other.path
+    )
     result = slices_against(run, other, by="position")
     assert result.blocked_by == {"dtype": ("float32", "bfloat16")}
     assert result.differences == ()

@@ -104,7 +104,9 @@ def test_two_drafts_differ_where_they_do():
 
 def test_a_draft_does_not_differ_from_itself():
     rows = differences(tokens(), tokens(), "exact", pd.Index([f"p{i}" for i in range(PROMPTS)]))
-    assert {(row.difference.value, row.difference.low, row.difference.high) for row in rows if not row.few} == {(0, 0, 0)}
+    assert {(row.difference.value, row.difference.low, row.difference.high) for row in rows if not row.few} == {
+        (0, 0, 0)
+    }
     assert all(math.isnan(row.share_of_change) for row in rows)  # of no change there are no shares
 
 
