@@ -15,6 +15,7 @@ from engine.errors import DraftbenchError
 from engine.measure.definitions import RATES
 from engine.numbers import share
 from engine.records.interval import Interval
+from engine.slices.kinds import KINDS
 from engine.slices.of_run import SlicedRuns, slices_against, slices_of_run
 from engine.slices.slices import FEW_PROMPTS, FEW_TOKENS, Slice
 from engine.slices.tokens import BY, PAST_THE_END
@@ -69,6 +70,9 @@ def section(comparison: Comparison, metric: str, show: Callable[[View, str], Non
         st.subheader("Change from the baseline by slice", anchor=False)
         caption = f"Change of {metric} from the baseline by {WAYS[by].lower()}, {comparison.note}, {charts.INTERVAL}"
         table(changes, file_name(f"slices-{by}-{metric}", comparison, baseline=True), caption, "slice-changes")
+    if by == "kind":
+        with st.expander("What the kinds are"):
+            st.markdown("\n".join(f"- `{kind}`: {ui.text(what)}" for kind, what in KINDS.items()))
     for note in dict.fromkeys(note for result in shown.results.values() for note in result.notes):
         st.caption(ui.text(note))
     with right:
