@@ -30,6 +30,7 @@ from engine.models.head import Head
 from engine.models.load import LoadedModel
 from engine.paths import Home, resolve_input
 from engine.progress import Progress
+from engine.records.provenance import Provenance
 from engine.runs.advice import best_draft
 from engine.runs.execution import stop_on_signals
 from engine.runs.folder import RunFolder
@@ -171,7 +172,8 @@ def _split(run: RunFolder, recipe: Recipe, target: LoadedModel, *, own: bool) ->
     split = split_prompts(recipe, target)
     kept = run.path / "prompts.json"
     hashes = {"train": prompts_hash(split.train), "heldout": split.heldout_hash}
-    begun = read_json(kept) if kept.exists() else {}
+    origin = Provenance.read_or_empty(run.path).prompts
+    begun = read_json(kept) if kept.exists() else {"train": origin.train_hash} if origin.train_hash else {}
     changed = [name for name, known in begun.items() if hashes.get(name) != known and (own or name == "heldout")]
     measured = run.summary().conditions.document().get("heldout_hash") if run.summary_path.exists() else None
     if measured is not None and prompts_hash(split.measured) != measured and "heldout" not in changed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 
 import platformdirs
 import pytest
@@ -27,8 +26,8 @@ def real_cache(own_folders: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def smollm2(real_cache: None) -> Iterator[TokenReader]:
-    yield token_reader(ModelSpec(model="asset:smollm2-135m-instruct"))
+def smollm2(real_cache: None) -> TokenReader:
+    return token_reader(ModelSpec(model="asset:smollm2-135m-instruct"))
 
 
 def test_the_pieces_of_real_tokens_are_the_text(smollm2: TokenReader):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from shlex import quote
 from typing import Any
@@ -65,7 +65,7 @@ def section(comparison: Comparison, metric: str, show: Callable[[View, str], Non
         f"Slices that hold most {lost} come first, unless they have an order of their own. (few): fewer than "
         f"{FEW_PROMPTS} prompts or {FEW_TOKENS} tokens, too little to conclude from."
     )
-    changes = changes_table(shown, comparison)
+    changes = changes_table(shown, comparison.labels)
     if not changes.empty:
         st.subheader("Change from the baseline by slice", anchor=False)
         caption = f"Change of {metric} from the baseline by {WAYS[by].lower()}, {comparison.note}, {charts.INTERVAL}"
@@ -185,14 +185,14 @@ def chances(comparison: Comparison, shown: Shown) -> list[str]:
     return sentences
 
 
-def changes_table(shown: Shown, comparison: Comparison) -> pd.DataFrame:
+def changes_table(shown: Shown, labels: Mapping[str, str]) -> pd.DataFrame:
     """The change of each draft from the baseline by slice; why, in words, where it may not be subtracted."""
     changes: dict[str, dict[str, str]] = {}
-    for draft in comparison.drafts:
-        result = shown.results.get(draft.id)
-        if result is None or result.b != draft.id:
+    for run_id, label in labels.items():
+        result = shown.results.get(run_id)
+        if result is None or result.b != run_id:
             continue
-        column = f"Δ {draft.label}"
+        column = f"Δ {label}"
         if result.blocked_by:
             for item in result.sliced.slices:
                 changes.setdefault(item.name, {})[column] = f"not comparable: {', '.join(result.blocked_by)} differ"
