@@ -4,6 +4,7 @@ app        the `draftbench` command: its list of commands, errors and exit statu
 options    arguments and options that several commands share
 run        run, capture, train, measure: the commands that make a run
 runs       runs (list, samples, cancel, archive, remove), show, compare, index
+slices     where a draft fails, and prompts to train on for it
 decode     decode in the terminal, live in the browser
 export     a draft as a Hugging Face folder
 served     served (predict, import, probe, show, remove): a draft on a server

@@ -108,9 +108,7 @@ def parity(home: Home, run: RunFolder, server_name: str, options: ParityOptions,
         for t, plan in text.plans(home, target).items()
     }
     names = [prompt.id for prompt in text.prompts.measured]
-    cases = [
-        _case(draft, target, captures[t], names, t, rule, walk) for t, rule in _cases(server, captures, options)
-    ]
+    cases = [_case(draft, target, captures[t], names, t, rule, walk) for t, rule in _cases(server, captures, options)]
     folder = run.path / "served" / f"parity-{server.name}"
     with tempfile.TemporaryDirectory(prefix="draftbench-parity-") as temporary:
         progress.note(f"exports the draft and its target as {SERVERS[server.name].weights}")
@@ -123,10 +121,7 @@ def parity(home: Home, run: RunFolder, server_name: str, options: ParityOptions,
         served = {rule: bench.with_draft(rule, _of(cases, rule), walk.limit) for rule in _rules(cases)}
         chat = bench.chat(text, target, temporary_rule=_rules(cases)[0])
         plain, timed = bench.speed(_of(cases, _rules(cases)[0]), walk.limit, options.timed)
-    rows = [
-        _row(case, served[case.proposals], walk, draft, exact, plain, timed, run)
-        for case in cases
-    ]
+    rows = [_row(case, served[case.proposals], walk, draft, exact, plain, timed, run) for case in cases]
     report = ParityReport(
         run=run.id,
         server=server.name,

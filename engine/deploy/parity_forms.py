@@ -45,7 +45,15 @@ def exported_pair(home: Home, run: RunFolder, target: LoadedModel, server: str, 
     if form == "gguf":
         import torch
         from engine.export.huggingface import load
-        export_gguf(folder/"draft"/"draft-f16.gguf", load(folder/"draft", torch.float32, torch.device("cpu")), target.tokenizer, precision="f16", tokenizer_source=gguf_source(target.spec), stop_ids=target.stop_ids)
+
+        export_gguf(
+            folder / "draft" / "draft-f16.gguf",
+            load(folder / "draft", torch.float32, torch.device("cpu")),
+            target.tokenizer,
+            precision="f16",
+            tokenizer_source=gguf_source(target.spec),
+            stop_ids=target.stop_ids,
+        )
     return write(target, folder, tuple(report["notes"]))
 
 

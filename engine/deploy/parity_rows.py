@@ -33,7 +33,9 @@ class Case:
     answers: list[AnsweredPrompt]
     rounds: list[ExpectedRounds]
 
-    def answered(self, served: Sequence[ServedAnswer]) -> tuple[list[AnsweredPrompt], list[ExpectedRounds], list[ServedAnswer]]:
+    def answered(
+        self, served: Sequence[ServedAnswer]
+    ) -> tuple[list[AnsweredPrompt], list[ExpectedRounds], list[ServedAnswer]]:
         """The captured answers, predictions and served answers of the prompts that were answered, in one order."""
         by_id = {answer.prompt_id: answer for answer in served if answer.temperature == self.temperature}
         kept = [i for i, answer in enumerate(self.answers) if answer.prompt_id in by_id]

@@ -39,6 +39,7 @@ COLUMNS = {
         "q",
         "argmax_prob",
         "hit",
+        "entropy",
     },
     "prompts": {
         "draft",
@@ -50,6 +51,7 @@ COLUMNS = {
         "argmax_sum",
         "agree_sum",
         "n_positions",
+        "prompt_tokens",
         "answer",
         "rounds",
         "drafted",
