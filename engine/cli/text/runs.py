@@ -74,12 +74,29 @@ def comparison(compared: dict[str, Any]) -> None:
             f"not comparable: {differences}. `draftbench measure RUN --set measure.KEY=VALUE` measures a run again "
             "under equal conditions."
         )
+    _sizes(compared["sizes"])
     for row in compared["greedy_agreement"]:
         console.paragraph(
             f"T={row['temperature']:g} greedy agreement by token: both {row['both']}, only A {row['only_a']}, "
             f"only B {row['only_b']}, neither {row['neither']} (McNemar p = {row['p_value']:.2g}, "
             "treating tokens as independent)"
         )
+
+
+def _sizes(sizes: dict[str, Any]) -> None:
+    """Print how large the two drafts are, and what they took to train."""
+    a, b = sizes["a"], sizes["b"]
+    rows = [
+        ["draft on disk, MB", *(number(side["megabytes"], 1) for side in (a, b))],
+        ["shared draft, once for all, MB", *(number(side["shared_megabytes"], 1) for side in (a, b))],
+        ["trained parameters", *(_count(side["trained_parameters"]) for side in (a, b))],
+        ["training, s", *(number(side["training_seconds"], 0) for side in (a, b))],
+    ]
+    console.table("", ["size", "A", "B"], rows)
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
 
 
 def captures(rows: Sequence[dict[str, Any]]) -> None:
