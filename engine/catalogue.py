@@ -321,6 +321,9 @@ EXPORTERS = _by_name(
 )
 DEFAULT_FORMAT = "huggingface"
 
+RATE_OF: dict[Proposals, str] = {"sampled": "exact", "argmax": "argmax"}
+"""The rate on the target's own text that is expected of a judged token under each way to propose."""
+
 # ---- servers --------------------------------------------------------------------------------
 
 
@@ -336,6 +339,22 @@ class Server(Card):
     weights: str = "huggingface"
     acceptance: str = ""
 
+    @property
+    def rates(self) -> tuple[str, ...]:
+        """The rates that what it reports comes from, that of its default first."""
+        return tuple(RATE_OF[rule] for rule in self.proposals)
+
+    @property
+    def reports(self) -> str:
+        """Which rate it will report, by name: 'argmax (exact with sampled proposals)'."""
+        others = [f"{RATE_OF[rule]} with {rule} proposals" for rule in self.proposals[1:]]
+        return self.rates[0] + (f" ({'; '.join(others)})" if others else "")
+
+
+SERVERS_NOTE = (
+    "A server reports accepted over proposed tokens of its own rounds: for each judged token the rate named here is "
+    "expected, and less of the proposed ones as gamma grows, since what follows a refusal is never judged."
+)
 
 SERVERS = _by_name(
     Server(
@@ -385,3 +404,12 @@ SERVERS = _by_name(
         acceptance="accepted draft tokens",
     ),
 )
+
+
+def servers_by_rate() -> dict[str, list[str]]:
+    """Rate -> the servers whose figures come from it: by default, or with the other proposals that are named."""
+    by_rate: dict[str, list[str]] = {"argmax": [], "exact": []}
+    for server in SERVERS.values():
+        for place, (rule, rate) in enumerate(zip(server.proposals, server.rates, strict=True)):
+            by_rate[rate].append(server.title + (f" with {rule} proposals" if place else ""))
+    return by_rate
