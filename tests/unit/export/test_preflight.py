@@ -11,6 +11,7 @@ from engine.catalogue import SERVERS
 from engine.errors import DraftbenchError
 from engine.export.facts import Asked, ModelFacts, Pair
 from engine.export.preflight import EXPORTED_FOR, preflight, refuse
+from engine.export.server_rules import RULES
 
 TOKENS = tuple(f"t{i}" for i in range(300))
 MODEL = ModelFacts("m", "LlamaForCausalLM", 320, TOKENS, bos=1, eos=2, context_tokens=4096, heads=8, merges=40)
@@ -77,7 +78,7 @@ def test_a_right_pair_is_served_without_a_word(server: str):
 
 def test_there_are_at_least_twenty_wrong_pairs_of_every_server():
     assert len(WRONG) >= 20
-    assert {server for server, *_ in WRONG} == set(EXPORTED_FOR) <= SERVERS.keys()
+    assert {server for server, *_ in WRONG} == set(EXPORTED_FOR) == set(RULES) <= SERVERS.keys()
 
 
 @pytest.mark.parametrize(("server", "pair", "asked", "words"), WRONG)
