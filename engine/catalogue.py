@@ -332,12 +332,14 @@ class Server(Card):
     """An engine that serves a draft.
 
     `proposals`: the rules that it can propose by, its default first. `weights`: the export format (a name of EXPORTERS)
-    that it loads. `acceptance`: what it calls accepted over proposed tokens.
+    that it loads. `acceptance`: what it calls accepted over proposed tokens. `exported`: `export --for` makes
+    an export and a start command for it.
     """
 
     proposals: tuple[Proposals, ...] = ("argmax",)
     weights: str = "huggingface"
     acceptance: str = ""
+    exported: bool = True
 
     @property
     def rates(self) -> tuple[str, ...]:
@@ -402,6 +404,7 @@ SERVERS = _by_name(
         source="https://lmstudio.ai/docs/app/advanced/speculative-decoding",
         weights="gguf",
         acceptance="accepted draft tokens",
+        exported=False,  # it has no command line for a draft: the app and each request name one
     ),
 )
 

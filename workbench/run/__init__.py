@@ -16,5 +16,7 @@ origin          section Origin
 files           section Files
 export          section Export
 export_job      an export in a process of its own
+serve           section Serve: the parts for one server
+preflight_job   whether a server would take the pair, in a process of its own
 labels          section Labels
 """
