@@ -16,5 +16,6 @@ origin          section Origin
 files           section Files
 export          section Export
 export_job      an export in a process of its own
+expected        section Serve: what servers should do with the draft
 labels          section Labels
 """

@@ -12,6 +12,7 @@ from engine.runs.folder import RunFolder
 from workbench.run import controls, header, results
 from workbench.run.configuration import configuration
 from workbench.run.curves import curves, events
+from workbench.run.expected import expected
 from workbench.run.export import export
 from workbench.run.files import files
 from workbench.run.labels import labels_form
@@ -22,7 +23,7 @@ from workbench.run.stage import is_timing, redraw_every
 from workbench.run.training_curve import newest
 from workbench.shared import actions, label_form, queries, ui
 
-SECTIONS = ("Curves", "Log", "Configuration", "Origin", "Files", "Export", "Labels")
+SECTIONS = ("Curves", "Log", "Configuration", "Origin", "Files", "Serve", "Export", "Labels")
 _PROGRESS_S, _SECTION_S = 2, 6  # between two redraws: figures and logs cost the server a hundred times what a bar does
 
 
@@ -48,6 +49,8 @@ def section(name: str, run: RunFolder, label: str, state: str, labels: Labels | 
         origin(run)
     elif name == "Files":
         files(run)
+    elif name == "Serve":
+        expected(run)
     elif name == "Export":
         export(run)
     elif labels is None:
@@ -86,7 +89,7 @@ def render() -> None:
         results.results(run, indexed)
     if labels is not None and labels.notes:
         st.text(labels.notes)
-    offered = [name for name in SECTIONS if name != "Export" or run.summary_path.is_file()]
+    offered = [name for name in SECTIONS if name not in ("Serve", "Export") or run.summary_path.is_file()]
     selected = st.segmented_control(
         "Section",
         offered,

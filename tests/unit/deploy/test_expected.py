@@ -168,5 +168,5 @@ def test_an_unknown_server_and_damaged_step_times_are_explained(run: RunFolder, 
     assert any("incomplete" in note for note in found.notes)
     assert {row.cells for row in found.rows} == {()}
     (run.path / StepTimes.FILE).write_text("{", encoding="utf-8")
-    with pytest.raises(DraftbenchError, match="step_times.json"):
+    with pytest.raises(DraftbenchError, match=r"step_times\.json"):
         expectations(run, servers=["vllm"])
