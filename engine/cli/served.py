@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from engine.catalogue import SERVERS
+from engine.cli import served_figures
 from engine.cli.options import Json, RunId
 from engine.cli.text import console
 from engine.paths import home
 
 served_app = typer.Typer(no_args_is_help=True)
-
-_Temperature = Annotated[float | None, typer.Option("--temperature", help="Of the requests, if the files do not say.")]
-_Gamma = Annotated[int | None, typer.Option("--gamma", help="Most draft tokens of a round, if the files do not say.")]
-_Rule = Annotated[
-    Literal["argmax", "sampled"] | None,
-    typer.Option("--proposals", help="How the server proposes; by default what it does unless told otherwise."),
-]
-_PMin = Annotated[float | None, typer.Option("--p-min", help="The server's confidence cut-off (llama.cpp).")]
-_Weights = Annotated[str | None, typer.Option("--weights", help="Precision of the served target, as Q4_K_M or BF16.")]
-_Name = Annotated[str | None, typer.Option("--name", help="What to call it; by default the server and the time.")]
 
 
 @served_app.callback()
@@ -63,93 +53,6 @@ def predict(
     console.print_json(expected.document()) if as_json else text.expected(expected, in_full=bool(server))
 
 
-@served_app.command("import")
-def import_figures(
-    run_id: RunId,
-    files: Annotated[
-        list[Path], typer.Argument(help="What the server reported. Of two scrapes the earlier one first.")
-    ],
-    after: Annotated[Path | None, typer.Option("--after", help="The second scrape of /metrics.")] = None,
-    form: Annotated[
-        str | None, typer.Option("--from", help="Form of the files, where it cannot be recognised: see below.")
-    ] = None,
-    server: Annotated[str | None, typer.Option("--server", help=f"One of {', '.join(SERVERS)}.")] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="The model that is meant, if a scrape has several.")
-    ] = None,
-    temperature: _Temperature = None,
-    gamma: _Gamma = None,
-    proposals: _Rule = None,
-    p_min: _PMin = None,
-    weights: _Weights = None,
-    concurrency: Annotated[int | None, typer.Option("--concurrency", help="Requests at once, for the speed.")] = None,
-    name: _Name = None,
-    as_json: Json = False,
-) -> None:
-    """Keep what a server reported beside the run's own measurement, and compare the two.
-
-    Forms: vllm (answers with metrics.speculative_decoding), vllm-bench (vllm bench serve), prometheus (/metrics of
-    vLLM, SGLang, llama.cpp, TensorRT-LLM: a scrape before and one after), sglang (answers with meta_info), llama.cpp
-    (answers with timings, or the log), tensorrt-llm (specDecodingStats, or answers), lm-studio (answers with stats),
-    aiperf (profile_export.jsonl). JSON may be one object, a list, lines, or a stream as it was sent.
-
-    \b
-    Example:
-      draftbench served import latest before.txt --after after.txt --temperature 0
-    """
-    from engine.cli.text import served as text
-    from engine.deploy.importing import Stated, measurement_of
-    from engine.deploy.measurements import check_name, keep, new_name
-    from engine.deploy.readers.forms import read_files
-    from engine.runs.folder import RunFolder
-
-    run = RunFolder.open(home(), run_id)
-    named = check_name(name) if name is not None else None
-    paths = [path.expanduser() for path in [*files, *([after] if after else [])]]
-    reading, known_form, documents = read_files(paths, "prometheus" if after and form is None else form, model)
-    stated = Stated(server, temperature, gamma, proposals, p_min, weights, concurrency)
-    measurement = measurement_of(reading, known_form, stated)
-    called = named or new_name(run.path, measurement.server)
-    measurement = keep(run.path, called, measurement, documents)
-    text.report(run, [(called, measurement, "")], as_json=as_json)
-
-
-@served_app.command("show")
-def show(
-    run_id: RunId,
-    name: Annotated[str | None, typer.Argument(help="One of the run's served measurements; all if empty.")] = None,
-    as_json: Json = False,
-) -> None:
-    """List a run's served measurements, each with its verdict.
-
-    \b
-    Example:
-      draftbench served show latest
-    """
-    from engine.cli.text import served as text
-    from engine.deploy.measurements import kept_measurements, one_measurement
-    from engine.runs.folder import RunFolder
-
-    run = RunFolder.open(home(), run_id)
-    kept = kept_measurements(run.path) if name is None else [one_measurement(run.path, name)]
-    text.report(run, [(one.name, one.measurement, one.problem) for one in kept], as_json=as_json)
-
-
-@served_app.command("remove")
-def remove(
-    run_id: RunId,
-    name: Annotated[str, typer.Argument(help="One of the run's served measurements.")],
-    as_json: Json = False,
-) -> None:
-    """Delete a served measurement with the files that were copied beside it.
-
-    \b
-    Example:
-      draftbench served remove latest vllm-20261128-101500
-    """
-    from engine.deploy.measurements import remove_measurement
-    from engine.runs.folder import RunFolder
-
-    run = RunFolder.open(home(), run_id)
-    remove_measurement(run.path, name)
-    console.print_json({"run": run.id, "removed": name}) if as_json else console.line(f"removed {name} from {run.id}")
+served_app.command("import")(served_figures.import_figures)
+served_app.command("show")(served_figures.show)
+served_app.command("remove")(served_figures.remove)

@@ -5,7 +5,8 @@ summary   a run's measurement
 listing   the list of runs
 runs      a run, comparisons, captures, exports
 expected  what to expect of a server, and step times
-served    served measurements
+served_figures  served measurements with their verdicts
+slices    where a draft fails, and focused training sets
 study     studies
 findings  findings, also as Markdown
 data      prompt files, packs, imports
