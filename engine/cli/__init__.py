@@ -7,7 +7,6 @@ runs       runs (list, samples, cancel, archive, remove), show, compare, index
 slices     where a draft fails, and prompts to train on for it
 decode     decode in the terminal, live in the browser
 export     a draft as a Hugging Face folder
-served     served (predict, import, probe, show, remove): a draft on a server
 served     served (predict): a draft on a server
 served_figures  served (import, probe, show, remove): what servers reported
 study      study (run, list, show): grids of runs

@@ -98,13 +98,14 @@ def expectations(run: RunFolder, *, servers: Sequence[str] = (), gamma: int | No
             "name it with --gamma",
         )
     timing = _Timing.of_run(run, summary)
+    choices: dict[tuple[int, ...], GammaChoice] = {}
     rows: list[Expected] = []
     failed: dict[str, list[str]] = {}  # why, by what cannot be predicted -> the servers
     for temperature in predictor.temperatures:
         for server in chosen:
             for rule in _rules(server, temperature):
                 try:
-                    rows.append(_Forecast(predictor, timing, server, rule, temperature, asked).expected())
+                    rows.append(_Forecast(predictor, timing, server, rule, temperature, asked, choices).expected())
                 except DraftbenchError as error:
                     why = f"{error.what}; {error.fix.replace('RUN', run.id)}"
                     failed.setdefault(f"{rule} proposals at temperature {temperature:g}: {why}", []).append(server)
@@ -206,11 +207,16 @@ class _Forecast:
     rule: Proposals
     temperature: float
     gamma: int
+    choices: dict[tuple[int, ...], GammaChoice]
+    """By the predictions, which servers share, and the place of the cell."""
     _made: dict[int, Prediction] = field(default_factory=dict)
 
     def expected(self) -> Expected:
         rates = predicted_rates(self._rounds(self.gamma).values())
-        cells = tuple(CellChoice(cell.batch_size, cell.context, self._choice(cell)) for cell in self.timing.cells)
+        cells = tuple(
+            CellChoice(cell.batch_size, cell.context, self._choice(place, cell))
+            for place, cell in enumerate(self.timing.cells)
+        )
         best = {c.batch_size: c.choice.best for c in cells if c.context == self.timing.schedule_context}
         return Expected(
             self.server,
@@ -227,13 +233,19 @@ class _Forecast:
         )
 
     def _rounds(self, gamma: int) -> Mapping[str, TextRounds]:
+        return self._prediction(gamma).rounds
+
+    def _prediction(self, gamma: int) -> Prediction:
         if gamma not in self._made:
             self._made[gamma] = self.predictor.predict(self.server, self.temperature, self.rule, gamma)
-        return self._made[gamma].rounds
+        return self._made[gamma]
 
-    def _choice(self, cell: StepCell) -> GammaChoice:
-        costs = RoundCosts(cell.at(0).turns, {gamma: cell.at(gamma).turns for gamma in cell.gammas})
-        return self._speeds(cell.gammas, costs)
+    def _choice(self, place: int, cell: StepCell) -> GammaChoice:
+        key = (place, *(id(self._prediction(gamma)) for gamma in cell.gammas))
+        if key not in self.choices:
+            costs = RoundCosts(cell.at(0).turns, {gamma: cell.at(gamma).turns for gamma in cell.gammas})
+            self.choices[key] = self._speeds(cell.gammas, costs)
+        return self.choices[key]
 
     def _speeds(self, gammas: Sequence[int], costs: RoundCosts) -> GammaChoice:
         by_gamma = {g: [(text.emitted, text.rounds) for text in self._rounds(g).values()] for g in gammas}

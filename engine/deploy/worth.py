@@ -65,9 +65,9 @@ def worth_it(costs: StepCosts, choice: GammaChoice, *, spread_of_times: bool = T
     now, needed = acceptance_for(speed.tokens.value, gamma), acceptance_for(speed.cost.value, gamma)
     answer = worth(speed.speedup)
     words = (
-        f"{answer}: {interval(speed.speedup, 2)}x plain decoding predicted; {interval(speed.tokens, 2)} tokens per "
-        f"round where {number(speed.cost.value, 2)} pay for it (c = {number(costs.cost_ratio)}, break-even acceptance "
-        f"{_acceptance(needed)}, now {_acceptance(now)})"
+        f"{answer}: {interval(speed.speedup, 2)}x plain decoding predicted; a round gives {interval(speed.tokens, 2)} "
+        f"tokens and costs {number(speed.cost.value, 2)} plain steps (c = {number(costs.cost_ratio)}, break-even "
+        f"acceptance {_acceptance(needed)}, now {_acceptance(now)})"
     )
     advice = _advice(costs, choice, needed)
     if not spread_of_times:
