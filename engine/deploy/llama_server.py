@@ -24,7 +24,9 @@ from engine.errors import DraftbenchError
 from engine.records.served import RoundTotals
 from engine.served.http import Client
 
-_COUNTER = re.compile(r'^llamacpp:spec_decode_(num_drafts|num_accepted_tokens_per_pos)_total(?:\{position="(\d+)"\})? (\S+)$')
+_COUNTER = re.compile(
+    r'^llamacpp:spec_decode_(num_drafts|num_accepted_tokens_per_pos)_total(?:\{position="(\d+)"\})? (\S+)$'
+)
 
 
 @dataclass(frozen=True)

@@ -83,9 +83,7 @@ class Server(Protocol):
         ...
 
 
-async def exchange(
-    client: Client, url: str, body: Mapping[str, Any] | None = None, *, timeout_s: float = 900
-) -> bytes:
+async def exchange(client: Client, url: str, body: Mapping[str, Any] | None = None, *, timeout_s: float = 900) -> bytes:
     """The body of a successful reply: POST of JSON, or GET. Raises DraftbenchError for any other outcome."""
     try:
         reply = await client.call(
