@@ -116,6 +116,15 @@ LOSSES = _by_name(
         parameter="eta",
     ),
     Loss(
+        "argmax_ce",
+        "Argmax cross-entropy",
+        "Cross-entropy to the target's likeliest token a, for drafts that propose their own likeliest one: only which "
+        "token is first counts there. A hard weight below one blends in forward KL.",
+        r"-h\,\log q(a) + (1 - h)\,\mathrm{KL}(p\|q),\ a = \text{argmax}\ p",
+        "hard labels of knowledge distillation, arXiv 1503.02531, with the teacher's argmax for the label",
+        parameter="hard_weight",
+    ),
+    Loss(
         "sft",
         "Supervised fine-tuning",
         "-log q(x) of the target's token x: the black-box loss.",
@@ -286,19 +295,28 @@ LORA = Card(
 
 # ---- export formats -------------------------------------------------------------------------
 
+
+@dataclass(frozen=True)
+class Format(Card):
+    """A format of an exported draft. `precisions`: how its weights can be rounded, its default first."""
+
+    precisions: tuple[str, ...] = ()
+
+
 EXPORTERS = _by_name(
-    Card(
+    Format(
         "huggingface",
         "Hugging Face folder",
         "Config, all weights as safetensors, tokenizer, generation settings and a model card: what Transformers, vLLM "
         "and other engines load.",
         source="https://huggingface.co/docs/transformers",
     ),
-    Card(
+    Format(
         "gguf",
         "GGUF file",
         "Settings, weights, tokenizer and chat template in one file: what llama.cpp and LM Studio load.",
         source="https://github.com/ggml-org/ggml/blob/master/docs/gguf.md",
+        precisions=("f16", "q8_0", "q4_k_m", "bf16", "f32"),
     ),
 )
 DEFAULT_FORMAT = "huggingface"

@@ -4,8 +4,10 @@ app        the `draftbench` command: its list of commands, errors and exit statu
 options    arguments and options that several commands share
 run        run, capture, train, measure: the commands that make a run
 runs       runs (list, samples, cancel, archive, remove), show, compare, index
+slices     where a draft fails, and prompts to train on for it
 decode     decode in the terminal, live in the browser
 export     a draft as a Hugging Face folder
+served     served (predict, import, probe, show, remove): a draft on a server
 served     served (predict): a draft on a server
 served_figures  served (import, probe, show, remove): what servers reported
 study      study (run, list, show): grids of runs

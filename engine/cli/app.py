@@ -23,6 +23,7 @@ from engine.cli.reference import losses, schema
 from engine.cli.run import capture, measure, run, train, work
 from engine.cli.runs import compare, index, runs_app, show
 from engine.cli.served import served_app
+from engine.cli.slices import slices
 from engine.cli.study import study_app
 from engine.cli.text import console
 from engine.cli.tune import tune
@@ -33,7 +34,7 @@ _STOPPED = 130  # the exit status of a program ended by Ctrl-C
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 for command in (
-    *(run, capture, train, measure, show, compare, export, decode, live, findings, tune),
+    *(run, capture, train, measure, show, compare, slices, export, decode, live, findings, tune),
     *(fetch, doctor, paths, losses, schema, index),
 ):
     app.command()(command)

@@ -1,46 +1,120 @@
-"""The command `export`: a run's draft as a folder that other libraries load."""
+"""The command `export`: a run's draft in the form that a server loads."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from engine.catalogue import DEFAULT_FORMAT, EXPORTERS
 from engine.cli.options import Json, RunId
 from engine.cli.text import console
+from engine.errors import DraftbenchError
 from engine.paths import home
+
+Served = Literal["transformers", "vllm", "sglang", "llama.cpp", "tensorrt-llm"]
 
 
 def export(
     run_id: RunId,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write.")] = None,
+    server: Annotated[
+        Served | None, typer.Option("--for", help="Server that loads it: chooses the format, adds a start command.")
+    ] = None,
+    preflight: Annotated[
+        bool, typer.Option("--preflight", help="With --for: only say what the server would refuse; write nothing.")
+    ] = False,
+    target: Annotated[
+        Literal["none", "merged", "apart"] | None,
+        typer.Option("--target", help="With --for: write the target too, whole (merged) or its adapter alone (apart)."),
+    ] = None,
+    gguf: Annotated[
+        str | None, typer.Option("--gguf", help=f"Precision of GGUF: {', '.join(EXPORTERS['gguf'].precisions)}.")
+    ] = None,
+    gamma: Annotated[
+        int | None, typer.Option("--gamma", help="With --for: tokens per proposal. Default: as measured.")
+    ] = None,
+    proposals: Annotated[
+        Literal["argmax", "sampled"] | None,
+        typer.Option("--proposals", help="With --for: how tokens are proposed. Default: the server's."),
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option("--context", min=1, help="With --for: longest text in tokens. Default: the models'.")
+    ] = None,
+    tensor_parallel: Annotated[
+        int, typer.Option("--tensor-parallel", min=1, help="With --for: devices that share the target.")
+    ] = 1,
+    served_target: Annotated[
+        str | None,
+        typer.Option("--served-target", help="With --for: check against this copy of the target (as target.model)."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Load the folder with plain Transformers and measure it again.")
     ] = True,
     format_name: Annotated[
-        str, typer.Option("--format", help=f"Format of the folder: {', '.join(EXPORTERS)}.")
-    ] = DEFAULT_FORMAT,
+        str | None, typer.Option("--format", help=f"Without --for: format of the folder: {', '.join(EXPORTERS)}.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a run's best draft as a Hugging Face folder.
+    """Write a run's best draft for a server, or as a Hugging Face folder.
 
-    Then check that it measures the same as the run's draft; the exit status is 1 if it does not.
+    Then check that it measures the same as the run's draft; the exit status is 1 if it does not, or if --preflight
+    finds that the server would refuse the pair.
 
     \b
-    Example:
+    Examples:
       draftbench export latest --out my-draft
+      draftbench export latest --for vllm --preflight
+      draftbench export latest --for llama.cpp --gguf q8_0 --target merged --out my-draft
     """
     from engine.cli.text import runs
+    from engine.export.for_server import Wishes, plan
     from engine.export.of_run import export_run
     from engine.runs.folder import RunFolder
 
+    wishes = None
+    if server is not None:
+        wishes = Wishes(server, gamma, proposals, context, tensor_parallel, target, gguf, served_target)
+    _check_options(wishes is not None, preflight, out, format_name, (target, gamma, proposals, context, served_target))
     folder = RunFolder.open(home(), run_id)
+    if wishes is not None and preflight:
+        made = plan(folder, folder.recipe(), wishes)
+        report = made.report(out.expanduser().absolute() if out else Path("FOLDER"))
+        console.print_json(report) if as_json else runs.preflight(report)
+        if any(finding["level"] == "refused" for finding in report["preflight"]):
+            raise typer.Exit(1)
+        return
+    assert out is not None
     report = export_run(
-        home(), folder, out.expanduser().absolute(), overwrite=overwrite, check=check, format_name=format_name
+        home(),
+        folder,
+        out.expanduser().absolute(),
+        overwrite=overwrite,
+        check=check,
+        format_name=format_name or DEFAULT_FORMAT,
+        precision=gguf if wishes is None else None,
+        wishes=wishes,
     )
     console.print_json(report) if as_json else runs.exported(report)
     if not report["ok"]:
         raise typer.Exit(1)
+
+
+def _check_options(
+    for_server: bool, preflight: bool, out: Path | None, format_name: str | None, of_servers: tuple[object, ...]
+) -> None:
+    """Raise DraftbenchError for options that contradict each other, or that would not be used."""
+    if for_server and format_name is not None:
+        raise DraftbenchError(
+            f"--for and --format {format_name}", "the server decides the format", "leave one of them out"
+        )
+    if not for_server and (preflight or any(option is not None for option in of_servers)):
+        raise DraftbenchError(
+            "an option for a server without --for",
+            "--preflight, --target, --gamma, --proposals, --context and --served-target depend on the server",
+            "add --for vllm, or another server",
+        )
+    if out is None and not preflight:
+        raise DraftbenchError("no --out", "the draft must be written somewhere", "add --out FOLDER")

@@ -99,7 +99,7 @@ def measure(
 def _time_steps(
     folder: RunFolder, batch_sizes: str | None, contexts: str | None, settings: list[str] | None, as_json: bool
 ) -> None:
-    from engine.cli.text import served as text
+    from engine.cli.text import expected as text
     from engine.runs.execution import time_steps_again
 
     if batch_sizes is None:

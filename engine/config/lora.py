@@ -9,6 +9,7 @@ from engine.config.section import Section
 # Embeddings and output heads in the families of Transformers. Target and draft have them in common, and so have all
 # drafts of a base, so an adapter on them would change more than its own model.
 SHARED_NAMES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
+SHARED_FOLDER = "shared"  # of the shared draft, in a run beside the drafts that are adapters on it
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 

@@ -44,6 +44,9 @@ class LossTerm(Section):
     eta: Annotated[float, _parameter("eta")] = Field(
         3.0, gt=0, description="how fast lk_hybrid moves from forward KL to total variation"
     )
+    hard_weight: Annotated[float, _parameter("hard_weight")] = Field(
+        1.0, gt=0, le=1, description="share of the target's likeliest token in argmax_ce; the rest is forward KL"
+    )
 
     @property
     def parameters(self) -> dict[str, float]:

@@ -45,10 +45,11 @@ class Scores:
 
 @dataclass(frozen=True)
 class Both:
-    """Target (p) and draft (q) on one support."""
+    """Target (p) and draft (q) on one support. `bucket`: its last outcome is all other tokens together."""
 
     target: Scores
     draft: Scores
+    bucket: bool = False
 
     @property
     def p(self) -> torch.Tensor:
@@ -57,6 +58,11 @@ class Both:
     @property
     def q(self) -> torch.Tensor:
         return self.draft.probs
+
+    def target_choice(self) -> torch.Tensor:
+        """The target's likeliest token on the support: [position, 1]."""
+        scores = self.target.scores[..., :-1] if self.bucket else self.target.scores
+        return scores.argmax(-1, keepdim=True)
 
     def gap(self) -> torch.Tensor:
         """log p - log q: [position, support], its own tensor."""
@@ -106,6 +112,18 @@ def lk_hybrid(both: Both, context: Context) -> tuple[torch.Tensor, torch.Tensor]
     return weight * divergence + (1 - weight) * (1 - acceptance), slope
 
 
+def argmax_ce(both: Both, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
+    hard, choice = context.hard_weight, both.target_choice()
+    value = -hard * (both.draft.scores.gather(-1, choice) - both.draft.total).squeeze(-1)
+    if hard == 1:
+        slope = torch.zeros_like(both.q)
+    else:
+        divergence, slope = forward_kl(both, context)
+        value.add_(divergence, alpha=1 - hard)
+        slope.mul_(1 - hard)
+    return value, slope.scatter_add_(-1, choice, torch.full_like(choice, -hard, dtype=slope.dtype))
+
+
 def _acceptance(both: Both) -> tuple[torch.Tensor, torch.Tensor]:
     """sum min(p, q), whose derivative is q where q < p, and half of it where they are equal."""
     slope = (both.p - both.q).sign_().add_(1).mul_(both.q).div_(2)
@@ -119,6 +137,7 @@ DIVERGENCES: dict[str, FusedLoss] = {
     "tvd": tvd,
     "neg_log_acceptance": neg_log_acceptance,
     "lk_hybrid": lk_hybrid,
+    "argmax_ce": argmax_ce,
 }
 _ROUNDED_OFF = 2.0**-9  # the largest relative error of a number in bfloat16
 _TEXT = "sft"  # looks at the token alone, at temperature 1, over all rows of the draft
@@ -186,7 +205,7 @@ class TargetSupport:
         rows = draft_logits.shape[-1]
         log_q = _scores(draft_logits[..., : self.signal.vocab], temperature).log_softmax(-1)
         log_p, log_support, ids = self.signal.on_support(log_q)
-        both = Both(Scores.of_logs(log_p), Scores.of_logs(log_support))
+        both = Both(Scores.of_logs(log_p), Scores.of_logs(log_support), bucket=True)
         slope = slope_at(both)
         known = slope[..., :-1].masked_fill(ids == log_q.shape[-1], 0)
         bucket, total = slope[..., -1:], known.sum(-1, keepdim=True) + slope[..., -1:]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from engine.capture.signal import Signal
+from engine.capture.signal import CompactSignal, Signal
 from engine.decode.sampling import draw
 
 LEAST_ACCEPTANCE = 1e-5  # where -log of the acceptance stops growing
@@ -30,6 +30,7 @@ class Context:
     eta: float = 3.0
     reward_mean: float = 0.0  # of tvd_pp's rewards over the whole batch
     reward_std: float = 1.0
+    hard_weight: float = 1.0
 
     def at(self, part: slice) -> Context:
         """The same at some of the positions."""
@@ -116,6 +117,20 @@ def _acceptance(target: torch.Tensor, draft: torch.Tensor) -> torch.Tensor:
     return torch.minimum(target.exp(), draft.exp()).sum(-1)
 
 
+def argmax_ce(draft_logits: torch.Tensor, signal: Signal, context: Context) -> torch.Tensor:
+    """Cross-entropy to the target's likeliest token, blended with forward KL where hard_weight is below one.
+
+    Of a trimmed vocabulary it is the likeliest of the draft's ids: the best that the draft can propose.
+    """
+    target, draft = signal.align(draft_logits, context.temperature)
+    tokens = target[..., :-1] if isinstance(signal, CompactSignal) else target  # the bucket of the others is no token
+    hard = -draft.gather(-1, tokens.argmax(-1, keepdim=True)).squeeze(-1)
+    if context.hard_weight == 1:
+        return hard
+    divergence = (target.exp() * (target - draft)).sum(-1)
+    return context.hard_weight * hard + (1 - context.hard_weight) * divergence
+
+
 def sft(draft_logits: torch.Tensor, signal: Signal | None, context: Context) -> torch.Tensor:
     """-log q(x) of the target's token x: supervised fine-tuning, the black-box loss.
 
@@ -136,5 +151,6 @@ LOSSES: dict[str, LossFunction] = {
     "tvd_pp": tvd_pp,
     "neg_log_acceptance": neg_log_acceptance,
     "lk_hybrid": lk_hybrid,
+    "argmax_ce": argmax_ce,
     "sft": sft,
 }

@@ -1,4 +1,4 @@
-"""Forward KL without the target's logits: what it needs of the target is worked out once, not once an epoch.
+"""Forward KL and argmax_ce without the target's logits: what they need of it is worked out once, not once an epoch.
 
 With a linear head the draft's log-probabilities are log q(v) = h . w_v / T - Z, Z their log-sum-exp. So
 
@@ -6,7 +6,8 @@ With a linear head the draft's log-probabilities are log q(v) = h . w_v / T - Z,
 
 and its gradient with respect to h is (sum p q(v) w_v - m) / T: of the target only m, its entropy and its mass are
 needed, `width` + 2 numbers a position, and nothing of its vocabulary is left out. A token of the target's text is a
-distribution too, with all its mass on one id, so -log q(x) at temperature 1 joins in by adding w_x to m.
+distribution too, with all its mass on one id, so -log q(x) at temperature 1 joins in by adding w_x to m. So is the
+target's likeliest token, at any temperature.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ from engine.models.head import Head
 
 _BLOCK = 128  # positions of the file worked out together: in float32 over 150,000 ids they are 77 MB
 _MOST_BYTES = 2**30  # of a table
+_OF_TARGET = {"forward_kl", "argmax_ce"}  # losses whose gradient is linear in a distribution that the target gives
 _LEAST_VISITS = 2  # of a position: its moments cost two multiplications by the head, and save one each time
 
 
 @dataclass(frozen=True)
 class Moments:
-    """A target at some positions, as forward KL sees it. Tensors are float32."""
+    """A target at some positions, as forward KL and argmax_ce see it. Tensors are float32 but for the ids."""
 
     mean_row: torch.Tensor  # [position, width]: sum of p(v) times the draft's row of v
     log_mean: torch.Tensor  # [position]: sum of p log p
     mass: torch.Tensor  # [position]: sum of p, less than 1 for a trimmed vocabulary
+    choice: torch.Tensor | None = None  # [position], int64: the likeliest id's row of the draft; None: in mean_row
 
     def weighted(
         self,
@@ -42,18 +45,24 @@ class Moments:
         token_ids: torch.Tensor,
         head: Head,
     ) -> Moments:
-        """Those of a weighted sum of forward KL and sft. weights: [position, term]; token_ids: [position], -1: none."""
-        divergence, text = torch.zeros_like(self.mass), torch.zeros_like(self.mass)
+        """Those of a weighted sum of the losses that have any. weights: [position, term]; token_ids: -1: none."""
+        divergence, hard, text = (torch.zeros_like(self.mass) for _ in range(3))
         for number, term in enumerate(terms):
             factor = term.weight * (1.0 if weights is None else weights[:, number])
-            (divergence if term.name == "forward_kl" else text).add_(factor)
+            if term.name == "argmax_ce":
+                hard.add_(factor * term.hard_weight)
+                divergence.add_(factor * (1 - term.hard_weight))
+            else:
+                (divergence if term.name == "forward_kl" else text).add_(factor)
         text = torch.where(token_ids < 0, torch.zeros_like(text), text)
-        rows = head.weight[token_ids.clamp_min(0)].float() if any(t.name == "sft" for t in terms) else 0.0
-        return Moments(
-            divergence.unsqueeze(-1) * self.mean_row + text.unsqueeze(-1) * rows,
-            divergence * self.log_mean,
-            divergence * self.mass + text,
-        )
+        names = {term.name for term in terms}
+        mean_row = divergence.unsqueeze(-1) * self.mean_row
+        if "sft" in names:
+            mean_row += text.unsqueeze(-1) * head.weight[token_ids.clamp_min(0)].float()
+        if "argmax_ce" in names:
+            assert self.choice is not None
+            mean_row += hard.unsqueeze(-1) * head.weight[self.choice].float()
+        return Moments(mean_row, divergence * self.log_mean, divergence * self.mass + hard + text)
 
 
 class MomentTable:
@@ -68,6 +77,7 @@ class MomentTable:
         self.reader, self.head = reader, head
         width = head.weight.shape[1]
         self._table = torch.full((reader.capture.positions, width + 2), torch.nan, device=head.weight.device)
+        self._choices = torch.zeros(reader.capture.positions, dtype=torch.long, device=head.weight.device)
         self._open = torch.ones(-(-reader.capture.positions // _BLOCK), dtype=torch.bool)
 
     def read(self, places: torch.Tensor) -> Moments | None:
@@ -77,8 +87,9 @@ class MomentTable:
         blocks = torch.unique(places // _BLOCK)
         for block in blocks[self._open[blocks]].tolist():
             self._fill(block)
-        rows = self._table[places.to(self._table.device)]
-        return Moments(rows[:, :-2], rows[:, -2], rows[:, -1])
+        at = places.to(self._table.device)
+        rows = self._table[at]
+        return Moments(rows[:, :-2], rows[:, -2], rows[:, -1], self._choices[at])
 
     @torch.no_grad()
     def _fill(self, block: int) -> None:
@@ -91,6 +102,7 @@ class MomentTable:
         self._table[part, :-2] = expected_rows(scores.probs.to(weight.dtype), weight, largest)
         self._table[part, -2] = torch.linalg.vecdot(scores.probs, scores.log_probs)
         self._table[part, -1] = scores.probs.sum(-1)
+        self._choices[part] = scores.scores.argmax(-1)
         self._open[block] = False
 
 
@@ -98,7 +110,7 @@ def moment_table(source: BatchSource, head: Head) -> MomentTable | None:
     """A table for the losses of a source and the draft's head; None where it would not do, or not pay."""
     reader, names = source.reader, {term.name for term in source.terms}
     target_head = reader.own_head or reader.head
-    if names - {"forward_kl", "sft"} or "forward_kl" not in names or ("sft" in names and reader.temperature != 1):
+    if names - {*_OF_TARGET, "sft"} or not names & _OF_TARGET or ("sft" in names and reader.temperature != 1):
         return None
     if head.weight.requires_grad or head.bias is not None or head.softcap is not None:
         return None

@@ -5,6 +5,12 @@ huggingface       the Hugging Face folder
 gguf              the GGUF file, and reading it back with Transformers
 gguf_file         a model as a GGUF file
 gguf_tokenizer    its tokenizer as metadata of that file
+gguf_quantise     4 bits, by llama.cpp's own program
+for_server        an export for a server: preflight, target and start command beside the weights
+facts             what a server asks of the two models
+preflight         would the server take the pair?
+server_rules      the rules of each server
+start_command     the command that starts each server
 folder            the folder appears complete or not at all, and replaces only an earlier export
 check             does the exported folder measure like the run's draft?
 check_text        the text that this is measured on
@@ -43,8 +49,12 @@ class Exporter(Protocol):
 
     load: Load
 
-    def write(self, folder: Path, draft: Draft, target: LoadedModel, *, gamma: int) -> None:
-        """Write the draft, which has all of its target's ids, into an empty folder."""
+    def write(self, folder: Path, draft: Draft, target: LoadedModel, *, gamma: int) -> list[str] | None:
+        """Write the draft, which has all of its target's ids, into an empty folder.
+
+        Returns what the format could not hold as it is, in sentences. A format whose card has `precisions` also takes
+        the keyword `precision`.
+        """
         ...
 
 

@@ -27,8 +27,9 @@ def write_folder(folder: Path, card: str, write: Callable[[Path], None], *, over
             new.mkdir()
             write(new)
             (new / CARD).write_text(card, encoding="utf-8")
-            for file in new.iterdir():
-                file.chmod(0o644)  # safetensors writes for the owner alone; a server often is another user
+            for file in new.rglob("*"):  # safetensors writes for the owner alone; a server often is another user
+                runs = file.is_dir() or file.suffix == ".sh"
+                file.chmod(0o755 if runs else 0o644)
             if folder.exists():
                 folder.rename(temporary / "old")
             new.rename(folder)

@@ -2,31 +2,62 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from engine.errors import DraftbenchError
-from engine.export.gguf_file import Precision, export_gguf
+from engine.catalogue import EXPORTERS
+from engine.errors import DraftbenchError, did_you_mean
+from engine.export.gguf_file import GgufFile, Precision, export_gguf
+from engine.export.gguf_quantise import quantise
 from engine.models.draft import Draft
 from engine.models.gguf import scale_positions
 from engine.models.gguf_header import read_whole
 from engine.models.load import LoadedModel
 from engine.models.locate import gguf_source
 
+PRECISIONS = EXPORTERS["gguf"].precisions
 
-def write(folder: Path, draft: Draft, target: LoadedModel, *, gamma: int, precision: Precision = "f16") -> None:
-    """Write the draft into an empty folder, as `draft-PRECISION.gguf`. gamma has no place in the file."""
-    export_gguf(
-        folder / f"draft-{precision}.gguf",
-        draft.model,
+
+def write(folder: Path, draft: Draft, target: LoadedModel, *, gamma: int, precision: str = PRECISIONS[0]) -> list[str]:
+    """Write the draft into an empty folder, as `draft-PRECISION.gguf`; return what the file could not hold.
+
+    gamma has no place in a GGUF file: it is a flag of the server.
+    """
+    return list(write_model(folder, "draft", draft.model, target, precision).notes)
+
+
+def write_model(folder: Path, name: str, model: Any, target: LoadedModel, precision: str) -> GgufFile:
+    """Write a model with the target's tokenizer as `NAME-PRECISION.gguf` into the folder.
+
+    Raises DraftbenchError for an unknown precision, or q4_k_m where nothing makes it.
+    """
+    if precision not in PRECISIONS:
+        raise unknown_precision(precision)
+    first: Precision = "f16" if precision == "q4_k_m" else cast(Precision, precision)
+    file = folder / f"{name}-{precision}.gguf"
+    written = export_gguf(
+        folder / f"{name}-{first}.gguf",
+        model,
         target.tokenizer,
-        precision=precision,
-        name="draft",
+        precision=first,
+        name=name,
         tokenizer_source=gguf_source(target.spec),
         stop_ids=target.stop_ids,
     )
+    if written.path != file:
+        try:
+            quantise(written.path, file)
+        finally:
+            written.path.unlink()
+    return replace(written, path=file)
+
+
+def unknown_precision(name: str) -> DraftbenchError:
+    """The error for a precision that --gguf does not know."""
+    return DraftbenchError(f"unknown precision {name!r}", "--gguf names one", did_you_mean(name, PRECISIONS))
 
 
 def load(folder: Path, dtype: torch.dtype, device: torch.device, *, remote_code: bool = False) -> Any:

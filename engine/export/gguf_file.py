@@ -123,14 +123,11 @@ def rotary_pairs_together(rows: torch.Tensor, heads: int) -> torch.Tensor:
     return halves.transpose(1, 2).reshape(rows.shape)
 
 
-def _architecture(model: Any) -> MODEL_ARCH:
-    """The architecture of llama.cpp. Raises DraftbenchError for a model that it would not compute in the same way."""
-    config = model.config
+def unfit_for_gguf(config: Any) -> str:
+    """Why a model of this configuration cannot be written, or read back for the check; '' if it can."""
     rope = _rope(config)
     limits = {
         f"its architecture is {config.model_type}": config.model_type not in ARCHITECTURES,
-        "its vocabulary is trimmed": getattr(model, DRAFT_IDS, None) is not None,
-        "its head has a bias": getattr(model.get_output_embeddings(), "bias", None) is not None,
         f"its activation is {getattr(config, 'hidden_act', None)}": getattr(config, "hidden_act", "silu") != "silu",
         f"its positions are {rope.get('rope_type')}": rope.get("rope_type", "default") not in _ROPES,
         "its stretched positions are not those of Llama 3": rope.get("rope_type") == "llama3"
@@ -140,15 +137,24 @@ def _architecture(model: Any) -> MODEL_ARCH:
         # Transformers drops them without a word when it reads the file again, so nothing could be checked.
         "its layers have biases": bool(getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)),
     }
-    for why, wrong in limits.items():
-        if wrong:
-            raise DraftbenchError(
-                f"{type(model).__name__} cannot be written as GGUF: {why}",
-                f"this writer knows {', '.join(ARCHITECTURES)} with plain or Llama 3's positions; llama.cpp would "
-                "compute something else than was measured, or it could not be checked",
-                "export with --for transformers and convert the folder with llama.cpp's convert_hf_to_gguf.py",
-            )
-    return ARCHITECTURES[config.model_type]
+    return next((why for why, wrong in limits.items() if wrong), "")
+
+
+def _architecture(model: Any) -> MODEL_ARCH:
+    """The architecture of llama.cpp. Raises DraftbenchError for a model that it would not compute in the same way."""
+    why = unfit_for_gguf(model.config)
+    if getattr(model, DRAFT_IDS, None) is not None:
+        why = "its vocabulary is trimmed"
+    elif getattr(model.get_output_embeddings(), "bias", None) is not None:
+        why = "its head has a bias"
+    if why:
+        raise DraftbenchError(
+            f"{type(model).__name__} cannot be written as GGUF: {why}",
+            f"this writer knows {', '.join(ARCHITECTURES)} with plain or Llama 3's positions; llama.cpp would "
+            "compute something else than was measured, or it could not be checked",
+            "export with --for transformers and convert the folder with llama.cpp's convert_hf_to_gguf.py",
+        )
+    return ARCHITECTURES[model.config.model_type]
 
 
 def _rope(config: Any) -> dict[str, Any]:

@@ -13,11 +13,18 @@ from engine.records.summary import Summary
 
 
 def model_card(
-    run_id: str, recipe: Recipe, summary: Summary, provenance: Provenance, *, settings_note: str = ""
+    run_id: str,
+    recipe: Recipe,
+    summary: Summary,
+    provenance: Provenance,
+    *,
+    settings_note: str = "",
+    use: list[str] | None = None,
 ) -> str:
     """Markdown with the measured numbers, their intervals and conditions. Every figure is read from the run.
 
-    `settings_note`: what the target's own generation settings ask for (`engine.decode.bare.remark`).
+    `settings_note`: what the target's own generation settings ask for (`engine.decode.bare.remark`). `use`: the lines
+    of the section that says how it is served; None: with Transformers.
     """
     source, conditions, served = provenance.source, summary.conditions, summary.served
     losses = ", ".join(term.name for term in recipe.train.loss)
@@ -73,14 +80,7 @@ def model_card(
     lines += [] if summary.certificate is None else _certificate(summary.certificate)
     lines += [
         "",
-        "## Use",
-        "",
-        "```python",
-        "from transformers import AutoModelForCausalLM",
-        "",
-        f'draft = AutoModelForCausalLM.from_pretrained("THIS_FOLDER", dtype="{conditions.dtype}")',
-        "target.generate(**inputs, assistant_model=draft)",
-        "```",
+        *(use if use is not None else _transformers_use(conditions.dtype)),
         "",
         "## Origin",
         "",
@@ -91,6 +91,30 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _transformers_use(dtype: str | None) -> list[str]:
+    return [
+        "## Use",
+        "",
+        "```python",
+        "from transformers import AutoModelForCausalLM",
+        "",
+        f'draft = AutoModelForCausalLM.from_pretrained("THIS_FOLDER", dtype="{dtype or "auto"}")',
+        "target.generate(**inputs, assistant_model=draft)",
+        "```",
+    ]
+
+
+def gguf_use(precision: str) -> list[str]:
+    """How a GGUF draft is used with a target in the same format."""
+    return [
+        "## Use",
+        "",
+        "```sh",
+        f"llama-server --model TARGET.gguf --spec-draft-model draft-{precision}.gguf --spec-type draft-simple",
+        "```",
+    ]
 
 
 def _certificate(certificate: Certificate) -> list[str]:

@@ -6,14 +6,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engine.catalogue import DEFAULT_FORMAT
+from engine.catalogue import DEFAULT_FORMAT, EXPORTERS
 from engine.decode.bare import remark_on_model
-from engine.errors import DraftbenchError
+from engine.errors import DraftbenchError, did_you_mean
 from engine.export import Load, exporter
-from engine.export.check import paired_acceptance, same_greedy_text
+from engine.export.check import ALLOWED, paired_acceptance, same_greedy_text
 from engine.export.check_text import CheckText, fewer, text_at_hand
 from engine.export.folder import refuse_taken, write_folder
-from engine.export.model_card import model_card
+from engine.export.for_server import Wishes, check_plan, plan, use_section, write_beside
+from engine.export.model_card import gguf_use, model_card
 from engine.export.whole_vocabulary import with_whole_vocabulary
 from engine.measure.acceptance import draft_states
 from engine.models.draft import Draft, load_draft
@@ -31,14 +32,30 @@ _STATES = 8192  # hidden states a row for the ids of a trimmed vocabulary is fit
 
 
 def export_run(
-    home: Home, run: RunFolder, out: Path, *, overwrite: bool, check: bool, format_name: str = DEFAULT_FORMAT
+    home: Home,
+    run: RunFolder,
+    out: Path,
+    *,
+    overwrite: bool,
+    check: bool,
+    format_name: str = DEFAULT_FORMAT,
+    precision: str | None = None,
+    wishes: Wishes | None = None,
 ) -> dict[str, Any]:
     """Write the best draft of a measured run to `out`; with `check`, measure what was written.
 
+    `wishes`: the server that it is for, which decides the format and gets a start command; a pair that the server would
+    refuse is refused before any weights are loaded. `precision`: of a format that has several, its default if None.
     `ok` in the report is False if the folder is not the run's draft: if the two accept differently at the same
-    positions of the same text, or if assisted generation writes another greedy text than our loop.
+    positions of the same text by more than the rounding of the format, or if assisted generation writes another greedy
+    text than our loop.
     """
+    made = plan(run, run.recipe(), wishes) if wishes is not None else None
+    if made is not None:
+        check_plan(made)
+        format_name, precision = made.card.weights, made.asked.gguf if made.card.weights == "gguf" else None
     form = exporter(format_name)
+    rounding = chosen_precision(format_name, precision)
     refuse_taken(out, overwrite)  # before the minutes that loading may take
     summary, recipe, best = run.summary(), run.recipe(), best_draft(run)
     progress = Progress()
@@ -55,25 +72,60 @@ def export_run(
     if trimmed and text is not None:
         draft = _with_all_ids(draft, text, home, target, progress)
     provenance, note = Provenance.read(run.path) or Provenance(), remark_on_model(target.model)
-    card = model_card(run.id, recipe, summary, provenance, settings_note=note)
-    gamma = recipe.measure.num_draft_tokens
-    write_folder(out, card, lambda folder: form.write(folder, draft, target, gamma=gamma), overwrite=overwrite)
+    use = gguf_use(rounding) if rounding is not None else None
+    if made is not None:
+        use = use_section(made)
+    card = model_card(run.id, recipe, summary, provenance, settings_note=note, use=use)
+    gamma = made.asked.gamma if made is not None else recipe.measure.num_draft_tokens
+    lost: list[str] = []
+
+    def write(folder: Path) -> None:
+        chosen = {} if rounding is None else {"precision": rounding}
+        lost.extend(form.write(folder, draft, target, gamma=gamma, **chosen) or [])
+        if made is not None:
+            lost.extend(write_beside(folder, out, made, target))
+
+    write_folder(out, card, write, overwrite=overwrite)
     report: dict[str, Any] = {
         "run": run.id,
         "folder": str(out),
-        "megabytes": sum(f.stat().st_size for f in out.iterdir()) / 1e6,
-        "dtype": target.dtype_name,
+        "megabytes": sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) / 1e6,
+        "format": format_name,
+        "dtype": rounding or target.dtype_name,
         "checked": [],
         "ok": True,
-        "notes": [note] if note else [],
+        "notes": [*([note] if note else []), *lost],
     }
+    if made is not None:
+        served = made.report(out)
+        report |= {"served": served, "notes": [*report["notes"], *served.pop("notes")]}
     if check and text is not None:
-        report |= _check(form.load, run, out, fewer(text, home, target), home, target, progress)
+        allowed = ALLOWED[rounding or ""]
+        report |= _check(form.load, run, out, fewer(text, home, target), home, target, progress, allowed)
     return report
 
 
+def chosen_precision(format_name: str, precision: str | None) -> str | None:
+    """The precision of an export, None for a format that has one alone. Raises DraftbenchError for another one."""
+    offered = EXPORTERS[format_name].precisions
+    if precision is not None and precision not in offered:
+        raise DraftbenchError(
+            f"precision {precision!r} of the format {format_name}",
+            f"it has {', '.join(offered)}" if offered else "its weights have the target's dtype",
+            did_you_mean(precision, offered) if offered else "leave --gguf out, or give --format gguf",
+        )
+    return precision or (offered[0] if offered else None)
+
+
 def _check(
-    load: Load, run: RunFolder, out: Path, text: CheckText, home: Home, target: LoadedModel, progress: Progress
+    load: Load,
+    run: RunFolder,
+    out: Path,
+    text: CheckText,
+    home: Home,
+    target: LoadedModel,
+    progress: Progress,
+    allowed: float,
 ) -> dict[str, Any]:
     """Compare the folder with the run's draft, both loaded again, on the same text."""
     settings = text.recipe.measure
@@ -82,7 +134,8 @@ def _check(
         for t, plan in text.plans(home, target).items()
     }
     names = [prompt.id for prompt in text.prompts.measured]
-    checked = paired_acceptance(load, out, load_draft(best_draft(run), target), target, captures, names, settings)
+    draft = load_draft(best_draft(run), target)
+    checked = paired_acceptance(load, out, draft, target, captures, names, settings, allowed)
     measured = {metric.temperature: metric.value for metric in run.summary().of("trained", "exact")}
     same = same_greedy_text(
         load,

@@ -11,6 +11,7 @@ step_times        seconds of a round by batch size, context and gamma
 speed_words       a timing in words
 step_words        step times in words
 cost_model        expected speed-up
+predicted_speed   the speed-up at each gamma from tokens per round and timed rounds
 certificate       is the output still exactly the target's?
 certificate_pair  checks of the certificate on this pair of models
 statistics        intervals and tests for ratios of sums

@@ -10,7 +10,7 @@ elsewhere it is the argmax of the signal.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,8 +39,9 @@ class PromptAcceptance:
     argmax_prob: torch.Tensor  # p(argmax q)
     hit: torch.Tensor  # the token written == argmax q, bool
     positions: list[int] | None = None  # of these tokens in the answer, if they are not all of it
-    prompt_tokens: int | None = None  # length of the prompt
-    entropy: torch.Tensor | None = None  # of the target at temperature 1, nats: how open its choice was; if asked for
+    prompt_tokens: int | None = field(default=None, kw_only=True)  # length of the prompt
+    # of the target at temperature 1, in nats: how open its choice was; None unless asked for
+    entropy: torch.Tensor | None = field(default=None, kw_only=True)
 
 
 def exact_acceptance(
@@ -93,8 +94,14 @@ def exact_of_drafts(
             pieces_of_columns = [torch.split(column.cpu(), batch.lengths) for column in columns]
             for row, entropy, pieces in zip(group, entropies, zip(*pieces_of_columns, strict=True), strict=True):
                 answer = answers[row]
-                rates = PromptAcceptance(answer.prompt_id, answer.group, answer.token_ids, *pieces)
-                by_row[name][row] = replace(rates, prompt_tokens=len(answer.prompt_ids), entropy=entropy)
+                by_row[name][row] = PromptAcceptance(
+                    answer.prompt_id,
+                    answer.group,
+                    answer.token_ids,
+                    *pieces,
+                    prompt_tokens=len(answer.prompt_ids),
+                    entropy=entropy,
+                )
     return {name: [rows[i] for i in range(len(answers))] for name, rows in by_row.items()}
 
 

@@ -11,7 +11,7 @@ from engine.records.provenance import Machine, Provenance
 from engine.records.speed import Speed
 from engine.records.summary import Summary
 
-_LEAST_PROMPTS = 6  # of fewer, intervals cover less than they say (benchmarks/coverage.py): 50% of two, 88% of four
+LEAST_PROMPTS = 6  # of fewer, intervals cover less than they say (benchmarks/coverage.py): 50% of two, 88% of four
 
 
 def verdict(ratio: Interval | None) -> str:
@@ -21,13 +21,18 @@ def verdict(ratio: Interval | None) -> str:
     """
     if (
         ratio is None
-        or ratio.n_prompts < _LEAST_PROMPTS
+        or ratio.n_prompts < LEAST_PROMPTS
         or not all(map(is_number, (ratio.value, ratio.low, ratio.high)))
     ):
         return "not known to be faster"
     if ratio.low > 1:
         return "faster"
     return "slower" if ratio.high < 1 else "not clearly faster"
+
+
+def worth(ratio: Interval | None) -> str:
+    """'worth it', 'not worth it' or 'not decided': `verdict` of a predicted speed-up, as an answer."""
+    return {"faster": "worth it", "slower": "not worth it"}.get(verdict(ratio), "not decided")
 
 
 def is_faster(speed: Speed) -> bool:

@@ -20,14 +20,13 @@ from typing import Any
 
 import torch
 
-from engine.config.lora import DraftLoraSpec, LoraSpec
+from engine.config.lora import SHARED_FOLDER, DraftLoraSpec, LoraSpec
 from engine.errors import DraftbenchError, did_you_mean
 from engine.fileio import read_object, write_atomic, write_json
 from engine.models.adapter import CONFIG, WEIGHTS
 from engine.models.precision import cast
 from engine.paths import PROJECT_ROOT
 
-SHARED = "shared"  # folder of the shared draft, beside those of the adapters that were trained on it
 _DOWN, _UP = "lora_A.weight", "lora_B.weight"  # A: [rank, in], B: [out, rank], in PEFT's names
 _PROBE_IDS = 24
 # Largest difference of the merged model's logits from those with the update beside the weights, as a share of the
@@ -235,7 +234,7 @@ def shared_folder(folder: Path, info: AdapterInfo) -> Path:
 
     Raises DraftbenchError if neither holds these very weights.
     """
-    beside = folder.parent / SHARED
+    beside = folder.parent / SHARED_FOLDER
     places = [beside, *([Path(info.shared_name), PROJECT_ROOT / info.shared_name] if info.shared_name else [])]
     cards = {place: place / "draft.json" for place in places if (place / "draft.json").is_file()}
     for place, card in cards.items():

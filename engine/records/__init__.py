@@ -13,6 +13,7 @@ interval     a value with its interval
 capture      a capture's done.json
 served       what a server reported of a draft
 step_times   seconds of a round by batch size and context
+parity       a draft on a real server, beside what was predicted
 study_tag    the tag of a study
 recipe       config.yaml
 folders      the folders of runs

@@ -64,6 +64,17 @@ class Ended(Event):
     state: Text = ""
 
 
+class DraftMade(Event):
+    """The draft as training begins with it. Counts of parameters as in `provenance.DraftParameters`."""
+
+    kind: Literal["draft"] = "draft"
+    total: Whole | None = None
+    own: Whole | None = None
+    trained: Whole | None = None
+    lora_rank: Whole | None = None
+    """Of the adapter that is trained instead of all weights; None without one."""
+
+
 class _AtStep(Event):
     step: Whole
 
@@ -142,7 +153,7 @@ class StreamedQuery(_AtStep):
 
 
 _Known = Annotated[
-    Started | Ended | Resumed | TrainStep | SkippedStep | Evaluation | StreamedQuery, Discriminator("kind")
+    Started | Ended | DraftMade | Resumed | TrainStep | SkippedStep | Evaluation | StreamedQuery, Discriminator("kind")
 ]
 _ONE: TypeAdapter[Event] = TypeAdapter(_Known)
 _MANY = TypeAdapter(list[_Known])

@@ -8,6 +8,7 @@ process      whether a run's process is alive
 plan         what a run of a recipe will do: prompts and captures
 session      target, prompts and captures of a piece of work
 drafts       the draft that a recipe starts from
+draft_size   how large a run's draft is, on disk and in trained weights
 measurement  measuring the trained draft against the untrained one
 step_times   timing a run's draft by batch size and context length
 pair         a target and its draft, loaded by name

@@ -14,6 +14,7 @@ from engine.measure.compare import (
     nothing_in_common,
 )
 from engine.measure.statistics import SAMPLES
+from engine.runs.draft_size import draft_size
 from engine.runs.folder import RunFolder
 
 
@@ -32,7 +33,8 @@ def measurement_of(run: RunFolder, bootstrap_samples: int | None = None) -> Meas
 def compare_runs(a: RunFolder, b: RunFolder) -> dict[str, Any]:
     """Run b less run a, paired on the same target text: every rate and temperature, and greedy agreement by token.
 
-    `differs`: conditions that differ, each with both values. Raises DraftbenchError if no answer is common.
+    `differs`: conditions that differ, each with both values. `sizes`: of both drafts, as `draft_size`. Raises
+    DraftbenchError if no answer is common.
     """
     side_a, side_b = measurement_of(a), measurement_of(b)
     rows = compare(side_a, side_b)
@@ -44,6 +46,7 @@ def compare_runs(a: RunFolder, b: RunFolder) -> dict[str, Any]:
         "differs": {
             key: list(values) for key, values in differing_conditions(side_a.conditions, side_b.conditions).items()
         },
+        "sizes": {"a": draft_size(a).as_dict(), "b": draft_size(b).as_dict()},
         "rows": [row.as_dict() for row in rows],
         "greedy_agreement": agreement_by_temperature(a.path / "measure", b.path / "measure"),
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from engine.capture.store import Capture
+from engine.config.lora import SHARED_FOLDER
 from engine.config.schema import Recipe
 from engine.decode.runner import runner_for
 from engine.distill.selection import load_reference
@@ -19,7 +20,6 @@ from engine.fileio import disk_errors, read_json, sha256_file
 from engine.models.draft import CARD, WEIGHTS, Draft, initialise_draft, read_card, save_draft, trim, with_adapter
 from engine.models.head import DRAFT_IDS
 from engine.models.load import LoadedModel
-from engine.models.lora import SHARED
 from engine.models.vocabulary import frequent_ids
 from engine.paths import PROJECT_ROOT, Home
 from engine.runs.advice import best_draft
@@ -58,7 +58,7 @@ def keep_shared(home: Home, run: RunFolder, recipe: Recipe, draft: Draft) -> Pat
     It costs no room where the file system has hard links: the weights are then those of the recipe's checkpoint, or of
     another run with the same shared draft. `draft`: as `untrained_draft` made it.
     """
-    place = run.path / "draft" / SHARED
+    place = run.path / "draft" / SHARED_FOLDER
     if (place / CARD).exists():
         return place
     source = None if recipe.draft.checkpoint is None else draft_folder(home, recipe.draft.checkpoint)
@@ -91,7 +91,7 @@ def _holders(home: Home, source: Path) -> Iterator[Path]:
     """The folders that hold the weights of the draft in `source`: itself, and the shared drafts of runs."""
     sha256 = read_card(source).weights_sha256
     yield source
-    for card in sorted(home.runs.glob(f"*/draft/{SHARED}/{CARD}")):
+    for card in sorted(home.runs.glob(f"*/draft/{SHARED_FOLDER}/{CARD}")):
         with contextlib.suppress(DraftbenchError):
             if read_json(card).get("weights_sha256") == sha256 == sha256_file(card.parent / WEIGHTS):
                 yield card.parent

@@ -25,6 +25,7 @@ from engine.measure.acceptance import exact_acceptance, mean_overlap
 from engine.models.draft import Draft, check_trim, parameter_counts
 from engine.models.head import Head
 from engine.models.precision import copy_in, renew
+from engine.records.events import DraftMade
 from engine.records.provenance import DraftParameters, PromptCounts, Provenance, Seeds
 from engine.records.training import Training
 from engine.runs.drafts import adapted, keep_shared, reference_draft, trim_to_answers, untrained_draft, weights_hash
@@ -40,7 +41,8 @@ def train(session: Session) -> None:
     draft, size = untrained_draft(home, recipe, target), recipe.draft.vocabulary
     if size is not None:  # before the captures: a draft that does not fit should not cost them first
         check_trim(draft, target, size)
-    shared = None if recipe.draft.lora is None else keep_shared(home, run, recipe, draft)
+    lora = recipe.draft.lora
+    shared = None if lora is None else keep_shared(home, run, recipe, draft)
     plan = plan_run(home.captures, recipe, target, session.prompts)
     answers, watched = capture_for_training(plan, recipe, target, session.progress)
     if size is not None:
@@ -51,8 +53,9 @@ def train(session: Session) -> None:
     counts = parameter_counts(draft)
     session.progress.note(
         f"draft: {counts['total']:,} parameters, {counts['own']:,} of its own, {counts['trained']:,} trained"
-        + ("" if recipe.draft.lora is None else f" (LoRA of rank {recipe.draft.lora.rank} on a shared draft)")
+        + ("" if lora is None else f" (LoRA of rank {lora.rank} on a shared draft)")
     )
+    run.emit(DraftMade.model_validate({**counts, "lora_rank": None if lora is None else lora.rank}))
     if answers is not None:
         _note_vocabulary(session, answers, Head.of(draft.model).ids)
     assert plan.training is not None

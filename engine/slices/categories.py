@@ -1,8 +1,8 @@
 """Prompt groups under the names of SPEED-Bench's categories, so that figures can be set beside other people's.
 
-SPEED-Bench (NVIDIA, 2026) has eleven categories of 80 prompts. A group of the packs and sample prompts belongs to one of
-them only where its prompts ask for the same kind of work; a function call is no category there, so these groups keep
-their domain's name. The categories are those of its prompts, not of ours: the names agree, the prompts do not.
+SPEED-Bench (NVIDIA, 2026) has eleven categories of 80 prompts. A group of the packs and sample prompts belongs to one
+of them only where its prompts ask for the same kind of work; a function call is no category there, so these groups keep
+their domain's name. The names agree, the prompts do not: its prompts are other ones.
 """
 
 from __future__ import annotations

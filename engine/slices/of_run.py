@@ -19,7 +19,7 @@ from engine.measure.compare import (
 )
 from engine.runs.folder import RunFolder
 from engine.slices.reading import token_reader
-from engine.slices.slices import SliceDifference, Sliced, differences, sliced
+from engine.slices.slices import Sliced, SliceDifference, differences, sliced
 from engine.slices.tokens import Kinds, Origin, measured_temperatures, measured_tokens
 
 DEFAULT_BY = "kind"
@@ -147,4 +147,3 @@ def _answers_with_gaps(run: RunFolder, temperature: float) -> int:
     table = table[(table.draft == "trained") & ((table.temperature - temperature).abs() < SAME_TEMPERATURE)]
     places = table.groupby("prompt_id").position.agg(["max", "count"])
     return int((places["max"] + 1 != places["count"]).sum())
-

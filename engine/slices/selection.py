@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from engine.errors import DraftbenchError
+
+MADE_BY = "draftbench slices"
+"""What the description of a focused set begins with."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,34 @@ class ScoredPrompt:
     def acceptance(self) -> float:
         """Mean of sum min(p, q); NaN without a token."""
         return 1 - self.refusals / self.tokens if self.tokens else float("nan")
+
+
+@dataclass(frozen=True)
+class Focus:
+    """What a focused set is made of, as the JSON file beside it says: `selected` in the order of the set."""
+
+    run: str
+    file: str
+    worst: float
+    by: str | None
+    only: str | None
+    source: str
+    """The run's training prompts, or the file they were taken from."""
+    temperature: float
+    n_scored: int
+    n_selected: int
+    refusal_share: float
+    token_share: float
+    acceptance: float
+    """Mean of sum min(p, q) over the tokens of the selected prompts, or those of the slice."""
+    acceptance_of_all: float
+    removed_as_heldout: int
+    sha256: str
+    selected: tuple[ScoredPrompt, ...]
+
+    def document(self) -> dict[str, Any]:
+        """The JSON object of it."""
+        return {"made_by": MADE_BY, **asdict(self)}
 
 
 def worst_prompts(scored: Sequence[ScoredPrompt], share: float) -> list[ScoredPrompt]:

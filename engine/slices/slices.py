@@ -183,7 +183,7 @@ def _known(sums: Sums) -> Sums:
 
 
 def _gain(whole: Sums, part: Sums, samples: int) -> Interval:
-    """The rate of the rest less that of the whole, which is what the whole would be with this part as good as the rest."""
+    """The rate of the rest less that of the whole: with this part as good as the rest, the whole would be the rest."""
     places = whole.prompts.get_indexer(part.prompts)
     inside = places >= 0
     numerators, denominators = whole.numerators.copy(), whole.denominators.copy()

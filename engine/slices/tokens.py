@@ -8,6 +8,7 @@ belongs to the last token of its round, the one that it was needed for.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ BY: dict[str, str] = {
 POSITIONS = (0, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 CONTEXTS = (0, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 ENTROPIES = (0.0, 0.1, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
+NO_GROUP = "(no group)"
 PAST_THE_END = "past the end"  # proposed at a place that the answer does not have
 _TEXT_COLUMNS = {"exact_sum": "overlap", "agree_sum": "agree", "argmax_sum": "argmax_prob"}
 _AGAIN = "`draftbench measure RUN` measures it again"
@@ -86,7 +88,8 @@ def _of_text(origin: Origin, rate: str, temperature: float) -> pd.DataFrame:
             f"{_AGAIN}, or slice another --rate",
         )
     values = table[column].astype("Float64").to_numpy(np.float64, na_value=np.nan)
-    rows = table.assign(**{RATES[rate].numerator: values, "n_positions": 1.0})
+    rows = table.assign(n_positions=1.0)
+    rows[RATES[rate].numerator] = values
     return rows.sort_values(["prompt_id", "position"]).reset_index(drop=True)
 
 
@@ -143,7 +146,7 @@ def _slices(
     groups = prompts.group.fillna("").astype(str)
     if by == "category":
         groups = groups.map(lambda group: category_of(group, origin.domain))
-    return rows.prompt_id.map(groups).replace("", "(no group)")
+    return rows.prompt_id.map(groups).replace("", NO_GROUP)
 
 
 def _kinds(kinds: Kinds, rows: pd.DataFrame) -> pd.Series[str]:
@@ -192,7 +195,7 @@ def _lacks(folder: Path, why: str, what: str) -> DraftbenchError:
 def in_buckets(values: pd.Series[float], edges: tuple[float, ...]) -> NDArray[np.str_]:
     """The bucket of each value by name: '8 to 15' of whole numbers, '0.1 to 0.5' of others, 'from 8192' the last."""
     whole = all(float(edge).is_integer() and isinstance(edge, int) for edge in edges)
-    names = [f"{low:g} to {high - 1 if whole else high:g}" for low, high in zip(edges, edges[1:], strict=False)]
+    names = [f"{low:g} to {high - 1 if whole else high:g}" for low, high in itertools.pairwise(edges)]
     names.append(f"from {edges[-1]:g}")
     places = np.searchsorted(np.asarray(edges), values.to_numpy(np.float64), side="right") - 1
     return np.asarray(names)[np.clip(places, 0, len(names) - 1)]

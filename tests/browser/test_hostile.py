@@ -55,7 +55,10 @@ def test_no_text_of_a_run_is_ever_run(hostile_home: tuple[Path, list[str]], real
         link("run", run=first),
         link("run", run=failed),
         link("launch", **{"from": first}),
-        *(link("compare", runs=[first, second], view=view) for view in ("Rates", "Prompts", "Configuration", "Report")),
+        *(
+            link("compare", runs=[first, second], view=view)
+            for view in ("Rates", "Slices", "Prompts", "Configuration", "Report")
+        ),
         link("replay", run=first, temperature=1.0, prompt=prompt, round=1),
         link("live", run=first, prompt=EVIL),
         link("runs", q=EVIL),

@@ -11,7 +11,7 @@ import yaml
 from tests.ui.conftest import OpenPage
 
 EVIL = "<img src=x onerror=alert(1)>"
-VIEWS = ["Rates", "Curves", "Positions", "Speed", "Prompts", "Configuration", "Report"]
+VIEWS = ["Rates", "Curves", "Positions", "Slices", "Speed", "Prompts", "Configuration", "Report"]
 
 
 @pytest.fixture
@@ -206,3 +206,36 @@ def test_a_prompt_that_was_not_traced_says_so(page: OpenPage, first: Path):
     table = pd.read_parquet(first / "measure" / "prompts.parquet")
     untraced = table[(table.draft == "trained") & table.rounds.isna()].prompt_id.iloc[0]
     assert "was not traced in this run" in wording(page("compare", view="Prompts", prompt=untraced))
+
+
+@pytest.mark.parametrize("by", ["kind", "position", "context", "entropy", "group", "category"])
+def test_slices_show_where_each_draft_fails(page: OpenPage, first: Path, by: str):
+    other = copy(first, "better", better=0.05)
+    test = page("compare", view="Slices", runs=[first.name, other.name], slice=by, temperature="1")
+    assert test.selectbox(key="slice").value == by
+    assert "Change from the baseline by slice" in [heading.value for heading in test.subheader]
+    shown = wording(test)
+    assert "≈ +0.000" in shown  # the tokens of both are the same
+    assert f"slices {first.name} --worst 0.6 --out" in test.code[0].value
+
+
+def test_a_slice_to_train_for_is_in_the_command_and_in_the_address(page: OpenPage, first: Path):
+    test = page("compare", view="Slices", slice="position", only="8 to 15")
+    assert test.selectbox(key="only").value == "8 to 15"
+    assert "--by position --only '8 to 15'" in test.code[0].value
+
+
+def test_drafts_without_the_columns_say_so_and_the_others_are_shown(page: OpenPage, first: Path):
+    other = copy(first, "earlier", better=0.05)
+    table = pd.read_parquet(other / "measure" / "positions.parquet").drop(columns="entropy")
+    table.to_parquet(other / "measure" / "positions.parquet", index=False)
+    test = page("compare", view="Slices", runs=[first.name, other.name], baseline=first.name, slice="entropy")
+    assert any("does not hold the target's entropy" in box.value for box in test.info)
+    assert test.get("plotly_chart")
+
+
+@pytest.mark.parametrize("rate", ["tau", "per_proposed"])
+def test_sampled_rates_can_be_sliced_but_not_by_the_entropy_of_another_text(page: OpenPage, first: Path, rate: str):
+    assert "target forwards" in wording(page("compare", view="Slices", rate="tau", slice="kind"))
+    refused = page("compare", view="Slices", rate=rate, slice="entropy")
+    assert any("cannot be sliced by entropy" in box.value for box in refused.info)

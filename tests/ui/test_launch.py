@@ -103,6 +103,7 @@ def test_every_key_of_the_schema_has_a_widget_with_the_recipes_value(page: OpenP
         "tvd_pp",
         "neg_log_acceptance",
         "lk_hybrid",
+        "argmax_ce",
         "sft",
     ]
     assert widget(shown, "prompts.train.0.path").value == "sample_data/prompts/biology/train.jsonl"

@@ -6,6 +6,7 @@ by_study    the filter by study
 comparison  everything that is shown of some drafts, prepared once
 figures     figures
 tables      tables
+slices      where each draft fails
 prompts     single prompts
 report      a comparison as one HTML file
 """

@@ -9,13 +9,14 @@ from engine.measure import definitions
 from engine.records.study_tag import of_study
 from workbench.compare import by_study, figures, report, tables
 from workbench.compare import prompts as compare_prompts
+from workbench.compare import slices as compare_slices
 from workbench.compare.comparison import MOST_DRAFTS, Comparison, load_comparison, measured_temperatures, timings
 from workbench.compare.every_run import cells as cells_of
 from workbench.compare.every_run import remarks, suggested
 from workbench.compare.figures import View
 from workbench.shared import charts, downloads, queries, theme, ui
 
-TABS = ["Rates", "Curves", "Positions", "Speed", "Prompts", "Configuration", "Report"]
+TABS = ["Rates", "Curves", "Positions", "Slices", "Speed", "Prompts", "Configuration", "Report"]
 
 
 def render() -> None:
@@ -149,6 +150,7 @@ def side_by_side(comparison: Comparison, metric: str) -> None:
         "Rates": rates,
         "Curves": curves,
         "Positions": positions,
+        "Slices": where_it_fails,
         "Speed": speed,
         "Prompts": prompts,
         "Configuration": configuration,
@@ -219,6 +221,10 @@ def positions(comparison: Comparison, metric: str) -> None:
         return
     show(figures.slots(comparison), "by-slot")
     show(figures.lengths(comparison), "lengths")
+
+
+def where_it_fails(comparison: Comparison, metric: str) -> None:
+    compare_slices.section(comparison, metric, lambda view, key: show(view, key, wide=True), table)
 
 
 def speed(comparison: Comparison, metric: str) -> None:

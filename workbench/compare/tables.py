@@ -14,7 +14,10 @@ from engine.numbers import number, share
 from engine.records.interval import Interval
 from engine.records.summary import Conditions
 from engine.records.training import Training
+from engine.runs.draft_size import DraftSize, draft_size
+from engine.runs.folder import RunFolder
 from workbench.compare.comparison import Comparison, Draft, at_temperature, word
+from workbench.shared import queries
 from workbench.shared.chart_parts import bounds
 
 
@@ -126,6 +129,7 @@ def _origin(draft: Draft) -> dict[str, str]:
         "training prompts": f"{_known(prompts.train)}, hash {_hash(prompts.train_hash)}",
         "held-out prompts": f"{_known(conditions.heldout_prompts)}, hash {_hash(conditions.heldout_hash)}",
         "seeds": ", ".join(f"{k} {v}" for k, v in origin.seeds.document().items()) or "–",
+        "draft on disk": _on_disk(draft_size(RunFolder(queries.home().run(draft.id)))),
         "training": "–" if training.steps_done is None else _training(training),
         "measured with": _measured_with(conditions),
         "acceptance rule": _known(conditions.acceptance_rule),
@@ -134,6 +138,14 @@ def _origin(draft: Draft) -> dict[str, str]:
         "commit": commit,
         "machine": _known(origin.machine and origin.machine.processor),
     }
+
+
+def _on_disk(size: DraftSize) -> str:
+    """Size of the draft's file, of the shared draft that it is an adapter on, and how much of it was trained."""
+    parts = [] if size.megabytes is None else [f"{size.megabytes:.1f} MB"]
+    parts += [] if size.shared_megabytes is None else [f"{size.shared_megabytes:.1f} MB of a shared draft"]
+    parts += [] if size.trained_parameters is None else [f"{size.trained_parameters:,} parameters trained"]
+    return ", ".join(parts) or "–"
 
 
 def _training(training: Training) -> str:

@@ -26,6 +26,10 @@ tau
 Tokens that come out for each pass of the target, the target's own one included. Others call it acceptance
 length or block efficiency. At least 1.
 
+slice
+A part of the text that is looked at by itself: one kind of token, one prompt group, one stretch of the answer, or where
+the target itself is unsure. What holds most of the refusals is where training can gain most: Compare, tab Slices.
+
 c
 The time of one draft pass over the time of one target pass, measured on your machine.
 

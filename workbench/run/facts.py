@@ -9,6 +9,7 @@ import streamlit as st
 from engine.config.schema import Recipe, TrainSpec
 from engine.index.contents import loss_label, recipe_columns
 from engine.records.training import Training
+from engine.runs.draft_size import DraftSize
 from workbench.shared.method_names import SUPERVISION, mode_word
 
 _CSS = """<style>
@@ -22,8 +23,8 @@ def effort(training: Training, skipped: int) -> Training:
     return training if training.steps_skipped is not None else training.model_copy(update={"steps_skipped": skipped})
 
 
-def facts(recipe: Recipe, done: Training) -> list[tuple[str, str]]:
-    """Name and value of each fact that applies, as plain text."""
+def facts(recipe: Recipe, done: Training, size: DraftSize | None = None) -> list[tuple[str, str]]:
+    """Name and value of each fact that applies, as plain text. `size`: of the run's draft."""
     train = recipe.train
     columns = recipe_columns(recipe)
     rows = [
@@ -31,10 +32,26 @@ def facts(recipe: Recipe, done: Training) -> list[tuple[str, str]]:
         ("Supervision", SUPERVISION[str(columns["supervision"])]),
         ("Loss", loss_label(train.loss)),
         *_of_mode(train),
+        *_of_draft(recipe, size or DraftSize()),
     ]
     if train.selection.share < 1:
         rows.append(("Token selection", f"{train.selection.share:.0%}, against {train.selection.reference}"))
     return rows + _of_effort(done) + _of_server(recipe)
+
+
+def _of_draft(recipe: Recipe, size: DraftSize) -> list[tuple[str, str]]:
+    """What of the draft is trained, and what the run keeps of it."""
+    lora, rows = recipe.draft.lora, []
+    if size.trained_parameters is not None:
+        of = f" of {size.total_parameters:,} parameters" if size.total_parameters else " parameters"
+        adapter = f" (LoRA of rank {lora.rank} on a shared draft)" if lora else ""
+        rows.append(("Trained", f"{size.trained_parameters:,}{of}{adapter}"))
+    elif lora:
+        rows.append(("Trained", f"a LoRA adapter of rank {lora.rank} on a shared draft"))
+    if size.megabytes is not None:
+        shared = f", and {size.shared_megabytes:.1f} MB of the shared draft" if size.shared_megabytes else ""
+        rows.append(("Draft on disk", f"{size.megabytes:.1f} MB{shared}"))
+    return rows
 
 
 def _of_mode(train: TrainSpec) -> list[tuple[str, str]]:
@@ -86,10 +103,10 @@ def _of_server(recipe: Recipe) -> list[tuple[str, str]]:
     return [("Answers from", f"{server.model} at {server.base_url}")]
 
 
-def show(recipe: Recipe, done: Training) -> None:
+def show(recipe: Recipe, done: Training, size: DraftSize) -> None:
     """Draw the facts in a row that wraps."""
     items = "".join(
         f'<div role="listitem"><span class="name">{html.escape(name)}</span>{html.escape(value)}</div>'
-        for name, value in facts(recipe, done)
+        for name, value in facts(recipe, done, size)
     )
     st.html(f'{_CSS}<div class="facts" role="list">{items}</div>')

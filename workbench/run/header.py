@@ -11,6 +11,7 @@ from engine.errors import DraftbenchError
 from engine.index.queries import Run
 from engine.records.labels import Labels
 from engine.records.training import Training
+from engine.runs.draft_size import draft_size
 from engine.runs.folder import RunFolder
 from workbench.run import facts as run_facts
 from workbench.run.curves import events
@@ -99,4 +100,5 @@ def facts(run: RunFolder) -> None:
         recipe = run.recipe()
     except (DraftbenchError, OSError, ValueError, RecursionError):
         return  # reported by `problems`
-    run_facts.show(recipe, run_facts.effort(Training.read_or_empty(run.path), events(run).skipped()))
+    done = run_facts.effort(Training.read_or_empty(run.path), events(run).skipped())
+    run_facts.show(recipe, done, draft_size(run))

@@ -7,6 +7,7 @@ actions          buttons that act once
 label_form       the form of labels
 queries          all that pages read of the results
 charts           figures from data frames
+slice_chart      the figure of slices
 chart_parts      parts of figures
 theme            colours, marks of the fates, the Plotly template
 tokens           tokens and rounds as HTML

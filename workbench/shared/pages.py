@@ -107,6 +107,8 @@ PAGES: dict[str, Entry] = {
             "axis",
             "against",
             "prompt",
+            "slice",
+            "only",
         ),
     ),
     "findings": Entry(

@@ -4,8 +4,9 @@ console   what all print with: JSON, tables, coloured tokens, errors
 summary   a run's measurement
 listing   the list of runs
 runs      a run, comparisons, captures, exports
-served    a draft on a server: step times and predictions
+expected  what to expect of a server, and step times
 served_figures  served measurements with their verdicts
+slices    where a draft fails, and focused training sets
 study     studies
 findings  findings, also as Markdown
 data      prompt files, packs, imports

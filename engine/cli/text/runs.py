@@ -13,6 +13,8 @@ from engine.records.provenance import Provenance
 from engine.records.training import Training
 from engine.runs.description import Description
 
+_ROUNDED = 1e-4  # what is allowed of an export whose weights are not rounded
+
 
 def run(description: Description) -> None:
     """Print one run: state, recipe, origin, and its measurement if there is one."""
@@ -72,12 +74,29 @@ def comparison(compared: dict[str, Any]) -> None:
             f"not comparable: {differences}. `draftbench measure RUN --set measure.KEY=VALUE` measures a run again "
             "under equal conditions."
         )
+    _sizes(compared["sizes"])
     for row in compared["greedy_agreement"]:
         console.paragraph(
             f"T={row['temperature']:g} greedy agreement by token: both {row['both']}, only A {row['only_a']}, "
             f"only B {row['only_b']}, neither {row['neither']} (McNemar p = {row['p_value']:.2g}, "
             "treating tokens as independent)"
         )
+
+
+def _sizes(sizes: dict[str, Any]) -> None:
+    """Print how large the two drafts are, and what they took to train."""
+    a, b = sizes["a"], sizes["b"]
+    rows = [
+        ["draft on disk, MB", *(number(side["megabytes"], 1) for side in (a, b))],
+        ["shared draft, once for all, MB", *(number(side["shared_megabytes"], 1) for side in (a, b))],
+        ["trained parameters", *(_count(side["trained_parameters"]) for side in (a, b))],
+        ["training, s", *(number(side["training_seconds"], 0) for side in (a, b))],
+    ]
+    console.table("", ["size", "A", "B"], rows)
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
 
 
 def captures(rows: Sequence[dict[str, Any]]) -> None:
@@ -88,10 +107,13 @@ def captures(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def exported(report: dict[str, Any]) -> None:
-    """Print where an export was written, and whether it measures the same as the run's draft."""
+    """Print where an export was written, how it is served, and whether it measures the same as the run's draft."""
     console.line(f"wrote {report['folder']} ({report['megabytes']:.0f} MB, {report['dtype']})")
     for note in report.get("notes", []):
         console.paragraph(f"note: {note}", indent=2)
+    if served := report.get("served"):
+        _findings(served)
+        console.line(f"start it with\n{served['command']}")
     if not report["checked"]:
         return
     console.paragraph(f"checked on {report['checked_on']}:", indent=2)
@@ -100,8 +122,35 @@ def exported(report: dict[str, Any]) -> None:
             f"  T={row['temperature']:g}: exact {row['exported']:.4f} for the exported folder, {row['draft']:.4f} for "
             f"the run's draft, on the same {row['n_tokens']:,} tokens of {row['n_prompts']} prompts, both in float32"
         )
+        if row["allowed"] > _ROUNDED:
+            console.line(
+                f"    {report['dtype']} rounds: per token the two are {row['difference']:.5f} apart on average "
+                f"(at most {row['allowed']:g} is put down to rounding)"
+            )
     console.line(f"  generate(assistant_model=...) wrote our greedy text for {report['same_greedy_text']} prompts")
     console.line("  check passed" if report["ok"] else "  CHECK FAILED: do not serve this folder")
+
+
+def preflight(report: dict[str, Any]) -> None:
+    """Print what a server would say to a pair, and the command that would start it."""
+    refused = any(finding["level"] == "refused" for finding in report["preflight"])
+    form = {"none": "not written", "merged": "written whole", "apart": "its adapter beside its base"}[report["target"]]
+    console.line(
+        f"{report['server']}: {'would not serve this pair' if refused else 'serves this pair'} "
+        f"(gamma {report['gamma']}, {report['proposals']} proposals, target: {form})"
+    )
+    _findings(report)
+    for note in report["notes"]:
+        console.paragraph(f"note: {note}", indent=2)
+    if not refused:
+        console.line(f"start it with\n{report['command']}")
+
+
+def _findings(report: dict[str, Any]) -> None:
+    for finding in report["preflight"]:
+        console.paragraph(f"{finding['level']}: {finding['what']}", indent=2)
+        console.paragraph(f"why: {finding['reason']}", indent=4)
+        console.paragraph(f"fix: {finding['fix']}", indent=4)
 
 
 def indexed(changes: dict[str, Any]) -> None:

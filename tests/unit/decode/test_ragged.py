@@ -132,13 +132,23 @@ def told(rounds) -> list:
     ]
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(1.0), Sampling(0.7, 20, 0.8)], ids=str)
+@pytest.mark.parametrize(
+    ("sampling", "proposals"),
+    [
+        (GREEDY, "sampled"),
+        (Sampling(1.0), "sampled"),
+        (Sampling(0.7, 20, 0.8), "sampled"),
+        (Sampling(1.0), "argmax"),
+        (Sampling(0.3, 20, 0.8), "argmax"),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "mistral-window", "gpt2"])
-def test_rounds_are_those_of_the_reference(name, sampling, monkeypatch):
+def test_rounds_are_those_of_the_reference(name, sampling, proposals, monkeypatch):
     """Each of one row and of a ragged batch, by the cache of slots and row by row."""
     model, rows = made(name, KINDS[name]), prompts()
     draft = blend(copy.deepcopy(model), _other(model), 0.15)
-    settings = DecodeSettings(sampling, FixedLength(3), LENGTH, frozenset({1, *range(40, 60)}))
+    settings = DecodeSettings(sampling, FixedLength(3), LENGTH, frozenset({1, *range(40, 60)}), proposals=proposals)
 
     def rounds():
         together = list(speculative_decode(model, draft, rows, settings))

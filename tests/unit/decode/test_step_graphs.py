@@ -25,20 +25,21 @@ def test_shapes_are_rounded_to_few():
     assert [rounded_slots(n) for n in (1, 256, 257, 512, 513, 769)] == [256, 256, 512, 512, 768, 1024]
 
 
-def told(recorded, monkeypatch, sampling):
+def told(recorded, monkeypatch, sampling, proposals):
     monkeypatch.setattr(
         runner_module,
         "SlotRunner",
         lambda model, *, is_draft, slots: SlotRunner(model, is_draft=is_draft, slots=slots, recorded=recorded),
     )
-    settings = DecodeSettings(sampling, FixedLength(3), 20, frozenset(range(40, 60)))
+    settings = DecodeSettings(sampling, FixedLength(3), 20, frozenset(range(40, 60)), proposals=proposals)
     rounds = speculative_decode(tiny_llama(), noisy_copy(), PROMPTS, settings)
     return [(r.row, r.number, r.finish_reason, [(t.token_id, t.fate, t.uniform) for t in r.tokens]) for r in rounds]
 
 
+@pytest.mark.parametrize("proposals", ["sampled", "argmax"])
 @pytest.mark.parametrize("sampling", [Sampling(0.0), Sampling(1.0)], ids=str)
-def test_rounds_are_the_same_recorded_and_not(monkeypatch, sampling):
-    assert told(True, monkeypatch, sampling) == told(False, monkeypatch, sampling)
+def test_rounds_are_the_same_recorded_and_not(monkeypatch, sampling, proposals):
+    assert told(True, monkeypatch, sampling, proposals) == told(False, monkeypatch, sampling, proposals)
 
 
 def test_a_shape_is_recorded_once_and_again_only_after_the_cache_has_moved():

@@ -25,7 +25,8 @@ from engine.models.head import Head
 from tests.unit.distill import test_losses as plain
 
 SUMS = {
-    **{name: [LossTerm(name=name, beta=0.3, eta=2.0)] for name in [*DIVERGENCES, "sft"]},
+    **{name: [LossTerm(name=name, beta=0.3, eta=2.0, hard_weight=0.6)] for name in [*DIVERGENCES, "sft"]},
+    "hard": [LossTerm(name="argmax_ce")],
     "text and divergence": [LossTerm(name="sft", weight=0.25), LossTerm(name="reverse_kl")],
     "all": [LossTerm(name=name, weight=0.1 + i) for i, name in enumerate([*DIVERGENCES, "sft"])],
 }
@@ -37,7 +38,7 @@ POSITIONS, WIDTH, VOCAB = 11, 8, 37
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_value_and_gradient_are_those_of_float64(name: str, temperature: float, regime: str):
     hidden, logits = {"disjoint": disjoint, "flat": flat, **plain.REGIMES}[regime]()
-    signal, terms = plain.exact(hidden), [LossTerm(name=name, beta=plain.BETA, eta=plain.ETA)]
+    signal, terms = plain.exact(hidden), [LossTerm(name=name, beta=plain.BETA, eta=plain.ETA, hard_weight=plain.HARD)]
     values, gradient = value_and_gradient(logits, target_of(signal, terms), plain.context(temperature), terms)
 
     def wide(leaf: torch.Tensor) -> torch.Tensor:

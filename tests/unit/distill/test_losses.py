@@ -13,7 +13,7 @@ from engine.distill.losses import LOSSES, Context, tvd_pp_rewards
 from engine.models.head import Head
 
 ROWS, VOCAB, WIDTH, TOP_K = 12, 41, 16, 6
-BETA, ETA, REWARD_MEAN, REWARD_STD = 0.3, 2.0, 0.4, 0.7
+BETA, ETA, REWARD_MEAN, REWARD_STD, HARD = 0.3, 2.0, 0.4, 0.7, 0.6
 
 
 def normal(*shape: int, seed: int) -> torch.Tensor:
@@ -56,6 +56,7 @@ def context(temperature: float = 1.0) -> Context:
         ETA,
         REWARD_MEAN,
         REWARD_STD,
+        HARD,
     )
 
 
@@ -103,6 +104,13 @@ def plain_lk_hybrid(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
     return weight * kl(log_p, log_q) + (1 - weight) * total_variation
 
 
+def plain_argmax_ce(log_p: torch.Tensor, log_q: torch.Tensor, hard: float = HARD) -> torch.Tensor:
+    tokens = TOP_K if log_p.shape[-1] == TOP_K + 1 else log_p.shape[-1]  # the bucket of a compact signal is no token
+    best = [max(range(tokens), key=row.__getitem__) for row in log_p.tolist()]
+    ce = torch.stack([-log_q[row, token] for row, token in enumerate(best)])
+    return hard * ce + (1 - hard) * kl(log_p, log_q)
+
+
 def plain_neg_log_acceptance(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
     return -torch.minimum(log_p.exp(), log_q.exp()).sum(-1).clamp_min(1e-5).log()
 
@@ -125,6 +133,7 @@ PLAIN: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "tvd_pp": plain_tvd_pp,
     "neg_log_acceptance": plain_neg_log_acceptance,
     "lk_hybrid": plain_lk_hybrid,
+    "argmax_ce": plain_argmax_ce,
 }
 
 
@@ -165,7 +174,7 @@ def test_every_loss_of_the_registry_has_a_plain_form_here():
     assert set(PLAIN) | {"sft"} == set(LOSSES)
 
 
-@pytest.mark.parametrize("name", sorted(set(PLAIN) - {"tvd_pp"}))
+@pytest.mark.parametrize("name", sorted(set(PLAIN) - {"tvd_pp", "argmax_ce"}))
 @pytest.mark.parametrize("regime", REGIMES)
 def test_a_divergence_is_never_negative_and_zero_only_at_the_target(name: str, regime: str):
     hidden, draft_logits = REGIMES[regime]()
@@ -219,6 +228,31 @@ def test_lk_hybrid_is_a_kl_far_off_and_a_total_variation_near():
         pure = _one(lambda z, s=settings, n=name: LOSSES[n](z, exact(hidden), s), draft_logits)
         torch.testing.assert_close(mixed[0], pure[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(mixed[1], pure[1], rtol=1e-4, atol=1e-5)
+
+
+def test_argmax_ce_is_hard_at_one_and_forward_kl_as_it_goes_to_zero():
+    hidden, draft_logits = random_pair()
+    best, leaf = exact(hidden).head.logits(hidden).argmax(-1), draft_logits
+    hard = Context(context().token_ids, context().uniforms, hard_weight=1.0)
+    found = _one(lambda z: LOSSES["argmax_ce"](z, exact(hidden), hard), leaf)
+    probs = torch.softmax(draft_logits.double(), -1)
+    chosen = torch.nn.functional.one_hot(best, VOCAB)
+    torch.testing.assert_close(found[0].double(), -(probs * chosen).sum(-1).log(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[1].double(), probs - chosen, rtol=1e-4, atol=1e-6)
+    soft = Context(context().token_ids, context().uniforms, hard_weight=1e-7)
+    for mine, theirs in zip(
+        _one(lambda z: LOSSES["argmax_ce"](z, exact(hidden), soft), leaf),
+        _one(lambda z: LOSSES["forward_kl"](z, exact(hidden), context()), leaf),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_argmax_ce_never_takes_the_bucket_of_a_compact_signal_for_a_token():
+    """The others have more together than the likeliest token alone."""
+    signal = CompactSignal(torch.tensor([[3, 1]]), torch.tensor([[0.2, 0.1]]).log(), torch.tensor([0.7]), VOCAB)
+    loss = LOSSES["argmax_ce"](torch.zeros(1, VOCAB), signal, Context(torch.zeros(1).long(), torch.zeros(1)))
+    assert float(loss) == pytest.approx(math.log(VOCAB), rel=1e-5)
 
 
 def test_the_weight_of_lk_hybrid_carries_no_gradient():

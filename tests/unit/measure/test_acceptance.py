@@ -231,3 +231,27 @@ def test_the_mean_is_over_tokens_not_over_prompts():
         return PromptAcceptance("p", "", [0] * len(overlaps), column, column > 0, column, column, column, column > 0)
 
     assert mean_overlap([result(1.0), result(0.0, 0.5, 0.5)]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 0.7])
+def test_the_target_s_entropy_is_that_of_its_whole_distribution_at_temperature_1(
+    temperature, target, greedy_capture, capture
+):
+    """Whatever the text was written with and p is cut by: an independent computation in float64."""
+    on = greedy_capture if temperature == 0 else capture
+    drafts = {"a": noisy_copy(), "b": target.model}
+    results = exact_of_drafts(drafts, Head.of(target.model), on, Sampling(temperature, 20, 0.9), with_entropy=True)
+    head = target.model.get_output_embeddings().weight.double()
+    for result, answer in zip(results["a"], on.answers, strict=True):
+        logits = (on.raw_signal(answer).view(torch.bfloat16).double() @ head.T).numpy()
+        p = np.exp(logits - logits.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)
+        np.testing.assert_allclose(result.entropy, -(p * np.log(p)).sum(-1), atol=1e-4)
+        assert result.prompt_tokens == len(answer.prompt_ids)
+    for mine, other in zip(results["a"], results["b"], strict=True):
+        assert torch.equal(mine.entropy, other.entropy)
+
+
+def test_entropy_is_computed_only_if_asked_for(target, capture):
+    results = exact_of_drafts({"a": target.model}, Head.of(target.model), capture, Sampling(1.0))
+    assert {result.entropy for result in results["a"]} == {None}

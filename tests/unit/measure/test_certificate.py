@@ -34,6 +34,7 @@ def test_chi_square_passes():
     assert check.n_tokens == 6_000
 
 
+@pytest.mark.parametrize("proposals", ["sampled", "argmax"])
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
@@ -41,11 +42,20 @@ def test_chi_square_passes():
         ("kept_before_refusal", accept_all),
     ],
 )
-def test_chi_square_fails_with_a_wrong_rule(monkeypatch, name, wrong):
+def test_chi_square_fails_with_a_wrong_rule(monkeypatch, name, wrong, proposals):
     monkeypatch.setattr(verdicts, name, wrong)
-    check = chi_square(tokens=6_000)
+    check = chi_square(tokens=6_000, proposals=proposals)
     assert check.passed is False
     assert check.figures["p_value"] < 1e-6
+
+
+def test_chi_square_passes_with_argmax_proposals():
+    check = chi_square(tokens=6_000, proposals="argmax")
+    assert check.passed is True
+    assert check.figures["p_value"] > 0.01
+    assert 0.1 < check.figures["acceptance"] < 0.6
+    assert "argmax proposals" in check.detail
+    assert chi_square(tokens=6_000).figures["acceptance"] != check.figures["acceptance"]
 
 
 def test_chi_square_cells_are_the_targets_own_probabilities():
@@ -79,6 +89,43 @@ def test_a_draft_identical_to_its_target_passes():
     assert len(check.figures["rejected"]) == len(certificate.SELF_DRAFT_SETTINGS) == 12
     # 10 tokens with gamma 3: 3 + 1, 3 + 1, 1 + 1
     assert check.n_tokens == 12 * len(PROMPTS) * 7
+
+
+ARGMAX = replace(SHORT, proposals="argmax")
+
+
+def test_a_draft_identical_to_its_target_passes_with_argmax_proposals():
+    """Above temperature 0 it is refused, as often as p of its proposals says."""
+    check = self_draft(TARGET, PROMPTS, replace(ARGMAX, max_new_tokens=24))
+    assert check.passed is True
+    rejected = check.figures["rejected"]
+    assert not any(count for name, count in rejected.items() if name.startswith("T=0 "))
+    assert all(count for name, count in rejected.items() if name.startswith("T=1 "))
+    assert check.figures["came_back"] == 0
+    assert 0 < check.figures["expected"] < check.n_tokens
+    assert abs(check.figures["z"]) < 4
+
+
+def test_the_argmax_self_draft_fails_where_the_refused_token_may_come_back(monkeypatch):
+    monkeypatch.setattr(verdicts, "residual", lambda p, q: p)
+    check = self_draft(TARGET, PROMPTS, replace(ARGMAX, max_new_tokens=24))
+    assert check.passed is False
+    assert check.figures["came_back"] > 0
+
+
+def test_the_argmax_self_draft_fails_where_tokens_are_kept_too_often(monkeypatch):
+    rule = verdicts.kept_before_refusal
+    monkeypatch.setattr(verdicts, "kept_before_refusal", lambda p, q, u, gammas: rule(p, q, u / 3, gammas))
+    check = self_draft(TARGET, PROMPTS, replace(ARGMAX, max_new_tokens=24), [Sampling(0.0), Sampling(0.3)])
+    assert check.passed is False
+    assert check.figures["z"] > 4
+
+
+def test_the_argmax_self_draft_fails_where_another_token_is_proposed(monkeypatch):
+    likeliest = speculative.likeliest
+    monkeypatch.setattr(speculative, "likeliest", lambda logits: likeliest(logits if logits.dim() == 3 else -logits))
+    check = self_draft(TARGET, PROMPTS, ARGMAX)
+    assert check.passed is False
 
 
 def test_self_draft_fails_where_q_is_not_what_was_sampled(monkeypatch):

@@ -122,8 +122,8 @@ def test_a_text_that_parts_fails_in_float32_whichever_is_wrong(wrong):
     assert traced_equals_captured(TARGET, answers, traced, exact=False).passed is None
 
 
-def chi(target=TARGET, draft=NOISY, sampling=DRAWN, seed=0, draws=600):
-    return pair_chi_square(target, draft, prompts(4), sampling, draws=draws, seed=seed)
+def chi(target=TARGET, draft=NOISY, sampling=DRAWN, seed=0, draws=600, proposals="sampled"):
+    return pair_chi_square(target, draft, prompts(4), sampling, draws=draws, seed=seed, proposals=proposals)
 
 
 @pytest.mark.parametrize("sampling", [Sampling(1.0), Sampling(0.7), Sampling(1.0, 20), Sampling(1.0, 0, 0.8)], ids=str)
@@ -133,6 +133,16 @@ def test_the_chi_square_of_the_pair_passes(sampling):
     assert 0.1 < check.figures["acceptance"] < 0.95
     assert check.figures["freedom"] > 4
     assert check.figures["impossible"] == 0
+
+
+@pytest.mark.parametrize("sampling", [Sampling(0.2), Sampling(0.5, 20), Sampling(0.3, 0, 0.8)], ids=str)
+def test_the_chi_square_passes_with_argmax_proposals_and_fails_without_their_residual(monkeypatch, sampling):
+    check = chi(sampling=sampling, proposals="argmax")
+    assert check.passed is True
+    assert check.figures["acceptance"] > 0.05
+    assert "argmax proposals" in check.detail
+    monkeypatch.setattr(verdicts, "residual", lambda p, q: p)  # the refused token may come back
+    assert chi(sampling=sampling, proposals="argmax").passed is False
 
 
 @pytest.mark.parametrize("name", ["falcon-alibi", "gpt2"])

@@ -208,12 +208,12 @@ def test_the_interval_is_of_as_many_resamples_as_either_recipe_asks_for(folders,
     assert samples == [taken, taken]
 
 
-@pytest.mark.parametrize(("key", "value"), [("num_draft_tokens", 5), ("adaptive", True)])
-def test_another_gamma_blocks_the_sampled_rates_only(folders, key, value):
+@pytest.mark.parametrize(("key", "value"), [("num_draft_tokens", 5), ("adaptive", True), ("proposals", "argmax")])
+def test_another_gamma_or_way_to_propose_blocks_the_sampled_rates_only(folders, key, value):
     a, b = folders[1]["a"], folders[1]["b"].model_copy(update={key: value})
     assert differing_conditions(a, b) == {key: (getattr(a, key), value)}
     for r in compared(folders, **{key: value}):
-        exact = r.metric in ("exact", "greedy_agreement")
+        exact = r.metric in ("exact", "argmax", "greedy_agreement")
         assert r.comparable is exact
         assert r.reason == (None if exact else f"{key} differ")
 
@@ -223,6 +223,11 @@ def test_other_conditions_block_every_rate(folders, key, value):
     rows = compared(folders, **{key: value})
     assert not any(r.comparable for r in rows)
     assert key in rows[0].reason
+
+
+def test_a_measurement_from_before_argmax_proposals_sampled_them():
+    assert differing_conditions(Conditions(), Conditions(proposals="sampled")) == {}
+    assert "proposals" in differing_conditions(Conditions(), Conditions(proposals="argmax"))
 
 
 def test_what_does_not_change_a_rate_does_not_block_it(folders):

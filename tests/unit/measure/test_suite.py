@@ -1,5 +1,6 @@
 """Everything measured of a draft, end to end on a tiny pair, and what must go wrong when the engine does."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -15,6 +16,7 @@ from engine.fileio import finite
 from engine.measure import certificate as lossless
 from engine.measure import suite
 from engine.measure.certificate import ALARM_Z
+from engine.measure.compare import ON_TARGET_TEXT
 from engine.measure.suite import Measured, Pair
 from engine.models.draft import Draft
 from engine.progress import Progress
@@ -23,8 +25,22 @@ from tests.tiny_pair import as_draft, captured, loaded, measured, measured_on, n
 
 torch.set_num_threads(1)
 TEMPERATURES = (0.0, 1.0)
+EXPECTED = ("exact", "argmax")
 COLUMNS = {
-    "positions": {"draft", "temperature", "prompt_id", "position", "token_id", "overlap", "agree", "p", "q"},
+    "positions": {
+        "draft",
+        "temperature",
+        "prompt_id",
+        "position",
+        "token_id",
+        "overlap",
+        "agree",
+        "p",
+        "q",
+        "argmax_prob",
+        "hit",
+        "entropy",
+    },
     "prompts": {
         "draft",
         "temperature",
@@ -32,8 +48,10 @@ COLUMNS = {
         "group",
         "text",
         "exact_sum",
+        "argmax_sum",
         "agree_sum",
         "n_positions",
+        "prompt_tokens",
         "answer",
         "rounds",
         "drafted",
@@ -120,11 +138,12 @@ def test_positions_hold_every_token_of_both_drafts(whole, captures):
 def test_prompts_hold_sums_of_positions_and_of_the_trace(whole):
     prompts, positions = whole.tables["prompts"], whole.tables["positions"]
     sums = positions.groupby(["draft", "temperature", "prompt_id"]).agg(
-        exact=("overlap", "sum"), agree=("agree", "sum"), n=("position", "count")
+        exact=("overlap", "sum"), argmax=("argmax_prob", "sum"), agree=("agree", "sum"), n=("position", "count")
     )
     merged = prompts.merge(sums, left_on=["draft", "temperature", "prompt_id"], right_index=True)
     assert len(merged) == len(prompts) == 2 * 2 * 6
     assert (merged.exact_sum - merged.exact).abs().max() < 1e-3
+    assert (merged.argmax_sum - merged.argmax).abs().max() < 1e-3
     assert (merged.agree_sum == merged.agree).all()
     assert (merged.n_positions == merged.n).all()
     assert (prompts.drafted.dropna() == (prompts.accepted + prompts.rejected + prompts.discarded).dropna()).all()
@@ -155,6 +174,7 @@ def test_metrics_are_the_ratios_of_the_sums_within_their_intervals(whole):
         accepted = rows.accepted.sum()
         expected = {
             "exact": rows.exact_sum.sum() / rows.n_positions.sum(),
+            "argmax": rows.argmax_sum.sum() / rows.n_positions.sum(),
             "greedy_agreement": rows.agree_sum.sum() / rows.n_positions.sum(),
             "per_proposed": accepted / rows.drafted.sum(),
             "per_examined": accepted / (accepted + rows.rejected.sum()),
@@ -165,16 +185,43 @@ def test_metrics_are_the_ratios_of_the_sums_within_their_intervals(whole):
             found = metric(whole, name, t)
             assert found["value"] == pytest.approx(value)
             assert found["low"] <= found["value"] <= found["high"]
-            assert found["n_prompts"] == (6 if name in ("exact", "greedy_agreement") else 5)
+            assert found["n_prompts"] == (6 if name in ON_TARGET_TEXT else 5)
             assert 1 <= found["value"] <= 4 if name == "tau" else 0 < found["value"] < 1
     initial = {m["metric"] for m in whole.summary.document()["metrics"] if m["draft"] == "initial"}
-    assert initial == {"exact", "greedy_agreement"}
+    assert initial == set(ON_TARGET_TEXT)
 
 
 def test_at_temperature_zero_exact_is_greedy_agreement(whole):
     for draft in ("initial", "trained"):
-        exact, agreement = (metric(whole, m, 0.0, draft)["value"] for m in ("exact", "greedy_agreement"))
+        exact, argmax, agreement = (metric(whole, m, 0.0, draft)["value"] for m in ON_TARGET_TEXT)
         assert exact == pytest.approx(agreement)
+        assert argmax == pytest.approx(agreement)
+
+
+def test_argmax_proposals_are_decoded_expected_and_certified(target, captures, monkeypatch):
+    """The trace, its alarm and the certificate are those of the rule that is measured."""
+    asked = []
+    chi_square = lossless.chi_square
+    monkeypatch.setattr(lossless, "chi_square", lambda **options: asked.append(options) or chi_square(**options))
+    spec = settings(proposals="argmax", speed_prompts=0, max_new_tokens=60)
+    result = measured(target, noisy_copy(0.1), captures, spec)
+    document = result.summary.document()
+    assert document["conditions"]["proposals"] == "argmax"
+    assert document["conditions"]["acceptance_rule"] == suite.ACCEPTANCE_RULE, "the rates on the text are the same"
+    checks = {check["name"]: check for check in document["certificate"]["checks"]}
+    assert document["certificate"]["passed"] is True, document["certificate"]
+    assert "p(argmax q)" in checks["sampled_equals_expected"]["detail"]
+    for name in ("self_draft", "chi_square", "chi_square_pair"):
+        assert "argmax proposals" in checks[name]["detail"]
+    assert asked[0]["proposals"] == "argmax"
+    tokens = result.tables["tokens"].query("temperature == 1")
+    judged = tokens[tokens.fate.isin(["accepted", "rejected"])]
+    assert (judged.q == 1).all()
+    assert (judged.overlap - judged.p).abs().max() == 0
+    corrected = tokens[tokens.fate == "corrected"].set_index(["prompt_id", "round"]).token_id
+    refused = tokens[tokens.fate == "rejected"].set_index(["prompt_id", "round"]).token_id
+    assert len(refused) > 20
+    assert (corrected.loc[refused.index] != refused).all()
 
 
 def test_sampled_acceptance_agrees_with_the_expected(whole):
@@ -227,8 +274,11 @@ def test_speed_is_measured_and_compared_with_the_formula(whole):
 
 def test_improvement_is_positive_for_the_target_itself_against_a_random_draft(target, captures, no_chi_square):
     result = measured(target, target.model, captures, settings(speed_prompts=0))
-    for found in result.summary.document()["improvement"]:
-        trained, initial = (metric(result, "exact", found["temperature"], d)["value"] for d in ("trained", "initial"))
+    rows = result.summary.document()["improvement"]
+    assert {(row["temperature"], row["metric"]) for row in rows} == set(itertools.product(TEMPERATURES, EXPECTED))
+    for found in rows:
+        name = found["metric"]
+        trained, initial = (metric(result, name, found["temperature"], d)["value"] for d in ("trained", "initial"))
         assert found["value"] == pytest.approx(trained - initial)
         assert found["low"] > 0
     assert metric(result, "per_examined", 1.0)["value"] == 1

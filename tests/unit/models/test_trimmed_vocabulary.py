@@ -129,7 +129,7 @@ def test_the_trimmed_signal_is_the_whole_one_at_the_drafts_ids(temperature: floa
     assert torch.allclose(draft.exp().sum(-1), torch.ones(6))
 
 
-@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"tvd_pp", "sft", "forward_kl", "lk_hybrid"}))
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"tvd_pp", "sft", "forward_kl", "lk_hybrid", "argmax_ce"}))
 def test_gradients_are_those_of_the_whole_vocabulary_with_q_zero_elsewhere(name: str):
     """Against the plain form: the draft's other logits so low that they hold no probability."""
     logits, hidden, head = problem(1.0)
@@ -155,6 +155,15 @@ def test_forward_kl_draws_q_to_p_renormalised_with_the_weight_of_what_the_draft_
     expected = p.sum(-1, keepdim=True) * torch.softmax(logits.double(), -1) - p
     assert leaf.grad is not None
     assert torch.allclose(leaf.grad.double(), expected, atol=1e-6)
+
+
+def test_argmax_ce_teaches_the_likeliest_id_that_the_draft_has():
+    logits, hidden, head = problem(1.0)
+    signal = TrimmedSignal(hidden, head.of_ids(IDS), log_totals(hidden, head, 1.0))
+    loss = LOSSES["argmax_ce"](logits, signal, Context(torch.zeros(6, dtype=torch.long), torch.rand(6)))
+    best = head.logits(hidden)[:, IDS].argmax(-1)
+    assert (best != head.logits(hidden).argmax(-1)).any(), "somewhere the target's own is not among them"
+    assert torch.allclose(loss, torch.nn.functional.cross_entropy(logits, best, reduction="none"), atol=1e-5)
 
 
 def test_tvd_is_one_minus_the_acceptance():

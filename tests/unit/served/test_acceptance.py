@@ -157,6 +157,20 @@ def test_at_temperature_1_it_is_an_unbiased_estimate_of_exact_acceptance(
     assert ("trained", 1.0, "greedy_agreement") not in outcome  # of a sampled text it is not known
 
 
+def test_where_the_drawn_token_is_the_drafts_likeliest_estimates_argmax_acceptance(
+    tmp_path: Path, server: Server, target: LoadedModel, written: dict[float, Capture]
+):
+    serve(server, target, written)
+    draft, capture = noisy_copy(), fetched(tmp_path, server, target, 1.0)
+    served = served_acceptance(draft, capture, 1.0, target.vocab_rows, capture.answers)
+    estimate = torch.cat([r.argmax_prob for r in served]).double()
+    expected = torch.cat([r.argmax_prob for r in full(target, draft, written[1.0])]).double()
+    assert set(estimate.tolist()) == {0.0, 1.0}
+    off = estimate - expected
+    assert 0 < expected.mean() < 0.9
+    assert abs(off.sum() / (off.square().sum().sqrt())) < 4
+
+
 def test_at_temperature_0_it_is_exact_and_greedy_agreement(
     tmp_path: Path, server: Server, target: LoadedModel, written: dict[float, Capture]
 ):
@@ -175,7 +189,7 @@ def test_at_temperature_0_it_is_exact_and_greedy_agreement(
     rates = {
         m["metric"]: m["value"] for m in measured(server, target, {0.0: capture}, draft).summary.document()["metrics"]
     }
-    assert rates["exact"] == rates["greedy_agreement"]
+    assert rates["exact"] == rates["argmax"] == rates["greedy_agreement"]
 
 
 def test_a_draft_of_the_served_model_itself_is_always_accepted(
@@ -195,17 +209,13 @@ def test_the_change_is_paired_and_gamma_and_sampled_rates_are_absent(
     serve(server, target, written)
     outcome = measured(server, target, {t: fetched(tmp_path, server, target, t) for t in (0.0, 1.0)}, noisy_copy())
     assert set(outcome.tables) == {"positions", "prompts"}
-    assert {m["metric"] for m in outcome.summary.document()["metrics"]} == {"exact", "greedy_agreement"}
+    assert {m["metric"] for m in outcome.summary.document()["metrics"]} == {"exact", "argmax", "greedy_agreement"}
     assert not {"certificate", "speed", "by_slot", "stands_in_for"} & set(outcome.summary.document())
     assert "num_draft_tokens" not in outcome.summary.document()["conditions"]
-    rates = {
-        (m["draft"], m["temperature"]): m["value"]
-        for m in outcome.summary.document()["metrics"]
-        if m["metric"] == "exact"
-    }
+    rates = {(m["draft"], m["temperature"], m["metric"]): m["value"] for m in outcome.summary.document()["metrics"]}
     for gain in outcome.summary.document()["improvement"]:
-        at = gain["temperature"]
-        assert gain["value"] == pytest.approx(rates["trained", at] - rates["initial", at])
+        at = gain["temperature"], gain["metric"]
+        assert gain["value"] == pytest.approx(rates["trained", *at] - rates["initial", *at])
         assert gain["n_prompts"] == 60
     whole = outcome.tables["positions"].query("draft == 'trained' and temperature == 1")
     assert (whole.overlap - (whole.q / whole.p).clip(upper=1)).abs().max() < 1e-6

@@ -1,0 +1,257 @@
+"""An export for a server: what goes beside the draft so that the pair can be started with one command."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.catalogue import Proposals
+from engine.config.schema import ModelSpec, Recipe
+from engine.errors import DraftbenchError
+from engine.export import gguf
+from engine.export.facts import Asked, Pair, pair_of
+from engine.export.gguf_quantise import quantiser
+from engine.export.model_card import public_name
+from engine.export.preflight import Finding, preflight, refuse, server_card
+from engine.export.start_command import (
+    HERE,
+    SETTINGS,
+    Serving,
+    request_note,
+    script,
+    shell,
+    start_command,
+    tensorrt_settings,
+)
+from engine.models.load import LoadedModel
+from engine.models.locate import gguf_source, locate_adapter
+from engine.runs.folder import RunFolder
+
+_TAKES_ADAPTERS = ("transformers", "vllm")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asks of an export for a server; None: what the server and the run want."""
+
+    server: str
+    gamma: int | None = None
+    proposals: Proposals | None = None
+    context_tokens: int | None = None
+    tensor_parallel: int = 1
+    target: str | None = None
+    """none, merged or apart."""
+    gguf: str | None = None
+    served_target: str | None = None
+    """The target that the server has, if it is another copy than the run's: a folder, a .gguf file or hub:ORG/NAME."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An export for a server as it will be made, and what the server will say to it."""
+
+    server: str
+    asked: Asked
+    proposals: Proposals
+    pair: Pair
+    findings: list[Finding]
+    spec: ModelSpec
+    """The run's target."""
+    top_k: int = 0
+    top_p: float = 1.0
+
+    @property
+    def card(self) -> Any:
+        return server_card(self.server)
+
+    @property
+    def adapter(self) -> bool:
+        return self.spec.adapter is not None and self.asked.target == "apart"
+
+    def serving(self) -> Serving:
+        """The start command's content. The draft lies at the top of the folder, a target in it or elsewhere."""
+        parallel = self.asked.tensor_parallel
+        return Serving(
+            gamma=self.asked.gamma,
+            proposals=self.proposals,
+            dtype=self.pair.target.dtype,
+            draft=f"{HERE}/draft-{self.asked.gguf}.gguf" if self.card.weights == "gguf" else HERE,
+            adapter=f"{HERE}/adapter" if self.adapter else None,
+            adapter_rank=self.pair.target.adapter_rank or 0,
+            context_tokens=self.asked.context_tokens or self.pair.context_tokens,
+            tensor_parallel=parallel,
+            draft_alone=self.pair.draft.heads % parallel != 0,
+            top_k=self.top_k,
+            top_p=self.top_p,
+        )
+
+    def target_place(self) -> str | None:
+        """Where the target is, seen from the script: in the folder or on the hub; None: the user has to say."""
+        if self.asked.target == "merged":
+            return f"{HERE}/target-f16.gguf" if self.card.weights == "gguf" else f"{HERE}/target"
+        named = self.spec.model.startswith("hub:") and self.card.weights != "gguf"
+        whole = self.spec.adapter is None or self.adapter
+        return self.spec.model.removeprefix("hub:") if named and whole else None
+
+    def needs(self) -> str:
+        """The target in words, for whoever has to give it."""
+        form = "a .gguf file" if self.card.weights == "gguf" else "a folder or a name on the hub"
+        name = public_name(self.spec.model)
+        if self.spec.adapter is None:
+            return f"{name}, {form}"
+        tuned = Path(self.spec.adapter).name
+        return f"{name}, {form}" if self.adapter else f"{name} with the adapter {tuned} merged into it, {form}"
+
+    def command(self, folder: Path) -> str:
+        """The command with the paths of an export in `folder`, for the terminal."""
+        place = self.target_place()
+        source = gguf_source(self.spec) if self.card.weights == "gguf" and self.spec.adapter is None else None
+        target = place.replace(HERE, str(folder)) if place else str(source) if source else "TARGET"
+        return shell(start_command(self.server, self.serving()), here=str(folder), target=target)
+
+    def notes(self) -> list[str]:
+        """What whoever starts the server should know, in sentences."""
+        notes = [request_note(self.server, self.serving())]
+        if self.adapter and self.server == "vllm":
+            notes.append('Requests name the adapter as their model: "model": "tuned". The draft has no adapter.')
+        if self.target_place() is None:
+            notes.append(
+                f"The target is not in the folder: {self.needs()}. --target merged writes one beside the draft."
+            )
+        if self.card.proposals != ("sampled",) and self.proposals == "argmax":
+            notes.append(
+                f"{self.card.title} proposes the draft's likeliest token at every temperature: above temperature 0 "
+                "expect the rate of argmax proposals, not `exact`."
+            )
+        if self.server == "tensorrt-llm":
+            notes.append(f"{SETTINGS} names the draft's folder as it is now: change it if the folder moves.")
+        return [note for note in notes if note]
+
+    def report(self, folder: Path) -> dict[str, Any]:
+        """The export as a JSON object."""
+        return {
+            "server": self.server,
+            "target": self.asked.target,
+            "proposals": self.proposals,
+            "gamma": self.asked.gamma,
+            "preflight": [asdict(finding) for finding in self.findings],
+            "command": self.command(folder),
+            "notes": self.notes(),
+        }
+
+
+def plan(run: RunFolder, recipe: Recipe, wishes: Wishes) -> Plan:
+    """What an export for the server would be. Reads settings and tokenizers, no weights.
+
+    Raises DraftbenchError for an unknown server, a run without a draft, and models that cannot be located.
+    """
+    card = server_card(wishes.server)
+    served = recipe.target.model_copy(update={"model": wishes.served_target, "adapter": None, "revision": None})
+    pair = pair_of(run, recipe, served if wishes.served_target else None)
+    gguf_form = wishes.gguf or gguf.PRECISIONS[0]
+    if wishes.gguf and card.weights != "gguf":
+        raise DraftbenchError(
+            f"--gguf {wishes.gguf} for {card.title}", f"{card.title} loads safetensors", "leave --gguf out"
+        )
+    if gguf_form not in gguf.PRECISIONS:
+        raise gguf.unknown_precision(gguf_form)
+    asked = Asked(
+        gamma=recipe.measure.num_draft_tokens if wishes.gamma is None else wishes.gamma,
+        proposals=wishes.proposals,
+        context_tokens=wishes.context_tokens,
+        tensor_parallel=wishes.tensor_parallel,
+        target=_target_form(wishes, recipe.target),
+        gguf=gguf_form,
+        quantiser=quantiser() is not None,
+    )
+    return Plan(
+        wishes.server,
+        asked,
+        wishes.proposals or card.proposals[0],
+        pair,
+        preflight(wishes.server, pair, asked),
+        recipe.target,
+        recipe.measure.top_k,
+        recipe.measure.top_p,
+    )
+
+
+def _target_form(wishes: Wishes, spec: ModelSpec) -> str:
+    """How the target goes along: only an adapter does unasked, as the server wants it.
+
+    A base that is no folder of safetensors (the embedded model) is merged, since no other server could load it.
+    """
+    if wishes.target is not None or spec.adapter is None or wishes.served_target:
+        return wishes.target or "none"
+    published = gguf_source(spec) is None
+    return "apart" if wishes.server in _TAKES_ADAPTERS and published else "merged"
+
+
+def check_plan(made: Plan) -> None:
+    """Raise DraftbenchError if the server would refuse the pair."""
+    refuse(made.server, made.findings)
+
+
+def write_beside(folder: Path, out: Path, made: Plan, target: LoadedModel) -> list[str]:
+    """Write the target, as the plan says, and what starts the server into the new export; `out`: where it will be.
+
+    Returns what the target's file could not hold.
+    """
+    notes: list[str] = []
+    serving = made.serving()
+    if made.asked.target == "merged":
+        notes = _write_target(folder, made, target)
+    if made.adapter:
+        assert made.spec.adapter is not None
+        _copy_adapter(locate_adapter(made.spec.adapter), folder / "adapter")
+    if made.card.weights == "gguf":
+        target.tokenizer.save_pretrained(folder / "tokenizer")
+    if made.server == "tensorrt-llm":
+        (folder / SETTINGS).write_text(tensorrt_settings(serving, str(out)), encoding="utf-8")
+    name, text = script(made.server, serving, target=made.target_place(), needs=made.needs())
+    (folder / name).write_text(text, encoding="utf-8")
+    (folder / name).chmod(0o755)
+    return notes
+
+
+def _write_target(folder: Path, made: Plan, target: LoadedModel) -> list[str]:
+    """The whole target, its adapter merged into it."""
+    if made.card.weights == "gguf":
+        return [f"target: {note}" for note in gguf.write_model(folder, "target", target.model, target, "f16").notes]
+    target.model.save_pretrained(folder / "target")
+    target.tokenizer.save_pretrained(folder / "target")
+    return []
+
+
+def _copy_adapter(source: Path, place: Path) -> None:
+    """The adapter's settings and weights; its tokenizer is the draft's, at the top of the folder."""
+    place.mkdir()
+    for file in sorted(source.iterdir()):
+        if file.suffix in (".json", ".safetensors", ".jinja", ".model", ".txt") and file.is_file():
+            (place / file.name).write_bytes(file.read_bytes())
+
+
+def use_section(made: Plan) -> list[str]:
+    """The part of the model card that says how the server is started."""
+    name, _ = script(made.server, made.serving(), target=made.target_place(), needs=made.needs())
+    shown = shell(start_command(made.server, made.serving()), here=".", target=_shown(made))
+    notes = [f"- {note}" for note in made.notes()]
+    warnings = [f"- {finding.what}: {finding.reason} ({finding.fix})" for finding in made.findings]
+    run = f"`sh {name}`" if name.endswith(".sh") else f"`python {name}`"
+    return [
+        f"## Serve with {made.card.title}",
+        "",
+        f"{run} starts it, or from this folder:",
+        "",
+        "```sh",
+        shown,
+        "```",
+        *(["", *notes] if notes else []),
+        *(["", "Preflight:", "", *warnings] if warnings else []),
+    ]
+
+
+def _shown(made: Plan) -> str:
+    place = made.target_place()
+    return place.replace(HERE, ".") if place else "TARGET"

@@ -1,0 +1,229 @@
+"""The Compare page's slices: where each draft fails, what is to be gained there, and how to train for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from shlex import quote
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from engine.errors import DraftbenchError
+from engine.measure.definitions import RATES
+from engine.numbers import share
+from engine.records.interval import Interval
+from engine.slices.kinds import KINDS
+from engine.slices.of_run import SlicedRuns, slices_against, slices_of_run
+from engine.slices.slices import FEW_PROMPTS, FEW_TOKENS, Slice
+from engine.slices.tokens import BY, PAST_THE_END
+from workbench.compare.comparison import Comparison, Draft
+from workbench.compare.figures import View, file_name
+from workbench.shared import charts, queries, slice_chart, ui
+from workbench.shared.chart_parts import bounds
+
+WAYS = {
+    "kind": "Kind of token",
+    "position": "Position in the answer",
+    "context": "Position in the context",
+    "entropy": "Entropy of the target",
+    "group": "Prompt group",
+    "category": "SPEED-Bench category",
+}
+"""What a visitor can slice by; single prompts have a tab of their own."""
+_COLUMNS = ["label", "slice", "value", "low", "high", "n_prompts", "n_tokens", "token_share", "refusal_share"]
+_COLUMNS += ["gain", "gain_low", "gain_high", "few"]
+Table = Callable[[pd.DataFrame, str, str, str], None]  # frame, file name, caption, key
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The slices of the drafts that have them, by draft id, and why others have none, by label."""
+
+    results: dict[str, SlicedRuns]
+    missing: dict[str, str]
+
+
+def section(comparison: Comparison, metric: str, show: Callable[[View, str], None], table: Table) -> None:
+    """The choice of slices, the figure, the changes from the baseline, and the command that trains for one."""
+    left, right = st.columns(2)
+    with left:
+        by = ui.choose_one("Slice by", list(WAYS), WAYS, "slice")
+    shown = load(comparison, by, metric)
+    for why, labels in _together(shown.missing).items():
+        st.info(f"{ui.text(', '.join(labels))}: {ui.text(why)}", icon=":material/info:")
+    if not shown.results:
+        return
+    view = figure(comparison, metric, by, shown)
+    show(view, "slices")
+    for sentence in chances(comparison, shown):
+        st.caption(ui.text(sentence))
+    lost = "target forwards" if metric == "tau" else "refusals"
+    st.caption(
+        f"Slices that hold most {lost} come first, unless they have an order of their own. (few): fewer than "
+        f"{FEW_PROMPTS} prompts or {FEW_TOKENS} tokens, too little to conclude from."
+    )
+    changes = changes_table(shown, comparison.labels)
+    if not changes.empty:
+        st.subheader("Change from the baseline by slice", anchor=False)
+        caption = f"Change of {metric} from the baseline by {WAYS[by].lower()}, {comparison.note}, {charts.INTERVAL}"
+        table(changes, file_name(f"slices-{by}-{metric}", comparison, baseline=True), caption, "slice-changes")
+    if by == "kind":
+        with st.expander("What the kinds are"):
+            st.markdown("\n".join(f"- `{kind}`: {ui.text(what)}" for kind, what in KINDS.items()))
+    for note in dict.fromkeys(note for result in shown.results.values() for note in result.notes):
+        st.caption(ui.text(note))
+    with right:
+        _train_for(shown, comparison, by)
+
+
+def load(comparison: Comparison, by: str, metric: str) -> Shown:
+    """The slices of every draft, against the baseline where it is another one."""
+    results: dict[str, SlicedRuns] = {}
+    missing: dict[str, str] = {}
+    for draft in comparison.drafts:
+        try:
+            against = None if draft.id == comparison.baseline else comparison.draft(comparison.baseline)
+            results[draft.id] = _sliced(draft, against, by, metric, comparison.temperature)
+        except DraftbenchError as error:
+            missing[draft.label] = f"{error.what}. {error.fix}".strip(". ")
+    return Shown(results, missing)
+
+
+def _sliced(draft: Draft, against: Draft | None, by: str, metric: str, temperature: float) -> SlicedRuns:
+    """The slices of a draft; with `against`, as b of a comparison, if the two have answers in common."""
+    stamps = [(one.id, str(_changed(one.id))) for one in (draft, against) if one is not None]
+    found = _cached(str(queries.home().root), tuple(stamps), by, metric, temperature)
+    if isinstance(found, DraftbenchError):
+        raise found
+    return found
+
+
+@st.cache_data(ttl=600, max_entries=256, show_spinner="Reading the tokens ...")
+def _cached(
+    root: str, stamps: tuple[tuple[str, str], ...], by: str, metric: str, temperature: float
+) -> SlicedRuns | DraftbenchError:
+    """The result, or the error that says why there is none: it is the same until a run is measured again."""
+    run = queries.folder(stamps[0][0])
+    try:
+        alone = slices_of_run(run, by=by, rate=metric, temperature=temperature)
+        if len(stamps) == 1:
+            return alone
+        try:
+            return slices_against(queries.folder(stamps[1][0]), run, by=by, rate=metric, temperature=temperature)
+        except DraftbenchError:  # nothing in common, or the baseline lacks it: its own slices can be shown
+            return alone
+    except DraftbenchError as error:
+        return error
+
+
+def _changed(run_id: str) -> int:
+    path = queries.folder(run_id).summary_path
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def _own(result: SlicedRuns, run_id: str) -> Any:
+    """The slices of the run itself, which is b where it is compared with the baseline."""
+    return result.sliced_b if result.b == run_id and result.sliced_b is not None else result.sliced
+
+
+def frame(comparison: Comparison, shown: Shown) -> pd.DataFrame:
+    """The frame of `slice_chart.slices`: slices in the order of the first draft, then those that only others have."""
+    order: list[str] = []
+    rows: list[dict[str, Any]] = []
+    for draft in comparison.drafts:
+        if draft.id in shown.results:
+            items: list[Slice] = _own(shown.results[draft.id], draft.id).in_order()
+            order += [item.name for item in items if item.name not in order]
+            rows += [_row(draft.label, item) for item in items]
+    table = pd.DataFrame(rows, columns=_COLUMNS)
+    return table.sort_values("slice", key=lambda names: names.map(order.index), kind="stable")
+
+
+def _row(label: str, item: Slice) -> dict[str, Any]:
+    gain = item.gain
+    return {
+        **{"label": label, "slice": item.name, **item.rate.as_dict()},
+        **{"n_prompts": item.n_prompts, "n_tokens": item.n_tokens, "token_share": item.token_share},
+        **{"refusal_share": item.refusal_share, "few": item.few},
+        **{"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high},
+    }
+
+
+def figure(comparison: Comparison, metric: str, by: str, shown: Shown) -> View:
+    """The rate by slice of each draft, with the share of the refusals."""
+    rows = frame(comparison, shown)
+    note = f"{comparison.noted(metric)}; {charts.INTERVAL}"
+    what = BY[by].split(":")[0]
+    most = rows.sort_values("refusal_share", ascending=False).drop_duplicates("label")
+    worst = "; ".join(f"{row.label}: most in {row.slice}" for row in most.itertuples())
+    return View(
+        file_name(f"slices-{by}-{metric}", comparison),
+        f"{RATES[metric].title} by {what}, and the share of the refusals. {worst}",
+        lambda tone: slice_chart.slices(rows, metric, what, tone, note),
+        rows,
+    )
+
+
+def chances(comparison: Comparison, shown: Shown) -> list[str]:
+    """For each draft the slice that holds back the whole most, with what it would be as good as the rest."""
+    sentences = []
+    for draft in comparison.drafts:
+        if draft.id not in shown.results:
+            continue
+        own = _own(shown.results[draft.id], draft.id)
+        held = [item for item in own.slices if not item.few and not math.isnan(item.gain.low) and item.gain.low > 0]
+        if held:
+            worst = max(held, key=lambda item: item.gain.value)
+            sentences.append(
+                f"{draft.label}: most to gain in {worst.name}, which holds {share(worst.refusal_share)} of what is "
+                f"lost. As good as the rest, it would bring {own.metric} from {own.overall.value:.3f} to "
+                f"{own.overall.value + worst.gain.value:.3f}."
+            )
+    return sentences
+
+
+def changes_table(shown: Shown, labels: Mapping[str, str]) -> pd.DataFrame:
+    """The change of each draft from the baseline by slice; why, in words, where it may not be subtracted."""
+    changes: dict[str, dict[str, str]] = {}
+    for run_id, label in labels.items():
+        result = shown.results.get(run_id)
+        if result is None or result.b != run_id:
+            continue
+        column = f"Δ {label}"
+        if result.blocked_by:
+            for item in result.sliced.slices:
+                changes.setdefault(item.name, {})[column] = f"not comparable: {', '.join(result.blocked_by)} differ"
+        for row in result.differences:
+            changes.setdefault(row.name, {})[column] = _change(row.difference) + (" (few)" if row.few else "")
+    return pd.DataFrame([{"slice": name, **row} for name, row in changes.items()]).fillna("–")
+
+
+def _change(change: Interval) -> str:
+    if math.isnan(change.value):
+        return "–"
+    sure = not math.isnan(change.low) and (change.low > 0 or change.high < 0)
+    sign = ("▲" if change.value > 0 else "▼") if sure else "≈"
+    return f"{sign} {change.value:+.3f} {bounds(change.low, change.high, sign='+')}".rstrip()
+
+
+def _train_for(shown: Shown, comparison: Comparison, by: str) -> None:
+    """The command that chooses training prompts for a slice: it loads the models, so it is not run from a page."""
+    first = next(draft for draft in comparison.drafts if draft.id in shown.results)
+    names = [item.name for item in _own(shown.results[first.id], first.id).slices if item.name != PAST_THE_END]
+    options = {"": "all refusals", **{name: name for name in names}}
+    only = ui.choose_one("Train for", list(options), options, "only")
+    slice_of = f" --by {by} --only {quote(only)}" if only else ""
+    st.code(f"draftbench slices {first.id} --worst 0.6{slice_of} --out focus.jsonl", language="bash", wrap_lines=True)
+    st.caption(
+        "Writes the fewest training prompts that hold 60% of these refusals. Held-out prompts are never among them."
+    )
+
+
+def _together(missing: dict[str, str]) -> dict[str, Sequence[str]]:
+    together: dict[str, list[str]] = {}
+    for label, why in missing.items():
+        together.setdefault(why, []).append(label)
+    return dict(together)
