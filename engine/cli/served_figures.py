@@ -159,11 +159,12 @@ def probe(
     from engine.runs.folder import RunFolder
 
     named = check_name(name) if name is not None else None
+    wanted = tuple(_numbers(temperatures))
     run = RunFolder.open(home(), run_id) if run_id is not None else None
     asked = Asked(
         url,
         prompts_of(prompts, run, limit),
-        tuple(_numbers(temperatures)),
+        wanted,
         max_new_tokens or tokens_of(run),
         model=model,
         draft_model=draft_model,
