@@ -54,5 +54,6 @@ def predict(
 
 
 served_app.command("import")(served_figures.import_figures)
+served_app.command("probe")(served_figures.probe)
 served_app.command("show")(served_figures.show)
 served_app.command("remove")(served_figures.remove)
