@@ -7,6 +7,7 @@ runs       runs (list, samples, cancel, archive, remove), show, compare, index
 decode     decode in the terminal, live in the browser
 export     a draft as a Hugging Face folder
 served     served (predict): a draft on a server
+parity     served (parity, setup): a draft on a real server that is started for it
 study      study (run, list, show): grids of runs
 findings   the paper's claims, tested on your runs
 data       data (check, fetch, list, show, import, magpie, overlap): prompts

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from engine.cli.parity import parity, setup
+
 served_app = typer.Typer(no_args_is_help=True)
 
 
@@ -15,3 +17,7 @@ def served() -> None:
     Example:
       draftbench served predict latest --for vllm
     """
+
+
+served_app.command()(parity)
+served_app.command()(setup)

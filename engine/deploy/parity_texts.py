@@ -106,5 +106,3 @@ def drawn_from_target(
         came += (top.indices == torch.tensor(token_ids, device=top.indices.device)).tolist()
         chances += top.values.tolist()
     return calibration_z(came, chances).z if came else math.nan
-
-

@@ -18,7 +18,7 @@ from typing import Any
 def register() -> None:
     """Replace the kernel. Nothing happens in a vLLM that has no such kernel."""
     try:
-        kernels = importlib.import_module("vllm.utils.cpu_triton_utils")
+        kernels: Any = importlib.import_module("vllm.utils.cpu_triton_utils")
     except ImportError:
         return
     if hasattr(kernels, "_expand_kernel_impl"):
@@ -26,7 +26,12 @@ def register() -> None:
 
 
 def expand(
-    output: Any, input_val: Any, cu_num_tokens: Any, replace_from: Any, replace_to: Any, MAX_NUM_TOKENS: Any = None
+    output: Any,
+    input_val: Any,
+    cu_num_tokens: Any,
+    replace_from: Any,
+    replace_to: Any,
+    MAX_NUM_TOKENS: Any = None,  # noqa: N803
 ) -> None:
     """Write each request's value once per token of it, `replace_from` as `replace_to`.
 

@@ -10,4 +10,5 @@ data      prompt files, packs, imports
 magpie    synthetic prompts
 tune      domain targets
 machine   the doctor's checks
+parity    a draft on a real server
 """
