@@ -92,10 +92,22 @@ def test_what_vllm_lacks_on_a_cpu_is_added_to_its_environment(tmp_path: Path):
     module = entry.split("=")[1].partition(":")[0].strip()
     code = (tmp_path / f"{module}.py").read_text()
     compile(code, module, "exec")
-    assert "import engine" not in code and "from engine" not in code  # vLLM's environment has no Draftbench
+    assert "import engine" not in code
+    assert "from engine" not in code
 
 
 def test_a_server_that_cannot_be_started_here_is_refused():
     with pytest.raises(DraftbenchError, match=r"not tested on 'llama-cpp'") as caught:
         find_package("llama-cpp")
     assert "llama.cpp" in caught.value.fix
+
+
+def test_the_doctor_says_where_each_server_is_and_requires_none(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", "")
+    before = {check.name: check for check in server_setup.server_checks()}
+    assert set(before) == {"server llama.cpp", "server vllm"}
+    assert all(check.ok for check in before.values())
+    assert "draftbench served setup llama.cpp" in before["server llama.cpp"].condition
+    program = ready()
+    after = {check.name: check.condition for check in server_setup.server_checks()}
+    assert after["server llama.cpp"] == str(program)
