@@ -54,13 +54,13 @@ def position_rows(results: Sequence[PromptAcceptance], draft: str, temperature: 
                     "prompt_id": r.prompt_id,
                     "position": r.positions or range(len(r.token_ids)),
                     "token_id": r.token_ids,
+                    **({} if r.entropy is None else {"entropy": r.entropy.numpy()}),
                     "overlap": r.overlap.numpy(),
                     "agree": pd.array(
                         [None] * len(r.token_ids) if r.agree is None else r.agree.tolist(), dtype="boolean"
                     ),
                     "p": r.target_prob.numpy(),
                     "q": r.draft_prob.numpy(),
-                    **({} if r.entropy is None else {"entropy": r.entropy.numpy()}),
                 }
             )
             for r in results
