@@ -80,6 +80,8 @@ def _of_text(origin: Origin, rate: str, temperature: float) -> pd.DataFrame:
     """The tokens of the target's own text, in order. Those whose value is not known are left out."""
     column = _TEXT_COLUMNS[RATES[rate].numerator]
     table = _table(origin.folder, "positions", temperature)
+    if column not in table and abs(temperature) < SAME_TEMPERATURE:
+        column = "overlap"  # at temperature 0 all rates on the target's text are one
     if column not in table or table[column].isna().all():
         raise DraftbenchError(
             f"the run's tokens have no {rate}",

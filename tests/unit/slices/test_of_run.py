@@ -140,6 +140,16 @@ def test_what_cannot_be_sliced_is_refused(run: RunFolder, options: dict, message
         slices_of_run(run, **options)
 
 
+def test_at_temperature_0_the_rates_on_the_target_s_text_are_one(run: RunFolder):
+    path = run.path / "measure" / "positions.parquet"
+    pd.read_parquet(path).drop(columns="agree").to_parquet(path, index=False)
+    agreed = slices_of_run(run, rate="greedy_agreement", by="position").sliced
+    exact = slices_of_run(run, rate="exact", by="position").sliced
+    assert [item.rate for item in agreed.slices] == [item.rate for item in exact.slices]
+    with pytest.raises(DraftbenchError, match="no greedy_agreement"):
+        slices_of_run(run, rate="greedy_agreement", by="position", temperature=1.0)
+
+
 def test_a_run_without_a_trace_says_so(run: RunFolder):
     (run.path / "measure" / "tokens.parquet").unlink()
     with pytest.raises(DraftbenchError, match="no tau by token"):
