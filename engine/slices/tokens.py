@@ -66,9 +66,10 @@ def measured_tokens(origin: Origin, rate: str, temperature: float, by: str) -> p
         raise DraftbenchError(f"unknown rate {rate!r}", "", f"known: {', '.join(RATES)}")
     if by not in BY:
         raise DraftbenchError(f"slices by {by!r} are unknown", "", f"known: {', '.join(BY)}")
-    rows = _of_text(origin, rate, temperature) if rate in ON_TARGET_TEXT else _of_trace(origin, rate, temperature)
     columns = list(dict.fromkeys((RATES[rate].numerator, *RATES[rate].denominator)))
-    return rows.assign(slice=_slices(origin, rows, rate, temperature, by))[["prompt_id", "slice", *columns]]
+    with boundary(f"the tables in {origin.folder} cannot be sliced", _AGAIN, "a column is missing or of another type"):
+        rows = _of_text(origin, rate, temperature) if rate in ON_TARGET_TEXT else _of_trace(origin, rate, temperature)
+        return rows.assign(slice=_slices(origin, rows, rate, temperature, by))[["prompt_id", "slice", *columns]]
 
 
 def measured_temperatures(folder: Path) -> list[float]:
@@ -77,7 +78,7 @@ def measured_temperatures(folder: Path) -> list[float]:
 
 
 def _of_text(origin: Origin, rate: str, temperature: float) -> pd.DataFrame:
-    """The tokens of the target's own text, in order. Those whose value is not known are left out."""
+    """The tokens of the target's own text, in order. One whose value is not known counts as no position."""
     column = _TEXT_COLUMNS[RATES[rate].numerator]
     table = _table(origin.folder, "positions", temperature)
     if column not in table and abs(temperature) < SAME_TEMPERATURE:
@@ -90,8 +91,8 @@ def _of_text(origin: Origin, rate: str, temperature: float) -> pd.DataFrame:
             f"{_AGAIN}, or slice another --rate",
         )
     values = table[column].astype("Float64").to_numpy(np.float64, na_value=np.nan)
-    rows = table.assign(n_positions=1.0)
-    rows[RATES[rate].numerator] = values
+    rows = table.assign(n_positions=np.isfinite(values).astype(float))
+    rows[RATES[rate].numerator] = np.nan_to_num(values)
     return rows.sort_values(["prompt_id", "position"]).reset_index(drop=True)
 
 
@@ -126,7 +127,7 @@ def _table(folder: Path, name: str, temperature: float) -> pd.DataFrame:
         raise DraftbenchError(
             f"the run was not measured at temperature {temperature:g}", "", f"give --temperature, one of: {known}"
         )
-    return found
+    return found.astype({"position": "int64", "token_id": "int64"})
 
 
 def _slices(

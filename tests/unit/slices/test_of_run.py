@@ -156,6 +156,30 @@ def test_a_run_without_a_trace_says_so(run: RunFolder):
         slices_of_run(run, rate="tau", by="position")
 
 
+def test_a_token_whose_value_is_not_known_counts_as_no_position(run: RunFolder):
+    path = run.path / "measure" / "positions.parquet"
+    table = pd.read_parquet(path)
+    table.loc[(table.draft == "trained") & (table.temperature == 1) & (table.position == 2), "agree"] = pd.NA
+    table.to_parquet(path, index=False)
+    known = trained(run, "positions", 1.0).agree.dropna()
+    result = slices_of_run(run, rate="greedy_agreement", temperature=1.0).sliced
+    assert result.n_tokens == len(known)
+    assert result.overall.value == pytest.approx(known.astype(float).mean())
+
+
+@pytest.mark.parametrize("column", ["prompt_id", "position", "token_id", "overlap"])
+def test_a_table_without_a_column_or_with_words_in_it_is_an_error(run: RunFolder, column: str):
+    path = run.path / "measure" / "positions.parquet"
+    table = pd.read_parquet(path)
+    table.drop(columns=column).to_parquet(path, index=False)
+    with pytest.raises(DraftbenchError):
+        slices_of_run(run, temperature=1.0)
+    if column != "prompt_id":
+        table.assign(**{column: "words"}).to_parquet(path, index=False)
+        with pytest.raises(DraftbenchError):
+            slices_of_run(run, temperature=1.0)
+
+
 def test_damaged_tables_and_missing_measurements_are_errors(run: RunFolder):
     (run.path / "measure" / "positions.parquet").write_bytes(b"PAR1 half")
     with pytest.raises(DraftbenchError, match="cannot be read"):
