@@ -39,6 +39,7 @@ CONTEXTS = (0, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 ENTROPIES = (0.0, 0.1, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 NO_GROUP = "(no group)"
 PAST_THE_END = "past the end"  # proposed at a place that the answer does not have
+# The column of positions.parquet that each numerator on the target's text adds up.
 _TEXT_COLUMNS = {"exact_sum": "overlap", "agree_sum": "agree", "argmax_sum": "argmax_prob"}
 _AGAIN = "`draftbench measure RUN` measures it again"
 
@@ -110,6 +111,7 @@ def _of_trace(origin: Origin, rate: str, temperature: float) -> pd.DataFrame:
     return table.assign(
         accepted=(table.fate == str(Fate.ACCEPTED)).astype(float),
         rejected=(table.fate == str(Fate.REJECTED)).astype(float),
+        discarded=(table.fate == str(Fate.DISCARDED)).astype(float),
         drafted=table.fate.isin({str(fate) for fate in PROPOSED}).astype(float),
         emitted=emitted.astype(float),
         rounds=(emitted & (table.position == last.reindex(table.index))).astype(float),

@@ -189,6 +189,20 @@ def test_damaged_tables_and_missing_measurements_are_errors(run: RunFolder):
         slices_of_run(run, by="position")
 
 
+def test_answers_that_a_server_told_only_in_part_are_noted(run: RunFolder):
+    summary = run.summary()
+    conditions = summary.conditions.model_copy(update={"served_by": "m at http://127.0.0.1"})
+    summary.model_copy(update={"conditions": conditions}).write(run.path)
+    assert slices_of_run(run).notes == ()
+    path = run.path / "measure" / "positions.parquet"
+    table = pd.read_parquet(path)
+    first = table.prompt_id == table.prompt_id.iloc[0]
+    table[~(first & (table.position == 1))].to_parquet(path, index=False)
+    (note,) = slices_of_run(run).notes
+    assert note.startswith("of 1 answers only the tokens are measured")
+    assert slices_of_run(run, by="position").notes == ()
+
+
 def test_two_runs_differ_by_slice_as_they_do_as_a_whole():
     result = slices_against(shipped(FORWARD_KL), shipped(REVERSE_KL), by="position", temperature=1.0)
     assert result.sliced_b is not None
