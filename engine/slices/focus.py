@@ -193,7 +193,7 @@ def _split(run: RunFolder, recipe: Recipe, target: LoadedModel, *, own: bool) ->
     origin = Provenance.read_or_empty(run.path).prompts
     begun = read_json(kept) if kept.exists() else {"train": origin.train_hash} if origin.train_hash else {}
     changed = [name for name, known in begun.items() if hashes.get(name) != known and (own or name == "heldout")]
-    measured = run.summary().conditions.document().get("heldout_hash") if run.summary_path.exists() else None
+    measured = run.summary().conditions.heldout_hash if run.summary_path.exists() else None
     if measured is not None and prompts_hash(split.measured) != measured and "heldout" not in changed:
         changed.append("heldout")
     if changed:
