@@ -2,6 +2,7 @@
 
 of_run            export a run's draft and check the result
 huggingface       the Hugging Face folder
+apart             a draft that is an adapter, apart from the shared draft
 folder            the folder appears complete or not at all, and replaces only an earlier export
 check             does the exported folder measure like the run's draft?
 check_text        the text that this is measured on

@@ -68,21 +68,33 @@ def export_run(
         "notes": [note] if note else [],
     }
     if check and text is not None:
-        report |= _check(form.load, run, out, fewer(text, home, target), home, target, progress)
+        report |= check_export(form.load, run, out, fewer(text, home, target), home, target, progress)
     return report
 
 
-def _check(
-    load: Load, run: RunFolder, out: Path, text: CheckText, home: Home, target: LoadedModel, progress: Progress
+def check_export(
+    load: Load,
+    run: RunFolder,
+    out: Path,
+    text: CheckText,
+    home: Home,
+    target: LoadedModel,
+    progress: Progress,
+    *,
+    draft: Draft | None = None,
 ) -> dict[str, Any]:
-    """Compare the folder with the run's draft, both loaded again, on the same text."""
+    """Compare the folder with the run's draft, both loaded again, on the same text.
+
+    `draft`: the run's draft in another precision than the target's.
+    """
     settings = text.recipe.measure
     captures = {
         t: capture(f"text for the check T={t:g}", plan, target, text.recipe.capture, progress)
         for t, plan in text.plans(home, target).items()
     }
     names = [prompt.id for prompt in text.prompts.measured]
-    checked = paired_acceptance(load, out, load_draft(best_draft(run), target), target, captures, names, settings)
+    ours = load_draft(best_draft(run), target) if draft is None else draft
+    checked = paired_acceptance(load, out, ours, target, captures, names, settings)
     measured = {metric.temperature: metric.value for metric in run.summary().of("trained", "exact")}
     same = same_greedy_text(
         load,
