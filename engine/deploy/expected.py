@@ -226,10 +226,10 @@ class _Forecast:
             self.gamma,
             SERVERS[self.server].acceptance,
             rates,
-            synthetic_for(self.server, [place.value for place in rates.accepted_at]),
+            synthetic_for(self.server, [place.value for place in rates.accepted_at], self.rule),
             self._worth(cells),
             cells,
-            schedule_for(self.server, best) if best else None,
+            schedule_for(self.server, best, self.rule) if best else None,
         )
 
     def _rounds(self, gamma: int) -> Mapping[str, TextRounds]:
@@ -266,10 +266,10 @@ class _Forecast:
                 times.overhead_s.median,
                 plain.verify_s.median,
             )
-            return worth_it(costs, here.choice)
+            return worth_it(costs, here.choice, asked=self.gamma)
         single = self.timing.single
         if single is None:
             return None
         round_s = single.gamma * single.draft_s + single.verify_s + single.overhead_s
         choice = self._speeds([single.gamma], RoundCosts(single.plain_s, {single.gamma: round_s}))
-        return worth_it(single, choice, spread_of_times=False)
+        return worth_it(single, choice, asked=self.gamma, spread_of_times=False)
