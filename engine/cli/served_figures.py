@@ -10,6 +10,7 @@ import typer
 from engine.catalogue import SERVERS
 from engine.cli.options import Json, RunId
 from engine.cli.text import console
+from engine.errors import DraftbenchError
 from engine.paths import home
 
 _Temperature = Annotated[float | None, typer.Option("--temperature", help="Of the requests, if the files do not say.")]
@@ -110,3 +111,85 @@ def remove(
     run = RunFolder.open(home(), run_id)
     remove_measurement(run.path, name)
     console.print_json({"run": run.id, "removed": name}) if as_json else console.line(f"removed {name} from {run.id}")
+
+
+def probe(
+    url: Annotated[str, typer.Argument(help="Where the server's API begins, such as http://127.0.0.1:8000/v1.")],
+    prompts: Annotated[
+        str | None, typer.Option("--prompts", help="Prompt file; the run's held-out ones if empty.")
+    ] = None,
+    run_id: Annotated[
+        str | None, typer.Option("--run", help="Compare with this run and keep the figures there.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Name of the model there, if it has several.")] = None,
+    draft_model: Annotated[
+        str | None, typer.Option("--draft-model", help="Draft that each request names (LM Studio).")
+    ] = None,
+    temperatures: Annotated[str, typer.Option("--temperatures", help="Temperatures to ask at.")] = "0,1",
+    limit: Annotated[int, typer.Option("--limit", help="Prompts to send, from the first.", min=1, max=10_000)] = 60,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", help="Tokens of an answer; as in the run, or 160.", min=2)
+    ] = None,
+    server: Annotated[str | None, typer.Option("--server", help="Which server it is, if it does not say.")] = None,
+    gamma: _Gamma = None,
+    proposals: _Rule = None,
+    p_min: _PMin = None,
+    weights: _Weights = None,
+    key_env: Annotated[str | None, typer.Option("--key-env", help="Environment variable that holds its key.")] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", help="Requests at once.", min=1, max=256)] = 1,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.", min=0.1)] = 120.0,
+    name: _Name = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a live server, and compare what it counts with what was predicted.
+
+    Sends the prompts at each temperature and reads what the server reports of speculation: in its answers, at its
+    /metrics before and after, or both. Without --run nothing is kept.
+
+    \b
+    Example:
+      draftbench served probe http://127.0.0.1:8080/v1 --run latest
+    """
+    from engine.cli.text import served_figures as text
+    from engine.deploy.importing import Stated
+    from engine.deploy.measurements import check_name, keep, new_name
+    from engine.deploy.probe import Asked, probe
+    from engine.deploy.probe_prompts import prompts_of, tokens_of
+    from engine.progress import Progress
+    from engine.runs.folder import RunFolder
+
+    named = check_name(name) if name is not None else None
+    wanted = tuple(_numbers(temperatures))
+    run = RunFolder.open(home(), run_id) if run_id is not None else None
+    asked = Asked(
+        url,
+        prompts_of(prompts, run, limit),
+        wanted,
+        max_new_tokens or tokens_of(run),
+        model=model,
+        draft_model=draft_model,
+        key_env=key_env,
+        concurrency=concurrency,
+        timeout_s=timeout_s,
+        stated=Stated(server, None, gamma, proposals, p_min, weights),
+    )
+    results = probe(asked, Progress(quiet=as_json))
+    if run is None:
+        text.unkept([one.measurement for one in results], as_json=as_json)
+        return
+    base = named or new_name(run.path, results[0].measurement.server)
+    kept = []
+    for one in results:
+        called = f"{base}-t{one.measurement.temperature:g}"
+        kept.append((called, keep(run.path, called, one.measurement, one.documents), ""))
+    text.report(run, kept, as_json=as_json)
+
+
+def _numbers(text: str) -> list[float]:
+    """The numbers of a list such as '0,1'. Raises DraftbenchError."""
+    try:
+        return list(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError:
+        raise DraftbenchError(
+            f"--temperatures {text!r} is no list of numbers", "each is asked at", "for example 0,1"
+        ) from None

@@ -74,7 +74,7 @@ def keep(run: Path, name: str, measurement: ServedMeasurement, documents: Sequen
         left -= len(document.raw) if kept_as else 0
         digest = hashlib.sha256(document.raw).hexdigest()
         files.append(RawFile(name=document.name, size_bytes=len(document.raw), sha256=digest, kept_as=kept_as))
-    whole = ServedMeasurement.of_values(measurement.document() | {"files": [file.document() for file in files]})
+    whole = measurement.model_copy(update={"files": files})
     with disk_errors(folder):
         folder.parent.mkdir(exist_ok=True)
         with atomic_folder(folder) as new:

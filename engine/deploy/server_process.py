@@ -23,6 +23,7 @@ from engine.untrusted.visible import visible
 _LAST_LINES, _LINE_CHARACTERS = 12, 300  # of a log, in an error
 _POLL_S = 0.25
 _END_S = 15.0  # for a server to end by itself
+_CHILDREN_END_S = 5.0  # for its children, after it
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_END_S)
-        if _group_has_ended(process.pid, _END_S if process.returncode is not None else 0):
+        if _group_has_ended(process.pid, _CHILDREN_END_S if process.returncode is not None else 0):
             return
 
 

@@ -90,7 +90,8 @@ def read_key(spec: ServerSpec, environ: Mapping[str, str] | None = None) -> Secr
 class ChatServer:
     """The answers of one server. Use as `async with`; `limiter` limits the rate of requests and takes a test's clock.
 
-    `note` is called about long pauses that the server asks for. `in_flight`: the tasks whose request is at the server
+    `note` is called about long pauses that the server asks for, `seen` with the body of each request that was answered
+    and that of its answer. `in_flight`: the tasks whose request is at the server
     now, without those that wait for another attempt.
     """
 
@@ -100,8 +101,9 @@ class ChatServer:
         key: SecretStr | None,
         limiter: RateLimiter | None = None,
         note: Callable[[str], None] = lambda message: None,
+        seen: Callable[[Mapping[str, Any], bytes], None] = lambda request, answer: None,
     ) -> None:
-        self.spec, self._key, self._note = spec, key, note
+        self.spec, self._key, self._note, self._seen = spec, key, note, seen
         self.limiter = limiter or RateLimiter(spec.requests_per_minute)
         self.in_flight: set[asyncio.Task[Any] | None] = set()
         self._extras = _EXTRAS
@@ -151,7 +153,9 @@ class ChatServer:
             if response.is_success:
                 if not self._extras_known:
                     self._extras, self._extras_known = sets[number:], True
-                return read_reply(response.body, self._shown, body)
+                reply = read_reply(response.body, self._shown, body)
+                self._seen(body, response.body)
+                return reply
             if response.status not in (400, 422):
                 break
         raise await self._failure(response)

@@ -19,11 +19,13 @@ from workbench.run.labels import labels_form
 from workbench.run.log import log
 from workbench.run.origin import origin
 from workbench.run.progress import progress
+from workbench.run.serve import serve
 from workbench.run.stage import is_timing, redraw_every
 from workbench.run.training_curve import newest
 from workbench.shared import actions, label_form, queries, ui
 
-SECTIONS = ("Curves", "Log", "Configuration", "Origin", "Files", "Serve", "Export", "Labels")
+SECTIONS = ("Curves", "Log", "Configuration", "Origin", "Files", "Export", "Serve", "Labels")
+_MEASURED = ("Export", "Serve")  # sections that a run has once it is measured
 _PROGRESS_S, _SECTION_S = 2, 6  # between two redraws: figures and logs cost the server a hundred times what a bar does
 
 
@@ -49,10 +51,11 @@ def section(name: str, run: RunFolder, label: str, state: str, labels: Labels | 
         origin(run)
     elif name == "Files":
         files(run)
-    elif name == "Serve":
-        expected(run)
     elif name == "Export":
         export(run)
+    elif name == "Serve":
+        serve(run)
+        expected(run)
     elif labels is None:
         st.info("This run cannot be labelled, because its folder is incomplete.", icon=":material/broken_image:")
     else:
@@ -89,7 +92,7 @@ def render() -> None:
         results.results(run, indexed)
     if labels is not None and labels.notes:
         st.text(labels.notes)
-    offered = [name for name in SECTIONS if name not in ("Serve", "Export") or run.summary_path.is_file()]
+    offered = [name for name in SECTIONS if name not in _MEASURED or run.summary_path.is_file()]
     selected = st.segmented_control(
         "Section",
         offered,

@@ -40,6 +40,20 @@ def report(run: RunFolder, measured: Sequence[Measured], *, as_json: bool) -> No
         _print(name, measurement, problem, verdict)
 
 
+def unkept(measurements: Sequence[ServedMeasurement], *, as_json: bool) -> None:
+    """Print measurements that belong to no run: there is nothing to compare them with."""
+    if as_json:
+        console.print_json({"run": None, "served": [{"measurement": one.document()} for one in measurements]})
+        return
+    for one in measurements:
+        console.line(heading(one))
+        for note in one.notes:
+            console.line(f"  note: {note}")
+        rates = (("accepted / proposed", one.totals.per_proposed), ("tokens per round", one.totals.tokens_per_round))
+        rows = [*rates, *((f"token {i} accepted", value) for i, value in enumerate(one.totals.acceptance_at, 1))]
+        console.table("", ["", "served"], [[title, number(value)] for title, value in rows if math.isfinite(value)])
+
+
 def _verdict(run: RunFolder, measurement: ServedMeasurement | None) -> Verdict | None:
     if measurement is None:
         return None

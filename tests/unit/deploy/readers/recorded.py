@@ -10,10 +10,11 @@ from typing import Any
 from engine.deploy.readers.documents import Document, document
 from engine.records.served import RoundTotals
 
+TEXT = "A cell is the smallest unit of life. " * 3
 VLLM: dict[str, Any] = {
     "id": "chatcmpl-1",
     "model": "target",
-    "choices": [{"index": 0, "message": {"role": "assistant", "content": "A cell."}, "finish_reason": "stop"}],
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": TEXT}, "finish_reason": "stop"}],
     "usage": {"prompt_tokens": 20, "completion_tokens": 54, "total_tokens": 74},
     "metrics": {
         "time_to_first_token_ms": 40.0,
@@ -51,7 +52,7 @@ SGLANG: dict[str, Any] = {
 SGLANG_COUNTS = RoundTotals(requests=1, rounds=12, proposed=36, accepted=17, accepted_at=[8, 6, 3], emitted=30)
 
 LLAMA_CPP: dict[str, Any] = {
-    "choices": [{"finish_reason": "length", "index": 0, "message": {"role": "assistant", "content": "A cell."}}],
+    "choices": [{"finish_reason": "length", "index": 0, "message": {"role": "assistant", "content": TEXT}}],
     "model": "target.gguf",
     "system_fingerprint": "b1-7e4c0a9",
     "usage": {"completion_tokens": 40, "prompt_tokens": 36, "total_tokens": 76},
