@@ -27,7 +27,8 @@ from engine.records.step_times import StepCell, StepTimes
 from engine.records.summary import Summary
 from engine.runs.folder import RunFolder
 
-BATCHED = ",".join(map(str, (1, 2, 4, 8)))
+_BATCHED = "1,2,4,8"
+_MOST_GAMMA, _MOST_TURNS, _MOST_CELLS = 64, 1000, 256  # of a file that may have been edited
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,9 @@ class _Timing:
 
     @classmethod
     def of_run(cls, run: RunFolder, summary: Summary) -> _Timing:
-        again = f"`draftbench measure {run.id} --batch-sizes {BATCHED}`"
+        again = f"`draftbench measure {run.id} --batch-sizes {_BATCHED}`"
         times, notes = StepTimes.load(run.path)
-        cells = () if times is None else tuple(cell for cell in times.cells if _is_whole(cell))
+        cells = () if times is None else tuple(cell for cell in times.cells[:_MOST_CELLS] if _is_whole(cell))
         if times is not None and len(cells) < len(times.cells):
             notes.append(f"{len(times.cells) - len(cells)} cells of step times are incomplete and not used")
         if times is not None and cells:
@@ -175,15 +176,20 @@ def _is_of_another_draft(run: RunFolder, times: StepTimes) -> bool:
 
 
 def _is_whole(cell: StepCell) -> bool:
-    """Whether a cell has a plain step and a round, each of as many finite turns above 0."""
-    lengths = {len(r.turns) for r in cell.rounds}
-    finite = all(math.isfinite(s) and s > 0 for r in cell.rounds for s in r.turns)
+    """Whether a cell has a plain step and a round, each of as many turns, all finite and above 0, none out of bounds."""
+    rounds = cell.rounds
+    seconds = [part for r in rounds for part in (*r.turns, r.round_s.median, r.verify_s.median)]
+    parts = [part.median for r in rounds for part in (r.draft_s, r.overhead_s)]
+    (turns, *others) = {len(r.turns) for r in rounds} or {0}
     return (
-        any(r.gamma == 0 for r in cell.rounds)
+        0 in {r.gamma for r in rounds}
         and bool(cell.gammas)
-        and len(lengths) == 1
-        and 0 not in lengths
-        and finite
+        and cell.gammas[-1] <= _MOST_GAMMA
+        and not others
+        and 0 < turns <= _MOST_TURNS
+        and cell.batch_size > 0
+        and all(math.isfinite(part) and part > 0 for part in seconds)
+        and all(math.isfinite(part) and part >= 0 for part in parts)
     )
 
 
