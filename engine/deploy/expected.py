@@ -176,7 +176,7 @@ def _is_of_another_draft(run: RunFolder, times: StepTimes) -> bool:
 
 
 def _is_whole(cell: StepCell) -> bool:
-    """Whether a cell has a plain step and a round, each of as many turns, all finite and above 0, none out of bounds."""
+    """Whether a cell has a plain step and a round, each of as many turns, all finite, none out of bounds."""
     rounds = cell.rounds
     seconds = [part for r in rounds for part in (*r.turns, r.round_s.median, r.verify_s.median)]
     parts = [part.median for r in rounds for part in (r.draft_s, r.overhead_s)]
