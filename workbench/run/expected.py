@@ -18,7 +18,6 @@ from workbench.shared import charts, downloads, theme, ui
 
 _READ = (files.SUMMARY, files.STEP_TIMES, "measure/positions.parquet", files.PROVENANCE, "draft/best/draft.json")
 _ICONS = {"worth it": ":material/check:", "not worth it": ":material/close:", "not decided": ":material/help:"}
-_EITHER = "either (one at T = 0)"
 
 
 def expected(run: RunFolder) -> None:
@@ -57,12 +56,12 @@ def table(found: Expectations) -> pd.DataFrame:
         {
             "server": SERVERS[row.server].title,
             "T": row.temperature,
-            "proposals": _EITHER if row.temperature == 0 else row.proposals,
-            "its name for accepted / proposed": row.rate_name or "not reported",
-            "accepted / proposed": _interval(row.rates.per_proposed),
-            "tokens per round": _interval(row.rates.tau, 2),
-            "predicted speed-up here": _interval(row.worth.speedup, 2) if row.worth else "not timed",
+            "proposals": "either" if row.temperature == 0 else row.proposals,
             "answer": row.worth.answer if row.worth else "not timed",
+            "predicted speed-up here": _interval(row.worth.speedup, 2) if row.worth else "not timed",
+            "accepted / proposed": _interval(row.rates.per_proposed),
+            "its name there": row.rate_name or "not reported",
+            "tokens per round": _interval(row.rates.tau, 2),
         }
         for row in found.rows
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from engine.catalogue import SERVERS
+from engine.config.reading import dump_recipe, load_recipe
 from engine.deploy.expected import expectations
 from engine.errors import DraftbenchError
 from engine.fileio import read_json, sha256_file
@@ -156,17 +158,30 @@ def test_wrong_input_is_explained_and_changes_nothing(run: RunFolder, draftbench
     assert not (run.path / StepTimes.FILE).exists()
 
 
+def test_a_run_measured_against_a_server_has_no_target_to_time(run: RunFolder, draftbench: Draftbench):
+    path = run.path / "config.yaml"
+    server = ["capture.server.base_url=http://127.0.0.1:9/v1", "capture.server.model=m", "measure.against=server"]
+    path.write_text(
+        dump_recipe(load_recipe(path, [*server, "capture.signal=none", "train.loss=sft"])), encoding="utf-8"
+    )
+    result = draftbench("measure", run.id, "--batch-sizes", "1")
+    assert result.code == 2
+    assert "measured against a server's text" in result.err
+
+
 def test_an_unknown_server_and_damaged_step_times_are_explained(run: RunFolder, draftbench: Draftbench):
     result = draftbench("served", "predict", run.id, "--for", "vlm")
     assert result.code == 2
     assert "vllm" in result.err
     time_steps_again(home(), run, [1], [24])
-    document = read_json(run.path / StepTimes.FILE)
-    document["cells"][0]["rounds"][2]["turns"] = document["cells"][0]["rounds"][2]["turns"][:3]
-    (run.path / StepTimes.FILE).write_text(json.dumps(document), encoding="utf-8")
-    found = expectations(run, servers=["vllm"])
-    assert any("incomplete" in note for note in found.notes)
-    assert {row.cells for row in found.rows} == {()}
+    whole = read_json(run.path / StepTimes.FILE)
+    for damage in ({"turns": [0.1]}, {"turns": [None] * 15}, {"gamma": 10**6}, {"verify_s": {}}, {"turns": []}):
+        document = copy.deepcopy(whole)
+        document["cells"][0]["rounds"][-1] |= damage
+        (run.path / StepTimes.FILE).write_text(json.dumps(document), encoding="utf-8")
+        found = expectations(run, servers=["vllm"])
+        assert any("incomplete" in note for note in found.notes), damage
+        assert {row.cells for row in found.rows} == {()}
     (run.path / StepTimes.FILE).write_text("{", encoding="utf-8")
     with pytest.raises(DraftbenchError, match=r"step_times\.json"):
         expectations(run, servers=["vllm"])

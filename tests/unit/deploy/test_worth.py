@@ -36,7 +36,7 @@ def test_a_cheap_draft_that_is_often_accepted_is_worth_it():
     assert worth.break_even < worth.acceptance
     assert worth.acceptance == pytest.approx(0.8, abs=0.03)
     assert worth.cost_ratio == pytest.approx(0.003 / PLAIN_S)
-    assert worth.sentence.startswith("worth it: ")
+    assert worth.sentence.startswith("worth it at gamma 3: ")
     for figure in (f"{worth.speedup.value:.2f}", f"{worth.tokens.value:.2f}", f"{worth.break_even:.2f}"):
         assert figure in worth.sentence
 
@@ -81,6 +81,12 @@ def test_a_better_gamma_is_named():
     worth = worth_it(here, both)
     assert both.best == 1
     assert "Gamma 1 is predicted to give" in worth.sentence
+
+
+def test_another_gamma_than_was_asked_for_is_said():
+    here = costs(3, 0.003, 0.045)
+    assert " at gamma 3 (gamma 9 was not timed): " in worth_it(here, choice({3: here}, 0.8), asked=9).sentence
+    assert "not timed" not in worth_it(here, choice({3: here}, 0.8), asked=3).sentence
 
 
 def test_a_gamma_that_was_not_timed_has_no_answer():
