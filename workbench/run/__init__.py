@@ -15,6 +15,7 @@ configuration   section Configuration
 origin          section Origin
 files           section Files
 export          section Export
+served          what servers reported of the draft
 export_job      an export in a process of its own
 labels          section Labels
 """

@@ -18,6 +18,7 @@ from workbench.run.labels import labels_form
 from workbench.run.log import log
 from workbench.run.origin import origin
 from workbench.run.progress import progress
+from workbench.run.served import has_served, served
 from workbench.run.stage import is_timing, redraw_every
 from workbench.run.training_curve import newest
 from workbench.shared import actions, label_form, queries, ui
@@ -84,6 +85,9 @@ def render() -> None:
         st.fragment(run_every=redraw_every(status, _PROGRESS_S))(watch)(run, (state, is_timing(status)))
     if indexed is not None and run.summary_path.is_file():
         results.results(run, indexed)
+    if has_served(run):
+        with st.expander("On servers: predicted and served", icon=":material/dns:", expanded=True):
+            served(run)
     if labels is not None and labels.notes:
         st.text(labels.notes)
     offered = [name for name in SECTIONS if name != "Export" or run.summary_path.is_file()]
