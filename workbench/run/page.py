@@ -12,7 +12,6 @@ from engine.runs.folder import RunFolder
 from workbench.run import controls, header, results
 from workbench.run.configuration import configuration
 from workbench.run.curves import curves, events
-from workbench.run.expected import expected
 from workbench.run.export import export
 from workbench.run.files import files
 from workbench.run.labels import labels_form
@@ -55,7 +54,6 @@ def section(name: str, run: RunFolder, label: str, state: str, labels: Labels | 
         export(run)
     elif name == "Serve":
         serve(run)
-        expected(run)
     elif labels is None:
         st.info("This run cannot be labelled, because its folder is incomplete.", icon=":material/broken_image:")
     else:
