@@ -6,6 +6,7 @@ hash are kept. A copy may hold answers: it stays in the run's folder.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -119,6 +120,8 @@ def remove_measurement(run: Path, name: str) -> None:
         hidden = folder.with_name(f".{name}.removed-{os.getpid()}")
         folder.rename(hidden)
         shutil.rmtree(hidden)
+        with contextlib.suppress(OSError):  # others are in it
+            folder.parent.rmdir()
 
 
 def _kept(run: Path, name: str) -> Kept:

@@ -24,7 +24,7 @@ from engine.served.http import Client
 
 _MODEL = "target"  # the name that requests ask for
 _ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "2",  # GB; a third of the memory otherwise
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GB, on a CPU; half of the memory otherwise, and it must be free at the start
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # a container's cores may not be the ones that it finds
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",

@@ -15,6 +15,7 @@ configuration   section Configuration
 origin          section Origin
 files           section Files
 export          section Export
+served          what servers reported of the draft
 export_job      an export in a process of its own
 serve           section Serve: the parts for one server
 preflight_job   whether a server would take the pair, in a process of its own

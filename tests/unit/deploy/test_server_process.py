@@ -80,6 +80,17 @@ def test_a_server_that_ends_is_explained_by_its_last_lines(tmp_path: Path):
     assert "\x1b" not in caught.value.why
 
 
+def test_the_error_that_ended_it_is_shown_however_much_it_wrote_afterwards(tmp_path: Path):
+    code = "print('ValueError: no memory for the cache'); print('at line 3\\n' * 200); raise SystemExit(1)"
+    with (
+        pytest.raises(DraftbenchError) as caught,
+        running(program(code), tmp_path / "x.log", health="/health", startup_s=30),
+    ):
+        pass
+    assert "ValueError: no memory for the cache" in caught.value.why
+    assert len(caught.value.why.splitlines()) == 10
+
+
 def test_a_server_that_never_answers_is_given_up(tmp_path: Path):
     with (
         pytest.raises(DraftbenchError, match="did not answer within 1 s"),

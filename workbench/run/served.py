@@ -1,0 +1,161 @@
+"""The section Served of a run's page: what servers reported of the draft, beside what was predicted."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from engine.errors import DraftbenchError
+from engine.runs.folder import RunFolder
+from workbench.shared import chart_parts, theme, ui
+
+if TYPE_CHECKING:
+    from engine.deploy.measurements import Kept
+    from engine.deploy.verdict import Verdict
+
+_BADGES = {
+    "agrees": ":green-badge[:material/check: agrees]",
+    "differs": ":orange-badge[:material/difference: differs]",
+    "open": ":gray-badge[:material/help: open]",
+}
+_SHOWN_CAUSES = 4
+_MOST = 30  # measurements that are drawn, the newest first
+_COLUMN = st.column_config
+_COLUMNS: dict[str, Any] = {
+    "figure": _COLUMN.TextColumn(""),
+    "predicted": _COLUMN.TextColumn("Predicted [95% interval]"),
+    "served": _COLUMN.TextColumn("Served [95% interval]"),
+    "apart": _COLUMN.TextColumn("Standard errors apart"),
+}
+
+
+def has_served(run: RunFolder) -> bool:
+    """Whether a server's figures were kept with the run; without loading anything."""
+    from engine.records.served import SERVED_FOLDER
+
+    return (run.path / SERVED_FOLDER).is_dir()
+
+
+def served(run: RunFolder) -> None:
+    """Draw each served measurement with verdict, causes and acceptance by place; without one, how to add it."""
+    from engine.deploy.measurements import kept_measurements  # reads Parquet and loads torch: only where it is needed
+
+    try:
+        kept = kept_measurements(run.path)
+    except DraftbenchError as error:
+        ui.error_box(error)
+        return
+    if not kept:
+        st.write("No server has reported on this draft yet. From a terminal:")
+        st.code(
+            f"draftbench served probe http://127.0.0.1:8000/v1 --run {run.id}\n"
+            f"draftbench served import {run.id} before.txt --after after.txt --temperature 0",
+            language="bash",
+        )
+        return
+    newest = sorted(kept, key=_recorded_at, reverse=True)
+    for one in newest[:_MOST]:
+        with st.container(border=True, key=f"served-{one.name}"):
+            _one(run, one)
+    if len(newest) > _MOST:
+        st.caption(f"{len(newest) - _MOST} older ones: `draftbench served show {run.id}`")
+
+
+def _recorded_at(kept: Kept) -> str:
+    return (kept.measurement.recorded_at if kept.measurement else None) or ""
+
+
+def _one(run: RunFolder, kept: Kept) -> None:
+    if kept.measurement is None:
+        st.warning(f"**{ui.text(kept.name)}** cannot be read: {ui.text(kept.problem)}", icon=":material/broken_image:")
+        return
+    verdict = _verdict(run, kept)
+    st.markdown(f"{_BADGES[verdict.outcome]} **{ui.text(kept.name)}**")
+    st.caption(ui.text(_heading(kept)))
+    if kept.problem:
+        st.warning(f"Left out: {ui.text(kept.problem)}", icon=":material/broken_image:")
+    if not verdict.figures:
+        st.write(ui.text(verdict.sentence))
+    else:
+        frame = figures(verdict)
+        st.dataframe(frame, hide_index=True, column_config=_COLUMNS, alt="Predicted and served figures with intervals")
+    for place, cause in enumerate(verdict.causes[:_SHOWN_CAUSES], 1):
+        st.markdown(f"{place}. **{ui.text(cause.title)}**: {ui.text(cause.why)}  \n{ui.text(cause.fix)}")
+    if verdict.fix:
+        st.write(ui.text(verdict.fix))
+    notes = [*verdict.taken, *kept.measurement.notes]
+    if notes:
+        st.caption("  \n".join(ui.text(note) for note in notes))
+    if verdict.places:
+        figure = by_place(verdict, theme.mode())
+        alt = "Acceptance at each place of the proposal, predicted and served"
+        ui.chart(figure, key=f"served-places-{kept.name}", alt=alt, name=f"{run.id}-{kept.name}")
+
+
+def _verdict(run: RunFolder, kept: Kept) -> Verdict:
+    from engine.deploy.prediction import Predictor
+    from engine.deploy.verdict import Verdict, judge
+
+    assert kept.measurement is not None
+    try:
+        return judge(kept.measurement, Predictor.of_run(run.path, run.id))
+    except DraftbenchError as error:
+        return Verdict("open", f"{error.what}: {error.why}" if error.why else error.what, fix=error.fix)
+
+
+def _heading(kept: Kept) -> str:
+    assert kept.measurement is not None
+    measurement, totals = kept.measurement, kept.measurement.totals
+    parts = [measurement.source or measurement.server]
+    if not math.isnan(measurement.temperature):
+        parts.append(f"T = {measurement.temperature:g}")
+    counts = (("requests", totals.requests), ("rounds", totals.rounds), ("tokens", totals.emitted))
+    parts += [f"{count:,} {word}" for word, count in counts if count is not None]
+    if measurement.tokens_per_s is not None:
+        parts.append(f"{ui.number(measurement.tokens_per_s.value, 1)} tokens/s")
+    return ", ".join(parts)
+
+
+def figures(verdict: Verdict) -> pd.DataFrame:
+    """A row per figure: figure, predicted, served, apart."""
+    return pd.DataFrame(
+        [
+            {
+                "figure": figure.title,
+                "predicted": ui.interval(figure.predicted.value, figure.predicted.low, figure.predicted.high),
+                "served": ui.interval(figure.served.value, figure.served.low, figure.served.high),
+                "apart": f"{figure.distance:+.1f}" if math.isfinite(figure.distance) else "–",
+            }
+            for figure in (*verdict.figures, *verdict.places)
+        ],
+        columns=list(_COLUMNS),
+    )
+
+
+def by_place(verdict: Verdict, tone: str) -> go.Figure:
+    """Acceptance at each place of the proposal: predicted and served, with their intervals."""
+    bases = sorted({figure.basis for figure in verdict.places})
+    note = f"95% intervals: predicted over prompts, served over {' and '.join(bases)}"
+    figure = chart_parts.titled("Acceptance (fraction) by place in the proposal", note, tone)
+    for number, side in enumerate(("predicted", "served")):
+        rows = pd.DataFrame(
+            [{"place": place, **getattr(item, side).as_dict()} for place, item in enumerate(verdict.places, 1)]
+        )
+        figure.add_scatter(
+            x=rows.place,
+            y=rows.value,
+            mode="lines+markers",
+            name=side,
+            line={"color": chart_parts.colour(number), "dash": chart_parts.dash_of(number)},
+            marker={"symbol": chart_parts.symbol_of(number), "size": 9},
+            error_y=chart_parts.error_bars(rows),
+            hovertemplate="%{hovertext}<extra></extra>",
+            hovertext=[f"{side}<br>token {row.place}: {chart_parts.with_interval(row)}" for row in rows.itertuples()],
+        )
+    figure.update_xaxes(title="place in the proposal", dtick=1)
+    figure.update_yaxes(title="accepted, share of rounds", rangemode="tozero")
+    return figure
