@@ -321,6 +321,9 @@ EXPORTERS = _by_name(
 )
 DEFAULT_FORMAT = "huggingface"
 
+RATE_OF: dict[Proposals, str] = {"sampled": "exact", "argmax": "argmax"}
+"""The rate on the target's own text that is expected of a judged token under each way to propose."""
+
 # ---- servers --------------------------------------------------------------------------------
 
 
@@ -329,13 +332,31 @@ class Server(Card):
     """An engine that serves a draft.
 
     `proposals`: the rules that it can propose by, its default first. `weights`: the export format (a name of EXPORTERS)
-    that it loads. `acceptance`: what it calls accepted over proposed tokens.
+    that it loads. `acceptance`: what it calls accepted over proposed tokens. `exported`: `export --for` makes
+    an export and a start command for it.
     """
 
     proposals: tuple[Proposals, ...] = ("argmax",)
     weights: str = "huggingface"
     acceptance: str = ""
+    exported: bool = True
 
+    @property
+    def rates(self) -> tuple[str, ...]:
+        """The rates that what it reports comes from, that of its default first."""
+        return tuple(RATE_OF[rule] for rule in self.proposals)
+
+    @property
+    def reports(self) -> str:
+        """Which rate it will report, by name: 'argmax (exact with sampled proposals)'."""
+        others = [f"{RATE_OF[rule]} with {rule} proposals" for rule in self.proposals[1:]]
+        return self.rates[0] + (f" ({'; '.join(others)})" if others else "")
+
+
+SERVERS_NOTE = (
+    "A server reports accepted over proposed tokens of its own rounds: for each judged token the rate named here is "
+    "expected, and less of the proposed ones as gamma grows, since what follows a refusal is never judged."
+)
 
 SERVERS = _by_name(
     Server(
@@ -383,5 +404,15 @@ SERVERS = _by_name(
         source="https://lmstudio.ai/docs/app/advanced/speculative-decoding",
         weights="gguf",
         acceptance="accepted draft tokens",
+        exported=False,  # it has no command line for a draft: the app and each request name one
     ),
 )
+
+
+def servers_by_rate() -> dict[str, list[str]]:
+    """Rate -> the servers whose figures come from it: by default, or with the other proposals that are named."""
+    by_rate: dict[str, list[str]] = {"argmax": [], "exact": []}
+    for server in SERVERS.values():
+        for place, (rule, rate) in enumerate(zip(server.proposals, server.rates, strict=True)):
+            by_rate[rate].append(server.title + (f" with {rule} proposals" if place else ""))
+    return by_rate

@@ -7,9 +7,9 @@ runs       runs (list, samples, cancel, archive, remove), show, compare, index
 slices     where a draft fails, and prompts to train on for it
 decode     decode in the terminal, live in the browser
 export     a draft as a Hugging Face folder
-served     served (predict, import, probe, show, remove): a draft on a server
 served     served (predict): a draft on a server
 served_figures  served (import, probe, show, remove): what servers reported
+parity     served (parity, setup): a draft on a real server that is started for it
 study      study (run, list, show): grids of runs
 findings   the paper's claims, tested on your runs
 data       data (check, fetch, list, show, import, magpie, overlap): prompts

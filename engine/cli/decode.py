@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from engine.catalogue import Proposals
 from engine.cli.options import DType, Json
 from engine.cli.text import console
 from engine.config.defaults import DECODE, DEFAULT_TARGET
@@ -33,6 +34,10 @@ def decode(
     top_k: Annotated[
         int, typer.Option(min=0, help="Sample from the k likeliest tokens; 0 turns it off.")
     ] = DECODE.top_k,
+    proposals: Annotated[
+        Proposals,
+        typer.Option(help="How the draft proposes: drawn from its distribution, or always its likeliest token."),
+    ] = DECODE.proposals,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Maximum length of the answer in tokens.")
     ] = DECODE.max_new_tokens,
@@ -64,7 +69,7 @@ def decode(
     asked = question(prompt)  # an empty one is refused before the models are loaded
     pair = load_pair(home(), run_id=run_id, target=target, draft=draft, dtype=dtype)
     sampling, length = Sampling(temperature, top_k, top_p), FixedLength(num_draft_tokens)
-    settings = DecodeSettings(sampling, length, max_new_tokens, pair.target.stop_ids, seed)
+    settings = DecodeSettings(sampling, length, max_new_tokens, pair.target.stop_ids, seed, proposals)
     answer = decode_prompt(pair.target, pair.draft, asked, settings, draft_name=pair.draft_name)
     if as_json:
         console.print_json(answer.as_dict())

@@ -56,18 +56,28 @@ def export(
     format_name: Annotated[
         str | None, typer.Option("--format", help=f"Without --for: format of the folder: {', '.join(EXPORTERS)}.")
     ] = None,
+    lora: Annotated[
+        Literal["merged", "apart"],
+        typer.Option("--lora", help="Of a draft that is an adapter: merged into the shared draft, or apart from it."),
+    ] = "merged",
+    shared: Annotated[
+        Path | None,
+        typer.Option("--shared", help="With --lora apart, folder of the shared draft; beside --out if left out."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a run's best draft for a server, or as a Hugging Face folder.
 
     Then check that it measures the same as the run's draft; the exit status is 1 if it does not, or if --preflight
-    finds that the server would refuse the pair.
+    finds that the server would refuse the pair. With --lora apart the folder holds a PEFT adapter, and the shared draft
+    is a folder of its own, written once for all fine-tunes.
 
     \b
     Examples:
       draftbench export latest --out my-draft
       draftbench export latest --for vllm --preflight
       draftbench export latest --for llama.cpp --gguf q8_0 --target merged --out my-draft
+      draftbench export latest --lora apart --out my-adapter
     """
     from engine.cli.text import runs
     from engine.export.for_server import Wishes, plan
@@ -78,6 +88,7 @@ def export(
     if server is not None:
         wishes = Wishes(server, gamma, proposals, context, tensor_parallel, target, gguf, served_target)
     _check_options(wishes is not None, preflight, out, format_name, (target, gamma, proposals, context, served_target))
+    _check_lora(lora, shared, server, format_name or (gguf and f"gguf with --gguf {gguf}"))
     folder = RunFolder.open(home(), run_id)
     if wishes is not None and preflight:
         made = plan(folder, folder.recipe(), wishes)
@@ -87,16 +98,23 @@ def export(
             raise typer.Exit(1)
         return
     assert out is not None
-    report = export_run(
-        home(),
-        folder,
-        out.expanduser().absolute(),
-        overwrite=overwrite,
-        check=check,
-        format_name=format_name or DEFAULT_FORMAT,
-        precision=gguf if wishes is None else None,
-        wishes=wishes,
-    )
+    place = out.expanduser().absolute()
+    if lora == "apart":
+        from engine.export.apart import export_apart
+
+        base = None if shared is None else shared.expanduser().absolute()
+        report = export_apart(home(), folder, place, shared=base, overwrite=overwrite, check=check)
+    else:
+        report = export_run(
+            home(),
+            folder,
+            place,
+            overwrite=overwrite,
+            check=check,
+            format_name=format_name or DEFAULT_FORMAT,
+            precision=gguf if wishes is None else None,
+            wishes=wishes,
+        )
     console.print_json(report) if as_json else runs.exported(report)
     if not report["ok"]:
         raise typer.Exit(1)
@@ -118,3 +136,23 @@ def _check_options(
         )
     if out is None and not preflight:
         raise DraftbenchError("no --out", "the draft must be written somewhere", "add --out FOLDER")
+
+
+def _check_lora(lora: str, shared: Path | None, server: str | None, form: str | None) -> None:
+    """Raise DraftbenchError if an adapter apart is asked for in a form that has none."""
+    if lora != "apart":
+        if shared is not None:
+            raise DraftbenchError("--shared goes with --lora apart", "a merged draft is one folder", "leave it out")
+        return
+    if server not in (None, "transformers"):
+        raise DraftbenchError(
+            f"--lora apart does not go with --for {server}",
+            "the server applies adapters to the target alone, never to its draft",
+            "leave --lora out: the draft is then exported merged",
+        )
+    if server is not None or form not in (None, DEFAULT_FORMAT):
+        raise DraftbenchError(
+            f"--lora apart does not go with {f'--for {server}' if server else f'--format {form}'}",
+            "an adapter apart is a folder of PEFT, which Transformers loads",
+            "leave one of them out",
+        )

@@ -12,16 +12,17 @@ from engine.paths import cache_dir, home
 
 
 def doctor(as_json: Json = False) -> None:
-    """Check versions, devices, disk space, assets and the index.
+    """Check versions, devices, disk space, assets, the index, and which servers `served parity` can start.
 
     \b
     Example:
       draftbench doctor
     """
     from engine.cli.text.machine import health as print_health
+    from engine.deploy.server_setup import server_checks
     from engine.planning.doctor import health
 
-    checks = health(home())
+    checks = [*health(home()), *server_checks()]
     console.print_json([check.as_dict() for check in checks]) if as_json else print_health(checks)
     if not all(check.ok for check in checks):
         raise typer.Exit(1)

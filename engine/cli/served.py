@@ -9,6 +9,7 @@ import typer
 from engine.catalogue import SERVERS
 from engine.cli import served_figures
 from engine.cli.options import Json, RunId
+from engine.cli.parity import parity, setup
 from engine.cli.text import console
 from engine.paths import home
 
@@ -57,3 +58,5 @@ served_app.command("import")(served_figures.import_figures)
 served_app.command("probe")(served_figures.probe)
 served_app.command("show")(served_figures.show)
 served_app.command("remove")(served_figures.remove)
+served_app.command()(parity)
+served_app.command()(setup)

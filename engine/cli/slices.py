@@ -62,10 +62,10 @@ def slices(
 
     run = RunFolder.open(home(), run_id)
     if worst is not None and out is not None:
-        from engine.slices.focus import focus
+        from engine.slices.focus import Wanted, focus
 
         path = out.expanduser().absolute()
-        made = focus(home(), run, worst, path, by=by, only=only, prompts=prompts, overwrite=overwrite)
+        made = focus(home(), run, Wanted(worst, by, only, prompts), path, overwrite=overwrite)
         console.print_json(made.document()) if as_json else text.focused(made)
         return
     from engine.slices.of_run import DEFAULT_BY, DEFAULT_RATE, slices_against, slices_of_run

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.catalogue import Proposals
+
 DEFAULT_TARGET = "asset:smollm2-135m-instruct"
 
 
@@ -19,6 +21,8 @@ class DecodeDefaults:
     """Nucleus; 1 is off."""
     top_k: int = 0
     """0 is off."""
+    proposals: Proposals = "sampled"
+    """How the draft proposes."""
     max_new_tokens: int = 96
     """Length limit of the answer, tokens."""
     seed: int = 0

@@ -66,6 +66,7 @@ class PromptDecoding:
                 "draft": self.draft_name,
                 "num_draft_tokens": 0 if self.draft is None else self.settings.length.next(),
                 **asdict(self.settings.sampling),
+                "proposals": self.settings.proposals,
                 "max_new_tokens": self.settings.max_new_tokens,
                 "seed": self.settings.seed,
                 "dtype": self.target.dtype_name,

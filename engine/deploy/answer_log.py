@@ -30,21 +30,22 @@ class AnswerLog:
         self._path, self._conditions = path, content_hash(conditions)
         self._answers = dict(_read(path)) if path is not None and path.is_file() else {}
 
-    def get(self, asked: Asked, *, timed: bool) -> ServedAnswer | None:
-        """The answer that was kept, or None."""
-        return self._answers.get(self._key(asked, timed))
+    def get(self, served: str, asked: Asked, *, timed: bool) -> ServedAnswer | None:
+        """The answer that was kept, or None. `served`: the rule of proposing, or that there was no draft."""
+        return self._answers.get(self._key(served, asked, timed))
 
-    def add(self, asked: Asked, answer: ServedAnswer, *, timed: bool) -> None:
+    def add(self, served: str, asked: Asked, answer: ServedAnswer, *, timed: bool) -> None:
         """Keep an answer."""
-        key = self._key(asked, timed)
+        key = self._key(served, asked, timed)
         self._answers[key] = answer
         if self._path is None:
             return
         with disk_errors(self._path):
             append_line(self._path, {"key": key, "answer": _plain(answer)})
 
-    def _key(self, asked: Asked, timed: bool) -> str:
-        return content_hash([self._conditions, {**asdict(asked), "prompt_ids": list(asked.prompt_ids)}, timed])
+    def _key(self, served: str, asked: Asked, timed: bool) -> str:
+        prompt = {**asdict(asked), "prompt_ids": list(asked.prompt_ids)}
+        return content_hash([self._conditions, served, prompt, timed])
 
 
 def _plain(answer: ServedAnswer) -> dict[str, object]:

@@ -27,7 +27,8 @@ from engine.records.step_times import StepCell, StepTimes
 from engine.records.summary import Summary
 from engine.runs.folder import RunFolder
 
-BATCHED = ",".join(map(str, (1, 2, 4, 8)))
+_BATCHED = "1,2,4,8"
+_MOST_GAMMA, _MOST_TURNS, _MOST_CELLS = 64, 1000, 256  # of a file that may have been edited
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,14 @@ def expectations(run: RunFolder, *, servers: Sequence[str] = (), gamma: int | No
             "name it with --gamma",
         )
     timing = _Timing.of_run(run, summary)
+    choices: dict[tuple[int, ...], GammaChoice] = {}
     rows: list[Expected] = []
     failed: dict[str, list[str]] = {}  # why, by what cannot be predicted -> the servers
     for temperature in predictor.temperatures:
         for server in chosen:
             for rule in _rules(server, temperature):
                 try:
-                    rows.append(_Forecast(predictor, timing, server, rule, temperature, asked).expected())
+                    rows.append(_Forecast(predictor, timing, server, rule, temperature, asked, choices).expected())
                 except DraftbenchError as error:
                     why = f"{error.what}; {error.fix.replace('RUN', run.id)}"
                     failed.setdefault(f"{rule} proposals at temperature {temperature:g}: {why}", []).append(server)
@@ -140,9 +142,9 @@ class _Timing:
 
     @classmethod
     def of_run(cls, run: RunFolder, summary: Summary) -> _Timing:
-        again = f"`draftbench measure {run.id} --batch-sizes {BATCHED}`"
+        again = f"`draftbench measure {run.id} --batch-sizes {_BATCHED}`"
         times, notes = StepTimes.load(run.path)
-        cells = () if times is None else tuple(cell for cell in times.cells if _is_whole(cell))
+        cells = () if times is None else tuple(cell for cell in times.cells[:_MOST_CELLS] if _is_whole(cell))
         if times is not None and len(cells) < len(times.cells):
             notes.append(f"{len(times.cells) - len(cells)} cells of step times are incomplete and not used")
         if times is not None and cells:
@@ -174,15 +176,20 @@ def _is_of_another_draft(run: RunFolder, times: StepTimes) -> bool:
 
 
 def _is_whole(cell: StepCell) -> bool:
-    """Whether a cell has a plain step and a round, each of as many finite turns above 0."""
-    lengths = {len(r.turns) for r in cell.rounds}
-    finite = all(math.isfinite(s) and s > 0 for r in cell.rounds for s in r.turns)
+    """Whether a cell has a plain step and a round, each of as many turns, all finite, none out of bounds."""
+    rounds = cell.rounds
+    seconds = [part for r in rounds for part in (*r.turns, r.round_s.median, r.verify_s.median)]
+    parts = [part.median for r in rounds for part in (r.draft_s, r.overhead_s)]
+    (turns, *others) = {len(r.turns) for r in rounds} or {0}
     return (
-        any(r.gamma == 0 for r in cell.rounds)
+        0 in {r.gamma for r in rounds}
         and bool(cell.gammas)
-        and len(lengths) == 1
-        and 0 not in lengths
-        and finite
+        and cell.gammas[-1] <= _MOST_GAMMA
+        and not others
+        and 0 < turns <= _MOST_TURNS
+        and cell.batch_size > 0
+        and all(math.isfinite(part) and part > 0 for part in seconds)
+        and all(math.isfinite(part) and part >= 0 for part in parts)
     )
 
 
@@ -206,11 +213,16 @@ class _Forecast:
     rule: Proposals
     temperature: float
     gamma: int
+    choices: dict[tuple[int, ...], GammaChoice]
+    """By the predictions, which servers share, and the place of the cell."""
     _made: dict[int, Prediction] = field(default_factory=dict)
 
     def expected(self) -> Expected:
         rates = predicted_rates(self._rounds(self.gamma).values())
-        cells = tuple(CellChoice(cell.batch_size, cell.context, self._choice(cell)) for cell in self.timing.cells)
+        cells = tuple(
+            CellChoice(cell.batch_size, cell.context, self._choice(place, cell))
+            for place, cell in enumerate(self.timing.cells)
+        )
         best = {c.batch_size: c.choice.best for c in cells if c.context == self.timing.schedule_context}
         return Expected(
             self.server,
@@ -220,20 +232,26 @@ class _Forecast:
             self.gamma,
             SERVERS[self.server].acceptance,
             rates,
-            synthetic_for(self.server, [place.value for place in rates.accepted_at]),
+            synthetic_for(self.server, [place.value for place in rates.accepted_at], self.rule),
             self._worth(cells),
             cells,
-            schedule_for(self.server, best) if best else None,
+            schedule_for(self.server, best, self.rule) if best else None,
         )
 
     def _rounds(self, gamma: int) -> Mapping[str, TextRounds]:
+        return self._prediction(gamma).rounds
+
+    def _prediction(self, gamma: int) -> Prediction:
         if gamma not in self._made:
             self._made[gamma] = self.predictor.predict(self.server, self.temperature, self.rule, gamma)
-        return self._made[gamma].rounds
+        return self._made[gamma]
 
-    def _choice(self, cell: StepCell) -> GammaChoice:
-        costs = RoundCosts(cell.at(0).turns, {gamma: cell.at(gamma).turns for gamma in cell.gammas})
-        return self._speeds(cell.gammas, costs)
+    def _choice(self, place: int, cell: StepCell) -> GammaChoice:
+        key = (place, *(id(self._prediction(gamma)) for gamma in cell.gammas))
+        if key not in self.choices:
+            costs = RoundCosts(cell.at(0).turns, {gamma: cell.at(gamma).turns for gamma in cell.gammas})
+            self.choices[key] = self._speeds(cell.gammas, costs)
+        return self.choices[key]
 
     def _speeds(self, gammas: Sequence[int], costs: RoundCosts) -> GammaChoice:
         by_gamma = {g: [(text.emitted, text.rounds) for text in self._rounds(g).values()] for g in gammas}
@@ -254,10 +272,10 @@ class _Forecast:
                 times.overhead_s.median,
                 plain.verify_s.median,
             )
-            return worth_it(costs, here.choice)
+            return worth_it(costs, here.choice, asked=self.gamma)
         single = self.timing.single
         if single is None:
             return None
         round_s = single.gamma * single.draft_s + single.verify_s + single.overhead_s
         choice = self._speeds([single.gamma], RoundCosts(single.plain_s, {single.gamma: round_s}))
-        return worth_it(single, choice, spread_of_times=False)
+        return worth_it(single, choice, asked=self.gamma, spread_of_times=False)

@@ -22,6 +22,8 @@ from engine.served.http import Client
 
 Conversation = tuple[Sequence[Message], Sequence[Tool]]
 
+_PLAIN = "without the draft"
+
 
 @dataclass
 class Bench:
@@ -44,8 +46,8 @@ class Bench:
         deployment = replace(self.deployment, proposals=proposals)
         with self._started(deployment, f"{self.server.name}-{proposals}") as url:
             chat_ids = asyncio.run(self._chat(url, chats))
-            answers = asyncio.run(self._ask_all(url, asked, f"{self.server.name}, {proposals}", timed=False))
-            again = asyncio.run(self._ask_all(url, timed, f"{self.server.name}, timed", timed=True))
+            answers = asyncio.run(self._ask_all(url, asked, proposals, timed=False))
+            again = asyncio.run(self._ask_all(url, timed, proposals, timed=True))
         for answer in (*answers, *again):
             self._check_counted(answer)
         return answers, again, chat_ids
@@ -55,7 +57,7 @@ class Bench:
         if not timed:
             return []
         with self._started(replace(self.deployment, draft=None), f"{self.server.name}-plain") as url:
-            answers = asyncio.run(self._ask_all(url, timed, f"{self.server.name}, without the draft", timed=True))
+            answers = asyncio.run(self._ask_all(url, timed, _PLAIN, timed=True))
         if any(answer.totals is not None for answer in answers):
             raise DraftbenchError(
                 f"{self.server.name} reports rounds of a draft that it was not given",
@@ -78,11 +80,12 @@ class Bench:
         async with Client(url) as client:
             return [await self.server.chat_ids(client, url, messages, tools) for messages, tools in chats]
 
-    async def _ask_all(self, url: str, asked: Sequence[Asked], what: str, *, timed: bool) -> list[ServedAnswer]:
+    async def _ask_all(self, url: str, asked: Sequence[Asked], served: str, *, timed: bool) -> list[ServedAnswer]:
         """Answers to those that were asked in time, in their order. Those in the log are not asked again."""
+        what = f"{self.server.name}, {served}{', timed' if timed else ''}"
         alone = timed or self.server.concurrency == 1
         timed = timed and self.server.concurrency > 1  # a server that is asked one by one is timed anyway
-        kept = [self.log.get(one, timed=timed) for one in asked]
+        kept = [self.log.get(served, one, timed=timed) for one in asked]
         self.progress.start(what, len(asked), "answers", done=sum(answer is not None for answer in kept))
         turn = asyncio.Semaphore(1 if alone else self.server.concurrency)
 
@@ -91,7 +94,7 @@ class Bench:
                 if self.until is not None and time.monotonic() > self.until:
                     return None
                 answer = await self.server.ask(client, url, request, timed=timed)
-            self.log.add(request, answer, timed=timed)
+            self.log.add(served, request, answer, timed=timed)
             self.progress.advance(1)
             return answer
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from engine.capture.store import AnsweredPrompt
 from engine.catalogue import Proposals
 from engine.deploy.parity_bench import totals_of
 from engine.deploy.parity_texts import Walk, drawn_from_target, hits, parted
 from engine.deploy.server_rounds import ExpectedRounds, explains
 from engine.deploy.serving import ServedAnswer
-from engine.capture.store import AnsweredPrompt
 from engine.measure.certificate import ALARM_Z
 from engine.measure.statistics import bootstrap_ratio, paired_difference, paired_ratio
 from engine.measure.text_rounds import for_other_texts
@@ -19,8 +20,8 @@ from engine.models.draft import Draft
 from engine.models.load import LoadedModel
 from engine.numbers import interval
 from engine.records.interval import Interval
-from engine.records.parity import ParityRow, PartedText
-from engine.records.served import RoundTotals
+from engine.records.parity import ParityReport, ParityRow, PartedText
+from engine.records.served import RoundTotals, ServedMeasurement
 from engine.records.speed import Speed
 
 
@@ -62,9 +63,7 @@ def parity_row(
     return made.model_copy(update={"agrees": inside, "verdict": verdict(made, inside=inside)})
 
 
-def _rates(
-    case: Case, expected: Sequence[ExpectedRounds], totals: Sequence[RoundTotals], gamma: int
-) -> dict[str, object]:
+def _rates(case: Case, expected: Sequence[ExpectedRounds], totals: Sequence[RoundTotals], gamma: int) -> dict[str, Any]:
     proposed, accepted = [one.proposed for one in expected], [one.accepted for one in expected]
     rounds = [one.rounds for one in expected]
     served_proposed, served_accepted = [t.proposed or 0 for t in totals], [t.accepted or 0 for t in totals]
@@ -100,7 +99,7 @@ def _recount(
     walk: Walk,
     draft: Draft,
     vocab_rows: int,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Our draft on the texts that the server wrote."""
     walks = [
         walk.over(hits(draft, one.prompt_ids, answer.token_ids, vocab_rows))
@@ -119,7 +118,7 @@ def _recount(
 
 def _same_text(
     captured: Sequence[AnsweredPrompt], answers: Sequence[ServedAnswer], limit: int, target_float32: LoadedModel
-) -> dict[str, object]:
+) -> dict[str, Any]:
     found: list[PartedText | None] = [
         parted(target_float32, one.prompt_id, one.prompt_ids, one.token_ids[:limit], answer.token_ids[:limit])
         for one, answer in zip(captured, answers, strict=True)
@@ -179,7 +178,7 @@ def verdict(row: ParityRow, *, inside: bool) -> str:
     parts = [f"{'inside' if inside else 'outside'} the predicted interval"]
     if row.explained is not None:
         parts.append(
-            f"{row.explained} of {row.prompts} answers are counted exactly as our draft counts them on the server's text"
+            f"{row.explained} of {row.prompts} answers are counted as our draft counts them on the server's text"
         )
     if row.same_text is not None:
         largest = max((text.largest for text in row.parted), default=0.0)
@@ -198,3 +197,33 @@ def verdict(row: ParityRow, *, inside: bool) -> str:
         gap = f"served less predicted, by prompt: {interval(row.difference)}"
         parts.append(gap)
     return "; ".join(parts)
+
+
+def served_measurement(
+    report: ParityReport, row: ParityRow, case: Case, served: Sequence[ServedAnswer]
+) -> ServedMeasurement:
+    """A row as the record in which all figures of servers are kept."""
+    per_request = [totals_of(answer, report.num_draft_tokens) for answer in case.answered(served)[2]]
+    places = zip(*((one.accepted_at or []) for one in per_request), strict=True)
+    return ServedMeasurement(
+        server=report.server,
+        version=report.version,
+        source="a server that draftbench started, asked for the held-out prompts",
+        recorded_at=report.recorded_at,
+        temperature=row.temperature,
+        num_draft_tokens=report.num_draft_tokens,
+        proposals=row.proposals,
+        totals=RoundTotals(
+            requests=len(per_request),
+            rounds=sum(one.rounds or 0 for one in per_request),
+            proposed=sum(one.proposed or 0 for one in per_request),
+            accepted=sum(one.accepted or 0 for one in per_request),
+            accepted_at=[sum(place) for place in places],
+            emitted=sum(one.emitted or 0 for one in per_request),
+        ),
+        per_request=per_request,
+        tokens_per_s=row.tokens_per_s,
+        plain_tokens_per_s=row.plain_tokens_per_s,
+        concurrency=1,
+        notes=list(report.notes),
+    )

@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.catalogue import Proposals
 from engine.measure.predicted_speed import ranges
 
 Range = tuple[int, int, int]
@@ -51,10 +52,11 @@ class Schedule:
     notes: tuple[str, ...]
 
 
-def schedule_for(server: str, best: Mapping[int, int]) -> Schedule:
+def schedule_for(server: str, best: Mapping[int, int], proposals: Proposals = "argmax") -> Schedule:
     """The schedule of a server of the catalogue. `best`: measured batch size -> best gamma, 0 for plain decoding.
 
-    Raises KeyError for a server without a form here, ValueError without a batch size.
+    `proposals`: the server's rule, which only vLLM is asked for. Raises KeyError for a server without a form here,
+    ValueError without a batch size.
     """
     if not best:
         raise ValueError("a schedule needs a measured batch size")
@@ -62,13 +64,18 @@ def schedule_for(server: str, best: Mapping[int, int]) -> Schedule:
     if server != "lm-studio" and not any(gamma for *_, gamma in spans):
         none = "no gamma clearly pays at any measured batch size: start the server without a draft"
         return Schedule(server, "", None, {}, (none,))
-    return _FORMS[server](spans)
+    return _vllm(spans, proposals) if server == "vllm" else _FORMS[server](spans)
 
 
-def _vllm(spans: Sequence[Range]) -> Schedule:
+def vllm_draft(proposals: Proposals) -> dict[str, Any]:
+    """What every `--speculative-config` with a draft model says of the draft."""
+    sampled = {"draft_sample_method": "probabilistic"} if proposals == "sampled" else {}
+    return {"method": "draft_model", "model": DRAFT, **sampled}
+
+
+def _vllm(spans: Sequence[Range], proposals: Proposals) -> Schedule:
     settings = {
-        "method": "draft_model",
-        "model": DRAFT,
+        **vllm_draft(proposals),
         "num_speculative_tokens": max(gamma for *_, gamma in spans),
         "num_speculative_tokens_per_batch_size": [list(span) for span in spans],
     }
@@ -145,7 +152,6 @@ def _lm_studio(spans: Sequence[Range]) -> Schedule:
 
 
 _FORMS: dict[str, Callable[[Sequence[Range]], Schedule]] = {
-    "vllm": _vllm,
     "sglang": _sglang,
     "tensorrt-llm": _tensorrt_llm,
     "llama.cpp": _llama_cpp,

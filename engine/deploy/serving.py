@@ -132,6 +132,6 @@ def unexpected(url: str, what: str, value: object) -> DraftbenchError:
     """The error for a reply that is not of the form that this version knows."""
     return DraftbenchError(
         f"the server's reply has no {what}: {visible(repr(value))[:_SHOWN]}",
-        f"asked at {url}: a build of another form than this version of Draftbench reads, or started without its options",
+        f"asked at {url}: a build of another form than this version reads, or started without its options",
         "use the build that `draftbench served setup` installs",
     )

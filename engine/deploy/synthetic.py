@@ -27,7 +27,8 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from engine.deploy.schedule import DRAFT
+from engine.catalogue import Proposals
+from engine.deploy.schedule import DRAFT, vllm_draft
 
 _DIGITS = 4
 
@@ -42,8 +43,10 @@ class Synthetic:
     notes: tuple[str, ...] = ()
 
 
-def synthetic_for(server: str, rates: Sequence[float]) -> Synthetic:
+def synthetic_for(server: str, rates: Sequence[float], proposals: Proposals = "argmax") -> Synthetic:
     """The flags of a server of the catalogue. `rates`: joint acceptance by place, gamma of them.
+
+    `proposals`: the server's rule, which only vLLM is asked for: drawing costs it time too.
 
     A round at the end of an answer proposes past it and accepts nothing there; the rates count such rounds as a server
     does, so they are a little lower than in the middle of an answer. Raises KeyError for a server without an entry
@@ -53,7 +56,8 @@ def synthetic_for(server: str, rates: Sequence[float]) -> Synthetic:
         raise ValueError(f"rates must be shares of rounds, got {list(rates)}")
     if any(later > earlier + 1e-9 for earlier, later in itertools.pairwise(rates)):
         raise ValueError(f"the share of rounds that accept a token and all before it cannot rise, got {list(rates)}")
-    return _FORMS[server]([round(rate, _DIGITS) for rate in rates])
+    given = [round(rate, _DIGITS) for rate in rates]
+    return _vllm(given, proposals) if server == "vllm" else _FORMS[server](given)
 
 
 def tokens_per_round(rates: Sequence[float]) -> float:
@@ -61,10 +65,9 @@ def tokens_per_round(rates: Sequence[float]) -> float:
     return 1 + sum(rates)
 
 
-def _vllm(rates: Sequence[float]) -> Synthetic:
+def _vllm(rates: Sequence[float], proposals: Proposals) -> Synthetic:
     settings = {
-        "method": "draft_model",
-        "model": DRAFT,
+        **vllm_draft(proposals),
         "num_speculative_tokens": len(rates),
         "rejection_sample_method": "synthetic",
         "synthetic_acceptance_rates": list(rates),
@@ -107,7 +110,6 @@ def _none(server: str) -> Callable[[Sequence[float]], Synthetic]:
 
 _TIMING_ALONE = "for timing alone: the text that comes out is not the target's"
 _FORMS: dict[str, Callable[[Sequence[float]], Synthetic]] = {
-    "vllm": _vllm,
     "llama.cpp": _llama_cpp,
     "sglang": _sglang,
     "tensorrt-llm": _tensorrt_llm,

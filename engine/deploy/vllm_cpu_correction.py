@@ -26,7 +26,12 @@ def register() -> None:
 
 
 def expand(
-    output: Any, input_val: Any, cu_num_tokens: Any, replace_from: Any, replace_to: Any, MAX_NUM_TOKENS: Any = None
+    output: Any,
+    input_val: Any,
+    cu_num_tokens: Any,
+    replace_from: Any,
+    replace_to: Any,
+    MAX_NUM_TOKENS: Any = None,  # noqa: N803
 ) -> None:
     """Write each request's value once per token of it, `replace_from` as `replace_to`.
 

@@ -11,7 +11,6 @@ import json
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from engine.served.http import Client
 
 _MODEL = "target"  # the name that requests ask for
 _ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "2",  # GB; a third of the memory otherwise
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GB, on a CPU; half of the memory otherwise, and it must be free at the start
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # a container's cores may not be the ones that it finds
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
@@ -33,15 +32,14 @@ _ENVIRONMENT = {
 }
 
 
-@dataclass(frozen=True)
 class VllmServer:
     """`vllm serve`, on whatever device that vLLM was built for."""
 
-    name: str = "vllm"
-    rule: ServerRule = ServerRule(stops_at_limit=False)
-    health: str = "/health"
-    startup_s: float = 600.0
-    concurrency: int = 16
+    name = "vllm"
+    rule = ServerRule(stops_at_limit=False)
+    health = "/health"
+    startup_s = 600.0
+    concurrency = 16
 
     def program(self, executable: Path, deployment: Deployment) -> Program:
         """The command that serves a Hugging Face folder, with or without a draft in another."""
@@ -109,7 +107,7 @@ class VllmServer:
         read = ids(choices[0].get("prompt_token_ids"), "prompt_token_ids", where)
         if read != list(asked.prompt_ids):
             raise DraftbenchError(
-                f"vLLM read {len(read)} tokens for prompt {asked.prompt_id!r}, of which {len(asked.prompt_ids)} were sent",
+                f"vLLM read {len(read)} tokens for prompt {asked.prompt_id!r}, but was sent {len(asked.prompt_ids)}",
                 "it changed the prompt, so its answer is to another one",
                 "use the version that `draftbench served setup vllm` installs",
             )

@@ -55,19 +55,21 @@ class Worth:
     """The same by the formula of Leviathan et al., which takes a verification for as long as a plain step."""
 
 
-def worth_it(costs: StepCosts, choice: GammaChoice, *, spread_of_times: bool = True) -> Worth:
+def worth_it(costs: StepCosts, choice: GammaChoice, *, asked: int | None = None, spread_of_times: bool = True) -> Worth:
     """Whether proposing `costs.gamma` tokens pays. Raises KeyError if `choice` does not have this gamma.
 
-    `spread_of_times`: whether the interval holds that of the times too.
+    `asked`: the gamma that was asked for, if it is another one that was not timed. `spread_of_times`: whether the
+    interval holds that of the times too.
     """
     gamma = costs.gamma
     speed = choice.at(gamma)
     now, needed = acceptance_for(speed.tokens.value, gamma), acceptance_for(speed.cost.value, gamma)
     answer = worth(speed.speedup)
+    untimed = "" if asked in (None, gamma) else f" (gamma {asked} was not timed)"
     words = (
-        f"{answer}: {interval(speed.speedup, 2)}x plain decoding predicted; {interval(speed.tokens, 2)} tokens per "
-        f"round where {number(speed.cost.value, 2)} pay for it (c = {number(costs.cost_ratio)}, break-even acceptance "
-        f"{_acceptance(needed)}, now {_acceptance(now)})"
+        f"{answer} at gamma {gamma}{untimed}: {interval(speed.speedup, 2)}x plain decoding predicted; a round gives "
+        f"{interval(speed.tokens, 2)} tokens and costs {number(speed.cost.value, 2)} plain steps "
+        f"(c = {number(costs.cost_ratio)}, break-even acceptance {_acceptance(needed)}, now {_acceptance(now)})"
     )
     advice = _advice(costs, choice, needed)
     if not spread_of_times:

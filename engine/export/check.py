@@ -69,7 +69,7 @@ def paired_acceptance(
     remote = target.spec.trust_remote_code
     models = (
         copy.deepcopy(draft.model).float(),
-        load(folder, target.dtype, target.device, remote_code=remote).float(),
+        load(folder, torch.float32, target.device, remote_code=remote),
     )
     asked = set(prompt_ids)
     checked = []

@@ -84,13 +84,16 @@ class Pair:
         return min(known) if known else None
 
 
-def target_facts(spec: ModelSpec) -> ModelFacts:
-    """The facts of a target. Raises DraftbenchError if it cannot be located or its settings cannot be read."""
+def target_facts(spec: ModelSpec, *, with_gguf: bool = True) -> ModelFacts:
+    """The facts of a target. `with_gguf`: also whether a GGUF file can be made of it, which takes seconds to say.
+
+    Raises DraftbenchError if it cannot be located or its settings cannot be read.
+    """
     folder = locate_model(spec)
     config = read_config(folder, trust_remote_code=spec.trust_remote_code)
     tokenizer = load_tokenizer(spec)
     dtype = str(resolve_dtype(spec.dtype, resolve_device(spec.device))).removeprefix("torch.")
-    facts = _facts(spec.model, config, tokenizer, spec, dtype)
+    facts = _facts(spec.model, config, tokenizer, spec, dtype, with_gguf)
     settings = getattr(config, "quantization_config", None)
     quantised = spec.quantize or (str(_get(settings, "quant_method") or "quantised") if settings else "")
     if spec.adapter is None:
@@ -99,7 +102,7 @@ def target_facts(spec: ModelSpec) -> ModelFacts:
     return replace(facts, quantised=quantised, adapter_rank=rank if isinstance(rank, int) else 0)
 
 
-def draft_facts(run: RunFolder, target: ModelSpec) -> ModelFacts:
+def draft_facts(run: RunFolder, target: ModelSpec, *, with_gguf: bool = True) -> ModelFacts:
     """The facts of a run's best draft as it is exported: with its target's tokenizer, and with all of its ids.
 
     Raises DraftbenchError if the run has no draft.
@@ -116,20 +119,21 @@ def draft_facts(run: RunFolder, target: ModelSpec) -> ModelFacts:
     else:
         config = AutoConfig.for_model(kind, **settings)
     dtype = str(resolve_dtype(target.dtype, resolve_device(target.device))).removeprefix("torch.")
-    return _facts(f"the draft of run {run.id}", config, load_tokenizer(target), target, dtype)
+    return _facts(f"the draft of run {run.id}", config, load_tokenizer(target), target, dtype, with_gguf)
 
 
-def pair_of(run: RunFolder, recipe: Recipe, served_target: ModelSpec | None = None) -> Pair:
+def pair_of(run: RunFolder, recipe: Recipe, served_target: ModelSpec | None = None, *, with_gguf: bool = True) -> Pair:
     """The run's draft and its target, or the one that the server has instead."""
-    return Pair(target_facts(served_target or recipe.target), draft_facts(run, recipe.target))
+    draft = draft_facts(run, recipe.target, with_gguf=with_gguf)
+    return Pair(target_facts(served_target or recipe.target, with_gguf=with_gguf), draft)
 
 
-def _facts(name: str, config: Any, tokenizer: Any, spec: ModelSpec, dtype: str) -> ModelFacts:
+def _facts(name: str, config: Any, tokenizer: Any, spec: ModelSpec, dtype: str, with_gguf: bool) -> ModelFacts:
     text = config.get_text_config()
     rows = int(text.vocab_size)
     around = tokenizer("a")["input_ids"]
-    no_gguf = unfit_for_gguf(text)
-    if not no_gguf:
+    no_gguf = unfit_for_gguf(text) if with_gguf else ""
+    if with_gguf and not no_gguf:
         try:
             tokenizer_fields(tokenizer, max(rows, len(tokenizer)), source=gguf_source(spec))
         except DraftbenchError as error:

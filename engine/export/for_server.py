@@ -148,7 +148,8 @@ def plan(run: RunFolder, recipe: Recipe, wishes: Wishes) -> Plan:
     """
     card = server_card(wishes.server)
     served = recipe.target.model_copy(update={"model": wishes.served_target, "adapter": None, "revision": None})
-    pair = pair_of(run, recipe, served if wishes.served_target else None)
+    other = served if wishes.served_target else None
+    pair = pair_of(run, recipe, other, with_gguf=card.weights == "gguf")
     gguf_form = wishes.gguf or gguf.PRECISIONS[0]
     if wishes.gguf and card.weights != "gguf":
         raise DraftbenchError(

@@ -101,4 +101,5 @@ def load_gguf(file: Path, dtype: torch.dtype, device: torch.device) -> Any:
             "it would compute something else",
             "export again, and report this if it happens again",
         )
+    model.is_quantized = False  # Transformers says so of every GGUF file; the weights are plain numbers by now
     return model.to(device).eval()

@@ -101,7 +101,7 @@ def export_run(
         report |= {"served": served, "notes": [*report["notes"], *served.pop("notes")]}
     if check and text is not None:
         allowed = ALLOWED[rounding or ""]
-        report |= _check(form.load, run, out, fewer(text, home, target), home, target, progress, allowed)
+        report |= check_export(form.load, run, out, fewer(text, home, target), home, target, progress, allowed)
     return report
 
 
@@ -117,7 +117,7 @@ def chosen_precision(format_name: str, precision: str | None) -> str | None:
     return precision or (offered[0] if offered else None)
 
 
-def _check(
+def check_export(
     load: Load,
     run: RunFolder,
     out: Path,
@@ -125,17 +125,22 @@ def _check(
     home: Home,
     target: LoadedModel,
     progress: Progress,
-    allowed: float,
+    allowed: float = ALLOWED[""],
+    *,
+    draft: Draft | None = None,
 ) -> dict[str, Any]:
-    """Compare the folder with the run's draft, both loaded again, on the same text."""
+    """Compare the folder with the run's draft, both loaded again, on the same text.
+
+    `draft`: the run's draft in another precision than the target's.
+    """
     settings = text.recipe.measure
     captures = {
         t: capture(f"text for the check T={t:g}", plan, target, text.recipe.capture, progress)
         for t, plan in text.plans(home, target).items()
     }
     names = [prompt.id for prompt in text.prompts.measured]
-    draft = load_draft(best_draft(run), target)
-    checked = paired_acceptance(load, out, draft, target, captures, names, settings, allowed)
+    ours = load_draft(best_draft(run), target) if draft is None else draft
+    checked = paired_acceptance(load, out, ours, target, captures, names, settings, allowed)
     measured = {metric.temperature: metric.value for metric in run.summary().of("trained", "exact")}
     same = same_greedy_text(
         load,

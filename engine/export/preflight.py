@@ -13,7 +13,7 @@ from engine.export.server_rules import RULES, Finding, Findings
 
 __all__ = ["EXPORTED_FOR", "Finding", "preflight", "refuse", "server_card"]
 
-EXPORTED_FOR = tuple(RULES)
+EXPORTED_FOR = tuple(name for name, card in SERVERS.items() if card.exported)
 
 
 def server_card(name: str) -> Server:

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from engine.catalogue import SERVERS
 from engine.findings.claim import Claim
 from engine.findings.efforts import MEANING
 from engine.findings.evaluate import Cell, Finding, Outcome, Pooled
@@ -29,6 +30,7 @@ def as_json(evaluated: HomeFindings, study: str | None = None) -> dict[str, Any]
         "paper": "arXiv 2503.07807",
         "study": study,
         "metric": "exact acceptance: mean over positions of the target's own text of sum_v min(p, q)",
+        "servers": {server.name: server.reports for server in SERVERS.values()},
         "interval": f"{LEVEL:.0%}, bootstrap over prompts, both sides on the same draws",
         "seeds_needed": ENOUGH_SEEDS,
         "runs_compared": len(evaluated.runs),
@@ -47,6 +49,8 @@ def claim_json(finding: Finding, evaluated: HomeFindings) -> dict[str, Any]:
         "number": claim.number,
         "title": claim.title,
         "statement": claim.statement,
+        "of_paper": claim.of_paper,
+        "rate": claim.rate,
         "paper_band": _band(claim),
         "base": claim.base,
         "other": claim.other,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from engine.findings import remarks
 from engine.findings.efforts import Schedules, schedule
@@ -45,10 +45,11 @@ class BothSides:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim. The measured effect is the exact acceptance of `other` over that of `base`, less one."""
+    """One claim. The measured effect is the acceptance of `other`, by `rate`, over that of `base`, less one."""
 
     key: str
-    number: str  # among the paper's five, the fifth of which says two things; 'also' for what it says besides
+    # among the paper's five, the fifth of which says two things; 'also' for what it says besides, from 6 on our own
+    number: str
     title: str
     statement: str
     base: str  # words for the two sides
@@ -65,6 +66,14 @@ class Claim:
     by_effort: bool = False  # judged at each kind of effort (see `efforts`), the headline at the modes' own schedules
     has_ratio: bool = True  # False where the rate of a side may be zero or below
     told_apart: bool = True  # whether a fact of its own says which side a run is on
+    rate: Literal["exact", "argmax"] = "exact"  # by which acceptance is compared
+    above_zero: bool = False  # whether temperature 0 tells nothing: there all ways to propose are one
+    of_paper: bool = True
+
+    @property
+    def introduced(self) -> str:
+        """The statement, and whose it is."""
+        return f"The paper: {self.statement}" if self.of_paper else f"Not of the paper: {self.statement}"
 
     def may_differ(self, fact: str) -> bool:
         """Whether the two runs of a pair may differ in this fact."""

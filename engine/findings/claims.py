@@ -1,5 +1,7 @@
 """The claims of "Training Domain Draft Models for Speculative Decoding" (arXiv 2503.07807) as comparisons of runs.
 
+The last two are our own: which loss is best for which way to propose.
+
 What is known of the paper is its abstract and captions, so a band is what those state, and whether it is relative or
 absolute is not known but for one.
 """
@@ -163,6 +165,18 @@ class LossClaim(Claim):
             for name in self.missing(start).axes["loss"]
             if start.facts["loss"] != name
         ]
+
+
+class RuleClaim(LossClaim):
+    """A loss made for one way to propose against losses made for the other."""
+
+    def missing(self, start: Run) -> BothSides:
+        return BothSides("no comparable argmax_ce and forward_kl", {"loss": ["argmax_ce", "forward_kl", "tvd"]})
+
+
+def _is_argmax_ce(facts: Facts) -> bool:
+    """Whether argmax_ce is among the losses, blended or not."""
+    return "argmax_ce" in str(facts["loss"])
 
 
 class ScenarioClaim(Claim):
@@ -351,11 +365,44 @@ BEST_LOSS = LossClaim(
     "Of the losses that see the target's distribution, forward KL gives the highest acceptance.",
     "another white-box loss",
     "forward_kl",
-    lambda facts: facts["loss"] not in ("forward_kl", "sft"),
+    lambda facts: facts["loss"] not in ("forward_kl", "sft") and not _is_argmax_ce(facts),
     _loss("forward_kl"),
     frozenset({"loss"}),
     sign=1,
     breadth=("against", 2),
 )
+FOR_SAMPLED = RuleClaim(
+    "loss_for_sampled",
+    "6a",
+    "For sampled proposals, matching the distribution is best",
+    "Where the draft draws its proposals, forward KL is accepted more (exact, above temperature 0) than cross-entropy "
+    "to the target's likeliest token.",
+    "argmax_ce",
+    "forward_kl",
+    _loss("argmax_ce"),
+    _loss("forward_kl"),
+    frozenset({"loss"}),
+    sign=1,
+    above_zero=True,
+    of_paper=False,
+)
+FOR_ARGMAX = RuleClaim(
+    "loss_for_argmax",
+    "6b",
+    "For argmax proposals, cross-entropy to the target's likeliest token is best",
+    "Where the draft proposes its likeliest token, as most servers have it, cross-entropy to the target's likeliest "
+    "token is accepted more (argmax) than the losses that match the distribution.",
+    "a loss that matches the distribution",
+    "argmax_ce",
+    lambda facts: facts["loss"] != "sft" and not _is_argmax_ce(facts),
+    _loss("argmax_ce"),
+    frozenset({"loss"}),
+    sign=1,
+    breadth=("against", 2),
+    rate="argmax",
+    of_paper=False,
+)
 
-CLAIMS: dict[str, Claim] = {claim.key: claim for claim in (GENERIC, MODE, SUPERVISION, SCENARIO, SIZE, LEAD, BEST_LOSS)}
+CLAIMS: dict[str, Claim] = {
+    claim.key: claim for claim in (GENERIC, MODE, SUPERVISION, SCENARIO, SIZE, LEAD, BEST_LOSS, FOR_SAMPLED, FOR_ARGMAX)
+}

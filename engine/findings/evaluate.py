@@ -184,6 +184,8 @@ def _cells(claim: Claim, place: Place, usual: Place, tables: Tables, known: Mapp
     """One cell per temperature at which both sides were measured."""
     cells = []
     for temperature in temperatures_of((run for pair in place.pairs for run in pair.runs), tables):
+        if claim.above_zero and temperature == 0:
+            continue
         measured = _measure(claim, place, temperature, tables, known)
         if measured is not None:
             remarks = [claim.remark(measured.cell.pairs, known), measured.cell.remark]
@@ -205,10 +207,10 @@ def _measure(
         if a is None or b is None:
             continue
         if claim.paired:
-            both, common = paired(a, b, "exact"), a.index.intersection(b.index)
+            both, common = paired(a, b, claim.rate), a.index.intersection(b.index)
             left_out.update(common if both is None else common.difference(both.a.prompts))
         else:
-            both = Paired(Sums.of(a, RATES["exact"]), Sums.of(b, RATES["exact"]))
+            both = Paired(Sums.of(a, RATES[claim.rate]), Sums.of(b, RATES[claim.rate]))
         if both is not None:
             base_heldout, other_heldout = (known[side[0][0]].facts["heldout"] for side in (pair.base, pair.other))
             parts[pair] = (Side(str(base_heldout), both.a), Side(str(other_heldout), both.b))

@@ -32,9 +32,10 @@ from engine.records.interval import Interval
 NO_VALUE = Interval(math.nan, math.nan, math.nan, 0)
 _ROUNDED = 1 + 1e-5  # a sum of float32 may be a little too large
 _DIGITS = 6  # 0.7 may have been stored as float32
+_SUMS = ["exact_sum", "argmax_sum"]  # numerators of the rates that claims compare
 _Floats = NDArray[np.float64]
 
-# (run, draft, temperature) -> [prompt] exact_sum, n_positions, answer
+# (run, draft, temperature) -> [prompt] exact_sum, argmax_sum (NaN of an earlier version's), n_positions, answer
 Tables = Mapping[tuple[str, str, float], pd.DataFrame]
 
 
@@ -51,14 +52,16 @@ def tables_of(sums: pd.DataFrame) -> dict[tuple[str, str, float], pd.DataFrame]:
     tables = {}
     for key, table in rows.groupby(["run_id", "draft", "temperature"]):
         run, draft, temperature = cast("tuple[str, str, float]", key)
-        tables[str(run), str(draft), float(temperature)] = table[["exact_sum", "n_positions", "answer"]]
+        tables[str(run), str(draft), float(temperature)] = table[[*_SUMS, "n_positions", "answer"]]
     return tables
 
 
 def impossible(sums: pd.DataFrame) -> set[str]:
     """Ids of runs with sums that no measurement has: more accepted than there were positions, or a prompt twice."""
     known = sums.dropna(subset=["exact_sum", "n_positions"])
-    beyond = (known.exact_sum < 0) | (known.exact_sum > known.n_positions * _ROUNDED) | known.temperature.isna()
+    beyond = known.temperature.isna()
+    for name in _SUMS:
+        beyond |= (known[name] < 0) | (known[name] > known.n_positions * _ROUNDED)
     twice = known.duplicated(["run_id", "draft", "temperature", "prompt_id"])
     return {str(run_id) for run_id in known.run_id[beyond | twice].unique()}
 
@@ -79,10 +82,10 @@ def table_of(runs: SignedRuns, draft: str, temperature: float, tables: Tables) -
         table = tables.get((run, draft, temperature))
         if table is None:
             return None
-        table = table if sign == 1 else table.assign(exact_sum=table.exact_sum * sign)
+        table = table if sign == 1 else table.assign(**{name: table[name] * sign for name in _SUMS})
         if added is not None:
             added, table = same_answers(added, table)
-            table = table.assign(exact_sum=added.exact_sum + table.exact_sum)
+            table = table.assign(**{name: added[name] + table[name] for name in _SUMS})
         added = table
     return added
 

@@ -35,7 +35,7 @@ def judge_cell(claim: Claim, relative: Interval, absolute: Interval, by_seed: Se
 
 def _against_band(claim: Claim, relative: Interval, absolute: Interval, seeds: str) -> tuple[str, str]:
     if claim.band is None:
-        return REPRODUCED, f"{seeds}, all in the direction of the paper"
+        return REPRODUCED, f"{seeds}, all in the direction of the {'paper' if claim.of_paper else 'claim'}"
     least, most = claim.band
     known = {"relative": relative, "absolute": absolute}
     inside = [name for name in claim.band_of if least <= known[name].value <= most]

@@ -149,13 +149,14 @@ def studied(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
 
 
 def prompt_sums(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> pd.DataFrame:
-    """Exact acceptance per held-out prompt of many runs at once: run_id, draft, temperature, prompt_id, exact_sum,
-    n_positions and `answer`, equal for equal answers of the target and None where its tokens are not known.
+    """Expected acceptance per held-out prompt of many runs at once: run_id, draft, temperature, prompt_id, exact_sum,
+    argmax_sum (None of an earlier version's), n_positions and `answer`, equal for equal answers of the target and None
+    where its tokens are not known.
 
     For a measurement of an earlier version the answers are known once `add_details` has read its tokens."""
     return _frame(
         con,
-        "SELECT run_id, draft, temperature, prompt_id, exact_sum, n_positions, answer FROM prompts"
+        "SELECT run_id, draft, temperature, prompt_id, exact_sum, argmax_sum, n_positions, answer FROM prompts"
         " WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))"
         " ORDER BY run_id, draft, temperature, prompt_id",  # a sum depends on its order, in the last bit
         [list(run_ids)],

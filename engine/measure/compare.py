@@ -96,7 +96,8 @@ class Sums:
     def of(cls, table: pd.DataFrame, rate: Rate) -> Sums:
         """The sums of a rate in a table indexed by prompt id; NaN where a prompt was not measured for it."""
         columns = {
-            name: table[name].to_numpy(np.float64, na_value=np.nan) for name in (rate.numerator, *rate.denominator)
+            name: table[name].to_numpy(np.float64, na_value=np.nan) if name in table else np.full(len(table), np.nan)
+            for name in (rate.numerator, *rate.denominator)  # an earlier version did not count all of them
         }
         denominators = np.sum([columns[name] for name in rate.denominator], axis=0)
         return cls(table.index, columns[rate.numerator], denominators)
@@ -243,6 +244,14 @@ def differing_conditions(a: Conditions, b: Conditions) -> dict[str, tuple[Any, A
 def blocking(rate: str, differing: Iterable[str]) -> list[str]:
     """Those of the differing conditions that forbid comparing this rate."""
     return [key for key in differing if rate not in ON_TARGET_TEXT or key not in ONLY_SAMPLED]
+
+
+def not_measured(table: pd.DataFrame) -> list[str]:
+    """The rates on the target's own text that a table of sums lacks because an earlier version made it.
+
+    Greedy agreement is no such rate: of text that a server drew it cannot be known.
+    """
+    return [name for name in ("exact", "argmax") if not Sums.of(table, RATES[name]).measured.any()]
 
 
 def nothing_in_common() -> DraftbenchError:

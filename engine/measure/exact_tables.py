@@ -62,6 +62,7 @@ def position_rows(results: Sequence[PromptAcceptance], draft: str, temperature: 
                     "prompt_id": r.prompt_id,
                     "position": r.positions or range(len(r.token_ids)),
                     "token_id": r.token_ids,
+                    **({} if r.entropy is None else {"entropy": r.entropy.numpy()}),
                     "overlap": r.overlap.numpy(),
                     "agree": pd.array(
                         [None] * len(r.token_ids) if r.agree is None else r.agree.tolist(), dtype="boolean"
@@ -70,7 +71,6 @@ def position_rows(results: Sequence[PromptAcceptance], draft: str, temperature: 
                     "q": r.draft_prob.numpy(),
                     "argmax_prob": r.argmax_prob.numpy(),
                     "hit": r.hit.numpy(),
-                    **({} if r.entropy is None else {"entropy": r.entropy.numpy()}),
                 }
             )
             for r in results

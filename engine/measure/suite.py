@@ -1,6 +1,6 @@
 """Everything that is measured of a draft, in order, written as Parquet tables and one summary.
 
-measure/positions.parquet   expected acceptance at every token of the target's own text
+measure/positions.parquet   expected acceptance at every token of the target's own text, and the target's entropy there
 measure/prompts.parquet     sums per prompt: expected acceptance and the sampled trace; the question in words
 measure/rounds.parquet      rounds of the trace with their seconds
 measure/tokens.parquet      every token of the trace: fate, p, q, u, and the likeliest of its position

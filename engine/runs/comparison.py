@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from engine.catalogue import SERVERS
 from engine.errors import DraftbenchError
 from engine.measure.compare import (
     Measurement,
     agreement_by_temperature,
     compare,
     differing_conditions,
+    not_measured,
     nothing_in_common,
 )
 from engine.measure.statistics import SAMPLES
@@ -33,8 +35,9 @@ def measurement_of(run: RunFolder, bootstrap_samples: int | None = None) -> Meas
 def compare_runs(a: RunFolder, b: RunFolder) -> dict[str, Any]:
     """Run b less run a, paired on the same target text: every rate and temperature, and greedy agreement by token.
 
-    `differs`: conditions that differ, each with both values. `sizes`: of both drafts, as `draft_size`. Raises
-    DraftbenchError if no answer is common.
+    `differs`: conditions that differ, each with both values; `sizes`: of both drafts, as `draft_size`; `not_measured`:
+    rates that either side lacks; `servers`: which rate each server's own figure comes from. Raises DraftbenchError if
+    no answer is common.
     """
     side_a, side_b = measurement_of(a), measurement_of(b)
     rows = compare(side_a, side_b)
@@ -48,5 +51,7 @@ def compare_runs(a: RunFolder, b: RunFolder) -> dict[str, Any]:
         },
         "sizes": {"a": draft_size(a).as_dict(), "b": draft_size(b).as_dict()},
         "rows": [row.as_dict() for row in rows],
+        "not_measured": {"A": not_measured(side_a.prompts), "B": not_measured(side_b.prompts)},
+        "servers": {server.name: {"figure": server.acceptance, "rate": server.reports} for server in SERVERS.values()},
         "greedy_agreement": agreement_by_temperature(a.path / "measure", b.path / "measure"),
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,56 +39,73 @@ from engine.runs.plan import PromptSplit, plan_training, split_prompts
 from engine.runs.session import capture, load_target
 from engine.slices.categories import category_of
 from engine.slices.reading import token_reader
-from engine.slices.selection import MADE_BY, Focus, ScoredPrompt, worst_prompts
+from engine.slices.selection import MADE_BY, Focus, ScoredPrompt, check_share, worst_prompts
 from engine.slices.tokens import BY, CONTEXTS, ENTROPIES, NO_GROUP, POSITIONS, in_buckets
 
 _SHOWN = 3
 _COUNTED_BY = tuple(by for by in BY if by != "prompt")  # a slice by prompt would be one prompt
 
 
-def focus(
-    home: Home,
-    run: RunFolder,
-    worst: float,
-    out: Path,
-    *,
-    by: str | None = None,
-    only: str | None = None,
-    prompts: str | None = None,
-    overwrite: bool = False,
-) -> Focus:
-    """Write the fewest training prompts that hold the share `worst` of the draft's refusals to `out`, as JSON lines.
+@dataclass(frozen=True)
+class Wanted:
+    """What to select: the share of the refusals, perhaps those of one slice alone, among which prompts.
 
-    `by` and `only`: count the tokens of one slice alone. `prompts`: score the prompts of this file in place of the
-    run's. The target's answers are captured first unless they are at hand. A description with every score is written
-    beside, as `.json`. Raises DraftbenchError for a file with held-out prompts, a run without a draft or that learnt
-    from a server, prompts that are not those of the run, an unknown slice, and an `out` that is taken.
+    `prompts`: a file or set as in `prompts.train`, scored in place of the run's own. Raises DraftbenchError for what
+    makes no sense, before the minutes of a capture.
     """
-    worst_prompts([ScoredPrompt("", "", 1.0, 1)], worst)  # a wrong share is refused before the minutes of a capture
-    recipe = _recipe(run, prompts)
+
+    worst: float
+    by: str | None = None
+    only: str | None = None
+    prompts: str | None = None
+
+    def __post_init__(self) -> None:
+        check_share(self.worst)
+        if (self.by is None) != (self.only is None) or (self.by is not None and self.by not in _COUNTED_BY):
+            both = self.by is not None and self.only is not None
+            raise DraftbenchError(
+                f"--by {self.by} with --only {self.only}" if both else "--only and --by go together",
+                "they name one slice, whose refusals alone are counted",
+                f"give both, such as --by kind --only json_value; --by is one of: {', '.join(_COUNTED_BY)}",
+            )
+
+
+def focus(home: Home, run: RunFolder, wanted: Wanted, out: Path, *, overwrite: bool = False) -> Focus:
+    """Write the fewest training prompts that hold a share of the draft's refusals to `out`, as JSON lines.
+
+    The target's answers are captured first unless they are at hand. A description with the score of each prompt is
+    written beside, as `.json`. Raises DraftbenchError for a file with held-out prompts, a run without a draft or that
+    learnt from a server, prompts that are not those of the run, an unknown slice, and an `out` that is taken.
+    """
     _refuse_taken(out, run.recipe(), overwrite)
-    if (by is None) != (only is None) or (by is not None and by not in _COUNTED_BY):
-        raise DraftbenchError(
-            f"--by {by} with --only {only}" if by and only else "--only and --by go together",
-            "they name one slice, whose refusals alone are counted",
-            f"give both, such as --by kind --only json_value; --by is one of: {', '.join(_COUNTED_BY)}",
-        )
-    best = best_draft(run)
+    recipe, best = _recipe(run, wanted.prompts), best_draft(run)
     with stop_on_signals() as stop_wanted:
         progress = Progress(stop_wanted=stop_wanted)
         try:
             target = load_target(recipe)
-            split = _split(run, recipe, target, own=prompts is None)
+            split = _split(run, recipe, target, own=wanted.prompts is None)
             plan = plan_training(home.captures, recipe, target, split.train)
             answers = capture("answers to score", plan, target, recipe.capture, progress)
             results = _read(best, target, answers, recipe)
         except KeyboardInterrupt:
             raise Cancelled("slices") from None
-    scored = _scored(results, recipe, by, only)
-    selected = worst_prompts(scored, worst)
+    scored = _scored(results, recipe, wanted)
+    selected = worst_prompts(scored, wanted.worst)
     by_id = {prompt.id: prompt for prompt in split.train}
     write_prompts(out, [by_id[item.prompt_id] for item in selected], recipe)
-    made = _focus(run, out, worst, by, only, prompts, recipe, split, scored, selected)
+    made = Focus(
+        run=run.id,
+        file=str(out),
+        worst=wanted.worst,
+        by=wanted.by,
+        only=wanted.only,
+        source=wanted.prompts or "the run's training prompts",
+        temperature=recipe.capture.temperature,
+        removed_as_heldout=split.counts["removed_as_heldout"],
+        sha256=sha256_file(out),
+        selected=tuple(selected),
+        **_totals(scored, selected),
+    )
     write_json(description_of(out), made.document())
     return made
 
@@ -175,7 +193,7 @@ def _split(run: RunFolder, recipe: Recipe, target: LoadedModel, *, own: bool) ->
     origin = Provenance.read_or_empty(run.path).prompts
     begun = read_json(kept) if kept.exists() else {"train": origin.train_hash} if origin.train_hash else {}
     changed = [name for name, known in begun.items() if hashes.get(name) != known and (own or name == "heldout")]
-    measured = run.summary().conditions.document().get("heldout_hash") if run.summary_path.exists() else None
+    measured = run.summary().conditions.heldout_hash if run.summary_path.exists() else None
     if measured is not None and prompts_hash(split.measured) != measured and "heldout" not in changed:
         changed.append("heldout")
     if changed:
@@ -195,25 +213,23 @@ def _read(best: Path, target: LoadedModel, answers: Capture, recipe: Recipe) -> 
     return exact_of_drafts({"draft": draft.model}, head, answers, sampling, with_entropy=True)["draft"]
 
 
-def _scored(
-    results: Sequence[PromptAcceptance], recipe: Recipe, by: str | None, only: str | None
-) -> list[ScoredPrompt]:
-    """Each prompt with its refusals, all of them or those in the slice `only`."""
+def _scored(results: Sequence[PromptAcceptance], recipe: Recipe, wanted: Wanted) -> list[ScoredPrompt]:
+    """Each prompt with its refusals, all of them or those in the slice that is wanted."""
     scored, seen = [], set[str]()
-    reader = token_reader(recipe.target) if by == "kind" else None
+    reader = token_reader(recipe.target) if wanted.by == "kind" else None
     for result in results:
         inside = np.ones(len(result.token_ids), dtype=bool)
-        if by is not None:
-            if reader is not None:
-                names = np.asarray(reader.kinds(result.token_ids))
-            else:
-                names = _slices(result, by, recipe.prompts.domain)
+        if wanted.by is not None:
+            kinds = None if reader is None else np.asarray(reader.kinds(result.token_ids))
+            names = _slices(result, wanted.by, recipe.prompts.domain) if kinds is None else kinds
             seen.update(names.tolist())
-            inside = names == only
+            inside = names == wanted.only
         refused = (1 - result.overlap.double().clamp(max=1)).numpy()[inside]
         scored.append(ScoredPrompt(result.prompt_id, result.group, float(refused.sum()), int(inside.sum())))
-    if by is not None and only not in seen:
-        raise DraftbenchError(f"no token is in the slice {only!r} by {by}", "", f"known: {', '.join(sorted(seen))}")
+    if wanted.by is not None and wanted.only not in seen:
+        raise DraftbenchError(
+            f"no token is in the slice {wanted.only!r} by {wanted.by}", "", f"known: {', '.join(sorted(seen))}"
+        )
     return scored
 
 
@@ -231,35 +247,15 @@ def _slices(result: PromptAcceptance, by: str, domain: str) -> np.ndarray[Any, n
     return np.full(len(places), name)
 
 
-def _focus(
-    run: RunFolder,
-    out: Path,
-    worst: float,
-    by: str | None,
-    only: str | None,
-    prompts: str | None,
-    recipe: Recipe,
-    split: PromptSplit,
-    scored: Sequence[ScoredPrompt],
-    selected: Sequence[ScoredPrompt],
-) -> Focus:
-    refused_here, refused_in_all = (sum(item.refusals for item in some) for some in (selected, scored))
-    tokens_here, tokens_in_all = (sum(item.tokens for item in some) for some in (selected, scored))
-    return Focus(
-        run=run.id,
-        file=str(out),
-        worst=worst,
-        by=by,
-        only=only,
-        source=prompts or "the run's training prompts",
-        temperature=recipe.capture.temperature,
-        n_scored=len(scored),
-        n_selected=len(selected),
-        refusal_share=refused_here / refused_in_all,
-        token_share=tokens_here / tokens_in_all,
-        acceptance=1 - refused_here / tokens_here,
-        acceptance_of_all=1 - refused_in_all / tokens_in_all,
-        removed_as_heldout=split.counts["removed_as_heldout"],
-        sha256=sha256_file(out),
-        selected=tuple(selected),
-    )
+def _totals(scored: Sequence[ScoredPrompt], selected: Sequence[ScoredPrompt]) -> dict[str, Any]:
+    """How much the selected prompts hold, and how well the draft does on them and on all."""
+    refused, refused_of_all = (sum(item.refusals for item in some) for some in (selected, scored))
+    tokens, tokens_of_all = (sum(item.tokens for item in some) for some in (selected, scored))
+    return {
+        "n_scored": len(scored),
+        "n_selected": len(selected),
+        "refusal_share": refused / refused_of_all,
+        "token_share": tokens / tokens_of_all,
+        "acceptance": 1 - refused / tokens,
+        "acceptance_of_all": 1 - refused_of_all / tokens_of_all,
+    }

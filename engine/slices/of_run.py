@@ -139,7 +139,7 @@ def _notes(run: RunFolder, by: str, rate: str, temperature: float) -> tuple[str,
 
 
 def _answers_with_gaps(run: RunFolder, temperature: float) -> int:
-    if run.summary().conditions.document().get("served_by") is None:
+    if run.summary().conditions.served_by is None:
         return 0
     table = pd.read_parquet(
         run.path / "measure" / "positions.parquet", columns=["draft", "temperature", "prompt_id", "position"]

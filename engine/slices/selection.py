@@ -66,10 +66,7 @@ def worst_prompts(scored: Sequence[ScoredPrompt], share: float) -> list[ScoredPr
     A long answer holds more refusals than a short one that is as hard: it also gives more tokens to learn from, and the
     report says how many. Raises DraftbenchError for a share outside (0, 1], or if nothing was refused.
     """
-    if not 0 < share <= 1:
-        raise DraftbenchError(
-            f"--worst is {share:g}", "it is a share of the refusals", "give a number above 0 and at most 1, such as 0.6"
-        )
+    check_share(share)
     ranked = sorted((item for item in scored if item.refusals > 0), key=lambda item: (-item.refusals, item.prompt_id))
     sums = np.cumsum([item.refusals for item in ranked])
     if not len(sums):
@@ -80,3 +77,11 @@ def worst_prompts(scored: Sequence[ScoredPrompt], share: float) -> list[ScoredPr
         )
     enough = int(np.searchsorted(sums, share * sums[-1] * (1 - 1e-12)))
     return ranked[: min(enough, len(ranked) - 1) + 1]
+
+
+def check_share(share: float) -> None:
+    """Raise DraftbenchError unless it is a share of the refusals, in (0, 1]."""
+    if not 0 < share <= 1:
+        raise DraftbenchError(
+            f"--worst is {share:g}", "it is a share of the refusals", "give a number above 0 and at most 1, such as 0.6"
+        )

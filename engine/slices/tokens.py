@@ -39,6 +39,7 @@ CONTEXTS = (0, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 ENTROPIES = (0.0, 0.1, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 NO_GROUP = "(no group)"
 PAST_THE_END = "past the end"  # proposed at a place that the answer does not have
+# The column of positions.parquet that each numerator on the target's text adds up.
 _TEXT_COLUMNS = {"exact_sum": "overlap", "agree_sum": "agree", "argmax_sum": "argmax_prob"}
 _AGAIN = "`draftbench measure RUN` measures it again"
 
@@ -66,9 +67,10 @@ def measured_tokens(origin: Origin, rate: str, temperature: float, by: str) -> p
         raise DraftbenchError(f"unknown rate {rate!r}", "", f"known: {', '.join(RATES)}")
     if by not in BY:
         raise DraftbenchError(f"slices by {by!r} are unknown", "", f"known: {', '.join(BY)}")
-    rows = _of_text(origin, rate, temperature) if rate in ON_TARGET_TEXT else _of_trace(origin, rate, temperature)
     columns = list(dict.fromkeys((RATES[rate].numerator, *RATES[rate].denominator)))
-    return rows.assign(slice=_slices(origin, rows, rate, temperature, by))[["prompt_id", "slice", *columns]]
+    with boundary(f"the tables in {origin.folder} cannot be sliced", _AGAIN, "a column is missing or of another type"):
+        rows = _of_text(origin, rate, temperature) if rate in ON_TARGET_TEXT else _of_trace(origin, rate, temperature)
+        return rows.assign(slice=_slices(origin, rows, rate, temperature, by))[["prompt_id", "slice", *columns]]
 
 
 def measured_temperatures(folder: Path) -> list[float]:
@@ -77,9 +79,11 @@ def measured_temperatures(folder: Path) -> list[float]:
 
 
 def _of_text(origin: Origin, rate: str, temperature: float) -> pd.DataFrame:
-    """The tokens of the target's own text, in order. Those whose value is not known are left out."""
+    """The tokens of the target's own text, in order. One whose value is not known counts as no position."""
     column = _TEXT_COLUMNS[RATES[rate].numerator]
     table = _table(origin.folder, "positions", temperature)
+    if column not in table and abs(temperature) < SAME_TEMPERATURE:
+        column = "overlap"  # at temperature 0 all rates on the target's text are one
     if column not in table or table[column].isna().all():
         raise DraftbenchError(
             f"the run's tokens have no {rate}",
@@ -88,8 +92,8 @@ def _of_text(origin: Origin, rate: str, temperature: float) -> pd.DataFrame:
             f"{_AGAIN}, or slice another --rate",
         )
     values = table[column].astype("Float64").to_numpy(np.float64, na_value=np.nan)
-    rows = table.assign(n_positions=1.0)
-    rows[RATES[rate].numerator] = values
+    rows = table.assign(n_positions=np.isfinite(values).astype(float))
+    rows[RATES[rate].numerator] = np.nan_to_num(values)
     return rows.sort_values(["prompt_id", "position"]).reset_index(drop=True)
 
 
@@ -107,6 +111,7 @@ def _of_trace(origin: Origin, rate: str, temperature: float) -> pd.DataFrame:
     return table.assign(
         accepted=(table.fate == str(Fate.ACCEPTED)).astype(float),
         rejected=(table.fate == str(Fate.REJECTED)).astype(float),
+        discarded=(table.fate == str(Fate.DISCARDED)).astype(float),
         drafted=table.fate.isin({str(fate) for fate in PROPOSED}).astype(float),
         emitted=emitted.astype(float),
         rounds=(emitted & (table.position == last.reindex(table.index))).astype(float),
@@ -124,7 +129,7 @@ def _table(folder: Path, name: str, temperature: float) -> pd.DataFrame:
         raise DraftbenchError(
             f"the run was not measured at temperature {temperature:g}", "", f"give --temperature, one of: {known}"
         )
-    return found
+    return found.astype({"position": "int64", "token_id": "int64"})
 
 
 def _slices(

@@ -225,6 +225,14 @@ def test_a_slice_to_train_for_is_in_the_command_and_in_the_address(page: OpenPag
     assert "--by position --only '8 to 15'" in test.code[0].value
 
 
+def test_slicing_by_something_else_forgets_the_slice_without_a_warning(page: OpenPage, first: Path):
+    test = page("compare", view="Slices", slice="position", only="8 to 15")
+    test.selectbox(key="slice").select("group").run()
+    assert test.selectbox(key="only").value == ""
+    assert "--only" not in test.code[0].value
+    assert not [box.value for box in test.warning]
+
+
 def test_drafts_without_the_columns_say_so_and_the_others_are_shown(page: OpenPage, first: Path):
     other = copy(first, "earlier", better=0.05)
     table = pd.read_parquet(other / "measure" / "positions.parquet").drop(columns="entropy")

@@ -427,6 +427,19 @@ def test_what_will_happen_is_reported_for_each_mode(page: OpenPage):
         assert any(words in text.value for text in shown.markdown), mode
 
 
+def test_an_adapter_is_off_until_it_is_switched_on(page: OpenPage, finished_home: Path):
+    shown = page("launch", **{"from": RunFolder.open(home(), "latest").id})
+    assert not drawn(shown, "draft.lora.")
+    switch(shown, "draft.lora").set_value(True).run()
+    (setting,) = settings_of(shown)
+    made = read_recipe(home(), str(starting.RECIPES / "quickstart.yaml"), [setting], skip_bad=False)
+    assert made.draft.lora is not None, "also with nothing but defaults"
+    widget(shown, "draft.lora.rank").set_value(4).run()
+    assert "draft.lora.rank=4" in settings_of(shown)
+    switch(shown, "draft.lora").set_value(False).run()
+    assert settings_of(shown) == []
+
+
 def test_token_selection_is_off_until_it_is_switched_on(page: OpenPage, finished_home: Path):
     run = RunFolder.open(home(), "latest")
     shown = page("launch", **{"from": run.id})

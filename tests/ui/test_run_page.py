@@ -25,7 +25,7 @@ from engine.runs.labels import read_labels
 from engine.runs.process import process_identity
 from tests.ui.conftest import OpenPage
 from tests.ui.run_homes import EVIL, add_run, finished_id
-from workbench.run import export_job
+from workbench.run import export_job, preflight_job
 from workbench.shared import actions
 
 RUNNING = {"phase": "train", "progress": {"phase": "train", "done": 2, "total": 4, "unit": "steps", "phase_s": 3.0}}
@@ -82,7 +82,7 @@ def test_a_measured_run_shows_before_after_interval_and_n(finished_home: Path, p
     assert "Resume" not in buttons(test)
 
 
-@pytest.mark.parametrize("view", ["Curves", "Log", "Configuration", "Origin", "Files", "Export", "Labels"])
+@pytest.mark.parametrize("view", ["Curves", "Log", "Configuration", "Origin", "Files", "Export", "Serve", "Labels"])
 def test_every_part_draws_for_a_finished_run(finished_home: Path, page: OpenPage, view: str):
     assert not page("run", run=finished_id(finished_home), view=view).error
 
@@ -438,3 +438,64 @@ def test_a_run_that_is_being_cancelled_says_so_and_offers_to_stop_at_once(finish
     assert "Stop now" in buttons(test)
     assert "Cancel" not in buttons(test)
     assert "Stopping, requested" in test.warning[0].value
+
+
+def test_an_export_for_a_server_is_started_with_what_was_chosen(
+    finished_home: Path, page: OpenPage, monkeypatch: pytest.MonkeyPatch
+):
+    started: list[list[str]] = []
+
+    class Process:
+        pid = os.getpid()
+
+        def wait(self) -> None: ...
+
+    monkeypatch.setattr(
+        export_job, "start_detached", lambda home, command, report, output: started.append(command) or Process()
+    )
+    run_id = finished_id(finished_home)
+    test = page("run", run=run_id, view="Serve")
+    next(group for group in test.button_group if group.label == "Server").set_value("llama.cpp").run()
+    key = f"llama.cpp-{run_id}"
+    test.selectbox(key=f"serve-gguf-{key}").set_value("q8_0")
+    test.selectbox(key=f"serve-target-{key}").set_value("whole, its adapter merged")
+    press(test, "Export for llama.cpp")
+    out = str(finished_home / "exports" / f"{run_id}-llama.cpp")
+    more = ["--for", "llama.cpp", "--target", "merged", "--gguf", "q8_0"]
+    assert started[0][-10:] == [run_id, "--out", out, "--json", *more]
+    assert any("You can close this page" in info.value for info in test.info)
+
+
+def test_the_pair_is_checked_in_a_process_of_its_own_and_the_answer_is_shown(finished_home: Path, page: OpenPage):
+    run_id = finished_id(finished_home)
+    test = page("run", run=run_id, view="Serve")
+    assert "by the server's own rules" in words(test)
+    press(test, "Check the pair")
+    folder = RunFolder(finished_home / "runs" / run_id)
+    deadline = time.monotonic() + 240
+    while preflight_job.read(folder, "vllm").state == "running" and time.monotonic() < deadline:
+        time.sleep(0.5)
+    test = page("run", run=run_id, view="Serve")
+    assert "vLLM serves this pair" in words(test)
+    assert any("vllm serve" in block.value and "draft_model" in block.value for block in test.code)
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        ({"server": "vllm", "preflight": [{"level": "refused", "what": "too wide", "reason": "must be divisible"}]},
+         ("vLLM would refuse this pair", "must be divisible")),
+        ({"error": {"what": "the run has no draft", "why": "lost", "fix": "train it"}}, ("the run has no draft",)),
+        ({}, ("the check failed",)),
+    ],
+)  # fmt: skip
+def test_what_a_check_of_the_pair_left_is_shown(
+    finished_home: Path, page: OpenPage, report: dict[str, object], said: tuple[str, ...]
+):
+    run_id = finished_id(finished_home)
+    folder = preflight_job.place(RunFolder(finished_home / "runs" / run_id), "vllm")
+    folder.mkdir(parents=True)
+    preflight_job.Started(pid=os.getpid(), pid_started=1.0).write(folder)
+    (folder / preflight_job.Report.FILE).write_text(json.dumps(report))
+    shown = words(page("run", run=run_id, view="Serve"))
+    assert all(part in shown for part in said)

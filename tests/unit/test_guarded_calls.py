@@ -11,6 +11,7 @@ from engine.paths import PROJECT_ROOT
 
 SOURCES = [path for part in ("engine", "workbench", "pages") for path in sorted((PROJECT_ROOT / part).rglob("*.py"))]
 
+WRITTEN_GGUF = {"engine/export/gguf.py"}  # a file that was just written, read back
 # Called name -> the modules that may call it, each of which guards the call.
 PLACES = {
     "apply_chat_template": {"engine/chat/template_date.py"},  # pinned date, limit of time
@@ -20,15 +21,17 @@ PLACES = {
     "yaml.load": set[str](),  # engine/untrusted/yaml_text.py has the limits
     "yaml.parse": {"engine/untrusted/yaml_text.py"},
     "torch.load": set[str](),  # pickles run code
-    "AutoConfig.from_pretrained": {"engine/models/folder.py", "engine/models/gguf.py"},
+    "AutoConfig.from_pretrained": {"engine/models/folder.py", "engine/models/gguf.py", *WRITTEN_GGUF},
     "AutoTokenizer.from_pretrained": {"engine/models/tokenizer.py", "engine/models/gguf.py"},
     "AutoModelForCausalLM.from_pretrained": {
         "engine/models/load.py",
         "engine/models/gguf.py",
         "engine/export/huggingface.py",  # of a folder that was just written
+        "engine/export/apart.py",  # the same
+        *WRITTEN_GGUF,
     },
     "GenerationConfig.from_pretrained": {"engine/chat/turns.py"},
-    "PeftConfig.from_pretrained": {"engine/models/adapter.py"},
+    "PeftConfig.from_pretrained": {"engine/models/adapter.py", "engine/export/apart.py"},
     "snapshot_download": {"engine/models/locate.py"},
 }
 

@@ -18,6 +18,7 @@ import streamlit as st
 from engine.errors import DraftbenchError
 from engine.index.queries import Run
 from engine.measure.compare import (
+    ON_TARGET_TEXT,
     SAME_TEMPERATURE,
     Measurement,
     RateDifference,
@@ -142,10 +143,12 @@ def compared(
     for draft in drafts:
         deltas = [] if draft is first else compare(first.measurement(prompts), draft.measurement(prompts))
         by_rate = {row.metric: row for row in deltas}
-        rates += [
-            _rate_row(draft, rate, metrics, temperature) | _delta(first, draft, by_rate, rate, temperature)
-            for rate in RATES
-        ]
+        for rate in RATES:
+            row = _rate_row(draft, rate, metrics, temperature)
+            row |= _delta(first, draft, by_rate, rate, temperature)
+            if by_rate and math.isnan(row["value"]) and rate in ON_TARGET_TEXT:
+                row["reason"] = ""  # in place of the rate stands that it was not measured
+            rates.append(row)
         if by_rate:
             mine, baselines = (tokens[tokens.run_id == one.id] for one in (draft, first))
             common = same_answers(*_sides(prompts, first, draft))[0].index
@@ -200,6 +203,8 @@ def _reason(first: Draft, draft: Draft, deltas: Mapping[str, RateDifference], ra
             return f"{words} was not measured at T = {temperature:g}"
     if not deltas:
         return "no held-out answer in common with the baseline: other target, prompts or sampling"
+    if rate not in deltas and rate in ON_TARGET_TEXT:
+        return "not measured of the baseline, by an earlier version; `draftbench measure RUN` measures it again"
     if rate not in deltas:
         return "no traced prompt in common with the baseline"
     values = differing_conditions(first.conditions, draft.conditions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from engine.catalogue import SERVERS_NOTE
 from engine.measure import definitions
 from engine.records.study_tag import of_study
 from workbench.compare import by_study, figures, report, tables
@@ -183,6 +184,10 @@ def rates(comparison: Comparison, metric: str) -> None:
     with st.expander("The same traces as vLLM, SGLang, Spec-Bench and llama.cpp would print them"):
         name = figures.file_name("as-others", comparison)
         table(tables.as_others(comparison), name, f"The same traces as others report them, {comparison.note}", "others")
+    with st.expander("Which of these rates each server will report"):
+        name = figures.file_name("servers", comparison)
+        table(tables.servers(comparison), name, f"The rate behind each server's figure, {comparison.note}", "servers")
+        st.caption(SERVERS_NOTE)
 
 
 def table(frame: pd.DataFrame, name: str, caption: str, key: str) -> None:

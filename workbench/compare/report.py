@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from engine import __version__
+from engine.catalogue import SERVERS_NOTE
 from engine.errors import DraftbenchError
 from engine.measure import definitions
 from engine.numbers import number
@@ -60,6 +61,9 @@ def comparison_report(
         _tokens(example),
         "<h2>As other systems would print it</h2>",
         table(tables.as_others(comparison)),
+        "<h2>Which rate each server will report</h2>",
+        f"<p>{_safe(SERVERS_NOTE)}</p>",
+        table(tables.servers(comparison)),
         "<h2>Configuration</h2>",
         _configuration(comparison),
         "<h2>Origin</h2>",

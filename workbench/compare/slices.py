@@ -21,7 +21,7 @@ from engine.slices.slices import FEW_PROMPTS, FEW_TOKENS, Slice
 from engine.slices.tokens import BY, PAST_THE_END
 from workbench.compare.comparison import Comparison, Draft
 from workbench.compare.figures import View, file_name
-from workbench.shared import charts, queries, slice_chart, ui
+from workbench.shared import charts, queries, slice_chart, ui, url_warnings
 from workbench.shared.chart_parts import bounds
 
 WAYS = {
@@ -214,6 +214,11 @@ def _train_for(shown: Shown, comparison: Comparison, by: str) -> None:
     first = next(draft for draft in comparison.drafts if draft.id in shown.results)
     names = [item.name for item in _own(shown.results[first.id], first.id).slices if item.name != PAST_THE_END]
     options = {"": "all refusals", **{name: name for name in names}}
+    if st.session_state.get("_sliced_by", by) != by:  # a slice of another kind, which is nothing to be warned about
+        st.query_params.pop("only", None)
+        st.session_state.pop("only", None)
+        url_warnings.handled("only")
+    st.session_state["_sliced_by"] = by
     only = ui.choose_one("Train for", list(options), options, "only")
     slice_of = f" --by {by} --only {quote(only)}" if only else ""
     st.code(f"draftbench slices {first.id} --worst 0.6{slice_of} --out focus.jsonl", language="bash", wrap_lines=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from engine.catalogue import SERVERS
 from engine.index.queries import Run
 from engine.measure import speed_words
 from engine.measure.definitions import OTHERS, RATES
@@ -95,6 +96,22 @@ def as_others(comparison: Comparison) -> pd.DataFrame:
         for key, other in OTHERS.items()
     ]
     return pd.DataFrame(rows)
+
+
+def servers(comparison: Comparison) -> pd.DataFrame:
+    """The rate that each server's own figure comes from, and its value: a row per server, a column per draft."""
+    values = comparison.rates.set_index(["metric", "label"]).value
+    return pd.DataFrame(
+        [
+            {
+                "server": server.title,
+                "its figure": server.acceptance or "none",
+                "comes from": server.reports,
+                **{draft.label: values.get((server.rates[0], draft.label)) for draft in comparison.drafts},
+            }
+            for server in SERVERS.values()
+        ]
+    )
 
 
 def configuration(comparison: Comparison) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import pandas as pd
 import streamlit as st
 
+from engine.catalogue import servers_by_rate
 from engine.findings.as_json import study_of
 from engine.findings.claim import ordinal
 from engine.findings.efforts import MEANING
@@ -58,9 +59,15 @@ def show_summary(evaluated: HomeFindings, rates: pd.DataFrame, study: str | None
     count = len(evaluated.runs)
     took = f"{count} run{'s' if count != 1 else ''} took part" + (f"; left out: {gone}." if gone else ".")
     st.caption(
-        f"{took} Acceptance is *exact* acceptance on the target's own text. Runs are compared only if they differ in "
+        f"{took} Acceptance is *exact* acceptance on the target's own text, of claim 6b *argmax* acceptance. "
+        "Runs are compared only if they differ in "
         "nothing but the setting in question, on the same held-out prompts, paired by prompt. A claim's verdict is "
         f"that of its weakest comparison. Nothing is called reproduced before {ENOUGH_SEEDS} seeds agree."
+    )
+    st.caption(
+        "What servers report comes from "
+        + "; ".join(f"*{rate}*: {', '.join(names)}" for rate, names in servers_by_rate().items())
+        + "."
     )
     if evaluated.runs:
         show_report(evaluated, rates, study)
@@ -90,7 +97,7 @@ def show(finding: Finding, evaluated: HomeFindings) -> None:
         st.subheader(f"{ordinal(finding.claim.number)} {claim.title}", anchor=claim.key)
         reason = ui.text(finding.reason[:1].upper() + finding.reason[1:])
         st.markdown(f"{findings_view.badge(finding.verdict)} {reason}.")
-        st.markdown(f"The paper: {ui.text(claim.statement)}")
+        st.markdown(ui.text(claim.introduced))
         if claim.by_effort:
             show_efforts(finding)
         if finding.cells:

@@ -69,7 +69,8 @@ def whole(
 
 HOW = (
     "The claims of arXiv 2503.07807, tested on these runs. Acceptance is exact acceptance: the mean of sum min(p, q) "
-    "over the target's own text. Two runs are compared only if they differ in nothing but the setting in question, on "
+    "over the target's own text (of claim 6b, argmax acceptance: the mean of p(argmax q)). Two runs are compared only "
+    "if they differ in nothing but the setting in question, on "
     "the same held-out prompts, paired by prompt; intervals are bootstraps over prompts. A claim's verdict is that of "
     f"its weakest comparison, and nothing is called reproduced before {ENOUGH_SEEDS} seeds agree. The paper does not "
     "state whether it means relative or absolute percent, so both are given."
@@ -191,7 +192,7 @@ def _claim(finding: Finding, evaluated: HomeFindings, drawn: dict[str, str]) -> 
     claim = finding.claim
     parts = [
         f"<h2>{_safe(f'{ordinal(claim.number)} {claim.title}')}</h2>",
-        f"<p>The paper: {_safe(claim.statement)}</p>",
+        f"<p>{_safe(claim.introduced)}</p>",
         f"<p><b>{_safe(finding.verdict)}</b>: {_safe(finding.reason)}.</p>",
         _list(findings_view.effort_lines(finding)),
     ]

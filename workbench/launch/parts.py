@@ -25,6 +25,11 @@ from workbench.shared import ui
 # What the switch of an optional part says, and what to know before it is used. The schema says all else.
 SWITCHES = {
     "train.selection": ("Token selection", "Learn from some positions only", "It works once the share is below 1."),
+    "draft.lora": (
+        "An adapter on a shared draft",
+        "Train a LoRA adapter instead of all weights",
+        "It is made for the draft that `draft.init` gives, nearly always a checkpoint.",
+    ),
     "capture.server": (
         "Answers from a server",
         "Fetch the training answers instead of writing them here",

@@ -109,9 +109,9 @@ def overrides(before: Mapping[str, Any], after: Mapping[str, Any], prefix: tuple
     settings: list[str] = []
     for name, value in after.items():
         old, place = before.get(name), (*prefix, name)
-        if isinstance(value, Mapping) and old is None:
-            old = _defaults([*place, 0])  # a section that the start leaves out
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
+        if isinstance(value, Mapping) and old is None:  # a section that the start leaves out
+            settings += overrides(_defaults([*place, 0]), value, place) or [f"{'.'.join(place)}={{}}"]
+        elif isinstance(value, Mapping) and isinstance(old, Mapping):
             settings += overrides(old, value, place)
         elif value != old:
             settings.append(f"{'.'.join(place)}={one_line(_compact(place, value))}")

@@ -4,7 +4,7 @@ import html
 
 import streamlit as st
 
-from engine.catalogue import LORA, LOSSES, MODES, SELECTION, SUPERVISION, Card
+from engine.catalogue import LORA, LOSSES, MODES, SELECTION, SERVERS, SERVERS_NOTE, SUPERVISION, Card
 from engine.decode.events import MARKS
 from engine.measure import definitions
 from engine.measure.cost_model import best_gamma, break_even_alpha, expected_speedup, expected_tokens
@@ -61,8 +61,18 @@ def show_rates() -> None:
     ours.dataframe([{"rate": k, "value": v} for k, v in counts.rates().items()], hide_index=True, column_config=number)
     others.dataframe(text.as_others_report(counts), hide_index=True, column_config=number)
     st.caption(
-        "`exact` and `greedy_agreement` need p and q of every token of the vocabulary, which the counts do not hold."
+        "`exact`, `argmax` and `greedy_agreement` need p and q of every token of the vocabulary, which the counts do "
+        "not hold."
     )
+    st.subheader("What servers report", anchor="servers")
+    st.dataframe(
+        [
+            {"server": s.title, "its figure": s.acceptance or "none", "comes from": s.reports, "how": s.text}
+            for s in SERVERS.values()
+        ],
+        hide_index=True,
+    )
+    st.caption(SERVERS_NOTE)
     st.markdown(
         "Expected (`exact` on the trace) and sampled (`per_examined`) acceptance must agree. Each measurement checks "
         "it "

@@ -15,13 +15,10 @@ from workbench.shared import actions, queries, ui
 
 def export(run: RunFolder) -> None:
     """Draw the export form, or the progress and outcome of the last export."""
-    last = export_job.read(run)
     home = queries.home()
     st.write("Writes the best draft as a folder that Transformers and vLLM can load, then measures the written draft.")
-    if last.state == "running":
-        st.fragment(run_every=2)(lambda: _exporting(run))()
+    if export_outcome(run):
         return
-    _exported(last)
     key = {name: f"export-{name}-{run.id}" for name in ("out", "overwrite", "check")}
     with st.form(f"export-{run.id}"):
         st.text_input("Folder", str(export_job.default_folder(home, run)), key=key["out"])
@@ -34,6 +31,16 @@ def export(run: RunFolder) -> None:
             help="Loads the folder with plain Transformers and measures the same prompts. Takes a minute or more.",
         )
         actions.submit("Export", lambda: _start_export(run, key), key=f"export-go-{run.id}", icon=":material/upload:")
+
+
+def export_outcome(run: RunFolder) -> bool:
+    """Draw the progress or the outcome of the last export; return whether it is still at work."""
+    last = export_job.read(run)
+    if last.state == "running":
+        st.fragment(run_every=2)(lambda: _exporting(run))()
+        return True
+    _exported(last)
+    return False
 
 
 def _start_export(run: RunFolder, key: Mapping[str, str]) -> str:

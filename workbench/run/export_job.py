@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -69,20 +70,20 @@ class Export:
     report: Report = field(default_factory=Report)
 
 
-def default_folder(home: Home, run: RunFolder) -> Path:
-    """The default folder of an export."""
-    return home.root.absolute() / "exports" / run.id
+def default_folder(home: Home, run: RunFolder, server: str = "") -> Path:
+    """The default folder of an export, or of one for a server."""
+    return home.root.absolute() / "exports" / (f"{run.id}-{server}" if server else run.id)
 
 
-def start(home: Home, run: RunFolder, folder: str, *, overwrite: bool, check: bool) -> str:
-    """Start an export and return a message at once.
+def start(home: Home, run: RunFolder, folder: str, *, overwrite: bool, check: bool, more: Sequence[str] = ()) -> str:
+    """Start an export and return a message at once. `more`: options of the command.
 
     Raises DraftbenchError while this run is already being exported, and while any run is in progress.
     """
     out = _destination(home, folder)
     _check_machine_is_free(home)
     command = [sys.executable, "-m", "engine", "export", run.id, "--out", str(out), "--json"]
-    command += ["--overwrite"] if overwrite else []
+    command += [*more, *(["--overwrite"] if overwrite else [])]
     command += [] if check else ["--no-check"]
     with disk_errors(run.path), FileLock(run.path / ".export.lock"):
         if read(run).state == "running":

@@ -12,18 +12,21 @@ from engine.runs.folder import RunFolder
 from workbench.run import controls, header, results
 from workbench.run.configuration import configuration
 from workbench.run.curves import curves, events
+from workbench.run.expected import expected
 from workbench.run.export import export
 from workbench.run.files import files
 from workbench.run.labels import labels_form
 from workbench.run.log import log
 from workbench.run.origin import origin
 from workbench.run.progress import progress
-from workbench.run.served import has_served, served
+from workbench.run.serve import serve
+from workbench.run.served import served
 from workbench.run.stage import is_timing, redraw_every
 from workbench.run.training_curve import newest
 from workbench.shared import actions, label_form, queries, ui
 
-SECTIONS = ("Curves", "Log", "Configuration", "Origin", "Files", "Export", "Labels")
+SECTIONS = ("Curves", "Log", "Configuration", "Origin", "Files", "Export", "Serve", "Labels")
+_MEASURED = ("Export", "Serve")  # sections that a run has once it is measured
 _PROGRESS_S, _SECTION_S = 2, 6  # between two redraws: figures and logs cost the server a hundred times what a bar does
 
 
@@ -51,6 +54,11 @@ def section(name: str, run: RunFolder, label: str, state: str, labels: Labels | 
         files(run)
     elif name == "Export":
         export(run)
+    elif name == "Serve":
+        serve(run)
+        expected(run)
+        st.subheader("What servers reported")
+        served(run)
     elif labels is None:
         st.info("This run cannot be labelled, because its folder is incomplete.", icon=":material/broken_image:")
     else:
@@ -85,12 +93,9 @@ def render() -> None:
         st.fragment(run_every=redraw_every(status, _PROGRESS_S))(watch)(run, (state, is_timing(status)))
     if indexed is not None and run.summary_path.is_file():
         results.results(run, indexed)
-    if has_served(run):
-        with st.expander("On servers: predicted and served", icon=":material/dns:", expanded=True):
-            served(run)
     if labels is not None and labels.notes:
         st.text(labels.notes)
-    offered = [name for name in SECTIONS if name != "Export" or run.summary_path.is_file()]
+    offered = [name for name in SECTIONS if name not in _MEASURED or run.summary_path.is_file()]
     selected = st.segmented_control(
         "Section",
         offered,

@@ -175,6 +175,9 @@ def rates(values: pd.DataFrame) -> pd.DataFrame:
         title = definitions.RATES[row.metric].title if row.metric in definitions.RATES else row.metric
         place = rows.setdefault((row.temperature, row.metric), {"temperature": row.temperature, "metric": title})
         place[row.draft] = ui.interval(row.value, row.low, row.high)
+        if row.metric == "exact":  # a run of an earlier version has no argmax, and says so
+            lacking = {"temperature": row.temperature, "metric": definitions.RATES["argmax"].title}
+            rows.setdefault((row.temperature, "argmax"), {**lacking, "trained": "not measured"})
         if row.draft == "trained":
             place["n"] = f"{ui.number(row.n_prompts, 0)} prompts, {ui.number(row.n_tokens, 0)} tokens"
     keys = sorted(rows, key=lambda key: (key[0], order.index(key[1]) if key[1] in order else len(order), key[1]))

@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from engine.measure.definitions import RATES
+from engine.measure.predicted_speed import GammaChoice
 from engine.records.speed import Speed
 from workbench.shared import chart_parts as parts
 from workbench.shared import theme
@@ -254,6 +255,40 @@ def speedup_by_gamma(speeds: Mapping[str, Speed], tone: str, note: str = "") -> 
                 hovertext=[f"{name}<br>{words}: {getattr(row, key):.2f}x at gamma {row.gamma}" for row in rows],
             )
         _clocked(figure, place, name, speed, tone)
+    figure.add_hline(
+        y=1, line={"color": theme.TONES[tone].faint, "width": 1, "dash": "dash"}, annotation_text="no gain"
+    )
+    figure.update_xaxes(title="gamma (tokens proposed per round)", dtick=1)
+    figure.update_yaxes(title="speed-up (times)", rangemode="tozero")
+    return figure
+
+
+def predicted_speedups(choices: Mapping[str, GammaChoice], tone: str, note: str = "") -> go.Figure:
+    """Draw the predicted speed-up against gamma, a line per batch size (label -> what each gamma should give).
+
+    A large mark is the gamma that is chosen; none is marked where plain decoding is.
+    """
+    figure = parts.titled("Predicted speed-up over plain decoding (times) by gamma", note or INTERVAL, tone)
+    for place, (label, choice) in enumerate(choices.items()):
+        name, speeds = parts.safe(label), choice.by_gamma
+        rows = pd.DataFrame([{"gamma": speed.gamma, **speed.speedup.as_dict()} for speed in speeds])
+        figure.add_scatter(
+            x=rows.gamma,
+            y=rows.value,
+            mode="lines+markers",
+            name=name,
+            hovertemplate=_HOVER,
+            error_y=parts.error_bars(rows),
+            line={"color": parts.colour(place), "dash": parts.dash_of(place), "width": 1.6},
+            marker={
+                "symbol": parts.symbol_of(place),
+                "size": [13 if speed.gamma == choice.best else 6 for speed in speeds],
+            },
+            hovertext=[
+                f"{name}<br>gamma {row.gamma}: {row.value:.2f}x {parts.bounds(row.low, row.high, 2)}"
+                for row in rows.itertuples()
+            ],
+        )
     figure.add_hline(
         y=1, line={"color": theme.TONES[tone].faint, "width": 1, "dash": "dash"}, annotation_text="no gain"
     )

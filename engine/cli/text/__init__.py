@@ -13,4 +13,5 @@ data      prompt files, packs, imports
 magpie    synthetic prompts
 tune      domain targets
 machine   the doctor's checks
+parity    a draft on a real server
 """

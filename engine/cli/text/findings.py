@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.cli.text import console
+from engine.cli.text.summary import servers
 from engine.findings.claim import ordinal
 from engine.numbers import number
 
@@ -26,13 +27,17 @@ def findings(report: Mapping[str, Any]) -> None:
     for claim in report["claims"]:
         console.line("")
         _claim(claim)
+    console.line("")
+    servers()
 
 
 def summary(report: Mapping[str, Any]) -> str:
     """State how many runs take part and what is compared."""
     study = f" of the study {report['study']}" if report["study"] else ""
+    others = [f"{claim['number']} by {claim['rate']}" for claim in report["claims"] if claim["rate"] != "exact"]
+    metric = "; ".join([report["metric"], *(f"claim {other}" for other in others)])
     return (
-        f"{report['runs_compared']} runs{study} take part{_left_out(report)}; {report['metric']}; "
+        f"{report['runs_compared']} runs{study} take part{_left_out(report)}; {metric}; "
         f"{report['interval']}; nothing is called reproduced with fewer than {report['seeds_needed']} seeds"
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.cli.text import console
-from engine.cli.text.summary import summary
+from engine.cli.text.summary import servers, summary
 from engine.numbers import number
 from engine.records.interval import Interval
 from engine.records.provenance import Provenance
@@ -68,6 +68,13 @@ def comparison(compared: dict[str, Any]) -> None:
         change = console.interval(Interval.of(r["difference"])) if r["comparable"] else "not comparable"
         rows.append([f"{r['temperature']:g}", r["metric"], number(r["a"]), number(r["b"]), change])
     console.table("", ["T", "rate", "A", "B", "B - A"], rows)
+    for side, missing in compared["not_measured"].items():
+        if missing:
+            console.paragraph(
+                f"not measured of {side}, by an earlier version: {', '.join(missing)} "
+                "(`draftbench measure RUN` adds it)"
+            )
+    servers()
     if not all(r["comparable"] for r in compared["rows"]):
         differences = "; ".join(f"{key} is {x} in A and {y} in B" for key, (x, y) in compared["differs"].items())
         console.paragraph(

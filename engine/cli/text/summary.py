@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
+from engine.catalogue import servers_by_rate
 from engine.cli.text import console
 from engine.measure import speed_words
 from engine.numbers import MISSING, number, share
@@ -14,13 +15,15 @@ from engine.records.speed import Speed
 from engine.records.summary import Served, Summary
 
 _DEFINITIONS = (
-    "exact: mean of sum min(p, q) over the target's own text; greedy_agreement: the target's choice = argmax q; "
+    "exact: mean of sum min(p, q) over the target's own text; argmax: mean of p(argmax q) over it; "
+    "greedy_agreement: the target's choice = argmax q; "
     "per_proposed, per_examined, per_emitted: accepted over proposed, judged, emitted tokens; "
     "tau: tokens per target forward; [low, high]: 95% interval over prompts"
 )
 _SERVED_DEFINITIONS = (
     "exact: mean of min(1, q(x)/p(x)) over the tokens x that the server drew, an estimate of the mean of "
-    "sum min(p, q) from one token per position; greedy_agreement: argmax q is the token that the server wrote at "
+    "sum min(p, q) from one token per position; argmax: share of them that are argmax q, an estimate of the mean of "
+    "p(argmax q); greedy_agreement: argmax q is the token that the server wrote at "
     "T = 0; [low, high]: 95% interval over prompts"
 )
 
@@ -28,13 +31,15 @@ _SERVED_DEFINITIONS = (
 def summary(run_id: str, measured: Summary, provenance: Provenance) -> None:
     """Print acceptance before and after training, speed and where it was measured, and the certificate."""
     conditions, served = measured.conditions, measured.served
-    gamma = "" if served else f"gamma {conditions.num_draft_tokens}, "
+    proposals = "" if conditions.proposals == "sampled" else f"{conditions.proposals} proposals, "
+    gamma = "" if served else f"gamma {conditions.num_draft_tokens}, {proposals}"
     measured_with = f"{gamma}{conditions.precision} on {conditions.device}"
     console.line(f"{run_id}\nheld-out: {conditions.heldout_prompts} prompts, {measured_with}")
     if served:
         console.paragraph(f"measured against the text of the served model {conditions.served_by}")
     console.table("", ["", "before", "trained", "paired change"], _acceptance_rows(measured))
     console.paragraph(_SERVED_DEFINITIONS if served else _DEFINITIONS)
+    servers()
     if measured.speed:
         _speed(measured.speed, speed_words.measured_where(measured, provenance))
     if served:
@@ -43,12 +48,18 @@ def summary(run_id: str, measured: Summary, provenance: Provenance) -> None:
         _certificate(measured.certificate)
 
 
+def servers() -> None:
+    """Print which rate each server's own figure comes from."""
+    rates = "; ".join(f"{rate}: {', '.join(names)}" for rate, names in servers_by_rate().items())
+    console.paragraph(f"what servers will report comes from {rates}")
+
+
 def _acceptance_rows(measured: Summary) -> list[list[str]]:
-    """A heading per temperature, and below it a row per rate."""
+    """A heading per temperature, and below it a row per rate; argmax is named where an earlier version left it out."""
     before = {(m.temperature, m.metric): m for m in measured.metrics if m.draft == "initial"}
     gains = {(gain.temperature, gain.metric): gain for gain in measured.improvement}
     rows: list[list[str]] = []
-    heading = None
+    heading, known = None, {(m.temperature, m.metric) for m in measured.metrics if m.draft == "trained"}
     for trained in measured.metrics:
         if trained.draft != "trained":
             continue
@@ -58,6 +69,8 @@ def _acceptance_rows(measured: Summary) -> list[list[str]]:
         key = (trained.temperature, trained.metric)
         cells = [before.get(key), trained, gains.get(key)]
         rows.append([trained.metric, *(console.rate(cell) if cell else "" for cell in cells)])
+        if trained.metric == "exact" and (trained.temperature, "argmax") not in known:
+            rows.append(["argmax", "", "not measured", ""])
     return rows
 
 

@@ -52,7 +52,7 @@ def test_help_has_an_example_that_parses_and_names_files_that_exist(name: str):
         program, *arguments = shlex.split(line)
         assert program == "draftbench"
         reached = parse(ROOT, "draftbench", arguments)
-        assert reached in {name.split()[-1], "check", "fetch", "run"}
+        assert reached in {name.split()[-1], "check", "fetch", "predict", "run"}
         for file in (a for a in arguments if a.endswith((".yaml", ".jsonl"))):
             assert (PROJECT_ROOT / file).exists(), line
 

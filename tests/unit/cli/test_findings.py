@@ -161,7 +161,7 @@ def test_the_json_has_every_claim_with_ratio_interval_runs_and_verdict(root: Pat
     claims = {claim["key"]: claim for claim in report["claims"]}
     assert code == 0
     numbers = [claim["number"] for claim in claims.values()]
-    assert numbers == ["1", "2", "3", "4", "5a", "5b", "also"]  # no two claims have one number
+    assert numbers == ["1", "2", "3", "4", "5a", "5b", "also", "6a", "6b"]  # no two claims have one number
     white = claims["white_box"]
     assert white["verdict"] == "same direction"
     assert white["paper_band"]["change"] == [0.02, 0.1]
@@ -213,7 +213,7 @@ def test_the_text_can_be_read_and_the_markdown_has_tables(root: Path, capsys: py
     assert "3. White box beats black box: SAME DIRECTION" in out
     assert "equal target tokens" in out
     _, out, _ = run(capsys, "--markdown")
-    assert out.count("\n## ") == 7
+    assert out.count("\n## ") == 9
     assert "| 3 | White box beats black box | same direction | +" in out
 
 
@@ -285,7 +285,7 @@ def test_the_samples_from_the_command_line_decide_all_five_claims(
             main(["runs", "samples", "--json"])
         assert len(json.loads(capsys.readouterr().out)["added"]) == expected
     _, out, _ = run(capsys, "--json")
-    claims = json.loads(out)["claims"]
+    claims = [claim for claim in json.loads(out)["claims"] if claim["of_paper"]]
     assert {claim["number"] for claim in claims} >= {"1", "2", "3", "4", "5a", "5b"}
     for claim in claims:
         assert claim["verdict"] != "not enough runs"

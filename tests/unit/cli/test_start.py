@@ -61,3 +61,8 @@ def test_a_run_at_work_adds_the_models_of_its_status_but_no_recipe():
     Status.model_validate({**run.status().document(), "state": "queued", "run_id": "waiting"}).write(run.path)
     assert [row["state"] for row in list_runs(home())] == ["queued"]
     assert loaded(["runs"]) == {"duckdb", "filelock", "psutil", "engine.records.record"}
+
+
+def test_slices_that_need_no_tokenizer_load_no_torch():
+    RunFolder(shutil.copytree(sample_folders()[0], home().runs / "sample"))
+    assert not loaded(["slices", "sample", "--by", "position"]) & {"torch", "transformers", "tokenizers"}

@@ -51,6 +51,11 @@ def test_vllm_reads_back_the_best_gamma_of_every_batch_size(best):
     assert looked_up == {size: wanted(best, size) for size in looked_up}
 
 
+def test_vllm_is_asked_to_draw_where_the_prediction_is_of_drawn_proposals():
+    assert "draft_sample_method" not in schedule_for("vllm", {1: 2}).settings
+    assert schedule_for("vllm", {1: 2}, "sampled").settings["draft_sample_method"] == "probabilistic"
+
+
 def tensorrt_lookup(schedule: dict[int, int], size: int) -> int:
     """TensorRT-LLM's reading: a gamma up to its key, none after the largest key."""
     return next((gamma for key, gamma in sorted(schedule.items()) if size <= key), 0)

@@ -1,4 +1,4 @@
-"""Synthetic acceptance: the flags, read back by the rule of each server and drawn from, give the rates that were asked."""
+"""Synthetic acceptance: the flags, read and drawn from by each server's rule, give the rates that were asked for."""
 
 from __future__ import annotations
 

@@ -41,7 +41,9 @@ def row(run_id: str, **changes: Any) -> dict[str, Any]:
         else:
             state[key] = value
     if isinstance(values["train"]["loss"], str):
-        values["train"]["loss"] = [{"name": values["train"]["loss"], "weight": 1.0, "beta": 0.5, "eta": 3.0}]
+        values["train"]["loss"] = [
+            {"name": values["train"]["loss"], "weight": 1.0, "beta": 0.5, "eta": 3.0, "hard_weight": 1.0}
+        ]
     return {"run_id": run_id, **state, "config": values, "provenance": origin, "training": training}
 
 
@@ -59,12 +61,23 @@ class Store:
         self.tables: list[pd.DataFrame] = []
         self.asked: list[str] = []
 
-    def add(self, run_id: str, rate: float, *, initial: float = 0.0, temperature: float = 0.0, **changes: Any) -> None:
+    def add(
+        self,
+        run_id: str,
+        rate: float,
+        *,
+        initial: float = 0.0,
+        temperature: float = 0.0,
+        argmax: float | None = None,
+        **changes: Any,
+    ) -> None:
+        """`argmax`: the rate under argmax proposals; None as of an earlier version's measurement."""
         self.rows.append(row(run_id, **changes))
         ease = np.random.default_rng(7).normal(0, 0.04, PROMPTS)
         noise = np.random.default_rng(zlib.crc32(run_id.encode())).normal(0, 0.005, PROMPTS)
         for draft, value in (("trained", rate), ("initial", initial)):
             sums = POSITIONS * np.clip(value + ease + noise, 0, 1)
+            argmax_sums = np.nan if argmax is None else POSITIONS * np.clip(argmax + ease + noise, 0, 1)
             self.tables.append(
                 pd.DataFrame(
                     {
@@ -73,6 +86,7 @@ class Store:
                         "temperature": temperature,
                         "prompt_id": [f"p{i}" for i in range(PROMPTS)],
                         "exact_sum": sums,
+                        "argmax_sum": argmax_sums,
                         "n_positions": POSITIONS,
                         "answer": None,
                     }

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from engine.findings.verdicts import REPRODUCED, SAME
+from engine.findings.verdicts import FEW, REPRODUCED, SAME
 from tests.unit.findings.made_up_runs import Store
 
 
@@ -139,3 +139,46 @@ def test_scenarios_are_compared_at_the_same_number_of_queries():
     assert sorted(runs) == [["historical200", "synthetic200"], ["historical50", "synthetic50"]]
     store.add("curious", 0.1, n_train=3000, train_hash="c", **{"prompts.scenario": "historical"})
     assert len(store.findings()["synthetic"].cells) == 2  # it is nearest to none
+
+
+def rule_runs(store: Store, seeds: int, temperature: float) -> None:
+    """Forward KL is the best by exact, argmax_ce by argmax."""
+    rates = {"forward_kl": (0.50, 0.50), "tvd": (0.48, 0.51), "argmax_ce": (0.44, 0.55)}
+    for seed in range(seeds):
+        for loss, (exact, argmax) in rates.items():
+            store.add(
+                f"{loss}{seed}",
+                exact,
+                argmax=argmax,
+                temperature=temperature,
+                **{"train.loss": loss, "train.seed": seed},
+            )
+
+
+def test_the_best_loss_depends_on_how_tokens_are_proposed():
+    store = Store()
+    rule_runs(store, 3, temperature=1.0)
+    found = store.findings()
+    for key, base, other in (("loss_for_sampled", 0.44, 0.50), ("loss_for_argmax", 0.505, 0.55)):
+        assert found[key].verdict == REPRODUCED, found[key].reason
+        assert found[key].headline.pooled.base_rate == pytest.approx(base, abs=0.03)
+        assert found[key].headline.pooled.other_rate == pytest.approx(other, abs=0.03)
+    assert {cell.where["against"] for cell in found["loss_for_argmax"].cells} == {"forward_kl", "tvd"}
+    assert {cell.where["against"] for cell in found["best_loss"].cells} == {"tvd"}
+
+
+def test_sampled_proposals_are_told_from_argmax_ones_above_temperature_zero_alone():
+    store = Store()
+    rule_runs(store, 3, temperature=0.0)
+    found = store.findings()
+    assert found["loss_for_sampled"].cells == ()
+    assert found["loss_for_argmax"].verdict == REPRODUCED
+
+
+def test_runs_without_argmax_rates_say_nothing_of_argmax_proposals():
+    store = Store()
+    for loss in ("forward_kl", "argmax_ce"):
+        store.add(loss, 0.4, **{"train.loss": loss})
+    found = store.findings()
+    assert found["loss_for_argmax"].verdict == FEW
+    assert found["loss_for_argmax"].cells == ()

@@ -136,7 +136,7 @@ def test_the_acceptance_that_gives_some_tokens_is_the_inverse_of_the_tokens_that
 
 def test_a_draft_of_the_longest_time_that_pays_breaks_even():
     longest = draft_seconds_for(1.8, 3, PLAIN_S, 0.05, REST_S)
-    assert pytest.approx(3 * longest + 0.05 + REST_S) == 1.8 * PLAIN_S
+    assert 3 * longest + 0.05 + REST_S == pytest.approx(1.8 * PLAIN_S)
     assert draft_seconds_for(1.0, 3, PLAIN_S, 0.05, REST_S) < 0
 
 

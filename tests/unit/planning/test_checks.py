@@ -384,3 +384,34 @@ def test_only_the_prompts_that_are_trained_on_must_fit_the_context(recipe: Path,
 
 
 LAST_BY_HASH = max(range(8), key=lambda i: hashlib.sha256(f"p{i}".encode()).digest())
+
+
+def test_an_adapter_is_counted_apart_from_the_draft_that_it_is_on(finished_home: Path, recipe: Path):
+    adapter = ("draft={init: checkpoint, checkpoint: tiny, lora: {rank: 2}}", "name=adapted")
+    full, small = (
+        estimate(home(), made(recipe, "draft={init: checkpoint, checkpoint: tiny}")),
+        estimate(home(), made(recipe, *adapter)),
+    )
+    size = (
+        2 * 2 * (4 * 32 + 2 * (32 + 16) + 3 * (32 + 64)) * 4
+    )  # bytes: layers x rank x (in + out) of all linear layers
+    assert small.disk["drafts"] == 2 * size, "the shared draft is a link"
+    assert small.passing_bytes == 6 * size
+    adapted = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64) * 4  # of the weights that the adapter changes, once more
+    own = full.disk["drafts"] // 2
+    places = 14 * 2 * 4  # what the down projections of a position give, bytes
+    from engine.distill.schedule import forward_tokens
+
+    positions = forward_tokens(made(recipe, *adapter).train, torch.device("cpu"))
+    assert full.memory["training"] - small.memory["training"] == 3 * own - 5 * size - adapted - positions * places
+    assert estimate(home(), made(recipe, "draft.lora.rank=2")).disk["drafts"] > small.disk["drafts"], "kept in the run"
+    assert "it trained all weights of its draft" in small.differs
+    said = named(checks(home(), made(recipe, *adapter)))["draft"]
+    assert said.ok
+    assert f"a LoRA adapter of rank 2 is trained, {size // 4:,} parameters" in said.message
+
+
+def test_an_adapter_of_layers_that_the_draft_has_not_fails_its_check(recipe: Path):
+    found = named(checks(home(), made(recipe, "draft.lora={modules: [q_projj]}")))["draft"]
+    assert not found.ok
+    assert "did you mean 'q_proj'" in found.fix

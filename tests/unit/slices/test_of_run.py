@@ -140,10 +140,44 @@ def test_what_cannot_be_sliced_is_refused(run: RunFolder, options: dict, message
         slices_of_run(run, **options)
 
 
+def test_at_temperature_0_the_rates_on_the_target_s_text_are_one(run: RunFolder):
+    path = run.path / "measure" / "positions.parquet"
+    pd.read_parquet(path).drop(columns="agree").to_parquet(path, index=False)
+    agreed = slices_of_run(run, rate="greedy_agreement", by="position").sliced
+    exact = slices_of_run(run, rate="exact", by="position").sliced
+    assert [item.rate for item in agreed.slices] == [item.rate for item in exact.slices]
+    with pytest.raises(DraftbenchError, match="no greedy_agreement"):
+        slices_of_run(run, rate="greedy_agreement", by="position", temperature=1.0)
+
+
 def test_a_run_without_a_trace_says_so(run: RunFolder):
     (run.path / "measure" / "tokens.parquet").unlink()
     with pytest.raises(DraftbenchError, match="no tau by token"):
         slices_of_run(run, rate="tau", by="position")
+
+
+def test_a_token_whose_value_is_not_known_counts_as_no_position(run: RunFolder):
+    path = run.path / "measure" / "positions.parquet"
+    table = pd.read_parquet(path)
+    table.loc[(table.draft == "trained") & (table.temperature == 1) & (table.position == 2), "agree"] = pd.NA
+    table.to_parquet(path, index=False)
+    known = trained(run, "positions", 1.0).agree.dropna()
+    result = slices_of_run(run, rate="greedy_agreement", temperature=1.0).sliced
+    assert result.n_tokens == len(known)
+    assert result.overall.value == pytest.approx(known.astype(float).mean())
+
+
+@pytest.mark.parametrize("column", ["prompt_id", "position", "token_id", "overlap"])
+def test_a_table_without_a_column_or_with_words_in_it_is_an_error(run: RunFolder, column: str):
+    path = run.path / "measure" / "positions.parquet"
+    table = pd.read_parquet(path)
+    table.drop(columns=column).to_parquet(path, index=False)
+    with pytest.raises(DraftbenchError):
+        slices_of_run(run, temperature=1.0)
+    if column != "prompt_id":
+        table.assign(**{column: "words"}).to_parquet(path, index=False)
+        with pytest.raises(DraftbenchError):
+            slices_of_run(run, temperature=1.0)
 
 
 def test_damaged_tables_and_missing_measurements_are_errors(run: RunFolder):
@@ -153,6 +187,20 @@ def test_damaged_tables_and_missing_measurements_are_errors(run: RunFolder):
     shutil.rmtree(run.path / "measure")
     with pytest.raises(DraftbenchError, match="has no measurement"):
         slices_of_run(run, by="position")
+
+
+def test_answers_that_a_server_told_only_in_part_are_noted(run: RunFolder):
+    summary = run.summary()
+    conditions = summary.conditions.model_copy(update={"served_by": "m at http://127.0.0.1"})
+    summary.model_copy(update={"conditions": conditions}).write(run.path)
+    assert slices_of_run(run).notes == ()
+    path = run.path / "measure" / "positions.parquet"
+    table = pd.read_parquet(path)
+    first = table.prompt_id == table.prompt_id.iloc[0]
+    table[~(first & (table.position == 1))].to_parquet(path, index=False)
+    (note,) = slices_of_run(run).notes
+    assert note.startswith("of 1 answers only the tokens are measured")
+    assert slices_of_run(run, by="position").notes == ()
 
 
 def test_two_runs_differ_by_slice_as_they_do_as_a_whole():

@@ -139,6 +139,7 @@ def evaluated(runs: list[Run]) -> HomeFindings:
             "temperature": t,
             "prompt_id": f"p{i}",
             "exact_sum": (10.0 + i) * share,
+            "argmax_sum": float("nan"),
             "n_positions": 50.0,
             "answer": f"answer {i}",
         }

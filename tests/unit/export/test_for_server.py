@@ -1,0 +1,173 @@
+"""`draftbench export --for SERVER`: preflight, target, start command; and GGUF through the same check."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from gguf import GGUFReader
+
+from engine.export.check import ALLOWED
+from engine.export.gguf import load_gguf
+from engine.models.load import load_model
+from engine.paths import home
+from engine.runs.folder import RunFolder
+from tests.conftest import byte_tokenizer, tiny_llama
+from tests.unit.conftest import Draftbench
+
+
+@pytest.fixture
+def run(finished_home: Path) -> RunFolder:
+    return RunFolder.open(home(), "latest")
+
+
+def export(draftbench: Draftbench, folder: Path, *more: str) -> Any:
+    result = draftbench("export", "latest", "--out", str(folder), "--json", *more)
+    assert result.code == 0, result.err
+    return result.json()
+
+
+@pytest.mark.parametrize("server", ["transformers", "vllm", "sglang", "tensorrt-llm"])
+def test_a_folder_for_a_server_holds_what_starts_it(
+    server: str, run: RunFolder, tmp_path: Path, draftbench: Draftbench
+):
+    report = export(draftbench, tmp_path / "out", "--for", server, "--no-check", "--context", "256", "--gamma", "2")
+    starts = tmp_path / "out" / ("serve.py" if server == "transformers" else "serve.sh")
+    assert starts.stat().st_mode & 0o044
+    assert report["served"]["preflight"] == []
+    assert (report["served"]["gamma"], report["served"]["target"]) == (2, "none")
+    assert str(tmp_path / "out") in report["served"]["command"]
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "## Serve with" in card
+    assert str(tmp_path) not in card, "a card is published"
+    assert any("The target is not in the folder" in note for note in report["notes"])
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert written["num_assistant_tokens"] == 2
+    if server == "tensorrt-llm":
+        settings = yaml.safe_load((tmp_path / "out" / "speculative.yaml").read_text())
+        assert settings["speculative_config"]["speculative_model"] == str(tmp_path / "out")
+
+
+def test_the_whole_target_goes_along_if_asked(run: RunFolder, tmp_path: Path, draftbench: Draftbench):
+    report = export(draftbench, tmp_path / "out", "--for", "vllm", "--target", "merged", "--no-check")
+    from engine.config.schema import ModelSpec
+
+    target = load_model(run.recipe().target, dtype="float32")
+    copy = load_model(ModelSpec(model=str(tmp_path / "out" / "target"), dtype="float32"))
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(copy.model(ids).logits, target.model(ids).logits)
+    assert f"{tmp_path}/out/target" in report["served"]["command"]
+    assert 'TARGET="${1:-$HERE/target}"' in (tmp_path / "out" / "serve.sh").read_text()
+
+
+def test_preflight_alone_writes_nothing_and_fails_where_the_server_would_refuse(
+    run: RunFolder, tmp_path: Path, draftbench: Draftbench
+):
+    right = draftbench("export", "latest", "--for", "vllm", "--preflight", "--json")
+    assert (right.code, right.json()["preflight"]) == (0, [])
+    wrong = draftbench("export", "latest", "--for", "vllm", "--preflight", "--tensor-parallel", "3")
+    assert wrong.code == 1
+    assert "(4) must be divisible by tensor parallel size (3)" in " ".join(wrong.out.split())
+    refused = draftbench("export", "latest", "--for", "vllm", "--tensor-parallel", "3", "--out", str(tmp_path / "x"))
+    assert refused.code == 2
+    assert "would not serve this pair" in refused.err
+    assert not (tmp_path / "x").exists()
+
+
+def test_another_copy_of_the_target_is_compared(run: RunFolder, tmp_path: Path, draftbench: Draftbench):
+    padded = tmp_path / "padded"
+    tiny_llama(vocab=320).save_pretrained(padded)
+    byte_tokenizer().save_pretrained(padded)
+    options = ("--preflight", "--json", "--served-target", str(padded))
+    vllm = draftbench("export", "latest", "--for", "vllm", *options)
+    assert vllm.code == 1
+    assert "vocab_size=320. Draft model vocab_size=258" in vllm.json()["preflight"][0]["reason"]
+    sglang = draftbench("export", "latest", "--for", "sglang", *options)
+    assert sglang.code == 1
+
+
+def test_llama_cpp_refuses_a_tokenizer_without_merges(run: RunFolder, tmp_path: Path, draftbench: Draftbench):
+    wrong = draftbench("export", "latest", "--for", "llama.cpp", "--preflight", "--json")
+    assert wrong.code == 1
+    assert [f["reason"] for f in wrong.json()["preflight"]] == ["cannot find tokenizer merges in model file"]
+
+
+@pytest.mark.parametrize(("precision", "least", "most"), [("f32", 0, 1e-6), ("f16", 0, 1e-3), ("q8_0", 1e-6, 5e-2)])
+def test_gguf_goes_through_the_same_check(
+    precision: str, least: float, most: float, run: RunFolder, tmp_path: Path, draftbench: Draftbench
+):
+    report = export(draftbench, tmp_path / "out", "--format", "gguf", "--gguf", precision)
+    assert report["ok"]
+    assert report["same_greedy_text"] == "4 of 4"
+    for row in report["checked"]:
+        assert row["allowed"] == ALLOWED[precision]
+        assert least <= row["difference"] <= most
+    assert (tmp_path / "out" / f"draft-{precision}.gguf").is_file()
+
+
+def test_a_gguf_file_that_is_another_draft_fails_the_check(
+    run: RunFolder, tmp_path: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
+):
+    from engine.export import gguf_file
+
+    monkeypatch.setattr(gguf_file, "rotary_pairs_together", lambda rows, heads: rows)
+    result = draftbench("export", "latest", "--out", str(tmp_path / "out"), "--format", "gguf", "--json")
+    assert (result.code, result.json()["ok"]) == (1, False)
+
+
+def test_llama_cpp_gets_both_models_as_files(run: RunFolder, tmp_path: Path, draftbench: Draftbench):
+    # the pair of the run, written by the same functions that the command calls after its preflight
+    from engine.export.gguf import write_model
+    from engine.runs.session import load_target
+
+    target = load_target(run.recipe())
+    file = write_model(tmp_path, "target", target.model, target, "f16")
+    back = load_gguf(file.path, torch.float32, torch.device("cpu"))
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.allclose(back(ids).logits, target.model.float()(ids).logits, atol=0.05)
+    fields = {key: field.contents() for key, field in GGUFReader(file.path).fields.items()}
+    assert fields["general.name"] == "target"
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (("--for", "vllm", "--format", "gguf"), "--for and --format gguf"),
+        (("--gamma", "2"), "an option for a server without --for"),
+        (("--preflight",), "an option for a server without --for"),
+        (("--for", "vllm", "--gguf", "f16"), "--gguf f16 for vLLM"),
+        (("--gguf", "f16"), "precision 'f16' of the format huggingface"),
+        (("--format", "gguf", "--gguf", "q5"), "precision 'q5' of the format gguf"),
+        (("--for", "llama.cpp", "--gguf", "q5"), "unknown precision 'q5'"),
+        (("--format", "onnx"), "unknown export format 'onnx'"),
+    ],
+)
+def test_options_that_would_not_be_used_are_refused(
+    options: tuple[str, ...], what: str, run: RunFolder, tmp_path: Path, draftbench: Draftbench
+):
+    result = draftbench("export", "latest", "--out", str(tmp_path / "out"), "--json", *options)
+    assert result.code == 2
+    assert result.json()["error"]["what"].startswith(what)
+    assert result.json()["error"]["fix"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_quantiser_that_fails_leaves_nothing(
+    run: RunFolder, tmp_path: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
+):
+    program = tmp_path / "bin" / "llama-quantize"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'no room on the device' >&2\nexit 3\n", encoding="utf-8")
+    program.chmod(0o755)
+    out = ("export", "latest", "--out", str(tmp_path / "out"), "--format", "gguf", "--gguf", "q4_k_m", "--json")
+    absent = draftbench(*out)
+    assert (absent.code, "llama-quantize is not on the path" in absent.json()["error"]["what"]) == (2, True)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    failed = draftbench(*out)
+    assert failed.code == 2
+    assert failed.json()["error"]["why"] == "no room on the device"
+    assert not (tmp_path / "out").exists()

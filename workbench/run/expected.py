@@ -1,0 +1,117 @@
+"""What servers should do with a run's draft: their rates, whether it is worth it, gamma by batch size, flags."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from engine.catalogue import SERVERS
+from engine.deploy.expected import Expectations, Expected, expectations
+from engine.errors import DraftbenchError
+from engine.records import files
+from engine.runs.folder import RunFolder
+from workbench.shared import charts, downloads, theme, ui
+
+_READ = (files.SUMMARY, files.STEP_TIMES, "measure/positions.parquet", files.PROVENANCE, "draft/best/draft.json")
+_ICONS = {"worth it": ":material/check:", "not worth it": ":material/close:", "not decided": ":material/help:"}
+
+
+def expected(run: RunFolder) -> None:
+    """Draw what each server should report, the answer for the one that is chosen, and what to pass to it."""
+    try:
+        found = _expectations(str(run.path), _stamp(run.path))
+    except DraftbenchError as error:
+        ui.error_box(error)
+        return
+    st.subheader("What to expect of a server")
+    frame = table(found)
+    st.dataframe(frame, hide_index=True, alt="What each server should report, and whether the draft is worth it there")
+    downloads.download_row(
+        f"{run.id}-servers", "servers", frame=frame, caption=f"Expected of servers, run {run.id}, {charts.INTERVAL}"
+    )
+    _one(run, _choose(found), found)
+    for note in (f"Times: {found.timed_on}" if found.timed_on else "", *found.notes):
+        if note:
+            st.caption(ui.text(note))
+
+
+@st.cache_resource(max_entries=8, show_spinner="Walking over the held-out texts")
+def _expectations(path: str, stamp: tuple[Any, ...]) -> Expectations:
+    """Computed again when one of the files that it reads has changed, as `stamp` says."""
+    return expectations(RunFolder(Path(path)))
+
+
+def _stamp(folder: Path) -> tuple[Any, ...]:
+    """When the files were written that expectations are made from."""
+    return tuple(os.stat(folder / name).st_mtime_ns if (folder / name).exists() else None for name in _READ)
+
+
+def table(found: Expectations) -> pd.DataFrame:
+    """A row per server, rule and temperature."""
+    return pd.DataFrame(
+        {
+            "server": SERVERS[row.server].title,
+            "T": row.temperature,
+            "proposals": "either" if row.temperature == 0 else row.proposals,
+            "answer": row.worth.answer if row.worth else "not timed",
+            "predicted speed-up here": _interval(row.worth.speedup, 2) if row.worth else "not timed",
+            "accepted / proposed": _interval(row.rates.per_proposed),
+            "its name there": row.rate_name or "not reported",
+            "tokens per round": _interval(row.rates.tau, 2),
+        }
+        for row in found.rows
+    )
+
+
+def _interval(value: Any, digits: int = 3) -> str:
+    return ui.interval(value.value, value.low, value.high, digits)
+
+
+def _choose(found: Expectations) -> Expected:
+    """The row of the server, temperature and rule that are chosen; the address holds them."""
+    rows = {f"{row.server},{row.temperature:g},{row.proposals}": row for row in found.rows}
+    labels = {
+        key: f"{SERVERS[row.server].title}, T = {row.temperature:g}"
+        + ("" if row.temperature == 0 else f", {row.proposals} proposals")
+        for key, row in rows.items()
+    }
+    return rows[ui.choose_one("Server", list(rows), labels, "server")]
+
+
+def _one(run: RunFolder, row: Expected, found: Expectations) -> None:
+    """The answer, the chart of gamma by batch size, the schedule and the synthetic flags of one row."""
+    if row.worth:
+        st.info(ui.text(row.worth.sentence), icon=_ICONS[row.worth.answer])
+    here = {
+        f"batch size {cell.batch_size}" + ("" if cell.choice.best else " (best without a draft)"): cell.choice
+        for cell in row.cells
+        if cell.context == found.schedule_context
+    }
+    if here:
+        note = f"context {found.schedule_context}, large mark: the gamma that is chosen, {charts.INTERVAL} and turns"
+        ui.chart(
+            charts.predicted_speedups(here, theme.mode(), note),
+            key="predicted-speedups",
+            name=f"{run.id}-predicted-speedups",
+            alt="Predicted speed-up over plain decoding against gamma, a line per batch size, with intervals",
+        )
+    if row.schedule:
+        st.markdown("**Gamma by batch size**, in the server's form")
+        _passed(row.schedule.flags, dict(row.schedule.files), row.schedule.notes)
+    st.markdown("**To time the server without this draft**, with any draft of its size")
+    lines = [f"{key}={value}" for key, value in row.synthetic.environment] + [row.synthetic.flags]
+    _passed("\n".join(filter(None, lines)), {}, row.synthetic.notes)
+
+
+def _passed(flags: str, more: dict[str, str], notes: tuple[str, ...]) -> None:
+    """Draw what is to be passed, as it can be copied, and what to know about it."""
+    for name, text in ({"": flags} | more).items():
+        if text:
+            st.caption(name) if name else None
+            st.code(text, language=None, wrap_lines=True)
+    for note in notes:
+        st.caption(ui.text(note))
