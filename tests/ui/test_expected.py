@@ -46,12 +46,12 @@ def with_times(home: Path) -> str:
 
 
 def test_every_server_has_a_row_and_the_chosen_one_its_answer_chart_and_flags(finished_home: Path, page: OpenPage):
-    test = page("run", run=with_times(finished_home), view="Serve", server="vllm,1,sampled")
+    test = page("run", run=with_times(finished_home), view="Serve", server="vLLM", at="1,sampled")
     frame = next(shown.value for shown in test.dataframe if "server" in shown.value)
     assert set(frame.server) == {server.title for server in SERVERS.values()}
     assert {"worth it", "not worth it", "not decided"} >= set(frame.answer)
-    assert next(box.value for box in test.selectbox if box.label == "Server") == "vllm,1,sampled"
-    assert "plain steps" in test.info[0].value.replace("\\", "")
+    assert next(box.value for box in test.selectbox if box.label == "At") == "1,sampled"
+    assert any("plain steps" in box.value for box in test.info)
     assert len(test.get("plotly_chart")) == 1
     flags = "\n".join(block.value for block in test.code)
     assert '"rejection_sample_method": "synthetic"' in flags
@@ -60,13 +60,14 @@ def test_every_server_has_a_row_and_the_chosen_one_its_answer_chart_and_flags(fi
     assert "Imagined CPU" in shown
 
 
-def test_another_server_is_chosen_and_kept_in_the_address(finished_home: Path, page: OpenPage):
-    test = page("run", run=with_times(finished_home), view="Serve")
-    box = next(box for box in test.selectbox if box.label == "Server")
-    box.set_value("sglang,0,argmax").run()
+def test_another_temperature_is_chosen_and_kept_in_the_address(finished_home: Path, page: OpenPage):
+    test = page("run", run=with_times(finished_home), view="Serve", server="SGLang")
+    box = next(box for box in test.selectbox if box.label == "At")
+    box.set_value("1,argmax").run()
     assert not test.exception
-    assert test.query_params["server"] in ("sglang,0,argmax", ["sglang,0,argmax"])
+    assert test.query_params["at"] in ("1,argmax", ["1,argmax"])
     assert "SGLANG_SIMULATE_ACC_LEN" in "\n".join(block.value for block in test.code)
+    assert "accept rate" in words(test)
 
 
 @pytest.mark.parametrize("damage", [None, "{"])

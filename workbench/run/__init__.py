@@ -19,6 +19,6 @@ served          what servers reported of the draft
 export_job      an export in a process of its own
 serve           section Serve: the parts for one server
 preflight_job   whether a server would take the pair, in a process of its own
-expected        section Serve: what servers should do with the draft
+expected        part of Serve: what servers should do with the draft
 labels          section Labels
 """

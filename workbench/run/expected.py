@@ -1,4 +1,4 @@
-"""What servers should do with a run's draft: their rates, whether it is worth it, gamma by batch size, flags."""
+"""A part of the Serve section: a server's rate, whether the draft is worth it, gamma by batch size, flags."""
 
 from __future__ import annotations
 
@@ -20,23 +20,30 @@ _READ = (files.SUMMARY, files.STEP_TIMES, "measure/positions.parquet", files.PRO
 _ICONS = {"worth it": ":material/check:", "not worth it": ":material/close:", "not decided": ":material/help:"}
 
 
-def expected(run: RunFolder) -> None:
-    """Draw what each server should report, the answer for the one that is chosen, and what to pass to it."""
+def expected(run: RunFolder, server: str) -> None:
+    """Draw whether the draft is worth it on the server, what to pass to it, and the figures of all servers."""
     try:
         found = _expectations(str(run.path), _stamp(run.path))
     except DraftbenchError as error:
         ui.error_box(error)
         return
-    st.subheader("What to expect of a server")
-    frame = table(found)
-    st.dataframe(frame, hide_index=True, alt="What each server should report, and whether the draft is worth it there")
-    downloads.download_row(
-        f"{run.id}-servers", "servers", frame=frame, caption=f"Expected of servers, run {run.id}, {charts.INTERVAL}"
-    )
-    _one(run, _choose(found), found)
+    rows = {f"{row.temperature:g},{row.proposals}": row for row in found.rows if row.server == server}
+    if rows:
+        _one(run, rows[ui.choose_one("At", list(rows), {key: _at(row) for key, row in rows.items()}, "at")], found)
+    with st.expander("All servers", icon=":material/table_chart:"):
+        frame = table(found)
+        st.dataframe(frame, hide_index=True, alt="What each server should report, and whether the draft is worth it")
+        downloads.download_row(
+            f"{run.id}-servers", "servers", frame=frame, caption=f"Expected of servers, run {run.id}, {charts.INTERVAL}"
+        )
     for note in (f"Times: {found.timed_on}" if found.timed_on else "", *found.notes):
         if note:
             st.caption(ui.text(note))
+
+
+def _at(row: Expected) -> str:
+    """'temperature 1, argmax proposals'; at temperature 0 the two rules are one."""
+    return f"temperature {row.temperature:g}" + ("" if row.temperature == 0 else f", {row.proposals} proposals")
 
 
 @st.cache_resource(max_entries=8, show_spinner="Walking over the held-out texts")
@@ -71,19 +78,13 @@ def _interval(value: Any, digits: int = 3) -> str:
     return ui.interval(value.value, value.low, value.high, digits)
 
 
-def _choose(found: Expectations) -> Expected:
-    """The row of the server, temperature and rule that are chosen; the address holds them."""
-    rows = {f"{row.server},{row.temperature:g},{row.proposals}": row for row in found.rows}
-    labels = {
-        key: f"{SERVERS[row.server].title}, T = {row.temperature:g}"
-        + ("" if row.temperature == 0 else f", {row.proposals} proposals")
-        for key, row in rows.items()
-    }
-    return rows[ui.choose_one("Server", list(rows), labels, "server")]
-
-
 def _one(run: RunFolder, row: Expected, found: Expectations) -> None:
-    """The answer, the chart of gamma by batch size, the schedule and the synthetic flags of one row."""
+    """The rate, the answer, the chart of gamma by batch size, the schedule and the synthetic flags of one row."""
+    rate = f"its *{ui.text(row.rate_name)}*" if row.rate_name else "accepted / proposed, which it does not report,"
+    st.write(
+        f"At gamma {row.gamma} {rate} should be {_interval(row.rates.per_proposed)}, and a round should give "
+        f"{_interval(row.rates.tau, 2)} tokens."
+    )
     if row.worth:
         st.info(ui.text(row.worth.sentence), icon=_ICONS[row.worth.answer])
     here = {

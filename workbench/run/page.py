@@ -12,7 +12,6 @@ from engine.runs.folder import RunFolder
 from workbench.run import controls, header, results
 from workbench.run.configuration import configuration
 from workbench.run.curves import curves, events
-from workbench.run.expected import expected
 from workbench.run.export import export
 from workbench.run.files import files
 from workbench.run.labels import labels_form
@@ -56,7 +55,6 @@ def section(name: str, run: RunFolder, label: str, state: str, labels: Labels | 
         export(run)
     elif name == "Serve":
         serve(run)
-        expected(run)
         st.subheader("What servers reported")
         served(run)
     elif labels is None:

@@ -13,6 +13,7 @@ from engine.catalogue import EXPORTERS, SERVERS
 from engine.errors import DraftbenchError
 from engine.runs.folder import RunFolder
 from workbench.run import export_job, preflight_job
+from workbench.run.expected import expected
 from workbench.run.export import export_outcome
 from workbench.shared import actions, queries, ui
 
@@ -29,7 +30,13 @@ def serve(run: RunFolder) -> None:
     """Draw the choice of a server, and the parts for it."""
     offered = [name for name, card in SERVERS.items() if card.exported]
     server = st.segmented_control(
-        "Server", offered, default="vllm", key="server", format_func=lambda name: SERVERS[name].title, required=True
+        "Server",
+        offered,
+        default="vllm",
+        key="server",
+        format_func=lambda name: SERVERS[name].title,
+        required=True,
+        bind="query-params",
     )
     server = server if server in offered else offered[0]
     card = SERVERS[server]
@@ -125,5 +132,6 @@ Part = Callable[[RunFolder, str], None]
 PARTS: tuple[tuple[str, Part], ...] = (
     ("Before it is loaded", pair),
     ("Export", export_for),
+    ("What to expect of it", expected),
 )
 """The parts of the section from top to bottom."""
