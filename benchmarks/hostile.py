@@ -1,6 +1,6 @@
 """Does any damaged or hostile input lead to a traceback, a hang or too much memory?
 
-    python benchmarks/hostile.py [runs recipes models gguf servers]
+    python benchmarks/hostile.py [runs recipes models gguf servers served]
 
 Each case is tried in a process of its own, which may take 20 seconds and 1 GB more than the libraries do. Prints a
 count for each kind and every case that went wrong; exits with status 1 if there is one.
@@ -18,7 +18,7 @@ os.environ.update(
     HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", TRANSFORMERS_VERBOSITY="error"
 )
 
-KINDS = ("runs", "recipes", "models", "gguf", "servers")
+KINDS = ("runs", "recipes", "models", "gguf", "servers", "served")
 
 
 def main(wanted: list[str]) -> int:

@@ -36,12 +36,12 @@ SAY = Path(tempfile.gettempdir())
 
 
 def cases() -> list[Case]:
-    """Every server, once as the source of answers and once as a list of models."""
+    """Every server as the source of answers, as a list of models, and as one that is asked what it counts."""
     _prepared()
     return [
         Case(f"{kind}: {name}", partial(attempt, server))
         for name, server in SERVERS.items()
-        for kind, attempt in (("answers", _answers), ("models", _models))
+        for kind, attempt in (("answers", _answers), ("models", _models), ("probe", _probe))
     ] + [Case(f"address: {address}", partial(_address, address)) for address in ADDRESSES]
 
 
@@ -51,6 +51,7 @@ def cases() -> list[Case]:
 @cache
 def _prepared() -> tuple[Any, list[Any]]:
     """A target and two prompts, made before the first case, so that none pays for the libraries."""
+    import engine.deploy.probe
     import engine.served.client  # noqa: F401
     from tests.conftest import tiny_llama
     from tests.tiny_pair import loaded, questions
@@ -102,6 +103,32 @@ def _models(server: Server, folder: Path) -> None:
         names = listed_models(_spec(address), timeout_s=TIMEOUT_S)
     assert all(isinstance(name, str) and len(name) <= 200 for name in names), "names that are none"
     assert len(names) <= 10_000, f"{len(names)} names"
+
+
+def _probe(server: Server, folder: Path) -> None:
+    from engine.deploy.importing import Stated
+    from engine.deploy.probe import Asked, probe
+
+    os.environ["HOSTILE_KEY"] = KEY
+    _, prompts = _prepared()
+    with _listening(server) as address:
+        asked = Asked(
+            address,
+            prompts[:1],
+            (0.0,),
+            model=MODEL,
+            key_env="HOSTILE_KEY",
+            timeout_s=TIMEOUT_S,
+            attempts=1,
+            stated=Stated(server="llama.cpp"),
+        )
+        try:
+            (result,) = probe(asked)
+        except DraftbenchError as error:
+            if KEY in str(error):
+                raise AssertionError("the key is shown") from None
+            raise
+    raise AssertionError(f"figures of a server that sent none: {result.measurement.totals}")
 
 
 def _address(address: str, folder: Path) -> None:

@@ -10,6 +10,7 @@ All replies are bounded and may be missing, of another type, or a stranger's.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ _OWNERS = {
     "organization_owner": "lm-studio",
 }
 _PREFIXES = {"vllm:": "vllm", "sglang:": "sglang", "llamacpp:": "llama.cpp", "trtllm_": "tensorrt-llm"}
+_PAGES = ("props", "server_info", "get_server_info", "version")
 _SECONDS = 10.0
 _INFO_BYTES, METRICS_BYTES = 4 * 2**20, 16 * 2**20
 _MOST_GAMMA = 64
@@ -65,13 +67,14 @@ def root_of(base_url: str) -> str:
 async def detect(client: Client, spec: ServerSpec, key: SecretStr | None) -> Detected:
     """Ask the server what it is. Never raises for what it answers, or does not."""
     root = root_of(spec.base_url)
-    models = _object(await get(client, f"{spec.base_url.rstrip('/')}/models", key))
-    props = _object(await get(client, f"{root}/props", key))
-    info = _object(await get(client, f"{root}/server_info", key)) or _object(
-        await get(client, f"{root}/get_server_info", key)
+    timeout_s = min(_SECONDS, spec.timeout_s)
+    pages = [f"{spec.base_url.rstrip('/')}/models", *(f"{root}/{page}" for page in _PAGES)]
+    *bodies, metrics_text = await asyncio.gather(
+        *(get(client, page, key, timeout_s=timeout_s) for page in pages),
+        get(client, f"{root}/metrics", key, timeout_s=timeout_s, most_bytes=METRICS_BYTES),
     )
-    version = _object(await get(client, f"{root}/version", key))
-    metrics = await get(client, f"{root}/metrics", key, most_bytes=METRICS_BYTES) or b""
+    models, props, info, older_info, version = (_object(body) for body in bodies)
+    info, metrics = info or older_info, metrics_text or b""
     listed = [model for model in models.get("data", []) if isinstance(model, dict)] if _is_list(models) else []
     names = tuple(name for model in listed[:1000] if (name := _word(model.get("id"), key, 200)) is not None)
     name = _name(listed, props, info, metrics)
@@ -88,11 +91,13 @@ async def detect(client: Client, spec: ServerSpec, key: SecretStr | None) -> Det
     )
 
 
-async def get(client: Client, url: str, key: SecretStr | None, *, most_bytes: int = _INFO_BYTES) -> bytes | None:
+async def get(
+    client: Client, url: str, key: SecretStr | None, *, timeout_s: float = _SECONDS, most_bytes: int = _INFO_BYTES
+) -> bytes | None:
     """The body of a page; None where there is none, it is too large, or it repeats the key."""
     headers = {} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"}
     try:
-        response = await client.call("GET", url, headers=headers, timeout_s=_SECONDS, most_bytes=most_bytes)
+        response = await client.call("GET", url, headers=headers, timeout_s=timeout_s, most_bytes=most_bytes)
     except (NoResponse, TooLarge, BadAddress):
         return None
     if not response.is_success or holds_key(response.text, key):

@@ -53,6 +53,7 @@ class Asked:
     key_env: str | None = None
     concurrency: int = 1
     timeout_s: float = 120.0
+    attempts: int = 3
     seed: int = 0
     stated: Stated = field(default_factory=Stated)
 
@@ -124,6 +125,7 @@ def _spec(asked: Asked, model: str) -> ServerSpec:
             key_env=asked.key_env,
             concurrency=asked.concurrency,
             timeout_s=asked.timeout_s,
+            attempts=asked.attempts,
         )
     except ValidationError as error:
         (first, *_) = error.errors(include_url=False)

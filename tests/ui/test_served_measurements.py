@@ -43,12 +43,12 @@ def served(run: Path, temperature: float, *, less: float = 0.0) -> ServedMeasure
 def test_a_server_that_does_as_measured_agrees(finished_home: Path, page: OpenPage, temperature: float):
     run = finished_home / "runs" / finished_id(finished_home)
     keep(run, "day1", served(run, temperature))
-    test = page("run", run=run.name)
+    test = page("run", run=run.name, view="Serve")
     assert not test.exception
     assert not test.error
     assert "agrees" in words(test)
     assert "**day1**" in words(test)
-    assert any("On servers" in box.label for box in test.expander)
+    assert "What servers reported" in words(test)
     chart = next(chart for chart in test.get("plotly_chart") if "served-places-day1" in str(chart.proto))
     assert "predicted" in chart.proto.spec
     assert "served" in chart.proto.spec
@@ -59,7 +59,7 @@ def test_a_gap_is_shown_with_its_causes(finished_home: Path, page: OpenPage):
     measurement = served(run, 1.0, less=0.9).model_copy(update={"weights": "Q4_0", "model": EVIL, "notes": [EVIL]})
     verdict = judge(measurement, Predictor.of_run(run, run.name))
     keep(run, "day2", measurement)
-    test = page("run", run=run.name)
+    test = page("run", run=run.name, view="Serve")
     assert not test.exception
     if verdict.outcome == "differs":  # a tiny draft may accept next to nothing anyway
         assert "differs" in words(test)
@@ -70,14 +70,14 @@ def test_a_gap_is_shown_with_its_causes(finished_home: Path, page: OpenPage):
 
 def test_damaged_measurements_and_earlier_runs_leave_the_page_whole(finished_home: Path, page: OpenPage):
     run = finished_home / "runs" / finished_id(finished_home)
-    assert not any("On servers" in box.label for box in page("run", run=run.name).expander)
+    assert "No server has reported" in words(page("run", run=run.name, view="Serve"))
     keep(run, "torn", served(run, 0.0))
     (run / "served" / "torn" / "measurement.json").write_text('{"totals"')
-    test = page("run", run=run.name)
+    test = page("run", run=run.name, view="Serve")
     assert not test.exception
     assert "cannot be read" in words(test)
     keep(run, "whole", served(run, 0.0))
     (run / "measure" / "positions.parquet").write_bytes(b"PAR1")
-    test = page("run", run=run.name)
+    test = page("run", run=run.name, view="Serve")
     assert not test.exception
     assert "is damaged" in words(test)

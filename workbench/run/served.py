@@ -1,4 +1,4 @@
-"""The section Served of a run's page: what servers reported of the draft, beside what was predicted."""
+"""A part of the section Serve of a run's page: what servers reported of the draft, beside what was predicted."""
 
 from __future__ import annotations
 
@@ -31,13 +31,6 @@ _COLUMNS: dict[str, Any] = {
     "served": _COLUMN.TextColumn("Served [95% interval]"),
     "apart": _COLUMN.TextColumn("Standard errors apart"),
 }
-
-
-def has_served(run: RunFolder) -> bool:
-    """Whether a server's figures were kept with the run; without loading anything."""
-    from engine.records.served import SERVED_FOLDER
-
-    return (run.path / SERVED_FOLDER).is_dir()
 
 
 def served(run: RunFolder) -> None:

@@ -60,7 +60,10 @@ def document(name: str, raw: bytes) -> Document:
 def _objects(name: str, text: str) -> list[Located] | None:
     start = text.lstrip()
     if start.startswith(_STREAM):
-        return list(_streamed(name, text))
+        chunks = list(_streamed(name, text))
+        if not chunks:
+            raise refused(f"{name} is a stream without data", "there are no figures in it")
+        return chunks
     if start[0] not in "{[":
         return None
     try:

@@ -125,6 +125,7 @@ def test_an_empty_file_is_refused(raw: bytes):
     [
         (b"[]", "is an empty list"),
         (b"{}", "no figures of speculation"),
+        (b"data:\n\ndata: [DONE]\n", "a stream without data"),
         (b"hello\n", "no figures of speculation"),
         (b"[1, 2]", "record 1 is no JSON object"),
         (b'{"a": 1}\n[2]\n', "line 2 is no JSON object"),
