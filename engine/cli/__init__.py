@@ -5,7 +5,7 @@ options    arguments and options that several commands share
 run        run, capture, train, measure: the commands that make a run
 runs       runs (list, samples, cancel, archive, remove), show, compare, index
 decode     decode in the terminal, live in the browser
-export     a draft as a Hugging Face folder
+export     a draft for a server, and its preflight
 study      study (run, list, show): grids of runs
 findings   the paper's claims, tested on your runs
 data       data (check, fetch, list, show, import, magpie, overlap): prompts
