@@ -122,7 +122,7 @@ class Plan:
         if self.card.proposals != ("sampled",) and self.proposals == "argmax":
             notes.append(
                 f"{self.card.title} proposes the draft's likeliest token at every temperature: above temperature 0 "
-                "expect the rate of argmax proposals, not `exact`."
+                "expect the rate of argmax proposals, not the exact acceptance."
             )
         if self.server == "tensorrt-llm":
             notes.append(f"{SETTINGS} names the draft's folder as it is now: change it if the folder moves.")

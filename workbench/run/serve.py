@@ -29,7 +29,13 @@ def serve(run: RunFolder) -> None:
     """Draw the choice of a server, and the parts for it."""
     offered = [name for name, card in SERVERS.items() if card.exported]
     server = st.segmented_control(
-        "Server", offered, default="vllm", key="server", format_func=lambda name: SERVERS[name].title, required=True
+        "Server",
+        offered,
+        default="vllm",
+        key="server",
+        format_func=lambda name: SERVERS[name].title,
+        bind="query-params",
+        required=True,
     )
     server = server if server in offered else offered[0]
     card = SERVERS[server]

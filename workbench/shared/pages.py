@@ -87,7 +87,7 @@ PAGES: dict[str, Entry] = {
         ":material/monitoring:",
         "Train",
         "One run: live curves, log, configuration and provenance.",
-        ("run", "view", "axis", "log", "find", "lines", "wrap"),
+        ("run", "view", "axis", "log", "find", "lines", "wrap", "server"),
     ),
     "compare": Entry(
         "Compare",
