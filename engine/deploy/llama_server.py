@@ -18,7 +18,7 @@ import torch
 
 from engine.chat.prompt import Message, Tool
 from engine.deploy.server_process import Program
-from engine.deploy.server_rounds import ServerRule
+from engine.deploy.server_rounds import rule_of
 from engine.deploy.serving import Asked, Deployment, ServedAnswer, exchange, exchange_json, ids, unexpected, whole
 from engine.errors import DraftbenchError
 from engine.records.served import RoundTotals
@@ -33,7 +33,7 @@ class LlamaServer:
     """`llama-server` on the CPU, one slot, so that its counters are those of one request at a time."""
 
     name = "llama.cpp"
-    rule = ServerRule(stops_at_limit=True)
+    rule = rule_of("llama.cpp")
     health = "/health"
     startup_s = 120.0
     concurrency = 1

@@ -11,11 +11,11 @@ from engine.capture.store import AnsweredPrompt
 from engine.catalogue import Proposals
 from engine.deploy.parity_bench import totals_of
 from engine.deploy.parity_texts import Walk, drawn_from_target, hits, parted
-from engine.deploy.server_rounds import ExpectedRounds, explains
+from engine.deploy.server_rounds import explains
 from engine.deploy.serving import ServedAnswer
 from engine.measure.certificate import ALARM_Z
 from engine.measure.statistics import bootstrap_ratio, paired_difference, paired_ratio
-from engine.measure.text_rounds import for_other_texts
+from engine.measure.text_rounds import TextRounds, for_other_texts
 from engine.models.draft import Draft
 from engine.models.load import LoadedModel
 from engine.numbers import interval
@@ -32,11 +32,11 @@ class Case:
     temperature: float
     proposals: Proposals
     answers: list[AnsweredPrompt]
-    rounds: list[ExpectedRounds]
+    rounds: list[TextRounds]
 
     def answered(
         self, served: Sequence[ServedAnswer]
-    ) -> tuple[list[AnsweredPrompt], list[ExpectedRounds], list[ServedAnswer]]:
+    ) -> tuple[list[AnsweredPrompt], list[TextRounds], list[ServedAnswer]]:
         """The captured answers, predictions and served answers of the prompts that were answered, in one order."""
         by_id = {answer.prompt_id: answer for answer in served if answer.temperature == self.temperature}
         kept = [i for i, answer in enumerate(self.answers) if answer.prompt_id in by_id]
@@ -63,7 +63,7 @@ def parity_row(
     return made.model_copy(update={"agrees": inside, "verdict": verdict(made, inside=inside)})
 
 
-def _rates(case: Case, expected: Sequence[ExpectedRounds], totals: Sequence[RoundTotals], gamma: int) -> dict[str, Any]:
+def _rates(case: Case, expected: Sequence[TextRounds], totals: Sequence[RoundTotals], gamma: int) -> dict[str, Any]:
     proposed, accepted = [one.proposed for one in expected], [one.accepted for one in expected]
     rounds = [one.rounds for one in expected]
     served_proposed, served_accepted = [t.proposed or 0 for t in totals], [t.accepted or 0 for t in totals]

@@ -11,9 +11,10 @@ import torch
 from engine.capture.store import AnsweredPrompt, Capture
 from engine.catalogue import Proposals
 from engine.decode.sampling import Sampling
-from engine.deploy.server_rounds import ExpectedRounds, ServerRule, expected_rounds
+from engine.deploy.server_rounds import ServerRule
 from engine.measure.acceptance import draft_side, exact_acceptance
 from engine.measure.statistics import calibration_z
+from engine.measure.text_rounds import TextRounds, acceptance_chances
 from engine.models.draft import Draft
 from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel
@@ -28,9 +29,9 @@ class Walk:
     limit: int
     rule: ServerRule
 
-    def over(self, chances: Sequence[float]) -> ExpectedRounds:
+    def over(self, chances: Sequence[float]) -> TextRounds:
         """The rounds over one text."""
-        return expected_rounds(chances, self.gamma, limit=self.limit, rule=self.rule)
+        return self.rule.over(chances, self.gamma, limit=self.limit)
 
 
 def predicted(
@@ -41,13 +42,11 @@ def predicted(
     temperature: float,
     proposals: Proposals,
     walk: Walk,
-) -> list[ExpectedRounds]:
+) -> list[TextRounds]:
     """The rounds over captured answers, in their order. The draft computes in its own dtype."""
     results = exact_acceptance(draft.model, Head.of(target.model), capture, Sampling(temperature), answers)
-    if proposals == "argmax" or temperature == 0:
-        return [walk.over(result.hit.double().tolist()) for result in results]
-    # The token x, if it was judged, was accepted with probability min(1, q(x) / p(x)); p rounded to nothing: 1.
-    return [walk.over((r.draft_prob / r.target_prob).nan_to_num(1.0).clamp_max(1.0).double().tolist()) for r in results]
+    chances = acceptance_chances(results, "argmax" if temperature == 0 else proposals)
+    return [walk.over(chances[answer.prompt_id]) for answer in answers]
 
 
 @torch.no_grad()

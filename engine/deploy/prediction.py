@@ -1,7 +1,6 @@
 """What a server should count of a run's draft, from the run's own measurement, before any server is started.
 
-`engine.measure.text_rounds` walks over the held-out texts. A server gets the first token of an answer by reading the
-prompt, before the draft proposes anything, so its rounds begin at the second token.
+The held-out texts are walked over by the server's own rule (`engine.deploy.server_rounds`).
 """
 
 from __future__ import annotations
@@ -14,13 +13,12 @@ from pathlib import Path
 import pandas as pd
 
 from engine.catalogue import SERVERS, Proposals
+from engine.deploy.server_rounds import ServerRule, rule_of
 from engine.errors import DraftbenchError, boundary
-from engine.measure.text_rounds import TextRounds, predicted_rounds
+from engine.measure.text_rounds import TextRounds, acceptance_chances
 from engine.records.summary import Conditions, Summary
 
 _COLUMNS = ["prompt_id", "position", "p", "q"]
-_PROPOSES_TO_THE_END = frozenset({"vllm", "sglang", "tensorrt-llm"})
-"""Servers that propose gamma tokens also where fewer may still be emitted."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Predictor:
     run_id: str
     conditions: Conditions
     positions: pd.DataFrame
-    _made: dict[tuple[float, Proposals, int, bool], Prediction] = field(default_factory=dict, compare=False)
+    _made: dict[tuple[float, Proposals, int, ServerRule], Prediction] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of_run(cls, folder: Path, run_id: str) -> Predictor:
@@ -75,13 +73,13 @@ class Predictor:
 
     def predict(self, server: str, temperature: float, proposals: Proposals, gamma: int) -> Prediction:
         """What that server should count. Raises DraftbenchError where the measurement cannot say it."""
-        to_the_end = server in _PROPOSES_TO_THE_END
-        key = (temperature, proposals, gamma, to_the_end)
+        rule = rule_of(server)
+        key = (temperature, proposals, gamma, rule)
         if key not in self._made:
-            self._made[key] = self._predict(temperature, proposals, gamma, to_the_end=to_the_end)
+            self._made[key] = self._predict(temperature, proposals, gamma, rule)
         return self._made[key]
 
-    def _predict(self, temperature: float, proposals: Proposals, gamma: int, *, to_the_end: bool) -> Prediction:
+    def _predict(self, temperature: float, proposals: Proposals, gamma: int, rule: ServerRule) -> Prediction:
         rows = self.positions[self.positions.temperature == temperature]
         if not len(rows):
             known = " and ".join(f"{value:g}" for value in self.temperatures)
@@ -90,16 +88,16 @@ class Predictor:
                 "acceptance depends on the temperature",
                 f"ask the server at {known}, or measure a run with `--set measure.temperatures=[{temperature:g}]`",
             )
-        limit = None if to_the_end else self.conditions.max_new_tokens
-        after_first = rows[rows.position > 0].assign(position=rows.position - 1)
-        if limit is not None:
-            after_first = _without_last(after_first, limit - 1)
         # at temperature 0 both rules propose the likeliest token, and older measurements know no other
-        rule: Proposals = "sampled" if temperature == 0 else proposals
+        rated: Proposals = "sampled" if temperature == 0 else proposals
         try:
-            rounds = predicted_rounds(after_first, gamma, rule, limit=None if limit is None else limit - 1)
+            chances = acceptance_chances(rows, rated)
         except DraftbenchError as error:
             raise DraftbenchError(error.what, error.why, error.fix.replace("RUN", self.run_id)) from None
+        longest = max(map(len, chances.values()))
+        limit = max(longest, self.conditions.max_new_tokens or longest)
+        walked = {name: rule.over(values, gamma, limit=limit) for name, values in chances.items()}
+        rounds = {name: text for name, text in walked.items() if text.emitted}
         if not rounds:
             raise DraftbenchError(
                 f"every answer of run {self.run_id} at temperature {temperature:g} has one token",
@@ -107,11 +105,6 @@ class Predictor:
                 "measure on prompts with longer answers",
             )
         return Prediction(temperature, proposals, gamma, rounds)
-
-
-def _without_last(rows: pd.DataFrame, limit: int) -> pd.DataFrame:
-    """Without the last token of answers that reach the limit: nothing is proposed for it, so it is no round."""
-    return rows[rows.position < limit - 1]
 
 
 def default_proposals(server: str) -> Proposals | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.chat.prompt import Message, Tool
 from engine.deploy.server_process import Program
-from engine.deploy.server_rounds import ServerRule
+from engine.deploy.server_rounds import rule_of
 from engine.deploy.serving import Asked, Deployment, ServedAnswer, exchange_json, ids, unexpected, whole
 from engine.errors import DraftbenchError
 from engine.records.served import RoundTotals
@@ -36,7 +36,7 @@ class VllmServer:
     """`vllm serve`, on whatever device that vLLM was built for."""
 
     name = "vllm"
-    rule = ServerRule(stops_at_limit=False)
+    rule = rule_of("vllm")
     health = "/health"
     startup_s = 600.0
     concurrency = 16

@@ -13,9 +13,9 @@ What the loop does (`engine.decode.speculative`), and so what is counted here:
 - Where a stop token is accepted, the answer ends: no token of the target's own follows, and what was proposed behind
   it counts as proposed and not as accepted.
 
-An answer shorter than the limit has so ended by itself. Servers differ at the two ends. Those that propose gamma also
-near the limit are walked with `limit=None`. Some count tokens as accepted that stand behind the end of the answer and
-are never sent (at most gamma of an answer); these a text cannot know.
+An answer shorter than the limit has so ended by itself. Servers differ at the two ends
+(`engine.deploy.server_rounds`). Some count tokens as accepted that stand behind the end of the answer and are never
+sent (at most gamma of an answer); these a text cannot know.
 """
 
 from __future__ import annotations
@@ -38,46 +38,55 @@ from engine.records.interval import Interval
 class TextRounds:
     """The rounds over one text: whole numbers where every fate is certain, else expectations.
 
-    `accepted_at[i]`: rounds in which the proposed token i, from 0, was accepted. `emitted`: tokens of the text.
+    `accepted_at[i]`: rounds in which the proposed token i, from 0, was accepted. `emitted`: tokens of the text up to
+    the limit. `empty`: of the rounds those that propose nothing, as only one more token is wanted. `open`: of the
+    proposed tokens those behind the end of the text, which does not tell their fate; they count as not accepted.
     """
 
     rounds: float
     proposed: float
     accepted: float
     accepted_at: tuple[float, ...]
-    emitted: int
+    emitted: float
+    empty: float = 0.0
+    open: float = 0.0
 
 
-def rounds_over(chances: Sequence[float], gamma: int, *, limit: int | None) -> TextRounds:
+def rounds_over(
+    chances: Sequence[float], gamma: int, *, limit: int | None, proposes_past_limit: bool = False
+) -> TextRounds:
     """Walk over a text. `chances[t]`: how likely token t was the draft's and accepted, if it was judged; 0 to 1.
 
-    `limit`: the most tokens that the answer could have had; None for a server that proposes gamma to the very end.
-    Raises ValueError if gamma is not positive, or the text longer than the limit.
+    `limit`: the most tokens that the answer could have had; None for a loop that proposes gamma to the very end. With
+    `proposes_past_limit` so does one with a limit, and the text may be longer: what lies behind the limit decides the
+    proposals that reach there. Raises ValueError if gamma or the limit is not positive, or the text too long.
     """
     count = len(chances)
-    if gamma < 1:
-        raise ValueError(f"gamma must be at least 1, got {gamma}")
-    if limit is not None and count > limit:
+    if gamma < 1 or (limit is not None and limit < 0):
+        raise ValueError(f"gamma must be at least 1 and the limit not negative, got {gamma} and {limit}")
+    if limit is not None and count > limit and not proposes_past_limit:
         raise ValueError(f"a text of {count} tokens is longer than the limit of {limit}")
-    begins = [0.0] * (
-        count + 2
-    )  # the chance that a round begins at a token; what lies behind the text is not looked at
+    emitted = count if limit is None else min(count, limit)
+    begins = [0.0] * (count + 2)  # the chance that a round begins at a token; one behind the text is none
     begins[0] = 1.0
-    rounds = proposed = 0.0
+    rounds = proposed = empty = unknown = 0.0
     accepted_at = [0.0] * gamma
-    for start in range(count):
+    for start in range(emitted):
         alive = begins[start]
         if not alive:
             continue
-        width = gamma if limit is None else min(gamma, limit - start - 1)
+        width = gamma if limit is None or proposes_past_limit else min(gamma, limit - start - 1)
         rounds, proposed = rounds + alive, proposed + alive * width
+        empty += 0.0 if width else alive
         for place in range(start, min(start + width, count)):
             begins[place + 1] += alive * (1 - chances[place])  # the corrected token stands at the place itself
             alive *= chances[place]
             accepted_at[place - start] += alive
         if start + width < count:
             begins[start + width + 1] += alive  # behind the bonus token
-    return TextRounds(rounds, proposed, math.fsum(accepted_at), tuple(accepted_at), count)
+        else:
+            unknown += alive * (start + width - count)
+    return TextRounds(rounds, proposed, math.fsum(accepted_at), tuple(accepted_at), emitted, empty, unknown)
 
 
 def predicted_rounds(
@@ -89,8 +98,16 @@ def predicted_rounds(
     `measure/positions.parquet`. `limit`: as in `rounds_over`; the loop's is `measure.max_new_tokens`. Raises
     DraftbenchError where the table cannot say it: it is of an earlier version, or not of every token of the answers.
     """
-    chances = _of_table(text, proposals) if isinstance(text, pd.DataFrame) else _of_results(text, proposals)
+    chances = acceptance_chances(text, proposals)
     return {prompt_id: rounds_over(values, gamma, limit=limit) for prompt_id, values in chances.items()}
+
+
+def acceptance_chances(text: pd.DataFrame | Iterable[PromptAcceptance], proposals: Proposals) -> dict[str, list[float]]:
+    """By prompt id, how likely each token of the answer was the draft's and accepted, if it was judged.
+
+    `text` and errors as in `predicted_rounds`.
+    """
+    return _of_table(text, proposals) if isinstance(text, pd.DataFrame) else _of_results(text, proposals)
 
 
 def _of_results(results: Iterable[PromptAcceptance], proposals: Proposals) -> dict[str, list[float]]:
@@ -191,5 +208,7 @@ def added_up(rounds: Mapping[str, TextRounds] | Iterable[TextRounds]) -> TextRou
         math.fsum(text.proposed for text in texts),
         math.fsum(text.accepted for text in texts),
         tuple(math.fsum(place) for place in places),
-        sum(text.emitted for text in texts),
+        math.fsum(text.emitted for text in texts),
+        math.fsum(text.empty for text in texts),
+        math.fsum(text.open for text in texts),
     )

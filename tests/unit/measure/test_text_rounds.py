@@ -37,11 +37,11 @@ LIMIT = 12
 
 def test_a_round_keeps_the_hits_before_the_first_miss_and_the_targets_own_token():
     # T T F: two kept and the target's own; T T T: three kept and the target's own, which is T; F: the target's own
-    assert rounds_over(HITS, 3, limit=8) == TextRounds(3, 6, 5, (2, 2, 1), 8)
+    assert rounds_over(HITS, 3, limit=8) == TextRounds(3, 6, 5, (2, 2, 1), 8, empty=1)
 
 
 def test_a_text_of_one_token_at_the_limit_is_the_targets_own():
-    assert rounds_over([True], 4, limit=1) == TextRounds(1, 0, 0, (0, 0, 0, 0), 1)
+    assert rounds_over([True], 4, limit=1) == TextRounds(1, 0, 0, (0, 0, 0, 0), 1, empty=1)
 
 
 def test_a_text_that_ended_by_itself_is_proposed_past_its_end():
@@ -50,12 +50,12 @@ def test_a_text_that_ended_by_itself_is_proposed_past_its_end():
     # two left of the limit behind the text: the draft does not know that it ended, the loop knows the limit
     assert rounds_over(HITS, 3, limit=10) == TextRounds(3, 8, 5, (2, 2, 1), 8)
     # an accepted stop token ends the answer, and no token of the target's own follows
-    assert rounds_over([True, True], 3, limit=20) == TextRounds(1, 3, 2, (1, 1, 0), 2)
+    assert rounds_over([True, True], 3, limit=20) == TextRounds(1, 3, 2, (1, 1, 0), 2, open=1)
 
 
 def test_a_server_that_does_not_look_at_its_limit_proposes_gamma_to_the_end():
     assert rounds_over(HITS, 3, limit=None) == TextRounds(3, 9, 5, (2, 2, 1), 8)
-    assert rounds_over([True], 4, limit=None) == TextRounds(1, 4, 1, (1, 0, 0, 0), 1)
+    assert rounds_over([True], 4, limit=None) == TextRounds(1, 4, 1, (1, 0, 0, 0), 1, open=3)
 
 
 @pytest.mark.parametrize(("gamma", "limit", "words"), [(0, 8, "at least 1"), (2, 7, "longer than the limit")])
@@ -76,7 +76,10 @@ def as_counted(rounds, gamma):
     """What the loop did to one prompt, in the words of the walk."""
     counts = count(rounds)
     at = tuple(sum(r.accepted > place for r in rounds) for place in range(gamma))
-    return TextRounds(counts.rounds, counts.drafted, counts.accepted, at, counts.emitted)
+    empty = sum(not r.drafted for r in rounds)
+    # after an accepted stop token nothing of the target's own follows: what was proposed behind it is open
+    unknown = sum(r.discarded for r in rounds if r.accepted == len(r.emitted))
+    return TextRounds(counts.rounds, counts.drafted, counts.accepted, at, counts.emitted, empty, unknown)
 
 
 @pytest.mark.parametrize("gamma", [1, 3, 5])
