@@ -65,7 +65,7 @@ def test_findings_without_runs_say_what_is_missing(page: OpenPage):
     shown = page("findings")
     assert len([b for b in shown.button if b.label == "Start a run"]) == 1
     wording = [part.value for part in shown.markdown if "not enough runs" in part.value]
-    assert len(wording) == 14 + 6  # the list, each claim, and three kinds of effort of two of them
+    assert len(wording) == 18 + 6  # the list, each claim, and three kinds of effort of two of them
 
 
 def test_one_run_asks_for_its_counterpart(page: OpenPage, finished_home: Path):
