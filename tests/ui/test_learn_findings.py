@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 import pytest
 import yaml
 
+from engine.catalogue import LOSSES
 from engine.config.schema import TrainSpec
 from engine.fileio import write_json
 from engine.paths import Home
@@ -33,7 +34,7 @@ def test_a_topic_that_is_chosen_goes_into_the_url(page: OpenPage):
     shown = page("learn")
     shown.segmented_control(key="chosen_topic").set_value("losses").run()
     assert shown.query_params["topic"] == "losses"
-    assert len(shown.latex) == 8
+    assert len(shown.latex) == len(LOSSES)
 
 
 def test_the_topic_of_modes_has_every_mode_with_its_formula(page: OpenPage):
@@ -64,7 +65,7 @@ def test_findings_without_runs_say_what_is_missing(page: OpenPage):
     shown = page("findings")
     assert len([b for b in shown.button if b.label == "Start a run"]) == 1
     wording = [part.value for part in shown.markdown if "not enough runs" in part.value]
-    assert len(wording) == 14 + 6  # the list, each claim, and three kinds of effort of two of them
+    assert len(wording) == 18 + 6  # the list, each claim, and three kinds of effort of two of them
 
 
 def test_one_run_asks_for_its_counterpart(page: OpenPage, finished_home: Path):
