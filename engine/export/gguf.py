@@ -84,8 +84,8 @@ def load_gguf(file: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    header = read_whole(file)  # strictly, before a library trusts it
     config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-    header = read_whole(file)
     if hasattr(config, "head_dim"):
         config.head_dim = header.values[f"{header.architecture}.attention.key_length"]
     for tensor in header.tensors:

@@ -20,12 +20,17 @@ PLACES = {
     "yaml.load": set[str](),  # engine/untrusted/yaml_text.py has the limits
     "yaml.parse": {"engine/untrusted/yaml_text.py"},
     "torch.load": set[str](),  # pickles run code
-    "AutoConfig.from_pretrained": {"engine/models/folder.py", "engine/models/gguf.py"},
+    "AutoConfig.from_pretrained": {
+        "engine/models/folder.py",
+        "engine/models/gguf.py",
+        "engine/export/gguf.py",  # of a file that was just written, after its header was read strictly
+    },
     "AutoTokenizer.from_pretrained": {"engine/models/tokenizer.py", "engine/models/gguf.py"},
     "AutoModelForCausalLM.from_pretrained": {
         "engine/models/load.py",
         "engine/models/gguf.py",
         "engine/export/huggingface.py",  # of a folder that was just written
+        "engine/export/gguf.py",
     },
     "GenerationConfig.from_pretrained": {"engine/chat/turns.py"},
     "PeftConfig.from_pretrained": {"engine/models/adapter.py"},
