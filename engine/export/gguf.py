@@ -49,10 +49,11 @@ def write_model(folder: Path, name: str, model: Any, target: LoadedModel, precis
     )
     if written.path != file:
         try:
-            quantise(written.path, file)
+            warned = quantise(written.path, file)
         finally:
             written.path.unlink()
-    return replace(written, path=file)
+        return replace(written, path=file, notes=(*written.notes, *warned))
+    return written
 
 
 def unknown_precision(name: str) -> DraftbenchError:
