@@ -49,10 +49,11 @@ def write_model(folder: Path, name: str, model: Any, target: LoadedModel, precis
     )
     if written.path != file:
         try:
-            quantise(written.path, file)
+            warned = quantise(written.path, file)
         finally:
             written.path.unlink()
-    return replace(written, path=file)
+        return replace(written, path=file, notes=(*written.notes, *warned))
+    return written
 
 
 def unknown_precision(name: str) -> DraftbenchError:
@@ -84,8 +85,8 @@ def load_gguf(file: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    header = read_whole(file)  # strictly, before a library trusts it
     config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-    header = read_whole(file)
     if hasattr(config, "head_dim"):
         config.head_dim = header.values[f"{header.architecture}.attention.key_length"]
     for tensor in header.tensors:

@@ -18,10 +18,11 @@ def quantiser() -> Path | None:
     return Path(program) if program else None
 
 
-def quantise(source: Path, file: Path) -> None:
-    """Write `source`, a GGUF file in f16, to the new file `file` in q4_k_m.
+def quantise(source: Path, file: Path) -> list[str]:
+    """Write `source`, a GGUF file in f16, to the new file `file` in q4_k_m; return what the program warned of.
 
-    Raises DraftbenchError if there is no program for it, or it fails.
+    It warns of tensors that keep more bits, because their rows are no multiple of 256. Raises DraftbenchError if there
+    is no program for it, or it fails.
     """
     program = quantiser()
     if program is None:
@@ -44,3 +45,5 @@ def quantise(source: Path, file: Path) -> None:
     if done.returncode != 0 or not file.is_file():
         last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
         raise DraftbenchError(f"{program} failed with status {done.returncode}", last[:300], "give --gguf q8_0")
+    said = f"{done.stdout}\n{done.stderr}".splitlines()
+    return [f"{PROGRAM}: {line.partition('WARNING: ')[2][:300]}" for line in said if "WARNING: " in line]

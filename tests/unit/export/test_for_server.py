@@ -168,9 +168,10 @@ def test_a_quantiser_that_fails_leaves_nothing(
     program.write_text("#!/bin/sh\necho 'no room on the device' >&2\nexit 3\n", encoding="utf-8")
     program.chmod(0o755)
     out = ("export", "latest", "--out", str(tmp_path / "out"), "--format", "gguf", "--gguf", "q4_k_m", "--json")
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     absent = draftbench(*out)
     assert (absent.code, "llama-quantize is not on the path" in absent.json()["error"]["what"]) == (2, True)
-    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    monkeypatch.setenv("PATH", str(program.parent))
     failed = draftbench(*out)
     assert failed.code == 2
     assert failed.json()["error"]["why"] == "no room on the device"
