@@ -8,7 +8,7 @@ data/       prompts: reading, overlap, packs of real prompts
 decode/     sampling rules, the speculative loop, its events
 deploy/     a draft on the server that people use
 distill/    losses, the trainer, the training modes
-export/     a draft as a Hugging Face folder
+export/     a draft for a server: safetensors or GGUF, preflight, start command
 findings/   the paper's claims and their verdicts
 index/      the DuckDB index over the run folders
 jobs/       the queue of runs

@@ -10,6 +10,7 @@ export     a draft as a Hugging Face folder
 served     served (predict): a draft on a server
 served_figures  served (import, probe, show, remove): what servers reported
 parity     served (parity, setup): a draft on a real server that is started for it
+export     a draft for a server, and its preflight
 study      study (run, list, show): grids of runs
 findings   the paper's claims, tested on your runs
 data       data (check, fetch, list, show, import, magpie, overlap): prompts

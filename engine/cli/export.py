@@ -73,7 +73,7 @@ def export(
     is a folder of its own, written once for all fine-tunes.
 
     \b
-    Examples:
+    Example:
       draftbench export latest --out my-draft
       draftbench export latest --for vllm --preflight
       draftbench export latest --for llama.cpp --gguf q8_0 --target merged --out my-draft

@@ -122,7 +122,7 @@ class Plan:
         if self.card.proposals != ("sampled",) and self.proposals == "argmax":
             notes.append(
                 f"{self.card.title} proposes the draft's likeliest token at every temperature: above temperature 0 "
-                "expect the rate of argmax proposals, not `exact`."
+                "expect the rate of argmax proposals, not the exact acceptance."
             )
         if self.server == "tensorrt-llm":
             notes.append(f"{SETTINGS} names the draft's folder as it is now: change it if the folder moves.")
@@ -162,7 +162,7 @@ def plan(run: RunFolder, recipe: Recipe, wishes: Wishes) -> Plan:
         proposals=wishes.proposals,
         context_tokens=wishes.context_tokens,
         tensor_parallel=wishes.tensor_parallel,
-        target=_target_form(wishes, recipe.target),
+        target=target_form(wishes, recipe.target),
         gguf=gguf_form,
         quantiser=quantiser() is not None,
     )
@@ -178,7 +178,7 @@ def plan(run: RunFolder, recipe: Recipe, wishes: Wishes) -> Plan:
     )
 
 
-def _target_form(wishes: Wishes, spec: ModelSpec) -> str:
+def target_form(wishes: Wishes, spec: ModelSpec) -> str:
     """How the target goes along: only an adapter does unasked, as the server wants it.
 
     A base that is no folder of safetensors (the embedded model) is merged, since no other server could load it.

@@ -250,7 +250,8 @@ def _llama_vocabulary(pair: Pair) -> Findings:
             f"target '{target.tokens[different]}', draft '{draft.tokens[different]}'"
         )
     if reason:
-        yield Finding("refused", what, reason, _SAME_FAMILY)
+        # seen on the real server: it logs the reason, starts, and answers without the draft
+        yield Finding("refused", f"{what}; llama-server would start and never ask the draft", reason, _SAME_FAMILY)
 
 
 def _id(token_id: int | None) -> int:

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, read_json, sha256_file, write_json
-from engine.models.draft import CARD, WEIGHTS
+from engine.models.draft import CARD, WEIGHTS, read_card
 
 
 def pack_draft(source: Path, place: Path) -> None:
@@ -17,6 +18,12 @@ def pack_draft(source: Path, place: Path) -> None:
     The card says which weights it was rounded from, so that a run that starts here and one that
     measured the original are known to mean the same draft.
     """
+    if read_card(source).info.lora is not None:
+        raise DraftbenchError(
+            f"the draft in {source} is an adapter",
+            "without its shared draft, which is as large as any draft, it is none",
+            "pass on `draftbench export RUN --lora apart`, or pack a draft of which all weights were trained",
+        )
     place.mkdir(parents=True)
     state = {
         name: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor

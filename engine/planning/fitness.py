@@ -17,7 +17,7 @@ from engine.errors import DraftbenchError, boundary
 from engine.models.draft import Draft, DraftInfo, check_shared, check_trim, read_card
 from engine.models.head import body, check_head_outline, text_config
 from engine.models.load import LoadedModel
-from engine.models.lora import adapter_size
+from engine.models.lora import adapter_size, shared_folder
 from engine.models.shallow import fitting_layers
 from engine.paths import Home
 from engine.planning.outlines import WITH_ATTENTION, draft_shapes
@@ -96,6 +96,8 @@ def check_draft(home: Home, recipe: Recipe, target: Any) -> str:
     if decodes(recipe):
         check_decodable(draft)
     own = spec.checkpoint is not None and draft_folder(home, spec.checkpoint)
+    if own and (adapter := read_card(own).info.lora):
+        shared_folder(own, adapter)  # raises if it is not here
     if spec.share_embeddings:
         check_shared(draft, target)
     if spec.vocabulary is not None:

@@ -68,6 +68,7 @@ def test_another_temperature_is_chosen_and_kept_in_the_address(finished_home: Pa
     assert test.query_params["at"] in ("1,argmax", ["1,argmax"])
     assert "SGLANG_SIMULATE_ACC_LEN" in "\n".join(block.value for block in test.code)
     assert "accept rate" in words(test)
+    assert "cannot show everything that the URL asks for" not in words(test)
 
 
 @pytest.mark.parametrize("damage", [None, "{"])

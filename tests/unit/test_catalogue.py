@@ -6,6 +6,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
@@ -23,6 +24,7 @@ CARDS: list[Card] = [
     catalogue.SELECTION,
     catalogue.LORA,
     *catalogue.EXPORTERS.values(),
+    *catalogue.SERVERS.values(),
 ]
 
 
@@ -50,6 +52,20 @@ def test_every_format_is_a_card_and_a_file():
         assert callable(exporter(name).load)
     with pytest.raises(DraftbenchError, match="unknown export format 'hugingface'"):
         exporter("hugingface")
+
+
+def test_a_server_reports_a_rate_of_the_way_it_proposes():
+    from engine.measure.definitions import RATES
+
+    assert set(catalogue.RATE_OF) == set(get_args(catalogue.Proposals))
+    for server in catalogue.SERVERS.values():
+        assert set(server.rates) <= set(RATES)
+        assert server.reports.startswith(server.rates[0])
+        assert server.weights in catalogue.EXPORTERS
+    named = catalogue.servers_by_rate()
+    assert set(named) == set(catalogue.RATE_OF.values())
+    assert "vLLM" in named["argmax"]
+    assert "vLLM with sampled proposals" in named["exact"]
 
 
 def test_a_mode_with_settings_has_a_section_of_its_name():

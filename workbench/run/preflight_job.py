@@ -19,6 +19,7 @@ from engine.paths import Home
 from engine.records.record import Part, Record, Text
 from engine.runs.folder import RunFolder
 from engine.runs.process import is_alive, process_identity
+from workbench.run.export_job import default_folder
 from workbench.run.log import log_part
 
 OUTPUT = "output.txt"
@@ -83,7 +84,8 @@ def place(run: RunFolder, server: str) -> Path:
 def start(home: Home, run: RunFolder, server: str) -> str:
     """Start the look and return a message at once. Raises DraftbenchError while one is at work."""
     folder = place(run, server)
-    command = [sys.executable, "-m", "engine", "export", run.id, "--for", server, "--preflight", "--json"]
+    out = str(default_folder(home, run, server))  # only named in the command that it prints
+    command = [sys.executable, "-m", "engine", "export", run.id, "--for", server, "--preflight", "--json", "--out", out]
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):

@@ -28,21 +28,16 @@ _LEVELS = {"refused": ":material/block:", "warning": ":material/warning:"}
 
 def serve(run: RunFolder) -> None:
     """Draw the choice of a server, and the parts for it."""
-    offered = [name for name, card in SERVERS.items() if card.exported]
-    server = st.segmented_control(
-        "Server",
-        offered,
-        default="vllm",
-        key="server",
-        format_func=lambda name: SERVERS[name].title,
-        required=True,
-        bind="query-params",
+    offered = {card.title: name for name, card in SERVERS.items() if card.exported}
+    # chosen by its title, as the address holds what the control shows
+    title = st.segmented_control(
+        "Server", list(offered), default=SERVERS["vllm"].title, key="server", required=True, bind="query-params"
     )
-    server = server if server in offered else offered[0]
+    server = offered.get(title or "", "vllm")
     card = SERVERS[server]
     st.caption(f"{card.text} [Documentation]({card.source})")
-    for title, part in PARTS:
-        st.subheader(title)
+    for heading, part in PARTS:
+        st.subheader(heading)
         part(run, server)
 
 

@@ -35,6 +35,7 @@ def run(description: Description) -> None:
         ]
     rows += [
         ("trained", _training(description.training)),
+        ("draft", _draft(description.provenance or Provenance())),
         ("origin", _origin(description.provenance or Provenance())),
     ]
     for name, text in rows:
@@ -50,6 +51,14 @@ def _training(training: Training | None) -> str:
     if training is None:
         return "not yet"
     return f"{training.steps_done} of {training.steps} steps, best at step {training.best_step}"
+
+
+def _draft(provenance: Provenance) -> str:
+    parameters = provenance.draft_parameters
+    if parameters is None or parameters.total is None:
+        return "unknown"
+    trained = "" if parameters.trained is None else f", {parameters.trained:,} of them trained"
+    return f"{parameters.total:,} parameters{trained}"
 
 
 def _origin(provenance: Provenance) -> str:

@@ -98,11 +98,11 @@ def _first_share(result: SlicedRuns) -> float:
 
 def focused(made: Focus) -> None:
     """Print what a focused set holds, and the command that trains on it."""
-    where = f" in {made.by} {made.only}" if made.by else ""
+    where, of_what = (f" in {made.by} {made.only}", "its tokens") if made.by else ("", "the tokens")
     console.line(f"wrote {made.file}: {made.n_selected} of {made.n_scored} prompts")
     console.paragraph(
         f"these {made.n_selected} prompts hold {share(made.refusal_share)} of the refusals{where} and "
-        f"{share(made.token_share)} of the tokens; exact is {number(made.acceptance)} on them and "
+        f"{share(made.token_share)} of {of_what}; exact is {number(made.acceptance)} on them and "
         f"{number(made.acceptance_of_all)} on all (T = {made.temperature:g}, the target's own answers to {made.source})"
     )
     if made.removed_as_heldout:

@@ -160,7 +160,7 @@ def test_a_measurement_from_before_the_third_way_of_timing_is_still_shown(finish
     write_json(path, summary)
     shown = draftbench("show", "latest").out
     assert "speed-up" in shown
-    assert "Transformers" not in shown
+    assert "Transformers' plain" not in shown
 
 
 def test_piped_tables_are_not_cut_to_a_screen(finished_home: Path, draftbench: Draftbench):
@@ -174,6 +174,9 @@ def test_decode_in_a_pipe_prints_the_answer_alone(finished_home: Path, draftbenc
     assert document["drafted"] == document["accepted"] + document["rejected"] + document["discarded"]
     assert document["settings"]["num_draft_tokens"] == 4
     assert document["settings"]["draft"].startswith("tiny-")
+    argmax = draftbench(*arguments, "--temperature", "1", "--proposals", "argmax", "--json").json()
+    assert argmax["settings"]["proposals"] == "argmax"
+    assert {t["draft_prob"] for r in argmax["rounds"] for t in r["tokens"] if t["fate"] == "rejected"} <= {1.0}
     text = draftbench(*arguments).out
     assert console.harmless(document["text"]).strip() in text
     assert len(draftbench(*arguments, "--refused").out) > len(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,17 @@ import torch
 import yaml
 from gguf import GGUFReader
 
+from engine.config.schema import ModelSpec
 from engine.export.check import ALLOWED
+from engine.export.facts import Asked, ModelFacts, Pair
+from engine.export.for_server import Plan, Wishes, target_form, write_beside
 from engine.export.gguf import load_gguf
+from engine.export.preflight import preflight
 from engine.models.load import load_model
 from engine.paths import home
 from engine.runs.folder import RunFolder
 from tests.conftest import byte_tokenizer, tiny_llama
+from tests.tiny_pair import loaded
 from tests.unit.conftest import Draftbench
 
 
@@ -54,8 +60,6 @@ def test_a_folder_for_a_server_holds_what_starts_it(
 
 def test_the_whole_target_goes_along_if_asked(run: RunFolder, tmp_path: Path, draftbench: Draftbench):
     report = export(draftbench, tmp_path / "out", "--for", "vllm", "--target", "merged", "--no-check")
-    from engine.config.schema import ModelSpec
-
     target = load_model(run.recipe().target, dtype="float32")
     copy = load_model(ModelSpec(model=str(tmp_path / "out" / "target"), dtype="float32"))
     ids = torch.tensor([[5, 6, 7]])
@@ -171,3 +175,70 @@ def test_a_quantiser_that_fails_leaves_nothing(
     assert failed.code == 2
     assert failed.json()["error"]["why"] == "no room on the device"
     assert not (tmp_path / "out").exists()
+
+
+def tuned_plan(server: str, tmp_path: Path, **asked: Any) -> Plan:
+    """A plan for a target that is an adapter on a folder of safetensors."""
+    adapter = tmp_path / "biology"
+    adapter.mkdir(exist_ok=True)
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 12}')
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    (adapter / "training_args.bin").write_bytes(b"pickle")
+    spec = ModelSpec(model="hub:org/base", adapter=str(adapter))
+    facts = ModelFacts("m", "LlamaForCausalLM", 3, ("a", "b", "c"), context_tokens=512, adapter_rank=12)
+    pair = Pair(facts, replace(facts, adapter_rank=None))
+    wished = Asked(target=target_form(Wishes(server), spec), **asked)
+    return Plan(server, wished, "argmax", pair, preflight(server, pair, wished), spec)
+
+
+@pytest.mark.parametrize(
+    ("server", "form"),
+    [
+        ("transformers", "apart"),
+        ("vllm", "apart"),
+        ("sglang", "merged"),
+        ("llama.cpp", "merged"),
+        ("tensorrt-llm", "merged"),
+    ],
+)
+def test_an_adapter_goes_along_as_the_server_wants_it(server: str, form: str, tmp_path: Path):
+    made = tuned_plan(server, tmp_path)
+    assert made.asked.target == form
+    assert made.findings == []
+
+
+def test_a_base_that_only_llama_cpp_could_load_is_merged_everywhere(tmp_path: Path):
+    (tmp_path / "base.gguf").write_bytes(b"GGUF")
+    spec = ModelSpec(model=str(tmp_path / "base.gguf"), adapter="a")
+    assert {target_form(Wishes(server), spec) for server in ("vllm", "transformers", "llama.cpp")} == {"merged"}
+    assert target_form(Wishes("vllm"), ModelSpec(model="hub:org/base")) == "none"
+    assert target_form(Wishes("vllm", target="none"), spec) == "none"
+
+
+def test_vllm_gets_the_adapter_in_a_folder_and_no_pickles(tmp_path: Path):
+    made = tuned_plan("vllm", tmp_path)
+    folder = tmp_path / "new"
+    folder.mkdir()
+    write_beside(folder, tmp_path / "out", made, loaded(tiny_llama()))
+    assert {file.name for file in (folder / "adapter").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    text = (folder / "serve.sh").read_text()
+    assert 'TARGET="${1:-org/base}"' in text
+    assert '--lora-modules tuned="$HERE"/adapter' in text
+    assert "--max-lora-rank 16" in text
+    assert any('"model": "tuned"' in note for note in made.notes())
+
+
+def test_a_target_that_is_left_out_is_named(tmp_path: Path):
+    made = replace(tuned_plan("sglang", tmp_path), asked=Asked(target="none"))
+    assert made.target_place() is None
+    assert "base with the adapter biology merged into it" in made.needs()
+    assert any("--target merged writes one" in note for note in made.notes())
+
+
+def test_a_draft_on_one_device_is_in_the_command(tmp_path: Path):
+    made = tuned_plan("vllm", tmp_path, tensor_parallel=2)
+    made = replace(made, pair=Pair(replace(made.pair.target, heads=4), replace(made.pair.draft, heads=3)))
+    assert '"draft_tensor_parallel_size": 1' in made.command(tmp_path)

@@ -10,14 +10,19 @@ from typing import Any
 
 import pytest
 
+from engine.config.reading import parse_recipe, recipe_values, with_settings
+from engine.errors import DraftbenchError
+from engine.export.small_draft import pack_draft
 from engine.fileio import read_lines, sha256_file
 from engine.paths import home
+from engine.planning.checks import checks
 from engine.progress import Progress
 from engine.records.provenance import Provenance
 from engine.runs import drafts
 from engine.runs.draft_size import draft_size
 from engine.runs.folder import RunFolder
 from engine.runs.pair import load_pair
+from engine.runs.recipes import with_absolute_paths
 from engine.runs.removing import remove_run
 from tests.unit.conftest import Draftbench
 
@@ -58,6 +63,7 @@ def test_from_recipe_to_measurement_and_comparison(finished_home: Path, recipe: 
     compared = draftbench("compare", first.id, run.id, "--json").json()
     assert compared["sizes"]["b"]["trained_parameters"] == size
     assert compared["sizes"]["b"]["shared_megabytes"] == compared["sizes"]["a"]["megabytes"]
+    assert f"{size:,} of them trained" in draftbench("show", run.id).out
     printed = draftbench("compare", first.id, run.id).out
     assert f"{size:,}" in printed
     assert "shared draft" in printed
@@ -70,6 +76,8 @@ def test_its_draft_needs_no_other_run_and_goes_with_its_folder(
     lora_run(draftbench, recipe, "name=adapted")
     run = RunFolder.open(home(), "adapted")
     hashed = sha256_file(run.path / "draft/shared/draft.safetensors")
+    with pytest.raises(DraftbenchError, match="is an adapter"):
+        pack_draft(run.path / "draft" / "best", tmp_path / "packed")
     remove_run(home(), first)
     assert sha256_file(run.path / "draft/shared/draft.safetensors") == hashed
     assert load_pair(home(), run_id=run.id).draft is not None
@@ -82,6 +90,13 @@ def test_its_draft_needs_no_other_run_and_goes_with_its_folder(
     )
     assert refused.code == 2
     assert "on a shared draft" in refused.err
+    changes = with_settings(
+        recipe_values(recipe), {"draft": {"init": "checkpoint", "checkpoint": str(copied / "best")}}
+    )
+    checked = {
+        check.name: check for check in checks(home(), with_absolute_paths(parse_recipe(changes), recipe.parent, home()))
+    }
+    assert "on a shared draft" in checked["draft"].message
 
 
 def test_where_links_are_not_possible_the_shared_draft_is_copied_once_for_all(

@@ -29,6 +29,8 @@ def test_two_shipped_runs_are_compared_at_every_rate_and_temperature():
     assert {(row["temperature"], row["comparable"]) for row in comparison["rows"]} == {(0.0, True), (1.0, True)}
     assert len(comparison["rows"]) == 12
     assert [row["temperature"] for row in comparison["greedy_agreement"]] == [0.0, 1.0]
+    assert comparison["not_measured"] == {"A": ["argmax"], "B": ["argmax"]}  # they are older than this rate
+    assert comparison["servers"]["sglang"] == {"figure": "accept rate", "rate": "argmax"}
 
 
 def test_runs_of_another_target_have_no_answer_in_common():

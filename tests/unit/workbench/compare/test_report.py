@@ -100,6 +100,18 @@ def rate(result, run_id: str, metric: str) -> pd.Series:
     return result.rates[(result.rates.run_id == run_id) & (result.rates.metric == metric)].iloc[0]
 
 
+def test_each_server_stands_with_the_rate_it_will_report_and_what_was_not_measured_says_so():
+    result = found(run("a"), run("b"))
+    shown = tables.servers(result).set_index("server")
+    assert shown.loc["Transformers", "comes from"] == "exact"
+    assert shown.loc["Transformers", result.drafts[1].label] == pytest.approx(2 / 3)
+    assert shown.loc["vLLM", "comes from"] == "argmax (exact with sampled proposals)"
+    assert pd.isna(shown.loc["llama.cpp", result.drafts[0].label])  # made before there was argmax
+    assert rate(result, "b", "argmax").reason == ""
+    assert "not measured" in report.rates_table(result)
+    assert "draft acceptance rate" in report.table(tables.servers(result))
+
+
 def test_the_change_is_draft_less_baseline():
     result = found(run("a"), run("b"))
     assert rate(result, "b", "per_proposed").delta == pytest.approx(1 / 6)
