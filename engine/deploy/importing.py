@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from engine.catalogue import SERVERS, Proposals
+from engine.deploy.figures import ratio_over_requests
 from engine.deploy.readers.reading import Reading, refused
 from engine.errors import did_you_mean
-from engine.measure.statistics import bootstrap_ratio
 from engine.records.interval import Interval
 from engine.records.served import RoundTotals, ServedMeasurement
 
@@ -107,5 +107,5 @@ def _speed(reading: Reading) -> dict[str, float | int] | None:
     """Emitted tokens a second, with an interval over requests where each is timed."""
     if reading.seconds_by_request:
         tokens, seconds = zip(*reading.seconds_by_request, strict=True)
-        return bootstrap_ratio(tokens, seconds).as_dict()
+        return ratio_over_requests(tokens, seconds).as_dict()
     return None if reading.tokens_per_s is None else Interval(reading.tokens_per_s).as_dict()
