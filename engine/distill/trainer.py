@@ -267,8 +267,8 @@ class Trainer:
         self.masters.collect()
         return loss.detach()
 
-    def _hidden(self, batch: Batch, step: int) -> torch.Tensor:
-        """What enters the draft's head at the batch's response positions: [position, width]."""
+    def _hidden(self, batch: Batch, step: int = 0) -> torch.Tensor:
+        """What enters the head at the response positions, [position, width]. `step`: of the adapter's dropout."""
         with dropping(self.model, self.settings.seed, step, batch.names):
             return draft_states(self.model, batch, self.dtype, self.shortcuts)
 

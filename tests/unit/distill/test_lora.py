@@ -60,9 +60,9 @@ def test_gradients_are_those_of_the_merged_model_in_float64(tmp_path, target, ca
     draft = adapted(tmp_path, target, filled=0.1)
     assert draft.lora is not None
     spec = settings(batch_size=6, loss={"name": name, **own}, micro_batch_tokens=40)
+    weights = {n: p.detach().double().requires_grad_() for n, p in draft.lora.parameters.items()}  # before the step
     loss, gradients = step_gradients(trainer_of(tmp_path, target, capture, spec, draft=draft))
 
-    weights = {n: p.detach().double().requires_grad_() for n, p in draft.lora.parameters.items()}
     shared = load_draft(tmp_path / "draft" / "shared", target).model
     plain = copy_in(shared, torch.float64)
     changed = {
