@@ -9,7 +9,7 @@ FOLDER gets a clone of the committed tree, HOME, DRAFTBENCH_HOME and DRAFTBENCH_
 and done.jsonl: a second call continues after the commands that succeeded. A command that serves forever succeeds once
 the page that it prints answers; it is then stopped. What README asks the user to bring is provided: `my-logs.jsonl` is
 written, a server over the embedded model (benchmarks/model_server.py) is started, and its port and name replace those
-in README; RUN is a sample. "when both are done" waits. Prints a table; exits with status 1 unless every command exits
+in README; the server that `served probe` asks is the one that README's export for llama.cpp starts; RUN is a sample. "when both are done" waits. Prints a table; exits with status 1 unless every command exits
 with 0 or serves.
 """
 
@@ -27,7 +27,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -108,8 +108,8 @@ class Place:
     def __init__(self, folder: Path, environment: Path | None) -> None:
         self.folder, self.clone, self.environment = folder, folder / "clone", environment
         self.done = folder / "done.jsonl"
-        self.server: subprocess.Popen[bytes] | None = None
-        self.server_port = 0
+        self.servers: list[subprocess.Popen[bytes]] = []
+        self.ports: dict[str, int] = {}
 
     def prepare(self) -> None:
         """The clone and the empty homes, once."""
@@ -162,29 +162,41 @@ class Place:
         text = re.sub(r"\bRUN\b", _SAMPLE, command.text)
         if "capture.server.model=NAME" in text:
             text = text.replace("capture.server.model=NAME", "capture.server.model=smollm2")
-            text = text.replace("http://127.0.0.1:8000/v1", f"http://127.0.0.1:{self.model_server()}/v1")
+            return text.replace("http://127.0.0.1:8000/v1", f"http://127.0.0.1:{self.model_server()}/v1")
+        if text.startswith("draftbench served probe"):
+            return text.replace("http://127.0.0.1:8000/v1", f"http://127.0.0.1:{self.draft_server()}/v1")
         return text
 
     def model_server(self) -> int:
         """The port of a server over the embedded model, started when first needed."""
-        if self.server is None or self.server.poll() is not None:
-            self.server_port = free_port()
-            log = (self.folder / "logs" / "model_server.log").open("wb")
-            python = self.clone / ".venv/bin/python"
-            self.server = subprocess.Popen(
-                [str(python), "benchmarks/model_server.py", "--port", str(self.server_port)],
-                cwd=self.clone,
-                env={**self.variables(), "PYTHONPATH": str(self.clone)},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+        python = self.clone / ".venv/bin/python"
+        return self.serve("model_server", lambda port: [str(python), "benchmarks/model_server.py", "--port", str(port)])
+
+    def draft_server(self) -> int:
+        """The port of llama-server with a draft, as README exported both before, started when first needed."""
+        export = self.clone / "biology-gguf"
+        target = export / "target-f16.gguf"
+        return self.serve("draft_server", lambda port: ["sh", f"{export}/serve.sh", str(target), "--port", str(port)])
+
+    def serve(self, name: str, command: Callable[[int], list[str]]) -> int:
+        """The port of a server that is started when first needed."""
+        if name not in self.ports:
+            port = free_port()
+            log = (self.folder / "logs" / f"{name}.log").open("wb")
+            variables = {**self.variables(), "PYTHONPATH": str(self.clone)}
+            for programs in (self.folder / "cache" / "servers").glob("llama.cpp-*/bin"):
+                variables["PATH"] = f"{programs}:{variables['PATH']}"
+            server = subprocess.Popen(
+                command(port), cwd=self.clone, env=variables, stdout=log, stderr=log, start_new_session=True
             )
-            wait_for(f"http://127.0.0.1:{self.server_port}/v1/models", self.server, 300)
-        return self.server_port
+            self.servers.append(server)
+            wait_for(f"http://127.0.0.1:{port}/v1/models", server, 300)
+            self.ports[name] = port
+        return self.ports[name]
 
     def close(self) -> None:
-        if self.server is not None:
-            stop(self.server)
+        for server in self.servers:
+            stop(server)
 
 
 def made_logs() -> list[dict[str, object]]:
