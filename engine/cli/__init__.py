@@ -6,7 +6,6 @@ run        run, capture, train, measure: the commands that make a run
 runs       runs (list, samples, cancel, archive, remove), show, compare, index
 slices     where a draft fails, and prompts to train on for it
 decode     decode in the terminal, live in the browser
-export     a draft as a Hugging Face folder
 served     served (predict): a draft on a server
 served_figures  served (import, probe, show, remove): what servers reported
 parity     served (parity, setup): a draft on a real server that is started for it
