@@ -25,7 +25,7 @@ from engine.models.load import LoadedModel
 from engine.served.acceptance import served_acceptance
 
 # Of acceptance, mean over the positions, by how the weights are rounded. Unrounded: rounding in float32, and ids that a
-# trimmed draft cannot propose. The others are ten times what the drafts of the samples show (docs/decisions.md).
+# trimmed draft cannot propose. The others are several times what a sample's draft shows (docs/decisions.md).
 ALLOWED = {"": 1e-4, "f32": 1e-4, "f16": 1e-3, "bf16": 2e-2, "q8_0": 5e-2, "q4_k_m": 0.2}
 
 
