@@ -19,7 +19,6 @@ from workbench.run.log import log
 from workbench.run.origin import origin
 from workbench.run.progress import progress
 from workbench.run.serve import serve
-from workbench.run.served import served
 from workbench.run.stage import is_timing, redraw_every
 from workbench.run.training_curve import newest
 from workbench.shared import actions, label_form, queries, ui
@@ -55,8 +54,6 @@ def section(name: str, run: RunFolder, label: str, state: str, labels: Labels | 
         export(run)
     elif name == "Serve":
         serve(run)
-        st.subheader("What servers reported")
-        served(run)
     elif labels is None:
         st.info("This run cannot be labelled, because its folder is incomplete.", icon=":material/broken_image:")
     else:

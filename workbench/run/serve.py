@@ -15,6 +15,7 @@ from engine.runs.folder import RunFolder
 from workbench.run import export_job, preflight_job
 from workbench.run.expected import expected
 from workbench.run.export import export_outcome
+from workbench.run.served import served
 from workbench.shared import actions, queries, ui
 
 _TARGETS = {
@@ -125,8 +126,9 @@ def _start(run: RunFolder, server: str, key: dict[str, str]) -> str:
 
 Part = Callable[[RunFolder, str], None]
 PARTS: tuple[tuple[str, Part], ...] = (
-    ("Before it is loaded", pair),
-    ("Export", export_for),
     ("What to expect of it", expected),
+    ("Will it load the pair?", pair),
+    ("Export", export_for),
+    ("What servers reported", lambda run, server: served(run)),
 )
 """The parts of the section from top to bottom."""
