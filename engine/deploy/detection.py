@@ -129,8 +129,8 @@ def _name(
     if any(str(name).startswith("speculative_") for name in info) or "internal_states" in info:
         return "sglang"
     lines = metrics.decode("utf-8", "replace").splitlines()
-    found = {name for prefix, name in _PREFIXES.items() if any(line.startswith(prefix) for line in lines)}
-    return found.pop() if len(found) == 1 else None
+    servers = {name for prefix, name in _PREFIXES.items() if any(line.startswith(prefix) for line in lines)}
+    return servers.pop() if len(servers) == 1 else None
 
 
 def _gamma(info: Mapping[str, Any]) -> int | None:

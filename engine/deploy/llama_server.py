@@ -125,17 +125,17 @@ async def _counters(client: Client, url: str) -> _Counters:
     rounds: int | None = None
     places: dict[int, int] = {}
     for line in text.splitlines():
-        found = _COUNTER.match(line)
-        if found is None:
+        match = _COUNTER.match(line)
+        if match is None:
             continue
         try:
-            count = int(float(found[3]))
+            count = int(float(match[3]))
         except (ValueError, OverflowError):
             raise unexpected(where, "count", line) from None
-        if found[1] == "num_drafts":
+        if match[1] == "num_drafts":
             rounds = count
-        elif found[2] is not None:
-            places[int(found[2])] = count
+        elif match[2] is not None:
+            places[int(match[2])] = count
     return _Counters(rounds, [places.get(place, 0) for place in range(max(places, default=-1) + 1)])
 
 

@@ -119,11 +119,11 @@ def _recount(
 def _same_text(
     captured: Sequence[AnsweredPrompt], answers: Sequence[ServedAnswer], limit: int, target_float32: LoadedModel
 ) -> dict[str, Any]:
-    found: list[PartedText | None] = [
+    texts: list[PartedText | None] = [
         parted(target_float32, one.prompt_id, one.prompt_ids, one.token_ids[:limit], answer.token_ids[:limit])
         for one, answer in zip(captured, answers, strict=True)
     ]
-    return {"same_text": sum(text is None for text in found), "parted": [text for text in found if text is not None]}
+    return {"same_text": sum(text is None for text in texts), "parted": [text for text in texts if text is not None]}
 
 
 def with_speed(

@@ -88,8 +88,8 @@ async def _probe(asked: Asked, progress: Progress) -> list[Probed]:
     spec = _spec(asked, asked.model or "unknown")
     key = read_key(spec)
     async with Client(spec.base_url) as client:
-        found = await detect(client, spec, key)
-        server = asked.stated.server or found.name
+        detected = await detect(client, spec, key)
+        server = asked.stated.server or detected.name
         if server is None:
             raise refused(
                 f"{asked.base_url} does not say which server it is",
@@ -98,10 +98,12 @@ async def _probe(asked: Asked, progress: Progress) -> list[Probed]:
             )
         if server not in ANSWERS:
             raise refused(f"{server} reports no speculation over HTTP", "", did_you_mean(server, ANSWERS))
-        spec = _spec(asked, _model(asked, found))
-        progress.note(f"{SERVERS[server].title}{f' {found.version}' if found.version else ''} at {asked.base_url}")
+        spec = _spec(asked, _model(asked, detected))
+        progress.note(
+            f"{SERVERS[server].title}{f' {detected.version}' if detected.version else ''} at {asked.base_url}"
+        )
         return [
-            await _at_temperature(client, spec, key, asked, found, server, temperature, progress)
+            await _at_temperature(client, spec, key, asked, detected, server, temperature, progress)
             for temperature in asked.temperatures
         ]
 
@@ -136,13 +138,13 @@ def _spec(asked: Asked, model: str) -> ServerSpec:
         ) from None
 
 
-def _model(asked: Asked, found: Detected) -> str:
-    model = asked.model or found.model
+def _model(asked: Asked, detected: Detected) -> str:
+    model = asked.model or detected.model
     if model is None:
         raise refused(
-            f"{asked.base_url} lists {len(found.models)} models",
+            f"{asked.base_url} lists {len(detected.models)} models",
             "a request names one",
-            f"name it with --model: {', '.join(found.models[:8]) or 'as the server calls it'}",
+            f"name it with --model: {', '.join(detected.models[:8]) or 'as the server calls it'}",
         )
     return model
 
@@ -152,17 +154,17 @@ async def _at_temperature(
     spec: ServerSpec,
     key: SecretStr | None,
     asked: Asked,
-    found: Detected,
+    detected: Detected,
     server: str,
     temperature: float,
     progress: Progress,
 ) -> Probed:
-    before = await _scrape(client, spec, key, found)
+    before = await _scrape(client, spec, key, detected)
     answers, failed = await _ask(spec, key, asked, server, temperature, progress)
     located = _located(answers, key)
     reading = of_answers(server, located)
     for attempt in range(_SCRAPES):
-        after = await _scrape(client, spec, key, found)
+        after = await _scrape(client, spec, key, detected)
         counted = of_metrics(before, after)
         whole, agree = joined(reading, counted)
         if agree or before is None or attempt + 1 == _SCRAPES:
@@ -174,7 +176,7 @@ async def _at_temperature(
             "neither its answers nor its /metrics have figures of it",
             HOW_TO_REPORT[server],
         )
-    measurement = _measurement(whole, asked, found, server, temperature, answers, failed)
+    measurement = _measurement(whole, asked, detected, server, temperature, answers, failed)
     documents = [document("answers.jsonl", b"\n".join(answers.bodies[i] for i in sorted(answers.bodies)))]
     for name, text in (("metrics-before.txt", before), ("metrics-after.txt", after)):
         documents += [document(name, text.encode())] if text and text.strip() else []
@@ -240,8 +242,8 @@ def _located(answers: _Answers, key: SecretStr | None) -> list[Located]:
     ]
 
 
-async def _scrape(client: Client, spec: ServerSpec, key: SecretStr | None, found: Detected) -> str | None:
-    if not found.has_metrics:
+async def _scrape(client: Client, spec: ServerSpec, key: SecretStr | None, detected: Detected) -> str | None:
+    if not detected.has_metrics:
         return None
     body = await get(client, f"{root_of(spec.base_url)}/metrics", key, most_bytes=METRICS_BYTES)
     return body.decode("utf-8", "replace") if body is not None else None
@@ -250,7 +252,7 @@ async def _scrape(client: Client, spec: ServerSpec, key: SecretStr | None, found
 def _measurement(
     reading: Reading,
     asked: Asked,
-    found: Detected,
+    detected: Detected,
     server: str,
     temperature: float,
     answers: _Answers,
@@ -271,8 +273,8 @@ def _measurement(
         asked.stated,
         server=server,
         temperature=temperature,
-        gamma=asked.stated.gamma if asked.stated.gamma is not None or reading.gamma is not None else found.gamma,
-        weights=asked.stated.weights or found.weights,
+        gamma=asked.stated.gamma if asked.stated.gamma is not None or reading.gamma is not None else detected.gamma,
+        weights=asked.stated.weights or detected.weights,
         concurrency=asked.concurrency,
         max_new_tokens=asked.max_new_tokens,
     )
@@ -280,8 +282,8 @@ def _measurement(
         reading,
         totals=totals,
         per_request=tuple(per_request),
-        version=reading.version or found.version,
-        model=reading.model or found.model,
+        version=reading.version or detected.version,
+        model=reading.model or detected.model,
         notes=tuple(notes),
     )
     measurement = measurement_of(whole, "probe", stated)

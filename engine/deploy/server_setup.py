@@ -113,8 +113,8 @@ def find_executable(package: ServerPackage, given: Path | None) -> Path:
         return path
     if (own := set_up(package)) is not None:
         return own
-    if (found := shutil.which(package.on_path)) is not None:
-        return Path(found)
+    if (program := shutil.which(package.on_path)) is not None:
+        return Path(program)
     raise DraftbenchError(
         f"{package.name} is not on this machine",
         f"there is no {package.on_path} on the PATH, and none was set up",
@@ -126,8 +126,8 @@ def server_checks() -> list[HealthCheck]:
     """A line for the doctor per server. None is required, so none fails."""
     checks = []
     for package in PACKAGES.values():
-        own, found = set_up(package), shutil.which(package.on_path)
-        where = str(own) if own else found or f"not here; `draftbench served setup {package.name}` fetches one"
+        own, program = set_up(package), shutil.which(package.on_path)
+        where = str(own) if own else program or f"not here; `draftbench served setup {package.name}` fetches one"
         checks.append(HealthCheck(f"server {package.name}", True, where))
     return checks
 

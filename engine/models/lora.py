@@ -59,23 +59,23 @@ def adapted_layers(model: Any, modules: Sequence[str], *, key: str) -> dict[str,
     embeddings or the output head, which target and draft have in common.
     """
     linear = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "." in n}
-    found = {n: m for n, m in linear.items() if n.rpartition(".")[2] in modules}
+    adapted = {n: m for n, m in linear.items() if n.rpartition(".")[2] in modules}
     for name in modules:
-        if not any(place.rpartition(".")[2] == name for place in found):
+        if not any(place.rpartition(".")[2] == name for place in adapted):
             raise DraftbenchError(
                 f"the model has no linear layers called {name!r}",
                 "the adapter would leave out what the recipe says it changes",
                 f"correct {key}; {did_you_mean(name, {place.rpartition('.')[2] for place in linear})}",
             )
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
-    for place, layer in found.items():
+    for place, layer in adapted.items():
         if any(layer is end or layer.weight is getattr(end, "weight", None) for end in ends):
             raise DraftbenchError(
                 f"{place} is an end of the model, which target and draft have in common",
                 "an adapter on it would change the other one, and two tensors if they are tied",
                 f"leave {place.rpartition('.')[2]} out of {key}",
             )
-    return found
+    return adapted
 
 
 def adapter_size(model: Any, spec: LoraSpec) -> int:

@@ -174,7 +174,7 @@ def _refuse_taken(out: Path, recipe: Recipe, overwrite: bool) -> None:
     about = description_of(out)
     if not out.exists() and not about.exists():
         return
-    ours = about.is_file() and isinstance(found := read_json(about), dict) and found.get("made_by") == MADE_BY
+    ours = about.is_file() and isinstance(document := read_json(about), dict) and document.get("made_by") == MADE_BY
     if not ours:
         raise DraftbenchError(
             f"{out if out.exists() else about} exists and was not written by this command",

@@ -123,13 +123,13 @@ def _table(folder: Path, name: str, temperature: float) -> pd.DataFrame:
     with boundary(f"{path} cannot be read", "measure the run again, or restore the file"):
         table = pd.read_parquet(path)
         near = (table.temperature - temperature).abs() < SAME_TEMPERATURE
-        found = table[near & (table.draft == "trained")].reset_index(drop=True)
-    if found.empty:
+        rows = table[near & (table.draft == "trained")].reset_index(drop=True)
+    if rows.empty:
         known = ", ".join(f"{t:g}" for t in measured_temperatures(folder))
         raise DraftbenchError(
             f"the run was not measured at temperature {temperature:g}", "", f"give --temperature, one of: {known}"
         )
-    return found.astype({"position": "int64", "token_id": "int64"})
+    return rows.astype({"position": "int64", "token_id": "int64"})
 
 
 def _slices(

@@ -95,10 +95,10 @@ def load(comparison: Comparison, by: str, metric: str) -> Shown:
 def _sliced(draft: Draft, against: Draft | None, by: str, metric: str, temperature: float) -> SlicedRuns:
     """The slices of a draft; with `against`, as b of a comparison, if the two have answers in common."""
     stamps = [(one.id, str(_changed(one.id))) for one in (draft, against) if one is not None]
-    found = _cached(str(queries.home().root), tuple(stamps), by, metric, temperature)
-    if isinstance(found, DraftbenchError):
-        raise found
-    return found
+    result = _cached(str(queries.home().root), tuple(stamps), by, metric, temperature)
+    if isinstance(result, DraftbenchError):
+        raise result
+    return result
 
 
 @st.cache_data(ttl=600, max_entries=256, show_spinner="Reading the tokens ...")

@@ -23,20 +23,20 @@ _ICONS = {"worth it": ":material/check:", "not worth it": ":material/close:", "n
 def expected(run: RunFolder, server: str) -> None:
     """Draw whether the draft is worth it on the server, what to pass to it, and the figures of all servers."""
     try:
-        found = _expectations(str(run.path), _stamp(run.path))
+        forecast = _forecast(str(run.path), _stamp(run.path))
     except DraftbenchError as error:
         ui.error_box(error)
         return
-    rows = {f"{row.temperature:g},{row.proposals}": row for row in found.rows if row.server == server}
+    rows = {f"{row.temperature:g},{row.proposals}": row for row in forecast.rows if row.server == server}
     if rows:
-        _one(run, rows[ui.choose_one("At", list(rows), {key: _at(row) for key, row in rows.items()}, "at")], found)
+        _one(run, rows[ui.choose_one("At", list(rows), {key: _at(row) for key, row in rows.items()}, "at")], forecast)
     with st.expander("All servers", icon=":material/table_chart:"):
-        frame = table(found)
+        frame = table(forecast)
         st.dataframe(frame, hide_index=True, alt="What each server should report, and whether the draft is worth it")
         downloads.download_row(
             f"{run.id}-servers", "servers", frame=frame, caption=f"Expected of servers, run {run.id}, {charts.INTERVAL}"
         )
-    for note in (f"Times: {found.timed_on}" if found.timed_on else "", *found.notes):
+    for note in (f"Times: {forecast.timed_on}" if forecast.timed_on else "", *forecast.notes):
         if note:
             st.caption(ui.text(note))
 
@@ -47,7 +47,7 @@ def _at(row: Expected) -> str:
 
 
 @st.cache_resource(max_entries=8, show_spinner="Walking over the held-out texts")
-def _expectations(path: str, stamp: tuple[Any, ...]) -> Expectations:
+def _forecast(path: str, stamp: tuple[Any, ...]) -> Expectations:
     """Computed again when one of the files that it reads has changed, as `stamp` says."""
     return expectations(RunFolder(Path(path)))
 
@@ -57,7 +57,7 @@ def _stamp(folder: Path) -> tuple[Any, ...]:
     return tuple(os.stat(folder / name).st_mtime_ns if (folder / name).exists() else None for name in _READ)
 
 
-def table(found: Expectations) -> pd.DataFrame:
+def table(forecast: Expectations) -> pd.DataFrame:
     """A row per server, rule and temperature."""
     return pd.DataFrame(
         {
@@ -70,7 +70,7 @@ def table(found: Expectations) -> pd.DataFrame:
             "its name there": row.rate_name or "not reported",
             "tokens per round": _interval(row.rates.tau, 2),
         }
-        for row in found.rows
+        for row in forecast.rows
     )
 
 
@@ -78,7 +78,7 @@ def _interval(value: Any, digits: int = 3) -> str:
     return ui.interval(value.value, value.low, value.high, digits)
 
 
-def _one(run: RunFolder, row: Expected, found: Expectations) -> None:
+def _one(run: RunFolder, row: Expected, forecast: Expectations) -> None:
     """The rate, the answer, the chart of gamma by batch size, the schedule and the synthetic flags of one row."""
     rate = f"its *{ui.text(row.rate_name)}*" if row.rate_name else "accepted / proposed, which it does not report,"
     st.write(
@@ -90,10 +90,10 @@ def _one(run: RunFolder, row: Expected, found: Expectations) -> None:
     here = {
         f"batch size {cell.batch_size}" + ("" if cell.choice.best else " (best without a draft)"): cell.choice
         for cell in row.cells
-        if cell.context == found.schedule_context
+        if cell.context == forecast.schedule_context
     }
     if here:
-        note = f"context {found.schedule_context}, large mark: the gamma that is chosen, {charts.INTERVAL} and turns"
+        note = f"context {forecast.schedule_context}, large mark: the gamma that is chosen, {charts.INTERVAL} and turns"
         ui.chart(
             charts.predicted_speedups(here, theme.mode(), note),
             key="predicted-speedups",

@@ -44,22 +44,22 @@ def serve(run: RunFolder) -> None:
 
 def pair(run: RunFolder, server: str) -> None:
     """Draw what the server would say to the pair, and the command that starts it."""
-    found = preflight_job.read(run, server)
-    if found.state == "running":
+    check = preflight_job.read(run, server)
+    if check.state == "running":
         st.fragment(run_every=2)(lambda: _checking(run, server))()
         return
-    if found.state == "done":
-        _findings(server, found.report)
-    elif found.state == "failed":
+    if check.state == "done":
+        _findings(server, check.report)
+    elif check.state == "failed":
         ui.error_box(
-            DraftbenchError(found.error.what, found.error.why, found.error.fix)
-            if found.error.what
-            else DraftbenchError("the check failed", found.output, "fix the error, then check again")
+            DraftbenchError(check.error.what, check.error.why, check.error.fix)
+            if check.error.what
+            else DraftbenchError("the check failed", check.output, "fix the error, then check again")
         )
     else:
         st.write("Compares target and draft by the server's own rules, before any weights are loaded or copied.")
     actions.button(
-        "Check the pair" if found.state == "none" else "Check again",
+        "Check the pair" if check.state == "none" else "Check again",
         lambda: preflight_job.start(queries.home(), run, server),
         key=f"preflight-{server}-{run.id}",
         icon=":material/rule:",

@@ -53,9 +53,9 @@ def claims(value: Mapping[str, Any]) -> bool:
 
 def read(values: Sequence[Located]) -> Reading:
     """The figures of some records. Raises DraftbenchError."""
-    told = [located for located in values if claims(located.value)]
-    requests, gammas, engines, notes = [], [], set(), without_figures(len(values) - len(told), len(values))
-    for value, where in told:
+    reporting = [located for located in values if claims(located.value)]
+    requests, gammas, engines, notes = [], [], set(), without_figures(len(values) - len(reporting), len(values))
+    for value, where in reporting:
         record = _record(value)
         totals, gamma = _request(record, where)
         requests.append(totals)
@@ -64,7 +64,7 @@ def read(values: Sequence[Located]) -> Reading:
         notes += [note for note in unread(record, _KNOWN, "spec_decode_acceptance") if note not in notes]
     if len(engines) > 1:
         raise refused(
-            f"{told[0].where}: records of {', '.join(sorted(engines))}",
+            f"{reporting[0].where}: records of {', '.join(sorted(engines))}",
             "figures of several servers cannot be compared with one prediction",
             "import those of each server on their own",
         )
@@ -74,7 +74,7 @@ def read(values: Sequence[Located]) -> Reading:
         f"AIPerf's records of {engine}",
         added(requests),
         tuple(requests),
-        gamma=the_gamma(gammas, told[0].where),
+        gamma=the_gamma(gammas, reporting[0].where),
         notes=tuple(notes),
     )
 

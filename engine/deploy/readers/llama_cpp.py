@@ -54,9 +54,9 @@ def claims_text(text: str) -> bool:
 
 def read(values: Sequence[Located]) -> Reading:
     """The figures of some answers; of a streamed one the last chunk counts. Raises DraftbenchError."""
-    told = [located for located in values if claims(located.value)]
+    reporting = [located for located in values if claims(located.value)]
     requests, speeds = [], []
-    for value, where in told:
+    for value, where in reporting:
         timings = part(value, "timings")
         emitted = whole(timings, "predicted_n", where)
         if ("draft_n" in timings) != ("draft_n_accepted" in timings):
@@ -69,20 +69,22 @@ def read(values: Sequence[Located]) -> Reading:
             speeds.append((emitted, taken))
     silent = sum(not totals.proposed for totals in requests)
     if silent == len(requests):
-        raise refused(f"{told[0].where}: no tokens were proposed", *_SPECULATION_OFF)
-    temperatures = {setting.get("temperature") for value, _ in told if (setting := part(value, "generation_settings"))}
+        raise refused(f"{reporting[0].where}: no tokens were proposed", *_SPECULATION_OFF)
+    temperatures = {
+        setting.get("temperature") for value, _ in reporting if (setting := part(value, "generation_settings"))
+    }
     return Reading(
         "llama.cpp",
         "llama-server's answers, timings",
         added(requests),
         tuple(requests),
         temperature=_one_number(temperatures),
-        model=one_of([words(value, "model") for value, _ in told]),
-        version=one_of([words(value, "system_fingerprint") for value, _ in told]),
-        prompt_tokens=_prompt_tokens(told),
+        model=one_of([words(value, "model") for value, _ in reporting]),
+        version=one_of([words(value, "system_fingerprint") for value, _ in reporting]),
+        prompt_tokens=_prompt_tokens(reporting),
         seconds_by_request=tuple(speeds),
         notes=(
-            *_left_out(len(values) - len(told), len(values)),
+            *_left_out(len(values) - len(reporting), len(values)),
             *([f"in {silent:,} of {len(requests):,} answers nothing was proposed"] if silent else []),
             "rounds are not in llama-server's answers, so there are no tokens per round and no acceptance by place: "
             "its /metrics has both",
@@ -98,13 +100,13 @@ def read_text(text: str, where: str) -> Reading:
         key = (task["slot"], task["task"]) if task else None
         if timed := _EVAL.search(line):
             sizes[key] = (int(timed["tokens"]), float(timed["ms"]) / 1000)
-        found = _LINE.search(line)
-        if found is None:
+        figures = _LINE.search(line)
+        if figures is None:
             continue
-        accepted, proposed = int(found["accepted"]), int(found["proposed"])
-        if proposed and abs(accepted / proposed - float(found["rate"])) > _RATE_DIGITS:
+        accepted, proposed = int(figures["accepted"]), int(figures["proposed"])
+        if proposed and abs(accepted / proposed - float(figures["rate"])) > _RATE_DIGITS:
             raise contradiction(
-                f"{where}, line {number}", f"a rate of {found['rate']}", f"{accepted} accepted of {proposed}"
+                f"{where}, line {number}", f"a rate of {figures['rate']}", f"{accepted} accepted of {proposed}"
             )
         emitted, taken = sizes.pop(key, (None, None)) if key else (None, None)
         totals = RoundTotals(requests=1, proposed=proposed, accepted=accepted, emitted=emitted)

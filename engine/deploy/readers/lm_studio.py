@@ -36,9 +36,9 @@ def claims(value: Mapping[str, Any]) -> bool:
 
 def read(values: Sequence[Located]) -> Reading:
     """The figures of some answers. Raises DraftbenchError."""
-    told = [located for located in values if claims(located.value)]
+    reporting = [located for located in values if claims(located.value)]
     requests, speeds, ignored = [], [], 0
-    for value, where in told:
+    for value, where in reporting:
         counts = {name: _count(_figures(value), name, where) for name in _NAMES}
         totals, unjudged = _request(counts, _emitted(value, where), where)
         requests.append(totals)
@@ -48,7 +48,7 @@ def read(values: Sequence[Located]) -> Reading:
             speeds.append((totals.emitted, taken))
     if not any(totals.proposed for totals in requests):
         raise refused(
-            f"{told[0].where}: no tokens were proposed",
+            f"{reporting[0].where}: no tokens were proposed",
             "there is nothing to compare",
             'name the draft in the request: "draft_model": "..."',
         )
@@ -57,11 +57,11 @@ def read(values: Sequence[Located]) -> Reading:
         "LM Studio's answers, stats",
         added(requests),
         tuple(requests),
-        model=one_of([words(value, "model") for value, _ in told]),
-        version=one_of([words(part(value, "runtime"), "version") for value, _ in told]),
+        model=one_of([words(value, "model") for value, _ in reporting]),
+        version=one_of([words(part(value, "runtime"), "version") for value, _ in reporting]),
         seconds_by_request=tuple(speeds),
         notes=(
-            *without_figures(len(values) - len(told), len(values)),
+            *without_figures(len(values) - len(reporting), len(values)),
             *([f"{ignored:,} proposed tokens were ignored: never judged, and counted as proposed"] if ignored else []),
             "LM Studio counts no rounds, so there are no tokens per round and no acceptance by place",
         ),

@@ -179,16 +179,16 @@ def _labels(text: str | None, where: str) -> Iterable[tuple[str, str]]:
 
 
 def _server(read: Mapping[Series, float], where: str) -> tuple[str, _Names]:
-    found = [
+    matches = [
         (server, names) for server, names in _SERVERS.items() if any(name.startswith(names.prefix) for name, _ in read)
     ]
-    if len(found) != 1:
+    if len(matches) != 1:
         raise refused(
-            f"{where} has metrics of {' and '.join(server for server, _ in found) or 'no known server'}",
+            f"{where} has metrics of {' and '.join(server for server, _ in matches) or 'no known server'}",
             "the counters of one server are compared with the prediction for its sampling rule",
             f"take /metrics of one server: {', '.join(_SERVERS)}",
         )
-    return found[0]
+    return matches[0]
 
 
 def _of_model(

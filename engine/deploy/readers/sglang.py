@@ -49,10 +49,10 @@ def claims(value: Mapping[str, Any]) -> bool:
 
 def read(values: Sequence[Located]) -> Reading:
     """The figures of some answers. Raises DraftbenchError."""
-    requests, speeds, told, prompts, notes = [], [], 0, [], []
+    requests, speeds, reporting, prompts, notes = [], [], 0, [], []
     for value, where in values:
         metas = [meta for meta in _meta_infos(value) if _speculated(meta)]
-        told += bool(metas)
+        reporting += bool(metas)
         for meta in metas:
             totals = _request(meta, value, where)
             requests.append(totals)
@@ -70,7 +70,7 @@ def read(values: Sequence[Located]) -> Reading:
         model=one_of([words(value, "model") for value, _ in values]),
         prompt_tokens=None if None in prompts else sum(count for count in prompts if count is not None),
         seconds_by_request=tuple(speeds),
-        notes=(*without_figures(len(values) - told, len(values)), *notes),
+        notes=(*without_figures(len(values) - reporting, len(values)), *notes),
     )
 
 

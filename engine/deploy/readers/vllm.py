@@ -53,9 +53,9 @@ def claims(value: Mapping[str, Any]) -> bool:
 
 def read(values: Sequence[Located]) -> Reading:
     """The figures of some answers; a streamed one is its last chunk. Raises DraftbenchError."""
-    told = [located for located in values if claims(located.value)]
-    requests, gammas, speeds, notes = [], [], [], without_figures(len(values) - len(told), len(values))
-    for value, where in told:
+    reporting = [located for located in values if claims(located.value)]
+    requests, gammas, speeds, notes = [], [], [], without_figures(len(values) - len(reporting), len(values))
+    for value, where in reporting:
         figures = part(value, "metrics", "speculative_decoding")
         totals, gamma = _request(figures, part(value, "usage"), where)
         requests.append(totals)
@@ -69,9 +69,9 @@ def read(values: Sequence[Located]) -> Reading:
         "vLLM's answers, metrics.speculative_decoding",
         added(requests),
         tuple(requests),
-        gamma=the_gamma(gammas, told[0].where),
-        model=one_of([words(value, "model") for value, _ in told]),
-        prompt_tokens=_prompt_tokens(told),
+        gamma=the_gamma(gammas, reporting[0].where),
+        model=one_of([words(value, "model") for value, _ in reporting]),
+        prompt_tokens=_prompt_tokens(reporting),
         seconds_by_request=tuple(speeds),
         notes=tuple(notes),
     )
