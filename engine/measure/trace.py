@@ -1,6 +1,6 @@
 """Traces: rounds of speculative decoding, counted and put into tables.
 
-Every sampled rate comes from the same list of rounds, so the five definitions and what other
+Every sampled rate comes from the same list of rounds, so their definitions and what other
 systems would print can be compared on one trace.
 """
 

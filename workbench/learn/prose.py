@@ -19,7 +19,7 @@ fate
 What became of a token: accepted, rejected, discarded, corrected or bonus.
 
 alpha, acceptance rate
-How often the target keeps what the draft proposes. Five definitions are in use, and they differ: always say
+How often the target keeps what the draft proposes. Six definitions are in use, and they differ: always say
 which.
 
 tau
@@ -84,7 +84,7 @@ tenth.
 -> c is measured with each run, and so are the speed-up on the clock, the best gamma and the acceptance from
 which it pays.
 
-Five rates with one name
+Six rates with one name
 The same trace is 44% or 69% accepted, depending on what one divides by.
 -> Every number says its definition; Compare lets you switch, and shows what other systems would print.
 

@@ -18,7 +18,7 @@ from workbench.shared import theme
 TOPICS = {
     "words": "Words",
     "round": "How a round works",
-    "rates": "Five acceptance rates",
+    "rates": "Six acceptance rates",
     "losses": "Losses",
     "modes": "How a draft learns",
     "speed": "Is it faster?",

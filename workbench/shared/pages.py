@@ -115,7 +115,7 @@ PAGES: dict[str, Entry] = {
         "Findings",
         ":material/science:",
         "Measure",
-        "The paper's five claims, tested on your own runs.",
+        "The paper's five claims and two of our own, tested on your runs.",
         ("study", "t", "scenario", "queries", "domain", "axis", "open_*"),
     ),
     "live": Entry(

@@ -44,8 +44,8 @@ def test_the_example_trace_adds_up():
     assert counts.drafted == counts.accepted + counts.rejected + counts.discarded == 400
     assert counts.emitted == 275
     rates = counts.rates()
-    # the trap "Five rates with one name" quotes these two
-    trap = next(t for t in text.passages(prose.TRAPS) if t.title == "Five rates with one name")
+    # the trap "Six rates with one name" quotes these two
+    trap = next(t for t in text.passages(prose.TRAPS) if t.title == "Six rates with one name")
     assert f"{rates['per_proposed']:.0%} or {rates['per_examined']:.0%}" in trap.text
     table = text.as_others_report(counts).set_index("prints").value
     assert table["accept: accepted / proposed"] == rates["per_proposed"]
