@@ -91,7 +91,7 @@ The same trace is 44% or 69% accepted, depending on what one divides by.
 Good in training, bad in serving
 The number that was watched in training does not always carry over to the server.
 -> `draftbench export` loads the written folder again with plain Transformers and checks that it measures the
-same.
+same; `draftbench served parity` serves it on llama.cpp or vLLM and compares with what was predicted.
 
 Vocabularies that only look alike
 Equal sizes do not mean equal ids, and padded sizes differ although the tokens are the same.
