@@ -87,7 +87,7 @@ def boxes(shown: AppTest) -> str:
 
 def test_every_key_of_the_schema_has_a_widget_with_the_recipes_value(page: OpenPage):
     shown = page("launch", recipe="from_layers", modes=["online", "on_policy"])
-    for name in ("train.selection", "capture.server"):
+    for name in ("train.selection", "capture.server", "draft.lora"):
         switch(shown, name).set_value(True)
     shown.run()
     for dotted in leaves():

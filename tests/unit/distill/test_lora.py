@@ -24,7 +24,7 @@ from engine.models.precision import copy_in
 from engine.progress import Progress
 from tests.tiny_pair import draft_of, into
 from tests.unit.distill.modes import test_on_policy, test_online
-from tests.unit.distill.test_losses import BETA, ETA, PLAIN
+from tests.unit.distill.test_losses import BETA, ETA, HARD, PLAIN
 from tests.unit.distill.test_trainer import PowerCut, fingerprint, score, settings, step_gradients
 
 SPEC = {"rank": 4, "alpha": 8.0}
@@ -56,7 +56,7 @@ def trainer_of(
 @pytest.mark.parametrize("name", [*(name for name in PLAIN if name != "tvd_pp"), "sft"])
 def test_gradients_are_those_of_the_merged_model_in_float64(tmp_path, target, capture, name: str):
     """PEFT's layers, masters and pieces give what autograd gives through W + scale B A, answer by answer in float64."""
-    own = {"jsd": {"beta": BETA}, "lk_hybrid": {"eta": ETA}}.get(name, {})
+    own = {"jsd": {"beta": BETA}, "lk_hybrid": {"eta": ETA}, "argmax_ce": {"hard_weight": HARD}}.get(name, {})
     draft = adapted(tmp_path, target, filled=0.1)
     assert draft.lora is not None
     spec = settings(batch_size=6, loss={"name": name, **own}, micro_batch_tokens=40)

@@ -16,6 +16,7 @@ from engine.capture.batches import Batch, collate
 from engine.capture.store import Capture
 from engine.catalogue import LOSSES as LOSS_CARDS
 from engine.config.schema import LossTerm, TrainSpec
+from engine.decode.sampling import Sampling
 from engine.distill import checkpoint, trainer
 from engine.distill.chunked import Positions, chunked_loss
 from engine.distill.losses import LOSSES
@@ -25,6 +26,7 @@ from engine.distill.source import Ahead
 from engine.distill.trainer import Outcome, Trainer
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import sha256_file
+from engine.measure.acceptance import exact_acceptance
 from engine.models.draft import Draft, load_draft, trim
 from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel
@@ -36,6 +38,7 @@ from tests.tiny_families import random_model, small_config
 from tests.tiny_pair import as_draft, captured, draft_of, into, loaded, stopping_target
 
 STEPS = 7
+DIVERGENCES = [name for name in LOSSES if name not in ("sft", "argmax_ce")]  # those that are zero at q = p alone
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +220,7 @@ def test_only_what_is_marked_learns(tmp_path, target, capture):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [*((name, "exact") for name in LOSSES if name != "sft"), ("forward_kl", "compact"), ("tvd", "compact")],
+    [*((name, "exact") for name in DIVERGENCES), ("forward_kl", "compact"), ("tvd", "compact")],
 )
 def test_training_brings_the_draft_nearer_to_its_target(
     tmp_path, target, capture, compact_capture, name: str, kind: str
@@ -242,6 +245,19 @@ def test_black_box_training_makes_the_targets_text_likelier_and_reads_no_signal(
     )
     assert made.run().steps_done == 30
     assert events[-1]["loss"] < 0.5 * events[0]["loss"]
+
+
+def test_cross_entropy_to_the_argmax_raises_what_argmax_proposals_are_accepted_for(tmp_path, target, capture):
+    made = trainer_in(tmp_path, target, capture, settings(loss="argmax_ce", batch_size=6, max_steps=30), evaluate=None)
+    before = argmax_acceptance(made.draft, target, capture)
+    made.run()
+    assert argmax_acceptance(made.draft, target, capture) > before + 0.05
+
+
+def argmax_acceptance(draft: Draft, target: LoadedModel, capture: Capture) -> float:
+    """Mean of p(argmax q) on the captured text."""
+    results = exact_acceptance(draft.model, Head.of(target.model), capture, Sampling(1.0))
+    return float(torch.cat([result.argmax_prob for result in results]).mean())
 
 
 def distance(draft: Draft, target: LoadedModel, capture: Capture) -> float:

@@ -584,7 +584,7 @@ def test_a_worker_that_was_killed_is_missed(written: Written, fake_engine: None,
 
 
 def test_a_study_that_ships_is_found_by_name_until_the_home_has_its_own(written: Written, no_worker: None):
-    assert [path.stem for path in shipped()] == ["first", "smoke"]
+    assert [path.stem for path in shipped()] == ["first", "lora", "rules", "smoke"]
     assert len(find(home(), "first").axes["domain"]) == 3
     start(home(), study(home(), load_study(written(name="first"))))
     assert "domain" not in find(home(), "first").axes

@@ -153,6 +153,7 @@ def test_a_server_that_is_taken_out_is_taken_out_on_the_command_line():
 def test_sections_of_a_mode_are_known_by_their_names():
     found = {part.key: (part.choice, part.option, part.optional) for part in parts()}
     assert found == {
+        "draft.lora": ("", "", True),
         "capture.server": ("", "", True),
         "train.online": ("train.mode", "online", False),
         "train.on_policy": ("train.mode", "on_policy", False),
