@@ -20,7 +20,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -106,8 +105,7 @@ def main() -> None:
         run = newest(home, name)
         assert run is not None
         pack(run, given.out / run.id, weights=name in WITH_WEIGHTS)
-        labels = Labels(title, ("sample",), baseline=name == BASELINE)
-        write_json(given.out / run.id / "labels.json", asdict(labels))
+        Labels(title=title, tags=("sample",), baseline=name == BASELINE).write(given.out / run.id)
 
 
 def newest(home: Home, name: str) -> RunFolder | None:
@@ -150,7 +148,7 @@ def pack_study(home: Home, out: Path, *, make_first: bool) -> None:
         method = where["loss"] if where["mode"] == "offline" else f"{where['mode']} {where['loss']}"
         schedule = "" if one.cell.schedule == "own" else f", {one.cell.schedule.replace('-', ' ')}"
         title = f"{where['domain']}, {where['scenario']}, {where['queries']}: {method}{schedule}"
-        write_json(out / run_id / "labels.json", asdict(Labels(title, ("sample", "study:first"))))
+        Labels(title=title, tags=("sample", "study:first")).write(out / run_id)
     print(f"packed {len(done)} of the {len(placed)} runs of the study")
 
 
