@@ -8,13 +8,13 @@ with experts is an exception: it is timed on the text given).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
+import psutil
 
 from engine.decode.events import Round
 from engine.decode.runner import AnyRunner, runner_for
@@ -66,7 +66,7 @@ def time_cell(
     if len(lengths) != 1 or min(lengths) < 3:
         raise ValueError(f"texts must be of one length of at least 3 tokens, got {sorted(lengths)}")
     context, ways = lengths.pop() - 1, [0, *sorted(gammas)]
-    load = _load()
+    load = load_of_others()
     runners = _prefilled(target, draft, texts, slots=context + ways[-1] + _SPARE_SLOTS)
     timed: dict[int, list[TimedRound]] = {gamma: [] for gamma in ways}
     progress.note(f"timing batch size {len(texts)} at context {context}")
@@ -145,9 +145,9 @@ def texts_of(rows: Sequence[Sequence[int]], count: int, tokens: int) -> list[lis
     return [[stream[(start + place) % len(stream)] for place in range(tokens)] for start in starts]
 
 
-def _load() -> float:
-    """The 1-minute load average; NaN where the system has none."""
-    try:
-        return os.getloadavg()[0]
-    except OSError:
-        return float("nan")
+def load_of_others(seconds: float = 0.5) -> float:
+    """Cores that other processes keep busy, while this one sleeps for so long.
+
+    The load average of the system will not do: it holds this process's own work of the last minute.
+    """
+    return psutil.cpu_percent(interval=seconds) / 100 * (psutil.cpu_count() or 1)

@@ -9,7 +9,7 @@ from engine.numbers import number
 from engine.records.provenance import Machine
 from engine.records.step_times import StepTimes
 
-_BUSY = 0.5  # processes per core besides this one, from which times say little
+_BUSY = 0.1  # share of the cores that others keep busy, from which times say little
 
 
 def measured_where(times: StepTimes) -> str:
@@ -24,10 +24,10 @@ def true_of(times: StepTimes) -> str:
         words += ": a server on another processor or a GPU has other times, and another best gamma"
     busiest = max((cell.load for cell in times.cells if not math.isnan(cell.load)), default=0.0)
     if is_busy(busiest, times.machine):
-        words += f". The machine was busy (load {number(busiest, 1)}): measure again when it is idle"
+        words += f". Other processes kept {number(busiest, 1)} cores busy: measure again when the machine is idle"
     return words + "."
 
 
 def is_busy(load: float, machine: Machine | None) -> bool:
-    """Whether other work was on the machine: a load average of more than half its cores."""
+    """Whether other work was on the machine: more than a tenth of its cores."""
     return load > _BUSY * ((machine and machine.cores) or 1)

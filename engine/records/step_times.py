@@ -45,7 +45,7 @@ class StepCell(Part):
     """Tokens that each row has in its cache when a round begins."""
     recorded_at: Time | None = None
     load: Real = math.nan
-    """Processes that were waiting for a core when the cell began: the 1-minute load average. NaN where unknown."""
+    """Cores that other processes kept busy before the cell began. NaN where unknown."""
     rounds: list[RoundSeconds] = []
     """Gamma 0, 1, 2, ..."""
 

@@ -58,7 +58,7 @@ def time_steps(session: Session, batch_sizes: Sequence[int], contexts: Sequence[
             record = record.with_cell(cell.model_copy(update={"recorded_at": now()}))
             record.write(folder)
             if is_busy(cell.load, record.machine):
-                progress.note(f"the machine was busy when this cell began (load {number(cell.load, 1)})")
+                progress.note(f"other processes kept {number(cell.load, 1)} cores busy when this cell began")
     return record
 
 
