@@ -19,11 +19,23 @@ import torch
 from engine.chat.prompt import Message, Tool
 from engine.deploy.server_process import Program
 from engine.deploy.server_rounds import rule_of
-from engine.deploy.serving import Asked, Deployment, ServedAnswer, exchange, exchange_json, ids, unexpected, whole
+from engine.deploy.serving import (
+    AnswerNotGiven,
+    Asked,
+    Deployment,
+    ServedAnswer,
+    exchange,
+    exchange_json,
+    ids,
+    unexpected,
+    whole,
+)
 from engine.errors import DraftbenchError
 from engine.records.served import RoundTotals
 from engine.served.http import Client
 
+_NOT_PARSED = "does not match the expected"
+"""What build 10434 answers, with status 500, where a text ends inside a character, as one of three bytes may."""
 _COUNTER = re.compile(
     r"^llamacpp:spec_decode_(num_drafts|num_accepted_tokens_per_pos)_total(?:\{position=\"(\d+)\"\})? (\S+)$"
 )
@@ -87,7 +99,12 @@ class LlamaServer:
         }
         before = await _counters(client, url)
         where = f"{url}/completion"
-        reply = await exchange_json(client, where, body)
+        try:
+            reply = await exchange_json(client, where, body)
+        except DraftbenchError as error:
+            if _NOT_PARSED in error.what:
+                raise AnswerNotGiven(error.what, error.why, error.fix) from None
+            raise
         after = await _counters(client, url)
         tokens = ids(reply.get("tokens"), "list of tokens", where)
         timings = reply.get("timings")

@@ -14,7 +14,7 @@ from engine.catalogue import Proposals
 from engine.chat.prompt import Message, Tool
 from engine.deploy.answer_log import AnswerLog
 from engine.deploy.server_process import running
-from engine.deploy.serving import Asked, Deployment, ServedAnswer, Server
+from engine.deploy.serving import AnswerNotGiven, Asked, Deployment, ServedAnswer, Server
 from engine.errors import DraftbenchError
 from engine.progress import Progress
 from engine.records.served import RoundTotals
@@ -87,13 +87,18 @@ class Bench:
         timed = timed and self.server.concurrency > 1  # a server that is asked one by one is timed anyway
         kept = [self.log.get(served, one, timed=timed) for one in asked]
         self.progress.start(what, len(asked), "answers", done=sum(answer is not None for answer in kept))
+        not_given: list[str] = []
         turn = asyncio.Semaphore(1 if alone else self.server.concurrency)
 
         async def one(client: Client, request: Asked) -> ServedAnswer | None:
             async with turn:
                 if self.until is not None and time.monotonic() > self.until:
                     return None
-                answer = await self.server.ask(client, url, request, timed=timed)
+                try:
+                    answer = await self.server.ask(client, url, request, timed=timed)
+                except AnswerNotGiven as error:
+                    not_given.append(error.what)
+                    return None
             self.log.add(served, request, answer, timed=timed)
             self.progress.advance(1)
             return answer
@@ -112,9 +117,14 @@ class Bench:
             raise group.exceptions[0] from None
         finally:
             self.progress.finish()
-        missing = sum(answer is None for answer in answers)
+        missing = sum(answer is None for answer in answers) - len(not_given)
         if missing:
             self.notes.append(f"{what}: {missing} of {len(asked)} prompts were not asked, as the time was over")
+        if not_given:
+            self.notes.append(
+                f"{what}: {len(not_given)} of {len(asked)} answers were written and not sent, so they are left out: "
+                f"{not_given[0]}"
+            )
         return [answer for answer in answers if answer is not None]
 
     def _check_counted(self, answer: ServedAnswer) -> None:

@@ -33,6 +33,10 @@ class Asked:
     seed: int
 
 
+class AnswerNotGiven(DraftbenchError):
+    """The server wrote an answer and could not send it: the others are not affected."""
+
+
 @dataclass(frozen=True)
 class ServedAnswer:
     """A server's answer to one prompt.

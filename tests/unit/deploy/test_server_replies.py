@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
+from engine.deploy.answer_log import AnswerLog
 from engine.deploy.llama_server import LlamaServer
-from engine.deploy.serving import Asked, Deployment, ServedAnswer
+from engine.deploy.parity_bench import Bench
+from engine.deploy.serving import AnswerNotGiven, Asked, Deployment, ServedAnswer
 from engine.deploy.vllm_server import VllmServer
 from engine.errors import DraftbenchError
+from engine.progress import SILENT
 from engine.served.http import Client
 
 ASKED = Asked("p", (1, 5, 6), 0.0, 6, 1)
@@ -63,7 +66,7 @@ class Recorded:
             def answer(self) -> None:
                 left = outer.replies.get(self.path)
                 body = b"none" if left is None else left.pop(0) if len(left) > 1 else left[0]
-                self.send_response(404 if left is None else 200)
+                self.send_response(404 if left is None else 500 if b'"error"' in body else 200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -206,3 +209,26 @@ def test_a_server_is_started_with_the_draft_and_its_rule_or_without(tmp_path: Pa
     assert llama[llama.index("--spec-draft-n-max") + 1] == "3"
     assert llama[llama.index("-md") + 1] == str(tmp_path / "d")
     assert "-md" not in LlamaServer().program(tmp_path / "llama-server", plain).command
+
+
+UNPARSED = {"error": {"code": 500, "message": "The model produced output that does not match the expected format"}}
+
+
+def test_an_answer_that_llama_server_cannot_send_is_not_an_error_of_the_measurement(recorded: Recorded):
+    """Build 10434 refuses to send a text that ends inside a character; other refusals end the measurement."""
+    recorded.llama(UNPARSED)
+    with pytest.raises(AnswerNotGiven, match="does not match the expected"):
+        ask(LlamaServer(), recorded.url)
+    recorded.llama({"error": {"code": 500, "message": "out of memory"}})
+    with pytest.raises(DraftbenchError) as refused:
+        ask(LlamaServer(), recorded.url)
+    assert not isinstance(refused.value, AnswerNotGiven)
+
+
+def test_answers_that_are_not_sent_are_left_out_and_counted(recorded: Recorded, tmp_path: Path):
+    recorded.llama(UNPARSED)
+    deployment = Deployment(tmp_path, tmp_path, 2, "argmax", 64, "float16")
+    bench = Bench(LlamaServer(), tmp_path, deployment, tmp_path, AnswerLog(None, []), SILENT)
+    assert asyncio.run(bench._ask_all(recorded.url, [ASKED], "argmax", timed=False)) == []
+    assert len(bench.notes) == 1
+    assert "1 of 1 answers were written and not sent" in bench.notes[0]
