@@ -71,7 +71,10 @@ def commands(text: str) -> list[Command]:
     """
     unordered = [*_blocks(text), *_inline(text)]
     ordered = sorted(unordered, key=lambda command: ("RUN" in command.text, command.line))  # by then there is a run
-    return list({command.text: command for command in reversed(ordered)}.values())[::-1]
+    first: dict[str, Command] = {}
+    for command in ordered:
+        first.setdefault(command.text, command)
+    return list(first.values())
 
 
 def _blocks(text: str) -> Iterator[Command]:
