@@ -251,7 +251,7 @@ def test_cross_entropy_to_the_argmax_raises_what_argmax_proposals_are_accepted_f
     made = trainer_in(tmp_path, target, capture, settings(loss="argmax_ce", batch_size=6, max_steps=30), evaluate=None)
     before = argmax_acceptance(made.draft, target, capture)
     made.run()
-    assert argmax_acceptance(made.draft, target, capture) > before + 0.05
+    assert argmax_acceptance(made.draft, target, capture) > 4 * before
 
 
 def argmax_acceptance(draft: Draft, target: LoadedModel, capture: Capture) -> float:
