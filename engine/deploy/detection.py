@@ -40,7 +40,7 @@ _WORD = 100  # characters of a version or a precision
 
 @dataclass(frozen=True)
 class Detected:
-    """What a server says of itself. `name`: of `engine.catalogue.SERVERS`; None where nothing told."""
+    """What a server says of itself. `name`: of `engine.catalogue.SERVERS`; None where nothing says it."""
 
     name: str | None = None
     version: str | None = None
@@ -50,6 +50,8 @@ class Detected:
     weights: str | None = None
     gamma: int | None = None
     has_metrics: bool = False
+    answers: bool = True
+    """Whether any page could be read."""
 
 
 def root_of(base_url: str) -> str:
@@ -88,6 +90,7 @@ async def detect(client: Client, spec: ServerSpec, key: SecretStr | None) -> Det
         weights=_word(props.get("model_ftype"), key),
         gamma=_gamma(info),
         has_metrics=bool(metrics.strip()),
+        answers=metrics_text is not None or any(body is not None for body in bodies),
     )
 
 

@@ -90,6 +90,12 @@ async def _probe(asked: Asked, progress: Progress) -> list[Probed]:
     async with Client(spec.base_url) as client:
         detected = await detect(client, spec, key)
         server = asked.stated.server or detected.name
+        if not detected.answers:
+            raise refused(
+                f"no page of {asked.base_url} could be read",
+                "no server answers there, or it wants a key",
+                "start the server, or check address and key",
+            )
         if server is None:
             raise refused(
                 f"{asked.base_url} does not say which server it is",

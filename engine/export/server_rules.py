@@ -67,7 +67,8 @@ def _heads(role: str, model: ModelFacts, parts: int, fix: str) -> Findings:
 
 
 def _parallel(pair: Pair, asked: Asked, *, draft_apart: bool = False) -> Findings:
-    fix = f"choose a --tensor-parallel that divides {pair.target.heads} and {pair.draft.heads}"
+    heads = sorted({pair.target.heads, pair.draft.heads}, reverse=True)
+    fix = f"choose a --tensor-parallel that divides {' and '.join(map(str, heads))}"
     yield from _heads("target", pair.target, asked.tensor_parallel, fix)
     if not draft_apart:
         yield from _heads("draft", pair.draft, asked.tensor_parallel, fix)

@@ -295,5 +295,5 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_sent(changes: dict[s
 
 
 def test_a_server_that_is_not_there_is_an_explained_error():
-    with pytest.raises(DraftbenchError, match="does not say which server"):
+    with pytest.raises(DraftbenchError, match="no server answers there"):
         probe(Asked("http://127.0.0.1:9/v1", PROMPTS))
