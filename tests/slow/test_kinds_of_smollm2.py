@@ -62,12 +62,12 @@ def test_kinds_of_real_tokens_of_chinese(smollm2: TokenReader):
 
 
 def test_where_the_shipped_drafts_fail():
-    """The values of the tables in README: kinds that a person would expect to be hard are."""
+    """Kinds that a person would expect to be hard are."""
     calls = slices_of_run(RunFolder(SAMPLES / "serve-function-calling-20261122-183534-e295"), temperature=1.0).sliced
     by_name = {item.name: item for item in calls.slices}
     assert calls.slices[0].name == "json_value"
     assert by_name["json_structure"].rate.value > by_name["json_key"].rate.value > by_name["json_name"].rate.value
-    assert sum(item.n_tokens for item in calls.slices) == calls.n_tokens == 2608
+    assert sum(item.n_tokens for item in calls.slices) == calls.n_tokens == 2670
     biology = slices_of_run(RunFolder(SAMPLES / "serve-biology-20261122-183032-c638"), temperature=1.0).sliced
     assert biology.slices[0].name == "content_word"
     assert biology.slices[0].gain.low > 0
