@@ -68,12 +68,12 @@ def cancel(context: typer.Context, run_id: RunId, as_json: Json = False) -> None
     Example:
       draftbench runs cancel latest
     """
-    from engine.jobs.executors import chosen_place
+    from engine.jobs.executors import place_of
     from engine.runs.folder import RunFolder
 
     folder = RunFolder.open(home(), run_id)
     process = folder.status().pid if folder.status().state == "running" else None
-    message = chosen_place().cancel(home(), folder)
+    message = place_of(folder).cancel(home(), folder)
     _print_change(context, as_json, folder, message, asked=process)
 
 

@@ -8,6 +8,7 @@ prompts   prompt files, folders and datasets
 capture   how training prompts are answered
 train     losses, modes, token selection, optimiser
 measure   what is measured on held-out prompts
+resources  what a run needs of a machine, for places that choose among machines
 defaults  the default target, and defaults of decoding one prompt
 reading   a file and its bases, `--set`, checks; and writing a recipe
 decisive  which settings decide the draft's weights and its exact acceptance

@@ -16,7 +16,8 @@ from engine.config.defaults import DEFAULT_TARGET
 from engine.config.measure import MeasureSpec
 from engine.config.models import RUN_DATE, DraftSpec, ModelSpec
 from engine.config.prompts import PromptSource, PromptsSpec, SourcesField
-from engine.config.section import LABEL, MOST_TOKENS, Section
+from engine.config.resources import ResourcesSpec
+from engine.config.section import LABEL, MOST_TOKENS, PACE, Section
 from engine.config.train import LossTerm, OnlineSpec, OnPolicySpec, SelectionSpec, TrainSpec
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "PromptSource",
     "PromptsSpec",
     "Recipe",
+    "ResourcesSpec",
     "Section",
     "SelectionSpec",
     "ServerSpec",
@@ -55,6 +57,7 @@ class Recipe(Section):
     capture: CaptureSpec = CaptureSpec()
     train: TrainSpec = TrainSpec()
     measure: MeasureSpec = MeasureSpec()
+    resources: Annotated[ResourcesSpec, PACE] = ResourcesSpec()
     tags: Annotated[list[str], LABEL] = Field([], description="labels for filtering")
     notes: Annotated[str, LABEL] = Field("", description="free text kept with the run")
 

@@ -1,21 +1,24 @@
 """Where runs are sent to be worked on.
 
-The run folder is the truth wherever the work is done, so a place needs to know only how to begin,
-how to go on and how to stop. This machine's queue is the first one; a cluster's is a module with the same
-functions and one line in `PLACES`. `DRAFTBENCH_PLACE` names the one to use.
+The run folder is the truth wherever the work is done, so a place needs to know only how to begin, how to go on and how
+to stop. A place is named by an address, `SCHEME` or `SCHEME://REST`: `--on` and the environment variable
+`DRAFTBENCH_PLACE` take one, and a run's status keeps it. This machine's queue is the place `local`; another one is a
+module with a function `place` and a line in `PLACES`.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
 from typing import Protocol
 
 from engine.config.schema import Recipe
 from engine.errors import DraftbenchError, did_you_mean
-from engine.jobs import queue
 from engine.paths import Home
 from engine.runs.folder import RunFolder
+
+LOCAL = "local"
 
 
 class Place(Protocol):
@@ -30,14 +33,28 @@ class Place(Protocol):
     def wake(self, home: Home) -> None: ...
 
 
-PLACES: dict[str, Place] = {"local": queue}
+# Scheme -> the module whose `place(address)` gives the place: those of a cluster load libraries that few have.
+PLACES: dict[str, str] = {LOCAL: "engine.jobs.queue"}
 
 
-def chosen_place() -> Place:
-    """The place that `DRAFTBENCH_PLACE` names; this machine's queue if it names none."""
-    name = os.environ.get("DRAFTBENCH_PLACE", "local")
-    if name not in PLACES:
+def place_at(address: str) -> Place:
+    """The place of an address. Raises DraftbenchError if there is no such place, or its library is not installed."""
+    scheme = address.partition("://")[0]
+    if scheme not in PLACES:
         raise DraftbenchError(
-            f"DRAFTBENCH_PLACE is {name!r}", "it names where runs are worked on", did_you_mean(name, PLACES)
+            f"there is no place {address!r}",
+            "it names where runs are worked on, in --on or DRAFTBENCH_PLACE",
+            did_you_mean(scheme, PLACES),
         )
-    return PLACES[name]
+    place: Place = importlib.import_module(PLACES[scheme]).place(address)
+    return place
+
+
+def chosen_place(address: str | None = None) -> Place:
+    """The place of an address; of none that which `DRAFTBENCH_PLACE` names, else this machine's queue."""
+    return place_at(address or os.environ.get("DRAFTBENCH_PLACE") or LOCAL)
+
+
+def place_of(run: RunFolder) -> Place:
+    """The place that a run was sent to last: the only one that can stop it."""
+    return place_at(run.status().place or LOCAL)

@@ -25,6 +25,7 @@ from engine.config.schema import Recipe
 from engine.errors import DraftbenchError, first_line
 from engine.fileio import disk_errors
 from engine.jobs.detached import start_detached, wait_aside
+from engine.jobs.executors import LOCAL, Place
 from engine.paths import Home
 from engine.records.folders import run_names
 from engine.records.record import Record, Whole
@@ -38,6 +39,15 @@ OUTPUT = "output.txt"  # what a job wrote to its terminal, in the run's folder
 _POLL_S = 1.0
 _LAST_LINES = 8
 _ENGINE = (sys.executable, "-m", "engine")
+
+
+def place(address: str) -> Place:
+    """This machine's queue, for `engine.jobs.executors`. Raises DraftbenchError if the address names more than it."""
+    if address != LOCAL:
+        raise DraftbenchError(
+            f"there is no place {address!r}", "this machine's queue has no address", f"leave it out, or use {LOCAL}"
+        )
+    return sys.modules[__name__]  # a module with the functions of a place
 
 
 def submit(home: Home, recipe: Recipe) -> RunFolder:
@@ -71,7 +81,7 @@ def resume(home: Home, run: RunFolder) -> RunFolder:
                 f"start another run from its recipe; {measures_again(run)}",
             )
         if status.state != "running" and not _is_waiting(status):
-            run.set_status(state="queued", queued_at=now(), error=None, ended_at=None)
+            run.set_status(state="queued", queued_at=now(), place=None, error=None, ended_at=None)
     wake(home)
     return run
 
@@ -140,8 +150,11 @@ def job_command(run_id: str) -> list[str]:
 
 
 def _is_waiting(status: Status) -> bool:
-    """A run that a terminal is about to work on is 'queued' for a moment too, but was never put into the queue."""
-    return status.state == "queued" and bool(status.queued_at)
+    """A run that a terminal is about to work on is 'queued' for a moment too, but was never put into the queue.
+
+    One that waits at another place is not this queue's.
+    """
+    return status.state == "queued" and bool(status.queued_at) and status.place is None
 
 
 def _statuses(home: Home) -> list[tuple[RunFolder, Status]]:

@@ -73,6 +73,10 @@ class Status(Record):
     """The process that works on the run, or did last."""
     pid_started: float | None = None
     """Start of that process in seconds since the epoch: it tells the process from a later one of the same id."""
+    host: Text | None = None
+    """Name of the machine that `pid` is a process of; None in older runs, and then this one."""
+    place: Text | None = None
+    """Where the run waits or is worked on, an address as `--on` takes it; None for this machine."""
     progress: PhaseProgress | None = None
     error: Failure | None = None
 

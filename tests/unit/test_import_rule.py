@@ -18,6 +18,7 @@ ENGINE_LAYERS = [
     {"deploy"},
     {"export", "findings", "magpie", "slices", "study", "traces", "tune"},
     {"planning"},
+    {"cluster"},
     {"jobs"},
     {"runs"},
     {"index"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from engine.jobs.executors import chosen_place
+from engine.jobs.executors import chosen_place, place_of
 from engine.runs.folder import RunFolder
 from engine.traces.measured import holds_traces
 from workbench.live.decode import has_draft
@@ -20,7 +20,7 @@ def buttons(run: RunFolder, state: str) -> None:
             stopping = run.status().stop_asked_at is not None
             actions.button(
                 "Stop now" if stopping else "Cancel",
-                lambda: chosen_place().cancel(home, run),
+                lambda: place_of(run).cancel(home, run),
                 key=f"cancel-{run.id}",
                 icon=":material/dangerous:" if stopping else ":material/stop_circle:",
                 help="Stops without waiting for the next safe point: work since the last checkpoint is lost. "
@@ -64,7 +64,7 @@ def buttons(run: RunFolder, state: str) -> None:
 
 
 def _resume(run: RunFolder) -> str:
-    chosen_place().resume(queries.home(), run)
+    place_of(run).resume(queries.home(), run)
     return f"Run {run.id} is queued and will continue from its last checkpoint."
 
 
