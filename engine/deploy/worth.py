@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 from engine.measure.cost_model import break_even_alpha
+from engine.measure.decision import Answer, answer_of
 from engine.measure.predicted_speed import GammaChoice, GammaSpeed, acceptance_for, draft_seconds_for
-from engine.measure.speed_words import LEAST_PROMPTS, verdict, worth
+from engine.measure.speed_words import LEAST_PROMPTS, verdict
 from engine.numbers import interval, is_number, number
 from engine.records.interval import Interval
 
@@ -36,8 +37,7 @@ class StepCosts:
 class Worth:
     """The answer and what it rests on."""
 
-    answer: str
-    """'worth it', 'not worth it', 'not decided'."""
+    answer: Answer
     sentence: str
     speedup: Interval
     """Predicted over plain decoding."""
@@ -64,7 +64,7 @@ def worth_it(costs: StepCosts, choice: GammaChoice, *, asked: int | None = None,
     gamma = costs.gamma
     speed = choice.at(gamma)
     now, needed = acceptance_for(speed.tokens.value, gamma), acceptance_for(speed.cost.value, gamma)
-    answer = worth(speed.speedup)
+    answer = answer_of([speed.speedup])
     untimed = "" if asked in (None, gamma) else f" (gamma {asked} was not timed)"
     words = (
         f"{answer} at gamma {gamma}{untimed}: {interval(speed.speedup, 2)}x plain decoding predicted; a round gives "
@@ -93,10 +93,10 @@ def _acceptance(value: float) -> str:
 
 
 def _advice(costs: StepCosts, choice: GammaChoice, needed: float) -> list[str]:
-    """What would change the answer, or decide it; what is better still where it is worth it."""
+    """What would change the answer, or decide it; what is better still where it pays."""
     speed, other = choice.at(costs.gamma), _better_gamma(costs.gamma, choice)
     better = (
-        f"gamma {other.gamma} is predicted to give {interval(other.speedup, 2)}x, which is {worth(other.speedup)}"
+        f"gamma {other.gamma} is predicted to give {interval(other.speedup, 2)}x: {answer_of([other.speedup])}"
         if other
         else ""
     )

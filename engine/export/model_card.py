@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.config.schema import Recipe
+from engine.measure.decision import decide
 from engine.measure.speed_words import describe, measured_where
 from engine.numbers import bounds, number
 from engine.records.certificate import Certificate
@@ -73,8 +74,12 @@ def model_card(
         lines += [
             "",
             f"Speed there, batch 1, {speed.threads} threads, temperature {speed.temperature:g}: "
-            f"{describe(speed)}; cost ratio c = {number(speed.cost_ratio)}. On another machine it is another figure.",
+            f"{describe(speed)}. On another machine it is another figure.",
         ]
+    decision = decide(summary)
+    lines += ["", f"**{decision.sentence}.**"]
+    if decision.changes:
+        lines += ["", "What would change it:", "", *(f"- {change}" for change in decision.changes)]
     if settings_note:
         lines += ["", f"Note: {settings_note}."]
     lines += [] if summary.certificate is None else _certificate(summary.certificate)

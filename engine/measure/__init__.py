@@ -9,6 +9,7 @@ text_rounds       the rounds that a server makes over a text
 speed             speed on the clock
 step_times        seconds of a round by batch size, context and gamma
 speed_words       a timing in words
+decision          serve the draft or not, in one sentence
 step_words        step times in words
 cost_model        expected speed-up
 predicted_speed   the speed-up at each gamma from tokens per round and timed rounds

@@ -30,32 +30,23 @@ def verdict(ratio: Interval | None) -> str:
     return "slower" if ratio.high < 1 else "not clearly faster"
 
 
-def worth(ratio: Interval | None) -> str:
-    """'worth it', 'not worth it' or 'not decided': `verdict` of a predicted speed-up, as an answer."""
-    return {"faster": "worth it", "slower": "not worth it"}.get(verdict(ratio), "not decided")
-
-
-def is_faster(speed: Speed) -> bool:
-    """Whether speculative decoding beat every other way that was timed, each by more than its interval."""
-    ratios = [ratio for ratio, _ in _timed(speed)]
-    return bool(ratios) and all(verdict(ratio) == "faster" for ratio in ratios)
-
-
 def describe(speed: Speed) -> str:
     """Each way that was timed and how speculative decoding compares with it; '' if nothing was timed.
 
     For example: '1.07x plain decoding [1.02, 1.13]: faster; 1.02x Transformers' own generate [0.98, 1.07]: not
     clearly faster'.
     """
-    return "; ".join(_compared(ratio, name) for ratio, name in _timed(speed))
+    return "; ".join(compared(ratio, name) for ratio, name in timed(speed))
 
 
-def _timed(speed: Speed) -> list[tuple[Interval, str]]:
+def timed(speed: Speed) -> list[tuple[Interval, str]]:
+    """The ratios to every way that was timed beside, with its name."""
     ratios = ((speed.speedup, "plain decoding"), (speed.speedup_over_transformers, "Transformers' own generate"))
     return [(ratio, name) for ratio, name in ratios if ratio is not None]
 
 
-def _compared(ratio: Interval, name: str) -> str:
+def compared(ratio: Interval, name: str) -> str:
+    """One ratio in words: '1.07x plain decoding [1.02, 1.13]: faster'."""
     within = "" if bounds(ratio) == MISSING else f" [{number(ratio.low, 2)}, {number(ratio.high, 2)}]"
     return f"{number(ratio.value, 2)}x {name}{within}: {verdict(ratio)}"
 

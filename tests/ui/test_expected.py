@@ -49,7 +49,7 @@ def test_every_server_has_a_row_and_the_chosen_one_its_answer_chart_and_flags(fi
     test = page("run", run=with_times(finished_home), view="Serve", server="vLLM", at="1,sampled")
     frame = next(shown.value for shown in test.dataframe if "server" in shown.value)
     assert set(frame.server) == {server.title for server in SERVERS.values()}
-    assert {"worth it", "not worth it", "not decided"} >= set(frame.answer)
+    assert {"serve it", "no gain", "not decided yet"} >= set(frame.answer)
     assert next(box.value for box in test.selectbox if box.label == "At") == "1,sampled"
     assert any("plain steps" in box.value for box in test.info)
     assert len(test.get("plotly_chart")) == 1

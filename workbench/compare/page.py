@@ -242,6 +242,9 @@ def speed(comparison: Comparison, metric: str) -> None:
     if not timed:
         st.info("None of these runs was timed.", icon=":material/timer_off:")
         return
+    table(
+        tables.verdicts(comparison), "verdicts", "Serve it or not, each at its own gamma on its own machine", "verdicts"
+    )
     show(figures.speed(comparison), "speed")
     caption = "Speed-up over plain decoding, 95% interval over prompts"
     table(tables.speed_table(comparison), "speed-table", caption, "speed-table")

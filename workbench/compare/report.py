@@ -53,6 +53,8 @@ def comparison_report(
         f"<h1>{_safe(title)}</h1>",
         f'<p class="faint">{when} · Draftbench {__version__} · {_safe(comparison.note)} · {charts.INTERVAL}</p>',
         _drafts(comparison),
+        "<h2>Serve it?</h2>",
+        table(tables.verdicts(comparison)),
         "<h2>Rates</h2>",
         rates_table(comparison),
         not_comparable(comparison),

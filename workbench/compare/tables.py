@@ -10,6 +10,7 @@ import pandas as pd
 from engine.catalogue import SERVERS
 from engine.index.queries import Run
 from engine.measure import speed_words
+from engine.measure.decision import decide
 from engine.measure.definitions import OTHERS, RATES
 from engine.numbers import number, share
 from engine.records.interval import Interval
@@ -56,7 +57,7 @@ def speed_table(comparison: Comparison) -> pd.DataFrame:
                 "speed-up (times)": _measured(gain, 2),
                 "plain (tokens/s)": _measured(speed.tokens_per_s.get("plain", Interval()), 1),
                 "speculative (tokens/s)": _measured(speed.tokens_per_s.get("speculative", Interval()), 1),
-                "said": speed_words.describe(speed),
+                "verdict": decide(draft.run.summary, []).answer,
                 "c": number(speed.cost_ratio),
                 "time: draft, verify, rest": ", ".join(map(share, (split.draft, split.verify, split.overhead))),
                 "best gamma by the formula": str(speed.best_gamma or "none: do not speculate"),
@@ -65,6 +66,14 @@ def speed_table(comparison: Comparison) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def verdicts(comparison: Comparison) -> pd.DataFrame:
+    """Whether to serve each draft, and why; a row per draft, also of those that were not timed."""
+    decided = [(draft.label, decide(draft.run.summary, [])) for draft in comparison.drafts]
+    return pd.DataFrame(
+        {"draft": label, "verdict": decision.answer, "why": "; ".join(decision.reasons)} for label, decision in decided
+    )
 
 
 def _measured(estimate: Interval, digits: int) -> str:

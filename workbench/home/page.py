@@ -11,6 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from engine.measure import speed_words
+from engine.measure.decision import decide
 from engine.records.speed import Speed
 from engine.records.status import Status
 from engine.runs.folder import RunFolder
@@ -70,7 +71,7 @@ def rivals(best: pd.Series) -> list[str]:
 def draft_card(run: pd.Series) -> None:
     """Draw one draft's acceptance, speed and origin, with links to its run, to Live and to Compare."""
     whole = queries.run(run.run_id)
-    timing = whole.summary.speed or Speed()
+    timing, decision = whole.summary.speed or Speed(), decide(whole.summary, [])
     with st.container(border=True):
         st.markdown(f"**{ui.text(run.domain)}**  \n:gray[{ui.text(run.target)}]")
         acceptance, speed = st.columns(2)
@@ -84,11 +85,12 @@ def draft_card(run: pd.Series) -> None:
         speed.metric(
             "speed",
             f"{run.speedup:.2f}×" if timed else "not timed",
-            delta=speed_words.verdict(timing.speedup) if timed else None,
+            delta=decision.answer,
             delta_color="off",
             delta_arrow="off",
             help="Time of plain decoding divided by time of speculative decoding, on the run's machine. Below 1, the "
-            "draft costs more than it saves. It is called faster only if the whole interval is above 1.",
+            'draft costs more than it saves. "Serve it" is said only if the whole interval is above 1, and above '
+            "Transformers' own generate too.",
         )
         bounds = chart_parts.bounds(run.exact_low, run.exact_high)
         supervision = SUPERVISION.get(run.supervision, "unknown supervision")

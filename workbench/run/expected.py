@@ -14,10 +14,10 @@ from engine.deploy.expected import Expectations, Expected, expectations
 from engine.errors import DraftbenchError
 from engine.records import files
 from engine.runs.folder import RunFolder
+from workbench.run.results import VERDICT_ICONS
 from workbench.shared import charts, downloads, theme, ui
 
 _READ = (files.SUMMARY, files.STEP_TIMES, "measure/positions.parquet", files.PROVENANCE, "draft/best/draft.json")
-_ICONS = {"worth it": ":material/check:", "not worth it": ":material/close:", "not decided": ":material/help:"}
 
 
 def expected(run: RunFolder, server: str) -> None:
@@ -86,7 +86,7 @@ def _one(run: RunFolder, row: Expected, forecast: Expectations) -> None:
         f"{_interval(row.rates.tau, 2)} tokens."
     )
     if row.worth:
-        st.info(ui.text(row.worth.sentence), icon=_ICONS[row.worth.answer])
+        st.info(ui.text(row.worth.sentence), icon=VERDICT_ICONS[row.worth.answer])
     here = {
         f"batch size {cell.batch_size}" + ("" if cell.choice.best else " (best without a draft)"): cell.choice
         for cell in row.cells

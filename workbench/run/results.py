@@ -10,9 +10,10 @@ import streamlit as st
 
 from engine.index.queries import Run
 from engine.measure import definitions, speed_words
+from engine.measure.decision import decide
 from engine.records.certificate import Certificate
 from engine.records.speed import Speed
-from engine.records.summary import Improvement, Served, Summary
+from engine.records.summary import Improvement, Metric, Served, Summary
 from engine.runs.folder import RunFolder
 from workbench.shared import charts, downloads, queries, ui
 from workbench.shared.chart_parts import bounds
@@ -21,6 +22,11 @@ _MARKS = {
     "passed": ":material/check: passed",
     "failed": ":material/close: failed",
     "reported": ":material/info: for information",
+}
+VERDICT_ICONS = {
+    "serve it": ":material/check:",
+    "no gain": ":material/close:",
+    "not decided yet": ":material/help:",
 }
 _COLUMN = st.column_config
 EXACT_MEANS = (
@@ -53,6 +59,7 @@ def results(run: RunFolder, indexed: Run) -> None:
     cards = [_exact_card(row, before, gains) for row in trained.itertuples()]
     cards += [_tau_card(row) for row in tau.sort_index().head(1).reset_index().itertuples()]
     cards += _speed_card(indexed, summary)
+    verdict(summary, values)
     for place, (name, value, delta, note, help_text) in zip(st.columns(len(cards)), cards, strict=True):
         with place.container(border=True, height="stretch"):
             st.metric(name, value, delta, help=help_text)
@@ -65,6 +72,17 @@ def results(run: RunFolder, indexed: Run) -> None:
         downloads.download_row(
             f"{run.id}-rates", "all-rates", frame=frame, caption=f"Acceptance rates of run {run.id}, {charts.INTERVAL}"
         )
+
+
+def verdict(summary: Summary, values: pd.DataFrame) -> None:
+    """Draw whether to serve the draft, why, and what would change that. `values`: the run's rates, as indexed."""
+    columns = ["draft", "temperature", "metric", "value", "low", "high"]
+    decision = decide(summary, [Metric.model_validate(row) for row in values[columns].to_dict("records")])
+    changes = "".join(f"\n- {ui.text(change)}" for change in decision.changes)
+    text = f"**{decision.answer.capitalize()}.** {ui.text('; '.join(decision.reasons))}."
+    {"serve it": st.success, "no gain": st.warning}.get(decision.answer, st.info)(
+        text + (f"\n\nWhat would change it:{changes}" if changes else ""), icon=VERDICT_ICONS[decision.answer]
+    )
 
 
 def _exact_card(row: Any, before: pd.DataFrame, gains: Mapping[float, Improvement]) -> Card:
@@ -104,8 +122,7 @@ def _speed_card(indexed: Run, summary: Summary) -> list[Card]:
             "Speed-up",
             f"{indexed.speedup:.2f}×",
             None,
-            f"{speed_words.describe(speed)}  \n{note}  \n{', '.join(speeds)}"
-            + (f"  \nmeasured on {where}" if where else ""),
+            f"{note}  \n{', '.join(speeds)}" + (f"  \nmeasured on {where}" if where else ""),
             "Paired: each prompt is decoded both plainly and speculatively.",
         )
     ]

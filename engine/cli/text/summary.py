@@ -7,6 +7,7 @@ from rich.text import Text
 from engine.catalogue import servers_by_rate
 from engine.cli.text import console
 from engine.measure import speed_words
+from engine.measure.decision import decide
 from engine.numbers import MISSING, number, share
 from engine.records.certificate import Certificate
 from engine.records.interval import Interval
@@ -40,12 +41,22 @@ def summary(run_id: str, measured: Summary, provenance: Provenance) -> None:
     console.table("", ["", "before", "trained", "paired change"], _acceptance_rows(measured))
     console.paragraph(_SERVED_DEFINITIONS if served else _DEFINITIONS)
     servers()
+    verdict(measured)
     if measured.speed:
         _speed(measured.speed, speed_words.measured_where(measured, provenance))
     if served:
         _served(served)
     elif measured.certificate:
         _certificate(measured.certificate)
+
+
+def verdict(measured: Summary) -> None:
+    """Print whether to serve the draft, why, and what would change that."""
+    decision = decide(measured)
+    console.line("")
+    console.paragraph(decision.sentence)
+    if decision.changes:
+        console.paragraph("what would change it: " + "; ".join(decision.changes), indent=2)
 
 
 def servers() -> None:
@@ -114,7 +125,8 @@ def _speed(speed: Speed, where: str) -> None:
         f"{number(predicted.measured_times, 2)}x with measured times",
         indent=2,
     )
-    console.paragraph(speed_words.describe(speed) + (f"; measured on {where}" if where else ""), indent=2)
+    if where:
+        console.paragraph(f"measured on {where}", indent=2)
     console.paragraph(_break_even(speed), indent=2)
 
 

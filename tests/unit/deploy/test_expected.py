@@ -79,7 +79,7 @@ def check_document(document: dict, run: RunFolder, usual: int) -> None:
         assert len(places) == gamma
         assert row["rate_name"] == SERVERS[server].acceptance
         assert sum(places) == pytest.approx(row["rates"]["accepted_per_round"]["value"])
-        assert row["worth"]["answer"] in ("worth it", "not worth it", "not decided")
+        assert row["worth"]["answer"] in ("serve it", "no gain", "not decided yet")
         assert {(c["batch_size"], c["context"]) for c in row["cells"]} == {(1, 24), (2, 24), (1, usual)}
         for cell in row["cells"]:
             values = {s["gamma"]: s["speedup"]["value"] for s in cell["choice"]["by_gamma"]}

@@ -31,12 +31,12 @@ def choice(gammas: dict[int, StepCosts], acceptance: float, prompts: int = 40, t
 def test_a_cheap_draft_that_is_often_accepted_is_worth_it():
     here = costs(3, 0.003, 0.045)
     worth = worth_it(here, choice({3: here}, 0.8))
-    assert worth.answer == "worth it"
+    assert worth.answer == "serve it"
     assert worth.speedup.low > 1
     assert worth.break_even < worth.acceptance
     assert worth.acceptance == pytest.approx(0.8, abs=0.03)
     assert worth.cost_ratio == pytest.approx(0.003 / PLAIN_S)
-    assert worth.sentence.startswith("worth it at gamma 3: ")
+    assert worth.sentence.startswith("serve it at gamma 3: ")
     for figure in (f"{worth.speedup.value:.2f}", f"{worth.tokens.value:.2f}", f"{worth.break_even:.2f}"):
         assert figure in worth.sentence
 
@@ -44,7 +44,7 @@ def test_a_cheap_draft_that_is_often_accepted_is_worth_it():
 def test_a_draft_that_loses_says_from_which_acceptance_and_cost_it_would_pay_and_both_do():
     here = costs(2, 0.020, 0.046)
     worth = worth_it(here, choice({2: here}, 0.4))
-    assert worth.answer == "not worth it"
+    assert worth.answer == "no gain"
     needed = float(re.search(r"acceptance of (\d\.\d+) on", worth.sentence)[1])
     assert worth_it(here, choice({2: here}, needed + 0.08)).speedup.value > 1
     ratio = float(re.search(r"at most [\d.]+ ms \(c = (\d\.\d+)\)", worth.sentence)[1])
@@ -55,7 +55,7 @@ def test_a_draft_that_loses_says_from_which_acceptance_and_cost_it_would_pay_and
 def test_where_verifying_alone_takes_too_long_no_draft_is_cheap_enough():
     here = costs(1, 0.002, 0.100)
     worth = worth_it(here, choice({1: here}, 0.5))
-    assert worth.answer == "not worth it"
+    assert worth.answer == "no gain"
     assert math.isinf(worth.break_even)
     assert "No acceptance is enough at gamma 1; no draft is cheap enough" in worth.sentence
 
@@ -63,7 +63,7 @@ def test_where_verifying_alone_takes_too_long_no_draft_is_cheap_enough():
 def test_an_interval_that_holds_1_decides_nothing_and_says_what_narrows_it():
     here = costs(1, 0.0125, 0.0425)  # 1.45 plain steps, about what an acceptance of 0.45 gives
     worth = worth_it(here, choice({1: here}, 0.45, prompts=10))
-    assert worth.answer == "not decided"
+    assert worth.answer == "not decided yet"
     assert worth.speedup.low < 1 < worth.speedup.high
     assert "more held-out prompts" in worth.sentence
 
@@ -71,7 +71,7 @@ def test_an_interval_that_holds_1_decides_nothing_and_says_what_narrows_it():
 def test_few_prompts_decide_nothing_however_clear_they_look():
     here = costs(3, 0.003, 0.045)
     worth = worth_it(here, choice({3: here}, 0.95, prompts=3))
-    assert worth.answer == "not decided"
+    assert worth.answer == "not decided yet"
     assert "at least 6 prompts" in worth.sentence
 
 

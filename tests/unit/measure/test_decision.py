@@ -1,0 +1,119 @@
+"""One answer for a draft: served only where every interval says faster, and the same words on real runs."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from engine.measure.decision import ANSWERS, answer_of, decide
+from engine.paths import PROJECT_ROOT
+from engine.records.certificate import Certificate
+from engine.records.interval import Interval
+from engine.records.speed import BreakEven, ForwardSeconds, GammaRow, Speed
+from engine.records.summary import Conditions, Metric, Summary
+
+SAMPLES = PROJECT_ROOT / "sample_data" / "runs"
+FASTER, OPEN, SLOWER = Interval(1.2, 1.1, 1.3, 12), Interval(1.05, 0.97, 1.18, 12), Interval(0.8, 0.7, 0.9, 12)
+FEW = Interval(1.5, 1.4, 1.6, 4)
+
+
+def summary(plain: Interval | None, generate: Interval | None, **more: Any) -> Summary:
+    return Summary(speed=Speed(speedup=plain, speedup_over_transformers=generate, temperature=1.0, **more))
+
+
+@pytest.mark.parametrize(("plain", "generate"), itertools.product([FASTER, OPEN, SLOWER, FEW, None], repeat=2))
+def test_served_only_if_it_beats_both_and_no_gain_only_if_one_beats_it(
+    plain: Interval | None, generate: Interval | None
+):
+    answer = decide(summary(plain, generate)).answer
+    if plain is None:
+        assert answer == "not decided yet"  # nothing was timed
+    elif SLOWER in (plain, generate):
+        assert answer == "no gain"
+    else:
+        assert answer == ("serve it" if plain is generate is FASTER else "not decided yet")
+
+
+def test_faster_is_not_said_of_an_interval_that_holds_1():
+    for low in (0.5, 0.9, 0.999, 1.0):
+        decision = decide(summary(Interval(1.5, low, 2.0, 30), Interval(1.5, low, 2.0, 30)))
+        assert decision.answer == "not decided yet"
+        assert ": faster" not in decision.sentence
+        assert "an interval holds 1" in decision.changes[0]
+
+
+def test_a_draft_whose_certificate_failed_is_not_served():
+    fast = summary(FASTER, FASTER).model_copy(update={"certificate": Certificate(passed=False)})
+    assert decide(fast).answer == "not decided yet"
+    assert "certificate failed" in decide(fast).reasons[0]
+
+
+def test_generate_that_was_not_timed_leaves_it_open():
+    decision = decide(summary(FASTER, None))
+    assert decision.answer == "not decided yet"
+    assert "generate was not timed" in decision.sentence
+    assert "draftbench measure RUN" in decision.changes[0]
+
+
+def test_what_was_not_timed_says_how_to_time_it():
+    decision = decide(Summary())
+    assert decision.answer == "not decided yet"
+    assert "measure.speed_prompts" in decision.changes[0]
+
+
+def costed(expected: float) -> dict[str, Any]:
+    return {
+        "forward_s": ForwardSeconds(plain_s=0.02, draft_s=0.01, verify_s=0.024, overhead_s=0.001, num_draft_tokens=3),
+        "cost_ratio": 0.5,
+        "alpha": 0.4,
+        "break_even_alpha": BreakEven(this_gamma=0.9),
+        "by_gamma": [GammaRow(gamma=1, expected_tokens=1.4, measured=1.2), GammaRow(gamma=3, expected_tokens=expected)],
+    }
+
+
+def test_the_draft_that_would_pay_is_named_with_its_time():
+    """tokens 2 of 0.02 s each are worth 0.04 s; less 0.025 s that leaves 0.015 s for 3 draft forwards."""
+    decision = decide(summary(SLOWER, SLOWER, **costed(2.0)))
+    assert any("at most 5.0 ms, now 10.0 ms" in change for change in decision.changes)
+    assert "c = 0.500" in decision.sentence
+    assert "pays from an acceptance of 0.90, measured 0.40" in decision.sentence
+    assert any("no draft is cheap enough" in change for change in decide(summary(SLOWER, None, **costed(1.2))).changes)
+
+
+def test_a_better_gamma_is_named_and_a_worse_one_is_not():
+    rows = [GammaRow(gamma=1, measured=1.2), GammaRow(gamma=3, measured=0.9)]
+    at_three = summary(OPEN, OPEN, forward_s=ForwardSeconds(num_draft_tokens=3), by_gamma=rows)
+    assert "gamma 1 is predicted to give 1.20x plain decoding, this one 0.90x" in decide(at_three).changes
+    at_one = summary(OPEN, OPEN, forward_s=ForwardSeconds(num_draft_tokens=1), by_gamma=rows)
+    assert not any("predicted" in change for change in decide(at_one).changes)
+
+
+@pytest.mark.parametrize(("proposals", "named"), [("sampled", True), ("argmax", False)])
+def test_servers_whose_rule_accepts_more_are_named(proposals: Any, named: bool):
+    metrics = [
+        Metric(draft="trained", temperature=1.0, metric=name, value=value, low=value - 0.02, high=value + 0.02)
+        for name, value in (("argmax", 0.6), ("exact", 0.4))
+    ]
+    at = summary(OPEN, OPEN).model_copy(update={"conditions": Conditions(proposals=proposals), "metrics": metrics})
+    assert any("llama.cpp" in change and "0.600" in change for change in decide(at).changes) is named
+
+
+@pytest.mark.parametrize(
+    ("run", "answer"),
+    [
+        ("serve-function-calling-20261122-183534-e295", "serve it"),
+        ("biology-forward-kl-20261122-101542-9142", "no gain"),
+        ("biology-historical-20261122-150606-8afd", "not decided yet"),
+    ],
+)
+def test_real_runs(run: str, answer: str):
+    measured = Summary.read(SAMPLES / run)
+    assert measured is not None
+    decision = decide(measured)
+    assert decision.answer == answer
+    assert decision.sentence.startswith(answer.capitalize())
+    assert f"{measured.speed.speedup.value:.2f}x plain decoding" in decision.sentence  # type: ignore[union-attr]
+
+
+def test_the_answers_of_forecasts_are_the_same_words():
+    assert {answer_of([FASTER]), answer_of([SLOWER]), answer_of([OPEN]), answer_of([])} == set(ANSWERS)
