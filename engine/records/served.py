@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from engine.catalogue import Proposals
+from engine.numbers import number
 from engine.records.interval import Interval
 from engine.records.record import Part, Real, Record, Text, Time, Whole
 
@@ -130,3 +131,18 @@ class ServedMeasurement(Record):
     files: list[RawFile] = []
     notes: list[Text] = []
     """What was left out or taken for granted, in sentences."""
+
+    @property
+    def in_words(self) -> str:
+        """What it is of, in a line: 'vLLM answers, T = 1, gamma 3, 60 requests, 2,114 rounds, 41.3 tokens/s'."""
+        totals = self.totals
+        parts = [self.source or self.server]
+        if not math.isnan(self.temperature):
+            parts.append(f"T = {self.temperature:g}")
+        if self.num_draft_tokens is not None:
+            parts.append(f"gamma {self.num_draft_tokens}")
+        counts = (("requests", totals.requests), ("rounds", totals.rounds), ("tokens", totals.emitted))
+        parts += [f"{count:,} {word}" for word, count in counts if count is not None]
+        if self.tokens_per_s is not None:
+            parts.append(f"{number(self.tokens_per_s.value, 1)} tokens/s")
+        return ", ".join(parts)

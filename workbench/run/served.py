@@ -68,7 +68,7 @@ def _one(run: RunFolder, kept: Kept) -> None:
         return
     verdict = _verdict(run, kept)
     st.markdown(f"{_BADGES[verdict.outcome]} **{ui.text(kept.name)}**")
-    st.caption(ui.text(_heading(kept)))
+    st.caption(ui.text(kept.measurement.in_words))
     if kept.problem:
         st.warning(f"Left out: {ui.text(kept.problem)}", icon=":material/broken_image:")
     if not verdict.figures:
@@ -98,19 +98,6 @@ def _verdict(run: RunFolder, kept: Kept) -> Verdict:
         return judge(kept.measurement, Predictor.of_run(run.path, run.id))
     except DraftbenchError as error:
         return Verdict("open", f"{error.what}: {error.why}" if error.why else error.what, fix=error.fix)
-
-
-def _heading(kept: Kept) -> str:
-    assert kept.measurement is not None
-    measurement, totals = kept.measurement, kept.measurement.totals
-    parts = [measurement.source or measurement.server]
-    if not math.isnan(measurement.temperature):
-        parts.append(f"T = {measurement.temperature:g}")
-    counts = (("requests", totals.requests), ("rounds", totals.rounds), ("tokens", totals.emitted))
-    parts += [f"{count:,} {word}" for word, count in counts if count is not None]
-    if measurement.tokens_per_s is not None:
-        parts.append(f"{ui.number(measurement.tokens_per_s.value, 1)} tokens/s")
-    return ", ".join(parts)
 
 
 def figures(verdict: Verdict) -> pd.DataFrame:

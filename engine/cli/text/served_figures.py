@@ -46,7 +46,7 @@ def unkept(measurements: Sequence[ServedMeasurement], *, as_json: bool) -> None:
         console.print_json({"run": None, "served": [{"measurement": one.document()} for one in measurements]})
         return
     for one in measurements:
-        console.line(heading(one))
+        console.line(one.in_words)
         for note in one.notes:
             console.line(f"  note: {note}")
         rates = (("accepted / proposed", one.totals.per_proposed), ("tokens per round", one.totals.tokens_per_round))
@@ -78,7 +78,7 @@ def _print(name: str, measurement: ServedMeasurement | None, problem: str, verdi
     if measurement is None or verdict is None:
         console.line(f"{name}: {problem}")
         return
-    console.line(f"{name}: {heading(measurement)}")
+    console.line(f"{name}: {measurement.in_words}")
     if problem:
         console.line(f"  left out: {problem}")
     for note in measurement.notes:
@@ -99,18 +99,3 @@ def _print(name: str, measurement: ServedMeasurement | None, problem: str, verdi
         console.line(f"     fix: {cause.fix}")
     if verdict.fix:
         console.line(f"  fix: {verdict.fix}")
-
-
-def heading(measurement: ServedMeasurement) -> str:
-    """What a measurement is of, in a line."""
-    totals = measurement.totals
-    parts = [measurement.source or measurement.server]
-    if not math.isnan(measurement.temperature):
-        parts.append(f"T = {measurement.temperature:g}")
-    if measurement.num_draft_tokens is not None:
-        parts.append(f"gamma {measurement.num_draft_tokens}")
-    counts = (("requests", totals.requests), ("rounds", totals.rounds), ("tokens", totals.emitted))
-    parts += [f"{count:,} {word}" for word, count in counts if count is not None]
-    if measurement.tokens_per_s is not None:
-        parts.append(f"{number(measurement.tokens_per_s.value, 1)} tokens/s")
-    return ", ".join(parts)
