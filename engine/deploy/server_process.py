@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,17 @@ _ERROR = re.compile(r"\b\w*(Error|Exception)\b: |\berror: ")
 _POLL_S = 0.25
 _END_S = 15.0  # for a server to end by itself
 _CHILDREN_END_S = 5.0  # for its children, after it
+# Reads from a pipe that we alone can write to: that ends only when we do, whatever ended us.
+_ENDS_WITH_US = """
+import os, signal, sys, time
+os.read(0, 1)
+for number in (signal.SIGTERM, signal.SIGKILL):
+    try:
+        os.killpg(int(sys.argv[1]), number)
+    except OSError:
+        break
+    time.sleep(float(sys.argv[2]))
+"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,8 @@ def running(program: Program, log: Path, *, health: str, startup_s: float) -> It
     """Start a server on a free port of 127.0.0.1, wait until `health` answers 200, and end it in any case.
 
     It is ended by its process group, which it leads: some servers have children that do the work. SIGTERM ends the
-    work here as Ctrl-C does, so that the server goes first. Output goes to `log`. Raises DraftbenchError, with the
+    work here as Ctrl-C does, so that the server goes first; if this process is killed, a small one beside it ends the
+    server. Output goes to `log`. Raises DraftbenchError, with the
     log's last lines, if it ends or does not answer within `startup_s` seconds.
     """
     port = free_port()
@@ -63,12 +76,21 @@ def running(program: Program, log: Path, *, health: str, startup_s: float) -> It
         output = open(log, "wb")  # noqa: SIM115 - closed below; errors of the body are none of the log's
     with output, _sigterm_as_interrupt():
         process = _start(command, program.environment, output.fileno())
+        watcher = subprocess.Popen(
+            [sys.executable, "-S", "-c", _ENDS_WITH_US, str(process.pid), str(_CHILDREN_END_S)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         try:
             url = f"http://127.0.0.1:{port}"
             seconds = _wait(process, url + health, log, startup_s)
             yield RunningServer(url, process.pid, log, seconds)
         finally:
             end(process)
+            watcher.kill()
+            watcher.communicate()
 
 
 def free_port() -> int:
