@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import shutil
 import socket
 import threading
 import time
@@ -21,6 +22,7 @@ from engine.decode.sampling import Sampling
 from engine.decode.settings import DecodeSettings, FixedLength
 from engine.errors import DraftbenchError
 from engine.paths import home
+from engine.records.interval import Interval
 from engine.runs.folder import RunFolder
 from engine.runs.pair import load_pair
 from engine.traces.saved import load_trace
@@ -379,3 +381,18 @@ def test_the_command_serves_the_live_view_alone_and_warns_when_others_can_reach_
         process.terminate()
         _, errors = process.communicate(timeout=120)
     assert "warning: Draftbench listens on 0.0.0.0" in errors
+
+
+def test_a_draft_that_is_worth_serving_comes_first(run_id: str, finished_home: Path):
+    """Of two drafts alike but for their timing, the older one is offered first because it should be served."""
+    summary = RunFolder(home().run(run_id)).summary()
+    fast = Interval(1.5, 1.4, 1.6, 12)
+    better = "faster-20000101-000000-0000"
+    shutil.copytree(home().run(run_id), home().run(better))
+    assert summary.speed is not None
+    timed = summary.speed.model_copy(update={"speedup": fast, "speedup_over_transformers": fast})
+    summary.model_copy(update={"speed": timed}).write(home().run(better))
+    offered = live_decode.choices(home())
+    assert offered[0].run_id == better
+    assert "serve it" in offered[0].about
+    assert run_id in [choice.run_id for choice in offered[1:]]

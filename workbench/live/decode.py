@@ -18,7 +18,9 @@ from engine.decode.counts import Counts, count
 from engine.decode.events import Round
 from engine.errors import DraftbenchError
 from engine.jobs.queue import at_work
+from engine.measure.decision import decide
 from engine.paths import PROJECT_ROOT, Home
+from engine.records.summary import Summary
 from engine.traces.trace import Trace
 from workbench.live.pairs import PAIRS, Pair, in_turn
 
@@ -281,7 +283,8 @@ class Choice:
 
 
 def choices(home: Home) -> list[Choice]:
-    """Every finished run that has a draft, without archived ones: the baseline first, then newest first."""
+    """Every finished run that has a draft, without archived ones: what is worth serving, the fastest first, then
+    the baseline, then the newest."""
     from engine.index import queries
     from engine.index.connection import reading
     from engine.index.ingest import ingest_all
@@ -291,8 +294,22 @@ def choices(home: Home) -> list[Choice]:
     with reading(home.index) as con:
         known = queries.overview(con)
     offered = known[~known.archived.fillna(False).astype(bool) & (known.state == "done")]
-    rows = offered.sort_values("baseline", ascending=False, na_position="last", kind="stable").to_dict("records")
-    return [_choice(row) for row in rows if has_draft(home, row["run_id"])]
+    rows = [row for row in offered.to_dict("records") if has_draft(home, row["run_id"])]
+    answers = {row["run_id"]: _answer(home, row["run_id"]) for row in rows}
+
+    def place(row: Mapping[Any, Any]) -> tuple[bool, float, bool]:
+        served = answers[row["run_id"]] == "serve it"
+        return not served, -row["speedup"] if served else 0.0, row["baseline"] is not True
+
+    return [_choice(row, answers[row["run_id"]]) for row in sorted(rows, key=place)]
+
+
+def _answer(home: Home, run_id: str) -> str:
+    """Whether the run's draft is worth serving; '' without a measurement that can be read."""
+    with contextlib.suppress(DraftbenchError):
+        summary = Summary.read(home.run(run_id))
+        return decide(summary).answer if summary and summary.speed else ""
+    return ""
 
 
 def has_draft(home: Home, run_id: str) -> bool:
@@ -300,7 +317,7 @@ def has_draft(home: Home, run_id: str) -> bool:
     return (home.run(run_id) / "draft" / "best" / "draft.json").exists()
 
 
-def _choice(row: Mapping[Any, Any]) -> Choice:
+def _choice(row: Mapping[Any, Any], answer: str) -> Choice:
     # a data frame holds NaN where a text is missing
     domain, loss, target, title = (
         row[key] if isinstance(row[key], str) else "" for key in ("domain", "loss", "target", "title")
@@ -309,6 +326,6 @@ def _choice(row: Mapping[Any, Any]) -> Choice:
     exact = row["exact"]
     if exact is not None and exact == exact:
         parts.append(f"exact acceptance {exact:.3f} at temperature {row['temperature']:g}")
-    parts.append(f"for {target}" if target else "")
+    parts += [answer, f"for {target}" if target else ""]
     gamma = int(row["num_draft_tokens"]) if row["num_draft_tokens"] == row["num_draft_tokens"] else None
     return Choice(row["run_id"], title or row["run_id"], " · ".join(part for part in parts if part), domain, gamma)
