@@ -17,12 +17,19 @@ runs_app = typer.Typer(invoke_without_command=True)
 
 
 @runs_app.callback()
-def runs(context: typer.Context, as_json: Json = False) -> None:
+def runs(
+    context: typer.Context,
+    where: Annotated[
+        str | None, typer.Option("--where", help="Only runs for which this holds, over any setting or rate.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """List runs, newest first. Subcommands cancel, archive or remove a run.
 
     \b
     Example:
       draftbench runs
+      draftbench runs --where 'exact > .4 and train.learning_rate >= 1e-3'
     """
     if context.invoked_subcommand is not None:
         return
@@ -30,10 +37,17 @@ def runs(context: typer.Context, as_json: Json = False) -> None:
     from engine.runs.listing import list_runs
 
     rows = list_runs(home())
+    if where is not None:
+        from engine.index.expressions import runs_where
+
+        kept = set(runs_where(home(), where))
+        rows = [row for row in rows if row["run"] in kept]
     if as_json:
         console.print_json(rows)
     elif rows:
         listing.runs(rows)
+    elif where is not None:
+        console.line("no run fulfils the condition")
     else:
         console.line(f"there are no runs in {home().runs}; start one with `draftbench run recipes/quickstart.yaml`")
         console.line("`draftbench runs samples` adds the finished runs that come with Draftbench")

@@ -9,4 +9,5 @@ rows         a run's documents as rows
 transaction  all or nothing
 curves       training events as points of a curve
 queries      the index as data frames
+expressions  runs by a condition over any setting and figure
 """

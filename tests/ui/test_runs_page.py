@@ -71,6 +71,9 @@ def test_the_table_shows_state_measurement_and_marks(several: str, page: OpenPag
         ({"archived": "only"}, {"old"}),
         ({"archived": "shown", "domain": "test"}, {"tiny", "evil", "old"}),
         ({"tag": "<b>t</b>"}, {"evil"}),
+        ({"where": "exact >= 0 and train.epochs > 0"}, {"tiny"}),
+        ({"where": 'state = "cancelled"'}, {"evil"}),
+        ({"where": "train.epochs > 1000"}, None),
         ({"state": "nonsense", "order": "nonsense"}, {"tiny", "evil"}),
     ],
 )
@@ -82,6 +85,19 @@ def test_the_address_restores_the_filters(several: str, page: OpenPage, params: 
         assert len(table(press(test, "Clear filters"))) == 2
     else:
         assert {run_id.split("-")[0] for run_id in table(test)["run"]} == expected
+
+
+def test_a_condition_that_cannot_be_evaluated_says_why_and_hides_nothing(several: str, page: OpenPage):
+    test = page("runs", where="train.epoch > 1")
+    assert "did you mean" in " ".join(error.value for error in test.error)
+    assert set(table(test)["run"]) == {"evil", several}
+
+
+def test_any_setting_and_rate_is_a_column(several: str, page: OpenPage):
+    shown = table(page("runs", columns=["train.epochs", "tau_0"])).set_index("run")
+    run = RunFolder.open(home(), several)
+    assert shown.loc[several, "train.epochs"] == run.recipe().train.epochs
+    assert shown.loc[several, "tau_0"] == pytest.approx(run.summary().of("trained", "tau")[0].value)
 
 
 def test_groups_tell_count_and_best_and_narrow_the_table(several: str, page: OpenPage):

@@ -86,6 +86,14 @@ GROUP_COLUMNS: dict[str, Any] = {
     "runs": _column.NumberColumn("Runs"),
     "measured": _column.NumberColumn("Measured"),
     "seeds": _column.NumberColumn("Seeds", help="Number of different seeds among the measured runs."),
+    "mean": _column.NumberColumn(
+        "Mean exact acceptance",
+        format="%.3f",
+        help="Over the measured runs of the group, such as the seeds of a method.",
+    ),
+    "error": _column.NumberColumn(
+        "± standard error", format="%.3f", help="Of that mean, over the runs; empty for a single run."
+    ),
     "exact": _column.NumberColumn("Best exact acceptance", format="%.3f"),
     "interval": _column.TextColumn("95% interval"),
     "n": _column.NumberColumn("n", format="%d", help="Number of held-out prompts of the best run."),

@@ -8,6 +8,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from engine.errors import DraftbenchError
+from engine.index.expressions import EXAMPLE, matching_runs
 from engine.records.labels import Labels
 from engine.runs.folder import RunFolder
 from engine.runs.labels import change_labels, edit_labels
@@ -38,6 +40,14 @@ def filters(known: pd.DataFrame) -> runs_table.Filters:
     )
     group.selectbox("Group by", ["nothing", *runs_table.GROUPS], key="group", bind="query-params")
     archived.selectbox("Archived", runs_table.ARCHIVED, key="archived", bind="query-params")
+    st.text_input(
+        "Condition",
+        key="where",
+        bind="query-params",
+        placeholder=f"{EXAMPLE}, train.learning_rate >= 1e-3, argmax_1 > exact_1",
+        help="Any setting of a recipe by its dotted name, any column of the table, and any rate with its temperature "
+        "(`tau_0`, `argmax_1`), compared as in SQL.",
+    )
     narrowed = any(st.query_params.get_all(name) for name in (*runs_table.CHOOSABLE, "tag"))
     values = {}
     with st.expander("More filters", icon=":material/filter_list:", expanded=narrowed):
@@ -54,9 +64,29 @@ def filters(known: pd.DataFrame) -> runs_table.Filters:
                     format_func=filter_label,
                 )
             )
+        taken = {*COLUMNS, "run_id", "label", "updated_at", "folder", "name"}
+        st.multiselect(
+            "More columns",
+            [name for name in queries.wide().columns if name not in taken],
+            key="columns",
+            bind="query-params",
+            placeholder="any setting or rate",
+        )
     tags = values.pop("tags")
     state = st.session_state
-    return runs_table.Filters(state["q"] or "", tuple(values.items()), tags, state["archived"])
+    return runs_table.Filters(state["q"] or "", tuple(values.items()), tags, state["archived"], state["where"] or "")
+
+
+def fulfilling(shown: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """The rows for which the condition is true; all of them, with an error on the page, if it cannot be evaluated."""
+    if not condition.strip():
+        return shown
+    try:
+        kept = matching_runs(queries.wide(), condition)
+    except DraftbenchError as error:
+        ui.error_box(error)
+        return shown
+    return shown[shown.run_id.isin(kept)]
 
 
 def filter_label(value: str) -> str:
@@ -66,7 +96,7 @@ def filter_label(value: str) -> str:
 
 def clear() -> None:
     """Remove all filters, also from the URL."""
-    st.session_state["q"] = ""
+    st.session_state["q"] = st.session_state["where"] = ""
     for name in (*runs_table.CHOOSABLE, "tag"):
         st.session_state[name] = []
     st.session_state["archived"] = "shown" if st.session_state["archived"] == "shown" else "hidden"
@@ -96,18 +126,20 @@ def table(shown: pd.DataFrame) -> list[str]:
     ids = list(shown.run_id)
     key = "table-" + hashlib.sha1("\n".join(ids).encode(), usedforsecurity=False).hexdigest()[:12]
     before = set(st.session_state.get("_selected", ()))
-    rows = [place for place, run_id in enumerate(ids) if run_id in before]
+    chosen = [place for place, run_id in enumerate(ids) if run_id in before]
     marked = shown.baseline | shown.pinned | shown.archived | shown.problems.astype(bool)
     hidden = {name for name, needed in (("problems", shown.problems), ("marks", marked)) if not any(needed)}
+    more = st.session_state.get("columns") or []
+    rows = runs_table.cells(shown)
     event: Any = st.dataframe(
-        runs_table.cells(shown),
+        runs_table.with_columns(rows, shown, queries.wide(), more) if more else rows,
         key=key,
         hide_index=True,
         column_config=COLUMNS,
-        column_order=[name for name in COLUMNS if name not in hidden],
+        column_order=[*(name for name in COLUMNS if name not in hidden), *more],
         on_select="rerun",
         selection_mode="multi-row",
-        selection_default={"selection": {"rows": rows}} if rows else None,
+        selection_default={"selection": {"rows": chosen}} if chosen else None,
         height=min(38 + 35 * max(len(ids), 1), 560),
         placeholder="–",
         alt=f"{len(ids)} runs with state, recipe and measurement",
@@ -266,7 +298,7 @@ def render() -> None:
         )
         return
     wanted = filters(known)
-    shown = runs_table.matching(known, wanted)
+    shown = fulfilling(runs_table.matching(known, wanted), wanted.condition)
     group = st.session_state["group"]
     if shown.empty:
         hidden = int(known.archived.sum()) if wanted.archived == "hidden" else 0

@@ -87,6 +87,7 @@ class Filters:
     values: tuple[tuple[str, tuple[str, ...]], ...] = ()  # column -> accepted values
     tags: tuple[str, ...] = ()
     archived: str = "hidden"
+    condition: str = ""  # over any setting and figure, see `engine.index.expressions`
 
 
 def prepared(runs: pd.DataFrame) -> pd.DataFrame:
@@ -142,7 +143,8 @@ def ordered(runs: pd.DataFrame, order: str, group: str | None = None) -> pd.Data
 
 
 def group_summary(runs: pd.DataFrame, group: str) -> pd.DataFrame:
-    """One row per group: number of runs and of measured runs, and the best exact acceptance with interval, n and run.
+    """One row per group: number of runs and of measured runs, mean exact acceptance with its standard error over the
+    runs, as over seeds, and the best with interval, n and run.
 
     A group with several domains has a row for each, because rates of different domains are not comparable. A run
     with several tags counts in each of their groups.
@@ -156,10 +158,10 @@ def group_summary(runs: pd.DataFrame, group: str) -> pd.DataFrame:
             best = measured.iloc[int(measured.exact.to_numpy().argmax())]
             row |= {"exact": best.exact, "interval": interval(best.exact_low, best.exact_high), "n": best.n_prompts}
             row |= {"best": best.label, "seeds": measured.seed.nunique()}
+            row |= {"mean": measured.exact.mean(), "error": measured.exact.sem()}  # of one run there is none
         rows.append(row)
-    return pd.DataFrame(
-        rows, columns=["group", "domain", "runs", "measured", "seeds", "exact", "interval", "n", "best"]
-    )
+    columns = ["group", "domain", "runs", "measured", "seeds", "mean", "error", "exact", "interval", "n", "best"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def group_names(runs: pd.DataFrame, group: str) -> list[str]:
@@ -171,6 +173,12 @@ def in_group(runs: pd.DataFrame, group: str, name: str) -> pd.DataFrame:
     """The rows of one group."""
     spread = _spread(runs, group)
     return spread[spread["_group"] == name].drop(columns="_group")
+
+
+def with_columns(table: pd.DataFrame, runs: pd.DataFrame, wide: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The table's cells with settings and figures of the wide table beside them, by their names there."""
+    known = wide.set_index("run_id").reindex(runs.run_id)
+    return table.assign(**{name: known[name].to_numpy() for name in names if name in known})
 
 
 def choices(runs: pd.DataFrame, column: str) -> list[str]:

@@ -12,6 +12,7 @@ import streamlit as st
 
 from engine.index import queries as store
 from engine.index.connection import reading
+from engine.index.expressions import wide_table
 from engine.index.ingest import add_details, ingest_all, remove_missing
 from engine.jobs.queue import wake
 from engine.paths import Home
@@ -43,6 +44,7 @@ def refresh() -> None:
     """Clear the caches: to be called after changing a run from a page."""
     _indexed.clear()
     _overview.clear()
+    _wide.clear()
 
 
 def runs() -> pd.DataFrame:
@@ -67,6 +69,18 @@ def _overview(root: str) -> pd.DataFrame:
         title if isinstance(title, str) and title else run for run, title in zip(frame.run_id, frame.title, strict=True)
     ]
     return frame
+
+
+def wide() -> pd.DataFrame:
+    """One row per run with every setting and every rate as a column: `engine.index.expressions.wide_table`."""
+    _indexed(str(home().root))
+    return _wide(str(home().root))
+
+
+@st.cache_resource(ttl=4, show_spinner=False)  # shared as it is: nobody changes it
+def _wide(root: str) -> pd.DataFrame:
+    with reading(home().index) as con:
+        return wide_table(con)
 
 
 def _state_now(run_id: str) -> str:

@@ -1,0 +1,156 @@
+"""Runs by an expression over any setting and any figure: `exact > .4 and domain = "chinese"`.
+
+An expression is a condition of DuckDB's SQL over one table, a row per run. It is evaluated in a database of its own in
+memory, which has that table and nothing else and can open no file, so an expression may come from anywhere, an address
+included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+from engine.errors import DraftbenchError, did_you_mean, first_line
+from engine.index.connection import reading
+from engine.index.queries import overview
+from engine.paths import Home
+
+MOST_CHARACTERS = 2_000
+_MOST_S = 5.0  # of an evaluation: what takes longer does not ask about runs
+_ALONE = {
+    "threads": 1,
+    "memory_limit": "512MB",
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "python_enable_replacements": False,  # variables of this program are no tables
+}
+EXAMPLE = 'exact > .4 and domain = "chinese"'
+_TEXT = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"")
+_DOTTED = re.compile(r"(?<![\w.\"'])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+_UNKNOWN = re.compile(r'Referenced column "([^"]+)" not found|Referenced table "([^"]+)" not found')
+
+
+def runs_where(home: Home, expression: str) -> list[str]:
+    """Ids of the runs of a home for which the expression is true, newest first; the index is as it is."""
+    with reading(home.index) as con:
+        table = wide_table(con)
+    return matching_runs(table, expression)
+
+
+def wide_table(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
+    """A row per run, newest first, with every figure and every setting as a column.
+
+    The columns of `engine.index.queries.overview`; every setting under its dotted name (`train.learning_rate`; lists as
+    JSON); and every measured rate of the trained draft as RATE_T (`argmax_1`, `tau_0_7`), NaN or None where a run has
+    none.
+    """
+    frame = overview(con)
+    configs = dict(con.execute("SELECT run_id, config FROM runs").fetchall())
+    settings = pd.DataFrame([dict(_leaves(_object(configs.get(run_id)))) for run_id in frame.run_id], frame.index)
+    wide = pd.concat([frame, settings.infer_objects(), _rates(con, frame.run_id)], axis="columns")
+    return wide.loc[:, ~wide.columns.duplicated()]
+
+
+def matching_runs(table: pd.DataFrame, expression: str) -> list[str]:
+    """Ids of the rows of a wide table for which the expression is true, in the table's order.
+
+    Raises DraftbenchError with what is wrong with the expression.
+    """
+    if len(expression) > MOST_CHARACTERS:
+        raise DraftbenchError(f"the expression has more than {MOST_CHARACTERS:,} characters", "", "shorten it")
+    if not expression.strip():
+        raise _wrong(expression, "it is empty", f"write a condition, as in {EXAMPLE}")
+    condition = _as_sql(expression, table.columns)
+    rows = table.drop(columns=["tags", "problems"], errors="ignore").assign(_place=range(len(table)))
+    with duckdb.connect(":memory:", config=_ALONE) as con:
+        con.register("rows", rows)
+        con.execute("CREATE TABLE runs AS SELECT * FROM rows")
+        con.unregister("rows")
+        con.execute("SET enable_external_access = false; SET lock_configuration = true")
+        try:
+            statements = con.extract_statements(f"SELECT run_id FROM runs WHERE ({condition}\n) ORDER BY _place")
+            if len(statements) != 1:
+                raise _wrong(expression, "it is more than one condition", "join conditions by AND and OR")
+            with _limited(con):
+                return [str(run_id) for (run_id,) in con.execute(statements[0]).fetchall()]
+        except duckdb.InterruptException:
+            raise _wrong(expression, f"it takes longer than {_MOST_S:g} s", f"write it as in {EXAMPLE}") from None
+        except duckdb.Error as error:
+            raise _explained(expression, error, table.columns) from None
+
+
+@contextlib.contextmanager
+def _limited(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    timer = threading.Timer(_MOST_S, con.interrupt)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _as_sql(expression: str, columns: pd.Index) -> str:
+    """The expression with dotted names quoted, and texts in double quotes as texts unless they name a column."""
+    known = set(columns)
+
+    def text(match: re.Match[str]) -> str:
+        inner = match[0][1:-1]
+        return match[0] if match[0][0] == "'" or inner in known else "'" + inner.replace("'", "''") + "'"
+
+    parts, end = [], 0
+    for match in _TEXT.finditer(expression):
+        parts += [_quoted(expression[end : match.start()], known), text(match)]
+        end = match.end()
+    return "".join([*parts, _quoted(expression[end:], known)])
+
+
+def _quoted(part: str, known: set[str]) -> str:
+    return _DOTTED.sub(lambda match: f'"{match[0]}"' if match[0] in known else match[0], part)
+
+
+def _explained(expression: str, error: duckdb.Error, columns: pd.Index) -> DraftbenchError:
+    unknown = _UNKNOWN.search(str(error))
+    if unknown:
+        name = unknown[1] or unknown[2]
+        dotted = next((match[0] for match in _DOTTED.finditer(expression) if match[0].startswith(f"{name}.")), name)
+        near = did_you_mean(dotted, columns).partition("? ")
+        hint = f"{near[0]}? " if near[1] else ""
+        return _wrong(expression, f"no run has a setting or figure {dotted!r}", f"{hint}texts stand in quotes")
+    if isinstance(error, duckdb.ConversionException):
+        return _wrong(expression, first_line(error), "compare texts with texts, in quotes, and numbers with numbers")
+    return _wrong(expression, first_line(error), f"write it as in {EXAMPLE}")
+
+
+def _wrong(expression: str, why: str, fix: str) -> DraftbenchError:
+    return DraftbenchError(f"the expression {expression!r} cannot be evaluated", why, fix)
+
+
+def _object(text: Any) -> dict[str, Any]:
+    value = json.loads(text) if isinstance(text, str) else {}
+    return value if isinstance(value, dict) else {}
+
+
+def _leaves(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", json.dumps(value) if isinstance(value, list) else value
+
+
+def _rates(con: duckdb.DuckDBPyConnection, run_ids: pd.Series[str]) -> pd.DataFrame:
+    rows = con.execute("SELECT run_id, metric, temperature, value FROM metrics WHERE draft = 'trained'").df()
+    rows["name"] = [
+        f"{metric}_{temperature:g}".replace(".", "_")
+        for metric, temperature in zip(rows.metric, rows.temperature, strict=True)
+    ]
+    wide = rows.pivot_table(index="run_id", columns="name", values="value", aggfunc="first")
+    aligned: pd.DataFrame = wide.reindex(run_ids).set_axis(run_ids.index)
+    return aligned
