@@ -7,6 +7,7 @@ steps     what forward passes write, copied to the host meanwhile
 batch_size  how many rows fit into memory
 signal    the target's distribution at a position: exact or compact, in bytes and in use
 store     a capture on disk: resumable at any moment
+shards    a large capture in parts that several processes make, and their joining
 writer    a thread that writes in order
 adopt     copies answers that other captures already hold
 grouping  batches of similar length

@@ -7,6 +7,7 @@ scaling curve are generated once, and a set that becomes smaller or larger loses
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,38 +18,53 @@ import torch
 from engine.capture.rows import Answer
 from engine.fileio import read_json, read_lines
 
+SHARDS = "shards"  # in a capture's folder: parts of it that are being made (engine.capture.shards)
 _SERVED_KEYS = ("ids", "prompt_tokens", "noted")  # stored beside a server's answer (engine.served.capture)
 
 
 def answers_elsewhere(folder: Path, spec: Mapping[str, Any], wanted: Mapping[str, Sequence[int]]) -> Iterator[Answer]:
-    """Yield answers to the wanted prompts from the captures beside `folder`, finished or not, each at most once.
+    """Yield answers to the wanted prompts from the other captures of a home, finished or not, each at most once.
 
-    `wanted`: prompt id -> the ids it was rendered to; `index` counts in its order. Answers of a server come with the
-    values stored beside them. Bytes with a wrong checksum are skipped.
+    Captures are read with their shards, and a shard also adopts from the capture that it is a part of. `wanted`: prompt
+    id -> the ids it was rendered to; `index` counts in its order. Answers of a server come with the values stored
+    beside them. Bytes with a wrong checksum are skipped.
     """
     indices = {prompt_id: index for index, prompt_id in enumerate(wanted)}
     stride = int(spec["signal"]["bytes_per_token"])
-    for beside in sorted(path for path in folder.parent.iterdir() if path != folder and _has_same_writer(path, spec)):
-        for line in read_lines(beside / "answers.jsonl"):
-            index = indices.get(line["id"])
-            if index is None or line["prompt_ids"] != list(wanted[line["id"]]):
-                continue
-            raw = _bytes_at(beside / "signal.bin", line["offset"], stride * len(line["token_ids"]))
-            if zlib.crc32(raw) == line["crc32"]:
-                del indices[line["id"]]
-                signal = (
-                    torch.frombuffer(bytearray(raw), dtype=torch.uint8) if raw else torch.zeros(0, dtype=torch.uint8)
-                )
-                more = {name: line[name] for name in _SERVED_KEYS if name in line}
-                yield Answer(index, line["token_ids"], line["finish_reason"], signal, more)
+    for beside in _others(folder, spec) if indices else ():
+        with contextlib.suppress(FileNotFoundError):  # shards are removed once they are joined
+            for line in read_lines(beside / "answers.jsonl"):
+                index = indices.get(line["id"])
+                if index is None or line["prompt_ids"] != list(wanted[line["id"]]):
+                    continue
+                raw = _bytes_at(beside / "signal.bin", line["offset"], stride * len(line["token_ids"]))
+                if zlib.crc32(raw) == line["crc32"]:
+                    del indices[line["id"]]
+                    more = {name: line[name] for name in _SERVED_KEYS if name in line}
+                    yield Answer(index, line["token_ids"], line["finish_reason"], as_signal(raw), more)
+
+
+def as_signal(raw: bytes) -> torch.Tensor:
+    """The bytes of an answer's signal: [byte], uint8."""
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8) if raw else torch.zeros(0, dtype=torch.uint8)
+
+
+def _others(folder: Path, spec: Mapping[str, Any]) -> list[Path]:
+    """The other captures and shards by the same writer. `folder` is that of a capture or of a shard."""
+    is_shard = folder.parent.name == SHARDS
+    captures = folder.parents[2] if is_shard else folder.parent
+    # of the same cut no shard has a prompt of another
+    mine = set(folder.parent.glob(f"*-of-{folder.name.rpartition('-')[2]}")) if is_shard else {folder}
+    beside = {*captures.glob("*/"), *captures.glob(f"*/{SHARDS}/*/")} - mine
+    return sorted(path for path in beside if _has_same_writer(path, spec))
 
 
 def _has_same_writer(folder: Path, spec: Mapping[str, Any]) -> bool:
     """Whether a capture differs from `spec` only in its prompts."""
-    path = folder / "spec.json"
-    if not path.exists():
+    try:
+        return {**read_json(folder / "spec.json"), "prompts": None} == {**spec, "prompts": None}
+    except FileNotFoundError:
         return False
-    return {**read_json(path), "prompts": None} == {**spec, "prompts": None}
 
 
 def _bytes_at(path: Path, offset: int, count: int) -> bytes:

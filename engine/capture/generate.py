@@ -36,7 +36,7 @@ def answer_prompts(
     halved: Callable[[int], None] | None = None,
     vocab: int | None = None,
 ) -> Iterator[Answer]:
-    """Yield answers in the order in which they finish; `index` is that of the prompt.
+    """Yield answers in the order in which they finish, at batch size 1 that of the prompts; `index` is the prompt's.
 
     `before_forward` is called before each forward pass; it may raise to stop. `halved`: where the memory does not
     suffice, the batch is halved and its answers are begun again, and this is called with the new size; without it the
@@ -69,7 +69,11 @@ def _in_rows(task: Task, size: int, indices: Sequence[int], before_forward: Call
     pass_tokens = _GPU_PASS_TOKENS if on_gpu else PASS_TOKENS
     rows = Rows(task, size, lag=1 if on_gpu else 0)
     refill_at = 1 if rows.apart else max(1, size // _REFILL_SHARE)
-    waiting = deque(families(task.prompts, indices, None if rows.apart or on_gpu else PASS_TOKENS))
+    # One at a time nothing is gained by an order: then it is that of the prompts, on every device and after any kill.
+    alone = [Family([i]) for i in indices]
+    waiting = deque(
+        alone if size == 1 else families(task.prompts, indices, None if rows.apart or on_gpu else PASS_TOKENS)
+    )
     while waiting or rows.busy:
         if waiting and (rows.free >= refill_at or not rows.busy):
             for group in read_together(_taken(waiting, rows.free), task.prompts, pass_tokens):

@@ -19,6 +19,7 @@ from engine.config.schema import CaptureSpec
 from engine.fileio import content_hash
 from engine.models.load import LoadedModel
 
+DONE = "done.json"  # in a capture's folder once every prompt is answered
 _FORMAT = 1  # increase it when the meaning of the bytes changes
 # Families whose rows once shared a cache although they count its columns: their captures of that time hold other text.
 _ONCE_WITH_HOLES = ("gpt_neo",)
@@ -33,6 +34,18 @@ class CapturePlan:
     signal: SignalFormat
     prompts: list[Prompt]
     prompt_ids: list[list[int]]
+    whole: Path | None = None  # folder of the capture that this one is a shard of
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do: every prompt has its answer here, or in the capture that this is a part of."""
+        return any((folder / DONE).exists() for folder in (self.folder, self.whole) if folder is not None)
+
+    def part(self, indices: Sequence[int], folder: Path) -> CapturePlan:
+        """The plan of a capture of some of the prompts, in a folder of its own."""
+        prompts, rendered = [self.prompts[i] for i in indices], [self.prompt_ids[i] for i in indices]
+        spec = {**self.spec, "prompts": _prompts_identity(prompts, rendered)}
+        return CapturePlan(folder, spec, self.signal, prompts, rendered, whole=self.folder)
 
     @property
     def address(self) -> str:
@@ -83,7 +96,7 @@ def plan_for_writer(
     spec = {
         **writer,
         "template": template_hash(target.tokenizer),
-        "prompts": content_hash([[prompt.id, ids] for prompt, ids in zip(prompts, rendered, strict=True)]),
+        "prompts": _prompts_identity(prompts, rendered),
         "temperature": settings.temperature,
         "top_p": settings.top_p,
         "top_k": settings.top_k,
@@ -93,3 +106,7 @@ def plan_for_writer(
         **clock_identity(target.tokenizer),
     }
     return CapturePlan(captures / content_hash(spec)[:24], spec, signal, list(prompts), rendered)
+
+
+def _prompts_identity(prompts: Sequence[Prompt], rendered: Sequence[Sequence[int]]) -> str:
+    return content_hash([[prompt.id, list(ids)] for prompt, ids in zip(prompts, rendered, strict=True)])

@@ -5,6 +5,7 @@
       answers.jsonl  one line per answered prompt: ids, finish reason, offset of its signal
       signal.bin     raw signal bytes, appended before the line that points to them
       done.json      counts and seconds, written once every prompt is answered
+      shards/        parts that several processes make, until they are joined (engine.capture.shards)
 
 A killed process can leave signal bytes without a line (cut off on resume) or half a line (skipped).
 """
@@ -12,6 +13,7 @@ A killed process can leave signal bytes without a line (cut off on resume) or ha
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import time
@@ -25,7 +27,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from engine.capture.adopt import answers_elsewhere
+from engine.capture.adopt import SHARDS, answers_elsewhere
 from engine.capture.batch_size import most_rows
 from engine.capture.generate import answer_prompts
 from engine.capture.plan import CapturePlan
@@ -123,14 +125,28 @@ def make_capture(
 
 
 def completed(plan: CapturePlan, fill: Callable[[], None], progress: Progress) -> Capture:
-    """Return the capture of a plan, after `fill` has added the missing answers under the folder's lock."""
-    if not (plan.folder / "done.json").exists():
+    """Return the capture of a plan, after `fill` has added the missing answers under the folder's lock.
+
+    Shards of it that are being made are waited for; then their answers are copied, and they are removed.
+    """
+    if not plan.is_finished:
         with disk_errors(plan.folder):
             plan.folder.mkdir(parents=True, exist_ok=True)
+            _wait_for(plan, progress, f"{SHARDS}/.lock", f"{SHARDS}/*/.lock")
             with exclusive(plan.folder, progress, f"capture {plan.address}"):
-                if not (plan.folder / "done.json").exists():
+                _wait_for(plan, progress, f"{SHARDS}/*/.lock")  # one more may have been begun
+                if not plan.is_finished:
                     fill()
+    if plan.whole is None:
+        shutil.rmtree(plan.folder / SHARDS, ignore_errors=True)
     return Capture(plan.folder, plan.signal)
+
+
+def _wait_for(plan: CapturePlan, progress: Progress, *locks: str) -> None:
+    """Wait until nobody holds these locks of a capture's shards."""
+    for lock in sorted(path for pattern in locks for path in plan.folder.glob(pattern)):
+        with contextlib.suppress(FileNotFoundError), exclusive(lock.parent, progress, f"capture {plan.address}"):
+            pass
 
 
 @contextlib.contextmanager
@@ -187,19 +203,24 @@ class GrowingCapture:
     `missing`: indices into `plan.prompts` without an answer. Call `add` for each of them, in any order, then `finish`.
     `add` is `store` and `count` in one; a thread may store while another counts what was stored. Only the process that
     holds the folder's lock (`completed`) may use it.
+
+    With `joins`, a number of bytes, the answers come from shards that hold so much: nothing else is copied, `missing`
+    is to be added in its order, and of an interrupted capture only what is in the order of the prompts is kept.
     """
 
-    def __init__(self, plan: CapturePlan, progress: Progress) -> None:
+    def __init__(self, plan: CapturePlan, progress: Progress, *, joins: int | None = None) -> None:
         self.plan, self.progress = plan, progress
-        finished = {answer.prompt_id: answer for answer in _recover(plan)}
+        finished, self._offset = _recover(plan, in_order=joins is not None)
         missing = [i for i, prompt in enumerate(plan.prompts) if prompt.id not in finished]
-        _refuse_if_too_large(plan, len(missing))
+        if joins is None:
+            refuse_if_too_large(plan, len(missing))
+        else:
+            _refuse_to_join(plan, joins - size_on_disk(plan.folder))
         write_json(plan.folder / "spec.json", plan.spec)
-        stride = plan.signal.bytes_per_token
-        self._offset = max((a.offset + stride * len(a.token_ids) for a in finished.values()), default=0)
-        self.missing = self._without_adopted(missing)
+        self.missing = self._without_adopted(missing) if joins is None else missing
         self._began, self._tokens = time.monotonic(), 0
-        progress.start("capture", len(plan.prompts), "prompts", done=len(plan.prompts) - len(self.missing))
+        phase = "capture" if joins is None else "join"
+        progress.start(phase, len(plan.prompts), "prompts", done=len(plan.prompts) - len(self.missing))
 
     def _without_adopted(self, missing: list[int]) -> list[int]:
         """Copy the missing answers that other captures have; return what is still missing."""
@@ -228,19 +249,25 @@ class GrowingCapture:
             self._tokens += len(answer.token_ids)
             self.progress.advance(1, tokens_per_s=round(self._tokens / (time.monotonic() - self._began), 1))
 
-    def finish(self, server: ServedAnswers | None = None) -> None:
-        """Mark the capture as done once every prompt is answered: write its counts, and those of a server's answers."""
+    def finish(self, server: ServedAnswers | None = None, last_session: LastSession | None = None) -> None:
+        """Mark the capture as done once every prompt is answered: write its counts, and those of a server's answers.
+
+        `last_session`: what to write of it, if not the work of this object.
+        """
         self.progress.finish()
         folder, seconds = self.plan.folder, time.monotonic() - self._began
         (folder / "signal.bin").touch()
-        answers = _answers(folder)
+        prompts, tokens, stopped = 0, 0, 0
+        for answer in map(_answer, read_lines(folder / "answers.jsonl")):
+            prompts, tokens = prompts + 1, tokens + len(answer.token_ids)
+            stopped += answer.finish_reason == "stop"
         counts = CaptureCounts(
-            prompts=len(answers),
-            tokens=sum(len(a.token_ids) for a in answers),
-            stopped=sum(a.finish_reason == "stop" for a in answers),
+            prompts=prompts,
+            tokens=tokens,
+            stopped=stopped,
             bytes_per_token=self.plan.signal.bytes_per_token,
             signal_bytes=(folder / "signal.bin").stat().st_size,
-            last_session=LastSession(tokens=self._tokens, seconds=round(seconds, 3)),
+            last_session=last_session or LastSession(tokens=self._tokens, seconds=round(seconds, 3)),
         )
         (counts if server is None else counts.model_copy(update={"server": server})).write(folder)
 
@@ -263,31 +290,32 @@ class GrowingCapture:
         self._offset += len(raw)
 
 
-def _recover(plan: CapturePlan) -> list[AnsweredPrompt]:
-    """Return the answers of an interrupted capture whose signal is whole, and cut off what follows them.
+def _recover(plan: CapturePlan, *, in_order: bool) -> tuple[set[str], int]:
+    """Cut off what follows the whole answers of an interrupted capture; return their prompts and the signal's size.
 
-    Stops at the first answer whose bytes are missing or wrong, as after a loss of power.
+    The whole answers end before the first whose bytes are missing or wrong, as after a loss of power, and with
+    `in_order` also before the first that is not to the next prompt of the plan.
     """
     path, answers_file = plan.folder / "signal.bin", plan.folder / "answers.jsonl"
-    raw = path.read_bytes() if path.exists() else b""
-    lines = list(read_lines(answers_file))
-    good: list[AnsweredPrompt] = []
-    end = 0
-    for line in lines:
-        until = line["offset"] + plan.signal.bytes_per_token * len(line["token_ids"])
-        if line["offset"] != end or until > len(raw) or zlib.crc32(raw[line["offset"] : until]) != line["crc32"]:
-            break
-        good.append(_answer(line))
-        end = until
-    if len(good) < len(lines):
+    path.touch()
+    good, end, is_whole = set[str](), 0, True
+    with open(path, "rb") as signal:
+        for line in read_lines(answers_file):
+            raw = signal.read(plan.signal.bytes_per_token * len(line["token_ids"]))
+            is_next = not in_order or (len(good) < len(plan.prompts) and line["id"] == plan.prompts[len(good)].id)
+            is_whole = is_next and line["offset"] == end and zlib.crc32(raw) == line["crc32"]
+            if not is_whole:
+                break
+            good.add(line["id"])
+            end += len(raw)
+    if not is_whole:
         kept = plan.folder / ".answers.new"
         kept.unlink(missing_ok=True)
-        for line in lines[: len(good)]:
+        for line in itertools.islice(read_lines(answers_file), len(good)):
             append_line(kept, line)
         kept.replace(answers_file) if good else answers_file.unlink()
-    if len(raw) > end:
-        os.truncate(path, end)
-    return good
+    os.truncate(path, end)
+    return good, end
 
 
 def _answers(folder: Path) -> list[AnsweredPrompt]:
@@ -300,7 +328,7 @@ def _answer(line: Mapping[str, Any]) -> AnsweredPrompt:
     )
 
 
-def _refuse_if_too_large(plan: CapturePlan, missing: int) -> None:
+def refuse_if_too_large(plan: CapturePlan, missing: int) -> None:
     """Refuse a capture that may not fit: the signal of the unanswered prompts, each at its longest."""
     free, tokens = shutil.disk_usage(plan.folder).free, missing * int(plan.spec["max_new_tokens"])
     needed = tokens * plan.signal.bytes_per_token
@@ -310,3 +338,18 @@ def _refuse_if_too_large(plan: CapturePlan, missing: int) -> None:
             f"{tokens:,} tokens at {plan.signal.bytes_per_token:,} bytes of {plan.signal.kind} signal each",
             "free some space, set capture.signal: compact, or use fewer prompts",
         )
+
+
+def _refuse_to_join(plan: CapturePlan, needed: int) -> None:
+    free = shutil.disk_usage(plan.folder).free
+    if needed > free:
+        raise DraftbenchError(
+            f"joining the shards of capture {plan.address} needs {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} are free",
+            "the shards are complete, and are removed only when the whole capture is written",
+            "free some space, then run the same command again: no prompt is answered again",
+        )
+
+
+def size_on_disk(folder: Path) -> int:
+    """Bytes of a capture's answers and signal."""
+    return sum(path.stat().st_size for name in ("answers.jsonl", "signal.bin") if (path := folder / name).exists())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from engine.runs.folder import RunFolder
 
 MOST_BATCH, MOST_CONTEXT = 1024, 1_000_000
+MOST_SHARDS, SHARDS_ON_A_CLUSTER = 10_000, 32
 
 
 def run(
@@ -116,7 +117,25 @@ def _time_steps(
     console.print_json({"run": folder.id, **times.document()}) if as_json else text.step_times(folder.id, times)
 
 
-def capture(recipe: RecipeFile, settings: Settings = None, skip_bad: SkipBad = False, as_json: Json = False) -> None:
+def capture(
+    recipe: RecipeFile,
+    settings: Settings = None,
+    skip_bad: SkipBad = False,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            "--shards",
+            min=1,
+            max=MOST_SHARDS,
+            help="Cut each capture into so many parts; the same command elsewhere takes other parts of it.",
+        ),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", help="Answer on a cluster: ray, or ray://HOST:PORT. Needs draftbench[cluster]."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Capture the target's answers to a recipe's prompts.
 
     Keeps their text and signal, which every run with the same target and prompts reuses.
@@ -124,13 +143,35 @@ def capture(recipe: RecipeFile, settings: Settings = None, skip_bad: SkipBad = F
     \b
     Example:
       draftbench capture recipes/from_layers.yaml --set capture.signal=compact
+      draftbench capture recipes/from_layers.yaml --shards 8
+      draftbench capture recipes/from_layers.yaml --shards 8 --on ray
     """
     from engine.cli.text import runs
     from engine.runs.execution import capture_only
     from engine.runs.recipes import read_recipe
 
-    rows = capture_only(home(), confirmed(read_recipe(home(), recipe, settings or [], skip_bad=skip_bad)))
+    checked = confirmed(read_recipe(home(), recipe, settings or [], skip_bad=skip_bad))
+    if on is None or on == "local":
+        rows = capture_only(home(), checked, shards=shards)
+    else:
+        rows = _capture_on(on, checked, shards)
     console.print_json(rows) if as_json else runs.captures(rows)
+
+
+def _capture_on(address: str, recipe: Recipe, shards: int | None) -> list[dict[str, Any]]:
+    """Have a cluster make a recipe's captures. Its target need not fit here: an outline without weights will do."""
+    from engine.cluster.shards_on_ray import connected
+    from engine.planning.outlines import target_outline
+    from engine.runs.execution import capture_only
+
+    with connected(address) as cluster:
+        return capture_only(
+            home(),
+            recipe,
+            shards=shards or SHARDS_ON_A_CLUSTER,
+            target=target_outline(recipe.target),
+            fill_by=lambda progress: cluster.filling(home(), recipe, progress),
+        )
 
 
 def work() -> None:

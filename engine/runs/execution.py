@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
+from engine.capture.shards import FillAll
 from engine.config.reading import dump_recipe, load_recipe
 from engine.config.schema import Recipe
 from engine.distill.checkpoint import drop_checkpoints
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import write_atomic
 from engine.index.ingest import ingest_run
+from engine.models.load import LoadedModel
 from engine.paths import Home
 from engine.progress import Progress
 from engine.records.events import Ended, Started
@@ -28,7 +30,7 @@ from engine.runs.measurement import measure
 from engine.runs.plan import in_words, plan_run, split_prompts
 from engine.runs.process import now
 from engine.runs.provenance import source, versions
-from engine.runs.session import capture_for_training, load_target, open_session
+from engine.runs.session import Sharding, capture_for_training, load_target, open_session
 from engine.runs.step_times import check_can_be_timed, time_steps
 from engine.runs.training import train
 
@@ -55,19 +57,30 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def capture_only(home: Home, recipe: Recipe) -> list[dict[str, Any]]:
+def capture_only(
+    home: Home,
+    recipe: Recipe,
+    *,
+    shards: int | None = None,
+    target: LoadedModel | None = None,
+    fill_by: Callable[[Progress], FillAll] | None = None,
+) -> list[dict[str, Any]]:
     """Make or reuse every capture of a recipe, without a run.
 
+    shards: how many each capture is cut into, so that several processes can share it. `fill_by` fills them elsewhere,
+        from a target whose outline here is enough.
     Returns for each what it is for, its address and folder, and the counts of its `done.json`.
     """
     with stop_on_signals() as stop_wanted:
         progress = Progress(stop_wanted=stop_wanted)
         try:
-            target = load_target(recipe)
+            if target is None:
+                target = load_target(recipe)
             prompts = split_prompts(recipe, target)
             progress.note(f"prompts: {in_words(prompts.counts)}")
             plan = plan_run(home.captures, recipe, target, prompts)
-            training, heldout = capture_for_training(plan, recipe, target, progress)
+            sharding = None if shards is None else Sharding(shards, None if fill_by is None else fill_by(progress))
+            training, heldout = capture_for_training(plan, recipe, target, progress, sharding)
         except KeyboardInterrupt:
             raise Cancelled("capture") from None
     named = {} if training is None else {"training": training}

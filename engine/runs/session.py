@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 
 from engine.capture.plan import CapturePlan
+from engine.capture.shards import FillAll, fill_one_by_one, make_in_shards
 from engine.capture.store import Capture, make_capture
 from engine.catalogue import check_losses
 from engine.chat.prompt import prompts_hash
@@ -27,7 +28,7 @@ from engine.paths import Home
 from engine.progress import Progress
 from engine.runs.folder import RunFolder
 from engine.runs.plan import PromptSplit, RunPlan, decodes, in_words, split_prompts
-from engine.served.capture import check_logprobs, is_served, make_served
+from engine.served.capture import check_logprobs, count_served, is_served, make_served
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,37 @@ def _refuse_other_prompts(run: RunFolder, prompts: PromptSplit) -> None:
         )
 
 
-def capture(what: str, plan: CapturePlan, target: LoadedModel, settings: CaptureSpec, progress: Progress) -> Capture:
-    """Make or reuse one capture; says what it will cost before it begins.
+def answering(target: LoadedModel, settings: CaptureSpec, progress: Progress) -> Callable[[CapturePlan], Capture]:
+    """What answers the prompts of a plan: the server that `settings` name if its answers are planned, else the target.
 
-    `settings` name the server that answers, if any, and how many prompts the target answers side by side.
+    `settings` also say how many prompts the target answers side by side.
     """
+
+    def answer(plan: CapturePlan) -> Capture:
+        if settings.server is not None and is_served(plan):
+            return make_served(plan, settings.server, target, progress=progress)
+        return make_capture(plan, target, batch_size=settings.batch_size, progress=progress)
+
+    return answer
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """Into how many shards captures are cut, and by what they are filled; without it by this process."""
+
+    count: int
+    fill_all: FillAll | None = None
+
+
+def capture(
+    what: str,
+    plan: CapturePlan,
+    target: LoadedModel,
+    settings: CaptureSpec,
+    progress: Progress,
+    sharding: Sharding | None = None,
+) -> Capture:
+    """Make or reuse one capture; says what it will cost before it begins."""
     if (plan.folder / "done.json").exists():
         progress.note(f"capture {plan.address} ({what}): {len(plan.prompts)} prompts, reused")
     else:
@@ -125,13 +152,20 @@ def capture(what: str, plan: CapturePlan, target: LoadedModel, settings: Capture
         )
         if settings.server is None and (why := apart(target.model)):
             progress.note(why)
-    if settings.server is not None and is_served(plan):
-        return make_served(plan, settings.server, target, progress=progress)
-    return make_capture(plan, target, batch_size=settings.batch_size, progress=progress)
+    answer = answering(target, settings, progress)
+    if sharding is None:
+        return answer(plan)
+    return make_in_shards(
+        plan,
+        sharding.count,
+        sharding.fill_all or fill_one_by_one(answer, progress),
+        progress=progress,
+        server_counts=count_served if is_served(plan) else None,
+    )
 
 
 def capture_for_training(
-    plan: RunPlan, recipe: Recipe, target: LoadedModel, progress: Progress
+    plan: RunPlan, recipe: Recipe, target: LoadedModel, progress: Progress, sharding: Sharding | None = None
 ) -> tuple[Capture | None, dict[float, Capture]]:
     """Make or reuse the captures that a training needs: training answers, unless decoded meanwhile, and watched ones.
 
@@ -143,12 +177,16 @@ def capture_for_training(
             check_logprobs(heldout, settings.server, target, progress=progress)
     training = None
     if plan.training is not None and not plan.decodes_training:
-        training = capture("training", plan.training, target, settings, progress)
-    return training, capture_heldout(plan.watched, target, settings, progress)
+        training = capture("training", plan.training, target, settings, progress, sharding)
+    return training, capture_heldout(plan.watched, target, settings, progress, sharding)
 
 
 def capture_heldout(
-    plans: Mapping[float, CapturePlan], target: LoadedModel, settings: CaptureSpec, progress: Progress
+    plans: Mapping[float, CapturePlan],
+    target: LoadedModel,
+    settings: CaptureSpec,
+    progress: Progress,
+    sharding: Sharding | None = None,
 ) -> dict[float, Capture]:
     """Make or reuse the held-out captures of some temperatures."""
-    return {t: capture(f"held-out T={t:g}", plan, target, settings, progress) for t, plan in plans.items()}
+    return {t: capture(f"held-out T={t:g}", plan, target, settings, progress, sharding) for t, plan in plans.items()}

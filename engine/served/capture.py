@@ -143,7 +143,7 @@ class _Filling:
                 self.plan.folder / _UNANSWERED, sorted({*self._failed_before, *(prompt_id for prompt_id, _ in failed)})
             )
             raise _unanswered(self.plan, self.spec, failed)
-        counts, prompts = _counts(self.plan), len(self.plan.prompts)
+        counts, prompts = count_served(self.plan), len(self.plan.prompts)
         if counts.other_prompt_tokens:
             self.progress.note(
                 f"{counts.other_prompt_tokens} of {prompts} prompts have another number of tokens on the server: if "
@@ -217,7 +217,7 @@ class _Filling:
         return [(requests[number].prompt.id, why) for number, why in asyncio.run(request_them())]
 
 
-def _counts(plan: CapturePlan) -> ServedAnswers:
+def count_served(plan: CapturePlan) -> ServedAnswers:
     """Count how the answers became ids, prompts that the server counts differently, and deviations in answers."""
     lines = list(read_lines(plan.folder / "answers.jsonl"))
     counted = [line for line in lines if isinstance(line.get("prompt_tokens"), int)]
