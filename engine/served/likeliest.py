@@ -83,13 +83,15 @@ def encode_likeliest(
         positions.append(known)
     kept = [_likeliest(known, written, form.top_k) for known, written in zip(positions, ids, strict=False)]
     rows = [[*row, *[(0, -math.inf)] * (form.top_k - len(row))] for row in kept]
-    table = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), form.top_k, 2)
+    token_ids = torch.tensor([[entry[0] for entry in row] for row in rows], dtype=torch.long)
+    logprobs = torch.tensor([[entry[1] for entry in row] for row in rows], dtype=torch.float64)
     answer = AnswerSignal(
         short=sum(len(token.alternatives) < asked for token in tokens[: len(kept)]),
         unnamed=sum(known.unnamed for known in positions),
         likeliest_unnamed=sum(known.likeliest_unnamed for known in positions),
     )
-    return form.encode_known(table[..., 0].long(), table[..., 1]), answer
+    shape = len(rows), form.top_k  # an answer of which nothing is known has no rows
+    return form.encode_known(token_ids.reshape(shape), logprobs.reshape(shape)), answer
 
 
 def _likeliest(known: Known, written: int, most: int) -> list[tuple[int, float]]:

@@ -122,7 +122,7 @@ class PromptRequest:
         if not reply.tokens:
             raise Unanswered("an answer without log-probabilities (not retried)")
         spec, turns = self.plan.spec, self.target.turns
-        certain = certain_ids(reply, token_bytes, self.target.vocab_rows)[: spec["max_new_tokens"]]
+        certain = certain_ids(reply, token_bytes, self.target.vocab_rows, as_shown=True)[: spec["max_new_tokens"]]
         raw, left_out = encode_likeliest(
             certain, reply.tokens, token_bytes, self.plan.signal, spec["server"]["logprobs"]
         )

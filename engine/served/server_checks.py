@@ -1,11 +1,11 @@
-"""What a server must show before its answers are learnt from, with a few requests of a token each.
+"""What a server must show before its answers are learnt from, with a few requests of few tokens.
 
 *One distribution.* The log-probabilities that become a signal must be those of the whole distribution at temperature 1.
 A server that renormalises over the tokens it sends gives its likeliest two other probabilities when it is asked for two
 than when it is asked for twenty; one that applies the temperature or a cut before it reports gives others with these
 settings than without.
 
-*One model.* Servers that share the load must serve the same model: their greedy answers to one prompt must have the
+*One model.* Servers that share the load must serve the same model: their greedy answers to a few prompts must have the
 same probabilities, up to rounding, as far as their texts agree.
 """
 
@@ -45,7 +45,7 @@ class ServerChecks:
     logprobs: int = 0
     several: bool = False
     _checked: set[str] = field(default_factory=set)
-    _reference: tuple[str, Reply] | None = None
+    _reference: tuple[str, list[Reply | None]] | None = None
 
     async def check(self, url: str, ask: Ask) -> None:
         """Check a server. Raises DraftbenchError if its answers must not be learnt from, or as `ask`."""
@@ -66,40 +66,45 @@ class ServerChecks:
         self._checked.discard(url)
 
     async def _check_model(self, url: str, ask: Ask) -> None:
-        asked = {**self.bodies[0], **_PLAIN, "temperature": 0.0, "max_tokens": _GREEDY_TOKENS}
-        asked.pop("top_k", None)
-        try:
-            reply = await ask({**asked, "logprobs": True, "top_logprobs": _COMPARED})
-        except Unanswered as error:
-            if error.exhausted:
-                raise
-            try:
-                reply = await ask({name: value for name, value in asked.items() if "logprobs" not in name})
-            except Unanswered as error:
-                if error.exhausted:
-                    raise
-                self.note(f"{url} does not answer the first prompt ({error}): its model could not be compared")
-                return
+        replies = [await self._greedy(url, ask, body) for body in self.bodies[:CHECKED_PROMPTS]]
         if self._reference is None:
-            self._reference = (url, reply)
+            self._reference = (url, replies)
             return
         other, expected = self._reference
-        distance = largest_distance(expected.tokens, reply.tokens)
-        if distance is None:
-            same = expected.text == reply.text
+        pairs = [(one, two) for one, two in zip(expected, replies, strict=True) if one is not None and two is not None]
+        distances = [largest_distance(one.tokens, two.tokens) for one, two in pairs]
+        known = [distance for distance in distances if distance is not None]
+        if not known:
+            same = bool(pairs) and all(one.text == two.text for one, two in pairs)
             self.note(
-                f"{url} and {other} send no log-probabilities; their greedy answers to one prompt are "
+                f"{url} and {other} send no log-probabilities that could be compared; their greedy answers are "
                 + ("the same" if same else "NOT the same: make sure that they serve the same model")
             )
-            return
-        if distance > _SAME_MODEL:
+        elif max(known) > _SAME_MODEL:
             raise DraftbenchError(
                 f"{url} does not serve the same model as {other}",
-                f"their greedy answers to one prompt have probabilities that are {distance:.2f} apart "
+                f"their greedy answers to the same prompts have probabilities that are {max(known):.2f} apart "
                 f"(total variation; rounding stays below {_SAME_MODEL:g})",
                 "serve the same weights at every address, with the same chat template and precision, or take one away",
             )
-        self.note(f"{url} serves the same model as {other}: probabilities at most {distance:.3f} apart")
+        else:
+            self.note(f"{url} serves the same model as {other}: probabilities at most {max(known):.3f} apart")
+
+    async def _greedy(self, url: str, ask: Ask, body: Mapping[str, Any]) -> Reply | None:
+        """The beginning of the greedy answer, with log-probabilities if the server sends them; None if it refuses."""
+        asked = {**body, **_PLAIN, "temperature": 0.0, "max_tokens": _GREEDY_TOKENS}
+        asked.pop("top_k", None)
+        without = {name: value for name, value in asked.items() if "logprobs" not in name}
+        top = {"logprobs": True, "top_logprobs": self.logprobs or _COMPARED}
+        for request in ({**without, **top}, without):
+            try:
+                return await ask(request)
+            except Unanswered as error:
+                if error.exhausted:
+                    raise
+                why = error
+        self.note(f"{url} does not answer one of the first prompts ({why}): the models are compared on the others")
+        return None
 
     async def _check_distribution(self, url: str, ask: Ask) -> None:
         few: list[float] = []
