@@ -19,7 +19,8 @@ from engine.capture.rows import Answer
 from engine.fileio import read_json, read_lines
 
 SHARDS = "shards"  # in a capture's folder: parts of it that are being made (engine.capture.shards)
-_SERVED_KEYS = ("ids", "prompt_tokens", "noted")  # stored beside a server's answer (engine.served.capture)
+# Stored beside a server's answer (engine.served.capture).
+_SERVED_KEYS = ("ids", "prompt_tokens", "noted", "signal", "server")
 
 
 def answers_elsewhere(folder: Path, spec: Mapping[str, Any], wanted: Mapping[str, Sequence[int]]) -> Iterator[Answer]:

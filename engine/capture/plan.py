@@ -66,7 +66,8 @@ def plan_capture(captures: Path, target: LoadedModel, prompts: Sequence[Prompt],
     writer |= target.turns.stops_identity()
     if target.model.config.model_type in _ONCE_WITH_HOLES:
         writer["rows"] = "apart"
-    return plan_for_writer(writer, captures, target, prompts, settings, settings.signal)
+    signal = signal_format(settings.signal, target.model, settings.signal_top_k)
+    return plan_for_writer(writer, captures, target, prompts, settings, signal)
 
 
 def plan_for_writer(
@@ -75,14 +76,13 @@ def plan_for_writer(
     target: LoadedModel,
     prompts: Sequence[Prompt],
     settings: CaptureSpec,
-    signal_kind: str,
+    signal: SignalFormat,
 ) -> CapturePlan:
     """Render the prompts and compute the capture's address.
 
     `writer` says who answers, in what else the answers depend on beside template, prompts, sampling and signal. The
     batch size is not part of the address. Raises DraftbenchError for a prompt that the target cannot be given.
     """
-    signal = signal_format(signal_kind, target.model, settings.signal_top_k)
     rendered = [
         render(
             target.tokenizer,

@@ -93,6 +93,7 @@ class CompactSignal:
     logprobs: torch.Tensor  # [position, k], float32
     tail_mass: torch.Tensor  # [position], float32
     vocab: int  # of the target
+    has_unused: bool = False  # whether an entry of the k may be no token: its id is `vocab`
 
     def align(self, draft_logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         if temperature != 1:
@@ -104,14 +105,18 @@ class CompactSignal:
         target, draft, _ = self.on_support(_log_softmax(draft_logits[..., : self.vocab], 1.0))
         return target, draft
 
+    def pads(self, rows: int) -> bool:
+        """Whether the support may have entries that are no token of a draft of so many rows."""
+        return self.has_unused or rows < self.vocab
+
     def on_support(self, draft: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Log-probabilities of target and draft on the support: [position, k + 1] each; the draft's columns of the k.
 
         draft: [position, rows] log-probabilities, `rows` at most `vocab`. A column of the k is `rows` where the draft
-        has no such token.
+        has no such token or the entry is unused.
         """
         ids, kept = self.token_ids, self.logprobs
-        if draft.shape[-1] < self.vocab:
+        if self.pads(draft.shape[-1]):
             # a padding row of the target in its top-k is no token of the draft: no mass on either side
             padding, nothing = ids >= draft.shape[-1], math.log(_TAIL_FLOOR)
             ids, kept = ids.masked_fill(padding, draft.shape[-1]), kept.masked_fill(padding, nothing)
@@ -136,6 +141,7 @@ class SignalFormat:
     width: int  # of the hidden state
     vocab: int
     top_k: int  # of the compact signal
+    has_unused: bool = False  # whether a compact signal may have fewer than top_k tokens: a server's has
 
     @property
     def id_dtype(self) -> torch.dtype:
@@ -156,10 +162,7 @@ class SignalFormat:
         if self.kind == "none":
             return torch.zeros(logits.shape[0], 0, dtype=torch.uint8, device=logits.device)
         best = torch.log_softmax(logits.float(), dim=-1).topk(self.top_k, dim=-1)
-        kept = best.values.half()
-        tail = (1 - kept.double().exp().sum(-1, keepdim=True)).clamp_min(0).float()
-        parts = [best.indices.to(self.id_dtype), kept, tail]
-        return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=-1)
+        return self._compact(best.indices, best.values.half())
 
     def decode(self, raw: torch.Tensor, head: Head | None, device: torch.device | None = None) -> Signal:
         """raw: [position, bytes_per_token] uint8 -> a signal on `device`. An exact signal needs the target's head."""
@@ -175,12 +178,24 @@ class SignalFormat:
             )
         ids_end = self.top_k * self.id_dtype.itemsize
         probs_end = ids_end + 2 * self.top_k
-        return CompactSignal(
-            raw[:, :ids_end].contiguous().view(self.id_dtype).to(device).long(),
-            raw[:, ids_end:probs_end].contiguous().view(torch.float16).to(device).float(),
-            raw[:, probs_end:].contiguous().view(torch.float32).to(device).squeeze(-1),
-            self.vocab,
-        )
+        ids = raw[:, :ids_end].contiguous().view(self.id_dtype).to(device).long()
+        logprobs = raw[:, ids_end:probs_end].contiguous().view(torch.float16).to(device).float()
+        tail = raw[:, probs_end:].contiguous().view(torch.float32).to(device).squeeze(-1)
+        if self.has_unused:
+            ids = ids.masked_fill(logprobs == -math.inf, self.vocab)
+        return CompactSignal(ids, logprobs, tail, self.vocab, self.has_unused)
+
+    def encode_known(self, ids: torch.Tensor, logprobs: torch.Tensor) -> torch.Tensor:
+        """What a server sent of some distributions -> bytes: [row, bytes_per_token], uint8.
+
+        ids, logprobs: [row, top_k]; -inf where an entry is unused. The tail is what they leave of one.
+        """
+        return self._compact(ids, logprobs.half())
+
+    def _compact(self, ids: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        tail = (1 - kept.double().exp().sum(-1, keepdim=True)).clamp_min(0).float()
+        parts = [ids.to(self.id_dtype), kept, tail]
+        return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=-1)
 
 
 def signal_format(kind: str, model: object, top_k: int) -> SignalFormat:

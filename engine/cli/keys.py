@@ -45,13 +45,13 @@ def confirmed(recipe: Recipe) -> Recipe:
     from engine.served.http import is_this_machine  # loads an HTTP client
     from engine.served.keys import allow, is_allowed, require_allowed, server_of
 
-    spec = recipe.capture.server
-    if spec is None or is_this_machine(spec.base_url) or is_allowed(home(), spec):
-        return recipe
-    if sys.stdin.isatty() and sys.stderr.isatty():
-        server = server_of(spec.base_url)
-        question = f"This recipe sends the value of {spec.key_env} to {server} for the first time. Send it?"
-        if typer.confirm(console.harmless(question), err=True):
-            allow(home(), str(spec.key_env), spec.base_url)
-    require_allowed(home(), spec)
+    for spec in [] if recipe.capture.server is None else recipe.capture.server.each:
+        if is_this_machine(spec.base_url) or is_allowed(home(), spec):
+            continue
+        if sys.stdin.isatty() and sys.stderr.isatty():
+            server = server_of(spec.base_url)
+            question = f"This recipe sends the value of {spec.key_env} to {server} for the first time. Send it?"
+            if typer.confirm(console.harmless(question), err=True):
+                allow(home(), str(spec.key_env), spec.base_url)
+        require_allowed(home(), spec)
     return recipe

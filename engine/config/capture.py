@@ -2,39 +2,79 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from engine.config.section import MOST_TOKENS, PACE, Mark, Section, used_if
+from engine.config.section import MOST_TOKENS, PACE, Mark, Section
+
+Url = Annotated[str, Field(pattern=r"^https?://")]
 
 
 class ServerSpec(Section):
-    """An OpenAI-compatible server that answers in the target's stead: its text is all that is seen of the target."""
+    """An OpenAI-compatible server that answers in the target's stead: its text, and perhaps its likeliest tokens, are
+    all that is seen of the target. `base_url` also takes a list: its first address, with the others in `also_at`."""
 
     base_url: str = Field(
         pattern=r"^https?://", description="where the server's API begins, such as http://127.0.0.1:8000/v1"
     )
+    # No part of a capture's address: the first server names it, and those that share the load must serve the same.
+    also_at: Annotated[list[Url], PACE] = Field(
+        [], max_length=256, description="more addresses that serve the same model and share the load"
+    )
     model: str = Field(min_length=1, description="name of the model there")
+    logprobs: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="likeliest tokens to ask for at each position, which capture.signal compact keeps: at most 20 on "
+        "most servers (vLLM: unless started with --max-logprobs)",
+    )
     key_env: Annotated[str | None, PACE] = Field(
         None,
         pattern=r"^[A-Z_][A-Z0-9_]*$",  # capitals only: a key put here by mistake is no such name
         description="environment variable, in capital letters, that holds the key; its value is never written anywhere",
     )
-    concurrency: Annotated[int, PACE] = Field(4, ge=1, le=256, description="requests in flight at once")
+    concurrency: Annotated[int, PACE] = Field(
+        4, ge=1, le=256, description="requests in flight at once, at each address"
+    )
     requests_per_minute: Annotated[int | None, PACE] = Field(
-        None, ge=1, le=1_000_000, description="most requests per minute; no limit if empty"
+        None, ge=1, le=1_000_000, description="most requests per minute to each address; no limit if empty"
     )
     timeout_s: Annotated[float, PACE] = Field(120.0, gt=0, le=86_400, description="seconds to wait for an answer")
     attempts: Annotated[int, PACE] = Field(6, ge=1, le=50, description="tries of a request before it counts as failed")
 
+    @property
+    def urls(self) -> list[str]:
+        """Every address, the first one first."""
+        return [self.base_url, *self.also_at]
+
+    @property
+    def each(self) -> list[ServerSpec]:
+        """The same settings for each address alone."""
+        return [self.model_copy(update={"base_url": url, "also_at": []}) for url in self.urls]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_many_addresses(cls, values: Any) -> Any:
+        if not (isinstance(values, dict) and isinstance(values.get("base_url"), list)):
+            return values
+        if values.get("also_at"):
+            raise ValueError("base_url is a list already: put the addresses of also_at there")
+        if not values["base_url"]:
+            raise ValueError("base_url is an empty list: name the address of a server")
+        first, *others = values["base_url"]
+        return {**values, "base_url": first, "also_at": others}
+
     @model_validator(mode="after")
-    def _address_holds_no_key(self) -> ServerSpec:
-        if any(mark in self.base_url for mark in "@?#"):
+    def _addresses_are_fit(self) -> ServerSpec:
+        if any(mark in url for url in self.urls for mark in "@?#"):
             raise ValueError(
                 "base_url must not hold a user, a password or a query, since recipes are kept with runs: "
                 "put the key into an environment variable and its name into key_env"
             )
+        if len({url.rstrip("/") for url in self.urls}) < len(self.urls):
+            raise ValueError("an address is named twice in base_url and also_at: each server has one")
         return self
 
 
@@ -57,11 +97,16 @@ class CaptureSpec(Section):
         "exact",
         description="exact: last hidden state; compact: top-k log-probabilities and the tail's mass; none: text only",
     )
-    signal_top_k: Annotated[int, used_if("signal", "compact")] = Field(
-        64, ge=1, le=4096, description="log-probabilities per token in the compact signal"
+    signal_top_k: Annotated[
+        int, Mark(used=lambda capture: capture.get("signal") == "compact" and not capture.get("server"))
+    ] = Field(
+        64,
+        ge=1,
+        le=4096,
+        description="log-probabilities per token in the compact signal; a server's: capture.server.logprobs",
     )
     server: Annotated[ServerSpec | None, Mark(by_hand=True, used=lambda capture: bool(capture.get("server")))] = Field(
-        None, description="fetch the training answers from this server; needs signal: none"
+        None, description="fetch the training answers from this server; needs signal: none, or compact with logprobs"
     )
 
     @property

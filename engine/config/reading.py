@@ -183,7 +183,7 @@ def _explain(item: ErrorDetails, root: type[Section]) -> str:
         return f"unknown key {dotted!r} ({known})"
     if item["type"] == "missing":
         return f"{dotted!r} is missing"
-    hidden = isinstance(item["input"], (dict, Section)) or location[-1:] in (["base_url"], ["key_env"])  # a key?
+    hidden = isinstance(item["input"], (dict, Section)) or {"base_url", "also_at", "key_env"} & set(location)  # a key?
     shown = "" if hidden else f" (got {_short(item['input'])})"
     return f"{dotted}: {item['msg'].removeprefix('Value error, ')}{shown}"
 

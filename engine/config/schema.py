@@ -107,9 +107,30 @@ class Recipe(Section):
             if self.measure.against == "server":
                 raise ValueError("measure.against 'server' needs a capture.server to measure against")
             return
-        if self.capture.signal != "none":
-            raise ValueError("a server sends text, no distribution: capture.server needs capture.signal 'none'")
+        signal, logprobs = self.capture.signal, self.capture.server.logprobs
+        if signal == "exact":
+            raise ValueError(
+                "a server sends no hidden states: capture.server needs capture.signal 'none' to learn from its text, "
+                "or 'compact' with capture.server.logprobs to learn from its likeliest tokens too"
+            )
+        if signal == "compact" and logprobs is None:
+            raise ValueError(
+                "capture.signal 'compact' from a server needs capture.server.logprobs: how many tokens to ask for at "
+                "each position (20 is the most that vLLM sends by default)"
+            )
+        if signal == "none" and logprobs is not None:
+            raise ValueError("capture.server.logprobs are kept by capture.signal 'compact' alone, not by 'none'")
         if not self.train.needs_capture:
             raise ValueError(
                 "a stream that is decoded needs the target itself, not a server: use train.online.stream 'replay'"
+            )
+        if signal == "compact" and self.train.mode == "online":
+            raise ValueError(
+                "a replayed stream needs the target's probability of every token, and a server sends its likeliest "
+                "alone: use train.mode 'offline'"
+            )
+        if self.train.mode == "on_policy":
+            raise ValueError(
+                "on_policy needs the target's distribution on the draft's own text, and the target is on a server "
+                "that only answers prompts: use train.mode 'offline'"
             )

@@ -211,7 +211,7 @@ class TargetSupport:
         bucket, total = slope[..., -1:], known.sum(-1, keepdim=True) + slope[..., -1:]
         gradient = (log_q - log_support[..., -1:]).exp_().mul_(bucket).sub_(log_q.exp_().mul_(total))
         columns = log_q.shape[-1]
-        inside = _widened(gradient, columns + (columns < self.signal.vocab))
+        inside = _widened(gradient, columns + self.signal.pads(columns))
         inside.scatter_(-1, ids, torch.addcmul(known, both.q[..., :-1], total, value=-1))
         return _widened(inside[..., :columns], rows)
 

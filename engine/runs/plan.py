@@ -176,7 +176,7 @@ def _plan_served_heldout(
     with_logprobs: bool = False,
 ) -> CapturePlan:
     measure = recipe.measure
-    sampling = {"temperature": temperature, "top_p": 1.0, "top_k": 0}
+    sampling = {"temperature": temperature, "top_p": 1.0, "top_k": 0, "signal": "none"}
     limits = {"max_new_tokens": measure.max_new_tokens, "seed": measure.seed}
     spec = recipe.capture.model_copy(update={**sampling, **limits})
     return plan_served(captures, target, prompts, spec, with_logprobs=with_logprobs)

@@ -11,6 +11,10 @@ reply_tokens    tokens and log-probabilities of an answer
 finish_reasons  how servers say that an answer ended
 capture         a capture whose text comes from a server
 logprobs        a server's token ids and log-probabilities
+likeliest       the likeliest tokens that a server sends, as a compact signal
+signal_counts   how far the signal of a served capture reaches
+server_checks   what a server must show before its answers are learnt from
+pool            several servers that share the load
 acceptance      acceptance without the target's weights
 agreement       agreement with a server's greedy text
 """

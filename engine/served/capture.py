@@ -1,4 +1,5 @@
-"""A capture whose text comes from a server: the same folder without a signal, read like any other.
+"""A capture whose text comes from a server: the same folder, read like any other, without a signal or with the
+likeliest tokens that the server sends (`engine.served.likeliest`).
 
 The text is what the target wrote, but its token ids may differ from those the target wrote it with (a model may split
 a word into other tokens than its tokenizer would, and the server may have cut white space at the ends). The draft then
@@ -10,14 +11,16 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import SecretStr
 
 from engine.capture.plan import CapturePlan, plan_for_writer
 from engine.capture.rows import Answer
-from engine.capture.signal import SERVER_LOGPROBS
+from engine.capture.signal import SERVER_LOGPROBS, signal_format
 from engine.capture.store import Capture, GrowingCapture, completed, exclusive
 from engine.chat.prompt import Prompt
 from engine.config.schema import CaptureSpec, ServerSpec
@@ -26,12 +29,15 @@ from engine.fileio import content_hash, disk_errors, read_json, read_lines, writ
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
 from engine.records.capture import ServedAnswers
-from engine.served.client import ChatServer, holds_key, read_key
+from engine.served.client import ChatServer, holds_key, read_keys
 from engine.served.logprobs import TokenBytes, decode_logprobs, text_of
+from engine.served.pool import ServerPool
 from engine.served.prompt_request import PromptRequest
 from engine.served.replies import Reply, Unanswered
 from engine.served.request_rate import RateLimiter
 from engine.served.requests import request_all
+from engine.served.server_checks import CHECKED_PROMPTS, ServerChecks
+from engine.served.signal_counts import remarks, served_signal
 
 _FORMAT = 2  # increase it when the same reply becomes other tokens, or requests ask for other text
 _UNANSWERED = "unanswered.json"  # in the capture's folder: prompts without an answer when they were last requested
@@ -51,18 +57,27 @@ def plan_served(
     *,
     with_logprobs: bool = False,
 ) -> CapturePlan:
-    """Plan a capture of answers of `settings.server`, whose log-probabilities are kept if `with_logprobs`.
+    """Plan a capture of answers of `settings.server`: with its likeliest tokens if the signal is compact, or with the
+    log-probabilities of its text if `with_logprobs`.
 
-    The server, its model and the tokenizer are part of its address. The weights at hand are not.
+    The first server, its model, the tokenizer and the log-probabilities asked for are part of its address. The weights
+    at hand are not, nor are servers that share the load.
     """
-    assert settings.server is not None
+    spec = settings.server
+    assert spec is not None
+    server: dict[str, Any] = {"base_url": spec.base_url.rstrip("/"), "model": spec.model}
+    kind, entries = SERVER_LOGPROBS if with_logprobs else settings.signal, 1
+    if kind == "compact":
+        assert spec.logprobs is not None  # the schema asks for it
+        server["logprobs"], entries = spec.logprobs, spec.logprobs + 1  # the token written may be none of the likeliest
     writer = {
         "format": _FORMAT,
-        "server": {"base_url": settings.server.base_url.rstrip("/"), "model": settings.server.model},
+        "server": server,
         "tokenizer": tokenizer_hash(target.tokenizer),
         **target.turns.end_identity(),
     }
-    return plan_for_writer(writer, captures, target, prompts, settings, SERVER_LOGPROBS if with_logprobs else "none")
+    signal = replace(signal_format(kind, target.model, entries), has_unused=True)
+    return plan_for_writer(writer, captures, target, prompts, settings, signal)
 
 
 def is_served(plan: CapturePlan) -> bool:
@@ -127,6 +142,8 @@ class _Filling:
     ) -> None:
         self.plan, self.spec, self.target, self.limiter, self.progress = plan, spec, target, limiter, progress
         self.growing = GrowingCapture(plan, progress)
+        self.needs_bytes = plan.signal.kind in (SERVER_LOGPROBS, "compact")
+        self._checks = self._server_checks()
         # Prompts that failed before come last: a few that are never answered must not end every resumed capture.
         path = plan.folder / _UNANSWERED
         self._failed_before = set(read_json(path)) if path.exists() else set[str]()
@@ -151,6 +168,9 @@ class _Filling:
             )
         for deviation, count in counts.noted.items():
             self.progress.note(f"in {count} of {prompts} answers of {self.spec.model}: {deviation}")
+        if counts.signal is not None:
+            for remark in remarks(counts.signal, self.spec.model, self.plan.spec["temperature"]):
+                self.progress.note(remark)
         self.growing.finish(counts)
 
     def probe(self) -> None:
@@ -186,8 +206,8 @@ class _Filling:
         """Request these prompts and keep the answers; return the id of each prompt that got none, and why."""
         if not indices:
             return []
-        key = read_key(self.spec)
-        token_bytes = TokenBytes(self.target.tokenizer) if self.plan.signal.kind == SERVER_LOGPROBS else None
+        key = read_keys(self.spec)
+        token_bytes = TokenBytes(self.target.tokenizer) if self.needs_bytes else None
         requests = [PromptRequest(self.plan, index, self.target, token_bytes) for index in indices]
         unanswered = len(self.growing.missing)
         has_answered = unanswered < len(self.plan.prompts) or len(indices) < unanswered
@@ -200,12 +220,20 @@ class _Filling:
                 raise Unanswered("an answer without tokens (not retried)")
             answer = Answer(number, tokenised.ids, request.ending(tokenised.ids, reply), tokenised.signal)
             noted = sorted({*reply.noted, *tokenised.noted})
-            more = {"ids": tokenised.source, "prompt_tokens": reply.prompt_tokens} | ({"noted": noted} if noted else {})
+            more: dict[str, Any] = {"ids": tokenised.source, "prompt_tokens": reply.prompt_tokens}
+            more |= {"noted": noted} if noted else {}
+            more |= {"server": reply.server} if reply.server else {}
+            more |= {"signal": tokenised.left_out.document()} if tokenised.left_out is not None else {}
             self.growing.add(request.index, answer, **more)
 
         async def request_them() -> list[tuple[int, str]]:
-            async with ChatServer(self.spec, key, self.limiter, self.progress.note) as server:
+            async with self._opened(key) as server:
                 bodies = [request.body() for request in requests]
+                if isinstance(server, ChatServer):
+                    try:
+                        await self._checks.check(self.spec.base_url, server.answer)
+                    except Unanswered as error:
+                        return [(0, server.without_key(str(error)))]
                 failed = await request_all(server, bodies, keep, self.progress.stop_if_asked, has_answered=has_answered)
                 if server.samples_its_own_way:
                     self.progress.note(
@@ -215,6 +243,23 @@ class _Filling:
                 return failed
 
         return [(requests[number].prompt.id, why) for number, why in asyncio.run(request_them())]
+
+    def _opened(self, key: SecretStr | None) -> ChatServer | ServerPool:
+        """The server, or all of them."""
+        if self.spec.also_at:
+            return ServerPool(self.spec, key, self.limiter, self.progress.note, self._checks)
+        return ChatServer(self.spec, key, self.limiter, self.progress.note)
+
+    def _server_checks(self) -> ServerChecks:
+        """What the servers must show, with requests for the first prompts."""
+        logprobs = int(self.plan.spec["server"].get("logprobs", 0))
+        several = bool(self.spec.also_at)
+        if not (logprobs or several):
+            return ServerChecks([], self.progress.note)
+        token_bytes = TokenBytes(self.target.tokenizer) if self.needs_bytes else None
+        numbers = range(min(CHECKED_PROMPTS, len(self.plan.prompts)))
+        bodies = [PromptRequest(self.plan, number, self.target, token_bytes).body() for number in numbers]
+        return ServerChecks(bodies, self.progress.note, logprobs, several)
 
 
 def count_served(plan: CapturePlan) -> ServedAnswers:
@@ -229,7 +274,12 @@ def count_served(plan: CapturePlan) -> ServedAnswers:
         ids_from_text=sum(line.get("ids") == "text" for line in lines),
         other_prompt_tokens=sum(line["prompt_tokens"] != len(line["prompt_ids"]) for line in counted),
     )
-    return counts.model_copy(update={"noted": dict(noted.most_common(_MAX_NOTED))}) if noted else counts
+    more: dict[str, Any] = {"noted": dict(noted.most_common(_MAX_NOTED))} if noted else {}
+    if answered_by := Counter(line["server"] for line in lines if line.get("server")):
+        more["answered_by"] = dict(answered_by)
+    if plan.signal.kind == "compact":
+        more["signal"] = served_signal(plan, lines)
+    return counts.model_copy(update=more) if more else counts
 
 
 def _unanswered(plan: CapturePlan, spec: ServerSpec, failed: list[tuple[str, str]]) -> DraftbenchError:

@@ -34,8 +34,8 @@ _SHOWN_CHARACTERS = 200  # of a server's message
 _READ_CHARACTERS = 4 * _SHOWN_CHARACTERS
 _MAX_PAUSE_S = 3600.0  # a server that asks for more is given up
 _NOTED_PAUSE_S = 30.0  # shorter pauses are not mentioned
-# Most bytes of a reply: its text, and up to 2 KiB of log-probabilities per token asked for.
-_REPLY_BYTES, _TOKEN_BYTES, _MOST_REPLY_BYTES = 4 * 2**20, 2048, 64 * 2**20
+# Most bytes of a reply: its text, and of each token asked for its log-probability and those of the likeliest ones.
+_REPLY_BYTES, _TOKEN_BYTES, _ALTERNATIVE_BYTES, _MOST_REPLY_BYTES = 4 * 2**20, 2048, 256, 64 * 2**20
 _LIST_BYTES = 4 * 2**20
 _MOST_NAMES, _NAME_CHARACTERS = 10_000, 200  # of models in a list
 _SHOWN_NAMES = 12
@@ -87,12 +87,17 @@ def read_key(spec: ServerSpec, environ: Mapping[str, str] | None = None) -> Secr
     return SecretStr(key)
 
 
+def read_keys(spec: ServerSpec) -> SecretStr | None:
+    """Read the key of all servers that share the load, once it may be sent to each of them. Raises as `read_key`."""
+    keys = [read_key(one) for one in spec.each]
+    return keys[0]
+
+
 class ChatServer:
     """The answers of one server. Use as `async with`; `limiter` limits the rate of requests and takes a test's clock.
 
     `note` is called about long pauses that the server asks for, `seen` with the body of each request that was answered
-    and that of its answer. `in_flight`: the tasks whose request is at the server
-    now, without those that wait for another attempt.
+    and that of its answer.
     """
 
     def __init__(
@@ -105,7 +110,7 @@ class ChatServer:
     ) -> None:
         self.spec, self._key, self._note, self._seen = spec, key, note, seen
         self.limiter = limiter or RateLimiter(spec.requests_per_minute)
-        self.in_flight: set[asyncio.Task[Any] | None] = set()
+        self._in_flight: set[asyncio.Task[Any] | None] = set()
         self._extras = _EXTRAS
         self._extras_known = False  # whether the server has answered a request with the first of them
         self._listed: list[str] | None = None
@@ -116,7 +121,21 @@ class ChatServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
         await self._client.close()
+
+    @property
+    def in_flight(self) -> set[asyncio.Task[Any] | None]:
+        """The tasks whose request is at the server now, without those that wait for another attempt."""
+        return self._in_flight
+
+    @property
+    def concurrency(self) -> int:
+        """Requests in flight at once."""
+        return self.spec.concurrency
 
     @property
     def samples_its_own_way(self) -> bool:
@@ -131,25 +150,26 @@ class ChatServer:
         """
         cause = ""
         for attempt in range(1, self.spec.attempts + 1):
-            await self.limiter.turn()
             try:
-                return await self._once(body)
+                return await self.attempt(body)
             except Retry as error:
                 cause = str(error)
             if attempt < self.spec.attempts:
                 await self.limiter.back_off(attempt)
         raise Unanswered(f"{cause} ({self.spec.attempts} attempts)", exhausted=True)
 
-    async def _once(self, body: Mapping[str, Any]) -> Reply:
+    async def attempt(self, body: Mapping[str, Any]) -> Reply:
         """Make one attempt: after a refusal with the next set of fields beyond the API, until one set was answered.
 
-        Only an answer proves that the fields were the cause; otherwise the prompt is refused.
+        Only an answer proves that the fields were the cause; otherwise the prompt is refused. Raises as `answer`, and
+        Retry if another attempt may succeed.
         """
+        await self.limiter.turn()
         sets = self._extras[:1] if self._extras_known else self._extras
         for number, extras in enumerate(sets):
             if number:
                 await self.limiter.turn()
-            response = await self._send("POST", "chat/completions", {**extras, **body})
+            response = await self._send("POST", "chat/completions", {**_with_names(extras, body), **body})
             if response.is_success:
                 if not self._extras_known:
                     self._extras, self._extras_known = sets[number:], True
@@ -162,10 +182,12 @@ class ChatServer:
 
     async def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Response:
         """Return a complete response. Raises Retry if none came, and Unanswered if it is too large."""
-        reply_bytes = _REPLY_BYTES + _TOKEN_BYTES * int((body or {}).get("max_tokens", 0))
+        asked = body or {}
+        token_bytes = _TOKEN_BYTES + _ALTERNATIVE_BYTES * int(asked.get("top_logprobs", 0))
+        reply_bytes = _REPLY_BYTES + token_bytes * int(asked.get("max_tokens", 0))
         most_bytes = _LIST_BYTES if body is None else min(_MOST_REPLY_BYTES, reply_bytes)
         task = asyncio.current_task()
-        self.in_flight.add(task)
+        self._in_flight.add(task)
         try:
             return await self._client.call(
                 method,
@@ -176,13 +198,13 @@ class ChatServer:
                 most_bytes=most_bytes,
             )
         except NoResponse as error:
-            raise Retry(self._shown(error)) from None
+            raise Retry(self._shown(error), gone=True) from None
         except TooLarge as error:
             raise Unanswered(f"an answer of {error} (not retried)") from None
         except BadAddress as error:
             raise _bad_address(self.spec, self._shown(error)) from None
         finally:
-            self.in_flight.discard(task)
+            self._in_flight.discard(task)
 
     async def _failure(self, response: Response) -> Exception:
         """The error for a response that is not an answer: retry, give up this prompt, or end the work."""
@@ -191,7 +213,7 @@ class ChatServer:
         if code in (429, 503):
             self._heed(code, _retry_after_s(response.headers.get("retry-after")), message)
         if code in (408, 425, 429) or code >= 500:
-            return Retry(message)
+            return Retry(message, gone=code == 408 or code >= 500)
         if code in (401, 403):
             return _key_refused(self.spec, message)
         if response.location is not None:
@@ -260,6 +282,12 @@ def without_key(text: str, key: SecretStr | None) -> str:
 def holds_key(text: str, key: SecretStr | None) -> bool:
     """Whether a stranger's text repeats the key."""
     return without_key(text, key) != text
+
+
+def _with_names(extras: Mapping[str, Any], body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields beyond the API, with the one by which vLLM names the likeliest tokens by their ids, if they matter."""
+    names_ids = "return_token_ids" in extras and body.get("top_logprobs", 0) > 1
+    return {**extras, "return_tokens_as_token_ids": True} if names_ids else extras
 
 
 def _headers(key: SecretStr | None) -> dict[str, str]:

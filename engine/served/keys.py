@@ -34,8 +34,16 @@ def server_of(base_url: str) -> str:
 
 
 def is_allowed(home: Home, spec: ServerSpec) -> bool:
-    """Whether the server's key was confirmed, or the server needs none."""
-    return spec.key_env is None or [spec.key_env, server_of(spec.base_url)] in _pairs(home)
+    """Whether the key was confirmed for every server, or they need none."""
+    return not not_allowed(home, spec)
+
+
+def not_allowed(home: Home, spec: ServerSpec) -> list[str]:
+    """The addresses that the key may not be sent to yet."""
+    if spec.key_env is None:
+        return []
+    pairs = _pairs(home)
+    return [url for url in spec.urls if [spec.key_env, server_of(url)] not in pairs]
 
 
 def allow(home: Home, variable: str, base_url: str) -> None:
@@ -50,12 +58,12 @@ def allow(home: Home, variable: str, base_url: str) -> None:
 
 
 def require_allowed(home: Home, spec: ServerSpec) -> None:
-    """Raise DraftbenchError unless the pair was confirmed."""
-    if not is_allowed(home, spec):
+    """Raise DraftbenchError unless every pair was confirmed."""
+    for url in not_allowed(home, spec):
         raise DraftbenchError(
-            f"{spec.key_env} was never sent to {server_of(spec.base_url)} before",
+            f"{spec.key_env} was never sent to {server_of(url)} before",
             "a recipe by somebody else could name any variable and any server, so each pair is confirmed once",
-            f"if you mean it: `draftbench allow-key {spec.key_env} {spec.base_url}`",
+            f"if you mean it: `draftbench allow-key {spec.key_env} {url}`",
         )
 
 

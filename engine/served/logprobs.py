@@ -36,36 +36,56 @@ class TokenBytes:
         ids = self._ids.get(text, [])
         return ids[0] if len(ids) == 1 and text else None
 
-    def matches(self, token_id: int, text: bytes | None) -> bool:
-        """Whether an id can be the token with these bytes. Few servers send bytes for marks such as the end of turn."""
+    def text_of(self, ids: Sequence[int | None]) -> str | None:
+        """The text that some ids spell; None if one of them is not known."""
+        pieces = [None if token_id is None else self._bytes.get(token_id) for token_id in ids]
+        known = [piece for piece in pieces if piece is not None]
+        return b"".join(known).decode("utf-8", "replace") if len(known) == len(pieces) else None
+
+    def matches(self, token_id: int, text: bytes | None, *, as_shown: bool = False) -> bool:
+        """Whether an id can be the token with these bytes. Few servers send bytes for marks such as the end of turn.
+
+        `as_shown`: the bytes are those of the text that the server shows for the token. Of a token that is half a
+        character vLLM shows nothing, a mark or the whole character, and of others perhaps not the space before them.
+        """
         own = self._bytes.get(token_id)
         if text is None or (not text and token_id in self._special):
             return True
-        return own is None or own == text
+        if own is None or own == text:
+            return True
+        return as_shown and (not _is_text(own) or own.strip() == text.strip())
 
 
-def certain_ids(reply: Reply, token_bytes: TokenBytes, vocab_rows: int) -> list[int]:
-    """Ids of the answer's tokens up to the first that is not certain; none if the tokens are not the answer's text."""
+def certain_ids(reply: Reply, token_bytes: TokenBytes, vocab_rows: int, *, as_shown: bool = False) -> list[int]:
+    """Ids of the answer's tokens up to the first that is not certain; none if the tokens are not the answer's text.
+
+    `as_shown`: of `TokenBytes.matches`, for ids that the server sends.
+    """
     tokens = reply.tokens
-    if not _cover_the_text(reply):
-        return []
     sent: Sequence[int | None] = [token.id for token in tokens]
     if reply.token_ids is not None and len(reply.token_ids) - len(tokens) in (0, 1):  # an end of turn without an entry
         sent = reply.token_ids
+    if not _cover_the_text(reply, token_bytes.text_of(sent) if as_shown else None):
+        return []
     ids: list[int] = []
     for token, sent_id in zip(tokens, sent, strict=False):
         token_id = sent_id if sent_id is not None else token_bytes.unique_id(token.text or b"")
-        if token_id is None or not 0 <= token_id < vocab_rows or not token_bytes.matches(token_id, token.text):
+        if token_id is None or not 0 <= token_id < vocab_rows:
+            break
+        if not token_bytes.matches(token_id, token.text, as_shown=as_shown and sent_id is not None):
             break
         ids.append(token_id)
     return ids
 
 
-def _cover_the_text(reply: Reply) -> bool:
-    """Whether the tokens hold all of the answer: a server may have left some out, such as those of its reasoning."""
-    if any(token.text is None for token in reply.tokens):
+def _cover_the_text(reply: Reply, spelt: str | None) -> bool:
+    """Whether the tokens hold all of the answer: a server may have left some out, such as those of its reasoning.
+
+    `spelt`: what the ids spell; None if that is not known.
+    """
+    if spelt is None and any(token.text is None for token in reply.tokens):
         return True  # known by their ids alone
-    whole = text_of(reply.tokens)
+    whole = text_of(reply.tokens) if spelt is None else spelt
     return all(part.strip("\ufffd \t\n") in whole for part in (reply.text, reply.reasoning))
 
 
@@ -93,6 +113,14 @@ def decode_logprobs(raw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """raw: [position, 8] uint8 -> log p of the token drawn and of the likeliest one, both [position] float32."""
     drawn, top = raw.contiguous().view(torch.float32).reshape(-1, 2).unbind(-1)
     return drawn, torch.maximum(top, drawn)
+
+
+def _is_text(piece: bytes) -> bool:
+    try:
+        piece.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _bytes_of_ids(tokenizer: Any) -> dict[int, bytes]:

@@ -23,6 +23,8 @@ from engine.errors import DraftbenchError
 from engine.fileio import content_hash
 from engine.logs.queries import reference_of
 from engine.models.load import LoadedModel
+from engine.records.capture import AnswerSignal
+from engine.served.likeliest import encode_likeliest
 from engine.served.logprobs import TokenBytes, certain_ids, encode_logprobs, text_of
 from engine.served.replies import Reply, Unanswered
 
@@ -41,6 +43,8 @@ class TokenisedReply(NamedTuple):
     """'server' for ids that the server sent, 'text' for its text tokenised here."""
     noted: tuple[str, ...] = ()
     """Where the server's counts contradict the ids, in words to be counted."""
+    left_out: AnswerSignal | None = None
+    """What the signal does not hold, if it has the server's likeliest tokens."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,8 @@ class PromptRequest:
             "stream": False,
         }
         body |= {"tools": list(tools)} if tools else {}
-        body |= {"logprobs": True, "top_logprobs": 1} if self.token_bytes is not None else {}
+        if self.token_bytes is not None:
+            body |= {"logprobs": True, "top_logprobs": spec["server"].get("logprobs", 1)}
         return body | ({"top_k": spec["top_k"]} if spec["top_k"] else {})
 
     def answer(self, reply: Reply) -> TokenisedReply:
@@ -87,6 +92,8 @@ class PromptRequest:
         if self.token_bytes is None:
             ids = list(self._checked(reply.token_ids)) if reply.token_ids is not None else self._ids_of_text(reply)
             return TokenisedReply(self._ended(ids, reply), _NO_SIGNAL, source, _contradiction(len(ids), reply))
+        if self.plan.signal.kind == "compact":
+            return self._with_likeliest(reply, self.token_bytes)
         temperature = self.plan.spec["temperature"]
         if reply.tokens:
             certain = certain_ids(reply, self.token_bytes, self.target.vocab_rows)
@@ -105,6 +112,31 @@ class PromptRequest:
         noted = _contradiction(len(reply.tokens or ids), reply)
         ids = self._ended(ids, reply)
         return TokenisedReply(ids, encode_logprobs(ids, len(certain), reply.tokens, temperature), source, noted)
+
+    def _with_likeliest(self, reply: Reply, token_bytes: TokenBytes) -> TokenisedReply:
+        """The answer as far as each token has a certain id and a distribution. Raises Unanswered for one without any.
+
+        What follows a token of unknown id was written after another text than the draft would be shown, so it is left
+        out; and so is an end of turn that the server does not report, since nothing says how likely it was.
+        """
+        if not reply.tokens:
+            raise Unanswered("an answer without log-probabilities (not retried)")
+        spec, turns = self.plan.spec, self.target.turns
+        certain = certain_ids(reply, token_bytes, self.target.vocab_rows, as_shown=True)[: spec["max_new_tokens"]]
+        raw, left_out = encode_likeliest(
+            certain, reply.tokens, token_bytes, self.plan.signal, spec["server"]["logprobs"]
+        )
+        ids = certain[: len(raw)]
+        if not ids:
+            raise Unanswered("an answer whose first token has no certain id or no probabilities (not retried)")
+        is_whole = ids[-1] in turns.stop_ids | {turns.end}
+        sent = max(len(reply.tokens), len(reply.token_ids or ()))
+        end = int(reply.finish_reason == "stop" and not is_whole)
+        left_out = left_out.model_copy(update={"cut": sent - len(ids), "ends_left_out": end})
+        noted = _contradiction(len(reply.tokens), reply)
+        if any(len(token.alternatives) > spec["server"]["logprobs"] + 1 for token in reply.tokens):
+            noted += ("more likeliest tokens than were asked for",)
+        return TokenisedReply(ids, raw, "server", noted, left_out)
 
     def ending(self, ids: list[int], reply: Reply) -> Literal["stop", "length"]:
         """How the answer ended: one longer than max_new_tokens was cut here, whatever the server says."""

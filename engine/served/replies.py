@@ -45,6 +45,8 @@ class Reply:
     completion_tokens: int | None = None
     noted: tuple[str, ...] = ()
     """Deviations from the API, in words to be counted."""
+    server: str = ""
+    """Address of the server that answered, where several share the load."""
 
 
 class Unanswered(Exception):
@@ -60,7 +62,11 @@ class Unanswered(Exception):
 
 
 class Retry(Exception):
-    """An attempt failed for a reason that may be transient."""
+    """An attempt failed for a reason that may be transient. `gone`: the server itself does not answer at present."""
+
+    def __init__(self, why: str, *, gone: bool = False) -> None:
+        super().__init__(why)
+        self.gone = gone
 
 
 def read_reply(body: bytes, shown: Shown, request: Mapping[str, Any] | None = None) -> Reply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,20 @@ from typing import Any, TypeGuard
 _MIN_LOGPROB = -1000.0  # nothing that was drawn is less likely
 _ROUNDING = 1e-3  # by which low precision may lift a log-probability above 0
 _MAX_COUNT = 2**31  # no count and no id is larger
+
+
+_REPLACED = "\ufffd".encode()  # what a server writes for bytes that are no whole character
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One of the likeliest tokens at a position."""
+
+    logprob: float | None
+    """-inf for "too unlikely to be kept"; None for what is no log-probability at all."""
+    id: int | None
+    text: bytes | None
+    """The bytes that the token stands for; None where they are not certain."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +38,8 @@ class ReplyToken:
     id: int | None
     text: bytes | None
     """The bytes that the token stands for."""
+    alternatives: tuple[Alternative, ...] = ()
+    """The likeliest tokens at that position, as they were sent: in any order, with or without the token itself."""
 
 
 def read_reply_tokens(content: Any) -> list[ReplyToken]:
@@ -39,14 +56,29 @@ def is_count(value: Any) -> TypeGuard[int]:
 
 def _reply_token(entry: Mapping[str, Any]) -> ReplyToken:
     others = entry.get("top_logprobs")
-    others = others if isinstance(others, list) else []
-    top = [_logprob(other.get("logprob")) for other in others if isinstance(other, dict)]
+    others = [other for other in others if isinstance(other, dict)] if isinstance(others, list) else []
+    top = [_logprob(other.get("logprob")) for other in others]
     return ReplyToken(
         _logprob(entry.get("logprob")),
         max((logprob for logprob in top if logprob is not None), default=None),
         _id(entry),
         _text(entry),
+        tuple(_alternative(other) for other in others),
     )
+
+
+def _alternative(entry: Mapping[str, Any]) -> Alternative:
+    value = entry.get("logprob")
+    too_unlikely = isinstance(value, int | float) and not isinstance(value, bool) and value <= _MIN_LOGPROB
+    token_id, text = _id(entry), _text(entry)
+    # vLLM writes the bytes of the name for a token that is named by its id, and of a mark for half a character.
+    is_certain = text is not None and not _named_by_id(entry) and _REPLACED not in text
+    return Alternative(-math.inf if too_unlikely else _logprob(value), token_id, text if is_certain else None)
+
+
+def _named_by_id(entry: Mapping[str, Any]) -> bool:
+    token = entry.get("token")
+    return isinstance(token, str) and token.startswith("token_id:")
 
 
 def _logprob(value: Any) -> float | None:

@@ -30,6 +30,15 @@ class RateLimiter:
     _not_before: float = float("-inf")
     _paused_s: float = 0.0  # the last pause whose length the server did not name
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether a request would have to wait now."""
+        return self._wait_s() > 0
+
+    def another(self) -> RateLimiter:
+        """A limiter of the same rate and clock for another server."""
+        return RateLimiter(self.per_minute, self.clock, self.sleep, self.rng)
+
     async def turn(self) -> None:
         """Return once a request may start, and count it as started."""
         while (wait_s := self._wait_s()) > 0:

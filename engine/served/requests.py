@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
-from engine.served.client import ChatServer
 from engine.served.replies import Reply, Unanswered
 
 _POLL_S = 0.2  # how often a request to stop is looked for
@@ -16,15 +15,33 @@ _MAX_EXHAUSTED = 3  # prompts in a row without an answer after all attempts: the
 _MAX_REFUSED = 20  # refused before any is answered: the settings are at fault, and each request may cost money
 
 
+class Answerer(Protocol):
+    """A server, or several that share the load."""
+
+    @property
+    def in_flight(self) -> set[asyncio.Task[Any] | None]:
+        """The tasks whose request is at a server now, without those that wait for another attempt."""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """Requests in flight at once."""
+        ...
+
+    async def answer(self, body: Mapping[str, Any]) -> Reply: ...
+
+    def without_key(self, text: str) -> str: ...
+
+
 async def request_all(
-    server: ChatServer,
+    server: Answerer,
     bodies: Sequence[Mapping[str, Any]],
     keep: Callable[[int, Reply], None],
     stop_if_asked: Callable[[], None],
     *,
     has_answered: bool = False,
 ) -> list[tuple[int, str]]:
-    """Send all requests, `spec.concurrency` at a time; return the index of each prompt without an answer, and why.
+    """Send all requests, `concurrency` at a time; return the index of each prompt without an answer, and why.
 
     `keep` receives each reply with its index as it comes, in any order; an Unanswered that it raises counts as no
     answer. A few prompts in a row whose attempts are exhausted end the work, and so do many that are refused before
@@ -39,7 +56,7 @@ async def request_all(
             if tally.is_hopeless:
                 _cancel(task for task in running if task not in server.in_flight)  # these only wait for another attempt
             else:
-                for index in islice(waiting, server.spec.concurrency - len(running)):
+                for index in islice(waiting, server.concurrency - len(running)):
                     running[asyncio.create_task(server.answer(bodies[index]))] = index
             if not running:
                 return tally.failed

@@ -17,7 +17,7 @@ from engine.models.assets import ASSETS
 from engine.paths import PROJECT_ROOT
 from engine.planning.bounded_checks import checked
 from engine.runs.folder import RunFolder
-from engine.served.keys import allow, is_allowed, server_of
+from engine.served.keys import allow, not_allowed, server_of
 from engine.untrusted.visible import visible
 from workbench.launch import cost_view, from_address, parts, starting, steps_view, studies_view, sweep_view
 from workbench.launch.form import Form
@@ -182,9 +182,10 @@ def check(recipes: Sequence[Recipe]) -> list[Check]:
 def may_send_key(recipe: Recipe) -> bool:
     """Whether the key that the recipe sends to its server was confirmed; if not, ask."""
     spec = recipe.capture.server
-    if spec is None or is_allowed(queries.home(), spec):
+    new = [] if spec is None else not_allowed(queries.home(), spec)
+    if spec is None or not new:
         return True
-    variable, server = str(spec.key_env), server_of(spec.base_url)
+    variable, server = str(spec.key_env), server_of(new[0])
     st.warning(
         f"**The value of {ui.text(variable)} would be sent to {ui.text(server)}**\n\nIt was never sent there before. "
         "Only go on if this server is meant to have that key.",
@@ -195,7 +196,7 @@ def may_send_key(recipe: Recipe) -> bool:
         key="allow-key",
         icon=":material/key:",
         on_click=allow_and_check,
-        args=(variable, spec.base_url),
+        args=(variable, new[0]),
     )
     return False
 
