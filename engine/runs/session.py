@@ -22,6 +22,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import read_json, write_atomic, write_json
 from engine.models.head import check_head
 from engine.models.load import LoadedModel, load_model
+from engine.models.quantised import is_packed
 from engine.numbers import readable_bytes
 from engine.paths import Home
 from engine.progress import Progress
@@ -73,8 +74,12 @@ def load_target(recipe: Recipe) -> LoadedModel:
 
 
 def in_float32(target: LoadedModel) -> LoadedModel:
-    """Return the same target in float32, for checks that must not depend on rounding; itself if it is in float32."""
-    return target if target.dtype == torch.float32 else load_model(target.spec, dtype="float32")
+    """Return the same target in float32, for checks that must not depend on rounding; itself if it is in float32.
+
+    Quantised layers may round what they read in any dtype, so such a target is returned with plain ones.
+    """
+    exact = target.dtype == torch.float32 and not is_packed(target.model)
+    return target if exact else load_model(target.spec, dtype="float32")
 
 
 def _with_kept_date(run: RunFolder, target: LoadedModel, progress: Progress) -> LoadedModel:
