@@ -25,7 +25,7 @@ def _is_spread(model: Values) -> bool:
 
 
 def _is_split(model: Values) -> bool:
-    return model.get("tensor_parallel", 1) != 1
+    return bool(model.get("tensor_parallel", 1) != 1)
 
 
 def _is_adapted(draft: Values) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from engine.models.quantised import (
     is_packed,
     is_unpacked,
     method_of,
+    quantised_name,
     refuse_packed_ends,
     unpacked_copy,
     unpacking,
@@ -48,6 +49,12 @@ class LoadedModel:
     tokenizer: Any
     spec: ModelSpec
     fingerprint: str
+    drafts_on: torch.device | None = None  # None: where the model itself reads ids
+
+    @property
+    def draft_device(self) -> torch.device:
+        """Where drafts for this target lie."""
+        return self.device if self.drafts_on is None else self.drafts_on
 
     @property
     def device(self) -> torch.device:
@@ -63,6 +70,11 @@ class LoadedModel:
     def dtype(self) -> torch.dtype:
         dtype: torch.dtype = self.model.dtype
         return dtype
+
+    @property
+    def weights(self) -> str | None:
+        """How the layers' weights are rounded, such as 'int8' or 'bitsandbytes nf4'; None if they are plain."""
+        return self.spec.quantize or quantised_name(self.model)
 
     @property
     def dtype_name(self) -> str:
@@ -254,6 +266,11 @@ def _refuse_adapter(model: Any, spec: ModelSpec) -> None:
             "merging changes weights in place" + (" and would round them once more" if packed else ""),
             "merge it into the plain model once (PEFT's merge_and_unload, save_pretrained), and use the merged folder",
         )
+
+
+def with_drafts_on(target: LoadedModel, device: str) -> LoadedModel:
+    """The target with its drafts on a device of that name; auto: where the target reads ids."""
+    return target if device == "auto" else replace(target, drafts_on=resolve_device(device))
 
 
 def refuse_twice_rounded(spec: ModelSpec, quantization: Any) -> None:

@@ -122,15 +122,13 @@ def device_map(shapes: Any, sizes: Sizes, rooms: Sequence[Room]) -> DeviceMap:
     """Where each module of a model lies; `shapes` is the model on the meta device."""
     placed = fill(sizes, rooms)
     main = _as_transformers(rooms[0].device)
-    lists = layer_lists(shapes)
-    where: DeviceMap = dict(_outside(shapes, "", lists, main))
-    for name in lists:
-        where |= {f"{name}.{i}": _as_transformers(device) for i, device in enumerate(placed)}
-    return where
+    name = layer_list(shapes)
+    layers: DeviceMap = {f"{name}.{i}": _as_transformers(device) for i, device in enumerate(placed)}
+    return {**dict(_outside(shapes, "", name, main)), **layers}
 
 
-def layer_lists(model: Any) -> list[str]:
-    """Names of the lists with one module for each layer of the part that writes text; raises if there is none."""
+def layer_list(model: Any) -> str:
+    """Name of the list with one module for each layer of the part that writes text; raises if it is not one."""
     depth = getattr(text_config(model), "num_hidden_layers", None)
     names = [
         name
@@ -144,20 +142,27 @@ def layer_lists(model: Any) -> list[str]:
             "a model is spread layer by layer",
             "leave target.device_map out",
         )
-    return outer
+    return outer[0]
 
 
-def _outside(module: Any, name: str, lists: Sequence[str], main: int | str) -> Iterator[tuple[str, int | str]]:
+def _layers(model: Any) -> Sequence[Any]:
+    """A model's layers; none if they are not in one list, so that it can only lie whole."""
+    try:
+        layers: Sequence[Any] = model.get_submodule(layer_list(model))
+    except DraftbenchError:
+        return ()
+    return layers
+
+
+def _outside(module: Any, name: str, layers: str, main: int | str) -> Iterator[tuple[str, int | str]]:
     """Everything that is not a layer, in as few names as possible."""
     for key, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
         yield f"{name}.{key}" if name else key, main
     for key, child in module.named_children():
         inner = f"{name}.{key}" if name else key
-        if inner in lists:
-            continue
-        if any(one.startswith(f"{inner}.") for one in lists):
-            yield from _outside(child, inner, lists, main)
-        else:
+        if layers.startswith(f"{inner}."):
+            yield from _outside(child, inner, layers, main)
+        elif inner != layers:
             yield inner, main
 
 
@@ -171,8 +176,7 @@ def sizes_of(shapes: Any, folder: Path, dtype: torch.dtype, *, packed: bool) -> 
     `packed`: its layers stay quantised, so they are as large as in the files; they share what the files hold beside
     the ends by their number of parameters.
     """
-    (name,) = layer_lists(shapes)
-    layers = [sum(p.numel() for p in layer.parameters()) for layer in shapes.get_submodule(name)]
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in _layers(shapes)]
     ends = sum(p.numel() for p in shapes.parameters()) - sum(layers)
     if not packed:
         return Sizes(tuple(count * dtype.itemsize for count in layers), ends * dtype.itemsize)
@@ -205,14 +209,18 @@ def computing_shares(model: Any) -> dict[torch.device, float]:
 
 
 def placed_in_words(model: Any) -> str:
-    """Where a model's layers lie, such as '24 layers on cuda:0, 8 on cpu'; empty for one that lies whole."""
+    """Where a model's layers lie (`in_words`); empty for one that lies whole."""
     if not is_spread(model):
         return ""
     where = [model.hf_device_map[key] for key in model.hf_device_map if key.rpartition(".")[2].isdecimal()]
-    named = [f"cuda:{device}" if isinstance(device, int) else str(device) for device in where]
-    counts = {device: named.count(device) for device in dict.fromkeys(named)}
+    return in_words([f"cuda:{device}" if isinstance(device, int) else str(device) for device in where])
+
+
+def in_words(placed: Sequence[str]) -> str:
+    """Layers by device: '32 layers: 24 on cuda:0, 8 on disk (its own files)'."""
+    counts = {device: placed.count(device) for device in dict.fromkeys(placed)}
     parts = [f"{count} on {'disk (its own files)' if device == DISK else device}" for device, count in counts.items()]
-    return f"{len(named)} layers: {', '.join(parts)}"
+    return f"{len(placed)} layers: {', '.join(parts)}"
 
 
 def in_memory(module: Any, key: str) -> torch.Tensor:

@@ -115,6 +115,25 @@ def is_packed(model: Any) -> bool:
     return getattr(model, "hf_quantizer", None) is not None
 
 
+def is_exact(model: Any) -> bool:
+    """Whether a model computes in float32 throughout, so that its text does not depend on kernels and batches."""
+    return bool(model.dtype == torch.float32) and not is_packed(model)
+
+
+def quantised_name(model: Any) -> str | None:
+    """The method of a model's quantised layers with what tells its kinds apart; None for plain layers."""
+    if not is_packed(model):
+        return None
+    settings = model.hf_quantizer.quantization_config.to_dict()
+    method = str(getattr(settings.get("quant_method"), "value", settings.get("quant_method")))
+    if method == "bitsandbytes":
+        return f"{method} {settings.get('bnb_4bit_quant_type') if settings.get('load_in_4bit') else 'int8'}"
+    kind = settings.get("quant_type") if method == "torchao" else settings.get("format") or settings.get("bits")
+    if isinstance(kind, dict):
+        kind = (kind.get("default") or {}).get("_type")
+    return f"{method} {kind}" if isinstance(kind, str) else f"{method} {kind}-bit" if kind else method
+
+
 def is_packed_layer(module: Any) -> bool:
     """Whether a module of such a model is a linear layer whose weights are not plain numbers."""
     if not hasattr(module, "in_features") or not hasattr(module, "out_features"):
@@ -151,7 +170,8 @@ def plain_weight(layer: Any, dtype: torch.dtype) -> torch.Tensor:
 
 def plain_value(layer: Any, key: str, dtype: torch.dtype) -> torch.Tensor:
     """Weight or bias of a quantised linear layer, as a plain layer would keep it."""
-    return plain_weight(layer, dtype) if key == "weight" else layer.bias.detach()
+    bias: torch.Tensor = layer.bias
+    return plain_weight(layer, dtype) if key == "weight" else bias.detach()
 
 
 def plain_model(model: Any) -> Any:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import torch
-
 from engine.capture.plan import CapturePlan
 from engine.capture.store import Capture, make_capture
 from engine.catalogue import check_losses
@@ -21,8 +19,8 @@ from engine.decode.slot_fit import apart
 from engine.errors import DraftbenchError
 from engine.fileio import read_json, write_atomic, write_json
 from engine.models.head import check_head
-from engine.models.load import LoadedModel, load_model
-from engine.models.quantised import is_packed
+from engine.models.load import LoadedModel, load_model, with_drafts_on
+from engine.models.quantised import is_exact
 from engine.numbers import readable_bytes
 from engine.paths import Home
 from engine.progress import Progress
@@ -66,7 +64,7 @@ def load_target(recipe: Recipe) -> LoadedModel:
     Raises DraftbenchError if it cannot be split at its head, or cannot be decoded where the recipe decodes.
     """
     check_losses(term.name for term in recipe.train.loss)
-    target = load_model(recipe.target)
+    target = with_drafts_on(load_model(recipe.target), recipe.draft.device)
     check_head(target.model)
     if decodes(recipe):  # now rather than at the first answer
         runner_for(target.model)
@@ -78,8 +76,9 @@ def in_float32(target: LoadedModel) -> LoadedModel:
 
     Quantised layers may round what they read in any dtype, so such a target is returned with plain ones.
     """
-    exact = target.dtype == torch.float32 and not is_packed(target.model)
-    return target if exact else load_model(target.spec, dtype="float32")
+    if is_exact(target.model):
+        return target
+    return replace(load_model(target.spec, dtype="float32"), drafts_on=target.drafts_on)
 
 
 def _with_kept_date(run: RunFolder, target: LoadedModel, progress: Progress) -> LoadedModel:
