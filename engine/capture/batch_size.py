@@ -10,6 +10,7 @@ import torch
 
 from engine.capture.grouping import FORWARD_TOKENS
 from engine.models.head import text_config
+from engine.models.placement import computing_shares
 
 _MOST_ROWS = {"cuda": 256}  # measured; on other devices:
 _MOST_ROWS_ELSEWHERE = 64
@@ -23,12 +24,15 @@ _GROWTH = 2  # buffers of keys and values hold more slots than tokens, and lie t
 
 def most_rows(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> int:
     """The batch size for answers of up to `max_new_tokens` to these prompts on the model's device."""
-    device = torch.device(model.device)
     longest = max((len(ids) for ids in prompts), default=0) + max_new_tokens
-    return rows_that_fit(
-        int(free_bytes(device.type) * _SHARE.get(device.type, _SHARE_ELSEWHERE)) - prefill_bytes(model),
-        row_bytes(model, longest),
-        _MOST_ROWS.get(device.type, _MOST_ROWS_ELSEWHERE),
+    shares = computing_shares(model)  # of the layers by device, the first of which also has the logits
+    return min(
+        rows_that_fit(
+            int(free_bytes(str(device)) * _SHARE.get(device.type, _SHARE_ELSEWHERE)) - prefill_bytes(model),
+            row_bytes(model, longest, share, with_logits=number == 0),
+            _MOST_ROWS.get(device.type, _MOST_ROWS_ELSEWHERE),
+        )
+        for number, (device, share) in enumerate(shares.items())
     )
 
 
@@ -40,10 +44,13 @@ def rows_that_fit(memory_bytes: int, bytes_per_row: int, most: int) -> int:
     return rows
 
 
-def row_bytes(model: Any, tokens: int) -> int:
-    """Bytes that a row of so many tokens takes: keys and values, and what is computed from its logits."""
+def row_bytes(model: Any, tokens: int, share: float = 1.0, *, with_logits: bool = True) -> int:
+    """Bytes that a row of so many tokens takes: keys and values, and what is computed from its logits.
+
+    `share` of the layers: of a device on which no more of them compute.
+    """
     vocab: int = model.get_output_embeddings().weight.shape[0]
-    return _GROWTH * tokens * key_value_bytes(model) + vocab * _LOGIT_BYTES
+    return int(_GROWTH * tokens * key_value_bytes(model) * share) + (vocab * _LOGIT_BYTES if with_logits else 0)
 
 
 def key_value_bytes(model: Any) -> int:
@@ -63,8 +70,9 @@ def prefill_bytes(model: Any) -> int:
 
 
 def free_bytes(device: str) -> int:
-    """Bytes that can still be allocated, on the accelerator if it has a memory of its own."""
-    if device == "cuda":
-        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # what torch holds back for itself
-        return int(torch.cuda.mem_get_info()[0]) + unused
+    """Bytes that can still be allocated on a device by its name, on the accelerator if it has a memory of its own."""
+    if device.startswith("cuda"):
+        place = torch.device(device)
+        unused = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)  # what torch holds back
+        return int(torch.cuda.mem_get_info(place)[0]) + unused
     return int(psutil.virtual_memory().available)

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from engine.config.defaults import DEFAULT_TARGET
 from engine.config.lora import DraftLoraSpec
-from engine.config.section import Mark, Section, Values, used_unless
+from engine.config.section import PACE, Mark, Section, Values, used_unless
 from engine.errors import DraftbenchError
 
 RUN_DATE = "run:"  # before a date that nobody chose: it is that of the run's first day
@@ -18,6 +18,14 @@ RUN_DATE = "run:"  # before a date that nobody chose: it is that of the run's fi
 
 def _is_quantised(model: Values) -> bool:
     return model.get("quantize") is not None
+
+
+def _is_spread(model: Values) -> bool:
+    return model.get("device_map") is not None
+
+
+def _is_split(model: Values) -> bool:
+    return bool(model.get("tensor_parallel", 1) != 1)
 
 
 def _is_adapted(draft: Values) -> bool:
@@ -54,6 +62,19 @@ class ModelSpec(Section):
         "empty: the model as it is",
     )
     device: str = Field("auto", description="auto (cuda, mps or cpu), or a torch device such as cuda:1")
+    device_map: Annotated[Literal["auto"] | None, Mark(affects="pace", used=_is_spread)] = Field(
+        None,
+        description="auto: a model larger than one card is spread over all that CUDA_VISIBLE_DEVICES names, then over "
+        "main memory, then over its own files; empty: it lies on target.device whole",
+    )
+    max_memory_gb: Annotated[dict[str, float] | None, Mark(affects="pace", used=_is_spread)] = Field(
+        None,
+        description="with device_map, most memory for weights by device, 10^9 bytes, such as {0: 40, 1: 70, cpu: 100}; "
+        "a device that is not named gets none; empty: what is free",
+    )
+    tensor_parallel: Annotated[int, Mark(affects="pace", used=_is_split)] = Field(
+        1, ge=1, le=64, description="processes that each hold a part of every layer, on a card of their own; 1: none"
+    )
     trust_remote_code: Annotated[bool, Mark(by_hand=True)] = Field(
         False, description="run Python code that ships with the model: only if you trust it"
     )
@@ -63,6 +84,34 @@ class ModelSpec(Section):
         description="date for chat templates that write today's, such as 2026-01-31; empty: the day a run begins, "
         "which its config.yaml then keeps as run:DATE",
     )
+
+    @field_validator("max_memory_gb", mode="before")
+    @classmethod
+    def _device_names(cls, memory: Any) -> Any:
+        """Names as text: YAML reads that of a card as a number."""
+        return {str(name): size for name, size in memory.items()} if isinstance(memory, dict) else memory
+
+    @field_validator("max_memory_gb")
+    @classmethod
+    def _sizes_of_devices(cls, memory: dict[str, float] | None) -> dict[str, float] | None:
+        for name, size in (memory or {}).items():
+            if not (name.isdecimal() or name == "cpu"):
+                raise ValueError(f"{name!r} is no card's number and not cpu; what has no place is read from its files")
+            if not size >= 0:
+                raise ValueError(f"{size} GB for {name}")
+        return memory
+
+    @model_validator(mode="after")
+    def _one_way_to_be_large(self) -> ModelSpec:
+        if self.max_memory_gb is not None and self.device_map is None:
+            raise ValueError("max_memory_gb limits what device_map spreads: set device_map: auto as well")
+        if self.tensor_parallel > 1 and self.device_map is not None:
+            raise ValueError("device_map spreads whole layers and tensor_parallel splits each: set one of them")
+        if self.quantize is not None and (self.device_map is not None or self.tensor_parallel > 1):
+            raise ValueError(
+                "quantize is for a target that lies whole in main memory, without device_map or tensor_parallel"
+            )
+        return self
 
     @field_validator("template_date")
     @classmethod
@@ -109,6 +158,9 @@ class DraftSpec(Section):
         description="number of ids the draft can propose, the most frequent ones of the training answers; if empty, "
         "all, "
         "or those of the checkpoint",
+    )
+    device: Annotated[str, PACE] = Field(
+        "auto", description="auto: where the target's embeddings are; or a torch device of the draft's own, as cuda:1"
     )
     share_embeddings: bool = Field(
         True, description="the draft uses the target's embeddings and output head, frozen; they are not stored again"

@@ -70,7 +70,7 @@ class PromptDecoding:
                 "max_new_tokens": self.settings.max_new_tokens,
                 "seed": self.settings.seed,
                 "dtype": self.target.dtype_name,
-                "quantize": self.target.spec.quantize,
+                "quantize": self.target.weights,
                 "device": str(self.target.device),
             },
             "seconds": self.seconds,

@@ -28,6 +28,7 @@ from engine.decode.step_graphs import (
     taken_over,
 )
 from engine.models.head import Head, body, readable, refuse_unknown, text_config
+from engine.models.placement import is_spread
 
 
 class SlotRunner:
@@ -36,7 +37,8 @@ class SlotRunner:
     def __init__(self, model: Any, *, is_draft: bool = False, slots: int = 0, recorded: bool | None = None) -> None:
         """An empty runner. `slots`: how many tokens the longest row will have, where that is known.
 
-        `recorded`: whether steps are recorded and replayed (`engine.decode.step_graphs`); by default on a CUDA device.
+        `recorded`: whether steps are recorded and replayed (`engine.decode.step_graphs`); by default on a CUDA device,
+        unless the model is spread over several.
         """
         self.model, self.is_draft, self.head = model, is_draft, Head.of(model)
         self.hidden = torch.zeros(0)  # [row, last, width]: what entered the head in the latest feed
@@ -45,7 +47,7 @@ class SlotRunner:
         self._reads_what_it_writes = _reads_what_it_writes(model)
         self._positions = getattr(text_config(model), "max_position_embeddings", None) or sys.maxsize
         self.graphs: StepGraphs | None = None
-        if model.device.type == "cuda" if recorded is None else recorded:
+        if _recordable(model) if recorded is None else recorded:
             left = taken_over(model)
             self.cache, self.graphs = left or (SlotCache(model, capacity=rounded_slots(slots)), StepGraphs(model))
         else:
@@ -147,6 +149,11 @@ class SlotRunner:
         """Leave the cache and what was recorded to the next runner of the model; this one is used no more."""
         if self.graphs is not None:
             leave(self.model, self.cache, self.graphs)
+
+
+def _recordable(model: Any) -> bool:
+    """Whether a step is one stream of kernels: a model that is spread waits for copies between devices."""
+    return model.device.type == "cuda" and not is_spread(model)
 
 
 def padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:

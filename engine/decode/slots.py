@@ -96,7 +96,8 @@ def _write(buffer: torch.Tensor, states: torch.Tensor, slots: Slots) -> None:
     if isinstance(slots.where, slice):
         buffer[: slots.rows, slots.where] = by_token
     else:
-        buffer.flatten(0, 1).index_copy_(0, slots.where, by_token.flatten(0, 1))
+        where = slots.where.to(buffer.device)  # a layer of a model that is spread may lie on another device
+        buffer.flatten(0, 1).index_copy_(0, where, by_token.flatten(0, 1))
 
 
 class SlotCache(Cache):  # type: ignore[misc]
@@ -167,7 +168,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         self.reserve(self.slots.rows, used)
         index = on_device(torch.tensor(rows), self._buffers()[0].device)
         for mine, theirs in zip(self._buffers(), other._buffers(), strict=True):
-            mine[:, :used].index_copy_(0, index, theirs[: len(rows), :used])
+            mine[:, :used].index_copy_(0, index.to(mine.device), theirs[: len(rows), :used])
         self.lengths = list(self.lengths)
         for row, length in zip(rows, other.lengths, strict=True):
             self.lengths[row] = length

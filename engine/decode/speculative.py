@@ -81,10 +81,11 @@ def speculative_decode(
 ) -> Iterator[Round]:
     """Decode the prompts (ids, at least one each) together and yield each row's rounds as they end.
 
-    `target` and `draft` are Transformers causal models on one device. `names` seed the rows' own random streams (their
-    numbers by default): with a fixed length a row's rounds do not depend on the rows beside it. `alternatives` is the
-    number of likeliest tokens of either model to note at each judged position. A row never exceeds the limit of
-    `settings`: near it, it proposes less. `observe` is called for each round before the round is yielded.
+    `target` and `draft` are Transformers causal models; the draft may be on a device of its own. `names` seed the rows'
+    own random streams (their numbers by default): with a fixed length a row's rounds do not depend on the rows beside
+    it. `alternatives` is the number of likeliest tokens of either model to note at each judged position. A row never
+    exceeds the limit of `settings`: near it, it proposes less. `observe` is called for each round before the round is
+    yielded.
     """
     uniforms = Uniforms(settings.seed, list(names or map(str, range(len(prompts)))))
     rows = [_Row(i, list(ids)) for i, ids in enumerate(prompts) if settings.max_new_tokens > 0]
@@ -182,7 +183,8 @@ def propose(
 
     `pending`: what the draft has yet to read of each row. `sampling`: the draft's (`DecodeSettings.draft_sampling`).
     `vocab`: rows of the target's head.
-    draws: [row, gamma] -> proposed: [row, gamma] ids, draft_probs: [row, gamma, vocab], on `device`.
+    draws: [row, gamma] -> proposed: [row, gamma] ids, draft_probs: [row, gamma, vocab], on `device`, the target's. The
+    draft may be on another one.
     """
     proposal = proposals(draft_runner, pending, sampling, draws, vocab, device)
     return proposal.ids, proposal.draft_probs(vocab)
@@ -205,7 +207,7 @@ def proposals(
     ids: list[torch.Tensor] = []
     probs: list[torch.Tensor] = []
     own_ids = draft_runner.head.ids
-    uniforms = on_device(draws, device)
+    uniforms = on_device(draws, draft_runner.model.device)
     for step in range(gamma):
         logits = (draft_runner.feed_ids(ids[-1].unsqueeze(1)) if step else draft_runner.feed(pending, last=1))[:, -1]
         own = logits if own_ids is not None else align_logits(logits, vocab)
@@ -215,7 +217,8 @@ def proposals(
             probs.append(distribution(own, sampling))
             drawn = draw(probs[-1], uniforms[:, step])
         ids.append(drawn if own_ids is None else own_ids[drawn])
-    return Proposal(torch.stack(ids, 1), spread(torch.stack(probs, 1), own_ids, vocab) if probs else None)
+    q = spread(torch.stack(probs, 1), own_ids, vocab).to(device) if probs else None
+    return Proposal(torch.stack(ids, 1).to(device), q)
 
 
 def _both(target_runner: AnyRunner, draft_runner: AnyRunner | None) -> tuple[AnyRunner, ...]:

@@ -119,7 +119,7 @@ class Material:
 
     @property
     def head(self) -> Head:
-        return Head.of(self.target.model)
+        return Head.of(self.target.model).to(self.target.draft_device)
 
     @property
     def answers(self) -> Capture:
@@ -130,4 +130,4 @@ class Material:
     def reader(self, capture: Capture | None) -> SignalReader:
         """Reads a signal of the training captures' format for the draft; `capture`: the one it is of, if any."""
         ids = Head.of(self.draft.model).ids
-        return SignalReader(self.signal, self.head, self.target.device, ids, self.settings, capture)
+        return SignalReader(self.signal, self.head, self.target.draft_device, ids, self.settings, capture)

@@ -74,6 +74,7 @@ def exact_of_drafts(
     answers = list(capture.answers if answers is None else answers)
     heads = {name: Head.of(model) for name, model in draft_models.items()}
     device = next(iter(draft_models.values())).device
+    target_head = target_head.to(device)
     by_row: dict[str, dict[int, PromptAcceptance]] = {name: {} for name in draft_models}
     for group in group_by_length([sequence_tokens(a) for a in answers], FORWARD_TOKENS):
         batch = collate(capture, [answers[i] for i in group], device)

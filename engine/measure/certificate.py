@@ -29,6 +29,7 @@ from engine.decode.settings import DecodeSettings, FixedLength
 from engine.decode.speculative import plain_decode, speculative_decode
 from engine.measure.statistics import calibration_z
 from engine.models.head import Head, hidden_states
+from engine.models.quantised import is_exact
 
 SELF_DRAFT_SETTINGS = tuple(
     Sampling(temperature, top_k, top_p)
@@ -134,7 +135,7 @@ def greedy_identity(target: Any, draft: Any, prompts: Sequence[Sequence[int]], s
     In float32 identity is required. There a text whose every token is the target's likeliest after those before it,
     by one forward without a cache, is the target's greedy text, and need not be decoded once more.
     """
-    greedy, exact = replace(settings, sampling=Sampling(0.0)), target.dtype == torch.float32
+    greedy, exact = replace(settings, sampling=Sampling(0.0)), is_exact(target)
     plain, speculative = [], []
     for ids in prompts:  # one at a time: a batch would add its own rounding
         (text,) = texts(speculative_decode(target, draft, [ids], greedy), 1)
@@ -171,7 +172,7 @@ def same_greedy_text(
     parted = [
         _parting(target, list(prompt), a, b) for prompt, a, b in zip(prompts, plain, speculative, strict=True) if a != b
     ]
-    exact = target.dtype == torch.float32
+    exact = is_exact(target)
     dtype = str(target.dtype).removeprefix("torch.")
     detail = f"{len(prompts) - len(parted)} of {len(prompts)} greedy texts identical in {dtype}"
     if parted:

@@ -58,7 +58,8 @@ def measured_where(summary: Summary, provenance: Provenance) -> str:
     """
     machine, conditions = provenance.measured_on or Machine(), summary.conditions
     threads = (summary.speed and summary.speed.threads) or conditions.threads or machine.threads
-    return machine_words(machine, conditions.device, conditions.dtype, threads)
+    words = machine_words(machine, conditions.device, conditions.dtype, threads)
+    return f"{words} ({conditions.placed})" if conditions.placed else words
 
 
 def machine_words(

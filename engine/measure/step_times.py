@@ -58,7 +58,7 @@ def time_cell(
 ) -> StepCell:
     """Time a round at each gamma, and a plain step, in the middle of the texts.
 
-    `target` and `draft` are Transformers causal models on one device. `texts`: ids [row], all of one length, which is
+    `target` and `draft` are Transformers causal models. `texts`: ids [row], all of one length, which is
     the context and one token that the target has yet to read. Proposals are greedy. Raises ValueError for texts that
     are not alike or shorter than three tokens.
     """

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from engine.capture.store import AnsweredPrompt, Capture
 from engine.catalogue import Proposals
@@ -39,6 +38,7 @@ from engine.measure.statistics import bootstrap_ratio, calibration_z, paired_rat
 from engine.models.draft import Draft
 from engine.models.head import Head
 from engine.models.load import LoadedModel
+from engine.models.quantised import is_exact
 from engine.progress import SILENT, Progress
 from engine.records.summary import Summary
 
@@ -249,7 +249,7 @@ def _trace_checks(
     """Check the trace: as many tokens accepted as expected and, at temperature 0, the text that was captured."""
     checks = [_agreement(result.rounds, result.temperature, proposals)]
     if result.temperature == 0:
-        written, in_float32 = lossless.texts(result.rounds, len(traced)), pair.target.dtype == torch.float32
+        written, in_float32 = lossless.texts(result.rounds, len(traced)), is_exact(pair.target.model)
         checks.append(certificate_pair.traced_equals_captured(exact.target.model, traced, written, exact=in_float32))
     return checks
 
@@ -303,7 +303,7 @@ def certificate(
         ),
         lambda: lossless.chi_square(tokens=12_000, seed=settings.seed, proposals=proposals),
     ]
-    if pair.target.dtype != torch.float32:
+    if not is_exact(pair.target.model):
         steps.append(lambda: _margins(pair, answers, prompts, short, timed if settings.speed_temperature == 0 else ()))
     checks = []
     progress.start("certificate", len(steps), "checks")
@@ -476,8 +476,9 @@ def _conditions(target: LoadedModel, settings: MeasureSpec, heldout_hash: str, p
         "top_k": settings.top_k,
         "max_new_tokens": settings.max_new_tokens,
         "dtype": target.dtype_name,
-        "quantize": target.spec.quantize,
+        "quantize": target.weights,
         "device": target.device.type,
+        "placed": target.placed or None,
         "threads": speed.threads(),
         "seed": settings.seed,
         "acceptance_rule": ACCEPTANCE_RULE,

@@ -8,6 +8,8 @@ masters      float32 masters of a model that trains in another dtype
 layers       settings that speak of layers, when some are taken out
 shallow      a model with some of its target's layers
 head         splitting a model at its output head
+placement    where the layers of a model lie that is larger than one card
+quantised    models whose layers are stored in few bits
 precision    a model converted to another precision
 vocabulary   do two models share ids; which ids a draft proposes
 fused_linears  linear layers on a CPU: one product from packed weights for all that read the same input

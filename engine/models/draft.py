@@ -96,7 +96,7 @@ class Draft:
 
 
 def initialise_draft(target: LoadedModel, spec: DraftSpec, *, seed: int, checkpoint: Path | None = None) -> Draft:
-    """Create a float32 draft on the target's device, with its trainable parameters marked.
+    """Create a float32 draft on `target.draft_device`, with its trainable parameters marked.
 
     `checkpoint` is the folder of a draft of this project. If `spec.checkpoint` names another model, that model is
     loaded and its vocabulary compared with the target's.
@@ -127,7 +127,7 @@ def _from_layers(target: LoadedModel, spec: DraftSpec, seed: int) -> Draft:
     layers = fitting_layers(target.model, spec.layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = shallow_model(target.model, layers).to(target.device).eval()
+        model = shallow_model(target.model, layers).to(target.draft_device).eval()
     copied = spec.init == "layers"
     if copied:
         copy_layers(target.model, model, layers)
@@ -137,7 +137,7 @@ def _from_layers(target: LoadedModel, spec: DraftSpec, seed: int) -> Draft:
 
 def _from_other_model(target: LoadedModel, spec: DraftSpec) -> Draft:
     assert spec.checkpoint is not None
-    other = load_model(ModelSpec(model=spec.checkpoint, device=str(target.device)), dtype="float32")
+    other = load_model(ModelSpec(model=spec.checkpoint, device=str(target.draft_device)), dtype="float32")
     check_vocabulary(target.tokenizer, other.tokenizer)
     check_head(other.model)
     return Draft(other.model, DraftInfo(target.fingerprint, False, f"checkpoint {spec.checkpoint}", []))
@@ -165,11 +165,11 @@ def trim(draft: Draft, target: LoadedModel, ids: torch.Tensor) -> Draft:
     check_trim(draft, target, len(ids))
     model, shares = draft.model, draft.info.share_embeddings
     source = (target.model if shares else model).get_output_embeddings()
-    cut_head(model, ids.to(target.device))
+    cut_head(model, ids.to(target.draft_device))
     with torch.no_grad():
-        model.get_output_embeddings().weight.copy_(source.weight[ids])
+        model.get_output_embeddings().weight.copy_(source.weight[ids.to(source.weight.device)])
         if source.bias is not None:
-            model.get_output_embeddings().bias.copy_(source.bias[ids])
+            model.get_output_embeddings().bias.copy_(source.bias[ids.to(source.bias.device)])
     mark_trainable(model, shares)
     return Draft(model, replace(draft.info, vocabulary=len(ids)))
 
@@ -268,9 +268,9 @@ def _read_plain(folder: Path, card: Card, target: LoadedModel, dtype: torch.dtyp
     info, state = card.info, _stored(folder, card)
     _refuse_other_embeddings(folder, info, target)
     with boundary(f"{folder} cannot be read", "train or copy it again"):
-        model = model_of_config(card.config, target.model, dtype).to(target.device).eval()
+        model = model_of_config(card.config, target.model, dtype).to(target.draft_device).eval()
     if DRAFT_IDS in state:
-        cut_head(model, state[DRAFT_IDS].to(target.device))
+        cut_head(model, state[DRAFT_IDS].to(target.draft_device))
     _refuse_unlike(folder, state, own_state(model, info))
     model.load_state_dict({name: tensor for name, tensor in state.items() if name != DRAFT_IDS}, strict=False)
     if DRAFT_IDS not in state:

@@ -21,9 +21,9 @@ def copy_shared(draft_model: Any, target_model: Any) -> None:
     check_shared(draft_model, target_model)
     for own, source in zip(shared_modules(draft_model), shared_modules(target_model), strict=True):
         rows = slice(None) if own is draft_model.get_input_embeddings() else _head_rows(draft_model)
-        own.weight.copy_(source.weight[rows])
+        own.weight.copy_(source.weight[_on(rows, source.weight)])
         if getattr(own, "bias", None) is not None and getattr(source, "bias", None) is not None:
-            own.bias.copy_(source.bias[rows])
+            own.bias.copy_(source.bias[_on(rows, source.bias)])
 
 
 def check_shared(draft_model: Any, target_model: Any) -> None:
@@ -36,7 +36,7 @@ def check_shared(draft_model: Any, target_model: Any) -> None:
         )
     for own, source in zip(shared_modules(draft_model), shared_modules(target_model), strict=True):
         rows = slice(None) if own is draft_model.get_input_embeddings() else _head_rows(draft_model)
-        if own.weight.shape != source.weight[rows].shape:
+        if own.weight.shape != source.weight[_on(rows, source.weight)].shape:
             raise DraftbenchError(
                 f"the draft's embeddings are {tuple(own.weight.shape)}, the target's {tuple(source.weight.shape)}",
                 "they can be shared only when they have the same shape",
@@ -55,6 +55,11 @@ def _head_rows(draft_model: Any) -> Any:
     """The rows of its target's head that a draft has: some ids, or all."""
     ids = getattr(draft_model, DRAFT_IDS, None)
     return slice(None) if ids is None else ids
+
+
+def _on(rows: Any, tensor: torch.Tensor) -> Any:
+    """The same rows where the tensor is: a draft may be on another device than its target."""
+    return rows.to(tensor.device) if isinstance(rows, torch.Tensor) else rows
 
 
 def cut_head(model: Any, ids: torch.Tensor) -> None:
@@ -82,13 +87,23 @@ def mark_trainable(model: Any, share_embeddings: bool) -> None:
 
 
 def share(draft_model: Any, target_model: Any, dtype: torch.dtype) -> None:
-    """Use the target's own tensors if the dtype is the same, else copy their values."""
-    if getattr(draft_model, DRAFT_IDS, None) is not None:
+    """Use the target's own tensors if dtype and device are the same, else copy their values."""
+    embeddings, head = shared_modules(target_model)
+    if dtype != target_model.dtype or draft_model.get_input_embeddings().weight.device != embeddings.weight.device:
         copy_shared(draft_model, target_model)
-        if dtype == target_model.dtype:
-            draft_model.set_input_embeddings(target_model.get_input_embeddings())
-    elif dtype == target_model.dtype:
-        draft_model.set_input_embeddings(target_model.get_input_embeddings())
-        draft_model.set_output_embeddings(target_model.get_output_embeddings())
+    elif getattr(draft_model, DRAFT_IDS, None) is not None:
+        copy_shared(draft_model, target_model)
+        draft_model.set_input_embeddings(_without_hooks(embeddings, draft_model.get_input_embeddings()))
     else:
-        copy_shared(draft_model, target_model)
+        draft_model.set_input_embeddings(_without_hooks(embeddings, draft_model.get_input_embeddings()))
+        draft_model.set_output_embeddings(_without_hooks(head, draft_model.get_output_embeddings()))
+
+
+def _without_hooks(theirs: Any, mine: Any) -> Any:
+    """The target's module or, if it moves what it reads between devices, the draft's own with the target's tensors."""
+    if not hasattr(theirs, "_hf_hook"):
+        return theirs
+    mine.weight = theirs.weight
+    if getattr(theirs, "bias", None) is not None:
+        mine.bias = theirs.bias
+    return mine

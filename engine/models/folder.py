@@ -7,7 +7,6 @@ headers of the safetensors, which takes milliseconds.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import re
@@ -33,27 +32,6 @@ _COUNTED = {
     "experts": re.compile(r"experts?$"),
 }
 _PLAIN = ("F64", "F32", "F16", "BF16")  # dtypes of weights that are not quantised
-# Method in `quantization_config` -> package that Transformers needs for it.
-_QUANTISED = {
-    "aqlm": "aqlm",
-    "auto-round": "auto_round",
-    "awq": "gptqmodel",
-    "bitsandbytes": "bitsandbytes",
-    "bitsandbytes_4bit": "bitsandbytes",
-    "bitsandbytes_8bit": "bitsandbytes",
-    "compressed-tensors": "compressed_tensors",
-    "eetq": "kernels",
-    "fbgemm_fp8": "fbgemm_gpu",
-    "gptq": "gptqmodel",
-    "higgs": "flute",
-    "hqq": "hqq",
-    "mxfp4": "kernels",
-    "quanto": "optimum.quanto",
-    "quark": "quark",
-    "spqr": "spqr_quant",
-    "torchao": "torchao",
-    "vptq": "vptq",
-}
 
 
 def check_files(folder: Path) -> None:
@@ -90,41 +68,6 @@ def _check_counts(folder: Path, settings: Settings) -> None:
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if is_number and pattern.search(key) and not value <= _MAX_COUNTS[kind]:
                 raise _refused(folder, f"config.json asks for {str(value)[:20]} {kind} ({key})")
-
-
-def check_quantised(folder: Path, settings: Settings) -> None:
-    """Refuse weights that are quantised for a library that is not installed, naming the library."""
-    config = settings.get("quantization_config")
-    if config is None:
-        return
-    method = str(config)
-    if isinstance(config, dict):
-        older = "bitsandbytes" if config.get("load_in_4bit") or config.get("load_in_8bit") else "?"
-        method = str(config.get("quant_method") or older)
-    method = method.lower()[:60]
-    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
-
-    if method not in AUTO_QUANTIZATION_CONFIG_MAPPING and method != "bitsandbytes":
-        raise DraftbenchError(
-            f"could not load {folder}: its weights are quantised by {method!r}",
-            "this method is not known, and without it the numbers in the file are not the weights",
-            "use the original model in bfloat16 or float16",
-        )
-    library = _QUANTISED.get(method)
-    if library is not None and not _installed(library):
-        package = library.replace("_", "-").partition(".")[0]
-        raise DraftbenchError(
-            f"could not load {folder}: its weights are quantised by {method}",
-            f"reading them needs the package {package}, which is not installed",
-            f"pip install {package}, or use the original model in bfloat16 or float16",
-        )
-
-
-def _installed(library: str) -> bool:
-    try:
-        return importlib.util.find_spec(library) is not None
-    except ModuleNotFoundError:  # of the package that contains a dotted name
-        return False
 
 
 def weight_files(folder: Path) -> list[Path]:

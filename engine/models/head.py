@@ -76,6 +76,13 @@ class Head:
             gradient = gradient * (1 - (logits.float() / self.softcap).square())
         return gradient if self.scale == 1.0 else gradient * self.scale
 
+    def to(self, device: torch.device) -> Head:
+        """The head on a device: itself if it is there, else a copy, as a draft on a card of its own needs it."""
+        if self.weight.device == device:
+            return self
+        bias, ids = (None if tensor is None else tensor.to(device) for tensor in (self.bias, self.ids))
+        return replace(self, weight=self.weight.to(device), bias=bias, ids=ids)
+
     def of_ids(self, ids: torch.Tensor) -> Head:
         """The head with the rows of these ids alone, as a draft with a trimmed vocabulary has it."""
         return replace(self, weight=self.weight[ids], bias=None if self.bias is None else self.bias[ids], ids=ids)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,24 @@ from engine.errors import DraftbenchError, boundary
 from engine.fileio import content_hash
 from engine.models.adapter import merge_adapter
 from engine.models.embeddings import embeddings_hash
-from engine.models.folder import FIX, check_quantised, check_settings, check_size, read_config
+from engine.models.folder import FIX, Settings, check_settings, check_size, outline, read_config
 from engine.models.fused_linears import fuse_linears
 from engine.models.int8 import quantise, refuse_int8
 from engine.models.locate import fingerprint, locate_adapter, locate_model
+from engine.models.placement import DISK, DeviceMap, device_map, is_spread, placed_in_words, rooms_for, sizes_of
+from engine.models.precision import cast
+from engine.models.quantised import (
+    check_quantised,
+    is_packed,
+    is_unpacked,
+    method_of,
+    quantised_name,
+    refuse_packed_ends,
+    unpacked_copy,
+    unpacking,
+)
 from engine.models.tokenizer import adapted_tokenizer, check_ids, read_tokenizer
+from engine.paths import cache_dir
 
 # Tables that older versions saved with the weights, and that every model now computes.
 _COMPUTED = re.compile(r"(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias|position_ids)$")
@@ -35,15 +49,32 @@ class LoadedModel:
     tokenizer: Any
     spec: ModelSpec
     fingerprint: str
+    drafts_on: torch.device | None = None  # None: where the model itself reads ids
+
+    @property
+    def draft_device(self) -> torch.device:
+        """Where drafts for this target lie."""
+        return self.device if self.drafts_on is None else self.drafts_on
 
     @property
     def device(self) -> torch.device:
-        return torch.device(self.model.device)
+        """Where the model reads ids, and gives hidden states and logits."""
+        return torch.device(self.model.get_input_embeddings().weight.device)
+
+    @property
+    def placed(self) -> str:
+        """Where the layers lie, for people; empty if the model lies whole on its device."""
+        return placed_in_words(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
         dtype: torch.dtype = self.model.dtype
         return dtype
+
+    @property
+    def weights(self) -> str | None:
+        """How the layers' weights are rounded, such as 'int8' or 'bitsandbytes nf4'; None if they are plain."""
+        return self.spec.quantize or quantised_name(self.model)
 
     @property
     def dtype_name(self) -> str:
@@ -139,9 +170,14 @@ def context_tokens(spec: ModelSpec) -> int | None:
 
 def model_fingerprint(spec: ModelSpec) -> str:
     """The fingerprint of the weights of a specification, adapter and rounding included, without loading them."""
-    base = fingerprint(locate_model(spec))
+    folder = locate_model(spec)
+    base = fingerprint(folder)
     merged = content_hash([base, fingerprint(locate_adapter(spec.adapter))]) if spec.adapter else base
-    return content_hash([merged, spec.quantize]) if spec.quantize else merged
+    if spec.quantize:
+        return content_hash([merged, spec.quantize])
+    method = method_of(check_settings(folder))
+    unpacked = method is not None and is_unpacked(method, resolve_device(spec.device))
+    return content_hash([merged, "unpacked"]) if unpacked else merged
 
 
 def load_model(spec: ModelSpec, *, dtype: str | None = None) -> LoadedModel:
@@ -149,7 +185,9 @@ def load_model(spec: ModelSpec, *, dtype: str | None = None) -> LoadedModel:
 
     Weights are read from safetensors only; missing tensors, superfluous ones and other shapes are refused. An adapter
     is merged into its base, so that the rest of the engine sees a plain model; `spec.quantize` rounds the weights after
-    that. Raises DraftbenchError if the folder holds no usable causal model.
+    that. Quantised weights are used by their library, but as plain numbers where `dtype` asks for float32. With
+    `spec.device_map` the layers may lie on several devices. Raises DraftbenchError if the folder holds no usable causal
+    model.
     """
     folder = locate_model(spec)
     device = resolve_device(spec.device)
@@ -162,15 +200,77 @@ def load_model(spec: ModelSpec, *, dtype: str | None = None) -> LoadedModel:
     check_generation(folder)
     check_size(folder, settings, trust_remote_code=spec.trust_remote_code)
     tokenizer = load_tokenizer(spec)
-    model = _whole_model(folder, torch_dtype, spec)
+    model = _whole_model(folder, torch_dtype, spec, _how(folder, settings, torch_dtype, device, spec))
     check_ids(tokenizer, model.get_input_embeddings().weight.shape[0], spec.label)
     if spec.adapter:
+        _refuse_adapter(model, spec)
         model = merge_adapter(model, locate_adapter(spec.adapter), spec.adapter)
-    model = model.to(device).eval().requires_grad_(False)
+    if is_packed(model) and dtype is None:
+        _refuse_other_dtype(model, spec)
+    if is_packed(model) and dtype == "float32":
+        model = unpacked_copy(model, spec.model)
+    elif not (is_packed(model) or is_spread(model)):
+        model = model.to(device)
+    model = model.eval().requires_grad_(False)
     if spec.quantize:
         quantise(model)
-    fuse_linears(model)
+    if not (is_packed(model) or is_spread(model)):  # their layers compute in a way of their own
+        fuse_linears(model)
     return LoadedModel(model, tokenizer, spec, model_fingerprint(spec))
+
+
+def _how(folder: Path, settings: Settings, dtype: torch.dtype, device: torch.device, spec: ModelSpec) -> dict[str, Any]:
+    """Arguments by which Transformers places a model that is quantised or spread; none for a plain one."""
+    method = method_of(settings)
+    where: DeviceMap | None = None
+    if spec.device_map is not None:
+        where = planned_map(folder, settings, dtype, device, spec)
+    elif method is not None:
+        where = {"": str(device)}
+    if where is None:
+        return {}
+    # where a family's tensors are rearranged as they are loaded, those that stay on disk are kept so
+    offload = (
+        {"offload_folder": str(cache_dir() / "offload" / fingerprint(folder)[:24])} if DISK in where.values() else {}
+    )
+    return {"device_map": where, **offload, **unpacking(method, device)}
+
+
+def planned_map(
+    folder: Path, settings: Settings, dtype: torch.dtype, device: torch.device, spec: ModelSpec
+) -> DeviceMap:
+    """Where `spec.device_map` puts a model's modules, by the memory that is free now."""
+    shapes = outline(folder, dtype, trust_remote_code=spec.trust_remote_code)
+    method = method_of(settings)
+    packed = method is not None and not is_unpacked(method, device)
+    return device_map(shapes, sizes_of(shapes, folder, dtype, packed=packed), rooms_for(spec, device))
+
+
+def _refuse_other_dtype(model: Any, spec: ModelSpec) -> None:
+    """Some libraries leave what is not quantised in the dtype of the files, whatever is asked for."""
+    own = str(model.dtype).removeprefix("torch.")
+    if spec.dtype not in ("auto", own):
+        raise DraftbenchError(
+            f"target.dtype is {spec.dtype}, and {spec.model}, which is quantised, computes in {own}",
+            "its library keeps what is not quantised as it was saved",
+            f"set target.dtype: auto or {own}",
+        )
+
+
+def _refuse_adapter(model: Any, spec: ModelSpec) -> None:
+    """An adapter is merged into plain weights that are all in memory."""
+    spread, packed = is_spread(model), is_packed(model)
+    if spread or packed:
+        raise DraftbenchError(
+            f"target.adapter: {spec.model} {'is spread over devices' if spread else 'is quantised'}",
+            "merging changes weights in place" + (" and would round them once more" if packed else ""),
+            "merge it into the plain model once (PEFT's merge_and_unload, save_pretrained), and use the merged folder",
+        )
+
+
+def with_drafts_on(target: LoadedModel, device: str) -> LoadedModel:
+    """The target with its drafts on a device of that name; auto: where the target reads ids."""
+    return target if device == "auto" else replace(target, drafts_on=resolve_device(device))
 
 
 def refuse_twice_rounded(spec: ModelSpec, quantization: Any) -> None:
@@ -183,7 +283,7 @@ def refuse_twice_rounded(spec: ModelSpec, quantization: Any) -> None:
         )
 
 
-def _whole_model(folder: Path, dtype: torch.dtype, spec: ModelSpec) -> Any:
+def _whole_model(folder: Path, dtype: torch.dtype, spec: ModelSpec, how: Mapping[str, Any]) -> Any:
     """Load the model and check that it has every tensor of its checkpoint."""
     from transformers import AutoModelForCausalLM
 
@@ -194,6 +294,7 @@ def _whole_model(folder: Path, dtype: torch.dtype, spec: ModelSpec) -> Any:
             use_safetensors=True,
             trust_remote_code=spec.trust_remote_code,
             output_loading_info=True,
+            **how,
         )
     # Transformers fills missing tensors with random numbers, ignores superfluous ones, and only warns.
     over = [name for name in report["unexpected_keys"] if not _COMPUTED.search(name)]
@@ -202,10 +303,10 @@ def _whole_model(folder: Path, dtype: torch.dtype, spec: ModelSpec) -> Any:
         "hold more than the model has:": over,
         "have another shape than the model:": [name for name, *_ in report["mismatched_keys"]],
     }
-    for how, names in kinds.items():
+    for fault, names in kinds.items():
         if names:
             raise DraftbenchError(
-                f"could not load {spec.model}: its weights {how} {len(names)} tensors, such as {min(names)}",
+                f"could not load {spec.model}: its weights {fault} {len(names)} tensors, such as {min(names)}",
                 f"{type(model).__name__} would not be the model that was saved"
                 + (f", which was {_saved_as(model)}" if _saved_as(model) else ""),
                 "fetch the model again; a classifier, a reward model or an encoder cannot be a target",
@@ -216,6 +317,9 @@ def _whole_model(folder: Path, dtype: torch.dtype, spec: ModelSpec) -> Any:
             "a target is a causal language model",
             FIX,
         )
+    refuse_packed_ends(model, spec.model)
+    if "quantization_config" in how and not is_packed(model):
+        cast(model, dtype)  # Transformers unpacks float8 into the dtype of its scales
     if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
         # The weights have a head although the settings tie it: models that are created from the settings need one too.
         model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
@@ -232,8 +336,8 @@ def _saved_as(model: Any) -> str:
 @torch.no_grad()
 def _check_causal(model: Any, spec: ModelSpec) -> None:
     """Refuse a model in which a later token changes an earlier prediction, such as an encoder loaded as a decoder."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    ids = torch.arange(1, 9).remainder(rows).unsqueeze(0).repeat(2, 1)
+    embeddings = model.get_input_embeddings().weight
+    ids = torch.arange(1, 9, device=embeddings.device).remainder(embeddings.shape[0]).unsqueeze(0).repeat(2, 1)
     ids[1, -1] = 0
     with boundary(f"could not load {spec.model}", FIX, "the model cannot read eight tokens"):
         one, other = model(input_ids=ids, use_cache=False).logits[:, :-1].float()

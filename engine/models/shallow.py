@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ import torch
 from engine.errors import DraftbenchError, boundary
 from engine.models.head import body, text_config
 from engine.models.layers import evenly_spaced, layer_indices, needed_layers, settings_of_layers, with_needed
+from engine.models.placement import in_memory
+from engine.models.quantised import is_packed, is_packed_layer, plain_model, plain_value
 
 _OTHER_INIT = "use draft.init: checkpoint with a small model of the same family"
 _PROBED = 8  # tokens on which a new draft and its target are compared
@@ -73,8 +76,11 @@ def shallow_model(target: Any, layers: Sequence[int]) -> Any:
 def fitting_layers(target: Any, wanted: int | list[int]) -> list[int]:
     """Return the layers of a draft. Raises DraftbenchError, with layers that work, if it cannot have these.
 
-    `target` may be on the meta device.
+    `target` may be on the meta device; of a quantised one the layers are compared as plain ones.
     """
+    if is_packed(target):
+        with torch.device("meta"):
+            target = plain_model(target)
     depth = depth_of(target)
     layers = layer_indices(wanted, depth)
     why = unfit(target, layers)
@@ -209,7 +215,7 @@ def copy_layers(target: Any, draft: Any, layers: Sequence[int]) -> None:
         source = _source_name(name, lists, layers)
         if source not in theirs:
             raise _no_counterpart(target, f"the target has no {source}")
-        taken[name] = _fit(source, theirs.pop(source), tensor.shape, layers, depth).to(tensor.dtype)
+        taken[name] = _fit(source, theirs.pop(source)(), tensor.shape, layers, depth).to(tensor.device, tensor.dtype)
     dropped = tuple(f"{place}.{i}." for place in lists for i in range(depth) if i not in layers)
     over = [name for name in theirs if not name.startswith(dropped)] if dropped else list(theirs)
     if over:
@@ -217,18 +223,21 @@ def copy_layers(target: Any, draft: Any, layers: Sequence[int]) -> None:
     draft.load_state_dict(taken)
 
 
-def _state_by_draft_names(target: Any, draft: Any) -> dict[str, torch.Tensor]:
-    if text_config(target) is target.config:
-        return dict(target.state_dict())
-    state: dict[str, torch.Tensor] = {}
+def _state_by_draft_names(target: Any, draft: Any) -> dict[str, Callable[[], torch.Tensor]]:
+    """What reads each saved tensor of the target, by the draft's name for it: only the kept layers are read.
+
+    A quantised layer gives the plain weight that it multiplies by, and one that was left on disk is read from there.
+    """
+    state: dict[str, Callable[[], torch.Tensor]] = {}
     for name, module in _text_part(target, draft).items():
+        if is_packed(target) and is_packed_layer(module):
+            keys = ["weight"] + (["bias"] if getattr(module, "bias", None) is not None else [])
+            state |= {f"{name}.{key}": partial(plain_value, module, key, target.dtype) for key in keys}
+            continue
         own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-        kept = {f"{name}.{key}": value.detach() for key, value in own.items()}
-        state |= {
-            key: value
-            for key, value in kept.items()
-            if key.rpartition(".")[2] not in module._non_persistent_buffers_set
-        }
+        for key in own:
+            if key not in module._non_persistent_buffers_set:
+                state[f"{name}.{key}" if name else key] = partial(in_memory, module, key)
     return state
 
 
@@ -289,13 +298,13 @@ def check_copied(target: Any, draft: Any, layers: Sequence[int]) -> None:
     """
     name = type(target).__name__
     with boundary(f"a draft of {name} cannot be compared with it", _OTHER_INIT):
-        ids = torch.arange(1, _PROBED + 1, device=target.device).unsqueeze(0)
-        mine = draft(input_ids=ids, use_cache=False).logits.float()
+        ids = torch.arange(1, _PROBED + 1, device=target.get_input_embeddings().weight.device).unsqueeze(0)
+        mine = draft(input_ids=ids.to(draft.device), use_cache=False).logits.float().to(ids.device)
         with skipping(target, draft, layers):
             theirs = target(input_ids=ids, use_cache=False).logits.float()
     # the median over positions: in half precision a single token may be routed to another expert
     gap = float((mine - theirs).norm(dim=-1).median() / theirs.norm(dim=-1).mean().clamp_min(_TINY))
-    allowed = _EXACT if target.dtype == torch.float32 else _ROUNDED
+    allowed = _EXACT if target.dtype == torch.float32 and not is_packed(target) else _ROUNDED
     if not gap <= allowed:
         raise DraftbenchError(
             f"a draft of layers {list(layers)} of {name} does not compute what they compute in the target",

@@ -6,6 +6,7 @@ fitness         can target and draft be decoded and cut as asked? from shapes al
 prompt_check    a report on prompt files
 estimate        memory, disk and time of a run
 earlier_runs    how fast earlier runs were here
+cards           the graphics cards of this machine, and what fits them
 doctor          is this machine ready?
 bounded         work in a process with limits of time and memory
 bounded_checks  checks and estimates in such a process

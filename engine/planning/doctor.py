@@ -13,6 +13,7 @@ from engine.index.connection import reading
 from engine.models.assets import ASSETS, asset_path, is_whole
 from engine.models.load import resolve_device, resolve_dtype
 from engine.paths import Home, cache_dir, run_id_of
+from engine.planning.cards import cards, cards_in_words, holds, visible_devices
 from engine.records.folders import DAMAGED, run_names
 from engine.runs.provenance import versions
 
@@ -38,6 +39,7 @@ def health(home: Home) -> list[HealthCheck]:
     return [
         HealthCheck("versions", True, ", ".join(f"{k} {v}" for k, v in versions().items())),
         _device(),
+        *_cards(),
         *(_disk(name, path) for name, path in (("home", home.root), ("cache", cache_dir()))),
         *(_asset(name) for name in ASSETS),
         *_runs(home),
@@ -48,6 +50,16 @@ def _device() -> HealthCheck:
     device = resolve_device("auto")
     dtype = str(resolve_dtype("auto", device)).removeprefix("torch.")
     return HealthCheck("device", True, f"{device.type}, dtype auto is {dtype}")
+
+
+def _cards() -> list[HealthCheck]:
+    """The graphics cards and what they hold; one line if there are none but some were asked for."""
+    seen, visible = cards(), visible_devices()
+    if seen:
+        return [HealthCheck("cards", True, f"{cards_in_words(seen, visible)}; {holds(seen)}")]
+    if visible is None:
+        return []
+    return [HealthCheck("cards", True, f"none is visible (CUDA_VISIBLE_DEVICES={visible or repr('')})")]
 
 
 def _disk(name: str, path: Path) -> HealthCheck:

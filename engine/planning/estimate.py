@@ -12,7 +12,7 @@ import torch
 
 from engine.capture.batch_size import key_value_bytes
 from engine.capture.plan import CapturePlan
-from engine.config.schema import MeasureSpec, Recipe
+from engine.config.schema import MeasureSpec, ModelSpec, Recipe
 from engine.distill.chunked import closed_chunk_size
 from engine.distill.fused import has_fused_form
 from engine.distill.schedule import answers_per_step, forward_tokens, planned_steps
@@ -25,7 +25,7 @@ from engine.models.load import LoadedModel, resolve_device
 from engine.models.lora import adapted_layers, adapter_size
 from engine.paths import Home
 from engine.planning.earlier_runs import best_pace, differences
-from engine.planning.outlines import draft_shapes, target_outline
+from engine.planning.outlines import draft_shapes, target_outline, target_sizes
 from engine.records.capture import CaptureCounts
 from engine.runs.drafts import draft_folder
 from engine.runs.plan import RunPlan, plan_run, split_prompts
@@ -167,7 +167,11 @@ def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, 
     """Bytes by part; training and measurement do not happen at once."""
     parameters = sum(p.numel() for p in target.model.parameters())
     device, rows = resolve_device(recipe.target.device), int(target.model.get_output_embeddings().weight.shape[0])
-    size = target.dtype.itemsize * (2 if packs(device, target.dtype) else 1)  # with the packed copies
+    spread = recipe.target.device_map is not None
+    copies = 2 if packs(device, target.dtype) else 1  # with the packed copies of linear layers
+    size = target.dtype.itemsize * copies
+    held = target_bytes(recipe.target, target.model)
+    plain = held == parameters * target.dtype.itemsize
     positions = forward_tokens(recipe.train, device)
     values = chunk_size(rows, device) * rows * _LOGIT_TENSORS
     if has_fused_form(recipe.train.loss):
@@ -176,9 +180,10 @@ def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, 
     if recipe.draft.lora is not None:  # the adapter beside the merged draft, and the adapted weights without it
         weights += draft.trained * (_FLOAT32 + size) + draft.adapted * _FLOAT32
     activations = positions * draft.activation_values * _FLOAT32 + values * _FLOAT32
-    exact_copy = 0 if target.dtype == torch.float32 else parameters * _FLOAT32  # for the losslessness certificate
+    # for the losslessness certificate; that of a target which is spread goes where there is room then
+    exact_copy = 0 if (target.dtype == torch.float32 and plain) or spread else parameters * _FLOAT32
     return {
-        "target": parameters * size,
+        "target": held * (copies if plain and not spread else 1) // recipe.target.tensor_parallel,
         "capture": _cache_bytes(target, recipe) + draft.total * _FLOAT32,
         "training": weights + activations,
         # untrained and trained draft, each as served and in float32
@@ -186,6 +191,11 @@ def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, 
         + 2 * draft.total * (size + (_FLOAT32 if exact_copy else 0))
         + _cache_bytes(target, recipe),
     }
+
+
+def target_bytes(spec: ModelSpec, shapes: Any) -> int:
+    """Bytes of a target's weights in memory: as in its files where its layers stay quantised."""
+    return target_sizes(spec, shapes).total
 
 
 def _cache_bytes(target: LoadedModel, recipe: Recipe) -> int:

@@ -13,9 +13,11 @@ from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_json
 from engine.models.assets import asset_path
 from engine.models.draft import Card, cut_head, model_of_config, read_card
-from engine.models.folder import outline
+from engine.models.folder import check_settings, outline
 from engine.models.load import LoadedModel, load_tokenizer, model_fingerprint, resolve_device, resolve_dtype
 from engine.models.locate import locate_model
+from engine.models.placement import Sizes, sizes_of
+from engine.models.quantised import is_unpacked, method_of
 from engine.models.shallow import fitting_layers, shallow_model
 from engine.paths import Home
 from engine.runs.drafts import draft_folder
@@ -83,6 +85,16 @@ def target_shapes(spec: ModelSpec) -> Any:
     folder = at_hand(spec)
     assert folder is not None
     return _shapes(folder, spec.model, resolve_dtype(spec.dtype, resolve_device(spec.device)))
+
+
+def target_sizes(spec: ModelSpec, shapes: Any) -> Sizes:
+    """Bytes of the weights of a target at hand in memory, by layer; `shapes` is its outline."""
+    folder = at_hand(spec)
+    assert folder is not None
+    device = resolve_device(spec.device)
+    method = method_of(check_settings(folder))
+    packed = method is not None and not is_unpacked(method, device)
+    return sizes_of(shapes, folder, resolve_dtype(spec.dtype, device), packed=packed)
 
 
 def _shapes(folder: Path, name: str, dtype: torch.dtype) -> Any:

@@ -110,9 +110,13 @@ class Provenance(Record):
     """Hash of the target's weights."""
     target_dtype: Text | None = None
     target_quantize: Text | None = None
-    """How the target's weights were rounded: 'int8', or None."""
+    """How the target's weights were rounded: 'int8', 'bitsandbytes nf4', or None."""
     device: Text | None = None
     """torch's name: 'cpu', 'cuda:0'."""
+    target_placed: Text | None = None
+    """Where the target's layers lay if they were spread or split over devices; None: whole on `device`."""
+    draft_device: Text | None = None
+    """Where the draft was trained, if that is another device than `device`."""
     supervision: Text | None = None
     """'white_box' or 'black_box'."""
     seeds: Seeds = Seeds()

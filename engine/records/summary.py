@@ -64,9 +64,11 @@ class Conditions(Part):
     dtype: Text | None = None
     """Precision of target and draft."""
     quantize: Text | None = None
-    """How the target's weights were rounded: 'int8', or None."""
+    """How the target's weights were rounded: 'int8', 'bitsandbytes nf4', or None."""
     device: Text | None = None
     """'cpu' or 'cuda'."""
+    placed: Text | None = None
+    """Where the target's layers lay, such as '32 layers: 20 on cuda:0, 12 on cuda:1'; None: whole on the device."""
     threads: Whole | None = None
     """Threads that torch computed with."""
     seed: int | None = None
@@ -79,6 +81,11 @@ class Conditions(Part):
     def precision(self) -> str | None:
         """Precision in words, such as 'bfloat16 with int8 weights'."""
         return f"{self.dtype} with {self.quantize} weights" if self.quantize else self.dtype
+
+    @property
+    def where(self) -> str | None:
+        """The device in words, with what lies where if the target was spread over several."""
+        return f"{self.device} ({self.placed})" if self.placed else self.device
 
 
 class SlotAcceptance(Part):

@@ -8,7 +8,7 @@ from engine.config.schema import DEFAULT_TARGET, ModelSpec
 from engine.errors import DraftbenchError
 from engine.models.draft import Draft, DraftInfo, load_draft
 from engine.models.head import check_head
-from engine.models.load import LoadedModel, load_model
+from engine.models.load import LoadedModel, load_model, with_drafts_on
 from engine.models.vocabulary import check_vocabulary
 from engine.paths import Home
 from engine.runs.advice import best_draft
@@ -45,7 +45,8 @@ def load_pair(
             )
         run = RunFolder.open(home, run_id)
         best = best_draft(run)
-        loaded = load_model(run.recipe().target, dtype=precision)
+        recipe = run.recipe()
+        loaded = with_drafts_on(load_model(recipe.target, dtype=precision), recipe.draft.device)
         pair = NamedPair(loaded, load_draft(best, loaded), run.id)
     check_head(loaded.model)
     return pair
@@ -56,7 +57,7 @@ def _named_draft(home: Home, name: str, target: LoadedModel) -> Draft:
     folder = draft_folder(home, name)
     if folder is not None:
         return load_draft(folder, target)
-    other = load_model(ModelSpec(model=name, device=str(target.device)), dtype=target.dtype_name)
+    other = load_model(ModelSpec(model=name, device=str(target.draft_device)), dtype=target.dtype_name)
     check_vocabulary(target.tokenizer, other.tokenizer)
     check_head(other.model)
     return Draft(other.model, DraftInfo(target.fingerprint, False, name, []))

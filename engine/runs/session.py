@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import torch
-
 from engine.capture.plan import CapturePlan
 from engine.capture.shards import FillAll, fill_one_by_one, make_in_shards
 from engine.capture.store import Capture, make_capture
@@ -22,7 +20,8 @@ from engine.decode.slot_fit import apart
 from engine.errors import DraftbenchError
 from engine.fileio import read_json, write_atomic, write_json
 from engine.models.head import check_head
-from engine.models.load import LoadedModel, load_model
+from engine.models.load import LoadedModel, load_model, with_drafts_on
+from engine.models.quantised import is_exact
 from engine.numbers import readable_bytes
 from engine.paths import Home
 from engine.progress import Progress
@@ -66,7 +65,7 @@ def load_target(recipe: Recipe) -> LoadedModel:
     Raises DraftbenchError if it cannot be split at its head, or cannot be decoded where the recipe decodes.
     """
     check_losses(term.name for term in recipe.train.loss)
-    target = load_model(recipe.target)
+    target = with_drafts_on(load_model(recipe.target), recipe.draft.device)
     check_head(target.model)
     if decodes(recipe):  # now rather than at the first answer
         runner_for(target.model)
@@ -74,8 +73,13 @@ def load_target(recipe: Recipe) -> LoadedModel:
 
 
 def in_float32(target: LoadedModel) -> LoadedModel:
-    """Return the same target in float32, for checks that must not depend on rounding; itself if it is in float32."""
-    return target if target.dtype == torch.float32 else load_model(target.spec, dtype="float32")
+    """Return the same target in float32, for checks that must not depend on rounding; itself if it is in float32.
+
+    Quantised layers may round what they read in any dtype, so such a target is returned with plain ones.
+    """
+    if is_exact(target.model):
+        return target
+    return replace(load_model(target.spec, dtype="float32"), drafts_on=target.drafts_on)
 
 
 def _with_kept_date(run: RunFolder, target: LoadedModel, progress: Progress) -> LoadedModel:

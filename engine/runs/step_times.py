@@ -89,7 +89,7 @@ def _beginning(session: Session, usual: int) -> StepTimes:
         machine=machine(),
         device=target.device.type,
         dtype=target.dtype_name,
-        quantize=target.spec.quantize,
+        quantize=target.weights,
         threads=machine().threads,
         draft_sha256=read_json(folder / "draft" / "best" / "draft.json")["weights_sha256"],
         usual_context=usual,

@@ -151,8 +151,10 @@ def _provenance(
     return provenance(
         target_fingerprint=target.fingerprint,
         target_dtype=target.dtype_name,
-        target_quantize=target.spec.quantize,
+        target_quantize=target.weights,
         device=str(target.device),
+        target_placed=target.placed or None,
+        draft_device=None if target.draft_device == target.device else str(target.draft_device),
         supervision=recipe.train.supervision,
         seeds=Seeds(capture=recipe.capture.seed, train=recipe.train.seed, measure=recipe.measure.seed),
         prompts=PromptCounts(

@@ -209,7 +209,7 @@ def _conditions(
         "top_k": settings.top_k,
         "max_new_tokens": settings.max_new_tokens,
         "dtype": target.dtype_name,
-        "quantize": target.spec.quantize,
+        "quantize": target.weights,
         "device": target.device.type,
         "seed": settings.seed,
         "acceptance_rule": SERVED_TEXT,

@@ -34,7 +34,7 @@ def summary(run_id: str, measured: Summary, provenance: Provenance) -> None:
     conditions, served = measured.conditions, measured.served
     proposals = "" if conditions.proposals == "sampled" else f"{conditions.proposals} proposals, "
     gamma = "" if served else f"gamma {conditions.num_draft_tokens}, {proposals}"
-    measured_with = f"{gamma}{conditions.precision} on {conditions.device}"
+    measured_with = f"{gamma}{conditions.precision} on {conditions.where}"
     console.line(f"{run_id}\nheld-out: {conditions.heldout_prompts} prompts, {measured_with}")
     if served:
         console.paragraph(f"measured against the text of the served model {conditions.served_by}")

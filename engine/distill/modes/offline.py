@@ -51,7 +51,7 @@ class OfflineBatches(BatchSource):
     def of(cls, material: Material) -> Self:
         """The batches of a run."""
         ids = Head.of(material.draft.model).ids
-        return cls(material.answers, material.settings, material.head, material.target.device, ids)
+        return cls(material.answers, material.settings, material.head, material.target.draft_device, ids)
 
     def micro_batches(self, step: int) -> Sequence[Batch]:
         answers = self.capture.answers

@@ -74,9 +74,9 @@ class OnPolicyBatches(BatchSource):
                 "the target's distribution on the draft's text is kept in the form its captures have",
                 "set capture.signal: exact or compact, or train.mode: offline with the loss sft",
             )
-        head = Head.of(target.model)
-        self.offline = OfflineBatches(capture, settings, head, target.device, Head.of(draft_model).ids)
-        super().__init__(settings, self.offline.reader, target.device)
+        head = Head.of(target.model).to(target.draft_device)
+        self.offline = OfflineBatches(capture, settings, head, target.draft_device, Head.of(draft_model).ids)
+        super().__init__(settings, self.offline.reader, target.draft_device)
         self.draft_model, self.target, self.target_head = draft_model, target, head
         self.capture, self.limits, self.spec = capture, limits, settings.on_policy
         self.sampling = Sampling(self.spec.temperature)
@@ -169,9 +169,7 @@ class OnPolicyBatches(BatchSource):
         draws = streams.take(list(range(len(places))), 2 * count)
         contexts = [context for _, context, _ in places]
         runner = runner_for(self.draft_model, is_draft=True)
-        ids, probs = propose(
-            runner, contexts, self.sampling, draws[:, :count], self.target.vocab_rows, self.target.device
-        )
+        ids, probs = propose(runner, contexts, self.sampling, draws[:, :count], self.target.vocab_rows, self.device)
         drawn = probs.gather(-1, ids.unsqueeze(-1)).squeeze(-1).cpu()
         blocks = []
         for (name, context, room), row, q, u in zip(places, ids.tolist(), drawn, draws[:, count:], strict=True):
@@ -193,7 +191,8 @@ class OnPolicyBatches(BatchSource):
     # ---- scoring ----------------------------------------------------------------------------
 
     def _states(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
-        return target_states(self.target.model, samples, forward_tokens(self.settings, self.device), self.device)
+        most = forward_tokens(self.settings, self.device)
+        return [s.to(self.device) for s in target_states(self.target.model, samples, most, self.target.device)]
 
     @torch.no_grad()
     def _scored(self, sample: Sample, states: torch.Tensor, weights: torch.Tensor | None) -> Sample:

@@ -1,0 +1,41 @@
+"""Whole runs of targets that do not lie whole on one device, or whose weights are quantised."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.paths import home
+from engine.records.provenance import Provenance
+from engine.runs.folder import RunFolder
+from tests.tiny_quantised import in_float8
+from tests.unit.conftest import Draftbench
+
+
+def test_a_target_with_layers_on_disk_gives_the_same_captures_draft_and_rates(
+    recipe: Path, draftbench: Draftbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made = []
+    for name, settings in (("whole", []), ("split", ["device_map=auto", "max_memory_gb={cpu: 0.0001}"])):
+        monkeypatch.setenv("DRAFTBENCH_HOME", str(tmp_path / name))  # nothing is shared
+        changes = [part for setting in settings for part in ("--set", f"target.{setting}")]
+        report = draftbench("run", str(recipe), *changes, "--json").json()
+        run = RunFolder.open(home(), report["run"])
+        signals = {folder.name: (folder / "signal.bin").read_bytes() for folder in home().captures.iterdir()}
+        card = json.loads((run.path / "draft" / "best" / "draft.json").read_text())
+        made.append((signals, card["weights_sha256"], report["metrics"], report["certificate"]["passed"]))
+    assert made[0] == made[1]
+    where = "4 layers: 1 on cpu, 3 on disk (its own files)"
+    assert report["conditions"]["placed"] == where
+    assert (Provenance.read(run.path) or Provenance()).target_placed == where
+    assert where in " ".join(draftbench("show", run.id).out.split())
+
+
+def test_a_float8_target_is_trained_for_and_certified(
+    recipe: Path, draftbench: Draftbench, tiny_target_folder: Path, tmp_path: Path
+):
+    in_float8(tiny_target_folder, tmp_path / "float8")
+    report = draftbench("run", str(recipe), "--set", f"target.model={tmp_path / 'float8'}", "--json").json()
+    assert report["certificate"]["passed"]
