@@ -95,17 +95,20 @@ class Processes:
 
     def failure(self) -> DraftbenchError | None:
         """Why another process has ended, if one has and could still say why."""
-        if self._store is None:
-            return None
         with contextlib.suppress(RuntimeError):
-            if self._store.check(["failed"]):
-                note = json.loads(self._store.get("failed"))
-                return DraftbenchError(
-                    f"process {note['rank'] + 1} of {self.count} has ended: {note['what']}",
-                    note["why"] or "a step needs the share of every process",
-                    note["fix"] or _RESUME,
-                )
+            return None if self._store is None else self._failure()
         return None
+
+    def _failure(self) -> DraftbenchError | None:
+        assert self._store is not None
+        if not self._store.check(["failed"]):
+            return None
+        note = json.loads(self._store.get("failed"))
+        return DraftbenchError(
+            f"process {note['rank'] + 1} of {self.count} has ended: {note['what']}",
+            note["why"] or "a step needs the share of every process",
+            note["fix"] or _RESUME,
+        )
 
     def _wait_for(self, key: str) -> None:
         with self._talking():
@@ -256,15 +259,15 @@ class Processes:
     def _lost(self, error: RuntimeError) -> Exception:
         """The reason that the other process may just be about to give, else what the connection says."""
         until = time.monotonic() + _REASON_S
-        while time.monotonic() < until:
-            with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError):  # the store is gone as well
+            while time.monotonic() < until:
                 status = None if self.first else self._end_of_first()
                 if status is not None:
                     return FirstEndedError(status)
-            failure = self.failure()
-            if failure is not None:
-                return failure
-            time.sleep(_LOOK_EVERY_S)
+                failure = self._failure()
+                if failure is not None:
+                    return failure
+                time.sleep(_LOOK_EVERY_S)
         return DraftbenchError(
             f"process {self.rank + 1} of {self.count} lost another one: {first_line(error)}",
             "it was killed, or its machine or the network failed; a step needs the share of every process",
@@ -277,21 +280,26 @@ class Processes:
         """Let the others know how this process ends, and wait until they can have seen it."""
         if self._store is None:
             return
+        import torch.distributed as dist
+
         with contextlib.suppress(RuntimeError):
             if self.first:
                 status = 0 if error is None else _STATUS.get(type(error).__name__, 1)
                 self._store.set("ended", str(status))
-                self._wait_for_others()
             else:
                 self._store.add("left", 1)
-        if error is None:
-            import torch.distributed as dist
-
-            if dist.is_initialized():
-                dist.destroy_process_group()
+        world = dist.group.WORLD
+        if world is not None:
+            if error is not None:
+                world.abort()
+            del world  # with the last reference its connections close, and the others wait in no sum in vain
+            dist.destroy_process_group()
+        with contextlib.suppress(RuntimeError):
+            if self.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+                self._wait_for_others()
 
     def _wait_for_others(self) -> None:
-        """The store may live in this process, and the others still read it."""
+        """The store lives in this process, and the others still read it."""
         assert self._store is not None
         until = time.monotonic() + _LEAVING_S
         while self._store.add("left", 0) < self.count - 1 and time.monotonic() < until:

@@ -16,7 +16,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from engine.distill.dealing import Share, share_of_step
 from engine.distill.forward import at_once, draft_states, shortcuts_of
 from engine.distill.fused import Scratch
 from engine.distill.moments import moment_table
+from engine.distill.outcome import Outcome, Taken, diverged
 from engine.distill.processes import ALONE, Processes
 from engine.distill.schedule import learning_rate
 from engine.distill.sharding import Shards
@@ -60,38 +60,6 @@ Evaluate = Callable[[Any], dict[float, float]]
 
 _GUARDED = ("cpu", "cuda")  # devices on which one kernel moves all weights, and can be told to leave them as they are
 _GPU_READ_EVERY = 16  # steps between two readings of losses on a GPU, each of which waits for it to be idle
-
-
-@dataclass
-class Outcome:
-    """What a training run did. Steps asked for and steps done must be equal in the end.
-
-    `tokens_seen`: tokens of the target's text, each epoch counted; `positions_trained`: those a loss was taken
-    at, fewer where a mode learns from some positions alone. `steps_skipped` had nothing to learn from.
-    `steps_by_processes`: a number of processes -> the steps that so many took; resumed, it may be another number.
-    """
-
-    steps: int
-    steps_done: int = 0
-    tokens_seen: int = 0
-    positions_trained: int = 0
-    steps_skipped: int = 0
-    seconds: float = 0.0
-    best_step: int = 0
-    best_exact: float = -1.0
-    first_exact: dict[str, float] = field(default_factory=dict)
-    steps_by_processes: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """An optimiser step whose loss and norm are still on the device."""
-
-    step: int  # from 0
-    learning_rate: float
-    positions: int
-    tokens_seen: int
-    figures: torch.Tensor | None  # [2]: loss a position, gradient norm before clipping; None: it was skipped
 
 
 class Trainer:
@@ -148,7 +116,7 @@ class Trainer:
         self.moments = moment_table(source, Head.of(self.model))
         self._batches: BatchSource | Ahead = source
         self.scratch = Scratch()
-        self._taken: list[_Taken] = []
+        self._taken: list[Taken] = []
         self._began = 0.0
         self._diverged_yet = torch.zeros((), device=device)  # 1 from the first step that is no number
 
@@ -210,7 +178,7 @@ class Trainer:
         in_step = self.shards is not None
         share = share_of_step(self.processes, self.source, self._batches, step, in_step=in_step)
         figures = self._update(share, step) if share.positions else None  # a stream may pass without a refusal
-        self._taken.append(_Taken(step, rate, share.positions, share.tokens_seen, figures))
+        self._taken.append(Taken(step, rate, share.positions, share.tokens_seen, figures))
         if len(self._taken) >= self.read_every:
             self._read()
 
@@ -252,7 +220,7 @@ class Trainer:
         for item in taken:
             self._report(item, None if item.figures is None else next(numbers), seconds)
 
-    def _report(self, item: _Taken, figures: Sequence[float] | None, seconds: float) -> None:
+    def _report(self, item: Taken, figures: Sequence[float] | None, seconds: float) -> None:
         """Count a step and emit its event. figures: loss a position and gradient norm; None if it was skipped."""
         loss, norm = figures or (0.0, 0.0)
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -349,19 +317,7 @@ class Trainer:
         return scale_of(torch.cat(self.processes.interleaved(parts[: len(share.batches)])))
 
     def _diverged(self, step: int, loss: float, norm: float) -> DraftbenchError:
-        checkpoint = latest_checkpoint(self.folder / FOLDER)
-        kept = (
-            f"the checkpoint {checkpoint.name} and the best draft are kept"
-            if checkpoint
-            else "the untrained draft is kept"
-        )
-        return DraftbenchError(
-            f"step {step + 1}: the loss is {loss} and the gradient norm {norm}",
-            f"training has diverged; this step was not applied and {kept}",
-            f"lower train.learning_rate (now {self.settings.learning_rate:g}), raise warmup_fraction, or use "
-            f"precision: "
-            "float32",
-        )
+        return diverged(step, loss, norm, latest_checkpoint(self.folder / FOLDER), self.settings.learning_rate)
 
     def _evaluate(self) -> None:
         if self.evaluate is None:
