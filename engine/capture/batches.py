@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 
@@ -53,6 +54,15 @@ class Batch:
     def tokens(self) -> int:
         """The number of positions to learn from."""
         return int(self.token_ids.shape[0])
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with its tensors on another device, those that stay on the CPU excepted."""
+        moved: dict[str, Any] = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if field.name != "places" and isinstance(value := getattr(self, field.name), torch.Tensor)
+        }
+        return replace(self, **moved)
 
     def only(self, selected: torch.Tensor) -> Batch:
         """Return the batch with only the selected response positions. selected: [response position], bool."""

@@ -28,6 +28,7 @@ from engine.cli.study import study_app
 from engine.cli.text import console
 from engine.cli.tune import tune
 from engine.errors import Cancelled, DraftbenchError
+from engine.launch import Launch
 from engine.paths import home
 
 _STOPPED = 130  # the exit status of a program ended by Ctrl-C
@@ -52,8 +53,28 @@ def _print_version(requested: bool) -> None:
         raise typer.Exit
 
 
+def _refuse_copies(command: str | None, resumes: bool) -> None:
+    """Raise DraftbenchError where a launcher has started several processes of a command that is for one."""
+    launch = Launch.of(os.environ)
+    if launch is None:
+        return
+    if command not in ("run", "train") or "--queue" in sys.argv:
+        raise DraftbenchError(
+            f"`draftbench {command}` was started as {launch.count} processes",
+            "each would do the same work; only `train` and `run` share theirs",
+            "start it without torchrun",
+        )
+    if launch.restarts and not resumes:
+        raise DraftbenchError(
+            f"the launcher has started the processes anew, for the {launch.restarts}. time",
+            "a recipe begins a new run; the run that was begun would be left behind",
+            "`torchrun ... -m engine train --resume latest` goes on with it",
+        )
+
+
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -64,6 +85,7 @@ def root(
     Example:
       draftbench run recipes/quickstart.yaml
     """
+    _refuse_copies(context.invoked_subcommand, "--resume" in sys.argv)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from engine.paths import home
 
 if TYPE_CHECKING:
     from engine.config.schema import Recipe
+    from engine.distill.processes import Processes
     from engine.runs.folder import RunFolder
 
 MOST_BATCH, MOST_CONTEXT = 1024, 1_000_000
@@ -36,9 +38,12 @@ def run(
       draftbench run recipes/jsd.yaml --queue
       draftbench run --resume latest
     """
-    source = _recipe_or_run(recipe, resume, settings, skip_bad)
+
+    def source() -> Recipe | RunFolder:
+        return _recipe_or_run(recipe, resume, settings, skip_bad)
+
     if queue:
-        _enqueue(source, as_json)
+        _enqueue(source(), as_json)
     else:
         _execute(source, "measure", as_json)
 
@@ -52,11 +57,14 @@ def train(
 ) -> None:
     """Capture and train without measuring.
 
+    Started by torchrun, several processes share the work of each step.
+
     \b
     Example:
       draftbench train recipes/quickstart.yaml
+      torchrun --nproc-per-node 2 -m engine train recipes/quickstart.yaml
     """
-    _execute(_recipe_or_run(recipe, resume, settings, skip_bad), "train", as_json)
+    _execute(lambda: _recipe_or_run(recipe, resume, settings, skip_bad), "train", as_json)
 
 
 def measure(
@@ -210,7 +218,19 @@ def _recipe_or_run(
     return RunFolder.open(home(), resume or "")
 
 
-def _execute(source: Recipe | RunFolder, until: str, as_json: bool) -> None:
+def _execute(read: Callable[[], Recipe | RunFolder], until: str, as_json: bool) -> None:
+    """Work on the run that `read` gives; in all processes but a launch's first, compute a share of its training."""
+    from engine.distill.processes import launched
+    from engine.runs.execution import follow
+
+    with launched() as processes:
+        if processes.first:
+            _work_on(read(), until, as_json, processes)
+        else:
+            follow(home(), processes)
+
+
+def _work_on(source: Recipe | RunFolder, until: str, as_json: bool, processes: Processes) -> None:
     from engine.cli.text.summary import summary as print_summary
     from engine.records.provenance import Provenance
     from engine.runs.execution import execute
@@ -218,7 +238,7 @@ def _execute(source: Recipe | RunFolder, until: str, as_json: bool) -> None:
 
     folder = source if isinstance(source, RunFolder) else RunFolder.create(home(), source)
     console.err.print(f"run {folder.id} in {folder.path}", markup=False)
-    summary = execute(home(), folder, until=until)
+    summary = execute(home(), folder, until=until, processes=processes)
     if as_json:
         state, measured = folder.status().state, summary.document() if summary else {}
         console.print_json({"run": folder.id, "folder": str(folder.path), "state": state, **measured})

@@ -98,8 +98,21 @@ class Recipe(Section):
             )
         if (train.selection.share < 1) != (train.selection.reference is not None):
             raise ValueError("train.selection.reference is given exactly when train.selection.share is below 1")
+        if train.shard == "full":
+            self._shards_fit()
         if train.selection.share < 1 and black_box:
             raise ValueError("train.selection compares distributions, and sft has only the text")
+
+    def _shards_fit(self) -> None:
+        """Refuse what needs the whole draft in one process while it trains."""
+        if self.train.mode != "offline":
+            raise ValueError(
+                f"train.shard 'full': in mode {self.train.mode} the draft decodes, for which it must be whole"
+            )
+        if self.train.selection.share < 1:
+            raise ValueError("train.shard 'full': train.selection compares two whole drafts at every step")
+        if self.draft.lora is not None:
+            raise ValueError("train.shard 'full': of a draft with an adapter (draft.lora) only the adapter is trained")
 
     def _server_fits(self) -> None:
         """Refuse what needs more of the target than a server sends."""

@@ -204,6 +204,11 @@ class TrainSpec(Section):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay")
     adam_beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second beta")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    shard: Annotated[Literal["none", "full"], PACE] = Field(
+        "none",
+        description="on several processes, none: each holds the whole draft; full: each holds a piece of every layer "
+        "(FSDP2), for drafts that do not fit",
+    )
     precision: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="of the forward and backward pass; the weights that are optimised stay float32"
     )

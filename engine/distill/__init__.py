@@ -13,4 +13,8 @@ reading     reading the signal of a batch
 selection   token selection on top of any mode
 stream      the log of an online stream
 checkpoint  checkpoints on disk
+outcome     what a training has done so far
+processes   the processes of one training, and what they tell each other
+dealing     a step's batches dealt to the processes
+sharding    a draft in pieces on several processes (FSDP2)
 """

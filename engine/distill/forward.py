@@ -35,21 +35,26 @@ class Shortcuts:
 
 
 NONE = Shortcuts()
+Passes = Callable[[Any, Batch, Shortcuts], torch.Tensor]
+"""How a batch goes through a model."""
 
 
-def draft_states(model: Any, batch: Batch, dtype: torch.dtype, shortcuts: Shortcuts = NONE) -> torch.Tensor:
+def draft_states(
+    model: Any, batch: Batch, dtype: torch.dtype, shortcuts: Shortcuts = NONE, passes: Passes | None = None
+) -> torch.Tensor:
     """What enters the draft's head at the batch's response positions: [position, width].
 
     `dtype`: to compute in; by autocast if the model has another one. The model learns faster in a copy that has it.
 
     No mask is given: padding is on the right and no model here reads ahead, so what it holds reaches no position that
     is learnt from, and attention that is causal and nothing else takes half the time. On a CPU rows of similar length
-    go through the model together, each piece of the batch no wider than its longest row.
+    go through the model together, each piece of the batch no wider than its longest row. `passes`: `at_once` or
+    `in_pieces`; None: what suits the device.
     """
     device = batch.ids.device
     half = dtype == torch.bfloat16 != model.dtype
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
-        return (in_pieces if device.type == "cpu" else at_once)(model, batch, shortcuts)
+        return (passes or (in_pieces if device.type == "cpu" else at_once))(model, batch, shortcuts)
 
 
 def at_once(model: Any, batch: Batch, shortcuts: Shortcuts) -> torch.Tensor:

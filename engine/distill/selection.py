@@ -92,6 +92,9 @@ class SelectedBatches(BatchSource):
         known, tokens = self._seen
         return tokens if known == step else self.source.target_tokens(step, batches)
 
+    def deal_to(self, shares: int) -> None:
+        self.source.deal_to(shares)
+
     def state(self) -> dict[str, torch.Tensor]:
         return self.source.state()
 

@@ -31,6 +31,7 @@ class BatchSource:
     steps: int
     visits = 1.0  # times that a position of the capture is learnt from
     reads_weights = True  # whether a step's batches depend on the draft as it is then; if not they can be made ahead
+    shares = 1  # processes that a step's batches are dealt to
 
     def __init__(self, settings: TrainSpec, reader: SignalReader, device: torch.device) -> None:
         self.settings, self.reader, self.device = settings, reader, device
@@ -62,10 +63,17 @@ class BatchSource:
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Take back what `state` gave."""
 
+    def deal_to(self, shares: int) -> None:
+        """Cut each step from now on into so many batches of about equal size, or more, as far as its texts allow."""
+        self.shares = shares
+
     def grouped(self, samples: Sequence[Sample]) -> list[Batch]:
         """Samples of similar length together, at most `micro_batch_tokens` padded tokens per batch."""
         widths = [padded_tokens(sequence_tokens(s), self.device) for s in samples]
-        groups = group_by_length(widths, forward_tokens(self.settings, self.device))
+        most = forward_tokens(self.settings, self.device)
+        if self.shares > 1 and widths:
+            most = min(most, max(*widths, sum(widths) // self.shares))
+        groups = group_by_length(widths, most)
         return [collate_samples([samples[i] for i in group], self.device) for group in groups]
 
 

@@ -5,6 +5,9 @@ The weights that are optimised and kept are float32. In half precision the passe
 dtype, as it will be served, and their gradients are summed in float32. Of a draft with an adapter, these weights are
 the adapter's alone; the passes run in a copy with the adapter inside, and each step ends by merging it into the draft,
 so that a mode decodes with, and an evaluation measures, what will be served.
+
+On several processes each computes its share of a step's batches, and gradients are summed before the step is taken: all
+take the same step, that of one process up to the order of sums. The first process alone evaluates and writes.
 """
 
 from __future__ import annotations
@@ -12,8 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,26 @@ from engine.capture.batches import Batch
 from engine.catalogue import LOSSES, check_losses
 from engine.config.schema import TrainSpec
 from engine.decode.sampling import Uniforms
-from engine.distill.checkpoint import FOLDER, latest_checkpoint, load_checkpoint, load_source_state, save_checkpoint
+from engine.distill.checkpoint import (
+    FOLDER,
+    latest_checkpoint,
+    load_checkpoint,
+    load_source_state,
+    moments_of,
+    restore_moments,
+    save_checkpoint,
+)
 from engine.distill.chunked import Positions, chunked_loss, rewards, scale_of, uses_rewards
-from engine.distill.forward import draft_states, shortcuts_of
+from engine.distill.dealing import Share, share_of_step
+from engine.distill.forward import at_once, draft_states, shortcuts_of
 from engine.distill.fused import Scratch
 from engine.distill.moments import moment_table
+from engine.distill.outcome import Outcome, Taken, diverged
+from engine.distill.processes import ALONE, Processes
 from engine.distill.schedule import learning_rate
+from engine.distill.sharding import Shards
 from engine.distill.source import Ahead, BatchSource
-from engine.errors import DraftbenchError
+from engine.errors import Cancelled, DraftbenchError
 from engine.models.draft import Draft, save_draft, trained_parameters
 from engine.models.head import Head
 from engine.models.load import resolve_dtype
@@ -48,38 +62,8 @@ _GUARDED = ("cpu", "cuda")  # devices on which one kernel moves all weights, and
 _GPU_READ_EVERY = 16  # steps between two readings of losses on a GPU, each of which waits for it to be idle
 
 
-@dataclass
-class Outcome:
-    """What a training run did. Steps asked for and steps done must be equal in the end.
-
-    `tokens_seen`: tokens of the target's text, each epoch counted; `positions_trained`: those a loss was taken
-    at, fewer where a mode learns from some positions alone. `steps_skipped` had nothing to learn from.
-    """
-
-    steps: int
-    steps_done: int = 0
-    tokens_seen: int = 0
-    positions_trained: int = 0
-    steps_skipped: int = 0
-    seconds: float = 0.0
-    best_step: int = 0
-    best_exact: float = -1.0
-    first_exact: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """An optimiser step whose loss and norm are still on the device."""
-
-    step: int  # from 0
-    learning_rate: float
-    positions: int
-    tokens_seen: int
-    figures: torch.Tensor | None  # [2]: loss a position, gradient norm before clipping; None: it was skipped
-
-
 class Trainer:
-    """Trains one draft. Everything that survives a kill is under `folder`.
+    """Trains one draft, in each of some processes. Everything that survives a kill is under `folder`.
 
     Losses are read, and events emitted, every `read_every` steps and before anything is evaluated or kept. A step whose
     loss or gradient is no number is not applied, nor is any after it: the optimiser itself sees to that, on the device.
@@ -95,21 +79,30 @@ class Trainer:
         evaluate: Evaluate | None = None,
         emit: Callable[[Event], None] = lambda event: None,
         progress: Progress = SILENT,
+        processes: Processes = ALONE,
     ) -> None:
         check_losses(term.name for term in settings.loss)
+        self.processes = processes
         self.draft, self.source, self.settings, self.folder = draft, source, settings, folder
         self.evaluate, self.emit, self.progress = evaluate, emit, progress
         device = draft.model.device
         self.dtype = resolve_dtype(settings.precision, device)
-        learning = trained_parameters(draft)
-        self.trained = list(learning.values())
-        self.model, self.masters = draft.model, Masters({}, {})
-        if draft.lora is not None:
+        learning: Mapping[str, torch.Tensor] = trained_parameters(draft)
+        processes.as_first(list(learning.values()))
+        self.shortcuts = shortcuts_of(draft.model)
+        self.shards: Shards | None = None
+        self.model: Any = draft.model
+        self.masters: Masters | Shards = Masters({}, {})
+        if settings.shard == "full" and processes.count > 1:
+            self.shards = self.masters = Shards(draft, self.dtype, processes)
+            self.model, learning = self.shards.model, self.shards.parameters
+        elif draft.lora is not None:
             self.model, inside = draft.lora.training_copy(self.dtype)
             self.masters = Masters(inside, learning)
         elif self.dtype != draft.model.dtype:
             self.model = copy_in(draft.model, self.dtype)
             self.masters = Masters(_learning(self.model), learning)
+        self.learning, self.trained = learning, list(learning.values())
         self.optimiser = torch.optim.AdamW(
             self.trained,
             lr=settings.learning_rate,
@@ -119,11 +112,11 @@ class Trainer:
         )
         self.outcome = Outcome(source.steps)
         self.read_every = _GPU_READ_EVERY if device.type == "cuda" else 1
-        self.shortcuts = shortcuts_of(draft.model)
+        source.deal_to(processes.count)
         self.moments = moment_table(source, Head.of(self.model))
         self._batches: BatchSource | Ahead = source
         self.scratch = Scratch()
-        self._taken: list[_Taken] = []
+        self._taken: list[Taken] = []
         self._began = 0.0
         self._diverged_yet = torch.zeros((), device=device)  # 1 from the first step that is no number
 
@@ -135,11 +128,11 @@ class Trainer:
         """
         self._resume()
         if self.outcome.steps_done == 0:
-            self._evaluate()
+            self.processes.first_alone(self._evaluate)
         with self._made_ahead():
             self._train()
         self.progress.finish()
-        self._save("last")
+        self.processes.first_alone(lambda: self._save("last"))
         return self.outcome
 
     @contextlib.contextmanager
@@ -162,15 +155,19 @@ class Trainer:
             self._step(step)
             done, settings = step + 1, self.settings
             last = done == self.source.steps
+            stops = self.processes.any(self.progress.stop_wanted)
             evaluates = last or done % settings.eval_every == 0
-            keeps = last or done % settings.checkpoint_every == 0 or self.progress.stop_wanted
+            keeps = last or done % settings.checkpoint_every == 0 or stops
             if evaluates or keeps:
                 self._read()
+                self._renew_kept()
             if evaluates:
-                self._evaluate()
+                self.processes.first_alone(self._evaluate)
             if keeps:
                 self._checkpoint()
-            self.progress.stop_if_asked()
+            if stops:
+                self.progress.finish()
+                raise Cancelled("train")
 
     def _step(self, step: int) -> None:
         if not self._taken:
@@ -178,18 +175,26 @@ class Trainer:
         rate = learning_rate(step, self.source.steps, self.settings)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        batches = self._batches.micro_batches(step)
-        positions = sum(batch.tokens for batch in batches)
-        figures = self._update(batches, step, positions) if positions else None  # a stream may pass without a refusal
-        self._taken.append(_Taken(step, rate, positions, self.source.target_tokens(step, batches), figures))
+        in_step = self.shards is not None
+        share = share_of_step(self.processes, self.source, self._batches, step, in_step=in_step)
+        figures = self._update(share, step) if share.positions else None  # a stream may pass without a refusal
+        self._taken.append(Taken(step, rate, share.positions, share.tokens_seen, figures))
         if len(self._taken) >= self.read_every:
             self._read()
 
-    def _update(self, batches: Sequence[Batch], step: int, positions: int) -> torch.Tensor:
-        """One optimiser step on the batches: [2], loss a position and the gradient's norm before clipping."""
+    def _update(self, share: Share, step: int) -> torch.Tensor:
+        """One optimiser step: [2], loss a position and the gradient's norm before clipping, of all processes' batches.
+
+        Every process comes to the same figures and takes the same step.
+        """
         self.optimiser.zero_grad(set_to_none=True)
-        scale = self._reward_scale(batches, step)
-        loss = torch.stack([self.backward(batch, step, positions, scale) for batch in batches]).sum() / positions
+        scale = self._reward_scale(share, step)
+        losses = [self.backward(batch, step, share.positions, scale) for batch in share.batches]
+        for batch in share.idle:
+            self.backward(batch, step, math.inf, scale)  # its gradient is zero
+        own = torch.stack(losses).sum() if losses else torch.zeros((), device=self.draft.model.device)
+        summed_here = self.trained if self.shards is None else self.shards.whole
+        loss = self.processes.add_up(summed_here, own) / share.positions
         figures = torch.stack([loss, torch.as_tensor(self.clip(), dtype=loss.dtype, device=loss.device)])
         if figures.device.type in _GUARDED:
             self._diverged_yet = torch.maximum(self._diverged_yet, 1 - figures.isfinite().all().float())
@@ -215,7 +220,7 @@ class Trainer:
         for item in taken:
             self._report(item, None if item.figures is None else next(numbers), seconds)
 
-    def _report(self, item: _Taken, figures: Sequence[float] | None, seconds: float) -> None:
+    def _report(self, item: Taken, figures: Sequence[float] | None, seconds: float) -> None:
         """Count a step and emit its event. figures: loss a position and gradient norm; None if it was skipped."""
         loss, norm = figures or (0.0, 0.0)
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -225,6 +230,8 @@ class Trainer:
         outcome.tokens_seen += item.tokens_seen
         outcome.positions_trained += item.positions
         outcome.seconds += seconds
+        count = str(self.processes.count)
+        outcome.steps_by_processes[count] = outcome.steps_by_processes.get(count, 0) + 1
         if figures is None:
             outcome.steps_skipped += 1
             self.emit(SkippedStep(step=item.step + 1, tokens_seen=outcome.tokens_seen, seconds=outcome.seconds))
@@ -245,10 +252,14 @@ class Trainer:
 
     def clip(self) -> torch.Tensor:
         """Clip the gradient of a step; returns its norm before, a scalar on the device."""
-        return torch.nn.utils.clip_grad_norm_(self.trained, self.settings.max_grad_norm)
+        if self.shards is None:
+            return torch.nn.utils.clip_grad_norm_(self.trained, self.settings.max_grad_norm)
+        norm = self.shards.norm()
+        torch.nn.utils.clip_grads_with_norm_(self.trained, self.settings.max_grad_norm, norm)
+        return norm
 
     def backward(
-        self, batch: Batch, step: int, tokens: int, reward_scale: tuple[float, float] | None = None
+        self, batch: Batch, step: int, tokens: float, reward_scale: tuple[float, float] | None = None
     ) -> torch.Tensor:
         """Add one micro-batch's share to the gradient; returns its loss summed over positions, a scalar on the device.
 
@@ -270,7 +281,8 @@ class Trainer:
     def _hidden(self, batch: Batch, step: int = 0) -> torch.Tensor:
         """What enters the head at the response positions, [position, width]. `step`: of the adapter's dropout."""
         with dropping(self.model, self.settings.seed, step, batch.names):
-            return draft_states(self.model, batch, self.dtype, self.shortcuts)
+            passes = None if self.shards is None else at_once  # each process makes as many
+            return draft_states(self.model, batch, self.dtype, self.shortcuts, passes)
 
     def _positions(self, batch: Batch, step: int) -> Positions:
         """Tokens, signal and draws of a batch; an answer's draws do not depend on the rows beside it."""
@@ -293,30 +305,19 @@ class Trainer:
         return torch.cat([streams.take([row], length)[0] for row, length in enumerate(batch.lengths)])
 
     @torch.no_grad()
-    def _reward_scale(self, batches: Sequence[Batch], step: int) -> tuple[float, float] | None:
-        """Mean and deviation of tvd_pp's rewards over all micro-batches of a step; None if they are not needed."""
+    def _reward_scale(self, share: Share, step: int) -> tuple[float, float] | None:
+        """Mean and deviation of tvd_pp's rewards over all batches of all processes; None if they are not needed."""
         if not uses_rewards(self.source.terms):
             return None
         head, temperature = Head.of(self.model), self.settings.distill_temperature
         parts = [
-            rewards(self._hidden(b, step), head, self._positions(b, step), temperature=temperature) for b in batches
+            rewards(self._hidden(b, step), head, self._positions(b, step), temperature=temperature)
+            for b in (*share.batches, *share.idle)
         ]
-        return scale_of(torch.cat(parts))
+        return scale_of(torch.cat(self.processes.interleaved(parts[: len(share.batches)])))
 
     def _diverged(self, step: int, loss: float, norm: float) -> DraftbenchError:
-        checkpoint = latest_checkpoint(self.folder / FOLDER)
-        kept = (
-            f"the checkpoint {checkpoint.name} and the best draft are kept"
-            if checkpoint
-            else "the untrained draft is kept"
-        )
-        return DraftbenchError(
-            f"step {step + 1}: the loss is {loss} and the gradient norm {norm}",
-            f"training has diverged; this step was not applied and {kept}",
-            f"lower train.learning_rate (now {self.settings.learning_rate:g}), raise warmup_fraction, or use "
-            f"precision: "
-            "float32",
-        )
+        return diverged(step, loss, norm, latest_checkpoint(self.folder / FOLDER), self.settings.learning_rate)
 
     def _evaluate(self) -> None:
         if self.evaluate is None:
@@ -343,21 +344,35 @@ class Trainer:
     def _save(self, which: str) -> None:
         save_draft(self.folder / "draft" / which, self.draft)
 
+    def _renew_kept(self) -> None:
+        """Have the draft of the first process hold the present weights, where it is not the one in training."""
+        if self.shards is not None:
+            self.shards.gather()
+
     def _checkpoint(self) -> None:
-        save_checkpoint(
-            self.folder / FOLDER,
-            self.outcome.steps_done,
-            self.draft,
-            self.optimiser,
-            vars(self.outcome),
-            self.source.state(),
+        whole = () if self.shards is None else (self.shards.kept,)
+        moments = moments_of(self.learning, self.optimiser, *whole)
+        self.processes.first_alone(
+            lambda: save_checkpoint(
+                self.folder / FOLDER,
+                self.outcome.steps_done,
+                self.draft,
+                moments,
+                vars(self.outcome),
+                self.source.state(),
+            )
         )
 
     def _resume(self) -> None:
-        checkpoint = latest_checkpoint(self.folder / FOLDER)
-        if checkpoint is None:
+        name = self.processes.told(lambda: getattr(latest_checkpoint(self.folder / FOLDER), "name", ""))
+        if not name:
             return
-        state = load_checkpoint(checkpoint, self.draft, self.optimiser)
+        checkpoint = self.folder / FOLDER / name
+        state, weights = load_checkpoint(checkpoint, self.draft)
+        if self.shards is not None:
+            self.shards.load(weights)
+        piece = () if self.shards is None else (self.shards.piece,)
+        restore_moments(checkpoint, self.learning, self.optimiser, *piece)
         self._publish()
         state.pop("step")
         self.source.restore(load_source_state(checkpoint))

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from engine.records import files
 from engine.records.record import Document, Real, Record, Temperature, Whole
+
+Count = Annotated[int, Field(strict=False, ge=1, le=1_000_000)]
+"""A number as the key of a JSON object, where it is a text."""
 
 
 def _before_modes(document: Document) -> Document:
@@ -38,5 +43,7 @@ class Training(Record):
     """Steps done before the evaluation that the best draft was kept at."""
     best_exact: Real = math.nan
     """Exact acceptance at that evaluation, on the watched prompts: mean over temperatures."""
+    steps_by_processes: dict[Count, Whole] = {}
+    """A number of processes -> the optimiser steps that so many took together; empty: of an earlier version, one."""
     first_exact: dict[Temperature, Real] = {}
     """Exact acceptance before the first step, on the watched prompts, by temperature."""

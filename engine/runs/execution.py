@@ -14,6 +14,7 @@ from engine.capture.shards import FillAll
 from engine.config.reading import dump_recipe, load_recipe
 from engine.config.schema import Recipe
 from engine.distill.checkpoint import drop_checkpoints
+from engine.distill.processes import ALONE, Processes, use_own_card
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import write_atomic
 from engine.index.ingest import ingest_run
@@ -25,12 +26,12 @@ from engine.records.step_times import StepTimes
 from engine.records.summary import Summary
 from engine.runs.advice import best_draft, gives_a_draft
 from engine.runs.faults import explain
-from engine.runs.folder import RunFolder
+from engine.runs.folder import FollowedRun, RunFolder
 from engine.runs.measurement import measure
 from engine.runs.plan import in_words, plan_run, split_prompts
 from engine.runs.process import now
 from engine.runs.provenance import source, versions
-from engine.runs.session import Sharding, capture_for_training, load_target, open_session
+from engine.runs.session import Session, Sharding, capture_for_training, load_target, open_session
 from engine.runs.step_times import check_can_be_timed, time_steps
 from engine.runs.training import train
 
@@ -90,26 +91,47 @@ def capture_only(
     ]
 
 
-def execute(home: Home, run: RunFolder, *, quiet: bool = False, until: str = "measure") -> Summary | None:
+def execute(
+    home: Home, run: RunFolder, *, quiet: bool = False, until: str = "measure", processes: Processes = ALONE
+) -> Summary | None:
     """Work on a run to its end, or through the phase `until` ('train'); returns the summary, None after training.
 
     A phase whose result is there is skipped. Whatever happens is written into the run's status: done, cancelled (exit
-    by Ctrl-C or SIGTERM, resumable) or failed with the reason.
+    by Ctrl-C or SIGTERM, resumable) or failed with the reason. Of several `processes`, this is the first one, and the
+    others call `follow`.
     """
-    recipe = run.recipe()
-    with _work(home, run, quiet=quiet) as progress:
+    use_own_card(run.recipe().target.device)
+    with _work(home, run, quiet=quiet, processes=processes) as progress:
         run.emit(Started(until=until, versions=versions(), source=source()))
         trained = (run.path / "training.json").exists()
         measured = until != "measure" or run.summary_path.exists()
         if trained:
             drop_checkpoints(run.path)  # of a training that was killed before it had
+        processes.told(lambda: "" if trained else run.id)
         if not (trained and measured):
-            session = open_session(home, run, recipe, progress)
+            session = _session(home, run, progress, ALONE if trained else processes)
             if not trained:
                 train(session)
             if not measured:
                 return measure(session)
         return run.summary() if until == "measure" else None
+
+
+def follow(home: Home, processes: Processes) -> None:
+    """In any process but the first: compute a share of the training of the run that the first one works on."""
+    with stop_on_signals() as stop_wanted:
+        run_id = processes.told(str)
+        if run_id:
+            run = FollowedRun(RunFolder.open(home, run_id).path)
+            use_own_card(run.recipe().target.device)
+            train(_session(home, run, Progress(quiet=True, stop_wanted=stop_wanted), processes))
+
+
+def _session(home: Home, run: RunFolder, progress: Progress, processes: Processes) -> Session:
+    """The session of this process. The others read the recipe after the first one, which may add a date to it."""
+    session = processes.first_then_all(lambda: open_session(home, run, run.recipe(), progress, processes))
+    processes.connect(session.target.device)
+    return session
 
 
 def measure_again(home: Home, run: RunFolder, overrides: Sequence[str]) -> Summary:
@@ -146,7 +168,7 @@ def time_steps_again(
 
 
 @contextlib.contextmanager
-def _work(home: Home, run: RunFolder, *, quiet: bool = False) -> Iterator[Progress]:
+def _work(home: Home, run: RunFolder, *, quiet: bool = False, processes: Processes = ALONE) -> Iterator[Progress]:
     """Be the one process at work on a run; how it ends is written into the run, faults of the machine as errors."""
     with run.working(), stop_on_signals() as stop_wanted:
         progress = Progress(quiet=quiet, listen=run.heartbeat, log=run.log, stop_wanted=stop_wanted)
@@ -154,6 +176,10 @@ def _work(home: Home, run: RunFolder, *, quiet: bool = False) -> Iterator[Progre
             yield progress
         except (Cancelled, KeyboardInterrupt):
             progress.finish()
+            failure = processes.failure()  # of which the launcher's signal came
+            if failure is not None:
+                _failed(home, run, failure)
+                raise failure from None
             _end(home, run, "cancelled")
             raise Cancelled(run.id) from None
         except Exception as error:

@@ -239,6 +239,19 @@ class RunFolder:
             raise DraftbenchError(f"{self.summary_path} is damaged", why, measures_again(self)) from None
 
 
+class FollowedRun(RunFolder):
+    """The folder of a run that another process works on: this one reads it, and writes nothing."""
+
+    def set_status(self, **changes: Any) -> None:
+        """Left to the process that works on the run, as are the other two."""
+
+    def emit(self, event: Event) -> None:
+        """Left to it."""
+
+    def log(self, text: str) -> None:
+        """Left to it."""
+
+
 def run_folders(home: Home) -> list[RunFolder]:
     """Every run, the one created last first; a damaged one is among them."""
     runs = [RunFolder(home.runs / name) for name in run_names(home)]

@@ -17,6 +17,7 @@ from engine.config.reading import dump_recipe
 from engine.config.schema import RUN_DATE, CaptureSpec, Recipe
 from engine.decode.runner import runner_for
 from engine.decode.slot_fit import apart
+from engine.distill.processes import ALONE, Processes
 from engine.errors import DraftbenchError
 from engine.fileio import read_json, write_atomic, write_json
 from engine.models.head import check_head
@@ -40,13 +41,16 @@ class Session:
     target: LoadedModel
     prompts: PromptSplit
     progress: Progress
+    processes: Processes = ALONE  # that train the draft, this one among them
 
     @cached_property
     def target_float32(self) -> LoadedModel:
         return in_float32(self.target)
 
 
-def open_session(home: Home, run: RunFolder, recipe: Recipe, progress: Progress) -> Session:
+def open_session(
+    home: Home, run: RunFolder, recipe: Recipe, progress: Progress, processes: Processes = ALONE
+) -> Session:
     """Load the target and read the prompts of a run.
 
     Raises DraftbenchError if the prompts are not those that the run began with.
@@ -56,7 +60,7 @@ def open_session(home: Home, run: RunFolder, recipe: Recipe, progress: Progress)
     prompts = split_prompts(recipe, target)
     progress.note(f"prompts: {in_words(prompts.counts)}")
     _refuse_other_prompts(run, prompts)
-    return Session(home, run, recipe, target, prompts, progress)
+    return Session(home, run, recipe, target, prompts, progress, processes)
 
 
 def load_target(recipe: Recipe) -> LoadedModel:

@@ -1,5 +1,6 @@
 """Training a run's draft: captures, the batches of the mode, the trainer, and the record of what was done.
 
+On several processes the first one makes the captures and keeps the records; the others read what it left on disk.
 Each part leaves something whole on disk and is skipped when that is there, so a run that was killed anywhere goes on
 from the same folder.
 """
@@ -7,7 +8,7 @@ from the same folder.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -30,13 +31,56 @@ from engine.records.provenance import DraftParameters, PromptCounts, Provenance,
 from engine.records.training import Training
 from engine.runs.drafts import adapted, keep_shared, reference_draft, trim_to_answers, untrained_draft, weights_hash
 from engine.runs.plan import plan_run
-from engine.runs.provenance import provenance
+from engine.runs.provenance import provenance, versions
 from engine.runs.session import Session, capture_for_training
 from engine.served.agreement import mean_agreement, text_agreement
+
+_SAME = ("draftbench", "torch", "transformers", "peft")  # versions that the processes of one training must share
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a training begins with. `answers`: None where a stream is decoded."""
+
+    draft: Draft
+    plan: CapturePlan
+    answers: Capture | None
+    watched: Mapping[float, Capture]
 
 
 def train(session: Session) -> None:
     """Train the run's draft, or go on training it; `training.json` says how it went."""
+    run, recipe, processes = session.run, session.recipe, session.processes
+    prepared = processes.first_then_all(lambda: _prepare(session))
+    draft, answers, watched = prepared.draft, prepared.answers, prepared.watched
+    counts = parameter_counts(draft)
+    batches = _batches(session, draft, prepared.plan, answers)
+    _refuse_differences(session, batches)
+    trainer = Trainer(
+        draft,
+        batches,
+        recipe.train,
+        run.path,
+        evaluate=_watch(session, watched),
+        emit=run.emit,
+        progress=session.progress,
+        processes=processes,
+    )
+    if processes.first:
+        _provenance(session, answers, watched, counts).write(run.path)
+    outcome = trainer.run()
+    if processes.first:
+        Training.model_validate(asdict(outcome)).write(run.path)
+        drop_checkpoints(run.path)  # only now: without training.json a resume begins at the last of them
+    together = f" on {processes.count} processes" if processes.count > 1 else ""
+    session.progress.note(
+        f"trained {outcome.steps_done} of {outcome.steps} steps on {outcome.tokens_seen:,} tokens "
+        f"in {outcome.seconds:.0f} s{together}; best at step {outcome.best_step}"
+    )
+
+
+def _prepare(session: Session) -> _Prepared:
+    """The draft and the captures of a training, made or found on disk."""
     home, run, recipe, target = session.home, session.run, session.recipe, session.target
     draft, size = untrained_draft(home, recipe, target), recipe.draft.vocabulary
     if size is not None:  # before the captures: a draft that does not fit should not cost them first
@@ -59,22 +103,19 @@ def train(session: Session) -> None:
     if answers is not None:
         _note_vocabulary(session, answers, Head.of(draft.model).ids)
     assert plan.training is not None
-    trainer = Trainer(
-        draft,
-        _batches(session, draft, plan.training, answers),
-        recipe.train,
-        run.path,
-        evaluate=_watch(session, watched),
-        emit=run.emit,
-        progress=session.progress,
-    )
-    _provenance(session, answers, watched, counts).write(run.path)
-    outcome = trainer.run()
-    Training(**asdict(outcome)).write(run.path)
-    drop_checkpoints(run.path)  # only now: without training.json a resume begins at the last of them
-    session.progress.note(
-        f"trained {outcome.steps_done} of {outcome.steps} steps on {outcome.tokens_seen:,} tokens "
-        f"in {outcome.seconds:.0f} s; best at step {outcome.best_step}"
+    return _Prepared(draft, plan.training, answers, watched)
+
+
+def _refuse_differences(session: Session, batches: BatchSource) -> None:
+    """Raise DraftbenchError unless all processes train the same thing."""
+    session.processes.check_same(
+        {
+            "the target's fingerprint": session.target.fingerprint,
+            "the target's dtype": session.target.dtype_name,
+            "the hash of the training prompts": prompts_hash(session.prompts.train),
+            "the number of steps": str(batches.steps),
+            **{f"the version of {name}": version for name, version in versions().items() if name in _SAME},
+        }
     )
 
 

@@ -29,7 +29,7 @@ ENGINE_LAYERS = [
     {"logs"},
     {"data", "models", "records"},
     {"chat", "packages"},
-    {"config", "paths", "progress"},
+    {"config", "launch", "paths", "progress"},
     {"catalogue"},
     {"fileio"},
     {"untrusted"},

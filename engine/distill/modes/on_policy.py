@@ -82,6 +82,10 @@ class OnPolicyBatches(BatchSource):
         self.sampling = Sampling(self.spec.temperature)
         self.steps, self.visits = self.offline.steps, (1 - self.spec.share) * self.offline.visits
 
+    def deal_to(self, shares: int) -> None:
+        super().deal_to(shares)
+        self.offline.deal_to(shares)
+
     @property
     def terms(self) -> Sequence[LossTerm]:
         """train.loss, and in the assisted form reverse KL after it."""
