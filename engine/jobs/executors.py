@@ -34,7 +34,7 @@ class Place(Protocol):
 
 
 # Scheme -> the module whose `place(address)` gives the place: those of a cluster load libraries that few have.
-PLACES: dict[str, str] = {LOCAL: "engine.jobs.queue"}
+PLACES: dict[str, str] = {LOCAL: "engine.jobs.queue", "slurm": "engine.cluster.slurm_place"}
 
 
 def place_at(address: str) -> Place:
