@@ -31,6 +31,7 @@ _OF_FILE = (
 )
 _OURS = {"executor": ("slurm", "local"), "shared": ("no", "yes")}
 _PLAIN = re.compile(r"[\w.,:+@%/&|*()\[\]=-]{1,200}", re.ASCII)
+_PARTITION = re.compile(r"[\w.,-]{1,100}", re.ASCII)
 _EXAMPLE = "for example slurm://gpu?account=lab&qos=normal"
 
 
@@ -51,9 +52,11 @@ def read_address(address: str) -> Site:
     """The site of an address. Raises DraftbenchError for an option that is not known, or a value that is not plain."""
     parts = urllib.parse.urlsplit(address)
     whole = address == SCHEME or address.startswith(f"{SCHEME}://")
-    if not whole or parts.path not in ("", SCHEME) or parts.fragment:
+    if not whole or not address.isprintable() or parts.path not in ("", SCHEME) or parts.fragment:
         raise _wrong(address, "it is not of the form slurm://PARTITION?option=value")
-    options: dict[str, Any] = {"partition": _plain(address, parts.netloc)} if parts.netloc else {}
+    if parts.netloc and not _PARTITION.fullmatch(parts.netloc):
+        raise _wrong(address, f"{parts.netloc!r} is no name of a partition")
+    options: dict[str, Any] = {"partition": parts.netloc} if parts.netloc else {}
     ours = {}
     for key, value in urllib.parse.parse_qsl(parts.query, keep_blank_values=True):
         if key in _OURS:

@@ -72,12 +72,12 @@ class Jobs(Protocol):
         """Slurm's word for each job, `GONE` where it has none; None if it does not answer now."""
         ...
 
-    def ask_to_stop(self, job: str) -> None:
-        """SIGTERM to the job's processes, and no more: they stop at their next safe point."""
+    def ask_to_stop(self, job: str) -> bool:
+        """SIGTERM to the job's processes, and no more: they stop at their next safe point. False if it is not there."""
         ...
 
-    def end(self, job: str) -> None:
-        """Take a waiting job out of the queue; end a running one within seconds. One that is gone is left alone."""
+    def end(self, job: str) -> bool:
+        """Take a waiting job out of the queue; end a running one within seconds. False if it is not there."""
         ...
 
 
@@ -149,11 +149,11 @@ class _SlurmJobs:
             known |= _table(["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(unknown)]) or {}
         return {job: known.get(job, GONE).split(" ")[0].rstrip("+") for job in jobs}  # 'CANCELLED by 1000'
 
-    def ask_to_stop(self, job: str) -> None:
-        _run(["scancel", "--signal=TERM", job])
+    def ask_to_stop(self, job: str) -> bool:
+        return bool(job) and _run(["scancel", "--signal=TERM", job]) is not None
 
-    def end(self, job: str) -> None:
-        _run(["scancel", job])
+    def end(self, job: str) -> bool:
+        return bool(job) and _run(["scancel", job]) is not None
 
 
 class _LocalJobs:
@@ -173,10 +173,12 @@ class _LocalJobs:
     def states(self, jobs: Sequence[str]) -> dict[str, str] | None:
         return {job: "RUNNING" if local_controller(job) else GONE for job in jobs}
 
-    def ask_to_stop(self, job: str) -> None:
-        if controller := local_controller(job):
-            with contextlib.suppress(psutil.Error):
+    def ask_to_stop(self, job: str) -> bool:
+        with contextlib.suppress(psutil.Error):
+            if controller := local_controller(job):
                 controller.send_signal(signal.SIGTERM)  # passes it on to the work
+                return True
+        return False
 
     end = ask_to_stop  # a second SIGTERM stops the work at once; before it has begun, it ends the process
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from filelock import FileLock
 
 from engine.cluster.shared_captures import capture_groups
 from engine.cluster.shared_storage import check_shared
 from engine.cluster.slurm_address import SCHEME, read_address, with_site_file
-from engine.cluster.slurm_jobs import Jobs, Submitted, jobs_of
+from engine.cluster.slurm_jobs import ACTIVE, Jobs, Submitted, jobs_of
 from engine.cluster.slurm_lost import look
 from engine.cluster.slurm_work import CaptureWork, RunWork
 from engine.config.resources import ResourcesSpec
@@ -33,6 +35,8 @@ from engine.runs.process import now
 
 _UNSUBMITTED_S = 600.0  # after this long, whoever was to submit a run was killed before it could
 _EARLY_ENDS = 20
+ASK_EVERY_S = 10.0  # pages look every few seconds, and many people share a Slurm controller
+_ASKED: dict[tuple[str, Path], float] = {}
 _UNFINISHED = ("queued", "running", "interrupted")
 
 
@@ -67,9 +71,10 @@ class SlurmPlace:
 
     def resume(self, home: Home, run: RunFolder) -> RunFolder:
         """Submit a run that stopped. One that waits or runs is left as it is."""
-        self.wake(home)
+        jobs = self._jobs_that_find(home)
+        self._look(home, jobs)
         with _changing(home):
-            status = run.status()
+            status, record = run.status(), SlurmJob.read_or_empty(run.path)
             if status.state == "done":
                 raise DraftbenchError(
                     f"run {run.id} is done",
@@ -78,7 +83,15 @@ class SlurmPlace:
                 )
             if status.state in ("queued", "running") and (status.queued_at or status.place):
                 return run
-            self._submit_again(home, self._jobs_that_find(home), run, SlurmJob())
+            states = jobs.states([record.job] if record.job else [])
+            if states is None:
+                raise DraftbenchError(
+                    "Slurm does not answer",
+                    f"job {record.job} may still work on run {run.id}" if record.job else "squeue failed",
+                    "resume the run once `squeue` works",
+                )
+            if states.get(record.job) not in ACTIVE:  # else its job goes on, only longer silent than most
+                self._submit_again(home, jobs, run, SlurmJob())
         return run
 
     def cancel(self, home: Home, run: RunFolder) -> str:
@@ -99,10 +112,15 @@ class SlurmPlace:
                 if record.after and record.after not in _waited_for(home):
                     jobs.end(record.after)
                 return f"Run {run.id} was taken out of Slurm's queue (job {record.job}). It can be resumed."
-        if status.stop_asked_at is not None:
-            jobs.end(record.job)
+        again = status.stop_asked_at is not None
+        if not (jobs.end(record.job) if again else jobs.ask_to_stop(record.job)):
+            raise DraftbenchError(
+                f"job {record.job} of run {run.id} could not be asked to stop",
+                "Slurm does not answer, or the job has just ended",
+                "`squeue --me` shows which; cancel the run again if the job is there",
+            )
+        if again:
             return f"Slurm ends job {record.job} of run {run.id} at once. The last checkpoint is kept."
-        jobs.ask_to_stop(record.job)
         with contextlib.suppress(DraftbenchError, OSError):
             StopNote(pid=status.pid, asked_at=now()).write(run.path)
         return (
@@ -113,12 +131,21 @@ class SlurmPlace:
     def wake(self, home: Home) -> None:
         """Look after the runs of this place: one whose job is gone is submitted again, at most three times.
 
-        Asks Slurm once, whatever the number of runs. Does nothing where Slurm does not answer: the next call does.
+        Asks Slurm once, whatever the number of runs, and not again within seconds. Does nothing where Slurm does not
+        answer: the next call does.
         """
+        asked = _ASKED.get((self.address, home.root))
+        if asked is None or time.monotonic() - asked > ASK_EVERY_S:
+            _ASKED[self.address, home.root] = time.monotonic()
+            self._look(home, jobs_of(home, with_site_file(self._site, home)))
+
+    work = wake
+    """Slurm itself is the driver of its jobs, so there is no more to do than to look after them."""
+
+    def _look(self, home: Home, jobs: Jobs) -> None:
         mine = [run for run in _runs(home) if run.status().place == self.address]
         if not any(run.status().state in _UNFINISHED for run in mine):
             return
-        jobs = jobs_of(home, with_site_file(self._site, home))
         with _changing(home):
             unfinished = [run for run in mine if run.status().state in _UNFINISHED]
             records = {run.id: SlurmJob.read_or_empty(run.path) for run in unfinished}

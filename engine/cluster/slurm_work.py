@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,9 +21,12 @@ from typing import Any
 
 from engine.errors import Cancelled, DraftbenchError
 from engine.paths import Home
+from engine.records.files import STATUS
 from engine.records.slurm_job import SlurmJob
 from engine.runs.folder import RunFolder
 from engine.runs.process import now
+
+_TOUCH_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class RunWork:
             from engine.runs.execution import execute  # torch, after the number of its threads is set
 
             try:
-                execute(home, run, quiet=True)
+                with _sign_of_life(run):
+                    execute(home, run, quiet=True)
             except Cancelled:
                 self._stopped(run, limit_is_near())
 
@@ -162,6 +167,24 @@ def _as_job(cache: str, cpus: int) -> Iterator[Callable[[], bool]]:
         yield lambda: bool(reached)
     finally:
         signal.signal(number, before)
+
+
+@contextlib.contextmanager
+def _sign_of_life(run: RunFolder) -> Iterator[None]:
+    """Touch the run's status from time to time: other machines cannot look up the process, and some phases are long
+    and silent."""
+    ended = threading.Event()
+
+    def touch() -> None:
+        while not ended.wait(_TOUCH_S):
+            with contextlib.suppress(OSError):
+                os.utime(run.path / STATUS)
+
+    threading.Thread(target=touch, daemon=True, name="sign-of-life").start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _requeue(times: int, note: Callable[[str], None]) -> None:
