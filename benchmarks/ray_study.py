@@ -137,9 +137,9 @@ def driver(home: Home) -> psutil.Process | None:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             command = process.cmdline()
-            if "engine" in command and "work" in command and process.status() != psutil.STATUS_ZOMBIE:
-                if process.environ().get("DRAFTBENCH_HOME") == str(home.root.absolute()):
-                    return process
+            ours = "engine" in command and "work" in command and process.status() != psutil.STATUS_ZOMBIE
+            if ours and process.environ().get("DRAFTBENCH_HOME") == str(home.root.absolute()):
+                return process
     return None
 
 

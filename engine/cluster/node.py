@@ -38,11 +38,11 @@ def differing_build(theirs: Mapping[str, str], node: str) -> dict[str, str] | No
     names = [name for name in {**theirs, **mine} if theirs.get(name) != mine.get(name) and name != "code"]
     if not names and theirs.get("code") == mine["code"]:
         return None
-    words = [
-        f"{name} {mine.get(name, 'not installed')} there, {theirs.get(name, 'not installed')} here" for name in names
-    ]
+    absent = "not installed"
+    words = [f"{name} {mine.get(name, absent)} there, {theirs.get(name, absent)} here" for name in names]
+    listed = ", ".join(words) or "other source files of the same Draftbench version"
     return {
-        "what": f"node {node} has another build: {', '.join(words) or 'other source files of the same Draftbench version'}",
+        "what": f"node {node} has another build: {listed}",
         "why": "results would depend on the node that happened to make them",
         "fix": "install the same versions on every node (docs/cluster.md), or give a runtime_env",
     }
@@ -74,7 +74,7 @@ def file_marks(paths: list[str]) -> dict[str, int]:
 
 
 def missing_files(wanted: Mapping[str, int], node: str) -> dict[str, Any] | None:
-    """Why a recipe that names these files (`file_marks`) cannot be worked on here, as the parts of a DraftbenchError."""
+    """Why a recipe that names these files (`file_marks`) cannot be worked on here: the parts of a DraftbenchError."""
     here = file_marks(list(wanted))
     for path, mark in wanted.items():
         if path not in here:

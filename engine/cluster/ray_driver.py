@@ -7,6 +7,7 @@ captures come before the cells that need them, nothing is captured twice, and pr
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections import Counter
@@ -203,9 +204,8 @@ class Driver:
         except RayError as error:
             self._lost(job, error)
         except (DraftbenchError, OSError) as error:  # of the home: a full disk
-            explained = explain(error)
-            assert explained is not None or isinstance(error, OSError)
-            self._fail(job, explained or DraftbenchError(f"could not bring the run home: {first_line(error)}"))
+            what = f"could not bring the run home: {first_line(error)}"
+            self._fail(job, explain(error) or DraftbenchError(what))
 
     def _begin(self, job: Job, answer: dict[str, Any]) -> None:
         job.node = answer["node"]
@@ -268,10 +268,8 @@ class Driver:
         """The job is over: its actor goes, its locks are free, and the index knows how it ended."""
         import ray
 
-        try:
+        with contextlib.suppress(ray.exceptions.RayError):  # its node clears up when it is asked for the next run
             ray.get(job.actor.leave.remote(), timeout=10)
-        except ray.exceptions.RayError:
-            pass  # its node clears up when it is asked for the next run
         ray.kill(job.actor)
         self._forget(job)
 

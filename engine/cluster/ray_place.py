@@ -60,7 +60,7 @@ class RayPlace:
         return run
 
     def cancel(self, home: Home, run: RunFolder) -> str:
-        """Take a waiting run out, or leave a note for the driver that the run is to stop; what will happen, in words."""
+        """Take a waiting run out, or leave a note for the driver that it is to stop; what will happen, in words."""
         with queue.changing(home):
             status = run.status()
             if status.state == "queued":

@@ -74,8 +74,8 @@ def again(home: Home, seen: Study) -> Study:
 def start(home: Home, wanted: Study, *, retry_failed: bool = True, on: str | None = None) -> Started:
     """Queue the missing cells and resume those that stopped; of two callers at once, each cell is started once.
 
-    Runs from before the study, or of another one, are adopted: they get its tag. `on` is the address of a place; without
-    one, `DRAFTBENCH_PLACE` names it. What waits or runs already stays where it is.
+    Runs from before the study, or of another one, are adopted: they get its tag. `on` is the address of a place;
+    without one, `DRAFTBENCH_PLACE` names it. What waits or runs already stays where it is.
     """
     keep(home, wanted.spec)
     path = home.root / "studies" / ".start.lock"
