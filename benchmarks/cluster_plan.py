@@ -30,6 +30,7 @@ from engine.records.provenance import Provenance
 from engine.records.study_tag import study_tag
 from engine.records.training import Training
 from engine.records.values import utc
+from engine.runs.folder import run_folders
 from engine.runs.samples import sample_folders
 
 PERFORMANCE = PROJECT_ROOT / "docs" / "performance"

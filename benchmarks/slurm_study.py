@@ -166,13 +166,18 @@ def at_work(home: Home, node: str | None = None) -> RunFolder | None:
     """A run that trains now, on that node if one is named."""
     for run in runs(home):
         status = run.status()
-        if status.state == "running" and status.phase == "train" and status.host in (node or status.host, None):
+        trains = status.state == "running" and status.phase == "train" and status.host in ("n1", "n2")
+        if trains and status.host == (node or status.host) and slurm_says(job_of(run)) == "RUNNING":
             return run
     return None
 
 
 def job_of(run: RunFolder) -> str:
     return SlurmJob.read_or_empty(run.path).job
+
+
+def slurm_says(job: str) -> str:
+    return said("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}")
 
 
 def disturb(home: Home, recipe: Path, cluster: Slurm) -> Iterator[str]:
@@ -228,9 +233,14 @@ def measure(prompts: int, epochs: int) -> dict[str, Any]:
         print("the study by the local queue is done", file=sys.stderr)
         os.environ["DRAFTBENCH_PLACE"] = PLACE
         events = []
-        for event in disturb(broken, recipe, cluster):
-            print(f"  {time.strftime('%H:%M:%S')} {event}", file=sys.stderr)
-            events.append(event)
+        try:
+            for event in disturb(broken, recipe, cluster):
+                print(f"\n  {time.strftime('%H:%M:%S')} {event}", file=sys.stderr)
+                events.append(event)
+        except BaseException:
+            for run in runs(broken):
+                print(run.id, run.status(), (run.path / "log.txt").read_text(), sep="\n", file=sys.stderr)
+            raise
         kill_study.finish(kill_study.call(broken, recipe), broken)
         mine, theirs = kill_study.results(broken, recipe), kill_study.results(alone, recipe)
         differs = {name: kill_study.differing(mine.get(name), theirs[name]) for name in theirs}
@@ -251,7 +261,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=40, help="training prompts")
-    parser.add_argument("--epochs", type=int, default=60, help="of the offline cells")
+    parser.add_argument("--epochs", type=int, default=40, help="of the offline cells")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     options = vars(parser.parse_args(arguments))
     as_json = options.pop("json")

@@ -9,4 +9,13 @@ slurm_address    its address and a site's options
 slurm_jobs       submitting jobs by submitit, asking for them, stopping them
 slurm_work       what a job does
 slurm_lost       runs whose job is gone
+ray_place       Ray as a place: submit, resume, cancel, and the driver's start
+ray_connection  addresses of Ray clusters
+ray_driver      the driver: places runs, brings results home, survives lost nodes
+ray_job         one run, as the driver sees it
+node_actor      one run, on its node
+worker          the process that does it
+node            what a node must have in common with the machine that sends work
+transfer        a run folder that comes home while it is worked on
+capture_order   which runs share captures
 """

@@ -90,13 +90,15 @@ class SlurmPlace:
                     f"job {record.job} may still work on run {run.id}" if record.job else "squeue failed",
                     "resume the run once `squeue` works",
                 )
-            if states.get(record.job) not in ACTIVE:  # else its job goes on, only longer silent than most
-                self._submit_again(home, jobs, run, SlurmJob())
+            if status.state == "interrupted" and states.get(record.job) in ACTIVE:
+                return run  # its job goes on, only longer silent than most
+            self._submit_again(home, jobs, run, SlurmJob())
         return run
 
     def cancel(self, home: Home, run: RunFolder) -> str:
         """Take a waiting run's job out of Slurm's queue, or ask a running one to stop; a sentence that says which."""
         jobs = jobs_of(home, with_site_file(self._site, home))
+        self._look(home, jobs)  # a run whose node was lost may wait again
         with _changing(home):
             status, record = run.status(), SlurmJob.read_or_empty(run.path)
             if status.state not in ("queued", "running"):

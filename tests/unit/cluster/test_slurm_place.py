@@ -116,6 +116,7 @@ def test_cancelling_waiting_runs_cancels_their_jobs_and_at_last_that_of_their_ca
 def test_cancelling_a_run_at_work_asks_its_job_and_says_if_slurm_is_silent(slurm: SlurmCommands):
     run = begun(submitted(), host=os.uname().nodename)
     run.set_status(pid=os.getpid(), pid_started=psutil.Process().create_time())
+    slurm.become("1", "RUNNING")
     assert "safe point" in PLACE.cancel(home(), run)
     assert slurm.calls("scancel") == [["--signal=TERM", "1"]]
     assert job(run).cancel_asked_at is not None
