@@ -21,7 +21,8 @@ On = Annotated[
     typer.Option(
         "--on",
         metavar="PLACE",
-        help="Where to run: local (this machine's queue), ray (RAY_ADDRESS, or a Ray on this machine), ray://HOST:PORT.",
+        help="Where to run: local (this machine's queue), ray (RAY_ADDRESS, or a Ray on this machine), "
+        "ray://HOST:PORT, slurm (or slurm://PARTITION?account=...).",
     ),
 ]
 RunId = Annotated[str, typer.Argument(help="Run id or its beginning; `latest`, or `latest~1` for the run before it.")]

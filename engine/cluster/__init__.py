@@ -17,5 +17,6 @@ node_actor      one run, on its node
 worker          the process that does it
 node            what a node must have in common with the machine that sends work
 transfer        a run folder that comes home while it is worked on
+cards            the cards that a run asks for
 capture_order   which runs share captures
 """

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from engine.cluster.cards import check_cards
 from engine.cluster.node_actor import TOKEN
 from engine.cluster.ray_connection import check_reachable, full_address
 from engine.config.schema import Recipe
-from engine.errors import DraftbenchError
 from engine.fileio import content_hash, disk_errors, write_atomic
 from engine.jobs import queue
 from engine.jobs.detached import start_detached, wait_aside
@@ -47,7 +47,7 @@ class RayPlace:
         """
         check_reachable(self.address)
         for recipe in recipes:
-            _check_cards(recipe)
+            check_cards(recipe)
         runs = queue.enqueue(home, recipes, self.address)
         self.wake(home)
         return runs
@@ -125,13 +125,3 @@ def home_token(home: Home) -> str:
         if not path.exists():
             write_atomic(path, secrets.token_hex(16))
         return path.read_text()
-
-
-def _check_cards(recipe: Recipe) -> None:
-    device = recipe.target.device
-    if str(device).startswith("cuda") and not recipe.resources.gpus:
-        raise DraftbenchError(
-            f"target.device is {device} and resources.gpus is 0",
-            "a node lends a run only the cards that it asks for",
-            "--set resources.gpus=1",
-        )

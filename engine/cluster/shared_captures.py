@@ -4,8 +4,9 @@ while they wait. Decided from the recipes alone: no prompt is read."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from engine.cluster.capture_order import capture_keys
 from engine.config.schema import Recipe
 
 
@@ -13,12 +14,12 @@ from engine.config.schema import Recipe
 class CaptureGroup:
     """Runs, by their place in the list, that need the same captures.
 
-    after: the group whose captures are made before, because this one can copy answers from them; None for the first.
+    after: the groups whose captures are made before, because this one has some of them too, or can copy answers.
     alone: no other run needs any of these captures, so the run can make them itself.
     """
 
     members: tuple[int, ...]
-    after: int | None
+    after: tuple[int, ...]
     alone: bool
 
 
@@ -28,26 +29,17 @@ def capture_groups(recipes: Sequence[Recipe]) -> list[CaptureGroup]:
     Groups of one target and one set of held-out prompts share the answers to those, and larger sets of training prompts
     hold the answers to smaller ones, so such groups are made one after the other.
     """
-    members: dict[str, list[int]] = {}
-    for place, recipe in enumerate(recipes):
-        members.setdefault(_same_captures(recipe), []).append(place)
-    chains: dict[str, list[int]] = {}
-    for group, places in enumerate(members.values()):
-        chains.setdefault(_related(recipes[places[0]]), []).append(group)
-    before = {group: chain[i - 1] for chain in chains.values() for i, group in enumerate(chain) if i}
-    lonely = {chain[0] for chain in chains.values() if len(chain) == 1}
-    return [
-        CaptureGroup(tuple(places), before.get(group), group in lonely and len(places) == 1)
-        for group, places in enumerate(members.values())
-    ]
-
-
-def _same_captures(recipe: Recipe) -> str:
-    """What decides every capture of a run; two recipes that agree in it need the same ones."""
-    train = recipe.train
-    parts = (recipe.target, recipe.prompts, recipe.capture, recipe.measure, train.eval_prompts, train.needs_capture)
-    return repr(parts)
-
-
-def _related(recipe: Recipe) -> str:
-    return repr((recipe.target, recipe.prompts.heldout))
+    keys = [capture_keys(recipe) for recipe in recipes]
+    members: dict[frozenset[str], list[int]] = {}
+    for place, one in enumerate(keys):
+        members.setdefault(one.captures, []).append(place)
+    groups: list[CaptureGroup] = []
+    latest: dict[str, int] = {}  # what groups can have in common -> the last one that has it
+    shared: set[int] = set()
+    for number, places in enumerate(members.values()):
+        common = (keys[places[0]].heldout, keys[places[0]].source)
+        before = sorted({latest[part] for part in common if part in latest})
+        shared |= {*before, *([number] if before or len(places) > 1 else [])}
+        groups.append(CaptureGroup(tuple(places), tuple(before), False))
+        latest |= dict.fromkeys(common, number)
+    return [replace(group, alone=number not in shared) for number, group in enumerate(groups)]

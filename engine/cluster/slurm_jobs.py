@@ -65,7 +65,8 @@ class Jobs(Protocol):
     def submit(
         self, work: Sequence[Callable[[], None]], resources: ResourcesSpec, *, name: str, after: str = ""
     ) -> list[Submitted]:
-        """A job for each piece of work, in this order; `after`: none begins before that job has ended."""
+        """A job for each piece of work, in this order; `after`: none begins before that job, or those with `:`
+        between them, have ended."""
         ...
 
     def states(self, jobs: Sequence[str]) -> dict[str, str] | None:
@@ -205,10 +206,10 @@ def local_controller(job: str) -> psutil.Process | None:
     return None
 
 
-def _after(job: str, work: Callable[[], None]) -> Callable[[], None]:
-    from engine.cluster.slurm_work import AfterLocalJob  # which is what this module submits
+def _after(jobs: str, work: Callable[[], None]) -> Callable[[], None]:
+    from engine.cluster.slurm_work import AfterLocalJobs  # which is what this module submits
 
-    return AfterLocalJob(job, work)
+    return AfterLocalJobs(tuple(jobs.split(":")), work)
 
 
 def _table(command: Sequence[str]) -> dict[str, str] | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from engine.cluster.cards import check_cards
 from engine.cluster.shared_captures import capture_groups
 from engine.cluster.shared_storage import check_shared
 from engine.cluster.slurm_address import SCHEME, read_address, with_site_file
@@ -54,8 +55,10 @@ class SlurmPlace:
     def submit_all(self, home: Home, recipes: Sequence[Recipe]) -> list[RunFolder]:
         """A run and a job for each recipe: all of them, or none if one cannot be submitted.
 
-        Raises DraftbenchError if Slurm takes them not, or the home cannot be seen by the nodes.
+        Raises DraftbenchError if Slurm refuses them, the nodes cannot see the home, or a recipe asks for no card.
         """
+        for recipe in recipes:
+            check_cards(recipe)
         jobs = self._jobs_that_find(home)
         runs: list[RunFolder] = []
         with _changing(home):
@@ -180,7 +183,7 @@ class SlurmPlace:
             for number, group in enumerate(capture_groups(recipes)):
                 first = recipes[group.members[0]]
                 if not group.alone:
-                    before = "" if group.after is None else makers[group.after]
+                    before = ":".join(makers[other] for other in group.after)
                     values = first.model_dump(mode="json")
                     work = CaptureWork(
                         str(home.root.absolute()), str(cache_dir().absolute()), values, first.resources.cpus

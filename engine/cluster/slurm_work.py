@@ -101,16 +101,16 @@ class CaptureWork:
 
 
 @dataclass(frozen=True)
-class AfterLocalJob:
-    """Work that waits for another local job: submitit's local executor knows no dependencies."""
+class AfterLocalJobs:
+    """Work that waits for other local jobs: submitit's local executor knows no dependencies."""
 
-    job: str
+    jobs: tuple[str, ...]
     work: Callable[[], None]
 
     def __call__(self) -> None:
         from engine.cluster.slurm_jobs import local_controller
 
-        while local_controller(self.job) is not None:
+        while any(local_controller(job) for job in self.jobs):
             time.sleep(0.2)
         self.work()
 

@@ -15,13 +15,13 @@ def recipe(**changes: Any) -> Recipe:
 def test_runs_that_differ_in_training_share_their_captures():
     runs = [recipe(train={"loss": loss, "seed": seed}) for loss in ("sft", "tvd") for seed in (0, 1)]
     (group,) = capture_groups(runs)
-    assert (group.members, group.after, group.alone) == ((0, 1, 2, 3), None, False)
+    assert (group.members, group.after, group.alone) == ((0, 1, 2, 3), (), False)
 
 
 def test_a_run_alone_makes_its_own():
     first, second = capture_groups([recipe(), recipe(heldout="c.jsonl")])
     assert (first.alone, second.alone) == (True, True)
-    assert (first.after, second.after) == (None, None)
+    assert (first.after, second.after) == ((), ())
 
 
 def test_smaller_sets_of_prompts_come_after_the_larger_that_holds_their_answers():
@@ -29,5 +29,5 @@ def test_smaller_sets_of_prompts_come_after_the_larger_that_holds_their_answers(
     online = recipe(train={"mode": "on_policy"})
     groups = capture_groups([many, few, online, many])
     assert [group.members for group in groups] == [(0, 3), (1,), (2,)]
-    assert [group.after for group in groups] == [None, 0, 1]
+    assert [group.after for group in groups] == [(), (0,), (1,)]
     assert not any(group.alone for group in groups)
