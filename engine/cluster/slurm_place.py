@@ -7,6 +7,7 @@ nodes see. Functions as those of the local queue (`engine.jobs.queue`).
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,7 @@ from engine.records.status import STATES, Status, StopNote
 from engine.runs.advice import measures_again
 from engine.runs.folder import RunFolder
 from engine.runs.process import now
+from engine.runs.provenance import versions
 
 _UNSUBMITTED_S = 600.0  # after this long, whoever was to submit a run was killed before it could
 _EARLY_ENDS = 20
@@ -225,8 +227,11 @@ class SlurmPlace:
         _note(run, job, record, "")
 
     def _work(self, home: Home, run: RunFolder, resources: ResourcesSpec) -> RunWork:
+        if resources.gpus % 1:
+            run.log(f"Slurm gives whole cards: {math.ceil(resources.gpus)} for resources.gpus {resources.gpus:g}")
         most = with_site_file(self._site, home).options.get("max_num_timeout", _EARLY_ENDS)
-        return RunWork(str(home.root.absolute()), str(cache_dir().absolute()), run.id, resources.cpus, most)
+        paths = str(home.root.absolute()), str(cache_dir().absolute())
+        return RunWork(*paths, run.id, resources.cpus, most, versions())
 
 
 def _note(run: RunFolder, job: Submitted, record: SlurmJob, after: str) -> None:

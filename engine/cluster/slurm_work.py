@@ -14,11 +14,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from engine.cluster.node import code_hash, differing_build
 from engine.errors import Cancelled, DraftbenchError
 from engine.paths import Home
 from engine.records.files import STATUS
@@ -31,18 +32,26 @@ _TOUCH_S = 30.0
 
 @dataclass(frozen=True)
 class RunWork:
-    """Work on a run until it is done. `most_early_ends`: how often it may reach the time limit of a job."""
+    """Work on a run until it is done.
+
+    most_early_ends: how often it may reach the time limit of a job. versions: of the libraries that it was sent from.
+    """
 
     home: str
     cache: str
     run: str
     cpus: int
     most_early_ends: int
+    versions: dict[str, str] = field(default_factory=dict)
 
     def __call__(self) -> None:
         home = _home(self.home)
         run = RunFolder(home.run(self.run))
         if not _is_ours(run, _own_job()):
+            return
+        here = {"code": code_hash()}  # may be newer than when the job was queued, as the local queue's is
+        if self.versions and (differs := differing_build({**self.versions, **here}, os.uname().nodename)):
+            run.set_status(state="failed", ended_at=now(), error=differs)
             return
         with _as_job(self.cache, self.cpus) as limit_is_near:
             from engine.runs.execution import execute  # torch, after the number of its threads is set

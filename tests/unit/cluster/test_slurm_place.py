@@ -20,6 +20,7 @@ from engine.paths import Home, home
 from engine.records.slurm_job import SlurmJob
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.process import now
+from engine.runs.provenance import versions
 from tests.slurm_commands import SlurmCommands
 from tests.slurm_commands import slurm as slurm
 
@@ -220,6 +221,17 @@ def test_a_job_works_on_no_run_of_another_job_and_none_that_ended(slurm: SlurmCo
     assert job(run).began_at is not None
     run.set_status(state="cancelled")
     assert not _is_ours(run, "1")
+
+
+def test_a_node_with_other_libraries_makes_no_results(slurm: SlurmCommands, monkeypatch: pytest.MonkeyPatch):
+    run = submitted()
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    RunWork(str(home().root), "", run.id, 1, 1, versions={**versions(), "torch": "1.0"})()
+    error = run.status().error
+    assert run.status().state == "failed"
+    assert error is not None
+    assert "torch" in error.what
 
 
 def test_at_the_time_limit_a_job_queues_itself_again_at_most_so_often(
