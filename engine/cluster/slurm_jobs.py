@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
-import submitit
-from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from engine.cluster.slurm_address import SITE_FILE, Site
 from engine.config.resources import ResourcesSpec
@@ -116,6 +114,8 @@ class _SlurmJobs:
     def submit(
         self, work: Sequence[Callable[[], None]], resources: ResourcesSpec, *, name: str, after: str = ""
     ) -> list[Submitted]:
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
         submitted: list[Submitted] = []
         try:
             with disk_errors(self._home.root):
@@ -135,6 +135,8 @@ class _SlurmJobs:
         return submitted
 
     def _executor(self, resources: ResourcesSpec, name: str, after: str) -> Any:
+        import submitit
+
         executor = submitit.SlurmExecutor(_folder(self._home), python=self._site.options.get("python"))
         executor.update_parameters(**job_options(resources, self._site, name=name, after=after))
         return executor
@@ -166,6 +168,8 @@ class _LocalJobs:
     def submit(
         self, work: Sequence[Callable[[], None]], resources: ResourcesSpec, *, name: str, after: str = ""
     ) -> list[Submitted]:
+        import submitit
+
         waiting = [_after(after, one) for one in work] if after else list(work)
         executor = submitit.LocalExecutor(_folder(self._home))
         executor.update_parameters(timeout_min=resources.minutes or _NO_LIMIT_MIN, signal_delay_s=10)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from engine.errors import DraftbenchError
 from engine.records.slurm_job import SlurmJob
 from engine.records.status import Status
 from engine.runs.folder import RunFolder
-from engine.runs.process import is_alive, now
+from engine.runs.process import is_alive, now, this_host
 
 MOST_LOST = 3
 _SETTLED_S = 75.0  # NFS shows what another machine wrote after 60 s at the latest: a job may have ended well just now
@@ -28,10 +27,11 @@ def look(run: RunFolder, record: SlurmJob, state: str) -> SlurmJob | None:
     if state in ACTIVE:
         _still_there(run, record, state, status)
         return None
-    if status.state == "running" and status.host in (None, os.uname().nodename):
+    state = state or record.gone_as
+    if status.state == "running" and status.host in (None, this_host()):
         if is_alive(status.pid, status.pid_started):  # the work outlived its job, or is a moment from its end
             return None
-    elif not _is_settled(run, record):
+    elif not _is_settled(run, record, state):
         return None
     if status.state in ("done", "failed", "cancelled"):
         return None
@@ -49,16 +49,16 @@ def look(run: RunFolder, record: SlurmJob, state: str) -> SlurmJob | None:
 
 def _still_there(run: RunFolder, record: SlurmJob, state: str, status: Status) -> None:
     if record.gone_since is not None:
-        record.model_copy(update={"gone_since": None}).write(run.path)
+        record.model_copy(update={"gone_since": None, "gone_as": ""}).write(run.path)
     if state in ("PENDING", "REQUEUED") and status.state in ("running", "interrupted"):
         run.log(f"Slurm queued job {record.job} again")
         run.set_status(state="queued")  # its node was lost, or it was ended before its next safe point
 
 
-def _is_settled(run: RunFolder, record: SlurmJob) -> bool:
+def _is_settled(run: RunFolder, record: SlurmJob, state: str) -> bool:
     """Whether the job has been gone for long enough that what it wrote last can be seen here."""
     if record.gone_since is None:
-        record.model_copy(update={"gone_since": now()}).write(run.path)
+        record.model_copy(update={"gone_since": now(), "gone_as": state}).write(run.path)
         return _SETTLED_S <= 0
     gone = datetime.now(UTC) - datetime.fromisoformat(record.gone_since)
     return gone.total_seconds() >= _SETTLED_S

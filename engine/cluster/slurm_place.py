@@ -7,6 +7,7 @@ nodes see. Functions as those of the local queue (`engine.jobs.queue`).
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import shutil
 import time
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from engine.cluster.cards import check_cards
 from engine.cluster.shared_captures import capture_groups
@@ -27,13 +28,14 @@ from engine.config.resources import ResourcesSpec
 from engine.config.schema import Recipe
 from engine.errors import DraftbenchError, first_line
 from engine.fileio import disk_errors
+from engine.jobs import queue
 from engine.paths import Home, cache_dir
 from engine.records.folders import run_names
 from engine.records.slurm_job import SlurmJob
 from engine.records.status import STATES, Status, StopNote
 from engine.runs.advice import measures_again
 from engine.runs.folder import RunFolder
-from engine.runs.process import now
+from engine.runs.process import is_alive, now, this_host
 from engine.runs.provenance import versions
 
 _UNSUBMITTED_S = 600.0  # after this long, whoever was to submit a run was killed before it could
@@ -44,7 +46,14 @@ _UNFINISHED = ("queued", "running", "interrupted")
 
 
 def place(address: str) -> SlurmPlace:
-    """The place of an address; see `engine.cluster.slurm_address`. Raises DraftbenchError if it is not valid."""
+    """The place of an address; see `engine.cluster.slurm_address`.
+
+    Raises DraftbenchError if it is not valid, or submitit is not installed.
+    """
+    if importlib.util.find_spec("submitit") is None:
+        raise DraftbenchError(
+            "submitit is not installed", f"{address} places runs with it", "pip install 'draftbench[cluster]'"
+        )
     return SlurmPlace(address)
 
 
@@ -119,6 +128,9 @@ class SlurmPlace:
                 if record.after and record.after not in _waited_for(home):
                     jobs.end(record.after)
                 return f"Run {run.id} was taken out of Slurm's queue (job {record.job}). It can be resumed."
+        is_here = status.host == this_host() and is_alive(status.pid, status.pid_started)
+        if is_here and (jobs.states([record.job]) or {}).get(record.job) not in ACTIVE:  # a terminal works on it
+            return queue.cancel(home, run)
         again = status.stop_asked_at is not None
         if not (jobs.end(record.job) if again else jobs.ask_to_stop(record.job)):
             raise DraftbenchError(
@@ -144,16 +156,17 @@ class SlurmPlace:
         asked = _ASKED.get((self.address, home.root))
         if asked is None or time.monotonic() - asked > ASK_EVERY_S:
             _ASKED[self.address, home.root] = time.monotonic()
-            self._look(home, jobs_of(home, with_site_file(self._site, home)))
+            with contextlib.suppress(Timeout):  # somebody submits or cancels, which looks after the runs too
+                self._look(home, jobs_of(home, with_site_file(self._site, home)), wait_s=0)
 
     work = wake
     """Slurm itself is the driver of its jobs, so there is no more to do than to look after them."""
 
-    def _look(self, home: Home, jobs: Jobs) -> None:
+    def _look(self, home: Home, jobs: Jobs, wait_s: float = -1) -> None:
         mine = [run for run in _runs(home) if run.status().place == self.address]
         if not any(run.status().state in _UNFINISHED for run in mine):
             return
-        with _changing(home):
+        with _changing(home, wait_s):
             unfinished = [run for run in mine if run.status().state in _UNFINISHED]
             records = {run.id: SlurmJob.read_or_empty(run.path) for run in unfinished}
             states = jobs.states([record.job for record in records.values() if record.job])
@@ -214,7 +227,8 @@ class SlurmPlace:
         recipe = run.recipe()
         status, before = run.status(), SlurmJob.read_or_empty(run.path)
         run.set_status(state="queued", queued_at=now(), place=self.address, error=None, ended_at=None)
-        record = record.model_copy(update={"job": "", "began_at": None, "gone_since": None, "cancel_asked_at": None})
+        nothing = {"job": "", "began_at": None, "gone_since": None, "gone_as": "", "cancel_asked_at": None}
+        record = record.model_copy(update=nothing)
         record.write(run.path)
         try:
             (job,) = jobs.submit([self._work(home, run, recipe.resources)], recipe.resources, name=recipe.name)
@@ -261,8 +275,8 @@ def _runs(home: Home) -> Iterator[RunFolder]:
 
 
 @contextlib.contextmanager
-def _changing(home: Home) -> Iterator[None]:
-    """Be the only one who submits runs or takes them out."""
+def _changing(home: Home, wait_s: float = -1) -> Iterator[None]:
+    """Be the only one who submits runs or takes them out. Raises Timeout after `wait_s`; below zero there is none."""
     home.runs.mkdir(parents=True, exist_ok=True)
-    with disk_errors(home.root), FileLock(home.root / ".slurm-change.lock"):
+    with disk_errors(home.root), FileLock(home.root / ".slurm-change.lock", timeout=wait_s):
         yield

@@ -153,7 +153,7 @@ def _is_ours(run: RunFolder, job: str) -> bool:
     if state not in ("queued", "running", "interrupted"):
         print(f"run {run.id} is {state}")
         return False
-    record.model_copy(update={"job": job, "began_at": now(), "gone_since": None}).write(run.path)
+    record.model_copy(update={"job": job, "began_at": now(), "gone_since": None, "gone_as": ""}).write(run.path)
     return True
 
 

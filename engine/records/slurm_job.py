@@ -24,6 +24,8 @@ class SlurmJob(Record):
     """When the job last began to work on the run."""
     gone_since: Time | None = None
     """Since when Slurm knows the job no more though the run is not finished."""
+    gone_as: Text = ""
+    """What Slurm called the job then; it forgets that soon."""
     cancel_asked_at: Time | None = None
     """Since when a person wants the run to stop: it is not submitted again then."""
     ended_early: Whole = 0

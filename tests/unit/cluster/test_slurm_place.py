@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from engine.cluster import slurm_lost, slurm_place
@@ -19,7 +22,7 @@ from engine.jobs.executors import place_at, place_of
 from engine.paths import Home, home
 from engine.records.slurm_job import SlurmJob
 from engine.runs.folder import RunFolder, run_folders
-from engine.runs.process import now
+from engine.runs.process import now, process_identity
 from engine.runs.provenance import versions
 from tests.slurm_commands import SlurmCommands
 from tests.slurm_commands import slurm as slurm
@@ -115,8 +118,7 @@ def test_cancelling_waiting_runs_cancels_their_jobs_and_at_last_that_of_their_ca
 
 
 def test_cancelling_a_run_at_work_asks_its_job_and_says_if_slurm_is_silent(slurm: SlurmCommands):
-    run = begun(submitted(), host=os.uname().nodename)
-    run.set_status(pid=os.getpid(), pid_started=psutil.Process().create_time())
+    run = begun(submitted())
     slurm.become("1", "RUNNING")
     assert "safe point" in PLACE.cancel(home(), run)
     assert slurm.calls("scancel") == [["--signal=TERM", "1"]]
@@ -126,6 +128,16 @@ def test_cancelling_a_run_at_work_asks_its_job_and_says_if_slurm_is_silent(slurm
     slurm.fail("scancel")
     with pytest.raises(DraftbenchError, match="could not be asked"):
         PLACE.cancel(home(), run)
+
+
+def test_a_run_that_a_terminal_took_up_is_asked_itself(slurm: SlurmCommands):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker:
+        run = submitted()
+        run.set_status(state="running", host=os.uname().nodename, **process_identity(worker.pid))
+        slurm.become("1", None)
+        PLACE.cancel(home(), run)
+        assert worker.wait(20) == -signal.SIGTERM
+    assert slurm.calls("scancel") == []
 
 
 def test_a_lost_job_is_submitted_again_and_at_last_given_up(slurm: SlurmCommands):
@@ -203,6 +215,25 @@ def test_a_job_that_ended_is_given_time_to_be_seen(slurm: SlurmCommands, monkeyp
     run.set_status(state="done")  # what the node wrote is seen now
     look()
     assert (run.status().state, job(run).job) == ("done", "1")
+
+
+def test_what_slurm_said_of_a_job_is_kept_when_it_forgets_it(slurm: SlurmCommands, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slurm_lost, "_SETTLED_S", 0.2)
+    run = begun(submitted())
+    slurm.become("1", "CANCELLED")  # by scancel, not by Draftbench
+    look()
+    assert run.status().state == "running"
+    slurm.become("1", None)
+    time.sleep(0.3)
+    look()
+    assert run.status().state == "cancelled"
+
+
+def test_without_submitit_an_address_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DraftbenchError, match="submitit") as missing:
+        place_at(ADDRESS)
+    assert "draftbench[cluster]" in missing.value.fix
 
 
 def test_runs_whose_submission_was_cut_off_are_submitted(slurm: SlurmCommands):
