@@ -125,6 +125,7 @@ def test_cancelling_a_run_at_work_asks_its_job_and_says_if_slurm_is_silent(slurm
     assert job(run).cancel_asked_at is not None
     assert "at once" in PLACE.cancel(home(), run)
     assert slurm.calls("scancel")[-1] == ["1"]
+    slurm.become("1", "RUNNING")
     slurm.fail("scancel")
     with pytest.raises(DraftbenchError, match="could not be asked"):
         PLACE.cancel(home(), run)
