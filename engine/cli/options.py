@@ -16,6 +16,15 @@ Settings = Annotated[
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip and count invalid prompt rows instead of stopping.")]
 ResumeRun = Annotated[str | None, typer.Option("--resume", help="Resume this run instead of starting a new one.")]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="PLACE",
+        help="Where to run: local (this machine's queue), ray (RAY_ADDRESS, or a Ray on this machine), "
+        "ray://HOST:PORT, slurm (or slurm://PARTITION?account=...).",
+    ),
+]
 RunId = Annotated[str, typer.Argument(help="Run id or its beginning; `latest`, or `latest~1` for the run before it.")]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli.keys import confirmed
-from engine.cli.options import Json, MaybeRecipe, RecipeFile, ResumeRun, RunId, Settings, SkipBad, whole_numbers
+from engine.cli.options import Json, MaybeRecipe, On, RecipeFile, ResumeRun, RunId, Settings, SkipBad, whole_numbers
 from engine.cli.text import console
 from engine.errors import DraftbenchError
 from engine.paths import home
@@ -16,6 +16,7 @@ from engine.paths import home
 if TYPE_CHECKING:
     from engine.config.schema import Recipe
     from engine.distill.processes import Processes
+    from engine.records.summary import Summary
     from engine.runs.folder import RunFolder
 
 MOST_BATCH, MOST_CONTEXT = 1024, 1_000_000
@@ -28,6 +29,7 @@ def run(
     settings: Settings = None,
     skip_bad: SkipBad = False,
     queue: Annotated[bool, typer.Option("--queue", help="Run in the background and return at once.")] = False,
+    on: On = None,
     as_json: Json = False,
 ) -> None:
     """Capture, train, measure and index a run.
@@ -37,13 +39,16 @@ def run(
       draftbench run recipes/quickstart.yaml --set train.epochs=4
       draftbench run recipes/jsd.yaml --queue
       draftbench run --resume latest
+      draftbench run recipes/jsd.yaml --on ray
     """
 
     def source() -> Recipe | RunFolder:
         return _recipe_or_run(recipe, resume, settings, skip_bad)
 
     if queue:
-        _enqueue(source(), as_json)
+        _enqueue(source(), on, as_json)
+    elif on is not None:
+        _wait_for(source(), on, as_json)
     else:
         _execute(source, "measure", as_json)
 
@@ -182,16 +187,16 @@ def _capture_on(address: str, recipe: Recipe, shards: int | None) -> list[dict[s
         )
 
 
-def work() -> None:
-    """Work through the queue, one run after another. The queue starts this command by itself.
+def work(on: On = None) -> None:
+    """Work through the queue, or drive a cluster. The place starts this command by itself.
 
     \b
     Example:
       draftbench work
     """
-    from engine.jobs.queue import work as work_off
+    from engine.jobs.executors import LOCAL, place_at
 
-    work_off(home())
+    place_at(on or LOCAL).work(home())
 
 
 def _recipe_or_run(
@@ -231,14 +236,18 @@ def _execute(read: Callable[[], Recipe | RunFolder], until: str, as_json: bool) 
 
 
 def _work_on(source: Recipe | RunFolder, until: str, as_json: bool, processes: Processes) -> None:
-    from engine.cli.text.summary import summary as print_summary
-    from engine.records.provenance import Provenance
     from engine.runs.execution import execute
     from engine.runs.folder import RunFolder
 
     folder = source if isinstance(source, RunFolder) else RunFolder.create(home(), source)
     console.err.print(f"run {folder.id} in {folder.path}", markup=False)
-    summary = execute(home(), folder, until=until, processes=processes)
+    _print_outcome(folder, execute(home(), folder, until=until, processes=processes), as_json)
+
+
+def _print_outcome(folder: RunFolder, summary: Summary | None, as_json: bool) -> None:
+    from engine.cli.text.summary import summary as print_summary
+    from engine.records.provenance import Provenance
+
     if as_json:
         state, measured = folder.status().state, summary.document() if summary else {}
         console.print_json({"run": folder.id, "folder": str(folder.path), "state": state, **measured})
@@ -248,15 +257,28 @@ def _work_on(source: Recipe | RunFolder, until: str, as_json: bool, processes: P
         console.line(f"run {folder.id} is trained; measure it with `draftbench run --resume {folder.id}`")
 
 
-def _enqueue(source: Recipe | RunFolder, as_json: bool) -> None:
+def _send(source: Recipe | RunFolder, on: str | None) -> RunFolder:
     from engine.jobs.executors import chosen_place
     from engine.runs.folder import RunFolder
 
-    place = chosen_place()
+    place = chosen_place(on)
     if isinstance(source, RunFolder):
-        folder = place.resume(home(), source)
-    else:
-        (folder,) = place.submit_all(home(), [source])
+        return place.resume(home(), source)
+    return place.submit_all(home(), [source])[0]
+
+
+def _wait_for(source: Recipe | RunFolder, on: str, as_json: bool) -> None:
+    """Send the run to a place and wait, with a line whenever its state or phase changes. Ctrl-C leaves it at work."""
+    from engine.cli.text.following import follow
+
+    folder = _send(source, on)
+    console.err.print(f"run {folder.id} in {folder.path}", markup=False)
+    follow(home(), folder)
+    _print_outcome(folder, folder.summary(), as_json)
+
+
+def _enqueue(source: Recipe | RunFolder, on: str | None, as_json: bool) -> None:
+    folder = _send(source, on)
     if as_json:
         console.print_json({"run": folder.id, "folder": str(folder.path), "state": folder.status().state})
     else:

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from engine.cli.keys import confirmed
-from engine.cli.options import Json, Settings
+from engine.cli.options import Json, On, Settings
 from engine.cli.text import console
 from engine.paths import home
 
@@ -59,6 +59,7 @@ def study_run(
     estimate: Annotated[
         bool, typer.Option("--estimate/--no-estimate", help="Estimate time and disk space, which reads all prompts.")
     ] = True,
+    on: On = None,
     as_json: Json = False,
 ) -> None:
     """Plan a study, queue its missing cells and wait for them.
@@ -67,6 +68,7 @@ def study_run(
     Example:
       draftbench study recipes/studies/smoke.yaml --plan
       draftbench study recipes/studies/first.yaml --only domain=biology --queue
+      draftbench study recipes/studies/first.yaml --on ray://head:10001
     """
     from engine.cli.text import study as text
     from engine.study.known import find
@@ -88,7 +90,7 @@ def study_run(
         typer.confirm(f"Start {len(missing)} runs?", abort=True, default=True)
     for cell in missing:
         confirmed(cell.cell.recipe)
-    started = start(where, planned, retry_failed=retry_failed)
+    started = start(where, planned, retry_failed=retry_failed, on=on)
     if not as_json:
         console.line(f"{len(started.submitted)} runs queued, {len(started.resumed)} resumed")
     now = current_state(where, planned.spec, only or []) if queue else _wait(planned)

@@ -1,4 +1,22 @@
 """Places beyond this machine: runs, captures and trainings on engines that exist (Ray, Slurm, torch.distributed).
 
 Everything here needs the extra `draftbench[cluster]`, and nothing else needs anything here.
+
+shared_captures  which runs share captures that are made before them
+shared_storage   whether the nodes can see a home
+slurm_place      Slurm as a place where runs are worked on
+slurm_address    its address and a site's options
+slurm_jobs       submitting jobs by submitit, asking for them, stopping them
+slurm_work       what a job does
+slurm_lost       runs whose job is gone
+ray_place       Ray as a place: submit, resume, cancel, and the driver's start
+ray_connection  addresses of Ray clusters
+ray_driver      the driver: places runs, brings results home, survives lost nodes
+ray_job         one run, as the driver sees it
+node_actor      one run, on its node
+worker          the process that does it
+node            what a node must have in common with the machine that sends work
+transfer        a run folder that comes home while it is worked on
+cards            the cards that a run asks for
+capture_order   which runs share captures
 """

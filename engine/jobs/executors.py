@@ -8,6 +8,7 @@ module with a function `place` and a line in `PLACES`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import Protocol
 from engine.config.schema import Recipe
 from engine.errors import DraftbenchError, did_you_mean
 from engine.paths import Home
+from engine.records.folders import run_names
 from engine.runs.folder import RunFolder
 
 LOCAL = "local"
@@ -32,9 +34,16 @@ class Place(Protocol):
 
     def wake(self, home: Home) -> None: ...
 
+    def work(self, home: Home) -> None: ...
+
 
 # Scheme -> the module whose `place(address)` gives the place: those of a cluster load libraries that few have.
-PLACES: dict[str, str] = {LOCAL: "engine.jobs.queue"}
+PLACES: dict[str, str] = {
+    LOCAL: "engine.jobs.queue",
+    "ray": "engine.cluster.ray_place",
+    "ray-gcs": "engine.cluster.ray_place",
+    "slurm": "engine.cluster.slurm_place",
+}
 
 
 def place_at(address: str) -> Place:
@@ -58,3 +67,15 @@ def chosen_place(address: str | None = None) -> Place:
 def place_of(run: RunFolder) -> Place:
     """The place that a run was sent to last: the only one that can stop it."""
     return place_at(run.status().place or LOCAL)
+
+
+def wake_all(home: Home) -> None:
+    """Let each place where runs wait or are worked on look whether somebody does. One that cannot be reached is left.
+
+    Cheap enough for every few seconds: it reads each run's status once.
+    """
+    statuses = (RunFolder(home.runs / name).status() for name in run_names(home))
+    unfinished = ("queued", "running", "interrupted")
+    for address in {LOCAL} | {status.place or LOCAL for status in statuses if status.state in unfinished}:
+        with contextlib.suppress(*(() if address == LOCAL else (DraftbenchError,))):
+            place_at(address).wake(home)

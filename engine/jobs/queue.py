@@ -33,7 +33,7 @@ from engine.records.status import Status
 from engine.runs.advice import measures_again
 from engine.runs.faults import explain
 from engine.runs.folder import RunFolder
-from engine.runs.process import is_alive, now, process_identity
+from engine.runs.process import is_alive, now, process_identity, this_host
 
 OUTPUT = "output.txt"  # what a job wrote to its terminal, in the run's folder
 _POLL_S = 1.0
@@ -57,22 +57,36 @@ def submit(home: Home, recipe: Recipe) -> RunFolder:
 
 def submit_all(home: Home, recipes: Sequence[Recipe]) -> list[RunFolder]:
     """New runs that wait for their turn in the order given: all of them, or none if one cannot be created."""
+    runs = enqueue(home, recipes)
+    wake(home)
+    return runs
+
+
+def enqueue(home: Home, recipes: Sequence[Recipe], place: str | None = None) -> list[RunFolder]:
+    """As `submit_all` at the place of an address (None: this machine), without waking anybody."""
     runs: list[RunFolder] = []
-    with _changing(home):  # until all are there, no worker takes one
+    where = {} if place is None else {"place": place}
+    with changing(home):  # until all are there, no worker takes one
         try:
             for recipe in recipes:
-                runs.append(RunFolder.create(home, recipe, queued_at=now()))
+                runs.append(RunFolder.create(home, recipe, queued_at=now(), **where))
         except BaseException:
             for run in runs:
                 shutil.rmtree(run.path, ignore_errors=True)
             raise
-    wake(home)
     return runs
 
 
 def resume(home: Home, run: RunFolder) -> RunFolder:
     """Queue a run that stopped, after those that wait already. One that waits or runs is left as it is."""
-    with _changing(home):
+    requeue(home, run)
+    wake(home)
+    return run
+
+
+def requeue(home: Home, run: RunFolder, place: str | None = None) -> None:
+    """As `resume` at the place of an address (None: this machine), without waking anybody."""
+    with changing(home):
         status = run.status()
         if status.state == "done":
             raise DraftbenchError(
@@ -80,15 +94,13 @@ def resume(home: Home, run: RunFolder) -> RunFolder:
                 "there is nothing left to do",
                 f"start another run from its recipe; {measures_again(run)}",
             )
-        if status.state != "running" and not _is_waiting(status):
-            run.set_status(state="queued", queued_at=now(), place=None, error=None, ended_at=None)
-    wake(home)
-    return run
+        if status.state != "running" and not (status.state == "queued" and status.queued_at):
+            run.set_status(state="queued", queued_at=now(), place=place, error=None, ended_at=None)
 
 
 def cancel(home: Home, run: RunFolder) -> str:
     """Take a waiting run out of the queue, or ask a running one to stop; a sentence that says what will happen."""
-    with _changing(home):
+    with changing(home):
         if run.status().state == "queued":
             run.set_status(state="cancelled", ended_at=now())
             job = _last_job(home)
@@ -108,9 +120,9 @@ def cancel(home: Home, run: RunFolder) -> str:
     )
 
 
-def waiting(home: Home) -> list[RunFolder]:
-    """The runs that wait for their turn, the next one first."""
-    queued = [(status.queued_at or "", run.id, run) for run, status in _statuses(home) if _is_waiting(status)]
+def waiting(home: Home, place: str | None = None) -> list[RunFolder]:
+    """The runs that wait for their turn at the place of an address (None: this machine), the next one first."""
+    queued = [(status.queued_at or "", run.id, run) for run, status in statuses(home) if _is_waiting(status, place)]
     return [run for _, _, run in sorted(queued, key=lambda item: item[:2])]
 
 
@@ -119,7 +131,9 @@ def at_work(home: Home) -> RunFolder | None:
     job = _last_job(home)
     if job and is_alive(job.pid, job.pid_started):
         return RunFolder(home.run(job.run))
-    return next((run for run, status in _statuses(home) if status.state == "running"), None)
+    here = (None, this_host())
+    running = ((run, status) for run, status in statuses(home) if status.state == "running" and status.place is None)
+    return next((run for run, status in running if status.host in here), None)
 
 
 def wake(home: Home) -> None:
@@ -127,7 +141,7 @@ def wake(home: Home) -> None:
 
     Cheap enough for every few seconds: it reads each run's status once.
     """
-    if not waiting(home) or _held(home.root / "queue.lock"):
+    if not waiting(home) or is_held(home.root / "queue.lock"):
         return
     with disk_errors(home.root), open(home.root / "queue.log", "ab") as log:
         wait_aside(start_detached(home, [*_ENGINE, "work"], log))
@@ -149,15 +163,15 @@ def job_command(run_id: str) -> list[str]:
     return [*_ENGINE, "run", "--resume", run_id]
 
 
-def _is_waiting(status: Status) -> bool:
+def _is_waiting(status: Status, place: str | None = None) -> bool:
     """A run that a terminal is about to work on is 'queued' for a moment too, but was never put into the queue.
 
     One that waits at another place is not this queue's.
     """
-    return status.state == "queued" and bool(status.queued_at) and status.place is None
+    return status.state == "queued" and bool(status.queued_at) and status.place == place
 
 
-def _statuses(home: Home) -> list[tuple[RunFolder, Status]]:
+def statuses(home: Home) -> list[tuple[RunFolder, Status]]:
     """Every run with its status, each read once, by name."""
     return [(run, run.status()) for run in (RunFolder(home.runs / name) for name in run_names(home))]
 
@@ -177,11 +191,11 @@ def _work_off(home: Home) -> None:
 def _take(home: Home) -> subprocess.Popen[bytes] | None:
     """Start the next run that can be started; None if nothing waits."""
     while True:
-        with _changing(home):
+        with changing(home):
             queue = waiting(home)
             for run in queue:
                 try:
-                    if not _held(run.path / ".lock"):
+                    if not is_held(run.path / ".lock"):
                         return _start_job(home, run)
                 except (DraftbenchError, OSError) as error:  # of this one's folder: the others wait for their turn
                     queue = []
@@ -217,14 +231,14 @@ def _settle(home: Home, code: int | None = None) -> None:
     job = _last_job(home)
     if not job:
         return
-    with _changing(home):
+    with changing(home):
         run = RunFolder(home.run(job.run))
         status = run.status()
         if _is_waiting(status) and status.queued_at == job.queued_at:
             ended = "" if code is None else f" with exit status {code}" if code >= 0 else f" by signal {-code}"
             error = DraftbenchError(
                 f"the process ended{ended} before the work began",
-                _last_lines(run.path / OUTPUT, job.output_from) or "it printed nothing",
+                last_lines(run.path / OUTPUT, job.output_from) or "it printed nothing",
                 f"correct that, then resume; `draftbench run --resume {run.id}` shows what happens",
             )
             run.set_status(state="failed", ended_at=now(), error=error.as_dict())
@@ -251,15 +265,15 @@ def _last_job(home: Home) -> _Job | None:
 
 
 @contextlib.contextmanager
-def _changing(home: Home) -> Iterator[None]:
+def changing(home: Home) -> Iterator[None]:
     """Be the only one who takes a run out of the queue or puts one back; held for milliseconds."""
     home.root.mkdir(parents=True, exist_ok=True)
     with disk_errors(home.root), FileLock(home.root / ".queue-change.lock"):
         yield
 
 
-def _held(path: Path) -> bool:
-    """Whether some process holds the lock."""
+def is_held(path: Path) -> bool:
+    """Whether some process holds the lock of that file."""
     if not path.parent.is_dir():
         return False
     try:
@@ -273,8 +287,8 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _last_lines(path: Path, start: int) -> str:
-    """The last lines that were written after `start` bytes."""
+def last_lines(path: Path, start: int) -> str:
+    """The last lines of a process's output that were written after `start` bytes."""
     if not path.exists():
         return ""
     with open(path, "rb") as file:

@@ -12,6 +12,7 @@ speed        the timing in a summary
 interval     a value with its interval
 capture      a capture's done.json
 served       what a server reported of a draft
+slurm_job    slurm.json
 step_times   seconds of a round by batch size and context
 parity       a draft on a real server, beside what was predicted
 study_tag    the tag of a study

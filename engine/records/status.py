@@ -103,3 +103,5 @@ class StopNote(Record):
     pid: int | None = None
     """The process that was asked: a note for an earlier one does not count."""
     asked_at: Time | None = None
+    at_once: bool = False
+    """Asked twice: not to wait for the next safe point."""

@@ -10,6 +10,7 @@ from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
 from engine.records.provenance import Provenance
 from engine.records.record import Record
+from engine.records.slurm_job import SlurmJob
 from engine.records.status import Status
 from engine.records.summary import Summary
 from engine.records.training import Training
@@ -31,6 +32,7 @@ class Description:
     provenance: Provenance | None
     summary: Summary | None
     problem: str
+    slurm: SlurmJob | None = None
 
     def document(self) -> dict[str, Any]:
         """The JSON that `draftbench show --json` prints."""
@@ -59,5 +61,18 @@ def describe(run: RunFolder) -> Description:
         training=read(lambda: Training.read(run.path)),
         provenance=read(lambda: Provenance.read(run.path)),
         summary=read(run.summary) if run.summary_path.exists() else None,
+        slurm=read(lambda: SlurmJob.read(run.path)),
         problem="; ".join(problems),
     )
+
+
+def whereabouts(status: Status, slurm: SlurmJob | None) -> str:
+    """Where a run waits or is worked on, or was last, in words; empty for this machine."""
+    parts = [f"at {status.place}"] if status.place else []
+    if parts and slurm and slurm.job:
+        parts.append(f"job {slurm.job}")
+    if parts and status.state == "queued" and slurm and slurm.after:
+        parts.append(f"after job {slurm.after}, which makes the captures")
+    if parts and status.host and status.state in ("running", "interrupted"):
+        parts.append(f"on {status.host}")
+    return ", ".join(parts)

@@ -35,7 +35,7 @@ from engine.paths import Home, is_run_name, run_id_of
 from engine.records.files import CONFIG, STATUS, SUMMARY
 from engine.records.folders import DAMAGED, run_names
 from engine.records.status import Status, StopNote
-from engine.runs.process import now, present_state, process_identity
+from engine.runs.process import now, present_state, process_identity, this_host
 
 if TYPE_CHECKING:
     from engine.config.schema import Recipe
@@ -129,7 +129,7 @@ class RunFolder:
         status = self._stored_status()
         if status.state in ("queued", "running") and not status.belongs_to(self.path):
             return status.model_copy(update={"state": "interrupted"})
-        state = present_state(status)
+        state = present_state(status, self.path)
         note = StopNote.read_or_empty(self.path) if state == "running" else StopNote()
         asked = note.asked_at if note.pid == status.pid else None  # not by a note for an earlier process
         if asked is None and state == status.state:
@@ -182,7 +182,7 @@ class RunFolder:
             ) from None
         try:
             (self.path / StopNote.FILE).unlink(missing_ok=True)
-            self.set_status(state="running", error=None, ended_at=None, **process_identity())
+            self.set_status(state="running", error=None, ended_at=None, host=this_host(), **process_identity())
             yield
         finally:
             with contextlib.suppress(OSError):
@@ -202,6 +202,12 @@ class RunFolder:
                 f"run {self.id} is {status.state}",
                 "only a running run can be cancelled",
                 "`draftbench runs` shows the states",
+            )
+        if status.host not in (None, this_host()):
+            raise DraftbenchError(
+                f"run {self.id} is worked on by process {process} of {status.host}",
+                "a process can be asked to stop only by the machine that it runs on",
+                f"cancel the run on {status.host}",
             )
         try:
             os.kill(process, signal.SIGTERM)

@@ -92,11 +92,9 @@ def _exact(metrics: Iterable[Mapping[str, Any]]) -> list[tuple[Any, Any]]:
 
 
 def _row(home: Home, run: Mapping[str, Any], exact: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    state = run["state"] or DAMAGED
+    state, where = run["state"] or DAMAGED, ""
     if state in _UNFINISHED:  # what is true now
-        from engine.runs.folder import RunFolder
-
-        state = RunFolder(home.run(run["run_id"])).status().state
+        state, where = _now(home, run["run_id"])
     created = run["created_at"]
     return {
         "run": run["run_id"],
@@ -105,8 +103,25 @@ def _row(home: Home, run: Mapping[str, Any], exact: Mapping[str, Sequence[str]])
         "loss": run["loss"] or "",
         "exact": ", ".join(exact.get(run["run_id"], ())),
         "created": created.isoformat(timespec="seconds") if created else "",
+        "where": where,
         "problem": _worst(run["problems"] or ()) if state == DAMAGED else "",
     }
+
+
+def _now(home: Home, run_id: str) -> tuple[str, str]:
+    """The state of an unfinished run, and where it waits or is worked on; empty for this machine."""
+    from engine.records.slurm_job import SlurmJob
+    from engine.runs.folder import RunFolder
+
+    folder = RunFolder(home.run(run_id))
+    status = folder.status()
+    if status.place is None:
+        return status.state, ""
+    from engine.runs.description import whereabouts
+
+    with contextlib.suppress(DraftbenchError):
+        return status.state, whereabouts(status, SlurmJob.read(folder.path))
+    return status.state, whereabouts(status, None)
 
 
 def _worst(problems: Sequence[str]) -> str:

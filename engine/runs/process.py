@@ -1,14 +1,25 @@
-"""The process that works on a run: named in the run's status, which is believed only while that process lives."""
+"""The process that works on a run: named in the run's status, which is believed only while that process lives.
+
+A process of another machine cannot be looked up here. What says that such a run goes on is its status file, which is
+written every few seconds: by the process itself, or by the driver of the place that works on the run.
+"""
 
 from __future__ import annotations
 
 import os
+import platform
+import time
 from datetime import UTC, datetime
-from typing import TypedDict
+from functools import cache
+from pathlib import Path
+from typing import Final, TypedDict
 
 import psutil
 
+from engine.records.files import STATUS
 from engine.records.status import State, Status
+
+HEARD_S: Final = 180.0  # a run on another machine that was not heard of for longer is 'interrupted'
 
 
 def now() -> str:
@@ -42,6 +53,30 @@ def is_alive(pid: int | None, pid_started: float | None) -> bool:
         return False
 
 
-def present_state(status: Status) -> State:
-    """The state in the file, or 'interrupted' for a running one whose process is gone."""
-    return "interrupted" if status.state == "running" and not is_alive(status.pid, status.pid_started) else status.state
+@cache
+def this_host() -> str:
+    """The name of this machine."""
+    return platform.node()
+
+
+def present_state(status: Status, folder: Path) -> State:
+    """The state in the file, or 'interrupted' for a running one whose process is gone.
+
+    `folder` is the run's. One that a place or another machine works on is running while its status file is written:
+    the time of the file counts, which is that of the disk it lies on, not of a machine whose clock may be wrong.
+    """
+    if status.state != "running":
+        return status.state
+    is_here = status.host in (None, this_host())
+    if is_here and is_alive(status.pid, status.pid_started):
+        return "running"
+    elsewhere = status.place is not None or not is_here
+    return "running" if elsewhere and _silent_s(folder) < HEARD_S else "interrupted"
+
+
+def _silent_s(folder: Path) -> float:
+    """Seconds since the status file was written."""
+    try:
+        return time.time() - os.stat(f"{folder}/{STATUS}").st_mtime
+    except OSError:
+        return float("inf")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from filelock import FileLock
 
 from engine.fileio import disk_errors
-from engine.jobs.executors import chosen_place
+from engine.jobs.executors import chosen_place, wake_all
 from engine.paths import Home
 from engine.records.study_tag import study_tag
 from engine.runs.folder import RunFolder
@@ -71,10 +71,11 @@ def again(home: Home, seen: Study) -> Study:
     return Study(seen.spec, seen.cells, look(home, seen.cells.cells))
 
 
-def start(home: Home, wanted: Study, *, retry_failed: bool = True) -> Started:
+def start(home: Home, wanted: Study, *, retry_failed: bool = True, on: str | None = None) -> Started:
     """Queue the missing cells and resume those that stopped; of two callers at once, each cell is started once.
 
-    Runs from before the study, or of another one, are adopted: they get its tag.
+    Runs from before the study, or of another one, are adopted: they get its tag. `on` is the address of a place;
+    without one, `DRAFTBENCH_PLACE` names it. What waits or runs already stays where it is.
     """
     keep(home, wanted.spec)
     path = home.root / "studies" / ".start.lock"
@@ -82,7 +83,7 @@ def start(home: Home, wanted: Study, *, retry_failed: bool = True) -> Started:
         now = again(home, wanted)
         missing = now.missing(retry_failed=retry_failed)
         _adopt(home, now)
-        place = chosen_place()
+        place = chosen_place(on)
         ordered = sorted((one for one in missing if one.run is not None), key=lambda one: one.state == "failed")
         stopped = [one for one in ordered if one.state == "stopped"]
         resumed = [place.resume(home, one.run) for one in stopped if one.run is not None]
@@ -113,9 +114,9 @@ def wait(home: Home, wanted: Study, *, poll_s: float = _POLL_S) -> Iterator[Stud
 
 
 def nudge(home: Home, now: Study) -> None:
-    """Let the place look whether somebody works on what waits."""
-    if any(one.state == "waiting" for one in now.placed):
-        chosen_place().wake(home)
+    """Let the places look whether somebody works on what waits, or on what a cluster's driver left."""
+    if any(one.state in UNDER_WAY for one in now.placed):
+        wake_all(home)
 
 
 def _adopt(home: Home, now: Study) -> None:

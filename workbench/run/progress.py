@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import streamlit as st
 
+from engine.errors import DraftbenchError
 from engine.jobs import queue
+from engine.records.slurm_job import SlurmJob
 from engine.records.status import Status
+from engine.runs.description import whereabouts
 from engine.runs.folder import RunFolder
 from workbench.run import stage as stages
 from workbench.run.training_curve import Now
@@ -17,8 +21,9 @@ from workbench.shared import queries, ui
 def progress(run: RunFolder, newest: Now) -> None:
     """Draw phase, bar, time left and newest numbers of a queued or running run."""
     status = run.status()
+    where = ui.text(whereabouts(status, _slurm_job(run)))
     if status.state == "queued":
-        st.info(_queue_position(run), icon=":material/schedule:")
+        st.info(f"Waiting {where}." if where else _queue_position(run), icon=":material/schedule:")
         return
     phase = stages.stage(status, newest)
     if status.stop_asked_at:
@@ -32,11 +37,18 @@ def progress(run: RunFolder, newest: Now) -> None:
     heartbeat = stages.since(status.updated_at)
     left = f", about {stages.duration(phase.left_s)} left in this phase" if phase.left_s is not None else ""
     st.progress(phase.share or 0.0, text=ui.text(phase.text + left))
-    st.caption("No heartbeat yet." if heartbeat is None else f"Last heartbeat {stages.duration(heartbeat)} ago.")
+    beat = "No heartbeat yet." if heartbeat is None else f"Last heartbeat {stages.duration(heartbeat)} ago."
+    st.caption(f"{beat} It is {where}." if where else beat)
     metrics = _training(newest) if newest.step is not None else _before_training(status)
     for column, (name, value, note) in zip(st.columns(len(metrics) or 1), metrics, strict=False):
         column.metric(name, value)
         column.caption(note)
+
+
+def _slurm_job(run: RunFolder) -> SlurmJob | None:
+    with contextlib.suppress(DraftbenchError):
+        return SlurmJob.read(run.path)
+    return None
 
 
 def _training(newest: Now) -> list[tuple[str, str, str]]:

@@ -10,7 +10,7 @@ import threading
 
 from engine.errors import DraftbenchError
 from engine.index.ingest import ingest_all
-from engine.jobs.queue import wake
+from engine.jobs.executors import wake_all
 from engine.paths import home
 from engine.planning.bounded_checks import HELPERS
 from engine.runs.samples import lay_out_samples
@@ -36,7 +36,7 @@ def prepare(address: str | None) -> None:
     """Prepare the home for the pages. An error is logged, and shown by the pages, but never fatal here."""
     if message := warning(address):
         _log.warning(message)
-    for step in (lay_out_samples, ingest_all, wake):
+    for step in (lay_out_samples, ingest_all, wake_all):
         try:
             step(home())
         except (DraftbenchError, OSError) as error:

@@ -14,7 +14,7 @@ from engine.index import queries as store
 from engine.index.connection import reading
 from engine.index.expressions import wide_table
 from engine.index.ingest import add_details, ingest_all, remove_missing
-from engine.jobs.queue import wake
+from engine.jobs.executors import wake_all
 from engine.paths import Home
 from engine.paths import home as _home
 from engine.runs.folder import RunFolder
@@ -36,7 +36,7 @@ def _indexed(root: str) -> float:
     """Update index and queue from the run folders, at most once every few seconds for all visitors together."""
     ingest_all(home())
     remove_missing(home())
-    wake(home())  # restarts the queue of a worker that was killed
+    wake_all(home())  # restarts a queue, or a cluster's driver, that was killed
     return 0.0
 
 

@@ -2,6 +2,7 @@
 
 console   what all print with: JSON, tables, coloured tokens, errors
 summary   a run's measurement
+following  a run on a cluster, while it is worked on
 listing   the list of runs
 runs      a run, comparisons, captures, exports
 expected  what to expect of a server, and step times

@@ -13,5 +13,7 @@ def runs(rows: Sequence[dict[str, Any]]) -> None:
     columns = ["run", "state", "domain", "loss", "exact"]
     console.table("", columns, [[row[c] for c in columns[:-1]] + [row["exact"].replace(", ", "\n")] for row in rows])
     for row in rows:
+        if row["where"]:
+            console.paragraph(f"{row['run']}: {row['where']}")
         if row["problem"]:
             console.paragraph(f"{row['run']}: {row['problem']}")

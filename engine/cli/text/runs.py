@@ -11,7 +11,7 @@ from engine.numbers import number
 from engine.records.interval import Interval
 from engine.records.provenance import Provenance
 from engine.records.training import Training
-from engine.runs.description import Description
+from engine.runs.description import Description, whereabouts
 
 _ROUNDED = 1e-4  # what is allowed of an export whose weights are not rounded
 
@@ -27,6 +27,8 @@ def run(description: Description) -> None:
             if text := getattr(status.error, key):
                 console.line(f"  {key}: {text}")
     rows = [("folder", description.folder)]
+    if where := whereabouts(status, description.slurm):
+        rows += [("place", where)]
     if recipe is not None:
         rows += [
             ("target", recipe.target.label),

@@ -1,4 +1,4 @@
-"""Several servers of one model: they share the load, one that is gone is left out and comes back, another is refused."""
+"""Several servers of one model: they share the load, one that is gone is left out until it comes back."""
 
 from __future__ import annotations
 
