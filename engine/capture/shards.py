@@ -14,8 +14,9 @@ import contextlib
 import itertools
 import os
 import zlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -193,11 +194,18 @@ def _answers(shard: CapturePlan, begin: int) -> Generator[Answer]:
             line = json_object(lines.readline())
             assert line is not None  # it was read for its place
             signal.seek(line["offset"])
-            raw = signal.read(shard.signal.bytes_per_token * len(line["token_ids"]))
-            if zlib.crc32(raw) != line["crc32"]:
+            answer = checked_answer(index, line, signal.read(shard.signal.bytes_per_token * len(line["token_ids"])))
+            if answer is None:
                 raise _damaged(shard, f"holds other bytes for {prompt_id!r} than were written")
-            beside = {key: value for key, value in line.items() if key not in _OWN_KEYS}
-            yield Answer(index, line["token_ids"], line["finish_reason"], as_signal(raw), beside)
+            yield answer
+
+
+def checked_answer(index: int, line: Mapping[str, Any], raw: bytes) -> Answer | None:
+    """The answer of a line of `answers.jsonl` with the bytes of its signal; None if they are not those it was for."""
+    if zlib.crc32(raw) != line["crc32"]:
+        return None
+    beside = {key: value for key, value in line.items() if key not in _OWN_KEYS}
+    return Answer(index, line["token_ids"], line["finish_reason"], as_signal(raw), beside)
 
 
 def _line_places(path: Path) -> dict[str, int]:

@@ -19,4 +19,10 @@ node            what a node must have in common with the machine that sends work
 transfer        a run folder that comes home while it is worked on
 cards            the cards that a run asks for
 capture_order   which runs share captures
+ray_connection  addresses of Ray clusters
+node            what a node must have in common with the machine that sends work
+shared_home     whether a node sees the home, and where it works if not
+shards_on_ray   the shards of a capture, filled by a Ray cluster
+shard_conductor  Ray Data for them, driven inside the cluster
+shard_worker    a worker that loads the target once and fills them
 """

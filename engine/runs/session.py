@@ -158,7 +158,8 @@ def capture(
             f"{plan.signal.bytes_per_token:,} bytes per token, at most {plan.most_tokens:,} tokens = "
             f"{readable_bytes(plan.most_bytes)}"
         )
-        if settings.server is None and (why := apart(target.model)):
+        is_here = sharding is None or sharding.fill_all is None  # elsewhere, an outline of the target is all there is
+        if is_here and settings.server is None and (why := apart(target.model)):
             progress.note(why)
     answer = answering(target, settings, progress)
     if sharding is None:
