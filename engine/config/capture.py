@@ -113,3 +113,13 @@ class CaptureSpec(Section):
     def side_by_side(self) -> int:
         """Rows of a batch that is decoded during training, which must be the same again after a kill."""
         return _SIDE_BY_SIDE if self.batch_size == "auto" else self.batch_size
+
+
+def truncation(capture: CaptureSpec) -> str:
+    """In words, what of the target's distribution a compact signal holds; "" for the other signals."""
+    if capture.signal != "compact":
+        return ""
+    kept = f"{capture.signal_top_k} likeliest tokens" if capture.server is None else ""
+    if capture.server is not None:
+        kept = f"{capture.server.logprobs} likeliest tokens that the server sends"
+    return f"on the {kept} and one bucket for the rest"

@@ -15,7 +15,9 @@ from engine.models.load import LoadedModel
 from engine.served.logprobs import TokenBytes
 from tests.chat_server import Said
 
-_KNOWN: WeakKeyDictionary[Any, dict[tuple[int, ...], torch.Tensor]] = WeakKeyDictionary()  # several servers ask the same
+_KNOWN: WeakKeyDictionary[Any, dict[tuple[int, ...], torch.Tensor]] = (
+    WeakKeyDictionary()
+)  # several servers ask the same
 
 
 @dataclass
