@@ -23,7 +23,8 @@ class ServerSpec(Section):
         [], max_length=256, description="more addresses that serve the same model and share the load"
     )
     model: str = Field(min_length=1, description="name of the model there")
-    logprobs: int | None = Field(
+    # Without effect where it is empty, as in recipes from before it was there.
+    logprobs: Annotated[int | None, Mark(used=lambda server: server.get("logprobs") is not None)] = Field(
         None,
         ge=1,
         le=4096,
