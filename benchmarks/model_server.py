@@ -112,23 +112,28 @@ class Answerer:
         message = {"role": "assistant", "content": tokenizer.decode(ids[:-1] if stopped else ids)}
         choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": reason, "token_ids": ids}
         if asked.body.get("logprobs"):
-            choice["logprobs"] = {"content": self._logprobs(asked.prompt_ids, ids)}
+            top = int(asked.body.get("top_logprobs") or 0)
+            choice["logprobs"] = {"content": self._logprobs(asked.prompt_ids, ids, top)}
         usage = {"prompt_tokens": len(asked.prompt_ids), "completion_tokens": len(ids)}
         usage["total_tokens"] = sum(usage.values())
         return {"object": "chat.completion", "model": self.name, "choices": [choice], "usage": usage}
 
     @torch.no_grad()
-    def _logprobs(self, prompt_ids: list[int], ids: list[int]) -> list[dict[str, Any]]:
-        """log p at temperature 1 of each token written, and of the likeliest one there."""
+    def _logprobs(self, prompt_ids: list[int], ids: list[int], top: int) -> list[dict[str, Any]]:
+        """log p at temperature 1 of each token written, and of the `top` likeliest ones there."""
         given = torch.tensor([[*prompt_ids, *ids]], device=self.loaded.device)
         logits = self.loaded.model(input_ids=given).logits[0, len(prompt_ids) - 1 : -1].float()
         every = torch.log_softmax(logits, -1)
-        best, likeliest = every.max(-1)
+        best, likeliest = every.topk(max(1, top), dim=-1)
         logprobs = every.gather(-1, torch.tensor(ids, device=every.device)[:, None])[:, 0]
         rows = zip(ids, logprobs.tolist(), likeliest.tolist(), best.tolist(), strict=True)
         return [
-            {"token": f"token_id:{i}", "logprob": p, "top_logprobs": [{"token": f"token_id:{j}", "logprob": most}]}
-            for i, p, j, most in rows
+            {
+                "token": f"token_id:{i}",
+                "logprob": p,
+                "top_logprobs": [{"token": f"token_id:{j}", "logprob": q} for j, q in zip(others, theirs, strict=True)],
+            }
+            for i, p, others, theirs in rows
         ]
 
 
@@ -169,9 +174,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--model", default=DEFAULT_TARGET, help="as target.model in a recipe")
+    parser.add_argument("--adapter", help="as target.adapter in a recipe")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32"])
     parser.add_argument("--name", default="smollm2", help="name of the model in requests")
     arguments = parser.parse_args()
-    answerer = Answerer(load_model(ModelSpec(model=arguments.model)), arguments.name)
+    spec = ModelSpec(model=arguments.model, adapter=arguments.adapter, dtype=arguments.dtype)
+    answerer = Answerer(load_model(spec), arguments.name)
     server = ThreadingHTTPServer(("127.0.0.1", arguments.port), handler(answerer))
     print(f"serving {arguments.name} at http://127.0.0.1:{server.server_address[1]}/v1", flush=True)
     server.serve_forever()

@@ -254,6 +254,10 @@ SUPERVISION = _by_name(
         "The target's weights are at hand, so at each position the draft sees the probability of *every* token. "
         "One position then teaches as much as many draws from it would.",
         r"L_t = D(p_t, q_t)",
+        remark="A server that sends log-probabilities gives a truncated view: its likeliest tokens "
+        "(`capture.server.logprobs`), and one bucket with the mass of all others, inside which nothing is learnt. "
+        "Every loss works on it; a trimmed vocabulary, a distillation temperature, replayed streams and on-policy "
+        "training need the whole distribution.",
     ),
     Card(
         "black_box",

@@ -23,7 +23,8 @@ class ServerSpec(Section):
         [], max_length=256, description="more addresses that serve the same model and share the load"
     )
     model: str = Field(min_length=1, description="name of the model there")
-    logprobs: int | None = Field(
+    # Without effect where it is empty, as in recipes from before it was there.
+    logprobs: Annotated[int | None, Mark(used=lambda server: server.get("logprobs") is not None)] = Field(
         None,
         ge=1,
         le=4096,
@@ -113,3 +114,13 @@ class CaptureSpec(Section):
     def side_by_side(self) -> int:
         """Rows of a batch that is decoded during training, which must be the same again after a kill."""
         return _SIDE_BY_SIDE if self.batch_size == "auto" else self.batch_size
+
+
+def truncation(capture: CaptureSpec) -> str:
+    """In words, what of the target's distribution a compact signal holds; "" for the other signals."""
+    if capture.signal != "compact":
+        return ""
+    kept = f"{capture.signal_top_k} likeliest tokens" if capture.server is None else ""
+    if capture.server is not None:
+        kept = f"{capture.server.logprobs} likeliest tokens that the server sends"
+    return f"on the {kept} and one bucket for the rest"

@@ -33,7 +33,9 @@ SWITCHES = {
     "capture.server": (
         "Answers from a server",
         "Fetch the training answers instead of writing them here",
-        "A server sends text and no distribution: it needs `capture.signal` none and the loss sft.",
+        "From its text alone a draft learns with `capture.signal` none and the loss sft. With `capture.signal` compact "
+        "and `logprobs`, every loss sees the server's likeliest tokens and one bucket for the rest; it needs the mode "
+        "offline, `train.distill_temperature` 1 and no trimmed vocabulary.",
     ),
 }
 KEY_NAME = "capture.server.key_env"

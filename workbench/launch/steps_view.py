@@ -34,9 +34,11 @@ def _answers(recipes: Sequence[Recipe]) -> str:
     server = recipes[0].capture.server
     if server is not None:
         where = ui.text(urlsplit(server.base_url).hostname or "the server")
+        where += f" and {len(server.also_at)} more addresses" if server.also_at else ""
+        sends = f", with its {server.logprobs} likeliest tokens at each position" if server.logprobs else ""
         return (
-            f"{ui.text(server.model)} at {where} answers the training prompts; the target here answers the held-out "
-            "ones."
+            f"{ui.text(server.model)} at {where} answers the training prompts{sends}; the target here answers the "
+            "held-out ones."
         )
     if not any(recipe.train.needs_capture for recipe in recipes):
         return "The target answers the held-out prompts, or answers captured before are reused."

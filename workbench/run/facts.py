@@ -6,6 +6,7 @@ import html
 
 import streamlit as st
 
+from engine.config.capture import truncation
 from engine.config.schema import Recipe, TrainSpec
 from engine.index.contents import loss_label, recipe_columns
 from engine.records.training import Training
@@ -100,7 +101,8 @@ def _of_server(recipe: Recipe) -> list[tuple[str, str]]:
     server = recipe.capture.server
     if server is None:
         return []
-    return [("Answers from", f"{server.model} at {server.base_url}")]
+    rows = [("Answers from", f"{server.model} at {', '.join(server.urls)}")]
+    return rows + [("Signal", truncation(recipe.capture).removeprefix("on "))] * (recipe.capture.signal == "compact")
 
 
 def show(recipe: Recipe, done: Training, size: DraftSize) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 from engine.capture.batch_size import free_bytes
+from engine.errors import DraftbenchError
 from engine.models.folder import check_settings
 from engine.models.int8 import refuse_int8
 from engine.models.load import resolve_device, resolve_dtype
@@ -96,12 +97,28 @@ def disk(subject: Subject) -> Finding:
 
 
 def server(subject: Subject) -> Finding:
-    """Check that the server that gives the training answers is there, and has the model."""
-    spec = subject.recipe.capture.server
-    assert spec is not None  # `checks` looks only where there is one
-    names = listed_models(spec)
-    if not names:
-        return warning(f"{spec.base_url} is there, but does not list {spec.model}: the first answer will tell")
-    if spec.model not in names:
-        raise unknown_model(spec, names)
-    return ok(f"{spec.base_url} has {spec.model}")
+    """Check that the servers of the training answers are there and have the model; one of several may be gone."""
+    whole = subject.recipe.capture.server
+    assert whole is not None  # `checks` looks only where there is one
+    has: list[str] = []
+    unlisted: list[str] = []
+    gone: list[str] = []
+    for spec in whole.each:
+        try:
+            names = listed_models(spec)
+        except DraftbenchError as error:
+            if not whole.also_at:
+                raise
+            gone.append(f"{error.what} ({error.why})" if error.why else error.what)
+            continue
+        if names and spec.model not in names:
+            raise unknown_model(spec, names)
+        (has if names else unlisted).append(spec.base_url)
+    if not (has or unlisted):
+        return failed("; ".join(gone), "start the servers, or correct capture.server.base_url")
+    if gone:
+        left = f"{len(gone)} of {len(whole.urls)} servers would be left out: {'; '.join(gone)}"
+        return warning(left, "start them, or take them out of base_url")
+    if unlisted:
+        return warning(f"{', '.join(unlisted)}: there, but {whole.model} is not listed: the first answer will tell")
+    return ok(f"{', '.join(has)} {'have' if whole.also_at else 'has'} {whole.model}")

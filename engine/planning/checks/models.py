@@ -7,6 +7,7 @@ from engine.chat.prompt import Prompt
 from engine.chat.rendering import render, template_hash
 from engine.chat.template_date import reads_clock
 from engine.chat.turns import check_folder
+from engine.config.capture import truncation
 from engine.config.schema import RUN_DATE, ModelSpec
 from engine.decode.bare import remark_on_folder
 from engine.errors import DraftbenchError
@@ -91,7 +92,7 @@ def loss(subject: Subject) -> Finding:
     """Check that every loss is known."""
     names = [term.name for term in subject.recipe.train.loss]
     check_losses(names)
-    return ok(" + ".join(names))
+    return ok(" + ".join(names) + (f", {truncated}" if (truncated := truncation(subject.recipe.capture)) else ""))
 
 
 def chat_template(subject: Subject) -> Finding:

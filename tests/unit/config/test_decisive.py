@@ -73,3 +73,21 @@ def test_of_a_server_only_who_answers_counts_and_nothing_is_changed_in_place():
     assert decisive(values(*server[:2])) == decisive(
         {**values(*server[:2]), "capture": {k: v for k, v in values(*server[:2])["capture"].items() if k != "server"}}
     )  # an older recipe that lacks the key
+
+
+def test_addresses_that_share_the_load_and_log_probabilities_not_asked_for_change_nothing():
+    server = {"base_url": "http://a/v1", "model": "m"}
+
+    def of(**more: Any) -> Any:
+        made = parse_recipe(
+            {
+                "prompts": {"train": "a.jsonl", "heldout": "b.jsonl"},
+                "capture": {"server": {**server, **more}, "signal": "compact" if more.get("logprobs") else "none"},
+                "train": {"loss": "sft"},
+            }
+        )
+        return decisive(made.model_dump(mode="json"))
+
+    assert of(also_at=["http://b/v1"]) == of()
+    assert "logprobs" not in of()["capture"]["server"]  # as in recipes from before it was there
+    assert of(logprobs=20) != of()

@@ -115,6 +115,35 @@ def test_a_compact_signal_refuses_a_distillation_temperature():
     assert recipe(capture={"signal": "exact"}, train={"distill_temperature": 2}).train.distill_temperature == 2
 
 
+SERVER = {"base_url": "http://127.0.0.1:8000/v1", "model": "m"}
+
+
+def test_a_servers_likeliest_tokens_are_a_signal_for_every_loss():
+    for loss in ("forward_kl", "tvd_pp", "argmax_ce", ["sft", "tvd"]):
+        made = recipe(capture={"signal": "compact", "server": {**SERVER, "logprobs": 20}}, train={"loss": loss})
+        assert made.capture.server is not None
+        assert made.capture.server.logprobs == 20
+
+
+@pytest.mark.parametrize(
+    ("signal", "logprobs", "more", "why"),
+    [
+        ("exact", None, {}, "sends no hidden states"),
+        ("exact", 20, {}, "sends no hidden states"),
+        ("compact", None, {}, r"needs capture\.server\.logprobs"),
+        ("none", 20, {"train": {"loss": "sft"}}, "kept by capture.signal 'compact' alone"),
+        ("compact", 20, {"train": {"mode": "on_policy"}}, "the target is on a server"),
+        ("compact", 20, {"train": {"mode": "online", "online": {"stream": "replay"}}}, "likeliest alone"),
+        ("compact", 20, {"train": {"mode": "online"}}, "a stream that is decoded"),
+        ("compact", 20, {"train": {"distill_temperature": 2}}, "distill_temperature"),
+        ("compact", 20, {"draft": {"vocabulary": 64}}, "trimmed vocabulary"),
+    ],
+)
+def test_what_a_truncated_signal_cannot_do_is_refused(signal: str, logprobs: Any, more: dict[str, Any], why: str):
+    with pytest.raises(DraftbenchError, match=why):
+        recipe(capture={"signal": signal, "server": {**SERVER, "logprobs": logprobs}}, **more)
+
+
 @pytest.mark.parametrize("draft", [{"init": "checkpoint"}, {"checkpoint": "some-run"}])
 def test_a_checkpoint_is_given_exactly_when_the_draft_starts_from_one(draft):
     with pytest.raises(DraftbenchError, match=r"draft\.checkpoint"):

@@ -1,4 +1,4 @@
-"""Several servers of one model: they share the load, one that is gone is left out until it comes back."""
+"""Several servers of one model: they share the load, one that is gone comes back, another model is refused."""
 
 from __future__ import annotations
 
