@@ -25,6 +25,7 @@ from engine.decode.slots import layer_kinds
 from engine.errors import DraftbenchError, first_line
 from engine.models.head import Head, body, text_config
 from engine.models.quantised import is_packed
+from engine.models.team import mirrored
 
 _TEXT = 12  # tokens of the probe
 _SEEN, _MIDDLE = 7, 9  # tokens read at first, and before the block that is compared
@@ -73,6 +74,7 @@ def slot_fit(model: Any) -> SlotFit:
     return fit
 
 
+@mirrored
 @torch.no_grad()
 def probe(model: Any) -> SlotFit:
     """Decode a short text with tokens taken back, alone and beside a longer row, and compare with reading it whole.
