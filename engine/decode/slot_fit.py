@@ -62,6 +62,7 @@ def apart(model: Any) -> str:
     return f"{why}: its rows are decoded one at a time, each with a cache of its own" if why else ""
 
 
+@mirrored  # all processes of a split model remember it, or one would measure while another does not
 def slot_fit(model: Any) -> SlotFit:
     """Return what the model makes of a cache of slots, measured at the first call.
 
@@ -74,7 +75,6 @@ def slot_fit(model: Any) -> SlotFit:
     return fit
 
 
-@mirrored
 @torch.no_grad()
 def probe(model: Any) -> SlotFit:
     """Decode a short text with tokens taken back, alone and beside a longer row, and compare with reading it whole.
