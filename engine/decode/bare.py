@@ -20,6 +20,7 @@ from engine.decode.sampling import Sampling
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_json
 from engine.models.fused_linears import as_loaded
+from engine.models.team import mirrored
 
 # Keys that leave the text as it is, or that a recipe sets itself: ids, lengths, temperature, what is returned, caches.
 _NOT_ASKED = frozenset(
@@ -113,6 +114,7 @@ def bare_generation(*models: Any, stop_ids: Collection[int] = ()) -> Iterator[No
             model.generation_config = settings
 
 
+@mirrored
 def generate(
     target: Any,
     prompt_ids: Sequence[int],

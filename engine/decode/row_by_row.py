@@ -15,6 +15,7 @@ import torch
 from engine.decode.positions import refuse_beyond, rotary_limit, takes_positions
 from engine.decode.slots import plain_cache
 from engine.models.head import Head, body, readable, refuse_unknown
+from engine.models.team import mirrored
 
 
 class RowByRow:
@@ -28,6 +29,7 @@ class RowByRow:
         self._limit = rotary_limit(model)
         self._takes_positions = takes_positions(model)
 
+    @mirrored
     @torch.no_grad()
     def feed(self, pending: Sequence[Sequence[int]], *, last: int, tail: torch.Tensor | None = None) -> torch.Tensor:
         """Run the pending tokens of each row and what follows them; logits of each row's last `last` tokens.
@@ -41,6 +43,7 @@ class RowByRow:
         self.hidden = torch.cat([self._attend(row, ids)[:, -last:] for row, ids in enumerate(texts)])
         return self.head.logits(self.hidden)
 
+    @mirrored
     def feed_ids(self, ids: torch.Tensor) -> torch.Tensor:
         """Run as many tokens of each row, ids [row, token]; logits [row, token, vocab]."""
         return self.feed(ids.tolist(), last=ids.shape[1])
@@ -61,12 +64,14 @@ class RowByRow:
         hidden: torch.Tensor = output.last_hidden_state
         return hidden
 
+    @mirrored
     def take_back(self, counts: Sequence[int]) -> None:
         """Forget the last `counts[row]` tokens of each row."""
         for cache, count in zip(self.caches, counts, strict=True):
             cache.crop(-count)
         self.lengths = [length - count for length, count in zip(self.lengths, counts, strict=True)]
 
+    @mirrored
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Drop all other rows. A row may be kept several times."""
         if self.caches:  # something was fed
@@ -77,10 +82,12 @@ class RowByRow:
             ]
             self.lengths = [self.lengths[row] for row in rows]
 
+    @mirrored
     def replace(self, rows: Sequence[int], other: RowByRow) -> None:
         """Let the rows of another runner of the same model, in their order, take the place of these rows."""
         for row, cache, length in zip(rows, other.caches, other.lengths, strict=True):
             self.caches[row], self.lengths[row] = cache, length
 
+    @mirrored
     def close(self) -> None:
         """Nothing is left to a next runner."""

@@ -5,15 +5,18 @@ Both have the same methods: `feed`, `feed_ids`, `take_back`, `keep_rows`, `repla
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from engine.decode.row_by_row import RowByRow
 from engine.decode.slot_fit import fits_slots
 from engine.decode.slot_runner import SlotRunner
+from engine.models.team import mirrored
 
 AnyRunner = SlotRunner | RowByRow
 
 
+@partial(mirrored, keep=True)
 def runner_for(model: Any, *, is_draft: bool = False, slots: int = 0) -> AnyRunner:
     """A runner for rows of different lengths of a model.
 

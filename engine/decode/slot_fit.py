@@ -25,6 +25,7 @@ from engine.decode.slots import layer_kinds
 from engine.errors import DraftbenchError, first_line
 from engine.models.head import Head, body, text_config
 from engine.models.quantised import is_packed
+from engine.models.team import mirrored
 
 _TEXT = 12  # tokens of the probe
 _SEEN, _MIDDLE = 7, 9  # tokens read at first, and before the block that is compared
@@ -61,6 +62,7 @@ def apart(model: Any) -> str:
     return f"{why}: its rows are decoded one at a time, each with a cache of its own" if why else ""
 
 
+@mirrored  # all processes of a split model remember it, or one would measure while another does not
 def slot_fit(model: Any) -> SlotFit:
     """Return what the model makes of a cache of slots, measured at the first call.
 

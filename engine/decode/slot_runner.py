@@ -29,6 +29,7 @@ from engine.decode.step_graphs import (
 )
 from engine.models.head import Head, body, readable, refuse_unknown, text_config
 from engine.models.placement import is_spread
+from engine.models.team import is_split, mirrored
 
 
 class SlotRunner:
@@ -38,7 +39,7 @@ class SlotRunner:
         """An empty runner. `slots`: how many tokens the longest row will have, where that is known.
 
         `recorded`: whether steps are recorded and replayed (`engine.decode.step_graphs`); by default on a CUDA device,
-        unless the model is spread over several.
+        unless the model is spread or split over several.
         """
         self.model, self.is_draft, self.head = model, is_draft, Head.of(model)
         self.hidden = torch.zeros(0)  # [row, last, width]: what entered the head in the latest feed
@@ -58,6 +59,7 @@ class SlotRunner:
         """Tokens cached in each row."""
         return self.cache.lengths
 
+    @mirrored
     def feed(self, pending: Sequence[Sequence[int]], *, last: int, tail: torch.Tensor | None = None) -> torch.Tensor:
         """Run the pending tokens of each row, then what follows them; logits of each row's last `last` tokens.
 
@@ -71,19 +73,23 @@ class SlotRunner:
             counts = [count + tail.shape[1] for count in counts]
         return self._run(ids, counts, last)
 
+    @mirrored
     def feed_ids(self, ids: torch.Tensor) -> torch.Tensor:
         """Run as many tokens of each row, ids [row, token] on the device; logits [row, token, vocab]."""
         return self._run(self._known(ids), [ids.shape[1]] * len(ids), ids.shape[1])
 
+    @mirrored
     def take_back(self, counts: Sequence[int]) -> None:
         """Forget the last `counts[row]` tokens of each row."""
         self.cache.lengths = [length - count for length, count in zip(self.lengths, counts, strict=True)]
 
+    @mirrored
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Drop all other rows. A row may be kept several times."""
         if self.lengths:  # something was fed
             self.cache.keep(rows)
 
+    @mirrored
     def replace(self, rows: Sequence[int], other: SlotRunner) -> None:
         """Let the rows of another runner of the same model, in their order, take the place of these rows."""
         self.cache.put(rows, other.cache)
@@ -145,6 +151,7 @@ class SlotRunner:
         hidden: torch.Tensor = output.last_hidden_state
         return hidden
 
+    @mirrored
     def close(self) -> None:
         """Leave the cache and what was recorded to the next runner of the model; this one is used no more."""
         if self.graphs is not None:
@@ -152,8 +159,8 @@ class SlotRunner:
 
 
 def _recordable(model: Any) -> bool:
-    """Whether a step is one stream of kernels: a model that is spread waits for copies between devices."""
-    return model.device.type == "cuda" and not is_spread(model)
+    """Whether a step is one stream of kernels: others wait for copies between devices, or for other processes."""
+    return model.device.type == "cuda" and not (is_spread(model) or is_split(model))
 
 
 def padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:

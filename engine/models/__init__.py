@@ -9,6 +9,8 @@ layers       settings that speak of layers, when some are taken out
 shallow      a model with some of its target's layers
 head         splitting a model at its output head
 placement    where the layers of a model lie that is larger than one card
+team         tensor parallelism: processes that make the same calls
+split        a target split over them, by Transformers' own plan
 quantised    models whose layers are stored in few bits
 precision    a model converted to another precision
 vocabulary   do two models share ids; which ids a draft proposes

@@ -16,6 +16,7 @@ import torch
 
 from engine.errors import DraftbenchError, boundary
 from engine.models.fused_linears import linear
+from engine.models.team import mirrored
 
 # The buffer in which a draft of a trimmed vocabulary keeps the target's id of each row of its head.
 DRAFT_IDS = "draft_token_ids"
@@ -132,6 +133,7 @@ def refuse_unknown(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return ids
 
 
+@mirrored
 def hidden_states(
     model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None, *, is_draft: bool = False, cache: Any = None
 ) -> torch.Tensor:
@@ -148,6 +150,7 @@ def hidden_states(
     return states
 
 
+@mirrored
 @torch.no_grad()
 def check_head(model: Any) -> None:
     """Refuse a model whose logits are not `head(hidden)`, or that reads later tokens: its signal would be wrong."""

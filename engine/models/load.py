@@ -34,6 +34,8 @@ from engine.models.quantised import (
     unpacked_copy,
     unpacking,
 )
+from engine.models.split import check_split, splitting
+from engine.models.team import is_split, team_of
 from engine.models.tokenizer import adapted_tokenizer, check_ids, read_tokenizer
 from engine.paths import cache_dir
 
@@ -64,7 +66,8 @@ class LoadedModel:
     @property
     def placed(self) -> str:
         """Where the layers lie, for people; empty if the model lies whole on its device."""
-        return placed_in_words(self.model)
+        count = self.spec.tensor_parallel
+        return f"every layer in {count} parts, on as many devices" if count > 1 else placed_in_words(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -200,7 +203,12 @@ def load_model(spec: ModelSpec, *, dtype: str | None = None) -> LoadedModel:
     check_generation(folder)
     check_size(folder, settings, trust_remote_code=spec.trust_remote_code)
     tokenizer = load_tokenizer(spec)
-    model = _whole_model(folder, torch_dtype, spec, _how(folder, settings, torch_dtype, device, spec))
+    if spec.tensor_parallel > 1:
+        shapes = outline(folder, torch_dtype, trust_remote_code=spec.trust_remote_code)
+        check_split(shapes, spec, device)
+        model = team_of(spec.tensor_parallel).call(_split_model, folder, torch_dtype, spec, keep=True)
+    else:
+        model = _whole_model(folder, torch_dtype, spec, _how(folder, settings, torch_dtype, device, spec))
     check_ids(tokenizer, model.get_input_embeddings().weight.shape[0], spec.label)
     if spec.adapter:
         _refuse_adapter(model, spec)
@@ -209,14 +217,21 @@ def load_model(spec: ModelSpec, *, dtype: str | None = None) -> LoadedModel:
         _refuse_other_dtype(model, spec)
     if is_packed(model) and dtype == "float32":
         model = unpacked_copy(model, spec.model)
-    elif not (is_packed(model) or is_spread(model)):
+    elif not (is_packed(model) or is_spread(model) or is_split(model)):
         model = model.to(device)
     model = model.eval().requires_grad_(False)
     if spec.quantize:
         quantise(model)
-    if not (is_packed(model) or is_spread(model)):  # their layers compute in a way of their own
+    if not (is_packed(model) or is_spread(model) or is_split(model)):  # their layers compute in a way of their own
         fuse_linears(model)
     return LoadedModel(model, tokenizer, spec, model_fingerprint(spec))
+
+
+def _split_model(folder: Path, dtype: torch.dtype, spec: ModelSpec) -> Any:
+    """This process's part of a model, as every process of a team loads its own."""
+    shapes = outline(folder, dtype, trust_remote_code=spec.trust_remote_code)
+    model = _whole_model(folder, dtype, spec, splitting(shapes, spec.tensor_parallel))
+    return model.eval().requires_grad_(False)
 
 
 def _how(folder: Path, settings: Settings, dtype: torch.dtype, device: torch.device, spec: ModelSpec) -> dict[str, Any]:
@@ -259,7 +274,7 @@ def _refuse_other_dtype(model: Any, spec: ModelSpec) -> None:
 
 def _refuse_adapter(model: Any, spec: ModelSpec) -> None:
     """An adapter is merged into plain weights that are all in memory."""
-    spread, packed = is_spread(model), is_packed(model)
+    spread, packed = is_spread(model) or is_split(model), is_packed(model)
     if spread or packed:
         raise DraftbenchError(
             f"target.adapter: {spec.model} {'is spread over devices' if spread else 'is quantised'}",

@@ -142,7 +142,7 @@ def layer_list(model: Any) -> str:
             "a model is spread layer by layer",
             "leave target.device_map out",
         )
-    return outer[0]
+    return str(outer[0])
 
 
 def _layers(model: Any) -> Sequence[Any]:
@@ -202,7 +202,7 @@ def computing_shares(model: Any) -> dict[torch.device, float]:
     """The share of a model's layers that compute on each device, and so keep their keys and values there."""
     main = torch.device(model.get_input_embeddings().weight.device)
     if not is_spread(model):
-        return {main: 1.0}
+        return {main: 1.0 / (getattr(model, "tp_size", None) or 1)}
     where = [str(model.hf_device_map[key]) for key in model.hf_device_map if key.rpartition(".")[2].isdecimal()]
     computes = [torch.device("cuda", int(device)) if device.isdecimal() else main for device in where]
     return {device: computes.count(device) / len(computes) for device in dict.fromkeys([main, *computes])}

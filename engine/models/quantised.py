@@ -164,8 +164,8 @@ def plain_weight(layer: Any, dtype: torch.dtype) -> torch.Tensor:
     device = next((t.device for t in (*layer.parameters(), *layer.buffers())), torch.device("cpu"))
     rows = torch.eye(layer.in_features, dtype=dtype, device=device)
     zero = torch.zeros(1, layer.in_features, dtype=dtype, device=device)
-    columns = layer(rows).float()
-    return (columns - layer(zero).float()).T.contiguous()
+    columns: torch.Tensor = layer(rows).float() - layer(zero).float()
+    return columns.T.contiguous()
 
 
 def plain_value(layer: Any, key: str, dtype: torch.dtype) -> torch.Tensor:

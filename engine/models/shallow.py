@@ -8,9 +8,8 @@ saved one builds the same model again.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,8 +18,8 @@ import torch
 from engine.errors import DraftbenchError, boundary
 from engine.models.head import body, text_config
 from engine.models.layers import evenly_spaced, layer_indices, needed_layers, settings_of_layers, with_needed
-from engine.models.placement import in_memory
 from engine.models.quantised import is_packed, is_packed_layer, plain_model, plain_value
+from engine.models.split import logits_without, whole_tensor
 
 _OTHER_INIT = "use draft.init: checkpoint with a small model of the same family"
 _PROBED = 8  # tokens on which a new draft and its target are compared
@@ -229,6 +228,7 @@ def _state_by_draft_names(target: Any, draft: Any) -> dict[str, Callable[[], tor
     A quantised layer gives the plain weight that it multiplies by, and one that was left on disk is read from there.
     """
     state: dict[str, Callable[[], torch.Tensor]] = {}
+    places = _places(target)
     for name, module in _text_part(target, draft).items():
         if is_packed(target) and is_packed_layer(module):
             keys = ["weight"] + (["bias"] if getattr(module, "bias", None) is not None else [])
@@ -237,7 +237,7 @@ def _state_by_draft_names(target: Any, draft: Any) -> dict[str, Callable[[], tor
         own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
         for key in own:
             if key not in module._non_persistent_buffers_set:
-                state[f"{name}.{key}" if name else key] = partial(in_memory, module, key)
+                state[f"{name}.{key}" if name else key] = partial(whole_tensor, target, places[id(module)], key)
     return state
 
 
@@ -270,24 +270,20 @@ def _no_counterpart(target: Any, reason: str) -> DraftbenchError:
     return DraftbenchError(f"a draft cannot be cut out of {type(target).__name__}", reason, _OTHER_INIT)
 
 
-@contextlib.contextmanager
-def skipping(target: Any, draft: Any, layers: Sequence[int]) -> Iterator[None]:
-    """Make every other layer of the target return its input: a draft of `layers` must compute the same."""
-    theirs, handles = _text_part(target, draft), []
-    for place in layer_lists(target, draft, layers):
-        for index, layer in enumerate(theirs[place]):
-            if index not in layers:
-                handles.append(layer.register_forward_hook(_pass_on, with_kwargs=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def left_out(target: Any, draft: Any, layers: Sequence[int]) -> list[str]:
+    """The target's names of its other layers: without them it must compute what a draft of `layers` does."""
+    theirs, places = _text_part(target, draft), _places(target)
+    return [
+        places[id(layer)]
+        for name in layer_lists(target, draft, layers)
+        for index, layer in enumerate(theirs[name])
+        if index not in layers
+    ]
 
 
-def _pass_on(module: Any, args: tuple[Any, ...], given: Mapping[str, Any], output: Any) -> Any:
-    entered = args[0] if args else given["hidden_states"]
-    return type(output)((entered, *output[1:])) if isinstance(output, (tuple, list)) else entered
+def _places(model: Any) -> dict[int, str]:
+    """The name of each of a model's modules, by identity."""
+    return {id(module): name for name, module in model.named_modules()}
 
 
 @torch.no_grad()
@@ -300,8 +296,7 @@ def check_copied(target: Any, draft: Any, layers: Sequence[int]) -> None:
     with boundary(f"a draft of {name} cannot be compared with it", _OTHER_INIT):
         ids = torch.arange(1, _PROBED + 1, device=target.get_input_embeddings().weight.device).unsqueeze(0)
         mine = draft(input_ids=ids.to(draft.device), use_cache=False).logits.float().to(ids.device)
-        with skipping(target, draft, layers):
-            theirs = target(input_ids=ids, use_cache=False).logits.float()
+        theirs = logits_without(target, left_out(target, draft, layers), ids).float()
     # the median over positions: in half precision a single token may be routed to another expert
     gap = float((mine - theirs).norm(dim=-1).median() / theirs.norm(dim=-1).mean().clamp_min(_TINY))
     allowed = _EXACT if target.dtype == torch.float32 and not is_packed(target) else _ROUNDED

@@ -66,8 +66,9 @@ def _machine_key(machine: Machine) -> tuple[Any, ...]:
     return machine.processor, machine.cores, tuple(machine.cuda)
 
 
-def _target_key(recipe: Recipe, fingerprint: str) -> tuple[str, ...]:
-    return fingerprint, recipe.target.dtype, recipe.target.device
+def _target_key(recipe: Recipe, fingerprint: str) -> tuple[Any, ...]:
+    spec = recipe.target
+    return fingerprint, spec.dtype, spec.device, spec.device_map, spec.tensor_parallel
 
 
 def _stamp(folder: Path) -> tuple[tuple[int, int], ...]:

@@ -171,7 +171,7 @@ def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, 
     copies = 2 if packs(device, target.dtype) else 1  # with the packed copies of linear layers
     size = target.dtype.itemsize * copies
     held = target_bytes(recipe.target, target.model)
-    plain = held == parameters * target.dtype.itemsize
+    plain = target_sizes(recipe.target, target.model).total == parameters * target.dtype.itemsize
     positions = forward_tokens(recipe.train, device)
     values = chunk_size(rows, device) * rows * _LOGIT_TENSORS
     if has_fused_form(recipe.train.loss):
@@ -181,9 +181,11 @@ def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, 
         weights += draft.trained * (_FLOAT32 + size) + draft.adapted * _FLOAT32
     activations = positions * draft.activation_values * _FLOAT32 + values * _FLOAT32
     # for the losslessness certificate; that of a target which is spread goes where there is room then
-    exact_copy = 0 if (target.dtype == torch.float32 and plain) or spread else parameters * _FLOAT32
+    exact_copy = parameters * _FLOAT32 // recipe.target.tensor_parallel
+    if spread or (target.dtype == torch.float32 and plain):
+        exact_copy = 0
     return {
-        "target": held * (copies if plain and not spread else 1) // recipe.target.tensor_parallel,
+        "target": held * (copies if plain and not spread and recipe.target.tensor_parallel == 1 else 1),
         "capture": _cache_bytes(target, recipe) + draft.total * _FLOAT32,
         "training": weights + activations,
         # untrained and trained draft, each as served and in float32
@@ -194,8 +196,12 @@ def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, 
 
 
 def target_bytes(spec: ModelSpec, shapes: Any) -> int:
-    """Bytes of a target's weights in memory: as in its files where its layers stay quantised."""
-    return target_sizes(spec, shapes).total
+    """Bytes of a target's weights in memory: as in its files where its layers stay quantised.
+
+    Of a target that is split, those of one process: its part of the layers, and both ends.
+    """
+    sizes = target_sizes(spec, shapes)
+    return sizes.ends + sum(sizes.layers) // spec.tensor_parallel
 
 
 def _cache_bytes(target: LoadedModel, recipe: Recipe) -> int:

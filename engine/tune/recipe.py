@@ -84,6 +84,10 @@ class TuneRecipe(Section):
             raise ValueError("target.dtype: gradients vanish in float16; tune in bfloat16 or float32")
         if self.target.quantize is not None:
             raise ValueError("target.quantize: an adapter is made for unrounded weights; tune the plain model")
+        if self.target.device_map is not None or self.target.tensor_parallel > 1:
+            raise ValueError(
+                "target.device_map, target.tensor_parallel: an adapter is tuned on a target that lies whole"
+            )
         if self.target.adapter is not None:
             raise ValueError("target.adapter: an adapter is made for the plain model; merge the first one before")
         return self

@@ -11,6 +11,7 @@ from engine.models.int8 import refuse_int8
 from engine.models.load import resolve_device, resolve_dtype
 from engine.models.placement import DISK, fill, in_words, rooms_for
 from engine.models.quantised import check_quantised
+from engine.models.split import check_split
 from engine.numbers import readable_bytes
 from engine.planning.cards import cards, fit, fits_one
 from engine.planning.checks.subject import Finding, Subject, failed, ok, warning
@@ -27,6 +28,8 @@ def device(subject: Subject) -> Finding:
     resolved = resolve_device(spec.device)
     if (folder := at_hand(spec)) is not None:
         check_quantised(folder, check_settings(folder))
+    if spec.tensor_parallel > 1 and subject.fetched:
+        check_split(subject.outline, spec, resolved)
     if subject.recipe.draft.device != "auto":
         resolve_device(subject.recipe.draft.device)
     dtype = str(resolve_dtype(spec.dtype, resolved)).removeprefix("torch.")

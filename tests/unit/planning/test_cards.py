@@ -14,6 +14,7 @@ from engine.planning.checks import checks
 from engine.planning.doctor import health
 from engine.planning.estimate import estimate
 from engine.runs.recipes import read_recipe
+from tests.conftest import tiny_llama
 from tests.tiny_quantised import in_float8
 
 GB = 10**9
@@ -67,6 +68,30 @@ def test_the_check_says_where_layers_would_go(recipe: Path):
     assert whole[0] == "ok"
     assert "4 layers: 4 on cpu" in whole[1]
     assert memory()[0] == "ok"
+
+
+def test_the_check_says_what_cannot_be_split(recipe: Path, tiny_target_folder: Path):
+    def device(*settings: str) -> tuple[str, str]:
+        made = read_recipe(home(), str(recipe), settings, skip_bad=False)
+        (found,) = [check for check in checks(home(), made) if check.name == "device"]
+        return found.state, found.message
+
+    assert device("target.tensor_parallel=2")[0] == "ok"
+    refused = device("target.tensor_parallel=4")
+    assert refused[0] == "failed"
+    assert "2 key value heads" in refused[1]
+    assert device("draft.device=cuda:7")[0] == "failed"
+
+
+def test_one_process_of_a_split_target_holds_its_part_and_both_ends(recipe: Path):
+    def target_bytes(*settings: str) -> int:
+        return estimate(home(), read_recipe(home(), str(recipe), settings, skip_bad=False)).memory["target"]
+
+    plain = tiny_llama()
+    ends = plain.get_input_embeddings().weight.nbytes + plain.model.norm.weight.nbytes
+    layers = sum(p.nbytes for p in plain.parameters()) - ends
+    assert target_bytes() == ends + layers
+    assert target_bytes("target.tensor_parallel=2") == ends + layers // 2
 
 
 def test_a_quantised_target_is_counted_as_it_is_held(recipe: Path, tiny_target_folder: Path, tmp_path: Path):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from engine.paths import home
+from engine.paths import PROJECT_ROOT, home
 from engine.records.provenance import Provenance
 from engine.runs.folder import RunFolder
 from tests.tiny_quantised import in_float8
@@ -31,6 +35,27 @@ def test_a_target_with_layers_on_disk_gives_the_same_captures_draft_and_rates(
     assert report["conditions"]["placed"] == where
     assert (Provenance.read(run.path) or Provenance()).target_placed == where
     assert where in " ".join(draftbench("show", run.id).out.split())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a machine with cards the processes use those")
+def test_a_target_in_two_processes_gives_the_same_text_and_rates(recipe: Path, tmp_path: Path):
+    """In processes of their own: a process has one split target at a time."""
+    made = []
+    for count in (1, 2):
+        command = [sys.executable, "-m", "engine", "run", str(recipe), "--set", f"target.tensor_parallel={count}"]
+        environment = {**os.environ, "DRAFTBENCH_HOME": str(tmp_path / str(count)), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*command, "--json"], capture_output=True, text=True, env=environment, cwd=PROJECT_ROOT)
+        assert done.returncode == 0, done.stderr
+        report = json.loads(done.stdout)
+        rates = {(m["temperature"], m["draft"], m["metric"]): m["value"] for m in report["metrics"]}
+        texts = {f.name: (f / "answers.jsonl").read_bytes() for f in (tmp_path / str(count) / "captures").iterdir()}
+        made.append((texts, rates, report["certificate"]["passed"], report["conditions"]["placed"]))
+    (whole, rates, passed, _), (split, split_rates, split_passed, placed) = made
+    assert split == whole
+    assert split_rates == pytest.approx(rates, abs=1e-3, nan_ok=True)
+    assert passed
+    assert split_passed
+    assert placed == "every layer in 2 parts, on as many devices"
 
 
 def test_a_float8_target_is_trained_for_and_certified(
