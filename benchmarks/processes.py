@@ -29,12 +29,15 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parents[1]
 NEAR = 1e-6
 SETTINGS = {
-    "prompts.train_prompts": 24,
+    "prompts.train_prompts": 12,
+    "prompts.heldout": "{path: sample_data/prompts/biology/heldout.jsonl, limit: 4}",
+    "capture.max_new_tokens": 32,
     "target.dtype": "float32",
     "train.precision": "float32",
     "train.epochs": 1000,
-    "train.batch_size": 8,
-    "train.micro_batch_tokens": 256,
+    "train.batch_size": 6,
+    "train.micro_batch_tokens": 200,
+    "train.eval_prompts": 2,
     "train.eval_every": 1000,
     "train.checkpoint_every": 5,
 }

@@ -184,10 +184,17 @@ def capture_for_training(
     if recipe.measure.against == "server" and settings.server is not None:
         for heldout in plan.heldout.values():
             check_logprobs(heldout, settings.server, target, progress=progress)
-    training = None
-    if plan.training is not None and not plan.decodes_training:
-        training = capture("training", plan.training, target, settings, progress, sharding)
+    training = capture_training(plan, recipe, target, progress, sharding)
     return training, capture_heldout(plan.watched, target, settings, progress, sharding)
+
+
+def capture_training(
+    plan: RunPlan, recipe: Recipe, target: LoadedModel, progress: Progress, sharding: Sharding | None = None
+) -> Capture | None:
+    """Make or reuse the capture of the training answers; None if they are decoded meanwhile."""
+    if plan.training is None or plan.decodes_training:
+        return None
+    return capture("training", plan.training, target, recipe.capture, progress, sharding)
 
 
 def capture_heldout(

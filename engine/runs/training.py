@@ -32,7 +32,7 @@ from engine.records.training import Training
 from engine.runs.drafts import adapted, keep_shared, reference_draft, trim_to_answers, untrained_draft, weights_hash
 from engine.runs.plan import plan_run
 from engine.runs.provenance import provenance, versions
-from engine.runs.session import Session, capture_for_training
+from engine.runs.session import Session, capture_for_training, capture_training
 from engine.served.agreement import mean_agreement, text_agreement
 
 _SAME = ("draftbench", "torch", "transformers", "peft")  # versions that the processes of one training must share
@@ -88,7 +88,10 @@ def _prepare(session: Session) -> _Prepared:
     lora = recipe.draft.lora
     shared = None if lora is None else keep_shared(home, run, recipe, draft)
     plan = plan_run(home.captures, recipe, target, session.prompts)
-    answers, watched = capture_for_training(plan, recipe, target, session.progress)
+    if session.processes.first:
+        answers, watched = capture_for_training(plan, recipe, target, session.progress)
+    else:  # it evaluates nothing
+        answers, watched = capture_training(plan, recipe, target, session.progress), {}
     if size is not None:
         assert answers is not None  # the schema refuses a trimmed vocabulary without captured answers
         draft = trim_to_answers(draft, target, size, answers)
