@@ -72,16 +72,21 @@ class TestCluster:
         self.address = str(self.cluster.address)
         self.nodes = [self.add() for _ in range(workers)]
 
-    def add(self) -> Any:
-        """One more worker."""
+    def add(self) -> tuple[Any, Path | None]:
+        """One more worker, with its home if it has one."""
         self.begun += 1
-        own = {} if self.apart is None else {"DRAFTBENCH_NODE_HOME": str(self.apart / f"node{self.begun}")}
-        return self.cluster.add_node(num_cpus=self.cores, env_vars=own)
+        own = None if self.apart is None else self.apart / f"node{self.begun}"
+        variables = {} if own is None else {"DRAFTBENCH_NODE_HOME": str(own)}
+        return self.cluster.add_node(num_cpus=self.cores, env_vars=variables), own
 
-    def kill_one(self, number: int) -> None:
-        """SIGKILL to all processes of a worker, and a new one in its place."""
-        self.cluster.remove_node(self.nodes.pop(number), allow_graceful=False)
+    def kill_one(self, rng: random.Random) -> str:
+        """SIGKILL to all processes of a worker, one at work if that can be told, and a new one in its place."""
+        busy = [one for one in self.nodes if one[1] is not None and list(one[1].glob("*/attempts/*/runs/*"))]
+        killed = rng.choice(busy or self.nodes)
+        self.nodes.remove(killed)
+        self.cluster.remove_node(killed[0], allow_graceful=False)
         self.nodes.append(self.add())
+        return "a node at work" if busy else "a node"
 
 
 @contextlib.contextmanager
@@ -166,9 +171,7 @@ def break_and_go_on(
             raise SystemExit(f"the study ended after {number} of {len(kills)} kills: give it more work")
         done, before = work_done(home), finished(home)
         if what == "node":
-            running = sum(run.status().state == "running" for run in run_folders(home))
-            nodes.kill_one(rng.randrange(len(nodes.nodes)))
-            fell.append(f"a node, of {running} runs at work on {len(nodes.nodes)}")
+            fell.append(nodes.kill_one(rng))
         elif (one := driver(home)) is not None:
             one.kill()
             fell.append("the driver")
@@ -228,6 +231,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             "all that is no clock bit-identical": bool(differs) and not any(differs.values()),
             "captures byte-identical": captures(broken) == captures(alone),
             "what was finished before a kill was left alone": untouched,
+            "a kill met a run at work": not kills or any(count > 1 for count, _ in begun.values()),
             "no checkpoint left over": not list(broken.runs.glob("*/checkpoints/*")),
         },
     }

@@ -21,7 +21,6 @@ from tests.chat_server import chat_server
 from tests.ui.conftest import OpenPage
 from workbench.launch import parts, starting
 from workbench.launch.form import field_at, leaves, shape_of
-from workbench.shared import queries
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +28,6 @@ def no_worker(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Runs are queued, and nobody works on them."""
     woken: list[str] = []
     monkeypatch.setattr(queue, "wake", lambda where: woken.append(str(where.root)))
-    monkeypatch.setattr(queries, "wake", lambda where: None)
     return woken
 
 

@@ -19,7 +19,7 @@ from engine.planning.bounded_checks import checked
 from engine.runs.folder import RunFolder
 from engine.served.keys import allow, is_allowed, server_of
 from engine.untrusted.visible import visible
-from workbench.launch import cost_view, from_address, parts, starting, steps_view, studies_view, sweep_view
+from workbench.launch import cost_view, from_address, parts, starting, steps_view, studies_view, sweep_view, where
 from workbench.launch.form import Form
 from workbench.shared import queries, ui
 from workbench.shared.pages import listed
@@ -153,13 +153,13 @@ def show_checks(checks: Sequence[Check]) -> None:
 
 
 def show_command(
-    start: starting.Start, recipes: Sequence[Recipe], values: dict[str, Any], axes: dict[str, Any]
+    start: starting.Start, recipes: Sequence[Recipe], values: dict[str, Any], axes: dict[str, Any], place: str | None
 ) -> None:
     """The same runs as command lines."""
     lines = []
     for recipe in recipes:
         own = apply_overrides(values, starting.overrides(values, sweep_view.changed(recipe, values, axes)))
-        lines.append(starting.command(start.argument, starting.overrides(start.values, own)))
+        lines.append(starting.command(start.argument, starting.overrides(start.values, own), place))
     st.markdown("**The same from the command line**" + (f", {len(lines)} runs" if len(lines) > 1 else ""))
     st.code("\n".join(lines), language="bash", wrap_lines=True)
 
@@ -210,14 +210,16 @@ def fingerprint(recipes: Sequence[Recipe]) -> str:
     return "\n".join(dump_recipe(recipe) for recipe in recipes)
 
 
-def launch(recipes: Sequence[Recipe]) -> None:
-    """The button. Its key changes as soon as it was obeyed, so a second click finds nothing to press."""
+def launch(recipes: Sequence[Recipe], place: str | None) -> None:
+    """The button, which waits for a place. Its key changes as soon as it was obeyed: a second click presses nothing."""
     from engine.jobs.executors import chosen_place
 
     token = st.session_state.setdefault("launch:token", uuid.uuid4().hex)
     label = "Add to queue" if len(recipes) == 1 else f"Add {len(recipes)} runs to queue"
     with st.container(horizontal=True):
-        pressed = st.button(label, type="primary", key=f"submit-{token}", icon=":material/playlist_add:")
+        pressed = st.button(
+            label, type="primary", key=f"submit-{token}", icon=":material/playlist_add:", disabled=place is None
+        )
         asked = st.button("Check", key="check", icon=":material/fact_check:", help="Look without starting anything.")
     asked = st.session_state.pop("launch:check-now", False) or asked
     if pressed or asked:
@@ -229,7 +231,11 @@ def launch(recipes: Sequence[Recipe]) -> None:
         st.session_state["launch:checks"] = (fingerprint(recipes), checks)
         if pressed and all(check.ok for check in checks):
             st.session_state["launch:token"] = uuid.uuid4().hex  # from here to the submission nothing is drawn
-            runs = chosen_place().submit_all(queries.home(), recipes)
+            try:
+                runs = chosen_place(place).submit_all(queries.home(), recipes)
+            except DraftbenchError as error:  # a cluster that does not answer
+                ui.error_box(error)
+                return
             st.session_state["launch:started"] = [run.id for run in runs]
             queries.refresh()
             st.rerun()
@@ -250,7 +256,7 @@ def show_started() -> None:
     with st.container(border=True):
         for run_ids, words in (
             (running, "At work."),
-            (waiting, "In the queue: it starts as soon as nothing else is being worked on."),
+            (waiting, "In the queue: it starts as soon as there is room for it."),
         ):
             if run_ids:
                 st.success(words, icon=":material/check_circle:")
@@ -298,12 +304,13 @@ def run_or_sweep() -> None:
             offer_ways_out(start, values, axes)
         else:
             remember(start, starting.overrides(start.values, values))
-            launch(recipes)
+            place = where.choose("launch")
+            launch(recipes, place)
             seen = st.session_state.get("launch:checks")
             if seen and seen[0] == fingerprint(recipes):
                 show_checks(seen[1])
             steps_view.show(recipes)
-            show_command(start, recipes, values, axes)
+            show_command(start, recipes, values, axes, place)
             if st.session_state["launch:unasked"]:
                 st.caption(
                     "These settings come from a link. Look at them, then press **Check**: until then nothing they "

@@ -11,6 +11,7 @@ from typing import Any
 from engine.config.reading import apply_overrides, load_recipe, one_line, parse_recipe, section_at
 from engine.config.schema import Recipe
 from engine.errors import DraftbenchError, did_you_mean
+from engine.jobs.executors import LOCAL
 from engine.paths import PROJECT_ROOT, Home, resolve_input
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import with_absolute_paths
@@ -125,9 +126,10 @@ def _defaults(location: Sequence[str | int]) -> dict[str, Any]:
     return {name: field.default for name, field in section.model_fields.items() if not field.is_required()}
 
 
-def command(argument: str, settings: Sequence[str]) -> str:
-    """The command line that queues the same run, quoted for a shell."""
-    begin = f"draftbench run {shlex.quote(argument)} --queue"
+def command(argument: str, settings: Sequence[str], place: str | None = None) -> str:
+    """The command line that queues the same run at the same place, quoted for a shell."""
+    on = "" if place in (None, LOCAL) else f" --on {shlex.quote(str(place))}"
+    begin = f"draftbench run {shlex.quote(argument)} --queue{on}"
     return " \\\n  ".join([begin, *(f"--set {shlex.quote(setting)}" for setting in settings)])
 
 

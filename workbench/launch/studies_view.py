@@ -17,6 +17,7 @@ from engine.study.known import find, known
 from engine.study.overview import overview
 from engine.study.spec import StudySpec, dump_study, load_study
 from engine.study.start import Study, start, study
+from workbench.launch import where
 from workbench.launch.starting import about
 from workbench.shared import actions, queries, ui
 
@@ -78,10 +79,11 @@ def _plan(current: Study) -> None:
     if current.passed_over:
         st.warning(ui.text(_passed_over(current.passed_over)), icon=":material/sync_problem:")
     _cost(current)
-    if missing:
+    place = where.choose("study") if missing else None
+    if missing and place is not None:
         actions.button(
             f"Start {missing} missing run{'s' if missing > 1 else ''}",
-            lambda: _start(current),
+            lambda: _start(current, place),
             key="study-start",
             type="primary",
             icon=":material/playlist_add:",
@@ -104,11 +106,11 @@ def _passed_over(sentences: list[str]) -> str:
     return f"{first[0].upper()}{first[1:]}, so its cell is made anew.{more}"
 
 
-def _start(current: Study) -> str:
+def _start(current: Study, place: str) -> str:
     for server in (one.cell.recipe.capture.server for one in current.missing()):
         if server is not None:
             require_allowed(queries.home(), server)
-    done = start(queries.home(), current)
+    done = start(queries.home(), current, on=place)
     return f"{len(done.submitted)} runs of study {current.name} were queued, {len(done.resumed)} go on."
 
 

@@ -69,6 +69,9 @@ def _before_training(status: Status) -> list[tuple[str, str, str]]:
 
 def _queue_position(run: RunFolder) -> str:
     """How many runs are ahead of a queued one, and what is running."""
+    place = run.status().place
+    if place is not None:
+        return f"Waiting for a node of {ui.text(place)}. What it waits for is in its log, below."
     ids = [waiting.id for waiting in queue.waiting(queries.home())]
     if run.id not in ids:
         return "Waiting to be started."

@@ -99,7 +99,7 @@ def test_a_running_run_whose_process_is_gone_was_interrupted(made: Recipe):
     assert run.status().state == "interrupted"
 
 
-def test_a_finished_child_that_nobody_waited_for_is_not_alive():
+def test_a_finished_child_that_nobody_waited_for_is_not_alive(tmp_path: Path):
     child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
     status = Status(state="running", pid=child.pid, pid_started=psutil.Process(child.pid).create_time())
     assert is_alive(status.pid, status.pid_started)
@@ -110,17 +110,17 @@ def test_a_finished_child_that_nobody_waited_for_is_not_alive():
         time.sleep(0.01)
     os.kill(child.pid, 0)  # still answers
     assert not is_alive(status.pid, status.pid_started)
-    assert present_state(status) == "interrupted"
+    assert present_state(status, tmp_path) == "interrupted"
     child.wait()
 
 
-def test_a_later_process_with_the_same_number_is_another_one():
+def test_a_later_process_with_the_same_number_is_another_one(tmp_path: Path):
     process = Status(**process_identity())
     assert process.pid_started is not None
     assert is_alive(process.pid, process.pid_started)
     assert not is_alive(process.pid, process.pid_started - 60)
     assert not is_alive(None, None)
-    assert present_state(Status(state="done", pid=1, pid_started=0.0)) == "done"
+    assert present_state(Status(state="done", pid=1, pid_started=0.0), tmp_path) == "done"
 
 
 def test_a_damaged_status_is_reported_and_begun_anew(made: Recipe):
@@ -202,3 +202,31 @@ def test_a_note_for_an_earlier_process_asks_nothing_of_this_one(made: Recipe):
         assert "stop_asked_at" not in run.status()
         (run.path / "stop.json").write_text("[")
         assert run.status().state == "running"
+
+
+def elsewhere(made: Recipe, **status: str) -> RunFolder:
+    """A running run whose process this machine does not have."""
+    run = create(made)
+    run.set_status(state="running", pid=1, pid_started=1.0, **status)
+    return run
+
+
+@pytest.mark.parametrize("status", [{"host": "another-machine"}, {"place": "ray://head:1"}])
+def test_a_run_of_another_machine_is_running_while_its_status_is_written(made: Recipe, status: dict[str, str]):
+    run = elsewhere(made, **status)
+    assert run.status().state == "running"
+    long_ago = time.time() - 600
+    os.utime(run.path / "status.json", (long_ago, long_ago))
+    assert run.status().state == "interrupted"
+
+
+def test_a_process_of_another_machine_is_not_asked_to_stop(made: Recipe, monkeypatch: pytest.MonkeyPatch):
+    """Its number may be that of a process here."""
+    run = elsewhere(made, host="another-machine")
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a process of this machine was asked"))
+    with pytest.raises(DraftbenchError, match="another-machine"):
+        run.ask_to_stop()
+
+
+def test_a_run_of_this_machine_is_interrupted_as_soon_as_its_process_is_gone(made: Recipe):
+    assert elsewhere(made).status().state == "interrupted"
