@@ -21,6 +21,8 @@ from engine.errors import DraftbenchError
 from engine.jobs import queue
 from engine.jobs.executors import place_at, place_of
 from engine.paths import Home, home
+from engine.records.capture import CaptureCounts
+from engine.records.provenance import Provenance
 from engine.records.slurm_job import SlurmJob
 from engine.runs.description import describe
 from engine.runs.folder import RunFolder, run_folders
@@ -85,6 +87,17 @@ def test_runs_that_share_captures_are_an_array_after_the_job_that_makes_them(slu
     assert "array" not in slurm.script(1)
     assert "#SBATCH --dependency=afterany:1\n" in slurm.script(2)
     assert "makes the captures" in (runs[0].path / "log.txt").read_text()
+
+
+def test_captures_that_are_there_need_no_job(slurm: SlurmCommands):
+    earlier = RunFolder.create(home(), recipe("earlier"))
+    Provenance(captures={"training": CaptureCounts(address="a1")}).write(earlier.path)
+    (home().captures / "a1").mkdir(parents=True)
+    runs = PLACE.submit_all(home(), [recipe(f"r{i}", train={"seed": i}) for i in range(2)])
+    assert job(runs[0]).after == "1"  # the capture is not whole
+    (home().captures / "a1" / "done.json").write_text("{}")
+    runs = PLACE.submit_all(home(), [recipe(f"r{i}", train={"seed": i}) for i in range(2)])
+    assert [(job(run).job, job(run).after) for run in runs] == [("3_0", ""), ("3_1", "")]
 
 
 def test_show_and_runs_name_the_job_and_what_it_waits_for(slurm: SlurmCommands, capsys: pytest.CaptureFixture[str]):
