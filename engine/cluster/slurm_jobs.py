@@ -95,8 +95,8 @@ def job_options(resources: ResourcesSpec, site: Site, *, name: str, after: str =
     if resources.minutes is not None and 60 * resources.minutes <= warning_s + _EARLIER_S:
         raise DraftbenchError(
             f"resources.minutes is {resources.minutes}",
-            f"Slurm asks a job to stop {warning_s} s before its time limit and up to {_EARLIER_S} s earlier, so that no "
-            "time would be left to work",
+            f"Slurm asks a job to stop {warning_s} s before its time limit and up to {_EARLIER_S} s earlier, so "
+            "that no time would be left to work",
             "raise resources.minutes, or lower signal_delay_s in the address of the place",
         )
     options: dict[str, Any] = {
