@@ -7,7 +7,7 @@ Needs root and Debian's Slurm, and about ten minutes. Starts a Slurm of its own 
 and two nodes, each in namespaces of its own, so that it has a host name and process ids of its own as another machine
 would. A study of six cells on a tiny random pair is sent to it with `draftbench study`. While it is worked on,
 
-  a job's process is killed (SIGKILL),
+  a job's process is killed (SIGKILL), and a job by `scancel`,
   a job is put back into the queue by Slurm, as for a more important one,
   a job gets the signal of its time limit,
   a node dies with all its processes, and comes back,
@@ -110,6 +110,16 @@ class Slurm:
         inside = f"hostname {node} && mount --bind {self.folder}/hosts /etc/hosts && exec slurmd -D -N {node}"
         self._spawn(node, "unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", inside)
 
+    def kill_process(self, job: str) -> None:
+        """SIGKILL to the process that works in a job; `scancel --signal=KILL` would cancel the job instead."""
+        for node in ("n1", "n2"):
+            for process in psutil.Process(self.processes[node].pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    number, part = (process.environ().get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+                    own = f"{number}_{part}" if number else process.environ().get("SLURM_JOB_ID")
+                    if own == job and process.cmdline()[1:4] == ["-u", "-m", "submitit.core._submit"]:
+                        process.kill()
+
     def kill_node(self, node: str) -> None:
         """As a power cut: the first process of the node's namespace dies, and all others with it."""
         for child in psutil.Process(self.processes[node].pid).children():
@@ -189,9 +199,9 @@ def disturb(home: Home, recipe: Path, cluster: Slurm) -> Iterator[str]:
 
     study = kill_study.call(home, recipe)
     run = training()
-    said("scancel", "--signal=KILL", job_of(run))
+    cluster.kill_process(job_of(run))
     yield f"killed the process of {run.id}"
-    until(lambda: run.status().state == "queued" and job_of(run), "a run that is submitted again")
+    until(lambda: SlurmJob.read_or_empty(run.path).lost == 1, "a run that is submitted again")
     study.send_signal(signal.SIGKILL)
     study.wait()
     yield "killed the command"
@@ -200,9 +210,12 @@ def disturb(home: Home, recipe: Path, cluster: Slurm) -> Iterator[str]:
     said("scontrol", "requeue", job_of(run))
     yield f"Slurm put the job of {run.id} back into its queue"
     run = training()
-    said("scancel", "--signal=USR2", job_of(run))
+    said("timeout", "5", "scancel", "--signal=USR2", job_of(run))  # waits for an answer until the job runs again
     until(lambda: SlurmJob.read_or_empty(run.path).ended_early == 1, "a job that queues itself again")
     yield f"the job of {run.id} reached its time limit"
+    run = training()
+    said("scancel", job_of(run))
+    yield f"somebody cancelled the job of {run.id} by scancel"
     run = training("n2")
     cluster.kill_node("n2")
     yield f"node n2 died with {run.id}"

@@ -15,12 +15,13 @@ class CaptureGroup:
     """Runs, by their place in the list, that need the same captures.
 
     after: the groups whose captures are made before, because this one has some of them too, or can copy answers.
-    alone: no other run needs any of these captures, so the run can make them itself.
+    alone: no other run needs any of these captures, so the run can make them itself. captures: their keys.
     """
 
     members: tuple[int, ...]
     after: tuple[int, ...]
     alone: bool
+    captures: frozenset[str]
 
 
 def capture_groups(recipes: Sequence[Recipe]) -> list[CaptureGroup]:
@@ -40,6 +41,6 @@ def capture_groups(recipes: Sequence[Recipe]) -> list[CaptureGroup]:
         common = (keys[places[0]].heldout, keys[places[0]].source)
         before = sorted({latest[part] for part in common if part in latest})
         shared |= {*before, *([number] if before or len(places) > 1 else [])}
-        groups.append(CaptureGroup(tuple(places), tuple(before), False))
+        groups.append(CaptureGroup(tuple(places), tuple(before), False, keys[places[0]].captures))
         latest |= dict.fromkeys(common, number)
     return [replace(group, alone=number not in shared) for number, group in enumerate(groups)]

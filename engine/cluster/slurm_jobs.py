@@ -46,6 +46,7 @@ ACTIVE = frozenset(
 """States of a job that will work, or is at work."""
 _MOST_OF_ARRAY = 1000  # Slurm's MaxArraySize is 1001 unless a site changes it
 _ANSWER_S = 60.0
+_SIGNAL_DELAY_S, _EARLIER_S = 90, 60  # submitit's default, and what Slurm allows itself
 _NO_LIMIT_MIN = 60 * 24 * 365  # of a local job: submitit would end it after two minutes
 
 
@@ -86,7 +87,18 @@ def jobs_of(home: Home, site: Site) -> Jobs:
 
 
 def job_options(resources: ResourcesSpec, site: Site, *, name: str, after: str = "") -> dict[str, Any]:
-    """The options of a job for submitit's Slurm executor. Slurm gives whole GPUs, so a fraction becomes one."""
+    """The options of a job for submitit's Slurm executor. Slurm gives whole GPUs, so a fraction becomes one.
+
+    Raises DraftbenchError if the signal before the time limit would leave no time to work.
+    """
+    warning_s = site.options.get("signal_delay_s", _SIGNAL_DELAY_S)
+    if resources.minutes is not None and 60 * resources.minutes <= warning_s + _EARLIER_S:
+        raise DraftbenchError(
+            f"resources.minutes is {resources.minutes}",
+            f"Slurm asks a job to stop {warning_s} s before its time limit and up to {_EARLIER_S} s earlier, so "
+            "that no time would be left to work",
+            "raise resources.minutes, or lower signal_delay_s in the address of the place",
+        )
     options: dict[str, Any] = {
         key: value for key, value in site.options.items() if key not in ("python", *_CONSTRUCTOR)
     }

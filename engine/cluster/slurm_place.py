@@ -17,6 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from engine.cluster.capture_order import CapturesAtHome
 from engine.cluster.cards import check_cards
 from engine.cluster.shared_captures import capture_groups
 from engine.cluster.shared_storage import check_shared
@@ -195,10 +196,12 @@ class SlurmPlace:
         makers: dict[int, str] = {}  # group -> the job that makes its captures
         batches: dict[tuple[ResourcesSpec, str], list[RunFolder]] = {}
         try:
-            for number, group in enumerate(capture_groups(recipes)):
+            groups = capture_groups(recipes)
+            made = CapturesAtHome(home).made() if any(not group.alone for group in groups) else set()
+            for number, group in enumerate(groups):
                 first = recipes[group.members[0]]
-                if not group.alone:
-                    before = ":".join(makers[other] for other in group.after)
+                if not group.alone and not group.captures <= made:
+                    before = ":".join(makers[other] for other in group.after if other in makers)
                     values = first.model_dump(mode="json")
                     work = CaptureWork(
                         str(home.root.absolute()), str(cache_dir().absolute()), values, first.resources.cpus

@@ -99,13 +99,15 @@ def wait(home: Home, wanted: Study, *, poll_s: float = _POLL_S) -> Iterator[Stud
     """The study whenever a cell has changed its state, until none waits or runs. Stopping leaves the queue at work."""
     before: dict[str, str] = {}
     nudged = time.monotonic()
+    idle = False
     while True:
         now = again(home, wanted)
         states = {one.cell.key: one.state for one in now.placed}
         if states != before:
             before = states
             yield now
-        if not any(state in UNDER_WAY for state in states.values()):
+        was_idle, idle = idle, not any(state in UNDER_WAY for state in states.values())
+        if idle and (was_idle or "stopped" not in states.values()):  # a cluster's job may be putting its run back
             return
         if time.monotonic() - nudged > _NUDGE_S:
             nudge(home, now)

@@ -29,7 +29,8 @@ def choose(key: str) -> str | None:
         value="" if usual == LOCAL else usual,
         placeholder="ray://head:10001",
         key=f"{key}:place",
-        help="`ray` is the Ray cluster that RAY_ADDRESS names, or a Ray on this machine; `ray://HOST:PORT` any other.",
+        help="`ray` is the Ray cluster that RAY_ADDRESS names, or a Ray on this machine; `ray://HOST:PORT` any other; "
+        "`slurm://PARTITION` is a partition of Slurm.",
     ).strip()
     if not typed:
         st.caption("Type its address to start runs there.")

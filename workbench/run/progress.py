@@ -21,9 +21,10 @@ from workbench.shared import queries, ui
 def progress(run: RunFolder, newest: Now) -> None:
     """Draw phase, bar, time left and newest numbers of a queued or running run."""
     status = run.status()
-    where = ui.text(whereabouts(status, _slurm_job(run)))
+    slurm = _slurm_job(run)
+    where = ui.text(whereabouts(status, slurm))
     if status.state == "queued":
-        st.info(f"Waiting {where}." if where else _queue_position(run), icon=":material/schedule:")
+        st.info(f"Waiting {where}." if slurm else _queue_position(run), icon=":material/schedule:")
         return
     phase = stages.stage(status, newest)
     if status.stop_asked_at:

@@ -68,3 +68,9 @@ def test_resources_become_options_of_a_job():
     typed = job_options(ResourcesSpec(gpus=1), read_address("slurm://gpu?gres=gpu:a100:1"), name="x")
     assert "gpus_per_node" not in typed
     assert typed["time"] is None
+
+
+def test_a_time_limit_that_leaves_no_time_is_refused():
+    with pytest.raises(DraftbenchError, match=r"resources\.minutes is 2"):
+        job_options(ResourcesSpec(minutes=2), read_address("slurm"), name="x")
+    assert job_options(ResourcesSpec(minutes=2), read_address("slurm://?signal_delay_s=30"), name="x")["time"] == 2

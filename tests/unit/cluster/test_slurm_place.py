@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from engine.cli.text.runs import run as print_run
 from engine.cluster import slurm_lost, slurm_place
 from engine.cluster.slurm_work import RunWork, _is_ours
 from engine.config.reading import parse_recipe
@@ -20,8 +21,12 @@ from engine.errors import DraftbenchError
 from engine.jobs import queue
 from engine.jobs.executors import place_at, place_of
 from engine.paths import Home, home
+from engine.records.capture import CaptureCounts
+from engine.records.provenance import Provenance
 from engine.records.slurm_job import SlurmJob
+from engine.runs.description import describe
 from engine.runs.folder import RunFolder, run_folders
+from engine.runs.listing import list_runs
 from engine.runs.process import now, process_identity
 from engine.runs.provenance import versions
 from tests.slurm_commands import SlurmCommands
@@ -82,6 +87,31 @@ def test_runs_that_share_captures_are_an_array_after_the_job_that_makes_them(slu
     assert "array" not in slurm.script(1)
     assert "#SBATCH --dependency=afterany:1\n" in slurm.script(2)
     assert "makes the captures" in (runs[0].path / "log.txt").read_text()
+
+
+def test_captures_that_are_there_need_no_job(slurm: SlurmCommands):
+    earlier = RunFolder.create(home(), recipe("earlier"))
+    Provenance(captures={"training": CaptureCounts(address="a1")}).write(earlier.path)
+    (home().captures / "a1").mkdir(parents=True)
+    runs = PLACE.submit_all(home(), [recipe(f"r{i}", train={"seed": i}) for i in range(2)])
+    assert job(runs[0]).after == "1"  # the capture is not whole
+    (home().captures / "a1" / "done.json").write_text("{}")
+    runs = PLACE.submit_all(home(), [recipe(f"r{i}", train={"seed": i}) for i in range(2)])
+    assert [(job(run).job, job(run).after) for run in runs] == [("3_0", ""), ("3_1", "")]
+
+
+def test_show_and_runs_name_the_job_and_what_it_waits_for(slurm: SlurmCommands, capsys: pytest.CaptureFixture[str]):
+    waits, works = PLACE.submit_all(home(), [recipe(f"r{i}", train={"seed": i}) for i in range(2)])
+    begun(works)
+    waiting = f"at {ADDRESS}, job 2_0, after job 1, which makes the captures"
+    working = f"at {ADDRESS}, job 2_1, on n2"
+    assert {row["where"] for row in list_runs(home())} == {waiting, working}
+    for run, where in ((waits, waiting), (works, working)):
+        print_run(describe(run))
+        assert " ".join(f"place {where}".split()) in " ".join(capsys.readouterr().out.split())
+        assert describe(run).document()["slurm"]["job"] == job(run).job
+    (works.path / SlurmJob.FILE).write_text("{")
+    assert "slurm.json" in describe(works).problem
 
 
 def test_without_minutes_the_time_limit_is_the_sites(slurm: SlurmCommands):
