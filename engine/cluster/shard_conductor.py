@@ -5,6 +5,7 @@ The actor starts in a second, as nothing here loads torch but the workers do.
 
 from __future__ import annotations
 
+import pickle
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,13 +26,16 @@ class LazyWorker:
     """A `ShardWorker` in the form that Ray Data calls."""
 
     def __init__(self, order: Mapping[str, Any], tasks: Sequence[Any]) -> None:
+        """`tasks`: references to pickled tasks."""
         from engine.cluster.shard_worker import ShardWorker
 
-        self._worker = ShardWorker(order, tasks)
+        self._worker, self._tasks = ShardWorker(order), tasks
 
     def __call__(self, batch: Mapping[str, Any]) -> Iterator[pa.Table]:
-        for number in batch["number"]:
-            yield from self._worker.work(int(number))
+        import ray
+
+        for number in map(int, batch["number"]):
+            yield from self._worker.work(number, pickle.loads(ray.get(self._tasks[number])))
 
 
 class Conductor:
@@ -53,10 +57,12 @@ class Conductor:
         """Begin; the number of workers. 0: no node has at present what a worker needs, so one waits for such a node."""
         import ray
 
-        options = _options(parse_recipe(order["recipe"]))
+        recipe = parse_recipe(order["recipe"])
+        options, server = _options(recipe), recipe.capture.server
         places = _places([node["Resources"] for node in ray.nodes() if node["Alive"]], options)
-        workers = max(1, min(places, len(self._tasks)))
-        order = {**order, "recipe": _rate_shared_out(parse_recipe(order["recipe"]), workers).model_dump(mode="json")}
+        most = (server and server.requests_per_minute) or len(self._tasks)
+        workers = max(1, min(places, len(self._tasks), most))
+        order = {**order, "recipe": _rate_shared_out(recipe, workers).model_dump(mode="json")}
         self._thread = threading.Thread(target=self._work, args=(order, options, workers), daemon=True)
         self._thread.start()
         return min(places, workers)

@@ -62,9 +62,9 @@ class Task:
 class ShardWorker:
     """Fills shards, one per call. What stands in the way of all of them is the answer to each."""
 
-    def __init__(self, order: Mapping[str, Any], tasks: Sequence[Any]) -> None:
-        """`order`: recipe, home, token and build of the machine that sends it; `tasks`: references to pickled `Task`s."""
-        self.order, self.tasks = order, tasks
+    def __init__(self, order: Mapping[str, Any]) -> None:
+        """`order`: recipe, home, token and build of the machine that sends it."""
+        self.order = order
         self.target: LoadedModel | None = None
         self.refusal = differing_build(order["build"], socket.gethostname())
         if self.refusal is None:
@@ -76,11 +76,8 @@ class ShardWorker:
             except Exception as error:
                 self.refusal = _in_words(error)
 
-    def work(self, number: int) -> Iterator[pa.Table]:
+    def work(self, number: int, task: Task) -> Iterator[pa.Table]:
         """Do the task of this number; yields rows, the last of which is a closing one."""
-        import ray
-
-        task: Task = pickle.loads(ray.get(self.tasks[number]))
         try:
             if self.target is None:
                 yield _rows([_closing(number, error=self.refusal)])

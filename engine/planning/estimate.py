@@ -260,8 +260,9 @@ def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Es
 def _open_share(plan: CapturePlan) -> float:
     if (plan.folder / "done.json").exists():
         return 0.0
-    answered = sum(1 for _ in read_lines(plan.folder / "answers.jsonl"))
-    return 1 - answered / max(1, len(plan.prompts))
+    files = [plan.folder / "answers.jsonl", *plan.folder.glob("shards/*/answers.jsonl")]
+    answered = sum(1 for path in files for _ in read_lines(path))
+    return max(0.0, 1 - answered / max(1, len(plan.prompts)))
 
 
 def _tokens(plan: CapturePlan, fill: float) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from engine.capture.plan import CapturePlan
+from engine.capture.shards import fill_one_by_one, make_in_shards
 from engine.capture.store import Capture
 from engine.chat.prompt import Prompt
 from engine.config.schema import CaptureSpec, PromptSource, ServerSpec
@@ -24,7 +25,7 @@ from engine.planning.estimate import estimate
 from engine.progress import SILENT, Progress
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import read_recipe
-from engine.served.capture import make_served, plan_served
+from engine.served.capture import count_served, make_served, plan_served
 from engine.served.request_rate import RateLimiter
 from tests.chat_server import MODEL, Said, Server, good, reply
 from tests.conftest import byte_tokenizer, tiny_llama
@@ -479,3 +480,33 @@ def test_an_answer_longer_than_was_asked_for_is_cut_and_did_not_end(
     server.script = lambda body, number: Said(body=reply("x" * 60))
     (answer,) = fetched(tmp_path, target, settings_of(server), questions(1)).answers
     assert (len(answer.token_ids), answer.finish_reason) == (40, "length")
+
+
+def test_a_served_capture_in_shards_is_that_of_one_process_and_keeps_what_a_failing_shard_got(
+    tmp_path: Path, server: Server, target: LoadedModel
+):
+    settings = settings_of(server)
+    assert settings.server is not None
+    alone = fetched(tmp_path / "alone", target, settings)
+    plan = plan_in(tmp_path, target, settings)
+
+    def fill(shard: CapturePlan) -> Capture:
+        assert settings.server is not None
+        return make_served(shard, settings.server, target, limiter=RateLimiter(sleep=no_sleep))
+
+    def sharded() -> Capture:
+        return make_in_shards(plan, 3, fill_one_by_one(fill), server_counts=count_served)
+
+    never = questions()[3].text
+    server.script = lambda body, number: (
+        Said(500, {}) if body["messages"][-1]["content"] == never else good(body, number)
+    )
+    with pytest.raises(DraftbenchError, match="1 of 3 shards failed"):
+        sharded()
+    server.script = good
+    server.requests.clear()
+    whole = sharded()
+    assert server.asked() == [never]
+    for name in ("answers.jsonl", "signal.bin", "spec.json"):
+        assert (whole.folder / name).read_bytes() == (alone.folder / name).read_bytes()
+    assert whole.counts.server == alone.counts.server
