@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -119,8 +120,8 @@ def scored(plan: CapturePlan, answers: Capture, target: LoadedModel) -> Capture:
             hidden = hidden_states(target.model, batch.ids, batch.mask)[batch.responds]
             for i, states in zip(group, torch.split(hidden, batch.lengths), strict=True):
                 answer = answers.answers[i]
-                signal = plan.signal.encode(states, head.logits(states)).cpu()
-                growing.add(places[answer.prompt_id], Answer(0, answer.token_ids, answer.finish_reason, signal, {}))
+                raw = plan.signal.encode(states, head.logits(states)).cpu()
+                growing.add(places[answer.prompt_id], Answer(0, answer.token_ids, answer.finish_reason, raw, {}))
         growing.finish()
 
     return completed(plan, fill, SILENT)
@@ -199,6 +200,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server ends too
     os.environ["DRAFTBENCH_HOME"] = str(options.home.absolute())
     home = Home(options.home.absolute())
     with serving(options.port) as url:

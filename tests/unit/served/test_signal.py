@@ -14,17 +14,26 @@ import torch
 from engine.capture.signal import CompactSignal, LogitsSignal
 from engine.capture.store import Capture
 from engine.chat.prompt import Prompt
-from engine.config.schema import CaptureSpec, ServerSpec
+from engine.config.schema import CaptureSpec, ModelSpec, ServerSpec
 from engine.distill.losses import LOSSES, Context
 from engine.errors import DraftbenchError
-from engine.models.load import LoadedModel
+from engine.fileio import read_lines
+from engine.models.load import LoadedModel, load_model
+from engine.paths import home
+from engine.planning.checks import Check, checks
 from engine.progress import Progress
+from engine.records.provenance import Provenance
+from engine.records.training import Training
+from engine.runs.folder import RunFolder
+from engine.runs.recipes import read_recipe
 from engine.served.capture import make_served, plan_served
 from engine.served.request_rate import RateLimiter
 from tests.chat_server import MODEL, Said, Server, good
 from tests.conftest import tiny_llama
 from tests.tiny_pair import loaded, questions
+from tests.unit.conftest import Draftbench
 from tests.unit.served.telling import Telling
+from workbench.run.facts import facts
 
 K = 8
 
@@ -324,3 +333,47 @@ def test_the_number_of_log_probabilities_is_part_of_the_address_and_other_captur
         with_logprobs=True,
     )
     assert told.address == "b1ee7bea1135462ec1fed498"
+
+
+def test_a_run_learns_from_a_servers_likeliest_tokens_and_says_how_far_they_reach(
+    recipe: Path, tiny_target_folder: Path, server: Server, draftbench: Draftbench
+):
+    server.script = Telling(load_model(ModelSpec(model=str(tiny_target_folder), dtype="float32")))
+    own = {"base_url": server.base_url, "model": MODEL, "attempts": 1, "logprobs": K}
+    values = ["capture.signal=compact", "train.loss=forward_kl", f"capture.server={json.dumps(own)}"]
+    done = draftbench("train", str(recipe), *[part for value in values for part in ("--set", value)], "--json")
+    assert done.code == 0, done.err
+    run = RunFolder.open(home(), "latest")
+    losses = [event["loss"] for event in read_lines(run.path / "events.jsonl") if event["kind"] == "train"]
+    assert losses[-1] < losses[0]
+    provenance = Provenance.read(run.path)
+    assert provenance is not None
+    assert provenance.supervision == "white_box"
+    training = provenance.captures["training"].server
+    assert training is not None
+    assert training.signal is not None
+    assert training.signal.logprobs == K
+    assert 0 < training.signal.tail < 1
+    assert (
+        f"signal of {MODEL}: {training.signal.kept:.1f} tokens at each position" in (run.path / "log.txt").read_text()
+    )
+    rows = dict(facts(run.recipe(), Training()))
+    assert rows["Signal"] == f"the {K} likeliest tokens that the server sends and one bucket for the rest"
+    looked = {check.name: check for check in checks(home(), run.recipe())}
+    assert looked["loss"].message == f"forward_kl, on {rows['Signal']}"
+    assert looked["server"].state == "ok"
+
+
+def test_a_look_before_a_run_names_the_servers_that_are_gone(recipe: Path, server: Server):
+    def look(*urls: str) -> Check:
+        values = {"base_url": list(urls), "model": MODEL, "logprobs": K}
+        settings = ["capture.signal=compact", f"capture.server={json.dumps(values)}"]
+        whole = read_recipe(home(), str(recipe), settings, skip_bad=False)
+        return {check.name: check for check in checks(home(), whole)}["server"]
+
+    gone = "http://127.0.0.1:9/v1"
+    assert look(server.base_url).state == "ok"
+    some = look(server.base_url, gone)
+    assert some.state == "warning"
+    assert f"1 of 2 servers would be left out: {gone}" in some.message
+    assert look(gone, "http://127.0.0.1:10/v1").state == "failed"
