@@ -47,12 +47,18 @@ def test_a_target_in_two_processes_gives_the_same_text_and_rates(recipe: Path, t
         done = subprocess.run([*command, "--json"], capture_output=True, text=True, env=environment, cwd=PROJECT_ROOT)
         assert done.returncode == 0, done.stderr
         report = json.loads(done.stdout)
-        rates = {(m["temperature"], m["draft"], m["metric"]): m["value"] for m in report["metrics"]}
-        texts = {f.name: (f / "answers.jsonl").read_bytes() for f in (tmp_path / str(count) / "captures").iterdir()}
+        exact = [m for m in report["metrics"] if m["metric"] == "exact"]
+        rates = {(m["temperature"], m["draft"]): m["value"] for m in exact}
+        texts = {
+            (folder.name, answer["id"]): answer["token_ids"]
+            for folder in (tmp_path / str(count) / "captures").iterdir()
+            for answer in map(json.loads, (folder / "answers.jsonl").read_text().splitlines())
+        }
         made.append((texts, rates, report["certificate"]["passed"], report["conditions"]["placed"]))
     (whole, rates, passed, _), (split, split_rates, split_passed, placed) = made
     assert split == whole
-    assert split_rates == pytest.approx(rates, abs=1e-3, nan_ok=True)
+    assert split_rates == pytest.approx(rates, abs=1e-3)  # signals are bfloat16, of which a last bit may differ
+    assert rates
     assert passed
     assert split_passed
     assert placed == "every layer in 2 parts, on as many devices"
