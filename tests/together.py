@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.distill.processes import Processes
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 300.0  # a crowded machine takes long to start them
 
 
 def run_together(work: Callable[..., None], *arguments: Any, count: int = 2, killed: bool = False) -> None:

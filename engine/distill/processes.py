@@ -289,11 +289,12 @@ class Processes:
             else:
                 self._store.add("left", 1)
         world = dist.group.WORLD
-        if world is not None:
-            if error is not None:
-                world.abort()
-            del world  # with the last reference its connections close, and the others wait in no sum in vain
-            dist.destroy_process_group()
+        with contextlib.suppress(RuntimeError):
+            if world is not None:
+                if error is not None:
+                    world.abort()
+                del world  # with the last reference its connections close, and the others wait in no sum in vain
+                dist.destroy_process_group()
         with contextlib.suppress(RuntimeError):
             if self.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
                 self._wait_for_others()

@@ -52,7 +52,9 @@ def run(description: Description) -> None:
 def _training(training: Training | None) -> str:
     if training is None:
         return "not yet"
-    return f"{training.steps_done} of {training.steps} steps, best at step {training.best_step}"
+    shared = {count: steps for count, steps in training.steps_by_processes.items() if count > 1}
+    together = "".join(f", {steps} of them on {count} processes" for count, steps in sorted(shared.items()))
+    return f"{training.steps_done} of {training.steps} steps, best at step {training.best_step}{together}"
 
 
 def _draft(provenance: Provenance) -> str:
