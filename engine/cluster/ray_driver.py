@@ -97,10 +97,14 @@ class Driver:
                 if _was_left(status, self.address) and run.id not in self.jobs
             ]
             for run in left:
+                stopped = StopNote.read_or_empty(run.path).asked_at is not None
                 if not queue.is_held(run.path / ".lock"):
-                    stopped = StopNote.read_or_empty(run.path).asked_at is not None
                     run.log("its driver is gone; it goes on from what is at home")
                     run.set_status(state="cancelled" if stopped else "queued")
+                elif stopped and f"asked {run.id}" not in self.said:  # a terminal here has taken it over
+                    self.said.add(f"asked {run.id}")
+                    with contextlib.suppress(DraftbenchError):
+                        run.ask_to_stop()
         return bool(left)
 
     def _place(self) -> bool:
@@ -123,8 +127,9 @@ class Driver:
                 continue
             try:
                 self.jobs[run.id] = self._ask(run, run.recipe(), makes)
-            except DraftbenchError as error:
-                run.set_status(state="failed", ended_at=now(), error=error.as_dict())
+            except (DraftbenchError, OSError, ValueError) as error:  # of this run's recipe or folder
+                explained = explain(error) or DraftbenchError(f"could not be placed: {first_line(error)}")
+                run.set_status(state="failed", ended_at=now(), error=explained.as_dict())
         return bool(waiting)
 
     def _cannot_start(self, run: RunFolder) -> None:
@@ -203,7 +208,8 @@ class Driver:
                 self._lost(job, error)
         except RayError as error:
             self._lost(job, error)
-        except (DraftbenchError, OSError) as error:  # of the home: a full disk
+        except Exception as error:  # of the home, such as a full disk: the other runs go on
+            print(traceback.format_exc(), flush=True)
             what = f"could not bring the run home: {first_line(error)}"
             self._fail(job, explain(error) or DraftbenchError(what))
 
@@ -279,7 +285,8 @@ class Driver:
         try:
             ingest_run(self.home.index, job.run.path)
         except Exception as error:  # as at the end of a local run: a failing index spoils nothing
-            job.run.log(f"the index was not updated: {error}")
+            with contextlib.suppress(DraftbenchError, OSError):
+                job.run.log(f"the index was not updated: {error}")
 
     def _fail(self, job: Job, error: DraftbenchError) -> None:
         job.fail(error)
