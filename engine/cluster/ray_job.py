@@ -59,7 +59,12 @@ class Job:
             return False
         (self.run.path / StopNote.FILE).unlink(missing_ok=True)
         self.run.set_status(state="running", host=self.node, pid=None, pid_started=None, error=None, ended_at=None)
-        self.run.log(f"placed on node {self.node}" + ("" if self.shared else ", which works in a home of its own"))
+        wanted = self.recipe.resources
+        lent = f"{wanted.cpus} cores, {f'{wanted.gpus:g} cards' if wanted.gpus else 'no card'}"
+        where = "the home itself" if self.shared else "a home of its own"
+        self.run.log(f"placed on node {self.node}, which works in {where}: {lent}")
+        if wanted.minutes is not None:
+            self.run.log(f"resources.minutes {wanted.minutes} is left unread: Ray ends no run because of its time")
         return True
 
     def bring_home(self, changes: Changes | None) -> None:

@@ -21,6 +21,7 @@ from tests.chat_server import chat_server
 from tests.ui.conftest import OpenPage
 from workbench.launch import parts, starting
 from workbench.launch.form import field_at, leaves, shape_of
+from workbench.shared import queries
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,7 @@ def no_worker(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Runs are queued, and nobody works on them."""
     woken: list[str] = []
     monkeypatch.setattr(queue, "wake", lambda where: woken.append(str(where.root)))
+    monkeypatch.setattr(queries, "wake_all", lambda where: None)
     return woken
 
 
@@ -71,7 +73,7 @@ def drawn(shown: AppTest, start: str) -> set[str]:
 
 def settings_of(shown: AppTest) -> list[str]:
     """What follows each `--set` of the command line shown."""
-    words = shlex.split(shown.code[-1].value.replace("\\\n", " "))
+    words = shlex.split(shown.code[0].value.replace("\\\n", " "))
     return [words[i + 1] for i, word in enumerate(words) if word == "--set"]
 
 
@@ -610,3 +612,19 @@ def test_no_link_breaks_the_page(page: OpenPage, tiny: None, setting: str):
     shown = page("launch", set=[setting])
     assert not shown.exception
     assert widget(shown, "train.epochs")
+
+
+def test_where_runs_are_worked_on_is_chosen_by_hand(page: OpenPage, tiny: None):
+    """A place is believed when it exists; until one is typed, nothing can be started."""
+    pytest.importorskip("ray")
+    shown = page("launch", where="ray", place="ray://stranger:1")
+    assert shown.radio(key="launch:where").value == "This machine, one run after another"
+    assert "--on" not in shown.code[0].value
+    shown = shown.radio(key="launch:where").set_value("A cluster").run()
+    assert button(shown, "submit-").disabled
+    shown = shown.text_input(key="launch:place").set_value("rai").run()
+    assert button(shown, "submit-").disabled
+    assert any("there is no place" in found.value for found in shown.error)
+    shown = shown.text_input(key="launch:place").set_value("ray://127.0.0.1:10001").run()
+    assert not button(shown, "submit-").disabled
+    assert "--queue --on ray://127.0.0.1:10001" in shown.code[0].value

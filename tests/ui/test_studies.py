@@ -19,12 +19,14 @@ from engine.study.spec import load_study
 from engine.study.start import start, study
 from tests.ui.conftest import OpenPage
 from tests.ui.run_homes import add_run, finished_id
+from workbench.shared import queries
 
 
 @pytest.fixture(autouse=True)
 def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are queued, and nobody works on them."""
     monkeypatch.setattr(queue, "wake", lambda where: None)
+    monkeypatch.setattr(queries, "wake_all", lambda where: None)
 
 
 @pytest.fixture
