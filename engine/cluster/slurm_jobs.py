@@ -47,6 +47,7 @@ ACTIVE = frozenset(
 _MOST_OF_ARRAY = 1000  # Slurm's MaxArraySize is 1001 unless a site changes it
 _ANSWER_S = 60.0
 _SIGNAL_DELAY_S, _EARLIER_S = 90, 60  # submitit's default, and what Slurm allows itself
+_GRACE_S = 5.0
 _NO_LIMIT_MIN = 60 * 24 * 365  # of a local job: submitit would end it after two minutes
 
 
@@ -197,7 +198,15 @@ class _LocalJobs:
                 return True
         return False
 
-    end = ask_to_stop  # a second SIGTERM stops the work at once; before it has begun, it ends the process
+    def end(self, job: str) -> bool:
+        with contextlib.suppress(psutil.Error):
+            if controller := local_controller(job):
+                tree = [*controller.children(recursive=True), controller]
+                controller.send_signal(signal.SIGTERM)
+                for left in psutil.wait_procs(tree, timeout=_GRACE_S)[1]:  # one that waits for its turn does not listen
+                    left.kill()
+                return True
+        return False
 
 
 def _submit(executor: Any, work: Sequence[Callable[[], None]]) -> list[Submitted]:

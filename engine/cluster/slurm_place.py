@@ -39,7 +39,7 @@ from engine.runs.folder import RunFolder
 from engine.runs.process import is_alive, now, this_host
 from engine.runs.provenance import versions
 
-_UNSUBMITTED_S = 600.0  # after this long, whoever was to submit a run was killed before it could
+_UNSUBMITTED_S = 60.0  # who submits holds the lock, so was killed by now; some disks have no locks, hence a minute
 _EARLY_ENDS = 20
 ASK_EVERY_S = 10.0  # pages look every few seconds, and many people share a Slurm controller
 _ASKED: dict[tuple[str, Path], float] = {}

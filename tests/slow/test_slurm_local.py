@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -85,6 +86,10 @@ def test_runs_survive_a_kill_and_a_cancel(recipes: list[Recipe]):
     assert len({SlurmJob.read_or_empty(run.path).after for run in runs}) == 1  # one job makes their captures
     killed, cancelled, _ = runs
     first = job(killed)
+    (extra,) = PLACE.submit_all(home(), [recipes[0].model_copy(update={"name": "extra"})])
+    PLACE.cancel(home(), extra)  # not at work yet
+    assert (extra.status().state, local_controller(job(extra))) == ("cancelled", None)
+    shutil.rmtree(extra.path)
     until(lambda: all(len(steps(run)) > 10 for run in (killed, cancelled)), "two runs that train")
 
     pid = killed.status().pid
