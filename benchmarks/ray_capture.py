@@ -7,9 +7,9 @@
 
 Three nodes of one core each are started on this machine (`ray.cluster_utils.Cluster`), in float32 and one prompt at a
 time. Two nodes are killed at a random moment, and replaced; the command that waits for the capture is killed once
-(kill -9) and typed again. The same recipe is captured in another home by one process. Prints the sha256 of the answers
-and of the signal in both, and how many answers were written twice; ends with status 0 if they are equal and none was.
-With --apart an unfinished shard of a lost node is made again, so its answers are not counted.
+(kill -9) and typed again. The same recipe is captured in another home by one process. Prints where each kill came, the
+answers that were at home when the driver was killed, and the sha256 of the answers and of the signal in both homes;
+ends with status 0 if they are equal.
 """
 
 from __future__ import annotations

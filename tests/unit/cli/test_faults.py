@@ -235,3 +235,15 @@ def test_ctrl_c_in_any_command_ends_with_status_130(draftbench: Draftbench, monk
     result = draftbench("runs", "--json")
     assert (result.code, result.json()["error"]["what"]) == (130, "stopped")
     assert "error: stopped" in draftbench("runs").err
+
+
+def test_captures_in_shards_go_to_this_machine_or_to_ray_and_are_joined(recipe: Path, draftbench: Draftbench):
+    refused = draftbench("capture", str(recipe), "--shards", "3", "--on", "elsewhere://host:1")
+    assert_explained(refused, "captures go to Ray", "without --on")
+    made = draftbench("capture", str(recipe), "--shards", "3", "--json")
+    assert made.code == 0
+    for capture in made.json():
+        folder = Path(capture["folder"])
+        assert (folder / "done.json").exists()
+        assert not (folder / "shards").exists()
+    assert draftbench("capture", str(recipe), "--json").json() == made.json()
