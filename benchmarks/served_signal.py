@@ -12,9 +12,10 @@ server-20  what the server sent: its 20 likeliest tokens, the one written, and o
 local-20   the same from the model at hand; local-64: with 64 tokens, the default of a compact signal
 text       the text alone (loss sft)
 
-Everything else is equal: the generic draft to begin with, forward KL, steps, order. It prints exact acceptance on the
-target's own answers to the held-out prompts with its 95% interval over prompts, and the difference to `full` and to
-`text`, paired by prompt. The runs are in a home of their own (--home), where a second call reuses what is done.
+Everything else is equal: four layers of the target to begin with, forward KL, steps, order. It prints exact
+acceptance on the target's own answers to the held-out prompts with its 95% interval over prompts, and the difference to
+`full` and to `text`, paired by prompt. The runs are in a home of their own (--home), where a second call reuses what is
+done.
 """
 
 from __future__ import annotations
@@ -42,12 +43,13 @@ from engine.capture.store import Capture, GrowingCapture, completed
 from engine.config.schema import Recipe
 from engine.decode.sampling import Sampling
 from engine.measure.acceptance import PromptAcceptance, exact_of_drafts
-from engine.measure.statistics import Interval, bootstrap_ratio, paired_difference
+from engine.measure.statistics import bootstrap_ratio, paired_difference
 from engine.models.draft import load_draft
 from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel
 from engine.paths import PROJECT_ROOT, Home
 from engine.progress import SILENT, Progress
+from engine.records.interval import Interval
 from engine.runs.advice import best_draft
 from engine.runs.execution import execute
 from engine.runs.folder import RunFolder, run_folders
@@ -88,6 +90,9 @@ def recipe_of(home: Home, arm: str, url: str, options: argparse.Namespace, seed:
     """The recipe of a draft."""
     settings = [
         f"name={arm}-seed{seed}",
+        "draft.init=layers",  # the generic draft has a trimmed vocabulary, which a compact signal cannot teach
+        "draft.layers=4",
+        "draft.checkpoint=null",
         "draft.vocabulary=null",
         f"prompts.train_prompts={options.prompts}",
         f"train.epochs={options.epochs}",

@@ -14,6 +14,17 @@ from engine.models.head import Head
 _BLOCK = 64  # positions normalised at once: of 150,000 ids in float32 they are 38 MB
 
 
+def refuse_trimmed(signal_kind: str, draft_ids: torch.Tensor | None) -> None:
+    """Raise DraftbenchError if the signal is compact and the draft's vocabulary, or its checkpoint's, is trimmed."""
+    if draft_ids is not None and signal_kind == "compact":
+        raise DraftbenchError(
+            "a draft of a trimmed vocabulary cannot learn from a compact signal",
+            "the probabilities of its ids in the tail are not known",
+            "set capture.signal: exact, or take a draft with all ids: leave draft.vocabulary out, and draft.checkpoint "
+            "too if it is trimmed (the generic draft is), as with draft.init: layers",
+        )
+
+
 class SignalReader:
     """Turns the raw signal of a batch into distributions over the ids that the draft knows.
 
@@ -31,12 +42,7 @@ class SignalReader:
         settings: TrainSpec,
         capture: Capture | None = None,
     ) -> None:
-        if draft_ids is not None and signal.kind == "compact":
-            raise DraftbenchError(
-                "a draft of a trimmed vocabulary cannot learn from a compact signal",
-                "the probabilities of its ids in the tail are not known",
-                "set capture.signal: exact, or leave draft.vocabulary out",
-            )
+        refuse_trimmed(signal.kind, draft_ids)
         self.format, self.head, self.device, self.capture = signal, target_head, device, capture
         self.temperature = settings.distill_temperature
         self.own_head = None if draft_ids is None or target_head is None else target_head.of_ids(draft_ids)

@@ -19,6 +19,7 @@ from engine.chat.prompt import prompts_hash
 from engine.decode.sampling import Sampling
 from engine.distill.checkpoint import drop_checkpoints
 from engine.distill.modes import Material, Query, batch_source
+from engine.distill.reading import refuse_trimmed
 from engine.distill.selection import SelectedBatches
 from engine.distill.source import BatchSource
 from engine.distill.trainer import Trainer
@@ -85,6 +86,7 @@ def _prepare(session: Session) -> _Prepared:
     draft, size = untrained_draft(home, recipe, target), recipe.draft.vocabulary
     if size is not None:  # before the captures: a draft that does not fit should not cost them first
         check_trim(draft, target, size)
+    refuse_trimmed(recipe.capture.signal, Head.of(draft.model).ids)
     lora = recipe.draft.lora
     shared = None if lora is None else keep_shared(home, run, recipe, draft)
     plan = plan_run(home.captures, recipe, target, session.prompts)

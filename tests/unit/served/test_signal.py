@@ -377,3 +377,17 @@ def test_a_look_before_a_run_names_the_servers_that_are_gone(recipe: Path, serve
     assert some.state == "warning"
     assert f"1 of 2 servers would be left out: {gone}" in some.message
     assert look(gone, "http://127.0.0.1:10/v1").state == "failed"
+
+
+def test_a_trimmed_checkpoint_is_refused_before_an_answer_is_paid_for(
+    recipe: Path, server: Server, draftbench: Draftbench
+):
+    trimmed = draftbench("train", str(recipe), "--set", "draft.vocabulary=60", "--json")
+    assert trimmed.code == 0, trimmed.err
+    own = {"base_url": server.base_url, "model": MODEL, "attempts": 1, "logprobs": K}
+    draft = {"init": "checkpoint", "checkpoint": RunFolder.open(home(), "latest").id}
+    values = ["capture.signal=compact", f"capture.server={json.dumps(own)}", f"draft={json.dumps(draft)}"]
+    refused = draftbench("train", str(recipe), *[part for value in values for part in ("--set", value)])
+    assert refused.code == 2
+    assert "trimmed vocabulary" in refused.err
+    assert server.requests == []
