@@ -51,7 +51,7 @@ def ends_of(work: Callable[..., None], *arguments: Any, count: int = 2) -> list[
 def _run(rank: int, count: int, port: int, threads: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     import torch
 
-    from engine.distill.processes import launched
+    from engine.distill.launching import launched
 
     torch.set_num_threads(threads)
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}

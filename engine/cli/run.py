@@ -225,7 +225,7 @@ def _recipe_or_run(
 
 def _execute(read: Callable[[], Recipe | RunFolder], until: str, as_json: bool) -> None:
     """Work on the run that `read` gives; in all processes but a launch's first, compute a share of its training."""
-    from engine.distill.processes import launched
+    from engine.distill.launching import launched
     from engine.runs.execution import follow
 
     with launched() as processes:

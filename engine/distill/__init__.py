@@ -15,6 +15,7 @@ stream      the log of an online stream
 checkpoint  checkpoints on disk
 outcome     what a training has done so far
 processes   the processes of one training, and what they tell each other
+launching   becoming one of them
 dealing     a step's batches dealt to the processes
 sharding    a draft in pieces on several processes (FSDP2)
 """

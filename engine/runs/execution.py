@@ -14,7 +14,8 @@ from engine.capture.shards import FillAll
 from engine.config.reading import dump_recipe, load_recipe
 from engine.config.schema import Recipe
 from engine.distill.checkpoint import drop_checkpoints
-from engine.distill.processes import ALONE, Processes, use_own_card
+from engine.distill.launching import use_own_card
+from engine.distill.processes import ALONE, Processes
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import write_atomic
 from engine.index.ingest import ingest_run

@@ -18,8 +18,9 @@ from engine.capture.store import Capture
 from engine.config.lora import DraftLoraSpec
 from engine.config.schema import CaptureSpec, Recipe, TrainSpec
 from engine.distill import processes as module
+from engine.distill.launching import launched, use_own_card
 from engine.distill.modes import Material, Query, batch_source
-from engine.distill.processes import ALONE, Processes, use_own_card
+from engine.distill.processes import ALONE, Processes
 from engine.distill.selection import SelectedBatches
 from engine.distill.trainer import Trainer
 from engine.errors import Cancelled, DraftbenchError
@@ -335,5 +336,5 @@ def test_what_needs_the_whole_draft_cannot_be_sharded(why: str):
 
 def test_no_launcher_no_environment():
     assert Launch.of(os.environ) is None
-    with module.launched() as processes:
+    with launched() as processes:
         assert processes is ALONE
