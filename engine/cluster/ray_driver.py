@@ -48,7 +48,7 @@ class Driver:
         self.made: set[str] = set()
         self.losses: Counter[str] = Counter()
         self.avoided: dict[str, dict[str, Any]] = {}  # id of a node that may do nothing -> why
-        self.avoided_by: dict[str, set[str]] = {}  # run -> ids of nodes that cannot do it
+        self.avoided_by: dict[str, dict[str, Any]] = {}  # run -> ids of nodes that cannot do it, with why
         self.shared_objects: dict[str, Any] = {}  # address of a capture -> its bytes in the object store
         self.said: set[str] = set()
         self.beat = 0.0
@@ -126,7 +126,11 @@ class Driver:
             if makes and ({keys.heldout} - self.made | {keys.source}) & busy:
                 continue
             try:
-                self.jobs[run.id] = self._ask(run, run.recipe(), makes)
+                recipe = run.recipe()
+                refusal = self._refusal(run, recipe)
+                if refusal is not None:
+                    raise DraftbenchError(**refusal)
+                self.jobs[run.id] = self._ask(run, recipe, makes)
             except (DraftbenchError, OSError, ValueError) as error:  # of this run's recipe or folder
                 explained = explain(error) or DraftbenchError(f"could not be placed: {first_line(error)}")
                 run.set_status(state="failed", ended_at=now(), error=explained.as_dict())
@@ -141,7 +145,7 @@ class Driver:
     def _ask(self, run: RunFolder, recipe: Recipe, makes: bool) -> Job:
         import ray
 
-        avoided = set(self.avoided) | self.avoided_by.get(run.id, set())
+        avoided = {*self.avoided, *self.avoided_by.get(run.id, {})}
         actor = ray.remote(NodeActor).options(**actor_options(recipe, avoided)).remote()
         order = {
             "run": run.id,
@@ -227,20 +231,19 @@ class Driver:
         job.stage, job.pending = "begun", job.actor.begin.remote(cargo)
 
     def _refused(self, job: Job, answer: dict[str, Any]) -> None:
-        """Try another node; without one the run has failed for the reason that the last node gave."""
+        """Leave the node out; the run waits for another."""
+        avoided = self.avoided if answer["for_all"] else self.avoided_by.setdefault(job.run.id, {})
+        avoided[answer["node_id"]] = answer["refusal"]
+        self._say_once(job.run, f"left out: {answer['refusal']['what']}")
+        self._leave(job)
+
+    def _refusal(self, run: RunFolder, recipe: Recipe) -> dict[str, Any] | None:
+        """Why no node may do a run, if all that could hold it were left out; None while there may be one."""
         import ray
 
-        self._leave(job)
-        node_id, refusal = answer["node_id"], answer["refusal"]
-        if answer["for_all"]:
-            self.avoided[node_id] = refusal
-        else:
-            self.avoided_by.setdefault(job.run.id, set()).add(node_id)
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"] and _fits(node, job.recipe)}
-        if alive <= set(self.avoided) | self.avoided_by.get(job.run.id, set()):
-            job.fail(DraftbenchError(**refusal))
-        else:
-            self._say_once(job.run, f"left out: {refusal['what']}")
+        avoided = {**self.avoided, **self.avoided_by.get(run.id, {})}
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"] and _fits(node, recipe)} if avoided else set()
+        return avoided[min(alive)] if alive and alive <= avoided.keys() else None
 
     def _cargo(self, job: Job, missing: list[str]) -> dict[str, Any]:
         """What a node needs that does not see the home: the run, drafts of other runs, captures, allowed keys."""
