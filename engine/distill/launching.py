@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import torch
 
+from engine.config.schema import ModelSpec
 from engine.distill.processes import ALONE, Processes
 from engine.errors import DraftbenchError, first_line
 from engine.launch import Launch
@@ -60,12 +61,19 @@ def _meet(launch: Launch) -> Processes:
     return Processes(launch.rank, launch.count, PrefixStore("draftbench", store))
 
 
-def use_own_card(name: str) -> None:
-    """Let this process compute on a GPU of its own, where a launcher has started several. `name`: target.device.
+def use_own_card(target: ModelSpec) -> None:
+    """Let this process compute on a GPU of its own, where a launcher has started several.
 
-    Raises DraftbenchError if there are fewer GPUs than processes on this machine, or all would take the same one.
+    Raises DraftbenchError if there are fewer GPUs than processes on this machine, or all would take the same ones.
     """
-    launch = Launch.of(os.environ)
+    launch, name = Launch.of(os.environ), target.device
+    spread = "device_map" if target.device_map else "tensor_parallel" if target.tensor_parallel > 1 else ""
+    if launch is not None and spread:
+        raise DraftbenchError(
+            f"target.{spread} is set, and {launch.count} processes were started",
+            "each process of a training loads the target, and all would spread it over the same cards",
+            "start one process, or leave the target on one card for each",
+        )
     if launch is None or not torch.cuda.is_available() or name not in ("auto", "cuda"):
         if launch is not None and torch.device("cpu" if name == "auto" else name).index is not None:
             raise DraftbenchError(

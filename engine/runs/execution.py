@@ -101,7 +101,7 @@ def execute(
     by Ctrl-C or SIGTERM, resumable) or failed with the reason. Of several `processes`, this is the first one, and the
     others call `follow`.
     """
-    use_own_card(run.recipe().target.device)
+    use_own_card(run.recipe().target)
     with _work(home, run, quiet=quiet, processes=processes) as progress:
         run.emit(Started(until=until, versions=versions(), source=source()))
         trained = (run.path / "training.json").exists()
@@ -124,7 +124,7 @@ def follow(home: Home, processes: Processes) -> None:
         run_id = processes.told(str)
         if run_id:
             run = FollowedRun(RunFolder.open(home, run_id).path)
-            use_own_card(run.recipe().target.device)
+            use_own_card(run.recipe().target)
             train(_session(home, run, Progress(quiet=True, stop_wanted=stop_wanted), processes))
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from engine.capture.batches import collate
 from engine.capture.store import Capture
 from engine.config.lora import DraftLoraSpec
-from engine.config.schema import CaptureSpec, Recipe, TrainSpec
+from engine.config.schema import CaptureSpec, ModelSpec, Recipe, TrainSpec
 from engine.distill import processes as module
 from engine.distill.launching import launched, use_own_card
 from engine.distill.modes import Material, Query, batch_source
@@ -300,9 +300,12 @@ def test_a_launch_is_read_from_its_environment():
 def test_all_processes_on_one_card_are_refused(monkeypatch: pytest.MonkeyPatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, value)
-    use_own_card("cpu")
+    use_own_card(ModelSpec(device="cpu"))
     with pytest.raises(DraftbenchError, match="cuda:1 for all 2 processes"):
-        use_own_card("cuda:1")
+        use_own_card(ModelSpec(device="cuda:1"))
+    for spread in ({"device_map": "auto"}, {"tensor_parallel": 2}):
+        with pytest.raises(DraftbenchError, match=f"target.{next(iter(spread))} is set, and 2 processes"):
+            use_own_card(ModelSpec.model_validate(spread))
 
 
 def test_buckets_hold_each_tensor_once(monkeypatch: pytest.MonkeyPatch):
