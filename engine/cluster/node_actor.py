@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -23,14 +22,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from engine.cluster.node import differing_build, missing_files
+from engine.cluster.shared_home import node_folder, sees_home
 from engine.cluster.transfer import Outbox, lay_out
-from engine.errors import DraftbenchError
 from engine.jobs.queue import OUTPUT, last_lines
 from engine.paths import PROJECT_ROOT, Home
 from engine.runs.process import this_host
 
 SILENCE_S = 300.0  # a driver that has not asked for so long is gone, or cannot be reached: the run ends here
-TOKEN = "places/token"  # in the home; its content is the home's own
 
 
 class NodeActor:
@@ -60,7 +58,7 @@ class NodeActor:
         refusal = missing_files(order["files"], node)
         if refusal is not None:
             return {"node": node, "node_id": node_id, "refusal": refusal, "for_all": False}
-        shared = _sees(Path(order["home"]), order["token"]) and "DRAFTBENCH_NODE_HOME" not in os.environ
+        shared = sees_home(Path(order["home"]), order["token"])
         missing: list[str] = []
         if shared:
             self._home = Home(Path(order["home"]))
@@ -113,13 +111,7 @@ class NodeActor:
             self._alive.release()
 
     def _begin_home(self, order: dict[str, Any]) -> None:
-        base = os.environ.get("DRAFTBENCH_NODE_HOME") or Path(tempfile.gettempdir()) / f"draftbench-{os.getuid()}"
-        root = Path(base) / order["token"][:16]
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if root.stat().st_uid != os.getuid():
-            raise DraftbenchError(
-                f"{root} on node {this_host()} is another user's", "", "set DRAFTBENCH_NODE_HOME there"
-            )
+        root = node_folder(order["token"])
         self._cache = root / "captures"
         self._cache.mkdir(exist_ok=True)
         _clear_abandoned(root / "attempts")
@@ -181,13 +173,6 @@ def _node_id() -> str:
     import ray
 
     return str(ray.get_runtime_context().get_node_id())
-
-
-def _sees(home: Path, token: str) -> bool:
-    try:
-        return (home / TOKEN).read_text() == token
-    except OSError:
-        return False
 
 
 def _clear_abandoned(attempts: Path) -> None:

@@ -65,6 +65,8 @@ def check_reachable(address: str) -> None:
 def connect(address: str) -> None:
     """Connect this process. Raises DraftbenchError if the cluster cannot be reached, or is of another Ray or Python."""
     check_reachable(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a Ray that is started here: it would report its use
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
     scheme, _, rest = address.partition("://")

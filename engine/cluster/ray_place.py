@@ -8,7 +8,6 @@ on when it was killed is taken up by the next one from what is at home.
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from engine.cluster.cards import check_cards
-from engine.cluster.node_actor import TOKEN
 from engine.cluster.ray_connection import check_reachable, full_address
+from engine.cluster.shared_home import home_token
 from engine.config.schema import Recipe
-from engine.fileio import content_hash, disk_errors, write_atomic
+from engine.fileio import content_hash, disk_errors
 from engine.jobs import queue
 from engine.jobs.detached import start_detached, wait_aside
 from engine.paths import Home
@@ -115,13 +114,3 @@ class RayPlace:
     def lock(self, home: Home) -> Path:
         """The lock that the driver holds while it lives."""
         return self.folder(home) / "driver.lock"
-
-
-def home_token(home: Home) -> str:
-    """What tells this home from any other: a node that reads it in the same place sees the same home."""
-    path = home.root / TOKEN
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with disk_errors(path), FileLock(f"{path}.lock"):
-        if not path.exists():
-            write_atomic(path, secrets.token_hex(16))
-        return path.read_text()

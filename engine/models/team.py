@@ -16,6 +16,7 @@ import io
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -259,6 +260,9 @@ def main() -> None:
     """What a process does that follows: `python -m engine.models.team RANK SIZE MEETING_PLACE`."""
     from engine.models import team  # the module that functions are pickled by; this one is `__main__`
 
+    # The first process decides when to stop, at a safe point; Slurm signals every process of a job.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     rank, size, meeting_place = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     threading.Thread(target=_end_with_the_first, daemon=True).start()
     team._team = team.Team(rank, size, meeting_place, [])

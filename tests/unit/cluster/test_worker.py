@@ -11,7 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from engine.cluster.node_actor import _clear_abandoned, _sees
+from engine.cluster.node_actor import _clear_abandoned
+from engine.cluster.shared_home import sees_home
 from engine.config.reading import parse_recipe
 from engine.paths import PROJECT_ROOT, Home
 from engine.runs.folder import RunFolder
@@ -39,9 +40,9 @@ def test_it_ends_at_once_when_the_pipe_closes(tmp_path: Path):
 def test_a_home_is_the_same_only_if_its_token_is(tmp_path: Path):
     (tmp_path / "places").mkdir()
     (tmp_path / "places" / "token").write_text("abc")
-    assert _sees(tmp_path, "abc")
-    assert not _sees(tmp_path, "abd")
-    assert not _sees(tmp_path / "elsewhere", "abc")
+    assert sees_home(tmp_path, "abc")
+    assert not sees_home(tmp_path, "abd")
+    assert not sees_home(tmp_path / "elsewhere", "abc")
 
 
 def test_homes_of_killed_actors_are_removed_and_others_are_not(tmp_path: Path):
