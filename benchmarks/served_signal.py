@@ -50,7 +50,6 @@ from engine.models.load import LoadedModel
 from engine.paths import PROJECT_ROOT, Home
 from engine.progress import SILENT, Progress
 from engine.records.interval import Interval
-from engine.runs.advice import best_draft
 from engine.runs.execution import execute
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.plan import plan_heldout, plan_training, split_prompts
@@ -97,7 +96,7 @@ def recipe_of(home: Home, arm: str, url: str, options: argparse.Namespace, seed:
         f"prompts.train_prompts={options.prompts}",
         f"train.epochs={options.epochs}",
         f"train.seed={seed}",
-        "train.eval_every=1000000",  # the last draft is the one that is kept, in every arm
+        "train.eval_every=1000000",
         "train.eval_prompts=4",
         f"measure.heldout_prompts={options.heldout}",
         *ARMS[arm],
@@ -175,7 +174,8 @@ def table(home: Home, runs: dict[str, RunFolder], options: argparse.Namespace, u
     target = load_target(recipe)
     prompts = split_prompts(recipe, target)
     measured = {prompt.id for prompt in prompts.measured}
-    drafts = {name: load_draft(best_draft(run), target).model for name, run in runs.items()}
+    # the last draft of each: the best one is chosen on other text in the arm of the server, greedy agreement
+    drafts = {name: load_draft(run.path / "draft" / "last", target).model for name, run in runs.items()}
     for temperature, plan in plan_heldout(home.captures, recipe, target, prompts).items():
         heldout = capture(f"held-out T={temperature:g}", plan, target, recipe.capture, Progress())
         answers = [answer for answer in heldout.answers if answer.prompt_id in measured]
