@@ -56,7 +56,7 @@ class _Whole:
     def of(self, rank: int, count: int, *, in_step: bool) -> Share:
         own = self.batches[rank::count]
         missing = -(-len(self.batches) // count) - len(own) if in_step else 0
-        idle = self.batches[:1] * missing  # the shortest; none where the step has no batch
+        idle = [*self.batches[:1]] * missing  # the shortest; none where the step has no batch
         return Share(own, self.positions, self.tokens_seen, idle)
 
 
