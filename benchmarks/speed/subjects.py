@@ -163,7 +163,7 @@ def random_target(shape: Shape, device: torch.device) -> LoadedModel:
         model = LlamaForCausalLM._from_config(config, dtype=torch.bfloat16).eval().requires_grad_(False)
     model.generation_config = GenerationConfig(bos_token_id=0, eos_token_id=1, pad_token_id=1)
     stops = frozenset(range(1, shape.vocab, 40))
-    return RandomModel(model, None, ModelSpec(model=shape.name), shape.name, stops)
+    return RandomModel(model, None, ModelSpec(model=shape.name), shape.name, stops=stops)
 
 
 def random_prompts(shape: Shape, count: int, longest: int) -> list[list[int]]:

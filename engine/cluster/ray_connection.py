@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from engine.untrusted.yaml_text import read_yaml
 SCHEMES = ("ray", "ray-gcs")
 _RUNTIME_ENV = "DRAFTBENCH_RAY_RUNTIME_ENV"
 _TIMEOUT_S = 5.0
+# Ray Client has a process of its own started for each connection, which a busy head does not always manage in time.
+_TRIES, _STARTING = 4, "Initialization failure from server"
 
 
 def full_address(address: str, environment: Mapping[str, str]) -> str:
@@ -71,14 +74,21 @@ def connect(address: str) -> None:
 
     scheme, _, rest = address.partition("://")
     where = {"ray": address if rest else None, "ray-gcs": rest}[scheme]
-    try:
-        ray.init(where, log_to_driver=False, logging_level="warning", namespace="draftbench", runtime_env=runtime_env())
-    except Exception as error:  # what Ray raises depends on which of its parts refuses
-        raise DraftbenchError(
-            f"could not connect to Ray at {address}: {first_line(error)}",
-            "runs wait until it can be reached",
-            "the same versions of Python and Ray are needed on all machines; `ray status` shows the cluster",
-        ) from error
+    for left in reversed(range(_TRIES)):
+        try:
+            ray.init(
+                where, log_to_driver=False, logging_level="warning", namespace="draftbench", runtime_env=runtime_env()
+            )
+            return
+        except Exception as error:  # what Ray raises depends on which of its parts refuses
+            if left and _STARTING in str(error):
+                time.sleep(_TIMEOUT_S)
+                continue
+            raise DraftbenchError(
+                f"could not connect to Ray at {address}: {first_line(error)}",
+                "runs wait until it can be reached",
+                "the same versions of Python and Ray are needed on all machines; `ray status` shows the cluster",
+            ) from error
 
 
 def runtime_env() -> dict[str, Any] | None:

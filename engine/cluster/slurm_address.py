@@ -14,11 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
-from engine.errors import DraftbenchError, boundary, did_you_mean
-from engine.fileio import read_bounded
+from engine.errors import DraftbenchError, did_you_mean
 from engine.paths import Home
+from engine.untrusted.yaml_text import read_yaml
 
 SCHEME = "slurm"
 SITE_FILE = "slurm.yaml"
@@ -83,12 +81,9 @@ def with_site_file(site: Site, home: Home) -> Site:
     Raises DraftbenchError if the file cannot be read, or names an option that is not known.
     """
     path = home.root / SITE_FILE
-    try:
-        raw = read_bounded(path)
-    except FileNotFoundError:
+    if not path.exists():
         return site
-    with boundary(f"could not read {path}", "write a line per option, such as `account: lab`"):
-        options = yaml.safe_load(raw) or {}
+    options = read_yaml(path) or {}
     if not isinstance(options, dict):
         raise DraftbenchError(f"{path} is not a list of options", "", "write a line per option, such as `account: lab`")
     for key in options:

@@ -73,7 +73,7 @@ def drawn(shown: AppTest, start: str) -> set[str]:
 
 def settings_of(shown: AppTest) -> list[str]:
     """What follows each `--set` of the command line shown."""
-    words = shlex.split(shown.code[0].value.replace("\\\n", " "))
+    words = shlex.split(shown.code[-1].value.replace("\\\n", " "))
     return [words[i + 1] for i, word in enumerate(words) if word == "--set"]
 
 
@@ -211,7 +211,7 @@ def test_the_command_line_shown_gives_the_run_that_is_queued(page: OpenPage, tin
     widget(shown, "notes").set_value("it's $5; a: b").run()
     widget(shown, "measure.temperatures").set_value("0, 0.5").run()
     widget(shown, "target.dtype").set_value("bfloat16").run()
-    words = shlex.split(shown.code[0].value.replace("\\\n", " "))
+    words = shlex.split(shown.code[-1].value.replace("\\\n", " "))
     settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
     assert len(settings) == 4
     button(shown, "submit-").click().run()

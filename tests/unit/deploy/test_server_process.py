@@ -112,7 +112,8 @@ def test_a_program_that_is_none_is_refused(tmp_path: Path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_whatever_ends_us_ends_the_server(tmp_path: Path, number: signal.Signals):
     code = f"""
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background begins without it
 sys.path.insert(0, {str(Path.cwd())!r})
 from pathlib import Path
 from engine.deploy.server_process import Program, running

@@ -89,19 +89,22 @@ def test_the_load_is_shared_and_the_capture_is_that_of_one_server(
 def test_a_dead_server_is_left_out_said_once_and_comes_back(
     tmp_path: Path, servers: list[Server], target: LoadedModel, clock: Clock
 ):
-    whole, dead = Telling(target), servers[1]
+    whole, dead = Telling(target), servers[0]
     seen: Counter[str] = Counter()
 
     def dies(body: dict[str, Any], number: int) -> Said:
+        """Gone from its first answer on, until it has been tried twice more."""
         seen["asked"] += 1
-        return GONE if 14 < seen["asked"] < 17 else whole(body, number)
+        seen["answers"] += body["max_tokens"] == 8
+        seen["tried"] += seen["answers"] > 0
+        return GONE if 0 < seen["tried"] < 4 else whole(body, number)
 
     def slowly(body: dict[str, Any], number: int) -> Said:
-        clock.now += 4.0  # what the others answer takes time, in which the dead one may come back
+        clock.now += 4.0 if seen["tried"] else 0.0  # meanwhile the pause passes, with many prompts still to answer
         return whole(body, number)
 
     dead.script = dies
-    servers[0].script = servers[2].script = slowly
+    servers[1].script = servers[2].script = slowly
     progress = Notes()
     capture = fetched(tmp_path, servers, target, progress, clock)
     assert capture.counts.prompts == len(PROMPTS)
