@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 def test_a_study_whose_node_and_driver_are_killed_ends_like_one_that_was_run_alone():
     pytest.importorskip("ray")
-    sizes = ["--losses", "1", "--modes", "2", "--seeds", "2", "--prompts", "16", "--epochs", "8"]
+    sizes = ["--losses", "1", "--modes", "1", "--seeds", "2", "--prompts", "16", "--epochs", "8"]
     result = subprocess.run(
         [sys.executable, "benchmarks/ray_study.py", *sizes, "--kills", "node,driver", "--no-time", "--json"],
         cwd=ROOT,
@@ -25,5 +25,5 @@ def test_a_study_whose_node_and_driver_are_killed_ends_like_one_that_was_run_alo
     assert result.returncode == 0, result.stdout + result.stderr
     figures = json.loads(result.stdout)
     assert len(figures["kills"]) == 2
-    assert len(figures["cells"]) == 4
+    assert len(figures["cells"]) == 2
     assert all(figures["checks"].values())
