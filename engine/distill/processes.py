@@ -61,7 +61,7 @@ class Processes:
 
     # ---- words, through the store ---------------------------------------------------------------
 
-    def told(self, say: Callable[[], str]) -> str:
+    def from_first(self, say: Callable[[], str]) -> str:
         """What the first process says, which alone works it out, however long that takes."""
         if self._store is None:
             return say()
@@ -83,7 +83,7 @@ class Processes:
             work()
             return ""
 
-        self.told(silently)
+        self.from_first(silently)
 
     def first_then_all(self, work: Callable[[], Result]) -> Result:
         """Work that leaves something on disk: done by the first process, then by the others, who find it there."""

@@ -364,7 +364,7 @@ class Trainer:
         )
 
     def _resume(self) -> None:
-        name = self.processes.told(lambda: getattr(latest_checkpoint(self.folder / FOLDER), "name", ""))
+        name = self.processes.from_first(lambda: getattr(latest_checkpoint(self.folder / FOLDER), "name", ""))
         if not name:
             return
         checkpoint = self.folder / FOLDER / name

@@ -108,7 +108,7 @@ def execute(
         measured = until != "measure" or run.summary_path.exists()
         if trained:
             drop_checkpoints(run.path)  # of a training that was killed before it had
-        processes.told(lambda: "" if trained else run.id)
+        processes.from_first(lambda: "" if trained else run.id)
         if not (trained and measured):
             session = _session(home, run, progress, ALONE if trained else processes)
             if not trained:
@@ -121,7 +121,7 @@ def execute(
 def follow(home: Home, processes: Processes) -> None:
     """In any process but the first: compute a share of the training of the run that the first one works on."""
     with stop_on_signals() as stop_wanted:
-        run_id = processes.told(str)
+        run_id = processes.from_first(str)
         if run_id:
             run = FollowedRun(RunFolder.open(home, run_id).path)
             use_own_card(run.recipe().target)

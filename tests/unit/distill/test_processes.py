@@ -278,7 +278,7 @@ def different_files(processes: Processes, folder: Path) -> None:
         processes.check_same({"the target": "ab"[processes.rank]})
     assert processes.any(processes.rank == 1)
     assert not processes.any(False)
-    assert processes.told(lambda: "said by the first") == "said by the first"
+    assert processes.from_first(lambda: "said by the first") == "said by the first"
 
 
 def test_processes_notice_that_they_do_not_train_the_same_thing(tmp_path):
