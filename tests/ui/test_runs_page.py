@@ -165,3 +165,9 @@ def test_damaged_folders_are_listed_with_what_is_wrong(several: str, page: OpenP
     assert "status.json" in shown.loc["torn", "problems"]
     assert "config.yaml" in shown.loc["bare", "problems"]
     assert "⚠ incomplete" in shown.loc["bare", "marks"]
+
+
+def test_the_page_knows_its_own_parameters(several: str, page: OpenPage):
+    test = page("runs", where="train.epochs > 0", columns="tau_0", group="method")
+    assert not test.warning
+    assert "tau_0" in table(test)

@@ -71,6 +71,8 @@ PAGES: dict[str, Entry] = {
             "order",
             "group",
             "archived",
+            "where",
+            "columns",
             "in",
             "tag",
             "state",
