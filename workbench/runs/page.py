@@ -130,13 +130,14 @@ def table(shown: pd.DataFrame) -> list[str]:
     marked = shown.baseline | shown.pinned | shown.archived | shown.problems.astype(bool)
     hidden = {name for name, needed in (("problems", shown.problems), ("marks", marked)) if not any(needed)}
     more = st.session_state.get("columns") or []
-    rows = runs_table.cells(shown)
+    rows, order = runs_table.cells(shown), [name for name in COLUMNS if name not in hidden]
+    order[order.index("speedup") + 1 : 1 + order.index("speedup")] = more  # in sight, beside the figures
     event: Any = st.dataframe(
         runs_table.with_columns(rows, shown, queries.wide(), more) if more else rows,
         key=key,
         hide_index=True,
         column_config=COLUMNS,
-        column_order=[*(name for name in COLUMNS if name not in hidden), *more],
+        column_order=order,
         on_select="rerun",
         selection_mode="multi-row",
         selection_default={"selection": {"rows": chosen}} if chosen else None,
