@@ -72,13 +72,18 @@ def _overview(root: str) -> pd.DataFrame:
 
 
 def wide() -> pd.DataFrame:
-    """One row per run with every setting and every rate as a column: `engine.index.expressions.wide_table`."""
-    _indexed(str(home().root))
-    return _wide(str(home().root))
+    """One row per run with every setting and every rate as a column: `engine.index.expressions.wide_table`.
+
+    Made again only when a run is added, removed, finished or relabelled: it reads every recipe.
+    """
+    known = runs()
+    settled = known.updated_at.where(~known.state.isin(UNFINISHED))
+    stamp = pd.util.hash_pandas_object(known[["run_id", "state", "title"]].assign(at=settled.astype(str))).sum()
+    return _wide(str(home().root), str(stamp))
 
 
-@st.cache_resource(ttl=4, show_spinner=False)  # shared as it is: nobody changes it
-def _wide(root: str) -> pd.DataFrame:
+@st.cache_resource(max_entries=2, show_spinner=False)  # shared as it is: nobody changes it
+def _wide(root: str, stamp: str) -> pd.DataFrame:
     with reading(home().index) as con:
         return wide_table(con)
 
