@@ -18,6 +18,7 @@ from engine.jobs.executors import wake_all
 from engine.paths import Home
 from engine.paths import home as _home
 from engine.runs.folder import RunFolder
+from engine.runs.samples import laid_out
 from engine.traces.measured import holds_traces
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def refresh() -> None:
 def runs() -> pd.DataFrame:
     """One row per run, newest first: the columns of `engine.index.queries.overview`, and `label`, its display name.
 
-    `state` is the current one: 'interrupted' if the process of a running run has ended.
+    `state` is the current one: 'interrupted' if the process of a running run has ended. `sample`: the run came with
+    Draftbench and was measured elsewhere.
     """
     _indexed(str(home().root))
     return _overview(str(home().root)).copy()
@@ -62,6 +64,7 @@ def _overview(root: str) -> pd.DataFrame:
         frame = store.overview(con)
     for column in ("pinned", "archived", "baseline"):
         frame[column] = frame[column].fillna(False).astype(bool)
+    frame["sample"] = frame.run_id.isin(laid_out(home()))
     frame["state"] = frame["state"].fillna("damaged")
     unfinished = frame.state.isin(UNFINISHED)
     frame.loc[unfinished, "state"] = [_state_now(run_id) for run_id in frame.run_id[unfinished]]
