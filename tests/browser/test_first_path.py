@@ -55,7 +55,7 @@ def prompts(tmp_path: Path) -> Path:
 
 def upload(page: Page, file: Path) -> None:
     with page.expect_file_chooser() as chooser:
-        page.get_by_test_id("stFileUploaderDropzone").get_by_role("button").click()
+        page.get_by_test_id("stFileUploaderDropzone").locator("button").click()
     chooser.value.set_files(file)
 
 
