@@ -47,7 +47,7 @@ def _as_it_is(recipe: Recipe) -> list[tuple[str, str]]:
     spec = recipe.draft
     made = {"layers": f"layers {spec.layers} of the target, untrained", "random": "random weights"}
     draft = spec.checkpoint if spec.checkpoint is not None else made.get(spec.init, "none")
-    return [("Task", "measured as it is, nothing trained"), ("Target", recipe.target.label), ("Draft", draft)]
+    return [("Task", "measured as it is, nothing trained"), ("Target", recipe.target_label), ("Draft", draft)]
 
 
 def _of_draft(recipe: Recipe, size: DraftSize) -> list[tuple[str, str]]:

@@ -86,7 +86,7 @@ def target_alone(indexed: Run, values: pd.DataFrame) -> None:
     summary = indexed.summary
     verdict(summary, values)
     speed, where = summary.speed or Speed(), speed_words.measured_where(summary, indexed.provenance)
-    ways = {"plain": "Plain decoding", "transformers": "Transformers' own generate"}
+    ways = {"plain": "Plain decoding", "transformers": "Transformers' own generate", "served": "The server"}
     shown = [(name, speed.tokens_per_s[way]) for way, name in ways.items() if way in speed.tokens_per_s]
     for place, (name, rate) in zip(st.columns(max(1, len(shown))), shown, strict=False):
         with place.container(border=True, height="stretch"):
