@@ -165,7 +165,7 @@ def _is_asked() -> bool:
     if st.session_state.get(_ASKED):
         return True
     st.caption("Model and prompts come from the address of this page: nothing they name has been read yet.")
-    st.button("Look at them", on_click=_ask, icon=":material/fact_check:")
+    st.button("Look at them", on_click=_ask, key="home-look", icon=":material/fact_check:")
     return False
 
 

@@ -65,7 +65,7 @@ def for_live(scope: Scope) -> bool:
 
 
 class AllowedRoutes:
-    """ASGI middleware that passes on allowed requests, with a body of at most `MAX_BODY_BYTES`; a file may be larger."""
+    """ASGI middleware that passes on allowed requests, with a body of at most `MAX_BODY_BYTES`; files may be larger."""
 
     def __init__(self, app: ASGIApp, allows: Allows) -> None:
         self._app, self._allows = app, allows
