@@ -52,11 +52,13 @@ def names(runs: pd.DataFrame) -> dict[str, str]:
 
 def opens_on(runs: pd.DataFrame) -> str | None:
     """The run to open on without a choice: the first of one's own that runs or is done, then such a sample."""
+    if runs.empty:
+        return None
     for group in (runs[~runs["sample"]], runs[runs["sample"]]):
         for state in _FIRST:
             if (group.state == state).any():
                 return str(group.run_id[group.state == state].iloc[0])
-    return str(runs.run_id.iloc[0]) if len(runs) else None
+    return str(runs.run_id.iloc[0])
 
 
 def choose_run(label: str, need: Need, key: str = "run") -> str | None:
