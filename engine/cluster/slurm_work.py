@@ -26,6 +26,7 @@ from engine.records.files import STATUS
 from engine.records.slurm_job import SlurmJob
 from engine.runs.folder import RunFolder
 from engine.runs.process import now
+from engine.stopping import keeping
 
 _TOUCH_S = 30.0
 
@@ -165,9 +166,11 @@ def _as_job(cache: str, cpus: int) -> Iterator[Callable[[], bool]]:
     os.environ["DRAFTBENCH_CACHE"] = cache
     os.environ["OMP_NUM_THREADS"] = str(cpus)
     reached: list[int] = []
+    until_safe = contextlib.ExitStack()
 
     def near_limit(number: int, frame: FrameType | None) -> None:
         reached.append(number)
+        until_safe.enter_context(keeping())  # the limit leaves time for the next safe point, and to queue the job again
         os.kill(os.getpid(), signal.SIGTERM)  # as `stop_on_signals` knows it
 
     number = getattr(signal, f"SIG{submitit.JobEnvironment.USR_SIG}")
@@ -175,6 +178,7 @@ def _as_job(cache: str, cpus: int) -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(reached)
     finally:
+        until_safe.close()
         signal.signal(number, before)
 
 

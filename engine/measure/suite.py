@@ -34,12 +34,14 @@ from engine.measure import certificate_pair, cost_model, speed, trace
 from engine.measure.acceptance import PromptAcceptance, exact_of_drafts
 from engine.measure.definitions import RATES
 from engine.measure.exact_tables import exact_metrics, improvement, metric_row, position_rows, prompt_table
+from engine.measure.load import LoadMeter
 from engine.measure.statistics import bootstrap_ratio, calibration_z, paired_ratio
 from engine.models.draft import Draft
 from engine.models.head import Head
 from engine.models.load import LoadedModel
 from engine.models.quantised import is_exact
 from engine.progress import SILENT, Progress
+from engine.records.speed import MachineLoad
 from engine.records.summary import Summary
 
 ACCEPTANCE_RULE = "sampled: u < p/q, q the sampled distribution; greedy: one-hot p and q"
@@ -163,11 +165,14 @@ def measure_drafts(
         checks += _trace_checks(result, traced, pair, exact, settings.proposals)
         progress.advance(1)
         progress.stop_if_asked()
-    timed = (
-        _time(pair, first[: settings.speed_prompts], settings, cost_ratio, progress) if settings.speed_prompts else []
-    )
+    timed: list[speed.TimedAnswer] = []
+    load = None
+    if settings.speed_prompts:
+        meter = LoadMeter()
+        timed = _time(pair, first[: settings.speed_prompts], settings, cost_ratio, progress)
+        load = meter.read()
     checks += certificate(pair, exact, first, settings, progress, timed)
-    values = _summary(measured, timed, checks, pair.target, prompts, settings, boot)
+    values = _summary(measured, timed, load, checks, pair.target, prompts, settings, boot)
     return Measured(
         Summary.of_values(values if initial is not None else {"subject": "draft as it is", **values}),
         _tables(measured, timed, pair.target, prompts),
@@ -388,6 +393,7 @@ def speed_table(timed: Sequence[speed.TimedAnswer]) -> pd.DataFrame:
 def _summary(
     measured: Sequence[AtTemperature],
     timed: Sequence[speed.TimedAnswer],
+    load: MachineLoad | None,
     checks: Sequence[lossless.Check],
     target: LoadedModel,
     prompts: Sequence[Prompt],
@@ -412,6 +418,7 @@ def _summary(
     if timed:
         alpha = _examined(metrics, settings.speed_temperature)
         summary["speed"] = _speed_summary(timed, alpha, settings, boot)
+        summary["speed"]["load"] = None if load is None else load.document()
     summary["certificate"] = {
         "passed": all(check.passed is not False for check in checks),
         "checks": [check.as_dict() for check in checks],

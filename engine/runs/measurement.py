@@ -88,7 +88,7 @@ def _provenance_as_it_is(session: Session, draft: Draft | None, heldout: Mapping
         device=str(target.device),
         target_placed=target.placed or None,
         seeds=Seeds(measure=recipe.measure.seed),
-        prompts=PromptCounts(**prompts.counts, heldout_hash=prompts_hash(prompts.measured)),
+        prompts=PromptCounts.model_validate({**prompts.counts, "heldout_hash": prompts_hash(prompts.measured)}),
         captures={f"heldout T={t:g}": capture.counts for t, capture in heldout.items()},
         draft_parameters=None if counts is None else DraftParameters(**counts),
         checkpoint_sha256=checkpoint,
