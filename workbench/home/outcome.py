@@ -16,7 +16,12 @@ from workbench.run.training_curve import Now
 from workbench.shared import queries, ui
 
 _REDRAW_S = 2
-_WAYS = {"plain": "plain decoding", "speculative": "with the draft", "transformers": "Transformers' own generate"}
+_WAYS = {
+    "plain": "plain decoding",
+    "speculative": "with the draft",
+    "transformers": "Transformers' own generate",
+    "served": "the server",
+}
 
 
 def run_named(param: str) -> RunFolder | None:
