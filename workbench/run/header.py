@@ -64,7 +64,9 @@ def indexed(run: RunFolder) -> Run | None:
 
 def title(run: RunFolder, state: str, labels: Labels | None) -> None:
     """Draw the name, the state in words, marks and tags."""
-    st.subheader(ui.text((labels and labels.title) or run.id), anchor=False)
+    name = (labels and labels.title) or run.id
+    ui.tab_title(name, "Run")
+    st.subheader(ui.text(name), anchor=False)
     parts = [f"{ui.state_badge(state)} {ui.STATES[state][2]}"]
     if labels is not None:
         marks = {"★ baseline": labels.baseline, "● pinned": labels.pinned, "▣ archived": labels.archived}
