@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from engine.config.defaults import DEFAULT_TARGET
 from engine.config.lora import DraftLoraSpec
-from engine.config.section import PACE, Mark, Section, Values, used_unless
+from engine.config.section import PACE, Mark, Section, Values, used_if
 from engine.errors import DraftbenchError
 
 RUN_DATE = "run:"  # before a date that nobody chose: it is that of the run's first day
@@ -156,10 +156,12 @@ class ModelSpec(Section):
 class DraftSpec(Section):
     """Where the draft's first weights come from."""
 
-    init: Literal["layers", "checkpoint", "random"] = Field(
-        "layers", title="Draft starts from", description="layers of the target, a checkpoint, or random weights"
+    init: Literal["layers", "checkpoint", "random", "none"] = Field(
+        "layers",
+        title="Draft starts from",
+        description="layers of the target, a checkpoint, or random weights; none: no draft, with task: measure",
     )
-    layers: Annotated[int | list[int], used_unless("init", "checkpoint")] = Field(
+    layers: Annotated[int | list[int], used_if("init", "layers", "random")] = Field(
         4,
         title="Layers of the draft",
         description="how many evenly spaced layers, or the target's layer indices, first layer 0",

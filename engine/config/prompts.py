@@ -77,7 +77,9 @@ SourcesField = Annotated[list[PromptSource], ONE_OR_MANY]
 class PromptsSpec(Section):
     """The prompts a draft is trained on and those it is measured on."""
 
-    train: SourcesField = Field(min_length=1, title="Training prompts", description="prompts to train on")
+    train: SourcesField = Field(
+        [], title="Training prompts", description="prompts to train on; none with task: measure"
+    )
     heldout: SourcesField = Field(
         min_length=1, title="Held-out prompts", description="prompts to measure on, kept out of training"
     )
