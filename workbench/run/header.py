@@ -59,7 +59,9 @@ def indexed(run: RunFolder) -> Run | None:
 
 def title(run: RunFolder, state: str, labels: Labels | None) -> None:
     """Draw the name, the state in words, marks and tags."""
-    st.subheader(ui.text((labels and labels.title) or run.id), anchor=False)
+    name = (labels and labels.title) or run.id
+    ui.tab_title(name, "Run")
+    st.subheader(ui.text(name), anchor=False)
     words = ui.STATES[state][2] if state != "done" or trains(run) else "measured; nothing was trained"
     parts = [f"{ui.state_badge(state)} {words}"]
     if labels is not None:

@@ -35,6 +35,15 @@ ICON = Path(__file__).with_name("icon.svg")
 WORDMARK = ICON.with_name("wordmark.svg")
 _log = logging.getLogger("draftbench")
 CAMERA = "camera"  # session state: the format that the charts' camera buttons save
+# Buttons of the browser alone (`server/browser.js`): the choice is the visitor's, kept in the browser for every page.
+_LOOK = """
+<div class="look" role="group" aria-label="Light or dark">
+<button type="button" data-look="system">System</button>
+<button type="button" data-look="light">Light</button>
+<button type="button" data-look="dark">Dark</button>
+</div>
+<button type="button" class="keys" data-shortcuts="all">Keyboard shortcuts <kbd>?</kbd></button>
+"""
 RESUMABLE = ("failed", "cancelled", "interrupted")
 
 
@@ -42,9 +51,16 @@ def heading(name: str) -> None:
     """Draw the page's title and its one-sentence purpose."""
     st.session_state.pop("_unnamed", None)  # left by a page that was interrupted
     entry = PAGES[name]
+    tab_title(entry.title)
     st.title(entry.title, anchor=False)
     st.html(f'<p class="purpose">{html.escape(entry.purpose)}</p>')
     url_warnings.begin(name)
+
+
+def tab_title(*parts: str) -> None:
+    """Name the browser's tab, the most particular part first: 'Biology, seed 1 · Run · Draftbench'."""
+    shown = [" ".join(visible(part).split()) for part in parts]
+    st.set_page_config(page_title=" · ".join([*(part for part in shown if part), "Draftbench"]))
 
 
 def text(value: object) -> str:
@@ -135,8 +151,13 @@ def keep_view() -> None:
     url_warnings.end()
 
 
-def write_address(key: str) -> None:
-    """Put the value of the widget `key` into the URL under its name; an empty one leaves it."""
+def write_address(key: str, forget: Sequence[str] = ()) -> None:
+    """Put the value of the widget `key` into the URL under its name; an empty one leaves it.
+
+    `forget`: parameters that leave the URL too, since they say nothing about another value.
+    """
+    for name in forget:
+        st.query_params.pop(name, None)
     if st.session_state[key]:
         st.query_params[key] = st.session_state[key]
     else:
@@ -144,16 +165,26 @@ def write_address(key: str) -> None:
 
 
 def choose_one(
-    label: str, options: Sequence[str], labels: Mapping[str, str], key: str, default: str | None = None
+    label: str,
+    options: Sequence[str],
+    labels: Mapping[str, str],
+    key: str,
+    default: str | None = None,
+    *,
+    help: str | None = None,
+    forget: Sequence[str] = (),
 ) -> str:
-    """Let the visitor choose an id by its label; the URL keeps the id. Without `default` the first option is it."""
+    """Let the visitor choose an id by its label; the URL keeps the id. Without `default` the first option is it.
+
+    `forget`: parameters of the URL that say nothing about another choice.
+    """
     labels = distinct({option: labels.get(option, option) for option in options})
     named, held = st.query_params.get(key), st.session_state.get(key)
     st.session_state[key] = named if named in options else held if held in options else default or options[0]
     if named != st.session_state[key]:
         note_default(key, st.session_state[key])
     picked: str = st.selectbox(
-        label, options, format_func=labels.__getitem__, key=key, on_change=write_address, args=(key,)
+        label, options, format_func=labels.__getitem__, key=key, help=help, on_change=write_address, args=(key, forget)
     )
     return picked
 
@@ -197,7 +228,7 @@ def interval(value: float | None, low: float | None, high: float | None, digits:
 
 
 def sidebar() -> None:
-    """Draw the sidebar: logo, link to unfinished runs, chart format, version and home folder."""
+    """Draw the sidebar: logo, link to unfinished runs, chart format, light or dark, version and home folder."""
     st.logo(str(WORDMARK), size="large", icon_image=str(ICON))
     with st.sidebar:
         running = queries.active()
@@ -213,6 +244,7 @@ def sidebar() -> None:
             key=CAMERA,
             help="The format that a chart's camera button saves, in the browser and without the server.",
         )
+        st.html(_LOOK)
         st.caption(f"Draftbench {__version__}  \n{text(queries.home().root)}")
 
 
