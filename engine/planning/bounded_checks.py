@@ -46,6 +46,11 @@ def estimated(home: Home, recipe: Recipe) -> Estimate:
     return Estimate(**fields | tuples)
 
 
+def tried(home: Home, recipe: Recipe) -> None:
+    """Try target and draft for five seconds, for the estimate. Raises DraftbenchError where they cannot be."""
+    HELPERS.ask(_request("probe", home, recipe))
+
+
 def _request(kind: str, home: Home, recipe: Recipe) -> dict[str, Any]:
     return {"kind": kind, "home": str(home.root), "recipe": recipe.model_dump(mode="json")}
 
@@ -53,10 +58,15 @@ def _request(kind: str, home: Home, recipe: Recipe) -> dict[str, Any]:
 def _do(request: dict[str, Any]) -> Any:
     from engine.planning.checks import checks
     from engine.planning.estimate import estimate
+    from engine.planning.probe import probe
+    from engine.runs.session import load_target
 
     home, recipe = Home(Path(request["home"])), parse_recipe(request["recipe"])
     if request["kind"] == "checks":
         return [dataclasses.asdict(check) for check in checks(home, recipe)]
+    if request["kind"] == "probe":
+        probe(home, recipe, load_target(recipe))
+        return {}
     return dataclasses.asdict(estimate(home, recipe))
 
 
