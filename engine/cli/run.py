@@ -45,6 +45,11 @@ def run(
     def source() -> Recipe | RunFolder:
         return _recipe_or_run(recipe, resume, settings, skip_bad)
 
+    carry_out(source, queue=queue, on=on, as_json=as_json)
+
+
+def carry_out(source: Callable[[], Recipe | RunFolder], *, queue: bool, on: str | None, as_json: bool) -> None:
+    """Work on the run that `source` gives: in the background, at a place, or here."""
     if queue:
         _enqueue(source(), on, as_json)
     elif on is not None:

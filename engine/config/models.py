@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from engine.config.defaults import DEFAULT_TARGET
 from engine.config.lora import DraftLoraSpec
-from engine.config.section import PACE, Mark, Section, Values, used_unless
+from engine.config.section import PACE, Mark, Section, Values, used_if
 from engine.errors import DraftbenchError
 
 RUN_DATE = "run:"  # before a date that nobody chose: it is that of the run's first day
@@ -143,10 +143,11 @@ class ModelSpec(Section):
 class DraftSpec(Section):
     """Where the draft's first weights come from."""
 
-    init: Literal["layers", "checkpoint", "random"] = Field(
-        "layers", description="layers of the target, a checkpoint, or random weights"
+    init: Literal["layers", "checkpoint", "random", "none"] = Field(
+        "layers",
+        description="layers of the target, a checkpoint, or random weights; none: no draft, with task: measure",
     )
-    layers: Annotated[int | list[int], used_unless("init", "checkpoint")] = Field(
+    layers: Annotated[int | list[int], used_if("init", "layers", "random")] = Field(
         4, description="how many evenly spaced layers, or the target's layer indices, first layer 0"
     )
     checkpoint: Annotated[str | None, Mark(path="draft")] = Field(

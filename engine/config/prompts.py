@@ -68,7 +68,7 @@ SourcesField = Annotated[list[PromptSource], ONE_OR_MANY]
 class PromptsSpec(Section):
     """The prompts a draft is trained on and those it is measured on."""
 
-    train: SourcesField = Field(min_length=1, description="prompts to train on")
+    train: SourcesField = Field([], description="prompts to train on; none with task: measure")
     heldout: SourcesField = Field(min_length=1, description="prompts to measure on, kept out of training")
     domain: str = Field("general", description="label of the domain, for comparison")
     scenario: Literal["historical", "curated", "synthetic"] = Field(

@@ -6,7 +6,7 @@ imports torch, so that a page or `--help` can load it in milliseconds.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,7 +17,7 @@ from engine.config.measure import MeasureSpec
 from engine.config.models import RUN_DATE, DraftSpec, ModelSpec
 from engine.config.prompts import PromptSource, PromptsSpec, SourcesField
 from engine.config.resources import ResourcesSpec
-from engine.config.section import LABEL, MOST_TOKENS, PACE, Section
+from engine.config.section import LABEL, MOST_TOKENS, PACE, Mark, Section, Values
 from engine.config.train import LossTerm, OnlineSpec, OnPolicySpec, SelectionSpec, TrainSpec
 
 __all__ = [
@@ -43,11 +43,20 @@ __all__ = [
 ]
 
 
+def _only_measures(recipe: Values) -> bool:
+    return recipe.get("task") == "measure"
+
+
 class Recipe(Section):
-    """A run: one draft of one target, trained and measured."""
+    """A run: one draft of one target, trained and measured; or a target, with a draft or none, measured as it is."""
 
     name: Annotated[str, LABEL] = Field(
         "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="start of the run's id"
+    )
+    task: Annotated[Literal["train", "measure"], Mark(used=_only_measures)] = Field(
+        "train",
+        description="train: a draft is trained, then measured; measure: nothing is trained, and the target is measured "
+        "with the draft that draft.init names, as it is",
     )
     target: ModelSpec = Field(
         ModelSpec(), validate_default=True, description="the model whose outputs are kept exactly"
@@ -65,6 +74,7 @@ class Recipe(Section):
     def _parts_fit_together(self) -> Recipe:
         if (self.draft.init == "checkpoint") != (self.draft.checkpoint is not None):
             raise ValueError("draft.checkpoint is given exactly when draft.init is 'checkpoint'")
+        self._task_fits()
         self._mode_fits()
         self._server_fits()
         needs_signal = [term.name for term in self.train.loss if supervision_of([term.name]) == "white_box"]
@@ -81,6 +91,35 @@ class Recipe(Section):
                 "capture.signal 'exact'"
             )
         return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether a draft is trained; else the run only measures."""
+        return self.task == "train"
+
+    @property
+    def has_draft(self) -> bool:
+        """Whether there is a draft to measure; else the target is timed alone."""
+        return self.draft.init != "none"
+
+    def _task_fits(self) -> None:
+        """Refuse training prompts that nothing would be trained on, and a training without prompts or without draft."""
+        if self.trains:
+            if not self.prompts.train:
+                raise ValueError("prompts.train is empty: a run that trains needs prompts to train on")
+            if not self.has_draft:
+                raise ValueError("draft.init 'none' leaves nothing to train: it goes with task 'measure'")
+            return
+        unused: dict[str, Any] = {
+            "prompts.train": self.prompts.train,
+            "prompts.train_prompts": self.prompts.train_prompts,
+            "draft.vocabulary": self.draft.vocabulary,
+            "draft.lora": self.draft.lora,
+            "capture.server": self.capture.server,
+        }
+        named = [key for key, value in unused.items() if value]
+        if named:
+            raise ValueError(f"{named[0]} has no use with task 'measure', which trains nothing: leave it out")
 
     def _mode_fits(self) -> None:
         """Refuse what the mode of training, or token selection, cannot do."""

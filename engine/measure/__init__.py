@@ -1,6 +1,7 @@
 """Measuring a draft: acceptance, speed, cost model, certificate, and comparisons with intervals.
 
 suite             everything that is measured of a draft, in order
+target_alone      a target without a draft: how fast it decodes
 definitions       the measured rates, their meaning and other systems' names
 acceptance        exact acceptance: sum min(p, q) on the target's text
 exact_tables      exact acceptance as metrics and tables

@@ -21,6 +21,11 @@ from engine.records.summary import Metric, Summary
 
 Answer = Literal["serve it", "no gain", "not decided yet"]
 ANSWERS: tuple[Answer, ...] = ("serve it", "no gain", "not decided yet")
+_DRAFT_IT = (
+    "measure a draft that exists: `draftbench measure-only MODEL --prompts FILE --draft DRAFT`",
+    "train one: `draftbench run recipes/from_layers.yaml --set target.model=MODEL --set prompts.train=FILE "
+    "--set prompts.heldout=FILE`",
+)
 _CLEARLY = 1.02  # a gamma that is predicted to gain less over another is none worth naming
 
 
@@ -52,6 +57,8 @@ def decide(summary: Summary, metrics: Sequence[Metric] | None = None) -> Decisio
     `metrics`: the rates, where `summary` comes from the index, which keeps them apart.
     """
     speed = summary.speed
+    if summary.subject == "target alone":
+        return Decision("not decided yet", _without_draft(speed or Speed()), _DRAFT_IT)
     if speed is None or speed.speedup is None:
         return Decision("not decided yet", _not_timed(summary), _measure_it(summary))
     ratios = [speed.speedup, speed.speedup_over_transformers]  # None counts: what was not timed may be faster
@@ -73,6 +80,17 @@ def decide(summary: Summary, metrics: Sequence[Metric] | None = None) -> Decisio
         changes += [*_narrower(ratios), *_cheaper(speed)]
     changes += _gamma(speed) + _rule(summary, summary.metrics if metrics is None else metrics, speed.temperature)
     return Decision(answer, tuple(reasons), tuple(changes))
+
+
+def _without_draft(speed: Speed) -> tuple[str, ...]:
+    """Why nothing is decided of a target alone, with what a draft would have to beat."""
+    names = {"plain": "plain decoding", "transformers": "Transformers' own generate"}
+    rates = [
+        f"{name} gives {interval(speed.tokens_per_s[way], 1)} tokens/s"
+        for way, name in names.items()
+        if way in speed.tokens_per_s
+    ]
+    return ("no draft was measured", *rates)
 
 
 def _not_timed(summary: Summary) -> tuple[str, ...]:

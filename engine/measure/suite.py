@@ -134,7 +134,7 @@ class AtTemperature:
 
 def measure_drafts(
     pair: Pair,
-    initial: Draft,
+    initial: Draft | None,
     exact: Pair,
     captures: Mapping[float, Capture],
     prompts: Sequence[Prompt],
@@ -142,7 +142,9 @@ def measure_drafts(
     *,
     progress: Progress = SILENT,
 ) -> Measured:
-    """Measure the pair's trained draft in full, and the exact acceptance of the draft `initial`, on held-out prompts.
+    """Measure the pair's draft in full, and the exact acceptance of the draft `initial`, on held-out prompts.
+
+    Without `initial` the pair's draft was not trained: it is measured as it is.
 
     `captures` holds the target's answers to the prompts, and perhaps to others, at each temperature. `exact` is the
     pair in float32, for the certificate. Raises DraftbenchError if there is no prompt to measure on, Cancelled between
@@ -171,8 +173,9 @@ def measure_drafts(
         timed = _time(pair, first[: settings.speed_prompts], settings, cost_ratio, progress)
         load = meter.read()
     checks += certificate(pair, exact, first, settings, progress, timed)
+    values = _summary(measured, timed, load, checks, pair.target, prompts, settings, boot)
     return Measured(
-        Summary.of_values(_summary(measured, timed, load, checks, pair.target, prompts, settings, boot)),
+        Summary.of_values(values if initial is not None else {"subject": "draft as it is", **values}),
         _tables(measured, timed, pair.target, prompts),
     )
 
@@ -190,15 +193,16 @@ def _answers(capture: Capture, prompts: Sequence[Prompt]) -> list[AnsweredPrompt
 
 def at_temperature(
     pair: Pair,
-    initial: Draft,
+    initial: Draft | None,
     capture: Capture,
     answers: Sequence[AnsweredPrompt],
     traced: Sequence[AnsweredPrompt],
     decoding: DecodeSettings,
     progress: Progress = SILENT,
 ) -> AtTemperature:
-    """Read both drafts against the captured answers, and decode the prompts of the `traced` ones."""
-    drafts, head = {"initial": initial.model, "trained": pair.draft.model}, Head.of(pair.target.model)
+    """Read the drafts against the captured answers, and decode the prompts of the `traced` ones."""
+    before = {} if initial is None else {"initial": initial.model}
+    drafts, head = {**before, "trained": pair.draft.model}, Head.of(pair.target.model)
     return AtTemperature(
         decoding.sampling.temperature,
         exact_of_drafts(drafts, head, capture, decoding.sampling, answers, with_entropy=True),
@@ -378,11 +382,14 @@ def _tables(
     texts = {prompt.id: prompt.text for prompt in prompts}
     parts = [result.tables(texts, target.tokenizer) for result in measured]
     tables = {name: pd.concat([t for part in parts for t in part[name]], ignore_index=True) for name in parts[0]}
-    if timed:
-        tables["speed"] = pd.DataFrame(
-            [{"prompt_id": t.prompt_id, "way": t.way, "tokens": t.tokens, "seconds": t.seconds} for t in timed]
-        )
-    return tables
+    return {**tables, "speed": speed_table(timed)} if timed else tables
+
+
+def speed_table(timed: Sequence[speed.TimedAnswer]) -> pd.DataFrame:
+    """A row per timed answer."""
+    return pd.DataFrame(
+        [{"prompt_id": t.prompt_id, "way": t.way, "tokens": t.tokens, "seconds": t.seconds} for t in timed]
+    )
 
 
 def _summary(
@@ -398,10 +405,13 @@ def _summary(
     gamma = settings.num_draft_tokens
     metrics = [row for result in measured for row in result.metrics(boot)]
     summary: dict[str, Any] = {
-        "conditions": _conditions(target, settings, prompts_hash(prompts), len(prompts)),
+        "conditions": conditions(target, settings, prompts_hash(prompts), len(prompts)),
         "metrics": metrics,
         "improvement": [
-            row for r in measured for row in improvement(r.exact["initial"], r.exact["trained"], r.temperature, boot)
+            row
+            for r in measured
+            if "initial" in r.exact
+            for row in improvement(r.exact["initial"], r.exact["trained"], r.temperature, boot)
         ],
         "by_slot": {str(r.temperature): trace.acceptance_by_slot(r.rounds, gamma) for r in measured},
         "accepted_lengths": {str(r.temperature): trace.accepted_lengths(r.rounds, gamma) for r in measured},
@@ -473,7 +483,7 @@ def _speed_summary(
     }
 
 
-def _conditions(target: LoadedModel, settings: MeasureSpec, heldout_hash: str, prompts: int) -> dict[str, Any]:
+def conditions(target: LoadedModel, settings: MeasureSpec, heldout_hash: str, prompts: int) -> dict[str, Any]:
     """The conditions that two measurements must share to be compared."""
     return {
         "heldout_hash": heldout_hash,

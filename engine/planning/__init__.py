@@ -3,6 +3,8 @@
 checks/         checks of a recipe
 outlines        models on this machine without their weights
 fitness         can target and draft be decoded and cut as asked? from shapes alone
+recognise       what a name of a model stands for
+own_prompts     a user's prompts: kept in the home, and split
 prompt_check    a report on prompt files
 estimate        memory, disk and time of a run
 earlier_runs    how fast earlier runs were here

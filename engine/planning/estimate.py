@@ -89,7 +89,7 @@ def estimate(home: Home, recipe: Recipe, plan: RunPlan | None = None) -> Estimat
             if target is None:
                 unknown = f"not known until {recipe.target.model} is on this machine: it is fetched when the run begins"
                 return Estimate(memory_unknown=unknown, disk_unknown=unknown, seconds_unknown=unknown)
-            draft = draft_parameters(home, recipe, target)
+            draft = draft_parameters(home, recipe, target) if recipe.has_draft else DraftSize(0, 0, 0, 0)
             memory = _memory(recipe, target, draft)
     except DraftbenchError as error:
         unknown = f"not known: {error.what}" + (f" ({error.why})" if error.why else "")
@@ -99,7 +99,8 @@ def estimate(home: Home, recipe: Recipe, plan: RunPlan | None = None) -> Estimat
     except DraftbenchError as error:
         unknown = f"not known: {error.what}"
         return Estimate(memory=memory, disk_unknown=unknown, seconds_unknown=unknown)
-    disk = {"captures": sum(_still_to_write(capture) for capture in plan.captures.values()), **_draft_files(draft)}
+    disk = {"captures": sum(_still_to_write(capture) for capture in plan.captures.values())}
+    disk |= _draft_files(draft) if recipe.trains else {}
     if plan.training is not None and plan.decodes_training:
         disk["stream"] = _most_to_write(plan.training)
     return _with_time(home, recipe, plan, Estimate(memory=memory, disk=disk))
@@ -188,15 +189,16 @@ def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, 
     exact_copy = parameters * _FLOAT32 // recipe.target.tensor_parallel
     if spread or (target.dtype == torch.float32 and plain):
         exact_copy = 0
-    return {
+    parts = {
         "target": held * (copies if plain and not spread and recipe.target.tensor_parallel == 1 else 1),
         "capture": _cache_bytes(target, recipe) + draft.total * _FLOAT32,
         "training": weights + activations,
         # untrained and trained draft, each as served and in float32
-        "measurement": exact_copy
+        "measurement": (exact_copy if recipe.has_draft else 0)
         + 2 * draft.total * (size + (_FLOAT32 if exact_copy else 0))
         + _cache_bytes(target, recipe),
     }
+    return parts if recipe.trains else {**parts, "training": 0}
 
 
 def target_bytes(spec: ModelSpec, shapes: Any) -> int:
@@ -259,7 +261,12 @@ def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Es
         seconds["training"] = steps * per_step / pace.train_tokens_s
     if pace.measure_s and pace.recipe.measure.against == recipe.measure.against:
         seconds["measurement"] = pace.measure_s * _measure_work(recipe.measure) / _measure_work(pace.recipe.measure)
-    parts = ("capture", "training", "measurement", *(["answers of the server"] if asked else []))
+    parts = (
+        "capture",
+        *(["training"] if recipe.trains else []),
+        "measurement",
+        *(["answers of the server"] if asked else []),
+    )
     missing = tuple(part for part in parts if part not in seconds)
     unlike = tuple(differences(recipe, pace.recipe))
     return replace(known, seconds=seconds, seconds_missing=missing, based_on=pace.run, differs=unlike)

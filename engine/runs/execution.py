@@ -83,10 +83,16 @@ def execute(
     by Ctrl-C or SIGTERM, resumable) or failed with the reason. Of several `processes`, this is the first one, and the
     others call `follow`. `expect`: what its parts will take, see `Progress.expect`.
     """
-    use_own_card(run.recipe().target)
+    recipe = run.recipe()
+    trains = recipe.trains
+    if until != "measure" and not trains:
+        raise DraftbenchError(
+            f"run {run.id} trains nothing", "its task is measure", f"`draftbench run --resume {run.id}` measures it"
+        )
+    use_own_card(recipe.target)
     with _work(home, run, quiet=quiet, processes=processes) as progress:
         run.emit(Started(until=until, versions=versions(), source=source()))
-        trained = (run.path / "training.json").exists()
+        trained = not trains or (run.path / "training.json").exists()
         measured = until != "measure" or run.summary_path.exists()
         if trained:
             drop_checkpoints(run.path)  # of a training that was killed before it had
@@ -124,9 +130,12 @@ def measure_again(home: Home, run: RunFolder, overrides: Sequence[str]) -> Summa
 
     Until the new one is whole, the run keeps its recipe and the measurement it had.
     """
-    if not (run.path / "training.json").exists():
-        raise DraftbenchError(f"run {run.id} is not trained yet", "there is no draft to measure", gives_a_draft(run))
-    best_draft(run)
+    if run.recipe().trains:
+        if not (run.path / "training.json").exists():
+            raise DraftbenchError(
+                f"run {run.id} is not trained yet", "there is no draft to measure", gives_a_draft(run)
+            )
+        best_draft(run)
     others = [item for item in overrides if not item.startswith("measure.")]
     if others:
         raise DraftbenchError(

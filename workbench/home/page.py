@@ -1,4 +1,4 @@
-"""The Home page: the best draft for each target, running jobs, first steps, and whether this machine is ready.
+"""The Home page: your model, the best draft for each target, running jobs, and whether this machine is ready.
 
 It is drawn from the index; the checks of the machine load torch and therefore come last.
 """
@@ -15,11 +15,13 @@ from engine.measure import speed_words
 from engine.measure.decision import decide
 from engine.records.speed import Speed
 from engine.runs.folder import RunFolder
+from engine.runs.samples import lay_out_samples, sample_folders
 from workbench.compare.every_run import suggested
+from workbench.home import your_model
 from workbench.live.decode import has_draft
 from workbench.run.stage import stage
 from workbench.run.training_curve import Now
-from workbench.shared import chart_parts, queries, ui, watch
+from workbench.shared import actions, chart_parts, queries, ui, watch
 from workbench.shared.method_names import SUPERVISION, method_name
 from workbench.shared.pages import page_of
 
@@ -37,28 +39,45 @@ STEPS: tuple[tuple[str, str, str, str, dict[str, str]], ...] = (
 )
 
 
-def best_drafts(best: pd.DataFrame) -> None:
-    """Draw a card for each target and domain."""
+def best_drafts() -> None:
+    """Draw a card for each target and domain: one's own drafts first, then, unless hidden, the samples."""
+    own, samples = queries.leaderboard(sample=False), queries.leaderboard(sample=True)
     st.subheader("Best draft for each target and domain", anchor=False)
-    if best.empty:
-        ui.empty(
-            "No draft measured yet. The quick recipe trains one for the embedded target in a few minutes.",
-            "Train a first draft",
-            "launch",
-            key="best",
-            recipe="quickstart",
+    if own.empty:
+        st.caption("No draft of your own is measured yet.")
+    cards(own)
+    if samples.empty:
+        lay_in()
+    elif st.toggle("Show the samples, measured elsewhere", True, key="samples", bind="query-params"):
+        cards(samples)
+    if len(own) + len(samples):
+        st.caption(
+            "Acceptance is exact acceptance: the probability that the target accepts a proposed token, as the mean of "
+            "sum min(p, q) over the target's own text on held-out prompts, with a 95% interval over prompts. Not "
+            "ranked: archived runs, runs without a passed losslessness certificate, drafts that were only measured, "
+            "and runs measured on fewer prompts than others."
         )
-        return
+
+
+def lay_in() -> None:
+    """Offer the sample runs where there are none."""
+    count = len(sample_folders())
+    if count:
+        actions.button(
+            f"Lay in {count} sample runs, measured elsewhere",
+            lambda: f"{len(lay_out_samples(queries.home(), asked=True))} sample runs were laid in.",
+            key="home-samples",
+            icon=":material/inventory_2:",
+        )
+
+
+def cards(best: pd.DataFrame) -> None:
+    """Draw a card for each row."""
     rows = [best.iloc[start : start + CARDS_PER_ROW] for start in range(0, len(best), CARDS_PER_ROW)]
     for row in rows:
         for column, (_, run) in zip(st.columns(CARDS_PER_ROW), row.iterrows(), strict=False):
             with column:
                 draft_card(run)
-    st.caption(
-        "Acceptance is exact acceptance: the probability that the target accepts a proposed token, as the mean of "
-        "sum min(p, q) over the target's own text on held-out prompts, with a 95% interval over prompts. Not ranked: "
-        "archived runs, runs without a passed losslessness certificate, and runs measured on fewer prompts than others."
-    )
 
 
 def rivals(best: pd.Series) -> list[str]:
@@ -72,7 +91,8 @@ def draft_card(run: pd.Series) -> None:
     whole = queries.run(run.run_id)
     timing, decision = whole.summary.speed or Speed(), decide(whole.summary, [])
     with st.container(border=True):
-        st.markdown(f"**{ui.text(run.domain)}**  \n:gray[{ui.text(run.target)}]")
+        mark = " :gray-badge[sample, measured elsewhere]" if run["sample"] else ""
+        st.markdown(f"**{ui.text(run.domain)}**{mark}  \n:gray[{ui.text(run.target)}]")
         acceptance, speed = st.columns(2)
         acceptance.metric(
             f"acceptance, T = {run.temperature:g}",
@@ -183,7 +203,8 @@ def machine() -> None:
 def render() -> None:
     """Draw the page."""
     ui.heading("home")
-    best_drafts(queries.leaderboard())
+    your_model.section()
+    best_drafts()
     first_steps()
     left, right = st.columns(2, gap="large")
     with left:

@@ -15,11 +15,11 @@ from engine.runs.draft_size import draft_size
 from engine.runs.folder import RunFolder
 from workbench.run import facts as run_facts
 from workbench.run.curves import events
-from workbench.shared import queries, ui
+from workbench.shared import pickers, queries, ui
 
 
 def choose() -> RunFolder | None:
-    """The run that the URL's `?run=` names, or the newest, with a picker. None if it cannot be shown."""
+    """The run that the URL's `?run=` names, or one that works, with a picker. None if it cannot be shown."""
     run_id = st.query_params.get("run")
     known = queries.runs()
     if run_id:
@@ -30,14 +30,8 @@ def choose() -> RunFolder | None:
             return None
         if folder.id != run_id:  # 'latest', or the beginning of an id
             st.query_params["run"] = folder.id
-        run_id = folder.id
-    shown = known[~known.archived | (known.run_id == run_id)]
-    options = list((shown if len(shown) else known).run_id)
-    options = [run_id, *options] if run_id and run_id not in options else options
-    if not options:
-        return None
-    labels = {i: label if label == i else f"{label} ({i})" for i, label in zip(known.run_id, known.label, strict=True)}
-    return RunFolder(queries.home().run(ui.choose_one("Run", options, labels, "run")))
+    chosen = pickers.choose_run("Run", "anything")
+    return RunFolder(queries.home().run(chosen)) if chosen else None
 
 
 def _suggest_others(run_id: str, error: DraftbenchError, known: pd.DataFrame) -> None:

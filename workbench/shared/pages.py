@@ -38,7 +38,8 @@ PAGES: dict[str, Entry] = {
         "Home",
         ":material/home:",
         "",
-        "The best draft for each target, running jobs, and first steps.",
+        "Measure your own model, train a draft for it, and see which draft is worth serving.",
+        ("model", "prompts", "draft", "measured", "trained", "samples"),
         default=True,
     ),
     "launch": Entry(

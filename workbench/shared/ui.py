@@ -1,4 +1,4 @@
-"""Components shared by all pages: heading, error box, empty state, chart, run picker, state badge, sidebar."""
+"""Components shared by all pages: heading, error box, empty state, chart, picker of one value, state badge, sidebar."""
 
 from __future__ import annotations
 
@@ -118,61 +118,7 @@ def distinct(labels: Mapping[str, str]) -> dict[str, str]:
     return {key: label if counts[label] == 1 or label == key else f"{label} ({key})" for key, label in labels.items()}
 
 
-def pick_runs(
-    label: str,
-    key: str,
-    *,
-    measured: bool = True,
-    most: int | None = None,
-    default: Sequence[str] = (),
-    among: Sequence[str] | None = None,
-) -> list[str]:
-    """Let the visitor choose runs, kept in the URL under `key`; archived runs are offered only if the URL names them.
-
-    `among`: the ids to choose from, besides those in the URL; all runs if not given.
-    """
-    known = queries.runs()
-    shown = known[(known.state == "done") | ~known.exact.isna()] if measured else known
-    named = [run_id for run_id in st.query_params.get_all(key) if run_id in set(shown.run_id)]
-    free = shown[~shown.archived & (True if among is None else shown.run_id.isin(among))]
-    options = list(free.run_id) + [run_id for run_id in named if run_id not in set(free.run_id)]
-    labels = distinct(dict(zip(shown.run_id, shown.label, strict=True)))
-    _say_missing(key, options)
-    _follow_url(key, options, [r for r in default if r in options])
-    st.session_state[key] = st.session_state[key][:most]
-    if key not in st.query_params:
-        _note(key, st.session_state[key])
-    run_ids: list[str] = st.multiselect(
-        label,
-        options,
-        format_func=lambda run_id: labels.get(run_id, run_id),
-        key=key,
-        on_change=_write_url,
-        args=(key,),
-        max_selections=most,
-    )
-    return run_ids
-
-
-def _follow_url(key: str, options: Sequence[str], default: list[str]) -> None:
-    """Set a picker of ids to the value in the URL. `bind` would put the labels into the URL instead of the ids."""
-    named = [value for value in st.query_params.get_all(key) if value in options]
-    held = [value for value in st.session_state.get(key, default) if value in options]
-    st.session_state[key] = list(dict.fromkeys(named)) or held
-
-
-def _say_missing(key: str, options: Sequence[str]) -> None:
-    """Warn about runs that the URL names and that cannot be shown."""
-    missing = [value for value in st.query_params.get_all(key) if value not in options]
-    if missing:
-        url_warnings.handled(key)
-        st.warning(
-            f"Not shown, because the run does not exist here or is not measured: {text(', '.join(missing))}",
-            icon=":material/link_off:",
-        )
-
-
-def _note(key: str, value: str | list[str]) -> None:
+def note_default(key: str, value: str | list[str]) -> None:
     """Remember a default value that is not in the URL, for `keep_view`."""
     if value:
         st.session_state.setdefault("_unnamed", {})[key] = value
@@ -189,22 +135,25 @@ def keep_view() -> None:
     url_warnings.end()
 
 
-def _write_url(key: str) -> None:
+def write_address(key: str) -> None:
+    """Put the value of the widget `key` into the URL under its name; an empty one leaves it."""
     if st.session_state[key]:
         st.query_params[key] = st.session_state[key]
     else:
         st.query_params.pop(key, None)
 
 
-def choose_one(label: str, options: Sequence[str], labels: Mapping[str, str], key: str) -> str:
-    """Let the visitor choose an id by its label; the URL keeps the id. The first option is the default."""
+def choose_one(
+    label: str, options: Sequence[str], labels: Mapping[str, str], key: str, default: str | None = None
+) -> str:
+    """Let the visitor choose an id by its label; the URL keeps the id. Without `default` the first option is it."""
     labels = distinct({option: labels.get(option, option) for option in options})
     named, held = st.query_params.get(key), st.session_state.get(key)
-    st.session_state[key] = named if named in options else held if held in options else options[0]
+    st.session_state[key] = named if named in options else held if held in options else default or options[0]
     if named != st.session_state[key]:
-        _note(key, st.session_state[key])
+        note_default(key, st.session_state[key])
     picked: str = st.selectbox(
-        label, options, format_func=labels.__getitem__, key=key, on_change=_write_url, args=(key,)
+        label, options, format_func=labels.__getitem__, key=key, on_change=write_address, args=(key,)
     )
     return picked
 

@@ -33,10 +33,14 @@ def run(description: Description) -> None:
         rows += [
             ("target", recipe.target.label),
             ("prompts", f"{recipe.prompts.domain}, {recipe.prompts.scenario}"),
-            ("loss", " + ".join(term.name for term in recipe.train.loss)),
         ]
+        if recipe.trains:
+            rows += [("loss", " + ".join(term.name for term in recipe.train.loss))]
     rows += [
-        ("trained", _training(description.training)),
+        (
+            "trained",
+            _training(description.training) if recipe is None or recipe.trains else "nothing: it only measures",
+        ),
         ("draft", _draft(description.provenance or Provenance())),
         ("origin", _origin(description.provenance or Provenance())),
     ]
