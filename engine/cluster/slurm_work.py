@@ -166,19 +166,17 @@ def _as_job(cache: str, cpus: int) -> Iterator[Callable[[], bool]]:
     os.environ["DRAFTBENCH_CACHE"] = cache
     os.environ["OMP_NUM_THREADS"] = str(cpus)
     reached: list[int] = []
-    until_safe = contextlib.ExitStack()
 
     def near_limit(number: int, frame: FrameType | None) -> None:
         reached.append(number)
-        until_safe.enter_context(keeping())  # the limit leaves time for the next safe point, and to queue the job again
         os.kill(os.getpid(), signal.SIGTERM)  # as `stop_on_signals` knows it
 
     number = getattr(signal, f"SIG{submitit.JobEnvironment.USR_SIG}")
     before = signal.signal(number, near_limit)  # submitit's own handler would end the work between two safe points
     try:
-        yield lambda: bool(reached)
+        with keeping():  # Slurm leaves time for the next safe point; a process that is ended cannot queue its job again
+            yield lambda: bool(reached)
     finally:
-        until_safe.close()
         signal.signal(number, before)
 
 

@@ -281,7 +281,8 @@ class Trainer:
                 positions=item.positions,
             )
         )
-        self.progress.advance(1, loss=round(loss, 4), tokens_per_s=round(item.positions / seconds))
+        pace = round(item.positions / seconds)
+        self.progress.advance(1, loss=round(loss, 4), tokens_per_s=pace, tokens=outcome.tokens_seen)
 
     def clip(self) -> torch.Tensor:
         """Clip the gradient of a step; returns its norm before, a scalar on the device."""

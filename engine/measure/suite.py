@@ -156,14 +156,15 @@ def measure_drafts(
     cost_ratio = _cost_ratio(pair, first, settings)
     measured: list[AtTemperature] = []
     checks: list[lossless.Check] = []
-    progress.start("measure", len(captures), "temperatures")
+    tokens = settings.trace_prompts * settings.max_new_tokens
+    progress.start("measure", len(captures) * tokens, "tokens")
     for temperature, capture in captures.items():
         decoding = decode_settings(settings, temperature, pair.target.stop_ids, cost_ratio)
         traced = answers[temperature][: settings.trace_prompts]
         result = at_temperature(pair, initial, capture, answers[temperature], traced, decoding, progress)
         measured.append(result)
         checks += _trace_checks(result, traced, pair, exact, settings.proposals)
-        progress.advance(1)
+        progress.advance(max(0, tokens - sum(len(item.emitted) for item in result.rounds)))  # answers that ended early
         progress.stop_if_asked()
     timed: list[speed.TimedAnswer] = []
     load = None
@@ -248,6 +249,7 @@ def trace_prompts(
             alternatives=alternatives,
         ):
             rounds.append(replace(item, row=item.row + start))
+            progress.advance(len(item.emitted))
             progress.stop_if_asked()  # nothing of a measurement is kept before it is whole, so any round will do
     return rounds
 

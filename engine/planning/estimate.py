@@ -26,11 +26,14 @@ from engine.models.lora import adapted_layers, adapter_size
 from engine.paths import Home
 from engine.planning.earlier_runs import best_pace, differences
 from engine.planning.outlines import draft_shapes, target_outline, target_sizes
+from engine.planning.probe import kept_probe, seconds_of
+from engine.progress import PARTS
 from engine.records.capture import CaptureCounts
 from engine.runs.drafts import draft_folder
 from engine.runs.plan import RunPlan, plan_run, split_prompts
 from engine.served.capture import is_served
 
+NEVER_RUN = "not known yet: no earlier run of this target here"
 _FLOAT32 = 4  # bytes
 _PASSING = "checkpoints"  # the part of the disk that is free again after the training
 _LOGIT_TENSORS = 8  # tensors of one chunk's size that a divergence and its gradient hold at once
@@ -48,6 +51,7 @@ class Estimate:
     disk_unknown: str = ""
     seconds_unknown: str = ""
     based_on: str = ""  # the run whose speed the time is scaled from
+    probed: bool = False  # the time follows from `engine.planning.probe` instead
     differs: tuple[str, ...] = ()  # what that run did otherwise
     seconds_missing: tuple[str, ...] = ()  # parts of the work whose time that run does not tell
 
@@ -238,7 +242,11 @@ def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Es
     """The estimate with seconds, if a run of this target was ever trained on this machine."""
     pace = best_pace(home, recipe)
     if pace is None:
-        return replace(known, seconds_unknown="not known yet: no earlier run of this target here")
+        probe = kept_probe(home, recipe)
+        if probe is None:
+            return replace(known, seconds_unknown=NEVER_RUN)
+        seconds = seconds_of(probe, recipe, plan, _open_share)
+        return replace(known, seconds=seconds, probed=True, seconds_missing=tuple(set(PARTS) - set(seconds)))
     fill = pace.fill or 1.0
     seconds = {}
     captures = plan.captures.values()

@@ -69,13 +69,19 @@ def capture_only(
 
 
 def execute(
-    home: Home, run: RunFolder, *, quiet: bool = False, until: str = "measure", processes: Processes = ALONE
+    home: Home,
+    run: RunFolder,
+    *,
+    quiet: bool = False,
+    until: str = "measure",
+    processes: Processes = ALONE,
+    expect: Callable[[Session], dict[str, float]] = lambda session: {},
 ) -> Summary | None:
     """Work on a run to its end, or through the phase `until` ('train'); returns the summary, None after training.
 
     A phase whose result is there is skipped. Whatever happens is written into the run's status: done, cancelled (exit
     by Ctrl-C or SIGTERM, resumable) or failed with the reason. Of several `processes`, this is the first one, and the
-    others call `follow`.
+    others call `follow`. `expect`: what its parts will take, see `Progress.expect`.
     """
     recipe = run.recipe()
     trains = recipe.trains
@@ -96,6 +102,8 @@ def execute(
             return measure_served_alone(run, recipe, progress)
         if not (trained and measured):
             session = _session(home, run, progress, ALONE if trained else processes)
+            done = {"capture": 0.0, "training": 0.0} if trained else {}
+            progress.expect(expect(session) | done | ({"measurement": 0.0} if measured else {}))
             if not trained:
                 train(session)
             if not measured:
