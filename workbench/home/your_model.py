@@ -16,7 +16,7 @@ from engine.data.formats import FILE_READERS
 from engine.errors import DraftbenchError
 from engine.jobs.executors import chosen_place
 from engine.planning import bounded_checks
-from engine.planning.own_prompts import keep, keep_pasted
+from engine.planning.own_prompts import MOST_BYTES, keep, keep_pasted
 from engine.runs.as_it_is import recipe_as_it_is
 from workbench.home import outcome, what_training_gives
 from workbench.shared import actions, queries, ui
@@ -111,6 +111,7 @@ def _prompts_field() -> str:
             "Prompts as JSON lines, JSON, CSV or Parquet",
             type=sorted(suffix.removeprefix(".") for suffix in FILE_READERS),
             key="home-upload",
+            max_upload_size=MOST_BYTES // 1_000_000,
             on_change=_keep_upload,
             help="Each row has a `prompt` or `messages`, and perhaps `tools`. The file is kept in the home folder.",
         )
@@ -164,7 +165,7 @@ def _is_asked() -> bool:
     if st.session_state.get(_ASKED):
         return True
     st.caption("Model and prompts come from the address of this page: nothing they name has been read yet.")
-    st.button("Look at them", on_click=_ask, icon=":material/fact_check:")
+    st.button("Look at them", on_click=_ask, key="home-look", icon=":material/fact_check:")
     return False
 
 
