@@ -59,7 +59,10 @@ def indexed(run: RunFolder) -> Run | None:
 def title(run: RunFolder, state: str, labels: Labels | None) -> None:
     """Draw the name, the state in words, marks and tags."""
     st.subheader(ui.text((labels and labels.title) or run.id), anchor=False)
-    parts = [f"{ui.state_badge(state)} {ui.STATES[state][2]}"]
+    if run.status().stop_asked_at:
+        parts = [":orange-badge[:material/stop_circle: stopping] ends within a few seconds; can be resumed"]
+    else:
+        parts = [f"{ui.state_badge(state)} {ui.STATES[state][2]}"]
     if labels is not None:
         marks = {"★ baseline": labels.baseline, "● pinned": labels.pinned, "▣ archived": labels.archived}
         extras = [mark for mark, holds in marks.items() if holds]
