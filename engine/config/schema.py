@@ -1,6 +1,7 @@
 """The one schema: recipe files, command-line overrides and the browser form come from it, a section a file.
 
-Every default exists here and nowhere else. Descriptions carry the unit where there is one. Nothing in this package
+Every default exists here and nowhere else. Descriptions carry the unit where there is one; a `title` is the label of a
+key whose name is no plain word. Nothing in this package
 imports torch, so that a page or `--help` can load it in milliseconds.
 """
 
@@ -51,7 +52,10 @@ class Recipe(Section):
     """A run: one draft of one target, trained and measured; or a target, with a draft or none, measured as it is."""
 
     name: Annotated[str, LABEL] = Field(
-        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="start of the run's id"
+        "run",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        title="Name of the run",
+        description="start of the run's id",
     )
     task: Annotated[Literal["train", "measure"], Mark(used=_only_measures)] = Field(
         "train",
@@ -59,14 +63,14 @@ class Recipe(Section):
         "with the draft that draft.init names, as it is",
     )
     target: ModelSpec = Field(
-        ModelSpec(), validate_default=True, description="the model whose outputs are kept exactly"
+        ModelSpec(), validate_default=True, title="Target", description="the model whose outputs are kept exactly"
     )
-    draft: DraftSpec = DraftSpec()
-    prompts: PromptsSpec
-    capture: CaptureSpec = CaptureSpec()
-    train: TrainSpec = TrainSpec()
-    measure: MeasureSpec = MeasureSpec()
-    resources: Annotated[ResourcesSpec, PACE] = ResourcesSpec()
+    draft: DraftSpec = Field(DraftSpec(), title="Draft")
+    prompts: PromptsSpec = Field(title="Prompts")
+    capture: CaptureSpec = Field(CaptureSpec(), title="Answers of the target")
+    train: TrainSpec = Field(TrainSpec(), title="Training")
+    measure: MeasureSpec = Field(MeasureSpec(), title="Measurement")
+    resources: Annotated[ResourcesSpec, PACE] = Field(ResourcesSpec(), title="Machine")
     tags: Annotated[list[str], LABEL] = Field([], description="labels for filtering")
     notes: Annotated[str, LABEL] = Field("", description="free text kept with the run")
 
@@ -78,7 +82,7 @@ class Recipe(Section):
         self._mode_fits()
         self._server_fits()
         needs_signal = [term.name for term in self.train.loss if supervision_of([term.name]) == "white_box"]
-        if self.capture.signal == "none" and needs_signal:
+        if self.trains and self.capture.signal == "none" and needs_signal:
             raise ValueError(f"capture.signal 'none' keeps no distribution, which the loss {needs_signal[0]} needs")
         if self.capture.signal == "compact" and self.draft.vocabulary is not None:
             raise ValueError(
@@ -102,6 +106,17 @@ class Recipe(Section):
         """Whether there is a draft to measure; else the target is timed alone."""
         return self.draft.init != "none"
 
+    @property
+    def times_server(self) -> bool:
+        """Whether a server's speed is all that is measured: there is no target at hand."""
+        return not self.trains and not self.has_draft and self.measure.against == "server"
+
+    @property
+    def target_label(self) -> str:
+        """The target for people: the model at hand, or the served one that alone is measured."""
+        server = self.capture.server
+        return f"{server.model} at {server.base_url}" if self.times_server and server else self.target.label
+
     def _task_fits(self) -> None:
         """Refuse training prompts that nothing would be trained on, and a training without prompts or without draft."""
         if self.trains:
@@ -115,7 +130,7 @@ class Recipe(Section):
             "prompts.train_prompts": self.prompts.train_prompts,
             "draft.vocabulary": self.draft.vocabulary,
             "draft.lora": self.draft.lora,
-            "capture.server": self.capture.server,
+            "capture.server": None if self.times_server else self.capture.server,
         }
         named = [key for key, value in unused.items() if value]
         if named:
@@ -123,6 +138,8 @@ class Recipe(Section):
 
     def _mode_fits(self) -> None:
         """Refuse what the mode of training, or token selection, cannot do."""
+        if not self.trains:
+            return
         train, black_box = self.train, self.train.supervision == "black_box"
         if (black_box or self.capture.signal == "none") and "black_box" not in MODES[train.mode].supervision:
             raise ValueError(
@@ -158,6 +175,8 @@ class Recipe(Section):
         if self.capture.server is None:
             if self.measure.against == "server":
                 raise ValueError("measure.against 'server' needs a capture.server to measure against")
+            return
+        if not self.trains:
             return
         signal, logprobs = self.capture.signal, self.capture.server.logprobs
         if signal == "exact":

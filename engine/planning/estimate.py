@@ -83,6 +83,9 @@ def estimate(home: Home, recipe: Recipe, plan: RunPlan | None = None) -> Estimat
 
     `plan`: its captures, where they are planned already; reading and rendering the prompts takes seconds.
     """
+    if recipe.times_server:
+        unknown = f"not known: it takes as long as {recipe.target_label} takes to answer"
+        return Estimate(memory_unknown=unknown, disk_unknown=unknown, seconds_unknown=unknown)
     try:
         with boundary(f"{recipe.target.model} or its draft cannot be sized", "see the checks of target and draft"):
             target = target_outline(recipe.target)

@@ -25,7 +25,7 @@ from engine.records.summary import Summary
 from engine.runs.advice import best_draft, gives_a_draft
 from engine.runs.faults import explain
 from engine.runs.folder import FollowedRun, RunFolder
-from engine.runs.measurement import measure
+from engine.runs.measurement import measure, measure_served_alone
 from engine.runs.plan import in_words, plan_run, split_prompts
 from engine.runs.process import now
 from engine.runs.provenance import source, versions
@@ -89,7 +89,8 @@ def execute(
         raise DraftbenchError(
             f"run {run.id} trains nothing", "its task is measure", f"`draftbench run --resume {run.id}` measures it"
         )
-    use_own_card(recipe.target)
+    if not recipe.times_server:
+        use_own_card(recipe.target)
     with _work(home, run, quiet=quiet, processes=processes) as progress:
         run.emit(Started(until=until, versions=versions(), source=source()))
         trained = not trains or (run.path / "training.json").exists()
@@ -97,6 +98,8 @@ def execute(
         if trained:
             drop_checkpoints(run.path)  # of a training that was killed before it had
         processes.from_first(lambda: "" if trained else run.id)
+        if recipe.times_server and not measured:
+            return measure_served_alone(run, recipe, progress)
         if not (trained and measured):
             session = _session(home, run, progress, ALONE if trained else processes)
             done = {"capture": 0.0, "training": 0.0} if trained else {}
@@ -145,6 +148,10 @@ def measure_again(home: Home, run: RunFolder, overrides: Sequence[str]) -> Summa
         )
     recipe = load_recipe(run.path / "config.yaml", overrides)
     with _work(home, run) as progress:
+        if recipe.times_server:
+            summary = measure_served_alone(run, recipe, progress)
+            write_atomic(run.path / "config.yaml", dump_recipe(recipe))
+            return summary
         session = open_session(home, run, recipe, progress)
         summary = measure(session)
         write_atomic(run.path / "config.yaml", dump_recipe(session.recipe))

@@ -16,7 +16,7 @@ ENGINE_LAYERS = [
     {"__main__"},
     {"cli"},
     {"deploy"},
-    {"export", "findings", "magpie", "slices", "study", "traces", "tune"},
+    {"explore", "export", "findings", "magpie", "slices", "study", "traces", "tune"},
     {"planning"},
     {"cluster"},
     {"jobs"},

@@ -15,7 +15,12 @@ from workbench.run.stage import stage
 from workbench.run.training_curve import Now
 from workbench.shared import queries, ui, watch
 
-_WAYS = {"plain": "plain decoding", "speculative": "with the draft", "transformers": "Transformers' own generate"}
+_WAYS = {
+    "plain": "plain decoding",
+    "speculative": "with the draft",
+    "transformers": "Transformers' own generate",
+    "served": "the server",
+}
 
 
 def run_named(param: str) -> RunFolder | None:

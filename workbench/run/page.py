@@ -9,6 +9,7 @@ from __future__ import annotations
 import streamlit as st
 
 from engine.records.labels import Labels
+from engine.runs.advice import trains
 from engine.runs.folder import RunFolder
 from workbench.run import controls, header, results
 from workbench.run.configuration import configuration
@@ -24,7 +25,7 @@ from workbench.run.training_curve import newest
 from workbench.shared import actions, label_form, queries, ui, watch
 
 SECTIONS = ("Curves", "Log", "Configuration", "Origin", "Files", "Export", "Serve", "Labels")
-_MEASURED = ("Export", "Serve")  # sections that a run has once it is measured
+_MEASURED = ("Export", "Serve")  # sections that a run has once its draft is measured
 _SECTION_S = 10  # between two looks: figures and logs cost the server a hundred times what a bar does
 
 
@@ -103,7 +104,8 @@ def render() -> None:
         results.results(run, indexed)
     if labels is not None and labels.notes:
         st.text(labels.notes)
-    offered = [name for name in SECTIONS if name not in _MEASURED or run.summary_path.is_file()]
+    drafts = run.summary_path.is_file() and trains(run)
+    offered = [name for name in SECTIONS if name not in _MEASURED or drafts]
     selected = st.segmented_control(
         "Section",
         offered,

@@ -31,7 +31,7 @@ def run(description: Description) -> None:
         rows += [("place", where)]
     if recipe is not None:
         rows += [
-            ("target", recipe.target.label),
+            ("target", recipe.target_label),
             ("prompts", f"{recipe.prompts.domain}, {recipe.prompts.scenario}"),
         ]
         if recipe.trains:
