@@ -40,11 +40,7 @@ async def lifespan(_: Any) -> AsyncIterator[dict[str, Any]]:
 
 app = st.App(
     str(Path(__file__).with_name("router.py")),
-    routes=[
-        Route(SCRIPT, script),
-        Route(watch.PATH, watch.answer),
-        Mount(gradio_app.PATH, app=live_app),
-    ],
+    routes=[Route(SCRIPT, script), Route(watch.PATH, watch.answer), Mount(gradio_app.PATH, app=live_app)],
     middleware=[
         Middleware(Guard, named=named_or_exit()),  # the first is the outermost
         Middleware(allowed_routes.AllowedRoutes, allows=allowed_routes.for_pages(gradio_app.PATH)),

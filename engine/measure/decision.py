@@ -63,8 +63,8 @@ def decide(summary: Summary, metrics: Sequence[Metric] | None = None) -> Decisio
     """
     speed = summary.speed
     if summary.subject == "target alone":
-        changes = _DRAFT_IT if summary.served is None else _DRAFT_SERVED
-        return Decision("not decided yet", _without_draft(speed or Speed()), changes)
+        how = _DRAFT_IT if summary.served is None else _DRAFT_SERVED
+        return Decision("not decided yet", _without_draft(speed or Speed()), how)
     if speed is None or speed.speedup is None:
         return Decision("not decided yet", _not_timed(summary), _measure_it(summary))
     ratios = [speed.speedup, speed.speedup_over_transformers]  # None counts: what was not timed may be faster

@@ -29,7 +29,7 @@ def thinned(rows: pd.DataFrame, most: int = MOST_POINTS) -> pd.DataFrame:
     if len(rows) <= most:
         return rows
     every = -(-len(rows) // most)
-    return rows[(rows.reset_index().index % every == 0) | (rows.index == rows.index[-1])]
+    return rows.iloc[sorted({*range(0, len(rows), every), len(rows) - 1})]
 
 
 def draw(

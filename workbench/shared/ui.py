@@ -203,14 +203,23 @@ def choose_one(
     return picked
 
 
+def follow_address(key: str, options: Sequence[str], default: Sequence[str]) -> None:
+    """Set a picker of ids to the value in the address. `bind` would put the labels there instead of the ids."""
+    named = [value for value in st.query_params.get_all(key) if value in options]
+    held = [value for value in st.session_state.get(key, default) if value in options]
+    st.session_state[key] = list(dict.fromkeys(named)) or held
+
+
 def choose_some(
     label: str, options: Sequence[str], labels: Mapping[str, str], key: str, default: Sequence[str]
 ) -> list[str]:
     """Let the visitor choose several ids by their labels; the URL keeps the ids that differ from the default."""
     labels = distinct({option: labels.get(option, option) for option in options})
-    _follow_url(key, options, [option for option in default if option in options])
+    follow_address(key, options, [option for option in default if option in options])
+    if key not in st.query_params:
+        note_default(key, st.session_state[key])
     picked: list[str] = st.multiselect(
-        label, options, format_func=labels.__getitem__, key=key, on_change=_write_url, args=(key,)
+        label, options, format_func=labels.__getitem__, key=key, on_change=write_address, args=(key,)
     )
     return picked
 
