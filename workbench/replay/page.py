@@ -354,5 +354,6 @@ def render() -> None:
         raise DraftbenchError(
             "this trace has no rounds", "nothing was decoded before it was saved", "save it again after a round"
         )
+    ui.tab_title(trace.title or trace.id, "Replay")
     show(trace)
     show_origin(trace)

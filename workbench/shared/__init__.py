@@ -7,6 +7,7 @@ pickers          the run pickers of all pages
 actions          buttons that act once
 label_form       the form of labels
 queries          all that pages read of the results
+watch            draws a part of a page again when its files have changed; a notice at a run's end
 charts           figures from data frames
 slice_chart      the figure of slices
 chart_parts      parts of figures

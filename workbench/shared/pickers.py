@@ -97,7 +97,7 @@ def pick_runs(
         shown = shown[shown.run_id.isin([*among, *asked])]
     options, labels = list(shown.run_id), names(shown)
     _say_missing(key, options)
-    _follow_address(key, options, [run_id for run_id in default if run_id in options])
+    ui.follow_address(key, options, [run_id for run_id in default if run_id in options])
     st.session_state[key] = st.session_state[key][:most]
     if key not in st.query_params:
         ui.note_default(key, st.session_state[key])
@@ -111,13 +111,6 @@ def pick_runs(
         max_selections=most,
     )
     return run_ids
-
-
-def _follow_address(key: str, options: Sequence[str], default: list[str]) -> None:
-    """Set a picker of ids to the value in the address. `bind` would put the labels there instead of the ids."""
-    named = [value for value in st.query_params.get_all(key) if value in options]
-    held = [value for value in st.session_state.get(key, default) if value in options]
-    st.session_state[key] = list(dict.fromkeys(named)) or held
 
 
 def _say_missing(key: str, options: Sequence[str]) -> None:

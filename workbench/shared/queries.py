@@ -13,6 +13,7 @@ import streamlit as st
 
 from engine.index import queries as store
 from engine.index.connection import reading
+from engine.index.contents import MEASURED_ONLY
 from engine.index.expressions import recipe_names, wide_table
 from engine.index.ingest import add_details, ingest_all, remove_missing
 from engine.jobs.executors import wake_all
@@ -186,13 +187,14 @@ def measured(run_ids: list[str], temperature: float) -> tuple[pd.DataFrame, pd.D
         )
 
 
-def leaderboard() -> pd.DataFrame:
-    """The best draft for each target and domain by exact acceptance, sorted by speed-up.
+def leaderboard(*, sample: bool) -> pd.DataFrame:
+    """The best draft for each target and domain by exact acceptance, sorted by speed-up: of one's own, or of samples.
 
-    Excludes archived runs, failed certificates, and runs measured on fewer held-out prompts than others with
-    the same target and domain, because their rates are not comparable.
+    Excludes archived runs, failed certificates, drafts that were measured as they are, and runs measured on fewer
+    held-out prompts than others with the same target and domain, because their rates are not comparable.
     """
     known = runs()
+    known = known[(known["sample"] == sample) & (known["mode"] != MEASURED_ONLY)]
     eligible = known[~known.exact.isna() & ~known.archived & known.certificate.fillna(False).astype(bool)]
     keys = ["target", "domain", "temperature"]
     eligible = eligible[eligible.n_prompts == eligible.groupby(keys).n_prompts.transform("max")]
