@@ -69,8 +69,10 @@ PAGES: dict[str, Entry] = {
         "Runs",
         ":material/table_rows:",
         "Train",
-        "All runs: search, group, label, and set the baseline.",
+        "All runs: search, group, label, compare and remove them.",
         (
+            "view",
+            "page",
             "q",
             "order",
             "group",
