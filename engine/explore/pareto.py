@@ -26,4 +26,4 @@ def front(table: pd.DataFrame, better: Mapping[str, Better]) -> pd.Series[bool]:
         if not ((kept <= cost).all(axis=1) & (kept < cost).any(axis=1)).any():
             on_front[place] = True
             kept = np.vstack([kept, cost])
-    return pd.Series(on_front, table.index)
+    return pd.Series(on_front, table.index, dtype=bool)

@@ -133,6 +133,7 @@ PAGES: dict[str, Entry] = {
             "settings",
             "axis",
             "smooth",
+            "temperature",
             "log_steps",
             "log_loss",
         ),
