@@ -35,6 +35,7 @@ numbers     numbers and intervals as text
 packages    files out of pinned packages, verified by hash
 paths       where results and downloads are kept
 progress    progress bars, and asking whether to stop
+stopping    ending work soon after a signal
 __main__    `python -m engine`, as the queue starts it
 """
 

@@ -29,7 +29,7 @@ ENGINE_LAYERS = [
     {"logs"},
     {"data", "models", "records"},
     {"chat", "packages"},
-    {"config", "launch", "paths", "progress"},
+    {"config", "launch", "paths", "progress", "stopping"},
     {"catalogue"},
     {"fileio"},
     {"untrusted"},

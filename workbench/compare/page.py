@@ -16,7 +16,7 @@ from workbench.compare import slices as compare_slices
 from workbench.compare.comparison import MOST_DRAFTS, Comparison, load_comparison, measured_temperatures, timings
 from workbench.compare.every_run import map_place, pick_temperature, suggested
 from workbench.compare.figures import View
-from workbench.shared import charts, downloads, queries, theme, ui
+from workbench.shared import charts, downloads, pickers, queries, theme, ui
 
 TABS = ["Rates", "Curves", "Positions", "Slices", "Speed", "Prompts", "Configuration", "Report"]
 
@@ -37,7 +37,7 @@ def render() -> None:
     place = map_place(within)
     likely = suggested(place.runs)
     _offer(likely)
-    run_ids = ui.pick_runs("Drafts", "runs", most=MOST_DRAFTS, default=likely, among=list(within.run_id))
+    run_ids = pickers.pick_runs("Drafts", "runs", most=MOST_DRAFTS, default=likely, among=list(within.run_id))
     _compared(run_ids, measured)
     st.subheader("Every run of the domain", anchor=False)
     every_run.section(within, place, show)
