@@ -83,7 +83,7 @@ def contents(home: Home) -> dict[str, int]:
     """Rows in the index."""
     with reading(home.index) as con:
         counts = {
-            name: con.execute(f"SELECT count(*) FROM {name}").fetchone() for name in ("runs", "tokens", "positions")
+            name: con.execute(f"SELECT count(*) FROM {name}").fetchone() for name in ("runs", "prompts", "positions")
         }
     return {name: int(row[0]) if row else 0 for name, row in counts.items()}
 
@@ -92,7 +92,14 @@ def views(home: Home) -> dict[str, dict[str, Any]]:
     """The pages that are drawn, with their parameters: six runs of one domain for Compare."""
     one_domain = sorted(path.name for path in home.runs.iterdir() if path.name.startswith("bench-"))
     six = [name for name in one_domain if "biology" in (home.run(name) / "config.yaml").read_text(encoding="utf-8")][:6]
-    return {"home": {}, "compare": {"runs": six}, "runs": {}, "run": {"run": six[0]}, "findings": {}}
+    return {
+        "home": {},
+        "compare": {"runs": six},
+        "runs": {},
+        "run": {"run": six[0]},
+        "explorer": {"alike": "all"},
+        "findings": {},
+    }
 
 
 def timed(name: str, params: dict[str, Any], repeats: int) -> dict[str, float]:
