@@ -142,6 +142,7 @@ PAGES: dict[str, Entry] = {
             "settings",
             "axis",
             "smooth",
+            "temperature",
             "log_steps",
             "log_loss",
         ),
