@@ -19,6 +19,7 @@ from engine.cli.export import export
 from engine.cli.findings import findings
 from engine.cli.keys import allow_key
 from engine.cli.machine import doctor, fetch, paths
+from engine.cli.measure_only import measure_only
 from engine.cli.reference import losses, schema
 from engine.cli.run import capture, measure, run, train, work
 from engine.cli.runs import compare, index, runs_app, show
@@ -39,6 +40,7 @@ for command in (
     *(fetch, doctor, paths, losses, schema, index),
 ):
     app.command()(command)
+app.command("measure-only")(measure_only)
 app.command("allow-key")(allow_key)
 app.command(hidden=True)(work)
 app.add_typer(runs_app, name="runs")

@@ -45,6 +45,11 @@ def run(
     def source() -> Recipe | RunFolder:
         return _recipe_or_run(recipe, resume, settings, skip_bad)
 
+    carry_out(source, queue=queue, on=on, as_json=as_json)
+
+
+def carry_out(source: Callable[[], Recipe | RunFolder], *, queue: bool, on: str | None, as_json: bool) -> None:
+    """Work on the run that `source` gives: in the background, at a place, or here."""
     if queue:
         _enqueue(source(), on, as_json)
     elif on is not None:
@@ -236,12 +241,14 @@ def _execute(read: Callable[[], Recipe | RunFolder], until: str, as_json: bool) 
 
 
 def _work_on(source: Recipe | RunFolder, until: str, as_json: bool, processes: Processes) -> None:
+    from engine.planning.clock import expected_seconds
     from engine.runs.execution import execute
     from engine.runs.folder import RunFolder
 
     folder = source if isinstance(source, RunFolder) else RunFolder.create(home(), source)
     console.err.print(f"run {folder.id} in {folder.path}", markup=False)
-    _print_outcome(folder, execute(home(), folder, until=until, processes=processes), as_json)
+    summary = execute(home(), folder, until=until, processes=processes, expect=expected_seconds)
+    _print_outcome(folder, summary, as_json)
 
 
 def _print_outcome(folder: RunFolder, summary: Summary | None, as_json: bool) -> None:

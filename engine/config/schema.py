@@ -1,12 +1,13 @@
 """The one schema: recipe files, command-line overrides and the browser form come from it, a section a file.
 
-Every default exists here and nowhere else. Descriptions carry the unit where there is one. Nothing in this package
+Every default exists here and nowhere else. Descriptions carry the unit where there is one; a `title` is the label of a
+key whose name is no plain word. Nothing in this package
 imports torch, so that a page or `--help` can load it in milliseconds.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,7 +18,7 @@ from engine.config.measure import MeasureSpec
 from engine.config.models import RUN_DATE, DraftSpec, ModelSpec
 from engine.config.prompts import PromptSource, PromptsSpec, SourcesField
 from engine.config.resources import ResourcesSpec
-from engine.config.section import LABEL, MOST_TOKENS, PACE, Section
+from engine.config.section import LABEL, MOST_TOKENS, PACE, Mark, Section, Values
 from engine.config.train import LossTerm, OnlineSpec, OnPolicySpec, SelectionSpec, TrainSpec
 
 __all__ = [
@@ -43,21 +44,33 @@ __all__ = [
 ]
 
 
+def _only_measures(recipe: Values) -> bool:
+    return recipe.get("task") == "measure"
+
+
 class Recipe(Section):
-    """A run: one draft of one target, trained and measured."""
+    """A run: one draft of one target, trained and measured; or a target, with a draft or none, measured as it is."""
 
     name: Annotated[str, LABEL] = Field(
-        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="start of the run's id"
+        "run",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        title="Name of the run",
+        description="start of the run's id",
+    )
+    task: Annotated[Literal["train", "measure"], Mark(used=_only_measures)] = Field(
+        "train",
+        description="train: a draft is trained, then measured; measure: nothing is trained, and the target is measured "
+        "with the draft that draft.init names, as it is",
     )
     target: ModelSpec = Field(
-        ModelSpec(), validate_default=True, description="the model whose outputs are kept exactly"
+        ModelSpec(), validate_default=True, title="Target", description="the model whose outputs are kept exactly"
     )
-    draft: DraftSpec = DraftSpec()
-    prompts: PromptsSpec
-    capture: CaptureSpec = CaptureSpec()
-    train: TrainSpec = TrainSpec()
-    measure: MeasureSpec = MeasureSpec()
-    resources: Annotated[ResourcesSpec, PACE] = ResourcesSpec()
+    draft: DraftSpec = Field(DraftSpec(), title="Draft")
+    prompts: PromptsSpec = Field(title="Prompts")
+    capture: CaptureSpec = Field(CaptureSpec(), title="Answers of the target")
+    train: TrainSpec = Field(TrainSpec(), title="Training")
+    measure: MeasureSpec = Field(MeasureSpec(), title="Measurement")
+    resources: Annotated[ResourcesSpec, PACE] = Field(ResourcesSpec(), title="Machine")
     tags: Annotated[list[str], LABEL] = Field([], description="labels for filtering")
     notes: Annotated[str, LABEL] = Field("", description="free text kept with the run")
 
@@ -65,10 +78,11 @@ class Recipe(Section):
     def _parts_fit_together(self) -> Recipe:
         if (self.draft.init == "checkpoint") != (self.draft.checkpoint is not None):
             raise ValueError("draft.checkpoint is given exactly when draft.init is 'checkpoint'")
+        self._task_fits()
         self._mode_fits()
         self._server_fits()
         needs_signal = [term.name for term in self.train.loss if supervision_of([term.name]) == "white_box"]
-        if self.capture.signal == "none" and needs_signal:
+        if self.trains and self.capture.signal == "none" and needs_signal:
             raise ValueError(f"capture.signal 'none' keeps no distribution, which the loss {needs_signal[0]} needs")
         if self.capture.signal == "compact" and self.draft.vocabulary is not None:
             raise ValueError(
@@ -82,8 +96,50 @@ class Recipe(Section):
             )
         return self
 
+    @property
+    def trains(self) -> bool:
+        """Whether a draft is trained; else the run only measures."""
+        return self.task == "train"
+
+    @property
+    def has_draft(self) -> bool:
+        """Whether there is a draft to measure; else the target is timed alone."""
+        return self.draft.init != "none"
+
+    @property
+    def times_server(self) -> bool:
+        """Whether a server's speed is all that is measured: there is no target at hand."""
+        return not self.trains and not self.has_draft and self.measure.against == "server"
+
+    @property
+    def target_label(self) -> str:
+        """The target for people: the model at hand, or the served one that alone is measured."""
+        server = self.capture.server
+        return f"{server.model} at {server.base_url}" if self.times_server and server else self.target.label
+
+    def _task_fits(self) -> None:
+        """Refuse training prompts that nothing would be trained on, and a training without prompts or without draft."""
+        if self.trains:
+            if not self.prompts.train:
+                raise ValueError("prompts.train is empty: a run that trains needs prompts to train on")
+            if not self.has_draft:
+                raise ValueError("draft.init 'none' leaves nothing to train: it goes with task 'measure'")
+            return
+        unused: dict[str, Any] = {
+            "prompts.train": self.prompts.train,
+            "prompts.train_prompts": self.prompts.train_prompts,
+            "draft.vocabulary": self.draft.vocabulary,
+            "draft.lora": self.draft.lora,
+            "capture.server": None if self.times_server else self.capture.server,
+        }
+        named = [key for key, value in unused.items() if value]
+        if named:
+            raise ValueError(f"{named[0]} has no use with task 'measure', which trains nothing: leave it out")
+
     def _mode_fits(self) -> None:
         """Refuse what the mode of training, or token selection, cannot do."""
+        if not self.trains:
+            return
         train, black_box = self.train, self.train.supervision == "black_box"
         if (black_box or self.capture.signal == "none") and "black_box" not in MODES[train.mode].supervision:
             raise ValueError(
@@ -119,6 +175,8 @@ class Recipe(Section):
         if self.capture.server is None:
             if self.measure.against == "server":
                 raise ValueError("measure.against 'server' needs a capture.server to measure against")
+            return
+        if not self.trains:
             return
         signal, logprobs = self.capture.signal, self.capture.server.logprobs
         if signal == "exact":

@@ -66,6 +66,8 @@ def _reason_to_leave_out(row: Mapping[Any, Any]) -> str | None:
         return "archived"
     if row["state"] != "done" or not row["config"]:
         return "not finished"
+    if row["config"].get("task") == "measure":
+        return "only measured"
     # `== True` also holds for numpy's bool and not for NaN, which stands for "no certificate".
     return None if row["certificate"] == True else "failed or without certificate"  # noqa: E712
 

@@ -29,6 +29,7 @@ from engine.records.summary import Summary
 from engine.records.training import Training
 from engine.records.values import encodable, json_text, utc
 
+MEASURED_ONLY = "measured_only"  # in place of a mode: nothing was trained
 _DECODED = ("rounds", "tokens")  # tables of text that was decoded speculatively
 _CONDITIONS = ("num_draft_tokens", "dtype", "device", "heldout_hash", "acceptance_rule")
 _PARQUET_BYTES = 1_000_000_000
@@ -78,7 +79,7 @@ def read_run(folder: Path) -> RunContents:
         run=run,
         metrics=_metrics(summary),
         curve=_curve(folder, problems),
-        parquet=_parquet(folder / "measure", done, summary.served is not None, problems),
+        parquet=_parquet(folder / "measure", done, _tables(summary), problems),
         problems=problems,
     )
 
@@ -132,15 +133,25 @@ def recipe_columns(recipe: Recipe) -> Row:
         "name": recipe.name,
         "domain": recipe.prompts.domain,
         "scenario": recipe.prompts.scenario,
-        "mode": recipe.train.mode,
-        "supervision": recipe.train.supervision,
-        "loss": loss_label(recipe.train.loss),
-        "target": recipe.target.label,
+        **_training_columns(recipe),
+        "target": recipe.target_label,
         "draft_init": recipe.draft.init,
-        "seed": recipe.train.seed if recipe.train.seed < 2**63 else None,
         "tags": recipe.tags,
         "notes": recipe.notes,
         "config": json_text(recipe.model_dump(mode="json")),
+    }
+
+
+def _training_columns(recipe: Recipe) -> Row:
+    """How the draft was trained; of a run that only measures, that it was not."""
+    if not recipe.trains:
+        return {"mode": MEASURED_ONLY, "supervision": None, "loss": None, "seed": None}
+    train = recipe.train
+    return {
+        "mode": train.mode,
+        "supervision": train.supervision,
+        "loss": loss_label(train.loss),
+        "seed": train.seed if train.seed < 2**63 else None,
     }
 
 
@@ -200,9 +211,15 @@ def _curve(folder: Path, problems: list[str]) -> list[Row]:
     return [vars(point) for point in curve_points(replay(parsed.events))]
 
 
-def _parquet(measure: Path, done: bool, served: bool, problems: list[str]) -> dict[str, Path]:
-    """The measurement's files by table. Only a run that says it is done must have them, and those of a trace; against
-    a server's text nothing is decoded."""
+def _tables(summary: Summary) -> list[str]:
+    """The tables of a whole measurement: against a server's text nothing is decoded, and a target alone is timed."""
+    if summary.subject == "target alone":
+        return ["speed"]
+    return [t for t in (*PARQUET_TABLES, "tokens") if not (summary.served is not None and t in _DECODED)]
+
+
+def _parquet(measure: Path, done: bool, tables: Sequence[str], problems: list[str]) -> dict[str, Path]:
+    """The measurement's files by table. Only a run that says it is done must have the `tables`."""
     files = {}
     for table in PARQUET_TABLES:
         path = measure / f"{table}.parquet"
@@ -219,7 +236,6 @@ def _parquet(measure: Path, done: bool, served: bool, problems: list[str]) -> di
     if done and not measure.is_dir():
         problems.append("measure: missing, though the run is done")
     elif done:
-        tables = [table for table in (*PARQUET_TABLES, "tokens") if not (served and table in _DECODED)]
         names = [*(f"{table}.parquet" for table in tables), "summary.json"]
         problems += [f"{name}: missing, though the run is done" for name in names if not (measure / name).exists()]
     return files

@@ -19,6 +19,7 @@ import pandas as pd
 
 from engine.errors import DraftbenchError, did_you_mean, first_line
 from engine.index.connection import reading
+from engine.index.efforts import efforts
 from engine.index.queries import overview
 from engine.paths import Home
 
@@ -47,14 +48,15 @@ def runs_where(home: Home, expression: str) -> list[str]:
 def wide_table(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     """A row per run, newest first, with every figure and every setting as a column.
 
-    The columns of `engine.index.queries.overview`; every setting under its dotted name (`train.learning_rate`; lists as
-    JSON); and every measured rate of the trained draft as RATE_T (`argmax_1`, `tau_0_7`), NaN or None where a run has
-    none.
+    The columns of `engine.index.queries.overview` and `engine.index.efforts`; every setting under its dotted name
+    (`train.learning_rate`; lists as JSON); and every measured rate of the trained draft as RATE_T (`argmax_1`,
+    `tau_0_7`), NaN or None where a run has none.
     """
     frame = overview(con)
     configs = dict(con.execute("SELECT run_id, config FROM runs").fetchall())
     settings = pd.DataFrame([dict(_leaves(_object(configs.get(run_id)))) for run_id in frame.run_id], frame.index)
-    wide = pd.concat([frame, settings.infer_objects(), _rates(con, frame.run_id)], axis="columns")
+    parts = [frame, efforts(con, frame.run_id), settings.infer_objects(), _rates(con, frame.run_id)]
+    wide = pd.concat(parts, axis="columns")
     return wide.loc[:, ~wide.columns.duplicated()]
 
 

@@ -1,12 +1,14 @@
 """Measuring a draft: acceptance, speed, cost model, certificate, and comparisons with intervals.
 
 suite             everything that is measured of a draft, in order
+target_alone      a target without a draft: how fast it decodes
 definitions       the measured rates, their meaning and other systems' names
 acceptance        exact acceptance: sum min(p, q) on the target's text
 exact_tables      exact acceptance as metrics and tables
 trace             rounds of decoding as tables
 text_rounds       the rounds that a server makes over a text
 speed             speed on the clock
+load              how busy other processes kept the machine meanwhile
 step_times        seconds of a round by batch size, context and gamma
 speed_words       a timing in words
 decision          serve the draft or not, in one sentence

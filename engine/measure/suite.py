@@ -34,12 +34,14 @@ from engine.measure import certificate_pair, cost_model, speed, trace
 from engine.measure.acceptance import PromptAcceptance, exact_of_drafts
 from engine.measure.definitions import RATES
 from engine.measure.exact_tables import exact_metrics, improvement, metric_row, position_rows, prompt_table
+from engine.measure.load import LoadMeter
 from engine.measure.statistics import bootstrap_ratio, calibration_z, paired_ratio
 from engine.models.draft import Draft
 from engine.models.head import Head
 from engine.models.load import LoadedModel
 from engine.models.quantised import is_exact
 from engine.progress import SILENT, Progress
+from engine.records.speed import MachineLoad
 from engine.records.summary import Summary
 
 ACCEPTANCE_RULE = "sampled: u < p/q, q the sampled distribution; greedy: one-hot p and q"
@@ -132,7 +134,7 @@ class AtTemperature:
 
 def measure_drafts(
     pair: Pair,
-    initial: Draft,
+    initial: Draft | None,
     exact: Pair,
     captures: Mapping[float, Capture],
     prompts: Sequence[Prompt],
@@ -140,7 +142,9 @@ def measure_drafts(
     *,
     progress: Progress = SILENT,
 ) -> Measured:
-    """Measure the pair's trained draft in full, and the exact acceptance of the draft `initial`, on held-out prompts.
+    """Measure the pair's draft in full, and the exact acceptance of the draft `initial`, on held-out prompts.
+
+    Without `initial` the pair's draft was not trained: it is measured as it is.
 
     `captures` holds the target's answers to the prompts, and perhaps to others, at each temperature. `exact` is the
     pair in float32, for the certificate. Raises DraftbenchError if there is no prompt to measure on, Cancelled between
@@ -152,21 +156,26 @@ def measure_drafts(
     cost_ratio = _cost_ratio(pair, first, settings)
     measured: list[AtTemperature] = []
     checks: list[lossless.Check] = []
-    progress.start("measure", len(captures), "temperatures")
+    tokens = settings.trace_prompts * settings.max_new_tokens
+    progress.start("measure", len(captures) * tokens, "tokens")
     for temperature, capture in captures.items():
         decoding = decode_settings(settings, temperature, pair.target.stop_ids, cost_ratio)
         traced = answers[temperature][: settings.trace_prompts]
         result = at_temperature(pair, initial, capture, answers[temperature], traced, decoding, progress)
         measured.append(result)
         checks += _trace_checks(result, traced, pair, exact, settings.proposals)
-        progress.advance(1)
+        progress.advance(max(0, tokens - sum(len(item.emitted) for item in result.rounds)))  # answers that ended early
         progress.stop_if_asked()
-    timed = (
-        _time(pair, first[: settings.speed_prompts], settings, cost_ratio, progress) if settings.speed_prompts else []
-    )
+    timed: list[speed.TimedAnswer] = []
+    load = None
+    if settings.speed_prompts:
+        meter = LoadMeter()
+        timed = _time(pair, first[: settings.speed_prompts], settings, cost_ratio, progress)
+        load = meter.read()
     checks += certificate(pair, exact, first, settings, progress, timed)
+    values = _summary(measured, timed, load, checks, pair.target, prompts, settings, boot)
     return Measured(
-        Summary.of_values(_summary(measured, timed, checks, pair.target, prompts, settings, boot)),
+        Summary.of_values(values if initial is not None else {"subject": "draft as it is", **values}),
         _tables(measured, timed, pair.target, prompts),
     )
 
@@ -184,15 +193,16 @@ def _answers(capture: Capture, prompts: Sequence[Prompt]) -> list[AnsweredPrompt
 
 def at_temperature(
     pair: Pair,
-    initial: Draft,
+    initial: Draft | None,
     capture: Capture,
     answers: Sequence[AnsweredPrompt],
     traced: Sequence[AnsweredPrompt],
     decoding: DecodeSettings,
     progress: Progress = SILENT,
 ) -> AtTemperature:
-    """Read both drafts against the captured answers, and decode the prompts of the `traced` ones."""
-    drafts, head = {"initial": initial.model, "trained": pair.draft.model}, Head.of(pair.target.model)
+    """Read the drafts against the captured answers, and decode the prompts of the `traced` ones."""
+    before = {} if initial is None else {"initial": initial.model}
+    drafts, head = {**before, "trained": pair.draft.model}, Head.of(pair.target.model)
     return AtTemperature(
         decoding.sampling.temperature,
         exact_of_drafts(drafts, head, capture, decoding.sampling, answers, with_entropy=True),
@@ -239,6 +249,7 @@ def trace_prompts(
             alternatives=alternatives,
         ):
             rounds.append(replace(item, row=item.row + start))
+            progress.advance(len(item.emitted))
             progress.stop_if_asked()  # nothing of a measurement is kept before it is whole, so any round will do
     return rounds
 
@@ -371,16 +382,20 @@ def _tables(
     texts = {prompt.id: prompt.text for prompt in prompts}
     parts = [result.tables(texts, target.tokenizer) for result in measured]
     tables = {name: pd.concat([t for part in parts for t in part[name]], ignore_index=True) for name in parts[0]}
-    if timed:
-        tables["speed"] = pd.DataFrame(
-            [{"prompt_id": t.prompt_id, "way": t.way, "tokens": t.tokens, "seconds": t.seconds} for t in timed]
-        )
-    return tables
+    return {**tables, "speed": speed_table(timed)} if timed else tables
+
+
+def speed_table(timed: Sequence[speed.TimedAnswer]) -> pd.DataFrame:
+    """A row per timed answer."""
+    return pd.DataFrame(
+        [{"prompt_id": t.prompt_id, "way": t.way, "tokens": t.tokens, "seconds": t.seconds} for t in timed]
+    )
 
 
 def _summary(
     measured: Sequence[AtTemperature],
     timed: Sequence[speed.TimedAnswer],
+    load: MachineLoad | None,
     checks: Sequence[lossless.Check],
     target: LoadedModel,
     prompts: Sequence[Prompt],
@@ -390,10 +405,13 @@ def _summary(
     gamma = settings.num_draft_tokens
     metrics = [row for result in measured for row in result.metrics(boot)]
     summary: dict[str, Any] = {
-        "conditions": _conditions(target, settings, prompts_hash(prompts), len(prompts)),
+        "conditions": conditions(target, settings, prompts_hash(prompts), len(prompts)),
         "metrics": metrics,
         "improvement": [
-            row for r in measured for row in improvement(r.exact["initial"], r.exact["trained"], r.temperature, boot)
+            row
+            for r in measured
+            if "initial" in r.exact
+            for row in improvement(r.exact["initial"], r.exact["trained"], r.temperature, boot)
         ],
         "by_slot": {str(r.temperature): trace.acceptance_by_slot(r.rounds, gamma) for r in measured},
         "accepted_lengths": {str(r.temperature): trace.accepted_lengths(r.rounds, gamma) for r in measured},
@@ -402,6 +420,7 @@ def _summary(
     if timed:
         alpha = _examined(metrics, settings.speed_temperature)
         summary["speed"] = _speed_summary(timed, alpha, settings, boot)
+        summary["speed"]["load"] = None if load is None else load.document()
     summary["certificate"] = {
         "passed": all(check.passed is not False for check in checks),
         "checks": [check.as_dict() for check in checks],
@@ -464,7 +483,7 @@ def _speed_summary(
     }
 
 
-def _conditions(target: LoadedModel, settings: MeasureSpec, heldout_hash: str, prompts: int) -> dict[str, Any]:
+def conditions(target: LoadedModel, settings: MeasureSpec, heldout_hash: str, prompts: int) -> dict[str, Any]:
     """The conditions that two measurements must share to be compared."""
     return {
         "heldout_hash": heldout_hash,

@@ -26,11 +26,14 @@ from engine.models.lora import adapted_layers, adapter_size
 from engine.paths import Home
 from engine.planning.earlier_runs import best_pace, differences
 from engine.planning.outlines import draft_shapes, target_outline, target_sizes
+from engine.planning.probe import kept_probe, seconds_of
+from engine.progress import PARTS
 from engine.records.capture import CaptureCounts
 from engine.runs.drafts import draft_folder
 from engine.runs.plan import RunPlan, plan_run, split_prompts
 from engine.served.capture import is_served
 
+NEVER_RUN = "not known yet: no earlier run of this target here"
 _FLOAT32 = 4  # bytes
 _PASSING = "checkpoints"  # the part of the disk that is free again after the training
 _LOGIT_TENSORS = 8  # tensors of one chunk's size that a divergence and its gradient hold at once
@@ -48,6 +51,7 @@ class Estimate:
     disk_unknown: str = ""
     seconds_unknown: str = ""
     based_on: str = ""  # the run whose speed the time is scaled from
+    probed: bool = False  # the time follows from `engine.planning.probe` instead
     differs: tuple[str, ...] = ()  # what that run did otherwise
     seconds_missing: tuple[str, ...] = ()  # parts of the work whose time that run does not tell
 
@@ -79,13 +83,16 @@ def estimate(home: Home, recipe: Recipe, plan: RunPlan | None = None) -> Estimat
 
     `plan`: its captures, where they are planned already; reading and rendering the prompts takes seconds.
     """
+    if recipe.times_server:
+        unknown = f"not known: it takes as long as {recipe.target_label} takes to answer"
+        return Estimate(memory_unknown=unknown, disk_unknown=unknown, seconds_unknown=unknown)
     try:
         with boundary(f"{recipe.target.model} or its draft cannot be sized", "see the checks of target and draft"):
             target = target_outline(recipe.target)
             if target is None:
                 unknown = f"not known until {recipe.target.model} is on this machine: it is fetched when the run begins"
                 return Estimate(memory_unknown=unknown, disk_unknown=unknown, seconds_unknown=unknown)
-            draft = draft_parameters(home, recipe, target)
+            draft = draft_parameters(home, recipe, target) if recipe.has_draft else DraftSize(0, 0, 0, 0)
             memory = _memory(recipe, target, draft)
     except DraftbenchError as error:
         unknown = f"not known: {error.what}" + (f" ({error.why})" if error.why else "")
@@ -95,7 +102,8 @@ def estimate(home: Home, recipe: Recipe, plan: RunPlan | None = None) -> Estimat
     except DraftbenchError as error:
         unknown = f"not known: {error.what}"
         return Estimate(memory=memory, disk_unknown=unknown, seconds_unknown=unknown)
-    disk = {"captures": sum(_still_to_write(capture) for capture in plan.captures.values()), **_draft_files(draft)}
+    disk = {"captures": sum(_still_to_write(capture) for capture in plan.captures.values())}
+    disk |= _draft_files(draft) if recipe.trains else {}
     if plan.training is not None and plan.decodes_training:
         disk["stream"] = _most_to_write(plan.training)
     return _with_time(home, recipe, plan, Estimate(memory=memory, disk=disk))
@@ -184,15 +192,16 @@ def _memory(recipe: Recipe, target: LoadedModel, draft: DraftSize) -> dict[str, 
     exact_copy = parameters * _FLOAT32 // recipe.target.tensor_parallel
     if spread or (target.dtype == torch.float32 and plain):
         exact_copy = 0
-    return {
+    parts = {
         "target": held * (copies if plain and not spread and recipe.target.tensor_parallel == 1 else 1),
         "capture": _cache_bytes(target, recipe) + draft.total * _FLOAT32,
         "training": weights + activations,
         # untrained and trained draft, each as served and in float32
-        "measurement": exact_copy
+        "measurement": (exact_copy if recipe.has_draft else 0)
         + 2 * draft.total * (size + (_FLOAT32 if exact_copy else 0))
         + _cache_bytes(target, recipe),
     }
+    return parts if recipe.trains else {**parts, "training": 0}
 
 
 def target_bytes(spec: ModelSpec, shapes: Any) -> int:
@@ -233,7 +242,11 @@ def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Es
     """The estimate with seconds, if a run of this target was ever trained on this machine."""
     pace = best_pace(home, recipe)
     if pace is None:
-        return replace(known, seconds_unknown="not known yet: no earlier run of this target here")
+        probe = kept_probe(home, recipe)
+        if probe is None:
+            return replace(known, seconds_unknown=NEVER_RUN)
+        seconds = seconds_of(probe, recipe, plan, _open_share)
+        return replace(known, seconds=seconds, probed=True, seconds_missing=tuple(set(PARTS) - set(seconds)))
     fill = pace.fill or 1.0
     seconds = {}
     captures = plan.captures.values()
@@ -251,7 +264,12 @@ def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Es
         seconds["training"] = steps * per_step / pace.train_tokens_s
     if pace.measure_s and pace.recipe.measure.against == recipe.measure.against:
         seconds["measurement"] = pace.measure_s * _measure_work(recipe.measure) / _measure_work(pace.recipe.measure)
-    parts = ("capture", "training", "measurement", *(["answers of the server"] if asked else []))
+    parts = (
+        "capture",
+        *(["training"] if recipe.trains else []),
+        "measurement",
+        *(["answers of the server"] if asked else []),
+    )
     missing = tuple(part for part in parts if part not in seconds)
     unlike = tuple(differences(recipe, pace.recipe))
     return replace(known, seconds=seconds, seconds_missing=missing, based_on=pace.run, differs=unlike)

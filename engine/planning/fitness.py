@@ -98,11 +98,13 @@ def check_draft(home: Home, recipe: Recipe, target: Any) -> str:
     own = spec.checkpoint is not None and draft_folder(home, spec.checkpoint)
     if own and (adapter := read_card(own).info.lora):
         shared_folder(own, adapter)  # raises if it is not here
-    if spec.share_embeddings:
+    if spec.share_embeddings and recipe.trains:
         check_shared(draft, target)
     if spec.vocabulary is not None:
         known = read_card(own).info if own else DraftInfo("", spec.share_embeddings, spec.init, [])
         check_trim(Draft(draft, known), LoadedModel(target, None, recipe.target, ""), spec.vocabulary)
+    if not recipe.trains:
+        return f"{spec.checkpoint or _start(recipe, target)}, as it is"
     return _start(recipe, target) + _trained(recipe, draft)
 
 

@@ -58,6 +58,8 @@ class PromptCounts(Part):
     """Training prompts left out because `prompts.train_prompts` asks for fewer."""
     heldout_beyond_context: Whole | None = None
     """Held-out prompts that left no room for an answer; absent where there were none."""
+    beyond_heldout_prompts: Whole | None = None
+    """Prompts left out because `measure.heldout_prompts` asks for fewer, of a run that only measures."""
     train_hash: Text | None = None
     """Hash of the training prompts (`engine.chat.prompt.prompts_hash`)."""
     heldout_hash: Text | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from engine.catalogue import Proposals
 from engine.records import files
@@ -12,6 +12,8 @@ from engine.records.interval import Interval
 from engine.records.provenance import ServedModel
 from engine.records.record import Part, Real, Record, Temperature, Text, Whole
 from engine.records.speed import Speed
+
+Subject = Literal["trained draft", "draft as it is", "target alone"]
 
 
 class Rate(Part):
@@ -30,7 +32,8 @@ class Metric(Rate):
     """One rate of one draft (`engine.measure.definitions` defines each)."""
 
     draft: Text = ""
-    """'initial' (untrained) or 'trained'."""
+    """'trained': the run's own draft; 'initial': the same before training. A run that only measures has one draft, as
+    it came, under 'trained' (`Summary.subject` says so)."""
     n_tokens: Whole | None = None
     """Tokens that the rate is of."""
 
@@ -150,6 +153,8 @@ class Summary(Record):
     FILE: ClassVar[str] = files.SUMMARY
     MOST_BYTES: ClassVar[int] = 16_000_000
 
+    subject: Subject = "trained draft"
+    """What was measured: a draft that the run trained, one that it measured as it came, or plain decoding alone."""
     conditions: Conditions = Conditions()
     metrics: list[Metric] = []
     improvement: list[Improvement] = []

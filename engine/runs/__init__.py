@@ -2,6 +2,7 @@
 
 folder       a run's folder
 recipes      reading the recipe of a new run
+as_it_is     a user's first recipes: measure a model as it is, train a draft for it
 execution    working on a run, with its outcome written into its folder
 training     training the draft of a run
 process      whether a run's process is alive
@@ -18,7 +19,8 @@ description  everything about one run
 labels       title, tags, note, pin, archive, baseline
 provenance   versions, commit, machine, hashes
 samples      the sample runs that come with Draftbench
-removing     deleting a run
+removing     removing a run, and what to say before
+trash        removed runs, which can be restored for a day
 advice       what to do next with an unfinished run
 faults       faults of the machine, explained
 """

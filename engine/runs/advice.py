@@ -21,7 +21,8 @@ def best_draft(run: RunFolder) -> Path:
 
 def measures_again(run: RunFolder) -> str:
     """What gives the run a whole measurement."""
-    return f"`draftbench measure {run.id}` makes it again" if has_weights(run) else gives_a_draft(run)
+    again = has_weights(run) or not trains(run)
+    return f"`draftbench measure {run.id}` makes it again" if again else gives_a_draft(run)
 
 
 def gives_a_draft(run: RunFolder) -> str:
@@ -29,9 +30,22 @@ def gives_a_draft(run: RunFolder) -> str:
     state = run.status().state
     if state in ("queued", "running"):
         return "wait for the run, which is still to make one"
+    if not trains(run):
+        return (
+            "it only measured, and keeps no draft of its own: `draftbench run` trains one; the draft that it measured, "
+            "if any, lies where draft.checkpoint of its recipe says"
+        )
     if state != "done":
         return f"finish it with `draftbench run --resume {run.id}`"
     return f"its draft's weights are not here: `draftbench run {quote(str(run.path / 'config.yaml'))}` trains it again"
+
+
+def trains(run: RunFolder) -> bool:
+    """Whether the run trains a draft; else it only measures, and keeps none."""
+    try:
+        return run.recipe().trains
+    except DraftbenchError:  # damaged: the rest of the advice holds
+        return True
 
 
 def has_weights(run: RunFolder) -> bool:

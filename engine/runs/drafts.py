@@ -12,15 +12,26 @@ import torch
 
 from engine.capture.store import Capture
 from engine.config.lora import SHARED_FOLDER
-from engine.config.schema import Recipe
+from engine.config.schema import ModelSpec, Recipe
 from engine.decode.runner import runner_for
 from engine.distill.selection import load_reference
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import disk_errors, read_json, sha256_file
-from engine.models.draft import CARD, WEIGHTS, Draft, initialise_draft, read_card, save_draft, trim, with_adapter
-from engine.models.head import DRAFT_IDS
-from engine.models.load import LoadedModel
-from engine.models.vocabulary import frequent_ids
+from engine.models.draft import (
+    CARD,
+    WEIGHTS,
+    Draft,
+    DraftInfo,
+    initialise_draft,
+    load_draft,
+    read_card,
+    save_draft,
+    trim,
+    with_adapter,
+)
+from engine.models.head import DRAFT_IDS, check_head
+from engine.models.load import LoadedModel, load_model
+from engine.models.vocabulary import check_vocabulary, frequent_ids
 from engine.paths import PROJECT_ROOT, Home
 from engine.runs.advice import best_draft
 from engine.runs.folder import RunFolder
@@ -50,6 +61,18 @@ def untrained_draft(home: Home, recipe: Recipe, target: LoadedModel) -> Draft:
     if decodes(recipe):  # a draft that cannot be decoded should not be trained first
         runner_for(draft.model, is_draft=True)
     return draft
+
+
+def draft_as_it_is(home: Home, name: str, target: LoadedModel) -> Draft:
+    """A draft with the weights it came with, in the target's dtype: a run's, a folder's, or any model that shares the
+    target's vocabulary."""
+    folder = draft_folder(home, name)
+    if folder is not None:
+        return load_draft(folder, target)
+    other = load_model(ModelSpec(model=name, device=str(target.draft_device)), dtype=target.dtype_name)
+    check_vocabulary(target.tokenizer, other.tokenizer)
+    check_head(other.model)
+    return Draft(other.model, DraftInfo(target.fingerprint, False, name, []))
 
 
 def keep_shared(home: Home, run: RunFolder, recipe: Recipe, draft: Draft) -> Path:

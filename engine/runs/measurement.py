@@ -7,22 +7,34 @@ from dataclasses import replace
 
 from engine.capture.store import Capture
 from engine.chat.prompt import prompts_hash
+from engine.config.schema import Recipe
+from engine.data.readers import read_prompts
 from engine.fileio import read_json
 from engine.measure.suite import Measured, Pair, measure_drafts
-from engine.models.draft import Draft, load_draft, trim
+from engine.measure.target_alone import measure_target
+from engine.models.draft import Draft, load_draft, parameter_counts, trim
 from engine.models.head import Head
+from engine.models.load import LoadedModel
 from engine.models.precision import cast
-from engine.records.provenance import Provenance, ServedModel
+from engine.progress import Progress
+from engine.records.provenance import DraftParameters, PromptCounts, Provenance, Seeds, ServedModel
 from engine.records.summary import Summary
-from engine.runs.drafts import untrained_draft
+from engine.runs.drafts import draft_as_it_is, untrained_draft, weights_hash
+from engine.runs.folder import RunFolder
 from engine.runs.plan import plan_heldout
-from engine.runs.provenance import measured_by
+from engine.runs.provenance import measured_by, provenance
 from engine.runs.session import Session, capture_heldout
 from engine.served.acceptance import measure_served
+from engine.served.speed import measure_server
 
 
 def measure(session: Session) -> Summary:
-    """Measure the best draft against the untrained one; writes the tables and returns the summary."""
+    """Measure the best draft against the untrained one; writes the tables and returns the summary.
+
+    Of a run that trains nothing: its draft as it is, or the target alone.
+    """
+    if not session.recipe.trains:
+        return _measure_as_it_is(session)
     recipe, target, folder = session.recipe, session.target, session.run.path
     plans = plan_heldout(session.home.captures, recipe, target, session.prompts)
     heldout = capture_heldout(plans, target, recipe.capture, session.progress)
@@ -34,6 +46,82 @@ def measure(session: Session) -> Summary:
     measured.save(folder / "measure")
     _add_provenance(session, heldout)
     return measured.summary
+
+
+def measure_served_alone(run: RunFolder, recipe: Recipe, progress: Progress) -> Summary:
+    """Time a served model, of which nothing is here; writes the table and returns the summary."""
+    server, spec = recipe.capture.server, recipe.prompts
+    assert server is not None  # the schema asks for one
+    heldout = read_prompts(spec.heldout, skip_bad=spec.skip_bad)
+    prompts = heldout.prompts[: recipe.measure.heldout_prompts]
+    measured, left_out = measure_server(server, prompts, recipe.measure, progress=progress)
+    for reason in left_out:
+        progress.note(f"left out: {reason}")
+    measured.save(run.path / "measure")
+    counts = PromptCounts(
+        measured=measured.summary.conditions.heldout_prompts,
+        bad_rows=len(heldout.bad),
+        beyond_heldout_prompts=len(heldout.prompts) - len(prompts),
+        heldout_hash=prompts_hash(prompts),
+    )
+    seeds = Seeds(measure=recipe.measure.seed)
+    provenance(seeds=seeds, prompts=counts, measurement=measured_by()).write(run.path)
+    return measured.summary
+
+
+def _measure_as_it_is(session: Session) -> Summary:
+    recipe, target = session.recipe, session.target
+    heldout: dict[float, Capture] = {}
+    draft: Draft | None = None
+    if recipe.has_draft:
+        draft = _as_it_is(session, target)
+        plans = plan_heldout(session.home.captures, recipe, target, session.prompts)
+        heldout = capture_heldout(plans, target, recipe.capture, session.progress)
+        exact = session.target_float32
+        measured = measure_drafts(
+            Pair(target, draft),
+            None,
+            Pair(exact, _as_it_is(session, exact)),
+            heldout,
+            session.prompts.measured,
+            recipe.measure,
+            progress=session.progress,
+        )
+    else:
+        measured = measure_target(target, session.prompts.measured, recipe.measure, progress=session.progress)
+    measured.save(session.run.path / "measure")
+    _provenance_as_it_is(session, draft, heldout).write(session.run.path)
+    return measured.summary
+
+
+def _as_it_is(session: Session, target: LoadedModel) -> Draft:
+    """The draft that nobody trains: the checkpoint as it came, or the first weights that the recipe makes."""
+    recipe = session.recipe
+    if recipe.draft.checkpoint is not None:
+        return draft_as_it_is(session.home, recipe.draft.checkpoint, target)
+    made = untrained_draft(session.home, recipe, target)
+    return Draft(cast(made.model, target.dtype).requires_grad_(False), made.info)
+
+
+def _provenance_as_it_is(session: Session, draft: Draft | None, heldout: Mapping[float, Capture]) -> Provenance:
+    recipe, target, prompts = session.recipe, session.target, session.prompts
+    checkpoint = weights_hash(session.home, recipe.draft.checkpoint)
+    counts = None if draft is None else {**parameter_counts(draft), "trained": 0}
+    return provenance(
+        target_fingerprint=target.fingerprint,
+        target_dtype=target.dtype_name,
+        target_quantize=target.weights,
+        device=str(target.device),
+        target_placed=target.placed or None,
+        seeds=Seeds(measure=recipe.measure.seed),
+        prompts=PromptCounts.model_validate({**prompts.counts, "heldout_hash": prompts_hash(prompts.measured)}),
+        captures={f"heldout T={t:g}": capture.counts for t, capture in heldout.items()},
+        draft_parameters=None if counts is None else DraftParameters(**counts),
+        checkpoint_sha256=checkpoint,
+        measurement=measured_by(
+            draft_sha256=checkpoint, captures={f"heldout T={t:g}": c.address for t, c in heldout.items()}
+        ),
+    )
 
 
 def _untrained(session: Session, trained: Draft) -> Draft:

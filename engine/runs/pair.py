@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 from engine.config.schema import DEFAULT_TARGET, ModelSpec
 from engine.errors import DraftbenchError
-from engine.models.draft import Draft, DraftInfo, load_draft
+from engine.models.draft import Draft, load_draft
 from engine.models.head import check_head
 from engine.models.load import LoadedModel, load_model, with_drafts_on
-from engine.models.vocabulary import check_vocabulary
 from engine.paths import Home
 from engine.runs.advice import best_draft
-from engine.runs.drafts import draft_folder
+from engine.runs.drafts import draft_as_it_is
 from engine.runs.folder import RunFolder
 
 
@@ -35,7 +34,7 @@ def load_pair(
     precision = None if dtype == "auto" else dtype
     if run_id is None:
         loaded = load_model(ModelSpec(model=target or DEFAULT_TARGET), dtype=precision)
-        pair = NamedPair(loaded, None if draft is None else _named_draft(home, draft, loaded), draft)
+        pair = NamedPair(loaded, None if draft is None else draft_as_it_is(home, draft, loaded), draft)
     else:
         if target or draft:
             raise DraftbenchError(
@@ -50,14 +49,3 @@ def load_pair(
         pair = NamedPair(loaded, load_draft(best, loaded), run.id)
     check_head(loaded.model)
     return pair
-
-
-def _named_draft(home: Home, name: str, target: LoadedModel) -> Draft:
-    """A draft given as a run id, a draft folder or any model that shares the target's vocabulary."""
-    folder = draft_folder(home, name)
-    if folder is not None:
-        return load_draft(folder, target)
-    other = load_model(ModelSpec(model=name, device=str(target.draft_device)), dtype=target.dtype_name)
-    check_vocabulary(target.tokenizer, other.tokenizer)
-    check_head(other.model)
-    return Draft(other.model, DraftInfo(target.fingerprint, False, name, []))

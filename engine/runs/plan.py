@@ -72,6 +72,8 @@ def split_prompts(recipe: Recipe, target: LoadedModel) -> PromptSplit:
 
     Raises DraftbenchError if no training prompt is left, or fewer than the recipe asks for.
     """
+    if not recipe.trains:
+        return _measured_only(recipe, target)
     spec, measure = recipe.prompts, recipe.measure
     train = read_prompts(spec.train, skip_bad=spec.skip_bad)
     heldout = read_prompts(spec.heldout, skip_bad=spec.skip_bad)
@@ -104,6 +106,26 @@ def split_prompts(recipe: Recipe, target: LoadedModel) -> PromptSplit:
     return PromptSplit(training, watched, measured, counts, prompts_hash(heldout.prompts))
 
 
+def _measured_only(recipe: Recipe, target: LoadedModel) -> PromptSplit:
+    """The prompts of a run that trains nothing: no draft is chosen, so none are set aside to choose it by."""
+    spec, measure = recipe.prompts, recipe.measure
+    heldout = read_prompts(spec.heldout, skip_bad=spec.skip_bad)
+    tokens = measure.max_new_tokens if recipe.has_draft else measure.speed_tokens
+    fit = measurable(target.tokenizer, heldout.prompts, spec.max_prompt_tokens, target.context_tokens, tokens)
+    measured = fit[: measure.heldout_prompts]
+    counts = {
+        "measured": len(measured),
+        "bad_rows": len(heldout.bad),
+        "heldout_beyond_context": len(heldout.prompts) - len(fit),
+        "beyond_heldout_prompts": len(fit) - len(measured),
+    }
+    if not measured:
+        raise DraftbenchError(
+            "no prompt is left to measure on", in_words(counts), "check prompts.heldout and prompts.max_prompt_tokens"
+        )
+    return PromptSplit([], [], measured, counts, prompts_hash(heldout.prompts))
+
+
 def in_words(counts: Mapping[str, int]) -> str:
     """'train 8, watched 1, measured 5, ...'"""
     return ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -117,7 +139,9 @@ def _within_limit(prompts: list[Prompt], limit: int | None, target: LoadedModel)
 
 def plan_run(captures: Path, recipe: Recipe, target: LoadedModel, prompts: PromptSplit) -> RunPlan:
     """Plan every capture of a run, at the very addresses it will look for."""
-    training = plan_training(captures, recipe, target, prompts.train)
+    if not recipe.has_draft:  # the target is timed, which takes no answers
+        return RunPlan(None, False, {}, {})
+    training = plan_training(captures, recipe, target, prompts.train) if recipe.trains else None
     heldout = plan_heldout(captures, recipe, target, prompts)
     watched = heldout
     if recipe.capture.server is not None:

@@ -37,14 +37,17 @@ def laid_out(home: Home) -> set[str]:
     return set(names)
 
 
-def lay_out_samples(home: Home, source: Path = SAMPLES) -> list[str]:
-    """Copy the sample runs that this home has never had; returns their ids."""
-    if os.environ.get("DRAFTBENCH_SAMPLES") == "0":
+def lay_out_samples(home: Home, source: Path = SAMPLES, *, asked: bool = False) -> list[str]:
+    """Copy the sample runs that this home has never had; returns their ids.
+
+    `asked`: somebody wants them now, also those that were removed, whatever `DRAFTBENCH_SAMPLES` says of a start.
+    """
+    if os.environ.get("DRAFTBENCH_SAMPLES") == "0" and not asked:
         return []
     had = laid_out(home)
     added = []
     for folder in sample_folders(source):
-        if folder.name in had:
+        if folder.name in had and not asked:
             continue
         if not os.path.lexists(home.run(folder.name)):
             _copy(folder, home.run(folder.name))

@@ -156,6 +156,18 @@ def browser(
             context.close()
 
 
+def count_clicks(page: Page) -> None:
+    """Count the presses of the mouse from now on, over all addresses of one server; keys are not counted."""
+    page.add_init_script(
+        "addEventListener('pointerdown', () => localStorage.setItem('clicks', 1 + +(localStorage.clicks || 0)), true)"
+    )
+
+
+def clicks(page: Page) -> int:
+    """How many there were."""
+    return int(page.evaluate("Number(localStorage.clicks || 0)"))
+
+
 def settle(page: Page, *, seconds: float = 60) -> None:
     """Wait until the script of the page has run to its end and nothing is being drawn."""
     page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=seconds * 1000)

@@ -15,7 +15,7 @@ from workbench.compare.comparison import MOST_DRAFTS, Comparison, load_compariso
 from workbench.compare.every_run import cells as cells_of
 from workbench.compare.every_run import remarks, suggested
 from workbench.compare.figures import View
-from workbench.shared import charts, downloads, queries, theme, ui
+from workbench.shared import charts, downloads, pickers, queries, theme, ui
 
 TABS = ["Rates", "Curves", "Positions", "Slices", "Speed", "Prompts", "Configuration", "Report"]
 
@@ -36,7 +36,7 @@ def render() -> None:
     likely = suggested(every_run(within))
     st.subheader("Side by side", anchor=False)
     _offer(likely)
-    run_ids = ui.pick_runs("Drafts", "runs", most=MOST_DRAFTS, default=likely, among=list(within.run_id))
+    run_ids = pickers.pick_runs("Drafts", "runs", most=MOST_DRAFTS, default=likely, among=list(within.run_id))
     if not run_ids:
         st.info("Choose two to six drafts above.", icon=":material/compare_arrows:")
         return

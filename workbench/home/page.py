@@ -1,11 +1,12 @@
-"""The Home page: the best draft for each target, running jobs, first steps, and whether this machine is ready.
+"""The Home page: your model, the best draft for each target, running jobs, and whether this machine is ready.
 
 It is drawn from the index; the checks of the machine load torch and therefore come last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -13,18 +14,18 @@ import streamlit as st
 from engine.measure import speed_words
 from engine.measure.decision import decide
 from engine.records.speed import Speed
-from engine.records.status import Status
 from engine.runs.folder import RunFolder
+from engine.runs.samples import lay_out_samples, sample_folders
 from workbench.compare.every_run import suggested
+from workbench.home import your_model
 from workbench.live.decode import has_draft
-from workbench.run.stage import redraw_every, stage
+from workbench.run.stage import stage
 from workbench.run.training_curve import Now
-from workbench.shared import chart_parts, queries, ui
+from workbench.shared import actions, chart_parts, queries, ui, watch
 from workbench.shared.method_names import SUPERVISION, method_name
 from workbench.shared.pages import page_of
 
 CARDS_PER_ROW = 3
-_REDRAW_S = 4  # of the list of running jobs
 STEPS: tuple[tuple[str, str, str, str, dict[str, str]], ...] = (
     ("1. Watch", "See the target accept or reject each token that a draft proposes.", "Open Live", "live", {}),
     (
@@ -38,28 +39,45 @@ STEPS: tuple[tuple[str, str, str, str, dict[str, str]], ...] = (
 )
 
 
-def best_drafts(best: pd.DataFrame) -> None:
-    """Draw a card for each target and domain."""
+def best_drafts() -> None:
+    """Draw a card for each target and domain: one's own drafts first, then, unless hidden, the samples."""
+    own, samples = queries.leaderboard(sample=False), queries.leaderboard(sample=True)
     st.subheader("Best draft for each target and domain", anchor=False)
-    if best.empty:
-        ui.empty(
-            "No draft measured yet. The quick recipe trains one for the embedded target in a few minutes.",
-            "Train a first draft",
-            "launch",
-            key="best",
-            recipe="quickstart",
+    if own.empty:
+        st.caption("No draft of your own is measured yet.")
+    cards(own)
+    if samples.empty:
+        lay_in()
+    elif st.toggle("Show the samples, measured elsewhere", True, key="samples", bind="query-params"):
+        cards(samples)
+    if len(own) + len(samples):
+        st.caption(
+            "Acceptance is exact acceptance: the probability that the target accepts a proposed token, as the mean of "
+            "sum min(p, q) over the target's own text on held-out prompts, with a 95% interval over prompts. Not "
+            "ranked: archived runs, runs without a passed losslessness certificate, drafts that were only measured, "
+            "and runs measured on fewer prompts than others."
         )
-        return
+
+
+def lay_in() -> None:
+    """Offer the sample runs where there are none."""
+    count = len(sample_folders())
+    if count:
+        actions.button(
+            f"Lay in {count} sample runs, measured elsewhere",
+            lambda: f"{len(lay_out_samples(queries.home(), asked=True))} sample runs were laid in.",
+            key="home-samples",
+            icon=":material/inventory_2:",
+        )
+
+
+def cards(best: pd.DataFrame) -> None:
+    """Draw a card for each row."""
     rows = [best.iloc[start : start + CARDS_PER_ROW] for start in range(0, len(best), CARDS_PER_ROW)]
     for row in rows:
         for column, (_, run) in zip(st.columns(CARDS_PER_ROW), row.iterrows(), strict=False):
             with column:
                 draft_card(run)
-    st.caption(
-        "Acceptance is exact acceptance: the probability that the target accepts a proposed token, as the mean of "
-        "sum min(p, q) over the target's own text on held-out prompts, with a 95% interval over prompts. Not ranked: "
-        "archived runs, runs without a passed losslessness certificate, and runs measured on fewer prompts than others."
-    )
 
 
 def rivals(best: pd.Series) -> list[str]:
@@ -73,7 +91,8 @@ def draft_card(run: pd.Series) -> None:
     whole = queries.run(run.run_id)
     timing, decision = whole.summary.speed or Speed(), decide(whole.summary, [])
     with st.container(border=True):
-        st.markdown(f"**{ui.text(run.domain)}**  \n:gray[{ui.text(run.target)}]")
+        mark = " :gray-badge[sample, measured elsewhere]" if run["sample"] else ""
+        st.markdown(f"**{ui.text(run.domain)}**{mark}  \n:gray[{ui.text(run.target)}]")
         acceptance, speed = st.columns(2)
         acceptance.metric(
             f"acceptance, T = {run.temperature:g}",
@@ -123,21 +142,22 @@ def draft_card(run: pd.Series) -> None:
 
 def running_jobs() -> None:
     """Draw the queued and running runs, updated while the page is open."""
-    labels = _active_labels()
-    every = _redraw_interval(_statuses(labels))
-    st.fragment(run_every=every)(job_rows)(labels, every)
+    active = queries.active()
+    labels = dict(zip(active.run_id, active.label, strict=True))
+    job_rows(labels, _turns(watch.marks(queries.home(), list(labels))))
 
 
-def job_rows(labels: Mapping[str, str], every: float) -> None:
-    """Draw one row per run, every `every` seconds; the page is redrawn when that interval changes.
+@st.fragment
+def job_rows(labels: Mapping[str, str], drawn: tuple[str, ...]) -> None:
+    """Draw one row per run, again when its status has changed; the whole page when a run was added, began or ended.
 
-    While speed is measured, only the status files of the runs in `labels` are read: bringing the index up to date
-    takes far more of the cores.
+    Only the status files of the runs in `labels` are read: the index costs far more.
     """
-    labels = _active_labels() if every == _REDRAW_S else labels
-    statuses = _statuses(labels)
-    if _redraw_interval(statuses) != every:
+    seen = watch.marks(queries.home(), list(labels))
+    if _turns(seen) != drawn:
+        queries.refresh()
         st.rerun()
+    statuses = {run_id: RunFolder(queries.home().run(run_id)).status() for run_id in labels}
     if not statuses:
         st.caption("No runs are queued or running.")
     for run_id, status in statuses.items():
@@ -147,21 +167,14 @@ def job_rows(labels: Mapping[str, str], every: float) -> None:
                 st.markdown(ui.state_badge(status.state))
             if status.state == "running":
                 phase = stage(status, Now())
-                stopping = "stopping at the next safe point; " if status.stop_asked_at else ""
-                st.progress(phase.share or 0.0, text=ui.text(stopping + phase.text))
+                stopping = "stopping; " if status.stop_asked_at else ""
+                st.progress(phase.share or 0.0, text=ui.text(stopping + phase.text + phase.left))
+    watch.watch("watch-jobs", list(labels), seen, ("state", "status", "runs"))
 
 
-def _active_labels() -> dict[str, str]:
-    active = queries.active()
-    return dict(zip(active.run_id, active.label, strict=True))
-
-
-def _statuses(run_ids: Iterable[str]) -> dict[str, Status]:
-    return {run_id: RunFolder(queries.home().run(run_id)).status() for run_id in run_ids}
-
-
-def _redraw_interval(statuses: Mapping[str, Status]) -> float:
-    return max((redraw_every(status, _REDRAW_S) for status in statuses.values()), default=_REDRAW_S)
+def _turns(seen: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of `watch.marks` what says that a run was added or removed, began, or ended."""
+    return (seen["runs"], *(f"{run} {state}" for run, state in seen["states"].items()))
 
 
 def first_steps() -> None:
@@ -190,7 +203,8 @@ def machine() -> None:
 def render() -> None:
     """Draw the page."""
     ui.heading("home")
-    best_drafts(queries.leaderboard())
+    your_model.section()
+    best_drafts()
     first_steps()
     left, right = st.columns(2, gap="large")
     with left:

@@ -2,10 +2,12 @@
 
 pages            the pages, and links that restore a view
 url_warnings     warnings about parameters that a page cannot show
-ui               heading, error box, empty state, run picker, sidebar
+ui               heading, error box, empty state, sidebar
+pickers          the run pickers of all pages
 actions          buttons that act once
 label_form       the form of labels
 queries          all that pages read of the results
+watch            draws a part of a page again when its files have changed; a notice at a run's end
 charts           figures from data frames
 slice_chart      the figure of slices
 chart_parts      parts of figures

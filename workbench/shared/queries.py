@@ -5,7 +5,8 @@ The overview is cached for a few seconds.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 import streamlit as st
@@ -13,11 +14,13 @@ import streamlit as st
 from engine.findings.kept import state_of
 from engine.index import queries as store
 from engine.index.connection import reading
+from engine.index.contents import MEASURED_ONLY
 from engine.index.expressions import wide_table
 from engine.index.ingest import add_details, ingest_all, remove_missing
 from engine.jobs.executors import wake_all
-from engine.paths import Home
+from engine.paths import Home, run_id_of
 from engine.paths import home as _home
+from engine.records.folders import run_names
 from engine.runs.folder import RunFolder
 from engine.runs.samples import laid_out
 from engine.traces.measured import holds_traces
@@ -47,6 +50,7 @@ def refresh() -> None:
     _indexed.clear()
     _overview.clear()
     _wide.clear()
+    _holding.clear()
 
 
 def runs() -> pd.DataFrame:
@@ -103,10 +107,18 @@ def _state_now(run_id: str) -> str:
     return RunFolder(home().run(run_id)).status().state
 
 
-def traced() -> set[str]:
-    """Ids of the measured runs that have traces to replay."""
-    known = runs()
-    return {run_id for run_id in known[~known.exact.isna()].run_id if holds_traces(RunFolder(home().run(run_id)))}
+@st.cache_data(ttl=4, show_spinner=False)
+def _holding(root: str, what: str) -> set[str]:
+    if what == "traces":
+        known = runs()
+        return {run_id for run_id in known[~known.exact.isna()].run_id if holds_traces(RunFolder(home().run(run_id)))}
+    folder = str(home().runs)
+    return {run_id_of(name) for name in run_names(home()) if os.path.isfile(f"{folder}/{name}/draft/best/draft.json")}
+
+
+def holding(what: Literal["weights", "traces"]) -> set[str]:
+    """Ids of the runs whose draft can be loaded, or that have traces to replay: asked of their folders."""
+    return _holding(str(home().root), what)
 
 
 def active() -> pd.DataFrame:
@@ -157,13 +169,14 @@ def measured(run_ids: list[str], temperature: float) -> tuple[pd.DataFrame, pd.D
         )
 
 
-def leaderboard() -> pd.DataFrame:
-    """The best draft for each target and domain by exact acceptance, sorted by speed-up.
+def leaderboard(*, sample: bool) -> pd.DataFrame:
+    """The best draft for each target and domain by exact acceptance, sorted by speed-up: of one's own, or of samples.
 
-    Excludes archived runs, failed certificates, and runs measured on fewer held-out prompts than others with
-    the same target and domain, because their rates are not comparable.
+    Excludes archived runs, failed certificates, drafts that were measured as they are, and runs measured on fewer
+    held-out prompts than others with the same target and domain, because their rates are not comparable.
     """
     known = runs()
+    known = known[(known["sample"] == sample) & (known["mode"] != MEASURED_ONLY)]
     eligible = known[~known.exact.isna() & ~known.archived & known.certificate.fillna(False).astype(bool)]
     keys = ["target", "domain", "temperature"]
     eligible = eligible[eligible.n_prompts == eligible.groupby(keys).n_prompts.transform("max")]

@@ -31,12 +31,16 @@ def run(description: Description) -> None:
         rows += [("place", where)]
     if recipe is not None:
         rows += [
-            ("target", recipe.target.label),
+            ("target", recipe.target_label),
             ("prompts", f"{recipe.prompts.domain}, {recipe.prompts.scenario}"),
-            ("loss", " + ".join(term.name for term in recipe.train.loss)),
         ]
+        if recipe.trains:
+            rows += [("loss", " + ".join(term.name for term in recipe.train.loss))]
     rows += [
-        ("trained", _training(description.training)),
+        (
+            "trained",
+            _training(description.training) if recipe is None or recipe.trains else "nothing: it only measures",
+        ),
         ("draft", _draft(description.provenance or Provenance())),
         ("origin", _origin(description.provenance or Provenance())),
     ]

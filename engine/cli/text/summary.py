@@ -32,13 +32,20 @@ _SERVED_DEFINITIONS = (
 def summary(run_id: str, measured: Summary, provenance: Provenance) -> None:
     """Print acceptance before and after training, speed and where it was measured, and the certificate."""
     conditions, served = measured.conditions, measured.served
+    if measured.subject == "target alone":
+        _target_alone(run_id, measured, provenance)
+        return
     proposals = "" if conditions.proposals == "sampled" else f"{conditions.proposals} proposals, "
     gamma = "" if served else f"gamma {conditions.num_draft_tokens}, {proposals}"
     measured_with = f"{gamma}{conditions.precision} on {conditions.where}"
     console.line(f"{run_id}\nheld-out: {conditions.heldout_prompts} prompts, {measured_with}")
     if served:
         console.paragraph(f"measured against the text of the served model {conditions.served_by}")
-    console.table("", ["", "before", "trained", "paired change"], _acceptance_rows(measured))
+    if measured.subject == "draft as it is":
+        console.line("the draft was measured as it is; nothing was trained")
+        console.table("", ["", "as it is"], [[row[0], row[2]] for row in _acceptance_rows(measured)])
+    else:
+        console.table("", ["", "before", "trained", "paired change"], _acceptance_rows(measured))
     console.paragraph(_SERVED_DEFINITIONS if served else _DEFINITIONS)
     servers()
     verdict(measured)
@@ -48,6 +55,25 @@ def summary(run_id: str, measured: Summary, provenance: Provenance) -> None:
         _served(served)
     elif measured.certificate:
         _certificate(measured.certificate)
+
+
+def _target_alone(run_id: str, measured: Summary, provenance: Provenance) -> None:
+    """Print how fast a target decodes without a draft."""
+    conditions, speed = measured.conditions, measured.speed or Speed()
+    where = speed_words.measured_where(measured, provenance)
+    if measured.served is not None:
+        console.line(f"{run_id}\nthe served model {conditions.served_by}, timed over the network; nothing was trained")
+        verdict(measured)
+        return
+    console.line(f"{run_id}\nthe target alone, {conditions.precision} on {conditions.where}; nothing was trained")
+    verdict(measured)
+    console.line("")
+    console.paragraph(
+        f"speed at T={speed.temperature:g}, batch 1, {speed.threads} threads, {conditions.heldout_prompts} prompts; "
+        f"one token takes {number(1000 * speed.forward_s.plain_s, 1)} ms"
+    )
+    if where:
+        console.paragraph(f"measured on {where}", indent=2)
 
 
 def verdict(measured: Summary) -> None:

@@ -43,9 +43,15 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
 
 
 def checks(home: Home, recipe: Recipe) -> list[Check]:
-    """Every check in order, each made even if an earlier one failed; the server's only where there is one."""
+    """Every check in order, each made even if an earlier one failed; none of what the recipe does not have: a server, a
+    training, a draft."""
     subject = Subject(home, recipe)
-    names = [name for name in CHECKS if name != "server" or recipe.capture.server is not None]
+    without = set() if recipe.trains else {"loss", "training prompts", "overlap"}
+    without |= set() if recipe.has_draft else {"vocabulary", "draft"}
+    without |= set() if recipe.capture.server is not None else {"server"}
+    names = [name for name in CHECKS if name not in without]
+    if recipe.times_server:  # nothing of a model is here
+        names = ["held-out prompts", "server"]
     return [_checked(name, subject) for name in names]
 
 

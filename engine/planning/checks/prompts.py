@@ -26,6 +26,9 @@ def source(subject: Subject, side: str) -> Finding:
             f"{message}, the first in {first.file}, row {first.line}: {first.reason}",
             "correct them, or set prompts.skip_bad to go on without them",
         )
+    if not recipe.trains:
+        count = len(read.prompts[: recipe.measure.heldout_prompts])
+        return warning(message, "one prompt has no interval") if count < 2 else ok(f"{message}: {count} to measure on")
     if side == "heldout":
         watched, measured = split_heldout(read.prompts, recipe.train.eval_prompts, recipe.measure.heldout_prompts)
         message += f": {len(watched)} to choose the draft by, {len(measured)} to measure on"
@@ -59,14 +62,14 @@ def length(subject: Subject) -> Finding:
         return unseen
     recipe, context = subject.recipe, getattr(subject.config, "max_position_embeddings", None)
     limit, answer = recipe.prompts.max_prompt_tokens, recipe.measure.max_new_tokens
-    training = _training_prompts(subject)
+    training = _training_prompts(subject) if recipe.trains else []
     all_train = _token_counts(subject, training)
     train = [n for n in all_train if not limit or n <= limit]
     heldout = _token_counts(subject, subject.prompts("heldout").prompts)
     message = f"the longest has {max([*train, *heldout], default=0):,} tokens, the context {context or 'no limit'}"
     if over_limit := len(all_train) - len(train):
         message += f"; {over_limit} longer than prompts.max_prompt_tokens are left out"
-        if over_limit == len(training):
+        if training and over_limit == len(training):
             return failed(f"no training prompt is left: {message}", "raise prompts.max_prompt_tokens")
     if context is None:
         return ok(message)

@@ -109,6 +109,8 @@ class Subject:
     def _sets(self) -> dict[str, PromptSet | DraftbenchError]:
         sets: dict[str, PromptSet | DraftbenchError] = {}
         for side, sources in (("train", self.recipe.prompts.train), ("heldout", self.recipe.prompts.heldout)):
+            if not sources:
+                continue  # a run that only measures has nothing to train on
             try:
                 sets[side] = read_prompts(sources, skip_bad=True)
             except DraftbenchError as error:

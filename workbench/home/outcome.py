@@ -1,0 +1,93 @@
+"""A run that Home has started: its progress, and in the end what it says."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from engine.errors import DraftbenchError
+from engine.measure.decision import decide
+from engine.numbers import interval
+from engine.records.speed import Speed
+from engine.records.summary import Summary
+from engine.runs.folder import RunFolder
+from workbench.run.results import VERDICT_ICONS
+from workbench.run.stage import stage
+from workbench.run.training_curve import Now
+from workbench.shared import queries, ui, watch
+
+_WAYS = {
+    "plain": "plain decoding",
+    "speculative": "with the draft",
+    "transformers": "Transformers' own generate",
+    "served": "the server",
+}
+
+
+def run_named(param: str) -> RunFolder | None:
+    """The run that the address names; one that is gone is said to be."""
+    run_id = st.query_params.get(param)
+    if not run_id:
+        return None
+    try:
+        return queries.folder(run_id)
+    except DraftbenchError as error:
+        ui.error_box(error)
+        return None
+
+
+def is_done(run: RunFolder) -> bool:
+    """Whether the run has a measurement."""
+    return run.status().state == "done" and run.summary_path.is_file()
+
+
+def show(run: RunFolder, heading: str) -> None:
+    """Draw a run: its progress while it works, its outcome afterwards, and a link to it."""
+    status = run.status()
+    with st.container(border=True):
+        st.markdown(f"**{heading}** {ui.state_badge(status.state)}")
+        if status.state in queries.UNFINISHED:
+            _progress(run, status.state)
+        elif is_done(run):
+            _measured(run.summary())
+        elif status.error is not None:
+            ui.error_box(DraftbenchError(status.error.what or "the run has failed", status.error.why, status.error.fix))
+        with st.container(horizontal=True, gap="medium"):
+            ui.goto("run", "Open the run", icon=":material/monitoring:", run=run.id)
+            if is_done(run) and run.recipe().trains:
+                ui.goto("run", "Export and serve it", icon=":material/upload:", run=run.id, view="Export")
+
+
+@st.fragment
+def _progress(run: RunFolder, drawn: str) -> None:
+    """The bar; the page is drawn anew when the run is no longer in the state `drawn`."""
+    seen, status = watch.marks(queries.home(), [run.id]), run.status()
+    if status.state != drawn:
+        queries.refresh()
+        st.rerun()
+    if status.state == "queued":
+        st.caption("It waits for its turn.")
+    else:
+        phase = stage(status, Now())
+        stopping = "stopping; " if status.stop_asked_at else ""
+        st.progress(phase.share or 0.0, text=ui.text(stopping + phase.text + phase.left))
+    watch.watch(f"watch-{run.id}", [run.id], seen, ("state", "status"))
+
+
+def _measured(summary: Summary) -> None:
+    """The verdict, and the figures it rests on."""
+    decision, speed = decide(summary), summary.speed or Speed()
+    text = f"**{decision.answer.capitalize()}.** {ui.text('; '.join(decision.reasons))}."
+    {"serve it": st.success, "no gain": st.warning}.get(decision.answer, st.info)(
+        text, icon=VERDICT_ICONS[decision.answer]
+    )
+    figures = [
+        (f"tokens/s, {_WAYS[way]}", f"{rate.value:.1f}", f"95% {interval(rate, 1)}")
+        for way, rate in speed.tokens_per_s.items()
+        if way in _WAYS
+    ]
+    for row in summary.of("trained", "exact")[:1]:
+        figures.insert(0, (f"acceptance, T = {row.temperature:g}", ui.number(row.value), f"95% {interval(row)}"))
+    if figures:
+        for column, (label, value, note) in zip(st.columns(len(figures)), figures, strict=True):
+            column.metric(label, value)
+            column.caption(ui.text(note))
