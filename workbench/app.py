@@ -18,13 +18,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import streamlit as st
 from starlette.middleware import Middleware
-from starlette.routing import Mount
+from starlette.routing import Mount, Route
 
 from workbench.live import gradio_app
 from workbench.server import allowed_routes, startup
-from workbench.server.base_url import BaseUrl
 from workbench.server.guard import Guard, named_or_exit
-from workbench.shared import ui
+from workbench.server.page_head import SCRIPT, PageHead, script
+from workbench.shared import ui, watch
+from workbench.shared.pages import shortcuts
 
 live_app = gradio_app.mounted()
 
@@ -39,11 +40,11 @@ async def lifespan(_: Any) -> AsyncIterator[dict[str, Any]]:
 
 app = st.App(
     str(Path(__file__).with_name("router.py")),
-    routes=[Mount(gradio_app.PATH, app=live_app)],
+    routes=[Route(SCRIPT, script), Route(watch.PATH, watch.answer), Mount(gradio_app.PATH, app=live_app)],
     middleware=[
         Middleware(Guard, named=named_or_exit()),  # the first is the outermost
         Middleware(allowed_routes.AllowedRoutes, allows=allowed_routes.for_pages(gradio_app.PATH)),
-        Middleware(BaseUrl, mounted=gradio_app.PATH),
+        Middleware(PageHead, mounted=gradio_app.PATH, shortcuts=shortcuts()),
     ],
     lifespan=lifespan,
     on_script_error=ui.show_error,

@@ -22,19 +22,29 @@ def runs(
     where: Annotated[
         str | None, typer.Option("--where", help="Only runs for which this holds, over any setting or rate.")
     ] = None,
+    deleted: Annotated[
+        bool, typer.Option("--deleted", help="List removed runs that can still be restored instead.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """List runs, newest first. Subcommands cancel, archive or remove a run.
+    """List runs, newest first. Subcommands cancel, archive, remove or restore a run.
 
     \b
     Example:
       draftbench runs
+      draftbench runs --deleted
       draftbench runs --where 'exact > .4 and train.learning_rate >= 1e-3'
     """
     if context.invoked_subcommand is not None:
         return
     from engine.cli.text import listing
+    from engine.runs import trash
     from engine.runs.listing import list_runs
+
+    trash.sweep(home())
+    if deleted:
+        _list_removed(as_json)
+        return
 
     rows = list_runs(home())
     if where is not None:
@@ -117,23 +127,73 @@ def archive(
 def remove(
     context: typer.Context,
     run_id: RunId,
+    for_good: Annotated[
+        bool, typer.Option("--for-good", help="Delete at once, without the day in which it can be restored.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete a run's folder for good, after asking. Captures are kept.
+    """Remove a run, after saying what that frees. It can be restored for a day. Captures are kept.
 
     \b
     Example:
       draftbench runs remove latest
     """
     from engine.runs.folder import RunFolder
-    from engine.runs.removing import remove_run
+    from engine.runs.removing import removal_of, remove_run
 
     folder = RunFolder.open(home(), run_id)
+    removal = removal_of(home(), folder)
+    when = "at once; it cannot be restored" if for_good else "in 24 hours; until then it can be restored"
     if not yes:
-        typer.confirm(f"Delete {folder.path} and everything in it?", abort=True, err=True)
-    remove_run(home(), folder)
-    _print_change(context, as_json, folder, f"run {folder.id} is removed", removed=True)
+        for remark in removal.remarks:
+            typer.echo(console.harmless(remark), err=True)
+        frees = f"It frees {removal.frees_bytes / 1e6:,.1f} MB {when}."
+        typer.confirm(f"Remove {folder.path}? {frees}", abort=True, err=True)
+    remove_run(home(), folder, for_good=for_good)
+    undo = "" if for_good else f"; `draftbench runs restore {folder.id}` brings it back for 24 hours"
+    _print_change(
+        context,
+        as_json,
+        folder,
+        f"run {folder.id} is removed{undo}",
+        removed=True,
+        restorable=not for_good,
+        frees_bytes=removal.frees_bytes,
+        remarks=list(removal.remarks),
+    )
+
+
+@runs_app.command("restore")
+def restore(
+    context: typer.Context,
+    run_id: Annotated[str, typer.Argument(help="Id of a run that `draftbench runs --deleted` lists.")],
+    as_json: Json = False,
+) -> None:
+    """Bring a removed run back, as it was.
+
+    \b
+    Example:
+      draftbench runs restore quickstart-20260101-120000
+    """
+    from engine.runs import trash
+    from engine.runs.folder import RunFolder
+
+    folder = RunFolder(trash.restore(home(), run_id))
+    _print_change(context, as_json, folder, f"run {folder.id} is restored", restored=True)
+
+
+def _list_removed(as_json: bool) -> None:
+    from engine.runs import trash
+
+    removed = trash.removed_runs(home())
+    rows = [(one.run_id, f"{one.removed_at:%Y-%m-%d %H:%M}", f"{one.until:%Y-%m-%d %H:%M}") for one in removed]
+    if as_json:
+        console.print_json([dict(zip(("run", "removed", "until"), row, strict=True)) for row in rows])
+    elif rows:
+        console.table("", ["run", "removed (UTC)", "can be restored until"], rows)
+    else:
+        console.line("no run was removed in the last 24 hours")
 
 
 def _print_change(context: typer.Context, as_json: bool, run: RunFolder, text: str, **outcome: object) -> None:

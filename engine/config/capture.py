@@ -16,34 +16,49 @@ class ServerSpec(Section):
     all that is seen of the target. `base_url` also takes a list: its first address, with the others in `also_at`."""
 
     base_url: str = Field(
-        pattern=r"^https?://", description="where the server's API begins, such as http://127.0.0.1:8000/v1"
+        pattern=r"^https?://",
+        title="Address of the server",
+        description="where the server's API begins, such as http://127.0.0.1:8000/v1",
     )
     # No part of a capture's address: the first server names it, and those that share the load must serve the same.
     also_at: Annotated[list[Url], PACE] = Field(
-        [], max_length=256, description="more addresses that serve the same model and share the load"
+        [],
+        max_length=256,
+        title="More addresses",
+        description="more addresses that serve the same model and share the load",
     )
-    model: str = Field(min_length=1, description="name of the model there")
+    model: str = Field(min_length=1, title="Model on the server", description="name of the model there")
     # Without effect where it is empty, as in recipes from before it was there.
     logprobs: Annotated[int | None, Mark(used=lambda server: server.get("logprobs") is not None)] = Field(
         None,
         ge=1,
         le=4096,
+        title="Likeliest tokens per position",
         description="likeliest tokens to ask for at each position, which capture.signal compact keeps: at most 20 on "
         "most servers (vLLM: unless started with --max-logprobs)",
     )
     key_env: Annotated[str | None, PACE] = Field(
         None,
         pattern=r"^[A-Z_][A-Z0-9_]*$",  # capitals only: a key put here by mistake is no such name
+        title="Variable that holds the key",
         description="environment variable, in capital letters, that holds the key; its value is never written anywhere",
     )
     concurrency: Annotated[int, PACE] = Field(
-        4, ge=1, le=256, description="requests in flight at once, at each address"
+        4, ge=1, le=256, title="Requests at once", description="requests in flight at once, at each address"
     )
     requests_per_minute: Annotated[int | None, PACE] = Field(
-        None, ge=1, le=1_000_000, description="most requests per minute to each address; no limit if empty"
+        None,
+        ge=1,
+        le=1_000_000,
+        title="Requests per minute, at most",
+        description="most requests per minute to each address; no limit if empty",
     )
-    timeout_s: Annotated[float, PACE] = Field(120.0, gt=0, le=86_400, description="seconds to wait for an answer")
-    attempts: Annotated[int, PACE] = Field(6, ge=1, le=50, description="tries of a request before it counts as failed")
+    timeout_s: Annotated[float, PACE] = Field(
+        120.0, gt=0, le=86_400, title="Longest wait, seconds", description="seconds to wait for an answer"
+    )
+    attempts: Annotated[int, PACE] = Field(
+        6, ge=1, le=50, title="Tries per request", description="tries of a request before it counts as failed"
+    )
 
     @property
     def urls(self) -> list[str]:
@@ -86,16 +101,21 @@ BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
 class CaptureSpec(Section):
     """How the target answers the training prompts and what of its distribution is kept."""
 
-    temperature: float = Field(1.0, ge=0, le=10, description="0 is greedy")
-    top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 is off")
-    top_k: int = Field(0, ge=0, le=MOST_TOKENS, description="0 is off")
-    max_new_tokens: int = Field(160, ge=1, le=MOST_TOKENS, description="length limit of an answer, tokens")
-    seed: int = Field(0, ge=0, description="seed of the answers")
+    temperature: float = Field(1.0, ge=0, le=10, title="Temperature of the answers", description="0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1, title="Top-p", description="nucleus; 1 is off")
+    top_k: int = Field(0, ge=0, le=MOST_TOKENS, title="Top-k", description="0 is off")
+    max_new_tokens: int = Field(
+        160, ge=1, le=MOST_TOKENS, title="Longest answer, tokens", description="length limit of an answer, tokens"
+    )
+    seed: int = Field(0, ge=0, title="Seed of the answers", description="seed of the answers")
     batch_size: Annotated[BatchSize, PACE] = Field(
-        "auto", description="prompts answered together; auto: as many as the memory holds and as pay on the device"
+        "auto",
+        title="Prompts at once",
+        description="prompts answered together; auto: as many as the memory holds and as pay on the device",
     )
     signal: Literal["exact", "compact", "none"] = Field(
         "exact",
+        title="Kept of the target's distribution",
         description="exact: last hidden state; compact: top-k log-probabilities and the tail's mass; none: text only",
     )
     signal_top_k: Annotated[
@@ -104,6 +124,7 @@ class CaptureSpec(Section):
         64,
         ge=1,
         le=4096,
+        title="Likeliest tokens per position",
         description="log-probabilities per token in the compact signal; a server's: capture.server.logprobs",
     )
     server: Annotated[ServerSpec | None, Mark(by_hand=True, used=lambda capture: bool(capture.get("server")))] = Field(

@@ -18,7 +18,9 @@ class LoraSpec(Section):
 
     rank: int = Field(16, ge=1, le=10000, description="rank of each low-rank update")
     alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
-    modules: list[str] = Field(list(LINEAR_LAYERS), min_length=1, description="names of the linear layers to adapt")
+    modules: list[str] = Field(
+        list(LINEAR_LAYERS), min_length=1, title="Adapted layers", description="names of the linear layers to adapt"
+    )
 
     @field_validator("modules")
     @classmethod

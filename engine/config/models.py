@@ -45,42 +45,55 @@ class ModelSpec(Section):
     model: Annotated[str, Mark(path="file")] = Field(
         DEFAULT_TARGET,
         min_length=1,
+        title="Target model",
         description="asset:NAME (fetched once), hub:ORG/NAME, a local folder, or a .gguf file",
     )
-    revision: str | None = Field(None, description="branch, tag or commit of a hub model")
+    revision: str | None = Field(None, title="Version on the hub", description="branch, tag or commit of a hub model")
     adapter: Annotated[str | None, Mark(path="file")] = Field(
         None,
         description="folder or hub:ORG/NAME of a PEFT adapter to merge into the model; its tokenizer and template "
         "are used",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: bfloat16 where the processor multiplies it natively, else float32"
+        "auto",
+        title="Number format",
+        description="auto: bfloat16 where the processor multiplies it natively, else float32",
     )
     quantize: Annotated[Literal["int8"] | None, Mark(used=_is_quantised)] = Field(
         None,
+        title="Rounded weights",
         description="int8: the target is the model with its layers' weights rounded to 8 bits, faster on a CPU; "
         "empty: the model as it is",
     )
     device: str = Field("auto", description="auto (cuda, mps or cpu), or a torch device such as cuda:1")
     device_map: Annotated[Literal["auto"] | None, Mark(affects="pace", used=_is_spread)] = Field(
         None,
+        title="Spread over several devices",
         description="auto: a model larger than one card is spread over all that CUDA_VISIBLE_DEVICES names, then over "
         "main memory, then over its own files; empty: it lies on target.device whole",
     )
     max_memory_gb: Annotated[dict[str, float] | None, Mark(affects="pace", used=_is_spread)] = Field(
         None,
+        title="Most memory per device, GB",
         description="with device_map, most memory for weights by device, 10^9 bytes, such as {0: 40, 1: 70, cpu: 100}; "
         "a device that is not named gets none; empty: what is free",
     )
     tensor_parallel: Annotated[int, Mark(affects="pace", used=_is_split)] = Field(
-        1, ge=1, le=64, description="processes that each hold a part of every layer, on a card of their own; 1: none"
+        1,
+        ge=1,
+        le=64,
+        title="Processes that share each layer",
+        description="processes that each hold a part of every layer, on a card of their own; 1: none",
     )
     trust_remote_code: Annotated[bool, Mark(by_hand=True)] = Field(
-        False, description="run Python code that ships with the model: only if you trust it"
+        False,
+        title="Run the model's own code",
+        description="run Python code that ships with the model: only if you trust it",
     )
     template_date: Annotated[str | None, Mark(used=_has_own_date)] = Field(
         None,
         pattern=rf"^({RUN_DATE})?\d{{4}}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?$",
+        title="Date in the chat template",
         description="date for chat templates that write today's, such as 2026-01-31; empty: the day a run begins, "
         "which its config.yaml then keeps as run:DATE",
     )
@@ -145,17 +158,23 @@ class DraftSpec(Section):
 
     init: Literal["layers", "checkpoint", "random", "none"] = Field(
         "layers",
+        title="Draft starts from",
         description="layers of the target, a checkpoint, or random weights; none: no draft, with task: measure",
     )
     layers: Annotated[int | list[int], used_if("init", "layers", "random")] = Field(
-        4, description="how many evenly spaced layers, or the target's layer indices, first layer 0"
+        4,
+        title="Layers of the draft",
+        description="how many evenly spaced layers, or the target's layer indices, first layer 0",
     )
     checkpoint: Annotated[str | None, Mark(path="draft")] = Field(
-        None, description="with init: checkpoint, a run id, a draft folder, or any model as in target.model"
+        None,
+        title="Checkpoint to start from",
+        description="with init: checkpoint, a run id, a draft folder, or any model as in target.model",
     )
     vocabulary: int | None = Field(
         None,
         ge=2,
+        title="Vocabulary of the draft",
         description="number of ids the draft can propose, the most frequent ones of the training answers; if empty, "
         "all, "
         "or those of the checkpoint",
@@ -164,7 +183,9 @@ class DraftSpec(Section):
         "auto", description="auto: where the target's embeddings are; or a torch device of the draft's own, as cuda:1"
     )
     share_embeddings: bool = Field(
-        True, description="the draft uses the target's embeddings and output head, frozen; they are not stored again"
+        True,
+        title="Use the target's embeddings",
+        description="the draft uses the target's embeddings and output head, frozen; they are not stored again",
     )
     lora: Annotated[DraftLoraSpec | None, Mark(used=_is_adapted)] = Field(
         None,

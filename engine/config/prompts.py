@@ -16,17 +16,26 @@ class PromptSource(Section):
 
     path: Annotated[str, Mark(path="file")] = Field(
         min_length=1,
+        title="File, folder or dataset",
         description=".jsonl, .json, .csv or .parquet file, a Datasets folder, hub:NAME, or pack:DOMAIN/SCENARIO",
     )
     split: str = Field("train", description="split of a Datasets source")
-    revision: str | None = Field(None, description="branch, tag or commit of a hub source")
-    config: str | None = Field(None, description="configuration name of a Datasets source")
-    messages_column: str = Field(
-        "messages", description="column of the chat messages; dots go into objects, as in request.messages"
+    revision: str | None = Field(None, title="Version on the hub", description="branch, tag or commit of a hub source")
+    config: str | None = Field(
+        None, title="Configuration of the dataset", description="configuration name of a Datasets source"
     )
-    tools_column: str = Field("tools", description="column of the tool schemas")
-    prompt_column: str = Field("prompt", description="column of plain text, used where there are no messages")
-    limit: int | None = Field(None, ge=1, description="take at most this many prompts, in file order")
+    messages_column: str = Field(
+        "messages",
+        title="Column of the messages",
+        description="column of the chat messages; dots go into objects, as in request.messages",
+    )
+    tools_column: str = Field("tools", title="Column of the tools", description="column of the tool schemas")
+    prompt_column: str = Field(
+        "prompt", title="Column of plain text", description="column of plain text, used where there are no messages"
+    )
+    limit: int | None = Field(
+        None, ge=1, title="Prompts, at most", description="take at most this many prompts, in file order"
+    )
 
     def columns(self) -> tuple[str, ...]:
         """The columns, or dotted paths, that a record is read from; of wide tables no others are loaded."""
@@ -68,16 +77,21 @@ SourcesField = Annotated[list[PromptSource], ONE_OR_MANY]
 class PromptsSpec(Section):
     """The prompts a draft is trained on and those it is measured on."""
 
-    train: SourcesField = Field([], description="prompts to train on; none with task: measure")
-    heldout: SourcesField = Field(min_length=1, description="prompts to measure on, kept out of training")
-    domain: str = Field("general", description="label of the domain, for comparison")
-    scenario: Literal["historical", "curated", "synthetic"] = Field(
-        "curated", description="where the training prompts come from"
+    train: SourcesField = Field(
+        [], title="Training prompts", description="prompts to train on; none with task: measure"
     )
-    skip_bad: bool = Field(False, description="go on past bad rows and count them")
+    heldout: SourcesField = Field(
+        min_length=1, title="Held-out prompts", description="prompts to measure on, kept out of training"
+    )
+    domain: str = Field("general", title="Domain", description="label of the domain, for comparison")
+    scenario: Literal["historical", "curated", "synthetic"] = Field(
+        "curated", title="Scenario", description="where the training prompts come from"
+    )
+    skip_bad: bool = Field(False, title="Go on past bad rows", description="go on past bad rows and count them")
     max_prompt_tokens: int | None = Field(
         None,
         ge=1,
+        title="Longest prompt, tokens",
         description="leave out longer training prompts, in tokens, and longer held-out prompts that leave no room "
         "for an "
         "answer in the context; counted",
@@ -85,6 +99,7 @@ class PromptsSpec(Section):
     train_prompts: int | None = Field(
         None,
         ge=1,
+        title="Training prompts, how many",
         description="train on this many of the training prompts, selected by their ids, so that a smaller set is "
         "part of "
         "a larger one; all if empty",

@@ -1,6 +1,7 @@
 """The one schema: recipe files, command-line overrides and the browser form come from it, a section a file.
 
-Every default exists here and nowhere else. Descriptions carry the unit where there is one. Nothing in this package
+Every default exists here and nowhere else. Descriptions carry the unit where there is one; a `title` is the label of a
+key whose name is no plain word. Nothing in this package
 imports torch, so that a page or `--help` can load it in milliseconds.
 """
 
@@ -51,7 +52,10 @@ class Recipe(Section):
     """A run: one draft of one target, trained and measured; or a target, with a draft or none, measured as it is."""
 
     name: Annotated[str, LABEL] = Field(
-        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="start of the run's id"
+        "run",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        title="Name of the run",
+        description="start of the run's id",
     )
     task: Annotated[Literal["train", "measure"], Mark(used=_only_measures)] = Field(
         "train",
@@ -59,14 +63,14 @@ class Recipe(Section):
         "with the draft that draft.init names, as it is",
     )
     target: ModelSpec = Field(
-        ModelSpec(), validate_default=True, description="the model whose outputs are kept exactly"
+        ModelSpec(), validate_default=True, title="Target", description="the model whose outputs are kept exactly"
     )
-    draft: DraftSpec = DraftSpec()
-    prompts: PromptsSpec
-    capture: CaptureSpec = CaptureSpec()
-    train: TrainSpec = TrainSpec()
-    measure: MeasureSpec = MeasureSpec()
-    resources: Annotated[ResourcesSpec, PACE] = ResourcesSpec()
+    draft: DraftSpec = Field(DraftSpec(), title="Draft")
+    prompts: PromptsSpec = Field(title="Prompts")
+    capture: CaptureSpec = Field(CaptureSpec(), title="Answers of the target")
+    train: TrainSpec = Field(TrainSpec(), title="Training")
+    measure: MeasureSpec = Field(MeasureSpec(), title="Measurement")
+    resources: Annotated[ResourcesSpec, PACE] = Field(ResourcesSpec(), title="Machine")
     tags: Annotated[list[str], LABEL] = Field([], description="labels for filtering")
     notes: Annotated[str, LABEL] = Field("", description="free text kept with the run")
 

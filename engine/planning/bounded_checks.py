@@ -49,6 +49,11 @@ def estimated(home: Home, recipe: Recipe) -> Estimate:
     return Estimate(**fields | tuples)
 
 
+def tried(home: Home, recipe: Recipe) -> None:
+    """Try target and draft for five seconds, for the estimate. Raises DraftbenchError where they cannot be."""
+    HELPERS.ask(_request("probe", home, recipe))
+
+
 def recognised(name: str) -> Recognised:
     """What a name of a model stands for. Raises DraftbenchError as `engine.planning.recognise` does."""
     from engine.planning.recognise import Recognised  # needs torch
@@ -78,8 +83,10 @@ def _do(request: dict[str, Any]) -> Any:
     from engine.planning.checks import checks
     from engine.planning.estimate import estimate
     from engine.planning.own_prompts import split
+    from engine.planning.probe import probe
     from engine.planning.prompt_check import check_prompts, count_prompts
     from engine.planning.recognise import recognise
+    from engine.runs.session import load_target
 
     if request["kind"] == "model":
         return dataclasses.asdict(recognise(request["model"]))
@@ -92,6 +99,9 @@ def _do(request: dict[str, Any]) -> Any:
     home, recipe = Home(Path(request["home"])), parse_recipe(request["recipe"])
     if request["kind"] == "checks":
         return [dataclasses.asdict(check) for check in checks(home, recipe)]
+    if request["kind"] == "probe":
+        probe(home, recipe, load_target(recipe))
+        return {}
     return dataclasses.asdict(estimate(home, recipe))
 
 

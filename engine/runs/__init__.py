@@ -19,7 +19,8 @@ description  everything about one run
 labels       title, tags, note, pin, archive, baseline
 provenance   versions, commit, machine, hashes
 samples      the sample runs that come with Draftbench
-removing     deleting a run
+removing     removing a run, and what to say before
+trash        removed runs, which can be restored for a day
 advice       what to do next with an unfinished run
 faults       faults of the machine, explained
 """

@@ -15,11 +15,10 @@ from engine.records.summary import Summary
 from engine.runs.advice import trains
 from engine.runs.folder import RunFolder
 from workbench.run.results import VERDICT_ICONS
-from workbench.run.stage import redraw_every, stage
+from workbench.run.stage import stage
 from workbench.run.training_curve import Now
-from workbench.shared import queries, ui
+from workbench.shared import queries, ui, watch
 
-_REDRAW_S = 2
 _WAYS = {
     "plain": "plain decoding",
     "speculative": "with the draft",
@@ -65,7 +64,7 @@ def show(run: RunFolder, heading: str) -> None:
     with st.container(border=True):
         st.markdown(f"**{heading}** {ui.state_badge(status.state)}")
         if status.state in queries.UNFINISHED:
-            st.fragment(run_every=redraw_every(status, _REDRAW_S))(_progress)(run, status.phase)
+            _progress(run, status.state)
         elif is_done(run):
             _measured(run.summary())
         elif status.error is not None:
@@ -76,17 +75,20 @@ def show(run: RunFolder, heading: str) -> None:
                 ui.goto("run", "Export and serve it", icon=":material/upload:", run=run.id, view="Export")
 
 
+@st.fragment
 def _progress(run: RunFolder, drawn: str) -> None:
-    """The bar; the page is drawn anew when the run ends or begins another phase, whose pace of drawing may differ."""
-    status = run.status()
-    if status.state not in queries.UNFINISHED or status.phase != drawn:
+    """The bar; the page is drawn anew when the run is no longer in the state `drawn`."""
+    seen, status = watch.marks(queries.home(), [run.id]), run.status()
+    if status.state != drawn:
         queries.refresh()
         st.rerun()
     if status.state == "queued":
         st.caption("It waits for its turn.")
-        return
-    phase = stage(status, Now())
-    st.progress(phase.share or 0.0, text=ui.text(phase.text))
+    else:
+        phase = stage(status, Now())
+        stopping = "stopping; " if status.stop_asked_at else ""
+        st.progress(phase.share or 0.0, text=ui.text(stopping + phase.text + phase.left))
+    watch.watch(f"watch-{run.id}", [run.id], seen, ("state", "status"))
 
 
 def _measured(summary: Summary) -> None:

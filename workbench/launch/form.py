@@ -119,11 +119,10 @@ class Form:
         self.values: dict[str, Any] = {}
         self._drawn: set[str] = set()
 
-    def field(self, dotted: str, *, among_its_own: bool = False) -> Any:
-        """Draw one field; returns its value. Its label names the section unless it stands `among_its_own`."""
-        section, _, name = dotted.rpartition(".")
-        label = words_of(name) if among_its_own or not section else f"{words_of(section)}: {words_of(name).lower()}"
-        return self.put(dotted, self._widget(dotted, dotted, field_at(dotted), self.initial_of(dotted), label))
+    def field(self, dotted: str) -> Any:
+        """Draw one field; returns its value."""
+        value = self.initial_of(dotted)
+        return self.put(dotted, self._widget(dotted, dotted, field_at(dotted), value, label_of(dotted)))
 
     def put(self, dotted: str, value: Any) -> Any:
         """Set a field without drawing it."""
@@ -148,18 +147,18 @@ class Form:
                 groups.setdefault(dotted.partition(".")[0] if "." in dotted else "", []).append(dotted)
         for name, keys in sorted(groups.items(), key=lambda group: not group[0]):  # keys of no section first
             section = shape_of(Recipe.model_fields[name]).section if name else None
-            alone = " and ".join(words_of(key).lower() for key in keys).capitalize()
-            with st.expander(f"More {name} settings" if name else alone):
+            alone = " and ".join(label_of(key).lower() for key in keys).capitalize()
+            with st.expander(f"{label_of(name)}: more settings" if name else alone):
                 if section is not None and section.__doc__:
                     st.caption(section.__doc__)
                 self.grid(keys)
 
     def grid(self, keys: Sequence[str], columns: int = 3) -> None:
-        """Draw fields side by side, labelled without their section."""
+        """Draw fields side by side."""
         for start in range(0, len(keys), columns):
             for place, dotted in zip(st.columns(columns), keys[start : start + columns], strict=False):
                 with place:
-                    self.field(dotted, among_its_own=True)
+                    self.field(dotted)
 
     def initial_of(self, dotted: str) -> Any:
         """What the field began with; the schema's default inside a section that the recipe leaves out."""
@@ -210,7 +209,9 @@ class Form:
         for item in list(shown):
             given = value[item] if item < len(value) else _blank(section)
             items.append(self._item(dotted, item, section, given, removable=len(shown) > 1))
-        if st.button("add", icon=":material/add:", key=f"{slot}add", type="tertiary", help=f"one more of `{dotted}`"):
+        if st.button(
+            "Add another", icon=":material/add:", key=f"{slot}add", type="tertiary", help=f"One more of `{dotted}`"
+        ):
             shown.append(max(shown) + 1)
             st.rerun()
         return items
@@ -223,15 +224,19 @@ class Form:
 
         def widget(name: str) -> Any:
             field = section.model_fields[name]
-            return self._widget(f"{dotted}.{name}", f"{dotted}.{item}.{name}", field, given[name], words_of(name))
+            label = field.title or words_of(name)
+            return self._widget(f"{dotted}.{name}", f"{dotted}.{item}.{name}", field, given[name], label)
 
+        labels = [section.model_fields[name].title or words_of(name) for name in others]
         values: dict[str, Any] = {}
         with st.container(horizontal=True, vertical_alignment="bottom"):
             values[first] = widget(first)
-            with st.popover("", icon=":material/tune:", help=f"other settings of this one: {', '.join(others)}"):
+            with st.popover(
+                "", icon=":material/tune:", help=f"Other settings of this one: {', '.join(labels).lower()}"
+            ):
                 values |= {name: widget(name) for name in others}
             if removable and st.button(
-                "", icon=":material/close:", key=f"{slot}remove{item}", help="take this one out"
+                "", icon=":material/close:", key=f"{slot}remove{item}", help="Take this one out"
             ):
                 st.session_state[slot].remove(item)
                 st.rerun()
@@ -304,6 +309,11 @@ def _blank(section: type[BaseModel]) -> dict[str, Any]:
 def default_of(field: FieldInfo) -> Any:
     """The first value of a widget without a recipe; a required field begins empty."""
     return "" if field.is_required() else field.get_default(call_default_factory=True)
+
+
+def label_of(dotted: str) -> str:
+    """The label of a recipe key: its title in the schema, or its name in words."""
+    return field_at(dotted).title or words_of(dotted.rpartition(".")[2])
 
 
 def words_of(name: str) -> str:

@@ -54,14 +54,9 @@ def choose_start() -> starting.Start:
                 st.query_params.clear()
                 st.rerun()
         return start
-    name = st.selectbox(
-        "Starting point",
-        starting.recipe_names(),
-        key="recipe",
-        bind="query-params",
-        help="Files in `recipes/`.",
-        on_change=forget,
-    )
+    titles = starting.recipe_titles()
+    files = "  \n".join(f"{ui.text(title)}: `recipes/{name}.yaml`" for name, title in titles.items())
+    name = ui.choose_one("Starting point", list(titles), titles, "recipe", help=files, forget=("set",))
     start = starting.from_recipe(name)
     st.caption(ui.text(start.about))
     return start
@@ -280,11 +275,6 @@ def offer_ways_out(start: starting.Start, values: dict[str, Any], axes: dict[str
             if st.button(words, key=f"way-out:{setting}", icon=":material/build:", help=f"`{setting}`"):
                 fill(parse_recipe(apply_overrides(values, [setting])).model_dump(mode="json"))
                 st.rerun()
-
-
-def forget() -> None:
-    """Settings of one recipe say nothing about another."""
-    st.query_params.pop("set", None)
 
 
 def run_or_sweep() -> None:

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from engine.catalogue import MODES
 from engine.config.schema import Recipe
-from workbench.launch.form import Form, default_of, field_at, leaves, shape_of, words_of
+from workbench.launch.form import Form, default_of, field_at, label_of, leaves, shape_of, words_of
 from workbench.shared import ui
 
 # What the switch of an optional part says, and what to know before it is used. The schema says all else.
@@ -28,14 +28,14 @@ SWITCHES = {
     "draft.lora": (
         "An adapter on a shared draft",
         "Train a LoRA adapter instead of all weights",
-        "It is made for the draft that `draft.init` gives, nearly always a checkpoint.",
+        "It is made for what the draft starts from, nearly always a checkpoint.",
     ),
     "capture.server": (
         "Answers from a server",
         "Fetch the training answers instead of writing them here",
-        "From its text alone a draft learns with `capture.signal` none and the loss sft. With `capture.signal` compact "
-        "and `logprobs`, every loss sees the server's likeliest tokens and one bucket for the rest; it needs the mode "
-        "offline, `train.distill_temperature` 1 and no trimmed vocabulary.",
+        "From its text alone a draft learns with the loss sft, and *none* kept of the target's distribution. With "
+        "*compact* kept of it and a number of likeliest tokens, every loss sees these and one bucket for the rest; "
+        "that needs the mode offline, the temperature 1 of the distillation and no trimmed vocabulary.",
     ),
 }
 KEY_NAME = "capture.server.key_env"
@@ -104,7 +104,7 @@ def _of_choice(form: Form, part: Part) -> None:
 
 
 def _optional(form: Form, part: Part) -> None:
-    title, label, note = SWITCHES.get(part.key, (words_of(part.key), f"Set {part.key}", ""))
+    title, label, note = SWITCHES.get(part.key, (label_of(part.key), f"Set {label_of(part.key).lower()}", ""))
     begins_on = _differs(form, part)
     with st.expander(title, expanded=begins_on, key=f"{form.prefix}:part:{part.key}"):
         _about(part, note)

@@ -71,6 +71,16 @@ def about(path: Path) -> str:
     return " ".join(line.strip() for line in lines if line.strip() and not line.startswith("  "))
 
 
+def title(path: Path) -> str:
+    """A recipe's name for people: the first line of its head, up to the colon."""
+    return about(path).partition(":")[0]
+
+
+def recipe_titles() -> dict[str, str]:
+    """The names for people of the recipes on offer, by their names."""
+    return {name: title(RECIPES / f"{name}.yaml") for name in recipe_names()}
+
+
 def checked(home: Home, start: Start, values: Mapping[str, Any]) -> Recipe:
     """The recipe that the values make, independent of where it is read. Raises DraftbenchError naming bad keys."""
     return with_absolute_paths(parse_recipe(values), start.folder, home)

@@ -18,7 +18,7 @@ from engine.study.overview import overview
 from engine.study.spec import StudySpec, dump_study, load_study
 from engine.study.start import Study, start, study
 from workbench.launch import where
-from workbench.launch.starting import about
+from workbench.launch.starting import about, title
 from workbench.shared import actions, queries, ui
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ def _choose() -> Study | None:
     """The study of the recipe that is picked, with where its cells stand; None if there is none or it is not valid."""
     shipped = {f"recipes/studies/{path.name}": path for path in sorted(STUDIES.glob("*.yaml"))}
     begun = [f"begun here: {name}" for name in known(queries.home())]
-    name = ui.choose_one("Study", [*shipped, *begun, _OTHER], {}, "study")
+    titles = {name: title(path) for name, path in shipped.items()}
+    files = "  \n".join(f"{ui.text(words)}: `{name}`" for name, words in titles.items())
+    labels = {**titles, _OTHER: _OTHER.capitalize()}
+    name = ui.choose_one("Study", [*shipped, *begun, _OTHER], labels, "study", help=files)
     if name == _OTHER:
         if linked := st.query_params.get("study_path"):  # a file may hold rights: a link does not choose it
             st.warning(

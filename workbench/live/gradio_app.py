@@ -37,6 +37,7 @@ from workbench.server.guard import Guard, named_or_exit
 from workbench.shared import theme
 
 PATH = "/live"
+_QUEUE_LOOK_S = 0.05  # between two looks for visitors who wait
 VISITORS = 8  # streaming at the same time; more wait in Gradio's queue
 _log = logging.getLogger("draftbench")
 _FONT = ["Source Sans 3", "Source Sans Pro", "system-ui", "sans-serif"]
@@ -332,6 +333,8 @@ def build(*, replay: bool = True) -> gr.Blocks:
         keep.click(save, None, [note, ids], api_name="save", show_progress="hidden", queue=False)
         demo.unload(_leave)
     demo.queue(default_concurrency_limit=VISITORS)
+    # Gradio looks into its queue 1,000 times a second, which costs 6% of a core where nobody is there.
+    demo._queue.sleep_when_free = demo._queue.progress_update_sleep_when_free = _QUEUE_LOOK_S
     return demo
 
 

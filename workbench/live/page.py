@@ -19,6 +19,8 @@ def render() -> None:
             "launch",
         )
         return
+    known = queries.runs()
+    ui.tab_title(*known.label[known.run_id == st.query_params.get("run")].head(1), "Live")
     params = [(key, value) for key in PAGES["live"].params if (value := st.query_params.get(key))]
     url = "/live/?" + urlencode([("__theme", theme.mode()), *params])
     st.iframe(url, height=1250, alt="Live decoding: form, answer with the fate of each token, counters")

@@ -27,7 +27,7 @@ from workbench.replay.judgement import (
     rejected,
     visible,
 )
-from workbench.shared import queries, theme, tokens, ui, url_warnings
+from workbench.shared import pickers, queries, theme, tokens, ui, url_warnings
 from workbench.shared.pages import link
 
 MEASURED, SAVED = "A run's measurement", "Saved from the live view"
@@ -128,9 +128,9 @@ def saved_trace() -> Trace | None:
 
 
 def measured_trace() -> Trace | None:
-    known, named = queries.runs(), st.query_params.get("run")
-    known = known[~known.exact.isna()]
-    offered = known[(known.run_id.isin(queries.traced()) & ~known.archived) | (known.run_id == named)]
+    named = st.query_params.get("run")
+    measured = pickers.runs_with("measured", also=(named,) if named else ())
+    offered = measured[measured.run_id.isin(queries.holding("traces")) | (measured.run_id == named)]
     if offered.empty:
         ui.empty(
             "No run has traces yet. A measurement decodes held-out prompts and keeps every token.",
@@ -140,10 +140,11 @@ def measured_trace() -> Trace | None:
         return None
     left, middle, right = st.columns([3, 1, 2])
     with left:
-        labels = ui.distinct(dict(zip(offered.run_id, offered.label, strict=True)))
-        run_id = pick("Run", "run", list(offered.run_id), forget=("temperature", "prompt"), names=labels)
-        if len(offered) < len(known):
-            st.caption(f"{len(offered)} of {len(known)} measured runs have traces.")
+        first = named or pickers.opens_on(offered)
+        names = pickers.names(offered)
+        run_id = pick("Run", "run", list(offered.run_id), named=first, forget=("temperature", "prompt"), names=names)
+        if len(offered) < len(measured):
+            st.caption(f"{len(offered)} of {len(measured)} measured runs have traces.")
     run = queries.folder(run_id)
     traced = traced_prompts(run)
     if not traced:
@@ -353,5 +354,6 @@ def render() -> None:
         raise DraftbenchError(
             "this trace has no rounds", "nothing was decoded before it was saved", "save it again after a round"
         )
+    ui.tab_title(trace.title or trace.id, "Replay")
     show(trace)
     show_origin(trace)

@@ -27,7 +27,7 @@ def buttons(run: RunFolder, state: str) -> None:
                 help="Stops without waiting for the next safe point: work since the last checkpoint is lost. "
                 "The run can be resumed."
                 if stopping
-                else "Stops at the next safe point and keeps finished work. The run can be resumed.",
+                else "Stops within five seconds and keeps finished work. The run can be resumed.",
             )
         if has_recipe and (state in ui.RESUMABLE or (state == "damaged" and not measured)):
             actions.button(

@@ -16,11 +16,11 @@ from engine.runs.draft_size import draft_size
 from engine.runs.folder import RunFolder
 from workbench.run import facts as run_facts
 from workbench.run.curves import events
-from workbench.shared import queries, ui
+from workbench.shared import pickers, queries, ui
 
 
 def choose() -> RunFolder | None:
-    """The run that the URL's `?run=` names, or the newest, with a picker. None if it cannot be shown."""
+    """The run that the URL's `?run=` names, or one that works, with a picker. None if it cannot be shown."""
     run_id = st.query_params.get("run")
     known = queries.runs()
     if run_id:
@@ -31,14 +31,8 @@ def choose() -> RunFolder | None:
             return None
         if folder.id != run_id:  # 'latest', or the beginning of an id
             st.query_params["run"] = folder.id
-        run_id = folder.id
-    shown = known[~known.archived | (known.run_id == run_id)]
-    options = list((shown if len(shown) else known).run_id)
-    options = [run_id, *options] if run_id and run_id not in options else options
-    if not options:
-        return None
-    labels = {i: label if label == i else f"{label} ({i})" for i, label in zip(known.run_id, known.label, strict=True)}
-    return RunFolder(queries.home().run(ui.choose_one("Run", options, labels, "run")))
+    chosen = pickers.choose_run("Run", "anything")
+    return RunFolder(queries.home().run(chosen)) if chosen else None
 
 
 def _suggest_others(run_id: str, error: DraftbenchError, known: pd.DataFrame) -> None:
@@ -65,9 +59,13 @@ def indexed(run: RunFolder) -> Run | None:
 
 def title(run: RunFolder, state: str, labels: Labels | None) -> None:
     """Draw the name, the state in words, marks and tags."""
-    st.subheader(ui.text((labels and labels.title) or run.id), anchor=False)
+    name = (labels and labels.title) or run.id
+    ui.tab_title(name, "Run")
+    st.subheader(ui.text(name), anchor=False)
     words = ui.STATES[state][2] if state != "done" or trains(run) else "measured; nothing was trained"
     parts = [f"{ui.state_badge(state)} {words}"]
+    if run.status().stop_asked_at:
+        parts = [":orange-badge[:material/stop_circle: stopping] ends within a few seconds; can be resumed"]
     if labels is not None:
         marks = {"★ baseline": labels.baseline, "● pinned": labels.pinned, "▣ archived": labels.archived}
         extras = [mark for mark, holds in marks.items() if holds]

@@ -2,6 +2,7 @@
 
 guard           which requests are answered
 allowed_routes  closes routes that are not used
-base_url        tells a page its base URL
+page_head       adds to the head of each page: our script, and the base URL
+browser.js      light or dark, keyboard shortcuts, and roles that Streamlit's elements lack
 startup         warnings, sample runs, index and queue at the start
 """

@@ -22,7 +22,7 @@ class Entry:
     """One page in the navigation.
 
     `purpose` is the sentence at its top, `params` the parameters that its URL may have (`train-*`: all with that
-    prefix).
+    prefix), `letter` the key that leads to it after a g.
     """
 
     title: str
@@ -31,6 +31,7 @@ class Entry:
     purpose: str
     params: tuple[str, ...] = ()
     default: bool = False
+    letter: str = ""
 
 
 PAGES: dict[str, Entry] = {
@@ -41,6 +42,7 @@ PAGES: dict[str, Entry] = {
         "Measure your own model, train a draft for it, and see which draft is worth serving.",
         ("model", "prompts", "draft", "measured", "trained", "samples"),
         default=True,
+        letter="h",
     ),
     "launch": Entry(
         "Launch",
@@ -61,13 +63,16 @@ PAGES: dict[str, Entry] = {
             "scenarios",
             "train-*",
         ),
+        letter="l",
     ),
     "runs": Entry(
         "Runs",
         ":material/table_rows:",
         "Train",
-        "All runs: search, group, label, and set the baseline.",
+        "All runs: search, group, label, compare and remove them.",
         (
+            "view",
+            "page",
             "q",
             "order",
             "group",
@@ -84,6 +89,7 @@ PAGES: dict[str, Entry] = {
             "supervision",
             "target",
         ),
+        letter="r",
     ),
     "run": Entry(
         "Run",
@@ -91,6 +97,7 @@ PAGES: dict[str, Entry] = {
         "Train",
         "One run: live curves, log, configuration and provenance.",
         ("run", "view", "axis", "log", "find", "lines", "wrap", "server", "at"),
+        letter="u",
     ),
     "compare": Entry(
         "Compare",
@@ -108,10 +115,36 @@ PAGES: dict[str, Entry] = {
             "rate",
             "view",
             "axis",
+            "gamma",
             "against",
             "prompt",
             "slice",
             "only",
+        ),
+        letter="c",
+    ),
+    "explorer": Entry(
+        "Explorer",
+        ":material/scatter_plot:",
+        "Measure",
+        "All runs at once: any two figures against each other, and the settings that matter.",
+        (
+            "alike",
+            "where",
+            "x",
+            "y",
+            "colour",
+            "log_x",
+            "log_y",
+            "view",
+            "picked",
+            "lines",
+            "settings",
+            "axis",
+            "smooth",
+            "temperature",
+            "log_steps",
+            "log_loss",
         ),
     ),
     "findings": Entry(
@@ -120,6 +153,7 @@ PAGES: dict[str, Entry] = {
         "Measure",
         "The paper's five claims and two of our own, tested on your runs.",
         ("study", "t", "scenario", "queries", "domain", "axis", "open_*"),
+        letter="f",
     ),
     "live": Entry(
         "Live",
@@ -139,6 +173,7 @@ PAGES: dict[str, Entry] = {
             "max_new_tokens",
             "plain",
         ),
+        letter="i",
     ),
     "replay": Entry(
         "Replay",
@@ -146,6 +181,7 @@ PAGES: dict[str, Entry] = {
         "See tokens",
         "Step through a stored trace: p, q, the draw and the outcome.",
         ("run", "temperature", "prompt", "trace", "round", "token"),
+        letter="p",
     ),
     "learn": Entry(
         "Learn",
@@ -153,6 +189,7 @@ PAGES: dict[str, Entry] = {
         "Understand",
         "The terms, the losses with their formulas, and common pitfalls.",
         ("topic", "alpha", "gamma", "c"),
+        letter="n",
     ),
 }
 
@@ -169,6 +206,12 @@ def link(name: str, **params: str | Sequence[str] | float | None) -> str:
     query = urlencode(given, doseq=True, quote_via=quote)
     path = "/" if PAGES[name].default else f"/{name}"
     return f"{path}?{query}" if query else path
+
+
+def shortcuts() -> list[tuple[str, str, str]]:
+    """The keyboard shortcuts: the keys, what they do, and the path of the page that they lead to."""
+    pages = [(f"g {entry.letter}", entry.title, link(name)) for name, entry in PAGES.items() if entry.letter]
+    return [("?", "This list", ""), ("/", "Search the runs", link("runs")), *pages]
 
 
 def listed(key: str) -> list[str]:

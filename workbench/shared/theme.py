@@ -76,7 +76,7 @@ def fate_css() -> str:
     """The CSS classes `fate-accepted`, ... from the table of marks. Text keeps the page's own colour."""
     rules = []
     for fate, mark in MARKS.items():
-        faint = "opacity:.6;" if mark.faint else ""
+        faint = "opacity:.72;" if mark.faint else ""
         for scheme, alpha in _TINT.items():
             rules.append(f".{scheme} .fate-{fate}{{background:{mark.tint}{alpha}}}")
         rules.append(f".fate-{fate}{{text-decoration:{mark.decoration};text-decoration-thickness:.12em;{faint}}}")
@@ -102,7 +102,53 @@ h1{letter-spacing:-.01em}
 [class*="st-key-wide-"]>*{min-width:840px}
 """
 
+# Captions, keys, code and, in the dark, white on a primary button are too faint: WCAG asks for a contrast of 4.5.
+_CONTRAST_CSS = """
+[data-testid="stBaseButton-primary"]:not(:disabled){background:#0072b2!important;border-color:#0072b2!important;
+color:#fff!important}
+[data-testid="stBaseButton-primary"]:hover:not(:disabled){background:#005f94!important}
+[data-testid="stCaptionContainer"]{color:inherit!important;opacity:.82}
+[data-testid="stCaptionContainer"] [data-testid="stCaptionContainer"]{opacity:1}
+.stButton kbd{color:inherit!important}
+[data-testid="stCode"] .token{color:inherit!important}
+"""
+
+# One blue that has a contrast of 3 to the light and to the dark background; on a text field around the whole field.
+_FIELDS = ",".join(
+    f'[data-testid="{name}"]'
+    for name in (
+        "stTextInputRootElement",
+        "stTextAreaRootElement",
+        "stNumberInputContainer",
+        "stSelectbox",
+        "stMultiSelect",
+    )
+)
+FOCUS_CSS = f"""
+:focus-visible,:is({_FIELDS}):has(:is(input,textarea):focus-visible){{outline:3px solid #2589c9!important;
+outline-offset:2px!important}}
+:is({_FIELDS}) :is(input,textarea):focus-visible{{outline:none!important}}
+label:has(>input:focus-visible),label:has(>span>input:focus-visible){{outline:3px solid #2589c9;outline-offset:2px}}
+"""
+
+_SIDEBAR_CSS = """
+.look{display:flex}
+.look button,.keys,dialog.shortcuts button{font:inherit;font-size:.86rem;color:inherit;background:none;cursor:pointer;
+border:1px solid rgb(127 127 127/.45);padding:.25rem .6rem;border-radius:.25rem}
+.look button{flex:1;border-radius:0;margin-left:-1px}
+.look button[aria-pressed="true"]{background:#0072b2;color:#fff;border-color:#0072b2}
+.keys{margin-top:.5rem;width:100%;text-align:left}
+kbd{font:inherit;font-family:ui-monospace,Menlo,Consolas,monospace;border:1px solid rgb(127 127 127/.6);
+border-radius:.2rem;padding:0 .35em}
+dialog.shortcuts{border:1px solid rgb(127 127 127/.6);border-radius:.5rem;padding:1.2rem 1.6rem;
+font-family:'Source Sans',sans-serif;background:#fff;color:#16202a}
+dialog.shortcuts[data-dark="true"]{background:#1a232c;color:#e8eef3}
+dialog.shortcuts h2{font-size:1.2rem;margin:0 0 .8rem}
+dialog.shortcuts td{padding:.2rem 1.4rem .2rem 0}
+dialog.shortcuts button{margin-top:.8rem}
+"""
+
 
 def inject() -> None:
     """Add the styles to the page, once per script run."""
-    st.html(f"<style>{_PAGE_CSS}{fate_css()}</style>")
+    st.html(f"<style>{_PAGE_CSS}{_CONTRAST_CSS}{FOCUS_CSS}{_SIDEBAR_CSS}{fate_css()}</style>")

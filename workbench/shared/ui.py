@@ -1,4 +1,4 @@
-"""Components shared by all pages: heading, error box, empty state, chart, run picker, state badge, sidebar."""
+"""Components shared by all pages: heading, error box, empty state, chart, picker of one value, state badge, sidebar."""
 
 from __future__ import annotations
 
@@ -35,6 +35,15 @@ ICON = Path(__file__).with_name("icon.svg")
 WORDMARK = ICON.with_name("wordmark.svg")
 _log = logging.getLogger("draftbench")
 CAMERA = "camera"  # session state: the format that the charts' camera buttons save
+# Buttons of the browser alone (`server/browser.js`): the choice is the visitor's, kept in the browser for every page.
+_LOOK = """
+<div class="look" role="group" aria-label="Light or dark">
+<button type="button" data-look="system">System</button>
+<button type="button" data-look="light">Light</button>
+<button type="button" data-look="dark">Dark</button>
+</div>
+<button type="button" class="keys" data-shortcuts="all">Keyboard shortcuts <kbd>?</kbd></button>
+"""
 RESUMABLE = ("failed", "cancelled", "interrupted")
 
 
@@ -42,9 +51,16 @@ def heading(name: str) -> None:
     """Draw the page's title and its one-sentence purpose."""
     st.session_state.pop("_unnamed", None)  # left by a page that was interrupted
     entry = PAGES[name]
+    tab_title(entry.title)
     st.title(entry.title, anchor=False)
     st.html(f'<p class="purpose">{html.escape(entry.purpose)}</p>')
     url_warnings.begin(name)
+
+
+def tab_title(*parts: str) -> None:
+    """Name the browser's tab, the most particular part first: 'Biology, seed 1 · Run · Draftbench'."""
+    shown = [" ".join(visible(part).split()) for part in parts]
+    st.set_page_config(page_title=" · ".join([*(part for part in shown if part), "Draftbench"]))
 
 
 def text(value: object) -> str:
@@ -91,18 +107,26 @@ def state_badge(state: str) -> str:
 
 
 def chart(
-    figure: go.Figure, *, key: str, alt: str, name: str = "", save: bool = True, wide: bool = False, **options: Any
+    figure: go.Figure,
+    *,
+    key: str,
+    alt: str,
+    name: str = "",
+    save: bool = True,
+    wide: bool = False,
+    lasso: bool = False,
+    **options: Any,
 ) -> Any:
     """Draw a figure with a description for screen readers, its camera button, and a menu to save it.
 
     Without `save` the page places `downloads.download_row` itself. A `wide` figure keeps its width on a narrow screen
-    and scrolls sideways, because its labels would overlap.
+    and scrolls sideways, because its labels would overlap. `lasso`: its buttons offer to select points.
     """
     kind = st.session_state.get(CAMERA, "SVG").lower()
     config = {
         "displaylogo": False,
         "toImageButtonOptions": {"format": kind, "filename": name or key, "scale": 2 if kind == "png" else 1},
-        "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
+        "modeBarButtonsToRemove": ["autoScale2d", *([] if lasso else ["lasso2d", "select2d"])],
     }
     with st.container(key=f"wide-{key}") if wide else contextlib.nullcontext():
         shown = st.plotly_chart(figure, theme=None, key=key, alt=alt, config=config, **options)
@@ -118,61 +142,7 @@ def distinct(labels: Mapping[str, str]) -> dict[str, str]:
     return {key: label if counts[label] == 1 or label == key else f"{label} ({key})" for key, label in labels.items()}
 
 
-def pick_runs(
-    label: str,
-    key: str,
-    *,
-    measured: bool = True,
-    most: int | None = None,
-    default: Sequence[str] = (),
-    among: Sequence[str] | None = None,
-) -> list[str]:
-    """Let the visitor choose runs, kept in the URL under `key`; archived runs are offered only if the URL names them.
-
-    `among`: the ids to choose from, besides those in the URL; all runs if not given.
-    """
-    known = queries.runs()
-    shown = known[(known.state == "done") | ~known.exact.isna()] if measured else known
-    named = [run_id for run_id in st.query_params.get_all(key) if run_id in set(shown.run_id)]
-    free = shown[~shown.archived & (True if among is None else shown.run_id.isin(among))]
-    options = list(free.run_id) + [run_id for run_id in named if run_id not in set(free.run_id)]
-    labels = distinct(dict(zip(shown.run_id, shown.label, strict=True)))
-    _say_missing(key, options)
-    _follow_url(key, options, [r for r in default if r in options])
-    st.session_state[key] = st.session_state[key][:most]
-    if key not in st.query_params:
-        _note(key, st.session_state[key])
-    run_ids: list[str] = st.multiselect(
-        label,
-        options,
-        format_func=lambda run_id: labels.get(run_id, run_id),
-        key=key,
-        on_change=_write_url,
-        args=(key,),
-        max_selections=most,
-    )
-    return run_ids
-
-
-def _follow_url(key: str, options: Sequence[str], default: list[str]) -> None:
-    """Set a picker of ids to the value in the URL. `bind` would put the labels into the URL instead of the ids."""
-    named = [value for value in st.query_params.get_all(key) if value in options]
-    held = [value for value in st.session_state.get(key, default) if value in options]
-    st.session_state[key] = list(dict.fromkeys(named)) or held
-
-
-def _say_missing(key: str, options: Sequence[str]) -> None:
-    """Warn about runs that the URL names and that cannot be shown."""
-    missing = [value for value in st.query_params.get_all(key) if value not in options]
-    if missing:
-        url_warnings.handled(key)
-        st.warning(
-            f"Not shown, because the run does not exist here or is not measured: {text(', '.join(missing))}",
-            icon=":material/link_off:",
-        )
-
-
-def _note(key: str, value: str | list[str]) -> None:
+def note_default(key: str, value: str | list[str]) -> None:
     """Remember a default value that is not in the URL, for `keep_view`."""
     if value:
         st.session_state.setdefault("_unnamed", {})[key] = value
@@ -189,22 +159,67 @@ def keep_view() -> None:
     url_warnings.end()
 
 
-def _write_url(key: str) -> None:
+def write_address(key: str, forget: Sequence[str] = ()) -> None:
+    """Put the value of the widget `key` into the URL under its name; an empty one leaves it.
+
+    `forget`: parameters that leave the URL too, since they say nothing about another value.
+    """
+    for name in forget:
+        st.query_params.pop(name, None)
     if st.session_state[key]:
         st.query_params[key] = st.session_state[key]
     else:
         st.query_params.pop(key, None)
 
 
-def choose_one(label: str, options: Sequence[str], labels: Mapping[str, str], key: str) -> str:
-    """Let the visitor choose an id by its label; the URL keeps the id. The first option is the default."""
-    labels = distinct({option: labels.get(option, option) for option in options})
+def chosen(options: Sequence[str], key: str, default: str | None = None) -> str:
+    """What `choose_one` shows, also before it is drawn: the id in the URL, else the last one, else the default."""
     named, held = st.query_params.get(key), st.session_state.get(key)
-    st.session_state[key] = named if named in options else held if held in options else options[0]
+    return str(named if named in options else held if held in options else default or options[0])
+
+
+def choose_one(
+    label: str,
+    options: Sequence[str],
+    labels: Mapping[str, str],
+    key: str,
+    default: str | None = None,
+    *,
+    help: str | None = None,
+    forget: Sequence[str] = (),
+) -> str:
+    """Let the visitor choose an id by its label; the URL keeps the id. Without `default` the first option is it.
+
+    `forget`: parameters of the URL that say nothing about another choice.
+    """
+    labels = distinct({option: labels.get(option, option) for option in options})
+    named = st.query_params.get(key)
+    st.session_state[key] = chosen(options, key, default)
     if named != st.session_state[key]:
-        _note(key, st.session_state[key])
+        note_default(key, st.session_state[key])
     picked: str = st.selectbox(
-        label, options, format_func=labels.__getitem__, key=key, on_change=_write_url, args=(key,)
+        label, options, format_func=labels.__getitem__, key=key, help=help, on_change=write_address, args=(key, forget)
+    )
+    return picked
+
+
+def follow_address(key: str, options: Sequence[str], default: Sequence[str]) -> None:
+    """Set a picker of ids to the value in the address. `bind` would put the labels there instead of the ids."""
+    named = [value for value in st.query_params.get_all(key) if value in options]
+    held = [value for value in st.session_state.get(key, default) if value in options]
+    st.session_state[key] = list(dict.fromkeys(named)) or held
+
+
+def choose_some(
+    label: str, options: Sequence[str], labels: Mapping[str, str], key: str, default: Sequence[str]
+) -> list[str]:
+    """Let the visitor choose several ids by their labels; the URL keeps the ids that differ from the default."""
+    labels = distinct({option: labels.get(option, option) for option in options})
+    follow_address(key, options, [option for option in default if option in options])
+    if key not in st.query_params:
+        note_default(key, st.session_state[key])
+    picked: list[str] = st.multiselect(
+        label, options, format_func=labels.__getitem__, key=key, on_change=write_address, args=(key,)
     )
     return picked
 
@@ -248,7 +263,7 @@ def interval(value: float | None, low: float | None, high: float | None, digits:
 
 
 def sidebar() -> None:
-    """Draw the sidebar: logo, link to unfinished runs, chart format, version and home folder."""
+    """Draw the sidebar: logo, link to unfinished runs, chart format, light or dark, version and home folder."""
     st.logo(str(WORDMARK), size="large", icon_image=str(ICON))
     with st.sidebar:
         running = queries.active()
@@ -264,6 +279,7 @@ def sidebar() -> None:
             key=CAMERA,
             help="The format that a chart's camera button saves, in the browser and without the server.",
         )
+        st.html(_LOOK)
         st.caption(f"Draftbench {__version__}  \n{text(queries.home().root)}")
 
 
