@@ -35,5 +35,5 @@ def gives_a_draft(run: RunFolder) -> str:
 
 
 def has_weights(run: RunFolder) -> bool:
-    """Whether the run's folder holds its best draft."""
-    return (run.path / "draft" / "best" / "draft.json").is_file()
+    """Whether the run's folder holds its best draft, description and weights."""
+    return all((run.path / "draft" / "best" / name).is_file() for name in ("draft.json", "draft.safetensors"))

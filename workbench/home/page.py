@@ -16,7 +16,7 @@ from engine.records.speed import Speed
 from engine.records.status import Status
 from engine.runs.folder import RunFolder
 from workbench.compare.every_run import suggested
-from workbench.live.decode import has_draft
+from workbench.live.drafts import has_draft
 from workbench.run.stage import redraw_every, stage
 from workbench.run.training_curve import Now
 from workbench.shared import chart_parts, queries, ui
