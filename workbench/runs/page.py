@@ -127,9 +127,10 @@ def render() -> None:
     if (run_id := rows.asked_to_open()) is not None:
         st.switch_page(page_of("run"), query_params={"run": run_id})
     ui.heading("runs")
+    refresh.look()
     known = runs_table.prepared(runs_table.with_unindexed(queries.runs(), queries.home()))
     actions.outcome()
-    refresh.watch(known)
+    refresh.watching(known)
     if known.empty:
         ui.empty(
             "No runs yet. A run trains one draft and measures it; the quick recipe takes a few minutes.",

@@ -1,46 +1,41 @@
-"""The page draws itself again when a run has changed, and only then; it looks at status files, not at the index."""
+"""The page is drawn again when a run is added, removed, labelled or in another state, and only then."""
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Mapping
 
 import pandas as pd
 import streamlit as st
 
-from engine.runs.folder import RunFolder
-from workbench.run.stage import is_timing, redraw_every
-from workbench.shared import queries
+from workbench.shared import queries, watch
 
-_LOOK_S, _IDLE_S = 3.0, 10.0  # between two looks, while a run is unfinished and while none is
-_MOST = 200  # runs that are not done are looked at, the newest
-_JUST_NOW_S = 6.0  # what changed within it may be newer than the cached overview
+_REDRAWN = "_runs_redrawn"  # session state: what the page was last drawn again for
+_MOST = 50  # runs whose states are watched: the newest that are not done
+_folders: dict[str, str] = {}  # home -> the mark of its folder of runs when the index was last made to look
 
 
-def watch(known: pd.DataFrame) -> None:
-    """Draw the page again once a run is added, removed or labelled, or one in `known` is in another state."""
-    drawn = known[known.state != "done"].head(_MOST)
-    states = dict(zip(drawn.run_id, drawn.state, strict=True))
-    folder = _changed_at()
-    seen = folder if time.time_ns() - folder > _JUST_NOW_S * 1e9 else 0
-    working = [RunFolder(queries.home().run(run_id)).status() for run_id in drawn.run_id[drawn.state == "running"]]
-    every = max((redraw_every(status, _LOOK_S) for status in working), default=_IDLE_S)
-    st.fragment(run_every=every)(_look)(states, seen)
-
-
-def _look(drawn: Mapping[str, str], seen: int) -> None:
-    """Draw the page again if the states or the folder of the runs have changed; never while a run is timing."""
-    statuses = {run_id: RunFolder(queries.home().run(run_id)).status() for run_id in drawn}
-    if any(is_timing(status) for status in statuses.values()):
-        return
-    if _changed_at() != seen or any(status.state != drawn[run_id] for run_id, status in statuses.items()):
+def look() -> None:
+    """Have the runs read anew if their folder has changed since anybody looked: a cached overview may be older."""
+    root, mark = str(queries.home().root), watch.marks(queries.home(), [])["runs"]
+    if _folders.get(root) != mark:
         queries.refresh()
+        _folders[root] = mark
+
+
+def watching(known: pd.DataFrame) -> None:
+    """Draw the page again when something is no longer as in `known`; while a run is timing, after that."""
+    drawn = known[known.state != "done"].head(_MOST)
+    _watch(dict(zip(drawn.run_id, drawn.state, strict=True)), _folders.get(str(queries.home().root), ""))
+
+
+@st.fragment
+def _watch(states: Mapping[str, str], folder: str) -> None:
+    seen = watch.marks(queries.home(), list(states))
+    changed = seen["runs"] != folder or any(states[run_id] != state for run_id, state in seen["states"].items())
+    now = (seen["runs"], seen["state"])
+    if changed and st.session_state.get(_REDRAWN) != now:  # once: a busy index may show the same again
+        st.session_state[_REDRAWN] = now
+        queries.refresh()
+        _folders[str(queries.home().root)] = seen["runs"]
         st.rerun()
-
-
-def _changed_at() -> int:
-    try:
-        return os.stat(queries.home().runs).st_mtime_ns
-    except OSError:
-        return 0
+    watch.watch("watch-runs", list(states), seen, ("state", "runs"))
