@@ -15,6 +15,7 @@ from engine.config.schema import MeasureSpec
 from engine.errors import DraftbenchError
 from engine.measure import speed
 from engine.measure.load import LoadMeter
+from engine.measure.load import LoadMeter
 from engine.measure.statistics import bootstrap_ratio
 from engine.measure.suite import Measured, conditions, decode_settings, speed_table
 from engine.models.load import LoadedModel
@@ -39,6 +40,7 @@ def measure_target(
             "set measure.speed_prompts, or name a draft",
         )
     meter = LoadMeter()
+    meter = LoadMeter()
     timed = speed.time_ways(
         target.model,
         None,
@@ -53,6 +55,7 @@ def measure_target(
         progress=progress,
     )
     load = meter.read()
+    load = meter.read()
     boot = {"samples": settings.bootstrap_samples, "seed": settings.seed}
     ways = {way: [answer for answer in timed if answer.way == way] for way in WAYS}
     rates = {way: bootstrap_ratio([t.tokens for t in of], [t.seconds for t in of], **boot) for way, of in ways.items()}
@@ -65,6 +68,7 @@ def measure_target(
             "threads": speed.threads(),
             "load": load.document(),
             "tokens_per_s": {way: rate.as_dict() for way, rate in rates.items()},
+            "load": load.document(),
             "forward_s": {"plain_s": statistics.median(plain)} if plain else {},
         },
     }
