@@ -15,7 +15,6 @@ from engine.config.schema import MeasureSpec
 from engine.errors import DraftbenchError
 from engine.measure import speed
 from engine.measure.load import LoadMeter
-from engine.measure.load import LoadMeter
 from engine.measure.statistics import bootstrap_ratio
 from engine.measure.suite import Measured, conditions, decode_settings, speed_table
 from engine.models.load import LoadedModel
