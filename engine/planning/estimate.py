@@ -273,9 +273,9 @@ def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Es
         "measurement",
         *([SERVED] if asked else []),
     )
-    missing = tuple(part for part in parts if part not in seconds)
+    unknown = tuple(part for part in parts if part not in seconds)
     unlike = tuple(differences(recipe, pace.recipe))
-    return replace(known, seconds=seconds, seconds_missing=missing, based_on=pace.run, differs=unlike)
+    return replace(known, seconds=seconds, seconds_missing=unknown, based_on=pace.run, differs=unlike)
 
 
 def _open_share(plan: CapturePlan) -> float:

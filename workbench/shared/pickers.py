@@ -29,7 +29,7 @@ def runs_with(need: Need, *, also: Collection[str] = ()) -> pd.DataFrame:
     """The runs to offer to a page with that need; `also`: ids that the address names, offered though archived."""
     known = queries.runs()
     if need == "measured":
-        known = known[(known.state == "done") | known.exact.notna()]
+        known = known[known.exact.notna()]
     elif need == "speed":
         known = known[known.speedup.notna()]
     elif need != "anything":
