@@ -125,7 +125,9 @@ def _remember(name: str, params: Params) -> None:
 
 
 def _fill(params: Params) -> None:
+    choices = {"order": ORDERS, "archived": ARCHIVED}  # the file may be of another version
     for key, default in _TEXTS.items():
-        st.session_state[key] = params[key][0] if params.get(key) else default
+        value = params[key][0] if params.get(key) else default
+        st.session_state[key] = value if value in choices.get(key, (value,)) else default
     for key in _LISTS:
         st.session_state[key] = list(params.get(key, ()))
