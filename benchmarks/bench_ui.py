@@ -129,7 +129,14 @@ def views(home: Home) -> dict[str, dict[str, Any]]:
     with reading(home.index) as con:
         rows = con.execute("SELECT run_id FROM runs WHERE domain = 'biology' ORDER BY run_id LIMIT 6").fetchall()
     six = [run_id for (run_id,) in rows]
-    every = {"home": {}, "runs": {}, "compare": {"runs": six}, "findings": {}, "explorer": {}, "run": {"run": six[0]}}
+    every = {
+        "home": {},
+        "runs": {},
+        "compare": {"runs": six},
+        "findings": {},
+        "explorer": {"alike": "all"},
+        "run": {"run": six[0]},
+    }
     return {name: params for name, params in every.items() if name in PAGES}
 
 

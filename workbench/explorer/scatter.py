@@ -79,8 +79,11 @@ def _fronts(
     third = {}
     if colour and colour.better and colour.name not in better and is_number(rows[colour.name]):
         third = {colour.name: colour.better}
-    key = rows[list(apart)].astype(str).agg(" ".join, axis=1) if apart else pd.Series("", rows.index)
-    sets = [part for _, part in sorted(rows.groupby(key), key=lambda item: -len(item[1]))]
+    if apart:
+        grouped = rows.groupby([words(rows[column]) for column in apart])
+        sets = sorted((part for _, part in grouped), key=len, reverse=True)
+    else:
+        sets = [rows]
     on_front = none.copy()
     for part in sets:
         on_front.loc[part.index] = front(part, {**better, **third})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 import streamlit as st
 
+from engine.findings.kept import state_of
 from engine.index import queries as store
 from engine.index.connection import reading
 from engine.index.contents import MEASURED_ONLY
@@ -119,6 +120,13 @@ def _recipes(root: str, stamp: str) -> pd.Series[str]:
 def _wide(root: str, stamp: str) -> pd.DataFrame:
     with reading(home().index) as con:
         return wide_table(con)
+
+
+def state() -> str:
+    """A hash that changes whenever a run is added, removed, finished or relabelled."""
+    _indexed(str(home().root))
+    with reading(home().index) as con:
+        return state_of(con, home())
 
 
 def _state_now(run_id: str) -> str:
