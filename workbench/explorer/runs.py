@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from engine.errors import DraftbenchError
-from engine.explore.alike import Difference, differing, measured_alike
+from engine.explore.alike import DEPENDS_ON, Difference, differing, measured_alike
 from engine.explore.figures import Figure, figures_of
 from engine.index.expressions import EXAMPLE, matching_runs
 from workbench.shared import queries, ui
@@ -85,10 +85,12 @@ def warn(shown: Shown, figures: list[Figure]) -> list[Difference]:
     if not differences:
         return []
     lines = [f"{d.words} ({_counted(d.counts)})" for d in differences]
-    names = " and ".join(dict.fromkeys(figure.title for figure in figures if figure.kind != "setting"))
+    columns = {difference.column for difference in differences}
+    named = dict.fromkeys(figure.title for figure in figures if columns & set(DEPENDS_ON[figure.kind]))
+    names = " and ".join(named)
     with st.container(border=True):
         st.warning(
-            f"**Not all comparable.** {ui.text(names)} also depend on what these runs differ in: "
+            f"**Not all comparable.** {ui.text(names)} also depend{'s' * (len(named) == 1)} on what these runs differ in: "
             f"{ui.text('; '.join(lines))}.",
             icon=":material/block:",
         )
