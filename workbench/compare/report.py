@@ -29,6 +29,7 @@ from workbench.compare.report_style import PAGE_CSS, TABLE_CSS
 from workbench.shared import charts, downloads, theme, tokens
 from workbench.shared.chart_parts import bounds
 from workbench.shared.method_names import mode_word
+from workbench.shared.printing import printable
 
 __all__ = ["TABLE_CSS", "Example", "comparison_report", "document", "figures_html", "rates_table", "table", "whole"]
 
@@ -276,22 +277,24 @@ def _drafts(comparison: Comparison) -> str:
 
 def figures_html(views: Sequence[View], interactive: bool) -> Iterable[str]:
     """Each figure for paper: an SVG that Chrome drew, or Plotly's own where there is no Chrome."""
-    printable = [downloads.printable(view.draw("light")) for view in views]
+    figures = [view.draw("light") for view in views]
     drawn: list[str] | None = None
-    if not interactive and downloads.chrome() is not None and printable:
+    if not interactive and downloads.chrome() is not None and figures:
         try:
-            drawn = [_as_image(svg) for svg in downloads.figures_bytes(printable, "svg", timeout_s=120)]
+            drawn = [_as_image(svg) for svg in downloads.figures_bytes(figures, "svg", timeout_s=120)]
         except DraftbenchError:
             drawn = None  # Chrome is there but does not work: the figures still can be interactive
     if drawn is None:
         drawn = [
-            figure.to_html(
+            printable(figure)
+            .update_layout(width=None, autosize=True)
+            .to_html(
                 full_html=False,
                 include_plotlyjs=number == 0,
                 config={"displaylogo": False},
                 post_script=_save_script(view.name),
             )
-            for number, (view, figure) in enumerate(zip(views, printable, strict=True))
+            for number, (view, figure) in enumerate(zip(views, figures, strict=True))
         ]
     for view, body in zip(views, drawn, strict=True):
         yield f'<figure role="img" aria-label="{_safe(view.alt)}">{body}</figure>'

@@ -14,6 +14,9 @@ chart_parts      parts of figures
 theme            colours, marks of the fates, the Plotly template
 tokens           tokens and rounds as HTML
 downloads        charts and tables as files
+printing         charts laid out for a column, a page, a slide
+latex            tables for a paper
+figure_data      the numbers of a chart as a table
 kaleido_process  figures drawn by a process of their own
 method_names     display names of methods
 icon.svg         the icon

@@ -114,7 +114,8 @@ def marks(at: Home, run_ids: Sequence[str]) -> dict[str, Any]:
     """What tells whether runs have changed, as text that is compared and means nothing else.
 
     'state': their states, whether they time and are stopping; a file's name in `_FILES`: size and time of change of the
-    runs' files; 'runs': those of the folder of all runs. 'timing': whether any run is timing its speed; 'states'.
+    runs' files; 'runs': those of the folder of all runs; 'clock': always another, for work without such files.
+    'timing': whether any run is timing its speed; 'states'.
     """
     known = [run for run in (_folder(at, run_id) for run_id in run_ids[:_MOST_RUNS]) if run is not None]
     statuses = {run.id: run.status() for run in known}
@@ -124,6 +125,7 @@ def marks(at: Home, run_ids: Sequence[str]) -> dict[str, Any]:
         "timing": any(status.is_timing for status in [*statuses.values(), *_unfinished(at)]),
         "states": {run: item.state for run, item in statuses.items()},
         "runs": _mark(str(at.runs)),
+        "clock": str(time.time()),
         **{key: " ".join(_mark(f"{run.path}/{name}") for run in known) for key, name in _FILES.items()},
     }
 
