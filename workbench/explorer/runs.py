@@ -90,8 +90,8 @@ def warn(shown: Shown, figures: list[Figure]) -> list[Difference]:
     names = " and ".join(named)
     with st.container(border=True):
         st.warning(
-            f"**Not all comparable.** {ui.text(names)} also depend{'s' * (len(named) == 1)} on what these runs differ in: "
-            f"{ui.text('; '.join(lines))}.",
+            f"**Not all comparable.** {ui.text(names)} also depend{'s' * (len(named) == 1)} on what these runs "
+            f"differ in: {ui.text('; '.join(lines))}.",
             icon=":material/block:",
         )
         with st.container(horizontal=True):
