@@ -15,7 +15,7 @@ from workbench.compare.comparison import MOST_DRAFTS, Comparison, load_compariso
 from workbench.compare.every_run import cells as cells_of
 from workbench.compare.every_run import remarks, suggested
 from workbench.compare.figures import View
-from workbench.shared import charts, downloads, pickers, queries, theme, ui
+from workbench.shared import chart_parts, charts, downloads, pickers, queries, theme, ui
 
 TABS = ["Rates", "Curves", "Positions", "Slices", "Speed", "Prompts", "Configuration", "Report"]
 
@@ -98,11 +98,12 @@ def every_run(measured: pd.DataFrame) -> pd.DataFrame:
             f"T = {temperature:g}, {n} runs, up to {seeds} seed{'s' if seeds > 1 else ''} per cell; "
             f"[{charts.INTERVAL}{several}]"
         )
+        subject = chart_parts.subject([domain], [target])
         described = "; ".join(f"{c.loss}, {c.scenario}, {c.mode}: {c.value:.3f}" for c in cells.itertuples())
         view = View(
             f"acceptance-map-T{temperature:g}",
             f"Exact acceptance. {described}",
-            lambda tone: charts.heat_map(cells, tone, note),
+            lambda tone: chart_parts.about(charts.heat_map(cells, tone, note), subject),
             cells,
         )
         show(view, "map", wide=True)
