@@ -39,7 +39,6 @@ def measure_target(
             "set measure.speed_prompts, or name a draft",
         )
     meter = LoadMeter()
-    meter = LoadMeter()
     timed = speed.time_ways(
         target.model,
         None,
@@ -54,7 +53,6 @@ def measure_target(
         progress=progress,
     )
     load = meter.read()
-    load = meter.read()
     boot = {"samples": settings.bootstrap_samples, "seed": settings.seed}
     ways = {way: [answer for answer in timed if answer.way == way] for way in WAYS}
     rates = {way: bootstrap_ratio([t.tokens for t in of], [t.seconds for t in of], **boot) for way, of in ways.items()}
@@ -67,7 +65,6 @@ def measure_target(
             "threads": speed.threads(),
             "load": load.document(),
             "tokens_per_s": {way: rate.as_dict() for way, rate in rates.items()},
-            "load": load.document(),
             "forward_s": {"plain_s": statistics.median(plain)} if plain else {},
         },
     }
