@@ -31,8 +31,11 @@ _LAUNCH_FROM = "from_layers"
 def section() -> None:
     """Draw the section."""
     st.subheader("Your model", anchor=False)
-    actions.outcome()
-    with st.container(border=True):
+    # Places that are always there: what is drawn again by itself is known by where it stands on the page.
+    said, chosen, before, training, after = (st.container() for _ in range(5))
+    with said:
+        actions.outcome()
+    with chosen, st.container(border=True):
         left, right = st.columns(2, gap="large")
         with left:
             name = _model_field()
@@ -57,14 +60,17 @@ def section() -> None:
             st.caption(_what_is_measured(model, draft))
     measured = outcome.run_named("measured")
     if measured is not None:
-        outcome.show(measured, "As it is")
-        if model is not None and model.kind == "server":
-            _train_for_server()
-        elif model is not None and report is not None and outcome.is_done(measured):
-            what_training_gives.section(model, path, draft, skip_bad=bool(report["bad_rows"]))
+        with before:
+            outcome.show(measured, "As it is")
+        with training:
+            if model is not None and model.kind == "server":
+                _train_for_server()
+            elif model is not None and report is not None and outcome.is_done(measured):
+                what_training_gives.section(model, path, draft, skip_bad=bool(report["bad_rows"]))
     trained = outcome.run_named("trained")
     if trained is not None:
-        outcome.show(trained, "Trained")
+        with after:
+            outcome.show(trained, "Trained")
 
 
 def _model_field() -> str:
