@@ -1,33 +1,41 @@
-"""The page draws itself again when a run has changed, and only then; status files are looked at, not the index."""
+"""The page is drawn again when a run is added, removed, labelled or in another state, and only then."""
 
 from __future__ import annotations
 
-import os
-import time
+from collections.abc import Mapping
 
 import pandas as pd
+import streamlit as st
 
-from workbench.shared import queries
-from workbench.shared import watch as watching
+from workbench.shared import queries, watch
 
-_LOOK_S = 6.0  # between two looks: longer than the overview is cached
-_JUST_NOW_S = 6.0  # what changed within it may be newer than the cached overview
-
-
-def watch(known: pd.DataFrame) -> None:
-    """Draw the page again once a run is added or removed, or one in `known` that was not done is in another state."""
-    drawn = known[known.state != "done"].head(watching.MOST_RUNS)
-    states = dict(zip(drawn.run_id, drawn.state, strict=True))
-    seen = watching.marks(queries.home(), list(states))
-    if any(state != states[run] for run, state in seen["states"].items()):
-        seen["state"] = ""  # already another one: drawn again at the first look
-    if time.time() - _changed_at() < _JUST_NOW_S:
-        seen["runs"] = ""
-    watching.watch("watch-runs", list(states), seen, ("state", "runs"), _LOOK_S)
+_REDRAWN = "_runs_redrawn"  # session state: what the page was last drawn again for
+_MOST = 50  # runs whose states are watched: the newest that are not done
+_folders: dict[str, str] = {}  # home -> the mark of its folder of runs when the index was last made to look
 
 
-def _changed_at() -> float:
-    try:
-        return os.stat(queries.home().runs).st_mtime
-    except OSError:
-        return 0.0
+def look() -> None:
+    """Have the runs read anew if their folder has changed since anybody looked: a cached overview may be older."""
+    root, mark = str(queries.home().root), watch.marks(queries.home(), [])["runs"]
+    if _folders.get(root) != mark:
+        queries.refresh()
+        _folders[root] = mark
+
+
+def watching(known: pd.DataFrame) -> None:
+    """Draw the page again when something is no longer as in `known`; while a run is timing, after that."""
+    drawn = known[known.state != "done"].head(_MOST)
+    _watch(dict(zip(drawn.run_id, drawn.state, strict=True)), _folders.get(str(queries.home().root), ""))
+
+
+@st.fragment
+def _watch(states: Mapping[str, str], folder: str) -> None:
+    seen = watch.marks(queries.home(), list(states))
+    changed = seen["runs"] != folder or any(states[run_id] != state for run_id, state in seen["states"].items())
+    now = (seen["runs"], seen["state"])
+    if changed and st.session_state.get(_REDRAWN) != now:  # once: a busy index may show the same again
+        st.session_state[_REDRAWN] = now
+        queries.refresh()
+        _folders[str(queries.home().root)] = seen["runs"]
+        st.rerun()
+    watch.watch("watch-runs", list(states), seen, ("state", "runs"))

@@ -60,7 +60,7 @@ def in_groups(shown: pd.DataFrame, group: str, more: Sequence[str]) -> list[str]
     absent = [name for name in opened if name not in names]
     if absent:
         st.warning(f"No group here is called {ui.text(', '.join(absent))}.", icon=":material/link_off:")
-    lines = {name: _line(name, rows) for name, rows in summary.groupby("group", sort=False)}
+    lines = {str(name): _line(str(name), rows) for name, rows in summary.groupby("group", sort=False)}
     selected: list[str] = []
     for name in [*(name for name in names[:_MOST_GROUPS]), *(one for one in opened if one in names[_MOST_GROUPS:])]:
         key = f"fold-{digest([group, name])}"
@@ -128,15 +128,17 @@ def _folded(name: str) -> None:
 def _line(name: str, rows: pd.DataFrame) -> str:
     """'jsd, online: 12 runs · 0.412 ± 0.004 (n = 6 runs, 3 seeds)', with a part for each domain."""
     parts = []
-    for row in rows.itertuples():
-        figure = f"{row.domain}: " if len(rows) > 1 else ""
-        if not row.measured:
+    for row in rows.to_dict("records"):
+        figure = f"{row['domain']}: " if len(rows) > 1 else ""
+        if not row["measured"]:
             figure += "not measured"
         else:
-            error = "" if pd.isna(row.error) else f" ± {row.error:.3f}"
-            seeds = f", {row.seeds:.0f} seed{'s' if row.seeds != 1 else ''}" if row.seeds else ""
-            figure += f"{row.mean:.3f}{error} (n = {row.measured} run{'s' if row.measured != 1 else ''}{seeds})"
+            error = "" if pd.isna(row["error"]) else f" ± {row['error']:.3f}"
+            figure += f"{row['mean']:.3f}{error} (n = {_count(row['measured'], 'run')}, {_count(row['seeds'], 'seed')})"
         parts.append(figure)
-    count = int(rows.runs.sum())
     shown = "; ".join(parts[:4]) + (" …" if len(parts) > 4 else "")
-    return f"**{ui.text(name)}** · {count} run{'s' if count != 1 else ''} · {ui.text(shown)}"
+    return f"**{ui.text(name)}** · {_count(rows.runs.sum(), 'run')} · {ui.text(shown)}"
+
+
+def _count(number: float, name: str) -> str:
+    return f"{number:.0f} {name}{'s' if number != 1 else ''}"

@@ -13,26 +13,27 @@ from engine.records.labels import Labels
 from engine.runs.folder import RunFolder
 from engine.runs.labels import change_labels, edit_labels
 from engine.runs.removing import Removal, removal_of, remove_run
-from workbench.shared import actions, label_form, queries, ui
+from workbench.shared import actions, label_form, queries, theme, ui
 
 _MOST_COMPARED = 6
-# Streamlit wraps each container, and the wrapper is what has room to move in.
+# Streamlit wraps each container, and the wrapper is what has room to move in. Two lines high, so that no row of the
+# table moves when the buttons come.
 _STICKY = """<style>
-[data-testid="stLayoutWrapper"]:has(> .st-key-selection-bar){position:sticky;top:3.6rem;z-index:90}
-.st-key-selection-bar{background:var(--st-background-color,Canvas);padding:.45rem 0;
-border-bottom:1px solid color-mix(in srgb,currentColor 18%,transparent)}
+[data-testid="stLayoutWrapper"]:has(> .st-key-selection-bar){{position:sticky;top:3.6rem;z-index:90}}
+.st-key-selection-bar{{background:{background};padding:.45rem 0;min-height:6rem;border-bottom:1px solid {line}}}
 </style>"""
 
 
 def place() -> st.delta_generator.DeltaGenerator:
     """The bar's place above the table. It is there before anything is selected, so that no row moves by a click."""
-    st.html(_STICKY)
+    tone = theme.TONES[theme.mode()]
+    st.html(_STICKY.format(background=tone.background, line=tone.grid))
     return st.container(key="selection-bar", horizontal=True, vertical_alignment="center")
 
 
 def hint() -> None:
     """What the bar says while nothing is selected."""
-    st.button("Select runs below to compare, label, mark, archive or remove them", type="tertiary", disabled=True)
+    st.caption("Select runs below to compare, label, mark, archive or remove them.", width="content")
 
 
 def change(run_ids: list[str], message: str, **labels: Any) -> str:
@@ -115,7 +116,7 @@ def remove(ids: list[str]) -> str:
         raise DraftbenchError(
             f"{len(ids) - len(kept)} of {len(ids)} runs were removed, not {', '.join(kept)}", first.what, first.fix
         )
-    return f"Removed {count(ids)}. Until tomorrow at this time they can be restored below the table."
+    return f"Removed {count(ids)}. For 24 hours the list below the table brings it back."
 
 
 def mark_buttons(ids: list[str], selected: pd.DataFrame) -> None:
