@@ -49,6 +49,7 @@ COLUMNS = (
     "pinned",
     "baseline",
     "archived",
+    "sample",
     "created_at",
     "problems",
 )
@@ -69,6 +70,7 @@ def overview(*rows: dict[str, Any]) -> pd.DataFrame:
         }
         base |= {
             "archived": False,
+            "sample": False,
             "created_at": pd.Timestamp(2026, 1, 1) + pd.Timedelta(days=place),
             "seed": 0,
             "problems": None,
