@@ -96,7 +96,9 @@ def _front(drawn: scatter.Scatter, shown: Shown, differences: list[Difference]) 
     rows = drawn.rows[drawn.on_front.reindex(drawn.rows.index).fillna(False)]
     if rows.empty:
         return
-    with st.expander(f"{len(rows)} runs that no run measured alike beats", icon=":material/trending_up:"):
+    with st.expander(
+        f"{explored.runs_in_words(len(rows))} that no run measured alike beats", icon=":material/trending_up:"
+    ):
         best = selection.best_first(rows, drawn.y)
         selection.listing(best, drawn.figures, shown.labels, "front-runs")
         if not differences:
