@@ -242,6 +242,6 @@ def test_damaged_folders_are_listed_with_what_is_wrong(several: str, page: OpenP
 
 
 def test_the_page_knows_its_own_parameters(several: str, page: OpenPage):
-    test = page("runs", where="train.epochs > 0", columns="tau_0", group="method")
+    test = page("runs", where="train.epochs > 0", columns="tau_0", group="domain", **{"in": "test"})
     assert not test.warning
     assert "tau_0" in table(test)
