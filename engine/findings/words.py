@@ -27,7 +27,8 @@ def sentence(finding: Finding) -> str:
     sides = f"{claim.other} {pooled.other_rate:.3f}, {claim.base} {pooled.base_rate:.3f}"
     absolute = math.isnan(pooled.relative.value)
     effect = ranged(pooled.absolute, "+.3f") if absolute else ranged(pooled.relative, "+.1%")
-    return f"{sides[:1].upper()}{sides[1:]}: {effect}{_paper(claim, pooled)}."
+    sides = sides if "_" in sides.split()[0] else sides[:1].upper() + sides[1:]  # forward_kl is a name
+    return f"{sides}: {effect}{_paper(claim, pooled)}."
 
 
 def _paper(claim: Claim, pooled: Pooled) -> str:

@@ -247,7 +247,7 @@ def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Es
         if probe is None:
             return replace(known, seconds_unknown=NEVER_RUN)
         seconds = seconds_of(probe, recipe, plan, _open_share)
-        missing = [part for part in PARTS if part not in seconds]
+        missing = [part for part in PARTS if part not in seconds and (recipe.trains or part != "training")]
         missing += [SERVED] if any(is_served(one) and _open_share(one) for one in plan.captures.values()) else []
         return replace(known, seconds=seconds, probed=True, seconds_missing=tuple(missing))
     fill = pace.fill or 1.0

@@ -22,13 +22,13 @@ from engine.served.client import listed_models
 
 _BRIEF: dict[str, Any] = {
     "temperatures": [0.0],
-    "max_new_tokens": 48,
+    "max_new_tokens": 32,
     "heldout_prompts": 12,
-    "trace_prompts": 6,
+    "trace_prompts": 4,
     "speed_prompts": 6,  # the fewest with an interval to trust: `engine.measure.speed_words.LEAST_PROMPTS`
-    "speed_tokens": 32,
+    "speed_tokens": 24,
     "certificate_prompts": 2,
-    "certificate_tokens": 12,
+    "certificate_tokens": 8,
 }
 _UNNAMED = "-"  # a server's model that is still to be asked for
 _DEEP = 4  # layers of a target from which a draft of two is still far cheaper

@@ -47,7 +47,7 @@ def test_a_link_names_a_model_and_nothing_is_read_before_somebody_asks(
     captions = " ".join(caption.value for caption in test.caption).replace("\\", "")
     assert "LlamaForCausalLM, 4 layers" in captions
     assert "2 prompts" in captions
-    assert "1 repeat an earlier one" in captions
+    assert "repeats of earlier ones: 1" in captions
     assert any("row 3" in warning.value for warning in test.warning)
     assert any(button.label == "Measure as it is" for button in test.button)
 

@@ -146,7 +146,7 @@ def test_a_view_is_saved_opened_renamed_and_deleted(several: str, page: OpenPage
     test = page("runs", where="exact >= 0", group="domain", columns="tau_0")
     test.text_input(key="_view_name").set_value("good ones").run()
     assert "Saved" in press(test, "Save as a new view").success[0].value
-    other = page("runs", view="good ones")
+    other = page("runs", saved="good ones")
     assert (other.text_input(key="where").value, other.selectbox(key="group").value) == ("exact >= 0", "domain")
     assert other.multiselect(key="columns").value == ["tau_0"]
     other.text_input(key="view-rename-good ones").set_value("better").run()

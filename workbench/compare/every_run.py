@@ -13,7 +13,7 @@ from engine.measure.compare import SAME_TEMPERATURE
 from engine.measure.definitions import SERVED_TEXT
 from workbench.compare.comparison import MOST_DRAFTS, measured_temperatures
 from workbench.compare.figures import View
-from workbench.shared import charts, queries, ui
+from workbench.shared import chart_parts, charts, queries, ui
 from workbench.shared.method_names import mode_word
 
 _CELL = ["loss", "scenario", "mode"]
@@ -162,7 +162,8 @@ def section(measured: pd.DataFrame, place: MapPlace, show: Show) -> None:
         if st.session_state.get(_TOO_MANY, 0) <= MOST_DRAFTS
         else f"{st.session_state[_TOO_MANY]} runs lie in the chosen cells; the {MOST_DRAFTS} best of them are compared."
     )
-    show(map_view(shown, temperature), "map", wide=True, on_select=_take_click, selection_mode="points")
+    view = map_view(shown, temperature, chart_parts.subject([place.domain], [place.target]))
+    show(view, "map", wide=True, on_select=_take_click, selection_mode="points")
     for remark in remarks(shown):
         st.caption(remark)
 
@@ -170,8 +171,8 @@ def section(measured: pd.DataFrame, place: MapPlace, show: Show) -> None:
 _TOO_MANY = "_map_runs"  # state of the session: how many runs lay in the cells that were clicked last
 
 
-def map_view(cells: pd.DataFrame, temperature: float) -> View:
-    """The map as a figure."""
+def map_view(cells: pd.DataFrame, temperature: float, subject: str) -> View:
+    """The map as a figure; `subject`: its domain and target."""
     n, seeds = int(cells.runs.sum()), int(cells.seeds.max())
     several = ", for several runs the mean of their intervals" if (cells.runs > 1).any() else ""
     note = (
@@ -182,7 +183,7 @@ def map_view(cells: pd.DataFrame, temperature: float) -> View:
     return View(
         f"acceptance-map-T{temperature:g}",
         f"Exact acceptance. {described}",
-        lambda tone: charts.heat_map(cells, tone, note),
+        lambda tone: chart_parts.about(charts.heat_map(cells, tone, note), subject),
         cells.assign(run_ids=cells.run_ids.map(", ".join)),
     )
 

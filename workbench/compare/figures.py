@@ -32,7 +32,7 @@ def rates(comparison: Comparison, metric: str) -> View:
     rows = comparison.rates[(comparison.rates.metric == metric) & comparison.rates.value.notna()]
     values = "; ".join(f"{r.label} {r.value:.3f}" for r in rows.itertuples())
     note = f"{comparison.noted(metric)}; {charts.INTERVAL}"
-    return _view(
+    return view_of(
         comparison,
         file_name(f"rate-{metric}", comparison),
         f"{RATES[metric].title}: {values}",
@@ -55,14 +55,14 @@ def curve(comparison: Comparison, rows: pd.DataFrame, axis: str, kind: str) -> V
     alt = f"{what} by {charts.AXES[axis]} of {', '.join(comparison.labels.values())}"
     draw: Draw = lambda tone: charts.learning_curve(shown, axis, kind, comparison.labels, tone, note)  # noqa: E731
     name = file_name("curve-eval", comparison) if kind == "eval" else f"curve-{kind}"
-    return _view(comparison, name, alt, draw, shown)
+    return view_of(comparison, name, alt, draw, shown)
 
 
 def slots(comparison: Comparison) -> View:
     """Acceptance by position in the proposal."""
     note = f"{traced(comparison)}, T = {comparison.temperature:g}; {charts.INTERVAL}"
     alt = "Joint and conditional acceptance at each position of the proposal, a line a draft"
-    return _view(
+    return view_of(
         comparison,
         file_name("by-position", comparison),
         alt,
@@ -77,7 +77,7 @@ def lengths(comparison: Comparison) -> View:
     rows = [{"label": label, "accepted": n, "rounds": c} for label, some in counts.items() for n, c in enumerate(some)]
     note = f"{traced(comparison)}, T = {comparison.temperature:g}; counts, no interval"
     alt = "Share of rounds in which 0, 1, 2 and more tokens were accepted, by draft"
-    return _view(
+    return view_of(
         comparison,
         file_name("accepted-lengths", comparison),
         alt,
@@ -98,7 +98,7 @@ def speed(comparison: Comparison) -> View:
         f"measured point with {charts.INTERVAL}"
     )
     alt = "Speed-up over plain decoding by gamma: two models as curves, and the measured point, for each draft"
-    return _view(comparison, "speed-up", alt, lambda tone: charts.speedup_by_gamma(speeds, tone, note), frame)
+    return view_of(comparison, "speed-up", alt, lambda tone: charts.speedup_by_gamma(speeds, tone, note), frame)
 
 
 def groups(comparison: Comparison, metric: str) -> View:
@@ -106,7 +106,7 @@ def groups(comparison: Comparison, metric: str) -> View:
     frame = rates_by_group(comparison, metric)
     note = f"{comparison.noted(metric)}; {charts.INTERVAL}, none for a group of one prompt"
     alt = f"{RATES[metric].title} by prompt group, a bar a draft"
-    return _view(
+    return view_of(
         comparison,
         file_name("by-group", comparison),
         alt,
@@ -128,10 +128,10 @@ def scatter(comparison: Comparison, first: str, second: str, metric: str, prompt
         f"{above} of {len(frame)} prompts above the diagonal"
     )
     draw: Draw = lambda tone: charts.prompt_scatter(frame, metric, names, tone, prompt, note)  # noqa: E731
-    return _view(comparison, file_name(f"prompts-{metric}", comparison, baseline=True), alt, draw, frame)
+    return view_of(comparison, file_name(f"prompts-{metric}", comparison, baseline=True), alt, draw, frame)
 
 
-def _view(comparison: Comparison, name: str, alt: str, draw: Draw, frame: pd.DataFrame) -> View:
+def view_of(comparison: Comparison, name: str, alt: str, draw: Draw, frame: pd.DataFrame) -> View:
     """A figure that says which domain and target its drafts are for."""
     runs = [draft.run for draft in comparison.drafts]
     of = parts.subject((run.domain for run in runs), (run.target for run in runs))

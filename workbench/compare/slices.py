@@ -20,7 +20,7 @@ from engine.slices.of_run import SlicedRuns, slices_against, slices_of_run
 from engine.slices.slices import FEW_PROMPTS, FEW_TOKENS, Slice
 from engine.slices.tokens import BY, PAST_THE_END
 from workbench.compare.comparison import Comparison
-from workbench.compare.figures import View, file_name
+from workbench.compare.figures import View, file_name, view_of
 from workbench.shared import charts, queries, slice_chart, ui, url_warnings
 from workbench.shared.chart_parts import bounds
 
@@ -162,7 +162,8 @@ def figure(comparison: Comparison, metric: str, by: str, shown: Shown) -> View:
     what = BY[by].split(":")[0]
     most = rows.sort_values("refusal_share", ascending=False).drop_duplicates("label")
     worst = "; ".join(f"{row.label}: most in {row.slice}" for row in most.itertuples())
-    return View(
+    return view_of(
+        comparison,
         file_name(f"slices-{by}-{metric}", comparison),
         f"{RATES[metric].title} by {what}, and the share of the refusals. {worst}",
         lambda tone: slice_chart.slices(rows, metric, what, tone, note),

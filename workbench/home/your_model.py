@@ -230,7 +230,7 @@ def _show(report: dict[str, Any]) -> None:
     else:
         words.append("how long they are is not known before the model is here")
     if report["repeated"]:
-        words.append(f"{report['repeated']:,} repeat an earlier one")
+        words.append(f"repeats of earlier ones: {report['repeated']:,}")
     st.caption(f":material/check: {ui.text('; '.join(words))}")
     if report.get("too_long"):
         st.warning(
@@ -240,7 +240,8 @@ def _show(report: dict[str, Any]) -> None:
     if bad:
         lines = "".join(f"\n- row {row['line']}: {ui.text(row['reason'])}" for row in bad[:_SHOWN_BAD])
         more = f"\n- and {len(bad) - _SHOWN_BAD} more" if len(bad) > _SHOWN_BAD else ""
-        st.warning(f"{len(bad)} rows are not prompts and are left out:{lines}{more}")
+        rows = "1 row is no prompt and is" if len(bad) == 1 else f"{len(bad)} rows are no prompts and are"
+        st.warning(f"{rows} left out:{lines}{more}")
 
 
 def _measure(model: Recognised, path: str, draft: str | None, *, skip_bad: bool) -> str:

@@ -46,9 +46,13 @@ def filters(known: pd.DataFrame) -> runs_table.Filters:
         "Order", list(runs_table.ORDERS), key="order", bind="query-params", help="Pinned runs are listed first."
     )
     settings = [name for name in queries.wide().columns if name not in _NO_SETTINGS]
+    by = ["nothing", *runs_table.GROUPS, *(name for name in settings if name not in runs_table.GROUPS)]
+    if st.session_state.get("group", by[0]) not in by:  # of a saved view
+        st.caption(f":material/link_off: No run has {ui.text(st.session_state['group'])} to group by.")
+        st.session_state["group"] = by[0]
     group.selectbox(
         "Group by",
-        ["nothing", *runs_table.GROUPS, *(name for name in settings if name not in runs_table.GROUPS)],
+        by,
         key="group",
         bind="query-params",
         help="Groups fold and show their mean with its standard error. All settings but the seed: the runs of a group "
@@ -175,10 +179,15 @@ def runs(shown: pd.DataFrame, known: pd.DataFrame) -> None:
     downloads.download_row(
         "runs",
         "runs",
-        frame=runs_table.for_csv(shown),
+        frame=with_more(runs_table.for_csv(shown), shown, more),
         paper=runs_table.for_paper(shown),
         caption="Exact acceptance per run, with 95% interval over prompts",
     )
+
+
+def with_more(cells: pd.DataFrame, shown: pd.DataFrame, more: Sequence[str]) -> pd.DataFrame:
+    """The cells with the chosen settings and rates beside them."""
+    return runs_table.with_columns(cells, shown, queries.wide(), more) if more else cells
 
 
 def with_group(shown: pd.DataFrame, group: str) -> pd.DataFrame:

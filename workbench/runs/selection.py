@@ -116,7 +116,7 @@ def remove(ids: list[str]) -> str:
         raise DraftbenchError(
             f"{len(ids) - len(kept)} of {len(ids)} runs were removed, not {', '.join(kept)}", first.what, first.fix
         )
-    return f"Removed {count(ids)}. Until tomorrow at this time they can be restored below the table."
+    return f"Removed {count(ids)}. For 24 hours the list below the table brings it back."
 
 
 def mark_buttons(ids: list[str], selected: pd.DataFrame) -> None:

@@ -23,7 +23,7 @@ def opened() -> dict[str, Params]:
     except DraftbenchError as error:
         ui.error_box(error)
         return {}
-    named = st.query_params.get("view")
+    named = st.query_params.get("saved")
     if named in known and st.session_state.get(_OPEN) != named:
         if not any(key in st.query_params for key in (*_TEXTS, *_LISTS)):
             _fill(known[named])
@@ -35,8 +35,8 @@ def choose(known: dict[str, Params]) -> None:
     """Draw the list of views and what can be done with the one that is open."""
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
-        st.selectbox("Saved view", [NONE, *known], key="view", bind="query-params", on_change=_picked, args=(known,))
-    name, present = st.session_state["view"], current()
+        st.selectbox("Saved view", [NONE, *known], key="saved", bind="query-params", on_change=_picked, args=(known,))
+    name, present = st.session_state["saved"], current()
     seen: Params | None = st.session_state.get(_SEEN) if name in known else None
     with right, st.popover("Save or change", icon=":material/bookmark:", key="view-menu"):
         if seen is not None:
@@ -104,19 +104,19 @@ def _deleted(name: str, seen: Params) -> str:
     except ViewConflictError as conflict:
         st.session_state[_SEEN] = conflict.present
         raise
-    st.session_state["view"] = NONE
+    st.session_state["saved"] = NONE
     return f"Deleted the view {name}; the runs are as they were."
 
 
 def _picked(known: dict[str, Params]) -> None:
-    name = st.session_state["view"]
+    name = st.session_state["saved"]
     if name in known:
         _fill(known[name])
         _remember(name, known[name])
 
 
 def _show(name: str, params: Params) -> None:
-    st.session_state["view"] = name
+    st.session_state["saved"] = name
     _remember(name, params)
 
 
@@ -125,7 +125,9 @@ def _remember(name: str, params: Params) -> None:
 
 
 def _fill(params: Params) -> None:
+    choices = {"order": ORDERS, "archived": ARCHIVED}  # the file may be of another version
     for key, default in _TEXTS.items():
-        st.session_state[key] = params[key][0] if params.get(key) else default
+        value = params[key][0] if params.get(key) else default
+        st.session_state[key] = value if value in choices.get(key, (value,)) else default
     for key in _LISTS:
         st.session_state[key] = list(params.get(key, ()))

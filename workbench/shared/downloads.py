@@ -78,6 +78,7 @@ def csv(frame: pd.DataFrame) -> bytes:
     return frame.map(_no_formula).rename(columns=_no_formula).to_csv(index=False).encode("utf-8")
 
 
+@st.fragment  # a choice of width draws the buttons again, and not the page
 def download_row(
     name: str,
     key: str,

@@ -39,14 +39,15 @@ def _rows(trace: Any, panel: str | None) -> list[dict[str, Any]]:
         ]
     if trace.type == "parcoords":
         return _dimensions(trace, start)
-    count = max(len(values) if values is not None else 0 for values in (trace.x, trace.y))
-    texts = _listed(trace.hovertext) or _listed(trace.text)
+    x, y = (getattr(trace, axis, None) for axis in ("x", "y"))
+    count = max(len(values) if values is not None else 0 for values in (x, y))
+    texts = _listed(getattr(trace, "hovertext", None)) or _listed(getattr(trace, "text", None))
     lows, highs = _interval(trace, count)
     return [
         start
         | {
-            "x": _cell(_at(trace.x, place)),
-            "y": _cell(_at(trace.y, place)),
+            "x": _cell(_at(x, place)),
+            "y": _cell(_at(y, place)),
             "low": _at(lows, place),
             "high": _at(highs, place),
             "text": plain(_at(texts, place)) if _at(texts, place) is not None else None,

@@ -71,7 +71,7 @@ PAGES: dict[str, Entry] = {
         "Train",
         "All runs: search, group, label, compare and remove them.",
         (
-            "view",
+            "saved",
             "page",
             "q",
             "order",

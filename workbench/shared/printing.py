@@ -110,6 +110,8 @@ def _set_letters(figure: go.Figure, size: Size) -> None:
     figure.update_xaxes(tickfont_size=letters, title_font_size=letters)
     figure.update_yaxes(tickfont_size=letters, title_font_size=letters)
     figure.update_traces(textfont_size=letters, selector={"type": "heatmap"})
+    fonts = {"labelfont_size": letters, "tickfont_size": letters, "rangefont_size": letters}
+    figure.update_traces(fonts, selector={"type": "parcoords"})
     figure.update_coloraxes(colorbar_tickfont_size=letters, colorbar_title_font_size=letters)
 
 
@@ -171,7 +173,7 @@ def _shorten_cells(figure: go.Figure, size: Size) -> None:
     maps = [trace for trace in figure.data if trace.type == "heatmap" and isinstance(trace.text, (list, tuple))]
     texts = [text for trace in maps for line in trace.text for text in line if text]
     panels = 1 if _is_stacked(figure) else len(_panel_axes(figure))
-    room = 0.55 * size.width / max((len(trace.x) for trace in maps), default=1) / panels
+    room = (0.6 if size.width < 500 else 0.8) * size.width / max((len(trace.x) for trace in maps), default=1) / panels
     if max(map(_longest, texts), default=0) * _LETTER * size.letters > room:
         for trace in maps:
             trace.text = [[text.split("<br>")[0] if text else text for text in line] for line in trace.text]
@@ -227,7 +229,7 @@ def _title_height(figure: go.Figure, size: Size) -> float:
 
 def _legend_height(figure: go.Figure, size: Size) -> float:
     """Pixels of a legend below the plot: Plotly sets its entries in columns as wide as the widest."""
-    shown = [trace for trace in figure.data if trace.showlegend is not False and trace.name]
+    shown = [trace for trace in figure.data if trace.name and getattr(trace, "showlegend", None) is not False]
     if figure.layout.showlegend is False or not shown or (len(shown) < 2 and not figure.layout.showlegend):
         return 0.0
     widest = max(_longest(trace.name) for trace in shown) * _LETTER * size.letters + _SYMBOL
