@@ -77,11 +77,13 @@ def _laid_out(figure: go.Figure, size: Size) -> go.Figure:
     plot_height = rows * max(plot_height, _rows_height(figure, size))
     axis = 4.2 * size.letters  # ticks and title of the horizontal axis
     height = size.height_in * _PX if size.height_in else top + plot_height + axis + below
+    # Plotly sets a title of several lines higher than one of a single line
+    first = (1.5 if _lines(figure.layout.title.text) > 1 else 0.7) * size.letters
     return figure.update_layout(
         autosize=False,
         width=size.width,
         height=round(height),
-        title={"y": 1 - 0.7 * size.letters / height, "yanchor": "top", "yref": "container"},
+        title={"y": 1 - first / height, "yanchor": "top", "yref": "container"},
         margin={
             "t": round(top),
             "b": round(below + axis),
