@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-SOON_S, AT_ONCE_S = 2.5, 4.5
+SOON_S, AT_ONCE_S = 2.0, 4.0
 STOPPED = 130  # exit status, as of Ctrl-C
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STOPPING = b"\nstopping at the next safe point, or in a few seconds; once more stops at once\n"

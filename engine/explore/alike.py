@@ -42,7 +42,8 @@ def differing(table: pd.DataFrame, figures: Iterable[Figure]) -> list[Difference
     for column, words in depends.items():
         if column not in table:
             continue
-        counts = table[column].astype(object).where(table[column].notna(), "none").astype(str).value_counts()
+        values = table[column].str[:8] if column == "heldout_hash" else table[column]
+        counts = values.astype(object).where(values.notna(), "none").astype(str).value_counts()
         if len(counts) > 1:
             found.append(Difference(column, words, {str(value): int(n) for value, n in counts.items()}))
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.errors import first_line
-from engine.planning.estimate import NEVER_RUN, estimate
+from engine.planning.estimate import NEVER_RUN, SERVED, estimate
 from engine.planning.probe import SECONDS, probe
 from engine.progress import duration
 from engine.runs.plan import plan_run
@@ -26,4 +26,9 @@ def expected_seconds(session: Session) -> dict[str, float]:
         parts = ", ".join(f"{part} {duration(seconds)}" for part, seconds in known.seconds.items())
         source = f"run {known.based_on}" if known.based_on else "five seconds of each kind of work"
         progress.note(f"expected: {parts}, scaled from {source}")
-    return known.seconds
+    seconds = dict(known.seconds)
+    if SERVED in known.seconds_missing:
+        seconds.pop("capture", None)  # of which the server's answers are a part
+    elif SERVED in seconds:
+        seconds["capture"] = seconds.get("capture", 0.0) + seconds.pop(SERVED)
+    return seconds

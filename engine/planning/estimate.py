@@ -33,6 +33,7 @@ from engine.runs.drafts import draft_folder
 from engine.runs.plan import RunPlan, plan_run, split_prompts
 from engine.served.capture import is_served
 
+SERVED = "answers of the server"  # a part of the time
 NEVER_RUN = "not known yet: no earlier run of this target here"
 _FLOAT32 = 4  # bytes
 _PASSING = "checkpoints"  # the part of the disk that is free again after the training
@@ -246,7 +247,9 @@ def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Es
         if probe is None:
             return replace(known, seconds_unknown=NEVER_RUN)
         seconds = seconds_of(probe, recipe, plan, _open_share)
-        return replace(known, seconds=seconds, probed=True, seconds_missing=tuple(set(PARTS) - set(seconds)))
+        missing = [part for part in PARTS if part not in seconds and (recipe.trains or part != "training")]
+        missing += [SERVED] if any(is_served(one) and _open_share(one) for one in plan.captures.values()) else []
+        return replace(known, seconds=seconds, probed=True, seconds_missing=tuple(missing))
     fill = pace.fill or 1.0
     seconds = {}
     captures = plan.captures.values()
@@ -256,7 +259,7 @@ def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Es
     asked = sum(len(one.prompts) * _open_share(one) for one in captures if is_served(one))
     server = recipe.capture.server
     if server is not None and server.requests_per_minute and asked:  # how fast it answers is not known
-        seconds["answers of the server"] = 60 * asked / server.requests_per_minute
+        seconds[SERVED] = 60 * asked / server.requests_per_minute
     if pace.train_tokens_s and plan.training is not None:
         answers, tokens = len(plan.training.prompts), _tokens(plan.training, fill)
         steps = planned_steps(answers, recipe.train, tokens)
@@ -268,11 +271,11 @@ def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Es
         "capture",
         *(["training"] if recipe.trains else []),
         "measurement",
-        *(["answers of the server"] if asked else []),
+        *([SERVED] if asked else []),
     )
-    missing = tuple(part for part in parts if part not in seconds)
+    unknown = tuple(part for part in parts if part not in seconds)
     unlike = tuple(differences(recipe, pace.recipe))
-    return replace(known, seconds=seconds, seconds_missing=missing, based_on=pace.run, differs=unlike)
+    return replace(known, seconds=seconds, seconds_missing=unknown, based_on=pace.run, differs=unlike)
 
 
 def _open_share(plan: CapturePlan) -> float:

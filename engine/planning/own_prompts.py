@@ -21,9 +21,11 @@ from engine.logs.importing import MARKER, ImportOptions, import_logs
 from engine.logs.queries import LogSource
 from engine.paths import Home, resolve_input
 
-MOST_BYTES = 200 * 1024**2  # of a file that comes through the browser
+MOST_BYTES = 50_000_000  # of a file that comes through the browser
 _HASH_DIGITS = 16
 _WANTED_HELDOUT, _LEAST_SHARE, _MOST_SHARE = 30, 0.12, 0.4
+_FEW_HELDOUT = 20
+_OTHER_SIDE = "is held out"  # the step of an import that removes nothing
 LEAST_PROMPTS = 16  # of fewer, no side has enough
 
 
@@ -113,13 +115,20 @@ def split(home: Home, name: str, *, skip_bad: bool = False) -> Split:
 
 
 def _described(out: Path, summary: dict[str, Any]) -> Split:
-    steps = [f"{step['removed']:,} {step['step']}" for step in summary["steps"] if step["removed"]]
+    steps = [
+        f"left out: {step['removed']:,}, each {step['step']}"
+        for step in summary["steps"]
+        if step["removed"] and step["step"] != _OTHER_SIDE
+    ]
+    heldout = int(summary["counts"]["heldout"])
+    if heldout < _FEW_HELDOUT:
+        steps.append(f"{heldout} are few to measure on, so intervals will be wide: more prompts make them narrower")
     return Split(
         str(out / "train.jsonl"),
         str(out / "heldout.jsonl"),
         int(summary["counts"]["train"]),
-        int(summary["counts"]["heldout"]),
-        tuple(steps + list(summary["notes"])),
+        heldout,
+        tuple(steps),
     )
 
 

@@ -49,5 +49,5 @@ def trains(run: RunFolder) -> bool:
 
 
 def has_weights(run: RunFolder) -> bool:
-    """Whether the run's folder holds its best draft."""
-    return (run.path / "draft" / "best" / "draft.json").is_file()
+    """Whether the run's folder holds its best draft, description and weights."""
+    return all((run.path / "draft" / "best" / name).is_file() for name in ("draft.json", "draft.safetensors"))

@@ -15,19 +15,20 @@ from typing import Any
 from engine.config.reading import apply_overrides, parse_recipe, with_settings
 from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
-from engine.paths import Home
+from engine.paths import Home, resolve_input
+from engine.runs.folder import RunFolder
 from engine.runs.recipes import with_absolute_paths
 from engine.served.client import listed_models
 
 _BRIEF: dict[str, Any] = {
     "temperatures": [0.0],
-    "max_new_tokens": 48,
+    "max_new_tokens": 32,
     "heldout_prompts": 12,
-    "trace_prompts": 6,
+    "trace_prompts": 4,
     "speed_prompts": 6,  # the fewest with an interval to trust: `engine.measure.speed_words.LEAST_PROMPTS`
-    "speed_tokens": 32,
+    "speed_tokens": 24,
     "certificate_prompts": 2,
-    "certificate_tokens": 12,
+    "certificate_tokens": 8,
 }
 _UNNAMED = "-"  # a server's model that is still to be asked for
 _DEEP = 4  # layers of a target from which a draft of two is still far cheaper
@@ -104,6 +105,8 @@ def recipe_to_train(
     `layers` and `ids`: how many the target has, None where that is not known.
     """
     start: dict[str, Any] = {"init": "checkpoint", "checkpoint": draft}
+    if draft is not None and not _is_ours(home, draft):
+        start["share_embeddings"] = False  # another model's are its own, and perhaps of another width
     if draft is None:
         start = {"init": "layers", "layers": 1 if layers is not None and layers < _DEEP else 2}
         start |= {"vocabulary": _SHORT_HEAD} if ids is not None and ids > 2 * _SHORT_HEAD else {}
@@ -125,6 +128,14 @@ def recipe_to_train(
         },
     }
     return with_absolute_paths(parse_recipe(values), Path.cwd(), home)
+
+
+def _is_ours(home: Home, draft: str) -> bool:
+    """Whether a draft is one of Draftbench, a folder or a run's, rather than any other model."""
+    try:
+        return (resolve_input(draft) / "draft.json").is_file()
+    except DraftbenchError:
+        return RunFolder.exists(home, draft)
 
 
 def short_name(model: str) -> str:

@@ -103,7 +103,7 @@ def execute(
         if not (trained and measured):
             session = _session(home, run, progress, ALONE if trained else processes)
             done = {"capture": 0.0, "training": 0.0} if trained else {}
-            progress.expect(expect(session) | done | ({"measurement": 0.0} if measured else {}))
+            progress.expect((expect(session) if trains else {}) | done | ({"measurement": 0.0} if measured else {}))
             if not trained:
                 train(session)
             if not measured:

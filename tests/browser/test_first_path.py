@@ -77,8 +77,8 @@ def test_from_an_empty_home_to_a_served_folder(bare_server: harness.Server, home
         expect(page.get_by_text("LlamaForCausalLM, 4 layers")).to_be_visible(timeout=3 * MINUTE)
         upload(page, prompts)
         expect(page.get_by_text("37 prompts")).to_be_visible(timeout=MINUTE)
-        expect(page.get_by_text("1 repeat an earlier one")).to_be_visible()
-        expect(page.get_by_text("1 rows are not prompts and are left out")).to_be_visible()
+        expect(page.get_by_text("repeats of earlier ones: 1")).to_be_visible()
+        expect(page.get_by_text("1 row is no prompt and is left out")).to_be_visible()
 
         page.get_by_role("button", name="Measure as it is").click()
         expect(page.get_by_text("no draft was measured")).to_be_visible(timeout=5 * MINUTE)

@@ -38,7 +38,7 @@ def test_every_run_is_a_point_and_the_best_are_on_the_pareto_line(page: OpenPage
     assert sorted(points) == sorted(folder.name for folder in several)
     assert "n = 5 runs" in json.dumps(figure["layout"]["title"])
     (expander,) = test.expander
-    assert expander.label == "1 runs that no run measured alike beats"
+    assert expander.label == "1 run that no run measured alike beats"
     assert test.dataframe[0].value["run"].tolist() == ["run-3"], "the same cost for all: the best alone"
 
 
@@ -46,7 +46,7 @@ def test_what_is_not_comparable_is_said_and_one_click_colours_by_it(page: OpenPa
     assert not page("explorer", y="exact_0").warning, "exact acceptance does not depend on gamma"
     test = page("explorer", x="n_train", y="tau_0")
     (box,) = test.warning
-    assert "gamma (3: 4 runs, 9: 1 runs)" in box.value.replace("\\", "")
+    assert "gamma (3: 4 runs, 9: 1 run)" in box.value.replace("\\", "")
     next(button for button in test.button if button.label == "Colour by gamma").click().run()
     assert test.query_params["colour"] in ("num_draft_tokens", ["num_draft_tokens"])
     assert test.selectbox(key="colour").value == "num_draft_tokens"

@@ -29,7 +29,13 @@ def thinned(rows: pd.DataFrame, most: int = MOST_POINTS) -> pd.DataFrame:
     if len(rows) <= most:
         return rows
     every = -(-len(rows) // most)
-    return rows.iloc[sorted({*range(0, len(rows), every), len(rows) - 1})]
+    return rows.iloc[[*range(0, len(rows) - 1, every), len(rows) - 1]]
+
+
+def temperature_of(points: pd.DataFrame) -> str:
+    """', T = 0' if the watched acceptance is of one temperature."""
+    known = points[points.kind == "eval"].temperature.dropna().unique()
+    return f", T = {known[0]:g}" if len(known) == 1 else ""
 
 
 def draw(
@@ -54,7 +60,7 @@ def draw(
         vertical_spacing=0.08,
         subplot_titles=[
             "training loss" + (f", smoothed ({weight:g})" if weight else ""),
-            "exact acceptance of the watched prompts",
+            f"exact acceptance of the watched prompts{temperature_of(points)}",
         ],
     )
     parts.dress(figure, f"Learning curves by {charts.AXES[axis]}", f"{len(runs)} runs; both panels zoom together", tone)

@@ -6,6 +6,7 @@ import streamlit as st
 
 from engine.explore.alike import Difference
 from engine.explore.figures import Figure, chosen_by_user, varied
+from engine.measure.compare import SAME_TEMPERATURE
 from workbench.explorer import curves, parallel, scatter, selection, settings
 from workbench.explorer import runs as explored
 from workbench.explorer.colouring import is_number
@@ -95,7 +96,9 @@ def _front(drawn: scatter.Scatter, shown: Shown, differences: list[Difference]) 
     rows = drawn.rows[drawn.on_front.reindex(drawn.rows.index).fillna(False)]
     if rows.empty:
         return
-    with st.expander(f"{len(rows)} runs that no run measured alike beats", icon=":material/trending_up:"):
+    with st.expander(
+        f"{explored.runs_in_words(len(rows))} that no run measured alike beats", icon=":material/trending_up:"
+    ):
         best = selection.best_first(rows, drawn.y)
         selection.listing(best, drawn.figures, shown.labels, "front-runs")
         if not differences:
@@ -165,7 +168,7 @@ def _settings(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None
 def _curves(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None:
     run_ids = selection.picked(shown)
     rows = shown.table[shown.table.run_id.isin(run_ids)] if run_ids else shown.table
-    left, middle, right = st.columns([3, 3, 3], vertical_alignment="bottom")
+    left, middle, right = st.columns([4, 3, 3], vertical_alignment="bottom")
     with left:
         axis = ui.choose_axis()
     weight = middle.slider("Smoothing of the loss", 0.0, 0.99, 0.6, 0.01, key="smooth", bind="query-params")
@@ -189,6 +192,12 @@ def _curves(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None:
     if rows.loss.nunique() > 1:
         st.caption("Different losses: the shapes of their curves compare, the heights do not.")
     explored.warn(shown, [y])
+    known = sorted(points[points.kind == "eval"].temperature.dropna().unique())
+    if len(known) > 1:
+        labels = {f"{t:g}": f"{t:g} (greedy)" if t == 0 else f"{t:g}" for t in known}
+        with right:
+            temperature = float(ui.choose_one("Temperature of the acceptance", list(labels), labels, "temperature"))
+        points = points[(points.kind == "train") | ((points.temperature - temperature).abs() < SAME_TEMPERATURE)]
     longest = int(points.groupby(["run_id", "kind", "temperature"], dropna=False).size().max())
     if longest > curves.MOST_POINTS:
         st.caption(f"Lines of more than {curves.MOST_POINTS} points are drawn by every k-th point, smoothed before.")

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from engine.errors import DraftbenchError
-from engine.explore.alike import Difference, differing, measured_alike
+from engine.explore.alike import DEPENDS_ON, Difference, differing, measured_alike
 from engine.explore.figures import Figure, figures_of
 from engine.index.expressions import EXAMPLE, matching_runs
 from workbench.shared import queries, ui
@@ -65,7 +65,7 @@ def group_labels(table: pd.DataFrame, groups: pd.Series[str]) -> dict[str, str]:
         first = table[groups == group].iloc[0]
         domain = f"{first.domain}, " if isinstance(first.domain, str) and first.domain not in str(first.target) else ""
         prompts = f", {first.n_prompts:.0f} held-out prompts" if pd.notna(first.n_prompts) else ""
-        labels[str(group)] = f"{n} run{'s' if n != 1 else ''}: {domain}{first.target or 'unknown target'}{prompts}"
+        labels[str(group)] = f"{runs_in_words(n)}: {domain}{first.target or 'unknown target'}{prompts}"
     return ui.distinct(labels)
 
 
@@ -85,11 +85,13 @@ def warn(shown: Shown, figures: list[Figure]) -> list[Difference]:
     if not differences:
         return []
     lines = [f"{d.words} ({_counted(d.counts)})" for d in differences]
-    names = " and ".join(dict.fromkeys(figure.title for figure in figures if figure.kind != "setting"))
+    columns = {difference.column for difference in differences}
+    named = dict.fromkeys(figure.title for figure in figures if columns & set(DEPENDS_ON[figure.kind]))
+    names = " and ".join(named)
     with st.container(border=True):
         st.warning(
-            f"**Not all comparable.** {ui.text(names)} also depend on what these runs differ in: "
-            f"{ui.text('; '.join(lines))}.",
+            f"**Not all comparable.** {ui.text(names)} also depend{'s' * (len(named) == 1)} on what these runs "
+            f"differ in: {ui.text('; '.join(lines))}.",
             icon=":material/block:",
         )
         with st.container(horizontal=True):
@@ -106,9 +108,14 @@ def warn(shown: Shown, figures: list[Figure]) -> list[Difference]:
 
 
 def _counted(counts: dict[str, int], most: int = 4) -> str:
-    words = [f"{_short(value)}: {n} runs" for value, n in list(counts.items())[:most]]
+    words = [f"{_short(value)}: {runs_in_words(n)}" for value, n in list(counts.items())[:most]]
     rest = sum(list(counts.values())[most:])
-    return ", ".join(words + ([f"{len(counts) - most} others: {rest} runs"] if rest else []))
+    return ", ".join(words + ([f"{len(counts) - most} others: {runs_in_words(rest)}"] if rest else []))
+
+
+def runs_in_words(n: int) -> str:
+    """'1 run', '2 runs'."""
+    return f"{n:,} run{'s' if n != 1 else ''}"
 
 
 def _short(value: str, longest: int = 48) -> str:

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from engine.explore.figures import Figure
 from engine.explore.pareto import front
 from workbench.explorer.colouring import Colouring, Group, colouring, is_number, scale_on, words
+from workbench.explorer.runs import runs_in_words
 from workbench.shared import chart_parts as parts
 from workbench.shared import theme
 
@@ -47,23 +48,19 @@ def prepared(
     has = table[x.name].notna() & table[y.name].notna()
     for figure in dict.fromkeys((x, y)):
         missing = int(table[figure.name].isna().sum())
-        notes += [f"{_runs(missing)} without {figure.title}: not drawn."] if missing else []
+        notes += [f"{runs_in_words(missing)} without {figure.title}: not drawn."] if missing else []
     rows = table[has]
     logs = [wanted and is_number(rows[figure.name]) for wanted, figure in zip(log, (x, y), strict=True)]
     for wanted, figure in zip(logs, (x, y), strict=True):
         below = rows[figure.name] <= 0 if wanted else pd.Series(False, rows.index)
         if below.any():
-            notes.append(f"{_runs(int(below.sum()))} with {figure.title} of 0 or less: no place on a log axis.")
+            notes.append(f"{runs_in_words(int(below.sum()))} with {figure.title} of 0 or less: no place on a log axis.")
         rows = rows[~below]
     fronts, on_front, said = _fronts(rows, x, y, colour, apart)
     if len(rows) > MOST_POINTS:
         notes.append(f"{MOST_POINTS:,} of {len(rows):,} runs are drawn, the newest; the Pareto line is of all.")
         rows = rows.head(MOST_POINTS)
     return Scatter(x, y, colour, logs[0], logs[1], rows, fronts, on_front, [*notes, *said])
-
-
-def _runs(n: int) -> str:
-    return f"{n} run{'s' if n != 1 else ''}"
 
 
 def _fronts(
@@ -79,8 +76,11 @@ def _fronts(
     third = {}
     if colour and colour.better and colour.name not in better and is_number(rows[colour.name]):
         third = {colour.name: colour.better}
-    key = rows[list(apart)].astype(str).agg(" ".join, axis=1) if apart else pd.Series("", rows.index)
-    sets = [part for _, part in sorted(rows.groupby(key), key=lambda item: -len(item[1]))]
+    if apart:
+        grouped = rows.groupby([words(rows[column]) for column in apart])
+        sets = sorted((part for _, part in grouped), key=len, reverse=True)
+    else:
+        sets = [rows]
     on_front = none.copy()
     for part in sets:
         on_front.loc[part.index] = front(part, {**better, **third})
@@ -117,7 +117,9 @@ def draw(scatter: Scatter, labels: Mapping[str, str], picked: Collection[str], t
                 hovertext=_hovers(group.rows, scatter, labels),
                 selectedpoints=_places(group.rows, picked),
                 marker=_marker(colours, group, scatter, tone),
+                selected={"marker": {"opacity": 1, "size": 14}},
                 unselected={"marker": {"opacity": 0.25}},
+                showlegend=colours.scale is None or group is not colours.groups[0],
             )
         )
     figure.update_xaxes(title=parts.safe(x.title), type=_axis_type(rows[x.name], scatter.log_x))

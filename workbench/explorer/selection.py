@@ -10,7 +10,7 @@ import streamlit as st
 
 from engine.explore.figures import Figure
 from workbench.compare.comparison import MOST_DRAFTS
-from workbench.explorer.runs import Shown
+from workbench.explorer.runs import Shown, runs_in_words
 from workbench.shared import ui, url_warnings
 
 KEY = "picked"  # of the address
@@ -60,7 +60,7 @@ def section(shown: Shown, run_ids: list[str], figures: list[Figure]) -> None:
     rows = shown.table[shown.table.run_id.isin(run_ids)]
     best = best_first(rows, figures[1])
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"**{len(run_ids)} run{'s' if len(run_ids) != 1 else ''} selected**", width="content")
+        st.markdown(f"**{runs_in_words(len(run_ids))} selected**", width="content")
         link_to_compare(best, figures[1])
         if len(run_ids) == 1:
             ui.goto("run", "Open", icon=":material/monitoring:", run=run_ids[0])

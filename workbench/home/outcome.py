@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import streamlit as st
 
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
+from engine.jobs.executors import chosen_place
 from engine.measure.decision import decide
 from engine.numbers import interval
+from engine.planning.bounded_checks import checked
 from engine.records.speed import Speed
 from engine.records.summary import Summary
+from engine.runs.advice import trains
 from engine.runs.folder import RunFolder
 from workbench.run.results import VERDICT_ICONS
 from workbench.run.stage import stage
@@ -21,6 +25,20 @@ _WAYS = {
     "transformers": "Transformers' own generate",
     "served": "the server",
 }
+
+
+def start(recipe: Recipe, param: str) -> str:
+    """Queue a run and keep its id in the address under `param`; what to say.
+
+    Raises DraftbenchError, and starts nothing, if a check finds what the run would stumble over.
+    """
+    failed = [check for check in checked(queries.home(), recipe) if not check.ok]
+    if failed:
+        first, more = failed[0], f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise DraftbenchError(f"not started: {first.name}: {first.message}{more}", "the run would fail", first.fix)
+    (run,) = chosen_place().submit_all(queries.home(), [recipe])
+    st.query_params[param] = run.id
+    return f"{run.id} has begun, or waits for its turn."
 
 
 def run_named(param: str) -> RunFolder | None:
@@ -53,7 +71,7 @@ def show(run: RunFolder, heading: str) -> None:
             ui.error_box(DraftbenchError(status.error.what or "the run has failed", status.error.why, status.error.fix))
         with st.container(horizontal=True, gap="medium"):
             ui.goto("run", "Open the run", icon=":material/monitoring:", run=run.id)
-            if is_done(run) and run.recipe().trains:
+            if is_done(run) and trains(run):
                 ui.goto("run", "Export and serve it", icon=":material/upload:", run=run.id, view="Export")
 
 

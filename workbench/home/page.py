@@ -18,7 +18,7 @@ from engine.runs.folder import RunFolder
 from engine.runs.samples import lay_out_samples, sample_folders
 from workbench.compare.every_run import suggested
 from workbench.home import your_model
-from workbench.live.decode import has_draft
+from workbench.live.drafts import has_draft
 from workbench.run.stage import stage
 from workbench.run.training_curve import Now
 from workbench.shared import actions, chart_parts, queries, ui, watch

@@ -5,18 +5,16 @@ Everything chosen lies in the address. What an address names is looked at only o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from engine.config.schema import DEFAULT_TARGET, Recipe
+from engine.config.schema import DEFAULT_TARGET
 from engine.data.formats import FILE_READERS
 from engine.errors import DraftbenchError
-from engine.jobs.executors import chosen_place
 from engine.planning import bounded_checks
-from engine.planning.own_prompts import keep, keep_pasted
+from engine.planning.own_prompts import MOST_BYTES, keep, keep_pasted
 from engine.runs.as_it_is import recipe_as_it_is
 from workbench.home import outcome, what_training_gives
 from workbench.shared import actions, queries, ui
@@ -111,6 +109,7 @@ def _prompts_field() -> str:
             "Prompts as JSON lines, JSON, CSV or Parquet",
             type=sorted(suffix.removeprefix(".") for suffix in FILE_READERS),
             key="home-upload",
+            max_upload_size=MOST_BYTES // 1_000_000,
             on_change=_keep_upload,
             help="Each row has a `prompt` or `messages`, and perhaps `tools`. The file is kept in the home folder.",
         )
@@ -164,7 +163,7 @@ def _is_asked() -> bool:
     if st.session_state.get(_ASKED):
         return True
     st.caption("Model and prompts come from the address of this page: nothing they name has been read yet.")
-    st.button("Look at them", on_click=_ask, icon=":material/fact_check:")
+    st.button("Look at them", on_click=_ask, key="home-look", icon=":material/fact_check:")
     return False
 
 
@@ -231,7 +230,7 @@ def _show(report: dict[str, Any]) -> None:
     else:
         words.append("how long they are is not known before the model is here")
     if report["repeated"]:
-        words.append(f"{report['repeated']:,} repeat an earlier one")
+        words.append(f"repeats of earlier ones: {report['repeated']:,}")
     st.caption(f":material/check: {ui.text('; '.join(words))}")
     if report.get("too_long"):
         st.warning(
@@ -241,20 +240,14 @@ def _show(report: dict[str, Any]) -> None:
     if bad:
         lines = "".join(f"\n- row {row['line']}: {ui.text(row['reason'])}" for row in bad[:_SHOWN_BAD])
         more = f"\n- and {len(bad) - _SHOWN_BAD} more" if len(bad) > _SHOWN_BAD else ""
-        st.warning(f"{len(bad)} rows are not prompts and are left out:{lines}{more}")
+        rows = "1 row is no prompt and is" if len(bad) == 1 else f"{len(bad)} rows are no prompts and are"
+        st.warning(f"{rows} left out:{lines}{more}")
 
 
 def _measure(model: Recognised, path: str, draft: str | None, *, skip_bad: bool) -> str:
     settings = ["prompts.skip_bad=true"] if skip_bad else []
     recipe = recipe_as_it_is(queries.home(), model.model, [path], draft, settings)
-    return started([recipe], "measured")
-
-
-def started(recipes: Sequence[Recipe], param: str) -> str:
-    """Queue a run and keep its id in the address under `param`; what to say."""
-    (run,) = chosen_place().submit_all(queries.home(), recipes)
-    st.query_params[param] = run.id
-    return f"{run.id} has begun, or waits for its turn."
+    return outcome.start(recipe, "measured")
 
 
 def _what_is_measured(model: Recognised, draft: str | None) -> str:

@@ -8,7 +8,7 @@ from engine.errors import DraftbenchError
 from engine.jobs.executors import chosen_place, place_of
 from engine.runs.folder import RunFolder
 from engine.traces.measured import holds_traces
-from workbench.live.decode import has_draft
+from workbench.live.drafts import has_draft
 from workbench.shared import actions, queries, ui
 
 

@@ -64,6 +64,8 @@ def title(run: RunFolder, state: str, labels: Labels | None) -> None:
     st.subheader(ui.text(name), anchor=False)
     words = ui.STATES[state][2] if state != "done" or trains(run) else "measured; nothing was trained"
     parts = [f"{ui.state_badge(state)} {words}"]
+    if run.status().stop_asked_at:
+        parts = [":orange-badge[:material/stop_circle: stopping] ends within a few seconds; can be resumed"]
     if labels is not None:
         marks = {"★ baseline": labels.baseline, "● pinned": labels.pinned, "▣ archived": labels.archived}
         extras = [mark for mark, holds in marks.items() if holds]

@@ -106,13 +106,14 @@ def render() -> None:
         st.text(labels.notes)
     drafts = run.summary_path.is_file() and trains(run)
     offered = [name for name in SECTIONS if name not in _MEASURED or drafts]
+    offered = offered if trains(run) else [name for name in offered if name != "Curves"]
     selected = st.segmented_control(
         "Section",
         offered,
-        default="Curves",
+        default=offered[0],
         key="view",
         bind="query-params",
         required=True,
         label_visibility="collapsed",
     )
-    section(selected or "Curves", run, label, state, labels)
+    section(selected or offered[0], run, label, state, labels)

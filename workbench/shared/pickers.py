@@ -29,7 +29,7 @@ def runs_with(need: Need, *, also: Collection[str] = ()) -> pd.DataFrame:
     """The runs to offer to a page with that need; `also`: ids that the address names, offered though archived."""
     known = queries.runs()
     if need == "measured":
-        known = known[(known.state == "done") | known.exact.notna()]
+        known = known[known.exact.notna()]
     elif need == "speed":
         known = known[known.speedup.notna()]
     elif need != "anything":
@@ -61,11 +61,11 @@ def opens_on(runs: pd.DataFrame) -> str | None:
     return str(runs.run_id.iloc[0])
 
 
-def choose_run(label: str, need: Need, key: str = "run") -> str | None:
+def choose_run(label: str, need: Need, key: str = "run", *, forget: Sequence[str] = ()) -> str | None:
     """Let the visitor choose a run that has what the page needs; None if there is none.
 
     The address keeps the id under `key`. An id there that names no such run is offered too, because only the page can
-    say what is wrong with it.
+    say what is wrong with it. `forget`: parameters of the address that say nothing about another run.
     """
     named = st.query_params.get(key)
     shown = runs_with(need, also=(named,) if named else ())
@@ -75,7 +75,7 @@ def choose_run(label: str, need: Need, key: str = "run") -> str | None:
         options, labels = [named, *options], {**labels, named: named}
     if not options:
         return None
-    return ui.choose_one(label, options, labels, key, default=opens_on(shown))
+    return ui.choose_one(label, options, labels, key, default=opens_on(shown), forget=forget)
 
 
 def pick_runs(

@@ -62,7 +62,7 @@ def test_an_effect_that_may_be_anothers_is_not_decided():
     size = np.repeat([0, 1], 20)
     steps = size.copy()
     steps[[0, 20]] = 1 - steps[[0, 20]]  # two runs of forty tell them apart
-    table = pd.DataFrame({"size": size, "steps": steps, "exact": 0.5 * (size + steps) + rng.normal(0, 0.3, 40)})
+    table = pd.DataFrame({"size": size, "steps": steps, "exact": 0.25 * (size + steps) + rng.normal(0, 0.3, 40)})
     results = by_name(table, "size", "steps")
     for name, other in (("size", "steps"), ("steps", "size")):
         assert results[name].alone.low > 0

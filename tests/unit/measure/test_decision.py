@@ -16,7 +16,7 @@ from engine.paths import PROJECT_ROOT
 from engine.records.certificate import Certificate
 from engine.records.interval import Interval
 from engine.records.provenance import Provenance
-from engine.records.speed import BreakEven, ForwardSeconds, GammaRow, Speed
+from engine.records.speed import BreakEven, ForwardSeconds, GammaRow, MachineLoad, Speed
 from engine.records.summary import Conditions, Metric, Summary
 
 PROMPTS = PromptsSpec.model_validate({"train": "train.jsonl", "heldout": "heldout.jsonl"})
@@ -125,6 +125,15 @@ def test_real_runs(run: str, answer: str):
 
 def test_the_answers_of_forecasts_are_the_same_words():
     assert {answer_of([FASTER]), answer_of([SLOWER]), answer_of([OPEN]), answer_of([])} == set(ANSWERS)
+
+
+def test_a_busy_machine_stands_in_the_reasons_and_an_idle_one_does_not():
+    busy = decide(summary(FASTER, FASTER, load=MachineLoad(before=0.0, during=0.9, cores=2)))
+    assert busy.answer == "serve it"
+    assert "the machine was busy: other processes kept 0.9 of 2 cores busy" in busy.sentence
+    assert any("while nothing else runs here" in change for change in busy.changes)
+    idle = decide(summary(FASTER, FASTER, load=MachineLoad(before=2.0, during=0.1, cores=2)))
+    assert "busy" not in idle.sentence
 
 
 def intervals(draw: random.Random) -> Interval | None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import read_lines
 from engine.paths import home
 from engine.records.events import TrainStep
-from engine.records.status import Status
+from engine.records.status import Status, StopNote
 from engine.records.summary import Summary
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.process import is_alive, present_state, process_identity
@@ -163,6 +164,23 @@ def test_only_a_running_run_is_asked_to_stop(made: Recipe):
     assert child.wait() == -signal.SIGTERM
 
 
+def test_a_process_that_was_asked_long_ago_and_hears_nothing_is_killed(made: Recipe):
+    run = create(made)
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        run.set_status(state="running", pid=child.pid, pid_started=psutil.Process(child.pid).create_time())
+        run.ask_to_stop()
+        run.ask_to_stop()  # once more, a moment later: it may still be at its end
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.2)
+        long_ago = (datetime.now(UTC) - timedelta(seconds=11)).isoformat()
+        StopNote(pid=child.pid, asked_at=long_ago).write(run.path)
+        run.ask_to_stop()
+        assert child.wait(30) == -signal.SIGKILL
+
+
 def test_a_summary_that_is_absent_or_damaged_names_the_command_that_makes_it(made: Recipe):
     run = create(made)
     with pytest.raises(DraftbenchError, match=f"draftbench run --resume {run.id}"):
@@ -170,7 +188,8 @@ def test_a_summary_that_is_absent_or_damaged_names_the_command_that_makes_it(mad
     run.summary_path.parent.mkdir()
     run.summary_path.write_text("{", encoding="utf-8")
     (run.path / "draft" / "best").mkdir(parents=True)
-    (run.path / "draft" / "best" / "draft.json").write_text("{}", encoding="utf-8")  # or there is nothing to measure
+    for name in ("draft.json", "draft.safetensors"):  # or there is nothing to measure
+        (run.path / "draft" / "best" / name).write_text("{}", encoding="utf-8")
     with pytest.raises(DraftbenchError, match=f"draftbench measure {run.id}"):
         run.summary()
     run.summary_path.write_text(json.dumps({"metrics": []}), encoding="utf-8")
