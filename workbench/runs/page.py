@@ -12,7 +12,7 @@ from engine.errors import DraftbenchError
 from engine.index.expressions import EXAMPLE, matching_runs
 from engine.records.labels import Labels
 from engine.runs.folder import RunFolder
-from engine.runs.labels import change_labels, edit_labels
+from engine.runs.labels import change_labels, edit_labels, make_baseline
 from workbench.runs import table as runs_table
 from workbench.runs.columns import COLUMNS, GROUP_COLUMNS
 from workbench.shared import actions, downloads, label_form, queries, ui
@@ -157,6 +157,12 @@ def change(run_ids: list[str], message: str, **labels: Any) -> str:
     return message
 
 
+def set_baseline(run_id: str, label: str, seen: str) -> str:
+    """Make the run the baseline, unless another tab has made another one so since this one was drawn with `seen`."""
+    make_baseline(queries.home(), queries.folder(run_id), seen)
+    return f"{label} is now the baseline."
+
+
 def archive(run_ids: list[str]) -> str:
     """Hide runs from lists, and say where their folders are."""
     single = len(run_ids) == 1
@@ -203,9 +209,9 @@ def mark_buttons(ids: list[str], selected: pd.DataFrame) -> None:
             icon=":material/keep_off:",
         )
     if len(ids) == 1 and not selected.baseline.iloc[0]:
-        message = f"{selected.label.iloc[0]} is now the baseline."
+        label, seen = selected.label.iloc[0], queries.baseline()
         actions.button(
-            "Set as baseline", lambda: change(ids, message, baseline=True), key="baseline", icon=":material/star:"
+            "Set as baseline", lambda: set_baseline(ids[0], label, seen), key="baseline", icon=":material/star:"
         )
     if selected.baseline.any():
         actions.button(
