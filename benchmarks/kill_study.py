@@ -6,8 +6,8 @@ A study of six cells on a tiny random pair (two losses, offline and online, and 
 steps) is started with `draftbench study`. At ten random moments the command, the queue's worker and the current job are
 all killed at once, and the study is called again. A second home runs the same study undisturbed. At the end every cell
 must be done once, and everything in it but times must be the same bit for bit: weights, curve, stream, effort, metrics
-and every table of the measurement; so must the captures. Takes about four minutes on two idle cores, with --two-cells (one
-loss, offline and online) and three kills about one. The moments depend on --seed.
+and every table of the measurement; so must the captures. Takes about four minutes on two idle cores, and about one with
+--two-cells (one loss, offline and online) and three kills. The moments depend on --seed.
 
 Captures are made one prompt at a time, so that an answer cannot depend on the other prompts of its batch.
 """

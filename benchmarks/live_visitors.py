@@ -26,6 +26,7 @@ from gradio_client import Client
 
 from engine.paths import home
 from engine.runs.folder import RunFolder
+from workbench.live.conversation import asked
 from workbench.live.decode import Ask, decode
 
 PROMPTS = (
@@ -44,7 +45,8 @@ def reference(run: str, asks: Sequence[dict[str, Any]]) -> list[list[int]]:
     """Token ids of every question, decoded alone."""
     whole = []
     for ask in asks:
-        *_, live = decode(home(), Ask(**{**ask, "run_ids": (run,)}), threading.Event())
+        settings = {name: value for name, value in ask.items() if name != "turns"}
+        *_, live = decode(home(), Ask(asked(ask["turns"]), (run,), **settings), threading.Event())
         whole.append(
             [t.token_id for r in live.sides[0].rounds for t in r.tokens if t.fate in ("accepted", "corrected", "bonus")]
         )
@@ -153,7 +155,7 @@ def main() -> None:
     given = parser.parse_args()
     run = RunFolder.open(home(), given.run).id
     asks = [
-        {"prompt": prompt, "seed": 100 + i, "gamma": 3, "temperature": 1.0, "max_new_tokens": given.tokens}
+        {"turns": prompt, "seed": 100 + i, "gamma": 3, "temperature": 1.0, "max_new_tokens": given.tokens}
         for i, prompt in enumerate(PROMPTS)
     ]
     whole = reference(run, asks)

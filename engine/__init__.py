@@ -9,6 +9,7 @@ decode/     sampling rules, the speculative loop, its events
 cluster/    runs, captures and trainings on more than one machine
 deploy/     a draft on the server that people use
 distill/    losses, the trainer, the training modes
+explore/    many runs at once: figures, Pareto fronts, importance of settings
 export/     a draft for a server: safetensors or GGUF, preflight, start command
 findings/   the paper's claims and their verdicts
 index/      the DuckDB index over the run folders
@@ -34,6 +35,7 @@ numbers     numbers and intervals as text
 packages    files out of pinned packages, verified by hash
 paths       where results and downloads are kept
 progress    progress bars, and asking whether to stop
+stopping    ending work soon after a signal
 __main__    `python -m engine`, as the queue starts it
 """
 

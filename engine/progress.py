@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tqdm import tqdm
@@ -13,6 +13,40 @@ from engine.errors import Cancelled
 from engine.untrusted.visible import visible
 
 TIMING = "speed"  # the phase whose times any other work on the machine would spoil
+PARTS = ("capture", "training", "measurement")
+"""What a run does, one after the other."""
+_PART_OF = {"capture": 0, "join": 0, "train": 1, "measure": 2, TIMING: 2, "certificate": 2}
+
+
+class Clock:
+    """How long a run will still take: the present part by its pace, those that follow by what they were expected to.
+
+    `expected`: seconds of `PARTS`, those that are done left out or 0.
+    """
+
+    def __init__(self, expected: Mapping[str, float]) -> None:
+        self._expected, self._part, self._began = expected, -1, 0.0
+
+    def left(self, phase: str, share: float, of_phase: float | None) -> float | None:
+        """Seconds left for the whole run; None where they are not known.
+
+        share: of the present phase that is done. of_phase: seconds that it still takes at its pace; None without one.
+        """
+        part = _PART_OF.get(phase)
+        if part is None:
+            return None
+        if part != self._part:
+            self._part, self._began = part, time.monotonic()
+        expected, later = self._expected.get(PARTS[part]), [self._expected.get(name) for name in PARTS[part + 1 :]]
+        if any(seconds is None for seconds in later):
+            return None
+        if part == 1:  # a phase of its own, whose steps are alike
+            here = of_phase if of_phase is not None else None if expected is None else expected * (1 - share)
+        elif expected is None:  # other phases of the part may follow
+            return None
+        else:
+            here = max(of_phase or 0.0, expected - (time.monotonic() - self._began))
+        return None if here is None else here + sum(seconds or 0.0 for seconds in later)
 
 
 class Progress:
@@ -33,10 +67,18 @@ class Progress:
         self._quiet, self._listen, self._log, self._stop_wanted = quiet, listen, log, stop_wanted
         self._bar: Any = None
         self._phase, self._done, self._total, self._unit, self._began = "", 0, 0, "", 0.0
+        self._before = 0  # units that were done when the phase began
+        self._clock: Clock | None = None
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """Say what the parts of the run, as `PARTS` names them, are expected to take: then each report says what is
+        left of the whole run."""
+        self._clock = Clock(seconds)
 
     def start(self, phase: str, total: int, unit: str, done: int = 0) -> None:
         """Begin a phase of `total` units, of which `done` were finished before."""
         self.finish()
+        self._before = done
         self._phase, self._done, self._total, self._unit, self._began = phase, done, total, unit, time.monotonic()
         if not self._quiet:
             every = 0.5 if sys.stderr.isatty() else 15.0  # few lines in a log file
@@ -55,8 +97,10 @@ class Progress:
         """Count `units` as done; show `numbers` beside the bar, such as the loss or tokens per second."""
         self._done += units
         if self._bar is not None:
-            if numbers:
-                self._bar.set_postfix(numbers, refresh=False)
+            left = self._left()
+            numbers_shown = numbers if left is None else {**numbers, "whole run": f"{duration(left)} left"}
+            if numbers_shown:
+                self._bar.set_postfix(numbers_shown, refresh=False)
             self._bar.update(units)
         self._report(numbers)
 
@@ -84,6 +128,14 @@ class Progress:
             self.finish()
             raise Cancelled(self._phase)
 
+    def _left(self) -> float | None:
+        """Seconds left for the whole run."""
+        if self._clock is None:
+            return None
+        seconds, units = time.monotonic() - self._began, self._done - self._before
+        pace = seconds / units * (self._total - self._done) if units > 0 else None
+        return self._clock.left(self._phase, self._done / self._total if self._total else 0.0, pace)
+
     def _report(self, numbers: dict[str, Any]) -> None:
         if self._listen is not None:
             seconds = time.monotonic() - self._began
@@ -94,6 +146,7 @@ class Progress:
                     "total": self._total,
                     "unit": self._unit,
                     "phase_s": seconds,
+                    **({} if (left := self._left()) is None else {"left_s": left}),
                     **numbers,
                 }
             )

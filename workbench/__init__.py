@@ -9,6 +9,7 @@ run/       one run
 compare/   drafts side by side
 live/      decoding live
 replay/    a trace step by step
+explorer/  all runs at once: any two figures, settings that matter, curves
 findings/  the paper's claims
 learn/     words, losses, traps
 shared/    what several pages use

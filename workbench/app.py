@@ -24,7 +24,7 @@ from workbench.live import gradio_app
 from workbench.server import allowed_routes, startup
 from workbench.server.guard import Guard, named_or_exit
 from workbench.server.page_head import SCRIPT, PageHead, script
-from workbench.shared import ui
+from workbench.shared import ui, watch
 from workbench.shared.pages import shortcuts
 
 live_app = gradio_app.mounted()
@@ -40,7 +40,7 @@ async def lifespan(_: Any) -> AsyncIterator[dict[str, Any]]:
 
 app = st.App(
     str(Path(__file__).with_name("router.py")),
-    routes=[Route(SCRIPT, script), Mount(gradio_app.PATH, app=live_app)],
+    routes=[Route(SCRIPT, script), Route(watch.PATH, watch.answer), Mount(gradio_app.PATH, app=live_app)],
     middleware=[
         Middleware(Guard, named=named_or_exit()),  # the first is the outermost
         Middleware(allowed_routes.AllowedRoutes, allows=allowed_routes.for_pages(gradio_app.PATH)),

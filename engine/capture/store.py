@@ -247,7 +247,8 @@ class GrowingCapture:
         """Report answers that were stored as progress."""
         for answer in stored:
             self._tokens += len(answer.token_ids)
-            self.progress.advance(1, tokens_per_s=round(self._tokens / (time.monotonic() - self._began), 1))
+            pace = round(self._tokens / (time.monotonic() - self._began), 1)
+            self.progress.advance(1, tokens_per_s=pace, tokens=self._tokens)
 
     def finish(self, server: ServedAnswers | None = None, last_session: LastSession | None = None) -> None:
         """Mark the capture as done once every prompt is answered: write its counts, and those of a server's answers.

@@ -47,7 +47,7 @@ def render(
     (None: no limit).
     """
     # The template has written the special tokens, so none are added.
-    ids = list(tokenizer(_render_text(tokenizer, prompt), add_special_tokens=False)["input_ids"])
+    ids = list(tokenizer(prompt_text(tokenizer, prompt), add_special_tokens=False)["input_ids"])
     check_rows(tokenizer, prompt, ids, rows)
     _check_beginning(tokenizer, prompt, ids)
     _check_length(prompt, len(ids), context_tokens, max_new_tokens)
@@ -113,18 +113,19 @@ def conversation(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[li
     return (tools_as_system(messages, tools), ()) if text == without else (messages, tools)
 
 
-def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that a finished answer ends with (`engine.chat.turns`), as far as the tokenizer alone defines it."""
-    return turns_of(tokenizer).end
-
-
-def _render_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+    """The text that the target reads, with its special tokens and the header of the answer. Raises as `render`."""
     messages, tools = conversation(tokenizer, prompt)
     text = _apply_template(tokenizer, prompt.id, messages, tools)
     _check_messages(tokenizer, prompt.id, messages, tools, text)
     if any(message.get("tool_calls") for message in messages):
         _check_tool_calls(tokenizer, prompt.id, messages, tools, text)
     return text
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that a finished answer ends with (`engine.chat.turns`), as far as the tokenizer alone defines it."""
+    return turns_of(tokenizer).end
 
 
 def _apply_template(

@@ -241,12 +241,14 @@ def _execute(read: Callable[[], Recipe | RunFolder], until: str, as_json: bool) 
 
 
 def _work_on(source: Recipe | RunFolder, until: str, as_json: bool, processes: Processes) -> None:
+    from engine.planning.clock import expected_seconds
     from engine.runs.execution import execute
     from engine.runs.folder import RunFolder
 
     folder = source if isinstance(source, RunFolder) else RunFolder.create(home(), source)
     console.err.print(f"run {folder.id} in {folder.path}", markup=False)
-    _print_outcome(folder, execute(home(), folder, until=until, processes=processes), as_json)
+    summary = execute(home(), folder, until=until, processes=processes, expect=expected_seconds)
+    _print_outcome(folder, summary, as_json)
 
 
 def _print_outcome(folder: RunFolder, summary: Summary | None, as_json: bool) -> None:

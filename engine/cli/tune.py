@@ -42,8 +42,8 @@ def tune(
     """
     from engine.cli.text.tune import target
     from engine.progress import Progress
-    from engine.runs.execution import stop_on_signals
     from engine.runs.provenance import provenance
+    from engine.stopping import stop_on_signals
     from engine.tune.pipeline import folder_of, measure_again
     from engine.tune.pipeline import tune as fine_tune
 

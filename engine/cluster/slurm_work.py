@@ -26,6 +26,7 @@ from engine.records.files import STATUS
 from engine.records.slurm_job import SlurmJob
 from engine.runs.folder import RunFolder
 from engine.runs.process import now
+from engine.stopping import keeping
 
 _TOUCH_S = 30.0
 
@@ -173,7 +174,8 @@ def _as_job(cache: str, cpus: int) -> Iterator[Callable[[], bool]]:
     number = getattr(signal, f"SIG{submitit.JobEnvironment.USR_SIG}")
     before = signal.signal(number, near_limit)  # submitit's own handler would end the work between two safe points
     try:
-        yield lambda: bool(reached)
+        with keeping():  # Slurm leaves time for the next safe point; a process that is ended cannot queue its job again
+            yield lambda: bool(reached)
     finally:
         signal.signal(number, before)
 

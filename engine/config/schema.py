@@ -83,7 +83,7 @@ class Recipe(Section):
         self._mode_fits()
         self._server_fits()
         needs_signal = [term.name for term in self.train.loss if supervision_of([term.name]) == "white_box"]
-        if self.capture.signal == "none" and needs_signal:
+        if self.trains and self.capture.signal == "none" and needs_signal:
             raise ValueError(f"capture.signal 'none' keeps no distribution, which the loss {needs_signal[0]} needs")
         if self.capture.signal == "compact" and self.draft.vocabulary is not None:
             raise ValueError(
@@ -107,6 +107,17 @@ class Recipe(Section):
         """Whether there is a draft to measure; else the target is timed alone."""
         return self.draft.init != "none"
 
+    @property
+    def times_server(self) -> bool:
+        """Whether a server's speed is all that is measured: there is no target at hand."""
+        return not self.trains and not self.has_draft and self.measure.against == "server"
+
+    @property
+    def target_label(self) -> str:
+        """The target for people: the model at hand, or the served one that alone is measured."""
+        server = self.capture.server
+        return f"{server.model} at {server.base_url}" if self.times_server and server else self.target.label
+
     def _task_fits(self) -> None:
         """Refuse training prompts that nothing would be trained on, and a training without prompts or without draft."""
         if self.trains:
@@ -120,7 +131,7 @@ class Recipe(Section):
             "prompts.train_prompts": self.prompts.train_prompts,
             "draft.vocabulary": self.draft.vocabulary,
             "draft.lora": self.draft.lora,
-            "capture.server": self.capture.server,
+            "capture.server": None if self.times_server else self.capture.server,
         }
         named = [key for key, value in unused.items() if value]
         if named:
@@ -128,6 +139,8 @@ class Recipe(Section):
 
     def _mode_fits(self) -> None:
         """Refuse what the mode of training, or token selection, cannot do."""
+        if not self.trains:
+            return
         train, black_box = self.train, self.train.supervision == "black_box"
         if (black_box or self.capture.signal == "none") and "black_box" not in MODES[train.mode].supervision:
             raise ValueError(
@@ -163,6 +176,8 @@ class Recipe(Section):
         if self.capture.server is None:
             if self.measure.against == "server":
                 raise ValueError("measure.against 'server' needs a capture.server to measure against")
+            return
+        if not self.trains:
             return
         signal, logprobs = self.capture.signal, self.capture.server.logprobs
         if signal == "exact":

@@ -4,6 +4,7 @@ expected      what to expect of each server: rates, speed, schedule, flags
 schedule      the best gamma by batch size in each server's form
 synthetic     the flags that make a server accept as often without the draft
 worth         is a draft worth it? one sentence
+by_gamma      a draft's speed at each gamma: measured at one, predicted at the others
 prediction    what a server should count, from a run's measurement
 importing     a server's figures as a served measurement
 measurements  served measurements in a run's folder

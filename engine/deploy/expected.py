@@ -144,11 +144,11 @@ class _Timing:
     def of_run(cls, run: RunFolder, summary: Summary) -> _Timing:
         again = f"`draftbench measure {run.id} --batch-sizes {_BATCHED}`"
         times, notes = StepTimes.load(run.path)
-        cells = () if times is None else tuple(cell for cell in times.cells[:_MOST_CELLS] if _is_whole(cell))
+        cells = () if times is None else tuple(cell for cell in times.cells[:_MOST_CELLS] if is_whole(cell))
         if times is not None and len(cells) < len(times.cells):
             notes.append(f"{len(times.cells) - len(cells)} cells of step times are incomplete and not used")
         if times is not None and cells:
-            if _is_of_another_draft(run, times):
+            if is_of_another_draft(run, times):
                 notes.append(f"the step times are of an earlier draft of this run: {again} times this one")
             contexts = sorted({cell.context for cell in cells})
             usual = times.usual_context or contexts[0]
@@ -169,13 +169,13 @@ class _Timing:
         return min(here, key=lambda cell: cell.batch_size, default=None)
 
 
-def _is_of_another_draft(run: RunFolder, times: StepTimes) -> bool:
+def is_of_another_draft(run: RunFolder, times: StepTimes) -> bool:
     """Whether the run's draft has other weights than the one that was timed; of a run without weights no."""
     path = run.path / "draft" / "best" / "draft.json"
     return path.is_file() and read_object(path).get("weights_sha256") != times.draft_sha256
 
 
-def _is_whole(cell: StepCell) -> bool:
+def is_whole(cell: StepCell) -> bool:
     """Whether a cell has a plain step and a round, each of as many turns, all finite, none out of bounds."""
     rounds = cell.rounds
     seconds = [part for r in rounds for part in (*r.turns, r.round_s.median, r.verify_s.median)]

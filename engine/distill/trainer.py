@@ -54,12 +54,17 @@ from engine.models.precision import copy_in
 from engine.models.vocabulary import known_rows
 from engine.progress import SILENT, Progress
 from engine.records.events import Evaluation, Event, Resumed, SkippedStep, TrainStep
+from engine.stopping import keeping
 
 Evaluate = Callable[[Any], dict[float, float]]
 """Draft model -> exact acceptance by temperature."""
 
 _GUARDED = ("cpu", "cuda")  # devices on which one kernel moves all weights, and can be told to leave them as they are
 _GPU_READ_EVERY = 16  # steps between two readings of losses on a GPU, each of which waits for it to be idle
+
+
+class _LeftOff(Exception):
+    """A step was broken off before it changed a weight."""
 
 
 class Trainer:
@@ -152,7 +157,11 @@ class Trainer:
     def _train(self) -> None:
         self.progress.start("train", self.source.steps, "steps", done=self.outcome.steps_done)
         for step in range(self.outcome.steps_done, self.source.steps):
-            self._step(step)
+            try:
+                self._step(step)
+            except _LeftOff:
+                self._keep_before_leaving()
+                raise Cancelled("train") from None
             done, settings = step + 1, self.settings
             last = done == self.source.steps
             stops = self.processes.any(self.progress.stop_wanted)
@@ -189,7 +198,7 @@ class Trainer:
         """
         self.optimiser.zero_grad(set_to_none=True)
         scale = self._reward_scale(share, step)
-        losses = [self.backward(batch, step, share.positions, scale) for batch in share.batches]
+        losses = self._losses(share, step, scale)
         for batch in share.idle:
             self.backward(batch, step, math.inf, scale)  # its gradient is zero
         own = torch.stack(losses).sum() if losses else torch.zeros((), device=self.draft.model.device)
@@ -204,6 +213,30 @@ class Trainer:
         self.optimiser.step()
         self._publish()
         return figures
+
+    def _losses(self, share: Share, step: int, scale: tuple[float, float] | None) -> list[torch.Tensor]:
+        """The losses of a share's micro-batches, their gradients added up. Raises _LeftOff if asked to stop meanwhile.
+
+        On several processes, which have to leave after the same step, only an interrupt ends it.
+        """
+        losses = []
+        for batch in share.batches:
+            if self.processes.count == 1 and self.progress.stop_wanted:
+                raise _LeftOff
+            try:
+                losses.append(self.backward(batch, step, share.positions, scale))
+            except KeyboardInterrupt:
+                if self.processes.count > 1:
+                    raise
+                raise _LeftOff from None
+        return losses
+
+    def _keep_before_leaving(self) -> None:
+        """Keep the steps that were done, in the middle of the next one: it has changed no weight yet."""
+        self._read()
+        if self.outcome.steps_done:
+            self._checkpoint()
+        self.progress.finish()
 
     def _publish(self) -> None:
         """Give what computes the weights of the last step."""
@@ -248,7 +281,8 @@ class Trainer:
                 positions=item.positions,
             )
         )
-        self.progress.advance(1, loss=round(loss, 4), tokens_per_s=round(item.positions / seconds))
+        pace = round(item.positions / seconds)
+        self.progress.advance(1, loss=round(loss, 4), tokens_per_s=pace, tokens=outcome.tokens_seen)
 
     def clip(self) -> torch.Tensor:
         """Clip the gradient of a step; returns its norm before, a scalar on the device."""
@@ -342,7 +376,8 @@ class Trainer:
             self._save("best")
 
     def _save(self, which: str) -> None:
-        save_draft(self.folder / "draft" / which, self.draft)
+        with keeping():
+            save_draft(self.folder / "draft" / which, self.draft)
 
     def _renew_kept(self) -> None:
         """Have the draft of the first process hold the present weights, where it is not the one in training."""
@@ -350,6 +385,10 @@ class Trainer:
             self.shards.gather()
 
     def _checkpoint(self) -> None:
+        with keeping():
+            self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
         whole = () if self.shards is None else (self.shards.kept,)
         moments = moments_of(self.learning, self.optimiser, *whole)
         self.processes.first_alone(

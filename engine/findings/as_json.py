@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 from engine.catalogue import SERVERS
@@ -11,39 +10,40 @@ from engine.findings.claim import Claim
 from engine.findings.efforts import MEANING
 from engine.findings.evaluate import Cell, Finding, Outcome, Pooled
 from engine.findings.home import HomeFindings
-from engine.findings.missing import command, missing_runs, missing_study
-from engine.findings.runs import SEEDS
+from engine.findings.runs import SEEDS, Run
 from engine.findings.study_grid import MissingStudy
 from engine.findings.verdicts import ENOUGH_SEEDS
+from engine.findings.words import PAPER, PAPER_URL, sentence
 from engine.measure.statistics import LEVEL
 from engine.records.interval import Interval
 from engine.records.provenance import Provenance
 
-MOST_COMMANDS = 4  # a study of so few runs is also shown as commands
 _EFFORT = ("steps_done", "tokens_seen", "n_train")
 
 
 def as_json(evaluated: HomeFindings, study: str | None = None) -> dict[str, Any]:
     """Everything: the claims, the runs behind them with their origin, and what was left out."""
     used = sorted({run for finding in evaluated.findings for cell in finding.cells for run in cell.runs})
+    known = {run.id: run for run in evaluated.runs}
     return {
-        "paper": "arXiv 2503.07807",
+        "paper": PAPER,
+        "paper_url": PAPER_URL,
         "study": study,
         "metric": "exact acceptance: mean over positions of the target's own text of sum_v min(p, q)",
         "servers": {server.name: server.reports for server in SERVERS.values()},
         "interval": f"{LEVEL:.0%}, bootstrap over prompts, both sides on the same draws",
         "seeds_needed": ENOUGH_SEEDS,
-        "runs_compared": len(evaluated.runs),
+        "runs_compared": evaluated.n_runs,
         "left_out": dict(evaluated.left_out),
         "claims": [claim_json(finding, evaluated) for finding in evaluated.findings],
-        "runs": [run_json(evaluated, run_id) for run_id in used],
+        "runs": [run_json(evaluated, known[run_id]) for run_id in used],
     }
 
 
 def claim_json(finding: Finding, evaluated: HomeFindings) -> dict[str, Any]:
     """One claim: verdict, headline, by effort, by domain, cells, and the study that would decide it."""
     claim, headline = finding.claim, finding.headline
-    study = study_of(finding, evaluated)
+    study = evaluated.wanted[claim.key].study
     return {
         "key": claim.key,
         "number": claim.number,
@@ -56,6 +56,7 @@ def claim_json(finding: Finding, evaluated: HomeFindings) -> dict[str, Any]:
         "other": claim.other,
         "verdict": finding.verdict,
         "reason": finding.reason,
+        "sentence": sentence(finding),
         "headline": pooled_json(claim, headline.pooled),
         **(
             {"effort": headline.effort, "by_effort": [_effort(claim, one) for one in finding.outcomes]}
@@ -66,15 +67,6 @@ def claim_json(finding: Finding, evaluated: HomeFindings) -> dict[str, Any]:
         "cells": [cell_json(claim, cell, evaluated) for cell in finding.cells],
         "would_decide": None if study is None else study_json(study),
     }
-
-
-def study_of(finding: Finding, evaluated: HomeFindings) -> MissingStudy | None:
-    """The study that would decide the claim, with the single runs that come first where those are only a few."""
-    study = missing_study(finding, evaluated.runs, evaluated.runs_folder)
-    if study is None or (study.n_runs > MOST_COMMANDS and finding.headline.cells):
-        return study
-    lines = [command(one, evaluated.runs_folder) for one in missing_runs(finding, evaluated.runs)]
-    return replace(study, commands=tuple(lines))
 
 
 def _band(claim: Claim) -> dict[str, Any] | None:
@@ -160,14 +152,14 @@ def shifted(interval: Interval, by: float) -> Interval:
     return Interval(interval.value + by, interval.low + by, interval.high + by, interval.n_prompts)
 
 
-def run_json(evaluated: HomeFindings, run_id: str) -> dict[str, Any]:
+def run_json(evaluated: HomeFindings, run: Run) -> dict[str, Any]:
     """Where a number comes from: recipe, commit, seeds, hashes, and how much was trained."""
-    run = next(run for run in evaluated.runs if run.id == run_id)
-    origin = evaluated.provenance.get(run_id, Provenance())
+    part = evaluated.taking_part
+    origin = part.provenance.get(run.id, Provenance())
     source, prompts = origin.source, origin.prompts
     return {
-        "run": run_id,
-        "title": evaluated.titles.get(run_id),
+        "run": run.id,
+        "title": part.titles.get(run.id),
         "domain": run.facts["domain"],
         "scenario": run.facts["scenario"],
         "mode": run.facts["train.mode"],

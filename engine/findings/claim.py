@@ -69,6 +69,7 @@ class Claim:
     rate: Literal["exact", "argmax"] = "exact"  # by which acceptance is compared
     above_zero: bool = False  # whether temperature 0 tells nothing: there all ways to propose are one
     of_paper: bool = True
+    more_is_better: bool = True  # whether an effect above the band speaks for what the paper recommends
 
     @property
     def introduced(self) -> str:

@@ -286,6 +286,7 @@ GENERIC = GenericClaim(
     band=(-0.38, 0.0),
     paired=False,
     told_apart=False,
+    more_is_better=False,  # above the band it is another claim: that a generic draft gains on a domain
 )
 MODE = ModeClaim(
     "offline",

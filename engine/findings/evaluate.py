@@ -27,6 +27,7 @@ from engine.findings.verdicts import ENOUGH_SEEDS, FEW, NOT, contrary_by_chance,
 from engine.measure.compare import Paired, Sums, paired
 from engine.measure.definitions import RATES
 from engine.records.interval import Interval
+from engine.records.record import Real
 
 LoadSums = Callable[[list[str]], pd.DataFrame]  # as `queries.prompt_sums`
 
@@ -40,9 +41,9 @@ class Cell:
     pairs: tuple[Pair, ...]
     relative: Interval  # other / base - 1; NaN where a ratio makes no sense
     absolute: Interval  # other - base, in acceptance
-    base_rate: float
-    other_rate: float
-    by_seed: tuple[float, ...]  # the absolute difference of each seed
+    base_rate: Real
+    other_rate: Real
+    by_seed: tuple[Real, ...]  # the absolute difference of each seed
     verdict: str
     reason: str
     remark: str = ""  # what a reader should know of the comparison's fairness
@@ -60,9 +61,9 @@ class Pooled:
 
     relative: Interval
     absolute: Interval
-    base_rate: float
-    other_rate: float
-    by_seed: tuple[float, ...]  # of the seeds that every cell has
+    base_rate: Real
+    other_rate: Real
+    by_seed: tuple[Real, ...]  # of the seeds that every cell has
     n_cells: int
     runs: tuple[str, ...]
     verdict: str

@@ -1,14 +1,22 @@
-"""The findings of a home: its index brought up to date and read once."""
+"""The findings of a home: worked out once for each state of its runs, and kept.
+
+What a page or a command shows at first is in the kept result. The runs themselves are read from the index when
+somebody asks for them (`HomeFindings.runs`), and the sums per prompt only where something is worked out anew.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 import pandas as pd
+from pydantic import TypeAdapter
 
-from engine.findings.evaluate import Finding, evaluate
+from engine.findings.claims import CLAIMS
+from engine.findings.evaluate import Finding, Outcome, evaluate
+from engine.findings.kept import Kept, kept_of
+from engine.findings.missing import Wanted, wanted
 from engine.findings.pooling import impossible
 from engine.findings.runs import DAMAGED, Run, select
 from engine.index import queries
@@ -20,16 +28,68 @@ from engine.records.study_tag import of_study, studies_of
 
 
 @dataclass(frozen=True)
+class TakingPart:
+    """The runs that take part in findings, newest first, and where each comes from."""
+
+    runs: list[Run]
+    left_out: Mapping[str, int]  # reason -> how many runs
+    provenance: Mapping[str, Provenance]
+    titles: Mapping[str, str]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, damaged: frozenset[str] = frozenset()) -> TakingPart:
+        """`frame`: as `queries.studied`; `damaged`: runs whose sums no measurement has."""
+        selected, left_out = select(frame)
+        runs = [run for run in selected if run.id not in damaged]
+        ids = {run.id for run in runs}
+        rows = [row for row in frame.to_dict("records") if row["run_id"] in ids]
+        return cls(
+            runs,
+            {**left_out, DAMAGED: left_out.get(DAMAGED, 0) + len(damaged)} if damaged else left_out,
+            {str(row["run_id"]): row["provenance"] for row in rows},
+            {str(row["run_id"]): row["title"] for row in rows if isinstance(row["title"], str) and row["title"]},
+        )
+
+
+@dataclass(frozen=True)
 class HomeFindings:
-    """All findings with the runs that took part (newest first) and how many did not, for which reason."""
+    """All findings, how many runs took part and how many did not, for which reason."""
 
     findings: list[Finding]
-    runs: list[Run]
-    runs_folder: Path
+    wanted: Mapping[str, Wanted]  # claim -> what would decide it
+    n_runs: int
     left_out: Mapping[str, int]
-    provenance: Mapping[str, Provenance]  # of each run that took part
-    titles: Mapping[str, str]
-    sums: pd.DataFrame  # per-prompt sums of all of them: see `engine.index.queries.prompt_sums`
+    load: Callable[[], TakingPart]
+    load_sums: Callable[[list[str]], pd.DataFrame]
+    kept: Kept | None = None  # where what is worked out of the same runs can be kept too
+
+    @cached_property
+    def taking_part(self) -> TakingPart:
+        return self.load()
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs that took part, newest first; read from the index at the first use."""
+        return self.taking_part.runs
+
+    @property
+    def sums(self) -> pd.DataFrame:
+        """Sums per prompt of all of them: see `engine.index.queries.prompt_sums`."""
+        return self.load_sums([run.id for run in self.runs])
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What is kept. Claims are named by their keys."""
+
+    outcomes: Mapping[str, tuple[Outcome, ...]]
+    wanted: Mapping[str, Wanted]
+    n_runs: int
+    left_out: Mapping[str, int]
+    damaged: frozenset[str]
+
+
+_RESULT = TypeAdapter(_Result)
 
 
 def evaluate_home(home: Home, study: str | None = None, *, up_to_date: bool = False) -> HomeFindings:
@@ -38,25 +98,37 @@ def evaluate_home(home: Home, study: str | None = None, *, up_to_date: bool = Fa
         ingest_all(home)
         remove_missing(home)
     with reading(home.index) as con:
-        frame = of_study(queries.studied(con), study)
-    runs, left_out = select(frame)
-    sums = _sums(home, [run.id for run in runs])
-    damaged = impossible(sums)
-    if damaged:
-        runs = [run for run in runs if run.id not in damaged]
-        sums = sums[~sums.run_id.isin(damaged)]
-        left_out = {**left_out, DAMAGED: left_out.get(DAMAGED, 0) + len(damaged)}
-    ids = {run.id for run in runs}
-    rows = [row for row in frame.to_dict("records") if row["run_id"] in ids]
+        kept = kept_of(con, home, study)
+    result = kept.get("findings", _RESULT, lambda: _worked_out(home, study))
     return HomeFindings(
-        evaluate(runs, lambda run_ids: sums[sums.run_id.isin(run_ids)]),
-        runs,
-        home.runs,
-        left_out,
-        {str(row["run_id"]): row["provenance"] for row in rows},
-        {str(row["run_id"]): row["title"] for row in rows if isinstance(row["title"], str) and row["title"]},
-        sums,
+        [Finding(CLAIMS[key], outcomes) for key, outcomes in result.outcomes.items()],
+        result.wanted,
+        result.n_runs,
+        result.left_out,
+        lambda: TakingPart.of(_studied(home, study), result.damaged),
+        lambda run_ids: _sums(home, run_ids),
+        kept,
     )
+
+
+def _worked_out(home: Home, study: str | None) -> _Result:
+    frame = _studied(home, study)
+    sums = _sums(home, [run.id for run in select(frame)[0]])
+    damaged = frozenset(impossible(sums))
+    part = TakingPart.of(frame, damaged)
+    findings = evaluate(part.runs, lambda run_ids: sums[sums.run_id.isin(run_ids)])
+    return _Result(
+        {finding.claim.key: finding.outcomes for finding in findings},
+        {finding.claim.key: wanted(finding, part.runs, home.runs) for finding in findings},
+        len(part.runs),
+        part.left_out,
+        damaged,
+    )
+
+
+def _studied(home: Home, study: str | None) -> pd.DataFrame:
+    with reading(home.index) as con:
+        return of_study(queries.studied(con), study)
 
 
 def _sums(home: Home, run_ids: list[str]) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,32 @@ from engine.findings.verdicts import ENOUGH_SEEDS, FEW, NOT
 
 _NEAR = ("target", "domain", "heldout")  # what two nearly comparable runs must have in common
 _MOST = 4
+MOST_COMMANDS = 4  # a study of so few runs is also shown as commands
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What would decide a claim: a study, single runs to begin with, and pairs that are nearly comparable.
+
+    `near`: (base, other, fact -> both values in words), the nearest first.
+    """
+
+    study: MissingStudy | None
+    runs: tuple[MissingRun, ...] = ()
+    near: tuple[tuple[str, str, Mapping[str, tuple[str, str]]], ...] = ()
+
+
+def wanted(finding: Finding, runs: Sequence[Run], runs_folder: Path) -> Wanted:
+    """What would decide the claim. `runs`: those that took part, newest first, in `runs_folder`."""
+    near: list[tuple[str, str, dict[str, tuple[Any, Any]]]] = []
+    if finding.verdict == FEW and not finding.cells:
+        near = near_misses(finding.claim, runs)
+    said = tuple((base, other, {key: (str(a), str(b)) for key, (a, b) in odd.items()}) for base, other, odd in near)
+    study = missing_study(finding, runs, runs_folder)
+    if study is None or (study.n_runs > MOST_COMMANDS and finding.headline.cells):
+        return Wanted(study, (), said)
+    first = tuple(missing_runs(finding, runs))
+    return Wanted(replace(study, commands=tuple(command(one, runs_folder) for one in first)), first, said)
 
 
 def undecided(finding: Finding) -> bool:

@@ -62,7 +62,8 @@ def grid_of(
 ) -> MissingStudy:
     """Exactly these runs, but for their seeds: what differs between them becomes axes."""
     flat = {run.id: _flat(run.config) for run in runs}
-    counts = {key: Counter(repr(one.get(key)) for one in flat.values()) for one in flat.values() for key in one}
+    keys = {key for one in flat.values() for key in one}
+    counts = {key: Counter(repr(one.get(key)) for one in flat.values()) for key in keys}
     varying = sorted(key for key, count in counts.items() if len(count) > 1)
     # The run that has the most in common with the others, so that little needs to be said of each.
     base = max(runs, key=lambda run: sum(counts[key][repr(flat[run.id].get(key))] for key in varying))

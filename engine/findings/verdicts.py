@@ -1,4 +1,4 @@
-"""From a measured effect to one of four verdicts, in words that say why."""
+"""From a measured effect to one of five verdicts, in words that say why."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from engine.findings.claim import Claim
 from engine.records.interval import Interval
 
-REPRODUCED, SAME, NOT, FEW = "reproduced", "same direction", "not reproduced", "not enough runs"
+BETTER, REPRODUCED, SAME = "better than the paper says", "reproduced", "same direction"
+NOT, FEW = "not reproduced", "not enough runs"
 ENOUGH_SEEDS = 3
 _ONE_SIDE, _UNLIKELY = 0.025, 0.05
 
 
 def judge_cell(claim: Claim, relative: Interval, absolute: Interval, by_seed: Sequence[float]) -> tuple[str, str]:
-    """One of the four verdicts and why, in words."""
+    """One of the five verdicts and why, in words."""
     low, high = sorted((claim.sign * absolute.low, claim.sign * absolute.high))
     seeds = f"{len(by_seed)} seed{'s' if len(by_seed) > 1 else ''}"
     if not by_seed:
@@ -22,12 +23,17 @@ def judge_cell(claim: Claim, relative: Interval, absolute: Interval, by_seed: Se
     if math.isnan(low):
         return FEW, "fewer than two common prompts give no interval"
     clear = low > 0 and all(claim.sign * value > 0 for value in by_seed)
+    better = is_better(claim, relative, absolute)
     if len(by_seed) < ENOUGH_SEEDS:
+        if better:
+            return SAME, f"{seeds}; better than {_band(claim)} so far, {ENOUGH_SEEDS} are needed to say so"
         if clear:
             return SAME, f"{seeds}; {ENOUGH_SEEDS} are needed before it can be called reproduced"
         if high < 0:  # evidence against a claim is never hidden behind a want of runs
             return NOT, f"{seeds}: the effect points the other way"
         return FEW, f"{seeds}: no clear difference; {ENOUGH_SEEDS} are needed before anything is concluded"
+    if better:
+        return BETTER, f"{seeds}; the whole interval lies above {_band(claim)}, {' and '.join(claim.band_of)}"
     if not clear:
         return NOT, f"{seeds}: " + ("the effect points the other way" if high < 0 else "no clear difference")
     return _against_band(claim, relative, absolute, seeds)
@@ -37,12 +43,26 @@ def _against_band(claim: Claim, relative: Interval, absolute: Interval, seeds: s
     if claim.band is None:
         return REPRODUCED, f"{seeds}, all in the direction of the {'paper' if claim.of_paper else 'claim'}"
     least, most = claim.band
+    band = _band(claim)
     known = {"relative": relative, "absolute": absolute}
     inside = [name for name in claim.band_of if least <= known[name].value <= most]
-    band = f"{least:+.0%} to {most:+.0%}"
     if inside:
         return REPRODUCED, f"{seeds}; the {' and the '.join(inside)} difference lies in {band}"
-    return SAME, f"{seeds}; the size lies outside {band}, {' and '.join(claim.band_of)}"
+    sides = [f"{name} {'below' if known[name].value < least else 'above'} it" for name in claim.band_of]
+    return SAME, f"{seeds}; the size lies outside {band}, {' and '.join(sides)}"
+
+
+def _band(claim: Claim) -> str:
+    least, most = claim.band or (math.nan, math.nan)
+    return f"{least:+.0%} to {most:+.0%}"
+
+
+def is_better(claim: Claim, relative: Interval, absolute: Interval) -> bool:
+    """Whether more is accepted than the paper says, whatever it means by percent: the whole interval lies above."""
+    if claim.band is None or not claim.more_is_better:
+        return False
+    known = {"relative": relative, "absolute": absolute}
+    return all(known[name].low > claim.band[1] for name in claim.band_of)
 
 
 def contrary_by_chance(few_seeds: Sequence[str]) -> tuple[int, bool]:
@@ -67,13 +87,14 @@ def overall(claim: Claim, cells: Sequence[tuple[str, str]], seen_in: int) -> tup
     decided = [verdict for verdict, _ in cells if verdict != FEW]
     if not decided:
         return FEW, cells[0][1]
-    worst = max(decided, key=(REPRODUCED, SAME, NOT).index)
-    counts = ", ".join(f"{decided.count(name)} {name}" for name in (REPRODUCED, SAME, NOT) if name in decided)
+    order = (BETTER, REPRODUCED, SAME, NOT)
+    worst = max(decided, key=order.index)
+    counts = ", ".join(f"{decided.count(name)} {name}" for name in order if name in decided)
     decisions = f"{len(decided)} of {len(cells)} comparisons could be decided ({counts})"
     of_what, needed = claim.breadth
-    if worst == REPRODUCED and len(decided) < len(cells):
-        return SAME, f"{decisions}; all are needed before it can be called reproduced"
-    if worst == REPRODUCED and seen_in < needed:
+    if worst in (BETTER, REPRODUCED) and len(decided) < len(cells):
+        return SAME, f"{decisions}; all are needed before it can be called {worst}"
+    if worst in (BETTER, REPRODUCED) and seen_in < needed:
         where = "domain" if of_what == "domain" else "other loss"
         return SAME, f"{decisions}, with {seen_in} {where} only; {needed} are needed"
     return worst, decisions if len(set(decided)) == 1 else f"{decisions}; the weakest counts"

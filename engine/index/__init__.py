@@ -9,5 +9,6 @@ rows         a run's documents as rows
 transaction  all or nothing
 curves       training events as points of a curve
 queries      the index as data frames
+efforts      what a run took and what its draft costs
 expressions  runs by a condition over any setting and figure
 """

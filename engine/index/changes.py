@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
@@ -21,18 +23,62 @@ _FILES = (
 )
 
 
-def changed_runs(con: duckdb.DuckDBPyConnection, home: Home) -> tuple[list[str], list[str]]:
-    """Names of the folders that the index does not hold as they are now, and ids of the runs that it does."""
-    known = dict(con.execute("SELECT run_id, fingerprint FROM runs").fetchall())
+_UNFINISHED = (None, "queued", "running")  # states of runs whose files may grow in place
+_SETTLED_NS = 2_000_000_000  # age from which a folder's time tells every later change, whatever the clock's tick
+_TURNS = 15  # looks in which each run is once looked at file by file
+_Stamp = tuple[int, ...]
+
+
+@dataclass
+class _Seen:
+    """What earlier quick looks of this process at one home have seen, by the name of the folder."""
+
+    stamps: dict[str, tuple[str | None, _Stamp]] = field(default_factory=dict)  # fingerprint, and stamp at that time
+    looks: int = 0
+
+
+_seen: dict[str, _Seen] = {}
+
+
+def changed_runs(con: duckdb.DuckDBPyConnection, home: Home, *, quick: bool = False) -> tuple[list[str], list[str]]:
+    """Names of the folders that the index does not hold as they are now, and ids of the runs that it does.
+
+    `quick`: for pages, which look every few seconds. A finished run whose folder and measurement have the times that
+    they had when all its files were last looked at counts as unchanged: files are replaced, which changes their
+    folder's time. What was edited in place is seen within 15 looks.
+    """
+    known = {row[0]: row[1:] for row in con.execute("SELECT run_id, fingerprint, state FROM runs").fetchall()}
     runs = str(home.runs.absolute())
+    seen = _seen.setdefault(runs, _Seen())
+    seen.looks += quick
+    now = time.time_ns()
     changed, unchanged = [], []
-    for name in run_names(home):
-        run_id = run_id_of(name)
-        if known.get(run_id) == fingerprint(f"{runs}/{name}"):
+    for place, name in enumerate(run_names(home)):
+        run_id, folder = run_id_of(name), f"{runs}/{name}"
+        mark, state = known.get(run_id, (None, None))
+        stamp = _stamp(folder) if quick and state not in _UNFINISHED else None
+        due = (place + seen.looks) % _TURNS == 0
+        if stamp is not None and not due and seen.stamps.get(name) == (mark, stamp):
             unchanged.append(run_id)
+        elif mark is not None and mark == fingerprint(folder):
+            unchanged.append(run_id)
+            if stamp is not None and now - max(stamp[:4]) > _SETTLED_NS:
+                seen.stamps[name] = (mark, stamp)
         else:
             changed.append(name)
     return changed, unchanged
+
+
+def _stamp(folder: str) -> _Stamp | None:
+    """Times and numbers of the folder and of its measurement's; None where there is no whole folder."""
+    try:
+        outer, inner = os.stat(folder), os.stat(f"{folder}/measure")
+    except OSError:
+        return None
+    return (
+        *(outer.st_mtime_ns, outer.st_ctime_ns, inner.st_mtime_ns, inner.st_ctime_ns),
+        *(outer.st_ino, inner.st_ino),
+    )
 
 
 def missing_runs(con: duckdb.DuckDBPyConnection, home: Home) -> list[str]:

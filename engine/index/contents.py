@@ -134,7 +134,7 @@ def recipe_columns(recipe: Recipe) -> Row:
         "domain": recipe.prompts.domain,
         "scenario": recipe.prompts.scenario,
         **_training_columns(recipe),
-        "target": recipe.target.label,
+        "target": recipe.target_label,
         "draft_init": recipe.draft.init,
         "tags": recipe.tags,
         "notes": recipe.notes,

@@ -77,23 +77,25 @@ def ingest_run(index: Path, run_folder: Path, timeout_s: float = TIMEOUT_S) -> b
         return _write_if_changed(con, folder, index.absolute().parent)
 
 
-def ingest_all(home: Home, timeout_s: float = TIMEOUT_S) -> IngestReport:
+def ingest_all(home: Home, timeout_s: float = TIMEOUT_S, *, quick: bool = False) -> IngestReport:
     """Bring every run of `home` up to date, letting others at the index in between.
+
+    `quick`: see `changed_runs`.
 
     A run that is damaged is written with what is wrong with it. An index that cannot be opened is set aside and made
     again; `IngestReport.repaired` then says so.
     """
     try:
-        return _ingest_all(home, timeout_s)
+        return _ingest_all(home, timeout_s, quick=quick)
     except IndexDamagedError as error:
         return _repair(home, error, timeout_s)
 
 
-def _ingest_all(home: Home, timeout_s: float) -> IngestReport:
+def _ingest_all(home: Home, timeout_s: float, *, quick: bool = False) -> IngestReport:
     if was_found_damaged(home.index):
         raise IndexDamagedError(f"the index {home.index} was damaged when it was read")
     with reading(home.index, timeout_s) as con:
-        names, unchanged = changed_runs(con, home)
+        names, unchanged = changed_runs(con, home, quick=quick)
     report = IngestReport(unchanged=unchanged)
     changed = [home.runs.absolute() / name for name in names]
     while changed:

@@ -115,8 +115,8 @@ def cancel(home: Home, run: RunFolder) -> str:
     if again:
         return f"Process {process} was asked to stop run {run.id} at once. The last checkpoint is kept."
     return (
-        f"Process {process} was asked to stop run {run.id}. It stops at its next safe point "
-        "and keeps what is finished, so it can be resumed. Cancel it once more to stop it at once."
+        f"Run {run.id} is stopping: process {process} ends within five seconds and keeps what is finished, "
+        "so it can be resumed. Cancel it once more to stop it at once."
     )
 
 

@@ -30,7 +30,7 @@ from engine.magpie.user_turn import Opening
 from engine.models.load import LoadedModel, load_model
 from engine.paths import Home, resolve_input
 from engine.progress import Progress
-from engine.runs.execution import stop_on_signals
+from engine.stopping import stop_on_signals
 
 
 def synthesise(

@@ -215,6 +215,37 @@ class RateDifference:
         }
 
 
+@dataclass(frozen=True)
+class Comparability:
+    """Which rates of two drafts may be compared: `rates`, and why others may not: reason -> rates."""
+
+    rates: tuple[str, ...]
+    reasons: dict[str, tuple[str, ...]]
+
+    @property
+    def word(self) -> str:
+        """'comparable', 'partly comparable' or 'not comparable'."""
+        return "comparable" if not self.reasons else "partly comparable" if self.rates else "not comparable"
+
+    def as_dict(self) -> dict[str, Any]:
+        """As part of `draftbench compare --json`."""
+        return {
+            "comparable": self.word,
+            "rates": list(self.rates),
+            "not": {why: list(rates) for why, rates in self.reasons.items()},
+        }
+
+
+def comparability(rows: Iterable[tuple[str, str]]) -> Comparability:
+    """From (rate, why it may not be compared), with '' where it may, of one or more temperatures."""
+    rows = list(rows)
+    reasons = list(dict.fromkeys(why for _, why in rows if why))
+    return Comparability(
+        tuple(dict.fromkeys(rate for rate, why in rows if not why)),
+        {reason: tuple(dict.fromkeys(rate for rate, why in rows if why == reason)) for reason in reasons},
+    )
+
+
 def compare(a: Measurement, b: Measurement, rates: Iterable[str] = tuple(RATES)) -> list[RateDifference]:
     """Draft of b less draft of a: each rate at each temperature that both were measured at.
 

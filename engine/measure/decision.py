@@ -13,7 +13,7 @@ from typing import Literal
 
 from engine.catalogue import servers_by_rate
 from engine.measure.predicted_speed import draft_seconds_for
-from engine.measure.speed_words import LEAST_PROMPTS, compared, timed, verdict
+from engine.measure.speed_words import LEAST_PROMPTS, compared, load_words, timed, verdict
 from engine.numbers import interval, is_number, number
 from engine.records.interval import Interval
 from engine.records.speed import Speed
@@ -25,6 +25,11 @@ _DRAFT_IT = (
     "measure a draft that exists: `draftbench measure-only MODEL --prompts FILE --draft DRAFT`",
     "train one: `draftbench run recipes/from_layers.yaml --set target.model=MODEL --set prompts.train=FILE "
     "--set prompts.heldout=FILE`",
+)
+_DRAFT_SERVED = (
+    "name the model's folder instead of its server, where that is at hand: then a draft can be measured with it",
+    "train one from what the server answers: docs/black-box.md",
+    "if the server drafts already: `draftbench served probe URL --prompts FILE` reads how many tokens it accepts",
 )
 _CLEARLY = 1.02  # a gamma that is predicted to gain less over another is none worth naming
 
@@ -58,7 +63,8 @@ def decide(summary: Summary, metrics: Sequence[Metric] | None = None) -> Decisio
     """
     speed = summary.speed
     if summary.subject == "target alone":
-        return Decision("not decided yet", _without_draft(speed or Speed()), _DRAFT_IT)
+        how = _DRAFT_IT if summary.served is None else _DRAFT_SERVED
+        return Decision("not decided yet", _without_draft(speed or Speed()), how)
     if speed is None or speed.speedup is None:
         return Decision("not decided yet", _not_timed(summary), _measure_it(summary))
     ratios = [speed.speedup, speed.speedup_over_transformers]  # None counts: what was not timed may be faster
@@ -73,6 +79,9 @@ def decide(summary: Summary, metrics: Sequence[Metric] | None = None) -> Decisio
         reasons.insert(0, "the losslessness certificate failed")
         changes.insert(0, "find out why the output is not the target's: `draftbench show RUN` lists the checks")
     reasons += _costs(speed)
+    if busy := load_words(speed) if speed.load else "":
+        reasons.append(busy)
+        changes.append("measure it again while nothing else runs here: `draftbench measure RUN`")
     if answer != "serve it":
         changes += [*_narrower(ratios), *_cheaper(speed)]
     changes += _gamma(speed) + _rule(summary, summary.metrics if metrics is None else metrics, speed.temperature)
@@ -81,7 +90,7 @@ def decide(summary: Summary, metrics: Sequence[Metric] | None = None) -> Decisio
 
 def _without_draft(speed: Speed) -> tuple[str, ...]:
     """Why nothing is decided of a target alone, with what a draft would have to beat."""
-    names = {"plain": "plain decoding", "transformers": "Transformers' own generate"}
+    names = {"plain": "plain decoding", "transformers": "Transformers' own generate", "served": "the server"}
     rates = [
         f"{name} gives {interval(speed.tokens_per_s[way], 1)} tokens/s"
         for way, name in names.items()

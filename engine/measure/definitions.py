@@ -6,9 +6,12 @@ The one table that measurements, comparisons, pages and reports read.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 # The acceptance rule of rates that were estimated from a served model's text: never set beside those with all of p.
 SERVED_TEXT = "served text: mean of min(1, q(x)/p(x)) over the tokens x that the server drew, p(x) as it tells it"
+
+Better = Literal["higher", "lower"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Rate:
     note: str  # what to know before comparing
     numerator: str
     denominator: tuple[str, ...]
+    better: Better = "higher"  # which direction of it is better
 
     @property
     def definition(self) -> str:

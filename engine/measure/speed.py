@@ -88,14 +88,14 @@ def time_ways(
     timed = []
     for name in ways:
         decode[name](next(iter(prompts.values())), _warm_up_tokens(target, settings.max_new_tokens))
-    progress.start(TIMING, len(ways) * len(prompts), "answers")
+    progress.start(TIMING, len(ways) * len(prompts) * settings.max_new_tokens, "tokens")
     for number, (prompt_id, ids) in enumerate(prompts.items()):
         for name in turn(ways, number):
             began = time.perf_counter()
             tokens, rounds = decode[name](ids, settings.max_new_tokens)
             seconds = time.perf_counter() - began
             timed.append(TimedAnswer(prompt_id, name, tokens, seconds, rounds))
-            progress.advance(1)
+            progress.advance(settings.max_new_tokens)
             progress.stop_if_asked()
     progress.finish()
     return timed

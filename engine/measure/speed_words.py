@@ -8,10 +8,12 @@ from __future__ import annotations
 from engine.numbers import MISSING, bounds, is_number, number
 from engine.records.interval import Interval
 from engine.records.provenance import Machine, Provenance
-from engine.records.speed import Speed
+from engine.records.speed import MachineLoad, Speed
 from engine.records.summary import Summary
 
 LEAST_PROMPTS = 6  # of fewer, intervals cover less than they say (benchmarks/coverage.py): 50% of two, 88% of four
+
+_BUSY = 0.1  # share of the cores that others keep busy, from which times say little
 
 
 def verdict(ratio: Interval | None) -> str:
@@ -51,15 +53,32 @@ def compared(ratio: Interval, name: str) -> str:
     return f"{number(ratio.value, 2)}x {name}{within}: {verdict(ratio)}"
 
 
+def is_busy(load: float, cores: int | None) -> bool:
+    """Whether so many cores kept busy by other processes spoil a timing: more than a tenth of the machine's."""
+    return load > _BUSY * (cores or 1)
+
+
+def load_words(speed: Speed) -> str:
+    """'the machine was busy: other processes kept 1.2 of 2 cores busy', 'load not recorded'; '' if it was idle."""
+    load = speed.load or MachineLoad()
+    if not is_number(load.during):
+        return "load not recorded"
+    if not is_busy(load.during, load.cores):
+        return ""
+    of = f" of {load.cores}" if load.cores else ""
+    return f"the machine was busy: other processes kept {number(load.during, 1)}{of} cores busy"
+
+
 def measured_where(summary: Summary, provenance: Provenance) -> str:
     """The machine a measurement was made on: 'AMD EPYC, 2 cores, 2 threads, bfloat16 on cpu'.
 
-    What is not on record is left out; '' if nothing is.
+    What is not on record is left out; '' if nothing is. Of a timing it ends with `load_words`.
     """
     machine, conditions = provenance.measured_on or Machine(), summary.conditions
     threads = (summary.speed and summary.speed.threads) or conditions.threads or machine.threads
     words = machine_words(machine, conditions.device, conditions.dtype, threads)
-    return f"{words} ({conditions.placed})" if conditions.placed else words
+    words = f"{words} ({conditions.placed})" if conditions.placed else words
+    return ", ".join(filter(None, (words, load_words(summary.speed)))) if summary.speed and words else words
 
 
 def machine_words(

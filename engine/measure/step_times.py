@@ -14,13 +14,13 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import psutil
 
 from engine.decode.events import Round
 from engine.decode.runner import AnyRunner, runner_for
 from engine.decode.sampling import Sampling
 from engine.decode.settings import NO_DRAFT, DecodeSettings, FixedLength
 from engine.decode.speculative import rounds_from
+from engine.measure.load import load_of_others
 from engine.measure.speed import turn
 from engine.measure.statistics import percentile_interval
 from engine.progress import SILENT, TIMING, Progress
@@ -143,11 +143,3 @@ def texts_of(rows: Sequence[Sequence[int]], count: int, tokens: int) -> list[lis
         raise ValueError("there is no text to cut from")
     starts = [number * len(stream) // count for number in range(count)]
     return [[stream[(start + place) % len(stream)] for place in range(tokens)] for start in starts]
-
-
-def load_of_others(seconds: float = 0.5) -> float:
-    """Cores that other processes keep busy, while this one sleeps for so long.
-
-    The load average of the system will not do: it holds this process's own work of the last minute.
-    """
-    return psutil.cpu_percent(interval=seconds) / 100 * (psutil.cpu_count() or 1)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
+from engine.measure import speed_words
 from engine.measure.speed_words import machine_words
 from engine.numbers import number
 from engine.records.provenance import Machine
 from engine.records.step_times import StepTimes
-
-_BUSY = 0.1  # share of the cores that others keep busy, from which times say little
 
 
 def measured_where(times: StepTimes) -> str:
@@ -30,4 +29,4 @@ def true_of(times: StepTimes) -> str:
 
 def is_busy(load: float, machine: Machine | None) -> bool:
     """Whether other work was on the machine: more than a tenth of its cores."""
-    return load > _BUSY * ((machine and machine.cores) or 1)
+    return speed_words.is_busy(load, machine.cores if machine else None)

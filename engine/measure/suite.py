@@ -34,12 +34,14 @@ from engine.measure import certificate_pair, cost_model, speed, trace
 from engine.measure.acceptance import PromptAcceptance, exact_of_drafts
 from engine.measure.definitions import RATES
 from engine.measure.exact_tables import exact_metrics, improvement, metric_row, position_rows, prompt_table
+from engine.measure.load import LoadMeter
 from engine.measure.statistics import bootstrap_ratio, calibration_z, paired_ratio
 from engine.models.draft import Draft
 from engine.models.head import Head
 from engine.models.load import LoadedModel
 from engine.models.quantised import is_exact
 from engine.progress import SILENT, Progress
+from engine.records.speed import MachineLoad
 from engine.records.summary import Summary
 
 ACCEPTANCE_RULE = "sampled: u < p/q, q the sampled distribution; greedy: one-hot p and q"
@@ -154,20 +156,24 @@ def measure_drafts(
     cost_ratio = _cost_ratio(pair, first, settings)
     measured: list[AtTemperature] = []
     checks: list[lossless.Check] = []
-    progress.start("measure", len(captures), "temperatures")
+    tokens = settings.trace_prompts * settings.max_new_tokens
+    progress.start("measure", len(captures) * tokens, "tokens")
     for temperature, capture in captures.items():
         decoding = decode_settings(settings, temperature, pair.target.stop_ids, cost_ratio)
         traced = answers[temperature][: settings.trace_prompts]
         result = at_temperature(pair, initial, capture, answers[temperature], traced, decoding, progress)
         measured.append(result)
         checks += _trace_checks(result, traced, pair, exact, settings.proposals)
-        progress.advance(1)
+        progress.advance(max(0, tokens - sum(len(item.emitted) for item in result.rounds)))  # answers that ended early
         progress.stop_if_asked()
-    timed = (
-        _time(pair, first[: settings.speed_prompts], settings, cost_ratio, progress) if settings.speed_prompts else []
-    )
+    timed: list[speed.TimedAnswer] = []
+    load = None
+    if settings.speed_prompts:
+        meter = LoadMeter()
+        timed = _time(pair, first[: settings.speed_prompts], settings, cost_ratio, progress)
+        load = meter.read()
     checks += certificate(pair, exact, first, settings, progress, timed)
-    values = _summary(measured, timed, checks, pair.target, prompts, settings, boot)
+    values = _summary(measured, timed, load, checks, pair.target, prompts, settings, boot)
     return Measured(
         Summary.of_values(values if initial is not None else {"subject": "draft as it is", **values}),
         _tables(measured, timed, pair.target, prompts),
@@ -243,6 +249,7 @@ def trace_prompts(
             alternatives=alternatives,
         ):
             rounds.append(replace(item, row=item.row + start))
+            progress.advance(len(item.emitted))
             progress.stop_if_asked()  # nothing of a measurement is kept before it is whole, so any round will do
     return rounds
 
@@ -388,6 +395,7 @@ def speed_table(timed: Sequence[speed.TimedAnswer]) -> pd.DataFrame:
 def _summary(
     measured: Sequence[AtTemperature],
     timed: Sequence[speed.TimedAnswer],
+    load: MachineLoad | None,
     checks: Sequence[lossless.Check],
     target: LoadedModel,
     prompts: Sequence[Prompt],
@@ -412,6 +420,7 @@ def _summary(
     if timed:
         alpha = _examined(metrics, settings.speed_temperature)
         summary["speed"] = _speed_summary(timed, alpha, settings, boot)
+        summary["speed"]["load"] = None if load is None else load.document()
     summary["certificate"] = {
         "passed": all(check.passed is not False for check in checks),
         "checks": [check.as_dict() for check in checks],

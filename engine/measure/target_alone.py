@@ -14,6 +14,7 @@ from engine.chat.rendering import render
 from engine.config.schema import MeasureSpec
 from engine.errors import DraftbenchError
 from engine.measure import speed
+from engine.measure.load import LoadMeter
 from engine.measure.statistics import bootstrap_ratio
 from engine.measure.suite import Measured, conditions, decode_settings, speed_table
 from engine.models.load import LoadedModel
@@ -37,6 +38,7 @@ def measure_target(
             "of a target alone speed is all there is to measure",
             "set measure.speed_prompts, or name a draft",
         )
+    meter = LoadMeter()
     timed = speed.time_ways(
         target.model,
         None,
@@ -50,6 +52,7 @@ def measure_target(
         ways=WAYS,
         progress=progress,
     )
+    load = meter.read()
     boot = {"samples": settings.bootstrap_samples, "seed": settings.seed}
     ways = {way: [answer for answer in timed if answer.way == way] for way in WAYS}
     rates = {way: bootstrap_ratio([t.tokens for t in of], [t.seconds for t in of], **boot) for way, of in ways.items()}
@@ -60,6 +63,7 @@ def measure_target(
         "speed": {
             "temperature": settings.speed_temperature,
             "threads": speed.threads(),
+            "load": load.document(),
             "tokens_per_s": {way: rate.as_dict() for way, rate in rates.items()},
             "forward_s": {"plain_s": statistics.median(plain)} if plain else {},
         },

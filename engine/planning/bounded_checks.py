@@ -49,6 +49,11 @@ def estimated(home: Home, recipe: Recipe) -> Estimate:
     return Estimate(**fields | tuples)
 
 
+def tried(home: Home, recipe: Recipe) -> None:
+    """Try target and draft for five seconds, for the estimate. Raises DraftbenchError where they cannot be."""
+    HELPERS.ask(_request("probe", home, recipe))
+
+
 def recognised(name: str) -> Recognised:
     """What a name of a model stands for. Raises DraftbenchError as `engine.planning.recognise` does."""
     from engine.planning.recognise import Recognised  # needs torch
@@ -56,8 +61,8 @@ def recognised(name: str) -> Recognised:
     return Recognised(**HELPERS.ask({"kind": "model", "model": name}))
 
 
-def prompts_checked(files: Sequence[str], target: str) -> dict[str, Any]:
-    """The report on prompt files under a target's template; bad rows are listed in it."""
+def prompts_checked(files: Sequence[str], target: str | None) -> dict[str, Any]:
+    """The report on prompt files under a target's template, or of what needs no target; bad rows are listed in it."""
     report: dict[str, Any] = HELPERS.ask({"kind": "prompts", "files": list(files), "target": target})
     return report
 
@@ -78,11 +83,15 @@ def _do(request: dict[str, Any]) -> Any:
     from engine.planning.checks import checks
     from engine.planning.estimate import estimate
     from engine.planning.own_prompts import split
-    from engine.planning.prompt_check import check_prompts
+    from engine.planning.probe import probe
+    from engine.planning.prompt_check import check_prompts, count_prompts
     from engine.planning.recognise import recognise
+    from engine.runs.session import load_target
 
     if request["kind"] == "model":
         return dataclasses.asdict(recognise(request["model"]))
+    if request["kind"] == "prompts" and request["target"] is None:
+        return count_prompts(request["files"], skip_bad=True)
     if request["kind"] == "prompts":
         return check_prompts(request["files"], request["target"], skip_bad=True)
     if request["kind"] == "split":
@@ -90,6 +99,9 @@ def _do(request: dict[str, Any]) -> Any:
     home, recipe = Home(Path(request["home"])), parse_recipe(request["recipe"])
     if request["kind"] == "checks":
         return [dataclasses.asdict(check) for check in checks(home, recipe)]
+    if request["kind"] == "probe":
+        probe(home, recipe, load_target(recipe))
+        return {}
     return dataclasses.asdict(estimate(home, recipe))
 
 

@@ -26,11 +26,15 @@ from engine.models.lora import adapted_layers, adapter_size
 from engine.paths import Home
 from engine.planning.earlier_runs import best_pace, differences
 from engine.planning.outlines import draft_shapes, target_outline, target_sizes
+from engine.planning.probe import kept_probe, seconds_of
+from engine.progress import PARTS
 from engine.records.capture import CaptureCounts
 from engine.runs.drafts import draft_folder
 from engine.runs.plan import RunPlan, plan_run, split_prompts
 from engine.served.capture import is_served
 
+SERVED = "answers of the server"  # a part of the time
+NEVER_RUN = "not known yet: no earlier run of this target here"
 _FLOAT32 = 4  # bytes
 _PASSING = "checkpoints"  # the part of the disk that is free again after the training
 _LOGIT_TENSORS = 8  # tensors of one chunk's size that a divergence and its gradient hold at once
@@ -48,6 +52,7 @@ class Estimate:
     disk_unknown: str = ""
     seconds_unknown: str = ""
     based_on: str = ""  # the run whose speed the time is scaled from
+    probed: bool = False  # the time follows from `engine.planning.probe` instead
     differs: tuple[str, ...] = ()  # what that run did otherwise
     seconds_missing: tuple[str, ...] = ()  # parts of the work whose time that run does not tell
 
@@ -79,6 +84,9 @@ def estimate(home: Home, recipe: Recipe, plan: RunPlan | None = None) -> Estimat
 
     `plan`: its captures, where they are planned already; reading and rendering the prompts takes seconds.
     """
+    if recipe.times_server:
+        unknown = f"not known: it takes as long as {recipe.target_label} takes to answer"
+        return Estimate(memory_unknown=unknown, disk_unknown=unknown, seconds_unknown=unknown)
     try:
         with boundary(f"{recipe.target.model} or its draft cannot be sized", "see the checks of target and draft"):
             target = target_outline(recipe.target)
@@ -235,7 +243,13 @@ def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Es
     """The estimate with seconds, if a run of this target was ever trained on this machine."""
     pace = best_pace(home, recipe)
     if pace is None:
-        return replace(known, seconds_unknown="not known yet: no earlier run of this target here")
+        probe = kept_probe(home, recipe)
+        if probe is None:
+            return replace(known, seconds_unknown=NEVER_RUN)
+        seconds = seconds_of(probe, recipe, plan, _open_share)
+        missing = [part for part in PARTS if part not in seconds]
+        missing += [SERVED] if any(is_served(one) and _open_share(one) for one in plan.captures.values()) else []
+        return replace(known, seconds=seconds, probed=True, seconds_missing=tuple(missing))
     fill = pace.fill or 1.0
     seconds = {}
     captures = plan.captures.values()
@@ -245,7 +259,7 @@ def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Es
     asked = sum(len(one.prompts) * _open_share(one) for one in captures if is_served(one))
     server = recipe.capture.server
     if server is not None and server.requests_per_minute and asked:  # how fast it answers is not known
-        seconds["answers of the server"] = 60 * asked / server.requests_per_minute
+        seconds[SERVED] = 60 * asked / server.requests_per_minute
     if pace.train_tokens_s and plan.training is not None:
         answers, tokens = len(plan.training.prompts), _tokens(plan.training, fill)
         steps = planned_steps(answers, recipe.train, tokens)
@@ -257,11 +271,11 @@ def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Es
         "capture",
         *(["training"] if recipe.trains else []),
         "measurement",
-        *(["answers of the server"] if asked else []),
+        *([SERVED] if asked else []),
     )
-    missing = tuple(part for part in parts if part not in seconds)
+    unknown = tuple(part for part in parts if part not in seconds)
     unlike = tuple(differences(recipe, pace.recipe))
-    return replace(known, seconds=seconds, seconds_missing=missing, based_on=pace.run, differs=unlike)
+    return replace(known, seconds=seconds, seconds_missing=unknown, based_on=pace.run, differs=unlike)
 
 
 def _open_share(plan: CapturePlan) -> float:

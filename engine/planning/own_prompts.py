@@ -21,7 +21,7 @@ from engine.logs.importing import MARKER, ImportOptions, import_logs
 from engine.logs.queries import LogSource
 from engine.paths import Home, resolve_input
 
-MOST_BYTES = 200 * 1024**2  # of a file that comes through the browser
+MOST_BYTES = 50_000_000  # of a file that comes through the browser
 _HASH_DIGITS = 16
 _WANTED_HELDOUT, _LEAST_SHARE, _MOST_SHARE = 30, 0.12, 0.4
 LEAST_PROMPTS = 16  # of fewer, no side has enough

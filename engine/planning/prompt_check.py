@@ -13,10 +13,15 @@ from engine.chat.rendering import render
 from engine.config.reading import parse_section
 from engine.config.schema import ModelSpec, PromptSource
 from engine.data.overlap import duplicates_within
-from engine.data.readers import read_prompts
+from engine.data.readers import PromptSet, read_prompts
 from engine.models.folder import outline
 from engine.models.load import load_tokenizer
 from engine.models.locate import locate_model
+
+
+def count_prompts(files: Sequence[str], *, skip_bad: bool) -> dict[str, Any]:
+    """Counts that need no target, for one that is not here: prompts, tools, repeats, groups, and bad rows."""
+    return _counts(_read(files, skip_bad))
 
 
 def check_prompts(files: Sequence[str], target: str, *, skip_bad: bool) -> dict[str, Any]:
@@ -25,7 +30,7 @@ def check_prompts(files: Sequence[str], target: str, *, skip_bad: bool) -> dict[
     `too_long` counts prompts that fill the target's context, so that no token of an answer fits. Raises DraftbenchError
     for a prompt that cannot be rendered, or holds an id that the target has no embedding for.
     """
-    prompt_set = read_prompts([parse_section(PromptSource, {"path": name}) for name in files], skip_bad=skip_bad)
+    prompt_set = _read(files, skip_bad)
     spec = parse_section(ModelSpec, {"model": target})
     tokenizer, shapes = load_tokenizer(spec), outline(locate_model(spec), torch.float32)
     context = getattr(shapes.config, "max_position_embeddings", None)
@@ -35,13 +40,23 @@ def check_prompts(files: Sequence[str], target: str, *, skip_bad: bool) -> dict[
         for prompt in prompt_set.prompts
     )
     return {
+        **_counts(prompt_set),
+        "too_long": sum(length >= context for length in lengths) if context else 0,
+        "context_tokens": context,
+        "tokens": {"least": lengths[0], "median": lengths[len(lengths) // 2], "most": lengths[-1]},
+    }
+
+
+def _read(files: Sequence[str], skip_bad: bool) -> PromptSet:
+    return read_prompts([parse_section(PromptSource, {"path": name}) for name in files], skip_bad=skip_bad)
+
+
+def _counts(prompt_set: PromptSet) -> dict[str, Any]:
+    return {
         "prompts": len(prompt_set.prompts),
         "bad_rows": [asdict(row) for row in prompt_set.bad],
         "with_tools": sum(bool(prompt.tools) for prompt in prompt_set.prompts),
         "repeated": len(duplicates_within(prompt_set.prompts)),
-        "too_long": sum(length >= context for length in lengths) if context else 0,
-        "context_tokens": context,
-        "tokens": {"least": lengths[0], "median": lengths[len(lengths) // 2], "most": lengths[-1]},
         "groups": dict(Counter(prompt.group or "-" for prompt in prompt_set.prompts)),
         "sources": list(prompt_set.sources),
     }

@@ -60,12 +60,25 @@ class GammaRow(Part):
     """Speed-up with the measured seconds."""
 
 
+class MachineLoad(Part):
+    """Cores that other processes kept busy (`engine.measure.load.LoadMeter`)."""
+
+    before: Real = math.nan
+    """In the half second before the timing."""
+    during: Real = math.nan
+    """Mean over the timing."""
+    cores: Whole | None = None
+    """Of the machine."""
+
+
 class Speed(Part):
     """Batch size 1, warm, the ways of decoding taking turns prompt by prompt."""
 
     temperature: Real = math.nan
     threads: Whole | None = None
     """Threads that torch computed with."""
+    load: MachineLoad | None = None
+    """None in older runs, which did not record it."""
     tokens_per_s: dict[str, Interval] = {}
     """'plain', 'speculative', 'transformers' -> emitted tokens a second."""
     speedup: Interval | None = None

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from engine.errors import DraftbenchError
 from engine.paths import run_id_of
+from engine.progress import TIMING
 from engine.records import files
 from engine.records.record import Part, Real, Record, Text, Time
 
@@ -36,6 +37,10 @@ class PhaseProgress(Part):
     """Seconds since the phase began in this session."""
     loss: Real = math.nan
     """Per position, of the last training step."""
+    tokens: Real = math.nan
+    """Tokens so far: written by the target in a capture, learnt from in training."""
+    left_s: Real = math.nan
+    """Seconds that the whole run will still take, not this phase alone."""
     tokens_per_s: Real = math.nan
     """Tokens written by the target in a capture, positions trained on in training."""
 
@@ -88,6 +93,11 @@ class Status(Record):
                 f"{folder / cls.FILE} is damaged: state is {status.state!r}", "no file says so", cls.FIX
             )
         return status, left_out
+
+    @property
+    def is_timing(self) -> bool:
+        """Whether the run is measuring its speed, which any other work on the machine would spoil."""
+        return self.state == "running" and self.phase == TIMING
 
     def belongs_to(self, folder: Path) -> bool:
         """Whether it was written in this folder. In a copy of a folder it was not: the process that it names works on

@@ -21,7 +21,7 @@ def best_draft(run: RunFolder) -> Path:
 
 def measures_again(run: RunFolder) -> str:
     """What gives the run a whole measurement."""
-    again = has_weights(run) or not _trains(run)
+    again = has_weights(run) or not trains(run)
     return f"`draftbench measure {run.id}` makes it again" if again else gives_a_draft(run)
 
 
@@ -30,7 +30,7 @@ def gives_a_draft(run: RunFolder) -> str:
     state = run.status().state
     if state in ("queued", "running"):
         return "wait for the run, which is still to make one"
-    if not _trains(run):
+    if not trains(run):
         return (
             "it only measured, and keeps no draft of its own: `draftbench run` trains one; the draft that it measured, "
             "if any, lies where draft.checkpoint of its recipe says"
@@ -40,7 +40,8 @@ def gives_a_draft(run: RunFolder) -> str:
     return f"its draft's weights are not here: `draftbench run {quote(str(run.path / 'config.yaml'))}` trains it again"
 
 
-def _trains(run: RunFolder) -> bool:
+def trains(run: RunFolder) -> bool:
+    """Whether the run trains a draft; else it only measures, and keeps none."""
     try:
         return run.recipe().trains
     except DraftbenchError:  # damaged: the rest of the advice holds
@@ -48,5 +49,5 @@ def _trains(run: RunFolder) -> bool:
 
 
 def has_weights(run: RunFolder) -> bool:
-    """Whether the run's folder holds its best draft."""
-    return (run.path / "draft" / "best" / "draft.json").is_file()
+    """Whether the run's folder holds its best draft, description and weights."""
+    return all((run.path / "draft" / "best" / name).is_file() for name in ("draft.json", "draft.safetensors"))

@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.config.reading import apply_overrides, parse_recipe
+from engine.config.reading import apply_overrides, parse_recipe, with_settings
 from engine.config.schema import Recipe
-from engine.paths import Home
+from engine.errors import DraftbenchError
+from engine.paths import Home, resolve_input
+from engine.runs.folder import RunFolder
 from engine.runs.recipes import with_absolute_paths
+from engine.served.client import listed_models
 
 _BRIEF: dict[str, Any] = {
     "temperatures": [0.0],
@@ -27,6 +30,7 @@ _BRIEF: dict[str, Any] = {
     "certificate_prompts": 2,
     "certificate_tokens": 12,
 }
+_UNNAMED = "-"  # a server's model that is still to be asked for
 _DEEP = 4  # layers of a target from which a draft of two is still far cheaper
 _SHORT_HEAD = 8192  # ids: most of a small draft's time goes into its head
 _BRIEF_ALONE: dict[str, Any] = {**_BRIEF, "speed_prompts": 8, "speed_tokens": 48}
@@ -37,8 +41,11 @@ def recipe_as_it_is(
 ) -> Recipe:
     """The recipe that measures `model` on prompt files, with `draft` (a run, a folder, a model) or alone.
 
-    `settings`: `key=value` over it. Raises DraftbenchError for what is not there, or does not go together.
+    An address as `model` is that of a server, whose speed is measured. `settings`: `key=value` over it. Raises
+    DraftbenchError for what is not there, or does not go together.
     """
+    if model.startswith(("http://", "https://")):
+        return _recipe_of_server(home, model, prompts, draft, settings)
     values: dict[str, Any] = {
         "name": f"as-it-is-{short_name(model)}",
         "task": "measure",
@@ -48,6 +55,38 @@ def recipe_as_it_is(
         "measure": _BRIEF_ALONE if draft is None else _BRIEF,
     }
     return with_absolute_paths(parse_recipe(apply_overrides(values, settings)), Path.cwd(), home)
+
+
+def _recipe_of_server(
+    home: Home, url: str, prompts: Sequence[str], draft: str | None, settings: Sequence[str]
+) -> Recipe:
+    """The recipe that times a server. Its model is the one that it lists, unless `settings` name one."""
+    if draft is not None:
+        raise DraftbenchError(
+            f"a draft with the server {url}",
+            "acceptance needs the probabilities of the target, which is not here",
+            "leave the draft out, or name the target's folder instead of its server",
+        )
+    values: dict[str, Any] = {
+        "name": "as-it-is-served",
+        "task": "measure",
+        "draft": {"init": "none"},
+        "prompts": {"heldout": [{"path": path} for path in prompts]},
+        "capture": {"server": {"base_url": url, "model": _UNNAMED}, "signal": "none"},
+        "measure": {**_BRIEF_ALONE, "against": "server"},
+    }
+    recipe = parse_recipe(apply_overrides(values, settings))
+    server = recipe.capture.server
+    if server is not None and server.model == _UNNAMED:
+        listed = listed_models(server)
+        if len(listed) != 1:
+            raise DraftbenchError(
+                f"{url} lists {len(listed)} models",
+                "a request names one",
+                f"add --set capture.server.model=NAME{': ' + ', '.join(listed[:8]) if listed else ''}",
+            )
+        recipe = parse_recipe(with_settings(recipe.model_dump(mode="json"), {"capture.server.model": listed[0]}))
+    return with_absolute_paths(recipe, Path.cwd(), home)
 
 
 def recipe_to_train(
@@ -66,6 +105,8 @@ def recipe_to_train(
     `layers` and `ids`: how many the target has, None where that is not known.
     """
     start: dict[str, Any] = {"init": "checkpoint", "checkpoint": draft}
+    if draft is not None and not _is_ours(home, draft):
+        start["share_embeddings"] = False  # another model's are its own, and perhaps of another width
     if draft is None:
         start = {"init": "layers", "layers": 1 if layers is not None and layers < _DEEP else 2}
         start |= {"vocabulary": _SHORT_HEAD} if ids is not None and ids > 2 * _SHORT_HEAD else {}
@@ -87,6 +128,14 @@ def recipe_to_train(
         },
     }
     return with_absolute_paths(parse_recipe(values), Path.cwd(), home)
+
+
+def _is_ours(home: Home, draft: str) -> bool:
+    """Whether a draft is one of Draftbench, a folder or a run's, rather than any other model."""
+    try:
+        return (resolve_input(draft) / "draft.json").is_file()
+    except DraftbenchError:
+        return RunFolder.exists(home, draft)
 
 
 def short_name(model: str) -> str:

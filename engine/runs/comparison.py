@@ -10,6 +10,7 @@ from engine.errors import DraftbenchError
 from engine.measure.compare import (
     Measurement,
     agreement_by_temperature,
+    comparability,
     compare,
     differing_conditions,
     not_measured,
@@ -36,8 +37,9 @@ def compare_runs(a: RunFolder, b: RunFolder) -> dict[str, Any]:
     """Run b less run a, paired on the same target text: every rate and temperature, and greedy agreement by token.
 
     `differs`: conditions that differ, each with both values; `sizes`: of both drafts, as `draft_size`; `not_measured`:
-    rates that either side lacks; `servers`: which rate each server's own figure comes from. Raises DraftbenchError if
-    no answer is common.
+    rates that either side lacks; `comparability`: whether all, some or none of the rates may be compared, which, and
+    why not the others; `servers`: which rate each server's own figure comes from. Raises DraftbenchError if no answer
+    is common.
     """
     side_a, side_b = measurement_of(a), measurement_of(b)
     rows = compare(side_a, side_b)
@@ -49,6 +51,7 @@ def compare_runs(a: RunFolder, b: RunFolder) -> dict[str, Any]:
         "differs": {
             key: list(values) for key, values in differing_conditions(side_a.conditions, side_b.conditions).items()
         },
+        "comparability": comparability((row.metric, row.reason or "") for row in rows).as_dict(),
         "sizes": {"a": draft_size(a).as_dict(), "b": draft_size(b).as_dict()},
         "rows": [row.as_dict() for row in rows],
         "not_measured": {"A": not_measured(side_a.prompts), "B": not_measured(side_b.prompts)},

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 from engine.capture.shards import FillAll
@@ -28,35 +25,14 @@ from engine.records.summary import Summary
 from engine.runs.advice import best_draft, gives_a_draft
 from engine.runs.faults import explain
 from engine.runs.folder import FollowedRun, RunFolder
-from engine.runs.measurement import measure
+from engine.runs.measurement import measure, measure_served_alone
 from engine.runs.plan import in_words, plan_run, split_prompts
 from engine.runs.process import now
 from engine.runs.provenance import source, versions
 from engine.runs.session import Session, Sharding, capture_for_training, load_target, open_session
 from engine.runs.step_times import check_can_be_timed, time_steps
 from engine.runs.training import train
-
-_STOPPING = b"\nstopping at the next safe point; once more stops at once\n"
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Within it, SIGINT and SIGTERM ask the work to stop at its next safe point; a second one interrupts."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        with contextlib.suppress(OSError):
-            os.write(2, _STOPPING)  # not print: the signal may have come in the middle of one
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+from engine.stopping import stop_on_signals
 
 
 def capture_only(
@@ -93,13 +69,19 @@ def capture_only(
 
 
 def execute(
-    home: Home, run: RunFolder, *, quiet: bool = False, until: str = "measure", processes: Processes = ALONE
+    home: Home,
+    run: RunFolder,
+    *,
+    quiet: bool = False,
+    until: str = "measure",
+    processes: Processes = ALONE,
+    expect: Callable[[Session], dict[str, float]] = lambda session: {},
 ) -> Summary | None:
     """Work on a run to its end, or through the phase `until` ('train'); returns the summary, None after training.
 
     A phase whose result is there is skipped. Whatever happens is written into the run's status: done, cancelled (exit
     by Ctrl-C or SIGTERM, resumable) or failed with the reason. Of several `processes`, this is the first one, and the
-    others call `follow`.
+    others call `follow`. `expect`: what its parts will take, see `Progress.expect`.
     """
     recipe = run.recipe()
     trains = recipe.trains
@@ -107,7 +89,8 @@ def execute(
         raise DraftbenchError(
             f"run {run.id} trains nothing", "its task is measure", f"`draftbench run --resume {run.id}` measures it"
         )
-    use_own_card(recipe.target)
+    if not recipe.times_server:
+        use_own_card(recipe.target)
     with _work(home, run, quiet=quiet, processes=processes) as progress:
         run.emit(Started(until=until, versions=versions(), source=source()))
         trained = not trains or (run.path / "training.json").exists()
@@ -115,8 +98,12 @@ def execute(
         if trained:
             drop_checkpoints(run.path)  # of a training that was killed before it had
         processes.from_first(lambda: "" if trained else run.id)
+        if recipe.times_server and not measured:
+            return measure_served_alone(run, recipe, progress)
         if not (trained and measured):
             session = _session(home, run, progress, ALONE if trained else processes)
+            done = {"capture": 0.0, "training": 0.0} if trained else {}
+            progress.expect((expect(session) if trains else {}) | done | ({"measurement": 0.0} if measured else {}))
             if not trained:
                 train(session)
             if not measured:
@@ -161,6 +148,10 @@ def measure_again(home: Home, run: RunFolder, overrides: Sequence[str]) -> Summa
         )
     recipe = load_recipe(run.path / "config.yaml", overrides)
     with _work(home, run) as progress:
+        if recipe.times_server:
+            summary = measure_served_alone(run, recipe, progress)
+            write_atomic(run.path / "config.yaml", dump_recipe(recipe))
+            return summary
         session = open_session(home, run, recipe, progress)
         summary = measure(session)
         write_atomic(run.path / "config.yaml", dump_recipe(session.recipe))
@@ -180,11 +171,12 @@ def time_steps_again(
 @contextlib.contextmanager
 def _work(home: Home, run: RunFolder, *, quiet: bool = False, processes: Processes = ALONE) -> Iterator[Progress]:
     """Be the one process at work on a run; how it ends is written into the run, faults of the machine as errors."""
-    with run.working(), stop_on_signals() as stop_wanted:
-        progress = Progress(quiet=quiet, listen=run.heartbeat, log=run.log, stop_wanted=stop_wanted)
+    with run.working(), stop_on_signals(lambda: _cut_short(run)) as stop:
+        progress = Progress(quiet=quiet, listen=run.heartbeat, log=run.log, stop_wanted=stop)
         try:
             yield progress
         except (Cancelled, KeyboardInterrupt):
+            stop.leaving = True
             progress.finish()
             failure = processes.failure()  # of which the launcher's signal came
             if failure is not None:
@@ -197,6 +189,13 @@ def _work(home: Home, run: RunFolder, *, quiet: bool = False, processes: Process
             _failed(home, run, error)
             raise
         _end(home, run, "done")
+
+
+def _cut_short(run: RunFolder) -> None:
+    """The last words of a run whose process is ended in the middle of a call, unless it has said how it ended."""
+    if run.status().state == "running":
+        run.log("stopped in the middle of a step; what was not yet on disk is lost")
+        run.set_status(state="done" if run.summary_path.exists() else "cancelled", ended_at=now())
 
 
 def _failed(home: Home, run: RunFolder, error: Exception) -> None:

@@ -35,6 +35,7 @@ from engine.paths import Home, is_run_name, run_id_of
 from engine.records.files import CONFIG, STATUS, SUMMARY
 from engine.records.folders import DAMAGED, run_names
 from engine.records.status import Status, StopNote
+from engine.records.values import utc
 from engine.runs.process import now, present_state, process_identity, this_host
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from engine.records.summary import Summary
 
 _LATEST = re.compile(r"latest(?:~(\d{1,6}))?")
+_STUCK_S = 10.0  # after which a process that was asked to stop does not do so by itself
 _HEARTBEAT_S = 2.0  # at most this often is the status file rewritten for progress alone
 
 
@@ -190,10 +192,10 @@ class RunFolder:
             lock.release()
 
     def ask_to_stop(self) -> int:
-        """SIGTERM to the process that works on the run, which then leaves at its next safe point; its id.
+        """SIGTERM to the process that works on the run, which then ends within seconds (`engine.stopping`); its id.
 
-        Asked twice, it leaves at once and loses what was done since its last checkpoint. A note says since when it was
-        asked (`stop_asked_at` of the status): the next safe point may be a minute away.
+        Asked twice, it leaves at once and loses what was done since its last checkpoint; one that was asked long ago,
+        and should have ended by itself, is killed. A note says since when it was asked (`stop_asked_at` of the status).
         """
         status = self.status()
         process = status.pid
@@ -210,7 +212,7 @@ class RunFolder:
                 f"cancel the run on {status.host}",
             )
         try:
-            os.kill(process, signal.SIGTERM)
+            os.kill(process, signal.SIGKILL if _asked_long_ago(status) else signal.SIGTERM)
         except OSError as error:
             raise DraftbenchError(
                 f"process {process} of run {self.id} could not be asked to stop",
@@ -262,6 +264,11 @@ def run_folders(home: Home) -> list[RunFolder]:
     """Every run, the one created last first; a damaged one is among them."""
     runs = [RunFolder(home.runs / name) for name in run_names(home)]
     return sorted(runs, key=lambda run: (run._stored_status().created_at or "", run.id), reverse=True)
+
+
+def _asked_long_ago(status: Status) -> bool:
+    asked = status.stop_asked_at
+    return asked is not None and (utc(now()) - utc(asked)).total_seconds() > _STUCK_S
 
 
 def _is_there(path: Path) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from engine.capture.store import Capture
 from engine.chat.prompt import prompts_hash
+from engine.config.schema import Recipe
+from engine.data.readers import read_prompts
 from engine.fileio import read_json
 from engine.measure.suite import Measured, Pair, measure_drafts
 from engine.measure.target_alone import measure_target
@@ -14,13 +16,16 @@ from engine.models.draft import Draft, load_draft, parameter_counts, trim
 from engine.models.head import Head
 from engine.models.load import LoadedModel
 from engine.models.precision import cast
+from engine.progress import Progress
 from engine.records.provenance import DraftParameters, PromptCounts, Provenance, Seeds, ServedModel
 from engine.records.summary import Summary
 from engine.runs.drafts import draft_as_it_is, untrained_draft, weights_hash
+from engine.runs.folder import RunFolder
 from engine.runs.plan import plan_heldout
 from engine.runs.provenance import measured_by, provenance
 from engine.runs.session import Session, capture_heldout
 from engine.served.acceptance import measure_served
+from engine.served.speed import measure_server
 
 
 def measure(session: Session) -> Summary:
@@ -40,6 +45,27 @@ def measure(session: Session) -> Summary:
     measured = compare(session, served, trained, heldout)
     measured.save(folder / "measure")
     _add_provenance(session, heldout)
+    return measured.summary
+
+
+def measure_served_alone(run: RunFolder, recipe: Recipe, progress: Progress) -> Summary:
+    """Time a served model, of which nothing is here; writes the table and returns the summary."""
+    server, spec = recipe.capture.server, recipe.prompts
+    assert server is not None  # the schema asks for one
+    heldout = read_prompts(spec.heldout, skip_bad=spec.skip_bad)
+    prompts = heldout.prompts[: recipe.measure.heldout_prompts]
+    measured, left_out = measure_server(server, prompts, recipe.measure, progress=progress)
+    for reason in left_out:
+        progress.note(f"left out: {reason}")
+    measured.save(run.path / "measure")
+    counts = PromptCounts(
+        measured=measured.summary.conditions.heldout_prompts,
+        bad_rows=len(heldout.bad),
+        beyond_heldout_prompts=len(heldout.prompts) - len(prompts),
+        heldout_hash=prompts_hash(prompts),
+    )
+    seeds = Seeds(measure=recipe.measure.seed)
+    provenance(seeds=seeds, prompts=counts, measurement=measured_by()).write(run.path)
     return measured.summary
 
 
@@ -88,7 +114,7 @@ def _provenance_as_it_is(session: Session, draft: Draft | None, heldout: Mapping
         device=str(target.device),
         target_placed=target.placed or None,
         seeds=Seeds(measure=recipe.measure.seed),
-        prompts=PromptCounts(**prompts.counts, heldout_hash=prompts_hash(prompts.measured)),
+        prompts=PromptCounts.model_validate({**prompts.counts, "heldout_hash": prompts_hash(prompts.measured)}),
         captures={f"heldout T={t:g}": capture.counts for t, capture in heldout.items()},
         draft_parameters=None if counts is None else DraftParameters(**counts),
         checkpoint_sha256=checkpoint,

@@ -33,14 +33,14 @@ class Removal:
 
 
 def removal_of(home: Home, run: RunFolder) -> Removal:
-    """What to say before the run is removed. Raises DraftbenchError if it cannot be removed now."""
-    with _held(run):
-        files, size = 0, 0
-        if not run.path.is_symlink():
-            for stat in _files(run.path):
-                files += 1
-                size += stat.st_blocks * 512 if stat.st_nlink == 1 else 0
-        return Removal(files, size, tuple(_remarks(home, run)))
+    """What to say before the run is removed. Raises DraftbenchError if it is at work, or waits for its turn."""
+    files, size = 0, 0
+    if not run.path.is_symlink():
+        _refuse_if_at_work(run, run.status().state == "running")
+        for stat in _files(run.path):
+            files += 1
+            size += stat.st_blocks * 512 if stat.st_nlink == 1 else 0
+    return Removal(files, size, tuple(_remarks(home, run)))
 
 
 def remove_run(home: Home, run: RunFolder, *, for_good: bool = False) -> None:
@@ -59,10 +59,22 @@ def remove_run(home: Home, run: RunFolder, *, for_good: bool = False) -> None:
 
 @contextlib.contextmanager
 def _held(run: RunFolder) -> Iterator[None]:
-    """Keep others from beginning work on the run. Raises DraftbenchError if it is at work, or waits for its turn."""
+    """Keep others from beginning work on the run meanwhile. Raises DraftbenchError if somebody has begun."""
     if run.path.is_symlink():  # what it leads to is not touched
         yield
         return
+    with contextlib.ExitStack() as stack:
+        lock, at_work = run.path / ".lock", run.status().state == "running"
+        try:
+            if lock.is_file():
+                stack.enter_context(FileLock(lock).acquire(timeout=0))
+        except Timeout:
+            at_work = True
+        _refuse_if_at_work(run, at_work)
+        yield
+
+
+def _refuse_if_at_work(run: RunFolder, at_work: bool) -> None:
     status = run.status()
     if status.state == "queued" and status.queued_at:  # without that time nobody has put it into a queue
         raise DraftbenchError(
@@ -70,20 +82,12 @@ def _held(run: RunFolder) -> Iterator[None]:
             "it would be started without its folder",
             f"take it out first with `draftbench runs cancel {run.id}`",
         )
-    with contextlib.ExitStack() as stack:
-        lock, at_work = run.path / ".lock", status.state == "running"
-        try:
-            if lock.is_file():
-                stack.enter_context(FileLock(lock).acquire(timeout=0))
-        except Timeout:
-            at_work = True
-        if at_work:
-            raise DraftbenchError(
-                f"run {run.id} is being worked on",
-                "its process would go on writing",
-                f"stop it first with `draftbench runs cancel {run.id}`",
-            )
-        yield
+    if at_work:
+        raise DraftbenchError(
+            f"run {run.id} is being worked on",
+            "its process would go on writing",
+            f"stop it first with `draftbench runs cancel {run.id}`",
+        )
 
 
 def _remarks(home: Home, run: RunFolder) -> Iterator[str]:

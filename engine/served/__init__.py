@@ -15,6 +15,7 @@ likeliest       the likeliest tokens that a server sends, as a compact signal
 signal_counts   how far the signal of a served capture reaches
 server_checks   what a server must show before its answers are learnt from
 pool            several servers that share the load
+speed           how fast a server answers
 acceptance      acceptance without the target's weights
 agreement       agreement with a server's greedy text
 """

@@ -33,7 +33,6 @@ from engine.paths import Home, resolve_input
 from engine.progress import Progress
 from engine.records.provenance import Provenance
 from engine.runs.advice import best_draft
-from engine.runs.execution import stop_on_signals
 from engine.runs.folder import RunFolder
 from engine.runs.plan import PromptSplit, plan_training, split_prompts
 from engine.runs.session import capture, load_target
@@ -41,6 +40,7 @@ from engine.slices.categories import category_of
 from engine.slices.reading import token_reader
 from engine.slices.selection import MADE_BY, Focus, ScoredPrompt, check_share, worst_prompts
 from engine.slices.tokens import BY, CONTEXTS, ENTROPIES, NO_GROUP, POSITIONS, in_buckets
+from engine.stopping import stop_on_signals
 
 _SHOWN = 3
 _COUNTED_BY = tuple(by for by in BY if by != "prompt")  # a slice by prompt would be one prompt

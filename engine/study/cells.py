@@ -116,6 +116,12 @@ def _cell(spec: StudySpec, labels: Mapping[str, str], home: Home, changes: Setti
     except DraftbenchError as error:
         named = ", ".join(f"{axis} {label}" for axis, label in labels.items())
         raise DraftbenchError(f"the study's cell {named or spec.name}: {error.what}", error.why, error.fix) from None
+    if not recipe.trains:
+        raise DraftbenchError(
+            f"the study {spec.name} starts from a recipe that trains nothing",
+            "a study compares trained drafts, and its task is measure",
+            "use `draftbench measure-only` for each model, or a base that trains",
+        )
     return Cell(recipe, dict(labels), identity(recipe))
 
 

@@ -66,10 +66,11 @@ def free_port() -> int:
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def start(home: Path, log: Path, *, samples: bool = True, port: int | None = None) -> Server:
-    """Start the workbench as the README says, and wait until it answers."""
+def start(home: Path, log: Path, *, samples: bool = True, port: int | None = None, root: Path = PROJECT_ROOT) -> Server:
+    """Start the workbench of a checkout (`root`) as the README says, and wait until it answers."""
     port = port or free_port()
     environment = {**os.environ, "DRAFTBENCH_HOME": str(home), "DRAFTBENCH_SAMPLES": "1" if samples else "0"}
+    environment |= {} if root == PROJECT_ROOT else {"PYTHONPATH": str(root)}
     command = [
         sys.executable,
         "-m",
@@ -82,7 +83,7 @@ def start(home: Path, log: Path, *, samples: bool = True, port: int | None = Non
         "true",
     ]
     with open(log, "ab") as file:
-        process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, stdout=file, stderr=file)
+        process = subprocess.Popen(command, cwd=root, env=environment, stdout=file, stderr=file)
     server = Server(f"http://127.0.0.1:{port}", process, home, log)
     deadline = time.monotonic() + 240  # a first start lays the samples out, which a busy machine takes minutes for
     while time.monotonic() < deadline:
@@ -154,6 +155,18 @@ def browser(
             yield Browser(context)
         finally:
             context.close()
+
+
+def count_clicks(page: Page) -> None:
+    """Count the presses of the mouse from now on, over all addresses of one server; keys are not counted."""
+    page.add_init_script(
+        "addEventListener('pointerdown', () => localStorage.setItem('clicks', 1 + +(localStorage.clicks || 0)), true)"
+    )
+
+
+def clicks(page: Page) -> int:
+    """How many there were."""
+    return int(page.evaluate("Number(localStorage.clicks || 0)"))
 
 
 def settle(page: Page, *, seconds: float = 60) -> None:

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser import axe, harness
 from tests.browser.conftest import REAL_CACHE
-from workbench.shared.pages import PAGES, link
+from workbench.shared.pages import PAGES, link, shortcuts
 from workbench.shared.theme import TONES
 
 MINUTE = 60_000

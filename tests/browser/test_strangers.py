@@ -10,6 +10,7 @@ import http.client
 import os
 import socketserver
 import threading
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -302,6 +303,15 @@ def raw(stage: Stage, method: str, path: str, headers: dict[str, str] | None = N
 def test_routes_of_the_libraries_that_nobody_needs_are_closed(stage: Stage, method: str, path: str):
     status = raw(stage, method, path, body=b"x" if method in ("POST", "PUT") else b"")
     assert status == (400 if "%2f" in path else 404)  # Streamlit itself refuses a path that climbs
+
+
+def test_a_file_is_taken_from_an_open_page_alone(stage: Stage):
+    """Without the page's token, with another site's origin, and for a session that is none."""
+    path = f"/_stcore/upload_file/{uuid.uuid4()}/{uuid.uuid4()}"
+    assert raw(stage, "PUT", path, body=b"x") in (400, 403)
+    assert raw(stage, "DELETE", path) in (400, 403)
+    assert raw(stage, "PUT", path, {"Origin": f"http://{EVIL}"}, b"x") == 403
+    assert raw(stage, "PUT", path, {"Sec-Fetch-Site": "cross-site"}, b"x") == 403
 
 
 def test_each_header_is_checked_on_the_wire_and_every_answer_has_ours(stage: Stage):

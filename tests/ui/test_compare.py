@@ -247,3 +247,56 @@ def test_sampled_rates_can_be_sliced_but_not_by_the_entropy_of_another_text(page
     assert "target forwards" in wording(page("compare", view="Slices", rate="tau", slice="kind"))
     refused = page("compare", view="Slices", rate=rate, slice="entropy")
     assert any("cannot be sliced by entropy" in box.value for box in refused.info)
+
+
+def test_the_chosen_drafts_come_first_and_the_map_of_their_domain_below(page: OpenPage, first: Path):
+    other = copy(first, "other", better=0.05)
+    recipe = yaml.safe_load((other / "config.yaml").read_text())
+    recipe["prompts"]["domain"] = "chemistry"
+    (other / "config.yaml").write_text(yaml.safe_dump(recipe))
+    for chosen, domain in ((other.name, "chemistry"), (first.name, "tiny")):
+        test = page("compare", runs=chosen)
+        keys = [chart.proto.id.rsplit("-", 1)[-1] for chart in test.get("plotly_chart")]
+        assert (keys[0], keys[-1]) == ("bars", "map")
+        own = yaml.safe_load((first.parent / chosen / "config.yaml").read_text())["prompts"]["domain"]
+        assert test.selectbox(key="domain").value == own, domain
+
+
+def test_a_click_on_the_map_names_each_run_of_the_cells_once():
+    from workbench.compare.every_run import clicked_runs
+
+    event = {"selection": {"points": [{"customdata": "a b"}, {"customdata": ["b c"]}, {"x": 1}]}}
+    assert clicked_runs(event) == ["a", "b", "c"]
+    assert clicked_runs(None) == clicked_runs({"selection": {"points": []}}) == []
+
+
+def test_speed_is_compared_at_each_drafts_own_gamma_and_at_one(page: OpenPage, first: Path):
+    other = copy(first, "other", num_draft_tokens=9)
+    path = other / "measure" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["speed"]["forward_s"]["num_draft_tokens"] = 2
+    path.write_text(json.dumps(summary))
+    test = page("compare", view="Speed", runs=[first.name, other.name], gamma="2")
+    shown = wording(test)
+    assert test.selectbox(key="gamma").value == "2"
+    assert "at gamma 2" in shown
+    assert "own best gamma" in shown
+    assert shown.count(" measured</td>") >= 1, "the second draft was timed at gamma 2"
+    assert shown.count(" predicted</td>") >= 1, "the first was not"
+    assert not any("Speed-ups are not comparable" in box.value for box in test.warning), "another gamma is no reason"
+
+
+def test_the_report_holds_slices_and_speeds_at_each_gamma(first: Path, monkeypatch: pytest.MonkeyPatch):
+    from workbench.compare import report
+    from workbench.compare.comparison import load_comparison
+    from workbench.shared import downloads, queries
+
+    monkeypatch.setattr(downloads, "chrome", lambda: None)  # interactive figures: nothing to wait for
+    other = copy(first, "better", better=0.05)
+    comparison = load_comparison([first.name, other.name], 0.0, first.name)
+    text = report.whole(comparison, "exact", queries.curve([first.name, other.name]), "steps", "Two drafts", "position")
+    assert "Where each draft fails: position in the answer" in text
+    assert "Change from the baseline by slice" in text
+    assert "slices-position-exact" in text, "the figure of the slices"
+    assert "Speed at each gamma" in text
+    assert " predicted</td>" in text

@@ -31,3 +31,29 @@ def test_queued_and_running_jobs_are_listed_also_while_speed_is_measured(page: O
     badges = " ".join(part.value for part in test.markdown)
     assert "running]" in badges
     assert "queued]" in badges
+
+
+def test_a_link_names_a_model_and_nothing_is_read_before_somebody_asks(
+    page: OpenPage, tiny_target_folder: Path, tmp_path: Path
+):
+    prompts = tmp_path / "mine.jsonl"
+    prompts.write_text('{"prompt": "Why?"}\n{"prompt": "Why?"}\n{"prompt": 7}\n', encoding="utf-8")
+    test = page("home", model=str(tiny_target_folder), prompts=str(prompts))
+    captions = " ".join(caption.value for caption in test.caption)
+    assert "nothing they name has been read yet" in captions
+    assert "LlamaForCausalLM" not in captions
+    test.button(key="home-look").click().run()
+    assert not test.exception
+    captions = " ".join(caption.value for caption in test.caption).replace("\\", "")
+    assert "LlamaForCausalLM, 4 layers" in captions
+    assert "2 prompts" in captions
+    assert "1 repeat an earlier one" in captions
+    assert any("row 3" in warning.value for warning in test.warning)
+    assert any(button.label == "Measure as it is" for button in test.button)
+
+
+def test_what_is_no_model_is_refused_in_the_page(page: OpenPage, tmp_path: Path):
+    test = page("home", model=str(tmp_path / "nowhere"))
+    test.button(key="home-look").click().run()
+    assert any("nowhere" in error.value for error in test.error)
+    assert not any(button.label == "Measure as it is" for button in test.button)

@@ -281,6 +281,14 @@ def test_without_an_earlier_run_no_time_is_invented(page: OpenPage, tiny: None):
     assert any("no earlier run of this target here" in caption.value for caption in shown.caption)
 
 
+def test_a_trial_of_five_seconds_gives_the_first_time(page: OpenPage, tiny: None):
+    shown = page("launch")
+    next(button for button in shown.button if button.label == "Try it for five seconds").click().run()
+    assert not shown.error
+    assert next(m.value for m in shown.metric if m.label.startswith("Time")) != "not known"
+    assert any("Scaled from five seconds of target and draft" in caption.value for caption in shown.caption)
+
+
 def test_what_a_recipe_says_of_itself_is_escaped(page: OpenPage, tiny: None):
     wording = [caption.value for caption in page("launch").caption]
     assert any("\\<b\\>tiny" in text for text in wording)

@@ -14,6 +14,7 @@ import yaml
 from engine.catalogue import LOSSES
 from engine.config.schema import TrainSpec
 from engine.fileio import write_json
+from engine.findings.claims import CLAIMS
 from engine.paths import Home
 from engine.runs.folder import RunFolder, run_folders
 from tests.ui.conftest import OpenPage
@@ -65,11 +66,24 @@ def test_findings_without_runs_say_what_is_missing(page: OpenPage):
     shown = page("findings")
     assert len([b for b in shown.button if b.label == "Start a run"]) == 1
     wording = [part.value for part in shown.markdown if "not enough runs" in part.value]
-    assert len(wording) == 18 + 6  # the list, each claim, and three kinds of effort of two of them
+    assert len(wording) == len(CLAIMS)  # one sentence a claim
+    assert all("no two runs differ in nothing but this" in line for line in wording)
+
+
+def test_the_paper_is_named_and_linked(page: OpenPage):
+    assert any("https://arxiv.org/abs/2503.07807" in part.value for part in page("findings").caption)
+
+
+def test_what_a_claim_rests_on_is_drawn_when_it_is_asked_for(page: OpenPage, finished_home: Path):
+    run = run_folders(Home(finished_home))[0]
+    twin(finished_home, run, "black", "sft")
+    closed, opened = page("findings"), page("findings", open_white_box="true")
+    assert len(opened.get("plotly_chart")) == len(closed.get("plotly_chart")) + 1
+    assert len(opened.dataframe) == len(closed.dataframe) + 1
 
 
 def test_one_run_asks_for_its_counterpart(page: OpenPage, finished_home: Path):
-    shown = page("findings")
+    shown = page("findings", open_white_box="true")
     run = run_folders(Home(finished_home))[0]
     lines = [code.value for code in shown.code]
     assert f"draftbench run {run.path / 'config.yaml'} --set train.loss=sft" in lines
@@ -79,7 +93,7 @@ def test_one_run_asks_for_its_counterpart(page: OpenPage, finished_home: Path):
 def test_a_pair_of_runs_is_measured_and_shown(page: OpenPage, finished_home: Path):
     run = run_folders(Home(finished_home))[0]
     twin(finished_home, run, "black", "sft")
-    shown = page("findings", open_white_box="true")
+    shown = page("findings", open_white_box="true", open_white_box_runs="true")
     (table,) = [frame.value for frame in shown.dataframe if {"forward_kl (white box)", "T"} <= set(frame.value)]
     assert list(table["T"]) == ["0", "1"]
     assert set(table["seeds"]) == {1}
@@ -90,7 +104,7 @@ def test_a_pair_of_runs_is_measured_and_shown(page: OpenPage, finished_home: Pat
 
 
 def test_the_study_that_would_decide_is_shown_and_saved(page: OpenPage, finished_home: Path):
-    shown = page("findings")
+    shown = page("findings", open_white_box="true")
     recipes = [yaml.safe_load(code.value) for code in shown.code if code.language == "yaml"]
     losses = [recipe["axes"].get("loss") for recipe in recipes]
     assert ["sft", "forward_kl"] in losses
@@ -123,7 +137,7 @@ def test_runs_that_are_put_away_or_not_proven_stay_out(page: OpenPage, finished_
 
 
 def test_a_run_that_would_help_is_opened_in_launch_with_its_changes(page: OpenPage, finished_home: Path):
-    shown = page("findings")
+    shown = page("findings", open_white_box="true")
     run = run_folders(Home(finished_home))[0]
     links = [parse_qs(found.proto.query_string) for found in shown.get("page_link")]
     assert {"from": [run.id], "set": ["train.loss=sft"]} in links

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import http.client
+import json
 import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import uvicorn
+import yaml
 from gradio_client import Client
 
-from engine.chat.prompt import Prompt
 from engine.decode.one_prompt import decode_prompt, question
 from engine.decode.sampling import Sampling
 from engine.decode.settings import DecodeSettings, FixedLength
@@ -24,12 +26,16 @@ from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.records.interval import Interval
 from engine.runs.folder import RunFolder
+from engine.runs.labels import change_labels
 from engine.runs.pair import load_pair
 from engine.traces.saved import load_trace
-from workbench.live import answer_html
+from workbench.live import address as live_address
+from workbench.live import answer_html, form, visitors
 from workbench.live import decode as live_decode
 from workbench.live import gradio_app as live
-from workbench.live.decode import Ask, Live, Side, decode
+from workbench.live.conversation import asked
+from workbench.live.decode import Ask, Live, Side, check_room, decode
+from workbench.live.drafts import offered
 from workbench.live.pairs import Pairs
 
 
@@ -54,9 +60,12 @@ def run_id(finished_home: Path) -> str:
     return RunFolder.open(home(), "latest").id
 
 
-def form(run_id: str, prompt: str = "Why?", run2: str = "", **changes: Any) -> dict[str, Any]:
+TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+
+
+def filled(run_id: str, prompt: str = "Why?", run2: str = "", **changes: Any) -> dict[str, Any]:
     return {
-        "prompt": prompt,
+        "turns": [{"role": "user", "content": prompt}],
         "run": run_id,
         "run2": run2,
         "gamma": 3,
@@ -104,7 +113,7 @@ def test_the_live_view_alone_answers_its_own_page_alone(address: str):
 
 
 def test_tokens_stream_round_by_round_and_are_those_of_the_command_line(address: str, run_id: str):
-    job = visitor(address).submit(api_name="/decode", **form(run_id))
+    job = visitor(address).submit(api_name="/decode", **filled(run_id))
     html, data = job.result(timeout=60)
     shown = [step[1]["sides"][0]["rounds"] for step in job.outputs()]
     assert data["stage"] == "done"
@@ -113,18 +122,19 @@ def test_tokens_stream_round_by_round_and_are_those_of_the_command_line(address:
     assert len(set(shown)) > 3
     assert data["sides"][0]["token_ids"] == alone(run_id, "Why?", 0)
     assert "fate-accepted" in html
-    assert "acceptance per_examined" in html
+    assert "of judged accepted" in html
+    assert html.index("fate-accepted") < html.index("of judged accepted")  # tokens first
 
 
 def test_stop_ends_before_the_next_round_but_one(address: str, run_id: str, monkeypatch: pytest.MonkeyPatch):
     one_by_one = live_decode.in_turn
     monkeypatch.setattr(live_decode, "in_turn", lambda work: (time.sleep(0.05), one_by_one(work))[1])
     client = visitor(address)
-    job = client.submit(api_name="/decode", **form(run_id, max_new_tokens=400))
+    job = client.submit(api_name="/decode", **filled(run_id, max_new_tokens=400))
     while not job.outputs() or job.outputs()[-1][1]["sides"][0]["rounds"] < 3:
         time.sleep(0.01)
     seen = job.outputs()[-1][1]["sides"][0]["rounds"]
-    session = next(s for s in live.SESSIONS._sessions.values() if s.live and s.live.stage == "decoding")
+    session = next(s for s in visitors.SESSIONS._sessions.values() if s.live and s.live.stage == "decoding")
     client.predict(api_name="/stop")
     at_stop = len(session.live.sides[0].rounds)
     _, data = job.result(timeout=120)
@@ -136,19 +146,18 @@ def test_stop_ends_before_the_next_round_but_one(address: str, run_id: str, monk
 
 def test_two_drafts_on_one_seed_and_plain_beside_them(address: str, run_id: str, finished_home: Path):
     other = second_run(finished_home, run_id)
-    html, data = visitor(address).predict(api_name="/decode", **form(run_id, run2=other, compare_plain=True))
+    html, data = visitor(address).predict(api_name="/decode", **filled(run_id, run2=other, compare_plain=True))
     first, second = data["sides"]
     assert [first["name"], second["name"]] == [run_id, other]
     assert first["token_ids"] == second["token_ids"] == alone(run_id, "Why?", 0)  # the same draft twice
     assert len(data["plain"]["token_ids"]) == max(len(side["token_ids"]) for side in data["sides"])
     assert all(side["speedup"] > 0 for side in data["sides"])
-    assert "speed-up over plain" in html
+    assert "In this one answer, over its first" in html
+    assert "x plain decoding: not known to be faster" in html
 
 
 def second_run(finished_home: Path, run_id: str) -> str:
     """A copy of the run under another id."""
-    import shutil
-
     shutil.copytree(finished_home / "runs" / run_id, finished_home / "runs" / "second")
     return "second"
 
@@ -157,7 +166,7 @@ def test_four_visitors_at_once_each_get_only_their_own_tokens(address: str, run_
     asked = [(f"Question {i}: why {'so ' * i}?", 10 + i) for i in range(4)]
     clients = [visitor(address) for _ in asked]
     jobs = [
-        client.submit(api_name="/decode", **form(run_id, prompt, seed=seed, max_new_tokens=40))
+        client.submit(api_name="/decode", **filled(run_id, prompt, seed=seed, max_new_tokens=40))
         for client, (prompt, seed) in zip(clients, asked, strict=True)
     ]
     for job, (prompt, seed) in zip(jobs, asked, strict=True):
@@ -171,14 +180,14 @@ def test_four_visitors_at_once_each_get_only_their_own_tokens(address: str, run_
 
 def test_one_visitors_stop_leaves_the_others_alone(address: str, run_id: str):
     one, two = visitor(address), visitor(address)
-    job = two.submit(api_name="/decode", **form(run_id, max_new_tokens=60))
+    job = two.submit(api_name="/decode", **filled(run_id, max_new_tokens=60))
     one.predict(api_name="/stop")
     assert job.result(timeout=60)[1]["stage"] == "done"
 
 
 def test_a_trace_is_saved_with_what_it_depends_on(address: str, run_id: str):
     client = visitor(address)
-    _, data = client.predict(api_name="/decode", **form(run_id, seed=5))
+    _, data = client.predict(api_name="/decode", **filled(run_id, seed=5))
     html, ids = client.predict(api_name="/save")
     (trace_id,) = ids
     trace = load_trace(home(), trace_id)
@@ -204,13 +213,18 @@ def test_nothing_to_save_is_reported(address: str):
         ({"run": "nobody"}, "unknown run"),
         ({"run": ""}, "no draft is selected"),
         ({"run": "../../etc"}, "not a valid name"),
-        ({"prompt": "x" * 20_001}, "20,001 characters"),
-        ({"prompt": "word " * 2000}, "tokens"),
+        ({"prompt": "x" * 200_001}, "characters with its tools"),
+        ({"prompt": "word " * 2000}, "tokens and its answer up to 24, but the target reads"),
+        ({"tools": "[{]"}, "the tools cannot be used: the text is not valid JSON"),
+        ({"tools": '[{"type": "function"}]'}, "tool 1 has no"),
+        ({"turns": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "the last turn is the"),
+        ({"turns": [{"role": "assistant", "content": " "}, {"role": "user", "content": "b"}]}, "turn 1 (assistant) is"),
+        ({"turns": [{"role": "assistant", "content": "", "tool_calls": "[x"}]}, "&#x27;tool_calls&#x27; is a string"),
         ({"seed": None}, "a setting is empty"),
     ],
 )
 def test_what_cannot_be_decoded_is_shown_in_the_page(address: str, run_id: str, changes: dict[str, Any], reason: str):
-    html, data = visitor(address).predict(api_name="/decode", **form(**{"run_id": run_id, **named(changes)}))
+    html, data = visitor(address).predict(api_name="/decode", **filled(**{"run_id": run_id, **named(changes)}))
     assert data["stage"] == "error"
     assert reason in html
     assert 'role="alert"' in html
@@ -221,61 +235,82 @@ def named(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_prompt_is_shown_as_text(address: str, run_id: str):
-    html, _ = visitor(address).predict(api_name="/decode", **form(run_id, "<img src=x onerror=alert(1)>"))
+    html, _ = visitor(address).predict(api_name="/decode", **filled(run_id, "<img src=x onerror=alert(1)>"))
     assert "<img" not in html
 
 
 def test_a_hostile_run_title_is_shown_as_text(address: str, run_id: str):
-    from engine.runs.labels import change_labels
-
     change_labels(home(), RunFolder.open(home(), run_id), title="<script>alert(1)</script>")
-    html, _ = visitor(address).predict(api_name="/decode", **form(run_id))
+    html, _ = visitor(address).predict(api_name="/decode", **filled(run_id))
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
 
 
-def test_the_address_fills_the_form(run_id: str):
-    class Asked:
-        query_params = {"run": run_id, "prompt": "Why is it?", "gamma": "7", "seed": "x", "temperature": "9"}  # noqa: RUF012
+class Asked:
+    """A request with these parameters in its address."""
 
-    prompt, run, run2, gamma, *rest = live._prefill(Asked())  # type: ignore[arg-type]
-    assert prompt == "Why is it?"
-    assert run["value"] == run_id
-    assert run_id in [value for _, value in run["choices"]]
-    assert run2["value"] == ""
-    assert gamma["value"] == 7
-    assert "value" not in rest[3]  # a seed that is no number is left alone
-    assert "value" not in rest[0]  # nor is a temperature beyond the slider's end
-    assert "seed is &#x27;x&#x27;" in rest[-1]  # which is said
-    assert "temperature is &#x27;9&#x27;" in rest[-1]
+    def __init__(self, **params: str) -> None:
+        self.query_params = params
+
+
+def opened(**params: str) -> dict[str, Any]:
+    """The form's values by name, after its address was read; a value that is left alone is absent."""
+    names = "system turns tools beside target run run2 gamma temperature top_p top_k seed max_new_tokens proposals"
+    read = form.prefill(Asked(**params))  # type: ignore[arg-type]
+    values = {}
+    for name, value in zip([*names.split(), "plain", "draft", "view"], read, strict=True):
+        if not isinstance(value, dict):
+            values[name] = value
+        elif "value" in value:
+            values[name] = value["value"]
+    return values | {"offered": [value for _, value in read[5]["choices"]]}
+
+
+def test_the_address_fills_the_form(run_id: str):
+    found = opened(run=run_id, prompt="Why is it?", gamma="7", seed="x", temperature="9", proposals="argmax", plain="2")
+    assert found["turns"] == [{"role": "user", "content": "Why is it?"}]
+    assert found["run"] == run_id
+    assert run_id in found["offered"]
+    assert found["run2"] == ""
+    assert found["gamma"] == 7
+    assert found["proposals"] == "argmax"
+    assert found.keys().isdisjoint({"seed", "temperature", "plain"})  # what is out of range is left alone
+    for said in ("seed is &#x27;x&#x27;", "temperature is &#x27;9&#x27;", "plain is &#x27;2&#x27;"):
+        assert said in found["view"]
 
 
 def test_the_view_names_its_address_and_the_form_takes_it_back(run_id: str):
-    from urllib.parse import parse_qsl, urlsplit
-
-    ask = Ask("a & b?", (run_id,), 7, 0.5, 0.9, 3, 11, 40, compare_plain=False)
-    found = dict(parse_qsl(urlsplit(answer_html.address(ask) or "").query))
-
-    class Asked:
-        query_params = found
-
-    prompt, run, _, *rest, plain, context, welcome = live._prefill(Asked())  # type: ignore[arg-type]
-    assert (prompt, run["value"], plain["value"], context["value"]) == (ask.prompt, run_id, False, "")
-    assert "Choose a prompt" in welcome
-    assert [part["value"] for part in rest] == [7, 0.5, 0.9, 3, 11, 40]
+    talk = replace(
+        asked("a & b?"),
+        messages=(
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b"},
+            {"role": "user", "content": "c & d?"},
+        ),
+        tools=(TOOL,),
+    )
+    ask = Ask(talk, (run_id,), 7, 0.5, 0.9, 3, "argmax", 11, 40, compare_plain=False, draft_on=False)
+    found = opened(**dict(parse_qsl(urlsplit(live_address.address(ask)).query)))
+    assert (found["system"], found["turns"]) == ("Be brief.", list(talk.messages[1:]))
+    assert json.loads(found["tools"]) == [TOOL]
+    assert (found["run"], found["plain"], found["draft"], found["proposals"]) == (run_id, False, False, "argmax")
+    assert [found[name] for name in live_address.NUMBERS] == [7, 0.5, 0.9, 3, 11, 40]
+    assert "Write a prompt" in found["view"]
     assert "Link to this view" in answer_html.page(Live(ask, [Side(run_id)], Side("plain")), {})
-    assert answer_html.address(Ask("x" * 5000, (run_id,))) is None
+
+
+def test_a_view_too_long_for_a_link_says_so_with_its_length(run_id: str):
+    ask = Ask(asked("x" * 5000), (run_id,))
+    page = answer_html.page(Live(ask, [Side(run_id)], Side("plain")), {})
+    assert f"it would have {len(live_address.address(ask)):,} characters" in page
+    assert "href" not in page
 
 
 def test_an_archived_run_that_has_a_draft_may_be_named(run_id: str):
-    from engine.runs.labels import change_labels
-
     change_labels(home(), RunFolder.open(home(), run_id), archived=True)
-
-    class Asked:
-        query_params = {"run": run_id}  # noqa: RUF012
-
-    assert "there is no draft" not in live._prefill(Asked())[-1]  # type: ignore[arg-type]
+    assert "there is no draft" not in opened(run=run_id)["view"]
+    assert opened(run=run_id)["target"]
 
 
 def test_without_the_pages_a_saved_trace_is_named_by_its_file():
@@ -285,23 +320,35 @@ def test_without_the_pages_a_saved_trace_is_named_by_its_file():
 
 
 def test_an_address_that_names_no_draft_is_reported(run_id: str):
-    class Asked:
-        query_params = {"run": "<b>gone"}  # noqa: RUF012
-
-    assert "there is no draft &#x27;&lt;b&gt;gone&#x27;" in live._prefill(Asked())[-1]  # type: ignore[arg-type]
+    assert "there is no draft &#x27;&lt;b&gt;gone&#x27;" in opened(run="<b>gone")["view"]
 
 
 def test_without_any_draft_the_page_says_what_to_do():
-    class Asked:
-        query_params: dict[str, str] = {}  # noqa: RUF012
+    assert "no run has a draft yet" in opened()["view"]
 
-    assert "no run has a draft yet" in live._prefill(Asked())[-1]  # type: ignore[arg-type]
+
+def test_only_drafts_that_fit_the_target_and_are_here_are_offered(run_id: str, finished_home: Path):
+    other = second_run(finished_home, run_id)
+    config = home().run(other) / "config.yaml"
+    recipe = yaml.safe_load(config.read_text(encoding="utf-8"))
+    recipe["target"]["dtype"] = "bfloat16"
+    config.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    gone = home().run("gone")
+    shutil.copytree(home().run(run_id), gone)
+    (gone / "draft" / "best" / "draft.safetensors").unlink()
+    found = opened(run=run_id)
+    assert found["offered"] == [run_id]
+    drafts, seconds = form.take_target(found["target"])
+    assert [value for _, value in drafts["choices"]] == [run_id]
+    assert [value for _, value in seconds["choices"]] == [""]
+    assert "trained for another target" in opened(run=run_id, run2=other)["view"]
+    assert "1 finished runs have no weights here" in form.prefill(Asked(run=run_id))[5]["info"]  # type: ignore[arg-type]
 
 
 def test_waiting_for_others_is_not_counted_as_decoding(run_id: str, monkeypatch: pytest.MonkeyPatch):
     one_by_one = live_decode.in_turn
     monkeypatch.setattr(live_decode, "in_turn", lambda work: (time.sleep(0.5), one_by_one(work))[1])
-    *_, found = decode(home(), Ask("Why?", (run_id,), max_new_tokens=5), threading.Event())
+    *_, found = decode(home(), Ask(asked("Why?"), (run_id,), max_new_tokens=5), threading.Event())
     assert found.sides[0].seconds < 0.5 * len(found.sides[0].rounds)
 
 
@@ -312,33 +359,71 @@ def test_models_are_loaded_once_and_shared(run_id: str):
         assert first.drafts[0] is second.drafts[0]
 
 
-def with_tools() -> Any:
-    """The first sample question that brings tools."""
-    return next(p for prompts in live_decode.samples().values() for p in prompts if p.tools)
+def test_the_conversation_is_sent_whole_and_shown_as_it_is_sent(address: str, run_id: str):
+    """The text on the page is, token for token, what was decoded after; what the template leaves out is said."""
+    turns = [
+        {"role": "user", "content": "What time is it?"},
+        {"role": "assistant", "content": "It is noon <b>."},
+        {"role": "user", "content": "And now?", "name": "Ada"},
+    ]
+    client = visitor(address)
+    talk = {"system": "Be brief.", "turns": turns, "tools": json.dumps([TOOL])}
+    html, data = client.predict(api_name="/sent", **talk, run=run_id, max_new_tokens=8)
+    tokenizer = load_pair(home(), run_id=run_id).target.tokenizer
+    for part in ("Be brief.", "What time is it?", "It is noon <b>.", "And now?", '"name": "now"'):
+        assert part in data["text"]
+    assert "noon &lt;b&gt;" in html
+    assert data["tokens"] == len(tokenizer(data["text"], add_special_tokens=False)["input_ids"])
+    assert "'name' of message 4 (user) is not written" in data["unused"]
+    page, step = client.predict(api_name="/decode", **{**filled(run_id, max_new_tokens=8), **talk})
+    assert step["stage"] == "done"
+    assert f"prompt of {data['tokens']:,} tokens" in page
+    assert data["unused"][0].replace("'", "&#x27;") in page
 
 
-def test_a_sample_keeps_its_tools_while_its_words_are_edited():
-    question = with_tools()
-    prompt, context = live._take_sample(question.id)
-    assert (prompt, context) == (question.text, question.id)
-    edited = live_decode.asked_with(prompt + " Please.", live_decode.sample(context))
-    assert edited.tools == question.tools
-    assert edited.text == question.text + " Please."
-    assert edited.messages[:-1] == question.messages[:-1]
-    assert live_decode.asked_with(prompt, None).tools == ()  # what the visitor takes away is gone
+def test_an_answer_is_continued_by_its_own_turn(address: str, run_id: str):
+    client = visitor(address)
+    assert "there is no answer to go on from" in client.predict(api_name="/continue")[0]
+    client.predict(api_name="/decode", **filled(run_id, temperature=0.0))
+    note, turns = client.predict(api_name="/continue")
+    assert note == ""
+    assert [turn["role"] for turn in turns] == ["user", "assistant", "user"]
+    assert turns[1]["content"]
+    turns[2]["content"] = "And then?"
+    _, data = client.predict(api_name="/decode", **{**filled(run_id), "turns": turns})
+    assert data["stage"] == "done"
 
 
-def test_what_a_prompt_is_asked_with_is_shown_saved_and_in_the_address(run_id: str, monkeypatch: pytest.MonkeyPatch):
-    tool = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
-    question = Prompt("t1", ({"role": "user", "content": "What time is it?"},), (tool,))
-    monkeypatch.setattr(live_decode, "samples", lambda: {"tiny": (question,)})
-    ask = Ask("Another question?", (run_id,), context=question.id, max_new_tokens=4)
-    *_, live_ = decode(home(), ask, threading.Event())
-    assert "with 1 tool of sample t1" in answer_html.page(live_, {})
-    assert live_.trace(live_.sides[0]).settings["context"] == live_.context
-    assert f"context={question.id}" in str(answer_html.address(ask))
-    with pytest.raises(DraftbenchError, match="no sample prompt 'no-such'"):
-        Ask("Why?", (run_id,), context="no-such").check()
+def test_the_draft_is_switched_off_and_the_difference_is_that_of_both_answers(address: str, run_id: str):
+    client = visitor(address)
+    _, on = client.predict(api_name="/decode", **filled(run_id, temperature=0.0))
+    html, off = client.predict(api_name="/decode", **filled(run_id, temperature=0.0, draft_on=False))
+    assert on["plain"]["token_ids"] == []
+    assert off["sides"][0]["token_ids"] == on["sides"][0]["token_ids"]  # kept, not decoded again
+    assert off["plain"]["token_ids"] == on["sides"][0]["token_ids"]  # greedy: one text
+    assert off["sides"][0]["speedup"] > 0
+    assert html.index("Draft off: the target alone") < html.index("fate-")
+    _, again = client.predict(api_name="/decode", **filled(run_id, temperature=0.0))
+    assert again["plain"]["seconds"] == off["plain"]["seconds"]
+    _, other = client.predict(api_name="/decode", **filled(run_id, "Another?", temperature=0.0, draft_on=False))
+    assert other["sides"][0]["token_ids"] == []  # of another question
+
+
+def test_argmax_proposals_are_decoded_and_shown(address: str, run_id: str):
+    html, data = visitor(address).predict(api_name="/decode", **filled(run_id, proposals="argmax"))
+    assert "argmax proposals" in html
+    assert data["sides"][0]["token_ids"] != alone(run_id, "Why?", 0)  # drawn otherwise at temperature 1
+    trace = next(iter(visitors.SESSIONS._sessions.values())).live
+    assert trace is not None
+    assert trace.trace(trace.sides[0]).settings["proposals"] == "argmax"
+
+
+def test_a_conversation_that_leaves_no_room_is_refused_with_numbers():
+    check_room(100, None, 50)
+    check_room(78, 128, 50)
+    with pytest.raises(DraftbenchError, match=r"has 79 tokens and its answer up to 50, .* reads 128") as refused:
+        check_room(79, 128, 50)
+    assert "Max new tokens to 49 or less" in str(refused.value.fix)
 
 
 def test_a_speedup_compares_the_same_number_of_tokens():
@@ -349,9 +434,9 @@ def test_a_speedup_compares_the_same_number_of_tokens():
         return [Round(0, i, 0, some, 0.0, seconds, 0.0) for i, some in enumerate(tokens)]
 
     side, plain = Side("a", rounds([2, 3, 2], 1.0)), Side("plain", rounds([1] * 6, 0.6))
-    live_ = Live(Ask("x", ("a",)), [side], plain)
+    live_ = Live(Ask(asked("x"), ("a",)), [side], plain)
     assert live_.speedup(side) == (pytest.approx(5 * 0.6 / 2.0), 5)  # the third round would pass what plain has
-    assert Live(Ask("x", ("a",)), [side], Side("plain")).speedup(side) is None
+    assert Live(Ask(asked("x"), ("a",)), [side], Side("plain")).speedup(side) is None
 
 
 def test_the_command_serves_the_live_view_alone_and_warns_when_others_can_reach_it():
@@ -392,7 +477,8 @@ def test_a_draft_that_is_worth_serving_comes_first(run_id: str, finished_home: P
     assert summary.speed is not None
     timed = summary.speed.model_copy(update={"speedup": fast, "speedup_over_transformers": fast})
     summary.model_copy(update={"speed": timed}).write(home().run(better))
-    offered = live_decode.choices(home())
-    assert offered[0].run_id == better
-    assert "serve it" in offered[0].about
-    assert run_id in [choice.run_id for choice in offered[1:]]
+    drafts = offered(home()).drafts
+    assert drafts[0].run_id == better
+    assert "serve it" in drafts[0].about
+    assert "1.50x plain decoding [1.40, 1.60]: faster" in drafts[0].measured
+    assert run_id in [choice.run_id for choice in drafts[1:]]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from streamlit.testing.v1 import AppTest
 
 from engine.paths import home
@@ -14,6 +16,23 @@ from engine.runs.folder import RunFolder
 from engine.runs.labels import read_labels
 from tests.ui.conftest import OpenPage
 from tests.ui.run_homes import EVIL, add_run, finished_id
+from workbench.runs import rows
+from workbench.runs.views import saved_views
+
+
+def add_seed(home: Path, name: str, seed: int, exact: float) -> None:
+    """The finished run with another seed and acceptance."""
+    source = home / "runs" / finished_id(home)
+    folder = add_run(home, name, "done", files=("provenance.json", "training.json"))
+    config = yaml.safe_load((source / "config.yaml").read_text())
+    config["train"]["seed"] = seed
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    summary = json.loads((source / "measure" / "summary.json").read_text())
+    for metric in summary["metrics"]:
+        if (metric["draft"], metric["metric"]) == ("trained", "exact"):
+            metric["value"] = exact
+    (folder / "measure").mkdir()
+    (folder / "measure" / "summary.json").write_text(json.dumps(summary))
 
 
 def table(test: AppTest) -> pd.DataFrame:
@@ -105,8 +124,63 @@ def test_groups_tell_count_and_best_and_narrow_the_table(several: str, page: Ope
     test = page("runs", group="tag")
     summary = test.dataframe[0].value.set_index("group")
     assert summary.loc["<b>t</b>", "runs"] == 1
-    test.selectbox(key="in").set_value("<b>t</b>").run()
+    assert len(test.dataframe) == 1, "every group is folded"
+    test = page("runs", group="tag", **{"in": "<b>t</b>"})
     assert list(table(test)["run"]) == ["evil"]
+    assert "No group here" in page("runs", group="tag", **{"in": "none"}).warning[0].value
+
+
+def test_a_group_of_seeds_says_its_mean_error_and_n(several: str, page: OpenPage, finished_home: Path):
+    for seed, exact in ((1, 0.2), (2, 0.4)):
+        add_seed(finished_home, f"seed{seed}", seed, exact)
+    test = page("runs", group="all settings but the seed")
+    summary = test.dataframe[0].value
+    row = summary[summary.measured == 3].iloc[0]
+    own = RunFolder.open(home(), several).summary().of("trained", "exact")[0].value
+    assert row["mean"] == pytest.approx((own + 0.2 + 0.4) / 3)
+    assert row["error"] == pytest.approx(pd.Series([own, 0.2, 0.4]).std() / 3**0.5)
+    assert row.seeds == 3
+    assert any("n \\= 3 runs, 3 seeds" in fold.label for fold in test.expander)
+
+
+def test_a_view_is_saved_opened_renamed_and_deleted(several: str, page: OpenPage):
+    test = page("runs", where="exact >= 0", group="domain", columns="tau_0")
+    test.text_input(key="_view_name").set_value("good ones").run()
+    assert "Saved" in press(test, "Save as a new view").success[0].value
+    other = page("runs", view="good ones")
+    assert (other.text_input(key="where").value, other.selectbox(key="group").value) == ("exact >= 0", "domain")
+    assert other.multiselect(key="columns").value == ["tau_0"]
+    other.text_input(key="view-rename-good ones").set_value("better").run()
+    press(other, "Rename")
+    assert list(saved_views(home())) == ["better"]
+    press(test, "Delete the view")
+    assert "deleted it" in test.error[0].value
+    assert list(saved_views(home())) == ["better"]
+    press(other, "Delete the view")
+    assert saved_views(home()) == {}
+
+
+def test_a_run_is_removed_and_restored(several: str, page: OpenPage, finished_home: Path):
+    press(select(page("runs"), several), "Set as baseline")
+    test = select(page("runs"), several)
+    assert any("baseline that others" in text.value for text in test.markdown)
+    press(test, "Remove 1 run")
+    assert list(table(test)["run"]) == ["evil"]
+    press(test, "Restore")
+    assert several in set(table(test)["run"])
+
+
+def test_the_button_of_a_row_opens_its_run(several: str, page: OpenPage):
+    test = page("runs")
+    assert set(table(test)["open"]) == {"Open"}
+
+
+def test_many_runs_are_shown_a_page_at_a_time(
+    several: str, page: OpenPage, monkeypatch: pytest.MonkeyPatch, finished_home: Path
+):
+    monkeypatch.setattr(rows, "PAGE_ROWS", 1)
+    assert list(table(page("runs"))["run"]) == ["evil"]
+    assert list(table(page("runs", page=2))["run"]) == [several]
 
 
 def test_no_title_or_note_is_ever_markdown(several: str, page: OpenPage):
@@ -137,7 +211,7 @@ def test_only_one_run_is_the_baseline(several: str, page: OpenPage):
 
 def test_several_runs_get_a_tag_and_keep_their_own(several: str, page: OpenPage):
     test = select(page("runs"), several, "evil")
-    test.multiselect[-2].set_value(["new"])
+    next(field for field in test.multiselect if field.label == "Add tags").set_value(["new"])
     press(test, "Save")
     assert "new" in labels(several).tags
     assert labels("evil").tags == ("<b>t</b>", "new")

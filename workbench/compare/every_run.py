@@ -1,11 +1,19 @@
-"""The Compare page's map of all runs, and the runs that it suggests to compare."""
+"""The Compare page's map of all runs of a domain, and the runs that it suggests to compare."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import pandas as pd
+import streamlit as st
 
 from engine.measure.compare import SAME_TEMPERATURE
 from engine.measure.definitions import SERVED_TEXT
+from workbench.compare.comparison import MOST_DRAFTS, measured_temperatures
+from workbench.compare.figures import View
+from workbench.shared import charts, queries, ui
 from workbench.shared.method_names import mode_word
 
 _CELL = ["loss", "scenario", "mode"]
@@ -18,7 +26,8 @@ def cells(runs: pd.DataFrame, values: pd.DataFrame, domain: str, target: str, te
     A cell shows the runs with the most training queries and, among these, the most steps: a mean over several sizes
     would say nothing about the loss. `n_train` is their size, `passed_over` counts the others. Where several remain, as
     with other seeds, the cell holds the mean of their values and of their bounds; `sets` counts the sets of held-out
-    prompts that they were measured on. Archived runs and those whose certificate failed are left out.
+    prompts that they were measured on, `run_ids` names them. Archived runs and those whose certificate failed are left
+    out.
     """
     fit = runs[
         runs.acceptance_rule.ne(SERVED_TEXT)
@@ -44,6 +53,7 @@ def cells(runs: pd.DataFrame, values: pd.DataFrame, domain: str, target: str, te
         least=("value", "min"),
         most=("value", "max"),
         n_train=("n_train", "max"),
+        run_ids=("run_id", lambda ids: list(dict.fromkeys(ids))),
     )
     cells = cells.join(before)
     return cells.assign(passed_over=cells.before - cells.runs).drop(columns="before").reset_index()
@@ -93,3 +103,109 @@ def suggested(runs: pd.DataFrame, most: int = 4) -> list[str]:
     one_each = same.drop_duplicates(["loss", "mode"])  # the methods first, then further seeds of them
     rest = same[~same.run_id.isin(one_each.run_id)]
     return [*one_each.run_id, *rest.run_id][:most]
+
+
+@dataclass(frozen=True)
+class MapPlace:
+    """The domain and target of the map, the choices of each, and the runs of both. None where no run has a domain."""
+
+    domains: list[str]
+    targets: list[str]
+    domain: str | None
+    target: str | None
+    runs: pd.DataFrame
+
+
+def map_place(measured: pd.DataFrame) -> MapPlace:
+    """The domain that the address names, else that of the drafts in it, else of the newest run; the target alike."""
+    domains = sorted(measured.domain.dropna().unique())
+    if not domains:
+        return MapPlace([], [], None, None, measured)
+    chosen = measured[measured.run_id.isin(st.query_params.get_all("runs"))]
+    first = chosen.domain.dropna() if chosen.domain.notna().any() else measured.domain.dropna()
+    domains.sort(key=lambda domain: domain != first.iloc[0])
+    domain = ui.chosen(domains, "domain")
+    here = measured[measured.domain == domain]
+    theirs = here[here.run_id.isin(chosen.run_id)]
+    targets = list(dict.fromkeys(pd.concat([theirs, here]).target.fillna("unknown")))
+    target = ui.chosen(targets, "target")
+    return MapPlace(domains, targets, domain, target, here[here.target.fillna("unknown") == target])
+
+
+def pick_temperature(known: list[float], key: str) -> float:
+    """One of the measured temperatures, the lowest if none is named."""
+    labels = {f"{t:g}": f"{t:g} (greedy)" if t == 0 else f"{t:g}" for t in known}
+    return float(ui.choose_one("Temperature", list(labels), labels, key))
+
+
+Show = Callable[..., None]  # view, key, options of the chart
+
+
+def section(measured: pd.DataFrame, place: MapPlace, show: Show) -> None:
+    """The heat map over everything that is measured of a domain and target; a click on a cell chooses its runs."""
+    if place.domain is None or place.target is None:
+        st.caption("No run has a domain.")
+        return
+    left, middle, right = st.columns([2, 3, 2])
+    with left:
+        ui.choose_one("Domain", place.domains, {}, "domain")
+    with middle:
+        ui.choose_one("Target", place.targets, {}, "target")
+    with right:
+        temperature = pick_temperature(measured_temperatures(place.runs.run_id), "map_temperature")
+    shown = cells(measured, queries.exact_values(), place.domain, place.target, temperature)
+    if shown.empty:
+        st.caption("No run of this choice was measured at this temperature.")
+        return
+    st.caption(
+        "Click a cell to compare its runs; with Shift, the runs of several cells."
+        if st.session_state.get(_TOO_MANY, 0) <= MOST_DRAFTS
+        else f"{st.session_state[_TOO_MANY]} runs lie in the chosen cells; the {MOST_DRAFTS} best of them are compared."
+    )
+    show(map_view(shown, temperature), "map", wide=True, on_select=_take_click, selection_mode="points")
+    for remark in remarks(shown):
+        st.caption(remark)
+
+
+_TOO_MANY = "_map_runs"  # state of the session: how many runs lay in the cells that were clicked last
+
+
+def map_view(cells: pd.DataFrame, temperature: float) -> View:
+    """The map as a figure."""
+    n, seeds = int(cells.runs.sum()), int(cells.seeds.max())
+    several = ", for several runs the mean of their intervals" if (cells.runs > 1).any() else ""
+    note = (
+        f"T = {temperature:g}, {n} runs, up to {seeds} seed{'s' if seeds > 1 else ''} per cell; "
+        f"[{charts.INTERVAL}{several}]"
+    )
+    described = "; ".join(f"{c.loss}, {c.scenario}, {c.mode}: {c.value:.3f}" for c in cells.itertuples())
+    return View(
+        f"acceptance-map-T{temperature:g}",
+        f"Exact acceptance. {described}",
+        lambda tone: charts.heat_map(cells, tone, note),
+        cells.assign(run_ids=cells.run_ids.map(", ".join)),
+    )
+
+
+def _take_click() -> None:
+    """The runs of the clicked cells become the compared drafts."""
+    run_ids = clicked_runs(st.session_state.get("map"))
+    if run_ids:
+        st.session_state[_TOO_MANY] = len(run_ids)
+        st.session_state.pop("runs", None)
+        st.query_params["runs"] = _best(run_ids)
+
+
+def clicked_runs(event: Any) -> list[str]:
+    """The ids of the runs of the selected cells, each once."""
+    points = ((event or {}).get("selection") or {}).get("points") or []
+    data = [point.get("customdata") for point in points]
+    texts = [value[0] if isinstance(value, list) and value else value for value in data]
+    return list(dict.fromkeys(run_id for text in texts if isinstance(text, str) for run_id in text.split()))
+
+
+def _best(run_ids: Sequence[str], most: int = MOST_DRAFTS) -> list[str]:
+    """As many of the runs as may be compared, those of the highest exact acceptance first."""
+    known = queries.runs()
+    rows = known[known.run_id.isin(list(run_ids))].sort_values("exact", ascending=False)
+    return list(rows.run_id[:most])

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from engine.measure.compare import ON_TARGET_TEXT, SAME_TEMPERATURE
 from engine.measure.definitions import RATES
 from workbench.compare.comparison import Comparison, accepted_lengths, paired_prompts, rates_by_group, timings
+from workbench.shared import chart_parts as parts
 from workbench.shared import charts
 
 Draw = Callable[[str], go.Figure]  # tone -> figure
@@ -31,7 +32,8 @@ def rates(comparison: Comparison, metric: str) -> View:
     rows = comparison.rates[(comparison.rates.metric == metric) & comparison.rates.value.notna()]
     values = "; ".join(f"{r.label} {r.value:.3f}" for r in rows.itertuples())
     note = f"{comparison.noted(metric)}; {charts.INTERVAL}"
-    return View(
+    return _view(
+        comparison,
         file_name(f"rate-{metric}", comparison),
         f"{RATES[metric].title}: {values}",
         lambda tone: charts.rate_bars(rows, metric, tone, note),
@@ -53,14 +55,15 @@ def curve(comparison: Comparison, rows: pd.DataFrame, axis: str, kind: str) -> V
     alt = f"{what} by {charts.AXES[axis]} of {', '.join(comparison.labels.values())}"
     draw: Draw = lambda tone: charts.learning_curve(shown, axis, kind, comparison.labels, tone, note)  # noqa: E731
     name = file_name("curve-eval", comparison) if kind == "eval" else f"curve-{kind}"
-    return View(name, alt, draw, shown)
+    return _view(comparison, name, alt, draw, shown)
 
 
 def slots(comparison: Comparison) -> View:
     """Acceptance by position in the proposal."""
     note = f"{traced(comparison)}, T = {comparison.temperature:g}; {charts.INTERVAL}"
     alt = "Joint and conditional acceptance at each position of the proposal, a line a draft"
-    return View(
+    return _view(
+        comparison,
         file_name("by-position", comparison),
         alt,
         lambda tone: charts.by_slot(comparison.slots, tone, note),
@@ -74,7 +77,8 @@ def lengths(comparison: Comparison) -> View:
     rows = [{"label": label, "accepted": n, "rounds": c} for label, some in counts.items() for n, c in enumerate(some)]
     note = f"{traced(comparison)}, T = {comparison.temperature:g}; counts, no interval"
     alt = "Share of rounds in which 0, 1, 2 and more tokens were accepted, by draft"
-    return View(
+    return _view(
+        comparison,
         file_name("accepted-lengths", comparison),
         alt,
         lambda tone: charts.accepted_lengths(counts, tone, note),
@@ -94,7 +98,7 @@ def speed(comparison: Comparison) -> View:
         f"measured point with {charts.INTERVAL}"
     )
     alt = "Speed-up over plain decoding by gamma: two models as curves, and the measured point, for each draft"
-    return View("speed-up", alt, lambda tone: charts.speedup_by_gamma(speeds, tone, note), frame)
+    return _view(comparison, "speed-up", alt, lambda tone: charts.speedup_by_gamma(speeds, tone, note), frame)
 
 
 def groups(comparison: Comparison, metric: str) -> View:
@@ -102,8 +106,12 @@ def groups(comparison: Comparison, metric: str) -> View:
     frame = rates_by_group(comparison, metric)
     note = f"{comparison.noted(metric)}; {charts.INTERVAL}, none for a group of one prompt"
     alt = f"{RATES[metric].title} by prompt group, a bar a draft"
-    return View(
-        file_name("by-group", comparison), alt, lambda tone: charts.group_bars(frame, metric, tone, note), frame
+    return _view(
+        comparison,
+        file_name("by-group", comparison),
+        alt,
+        lambda tone: charts.group_bars(frame, metric, tone, note),
+        frame,
     )
 
 
@@ -120,7 +128,14 @@ def scatter(comparison: Comparison, first: str, second: str, metric: str, prompt
         f"{above} of {len(frame)} prompts above the diagonal"
     )
     draw: Draw = lambda tone: charts.prompt_scatter(frame, metric, names, tone, prompt, note)  # noqa: E731
-    return View(file_name(f"prompts-{metric}", comparison, baseline=True), alt, draw, frame)
+    return _view(comparison, file_name(f"prompts-{metric}", comparison, baseline=True), alt, draw, frame)
+
+
+def _view(comparison: Comparison, name: str, alt: str, draw: Draw, frame: pd.DataFrame) -> View:
+    """A figure that says which domain and target its drafts are for."""
+    runs = [draft.run for draft in comparison.drafts]
+    of = parts.subject((run.domain for run in runs), (run.target for run in runs))
+    return View(name, alt, lambda tone: parts.about(draw(tone), of), frame)
 
 
 def traced(comparison: Comparison) -> str:

@@ -1,6 +1,8 @@
-"""Compare: the heat map over all runs, then two to six drafts side by side, every figure and table to take away."""
+"""Compare: two to six drafts side by side, then the map of all runs of their domain; every figure to take away."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -8,12 +10,11 @@ import streamlit as st
 from engine.catalogue import SERVERS_NOTE
 from engine.measure import definitions
 from engine.records.study_tag import of_study
-from workbench.compare import by_study, figures, report, tables
+from workbench.compare import by_study, every_run, figures, report, speeds, tables
 from workbench.compare import prompts as compare_prompts
 from workbench.compare import slices as compare_slices
 from workbench.compare.comparison import MOST_DRAFTS, Comparison, load_comparison, measured_temperatures, timings
-from workbench.compare.every_run import cells as cells_of
-from workbench.compare.every_run import remarks, suggested
+from workbench.compare.every_run import map_place, pick_temperature, suggested
 from workbench.compare.figures import View
 from workbench.shared import charts, downloads, pickers, queries, theme, ui
 
@@ -33,12 +34,19 @@ def render() -> None:
         )
         return
     within = of_study(measured, by_study.choose(measured))
-    likely = suggested(every_run(within))
-    st.subheader("Side by side", anchor=False)
+    place = map_place(within)
+    likely = suggested(place.runs)
     _offer(likely)
     run_ids = pickers.pick_runs("Drafts", "runs", most=MOST_DRAFTS, default=likely, among=list(within.run_id))
+    _compared(run_ids, measured)
+    st.subheader("Every run of the domain", anchor=False)
+    every_run.section(within, place, show)
+
+
+def _compared(run_ids: list[str], measured: pd.DataFrame) -> None:
+    """The chosen drafts side by side, or what is missing for that."""
     if not run_ids:
-        st.info("Choose two to six drafts above.", icon=":material/compare_arrows:")
+        st.info("Choose two to six drafts above, or click a cell of the map.", icon=":material/compare_arrows:")
         return
     if len(run_ids) == 1:
         st.info("Choose a second draft: then every rate shows its paired change.", icon=":material/compare_arrows:")
@@ -50,12 +58,6 @@ def render() -> None:
     side_by_side(comparison, metric)
 
 
-def pick_temperature(known: list[float], key: str) -> float:
-    """One of the measured temperatures, the lowest if none is named."""
-    labels = {f"{t:g}": f"{t:g} (greedy)" if t == 0 else f"{t:g}" for t in known}
-    return float(ui.choose_one("Temperature", list(labels), labels, key))
-
-
 def _offer(likely: list[str]) -> None:
     """A button that replaces the selected drafts by those of the domain that the map shows."""
     selected = st.query_params.get_all("runs")
@@ -65,50 +67,7 @@ def _offer(likely: list[str]) -> None:
             st.session_state.pop("runs", None)
             st.query_params["runs"] = likely
 
-        st.button("Compare the best of the domain shown above", on_click=change, icon=":material/swap_horiz:")
-
-
-def every_run(measured: pd.DataFrame) -> pd.DataFrame:
-    """The heat map over everything that is measured; the runs of the domain and target that it shows, or all."""
-    values = queries.exact_values()
-    domains = sorted(measured.domain.dropna().unique())
-    newest = measured.domain.dropna().iloc[0] if domains else None
-    domains.sort(key=lambda domain: domain != newest)
-    with st.expander("Every run by loss, scenario and mode", expanded=True, icon=":material/grid_on:"):
-        if not domains:
-            st.caption("No run has a domain.")
-            return measured
-        left, middle, right = st.columns([2, 3, 2])
-        with left:
-            domain = ui.choose_one("Domain", domains, {}, "domain")
-        here = measured[measured.domain == domain]
-        targets = list(dict.fromkeys(here.target.fillna("unknown")))
-        with middle:
-            target = ui.choose_one("Target", targets, {}, "target")
-        shown = here[here.target.fillna("unknown") == target]
-        with right:
-            temperature = pick_temperature(measured_temperatures(here.run_id), "map_temperature")
-        cells = cells_of(measured, values, domain, target, temperature)
-        if cells.empty:
-            st.caption("No run of this choice was measured at this temperature.")
-            return shown
-        n, seeds = int(cells.runs.sum()), int(cells.seeds.max())
-        several = ", for several runs the mean of their intervals" if (cells.runs > 1).any() else ""
-        note = (
-            f"T = {temperature:g}, {n} runs, up to {seeds} seed{'s' if seeds > 1 else ''} per cell; "
-            f"[{charts.INTERVAL}{several}]"
-        )
-        described = "; ".join(f"{c.loss}, {c.scenario}, {c.mode}: {c.value:.3f}" for c in cells.itertuples())
-        view = View(
-            f"acceptance-map-T{temperature:g}",
-            f"Exact acceptance. {described}",
-            lambda tone: charts.heat_map(cells, tone, note),
-            cells,
-        )
-        show(view, "map", wide=True)
-        for remark in remarks(cells):
-            st.caption(remark)
-    return shown
+        st.button("Compare the best of the domain shown below", on_click=change, icon=":material/swap_horiz:")
 
 
 def settings(run_ids: list[str], measured: pd.DataFrame) -> tuple[Comparison, str]:
@@ -137,12 +96,17 @@ def marks(comparison: Comparison) -> None:
             f"The losslessness certificate failed: {ui.text(', '.join(bad))}. Do not trust its numbers.",
             icon=":material/gpp_bad:",
         )
-    reasons = [
-        f"**{ui.text('; '.join(labels))}**: {ui.text(why)} (not subtracted: {ui.text(', '.join(names))})"
-        for labels, why, names in report.reasons_together(comparison)
-    ]
+    reasons = []
+    for labels, why, names in report.reasons_together(comparison):
+        rates = report.comparable_rates(comparison, labels)
+        also = f"; comparable are {ui.text(', '.join(rates))}" if rates else ""
+        reasons.append(
+            f"**{ui.text('; '.join(labels))}**: {ui.text(why)} (not subtracted: {ui.text(', '.join(names))}){also}"
+        )
     if reasons:
-        st.warning("**Not comparable**\n\n" + "\n\n".join(reasons), icon=":material/block:")
+        heading = report.heading_of(comparison)
+        icon = ":material/rule:" if heading.startswith("Partly") else ":material/block:"
+        st.warning(f"**{heading}**\n\n" + "\n\n".join(reasons), icon=icon)
 
 
 def side_by_side(comparison: Comparison, metric: str) -> None:
@@ -163,9 +127,9 @@ def side_by_side(comparison: Comparison, metric: str) -> None:
                 sections[name](comparison, metric)
 
 
-def show(view: View, key: str, *, wide: bool = False) -> None:
+def show(view: View, key: str, *, wide: bool = False, **options: Any) -> None:
     """A figure and, below it, buttons to save it."""
-    ui.chart(view.draw(theme.mode()), key=key, name=view.name, alt=view.alt, save=False, wide=wide)
+    ui.chart(view.draw(theme.mode()), key=key, name=view.name, alt=view.alt, save=False, wide=wide, **options)
     downloads.download_row(view.name, key, draw=view.draw, frame=view.frame, caption=view.alt)
 
 
@@ -242,15 +206,16 @@ def speed(comparison: Comparison, metric: str) -> None:
     if not timed:
         st.info("None of these runs was timed.", icon=":material/timer_off:")
         return
+    different = tables.timing_differs(comparison)
+    if different:
+        st.warning(f"Speed-ups are not comparable: {ui.text(different)}", icon=":material/block:")
+    speeds.section(comparison, table)
     table(
         tables.verdicts(comparison), "verdicts", "Serve it or not, each at its own gamma on its own machine", "verdicts"
     )
     show(figures.speed(comparison), "speed")
     caption = "Speed-up over plain decoding, 95% interval over prompts"
     table(tables.speed_table(comparison), "speed-table", caption, "speed-table")
-    different = tables.timing_differs(comparison)
-    if different:
-        st.warning(f"Speed-ups are not comparable: {ui.text(different)}", icon=":material/block:")
 
 
 def prompts(comparison: Comparison, metric: str) -> None:
@@ -277,8 +242,8 @@ def configuration(comparison: Comparison, metric: str) -> None:
 
 def whole_report(comparison: Comparison, metric: str) -> None:
     st.write(
-        "One HTML file with figures, rates, settings, origin and definitions. It opens offline and loads nothing from "
-        "the network."
+        "One HTML file with figures, rates, speeds, slices, settings, origin and definitions. It opens offline and "
+        "loads nothing from the network."
     )
     title = st.text_input("Title", "Draft comparison", max_chars=120)
     if downloads.chrome() is None:
@@ -286,10 +251,10 @@ def whole_report(comparison: Comparison, metric: str) -> None:
             "No Chrome or Chromium was found on the server: the report will hold interactive figures, about 5 MB."
         )
 
-    axis = ui.axis()
+    axis, by = ui.axis(), ui.chosen(list(compare_slices.WAYS), "slice")
 
     def make() -> str:  # runs in another thread, after this script: it must not ask Streamlit for anything
-        return report.whole(comparison, metric, queries.curve(list(comparison.labels)), axis, title)
+        return report.whole(comparison, metric, queries.curve(list(comparison.labels)), axis, title, by)
 
     st.download_button(
         "Download the report",

@@ -22,12 +22,16 @@ from engine.errors import DraftbenchError
 from engine.measure import definitions
 from engine.numbers import number
 from engine.traces.trace import Trace
-from workbench.compare import figures, tables
+from workbench.compare import figures, slices, speeds, tables
 from workbench.compare.comparison import Comparison, trace_of
 from workbench.compare.figures import View
+from workbench.compare.report_style import PAGE_CSS, TABLE_CSS
 from workbench.shared import charts, downloads, theme, tokens
 from workbench.shared.chart_parts import bounds
 from workbench.shared.method_names import mode_word
+from workbench.shared.printing import printable
+
+__all__ = ["TABLE_CSS", "Example", "comparison_report", "document", "figures_html", "rates_table", "table", "whole"]
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,12 @@ def comparison_report(
     *,
     title: str = "Draft comparison",
     example: Example | None = None,
+    sections: Sequence[str] = (),
     made_at: datetime | None = None,
     interactive: bool = False,
 ) -> str:
-    """The whole file as text. `interactive` forces Plotly figures even where a Chrome could draw SVG."""
+    """The whole file as text. `sections`: HTML after the figures, escaped already. `interactive` forces Plotly figures
+    even where a Chrome could draw SVG."""
     when = (made_at or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
     parts = [
         f"<h1>{_safe(title)}</h1>",
@@ -60,6 +66,7 @@ def comparison_report(
         not_comparable(comparison),
         "<h2>Figures</h2>",
         *figures_html(views, interactive),
+        *sections,
         _tokens(example),
         "<h2>As other systems would print it</h2>",
         table(tables.as_others(comparison)),
@@ -88,8 +95,11 @@ def document(title: str, body: str) -> str:
     )
 
 
-def whole(comparison: Comparison, metric: str, curve: pd.DataFrame, axis: str, title: str) -> str:
-    """The report of a comparison with everything that the page shows of it; `curve` as `queries.curve` gives it."""
+def whole(comparison: Comparison, metric: str, curve: pd.DataFrame, axis: str, title: str, by: str = "kind") -> str:
+    """The report of a comparison with everything that the page shows of it; `curve` as `queries.curve` gives it.
+
+    `by`: how the answers are sliced (`slices.WAYS`).
+    """
     views = [figures.rates(comparison, metric)]
     views += [figures.curve(comparison, curve, axis, kind) for kind in ("eval", "train")]
     views += [figures.slots(comparison), figures.lengths(comparison), figures.speed(comparison)]
@@ -99,8 +109,42 @@ def whole(comparison: Comparison, metric: str, curve: pd.DataFrame, axis: str, t
         if d.id != comparison.baseline
     ]
     views += [figures.groups(comparison, metric)]
+    sliced = slices.load(comparison, by, metric, slices.sliced_runs)
+    if sliced.results:
+        views.append(slices.figure(comparison, metric, by, sliced))
     shown = [view for view in views if not view.frame.empty]
-    return comparison_report(comparison, shown, title=title, example=example_of(comparison))
+    sections = [_speeds(comparison), _slices(comparison, metric, by, sliced)]
+    return comparison_report(comparison, shown, title=title, example=example_of(comparison), sections=sections)
+
+
+def _speeds(comparison: Comparison) -> str:
+    """The speeds at each draft's own best gamma and at one for all; nothing if none was timed."""
+    known, damaged = speeds.load(comparison, kept=False)
+    notes = [f"{label}: {why}" for label, why in damaged.items()]
+    if not known:
+        return ""
+    gamma = speeds.common_gamma(known)
+    different = tables.timing_differs(comparison)
+    notes += [f"Speed-ups are not comparable: {different}"] * bool(different) + speeds.remarks(known, gamma)
+    return f"<h2>Speed at each gamma</h2>{table(speeds.speeds_table(known, gamma))}{_notes(notes)}"
+
+
+def _slices(comparison: Comparison, metric: str, by: str, shown: slices.Shown) -> str:
+    """Where each draft fails, and its change from the baseline there; why, where there are no slices."""
+    notes = [f"{label}: {why}" for label, why in shown.missing.items()] + slices.chances(comparison, shown)
+    notes += dict.fromkeys(note for result in shown.results.values() for note in result.notes)
+    body = ""
+    if shown.results:
+        columns = ["label", "slice", "value", "low", "high", "n_prompts", "n_tokens", "refusal_share"]
+        body += table(slices.frame(comparison, shown)[columns].rename(columns={"value": metric}))
+    changes = slices.changes_table(shown, comparison.labels)
+    if not changes.empty:
+        body += f"<h3>Change from the baseline by slice</h3>{table(changes)}"
+    return f"<h2>Where each draft fails: {_safe(slices.WAYS[by].lower())}</h2>{body}{_notes(notes)}"
+
+
+def _notes(notes: Iterable[str]) -> str:
+    return "".join(f'<p class="faint">{_safe(note)}</p>' for note in notes)
 
 
 def example_of(comparison: Comparison) -> Example | None:
@@ -172,13 +216,32 @@ def reasons_together(comparison: Comparison) -> list[tuple[list[str], str, list[
     return [(labels, reason, list(names)) for (reason, names), labels in together.items()]
 
 
+def comparable_rates(comparison: Comparison, labels: Sequence[str]) -> list[str]:
+    """The rates of which every one of these drafts shows its change from the baseline."""
+    rows = comparison.rates[comparison.rates.label.isin(labels) & comparison.rates.delta.notna()]
+    return [rate for rate in definitions.RATES if (rows.metric == rate).sum() == len(set(labels))]
+
+
+def heading_of(comparison: Comparison) -> str:
+    """'Partly comparable' if some rate of every draft with a reason is comparable, else 'Not comparable'; '' if all."""
+    labels = list(dict.fromkeys(label for label, _, _ in reasons(comparison)))
+    if not labels:
+        return ""
+    return "Partly comparable" if all(comparable_rates(comparison, [label]) for label in labels) else "Not comparable"
+
+
 def not_comparable(comparison: Comparison) -> str:
-    """What was not subtracted and why, as HTML; nothing if all was."""
+    """What was not subtracted and why, and what was, as HTML; nothing if all was."""
     items = "".join(
-        f"<li><b>{_safe('; '.join(labels))}</b>: {_safe(reason)} ({', '.join(names)})</li>"
+        f"<li><b>{_safe('; '.join(labels))}</b>: {_safe(reason)}. {_which(comparison, labels, names)}</li>"
         for labels, reason, names in reasons_together(comparison)
     )
-    return f'<h3>Not comparable</h3><ul class="odd">{items}</ul>' if items else ""
+    return f'<h3>{heading_of(comparison)}</h3><ul class="odd">{items}</ul>' if items else ""
+
+
+def _which(comparison: Comparison, labels: Sequence[str], names: Sequence[str]) -> str:
+    rates = comparable_rates(comparison, labels)
+    return f"Not subtracted: {', '.join(names)}." + (f" Subtracted: {', '.join(rates)}." if rates else "")
 
 
 def table(frame: pd.DataFrame) -> str:
@@ -214,22 +277,24 @@ def _drafts(comparison: Comparison) -> str:
 
 def figures_html(views: Sequence[View], interactive: bool) -> Iterable[str]:
     """Each figure for paper: an SVG that Chrome drew, or Plotly's own where there is no Chrome."""
-    printable = [downloads.printable(view.draw("light")) for view in views]
+    figures = [view.draw("light") for view in views]
     drawn: list[str] | None = None
-    if not interactive and downloads.chrome() is not None and printable:
+    if not interactive and downloads.chrome() is not None and figures:
         try:
-            drawn = [_as_image(svg) for svg in downloads.figures_bytes(printable, "svg", timeout_s=120)]
+            drawn = [_as_image(svg) for svg in downloads.figures_bytes(figures, "svg", timeout_s=120)]
         except DraftbenchError:
             drawn = None  # Chrome is there but does not work: the figures still can be interactive
     if drawn is None:
         drawn = [
-            figure.to_html(
+            printable(figure)
+            .update_layout(width=None, autosize=True)
+            .to_html(
                 full_html=False,
                 include_plotlyjs=number == 0,
                 config={"displaylogo": False},
                 post_script=_save_script(view.name),
             )
-            for number, (view, figure) in enumerate(zip(views, printable, strict=True))
+            for number, (view, figure) in enumerate(zip(views, figures, strict=True))
         ]
     for view, body in zip(views, drawn, strict=True):
         yield f'<figure role="img" aria-label="{_safe(view.alt)}">{body}</figure>'
@@ -295,39 +360,3 @@ def _text(cell: object) -> str:
 
 def _safe(value: object) -> str:
     return html.escape(str(value), quote=True)
-
-
-TABLE_CSS = """
-.wide{overflow-x:auto;max-width:100%}
-.wide table{border-collapse:collapse;font-size:.9rem;line-height:1.45;margin:.3rem 0 1rem}
-.wide th,.wide td{text-align:left;vertical-align:top;padding:.45rem .7rem;border-bottom:1px solid rgba(128,140,150,.35);
-overflow-wrap:anywhere;min-width:7.5rem}
-.wide thead th{border-bottom-width:2px}
-.wide th small{font-weight:400;opacity:.75}
-.rates th[scope=row]{min-width:9.5rem;overflow-wrap:normal}
-.rates td{white-space:nowrap;font-variant-numeric:tabular-nums}
-.rates tr.chosen>*{background:rgba(0,114,178,.10)}
-.rates tr.chosen th{box-shadow:inset 3px 0 #0072B2}
-.faint{opacity:.72}
-td .odd{text-decoration:underline dotted;cursor:help}
-"""
-
-PAGE_CSS = (
-    """
-:root{color-scheme:light dark;--back:#fff;--text:#16202a;--line:#d5dde3}
-@media(prefers-color-scheme:dark){:root{--back:#10161c;--text:#e8eef3;--line:#33414d}}
-body{margin:0;background:var(--back);color:var(--text);font:15px/1.55 system-ui,"Segoe UI",Roboto,sans-serif}
-main{max-width:1080px;margin:0 auto;padding:2.2rem 1.2rem 4rem}
-h1{font-size:1.8rem;margin:0 0 .2rem}
-h2{font-size:1.25rem;margin:2.2rem 0 .6rem;border-bottom:1px solid var(--line);padding-bottom:.2rem}
-h3{font-size:1rem;margin:1.2rem 0 .3rem}
-figure{margin:0 0 1.2rem;background:#fff;border:1px solid var(--line);
-border-radius:6px;padding:.4rem;overflow-x:auto;break-inside:avoid}
-figure img{width:100%;height:auto;display:block}
-.prompt{white-space:pre-wrap;border-left:3px solid var(--line);padding-left:.8rem}
-.light.tokens,.light.legend{background:#fff;color:#16202a;padding:.5rem .7rem;border-radius:6px}
-dt{font-weight:600}dd{margin:0 0 .5rem}
-@media print{:root{--back:#fff;--text:#000}main{max-width:none;padding:0}details{display:block}.wide{overflow:visible}}
-"""
-    + TABLE_CSS
-)

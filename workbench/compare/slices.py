@@ -19,7 +19,7 @@ from engine.slices.kinds import KINDS
 from engine.slices.of_run import SlicedRuns, slices_against, slices_of_run
 from engine.slices.slices import FEW_PROMPTS, FEW_TOKENS, Slice
 from engine.slices.tokens import BY, PAST_THE_END
-from workbench.compare.comparison import Comparison, Draft
+from workbench.compare.comparison import Comparison
 from workbench.compare.figures import View, file_name
 from workbench.shared import charts, queries, slice_chart, ui, url_warnings
 from workbench.shared.chart_parts import bounds
@@ -79,35 +79,38 @@ def section(comparison: Comparison, metric: str, show: Callable[[View, str], Non
         _train_for(shown, comparison, by)
 
 
-def load(comparison: Comparison, by: str, metric: str) -> Shown:
-    """The slices of every draft, against the baseline where it is another one."""
+Stamps = tuple[tuple[str, str], ...]  # run id and when its measurement changed: the draft, then the baseline
+Read = Callable[[str, Stamps, str, str, float], SlicedRuns | DraftbenchError]
+
+
+def load(comparison: Comparison, by: str, metric: str, read: Read | None = None) -> Shown:
+    """The slices of every draft, against the baseline where it is another one.
+
+    `read`: `sliced_runs` where Streamlit may not be asked for what it keeps.
+    """
     results: dict[str, SlicedRuns] = {}
     missing: dict[str, str] = {}
     for draft in comparison.drafts:
-        try:
-            against = None if draft.id == comparison.baseline else comparison.draft(comparison.baseline)
-            results[draft.id] = _sliced(draft, against, by, metric, comparison.temperature)
-        except DraftbenchError as error:
-            missing[draft.label] = f"{error.what}. {error.fix}".strip(". ")
+        against = None if draft.id == comparison.baseline else comparison.draft(comparison.baseline)
+        stamps = tuple((one.id, str(_changed(one.id))) for one in (draft, against) if one is not None)
+        result = (read or _cached)(str(queries.home().root), stamps, by, metric, comparison.temperature)
+        if isinstance(result, DraftbenchError):
+            missing[draft.label] = f"{result.what}. {result.fix}".strip(". ")
+        else:
+            results[draft.id] = result
     return Shown(results, missing)
 
 
-def _sliced(draft: Draft, against: Draft | None, by: str, metric: str, temperature: float) -> SlicedRuns:
-    """The slices of a draft; with `against`, as b of a comparison, if the two have answers in common."""
-    stamps = [(one.id, str(_changed(one.id))) for one in (draft, against) if one is not None]
-    result = _cached(str(queries.home().root), tuple(stamps), by, metric, temperature)
-    if isinstance(result, DraftbenchError):
-        raise result
-    return result
-
-
 @st.cache_data(ttl=600, max_entries=256, show_spinner="Reading the tokens ...")
-def _cached(
-    root: str, stamps: tuple[tuple[str, str], ...], by: str, metric: str, temperature: float
-) -> SlicedRuns | DraftbenchError:
-    """The result, or the error that says why there is none: it is the same until a run is measured again."""
-    run = queries.folder(stamps[0][0])
+def _cached(root: str, stamps: Stamps, by: str, metric: str, temperature: float) -> SlicedRuns | DraftbenchError:
+    return sliced_runs(root, stamps, by, metric, temperature)
+
+
+def sliced_runs(root: str, stamps: Stamps, by: str, metric: str, temperature: float) -> SlicedRuns | DraftbenchError:
+    """The slices of the first run, as b of a comparison with the second if there is one and they have answers in
+    common; or the error that says why there are none: it is the same until a run is measured again."""
     try:
+        run = queries.folder(stamps[0][0])
         alone = slices_of_run(run, by=by, rate=metric, temperature=temperature)
         if len(stamps) == 1:
             return alone

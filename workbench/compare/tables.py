@@ -81,8 +81,8 @@ def _measured(estimate: Interval, digits: int) -> str:
 
 
 def timing_differs(comparison: Comparison) -> str:
-    """Why the speed-ups of these drafts may not be compared; empty if they may."""
-    keys = {"device": "device", "precision": "dtype", "threads": "threads", "num_draft_tokens": "gamma"}
+    """Why the speed-ups of these drafts may not be compared; empty if they may. Another gamma is no reason."""
+    keys = {"device": "device", "precision": "dtype", "threads": "threads"}
     timed = [draft for draft in comparison.drafts if draft.run.summary.speed]
     seen = {words: {str(getattr(draft.conditions, key) or "?") for draft in timed} for key, words in keys.items()}
     seen["temperature"] = {f"{draft.run.summary.speed.temperature:g}" for draft in timed if draft.run.summary.speed}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from pydantic import TypeAdapter
 
 from engine.findings.efforts import OWN, STEPS, TOKENS, Schedules
 from engine.findings.home import HomeFindings
@@ -14,6 +16,7 @@ from engine.findings.pooling import Side, Tables, rate, tables_of
 from engine.findings.runs import Run
 from engine.measure.compare import Sums
 from engine.measure.definitions import RATES
+from workbench.shared.chart_parts import short_target
 from workbench.shared.method_names import method_name
 
 COLUMNS = (
@@ -32,6 +35,7 @@ COLUMNS = (
     "seeds",
     "initial",
     "runs",
+    "target",
 )
 _SHORT = {TOKENS: "equal tokens", STEPS: "equal steps"}
 
@@ -53,6 +57,33 @@ def acceptance(evaluated: HomeFindings) -> pd.DataFrame:
             groups.setdefault(key, []).append(run)
     rows = [row for key, group in groups.items() for row in _rows(key, _one_schedule(group), tables)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(["domain", "method", "n_train"], ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The frame of `acceptance`, column by column, and how many runs are of another kind than those in it."""
+
+    columns: dict[str, list[Any]]
+    elsewhere: int
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """As it was; JSON has no NaN."""
+        frame = pd.DataFrame(self.columns, columns=list(COLUMNS))
+        return frame.assign(**{name: pd.to_numeric(frame[name]) for name in _NUMBERS})
+
+
+_RATES = TypeAdapter(Rates)
+_NUMBERS = ("n_train", "temperature", "value", "low", "high", "n_prompts", "seeds", "initial")
+
+
+def kept_rates(evaluated: HomeFindings) -> Rates:
+    """The rates of the runs that took part: kept like the findings, until a run changes."""
+
+    def make() -> Rates:
+        return Rates(acceptance(evaluated).to_dict("list"), elsewhere(evaluated.runs))  # type: ignore[arg-type]
+
+    return make() if evaluated.kept is None else evaluated.kept.get("acceptance", _RATES, make)
 
 
 def elsewhere(runs: Sequence[Run]) -> int:
@@ -112,9 +143,17 @@ def _rows(key: tuple[Any, ...], group: Sequence[Run], tables: Tables) -> list[di
                 "seeds": len({run.seed for run in measured}),
                 "initial": initial if before else float("nan"),
                 "runs": [run.id for run in measured],
+                "target": short_target(_target(measured[0].config)) if measured else None,
             }
         )
     return rows
+
+
+def _target(config: Mapping[str, Any]) -> str:
+    """The target's name in a recipe, with the name of its adapter."""
+    target = config.get("target") or {}
+    names = [target.get("model"), target.get("adapter")] if isinstance(target, Mapping) else [target]
+    return " + ".join(short_target(name) for name in names if name)
 
 
 def _side(run: Run, table: pd.DataFrame) -> Side:

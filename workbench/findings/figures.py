@@ -25,9 +25,8 @@ def by_method(frame: pd.DataFrame, temperature: float, tone: str) -> go.Figure:
     rows = frame[(frame.temperature - temperature).abs() < SAME_TEMPERATURE]
     methods = list(rows.groupby("method").value.mean().sort_values(ascending=False).index)
     scenarios, domains = sorted(rows.scenario.unique()), sorted(rows.domain.unique())
-    figure = _panels(
-        domains, f"Exact acceptance (fraction) by method and domain, T = {temperature:g}", _counts(rows), tone
-    )
+    title = f"Exact acceptance (fraction) by method and domain, T = {temperature:g}"
+    figure = _panels(rows, domains, title, tone)
     for column, domain in enumerate(domains, start=1):
         for number, scenario in enumerate(scenarios):
             part = rows[(rows.domain == domain) & (rows.scenario == scenario)]
@@ -70,7 +69,7 @@ def by_size(frame: pd.DataFrame, scenario: str, temperature: float, tone: str) -
     ]
     domains, methods = sorted(rows.domain.unique()), sorted(rows.method.unique())
     title = f"Exact acceptance (fraction) by number of training queries, {parts.safe(scenario)}, T = {temperature:g}"
-    figure = _panels(domains, title, _counts(rows), tone)
+    figure = _panels(rows, domains, title, tone)
     sizes = sorted(rows.n_train.unique())
     for column, domain in enumerate(domains, start=1):
         for number, method in enumerate(methods):
@@ -135,13 +134,15 @@ def _look(number: int) -> dict[str, Any]:
     return {"line": line, "marker": {"symbol": symbol, "size": 8, "color": parts.colour(number)}}
 
 
-def _panels(domains: Sequence[str], title: str, note: str, tone: str) -> go.Figure:
-    titles = [parts.safe(domain) for domain in domains]
+def _panels(rows: pd.DataFrame, domains: Sequence[str], title: str, tone: str) -> go.Figure:
+    targets = {} if rows.empty else rows.groupby("domain").target.first().dropna().to_dict()
+    titles = ["<br>".join(map(parts.safe, filter(None, [domain, targets.get(domain)]))) for domain in domains]
     figure = make_subplots(
         rows=1, cols=max(1, len(domains)), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03
     )
-    parts.dress(figure, title, parts.safe(note), tone)
-    return parts.panels(figure).update_layout(showlegend=True, margin_b=100)
+    parts.dress(figure, title, parts.safe(_counts(rows)), tone)
+    # a panel's title has two lines
+    return parts.panels(figure).update_layout(showlegend=True, margin={"t": 120, "b": 100})
 
 
 def _counts(rows: pd.DataFrame) -> str:

@@ -4,13 +4,13 @@ import pandas as pd
 import streamlit as st
 
 from engine.catalogue import servers_by_rate
-from engine.findings.as_json import study_of
 from engine.findings.claim import ordinal
 from engine.findings.efforts import MEANING
 from engine.findings.evaluate import Finding, Outcome
 from engine.findings.home import HomeFindings, evaluate_home
-from engine.findings.missing import missing_runs, near_misses, undecided
-from engine.findings.verdicts import ENOUGH_SEEDS, FEW
+from engine.findings.missing import Wanted, undecided
+from engine.findings.verdicts import ENOUGH_SEEDS
+from engine.findings.words import PAPER, PAPER_URL, sentence
 from engine.records.study_tag import studies_of
 from workbench.findings import acceptance, figures, report
 from workbench.findings import view as findings_view
@@ -23,16 +23,11 @@ MOST_SHOWN = 12  # comparisons in a figure that stands open; of more, the figure
 
 
 @st.cache_resource(max_entries=4, show_spinner="Comparing runs")  # shared as it is: nothing in it changes
-def evaluate(root: str, changed: str, study: str | None) -> tuple[HomeFindings, pd.DataFrame]:
-    """All findings and what the figures show; kept until a run is added, finished or relabelled (`changed` says so)."""
+def evaluate(root: str, state: str, study: str | None) -> tuple[HomeFindings, pd.DataFrame, int]:
+    """All findings, what the figures show, and how many runs are not in those; until a run changes (`state`)."""
     evaluated = evaluate_home(queries.home(), study, up_to_date=True)
-    return evaluated, acceptance.of_domains(acceptance.acceptance(evaluated))
-
-
-def stamp(known: pd.DataFrame) -> str:
-    kept = known[["run_id", "state", "archived", "certificate", "updated_at", "title"]]
-    tags = known.tags.map(lambda tags: ",".join(tags) if tags is not None else "")
-    return str(pd.util.hash_pandas_object(kept.assign(tags=tags)).sum())
+    rates = acceptance.kept_rates(evaluated)
+    return evaluated, acceptance.of_domains(rates.frame), rates.elsewhere
 
 
 def choose_study(known: pd.DataFrame) -> str | None:
@@ -47,29 +42,27 @@ def choose_study(known: pd.DataFrame) -> str | None:
     return None if study == EVERY else study
 
 
-def show_summary(evaluated: HomeFindings, rates: pd.DataFrame, study: str | None) -> None:
-    """All verdicts at a glance, what they rest on, and the whole as a file."""
-    for finding in evaluated.findings:
-        claim = finding.claim
-        line = f"{findings_view.badge(finding.verdict)} {ordinal(claim.number)} [{claim.title}](#{claim.key})"
-        pooled = finding.headline.pooled
-        effect = "" if pooled is None else f" :gray[{ui.text(findings_view.brief(pooled))}]"
-        st.markdown(line + effect)
+def show_origin(evaluated: HomeFindings) -> None:
+    """What the verdicts rest on, and how they are reached."""
     gone = ", ".join(f"{count} {reason}" for reason, count in evaluated.left_out.items() if count)
-    count = len(evaluated.runs)
+    count = evaluated.n_runs
     took = f"{count} run{'s' if count != 1 else ''} took part" + (f"; left out: {gone}." if gone else ".")
-    st.caption(
-        f"{took} Acceptance is *exact* acceptance on the target's own text, of claim 6b *argmax* acceptance. "
-        "Runs are compared only if they differ in "
-        "nothing but the setting in question, on the same held-out prompts, paired by prompt. A claim's verdict is "
-        f"that of its weakest comparison. Nothing is called reproduced before {ENOUGH_SEEDS} seeds agree."
-    )
-    st.caption(
-        "What servers report comes from "
-        + "; ".join(f"*{rate}*: {', '.join(names)}" for rate, names in servers_by_rate().items())
-        + "."
-    )
-    if evaluated.runs:
+    st.caption(f"{took} The paper: [{ui.text(PAPER)}]({PAPER_URL}).")
+
+
+def show_how(evaluated: HomeFindings, rates: pd.DataFrame, study: str | None) -> None:
+    """How a verdict is reached, and the whole page as a file."""
+    with st.expander("How this is judged"):
+        st.markdown(
+            "Acceptance is *exact* acceptance on the target's own text, of claim 6b *argmax* acceptance. Runs are "
+            "compared only if they differ in nothing but the setting in question, on the same held-out prompts, "
+            "paired by prompt. A claim's verdict is that of its weakest comparison. Nothing is called reproduced "
+            f"before {ENOUGH_SEEDS} seeds agree. The paper does not state whether it means relative or absolute "
+            "percent: both are shown, and figures are relative."
+        )
+        reported = "; ".join(f"*{rate}*: {', '.join(names)}" for rate, names in servers_by_rate().items())
+        st.markdown(f"What servers report comes from {reported}.")
+    if evaluated.n_runs:
         show_report(evaluated, rates, study)
 
 
@@ -91,23 +84,33 @@ def show_report(evaluated: HomeFindings, rates: pd.DataFrame, study: str | None)
 
 
 def show(finding: Finding, evaluated: HomeFindings) -> None:
-    """One claim: what the paper says, what was measured, what is missing."""
+    """One claim: its verdict and one sentence; what it rests on is worked out when somebody asks for it."""
     claim = finding.claim
-    with st.container(border=True):
-        st.subheader(f"{ordinal(finding.claim.number)} {claim.title}", anchor=claim.key)
-        reason = ui.text(finding.reason[:1].upper() + finding.reason[1:])
-        st.markdown(f"{findings_view.badge(finding.verdict)} {reason}.")
-        st.markdown(ui.text(claim.introduced))
-        if claim.by_effort:
-            show_efforts(finding)
-        if finding.cells:
-            show_pooled(finding)
-            if len(finding.cells) > MOST_SHOWN:
-                show_taken_together(finding)
-            for outcome in finding.outcomes:
-                if outcome.cells:
-                    show_cells(finding, outcome, evaluated)
-        show_missing(finding, evaluated)
+    with st.container(key=f"claim_{claim.key}", gap="xsmall"):
+        st.markdown(
+            f"{findings_view.badge(finding.verdict)} **{ordinal(claim.number)} {ui.text(claim.title)}**  \n"
+            f"{ui.text(sentence(finding))}"
+        )
+        details = st.expander("Details", key=f"open_{claim.key}", bind="query-params", type="compact")
+        if details.open:
+            with details:
+                show_details(finding, evaluated)
+
+
+def show_details(finding: Finding, evaluated: HomeFindings) -> None:
+    """What the paper says, what was measured in each place, what is missing."""
+    st.markdown(ui.text(finding.claim.introduced))
+    st.markdown(f"{findings_view.badge(finding.verdict)} {ui.text(finding.reason[:1].upper() + finding.reason[1:])}.")
+    if finding.claim.by_effort:
+        show_efforts(finding)
+    if finding.cells:
+        show_pooled(finding)
+        if len(finding.cells) > MOST_SHOWN:
+            show_taken_together(finding)
+        for outcome in finding.outcomes:
+            if outcome.cells:
+                show_cells(finding, outcome, evaluated)
+    show_missing(finding, evaluated.wanted[finding.claim.key])
 
 
 def show_efforts(finding: Finding) -> None:
@@ -130,11 +133,6 @@ def show_pooled(finding: Finding) -> None:
         key=f"pooled_{claim.key}",
         height="content",
     )
-    if claim.band:
-        st.caption(
-            "The paper does not state whether it means relative or absolute percent: both are shown, and the figure is "
-            "relative."
-        )
 
 
 def show_taken_together(finding: Finding) -> None:
@@ -155,7 +153,7 @@ def show_cells(finding: Finding, outcome: Outcome, evaluated: HomeFindings) -> N
     label = f"{len(cells)} comparison{'s' if len(cells) > 1 else ''} and their runs" + (
         f", {outcome.effort}" if outcome.effort else ""
     )
-    box = st.expander(label, key=f"open_{key}", bind="query-params")
+    box = st.expander(label, key=f"open_{key}_runs", bind="query-params")
     if not box.open:  # tables of a hundred comparisons are sent when they are asked for
         return
     with box:
@@ -183,15 +181,14 @@ def show_effects(finding: Finding, outcome: Outcome, key: str) -> None:
         ui.chart(figure, key=f"effects_{key}", alt=alt, name=f"finding-{key}", wide=True)
 
 
-def show_missing(finding: Finding, evaluated: HomeFindings) -> None:
+def show_missing(finding: Finding, wanted: Wanted) -> None:
     """The runs that would decide the claim, as a study and, where they are few, one by one."""
-    near = [] if finding.cells or finding.verdict != FEW else near_misses(finding.claim, evaluated.runs)
-    for base, other, odd in near:
+    for base, other, odd in wanted.near:
         st.caption(
             f"Nearly comparable: {ui.text(other)} and {ui.text(base)} also differ in "
             f"{ui.text(findings_view.differences(odd))}."
         )
-    study = study_of(finding, evaluated) if undecided(finding) else None
+    study = wanted.study if undecided(finding) else None
     if study is None:
         return
     label = f"The study that would decide it: about {study.n_runs} run{'s' if study.n_runs > 1 else ''}"
@@ -209,7 +206,7 @@ def show_missing(finding: Finding, evaluated: HomeFindings) -> None:
         )
         for line in study.commands:
             st.code(line, language="bash", wrap_lines=True)
-        for number, one in enumerate(missing_runs(finding, evaluated.runs) if study.commands else []):
+        for number, one in enumerate(wanted.runs if study.commands else []):
             st.page_link(
                 page_of("launch"),
                 label=f"Open Launch for {ui.text(one.what)} ({number + 1})",
@@ -218,7 +215,7 @@ def show_missing(finding: Finding, evaluated: HomeFindings) -> None:
             )
 
 
-def show_figures(frame: pd.DataFrame, evaluated: HomeFindings) -> None:
+def show_figures(frame: pd.DataFrame, others: int) -> None:
     """Acceptance by method and domain, against data size, and how it was learnt."""
     if frame.empty:
         return
@@ -234,7 +231,6 @@ def show_figures(frame: pd.DataFrame, evaluated: HomeFindings) -> None:
     show_by_method(frame, temperature, size)
     show_by_size(frame, scenario, temperature)
     show_curves(frame, scenario, size, temperature)
-    others = acceptance.elsewhere(evaluated.runs)
     if others:
         st.caption(
             f"{others} runs are not in these figures: their target, held-out prompts or kind of draft differs from "
@@ -314,8 +310,9 @@ def render() -> None:
             "launch",
         )
     study = choose_study(overview)
-    evaluated, rates = evaluate(str(queries.home().root), stamp(overview), study)
-    show_summary(evaluated, rates, study)
+    evaluated, rates, elsewhere = evaluate(str(queries.home().root), queries.state(), study)
+    show_origin(evaluated)
     for finding in evaluated.findings:
         show(finding, evaluated)
-    show_figures(rates, evaluated)
+    show_how(evaluated, rates, study)
+    show_figures(rates, elsewhere)

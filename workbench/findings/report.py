@@ -17,12 +17,13 @@ import pandas as pd
 from engine import __version__
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, write_atomic
-from engine.findings.as_json import run_json, study_of
+from engine.findings.as_json import run_json
 from engine.findings.claim import ordinal
 from engine.findings.evaluate import Finding
 from engine.findings.home import HomeFindings, evaluate_home
 from engine.findings.missing import undecided
 from engine.findings.verdicts import ENOUGH_SEEDS
+from engine.findings.words import PAPER, PAPER_URL, sentence
 from engine.index import queries
 from engine.index.connection import reading
 from engine.paths import home
@@ -50,11 +51,11 @@ def whole(
     views = claim_views(evaluated) + figure_views(rates, load_curve)
     drawn = dict(zip((view.name for view in views), report.figures_html(views, interactive), strict=True))
     of = f" of the study {study}" if study else ""
-    origin = f"{when} · Draftbench {__version__} · {len(evaluated.runs)} runs{of} · {charts.INTERVAL}"
+    origin = f"{when} · Draftbench {__version__} · {evaluated.n_runs} runs{of} · {charts.INTERVAL}"
     parts = [
         "<h1>Findings</h1>",
         f'<p class="faint">{_safe(origin)}</p>',
-        f"<p>{_safe(HOW)}</p>",
+        f'<p>The claims of <a href="{PAPER_URL}">{_safe(PAPER)}</a>, tested on these runs. {_safe(HOW)}</p>',
         report.table(summary(evaluated.findings)),
         *(_claim(finding, evaluated, drawn) for finding in evaluated.findings),
         "<h2>Figures</h2>",
@@ -68,7 +69,7 @@ def whole(
 
 
 HOW = (
-    "The claims of arXiv 2503.07807, tested on these runs. Acceptance is exact acceptance: the mean of sum min(p, q) "
+    "Acceptance is exact acceptance: the mean of sum min(p, q) "
     "over the target's own text (of claim 6b, argmax acceptance: the mean of p(argmax q)). Two runs are compared only "
     "if they differ in nothing but the setting in question, on "
     "the same held-out prompts, paired by prompt; intervals are bootstraps over prompts. A claim's verdict is that of "
@@ -90,6 +91,7 @@ def summary(findings: Sequence[Finding]) -> pd.DataFrame:
                 "ratio": "–" if pooled is None else findings_view.ratio(pooled.relative),
                 "relative": "–" if pooled is None else findings_view.percent(pooled.relative),
                 "absolute": "–" if pooled is None else findings_view.points(pooled.absolute),
+                "result": sentence(finding),
                 "why": finding.reason,
             }
         )
@@ -112,7 +114,7 @@ def origins(evaluated: HomeFindings) -> pd.DataFrame:
     }
     rows = []
     for run in evaluated.runs:
-        facts: dict[str, Any] = run_json(evaluated, run.id)
+        facts: dict[str, Any] = run_json(evaluated, run)
         facts["seeds"] = ", ".join(f"{name} {seed}" for name, seed in (facts["seeds"] or {}).items())
         facts["commit"] = f"{str(facts['commit'] or '–')[:12]}{' (changed)' if facts['changed'] else ''}"
         for key in ("target_fingerprint", "train_hash", "heldout_hash", "draft_sha256"):
@@ -192,7 +194,7 @@ def _claim(finding: Finding, evaluated: HomeFindings, drawn: dict[str, str]) -> 
     claim = finding.claim
     parts = [
         f"<h2>{_safe(f'{ordinal(claim.number)} {claim.title}')}</h2>",
-        f"<p>{_safe(claim.introduced)}</p>",
+        f"<p>{_safe(sentence(finding))} {_safe(claim.introduced)}</p>",
         f"<p><b>{_safe(finding.verdict)}</b>: {_safe(finding.reason)}.</p>",
         _list(findings_view.effort_lines(finding)),
     ]
@@ -208,7 +210,7 @@ def _claim(finding: Finding, evaluated: HomeFindings, drawn: dict[str, str]) -> 
                 f"<details><summary>{len(comparisons)} comparisons and their runs{_safe(effort)}</summary>"
                 f"{report.table(comparisons)}</details>"
             )
-    study = study_of(finding, evaluated) if undecided(finding) else None
+    study = evaluated.wanted[claim.key].study if undecided(finding) else None
     if study is not None:
         parts.append(
             f"<details><summary>The study that would decide it: {_safe(study.why)}</summary>"
@@ -235,7 +237,7 @@ def main(arguments: Sequence[str]) -> int:
             with reading(home().index) as con:
                 return queries.curve(con, run_ids)
 
-        text = whole(evaluated, acceptance.of_domains(acceptance.acceptance(evaluated)), load, study)
+        text = whole(evaluated, acceptance.of_domains(acceptance.kept_rates(evaluated).frame), load, study)
         with disk_errors(path):
             write_atomic(path, text)
     except DraftbenchError as error:

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from engine.findings.as_json import shifted
 from engine.findings.claim import Claim
 from engine.findings.efforts import MEANING
 from engine.findings.evaluate import Cell, Finding, Outcome, Pooled
 from engine.findings.runs import Run
-from engine.findings.verdicts import FEW, NOT, REPRODUCED, SAME
+from engine.findings.verdicts import BETTER, FEW, NOT, REPRODUCED, SAME
+from engine.findings.words import ranged
 from engine.records.interval import Interval
 from workbench.shared import theme
 from workbench.shared.pages import link
 
 # A verdict is shown by word and icon; colour only helps.
 VERDICTS: dict[str, tuple[str, str]] = {
+    BETTER: (":material/star:", "green"),
     REPRODUCED: (":material/check_circle:", "green"),
     SAME: (":material/trending_flat:", "blue"),
     NOT: (":material/cancel:", "orange"),
     FEW: (":material/hourglass_empty:", "gray"),
 }
-_MARKS = {REPRODUCED: "circle", SAME: "triangle-up", NOT: "x", FEW: "circle-open"}
+_MARKS = {REPRODUCED: "circle", SAME: "triangle-up", NOT: "x", FEW: "circle-open", BETTER: "star"}
 
 
 def badge(verdict: str) -> str:
@@ -43,20 +46,12 @@ def place(where: Mapping[str, Any]) -> str:
 
 def percent(interval: Interval) -> str:
     """'+4.1% [+2.0%, +6.3%]', or a dash where there is no value."""
-    return _ranged(interval, lambda value: f"{value:+.1%}")
+    return ranged(interval, "+.1%")
 
 
 def points(interval: Interval) -> str:
     """'+0.012 [+0.006, +0.019]': a difference of acceptances."""
-    return _ranged(interval, lambda value: f"{value:+.3f}")
-
-
-def _ranged(interval: Interval, formatted: Callable[[float], str]) -> str:
-    if math.isnan(interval.value):
-        return "–"
-    if math.isnan(interval.low):
-        return formatted(interval.value)
-    return f"{formatted(interval.value)} [{formatted(interval.low)}, {formatted(interval.high)}]"
+    return ranged(interval, "+.3f")
 
 
 def table(claim: Claim, cells: Sequence[Cell]) -> pd.DataFrame:
@@ -111,7 +106,7 @@ def _pooled_row(claim: Claim, pooled: Pooled) -> dict[str, Any]:
 
 def ratio(relative: Interval) -> str:
     """'1.041 [1.020, 1.063]': the one acceptance over the other."""
-    return _ranged(relative, lambda value: f"{1 + value:.3f}")
+    return ranged(shifted(relative, 1.0), ".3f")
 
 
 def effort_lines(finding: Finding) -> list[str]:
@@ -160,6 +155,7 @@ def runs_table(runs: Sequence[str], known: Mapping[str, Run]) -> pd.DataFrame:
             "target tokens": known[run].effort.get("tokens_seen"),
         }
         for run in runs
+        if run in known  # one may have been removed a moment ago
     )
 
 

@@ -4,19 +4,41 @@ from __future__ import annotations
 
 import streamlit as st
 
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
+from engine.jobs.executors import chosen_place
 from engine.measure.decision import decide
 from engine.numbers import interval
+from engine.planning.bounded_checks import checked
 from engine.records.speed import Speed
 from engine.records.summary import Summary
+from engine.runs.advice import trains
 from engine.runs.folder import RunFolder
 from workbench.run.results import VERDICT_ICONS
-from workbench.run.stage import redraw_every, stage
+from workbench.run.stage import stage
 from workbench.run.training_curve import Now
-from workbench.shared import queries, ui
+from workbench.shared import queries, ui, watch
 
-_REDRAW_S = 2
-_WAYS = {"plain": "plain decoding", "speculative": "with the draft", "transformers": "Transformers' own generate"}
+_WAYS = {
+    "plain": "plain decoding",
+    "speculative": "with the draft",
+    "transformers": "Transformers' own generate",
+    "served": "the server",
+}
+
+
+def start(recipe: Recipe, param: str) -> str:
+    """Queue a run and keep its id in the address under `param`; what to say.
+
+    Raises DraftbenchError, and starts nothing, if a check finds what the run would stumble over.
+    """
+    failed = [check for check in checked(queries.home(), recipe) if not check.ok]
+    if failed:
+        first, more = failed[0], f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise DraftbenchError(f"not started: {first.name}: {first.message}{more}", "the run would fail", first.fix)
+    (run,) = chosen_place().submit_all(queries.home(), [recipe])
+    st.query_params[param] = run.id
+    return f"{run.id} has begun, or waits for its turn."
 
 
 def run_named(param: str) -> RunFolder | None:
@@ -42,28 +64,31 @@ def show(run: RunFolder, heading: str) -> None:
     with st.container(border=True):
         st.markdown(f"**{heading}** {ui.state_badge(status.state)}")
         if status.state in queries.UNFINISHED:
-            st.fragment(run_every=redraw_every(status, _REDRAW_S))(_progress)(run, status.phase)
+            _progress(run, status.state)
         elif is_done(run):
             _measured(run.summary())
         elif status.error is not None:
             ui.error_box(DraftbenchError(status.error.what or "the run has failed", status.error.why, status.error.fix))
         with st.container(horizontal=True, gap="medium"):
             ui.goto("run", "Open the run", icon=":material/monitoring:", run=run.id)
-            if is_done(run) and run.recipe().trains:
+            if is_done(run) and trains(run):
                 ui.goto("run", "Export and serve it", icon=":material/upload:", run=run.id, view="Export")
 
 
+@st.fragment
 def _progress(run: RunFolder, drawn: str) -> None:
-    """The bar; the page is drawn anew when the run ends or begins another phase, whose pace of drawing may differ."""
-    status = run.status()
-    if status.state not in queries.UNFINISHED or status.phase != drawn:
+    """The bar; the page is drawn anew when the run is no longer in the state `drawn`."""
+    seen, status = watch.marks(queries.home(), [run.id]), run.status()
+    if status.state != drawn:
         queries.refresh()
         st.rerun()
     if status.state == "queued":
         st.caption("It waits for its turn.")
-        return
-    phase = stage(status, Now())
-    st.progress(phase.share or 0.0, text=ui.text(phase.text))
+    else:
+        phase = stage(status, Now())
+        stopping = "stopping; " if status.stop_asked_at else ""
+        st.progress(phase.share or 0.0, text=ui.text(stopping + phase.text + phase.left))
+    watch.watch(f"watch-{run.id}", [run.id], seen, ("state", "status"))
 
 
 def _measured(summary: Summary) -> None:

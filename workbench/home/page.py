@@ -5,7 +5,8 @@ It is drawn from the index; the checks of the machine load torch and therefore c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -13,20 +14,18 @@ import streamlit as st
 from engine.measure import speed_words
 from engine.measure.decision import decide
 from engine.records.speed import Speed
-from engine.records.status import Status
 from engine.runs.folder import RunFolder
 from engine.runs.samples import lay_out_samples, sample_folders
 from workbench.compare.every_run import suggested
 from workbench.home import your_model
-from workbench.live.decode import has_draft
-from workbench.run.stage import redraw_every, stage
+from workbench.live.drafts import has_draft
+from workbench.run.stage import stage
 from workbench.run.training_curve import Now
-from workbench.shared import actions, chart_parts, queries, ui
+from workbench.shared import actions, chart_parts, queries, ui, watch
 from workbench.shared.method_names import SUPERVISION, method_name
 from workbench.shared.pages import page_of
 
 CARDS_PER_ROW = 3
-_REDRAW_S = 4  # of the list of running jobs
 STEPS: tuple[tuple[str, str, str, str, dict[str, str]], ...] = (
     ("1. Watch", "See the target accept or reject each token that a draft proposes.", "Open Live", "live", {}),
     (
@@ -143,21 +142,22 @@ def draft_card(run: pd.Series) -> None:
 
 def running_jobs() -> None:
     """Draw the queued and running runs, updated while the page is open."""
-    labels = _active_labels()
-    every = _redraw_interval(_statuses(labels))
-    st.fragment(run_every=every)(job_rows)(labels, every)
+    active = queries.active()
+    labels = dict(zip(active.run_id, active.label, strict=True))
+    job_rows(labels, _turns(watch.marks(queries.home(), list(labels))))
 
 
-def job_rows(labels: Mapping[str, str], every: float) -> None:
-    """Draw one row per run, every `every` seconds; the page is redrawn when that interval changes.
+@st.fragment
+def job_rows(labels: Mapping[str, str], drawn: tuple[str, ...]) -> None:
+    """Draw one row per run, again when its status has changed; the whole page when a run was added, began or ended.
 
-    While speed is measured, only the status files of the runs in `labels` are read: bringing the index up to date
-    takes far more of the cores.
+    Only the status files of the runs in `labels` are read: the index costs far more.
     """
-    labels = _active_labels() if every == _REDRAW_S else labels
-    statuses = _statuses(labels)
-    if _redraw_interval(statuses) != every:
+    seen = watch.marks(queries.home(), list(labels))
+    if _turns(seen) != drawn:
+        queries.refresh()
         st.rerun()
+    statuses = {run_id: RunFolder(queries.home().run(run_id)).status() for run_id in labels}
     if not statuses:
         st.caption("No runs are queued or running.")
     for run_id, status in statuses.items():
@@ -167,21 +167,14 @@ def job_rows(labels: Mapping[str, str], every: float) -> None:
                 st.markdown(ui.state_badge(status.state))
             if status.state == "running":
                 phase = stage(status, Now())
-                stopping = "stopping at the next safe point; " if status.stop_asked_at else ""
-                st.progress(phase.share or 0.0, text=ui.text(stopping + phase.text))
+                stopping = "stopping; " if status.stop_asked_at else ""
+                st.progress(phase.share or 0.0, text=ui.text(stopping + phase.text + phase.left))
+    watch.watch("watch-jobs", list(labels), seen, ("state", "status", "runs"))
 
 
-def _active_labels() -> dict[str, str]:
-    active = queries.active()
-    return dict(zip(active.run_id, active.label, strict=True))
-
-
-def _statuses(run_ids: Iterable[str]) -> dict[str, Status]:
-    return {run_id: RunFolder(queries.home().run(run_id)).status() for run_id in run_ids}
-
-
-def _redraw_interval(statuses: Mapping[str, Status]) -> float:
-    return max((redraw_every(status, _REDRAW_S) for status in statuses.values()), default=_REDRAW_S)
+def _turns(seen: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of `watch.marks` what says that a run was added or removed, began, or ended."""
+    return (seen["runs"], *(f"{run} {state}" for run, state in seen["states"].items()))
 
 
 def first_steps() -> None:

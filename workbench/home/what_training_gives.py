@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from engine.errors import DraftbenchError, first_line
+from engine.errors import DraftbenchError
 from engine.measure.decision import decide
 from engine.planning import bounded_checks
 from engine.records.provenance import Machine, Provenance
@@ -14,6 +14,7 @@ from engine.records.recipe import read_recipe
 from engine.records.summary import Summary
 from engine.runs.as_it_is import recipe_to_train
 from engine.runs.samples import sample_folders
+from workbench.home import outcome
 from workbench.launch import cost_view, starting
 from workbench.shared import actions, queries, ui
 
@@ -52,12 +53,10 @@ def section(model: Recognised, path: str, draft: str | None, *, skip_bad: bool) 
             )
         )
         cost_view.show([recipe])
-        from workbench.home.your_model import started
-
         with st.container(horizontal=True, gap="medium", vertical_alignment="center"):
             actions.button(
                 "Train",
-                lambda: started([recipe], "trained"),
+                lambda: outcome.start(recipe, "trained"),
                 key="home-train",
                 type="primary",
                 icon=":material/model_training:",
@@ -80,7 +79,7 @@ def _split(root: str, path: str, skip_bad: bool) -> Any:
 
 def _examples() -> None:
     """What the sample runs gained: measured elsewhere, on other models; nothing is promised for this one."""
-    rows, machines = _gains()
+    rows, machines, unread = _gains()
     if not rows:
         st.caption("No finished run says yet what training gives.")
         return
@@ -98,21 +97,24 @@ def _examples() -> None:
             "The best sample run of each domain and target: exact acceptance at temperature 0 on held-out prompts. "
             f"Samples come with Draftbench and were measured elsewhere, on {', '.join(machines)}. Your model and "
             "prompts may gain more or less; only a run says."
+            + (f" Not read, because they are damaged: {', '.join(unread)}." if unread else "")
         )
     )
 
 
 @st.cache_data(show_spinner=False)
-def _gains() -> tuple[list[dict[str, Any]], list[str]]:
-    """A row for each domain and target of the samples that ship, and the machines they were measured on."""
+def _gains() -> tuple[list[dict[str, Any]], list[str], list[str]]:
+    """A row for each domain and target of the samples that ship, the machines they were measured on, and samples that
+    could not be read."""
     best: dict[tuple[str, str], dict[str, Any]] = {}
     machines: set[str] = set()
+    unread: list[str] = []
     for folder in sample_folders():
         try:
             summary, recipe = Summary.read_or_empty(folder), read_recipe(folder)
             machine = Provenance.read_or_empty(folder).measured_on or Machine()
-        except DraftbenchError as error:  # a damaged sample is no example; the Runs page says what is wrong with it
-            st.caption(ui.text(first_line(error)))
+        except DraftbenchError:
+            unread.append(folder.name)
             continue
         before = {row.temperature: row.value for row in summary.of("initial", "exact")}
         for row in summary.of("trained", "exact"):
@@ -128,4 +130,4 @@ def _gains() -> tuple[list[dict[str, Any]], list[str]]:
                     "verdict": decide(summary).answer,
                 }
             machines.add(machine.processor or "an unknown processor")
-    return [best[key] for key in sorted(best)], sorted(machines)
+    return [best[key] for key in sorted(best)], sorted(machines), unread

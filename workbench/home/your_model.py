@@ -5,18 +5,16 @@ Everything chosen lies in the address. What an address names is looked at only o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from engine.config.schema import DEFAULT_TARGET, Recipe
+from engine.config.schema import DEFAULT_TARGET
 from engine.data.formats import FILE_READERS
 from engine.errors import DraftbenchError
-from engine.jobs.executors import chosen_place
 from engine.planning import bounded_checks
-from engine.planning.own_prompts import keep, keep_pasted
+from engine.planning.own_prompts import MOST_BYTES, keep, keep_pasted
 from engine.runs.as_it_is import recipe_as_it_is
 from workbench.home import outcome, what_training_gives
 from workbench.shared import actions, queries, ui
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
 GENERIC = "sample_data/drafts/generic"
 _ASKED, _PROMPTS_ERROR = "home:asked", "home:prompts-error"
 _SHOWN_BAD = 3
+_LAUNCH_FROM = "from_layers"
 
 
 def section() -> None:
@@ -40,15 +39,13 @@ def section() -> None:
             draft = _draft_field()
         with right:
             path = _prompts_field()
-        if (name or path) and not _is_asked():
-            return
-        with left:
-            model = _recognised(name)
-        with right:
-            report = _checked(path, model)
-        if model is not None and model.kind == "server":
-            _served(model)
-        elif model is not None and report is not None:
+        model, report = None, None
+        if (name or path) and _is_asked():
+            with left:
+                model = _recognised(name)
+            with right:
+                report = _checked(path, model)
+        if model is not None and report is not None:
             bad = bool(report["bad_rows"])
             actions.button(
                 "Measure as it is",
@@ -57,18 +54,13 @@ def section() -> None:
                 type="primary",
                 icon=":material/speed:",
             )
-            st.caption(
-                "About a minute for a small model. "
-                + (
-                    "Without a draft: how fast plain decoding is, ours and Transformers' own."
-                    if draft is None
-                    else "How many of the draft's tokens the model accepts, and whether it is faster with it."
-                )
-            )
+            st.caption(_what_is_measured(model, draft))
     measured = outcome.run_named("measured")
     if measured is not None:
         outcome.show(measured, "As it is")
-        if model is not None and report is not None and outcome.is_done(measured):
+        if model is not None and model.kind == "server":
+            _train_for_server()
+        elif model is not None and report is not None and outcome.is_done(measured):
             what_training_gives.section(model, path, draft, skip_bad=bool(report["bad_rows"]))
     trained = outcome.run_named("trained")
     if trained is not None:
@@ -117,6 +109,7 @@ def _prompts_field() -> str:
             "Prompts as JSON lines, JSON, CSV or Parquet",
             type=sorted(suffix.removeprefix(".") for suffix in FILE_READERS),
             key="home-upload",
+            max_upload_size=MOST_BYTES // 1_000_000,
             on_change=_keep_upload,
             help="Each row has a `prompt` or `messages`, and perhaps `tools`. The file is kept in the home folder.",
         )
@@ -170,7 +163,7 @@ def _is_asked() -> bool:
     if st.session_state.get(_ASKED):
         return True
     st.caption("Model and prompts come from the address of this page: nothing they name has been read yet.")
-    st.button("Look at them", on_click=_ask, icon=":material/fact_check:")
+    st.button("Look at them", on_click=_ask, key="home-look", icon=":material/fact_check:")
     return False
 
 
@@ -197,14 +190,11 @@ def _checked(path: str, model: Recognised | None) -> dict[str, Any] | None:
     if not path:
         return None
     st.caption(f":material/description: {ui.text(Path(path).name)}")
-    if model is None or model.kind == "server":
+    if model is None:
         return None
-    if not model.here:
-        st.caption("Lengths are not known before the model is here.")
-        return {"bad_rows": []}
     try:
         with st.spinner("Checking the prompts ..."):
-            report = _report(path, model.model, _stamp(path))
+            report = _report(path, model.model if model.here else None, _stamp(path))
     except DraftbenchError as error:
         ui.error_box(error)
         return None
@@ -222,22 +212,27 @@ def _stamp(path: str) -> float:
 
 
 @st.cache_data(ttl=600, max_entries=20, show_spinner=False)
-def _report(path: str, model: str, stamp: float) -> dict[str, Any]:
+def _report(path: str, model: str | None, stamp: float) -> dict[str, Any]:
     return bounded_checks.prompts_checked([path], model)
 
 
 def _show(report: dict[str, Any]) -> None:
     """How many prompts, how long, under which template, and what is left out and why."""
-    tokens, bad = report["tokens"], report["bad_rows"]
+    tokens, bad = report.get("tokens"), report["bad_rows"]
     words = [
-        f"{report['prompts']:,} prompts" + (f", {report['with_tools']:,} with tools" if report["with_tools"] else ""),
-        f"{tokens['least']:,} to {tokens['most']:,} tokens in the model's own chat template, {tokens['median']:,} in "
-        "the middle",
+        f"{report['prompts']:,} prompts" + (f", {report['with_tools']:,} with tools" if report["with_tools"] else "")
     ]
+    if tokens:
+        words.append(
+            f"{tokens['least']:,} to {tokens['most']:,} tokens in the model's own chat template, {tokens['median']:,} "
+            "in the middle"
+        )
+    else:
+        words.append("how long they are is not known before the model is here")
     if report["repeated"]:
         words.append(f"{report['repeated']:,} repeat an earlier one")
     st.caption(f":material/check: {ui.text('; '.join(words))}")
-    if report["too_long"]:
+    if report.get("too_long"):
         st.warning(
             f"{report['too_long']:,} fill the model's context of {report['context_tokens']:,} tokens: a run refuses "
             "them. Take them out of the file."
@@ -251,23 +246,22 @@ def _show(report: dict[str, Any]) -> None:
 def _measure(model: Recognised, path: str, draft: str | None, *, skip_bad: bool) -> str:
     settings = ["prompts.skip_bad=true"] if skip_bad else []
     recipe = recipe_as_it_is(queries.home(), model.model, [path], draft, settings)
-    return started([recipe], "measured")
+    return outcome.start(recipe, "measured")
 
 
-def started(recipes: Sequence[Recipe], param: str) -> str:
-    """Queue a run and keep its id in the address under `param`; what to say."""
-    (run,) = chosen_place().submit_all(queries.home(), recipes)
-    st.query_params[param] = run.id
-    return f"{run.id} has begun, or waits for its turn."
+def _what_is_measured(model: Recognised, draft: str | None) -> str:
+    if model.kind == "server":
+        return (
+            "How fast the server answers, one request at a time, by its own count of tokens. Its weights are not here: "
+            "a speed-up over plain decoding cannot be measured. A key that it needs is named on the command line: "
+            "`draftbench measure-only URL --prompts FILE --set capture.server.key_env=NAME`."
+        )
+    brief = "About a minute for a small model. "
+    if draft is None:
+        return f"{brief}Without a draft: how fast plain decoding is, ours and Transformers' own."
+    return f"{brief}How many of the draft's tokens the model accepts, and whether it is faster with it."
 
 
-def _served(model: Recognised) -> None:
-    st.info(
-        "A served model is measured where it is served: how fast it answers and, if it drafts already, how many tokens "
-        "it accepts. Draftbench has no weights of it, so a speed-up over plain decoding cannot be measured here. On "
-        "the command line:",
-        icon=":material/dns:",
-    )
-    st.code(f"draftbench served probe {model.model} --prompts YOUR_PROMPTS.jsonl", language="bash")
-    st.caption("To train a draft from what it answers, open Launch and switch on *Answers from a server*.")
-    ui.goto("launch", "Open Launch", icon=":material/rocket_launch:", recipe="from_layers")
+def _train_for_server() -> None:
+    st.caption("A draft can be trained from what the server answers: in Launch, switch on *Answers from a server*.")
+    ui.goto("launch", "Open Launch", icon=":material/rocket_launch:", recipe=_LAUNCH_FROM)

@@ -10,11 +10,11 @@ import streamlit as st
 from engine.config.reading import dump_recipe, parse_recipe
 from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
-from engine.planning.bounded_checks import estimated
+from engine.planning.bounded_checks import estimated, tried
 from engine.progress import duration
 from engine.untrusted.yaml_text import parse_yaml
 from workbench.launch.sweep_view import by_prompts, estimate_note
-from workbench.shared import queries, ui
+from workbench.shared import actions, queries, ui, watch
 
 if TYPE_CHECKING:
     from engine.planning.estimate import Estimate
@@ -37,6 +37,8 @@ def show(recipes: Sequence[Recipe]) -> None:
     except DraftbenchError as error:
         ui.error_box(error)
         return
+    from engine.planning.estimate import NEVER_RUN
+
     known = [estimate for estimate, _ in estimates]
     least = any(estimate.seconds_missing for estimate in known)
     seconds = sum(_shared(estimate.seconds, "capture", count) for estimate, count in estimates)
@@ -51,11 +53,34 @@ def show(recipes: Sequence[Recipe]) -> None:
         ):
             st.metric(label, value if is_known else "not known", width="content")
     _show_parts(known[0], len(recipes))
+    if any(e.seconds_unknown == NEVER_RUN for e in known):
+        actions.outcome()
+        _offer_probe([group[0] for group in groups])
     for words in dict.fromkeys(w for e in known for w in (e.seconds_unknown, e.disk_unknown, e.memory_unknown)):
         if words:
             st.caption(ui.text(words[0].upper() + words[1:]))
     if seconds and (note := estimate_note(recipes)):
         st.caption(note)
+
+
+def _offer_probe(recipes: Sequence[Recipe]) -> None:
+    """A button that tries target and draft, unless that would spoil what a run is timing."""
+
+    def try_them() -> None:
+        for recipe in recipes:
+            tried(queries.home(), recipe)
+        _cost.clear()
+
+    if watch.marks(queries.home(), [])["timing"]:
+        st.caption("A run is measuring its speed; target and draft can be tried for the time when that is done.")
+        return
+    actions.button(
+        "Try it for five seconds",
+        try_them,
+        key="probe",
+        icon=":material/timer:",
+        help="Loads the target and runs it and the draft for five seconds, to estimate how long the run will take.",
+    )
 
 
 def _show_parts(estimate: Estimate, count: int) -> None:
@@ -64,13 +89,16 @@ def _show_parts(estimate: Estimate, count: int) -> None:
     each = " per run" if count > 1 else ""
     if parts:
         differs = f" ({'; '.join(estimate.differs)})" if estimate.differs else ""
-        st.caption(
-            f"Time{each}: {', '.join(parts)}. Scaled from run {ui.text(estimate.based_on + differs)}, on this machine."
+        source = (
+            "Scaled from five seconds of target and draft, with answers as long as they may be"
+            if estimate.probed
+            else f"Scaled from run {ui.text(estimate.based_on + differs)}"
         )
+        st.caption(f"Time{each}: {', '.join(parts)}. {source}, on this machine.")
     if estimate.seconds_missing:
+        source = "The trial" if estimate.probed else f"Run {ui.text(estimate.based_on)}"
         st.caption(
-            f"Not counted: {' and '.join(estimate.seconds_missing)}. Run {ui.text(estimate.based_on)} does not tell "
-            f"how "
+            f"Not counted: {' and '.join(estimate.seconds_missing)}. {source} does not tell how "
             f"long {'that takes' if len(estimate.seconds_missing) == 1 else 'they take'}."
         )
 

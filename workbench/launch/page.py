@@ -21,7 +21,7 @@ from engine.served.keys import allow, not_allowed, server_of
 from engine.untrusted.visible import visible
 from workbench.launch import cost_view, from_address, parts, starting, steps_view, studies_view, sweep_view, where
 from workbench.launch.form import Form
-from workbench.shared import queries, ui
+from workbench.shared import pickers, queries, ui
 from workbench.shared.pages import listed
 
 if TYPE_CHECKING:
@@ -48,17 +48,20 @@ def choose_start() -> starting.Start:
     run_id = st.query_params.get("from")
     if run_id:
         start = starting.from_run(queries.home(), run_id)
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.info(f"Filled from run {ui.text(start.name)}.", icon=":material/content_copy:")
-            if st.button("Use a recipe instead", key="no-run"):
-                st.query_params.clear()
-                st.rerun()
+        pickers.choose_run("Filled from the earlier run", "anything", "from", forget=("set",))
+        if st.button("Use a recipe instead", key="no-run", icon=":material/description:"):
+            st.query_params.clear()
+            st.rerun()
         return start
     titles = starting.recipe_titles()
     files = "  \n".join(f"{ui.text(title)}: `recipes/{name}.yaml`" for name, title in titles.items())
     name = ui.choose_one("Starting point", list(titles), titles, "recipe", help=files, forget=("set",))
     start = starting.from_recipe(name)
     st.caption(ui.text(start.about))
+    earlier = pickers.opens_on(pickers.runs_with("anything"))
+    if earlier and st.button("Start from an earlier run", key="some-run", icon=":material/content_copy:"):
+        st.query_params.from_dict({"from": earlier})
+        st.rerun()
     return start
 
 

@@ -9,137 +9,165 @@ from typing import Any
 
 from engine.decode.events import EMITTED
 from engine.errors import DraftbenchError
-from workbench.live.decode import Ask, Choice, Live, Side
+from engine.measure.speed_words import compared
+from engine.records.interval import Interval
+from workbench.live.address import LONGEST, address
+from workbench.live.decode import Live, Side
+from workbench.live.drafts import Choice
+from workbench.live.sent import Sent
 from workbench.shared import tokens
 from workbench.shared.pages import link
 
 CSS = """
 .live{font-size:15px}
 .live h3{margin:.1rem 0 .1rem;font-size:1.05rem;overflow-wrap:anywhere}
-.live .about{opacity:.75;font-size:.86rem;margin:0 0 .6rem;overflow-wrap:anywhere}
-.live .stage{opacity:.8;margin-bottom:.8rem}
+.live .about{opacity:.8;font-size:.86rem;margin:.2rem 0 .4rem;overflow-wrap:anywhere}
+.live .stage{opacity:.8;font-size:.86rem;margin:0 0 .3rem}
 .live .sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,260px),1fr));gap:1.4rem}
-.live .figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(7.6rem,1fr));gap:.5rem 1rem;
-margin:.2rem 0 .7rem}
-.live .figures b{display:block;font-size:1.35rem;font-variant-numeric:tabular-nums;line-height:1.25}
-.live .figures span{display:block;font-size:.86rem}
-.live .figures small{display:block;opacity:.7;font-size:.78rem}
-.live .tokens{margin:.7rem 0 1.2rem}
-.live .legend{margin-top:1.2rem;border-top:1px solid rgba(128,128,128,.3);padding-top:.8rem}
+.live .figures{font-size:.92rem;font-variant-numeric:tabular-nums;margin:.2rem 0 .3rem;overflow-wrap:anywhere}
+.live .figures span{white-space:nowrap}
+.live .figures span+span::before{content:"· ";opacity:.6}
+.live .tokens{margin:.1rem 0 .6rem}
+.live .legend{margin-top:.8rem;border-top:1px solid rgba(128,128,128,.3);padding-top:.6rem}
 .live .plain{margin-top:1rem;border-top:1px solid rgba(128,128,128,.3);padding-top:.8rem}
+.live .note{border-left:4px solid #E69F00;padding:.2rem .8rem;margin:.3rem 0;font-size:.9rem;overflow-wrap:anywhere}
+.live pre{white-space:pre-wrap;overflow-wrap:anywhere;background:rgba(128,128,128,.12);padding:.7rem .9rem;
+border-radius:.3rem;font:.84rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;max-height:26rem;overflow:auto}
 .live .box{border-left:4px solid #D55E00;background:#D55E0018;padding:.7rem 1rem;border-radius:.3rem;
 overflow-wrap:anywhere}
 .live .box p{margin:.2rem 0}
 body:has(#refused input:not(:checked)) .tokens .tok:is(.fate-rejected,.fate-discarded){display:none}
 footer{display:none!important}
-@media(max-width:680px){#settings{order:2}}
 """
 
-_LONGEST_IN_ADDRESS = 1500  # characters of a prompt
 _STAGES = {
     "loading": "Loading the models, once for all visitors.",
     "decoding": "Decoding. Press Stop to end after the current round.",
-    "plain": "Decoding as many tokens without a draft, to measure the speed-up.",
+    "plain": "Decoding as many tokens without a draft, to measure the difference.",
+    "alone": "Decoding without a draft. Press Stop to end after the current token.",
     "stopped": "Stopped.",
     "done": "Done.",
 }
 
 
 def page(live: Live, known: Mapping[str, Choice]) -> str:
-    """The answer so far. `known`: run id -> its name and description."""
-    sides = "".join(_side(live, side, known.get(side.name) or Choice(side.name, side.name, "")) for side in live.sides)
-    parts = [
-        f'<p class="stage" role="status">{_STAGES[live.stage]} {_settings(live)}</p>',
-        f'<div class="sides">{sides}</div>',
-    ]
+    """The answer so far: tokens first, and below each answer its numbers. `known`: run id -> its description."""
+    sides = [_side(live, side, known.get(side.name) or Choice(side.name, side.name)) for side in live.sides]
+    if live.ask.draft_on:
+        answers = f'<div class="sides">{"".join(sides)}</div>' + (_plain(live) if live.plain.rounds else "")
+    else:
+        earlier = "".join(shown for side, shown in zip(live.sides, sides, strict=True) if side.rounds)
+        answers = _plain(live) + (f'<div class="plain sides">{earlier}</div>' if earlier else "")
+    stage = f'<p class="stage" role="status">{_STAGES[live.stage]}</p>'
+    return _wrap(stage + _notes(live) + answers + tokens.legend_html() + _below(live))
+
+
+def _notes(live: Live) -> str:
+    """What a visitor must know before believing the answer or its times."""
+    notes = []
+    if live.unused:
+        notes.append(f"The target does not see all of this: {'; '.join(live.unused)}.")
     if live.busy:
-        parts.append(
-            f'<p class="about">Run {html.escape(live.busy)} is in progress on this machine, '
-            "so tokens/s and speed-up are not reliable now.</p>"
-        )
-    if live.ask.compare_plain:
-        parts.append(_plain(live.plain))
-    return _wrap("".join(parts) + tokens.legend_html() + _address(live.ask))
+        notes.append(f"Run {live.busy} is in progress on this machine, so times are not reliable now.")
+    return "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)
 
 
-def address(ask: Ask) -> str | None:
-    """The URL that fills the form with these settings; None if the prompt is too long for a URL."""
-    if len(ask.prompt) > _LONGEST_IN_ADDRESS:
-        return None
-    return link(
-        "live",
-        run=ask.run_ids[0],
-        run2=ask.run_ids[1] if len(ask.run_ids) > 1 else None,
-        prompt=ask.prompt,
-        context=ask.context or None,
-        gamma=ask.gamma,
-        temperature=ask.temperature,
-        top_p=ask.top_p,
-        top_k=ask.top_k,
-        seed=ask.seed,
-        max_new_tokens=ask.max_new_tokens,
-        plain=int(ask.compare_plain),
-    )
-
-
-def _address(ask: Ask) -> str:
-    url = address(ask)
-    if url is None:
-        return '<p class="about">The prompt is too long for a link; save the trace to share it.</p>'
-    return f'<p><a href="{html.escape(url)}" target="_blank">Link to this view</a>: these settings and this prompt.</p>'
-
-
-def _settings(live: Live) -> str:
-    ask = live.ask
-    settings = [f"gamma {ask.gamma}", f"temperature {ask.temperature:g}", f"seed {ask.seed}"]
+def _below(live: Live) -> str:
+    """Settings and the link: below everything that is read first."""
+    ask, url = live.ask, address(live.ask)
+    settings = [f"gamma {ask.gamma}", f"temperature {ask.temperature:g}", f"{ask.proposals} proposals"]
     settings += [f"top-p {ask.top_p:g}"] if ask.top_p < 1 else []
     settings += [f"top-k {ask.top_k}"] if ask.top_k else []
+    settings += [f"seed {ask.seed}"]
     settings += [f"{live.conditions['dtype']} on {live.conditions['device']}"] if live.conditions else []
     settings += [f"with {live.context}"] if live.context else []
+    settings += [f"prompt of {live.prompt_tokens:,} tokens"] if live.prompt_tokens else []
     target = f"Target {live.target}; " if live.target else ""
-    return html.escape(target + ", ".join(settings))
+    parts = [f'<p class="about">{html.escape(target + ", ".join(settings))}</p>']
+    if len(url) > LONGEST:
+        parts.append(
+            f'<p class="about">No link to this view: it would have {len(url):,} characters, more than the {LONGEST:,} '
+            "that mail and chat programs carry whole. Save the trace to share it.</p>"
+        )
+    else:
+        parts.append(
+            f'<p><a href="{html.escape(url)}" target="_blank">Link to this view</a>: these settings and this '
+            "conversation.</p>"
+        )
+    return "".join(parts)
 
 
 def _side(live: Live, side: Side, choice: Choice) -> str:
-    head = f'<h3>{html.escape(choice.name)}</h3><p class="about">{html.escape(choice.about)}</p>'
+    head = f"<h3>{html.escape(choice.name)}</h3>"
+    about = f'<p class="about">{html.escape(choice.about)}</p>'
     if not side.rounds:
-        return f"<section>{head}</section>"
-    answer = tokens.strip_html(side.rounds) + tokens.answer_html(side.rounds)
-    return f"<section>{head}{_figures(live, side)}{answer}</section>"
+        return f"<section>{head}{about}</section>"
+    parts = [head, tokens.answer_html(side.rounds), _figures(side), _difference(live, side, choice)]
+    return f"<section>{''.join(parts)}{tokens.strip_html(side.rounds)}{about}</section>"
 
 
-def _figures(live: Live, side: Side) -> str:
+def _figures(side: Side) -> str:
+    """The counters of an answer in one line."""
     counts = side.counts
     rates = counts.rates()
     judged = counts.accepted + counts.rejected
     figures = [
-        (_number(rates["per_examined"]), "acceptance per_examined", f"{counts.accepted} of {judged} judged"),
-        (_number(rates["per_proposed"]), "acceptance per_proposed", f"{counts.accepted} of {counts.drafted} proposed"),
-        (_number(rates["tau"], 2), "tau, tokens per round", f"{counts.emitted} tokens, {counts.rounds} rounds"),
-        (_number(side.tokens_per_s, 1), "tokens/s", f"{side.seconds:.2f} s of decoding"),
+        ("per_examined", f"{_number(rates['per_examined'])} of judged accepted ({counts.accepted}/{judged})"),
+        ("per_proposed", f"{_number(rates['per_proposed'])} of proposed ({counts.accepted}/{counts.drafted})"),
+        ("tau: tokens per forward of the target", f"tau {_number(rates['tau'], 2)}"),
+        (f"{counts.emitted} tokens in {side.seconds:.2f} s", _pace(side)),
     ]
-    if live.ask.compare_plain:
-        gain = live.speedup(side)
-        note = f"first {gain[1]} tokens, 1 answer" if gain else "after plain decoding"
-        figures.append((f"{gain[0]:.2f}×" if gain else "–", "speed-up over plain", note))
-    cells = "".join(f"<div><b>{value}</b><span>{name}</span><small>{n}</small></div>" for value, name, n in figures)
-    return f'<div class="figures">{cells}</div>'
+    shown = " ".join(f'<span title="{name}">{figure}</span>' for name, figure in figures)
+    return f'<p class="figures">{shown}</p>'
 
 
-def _plain(side: Side) -> str:
-    head = "<h3>Plain decoding: the target alone</h3>"
+def _pace(side: Side) -> str:
+    return f"{_number(side.tokens_per_s, 1)} tokens/s"
+
+
+def _difference(live: Live, side: Side, choice: Choice) -> str:
+    """Speculative against plain decoding: of this one answer, which has no interval, and as the run measured it."""
+    gain = live.speedup(side)
+    if gain is None:
+        return ""
+    ratio, shared = gain
+    one = f"In this one answer, over its first {shared} tokens: {compared(Interval(ratio), 'plain decoding')}"
+    many = f"; over the prompts of its run: {choice.measured}" if choice.measured else ""
+    return f'<p class="figures difference">{html.escape(one + many)}.</p>'
+
+
+def _plain(live: Live) -> str:
+    side, head = live.plain, "<h3>Draft off: the target alone</h3>"
     if not side.rounds:
-        return f'<section class="plain">{head}<p>starts after the drafts have finished</p></section>'
+        return f"<section>{head}</section>"
     text = "".join(tokens.visible(t.text) for r in side.rounds for t in r.tokens)
+    only = "" if live.ask.draft_on else ' class="alone"'
     return (
-        f'<section class="plain">{head}<div class="figures"><div><b>{side.tokens_per_s:.1f}</b><span>tokens/s</span>'
-        f"<small>{side.counts.emitted} tokens, {side.seconds:.2f} s</small></div></div>"
-        f'<div class="tokens light" dir="auto">{text}</div></section>'
+        f'<section class="plain"><div{only}>{head}<div class="tokens light" dir="auto">{text}</div>'
+        f'<p class="figures"><span>{_pace(side)}</span> <span>{side.counts.emitted} tokens</span></p></div></section>'
     )
+
+
+def answer_text(live: Live) -> str:
+    """The first answer as text, without the mark that ended it."""
+    rounds = (live.sides[0] if live.ask.draft_on else live.plain).rounds
+    emitted = [token.text for item in rounds for token in item.tokens if token.fate in EMITTED]
+    ended = bool(rounds) and rounds[-1].finish_reason == "stop"
+    return "".join(emitted[:-1] if ended else emitted)
 
 
 def _number(value: float, digits: int = 3) -> str:
     return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def sent(shown: Sent) -> str:
+    """The text that the target reads, its special tokens included."""
+    room = f" of the {shown.context_tokens:,} that it can read" if shown.context_tokens else ""
+    note = f'<p class="note">Not in it: {html.escape("; ".join(shown.unused))}.</p>' if shown.unused else ""
+    return _wrap(
+        f'<p class="stage" role="status">What {html.escape(shown.target)} reads, {len(shown.ids):,} tokens{room}; '
+        f'the answer follows.</p>{note}<pre dir="auto">{tokens.visible(shown.text)}</pre>'
+    )
 
 
 def as_data(live: Live) -> dict[str, Any]:
@@ -189,7 +217,7 @@ def welcome(any_draft: bool) -> str:
             )
         )
     return _wrap(
-        "<p>Choose a prompt and a draft, then press Decode. The marks show what happened to each token; "
+        "<p>Write a prompt or choose a sample, then press Decode. The marks show what happened to each token; "
         "point at one, or touch it, to see p, q and its alternatives.</p>" + tokens.legend_html()
     )
 

@@ -5,25 +5,28 @@ Independent of Gradio. What it yields is everything that the page shows.
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from engine.catalogue import Proposals
 from engine.chat.prompt import Prompt
 from engine.config.defaults import DECODE
 from engine.decode.counts import Counts, count
 from engine.decode.events import Round
 from engine.errors import DraftbenchError
 from engine.jobs.queue import at_work
-from engine.measure.decision import decide
-from engine.paths import PROJECT_ROOT, Home
-from engine.records.summary import Summary
+from engine.paths import Home
 from engine.traces.trace import Trace
+from workbench.live.conversation import brings
+from workbench.live.conversation import check as check_conversation
 from workbench.live.pairs import PAIRS, Pair, in_turn
 
+if TYPE_CHECKING:  # torch takes seconds to load: not before a visitor decodes
+    from engine.models.load import LoadedModel
+
+PROPOSALS: tuple[Proposals, ...] = get_args(Proposals)
 LIMITS = {
     "gamma": (1, 16),
     "temperature": (0.0, 2.0),
@@ -31,7 +34,6 @@ LIMITS = {
     "top_k": (0, 1000),
     "max_new_tokens": (1, 1024),
 }
-_LONGEST_PROMPT = 20_000  # characters
 _ALTERNATIVES = 10
 
 
@@ -39,32 +41,24 @@ _ALTERNATIVES = 10
 class Ask:
     """What a visitor wants decoded. `run_ids`: one draft, or two with the same target.
 
-    `context`: id of the sample prompt whose tools and earlier messages accompany the prompt; '' for none.
+    Without `draft_on` the target decodes alone, to be compared with what it decoded with the draft.
     """
 
-    prompt: str
+    conversation: Prompt
     run_ids: tuple[str, ...]
     gamma: int = DECODE.num_draft_tokens
     temperature: float = DECODE.temperature
     top_p: float = DECODE.top_p
     top_k: int = DECODE.top_k
+    proposals: Proposals = DECODE.proposals
     seed: int = DECODE.seed
     max_new_tokens: int = DECODE.max_new_tokens
     compare_plain: bool = False
-    context: str = ""
+    draft_on: bool = True
 
     def check(self) -> None:
         """Raise DraftbenchError for settings that cannot be decoded."""
-        if not self.prompt.strip():
-            raise DraftbenchError(
-                "the prompt is empty", "there is nothing to answer", "type a question, or choose a sample prompt"
-            )
-        if len(self.prompt) > _LONGEST_PROMPT:
-            raise DraftbenchError(
-                f"the prompt has {len(self.prompt):,} characters",
-                f"the limit is {_LONGEST_PROMPT:,}",
-                "shorten it",
-            )
+        check_conversation(self.conversation)
         if not self.run_ids:
             raise DraftbenchError(
                 "no draft is selected", "a draft proposes the tokens", "select a run that has a draft"
@@ -72,14 +66,14 @@ class Ask:
         for name, (low, high) in LIMITS.items():
             if not low <= getattr(self, name) <= high:
                 raise DraftbenchError(f"{name} is {getattr(self, name)}", "", f"use a value from {low} to {high}")
+        if self.proposals not in PROPOSALS:
+            raise DraftbenchError(f"proposals is {self.proposals!r}", "", f"use one of {', '.join(PROPOSALS)}")
         if self.seed < 0:
             raise DraftbenchError(f"seed is {self.seed}", "", "use 0 or more")
-        if self.context and sample(self.context) is None:
-            raise DraftbenchError(
-                f"there is no sample prompt {self.context!r}",
-                "the prompt was to be sent with its tools",
-                "choose one from the list, or none",
-            )
+
+    def same_answer(self, other: Ask) -> bool:
+        """Whether both ask for the same text, with the draft on or off."""
+        return replace(self, compare_plain=other.compare_plain, draft_on=other.draft_on) == other
 
 
 @dataclass
@@ -108,7 +102,7 @@ class Side:
 
 @dataclass
 class Live:
-    """The state of one visitor's answer; `stage` is 'loading', 'decoding', 'plain', 'stopped' or 'done'."""
+    """The state of one visitor's answer; `stage` is 'loading', 'decoding', 'plain', 'alone', 'stopped' or 'done'."""
 
     ask: Ask
     sides: list[Side]
@@ -116,7 +110,9 @@ class Live:
     stage: str = "loading"
     target: str = ""
     conditions: dict[str, Any] = field(default_factory=dict)
-    context: str = ""  # the tools and earlier messages sent with the prompt, in words
+    context: str = ""  # the tools and other messages sent with the prompt, in words
+    unused: list[str] = field(default_factory=list)  # what the target's template leaves out of the conversation
+    prompt_tokens: int = 0
     busy: str = ""  # a run in progress, which disturbs the timing
 
     def speedup(self, side: Side) -> tuple[float, int] | None:
@@ -137,48 +133,67 @@ class Live:
         return (plain / seconds, tokens) if seconds and tokens else None
 
     def trace(self, side: Side) -> Trace:
-        """The side's answer as a trace."""
-        words = " ".join(self.ask.prompt.split())
+        """The side's answer as a trace; `draft` is empty for the target alone."""
+        question = self.ask.conversation.text
+        words = " ".join(question.split())
         title = words if len(words) <= 60 else words[:59] + "…"
-        settings = {
+        settings: dict[str, Any] = {
             **self.conditions,
             "target": self.target,
-            "draft": side.name,
-            "num_draft_tokens": self.ask.gamma,
+            "draft": "" if side is self.plain else side.name,
+            "num_draft_tokens": 0 if side is self.plain else self.ask.gamma,
             "temperature": self.ask.temperature,
             "top_p": self.ask.top_p,
             "top_k": self.ask.top_k,
+            "proposals": self.ask.proposals,
             "max_new_tokens": self.ask.max_new_tokens,
             "seed": self.ask.seed,
         }
-        if self.ask.context:
+        if self.context:
             settings["context"] = self.context
-        return Trace("", title, self.ask.prompt, settings, tuple(side.rounds))
+            settings["messages"] = list(self.ask.conversation.messages)
+            settings["tools"] = list(self.ask.conversation.tools)
+        return Trace("", title, question, settings, tuple(side.rounds))
 
 
-def decode(home: Home, ask: Ask, stop: threading.Event) -> Iterator[Live]:
+def decode(home: Home, ask: Ask, stop: threading.Event, before: Live | None = None) -> Iterator[Live]:
     """Yield the same `Live` after every round, with the drafts taking turns.
 
-    Stops before the next round once `stop` is set. Seconds are those of decoding only, without
-    waiting for other visitors.
+    Stops before the next round once `stop` is set. Seconds are those of decoding only, without waiting for other
+    visitors. `before`: the visitor's last answer, whose other half is kept beside this one if it is of the same ask.
     """
     ask.check()
     live = Live(ask, [Side(run_id) for run_id in ask.run_ids], Side("plain"))
+    kept = before if before is not None and before.ask.same_answer(ask) else None
     working = at_work(home)
     live.busy = working.id if working else ""
     yield live
     with PAIRS.use(home, ask.run_ids) as pair:
-        live.target, live.stage = pair.target.spec.model, "decoding"
+        live.target = pair.target.spec.label
         live.conditions = {"dtype": pair.target.dtype_name, "device": str(pair.target.device)}
-        prompt, ids = _render(pair, ask)
-        live.context = f"{brings(prompt)} of sample {ask.context}" if ask.context else ""
-        yield from _turn_by_turn(live, live.sides, [_rounds(pair, i, ids, ask) for i in range(len(live.sides))], stop)
-        if ask.compare_plain and not stop.is_set():
-            live.stage = "plain"
-            most = max(side.counts.emitted for side in live.sides)
-            yield from _turn_by_turn(live, [live.plain], [_rounds(pair, None, ids, ask, most)], stop)
+        live.context = brings(ask.conversation)
+        ids, live.unused = sent_ids(pair.target, ask)
+        live.prompt_tokens = len(ids)
+        if ask.draft_on:
+            yield from _with_drafts(live, pair, ids, stop, kept)
+        else:
+            live.stage = "alone"
+            if kept is not None:
+                live.sides = kept.sides
+            yield from _turn_by_turn(live, [live.plain], [_rounds(pair, None, ids, ask)], stop)
     live.stage = "stopped" if stop.is_set() else "done"
     yield live
+
+
+def _with_drafts(live: Live, pair: Pair, ids: list[int], stop: threading.Event, kept: Live | None) -> Iterator[Live]:
+    ask, live.stage = live.ask, "decoding"
+    yield from _turn_by_turn(live, live.sides, [_rounds(pair, i, ids, ask) for i in range(len(live.sides))], stop)
+    most = max(side.counts.emitted for side in live.sides)
+    if kept is not None and (kept.plain.ended or len(kept.plain.rounds) >= most):
+        live.plain = kept.plain
+    elif ask.compare_plain and not stop.is_set():
+        live.stage = "plain"
+        yield from _turn_by_turn(live, [live.plain], [_rounds(pair, None, ids, ask, most)], stop)
 
 
 def _turn_by_turn(
@@ -199,7 +214,7 @@ def _turn_by_turn(
 
 
 def _rounds(pair: Pair, draft: int | None, ids: list[int], ask: Ask, most: int | None = None) -> Iterator[Round]:
-    """Rounds of one draft, or, if `draft` is None, exactly `most` tokens of the target alone."""
+    """Rounds of one draft, or of the target alone if `draft` is None; exactly `most` tokens if that is said."""
     from engine.decode.sampling import Sampling
     from engine.decode.settings import DecodeSettings, FixedLength
     from engine.decode.speculative import speculative_decode
@@ -209,8 +224,9 @@ def _rounds(pair: Pair, draft: int | None, ids: list[int], ask: Ask, most: int |
         Sampling(ask.temperature, ask.top_k, ask.top_p),
         FixedLength(ask.gamma),
         most or ask.max_new_tokens,
-        frozenset() if draft is None else pair.target.stop_ids,
+        frozenset() if most else pair.target.stop_ids,
         ask.seed,
+        ask.proposals,
     )
     model = None if draft is None else pair.drafts[draft].model
     alternatives = 0 if draft is None else _ALTERNATIVES
@@ -218,114 +234,29 @@ def _rounds(pair: Pair, draft: int | None, ids: list[int], ask: Ask, most: int |
     return map(TextStream(pair.target.tokenizer).read, rounds)
 
 
-def _render(pair: Pair, ask: Ask) -> tuple[Prompt, list[int]]:
-    """The prompt and its token ids, with the tools and earlier messages that the visitor chose."""
+def sent_ids(target: LoadedModel, ask: Ask) -> tuple[list[int], list[str]]:
+    """The conversation as the target reads it, and what its template leaves out (`engine.chat.unused`).
+
+    Raises DraftbenchError with the numbers if the answer would not fit after it.
+    """
     from engine.chat.rendering import render
+    from engine.chat.unused import unused
 
-    target = pair.target
-    prompt = asked_with(ask.prompt, sample(ask.context) if ask.context else None)
-    tokens = render(
-        target.tokenizer,
-        prompt,
-        context_tokens=target.context_tokens,
-        max_new_tokens=ask.max_new_tokens,
-        rows=target.input_rows,
+    tokenizer, rows = target.tokenizer, target.input_rows
+    ids = render(tokenizer, ask.conversation, context_tokens=None, max_new_tokens=0, rows=rows)
+    check_room(len(ids), target.context_tokens, ask.max_new_tokens)
+    return ids, unused(tokenizer, ask.conversation)
+
+
+def check_room(prompt_tokens: int, context_tokens: int | None, max_new_tokens: int) -> None:
+    """Raise DraftbenchError if an answer of `max_new_tokens` does not fit into the context after the prompt."""
+    if context_tokens is None or prompt_tokens + max_new_tokens <= context_tokens:
+        return
+    left = context_tokens - prompt_tokens
+    shorter = f", or lower Max new tokens to {left:,} or less" if left > 0 else ""
+    raise DraftbenchError(
+        f"the conversation has {prompt_tokens:,} tokens and its answer up to {max_new_tokens:,}, but the target reads "
+        f"{context_tokens:,} at most",
+        "the answer would run past the target's context",
+        f"remove turns or tools{shorter}",
     )
-    return prompt, tokens
-
-
-def asked_with(words: str, context: Prompt | None) -> Prompt:
-    """Replace a sample prompt's question by these words, keeping its tools and other messages."""
-    if context is None:
-        return Prompt("prompt", ({"role": "user", "content": words},))
-    last = max(i for i, message in enumerate(context.messages) if message["role"] == "user")
-    messages = list(context.messages)
-    messages[last] = {**messages[last], "content": words}
-    return replace(context, messages=tuple(messages))
-
-
-def brings(prompt: Prompt) -> str:
-    """'3 tools and 1 other message': what a sample prompt has besides its question; '' if nothing."""
-    counts = ((len(prompt.tools), "tool"), (len(prompt.messages) - 1, "other message"))
-    return " and ".join(f"{n} {name}{'s' if n > 1 else ''}" for n, name in counts if n)
-
-
-@lru_cache(maxsize=1)
-def samples() -> dict[str, tuple[Prompt, ...]]:
-    """The held-out sample prompts by domain; empty without sample_data."""
-    from engine.config.schema import PromptSource
-    from engine.data.readers import read_prompts
-
-    files = sorted((PROJECT_ROOT / "sample_data" / "prompts").glob("*/heldout.jsonl"))
-    return {
-        path.parent.name: tuple(read_prompts([PromptSource(path=str(path))], skip_bad=True).prompts) for path in files
-    }
-
-
-def sample(prompt_id: str) -> Prompt | None:
-    """The sample prompt with that id."""
-    return next((p for prompts in samples().values() for p in prompts if p.id == prompt_id), None)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A run with a draft: its name, and a description that distinguishes it from others."""
-
-    run_id: str
-    name: str
-    about: str
-    domain: str = ""
-    gamma: int | None = None  # of its measurement
-
-    @property
-    def label(self) -> str:
-        return f"{self.name} · {self.about}" if self.about else self.name
-
-
-def choices(home: Home) -> list[Choice]:
-    """Every finished run that has a draft, without archived ones: what is worth serving, the fastest first, then
-    the baseline, then the newest."""
-    from engine.index import queries
-    from engine.index.connection import reading
-    from engine.index.ingest import ingest_all
-
-    with contextlib.suppress(DraftbenchError, OSError):  # a busy index shows its last state
-        ingest_all(home)
-    with reading(home.index) as con:
-        known = queries.overview(con)
-    offered = known[~known.archived.fillna(False).astype(bool) & (known.state == "done")]
-    rows = [row for row in offered.to_dict("records") if has_draft(home, row["run_id"])]
-    answers = {row["run_id"]: _answer(home, row["run_id"]) for row in rows}
-
-    def place(row: Mapping[Any, Any]) -> tuple[bool, float, bool]:
-        served = answers[row["run_id"]] == "serve it"
-        return not served, -row["speedup"] if served else 0.0, row["baseline"] is not True
-
-    return [_choice(row, answers[row["run_id"]]) for row in sorted(rows, key=place)]
-
-
-def _answer(home: Home, run_id: str) -> str:
-    """Whether the run's draft is worth serving; '' without a measurement that can be read."""
-    with contextlib.suppress(DraftbenchError):
-        summary = Summary.read(home.run(run_id))
-        return decide(summary).answer if summary and summary.speed else ""
-    return ""
-
-
-def has_draft(home: Home, run_id: str) -> bool:
-    """Whether the run has a trained draft."""
-    return (home.run(run_id) / "draft" / "best" / "draft.json").exists()
-
-
-def _choice(row: Mapping[Any, Any], answer: str) -> Choice:
-    # a data frame holds NaN where a text is missing
-    domain, loss, target, title = (
-        row[key] if isinstance(row[key], str) else "" for key in ("domain", "loss", "target", "title")
-    )
-    parts = [domain, loss]
-    exact = row["exact"]
-    if exact is not None and exact == exact:
-        parts.append(f"exact acceptance {exact:.3f} at temperature {row['temperature']:g}")
-    parts += [answer, f"for {target}" if target else ""]
-    gamma = int(row["num_draft_tokens"]) if row["num_draft_tokens"] == row["num_draft_tokens"] else None
-    return Choice(row["run_id"], title or row["run_id"], " · ".join(part for part in parts if part), domain, gamma)

@@ -13,6 +13,7 @@ from engine.errors import DraftbenchError
 from engine.paths import Home
 from engine.runs.advice import best_draft
 from engine.runs.folder import RunFolder
+from workbench.live.drafts import target_key
 
 if TYPE_CHECKING:  # torch takes seconds to load: not before a visitor decodes
     from engine.models.draft import Draft
@@ -112,14 +113,15 @@ def _target_of(runs: Sequence[RunFolder]) -> str:
     """A key of the runs' common target."""
     for run in runs:
         best_draft(run)  # raises an error that says how to get one
-    targets = [run.recipe().target for run in runs]
-    if any(target != targets[0] for target in targets):
+    keys = [target_key(run) for run in runs]
+    if len(set(keys)) > 1:
+        names = [run.recipe().target.label for run in runs]
         raise DraftbenchError(
             f"{runs[0].id} and {runs[1].id} have different targets",
-            f"{targets[0].model} and {targets[1].model}: their answers cannot be compared",
+            f"{names[0]} and {names[1]}: their answers cannot be compared",
             "choose two drafts with the same target",
         )
-    return targets[0].model_dump_json()
+    return keys[0]
 
 
 PAIRS = Pairs()

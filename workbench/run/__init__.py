@@ -14,6 +14,7 @@ log             section Log
 configuration   section Configuration
 origin          section Origin
 files           section Files
+take_away       drafts, log and traces to download
 export          section Export
 served          what servers reported of the draft
 export_job      an export in a process of its own

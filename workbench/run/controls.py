@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import streamlit as st
 
+from engine.errors import DraftbenchError
 from engine.jobs.executors import chosen_place, place_of
 from engine.runs.folder import RunFolder
 from engine.traces.measured import holds_traces
-from workbench.live.decode import has_draft
+from workbench.live.drafts import has_draft
 from workbench.shared import actions, queries, ui
 
 
@@ -26,7 +27,7 @@ def buttons(run: RunFolder, state: str) -> None:
                 help="Stops without waiting for the next safe point: work since the last checkpoint is lost. "
                 "The run can be resumed."
                 if stopping
-                else "Stops at the next safe point and keeps finished work. The run can be resumed.",
+                else "Stops within five seconds and keeps finished work. The run can be resumed.",
             )
         if has_recipe and (state in ui.RESUMABLE or (state == "damaged" and not measured)):
             actions.button(
@@ -46,7 +47,7 @@ def buttons(run: RunFolder, state: str) -> None:
                 help="Starts a new run from the same recipe and seed; captures are reused.",
             )
             ui.goto("launch", "Edit and run", icon=":material/rocket_launch:", **{"from": run.id})
-        if measured:
+        if measured and _has_rates(run):
             base = queries.runs().query("baseline and run_id != @run.id").run_id.tolist()
             ui.goto(
                 "compare",
@@ -61,6 +62,14 @@ def buttons(run: RunFolder, state: str) -> None:
     new = st.session_state.get("_new_run")
     if new and new[0] == run.id:
         ui.goto("run", "Open the new run", icon=":material/arrow_forward:", run=new[1])
+
+
+def _has_rates(run: RunFolder) -> bool:
+    """Whether there is acceptance to compare: a target alone has none."""
+    try:
+        return queries.run(run.id).summary.subject != "target alone"
+    except DraftbenchError:
+        return False
 
 
 def _resume(run: RunFolder) -> str:

@@ -12,7 +12,7 @@ from engine.records.provenance import Provenance
 from engine.runs.folder import RunFolder
 from workbench.run import stream_chart
 from workbench.run.training_curve import EventTail, curve_frame
-from workbench.shared import charts, downloads, theme, ui
+from workbench.shared import chart_parts, charts, downloads, queries, theme, ui
 
 
 def events(run: RunFolder) -> EventTail:
@@ -52,11 +52,13 @@ def _curve(
     last = part.iloc[-1]
     what = "Training loss" if kind == "train" else "Exact acceptance of the watched prompts"
     alt = f"{what} of {label} up to step {last.step}: {ui.number(last.value)} at the end"
-    _chart(figure, every[every.kind == kind], f"curve-{kind}", alt, f"{run.id}-{kind}-by-{axis}")
+    _chart(figure, every[every.kind == kind], f"curve-{kind}", alt, f"{run.id}-{kind}-by-{axis}", run)
 
 
 def _stream(frame: pd.DataFrame, run: RunFolder, label: str, tone: str) -> None:
-    _chart(stream_chart.figure(frame, tone), frame, "curve-stream", stream_chart.alt(frame, label), f"{run.id}-stream")
+    _chart(
+        stream_chart.figure(frame, tone), frame, "curve-stream", stream_chart.alt(frame, label), f"{run.id}-stream", run
+    )
     st.caption(
         "Each query was answered with the draft at that time; a mark on the axis is an update of the draft. "
         "accepted / examined counts a token as examined if it was accepted or was the first to be rejected. "
@@ -64,11 +66,19 @@ def _stream(frame: pd.DataFrame, run: RunFolder, label: str, tone: str) -> None:
     )
 
 
-def _chart(figure: Any, frame: pd.DataFrame, key: str, alt: str, name: str) -> None:
+def _chart(figure: Any, frame: pd.DataFrame, key: str, alt: str, name: str, run: RunFolder) -> None:
     """Draw a figure with a menu to save it and its data."""
+    figure = chart_parts.about(figure, _subject(str(run.path), run.id))
     ui.chart(figure, key=key, alt=alt, name=name, save=False)
     with st.popover("Save", icon=":material/download:", type="tertiary", key=f"save-{key}"):
         downloads.download_row(name, key, draw=lambda tone: figure, frame=frame, caption=alt)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)  # a run's recipe does not change
+def _subject(folder: str, run_id: str) -> str:
+    """The run's domain and target, for the second line of a figure."""
+    run = queries.run(run_id)
+    return chart_parts.subject([run.domain], [run.target])
 
 
 def _watched(run: RunFolder) -> str:

@@ -15,7 +15,7 @@ from engine.errors import DraftbenchError
 from engine.records import files
 from engine.runs.folder import RunFolder
 from workbench.run.results import VERDICT_ICONS
-from workbench.shared import charts, downloads, theme, ui
+from workbench.shared import chart_parts, charts, downloads, queries, theme, ui
 
 _READ = (files.SUMMARY, files.STEP_TIMES, "measure/positions.parquet", files.PROVENANCE, "draft/best/draft.json")
 
@@ -93,7 +93,12 @@ def _one(run: RunFolder, row: Expected, forecast: Expectations) -> None:
         if cell.context == forecast.schedule_context
     }
     if here:
-        note = f"context {forecast.schedule_context}, large mark: the gamma that is chosen, {charts.INTERVAL} and turns"
+        indexed = queries.run(run.id)
+        of = chart_parts.subject([indexed.domain], [indexed.target])
+        note = (
+            f"{chart_parts.safe(of)}; context {forecast.schedule_context}, large mark: the gamma that is chosen, "
+            f"{charts.INTERVAL} and turns"
+        )
         ui.chart(
             charts.predicted_speedups(here, theme.mode(), note),
             key="predicted-speedups",

@@ -10,7 +10,7 @@ from engine.errors import DraftbenchError
 from engine.runs.folder import RunFolder
 from workbench.run import export_job
 from workbench.run.stage import duration, since
-from workbench.shared import actions, queries, ui
+from workbench.shared import actions, queries, ui, watch
 
 
 def export(run: RunFolder) -> None:
@@ -37,7 +37,7 @@ def export_outcome(run: RunFolder) -> bool:
     """Draw the progress or the outcome of the last export; return whether it is still at work."""
     last = export_job.read(run)
     if last.state == "running":
-        st.fragment(run_every=2)(lambda: _exporting(run))()
+        _exporting(run)
         return True
     _exported(last)
     return False
@@ -48,7 +48,9 @@ def _start_export(run: RunFolder, key: Mapping[str, str]) -> str:
     return export_job.start(queries.home(), run, given["out"], overwrite=given["overwrite"], check=given["check"])
 
 
+@st.fragment
 def _exporting(run: RunFolder) -> None:
+    seen = watch.marks(queries.home(), [run.id])
     now = export_job.read(run)
     if now.state != "running":
         st.rerun()
@@ -58,6 +60,7 @@ def _exporting(run: RunFolder) -> None:
     )
     if now.output:
         st.code(now.output, language=None, wrap_lines=True)
+    watch.watch("watch-export", [run.id], seen, ("clock",), 2.0)
 
 
 def _exported(last: export_job.Export) -> None:

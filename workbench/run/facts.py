@@ -26,6 +26,8 @@ def effort(training: Training, skipped: int) -> Training:
 
 def facts(recipe: Recipe, done: Training, size: DraftSize | None = None) -> list[tuple[str, str]]:
     """Name and value of each fact that applies, as plain text. `size`: of the run's draft."""
+    if not recipe.trains:
+        return _as_it_is(recipe)
     train = recipe.train
     columns = recipe_columns(recipe)
     rows = [
@@ -38,6 +40,14 @@ def facts(recipe: Recipe, done: Training, size: DraftSize | None = None) -> list
     if train.selection.share < 1:
         rows.append(("Token selection", f"{train.selection.share:.0%}, against {train.selection.reference}"))
     return rows + _of_effort(done) + _of_server(recipe)
+
+
+def _as_it_is(recipe: Recipe) -> list[tuple[str, str]]:
+    """The facts of a run that trains nothing."""
+    spec = recipe.draft
+    made = {"layers": f"layers {spec.layers} of the target, untrained", "random": "random weights"}
+    draft = spec.checkpoint if spec.checkpoint is not None else made.get(spec.init, "none")
+    return [("Task", "measured as it is, nothing trained"), ("Target", recipe.target_label), ("Draft", draft)]
 
 
 def _of_draft(recipe: Recipe, size: DraftSize) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ import streamlit as st
 
 from engine.records.training import Training
 from engine.runs.folder import RunFolder
+from workbench.run.take_away import take_away
 
 _COLUMN = st.column_config
 
@@ -19,6 +20,7 @@ def files(run: RunFolder) -> None:
     """Draw the folder, its checkpoints and drafts, and all its files."""
     st.caption("Everything about this run is stored here; the index can be rebuilt from it.")
     st.code(str(run.path), language=None)
+    take_away(run)
     weight_files = weights(run.path, Training.read_or_empty(run.path).best_step)
     size, when = (
         _COLUMN.NumberColumn("MB", format="%.1f"),

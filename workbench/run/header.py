@@ -11,6 +11,7 @@ from engine.errors import DraftbenchError
 from engine.index.queries import Run
 from engine.records.labels import Labels
 from engine.records.training import Training
+from engine.runs.advice import trains
 from engine.runs.draft_size import draft_size
 from engine.runs.folder import RunFolder
 from workbench.run import facts as run_facts
@@ -61,7 +62,10 @@ def title(run: RunFolder, state: str, labels: Labels | None) -> None:
     name = (labels and labels.title) or run.id
     ui.tab_title(name, "Run")
     st.subheader(ui.text(name), anchor=False)
-    parts = [f"{ui.state_badge(state)} {ui.STATES[state][2]}"]
+    words = ui.STATES[state][2] if state != "done" or trains(run) else "measured; nothing was trained"
+    parts = [f"{ui.state_badge(state)} {words}"]
+    if run.status().stop_asked_at:
+        parts = [":orange-badge[:material/stop_circle: stopping] ends within a few seconds; can be resumed"]
     if labels is not None:
         marks = {"★ baseline": labels.baseline, "● pinned": labels.pinned, "▣ archived": labels.archived}
         extras = [mark for mark, holds in marks.items() if holds]

@@ -1,6 +1,7 @@
 """The Run page: one run's progress, results and files, and what can be done with it.
 
-While the run is unfinished, fragments redraw its numbers, curves and log; they read its folder, not the index.
+While the run is unfinished, its numbers, curves and log are drawn again when their files have changed, but not while a
+run is timing its speed; they are read from its folder, not from the index.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import streamlit as st
 
 from engine.records.labels import Labels
+from engine.runs.advice import trains
 from engine.runs.folder import RunFolder
 from workbench.run import controls, header, results
 from workbench.run.configuration import configuration
@@ -19,31 +21,43 @@ from workbench.run.log import log
 from workbench.run.origin import origin
 from workbench.run.progress import progress
 from workbench.run.serve import serve
-from workbench.run.stage import is_timing, redraw_every
 from workbench.run.training_curve import newest
-from workbench.shared import actions, label_form, queries, ui
+from workbench.shared import actions, label_form, queries, ui, watch
 
 SECTIONS = ("Curves", "Log", "Configuration", "Origin", "Files", "Export", "Serve", "Labels")
-_MEASURED = ("Export", "Serve")  # sections that a run has once it is measured
-_PROGRESS_S, _SECTION_S = 2, 6  # between two redraws: figures and logs cost the server a hundred times what a bar does
+_MEASURED = ("Export", "Serve")  # sections that a run has once its draft is measured
+_SECTION_S = 10  # between two looks: figures and logs cost the server a hundred times what a bar does
 
 
-def watch(run: RunFolder, drawn: tuple[str, bool]) -> None:
-    """Draw the progress; redraw the whole page when the run's state, or whether it is timing, is no longer `drawn`."""
-    status = run.status()
-    if (header.state_of(run), is_timing(status)) != drawn:
+@st.fragment
+def watched(run: RunFolder, drawn: str) -> None:
+    """Draw the progress; redraw the whole page when the run's state is no longer `drawn`."""
+    waits = queries.active().run_id.tolist() if drawn == "queued" else []  # their turns move it forward
+    ids = [run.id, *(other for other in waits if other != run.id)]
+    seen = watch.marks(queries.home(), ids)
+    if header.state_of(run) != drawn:
         queries.refresh()
         st.rerun()
     progress(run, newest(events(run).points()))
+    watch.watch("watch-progress", ids, seen, ("state", "status"))
+
+
+@st.fragment
+def live_section(name: str, run: RunFolder, label: str, axis: str, state: str) -> None:
+    """Draw curves or log, again when they have grown while the run is unfinished."""
+    seen = watch.marks(queries.home(), [run.id])
+    if name == "Curves":
+        curves(run, label, axis)
+    else:
+        log(run)
+    if state in queries.UNFINISHED:
+        watch.watch("watch-section", [run.id], seen, ("events",) if name == "Curves" else ("log", "output"), _SECTION_S)
 
 
 def section(name: str, run: RunFolder, label: str, state: str, labels: Labels | None) -> None:
-    """Draw the selected section; curves and log redraw themselves while the run is unfinished."""
-    live = st.fragment(run_every=redraw_every(run.status(), _SECTION_S) if state in queries.UNFINISHED else None)
-    if name == "Curves":
-        live(curves)(run, label, ui.choose_axis())
-    elif name == "Log":
-        live(log)(run)
+    """Draw the selected section."""
+    if name in ("Curves", "Log"):
+        live_section(name, run, label, ui.choose_axis() if name == "Curves" else "", state)
     elif name == "Configuration":
         configuration(run)
     elif name == "Origin":
@@ -84,13 +98,14 @@ def render() -> None:
     header.facts(run)
     controls.buttons(run, state)
     if state in queries.UNFINISHED:
-        status = run.status()
-        st.fragment(run_every=redraw_every(status, _PROGRESS_S))(watch)(run, (state, is_timing(status)))
+        watched(run, state)
+        watch.notice(run.id, label)
     if indexed is not None and run.summary_path.is_file():
         results.results(run, indexed)
     if labels is not None and labels.notes:
         st.text(labels.notes)
-    offered = [name for name in SECTIONS if name not in _MEASURED or run.summary_path.is_file()]
+    drafts = run.summary_path.is_file() and trains(run)
+    offered = [name for name in SECTIONS if name not in _MEASURED or drafts]
     selected = st.segmented_control(
         "Section",
         offered,

@@ -30,14 +30,11 @@ def progress(run: RunFolder, newest: Now) -> None:
     if status.stop_asked_at:
         waited = stages.duration(stages.since(status.stop_asked_at))
         st.warning(
-            f"Stopping, requested {waited} ago: the run ends at its next safe point and keeps finished work.",
+            f"Stopping, requested {waited} ago: the run ends within a few seconds and keeps finished work.",
             icon=":material/stop_circle:",
         )
-    if stages.is_timing(status):
-        st.caption("Speed is being measured, so this page updates rarely to leave the cores to the measurement.")
     heartbeat = stages.since(status.updated_at)
-    left = f", about {stages.duration(phase.left_s)} left in this phase" if phase.left_s is not None else ""
-    st.progress(phase.share or 0.0, text=ui.text(phase.text + left))
+    st.progress(phase.share or 0.0, text=ui.text(phase.text + phase.left))
     beat = "No heartbeat yet." if heartbeat is None else f"Last heartbeat {stages.duration(heartbeat)} ago."
     st.caption(f"{beat} It is {where}." if where else beat)
     metrics = _training(newest) if newest.step is not None else _before_training(status)

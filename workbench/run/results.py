@@ -51,6 +51,9 @@ def results(run: RunFolder, indexed: Run) -> None:
     values = queries.metrics([run.id])
     exact = values[values.metric == "exact"]
     trained = exact[exact.draft == "trained"].sort_values("temperature")
+    if indexed.summary.subject == "target alone":
+        target_alone(indexed, values)
+        return
     if trained.empty:
         return
     summary, before = indexed.summary, exact[exact.draft == "initial"].set_index("temperature")
@@ -66,12 +69,30 @@ def results(run: RunFolder, indexed: Run) -> None:
             st.caption(note)
     served(summary.served)
     certificate(summary.certificate)
-    with st.expander("All rates, before and after training", icon=":material/table_chart:"):
+    as_it_is = summary.subject == "draft as it is"
+    title = "All rates of the draft as it is" if as_it_is else "All rates, before and after training"
+    with st.expander(title, icon=":material/table_chart:"):
         frame = rates(values)
+        if as_it_is:
+            frame = frame.rename(columns={"trained": "as it is"}).drop(columns="initial")
         st.dataframe(frame, hide_index=True, column_config=_RATE_COLUMNS, alt="Every acceptance rate with its interval")
         downloads.download_row(
             f"{run.id}-rates", "all-rates", frame=frame, caption=f"Acceptance rates of run {run.id}, {charts.INTERVAL}"
         )
+
+
+def target_alone(indexed: Run, values: pd.DataFrame) -> None:
+    """Draw how fast a target decodes without a draft; there is nothing else to say of it."""
+    summary = indexed.summary
+    verdict(summary, values)
+    speed, where = summary.speed or Speed(), speed_words.measured_where(summary, indexed.provenance)
+    ways = {"plain": "Plain decoding", "transformers": "Transformers' own generate", "served": "The server"}
+    shown = [(name, speed.tokens_per_s[way]) for way, name in ways.items() if way in speed.tokens_per_s]
+    for place, (name, rate) in zip(st.columns(max(1, len(shown))), shown, strict=False):
+        with place.container(border=True, height="stretch"):
+            st.metric(f"{name}, tokens/s", ui.number(rate.value, 1))
+            st.caption(f"95% {bounds(rate.low, rate.high, 1) or 'no interval'}, n = {rate.n_prompts} prompts")
+    st.caption(ui.text(f"Batch size 1, temperature {speed.temperature:g}" + (f", on {where}" if where else "")))
 
 
 def verdict(summary: Summary, values: pd.DataFrame) -> None:
@@ -175,6 +196,7 @@ def certificate(record: Certificate | None) -> None:
 
 
 _RATE_COLUMNS: dict[str, Any] = {
+    "as it is": _COLUMN.TextColumn("As it is [95% interval]"),
     "temperature": _COLUMN.NumberColumn("T", format="%g"),
     "metric": _COLUMN.TextColumn("Rate", help="The Learn page defines the rates."),
     "trained": _COLUMN.TextColumn("Trained [95% interval]"),
@@ -198,4 +220,8 @@ def rates(values: pd.DataFrame) -> pd.DataFrame:
         if row.draft == "trained":
             place["n"] = f"{ui.number(row.n_prompts, 0)} prompts, {ui.number(row.n_tokens, 0)} tokens"
     keys = sorted(rows, key=lambda key: (key[0], order.index(key[1]) if key[1] in order else len(order), key[1]))
-    return pd.DataFrame([rows[key] for key in keys]).reindex(columns=list(_RATE_COLUMNS)).fillna("–")
+    return (
+        pd.DataFrame([rows[key] for key in keys])
+        .reindex(columns=[c for c in _RATE_COLUMNS if c != "as it is"])
+        .fillna("–")
+    )

@@ -16,7 +16,7 @@ from workbench.run import export_job, preflight_job
 from workbench.run.expected import expected
 from workbench.run.export import export_outcome
 from workbench.run.served import served
-from workbench.shared import actions, queries, ui
+from workbench.shared import actions, queries, ui, watch
 
 _TARGETS = {
     "as the server wants it": "",
@@ -46,7 +46,7 @@ def pair(run: RunFolder, server: str) -> None:
     """Draw what the server would say to the pair, and the command that starts it."""
     check = preflight_job.read(run, server)
     if check.state == "running":
-        st.fragment(run_every=2)(lambda: _checking(run, server))()
+        _checking(run, server)
         return
     if check.state == "done":
         _findings(server, check.report)
@@ -66,10 +66,13 @@ def pair(run: RunFolder, server: str) -> None:
     )
 
 
+@st.fragment
 def _checking(run: RunFolder, server: str) -> None:
+    seen = watch.marks(queries.home(), [run.id])
     if preflight_job.read(run, server).state != "running":
         st.rerun()
     st.info("Reading settings and tokenizers of both models.", icon=":material/progress_activity:")
+    watch.watch("watch-preflight", [run.id], seen, ("clock",), 2.0)
 
 
 def _findings(server: str, report: preflight_job.Report) -> None:

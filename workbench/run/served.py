@@ -11,7 +11,7 @@ import streamlit as st
 
 from engine.errors import DraftbenchError
 from engine.runs.folder import RunFolder
-from workbench.shared import chart_parts, theme, ui
+from workbench.shared import chart_parts, queries, theme, ui
 
 if TYPE_CHECKING:
     from engine.deploy.measurements import Kept
@@ -84,7 +84,9 @@ def _one(run: RunFolder, kept: Kept) -> None:
     if notes:
         st.caption("  \n".join(ui.text(note) for note in notes))
     if verdict.places:
-        figure = by_place(verdict, theme.mode())
+        indexed = queries.run(run.id)
+        subject = chart_parts.subject([indexed.domain], [indexed.target])
+        figure = chart_parts.about(by_place(verdict, theme.mode()), subject)
         alt = "Acceptance at each place of the proposal, predicted and served"
         ui.chart(figure, key=f"served-places-{kept.name}", alt=alt, name=f"{run.id}-{kept.name}")
 

@@ -6,11 +6,9 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from engine.progress import TIMING
+from engine import progress
 from engine.records.status import Status
 from workbench.run.training_curve import Now
-
-_REDRAW_WHILE_TIMING_S = 20  # `benchmarks/watch_cost.py` measures what an open page costs
 
 
 @dataclass(frozen=True)
@@ -19,31 +17,33 @@ class Stage:
 
     share: float | None  # 0 to 1; None if unknown
     text: str
-    left_s: float | None  # an estimate
+    left_s: float | None  # of this phase, an estimate
+    run_left_s: float | None = None  # of the whole run, an estimate
+
+    @property
+    def left(self) -> str:
+        """', about 4 min left in all'; '' where nothing is known."""
+        if self.run_left_s is not None:
+            return f", about {rounded(self.run_left_s)} left in all"
+        return "" if self.left_s is None else f", about {rounded(self.left_s)} left in this phase"
 
 
 def stage(status: Status, present: Now) -> Stage:
     """The current phase and its progress according to the status file; implausible values count as unknown."""
-    progress = status.progress
-    if progress is None:
+    told = status.progress
+    if told is None:
         return Stage(None, status.phase or "getting ready", None)
-    done, total, spent = progress.done, progress.total, progress.phase_s
-    phase = progress.phase or "working"
+    done, total, spent = told.done, told.total, told.phase_s
+    phase = told.phase or "working"
     if math.isnan(done) or not total > 0:
         return Stage(None, phase, None)
-    text = f"{phase}: {done:,.0f} of {total:,.0f} {progress.unit}".rstrip()
-    pace = present.s_per_step if progress.unit == "steps" else (spent / done if spent > 0 and done > 0 else None)
-    return Stage(min(1.0, max(0.0, done / total)), text, None if pace is None else pace * max(0.0, total - done))
-
-
-def redraw_every(status: Status, usual_s: float) -> float:
-    """Seconds between two redraws of an unfinished run; more while its speed is measured, as drawing uses cores."""
-    return _REDRAW_WHILE_TIMING_S if is_timing(status) else usual_s
-
-
-def is_timing(status: Status) -> bool:
-    """Whether the run is measuring its speed."""
-    return status.state == "running" and status.phase == TIMING
+    text = f"{phase}: {done:,.0f} of {total:,.0f} {told.unit}".rstrip()
+    if not math.isnan(told.tokens):
+        text += f", {told.tokens:,.0f} tokens"
+    pace = present.s_per_step if told.unit == "steps" else (spent / done if spent > 0 and done > 0 else None)
+    left_s = None if pace is None else pace * max(0.0, total - done)
+    of_run = None if math.isnan(told.left_s) else max(0.0, told.left_s - (since(status.updated_at) or 0.0))
+    return Stage(min(1.0, max(0.0, done / total)), text, left_s, of_run)
 
 
 def since(stamp: object, at: datetime | None = None) -> float | None:
@@ -54,6 +54,11 @@ def since(stamp: object, at: datetime | None = None) -> float | None:
         return None
     then = then if then.tzinfo else then.replace(tzinfo=UTC)
     return max(0.0, ((at or datetime.now(UTC)) - then).total_seconds())
+
+
+def rounded(seconds: float) -> str:
+    """A time as precise as an estimate: '40 s', '7 min', '2.5 h'."""
+    return progress.duration(10 * max(1, round(seconds / 10)) if seconds < 60 else seconds)
 
 
 def duration(seconds: float | None) -> str:

@@ -17,10 +17,11 @@ COLUMNS: dict[str, Any] = {
     "marks": _column.TextColumn(
         "Marks",
         help="★ baseline: the run that others are compared with. ● pinned: listed first. "
+        "◇ sample: it came with Draftbench and was measured elsewhere. "
         "⚠ incomplete: part of the folder is missing or unreadable; see the column Problems.",
     ),
     "label": _column.TextColumn("Run", width=280, help="The title, or the id if the run has no title."),
-    "open": _column.LinkColumn("Open", display_text="open", help="Opens the run's page in a new tab."),
+    "open": None,  # a button, made with the table: `workbench.runs.rows`
     "exact": _column.NumberColumn(
         "Exact acceptance",
         format="%.3f",
@@ -84,18 +85,19 @@ GROUP_COLUMNS: dict[str, Any] = {
     "group": _column.TextColumn("Group"),
     "domain": _column.TextColumn("Domain", help="A group with several domains has a row for each."),
     "runs": _column.NumberColumn("Runs"),
-    "measured": _column.NumberColumn("Measured"),
+    "measured": _column.NumberColumn("n (measured runs)", help="The mean and its standard error are over these."),
     "seeds": _column.NumberColumn("Seeds", help="Number of different seeds among the measured runs."),
     "mean": _column.NumberColumn(
-        "Mean exact acceptance",
-        format="%.3f",
-        help="Over the measured runs of the group, such as the seeds of a method.",
+        "Mean exact acceptance", format="%.3f", help="Over the n measured runs of the group, each counted once."
     ),
     "error": _column.NumberColumn(
-        "± standard error", format="%.3f", help="Of that mean, over the runs; empty for a single run."
+        "± standard error",
+        format="%.3f",
+        help="Standard deviation of the n runs divided by the square root of n; none for a single run. It is over "
+        "seeds alone where the runs differ in nothing else: group by all settings but the seed.",
     ),
     "exact": _column.NumberColumn("Best exact acceptance", format="%.3f"),
-    "interval": _column.TextColumn("95% interval"),
-    "n": _column.NumberColumn("n", format="%d", help="Number of held-out prompts of the best run."),
+    "interval": _column.TextColumn("95% interval of the best", help="Over its held-out prompts."),
+    "n": _column.NumberColumn("Prompts of the best", format="%d", help="Number of its held-out prompts."),
     "best": _column.TextColumn("Best run"),
 }

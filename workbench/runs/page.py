@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 import streamlit as st
 
 from engine.errors import DraftbenchError
 from engine.index.expressions import EXAMPLE, matching_runs
-from engine.records.labels import Labels
-from engine.runs.folder import RunFolder
-from engine.runs.labels import change_labels, edit_labels, make_baseline
+from workbench.runs import refresh, removed, rows, selection, view_bar
 from workbench.runs import table as runs_table
-from workbench.runs.columns import COLUMNS, GROUP_COLUMNS
-from workbench.shared import actions, downloads, label_form, queries, ui
+from workbench.runs.columns import COLUMNS
+from workbench.shared import actions, downloads, queries, ui
 from workbench.shared.method_names import SUPERVISION, mode_word
+from workbench.shared.pages import page_of
+
+_NO_SETTINGS = {
+    *COLUMNS,
+    "run_id",
+    "label",
+    "updated_at",
+    "folder",
+    "name",
+}  # columns of the table already, or no figure
 
 _LABELS = {
     "loss": "Loss",
@@ -38,7 +45,15 @@ def filters(known: pd.DataFrame) -> runs_table.Filters:
     order.selectbox(
         "Order", list(runs_table.ORDERS), key="order", bind="query-params", help="Pinned runs are listed first."
     )
-    group.selectbox("Group by", ["nothing", *runs_table.GROUPS], key="group", bind="query-params")
+    settings = [name for name in queries.wide().columns if name not in _NO_SETTINGS]
+    group.selectbox(
+        "Group by",
+        ["nothing", *runs_table.GROUPS, *(name for name in settings if name not in runs_table.GROUPS)],
+        key="group",
+        bind="query-params",
+        help="Groups fold and show their mean with its standard error. All settings but the seed: the runs of a group "
+        "are the seeds of one recipe.",
+    )
     archived.selectbox("Archived", runs_table.ARCHIVED, key="archived", bind="query-params")
     st.text_input(
         "Condition",
@@ -54,27 +69,32 @@ def filters(known: pd.DataFrame) -> runs_table.Filters:
         places = st.columns(4)
         for index, column in enumerate((*runs_table.CHOOSABLE, "tags")):
             key = "tag" if column == "tags" else column
+            options = runs_table.choices(known, column)
+            keep_known(key, options)
             values[column] = tuple(
                 places[index % 4].multiselect(
                     _LABELS.get(column, "Tag"),
-                    runs_table.choices(known, column),
+                    options,
                     key=key,
                     bind="query-params",
                     placeholder="all",
                     format_func=filter_label,
                 )
             )
-        taken = {*COLUMNS, "run_id", "label", "updated_at", "folder", "name"}
-        st.multiselect(
-            "More columns",
-            [name for name in queries.wide().columns if name not in taken],
-            key="columns",
-            bind="query-params",
-            placeholder="any setting or rate",
-        )
+        keep_known("columns", settings)
+        st.multiselect("More columns", settings, key="columns", bind="query-params", placeholder="any setting or rate")
     tags = values.pop("tags")
     state = st.session_state
     return runs_table.Filters(state["q"] or "", tuple(values.items()), tags, state["archived"], state["where"] or "")
+
+
+def keep_known(key: str, options: Sequence[str]) -> None:
+    """Take out of a list what no run has, as after removing one: a saved view may still name it. Says so."""
+    held = st.session_state.get(key) or []
+    gone = [value for value in held if value not in options]
+    if gone:
+        st.session_state[key] = [value for value in held if value in options]
+        st.caption(f":material/link_off: No run has {ui.text(', '.join(map(str, gone)))}.")
 
 
 def fulfilling(shown: pd.DataFrame, condition: str) -> pd.DataFrame:
@@ -102,226 +122,56 @@ def clear() -> None:
     st.session_state["archived"] = "shown" if st.session_state["archived"] == "shown" else "hidden"
 
 
-def groups(shown: pd.DataFrame, group: str) -> pd.DataFrame:
-    """Draw a summary row per group, and return the rows of the selected group."""
-    summary = runs_table.group_summary(shown, group)
-    st.dataframe(
-        summary,
-        hide_index=True,
-        column_config=GROUP_COLUMNS,
-        placeholder="–",
-        height=min(38 + 35 * len(summary), 320),
-        alt=f"Runs by {group}: number of runs and best exact acceptance per group",
-    )
-    name = st.selectbox("Show", ["all groups", *runs_table.group_names(shown, group)], key="in", bind="query-params")
-    return shown if name == "all groups" else runs_table.in_group(shown, group, name)
-
-
-def table(shown: pd.DataFrame) -> list[str]:
-    """Draw the table and return the ids of the selected rows.
-
-    Streamlit keeps a selection by row number, so the widget's key changes with the rows and the selection is passed
-    on to it.
-    """
-    ids = list(shown.run_id)
-    key = "table-" + hashlib.sha1("\n".join(ids).encode(), usedforsecurity=False).hexdigest()[:12]
-    before = set(st.session_state.get("_selected", ()))
-    chosen = [place for place, run_id in enumerate(ids) if run_id in before]
-    marked = shown.baseline | shown.pinned | shown.archived | shown.problems.astype(bool)
-    hidden = {name for name, needed in (("problems", shown.problems), ("marks", marked)) if not any(needed)}
-    more = st.session_state.get("columns") or []
-    rows, order = runs_table.cells(shown), [name for name in COLUMNS if name not in hidden]
-    order[order.index("speedup") + 1 : 1 + order.index("speedup")] = more  # in sight, beside the figures
-    event: Any = st.dataframe(
-        runs_table.with_columns(rows, shown, queries.wide(), more) if more else rows,
-        key=key,
-        hide_index=True,
-        column_config=COLUMNS,
-        column_order=order,
-        on_select="rerun",
-        selection_mode="multi-row",
-        selection_default={"selection": {"rows": chosen}} if chosen else None,
-        height=min(38 + 35 * max(len(ids), 1), 560),
-        placeholder="–",
-        alt=f"{len(ids)} runs with state, recipe and measurement",
-    )
-    selected = [ids[row] for row in event["selection"]["rows"] if row < len(ids)]
-    st.session_state["_selected"] = selected
-    return selected
-
-
-def change(run_ids: list[str], message: str, **labels: Any) -> str:
-    """Change these labels of every run; return the message."""
-    for run_id in run_ids:
-        change_labels(queries.home(), queries.folder(run_id), **labels)
-    return message
-
-
-def set_baseline(run_id: str, label: str, seen: str) -> str:
-    """Make the run the baseline, unless another tab has made another one so since this one was drawn with `seen`."""
-    make_baseline(queries.home(), queries.folder(run_id), seen)
-    return f"{label} is now the baseline."
-
-
-def archive(run_ids: list[str]) -> str:
-    """Hide runs from lists, and say where their folders are."""
-    single = len(run_ids) == 1
-    where = str(queries.folder(run_ids[0]).path) if single else f"{queries.home().runs} ({', '.join(run_ids)})"
-    message = (
-        f"Archived {count(run_ids)}: hidden from lists; nothing is deleted. "
-        f"To remove {'it' if single else 'them'} for good, delete {where} yourself."
-    )
-    return change(run_ids, message, archived=True, pinned=False)
-
-
-def count(run_ids: list[str]) -> str:
-    return f"{len(run_ids)} run{'s' if len(run_ids) != 1 else ''}"
-
-
-def selection_bar(selected: pd.DataFrame, known_tags: list[str]) -> None:
-    """Draw links and buttons for the selected runs."""
-    ids = list(selected.run_id)
-    names = ", ".join(f"**{ui.text(label)}**" for label in selected.label[:3])
-    st.markdown(f"{count(ids)} selected: {names}{' …' if len(ids) > 3 else ''}")
-    with st.container(horizontal=True, vertical_alignment="center"):
-        if len(ids) == 1:
-            ui.goto("run", "Open", icon=":material/monitoring:", run=ids[0])
-            ui.goto("launch", "Launch from it", icon=":material/rocket_launch:", **{"from": ids[0]})
-        if 2 <= len(ids) <= 6:
-            ui.goto("compare", f"Compare these {len(ids)}", icon=":material/compare_arrows:", runs=ids)
-        mark_buttons(ids, selected)
-    if len(ids) > 6:
-        st.caption("The Compare page takes two to six runs.")
-    labels_form(ids, selected, known_tags)
-
-
-def mark_buttons(ids: list[str], selected: pd.DataFrame) -> None:
-    """Draw the buttons for pin, baseline and archive, and their opposites where they apply."""
-    if not selected.pinned.all():
-        actions.button(
-            "Pin", lambda: change(ids, f"Pinned {count(ids)}.", pinned=True), key="pin", icon=":material/keep:"
-        )
-    if selected.pinned.any():
-        actions.button(
-            "Unpin",
-            lambda: change(ids, f"Unpinned {count(ids)}.", pinned=False),
-            key="unpin",
-            icon=":material/keep_off:",
-        )
-    if len(ids) == 1 and not selected.baseline.iloc[0]:
-        label, seen = selected.label.iloc[0], queries.baseline()
-        actions.button(
-            "Set as baseline", lambda: set_baseline(ids[0], label, seen), key="baseline", icon=":material/star:"
-        )
-    if selected.baseline.any():
-        actions.button(
-            "Unset baseline",
-            lambda: change(ids, "No run is the baseline now.", baseline=False),
-            key="unbaseline",
-            icon=":material/star_border:",
-        )
-    if not selected.archived.all():
-        actions.button(
-            "Archive",
-            lambda: archive(ids),
-            key="archive",
-            icon=":material/archive:",
-            help="Hides the runs from lists; nothing is deleted.",
-        )
-    if selected.archived.any():
-        actions.button(
-            "Unarchive",
-            lambda: change(ids, f"{count(ids)} restored to lists.", archived=False),
-            key="unarchive",
-            icon=":material/unarchive:",
-        )
-
-
-def labels_form(ids: list[str], selected: pd.DataFrame, known_tags: list[str]) -> None:
-    """Draw the form for the title, tags and note of one run, or for adding tags and a note to several."""
-    mark = hashlib.sha1("\n".join(ids).encode(), usedforsecurity=False).hexdigest()[:8]
-    with st.expander("Title, tags and note" if len(ids) == 1 else "Tags and note", icon=":material/label:"):
-        if len(ids) > 1:
-            many_form(ids, mark, selected, known_tags)
-            return
-        run = queries.folder(ids[0])
-        labels = label_form.labels_of(run)
-        if labels is not None:
-            one_form(run, mark, labels, known_tags)
-
-
-def one_form(run: RunFolder, mark: str, labels: Labels, known_tags: list[str]) -> None:
-    """Draw the form for the labels of one run."""
-    keys = {name: f"{name}-{mark}" for name in ("title", "tags", "notes")}
-    labels = label_form.drawn_with(mark, keys, labels)
-
-    def save() -> str:
-        label_form.save(run, mark, keys)
-        return "Saved."
-
-    with st.form(f"labels-{mark}"):
-        st.text_input("Title", labels.title, key=keys["title"], max_chars=120, placeholder=run.id)
-        st.multiselect(
-            "Tags", sorted({*known_tags, *labels.tags}), list(labels.tags), key=keys["tags"], accept_new_options=True
-        )
-        st.text_area("Note", labels.notes, key=keys["notes"], max_chars=20_000)
-        actions.submit("Save", save, key=f"save-{mark}", icon=":material/save:")
-
-
-def many_form(ids: list[str], mark: str, selected: pd.DataFrame, known_tags: list[str]) -> None:
-    """Draw the form that adds tags and a note to several runs and removes tags."""
-    keys = {name: f"{name}-{mark}" for name in ("tags", "drop", "notes")}
-    with st.form(f"labels-{mark}"):
-        st.multiselect("Add tags", known_tags, key=keys["tags"], accept_new_options=True)
-        st.multiselect("Remove tags", sorted({tag for tags in selected.tags for tag in tags}), key=keys["drop"])
-        st.text_area("Add to each note", key=keys["notes"])
-        actions.submit("Save", lambda: save_many(ids, keys), key=f"save-{mark}", icon=":material/save:")
-
-
-def save_many(ids: list[str], keys: dict[str, str]) -> str:
-    """Add tags and a note to each run's own, and remove tags."""
-    state = st.session_state
-
-    def added(present: Labels) -> dict[str, Any]:
-        tags = [tag for tag in (*present.tags, *state[keys["tags"]]) if tag not in state[keys["drop"]]]
-        notes = "\n\n".join(part for part in (present.notes, state[keys["notes"]].strip()) if part)
-        return {"tags": tags, "notes": notes}
-
-    for run_id in ids:
-        edit_labels(queries.home(), queries.folder(run_id), added)
-    return f"Saved for {count(ids)}."
-
-
 def render() -> None:
     """Draw the page."""
+    if (run_id := rows.asked_to_open()) is not None:
+        st.switch_page(page_of("run"), query_params={"run": run_id})
     ui.heading("runs")
+    refresh.look()
     known = runs_table.prepared(runs_table.with_unindexed(queries.runs(), queries.home()))
     actions.outcome()
+    refresh.watching(known)
     if known.empty:
         ui.empty(
             "No runs yet. A run trains one draft and measures it; the quick recipe takes a few minutes.",
             "Start a run",
             "launch",
         )
+        removed.removed()
         return
+    views = view_bar.opened()
+    view_place = st.container()
     wanted = filters(known)
+    with view_place:
+        view_bar.choose(views)
     shown = fulfilling(runs_table.matching(known, wanted), wanted.condition)
-    group = st.session_state["group"]
     if shown.empty:
         hidden = int(known.archived.sum()) if wanted.archived == "hidden" else 0
         archived = f", {hidden} of them archived" if hidden else ""
         st.info(f"No run matches these filters; there are {len(known)} runs{archived}.")
         st.button("Clear filters", key="clear", on_click=clear, icon=":material/filter_list_off:")
-        return
-    if group != "nothing":
-        shown = groups(shown, group)
-    shown = runs_table.ordered(shown, st.session_state["order"], None if group == "nothing" else group)
-    selected = table(shown)
-    measured = int(shown.exact.notna().sum())
-    st.caption(
-        f"{len(shown)} of {len(known)} runs, {measured} measured. "
-        "Select rows to label, compare or archive them; click a column's name to sort."
-    )
+    else:
+        runs(shown, known)
+    removed.removed()
+
+
+def runs(shown: pd.DataFrame, known: pd.DataFrame) -> None:
+    """Draw the bar of actions, the rows, and buttons to save them as a file."""
+    group = st.session_state["group"]
+    grouped = group if group != "nothing" else None
+    if grouped:
+        shown = with_group(shown, grouped)
+    shown = runs_table.ordered(shown, st.session_state["order"], grouped)
+    more = st.session_state["columns"] or []
+    place = selection.place()
+    selected = rows.in_groups(shown, grouped, more) if grouped else rows.in_pages(shown, more)
+    st.session_state["_selected"] = selected
+    with place:
+        if selected:
+            selection.bar(shown[shown.run_id.isin(selected)], runs_table.choices(known, "tags"))
+        else:
+            selection.hint()
+    st.caption(f"{len(shown)} of {len(known)} runs, {int(shown.exact.notna().sum())} measured.")
     downloads.download_row(
         "runs",
         "runs",
@@ -329,5 +179,13 @@ def render() -> None:
         paper=runs_table.for_paper(shown),
         caption="Exact acceptance per run, with 95% interval over prompts",
     )
-    if selected:
-        selection_bar(shown[shown.run_id.isin(selected)], runs_table.choices(known, "tags"))
+
+
+def with_group(shown: pd.DataFrame, group: str) -> pd.DataFrame:
+    """The rows with a column for the group where it is a setting, or all settings but the seed."""
+    if group == runs_table.ALL_BUT_SEED:
+        return shown.assign(**{group: queries.recipes().reindex(shown.run_id).fillna(runs_table.UNKNOWN).to_numpy()})
+    if group in shown or group == "tag":
+        return shown
+    values = queries.wide().set_index("run_id")[group].reindex(shown.run_id)
+    return shown.assign(**{group: [runs_table.UNKNOWN if pd.isna(one) else str(one) for one in values]})

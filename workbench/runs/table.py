@@ -12,11 +12,11 @@ from engine.paths import Home, run_id_of
 from engine.records.folders import run_names
 from workbench.shared.chart_parts import bounds
 from workbench.shared.method_names import SUPERVISION, method_name, mode_word
-from workbench.shared.pages import link
 
 # Columns to filter by, besides tags.
 CHOOSABLE = ("state", "domain", "loss", "mode", "supervision", "scenario", "target")
-GROUPS = ("domain", "method", "loss", "target", "scenario", "tag")
+ALL_BUT_SEED = "all settings but the seed"
+GROUPS = ("domain", "method", ALL_BUT_SEED, "loss", "target", "scenario", "tag")
 ARCHIVED = ("hidden", "shown", "only")
 UNKNOWN = "–"
 GLYPHS = {
@@ -112,7 +112,7 @@ def with_unindexed(runs: pd.DataFrame, home: Home) -> pd.DataFrame:
     rows = pd.DataFrame({"run_id": missing, "label": missing, "folder": [f"runs/{run_id}" for run_id in missing]})
     rows["state"] = "damaged"
     rows["problems"] = [["config.yaml: missing, so nothing else of the run can be shown"] for _ in missing]
-    rows[["pinned", "archived", "baseline"]] = False
+    rows[["pinned", "archived", "baseline", "sample"]] = False
     return pd.concat([runs, rows.reindex(columns=runs.columns).astype(runs.dtypes, errors="ignore")])
 
 
@@ -194,10 +194,11 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
         {
             "state": [f"{GLYPHS.get(state, '?')} {state}" for state in runs.state],
             "marks": [
-                marks(*row) for row in zip(runs.baseline, runs.pinned, runs.archived, runs.problems, strict=True)
+                marks(*row)
+                for row in zip(runs.baseline, runs.pinned, runs.archived, runs.problems, runs["sample"], strict=True)
             ],
             "label": runs.label,
-            "open": [link("run", run=run_id) for run_id in runs.run_id],
+            "open": "Open",
             "domain": runs.domain,
             "scenario": runs.scenario,
             "loss": runs.loss,
@@ -240,13 +241,14 @@ def for_paper(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def marks(baseline: bool, pinned: bool, archived: bool, problems: Sequence[str]) -> str:
-    """'★ baseline, ● pinned': the marks set by hand, and a warning for an incomplete folder."""
+def marks(baseline: bool, pinned: bool, archived: bool, problems: Sequence[str], sample: bool = False) -> str:
+    """'★ baseline, ● pinned': the marks set by hand, a sample's, and a warning for an incomplete folder."""
     present = {
         "★ baseline": baseline,
         "● pinned": pinned,
         "▣ archived": archived,
         "⚠ incomplete": bool(problems),
+        "◇ sample": sample,
     }
     return ", ".join(mark for mark, holds in present.items() if holds)
 

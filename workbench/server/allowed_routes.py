@@ -1,8 +1,9 @@
 """Middleware that closes every route of Streamlit and Gradio that the workbench does not use.
 
-Streamlit's pages read over HTTP and do everything else over one websocket; no page uploads a file.
-The live view posts to its queue. Uploads, files by path, proxies and monitoring are closed, and the
-body of a POST is limited.
+Streamlit's pages read over HTTP and do everything else over one websocket, but for Home's prompt file: it is put, and
+taken back, under two random ids, of which Streamlit knows the first as that of an open page and asks for its token
+besides. The live view posts to its queue. Its uploads, files by path, proxies and monitoring are closed, and every body
+is limited.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from workbench.server.guard import refuse
 
 MAX_BODY_BYTES = 1_000_000  # a prompt and some numbers
-_BODY_TIMEOUT_S = 30.0
+MAX_UPLOAD_BYTES = 51_000_000  # a prompt file of `own_prompts.MOST_BYTES`, and what is around it
+_BODY_TIMEOUT_S, _UPLOAD_TIMEOUT_S = 30.0, 300.0
 
 _NAME = r"[A-Za-z0-9_.-]+"
 _LIVE_READS = re.compile(
@@ -25,6 +27,8 @@ _LIVE_READS = re.compile(
 )
 _LIVE_POSTS = re.compile(rf"/gradio_api/(queue/join|cancel|reset/?|(call|call/v2|run|api)/{_NAME}/?)")
 _STREAMLIT = re.compile(r"^/[^.]*_stcore/(health|host-config|stream|bidi-components/.+)$")
+_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_UPLOAD = re.compile(rf"/([^.]*/)?_stcore/upload_file/{_UUID}/{_UUID}")
 
 Allows = Callable[[Scope], bool]
 
@@ -38,9 +42,16 @@ def for_pages(mounted: str) -> Allows:
             return path.endswith("/_stcore/stream") and not path.startswith(f"{mounted}/")
         if path == mounted or path.startswith(f"{mounted}/"):
             return True
+        if is_upload(scope):
+            return True
         return scope["method"] in ("GET", "HEAD") and ("/_stcore/" not in path or bool(_STREAMLIT.search(path)))
 
     return allows
+
+
+def is_upload(scope: Scope) -> bool:
+    """Whether a page puts a file, or takes it back."""
+    return scope["method"] in ("PUT", "DELETE") and bool(_UPLOAD.fullmatch(scope["path"]))
 
 
 def for_live(scope: Scope) -> bool:
@@ -54,7 +65,7 @@ def for_live(scope: Scope) -> bool:
 
 
 class AllowedRoutes:
-    """ASGI middleware that passes on allowed requests, with a body of at most `MAX_BODY_BYTES`."""
+    """ASGI middleware that passes on allowed requests, with a body of at most `MAX_BODY_BYTES`; files may be larger."""
 
     def __init__(self, app: ASGIApp, allows: Allows) -> None:
         self._app, self._allows = app, allows
@@ -72,22 +83,21 @@ class AllowedRoutes:
     async def _with_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the whole body before passing it on: one that is too long or too slow never reaches the application."""
         body = bytearray()
+        most, seconds = (MAX_UPLOAD_BYTES, _UPLOAD_TIMEOUT_S) if is_upload(scope) else (MAX_BODY_BYTES, _BODY_TIMEOUT_S)
         try:
-            async with asyncio.timeout(_BODY_TIMEOUT_S):
+            async with asyncio.timeout(seconds):
                 while True:
                     message = await receive()
                     if message["type"] != "http.request":
                         return  # the client has disconnected
                     body += message.get("body", b"")
-                    if len(body) > MAX_BODY_BYTES:
-                        await refuse(
-                            scope, receive, send, 413, f"The request body is limited to {MAX_BODY_BYTES:,} bytes.\n"
-                        )
+                    if len(body) > most:
+                        await refuse(scope, receive, send, 413, f"The request body is limited to {most:,} bytes.\n")
                         return
                     if not message.get("more_body"):
                         break
         except TimeoutError:
-            await refuse(scope, receive, send, 408, f"The request took longer than {_BODY_TIMEOUT_S:g} s to arrive.\n")
+            await refuse(scope, receive, send, 408, f"The request took longer than {seconds:g} s to arrive.\n")
             return
         await self._app(scope, _replayed(bytes(body), receive), send)
 

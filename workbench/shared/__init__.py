@@ -7,12 +7,16 @@ pickers          the run pickers of all pages
 actions          buttons that act once
 label_form       the form of labels
 queries          all that pages read of the results
+watch            draws a part of a page again when its files have changed; a notice at a run's end
 charts           figures from data frames
 slice_chart      the figure of slices
 chart_parts      parts of figures
 theme            colours, marks of the fates, the Plotly template
 tokens           tokens and rounds as HTML
 downloads        charts and tables as files
+printing         charts laid out for a column, a page, a slide
+latex            tables for a paper
+figure_data      the numbers of a chart as a table
 kaleido_process  figures drawn by a process of their own
 method_names     display names of methods
 icon.svg         the icon

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import math
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -29,6 +31,25 @@ def dress(figure: go.Figure, title: str, note: str, tone: str) -> go.Figure:
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
     )
     return figure
+
+
+def about(figure: go.Figure, subject: str) -> go.Figure:
+    """The figure with what it is about, domain and target, before its second line: it must say so in a paper."""
+    second = figure.layout.title.subtitle.text
+    return figure.update_layout(title_subtitle_text="; ".join(filter(None, [safe(subject), second])))
+
+
+def subject(domains: Iterable[object], targets: Iterable[object]) -> str:
+    """'biology; target smollm2-135m-instruct + biology'; several of either are listed."""
+    names = dict.fromkeys(short_target(target) for target in targets if known(target))
+    where = dict.fromkeys(str(domain).replace("_", " ") for domain in domains if known(domain))
+    return "; ".join(filter(None, [", ".join(where), f"target {', '.join(names)}" if names else ""]))
+
+
+def short_target(target: object) -> str:
+    """A target's name without where it comes from: no 'asset:' before it, and no folders."""
+    name = re.sub(r"^[a-z]+:", "", str(target)).rstrip("/")
+    return name.rsplit("/", 1)[-1]
 
 
 def panels(figure: go.Figure) -> go.Figure:

@@ -74,8 +74,9 @@ def learning_curve(
 def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
     """Exact acceptance by loss (rows), scenario (columns) and mode (panels): the frame of `compare.every_run.cells`.
 
-    Columns: loss, scenario, mode, value, low, high, n_prompts, runs, seeds, sets, least, most, n_train. A
-    combination without a run says so in words; cells of different size say how many queries they trained on.
+    Columns: loss, scenario, mode, value, low, high, n_prompts, runs, seeds, sets, least, most, n_train, run_ids. A
+    click on a cell selects a point whose customdata is its runs' ids, with spaces between. A combination without a run
+    says so in words; cells of different size say how many queries they trained on.
     """
     losses, scenarios, modes = (sorted(cells[c].unique()) for c in ("loss", "scenario", "mode"))
     sizes = cells.n_train.nunique() > 1
@@ -100,6 +101,20 @@ def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
             textfont={"size": 12},
             hovertext=[[parts.cell_hover(cell) for cell in line] for line in grid],
             hovertemplate=_HOVER,
+            row=1,
+            col=place,
+        )
+        filled = [cell for line in grid for cell in line if cell is not None]
+        figure.add_scatter(  # a heat map cannot be clicked: a mark that is not seen lies on each cell
+            x=[parts.safe(cell.scenario) for cell in filled],
+            y=[parts.safe(cell.loss) for cell in filled],
+            mode="markers",
+            marker={"symbol": "square", "size": 60, "opacity": 0},
+            unselected={"marker": {"opacity": 0}},
+            customdata=[" ".join(cell.run_ids) for cell in filled],
+            hovertext=[parts.cell_hover(cell) for cell in filled],
+            hovertemplate=_HOVER,
+            showlegend=False,
             row=1,
             col=place,
         )

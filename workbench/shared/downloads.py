@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +22,17 @@ import streamlit as st
 
 from engine.errors import DraftbenchError
 from engine.paths import PROJECT_ROOT
-from workbench.shared import theme
+from workbench.shared.figure_data import figure_data
+from workbench.shared.latex import latex
+from workbench.shared.printing import SIZES, printable
 
+_PRINT_SIZE = "print_size"  # session state: a key of `printing.SIZES`
 MIME = {"svg": "image/svg+xml", "png": "image/png", "pdf": "application/pdf"}
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 _PLACES = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
 )
-_SCALE = {"svg": 1, "pdf": 1, "png": 2}
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "–": "--",
-    "·": r"\textperiodcentered{}",
-    "…": r"\ldots{}",
-    "≥": r"$\geq$",
-    "≤": r"$\leq$",
-    "−": "$-$",
-    "Δ": r"$\Delta$",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-}
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 
 
@@ -66,12 +45,15 @@ def chrome() -> str | None:
     return installed or next((place for place in _PLACES if Path(place).is_file()), None)
 
 
-def figure_bytes(figure: go.Figure, kind: str, *, timeout_s: float = 60) -> bytes:
-    """Render a figure as SVG, PNG or PDF on white. Raises DraftbenchError if Chrome is missing or hangs."""
-    return figures_bytes([figure], kind, timeout_s=timeout_s)[0]
+def figure_bytes(figure: go.Figure, kind: str, size: str = "page", *, timeout_s: float = 60) -> bytes:
+    """Render a figure as SVG, PNG or PDF on white, laid out for a size of `printing.SIZES`.
+
+    Raises DraftbenchError if Chrome is missing or hangs.
+    """
+    return figures_bytes([figure], kind, size, timeout_s=timeout_s)[0]
 
 
-def figures_bytes(figures: Sequence[go.Figure], kind: str, *, timeout_s: float = 60) -> list[bytes]:
+def figures_bytes(figures: Sequence[go.Figure], kind: str, size: str = "page", *, timeout_s: float = 60) -> list[bytes]:
     """Render several figures with one start of Chrome, which takes most of the time."""
     if kind not in MIME:
         raise DraftbenchError(f"a figure cannot be saved as {kind!r}", "", f"known: {', '.join(MIME)}")
@@ -82,7 +64,8 @@ def figures_bytes(figures: Sequence[go.Figure], kind: str, *, timeout_s: float =
             "the server renders charts to files with it",
             "install Chromium or set BROWSER_PATH, or save an SVG or PNG with the chart's own camera button",
         )
-    jobs = [{"figure": printable(figure).to_plotly_json(), "kind": kind, "scale": _SCALE[kind]} for figure in figures]
+    scale = SIZES[size].dots_per_in / 96 if kind == "png" else 1  # 96 pixels of a page are an inch
+    jobs = [{"figure": printable(one, size).to_plotly_json(), "kind": kind, "scale": scale} for one in figures]
     answer = _run(json.dumps(jobs, cls=_encoder()), browser, timeout_s)
     try:
         return [base64.b64decode(item) for item in json.loads(answer)]
@@ -90,43 +73,9 @@ def figures_bytes(figures: Sequence[go.Figure], kind: str, *, timeout_s: float =
         raise _failed("its output is not what was expected") from None
 
 
-def printable(figure: go.Figure) -> go.Figure:
-    """A copy for print: dark text on white, even if the figure was drawn for a dark page."""
-    light, document = theme.TONES["light"], figure.to_json()
-    for part, dark in asdict(theme.TONES["dark"]).items():
-        document = document.replace(f'"{dark}"', f'"{getattr(light, part)}"')
-    copy = go.Figure(json.loads(document))
-    copy.update_layout(template=theme.template("light"), paper_bgcolor=light.background, plot_bgcolor=light.background)
-    return copy.update_layout(margin_l=70, title_subtitle_font_color=light.faint)
-
-
 def csv(frame: pd.DataFrame) -> bytes:
     """The frame as CSV in UTF-8. An apostrophe precedes text that a spreadsheet would take for a formula."""
     return frame.map(_no_formula).rename(columns=_no_formula).to_csv(index=False).encode("utf-8")
-
-
-def latex(frame: pd.DataFrame, caption: str) -> str:
-    """The frame as a booktabs table for a paper, with three decimals and all text escaped."""
-    numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame]
-    lines = [" & ".join(_tex(cell) for cell in row) + r" \\" for row in frame.itertuples(index=False, name=None)]
-    head = " & ".join(_tex(column) for column in frame.columns) + r" \\"
-    return "\n".join(
-        [
-            r"% needs \usepackage{booktabs}",
-            r"\begin{table}",
-            r"  \centering",
-            rf"  \caption{{{_tex(caption)}}}",
-            rf"  \begin{{tabular}}{{{''.join('r' if n else 'l' for n in numeric)}}}",
-            r"    \toprule",
-            f"    {head}",
-            r"    \midrule",
-            *(f"    {line}" for line in lines),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
 
 
 def download_row(
@@ -140,15 +89,18 @@ def download_row(
 ) -> None:
     """Draw buttons that save a chart as SVG, PNG or PDF and its data as CSV or LaTeX; files are made on click.
 
-    `draw` draws the chart for a tone; files always use the light one. `paper` is a narrower table for LaTeX
-    where `frame` is too wide for a page.
+    `draw` draws the chart for a tone; files always use the light one, in the width that the visitor chose. Without
+    `frame` the CSV has what the chart draws. `paper` is a narrower table for LaTeX where `frame` has more than a paper
+    shows.
     """
-    with st.container(horizontal=True, gap="small"):
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         if draw is not None and chrome() is None:
             st.caption("Save an SVG or PNG with the chart's camera button. PDF needs Chrome or Chromium on the server.")
         elif draw is not None:
+            size = _choose_size(key)
+            suffix = "" if size == "page" else f"-{size}"
             for kind in MIME:
-                _button(kind.upper(), _drawing(draw, kind), f"{name}.{kind}", MIME[kind], f"{key}-{kind}")
+                _button(kind.upper(), _drawing(draw, kind, size), f"{name}{suffix}.{kind}", MIME[kind], f"{key}-{kind}")
         if frame is not None:
             _button("CSV", lambda: csv(frame), f"{name}.csv", "text/csv", f"{key}-csv")
             _button(
@@ -158,6 +110,28 @@ def download_row(
                 "application/x-tex",
                 f"{key}-tex",
             )
+        elif draw is not None:
+            _button("CSV", lambda: csv(figure_data(draw("light"))), f"{name}.csv", "text/csv", f"{key}-csv")
+
+
+def _choose_size(key: str) -> str:
+    """The width for print: one choice for all charts, as long as the visitor stays."""
+    widget = f"print-{key}"
+
+    def kept() -> None:
+        st.session_state[_PRINT_SIZE] = st.session_state[widget]
+
+    st.session_state[widget] = st.session_state.get(_PRINT_SIZE, "page")
+    chosen: str = st.selectbox(
+        "Width",
+        list(SIZES),
+        key=widget,
+        format_func=lambda size: SIZES[size].label,
+        on_change=kept,
+        label_visibility="collapsed",
+        width=190,
+    )
+    return chosen
 
 
 def _button(label: str, make: Callable[[], bytes | str], file_name: str, mime: str, key: str) -> None:
@@ -166,8 +140,8 @@ def _button(label: str, make: Callable[[], bytes | str], file_name: str, mime: s
     )
 
 
-def _drawing(draw: Callable[[str], go.Figure], kind: str) -> Callable[[], bytes]:
-    return lambda: figure_bytes(draw("light"), kind)
+def _drawing(draw: Callable[[str], go.Figure], kind: str, size: str) -> Callable[[], bytes]:
+    return lambda: figure_bytes(draw("light"), kind, size)
 
 
 def _encoder() -> type[json.JSONEncoder]:
@@ -217,11 +191,3 @@ def _failed(why: str) -> DraftbenchError:
 
 def _no_formula(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
-
-
-def _tex(value: object) -> str:
-    if isinstance(value, float):
-        return "--" if pd.isna(value) else f"{value:.3f}"
-    if value is None:
-        return "--"
-    return "".join(_LATEX.get(c, c) for c in str(value).replace("\n", " "))

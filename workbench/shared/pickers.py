@@ -29,7 +29,7 @@ def runs_with(need: Need, *, also: Collection[str] = ()) -> pd.DataFrame:
     """The runs to offer to a page with that need; `also`: ids that the address names, offered though archived."""
     known = queries.runs()
     if need == "measured":
-        known = known[(known.state == "done") | known.exact.notna()]
+        known = known[known.exact.notna()]
     elif need == "speed":
         known = known[known.speedup.notna()]
     elif need != "anything":
@@ -61,11 +61,11 @@ def opens_on(runs: pd.DataFrame) -> str | None:
     return str(runs.run_id.iloc[0])
 
 
-def choose_run(label: str, need: Need, key: str = "run") -> str | None:
+def choose_run(label: str, need: Need, key: str = "run", *, forget: Sequence[str] = ()) -> str | None:
     """Let the visitor choose a run that has what the page needs; None if there is none.
 
     The address keeps the id under `key`. An id there that names no such run is offered too, because only the page can
-    say what is wrong with it.
+    say what is wrong with it. `forget`: parameters of the address that say nothing about another run.
     """
     named = st.query_params.get(key)
     shown = runs_with(need, also=(named,) if named else ())
@@ -75,7 +75,7 @@ def choose_run(label: str, need: Need, key: str = "run") -> str | None:
         options, labels = [named, *options], {**labels, named: named}
     if not options:
         return None
-    return ui.choose_one(label, options, labels, key, default=opens_on(shown))
+    return ui.choose_one(label, options, labels, key, default=opens_on(shown), forget=forget)
 
 
 def pick_runs(
@@ -97,7 +97,7 @@ def pick_runs(
         shown = shown[shown.run_id.isin([*among, *asked])]
     options, labels = list(shown.run_id), names(shown)
     _say_missing(key, options)
-    _follow_address(key, options, [run_id for run_id in default if run_id in options])
+    ui.follow_address(key, options, [run_id for run_id in default if run_id in options])
     st.session_state[key] = st.session_state[key][:most]
     if key not in st.query_params:
         ui.note_default(key, st.session_state[key])
@@ -111,13 +111,6 @@ def pick_runs(
         max_selections=most,
     )
     return run_ids
-
-
-def _follow_address(key: str, options: Sequence[str], default: list[str]) -> None:
-    """Set a picker of ids to the value in the address. `bind` would put the labels there instead of the ids."""
-    named = [value for value in st.query_params.get_all(key) if value in options]
-    held = [value for value in st.session_state.get(key, default) if value in options]
-    st.session_state[key] = list(dict.fromkeys(named)) or held
 
 
 def _say_missing(key: str, options: Sequence[str]) -> None:

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 import streamlit as st
 
+from engine.findings.kept import state_of
 from engine.index import queries as store
 from engine.index.connection import reading
 from engine.index.contents import MEASURED_ONLY
-from engine.index.expressions import wide_table
+from engine.index.expressions import recipe_names, wide_table
 from engine.index.ingest import add_details, ingest_all, remove_missing
 from engine.jobs.executors import wake_all
 from engine.paths import Home, run_id_of
 from engine.paths import home as _home
 from engine.records.folders import run_names
+from engine.runs import trash
 from engine.runs.folder import RunFolder
 from engine.runs.samples import laid_out
 from engine.traces.measured import holds_traces
@@ -38,17 +40,25 @@ def home() -> Home:
 @st.cache_data(ttl=4, show_spinner=False)
 def _indexed(root: str) -> float:
     """Update index and queue from the run folders, at most once every few seconds for all visitors together."""
-    ingest_all(home())
+    ingest_all(home(), quick=True)
     remove_missing(home())
-    wake_all(home())  # restarts a queue, or a cluster's driver, that was killed
+    trash.sweep(home())
+    if _any_unfinished():
+        wake_all(home())  # restarts a queue, or a cluster's driver, that was killed
     return 0.0
+
+
+def _any_unfinished() -> bool:
+    """Whether the index holds a run that waits or is worked on, or one whose status could not be read."""
+    with reading(home().index) as con:
+        row = con.execute("SELECT count(*) FROM runs WHERE state IS NULL OR state IN ('queued', 'running')").fetchone()
+    return bool(row and row[0])
 
 
 def refresh() -> None:
     """Clear the caches: to be called after changing a run from a page."""
     _indexed.clear()
     _overview.clear()
-    _wide.clear()
     _holding.clear()
 
 
@@ -59,11 +69,13 @@ def runs() -> pd.DataFrame:
     Draftbench and was measured elsewhere.
     """
     _indexed(str(home().root))
-    return _overview(str(home().root)).copy()
+    return _overview(str(home().root))[0].copy()
 
 
-@st.cache_data(ttl=2, show_spinner=False)
-def _overview(root: str) -> pd.DataFrame:
+# `cache_data` would read ten thousand rows from a pickle each time
+@st.cache_resource(ttl=2, max_entries=2, show_spinner=False)
+def _overview(root: str) -> tuple[pd.DataFrame, str]:
+    """The runs, and a text that changes when one is added, removed, finished or relabelled."""
     with reading(home().index) as con:
         frame = store.overview(con)
     for column in ("pinned", "archived", "baseline"):
@@ -75,7 +87,10 @@ def _overview(root: str) -> pd.DataFrame:
     frame["label"] = [
         title if isinstance(title, str) and title else run for run, title in zip(frame.run_id, frame.title, strict=True)
     ]
-    return frame
+    settled = frame.updated_at.where(~frame.state.isin(UNFINISHED)).astype(str)
+    labels = ["title", "notes", "pinned", "archived", "baseline"]
+    stamp = pd.util.hash_pandas_object(frame[["run_id", "state", *labels]].assign(at=settled)).sum()
+    return frame, str(stamp)
 
 
 def baseline() -> str:
@@ -89,16 +104,35 @@ def wide() -> pd.DataFrame:
 
     Made again only when a run is added, removed, finished or relabelled: it reads every recipe.
     """
-    known = runs()
-    settled = known.updated_at.where(~known.state.isin(UNFINISHED))
-    stamp = pd.util.hash_pandas_object(known[["run_id", "state", "title"]].assign(at=settled.astype(str))).sum()
-    return _wide(str(home().root), str(stamp))
+    return _wide(str(home().root), _stamp())
+
+
+def recipes() -> pd.Series[str]:
+    """By run id a name that the seeds of one recipe share, and no other run: all settings are equal but the seed."""
+    return _recipes(str(home().root), _stamp())
+
+
+def _stamp() -> str:
+    _indexed(str(home().root))
+    return _overview(str(home().root))[1]
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _recipes(root: str, stamp: str) -> pd.Series[str]:
+    return recipe_names(_wide(root, stamp))
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)  # shared as it is: nobody changes it
 def _wide(root: str, stamp: str) -> pd.DataFrame:
     with reading(home().index) as con:
         return wide_table(con)
+
+
+def state() -> str:
+    """A hash that changes whenever a run is added, removed, finished or relabelled."""
+    _indexed(str(home().root))
+    with reading(home().index) as con:
+        return state_of(con, home())
 
 
 def _state_now(run_id: str) -> str:

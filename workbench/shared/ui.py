@@ -107,18 +107,26 @@ def state_badge(state: str) -> str:
 
 
 def chart(
-    figure: go.Figure, *, key: str, alt: str, name: str = "", save: bool = True, wide: bool = False, **options: Any
+    figure: go.Figure,
+    *,
+    key: str,
+    alt: str,
+    name: str = "",
+    save: bool = True,
+    wide: bool = False,
+    lasso: bool = False,
+    **options: Any,
 ) -> Any:
     """Draw a figure with a description for screen readers, its camera button, and a menu to save it.
 
     Without `save` the page places `downloads.download_row` itself. A `wide` figure keeps its width on a narrow screen
-    and scrolls sideways, because its labels would overlap.
+    and scrolls sideways, because its labels would overlap. `lasso`: its buttons offer to select points.
     """
     kind = st.session_state.get(CAMERA, "SVG").lower()
     config = {
         "displaylogo": False,
         "toImageButtonOptions": {"format": kind, "filename": name or key, "scale": 2 if kind == "png" else 1},
-        "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
+        "modeBarButtonsToRemove": ["autoScale2d", *([] if lasso else ["lasso2d", "select2d"])],
     }
     with st.container(key=f"wide-{key}") if wide else contextlib.nullcontext():
         shown = st.plotly_chart(figure, theme=None, key=key, alt=alt, config=config, **options)
@@ -164,6 +172,12 @@ def write_address(key: str, forget: Sequence[str] = ()) -> None:
         st.query_params.pop(key, None)
 
 
+def chosen(options: Sequence[str], key: str, default: str | None = None) -> str:
+    """What `choose_one` shows, also before it is drawn: the id in the URL, else the last one, else the default."""
+    named, held = st.query_params.get(key), st.session_state.get(key)
+    return str(named if named in options else held if held in options else default or options[0])
+
+
 def choose_one(
     label: str,
     options: Sequence[str],
@@ -179,12 +193,33 @@ def choose_one(
     `forget`: parameters of the URL that say nothing about another choice.
     """
     labels = distinct({option: labels.get(option, option) for option in options})
-    named, held = st.query_params.get(key), st.session_state.get(key)
-    st.session_state[key] = named if named in options else held if held in options else default or options[0]
+    named = st.query_params.get(key)
+    st.session_state[key] = chosen(options, key, default)
     if named != st.session_state[key]:
         note_default(key, st.session_state[key])
     picked: str = st.selectbox(
         label, options, format_func=labels.__getitem__, key=key, help=help, on_change=write_address, args=(key, forget)
+    )
+    return picked
+
+
+def follow_address(key: str, options: Sequence[str], default: Sequence[str]) -> None:
+    """Set a picker of ids to the value in the address. `bind` would put the labels there instead of the ids."""
+    named = [value for value in st.query_params.get_all(key) if value in options]
+    held = [value for value in st.session_state.get(key, default) if value in options]
+    st.session_state[key] = list(dict.fromkeys(named)) or held
+
+
+def choose_some(
+    label: str, options: Sequence[str], labels: Mapping[str, str], key: str, default: Sequence[str]
+) -> list[str]:
+    """Let the visitor choose several ids by their labels; the URL keeps the ids that differ from the default."""
+    labels = distinct({option: labels.get(option, option) for option in options})
+    follow_address(key, options, [option for option in default if option in options])
+    if key not in st.query_params:
+        note_default(key, st.session_state[key])
+    picked: list[str] = st.multiselect(
+        label, options, format_func=labels.__getitem__, key=key, on_change=write_address, args=(key,)
     )
     return picked
 

@@ -31,7 +31,7 @@ def run(description: Description) -> None:
         rows += [("place", where)]
     if recipe is not None:
         rows += [
-            ("target", recipe.target.label),
+            ("target", recipe.target_label),
             ("prompts", f"{recipe.prompts.domain}, {recipe.prompts.scenario}"),
         ]
         if recipe.trains:
@@ -92,10 +92,12 @@ def comparison(compared: dict[str, Any]) -> None:
                 "(`draftbench measure RUN` adds it)"
             )
     servers()
-    if not all(r["comparable"] for r in compared["rows"]):
+    word, rates = compared["comparability"]["comparable"], compared["comparability"]["rates"]
+    if word != "comparable":
         differences = "; ".join(f"{key} is {x} in A and {y} in B" for key, (x, y) in compared["differs"].items())
+        which = f"{', '.join(rates)} may be compared, the others not, as " if rates else ""
         console.paragraph(
-            f"not comparable: {differences}. `draftbench measure RUN --set measure.KEY=VALUE` measures a run again "
+            f"{word}: {which}{differences}. `draftbench measure RUN --set measure.KEY=VALUE` measures a run again "
             "under equal conditions."
         )
     _sizes(compared["sizes"])

@@ -61,6 +61,10 @@ def _target_alone(run_id: str, measured: Summary, provenance: Provenance) -> Non
     """Print how fast a target decodes without a draft."""
     conditions, speed = measured.conditions, measured.speed or Speed()
     where = speed_words.measured_where(measured, provenance)
+    if measured.served is not None:
+        console.line(f"{run_id}\nthe served model {conditions.served_by}, timed over the network; nothing was trained")
+        verdict(measured)
+        return
     console.line(f"{run_id}\nthe target alone, {conditions.precision} on {conditions.where}; nothing was trained")
     verdict(measured)
     console.line("")

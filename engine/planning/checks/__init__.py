@@ -50,6 +50,8 @@ def checks(home: Home, recipe: Recipe) -> list[Check]:
     without |= set() if recipe.has_draft else {"vocabulary", "draft"}
     without |= set() if recipe.capture.server is not None else {"server"}
     names = [name for name in CHECKS if name not in without]
+    if recipe.times_server:  # nothing of a model is here
+        names = ["held-out prompts", "server"]
     return [_checked(name, subject) for name in names]
 
 

@@ -56,6 +56,7 @@ def test_a_target_alone_is_timed_and_nothing_else_is_claimed(
     assert document["subject"] == "target alone"
     assert set(document["speed"]["tokens_per_s"]) == {"plain", "transformers"}
     assert document["speed"]["tokens_per_s"]["plain"]["n_prompts"] == 6
+    assert document["speed"]["load"]["cores"] >= 1
     assert "certificate" not in document
     assert "metrics" not in document
 

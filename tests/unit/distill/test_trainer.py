@@ -596,6 +596,30 @@ def test_asking_to_stop_ends_after_a_checkpoint(tmp_path, target, capture, unbro
     assert fingerprint(tmp_path, trainer_in(tmp_path, target, capture).run()) == unbroken
 
 
+@pytest.mark.parametrize("by", ["asking", "an interrupt"])
+def test_a_stop_in_the_middle_of_a_step_keeps_the_steps_before_it(tmp_path, target, capture, unbroken, by):
+    made = trainer_in(tmp_path, target, capture)
+    backward, questions = made.backward, []
+
+    def interrupted(*arguments: Any) -> Any:
+        if made.outcome.steps_done == 2:
+            raise KeyboardInterrupt
+        return backward(*arguments)
+
+    def asked() -> bool:  # not at the end of step 2, but in the step after it
+        questions.append(made.outcome.steps_done)
+        return questions.count(2) > 1
+
+    if by == "asking":
+        made.progress = Progress(quiet=True, stop_wanted=asked)
+    else:
+        made.backward = interrupted  # type: ignore[method-assign]
+    with pytest.raises(Cancelled):
+        made.run()
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+    assert fingerprint(tmp_path, trainer_in(tmp_path, target, capture).run()) == unbroken
+
+
 def train_and_die(folder: Path, captures: Path) -> None:
     """Trains until step 5, then is killed: the last checkpoint is that of step 3."""
     target = stopping_target()

@@ -6,9 +6,10 @@ import math
 
 import pytest
 
-from engine.findings.claims import BEST_LOSS, CLAIMS, SCENARIO, SUPERVISION
+from engine.findings.claims import BEST_LOSS, CLAIMS, GENERIC, SCENARIO, SUPERVISION
 from engine.findings.evaluate import evaluate
-from engine.findings.verdicts import FEW, NOT, REPRODUCED, SAME, judge_cell, overall
+from engine.findings.verdicts import BETTER, FEW, NOT, REPRODUCED, SAME, judge_cell, overall
+from engine.findings.words import sentence
 from engine.records.interval import Interval
 from tests.unit.findings.made_up_runs import PROMPTS, Store, pair
 
@@ -59,10 +60,38 @@ def test_evidence_the_other_way_counts_from_the_first_seed_and_says_how_many_the
 
 def test_a_size_outside_the_stated_range_is_only_the_same_direction():
     store = Store()
-    pair(store, 3, 0.30, 0.45)
+    pair(store, 3, 0.100, 0.117)  # +17% relative, +1.7% absolute: one above the range, one below it
     (cell,) = store.findings()["white_box"].cells
-    assert (cell.verdict, cell.relative.value > 0.4) == (SAME, True)
-    assert "outside +2% to +10%" in cell.reason
+    assert cell.verdict == SAME
+    assert "outside +2% to +10%, relative above it and absolute below it" in cell.reason
+
+
+def test_more_than_the_stated_range_whatever_percent_means_is_better_than_the_paper_says():
+    store = Store()
+    pair(store, 3, 0.30, 0.45)
+    finding = store.findings()["white_box"]
+    assert finding.verdict == BETTER
+    assert "better than the paper says (+2% to +10%)" in sentence(finding)
+
+
+def test_synthetic_queries_as_good_as_historical_ones_are_better_than_the_paper_says():
+    """The paper's 80% to 93% is a loss of 7% to 20%; no loss at all is no evidence against it."""
+    none = Interval(0.001, -0.01, 0.012, 40)
+    assert judge_cell(SCENARIO, none, none, [0.0, 0.001, 0.002])[0] == BETTER
+    few = judge_cell(SCENARIO, none, none, [0.001])
+    assert few[0] == SAME
+    assert "so far" in few[1]
+
+
+def test_a_generic_draft_that_gains_on_a_domain_is_no_better_than_the_paper_says():
+    gain = Interval(0.2, 0.1, 0.3, 40)
+    assert judge_cell(GENERIC, gain, gain, [0.2] * 3)[0] == NOT
+
+
+def test_a_claim_is_better_than_the_paper_says_only_where_every_comparison_is():
+    assert overall(SUPERVISION, [(BETTER, ""), (BETTER, "")], 2)[0] == BETTER
+    assert overall(SUPERVISION, [(BETTER, ""), (REPRODUCED, "")], 2)[0] == REPRODUCED
+    assert overall(SUPERVISION, [(BETTER, ""), (FEW, "")], 2)[0] == SAME
 
 
 def test_a_seed_that_disagrees_is_not_averaged_away():
@@ -124,4 +153,4 @@ def test_the_ratio_of_claim_four_is_not_read_as_points():
     relative, absolute = Interval(-0.4, -0.5, -0.3, 40), Interval(-0.1, -0.12, -0.08, 40)
     verdict, reason = judge_cell(SCENARIO, relative, absolute, [-0.1] * 3)
     assert verdict == SAME
-    assert reason.endswith("-7%, relative")
+    assert reason.endswith("-7%, relative below it")

@@ -1,5 +1,6 @@
 """Runs by a condition: any setting and rate, texts in either quotes, and no way out of the table."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 
 from engine.errors import DraftbenchError
+from engine.index import expressions
 from engine.index.connection import reading
 from engine.index.expressions import matching_runs, wide_table
 from engine.index.ingest import ingest_all
@@ -125,3 +127,29 @@ def test_the_command_lists_what_fulfils_it(draftbench: Draftbench, finished_home
     wrong = draftbench("runs", "--where", "train.epoch > 1")
     assert wrong.code != 0
     assert "did you mean 'train.epochs'?" in wrong.err
+
+
+@pytest.mark.parametrize(
+    "configs",
+    [
+        [{"a": {"b": 1, "l": [{"x": 1}]}, "t": "2026-01-01"}, {"a": {"b": 2.5}}, None],  # a text like a time
+        [{"a": {"b": "auto"}}, {"a": {"b": 8}}],  # a text and a number
+        [{"a": {"b": 1, "l": [{"x": 1}], "e": {}}, "n": None}, {"a": {"b": 2, "l": []}, "c": True}, None],
+    ],
+)
+def test_settings_are_what_the_recipes_say(configs: list[dict | None]):
+    texts = [None if config is None else json.dumps(config) for config in configs]
+    table = expressions._settings(texts)
+    for place, config in enumerate(configs):
+        expected = dict(expressions._leaves(config or {}))
+        row = {name: value for name, value in table.iloc[place].items() if not pd.isna(value)}
+        assert row == {name: value for name, value in expected.items() if value is not None}
+
+
+def test_the_seeds_of_one_recipe_share_a_name():
+    table = pd.DataFrame(
+        {"run_id": list("abcd"), "name": ["x", "x", "x", None], "train.seed": [0, 1, 0, 0], "train.lr": [1, 1, 2, None]}
+    )
+    names = expressions.recipe_names(table)
+    assert names["a"] == names["b"] != names["c"]
+    assert set(names) == {"x", "x #2", "unnamed"}

@@ -203,7 +203,7 @@ def test_a_waiting_run_is_cancelled_at_once_and_never_starts(tmp_path: Path):
 def test_a_running_run_is_asked_to_stop(tmp_path: Path):
     run = queue.submit(home(), recipe("waits"))
     until(lambda: state(run) == "running")
-    assert "asked to stop" in queue.cancel(home(), run)
+    assert "is stopping" in queue.cancel(home(), run)
     until(lambda: state(run) == "cancelled" and not ours(tmp_path))
 
 

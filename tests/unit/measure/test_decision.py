@@ -1,17 +1,25 @@
 """One answer for a draft: served only where every interval says faster, and the same words on real runs."""
 
 import itertools
+import math
+import random
 from typing import Any
 
 import pytest
 
+from engine.cli.text.summary import summary as print_summary
+from engine.config.schema import PromptsSpec, Recipe
+from engine.export.model_card import model_card
 from engine.measure.decision import ANSWERS, answer_of, decide
+from engine.measure.speed_words import LEAST_PROMPTS
 from engine.paths import PROJECT_ROOT
 from engine.records.certificate import Certificate
 from engine.records.interval import Interval
-from engine.records.speed import BreakEven, ForwardSeconds, GammaRow, Speed
+from engine.records.provenance import Provenance
+from engine.records.speed import BreakEven, ForwardSeconds, GammaRow, MachineLoad, Speed
 from engine.records.summary import Conditions, Metric, Summary
 
+PROMPTS = PromptsSpec.model_validate({"train": "train.jsonl", "heldout": "heldout.jsonl"})
 SAMPLES = PROJECT_ROOT / "sample_data" / "runs"
 FASTER, OPEN, SLOWER = Interval(1.2, 1.1, 1.3, 12), Interval(1.05, 0.97, 1.18, 12), Interval(0.8, 0.7, 0.9, 12)
 FEW = Interval(1.5, 1.4, 1.6, 4)
@@ -117,3 +125,64 @@ def test_real_runs(run: str, answer: str):
 
 def test_the_answers_of_forecasts_are_the_same_words():
     assert {answer_of([FASTER]), answer_of([SLOWER]), answer_of([OPEN]), answer_of([])} == set(ANSWERS)
+
+
+def test_a_busy_machine_stands_in_the_reasons_and_an_idle_one_does_not():
+    busy = decide(summary(FASTER, FASTER, load=MachineLoad(before=0.0, during=0.9, cores=2)))
+    assert busy.answer == "serve it"
+    assert "the machine was busy: other processes kept 0.9 of 2 cores busy" in busy.sentence
+    assert any("while nothing else runs here" in change for change in busy.changes)
+    idle = decide(summary(FASTER, FASTER, load=MachineLoad(before=2.0, during=0.1, cores=2)))
+    assert "busy" not in idle.sentence
+
+
+def intervals(draw: random.Random) -> Interval | None:
+    """Any interval that a timing may give: none, without bounds, of few prompts, at 1 or across it."""
+    if draw.random() < 0.1:
+        return None
+    low, high = sorted(draw.choice([1.0, draw.uniform(0.6, 2.5), draw.uniform(0.6, 2.5)]) for _ in range(2))
+    bounds = (math.nan, math.nan) if draw.random() < 0.1 else (low, high)
+    return Interval(draw.uniform(low, high), *bounds, draw.choice([1, 5, 6, 12, 12, 40]))
+
+
+@pytest.mark.parametrize("subject", ["trained draft", "draft as it is", "target alone"])
+def test_no_sentence_anywhere_says_faster_or_serve_of_an_interval_that_holds_1(
+    subject: Any, capsys: pytest.CaptureFixture[str]
+):
+    """The sentence, what the terminal prints of a measurement, and the model card, on 300 random timings."""
+    draw = random.Random(subject)
+    served = 0
+    for _ in range(300):
+        plain, generate = intervals(draw), intervals(draw)
+        measured = summary(plain, generate).model_copy(update={"subject": subject})
+        decision = decide(measured)
+        print_summary("run", measured, Provenance())
+        card = model_card("run", Recipe(prompts=PROMPTS), measured, Provenance())
+        texts = (decision.sentence, " ".join(capsys.readouterr().out.split()), card)
+        beats = [ratio is not None and known(ratio) and ratio.low > 1 for ratio in (plain, generate)]
+        served += decision.answer == "serve it"
+        assert (decision.answer == "serve it") == (all(beats) and subject != "target alone")
+        for text in texts:
+            assert ("Serve it" in text) == (decision.answer == "serve it")
+            if not any(beats):
+                assert ": faster" not in text
+        if generate is not None and plain is not None and known(generate) and generate.high < 1:
+            assert decision.answer != "serve it"
+            assert subject == "target alone" or decision.answer == "no gain"
+    assert served > 5 or subject == "target alone"
+
+
+def known(ratio: Interval) -> bool:
+    return ratio.n_prompts >= LEAST_PROMPTS and not math.isnan(ratio.low)
+
+
+def test_a_target_alone_is_not_decided_and_says_what_to_beat():
+    speed = Speed(tokens_per_s={"plain": Interval(16.0, 15.0, 17.0, 8), "transformers": Interval(11.0, 10.0, 12.0, 8)})
+    decision = decide(Summary(subject="target alone", speed=speed))
+    assert decision.answer == "not decided yet"
+    assert decision.reasons == (
+        "no draft was measured",
+        "plain decoding gives 16.0 [15.0, 17.0] tokens/s",
+        "Transformers' own generate gives 11.0 [10.0, 12.0] tokens/s",
+    )
+    assert any("measure-only" in change for change in decision.changes)

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from engine.measure.speed_words import describe, measured_where, verdict
+from engine.measure.speed_words import describe, load_words, measured_where, verdict
 from engine.numbers import bounds, interval, number
 from engine.records.interval import Interval
 from engine.records.provenance import Machine, MeasuredBy, Provenance
-from engine.records.speed import Speed
+from engine.records.speed import MachineLoad, Speed
 from engine.records.summary import Conditions, Summary
 
 
@@ -71,3 +71,20 @@ def test_missing_numbers_as_text(missing):
 def test_what_is_no_finite_number_is_missing_and_never_an_exception(value: object):
     assert number(value) == interval(Interval(value)) == "-"
     assert verdict(Interval(value, value, value, 12)) == "not known to be faster"
+
+
+@pytest.mark.parametrize(
+    ("load", "words"),
+    [
+        (None, "load not recorded"),
+        (MachineLoad(), "load not recorded"),
+        (MachineLoad(during=0.2, cores=2), ""),  # a tenth of the cores is the limit
+        (MachineLoad(during=0.21, cores=2), "the machine was busy: other processes kept 0.2 of 2 cores busy"),
+        (MachineLoad(during=3.04, cores=16), "the machine was busy: other processes kept 3.0 of 16 cores busy"),
+        (MachineLoad(during=1.5), "the machine was busy: other processes kept 1.5 cores busy"),
+    ],
+)
+def test_how_busy_the_machine_was_stands_beside_where_it_was_measured(load: MachineLoad | None, words: str):
+    assert load_words(Speed(load=load)) == words
+    where = measured_where(Summary(speed=Speed(threads=2, load=load)), Provenance())
+    assert where == ", ".join(filter(None, ("2 threads", words)))

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -15,7 +11,6 @@ from engine.measure.step_times import (
     TimedRound,
     _one_round,
     _prefilled,
-    load_of_others,
     median,
     round_seconds,
     texts_of,
@@ -83,14 +78,3 @@ def test_texts_are_cut_from_all_rows_one_after_the_other_and_begin_again():
 def test_texts_must_be_alike_and_long_enough_for_both_models(texts):
     with pytest.raises(ValueError, match="one length"):
         time_cell(TARGET, NOISY, texts)
-
-
-def test_the_load_of_others_is_not_that_of_this_process_itself():
-    torch.randn(900, 900) @ torch.randn(900, 900)  # own work before, which the system's load average would hold
-    assert 0 <= load_of_others(0.05) <= (os.cpu_count() or 1)
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
-        try:
-            time.sleep(0.3)  # until it runs
-            assert load_of_others(0.5) > 0.3
-        finally:
-            other.kill()

@@ -1,5 +1,6 @@
 """Shipped runs, made before a measurement wrote a hash of its answers, are compared by their tokens."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -31,6 +32,21 @@ def test_two_shipped_runs_are_compared_at_every_rate_and_temperature():
     assert [row["temperature"] for row in comparison["greedy_agreement"]] == [0.0, 1.0]
     assert comparison["not_measured"] == {"A": ["argmax"], "B": ["argmax"]}  # they are older than this rate
     assert comparison["servers"]["sglang"] == {"figure": "accept rate", "rate": "argmax"}
+
+
+def test_runs_of_another_gamma_are_partly_comparable(tmp_path: Path):
+    other = RunFolder(Path(shutil.copytree(SAMPLES / SFT, tmp_path / SFT)))
+    summary = json.loads(other.summary_path.read_text())
+    summary["conditions"]["num_draft_tokens"] = 5
+    other.summary_path.write_text(json.dumps(summary))
+    said = compare_runs(shipped(FORWARD_KL), other)["comparability"]
+    assert said["comparable"] == "partly comparable"
+    assert said["rates"] == ["exact", "greedy_agreement"]
+    assert said["not"] == {"num_draft_tokens differ": ["per_proposed", "per_examined", "per_emitted", "tau"]}
+    assert compare_runs(shipped(FORWARD_KL), shipped(SFT))["comparability"]["comparable"] == "comparable"
+    summary["conditions"]["dtype"] = "float32"
+    other.summary_path.write_text(json.dumps(summary))
+    assert compare_runs(shipped(FORWARD_KL), other)["comparability"]["comparable"] == "not comparable"
 
 
 def test_runs_of_another_target_have_no_answer_in_common():

@@ -170,7 +170,8 @@ def test_a_summary_that_is_absent_or_damaged_names_the_command_that_makes_it(mad
     run.summary_path.parent.mkdir()
     run.summary_path.write_text("{", encoding="utf-8")
     (run.path / "draft" / "best").mkdir(parents=True)
-    (run.path / "draft" / "best" / "draft.json").write_text("{}", encoding="utf-8")  # or there is nothing to measure
+    for name in ("draft.json", "draft.safetensors"):  # or there is nothing to measure
+        (run.path / "draft" / "best" / name).write_text("{}", encoding="utf-8")
     with pytest.raises(DraftbenchError, match=f"draftbench measure {run.id}"):
         run.summary()
     run.summary_path.write_text(json.dumps({"metrics": []}), encoding="utf-8")

@@ -72,3 +72,16 @@ def test_the_shipped_runs_are_whole_measured_and_name_no_folder_of_anybody():
             assert not Path(path).is_absolute()
             assert path.startswith("pack:") or resolve_input(path).is_relative_to(PROJECT_ROOT)
     assert any((folder / "draft" / "best" / "draft.json").exists() for folder in folders)
+
+
+def test_samples_that_are_asked_for_are_laid_in_again_and_what_is_there_stays(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DRAFTBENCH_SAMPLES", "0")
+    home = Home(tmp_path / "fresh")
+    assert lay_out_samples(home, source, asked=True) == ["one", "two"]
+    shutil.rmtree(home.run("one"))
+    (home.run("two") / "labels.json").write_text("{}")
+    assert lay_out_samples(home, source) == []
+    assert lay_out_samples(home, source, asked=True) == ["one"]
+    assert (home.run("two") / "labels.json").exists()

@@ -128,6 +128,15 @@ def test_another_gamma_forbids_the_sampled_rates_only_and_says_why():
     assert set(names) == {"per_proposed", "per_examined", "per_emitted", "tau"}
     assert not pd.isna(rate(result, "b", "exact").delta)
     assert "⊘ not comparable" in report.rates_table(result)
+    assert report.heading_of(result) == "Partly comparable"
+    assert "Subtracted: exact, greedy_agreement." in report.not_comparable(result)
+
+
+def test_another_precision_forbids_every_rate():
+    result = found(run("a"), run("b", conditions={"dtype": "float16"}))
+    assert report.heading_of(result) == "Not comparable"
+    assert report.comparable_rates(result, ["B · b"]) == []
+    assert report.heading_of(found(run("a"), run("b"))) == ""
 
 
 def test_a_reason_that_holds_for_several_drafts_is_given_once():

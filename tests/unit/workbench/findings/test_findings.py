@@ -15,7 +15,7 @@ from engine.findings.claim import MissingRun
 from engine.findings.claims import LEAD, MODE, SUPERVISION
 from engine.findings.efforts import EFFORTS
 from engine.findings.evaluate import Cell, Finding, Outcome, Pooled
-from engine.findings.home import HomeFindings
+from engine.findings.home import HomeFindings, TakingPart
 from engine.findings.missing import command
 from engine.findings.pairs import Pair
 from engine.findings.runs import Run
@@ -148,7 +148,8 @@ def evaluated(runs: list[Run]) -> HomeFindings:
         for t in (0.0, 1.0)
         for i in range(6)
     ]
-    return HomeFindings([], runs, Path("runs"), {}, {}, {}, pd.DataFrame(rows))
+    part = TakingPart(runs, {}, {}, {})
+    return HomeFindings([], {}, len(runs), {}, lambda: part, lambda _: pd.DataFrame(rows))
 
 
 def test_acceptance_adds_seeds_up_and_keeps_sizes_methods_and_temperatures_apart():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import UTC, datetime
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -214,12 +214,12 @@ def test_a_thousand_runs_are_filtered_ordered_and_written_in_a_blink():
         for i in range(1000)
     ]
     runs = overview(*rows)
-    began = datetime.now(UTC)
+    began = process_time()
     shown = table.ordered(table.matching(runs, Filters(text="words t3")), "gain", "tag")
     table.cells(shown)
     table.group_summary(runs, "tag")
     assert len(shown) == len([i for i in range(1000) if i % 7 == 3])
-    assert (datetime.now(UTC) - began).total_seconds() < 1
+    assert process_time() - began < 1
 
 
 # --- what a run's page reads from the folder ---

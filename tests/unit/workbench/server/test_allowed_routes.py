@@ -9,8 +9,9 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from workbench.server import allowed_routes
-from workbench.server.allowed_routes import MAX_BODY_BYTES, AllowedRoutes, for_live, for_pages
+from workbench.server.allowed_routes import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, AllowedRoutes, for_live, for_pages
 
+UPLOAD = "/_stcore/upload_file/7b6f0b1e-5a52-4d0e-9c52-6f0f0f0f0f0f/0d9f2f4c-2a1b-4f6d-8f5e-1a2b3c4d5e6f"
 PAGES = for_pages("/live")
 
 
@@ -36,6 +37,13 @@ def scope_of(method: str, path: str, root: str = "") -> Scope:
         ("DELETE", "/_stcore/upload_file/session/file", False),
         ("OPTIONS", "/_stcore/upload_file/session/file", False),
         ("GET", "/_stcore/upload_file/session/file", False),
+        ("PUT", UPLOAD, True),
+        ("DELETE", f"/base{UPLOAD}", True),
+        ("GET", UPLOAD, False),
+        ("POST", UPLOAD, False),
+        ("PUT", f"{UPLOAD}/more", False),
+        ("PUT", f"/../x{UPLOAD}", False),
+        ("PUT", f"/live{UPLOAD}", True),  # decided by `for_live`, which knows no PUT
         ("GET", "/_stcore/metrics", False),
         ("GET", "/_stcore/agent/openapi.json", False),
         ("POST", "/_stcore/agent/mcp", False),
@@ -92,8 +100,10 @@ def test_what_the_live_view_needs(method: str, path: str, expected: bool):
     assert for_live(scope_of(method, f"/live{path}", "/live")) is expected  # mounted
 
 
-def post(chunks: list[bytes], pause_s: float = 0) -> tuple[int, bytes | None]:
-    """Status of a POST with such a body, and the body that reached the application."""
+def post(
+    chunks: list[bytes], pause_s: float = 0, *, method: str = "POST", path: str = "/x"
+) -> tuple[int, bytes | None]:
+    """Status of a request with such a body, and the body that reached the application."""
     sent: list[Message] = []
     reached: list[bytes] = []
 
@@ -113,7 +123,7 @@ def post(chunks: list[bytes], pause_s: float = 0) -> tuple[int, bytes | None]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(AllowedRoutes(application, lambda _: True)(scope_of("POST", "/x"), receive, send))
+    asyncio.run(AllowedRoutes(application, lambda _: True)(scope_of(method, path), receive, send))
     return int(sent[0]["status"]), reached[0] if reached else None
 
 
@@ -124,6 +134,13 @@ def test_a_short_body_arrives_whole():
 
 def test_a_long_body_is_refused_before_it_is_all_read():
     assert post([b"x" * MAX_BODY_BYTES, b"x", b"never read"]) == (413, None)
+
+
+def test_a_prompt_file_may_be_larger_and_not_endless():
+    file = b"x" * (20 * MAX_BODY_BYTES)
+    assert post([file], method="PUT", path=UPLOAD) == (200, file)
+    assert post([b"x" * MAX_UPLOAD_BYTES, b"x", b"never read"], method="PUT", path=UPLOAD) == (413, None)
+    assert post([file], method="POST", path=UPLOAD)[0] == 413
 
 
 def test_a_body_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch):

@@ -70,11 +70,11 @@ def prompts() -> pd.DataFrame:
 
 def cells() -> pd.DataFrame:
     rows = [
-        (EVIL, "curated", "offline", 0.3, 0.25, 0.35, 40, 1, 1, 1, 0.3, 0.3, 200.0),
-        ("tvd", "synthetic", "online", 0.2, 0.1, 0.3, 40, 3, 2, 2, 0.1, 0.3, 1600.0),
+        (EVIL, "curated", "offline", 0.3, 0.25, 0.35, 40, 1, 1, 1, 0.3, 0.3, 200.0, ["a"]),
+        ("tvd", "synthetic", "online", 0.2, 0.1, 0.3, 40, 3, 2, 2, 0.1, 0.3, 1600.0, ["b", "c", "d"]),
     ]
     names = ["loss", "scenario", "mode", "value", "low", "high", "n_prompts", "runs", "seeds", "sets", "least", "most"]
-    names += ["n_train"]
+    names += ["n_train", "run_ids"]
     return pd.DataFrame(rows, columns=names)
 
 

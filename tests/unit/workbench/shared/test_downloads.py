@@ -33,7 +33,7 @@ def test_csv_holds_no_formula_for_a_spreadsheet():
 
 def test_latex_is_a_booktabs_table_with_everything_escaped():
     text = downloads.latex(TABLE, "100% of $x_1$")
-    for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{lrl}"):
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{@{}lrl@{}}"):
         assert rule in text
     assert r"\caption{100\% of \$x\_1\$}" in text
     assert r"A \& \textless{}b\textgreater{}\_1\% & 0.123 & 0.1 [0.0, 0.2] \\" in text

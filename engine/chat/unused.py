@@ -1,0 +1,77 @@
+"""What a chat template leaves out of a prompt that it renders: a visitor is told before the answer is believed.
+
+`render` refuses a template that drops a whole message or a call. What remains is dropped on purpose, such as the
+reasoning of earlier answers, or is of no effect, such as a key that the template never reads. Each is found by
+rendering the prompt without it: equal texts say that nobody would notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from engine.chat.prompt import Message, Prompt, Tool
+from engine.chat.rendering import conversation, prompt_text
+from engine.errors import DraftbenchError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_CARRIED = ("role", "content", "tool_calls")  # `render` itself refuses to lose them
+
+
+def unused(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[str]:
+    """Sentences without a full stop on what the target would not see of `prompt`; empty if it sees all.
+
+    Raises DraftbenchError for a prompt that cannot be rendered at all.
+    """
+    text = prompt_text(tokenizer, prompt)
+    return [*_tools(tokenizer, prompt, text), *_messages(tokenizer, prompt, text)]
+
+
+def _tools(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: str) -> Iterator[str]:
+    if not prompt.tools:
+        return
+    if not conversation(tokenizer, prompt)[1]:
+        yield "the template has no place for tools: they are described in the system text instead"
+    for key in dict.fromkeys(key for tool in prompt.tools for key in tool["function"] if key != "name"):
+        if _same(tokenizer, replace(prompt, tools=tuple(_without(tool, key) for tool in prompt.tools)), text):
+            yield f"{key!r} of the tools is not written"
+    for key in dict.fromkeys(key for tool in prompt.tools for key in tool if key not in ("type", "function")):
+        outside = tuple({name: value for name, value in tool.items() if name != key} for tool in prompt.tools)
+        if _same(tokenizer, replace(prompt, tools=outside), text):
+            yield f"{key!r} beside the tools' functions is not written"
+
+
+def _messages(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: str) -> Iterator[str]:
+    for place, message in enumerate(prompt.messages):
+        where = f"message {place + 1} ({message['role']})"
+        content = str(message["content"]).strip()
+        if content and content not in text:
+            if _same(tokenizer, _with(prompt, place, {**message, "content": ""}), text):
+                yield f"the text of {where} is not written"
+            elif "</think>" in content and content.rpartition("</think>")[2].strip() in text:
+                yield f"the reasoning in {where} is not written"
+            else:
+                yield f"the text of {where} is written in another form"
+        for key in (key for key in message if key not in _CARRIED):
+            rest = {name: value for name, value in message.items() if name != key}
+            if _same(tokenizer, _with(prompt, place, rest), text):
+                yield f"{key!r} of {where} is not written"
+
+
+def _same(tokenizer: PreTrainedTokenizerBase, changed: Prompt, text: str) -> bool:
+    try:
+        return prompt_text(tokenizer, changed) == text
+    except DraftbenchError:
+        return False  # a template that fails without it does read it
+
+
+def _with(prompt: Prompt, place: int, message: Message) -> Prompt:
+    return replace(prompt, messages=(*prompt.messages[:place], message, *prompt.messages[place + 1 :]))
+
+
+def _without(tool: Tool, key: str) -> Tool:
+    function: dict[str, Any] = {name: value for name, value in tool["function"].items() if name != key}
+    return {**tool, "function": function}

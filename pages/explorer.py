@@ -1,0 +1,5 @@
+"""Explorer: all runs at once."""
+
+from workbench.explorer import page
+
+page.render()

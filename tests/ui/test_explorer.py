@@ -1,0 +1,93 @@
+"""The Explorer: runs as points, what is not comparable said, a selection handed on, all of it in the address."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.ui.conftest import OpenPage
+from tests.ui.test_compare import EVIL, copy, first, wording  # noqa: F401
+
+
+@pytest.fixture
+def several(first: Path) -> list[Path]:  # noqa: F811
+    """Five runs: two losses, better and better; one measured with another gamma."""
+    others = [
+        copy(first, f"run-{place}", better=0.02 * place, settings={"loss": [{"name": "tvd" if place % 2 else "jsd"}]})
+        for place in range(1, 4)
+    ]
+    return [first, *others, copy(first, "longer", better=0.01, num_draft_tokens=9)]
+
+
+def drawn(test) -> list[dict]:
+    """The figures of the page as Plotly gets them."""
+    return [json.loads(chart.proto.spec) for chart in test.get("plotly_chart")]
+
+
+def test_without_a_run_one_button_leads_on(page: OpenPage):
+    assert [button.label for button in page("explorer").button] == ["Start a run"]
+
+
+def test_every_run_is_a_point_and_the_best_are_on_the_pareto_line(page: OpenPage, several: list[Path]):
+    test = page("explorer", x="n_train", y="exact_0", colour="loss")
+    (figure,) = drawn(test)
+    points = [run_id for trace in figure["data"] for run_id in trace.get("customdata", [])]
+    assert sorted(points) == sorted(folder.name for folder in several)
+    assert "n = 5 runs" in json.dumps(figure["layout"]["title"])
+    (expander,) = test.expander
+    assert expander.label == "1 runs that no run measured alike beats"
+    assert test.dataframe[0].value["run"].tolist() == ["run-3"], "the same cost for all: the best alone"
+
+
+def test_what_is_not_comparable_is_said_and_one_click_colours_by_it(page: OpenPage, several: list[Path]):
+    assert not page("explorer", y="exact_0").warning, "exact acceptance does not depend on gamma"
+    test = page("explorer", x="n_train", y="tau_0")
+    (box,) = test.warning
+    assert "gamma (3: 4 runs, 9: 1 runs)" in box.value.replace("\\", "")
+    next(button for button in test.button if button.label == "Colour by gamma").click().run()
+    assert test.query_params["colour"] in ("num_draft_tokens", ["num_draft_tokens"])
+    assert test.selectbox(key="colour").value == "num_draft_tokens"
+
+
+def test_a_selection_in_the_address_is_listed_and_goes_to_compare(page: OpenPage, several: list[Path]):
+    test = page("explorer", picked=["run-1", "run-2"], y="exact_0")
+    assert "2 runs selected" in wording(test)
+    (link,) = [one for one in test.get("page_link") if one.proto.label == "Compare them"]
+    assert "runs=run-2&runs=run-1" in link.proto.query_string, "the better one first"
+    test.button(key=next(b.key for b in test.button if b.label == "Clear the selection")).click().run()
+    assert "picked" not in test.query_params
+
+
+def test_a_condition_narrows_and_a_wrong_one_is_explained(page: OpenPage, several: list[Path]):
+    (figure,) = drawn(page("explorer", where="num_draft_tokens = 9", y="exact_0"))
+    assert "n = 1 runs" in json.dumps(figure["layout"]["title"])
+    assert "No measured run" in page("explorer", where="exact > 2").info[0].value
+    assert "no run has a setting" in page("explorer", where="nonsense > 2").error[0].value.replace("\\", "")
+
+
+@pytest.mark.parametrize("view", ["Scatter", "Parallel coordinates", "Settings that matter", "Curves"])
+def test_every_view_draws_and_escapes(page: OpenPage, several: list[Path], view: str):
+    (several[1] / "labels.json").write_text(json.dumps({"title": EVIL, "notes": EVIL, "tags": [EVIL]}))
+    test = page("explorer", view=view, alike="all", colour="loss")
+    assert drawn(test), wording(test)
+    assert EVIL not in json.dumps(drawn(test)) + wording(test)
+
+
+def test_importance_is_of_the_figure_up_and_says_what_it_is(page: OpenPage, several: list[Path]):
+    shown = wording(page("explorer", view="Settings that matter", y="exact_0"))
+    assert "share of the differences between these runs" in shown
+
+
+def test_another_target_is_another_group_and_all_are_not_mixed_silently(page: OpenPage, several: list[Path]):
+    recipe = yaml.safe_load((several[1] / "config.yaml").read_text())
+    recipe["target"]["model"] = "elsewhere/another"
+    (several[1] / "config.yaml").write_text(yaml.safe_dump(recipe))
+    (figure,) = drawn(page("explorer", y="exact_0", x="n_train"))
+    assert "n = 4 runs" in json.dumps(figure["layout"]["title"]) or "n = 1 runs" in json.dumps(
+        figure["layout"]["title"]
+    )
+    test = page("explorer", y="exact_0", x="n_train", alike="all")
+    assert "target" in test.warning[0].value

@@ -1,0 +1,66 @@
+"""Runs that only measured, on the pages: shown as what they are, and never as a trained draft."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.paths import Home
+from engine.records.status import Status
+from engine.runs.as_it_is import recipe_as_it_is
+from engine.runs.execution import execute
+from engine.runs.folder import RunFolder
+from tests.ui.conftest import OpenPage
+from tests.ui.run_homes import finished_id
+from tests.unit.cli.test_measure_only import TINY
+from tests.unit.conftest import quick
+
+
+def measured_only(home: Path, recipe: Path, target: Path, draft: str | None) -> RunFolder:
+    settings = [f"{key}={value}" for key, value in TINY.items()]
+    made = recipe_as_it_is(Home(home), str(target), [str(recipe.parent / "heldout.jsonl")], draft, settings)
+    run = RunFolder.create(Home(home), made)
+    with quick():
+        execute(Home(home), run, quiet=True)
+    assert Status.read(run.path).state == "done"  # type: ignore[union-attr]
+    return run
+
+
+@pytest.fixture
+def alone(finished_home: Path, recipe: Path, tiny_target_folder: Path) -> RunFolder:
+    return measured_only(finished_home, recipe, tiny_target_folder, None)
+
+
+def words(test: Any) -> str:
+    parts = [*test.markdown, *test.caption, *test.info, *test.success, *test.warning, *test.error]
+    return " ".join(str(part.value) for part in parts).replace("\\", "")
+
+
+def test_a_target_alone_on_every_page_that_lists_runs(page: OpenPage, finished_home: Path, alone: RunFolder):
+    run = page("run", run=alone.id)
+    text = words(run)
+    assert "Not decided yet." in text
+    assert "no draft was measured" in text
+    assert "measured; nothing was trained" in text
+    assert [metric.label for metric in run.metric] == [
+        "Plain decoding, tokens/s",
+        "Transformers' own generate, tokens/s",
+    ]
+    assert not {"Export", "Serve"} & {option for control in run.get("button_group") for option in control.options}
+    page("runs")
+    compare = page("compare", runs=[finished_id(finished_home), alone.id])
+    assert not compare.exception
+    home = page("home", measured=alone.id)
+    assert "plain decoding gives" in words(home)
+    assert len([metric for metric in home.metric if metric.label.startswith("acceptance")]) == 1  # the trained one's
+
+
+def test_a_draft_as_it_is_is_no_best_draft(page: OpenPage, finished_home: Path, recipe: Path, tiny_target_folder: Path):
+    trained = finished_id(finished_home)
+    run = measured_only(finished_home, recipe, tiny_target_folder, trained)
+    text = words(page("run", run=run.id))
+    assert "measured; nothing was trained" in text
+    assert "by training" not in text
+    page("compare", runs=[trained, run.id])
+    assert run.id not in words(page("home"))
+    page("launch", **{"from": run.id})

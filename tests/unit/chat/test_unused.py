@@ -1,0 +1,58 @@
+"""What a template leaves out of a prompt is said; what it writes is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.chat.prompt import Prompt
+from engine.chat.unused import unused
+from tests.unit.chat.test_rendering import CHATML, HELLO, WEATHER, WITH_CALLS, WITH_TOOLS, make_tokenizer
+
+THINKING = (
+    "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'].split('</think>')[-1] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+
+
+def talk(*messages: dict[str, Any], tools: tuple[dict[str, Any], ...] = ()) -> Prompt:
+    return Prompt("p1", messages, tools)
+
+
+def test_a_template_that_writes_everything_leaves_out_nothing():
+    assert unused(make_tokenizer(CHATML), HELLO) == []
+    assert unused(make_tokenizer(WITH_TOOLS), Prompt("p1", HELLO.messages, (WEATHER,))) == []
+
+
+def test_tools_that_a_template_has_no_place_for_are_described_in_the_system_text():
+    (said,) = unused(make_tokenizer(CHATML), Prompt("p1", HELLO.messages, (WEATHER,)))
+    assert said == "the template has no place for tools: they are described in the system text instead"
+
+
+def test_a_key_of_the_tools_that_is_never_written_is_named():
+    names_only = WITH_TOOLS.replace("tools | tojson", "tools | map(attribute='function.name') | join")
+    said = unused(make_tokenizer(names_only), Prompt("p1", HELLO.messages, (WEATHER,)))
+    assert said == ["'description' of the tools is not written", "'parameters' of the tools is not written"]
+
+
+def test_other_keys_of_a_message_are_named_where_they_are_of_no_effect():
+    question = {"role": "user", "content": "Hello there, who is it?", "name": "Ada"}
+    assert unused(make_tokenizer(CHATML), talk(question)) == ["'name' of message 1 (user) is not written"]
+    named = CHATML.replace("{{ m['content'] }}", "{{ m['name'] }}: {{ m['content'] }}")
+    assert unused(make_tokenizer(named), talk(question)) == []
+
+
+def test_reasoning_and_text_beside_calls_that_are_dropped_on_purpose_are_said():
+    thought = {"role": "assistant", "content": "<think>first this</think>An answer of some length"}
+    asked, more = (
+        {"role": "user", "content": "A question of some length"},
+        {"role": "user", "content": "One more of it"},
+    )
+    assert unused(make_tokenizer(THINKING), talk(asked, thought, more)) == [
+        "the reasoning in message 2 (assistant) is not written"
+    ]
+    silent = WITH_CALLS.replace("{{ m['content'] }}", "{% if not m['tool_calls'] %}{{ m['content'] }}{% endif %}")
+    call = {"type": "function", "function": {"name": "weather", "arguments": {}}}
+    calling = {"role": "assistant", "content": "I shall look it up", "tool_calls": [call]}
+    assert unused(make_tokenizer(silent), talk(asked, calling, more)) == [
+        "the text of message 2 (assistant) is not written"
+    ]

@@ -1,0 +1,119 @@
+"""The runs that the Explorer shows: one group that was measured alike or all, under a condition; and its figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import streamlit as st
+
+from engine.errors import DraftbenchError
+from engine.explore.alike import Difference, differing, measured_alike
+from engine.explore.figures import Figure, figures_of
+from engine.index.expressions import EXAMPLE, matching_runs
+from workbench.shared import queries, ui
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The runs on the page, newest first. `table`: rows of the wide table, with `label`. `figures`: of all runs."""
+
+    table: pd.DataFrame
+    figures: dict[str, Figure]
+    labels: dict[str, str]
+
+
+def choose() -> Shown | None:
+    """Let the visitor choose a group of runs that were measured alike, and a condition; None without measured runs."""
+    known = queries.runs()
+    known = known[~known.archived & known.heldout_hash.notna()]
+    if known.empty:
+        return None
+    wide = queries.wide()
+    figures = figures_of(wide)
+    table = wide[wide.run_id.isin(set(known.run_id))]
+    groups = measured_alike(table)
+    labels = group_labels(table, groups)
+    own = known.loc[~known["sample"], "run_id"]
+    first = groups[table.run_id == own.iloc[0]].iloc[0] if len(own) else next(iter(labels))
+    options = sorted(labels, key=lambda name: name != first)
+    left, right = st.columns([3, 4])
+    with left:
+        group = ui.choose_one(
+            "Runs measured alike", [*options, ALL], {**labels, ALL: f"all {len(table)} measured runs"}, "alike"
+        )
+    right.text_input(
+        "Condition",
+        key="where",
+        bind="query-params",
+        placeholder=f"{EXAMPLE}, train.learning_rate >= 1e-3",
+        help="As on the page Runs: any setting by its dotted name, any rate with its "
+        "temperature (`tau_0`, `argmax_1`).",
+    )
+    table = table if group == ALL else table[groups == group]
+    table = _fulfilling(table, st.session_state["where"] or "")
+    names = dict(zip(known.run_id, known.label, strict=True))
+    return Shown(table, figures, {run_id: names[run_id] for run_id in table.run_id})
+
+
+def group_labels(table: pd.DataFrame, groups: pd.Series[str]) -> dict[str, str]:
+    """A name for people of each group, those with most runs first."""
+    labels = {}
+    for group, n in groups.value_counts().items():
+        first = table[groups == group].iloc[0]
+        domain = f"{first.domain}, " if isinstance(first.domain, str) and first.domain not in str(first.target) else ""
+        prompts = f", {first.n_prompts:.0f} held-out prompts" if pd.notna(first.n_prompts) else ""
+        labels[str(group)] = f"{n} run{'s' if n != 1 else ''}: {domain}{first.target or 'unknown target'}{prompts}"
+    return ui.distinct(labels)
+
+
+def _fulfilling(table: pd.DataFrame, condition: str) -> pd.DataFrame:
+    if not condition.strip():
+        return table
+    try:
+        return table[table.run_id.isin(set(matching_runs(table, condition)))]
+    except DraftbenchError as error:
+        ui.error_box(error)
+        return table
+
+
+def warn(shown: Shown, figures: list[Figure]) -> list[Difference]:
+    """Say in what the runs differ that these figures depend on, and offer to colour by it."""
+    differences = differing(shown.table, figures)
+    if not differences:
+        return []
+    lines = [f"{d.words} ({_counted(d.counts)})" for d in differences]
+    names = " and ".join(dict.fromkeys(figure.title for figure in figures if figure.kind != "setting"))
+    with st.container(border=True):
+        st.warning(
+            f"**Not all comparable.** {ui.text(names)} also depend on what these runs differ in: "
+            f"{ui.text('; '.join(lines))}.",
+            icon=":material/block:",
+        )
+        with st.container(horizontal=True):
+            for difference in differences[:4]:
+                st.button(
+                    f"Colour by {difference.words}",
+                    key=f"colour-by-{difference.column}",
+                    on_click=_colour_by,
+                    args=(difference.column,),
+                    type="tertiary",
+                    icon=":material/palette:",
+                )
+    return differences
+
+
+def _counted(counts: dict[str, int], most: int = 4) -> str:
+    words = [f"{_short(value)}: {n} runs" for value, n in list(counts.items())[:most]]
+    rest = sum(list(counts.values())[most:])
+    return ", ".join(words + ([f"{len(counts) - most} others: {rest} runs"] if rest else []))
+
+
+def _short(value: str, longest: int = 48) -> str:
+    return value if len(value) <= longest else f"{value[: longest - 9]}…{value[-8:]}"
+
+
+def _colour_by(column: str) -> None:
+    st.query_params["colour"] = column

@@ -1,0 +1,207 @@
+"""The Explorer's scatter: a point per run, two figures, a third as colour, and the Pareto line."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from engine.explore.figures import Figure
+from engine.explore.pareto import front
+from workbench.explorer.colouring import Colouring, Group, colouring, is_number, scale_on, words
+from workbench.shared import chart_parts as parts
+from workbench.shared import theme
+
+MOST_POINTS = 5_000
+_SVG_POINTS = 800  # beyond, points are drawn by WebGL
+_MOST_LINES = 6
+_HOVER = "%{hovertext}<extra></extra>"
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """What is drawn and what is not. `rows`: the runs with both figures, newest first; `fronts`: each line's runs."""
+
+    x: Figure
+    y: Figure
+    colour: Figure | None
+    log_x: bool
+    log_y: bool
+    rows: pd.DataFrame
+    fronts: list[pd.DataFrame]
+    on_front: pd.Series
+    notes: list[str]
+
+    @property
+    def figures(self) -> list[Figure]:
+        return [self.x, self.y, *([self.colour] if self.colour else [])]
+
+
+def prepared(
+    table: pd.DataFrame, x: Figure, y: Figure, colour: Figure | None, log: tuple[bool, bool], apart: Sequence[str]
+) -> Scatter:
+    """Choose the points and find the front. `apart`: columns in which runs that cannot be compared differ."""
+    notes = []
+    has = table[x.name].notna() & table[y.name].notna()
+    for figure in dict.fromkeys((x, y)):
+        missing = int(table[figure.name].isna().sum())
+        notes += [f"{_runs(missing)} without {figure.title}: not drawn."] if missing else []
+    rows = table[has]
+    logs = [wanted and is_number(rows[figure.name]) for wanted, figure in zip(log, (x, y), strict=True)]
+    for wanted, figure in zip(logs, (x, y), strict=True):
+        below = rows[figure.name] <= 0 if wanted else pd.Series(False, rows.index)
+        if below.any():
+            notes.append(f"{_runs(int(below.sum()))} with {figure.title} of 0 or less: no place on a log axis.")
+        rows = rows[~below]
+    fronts, on_front, said = _fronts(rows, x, y, colour, apart)
+    if len(rows) > MOST_POINTS:
+        notes.append(f"{MOST_POINTS:,} of {len(rows):,} runs are drawn, the newest; the Pareto line is of all.")
+        rows = rows.head(MOST_POINTS)
+    return Scatter(x, y, colour, logs[0], logs[1], rows, fronts, on_front, [*notes, *said])
+
+
+def _runs(n: int) -> str:
+    return f"{n} run{'s' if n != 1 else ''}"
+
+
+def _fronts(
+    rows: pd.DataFrame, x: Figure, y: Figure, colour: Figure | None, apart: Sequence[str]
+) -> tuple[list[pd.DataFrame], pd.Series, list[str]]:
+    """A line for each set of runs that were measured alike; which runs no other beats in all directed figures."""
+    none = pd.Series(False, rows.index)
+    without = [figure.title for figure in (x, y) if figure.better is None or not is_number(rows[figure.name])]
+    if without or x.name == y.name:
+        why = f"no direction of {' and '.join(without)} is better" if without else "both axes show the same figure"
+        return [], none, [f"No Pareto line: {why}."]
+    better = {figure.name: figure.better for figure in (x, y) if figure.better}
+    third = {}
+    if colour and colour.better and colour.name not in better and is_number(rows[colour.name]):
+        third = {colour.name: colour.better}
+    if apart:
+        grouped = rows.groupby([words(rows[column]) for column in apart])
+        sets = sorted((part for _, part in grouped), key=len, reverse=True)
+    else:
+        sets = [rows]
+    on_front = none.copy()
+    for part in sets:
+        on_front.loc[part.index] = front(part, {**better, **third})
+    lines = [part[front(part, better)].sort_values([x.name, y.name]) for part in sets[:_MOST_LINES]]
+    notes = []
+    if len(sets) > 1:
+        drawn = f"the {_MOST_LINES} largest of {len(sets)}" if len(sets) > _MOST_LINES else f"{len(sets)}"
+        notes.append(f"A Pareto line for each set of runs that were measured alike: {drawn}.")
+    ways = "; ".join(f"{f.title}: {f.better} is better" for f in (x, y, colour) if f and f.name in {**better, **third})
+    return lines, on_front, [*notes, f"Ringed: no run measured alike is better in all of them ({ways})."]
+
+
+def draw(scatter: Scatter, labels: Mapping[str, str], picked: Collection[str], tone: str) -> go.Figure:
+    """Draw the scatter; a point's customdata is its run's id, and the runs `picked` are highlighted."""
+    x, y, rows = scatter.x, scatter.y, scatter.rows
+    title = f"{y.title} against {x.title}"
+    figure = parts.titled(parts.safe(title), f"n = {len(rows):,} runs; point estimates, no intervals", tone)
+    colours = colouring(
+        rows, scatter.colour.name if scatter.colour else "", scatter.colour.title if scatter.colour else ""
+    )
+    kind = go.Scattergl if len(rows) > _SVG_POINTS else go.Scatter
+    for line in scatter.fronts:
+        if len(line) > 1:
+            _add_line(figure, line, scatter, tone)
+    for group in colours.groups:
+        figure.add_trace(
+            kind(
+                x=_values(group.rows[x.name]),
+                y=_values(group.rows[y.name]),
+                mode="markers",
+                name=parts.safe(parts.shortened(group.name, 40)),
+                customdata=list(group.rows.run_id),
+                hovertemplate=_HOVER,
+                hovertext=_hovers(group.rows, scatter, labels),
+                selectedpoints=_places(group.rows, picked),
+                marker=_marker(colours, group, scatter, tone),
+                unselected={"marker": {"opacity": 0.25}},
+            )
+        )
+    figure.update_xaxes(title=parts.safe(x.title), type=_axis_type(rows[x.name], scatter.log_x))
+    figure.update_yaxes(title=parts.safe(y.title), type=_axis_type(rows[y.name], scatter.log_y))
+    return figure.update_layout(
+        height=560,
+        dragmode="lasso",
+        clickmode="event+select",
+        showlegend=len(colours.groups) > 1 or bool(scatter.fronts),
+        uirevision=f"{x.name} {y.name} {scatter.log_x} {scatter.log_y}",
+    )
+
+
+def _add_line(figure: go.Figure, line: pd.DataFrame, scatter: Scatter, tone: str) -> None:
+    first = not any(trace.name == "Pareto line" for trace in figure.data)
+    figure.add_scatter(
+        x=line[scatter.x.name],
+        y=line[scatter.y.name],
+        mode="lines",
+        name="Pareto line",
+        legendgroup="front",
+        showlegend=first,
+        hoverinfo="skip",
+        line={
+            "color": theme.TONES[tone].faint,
+            "width": 1.4,
+            "dash": "dot",
+            "shape": "hv" if scatter.x.better == "lower" else "vh",
+        },
+    )
+
+
+def _marker(colours: Colouring, group: Group, scatter: Scatter, tone: str) -> dict[str, object]:
+    ringed = scatter.on_front.reindex(group.rows.index).fillna(False)
+    tones = theme.TONES[tone]
+    marker: dict[str, object] = {
+        "symbol": group.symbol,
+        "size": [12 if ring else 9 for ring in ringed],
+        "opacity": 0.9,
+        "line": {
+            "width": [2.0 if ring else 0.6 for ring in ringed],
+            "color": [tones.text if ring else tones.background for ring in ringed],
+        },
+        "color": group.colour,
+    }
+    if colours.scale and group is colours.groups[0]:
+        low, high = colours.range
+        bar = {"title": {"text": parts.safe(parts.shortened(colours.title, 30)), "side": "right"}, "thickness": 12}
+        scale = {"colorscale": scale_on(tone), "cmin": low, "cmax": high, "showscale": True, "colorbar": bar}
+        marker |= {"color": list(group.rows[colours.scale]), **scale}
+    return marker
+
+
+def _values(column: pd.Series) -> list[object]:
+    if is_number(column) or pd.api.types.is_datetime64_any_dtype(column):
+        return list(column)
+    return [parts.safe(parts.shortened(word, 40)) for word in words(column)]
+
+
+def _axis_type(column: pd.Series, log: bool) -> str:
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return "date"
+    return "log" if log else "linear" if is_number(column) else "category"
+
+
+def _hovers(rows: pd.DataFrame, scatter: Scatter, labels: Mapping[str, str]) -> list[str]:
+    shown = {figure.name: figure.title for figure in scatter.figures}
+    columns = [[f"<br>{parts.safe(title)}: {value}" for value in shortly(rows[name])] for name, title in shown.items()]
+    names = [parts.safe(parts.shortened(labels[run_id])) for run_id in rows.run_id]
+    return ["".join(line) for line in zip(names, *columns, strict=True)]
+
+
+def shortly(column: pd.Series) -> list[str]:
+    """Values to four digits, words escaped."""
+    if is_number(column):
+        return [f"{value:,.4g}" if pd.notna(value) else "–" for value in column]
+    return [parts.safe(parts.shortened(word, 60)) for word in words(column)]
+
+
+def _places(rows: pd.DataFrame, picked: Collection[str]) -> list[int] | None:
+    """The places of the picked runs; None, all as usual, if nothing is picked."""
+    if not picked:
+        return None
+    return [place for place, run_id in enumerate(rows.run_id) if run_id in picked]
