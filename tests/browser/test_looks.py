@@ -97,7 +97,7 @@ def test_keys_lead_to_pages_and_are_letters_while_typing(bench: harness.Server, 
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
     page.keyboard.press("/")
-    search = page.get_by_role("textbox", name="Search", exact=True)
+    search = page.get_by_role("searchbox", name="Search", exact=True)
     expect(search).to_be_focused(timeout=MINUTE)
     page.keyboard.type("gl?/")
     expect(search).to_have_value("gl?/")
@@ -130,7 +130,7 @@ def test_what_has_the_focus_is_seen(bench: harness.Server, visitor: harness.Brow
 def test_back_undoes_a_choice_and_then_leaves_the_page(bench: harness.Server, visitor: harness.Browser):
     page = visitor.page()
     show(page, bench.url + link("runs"))
-    search = page.get_by_role("textbox", name="Search", exact=True)
+    search = page.get_by_role("searchbox", name="Search", exact=True)
     search.fill("jsd")
     search.press("Enter")
     page.wait_for_url("**/runs?q=jsd")
