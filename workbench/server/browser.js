@@ -107,8 +107,10 @@
     if (field()) return field().focus()
     go(SHORTCUTS.find(([keys]) => keys === "/")[2])
     const until = Date.now() + 10_000
-    const wait = setInterval(() => {
-      if (field() || Date.now() > until) clearInterval(wait)
+    const wait = setInterval(() => { // a field that has the focus while its page is being drawn may lose it again
+      const drawn = document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]")
+      if (Date.now() < until && !(field() && drawn)) return
+      clearInterval(wait)
       field()?.focus()
     }, 200)
   }
