@@ -92,7 +92,7 @@ def watched(bench: Bench, phase: str, paths: Sequence[str], seconds: float) -> f
         pages = [browser.page() for _ in paths]
         for page, path in zip(pages, paths, strict=True):
             page.goto(bench.server.url + path.format(run=bench.run.id))
-            harness.settle(page)
+            harness.settle(page, seconds=300)
         time.sleep(10)  # the first drawing, and what is loaded beside it
         process = psutil.Process(bench.server.process.pid)
         began, before = time.monotonic(), sum(process.cpu_times()[:2])

@@ -11,7 +11,7 @@ import streamlit as st
 
 from engine.errors import DraftbenchError
 from workbench.server.guard import Guard
-from workbench.shared import theme, ui
+from workbench.shared import pages, theme, ui
 from workbench.shared.pages import PAGES, page_of
 
 st.set_page_config(page_title="Draftbench", page_icon=str(ui.ICON), layout="wide")
@@ -32,5 +32,6 @@ for name, entry in PAGES.items():
 page = st.navigation(sections, position="sidebar", expanded=True)
 with contextlib.suppress(DraftbenchError):  # a page that needs the index shows the error itself
     ui.sidebar()
+pages.leave_behind(page.url_path or next(name for name, entry in PAGES.items() if entry.default))
 page.run()
 ui.keep_view()

@@ -59,6 +59,7 @@ class Recipe(Section):
     )
     task: Annotated[Literal["train", "measure"], Mark(used=_only_measures)] = Field(
         "train",
+        title="What the run does",
         description="train: a draft is trained, then measured; measure: nothing is trained, and the target is measured "
         "with the draft that draft.init names, as it is",
     )

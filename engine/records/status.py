@@ -10,7 +10,6 @@ from pydantic import Field
 
 from engine.errors import DraftbenchError
 from engine.paths import run_id_of
-from engine.progress import TIMING
 from engine.records import files
 from engine.records.record import Part, Real, Record, Text, Time
 
@@ -97,6 +96,8 @@ class Status(Record):
     @property
     def is_timing(self) -> bool:
         """Whether the run is measuring its speed, which any other work on the machine would spoil."""
+        from engine.progress import TIMING  # with tqdm, which a list of states does without
+
         return self.state == "running" and self.phase == TIMING
 
     def belongs_to(self, folder: Path) -> bool:

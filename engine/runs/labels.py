@@ -47,10 +47,24 @@ def change_labels(home: Home, run: RunFolder, **changes: Any) -> Labels:
     return edit_labels(home, run, lambda present: changes)
 
 
-def change_seen_labels(home: Home, run: RunFolder, seen: Labels, wanted: Labels) -> Labels:
+def make_baseline(home: Home, run: RunFolder, seen_baseline: str) -> Labels:
+    """Mark the run as the baseline. `seen_baseline`: the id of the one that the visitor saw; "" if none was marked.
+
+    Raises `BaselineConflict` if another run has become the baseline since; then nothing is changed.
+    """
+
+    def edit(_: Labels) -> Mapping[str, Any]:
+        _require_baseline(home, run, seen_baseline)
+        return {"baseline": True}
+
+    return edit_labels(home, run, edit)
+
+
+def change_seen_labels(home: Home, run: RunFolder, seen: Labels, wanted: Labels, *, seen_baseline: str = "") -> Labels:
     """Save a form that was drawn with the labels `seen` and left with `wanted`: what was edited in it, nothing else.
 
-    Raises `LabelConflict` where somebody else has changed what was edited; then nothing is saved.
+    Raises `LabelConflict` where somebody else has changed what was edited, and `BaselineConflict` as `make_baseline`
+    does; then nothing is saved.
     """
     edited = {key: getattr(wanted, key) for key in Labels.model_fields if getattr(wanted, key) != getattr(seen, key)}
 
@@ -58,6 +72,8 @@ def change_seen_labels(home: Home, run: RunFolder, seen: Labels, wanted: Labels)
         meanwhile = [key for key, value in edited.items() if getattr(present, key) not in (getattr(seen, key), value)]
         if meanwhile:
             raise LabelConflict(run, present, meanwhile)
+        if edited.get("baseline"):
+            _require_baseline(home, run, seen_baseline)
         return edited
 
     return edit_labels(home, run, edit)
@@ -74,6 +90,25 @@ class LabelConflict(DraftbenchError):
             "your text is still in the form: save once more to replace what is stored",
         )
         self.present, self.keys = present, keys
+
+
+class BaselineConflict(DraftbenchError):
+    """Somebody else made the run `present` the baseline while a page showed another, or none."""
+
+    def __init__(self, present: str) -> None:
+        super().__init__(
+            f"the baseline changed while this page was open: it is {present} now",
+            "only one run is the baseline, so somebody else's choice would be lost",
+            "nothing was saved: press the button once more to replace it",
+        )
+        self.present = present
+
+
+def _require_baseline(home: Home, run: RunFolder, seen: str) -> None:
+    """Refuse to take the mark from a run that the visitor has not seen it on."""
+    for other in run_folders(home):
+        if other.id not in (run.id, seen) and _is_baseline(other):
+            raise BaselineConflict(other.id)
 
 
 def edit_labels(home: Home, run: RunFolder, edit: Callable[[Labels], Mapping[str, Any]]) -> Labels:
@@ -116,9 +151,15 @@ def _labels_or_aside(run: RunFolder) -> Labels:
         return _of_recipe(run)
 
 
-def _unmark(run: RunFolder) -> None:
-    """Take the baseline's mark from the run; damaged labels hold none."""
+def _is_baseline(run: RunFolder) -> bool:
+    """Whether the run has the mark; damaged labels hold none."""
     with contextlib.suppress(DraftbenchError, OSError):
-        labels = read_labels(run)
-        if labels.baseline:
-            labels.model_copy(update={"baseline": False}).write(run.path)
+        return (run.path / Labels.FILE).is_file() and read_labels(run).baseline
+    return False
+
+
+def _unmark(run: RunFolder) -> None:
+    """Take the baseline's mark from the run."""
+    if _is_baseline(run):
+        with contextlib.suppress(DraftbenchError, OSError):
+            read_labels(run).model_copy(update={"baseline": False}).write(run.path)

@@ -91,3 +91,13 @@ def test_another_target_is_another_group_and_all_are_not_mixed_silently(page: Op
     )
     test = page("explorer", y="exact_0", x="n_train", alike="all")
     assert "target" in test.warning[0].value
+
+
+def test_a_run_whose_certificate_failed_is_left_out_and_said(page: OpenPage, several: list[Path]):
+    path = several[3] / "measure" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["certificate"]["passed"] = False
+    path.write_text(json.dumps(summary))
+    test = page("explorer", x="n_train", y="exact_0")
+    assert any("1 run whose losslessness certificate failed" in caption.value for caption in test.caption)
+    assert "run-3" not in json.dumps(drawn(test)[0])

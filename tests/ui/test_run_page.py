@@ -428,6 +428,23 @@ def test_labels_that_two_tabs_edit_are_not_lost(finished_home: Path, page: OpenP
     assert read_labels(RunFolder.open(home(), run_id)).notes == "a note of theirs"
 
 
+def test_a_baseline_that_two_tabs_set_is_not_lost(finished_home: Path, page: OpenPage):
+    """A tab that has not seen the baseline of another does not take the mark away before it has said so."""
+    run_id, other = finished_id(finished_home), add_run(finished_home, "other", "cancelled").name
+    mine, theirs = page("run", run=run_id, view="Labels"), page("run", run=other, view="Labels")
+    theirs.toggle(key=f"baseline-{other}").set_value(True)
+    press(theirs, "Save")
+    mine.toggle(key=f"baseline-{run_id}").set_value(True)
+    press(mine, "Save")
+    assert f"it is {other} now" in mine.error[0].value.replace("\\", "")
+    assert read_labels(RunFolder.open(home(), other)).baseline
+    assert not read_labels(RunFolder.open(home(), run_id)).baseline
+    time.sleep(1.1)  # a second click within a second is a double click
+    press(mine, "Save")
+    assert read_labels(RunFolder.open(home(), run_id)).baseline
+    assert not read_labels(RunFolder.open(home(), other)).baseline
+
+
 def test_a_run_that_is_being_cancelled_says_so_and_offers_to_stop_at_once(finished_home: Path, page: OpenPage):
     me = psutil.Process()
     folder = add_run(finished_home, "it", "running", pid=me.pid, pid_started=me.create_time())

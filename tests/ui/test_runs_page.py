@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -242,6 +243,19 @@ def test_damaged_folders_are_listed_with_what_is_wrong(several: str, page: OpenP
 
 
 def test_the_page_knows_its_own_parameters(several: str, page: OpenPage):
-    test = page("runs", where="train.epochs > 0", columns="tau_0", group="method")
+    test = page("runs", where="train.epochs > 0", columns="tau_0", group="domain", **{"in": "test"})
     assert not test.warning
     assert "tau_0" in table(test)
+
+
+def test_a_baseline_of_another_tab_is_not_lost(several: str, page: OpenPage):
+    mine, theirs = select(page("runs"), several), select(page("runs"), "evil")
+    press(theirs, "Set as baseline")
+    press(mine, "Set as baseline")
+    assert "it is evil now" in mine.error[0].value
+    assert labels("evil").baseline
+    assert not labels(several).baseline
+    time.sleep(1.1)  # a second click within a second is a double click
+    press(mine, "Set as baseline")
+    assert labels(several).baseline
+    assert not labels("evil").baseline

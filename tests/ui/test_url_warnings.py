@@ -74,3 +74,13 @@ def test_a_click_after_a_wrong_address_complains_no_more(page: OpenPage, finishe
 )
 def test_a_value_is_what_the_address_says_in_any_spelling(shown: Any, asked: list[str], equal: bool) -> None:
     assert same(shown, asked) is equal
+
+
+def test_many_unknown_names_and_values_take_three_lines(page: OpenPage, finished_home: Path) -> None:
+    wrong = {f"name{number}": "x" for number in range(9)}
+    said = warnings(page("runs", order="by luck", group="by chance", **wrong))
+    lines = [line for line in said.splitlines() if line.strip()]
+    assert len(lines) == 3
+    assert "no parameter name0" in lines[1]
+    assert lines[1].endswith("and 6 more")
+    assert "order = by luck does not exist here" in lines[2]

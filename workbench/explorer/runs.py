@@ -29,6 +29,10 @@ def choose() -> Shown | None:
     """Let the visitor choose a group of runs that were measured alike, and a condition; None without measured runs."""
     known = queries.runs()
     known = known[~known.archived & known.heldout_hash.notna()]
+    failed = known.certificate.eq(False)
+    if failed.any():
+        st.caption(f"{runs_in_words(int(failed.sum()))} whose losslessness certificate failed: left out.")
+    known = known[~failed]
     if known.empty:
         return None
     wide = queries.wide()

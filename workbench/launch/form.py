@@ -147,7 +147,7 @@ class Form:
                 groups.setdefault(dotted.partition(".")[0] if "." in dotted else "", []).append(dotted)
         for name, keys in sorted(groups.items(), key=lambda group: not group[0]):  # keys of no section first
             section = shape_of(Recipe.model_fields[name]).section if name else None
-            alone = " and ".join(label_of(key).lower() for key in keys).capitalize()
+            alone = ", ".join(label_of(key).lower() for key in keys).capitalize()
             with st.expander(f"{label_of(name)}: more settings" if name else alone):
                 if section is not None and section.__doc__:
                     st.caption(section.__doc__)

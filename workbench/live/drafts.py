@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import DraftbenchError
 from engine.fileio import read_json
@@ -17,6 +17,9 @@ from engine.paths import Home
 from engine.records.summary import Summary
 from engine.runs.advice import has_weights
 from engine.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -86,14 +89,7 @@ def has_draft(home: Home, run_id: str) -> bool:
 def offered(home: Home, *, named: Sequence[str] = ()) -> Offer:
     """The drafts of finished runs, without archived ones unless `named`: what is worth serving, the fastest first, then
     the baseline, then the newest."""
-    from engine.index import queries
-    from engine.index.connection import reading
-    from engine.index.ingest import ingest_all
-
-    with contextlib.suppress(DraftbenchError, OSError):  # a busy index shows its last state
-        ingest_all(home)
-    with reading(home.index) as con:
-        known = queries.overview(con)
+    known = _known(home)
     hidden = known.archived.fillna(False).astype(bool)
     rows = known[((known.state == "done") & ~hidden) | known.run_id.isin(named)].to_dict("records")
     here = [(row, _facts(home, row["run_id"])) for row in rows if has_draft(home, row["run_id"])]
@@ -109,13 +105,21 @@ def offered(home: Home, *, named: Sequence[str] = ()) -> Offer:
 
 def described(home: Home, run_ids: Sequence[str]) -> dict[str, Choice]:
     """Name and description of these runs, by id."""
-    from engine.index import queries
-    from engine.index.connection import reading
-
-    with reading(home.index) as con:
-        known = queries.overview(con)
+    known = _known(home)
     rows = known[known.run_id.isin(list(run_ids))].to_dict("records")
     return {row["run_id"]: _choice(row, _facts(home, row["run_id"])) for row in rows}
+
+
+def _known(home: Home) -> pd.DataFrame:
+    """One row per run, as indexed now."""
+    from engine.index import queries
+    from engine.index.connection import reading
+    from engine.index.ingest import ingest_all
+
+    with contextlib.suppress(DraftbenchError, OSError):  # a busy index shows its last state
+        ingest_all(home)
+    with reading(home.index) as con:
+        return queries.overview(con)
 
 
 @dataclass(frozen=True)

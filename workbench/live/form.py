@@ -27,7 +27,9 @@ _BESIDE = "System text and tools"
 _PROPOSALS = [("drawn from q, as Transformers does", "sampled"), ("the likeliest token, as most servers do", "argmax")]
 CSS = """
 #buttons{gap:.5rem;flex-wrap:wrap;align-items:center;justify-content:flex-start}
-#buttons>*{flex:0 0 auto!important;width:auto!important;min-width:0!important}
+#buttons>*{flex:0 0 auto!important;width:auto!important;min-width:0!important;margin:0!important}
+#settings input{text-overflow:ellipsis}
+#settings .secondary-wrap input{padding-right:1.4rem}
 #tools textarea{font-family:var(--font-mono);font-size:.86rem}
 #view{padding:0!important}
 """

@@ -47,7 +47,8 @@ _FRAMED_CSS = """
 html.framed,html.framed body,html.framed gradio-app,html.framed .gradio-container,html.framed .main,html.framed .wrap{
 min-height:0!important;height:auto!important}
 html.framed body{overflow:hidden}
-html.framed :is(.gradio-container,main){padding:0!important}
+html.framed .main.app{padding:0 0 .5rem!important}
+@media(max-width:680px){.main.app{padding:.5rem!important}}
 """
 
 

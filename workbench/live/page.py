@@ -23,6 +23,6 @@ def render() -> None:
     ui.tab_title(*known.label[known.run_id == st.query_params.get("run")].head(1), "Live")
     params = [(key, value) for key in PAGES["live"].params if (value := st.query_params.get(key))]
     url = "/live/?" + urlencode([("__theme", theme.mode()), *params])
-    # it grows to what is in it (`gradio_app`), so that the page has one scrollbar
+    st.link_button("Open in a new tab", url, icon=":material/open_in_new:", type="tertiary")
+    # Last on the page: it grows to what is in it (`gradio_app`), so that the page has one scrollbar.
     st.iframe(url, height=700, alt="Live decoding: form, answer with the fate of each token, counters")
-    st.link_button("Open in a new tab", url, icon=":material/open_in_new:")

@@ -23,6 +23,7 @@ border:1px solid var(--border-color-primary);border-radius:.3rem;padding:.5rem .
 field-sizing:content;max-height:20rem;overflow-wrap:anywhere}
 .turns .turn textarea+textarea{margin-top:.3rem;font-family:var(--font-mono);font-size:.86rem}
 .turns :is(textarea,select,button):focus-visible{outline:2px solid var(--slider-color,#0072B2);outline-offset:1px}
+.turns textarea::placeholder{color:var(--body-text-color-subdued);opacity:1}
 .turns .others{margin:.2rem 0 0;font-size:.8rem;color:var(--body-text-color-subdued);overflow-wrap:anywhere}
 """
 EMPTY = [{"role": "user", "content": ""}]

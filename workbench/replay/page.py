@@ -267,9 +267,9 @@ def show_answer(trace: Trace, now: int) -> None:
 
 
 def show_counters(trace: Trace, now: int) -> None:
-    with st.container(horizontal=True, gap="large"):
-        for name, value in counters(trace.rounds[: now + 1]).items():
-            st.metric(f"{name}, so far", value, width="content")
+    """The counts and rates up to this round, in one line."""
+    so_far = " · ".join(f"{name} {value}" for name, value in counters(trace.rounds[: now + 1]).items())
+    st.caption(f"So far: {ui.text(so_far)}")
 
 
 def show_judgement(trace: Trace, now: int) -> None:
@@ -320,8 +320,8 @@ def show_figures(trace: Trace, current: Round, token: Token, judged: Judgement) 
 def show(trace: Trace) -> None:
     """One step; a click or key redraws this fragment alone."""
     now = stepper(trace)
-    show_counters(trace, now)
     show_answer(trace, now)
+    show_counters(trace, now)
     show_judgement(trace, now)
 
 

@@ -11,7 +11,7 @@ import streamlit as st
 from engine.errors import DraftbenchError
 from engine.records.labels import Labels
 from engine.runs.folder import RunFolder
-from engine.runs.labels import change_labels, edit_labels
+from engine.runs.labels import change_labels, edit_labels, make_baseline
 from engine.runs.removing import Removal, removal_of, remove_run
 from workbench.shared import actions, label_form, queries, theme, ui
 
@@ -41,6 +41,12 @@ def change(run_ids: list[str], message: str, **labels: Any) -> str:
     for run_id in run_ids:
         change_labels(queries.home(), queries.folder(run_id), **labels)
     return message
+
+
+def set_baseline(run_id: str, label: str, seen: str) -> str:
+    """Make the run the baseline, unless another tab has made another one so since this one was drawn with `seen`."""
+    make_baseline(queries.home(), queries.folder(run_id), seen)
+    return f"{label} is now the baseline."
 
 
 def archive(run_ids: list[str]) -> str:
@@ -133,9 +139,9 @@ def mark_buttons(ids: list[str], selected: pd.DataFrame) -> None:
             icon=":material/keep_off:",
         )
     if len(ids) == 1 and not selected.baseline.iloc[0]:
-        message = f"{selected.label.iloc[0]} is now the baseline."
+        label, seen = selected.label.iloc[0], queries.baseline()
         actions.button(
-            "Set as baseline", lambda: change(ids, message, baseline=True), key="baseline", icon=":material/star:"
+            "Set as baseline", lambda: set_baseline(ids[0], label, seen), key="baseline", icon=":material/star:"
         )
     if selected.baseline.any():
         actions.button(

@@ -42,6 +42,29 @@
     preference.changed()
   }
 
+  // ---- The way back. Streamlit makes an entry of the browser's history of each parameter that a page adds to its own
+  // address, and none of what a visitor chooses. Here it is the other way round: Back undoes the last choice, and leaves
+  // a page at once where nothing was chosen on it.
+  const push = history.pushState.bind(history)
+  const replace = history.replaceState.bind(history)
+  let acted = false // whether the visitor has done something since the address changed last
+  let cleared = false // whether the last change was nothing but the removal of all parameters, before another page
+
+  for (const kind of ["pointerdown", "keydown", "change"])
+    addEventListener(kind, event => { if (event.isTrusted && !event.altKey) acted = true; cleared = false }, true)
+  addEventListener("popstate", () => { acted = cleared = false })
+
+  function moved(state, title, url) {
+    const to = new URL(url ?? location.href, location.href)
+    if (to.href === location.href) return replace(state, title, url)
+    const elsewhere = to.pathname !== location.pathname
+    const enter = elsewhere ? !cleared : acted // another page takes the place of the entry that has only lost its view
+    cleared = !elsewhere && acted && to.search === ""
+    acted = false
+    return (enter ? push : replace)(state, title, url)
+  }
+  history.pushState = history.replaceState = moved
+
   // ---- Keyboard
   let first = { key: "", at: 0 }
 
@@ -84,8 +107,10 @@
     if (field()) return field().focus()
     go(SHORTCUTS.find(([keys]) => keys === "/")[2])
     const until = Date.now() + 10_000
-    const wait = setInterval(() => {
-      if (field() || Date.now() > until) clearInterval(wait)
+    const wait = setInterval(() => { // a field that has the focus while its page is being drawn may lose it again
+      const drawn = document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]")
+      if (Date.now() < until && !(field() && drawn)) return
+      clearInterval(wait)
       field()?.focus()
     }, 200)
   }

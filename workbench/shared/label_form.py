@@ -9,7 +9,7 @@ import streamlit as st
 from engine.errors import DraftbenchError
 from engine.records.labels import Labels
 from engine.runs.folder import RunFolder
-from engine.runs.labels import LabelConflict, change_seen_labels, read_labels
+from engine.runs.labels import BaselineConflict, LabelConflict, change_seen_labels, read_labels
 from workbench.shared import queries, ui
 
 
@@ -20,6 +20,7 @@ def drawn_with(mark: str, keys: Mapping[str, str], labels: Labels) -> Labels:
     """
     if not any(key in st.session_state for key in keys.values()):
         st.session_state[_seen(mark)] = labels
+        st.session_state[_seen_baseline(mark)] = queries.baseline()
     seen: Labels = st.session_state.setdefault(_seen(mark), labels)
     return seen
 
@@ -32,8 +33,13 @@ def save(run: RunFolder, mark: str, keys: Mapping[str, str]) -> Labels:
         given["title"] = given["title"].strip()
     if "tags" in given:
         given["tags"] = tuple(given["tags"])
+    baseline = st.session_state.get(_seen_baseline(mark), "")
     try:
-        saved = change_seen_labels(queries.home(), run, seen, seen.model_copy(update=given))
+        wanted = seen.model_copy(update=given)
+        saved = change_seen_labels(queries.home(), run, seen, wanted, seen_baseline=baseline)
+    except BaselineConflict as conflict:
+        st.session_state[_seen_baseline(mark)] = conflict.present
+        raise
     except LabelConflict as conflict:
         stored = {key: getattr(conflict.present, key) for key in conflict.keys}
         st.session_state[_seen(mark)] = seen.model_copy(update=stored)
@@ -57,3 +63,7 @@ def labels_of(run: RunFolder) -> Labels | None:
 
 def _seen(mark: str) -> str:
     return f"_seen-{mark}"
+
+
+def _seen_baseline(mark: str) -> str:
+    return f"_seen-baseline-{mark}"

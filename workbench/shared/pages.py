@@ -15,6 +15,7 @@ import streamlit as st
 from engine.paths import PROJECT_ROOT
 
 FOLDER = PROJECT_ROOT / "pages"
+_PAGE = "_page_shown"  # session state: the page that was drawn last
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ PAGES: dict[str, Entry] = {
             "log_steps",
             "log_loss",
         ),
+        letter="x",
     ),
     "findings": Entry(
         "Findings",
@@ -217,6 +219,18 @@ def shortcuts() -> list[tuple[str, str, str]]:
     """The keyboard shortcuts: the keys, what they do, and the path of the page that they lead to."""
     pages = [(f"g {entry.letter}", entry.title, link(name)) for name, entry in PAGES.items() if entry.letter]
     return [("?", "This list", ""), ("/", "Search the runs", link("runs")), *pages]
+
+
+def leave_behind(name: str) -> None:
+    """Forget, on the way to the page `name`, what widgets of the last page held whose names it uses too.
+
+    `domain` is a list on Runs and one word on Findings: Streamlit would hand the list on, and put it into the URL.
+    """
+    last = st.session_state.get(_PAGE)
+    st.session_state[_PAGE] = name
+    if last not in (None, name) and last in PAGES:
+        for key in {*PAGES[last].params} & {*PAGES[name].params}:
+            st.session_state.pop(key, None)
 
 
 def listed(key: str) -> list[str]:

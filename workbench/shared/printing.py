@@ -77,11 +77,13 @@ def _laid_out(figure: go.Figure, size: Size) -> go.Figure:
     plot_height = rows * max(plot_height, _rows_height(figure, size))
     axis = 4.2 * size.letters  # ticks and title of the horizontal axis
     height = size.height_in * _PX if size.height_in else top + plot_height + axis + below
+    # Plotly sets a title of several lines higher than one of a single line
+    first = (1.5 if _lines(figure.layout.title.text) > 1 else 0.7) * size.letters
     return figure.update_layout(
         autosize=False,
         width=size.width,
         height=round(height),
-        title={"y": 1 - 0.7 * size.letters / height, "yanchor": "top", "yref": "container"},
+        title={"y": 1 - first / height, "yanchor": "top", "yref": "container"},
         margin={
             "t": round(top),
             "b": round(below + axis),
@@ -128,6 +130,8 @@ def _break_labels(figure: go.Figure, size: Size) -> None:
             trace.name = broken(trace.name, letters - math.ceil(_SYMBOL / (size.letters * _LETTER)))
     columns = len(_panel_axes(figure)) if not _is_stacked(figure) else 1
     across = _letters_in(0.7 * size.width / max(1, columns), size.letters)
+    for one in filter(_is_panel_title, figure.layout.annotations):
+        one.text = broken(one.text, _letters_in(0.85 * size.width / max(1, columns), size.letters))
     figure.for_each_xaxis(lambda axis: _break_title(axis, across))
     figure.for_each_yaxis(lambda axis: _break_title(axis, 28))
     _break_ticks(figure, max(14, letters * 2 // 5))
@@ -223,7 +227,8 @@ def _title_height(figure: go.Figure, size: Size) -> float:
     """Pixels above the plot: title, second line, and the titles of panels, which stand right above the plot."""
     title = figure.layout.title
     lines = 1.15 * _lines(title.text) + _lines(title.subtitle.text)
-    panels = 1 if any(one.yref == "paper" and (one.y or 0) >= 1 for one in figure.layout.annotations) else 0
+    above = [one for one in figure.layout.annotations if one.yref == "paper" and (one.y or 0) >= 1]
+    panels = max((_lines(one.text) for one in above), default=0)
     return (lines + 1.6 + 1.3 * panels) * _LINE * size.letters
 
 

@@ -93,6 +93,12 @@ def _overview(root: str) -> tuple[pd.DataFrame, str]:
     return frame, str(stamp)
 
 
+def baseline() -> str:
+    """The id of the run that is marked as the baseline; "" if none is."""
+    known = runs()
+    return str(next(iter(known.run_id[known.baseline]), ""))
+
+
 def wide() -> pd.DataFrame:
     """One row per run with every setting and every rate as a column: `engine.index.expressions.wide_table`.
 

@@ -3,6 +3,8 @@
 Without them an unknown parameter or value would silently open another view: Streamlit's bound widgets drop such a
 value from the URL.
 
+They take three lines at most: what is wrong, the unknown names, the values that are not there.
+
 `begin` is called by the page's heading, `end` after the page. Between them `not_here` notes a value that the page
 cannot show; `end` compares the values of widgets with the URL, once per URL.
 """
@@ -19,6 +21,7 @@ from workbench.shared.pages import PAGES
 _PAGE, _REQUESTED, _PLACE = "_url_page", "_url_requested", "_url_place"
 _NOTED, _SEEN = "_url_noted", "_url_seen"
 _LONGEST = 80  # characters of a value that are quoted
+_MOST = 3  # names or values of each kind
 
 
 def begin(page: str) -> None:
@@ -49,15 +52,16 @@ def end() -> None:
     if page is None:
         return
     new = state.get(_SEEN) != (page, requested)  # changes made by a click always agree with the widgets
-    lines = [_unknown(page, key) for key in requested if not _known(page, key)]
+    unknown = [_unknown(page, key) for key in requested if not _known(page, key)]
     for key, values in requested.items() if new else ():
         if key not in noted and key in state and _known(page, key) and not same(state[key], values):
             noted[key] = ", ".join(_texts(state[key])) or "nothing"
-    lines += [
+    values = [
         f"{ui.text(key)} \\= {ui.text(_short(requested[key]))} does not exist here; showing {ui.text(shown)}"
         for key, shown in noted.items()
         if key in requested
     ]
+    lines = [_one_line(sentences) for sentences in (unknown, values) if sentences]
     if lines:
         place.warning(
             "**This page cannot show everything that the URL asks for.**\n\n" + "\n\n".join(lines),
@@ -86,6 +90,12 @@ def _plain(text: str) -> str:
 
 def _known(page: str, key: str) -> bool:
     return any(key == name or (name.endswith("*") and key.startswith(name[:-1])) for name in PAGES[page].params)
+
+
+def _one_line(sentences: list[str]) -> str:
+    """The first sentences and the number of the others: a link may name hundreds, and the page stands below."""
+    more = len(sentences) - _MOST
+    return " · ".join(sentences[:_MOST]) + (f" · and {more} more" if more > 0 else "")
 
 
 def _unknown(page: str, key: str) -> str:

@@ -49,6 +49,7 @@ COLUMNS = (
     "pinned",
     "baseline",
     "archived",
+    "sample",
     "created_at",
     "problems",
 )
@@ -69,6 +70,7 @@ def overview(*rows: dict[str, Any]) -> pd.DataFrame:
         }
         base |= {
             "archived": False,
+            "sample": False,
             "created_at": pd.Timestamp(2026, 1, 1) + pd.Timedelta(days=place),
             "seed": 0,
             "problems": None,
@@ -176,7 +178,7 @@ def test_cells_tell_state_in_a_word_and_a_mark_and_the_gain_over_the_untrained_d
     assert row.gain == pytest.approx(0.2)
     assert row.certificate == "✕ failed"
     assert row.marks == "★ baseline, ● pinned"
-    assert row.open == "/run?run=r0"
+    assert row.open == "Open"
 
 
 def test_markup_in_labels_stays_what_was_typed():

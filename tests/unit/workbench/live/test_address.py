@@ -1,0 +1,51 @@
+"""The live view's address: samples go by their id, what is out of reach is named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from urllib.parse import parse_qsl, urlsplit
+
+from engine.chat.prompt import Prompt
+from workbench.live.address import address, read
+from workbench.live.conversation import asked, asked_with, every_sample, parts, read_form
+from workbench.live.decode import Ask
+
+
+def params(conversation: Prompt) -> dict[str, str]:
+    return dict(parse_qsl(urlsplit(address(Ask(conversation, ("r",)))).query))
+
+
+def with_tools() -> Prompt:
+    """The first sample question that brings tools."""
+    return next(prompt for prompt in every_sample() if prompt.tools)
+
+
+def test_each_kind_of_conversation_comes_back_whole():
+    known, system = with_tools(), {"role": "system", "content": "Be brief."}
+    talks = [
+        known,
+        asked_with("Other words?", known),
+        replace(asked("Of my own"), messages=(system, *asked("Of my own").messages), tools=known.tools),
+        replace(asked("Of my own"), messages=(system, *asked("Of my own").messages)),
+        next(prompt for prompt in every_sample() if len(prompt.messages) > 2),
+    ]
+    for talk in talks:
+        said = params(talk)
+        assert read(said, "").conversation is not None
+        assert read(said, "").conversation.key() == talk.key(), said  # type: ignore[union-attr]
+    assert params(talks[0])["prompt"] == known.id
+    assert params(talks[1])["context"] == known.id
+    assert params(talks[2])["tools"] == known.id
+
+
+def test_what_the_form_shows_is_what_it_sends():
+    for talk in (with_tools(), next(prompt for prompt in every_sample() if len(prompt.messages) > 1)):
+        system, turns, tools = parts(talk)
+        assert read_form(turns, system, tools).key() == talk.key()
+
+
+def test_what_cannot_be_read_is_named():
+    wanted = read({"turns": "[{]", "tools": "no-such", "context": "none-such", "draft": "yes", "proposals": "best"}, "")
+    said = "; ".join(wanted.wrong)
+    for part in ("the turns in the address", "'no-such'", "'none-such'", "draft is 'yes'", "proposals is 'best'"):
+        assert part in said
