@@ -31,6 +31,10 @@ _LAUNCH_FROM = "from_layers"
 def section() -> None:
     """Draw the section."""
     st.subheader("Your model", anchor=False)
+    st.caption(
+        "Name a model and give prompts of its domain. They are checked at once; then the model is measured as it is, in "
+        "about a minute, before anything is trained."
+    )
     # Places that are always there: what is drawn again by itself is known by where it stands on the page.
     said, chosen, before, training, after = (st.container() for _ in range(5))
     with said:
