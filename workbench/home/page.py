@@ -98,8 +98,8 @@ def draft_card(run: pd.Series) -> None:
             f"acceptance, T = {run.temperature:g}",
             ui.number(run.exact),
             delta=f"{run.exact - run.initial:+.3f} trained" if pd.notna(run.initial) else None,
-            help="The probability that the target accepts a proposed token, on held-out prompts; below it, what training "
-            "added.",
+            help="The probability that the target accepts a proposed token, on held-out prompts; below it, what "
+            "training added.",
         )
         timed = pd.notna(run.speedup)
         speed.metric(

@@ -32,8 +32,8 @@ def section() -> None:
     """Draw the section."""
     st.subheader("Your model", anchor=False)
     st.caption(
-        "Name a model and give prompts of its domain. They are checked at once; then the model is measured as it is, in "
-        "about a minute, before anything is trained."
+        "Name a model and give prompts of its domain. They are checked at once; then the model is measured as it is, "
+        "in about a minute, before anything is trained."
     )
     # Places that are always there: what is drawn again by itself is known by where it stands on the page.
     said, chosen, before, training, after = (st.container() for _ in range(5))
