@@ -104,6 +104,8 @@ def test_keys_lead_to_pages_and_are_letters_while_typing(bench: harness.Server, 
     expect(dialog).to_have_count(0)
     assert "/runs" in page.url
     search.blur()
+    page.wait_for_url("**/runs?q=*")
+    harness.settle(page, seconds=120)
     page.keyboard.press("g")
     page.keyboard.press("l")
     expect(page).to_have_title("Launch · Draftbench", timeout=MINUTE)
