@@ -76,10 +76,10 @@ def test_light_or_dark_is_chosen_once_for_every_page_and_tab(bench: harness.Serv
     assert second.locator("button[data-look=dark]").get_attribute("aria-pressed") == "true"
     show(first, bench.url + link("compare"))
     assert first.evaluate(BACKGROUND) == dark
-    colour = first.locator(".js-plotly-plot text").first.evaluate("e => getComputedStyle(e).fill")
+    colour = first.locator(".js-plotly-plot .ytick text").first.evaluate("e => getComputedStyle(e).fill")
     look(first, "light")
     first.wait_for_function(
-        f"getComputedStyle(document.querySelector('.js-plotly-plot text')).fill != '{colour}'", timeout=MINUTE
+        f"getComputedStyle(document.querySelector('.js-plotly-plot .ytick text')).fill != '{colour}'", timeout=MINUTE
     )
     look(first, "system")
     first.close()
