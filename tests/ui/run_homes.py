@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ EVIL = "<img src=x onerror=alert(1)> **bold** [l](javascript:alert(1))"
 
 
 def finished_id(home: Path) -> str:
-    """The id of the one run of `finished_home`."""
-    return next(path.name for path in (home / "runs").iterdir() if not path.name.startswith("."))
+    """The id of the one run of `finished_home`: those made by hand have no time in their names."""
+    return next(path.name for path in (home / "runs").iterdir() if re.search(r"-\d{8}-\d{6}-\w{4}$", path.name))
 
 
 def add_run(

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import streamlit as st
-
 from engine.progress import TIMING
 from engine.runs.process import process_identity
 from tests.ui.conftest import OpenPage
 from tests.ui.run_homes import add_run, finished_id
+from workbench.shared import queries
 
 
 def test_a_card_names_the_draft_and_tells_acceptance_and_speed(page: OpenPage, finished_home: Path):
@@ -24,7 +23,7 @@ def test_queued_and_running_jobs_are_listed_also_while_speed_is_measured(page: O
     assert any("No runs are queued or running." in caption.value for caption in page("home").caption)
     add_run(finished_home, "timed", "running", phase=TIMING, progress={"phase": TIMING}, **process_identity())
     add_run(finished_home, "next", "queued")
-    st.cache_data.clear()
+    queries.refresh()
     test = page("home")
     links = [link.proto.label for link in test.get("page_link")]
     assert {"timed", "next"} <= set(links)
