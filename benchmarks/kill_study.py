@@ -49,7 +49,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 900
 
 
-def make_study(folder: Path, prompts: int, epochs: int, two_cells: bool) -> Path:
+def make_study(folder: Path, prompts: int, epochs: int, two_cells: bool = False) -> Path:
     """A tiny target with a byte tokenizer, prompts, and the study's recipe; all on disk."""
     tiny_llama().save_pretrained(folder / "target")
     byte_tokenizer().save_pretrained(folder / "target")
