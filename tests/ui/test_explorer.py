@@ -38,7 +38,7 @@ def test_every_run_is_a_point_and_the_best_are_on_the_pareto_line(page: OpenPage
     assert sorted(points) == sorted(folder.name for folder in several)
     assert "n = 5 runs" in json.dumps(figure["layout"]["title"])
     (expander,) = test.expander
-    assert expander.label == "1 run that no run measured alike beats"
+    assert expander.label == "1 run on the Pareto line"
     assert test.dataframe[0].value["run"].tolist() == ["run-3"], "the same cost for all: the best alone"
 
 

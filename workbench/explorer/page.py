@@ -46,9 +46,9 @@ def choose_figures(shown: Shown) -> tuple[Figure, Figure, Figure | None]:
     y_first = next((name for name in names if name.startswith("exact_")), names[0])
     first, second, third = st.columns(3)
     with first:
-        x = ui.choose_one("Across", _first(names, x_first), titles, "x")
+        x = ui.choose_one("X axis", _first(names, x_first), titles, "x")
     with second:
-        y = ui.choose_one("Up", _first(names, y_first), titles, "y")
+        y = ui.choose_one("Y axis", _first(names, y_first), titles, "y")
     with third:
         own = "loss" if "loss" in differ else ""
         colour = ui.choose_one("Colour", _first(["", *names], own), titles, "colour")
@@ -62,8 +62,8 @@ def _first(names: list[str], name: str) -> list[str]:
 def _scatter(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None:
     differences = explored.warn(shown, [x, y])
     with st.container(horizontal=True):
-        log_x = st.toggle("Log axis across", key="log_x", bind="query-params")
-        log_y = st.toggle("Log axis up", key="log_y", bind="query-params")
+        log_x = st.toggle("Log X axis", key="log_x", bind="query-params")
+        log_y = st.toggle("Log Y axis", key="log_y", bind="query-params")
     drawn = scatter.prepared(shown.table, x, y, colour, (log_x, log_y), [d.column for d in differences])
     if drawn.rows.empty:
         st.info(f"No run has both {ui.text(x.title)} and {ui.text(y.title)}.", icon=":material/info:")
@@ -96,9 +96,7 @@ def _front(drawn: scatter.Scatter, shown: Shown, differences: list[Difference]) 
     rows = drawn.rows[drawn.on_front.reindex(drawn.rows.index).fillna(False)]
     if rows.empty:
         return
-    with st.expander(
-        f"{explored.runs_in_words(len(rows))} that no run measured alike beats", icon=":material/trending_up:"
-    ):
+    with st.expander(f"{explored.runs_in_words(len(rows))} on the Pareto line", icon=":material/trending_up:"):
         best = selection.best_first(rows, drawn.y)
         selection.listing(best, drawn.figures, shown.labels, "front-runs")
         if not differences:
@@ -174,7 +172,7 @@ def _curves(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None:
     weight = middle.slider("Smoothing of the loss", 0.0, 0.99, 0.6, 0.01, key="smooth", bind="query-params")
     with right, st.container(horizontal=True):
         log = (
-            st.toggle("Log axis across", key="log_steps", bind="query-params"),
+            st.toggle("Log X axis", key="log_steps", bind="query-params"),
             st.toggle("Log loss", key="log_loss", bind="query-params"),
         )
     if len(rows) > curves.MOST_RUNS:

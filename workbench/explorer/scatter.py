@@ -90,7 +90,14 @@ def _fronts(
         drawn = f"the {_MOST_LINES} largest of {len(sets)}" if len(sets) > _MOST_LINES else f"{len(sets)}"
         notes.append(f"A Pareto line for each set of runs that were measured alike: {drawn}.")
     ways = "; ".join(f"{f.title}: {f.better} is better" for f in (x, y, colour) if f and f.name in {**better, **third})
-    return lines, on_front, [*notes, f"Ringed: no run measured alike is better in all of them ({ways})."]
+    return (
+        lines,
+        on_front,
+        [
+            *notes,
+            f"Ringed runs are on the Pareto line: no run measured alike is at least as good in all of them and better in one ({ways}).",
+        ],
+    )
 
 
 def draw(scatter: Scatter, labels: Mapping[str, str], picked: Collection[str], tone: str) -> go.Figure:

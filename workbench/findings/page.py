@@ -258,7 +258,7 @@ def show_by_method(frame: pd.DataFrame, temperature: float, size: str) -> None:
         name="acceptance-by-method",
         wide=True,
     )
-    st.caption("A mark a scenario, the dashed line is the same draft before training. A method is a loss and a mode.")
+    st.caption("Each mark is a scenario; the dashed line is the draft before training. A method is a loss and a mode.")
 
 
 def show_by_size(frame: pd.DataFrame, scenario: str, temperature: float) -> None:

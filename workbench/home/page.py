@@ -92,7 +92,7 @@ def draft_card(run: pd.Series) -> None:
     timing, decision = whole.summary.speed or Speed(), decide(whole.summary, [])
     with st.container(border=True):
         mark = " :gray-badge[sample, measured elsewhere]" if run["sample"] else ""
-        st.markdown(f"**{ui.text(run.domain)}**{mark}  \n:gray[{ui.text(run.target)}]")
+        st.markdown(f"**{ui.text(run.domain)}**{mark}  \n:gray[{ui.text(chart_parts.short_target(run.target))}]")
         acceptance, speed = st.columns(2)
         acceptance.metric(
             f"acceptance, T = {run.temperature:g}",

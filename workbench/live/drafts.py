@@ -17,6 +17,7 @@ from engine.paths import Home
 from engine.records.summary import Summary
 from engine.runs.advice import has_weights
 from engine.runs.folder import RunFolder
+from workbench.shared.chart_parts import short_target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,7 +175,7 @@ def _choice(row: Mapping[Any, Any], facts: _Facts) -> Choice:
         " · ".join(part for part in parts if part),
         domain,
         gamma,
-        target,
+        short_target(target),
         facts.target_key,
         facts.measured,
     )

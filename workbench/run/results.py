@@ -99,8 +99,8 @@ def verdict(summary: Summary, values: pd.DataFrame) -> None:
     """Draw whether to serve the draft, why, and what would change that. `values`: the run's rates, as indexed."""
     columns = ["draft", "temperature", "metric", "value", "low", "high"]
     decision = decide(summary, [Metric.model_validate(row) for row in values[columns].to_dict("records")])
-    changes = "".join(f"\n- {ui.text(change)}" for change in decision.changes)
-    text = f"**{decision.answer.capitalize()}.** {ui.text('; '.join(decision.reasons))}."
+    changes = "".join(f"\n- {ui.sentence(change)}" for change in decision.changes)
+    text = f"**{decision.answer.capitalize()}.** {ui.sentence('; '.join(decision.reasons))}."
     {"serve it": st.success, "no gain": st.warning}.get(decision.answer, st.info)(
         text + (f"\n\nWhat would change it:{changes}" if changes else ""), icon=VERDICT_ICONS[decision.answer]
     )

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from workbench.shared import theme
 
+_LINE_PX = 16  # height of a line of the second title
 _PATTERNS = ("", "/", ".", "x", "-", "+", "\\")
 
 
@@ -34,9 +35,10 @@ def dress(figure: go.Figure, title: str, note: str, tone: str) -> go.Figure:
 
 
 def about(figure: go.Figure, subject: str) -> go.Figure:
-    """The figure with what it is about, domain and target, before its second line: it must say so in a paper."""
-    second = figure.layout.title.subtitle.text
-    return figure.update_layout(title_subtitle_text="; ".join(filter(None, [safe(subject), second])))
+    """The figure with what it is about, domain and target, in a line above its second: it must say so in a paper."""
+    lines = [line for line in (safe(subject), figure.layout.title.subtitle.text) if line]
+    margin = figure.layout.margin.t + (_LINE_PX if len(lines) > 1 else 0)
+    return figure.update_layout(title_subtitle_text="<br>".join(lines), margin_t=margin)
 
 
 def subject(domains: Iterable[object], targets: Iterable[object]) -> str:

@@ -69,10 +69,18 @@ def text(value: object) -> str:
     return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-.!|~$:@^=&" else c for c in shown)
 
 
+def sentence(value: object) -> str:
+    """As `text`, but what stands between backticks is shown as code."""
+    parts = visible(str(value).replace("\n", " ")).split("`")
+    if len(parts) % 2 == 0:  # a backtick without another
+        return text(value)
+    return "".join(f"`{part}`" if place % 2 else text(part) for place, part in enumerate(parts) if part)
+
+
 def error_box(error: DraftbenchError) -> None:
     """Show what went wrong, why it matters and what to do."""
     parts = [f"**{text(error.what)}**"]
-    parts += [f"{name}: {text(part)}" for name, part in (("Why", error.why), ("What to do", error.fix)) if part]
+    parts += [f"{name}: {sentence(part)}" for name, part in (("Why", error.why), ("What to do", error.fix)) if part]
     st.error("\n\n".join(parts), icon=":material/error:")
 
 
@@ -272,7 +280,7 @@ def sidebar() -> None:
                 page_of("home"), label=f"{len(running)} running or queued", icon=":material/progress_activity:"
             )
         st.segmented_control(
-            "Chart camera format",
+            "Image format of charts",
             ["SVG", "PNG"],
             default="SVG",
             required=True,

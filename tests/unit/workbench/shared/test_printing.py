@@ -88,4 +88,4 @@ def test_the_numbers_are_those_that_are_drawn():
 def test_a_figure_says_domain_and_target_before_its_note():
     subject = chart_parts.subject(["function_calling", None], ["asset:smollm2 + adapters", "/models/my/llama/"])
     assert subject == "function calling; target smollm2 + adapters, llama"
-    assert chart_parts.about(panels(), "<b>").layout.title.subtitle.text == "&lt;b&gt;; a note"
+    assert chart_parts.about(panels(), "<b>").layout.title.subtitle.text == "&lt;b&gt;<br>a note"
