@@ -95,7 +95,7 @@ def _fronts(
         on_front,
         [
             *notes,
-            f"Ringed runs are on the Pareto line: no run measured alike is at least as good in all of them and better in one ({ways}).",
+            f"Ringed runs are on the Pareto line: no run measured alike is better ({ways}).",
         ],
     )
 
