@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from engine.catalogue import SERVERS, Proposals
@@ -22,7 +22,9 @@ from engine.measure.predicted_speed import GammaChoice, RoundCosts, predict_spee
 from engine.measure.speed_words import measured_where
 from engine.measure.step_words import true_of
 from engine.measure.text_rounds import PredictedRates, TextRounds, predicted_rates
+from engine.numbers import interval
 from engine.records.provenance import Provenance
+from engine.records.speed import Speed
 from engine.records.step_times import StepCell, StepTimes
 from engine.records.summary import Summary
 from engine.runs.folder import RunFolder
@@ -139,6 +141,8 @@ class _Timing:
     where: str = ""
     schedule_context: int | None = None
     notes: tuple[str, ...] = ()
+    clock: Speed | None = None
+    """What the run itself measured with a clock, at one gamma."""
 
     @classmethod
     def of_run(cls, run: RunFolder, summary: Summary) -> _Timing:
@@ -153,14 +157,14 @@ class _Timing:
             contexts = sorted({cell.context for cell in cells})
             usual = times.usual_context or contexts[0]
             nearest = min(contexts, key=lambda context: abs(context - usual))
-            return cls(cells, None, true_of(times), nearest, tuple(notes))
+            return cls(cells, None, true_of(times), nearest, tuple(notes), summary.speed)
         notes.append(f"no schedule, and speed at one gamma alone: {again} times rounds by batch size")
         single = _single(summary)
         where = measured_where(summary, Provenance.read_or_empty(run.path)) if single else ""
         if single is None:
             notes.append("nothing was timed, so no speed-up is predicted")
         timed_on = f"measured on {where or 'an unknown machine'}, and true of it alone." if single else ""
-        return cls((), single, timed_on, None, tuple(notes))
+        return cls((), single, timed_on, None, tuple(notes), summary.speed)
 
     @property
     def at_one(self) -> StepCell | None:
@@ -272,10 +276,24 @@ class _Forecast:
                 times.overhead_s.median,
                 plain.verify_s.median,
             )
-            return worth_it(costs, here.choice, asked=self.gamma)
+            return self._beside_the_clock(worth_it(costs, here.choice, asked=self.gamma), gamma)
         single = self.timing.single
         if single is None:
             return None
         round_s = single.gamma * single.draft_s + single.verify_s + single.overhead_s
         choice = self._speeds([single.gamma], RoundCosts(single.plain_s, {single.gamma: round_s}))
-        return worth_it(single, choice, asked=self.gamma, spread_of_times=False)
+        worth = worth_it(single, choice, asked=self.gamma, spread_of_times=False)
+        return self._beside_the_clock(worth, single.gamma)
+
+    def _beside_the_clock(self, worth: Worth, gamma: int) -> Worth:
+        """The same with what the run measured under the same rule, at this gamma and temperature, if it did."""
+        clock = self.timing.clock
+        same_rule = self.temperature == 0 or self.rule == "sampled"  # speed is timed with sampled proposals
+        if clock is None or clock.speedup is None or not same_rule or clock.temperature != self.temperature:
+            return worth
+        if clock.forward_s.num_draft_tokens != gamma:
+            return worth
+        words = f"On the clock this run measured {interval(clock.speedup, 2)}x at this gamma"
+        if not clock.speedup.low <= worth.speedup.value <= clock.speedup.high:
+            words += ": the prediction lies outside of it, so trust the measured figure"
+        return replace(worth, sentence=f"{worth.sentence} {words}.")

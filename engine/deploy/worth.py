@@ -67,9 +67,10 @@ def worth_it(costs: StepCosts, choice: GammaChoice, *, asked: int | None = None,
     answer = answer_of([speed.speedup])
     untimed = "" if asked in (None, gamma) else f" (gamma {asked} was not timed)"
     words = (
-        f"{answer} at gamma {gamma}{untimed}: {interval(speed.speedup, 2)}x plain decoding predicted; a round gives "
-        f"{interval(speed.tokens, 2)} tokens and costs {number(speed.cost.value, 2)} plain steps "
-        f"(c = {number(costs.cost_ratio)}, break-even acceptance {_acceptance(needed)}, now {_acceptance(now)})"
+        f"{answer[:1].upper()}{answer[1:]} at gamma {gamma}{untimed}: {interval(speed.speedup, 2)}x plain decoding "
+        f"predicted; a round gives {interval(speed.tokens, 2)} tokens and costs {number(speed.cost.value, 2)} plain "
+        f"steps (c = {number(costs.cost_ratio)}, pays from an acceptance of {_acceptance(needed)}, these rounds have "
+        f"{_acceptance(now)})"
     )
     advice = _advice(costs, choice, needed)
     if not spread_of_times:

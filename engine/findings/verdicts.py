@@ -97,4 +97,6 @@ def overall(claim: Claim, cells: Sequence[tuple[str, str]], seen_in: int) -> tup
     if worst in (BETTER, REPRODUCED) and seen_in < needed:
         where = "domain" if of_what == "domain" else "other loss"
         return SAME, f"{decisions}, with {seen_in} {where} only; {needed} are needed"
-    return worst, decisions if len(set(decided)) == 1 else f"{decisions}; the weakest counts"
+    return worst, decisions if len(
+        set(decided)
+    ) == 1 else f"{decisions}: a claim holds only if no comparison contradicts it"

@@ -6,7 +6,7 @@ import math
 
 from engine.findings.claim import Claim
 from engine.findings.evaluate import Finding, Pooled
-from engine.findings.verdicts import is_better
+from engine.findings.verdicts import NOT, is_better
 from engine.records.interval import Interval
 
 PAPER = (
@@ -19,7 +19,7 @@ PAPER_URL = "https://arxiv.org/abs/2503.07807"
 def sentence(finding: Finding) -> str:
     """What was measured, over all comparisons of the claim, and what the paper says; or what is missing.
 
-    'Offline 0.459, online 0.402: +14.2% [+12.0%, +16.1%]; the paper says +11% to +25%.'
+    'Offline 0.459, online 0.402: +14.2% [+12.0%, +16.1%], over 24 comparisons; the paper says +11% to +25%.'
     """
     claim, pooled = finding.claim, finding.headline.pooled
     if pooled is None:
@@ -28,7 +28,9 @@ def sentence(finding: Finding) -> str:
     absolute = math.isnan(pooled.relative.value)
     effect = ranged(pooled.absolute, "+.3f") if absolute else ranged(pooled.relative, "+.1%")
     sides = sides if "_" in sides.split()[0] else sides[:1].upper() + sides[1:]  # forward_kl is a name
-    return f"{sides}: {effect}{_paper(claim, pooled)}."
+    why = f"; {finding.reason}" if finding.verdict == NOT else ""  # the mean alone may point the other way
+    over = f", over {pooled.n_cells} comparisons" if pooled.n_cells > 1 else ""
+    return f"{sides}: {effect}{over}{_paper(claim, pooled)}{why}."
 
 
 def _paper(claim: Claim, pooled: Pooled) -> str:

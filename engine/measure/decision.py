@@ -117,7 +117,7 @@ def _costs(speed: Speed) -> list[str]:
     reasons = [f"c = {number(speed.cost_ratio)}"] if is_number(speed.cost_ratio) else []
     if is_number(needed) and is_number(speed.alpha):
         pays = f"gamma {gamma} pays from an acceptance of {number(needed, 2)}" if needed < 1 else "no acceptance pays"
-        reasons.append(f"{pays}, measured {number(speed.alpha, 2)}")
+        reasons.append(f"{pays}, measured {number(speed.alpha, 2)} per judged token")
     return reasons
 
 

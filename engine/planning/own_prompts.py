@@ -107,9 +107,10 @@ def split(home: Home, name: str, *, skip_bad: bool = False) -> Split:
     made = _described(out, read_json(out / MARKER))
     if made.train_prompts < LEAST_PROMPTS // 2 or made.heldout_prompts < 2:
         raise DraftbenchError(
-            f"{made.train_prompts} prompts to train on and {made.heldout_prompts} to measure on are too few",
-            "; ".join(made.steps),
-            f"give at least {LEAST_PROMPTS} different prompts, better some hundred",
+            f"training needs at least {LEAST_PROMPTS} different prompts, and these are too few",
+            f"{made.train_prompts} would be left to train on and {made.heldout_prompts} to measure on"
+            + "".join(f"; {step}" for step in made.steps),
+            "they are enough to measure speed; to train, give more, better some hundred",
         )
     return made
 

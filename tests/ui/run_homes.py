@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 EVIL = "<img src=x onerror=alert(1)> **bold** [l](javascript:alert(1))"
 
 
@@ -41,3 +43,20 @@ def add_run(
     if labels:
         (folder / "labels.json").write_text(json.dumps(labels))
     return folder
+
+
+def add_seed(home: Path, name: str, seed: int, exact: float) -> None:
+    """The finished run with another seed and acceptance, in an interval as wide."""
+    source = home / "runs" / finished_id(home)
+    folder = add_run(home, name, "done", files=("provenance.json", "training.json"))
+    config = yaml.safe_load((source / "config.yaml").read_text())
+    config["train"]["seed"] = seed
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    summary = json.loads((source / "measure" / "summary.json").read_text())
+    for metric in summary["metrics"]:
+        if (metric["draft"], metric["metric"]) == ("trained", "exact"):
+            for bound in ("low", "high"):
+                metric[bound] += exact - metric["value"]
+            metric["value"] = exact
+    (folder / "measure").mkdir()
+    (folder / "measure" / "summary.json").write_text(json.dumps(summary))

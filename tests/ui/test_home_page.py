@@ -5,7 +5,7 @@ from pathlib import Path
 from engine.progress import TIMING
 from engine.runs.process import process_identity
 from tests.ui.conftest import OpenPage
-from tests.ui.run_homes import add_run, finished_id
+from tests.ui.run_homes import add_run, add_seed, finished_id
 from workbench.shared import queries
 
 
@@ -17,6 +17,20 @@ def test_a_card_names_the_draft_and_tells_acceptance_and_speed(page: OpenPage, f
     assert speed.value.endswith("×") or speed.value == "not timed"
     wording = "".join(caption.value for caption in test.caption).replace("\\", "")
     assert finished_id(finished_home) in wording or "**tiny" in wording
+
+
+def test_of_drafts_that_are_about_as_good_the_one_that_is_here_is_the_best(page: OpenPage, finished_home: Path):
+    """Its card would lead nowhere else: no Live, no export."""
+    [best] = [metric.value for metric in page("home").metric if metric.label.startswith("acceptance")]
+    add_seed(finished_home, "nearly", 1, float(best) + 1e-4)  # no weights
+    queries.refresh()
+    test = page("home")
+    assert [metric.value for metric in test.metric if metric.label.startswith("acceptance")] == [best]
+    add_seed(finished_home, "far-better", 2, 1.0)
+    queries.refresh()
+    test = page("home")
+    assert [metric.value for metric in test.metric if metric.label.startswith("acceptance")] == ["1.000"]
+    assert any("weights are not here" in caption.value for caption in test.caption)
 
 
 def test_queued_and_running_jobs_are_listed_also_while_speed_is_measured(page: OpenPage, finished_home: Path):

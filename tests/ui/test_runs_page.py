@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 from streamlit.testing.v1 import AppTest
 
 from engine.paths import home
 from engine.runs.folder import RunFolder
 from engine.runs.labels import read_labels
 from tests.ui.conftest import OpenPage
-from tests.ui.run_homes import EVIL, add_run, finished_id
+from tests.ui.run_homes import EVIL, add_run, add_seed, finished_id
 from workbench.runs import rows
 from workbench.runs.views import saved_views
-
-
-def add_seed(home: Path, name: str, seed: int, exact: float) -> None:
-    """The finished run with another seed and acceptance."""
-    source = home / "runs" / finished_id(home)
-    folder = add_run(home, name, "done", files=("provenance.json", "training.json"))
-    config = yaml.safe_load((source / "config.yaml").read_text())
-    config["train"]["seed"] = seed
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    summary = json.loads((source / "measure" / "summary.json").read_text())
-    for metric in summary["metrics"]:
-        if (metric["draft"], metric["metric"]) == ("trained", "exact"):
-            metric["value"] = exact
-    (folder / "measure").mkdir()
-    (folder / "measure" / "summary.json").write_text(json.dumps(summary))
 
 
 def table(test: AppTest) -> pd.DataFrame:

@@ -8,7 +8,6 @@ from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
 from engine.jobs.executors import chosen_place
 from engine.measure.decision import decide
-from engine.numbers import interval
 from engine.planning.bounded_checks import checked
 from engine.records.speed import Speed
 from engine.records.summary import Summary
@@ -18,6 +17,7 @@ from workbench.run.results import VERDICT_ICONS
 from workbench.run.stage import stage
 from workbench.run.training_curve import Now
 from workbench.shared import queries, ui, watch
+from workbench.shared.chart_parts import bounds
 
 _WAYS = {
     "plain": "plain decoding",
@@ -43,12 +43,15 @@ def start(recipe: Recipe, param: str) -> str:
 
 def run_named(param: str) -> RunFolder | None:
     """The run that the address names; one that is gone is said to be."""
-    run_id = st.query_params.get(param)
+    kept = f"home:{param}"  # the address of a link from the sidebar names no run
+    run_id = st.query_params.get(param) or st.session_state.get(kept)
     if not run_id:
         return None
+    st.session_state[kept] = run_id
     try:
         return queries.folder(run_id)
     except DraftbenchError as error:
+        st.session_state.pop(kept, None)
         ui.error_box(error)
         return None
 
@@ -94,17 +97,22 @@ def _progress(run: RunFolder, drawn: str) -> None:
 def _measured(summary: Summary) -> None:
     """The verdict, and the figures it rests on."""
     decision, speed = decide(summary), summary.speed or Speed()
-    text = f"**{decision.answer.capitalize()}.** {ui.text('; '.join(decision.reasons))}."
+    changes = "".join(f"\n- {ui.sentence(change)}" for change in decision.changes)
+    text = f"**{decision.answer.capitalize()}.** {ui.sentence('; '.join(decision.reasons))}."
+    text += f"\n\nWhat would change it:{changes}" if changes else ""
     {"serve it": st.success, "no gain": st.warning}.get(decision.answer, st.info)(
         text, icon=VERDICT_ICONS[decision.answer]
     )
     figures = [
-        (f"tokens/s, {_WAYS[way]}", f"{rate.value:.1f}", f"95% {interval(rate, 1)}")
+        (f"tokens/s, {_WAYS[way]}", f"{rate.value:.1f}", f"95% interval {bounds(rate.low, rate.high, 1)}")
         for way, rate in speed.tokens_per_s.items()
         if way in _WAYS
     ]
     for row in summary.of("trained", "exact")[:1]:
-        figures.insert(0, (f"acceptance, T = {row.temperature:g}", ui.number(row.value), f"95% {interval(row)}"))
+        figures.insert(
+            0,
+            (f"acceptance, T = {row.temperature:g}", ui.number(row.value), f"95% interval {bounds(row.low, row.high)}"),
+        )
     if figures:
         for column, (label, value, note) in zip(st.columns(len(figures)), figures, strict=True):
             column.metric(label, value)

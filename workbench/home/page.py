@@ -44,7 +44,7 @@ def best_drafts() -> None:
     own, samples = queries.leaderboard(sample=False), queries.leaderboard(sample=True)
     st.subheader("Best draft for each target and domain", anchor=False)
     if own.empty:
-        st.caption("No draft of your own is measured yet.")
+        st.caption("No draft that you trained is measured yet.")
     cards(own)
     if samples.empty:
         lay_in()
@@ -53,7 +53,8 @@ def best_drafts() -> None:
     if len(own) + len(samples):
         st.caption(
             "Acceptance is exact acceptance: the probability that the target accepts a proposed token, as the mean of "
-            "sum min(p, q) over the target's own text on held-out prompts, with a 95% interval over prompts. Not "
+            "sum min(p, q) over the target's own text on held-out prompts, with a 95% interval over prompts. The best "
+            "is that of highest acceptance; where intervals overlap, one whose weights are here, and the fastest. Not "
             "ranked: archived runs, runs without a passed losslessness certificate, drafts that were only measured, "
             "and runs measured on fewer prompts than others."
         )
@@ -126,10 +127,12 @@ def draft_card(run: pd.Series) -> None:
         ]
         where = speed_words.measured_where(whole.summary, whole.provenance)
         facts += [f"measured on {ui.text(where)}"] if where else []
+        if not (here := has_draft(queries.home(), run.run_id)):
+            facts.append("its weights are not here: *Run again* on its page trains it anew")
         st.caption("  \n".join(facts))
         with st.container(horizontal=True, gap="medium"):
             ui.goto("run", "Run", icon=":material/monitoring:", run=run.run_id)
-            if has_draft(queries.home(), run.run_id):
+            if here:
                 ui.goto("live", "Live", icon=":material/play_circle:", run=run.run_id)
             ui.goto(
                 "compare",

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from engine.config.schema import DEFAULT_TARGET
+from engine.config.schema import DEFAULT_TARGET, Recipe
 from engine.data.formats import FILE_READERS
 from engine.errors import DraftbenchError
+from engine.measure.speed_words import LEAST_PROMPTS as LEAST_PROMPTS_TIMED
 from engine.planning import bounded_checks
-from engine.planning.own_prompts import MOST_BYTES, keep, keep_pasted
+from engine.planning.own_prompts import LEAST_PROMPTS, MOST_BYTES, keep, keep_pasted
 from engine.runs.as_it_is import recipe_as_it_is
+from engine.runs.folder import RunFolder
 from workbench.home import outcome, what_training_gives
 from workbench.shared import actions, queries, ui
 
@@ -65,6 +67,11 @@ def section() -> None:
     measured = outcome.run_named("measured")
     if measured is not None:
         with before:
+            if model is not None and path and _is_of_others(measured, model, path, draft):
+                st.warning(
+                    "Measured on another model, draft or prompts than those above: measure again for these.",
+                    icon=":material/history:",
+                )
             outcome.show(measured, "As it is")
         with training:
             if model is not None and model.kind == "server":
@@ -77,13 +84,26 @@ def section() -> None:
             outcome.show(trained, "Trained")
 
 
+def _is_of_others(run: RunFolder, model: Recognised, path: str, draft: str | None) -> bool:
+    """Whether a run measured something else than what the form names now."""
+    if model.kind == "server":  # which would be asked for its models at each drawing
+        return False
+    named = recipe_as_it_is(queries.home(), model.model, [path], draft)
+    was = run.recipe()
+    return (named.target, named.draft, _paths(named)) != (was.target, was.draft, _paths(was))
+
+
+def _paths(recipe: Recipe) -> list[str]:
+    return [source.path for source in recipe.prompts.heldout]
+
+
 def _model_field() -> str:
     name: str = st.text_input(
         "Model",
         key="model",
         bind="query-params",
         on_change=_ask,
-        placeholder="a folder, a .gguf file, a hub name such as org/name, or a server's address",
+        placeholder="folder, .gguf file, org/name or server URL",
         help="The model whose output is kept exactly. It is read from this machine; a hub model is fetched when a run "
         "begins.",
     )
@@ -125,7 +145,8 @@ def _prompts_field() -> str:
         )
     with paste:
         st.text_area(
-            "One prompt a line, or JSON lines",
+            f"One prompt per line, or JSON lines: {LEAST_PROMPTS_TIMED} to measure, {LEAST_PROMPTS} to train on, some "
+            "hundred are better",
             key="home-paste",
             on_change=_keep_paste,
             height=120,
@@ -234,8 +255,8 @@ def _show(report: dict[str, Any]) -> None:
     ]
     if tokens:
         words.append(
-            f"{tokens['least']:,} to {tokens['most']:,} tokens in the model's own chat template, {tokens['median']:,} "
-            "in the middle"
+            f"{tokens['least']:,} to {tokens['most']:,} tokens in the model's own chat template, "
+            f"median {tokens['median']:,}"
         )
     else:
         words.append("how long they are is not known before the model is here")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import streamlit as st
 
 from engine.errors import DraftbenchError
+from engine.runs.advice import gives_a_draft, has_weights
 from engine.runs.folder import RunFolder
 from workbench.run import export_job
 from workbench.run.stage import duration, since
@@ -18,6 +19,9 @@ def export(run: RunFolder) -> None:
     home = queries.home()
     st.write("Writes the best draft as a folder that Transformers and vLLM can load, then measures the written draft.")
     if export_outcome(run):
+        return
+    if not has_weights(run):
+        st.info(ui.sentence(f"The draft's weights are not here: {gives_a_draft(run)}."), icon=":material/folder_off:")
         return
     key = {name: f"export-{name}-{run.id}" for name in ("out", "overwrite", "check")}
     with st.form(f"export-{run.id}"):
@@ -56,7 +60,8 @@ def _exporting(run: RunFolder) -> None:
         st.rerun()
     elapsed = duration(since(now.started_at))
     st.info(
-        f"Writing to {ui.text(now.folder)} for {elapsed}. You can close this page.", icon=":material/progress_activity:"
+        f"Writing to {ui.text(now.folder)}, {elapsed} so far. You can close this page.",
+        icon=":material/progress_activity:",
     )
     if now.output:
         st.code(now.output, language=None, wrap_lines=True)

@@ -11,6 +11,7 @@ from engine.config.schema import Recipe, TrainSpec
 from engine.index.contents import loss_label, recipe_columns
 from engine.records.training import Training
 from engine.runs.draft_size import DraftSize
+from workbench.shared.chart_parts import short_target
 from workbench.shared.method_names import SUPERVISION, mode_word
 
 _CSS = """<style>
@@ -31,6 +32,8 @@ def facts(recipe: Recipe, done: Training, size: DraftSize | None = None) -> list
     train = recipe.train
     columns = recipe_columns(recipe)
     rows = [
+        ("Target", short_target(recipe.target_label)),
+        ("Draft starts from", _starts_from(recipe)),
         ("Mode", mode_word(train.mode)),
         ("Supervision", SUPERVISION[str(columns["supervision"])]),
         ("Loss", loss_label(train.loss)),
@@ -40,6 +43,17 @@ def facts(recipe: Recipe, done: Training, size: DraftSize | None = None) -> list
     if train.selection.share < 1:
         rows.append(("Token selection", f"{train.selection.share:.0%}, against {train.selection.reference}"))
     return rows + _of_effort(done) + _of_server(recipe)
+
+
+def _starts_from(recipe: Recipe) -> str:
+    """'layers 0, 9, 20, 29 of the target', 'sample_data/drafts/generic' or 'random weights'."""
+    spec = recipe.draft
+    if spec.checkpoint is not None:
+        return spec.checkpoint
+    if spec.init == "random":
+        return "random weights"
+    layers = spec.layers
+    return f"{layers} layers of the target" if isinstance(layers, int) else f"layers {layers} of the target"
 
 
 def _as_it_is(recipe: Recipe) -> list[tuple[str, str]]:

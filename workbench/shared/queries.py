@@ -202,8 +202,10 @@ def measured(run_ids: list[str], temperature: float) -> tuple[pd.DataFrame, pd.D
 
 
 def leaderboard(*, sample: bool) -> pd.DataFrame:
-    """The best draft for each target and domain by exact acceptance, sorted by speed-up: of one's own, or of samples.
+    """The best draft for each target and domain, sorted by speed-up: of one's own, or of samples.
 
+    The best has the highest exact acceptance; among drafts whose interval reaches that one's, those whose weights are
+    here come first, then the faster ones.
     Excludes archived runs, failed certificates, drafts that were measured as they are, and runs measured on fewer
     held-out prompts than others with the same target and domain, because their rates are not comparable.
     """
@@ -212,7 +214,11 @@ def leaderboard(*, sample: bool) -> pd.DataFrame:
     eligible = known[~known.exact.isna() & ~known.archived & known.certificate.fillna(False).astype(bool)]
     keys = ["target", "domain", "temperature"]
     eligible = eligible[eligible.n_prompts == eligible.groupby(keys).n_prompts.transform("max")]
-    best = eligible.sort_values("exact", ascending=False).drop_duplicates(keys)
+    eligible = eligible.sort_values("exact", ascending=False)
+    of_best = eligible.exact_low.fillna(eligible.exact).groupby([eligible[key] for key in keys]).transform("first")
+    reaches = eligible.exact_high.fillna(eligible.exact) >= of_best
+    rivals = eligible[reaches].assign(here=lambda frame: frame.run_id.isin(holding("weights")))
+    best = rivals.sort_values(["here", "speedup", "exact"], ascending=False).drop_duplicates(keys)
     return best.sort_values("speedup", ascending=False)
 
 

@@ -36,7 +36,7 @@ def test_a_cheap_draft_that_is_often_accepted_is_worth_it():
     assert worth.break_even < worth.acceptance
     assert worth.acceptance == pytest.approx(0.8, abs=0.03)
     assert worth.cost_ratio == pytest.approx(0.003 / PLAIN_S)
-    assert worth.sentence.startswith("serve it at gamma 3: ")
+    assert worth.sentence.startswith("Serve it at gamma 3: ")
     for figure in (f"{worth.speedup.value:.2f}", f"{worth.tokens.value:.2f}", f"{worth.break_even:.2f}"):
         assert figure in worth.sentence
 

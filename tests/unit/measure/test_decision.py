@@ -84,7 +84,7 @@ def test_the_draft_that_would_pay_is_named_with_its_time():
     decision = decide(summary(SLOWER, SLOWER, **costed(2.0)))
     assert any("at most 5.0 ms, now 10.0 ms" in change for change in decision.changes)
     assert "c = 0.500" in decision.sentence
-    assert "pays from an acceptance of 0.90, measured 0.40" in decision.sentence
+    assert "pays from an acceptance of 0.90, measured 0.40 per judged token" in decision.sentence
     assert any("no draft is cheap enough" in change for change in decide(summary(SLOWER, None, **costed(1.2))).changes)
 
 

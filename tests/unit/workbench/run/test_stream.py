@@ -99,7 +99,13 @@ def test_facts_of_an_online_run():
 
 def test_facts_name_what_applies_and_nothing_else():
     found = figures({})
-    assert found == {"Mode": "offline", "Supervision": "white box", "Loss": "forward_kl"}
+    assert found == {
+        "Target": "smollm2-135m-instruct",
+        "Draft starts from": "4 layers of the target",
+        "Mode": "offline",
+        "Supervision": "white box",
+        "Loss": "forward_kl",
+    }
     assert figures({}, skipped=3)["Steps with nothing to learn"] == "3"  # of a run at work its events tell
     assert "Token selection" in figures({"selection": {"share": 0.4, "reference": "r"}})
     old = {"steps": 2, "steps_done": 2, "tokens_seen": 50, "positions_trained": 0}  # from before positions were counted
