@@ -96,7 +96,7 @@ def _below(live: Live) -> str:
     if len(url) > LONGEST:
         parts.append(
             f'<p class="about">No link to this view: it would have {len(url):,} characters, more than the {LONGEST:,} '
-            "that mail and chat programs carry whole. Save the trace to share it.{_reload(url)}</p>"
+            f"that mail and chat programs carry whole. Save the trace to share it.{_reload(url)}</p>"
         )
     else:
         parts.append(
