@@ -1,8 +1,9 @@
-"""What a chat template leaves out of a prompt that it renders: a visitor is told before the answer is believed.
+"""What a chat template leaves out of a prompt that it renders, or writes elsewhere: said before the answer is believed.
 
 `render` refuses a template that drops a whole message or a call. What remains is dropped on purpose, such as the
 reasoning of earlier answers, or is of no effect, such as a key that the template never reads. Each is found by
-rendering the prompt without it: equal texts say that nobody would notice.
+rendering the prompt without it: equal texts say that nobody would notice. What is written in another place or form
+is no loss, and is listed apart (`rewritten`).
 """
 
 from __future__ import annotations
@@ -30,11 +31,24 @@ def unused(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[str]:
     return [*_tools(tokenizer, prompt, text), *_messages(tokenizer, prompt, text)]
 
 
+def rewritten(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[str]:
+    """Whole sentences on what the target sees of `prompt` in another place or form than it was written.
+
+    Raises DraftbenchError for a prompt that cannot be rendered at all.
+    """
+    text = prompt_text(tokenizer, prompt)
+    moved = prompt.tools and not conversation(tokenizer, prompt)[1]
+    said = ["The template has no place for tools, so they are written into the system text."] if moved else []
+    for place, content in _unlike(prompt, text):
+        lost = _same(tokenizer, _with(prompt, place, {**prompt.messages[place], "content": ""}), text)
+        if not lost and not _thought_left_out(content, text):
+            said.append(f"The text of {_named(prompt, place)} is written in another form.")
+    return said
+
+
 def _tools(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: str) -> Iterator[str]:
     if not prompt.tools:
         return
-    if not conversation(tokenizer, prompt)[1]:
-        yield "the template has no place for tools: they are described in the system text instead"
     for key in dict.fromkeys(key for tool in prompt.tools for key in tool["function"] if key != "name"):
         if _same(tokenizer, replace(prompt, tools=tuple(_without(tool, key) for tool in prompt.tools)), text):
             yield f"{key!r} of the tools is not written"
@@ -45,20 +59,34 @@ def _tools(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: str) -> Ite
 
 
 def _messages(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: str) -> Iterator[str]:
+    unlike = dict(_unlike(prompt, text))
     for place, message in enumerate(prompt.messages):
-        where = f"message {place + 1} ({message['role']})"
-        content = str(message["content"]).strip()
-        if content and content not in text:
+        where = _named(prompt, place)
+        if content := unlike.get(place):
             if _same(tokenizer, _with(prompt, place, {**message, "content": ""}), text):
                 yield f"the text of {where} is not written"
-            elif "</think>" in content and content.rpartition("</think>")[2].strip() in text:
+            elif _thought_left_out(content, text):
                 yield f"the reasoning in {where} is not written"
-            else:
-                yield f"the text of {where} is written in another form"
         for key in (key for key in message if key not in _CARRIED):
             rest = {name: value for name, value in message.items() if name != key}
             if _same(tokenizer, _with(prompt, place, rest), text):
                 yield f"{key!r} of {where} is not written"
+
+
+def _unlike(prompt: Prompt, text: str) -> Iterator[tuple[int, str]]:
+    """Place and text of each message whose text is not in `text` as it stands."""
+    for place, message in enumerate(prompt.messages):
+        content = str(message["content"]).strip()
+        if content and content not in text:
+            yield place, content
+
+
+def _thought_left_out(content: str, text: str) -> bool:
+    return "</think>" in content and content.rpartition("</think>")[2].strip() in text
+
+
+def _named(prompt: Prompt, place: int) -> str:
+    return f"message {place + 1} ({prompt.messages[place]['role']})"
 
 
 def _same(tokenizer: PreTrainedTokenizerBase, changed: Prompt, text: str) -> bool:

@@ -379,6 +379,11 @@ def test_the_conversation_is_sent_whole_and_shown_as_it_is_sent(address: str, ru
     assert step["stage"] == "done"
     assert f"prompt of {data['tokens']:,} tokens" in page
     assert data["unused"][0].replace("'", "&#x27;") in page
+    (moved,) = data["rewritten"]
+    assert moved == "The template has no place for tools, so they are written into the system text."
+    assert moved in html
+    assert moved in page
+    assert "place for tools" not in str(data["unused"])
 
 
 def test_an_answer_is_continued_by_its_own_turn(address: str, run_id: str):
@@ -401,12 +406,71 @@ def test_the_draft_is_switched_off_and_the_difference_is_that_of_both_answers(ad
     assert on["plain"]["token_ids"] == []
     assert off["sides"][0]["token_ids"] == on["sides"][0]["token_ids"]  # kept, not decoded again
     assert off["plain"]["token_ids"] == on["sides"][0]["token_ids"]  # greedy: one text
+    assert off["sides"][0]["same_as_alone"] is True
+    assert "Same text as without the draft: yes, 24 of 24 tokens." in html
+    assert "sampled proposals" not in html  # at temperature 0 both kinds are one
     assert off["sides"][0]["speedup"] > 0
     assert html.index("Draft off: the target alone") < html.index("fate-")
     _, again = client.predict(api_name="/decode", **filled(run_id, temperature=0.0))
     assert again["plain"]["seconds"] == off["plain"]["seconds"]
     _, other = client.predict(api_name="/decode", **filled(run_id, "Another?", temperature=0.0, draft_on=False))
     assert other["sides"][0]["token_ids"] == []  # of another question
+
+
+def test_without_a_draft_in_view_nothing_of_drafts_is_said(address: str, run_id: str):
+    html, _ = visitor(address).predict(api_name="/decode", **filled(run_id, draft_on=False))
+    for said in ("legend", "gamma", "proposals", "Same text"):
+        assert said not in html
+    assert "temperature 1" in html
+
+
+def test_where_a_greedy_answer_parts_from_the_targets_own_is_said():
+    from engine.decode.events import Fate, Round, Token
+
+    def side(name: str, words: str) -> Side:
+        tokens = [Token(ord(word), Fate.BONUS, place, text=word) for place, word in enumerate(words)]
+        return Side(name, [Round(0, place, 0, (token,), 0.0, 1.0, 0.0) for place, token in enumerate(tokens)])
+
+    def shown(ours: str, alone: str, temperature: float = 0.0, stage: str = "done") -> str:
+        ask = Ask(asked("x"), ("a",), temperature=temperature)
+        return answer_html.page(Live(ask, [side("a", ours)], side("plain", alone), stage), {})
+
+    assert "draft: no, they part at token 3 of 4: &#x27;c&#x27; with the draft, &#x27;x&#x27;" in shown("abcd", "abxd")
+    assert "draft: yes, 2 of 4 tokens, as many as were decoded without it." in shown("abcd", "ab", stage="stopped")
+    assert "Same text" not in shown("abcd", "abxd", temperature=1.0)  # other draws, no fault
+    assert "Same text" not in shown("abcd", "ab", stage="plain")  # not yet decoded
+    assert "Same text" not in shown("abcd", "")
+
+
+def test_a_reload_opens_the_turns_that_were_decoded(run_id: str):
+    turns = [
+        {"role": "user", "content": "a & b?"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c?"},
+    ]
+    rest = (7, 0.5, 0.9, 3, "argmax", 11, 40, False, True)
+    url = visitors.kept_address("Be brief.", turns, json.dumps([TOOL]), run_id, "", *rest)
+    found = opened(**dict(parse_qsl(urlsplit(url).query)))
+    assert (found["system"], found["turns"], json.loads(found["tools"])) == ("Be brief.", turns, [TOOL])
+    assert [found[name] for name in live_address.NUMBERS] == [7, 0.5, 0.9, 3, 11, 40]
+    long = [{"role": "user", "content": "x" * live_address.LONGEST_KEPT}]
+    assert visitors.kept_address("", long, "", run_id, "", *rest) == ""  # refused by servers: the address stays
+    page = answer_html.page(Live(Ask(asked(long[0]["content"]), (run_id,)), [Side(run_id)], Side("plain")), {})
+    assert "A reload of this page loses it." in page
+    assert visitors.kept_address("", [{"role": "user", "content": " "}], "", run_id, "", *rest) == ""
+
+
+@pytest.mark.parametrize(
+    ("system", "tools", "said"),
+    [
+        ("", "", "System text and tools"),
+        ("Be brief.", "", "System text and tools: a system text"),
+        (" ", json.dumps([TOOL, TOOL | {"function": TOOL["function"] | {"name": "then"}}]), "tools: 2 tools"),  # type: ignore[operator]
+        ("Be brief.", "[x", "a system text and tools that cannot be read"),
+    ],
+)
+def test_the_heading_above_system_text_and_tools_says_what_is_in_them(system: str, tools: str, said: str):
+    assert form.heading(system, tools)["label"].endswith(said)
 
 
 def test_argmax_proposals_are_decoded_and_shown(address: str, run_id: str):

@@ -19,6 +19,7 @@ from workbench.live.decode import LIMITS, PROPOSALS, Ask
 from workbench.shared.pages import link
 
 LONGEST = 4000  # characters of a link: what chats, mail programs and proxies carry whole
+LONGEST_KEPT = 16_000  # in the browser's own address bar, for a reload: servers refuse requests four times as long
 NUMBERS = {"gamma": int, "temperature": float, "top_p": float, "top_k": int, "seed": int, "max_new_tokens": int}
 _SEEDS = (0, 2**63 - 1)
 _SWITCHES = ("plain", "draft")

@@ -11,7 +11,7 @@ from engine.decode.events import EMITTED
 from engine.errors import DraftbenchError
 from engine.measure.speed_words import compared
 from engine.records.interval import Interval
-from workbench.live.address import LONGEST, address
+from workbench.live.address import LONGEST, LONGEST_KEPT, address
 from workbench.live.decode import Live, Side
 from workbench.live.drafts import Choice
 from workbench.live.sent import Sent
@@ -41,7 +41,7 @@ footer{display:none!important}
 """
 
 _STAGES = {
-    "loading": "Loading the models, once for all visitors.",
+    "loading": "Loading the models; this happens once.",
     "decoding": "Decoding. Press Stop to end after the current round.",
     "plain": "Decoding as many tokens without a draft, to measure the difference.",
     "alone": "Decoding without a draft. Press Stop to end after the current token.",
@@ -59,7 +59,13 @@ def page(live: Live, known: Mapping[str, Choice]) -> str:
         earlier = "".join(shown for side, shown in zip(live.sides, sides, strict=True) if side.rounds)
         answers = _plain(live) + (f'<div class="plain sides">{earlier}</div>' if earlier else "")
     stage = f'<p class="stage" role="status">{_STAGES[live.stage]}</p>'
-    return _wrap(stage + _notes(live) + answers + tokens.legend_html() + _below(live))
+    legend = tokens.legend_html() if _proposed(live) else ""
+    return _wrap(stage + _notes(live) + answers + legend + _below(live))
+
+
+def _proposed(live: Live) -> bool:
+    """Whether a draft's answer is in view: without one there are no marks, and neither gamma nor proposals matter."""
+    return live.ask.draft_on or any(side.rounds for side in live.sides)
 
 
 def _notes(live: Live) -> str:
@@ -67,6 +73,7 @@ def _notes(live: Live) -> str:
     notes = []
     if live.unused:
         notes.append(f"The target does not see all of this: {'; '.join(live.unused)}.")
+    notes += live.rewritten
     if live.busy:
         notes.append(f"Run {live.busy} is in progress on this machine, so times are not reliable now.")
     return "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)
@@ -75,7 +82,9 @@ def _notes(live: Live) -> str:
 def _below(live: Live) -> str:
     """Settings and the link: below everything that is read first."""
     ask, url = live.ask, address(live.ask)
-    settings = [f"gamma {ask.gamma}", f"temperature {ask.temperature:g}", f"{ask.proposals} proposals"]
+    settings = [f"gamma {ask.gamma}"] if _proposed(live) else []
+    settings += [f"temperature {ask.temperature:g}"]
+    settings += [f"{ask.proposals} proposals"] if _proposed(live) and ask.temperature > 0 else []  # one thing at 0
     settings += [f"top-p {ask.top_p:g}"] if ask.top_p < 1 else []
     settings += [f"top-k {ask.top_k}"] if ask.top_k else []
     settings += [f"seed {ask.seed}"]
@@ -87,7 +96,7 @@ def _below(live: Live) -> str:
     if len(url) > LONGEST:
         parts.append(
             f'<p class="about">No link to this view: it would have {len(url):,} characters, more than the {LONGEST:,} '
-            "that mail and chat programs carry whole. Save the trace to share it.</p>"
+            f"that mail and chat programs carry whole. Save the trace to share it.{_reload(url)}</p>"
         )
     else:
         parts.append(
@@ -97,12 +106,22 @@ def _below(live: Live) -> str:
     return "".join(parts)
 
 
+def _reload(url: str) -> str:
+    return " A reload of this page loses it." if len(url) > LONGEST_KEPT else ""
+
+
 def _side(live: Live, side: Side, choice: Choice) -> str:
     head = f"<h3>{html.escape(choice.name)}</h3>"
     about = f'<p class="about">{html.escape(choice.about)}</p>'
     if not side.rounds:
         return f"<section>{head}{about}</section>"
-    parts = [head, tokens.answer_html(side.rounds), _figures(side), _difference(live, side, choice)]
+    parts = [
+        head,
+        tokens.answer_html(side.rounds),
+        _figures(side),
+        _difference(live, side, choice),
+        _same_text(live, side),
+    ]
     return f"<section>{''.join(parts)}{tokens.strip_html(side.rounds)}{about}</section>"
 
 
@@ -136,6 +155,23 @@ def _difference(live: Live, side: Side, choice: Choice) -> str:
     return f'<p class="figures difference">{html.escape(one + many)}.</p>'
 
 
+def _same_text(live: Live, side: Side) -> str:
+    """At temperature 0: whether the draft changed the text, and where."""
+    same = live.same_text(side)
+    if same is None:
+        return ""
+    if same.part is None:
+        rest = "" if same.compared == same.length else ", as many as were decoded without it"
+        said = f"yes, {same.compared} of {same.length} tokens{rest}"
+    else:
+        said = (
+            f"no, they part at token {same.part + 1} of {same.compared}: {tokens.plainly(same.ours)} with the draft, "
+            f"{tokens.plainly(same.alone)} without. The target rounds otherwise where it checks several tokens at once "
+            "than where it decodes one, which decides between tokens that are almost equally likely"
+        )
+    return f'<p class="figures same">Same text as without the draft: {html.escape(said)}.</p>'
+
+
 def _plain(live: Live) -> str:
     side, head = live.plain, "<h3>Draft off: the target alone</h3>"
     if not side.rounds:
@@ -163,7 +199,8 @@ def _number(value: float, digits: int = 3) -> str:
 def sent(shown: Sent) -> str:
     """The text that the target reads, its special tokens included."""
     room = f" of the {shown.context_tokens:,} that it can read" if shown.context_tokens else ""
-    note = f'<p class="note">Not in it: {html.escape("; ".join(shown.unused))}.</p>' if shown.unused else ""
+    said = [f"Not in it: {'; '.join(shown.unused)}."] if shown.unused else []
+    note = "".join(f'<p class="note">{html.escape(one)}</p>' for one in [*said, *shown.rewritten])
     return _wrap(
         f'<p class="stage" role="status">What {html.escape(shown.target)} reads, {len(shown.ids):,} tokens{room}; '
         f'the answer follows.</p>{note}<pre dir="auto">{tokens.visible(shown.text)}</pre>'
@@ -172,8 +209,16 @@ def sent(shown: Sent) -> str:
 
 def as_data(live: Live) -> dict[str, Any]:
     """The state for programs: the stage, and each side's emitted token ids and counts."""
-    sides = [{**_data(side), "speedup": (live.speedup(side) or (None,))[0]} for side in live.sides]
+    sides = [
+        {**_data(side), "speedup": (live.speedup(side) or (None,))[0], "same_as_alone": _agrees(live, side)}
+        for side in live.sides
+    ]
     return {"stage": live.stage, "sides": sides, "plain": _data(live.plain)}
+
+
+def _agrees(live: Live, side: Side) -> bool | None:
+    same = live.same_text(side)
+    return None if same is None else same.part is None
 
 
 def _data(side: Side) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from engine.catalogue import Proposals
 from engine.chat.prompt import Prompt
 from engine.config.defaults import DECODE
 from engine.decode.counts import Counts, count
-from engine.decode.events import Round
+from engine.decode.events import EMITTED, Round, Token
 from engine.errors import DraftbenchError
 from engine.jobs.queue import at_work
 from engine.paths import Home
@@ -88,6 +88,11 @@ class Side:
         return count(self.rounds)
 
     @property
+    def tokens(self) -> list[Token]:
+        """The emitted ones: the answer."""
+        return [token for item in self.rounds for token in item.tokens if token.fate in EMITTED]
+
+    @property
     def seconds(self) -> float:
         return sum(r.seconds for r in self.rounds)
 
@@ -98,6 +103,20 @@ class Side:
     @property
     def tokens_per_s(self) -> float:
         return self.counts.emitted / self.seconds if self.seconds else float("nan")
+
+
+@dataclass(frozen=True)
+class SameText:
+    """Whether two answers agree: `part` is the index of the first token that differs, None if none of `compared` does.
+
+    `length`: tokens of the draft's answer. `ours` and `alone`: the differing token with the draft, and without.
+    """
+
+    compared: int
+    length: int
+    part: int | None
+    ours: str
+    alone: str
 
 
 @dataclass
@@ -112,6 +131,7 @@ class Live:
     conditions: dict[str, Any] = field(default_factory=dict)
     context: str = ""  # the tools and other messages sent with the prompt, in words
     unused: list[str] = field(default_factory=list)  # what the target's template leaves out of the conversation
+    rewritten: list[str] = field(default_factory=list)  # what it writes in another place or form
     prompt_tokens: int = 0
     busy: str = ""  # a run in progress, which disturbs the timing
 
@@ -131,6 +151,22 @@ class Live:
             tokens, seconds = tokens + len(item.emitted), seconds + item.seconds
         plain = sum(r.seconds for r in self.plain.rounds[:tokens])
         return (plain / seconds, tokens) if seconds and tokens else None
+
+    def same_text(self, side: Side) -> SameText | None:
+        """Greedy decoding with the draft against the target alone; None if draws decide, or before both have stopped.
+
+        Sampled answers may differ: both follow the target's distribution, each with draws of its own.
+        """
+        if self.ask.temperature > 0 or self.stage not in ("done", "stopped"):
+            return None
+        ours, alone = side.tokens, self.plain.tokens
+        compared = min(len(ours), len(alone))
+        if not compared:
+            return None
+        places = (i for i in range(compared) if ours[i].token_id != alone[i].token_id)
+        part = next(places, None)
+        words = ("", "") if part is None else (ours[part].text, alone[part].text)
+        return SameText(compared, len(ours), part, *words)
 
     def trace(self, side: Side) -> Trace:
         """The side's answer as a trace; `draft` is empty for the target alone."""
@@ -172,7 +208,7 @@ def decode(home: Home, ask: Ask, stop: threading.Event, before: Live | None = No
         live.target = pair.target.spec.label
         live.conditions = {"dtype": pair.target.dtype_name, "device": str(pair.target.device)}
         live.context = brings(ask.conversation)
-        ids, live.unused = sent_ids(pair.target, ask)
+        ids, live.unused, live.rewritten = sent_ids(pair.target, ask)
         live.prompt_tokens = len(ids)
         if ask.draft_on:
             yield from _with_drafts(live, pair, ids, stop, kept)
@@ -234,18 +270,18 @@ def _rounds(pair: Pair, draft: int | None, ids: list[int], ask: Ask, most: int |
     return map(TextStream(pair.target.tokenizer).read, rounds)
 
 
-def sent_ids(target: LoadedModel, ask: Ask) -> tuple[list[int], list[str]]:
-    """The conversation as the target reads it, and what its template leaves out (`engine.chat.unused`).
+def sent_ids(target: LoadedModel, ask: Ask) -> tuple[list[int], list[str], list[str]]:
+    """The conversation as the target reads it, what its template leaves out, and what it moves (`engine.chat.unused`).
 
     Raises DraftbenchError with the numbers if the answer would not fit after it.
     """
     from engine.chat.rendering import render
-    from engine.chat.unused import unused
+    from engine.chat.unused import rewritten, unused
 
     tokenizer, rows = target.tokenizer, target.input_rows
     ids = render(tokenizer, ask.conversation, context_tokens=None, max_new_tokens=0, rows=rows)
     check_room(len(ids), target.context_tokens, ask.max_new_tokens)
-    return ids, unused(tokenizer, ask.conversation)
+    return ids, unused(tokenizer, ask.conversation), rewritten(tokenizer, ask.conversation)
 
 
 def check_room(prompt_tokens: int, context_tokens: int | None, max_new_tokens: int) -> None:

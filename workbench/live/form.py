@@ -15,7 +15,7 @@ from engine.config.defaults import DECODE
 from engine.errors import DraftbenchError
 from engine.paths import home
 from workbench.live import address, answer_html, visitors
-from workbench.live.conversation import TOOLS_EXAMPLE, brings, parts, sample, samples
+from workbench.live.conversation import TOOLS_EXAMPLE, brings, parts, read_tools, sample, samples
 from workbench.live.decode import LIMITS
 from workbench.live.drafts import Choice, Offer, has_draft, offered
 from workbench.live.turns_editor import turns_editor
@@ -25,6 +25,17 @@ VISITORS = 8  # streaming at the same time; more wait in Gradio's queue
 _NO_SECOND = ("none", "")
 _BESIDE = "System text and tools"
 _PROPOSALS = [("drawn from q, as Transformers does", "sampled"), ("the likeliest token, as most servers do", "argmax")]
+# The view's address goes into the address bar, that of the page around the frame too: a reload opens the same view.
+_KEEP = """(url) => {
+  if (!url) return;
+  for (const place of new Set([window, window.frameElement ? window.parent : window])) {
+    const here = new URL(place.location.href);
+    const tone = here.searchParams.get("__theme");
+    here.search = url.split("?")[1];
+    if (tone) here.searchParams.set("__theme", tone);
+    place.history.replaceState(place.history.state, "", here);
+  }
+}"""
 CSS = """
 #buttons{gap:.5rem;flex-wrap:wrap;align-items:center;justify-content:flex-start}
 #buttons>*{flex:0 0 auto!important;width:auto!important;min-width:0!important;margin:0!important}
@@ -70,8 +81,9 @@ def build(*, replay: bool = True) -> gr.Blocks:
                     go_on = gr.Button("Continue")
                     look = gr.Button("Show what is sent")
                     keep = gr.Button("Save trace")
+                looked_at = gr.HTML(elem_id="sent")  # above the answer: a long one would hide it
                 view = gr.HTML(answer_html.welcome(True), elem_id="view")
-                note, looked_at = gr.HTML(), gr.HTML()
+                note = gr.HTML()
             with gr.Column(scale=1, min_width=270, elem_id="settings"):
                 target = gr.Dropdown([], label="Target", info="Its drafts are offered below")
                 run = gr.Dropdown([], label="Draft", info="A finished run", allow_custom_value=True)
@@ -117,6 +129,7 @@ def build(*, replay: bool = True) -> gr.Blocks:
                         *LIMITS["max_new_tokens"], value=DECODE.max_new_tokens, step=1, label="Max new tokens"
                     )
         data, ids, seen = gr.JSON(visible=False), gr.JSON(visible=False), gr.JSON(visible=False)
+        kept = gr.Textbox(visible="hidden")
         talk = [system, turns, tools]
         numbers = [gamma, temperature, top_p, top_k, seed, most]
         quick: dict[str, Any] = {"show_progress": "hidden", "queue": False}
@@ -130,15 +143,30 @@ def build(*, replay: bool = True) -> gr.Blocks:
         ready.input(take_sample, ready, [*talk, beside], api_name=False, **quick)
         target.input(take_target, target, [run, run2], api_name=False, **quick)
         run.input(take_draft, [target, run], run2, api_name=False, **quick)
+        everything = [*talk, run, run2, gamma, temperature, top_p, top_k, proposals, seed, most, plain, draft_on]
         gr.on(
             [start.click, draft_on.input],
             visitors.show_decoding,
-            [*talk, run, run2, gamma, temperature, top_p, top_k, proposals, seed, most, plain, draft_on],
+            everything,
             [view, data],
             api_name="decode",
             show_progress="hidden",
             trigger_mode="multiple",
             concurrency_limit=VISITORS,
+        )
+        gr.on([start.click, draft_on.input], visitors.kept_address, everything, kept, api_name=False, **quick).then(
+            None, kept, None, js=_KEEP, api_name=False
+        )
+        gr.on([system.input, tools.input], heading, [system, tools], beside, api_name=False, **quick)
+        # What was shown is of what was there: it goes with the first change, without a round trip.
+        gr.on(
+            [start.click, draft_on.input, ready.input, *(one.change for one in (*talk, target, run, most))],
+            None,
+            None,
+            looked_at,
+            js="() => ''",
+            api_name=False,
+            **quick,
         )
         halt.click(visitors.stop, None, None, api_name="stop", **quick)
         go_on.click(visitors.continued, None, [note, turns], api_name="continue", **quick)
@@ -187,14 +215,24 @@ def take_sample(prompt_id: str | None) -> list[Any]:
     return [gr.skip()] * 4 if prompt is None else _shown(prompt)
 
 
+def heading(system: str | None, tools: str | None) -> Any:
+    """The label above system text and tools as they are typed: what is in them."""
+    try:
+        count, wrong = len(read_tools(tools)), False
+    except DraftbenchError:
+        count, wrong = 0, True
+    inside = ["a system text"] if system and system.strip() else []
+    inside += [f"{count} tool{'s' if count > 1 else ''}"] if count else []
+    inside += ["tools that cannot be read"] if wrong else []
+    return gr.update(label=f"{_BESIDE}: {' and '.join(inside)}" if inside else _BESIDE)
+
+
 def _shown(conversation: Prompt | None) -> list[Any]:
     """Values of system text, turns and tools, and the label above them, which says what is in them."""
     if conversation is None:
         return [gr.skip()] * 4
     system, turns, tools = parts(conversation)
-    inside = ["a system text"] if system else []
-    inside += [f"{count} tool{'s' if count > 1 else ''}"] if (count := len(conversation.tools)) else []
-    return [system, turns, tools, gr.update(label=f"{_BESIDE}: {' and '.join(inside)}" if inside else _BESIDE)]
+    return [system, turns, tools, heading(system, tools)]
 
 
 def take_target(key: str | None) -> list[Any]:

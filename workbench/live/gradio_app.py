@@ -48,6 +48,7 @@ html.framed,html.framed body,html.framed gradio-app,html.framed .gradio-containe
 min-height:0!important;height:auto!important}
 html.framed body{overflow:hidden}
 html.framed .main.app{padding:0 0 .5rem!important}
+.dark input[type=range]{--neutral-200:#4d5e6c}
 @media(max-width:680px){.main.app{padding:.5rem!important}}
 """
 
@@ -64,7 +65,7 @@ def mounted(*, replay: bool = True) -> FastAPI:
         footer_links=[],
         server_name="127.0.0.1",
         theme=_look(),
-        css=theme.fate_css() + answer_html.CSS + turns_editor.CSS + form.CSS + _FRAMED_CSS,
+        css=theme.fate_css() + theme.FOCUS_CSS + answer_html.CSS + turns_editor.CSS + form.CSS + _FRAMED_CSS,
         head=_FIT,
     )
     app.add_middleware(allowed_routes.AllowedRoutes, allows=allowed_routes.for_live)
@@ -90,6 +91,7 @@ def _look() -> gr.themes.Base:
         body_text_color_dark=dark.text,
         block_background_fill_dark="#1a232c",
         background_fill_primary_dark="#1a232c",
+        background_fill_secondary_dark="#25313c",
         input_background_fill="#f3f6f8",
         input_background_fill_dark="#25313c",
         border_color_primary="#d5dde3",

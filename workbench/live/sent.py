@@ -19,19 +19,21 @@ from workbench.live.drafts import target_key
 
 @dataclass(frozen=True)
 class Sent:
-    """The prompt as text and ids, how many tokens the target reads at most, and what its template leaves out."""
+    """The prompt as text and ids, how many tokens the target reads at most, what its template
+    leaves out, and what it writes in another place or form."""
 
     target: str
     text: str
     ids: tuple[int, ...]
     context_tokens: int | None
     unused: list[str]
+    rewritten: list[str]
 
 
 def prompt_of(home: Home, conversation: Prompt, run_id: str, max_new_tokens: int) -> Sent:
     """The prompt that the run's target reads. Raises DraftbenchError if it cannot be sent."""
     from engine.chat.rendering import prompt_text, render
-    from engine.chat.unused import unused
+    from engine.chat.unused import rewritten, unused
 
     if not run_id:
         raise DraftbenchError("no draft is selected", "its target's template writes the prompt", "select a draft")
@@ -40,7 +42,8 @@ def prompt_of(home: Home, conversation: Prompt, run_id: str, max_new_tokens: int
     ids = render(tokenizer, conversation, context_tokens=None, max_new_tokens=0)
     check_room(len(ids), context, max_new_tokens)
     text = prompt_text(tokenizer, conversation)
-    return Sent(run.recipe().target.label, text, tuple(ids), context, unused(tokenizer, conversation))
+    left_out, moved = unused(tokenizer, conversation), rewritten(tokenizer, conversation)
+    return Sent(run.recipe().target.label, text, tuple(ids), context, left_out, moved)
 
 
 @lru_cache(maxsize=4)

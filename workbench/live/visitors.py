@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs.faults import explain
 from engine.traces.saved import save_trace
-from workbench.live import answer_html, sent
+from workbench.live import address, answer_html, sent
 from workbench.live.conversation import read_form
 from workbench.live.decode import Ask, Live, decode
 from workbench.live.drafts import described
@@ -81,30 +81,61 @@ def show_decoding(
 ) -> Iterator[Shown]:
     """Decode for this visitor; yield the page's HTML and the same as data after every round."""
     session, before = SESSIONS.begin(str(request.session_hash))
-    runs = tuple(dict.fromkeys(name.strip() for name in (run, run2) if name and name.strip()))
+    numbers = (gamma, temperature, top_p, top_k, seed, max_new_tokens)
     try:
-        if None in (gamma, temperature, top_p, top_k, seed, max_new_tokens):
-            raise DraftbenchError("a setting is empty", "all of them affect the result", "enter a number")
-        ask = Ask(
-            read_form(turns, system, tools),
-            runs,
-            int(gamma),
-            float(temperature),
-            float(top_p),
-            int(top_k),
-            proposals,  # type: ignore[arg-type]  # `check` refuses others
-            int(seed),
-            int(max_new_tokens),
-            bool(compare_plain),
-            bool(draft_on),
-        )
-        known = described(home(), runs)
+        ask = _ask(system, turns, tools, (run, run2), numbers, proposals, (compare_plain, draft_on))
+        known = described(home(), ask.run_ids)
         for live in decode(home(), ask, session.stop, before):
             session.live = live
             yield answer_html.page(live, known), answer_html.as_data(live)
     except Exception as error:
         explained = _explained(error)
         yield answer_html.error(explained), {"stage": "error", "error": explained.as_dict()}
+
+
+def _ask(
+    system: str | None,
+    turns: Any,
+    tools: str | None,
+    named: Sequence[str | None],
+    numbers: Sequence[float | None],
+    proposals: str,
+    switches: Sequence[bool],
+) -> Ask:
+    """What the form asks for. `numbers`: in the order of the form; `switches`: the difference, and the draft."""
+    if None in numbers:
+        raise DraftbenchError("a setting is empty", "all of them affect the result", "enter a number")
+    gamma, temperature, top_p, top_k, seed, max_new_tokens = (number or 0 for number in numbers)
+    return Ask(
+        read_form(turns, system, tools),
+        tuple(dict.fromkeys(name.strip() for name in named if name and name.strip())),
+        int(gamma),
+        float(temperature),
+        float(top_p),
+        int(top_k),
+        proposals,  # type: ignore[arg-type]  # `check` refuses others
+        int(seed),
+        int(max_new_tokens),
+        *(bool(switch) for switch in switches),
+    )
+
+
+def kept_address(
+    system: str | None, turns: Any, tools: str | None, run: str | None, run2: str | None, *rest: Any
+) -> str:
+    """The view's address for the browser's own address bar, so that a reload loses no turn; '' leaves it as it is.
+
+    `rest`: the other values of `show_decoding`, in its order.
+    """
+    gamma, temperature, top_p, top_k, proposals, seed, most, compare_plain, draft_on = rest
+    numbers = (gamma, temperature, top_p, top_k, seed, most)
+    try:
+        ask = _ask(system, turns, tools, (run, run2), numbers, proposals, (compare_plain, draft_on))
+        ask.check()
+    except DraftbenchError:
+        return ""  # `show_decoding` says what is wrong
+    url = address.address(ask)
+    return url if len(url) <= address.LONGEST_KEPT else ""
 
 
 def _explained(error: Exception) -> DraftbenchError:
@@ -127,7 +158,12 @@ def show_sent(
     except Exception as error:
         explained = _explained(error)
         return answer_html.error(explained), {"error": explained.as_dict()}
-    return answer_html.sent(text), {"text": text.text, "tokens": len(text.ids), "unused": text.unused}
+    return answer_html.sent(text), {
+        "text": text.text,
+        "tokens": len(text.ids),
+        "unused": text.unused,
+        "rewritten": text.rewritten,
+    }
 
 
 def stop(request: gr.Request) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.chat.prompt import Prompt
-from engine.chat.unused import unused
+from engine.chat.unused import rewritten, unused
 from tests.unit.chat.test_rendering import CHATML, HELLO, WEATHER, WITH_CALLS, WITH_TOOLS, make_tokenizer
 
 THINKING = (
@@ -21,11 +21,23 @@ def talk(*messages: dict[str, Any], tools: tuple[dict[str, Any], ...] = ()) -> P
 def test_a_template_that_writes_everything_leaves_out_nothing():
     assert unused(make_tokenizer(CHATML), HELLO) == []
     assert unused(make_tokenizer(WITH_TOOLS), Prompt("p1", HELLO.messages, (WEATHER,))) == []
+    assert rewritten(make_tokenizer(WITH_TOOLS), Prompt("p1", HELLO.messages, (WEATHER,))) == []
 
 
-def test_tools_that_a_template_has_no_place_for_are_described_in_the_system_text():
-    (said,) = unused(make_tokenizer(CHATML), Prompt("p1", HELLO.messages, (WEATHER,)))
-    assert said == "the template has no place for tools: they are described in the system text instead"
+def test_tools_that_go_into_the_system_text_are_moved_and_not_left_out():
+    prompt = Prompt("p1", HELLO.messages, (WEATHER,))
+    assert unused(make_tokenizer(CHATML), prompt) == []
+    assert rewritten(make_tokenizer(CHATML), prompt) == [
+        "The template has no place for tools, so they are written into the system text."
+    ]
+    assert rewritten(make_tokenizer(CHATML), HELLO) == []
+
+
+def test_a_text_in_another_form_is_not_called_left_out():
+    loud = CHATML.replace("m['content']", "m['content'] | upper")
+    question = talk({"role": "user", "content": "Hello there, who is it?"})
+    assert unused(make_tokenizer(loud), question) == []
+    assert rewritten(make_tokenizer(loud), question) == ["The text of message 1 (user) is written in another form."]
 
 
 def test_a_key_of_the_tools_that_is_never_written_is_named():
@@ -50,6 +62,7 @@ def test_reasoning_and_text_beside_calls_that_are_dropped_on_purpose_are_said():
     assert unused(make_tokenizer(THINKING), talk(asked, thought, more)) == [
         "the reasoning in message 2 (assistant) is not written"
     ]
+    assert rewritten(make_tokenizer(THINKING), talk(asked, thought, more)) == []
     silent = WITH_CALLS.replace("{{ m['content'] }}", "{% if not m['tool_calls'] %}{{ m['content'] }}{% endif %}")
     call = {"type": "function", "function": {"name": "weather", "arguments": {}}}
     calling = {"role": "assistant", "content": "I shall look it up", "tool_calls": [call]}
