@@ -65,7 +65,10 @@ def test_a_condition_narrows_and_a_wrong_one_is_explained(page: OpenPage, severa
     (figure,) = drawn(page("explorer", where="num_draft_tokens = 9", y="exact_0"))
     assert "n = 1 runs" in json.dumps(figure["layout"]["title"])
     assert "No measured run" in page("explorer", where="exact > 2").info[0].value
-    assert "no run has a setting" in page("explorer", where="nonsense > 2").error[0].value.replace("\\", "")
+    wrong = page("explorer", where="nonsense > 2")
+    assert "no run has a setting" in wrong.error[0].value.replace("\\", "")
+    assert not wrong.get("plotly_chart"), "all runs would seem to fulfil it"
+    assert "until the condition is fixed" in wording(wrong)
 
 
 @pytest.mark.parametrize("view", ["Scatter", "Parallel coordinates", "Settings that matter", "Curves"])

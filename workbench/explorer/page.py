@@ -26,7 +26,7 @@ def render() -> None:
         ui.empty("Nothing is measured yet. Every measured run is a point here.", "Start a run", "launch")
         return
     if shown.table.empty:
-        st.info("No measured run fulfils the condition.", icon=":material/filter_list_off:")
+        st.info(shown.if_none, icon=":material/filter_list_off:")
         return
     x, y, colour = choose_figures(shown)
     sections = dict(zip(TABS, (_scatter, _parallel, _settings, _curves), strict=True))

@@ -101,15 +101,18 @@ def keep_known(key: str, options: Sequence[str]) -> None:
         st.caption(f":material/link_off: No run has {ui.text(', '.join(map(str, gone)))}.")
 
 
-def fulfilling(shown: pd.DataFrame, condition: str) -> pd.DataFrame:
-    """The rows for which the condition is true; all of them, with an error on the page, if it cannot be evaluated."""
+def fulfilling(shown: pd.DataFrame, condition: str) -> pd.DataFrame | None:
+    """The rows for which the condition is true; None, with an error on the page, if it cannot be evaluated.
+
+    All rows would stand there as if they fulfilled it, to be selected and removed.
+    """
     if not condition.strip():
         return shown
     try:
         kept = matching_runs(queries.wide(), condition)
     except DraftbenchError as error:
         ui.error_box(error)
-        return shown
+        return None
     return shown[shown.run_id.isin(kept)]
 
 
@@ -149,7 +152,10 @@ def render() -> None:
     with view_place:
         view_bar.choose(views)
     shown = fulfilling(runs_table.matching(known, wanted), wanted.condition)
-    if shown.empty:
+    if shown is None:
+        st.caption("No run is shown until the condition is fixed.")
+        st.button("Clear filters", key="clear", on_click=clear, icon=":material/filter_list_off:")
+    elif shown.empty:
         hidden = int(known.archived.sum()) if wanted.archived == "hidden" else 0
         archived = f", {hidden} of them archived" if hidden else ""
         st.info(f"No run matches these filters; there are {len(known)} runs{archived}.")
