@@ -10,6 +10,7 @@ import streamlit as st
 from engine.errors import DraftbenchError
 from engine.explore.alike import DEPENDS_ON, Difference, differing, measured_alike
 from engine.explore.figures import Figure, figures_of
+from engine.index.contents import MEASURED_ONLY
 from engine.index.expressions import EXAMPLE, matching_runs
 from workbench.shared import queries, ui
 
@@ -38,6 +39,10 @@ def choose() -> Shown | None:
     if failed.any():
         st.caption(f"{runs_in_words(int(failed.sum()))} whose losslessness certificate failed: left out.")
     known = known[~failed]
+    as_it_is = known["mode"] == MEASURED_ONLY
+    if as_it_is.any():
+        st.caption(f"{runs_in_words(int(as_it_is.sum()))} that measured a draft as it is and trained none: left out.")
+    known = known[~as_it_is]
     if known.empty:
         return None
     wide = queries.wide()

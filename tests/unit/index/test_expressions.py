@@ -92,7 +92,9 @@ def test_what_cannot_be_evaluated_says_why(table: pd.DataFrame, expression: str,
         matching_runs(table, expression)
     assert why in caught.value.why
     assert caught.value.fix
-    assert not any(word in str(caught.value) for word in ("Error:", "LINE", "ORDER", "Candidate")), "the database's words"
+    assert not any(word in str(caught.value) for word in ("Error:", "LINE", "ORDER", "Candidate")), (
+        "the database's words"
+    )
 
 
 def test_a_misspelt_setting_is_corrected(table: pd.DataFrame):
