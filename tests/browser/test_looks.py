@@ -81,7 +81,7 @@ def test_light_or_dark_is_chosen_once_for_every_page_and_tab(bench: harness.Serv
     first.wait_for_function(
         f"getComputedStyle(document.querySelector('.js-plotly-plot .ytick text')).fill != '{colour}'", timeout=MINUTE
     )
-    look(first, "system")
+    first.locator("button[data-look=system]").click()
     first.close()
     second.close()
 
@@ -96,7 +96,7 @@ def test_charts_follow_light_or_dark_without_another_click(bench: harness.Server
             f"getComputedStyle(document.querySelector('.js-plotly-plot .ytick text')).fill == 'rgb{text}'",
             timeout=MINUTE,
         )
-    look(page, "system")
+    page.locator("button[data-look=system]").click()
     page.close()
 
 
