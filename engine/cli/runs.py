@@ -33,7 +33,7 @@ def runs(
     Example:
       draftbench runs
       draftbench runs --deleted
-      draftbench runs --where 'exact > .4 and train.learning_rate >= 1e-3'
+      draftbench runs --where 'exact > .3 and train.learning_rate >= 1e-3'
     """
     if context.invoked_subcommand is not None:
         return

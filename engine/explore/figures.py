@@ -60,6 +60,14 @@ _KNOWN = {
         Figure("created_at", "Time of creation", "setting"),
     )
 }
+_OTHERS = {  # columns that are not set against each other
+    "exact_low": "Exact acceptance, lower bound",
+    "exact_high": "Exact acceptance, upper bound",
+    "speedup_low": "Speed-up, lower bound",
+    "speedup_high": "Speed-up, upper bound",
+    "initial": "Exact acceptance before training",
+    "n_tokens": "Measured tokens",
+}
 _SECTIONS = {"train": "training", "measure": "measurement", "prompts": "prompts", "resources": "machine"}
 _SAME = {  # settings of the recipe that have a column of their own
     "train.seed": "seed",
@@ -90,6 +98,14 @@ def _figure(name: str) -> Figure | None:
     if "." in name and name not in _SAME:
         return Figure(name, setting_title(name), "setting")
     return None
+
+
+def title_of(name: str) -> str:
+    """What any column of the wide table is called, also one that is no figure: 'Measured tokens' for `n_tokens`."""
+    figure = _figure(name)
+    if figure:
+        return figure.title
+    return setting_title(name) if "." in name else _OTHERS.get(name, f"{name[:1].upper()}{name[1:]}".replace("_", " "))
 
 
 def setting_title(name: str) -> str:

@@ -4,8 +4,8 @@ The share of a setting alone is the first-order effect of a functional analysis 
 values lie apart, over how far the runs do, as epsilon squared, which is corrected for chance [Kelley 1935; for
 hyperparameters Hutter et al., "An Efficient Approach for Assessing Hyperparameter Importance", 2014]. Its interval is
 that of the noncentral F distribution [Steiger, "Beyond the F test", 2004], which holds its 95% better than a bootstrap
-over so few runs (tests/unit/explore/test_importance.py). A setting that never changes by itself is not decided: its
-effect is that of the settings it changes with.
+over so few runs (tests/unit/explore/test_importance.py). A setting that never changes by itself cannot be told apart:
+its effect is that of the settings it changes with. An effect that is no chance is large or small by its share alone.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from engine.records.interval import Interval
 
 MOST_LEVELS = 6  # of numbers with more different values, as many equally full ranges are the values
 _RANGES = 4
-_SURE = 0.025  # chance of a setting without effect to count as one that matters
-Verdict = Literal["matters", "no effect seen", "not decided"]
+LARGE = 0.1  # share of the variance between the runs from which an effect is called large
+SURE = 0.025  # chance of a setting without effect to count as one that has one
+Verdict = Literal["large effect", "small effect", "no effect seen", "cannot be told apart"]
 _Floats = NDArray[np.float64]
 
 
@@ -34,12 +35,14 @@ class Importance:
     """One setting, or several that only ever change together.
 
     `alone`: share of the variance between the runs that it explains, with its interval (`n_prompts` counts runs).
+    `difference`: the largest difference between the means of two of its values, in the figure's own unit.
     `beyond`: the share that it adds to what all other settings explain together; NaN where that is not known.
     """
 
     names: tuple[str, ...]
     levels: int
     alone: Interval
+    difference: float
     beyond: float
     verdict: Verdict
     why: str = ""
@@ -100,7 +103,8 @@ def _one(
     verdict, why, beyond = _verdict(factor, factors, alone, added, free, without[1] - whole[1], whole[1])
     if not math.isnan(beyond):
         beyond = max(0.0, beyond / total)
-    return Importance(tuple(factor.names), k, alone, beyond, verdict, why, factor.ranges)
+    means = np.bincount(factor.codes, centred) / np.bincount(factor.codes)
+    return Importance(tuple(factor.names), k, alone, float(np.ptp(means)), beyond, verdict, why, factor.ranges)
 
 
 def _verdict(
@@ -114,17 +118,17 @@ def _verdict(
 ) -> tuple[Verdict, str, float]:
     """The verdict, why, and the squares that the setting adds to the others', corrected for chance."""
     if added < factor.levels - 1:
-        return "not decided", f"it changes only together with {_companions(factor, factors)}", math.nan
+        return "cannot be told apart", f"it changes only together with {_companions(factor, factors)}", math.nan
     if free < 1:
-        return "not decided", "too few runs for so many settings", math.nan
+        return "cannot be told apart", "too few runs for so many settings", math.nan
     error = residual / free
     beyond = gained - added * error
     chance = float(special.fdtrc(added, free, gained / added / error)) if error > 0 else 0.0 if gained > 0 else 1.0
-    if chance < _SURE:
-        return "matters", "", beyond
+    if chance < SURE:
+        return "large effect" if alone.value >= LARGE else "small effect", "", beyond
     if alone.low > 0:
         words = f"the runs do not tell its effect from that of {_companions(factor, factors)}"
-        return "not decided", words if len(factors) > 1 else "", beyond
+        return "cannot be told apart", words if len(factors) > 1 else "", beyond
     return "no effect seen", "", beyond
 
 

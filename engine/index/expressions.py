@@ -1,4 +1,4 @@
-"""Runs by an expression over any setting and any figure: `exact > .4 and domain = "chinese"`.
+"""Runs by an expression over any setting and any figure: `exact > .3 and domain = "chinese"`.
 
 An expression is a condition of DuckDB's SQL over one table, a row per run. It is evaluated in a database of its own in
 memory, which has that table and nothing else and can open no file, so an expression may come from anywhere, an address
@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import json as pa_json
 
-from engine.errors import DraftbenchError, did_you_mean, first_line
+from engine.errors import DraftbenchError, did_you_mean
 from engine.index.connection import reading
 from engine.index.efforts import efforts
 from engine.index.queries import overview
@@ -35,10 +35,14 @@ _ALONE = {
     "python_enable_replacements": False,  # variables of this program are no tables
 }
 _SEED = "train.seed"
-EXAMPLE = 'exact > .4 and domain = "chinese"'
+EXAMPLE = 'exact > .3 and domain = "chinese"'
 _TEXT = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"")
 _DOTTED = re.compile(r"(?<![\w.\"'])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 _UNKNOWN = re.compile(r'Referenced column "([^"]+)" not found|Referenced table "([^"]+)" not found')
+_NEAR = re.compile(r'syntax error at or near "(.*?)"', re.DOTALL)
+_VALUE = re.compile(r"Could not convert string '([^']*)'")
+_FUNCTION = re.compile(r"(?:name |function matches .*?name and argument types '|function ')(\w+)(?:\(| does not exist)")
+_TABLE = re.compile(r"Table with name (\S+) does not exist")
 
 
 def runs_where(home: Home, expression: str) -> list[str]:
@@ -101,7 +105,7 @@ def matching_runs(table: pd.DataFrame, expression: str) -> list[str]:
         except duckdb.InterruptException:
             raise _wrong(expression, f"it takes longer than {_MOST_S:g} s", f"write it as in {EXAMPLE}") from None
         except duckdb.Error as error:
-            raise _explained(expression, error, table.columns) from None
+            raise _explained(expression, error, table) from None
 
 
 @contextlib.contextmanager
@@ -133,17 +137,58 @@ def _quoted(part: str, known: set[str]) -> str:
     return _DOTTED.sub(lambda match: f'"{match[0]}"' if match[0] in known else match[0], part)
 
 
-def _explained(expression: str, error: duckdb.Error, columns: pd.Index) -> DraftbenchError:
-    unknown = _UNKNOWN.search(str(error))
+def _explained(expression: str, error: duckdb.Error, table: pd.DataFrame) -> DraftbenchError:
+    """What is wrong with the expression, in our words: the database's name its own statement and its functions."""
+    text, example = str(error), f"write it as in {EXAMPLE}"
+    unknown, near = _UNKNOWN.search(text), _NEAR.search(text)
     if unknown:
         name = unknown[1] or unknown[2]
-        dotted = next((match[0] for match in _DOTTED.finditer(expression) if match[0].startswith(f"{name}.")), name)
-        near = did_you_mean(dotted, columns).partition("? ")
-        hint = f"{near[0]}? " if near[1] else ""
-        return _wrong(expression, f"no run has a setting or figure {dotted!r}", f"{hint}texts stand in quotes")
+        return _unknown(expression, name, table)
     if isinstance(error, duckdb.ConversionException):
-        return _wrong(expression, first_line(error), "compare texts with texts, in quotes, and numbers with numbers")
-    return _wrong(expression, first_line(error), f"write it as in {EXAMPLE}")
+        value = _VALUE.search(text)
+        why = f"{value[1]!r} is a text, and a number or yes or no is needed there" if value else "its kinds do not fit"
+        return _wrong(expression, why, "compare texts with texts, in quotes, and numbers with numbers")
+    if "end of input" in text or (near and near[1] in (")", "ORDER")):  # the bracket and the order are not theirs
+        return _wrong(expression, _unfinished(expression), example)
+    if near:
+        return _wrong(expression, f"it cannot be read at {near[1]!r}", example)
+    if isinstance(error, duckdb.ParserException):
+        return _wrong(expression, "it cannot be read: a quote or bracket is not closed", example)
+    if isinstance(error, duckdb.PermissionException):
+        return _wrong(expression, "a condition can open no file", f"use settings and figures only, as in {EXAMPLE}")
+    if other := _TABLE.search(text):
+        return _wrong(expression, f"there is no table {other[1]!r}", f"use settings and figures only, as in {EXAMPLE}")
+    if function := _FUNCTION.search(text):
+        return _wrong(expression, f"there is no function {function[1]!r} for such values", example)
+    if "aggregate" in text:
+        return _wrong(expression, "a sum or mean is of several runs; a condition is asked of each run", example)
+    return _wrong(expression, "it is no condition that can be evaluated for each run", example)
+
+
+def _unfinished(expression: str) -> str:
+    """Why reading stopped at the end of the expression, or at a bracket."""
+    bare = _TEXT.sub("", expression)
+    if bare.count("(") != bare.count(")"):
+        return "its brackets do not match"
+    return f"it is not complete: something is missing {'before a bracket' if ')' in bare else 'at its end'}"
+
+
+def _unknown(expression: str, name: str, table: pd.DataFrame) -> DraftbenchError:
+    dotted = next((match[0] for match in _DOTTED.finditer(expression) if match[0].startswith(f"{name}.")), name)
+    why = f"no run has a setting or figure {dotted!r}"
+    column = next((column for column in table.columns if _holds(table[column], dotted)), None)
+    if column is not None:
+        return _wrong(expression, f"{why}; it is a value of {column!r}", f'write "{dotted}" in quotes: it is a text')
+    near = did_you_mean(dotted, table.columns).partition("? ")
+    hint = f"{near[0]}? " if near[1] else ""
+    return _wrong(expression, why, f"{hint}texts stand in quotes")
+
+
+def _holds(column: pd.Series[Any], value: str) -> bool:
+    """Whether the column is one of texts, and some run has this one."""
+    return not pd.api.types.is_numeric_dtype(column) and any(
+        isinstance(one, str) and one.casefold() == value.casefold() for one in column
+    )
 
 
 def _wrong(expression: str, why: str, fix: str) -> DraftbenchError:

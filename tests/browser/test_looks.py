@@ -81,9 +81,23 @@ def test_light_or_dark_is_chosen_once_for_every_page_and_tab(bench: harness.Serv
     first.wait_for_function(
         f"getComputedStyle(document.querySelector('.js-plotly-plot .ytick text')).fill != '{colour}'", timeout=MINUTE
     )
-    look(first, "system")
+    first.locator("button[data-look=system]").click()
     first.close()
     second.close()
+
+
+def test_charts_follow_light_or_dark_without_another_click(bench: harness.Server, visitor: harness.Browser):
+    page = visitor.page()
+    show(page, bench.url + link("compare"))
+    for wanted in ("dark", "light"):
+        look(page, wanted)
+        text = tuple(int(TONES[wanted].text[place : place + 2], 16) for place in (1, 3, 5))
+        page.wait_for_function(
+            f"getComputedStyle(document.querySelector('.js-plotly-plot .ytick text')).fill == 'rgb{text}'",
+            timeout=MINUTE,
+        )
+    page.locator("button[data-look=system]").click()
+    page.close()
 
 
 def test_keys_lead_to_pages_and_are_letters_while_typing(bench: harness.Server, visitor: harness.Browser):

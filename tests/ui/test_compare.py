@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from streamlit.testing.v1 import AppTest
 
 from tests.ui.conftest import OpenPage
 
@@ -268,6 +269,39 @@ def test_a_click_on_the_map_names_each_run_of_the_cells_once():
     event = {"selection": {"points": [{"customdata": "a b"}, {"customdata": ["b c"]}, {"x": 1}]}}
     assert clicked_runs(event) == ["a", "b", "c"]
     assert clicked_runs(None) == clicked_runs({"selection": {"points": []}}) == []
+
+
+def clicked_map() -> None:
+    """A script with the callback of the map, which AppTest cannot click, and the button that undoes it."""
+    import streamlit as st
+
+    from workbench.compare import every_run
+
+    if st.session_state.pop("clicked", False):
+        every_run._take_click()
+    every_run.back()
+
+
+def test_a_click_on_the_map_forgets_the_old_baseline_and_one_button_goes_back(page: OpenPage, first: Path):
+    before = {"runs": [copy(first, "old").name, copy(first, "older").name], "baseline": "older", "temperature": "0"}
+    test = AppTest.from_function(clicked_map, default_timeout=60)
+    test.query_params.update(before)
+    test.session_state["map"] = {"selection": {"points": [{"customdata": first.name}]}}
+    test.session_state["clicked"] = True
+    test.run()
+    assert not test.exception
+    assert dict(test.query_params) == {"runs": first.name, "temperature": "0"}
+    assert "does not exist here" not in wording(page("compare", **test.query_params)).replace("\\", "")
+    test.button(key="drafts-before").click().run()
+    assert dict(test.query_params) == before
+    assert not test.button, "nothing is left to go back to"
+
+
+def test_positions_that_were_not_recorded_are_no_temperature_that_was_not_measured(page: OpenPage, first: Path):
+    for path in (first / "measure").glob("rounds*.parquet"):
+        path.unlink()
+    shown = wording(page("compare", view="Positions", runs=first.name))
+    assert "Acceptance by position was not recorded for these runs." in shown
 
 
 def test_speed_is_compared_at_each_drafts_own_gamma_and_at_one(page: OpenPage, first: Path):

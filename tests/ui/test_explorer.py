@@ -65,7 +65,10 @@ def test_a_condition_narrows_and_a_wrong_one_is_explained(page: OpenPage, severa
     (figure,) = drawn(page("explorer", where="num_draft_tokens = 9", y="exact_0"))
     assert "n = 1 runs" in json.dumps(figure["layout"]["title"])
     assert "No measured run" in page("explorer", where="exact > 2").info[0].value
-    assert "no run has a setting" in page("explorer", where="nonsense > 2").error[0].value.replace("\\", "")
+    wrong = page("explorer", where="nonsense > 2")
+    assert "no run has a setting" in wrong.error[0].value.replace("\\", "")
+    assert not wrong.get("plotly_chart"), "all runs would seem to fulfil it"
+    assert "until the condition is fixed" in wording(wrong)
 
 
 @pytest.mark.parametrize("view", ["Scatter", "Parallel coordinates", "Settings that matter", "Curves"])
@@ -79,6 +82,26 @@ def test_every_view_draws_and_escapes(page: OpenPage, several: list[Path], view:
 def test_importance_is_of_the_figure_up_and_says_what_it_is(page: OpenPage, several: list[Path]):
     shown = wording(page("explorer", view="Settings that matter", y="exact_0"))
     assert "share of the differences between these runs" in shown
+
+
+ONE_SEED = "No seed is repeated here"
+
+
+def test_the_verdicts_are_said_with_their_threshold_and_the_effect_in_acceptance(page: OpenPage, several: list[Path]):
+    test = page("explorer", view="Settings that matter", y="exact_0", settings="loss")
+    shown = test.dataframe[-1].value
+    (difference,) = shown["largest difference of means (acceptance)"]
+    raised = {"own": (0 + 0.01) / 2, "tvd": (0.02 + 0.06) / 2, "jsd": 0.04}  # by `several`, over equal runs
+    assert float(difference) == pytest.approx(max(raised.values()) - min(raised.values()), abs=0.0006)
+    assert "at least 10% of the differences" in wording(test)
+    assert ONE_SEED in wording(test)
+
+
+def test_a_repeated_seed_is_seen(page: OpenPage, several: list[Path]):
+    recipe = yaml.safe_load((several[3] / "config.yaml").read_text())
+    recipe["train"]["seed"] = 7  # run-3 is run-1 but for that
+    (several[3] / "config.yaml").write_text(yaml.safe_dump(recipe))
+    assert ONE_SEED not in wording(page("explorer", view="Settings that matter", y="exact_0"))
 
 
 def test_another_target_is_another_group_and_all_are_not_mixed_silently(page: OpenPage, several: list[Path]):

@@ -61,6 +61,10 @@ def test_a_draft_as_it_is_is_no_best_draft(page: OpenPage, finished_home: Path, 
     text = words(page("run", run=run.id))
     assert "measured; nothing was trained" in text
     assert "by training" not in text
+    explorer = page("explorer")
+    assert "1 run that measured a draft as it is and trained none: left out." in words(explorer)
+    points = "".join(chart.proto.spec for chart in explorer.get("plotly_chart"))
+    assert (trained in points, run.id in points) == (True, False)
     page("compare", runs=[trained, run.id])
     assert run.id not in words(page("home"))
     page("launch", **{"from": run.id})

@@ -16,6 +16,7 @@ from tests.ui.conftest import OpenPage
 from tests.ui.run_homes import EVIL, add_run, add_seed, finished_id
 from workbench.runs import rows
 from workbench.runs.views import saved_views
+from workbench.shared import downloads
 
 
 def table(test: AppTest) -> pd.DataFrame:
@@ -90,10 +91,12 @@ def test_the_address_restores_the_filters(several: str, page: OpenPage, params: 
         assert {run_id.split("-")[0] for run_id in table(test)["run"]} == expected
 
 
-def test_a_condition_that_cannot_be_evaluated_says_why_and_hides_nothing(several: str, page: OpenPage):
+def test_a_condition_that_cannot_be_evaluated_says_why_and_shows_no_run(several: str, page: OpenPage):
     test = page("runs", where="train.epoch > 1")
     assert "did you mean" in " ".join(error.value for error in test.error)
-    assert set(table(test)["run"]) == {"evil", several}
+    assert not test.dataframe, "all runs would seem to fulfil it"
+    assert "until the condition is fixed" in " ".join(caption.value for caption in test.caption)
+    assert len(table(press(test, "Clear filters"))) == 2
 
 
 def test_any_setting_and_rate_is_a_column(several: str, page: OpenPage):
@@ -101,6 +104,17 @@ def test_any_setting_and_rate_is_a_column(several: str, page: OpenPage):
     run = RunFolder.open(home(), several)
     assert shown.loc[several, "train.epochs"] == run.recipe().train.epochs
     assert shown.loc[several, "tau_0"] == pytest.approx(run.summary().of("trained", "tau")[0].value)
+
+
+def test_more_columns_stand_beside_the_filters_under_plain_titles(several: str, page: OpenPage):
+    test = page("runs", columns="train.learning_rate")
+    (more,) = [one for one in test.multiselect if one.key == "columns"]
+    assert "Learning rate (training)" in more.options
+    assert "Exact acceptance before training" in more.options
+    assert not any("train." in option for option in more.options)
+    assert not [one for fold in test.expander for one in fold.multiselect if one.key == "columns"]
+    assert test.query_params["columns"] == "train.learning_rate", "the address keeps the name"
+    assert "Learning rate (training)" in test.dataframe[-1].proto.columns
 
 
 def test_groups_tell_count_and_best_and_narrow_the_table(several: str, page: OpenPage):
@@ -113,7 +127,17 @@ def test_groups_tell_count_and_best_and_narrow_the_table(several: str, page: Ope
     assert "No group here" in page("runs", group="tag", **{"in": "none"}).warning[0].value
 
 
-def test_a_group_of_seeds_says_its_mean_error_and_n(several: str, page: OpenPage, finished_home: Path):
+def test_a_group_of_seeds_says_its_mean_error_and_n(
+    several: str, page: OpenPage, finished_home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    kept: list[dict] = []
+    draw = downloads.download_row
+
+    def noted(name: str, key: str, **files) -> None:
+        kept.append({"name": name, **files})
+        draw(name, key, **files)
+
+    monkeypatch.setattr(downloads, "download_row", noted)
     for seed, exact in ((1, 0.2), (2, 0.4)):
         add_seed(finished_home, f"seed{seed}", seed, exact)
     test = page("runs", group="all settings but the seed")
@@ -124,6 +148,8 @@ def test_a_group_of_seeds_says_its_mean_error_and_n(several: str, page: OpenPage
     assert row["error"] == pytest.approx(pd.Series([own, 0.2, 0.4]).std() / 3**0.5)
     assert row.seeds == 3
     assert any("n \\= 3 runs, 3 seeds" in fold.label for fold in test.expander)
+    assert [one["name"] for one in kept] == ["groups-of-runs"]
+    assert kept[-1]["frame"]["mean"].tolist() == summary["mean"].tolist(), "the rows on the page are saved"
 
 
 def test_a_view_is_saved_opened_renamed_and_deleted(several: str, page: OpenPage):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,6 +169,8 @@ def section(measured: pd.DataFrame, place: MapPlace, show: Show) -> None:
 
 
 _TOO_MANY = "_map_runs"  # state of the session: how many runs lay in the cells that were clicked last
+_BEFORE = "_map_before"  # state of the session: what was compared before that click, as in the address
+_OF_THE_DRAFTS = ("runs", "baseline", "against", "prompt")  # parameters that name drafts, or are of them
 
 
 def map_view(cells: pd.DataFrame, temperature: float, subject: str) -> View:
@@ -193,8 +195,31 @@ def _take_click() -> None:
     run_ids = clicked_runs(st.session_state.get("map"))
     if run_ids:
         st.session_state[_TOO_MANY] = len(run_ids)
-        st.session_state.pop("runs", None)
-        st.query_params["runs"] = _best(run_ids)
+        st.session_state[_BEFORE] = {name: st.query_params.get_all(name) for name in _OF_THE_DRAFTS}
+        compare_instead({"runs": _best(run_ids)})
+
+
+def back() -> None:
+    """A button, after a click on the map, that brings the drafts of before back with their baseline."""
+    before = st.session_state.get(_BEFORE)
+    if before and before["runs"] and before["runs"] != st.query_params.get_all("runs"):
+
+        def change() -> None:
+            st.session_state.pop(_BEFORE, None)
+            st.session_state.pop(_TOO_MANY, None)
+            compare_instead(before)
+
+        st.button("Back to the drafts before", key="drafts-before", on_click=change, icon=":material/undo:")
+
+
+def compare_instead(wanted: Mapping[str, list[str]]) -> None:
+    """Other drafts in the address; what it says about the old ones leaves it."""
+    known = {f"{t:g}" for t in measured_temperatures(wanted["runs"])}
+    elsewhere = ["temperature"] if st.query_params.get("temperature") not in known else []
+    for name in (*_OF_THE_DRAFTS, *elsewhere):
+        st.session_state.pop(name, None)
+        st.query_params.pop(name, None)
+    st.query_params.update({name: values for name, values in wanted.items() if values})
 
 
 def clicked_runs(event: Any) -> list[str]:

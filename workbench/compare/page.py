@@ -37,6 +37,7 @@ def render() -> None:
     place = map_place(within)
     likely = suggested(place.runs)
     _offer(likely)
+    every_run.back()
     run_ids = pickers.pick_runs("Drafts", "runs", most=MOST_DRAFTS, default=likely, among=list(within.run_id))
     _compared(run_ids, measured)
     st.subheader("Every run of the domain", anchor=False)
@@ -64,8 +65,7 @@ def _offer(likely: list[str]) -> None:
     if len(likely) > 1 and selected and not set(selected) & set(likely):
 
         def change() -> None:
-            st.session_state.pop("runs", None)
-            st.query_params["runs"] = likely
+            every_run.compare_instead({"runs": likely})
 
         st.button("Compare the best of the domain shown below", on_click=change, icon=":material/swap_horiz:")
 
@@ -185,9 +185,13 @@ def curves(comparison: Comparison, metric: str) -> None:
 
 
 def positions(comparison: Comparison, metric: str) -> None:
-    if comparison.slots.empty:
-        st.info("None of these runs was traced at this temperature.", icon=":material/info:")
+    known = set(comparison.slots.label) if len(comparison.slots) else set()
+    if not known:
+        st.info("Acceptance by position was not recorded for these runs.", icon=":material/info:")
         return
+    missing = [draft.label for draft in comparison.drafts if draft.label not in known]
+    if missing:
+        st.caption(f"Acceptance by position was not recorded for {ui.text(', '.join(missing))}.")
     show(figures.slots(comparison), "by-slot")
     show(figures.lengths(comparison), "lengths")
 

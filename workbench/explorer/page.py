@@ -23,10 +23,14 @@ def render() -> None:
     ui.heading("explorer")
     shown = explored.choose()
     if shown is None:
-        ui.empty("Nothing is measured yet. Every measured run is a point here.", "Start a run", "launch")
+        ui.empty(
+            "No trained draft is measured yet. Every run that trained and measured one is a point here.",
+            "Start a run",
+            "launch",
+        )
         return
     if shown.table.empty:
-        st.info("No measured run fulfils the condition.", icon=":material/filter_list_off:")
+        st.info(shown.if_none, icon=":material/filter_list_off:")
         return
     x, y, colour = choose_figures(shown)
     sections = dict(zip(TABS, (_scatter, _parallel, _settings, _curves), strict=True))
@@ -137,12 +141,13 @@ def _settings(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None
     explored.warn(shown, [y])
     rows = shown.table[["run_id", y.name, *(name for name in names if name != y.name)]]
     results = settings.importances(rows, y.name, tuple(name for name in names if name != y.name))
-    n = int(rows[y.name].notna().sum())
+    known = shown.table[shown.table[y.name].notna()]
+    n = len(known)
     if not results:
         st.info(f"{n} runs have {ui.text(y.title)}: too few, or they differ in no setting.", icon=":material/info:")
         return
     st.caption(settings.SENTENCE)
-    frame = settings.table(results, titles)
+    frame = settings.table(results, titles, "acceptance" if y.kind in ("rate", "sampled rate") else y.title)
     alt = f"Share of the differences in {y.title} by setting. " + "; ".join(
         f"{row.setting}: {row[3]}, {row.verdict}" for row in frame.itertuples()
     )
@@ -156,11 +161,9 @@ def _settings(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None
         frame=frame,
         caption=caption,
     )
-    st.caption(
-        f"Matters: it adds to what the other settings explain together, at a chance of 2.5% for a setting without "
-        f"effect; of {len(results)} such settings {len(results) * 0.025:.1f} would seem to matter. Runs are taken as "
-        "independent."
-    )
+    st.caption(settings.verdicts_in_words(len(results)))
+    if shown.table.seed.nunique() <= 1 or settings.repeats_no_seed(known, usual):
+        st.caption("No seed is repeated here, so chance between trainings is not in these intervals.")
 
 
 def _curves(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None:

@@ -10,19 +10,25 @@ import streamlit as st
 from engine.errors import DraftbenchError
 from engine.explore.alike import DEPENDS_ON, Difference, differing, measured_alike
 from engine.explore.figures import Figure, figures_of
+from engine.index.contents import MEASURED_ONLY
 from engine.index.expressions import EXAMPLE, matching_runs
 from workbench.shared import queries, ui
 
 ALL = "all"
+_NONE = "No measured run fulfils the condition."
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The runs on the page, newest first. `table`: rows of the wide table, with `label`. `figures`: of all runs."""
+    """The runs on the page, newest first. `table`: rows of the wide table, with `label`. `figures`: of all runs.
+
+    `if_none`: what to say if the table has no row.
+    """
 
     table: pd.DataFrame
     figures: dict[str, Figure]
     labels: dict[str, str]
+    if_none: str = _NONE
 
 
 def choose() -> Shown | None:
@@ -33,6 +39,10 @@ def choose() -> Shown | None:
     if failed.any():
         st.caption(f"{runs_in_words(int(failed.sum()))} whose losslessness certificate failed: left out.")
     known = known[~failed]
+    as_it_is = known["mode"] == MEASURED_ONLY
+    if as_it_is.any():
+        st.caption(f"{runs_in_words(int(as_it_is.sum()))} that measured a draft as it is and trained none: left out.")
+    known = known[~as_it_is]
     if known.empty:
         return None
     wide = queries.wide()
@@ -57,9 +67,11 @@ def choose() -> Shown | None:
         "temperature (`tau_0`, `argmax_1`).",
     )
     table = table if group == ALL else table[groups == group]
-    table = _fulfilling(table, st.session_state["where"] or "")
+    kept = _fulfilling(table, st.session_state["where"] or "")
+    fulfil = "No run is shown until the condition is fixed." if kept is None else _NONE
+    table = table.head(0) if kept is None else kept
     names = dict(zip(known.run_id, known.label, strict=True))
-    return Shown(table, figures, {run_id: names[run_id] for run_id in table.run_id})
+    return Shown(table, figures, {run_id: names[run_id] for run_id in table.run_id}, fulfil)
 
 
 def group_labels(table: pd.DataFrame, groups: pd.Series[str]) -> dict[str, str]:
@@ -73,14 +85,15 @@ def group_labels(table: pd.DataFrame, groups: pd.Series[str]) -> dict[str, str]:
     return ui.distinct(labels)
 
 
-def _fulfilling(table: pd.DataFrame, condition: str) -> pd.DataFrame:
+def _fulfilling(table: pd.DataFrame, condition: str) -> pd.DataFrame | None:
+    """The rows for which the condition is true; None, with an error on the page, if it cannot be evaluated."""
     if not condition.strip():
         return table
     try:
         return table[table.run_id.isin(set(matching_runs(table, condition)))]
     except DraftbenchError as error:
         ui.error_box(error)
-        return table
+        return None
 
 
 def warn(shown: Shown, figures: list[Figure]) -> list[Difference]:

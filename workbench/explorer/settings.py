@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from engine.explore.figures import Figure
-from engine.explore.importance import Importance, importance
+from engine.explore.importance import LARGE, SURE, Importance, importance
 from engine.numbers import number
 from workbench.shared import chart_parts as parts
 from workbench.shared import theme
@@ -17,10 +17,10 @@ from workbench.shared import theme
 SENTENCE = (
     "A bar is the share of the differences between these runs that a setting explains by itself (the first-order "
     "effect of an analysis of variance, corrected for chance), with its 95% interval; a setting that never changes "
-    "without others is not decided."
+    "without others cannot be told apart from them."
 )
 _HOVER = "%{hovertext}<extra></extra>"
-_MARKS = {"matters": 0, "no effect seen": 6, "not decided": 4}  # place in the palette
+_MARKS = {"large effect": 0, "small effect": 5, "no effect seen": 6, "cannot be told apart": 4}  # place in the palette
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -75,14 +75,32 @@ def words(result: Importance, titles: Mapping[str, str]) -> str:
     return f"{result.verdict}: {reason}" if reason else result.verdict
 
 
-def table(results: Sequence[Importance], titles: Mapping[str, str]) -> pd.DataFrame:
-    """A row per setting, as the page and its files show it."""
+def verdicts_in_words(n: int) -> str:
+    """What the verdicts on `n` settings say, with their thresholds."""
+    return (
+        f"Large effect: at least {LARGE:.0%} of the differences; small effect: less. Both add to what the other "
+        f"settings explain together, at a chance of {SURE:.1%} for a setting without effect; of {n} such settings "
+        f"{n * SURE:.1f} would seem to have one. Cannot be told apart: it may have any effect, which these runs do not "
+        "tell from another setting's. Runs are taken as independent."
+    )
+
+
+def repeats_no_seed(rows: pd.DataFrame, settings: Sequence[str]) -> bool:
+    """Whether no two runs are equal in all settings but the seed. `rows`: of the wide table."""
+    own = rows[[name for name in settings if name != "seed"]].astype(object)
+    return not own.where(own.notna(), None).map(str).duplicated().any()
+
+
+def table(results: Sequence[Importance], titles: Mapping[str, str], unit: str = "") -> pd.DataFrame:
+    """A row per setting, as the page and its files show it. `unit`: of the figure, as 'acceptance'."""
+    difference = "largest difference of means" + (f" ({unit})" if unit else "")
     return pd.DataFrame(
         {
             "setting": ", ".join(titles.get(name, name) for name in result.names),
             "values": f"{result.levels} ranges" if result.ranges else str(result.levels),
             "explains alone": f"{_percent(result.alone.value)} [{_percent(result.alone.low)}, "
             f"{_percent(result.alone.high)}]",
+            difference: f"{number(result.difference, 3)}",
             "adds to the others": _percent(result.beyond),
             "verdict": words(result, titles),
         }

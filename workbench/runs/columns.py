@@ -85,7 +85,7 @@ GROUP_COLUMNS: dict[str, Any] = {
     "group": _column.TextColumn("Group"),
     "domain": _column.TextColumn("Domain", help="A group with several domains has a row for each."),
     "runs": _column.NumberColumn("Runs"),
-    "measured": _column.NumberColumn("n (measured runs)", help="The mean and its standard error are over these."),
+    "measured": _column.NumberColumn("n (measured runs)", help="The mean is over these."),
     "seeds": _column.NumberColumn("Seeds", help="Number of different seeds among the measured runs."),
     "mean": _column.NumberColumn(
         "Mean exact acceptance", format="%.3f", help="Over the n measured runs of the group, each counted once."
@@ -93,8 +93,11 @@ GROUP_COLUMNS: dict[str, Any] = {
     "error": _column.NumberColumn(
         "± standard error",
         format="%.3f",
-        help="Standard deviation of the n runs divided by the square root of n; none for a single run. It is over "
-        "seeds alone where the runs differ in nothing else: group by all settings but the seed.",
+        help="Over seeds: the standard deviation of the n runs divided by the square root of n. None for a single run, "
+        "and none where the runs differ in more than the seed.",
+    ),
+    "range": _column.TextColumn(
+        "Range", help="Lowest and highest exact acceptance of runs that differ in more than the seed."
     ),
     "exact": _column.NumberColumn("Best exact acceptance", format="%.3f"),
     "interval": _column.TextColumn("95% interval of the best", help="Over its held-out prompts."),

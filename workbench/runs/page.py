@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from engine.errors import DraftbenchError
+from engine.explore.figures import title_of
 from engine.index.expressions import EXAMPLE, matching_runs
 from workbench.runs import refresh, removed, rows, selection, view_bar
 from workbench.runs import table as runs_table
@@ -55,18 +56,22 @@ def filters(known: pd.DataFrame) -> runs_table.Filters:
         by,
         key="group",
         bind="query-params",
-        help="Groups fold and show their mean with its standard error. All settings but the seed: the runs of a group "
-        "are the seeds of one recipe.",
+        help="Groups fold and show their mean. All settings but the seed: the runs of a group are the seeds of one "
+        "recipe, and the mean has a standard error.",
     )
     archived.selectbox("Archived", runs_table.ARCHIVED, key="archived", bind="query-params")
-    st.text_input(
+    condition, more = st.columns([6, 4])
+    condition.text_input(
         "Condition",
         key="where",
         bind="query-params",
         placeholder=f"{EXAMPLE}, train.learning_rate >= 1e-3, argmax_1 > exact_1",
         help="Any setting of a recipe by its dotted name, any column of the table, and any rate with its temperature "
-        "(`tau_0`, `argmax_1`), compared as in SQL.",
+        "(`tau_0`, `argmax_1`), compared as in SQL. A column's help shows its name.",
     )
+    with more:
+        keep_known("columns", settings)
+        ui.choose_some("More columns", settings, {name: title_of(name) for name in settings}, "columns", ())
     narrowed = any(st.query_params.get_all(name) for name in (*runs_table.CHOOSABLE, "tag"))
     values = {}
     with st.expander("More filters", icon=":material/filter_list:", expanded=narrowed):
@@ -85,8 +90,6 @@ def filters(known: pd.DataFrame) -> runs_table.Filters:
                     format_func=filter_label,
                 )
             )
-        keep_known("columns", settings)
-        st.multiselect("More columns", settings, key="columns", bind="query-params", placeholder="any setting or rate")
     tags = values.pop("tags")
     state = st.session_state
     return runs_table.Filters(state["q"] or "", tuple(values.items()), tags, state["archived"], state["where"] or "")
@@ -101,15 +104,18 @@ def keep_known(key: str, options: Sequence[str]) -> None:
         st.caption(f":material/link_off: No run has {ui.text(', '.join(map(str, gone)))}.")
 
 
-def fulfilling(shown: pd.DataFrame, condition: str) -> pd.DataFrame:
-    """The rows for which the condition is true; all of them, with an error on the page, if it cannot be evaluated."""
+def fulfilling(shown: pd.DataFrame, condition: str) -> pd.DataFrame | None:
+    """The rows for which the condition is true; None, with an error on the page, if it cannot be evaluated.
+
+    All rows would stand there as if they fulfilled it, to be selected and removed.
+    """
     if not condition.strip():
         return shown
     try:
         kept = matching_runs(queries.wide(), condition)
     except DraftbenchError as error:
         ui.error_box(error)
-        return shown
+        return None
     return shown[shown.run_id.isin(kept)]
 
 
@@ -149,7 +155,10 @@ def render() -> None:
     with view_place:
         view_bar.choose(views)
     shown = fulfilling(runs_table.matching(known, wanted), wanted.condition)
-    if shown.empty:
+    if shown is None:
+        st.caption("No run is shown until the condition is fixed.")
+        st.button("Clear filters", key="clear", on_click=clear, icon=":material/filter_list_off:")
+    elif shown.empty:
         hidden = int(known.archived.sum()) if wanted.archived == "hidden" else 0
         archived = f", {hidden} of them archived" if hidden else ""
         st.info(f"No run matches these filters; there are {len(known)} runs{archived}.")
@@ -168,7 +177,11 @@ def runs(shown: pd.DataFrame, known: pd.DataFrame) -> None:
     shown = runs_table.ordered(shown, st.session_state["order"], grouped)
     more = st.session_state["columns"] or []
     place = selection.place()
-    selected = rows.in_groups(shown, grouped, more) if grouped else rows.in_pages(shown, more)
+    summary = runs_table.group_summary(shown, grouped, queries.recipes()) if grouped else None
+    if grouped and summary is not None:
+        selected = rows.in_groups(shown, grouped, more, summary)
+    else:
+        selected = rows.in_pages(shown, more)
     st.session_state["_selected"] = selected
     with place:
         if selected:
@@ -176,6 +189,12 @@ def runs(shown: pd.DataFrame, known: pd.DataFrame) -> None:
         else:
             selection.hint()
     st.caption(f"{len(shown)} of {len(known)} runs, {int(shown.exact.notna().sum())} measured.")
+    if summary is not None:
+        st.caption("Saved are the rows of the groups; group by nothing to save the runs.")
+        caption = f"Exact acceptance by {grouped}"
+        paper = runs_table.groups_for_paper(summary)
+        downloads.download_row("groups-of-runs", "groups", frame=summary, paper=paper, caption=caption)
+        return
     downloads.download_row(
         "runs",
         "runs",

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from engine.explore.figures import title_of
 from workbench.runs import table as runs_table
 from workbench.runs.columns import COLUMNS, GROUP_COLUMNS
 from workbench.shared import queries, ui, url_warnings
@@ -40,12 +41,11 @@ def in_pages(shown: pd.DataFrame, more: Sequence[str]) -> list[str]:
     return selected
 
 
-def in_groups(shown: pd.DataFrame, group: str, more: Sequence[str]) -> list[str]:
+def in_groups(shown: pd.DataFrame, group: str, more: Sequence[str], summary: pd.DataFrame) -> list[str]:
     """Draw a summary row for each group, then the groups, folded unless the address names them (`?in=`).
 
     Returns the ids of the selected rows of all open ones.
     """
-    summary = runs_table.group_summary(shown, group)
     st.dataframe(
         summary,
         hide_index=True,
@@ -96,7 +96,7 @@ def table(shown: pd.DataFrame, more: Sequence[str], name: str) -> list[str]:
         runs_table.with_columns(rows, shown, queries.wide(), more) if more else rows,
         key=key,
         hide_index=True,
-        column_config={**COLUMNS, "open": button},
+        column_config={**COLUMNS, **titled(more), "open": button},
         column_order=order,
         on_select="rerun",
         selection_mode="multi-row",
@@ -106,6 +106,11 @@ def table(shown: pd.DataFrame, more: Sequence[str], name: str) -> list[str]:
         alt=f"{len(ids)} runs with state, recipe and measurement",
     )
     return [ids[row] for row in event["selection"]["rows"] if row < len(ids)]
+
+
+def titled(names: Sequence[str]) -> dict[str, Any]:
+    """Columns with titles for people; their help is the name that a condition uses."""
+    return {name: st.column_config.Column(title_of(name), help=f"`{name}` in a condition") for name in names}
 
 
 def digest(parts: Sequence[str]) -> str:
@@ -134,6 +139,7 @@ def _line(name: str, rows: pd.DataFrame) -> str:
             figure += "not measured"
         else:
             error = "" if pd.isna(row["error"]) else f" ± {row['error']:.3f}"
+            error += "" if pd.isna(row["range"]) else f", range {row['range']}"
             figure += f"{row['mean']:.3f}{error} (n = {_count(row['measured'], 'run')}, {_count(row['seeds'], 'seed')})"
         parts.append(figure)
     shown = "; ".join(parts[:4]) + (" …" if len(parts) > 4 else "")

@@ -142,14 +142,19 @@ def ordered(runs: pd.DataFrame, order: str, group: str | None = None) -> pd.Data
     return keyed.sort_values(["_group", "_pinned"], kind="stable").drop(columns=["_group", "_pinned"])
 
 
-def group_summary(runs: pd.DataFrame, group: str) -> pd.DataFrame:
-    """One row per group: number of runs and of measured runs, mean exact acceptance with its standard error over the
-    runs, as over seeds, and the best with interval, n and run.
+def group_summary(runs: pd.DataFrame, group: str, recipes: pd.Series[str]) -> pd.DataFrame:
+    """One row per group: number of runs and of measured runs, mean exact acceptance, and the best with interval, n and
+    run. `recipes`: by run id a name that runs share which are equal but for the seed (`queries.recipes`).
+
+    Only where all measured runs of a group share it, the mean has a standard error: it is over seeds. Over different
+    settings it would be no error of anything, and the range of the values stands there.
 
     A group with several domains has a row for each, because rates of different domains are not comparable. A run
     with several tags counts in each of their groups.
     """
     spread = _spread(runs, group)
+    names = spread.run_id.map(recipes)
+    spread = spread.assign(_recipe=names.where(names.notna(), spread.run_id))  # without one it is like no other
     rows = []
     for (name, domain), members in spread.groupby(["_group", "domain"], sort=True):
         measured = members[members.exact.notna()]
@@ -157,11 +162,23 @@ def group_summary(runs: pd.DataFrame, group: str) -> pd.DataFrame:
         if len(measured):
             best = measured.iloc[int(measured.exact.to_numpy().argmax())]
             row |= {"exact": best.exact, "interval": interval(best.exact_low, best.exact_high), "n": best.n_prompts}
-            row |= {"best": best.label, "seeds": measured.seed.nunique()}
-            row |= {"mean": measured.exact.mean(), "error": measured.exact.sem()}  # of one run there is none
+            row |= {"best": best.label, "seeds": measured.seed.nunique(), "mean": measured.exact.mean()}
+            settings = measured["_recipe"].nunique()
+            row |= {"error": measured.exact.sem()} if settings == 1 else {"range": _range(measured.exact, settings)}
         rows.append(row)
-    columns = ["group", "domain", "runs", "measured", "seeds", "mean", "error", "exact", "interval", "n", "best"]
-    return pd.DataFrame(rows, columns=columns)
+    columns = ["group", "domain", "runs", "measured", "seeds", "mean", "error", "range"]
+    return pd.DataFrame(rows, columns=[*columns, "exact", "interval", "n", "best"])
+
+
+def groups_for_paper(summary: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the groups with the columns for a table in a paper."""
+    titles = {"measured": "measured runs", "mean": "mean exact acceptance", "error": "standard error over seeds"}
+    titles |= {"exact": "best exact acceptance", "interval": "95% interval of the best", "n": "n of the best"}
+    return summary.drop(columns="best").rename(columns=titles)
+
+
+def _range(values: pd.Series[float], settings: int) -> str:
+    return f"{values.min():.2f}–{values.max():.2f} over {settings} different settings"
 
 
 def group_names(runs: pd.DataFrame, group: str) -> list[str]:

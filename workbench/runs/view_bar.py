@@ -131,3 +131,7 @@ def _fill(params: Params) -> None:
         st.session_state[key] = value if value in choices.get(key, (value,)) else default
     for key in _LISTS:
         st.session_state[key] = list(params.get(key, ()))
+    if params.get("columns"):  # chosen by titles, so that the address is written by hand
+        st.query_params["columns"] = list(params["columns"])
+    else:
+        st.query_params.pop("columns", None)

@@ -95,7 +95,7 @@ def delete_view(home: Home, name: str, seen: Params) -> None:
 
 
 def described(params: Mapping[str, tuple[str, ...]]) -> str:
-    """'where: exact > .4; group: domain': the parameters in one line."""
+    """'where: exact > .3; group: domain': the parameters in one line."""
     return "; ".join(f"{key}: {', '.join(values)}" for key, values in params.items()) or "all runs"
 
 

@@ -27,7 +27,12 @@
     get matches() { return look() === "system" ? system.matches : look() === "dark" }
     addListener(listener) { this.addEventListener("change", listener) }
     removeListener(listener) { this.removeEventListener("change", listener) }
-    changed() { this.dispatchEvent(new Event("change")); mark() }
+    changed() {
+      const before = background()
+      this.dispatchEvent(new Event("change"))
+      mark()
+      redraw(before)
+    }
   }
   const preference = new Preference()
   window.matchMedia = query => (query.replaceAll(" ", "") === DARK.replaceAll(" ", "") ? preference : ask(query))
@@ -36,6 +41,28 @@
   try { // what Streamlit's own menu may have kept would outweigh it
     for (const key of Object.keys(localStorage)) if (key.startsWith("stActiveTheme")) localStorage.removeItem(key)
   } catch { /* nothing is kept */ }
+
+  // ---- Charts are drawn on the server in the page's colours, which it learns when the script runs: the page is run
+  // again once it has its new background, by Streamlit's own shortcut.
+  const background = () => {
+    const app = document.querySelector("[data-testid=stApp]")
+    return app ? getComputedStyle(app).backgroundColor : ""
+  }
+
+  function redraw(before) {
+    const until = Date.now() + 5_000
+    const wait = setInterval(() => {
+      const now = background()
+      if (now === before && Date.now() < until) return
+      clearInterval(wait)
+      if (now !== before && before) setTimeout(rerun, 100)
+    }, 50)
+  }
+
+  function rerun() {
+    for (const type of ["keydown", "keyup"])
+      document.body.dispatchEvent(new KeyboardEvent(type, { key: "r", code: "KeyR", keyCode: 82, which: 82, bubbles: true }))
+  }
 
   function choose(wanted) {
     try { localStorage.setItem(KEPT, wanted) } catch { return }

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.explore.importance import Importance, explained, importance
+from engine.explore.importance import LARGE, Importance, explained, importance
 
 
 def grid(seeds: int = 4, noise: float = 0.05, seed: int = 0) -> pd.DataFrame:
@@ -33,10 +33,21 @@ def test_a_setting_explains_its_share_and_a_seed_nothing():
         expected = share / (noise + loss + size)
         assert results[name].alone.low < expected < results[name].alone.high
         assert results[name].alone.value == pytest.approx(expected, abs=0.12)
-        assert results[name].verdict == "matters"
+        assert results[name].verdict == "large effect"
+    assert results["loss"].difference == pytest.approx(0.2, abs=0.03)
+    assert results["size"].difference == pytest.approx(0.1, abs=0.03)
     assert results["seed"].alone.low == 0
     assert results["seed"].verdict == "no effect seen"
     assert list(results) == ["loss", "size", "seed"], "the most important comes first"
+
+
+def test_an_effect_that_is_sure_and_explains_little_is_a_small_one():
+    table = grid(seeds=200, noise=0.01).assign(half=lambda t: t.seed % 2)
+    table["exact"] += 0.02 * table.half
+    results = by_name(table, "loss", "size", "half")
+    assert results["half"].alone.value < LARGE < results["size"].alone.value
+    assert [results[name].verdict for name in ("loss", "size", "half")] == ["large effect"] * 2 + ["small effect"]
+    assert results["half"].difference == pytest.approx(0.02, abs=0.003), "in acceptance, not as a share"
 
 
 def test_settings_that_only_change_together_are_one():
@@ -47,14 +58,14 @@ def test_settings_that_only_change_together_are_one():
 
 
 def test_a_setting_that_never_changes_alone_is_not_decided():
-    table = grid()
+    table = grid(seeds=12)
     table["family"] = table.loss.map({"kl": "white", "tvd": "black"})
     table.loc[table.index % 2 == 0, "loss"] += " 2"  # four losses in two families
     results = by_name(table, "loss", "family", "size")
-    assert results["family"].verdict == "not decided"
+    assert results["family"].verdict == "cannot be told apart"
     assert results["family"].why == "it changes only together with loss"
     assert np.isnan(results["family"].beyond)
-    assert results["size"].verdict == "matters", "others are decided all the same"
+    assert results["size"].verdict == "large effect", "others are decided all the same"
 
 
 def test_an_effect_that_may_be_anothers_is_not_decided():
@@ -67,7 +78,7 @@ def test_an_effect_that_may_be_anothers_is_not_decided():
     for name, other in (("size", "steps"), ("steps", "size")):
         assert results[name].alone.low > 0
         assert (results[name].verdict, results[name].why) == (
-            "not decided",
+            "cannot be told apart",
             f"the runs do not tell its effect from that of {other}",
         )
 
@@ -75,7 +86,7 @@ def test_an_effect_that_may_be_anothers_is_not_decided():
 def test_more_settings_than_runs_decide_nothing():
     rng = np.random.default_rng(0)
     table = pd.DataFrame(rng.integers(0, 2, (5, 6)), columns=list("abcdef")).assign(exact=rng.normal(size=5))
-    assert {result.verdict for result in importance(table, "exact", list("abcdef"))} == {"not decided"}
+    assert {result.verdict for result in importance(table, "exact", list("abcdef"))} == {"cannot be told apart"}
 
 
 def test_many_numbers_stand_in_ranges_and_a_missing_value_is_one():

@@ -83,6 +83,9 @@ def overview(*rows: dict[str, Any]) -> pd.DataFrame:
     return table.prepared(frame)
 
 
+ALL_DIFFER = pd.Series(dtype=str)  # no two runs are known to be equal but for the seed
+
+
 def ids(frame: pd.DataFrame) -> list[str]:
     return list(frame.run_id)
 
@@ -135,16 +138,27 @@ def test_a_group_is_summed_up_by_count_and_its_best_measured_run():
         },
         {"loss": "sft"},
     )
-    summary = table.group_summary(runs, "loss").set_index("group")
+    summary = table.group_summary(runs, "loss", ALL_DIFFER).set_index("group")
     assert summary.loc["tvd", ["runs", "measured", "seeds", "n", "best"]].tolist() == [2, 2, 2, 12, "best"]
     assert summary.loc["tvd", "interval"] == "[0.350, 0.450]"
     assert summary.loc["sft", "measured"] == 0
     assert pd.isna(summary.loc["sft", "exact"])
 
 
+def test_a_standard_error_is_over_seeds_alone_and_else_the_range_stands_there():
+    runs = overview(*({"loss": loss, "exact": exact} for loss in ("tvd", "sft") for exact in (0.27, 0.31, 0.36)))
+    recipes = pd.Series({"r0": "a", "r1": "a", "r2": "a", "r3": "b", "r4": "b", "r5": "c"})
+    summary = table.group_summary(runs, "loss", recipes).set_index("group")
+    assert summary.loc["tvd", "error"] == pytest.approx(np.std([0.27, 0.31, 0.36], ddof=1) / 3**0.5)
+    assert pd.isna(summary.loc["tvd", "range"])
+    assert pd.isna(summary.loc["sft", "error"])
+    assert summary.loc["sft", "range"] == "0.27–0.36 over 2 different settings"
+    assert "standard error over seeds" in table.groups_for_paper(summary.reset_index())
+
+
 def test_a_group_of_several_domains_has_a_row_for_each():
     runs = overview({"exact": 0.2}, {"exact": 0.9, "domain": "chinese"}, {"exact": 0.3})
-    summary = table.group_summary(runs, "loss")
+    summary = table.group_summary(runs, "loss", ALL_DIFFER)
     assert list(zip(summary.group, summary.domain, summary.exact, strict=True)) == [
         ("forward_kl", "biology", 0.3),
         ("forward_kl", "chinese", 0.9),
@@ -163,7 +177,7 @@ def test_a_method_is_named_by_mode_and_loss():
 
 def test_a_run_with_two_tags_is_in_both_groups_and_once_in_the_table():
     runs = overview({"tags": np.array(["a", "b"])}, {"tags": np.array(["b"])}, {})
-    summary = table.group_summary(runs, "tag")
+    summary = table.group_summary(runs, "tag", ALL_DIFFER)
     assert dict(zip(summary.group, summary.runs, strict=True)) == {"a": 1, "b": 2, table.UNKNOWN: 1}
     assert ids(table.in_group(runs, "tag", "b")) == ["r0", "r1"]
     assert sorted(ids(table.ordered(runs, "newest", "tag"))) == ["r0", "r1", "r2"]
@@ -219,7 +233,7 @@ def test_a_thousand_runs_are_filtered_ordered_and_written_in_a_blink():
     began = process_time()
     shown = table.ordered(table.matching(runs, Filters(text="words t3")), "gain", "tag")
     table.cells(shown)
-    table.group_summary(runs, "tag")
+    table.group_summary(runs, "tag", ALL_DIFFER)
     assert len(shown) == len([i for i in range(1000) if i % 7 == 3])
     assert process_time() - began < 1
 
