@@ -11,6 +11,7 @@ speed             speed on the clock
 load              how busy other processes kept the machine meanwhile
 step_times        seconds of a round by batch size, context and gamma
 speed_words       a timing in words
+interval_words    a rate or a change with its interval, where there are prompts enough
 decision          serve the draft or not, in one sentence
 step_words        step times in words
 cost_model        expected speed-up

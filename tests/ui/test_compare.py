@@ -148,7 +148,8 @@ def test_a_titled_run_is_found_by_its_id(page: OpenPage, first: Path):
 def test_the_paired_change_is_the_difference(page: OpenPage, first: Path):
     other = copy(first, "better", better=0.05)
     shown = wording(page("compare", runs=[first.name, other.name]))
-    assert "▲ +0.050 [+0.050, +0.050]" in shown
+    assert "+0.050 (n = 5: too few for an interval)" in shown
+    assert not any(f"{mark} +" in shown for mark in "▲▼≈"), "a change over five prompts is marked"
     assert "Not comparable" not in shown
 
 
@@ -170,7 +171,7 @@ def test_what_may_not_be_compared_says_why(page: OpenPage, first: Path):
     shown = wording(test).replace("\\", "")
     assert "⊘ not comparable" in shown
     assert any("num_draft_tokens is 9 here and" in box.value.replace("\\", "") for box in test.warning)
-    assert "≈ +0.000" in shown  # exact acceptance does not depend on gamma
+    assert "+0.000 (n = " in shown  # exact acceptance does not depend on gamma
 
 
 def test_a_failed_certificate_is_reported(page: OpenPage, first: Path):
@@ -216,7 +217,7 @@ def test_slices_show_where_each_draft_fails(page: OpenPage, first: Path, by: str
     assert test.selectbox(key="slice").value == by
     assert "Change from the baseline by slice" in [heading.value for heading in test.subheader]
     shown = wording(test)
-    assert "≈ +0.000" in shown  # the tokens of both are the same
+    assert "+0.000 (n = " in shown  # the tokens of both are the same
     assert f"slices {first.name} --worst 0.6 --out" in test.code[0].value
 
 

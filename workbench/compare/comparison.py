@@ -30,22 +30,26 @@ from engine.measure.compare import (
     same_answers,
 )
 from engine.measure.definitions import RATES
+from engine.measure.interval_words import bounds_words, mark, trusted
 from engine.measure.statistics import SAMPLES
 from engine.measure.trace import slot_intervals
+from engine.records.interval import Interval
 from engine.records.speed import Speed
 from engine.records.summary import Conditions
 from engine.traces.measured import trace_of_run
 from engine.traces.trace import Trace
 from workbench.shared import queries
+from workbench.shared.series_names import series_names
 
 MOST_DRAFTS = 6
 _LETTERS = "ABCDEF"
+_CHANGE = ("delta", "delta_low", "delta_high", "delta_prompts", "baseline_there")
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Draft:
-    """One of the compared drafts. `label` is a letter and the run's title: what every figure calls it."""
+    """One of the compared drafts. `label`: a letter and what its title has of its own, its name in every figure."""
 
     run: Run
     label: str
@@ -77,8 +81,10 @@ class Comparison:
     """Two to six drafts at one temperature.
 
     `rates`: run_id, label, metric, value, low, high, n_prompts, n_tokens, before (untrained), delta, delta_low,
-    delta_high, delta_prompts (from the baseline), reason (why there is no delta). `prompts`: sums per run and prompt,
-    with `answer`. `slots`: the frame of `charts.by_slot`. `agreement`: McNemar's counts per draft against the baseline.
+    delta_high, delta_prompts (from the baseline), baseline_there (the baseline's rate on these prompts, where they are
+    fewer than its own; else NaN), reason (why there is no delta). Bounds are NaN where there are too few prompts for
+    them. `prompts`: sums per run and prompt, with `answer`.
+    `slots`: the frame of `charts.by_slot`. `agreement`: McNemar's counts per draft against the baseline.
     """
 
     temperature: float
@@ -97,6 +103,17 @@ class Comparison:
         return {draft.id: draft.label for draft in self.drafts}
 
     @property
+    def letter(self) -> str:
+        """The baseline's letter."""
+        return self.draft(self.baseline).label[0]
+
+    @property
+    def circumstances(self) -> str:
+        """Temperature and training seeds."""
+        seeds = sorted({str(draft.run.seed) for draft in self.drafts if draft.run.seed is not None})
+        return f"T = {self.temperature:g}, training seed {', '.join(seeds) or 'not known'}"
+
+    @property
     def note(self) -> str:
         """As `noted` of the exact rate, which rests on all held-out prompts."""
         return self.noted("exact")
@@ -104,9 +121,33 @@ class Comparison:
     def noted(self, metric: str) -> str:
         """n of the rate, temperature and seeds, for the second line of a title."""
         n = sorted({int(n) for n in self.rates[self.rates.metric == metric].n_prompts.dropna()})
-        seeds = sorted({str(draft.run.seed) for draft in self.drafts if draft.run.seed is not None})
         several = f"{n[0]} to {n[-1]}" if len(n) > 1 else str(n[0]) if n else "no"
-        return f"n = {several} prompts, T = {self.temperature:g}, training seed {', '.join(seeds) or 'not known'}"
+        return f"n = {several} prompts, {self.circumstances}"
+
+
+def rate_words(row: Any) -> str:
+    """The bounds of a rate in a row of `Comparison.rates`, or that there are too few prompts."""
+    if pd.isna(row.n_prompts):
+        return ""
+    return bounds_words(Interval(row.value, row.low, row.high, int(row.n_prompts)))
+
+
+def change_words(row: Any, baseline: str, *, marked: bool = True) -> str:
+    """The paired change of a row of `Comparison.rates`: '▲ +0.050 [+0.041, +0.059]'.
+
+    Where fewer prompts are paired than the baseline's rate rests on, it says so with the baseline's rate there, as the
+    change is not the difference of the two rates beside it: '-0.017, paired on 2 prompts (A there: 0.175); ...'.
+    `baseline`: the letter of the baseline; `marked`: with ▲, ▼ or ≈.
+    """
+    change = Interval(row.delta, row.delta_low, row.delta_high, int(row.delta_prompts))
+    within = bounds_words(change, sign="+")
+    value = f"{mark(change) if marked else ''} {row.delta:+.3f}".strip()
+    few = within.startswith("n")
+    if pd.isna(row.baseline_there):
+        return f"{value} ({within})" if few else f"{value} {within}".rstrip()
+    prompts = f"{change.n_prompts} prompt{'' if change.n_prompts == 1 else 's'}"
+    paired_on = f"paired on {prompts} ({baseline} there: {row.baseline_there:.3f})"
+    return f"{value}, {paired_on}; {within}" if few else f"{value} {within}".rstrip() + f", {paired_on}"
 
 
 def load_comparison(run_ids: Sequence[str], temperature: float, baseline: str) -> Comparison:
@@ -134,18 +175,17 @@ def compared(
     baseline: str,
 ) -> Comparison:
     """The comparison from what the index holds; `baseline` is the id of one of the runs."""
-    drafts = tuple(
-        Draft(run, f"{letter} · {_short(run.title or run.name or run.run_id)}")
-        for letter, run in zip(_LETTERS, runs, strict=False)
-    )
+    names = series_names([run.title or run.name or run.run_id for run in runs])
+    drafts = tuple(Draft(run, f"{letter} · {name}") for letter, run, name in zip(_LETTERS, runs, names, strict=False))
     first = next(draft for draft in drafts if draft.id == baseline)
+    own = {rate: _rate_row(first, rate, metrics, temperature)["n_prompts"] for rate in RATES}
     rates, counts, slots = [], [], []
     for draft in drafts:
         deltas = [] if draft is first else compare(first.measurement(prompts), draft.measurement(prompts))
         by_rate = {row.metric: row for row in deltas}
         for rate in RATES:
             row = _rate_row(draft, rate, metrics, temperature)
-            row |= _delta(first, draft, by_rate, rate, temperature)
+            row |= _delta(first, draft, by_rate, rate, temperature, own[rate])
             if by_rate and math.isnan(row["value"]) and rate in ON_TARGET_TEXT:
                 row["reason"] = ""  # in place of the rate stands that it was not measured
             rates.append(row)
@@ -174,25 +214,34 @@ def _rate_row(draft: Draft, rate: str, metrics: pd.DataFrame, temperature: float
         "run_id": draft.id,
         "label": draft.label,
         "metric": rate,
-        **{key: trained.get(key, math.nan) for key in ("value", "low", "high", "n_prompts", "n_tokens")},
+        **_bounded({key: trained.get(key, math.nan) for key in ("value", "low", "high", "n_prompts", "n_tokens")}),
         "before": initial.get("value", math.nan),
     }
 
 
+def _bounded(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with bounds only where there are prompts enough."""
+    if pd.isna(row["n_prompts"]):
+        return row
+    known = trusted(Interval(row["value"], row["low"], row["high"], int(row["n_prompts"])))
+    return {**row, "low": known.low, "high": known.high}
+
+
 def _delta(
-    first: Draft, draft: Draft, deltas: Mapping[str, RateDifference], rate: str, temperature: float
+    first: Draft, draft: Draft, deltas: Mapping[str, RateDifference], rate: str, temperature: float, own: float
 ) -> dict[str, Any]:
-    """The change of this draft to the baseline, or why there is none."""
+    """The change of this draft to the baseline, or why there is none; `own`: prompts of the baseline's own rate."""
     row = deltas.get(rate)
     reason = "" if draft is first else _reason(first, draft, deltas, rate, temperature)
     if row is None or reason:
-        return {**dict.fromkeys(("delta", "delta_low", "delta_high", "delta_prompts"), math.nan), "reason": reason}
-    change = row.difference
+        return {**dict.fromkeys(_CHANGE, math.nan), "reason": reason}
+    change = trusted(row.difference)
     return {
         "delta": change.value,
         "delta_low": change.low,
         "delta_high": change.high,
         "delta_prompts": change.n_prompts,
+        "baseline_there": row.a if change.n_prompts < own else math.nan,
         "reason": "",
     }
 
@@ -243,7 +292,8 @@ def rates_by_group(comparison: Comparison, rate: str) -> pd.DataFrame:
         for group, part in prompts.groupby(prompts.prompt_group.fillna("")):
             interval, n_tokens = rate_interval(part, rate)
             if interval.n_prompts:
-                rows.append({"label": draft.label, "group": group, **interval.as_dict(), "n_tokens": n_tokens})
+                values = trusted(interval).as_dict()
+                rows.append({"label": draft.label, "group": group, **values, "n_tokens": n_tokens})
     return pd.DataFrame(rows, columns=["label", "group", "value", "low", "high", "n_prompts", "n_tokens"])
 
 
@@ -281,7 +331,3 @@ def word(value: Any) -> str:
         if value is None or isinstance(value, bool)
         else str(value)
     )
-
-
-def _short(text: str, longest: int = 46) -> str:
-    return text if len(text) <= longest else f"{text[: longest - 9]}…{text[-8:]}"

@@ -9,6 +9,7 @@ import streamlit as st
 
 from engine.catalogue import SERVERS_NOTE
 from engine.measure import definitions
+from engine.measure.speed_words import LEAST_PROMPTS
 from engine.records.study_tag import of_study
 from workbench.compare import by_study, every_run, figures, report, speeds, tables
 from workbench.compare import prompts as compare_prompts
@@ -139,11 +140,14 @@ def rates(comparison: Comparison, metric: str) -> None:
     st.caption(
         "Below each rate is its change from the baseline, paired on prompts that the target answered with the same "
         "text when it was captured. Above temperature 0 the sampled rates are of each draft's own answers to them. "
-        "▲ and ▼ mark changes whose 95% interval excludes zero, ≈ all others."
+        f"▲ and ▼ mark changes whose 95% interval excludes zero, ≈ those whose interval holds it; changes over fewer "
+        f"than {LEAST_PROMPTS} prompts have no interval and no mark."
     )
-    caption = f"Acceptance, {comparison.note}, {charts.INTERVAL}; Δ is the paired change from the baseline"
+    paper = tables.paper_table(comparison)
+    caption = f"Acceptance, {comparison.circumstances}, {charts.INTERVAL}; n in each row"
+    caption += f". Δ is the paired change from {comparison.letter}" if len(comparison.drafts) > 1 else ""
     name = figures.file_name("rates", comparison, baseline=True)
-    downloads.download_row(name, "rates", frame=comparison.rates, paper=tables.paper_table(comparison), caption=caption)
+    downloads.download_row(name, "rates", frame=comparison.rates, paper=paper, caption=caption)
     agreement(comparison)
     with st.expander("The same traces as vLLM, SGLang, Spec-Bench and llama.cpp would print them"):
         name = figures.file_name("as-others", comparison)

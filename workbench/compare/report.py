@@ -23,11 +23,10 @@ from engine.measure import definitions
 from engine.numbers import number
 from engine.traces.trace import Trace
 from workbench.compare import figures, slices, speeds, tables
-from workbench.compare.comparison import Comparison, trace_of
+from workbench.compare.comparison import Comparison, change_words, rate_words, trace_of
 from workbench.compare.figures import View
 from workbench.compare.report_style import PAGE_CSS, TABLE_CSS
 from workbench.shared import charts, downloads, theme, tokens
-from workbench.shared.chart_parts import bounds
 from workbench.shared.method_names import mode_word
 from workbench.shared.printing import printable
 
@@ -172,33 +171,29 @@ def rates_table(comparison: Comparison, metric: str = "") -> str:
     )
     rows = []
     for name, rate in definitions.RATES.items():
-        cells = "".join(_cell(row) for row in comparison.rates[comparison.rates.metric == name].itertuples())
+        of_rate = comparison.rates[comparison.rates.metric == name]
+        cells = "".join(_cell(row, comparison.letter) for row in of_rate.itertuples())
         css_class = ' class="chosen"' if name == metric else ""
         rows.append(f'<tr{css_class}><th scope="row">{rate.title}<br><small>{name}</small></th>{cells}</tr>')
     body = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f'<div class="wide"><table class="rates">{body}</table></div>'
 
 
-def _cell(row: Any) -> str:
+def _cell(row: Any, baseline: str) -> str:
     if pd.isna(row.value):
         return '<td>–<br><small class="faint">not measured</small></td>'
-    lines = [f"<b>{row.value:.3f}</b> <small>{bounds(row.low, row.high)}</small>"]
+    lines = [f"<b>{row.value:.3f}</b> <small>{rate_words(row)}</small>"]
     if row.reason:
         lines.append(f'<small class="odd" title="{_safe(row.reason)}">⊘ not comparable</small>')
     elif not pd.isna(row.delta):
-        lines.append(f"<small>{_change(row)}</small>")
+        words = change_words(row, baseline)
+        counted = "n = " in words or "paired on" in words
+        n = "" if counted else f' <span class="faint">n = {number(row.delta_prompts, 0)}</span>'
+        lines.append(f"<small>{_safe(words)}{n}</small>")
     lines.append(
         f'<small class="faint">n = {number(row.n_prompts, 0)} prompts, {number(row.n_tokens, 0)} tokens</small>'
     )
     return f"<td>{'<br>'.join(lines)}</td>"
-
-
-def _change(row: Any) -> str:
-    """The paired change, with a sign of its direction where the interval leaves out zero."""
-    sure = not pd.isna(row.delta_low) and (row.delta_low > 0 or row.delta_high < 0)
-    arrow = ("▲" if row.delta > 0 else "▼") if sure else "≈"
-    within = bounds(row.delta_low, row.delta_high, sign="+")
-    return f'{arrow} {row.delta:+.3f} {within} <span class="faint">n = {number(row.delta_prompts, 0)}</span>'
 
 
 def reasons(comparison: Comparison) -> list[tuple[str, str, list[str]]]:

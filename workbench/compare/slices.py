@@ -13,6 +13,7 @@ import streamlit as st
 
 from engine.errors import DraftbenchError
 from engine.measure.definitions import RATES
+from engine.measure.interval_words import mark, stated, trusted
 from engine.numbers import share
 from engine.records.interval import Interval
 from engine.slices.kinds import KINDS
@@ -22,7 +23,6 @@ from engine.slices.tokens import BY, PAST_THE_END
 from workbench.compare.comparison import Comparison
 from workbench.compare.figures import View, file_name, view_of
 from workbench.shared import charts, queries, slice_chart, ui, url_warnings
-from workbench.shared.chart_parts import bounds
 
 WAYS = {
     "kind": "Kind of token",
@@ -146,9 +146,9 @@ def frame(comparison: Comparison, shown: Shown) -> pd.DataFrame:
 
 
 def _row(label: str, item: Slice) -> dict[str, Any]:
-    gain = item.gain
+    gain = trusted(item.gain)
     return {
-        **{"label": label, "slice": item.name, **item.rate.as_dict()},
+        **{"label": label, "slice": item.name, **trusted(item.rate).as_dict()},
         **{"n_prompts": item.n_prompts, "n_tokens": item.n_tokens, "token_share": item.token_share},
         **{"refusal_share": item.refusal_share, "few": item.few},
         **{"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high},
@@ -208,9 +208,7 @@ def changes_table(shown: Shown, labels: Mapping[str, str]) -> pd.DataFrame:
 def _change(change: Interval) -> str:
     if math.isnan(change.value):
         return "–"
-    sure = not math.isnan(change.low) and (change.low > 0 or change.high < 0)
-    sign = ("▲" if change.value > 0 else "▼") if sure else "≈"
-    return f"{sign} {change.value:+.3f} {bounds(change.low, change.high, sign='+')}".rstrip()
+    return f"{mark(change)} {stated(change, sign='+')}".strip()
 
 
 def _train_for(shown: Shown, comparison: Comparison, by: str) -> None:

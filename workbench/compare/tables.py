@@ -18,29 +18,49 @@ from engine.records.summary import Conditions
 from engine.records.training import Training
 from engine.runs.draft_size import DraftSize, draft_size
 from engine.runs.folder import RunFolder
-from workbench.compare.comparison import Comparison, Draft, at_temperature, word
+from workbench.compare.comparison import Comparison, Draft, at_temperature, change_words, rate_words, word
 from workbench.shared import queries
 from workbench.shared.chart_parts import bounds
 
 
 def paper_table(comparison: Comparison) -> pd.DataFrame:
-    """The rates as a paper prints them: a row per rate, with each draft's value and its change, with intervals."""
+    """The rates as a paper prints them: a row per rate, with each draft's value and its change, with intervals.
+
+    `n`: prompts of each draft's rate, `n of change`: prompts in pairs; where the drafts differ, in their order.
+    """
     rows: list[dict[str, str]] = []
     for metric in RATES:
         row = {"rate": metric}
-        for rate in comparison.rates[comparison.rates.metric == metric].to_dict("records"):
-            row[rate["label"]] = _with_bounds(rate, "value", "low", "high", "")
-            if rate["run_id"] != comparison.baseline:
-                change = _with_bounds(rate, "delta", "delta_low", "delta_high", "+")
-                row[f"Δ {rate['label']}"] = "not comparable" if rate["reason"] else change
+        of_rate = comparison.rates[comparison.rates.metric == metric]
+        for rate in of_rate.itertuples():
+            label = str(rate.label)
+            row[label] = _value(rate)
+            if rate.run_id != comparison.baseline:
+                row[f"Δ {label}"] = _change(rate, comparison.letter)
+        row["n"] = _counts(of_rate.n_prompts)
+        if len(comparison.drafts) > 1:
+            row["n of change"] = _counts(of_rate[of_rate.run_id != comparison.baseline].delta_prompts)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _with_bounds(rate: Mapping[Any, Any], value: str, low: str, high: str, sign: str) -> str:
-    if pd.isna(rate[value]):
+def _value(rate: Any) -> str:
+    if pd.isna(rate.value):
         return "–"
-    return f"{rate[value]:{sign}.3f} {bounds(rate[low], rate[high], sign=sign)}".rstrip()
+    words = rate_words(rate)
+    return f"{rate.value:.3f} {f'({words})' if words.startswith('n') else words}".rstrip()
+
+
+def _change(rate: Any, baseline: str) -> str:
+    if rate.reason:
+        return "not comparable"
+    return "–" if pd.isna(rate.delta) else change_words(rate, baseline, marked=False)
+
+
+def _counts(prompts: pd.Series) -> str:
+    """'60', or '16 / 2' where the drafts differ."""
+    words = [number(n, 0) if pd.notna(n) else "–" for n in prompts]
+    return words[0] if len(set(words)) == 1 else " / ".join(words)
 
 
 def speed_table(comparison: Comparison) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from engine.explore.figures import Figure
 from workbench.explorer.colouring import Colouring, Group, colouring, scale_on
 from workbench.shared import chart_parts as parts
 from workbench.shared import charts
+from workbench.shared.series_names import fitting
 
 MOST_RUNS = 50
 MOST_POINTS = 400  # of a line
@@ -66,9 +67,10 @@ def draw(
     parts.dress(figure, f"Learning curves by {charts.AXES[axis]}", f"{len(runs)} runs; both panels zoom together", tone)
     colours = colouring(runs, colour.name if colour else "", colour.title if colour else "")
     by_run = dict(iter(points.groupby(["run_id", "kind"])))
-    for group in colours.groups:
+    names = fitting([group.name for group in colours.groups], 40)
+    for group, name in zip(colours.groups, names, strict=True):
         for number, (_, run) in enumerate(group.rows.iterrows()):
-            style = _Style(colours, group, run, labels[run.run_id], tone, first=number == 0)
+            style = _Style(colours, group, name, run, labels[run.run_id], tone, first=number == 0)
             _loss(figure, by_run.get((run.run_id, "train")), _COLUMNS[axis], weight, style)
             _acceptance(figure, by_run.get((run.run_id, "eval")), _COLUMNS[axis], style)
     if colours.scale:
@@ -94,12 +96,14 @@ def _colour_bar(figure: go.Figure, colours: Colouring, tone: str) -> None:
 class _Style:
     """How the lines of one run are drawn."""
 
-    def __init__(self, colours: Colouring, group: Group, run: pd.Series, label: str, tone: str, *, first: bool) -> None:
+    def __init__(
+        self, colours: Colouring, group: Group, name: str, run: pd.Series, label: str, tone: str, *, first: bool
+    ) -> None:
         self.label = parts.safe(label)
         self.line = {"color": colours.colour_of(group, run, tone), "width": 1.7, "dash": group.dash}
         self.common = {
             "legendgroup": group.name,
-            "name": parts.safe(parts.shortened(group.name, 40)),
+            "name": parts.safe(name),
             "hovertemplate": _HOVER,
         }
         self.first = first

@@ -14,6 +14,7 @@ from workbench.explorer.colouring import Colouring, Group, colouring, is_number,
 from workbench.explorer.runs import runs_in_words
 from workbench.shared import chart_parts as parts
 from workbench.shared import theme
+from workbench.shared.series_names import fitting
 
 MOST_POINTS = 5_000
 _SVG_POINTS = 800  # beyond, points are drawn by WebGL
@@ -112,13 +113,13 @@ def draw(scatter: Scatter, labels: Mapping[str, str], picked: Collection[str], t
     for line in scatter.fronts:
         if len(line) > 1:
             _add_line(figure, line, scatter, tone)
-    for group in colours.groups:
+    for group, name in zip(colours.groups, fitting([group.name for group in colours.groups], 40), strict=True):
         figure.add_trace(
             kind(
                 x=_values(group.rows[x.name]),
                 y=_values(group.rows[y.name]),
                 mode="markers",
-                name=parts.safe(parts.shortened(group.name, 40)),
+                name=parts.safe(name),
                 customdata=list(group.rows.run_id),
                 hovertemplate=_HOVER,
                 hovertext=_hovers(group.rows, scatter, labels),
@@ -183,7 +184,9 @@ def _marker(colours: Colouring, group: Group, scatter: Scatter, tone: str) -> di
 def _values(column: pd.Series) -> list[object]:
     if is_number(column) or pd.api.types.is_datetime64_any_dtype(column):
         return list(column)
-    return [parts.safe(parts.shortened(word, 40)) for word in words(column)]
+    different = list(dict.fromkeys(words(column)))
+    short = dict(zip(different, fitting(different, 40), strict=True))
+    return [parts.safe(short[word]) for word in words(column)]
 
 
 def _axis_type(column: pd.Series, log: bool) -> str:

@@ -11,6 +11,7 @@ watch            draws a part of a page again when its files have changed; a not
 charts           figures from data frames
 slice_chart      the figure of slices
 chart_parts      parts of figures
+series_names     short names of series that keep what differs
 theme            colours, marks of the fates, the Plotly template
 tokens           tokens and rounds as HTML
 downloads        charts and tables as files

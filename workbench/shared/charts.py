@@ -365,8 +365,8 @@ def prompt_scatter(
             hoverinfo="skip",
             marker={"symbol": "circle-open", "size": 20, "color": theme.TONES[tone].text, "line": {"width": 2}},
         )
-    figure.update_xaxes(title=parts.safe(parts.shortened(names[0], 40)), range=[-0.02 * top, top])
-    figure.update_yaxes(title=parts.safe(parts.shortened(names[1], 40)), range=[-0.02 * top, top])
+    figure.update_xaxes(title=parts.safe(names[0]), range=[-0.02 * top, top])
+    figure.update_yaxes(title=parts.safe(names[1]), range=[-0.02 * top, top])
     figure.update_layout(height=480, clickmode="event+select", dragmode="pan")
     return figure
 

@@ -64,6 +64,10 @@ def printable(figure: go.Figure, size: str = "page") -> go.Figure:
     copy = go.Figure(json.loads(document))
     copy.update_layout(template=theme.template("light"), paper_bgcolor=light.background, plot_bgcolor=light.background)
     copy.update_layout(title_subtitle_font_color=light.faint)
+    copy.layout.selections = ()
+    for trace in copy.data:
+        if getattr(trace, "selectedpoints", None) is not None:
+            trace.selectedpoints = None  # what a visitor has marked on the page does not fade the rest of a figure
     return _laid_out(copy, SIZES[size])
 
 

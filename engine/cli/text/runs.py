@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.cli.text import console
 from engine.cli.text.summary import servers, summary
+from engine.measure.interval_words import stated
 from engine.numbers import number
 from engine.records.interval import Interval
 from engine.records.provenance import Provenance
@@ -82,7 +83,7 @@ def comparison(compared: dict[str, Any]) -> None:
     console.line("B - A with 95% intervals over prompts, paired on the same target text")
     rows = []
     for r in compared["rows"]:
-        change = console.interval(Interval.of(r["difference"])) if r["comparable"] else "not comparable"
+        change = stated(Interval.of(r["difference"])) if r["comparable"] else "not comparable"
         rows.append([f"{r['temperature']:g}", r["metric"], number(r["a"]), number(r["b"]), change])
     console.table("", ["T", "rate", "A", "B", "B - A"], rows)
     for side, missing in compared["not_measured"].items():

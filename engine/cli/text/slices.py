@@ -6,6 +6,8 @@ import math
 from shlex import quote
 
 from engine.cli.text import console
+from engine.measure.interval_words import trusted
+from engine.measure.speed_words import LEAST_PROMPTS
 from engine.numbers import MISSING, interval, number, share
 from engine.records.interval import Interval
 from engine.slices.of_run import SlicedRuns
@@ -26,6 +28,9 @@ def slices(result: SlicedRuns) -> None:
         _alone(shown)
     else:
         _paired(result)
+    changes = [row.difference for row in result.differences]
+    if any(math.isnan(trusted(one).low) for one in (changes or [item.rate for item in shown.slices])):
+        console.paragraph(f"No interval is printed of fewer than {LEAST_PROMPTS} prompts: too few for one.")
     for note in result.notes:
         console.paragraph(f"note: {note}")
 
@@ -33,15 +38,15 @@ def slices(result: SlicedRuns) -> None:
 def _alone(shown: Sliced) -> None:
     lost = "forwards" if shown.metric == "tau" else "refusals"
     rows = [
-        [item.name, interval(item.rate), item.n_tokens, item.n_prompts, share(item.token_share),
-         share(item.refusal_share), _gain(item.gain), _mark(shown.by, item.few)]
+        [item.name, interval(trusted(item.rate)), item.n_tokens, item.n_prompts, share(item.token_share),
+         share(item.refusal_share), _gain(trusted(item.gain)), _mark(shown.by, item.few)]
         for item in shown.slices[:_MOST_ROWS]
     ]  # fmt: skip
     columns = [shown.by, f"{shown.metric} [95%]", "n", "prompts", "of all n", f"of {lost}", "if like the rest", ""]
     console.table("", columns, rows)
     if len(shown.slices) > _MOST_ROWS:
         console.line(f"... and {len(shown.slices) - _MOST_ROWS} more, with `--json`")
-    overall = interval(shown.overall)
+    overall = interval(trusted(shown.overall))
     console.line(
         f"all: {overall}, {shown.n_tokens:,} {_UNITS.get(shown.metric, 'tokens')} of {shown.overall.n_prompts} prompts"
     )
@@ -57,7 +62,7 @@ def _alone(shown: Sliced) -> None:
 
 def _best_chance(shown: Sliced) -> str:
     """The counterfactual of the slice that holds back the whole most, in one sentence; "" if none does for certain."""
-    held = [item for item in shown.slices if not item.few and _known(item.gain) and item.gain.low > 0]
+    held = [item for item in shown.slices if not item.few and _known(trusted(item.gain)) and item.gain.low > 0]
     if not held:
         return ""
     worst = max(held, key=lambda item: item.gain.value)
@@ -82,14 +87,14 @@ def _paired(result: SlicedRuns) -> None:
     on_text = "the same target text" if math.isfinite(_first_share(result)) else "each draft's own answers"
     console.line(f"B - A with 95% intervals, paired on {result.n_paired} prompts with the same answer, on {on_text}")
     rows = [
-        [item.name, number(item.a), number(item.b), interval(item.difference), item.n_tokens, item.n_prompts,
+        [item.name, number(item.a), number(item.b), interval(trusted(item.difference)), item.n_tokens, item.n_prompts,
          share(item.share_of_change), _mark(shown.by, item.few)]
         for item in result.differences[:_MOST_ROWS]
     ]  # fmt: skip
     console.table("", [shown.by, "A", "B", "B - A", "n", "prompts", "of the change", ""], rows)
     if len(result.differences) > _MOST_ROWS:
         console.line(f"... and {len(result.differences) - _MOST_ROWS} more, with `--json`")
-    console.line(f"all: A {interval(shown.overall)}, B {interval(other.overall)}")
+    console.line(f"all: A {interval(trusted(shown.overall))}, B {interval(trusted(other.overall))}")
 
 
 def _first_share(result: SlicedRuns) -> float:

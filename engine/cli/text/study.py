@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.cli.text import console
+from engine.measure.interval_words import trusted
 from engine.numbers import number, readable_bytes
 from engine.progress import duration
 from engine.records.interval import Interval
@@ -78,7 +79,7 @@ def modes(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         if row["difference"] is not None:
             at = differences.setdefault((row["other"], row["temperature"]), {})
-            at[row["equal"]] = console.rate(Interval.of(row["difference"]))
+            at[row["equal"]] = console.rate(trusted(Interval.of(row["difference"])))
     console.line("")
     console.table(
         "modes compared: offline minus online or on-policy, exact acceptance, paired by prompt, [95% interval]",

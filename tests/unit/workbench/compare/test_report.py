@@ -149,6 +149,39 @@ def test_a_reason_that_holds_for_several_drafts_is_given_once():
     assert report.not_comparable(result).count("<li>") == 1
 
 
+def of_few_prompts():
+    """A over six prompts, B over the first two: what Compare holds of them."""
+    metrics, prompts, rounds, tokens = frames(["a", "b"], {"a": 1, "b": 2})
+    first_two = ~((prompts.run_id == "b") & ~prompts.prompt_id.isin(["p0", "p1"]))
+    metrics.loc[metrics.run_id == "b", "n_prompts"] = 2
+    return comparison.compared([run("a"), run("b")], metrics, prompts[first_two], rounds, tokens, 0.0, "a")
+
+
+def test_a_change_over_fewer_prompts_than_the_baselines_says_so_and_two_prompts_have_no_interval():
+    result = of_few_prompts()
+    row = rate(result, "b", "exact")
+    there = (2.0 + 2.1) / 12  # A's sums on p0 and p1 over their positions
+    assert row.baseline_there == pytest.approx(there)
+    assert pd.isna(row.low)
+    assert pd.isna(row.delta_low)
+    words = "+0.333, paired on 2 prompts (A there: 0.342); n = 2: too few for an interval"
+    assert comparison.change_words(row, "A") == words
+    shown = report.rates_table(result)
+    assert words in shown
+    assert "▲" not in shown, "two prompts are marked"
+    assert "n = 2: too few for an interval</small>" in shown
+    assert pd.isna(rate(found(run("a"), run("b")), "b", "exact").baseline_there)
+
+
+def test_the_table_for_a_paper_counts_the_prompts_of_each_row_and_of_the_change():
+    table = tables.paper_table(of_few_prompts()).set_index("rate")
+    assert (table.loc["exact", "n"], table.loc["exact", "n of change"]) == ("6 / 2", "2")
+    assert table.loc["exact", "B · b"] == "0.667 (n = 2: too few for an interval)"
+    same = tables.paper_table(found(run("a"), run("b"))).set_index("rate")
+    assert (same.loc["exact", "n"], same.loc["exact", "n of change"]) == ("6", "6")
+    assert same.loc["exact", "Δ B · b"].startswith("+0.333 [")
+
+
 def test_the_table_for_a_paper_has_values_and_changes_with_intervals():
     table = tables.paper_table(found(run("a"), run("b"))).set_index("rate")
     assert table.loc["exact", "A · a"] == "0.333 [0.323, 0.343]"

@@ -44,7 +44,8 @@ def test_a_change_is_marked_only_where_its_interval_excludes_zero():
     assert _change(Interval(0.2, 0.1, 0.3, 9)).startswith("▲ +0.200")
     assert _change(Interval(-0.2, -0.3, -0.1, 9)).startswith("▼ -0.200")
     assert _change(Interval(0.2, -0.1, 0.3, 9)).startswith("≈ +0.200")
-    assert _change(Interval(0.2, math.nan, math.nan, 1)) == "≈ +0.200"
+    assert _change(Interval(0.2, math.nan, math.nan, 1)) == "+0.200 (n = 1: too few for an interval)"
+    assert _change(Interval(-0.024, -0.099, -0.009, 2)) == "-0.024 (n = 2: too few for an interval)"
     assert _change(Interval()) == "–"
 
 

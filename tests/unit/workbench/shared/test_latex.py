@@ -23,7 +23,35 @@ MANY_ROWS = pd.DataFrame(
 )
 MANY_COLUMNS = pd.DataFrame({f"column {i}": [f"some words here {j} {i}" for j in range(4)] for i in range(16)})
 STRANGE = pd.DataFrame({"x": ["a^b~c{d}#$%&\\", "Δ ≥ 3 ± 1 × 2 ≈ – … · −"], "y": [1, 2]})
-TABLES = {"narrow": NARROW, "rows": MANY_ROWS, "columns": MANY_COLUMNS, "strange": STRANGE, "empty": NARROW.iloc[:0]}
+OF_A_FIGURE = pd.DataFrame(
+    {
+        "run_id": ["first-a", "first-b"],
+        "label": ["A · forward_kl", "B · tvd"],
+        "metric": ["exact", "exact"],
+        "value": [0.557, -0.024],
+        "n_prompts": [60.0, 60.0],
+        "n_tokens": [1234.0, float("nan")],
+        "before": [1.0, 0.0],
+        "delta": [float("nan"), float("nan")],
+        "reason": ["", ""],
+    }
+)
+NUMBERS = pd.DataFrame(
+    {
+        "run": [f"first-biology_forward-kl-{i}-equal-tokens-20261122-170335-b79d" for i in range(3)],
+        **{f"rate {i}": ["0.557 [-0.099, 0.433]", "-0.017 [-0.020, -0.009]", "1e-05"] for i in range(4)},
+        "why": ["fewer than 6 prompts, so that there is no interval"] * 3,
+    }
+)
+TABLES = {
+    "figure": OF_A_FIGURE,
+    "numbers": NUMBERS,
+    "narrow": NARROW,
+    "rows": MANY_ROWS,
+    "columns": MANY_COLUMNS,
+    "strange": STRANGE,
+    "empty": NARROW.iloc[:0],
+}
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex (Debian: texlive-latex-recommended) is missing")
@@ -58,3 +86,25 @@ def test_nothing_of_a_table_is_lost_in_its_parts():
     assert sum(line.strip().startswith("first") for line in rows.splitlines()) == 60
     assert all(f"column {i}" in columns for i in range(16))
     assert columns.count("column 0") == columns.count(r"\begin{table*}") > 1  # the first column in each part
+
+
+def test_a_figures_table_has_plain_headings_whole_counts_and_nothing_empty():
+    text = latex(OF_A_FIGURE, "Exact acceptance")
+    assert r"\caption{Exact acceptance. All rows: rate exact, n 60}" in text
+    assert "draft & value & tokens & before training" in text
+    assert r"A $\cdot$ forward\_kl & 0.557 & 1234 & 1.000" in text
+    assert r"B $\cdot$ tvd & $-$0.024 & -- & 0.000" in text
+    assert not any(word in text for word in ("first-a", "reason", "run\\_id", "60.0"))
+
+
+def test_a_run_that_has_no_other_name_keeps_its_id():
+    assert "run id & exact" in latex(pd.DataFrame({"run_id": ["a", "b"], "exact": [0.1, 0.2]}), "")
+
+
+def test_no_line_ends_inside_a_number_or_an_interval_and_minus_is_a_minus():
+    text = latex(NUMBERS, "")
+    assert "0.557 [$-$0.099,~0.433]" in text
+    assert "$-$0.017 [$-$0.020,~$-$0.009]" in text
+    assert "1e$-$05" in text
+    assert not re.search(r"\d[.,]\\allowbreak\{\}\d", text)
+    assert r"first-\allowbreak{}biology" in text, "names still break"

@@ -89,3 +89,14 @@ def test_a_figure_says_domain_and_target_before_its_note():
     subject = chart_parts.subject(["function_calling", None], ["asset:smollm2 + adapters", "/models/my/llama/"])
     assert subject == "function calling; target smollm2 + adapters, llama"
     assert chart_parts.about(panels(), "<b>").layout.title.subtitle.text == "&lt;b&gt;<br>a note"
+
+
+def test_a_selection_on_the_page_does_not_fade_what_is_saved():
+    figure = go.Figure(
+        go.Scatter(x=[1, 2, 3], y=[1, 2, 3], selectedpoints=[1], unselected={"marker": {"opacity": 0.25}}),
+        {"selections": [{"type": "rect", "x0": 0, "x1": 1, "y0": 0, "y1": 1}]},
+    )
+    saved = printing.printable(figure)
+    assert saved.data[0].selectedpoints is None
+    assert not saved.layout.selections
+    assert list(figure.data[0].selectedpoints) == [1], "the page keeps its selection"
