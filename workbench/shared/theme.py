@@ -102,11 +102,13 @@ h1{letter-spacing:-.01em}
 [class*="st-key-wide-"]>*{min-width:840px}
 """
 
-# Captions, keys, code and, in the dark, white on a primary button are too faint: WCAG asks for a contrast of 4.5.
+# Captions, keys, code and, in the dark, white on a primary button or a chosen option are too faint: WCAG asks for a contrast of 4.5.
 _CONTRAST_CSS = """
 [data-testid="stBaseButton-primary"]:not(:disabled){background:#0072b2!important;border-color:#0072b2!important;
 color:#fff!important}
 [data-testid="stBaseButton-primary"]:hover:not(:disabled){background:#005f94!important}
+[data-testid="stMultiSelect"] [data-tag-index]{background:#0072b2!important}
+[data-testid="stMultiSelect"] [data-tag-index] *{color:#fff!important}
 [data-testid="stCaptionContainer"]{color:inherit!important;opacity:.82}
 [data-testid="stCaptionContainer"] [data-testid="stCaptionContainer"]{opacity:1}
 .stButton kbd{color:inherit!important}
