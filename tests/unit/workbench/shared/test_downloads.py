@@ -36,7 +36,7 @@ def test_latex_is_a_booktabs_table_with_everything_escaped():
     for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{@{}lrl@{}}"):
         assert rule in text
     assert r"\caption{100\% of \$x\_1\$}" in text
-    assert r"A \& \textless{}b\textgreater{}\_1\% & 0.123 & 0.1 [0.0, 0.2] \\" in text
+    assert r"A \& \textless{}b\textgreater{}\_1\% & 0.123 & 0.1 [0.0,~0.2] \\" in text
     assert r"B & -- & --" in text
 
 
