@@ -102,7 +102,7 @@ h1{letter-spacing:-.01em}
 [class*="st-key-wide-"]>*{min-width:840px}
 """
 
-# Captions, keys, code and, in the dark, white on a primary button or a chosen option are too faint: WCAG asks for a contrast of 4.5.
+# Captions, keys and code are too faint, and in the dark white on a primary button or a chosen option: WCAG asks for 4.5.
 _CONTRAST_CSS = """
 [data-testid="stBaseButton-primary"]:not(:disabled){background:#0072b2!important;border-color:#0072b2!important;
 color:#fff!important}
