@@ -165,14 +165,14 @@ def test_back_undoes_a_choice_and_then_leaves_the_page(bench: harness.Server, vi
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_no_page_scrolls_sideways_on_a_telephone(name: str, bench: harness.Server):
-    with harness.browser(width=420, height=900) as browser:
-        page = browser.page()
-        show(page, bench.url + link(name))
-        too_wide = page.evaluate(
-            "['html', '[data-testid=stMain]'].map(s => document.querySelector(s))"
-            ".map(e => e.scrollWidth - e.clientWidth)"
-        )
-        assert max(too_wide) <= 0
-        for frame in page.frames[1:]:
-            assert frame.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+def test_no_page_scrolls_sideways_on_a_telephone(name: str, bench: harness.Server, visitor: harness.Browser):
+    page = visitor.page()
+    page.set_viewport_size({"width": 420, "height": 900})
+    show(page, bench.url + link(name))
+    too_wide = page.evaluate(
+        "['html', '[data-testid=stMain]'].map(s => document.querySelector(s)).map(e => e.scrollWidth - e.clientWidth)"
+    )
+    assert max(too_wide) <= 0
+    for frame in page.frames[1:]:
+        assert frame.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    page.close()

@@ -176,7 +176,7 @@ def rates_table(comparison: Comparison, metric: str = "") -> str:
         css_class = ' class="chosen"' if name == metric else ""
         rows.append(f'<tr{css_class}><th scope="row">{rate.title}<br><small>{name}</small></th>{cells}</tr>')
     body = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<div class="wide"><table class="rates">{body}</table></div>'
+    return f'<div class="wide" tabindex="0" role="region" aria-label="Rates"><table class="rates">{body}</table></div>'
 
 
 def _cell(row: Any, baseline: str) -> str:
@@ -246,7 +246,7 @@ def table(frame: pd.DataFrame) -> str:
         "<tr>" + "".join(f"<td>{_safe(_text(cell))}</td>" for cell in row) + "</tr>"
         for row in frame.itertuples(index=False)
     )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return f'<div class="wide" tabindex="0" role="region" aria-label="Table"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _drafts(comparison: Comparison) -> str:

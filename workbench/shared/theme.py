@@ -102,7 +102,8 @@ h1{letter-spacing:-.01em}
 [class*="st-key-wide-"]>*{min-width:840px}
 """
 
-# Captions, keys and code are too faint, and in the dark white on a primary button or a chosen option: WCAG asks for 4.5.
+# Captions, keys, code and folded headings are too faint, and in the dark white on a primary button or a chosen option:
+# WCAG asks for a contrast of 4.5.
 _CONTRAST_CSS = """
 [data-testid="stBaseButton-primary"]:not(:disabled){background:#0072b2!important;border-color:#0072b2!important;
 color:#fff!important}
@@ -111,7 +112,7 @@ color:#fff!important}
 [data-testid="stMultiSelect"] [data-tag-index] *{color:#fff!important}
 [data-testid="stCaptionContainer"]{color:inherit!important;opacity:.82}
 [data-testid="stCaptionContainer"] [data-testid="stCaptionContainer"]{opacity:1}
-.stButton kbd{color:inherit!important}
+kbd,[data-testid="stExpander"] summary,[data-testid="stExpander"] summary *{color:inherit!important}
 [data-testid="stCode"] .token{color:inherit!important}
 """
 
