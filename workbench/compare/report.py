@@ -246,7 +246,8 @@ def table(frame: pd.DataFrame) -> str:
         "<tr>" + "".join(f"<td>{_safe(_text(cell))}</td>" for cell in row) + "</tr>"
         for row in frame.itertuples(index=False)
     )
-    return f'<div class="wide" tabindex="0" role="region" aria-label="Table"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    whole = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<div class="wide" tabindex="0" role="region" aria-label="Table">{whole}</div>'
 
 
 def _drafts(comparison: Comparison) -> str:
