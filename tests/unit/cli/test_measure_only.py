@@ -81,7 +81,7 @@ def test_a_target_alone_is_timed_and_nothing_else_is_claimed(
     shown = draftbench("show", run_id)
     assert "Not decided yet: no draft was measured" in shown.out
     assert "nothing: it only measures" in shown.out
-    assert run_id in draftbench("runs").out
+    assert run_id in [row["run"] for row in draftbench("runs", "--json").json()]
 
 
 def test_a_draft_is_measured_as_it_is_and_not_counted_as_trained(
