@@ -35,7 +35,7 @@ def measure_only(
     \b
     Example:
       draftbench measure-only asset:smollm2-135m-instruct --prompts sample_data/prompts/biology/heldout.jsonl
-      draftbench measure-only asset:smollm2-135m-instruct --prompts sample_data/prompts/biology/train.jsonl --draft latest
+      draftbench measure-only models/mine --prompts sample_data/prompts/biology/train.jsonl --draft latest
       draftbench measure-only http://127.0.0.1:8000/v1 --prompts sample_data/prompts/biology/heldout.jsonl
     """
     from engine.runs.as_it_is import recipe_as_it_is

@@ -112,7 +112,8 @@ color:#fff!important}
 [data-testid="stMultiSelect"] [data-tag-index] *{color:#fff!important}
 [data-testid="stCaptionContainer"]{color:inherit!important;opacity:.82}
 [data-testid="stCaptionContainer"] [data-testid="stCaptionContainer"]{opacity:1}
-kbd,[data-testid="stExpander"] summary,[data-testid="stExpander"] summary *{color:inherit!important}
+kbd{color:inherit!important}
+[data-testid="stExpander"] summary{opacity:.85!important}
 [data-testid="stCode"] .token{color:inherit!important}
 """
 
