@@ -295,5 +295,5 @@ class _Forecast:
             return worth
         words = f"On the clock this run measured {interval(clock.speedup, 2)}x at this gamma"
         if not clock.speedup.low <= worth.speedup.value <= clock.speedup.high:
-            words += ": the prediction lies outside of it, so trust the measured figure"
+            words += ": the prediction is outside that interval, so trust the measured figure"
         return replace(worth, sentence=f"{worth.sentence} {words}.")

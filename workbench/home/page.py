@@ -128,7 +128,7 @@ def draft_card(run: pd.Series) -> None:
         where = speed_words.measured_where(whole.summary, whole.provenance)
         facts += [f"measured on {ui.text(where)}"] if where else []
         if not (here := has_draft(queries.home(), run.run_id)):
-            facts.append("its weights are not here: *Run again* on its page trains it anew")
+            facts.append("its weights are not here: *Run again* on its page trains it again")
         st.caption("  \n".join(facts))
         with st.container(horizontal=True, gap="medium"):
             ui.goto("run", "Run", icon=":material/monitoring:", run=run.run_id)
