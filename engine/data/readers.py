@@ -76,7 +76,7 @@ def read_prompts(
             _listed(
                 whole.bad, f"{len(whole.bad)} of {sum(info['rows'] for info in whole.sources)} rows are not prompts"
             ),
-            "leaving them out silently would change the prompts that the draft is trained and measured on",
+            "leaving them out silently would change the set of prompts",
             "correct them, or leave them out: --skip-bad (`prompts.skip_bad: true`)",
         )
     return whole

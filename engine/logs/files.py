@@ -114,6 +114,6 @@ def _bad_rows(bad: Sequence[BadRow], rows: int) -> DraftbenchError:
     lines += [f"  ... and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
     return DraftbenchError(
         "\n".join([f"{len(bad)} of {rows} rows are not conversations:", *lines]),
-        "leaving them out silently would change the prompts that the draft is trained and measured on",
+        "leaving them out silently would change the set of prompts",
         "name the columns (--messages-column, --prompt-column, --id-column ...), or leave these rows out: --skip-bad",
     )

@@ -15,6 +15,7 @@ from engine.models.load import resolve_device, resolve_dtype
 from engine.paths import Home, cache_dir, run_id_of
 from engine.planning.cards import cards, cards_in_words, holds, visible_devices
 from engine.records.folders import DAMAGED, run_names
+from engine.runs.folder import RunFolder
 from engine.runs.provenance import versions
 
 _LEAST_FREE_GB = 3.0
@@ -87,10 +88,13 @@ def _runs(home: Home) -> list[HealthCheck]:
     except DraftbenchError as error:
         return [HealthCheck("index", False, error.what, error.fix)]
     known = {run_id: mark for run_id, mark, _, _ in rows}
-    current = sum(known.get(run_id_of(name)) == fingerprint(home.runs / name) for name in names)
+    behind = [name for name in names if known.get(run_id_of(name)) != fingerprint(home.runs / name)]
+    working = [name for name in behind if RunFolder(home.runs / name).status().state == "running"]  # its files change
     gone = len(known.keys() - {run_id_of(name) for name in names})
-    indexed = f"{current} of {len(names)} runs" + (f", and {gone} whose folder is gone" if gone else "")
-    checks = [HealthCheck("index", current == len(names) and not gone, indexed, "draftbench index")]
+    indexed = f"{len(names) - len(behind)} of {len(names)} runs"
+    indexed += f"; {len(working)} at work, whose files change" if working else ""
+    indexed += f"; {gone} whose folder is gone" if gone else ""
+    checks = [HealthCheck("index", len(behind) == len(working) and not gone, indexed, "draftbench index")]
     damaged = [f"{run_id} ({problem})" for run_id, _, state, problem in sorted(rows) if state in (None, DAMAGED)]
     named = "; ".join(damaged[:_MOST_NAMED]) + (
         f" and {len(damaged) - _MOST_NAMED} more" if len(damaged) > _MOST_NAMED else ""

@@ -51,6 +51,17 @@ def test_a_folder_of_any_name_is_one_run_for_all(name: str):
     assert [row["run"] for row in list_runs(home())] == [run.id]
 
 
+def test_the_doctor_waits_for_a_run_at_work_and_not_for_a_finished_one():
+    ingest_all(home())
+    make("working").set_status(state="running", **process_identity())
+    assert [(check.ok, check.condition) for check in _runs(home())][0] == (
+        True,
+        "0 of 1 runs; 1 at work, whose files change",
+    )
+    make("finished").set_status(state="done")
+    assert not _runs(home())[0].ok
+
+
 def test_a_folder_whose_name_is_not_utf8_is_a_run_too():
     run = make()
     os.rename(run.path, os.fsencode(run.path.parent) + b"/\xff\xfe")
