@@ -8,8 +8,9 @@ is no loss, and is listed apart (`rewritten`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.chat.prompt import Message, Prompt, Tool
@@ -20,6 +21,31 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _CARRIED = ("role", "content", "tool_calls")  # `render` itself refuses to lose them
+_RENDERED = 200  # prompts of a set that are rendered again without each of their parts
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a prompt that the template does not write, and the number of its message; None for the tools."""
+
+    name: str
+    place: int | None = None
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """What a template leaves out of a set of prompts: each kind of part, and in how many prompts it is left out.
+
+    `looked_at` of the prompts were rendered: those with tools or keys of their own come first, where there is most
+    to lose.
+    """
+
+    parts: dict[str, int]
+    looked_at: int
+
+    def in_words(self) -> list[str]:
+        """A line per kind of part, such as "'name' of user messages, in 3 of 200 prompts"."""
+        return [f"{part}, in {count:,} of {self.looked_at:,} prompts" for part, count in self.parts.items()]
 
 
 def unused(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[str]:
@@ -27,8 +53,29 @@ def unused(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[str]:
 
     Raises DraftbenchError for a prompt that cannot be rendered at all.
     """
-    text = prompt_text(tokenizer, prompt)
-    return [*_tools(tokenizer, prompt, text), *_messages(tokenizer, prompt, text)]
+    return [
+        f"{part.name} is not written"
+        if part.place is None
+        else f"{part.name} {_named(prompt, part.place)} is not written"
+        for part in _unwritten(tokenizer, prompt)
+    ]
+
+
+def unwritten(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> Unwritten:
+    """What the target would not see of `prompts`, most frequent first.
+
+    Raises DraftbenchError for a prompt that cannot be rendered at all.
+    """
+    looked_at = sorted(prompts, key=_carries_more, reverse=True)[:_RENDERED]
+    parts: Counter[str] = Counter()
+    for prompt in looked_at:
+        parts.update(
+            {
+                part.name if part.place is None else f"{part.name} {prompt.messages[part.place]['role']} messages"
+                for part in _unwritten(tokenizer, prompt)
+            }
+        )
+    return Unwritten(dict(parts.most_common()), len(looked_at))
 
 
 def rewritten(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[str]:
@@ -46,31 +93,40 @@ def rewritten(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[str]:
     return said
 
 
-def _tools(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: str) -> Iterator[str]:
+def _carries_more(prompt: Prompt) -> bool:
+    return bool(prompt.tools) or any(key not in _CARRIED for message in prompt.messages for key in message)
+
+
+def _unwritten(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Iterator[_Part]:
+    text = prompt_text(tokenizer, prompt)
+    yield from _tools(tokenizer, prompt, text)
+    yield from _messages(tokenizer, prompt, text)
+
+
+def _tools(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: str) -> Iterator[_Part]:
     if not prompt.tools:
         return
     for key in dict.fromkeys(key for tool in prompt.tools for key in tool["function"] if key != "name"):
         if _same(tokenizer, replace(prompt, tools=tuple(_without(tool, key) for tool in prompt.tools)), text):
-            yield f"{key!r} of the tools is not written"
+            yield _Part(f"{key!r} of the tools")
     for key in dict.fromkeys(key for tool in prompt.tools for key in tool if key not in ("type", "function")):
         outside = tuple({name: value for name, value in tool.items() if name != key} for tool in prompt.tools)
         if _same(tokenizer, replace(prompt, tools=outside), text):
-            yield f"{key!r} beside the tools' functions is not written"
+            yield _Part(f"{key!r} beside the tools' functions")
 
 
-def _messages(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: str) -> Iterator[str]:
+def _messages(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: str) -> Iterator[_Part]:
     unlike = dict(_unlike(prompt, text))
     for place, message in enumerate(prompt.messages):
-        where = _named(prompt, place)
         if content := unlike.get(place):
             if _same(tokenizer, _with(prompt, place, {**message, "content": ""}), text):
-                yield f"the text of {where} is not written"
+                yield _Part("the text of", place)
             elif _thought_left_out(content, text):
-                yield f"the reasoning in {where} is not written"
+                yield _Part("the reasoning in", place)
         for key in (key for key in message if key not in _CARRIED):
             rest = {name: value for name, value in message.items() if name != key}
             if _same(tokenizer, _with(prompt, place, rest), text):
-                yield f"{key!r} of {where} is not written"
+                yield _Part(f"{key!r} of", place)
 
 
 def _unlike(prompt: Prompt, text: str) -> Iterator[tuple[int, str]]:

@@ -14,6 +14,10 @@ from engine.paths import home
 
 data_app = typer.Typer(no_args_is_help=True)
 
+MessagesColumn = Annotated[str, typer.Option(help="Column of chat messages; dots reach into objects.")]
+PromptColumn = Annotated[str, typer.Option(help="Column of plain text, for rows without messages.")]
+ToolsColumn = Annotated[str, typer.Option(help="Column of tool schemas.")]
+
 
 @data_app.callback()
 def data() -> None:
@@ -31,10 +35,13 @@ def data_check(
     target: Annotated[
         str, typer.Option(help="Model whose chat template and tokenizer are used to count tokens.")
     ] = DEFAULT_TARGET,
+    messages_column: MessagesColumn = "messages",
+    prompt_column: PromptColumn = "prompt",
+    tools_column: ToolsColumn = "tools",
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
-    """Read prompt files, report bad rows and count tokens.
+    """Read prompt files, report bad rows and what the chat template leaves out, and count tokens.
 
     \b
     Example:
@@ -43,7 +50,8 @@ def data_check(
     from engine.cli.text import data as text
     from engine.planning.prompt_check import check_prompts
 
-    report = check_prompts(files, target, skip_bad=skip_bad)
+    columns = {"messages_column": messages_column, "prompt_column": prompt_column, "tools_column": tools_column}
+    report = check_prompts(files, target, skip_bad=skip_bad, columns=columns)
     console.print_json(report) if as_json else text.prompts(report)
 
 
@@ -141,11 +149,9 @@ def data_import(
         list[str], typer.Argument(help="Logs: .jsonl, .json, .csv or .parquet files, or Datasets folders.")
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for train.jsonl, heldout.jsonl and import.json.")],
-    messages_column: Annotated[
-        str, typer.Option(help="Column of chat messages; dots reach into objects.")
-    ] = "messages",
-    prompt_column: Annotated[str, typer.Option(help="Column of plain text, for rows without messages.")] = "prompt",
-    tools_column: Annotated[str, typer.Option(help="Column of tool schemas.")] = "tools",
+    messages_column: MessagesColumn = "messages",
+    prompt_column: PromptColumn = "prompt",
+    tools_column: ToolsColumn = "tools",
     id_column: Annotated[str, typer.Option(help="Column of row ids.")] = "id",
     conversation_column: Annotated[str | None, typer.Option(help="Column of conversation ids.")] = None,
     time_column: Annotated[str | None, typer.Option(help="Column of times; prompts are written in this order.")] = None,

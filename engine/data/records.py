@@ -22,6 +22,19 @@ from engine.data.columns import at
 from engine.errors import Cancelled, DraftbenchError, first_line
 from engine.untrusted import json_text
 
+# Where other projects keep what is asked: ShareGPT, OpenAI's logged requests, Alpaca, question sets.
+_USUAL_COLUMNS = {
+    "messages_column": (
+        "conversations",
+        "conversation",
+        "dialog",
+        "dialogue",
+        "chat",
+        "request.messages",
+        "body.messages",
+    ),
+    "prompt_column": ("instruction", "question", "query", "input", "text"),
+}
 _MAX_CHARACTERS = 4 * 1024**2  # of a record: a million tokens
 
 
@@ -147,7 +160,8 @@ def _plain_question(record: Mapping[str, Any], source: PromptSource, seen: Count
     text = at(record, column)
     if text is None:
         raise BadRecordError(
-            f"has neither {source.messages_column!r} nor {column!r}; it has: {', '.join(map(str, record)) or 'nothing'}"
+            f"has neither {source.messages_column!r} nor {column!r}; it has: "
+            f"{', '.join(map(str, record)) or 'nothing'}{_likely_column(record)}"
         )
     if not isinstance(text, str):
         raise BadRecordError(f"{column!r} must be text, not {kind(text)}")
@@ -163,6 +177,14 @@ def _plain_question(record: Mapping[str, Any], source: PromptSource, seen: Count
     seen["column 'input' joined to the instruction"] += bool(extra.strip())
     seen["column 'history' read as earlier turns"] += bool(before)
     return (*before, {"role": "user", "content": question})
+
+
+def _likely_column(record: Mapping[str, Any]) -> str:
+    """The setting that would read a record of another common form; "" if there is none."""
+    for setting, names in _USUAL_COLUMNS.items():
+        if name := next((name for name in names if at(record, name)), None):
+            return f"; {setting}: {name} would read it"
+    return ""
 
 
 def _history(value: Any) -> tuple[Message, ...]:

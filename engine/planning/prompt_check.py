@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from engine.chat.rendering import render
+from engine.chat.unused import unwritten
 from engine.config.reading import parse_section
 from engine.config.schema import ModelSpec, PromptSource
 from engine.data.overlap import duplicates_within
@@ -21,16 +22,20 @@ from engine.models.locate import locate_model
 
 def count_prompts(files: Sequence[str], *, skip_bad: bool) -> dict[str, Any]:
     """Counts that need no target, for one that is not here: prompts, tools, repeats, groups, and bad rows."""
-    return _counts(_read(files, skip_bad))
+    return _counts(_read(files, skip_bad, {}))
 
 
-def check_prompts(files: Sequence[str], target: str, *, skip_bad: bool) -> dict[str, Any]:
+def check_prompts(
+    files: Sequence[str], target: str, *, skip_bad: bool, columns: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Counts of the prompts in `files`: groups, tools, repeats, tokens under the target's template, bad rows.
 
-    `too_long` counts prompts that fill the target's context, so that no token of an answer fits. Raises DraftbenchError
-    for a prompt that cannot be rendered, or holds an id that the target has no embedding for.
+    `columns`: settings of a `PromptSource`, such as `messages_column`. `unwritten`: a line for each kind of part that the
+    target's template leaves out. `too_long` counts prompts that fill the target's context, so that no token of an
+    answer fits. Raises DraftbenchError for a prompt that cannot be rendered, or holds an id that the target has no
+    embedding for.
     """
-    prompt_set = _read(files, skip_bad)
+    prompt_set = _read(files, skip_bad, columns or {})
     spec = parse_section(ModelSpec, {"model": target})
     tokenizer, shapes = load_tokenizer(spec), outline(locate_model(spec), torch.float32)
     context = getattr(shapes.config, "max_position_embeddings", None)
@@ -43,12 +48,13 @@ def check_prompts(files: Sequence[str], target: str, *, skip_bad: bool) -> dict[
         **_counts(prompt_set),
         "too_long": sum(length >= context for length in lengths) if context else 0,
         "context_tokens": context,
+        "unwritten": unwritten(tokenizer, prompt_set.prompts).in_words(),
         "tokens": {"least": lengths[0], "median": lengths[len(lengths) // 2], "most": lengths[-1]},
     }
 
 
-def _read(files: Sequence[str], skip_bad: bool) -> PromptSet:
-    return read_prompts([parse_section(PromptSource, {"path": name}) for name in files], skip_bad=skip_bad)
+def _read(files: Sequence[str], skip_bad: bool, columns: Mapping[str, str]) -> PromptSet:
+    return read_prompts([parse_section(PromptSource, {"path": name, **columns}) for name in files], skip_bad=skip_bad)
 
 
 def _counts(prompt_set: PromptSet) -> dict[str, Any]:

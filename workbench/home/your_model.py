@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from engine.config.schema import DEFAULT_TARGET, Recipe
+from engine.data.columns import remarks
 from engine.data.formats import FILE_READERS
 from engine.errors import DraftbenchError
 from engine.measure.speed_words import LEAST_PROMPTS as LEAST_PROMPTS_TIMED
@@ -263,6 +264,10 @@ def _show(report: dict[str, Any]) -> None:
     if report["repeated"]:
         words.append(f"repeats of earlier ones: {report['repeated']:,}")
     st.caption(f":material/check: {ui.text('; '.join(words))}")
+    remarks_made = [remark for source in report["sources"] for remark in remarks(source)]
+    remarks_made += [f"the model's chat template does not write {part}" for part in report.get("unwritten", ())]
+    for remark in remarks_made:
+        st.caption(f":material/info: {ui.text(remark)}")
     if report.get("too_long"):
         st.warning(
             f"{report['too_long']:,} fill the model's context of {report['context_tokens']:,} tokens: a run refuses "

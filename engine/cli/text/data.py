@@ -28,6 +28,8 @@ def prompts(report: dict[str, Any]) -> None:
     for source in report["sources"]:
         for remark in remarks(source):
             console.paragraph(f"{source['path']}: {remark}")
+    for part in report["unwritten"]:
+        console.paragraph(f"the target's chat template does not write {part}")
     for bad in report["bad_rows"]:
         console.line(f"bad: {bad['file']}:{bad['line']}: {bad['reason']}")
 

@@ -34,6 +34,7 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "held-out prompts": partial(prompts.source, side="heldout"),
     "overlap": prompts.overlap,
     "prompt length": prompts.length,
+    "prompts in the template": prompts.in_the_template,
     "remote code": models.remote_code,
     "device": machine.device,
     "memory": machine.memory,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from engine.chat.prompt import Prompt
 from engine.chat.rendering import render
+from engine.chat.unused import unwritten
 from engine.data.columns import remarks
 from engine.data.subsets import nested_subset, split_heldout
 from engine.planning.checks.subject import Finding, Subject, failed, ok, warning
@@ -85,6 +86,22 @@ def length(subject: Subject) -> Finding:
     return failed(
         f"{long_train} training and {long_heldout} held-out prompts are too long for an answer: {message}",
         "lower max_new_tokens, set prompts.max_prompt_tokens, or take the held-out ones out",
+    )
+
+
+def in_the_template(subject: Subject) -> Finding:
+    """Report what the target's chat template leaves out of the prompts: the target answers without it."""
+    if not subject.readable():
+        return warning(_UNREADABLE)
+    if unseen := subject.unseen(model=False, tokenizer=True):
+        return unseen
+    sides = ["heldout", "train"] if subject.recipe.trains else ["heldout"]
+    left_out = unwritten(subject.tokenizer, [prompt for side in sides for prompt in subject.prompts(side).prompts])
+    if not left_out.parts:
+        return ok(f"everything in {left_out.looked_at:,} prompts is written")
+    return warning(
+        f"the template does not write {'; '.join(left_out.in_words())}",
+        "go on if that is meant: a server with this template leaves it out as well; else change the prompts",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.chat.prompt import Prompt
-from engine.chat.unused import rewritten, unused
+from engine.chat.unused import Unwritten, rewritten, unused, unwritten
 from tests.unit.chat.test_rendering import CHATML, HELLO, WEATHER, WITH_CALLS, WITH_TOOLS, make_tokenizer
 
 THINKING = (
@@ -69,3 +69,27 @@ def test_reasoning_and_text_beside_calls_that_are_dropped_on_purpose_are_said():
     assert unused(make_tokenizer(silent), talk(asked, calling, more)) == [
         "the text of message 2 (assistant) is not written"
     ]
+
+
+def test_a_set_of_prompts_counts_what_is_left_out_by_kind_and_role():
+    question = {"role": "user", "content": "Hello there, who is it?"}
+    thought = {"role": "assistant", "content": "It is Ada Lovelace", "reasoning_content": "who else", "weight": 0}
+    long, short = talk(question, thought, question, thought, question), talk(question, {**question, "name": "Bob"})
+    said = unwritten(make_tokenizer(CHATML), [talk(question), long, long, short])
+    assert said == Unwritten(
+        {
+            "'reasoning_content' of assistant messages": 2,
+            "'weight' of assistant messages": 2,
+            "'name' of user messages": 1,
+        },
+        4,
+    )
+    assert said.in_words()[2] == "'name' of user messages, in 1 of 4 prompts"
+    assert unwritten(make_tokenizer(CHATML), [talk(question)]) == Unwritten({}, 1)
+
+
+def test_of_many_prompts_those_are_looked_at_that_carry_more_than_text():
+    question = {"role": "user", "content": "Hello there, who is it?"}
+    many = [talk(question)] * 300 + [talk({**question, "name": "Bob"})]
+    said = unwritten(make_tokenizer(CHATML), many)
+    assert (said.parts, said.looked_at) == ({"'name' of user messages": 1}, 200)

@@ -112,6 +112,17 @@ def test_bad_rows_are_left_out_and_counted_if_asked(
     assert "bad_rows 1" in captured.err
 
 
+def test_columns_of_other_forms_are_named_and_what_the_template_leaves_out_is_said(
+    tmp_path: Path, tiny_target_folder: Path, draftbench: Draftbench
+):
+    file = tmp_path / "sharegpt.jsonl"
+    file.write_text(json.dumps({"conversations": [{"from": "human", "value": "hi", "weight": 0}]}) + "\n")
+    check = ("data", "check", str(file), "--target", str(tiny_target_folder))
+    assert_explained(draftbench(*check), "messages_column: conversations would read it")
+    said = draftbench(*check, "--messages-column", "conversations").out
+    assert "does not write 'weight' of user messages, in 1 of 1 prompts" in said
+
+
 def test_a_diverging_run_fails_with_a_reason_and_keeps_the_untrained_draft(recipe: Path, draftbench: Draftbench):
     settings = ("--set", "train.learning_rate=1e30", "--set", "train.warmup_fraction=0")
     assert_explained(draftbench("run", str(recipe), *settings), "diverged", "learning_rate")

@@ -52,6 +52,17 @@ def named(found: list[Check]) -> dict[str, Check]:
     return {check.name: check for check in found}
 
 
+def test_what_the_template_leaves_out_of_the_prompts_is_reported(recipe: Path, tmp_path: Path):
+    quiet = named(checks(home(), made(recipe)))["prompts in the template"]
+    assert (quiet.ok, quiet.state) == (True, "ok")
+    messages = [{"role": "user", "content": f"q{n}", "name": "Ada"} for n in range(3)]
+    file = tmp_path / "named.jsonl"
+    file.write_text("".join(json.dumps({"messages": [message]}) + "\n" for message in messages))
+    said = named(checks(home(), made(recipe, f"prompts.heldout={file}")))["prompts in the template"]
+    assert said.state == "warning"
+    assert "does not write 'name' of user messages, in 3 of" in said.message
+
+
 def test_a_good_recipe_passes_every_check_with_the_vocabulary_first(recipe: Path):
     found = checks(home(), made(recipe))
     assert found[0].name == "vocabulary"

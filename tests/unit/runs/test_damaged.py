@@ -54,10 +54,8 @@ def test_a_folder_of_any_name_is_one_run_for_all(name: str):
 def test_the_doctor_waits_for_a_run_at_work_and_not_for_a_finished_one():
     ingest_all(home())
     make("working").set_status(state="running", **process_identity())
-    assert [(check.ok, check.condition) for check in _runs(home())][0] == (
-        True,
-        "0 of 1 runs; 1 at work, whose files change",
-    )
+    index = _runs(home())[0]
+    assert (index.ok, index.condition) == (True, "0 of 1 runs; 1 at work, whose files change")
     make("finished").set_status(state="done")
     assert not _runs(home())[0].ok
 
