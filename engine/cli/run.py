@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,6 +29,9 @@ def run(
     resume: ResumeRun = None,
     settings: Settings = None,
     skip_bad: SkipBad = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Check the recipe, estimate time, disk and memory, and start nothing.")
+    ] = False,
     queue: Annotated[bool, typer.Option("--queue", help="Run in the background and return at once.")] = False,
     on: On = None,
     as_json: Json = False,
@@ -36,6 +40,7 @@ def run(
 
     \b
     Example:
+      draftbench run recipes/quickstart.yaml --plan
       draftbench run recipes/quickstart.yaml --set train.epochs=4
       draftbench run recipes/jsd.yaml --queue
       draftbench run --resume latest
@@ -45,7 +50,31 @@ def run(
     def source() -> Recipe | RunFolder:
         return _recipe_or_run(recipe, resume, settings, skip_bad)
 
+    if plan and (queue or on is not None):
+        raise DraftbenchError("--plan with --queue or --on", "a plan starts nothing", "leave one of them out")
+    if plan:
+        _plan(source(), as_json)
+        return
     carry_out(source, queue=queue, on=on, as_json=as_json)
+
+
+def _plan(source: Recipe | RunFolder, as_json: bool) -> None:
+    """Print the checks and the cost of a run; exit with status 1 if a check failed."""
+    from engine.cli.text import plan as text
+    from engine.planning.checks import checks
+    from engine.planning.estimate import estimate
+    from engine.runs.folder import RunFolder
+
+    recipe = source.recipe() if isinstance(source, RunFolder) else source
+    results, cost = checks(home(), recipe), estimate(home(), recipe)
+    if as_json:
+        totals = {"memory_bytes": cost.memory_bytes, "disk_bytes": cost.disk_bytes}
+        console.print_json({"checks": [asdict(check) for check in results], "cost": {**asdict(cost), **totals}})
+    else:
+        text.checks(results)
+        text.cost(cost)
+    if not all(check.ok for check in results):
+        raise typer.Exit(1)
 
 
 def carry_out(source: Callable[[], Recipe | RunFolder], *, queue: bool, on: str | None, as_json: bool) -> None:

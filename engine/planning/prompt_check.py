@@ -30,7 +30,7 @@ def check_prompts(
 ) -> dict[str, Any]:
     """Counts of the prompts in `files`: groups, tools, repeats, tokens under the target's template, bad rows.
 
-    `columns`: settings of a `PromptSource`, such as `messages_column`. `unwritten`: a line for each kind of part that the
+    `columns`: settings of a `PromptSource`, such as `messages_column`. `unwritten`: a line per kind of part that the
     target's template leaves out. `too_long` counts prompts that fill the target's context, so that no token of an
     answer fits. Raises DraftbenchError for a prompt that cannot be rendered, or holds an id that the target has no
     embedding for.

@@ -1,6 +1,7 @@
 """What the commands print: a file per kind of report.
 
 console   what all print with: JSON, tables, coloured tokens, errors
+plan      a recipe's checks and cost, before a run
 summary   a run's measurement
 following  a run on a cluster, while it is worked on
 listing   the list of runs

@@ -86,6 +86,7 @@ QUICK_COMMANDS = {
     "data": (["data", "check", "{prompts}", "--target", "{target}"], 0),
     "capture": (["capture", "{recipe}"], 0),
     "run": (["run", "--resume", "latest"], 0),
+    "plan": (["run", "{recipe}", "--plan"], 0),
     "train": (["train", "--resume", "latest"], 0),
     "runs": (["runs"], 0),
     "show": (["show", "latest"], 0),

@@ -13,7 +13,7 @@ from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.runs import execution
 from engine.runs.faults import explain
-from engine.runs.folder import RunFolder
+from engine.runs.folder import RunFolder, run_folders
 from engine.runs.session import Session
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.unit.conftest import Draftbench, Result
@@ -121,6 +121,17 @@ def test_columns_of_other_forms_are_named_and_what_the_template_leaves_out_is_sa
     assert_explained(draftbench(*check), "messages_column: conversations would read it")
     said = draftbench(*check, "--messages-column", "conversations").out
     assert "does not write 'weight' of user messages, in 1 of 1 prompts" in said
+
+
+def test_a_plan_says_what_would_fail_and_what_it_costs_and_starts_nothing(recipe: Path, draftbench: Draftbench):
+    good = draftbench("run", str(recipe), "--plan")
+    assert (good.code, "\ndisk: at most " in good.out, "\nmemory: about " in good.out) == (0, True, True)
+    bad = draftbench("run", str(recipe), "--plan", "--set", f"prompts.heldout={recipe.with_name('train.jsonl')}")
+    assert bad.code == 1
+    assert "FIX" in bad.out
+    assert "fix overlap: give other prompts to train on" in bad.out
+    assert run_folders(home()) == []
+    assert_explained(draftbench("run", str(recipe), "--plan", "--queue"), "--plan")
 
 
 def test_a_diverging_run_fails_with_a_reason_and_keeps_the_untrained_draft(recipe: Path, draftbench: Draftbench):
