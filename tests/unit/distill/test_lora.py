@@ -25,7 +25,7 @@ from engine.progress import Progress
 from tests.tiny_pair import draft_of, into
 from tests.unit.distill.modes import test_on_policy, test_online
 from tests.unit.distill.test_losses import BETA, ETA, HARD, PLAIN
-from tests.unit.distill.test_trainer import PowerCut, fingerprint, score, settings, step_gradients
+from tests.unit.distill.trainings import PowerCut, fingerprint, score, settings, step_gradients
 
 SPEC = {"rank": 4, "alpha": 8.0}
 
