@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from engine.records.summary import Summary
 
 _LATEST = re.compile(r"latest(?:~(\d{1,6}))?")
+_STAMP = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{4}")  # what `create` adds to a recipe's name
+_MOST_LISTED = 5  # ids in an error
 _STUCK_S = 10.0  # after which a process that was asked to stop does not do so by itself
 _HEARTBEAT_S = 2.0  # at most this often is the status file rewritten for progress alone
 
@@ -89,8 +91,8 @@ class RunFolder:
 
     @staticmethod
     def open(home: Home, name: str) -> RunFolder:
-        """The run of that id or name of its folder, or of the only id that starts with it; `latest`, or `latest~1` for
-        the one before."""
+        """The run of that id or folder, the only run of a recipe of that name, or the only one whose id starts with it;
+        `latest`, or `latest~1` for the one before."""
         latest = _LATEST.fullmatch(name)
         if latest is None:
             if is_run_name(name) and _is_there(home.runs / name):
@@ -104,10 +106,14 @@ class RunFolder:
                 return RunFolder(home.run(known[back]))
             raise _unknown(home, name, known, f"there are {len(known)} runs in {home.runs}")
         matching = [run_id for run_id in known if run_id.startswith(name)]
-        if len(matching) == 1:
-            return RunFolder(home.run(matching[0]))
-        why = f"{len(matching)} runs start with it" if matching else f"no such run in {home.runs}"
-        raise _unknown(home, name, matching or known, why)
+        named = [
+            run_id for run_id in matching if _STAMP.fullmatch(run_id[len(name) :])
+        ]  # lora-..., not lora-biology-...
+        if len(named or matching) == 1:
+            return RunFolder(home.run((named or matching)[0]))
+        if matching:
+            raise _ambiguous(name, named or matching)
+        raise _unknown(home, name, known, f"no such run in {home.runs}")
 
     @staticmethod
     def exists(home: Home, run_id: str) -> bool:
@@ -300,6 +306,16 @@ def stored_status(folder: Path) -> Status:
 
 _STATUSES: dict[Path, tuple[tuple[int, ...], Status]] = {}
 _MOST_STATUSES = 50_000
+
+
+def _ambiguous(name: str, matching: list[str]) -> DraftbenchError:
+    """`matching`: ids, the newest run first."""
+    shown = ", ".join(matching[:_MOST_LISTED]) + (" ..." if len(matching) > _MOST_LISTED else "")
+    return DraftbenchError(
+        f"{name!r} is the beginning of {len(matching)} runs",
+        "a run is named by as much of its id as no other has",
+        f"give more of the id, newest first: {shown}; or `latest`",
+    )
 
 
 def _unknown(home: Home, name: str, near: list[str], why: str) -> DraftbenchError:

@@ -53,12 +53,22 @@ def test_a_run_is_named_by_its_id_its_beginning_or_its_age(made: Recipe):
 
 @pytest.mark.parametrize(
     ("name", "word"),
-    [("tiny", "2 runs start with it"), ("tiny-nothing", "did you mean tiny-"), ("latest~2", "there are 2 runs")],
+    [("tiny", "the beginning of 2 runs"), ("tiny-nothing", "did you mean tiny-"), ("latest~2", "there are 2 runs")],
 )
 def test_an_unclear_name_is_refused_with_what_is_near(made: Recipe, name: str, word: str):
     create(made), create(made)
     with pytest.raises(DraftbenchError, match=word):
         RunFolder.open(home(), name)
+
+
+def test_a_runs_whole_name_is_clear_beside_longer_names(made: Recipe):
+    long = create(made.model_copy(update={"name": "tiny-biology"}))
+    run = create(made)
+    assert RunFolder.open(home(), "tiny").id == run.id
+    assert RunFolder.open(home(), "tiny-b").id == long.id
+    with pytest.raises(DraftbenchError, match="the beginning of 2 runs") as refused:
+        RunFolder.open(home(), "tin")
+    assert all(one.id in refused.value.fix for one in (run, long))
 
 
 @pytest.mark.parametrize("name", ["../../etc", "a/b", "", "..", "/tmp"])
