@@ -176,11 +176,10 @@ _OF_THE_DRAFTS = ("runs", "baseline", "against", "prompt")  # parameters that na
 def map_view(cells: pd.DataFrame, temperature: float, subject: str) -> View:
     """The map as a figure; `subject`: its domain and target."""
     n, seeds = int(cells.runs.sum()), int(cells.seeds.max())
-    several = ", for several runs the mean of their intervals" if (cells.runs > 1).any() else ""
-    note = (
-        f"T = {temperature:g}, {n} runs, up to {seeds} seed{'s' if seeds > 1 else ''} per cell; "
-        f"[{charts.INTERVAL}{several}]"
-    )
+    within = chart_parts.interval_note(cells)
+    if (chart_parts.has_interval(cells) & (cells.runs > 1)).any():
+        within += ", for several runs the mean of their intervals"
+    note = f"T = {temperature:g}, {n} runs, up to {seeds} seed{'s' if seeds > 1 else ''} per cell; [{within}]"
     described = "; ".join(f"{c.loss}, {c.scenario}, {c.mode}: {c.value:.3f}" for c in cells.itertuples())
     return View(
         f"acceptance-map-T{temperature:g}",

@@ -9,7 +9,7 @@ import streamlit as st
 
 from engine.catalogue import SERVERS_NOTE
 from engine.measure import definitions
-from engine.measure.speed_words import LEAST_PROMPTS
+from engine.numbers import LEAST_PROMPTS
 from engine.records.study_tag import of_study
 from workbench.compare import by_study, every_run, figures, report, speeds, tables
 from workbench.compare import prompts as compare_prompts
