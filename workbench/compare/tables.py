@@ -18,6 +18,7 @@ from engine.records.summary import Conditions
 from engine.records.training import Training
 from engine.runs.draft_size import DraftSize, draft_size
 from engine.runs.folder import RunFolder
+from engine.runs.trained_alike import unequal_text
 from workbench.compare.comparison import Comparison, Draft, at_temperature, change_words, rate_words, word
 from workbench.shared import queries
 
@@ -179,6 +180,11 @@ def _origin(draft: Draft) -> dict[str, str]:
         "commit": commit,
         "machine": _known(origin.machine and origin.machine.processor),
     }
+
+
+def unequal_training(comparison: Comparison) -> list[str]:
+    """What differed in the text of trainings that look alike."""
+    return unequal_text({draft.label[0]: (draft.run.provenance, draft.run.training) for draft in comparison.drafts})
 
 
 def _on_disk(size: DraftSize) -> str:

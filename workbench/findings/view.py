@@ -16,7 +16,7 @@ from engine.findings.efforts import MEANING
 from engine.findings.evaluate import Cell, Finding, Outcome, Pooled
 from engine.findings.runs import Run
 from engine.findings.verdicts import BETTER, FEW, NOT, REPRODUCED, SAME
-from engine.findings.words import ranged
+from engine.findings.words import at_words, ranged
 from engine.records.interval import Interval
 from workbench.shared import chart_parts as parts
 from workbench.shared import theme
@@ -78,20 +78,27 @@ def table(claim: Claim, cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def pooled_table(claim: Claim, outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """The effect over all comparisons and in each domain; for claims on modes at each kind of effort."""
+    """The effect over all comparisons, at each temperature and in each domain; for claims on modes at each effort."""
     rows = []
     for outcome in outcomes:
         if outcome.pooled is None:
             continue
         effort = {"effort": outcome.effort} if outcome.effort else {}
-        rows.append(effort | {"place": "all together"} | _pooled_row(claim, outcome.pooled))
-        if len(outcome.by_domain) > 1:
-            rows += [effort | {"place": name} | _pooled_row(claim, one) for name, one in outcome.by_domain.items()]
+        rows += [effort | {"place": name} | _pooled_row(claim, one) for name, one in _parts(outcome)]
     return pd.DataFrame(rows)
+
+
+def _parts(outcome: Outcome) -> list[tuple[str, Pooled]]:
+    """The whole, each temperature and each domain, where there are several, by name."""
+    parts = [] if outcome.pooled is None else [("all together", outcome.pooled)]
+    if len(outcome.by_temperature) > 1:
+        parts += [(f"T = {t:g} alone", one) for t, one in outcome.by_temperature.items()]
+    return parts + (list(outcome.by_domain.items()) if len(outcome.by_domain) > 1 else [])
 
 
 def _pooled_row(claim: Claim, pooled: Pooled) -> dict[str, Any]:
     return {
+        "T": at_words(pooled.temperatures),
         claim.base: pooled.base_rate,
         claim.other: pooled.other_rate,
         "ratio": ratio(pooled.relative),
@@ -132,7 +139,7 @@ def headline(finding: Finding) -> str:
         f"{pooled.n_cells} comparisons of {len(pooled.runs)} runs, {pooled.absolute.n_prompts} prompts, "
         f"{len(pooled.by_seed)} seed(s)"
     )
-    return f"{'; '.join(effects)} (over {counted})"
+    return f"{'; '.join(effects)} (over {counted}, T = {at_words(pooled.temperatures)})"
 
 
 def brief(pooled: Pooled) -> str:
@@ -186,12 +193,12 @@ def effects(claim: Claim, cells: Sequence[Cell], tone: str, effort: str = "") ->
 
 
 def pooled_effects(claim: Claim, outcomes: Sequence[Outcome], tone: str) -> go.Figure:
-    """The same over all comparisons and in each domain; for claims on modes at each kind of effort."""
+    """The same over all comparisons, at each temperature and in each domain; for claims on modes at each effort."""
     rows: list[tuple[str, Cell | Pooled]] = []
     for outcome in outcomes:
-        if outcome.pooled is not None:
-            named = {"all together": outcome.pooled} | dict(outcome.by_domain if len(outcome.by_domain) > 1 else {})
-            rows += [(", ".join(filter(None, [outcome.effort, name])), one) for name, one in named.items()]
+        for name, one in _parts(outcome):
+            at = "" if name.startswith("T =") else f"T = {at_words(one.temperatures)}"
+            rows.append((", ".join(filter(None, [outcome.effort, name, at])), one))
     return _forest(claim, rows, tone, "comparisons taken together")
 
 
