@@ -57,7 +57,7 @@ def show_how(evaluated: HomeFindings, rates: pd.DataFrame, study: str | None) ->
             "Acceptance is *exact* acceptance on the target's own text, of claim 6b *argmax* acceptance. Runs are "
             "compared only if they differ in nothing but the setting in question, on the same held-out prompts, "
             "paired by prompt. A claim's verdict is that of its weakest comparison. Nothing is called reproduced "
-            f"before {ENOUGH_SEEDS} seeds agree. A comparison is of one temperature; effects over several are averages, "
+            f"before {ENOUGH_SEEDS} seeds agree. A comparison is of one temperature; effects over several are averages "
             "and each temperature's own stands beside them. The paper does not state whether it means relative or "
             "absolute percent: both are shown, and figures are relative."
         )

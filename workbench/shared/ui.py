@@ -222,14 +222,18 @@ def follow_address(key: str, options: Sequence[str], default: Sequence[str]) -> 
 def choose_some(
     label: str, options: Sequence[str], labels: Mapping[str, str], key: str, default: Sequence[str]
 ) -> list[str]:
-    """Let the visitor choose several ids by their labels; the URL keeps the ids that differ from the default."""
+    """Let the visitor choose several ids by their labels; the URL names them only once they were chosen."""
     labels = distinct({option: labels.get(option, option) for option in options})
-    follow_address(key, options, [option for option in default if option in options])
-    if key not in st.query_params:
-        note_default(key, st.session_state[key])
-    picked: list[str] = st.multiselect(
-        label, options, format_func=labels.__getitem__, key=key, on_change=write_address, args=(key,)
-    )
+    usual, chosen_key = [option for option in default if option in options], f"_chosen_{key}"
+    follow_address(key, options, usual)
+    if usual and key not in st.query_params and not st.session_state.get(chosen_key):
+        st.session_state[key] = usual  # of the runs that are shown now
+
+    def taken() -> None:
+        st.session_state[chosen_key] = True
+        write_address(key)
+
+    picked: list[str] = st.multiselect(label, options, format_func=labels.__getitem__, key=key, on_change=taken)
     return picked
 
 

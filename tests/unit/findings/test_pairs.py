@@ -91,8 +91,8 @@ def test_any_difference_in_the_amount_of_text_is_said_with_the_versions_that_mad
     store = Store()
     store.add("sft", 0.40, tokens=7487, steps=19, **{"train.loss": "sft"})
     store.add("kl", 0.42, tokens=7367, steps=19)
-    for row, commit in zip(store.rows, ("34f6251df8", "d35f469e60"), strict=True):
-        row["provenance"]["source"] = {"commit": commit}
+    for made, commit in zip(store.rows, ("34f6251df8", "d35f469e60"), strict=True):
+        made["provenance"]["source"] = {"commit": commit}
     finding = store.findings()["white_box"]
     assert "7,487 against 7,367 target tokens, by different versions of the code (34f6251 against d35f469)" in (
         finding.cells[0].remark
