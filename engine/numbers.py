@@ -6,6 +6,12 @@ import math
 from typing import Any, Protocol
 
 MISSING = "-"
+LEAST_PROMPTS = 6  # of fewer, intervals cover less than they say (benchmarks/coverage.py): 50% of two, 88% of four
+
+
+def too_few(n: Any) -> bool:
+    """Whether an interval over so many prompts covers less than it says; no where the number is not known (0)."""
+    return n is not None and bool(0 < n < LEAST_PROMPTS)
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -19,7 +25,10 @@ def share(value: Any) -> str:
 
 
 class Estimate(Protocol):
-    """A value with an interval around it, as `engine.records.interval.Interval`; NaN is what could not be had."""
+    """A value with an interval around it, as `engine.records.interval.Interval`; NaN is what could not be had.
+
+    Where it has `n_prompts`, these decide whether the interval is shown: see `too_few`.
+    """
 
     @property
     def value(self) -> float: ...
@@ -30,17 +39,27 @@ class Estimate(Protocol):
 
 
 def bounds(estimate: Estimate, digits: int = 3) -> str:
-    """'0.390 to 0.433', or '-' where no interval could be made, as of a single prompt."""
-    low, high = estimate.low, estimate.high
-    return f"{number(low, digits)} to {number(high, digits)}" if is_number(low) and is_number(high) else MISSING
+    """'0.390 to 0.433', or '-' where there is no interval, as of a few prompts."""
+    return f"{number(estimate.low, digits)} to {number(estimate.high, digits)}" if has_bounds(estimate) else MISSING
 
 
 def interval(estimate: Estimate, digits: int = 3) -> str:
-    """'0.412 [0.390, 0.433]', the value alone where no interval could be made, or '-' without a value."""
-    value, low, high = estimate.value, estimate.low, estimate.high
-    if not is_number(value) or not (is_number(low) and is_number(high)):
-        return number(value, digits)
-    return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
+    """'0.412 [0.390, 0.433]', '0.412 (n = 2)' of too few prompts, the value alone without bounds, '-' without one."""
+    return f"{number(estimate.value, digits)} {within(estimate, digits)}".rstrip()
+
+
+def within(estimate: Estimate, digits: int = 3) -> str:
+    """'[0.390, 0.433]', '(n = 2)' of too few prompts, '' without a value or without bounds."""
+    if not is_number(estimate.value):
+        return ""
+    if too_few(n := getattr(estimate, "n_prompts", None)):
+        return f"(n = {n:.0f})"
+    return f"[{number(estimate.low, digits)}, {number(estimate.high, digits)}]" if has_bounds(estimate) else ""
+
+
+def has_bounds(estimate: Estimate) -> bool:
+    """Whether the interval of an estimate is there and rests on prompts enough."""
+    return is_number(estimate.low) and is_number(estimate.high) and not too_few(getattr(estimate, "n_prompts", None))
 
 
 def is_number(value: Any) -> bool:

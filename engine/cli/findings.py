@@ -74,7 +74,7 @@ def _recipe(report: dict[str, object], key: str) -> str:
     study = claims[key]["would_decide"]
     if study is None:
         raise DraftbenchError(
-            f"no study is needed to decide {key!r}",
+            f"no study of more runs would decide {key!r}",
             f"the verdict is: {claims[key]['verdict']} ({claims[key]['reason']})",
             "`draftbench findings` shows the evidence for each claim",
         )

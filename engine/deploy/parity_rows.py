@@ -18,7 +18,7 @@ from engine.measure.statistics import bootstrap_ratio, paired_difference, paired
 from engine.measure.text_rounds import TextRounds, for_other_texts
 from engine.models.draft import Draft
 from engine.models.load import LoadedModel
-from engine.numbers import interval
+from engine.numbers import has_bounds, interval
 from engine.records.interval import Interval
 from engine.records.parity import ParityReport, ParityRow, PartedText
 from engine.records.served import RoundTotals, ServedMeasurement
@@ -173,7 +173,7 @@ def predicted_speedup(tokens_per_round: float, gamma: int, speed: Speed | None) 
 
 def verdict(row: ParityRow, *, inside: bool) -> str:
     """What the row says, with the cause where figures part."""
-    if math.isnan(row.predicted.low) or math.isnan(row.served.value):
+    if not has_bounds(row.predicted) or math.isnan(row.served.value):
         return "too few prompts for an interval"
     parts = [f"{'inside' if inside else 'outside'} the predicted interval"]
     if row.explained is not None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from engine.measure.cost_model import break_even_alpha
 from engine.measure.decision import Answer, answer_of
 from engine.measure.predicted_speed import GammaChoice, GammaSpeed, acceptance_for, draft_seconds_for
-from engine.measure.speed_words import LEAST_PROMPTS, verdict
-from engine.numbers import interval, is_number, number
+from engine.measure.speed_words import verdict
+from engine.numbers import LEAST_PROMPTS, interval, is_number, number
 from engine.records.interval import Interval
 
 

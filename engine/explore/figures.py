@@ -67,6 +67,8 @@ _OTHERS = {  # columns that are not set against each other
     "speedup_high": "Speed-up, upper bound",
     "initial": "Exact acceptance before training",
     "n_tokens": "Measured tokens",
+    "watched": "Prompts watched while training",
+    "speedup_prompts": "Prompts of the timing",
 }
 _SECTIONS = {"train": "training", "measure": "measurement", "prompts": "prompts", "resources": "machine"}
 _SAME = {  # settings of the recipe that have a column of their own
@@ -98,6 +100,12 @@ def _figure(name: str) -> Figure | None:
     if "." in name and name not in _SAME:
         return Figure(name, setting_title(name), "setting")
     return None
+
+
+def rate_of(name: str) -> tuple[str, float] | None:
+    """('tau', 0.7) of the column `tau_0_7`; None for a column that is no rate."""
+    match = _RATE.fullmatch(name)
+    return (match[1], float(match[2].replace("_", "."))) if match else None
 
 
 def title_of(name: str) -> str:

@@ -41,7 +41,7 @@ def as_json(evaluated: HomeFindings, study: str | None = None) -> dict[str, Any]
 
 
 def claim_json(finding: Finding, evaluated: HomeFindings) -> dict[str, Any]:
-    """One claim: verdict, headline, by effort, by domain, cells, and the study that would decide it."""
+    """One claim: verdict, headline, by effort, temperature and domain, cells, and the study that would decide it."""
     claim, headline = finding.claim, finding.headline
     study = evaluated.wanted[claim.key].study
     return {
@@ -57,13 +57,14 @@ def claim_json(finding: Finding, evaluated: HomeFindings) -> dict[str, Any]:
         "verdict": finding.verdict,
         "reason": finding.reason,
         "sentence": sentence(finding),
+        "fairness": finding.fairness,
         "headline": pooled_json(claim, headline.pooled),
         **(
             {"effort": headline.effort, "by_effort": [_effort(claim, one) for one in finding.outcomes]}
             if claim.by_effort
             else {}
         ),
-        "by_domain": {name: pooled_json(claim, pooled) for name, pooled in headline.by_domain.items()},
+        **_parts(claim, headline),
         "cells": [cell_json(claim, cell, evaluated) for cell in finding.cells],
         "would_decide": None if study is None else study_json(study),
     }
@@ -88,6 +89,14 @@ def _effort(claim: Claim, outcome: Outcome) -> dict[str, Any]:
         "verdict": outcome.verdict,
         "reason": outcome.reason,
         "headline": pooled_json(claim, outcome.pooled),
+        **_parts(claim, outcome),
+    }
+
+
+def _parts(claim: Claim, outcome: Outcome) -> dict[str, Any]:
+    """The effect at each temperature alone, and in each domain alone."""
+    return {
+        "by_temperature": {f"{t:g}": pooled_json(claim, pooled) for t, pooled in outcome.by_temperature.items()},
         "by_domain": {name: pooled_json(claim, pooled) for name, pooled in outcome.by_domain.items()},
     }
 
@@ -101,6 +110,7 @@ def pooled_json(claim: Claim, pooled: Pooled | None) -> dict[str, Any] | None:
         "base_rate": pooled.base_rate,
         "other_rate": pooled.other_rate,
         "n_prompts": pooled.absolute.n_prompts,
+        "temperatures": list(pooled.temperatures),
         "n_cells": pooled.n_cells,
         "n_runs": len(pooled.runs),
         "seeds": len(pooled.by_seed),

@@ -5,11 +5,13 @@ held-out prompts, and paired by prompt. Repetitions with other seeds are average
 prompt; the prompt is what the bootstrap resamples, and no claim is called reproduced before
 three seeds point the same way. A claim's verdict is that of its weakest cell; beside it stands the
 effect over all cells (how: `pooling`). Offline against online is judged at each kind of effort on its
-own (why: `efforts`), and the headline is the one at the modes' own schedules.
+own (why: `efforts`), and the headline is the one at the modes' own schedules. A comparison is of one temperature; what
+is pooled over several is named with them and stands beside the effect at each, which is what the paper reports.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -64,6 +66,7 @@ class Pooled:
     base_rate: Real
     other_rate: Real
     by_seed: tuple[Real, ...]  # of the seeds that every cell has
+    temperatures: tuple[float, ...]  # averaged over
     n_cells: int
     runs: tuple[str, ...]
     verdict: str
@@ -80,6 +83,7 @@ class Outcome:
     cells: tuple[Cell, ...]
     pooled: Pooled | None = None
     by_domain: Mapping[str, Pooled] = field(default_factory=dict)
+    by_temperature: Mapping[float, Pooled] = field(default_factory=dict)  # the whole again, at each alone
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,16 @@ class Finding:
     @property
     def reason(self) -> str:
         return self.headline.reason
+
+    @property
+    def fairness(self) -> str:
+        """How many of the comparisons that count are not wholly fair, with the most frequent reason; '' if all are."""
+        counted = [cell for cell in self.cells if cell.counts]
+        remarks = Counter(cell.remark for cell in counted if cell.remark)
+        if not remarks:
+            return ""
+        (most, _), *_ = remarks.most_common(1)
+        return f"{remarks.total()} of {len(counted)} comparisons are not wholly fair. Most often: {most}"
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -141,16 +155,26 @@ def _usual(places: Iterable[Place]) -> dict[tuple[str, str], Place]:
 
 
 def _outcome(claim: Claim, effort: str, measured: Sequence[_Measured]) -> Outcome:
-    domains: dict[str, list[_Measured]] = {}
-    for m in (m for m in measured if m.cell.counts):
-        domains.setdefault(str(m.cell.where.get("domain")), []).append(m)
+    counting = [m for m in measured if m.cell.counts]
+    domains = _domains(counting)
     by_domain = {name: _pool(claim, [group]) for name, group in sorted(domains.items())}
+    by_temperature = {
+        t: _pool(claim, list(_domains([m for m in counting if m.cell.temperature == t]).values()))
+        for t in sorted({m.cell.temperature for m in counting})
+    }
     pooled = _pool(claim, list(domains.values())) if domains else None
     cells = _without_chance([m.cell for m in measured])
     counted = [cell for cell in cells if cell.counts]
     seen_in = {cell.where.get(claim.breadth[0]) for cell in counted if cell.verdict != FEW}
     verdict, reason = overall(claim, [(cell.verdict, cell.reason) for cell in counted], len(seen_in))
-    return Outcome(effort, verdict, reason, cells, pooled, by_domain)
+    return Outcome(effort, verdict, reason, cells, pooled, by_domain, by_temperature)
+
+
+def _domains(measured: Iterable[_Measured]) -> dict[str, list[_Measured]]:
+    domains: dict[str, list[_Measured]] = {}
+    for m in measured:
+        domains.setdefault(str(m.cell.where.get("domain")), []).append(m)
+    return domains
 
 
 def _without_chance(cells: Sequence[Cell]) -> tuple[Cell, ...]:
@@ -171,9 +195,17 @@ def _pool(claim: Claim, domains: Sequence[Sequence[_Measured]]) -> Pooled:
     seeds = [seed for seed in every[0].by_seed if all(seed in m.by_seed for m in every)]
     by_seed = tuple(_difference([[m.by_seed[seed] for m in group] for group in domains]) for seed in seeds)
     verdict, reason = judge_cell(claim, whole.relative, whole.absolute, by_seed)
-    runs = tuple(dict.fromkeys(run for m in every for run in m.cell.runs))
     return Pooled(
-        whole.relative, whole.absolute, whole.base_rate, whole.other_rate, by_seed, len(every), runs, verdict, reason
+        whole.relative,
+        whole.absolute,
+        whole.base_rate,
+        whole.other_rate,
+        by_seed,
+        tuple(sorted({m.cell.temperature for m in every})),
+        len(every),
+        tuple(dict.fromkeys(run for m in every for run in m.cell.runs)),
+        verdict,
+        reason,
     )
 
 

@@ -15,6 +15,7 @@ from engine.findings.evaluate import Cell, Finding
 from engine.findings.runs import SEEDS, Run
 from engine.findings.study_grid import MissingStudy, grid_of, study_recipe
 from engine.findings.verdicts import ENOUGH_SEEDS, FEW, NOT
+from engine.numbers import LEAST_PROMPTS
 
 _NEAR = ("target", "domain", "heldout")  # what two nearly comparable runs must have in common
 _MOST = 4
@@ -110,7 +111,13 @@ def missing_study(finding: Finding, runs: Sequence[Run], runs_folder: Path | Non
         return _study(finding.claim, start, finding.claim.missing(start), seeds, folder)
     if short and not finding.claim.paired:
         return _more_sources(finding, short, known, folder)
-    return _more_seeds(finding, short, known, folder) if short else _more_places(finding, known, folder)
+    if not short:
+        return _more_places(finding, known, folder)
+    study = _more_seeds(finding, short, known, folder)
+    if any(math.isnan(cell.absolute.low) for cell in counted):
+        prompts = f"first name at least {LEAST_PROMPTS} held-out prompts in it (prompts.heldout)"
+        study = replace(study, why=f"{study.why}; {prompts}: fewer give no interval")
+    return study
 
 
 def _more_seeds(finding: Finding, short: Sequence[Cell], known: Mapping[str, Run], folder: Path) -> MissingStudy:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from engine.findings.pairs import SignedRuns
 from engine.measure.compare import Sums, same_answers
 from engine.measure.statistics import LEVEL, SAMPLES, percentile_interval
+from engine.numbers import LEAST_PROMPTS
 from engine.records.interval import Interval
 
 NO_VALUE = Interval(math.nan, math.nan, math.nan, 0)
@@ -130,8 +131,8 @@ def effect(domains: Sequence[Sequence[Part]], *, ratio: bool = True, samples: in
     """The effect over the cells of each domain, domains weighed equally (see above); one cell is `[[part]]`.
 
     Sides on the same held-out prompts are drawn together, sides on different ones (a generic draft on its own target
-    and on another) independently. With fewer than two prompts on a side there is no interval. `ratio=False` for sides
-    whose rate may be zero or below, such as leads.
+    and on another) independently. Of fewer than `LEAST_PROMPTS` prompts in a set there is no interval. `ratio=False`
+    for sides whose rate may be zero or below, such as leads.
     """
     strata = _strata(domains)
     sides = [[_added([part[place] for part in parts], strata) for parts in domains] for place in (0, 1)]
@@ -208,7 +209,7 @@ def _count(sides: Sequence[_Added], strata: dict[str, pd.Index]) -> int:
 def _interval(value: _Floats, drawn: _Floats, n_prompts: int, strata: dict[str, pd.Index]) -> Interval:
     """An interval of `n_prompts`, as wide as all prompts that were drawn, set by set, make it."""
     sizes = [len(prompts) for prompts in strata.values()]
-    if min(sizes) < 2:
+    if min(sizes) < LEAST_PROMPTS:
         return Interval(float(value[0]), math.nan, math.nan, n_prompts)
     interval = percentile_interval(float(value[0]), drawn, sum(sizes), strata=len(sizes), level=LEVEL)
     return replace(interval, n_prompts=n_prompts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Mapping, Sequence
 
+from engine.findings.efforts import TOLERANCE
 from engine.findings.pairs import Pair, Place, SignedRuns
 from engine.findings.runs import Run
 
@@ -30,19 +31,30 @@ def unequal_effort(pairs: Sequence[Pair], known: Mapping[str, Run], *, of_querie
 
     `of_queries`: whether the number of queries is one of them; not where the claim is about it.
     """
-    amounts = []
+    amounts, modes = [], {known[run].facts["train.mode"] for pair in pairs for run in pair.runs}
+    tolerance = TOLERANCE if len(modes) > 1 else 0.0  # two modes never see exactly as much
     for key, unit in (("n_train", "queries"), ("steps_done", "optimiser steps"), ("tokens_seen", "target tokens")):
         sides = _efforts(pairs, known, key)
         if sides is None or (key == "n_train" and not of_queries):
             continue
         base, other = (sum(side) / len(side) for side in sides)
-        if base and abs(other / base - 1) > 0.02:
+        if base and abs(other / base - 1) > tolerance:
             amounts.append(f"{base:,.0f} against {other:,.0f} {unit}")
     if not amounts:
         return ""
     if not of_queries:
         return f"More queries were more training too: {', '.join(amounts)}."
-    return f"The sides were not trained on equally much: {', '.join(amounts)}."
+    return f"The sides were not trained on equally much: {', '.join(amounts)}{_versions(pairs, known)}."
+
+
+def _versions(pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
+    """', by different versions of the code (34f6251 against d35f469)' where they were: that may be why."""
+    sides = [
+        sorted({str(known[run].effort.get("commit")) for pair in pairs for run, _ in side(pair)}) for side in _SIDES
+    ]
+    if sides[0] == sides[1] or "None" in (*sides[0], *sides[1]):
+        return ""
+    return f", by different versions of the code ({' against '.join(' and '.join(side) for side in sides)})"
 
 
 def unequal_choice(pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:

@@ -33,7 +33,9 @@ class Run:
 
     id: str
     facts: Facts
-    effort: Mapping[str, Any] = field(default_factory=dict)  # steps_done, tokens_seen, best_step, n_train, evaluations
+    effort: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # steps_done, tokens_seen, best_step, n_train, commit, evaluations
     config: Mapping[str, Any] = field(default_factory=dict)
     draft_sha256: str | None = None  # of the weights that were measured
 
@@ -78,7 +80,7 @@ def _run(row: Mapping[Any, Any]) -> Run:
     facts = facts_of(config, provenance)
     steps, every = training.steps_done, config.get("train", {}).get("eval_every")
     effort: dict[str, Any] = {key: getattr(training, key) for key in ("steps_done", "tokens_seen", "best_step")}
-    effort["n_train"] = facts["n_train"]
+    effort["n_train"], effort["commit"] = facts["n_train"], (provenance.source.commit or "")[:7] or None
     # the best draft was chosen from so many: before the first step, every `eval_every` steps, after the last
     effort["evaluations"] = 1 + math.ceil(steps / every) if steps and every else None
     hash(tuple(facts.values()))  # they are compared, and are keys

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from engine.findings.claim import Claim
+from engine.numbers import LEAST_PROMPTS
 from engine.records.interval import Interval
 
 BETTER, REPRODUCED, SAME = "better than the paper says", "reproduced", "same direction"
@@ -21,7 +22,7 @@ def judge_cell(claim: Claim, relative: Interval, absolute: Interval, by_seed: Se
     if not by_seed:
         return FEW, "no seed is common to all comparisons"
     if math.isnan(low):
-        return FEW, "fewer than two common prompts give no interval"
+        return FEW, f"too few prompts: fewer than {LEAST_PROMPTS} in common give no interval"
     clear = low > 0 and all(claim.sign * value > 0 for value in by_seed)
     better = is_better(claim, relative, absolute)
     if len(by_seed) < ENOUGH_SEEDS:

@@ -12,6 +12,7 @@ _COLUMNS = {
     "draft_parameters": "TRY_CAST(provenance->>'$.draft_parameters.total' AS DOUBLE)",
     "cost_ratio": "TRY_CAST(summary->>'$.speed.cost_ratio' AS DOUBLE)",
     "speedup_transformers": "TRY_CAST(summary->>'$.speed.speedup_over_transformers.value' AS DOUBLE)",
+    "watched": "TRY_CAST(provenance->>'$.prompts.watched' AS DOUBLE)",
     "threads": "TRY_CAST(summary->>'$.conditions.threads' AS DOUBLE)",
     "quantize": "summary->>'$.conditions.quantize'",
     "processor": "coalesce(provenance->>'$.measurement.machine.processor', provenance->>'$.machine.processor')",
@@ -20,8 +21,8 @@ _COLUMNS = {
 
 def efforts(con: duckdb.DuckDBPyConnection, run_ids: pd.Series[str]) -> pd.DataFrame:
     """A row per id, with its index: train_s (seconds), tokens_seen (of the target's text), draft_parameters,
-    cost_ratio (c), speedup_transformers, and threads, quantize and processor of the measurement; NaN or None where not
-    known."""
+    cost_ratio (c), speedup_transformers, watched (prompts), and threads, quantize and processor of the measurement;
+    NaN or None where not known."""
     columns = ", ".join(f"{where} AS {name}" for name, where in _COLUMNS.items())
     rows = con.execute(f"SELECT run_id, {columns} FROM runs").df().set_index("run_id")
     aligned: pd.DataFrame = rows.reindex(run_ids).set_axis(run_ids.index)

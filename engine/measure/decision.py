@@ -13,8 +13,8 @@ from typing import Literal
 
 from engine.catalogue import servers_by_rate
 from engine.measure.predicted_speed import draft_seconds_for
-from engine.measure.speed_words import LEAST_PROMPTS, compared, load_words, timed, verdict
-from engine.numbers import interval, is_number, number
+from engine.measure.speed_words import compared, load_words, timed, verdict
+from engine.numbers import LEAST_PROMPTS, has_bounds, interval, is_number, number, too_few
 from engine.records.interval import Interval
 from engine.records.speed import Speed
 from engine.records.summary import Metric, Summary
@@ -123,7 +123,7 @@ def _costs(speed: Speed) -> list[str]:
 
 def _narrower(ratios: Sequence[Interval | None]) -> list[str]:
     known = [ratio for ratio in ratios if ratio is not None]
-    if any(ratio.n_prompts is not None and ratio.n_prompts < LEAST_PROMPTS for ratio in known):
+    if any(too_few(ratio.n_prompts) for ratio in known):
         return [f"time at least {LEAST_PROMPTS} prompts (measure.speed_prompts): fewer have no interval to trust"]
     if any(verdict(ratio) == "not clearly faster" for ratio in known):
         return ["an interval holds 1: more prompts (measure.speed_prompts) or an idle machine narrow it"]
@@ -167,9 +167,11 @@ def _rule(summary: Summary, metrics: Sequence[Metric], temperature: float) -> li
     ours = "argmax" if summary.conditions.proposals == "argmax" else "exact"
     other = "exact" if ours == "argmax" else "argmax"
     rates = {row.metric: row for row in metrics if row.draft == "trained" and row.temperature == temperature}
-    if temperature == 0 or not {ours, other} <= set(rates) or not rates[other].low > rates[ours].high:
+    if temperature == 0 or not {ours, other} <= set(rates):
         return []
-    values = [interval(Interval(row.value, row.low, row.high)) for row in (rates[other], rates[ours])]
+    if not (has_bounds(rates[other]) and has_bounds(rates[ours]) and rates[other].low > rates[ours].high):
+        return []
+    values = [interval(rates[name]) for name in (other, ours)]
     return [
         f"servers that go by `{other}` ({', '.join(servers_by_rate()[other])}) accept {values[0]} where `{ours}` is "
         f"{values[1]}: `draftbench served predict RUN`"

@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from engine.measure.speed_words import LEAST_PROMPTS
-from engine.numbers import MISSING, is_number
+from engine.numbers import LEAST_PROMPTS, MISSING, is_number
 from engine.records.interval import Interval
 
 

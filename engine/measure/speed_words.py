@@ -5,13 +5,11 @@ One place for every report, card and page, so that none calls 1.07 [0.97, 1.18] 
 
 from __future__ import annotations
 
-from engine.numbers import MISSING, bounds, is_number, number
+from engine.numbers import LEAST_PROMPTS, is_number, number, within
 from engine.records.interval import Interval
 from engine.records.provenance import Machine, Provenance
 from engine.records.speed import MachineLoad, Speed
 from engine.records.summary import Summary
-
-LEAST_PROMPTS = 6  # of fewer, intervals cover less than they say (benchmarks/coverage.py): 50% of two, 88% of four
 
 _BUSY = 0.1  # share of the cores that others keep busy, from which times say little
 
@@ -48,9 +46,8 @@ def timed(speed: Speed) -> list[tuple[Interval, str]]:
 
 
 def compared(ratio: Interval, name: str) -> str:
-    """One ratio in words: '1.07x plain decoding [1.02, 1.13]: faster'."""
-    within = "" if bounds(ratio) == MISSING else f" [{number(ratio.low, 2)}, {number(ratio.high, 2)}]"
-    return f"{number(ratio.value, 2)}x {name}{within}: {verdict(ratio)}"
+    """One ratio in words: '1.07x plain decoding [1.02, 1.13]: faster'; 'n = 4' in place of too few prompts' bounds."""
+    return f"{number(ratio.value, 2)}x {name} {within(ratio, 2)}".rstrip() + f": {verdict(ratio)}"
 
 
 def is_busy(load: float, cores: int | None) -> bool:

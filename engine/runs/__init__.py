@@ -14,6 +14,7 @@ measurement  measuring the trained draft against the untrained one
 step_times   timing a run's draft by batch size and context length
 pair         a target and its draft, loaded by name
 comparison   two runs compared: what `draftbench compare` prints
+trained_alike  whether trainings that look alike saw the same text
 listing      runs as rows
 description  everything about one run
 labels       title, tags, note, pin, archive, baseline

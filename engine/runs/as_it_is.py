@@ -25,7 +25,7 @@ _BRIEF: dict[str, Any] = {
     "max_new_tokens": 32,
     "heldout_prompts": 12,
     "trace_prompts": 4,
-    "speed_prompts": 6,  # the fewest with an interval to trust: `engine.measure.speed_words.LEAST_PROMPTS`
+    "speed_prompts": 6,  # the fewest with an interval to trust: `engine.numbers.LEAST_PROMPTS`
     "speed_tokens": 24,
     "certificate_prompts": 2,
     "certificate_tokens": 8,

@@ -23,8 +23,10 @@ _EFFORT = ("n_train", "steps_done")
 def cells(runs: pd.DataFrame, values: pd.DataFrame, domain: str, target: str, temperature: float) -> pd.DataFrame:
     """The frame of `charts.heat_map`: exact acceptance of the runs of a domain and target, by loss, scenario and mode.
 
-    A cell shows the runs with the most training queries and, among these, the most steps: a mean over several sizes
-    would say nothing about the loss. `n_train` is their size, `passed_over` counts the others. Where several remain, as
+    A mean over several sizes would say nothing about the loss, nor would a row of them. So a cell shows the runs of the
+    number of training queries that most cells have and, among these, of the most steps; one without that number shows
+    its largest, and then each row is named with its number. `n_train` is a cell's, `passed_over` counts the other runs
+    of its loss, scenario and mode. Where several remain, as
     with other seeds, the cell holds the mean of their values and of their bounds; `sets` counts the sets of held-out
     prompts that they were measured on, `run_ids` names them. Archived runs and those whose certificate failed are left
     out.
@@ -40,8 +42,10 @@ def cells(runs: pd.DataFrame, values: pd.DataFrame, domain: str, target: str, te
     known = fit[["run_id", *_CELL, "seed", "heldout_hash", *_EFFORT]].merge(here, on="run_id").dropna(subset=["value"])
     known[_CELL] = known[_CELL].fillna("unknown")
     known["mode"] = known["mode"].map(mode_word)
-    before = known.groupby(_CELL).run_id.nunique().rename("before")
-    known = _most_trained(known)
+    known["before"] = known.groupby(_CELL).run_id.transform("nunique")
+    known = _most_trained(_of_the_usual_size(known))
+    if known.n_train.nunique(dropna=False) > 1:
+        known["loss"] = [f"{loss}, {size_words(n)}" for loss, n in zip(known.loss, known.n_train, strict=True)]
     cells = known.groupby(_CELL).agg(
         value=("value", "mean"),
         low=("low", "mean"),
@@ -54,9 +58,24 @@ def cells(runs: pd.DataFrame, values: pd.DataFrame, domain: str, target: str, te
         most=("value", "max"),
         n_train=("n_train", "max"),
         run_ids=("run_id", lambda ids: list(dict.fromkeys(ids))),
+        before=("before", "max"),
     )
-    cells = cells.join(before)
     return cells.assign(passed_over=cells.before - cells.runs).drop(columns="before").reset_index()
+
+
+def size_words(n_train: float) -> str:
+    """'200 queries'."""
+    return "queries not known" if pd.isna(n_train) else f"{n_train:,.0f} queries"
+
+
+def _of_the_usual_size(known: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the number of queries that most cells have, the larger of equals; all of a cell that has none."""
+    sizes = known.drop_duplicates([*_CELL, "n_train"]).n_train.value_counts()
+    if sizes.empty:
+        return known
+    usual = known.n_train == max(sizes.index, key=lambda size: (sizes[size], size))
+    kept: pd.DataFrame = known[usual | ~usual.groupby([known[key] for key in _CELL]).transform("any")]
+    return kept
 
 
 def _most_trained(known: pd.DataFrame) -> pd.DataFrame:
@@ -72,13 +91,13 @@ def remarks(cells: pd.DataFrame) -> list[str]:
     notes, sizes = [], cells.n_train.dropna()
     if sizes.nunique() > 1:
         notes.append(
-            f"The cells differ in training queries, {sizes.min():,.0f} to {sizes.max():,.0f}, which explains part of "
-            "their differences. Choose a study to compare runs of one size."
+            f"The rows differ in training queries, {sizes.min():,.0f} to {sizes.max():,.0f}, which explains part of "
+            "their differences: compare within a row, or choose a study of one size."
         )
     if (cells.passed_over > 0).any():
         notes.append(
-            "A cell shows the runs with the most training queries and, among these, the most steps: "
-            f"{int(cells.passed_over.sum())} runs with fewer are not shown."
+            "A cell shows the runs of the number of training queries that most cells have, else of its largest, and "
+            f"among these of the most steps: {int(cells.passed_over.sum())} runs are not shown."
         )
     if (cells.runs > 1).any():
         notes.append("Where several remain, it shows the mean of their values and of their bounds.")
@@ -176,11 +195,10 @@ _OF_THE_DRAFTS = ("runs", "baseline", "against", "prompt")  # parameters that na
 def map_view(cells: pd.DataFrame, temperature: float, subject: str) -> View:
     """The map as a figure; `subject`: its domain and target."""
     n, seeds = int(cells.runs.sum()), int(cells.seeds.max())
-    several = ", for several runs the mean of their intervals" if (cells.runs > 1).any() else ""
-    note = (
-        f"T = {temperature:g}, {n} runs, up to {seeds} seed{'s' if seeds > 1 else ''} per cell; "
-        f"[{charts.INTERVAL}{several}]"
-    )
+    within = chart_parts.interval_note(cells)
+    if (chart_parts.has_interval(cells) & (cells.runs > 1)).any():
+        within += ", for several runs the mean of their intervals"
+    note = f"T = {temperature:g}, {n} runs, up to {seeds} seed{'s' if seeds > 1 else ''} per cell; [{within}]"
     described = "; ".join(f"{c.loss}, {c.scenario}, {c.mode}: {c.value:.3f}" for c in cells.itertuples())
     return View(
         f"acceptance-map-T{temperature:g}",

@@ -31,7 +31,7 @@ def rates(comparison: Comparison, metric: str) -> View:
     """One rate of each draft with its interval, and the untrained draft's."""
     rows = comparison.rates[(comparison.rates.metric == metric) & comparison.rates.value.notna()]
     values = "; ".join(f"{r.label} {r.value:.3f}" for r in rows.itertuples())
-    note = f"{comparison.noted(metric)}; {charts.INTERVAL}"
+    note = f"{comparison.noted(metric)}; {parts.interval_note(rows)}"
     return view_of(
         comparison,
         file_name(f"rate-{metric}", comparison),
@@ -60,7 +60,7 @@ def curve(comparison: Comparison, rows: pd.DataFrame, axis: str, kind: str) -> V
 
 def slots(comparison: Comparison) -> View:
     """Acceptance by position in the proposal."""
-    note = f"{traced(comparison)}, T = {comparison.temperature:g}; {charts.INTERVAL}"
+    note = f"{traced(comparison)}, T = {comparison.temperature:g}; {parts.interval_note(comparison.slots)}"
     alt = "Joint and conditional acceptance at each position of the proposal, a line a draft"
     return view_of(
         comparison,
@@ -95,7 +95,7 @@ def speed(comparison: Comparison) -> View:
     n = sorted({str(one.speedup.n_prompts if one.speedup else "?") for one in speeds.values()})
     note = (
         f"n = {' or '.join(n)} prompts in pairs, {' or '.join(conditions)}, batch 1; "
-        f"measured point with {charts.INTERVAL}"
+        f"measured point: {charts.clocked_note(speeds)}"
     )
     alt = "Speed-up over plain decoding by gamma: two models as curves, and the measured point, for each draft"
     return view_of(comparison, "speed-up", alt, lambda tone: charts.speedup_by_gamma(speeds, tone, note), frame)
@@ -104,7 +104,7 @@ def speed(comparison: Comparison) -> View:
 def groups(comparison: Comparison, metric: str) -> View:
     """The rate by prompt group."""
     frame = rates_by_group(comparison, metric)
-    note = f"{comparison.noted(metric)}; {charts.INTERVAL}, none for a group of one prompt"
+    note = f"{comparison.noted(metric)}; {parts.interval_note(frame)}"
     alt = f"{RATES[metric].title} by prompt group, a bar a draft"
     return view_of(
         comparison,

@@ -9,7 +9,7 @@ import streamlit as st
 
 from engine.catalogue import SERVERS_NOTE
 from engine.measure import definitions
-from engine.measure.speed_words import LEAST_PROMPTS
+from engine.numbers import LEAST_PROMPTS
 from engine.records.study_tag import of_study
 from workbench.compare import by_study, every_run, figures, report, speeds, tables
 from workbench.compare import prompts as compare_prompts
@@ -143,6 +143,8 @@ def rates(comparison: Comparison, metric: str) -> None:
         f"▲ and ▼ mark changes whose 95% interval excludes zero, ≈ those whose interval holds it; changes over fewer "
         f"than {LEAST_PROMPTS} prompts have no interval and no mark."
     )
+    for sentence in tables.unequal_training(comparison):
+        st.caption(f":material/warning: {ui.text(sentence)}.")
     paper = tables.paper_table(comparison)
     caption = f"Acceptance, {comparison.circumstances}, {charts.INTERVAL}; n in each row"
     caption += f". Δ is the paired change from {comparison.letter}" if len(comparison.drafts) > 1 else ""

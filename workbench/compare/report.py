@@ -63,6 +63,7 @@ def comparison_report(
         "<h2>Rates</h2>",
         rates_table(comparison),
         not_comparable(comparison),
+        *(f'<p class="faint">{_safe(sentence)}.</p>' for sentence in tables.unequal_training(comparison)),
         "<h2>Figures</h2>",
         *figures_html(views, interactive),
         *sections,

@@ -22,7 +22,7 @@ from engine.slices.slices import FEW_PROMPTS, FEW_TOKENS, Slice
 from engine.slices.tokens import BY, PAST_THE_END
 from workbench.compare.comparison import Comparison
 from workbench.compare.figures import View, file_name, view_of
-from workbench.shared import charts, queries, slice_chart, ui, url_warnings
+from workbench.shared import chart_parts, charts, queries, slice_chart, ui, url_warnings
 
 WAYS = {
     "kind": "Kind of token",
@@ -158,7 +158,7 @@ def _row(label: str, item: Slice) -> dict[str, Any]:
 def figure(comparison: Comparison, metric: str, by: str, shown: Shown) -> View:
     """The rate by slice of each draft, with the share of the refusals."""
     rows = frame(comparison, shown)
-    note = f"{comparison.noted(metric)}; {charts.INTERVAL}"
+    note = f"{comparison.noted(metric)}; {chart_parts.interval_note(rows)}"
     what = BY[by].split(":")[0]
     most = rows.sort_values("refusal_share", ascending=False).drop_duplicates("label")
     worst = "; ".join(f"{row.label}: most in {row.slice}" for row in most.itertuples())

@@ -10,11 +10,10 @@ import streamlit as st
 
 from engine.deploy.by_gamma import SpeedByGamma, speed_by_gamma
 from engine.errors import DraftbenchError
-from engine.numbers import number
+from engine.numbers import has_bounds, number, within
 from engine.records.interval import Interval
 from workbench.compare.comparison import Comparison
 from workbench.shared import queries, ui
-from workbench.shared.chart_parts import bounds
 
 Table = Callable[[pd.DataFrame, str, str, str], None]  # frame, file name, caption, key
 
@@ -112,7 +111,7 @@ def _at(one: SpeedByGamma, gamma: int) -> str:
 def _times(speedup: Interval | None) -> str:
     if speedup is None:
         return "–"
-    return f"{number(speedup.value, 2)}x {bounds(speedup.low, speedup.high, 2)}".rstrip()
+    return f"{number(speedup.value, 2)}x {within(speedup, 2)}".rstrip()
 
 
 def remarks(speeds: Mapping[str, SpeedByGamma], gamma: int | None) -> list[str]:
@@ -137,5 +136,5 @@ def _misses(one: SpeedByGamma) -> bool:
     return any(
         gamma in one.predicted and not speedup.low <= one.predicted[gamma].value <= speedup.high
         for gamma, speedup in one.measured.items()
-        if speedup.low == speedup.low
+        if has_bounds(speedup)
     )

@@ -12,15 +12,15 @@ from engine.index.queries import Run
 from engine.measure import speed_words
 from engine.measure.decision import decide
 from engine.measure.definitions import OTHERS, RATES
-from engine.numbers import number, share
+from engine.numbers import interval, number, share
 from engine.records.interval import Interval
 from engine.records.summary import Conditions
 from engine.records.training import Training
 from engine.runs.draft_size import DraftSize, draft_size
 from engine.runs.folder import RunFolder
+from engine.runs.trained_alike import unequal_text
 from workbench.compare.comparison import Comparison, Draft, at_temperature, change_words, rate_words, word
 from workbench.shared import queries
-from workbench.shared.chart_parts import bounds
 
 
 def paper_table(comparison: Comparison) -> pd.DataFrame:
@@ -74,9 +74,9 @@ def speed_table(comparison: Comparison) -> pd.DataFrame:
         rows.append(
             {
                 "draft": draft.label,
-                "speed-up (times)": _measured(gain, 2),
-                "plain (tokens/s)": _measured(speed.tokens_per_s.get("plain", Interval()), 1),
-                "speculative (tokens/s)": _measured(speed.tokens_per_s.get("speculative", Interval()), 1),
+                "speed-up (times)": interval(gain, 2),
+                "plain (tokens/s)": interval(speed.tokens_per_s.get("plain", Interval()), 1),
+                "speculative (tokens/s)": interval(speed.tokens_per_s.get("speculative", Interval()), 1),
                 "verdict": decide(draft.run.summary, []).answer,
                 "c": number(speed.cost_ratio),
                 "time: draft, verify, rest": ", ".join(map(share, (split.draft, split.verify, split.overhead))),
@@ -94,10 +94,6 @@ def verdicts(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame(
         {"draft": label, "verdict": decision.answer, "why": "; ".join(decision.reasons)} for label, decision in decided
     )
-
-
-def _measured(estimate: Interval, digits: int) -> str:
-    return f"{number(estimate.value, digits)} {bounds(estimate.low, estimate.high, digits)}".rstrip()
 
 
 def timing_differs(comparison: Comparison) -> str:
@@ -184,6 +180,11 @@ def _origin(draft: Draft) -> dict[str, str]:
         "commit": commit,
         "machine": _known(origin.machine and origin.machine.processor),
     }
+
+
+def unequal_training(comparison: Comparison) -> list[str]:
+    """What differed in the text of trainings that look alike."""
+    return unequal_text({draft.label[0]: (draft.run.provenance, draft.run.training) for draft in comparison.drafts})
 
 
 def _on_disk(size: DraftSize) -> str:

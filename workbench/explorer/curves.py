@@ -39,6 +39,38 @@ def temperature_of(points: pd.DataFrame) -> str:
     return f", T = {known[0]:g}" if len(known) == 1 else ""
 
 
+def over_seeds(points: pd.DataFrame, recipes: pd.Series[str]) -> pd.DataFrame:
+    """The mean over the seeds of each recipe, with the least and the most, at the steps that all its seeds have.
+
+    `points`: as `queries.curve`; `recipes`: run id -> a name that seeds share. `run_id` of a row is a recipe's first
+    run; `seeds` says how many it is of. A recipe of one seed stays as it is, with `low` and `high` equal to its value.
+    """
+    named = points.assign(recipe=points.run_id.map(recipes).fillna(points.run_id))
+    every = named.groupby("recipe").run_id
+    named = named.assign(seeds=every.transform("nunique"), first=every.transform("first"))
+    groups = named.groupby(["first", "kind", "temperature", "step"], dropna=False)
+    mean = groups.agg(
+        value=("value", "mean"),
+        low=("value", "min"),
+        high=("value", "max"),
+        tokens_seen=("tokens_seen", "mean"),
+        seconds=("seconds", "mean"),
+        seeds=("seeds", "first"),
+        here=("run_id", "nunique"),
+    )
+    mean = mean.reset_index().rename(columns={"first": "run_id"})
+    return mean[mean.here == mean.seeds].drop(columns="here")
+
+
+def watched_words(runs: pd.DataFrame) -> str:
+    """'10 watched prompts', '10 to 30 watched prompts', 'the watched prompts' where their number is not known."""
+    known = runs.watched.dropna() if "watched" in runs else pd.Series(dtype=float)
+    if known.empty:
+        return "the watched prompts"
+    low, high = int(known.min()), int(known.max())
+    return (f"{low} watched prompts" if low == high else f"{low} to {high} watched prompts") + ", no interval"
+
+
 def draw(
     points: pd.DataFrame,
     runs: pd.DataFrame,
@@ -61,10 +93,11 @@ def draw(
         vertical_spacing=0.08,
         subplot_titles=[
             "training loss" + (f", smoothed ({weight:g})" if weight else ""),
-            f"exact acceptance of the watched prompts{temperature_of(points)}",
+            f"exact acceptance of {watched_words(runs)}{temperature_of(points)}",
         ],
     )
-    parts.dress(figure, f"Learning curves by {charts.AXES[axis]}", f"{len(runs)} runs; both panels zoom together", tone)
+    title = f"Learning curves by {charts.AXES[axis]}"
+    parts.dress(figure, title, f"{counted(points, runs)}; both panels zoom together", tone)
     colours = colouring(runs, colour.name if colour else "", colour.title if colour else "")
     by_run = dict(iter(points.groupby(["run_id", "kind"])))
     names = fitting([group.name for group in colours.groups], 40)
@@ -115,7 +148,9 @@ class _Style:
 def _loss(figure: go.Figure, rows: pd.DataFrame | None, column: str, weight: float, style: _Style) -> None:
     rows = _known(rows, column)
     rows = thinned(rows.assign(smooth=smoothed(rows.value, weight)))
-    if weight > 0:
+    if _has_band(rows):
+        _band(figure, rows[column], smoothed(rows.low, weight), smoothed(rows.high, weight), style, 1)
+    elif weight > 0:
         figure.add_scatter(
             x=rows[column],
             y=rows.value,
@@ -144,6 +179,8 @@ def _loss(figure: go.Figure, rows: pd.DataFrame | None, column: str, weight: flo
 def _acceptance(figure: go.Figure, rows: pd.DataFrame | None, column: str, style: _Style) -> None:
     rows = _known(rows, column)
     for _, part in rows.groupby("temperature"):
+        if _has_band(part):
+            _band(figure, part[column], part.low, part.high, style, 2)
         figure.add_scatter(
             x=part[column],
             y=part.value,
@@ -156,6 +193,37 @@ def _acceptance(figure: go.Figure, rows: pd.DataFrame | None, column: str, style
             col=1,
             **style.common,
         )
+
+
+def counted(points: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """'12 runs', or '4 recipes: mean over 3 seeds, band from the least to the most' after `over_seeds`."""
+    if "seeds" not in points:
+        return f"{len(runs)} runs"
+    low, high = int(points.seeds.min()), int(points.seeds.max())
+    seeds = f"{low}" if low == high else f"{low} to {high}"
+    return f"{len(runs)} recipes: mean over {seeds} seed{'s' if high > 1 else ''}, band from the least to the most"
+
+
+def _has_band(rows: pd.DataFrame) -> bool:
+    return "seeds" in rows and bool((rows.seeds > 1).any())
+
+
+def _band(figure: go.Figure, x: pd.Series, low: pd.Series, high: pd.Series, style: _Style, panel: int) -> None:
+    """The range over the seeds, behind their mean."""
+    figure.add_scatter(
+        x=[*x, *x[::-1]],
+        y=[*high, *low[::-1]],
+        mode="lines",
+        fill="toself",
+        fillcolor=style.line["color"],
+        opacity=0.2,
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=style.common["legendgroup"],
+        row=panel,
+        col=1,
+    )
 
 
 def _known(rows: pd.DataFrame | None, column: str) -> pd.DataFrame:

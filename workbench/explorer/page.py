@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import streamlit as st
 
 from engine.explore.alike import Difference
@@ -14,7 +15,7 @@ from workbench.explorer.runs import Shown
 from workbench.shared import downloads, queries, theme, ui
 
 TABS = ["Scatter", "Parallel coordinates", "Settings that matter", "Curves"]
-_X = ("train_s", "n_train", "steps_done")  # the first that some run has
+_X = ("n_train", "loss", "scenario", "mode")  # the first in which the runs differ, else another setting or rate
 _MOST_AXES = 8  # of parallel coordinates, unless chosen
 
 
@@ -46,8 +47,9 @@ def choose_figures(shown: Shown) -> tuple[Figure, Figure, Figure | None]:
     figures = sorted(shown.figures.values(), key=lambda figure: figure.name not in differ)
     titles = {figure.name: figure.title for figure in figures} | {"": "nothing"}
     names = [figure.name for figure in figures]
-    x_first = next((name for name in _X if name in differ), names[0])
     y_first = next((name for name in names if name.startswith("exact_")), names[0])
+    others = [figure.name for figure in figures if chosen_by_user(figure) or figure.kind == "rate"]
+    x_first = next((name for name in (*_X, *others) if name in differ and name != y_first), names[0])
     first, second, third = st.columns(3)
     with first:
         x = ui.choose_one("X axis", _first(names, x_first), titles, "x")
@@ -68,7 +70,9 @@ def _scatter(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None:
     with st.container(horizontal=True):
         log_x = st.toggle("Log X axis", key="log_x", bind="query-params")
         log_y = st.toggle("Log Y axis", key="log_y", bind="query-params")
-    drawn = scatter.prepared(shown.table, x, y, colour, (log_x, log_y), [d.column for d in differences])
+    apart = [difference.column for difference in differences]
+    bounds = explored.bounds(shown, [x, y])
+    drawn = scatter.prepared(shown.table, x, y, colour, (log_x, log_y), apart, bounds)
     if drawn.rows.empty:
         st.info(f"No run has both {ui.text(x.title)} and {ui.text(y.title)}.", icon=":material/info:")
         return
@@ -178,6 +182,12 @@ def _curves(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None:
             st.toggle("Log X axis", key="log_steps", bind="query-params"),
             st.toggle("Log loss", key="log_loss", bind="query-params"),
         )
+        seeds = st.toggle(
+            "Mean over seeds",
+            key="seeds",
+            bind="query-params",
+            help="One line per recipe: the mean over its seeds, in a band from the least to the most of them.",
+        )
     if len(rows) > curves.MOST_RUNS:
         st.caption(
             f"{curves.MOST_RUNS} of {len(rows)} runs are drawn, the newest. Select runs in the scatter to draw those."
@@ -202,6 +212,21 @@ def _curves(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None:
     longest = int(points.groupby(["run_id", "kind", "temperature"], dropna=False).size().max())
     if longest > curves.MOST_POINTS:
         st.caption(f"Lines of more than {curves.MOST_POINTS} points are drawn by every k-th point, smoothed before.")
-    figure = curves.draw(points, rows, shown.labels, colour, axis=axis, weight=weight, log=log, tone=theme.mode())
-    alt = f"Training loss and watched acceptance of {len(rows)} runs by {axis}"
+    labels = shown.labels
+    if seeds:
+        points, rows, labels = _over_seeds(points, rows)
+    figure = curves.draw(points, rows, labels, colour, axis=axis, weight=weight, log=log, tone=theme.mode())
+    alt = f"Training loss and watched acceptance by {axis}, {curves.counted(points, rows)}"
     ui.chart(figure, key="many-curves", alt=alt, name="learning-curves")
+
+
+def _over_seeds(points: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
+    """The points as means over seeds, one run per recipe, and the recipes' names by that run's id."""
+    recipes = queries.recipes()
+    points = curves.over_seeds(points, recipes)
+    if not (points.seeds > 1).any():
+        st.caption("No recipe has two seeds among these runs: each line is of one.")
+    rows = rows[rows.run_id.isin(points.run_id)]
+    counts = points.groupby("run_id").seeds.first()
+    labels = {run: f"{recipes.get(run, run)}, {counts[run]} seed{'s' * (counts[run] > 1)}" for run in rows.run_id}
+    return points, rows, labels

@@ -9,9 +9,10 @@ import streamlit as st
 
 from engine.errors import DraftbenchError
 from engine.explore.alike import DEPENDS_ON, Difference, differing, measured_alike
-from engine.explore.figures import Figure, figures_of
+from engine.explore.figures import Figure, figures_of, rate_of
 from engine.index.contents import MEASURED_ONLY
 from engine.index.expressions import EXAMPLE, matching_runs
+from engine.measure.compare import SAME_TEMPERATURE
 from workbench.shared import queries, ui
 
 ALL = "all"
@@ -94,6 +95,22 @@ def _fulfilling(table: pd.DataFrame, condition: str) -> pd.DataFrame | None:
     except DraftbenchError as error:
         ui.error_box(error)
         return None
+
+
+def bounds(shown: Shown, figures: list[Figure]) -> dict[str, pd.DataFrame]:
+    """The 95% intervals of those figures that have one, as low and high by run id: rates, and the speed-up."""
+    known = queries.metrics(list(shown.table.run_id))
+    known = known[known.draft == "trained"]
+    found = {}
+    for figure in figures:
+        rate = rate_of(figure.name)
+        if rate:
+            here = known[(known.metric == rate[0]) & ((known.temperature - rate[1]).abs() < SAME_TEMPERATURE)]
+            found[figure.name] = here.drop_duplicates("run_id").set_index("run_id")[["low", "high"]]
+    if any(figure.name == "speedup" for figure in figures):
+        speeds = queries.runs().set_index("run_id")[["speedup_low", "speedup_high"]]
+        found["speedup"] = speeds.rename(columns={"speedup_low": "low", "speedup_high": "high"})
+    return found
 
 
 def warn(shown: Shown, figures: list[Figure]) -> list[Difference]:

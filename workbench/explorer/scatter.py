@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -21,6 +21,8 @@ _SVG_POINTS = 800  # beyond, points are drawn by WebGL
 _MOST_LINES = 6
 _HOVER = "%{hovertext}<extra></extra>"
 
+Bounds = Mapping[str, pd.DataFrame]  # figure -> low and high by run id; NaN without an interval
+
 
 @dataclass(frozen=True)
 class Scatter:
@@ -35,6 +37,7 @@ class Scatter:
     fronts: list[pd.DataFrame]
     on_front: pd.Series
     notes: list[str]
+    bounds: Bounds = field(default_factory=dict)
 
     @property
     def figures(self) -> list[Figure]:
@@ -42,9 +45,15 @@ class Scatter:
 
 
 def prepared(
-    table: pd.DataFrame, x: Figure, y: Figure, colour: Figure | None, log: tuple[bool, bool], apart: Sequence[str]
+    table: pd.DataFrame,
+    x: Figure,
+    y: Figure,
+    colour: Figure | None,
+    log: tuple[bool, bool],
+    apart: Sequence[str],
+    bounds: Bounds | None = None,
 ) -> Scatter:
-    """Choose the points and find the front. `apart`: columns in which runs that cannot be compared differ."""
+    """Choose the points and the front. `apart`: columns in which runs that cannot be compared differ."""
     notes = []
     has = table[x.name].notna() & table[y.name].notna()
     for figure in dict.fromkeys((x, y)):
@@ -61,7 +70,7 @@ def prepared(
     if len(rows) > MOST_POINTS:
         notes.append(f"{MOST_POINTS:,} of {len(rows):,} runs are drawn, the newest; the Pareto line is of all.")
         rows = rows.head(MOST_POINTS)
-    return Scatter(x, y, colour, logs[0], logs[1], rows, fronts, on_front, [*notes, *said])
+    return Scatter(x, y, colour, logs[0], logs[1], rows, fronts, on_front, [*notes, *said], bounds or {})
 
 
 def _fronts(
@@ -105,7 +114,7 @@ def draw(scatter: Scatter, labels: Mapping[str, str], picked: Collection[str], t
     """Draw the scatter; a point's customdata is its run's id, and the runs `picked` are highlighted."""
     x, y, rows = scatter.x, scatter.y, scatter.rows
     title = f"{y.title} against {x.title}"
-    figure = parts.titled(parts.safe(title), f"n = {len(rows):,} runs; point estimates, no intervals", tone)
+    figure = parts.titled(parts.safe(title), f"n = {len(rows):,} runs; {interval_words(scatter)}", tone)
     colours = colouring(
         rows, scatter.colour.name if scatter.colour else "", scatter.colour.title if scatter.colour else ""
     )
@@ -124,6 +133,8 @@ def draw(scatter: Scatter, labels: Mapping[str, str], picked: Collection[str], t
                 hovertemplate=_HOVER,
                 hovertext=_hovers(group.rows, scatter, labels),
                 selectedpoints=_places(group.rows, picked),
+                error_x=_bars(group, x, scatter),
+                error_y=_bars(group, y, scatter),
                 marker=_marker(colours, group, scatter, tone),
                 selected={"marker": {"opacity": 1, "size": 14}},
                 unselected={"marker": {"opacity": 0.25}},
@@ -139,6 +150,32 @@ def draw(scatter: Scatter, labels: Mapping[str, str], picked: Collection[str], t
         showlegend=len(colours.groups) > 1 or bool(scatter.fronts),
         uirevision=f"{x.name} {y.name} {scatter.log_x} {scatter.log_y}",
     )
+
+
+def interval_words(scatter: Scatter) -> str:
+    """Which of the two figures are drawn with intervals."""
+    if len(scatter.rows) > _SVG_POINTS:
+        return f"no intervals are drawn of more than {_SVG_POINTS} runs"
+    drawn = [
+        figure.title
+        for figure in (scatter.x, scatter.y)
+        if parts.has_interval(_bounded(scatter.rows, figure, scatter)).any()
+    ]
+    return f"{parts.INTERVAL} of {' and '.join(map(parts.safe, drawn))}" if drawn else "no intervals"
+
+
+def _bounded(rows: pd.DataFrame, figure: Figure, scatter: Scatter) -> pd.DataFrame:
+    """The values of a figure with low and high, NaN where it has none."""
+    frame = pd.DataFrame({"value": rows[figure.name], "low": float("nan"), "high": float("nan")})
+    if figure.name in scatter.bounds:
+        known = scatter.bounds[figure.name].reindex(rows.run_id)
+        frame = frame.assign(low=known.low.to_numpy(), high=known.high.to_numpy())
+    return frame
+
+
+def _bars(group: Group, figure: Figure, scatter: Scatter) -> dict[str, object] | None:
+    bars = None if len(scatter.rows) > _SVG_POINTS else parts.error_bars(_bounded(group.rows, figure, scatter))
+    return bars and {**bars, "thickness": 0.8, "width": 0}
 
 
 def _add_line(figure: go.Figure, line: pd.DataFrame, scatter: Scatter, tone: str) -> None:

@@ -32,7 +32,9 @@ def importances(rows: pd.DataFrame, outcome: str, settings: tuple[str, ...]) -> 
 def draw(results: Sequence[Importance], titles: Mapping[str, str], outcome: Figure, n: int, tone: str) -> go.Figure:
     """Draw a bar per setting, patterned by its verdict."""
     title = f"Share of the differences in {outcome.title} by setting"
-    figure = parts.titled(parts.safe(title), f"n = {n} runs; 95% interval, noncentral F", tone)
+    intervals = pd.DataFrame([result.alone.as_dict() for result in results], columns=["value", "low", "high"])
+    kind = "95% interval, noncentral F" if parts.has_interval(intervals).any() else "no interval"
+    figure = parts.titled(parts.safe(title), f"n = {n} runs; {kind}", tone)
     for verdict, place in _MARKS.items():
         shown = [result for result in results if result.verdict == verdict]
         frame = pd.DataFrame([result.alone.as_dict() for result in shown], columns=["value", "low", "high"])
@@ -42,7 +44,7 @@ def draw(results: Sequence[Importance], titles: Mapping[str, str], outcome: Figu
             orientation="h",
             name=verdict,
             marker=parts.filled(place, tone),
-            error_x={**parts.error_bars(frame), "color": theme.TONES[tone].text},
+            error_x={**(parts.error_bars(frame) or {}), "color": theme.TONES[tone].text},
             hovertemplate=_HOVER,
             hovertext=[
                 f"{parts.safe(name_of(result, titles))}<br>alone {_percent(result.alone.value)} "

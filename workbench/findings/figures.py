@@ -147,10 +147,10 @@ def _panels(rows: pd.DataFrame, domains: Sequence[str], title: str, tone: str) -
 
 def _counts(rows: pd.DataFrame) -> str:
     if rows.empty:
-        return charts.INTERVAL
+        return "no runs"
     prompts, seeds = rows.n_prompts.agg(["min", "max"]), rows.seeds.agg(["min", "max"])
     counts = [_range(prompts, "prompts"), _range(seeds, "seed" if seeds["max"] == 1 else "seeds")]
-    return f"{charts.INTERVAL}; " + ", ".join(counts)
+    return f"{parts.interval_note(rows)}; " + ", ".join(counts)
 
 
 def _range(ends: Any, unit: str) -> str:

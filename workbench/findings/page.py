@@ -57,8 +57,9 @@ def show_how(evaluated: HomeFindings, rates: pd.DataFrame, study: str | None) ->
             "Acceptance is *exact* acceptance on the target's own text, of claim 6b *argmax* acceptance. Runs are "
             "compared only if they differ in nothing but the setting in question, on the same held-out prompts, "
             "paired by prompt. A claim's verdict is that of its weakest comparison. Nothing is called reproduced "
-            f"before {ENOUGH_SEEDS} seeds agree. The paper does not state whether it means relative or absolute "
-            "percent: both are shown, and figures are relative."
+            f"before {ENOUGH_SEEDS} seeds agree. A comparison is of one temperature; effects over several are averages "
+            "and each temperature's own stands beside them. The paper does not state whether it means relative or "
+            "absolute percent: both are shown, and figures are relative."
         )
         reported = "; ".join(f"*{rate}*: {', '.join(names)}" for rate, names in servers_by_rate().items())
         st.markdown(f"What servers report comes from {reported}.")
@@ -105,6 +106,8 @@ def show_details(finding: Finding, evaluated: HomeFindings) -> None:
         show_efforts(finding)
     if finding.cells:
         show_pooled(finding)
+        if finding.fairness:
+            st.caption(ui.text(finding.fairness))
         if len(finding.cells) > MOST_SHOWN:
             show_taken_together(finding)
         for outcome in finding.outcomes:

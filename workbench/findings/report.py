@@ -73,8 +73,9 @@ HOW = (
     "over the target's own text (of claim 6b, argmax acceptance: the mean of p(argmax q)). Two runs are compared only "
     "if they differ in nothing but the setting in question, on "
     "the same held-out prompts, paired by prompt; intervals are bootstraps over prompts. A claim's verdict is that of "
-    f"its weakest comparison, and nothing is called reproduced before {ENOUGH_SEEDS} seeds agree. The paper does not "
-    "state whether it means relative or absolute percent, so both are given."
+    f"its weakest comparison, and nothing is called reproduced before {ENOUGH_SEEDS} seeds agree. A comparison is of "
+    "one temperature; effects over several are averages, and each temperature's own stands beside them. The paper "
+    "does not state whether it means relative or absolute percent, so both are given."
 )
 
 
@@ -200,6 +201,7 @@ def _claim(finding: Finding, evaluated: HomeFindings, drawn: dict[str, str]) -> 
     ]
     pooled = findings_view.pooled_table(claim, finding.outcomes)
     parts += [report.table(pooled)] if len(pooled) else []
+    parts += [f'<p class="faint">{_safe(finding.fairness)}</p>'] if finding.fairness else []
     for outcome in finding.outcomes:
         if outcome.cells:
             parts.append(drawn.get(_name(finding, outcome.effort), ""))

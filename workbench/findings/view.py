@@ -16,8 +16,9 @@ from engine.findings.efforts import MEANING
 from engine.findings.evaluate import Cell, Finding, Outcome, Pooled
 from engine.findings.runs import Run
 from engine.findings.verdicts import BETTER, FEW, NOT, REPRODUCED, SAME
-from engine.findings.words import ranged
+from engine.findings.words import at_words, ranged
 from engine.records.interval import Interval
+from workbench.shared import chart_parts as parts
 from workbench.shared import theme
 from workbench.shared.pages import link
 
@@ -77,20 +78,27 @@ def table(claim: Claim, cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def pooled_table(claim: Claim, outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """The effect over all comparisons and in each domain; for claims on modes at each kind of effort."""
+    """The effect over all comparisons, at each temperature and in each domain; for claims on modes at each effort."""
     rows = []
     for outcome in outcomes:
         if outcome.pooled is None:
             continue
         effort = {"effort": outcome.effort} if outcome.effort else {}
-        rows.append(effort | {"place": "all together"} | _pooled_row(claim, outcome.pooled))
-        if len(outcome.by_domain) > 1:
-            rows += [effort | {"place": name} | _pooled_row(claim, one) for name, one in outcome.by_domain.items()]
+        rows += [effort | {"place": name} | _pooled_row(claim, one) for name, one in _parts(outcome)]
     return pd.DataFrame(rows)
+
+
+def _parts(outcome: Outcome) -> list[tuple[str, Pooled]]:
+    """The whole, each temperature and each domain, where there are several, by name."""
+    parts = [] if outcome.pooled is None else [("all together", outcome.pooled)]
+    if len(outcome.by_temperature) > 1:
+        parts += [(f"T = {t:g} alone", one) for t, one in outcome.by_temperature.items()]
+    return parts + (list(outcome.by_domain.items()) if len(outcome.by_domain) > 1 else [])
 
 
 def _pooled_row(claim: Claim, pooled: Pooled) -> dict[str, Any]:
     return {
+        "T": at_words(pooled.temperatures),
         claim.base: pooled.base_rate,
         claim.other: pooled.other_rate,
         "ratio": ratio(pooled.relative),
@@ -124,15 +132,14 @@ def headline(finding: Finding) -> str:
     pooled = finding.headline.pooled
     if pooled is None:
         return ""
-    parts = [f"relative {percent(pooled.relative)}"] if not math.isnan(pooled.relative.value) else []
-    parts.append(f"absolute {points(pooled.absolute)}")
+    effects = [f"absolute {points(pooled.absolute)}"]
     if not math.isnan(pooled.relative.value):
-        parts.insert(0, f"ratio {ratio(pooled.relative)}")
+        effects = [f"ratio {ratio(pooled.relative)}", f"relative {percent(pooled.relative)}", *effects]
     counted = (
         f"{pooled.n_cells} comparisons of {len(pooled.runs)} runs, {pooled.absolute.n_prompts} prompts, "
         f"{len(pooled.by_seed)} seed(s)"
     )
-    return f"{'; '.join(parts)} (over {counted})"
+    return f"{'; '.join(effects)} (over {counted}, T = {at_words(pooled.temperatures)})"
 
 
 def brief(pooled: Pooled) -> str:
@@ -186,12 +193,12 @@ def effects(claim: Claim, cells: Sequence[Cell], tone: str, effort: str = "") ->
 
 
 def pooled_effects(claim: Claim, outcomes: Sequence[Outcome], tone: str) -> go.Figure:
-    """The same over all comparisons and in each domain; for claims on modes at each kind of effort."""
+    """The same over all comparisons, at each temperature and in each domain; for claims on modes at each effort."""
     rows: list[tuple[str, Cell | Pooled]] = []
     for outcome in outcomes:
-        if outcome.pooled is not None:
-            parts = {"all together": outcome.pooled} | dict(outcome.by_domain if len(outcome.by_domain) > 1 else {})
-            rows += [(", ".join(filter(None, [outcome.effort, name])), one) for name, one in parts.items()]
+        for name, one in _parts(outcome):
+            at = "" if name.startswith("T =") else f"T = {at_words(one.temperatures)}"
+            rows.append((", ".join(filter(None, [outcome.effort, name, at])), one))
     return _forest(claim, rows, tone, "comparisons taken together")
 
 
@@ -200,7 +207,9 @@ def _forest(claim: Claim, rows: Sequence[tuple[str, Cell | Pooled]], tone: str, 
     shown = [(name, one) for name, one in rows if absolute or not math.isnan(one.relative.value)]
     colours, unit = theme.TONES[tone], "acceptance" if absolute else "relative"
     figure = go.Figure(layout={"template": theme.template(tone)})
-    _dress(figure, ", ".join(filter(None, ["Effect", of, unit])), len(shown))
+    estimates = pd.DataFrame([(one.absolute if absolute else one.relative).as_dict() for _, one in shown])
+    title = ", ".join(filter(None, ["Effect", of, unit]))
+    _dress(figure, title, parts.interval_note(estimates) if shown else "no comparison", len(shown))
     if claim.band and not absolute:
         low, high = claim.band
         figure.add_vrect(x0=low, x1=high, fillcolor=theme.PALETTE[4], opacity=0.22, line_width=0, layer="below")
@@ -223,9 +232,9 @@ def _forest(claim: Claim, rows: Sequence[tuple[str, Cell | Pooled]], tone: str, 
     return figure
 
 
-def _dress(figure: go.Figure, title: str, rows: int) -> None:
-    """Title with the interval on its second line, a height for the rows, and the legend under the plot."""
-    second = {"text": "95% interval over prompts", "font": {"size": 12}}
+def _dress(figure: go.Figure, title: str, note: str, rows: int) -> None:
+    """Title with the kind of interval on its second line, a height for the rows, and the legend under the plot."""
+    second = {"text": note, "font": {"size": 12}}
     figure.update_layout(
         title={"text": title, "subtitle": second, "y": 0.97, "yanchor": "top", "yref": "container"},
         showlegend=True,
@@ -246,16 +255,7 @@ def _add_points(
         mode="markers",
         name=verdict,
         marker={"symbol": symbol, "size": 11, "color": theme.PALETTE[list(_MARKS).index(verdict) * 2 % 7]},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [_gap(i.high - i.value) for _, _, i in rows],
-            "arrayminus": [_gap(i.value - i.low) for _, _, i in rows],
-        },
+        error_x=parts.error_bars(pd.DataFrame([i.as_dict() for _, _, i in rows])),
         customdata=[f"{len(c.by_seed)} seed(s), {i.n_prompts} prompts" for _, c, i in rows],
         hovertemplate="%{x:+.3f}<br>%{customdata}<extra></extra>",
     )
-
-
-def _gap(value: float) -> float:
-    return 0.0 if math.isnan(value) else value

@@ -17,7 +17,6 @@ from workbench.run.results import VERDICT_ICONS
 from workbench.run.stage import stage
 from workbench.run.training_curve import Now
 from workbench.shared import queries, ui, watch
-from workbench.shared.chart_parts import bounds
 
 _WAYS = {
     "plain": "plain decoding",
@@ -104,14 +103,14 @@ def _measured(summary: Summary) -> None:
         text, icon=VERDICT_ICONS[decision.answer]
     )
     figures = [
-        (f"tokens/s, {_WAYS[way]}", f"{rate.value:.1f}", f"95% interval {bounds(rate.low, rate.high, 1)}")
+        (f"tokens/s, {_WAYS[way]}", f"{rate.value:.1f}", ui.interval_line(rate, 1))
         for way, rate in speed.tokens_per_s.items()
         if way in _WAYS
     ]
     for row in summary.of("trained", "exact")[:1]:
         figures.insert(
             0,
-            (f"acceptance, T = {row.temperature:g}", ui.number(row.value), f"95% interval {bounds(row.low, row.high)}"),
+            (f"acceptance, T = {row.temperature:g}", ui.number(row.value), ui.interval_line(row)),
         )
     if figures:
         for column, (label, value, note) in zip(st.columns(len(figures)), figures, strict=True):

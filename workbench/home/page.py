@@ -113,7 +113,7 @@ def draft_card(run: pd.Series) -> None:
             'draft costs more than it saves. "Serve it" is said only if the whole interval is above 1, and above '
             "Transformers' own generate too.",
         )
-        bounds = chart_parts.bounds(run.exact_low, run.exact_high)
+        bounds = chart_parts.bounds(run.exact_low, run.exact_high, n=run.n_prompts)
         supervision = SUPERVISION.get(run.supervision, "unknown supervision")
         interval = f"{bounds} (95%)" if bounds else "without interval"
         method = ui.text(method_name(run.loss, run["mode"]))

@@ -14,7 +14,7 @@ from engine.config.schema import DEFAULT_TARGET, Recipe
 from engine.data.columns import remarks
 from engine.data.formats import FILE_READERS
 from engine.errors import DraftbenchError
-from engine.measure.speed_words import LEAST_PROMPTS as LEAST_PROMPTS_TIMED
+from engine.numbers import LEAST_PROMPTS as LEAST_PROMPTS_TIMED
 from engine.planning import bounded_checks
 from engine.planning.own_prompts import LEAST_PROMPTS, MOST_BYTES, keep, keep_pasted
 from engine.runs.as_it_is import recipe_as_it_is

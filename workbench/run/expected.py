@@ -12,6 +12,7 @@ import streamlit as st
 from engine.catalogue import SERVERS
 from engine.deploy.expected import Expectations, Expected, expectations
 from engine.errors import DraftbenchError
+from engine.numbers import interval
 from engine.records import files
 from engine.runs.folder import RunFolder
 from workbench.run.results import VERDICT_ICONS
@@ -65,25 +66,21 @@ def table(forecast: Expectations) -> pd.DataFrame:
             "T": row.temperature,
             "proposals": "either" if row.temperature == 0 else row.proposals,
             "answer": row.worth.answer if row.worth else "not timed",
-            "predicted speed-up here": _interval(row.worth.speedup, 2) if row.worth else "not timed",
-            "accepted / proposed": _interval(row.rates.per_proposed),
+            "predicted speed-up here": interval(row.worth.speedup, 2) if row.worth else "not timed",
+            "accepted / proposed": interval(row.rates.per_proposed),
             "its name there": row.rate_name or "not reported",
-            "tokens per round": _interval(row.rates.tau, 2),
+            "tokens per round": interval(row.rates.tau, 2),
         }
         for row in forecast.rows
     )
-
-
-def _interval(value: Any, digits: int = 3) -> str:
-    return ui.interval(value.value, value.low, value.high, digits)
 
 
 def _one(run: RunFolder, row: Expected, forecast: Expectations) -> None:
     """The rate, the answer, the chart of gamma by batch size, the schedule and the synthetic flags of one row."""
     rate = f"its *{ui.text(row.rate_name)}*" if row.rate_name else "accepted / proposed, which it does not report,"
     st.write(
-        f"At gamma {row.gamma} {rate} should be {_interval(row.rates.per_proposed)}, and a round should give "
-        f"{_interval(row.rates.tau, 2)} tokens."
+        f"At gamma {row.gamma} {rate} should be {interval(row.rates.per_proposed)}, and a round should give "
+        f"{interval(row.rates.tau, 2)} tokens."
     )
     if row.worth:
         st.info(ui.text(row.worth.sentence), icon=VERDICT_ICONS[row.worth.answer])
@@ -97,7 +94,7 @@ def _one(run: RunFolder, row: Expected, forecast: Expectations) -> None:
         of = chart_parts.subject([indexed.domain], [indexed.target])
         note = (
             f"{chart_parts.safe(of)}; context {forecast.schedule_context}, large mark: the gamma that is chosen, "
-            f"{charts.INTERVAL} and turns"
+            f"{chart_parts.interval_note(charts.predicted(here))}"
         )
         ui.chart(
             charts.predicted_speedups(here, theme.mode(), note),

@@ -11,12 +11,12 @@ import streamlit as st
 from engine.index.queries import Run
 from engine.measure import definitions, speed_words
 from engine.measure.decision import decide
+from engine.numbers import interval
 from engine.records.certificate import Certificate
 from engine.records.speed import Speed
 from engine.records.summary import Improvement, Metric, Served, Summary
 from engine.runs.folder import RunFolder
 from workbench.shared import charts, downloads, queries, ui
-from workbench.shared.chart_parts import bounds
 
 _MARKS = {
     "passed": ":material/check: passed",
@@ -91,13 +91,13 @@ def target_alone(indexed: Run, values: pd.DataFrame) -> None:
     for place, (name, rate) in zip(st.columns(max(1, len(shown))), shown, strict=False):
         with place.container(border=True, height="stretch"):
             st.metric(f"{name}, tokens/s", ui.number(rate.value, 1))
-            st.caption(f"95% {bounds(rate.low, rate.high, 1) or 'no interval'}, n = {rate.n_prompts} prompts")
+            st.caption(ui.interval_line(rate, 1))
     st.caption(ui.text(f"Batch size 1, temperature {speed.temperature:g}" + (f", on {where}" if where else "")))
 
 
 def verdict(summary: Summary, values: pd.DataFrame) -> None:
     """Draw whether to serve the draft, why, and what would change that. `values`: the run's rates, as indexed."""
-    columns = ["draft", "temperature", "metric", "value", "low", "high"]
+    columns = ["draft", "temperature", "metric", "value", "low", "high", "n_prompts"]
     decision = decide(summary, [Metric.model_validate(row) for row in values[columns].to_dict("records")])
     changes = "".join(f"\n- {ui.sentence(change)}" for change in decision.changes)
     text = f"**{decision.answer.capitalize()}.** {ui.sentence('; '.join(decision.reasons))}."
@@ -107,21 +107,21 @@ def verdict(summary: Summary, values: pd.DataFrame) -> None:
 
 
 def _exact_card(row: Any, before: pd.DataFrame, gains: Mapping[float, Improvement]) -> Card:
-    notes = [f"95% {_range(row)}, {_counted(row)}, {ui.number(row.n_tokens, 0)} tokens"]
+    notes = [f"{ui.interval_line(row)}, {ui.number(row.n_tokens, 0)} tokens"]
     delta = None
     if row.temperature in before.index:
         old = before.loc[row.temperature]
         delta = f"{row.value - old.value:+.3f} by training"
-        notes.append(f"untrained: {ui.interval(old.value, old.low, old.high)}")
+        notes.append(f"untrained: {interval(old)}")
     if gain := gains.get(row.temperature):
-        notes.append(f"gain: {ui.interval(gain.value, gain.low, gain.high)}, paired by prompt")
+        notes.append(f"gain: {interval(gain)}, paired by prompt")
     explained = f"{definitions.RATES['exact'].definition} {EXACT_MEANS}"
     return f"Exact acceptance, T = {row.temperature:g}", ui.number(row.value), delta, "  \n".join(notes), explained
 
 
 def _tau_card(row: Any) -> Card:
     gamma = "–" if pd.isna(row.num_draft_tokens) else f"{row.num_draft_tokens:.0f}"
-    note = f"95% {_range(row, 2)}, {_counted(row)}  \ngamma = {gamma}, {row.dtype or ''} on {row.device or ''}"
+    note = f"{ui.interval_line(row, 2)}  \ngamma = {gamma}, {row.dtype or ''} on {row.device or ''}"
     return (
         f"tau, T = {row.temperature:g}",
         ui.number(row.value, 2),
@@ -135,7 +135,7 @@ def _speed_card(indexed: Run, summary: Summary) -> list[Card]:
     if indexed.speedup is None or pd.isna(indexed.speedup):
         return []
     speed = summary.speed or Speed()
-    note = f"95% interval over n = {speed.speedup.n_prompts if speed.speedup else '?'} prompts"
+    note = ui.interval_line(speed.speedup, 2) if speed.speedup else "no interval"
     speeds = [f"{way} {ui.number(rate.value, 1)} tokens/s" for way, rate in speed.tokens_per_s.items()]
     where = speed_words.measured_where(summary, indexed.provenance)
     return [
@@ -147,14 +147,6 @@ def _speed_card(indexed: Run, summary: Summary) -> list[Card]:
             "Paired: each prompt is decoded both plainly and speculatively.",
         )
     ]
-
-
-def _counted(row: Any) -> str:
-    return f"n = {ui.number(row.n_prompts, 0)} prompts"
-
-
-def _range(row: Any, digits: int = 3) -> str:
-    return bounds(row.low, row.high, digits) or "no interval"
 
 
 def served(measured: Served | None) -> None:
@@ -213,7 +205,7 @@ def rates(values: pd.DataFrame) -> pd.DataFrame:
     for row in values.itertuples():
         title = definitions.RATES[row.metric].title if row.metric in definitions.RATES else row.metric
         place = rows.setdefault((row.temperature, row.metric), {"temperature": row.temperature, "metric": title})
-        place[row.draft] = ui.interval(row.value, row.low, row.high)
+        place[row.draft] = interval(row)
         if row.metric == "exact":  # a run of an earlier version has no argmax, and says so
             lacking = {"temperature": row.temperature, "metric": definitions.RATES["argmax"].title}
             rows.setdefault((row.temperature, "argmax"), {**lacking, "trained": "not measured"})

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from engine.errors import DraftbenchError
+from engine.numbers import interval
 from engine.runs.folder import RunFolder
 from workbench.shared import chart_parts, queries, theme, ui
 
@@ -108,8 +109,8 @@ def figures(verdict: Verdict) -> pd.DataFrame:
         [
             {
                 "figure": figure.title,
-                "predicted": ui.interval(figure.predicted.value, figure.predicted.low, figure.predicted.high),
-                "served": ui.interval(figure.served.value, figure.served.low, figure.served.high),
+                "predicted": interval(figure.predicted),
+                "served": interval(figure.served),
                 "apart": f"{figure.distance:+.1f}" if math.isfinite(figure.distance) else "–",
             }
             for figure in (*verdict.figures, *verdict.places)
@@ -120,13 +121,19 @@ def figures(verdict: Verdict) -> pd.DataFrame:
 
 def by_place(verdict: Verdict, tone: str) -> go.Figure:
     """Acceptance at each place of the proposal: predicted and served, with their intervals."""
-    bases = sorted({figure.basis for figure in verdict.places})
-    note = f"95% intervals: predicted over prompts, served over {' and '.join(bases)}"
-    figure = chart_parts.titled("Acceptance (fraction) by place in the proposal", note, tone)
-    for number, side in enumerate(("predicted", "served")):
-        rows = pd.DataFrame(
+    sides = {
+        side: pd.DataFrame(
             [{"place": place, **getattr(item, side).as_dict()} for place, item in enumerate(verdict.places, 1)]
         )
+        for side in ("predicted", "served")
+    }
+    over = {"predicted": "prompts", "served": " and ".join(sorted({figure.basis for figure in verdict.places}))}
+    notes = [
+        f"{side}: 95% interval over {over[side]}" if chart_parts.has_interval(rows).any() else f"{side}: no interval"
+        for side, rows in sides.items()
+    ]
+    figure = chart_parts.titled("Acceptance (fraction) by place in the proposal", ", ".join(notes), tone)
+    for number, (side, rows) in enumerate(sides.items()):
         figure.add_scatter(
             x=rows.place,
             y=rows.value,

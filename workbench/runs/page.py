@@ -47,18 +47,19 @@ def filters(known: pd.DataFrame) -> runs_table.Filters:
         "Order", list(runs_table.ORDERS), key="order", bind="query-params", help="Pinned runs are listed first."
     )
     settings = [name for name in queries.wide().columns if name not in _NO_SETTINGS]
-    by = ["nothing", *runs_table.GROUPS, *(name for name in settings if name not in runs_table.GROUPS)]
+    by = ["", *runs_table.GROUPS, *(name for name in settings if name not in runs_table.GROUPS)]
     if st.session_state.get("group", by[0]) not in by:  # of a saved view
         st.caption(f":material/link_off: No run has {ui.text(st.session_state['group'])} to group by.")
         st.session_state["group"] = by[0]
-    group.selectbox(
-        "Group by",
-        by,
-        key="group",
-        bind="query-params",
-        help="Groups fold and show their mean. All settings but the seed: the runs of a group are the seeds of one "
-        "recipe, and the mean has a standard error.",
-    )
+    with group:
+        ui.choose_one(
+            "Group by",
+            by,
+            {name: title_of(name) for name in by} | {"": "nothing"},
+            "group",
+            help="Groups fold and show their mean. All settings but the seed: the runs of a group are the seeds of one "
+            "recipe, and the mean has a standard error.",
+        )
     archived.selectbox("Archived", runs_table.ARCHIVED, key="archived", bind="query-params")
     condition, more = st.columns([6, 4])
     condition.text_input(
@@ -171,7 +172,7 @@ def render() -> None:
 def runs(shown: pd.DataFrame, known: pd.DataFrame) -> None:
     """Draw the bar of actions, the rows, and buttons to save them as a file."""
     group = st.session_state["group"]
-    grouped = group if group != "nothing" else None
+    grouped = group or None
     if grouped:
         shown = with_group(shown, grouped)
     shown = runs_table.ordered(shown, st.session_state["order"], grouped)

@@ -11,7 +11,7 @@ from workbench.runs.views import Params, ViewConflictError
 from workbench.shared import actions, queries, ui
 
 NONE = "no saved view"
-_TEXTS = {"q": "", "where": "", "order": next(iter(ORDERS)), "group": "nothing", "archived": ARCHIVED[0]}
+_TEXTS = {"q": "", "where": "", "order": next(iter(ORDERS)), "group": "", "archived": ARCHIVED[0]}
 _LISTS = ("columns", *CHOOSABLE, "tag")
 _OPEN, _SEEN, _NAME = "_view_open", "_view_seen", "_view_name"
 
@@ -131,7 +131,8 @@ def _fill(params: Params) -> None:
         st.session_state[key] = value if value in choices.get(key, (value,)) else default
     for key in _LISTS:
         st.session_state[key] = list(params.get(key, ()))
-    if params.get("columns"):  # chosen by titles, so that the address is written by hand
-        st.query_params["columns"] = list(params["columns"])
-    else:
-        st.query_params.pop("columns", None)
+    for key in ("columns", "group"):  # chosen by titles, so that the address is written by hand
+        if params.get(key):
+            st.query_params[key] = list(params[key])
+        else:
+            st.query_params.pop(key, None)

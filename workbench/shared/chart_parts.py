@@ -11,7 +11,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from engine.numbers import LEAST_PROMPTS, too_few
 from workbench.shared import theme
+
+INTERVAL = "95% interval over prompts"
 
 _LINE_PX = 16  # height of a line of the second title
 _PATTERNS = ("", "/", ".", "x", "-", "+", "\\")
@@ -103,7 +106,7 @@ def known(*values: Any) -> bool:
 
 def error_bar(row: Any) -> dict[str, Any] | None:
     """The interval of one value as an asymmetric error bar."""
-    if not known(row.low, row.high):
+    if not bounds(row.low, row.high, n=_prompts(row)):
         return None
     return {
         "type": "data",
@@ -114,18 +117,42 @@ def error_bar(row: Any) -> dict[str, Any] | None:
     }
 
 
-def error_bars(part: pd.DataFrame) -> dict[str, Any]:
-    above, below = (part.high - part.value).fillna(0.0), (part.value - part.low).fillna(0.0)
+def error_bars(part: pd.DataFrame) -> dict[str, Any] | None:
+    """The intervals of some values as error bars; a value without one has no bar, None where no value has one."""
+    shown = has_interval(part)
+    if not shown.any():
+        return None
+    above, below = (part.high - part.value).where(shown), (part.value - part.low).where(shown)
     return {"type": "data", "array": above, "arrayminus": below, "thickness": 1.3, "width": 4}
 
 
-def bounds(low: Any, high: Any, digits: int = 3, sign: str = "") -> str:
-    """'[0.390, 0.433]', or '' where there is no interval; `sign="+"` writes both signs."""
-    return f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]" if known(low, high) else ""
+def has_interval(part: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows have an interval to draw: bounds, and prompts enough for them."""
+    rows = zip(part.low, part.high, part.n_prompts if "n_prompts" in part else [None] * len(part), strict=True)
+    return pd.Series([bool(bounds(low, high, n=n)) for low, high, n in rows], part.index, dtype=bool)
 
 
-def with_interval(row: Any) -> str:
-    return f"{row.value:.3f} {bounds(row.low, row.high)}".rstrip()
+def interval_note(part: pd.DataFrame) -> str:
+    """What the second line of a title says of intervals: that they are drawn, where, or why none is."""
+    shown = has_interval(part)
+    if shown.all() and len(part):
+        return INTERVAL
+    few = "n_prompts" in part and any(too_few(n) for n in part.n_prompts[part.value.notna()])
+    none = f"none of fewer than {LEAST_PROMPTS} prompts" if few else "none where it is not known"
+    return f"{INTERVAL}, {none}" if shown.any() else "no interval" + (": too few prompts" if few else "")
+
+
+def bounds(low: Any, high: Any, digits: int = 3, sign: str = "", n: Any = None) -> str:
+    """'[0.390, 0.433]', or '' where there is no interval or `n` prompts are too few; `sign="+"` writes both signs."""
+    return f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]" if known(low, high) and not too_few(n) else ""
+
+
+def with_interval(row: Any, digits: int = 3) -> str:
+    return f"{row.value:.{digits}f} {bounds(row.low, row.high, digits, n=_prompts(row))}".rstrip()
+
+
+def _prompts(row: Any) -> Any:
+    return getattr(row, "n_prompts", None)
 
 
 def hover(name: str, row: Any) -> str:
@@ -139,7 +166,8 @@ def cell_text(cell: Any, *, size: bool = False) -> str:
     """The text of a heat map cell: value, interval, number of runs, prompts and, with `size`, training queries."""
     if cell is None:
         return ""
-    within = f"<br>{bounds(cell.low, cell.high)}" if known(cell.low, cell.high) else ""
+    within = bounds(cell.low, cell.high, n=cell.n_prompts)
+    within = f"<br>{within}" if within else ""
     runs = "1 run" if cell.runs == 1 else f"{cell.runs} runs, {cell.seeds} seed{'s' if cell.seeds != 1 else ''}"
     other = f"<br>{cell.sets} held-out sets" if cell.sets > 1 else ""
     queries = f"<br>{cell.n_train:,.0f} queries" if size and known(cell.n_train) else ""

@@ -17,6 +17,7 @@ from plotly.subplots import make_subplots
 
 from engine.measure.definitions import RATES
 from engine.measure.predicted_speed import GammaChoice
+from engine.records.interval import Interval
 from engine.records.speed import Speed
 from workbench.shared import chart_parts as parts
 from workbench.shared import theme
@@ -24,7 +25,7 @@ from workbench.shared import theme
 # Horizontal axes of learning curves, by their names in the URL.
 AXES = {"steps": "optimiser steps", "tokens": "target tokens seen", "seconds": "seconds of training"}
 _COLUMNS = {"steps": "step", "tokens": "tokens_seen", "seconds": "seconds"}
-INTERVAL = "95% interval over prompts"
+INTERVAL = parts.INTERVAL
 _HOVER = "%{hovertext}<extra></extra>"  # user text is passed as data, never as a template
 _OPEN = {0: "", 1: "-open", 2: "-open-dot"}  # hollow marks for a draft's second temperature
 
@@ -84,7 +85,12 @@ def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
     figure = make_subplots(
         rows=1, cols=max(1, len(modes)), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03
     )
-    parts.dress(figure, "Exact acceptance (fraction) by loss, scenario and mode", note or f"[{INTERVAL}]", tone)
+    parts.dress(
+        figure,
+        "Exact acceptance (fraction) by loss, scenario and mode",
+        note or f"[{parts.interval_note(cells)}]",
+        tone,
+    )
     for place, mode in enumerate(modes, start=1):
         by_place = {(row.loss, row.scenario): row for row in cells[cells["mode"] == mode].itertuples()}
         grid = [[by_place.get((loss, scenario)) for scenario in scenarios] for loss in losses]
@@ -140,7 +146,8 @@ def rate_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> go
 
     An optional column `before` has the rate of the untrained draft, drawn as a hollow diamond.
     """
-    figure, shown = parts.titled(f"{RATES[metric].title}{parts.unit(metric)}", note or INTERVAL, tone), False
+    note = note or parts.interval_note(frame)
+    figure, shown = parts.titled(f"{RATES[metric].title}{parts.unit(metric)}", note, tone), False
     for place, row in enumerate(frame.itertuples()):
         name = parts.safe(row.label)
         line = f"{name}<br>{parts.with_interval(row)}"
@@ -190,7 +197,7 @@ def by_slot(frame: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
         horizontal_spacing=0.05,
         subplot_titles=["joint: accepted with all before it", "conditional: accepted when judged"],
     )
-    parts.dress(figure, "Acceptance (fraction) by position in the proposal", note or INTERVAL, tone)
+    parts.dress(figure, "Acceptance (fraction) by position in the proposal", note or parts.interval_note(frame), tone)
     for place, label in enumerate(dict.fromkeys(frame.label)):
         for column, kind in enumerate(("joint", "conditional"), start=1):
             part = frame[(frame.label == label) & (frame.kind == kind)].sort_values("slot")
@@ -249,7 +256,7 @@ def speedup_by_gamma(speeds: Mapping[str, Speed], tone: str, note: str = "") -> 
     its interval the measured speed-up.
     """
     figure = parts.titled(
-        "Speed-up over plain decoding (times) by gamma", note or f"measured point with {INTERVAL}", tone
+        "Speed-up over plain decoding (times) by gamma", note or f"measured point: {clocked_note(speeds)}", tone
     )
     for place, (label, speed) in enumerate(speeds.items()):
         name, rows = parts.safe(label), speed.by_gamma
@@ -278,15 +285,27 @@ def speedup_by_gamma(speeds: Mapping[str, Speed], tone: str, note: str = "") -> 
     return figure
 
 
+def clocked_note(speeds: Mapping[str, Speed]) -> str:
+    """Whether the measured speed-ups have intervals."""
+    return parts.interval_note(pd.DataFrame([(one.speedup or Interval()).as_dict() for one in speeds.values()]))
+
+
+def predicted(choices: Mapping[str, GammaChoice]) -> pd.DataFrame:
+    """A row per predicted speed-up: gamma, value, low, high, n_prompts."""
+    rows = [{"gamma": at.gamma, **at.speedup.as_dict()} for choice in choices.values() for at in choice.by_gamma]
+    return pd.DataFrame(rows, columns=["gamma", *Interval().as_dict()])
+
+
 def predicted_speedups(choices: Mapping[str, GammaChoice], tone: str, note: str = "") -> go.Figure:
     """Draw the predicted speed-up against gamma, a line per batch size (label -> what each gamma should give).
 
     A large mark is the gamma that is chosen; none is marked where plain decoding is.
     """
-    figure = parts.titled("Predicted speed-up over plain decoding (times) by gamma", note or INTERVAL, tone)
+    title = "Predicted speed-up over plain decoding (times) by gamma"
+    figure = parts.titled(title, note or parts.interval_note(predicted(choices)), tone)
     for place, (label, choice) in enumerate(choices.items()):
         name, speeds = parts.safe(label), choice.by_gamma
-        rows = pd.DataFrame([{"gamma": speed.gamma, **speed.speedup.as_dict()} for speed in speeds])
+        rows = predicted({label: choice})
         figure.add_scatter(
             x=rows.gamma,
             y=rows.value,
@@ -300,7 +319,7 @@ def predicted_speedups(choices: Mapping[str, GammaChoice], tone: str, note: str 
                 "size": [13 if speed.gamma == choice.best else 6 for speed in speeds],
             },
             hovertext=[
-                f"{name}<br>gamma {row.gamma}: {row.value:.2f}x {parts.bounds(row.low, row.high, 2)}"
+                f"{name}<br>gamma {row.gamma}, times plain decoding: {parts.with_interval(row, 2)}"
                 for row in rows.itertuples()
             ],
         )
@@ -373,7 +392,9 @@ def prompt_scatter(
 
 def group_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> go.Figure:
     """Draw one rate by prompt group and draft. Columns: label, group, value, low, high, n_prompts."""
-    figure = parts.titled(f"{RATES[metric].title}{parts.unit(metric)} by prompt group", note or INTERVAL, tone)
+    figure = parts.titled(
+        f"{RATES[metric].title}{parts.unit(metric)} by prompt group", note or parts.interval_note(frame), tone
+    )
     for place, label in enumerate(dict.fromkeys(frame.label)):
         part, name = frame[frame.label == label], parts.safe(label)
         figure.add_bar(

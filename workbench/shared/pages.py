@@ -146,6 +146,7 @@ PAGES: dict[str, Entry] = {
             "temperature",
             "log_steps",
             "log_loss",
+            "seeds",
         ),
         letter="x",
     ),

@@ -1,6 +1,7 @@
 """The results as data frames and plain values: the pages' only access to the index and to a run folder's tables.
 
-The overview is cached for a few seconds.
+Bounds of fewer than `LEAST_PROMPTS` prompts are NaN here: no page shows them or ranks by them. The overview is cached
+for a few seconds.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from engine.index.contents import MEASURED_ONLY
 from engine.index.expressions import recipe_names, wide_table
 from engine.index.ingest import add_details, ingest_all, remove_missing
 from engine.jobs.executors import wake_all
+from engine.numbers import LEAST_PROMPTS
 from engine.paths import Home, run_id_of
 from engine.paths import home as _home
 from engine.records.folders import run_names
@@ -78,6 +80,8 @@ def _overview(root: str) -> tuple[pd.DataFrame, str]:
     """The runs, and a text that changes when one is added, removed, finished or relabelled."""
     with reading(home().index) as con:
         frame = store.overview(con)
+    frame = _trusted(frame, "n_prompts", "exact_low", "exact_high")
+    frame = _trusted(frame, "speedup_prompts", "speedup_low", "speedup_high")
     for column in ("pinned", "archived", "baseline"):
         frame[column] = frame[column].fillna(False).astype(bool)
     frame["sample"] = frame.run_id.isin(laid_out(home()))
@@ -174,7 +178,7 @@ def folder(run_id: str) -> RunFolder:
 def metrics(run_ids: list[str]) -> pd.DataFrame:
     """Every measured value of the runs with interval and conditions, one row per value."""
     with reading(home().index) as con:
-        return store.metrics(con, run_ids)
+        return _trusted(store.metrics(con, run_ids))
 
 
 def curve(run_ids: list[str]) -> pd.DataFrame:
@@ -187,7 +191,13 @@ def exact_values() -> pd.DataFrame:
     """Exact acceptance of every trained draft at every measured temperature, with intervals."""
     _indexed(str(home().root))
     with reading(home().index) as con:
-        return store.exact_values(con)
+        return _trusted(store.exact_values(con))
+
+
+def _trusted(frame: pd.DataFrame, n: str = "n_prompts", *bounds: str) -> pd.DataFrame:
+    """The frame without the bounds that rest on too few prompts: of `low` and `high`, or of the columns named."""
+    enough = ~(pd.to_numeric(frame[n]) < LEAST_PROMPTS).fillna(False).astype(bool)
+    return frame.assign(**{name: frame[name].where(enough) for name in bounds or ("low", "high")})
 
 
 def measured(run_ids: list[str], temperature: float) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:

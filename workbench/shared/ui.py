@@ -17,8 +17,9 @@ import streamlit as st
 
 from engine import __version__
 from engine.errors import DraftbenchError
+from engine.numbers import Estimate, has_bounds, too_few, within
 from engine.untrusted.visible import visible
-from workbench.shared import chart_parts, charts, downloads, queries, url_warnings
+from workbench.shared import charts, downloads, queries, url_warnings
 from workbench.shared.pages import PAGES, page_of
 
 # Icon, colour and explanation of each state; the word and the icon carry the meaning, colour only helps.
@@ -221,14 +222,18 @@ def follow_address(key: str, options: Sequence[str], default: Sequence[str]) -> 
 def choose_some(
     label: str, options: Sequence[str], labels: Mapping[str, str], key: str, default: Sequence[str]
 ) -> list[str]:
-    """Let the visitor choose several ids by their labels; the URL keeps the ids that differ from the default."""
+    """Let the visitor choose several ids by their labels; the URL names them only once they were chosen."""
     labels = distinct({option: labels.get(option, option) for option in options})
-    follow_address(key, options, [option for option in default if option in options])
-    if key not in st.query_params:
-        note_default(key, st.session_state[key])
-    picked: list[str] = st.multiselect(
-        label, options, format_func=labels.__getitem__, key=key, on_change=write_address, args=(key,)
-    )
+    usual, chosen_key = [option for option in default if option in options], f"_chosen_{key}"
+    follow_address(key, options, usual)
+    if usual and key not in st.query_params and not st.session_state.get(chosen_key):
+        st.session_state[key] = usual  # of the runs that are shown now
+
+    def taken() -> None:
+        st.session_state[chosen_key] = True
+        write_address(key)
+
+    picked: list[str] = st.multiselect(label, options, format_func=labels.__getitem__, key=key, on_change=taken)
     return picked
 
 
@@ -265,9 +270,13 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:,.{digits}f}"
 
 
-def interval(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
-    """'0.412 [0.390, 0.433]'; the value alone where there is no interval."""
-    return f"{number(value, digits)} {chart_parts.bounds(low, high, digits)}".rstrip()
+def interval_line(estimate: Estimate, digits: int = 3) -> str:
+    """'95% interval [0.390, 0.433], n = 36 prompts', or that there is none: the line under a figure."""
+    n = getattr(estimate, "n_prompts", None)
+    counted = f"n = {number(n, 0)} prompts"
+    if too_few(n):
+        return f"{counted}: too few for an interval"
+    return f"95% interval {within(estimate, digits)}, {counted}" if has_bounds(estimate) else f"no interval, {counted}"
 
 
 def sidebar() -> None:

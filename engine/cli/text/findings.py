@@ -8,6 +8,7 @@ from typing import Any
 from engine.cli.text import console
 from engine.cli.text.summary import servers
 from engine.findings.claim import ordinal
+from engine.findings.words import at_words
 from engine.numbers import number
 
 _Claim = Mapping[str, Any]
@@ -53,8 +54,10 @@ def _claim(claim: _Claim) -> None:
     rows = effect_rows(claim)
     if rows:
         console.table(
-            "", ("", claim["base"], claim["other"], "relative", "absolute", "seeds", "prompts", "on its own"), rows
+            "", ("", "T", claim["base"], claim["other"], "relative", "absolute", "seeds", "prompts", "on its own"), rows
         )
+    if claim["fairness"]:
+        console.paragraph(claim["fairness"], indent=2)
     study = claim["would_decide"]
     if study is not None:
         console.paragraph(
@@ -72,23 +75,25 @@ def heading(claim: _Claim) -> str:
 
 
 def effect_rows(claim: _Claim) -> list[list[str]]:
-    """A row for all cells together and one per domain, for each kind of effort if there are several."""
+    """A row for all cells together, one per temperature and one per domain, for each kind of effort if several."""
     outcomes = claim.get("by_effort") or [{**claim, "effort": ""}]
     return [row for outcome in outcomes for row in _outcome_rows(outcome)]
 
 
 def _outcome_rows(outcome: Mapping[str, Any]) -> list[list[str]]:
     if outcome["headline"] is None:
-        return [[outcome["effort"], "", "", "", "", "0", "0", outcome["verdict"]]] if outcome["effort"] else []
-    first = outcome["effort"] or "all cells together"
-    rows = [_row(first, outcome["headline"])]
-    domains = outcome["by_domain"]
-    return rows + ([_row(f"  {name}", pooled) for name, pooled in domains.items()] if len(domains) > 1 else [])
+        return [[outcome["effort"], "", "", "", "", "", "0", "0", outcome["verdict"]]] if outcome["effort"] else []
+    rows = [_row(outcome["effort"] or "all cells together", outcome["headline"])]
+    for parts in (outcome["by_temperature"], outcome["by_domain"]):
+        names = [f"  T = {name} alone" if parts is outcome["by_temperature"] else f"  {name}" for name in parts]
+        rows += [_row(*one) for one in zip(names, parts.values(), strict=True)] if len(parts) > 1 else []
+    return rows
 
 
 def _row(name: str, pooled: Mapping[str, Any]) -> list[str]:
     return [
         name,
+        at_words(pooled["temperatures"]),
         number(pooled["base_rate"]),
         number(pooled["other_rate"]),
         percent(pooled["relative"]),
@@ -123,15 +128,16 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines = [
         summary(report) + ".",
         "",
-        "| | claim | verdict | relative | absolute | why |",
-        "|---|---|---|---|---|---|",
+        "| | claim | verdict | T | relative | absolute | why |",
+        "|---|---|---|---|---|---|---|",
     ]
     for claim in report["claims"]:
-        whole = claim["headline"] or {"relative": None, "absolute": None}
+        whole = claim["headline"] or {"temperatures": [], "relative": None, "absolute": None}
         cells = [
             claim["number"],
             claim["title"],
             claim["verdict"],
+            at_words(whole["temperatures"]),
             percent(whole["relative"]),
             points(whole["absolute"]),
             claim["reason"],
@@ -146,7 +152,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         ]
         rows = effect_rows(claim)
         if rows:
-            head = ["", claim["base"], claim["other"], "relative", "absolute", "seeds", "prompts", "on its own"]
+            head = ["", "T", claim["base"], claim["other"], "relative", "absolute", "seeds", "prompts", "on its own"]
             lines += ["", _table_line(head), "|" + "---|" * len(head), *map(_table_line, rows)]
     return "\n".join(lines) + "\n"
 

@@ -101,6 +101,8 @@ def comparison(compared: dict[str, Any]) -> None:
             f"{word}: {which}{differences}. `draftbench measure RUN --set measure.KEY=VALUE` measures a run again "
             "under equal conditions."
         )
+    for sentence in compared["unequal_training"]:
+        console.paragraph(f"{sentence}.")
     _sizes(compared["sizes"])
     for row in compared["greedy_agreement"]:
         console.paragraph(

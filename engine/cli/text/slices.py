@@ -7,8 +7,7 @@ from shlex import quote
 
 from engine.cli.text import console
 from engine.measure.interval_words import trusted
-from engine.measure.speed_words import LEAST_PROMPTS
-from engine.numbers import MISSING, interval, number, share
+from engine.numbers import LEAST_PROMPTS, MISSING, interval, number, share
 from engine.records.interval import Interval
 from engine.slices.of_run import SlicedRuns
 from engine.slices.selection import Focus

@@ -214,7 +214,7 @@ def test_the_text_can_be_read_and_the_markdown_has_tables(root: Path, capsys: py
     assert "equal target tokens" in out
     _, out, _ = run(capsys, "--markdown")
     assert out.count("\n## ") == 9
-    assert "| 3 | White box beats black box | same direction | +" in out
+    assert "| 3 | White box beats black box | same direction | 0 | +" in out
 
 
 def test_the_study_that_would_decide_is_printed_whole(root: Path, capsys: pytest.CaptureFixture[str]):

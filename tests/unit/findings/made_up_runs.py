@@ -69,12 +69,13 @@ class Store:
         initial: float = 0.0,
         temperature: float = 0.0,
         argmax: float | None = None,
+        prompts: int = PROMPTS,
         **changes: Any,
     ) -> None:
         """`argmax`: the rate under argmax proposals; None as of an earlier version's measurement."""
         self.rows.append(row(run_id, **changes))
-        ease = np.random.default_rng(7).normal(0, 0.04, PROMPTS)
-        noise = np.random.default_rng(zlib.crc32(run_id.encode())).normal(0, 0.005, PROMPTS)
+        ease = np.random.default_rng(7).normal(0, 0.04, prompts)
+        noise = np.random.default_rng(zlib.crc32(run_id.encode())).normal(0, 0.005, prompts)
         for draft, value in (("trained", rate), ("initial", initial)):
             sums = POSITIONS * np.clip(value + ease + noise, 0, 1)
             argmax_sums = np.nan if argmax is None else POSITIONS * np.clip(argmax + ease + noise, 0, 1)
@@ -84,7 +85,7 @@ class Store:
                         "run_id": run_id,
                         "draft": draft,
                         "temperature": temperature,
-                        "prompt_id": [f"p{i}" for i in range(PROMPTS)],
+                        "prompt_id": [f"p{i}" for i in range(prompts)],
                         "exact_sum": sums,
                         "argmax_sum": argmax_sums,
                         "n_positions": POSITIONS,

@@ -85,3 +85,20 @@ def test_other_text_of_the_same_length_is_left_out_and_reported():
     (cell,) = store.findings()["white_box"].cells
     assert cell.absolute.n_prompts == PROMPTS - 1
     assert "Left out: 1 prompt" in cell.remark
+
+
+def test_any_difference_in_the_amount_of_text_is_said_with_the_versions_that_made_it():
+    store = Store()
+    store.add("sft", 0.40, tokens=7487, steps=19, **{"train.loss": "sft"})
+    store.add("kl", 0.42, tokens=7367, steps=19)
+    for made, commit in zip(store.rows, ("34f6251df8", "d35f469e60"), strict=True):
+        made["provenance"]["source"] = {"commit": commit}
+    finding = store.findings()["white_box"]
+    assert "7,487 against 7,367 target tokens, by different versions of the code (34f6251 against d35f469)" in (
+        finding.cells[0].remark
+    )
+    assert finding.fairness.startswith("1 of 1 comparisons are not wholly fair. Most often: The sides")
+    equal = Store()
+    equal.add("sft", 0.40, tokens=7487, steps=19, **{"train.loss": "sft"})
+    equal.add("kl", 0.42, tokens=7487, steps=19)
+    assert equal.findings()["white_box"].fairness == ""

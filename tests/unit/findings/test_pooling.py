@@ -53,10 +53,11 @@ def side(heldout: str, accepted: list[float], positions: float = 50.0) -> Side:
 
 
 def test_more_seeds_in_a_cell_do_not_weigh_more():
-    a, b = side("h", [10.0, 20.0]), side("h", [20.0, 40.0])
+    half = [10.0, 20.0, 10.0, 20.0, 10.0, 20.0]
+    a, b = side("h", half), side("h", [2 * value for value in half])
     mean = seed_mean([a, a, a])
-    assert list(mean.sums.prompts) == ["p0", "p1"]
-    assert (list(mean.sums.numerators), list(mean.sums.denominators)) == ([10.0, 20.0], [50.0, 50.0])
+    assert list(mean.sums.prompts) == ["p0", "p1", "p2", "p3", "p4", "p5"]
+    assert (list(mean.sums.numerators), list(mean.sums.denominators)) == (half, [50.0] * 6)
     three = effect([[(a, seed_mean([b, b, b]))]])
     assert three == effect([[(a, b)]])
     assert three.relative.value == pytest.approx(1.0)

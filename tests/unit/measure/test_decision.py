@@ -11,7 +11,7 @@ from engine.cli.text.summary import summary as print_summary
 from engine.config.schema import PromptsSpec, Recipe
 from engine.export.model_card import model_card
 from engine.measure.decision import ANSWERS, answer_of, decide
-from engine.measure.speed_words import LEAST_PROMPTS
+from engine.numbers import LEAST_PROMPTS
 from engine.paths import PROJECT_ROOT
 from engine.records.certificate import Certificate
 from engine.records.interval import Interval

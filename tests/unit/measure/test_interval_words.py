@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from engine.measure.interval_words import bounds_words, mark, stated, trusted
-from engine.measure.speed_words import LEAST_PROMPTS
+from engine.numbers import LEAST_PROMPTS
 from engine.records.interval import Interval
 
 

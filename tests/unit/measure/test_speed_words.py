@@ -88,3 +88,10 @@ def test_how_busy_the_machine_was_stands_beside_where_it_was_measured(load: Mach
     assert load_words(Speed(load=load)) == words
     where = measured_where(Summary(speed=Speed(threads=2, load=load)), Provenance())
     assert where == ", ".join(filter(None, ("2 threads", words)))
+
+
+def test_too_few_prompts_have_their_number_in_place_of_bounds():
+    few = ratio(1.5, 1.4, 1.6, n=4)
+    assert describe(Speed(speedup=few)) == "1.50x plain decoding (n = 4): not known to be faster"
+    assert (interval(few), bounds(few)) == ("1.500 (n = 4)", "-")
+    assert interval(ratio(1.5, 1.4, 1.6, n=6), 2) == "1.50 [1.40, 1.60]"

@@ -340,6 +340,29 @@ def test_a_cell_does_not_mix_sizes_and_schedules(fewer: dict[str, float | None])
     assert (cell.value, cell.runs, cell.passed_over) == (0.4, 1, 1)
 
 
+def test_a_row_of_the_map_is_of_one_number_of_training_queries():
+    columns = {
+        **{"domain": "d", "target": "t", "loss": "tvd", "mode": "offline", "archived": False, "certificate": True},
+        **{"acceptance_rule": "speculative", "heldout_hash": "h", "seed": 0, "steps_done": 75.0},
+    }
+    places = [("curated", 200.0), ("synthetic", 200.0), ("logs", 200.0), ("synthetic", 300.0), ("historical", 300.0)]
+    runs = pd.DataFrame([columns | {"run_id": f"{s}{n:g}", "scenario": s, "n_train": n} for s, n in places])
+    values = pd.DataFrame(
+        {"run_id": r, "temperature": 1.0, "value": 0.4, "low": 0.3, "high": 0.5, "n_prompts": 9} for r in runs.run_id
+    )
+    cells = every_run.cells(runs, values, "d", "t", 1.0)
+    assert {(c.loss, c.scenario, c.n_train) for c in cells.itertuples()} == {
+        ("tvd, 200 queries", "curated", 200.0),
+        ("tvd, 200 queries", "synthetic", 200.0),
+        ("tvd, 200 queries", "logs", 200.0),
+        ("tvd, 300 queries", "historical", 300.0),
+    }
+    assert cells.groupby("loss").n_train.nunique().eq(1).all()
+    assert int(cells.passed_over.sum()) == 1
+    alike = every_run.cells(runs[runs.n_train == 200], values, "d", "t", 1.0)
+    assert set(alike.loss) == {"tvd"}
+
+
 def test_files_of_two_temperatures_or_baselines_have_names_of_their_own():
     one, other = found(run("a"), run("b")), replace(found(run("b"), run("a")), temperature=0.7)
     assert figures.file_name("by-group", one) == "by-group-T0"

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from engine.explore.figures import Figure
-from workbench.explorer import curves
+from workbench.explorer import curves, scatter
 from workbench.explorer.colouring import MOST_VALUES, NO_VALUE, colouring
 from workbench.explorer.selection import selected_ids
 
@@ -75,3 +75,44 @@ def test_a_selection_names_each_run_once_and_the_pareto_line_none():
     event = {"selection": {"points": [{"customdata": "a"}, {"x": 1}, {"customdata": ["b"]}, {"customdata": "a"}]}}
     assert selected_ids(event) == ["a", "b"]
     assert selected_ids(None) == []
+
+
+def test_seeds_of_a_recipe_become_their_mean_with_least_and_most():
+    both = pd.concat([points("a"), points("b").assign(value=lambda t: t.value + 0.2), points("c", 60)])
+    mean = curves.over_seeds(both, pd.Series({"a": "one", "b": "one", "c": "other"}))
+    watched = mean[(mean.run_id == "a") & (mean.kind == "eval")].set_index("step")
+    assert watched.value[11] == pytest.approx(1 - 1 / 11 + 0.1)
+    assert (watched.low[11], watched.high[11]) == pytest.approx((1 - 1 / 11, 1.2 - 1 / 11))
+    assert set(mean.run_id) == {"a", "c"}
+    assert mean.groupby("run_id").seeds.first().to_dict() == {"a": 2, "c": 1}
+
+
+def test_a_step_that_a_seed_lacks_has_no_mean():
+    both = pd.concat([points("a", 30), points("b", 20)])
+    mean = curves.over_seeds(both, pd.Series({"a": "one", "b": "one"}))
+    assert mean[mean.kind == "train"].step.max() == 20
+
+
+def test_the_band_is_drawn_and_said_where_a_recipe_has_seeds():
+    runs = pd.DataFrame({"run_id": ["a"], "watched": [10.0]})
+    mean = curves.over_seeds(pd.concat([points("a"), points("b")]), pd.Series({"a": "one", "b": "one"}))
+    figure = curves.draw(mean, runs, {"a": "one"}, None, axis="steps", weight=0.5, log=(False, False), tone="light")
+    assert [trace.fill for trace in figure.data] == ["toself", None, "toself", None]
+    assert "1 recipes: mean over 2 seeds, band from the least to the most" in figure.layout.title.subtitle.text
+    assert "10 watched prompts" in figure.layout.annotations[1].text
+
+
+def test_a_scatter_has_the_intervals_that_a_figure_has_and_says_so():
+    exact, queries = Figure("exact_0", "Exact, T = 0", "rate", "higher"), Figure("n_train", "Prompts", "cost", "lower")
+    table = pd.DataFrame({"run_id": ["a", "b"], "exact_0": [0.4, 0.5], "n_train": [50.0, 200.0]})
+    bounds = {"exact_0": pd.DataFrame({"low": [0.3, np.nan], "high": [0.45, np.nan]}, index=["a", "b"])}
+    drawn = scatter.prepared(table, queries, exact, None, (False, False), [], bounds)
+    figure = scatter.draw(drawn, {"a": "A", "b": "B"}, (), "light")
+    points_ = next(trace for trace in figure.data if trace.mode == "markers")
+    assert points_.error_x.array is None
+    above = list(points_.error_y.array)
+    assert above[0] == pytest.approx(0.05)
+    assert np.isnan(above[1])
+    assert figure.layout.title.subtitle.text == "n = 2 runs; 95% interval over prompts of Exact, T = 0"
+    alone = scatter.prepared(table, queries, exact, None, (False, False), [])
+    assert scatter.interval_words(alone) == "no intervals"

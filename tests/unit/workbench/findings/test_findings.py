@@ -92,7 +92,7 @@ def test_what_is_not_counted_is_in_the_table_and_not_in_the_figure():
 
 
 def test_the_pooled_figure_has_a_row_for_all_and_for_each_domain_of_each_kind_of_effort():
-    whole = Pooled(USUAL, USUAL, 0.4, 0.42, (0.02,), 3, (), SAME, "why")
+    whole = Pooled(USUAL, USUAL, 0.4, 0.42, (0.02,), (0.0,), 3, (), SAME, "why")
     one = Outcome("own schedule", SAME, "why", (), whole, {"biology": whole, EVIL: whole})
     alone = Outcome("equal target tokens", NOT, "why", (), replace(whole, verdict=NOT), {"biology": whole})
     figure = view.pooled_effects(MODE, (one, alone, Outcome("none", FEW, "why", ())), "light")
